@@ -1,0 +1,194 @@
+//! The whole vocabulary of the state machine: commands in, replies out.
+//!
+//! Commands stand in the log as postcard, where a variant is known by its position: variants are only ever appended,
+//! fields never changed (the golden-bytes tests in `tests/golden.rs` guard this).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::Invalid;
+use crate::spec::{InstanceSpec, Override, Status, check_metadata, check_weight};
+use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Ttl};
+
+/// One log entry: what time it is, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// The leader's clock when it proposed this. A lower one than the state machine's does not turn that back.
+    pub clock: Clock,
+    /// What to do, after what is due by then has expired.
+    pub op: Op,
+}
+
+/// For logs: the clock and the kind, without the content.
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match &self.op {
+            Op::Tick => "tick",
+            Op::Register(_) => "register",
+            Op::Renew(_) => "renew",
+            Op::Deregister(_) => "deregister",
+            Op::Update(_) => "update",
+            Op::Override { .. } => "override",
+            Op::Grace { .. } => "grace",
+        };
+        write!(f, "{kind} at {} ms", self.clock.0)
+    }
+}
+
+/// What a command does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Op {
+    /// Nothing but letting time pass: expires what is due.
+    Tick,
+    /// Registers instances under one lease, all or none.
+    Register(Register),
+    /// Renews leases: one command for many.
+    Renew(Vec<LeaseId>),
+    /// Removes instances.
+    Deregister(Deregister),
+    /// Changes a live instance.
+    Update(Update),
+    /// Sets or clears an operator's override.
+    Override {
+        /// The instance, which need not be registered.
+        key: InstanceKey,
+        /// `None` clears.
+        value: Option<Override>,
+    },
+    /// Gives every lease at least `min(grace_ms, its TTL)` from now; never more than that beyond its TTL since its last
+    /// renewal, however often it is given.
+    Grace {
+        /// In ms.
+        grace_ms: u64,
+    },
+}
+
+/// Registers instances under one lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Register {
+    /// The lease to add them to; `None`: the one that holds them with this incarnation, else a new one.
+    pub lease: Option<LeaseId>,
+    /// The lease's TTL; `None`: as it is, or the default for a new one.
+    pub ttl: Option<Ttl>,
+    /// The run of the process; `None`: one more than the highest known of these instances.
+    pub incarnation: Option<Incarnation>,
+    /// Instances, at least one, each at most once.
+    pub instances: Vec<(InstanceKey, InstanceSpec)>,
+}
+
+/// Removes a lease with all of its instances, or single instances.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Deregister {
+    /// A lease with all of its instances.
+    Lease(LeaseId),
+    /// Single instances, all or none.
+    Instances(Vec<InstanceRef>),
+}
+
+/// Names an instance, and which run of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceRef {
+    /// Which instance.
+    pub key: InstanceKey,
+    /// Not if a newer run than this has it; `None`: whichever. An update wants exactly this run, a deregistration takes
+    /// an older one along.
+    pub incarnation: Option<Incarnation>,
+}
+
+/// Changes a live instance; what is `None` stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Update {
+    /// Which instance.
+    pub target: InstanceRef,
+    /// Its new status.
+    pub status: Option<Status>,
+    /// Its new weight.
+    pub weight: Option<u32>,
+    /// All of its new metadata.
+    pub metadata: Option<BTreeMap<String, String>>,
+}
+
+impl Update {
+    /// Checks the new values.
+    ///
+    /// # Errors
+    /// Weight or metadata out of their limits.
+    pub fn check(self) -> Result<Self, Invalid> {
+        if let Some(weight) = self.weight {
+            check_weight("weight", weight)?;
+        }
+        if let Some(metadata) = &self.metadata {
+            check_metadata("metadata", metadata)?;
+        }
+        Ok(self)
+    }
+}
+
+/// What came of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Time passed, or a grace was given, or an override set.
+    Done,
+    /// Registered.
+    Registered {
+        /// The lease that keeps the instances.
+        lease: LeaseId,
+        /// Its TTL.
+        ttl: Ttl,
+        /// The incarnation that they have.
+        incarnation: Incarnation,
+    },
+    /// Renewed, except for these, which are unknown.
+    Renewed {
+        /// In the order of the command.
+        unknown: Vec<LeaseId>,
+    },
+    /// So many instances were removed.
+    Deregistered {
+        /// At least one, unless the command named none.
+        removed: u32,
+    },
+    /// Updated.
+    Updated,
+    /// Refused; nothing changed, except that deregistering what is not there is remembered.
+    Rejected(Rejection),
+}
+
+/// Why a command was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Rejection {
+    /// There is no such lease.
+    #[error("lease {} is unknown: it expired, was deregistered or taken over; register again", .0.0)]
+    UnknownLease(LeaseId),
+    /// There is no such instance.
+    #[error("instance {0} is not registered")]
+    UnknownInstance(InstanceKey),
+    /// A newer run of the process holds the instance.
+    #[error("instance {key} is held by a newer incarnation, {}", current.0)]
+    NewerIncarnation {
+        /// Which instance.
+        key: InstanceKey,
+        /// The incarnation it has.
+        current: Incarnation,
+    },
+    /// This run of the process was deregistered a short while ago.
+    #[error("incarnation {} of instance {key} was deregistered; register with a higher one", current.0)]
+    Deregistered {
+        /// Which instance.
+        key: InstanceKey,
+        /// The incarnation that was deregistered.
+        current: Incarnation,
+    },
+    /// The lease would hold too many instances.
+    #[error("lease {} would hold {instances} instances, at most {limit} allowed", lease.0)]
+    LeaseFull {
+        /// Which lease.
+        lease: LeaseId,
+        /// How many it would hold.
+        instances: u64,
+        /// The limit.
+        limit: u64,
+    },
+}

@@ -1,0 +1,43 @@
+//! A hash of the whole state that costs a few operations a change: the sum (modulo 2^64) of the hashes of all records, so
+//! that a record can be taken out again and the order does not matter (an additive multiset hash: Bellare and Micciancio,
+//! "A New Paradigm for Collision-Free Hashing", 1997). It finds replicas that differ by accident; it is no defence
+//! against somebody who wants a collision.
+
+use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// The sum so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct StateHash(u64);
+
+/// Keeps equal bytes of different kinds of records apart.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    Instance = 1,
+    Lease = 2,
+    Override = 3,
+    Tombstone = 4,
+    Service = 5,
+    Head = 6,
+}
+
+impl StateHash {
+    pub(crate) fn add(&mut self, kind: Kind, record: &impl Serialize) {
+        self.0 = self.0.wrapping_add(hash(kind, record));
+    }
+
+    pub(crate) fn remove(&mut self, kind: Kind, record: &impl Serialize) {
+        self.0 = self.0.wrapping_sub(hash(kind, record));
+    }
+
+    /// The sum, with the record that heads the state.
+    pub(crate) fn with_head(self, head: &impl Serialize) -> u64 {
+        self.0.wrapping_add(hash(Kind::Head, head))
+    }
+}
+
+fn hash(kind: Kind, record: &impl Serialize) -> u64 {
+    let bytes = postcard::to_stdvec(record)
+        .expect("invariant: our records have no type that postcard cannot write");
+    xxh3_64_with_seed(&bytes, kind as u64)
+}

@@ -1,0 +1,150 @@
+//! Instances in their services: putting in, changing, taking out, each with its event, revision and indexes.
+//!
+//! Invariants: every change has the next revision and one event; what changes nothing makes neither; the indexes, the
+//! count and the hash follow every change. Who may change what is decided before (`registry.rs`, `deregister.rs`).
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use crate::event::{Change, Event, RemoveReason};
+use crate::hash::Kind;
+use crate::leases::{Due, EMPTY_SERVICE_MS};
+use crate::registry::Registry;
+use crate::spec::{Instance, InstanceSpec};
+use crate::types::{Clock, Incarnation, InstanceId, InstanceKey, LeaseId, Revision, ServiceKey};
+
+/// One service, also for a while after its last instance left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Its instances by id.
+    pub instances: OrdMap<InstanceId, Arc<Instance>>,
+    /// The last change to any of them.
+    pub revision: Revision,
+    /// When its last instance left; `None`: it has some.
+    pub(crate) empty_since: Option<Clock>,
+}
+
+impl Registry {
+    /// Makes the instance what is said here; nothing happens, and no event is told, where it is that already.
+    pub(crate) fn put_instance(
+        &mut self,
+        key: &InstanceKey,
+        spec: &InstanceSpec,
+        incarnation: Incarnation,
+        lease: LeaseId,
+        events: &mut Vec<Arc<Event>>,
+    ) {
+        let before = self.instance(key).cloned();
+        let next = Revision(self.revision.0 + 1);
+        let mut after = Instance {
+            key: key.clone(),
+            spec: spec.clone(),
+            incarnation,
+            lease,
+            created: before.as_ref().map_or(next, |before| before.created),
+            modified: before.as_ref().map_or(next, |before| before.modified),
+            overridden: self.overrides.get(key).cloned(),
+        };
+        if before.as_ref().is_some_and(|before| **before == after) {
+            return;
+        }
+        after.modified = next;
+        self.revision = next;
+        let after = Arc::new(after);
+        if let Some(before) = &before {
+            self.take_instance(before);
+            if before.lease != lease {
+                self.detach(before.lease, key);
+            }
+        }
+        self.insert_instance(after.clone());
+        let change = match before {
+            None => Change::Added { after },
+            Some(before) => Change::Modified { before, after },
+        };
+        self.set_service_revision(&key.service, next);
+        events.push(Arc::new(Event { revision: next, change }));
+    }
+
+    /// Takes an instance out and tells why; its lease still lists it.
+    pub(crate) fn remove_instance(
+        &mut self,
+        key: &InstanceKey,
+        reason: RemoveReason,
+        events: &mut Vec<Arc<Event>>,
+    ) {
+        let Some(before) = self.instance(key).cloned() else { return };
+        self.take_instance(&before);
+        self.revision = Revision(self.revision.0 + 1);
+        self.set_service_revision(&key.service, self.revision);
+        let change = Change::Removed { before, reason };
+        events.push(Arc::new(Event { revision: self.revision, change }));
+    }
+
+    pub(crate) fn insert_instance(&mut self, instance: Arc<Instance>) {
+        self.hash.add(Kind::Instance, &instance);
+        self.instances += 1;
+        let key = &instance.key;
+        for target in required(&instance) {
+            self.dependents.insert((target, key.clone()));
+        }
+        if let Some(lease) = self.leases.get_mut(&instance.lease) {
+            lease.instances.insert(key.clone());
+        }
+        let service = self.services.entry(key.service.clone()).or_default();
+        service.instances.insert(key.id.clone(), instance.clone());
+    }
+
+    fn take_instance(&mut self, instance: &Arc<Instance>) {
+        self.hash.remove(Kind::Instance, instance);
+        self.instances -= 1;
+        let key = &instance.key;
+        for target in required(instance) {
+            self.dependents.remove(&(target, key.clone()));
+        }
+        if let Some(service) = self.services.get_mut(&key.service) {
+            service.instances.remove(&key.id);
+        }
+    }
+
+    /// Notes the last change of a service, and whether that left it empty.
+    fn set_service_revision(&mut self, key: &ServiceKey, revision: Revision) {
+        let Some(service) = self.services.remove(key) else { return };
+        self.unindex_service(key, &service);
+        let empty_since = service.instances.is_empty().then_some(self.clock);
+        self.insert_service(key.clone(), Service { revision, empty_since, ..service });
+    }
+
+    pub(crate) fn insert_service(&mut self, key: ServiceKey, service: Service) {
+        self.hash.add(Kind::Service, &(&key, service.revision, service.empty_since));
+        if let Some(since) = service.empty_since {
+            let due = Due::EmptyService(key.clone());
+            self.deadlines.insert((since.plus_ms(EMPTY_SERVICE_MS), due));
+        }
+        self.services.insert(key, service);
+    }
+
+    pub(crate) fn forget_service(&mut self, key: &ServiceKey) {
+        if let Some(service) = self.services.remove(key) {
+            self.unindex_service(key, &service);
+            self.forgotten = self.forgotten.max(service.revision);
+        }
+    }
+
+    fn unindex_service(&mut self, key: &ServiceKey, service: &Service) {
+        if service.revision != Revision(0) {
+            self.hash.remove(Kind::Service, &(key, service.revision, service.empty_since));
+        }
+        if let Some(since) = service.empty_since {
+            let due = Due::EmptyService(key.clone());
+            self.deadlines.remove(&(since.plus_ms(EMPTY_SERVICE_MS), due));
+        }
+    }
+}
+
+fn required(instance: &Instance) -> impl Iterator<Item = ServiceKey> {
+    let namespace = instance.key.service.namespace.clone();
+    let names = instance.spec.requires().clone();
+    names.into_iter().map(move |name| ServiceKey { namespace: namespace.clone(), name })
+}

@@ -1,0 +1,156 @@
+//! Leases, and everything that ends by the clock: [`Registry::expire_due`] is the only place where a lease ends by time.
+//!
+//! Every deadline stands in one ordered index, so that what is due, and when to look next, is its first element.
+//!
+//! Mass-expiry protection (holding the instances of a service as SUSPECT when too many of them would expire at once)
+//! belongs into `expire_due`, before a lease is ended; it is not built yet.
+
+use std::sync::Arc;
+
+use imbl::OrdSet;
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Event, RemoveReason};
+use crate::hash::Kind;
+use crate::registry::Registry;
+use crate::types::{Clock, InstanceKey, LeaseId, ServiceKey, Ttl};
+
+/// A deregistered incarnation is remembered this long, so that a delayed registration of it cannot bring it back, ms of
+/// registry time. Longer than any call may take (the node caps deadlines at 60 s).
+pub(crate) const TOMBSTONE_MS: u64 = 120_000;
+
+/// A service without instances is remembered as known this long, ms of registry time.
+pub(crate) const EMPTY_SERVICE_MS: u64 = 60 * 60 * 1_000;
+
+/// Keeps the instances of one process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Which lease.
+    pub id: LeaseId,
+    /// How long it lives without renewal.
+    pub ttl: Ttl,
+    /// When it was renewed last.
+    pub renewed: Clock,
+    /// When it ends: `renewed` + `ttl`, or later by a grace.
+    pub deadline: Clock,
+    /// What it keeps. Not part of the record in snapshots and hash: each instance names its lease.
+    #[serde(skip)]
+    pub(crate) instances: OrdSet<InstanceKey>,
+}
+
+/// What a deadline is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Due {
+    Lease(LeaseId),
+    Tombstone(InstanceKey),
+    EmptyService(ServiceKey),
+}
+
+impl Registry {
+    /// Ends everything whose time has come.
+    pub(crate) fn expire_due(&mut self, events: &mut Vec<Arc<Event>>) {
+        while self.next_deadline().is_some_and(|deadline| deadline <= self.clock) {
+            let Some((_, due)) = self.deadlines.remove_min() else { return };
+            match due {
+                Due::Lease(id) => {
+                    self.end_lease(id, RemoveReason::Expired, events);
+                }
+                Due::Tombstone(key) => self.forget_tombstone(&key),
+                Due::EmptyService(key) => self.forget_service(&key),
+            }
+        }
+    }
+
+    /// When something is due next; `None`: nothing ever. The leader proposes a command by then.
+    pub fn next_deadline(&self) -> Option<Clock> {
+        self.deadlines.get_min().map(|(deadline, _)| *deadline)
+    }
+
+    /// A lease.
+    pub fn lease(&self, id: LeaseId) -> Option<&Lease> {
+        self.leases.get(&id)
+    }
+
+    /// Starts the lease's time again; false: there is no such lease.
+    pub(crate) fn renew_lease(&mut self, id: LeaseId, ttl: Option<Ttl>) -> bool {
+        let Some(lease) = self.leases.get(&id) else { return false };
+        let ttl = ttl.unwrap_or(lease.ttl);
+        let (renewed, deadline) = (self.clock, self.clock.plus_ms(ttl.as_ms()));
+        self.set_lease_times(id, ttl, renewed, deadline);
+        true
+    }
+
+    pub(crate) fn add_lease(&mut self, ttl: Ttl) -> LeaseId {
+        let id = LeaseId(self.last_lease.0 + 1);
+        self.last_lease = id;
+        let deadline = self.clock.plus_ms(ttl.as_ms());
+        let lease = Lease { id, ttl, renewed: self.clock, deadline, instances: OrdSet::default() };
+        self.insert_lease(lease);
+        id
+    }
+
+    pub(crate) fn insert_lease(&mut self, lease: Lease) {
+        self.hash.add(Kind::Lease, &lease);
+        self.deadlines.insert((lease.deadline, Due::Lease(lease.id)));
+        self.leases.insert(lease.id, lease);
+    }
+
+    /// Removes a lease with all that it keeps; false: there is no such lease.
+    pub(crate) fn end_lease(
+        &mut self,
+        id: LeaseId,
+        reason: RemoveReason,
+        events: &mut Vec<Arc<Event>>,
+    ) -> bool {
+        let Some(lease) = self.leases.get(&id) else { return false };
+        for key in lease.instances.clone() {
+            self.remove_instance(&key, reason, events);
+        }
+        self.drop_lease(id);
+        true
+    }
+
+    /// Takes an instance from its lease; a lease that keeps nothing any more ends.
+    pub(crate) fn detach(&mut self, id: LeaseId, key: &InstanceKey) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        lease.instances.remove(key);
+        if lease.instances.is_empty() {
+            self.drop_lease(id);
+        }
+    }
+
+    /// See [`crate::Op::Grace`].
+    pub(crate) fn give_grace(&mut self, grace_ms: u64) {
+        let horizon = self.clock.plus_ms(grace_ms);
+        let near: Vec<LeaseId> = self
+            .deadlines
+            .iter()
+            .take_while(|(deadline, _)| *deadline < horizon)
+            .filter_map(|(_, due)| if let Due::Lease(id) = due { Some(*id) } else { None })
+            .collect();
+        for id in near {
+            let Some(lease) = self.leases.get(&id) else { continue };
+            let grace_ms = grace_ms.min(lease.ttl.as_ms());
+            let latest = lease.renewed.plus_ms(lease.ttl.as_ms()).plus_ms(grace_ms);
+            let deadline = lease.deadline.max(self.clock.plus_ms(grace_ms).min(latest));
+            let (ttl, renewed) = (lease.ttl, lease.renewed);
+            self.set_lease_times(id, ttl, renewed, deadline);
+        }
+    }
+
+    fn set_lease_times(&mut self, id: LeaseId, ttl: Ttl, renewed: Clock, deadline: Clock) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        self.hash.remove(Kind::Lease, lease);
+        self.deadlines.remove(&(lease.deadline, Due::Lease(id)));
+        (lease.ttl, lease.renewed, lease.deadline) = (ttl, renewed, deadline);
+        self.deadlines.insert((deadline, Due::Lease(id)));
+        self.hash.add(Kind::Lease, lease);
+    }
+
+    fn drop_lease(&mut self, id: LeaseId) {
+        if let Some(lease) = self.leases.remove(&id) {
+            self.hash.remove(Kind::Lease, &lease);
+            self.deadlines.remove(&(lease.deadline, Due::Lease(id)));
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The replicated state machine of Quorate: which instances are registered, the leases that keep them, and the clock that
+//! leases end by.
+//!
+//! Synchronous and deterministic: [`Registry::apply`] is a function of the state and a [`Command`], so every node that
+//! applies the same log holds the same state and writes the same snapshot bytes. This crate knows no network, no disk,
+//! no runtime, no Raft, and reads no clock: time comes in commands.
+//!
+//! Begin with `command.rs` (the whole vocabulary), then `registry.rs` (what each command does), then
+//! `leases.rs::expire_due` (the only place where a lease ends by time).
+
+#![warn(missing_docs)]
+
+mod command;
+mod deregister;
+mod event;
+mod hash;
+mod instances;
+mod leases;
+pub mod limits;
+mod read;
+mod registry;
+mod snapshot;
+mod spec;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+pub use command::{Command, Deregister, InstanceRef, Op, Register, Rejection, Reply, Update};
+pub use event::{Applied, Change, Event, RemoveReason};
+pub use instances::Service;
+pub use leases::Lease;
+pub use limits::Invalid;
+pub use read::Counts;
+pub use registry::Registry;
+pub use snapshot::{SnapshotError, read_snapshot, write_snapshot};
+pub use spec::{Instance, InstanceSpec, Override, SpecParts, Status};
+pub use types::{
+    Clock, Incarnation, InstanceId, InstanceKey, LeaseId, Namespace, Revision, ServiceKey,
+    ServiceName, Ttl,
+};

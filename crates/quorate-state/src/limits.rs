@@ -1,0 +1,66 @@
+//! The limits of what may be registered, and the error that names the field that breaks one.
+//! The same numbers stand in `proto/quorate/v1/types.proto`.
+
+/// Names: bytes. The longest DNS name (RFC 1035, section 2.3.4).
+pub const NAME_BYTES: usize = 253;
+/// Endpoints of one instance.
+pub const ENDPOINTS: usize = 32;
+/// One endpoint's URI: bytes.
+pub const URI_BYTES: usize = 2_048;
+/// Metadata entries of one instance.
+pub const METADATA_ENTRIES: usize = 64;
+/// Metadata keys and values of one instance together: bytes.
+pub const METADATA_BYTES: usize = 16 * 1024;
+/// Services that one instance may require.
+pub const REQUIRES: usize = 64;
+/// Weight.
+pub const WEIGHT: u32 = 1_000_000;
+/// The weight of an instance that names none.
+pub const WEIGHT_DEFAULT: u32 = 100;
+/// The smallest TTL: ms.
+pub const TTL_MIN_MS: u64 = 1_000;
+/// The largest TTL: ms.
+pub const TTL_MAX_MS: u64 = 24 * 60 * 60 * 1_000;
+/// The TTL of a registration that names none: ms.
+pub const TTL_DEFAULT_MS: u64 = 15_000;
+/// An operator's reason for an override: bytes.
+pub const REASON_BYTES: usize = 1_024;
+/// Instances in one call, and services in one read.
+pub const INSTANCES_PER_CALL: usize = 1_000;
+/// Leases in one call.
+pub const LEASES_PER_CALL: usize = 10_000;
+/// Instances under one lease, over all calls: what one expiry removes at once.
+pub const INSTANCES_PER_LEASE: usize = 10_000;
+
+/// A value that is out of its limits.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} = {value}: {limit}")]
+pub struct Invalid {
+    /// Which field, as the caller knows it.
+    pub field: String,
+    /// Its value, or the beginning of it, or its size.
+    pub value: String,
+    /// What it must be.
+    pub limit: String,
+}
+
+impl Invalid {
+    /// A field with a value that is shown as text, cut where it is long.
+    pub fn text(field: impl Into<String>, value: &str, limit: impl Into<String>) -> Self {
+        const SHOWN: usize = 64;
+        let mut shown: String = value.chars().take(SHOWN).collect();
+        if shown.len() < value.len() {
+            shown.push('…');
+        }
+        Self { field: field.into(), value: format!("{shown:?}"), limit: limit.into() }
+    }
+
+    /// A field with a number or a size.
+    pub fn number(
+        field: impl Into<String>,
+        value: impl ToString,
+        limit: impl Into<String>,
+    ) -> Self {
+        Self { field: field.into(), value: value.to_string(), limit: limit.into() }
+    }
+}

@@ -1,0 +1,192 @@
+//! The registry itself, and what each command does to it ([`Registry::apply`]). Instances are kept in `instances.rs`,
+//! leases in `leases.rs`; deregistering is in `deregister.rs`, reading in `read.rs`.
+//!
+//! Invariants: the clock never goes back; revisions are dense and belong to one event each; every instance is kept by one
+//! lease, which lists it; a lease without instances does not exist; nothing of an older incarnation changes what a newer
+//! one holds; a refused command changes nothing but the clock and what that makes due (one exception: deregistering a run
+//! of an instance that is not there is remembered, see `deregister.rs`).
+//!
+//! All maps are ordered and persistent (structure is shared between clones), so cloning a registry costs almost nothing:
+//! snapshots and long reads work on a clone while commands go on.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+
+use crate::command::{Command, Op, Register, Rejection, Reply, Update};
+use crate::deregister::Tombstone;
+use crate::event::{Applied, Event};
+use crate::hash::{Kind, StateHash};
+use crate::instances::Service;
+use crate::leases::{Due, Lease};
+use crate::limits;
+use crate::spec::Override;
+use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Revision, ServiceKey, Ttl};
+
+/// The whole replicated state.
+#[derive(Debug, Clone, Default)]
+pub struct Registry {
+    pub(crate) clock: Clock,
+    pub(crate) revision: Revision,
+    pub(crate) last_lease: LeaseId,
+    /// The highest revision of a service that was forgotten since.
+    pub(crate) forgotten: Revision,
+    pub(crate) services: OrdMap<ServiceKey, Service>,
+    pub(crate) leases: OrdMap<LeaseId, Lease>,
+    pub(crate) overrides: OrdMap<InstanceKey, Override>,
+    pub(crate) tombstones: OrdMap<InstanceKey, Tombstone>,
+    /// Derived: every deadline there is.
+    pub(crate) deadlines: OrdSet<(Clock, Due)>,
+    /// Derived: (required service, instance that requires it).
+    pub(crate) dependents: OrdSet<(ServiceKey, InstanceKey)>,
+    /// Derived: how many instances there are.
+    pub(crate) instances: usize,
+    /// Derived: of everything that is not derived.
+    pub(crate) hash: StateHash,
+}
+
+impl Registry {
+    /// An empty registry at time zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies one command: lets time pass, expires what is due, then does what the command says.
+    pub fn apply(&mut self, command: &Command) -> Applied {
+        let mut events = Vec::new();
+        self.clock = self.clock.max(command.clock);
+        self.expire_due(&mut events);
+        let done = match &command.op {
+            Op::Tick => Ok(Reply::Done),
+            Op::Register(register) => self.register(register, &mut events),
+            Op::Renew(leases) => Ok(self.renew(leases)),
+            Op::Deregister(deregister) => self.deregister(deregister, &mut events),
+            Op::Update(update) => self.update(update, &mut events),
+            Op::Override { key, value } => Ok(self.set_override(key, value, &mut events)),
+            Op::Grace { grace_ms } => {
+                self.give_grace(*grace_ms);
+                Ok(Reply::Done)
+            }
+        };
+        let reply = done.unwrap_or_else(Reply::Rejected);
+        Applied { reply, events, revision: self.revision }
+    }
+
+    fn register(
+        &mut self,
+        register: &Register,
+        events: &mut Vec<Arc<Event>>,
+    ) -> Result<Reply, Rejection> {
+        let incarnation = self.admit(register)?;
+        let lease = self.lease_for(register, incarnation)?;
+        let ttl = self.leases.get(&lease).map_or(Ttl::DEFAULT, |lease| lease.ttl);
+        for (key, spec) in &register.instances {
+            self.put_instance(key, spec, incarnation, lease, events);
+        }
+        Ok(Reply::Registered { lease, ttl, incarnation })
+    }
+
+    /// The incarnation to register with, if nothing newer stands against it.
+    fn admit(&self, register: &Register) -> Result<Incarnation, Rejection> {
+        let held = |key: &InstanceKey| self.instance(key).map(|instance| instance.incarnation);
+        let ended = |key: &InstanceKey| self.tombstones.get(key).map(|ended| ended.incarnation);
+        let keys = register.instances.iter().map(|(key, _)| key);
+        let wanted = register.incarnation.unwrap_or_else(|| {
+            let highest = keys.clone().filter_map(|key| held(key).max(ended(key))).max();
+            Incarnation(highest.unwrap_or_default().0.saturating_add(1))
+        });
+        for key in keys {
+            if let Some(current) = held(key).filter(|current| *current > wanted) {
+                return Err(Rejection::NewerIncarnation { key: key.clone(), current });
+            }
+            if let Some(current) = ended(key).filter(|ended| *ended >= wanted) {
+                return Err(Rejection::Deregistered { key: key.clone(), current });
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// The lease to register under, renewed; a new one where none fits.
+    fn lease_for(
+        &mut self,
+        register: &Register,
+        incarnation: Incarnation,
+    ) -> Result<LeaseId, Rejection> {
+        let of_same_run = || {
+            let mine = |key| self.instance(key).filter(|held| held.incarnation == incarnation);
+            register.instances.iter().find_map(|(key, _)| mine(key)).map(|held| held.lease)
+        };
+        let Some(id) = register.lease.or_else(of_same_run) else {
+            if register.instances.is_empty() {
+                // A lease that keeps nothing must not be; 0 is no lease's id.
+                return Err(Rejection::UnknownLease(LeaseId(0)));
+            }
+            check_room(LeaseId(self.last_lease.0 + 1), register.instances.len())?;
+            return Ok(self.add_lease(register.ttl.unwrap_or(Ttl::DEFAULT)));
+        };
+        let lease = self.leases.get(&id).ok_or(Rejection::UnknownLease(id))?;
+        let new = register.instances.iter().filter(|(key, _)| !lease.instances.contains(key));
+        check_room(id, lease.instances.len() + new.count())?;
+        self.renew_lease(id, register.ttl);
+        Ok(id)
+    }
+
+    fn renew(&mut self, leases: &[LeaseId]) -> Reply {
+        let mut unknown = Vec::new();
+        for id in leases {
+            if !self.renew_lease(*id, None) {
+                unknown.push(*id);
+            }
+        }
+        Reply::Renewed { unknown }
+    }
+
+    fn update(
+        &mut self,
+        update: &Update,
+        events: &mut Vec<Arc<Event>>,
+    ) -> Result<Reply, Rejection> {
+        let key = &update.target.key;
+        self.check_not_newer(&update.target)?;
+        let Some(held) = self.instance(key).cloned() else {
+            return Err(Rejection::UnknownInstance(key.clone()));
+        };
+        if update.target.incarnation.is_some_and(|named| named > held.incarnation) {
+            return Err(Rejection::UnknownInstance(key.clone()));
+        }
+        let spec = held.spec.updated(update.status, update.weight, update.metadata.as_ref());
+        self.put_instance(key, &spec, held.incarnation, held.lease, events);
+        Ok(Reply::Updated)
+    }
+
+    fn set_override(
+        &mut self,
+        key: &InstanceKey,
+        value: &Option<Override>,
+        events: &mut Vec<Arc<Event>>,
+    ) -> Reply {
+        if let Some(old) = self.overrides.remove(key) {
+            self.hash.remove(Kind::Override, &(key, old));
+        }
+        if let Some(new) = value {
+            self.insert_override(key.clone(), new.clone());
+        }
+        if let Some(held) = self.instance(key).cloned() {
+            self.put_instance(key, &held.spec, held.incarnation, held.lease, events);
+        }
+        Reply::Done
+    }
+
+    pub(crate) fn insert_override(&mut self, key: InstanceKey, value: Override) {
+        self.hash.add(Kind::Override, &(&key, &value));
+        self.overrides.insert(key, value);
+    }
+}
+
+fn check_room(lease: LeaseId, instances: usize) -> Result<(), Rejection> {
+    if instances <= limits::INSTANCES_PER_LEASE {
+        return Ok(());
+    }
+    let (instances, limit) = (instances as u64, limits::INSTANCES_PER_LEASE as u64);
+    Err(Rejection::LeaseFull { lease, instances, limit })
+}

@@ -1,0 +1,161 @@
+//! The whole state as a stream of records: each a length (u32, little endian) and postcard bytes, headed by a version and
+//! ended by a count and the state's hash. Derived indexes are not written; reading builds them anew.
+//!
+//! Records are only ever appended to the enum; a changed format gets a new version and keeps reading the old one.
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::deregister::Tombstone;
+use crate::instances::Service;
+use crate::leases::Lease;
+use crate::registry::Registry;
+use crate::spec::{Instance, Override};
+use crate::types::{Clock, InstanceKey, LeaseId, Revision, ServiceKey};
+
+const VERSION: u32 = 1;
+
+/// No record is larger: an instance at all of its limits takes about 100 KiB.
+const RECORD_BYTES_MAX: u32 = 1024 * 1024;
+
+#[derive(Serialize, Deserialize)]
+enum Record {
+    Head {
+        version: u32,
+        clock: Clock,
+        revision: Revision,
+        last_lease: LeaseId,
+        forgotten: Revision,
+    },
+    Service {
+        key: ServiceKey,
+        revision: Revision,
+        empty_since: Option<Clock>,
+    },
+    Lease(Lease),
+    Instance(Arc<Instance>),
+    Override {
+        key: InstanceKey,
+        value: Override,
+    },
+    Tombstone(Tombstone),
+    End {
+        records: u64,
+        hash: u64,
+    },
+}
+
+/// Why a snapshot cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// Reading the bytes failed.
+    #[error("reading record {record} of the snapshot failed")]
+    Io {
+        /// Counted from 0.
+        record: u64,
+        /// What failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The bytes are no record.
+    #[error("record {record} of the snapshot is damaged")]
+    Damaged {
+        /// Counted from 0.
+        record: u64,
+    },
+    /// It was written by a newer version.
+    #[error("the snapshot has format version {found}, this software reads up to {VERSION}")]
+    Version {
+        /// The version it has.
+        found: u32,
+    },
+    /// It is not what was written.
+    #[error("the snapshot's content does not match its own count and hash")]
+    Mismatch,
+}
+
+/// Writes the whole state. Equal states give equal bytes.
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Result<()> {
+    let Registry { clock, revision, last_lease, forgotten, .. } = *registry;
+    let head = Record::Head { version: VERSION, clock, revision, last_lease, forgotten };
+    let leases = registry.leases.values().map(|lease| Record::Lease(lease.clone()));
+    let overrides = registry
+        .overrides
+        .iter()
+        .map(|(key, value)| Record::Override { key: key.clone(), value: value.clone() });
+    let tombstones = registry.tombstones.values().map(|t| Record::Tombstone(t.clone()));
+    let services = registry.services.iter().flat_map(|(key, service)| {
+        let Service { revision, empty_since, .. } = *service;
+        let head = Record::Service { key: key.clone(), revision, empty_since };
+        let instances = service.instances.values().map(|i| Record::Instance(i.clone()));
+        std::iter::once(head).chain(instances)
+    });
+    let mut records = 0;
+    let all = std::iter::once(head).chain(leases).chain(overrides).chain(tombstones);
+    for record in all.chain(services) {
+        write_record(out, &record)?;
+        records += 1;
+    }
+    write_record(out, &Record::End { records, hash: registry.hash() })
+}
+
+fn write_record(out: &mut impl Write, record: &Record) -> std::io::Result<()> {
+    let bytes = postcard::to_stdvec(record).map_err(std::io::Error::other)?;
+    out.write_all(&(bytes.len() as u32).to_le_bytes())?;
+    out.write_all(&bytes)
+}
+
+/// Reads what [`write_snapshot`] wrote, and checks that it is that.
+///
+/// # Errors
+/// Anything that is not a whole, undamaged snapshot of a known version.
+pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
+    let mut registry = Registry::new();
+    for index in 0.. {
+        let record = read_record(input, index)?;
+        if (index == 0) != matches!(record, Record::Head { .. }) {
+            return Err(SnapshotError::Damaged { record: index });
+        }
+        match record {
+            Record::Head { version, .. } if version != VERSION => {
+                return Err(SnapshotError::Version { found: version });
+            }
+            Record::Head { clock, revision, last_lease, forgotten, .. } => {
+                registry = Registry { clock, revision, last_lease, forgotten, ..Registry::new() };
+            }
+            Record::Service { key, revision, empty_since } => {
+                let service = Service { revision, empty_since, ..Service::default() };
+                registry.insert_service(key, service);
+            }
+            Record::Lease(lease) => {
+                registry.insert_lease(lease);
+            }
+            Record::Instance(instance) => registry.insert_instance(instance),
+            Record::Override { key, value } => registry.insert_override(key, value),
+            Record::Tombstone(tombstone) => registry.insert_tombstone(tombstone),
+            Record::End { records, hash } => {
+                let whole = records == index && hash == registry.hash();
+                return if whole { Ok(registry) } else { Err(SnapshotError::Mismatch) };
+            }
+        }
+    }
+    unreachable!("invariant: the loop only ends by returning")
+}
+
+fn read_record(input: &mut impl Read, record: u64) -> Result<Record, SnapshotError> {
+    let io = |source| SnapshotError::Io { record, source };
+    let mut length = [0; 4];
+    input.read_exact(&mut length).map_err(io)?;
+    let length = u32::from_le_bytes(length);
+    if length > RECORD_BYTES_MAX {
+        return Err(SnapshotError::Damaged { record });
+    }
+    let mut bytes = vec![0; length as usize];
+    input.read_exact(&mut bytes).map_err(io)?;
+    postcard::from_bytes(&bytes).map_err(|_| SnapshotError::Damaged { record })
+}

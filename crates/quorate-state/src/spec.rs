@@ -1,0 +1,252 @@
+//! Instances: what a process registers of itself, what an operator overrides, and both together.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{self, Invalid};
+use crate::types::{Incarnation, InstanceKey, LeaseId, Revision, ServiceName, check_optional_name};
+
+/// What an instance says of itself, or an operator of it.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub enum Status {
+    /// Alive, not yet ready for calls.
+    Starting,
+    /// Ready for calls.
+    #[default]
+    Up,
+    /// Finishing what it has; no new calls.
+    Draining,
+    /// Taken out by itself or an operator; no calls.
+    OutOfService,
+}
+
+/// The unchecked parts of an [`InstanceSpec`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SpecParts {
+    /// Named URIs.
+    pub endpoints: BTreeMap<String, String>,
+    /// Failure domain; may be empty.
+    pub zone: String,
+    /// The software's version; may be empty.
+    pub version: String,
+    /// Relative share of calls; `None` is 100.
+    pub weight: Option<u32>,
+    /// Its status.
+    pub status: Status,
+    /// Anything else.
+    pub metadata: BTreeMap<String, String>,
+    /// Services of the same namespace that it depends on.
+    pub requires: BTreeSet<ServiceName>,
+}
+
+/// What a process registers of an instance: checked, so that a limit is broken nowhere behind this.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceSpec {
+    endpoints: BTreeMap<String, String>,
+    zone: String,
+    version: String,
+    weight: u32,
+    status: Status,
+    metadata: BTreeMap<String, String>,
+    requires: BTreeSet<ServiceName>,
+}
+
+impl InstanceSpec {
+    /// Checks the parts; `field` is what errors call the instance, e.g. `instances[3]`.
+    ///
+    /// # Errors
+    /// The first part that is out of its limits.
+    pub fn new(field: &str, parts: SpecParts) -> Result<Self, Invalid> {
+        check_endpoints(field, &parts.endpoints)?;
+        check_optional_name(&format!("{field}.zone"), &parts.zone)?;
+        check_optional_name(&format!("{field}.version"), &parts.version)?;
+        let weight = parts.weight.unwrap_or(limits::WEIGHT_DEFAULT);
+        check_weight(&format!("{field}.weight"), weight)?;
+        check_metadata(&format!("{field}.metadata"), &parts.metadata)?;
+        let requires = parts.requires.len();
+        if requires > limits::REQUIRES {
+            let limit = format!("at most {} services", limits::REQUIRES);
+            return Err(Invalid::number(format!("{field}.requires"), requires, limit));
+        }
+        Ok(Self {
+            endpoints: parts.endpoints,
+            zone: parts.zone,
+            version: parts.version,
+            weight,
+            status: parts.status,
+            metadata: parts.metadata,
+            requires: parts.requires,
+        })
+    }
+
+    /// Named URIs.
+    pub fn endpoints(&self) -> &BTreeMap<String, String> {
+        &self.endpoints
+    }
+
+    /// Failure domain; may be empty.
+    pub fn zone(&self) -> &str {
+        &self.zone
+    }
+
+    /// The software's version; may be empty.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Anything else.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Services of the same namespace that it depends on.
+    pub fn requires(&self) -> &BTreeSet<ServiceName> {
+        &self.requires
+    }
+
+    pub(crate) fn updated(
+        &self,
+        status: Option<Status>,
+        weight: Option<u32>,
+        metadata: Option<&BTreeMap<String, String>>,
+    ) -> Self {
+        let mut spec = self.clone();
+        spec.status = status.unwrap_or(spec.status);
+        spec.weight = weight.unwrap_or(spec.weight);
+        if let Some(metadata) = metadata {
+            spec.metadata = metadata.clone();
+        }
+        spec
+    }
+}
+
+fn check_endpoints(field: &str, endpoints: &BTreeMap<String, String>) -> Result<(), Invalid> {
+    let count = endpoints.len();
+    if count == 0 || count > limits::ENDPOINTS {
+        let limit = format!("1 to {} endpoints", limits::ENDPOINTS);
+        return Err(Invalid::number(format!("{field}.endpoints"), count, limit));
+    }
+    for (name, uri) in endpoints {
+        ServiceName::new(&format!("{field}.endpoints name"), name)?;
+        let named = format!("{field}.endpoints[{name}]");
+        if uri.len() > limits::URI_BYTES {
+            let limit = format!("{} bytes long, at most {}", uri.len(), limits::URI_BYTES);
+            return Err(Invalid::text(named, uri, limit));
+        }
+        if !is_absolute_uri(uri) {
+            let limit = "must be an absolute URI like http://10.0.0.1:8080";
+            return Err(Invalid::text(named, uri, limit));
+        }
+    }
+    Ok(())
+}
+
+/// RFC 3986, section 4.3, as far as it can be told without knowing the scheme: a scheme, a colon, something after it, and
+/// only characters that may stand in a URI.
+fn is_absolute_uri(uri: &str) -> bool {
+    let Some((scheme, rest)) = uri.split_once(':') else { return false };
+    let mut scheme = scheme.chars();
+    let scheme_ok = scheme.next().is_some_and(|c| c.is_ascii_alphabetic())
+        && scheme.all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'));
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._~:/?#[]@!$&'()*+,;=%".contains(c);
+    let after_slashes = rest.trim_start_matches('/');
+    scheme_ok && !after_slashes.is_empty() && rest.chars().all(allowed)
+}
+
+pub(crate) fn check_weight(field: &str, weight: u32) -> Result<(), Invalid> {
+    if weight <= limits::WEIGHT {
+        return Ok(());
+    }
+    Err(Invalid::number(field, weight, format!("at most {}", limits::WEIGHT)))
+}
+
+pub(crate) fn check_metadata(
+    field: &str,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), Invalid> {
+    if metadata.len() > limits::METADATA_ENTRIES {
+        let limit = format!("at most {} entries", limits::METADATA_ENTRIES);
+        return Err(Invalid::number(field, metadata.len(), limit));
+    }
+    for key in metadata.keys() {
+        if key.is_empty() || key.len() > limits::NAME_BYTES {
+            let limit = format!("keys are 1 to {} bytes long", limits::NAME_BYTES);
+            return Err(Invalid::text(format!("{field} key"), key, limit));
+        }
+    }
+    let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes > limits::METADATA_BYTES {
+        let limit = format!("at most {} bytes of keys and values", limits::METADATA_BYTES);
+        return Err(Invalid::number(field, bytes, limit));
+    }
+    Ok(())
+}
+
+/// An operator's decision about one instance; a record of its own that re-registration does not touch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Override {
+    /// Replaces the instance's status where set.
+    pub status: Option<Status>,
+    /// Replaces the instance's weight where set.
+    pub weight: Option<u32>,
+    /// Why.
+    pub reason: String,
+}
+
+impl Override {
+    /// A checked override.
+    ///
+    /// # Errors
+    /// A weight or a reason out of its limits, or neither status nor weight.
+    pub fn new(
+        status: Option<Status>,
+        weight: Option<u32>,
+        reason: String,
+    ) -> Result<Self, Invalid> {
+        if let Some(weight) = weight {
+            check_weight("override.weight", weight)?;
+        }
+        if reason.len() > limits::REASON_BYTES {
+            let limit = format!("at most {} bytes", limits::REASON_BYTES);
+            return Err(Invalid::number("override.reason", reason.len(), limit));
+        }
+        if status.is_none() && weight.is_none() {
+            return Err(Invalid::text("override", "", "must set a status or a weight"));
+        }
+        Ok(Self { status, weight, reason })
+    }
+}
+
+/// A registered instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Which one.
+    pub key: InstanceKey,
+    /// What its process registered.
+    pub spec: InstanceSpec,
+    /// Which run of its process.
+    pub incarnation: Incarnation,
+    /// The lease that keeps it.
+    pub lease: LeaseId,
+    /// The revision that made it.
+    pub created: Revision,
+    /// The revision that changed it last.
+    pub modified: Revision,
+    /// What an operator decided about it.
+    pub overridden: Option<Override>,
+}
+
+impl Instance {
+    /// Its status: the operator's where there is one.
+    pub fn status(&self) -> Status {
+        self.overridden.as_ref().and_then(|o| o.status).unwrap_or(self.spec.status)
+    }
+
+    /// Its weight: the operator's where there is one.
+    pub fn weight(&self) -> u32 {
+        self.overridden.as_ref().and_then(|o| o.weight).unwrap_or(self.spec.weight)
+    }
+}

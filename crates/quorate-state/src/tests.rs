@@ -1,0 +1,187 @@
+//! Tests of the state machine. Most read like a transcript: at this time, this command, gives this reply and these
+//! events, written as one line of text (see [`Transcript`]); after each line all invariants are checked.
+
+mod deregistering;
+mod golden;
+mod invariants;
+mod leases;
+mod limits;
+mod model;
+mod properties;
+mod reading;
+mod registering;
+mod snapshots;
+mod updating;
+
+use std::collections::BTreeMap;
+
+use crate::tests::invariants::check_invariants;
+use crate::*;
+
+/// A registry, and the commands it was given.
+#[derive(Default)]
+struct Transcript {
+    registry: Registry,
+}
+
+impl Transcript {
+    /// At this time, this command gives this reply and these events (see [`told`]).
+    #[track_caller]
+    fn at(&mut self, clock: u64, op: impl Into<Op>, expected: &str) -> &mut Self {
+        let applied = self.apply(clock, op);
+        assert_eq!(told(&applied), expected);
+        self
+    }
+
+    #[track_caller]
+    fn apply(&mut self, clock: u64, op: impl Into<Op>) -> Applied {
+        let applied = self.registry.apply(&Command { clock: Clock(clock), op: op.into() });
+        check_invariants(&self.registry);
+        applied
+    }
+
+    #[track_caller]
+    fn instance(&self, name: &str) -> &Instance {
+        self.registry.instance(&key(name)).expect("registered")
+    }
+
+    /// Every instance with its incarnation and lease.
+    fn instances(&self) -> String {
+        let services = self.registry.services(&Namespace::default(), "", None);
+        services
+            .flat_map(|(_, service)| service.instances.values())
+            .map(|i| format!("{}@{} L{}", name(&i.key), i.incarnation.0, i.lease.0))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}
+
+/// A reply and its events in one line, e.g. `registered L1 15000ms @7 | #1 added web/a@7`.
+fn told(applied: &Applied) -> String {
+    let mut told = match &applied.reply {
+        Reply::Done => "done".to_owned(),
+        Reply::Registered { lease, ttl, incarnation } => {
+            format!("registered L{} {}ms @{}", lease.0, ttl.as_ms(), incarnation.0)
+        }
+        Reply::Renewed { unknown } if unknown.is_empty() => "renewed".to_owned(),
+        Reply::Renewed { unknown } => {
+            let unknown: Vec<_> = unknown.iter().map(|id| format!("L{}", id.0)).collect();
+            format!("renewed but {}", unknown.join(" "))
+        }
+        Reply::Deregistered { removed } => format!("deregistered {removed}"),
+        Reply::Updated => "updated".to_owned(),
+        Reply::Rejected(rejection) => format!("rejected: {rejection}"),
+    };
+    for event in &applied.events {
+        told += &format!(" | #{} {}", event.revision.0, change(&event.change));
+    }
+    told
+}
+
+fn change(change: &Change) -> String {
+    let run = |i: &Instance| format!("{}@{}", name(&i.key), i.incarnation.0);
+    match change {
+        Change::Added { after } => format!("added {}", run(after)),
+        Change::Modified { before, after } if before.incarnation != after.incarnation => {
+            format!("{} taken over by @{}", run(before), after.incarnation.0)
+        }
+        Change::Modified { after, .. } => format!("changed {}", run(after)),
+        Change::Removed { before, reason: RemoveReason::Expired } => {
+            format!("expired {}", run(before))
+        }
+        Change::Removed { before, reason: RemoveReason::Deregistered } => {
+            format!("removed {}", run(before))
+        }
+    }
+}
+
+/// `web/a` for default/web/a, the whole key in other namespaces.
+fn name(key: &InstanceKey) -> String {
+    let text = key.to_string();
+    text.strip_prefix("default/").map(str::to_owned).unwrap_or(text)
+}
+
+/// `web/a` or `namespace/web/a`.
+fn key(name: &str) -> InstanceKey {
+    let (service, id) = name.rsplit_once('/').expect("service/id");
+    InstanceKey { service: service_key(service), id: InstanceId::new("id", id).unwrap() }
+}
+
+/// `web` or `namespace/web`.
+fn service_key(name: &str) -> ServiceKey {
+    let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
+    ServiceKey {
+        namespace: Namespace::new("namespace", namespace).unwrap(),
+        name: ServiceName::new("service", name).unwrap(),
+    }
+}
+
+/// The parts of a valid instance.
+fn parts() -> SpecParts {
+    SpecParts {
+        endpoints: BTreeMap::from([("http".to_owned(), "http://10.0.0.1:8080".to_owned())]),
+        ..SpecParts::default()
+    }
+}
+
+fn spec(parts: SpecParts) -> InstanceSpec {
+    InstanceSpec::new("instance", parts).unwrap()
+}
+
+/// Registers instances (`"web/a web/b"`) of this incarnation; 0: none is named.
+fn register(names: &str, incarnation: u64) -> Register {
+    Register {
+        lease: None,
+        ttl: None,
+        incarnation: (incarnation != 0).then_some(Incarnation(incarnation)),
+        instances: names.split_whitespace().map(|name| (key(name), spec(parts()))).collect(),
+    }
+}
+
+fn ttl(ms: u64) -> Option<Ttl> {
+    Some(Ttl::from_ms(ms).unwrap())
+}
+
+fn renew(leases: &[u64]) -> Op {
+    Op::Renew(leases.iter().copied().map(LeaseId).collect())
+}
+
+/// `web/a`, or `web/a@7` for one run of it.
+fn target(name: &str) -> InstanceRef {
+    let (name, run) = name.split_once('@').map_or((name, None), |(name, run)| (name, Some(run)));
+    let incarnation = run.map(|run| Incarnation(run.parse().unwrap()));
+    InstanceRef { key: key(name), incarnation }
+}
+
+/// `"web/a web/b@7"`.
+fn deregister(names: &str) -> Deregister {
+    Deregister::Instances(names.split_whitespace().map(target).collect())
+}
+
+/// Changes nothing of this instance, yet.
+fn update(name: &str) -> Update {
+    Update { target: target(name), status: None, weight: None, metadata: None }
+}
+
+fn set_override(name: &str, status: Status) -> Op {
+    let value = Override::new(Some(status), None, "because".to_owned()).unwrap();
+    Op::Override { key: key(name), value: Some(value) }
+}
+
+impl From<Register> for Op {
+    fn from(register: Register) -> Self {
+        Self::Register(register)
+    }
+}
+
+impl From<Deregister> for Op {
+    fn from(deregister: Deregister) -> Self {
+        Self::Deregister(deregister)
+    }
+}
+
+impl From<Update> for Op {
+    fn from(update: Update) -> Self {
+        Self::Update(update)
+    }
+}

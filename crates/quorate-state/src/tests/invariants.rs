@@ -1,0 +1,112 @@
+//! What must hold of a registry after every command, found by scanning all of it.
+
+use imbl::OrdSet;
+
+use crate::hash::{Kind, StateHash};
+use crate::leases::{Due, EMPTY_SERVICE_MS};
+use crate::{Clock, InstanceKey, LeaseId, Registry, Revision, ServiceKey};
+
+#[track_caller]
+pub(super) fn check_invariants(registry: &Registry) {
+    check_leases(registry);
+    check_services(registry);
+    assert_eq!(registry.deadlines, deadlines(registry), "the deadline index");
+    assert_eq!(registry.dependents, dependents(registry), "the index of dependents");
+    assert_eq!(registry.hash, hash(registry), "the running hash");
+    for (key, tombstone) in &registry.tombstones {
+        assert!(tombstone.until > registry.clock, "{key}'s tombstone stands past its time");
+        let held = registry.instance(key).map(|instance| instance.incarnation);
+        assert!(held.is_none_or(|held| held > tombstone.incarnation), "{key} is dead and alive");
+    }
+}
+
+/// Each instance is kept by one lease that lists it, no lease is empty or past its deadline.
+#[track_caller]
+fn check_leases(registry: &Registry) {
+    for (id, lease) in &registry.leases {
+        assert_eq!(*id, lease.id);
+        assert!(lease.id.0 > 0 && lease.id <= registry.last_lease, "{id:?} was never given out");
+        assert!(lease.deadline > registry.clock, "{id:?} lives past its deadline");
+        assert!(lease.renewed <= registry.clock, "{id:?} was renewed in the future");
+        let ttl = lease.ttl.as_ms();
+        assert!(lease.deadline >= lease.renewed.plus_ms(ttl), "{id:?} lives shorter than its TTL");
+        assert!(lease.deadline <= lease.renewed.plus_ms(2 * ttl), "{id:?} got unbounded grace");
+        assert!(!lease.instances.is_empty(), "{id:?} keeps nothing");
+        assert_eq!(lease.instances, instances_of(registry, *id), "what {id:?} lists");
+    }
+    for service in registry.services.values() {
+        for instance in service.instances.values() {
+            assert!(registry.lease(instance.lease).is_some(), "{} has no lease", instance.key);
+        }
+    }
+}
+
+fn instances_of(registry: &Registry, lease: LeaseId) -> OrdSet<InstanceKey> {
+    let all = registry.services.values().flat_map(|service| service.instances.values());
+    all.filter(|instance| instance.lease == lease).map(|instance| instance.key.clone()).collect()
+}
+
+#[track_caller]
+fn check_services(registry: &Registry) {
+    let mut instances = 0;
+    let mut revisions = std::collections::BTreeSet::new();
+    for (key, service) in &registry.services {
+        assert_eq!(service.instances.is_empty(), service.empty_since.is_some(), "{key} empty?");
+        assert!(service.revision > Revision(0) && service.revision <= registry.revision);
+        for (id, instance) in &service.instances {
+            assert_eq!((key, id), (&instance.key.service, &instance.key.id), "stands elsewhere");
+            assert_eq!(instance.overridden.as_ref(), registry.overrides.get(&instance.key));
+            assert!(instance.created > Revision(0) && instance.created <= instance.modified);
+            assert!(instance.modified <= service.revision, "{key} changed without notice");
+            assert!(revisions.insert(instance.modified), "two changes with one revision");
+        }
+        instances += service.instances.len();
+    }
+    assert!(registry.forgotten <= registry.revision);
+    assert_eq!(registry.counts().instances, instances);
+    assert_eq!(registry.counts().services, registry.services.len());
+    assert_eq!(registry.counts().leases, registry.leases.len());
+}
+
+fn deadlines(registry: &Registry) -> OrdSet<(Clock, Due)> {
+    let leases = registry.leases.values().map(|lease| (lease.deadline, Due::Lease(lease.id)));
+    let tombstones =
+        registry.tombstones.iter().map(|(key, t)| (t.until, Due::Tombstone(key.clone())));
+    let services = registry.services.iter().filter_map(|(key, service)| {
+        let until = service.empty_since?.plus_ms(EMPTY_SERVICE_MS);
+        Some((until, Due::EmptyService(key.clone())))
+    });
+    leases.chain(tombstones).chain(services).collect()
+}
+
+fn dependents(registry: &Registry) -> OrdSet<(ServiceKey, InstanceKey)> {
+    let mut dependents = OrdSet::new();
+    for instance in registry.services.values().flat_map(|service| service.instances.values()) {
+        for name in instance.spec.requires() {
+            let namespace = instance.key.service.namespace.clone();
+            let required = ServiceKey { namespace, name: name.clone() };
+            dependents.insert((required, instance.key.clone()));
+        }
+    }
+    dependents
+}
+
+fn hash(registry: &Registry) -> StateHash {
+    let mut hash = StateHash::default();
+    for (key, service) in &registry.services {
+        hash.add(Kind::Service, &(key, service.revision, service.empty_since));
+        for instance in service.instances.values() {
+            hash.add(Kind::Instance, instance);
+        }
+    }
+    for lease in registry.leases.values() {
+        hash.add(Kind::Lease, lease);
+    }
+    for (key, value) in &registry.overrides {
+        hash.add(Kind::Override, &(key, value));
+    }
+    for tombstone in registry.tombstones.values() {
+        hash.add(Kind::Tombstone, tombstone);
+    }
+    hash
+}

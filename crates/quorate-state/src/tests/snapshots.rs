@@ -1,0 +1,90 @@
+//! Snapshots that are not what was written are refused, however they were damaged.
+
+use super::*;
+
+/// One of every record.
+fn small() -> Registry {
+    let mut t = Transcript::default();
+    t.apply(1_000, register("web/a web/b", 7));
+    t.apply(1_001, deregister("web/b"));
+    t.apply(1_002, set_override("web/a", Status::Draining));
+    t.apply(1_003, set_override("api/a", Status::OutOfService));
+    t.registry
+}
+
+fn written(registry: &Registry) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write_snapshot(registry, &mut bytes).unwrap();
+    bytes
+}
+
+#[test]
+fn restored_registry_goes_on_where_it_was() {
+    let registry = read_snapshot(&mut &written(&small())[..]).unwrap();
+    let mut t = Transcript { registry };
+    let ended = "rejected: incarnation 7 of instance default/web/b was deregistered; register with a higher one";
+    t.at(1_004, register("web/b", 7), ended);
+    t.at(1_004, register("api/a", 7), "registered L2 15000ms @7 | #5 added api/a@7");
+    assert_eq!(t.instance("api/a").status(), Status::OutOfService);
+    t.at(16_000, Op::Tick, "done | #6 expired web/a@7");
+}
+
+#[test]
+fn every_flipped_bit_is_found() {
+    let bytes = written(&small());
+    for bit in 0..bytes.len() * 8 {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        assert!(read_snapshot(&mut &damaged[..]).is_err(), "bit {bit} of {}", bytes.len() * 8);
+    }
+}
+
+#[test]
+fn every_cut_is_found() {
+    let bytes = written(&small());
+    for length in 0..bytes.len() {
+        let error = read_snapshot(&mut &bytes[..length]).unwrap_err();
+        assert!(matches!(error, SnapshotError::Io { .. }), "{error}");
+    }
+}
+
+#[test]
+fn records_left_out_or_told_twice_are_found() {
+    let bytes = written(&small());
+    let mut starts = vec![0];
+    while let Some(length) = bytes.get(starts[starts.len() - 1]..).and_then(|b| b.first_chunk()) {
+        starts.push(starts[starts.len() - 1] + 4 + u32::from_le_bytes(*length) as usize);
+    }
+    assert_eq!(*starts.last().unwrap(), bytes.len());
+    for record in starts.windows(2) {
+        let (start, end) = (record[0], record[1]);
+        let without = [&bytes[..start], &bytes[end..]].concat();
+        assert!(read_snapshot(&mut &without[..]).is_err(), "without {start}..{end}");
+        let twice = [&bytes[..end], &bytes[start..]].concat();
+        let last = end == bytes.len();
+        assert_eq!(read_snapshot(&mut &twice[..]).is_ok(), last, "twice {start}..{end}");
+    }
+}
+
+#[test]
+fn newer_version_is_named() {
+    let mut bytes = written(&Registry::new());
+    bytes[5] = 9;
+    let error = read_snapshot(&mut &bytes[..]).unwrap_err();
+    assert_eq!(error.to_string(), "the snapshot has format version 9, this software reads up to 1");
+}
+
+#[test]
+fn absurd_length_is_not_allocated() {
+    let error = read_snapshot(&mut &[0xff_u8; 64][..]).unwrap_err();
+    assert!(matches!(error, SnapshotError::Damaged { record: 0 }), "{error}");
+}
+
+#[test]
+fn reader_stops_behind_the_last_record() {
+    let mut bytes = written(&small());
+    bytes.extend_from_slice(b"more");
+    let mut input = &bytes[..];
+    read_snapshot(&mut input).unwrap();
+    assert_eq!(input, b"more");
+}

@@ -1,0 +1,88 @@
+//! Updates of live instances, and operators' overrides.
+
+use super::*;
+
+// S2.9
+#[test]
+fn update_of_a_live_instance_is_told_to_watchers() {
+    let mut t = Transcript::default();
+    t.apply(0, register("web/a", 7));
+    let metadata = BTreeMap::from([("load".to_owned(), "high".to_owned())]);
+    let change = Update {
+        status: Some(Status::Draining),
+        weight: Some(5),
+        metadata: Some(metadata.clone()),
+        ..update("web/a@7")
+    };
+    let applied = t.apply(1, change.clone());
+    assert_eq!(told(&applied), "updated | #2 changed web/a@7");
+    let event = &applied.events[0];
+    let (before, after) = (event.before().unwrap(), event.after().unwrap());
+    assert_eq!((before.status(), before.weight()), (Status::Up, 100));
+    assert_eq!((after.status(), after.weight()), (Status::Draining, 5));
+    assert_eq!(after.spec.metadata(), &metadata);
+    assert_eq!(after.spec.endpoints(), before.spec.endpoints());
+    t.at(2, change, "updated");
+    t.at(3, update("web/a"), "updated");
+}
+
+#[test]
+fn update_does_not_renew() {
+    let mut t = Transcript::default();
+    t.apply(0, register("web/a", 7));
+    t.apply(14_000, Update { weight: Some(5), ..update("web/a") });
+    t.at(15_000, Op::Tick, "done | #3 expired web/a@7");
+}
+
+// S0.4
+#[test]
+fn only_the_run_that_is_registered_may_update() {
+    let mut t = Transcript::default();
+    let absent = "rejected: instance default/web/a is not registered";
+    t.at(0, Update { weight: Some(5), ..update("web/a@7") }, absent);
+    t.apply(0, register("web/a", 7));
+    let before = t.registry.hash();
+    let newer = "rejected: instance default/web/a is held by a newer incarnation, 7";
+    t.at(0, Update { weight: Some(5), ..update("web/a@6") }, newer);
+    t.at(0, Update { weight: Some(5), ..update("web/a@8") }, absent);
+    assert_eq!(t.registry.hash(), before);
+}
+
+#[test]
+fn override_stands_until_it_is_cleared() {
+    let mut t = Transcript::default();
+    t.apply(0, register("web/a", 7));
+    t.at(0, set_override("web/a", Status::OutOfService), "done | #2 changed web/a@7");
+    t.at(0, set_override("web/a", Status::OutOfService), "done");
+    assert_eq!(t.instance("web/a").status(), Status::OutOfService);
+    assert_eq!(t.instance("web/a").weight(), 100);
+    t.at(0, register("web/a", 7), "registered L1 15000ms @7");
+    t.at(0, register("web/a", 8), "registered L2 15000ms @8 | #3 web/a@7 taken over by @8");
+    t.at(0, Update { status: Some(Status::Up), ..update("web/a") }, "updated");
+    assert_eq!(t.instance("web/a").status(), Status::OutOfService);
+    t.at(15_000, Op::Tick, "done | #4 expired web/a@8");
+    t.at(15_000, register("web/a", 8), "registered L3 15000ms @8 | #5 added web/a@8");
+    assert_eq!(t.instance("web/a").status(), Status::OutOfService);
+    let clear = || Op::Override { key: key("web/a"), value: None };
+    t.at(15_000, clear(), "done | #6 changed web/a@8");
+    assert_eq!(t.instance("web/a").status(), Status::Up);
+    t.at(15_000, clear(), "done");
+}
+
+#[test]
+fn override_may_come_before_its_instance() {
+    let mut t = Transcript::default();
+    t.at(0, set_override("web/a", Status::Starting), "done");
+    assert_eq!(t.registry.counts(), Counts::default());
+    t.at(0, register("web/a", 7), "registered L1 15000ms @7 | #1 added web/a@7");
+    assert_eq!(t.instance("web/a").status(), Status::Starting);
+}
+
+#[test]
+fn override_of_the_weight_leaves_the_status() {
+    let mut t = Transcript::default();
+    t.apply(0, register("web/a", 7));
+    let value = Override::new(None, Some(0), String::new()).unwrap();
+    t.at(0, Op::Override { key: key("web/a"), value: Some(value) }, "done | #2 changed web/a@7");
+    assert_eq!((t.instance("web/a").status(), t.instance("web/a").weight()), (Status::Up, 0));
+}

@@ -1,0 +1,17 @@
+//! The wire contract of Quorate, generated from the files in `proto/`, and nothing else: `v1` for clients and operators,
+//! `peer::v1` for the nodes among themselves. The `.proto` files document every field and error.
+
+#![allow(clippy::all, missing_docs, unreachable_pub)] // generated code
+
+pub mod v1 {
+    tonic::include_proto!("quorate.v1");
+}
+
+pub mod peer {
+    pub mod v1 {
+        tonic::include_proto!("quorate.peer.v1");
+    }
+}
+
+/// The encoded `FileDescriptorSet` of all services, for gRPC server reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
