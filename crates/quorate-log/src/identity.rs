@@ -1,0 +1,47 @@
+//! Whose data directory this is. A node must not run on another node's log, nor in another cluster.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::LogError;
+
+/// The node and the cluster that a data directory belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Identity {
+    /// Chosen at random when the cluster was founded. Shown as 16 hexadecimal digits.
+    pub cluster_id: u64,
+    /// The node's Raft id, never reused for another disk.
+    pub node_id: u64,
+}
+
+/// Why a data directory could not be claimed.
+#[derive(Debug, thiserror::Error)]
+pub enum StampError {
+    /// The directory was claimed before, by another node or for another cluster.
+    #[error("data directory {} belongs to {owner}, not to {claimant}", .path.display())]
+    Foreign {
+        /// The log's directory.
+        path: PathBuf,
+        /// Who it belongs to.
+        owner: Identity,
+        /// Who tried to claim it.
+        claimant: Identity,
+    },
+    /// The identity could not be written.
+    #[error("cannot record in the log that it belongs to {claimant}")]
+    Write {
+        /// Who tried to claim it.
+        claimant: Identity,
+        /// What went wrong.
+        #[source]
+        source: LogError,
+    },
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node {} of cluster {:016x}", self.node_id, self.cluster_id)
+    }
+}

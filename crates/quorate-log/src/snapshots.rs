@@ -1,0 +1,317 @@
+//! The directory of snapshot files: which one is current, and how a new one takes its place.
+//!
+//! A file gets its final name only when it is complete and synced, and older ones go after that, so
+//! a crash leaves the old snapshot or the new one, never neither. Blocking; what a body means is
+//! left to the caller.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lz4_flex::frame::{BlockMode, FrameEncoder, FrameInfo};
+use openraft::RaftTypeConfig;
+use openraft::type_config::alias::SnapshotMetaOf;
+
+use crate::recover;
+use crate::snapshot_error::SnapshotError;
+use crate::snapshot_file::{self, SnapshotFile};
+
+const FINAL_EXTENSION: &str = "snapshot";
+const TEMPORARY_EXTENSION: &str = "incomplete";
+
+/// The snapshots of one node. Clones share the directory; no other process may use it (the log's
+/// lock sees to that).
+#[derive(Debug)]
+pub struct SnapshotStore<C: RaftTypeConfig> {
+    inner: Arc<Inner<C>>,
+}
+
+#[derive(Debug)]
+struct Inner<C: RaftTypeConfig> {
+    dir: PathBuf,
+    state: Mutex<State<C>>,
+}
+
+#[derive(Debug)]
+struct State<C: RaftTypeConfig> {
+    /// Files are numbered in the order in which they became current; temporary ones take numbers
+    /// from the same series.
+    next_number: u64,
+    /// Number and path of the current file, and the file itself once it was checked.
+    current: Option<(PathBuf, Option<SnapshotFile<C>>)>,
+}
+
+/// A snapshot being built: write the body, then [`finish`](Self::finish). Dropped before that, it
+/// leaves nothing.
+pub struct SnapshotWriter<C: RaftTypeConfig> {
+    store: SnapshotStore<C>,
+    encoder: FrameEncoder<BufWriter<Checked>>,
+    header_bytes: u64,
+}
+
+/// A snapshot arriving from a peer. Dropped before [`finish`](Self::finish), it leaves nothing.
+#[derive(Debug)]
+pub struct SnapshotReceiver<C: RaftTypeConfig> {
+    temporary: Temporary,
+    config: PhantomData<C>,
+}
+
+/// A file under its temporary name, removed unless kept.
+#[derive(Debug)]
+struct Temporary {
+    file: File,
+    path: PathBuf,
+    keep: bool,
+}
+
+/// Counts and checksums what goes into a file.
+struct Checked {
+    temporary: Temporary,
+    crc: crc32fast::Hasher,
+    len_bytes: u64,
+}
+
+impl<C: RaftTypeConfig> SnapshotStore<C> {
+    /// Open or create the directory and remove what a crash left half written.
+    ///
+    /// # Errors
+    /// The directory cannot be created, read or cleaned.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, SnapshotError> {
+        let dir = dir.as_ref().to_owned();
+        fs::create_dir_all(&dir).map_err(|source| failed("create directory", &dir, source))?;
+        recover::sync_parents(&dir).map_err(|source| failed("sync the parent of", &dir, source))?;
+        let mut newest: Option<u64> = None;
+        for path in list(&dir)? {
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some(TEMPORARY_EXTENSION) => {
+                    fs::remove_file(&path).map_err(|source| failed("remove", &path, source))?;
+                }
+                Some(FINAL_EXTENSION) => newest = newest.max(number_of(&path)),
+                _ => {}
+            }
+        }
+        let current = newest.map(|number| (final_path(&dir, number), None));
+        let state = State { next_number: newest.map_or(1, |number| number + 1), current };
+        Ok(Self { inner: Arc::new(Inner { dir, state: Mutex::new(state) }) })
+    }
+
+    /// The current snapshot. Reads and checks the whole file the first time.
+    ///
+    /// # Errors
+    /// The file is damaged, was written by a newer release, or cannot be read. There is no older
+    /// one to fall back to: the log entries it stood for are purged.
+    pub fn current(&self) -> Result<Option<SnapshotFile<C>>, SnapshotError> {
+        let mut state = self.state();
+        match &mut state.current {
+            None => Ok(None),
+            Some((_, Some(file))) => Ok(Some(file.clone())),
+            Some((path, unchecked)) => {
+                Ok(Some(unchecked.insert(SnapshotFile::open(path)?).clone()))
+            }
+        }
+    }
+
+    /// Begin a snapshot of what `meta` says.
+    ///
+    /// # Errors
+    /// The file cannot be created or written.
+    pub fn begin(&self, meta: &SnapshotMetaOf<C>) -> Result<SnapshotWriter<C>, SnapshotError> {
+        let temporary = self.temporary()?;
+        let header = snapshot_file::header::<C>(meta)
+            .map_err(|source| SnapshotError::Encode { path: temporary.path.clone(), source })?;
+        let mut checked = Checked { temporary, crc: crc32fast::Hasher::new(), len_bytes: 0 };
+        checked
+            .write_all(&header)
+            .map_err(|source| failed("write", &checked.temporary.path, source))?;
+        let header_bytes = checked.len_bytes;
+        let frame = FrameInfo::new()
+            .block_mode(BlockMode::Linked)
+            .block_checksums(true)
+            .content_checksum(true);
+        let encoder = FrameEncoder::with_frame_info(frame, BufWriter::new(checked));
+        Ok(SnapshotWriter { store: self.clone(), encoder, header_bytes })
+    }
+
+    /// Begin to receive a snapshot file from a peer.
+    ///
+    /// # Errors
+    /// The file cannot be created.
+    pub fn receive(&self) -> Result<SnapshotReceiver<C>, SnapshotError> {
+        Ok(SnapshotReceiver { temporary: self.temporary()?, config: PhantomData })
+    }
+
+    /// Make a received snapshot the current one, durably, and remove the one before. Returns the
+    /// current snapshot, which is not `file` if one that covers more was installed meanwhile.
+    ///
+    /// # Errors
+    /// It cannot be renamed or synced, or the current one cannot be read.
+    pub fn install(&self, file: SnapshotFile<C>) -> Result<SnapshotFile<C>, SnapshotError> {
+        let mut state = self.state();
+        if let Some((current_path, checked)) = &mut state.current {
+            if *current_path == file.path() {
+                return Ok(file);
+            }
+            // A damaged one is replaced by whatever is sound.
+            if checked.is_none() {
+                *checked = SnapshotFile::open(current_path).ok();
+            }
+            if let Some(current) = checked
+                && current.meta().last_log_id > file.meta().last_log_id
+            {
+                let current = current.clone();
+                fs::remove_file(file.path())
+                    .map_err(|source| failed("remove", file.path(), source))?;
+                return Ok(current);
+            }
+        }
+        let path = final_path(&self.inner.dir, state.next_number);
+        state.next_number += 1;
+        fs::rename(file.path(), &path).map_err(|source| failed("rename", file.path(), source))?;
+        File::open(&self.inner.dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|source| failed("sync directory", &self.inner.dir, source))?;
+        let file = file.moved_to(path.clone());
+        state.current = Some((path.clone(), Some(file.clone())));
+        remove_others(&self.inner.dir, &path)?;
+        Ok(file)
+    }
+
+    fn temporary(&self) -> Result<Temporary, SnapshotError> {
+        let mut state = self.state();
+        let name = format!("{:020}.{TEMPORARY_EXTENSION}", state.next_number);
+        state.next_number += 1;
+        let path = self.inner.dir.join(name);
+        let file = File::create_new(&path).map_err(|source| failed("create", &path, source))?;
+        Ok(Temporary { file, path, keep: false })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<C>> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C: RaftTypeConfig> SnapshotWriter<C> {
+    /// Complete the file and make it current, as [`SnapshotStore::install`] does.
+    ///
+    /// # Errors
+    /// It cannot be written, synced or renamed.
+    pub fn finish(self) -> Result<SnapshotFile<C>, SnapshotError> {
+        let dir = self.store.inner.dir.clone();
+        let buffered = self
+            .encoder
+            .finish()
+            .map_err(|error| failed("write a snapshot in", &dir, io::Error::other(error)))?;
+        let checked = buffered
+            .into_inner()
+            .map_err(|error| failed("write a snapshot in", &dir, error.into_error()))?;
+        let body_bytes = checked.len_bytes - self.header_bytes;
+        let footer = snapshot_file::footer(body_bytes, checked.crc);
+        let mut temporary = checked.temporary;
+        temporary
+            .file
+            .write_all(&footer)
+            .map_err(|source| failed("write", &temporary.path, source))?;
+        self.store.install(temporary.complete()?)
+    }
+}
+
+impl<C: RaftTypeConfig> Write for SnapshotWriter<C> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.encoder.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.encoder.flush()
+    }
+}
+
+impl<C: RaftTypeConfig> SnapshotReceiver<C> {
+    /// Take the next bytes of the file.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn write_chunk(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        self.temporary
+            .file
+            .write_all(bytes)
+            .map_err(|source| failed("write", &self.temporary.path, source))
+    }
+
+    /// Sync and check what has arrived. The file keeps its temporary name until
+    /// [`SnapshotStore::install`]; if that does not happen, the next [`SnapshotStore::open`]
+    /// removes it.
+    ///
+    /// # Errors
+    /// The file is incomplete or damaged, or cannot be synced.
+    pub fn finish(self) -> Result<SnapshotFile<C>, SnapshotError> {
+        self.temporary.complete()
+    }
+}
+
+impl Temporary {
+    fn complete<C: RaftTypeConfig>(mut self) -> Result<SnapshotFile<C>, SnapshotError> {
+        self.file.sync_all().map_err(|source| failed("sync", &self.path, source))?;
+        let file = SnapshotFile::open(&self.path)?;
+        self.keep = true;
+        Ok(file)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if !self.keep
+            && let Err(error) = fs::remove_file(&self.path)
+        {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "cannot remove an unfinished snapshot");
+        }
+    }
+}
+
+impl Write for Checked {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.temporary.file.write(bytes)?;
+        self.crc.update(&bytes[..written]);
+        self.len_bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.temporary.file.flush()
+    }
+}
+
+impl<C: RaftTypeConfig> Clone for SnapshotStore<C> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>, SnapshotError> {
+    fs::read_dir(dir)
+        .and_then(|listing| listing.map(|item| item.map(|item| item.path())).collect())
+        .map_err(|source| failed("list directory", dir, source))
+}
+
+fn remove_others(dir: &Path, kept: &Path) -> Result<(), SnapshotError> {
+    for path in list(dir)? {
+        if path.extension().is_some_and(|extension| extension == FINAL_EXTENSION) && path != kept {
+            fs::remove_file(&path).map_err(|source| failed("remove", &path, source))?;
+        }
+    }
+    Ok(())
+}
+
+fn final_path(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:020}.{FINAL_EXTENSION}"))
+}
+
+fn number_of(path: &Path) -> Option<u64> {
+    path.file_stem()?.to_str()?.parse().ok()
+}
+
+fn failed(operation: &'static str, path: &Path, source: io::Error) -> SnapshotError {
+    SnapshotError::Io { operation, path: path.to_owned(), source }
+}

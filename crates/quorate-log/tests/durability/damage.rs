@@ -1,0 +1,197 @@
+//! Damaged files: the log is refused with a message that helps, or it is whole. Never a hole, never
+//! a wrong entry.
+
+use std::fs;
+use std::path::Path;
+
+use openraft::storage::RaftLogStorage;
+use quorate_log::{LogOptions, LogStore, OpenError};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::toy::{
+    FROM_DISK, Toy, ToyVote, append, contents, copy_dir, entries, entry, id, open, read_all, run,
+};
+
+/// Flips tried per file; the seed makes them the same each time.
+const FLIPS: u64 = 100;
+
+async fn write_sample(dir: &Path) {
+    let mut log = open(dir, LogOptions::default());
+    log.save_vote(&ToyVote::new_committed(3, 1)).await.unwrap();
+    append(&mut log, entries(1, 0..50)).await;
+    append(&mut log, vec![entry(1, 50, "q".repeat(60_000))]).await;
+    for first in (51..400).step_by(13) {
+        append(&mut log, entries(2, first..first + 13)).await;
+    }
+    log.purge(id(1, 20)).await.unwrap();
+    log.truncate_after(Some(id(2, 390))).await.unwrap();
+    log.save_committed(Some(id(2, 380))).await.unwrap();
+    append(&mut log, entries(3, 391..420)).await;
+    log.close().unwrap();
+}
+
+/// A bit in the used part of a file: its end is free space in a segment.
+fn flip(path: &Path, random: &mut StdRng) -> (usize, u8) {
+    let mut bytes = fs::read(path).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).map_or(1, |last| last + 1);
+    let at = random.random_range(0..used);
+    let mask = 1 << random.random_range(0..8);
+    bytes[at] ^= mask;
+    fs::write(path, bytes).unwrap();
+    (at, mask)
+}
+
+fn check_flips(file_name: &str, reopened_before: bool) -> (u64, u64) {
+    let dir = tempfile::tempdir().unwrap();
+    let sound = dir.path().join("sound");
+    let mut refused = 0;
+    run(async {
+        write_sample(&sound).await;
+        if reopened_before {
+            // Opening moves sled's page table forward, so that damage lies behind it.
+            open(&sound, LogOptions::default()).close().unwrap();
+        }
+        let expected = contents(&mut open(&sound, FROM_DISK)).await;
+        let file = fs::read_dir(&sound)
+            .unwrap()
+            .map(|item| item.unwrap().file_name().into_string().unwrap())
+            .find(|name| name.starts_with(file_name))
+            .unwrap();
+        for seed in 0..FLIPS {
+            let mut random = StdRng::seed_from_u64(seed);
+            let damaged = dir.path().join("damaged");
+            copy_dir(&sound, &damaged);
+            let flipped = flip(&damaged.join(&file), &mut random);
+            match LogStore::<Toy>::open(&damaged, FROM_DISK) {
+                Ok(mut log) => {
+                    let found = contents(&mut log).await;
+                    assert_eq!(found, expected, "seed {seed}: {flipped:?} in {file}");
+                }
+                Err(_) => refused += 1,
+            }
+            fs::remove_dir_all(&damaged).unwrap();
+        }
+    });
+    (FLIPS, refused)
+}
+
+#[test]
+fn flipped_bits_in_the_unindexed_log_never_change_the_log() {
+    let (flips, refused) = check_flips("db", false);
+    assert!(refused > flips / 10, "{refused} of {flips} refused: the flips hit nothing");
+}
+
+#[test]
+fn flipped_bits_in_the_indexed_log_never_change_the_log() {
+    let (flips, refused) = check_flips("db", true);
+    assert!(refused > flips / 10, "{refused} of {flips} refused: the flips hit nothing");
+}
+
+#[test]
+fn flipped_bits_in_sleds_page_table_never_change_the_log() {
+    let (flips, refused) = check_flips("snap", true);
+    assert!(
+        refused > flips * 9 / 10,
+        "{refused} of {flips} refused: sled checks almost every byte of this file"
+    );
+}
+
+#[test]
+fn flipped_bits_in_the_witness_never_change_the_log() {
+    let (_, refused) = check_flips("acknowledged", true);
+    assert_eq!(refused, 0);
+}
+
+#[test]
+fn garbage_instead_of_the_db_file_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    run(write_sample(dir.path()));
+    let mut random = StdRng::seed_from_u64(5);
+    let garbage: Vec<u8> = (0..3 << 20).map(|_| random.random()).collect();
+    fs::write(dir.path().join("db"), garbage).unwrap();
+    LogStore::<Toy>::open(dir.path(), LogOptions::default()).unwrap_err();
+    let file = dir.path().join("a-file");
+    fs::write(&file, b"").unwrap();
+    let error = LogStore::<Toy>::open(&file, LogOptions::default()).unwrap_err();
+    assert!(matches!(error, OpenError::Io { operation: "create directory", .. }), "{error}");
+}
+
+/// Change a value behind our back, with sled's checksums right.
+fn edit(dir: &Path, tree: &str, edit: impl Fn(&sled::Tree)) {
+    let db = sled::Config::new().path(dir).segment_size(2 << 20).open().unwrap();
+    edit(&db.open_tree(tree).unwrap());
+    db.flush().unwrap();
+}
+
+fn check_edit(tree: &str, change: impl Fn(&sled::Tree), expected: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    run(write_sample(dir.path()));
+    edit(dir.path(), tree, change);
+    let error = LogStore::<Toy>::open(dir.path(), LogOptions::default()).unwrap_err();
+    let mut chain = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        chain = format!("{chain}: {cause}");
+        source = cause.source();
+    }
+    assert!(chain.contains(expected), "expected {expected:?} in: {chain}");
+}
+
+fn replace(tree: &sled::Tree, key: &[u8], change: impl Fn(&mut Vec<u8>)) {
+    let mut value = tree.get(key).unwrap().unwrap().to_vec();
+    change(&mut value);
+    tree.insert(key, value).unwrap();
+}
+
+#[test]
+fn errors_say_what_is_wrong_and_what_to_do() {
+    let batch = 64u64.to_be_bytes();
+    let remove = move |tree: &sled::Tree| {
+        tree.remove(batch).unwrap().unwrap();
+    };
+    check_edit("entries", remove, "entry 64 is missing (the next one found is 77); restore this");
+    let spoil = move |tree: &sled::Tree| replace(tree, &batch, |value| value[40] ^= 1);
+    check_edit("entries", spoil, "beginning at index 64 is damaged; restore this node");
+    check_edit("entries", spoil, "its checksum is");
+    let newer = move |tree: &sled::Tree| replace(tree, &batch, |value| value[0] = 9);
+    check_edit("entries", newer, "format version 9, this release reads up to 1");
+    let stray = |tree: &sled::Tree| {
+        tree.insert(b"stray", b"x").unwrap();
+    };
+    check_edit("entries", stray, "a key of 5 bytes");
+    let middle_chunk = |tree: &sled::Tree| {
+        let key = [50u64.to_be_bytes().as_slice(), &1u32.to_be_bytes()].concat();
+        tree.remove(key).unwrap().unwrap();
+    };
+    check_edit("entries", middle_chunk, "entry 50 is missing");
+    let vote = |tree: &sled::Tree| replace(tree, b"vote", |value| value[14] ^= 1);
+    check_edit("meta", vote, "the stored vote is damaged");
+    let format = |tree: &sled::Tree| replace(tree, b"format", |value| value[0] = 2);
+    check_edit("meta", format, "format version 2, this release reads up to 1; run the newer");
+}
+
+#[test]
+fn an_old_copy_of_the_log_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("live");
+    run(async {
+        let mut log = open(&live, LogOptions::default());
+        append(&mut log, entries(1, 0..10)).await;
+        copy_dir(&live, &dir.path().join("old"));
+        log.save_vote(&ToyVote::new(2, 1)).await.unwrap();
+        log.close().unwrap();
+        for name in ["db", "acknowledged"] {
+            assert!(live.join(name).exists());
+        }
+        // The disk brings back an older state of the file: the vote is forgotten, nothing else
+        // shows it.
+        fs::copy(dir.path().join("old/db"), live.join("db")).unwrap();
+        let error = LogStore::<Toy>::open(&live, LogOptions::default()).unwrap_err();
+        assert!(matches!(error, OpenError::AcknowledgedLost { .. }), "{error}");
+        assert_eq!(
+            read_all(&mut open(&dir.path().join("old"), LogOptions::default())).await.len(),
+            10
+        );
+    });
+}
