@@ -1,0 +1,130 @@
+//! What this node has applied: the registry, the watch hub and the log position, under one lock.
+//!
+//! Commands are applied and watchers are registered under the same lock, so that nothing can fall between the snapshot
+//! that a watcher begins with and the first change that it is told. The lock is held for short, never across an await; a
+//! long read clones the registry (which shares structure and costs almost nothing) and works on the clone.
+
+use std::sync::{Mutex, MutexGuard};
+
+use openraft::EntryPayload;
+use quorate_state::{Command, Registry, Reply};
+use tokio::sync::watch;
+
+use crate::raft::types::{Entry, LogId, Outcome, StoredMembership};
+use crate::watch::Hub;
+
+/// The hash of the state is kept at every multiple of this log index, so that nodes at different positions can be
+/// compared at one that all of them passed.
+const HASH_EVERY: u64 = 256;
+
+/// The applied state of this node.
+#[derive(Debug)]
+pub(crate) struct Applied {
+    state: Mutex<State>,
+    position: watch::Sender<Position>,
+}
+
+/// How far this node is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// The last applied log index.
+    pub(crate) index: u64,
+    /// The state's revision there.
+    pub(crate) revision: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) registry: Registry,
+    pub(crate) hub: Hub,
+    pub(crate) last_log_id: Option<LogId>,
+    pub(crate) membership: StoredMembership,
+    /// The log index of the last kept hash, and the hash there.
+    pub(crate) hash_mark: (u64, u64),
+}
+
+impl Applied {
+    pub(crate) fn new(watch_ring: usize) -> Self {
+        let state = State {
+            registry: Registry::new(),
+            hub: Hub::new(watch_ring),
+            last_log_id: None,
+            membership: StoredMembership::default(),
+            hash_mark: (0, 0),
+        };
+        Self { state: Mutex::new(state), position: watch::Sender::new(Position::default()) }
+    }
+
+    /// The state, locked: for short, and never across an await.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("invariant: nothing panics while it holds this lock")
+    }
+
+    /// A cheap copy of the registry for reading at leisure.
+    pub(crate) fn registry(&self) -> Registry {
+        self.lock().registry.clone()
+    }
+
+    /// Follows how far this node is.
+    pub(crate) fn positions(&self) -> watch::Receiver<Position> {
+        self.position.subscribe()
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        *self.position.borrow()
+    }
+
+    /// Applies one log entry.
+    pub(crate) fn apply(&self, entry: Entry) -> Outcome {
+        let index = entry.log_id.index();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.last_log_id = Some(entry.log_id);
+        let outcome = match entry.payload {
+            EntryPayload::Blank => state.nothing(),
+            EntryPayload::Membership(membership) => {
+                state.membership = StoredMembership::new(Some(entry.log_id), membership);
+                state.nothing()
+            }
+            EntryPayload::Normal(command) => state.command(&command),
+        };
+        if index.is_multiple_of(HASH_EVERY) {
+            state.hash_mark = (index, state.registry.hash());
+        }
+        let revision = outcome.revision.0;
+        drop(guard);
+        self.position.send_replace(Position { index, revision });
+        outcome
+    }
+
+    /// Replaces everything by what a snapshot held.
+    pub(crate) fn restore(
+        &self,
+        registry: Registry,
+        last_log_id: Option<LogId>,
+        membership: StoredMembership,
+    ) {
+        let index = last_log_id.map_or(0, |log_id| log_id.index());
+        let revision = registry.revision().0;
+        let mut state = self.lock();
+        state.hash_mark = (index, registry.hash());
+        state.hub.restart(registry.revision());
+        state.registry = registry;
+        state.last_log_id = last_log_id;
+        state.membership = membership;
+        drop(state);
+        self.position.send_replace(Position { index, revision });
+    }
+}
+
+impl State {
+    fn nothing(&self) -> Outcome {
+        Outcome { reply: Reply::Done, revision: self.registry.revision() }
+    }
+
+    fn command(&mut self, command: &Command) -> Outcome {
+        let applied = self.registry.apply(command);
+        self.hub.publish(applied.events);
+        Outcome { reply: applied.reply, revision: applied.revision }
+    }
+}

@@ -1,0 +1,189 @@
+//! Every knob of a node: meaning, unit, default and minimum. Parsed once by the binary, checked once by
+//! [`Config::validate`], then passed by value; nothing reads an environment variable or a constant tuned elsewhere.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// A node's configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This node's id, at least 1. Never reused: a node whose disk was lost comes back under a new id.
+    pub id: u64,
+    /// Where the log, the snapshots and the identity are kept. Created if missing.
+    pub data_dir: PathBuf,
+    /// Listens here for clients. Port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Listens here for peers. Port 0 picks a free one.
+    pub peer_listen: SocketAddr,
+    /// The address that clients are told, `host:port`. Default: what `listen` was bound to.
+    pub advertise: Option<String>,
+    /// The address that peers are told, `host:port`. Default: what `peer_listen` was bound to.
+    pub peer_advertise: Option<String>,
+    /// How the node comes to its cluster when its data directory is empty; ignored otherwise.
+    pub start: Start,
+    /// The knobs that seldom need turning.
+    pub tunables: Tunables,
+}
+
+/// How a node with an empty data directory comes to its cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// It is one of the first members of a new cluster: all of them, with their peer addresses (`host:port`), this node
+    /// included. Every one of them is started with the same list.
+    Bootstrap(BTreeMap<u64, String>),
+    /// It asks a running cluster to take it in; the client addresses (`host:port`) of some of its nodes.
+    Join {
+        /// Client addresses of the running cluster, tried in turn.
+        nodes: Vec<String>,
+        /// True: stay a learner for good.
+        observer: bool,
+    },
+    /// It waits until an operator adds it (`quorate cluster add`).
+    Wait,
+}
+
+/// The knobs that seldom need turning, with their defaults. In the configuration file: the table `[tunables]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tunables {
+    /// The leader's heartbeat, ms. Default 100, minimum 10.
+    pub heartbeat_ms: u64,
+    /// A follower that hears nothing for a random time from here ... Default 400, minimum 3 heartbeats.
+    pub election_timeout_min_ms: u64,
+    /// ... to here, in ms, stands for election. Default 800; more than `election_timeout_min_ms`.
+    pub election_timeout_max_ms: u64,
+    /// How long a call without a deadline of its own may take, ms. Default 5,000, minimum 100.
+    pub request_timeout_ms: u64,
+    /// Renewals are collected this long, at most, ms; one log entry carries them all. Default 50, minimum 1, maximum 300
+    /// (a third of the smallest TTL).
+    pub renew_window_ms: u64,
+    /// After an election, no lease ends sooner than this, ms (nor later than its TTL and this after its last renewal).
+    /// Default 3,000, minimum 1.
+    pub election_grace_ms: u64,
+    /// A snapshot is taken after so many log entries. Default 50,000, minimum 100.
+    pub snapshot_every: u64,
+    /// So many log entries before the newest snapshot are kept for slow followers. Default 10,000.
+    pub keep_entries: u64,
+    /// So many changes are kept in memory for watchers that resume. Default 100,000, minimum 1.
+    pub watch_ring: usize,
+    /// A watcher that nothing was sent to for this long gets a bookmark, ms. Default 5,000, minimum 10.
+    pub bookmark_ms: u64,
+    /// With less than this free on the disk, the node takes no writes, bytes. Default 64 MiB; 0 switches it off.
+    pub disk_reserve_bytes: u64,
+    /// Stopping takes no longer than this, ms. Default 10,000, minimum 100.
+    pub shutdown_grace_ms: u64,
+}
+
+impl Default for Tunables {
+    fn default() -> Self {
+        Self {
+            heartbeat_ms: 100,
+            election_timeout_min_ms: 400,
+            election_timeout_max_ms: 800,
+            request_timeout_ms: 5_000,
+            renew_window_ms: 50,
+            election_grace_ms: 3_000,
+            snapshot_every: 50_000,
+            keep_entries: 10_000,
+            watch_ring: 100_000,
+            bookmark_ms: 5_000,
+            disk_reserve_bytes: 64 * 1024 * 1024,
+            shutdown_grace_ms: 10_000,
+        }
+    }
+}
+
+/// A setting that cannot be.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{field} = {value}: {must}")]
+pub struct ConfigError {
+    /// The setting, by the name it has in the configuration file.
+    pub field: &'static str,
+    /// The value it was given.
+    pub value: String,
+    /// What it must be.
+    pub must: String,
+}
+
+impl Config {
+    /// Checks every setting by itself and against the others.
+    ///
+    /// # Errors
+    /// The first setting that is out of its range or contradicts another.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        check("id", self.id, self.id >= 1, "must be at least 1")?;
+        if let Start::Bootstrap(members) = &self.start {
+            let listed = members.keys().map(u64::to_string).collect::<Vec<_>>().join(",");
+            check(
+                "bootstrap",
+                listed,
+                members.contains_key(&self.id),
+                format!("must list this node too (id {})", self.id),
+            )?;
+        }
+        if let Start::Join { nodes, .. } = &self.start {
+            check("join", "", !nodes.is_empty(), "must name at least one address")?;
+        }
+        self.tunables.validate()
+    }
+}
+
+impl Tunables {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let at_least = |field, value: u64, minimum: u64| {
+            check(field, value, value >= minimum, format!("must be at least {minimum}"))
+        };
+        at_least("heartbeat_ms", self.heartbeat_ms, 10)?;
+        check(
+            "election_timeout_min_ms",
+            self.election_timeout_min_ms,
+            self.election_timeout_min_ms >= 3 * self.heartbeat_ms,
+            format!("must be at least three times heartbeat_ms = {}", self.heartbeat_ms),
+        )?;
+        check(
+            "election_timeout_max_ms",
+            self.election_timeout_max_ms,
+            self.election_timeout_max_ms > self.election_timeout_min_ms,
+            format!("must be more than election_timeout_min_ms = {}", self.election_timeout_min_ms),
+        )?;
+        at_least("request_timeout_ms", self.request_timeout_ms, 100)?;
+        check(
+            "renew_window_ms",
+            self.renew_window_ms,
+            (1..=300).contains(&self.renew_window_ms),
+            "must be 1 to 300",
+        )?;
+        at_least("election_grace_ms", self.election_grace_ms, 1)?;
+        at_least("snapshot_every", self.snapshot_every, 100)?;
+        at_least("watch_ring", self.watch_ring as u64, 1)?;
+        at_least("bookmark_ms", self.bookmark_ms, 10)?;
+        at_least("shutdown_grace_ms", self.shutdown_grace_ms, 100)
+    }
+
+    /// How long a call without a deadline of its own may take.
+    pub(crate) fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+
+    /// A quiet watcher gets a bookmark this often.
+    pub(crate) fn bookmark(&self) -> Duration {
+        Duration::from_millis(self.bookmark_ms)
+    }
+}
+
+fn check(
+    field: &'static str,
+    value: impl ToString,
+    ok: bool,
+    must: impl Into<String>,
+) -> Result<(), ConfigError> {
+    if ok {
+        Ok(())
+    } else {
+        Err(ConfigError { field, value: value.to_string(), must: must.into() })
+    }
+}

@@ -1,0 +1,268 @@
+//! Every conversion between the wire's types and ours, with the limits of a call. Knows no node and no clock.
+
+use std::collections::BTreeSet;
+
+use quorate_proto::v1 as wire;
+use quorate_state::{
+    Change, Deregister, Event, Incarnation, Instance, InstanceId, InstanceKey, InstanceRef,
+    InstanceSpec, Invalid, LeaseId, Namespace, Op, Override, Register, RemoveReason, ServiceKey,
+    ServiceName, SpecParts, Status, Ttl, Update, limits,
+};
+
+use crate::node::{Consistency, MemberInfo};
+use crate::subscription::Part;
+use crate::watch::{Filter, Selection};
+
+pub(crate) fn namespace(name: &str) -> Result<Namespace, Invalid> {
+    if name.is_empty() { Ok(Namespace::default()) } else { Namespace::new("namespace", name) }
+}
+
+pub(crate) fn service_key(namespace: &Namespace, name: &str) -> Result<ServiceKey, Invalid> {
+    let name = ServiceName::new("service", name)?;
+    Ok(ServiceKey { namespace: namespace.clone(), name })
+}
+
+fn instance_key(
+    field: &str,
+    namespace: &Namespace,
+    service: &str,
+    id: &str,
+) -> Result<InstanceKey, Invalid> {
+    let name = ServiceName::new(&format!("{field}service"), service)?;
+    let service = ServiceKey { namespace: namespace.clone(), name };
+    Ok(InstanceKey { service, id: InstanceId::new(&format!("{field}id"), id)? })
+}
+
+pub(crate) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
+    let namespace = namespace(&request.namespace)?;
+    count("instances", request.instances.len(), 1, limits::INSTANCES_PER_CALL)?;
+    let ttl = match request.ttl_ms {
+        0 => None,
+        ms => Some(Ttl::from_ms(ms)?),
+    };
+    let mut seen = BTreeSet::new();
+    let mut instances = Vec::with_capacity(request.instances.len());
+    for (index, spec) in request.instances.into_iter().enumerate() {
+        let field = format!("instances[{index}]");
+        let key = instance_key(&format!("{field}."), &namespace, &spec.service, &spec.id)?;
+        if !seen.insert(key.clone()) {
+            return Err(Invalid::text(field, &key.to_string(), "stands twice in the request"));
+        }
+        instances.push((key, instance_spec(&field, spec)?));
+    }
+    let lease = (request.lease_id != 0).then_some(LeaseId(request.lease_id));
+    let incarnation = (request.incarnation != 0).then_some(Incarnation(request.incarnation));
+    Ok(Op::Register(Register { lease, ttl, incarnation, instances }))
+}
+
+fn instance_spec(field: &str, spec: wire::InstanceSpec) -> Result<InstanceSpec, Invalid> {
+    let requires = spec
+        .requires
+        .iter()
+        .map(|name| ServiceName::new(&format!("{field}.requires"), name))
+        .collect::<Result<_, _>>()?;
+    let parts = SpecParts {
+        status: status(&format!("{field}.status"), spec.status)?.unwrap_or_default(),
+        endpoints: spec.endpoints,
+        zone: spec.zone,
+        version: spec.version,
+        weight: spec.weight,
+        metadata: spec.metadata,
+        requires,
+    };
+    InstanceSpec::new(field, parts)
+}
+
+pub(crate) fn renewals(request: &wire::RenewRequest) -> Result<Vec<LeaseId>, Invalid> {
+    count("renewals", request.renewals.len(), 1, limits::LEASES_PER_CALL)?;
+    Ok(request.renewals.iter().map(|renewal| LeaseId(renewal.lease_id)).collect())
+}
+
+pub(crate) fn deregister(request: wire::DeregisterRequest) -> Result<Op, Invalid> {
+    let namespace = namespace(&request.namespace)?;
+    if (request.lease_id == 0) == request.instances.is_empty() {
+        let given = format!("{} and {} instances", request.lease_id, request.instances.len());
+        let must = "exactly one of lease_id and instances must be set";
+        return Err(Invalid::text("lease_id", &given, must));
+    }
+    if request.lease_id != 0 {
+        return Ok(Op::Deregister(Deregister::Lease(LeaseId(request.lease_id))));
+    }
+    count("instances", request.instances.len(), 1, limits::INSTANCES_PER_CALL)?;
+    let refs = request.instances.into_iter().enumerate().map(|(index, instance)| {
+        instance_ref(&format!("instances[{index}]."), &namespace, &instance)
+    });
+    Ok(Op::Deregister(Deregister::Instances(refs.collect::<Result<_, _>>()?)))
+}
+
+fn instance_ref(
+    field: &str,
+    namespace: &Namespace,
+    instance: &wire::InstanceRef,
+) -> Result<InstanceRef, Invalid> {
+    let key = instance_key(field, namespace, &instance.service, &instance.id)?;
+    let incarnation = (instance.incarnation != 0).then_some(Incarnation(instance.incarnation));
+    Ok(InstanceRef { key, incarnation })
+}
+
+pub(crate) fn update(request: wire::UpdateRequest) -> Result<Op, Invalid> {
+    let namespace = namespace(&request.namespace)?;
+    let instance = request.instance.unwrap_or_default();
+    let update = Update {
+        target: instance_ref("instance.", &namespace, &instance)?,
+        status: status("status", request.status)?,
+        weight: request.weight,
+        metadata: request.metadata.map(|metadata| metadata.entries),
+    };
+    Ok(Op::Update(update.check()?))
+}
+
+pub(crate) fn set_override(request: wire::SetOverrideRequest) -> Result<Op, Invalid> {
+    let namespace = namespace(&request.namespace)?;
+    let key = instance_key("", &namespace, &request.service, &request.id)?;
+    let value = match request.r#override {
+        None => None,
+        Some(value) => {
+            let status = status("override.status", value.status)?;
+            Some(Override::new(status, value.weight, value.reason)?)
+        }
+    };
+    Ok(Op::Override { key, value })
+}
+
+pub(crate) fn filter(
+    namespace_name: &str,
+    services: &[String],
+    prefix: &str,
+    statuses: &[i32],
+) -> Result<Filter, Invalid> {
+    let namespace = namespace(namespace_name)?;
+    count("services", services.len(), 0, limits::INSTANCES_PER_CALL)?;
+    let selection = if services.is_empty() {
+        Selection::Prefix(checked_prefix(prefix)?)
+    } else {
+        let names = services.iter().map(|name| ServiceName::new("services", name));
+        Selection::Services(names.collect::<Result<_, _>>()?)
+    };
+    let statuses = statuses.iter().filter_map(|value| status("statuses", *value).transpose());
+    Ok(Filter { namespace, selection, statuses: statuses.collect::<Result<_, _>>()? })
+}
+
+pub(crate) fn checked_prefix(prefix: &str) -> Result<String, Invalid> {
+    if prefix.len() > limits::NAME_BYTES {
+        let limit = format!("is {} bytes long, at most {}", prefix.len(), limits::NAME_BYTES);
+        return Err(Invalid::text("prefix", prefix, limit));
+    }
+    Ok(prefix.to_owned())
+}
+
+pub(crate) fn consistency(value: i32) -> Result<Consistency, Invalid> {
+    match wire::Consistency::try_from(value) {
+        Ok(wire::Consistency::Unspecified | wire::Consistency::Linearizable) => {
+            Ok(Consistency::Linearizable)
+        }
+        Ok(wire::Consistency::Local) => Ok(Consistency::Local),
+        Err(_) => Err(Invalid::number("consistency", value, "is no known value")),
+    }
+}
+
+fn status(field: &str, value: i32) -> Result<Option<Status>, Invalid> {
+    use wire::InstanceStatus as Wire;
+    match Wire::try_from(value) {
+        Ok(Wire::Unspecified) => Ok(None),
+        Ok(Wire::Starting) => Ok(Some(Status::Starting)),
+        Ok(Wire::Up) => Ok(Some(Status::Up)),
+        Ok(Wire::Draining) => Ok(Some(Status::Draining)),
+        Ok(Wire::OutOfService) => Ok(Some(Status::OutOfService)),
+        Err(_) => Err(Invalid::number(field, value, "is no known status")),
+    }
+}
+
+fn status_to_wire(status: Status) -> i32 {
+    let status = match status {
+        Status::Starting => wire::InstanceStatus::Starting,
+        Status::Up => wire::InstanceStatus::Up,
+        Status::Draining => wire::InstanceStatus::Draining,
+        Status::OutOfService => wire::InstanceStatus::OutOfService,
+    };
+    status.into()
+}
+
+fn count(field: &str, found: usize, least: usize, most: usize) -> Result<(), Invalid> {
+    if (least..=most).contains(&found) {
+        return Ok(());
+    }
+    Err(Invalid::number(field, found, format!("must be {least} to {most} in one call")))
+}
+
+pub(crate) fn instance_to_wire(instance: &Instance) -> wire::Instance {
+    let Instance { key, spec, .. } = instance;
+    wire::Instance {
+        namespace: key.service.namespace.to_string(),
+        service: key.service.name.to_string(),
+        id: key.id.to_string(),
+        endpoints: spec.endpoints().clone(),
+        zone: spec.zone().to_owned(),
+        version: spec.version().to_owned(),
+        weight: instance.weight(),
+        status: status_to_wire(instance.status()),
+        metadata: spec.metadata().clone(),
+        requires: spec.requires().iter().map(ServiceName::to_string).collect(),
+        incarnation: instance.incarnation.0,
+        lease_id: instance.lease.0,
+        create_revision: instance.created.0,
+        modify_revision: instance.modified.0,
+        r#override: instance.overridden.as_ref().map(|value| wire::InstanceOverride {
+            status: value.status.map_or(0, status_to_wire),
+            weight: value.weight,
+            reason: value.reason.clone(),
+        }),
+    }
+}
+
+pub(crate) fn service_to_wire(part: &Part) -> wire::Service {
+    wire::Service {
+        namespace: part.key.namespace.to_string(),
+        name: part.key.name.to_string(),
+        known: part.revision.is_some(),
+        revision: part.revision.unwrap_or_default().0,
+        instances: part.instances.iter().map(|instance| instance_to_wire(instance)).collect(),
+    }
+}
+
+/// The change as somebody with this filter sees it: an instance that comes into it is added, one that leaves it removed.
+pub(crate) fn change_to_wire(event: &Event, filter: &Filter) -> Option<wire::Change> {
+    let covered = |instance: &Instance| filter.covers_status(instance);
+    let before = event.before().filter(|instance| covered(instance));
+    let after = event.after().filter(|instance| covered(instance));
+    let (kind, instance) = match (before, after) {
+        (None, None) => return None,
+        (None, Some(after)) => (wire::ChangeKind::Added, after),
+        (Some(_), Some(after)) => (wire::ChangeKind::Modified, after),
+        (Some(before), None) => (wire::ChangeKind::Removed, event.after().unwrap_or(before)),
+    };
+    let reason = match &event.change {
+        _ if kind != wire::ChangeKind::Removed => wire::RemoveReason::Unspecified,
+        Change::Removed { reason: RemoveReason::Deregistered, .. } => {
+            wire::RemoveReason::Deregistered
+        }
+        Change::Removed { reason: RemoveReason::Expired, .. } => wire::RemoveReason::Expired,
+        Change::Added { .. } | Change::Modified { .. } => wire::RemoveReason::Filtered,
+    };
+    Some(wire::Change {
+        revision: event.revision.0,
+        kind: kind.into(),
+        instance: Some(instance_to_wire(instance)),
+        reason: reason.into(),
+    })
+}
+
+pub(crate) fn member_to_wire(info: &MemberInfo) -> wire::Member {
+    let role = if info.voter { wire::MemberRole::Voter } else { wire::MemberRole::Learner };
+    wire::Member {
+        id: info.id,
+        client_address: info.member.client_address.clone(),
+        peer_address: info.member.peer_address.clone(),
+        role: role.into(),
+    }
+}

@@ -1,0 +1,58 @@
+//! How much room is left on the disk. Below its reserve a node takes no writes, so that neither the log store nor the
+//! rest of the machine ever sees a full disk; above it again, it goes on by itself.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::NodeError;
+
+/// Watches the file system of the data directory.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    node: u64,
+    dir: PathBuf,
+    reserve_bytes: u64,
+    free_bytes: AtomicU64,
+}
+
+impl Disk {
+    pub(crate) fn new(node: u64, dir: PathBuf, reserve_bytes: u64) -> Self {
+        let disk = Self { node, dir, reserve_bytes, free_bytes: AtomicU64::new(u64::MAX) };
+        disk.measure();
+        disk
+    }
+
+    /// Looks again; called by the ticker. A file system that cannot be asked counts as having room.
+    pub(crate) fn measure(&self) {
+        let before = self.free_bytes();
+        let free = match rustix::fs::statvfs(&self.dir) {
+            Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
+            Err(_) => u64::MAX,
+        };
+        self.free_bytes.store(free, Ordering::Relaxed);
+        let reserve_bytes = self.reserve_bytes;
+        if (before >= reserve_bytes) && free < reserve_bytes {
+            tracing::error!(free_bytes = free, reserve_bytes, dir = %self.dir.display(),
+                "the disk is nearly full: no writes until there is room");
+        }
+        if before < reserve_bytes && free >= reserve_bytes {
+            tracing::info!(free_bytes = free, reserve_bytes, "there is room on the disk again");
+        }
+    }
+
+    pub(crate) fn free_bytes(&self) -> u64 {
+        self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is room for a write.
+    ///
+    /// # Errors
+    /// [`NodeError::DiskFull`].
+    pub(crate) fn check(&self) -> Result<(), NodeError> {
+        let (free_bytes, reserve_bytes) = (self.free_bytes(), self.reserve_bytes);
+        if free_bytes >= reserve_bytes {
+            return Ok(());
+        }
+        Err(NodeError::DiskFull { node: self.node, free_bytes, reserve_bytes })
+    }
+}

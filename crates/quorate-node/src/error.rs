@@ -1,0 +1,99 @@
+//! Why a node could not do what it was asked; `status.rs` turns these into gRPC codes.
+
+use quorate_state::{Invalid, Rejection};
+use serde::{Deserialize, Serialize};
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub(crate) enum NodeError {
+    /// The state machine refused: nothing changed.
+    #[error(transparent)]
+    Rejected(Rejection),
+    /// There is no leader within the deadline.
+    #[error(
+        "no leader within {waited_ms} ms: a majority of the cluster's nodes is needed, see `quorate cluster status`"
+    )]
+    NoLeader { waited_ms: u64 },
+    /// There is a leader, but it did not answer or commit within the deadline; a write may yet happen.
+    #[error(
+        "the leader (node {leader}) did not finish within {waited_ms} ms: no quorum, or too much load"
+    )]
+    NoAnswer { leader: u64, waited_ms: u64 },
+    /// This node has not applied what the caller wants to see.
+    #[error(
+        "this node has applied revision {applied}, min_revision is {wanted}; another node may be further"
+    )]
+    Behind { applied: u64, wanted: u64 },
+    /// This node was not taken in yet, or was taken out.
+    #[error(
+        "node {node} is not a member of the cluster, or has not caught up since it became one; ask another node"
+    )]
+    NotMember { node: u64 },
+    /// This node does not lead (any more); whoever forwarded to it tries again.
+    #[error("node {node} is not the leader")]
+    NotLeader { node: u64 },
+    /// The disk is nearly full.
+    #[error(
+        "the disk of node {node} has {free_bytes} bytes free, below its reserve of {reserve_bytes}: no writes until there is room; reads go on"
+    )]
+    DiskFull { node: u64, free_bytes: u64, reserve_bytes: u64 },
+    /// Too many calls wait already.
+    #[error("{waiting} calls wait already: too much load, try again")]
+    Overloaded { waiting: usize },
+    /// The node is stopping.
+    #[error("node {node} is stopping")]
+    Stopping { node: u64 },
+    /// Another node could not be reached.
+    #[error("node {node} at {address} did not answer: {reason}")]
+    PeerUnreachable { node: u64, address: String, reason: String },
+    /// A membership change that must not be.
+    #[error("{0}")]
+    Membership(MembershipError),
+    /// The Raft library stopped for good: its disk failed, or a bug.
+    #[error("node {node} has stopped taking part: {reason}; see its log")]
+    Fatal { node: u64, reason: String },
+}
+
+/// Why a membership change was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub(crate) enum MembershipError {
+    #[error("node {id} is not a member of this cluster")]
+    Unknown { id: u64 },
+    #[error("the node at {address} has id {found}, not {wanted}")]
+    WrongId { address: String, wanted: u64, found: u64 },
+    #[error(
+        "the node at {address} belongs to another cluster ({found:016x}); start it with an empty data directory"
+    )]
+    OtherCluster { address: String, found: u64 },
+    #[error(
+        "node {id} is a member already, at {address}; a new address needs a new id, or remove the old one first"
+    )]
+    Taken { id: u64, address: String },
+    #[error(
+        "without node {id}, only {alive} of {voters} voters would be reachable, {needed} are needed; bring the others back first"
+    )]
+    WouldLoseQuorum { id: u64, alive: usize, voters: usize, needed: usize },
+    #[error("node {id} is the last voter and cannot be removed")]
+    LastVoter { id: u64 },
+    #[error("node {id} is no voter, only voters can lead")]
+    NotVoter { id: u64 },
+    #[error("there is no other voter to hand the lead to")]
+    NoOther,
+    #[error("another membership change is going on; try again when it is done")]
+    Busy,
+    #[error(
+        "node {id} did not catch up within {waited_ms} ms: it is at log index {at} of {of}; it stays a learner, the same call goes on from there"
+    )]
+    TooSlow { id: u64, waited_ms: u64, at: u64, of: u64 },
+}
+
+/// What a handler can answer instead of a result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    #[error("{what} is {bytes} bytes, at most {limit} allowed; {instead}")]
+    TooLarge { what: &'static str, bytes: usize, limit: usize, instead: &'static str },
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}

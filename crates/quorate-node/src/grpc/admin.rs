@@ -1,0 +1,274 @@
+//! The Admin service.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, stream};
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use quorate_proto::v1::admin_server::Admin;
+use quorate_proto::v1::{
+    AddNodeRequest, AddNodeResponse, BackupChunk, BackupRequest, MemberStatus, NodeState,
+    RemoveNodeRequest, RemoveNodeResponse, ReplaceNodeRequest, ReplaceNodeResponse,
+    SetOverrideRequest, SetOverrideResponse, StatusRequest, StatusResponse, TransferLeaderRequest,
+    TransferLeaderResponse, TriggerSnapshotRequest, TriggerSnapshotResponse,
+};
+use quorate_state::Invalid;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use crate::cluster_status::NodeStatus;
+use crate::convert;
+use crate::error::{CallError, NodeError};
+use crate::grpc::{deadline, header, open};
+use crate::membership::MembershipCall;
+use crate::node::{LeaderAnswer, LeaderCall, MemberInfo, Node};
+use crate::raft::network::read_chunks;
+
+/// A membership change without a deadline of its own: a learner may need a snapshot first.
+const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(55);
+
+/// Chunks of a backup read ahead of the network: 1 MiB.
+const CHUNKS_AHEAD: usize = 4;
+
+/// Handles calls to the Admin service.
+#[derive(Clone)]
+pub(crate) struct AdminService {
+    pub(crate) node: Arc<Node>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    type BackupStream = Pin<Box<dyn Stream<Item = Result<BackupChunk, Status>> + Send>>;
+
+    async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+        let (request, _) = open(request, &self.node)?;
+        let all = self.node.cluster_status(request.local_only).await;
+        let furthest = all.iter().filter_map(|(_, status)| status.as_ref().ok());
+        let furthest = furthest.map(|status| status.last_log_index).max().unwrap_or(0);
+        let (counts, revision) = {
+            let state = self.node.applied.lock();
+            (state.registry.counts(), state.registry.revision().0)
+        };
+        Ok(Response::new(StatusResponse {
+            header: header(&self.node, revision, self.node.age_ms()),
+            members: all.iter().map(|(m, status)| member_status(m, status, furthest)).collect(),
+            services: counts.services as u64,
+            instances: counts.instances as u64,
+            leases: counts.leases as u64,
+        }))
+    }
+
+    async fn add_node(&self, request: Request<AddNodeRequest>) -> Answer<AddNodeResponse> {
+        let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
+        let AddNodeRequest { id, peer_address, learner_only } = request.into_inner();
+        check_node("id", id, &peer_address)?;
+        let call = MembershipCall::Add { id, peer_address, learner_only };
+        let members = self.members_after(call, deadline).await?;
+        Ok(Response::new(AddNodeResponse { header: self.header(), members }))
+    }
+
+    async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Answer<RemoveNodeResponse> {
+        let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
+        let id = request.into_inner().id;
+        let members = self.members_after(MembershipCall::Remove { id }, deadline).await?;
+        Ok(Response::new(RemoveNodeResponse { header: self.header(), members }))
+    }
+
+    async fn replace_node(
+        &self,
+        request: Request<ReplaceNodeRequest>,
+    ) -> Answer<ReplaceNodeResponse> {
+        let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
+        let ReplaceNodeRequest { old_id: old, new_id: new, peer_address } = request.into_inner();
+        check_node("new_id", new, &peer_address)?;
+        if old == new {
+            let must = "must differ from old_id: a node whose disk was lost gets a new id";
+            return Err(CallError::from(Invalid::number("new_id", new, must)).into());
+        }
+        let call = MembershipCall::Replace { old, new, peer_address };
+        let members = self.members_after(call, deadline).await?;
+        Ok(Response::new(ReplaceNodeResponse { header: self.header(), members }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeaderRequest>,
+    ) -> Answer<TransferLeaderResponse> {
+        let deadline = self.short_deadline(request.metadata());
+        let to = match request.into_inner().to_id {
+            0 => self.leader_after(MembershipCall::Successor, deadline).await?,
+            id => id,
+        };
+        let leader_id = self.leader_after(MembershipCall::Transfer { to }, deadline).await?;
+        Ok(Response::new(TransferLeaderResponse { header: self.header(), leader_id }))
+    }
+
+    async fn trigger_snapshot(
+        &self,
+        request: Request<TriggerSnapshotRequest>,
+    ) -> Answer<TriggerSnapshotResponse> {
+        let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
+        let snapshot_index = self.snapshot(deadline).await?;
+        Ok(Response::new(TriggerSnapshotResponse { header: self.header(), snapshot_index }))
+    }
+
+    async fn backup(&self, request: Request<BackupRequest>) -> Answer<Self::BackupStream> {
+        let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
+        self.node.check_member()?;
+        self.snapshot(deadline).await?;
+        let current = self.node.raft.get_snapshot().await;
+        let snapshot = current.map_err(|error| self.failed(&error))?;
+        let snapshot = snapshot.ok_or_else(|| self.failed(&"no snapshot was built"))?;
+        let index = snapshot.meta.last_log_id.map_or(0, |log_id| log_id.index());
+        let first = BackupChunk {
+            header: self.header(),
+            applied_index: index,
+            total_bytes: snapshot.snapshot.len_bytes(),
+            data: Vec::new(),
+        };
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        tokio::task::spawn_blocking(move || {
+            let read = read_chunks(&snapshot.snapshot, |data| {
+                let chunk = BackupChunk { data: data.to_vec(), ..BackupChunk::default() };
+                sender.blocking_send(Ok(chunk)).is_ok()
+            });
+            if let Err(error) = read {
+                let status = Status::internal(format!("reading the snapshot failed: {error}"));
+                // A caller that is gone needs no answer.
+                let _ = sender.blocking_send(Err(status));
+            }
+        });
+        let rest = stream::unfold(receiver, |mut receiver| async {
+            let chunk = receiver.recv().await?;
+            Some((chunk, receiver))
+        });
+        Ok(Response::new(stream::once(std::future::ready(Ok(first))).chain(rest).boxed()))
+    }
+
+    async fn set_override(
+        &self,
+        request: Request<SetOverrideRequest>,
+    ) -> Answer<SetOverrideResponse> {
+        let (request, deadline) = open(request, &self.node)?;
+        let op = convert::set_override(request).map_err(CallError::from)?;
+        let revision = self.node.propose(op, deadline).await?.revision.0;
+        Ok(Response::new(SetOverrideResponse { header: header(&self.node, revision, 0) }))
+    }
+}
+
+impl AdminService {
+    fn header(&self) -> Option<quorate_proto::v1::ResponseHeader> {
+        header(&self.node, self.node.applied.position().revision, self.node.age_ms())
+    }
+
+    fn short_deadline(&self, metadata: &MetadataMap) -> Instant {
+        deadline(metadata, self.node.tunables.request_timeout())
+    }
+
+    async fn members_after(
+        &self,
+        call: MembershipCall,
+        deadline: Instant,
+    ) -> Result<Vec<quorate_proto::v1::Member>, NodeError> {
+        match self.node.on_leader(LeaderCall::Membership(call), deadline).await? {
+            LeaderAnswer::Members(members) => {
+                Ok(members.iter().map(convert::member_to_wire).collect())
+            }
+            other => Err(self.node.mismatched(&other)),
+        }
+    }
+
+    async fn leader_after(
+        &self,
+        call: MembershipCall,
+        deadline: Instant,
+    ) -> Result<u64, NodeError> {
+        match self.node.on_leader(LeaderCall::Membership(call), deadline).await? {
+            LeaderAnswer::Leader(id) => Ok(id),
+            other => Err(self.node.mismatched(&other)),
+        }
+    }
+
+    /// Builds a snapshot of at least what is applied now, and purges the log behind it.
+    async fn snapshot(&self, deadline: Instant) -> Result<u64, NodeError> {
+        let wanted = self.node.applied.position().index;
+        let triggered = self.node.raft.trigger().snapshot().await;
+        triggered.map_err(|error| self.failed(&error))?;
+        let mut metrics = self.node.metrics.clone();
+        loop {
+            let built = metrics.borrow_watched().snapshot.map_or(0, |log_id| log_id.index());
+            if built >= wanted {
+                let purged = self.node.raft.trigger().purge_log(built).await;
+                purged.map_err(|error| self.failed(&error))?;
+                return Ok(built);
+            }
+            if timeout_at(deadline, metrics.changed()).await.is_err() {
+                return Err(self.failed(&"the snapshot was not finished within the deadline"));
+            }
+        }
+    }
+
+    fn failed(&self, reason: &impl std::fmt::Display) -> NodeError {
+        NodeError::Fatal { node: self.node.id, reason: reason.to_string() }
+    }
+}
+
+fn check_node(field: &str, id: u64, peer_address: &str) -> Result<(), CallError> {
+    if id == 0 {
+        return Err(Invalid::number(field, id, "must be at least 1").into());
+    }
+    let port = peer_address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        let must = "must be host:port, where the node listens for peers";
+        return Err(Invalid::text("peer_address", peer_address, must).into());
+    }
+    Ok(())
+}
+
+fn member_status(
+    member: &MemberInfo,
+    status: &Result<NodeStatus, String>,
+    furthest: u64,
+) -> MemberStatus {
+    let member = Some(convert::member_to_wire(member));
+    let status = match status {
+        Ok(status) => status,
+        Err(error) => {
+            return MemberStatus { member, error: error.clone(), ..MemberStatus::default() };
+        }
+    };
+    MemberStatus {
+        member,
+        reachable: true,
+        error: String::new(),
+        state: node_state(status.state).into(),
+        term: status.term,
+        last_log_index: status.last_log_index,
+        applied_index: status.applied_index,
+        lag: furthest.saturating_sub(status.applied_index),
+        revision: status.revision,
+        state_hash: status.state_hash,
+        state_hash_index: status.state_hash_index,
+        snapshot_index: status.snapshot_index,
+        purged_index: status.purged_index,
+        disk_free_bytes: status.disk_free_bytes,
+        version: status.version.clone(),
+        uptime_ms: status.uptime_ms,
+    }
+}
+
+fn node_state(state: ServerState) -> NodeState {
+    match state {
+        ServerState::Leader => NodeState::Leader,
+        ServerState::Follower => NodeState::Follower,
+        ServerState::Candidate => NodeState::Candidate,
+        ServerState::Learner => NodeState::Learner,
+        ServerState::Shutdown => NodeState::ShuttingDown,
+    }
+}

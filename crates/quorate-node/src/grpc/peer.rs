@@ -1,0 +1,218 @@
+//! The Peer service: messages of other nodes, handed to Raft or to the node.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt};
+use openraft::Snapshot;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use quorate_log::{Identity, SnapshotFile, SnapshotStore};
+use quorate_proto::peer::v1::peer_server::Peer;
+use quorate_proto::peer::v1::{
+    IdentifyRequest, IdentifyResponse, Payload, ReadIndexRequest, ReadIndexResponse, SnapshotChunk,
+    StatusRequest,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::grpc::{deadline, until_stopped};
+use crate::node::{LeaderCall, Node};
+use crate::peers::envelope;
+use crate::raft::types::{LogStore, SnapshotMeta, TypeConfig, Vote, decode, encode};
+
+/// Handles calls of other nodes.
+#[derive(Clone)]
+pub(crate) struct PeerService {
+    pub(crate) node: Arc<Node>,
+    pub(crate) log: LogStore,
+    pub(crate) snapshots: Arc<SnapshotStore<TypeConfig>>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Append = AppendEntriesRequest<TypeConfig>;
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    type AppendStreamStream = Pin<Box<dyn Stream<Item = Result<Payload, Status>> + Send>>;
+
+    async fn identify(&self, _: Request<IdentifyRequest>) -> Answer<IdentifyResponse> {
+        Ok(Response::new(IdentifyResponse {
+            cluster_id: self.node.peers.cluster_id(),
+            node_id: self.node.id,
+            client_address: self.node.me.client_address.clone(),
+            peer_address: self.node.me.peer_address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+
+    async fn append(&self, request: Request<Payload>) -> Answer<Payload> {
+        self.adopt(request.metadata()).await?;
+        let append: Append = read(&request.into_inner())?;
+        let committed = self.admit(&append)?;
+        let answer = self.node.raft.append_entries(append).await.map_err(failed)?;
+        if !matches!(answer, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
+            self.heard(committed);
+        }
+        Ok(payload(&answer))
+    }
+
+    async fn append_stream(
+        &self,
+        request: Request<Streaming<Payload>>,
+    ) -> Answer<Self::AppendStreamStream> {
+        self.adopt(request.metadata()).await?;
+        let service = self.clone();
+        // What cannot be read or taken ends the input, and with it the stream: the leader begins a new one.
+        let appends = request.into_inner().scan((), move |(), payload| {
+            let append = payload.and_then(|payload| read::<Append>(&payload));
+            let append = append.and_then(|append| {
+                let committed = service.admit(&append)?;
+                service.heard(committed);
+                Ok(append)
+            });
+            if let Err(status) = &append {
+                tracing::debug!(%status, "ending a stream of appends");
+            }
+            std::future::ready(append.ok())
+        });
+        let answers = self.node.raft.stream_append(appends);
+        let answers = answers.map(|answer| match answer {
+            Ok(answer) => Ok(Payload { data: encode(&answer) }),
+            Err(fatal) => Err(failed(fatal)),
+        });
+        Ok(Response::new(until_stopped(answers, &self.node).boxed()))
+    }
+
+    async fn vote(&self, request: Request<Payload>) -> Answer<Payload> {
+        self.check(request.metadata())?;
+        let vote: VoteRequest<TypeConfig> = read(&request.into_inner())?;
+        Ok(payload(&self.node.raft.vote(vote).await.map_err(failed)?))
+    }
+
+    async fn pre_vote(&self, request: Request<Payload>) -> Answer<Payload> {
+        self.check(request.metadata())?;
+        let vote: VoteRequest<TypeConfig> = read(&request.into_inner())?;
+        Ok(payload(&self.node.raft.pre_vote(vote).await.map_err(failed)?))
+    }
+
+    async fn transfer_leader(&self, request: Request<Payload>) -> Answer<Payload> {
+        self.check(request.metadata())?;
+        let transfer: TransferLeaderRequest<TypeConfig> = read(&request.into_inner())?;
+        let answer = self.node.raft.handle_transfer_leader(transfer).await.map_err(failed)?;
+        Ok(payload(&answer))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotChunk>>,
+    ) -> Answer<Payload> {
+        self.adopt(request.metadata()).await?;
+        let mut chunks = request.into_inner();
+        let first = chunks.message().await?.unwrap_or_default();
+        let (vote, meta): (Vote, SnapshotMeta) = decode(&first.header).map_err(damaged)?;
+        let snapshot = self.receive(chunks).await?;
+        let snapshot = Snapshot { meta, snapshot };
+        let installed = self.node.raft.install_full_snapshot(vote, snapshot).await;
+        Ok(payload(&installed.map_err(failed)?))
+    }
+
+    async fn forward(&self, request: Request<Payload>) -> Answer<Payload> {
+        self.check(request.metadata())?;
+        let deadline = deadline(request.metadata(), self.node.tunables.request_timeout());
+        let call: LeaderCall = read(&request.into_inner())?;
+        Ok(payload(&self.node.execute(call, deadline).await))
+    }
+
+    async fn read_index(&self, request: Request<ReadIndexRequest>) -> Answer<ReadIndexResponse> {
+        self.check(request.metadata())?;
+        let index = self.node.read_index_for_peer().await?;
+        Ok(Response::new(ReadIndexResponse { index }))
+    }
+
+    async fn status(&self, request: Request<StatusRequest>) -> Answer<Payload> {
+        self.check(request.metadata())?;
+        Ok(payload(&self.node.own_status()))
+    }
+}
+
+impl PeerService {
+    /// Refuses calls that are meant for another cluster or another node.
+    fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let (theirs, target) = envelope(metadata);
+        let ours = self.node.peers.cluster_id();
+        if theirs != 0 && ours != 0 && theirs != ours {
+            let message = format!("this is a node of cluster {ours:016x}, not of {theirs:016x}");
+            return Err(Status::failed_precondition(message));
+        }
+        if target != self.node.id {
+            let message = format!("this is node {}, not node {target}", self.node.id);
+            return Err(Status::failed_precondition(message));
+        }
+        Ok(())
+    }
+
+    /// A node that is not of a cluster yet becomes one of the cluster whose leader calls it, for good.
+    async fn adopt(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        self.check(metadata)?;
+        let (cluster_id, _) = envelope(metadata);
+        if cluster_id == 0 || self.node.peers.cluster_id() != 0 {
+            return Ok(());
+        }
+        let stamped = self.log.stamp(Identity { cluster_id, node_id: self.node.id }).await;
+        stamped.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        self.node.peers.set_cluster_id(cluster_id);
+        tracing::info!(cluster_id = format!("{cluster_id:016x}"), "this node now belongs to");
+        Ok(())
+    }
+
+    /// How far the leader has committed; refuses entries while there is no room for them.
+    fn admit(&self, append: &Append) -> Result<u64, Status> {
+        if !append.entries.is_empty() {
+            self.node.disk.check()?;
+        }
+        Ok(append.leader_commit.map_or(0, |log_id| log_id.index()))
+    }
+
+    fn heard(&self, committed: u64) {
+        self.node.leadership.heard(committed, self.node.applied.position().index);
+    }
+
+    async fn receive(
+        &self,
+        mut chunks: Streaming<SnapshotChunk>,
+    ) -> Result<SnapshotFile<TypeConfig>, Status> {
+        let io = |error: quorate_log::SnapshotError| Status::internal(error.to_string());
+        let mut receiver = self.snapshots.receive().map_err(io)?;
+        while let Some(chunk) = chunks.message().await? {
+            self.node.disk.check()?;
+            receiver = tokio::task::spawn_blocking(move || {
+                receiver.write_chunk(&chunk.data).map(|()| receiver)
+            })
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(io)?;
+        }
+        tokio::task::spawn_blocking(move || receiver.finish())
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|error| Status::data_loss(error.to_string()))
+    }
+}
+
+fn read<T: DeserializeOwned>(payload: &Payload) -> Result<T, Status> {
+    decode(&payload.data).map_err(damaged)
+}
+
+fn payload<T: Serialize>(message: &T) -> Response<Payload> {
+    Response::new(Payload { data: encode(message) })
+}
+
+fn damaged(error: impl std::error::Error) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn failed(error: impl std::error::Error) -> Status {
+    Status::internal(error.to_string())
+}

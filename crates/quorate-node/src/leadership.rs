@@ -1,0 +1,119 @@
+//! Who leads, as far as this node can tell, and how fresh that is.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// What this node knows of its leader from the leader's own messages.
+#[derive(Debug)]
+pub(crate) struct Leadership {
+    view: watch::Sender<Option<u64>>,
+    contact: Mutex<Contact>,
+    heard: AtomicBool,
+    stopping: AtomicBool,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Contact {
+    /// When the leader was last heard of.
+    at: Option<Instant>,
+    /// This node had applied everything that was committed at this time.
+    fresh_at: Option<Instant>,
+    /// Committed as of this time, not yet applied.
+    pending: Option<(u64, Instant)>,
+}
+
+impl Leadership {
+    pub(crate) fn new() -> Self {
+        let (heard, stopping) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { view: watch::Sender::new(None), contact: Mutex::default(), heard, stopping }
+    }
+
+    /// The leader that this node follows or is; `None`: lost.
+    pub(crate) fn leader(&self) -> Option<u64> {
+        *self.view.borrow()
+    }
+
+    pub(crate) fn views(&self) -> watch::Receiver<Option<u64>> {
+        self.view.subscribe()
+    }
+
+    /// From now on no leader is in sight: health says "not serving", watchers look for another node.
+    pub(crate) fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        self.set_leader(None);
+    }
+
+    /// The ticker tells what it found.
+    pub(crate) fn set_leader(&self, leader: Option<u64>) {
+        let leader = leader.filter(|_| !self.stopping.load(Ordering::Relaxed));
+        self.view.send_if_modified(|view| {
+            let changed = *view != leader;
+            *view = leader;
+            changed
+        });
+    }
+
+    /// Whether a leader other than this node was heard of since this process started.
+    pub(crate) fn ever_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// A leader's message arrived that says how far it has committed; `applied` is how far this node is.
+    pub(crate) fn heard(&self, committed: u64, applied: u64) {
+        let now = Instant::now();
+        self.heard.store(true, Ordering::Relaxed);
+        let mut contact = self.contact.lock().expect("invariant: nothing panics under this lock");
+        contact.at = Some(now);
+        contact.settle(applied);
+        if committed <= applied {
+            contact.fresh_at = Some(now);
+            contact.pending = None;
+        } else if contact.pending.is_none() {
+            contact.pending = Some((committed, now));
+        }
+    }
+
+    /// How long ago a leader was heard of; `None`: never.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        let contact = self.contact.lock().expect("invariant: nothing panics under this lock");
+        contact.at.map(|at| at.elapsed())
+    }
+
+    /// How old the state of a follower may be that has applied so far; `None`: unknown.
+    pub(crate) fn age(&self, applied: u64) -> Option<Duration> {
+        let mut contact = self.contact.lock().expect("invariant: nothing panics under this lock");
+        contact.settle(applied);
+        contact.fresh_at.map(|at| at.elapsed())
+    }
+}
+
+impl Contact {
+    fn settle(&mut self, applied: u64) {
+        if let Some((committed, at)) = self.pending.filter(|(committed, _)| *committed <= applied) {
+            debug_assert!(committed <= applied);
+            self.fresh_at = Some(at);
+            self.pending = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn age_counts_from_the_last_message_that_is_applied() {
+        let leadership = Leadership::new();
+        assert_eq!(leadership.age(0), None);
+        leadership.heard(5, 5);
+        tokio::time::advance(Duration::from_millis(100)).await;
+        leadership.heard(9, 5);
+        tokio::time::advance(Duration::from_millis(50)).await;
+        assert_eq!(leadership.age(5), Some(Duration::from_millis(150)));
+        assert_eq!(leadership.age(9), Some(Duration::from_millis(50)));
+    }
+}

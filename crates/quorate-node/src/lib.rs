@@ -1,0 +1,43 @@
+//! The Quorate server as a library: Raft, gRPC and the watch hub around the replicated registry.
+//!
+//! Begin with `server.rs` (what runs), then `node.rs` (what a call can do), then `grpc/registry.rs` (the calls).
+//!
+//! | file | duty |
+//! |---|---|
+//! | `server` | bind, build, spawn, stop |
+//! | `config`, `start_error` | every knob; why a node does not start |
+//! | `node`, `error` | propose, read, ask the leader; why that failed |
+//! | `clock`, `ticker` | registry time: how a leader makes it, and lets it pass |
+//! | `renewals`, `reads` | many renewals in one entry; many reads in one round |
+//! | `applied`, `watch`, `subscription` | the applied state and its watchers under one lock; one watcher's stream |
+//! | `membership`, `member_loop`, `cluster_status` | changing members; this node's own part in it; how they are |
+//! | `leadership`, `disk`, `peers` | who leads and how fresh; room on the disk; connections to other nodes |
+//! | `raft/` | the adapters to the Raft library |
+//! | `grpc/`, `convert`, `status` | handlers; wire types to ours and back; errors to codes |
+
+mod applied;
+mod clock;
+mod cluster_status;
+mod config;
+mod convert;
+mod disk;
+mod error;
+mod grpc;
+mod leadership;
+mod member_loop;
+mod membership;
+mod node;
+mod peers;
+mod raft;
+mod reads;
+mod renewals;
+mod server;
+mod start_error;
+mod status;
+mod subscription;
+mod ticker;
+mod watch;
+
+pub use config::{Config, ConfigError, Start, Tunables};
+pub use server::{Bound, Server};
+pub use start_error::{RunError, StartError};

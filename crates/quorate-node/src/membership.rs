@@ -1,0 +1,298 @@
+//! Membership changes, on the leader, one at a time: each of them can be called again and goes on where it stopped.
+//!
+//! No change may lose a live majority: a voter is only taken out when enough of the others were heard of lately. A leader
+//! that is to go hands the lead over first; the caller's retry then finds the new leader.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Instant as _};
+use quorate_proto::peer::v1::IdentifyRequest;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::{MembershipError, NodeError};
+use crate::node::{LeaderAnswer, Node};
+use crate::peers::Lane;
+use crate::raft::types::{Member, TypeConfig};
+
+/// A learner that is no more entries than this behind can become a voter without holding up commits for long.
+const CAUGHT_UP_LAG: u64 = 256;
+
+/// How long a node that is to be taken in has to answer who it is.
+const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A membership change or something that belongs to one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum MembershipCall {
+    /// Take a node in; it stays a learner if `learner_only`.
+    Add { id: u64, peer_address: String, learner_only: bool },
+    /// Take a node out.
+    Remove { id: u64 },
+    /// Take one in and another one out.
+    Replace { old: u64, new: u64, peer_address: String },
+    /// Who would lead next.
+    Successor,
+    /// Hand the lead over.
+    Transfer { to: u64 },
+    /// A member tells its own addresses.
+    Announce { id: u64, member: Member },
+}
+
+type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+
+impl Node {
+    /// Does a membership change here; only while this node leads.
+    pub(crate) async fn change_membership(
+        &self,
+        call: MembershipCall,
+        deadline: Instant,
+    ) -> Result<LeaderAnswer, NodeError> {
+        let one_at_a_time = timeout_at(deadline, self.membership.lock());
+        let _guard = one_at_a_time.await.map_err(|_| refused(MembershipError::Busy))?;
+        match call {
+            MembershipCall::Add { id, peer_address, learner_only } => {
+                self.take_in(id, &peer_address, deadline, learner_only).await?;
+                if !learner_only {
+                    self.promote(id).await?;
+                }
+            }
+            MembershipCall::Remove { id } => self.take_out(id, deadline).await?,
+            MembershipCall::Replace { old, new, peer_address } => {
+                self.take_in(new, &peer_address, deadline, false).await?;
+                self.swap(old, new, deadline).await?;
+            }
+            MembershipCall::Successor => return self.successor().map(LeaderAnswer::Leader),
+            MembershipCall::Transfer { to } => {
+                self.transfer(to, deadline).await?;
+                return Ok(LeaderAnswer::Leader(to));
+            }
+            MembershipCall::Announce { id, member } => self.announce(id, member).await?,
+        }
+        Ok(LeaderAnswer::Members(self.members()))
+    }
+
+    /// Makes a node a learner and, unless it is to stay one, waits until it has nearly all of the log.
+    async fn take_in(
+        &self,
+        id: u64,
+        peer_address: &str,
+        deadline: Instant,
+        learner_only: bool,
+    ) -> Result<(), NodeError> {
+        match self.member(id) {
+            Some(member) if member.peer_address != peer_address => {
+                let address = member.peer_address;
+                return Err(refused(MembershipError::Taken { id, address }));
+            }
+            Some(_) => {}
+            None => {
+                let member = self.identify(id, peer_address).await?;
+                tracing::info!(id, peer_address, "taking a node in as a learner");
+                let added = self.raft.add_learner(id, member, false).await;
+                added.map_err(|error| self.raft_error(error))?;
+            }
+        }
+        if learner_only { Ok(()) } else { self.await_caught_up(id, deadline).await }
+    }
+
+    /// Asks the node at an address who it is.
+    async fn identify(&self, wanted: u64, address: &str) -> Result<Member, NodeError> {
+        let unreachable = |reason: &str| NodeError::PeerUnreachable {
+            node: wanted,
+            address: address.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let client = self.peers.client(address, Lane::Control);
+        let mut client = client.map_err(|status| unreachable(status.message()))?;
+        let request = self.peers.request(wanted, IdentifyRequest {}, Some(IDENTIFY_TIMEOUT));
+        let answer = client.identify(request).await;
+        let found = answer.map_err(|status| unreachable(status.message()))?.into_inner();
+        let address = address.to_owned();
+        if found.node_id != wanted {
+            let found = found.node_id;
+            return Err(refused(MembershipError::WrongId { address, wanted, found }));
+        }
+        if found.cluster_id != 0 && found.cluster_id != self.peers.cluster_id() {
+            let found = found.cluster_id;
+            return Err(refused(MembershipError::OtherCluster { address, found }));
+        }
+        Ok(Member { peer_address: address, client_address: found.client_address })
+    }
+
+    async fn await_caught_up(&self, id: u64, deadline: Instant) -> Result<(), NodeError> {
+        let since = Instant::now();
+        let mut metrics = self.metrics.clone();
+        loop {
+            let (at, of) = {
+                let metrics = metrics.borrow_watched();
+                if metrics.current_leader != Some(self.id) {
+                    return Err(NodeError::NotLeader { node: self.id });
+                }
+                let matched = metrics.replication.as_ref().and_then(|all| all.get(&id));
+                let at = matched.and_then(|matched| matched.as_ref()).map_or(0, |log| log.index());
+                (at, metrics.last_log_index.unwrap_or(0))
+            };
+            if at > 0 && of.saturating_sub(at) <= CAUGHT_UP_LAG {
+                return Ok(());
+            }
+            if timeout_at(deadline, metrics.changed()).await.is_err() {
+                let waited_ms = since.elapsed().as_millis() as u64;
+                return Err(refused(MembershipError::TooSlow { id, waited_ms, at, of }));
+            }
+        }
+    }
+
+    async fn promote(&self, id: u64) -> Result<(), NodeError> {
+        if self.voters().contains(&id) {
+            return Ok(());
+        }
+        tracing::info!(id, "promoting a learner to voter");
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
+    }
+
+    async fn take_out(&self, id: u64, deadline: Instant) -> Result<(), NodeError> {
+        if self.member(id).is_none() {
+            return Ok(());
+        }
+        let voters = self.voters();
+        if !voters.contains(&id) {
+            tracing::info!(id, "taking a learner out");
+            return self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await;
+        }
+        if voters.len() == 1 {
+            return Err(refused(MembershipError::LastVoter { id }));
+        }
+        self.keep_majority(id, &voters.into_iter().filter(|voter| *voter != id).collect())?;
+        self.leave_lead(id, deadline).await?;
+        tracing::info!(id, "taking a voter out");
+        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
+    }
+
+    async fn swap(&self, old: u64, new: u64, deadline: Instant) -> Result<(), NodeError> {
+        let voters = self.voters();
+        if !voters.contains(&old) {
+            if self.member(old).is_none() && !voters.contains(&new) {
+                return Err(refused(MembershipError::Unknown { id: old }));
+            }
+            self.promote(new).await?;
+            return self.take_out(old, deadline).await;
+        }
+        let after = voters.into_iter().filter(|voter| *voter != old).chain([new]).collect();
+        self.keep_majority(old, &after)?;
+        self.leave_lead(old, deadline).await?;
+        tracing::info!(old, new, "replacing a voter");
+        self.change(ChangeMembers::Batch(vec![
+            ChangeMembers::AddVoterIds(BTreeSet::from([new])),
+            ChangeMembers::RemoveVoters(BTreeSet::from([old])),
+        ]))
+        .await
+    }
+
+    /// Refuses to take a node out if those that are to vote then have no live majority.
+    fn keep_majority(&self, id: u64, after: &BTreeSet<u64>) -> Result<(), NodeError> {
+        let recent = 2 * self.election_timeout_max();
+        let metrics = self.metrics.borrow_watched();
+        let heard = metrics.heartbeat.as_ref();
+        let alive = |voter: &&u64| {
+            let acked = heard.and_then(|heard| heard.get(voter)).and_then(|at| at.as_ref());
+            **voter == self.id || acked.is_some_and(|at| at.elapsed() < recent)
+        };
+        let (alive, voters) = (after.iter().filter(alive).count(), after.len());
+        let needed = voters / 2 + 1;
+        if alive >= needed {
+            return Ok(());
+        }
+        Err(refused(MembershipError::WouldLoseQuorum { id, alive, voters, needed }))
+    }
+
+    /// If this node is the one that is to go, it hands the lead over and says that it does not lead any more.
+    async fn leave_lead(&self, id: u64, deadline: Instant) -> Result<(), NodeError> {
+        if id != self.id {
+            return Ok(());
+        }
+        self.transfer(self.successor()?, deadline).await?;
+        Err(NodeError::NotLeader { node: self.id })
+    }
+
+    /// The other voter that is furthest along.
+    pub(crate) fn successor(&self) -> Result<u64, NodeError> {
+        let metrics = self.metrics.borrow_watched();
+        let others = metrics.membership_config.voter_ids().filter(|id| *id != self.id);
+        let progress = |id: &u64| {
+            let matched = metrics.replication.as_ref().and_then(|all| all.get(id));
+            matched.and_then(|matched| matched.as_ref()).map_or(0, |log_id| log_id.index())
+        };
+        others.max_by_key(progress).ok_or_else(|| refused(MembershipError::NoOther))
+    }
+
+    /// Hands the lead over and waits until the other node leads.
+    pub(crate) async fn transfer(&self, to: u64, deadline: Instant) -> Result<(), NodeError> {
+        if to == self.id {
+            return Ok(());
+        }
+        if !self.voters().contains(&to) {
+            return Err(refused(MembershipError::NotVoter { id: to }));
+        }
+        tracing::info!(to, "handing the lead over");
+        let asked = self.raft.trigger().transfer_leader(to).await;
+        asked.map_err(|error| NodeError::Fatal { node: self.id, reason: error.to_string() })?;
+        let since = Instant::now();
+        let mut metrics = self.metrics.clone();
+        loop {
+            match metrics.borrow_watched().current_leader {
+                Some(leader) if leader == to => return Ok(()),
+                // Somebody else won: the caller tries again there.
+                Some(leader) if leader != self.id => {
+                    return Err(NodeError::NotLeader { node: self.id });
+                }
+                _ => {}
+            }
+            if timeout_at(deadline, metrics.changed()).await.is_err() {
+                let waited_ms = since.elapsed().as_millis() as u64;
+                return Err(NodeError::NoAnswer { leader: to, waited_ms });
+            }
+        }
+    }
+
+    /// A member's addresses changed, or are told for the first time.
+    async fn announce(&self, id: u64, member: Member) -> Result<(), NodeError> {
+        match self.member(id) {
+            None => Err(refused(MembershipError::Unknown { id })),
+            Some(known) if known == member => Ok(()),
+            Some(_) => self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, member)]))).await,
+        }
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), NodeError> {
+        let done = self.raft.change_membership(change, false).await;
+        done.map(|_| ()).map_err(|error| self.raft_error(error))
+    }
+
+    fn voters(&self) -> BTreeSet<u64> {
+        self.metrics.borrow_watched().membership_config.voter_ids().collect()
+    }
+
+    fn raft_error(&self, error: WriteError) -> NodeError {
+        use ChangeMembershipError as Change;
+        match error {
+            RaftError::APIError(
+                ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_),
+            ) => NodeError::NotLeader { node: self.id },
+            RaftError::APIError(ClientWriteError::ChangeMembershipError(change)) => match change {
+                Change::InProgress(_) => refused(MembershipError::Busy),
+                Change::LearnerNotFound(missing) => {
+                    refused(MembershipError::Unknown { id: missing.node_id })
+                }
+                other => NodeError::Fatal { node: self.id, reason: other.to_string() },
+            },
+            other => NodeError::Fatal { node: self.id, reason: other.to_string() },
+        }
+    }
+}
+
+fn refused(error: MembershipError) -> NodeError {
+    NodeError::Membership(error)
+}

@@ -1,0 +1,121 @@
+//! Connections to the other nodes, and the envelope of every call to them: which cluster, which node, by when.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quorate_proto::peer::v1::peer_client::PeerClient;
+use tonic::metadata::MetadataMap;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+/// Metadata of every peer call: the sender's cluster, 16 hex digits.
+pub(crate) const CLUSTER_HEADER: &str = "quorate-cluster-id";
+/// Metadata of every peer call: the node it is meant for, decimal.
+pub(crate) const TARGET_HEADER: &str = "quorate-target-id";
+
+/// One peer message at most: an append of one entry of the largest size (4 MiB) or of many (about 1 MiB), with room.
+pub(crate) const MESSAGE_MAX: usize = 16 * 1024 * 1024;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// A connection that does not answer a ping within twice this is given up.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// A client for one node.
+pub(crate) type Client = PeerClient<Channel>;
+
+/// Kinds of traffic that must not wait behind each other have a connection each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Lane {
+    /// Votes, heartbeats, read index, status.
+    Control,
+    /// Log entries.
+    Append,
+    /// Snapshots.
+    Bulk,
+    /// Forwarded writes.
+    Forward,
+}
+
+/// The connections of one node.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    cluster_id: AtomicU64,
+    channels: Mutex<HashMap<(String, Lane), Channel>>,
+}
+
+impl Peers {
+    /// `cluster_id` 0: not of a cluster yet.
+    pub(crate) fn new(cluster_id: u64) -> Self {
+        Self { cluster_id: AtomicU64::new(cluster_id), channels: Mutex::default() }
+    }
+
+    pub(crate) fn cluster_id(&self) -> u64 {
+        self.cluster_id.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_cluster_id(&self, cluster_id: u64) {
+        self.cluster_id.store(cluster_id, Ordering::Release);
+    }
+
+    /// A client for the node at an address; connects when it is first used.
+    ///
+    /// # Errors
+    /// The address is no `host:port`.
+    pub(crate) fn client(&self, address: &str, lane: Lane) -> Result<Client, Status> {
+        let mut channels = self.channels.lock().expect("invariant: nothing panics under this lock");
+        let key = (address.to_owned(), lane);
+        let channel = match channels.get(&key) {
+            Some(channel) => channel.clone(),
+            None => {
+                let channel = connect(address)?;
+                channels.insert(key, channel.clone());
+                channel
+            }
+        };
+        Ok(PeerClient::new(channel)
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX))
+    }
+
+    /// A call to a node; `timeout` `None`: a stream that lives on.
+    pub(crate) fn request<T>(
+        &self,
+        target: u64,
+        message: T,
+        timeout: Option<Duration>,
+    ) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(timeout) = timeout {
+            request.set_timeout(timeout);
+        }
+        let cluster = format!("{:016x}", self.cluster_id());
+        for (name, value) in [(CLUSTER_HEADER, cluster), (TARGET_HEADER, target.to_string())] {
+            let value = value.parse().expect("invariant: digits are valid metadata");
+            request.metadata_mut().insert(name, value);
+        }
+        request
+    }
+}
+
+fn connect(address: &str) -> Result<Channel, Status> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| {
+        Status::invalid_argument(format!("peer address {address:?} is no host:port"))
+    })?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .connect_lazy())
+}
+
+/// The envelope of a call that arrived: (cluster id, target id), 0 where not set.
+pub(crate) fn envelope(metadata: &MetadataMap) -> (u64, u64) {
+    let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
+    let cluster = text(CLUSTER_HEADER).and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    let target = text(TARGET_HEADER).and_then(|decimal| decimal.parse().ok());
+    (cluster.unwrap_or(0), target.unwrap_or(0))
+}

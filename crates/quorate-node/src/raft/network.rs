@@ -1,0 +1,245 @@
+//! The Raft library's calls to other nodes, over the peer API. Payloads are the library's own types as opaque bytes.
+
+use std::future::Future;
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use openraft::OptionalSend;
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use quorate_log::SnapshotFile;
+use quorate_proto::peer::v1::{Payload, SnapshotChunk};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use crate::peers::{Lane, Peers};
+use crate::raft::types::{Member, TypeConfig, Vote, decode, encode};
+
+/// Snapshots travel in pieces of this size.
+pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Pieces read ahead of the network: 1 MiB.
+const CHUNKS_AHEAD: usize = 4;
+
+/// A snapshot that is not transferred and installed by then is given up and begun anew.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
+
+type RpcError = RPCError<TypeConfig>;
+type RaftSnapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile<TypeConfig>>;
+
+/// Makes a [`Connection`] for each member.
+#[derive(Debug, Clone)]
+pub(crate) struct Network {
+    pub(crate) peers: Arc<Peers>,
+}
+
+/// Calls one member.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    peers: Arc<Peers>,
+    target: u64,
+    address: String,
+    /// Where its append calls go: heartbeats do not wait behind entries.
+    appends: Lane,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Connection {
+        self.connection(target, node, Lane::Append)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Connection {
+        self.connection(target, node, Lane::Control)
+    }
+}
+
+impl Network {
+    fn connection(&self, target: u64, node: &Member, appends: Lane) -> Connection {
+        let (peers, address) = (self.peers.clone(), node.peer_address.clone());
+        Connection { peers, target, address, appends }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Call {
+    Append,
+    Vote,
+    PreVote,
+    TransferLeader,
+}
+
+impl Connection {
+    async fn call<M: Serialize, R: DeserializeOwned>(
+        &self,
+        call: Call,
+        message: &M,
+        option: &RPCOption,
+    ) -> Result<R, RpcError> {
+        let lane = if matches!(call, Call::Append) { self.appends } else { Lane::Control };
+        let mut client = self.peers.client(&self.address, lane).map_err(|s| unreachable(&s))?;
+        let timeout = option.soft_ttl();
+        let payload = Payload { data: encode(message) };
+        let request = self.peers.request(self.target, payload, Some(timeout));
+        let answer = tokio::time::timeout(timeout, async {
+            match call {
+                Call::Append => client.append(request).await,
+                Call::Vote => client.vote(request).await,
+                Call::PreVote => client.pre_vote(request).await,
+                Call::TransferLeader => client.transfer_leader(request).await,
+            }
+        });
+        match answer.await {
+            Ok(Ok(response)) => read(&response.into_inner().data),
+            Ok(Err(status)) => Err(unreachable(&status)),
+            Err(elapsed) => Err(RPCError::Unreachable(Unreachable::new(&elapsed))),
+        }
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Connection {
+    type SnapshotData = SnapshotFile<TypeConfig>;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
+        self.call(Call::Append, &rpc, &option).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RpcError>>, RpcError>,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let mut client = self
+                .peers
+                .client(&self.address, self.appends)
+                .map_err(|status| unreachable(&status))?;
+            let requests = input.map(|request| Payload { data: encode(&request) });
+            let request = self.peers.request(self.target, requests, None);
+            let answers = client
+                .append_stream(request)
+                .await
+                .map_err(|status| unreachable(&status))?
+                .into_inner()
+                .map(|answer| read(&answer.map_err(|status| unreachable(&status))?.data));
+            Ok(answers.boxed() as BoxStream<'s, _>)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        self.call(Call::Vote, &rpc, &option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        self.call(Call::PreVote, &rpc, &option).await
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
+        self.call(Call::TransferLeader, &request, &option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: RaftSnapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let mut client = self
+            .peers
+            .client(&self.address, Lane::Bulk)
+            .map_err(|status| Unreachable::new(&status))?;
+        let header = encode(&(vote, &snapshot.meta));
+        let chunks = chunks(snapshot.snapshot, header);
+        let request = self.peers.request(self.target, chunks, Some(SNAPSHOT_TIMEOUT));
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            answer = client.install_snapshot(request) => match answer {
+                Ok(answer) => Ok(read(&answer.into_inner().data)?),
+                Err(status) => Err(StreamingError::Unreachable(Unreachable::new(&status))),
+            },
+        }
+    }
+}
+
+/// The file's bytes in pieces, the first with the header. A file that cannot be read ends the stream early, and the
+/// receiver finds that it is not whole.
+fn chunks(
+    file: SnapshotFile<TypeConfig>,
+    header: Bytes,
+) -> impl Stream<Item = SnapshotChunk> + Send + 'static {
+    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let sent = read_chunks(&file, |data| {
+            sender.blocking_send(SnapshotChunk { header: Bytes::new(), data }).is_ok()
+        });
+        if let Err(error) = sent {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "reading the snapshot to send failed");
+        }
+    });
+    let first = SnapshotChunk { header, data: Bytes::new() };
+    let rest = stream::unfold(receiver, |mut receiver| async {
+        let chunk = receiver.recv().await?;
+        Some((chunk, receiver))
+    });
+    stream::once(std::future::ready(first)).chain(rest)
+}
+
+/// Reads a snapshot file piece by piece until its end or until `take` wants no more.
+pub(crate) fn read_chunks(
+    file: &SnapshotFile<TypeConfig>,
+    mut take: impl FnMut(Bytes) -> bool,
+) -> std::io::Result<()> {
+    let mut raw = file.raw();
+    loop {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let length = raw.read(&mut chunk)?;
+        chunk.truncate(length);
+        if length == 0 || !take(chunk.into()) {
+            return Ok(());
+        }
+    }
+}
+
+fn read<R: DeserializeOwned>(data: &[u8]) -> Result<R, RpcError> {
+    decode(data).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+}
+
+/// Any refusal makes the library wait a little before it tries that node again.
+fn unreachable(status: &Status) -> RpcError {
+    RPCError::Unreachable(Unreachable::new(status))
+}

@@ -1,0 +1,112 @@
+//! The adapter between the Raft library and the applied state: entries in, outcomes out, snapshots as files.
+//!
+//! The state lives in memory. It is durable because the log is, and because a snapshot is on disk before the log behind it
+//! is purged. Building a snapshot works on a clone, so commands go on meanwhile.
+
+use std::io::{self, BufReader};
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use openraft::{OptionalSend, Snapshot};
+use quorate_log::{SnapshotFile, SnapshotStore};
+use quorate_state::{Registry, read_snapshot, write_snapshot};
+
+use crate::applied::Applied;
+use crate::raft::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
+
+/// What the Raft library drives.
+#[derive(Debug)]
+pub(crate) struct StateMachine {
+    pub(crate) applied: Arc<Applied>,
+    pub(crate) snapshots: Arc<SnapshotStore<TypeConfig>>,
+}
+
+/// A view of the state, to be written to a file.
+#[derive(Debug)]
+pub(crate) struct SnapshotBuilder {
+    registry: Registry,
+    meta: SnapshotMeta,
+    snapshots: Arc<SnapshotStore<TypeConfig>>,
+}
+
+type RaftSnapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile<TypeConfig>>;
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotFile<TypeConfig>;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let state = self.applied.lock();
+        Ok((state.last_log_id, state.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        while let Some(entry) = entries.next().await {
+            let (entry, responder) = entry?;
+            let outcome = self.applied.apply(entry);
+            if let Some(responder) = responder {
+                responder.send(outcome);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        let state = self.applied.lock();
+        SnapshotBuilder {
+            registry: state.registry.clone(),
+            meta: SnapshotMeta {
+                last_log_id: state.last_log_id,
+                last_membership: state.membership.clone(),
+            },
+            snapshots: self.snapshots.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotFile<TypeConfig>,
+    ) -> io::Result<()> {
+        let snapshots = self.snapshots.clone();
+        let registry = blocking(move || {
+            let file = snapshots.install(snapshot).map_err(io::Error::other)?;
+            read_snapshot(&mut BufReader::new(file.body())).map_err(io::Error::other)
+        })
+        .await?;
+        self.applied.restore(registry, meta.last_log_id, meta.last_membership.clone());
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<RaftSnapshot>> {
+        let snapshots = self.snapshots.clone();
+        let current = blocking(move || snapshots.current().map_err(io::Error::other)).await?;
+        Ok(current.map(|file| Snapshot { meta: file.meta().clone(), snapshot: file }))
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotFile<TypeConfig>;
+
+    async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot> {
+        let (registry, meta) = (self.registry.clone(), self.meta.clone());
+        let snapshots = self.snapshots.clone();
+        let file = blocking(move || {
+            let mut writer = snapshots.begin(&meta).map_err(io::Error::other)?;
+            write_snapshot(&registry, &mut writer)?;
+            writer.finish().map_err(io::Error::other)
+        })
+        .await?;
+        Ok(Snapshot { meta: self.meta.clone(), snapshot: file })
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}

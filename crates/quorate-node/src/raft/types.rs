@@ -1,0 +1,72 @@
+//! The Raft library's types as this node uses them, and how they become bytes for peers.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use quorate_state::{Command, Reply, Revision};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::raft::state_machine::StateMachine;
+
+openraft::declare_raft_types!(
+    /// What the log holds and who the members are.
+    pub(crate) TypeConfig:
+        D = Command,
+        R = Outcome,
+        NodeId = u64,
+        Node = Member,
+);
+
+pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
+pub(crate) type LogStore = quorate_log::LogStore<TypeConfig>;
+pub(crate) type LogId = openraft::alias::LogIdOf<TypeConfig>;
+pub(crate) type Entry = openraft::alias::EntryOf<TypeConfig>;
+pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
+pub(crate) type Vote = openraft::alias::VoteOf<TypeConfig>;
+
+/// A member's addresses, replicated with the membership.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Member {
+    /// Where it listens for peers, `host:port`.
+    pub(crate) peer_address: String,
+    /// Where it listens for clients, `host:port`.
+    pub(crate) client_address: String,
+}
+
+/// What came of a command, and the revision of the state after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    /// The state machine's reply.
+    pub(crate) reply: Reply,
+    /// The state's revision after the command.
+    pub(crate) revision: Revision,
+}
+
+/// Peer messages begin with this byte; another one is of an incompatible version.
+const WIRE_VERSION: u8 = 1;
+
+/// A peer message that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WireError {
+    #[error("peer message has format version {0:?}, this node speaks {WIRE_VERSION}")]
+    Version(Option<u8>),
+    #[error("peer message is damaged")]
+    Damaged(#[source] postcard::Error),
+}
+
+/// Writes a message for a peer: a version byte, then postcard.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Bytes {
+    let mut out = BytesMut::with_capacity(256).writer();
+    out.get_mut().put_u8(WIRE_VERSION);
+    postcard::to_io(message, &mut out)
+        .expect("invariant: writing to memory does not fail, and our types have no unsized maps");
+    out.into_inner().freeze()
+}
+
+/// Reads what [`encode`] wrote.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    match bytes.split_first() {
+        Some((&WIRE_VERSION, body)) => postcard::from_bytes(body).map_err(WireError::Damaged),
+        other => Err(WireError::Version(other.map(|(version, _)| *version))),
+    }
+}

@@ -1,0 +1,427 @@
+//! Wires a node together and runs it: binds, builds, spawns, stops. Decides nothing else. Every task of a node is spawned
+//! here, by [`Bound::run`].
+//!
+//! Order of stopping, all within `shutdown_grace_ms`: health says "not serving"; a leader hands the lead over; new calls
+//! are refused, watch streams end with a status, calls that are under way finish; the loops end; Raft stops; the peer
+//! listener closes; the log is flushed and closed.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::{Config as RaftConfig, SnapshotPolicy};
+use quorate_log::{Identity, LogOptions, SnapshotStore};
+use quorate_proto::FILE_DESCRIPTOR_SET;
+use quorate_proto::peer::v1::peer_server::PeerServer;
+use quorate_proto::v1::admin_server::AdminServer;
+use quorate_proto::v1::registry_server::RegistryServer;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
+
+use crate::applied::Applied;
+use crate::clock::LeaderClock;
+use crate::config::{Config, Start, Tunables};
+use crate::disk::Disk;
+use crate::grpc::TRANSPORT_MAX;
+use crate::grpc::admin::AdminService;
+use crate::grpc::peer::PeerService;
+use crate::grpc::registry::RegistryService;
+use crate::leadership::Leadership;
+use crate::member_loop::MemberLoop;
+use crate::node::Node;
+use crate::peers::{MESSAGE_MAX, Peers};
+use crate::raft::network::Network;
+use crate::raft::state_machine::StateMachine;
+use crate::raft::types::{LogStore, Member, Raft, TypeConfig};
+use crate::reads::ReadIndex;
+use crate::renewals::{Batches, renewals};
+use crate::start_error::{RunError, StartError};
+use crate::ticker::Ticker;
+
+/// Calls under way on one connection; a process needs a few, a proxy for many processes some thousands.
+const STREAMS_MAX: u32 = 16_384;
+
+/// HTTP/2 flow control windows: large enough that snapshots and watches are not held up by round trips, bytes.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// Of the time for stopping, handing the lead over may take no more than this.
+const HAND_OVER: Duration = Duration::from_secs(3);
+
+/// Makes nodes.
+#[derive(Debug)]
+pub struct Server;
+
+/// A node with its listeners bound and its data opened; nothing runs yet.
+pub struct Bound {
+    node: Arc<Node>,
+    log: LogStore,
+    snapshots: Arc<SnapshotStore<TypeConfig>>,
+    clients: TcpListener,
+    peers: TcpListener,
+    edge_batches: Batches,
+    log_batches: Batches,
+    start: Start,
+}
+
+impl Server {
+    /// Checks the configuration, opens the data directory, binds both listeners and builds the node.
+    ///
+    /// # Errors
+    /// A bad setting, an address that is taken, or a data directory that is damaged, in use, or another node's.
+    pub async fn bind(config: Config) -> Result<Bound, StartError> {
+        config.validate()?;
+        let tunables = config.tunables.clone();
+        let (log, snapshots) = open(&config.data_dir).await?;
+        let cluster_id = settle_identity(&config, &log, &snapshots).await?;
+        let clients = listen("listen", config.listen).await?;
+        let peers = listen("peer_listen", config.peer_listen).await?;
+        let me = Member {
+            client_address: advertised(config.advertise, &clients),
+            peer_address: advertised(config.peer_advertise, &peers),
+        };
+        let applied = Arc::new(Applied::new(tunables.watch_ring));
+        let connections = Arc::new(Peers::new(cluster_id));
+        let machine = StateMachine { applied: applied.clone(), snapshots: snapshots.clone() };
+        let network = Network { peers: connections.clone() };
+        let raft_config = Arc::new(raft_config(cluster_id, &tunables)?);
+        let raft = Raft::new(config.id, raft_config, network, log.clone(), machine).await;
+        let raft = raft.map_err(|source| StartError::Raft { source: Box::new(source) })?;
+        let window = Duration::from_millis(tunables.renew_window_ms);
+        let (edge_renewals, edge_batches) = renewals(config.id, window);
+        let (log_renewals, log_batches) = renewals(config.id, window);
+        let node = Node {
+            id: config.id,
+            me,
+            metrics: raft.metrics(),
+            raft,
+            applied,
+            peers: connections,
+            clock: LeaderClock::default(),
+            leadership: Leadership::new(),
+            disk: Disk::new(config.id, config.data_dir, tunables.disk_reserve_bytes),
+            edge_renewals,
+            log_renewals,
+            reads: ReadIndex::default(),
+            membership: tokio::sync::Mutex::default(),
+            started: Instant::now(),
+            stop: CancellationToken::new(),
+            tunables,
+        };
+        let (node, start) = (Arc::new(node), config.start);
+        Ok(Bound { node, log, snapshots, clients, peers, edge_batches, log_batches, start })
+    }
+}
+
+impl Bound {
+    /// Where it listens for clients.
+    pub fn client_addr(&self) -> SocketAddr {
+        self.clients.local_addr().expect("invariant: a bound socket has an address")
+    }
+
+    /// Where it listens for peers.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peers.local_addr().expect("invariant: a bound socket has an address")
+    }
+
+    /// Runs the node until `stop` resolves or something in it fails, then stops it in order.
+    ///
+    /// # Errors
+    /// What failed, or that stopping took longer than its grace.
+    pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+        tracing::info!(
+            id = self.node.id,
+            cluster_id = format!("{:016x}", self.node.peers.cluster_id()),
+            clients = %self.client_addr(),
+            peers = %self.peer_addr(),
+            log_entries = self.node.applied.position().index,
+            "node starts"
+        );
+        bootstrap(&self.node, &self.start).await?;
+        let (node, log) = (self.node.clone(), self.log.clone());
+        let loops = CancellationToken::new();
+        let peer_stop = CancellationToken::new();
+        let mut tasks = self.spawn_all(&loops, &peer_stop).await;
+
+        let ended = tokio::select! {
+            () = stop => Ok(()),
+            Some(ended) = tasks.join_next() => Err(RunError::of_task(ended)),
+        };
+        let grace = Duration::from_millis(node.tunables.shutdown_grace_ms);
+        let stopped =
+            tokio::time::timeout(grace, stop_all(&node, log, tasks, loops, peer_stop)).await;
+        match (ended, stopped) {
+            (Err(error), _) => Err(error),
+            (Ok(()), Ok(stopped)) => {
+                tracing::info!(id = node.id, "node stopped");
+                stopped
+            }
+            (Ok(()), Err(_elapsed)) => {
+                tracing::warn!(id = node.id, "node did not stop in time; leaving all the same");
+                Err(RunError::SlowStop { grace })
+            }
+        }
+    }
+
+    async fn spawn_all(
+        self,
+        loops: &CancellationToken,
+        peer_stop: &CancellationToken,
+    ) -> JoinSet<Result<(), RunError>> {
+        let node = self.node;
+        let mut tasks = JoinSet::new();
+        let (health_reporter, health_service) = tonic_health::server::health_reporter();
+        let registry = RegistryServer::new(RegistryService { node: node.clone() })
+            .max_decoding_message_size(TRANSPORT_MAX);
+        let admin = AdminServer::new(AdminService { node: node.clone() })
+            .max_decoding_message_size(TRANSPORT_MAX);
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .build_v1()
+            .expect("invariant: the descriptors were compiled from the same files");
+        let clients = transport()
+            .add_service(health_service)
+            .add_service(reflection)
+            .add_service(registry)
+            .add_service(admin)
+            .serve_with_incoming_shutdown(
+                incoming(self.clients),
+                node.stop.clone().cancelled_owned(),
+            );
+        tasks.spawn(async { clients.await.map_err(RunError::Clients) });
+
+        let peer_service =
+            PeerService { node: node.clone(), log: self.log, snapshots: self.snapshots };
+        let peer_service = PeerServer::new(peer_service)
+            .max_decoding_message_size(MESSAGE_MAX)
+            .max_encoding_message_size(MESSAGE_MAX);
+        let peers = transport().add_service(peer_service).serve_with_incoming_shutdown(
+            incoming(self.peers),
+            peer_stop.clone().cancelled_owned(),
+        );
+        tasks.spawn(async { peers.await.map_err(RunError::Peers) });
+
+        let mut spawn_loop = |running: BoxedLoop| {
+            let stop = loops.clone();
+            tasks.spawn(async move {
+                tokio::select! {
+                    ended = running => ended,
+                    () = stop.cancelled() => Ok(()),
+                }
+            });
+        };
+        let ticker = Ticker::new(node.clone());
+        spawn_loop(Box::pin(async move { ticker.run().await }));
+        let (edge, edge_node) = (self.edge_batches, node.clone());
+        spawn_loop(Box::pin(async move {
+            edge.run(|leases| forward_renewals(&edge_node, leases)).await;
+            Ok(())
+        }));
+        let (log, log_node) = (self.log_batches, node.clone());
+        spawn_loop(Box::pin(async move {
+            log.run(|leases| log_node.propose_renewals(leases)).await;
+            Ok(())
+        }));
+        let members = MemberLoop::new(node.clone(), self.start);
+        spawn_loop(Box::pin(async move { members.run().await }));
+        spawn_loop(Box::pin(report_health(node.clone(), health_reporter)));
+        spawn_loop(Box::pin(watch_raft(node)));
+        tasks
+    }
+}
+
+type BoxedLoop = std::pin::Pin<Box<dyn Future<Output = Result<(), RunError>> + Send>>;
+
+fn transport() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+}
+
+/// Connections without Nagle's algorithm, which would hold small messages back for 40 ms.
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+/// A first start of a new cluster: every member begins with the same membership. Later starts find it in the log.
+async fn bootstrap(node: &Node, start: &Start) -> Result<(), RunError> {
+    let Start::Bootstrap(members) = start else { return Ok(()) };
+    let initialized = node.raft.is_initialized().await;
+    if initialized.map_err(|error| RunError::Raft { reason: error.to_string() })? {
+        return Ok(());
+    }
+    let members = members.iter().map(|(id, peer_address)| {
+        (*id, Member { peer_address: peer_address.clone(), client_address: String::new() })
+    });
+    let members: std::collections::BTreeMap<_, _> = members.collect();
+    match node.raft.initialize(members).await {
+        Ok(()) => Ok(()),
+        // Another member was first, and its entries are here already.
+        Err(openraft::errors::RaftError::APIError(
+            openraft::errors::InitializeError::NotAllowed(_),
+        )) => Ok(()),
+        Err(error) => Err(RunError::Raft { reason: error.to_string() }),
+    }
+}
+
+async fn stop_all(
+    node: &Node,
+    log: LogStore,
+    mut tasks: JoinSet<Result<(), RunError>>,
+    loops: CancellationToken,
+    peer_stop: CancellationToken,
+) -> Result<(), RunError> {
+    node.leadership.set_stopping();
+    if node.leads()
+        && let Ok(next) = node.successor()
+    {
+        let handed_over = node.transfer(next, Instant::now() + HAND_OVER).await;
+        if let Err(error) = handed_over {
+            tracing::warn!(%error, "could not hand the lead over; the others will elect");
+        }
+    }
+    node.stop.cancel();
+    loops.cancel();
+    let mut failed = None;
+    // All but the peer listener, which Raft still needs.
+    while tasks.len() > 1 {
+        let Some(ended) = tasks.join_next().await else { break };
+        if let Ok(Err(error)) = ended {
+            failed = Some(error);
+        }
+    }
+    if let Err(error) = node.raft.shutdown().await {
+        failed = Some(RunError::Raft { reason: error.to_string() });
+    }
+    peer_stop.cancel();
+    while tasks.join_next().await.is_some() {}
+    let closed = tokio::task::spawn_blocking(move || log.close()).await;
+    match closed {
+        Ok(Ok(())) => failed.map_or(Ok(()), Err),
+        Ok(Err(source)) => Err(RunError::Log { source }),
+        Err(panicked) => Err(RunError::of_task(Err(panicked))),
+    }
+}
+
+async fn forward_renewals(
+    node: &Node,
+    leases: Vec<quorate_state::LeaseId>,
+) -> Result<crate::renewals::BatchRenewed, crate::error::NodeError> {
+    let deadline = Instant::now() + node.tunables.request_timeout();
+    let renewed = node.renew_batch(leases, deadline).await?;
+    let unknown = Arc::new(renewed.unknown.into_iter().collect());
+    Ok(crate::renewals::BatchRenewed { unknown, revision: renewed.revision })
+}
+
+/// Says "serving" while this node has a leader in sight.
+async fn report_health(
+    node: Arc<Node>,
+    reporter: tonic_health::server::HealthReporter,
+) -> Result<(), RunError> {
+    let mut leaders = node.leadership.views();
+    loop {
+        let serving = leaders.borrow_and_update().is_some();
+        let status = match serving {
+            true => tonic_health::ServingStatus::Serving,
+            false => tonic_health::ServingStatus::NotServing,
+        };
+        for service in ["", "quorate.v1.Registry", "quorate.v1.Admin"] {
+            reporter.set_service_status(service, status).await;
+        }
+        if leaders.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Ends when the Raft library stops by itself, which it does when its storage fails.
+async fn watch_raft(node: Arc<Node>) -> Result<(), RunError> {
+    let mut metrics = node.metrics.clone();
+    loop {
+        if let Err(fatal) = &metrics.borrow_watched().running_state {
+            return Err(RunError::Raft { reason: fatal.to_string() });
+        }
+        if metrics.changed().await.is_err() {
+            return Err(RunError::Raft { reason: "it ended without a reason".to_owned() });
+        }
+    }
+}
+
+async fn open(data_dir: &Path) -> Result<(LogStore, Arc<SnapshotStore<TypeConfig>>), StartError> {
+    let dir = data_dir.to_owned();
+    let opened = tokio::task::spawn_blocking(move || {
+        std::fs::create_dir_all(&dir)
+            .map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
+        let log = LogStore::open(dir.join("log"), LogOptions::default())?;
+        let snapshots = SnapshotStore::open(dir.join("snapshots"))?;
+        Ok((log, Arc::new(snapshots)))
+    });
+    opened.await.map_err(|source| StartError::Panicked { source })?
+}
+
+/// The cluster that this node's data belongs to; 0: none yet.
+async fn settle_identity(
+    config: &Config,
+    log: &LogStore,
+    snapshots: &SnapshotStore<TypeConfig>,
+) -> Result<u64, StartError> {
+    let dir = config.data_dir.clone();
+    if let Some(owner) = log.identity() {
+        if owner.node_id != config.id {
+            return Err(StartError::OtherNode { dir, owner, id: config.id });
+        }
+        return Ok(owner.cluster_id);
+    }
+    if snapshots.current()?.is_some() {
+        return Err(StartError::LogMissing { dir });
+    }
+    let Start::Bootstrap(members) = &config.start else { return Ok(0) };
+    let identity = Identity { cluster_id: founding_id(members), node_id: config.id };
+    log.stamp(identity).await?;
+    Ok(identity.cluster_id)
+}
+
+/// The id of a new cluster: every founding member finds the same from the list that all of them were given.
+fn founding_id(members: &std::collections::BTreeMap<u64, String>) -> u64 {
+    let listed: Vec<String> = members.iter().map(|(id, addr)| format!("{id}={addr}")).collect();
+    xxhash_rust::xxh3::xxh3_64(listed.join(",").as_bytes()).max(1)
+}
+
+async fn listen(field: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| StartError::Listen { field, address, source })
+}
+
+fn advertised(configured: Option<String>, listener: &TcpListener) -> String {
+    configured.unwrap_or_else(|| {
+        let bound = listener.local_addr().expect("invariant: a bound socket has an address");
+        bound.to_string()
+    })
+}
+
+fn raft_config(cluster_id: u64, tunables: &Tunables) -> Result<RaftConfig, StartError> {
+    let config = RaftConfig {
+        cluster_name: format!("{cluster_id:016x}"),
+        heartbeat_interval: tunables.heartbeat_ms,
+        election_timeout_min: tunables.election_timeout_min_ms,
+        election_timeout_max: tunables.election_timeout_max_ms,
+        enable_pre_vote: Some(true),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(tunables.snapshot_every),
+        max_in_snapshot_log_to_keep: tunables.keep_entries,
+        replication_lag_threshold: tunables.snapshot_every + tunables.keep_entries,
+        // Only for giving up on a transfer; its messages have their own timeouts.
+        install_snapshot_timeout: 600_000,
+        ..RaftConfig::default()
+    };
+    config.validate().map_err(|source| StartError::RaftConfig { source: Box::new(source) })
+}

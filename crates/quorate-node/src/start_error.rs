@@ -1,0 +1,133 @@
+//! Why a node does not start, or stopped by itself; each says what an operator can do.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use quorate_log::{Identity, LogError, OpenError, SnapshotError, StampError};
+use tokio::task::JoinError;
+
+use crate::config::ConfigError;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is wrong.
+    #[error("bad configuration")]
+    Config(#[from] ConfigError),
+    /// The Raft library does not take the settings.
+    #[error("bad configuration for Raft")]
+    RaftConfig {
+        /// What it says.
+        #[source]
+        source: Source,
+    },
+    /// The data directory cannot be made.
+    #[error("cannot use the data directory {}", dir.display())]
+    DataDir {
+        /// Which directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The log cannot be opened.
+    #[error("cannot open the log")]
+    Log(#[from] OpenError),
+    /// The snapshots cannot be opened.
+    #[error("cannot open the snapshots")]
+    Snapshots(#[from] SnapshotError),
+    /// The identity cannot be written.
+    #[error("cannot write the node's identity")]
+    Stamp(#[from] StampError),
+    /// The data directory is another node's.
+    #[error("the data directory {} belongs to {owner}, not to node {id}; start node {} with it, or give node {id} an empty one", dir.display(), owner.node_id)]
+    OtherNode {
+        /// Which directory.
+        dir: PathBuf,
+        /// Whose it is.
+        owner: Identity,
+        /// The id that was given.
+        id: u64,
+    },
+    /// Snapshots without a log.
+    #[error("the data directory {} has snapshots but no log: part of it is lost; remove the node from the cluster and start a new one (new id, empty directory) with --join", dir.display())]
+    LogMissing {
+        /// Which directory.
+        dir: PathBuf,
+    },
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} ({field})")]
+    Listen {
+        /// The setting.
+        field: &'static str,
+        /// Its address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The Raft library does not start.
+    #[error("cannot start Raft from what the data directory holds")]
+    Raft {
+        /// Why.
+        #[source]
+        source: Source,
+    },
+    /// Opening the data directory panicked: a bug.
+    #[error("opening the data directory panicked")]
+    Panicked {
+        /// The panic.
+        #[source]
+        source: JoinError,
+    },
+}
+
+/// Why a node stopped by itself, or did not stop as it should.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The listener for clients failed.
+    #[error("serving clients failed")]
+    Clients(#[source] tonic::transport::Error),
+    /// The listener for peers failed.
+    #[error("serving peers failed")]
+    Peers(#[source] tonic::transport::Error),
+    /// The Raft library stopped.
+    #[error("Raft stopped: {reason}")]
+    Raft {
+        /// Why.
+        reason: String,
+    },
+    /// The log could not be closed.
+    #[error("closing the log failed")]
+    Log {
+        /// Why.
+        #[source]
+        source: LogError,
+    },
+    /// A task panicked: a bug.
+    #[error("a task of the node panicked")]
+    Panicked(#[source] JoinError),
+    /// A task ended that never should.
+    #[error("a task of the node ended unexpectedly")]
+    Ended,
+    /// Stopping took too long.
+    #[error("stopping took longer than {} ms", grace.as_millis())]
+    SlowStop {
+        /// The time that it had.
+        grace: Duration,
+    },
+}
+
+impl RunError {
+    /// What the end of a task means that should have gone on.
+    pub(crate) fn of_task(ended: Result<Result<(), Self>, JoinError>) -> Self {
+        match ended {
+            Ok(Ok(())) => Self::Ended,
+            Ok(Err(error)) => error,
+            Err(panicked) => Self::Panicked(panicked),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The one table from errors to gRPC codes.
+
+use quorate_state::Rejection;
+use tonic::{Code, Status};
+
+use crate::error::{CallError, MembershipError, NodeError};
+
+/// Trailer that tells the incarnation which stands against a registration, decimal.
+pub(crate) const INCARNATION_TRAILER: &str = "quorate-incarnation";
+
+impl From<NodeError> for Status {
+    fn from(error: NodeError) -> Self {
+        CallError::from(error).into()
+    }
+}
+
+impl From<CallError> for Status {
+    fn from(error: CallError) -> Self {
+        let mut status = Self::new(code(&error), error.to_string());
+        if let CallError::Node(NodeError::Rejected(
+            Rejection::NewerIncarnation { current, .. } | Rejection::Deregistered { current, .. },
+        )) = &error
+        {
+            let current = current.0.to_string();
+            let value = current.parse().expect("invariant: digits are valid metadata");
+            status.metadata_mut().insert(INCARNATION_TRAILER, value);
+        }
+        status
+    }
+}
+
+fn code(error: &CallError) -> Code {
+    match error {
+        CallError::Invalid(_) => Code::InvalidArgument,
+        CallError::TooLarge { .. } => Code::ResourceExhausted,
+        CallError::Node(error) => match error {
+            NodeError::Rejected(rejection) => match rejection {
+                Rejection::UnknownLease(_) | Rejection::UnknownInstance(_) => Code::NotFound,
+                Rejection::NewerIncarnation { .. } | Rejection::Deregistered { .. } => {
+                    Code::FailedPrecondition
+                }
+                Rejection::LeaseFull { .. } => Code::InvalidArgument,
+            },
+            NodeError::NoLeader { .. }
+            | NodeError::NoAnswer { .. }
+            | NodeError::Behind { .. }
+            | NodeError::NotMember { .. }
+            | NodeError::NotLeader { .. }
+            | NodeError::Stopping { .. }
+            | NodeError::PeerUnreachable { .. } => Code::Unavailable,
+            NodeError::DiskFull { .. } | NodeError::Overloaded { .. } => Code::ResourceExhausted,
+            NodeError::Membership(error) => match error {
+                MembershipError::Unknown { .. } => Code::NotFound,
+                MembershipError::Busy => Code::Aborted,
+                MembershipError::TooSlow { .. } => Code::DeadlineExceeded,
+                MembershipError::WrongId { .. }
+                | MembershipError::OtherCluster { .. }
+                | MembershipError::Taken { .. }
+                | MembershipError::WouldLoseQuorum { .. }
+                | MembershipError::LastVoter { .. }
+                | MembershipError::NotVoter { .. }
+                | MembershipError::NoOther => Code::FailedPrecondition,
+            },
+            NodeError::Fatal { .. } => Code::Internal,
+        },
+    }
+}
