@@ -11,10 +11,12 @@
 //! | `renewals`, `reads` | many renewals in one entry; many reads in one round |
 //! | `applied`, `watch`, `subscription` | the applied state and its watchers under one lock; one watcher's stream |
 //! | `membership`, `member_loop`, `cluster_status` | changing members; this node's own part in it; how they are |
+//! | `amnesia` | refuses to come back under an id whose disk was lost |
 //! | `leadership`, `disk`, `peers` | who leads and how fresh; room on the disk; connections to other nodes |
 //! | `raft/` | the adapters to the Raft library |
 //! | `grpc/`, `convert`, `status` | handlers; wire types to ours and back; errors to codes |
 
+mod amnesia;
 mod applied;
 mod clock;
 mod cluster_status;

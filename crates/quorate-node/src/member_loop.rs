@@ -1,5 +1,7 @@
-//! Keeps this node's own membership as it was configured: asks to be taken in, and tells its addresses.
+//! Keeps this node's own membership as it was configured: founds the cluster or asks to be taken in, and tells its
+//! addresses.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +14,17 @@ use tonic::transport::Endpoint;
 use crate::config::Start;
 use crate::membership::MembershipCall;
 use crate::node::{LeaderCall, MemberInfo, Node};
+use crate::raft::types::Member;
 use crate::start_error::RunError;
 
 /// A look at the membership this often.
-const EVERY: Duration = Duration::from_millis(500);
+const EVERY: Duration = Duration::from_millis(250);
 
 /// Being taken in may need a snapshot first.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A founder waits this long for each founder before it.
+const FOUNDER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// See the head of this file.
 pub(crate) struct MemberLoop {
@@ -53,7 +59,15 @@ impl MemberLoop {
                 );
                 self.was_member = false;
             }
-            _ => self.join().await,
+            _ => match &self.start {
+                Start::Bootstrap(founders) if own.is_none() => self.found(founders).await,
+                Start::Join { nodes, observer } => {
+                    let address = nodes[self.asked % nodes.len()].clone();
+                    self.asked += 1;
+                    self.join(&address, *observer).await;
+                }
+                Start::Bootstrap(_) | Start::Wait => {}
+            },
         }
         self.was_member |= own.is_some();
     }
@@ -71,11 +85,25 @@ impl MemberLoop {
         }
     }
 
-    /// Asks the next of the configured nodes to take this one in.
-    async fn join(&mut self) {
-        let Start::Join { nodes, observer } = &self.start else { return };
-        let address = &nodes[self.asked % nodes.len()];
-        self.asked += 1;
+    /// First start of a new cluster: every founder begins with the same membership. One would do; each of the others waits
+    /// a little longer, in case those before it are not there. Later starts find the membership in the log.
+    async fn found(&self, founders: &BTreeMap<u64, String>) {
+        let rank = founders.keys().position(|id| *id == self.node.id).unwrap_or(0) as u32;
+        if self.node.started.elapsed() < FOUNDER_PATIENCE * rank {
+            return;
+        }
+        let members = founders.iter().map(|(id, peer_address)| {
+            let peer_address = peer_address.clone();
+            (*id, Member { peer_address, client_address: String::new() })
+        });
+        match self.node.raft.initialize(members.collect::<BTreeMap<_, _>>()).await {
+            Ok(()) => tracing::info!(founders = founders.len(), "founding a new cluster"),
+            Err(error) => tracing::debug!(%error, "another founder was first"),
+        }
+    }
+
+    /// Asks a node of the cluster to take this one in.
+    async fn join(&self, address: &str, observer: bool) {
         let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else {
             tracing::error!(address, "join: this is no host:port");
             return;
@@ -84,7 +112,7 @@ impl MemberLoop {
         let mut request = Request::new(AddNodeRequest {
             id: self.node.id,
             peer_address: self.node.me.peer_address.clone(),
-            learner_only: *observer,
+            learner_only: observer,
         });
         request.set_timeout(JOIN_TIMEOUT);
         match client.add_node(request).await {

@@ -107,7 +107,7 @@ impl Node {
         };
         let client = self.peers.client(address, Lane::Control);
         let mut client = client.map_err(|status| unreachable(status.message()))?;
-        let request = self.peers.request(wanted, IdentifyRequest {}, Some(IDENTIFY_TIMEOUT));
+        let request = self.peers.request(wanted, IdentifyRequest { id: 0 }, Some(IDENTIFY_TIMEOUT));
         let answer = client.identify(request).await;
         let found = answer.map_err(|status| unreachable(status.message()))?.into_inner();
         let address = address.to_owned();

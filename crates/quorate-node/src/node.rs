@@ -73,7 +73,7 @@ pub(crate) struct Node {
     pub(crate) peers: Arc<Peers>,
     pub(crate) clock: LeaderClock,
     pub(crate) leadership: Leadership,
-    pub(crate) disk: Disk,
+    pub(crate) disk: Arc<Disk>,
     /// Renewals of this node's clients, on their way to the leader.
     pub(crate) edge_renewals: Renewals,
     /// Renewals of all nodes, on their way into the log; used while this node leads.

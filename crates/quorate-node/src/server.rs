@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 
+use crate::amnesia::who_knows;
 use crate::applied::Applied;
 use crate::clock::LeaderClock;
 use crate::config::{Config, Start, Tunables};
@@ -88,7 +89,13 @@ impl Server {
         };
         let applied = Arc::new(Applied::new(tunables.watch_ring));
         let connections = Arc::new(Peers::new(cluster_id));
-        let machine = StateMachine { applied: applied.clone(), snapshots: snapshots.clone() };
+        let disk = Disk::new(config.id, config.data_dir, tunables.disk_reserve_bytes);
+        let disk = Arc::new(disk);
+        let machine = StateMachine {
+            applied: applied.clone(),
+            snapshots: snapshots.clone(),
+            disk: disk.clone(),
+        };
         let network = Network { peers: connections.clone() };
         let raft_config = Arc::new(raft_config(cluster_id, &tunables)?);
         let raft = Raft::new(config.id, raft_config, network, log.clone(), machine).await;
@@ -105,7 +112,7 @@ impl Server {
             peers: connections,
             clock: LeaderClock::default(),
             leadership: Leadership::new(),
-            disk: Disk::new(config.id, config.data_dir, tunables.disk_reserve_bytes),
+            disk,
             edge_renewals,
             log_renewals,
             reads: ReadIndex::default(),
@@ -143,7 +150,6 @@ impl Bound {
             log_entries = self.node.applied.position().index,
             "node starts"
         );
-        bootstrap(&self.node, &self.start).await?;
         let (node, log) = (self.node.clone(), self.log.clone());
         let loops = CancellationToken::new();
         let peer_stop = CancellationToken::new();
@@ -251,27 +257,6 @@ fn transport() -> tonic::transport::Server {
 /// Connections without Nagle's algorithm, which would hold small messages back for 40 ms.
 fn incoming(listener: TcpListener) -> TcpIncoming {
     TcpIncoming::from(listener).with_nodelay(Some(true))
-}
-
-/// A first start of a new cluster: every member begins with the same membership. Later starts find it in the log.
-async fn bootstrap(node: &Node, start: &Start) -> Result<(), RunError> {
-    let Start::Bootstrap(members) = start else { return Ok(()) };
-    let initialized = node.raft.is_initialized().await;
-    if initialized.map_err(|error| RunError::Raft { reason: error.to_string() })? {
-        return Ok(());
-    }
-    let members = members.iter().map(|(id, peer_address)| {
-        (*id, Member { peer_address: peer_address.clone(), client_address: String::new() })
-    });
-    let members: std::collections::BTreeMap<_, _> = members.collect();
-    match node.raft.initialize(members).await {
-        Ok(()) => Ok(()),
-        // Another member was first, and its entries are here already.
-        Err(openraft::errors::RaftError::APIError(
-            openraft::errors::InitializeError::NotAllowed(_),
-        )) => Ok(()),
-        Err(error) => Err(RunError::Raft { reason: error.to_string() }),
-    }
 }
 
 async fn stop_all(
@@ -384,6 +369,9 @@ async fn settle_identity(
     }
     if snapshots.current()?.is_some() {
         return Err(StartError::LogMissing { dir });
+    }
+    if let Some(told_by) = who_knows(config.id, &config.start, &Peers::new(0)).await {
+        return Err(StartError::Amnesia { id: config.id, dir, told_by });
     }
     let Start::Bootstrap(members) = &config.start else { return Ok(0) };
     let identity = Identity { cluster_id: founding_id(members), node_id: config.id };

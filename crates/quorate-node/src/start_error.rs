@@ -58,6 +58,16 @@ pub enum StartError {
         /// Which directory.
         dir: PathBuf,
     },
+    /// The disk of a member was lost.
+    #[error("node {id} is a member of the cluster already, says the node at {told_by}, but the data directory {} is empty: its disk was lost, and with it votes that the cluster counts on. Start a new node with another id and `quorate cluster replace {id} NEW ADDR`, or give node {id} its directory back", dir.display())]
+    Amnesia {
+        /// Whose data is gone.
+        id: u64,
+        /// Which directory.
+        dir: PathBuf,
+        /// Who knows the node.
+        told_by: String,
+    },
     /// An address cannot be listened on.
     #[error("cannot listen on {address} ({field})")]
     Listen {

@@ -9,6 +9,7 @@ use quorate_state::{Clock, Op, limits};
 use tokio::time::Instant;
 
 use crate::clock::TICK;
+use crate::cluster_status::NodeStatus;
 use crate::error::NodeError;
 use crate::node::Node;
 use crate::start_error::RunError;
@@ -19,8 +20,8 @@ const IDLE_TICK_MS: u64 = 500;
 /// A command of the ticker that is not applied by then is given up; the next tick tries again.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The disk is looked at this often.
-const DISK_EVERY: Duration = Duration::from_secs(1);
+/// A leader without room on its disk looks for a voter that has some this often.
+const HAND_OVER_EVERY: Duration = Duration::from_secs(2);
 
 /// See the head of this file.
 pub(crate) struct Ticker {
@@ -28,12 +29,12 @@ pub(crate) struct Ticker {
     /// The term in which this node last led and gave the grace that a new leader owes.
     grace_given: u64,
     grace_owed: bool,
-    disk_looked: Instant,
+    handed_over: Instant,
 }
 
 impl Ticker {
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node, grace_given: 0, grace_owed: false, disk_looked: Instant::now() }
+        Self { node, grace_given: 0, grace_owed: false, handed_over: Instant::now() }
     }
 
     pub(crate) async fn run(mut self) -> Result<(), RunError> {
@@ -46,13 +47,14 @@ impl Ticker {
     /// One look around; how long until the next.
     async fn tick(&mut self) -> Duration {
         let node = self.node.clone();
-        if self.disk_looked.elapsed() >= DISK_EVERY {
-            node.disk.measure();
-            self.disk_looked = Instant::now();
-        }
+        node.disk.measure();
         node.leadership.set_leader(self.leader_in_sight());
         if !node.leads() {
             self.grace_owed = false;
+            return TICK;
+        }
+        if node.disk.check().is_err() {
+            self.hand_over_to_room().await;
             return TICK;
         }
         let now = node.read_clock();
@@ -78,6 +80,27 @@ impl Ticker {
             self.propose(Op::Tick).await;
         }
         until(due, now)
+    }
+
+    /// A leader that can write nothing hands the lead to a voter that can.
+    async fn hand_over_to_room(&mut self) {
+        if self.handed_over.elapsed() < HAND_OVER_EVERY {
+            return;
+        }
+        self.handed_over = Instant::now();
+        let reserve_bytes = self.node.tunables.disk_reserve_bytes;
+        let has_room = |status: &NodeStatus| status.disk_free_bytes >= reserve_bytes;
+        let all = self.node.cluster_status(false).await;
+        let next = all.into_iter().find_map(|(member, status)| {
+            let fit = member.voter && status.as_ref().is_ok_and(has_room);
+            fit.then_some(member.id)
+        });
+        let Some(next) = next else { return };
+        tracing::warn!(to = next, "no room on this leader's disk: handing the lead over");
+        let handed = self.node.transfer(next, Instant::now() + PROPOSE_TIMEOUT).await;
+        if let Err(error) = handed {
+            tracing::warn!(%error, "handing the lead over failed");
+        }
     }
 
     /// The leader, if it was heard of lately; this node itself, if it leads and a quorum was.

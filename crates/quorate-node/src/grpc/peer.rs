@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
 use openraft::Snapshot;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use quorate_log::{Identity, SnapshotFile, SnapshotStore};
 use quorate_proto::peer::v1::peer_server::Peer;
@@ -37,8 +38,10 @@ type Append = AppendEntriesRequest<TypeConfig>;
 impl Peer for PeerService {
     type AppendStreamStream = Pin<Box<dyn Stream<Item = Result<Payload, Status>> + Send>>;
 
-    async fn identify(&self, _: Request<IdentifyRequest>) -> Answer<IdentifyResponse> {
+    async fn identify(&self, request: Request<IdentifyRequest>) -> Answer<IdentifyResponse> {
+        let caller = self.node.member(request.into_inner().id);
         Ok(Response::new(IdentifyResponse {
+            knows_caller: caller.is_some_and(|member| !member.client_address.is_empty()),
             cluster_id: self.node.peers.cluster_id(),
             node_id: self.node.id,
             client_address: self.node.me.client_address.clone(),
@@ -50,11 +53,8 @@ impl Peer for PeerService {
     async fn append(&self, request: Request<Payload>) -> Answer<Payload> {
         self.adopt(request.metadata()).await?;
         let append: Append = read(&request.into_inner())?;
-        let committed = self.admit(&append)?;
+        self.admit(&append)?;
         let answer = self.node.raft.append_entries(append).await.map_err(failed)?;
-        if !matches!(answer, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
-            self.heard(committed);
-        }
         Ok(payload(&answer))
     }
 
@@ -68,8 +68,7 @@ impl Peer for PeerService {
         let appends = request.into_inner().scan((), move |(), payload| {
             let append = payload.and_then(|payload| read::<Append>(&payload));
             let append = append.and_then(|append| {
-                let committed = service.admit(&append)?;
-                service.heard(committed);
+                service.admit(&append)?;
                 Ok(append)
             });
             if let Err(status) = &append {
@@ -167,16 +166,17 @@ impl PeerService {
         Ok(())
     }
 
-    /// How far the leader has committed; refuses entries while there is no room for them.
-    fn admit(&self, append: &Append) -> Result<u64, Status> {
+    /// Notes how far the leader has committed; refuses entries while there is no room for them.
+    fn admit(&self, append: &Append) -> Result<(), Status> {
         if !append.entries.is_empty() {
             self.node.disk.check()?;
         }
-        Ok(append.leader_commit.map_or(0, |log_id| log_id.index()))
-    }
-
-    fn heard(&self, committed: u64) {
-        self.node.leadership.heard(committed, self.node.applied.position().index);
+        // A leader of the past says nothing about how fresh this node is.
+        if append.vote >= self.node.metrics.borrow_watched().vote {
+            let committed = append.leader_commit.map_or(0, |log_id| log_id.index());
+            self.node.leadership.heard(committed, self.node.applied.position().index);
+        }
+        Ok(())
     }
 
     async fn receive(

@@ -13,6 +13,7 @@ use quorate_log::{SnapshotFile, SnapshotStore};
 use quorate_state::{Registry, read_snapshot, write_snapshot};
 
 use crate::applied::Applied;
+use crate::disk::Disk;
 use crate::raft::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// What the Raft library drives.
@@ -20,6 +21,7 @@ use crate::raft::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 pub(crate) struct StateMachine {
     pub(crate) applied: Arc<Applied>,
     pub(crate) snapshots: Arc<SnapshotStore<TypeConfig>>,
+    pub(crate) disk: Arc<Disk>,
 }
 
 /// A view of the state, to be written to a file.
@@ -53,6 +55,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             }
         }
         Ok(())
+    }
+
+    /// Without room on the disk, a snapshot that nobody waits for is put off.
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
+        if !force && self.disk.check().is_err() {
+            return None;
+        }
+        Some(self.get_snapshot_builder().await)
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
