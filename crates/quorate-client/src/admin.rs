@@ -1,0 +1,237 @@
+//! The operators' calls. Knows their deadlines and nothing of what the cluster does with them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::v1::admin_client::AdminClient;
+use quorate_proto::v1::{
+    AddNodeRequest, BackupChunk, BackupRequest, RemoveNodeRequest, ReplaceNodeRequest,
+    SetOverrideRequest, StatusRequest, StatusResponse, TransferLeaderRequest,
+    TriggerSnapshotRequest, TriggerSnapshotResponse,
+};
+use tokio::time::{Instant, timeout};
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use crate::call::{DECODE_MAX, Plan, Rounds, call};
+use crate::client::Core;
+use crate::endpoints::Target;
+use crate::error::{Attempt, Error, explain};
+use crate::retry::{FOREGROUND, decide};
+use crate::types::{InstanceOverride, Member};
+
+/// Membership changes wait for a node to catch up, snapshots for the disk. One node gets all of it: the connection's
+/// keep-alive finds out sooner when it hangs.
+const LONG_CALL: Duration = Duration::from_secs(60);
+/// The answering node gives each member 1 s, so it may itself need a little more.
+const STATUS_ATTEMPT: Duration = Duration::from_millis(2_500);
+/// A backup in which nothing arrives for so long has failed.
+const BACKUP_IDLE: Duration = Duration::from_secs(30);
+
+/// The operators' calls, from [`crate::Client::admin`].
+#[derive(Debug, Clone)]
+pub struct Admin {
+    core: Arc<Core>,
+}
+
+fn stub(channel: Channel) -> AdminClient<Channel> {
+    AdminClient::new(channel).max_decoding_message_size(DECODE_MAX)
+}
+
+/// One unary call: `send!(self, plan, request, method)`.
+macro_rules! send {
+    ($self:ident, $plan:expr, $request:expr, $method:ident) => {{
+        let plan: Plan = $plan;
+        let send = |channel, request| async move { stub(channel).$method(request).await };
+        call(&$self.core.endpoints, &plan, &$request, send)
+            .await
+            .map_err(|error| error.into_error(plan.operation))
+    }};
+}
+
+impl Admin {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// All members as they are now; with `local_only`, just the answering node.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`].
+    pub async fn status(&self, local_only: bool) -> Result<StatusResponse, Error> {
+        let plan = self.core.plan("status", Target::Any);
+        let attempt = STATUS_ATTEMPT.min(plan.within);
+        send!(self, Plan { attempt, ..plan }, StatusRequest { local_only }, status)
+    }
+
+    /// Takes a running, empty node in and waits until it votes (or, with `learner_only`, replicates). `peer_address` is
+    /// where it listens for peers. Answers with the members.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`] (among others when the node has another id or cluster).
+    pub async fn add_node(
+        &self,
+        id: u64,
+        peer_address: &str,
+        learner_only: bool,
+    ) -> Result<Vec<Member>, Error> {
+        let request = AddNodeRequest { id, peer_address: peer_address.to_owned(), learner_only };
+        let answer = send!(self, long("add node"), request, add_node)?;
+        Ok(answer.members)
+    }
+
+    /// Takes a node out. Answers with the members.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`] (among others when the rest would have no live quorum).
+    pub async fn remove_node(&self, id: u64) -> Result<Vec<Member>, Error> {
+        let answer = send!(self, long("remove node"), RemoveNodeRequest { id }, remove_node)?;
+        Ok(answer.members)
+    }
+
+    /// Takes a new node in and an old one out, in one change. Answers with the members.
+    ///
+    /// # Errors
+    /// As [`Admin::add_node`] and [`Admin::remove_node`].
+    pub async fn replace_node(
+        &self,
+        old_id: u64,
+        new_id: u64,
+        peer_address: &str,
+    ) -> Result<Vec<Member>, Error> {
+        let request = ReplaceNodeRequest { old_id, new_id, peer_address: peer_address.to_owned() };
+        let answer = send!(self, long("replace node"), request, replace_node)?;
+        Ok(answer.members)
+    }
+
+    /// Hands the lead to this voter, or to the one that is furthest along, and waits until it leads. Answers with the
+    /// leader's id.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`].
+    pub async fn transfer_leader(&self, to_id: Option<u64>) -> Result<u64, Error> {
+        let request = TransferLeaderRequest { to_id: to_id.unwrap_or(0) };
+        let answer = send!(self, long("transfer leader"), request, transfer_leader)?;
+        Ok(answer.leader_id)
+    }
+
+    /// Builds a snapshot on the answering node and purges the log behind it. The header tells which node it was.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`].
+    pub async fn trigger_snapshot(&self) -> Result<TriggerSnapshotResponse, Error> {
+        let plan = Plan { target: Target::Any, ..long("snapshot") };
+        send!(self, plan, TriggerSnapshotRequest {}, trigger_snapshot)
+    }
+
+    /// Overrides an instance's status or weight until it is cleared, whatever the instance registers meanwhile. The
+    /// instance need not be registered yet.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`].
+    pub async fn set_override(
+        &self,
+        service: &str,
+        id: &str,
+        decision: InstanceOverride,
+    ) -> Result<(), Error> {
+        self.put_override(service, id, Some(decision)).await
+    }
+
+    /// Clears the override of an instance.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`].
+    pub async fn clear_override(&self, service: &str, id: &str) -> Result<(), Error> {
+        self.put_override(service, id, None).await
+    }
+
+    async fn put_override(
+        &self,
+        service: &str,
+        id: &str,
+        r#override: Option<InstanceOverride>,
+    ) -> Result<(), Error> {
+        let request = SetOverrideRequest {
+            namespace: self.core.options.namespace.clone(),
+            service: service.to_owned(),
+            id: id.to_owned(),
+            r#override,
+        };
+        send!(self, self.core.plan("override", Target::Leader), request, set_override)?;
+        Ok(())
+    }
+
+    /// Begins a copy of the whole state. Tries one node after the other until one begins to send; from then on a failure
+    /// is the backup's, and the caller begins anew.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`].
+    pub async fn backup(&self) -> Result<Backup, Error> {
+        let operation = "backup";
+        let endpoints = &self.core.endpoints;
+        let deadline = Instant::now() + LONG_CALL;
+        let mut rounds = Rounds::new(FOREGROUND);
+        let mut tried: Vec<Attempt> = Vec::new();
+        // Each node once: what keeps all of them from sending a backup will not pass within a second.
+        for _ in 0..endpoints.len() {
+            let (address, channel) = rounds.pick(endpoints, Target::Any);
+            let begin = async {
+                let mut chunks = stub(channel).backup(BackupRequest {}).await?.into_inner();
+                let first = chunks.message().await?;
+                let first = first.ok_or_else(|| Status::data_loss("the backup is empty"))?;
+                Ok::<_, Status>(Backup { address: address.to_string(), first: Some(first), chunks })
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            let begun = timeout(BACKUP_IDLE.min(left), begin).await;
+            let status = match begun {
+                Ok(Ok(backup)) => return Ok(backup),
+                Ok(Err(status)) => status,
+                Err(_elapsed) => Status::deadline_exceeded("nothing arrived"),
+            };
+            if !decide(status.code()).blames_node() {
+                return Err(Error::rejected(operation, &status));
+            }
+            endpoints.failed(&address);
+            let (address, code) = (address.to_string(), status.code());
+            tried.push(Attempt { address, code, reason: explain(&status) });
+        }
+        Err(Error::Unreachable { operation, within: LONG_CALL, tried })
+    }
+}
+
+fn long(operation: &'static str) -> Plan {
+    Plan { operation, target: Target::Leader, attempt: LONG_CALL, within: LONG_CALL }
+}
+
+/// A backup on its way.
+#[derive(Debug)]
+pub struct Backup {
+    address: String,
+    first: Option<BackupChunk>,
+    chunks: Streaming<BackupChunk>,
+}
+
+impl Backup {
+    /// The next chunk; `None` after the last. What the first one says of itself holds for the whole: compare
+    /// `total_bytes` with what arrived.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] or [`Error::Rejected`] when it broke off: what arrived so far is worth nothing.
+    pub async fn next(&mut self) -> Result<Option<BackupChunk>, Error> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        let status = match timeout(BACKUP_IDLE, self.chunks.message()).await {
+            Ok(Ok(chunk)) => return Ok(chunk),
+            Ok(Err(status)) => status,
+            Err(_elapsed) => Status::deadline_exceeded("nothing arrived"),
+        };
+        if !decide(status.code()).blames_node() {
+            return Err(Error::rejected("backup", &status));
+        }
+        let (address, reason) = (self.address.clone(), explain(&status));
+        let tried = vec![Attempt { address, code: status.code(), reason }];
+        Err(Error::Unreachable { operation: "backup", within: BACKUP_IDLE, tried })
+    }
+}

@@ -1,0 +1,120 @@
+//! Which instances this client keeps registered, so that none is kept twice; and the incarnations of this process.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::Error;
+use crate::types::InstanceSpec;
+
+type Key = (String, String);
+
+/// The instances that registrations of one client hold. The namespace is the client's.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    /// Instance to the number of the claim that holds it. Never held across an await.
+    held: Arc<Mutex<HashMap<Key, u64>>>,
+    last_number: AtomicU64,
+}
+
+/// Holds some instances until it is released or dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    held: Arc<Mutex<HashMap<Key, u64>>>,
+    number: u64,
+}
+
+impl Claims {
+    /// Takes all of them or none.
+    pub(crate) fn claim(&self, instances: &[InstanceSpec]) -> Result<Claim, Error> {
+        let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
+        // Made first: if an instance is taken, its drop gives back those before it.
+        let claim = Claim { held: self.held.clone(), number };
+        for instance in instances {
+            let key = (instance.service.clone(), instance.id.clone());
+            let mut held = lock(&self.held);
+            if held.contains_key(&key) {
+                drop(held);
+                let (service, id) = key;
+                return Err(Error::AlreadyRegistered { service, id });
+            }
+            held.insert(key, number);
+        }
+        Ok(claim)
+    }
+}
+
+impl Claim {
+    /// Gives the instances back. Later claims of the same instances are not touched, however often it is called.
+    pub(crate) fn release(&self) {
+        lock(&self.held).retain(|_, number| *number != self.number);
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+fn lock(held: &Mutex<HashMap<Key, u64>>) -> MutexGuard<'_, HashMap<Key, u64>> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The highest incarnation that this process has used.
+static LAST_INCARNATION: AtomicU64 = AtomicU64::new(0);
+
+/// A new incarnation: microseconds since the epoch, and always higher than any before it in this process.
+pub(crate) fn new_incarnation() -> u64 {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a restarted process has to be told from its predecessor, and only the wall clock spans both"
+    )]
+    let now = SystemTime::now();
+    let micros = now.duration_since(UNIX_EPOCH).map_or(1, |since| since.as_micros() as u64);
+    incarnation_at_least(micros)
+}
+
+/// A new incarnation that is at least `minimum`.
+pub(crate) fn incarnation_at_least(minimum: u64) -> u64 {
+    let next = |last: u64| last.saturating_add(1).max(minimum);
+    let last = LAST_INCARNATION
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)))
+        .unwrap_or_else(|last| last);
+    next(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instance(id: &str) -> InstanceSpec {
+        InstanceSpec { service: "s".to_owned(), id: id.to_owned(), ..InstanceSpec::default() }
+    }
+
+    #[test]
+    fn an_instance_is_claimed_once_and_given_back() {
+        // S1.4, S1.5
+        let claims = Claims::default();
+        let first = claims.claim(&[instance("a")]).unwrap();
+        let refused = claims.claim(&[instance("b"), instance("a")]);
+        assert!(matches!(refused, Err(Error::AlreadyRegistered { id, .. }) if id == "a"));
+        drop(claims.claim(&[instance("b")]).unwrap());
+
+        first.release();
+        let second = claims.claim(&[instance("a")]).unwrap();
+        drop(first);
+        assert!(claims.claim(&[instance("a")]).is_err(), "the old claim released the new one");
+        drop(second);
+        assert!(claims.claim(&[instance("a")]).is_ok());
+    }
+
+    #[test]
+    fn incarnations_only_grow() {
+        let first = new_incarnation();
+        let jumped = incarnation_at_least(first + 1_000_000_000);
+        assert!(jumped >= first + 1_000_000_000);
+        assert!(new_incarnation() > jumped, "also when the clock is behind");
+    }
+}

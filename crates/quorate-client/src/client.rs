@@ -1,0 +1,373 @@
+//! [`Client`]: how it is made, and the calls that only read. Registering is in `registration.rs`, following in `watch.rs`,
+//! operating in `admin.rs`; they share [`Core`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::v1::registry_client::RegistryClient;
+use quorate_proto::v1::{
+    FetchRequest, ListDependentsRequest, ListMembersRequest, ListServicesRequest,
+};
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::Channel;
+
+use crate::admin::Admin;
+use crate::call::{DECODE_MAX, Plan, call};
+use crate::claims::Claims;
+use crate::endpoints::{Endpoints, Target};
+use crate::error::Error;
+use crate::registration::RegistrationHandle;
+use crate::types::{
+    Consistency, FetchOptions, Fetched, Instance, InstanceStatus, Member, Registration, Selection,
+    Service, ServiceSummary,
+};
+use crate::watch::Watch;
+use crate::{members, registration, watch};
+
+/// A connection to the registry, as many nodes as it has. Cheap to clone; clones share connections.
+#[derive(Debug, Clone)]
+pub struct Client {
+    core: Arc<Core>,
+}
+
+/// What everything that the client started shares.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) options: Options,
+    pub(crate) endpoints: Arc<Endpoints>,
+    pub(crate) claims: Claims,
+    /// Background work runs here, whichever thread starts it.
+    pub(crate) runtime: Handle,
+    /// Ends with the last clone, registration and watch.
+    _member_refresh: Option<AbortOnDropHandle<()>>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) namespace: String,
+    pub(crate) call_timeout: Duration,
+    pub(crate) attempt_timeout: Duration,
+    pub(crate) watch_idle_timeout: Duration,
+    pub(crate) leaderless_timeout: Duration,
+}
+
+impl Core {
+    /// A call with the timeouts of the options. One attempt gets no more than half of it: a node that hangs must leave
+    /// time for another.
+    pub(crate) fn plan(&self, operation: &'static str, target: Target) -> Plan {
+        let within = self.options.call_timeout;
+        let attempt = self.options.attempt_timeout.min(within / 2);
+        Plan { operation, target, attempt, within }
+    }
+}
+
+/// The stub, with our limits.
+pub(crate) fn registry(channel: Channel) -> RegistryClient<Channel> {
+    RegistryClient::new(channel).max_decoding_message_size(DECODE_MAX)
+}
+
+/// Makes a [`Client`].
+#[derive(Debug, Clone)]
+pub struct ClientBuilder {
+    addresses: Vec<String>,
+    options: Options,
+    member_refresh: Option<Duration>,
+    shuffle: bool,
+}
+
+impl ClientBuilder {
+    fn new<S: Into<String>>(addresses: impl IntoIterator<Item = S>) -> Self {
+        Self {
+            addresses: addresses.into_iter().map(Into::into).collect(),
+            options: Options {
+                namespace: String::new(),
+                call_timeout: Duration::from_secs(5),
+                attempt_timeout: Duration::from_secs(1),
+                watch_idle_timeout: Duration::from_secs(15),
+                leaderless_timeout: Duration::from_secs(3),
+            },
+            member_refresh: Some(Duration::from_secs(30)),
+            shuffle: true,
+        }
+    }
+
+    /// The namespace of everything that the client registers, reads and follows; "default" unless set.
+    #[must_use]
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.options.namespace = namespace.into();
+        self
+    }
+
+    /// How long a call may take, over all nodes; 5 s unless set, at least 10 ms.
+    #[must_use]
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.options.call_timeout = timeout;
+        self
+    }
+
+    /// How long one node may take before the next is asked; 1 s unless set, and never more than half the call timeout.
+    #[must_use]
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.options.attempt_timeout = timeout;
+        self
+    }
+
+    /// A watch on which nothing arrives for so long goes to another node; 15 s unless set. Has to be longer than the
+    /// server's bookmark period (5 s unless configured).
+    #[must_use]
+    pub fn watch_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.options.watch_idle_timeout = timeout;
+        self
+    }
+
+    /// A watch whose node has had no leader for so long goes to another node; 3 s unless set.
+    #[must_use]
+    pub fn leaderless_timeout(mut self, timeout: Duration) -> Self {
+        self.options.leaderless_timeout = timeout;
+        self
+    }
+
+    /// How often the cluster's members are looked up (and soon after a node failed); 30 s unless set. `None`: never, only
+    /// the addresses given are used.
+    #[must_use]
+    pub fn member_refresh(mut self, interval: Option<Duration>) -> Self {
+        self.member_refresh = interval;
+        self
+    }
+
+    /// True: nodes are tried in the order given, not from a random one on.
+    #[must_use]
+    pub fn in_order(mut self, in_order: bool) -> Self {
+        self.shuffle = !in_order;
+        self
+    }
+
+    /// Makes the client. Sends nothing: it also succeeds while the registry is down.
+    ///
+    /// # Errors
+    /// [`Error::NoAddresses`], [`Error::InvalidAddress`], or [`Error::InvalidOption`] for a timeout below 10 ms.
+    pub async fn connect(self) -> Result<Client, Error> {
+        for (option, value) in [
+            ("call_timeout", self.options.call_timeout),
+            ("attempt_timeout", self.options.attempt_timeout),
+            ("watch_idle_timeout", self.options.watch_idle_timeout),
+            ("leaderless_timeout", self.options.leaderless_timeout),
+            ("member_refresh", self.member_refresh.unwrap_or(Duration::MAX)),
+        ] {
+            if value < Duration::from_millis(10) {
+                return Err(Error::InvalidOption { option, value, must: "must be at least 10 ms" });
+            }
+        }
+        let endpoints =
+            Endpoints::new(&self.addresses, self.options.attempt_timeout, self.shuffle)?;
+        let endpoints = Arc::new(endpoints);
+        let refresh = self.member_refresh.map(|interval| {
+            let refresh = members::refresh(endpoints.clone(), interval, self.options.clone());
+            AbortOnDropHandle::new(tokio::spawn(refresh))
+        });
+        let core = Core {
+            options: self.options,
+            endpoints,
+            claims: Claims::default(),
+            runtime: Handle::current(),
+            _member_refresh: refresh,
+        };
+        Ok(Client { core: Arc::new(core) })
+    }
+}
+
+impl Client {
+    /// Begins to make a client from the addresses (`host:port`) of some nodes; it finds the others by itself.
+    pub fn builder<S: Into<String>>(addresses: impl IntoIterator<Item = S>) -> ClientBuilder {
+        ClientBuilder::new(addresses)
+    }
+
+    /// Makes a client with the usual settings.
+    ///
+    /// # Errors
+    /// As [`ClientBuilder::connect`].
+    pub async fn connect<S: Into<String>>(
+        addresses: impl IntoIterator<Item = S>,
+    ) -> Result<Self, Error> {
+        Self::builder(addresses).connect().await
+    }
+
+    /// Registers, waits until that is committed, and keeps it so in the background until the handle is dropped or
+    /// deregistered.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyRegistered`], [`Error::InvalidOption`] for a renew interval over half the TTL,
+    /// [`Error::Unreachable`] at the deadline, [`Error::Rejected`] with the reason.
+    pub async fn register(
+        &self,
+        registration: impl Into<Registration>,
+    ) -> Result<RegistrationHandle, Error> {
+        registration::register(self.core.clone(), registration.into()).await
+    }
+
+    /// Like [`Client::register`], but returns at once and goes on trying while the registry is down. The handle's state
+    /// tells when it is done.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyRegistered`], [`Error::InvalidOption`].
+    pub fn register_in_background(
+        &self,
+        registration: impl Into<Registration>,
+    ) -> Result<RegistrationHandle, Error> {
+        registration::register_in_background(self.core.clone(), registration.into())
+    }
+
+    /// The instances of a service that can be called now: those whose effective status is UP. For all of them, use
+    /// [`Client::fetch_with`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownService`], [`Error::NoInstances`], [`Error::Unreachable`], [`Error::Rejected`]: never an empty list.
+    pub async fn fetch(&self, service: &str) -> Result<Service, Error> {
+        let selection = Selection::service(service).statuses([InstanceStatus::Up]);
+        let fetched = self.fetch_with(&FetchOptions::new(selection)).await?;
+        let found = fetched.services.into_iter().flatten().next();
+        let found = found.ok_or(Error::BadAnswer { operation: "fetch", missing: "service" })?;
+        if !found.known {
+            return Err(Error::UnknownService { service: service.to_owned() });
+        }
+        if found.instances.is_empty() {
+            return Err(Error::NoInstances { service: service.to_owned() });
+        }
+        Ok(found)
+    }
+
+    /// Reads services as the options say. Absent services and services without instances are no errors here.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`].
+    pub async fn fetch_with(&self, options: &FetchOptions) -> Result<Fetched, Error> {
+        let request = FetchRequest {
+            namespace: self.core.options.namespace.clone(),
+            services: options.selection.services.clone(),
+            prefix: options.selection.prefix.clone(),
+            statuses: options.selection.status_numbers(),
+            consistency: options.consistency as i32,
+            min_revision: options.min_revision,
+            not_modified_since: options.not_modified_since,
+        };
+        let plan = self.core.plan("fetch", Target::Any);
+        let send = |channel, request| async move { registry(channel).fetch(request).await };
+        let answer = call(&self.core.endpoints, &plan, &request, send)
+            .await
+            .map_err(|error| error.into_error("fetch"))?;
+        let header =
+            answer.header.ok_or(Error::BadAnswer { operation: "fetch", missing: "header" })?;
+        if !answer.not_modified && answer.services.len() < request.services.len() {
+            return Err(Error::BadAnswer { operation: "fetch", missing: "service" });
+        }
+        Ok(Fetched { header, services: (!answer.not_modified).then_some(answer.services) })
+    }
+
+    /// The services whose name begins with `prefix`, ordered by name, however many there are.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`].
+    pub async fn list_services(
+        &self,
+        prefix: &str,
+        consistency: Consistency,
+    ) -> Result<Vec<ServiceSummary>, Error> {
+        let plan = self.core.plan("list services", Target::Any);
+        let mut request = ListServicesRequest {
+            namespace: self.core.options.namespace.clone(),
+            prefix: prefix.to_owned(),
+            consistency: consistency as i32,
+            ..ListServicesRequest::default()
+        };
+        let mut all = Vec::new();
+        loop {
+            let send =
+                |channel, request| async move { registry(channel).list_services(request).await };
+            let answer = call(&self.core.endpoints, &plan, &request, send)
+                .await
+                .map_err(|error| error.into_error(plan.operation))?;
+            all.extend(answer.services);
+            // Each page begins after the one before it, so this ends even with a node that repeats itself.
+            if answer.next <= request.after {
+                return Ok(all);
+            }
+            request.after = answer.next;
+            // The pages may come from different nodes: none may be older than the first.
+            request.min_revision =
+                request.min_revision.max(answer.header.map_or(0, |header| header.revision));
+        }
+    }
+
+    /// The instances that declare that they require `service`, ordered by service and id.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`].
+    pub async fn dependents(&self, service: &str) -> Result<Vec<Instance>, Error> {
+        let request = ListDependentsRequest {
+            namespace: self.core.options.namespace.clone(),
+            service: service.to_owned(),
+            ..ListDependentsRequest::default()
+        };
+        let plan = self.core.plan("list dependents", Target::Any);
+        let send =
+            |channel, request| async move { registry(channel).list_dependents(request).await };
+        let answer = call(&self.core.endpoints, &plan, &request, send)
+            .await
+            .map_err(|error| error.into_error(plan.operation))?;
+        Ok(answer.instances)
+    }
+
+    /// The nodes of the cluster.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`].
+    pub async fn members(&self) -> Result<Vec<Member>, Error> {
+        let plan = self.core.plan("list members", Target::Any);
+        let send = |channel, request| async move { registry(channel).list_members(request).await };
+        let answer = call(&self.core.endpoints, &plan, &ListMembersRequest {}, send)
+            .await
+            .map_err(|error| error.into_error(plan.operation))?;
+        self.core
+            .endpoints
+            .replace_members(answer.members.iter().map(|member| member.client_address.as_str()));
+        Ok(answer.members)
+    }
+
+    /// Follows services for as long as the [`Watch`] lives, over every failure of nodes.
+    pub fn watch(&self, selection: impl Into<Selection>) -> Watch {
+        watch::start(self.core.clone(), selection.into())
+    }
+
+    /// Changes one instance, whoever registered it: what is not set in `update` stays. Lasts until its owner registers it
+    /// again with something else. For an instance that this process registered, use [`RegistrationHandle::update`].
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`] (with [`tonic::Code::NotFound`] if it is not registered).
+    pub async fn update(
+        &self,
+        service: &str,
+        id: &str,
+        update: &crate::Update,
+    ) -> Result<(), Error> {
+        registration::update_foreign(&self.core, service, id, update).await
+    }
+
+    /// Removes one instance, whoever registered it.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`] (with [`tonic::Code::NotFound`] if it was not registered).
+    pub async fn deregister(&self, service: &str, id: &str) -> Result<(), Error> {
+        registration::deregister_foreign(&self.core, service, id).await
+    }
+
+    /// The operators' calls.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.core.clone())
+    }
+
+    /// The node addresses known now.
+    pub fn addresses(&self) -> Vec<String> {
+        self.core.endpoints.addresses()
+    }
+}

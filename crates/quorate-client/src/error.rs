@@ -1,0 +1,199 @@
+//! Every way in which a call of this crate fails, as types to match on. Messages are for people and say what was tried;
+//! nothing in the crate, and nothing that uses it, should have to look into a text.
+
+use std::fmt;
+use std::time::Duration;
+
+pub use tonic::Code;
+use tonic::Status;
+
+/// Why a call failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The list of node addresses is empty.
+    #[error("no node address was given; name at least one, as host:port")]
+    NoAddresses,
+    /// An address that no node can have.
+    #[error("\"{address}\" is no node address ({fault}); expected host:port")]
+    InvalidAddress {
+        /// What was given.
+        address: String,
+        /// What is wrong with it.
+        fault: AddressFault,
+    },
+    /// An option that is out of its range or contradicts another.
+    #[error("{option} = {value:?}: {must}")]
+    InvalidOption {
+        /// The option's name.
+        option: &'static str,
+        /// The value it was given.
+        value: Duration,
+        /// What it must be.
+        must: &'static str,
+    },
+    /// No instance of this service was registered within the last hour.
+    #[error("service \"{service}\" is not known to the registry")]
+    UnknownService {
+        /// The service asked for.
+        service: String,
+    },
+    /// The service is known, and none of its instances can be called now.
+    #[error("service \"{service}\" has no instance that is UP")]
+    NoInstances {
+        /// The service asked for.
+        service: String,
+    },
+    /// No node gave an answer within the deadline. A write may or may not have happened.
+    #[error("{operation}: no answer from the registry within {:?}; tried {}", whole_ms(*within), Tried(tried))]
+    Unreachable {
+        /// What was to be done.
+        operation: &'static str,
+        /// The deadline.
+        within: Duration,
+        /// Each address that was tried, with what came of it last.
+        tried: Vec<Attempt>,
+    },
+    /// The registry answered, and said no.
+    #[error("{operation} was refused ({code:?}): {message}")]
+    Rejected {
+        /// What was to be done.
+        operation: &'static str,
+        /// The kind of refusal.
+        code: Code,
+        /// The registry's explanation, for people.
+        message: String,
+    },
+    /// A newer run of the process holds the instance (or it was deregistered by somebody else): this run has lost it.
+    #[error("a newer run holds the instance, or it was deregistered{}", Current(*current))]
+    Superseded {
+        /// The incarnation that holds it, where the registry told.
+        current: Option<u64>,
+    },
+    /// This client already keeps this instance registered.
+    #[error("this client already keeps {service}/{id} registered")]
+    AlreadyRegistered {
+        /// The instance's service.
+        service: String,
+        /// The instance's id.
+        id: String,
+    },
+    /// The registration was deregistered before.
+    #[error("the registration was already deregistered")]
+    AlreadyDeregistered,
+    /// The registration has no such instance.
+    #[error("the registration has no instance {service}/{id}")]
+    NoSuchInstance {
+        /// The service asked for.
+        service: String,
+        /// The id asked for.
+        id: String,
+    },
+    /// The answer lacks something that the wire contract promises: the node is of another version, or has a bug.
+    #[error("{operation}: the answer has no {missing}")]
+    BadAnswer {
+        /// What was to be done.
+        operation: &'static str,
+        /// What the answer should have had.
+        missing: &'static str,
+    },
+    /// The background task is gone because its runtime was shut down.
+    #[error("the background task has ended: its runtime was shut down")]
+    Stopped,
+}
+
+/// What is wrong with an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddressFault {
+    /// There is no host.
+    #[error("it has no host")]
+    NoHost,
+    /// There is no port, or none from 1 to 65535.
+    #[error("it has no port from 1 to 65535")]
+    NoPort,
+    /// TLS is not there yet.
+    #[error("https is not supported")]
+    Tls,
+    /// Characters that no address has.
+    #[error("it has characters that an address cannot have")]
+    Characters,
+}
+
+/// One address that was tried in vain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The node's address.
+    pub address: String,
+    /// The kind of failure.
+    pub code: Code,
+    /// The explanation, for people.
+    pub reason: String,
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.address, self.reason)
+    }
+}
+
+impl Error {
+    pub(crate) fn rejected(operation: &'static str, status: &Status) -> Self {
+        Self::Rejected { operation, code: status.code(), message: explain(status) }
+    }
+
+    pub(crate) fn superseded(status: &Status) -> Self {
+        Self::Superseded { current: current_incarnation(status) }
+    }
+}
+
+/// The trailer that tells which incarnation holds an instance.
+const INCARNATION_TRAILER: &str = "quorate-incarnation";
+
+/// The incarnation that holds the instance, as told with a FAILED_PRECONDITION.
+pub(crate) fn current_incarnation(status: &Status) -> Option<u64> {
+    status.metadata().get(INCARNATION_TRAILER)?.to_str().ok()?.parse().ok()
+}
+
+/// A status in words, with the innermost cause where the transport hides it ("transport error" says nothing).
+pub(crate) fn explain(status: &Status) -> String {
+    let causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
+    let cause = causes.last().map(ToString::to_string).unwrap_or_default();
+    match (status.message(), cause.as_str()) {
+        ("", "") => format!("{:?}", status.code()),
+        (message, "") => message.to_owned(),
+        ("", cause) => cause.to_owned(),
+        (message, cause) if message.contains(cause) => message.to_owned(),
+        (message, cause) => format!("{message}: {cause}"),
+    }
+}
+
+/// Fractions of a millisecond are of no use to a reader.
+fn whole_ms(span: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+}
+
+struct Tried<'a>(&'a [Attempt]);
+
+impl fmt::Display for Tried<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("nothing: the deadline passed first");
+        }
+        for (at, attempt) in self.0.iter().enumerate() {
+            write!(f, "{}{attempt}", if at == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+struct Current(Option<u64>);
+
+impl fmt::Display for Current {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(incarnation) => write!(f, " (current incarnation: {incarnation})"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! The Quorate client: register a process, and find others, over a list of nodes that may come and go.
+//!
+//! ```no_run
+//! use quorate_client::{Client, InstanceBuilder, WatchEvent};
+//!
+//! # async fn example() -> Result<(), quorate_client::Error> {
+//! let client = Client::connect(["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"]).await?;
+//!
+//! // Kept alive by a background task until it is deregistered or dropped.
+//! let me = InstanceBuilder::new("orders", "orders-1").endpoint("http", "http://10.0.0.1:8080");
+//! let registration = client.register(me).await?;
+//!
+//! // Who can be called now?
+//! let payments = client.fetch("payments").await?;
+//! println!("{} instances of payments", payments.instances.len());
+//!
+//! // Follow it, over every failure of nodes.
+//! let mut watch = client.watch("payments");
+//! while let Some(event) = watch.next().await {
+//!     match event {
+//!         WatchEvent::Snapshot(view) => println!("{} to begin with", view.len()),
+//!         WatchEvent::Added(instance) => println!("+ {}", instance.id),
+//!         WatchEvent::Modified(instance) => println!("~ {}", instance.id),
+//!         WatchEvent::Removed { instance, .. } => println!("- {}", instance.id),
+//!     }
+//! #   break;
+//! }
+//! registration.deregister().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Every call has a deadline and goes from node to node within it; every failure is an [`Error`] to match on, never an
+//! empty list. The only exceptions are the two streams (a watch and a backup), which have an idle timeout instead.
+//!
+//! | file | duty |
+//! |---|---|
+//! | `client` | [`Client`], its settings, and the calls that read |
+//! | `registration`, `keeper` | [`RegistrationHandle`]; the task that keeps a registration |
+//! | `watch`, `watch/*` | [`Watch`]; the task that follows, the view, the queue of events |
+//! | `admin` | [`Admin`], the operators' calls |
+//! | `call`, `endpoints`, `members`, `retry` | one call over many nodes; which node; who there is; what a code means |
+//! | `claims` | what is registered already, and incarnations |
+//! | `types`, `error` | what goes in and out |
+
+#![warn(missing_docs)]
+
+mod admin;
+mod call;
+mod claims;
+mod client;
+mod endpoints;
+mod error;
+mod keeper;
+mod members;
+mod registration;
+mod retry;
+mod types;
+mod watch;
+
+pub use admin::{Admin, Backup};
+pub use client::{Client, ClientBuilder};
+pub use error::{AddressFault, Attempt, Code, Error};
+pub use registration::{Lease, RegistrationHandle, RegistrationState};
+pub use types::{
+    Consistency, FetchOptions, Fetched, Instance, InstanceBuilder, InstanceOverride, InstanceSpec,
+    InstanceStatus, Member, MemberRole, MemberStatus, NodeState, Registration, RemoveReason,
+    ResponseHeader, Selection, Service, ServiceSummary, Update,
+};
+pub use watch::{View, Watch, WatchEvent, WatchStatus};

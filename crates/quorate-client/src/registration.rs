@@ -1,0 +1,263 @@
+//! [`RegistrationHandle`]: what an application holds of its registration. The work is done by the keeper's task
+//! (`keeper.rs`), to which the handle only sends commands: so a deregistration and a renewal can never cross.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quorate_proto::v1::{DeregisterRequest, InstanceRef};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::call::{CallError, call};
+use crate::claims::Claim;
+use crate::client::{Core, registry};
+use crate::endpoints::Target;
+use crate::error::Error;
+use crate::keeper::{Command, Keeper};
+use crate::retry::Decision;
+use crate::types::{Registration, Update};
+
+/// The TTL that the registry grants when none is asked for.
+const DEFAULT_TTL: Duration = Duration::from_secs(15);
+/// Commands that wait for the task. Each caller waits for its answer, so more would only be many callers at once.
+const COMMANDS_MAX: usize = 8;
+
+/// What the registry granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The lease that keeps the registration.
+    pub id: u64,
+    /// The revision at which it stands: a read with this as its minimum sees it on any node.
+    pub revision: u64,
+    /// How long it lives without a renewal, as granted.
+    pub ttl: Duration,
+}
+
+/// How a registration stands.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum RegistrationState {
+    /// The registry has it.
+    Registered(Lease),
+    /// The registry may not have it, or soon not have it any more; the task goes on trying, for ever.
+    Retrying {
+        /// Since when.
+        since: Instant,
+        /// What the last attempt came to; `None` before the first one ended.
+        last_error: Option<Error>,
+    },
+    /// It is being deregistered, or that failed: it is not renewed any more.
+    Leaving,
+    /// A newer run of the process holds the instance, or somebody deregistered it: the task has stopped.
+    Superseded {
+        /// The incarnation that holds it, where the registry told.
+        current: Option<u64>,
+    },
+    /// It was deregistered: the task has stopped.
+    Deregistered,
+}
+
+/// A registration that a background task keeps alive: it renews the lease, registers again when the registry has lost it,
+/// and never gives up because of an outage.
+///
+/// Dropping the handle stops the task at once and sends nothing: the registration then runs out with its TTL. To leave
+/// properly, await [`RegistrationHandle::deregister`] first.
+#[derive(Debug)]
+pub struct RegistrationHandle {
+    commands: mpsc::Sender<Command>,
+    state: watch::Receiver<RegistrationState>,
+    claim: Arc<Claim>,
+    incarnation: u64,
+    call_timeout: Duration,
+    _task: AbortOnDropHandle<()>,
+}
+
+pub(crate) async fn register(
+    core: Arc<Core>,
+    registration: Registration,
+) -> Result<RegistrationHandle, Error> {
+    let (mut keeper, state) = prepare(core, registration)?;
+    keeper.register_now().await?;
+    Ok(spawn(keeper, state))
+}
+
+pub(crate) fn register_in_background(
+    core: Arc<Core>,
+    registration: Registration,
+) -> Result<RegistrationHandle, Error> {
+    let (keeper, state) = prepare(core, registration)?;
+    Ok(spawn(keeper, state))
+}
+
+fn prepare(
+    core: Arc<Core>,
+    registration: Registration,
+) -> Result<(Keeper, watch::Receiver<RegistrationState>), Error> {
+    if let Some(value) = registration.renew_every {
+        let ttl = registration.ttl.unwrap_or(DEFAULT_TTL);
+        if value.is_zero() || value > ttl / 2 {
+            let must = "must be more than 0 and at most half of the TTL";
+            return Err(Error::InvalidOption { option: "renew_every", value, must });
+        }
+    }
+    let claim = Arc::new(core.claims.claim(&registration.instances)?);
+    let started = RegistrationState::Retrying { since: Instant::now(), last_error: None };
+    let (state, observer) = watch::channel(started);
+    Ok((Keeper::new(core, claim, registration, state), observer))
+}
+
+fn spawn(keeper: Keeper, state: watch::Receiver<RegistrationState>) -> RegistrationHandle {
+    let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+    let core = keeper.core();
+    RegistrationHandle {
+        commands,
+        state,
+        claim: keeper.claim(),
+        incarnation: keeper.incarnation(),
+        call_timeout: core.options.call_timeout,
+        _task: AbortOnDropHandle::new(core.runtime.spawn(keeper.run(inbox))),
+    }
+}
+
+impl RegistrationHandle {
+    /// How the registration stands now.
+    pub fn state(&self) -> RegistrationState {
+        self.state.borrow().clone()
+    }
+
+    /// Follows how the registration stands.
+    pub fn watch_state(&self) -> watch::Receiver<RegistrationState> {
+        self.state.clone()
+    }
+
+    /// The incarnation it began with. (Only a first registration in the background may come to a higher one.)
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Waits until the registry has it, and tells what was granted.
+    ///
+    /// # Errors
+    /// [`Error::Superseded`], [`Error::AlreadyDeregistered`]: then it never will.
+    pub async fn registered(&self) -> Result<Lease, Error> {
+        let mut state = self.state.clone();
+        loop {
+            match &*state.borrow_and_update() {
+                RegistrationState::Registered(lease) => return Ok(*lease),
+                RegistrationState::Superseded { current } => {
+                    return Err(Error::Superseded { current: *current });
+                }
+                RegistrationState::Leaving | RegistrationState::Deregistered => {
+                    return Err(Error::AlreadyDeregistered);
+                }
+                RegistrationState::Retrying { .. } => {}
+            }
+            state.changed().await.map_err(|_closed| Error::Stopped)?;
+        }
+    }
+
+    /// Changes all instances of the registration, and waits until that is committed.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`]: nothing is changed. [`Error::Unreachable`]: the change stays wanted, and is made when the
+    /// registry can be reached again. [`Error::Superseded`], [`Error::AlreadyDeregistered`].
+    pub async fn update(&self, update: Update) -> Result<(), Error> {
+        self.change(None, update).await
+    }
+
+    /// Changes one instance of the registration, as [`RegistrationHandle::update`].
+    ///
+    /// # Errors
+    /// As [`RegistrationHandle::update`], and [`Error::NoSuchInstance`].
+    pub async fn update_instance(
+        &self,
+        service: &str,
+        id: &str,
+        update: Update,
+    ) -> Result<(), Error> {
+        self.change(Some((service.to_owned(), id.to_owned())), update).await
+    }
+
+    async fn change(&self, only: Option<(String, String)>, update: Update) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Update { only, update, reply }, answer).await
+    }
+
+    /// Removes the registration and waits until that is committed. From the moment it is called nothing renews the
+    /// registration or makes it again, also when it fails, and also when the caller stops waiting: it is then carried on
+    /// in the background. After a failure it can be called again; it succeeds exactly once.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] at the deadline (the call timeout): the registration then runs out with its TTL.
+    /// [`Error::AlreadyDeregistered`] after a success. [`Error::Superseded`]: a newer run holds the instance, which was
+    /// left alone.
+    pub async fn deregister(&self) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        let deadline = tokio::time::Instant::now() + self.call_timeout;
+        self.send(Command::Deregister { deadline, reply }, answer).await
+    }
+
+    async fn send(
+        &self,
+        command: Command,
+        answer: oneshot::Receiver<Result<(), Error>>,
+    ) -> Result<(), Error> {
+        // A task that is gone (or goes while the command waits) has said why in the state.
+        if self.commands.send(command).await.is_err() {
+            return Err(self.why_stopped());
+        }
+        answer.await.unwrap_or_else(|_gone| Err(self.why_stopped()))
+    }
+
+    fn why_stopped(&self) -> Error {
+        match self.state() {
+            RegistrationState::Superseded { current } => Error::Superseded { current },
+            RegistrationState::Deregistered => Error::AlreadyDeregistered,
+            _ => Error::Stopped,
+        }
+    }
+}
+
+impl Drop for RegistrationHandle {
+    fn drop(&mut self) {
+        // The task's own share of the claim goes a moment later.
+        self.claim.release();
+    }
+}
+
+/// Changes an instance that this client need not have registered.
+pub(crate) async fn update_foreign(
+    core: &Core,
+    service: &str,
+    id: &str,
+    update: &Update,
+) -> Result<(), Error> {
+    let plan = core.plan("update", Target::Leader);
+    let instance =
+        InstanceRef { service: service.to_owned(), id: id.to_owned(), ..InstanceRef::default() };
+    let request = update.request(&core.options.namespace, instance);
+    let send = |channel, request| async move { registry(channel).update(request).await };
+    match call(&core.endpoints, &plan, &request, send).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.into_error(plan.operation)),
+    }
+}
+
+/// Removes an instance that this client need not have registered.
+pub(crate) async fn deregister_foreign(core: &Core, service: &str, id: &str) -> Result<(), Error> {
+    let plan = core.plan("deregister", Target::Leader);
+    let instance =
+        InstanceRef { service: service.to_owned(), id: id.to_owned(), ..InstanceRef::default() };
+    let request = DeregisterRequest {
+        namespace: core.options.namespace.clone(),
+        instances: vec![instance],
+        ..DeregisterRequest::default()
+    };
+    let send = |channel, request| async move { registry(channel).deregister(request).await };
+    match call(&core.endpoints, &plan, &request, send).await {
+        Ok(_) => Ok(()),
+        // An attempt before this one removed it, and its answer was lost.
+        Err(CallError::Refused { decision: Decision::Reregister, retried: true, .. }) => Ok(()),
+        Err(error) => Err(error.into_error(plan.operation)),
+    }
+}

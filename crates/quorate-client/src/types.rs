@@ -1,0 +1,284 @@
+//! What callers hand in and get back. Most of it is the wire contract itself, re-exported; here stand the builders, so that
+//! nobody has to spell out protobuf's "not set".
+
+use std::time::Duration;
+
+use quorate_proto::v1;
+pub use quorate_proto::v1::{
+    Consistency, Instance, InstanceOverride, InstanceSpec, InstanceStatus, Member, MemberRole,
+    MemberStatus, NodeState, RemoveReason, ResponseHeader, Service, ServiceSummary,
+};
+
+/// Describes one instance.
+///
+/// ```
+/// let instance = quorate_client::InstanceBuilder::new("orders", "orders-1")
+///     .endpoint("http", "http://10.0.0.1:8080")
+///     .zone("eu-1a")
+///     .meta("commit", "3f9c");
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceBuilder(InstanceSpec);
+
+impl InstanceBuilder {
+    /// An instance of `service`. The id is to be unique within the service, and the same after a restart.
+    pub fn new(service: impl Into<String>, id: impl Into<String>) -> Self {
+        let (service, id) = (service.into(), id.into());
+        Self(InstanceSpec { service, id, ..InstanceSpec::default() })
+    }
+
+    /// A named URI under which it is called. At least one is needed.
+    #[must_use]
+    pub fn endpoint(mut self, name: impl Into<String>, uri: impl Into<String>) -> Self {
+        self.0.endpoints.insert(name.into(), uri.into());
+        self
+    }
+
+    /// Its failure domain.
+    #[must_use]
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.0.zone = zone.into();
+        self
+    }
+
+    /// The software's version.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.0.version = version.into();
+        self
+    }
+
+    /// Its share of calls relative to others; 100 unless set, 0 for no calls.
+    #[must_use]
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.0.weight = Some(weight);
+        self
+    }
+
+    /// Its status; UP unless set.
+    #[must_use]
+    pub fn status(mut self, status: InstanceStatus) -> Self {
+        self.0.set_status(status);
+        self
+    }
+
+    /// One metadata entry.
+    #[must_use]
+    pub fn meta(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.0.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// A service that it depends on.
+    #[must_use]
+    pub fn requires(mut self, service: impl Into<String>) -> Self {
+        self.0.requires.push(service.into());
+        self
+    }
+
+    /// The instance as it goes over the wire.
+    pub fn build(self) -> InstanceSpec {
+        self.0
+    }
+}
+
+/// What one process registers: one or many instances, kept by one lease.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Registration {
+    pub(crate) instances: Vec<InstanceSpec>,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) renew_every: Option<Duration>,
+}
+
+impl Registration {
+    /// A registration of one instance.
+    pub fn new(instance: InstanceBuilder) -> Self {
+        Self { instances: vec![instance.build()], ttl: None, renew_every: None }
+    }
+
+    /// One more instance under the same lease.
+    #[must_use]
+    pub fn and(mut self, instance: InstanceBuilder) -> Self {
+        self.instances.push(instance.build());
+        self
+    }
+
+    /// How long the registration outlives its process, 1 s to 24 h; 15 s unless set.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// How often to renew; a third of the TTL unless set, and never more than half of it.
+    #[must_use]
+    pub fn renew_every(mut self, interval: Duration) -> Self {
+        self.renew_every = Some(interval);
+        self
+    }
+}
+
+impl From<InstanceBuilder> for Registration {
+    fn from(instance: InstanceBuilder) -> Self {
+        Self::new(instance)
+    }
+}
+
+/// A change to an instance; what is not set stays.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Update {
+    pub(crate) status: Option<InstanceStatus>,
+    pub(crate) weight: Option<u32>,
+    pub(crate) metadata: Option<v1::Metadata>,
+}
+
+impl Update {
+    /// A change of nothing, to be filled.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The new status.
+    #[must_use]
+    pub fn status(mut self, status: InstanceStatus) -> Self {
+        self.status = Some(status);
+        self
+    }
+
+    /// The new weight.
+    #[must_use]
+    pub fn weight(mut self, weight: u32) -> Self {
+        self.weight = Some(weight);
+        self
+    }
+
+    /// The new metadata, instead of all that there was.
+    #[must_use]
+    pub fn metadata<K: Into<String>, V: Into<String>>(
+        mut self,
+        entries: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
+        let entries = entries.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        self.metadata = Some(v1::Metadata { entries });
+        self
+    }
+
+    pub(crate) fn apply_to(&self, instance: &mut InstanceSpec) {
+        if let Some(status) = self.status {
+            instance.set_status(status);
+        }
+        if let Some(weight) = self.weight {
+            instance.weight = Some(weight);
+        }
+        if let Some(metadata) = &self.metadata {
+            instance.metadata.clone_from(&metadata.entries);
+        }
+    }
+
+    pub(crate) fn request(&self, namespace: &str, instance: v1::InstanceRef) -> v1::UpdateRequest {
+        v1::UpdateRequest {
+            namespace: namespace.to_owned(),
+            instance: Some(instance),
+            status: self.status.unwrap_or(InstanceStatus::Unspecified) as i32,
+            weight: self.weight,
+            metadata: self.metadata.clone(),
+        }
+    }
+}
+
+/// Which services to read or follow: exact names, or all with a prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selection {
+    pub(crate) services: Vec<String>,
+    pub(crate) prefix: String,
+    pub(crate) statuses: Vec<InstanceStatus>,
+}
+
+impl Selection {
+    /// One service.
+    pub fn service(name: impl Into<String>) -> Self {
+        Self::services([name])
+    }
+
+    /// Several services, up to 1,000. No names at all select nothing but an error: use [`Selection::prefix`] for all.
+    pub fn services<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Self {
+        let services: Vec<String> = names.into_iter().map(Into::into).collect();
+        // With no names, the wire contract reads the prefix. An empty name is refused, which is what is wanted here.
+        let services = if services.is_empty() { vec![String::new()] } else { services };
+        Self { services, prefix: String::new(), statuses: Vec::new() }
+    }
+
+    /// All services whose name begins with `prefix`; all of the namespace with "".
+    pub fn prefix(prefix: impl Into<String>) -> Self {
+        Self { services: Vec::new(), prefix: prefix.into(), statuses: Vec::new() }
+    }
+
+    /// Only instances with one of these (effective) statuses; all unless set.
+    #[must_use]
+    pub fn statuses(mut self, statuses: impl IntoIterator<Item = InstanceStatus>) -> Self {
+        self.statuses = statuses.into_iter().collect();
+        self
+    }
+
+    pub(crate) fn status_numbers(&self) -> Vec<i32> {
+        self.statuses.iter().map(|status| *status as i32).collect()
+    }
+}
+
+impl From<&str> for Selection {
+    fn from(service: &str) -> Self {
+        Self::service(service)
+    }
+}
+
+/// How to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FetchOptions {
+    pub(crate) selection: Selection,
+    pub(crate) consistency: Consistency,
+    pub(crate) min_revision: u64,
+    pub(crate) not_modified_since: u64,
+}
+
+impl FetchOptions {
+    /// A linearizable read of these services.
+    pub fn new(selection: impl Into<Selection>) -> Self {
+        Self {
+            selection: selection.into(),
+            consistency: Consistency::Linearizable,
+            min_revision: 0,
+            not_modified_since: 0,
+        }
+    }
+
+    /// How fresh the answer has to be.
+    #[must_use]
+    pub fn consistency(mut self, consistency: Consistency) -> Self {
+        self.consistency = consistency;
+        self
+    }
+
+    /// The answer holds at least this revision: with the one of a write, that write is seen, on any node.
+    #[must_use]
+    pub fn min_revision(mut self, revision: u64) -> Self {
+        self.min_revision = revision;
+        self
+    }
+
+    /// No services in the answer if nothing of them changed after this revision.
+    #[must_use]
+    pub fn not_modified_since(mut self, revision: u64) -> Self {
+        self.not_modified_since = revision;
+        self
+    }
+}
+
+/// What was read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fetched {
+    /// Who answered, and at which revision.
+    pub header: ResponseHeader,
+    /// `None`: nothing changed after the revision named in the request. With names, one service for each, in the order
+    /// asked, [`Service::known`] or not; with a prefix, the known ones.
+    pub services: Option<Vec<Service>>,
+}

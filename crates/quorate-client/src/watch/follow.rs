@@ -1,0 +1,159 @@
+//! The task behind a watch: keeps a subscription on some node, for ever. What the messages mean is the cursor's matter.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::v1::{WatchAck, WatchRequest, WatchResponse, watch_request::Kind};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use super::cursor::{Cursor, Taken};
+use super::{Publisher, WatchStatus};
+use crate::call::Rounds;
+use crate::client::{Core, registry};
+use crate::endpoints::{Address, Target};
+use crate::error::{Attempt, Error, explain};
+use crate::retry::{BACKGROUND, Decision, decide};
+use crate::types::Selection;
+
+/// Acknowledgements on their way. The server keeps the last one only, so one that finds no room is left out.
+const ACKS_MAX: usize = 8;
+/// Between two subscriptions of a watch there is at least this, however they ended.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+/// A stream that lived so long (or brought something) was a good one: what ended it is a new failure, not the next of the
+/// same.
+const GOOD_STREAM: Duration = Duration::from_secs(1);
+
+/// Runs until it is aborted or the registry refuses the subscription.
+pub(super) async fn follow(core: Arc<Core>, selection: Selection, publisher: Publisher) {
+    let mut follower = Follower {
+        core,
+        selection,
+        publisher,
+        cursor: Cursor::default(),
+        rounds: Rounds::new(BACKGROUND),
+    };
+    loop {
+        let (address, channel) = follower.rounds.pick(&follower.core.endpoints, Target::Any);
+        let (begun, revision) = (Instant::now(), follower.cursor.view().revision());
+        let status = follower.subscribe(&address, channel).await;
+        if follower.ended(&address, &status) {
+            return;
+        }
+        let brought_something = follower.cursor.view().revision() > revision;
+        if brought_something || begun.elapsed() >= GOOD_STREAM {
+            follower.rounds.reset();
+        }
+        sleep(follower.rounds.wait(&follower.core.endpoints).max(SHORTEST_PAUSE)).await;
+    }
+}
+
+struct Follower {
+    core: Arc<Core>,
+    selection: Selection,
+    publisher: Publisher,
+    cursor: Cursor,
+    rounds: Rounds,
+}
+
+impl Follower {
+    /// Follows on one node for as long as that works; tells why it does no more.
+    async fn subscribe(&mut self, address: &Address, channel: Channel) -> Status {
+        let (acks, requests) = mpsc::channel(ACKS_MAX);
+        let namespace = &self.core.options.namespace;
+        let subscribe = Kind::Subscribe(self.cursor.subscribe(namespace, &self.selection));
+        // A new channel has room.
+        let _has_room = acks.try_send(WatchRequest { kind: Some(subscribe) });
+        let mut stub = registry(channel);
+        let opening = stub.watch(ReceiverStream::new(requests));
+        match timeout(self.core.options.attempt_timeout, opening).await {
+            Ok(Ok(stream)) => self.receive(address, stream.into_inner(), &acks).await,
+            Ok(Err(status)) => status,
+            Err(_elapsed) => Status::deadline_exceeded("the watch was not answered"),
+        }
+    }
+
+    async fn receive(
+        &mut self,
+        address: &Address,
+        mut stream: Streaming<WatchResponse>,
+        acks: &mpsc::Sender<WatchRequest>,
+    ) -> Status {
+        let idle_timeout = self.core.options.watch_idle_timeout;
+        let mut leaderless_since: Option<Instant> = None;
+        let mut first = true;
+        loop {
+            let idle = Instant::now() + idle_timeout;
+            let leaderless =
+                leaderless_since.map(|since| since + self.core.options.leaderless_timeout);
+            let deadline = leaderless.map_or(idle, |leaderless| leaderless.min(idle));
+            let message = match timeout_at(deadline, stream.message()).await {
+                Ok(Ok(Some(message))) => message,
+                Ok(Ok(None)) => return Status::unavailable("the node ended the watch"),
+                Ok(Err(status)) => return status,
+                Err(_elapsed) if leaderless_since.is_some() => {
+                    return Status::unavailable("the node has no leader");
+                }
+                Err(_elapsed) => return Status::deadline_exceeded("no sign of life"),
+            };
+            if first {
+                first = false;
+                self.core.endpoints.succeeded(address, Target::Any, message.header.as_ref());
+                let has_leader = message.header.as_ref().is_none_or(|header| header.leader_id != 0);
+                leaderless_since = (!has_leader).then(Instant::now);
+                self.following(address, has_leader);
+            }
+            match self.cursor.take(message) {
+                Ok(Taken::Part) => {}
+                Ok(Taken::Moved(changes)) => {
+                    let view = self.cursor.view();
+                    self.publisher.publish(view, changes);
+                    let ack = Kind::Ack(WatchAck { revision: view.revision() });
+                    let _only_the_last_matters = acks.try_send(WatchRequest { kind: Some(ack) });
+                }
+                Ok(Taken::Leader(true)) => {
+                    leaderless_since = None;
+                    self.following(address, true);
+                }
+                Ok(Taken::Leader(false)) => {
+                    leaderless_since = leaderless_since.or_else(|| Some(Instant::now()));
+                    self.following(address, false);
+                }
+                Err(gap) => return Status::aborted(gap.to_string()),
+            }
+        }
+    }
+
+    /// Notes the end of a stream. True: there is no use in another.
+    fn ended(&self, address: &Address, status: &Status) -> bool {
+        let decision = decide(status.code());
+        if decision == Decision::Fail {
+            let error = Error::rejected("watch", status);
+            tracing::warn!(%error, "the subscription was refused: stopping");
+            self.publisher.status.send_replace(WatchStatus::Refused { error });
+            return true;
+        }
+        self.core.endpoints.failed(address);
+        let attempt =
+            Attempt { address: address.to_string(), code: status.code(), reason: explain(status) };
+        tracing::debug!(%attempt, "the watch was interrupted; going on elsewhere");
+        let within = self.core.options.attempt_timeout;
+        let last_error = Error::Unreachable { operation: "watch", within, tried: vec![attempt] };
+        self.publisher.status.send_modify(|now| {
+            let since = match now {
+                WatchStatus::Interrupted { since, .. } => *since,
+                _ => std::time::Instant::now(),
+            };
+            *now = WatchStatus::Interrupted { since, last_error };
+        });
+        false
+    }
+
+    fn following(&self, address: &Address, has_leader: bool) {
+        let address = address.to_string();
+        self.publisher.status.send_replace(WatchStatus::Following { address, has_leader });
+    }
+}

@@ -1,0 +1,283 @@
+//! A node to test against: a small honest registry in memory, which can be told to misbehave. Several fakes can share one
+//! registry, as the nodes of a cluster do. Each runs on a runtime of its own, so that killing it closes its connections.
+
+mod service;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use quorate_proto::v1::registry_server::RegistryServer;
+use quorate_proto::v1::*;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::Status;
+
+use self::service::Node;
+
+pub(crate) const CLUSTER: u64 = 7;
+const WATCH_QUEUE: usize = 1_024;
+
+/// What a node does with a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Mode {
+    #[default]
+    Honest,
+    /// Answers nothing, as a stopped process.
+    Hang,
+    /// Has no leader.
+    Unavailable,
+    /// Makes the change and never answers.
+    SwallowAnswers,
+    /// Answers INTERNAL.
+    Broken,
+}
+
+/// The registry that the fakes of a cluster share.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) revision: u64,
+    pub(crate) instances: BTreeMap<(String, String), Instance>,
+    /// What was deregistered, with its incarnation.
+    ended: HashMap<(String, String), u64>,
+    pub(crate) leases: BTreeMap<u64, Vec<(String, String)>>,
+    last_lease: u64,
+    pub(crate) calls: HashMap<&'static str, usize>,
+    /// Calls that came without a deadline.
+    pub(crate) without_deadline: Vec<&'static str>,
+    pub(crate) members: Vec<String>,
+    pub(crate) leader_address: String,
+    pub(crate) granted_ttl_ms: u64,
+    pub(crate) subscriptions: Vec<WatchSubscribe>,
+    pub(crate) acks: Vec<u64>,
+    watchers: Vec<Watcher>,
+    /// For each subscription to come: what is sent instead of an honest beginning.
+    pub(crate) scripts: VecDeque<Vec<WatchResponse>>,
+    /// Every change, for subscriptions that resume; emptied to force resets.
+    pub(crate) log: Vec<Change>,
+}
+
+#[derive(Debug)]
+struct Watcher {
+    node: usize,
+    position: u64,
+    messages: mpsc::Sender<Result<WatchResponse, Status>>,
+}
+
+pub(crate) type Shared = Arc<Mutex<State>>;
+
+pub(crate) struct Fake {
+    pub(crate) address: SocketAddr,
+    pub(crate) state: Shared,
+    mode: Arc<Mutex<Mode>>,
+    number: usize,
+    runtime: Option<Runtime>,
+}
+
+impl Fake {
+    /// A cluster of one.
+    pub(crate) fn start() -> Self {
+        Self::cluster(1).remove(0)
+    }
+
+    /// Several nodes with one registry.
+    pub(crate) fn cluster(nodes: usize) -> Vec<Self> {
+        let state = Shared::default();
+        locked(&state).granted_ttl_ms = 15_000;
+        (0..nodes).map(|number| Self::listen(number, state.clone(), "127.0.0.1:0")).collect()
+    }
+
+    fn listen(number: usize, state: Shared, address: &str) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.unwrap();
+        let mode = Arc::new(Mutex::new(Mode::Honest));
+        let node = Node { state: state.clone(), mode: mode.clone(), number };
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            tonic::transport::Server::builder()
+                .add_service(RegistryServer::new(node))
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+        });
+        Self { address, state, mode, number, runtime: Some(runtime) }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        locked(&self.state)
+    }
+
+    pub(crate) fn set(&self, mode: Mode) {
+        *self.mode.lock().unwrap() = mode;
+    }
+
+    pub(crate) fn calls(&self, name: &'static str) -> usize {
+        self.state().calls.get(name).copied().unwrap_or(0)
+    }
+
+    /// As kill -9: every connection is closed, nothing is answered any more.
+    pub(crate) fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Waits, so that the port is free when it returns.
+            std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(1)))
+                .join()
+                .unwrap();
+        }
+        let number = self.number;
+        self.state().watchers.retain(|watcher| watcher.node != number);
+    }
+
+    /// The same node again, at the same address.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        *self = Self::listen(self.number, self.state.clone(), &self.address.to_string());
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+pub(crate) fn locked(state: &Shared) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl State {
+    /// The leases and their instances are gone, as after they ran out.
+    pub(crate) fn expire_all(&mut self) {
+        self.leases.clear();
+        for key in self.instances.keys().cloned().collect::<Vec<_>>() {
+            self.remove(&key, RemoveReason::Expired);
+        }
+    }
+
+    pub(crate) fn put(&mut self, mut instance: Instance) {
+        let key = (instance.service.clone(), instance.id.clone());
+        let before = self.instances.get(&key);
+        instance.create_revision = before.map_or(self.revision + 1, |b| b.create_revision);
+        instance.modify_revision = before.map_or(self.revision + 1, |b| b.modify_revision);
+        if before == Some(&instance) {
+            return;
+        }
+        let kind = if before.is_none() { ChangeKind::Added } else { ChangeKind::Modified };
+        instance.modify_revision = self.revision + 1;
+        self.instances.insert(key, instance.clone());
+        self.changed(kind, instance, RemoveReason::Unspecified);
+    }
+
+    pub(crate) fn remove(&mut self, key: &(String, String), reason: RemoveReason) -> bool {
+        let Some(instance) = self.instances.remove(key) else { return false };
+        self.changed(ChangeKind::Removed, instance, reason);
+        true
+    }
+
+    fn changed(&mut self, kind: ChangeKind, instance: Instance, reason: RemoveReason) {
+        self.revision += 1;
+        let (revision, instance) = (self.revision, Some(instance));
+        let change = Change { revision, kind: kind as i32, instance, reason: reason as i32 };
+        self.log.push(change.clone());
+        for watcher in &mut self.watchers {
+            let message = delta(watcher.position, vec![change.clone()]);
+            watcher.position = revision;
+            let _gone = watcher.messages.try_send(Ok(message));
+        }
+    }
+
+    /// Sends this to all watchers, as it is.
+    pub(crate) fn send_raw(&mut self, message: &WatchResponse) {
+        for watcher in &self.watchers {
+            let _gone = watcher.messages.try_send(Ok(message.clone()));
+        }
+    }
+
+    pub(crate) fn watchers_of(&self, node: usize) -> usize {
+        self.watchers.iter().filter(|w| w.node == node && !w.messages.is_closed()).count()
+    }
+
+    pub(crate) fn end_watches(&mut self) {
+        self.watchers.clear();
+    }
+
+    fn subscribe(
+        &mut self,
+        node: usize,
+        subscribe: &WatchSubscribe,
+    ) -> mpsc::Receiver<Result<WatchResponse, Status>> {
+        let (messages, receiver) = mpsc::channel(WATCH_QUEUE);
+        self.subscriptions.push(subscribe.clone());
+        let from = subscribe.from_revision;
+        let first = match self.scripts.pop_front() {
+            Some(script) => script,
+            None if from > 0 && self.log.first().is_some_and(|c| c.revision <= from + 1) => {
+                let missed = self.log.iter().filter(|c| c.revision > from).cloned().collect();
+                vec![delta(from, missed)]
+            }
+            None => vec![snapshot(self.revision, from > 0, true, self.instances.values())],
+        };
+        let position = first.last().map_or(0, |message| message.revision);
+        for message in first {
+            messages.try_send(Ok(with_header(message, 1))).unwrap();
+        }
+        self.watchers.push(Watcher { node, position, messages });
+        receiver
+    }
+}
+
+pub(crate) fn with_header(message: WatchResponse, leader_id: u64) -> WatchResponse {
+    let header =
+        ResponseHeader { cluster_id: CLUSTER, node_id: 1, leader_id, ..ResponseHeader::default() };
+    WatchResponse { header: Some(header), ..message }
+}
+
+pub(crate) fn delta(previous: u64, changes: Vec<Change>) -> WatchResponse {
+    let revision = changes.last().map_or(previous, |change| change.revision);
+    let kind = Some(watch_response::Kind::Delta(WatchDelta { changes }));
+    WatchResponse { revision, previous_revision: previous, kind, header: None }
+}
+
+pub(crate) fn snapshot<'a>(
+    revision: u64,
+    reset: bool,
+    last: bool,
+    instances: impl Iterator<Item = &'a Instance>,
+) -> WatchResponse {
+    let services = instances.map(|instance| Service {
+        name: instance.service.clone(),
+        known: true,
+        instances: vec![instance.clone()],
+        ..Service::default()
+    });
+    let snapshot = WatchSnapshot { reset, last, services: services.collect() };
+    let kind = Some(watch_response::Kind::Snapshot(snapshot));
+    WatchResponse { revision, previous_revision: revision, kind, header: None }
+}
+
+pub(crate) fn leader(id: u64) -> WatchResponse {
+    let kind = Some(watch_response::Kind::Leader(WatchLeader { leader_id: id }));
+    with_header(WatchResponse { kind, ..WatchResponse::default() }, id)
+}
+
+/// Waits until a condition holds; the test fails with `what` when it does not within 5 s.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "not within 5 s: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// What comes of a future; the test fails when that takes longer than 5 s.
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(5), future).await.expect("not within 5 s")
+}

@@ -1,0 +1,294 @@
+//! The fake's answers: an honest registry in a few lines, unless the mode says otherwise.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use quorate_proto::v1::registry_server::Registry;
+use quorate_proto::v1::*;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{CLUSTER, Mode, Shared, State, locked};
+
+pub(super) struct Node {
+    pub(super) state: Shared,
+    pub(super) mode: Arc<Mutex<Mode>>,
+    pub(super) number: usize,
+}
+
+impl Node {
+    /// What every call does first and last.
+    async fn serve<Req, Res>(
+        &self,
+        name: &'static str,
+        request: Request<Req>,
+        serve: impl FnOnce(&mut State, ResponseHeader, Req) -> Result<Res, Status>,
+    ) -> Result<Response<Res>, Status> {
+        let mode = *self.mode.lock().unwrap();
+        {
+            let mut state = locked(&self.state);
+            *state.calls.entry(name).or_default() += 1;
+            if !request.metadata().contains_key("grpc-timeout") {
+                state.without_deadline.push(name);
+            }
+        }
+        match mode {
+            Mode::Honest | Mode::SwallowAnswers => {}
+            Mode::Hang => std::future::pending().await,
+            Mode::Unavailable => return Err(Status::unavailable("no leader")),
+            Mode::Broken => return Err(Status::internal("the disk is failing")),
+        }
+        let answer = {
+            let mut state = locked(&self.state);
+            let header = ResponseHeader {
+                cluster_id: CLUSTER,
+                node_id: self.number as u64 + 1,
+                leader_id: 1,
+                leader_address: state.leader_address.clone(),
+                ..ResponseHeader::default()
+            };
+            serve(&mut state, header, request.into_inner())
+        };
+        if mode == Mode::SwallowAnswers {
+            std::future::pending().await
+        }
+        answer.map(Response::new)
+    }
+}
+
+fn newer(current: u64) -> Status {
+    let mut status = Status::failed_precondition("a newer run holds it");
+    status.metadata_mut().insert("quorate-incarnation", current.into());
+    status
+}
+
+#[tonic::async_trait]
+impl Registry for Node {
+    async fn register(
+        &self,
+        request: Request<RegisterRequest>,
+    ) -> Result<Response<RegisterResponse>, Status> {
+        self.serve("register", request, |state, mut header, request| {
+            if request.instances.iter().any(|instance| instance.endpoints.is_empty()) {
+                return Err(Status::invalid_argument("endpoints: 0 given, 1 to 32 allowed"));
+            }
+            let key = |spec: &InstanceSpec| (spec.service.clone(), spec.id.clone());
+            let mut lease = None;
+            for spec in &request.instances {
+                match state.instances.get(&key(spec)) {
+                    Some(held) if held.incarnation > request.incarnation => {
+                        return Err(newer(held.incarnation));
+                    }
+                    Some(held) if held.incarnation == request.incarnation => {
+                        lease = lease.or(Some(held.lease_id));
+                    }
+                    _ => {}
+                }
+                if let Some(ended) = state.ended.get(&key(spec))
+                    && *ended >= request.incarnation
+                {
+                    return Err(newer(*ended));
+                }
+            }
+            let lease_id = lease.unwrap_or_else(|| {
+                state.last_lease += 1;
+                state.last_lease
+            });
+            for spec in request.instances {
+                let key = key(&spec);
+                if let Some(old) = state.instances.get(&key).map(|held| held.lease_id)
+                    && old != lease_id
+                {
+                    state.leases.remove(&old);
+                }
+                let keys = state.leases.entry(lease_id).or_default();
+                if !keys.contains(&key) {
+                    keys.push(key);
+                }
+                state.put(Instance {
+                    service: spec.service,
+                    id: spec.id,
+                    endpoints: spec.endpoints,
+                    weight: spec.weight.unwrap_or(100),
+                    status: if spec.status == 0 { 2 } else { spec.status },
+                    metadata: spec.metadata,
+                    incarnation: request.incarnation,
+                    lease_id,
+                    ..Instance::default()
+                });
+            }
+            header.revision = state.revision;
+            let ttl_ms = if request.ttl_ms == 0 { state.granted_ttl_ms } else { request.ttl_ms };
+            let (header, incarnation) = (Some(header), request.incarnation);
+            Ok(RegisterResponse { header, lease_id, ttl_ms, incarnation })
+        })
+        .await
+    }
+
+    async fn renew(
+        &self,
+        request: Request<RenewRequest>,
+    ) -> Result<Response<RenewResponse>, Status> {
+        self.serve("renew", request, |state, mut header, request| {
+            header.revision = state.revision;
+            let all = request.renewals.iter().map(|renewal| renewal.lease_id);
+            let unknown_lease_ids: Vec<u64> =
+                all.filter(|id| !state.leases.contains_key(id)).collect();
+            if unknown_lease_ids.len() == request.renewals.len() {
+                return Err(Status::not_found("unknown lease"));
+            }
+            Ok(RenewResponse { header: Some(header), unknown_lease_ids })
+        })
+        .await
+    }
+
+    async fn deregister(
+        &self,
+        request: Request<DeregisterRequest>,
+    ) -> Result<Response<DeregisterResponse>, Status> {
+        self.serve("deregister", request, |state, mut header, request| {
+            let mut removed = 0;
+            for target in request.instances {
+                let key = (target.service, target.id);
+                if let Some(held) = state.instances.get(&key)
+                    && target.incarnation != 0
+                    && held.incarnation > target.incarnation
+                {
+                    return Err(newer(held.incarnation));
+                }
+                let held = state.instances.get(&key).map(|held| (held.incarnation, held.lease_id));
+                let (incarnation, lease_id) = held.unwrap_or((target.incarnation, 0));
+                state.ended.insert(key.clone(), incarnation);
+                state.leases.remove(&lease_id);
+                removed += u32::from(state.remove(&key, RemoveReason::Deregistered));
+            }
+            if removed == 0 {
+                return Err(Status::not_found("no such instance"));
+            }
+            header.revision = state.revision;
+            *state.calls.entry("deregister done").or_default() += 1;
+            Ok(DeregisterResponse { header: Some(header), removed })
+        })
+        .await
+    }
+
+    async fn update(
+        &self,
+        request: Request<UpdateRequest>,
+    ) -> Result<Response<UpdateResponse>, Status> {
+        self.serve("update", request, |_, header, _| Ok(UpdateResponse { header: Some(header) }))
+            .await
+    }
+
+    async fn fetch(
+        &self,
+        request: Request<FetchRequest>,
+    ) -> Result<Response<FetchResponse>, Status> {
+        self.serve("fetch", request, |state, mut header, request| {
+            header.revision = state.revision;
+            let service = |name: &String| {
+                let all = state.instances.values().filter(|instance| instance.service == *name);
+                let known = all.clone().next().is_some();
+                let passes = |instance: &&Instance| {
+                    request.statuses.is_empty() || request.statuses.contains(&instance.status)
+                };
+                let instances = all.filter(passes).cloned().collect();
+                Service { name: name.clone(), known, instances, ..Service::default() }
+            };
+            let services = request.services.iter().map(service).collect();
+            let not_modified =
+                request.not_modified_since > 0 && request.not_modified_since >= state.revision;
+            let services = if not_modified { Vec::new() } else { services };
+            Ok(FetchResponse { header: Some(header), not_modified, services })
+        })
+        .await
+    }
+
+    async fn list_services(
+        &self,
+        request: Request<ListServicesRequest>,
+    ) -> Result<Response<ListServicesResponse>, Status> {
+        self.serve("list services", request, |state, header, request| {
+            let mut names: Vec<&String> = state.instances.keys().map(|(name, _)| name).collect();
+            names.dedup();
+            let later: Vec<_> = names.into_iter().filter(|name| **name > request.after).collect();
+            // Pages of two.
+            let summary =
+                |name: &&String| ServiceSummary { name: (*name).clone(), ..Default::default() };
+            let services: Vec<_> = later.iter().take(2).map(summary).collect();
+            let more = later.len() > 2;
+            let next = services.last().filter(|_| more).map_or(String::new(), |s| s.name.clone());
+            Ok(ListServicesResponse { header: Some(header), services, next })
+        })
+        .await
+    }
+
+    async fn list_dependents(
+        &self,
+        request: Request<ListDependentsRequest>,
+    ) -> Result<Response<ListDependentsResponse>, Status> {
+        self.serve("list dependents", request, |_, header, _| {
+            Ok(ListDependentsResponse { header: Some(header), instances: Vec::new() })
+        })
+        .await
+    }
+
+    async fn list_members(
+        &self,
+        request: Request<ListMembersRequest>,
+    ) -> Result<Response<ListMembersResponse>, Status> {
+        self.serve("list members", request, |state, header, _| {
+            let members = state.members.iter().map(|client_address| Member {
+                client_address: client_address.clone(),
+                ..Member::default()
+            });
+            Ok(ListMembersResponse { header: Some(header), members: members.collect() })
+        })
+        .await
+    }
+
+    type RenewStreamStream = ReceiverStream<Result<RenewResponse, Status>>;
+
+    async fn renew_stream(
+        &self,
+        _request: Request<Streaming<RenewRequest>>,
+    ) -> Result<Response<Self::RenewStreamStream>, Status> {
+        Err(Status::unimplemented("not in the fake"))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<WatchRequest>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let mode = *self.mode.lock().unwrap();
+        let mut requests = request.into_inner();
+        let first = requests.next().await;
+        let Some(Ok(WatchRequest { kind: Some(watch_request::Kind::Subscribe(subscribe)) })) =
+            first
+        else {
+            return Err(Status::invalid_argument("the first message is to subscribe"));
+        };
+        match mode {
+            Mode::Hang | Mode::SwallowAnswers => std::future::pending().await,
+            Mode::Unavailable => return Err(Status::unavailable("stopping")),
+            Mode::Broken => return Err(Status::internal("broken")),
+            Mode::Honest => {}
+        }
+        if subscribe.services.iter().any(String::is_empty) {
+            return Err(Status::invalid_argument("services: \"\": 1 to 253 bytes"));
+        }
+        let messages = locked(&self.state).subscribe(self.number, &subscribe);
+        let state = self.state.clone();
+        tokio::spawn(async move {
+            while let Some(Ok(request)) = requests.next().await {
+                if let Some(watch_request::Kind::Ack(ack)) = request.kind {
+                    locked(&state).acks.push(ack.revision);
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+}
