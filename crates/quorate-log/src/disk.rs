@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::codec::{self, Content, Record, RecordError};
 use crate::error::LogError;
 use crate::meta::MetaKey;
+use crate::room::Room;
 
 /// sled's segment size. Four times the default (512 KiB), which makes the largest leaf that is
 /// stored inside the `db` file four times larger too; see [`codec::VALUE_BYTES_MAX`]. Fixed: sled
@@ -35,6 +36,7 @@ pub(crate) struct Disk {
     /// A second handle on sled's file: `sled::Db::flush` is `sync_file_range`, which leaves the
     /// data in the disk's cache.
     db_file: File,
+    room: Room,
     dir: PathBuf,
     db_path: PathBuf,
 }
@@ -60,7 +62,9 @@ impl Disk {
     ) -> io::Result<Self> {
         let db_path = Self::db_path_in(dir);
         let db_file = File::options().write(true).open(&db_path)?;
-        Ok(Self { db, entries, meta, db_file, dir: dir.to_owned(), db_path })
+        let room = Room::default();
+        room.keep(&db_file);
+        Ok(Self { db, entries, meta, db_file, room, dir: dir.to_owned(), db_path })
     }
 
     pub(crate) fn db_path_in(dir: &Path) -> PathBuf {
@@ -106,7 +110,9 @@ impl Disk {
             operation: "fdatasync",
             path: self.db_path.clone(),
             source: Arc::new(source),
-        })
+        })?;
+        self.room.keep(&self.db_file);
+        Ok(())
     }
 
     /// Remove every entry from `from_index` on that was written before `mark_seq`, last first.

@@ -24,6 +24,7 @@ mod identity;
 mod memory;
 mod meta;
 mod recover;
+mod room;
 mod snapshot_error;
 mod snapshot_file;
 mod snapshots;

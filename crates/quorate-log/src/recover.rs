@@ -336,6 +336,10 @@ fn open_error(operation: &'static str, dir: &Path, source: sled::Error) -> OpenE
         sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock") => {
             OpenError::Locked { path: dir.to_owned() }
         }
+        // What sled's settings file says is not what we always say: its checksum failed, which sled only warns of.
+        source @ sled::Error::Unsupported(_) => {
+            OpenError::Damaged { path: dir.join("conf"), offset_bytes: None, source }
+        }
         sled::Error::Io(source) => OpenError::Io { operation, path: Disk::db_path_in(dir), source },
         source => OpenError::Sled { operation, path: dir.to_owned(), source },
     }
