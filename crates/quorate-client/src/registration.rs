@@ -200,13 +200,21 @@ impl RegistrationHandle {
     async fn send(
         &self,
         command: Command,
-        answer: oneshot::Receiver<Result<(), Error>>,
+        mut answer: oneshot::Receiver<Result<(), Error>>,
     ) -> Result<(), Error> {
         // A task that is gone (or goes while the command waits) has said why in the state.
         if self.commands.send(command).await.is_err() {
             return Err(self.why_stopped());
         }
-        answer.await.unwrap_or_else(|_gone| Err(self.why_stopped()))
+        // A command that was sent just while the task ended stays in the channel, and its answer stays open, for as long as
+        // this handle lives: so look at the end of the task as well.
+        tokio::select! {
+            biased; // an answer that is there counts, also when the task has ended since
+            answered = &mut answer => answered.unwrap_or_else(|_gone| Err(self.why_stopped())),
+            () = self.commands.closed() => {
+                answer.try_recv().unwrap_or_else(|_none| Err(self.why_stopped()))
+            }
+        }
     }
 
     fn why_stopped(&self) -> Error {

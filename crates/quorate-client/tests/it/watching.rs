@@ -237,7 +237,7 @@ async fn a_node_that_falls_silent_or_loses_its_leader_is_left() {
     let fakes = Fake::cluster(2);
     put(&fakes[0], "a", 1);
     let client = builder(&fakes)
-        .watch_idle_timeout(Duration::from_millis(300))
+        .watch_idle_timeout(Duration::from_secs(1))
         .leaderless_timeout(Duration::from_millis(100))
         .connect()
         .await
@@ -256,7 +256,7 @@ async fn a_node_that_falls_silent_or_loses_its_leader_is_left() {
     fakes[0].state().send_raw(&leader(0));
     let begun = Instant::now();
     until("it left", || fakes[0].state().subscriptions.len() > subscribed).await;
-    assert!(begun.elapsed() < Duration::from_millis(280), "took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_millis(900), "took {:?}", begun.elapsed());
 }
 
 #[tokio::test]
