@@ -22,7 +22,7 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 pub(crate) async fn who_knows(id: u64, start: &Start, peers: &Peers) -> Option<String> {
     match start {
         Start::Bootstrap(founders) => founder_knows(id, founders, peers).await,
-        Start::Join { nodes, .. } => member_knows(id, nodes).await,
+        Start::Join { nodes, .. } => member_knows(id, nodes, peers).await,
         Start::Wait => None,
     }
 }
@@ -41,10 +41,11 @@ async fn founder_knows(id: u64, founders: &BTreeMap<u64, String>, peers: &Peers)
     None
 }
 
-async fn member_knows(id: u64, nodes: &[String]) -> Option<String> {
+async fn member_knows(id: u64, nodes: &[String], peers: &Peers) -> Option<String> {
     for address in nodes {
         let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else { continue };
-        let mut client = RegistryClient::new(endpoint.connect_timeout(ASK_TIMEOUT).connect_lazy());
+        let channel = peers.net().connect(&endpoint.connect_timeout(ASK_TIMEOUT));
+        let mut client = RegistryClient::new(channel);
         let mut request = Request::new(ListMembersRequest {});
         request.set_timeout(ASK_TIMEOUT);
         let Ok(Ok(answer)) = timeout(ASK_TIMEOUT, client.list_members(request)).await else {

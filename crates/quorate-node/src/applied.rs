@@ -15,7 +15,7 @@ use crate::watch::Hub;
 
 /// The hash of the state is kept at every multiple of this log index, so that nodes at different positions can be
 /// compared at one that all of them passed.
-const HASH_EVERY: u64 = 256;
+const HASH_EVERY: u64 = 64;
 
 /// The applied state of this node.
 #[derive(Debug)]

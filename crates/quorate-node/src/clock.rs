@@ -1,15 +1,14 @@
 //! Registry time as the leader makes it; the only place where a clock is read to decide what a command says.
 //!
 //! A leader stamps its commands with the clock that it found in the state when its term began, plus its own monotonic
-//! time since then. So registry time stands still without a leader, and jumps of the wall clock do not matter.
-//!
-//! It also stands still while the leader does: the ticker looks at the clock at least every [`TICK`], so a gap of more
-//! than [`STALL`] means that this process did not run (SIGSTOP, a paused machine, a stuck disk). What passed meanwhile
-//! beyond that is not counted, because renewals may be waiting behind it. And it stands still without a quorum: what
-//! passes after the last word of a quorum is not counted either.
+//! time since then. So registry time stands still without a leader, and jumps of the wall clock do not matter. Besides:
+//! - It stays within [`AHEAD_MAX`] of what is applied: while nothing commits (no quorum, full or slow disks), it waits.
+//! - A gap of more than [`STALL`] between two looks (the ticker looks every [`TICK`]) means that this process did not run:
+//!   SIGSTOP, a paused machine. The gap is not counted.
+//! - After any of these, and at the beginning of a term, it stands still until the grace that renewals are owed then is
+//!   applied: they may be waiting behind whatever held the leader up.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quorate_state::Clock;
@@ -21,46 +20,60 @@ pub(crate) const TICK: Duration = Duration::from_millis(100);
 /// A longer gap between two looks at the clock is a stall: several ticks, well under the smallest TTL (1 s).
 const STALL: Duration = Duration::from_millis(400);
 
+/// The clock runs no further ahead of the applied one: twice the idle tick (500 ms), the smallest TTL.
+const AHEAD_MAX: Duration = Duration::from_millis(1_000);
+
 /// Makes the stamps of one node's commands.
 #[derive(Debug, Default)]
 pub(crate) struct LeaderClock {
-    last: Mutex<Option<Stamp>>,
-    stalled: AtomicBool,
+    last: Mutex<Stamp>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Stamp {
     term: u64,
     clock_us: u64,
-    taken: Instant,
+    taken: Option<Instant>,
+    /// Stands still until a grace is applied.
+    held: bool,
 }
 
 impl LeaderClock {
-    /// What time it is for a leader of this term. `applied` is the clock of the state now, `silence` how long ago a
-    /// quorum acknowledged this leader.
-    pub(crate) fn read(&self, term: u64, applied: Clock, silence: Duration) -> Clock {
+    /// What time it is for a leader of this term. `applied` is the clock of the state now, `pending` whether anything in the
+    /// state ends by it: only then does it matter how far this is ahead.
+    pub(crate) fn read(&self, term: u64, applied: Clock, pending: bool) -> Clock {
         let now = Instant::now();
         let mut last = self.last.lock().expect("invariant: nothing panics under this lock");
         let applied_us = applied.0.saturating_mul(1_000);
-        let clock_us = match *last {
-            Some(stamp) if stamp.term == term => {
-                let passed = now.saturating_duration_since(stamp.taken);
-                let silent = silence.saturating_sub(STALL);
-                if passed > STALL || !silent.is_zero() {
-                    self.stalled.store(true, Ordering::Relaxed);
-                }
-                let counted = passed.saturating_sub(silent).min(STALL);
-                (stamp.clock_us + counted.as_micros() as u64).max(applied_us)
-            }
-            _ => applied_us,
-        };
-        *last = Some(Stamp { term, clock_us, taken: now });
-        Clock(clock_us / 1_000)
+        let passed = last.taken.map_or(Duration::MAX, |taken| now.saturating_duration_since(taken));
+        if last.term != term {
+            *last = Stamp { term, clock_us: applied_us, taken: Some(now), held: true };
+            return applied;
+        }
+        let wanted_us = last.clock_us.saturating_add(passed.as_micros() as u64);
+        let ahead_us = wanted_us.saturating_sub(applied_us);
+        let too_far = pending && ahead_us > AHEAD_MAX.as_micros() as u64;
+        last.held |= passed > STALL || too_far;
+        if !last.held {
+            last.clock_us = wanted_us;
+        }
+        last.clock_us = last.clock_us.max(applied_us);
+        last.taken = Some(now);
+        Clock(last.clock_us / 1_000)
     }
 
-    /// Whether this process did not run, or had no quorum, for a while since this was last asked.
-    pub(crate) fn take_stall(&self) -> bool {
-        self.stalled.swap(false, Ordering::Relaxed)
+    /// Whether the clock stands still until a grace is applied.
+    pub(crate) fn is_held(&self) -> bool {
+        self.last.lock().expect("invariant: nothing panics under this lock").held
+    }
+
+    /// The grace is applied: time goes on from now.
+    pub(crate) fn release(&self, term: u64) {
+        let mut last = self.last.lock().expect("invariant: nothing panics under this lock");
+        if last.term == term {
+            last.held = false;
+            last.taken = Some(Instant::now());
+        }
     }
 }
 
@@ -68,56 +81,77 @@ impl LeaderClock {
 mod tests {
     use super::*;
 
-    const ACKED: Duration = Duration::ZERO;
-
     async fn pass(ms: u64) {
         tokio::time::advance(Duration::from_millis(ms)).await;
     }
 
+    /// The clock of a leader that has given its first grace.
+    fn running(applied: Clock) -> LeaderClock {
+        let clock = LeaderClock::default();
+        assert_eq!(clock.read(1, applied, true), applied);
+        assert!(clock.is_held());
+        clock.release(1);
+        clock
+    }
+
     #[tokio::test(start_paused = true)]
     async fn counts_its_own_time_from_the_applied_clock() {
-        let clock = LeaderClock::default();
-        assert_eq!(clock.read(1, Clock(5_000), ACKED), Clock(5_000));
+        let clock = running(Clock(5_000));
         pass(250).await;
-        assert_eq!(clock.read(1, Clock(5_000), ACKED), Clock(5_250));
-        assert!(!clock.take_stall());
+        assert_eq!(clock.read(1, Clock(5_000), true), Clock(5_250));
+        assert!(!clock.is_held());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_term_begins_at_the_applied_clock() {
-        let clock = LeaderClock::default();
-        clock.read(1, Clock(0), ACKED);
+    async fn a_new_term_begins_at_the_applied_clock_and_waits_for_its_grace() {
+        let clock = running(Clock(0));
         pass(300).await;
-        assert_eq!(clock.read(3, Clock(100), ACKED), Clock(100));
+        assert_eq!(clock.read(3, Clock(100), true), Clock(100));
+        pass(300).await;
+        assert_eq!(clock.read(3, Clock(100), true), Clock(100));
+        clock.release(1);
+        assert!(clock.is_held(), "that was the grace of another term");
+        clock.release(3);
+        pass(300).await;
+        assert_eq!(clock.read(3, Clock(100), true), Clock(400));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stall_is_told_once_and_not_counted() {
-        let clock = LeaderClock::default();
-        clock.read(1, Clock(0), ACKED);
+    async fn a_stall_is_not_counted_and_waits_for_a_grace() {
+        let clock = running(Clock(0));
         pass(15_000).await;
-        assert_eq!(clock.read(1, Clock(0), ACKED), Clock(400));
-        assert!(clock.take_stall());
-        assert!(!clock.take_stall());
+        assert_eq!(clock.read(1, Clock(0), true), Clock(0));
+        pass(100).await;
+        assert_eq!(clock.read(1, Clock(0), true), Clock(0));
+        clock.release(1);
+        pass(100).await;
+        assert_eq!(clock.read(1, Clock(0), true), Clock(100));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_without_a_quorum_is_not_counted() {
-        let clock = LeaderClock::default();
-        clock.read(1, Clock(0), ACKED);
-        for silence_ms in (100..60_000).step_by(100) {
+    async fn waits_while_nothing_is_applied() {
+        let clock = running(Clock(0));
+        for _ in 0..600 {
             pass(100).await;
-            clock.read(1, Clock(0), Duration::from_millis(silence_ms));
+            clock.read(1, Clock(0), true);
         }
-        let after = clock.read(1, Clock(0), Duration::from_secs(60));
-        assert!(after <= Clock(400), "{after:?}");
-        assert!(clock.take_stall());
+        assert_eq!(clock.read(1, Clock(0), true), Clock(1_000));
+        assert!(clock.is_held());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn runs_on_while_nothing_can_end() {
+        let clock = running(Clock(0));
+        for _ in 0..600 {
+            pass(100).await;
+            clock.read(1, Clock(0), false);
+        }
+        assert!(!clock.is_held());
     }
 
     #[tokio::test(start_paused = true)]
     async fn never_behind_the_applied_clock() {
-        let clock = LeaderClock::default();
-        clock.read(1, Clock(0), ACKED);
-        assert_eq!(clock.read(1, Clock(9_000), ACKED), Clock(9_000));
+        let clock = running(Clock(0));
+        assert_eq!(clock.read(1, Clock(9_000), true), Clock(9_000));
     }
 }

@@ -128,7 +128,24 @@ impl Config {
         if let Start::Join { nodes, .. } = &self.start {
             check("join", "", !nodes.is_empty(), "must name at least one address")?;
         }
+        self.validate_addresses()?;
         self.tunables.validate()
+    }
+
+    /// What others are told must be something they can call.
+    fn validate_addresses(&self) -> Result<(), ConfigError> {
+        for (field, listen, told, advertised) in [
+            ("listen", self.listen, "advertise", &self.advertise),
+            ("peer_listen", self.peer_listen, "peer_advertise", &self.peer_advertise),
+        ] {
+            check(
+                field,
+                listen,
+                advertised.is_some() || !listen.ip().is_unspecified(),
+                format!("nobody can call that; set {told} to the host:port that others use"),
+            )?;
+        }
+        Ok(())
     }
 }
 

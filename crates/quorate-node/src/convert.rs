@@ -153,6 +153,11 @@ pub(crate) fn checked_prefix(prefix: &str) -> Result<String, Invalid> {
         let limit = format!("is {} bytes long, at most {}", prefix.len(), limits::NAME_BYTES);
         return Err(Invalid::text("prefix", prefix, limit));
     }
+    let may_begin = prefix.is_empty() || prefix.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !may_begin || !prefix.chars().all(allowed) {
+        return Err(Invalid::text("prefix", prefix, "no name can begin so"));
+    }
     Ok(prefix.to_owned())
 }
 

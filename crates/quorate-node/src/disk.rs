@@ -49,8 +49,16 @@ impl Disk {
     /// # Errors
     /// [`NodeError::DiskFull`].
     pub(crate) fn check(&self) -> Result<(), NodeError> {
+        self.check_room_for(0)
+    }
+
+    /// Whether there is room for so much, beside the reserve.
+    ///
+    /// # Errors
+    /// [`NodeError::DiskFull`].
+    pub(crate) fn check_room_for(&self, bytes: u64) -> Result<(), NodeError> {
         let (free_bytes, reserve_bytes) = (self.free_bytes(), self.reserve_bytes);
-        if free_bytes >= reserve_bytes {
+        if reserve_bytes == 0 || free_bytes >= reserve_bytes.saturating_add(bytes) {
             return Ok(());
         }
         Err(NodeError::DiskFull { node: self.node, free_bytes, reserve_bytes })

@@ -54,6 +54,18 @@ pub(crate) enum NodeError {
     Fatal { node: u64, reason: String },
 }
 
+impl NodeError {
+    /// Whether the same may succeed a little later, or with the next leader.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::NotLeader { .. }
+                | Self::PeerUnreachable { .. }
+                | Self::Membership(MembershipError::Busy)
+        )
+    }
+}
+
 /// Why a membership change was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub(crate) enum MembershipError {
@@ -65,6 +77,8 @@ pub(crate) enum MembershipError {
         "the node at {address} belongs to another cluster ({found:016x}); start it with an empty data directory"
     )]
     OtherCluster { address: String, found: u64 },
+    #[error("node {id} was not heard of lately; it cannot lead now")]
+    Silent { id: u64 },
     #[error(
         "node {id} is a member already, at {address}; a new address needs a new id, or remove the old one first"
     )]
@@ -85,6 +99,8 @@ pub(crate) enum MembershipError {
         "node {id} did not catch up within {waited_ms} ms: it is at log index {at} of {of}; it stays a learner, the same call goes on from there"
     )]
     TooSlow { id: u64, waited_ms: u64, at: u64, of: u64 },
+    #[error("node {id} does not answer at {address}: {reason}; start it first")]
+    NoAnswer { id: u64, address: String, reason: String },
 }
 
 /// What a handler can answer instead of a result.

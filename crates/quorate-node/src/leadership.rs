@@ -14,6 +14,7 @@ pub(crate) struct Leadership {
     contact: Mutex<Contact>,
     heard: AtomicBool,
     stopping: AtomicBool,
+    removed: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,8 +29,9 @@ struct Contact {
 
 impl Leadership {
     pub(crate) fn new() -> Self {
-        let (heard, stopping) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { view: watch::Sender::new(None), contact: Mutex::default(), heard, stopping }
+        let (view, contact) = (watch::Sender::new(None), Mutex::default());
+        let (heard, stopping, removed) = Default::default();
+        Self { view, contact, heard, stopping, removed }
     }
 
     /// The leader that this node follows or is; `None`: lost.
@@ -47,14 +49,24 @@ impl Leadership {
         self.set_leader(None);
     }
 
-    /// The ticker tells what it found.
-    pub(crate) fn set_leader(&self, leader: Option<u64>) {
+    /// The ticker tells what it found; true: this is news.
+    pub(crate) fn set_leader(&self, leader: Option<u64>) -> bool {
         let leader = leader.filter(|_| !self.stopping.load(Ordering::Relaxed));
         self.view.send_if_modified(|view| {
             let changed = *view != leader;
             *view = leader;
             changed
-        });
+        })
+    }
+
+    /// Whether a leader said that this node is no member any more. A node that was taken out need not have been told: the
+    /// others stop talking to it.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_removed(&self, removed: bool) {
+        self.removed.store(removed, Ordering::Relaxed);
     }
 
     /// Whether a leader other than this node was heard of since this process started.

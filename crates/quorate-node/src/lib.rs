@@ -12,6 +12,7 @@
 //! | `applied`, `watch`, `subscription` | the applied state and its watchers under one lock; one watcher's stream |
 //! | `membership`, `member_loop`, `cluster_status` | changing members; this node's own part in it; how they are |
 //! | `amnesia` | refuses to come back under an id whose disk was lost |
+//! | `net` | sockets, real or simulated |
 //! | `leadership`, `disk`, `peers` | who leads and how fresh; room on the disk; connections to other nodes |
 //! | `raft/` | the adapters to the Raft library |
 //! | `grpc/`, `convert`, `status` | handlers; wire types to ours and back; errors to codes |
@@ -28,6 +29,7 @@ mod grpc;
 mod leadership;
 mod member_loop;
 mod membership;
+mod net;
 mod node;
 mod peers;
 mod raft;
@@ -41,5 +43,8 @@ mod ticker;
 mod watch;
 
 pub use config::{Config, ConfigError, Start, Tunables};
+pub use net::{Connection, Environment, Listener, Net, SimulatedNet};
+pub use quorate_log::Io;
+pub use raft::runtime::seed_this_thread;
 pub use server::{Bound, Server};
 pub use start_error::{RunError, StartError};

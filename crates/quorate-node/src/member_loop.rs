@@ -12,6 +12,7 @@ use tonic::Request;
 use tonic::transport::Endpoint;
 
 use crate::config::Start;
+use crate::error::{MembershipError, NodeError};
 use crate::membership::MembershipCall;
 use crate::node::{LeaderCall, MemberInfo, Node};
 use crate::raft::types::Member;
@@ -47,8 +48,14 @@ impl MemberLoop {
     }
 
     async fn look(&mut self) {
+        self.node.settle_membership().await;
         let members = self.node.members();
         let own = members.iter().find(|info| info.id == self.node.id);
+        match self.node.leadership.leader() {
+            Some(_) => self.node.leadership.set_removed(false),
+            None if own.is_some() => self.ask_whether_member(&members).await,
+            None => {}
+        }
         match own {
             Some(info) if info.member != self.node.me => self.announce().await,
             Some(info) if !self.wants_vote(info) => {}
@@ -74,6 +81,22 @@ impl MemberLoop {
 
     fn wants_vote(&self, own: &MemberInfo) -> bool {
         !own.voter && matches!(self.start, Start::Join { observer: false, .. })
+    }
+
+    /// No leader talks to this node: it may have been taken out without being told. Whoever leads knows.
+    async fn ask_whether_member(&self, members: &[MemberInfo]) {
+        let (id, member) = (self.node.id, self.node.me.clone());
+        let call = LeaderCall::Membership(MembershipCall::Announce { id, member });
+        for other in members.iter().filter(|other| other.id != id) {
+            let answer = self.node.forward(other.id, &call, Instant::now() + EVERY).await;
+            if let Err(NodeError::Membership(MembershipError::Unknown { .. })) = answer {
+                if !self.node.leadership.is_removed() {
+                    tracing::warn!(id, "this node was removed from the cluster; stop it");
+                }
+                self.node.leadership.set_removed(true);
+                return;
+            }
+        }
     }
 
     async fn announce(&self) {
@@ -108,7 +131,8 @@ impl MemberLoop {
             tracing::error!(address, "join: this is no host:port");
             return;
         };
-        let mut client = AdminClient::new(endpoint.connect_timeout(EVERY).connect_lazy());
+        let channel = self.node.peers.net().connect(&endpoint.connect_timeout(EVERY));
+        let mut client = AdminClient::new(channel);
         let mut request = Request::new(AddNodeRequest {
             id: self.node.id,
             peer_address: self.node.me.peer_address.clone(),

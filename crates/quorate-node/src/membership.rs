@@ -64,8 +64,13 @@ impl Node {
                 self.take_in(new, &peer_address, deadline, false).await?;
                 self.swap(old, new, deadline).await?;
             }
-            MembershipCall::Successor => return self.successor().map(LeaderAnswer::Leader),
+            MembershipCall::Successor if self.voters().len() > 1 => {
+                let next = self.once_heard(|| self.successor()).await?;
+                return Ok(LeaderAnswer::Leader(next));
+            }
+            MembershipCall::Successor => return Err(refused(MembershipError::NoOther)),
             MembershipCall::Transfer { to } => {
+                self.once_heard(|| self.check_successor(to)).await?;
                 self.transfer(to, deadline).await?;
                 return Ok(LeaderAnswer::Leader(to));
             }
@@ -87,7 +92,14 @@ impl Node {
                 let address = member.peer_address;
                 return Err(refused(MembershipError::Taken { id, address }));
             }
-            Some(_) => {}
+            Some(_) if self.voters().contains(&id) => {}
+            Some(_) => {
+                // A learner may have lost its disk; it has no vote to forget, and gets the log from the beginning.
+                let reverted = self.raft.trigger().allow_next_revert(&id, true).await;
+                reverted
+                    .map_err(|error| self.fatal(&error))?
+                    .map_err(|error| self.fatal(&error))?;
+            }
             None => {
                 let member = self.identify(id, peer_address).await?;
                 tracing::info!(id, peer_address, "taking a node in as a learner");
@@ -100,10 +112,9 @@ impl Node {
 
     /// Asks the node at an address who it is.
     async fn identify(&self, wanted: u64, address: &str) -> Result<Member, NodeError> {
-        let unreachable = |reason: &str| NodeError::PeerUnreachable {
-            node: wanted,
-            address: address.to_owned(),
-            reason: reason.to_owned(),
+        let unreachable = |reason: &str| {
+            let (id, address, reason) = (wanted, address.to_owned(), reason.to_owned());
+            refused(MembershipError::NoAnswer { id, address, reason })
         };
         let client = self.peers.client(address, Lane::Control);
         let mut client = client.map_err(|status| unreachable(status.message()))?;
@@ -146,7 +157,7 @@ impl Node {
     }
 
     async fn promote(&self, id: u64) -> Result<(), NodeError> {
-        if self.voters().contains(&id) {
+        if self.voters().contains(&id) && !self.in_joint_membership() {
             return Ok(());
         }
         tracing::info!(id, "promoting a learner to voter");
@@ -165,7 +176,7 @@ impl Node {
         if voters.len() == 1 {
             return Err(refused(MembershipError::LastVoter { id }));
         }
-        self.keep_majority(id, &voters.into_iter().filter(|voter| *voter != id).collect())?;
+        self.keep_majority(id, &voters.into_iter().filter(|voter| *voter != id).collect()).await?;
         self.leave_lead(id, deadline).await?;
         tracing::info!(id, "taking a voter out");
         self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
@@ -181,7 +192,7 @@ impl Node {
             return self.take_out(old, deadline).await;
         }
         let after = voters.into_iter().filter(|voter| *voter != old).chain([new]).collect();
-        self.keep_majority(old, &after)?;
+        self.keep_majority(old, &after).await?;
         self.leave_lead(old, deadline).await?;
         tracing::info!(old, new, "replacing a voter");
         self.change(ChangeMembers::Batch(vec![
@@ -192,15 +203,40 @@ impl Node {
     }
 
     /// Refuses to take a node out if those that are to vote then have no live majority.
-    fn keep_majority(&self, id: u64, after: &BTreeSet<u64>) -> Result<(), NodeError> {
-        let recent = 2 * self.election_timeout_max();
-        let metrics = self.metrics.borrow_watched();
-        let heard = metrics.heartbeat.as_ref();
-        let alive = |voter: &&u64| {
-            let acked = heard.and_then(|heard| heard.get(voter)).and_then(|at| at.as_ref());
-            **voter == self.id || acked.is_some_and(|at| at.elapsed() < recent)
-        };
-        let (alive, voters) = (after.iter().filter(alive).count(), after.len());
+    async fn keep_majority(&self, id: u64, after: &BTreeSet<u64>) -> Result<(), NodeError> {
+        self.once_heard(|| self.check_majority(id, after)).await
+    }
+
+    /// A leader that was elected just now has not heard of the others yet: what that would refuse is looked at again for as
+    /// long as a node counts as alive.
+    async fn once_heard<T>(
+        &self,
+        check: impl Fn() -> Result<T, NodeError>,
+    ) -> Result<T, NodeError> {
+        let mut metrics = self.metrics.clone();
+        let patience = Instant::now() + self.counts_as_alive();
+        loop {
+            let refused = match check() {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            if timeout_at(patience, metrics.changed()).await.is_err() {
+                return Err(refused);
+            }
+            if !self.leads() {
+                return Err(NodeError::NotLeader { node: self.id });
+            }
+        }
+    }
+
+    /// A voter that was heard of this long ago is alive.
+    fn counts_as_alive(&self) -> Duration {
+        2 * self.election_timeout_max()
+    }
+
+    fn check_majority(&self, id: u64, after: &BTreeSet<u64>) -> Result<(), NodeError> {
+        let alive = after.iter().filter(|voter| self.hears(**voter)).count();
+        let voters = after.len();
         let needed = voters / 2 + 1;
         if alive >= needed {
             return Ok(());
@@ -217,15 +253,27 @@ impl Node {
         Err(NodeError::NotLeader { node: self.id })
     }
 
-    /// The other voter that is furthest along.
+    /// The other voter that is furthest along, of those that were heard of lately.
     pub(crate) fn successor(&self) -> Result<u64, NodeError> {
+        let others = self.voters().into_iter().filter(|id| *id != self.id && self.hears(*id));
+        let others: Vec<u64> = others.collect();
         let metrics = self.metrics.borrow_watched();
-        let others = metrics.membership_config.voter_ids().filter(|id| *id != self.id);
         let progress = |id: &u64| {
             let matched = metrics.replication.as_ref().and_then(|all| all.get(id));
             matched.and_then(|matched| matched.as_ref()).map_or(0, |log_id| log_id.index())
         };
-        others.max_by_key(progress).ok_or_else(|| refused(MembershipError::NoOther))
+        let furthest = others.into_iter().max_by_key(progress);
+        furthest.ok_or_else(|| refused(MembershipError::NoOther))
+    }
+
+    fn check_successor(&self, to: u64) -> Result<(), NodeError> {
+        if !self.voters().contains(&to) {
+            return Err(refused(MembershipError::NotVoter { id: to }));
+        }
+        if !self.hears(to) {
+            return Err(refused(MembershipError::Silent { id: to }));
+        }
+        Ok(())
     }
 
     /// Hands the lead over and waits until the other node leads.
@@ -233,16 +281,14 @@ impl Node {
         if to == self.id {
             return Ok(());
         }
-        if !self.voters().contains(&to) {
-            return Err(refused(MembershipError::NotVoter { id: to }));
-        }
+        self.check_successor(to)?;
         tracing::info!(to, "handing the lead over");
         let asked = self.raft.trigger().transfer_leader(to).await;
-        asked.map_err(|error| NodeError::Fatal { node: self.id, reason: error.to_string() })?;
+        asked.map_err(|error| self.fatal(&error))?;
         let since = Instant::now();
-        let mut metrics = self.metrics.clone();
         loop {
-            match metrics.borrow_watched().current_leader {
+            let leader = self.current_leader();
+            match leader {
                 Some(leader) if leader == to => return Ok(()),
                 // Somebody else won: the caller tries again there.
                 Some(leader) if leader != self.id => {
@@ -250,7 +296,7 @@ impl Node {
                 }
                 _ => {}
             }
-            if timeout_at(deadline, metrics.changed()).await.is_err() {
+            if timeout_at(deadline, self.leader_is_other_than(leader)).await.is_err() {
                 let waited_ms = since.elapsed().as_millis() as u64;
                 return Err(NodeError::NoAnswer { leader: to, waited_ms });
             }
@@ -272,7 +318,30 @@ impl Node {
     }
 
     fn voters(&self) -> BTreeSet<u64> {
-        self.metrics.borrow_watched().membership_config.voter_ids().collect()
+        self.view.borrow_watched().membership_config.voter_ids().collect()
+    }
+
+    /// Whether a node acknowledged this leader lately; a leader hears itself.
+    fn hears(&self, id: u64) -> bool {
+        let metrics = self.metrics.borrow_watched();
+        let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&id));
+        let recent = self.counts_as_alive();
+        id == self.id || heard.and_then(|at| at.as_ref()).is_some_and(|at| at.elapsed() < recent)
+    }
+
+    fn in_joint_membership(&self) -> bool {
+        self.view.borrow_watched().membership_config.get_joint_config().len() > 1
+    }
+
+    /// Ends a change that was cut off between its two steps; only while this node leads and no other change is going on.
+    pub(crate) async fn settle_membership(&self) {
+        let Ok(_guard) = self.membership.try_lock() else { return };
+        if self.leads() && self.in_joint_membership() {
+            tracing::info!("finishing a membership change that was cut off");
+            if let Err(error) = self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await {
+                tracing::debug!(%error, "finishing the membership change failed; trying again");
+            }
+        }
     }
 
     fn raft_error(&self, error: WriteError) -> NodeError {

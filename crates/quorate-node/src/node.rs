@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::{Instant as _, RaftMetrics, ReadPolicy};
-use quorate_proto::peer::v1::{Payload, ReadIndexRequest};
-use quorate_state::{Clock, Command, LeaseId, Op, Registry, Reply};
+use openraft::metrics::RaftServerMetrics;
+use openraft::{Instant as _, RaftMetrics};
+use quorate_proto::peer::v1::Payload;
+use quorate_state::{Clock, Command, LeaseId, Op, Reply};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
@@ -28,6 +29,9 @@ use crate::renewals::{BatchRenewed, Renewals, Renewed};
 
 /// After a failed attempt, the next one waits this long unless the leader changes before.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Entries that may wait to be committed and applied: some seconds of a busy cluster.
+const BACKLOG_MAX: usize = 50_000;
 
 /// What only the leader can do; travels to it from any node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,6 +72,9 @@ pub(crate) struct Node {
     pub(crate) me: Member,
     pub(crate) tunables: Tunables,
     pub(crate) raft: Raft,
+    /// Who leads and who the members are: changes seldom, so it is what calls wait on.
+    pub(crate) view: openraft::alias::WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
+    /// Everything that Raft tells of itself: changes with every step it takes, so nothing that a call does waits on it.
     pub(crate) metrics: openraft::alias::WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
     pub(crate) applied: Arc<Applied>,
     pub(crate) peers: Arc<Peers>,
@@ -133,7 +140,10 @@ impl Node {
         &self,
         leases: Vec<LeaseId>,
     ) -> Result<BatchRenewed, NodeError> {
-        let Outcome { reply, revision } = self.propose_here(Op::Renew(leases)).await?;
+        let since = Instant::now();
+        let proposed = self.propose_here(Op::Renew(leases));
+        let proposed = tokio::time::timeout(self.tunables.request_timeout(), proposed).await;
+        let Outcome { reply, revision } = proposed.map_err(|_| self.late(since))??;
         let Reply::Renewed { unknown } = reply else {
             return Err(self.mismatched(&reply));
         };
@@ -151,12 +161,11 @@ impl Node {
         deadline: Instant,
     ) -> Result<LeaderAnswer, NodeError> {
         let since = Instant::now();
-        let mut metrics = self.metrics.clone();
         loop {
             if self.stop.is_cancelled() {
                 return Err(NodeError::Stopping { node: self.id });
             }
-            let leader = metrics.borrow_watched().current_leader;
+            let leader = self.current_leader();
             let attempt = async {
                 match leader {
                     None => Err(NodeError::NotLeader { node: 0 }),
@@ -164,28 +173,26 @@ impl Node {
                     Some(id) => self.forward(id, &call, deadline).await,
                 }
             };
-            let elsewhere = async {
-                while metrics.borrow_watched().current_leader == leader {
-                    if metrics.changed().await.is_err() {
-                        std::future::pending::<()>().await;
-                    }
-                }
-            };
             let done = tokio::select! {
                 done = tokio::time::timeout_at(deadline, attempt) => done,
-                () = elsewhere => continue,
+                () = self.leader_is_other_than(leader) => continue,
             };
             match done {
                 Err(_elapsed) => return Err(self.late(since)),
-                Ok(Err(NodeError::NotLeader { .. } | NodeError::PeerUnreachable { .. })) => {}
+                Ok(Err(error)) if error.may_pass() => {}
                 Ok(answer) => return answer,
             }
-            let pause = (Instant::now() + RETRY_PAUSE).min(deadline);
-            let _ = tokio::time::timeout_at(pause, metrics.changed()).await;
-            if Instant::now() >= deadline {
+            if !self.pause(leader, deadline).await {
                 return Err(self.late(since));
             }
         }
+    }
+
+    /// Waits a little before the next attempt, or until another node leads; false: the deadline is over.
+    pub(crate) async fn pause(&self, leader: Option<u64>, deadline: Instant) -> bool {
+        let until = (Instant::now() + RETRY_PAUSE).min(deadline);
+        let _ = tokio::time::timeout_at(until, self.leader_is_other_than(leader)).await;
+        Instant::now() < deadline
     }
 
     /// Does here what only a leader can do.
@@ -213,6 +220,7 @@ impl Node {
     /// Stamps a command and puts it into the log; only while this node leads.
     pub(crate) async fn propose_here(&self, op: Op) -> Result<Outcome, NodeError> {
         self.disk.check()?;
+        self.check_backlog()?;
         let clock = self.read_clock();
         match self.raft.client_write(Command { clock, op }).await {
             Ok(written) => Ok(written.data),
@@ -227,117 +235,28 @@ impl Node {
         }
     }
 
-    /// A copy of the registry to read from.
-    ///
-    /// # Errors
-    /// No quorum within the deadline (linearizable), or this node is not as far as `min_revision`.
-    pub(crate) async fn read(
-        &self,
-        consistency: Consistency,
-        min_revision: u64,
-        deadline: Instant,
-    ) -> Result<Registry, NodeError> {
-        if consistency == Consistency::Linearizable {
-            let index = self.read_index(deadline).await?;
-            self.await_applied(deadline, |position| position.index >= index).await?;
+    /// Refuses to grow a log that does not commit: what is in it would all come at once, and late.
+    fn check_backlog(&self) -> Result<(), NodeError> {
+        let last = self.metrics.borrow_watched().last_log_index.unwrap_or(0);
+        let waiting = last.saturating_sub(self.applied.position().index) as usize;
+        if waiting <= BACKLOG_MAX {
+            return Ok(());
         }
-        self.check_member()?;
-        let waited = self.await_applied(deadline, |position| position.revision >= min_revision);
-        waited.await.map_err(|_| NodeError::Behind {
-            applied: self.applied.position().revision,
-            wanted: min_revision,
-        })?;
-        Ok(self.applied.registry())
+        Err(NodeError::Overloaded { waiting })
     }
 
-    /// Whether this node is a member as of what it has applied; one that is not yet, or no more, has no list to answer with.
-    ///
-    /// # Errors
-    /// [`NodeError::NotMember`].
-    pub(crate) fn check_member(&self) -> Result<(), NodeError> {
-        let state = self.applied.lock();
-        match state.membership.get_node(&self.id) {
-            Some(_) => Ok(()),
-            None => Err(NodeError::NotMember { node: self.id }),
-        }
-    }
-
-    /// How old what this node has may be, in ms; the maximum: it has never heard of a leader.
-    pub(crate) fn age_ms(&self) -> u64 {
-        if self.leads() && self.quorum_silence() < self.election_timeout_max() {
-            return self.quorum_silence().as_millis() as u64;
-        }
-        let age = self.leadership.age(self.applied.position().index);
-        age.map_or(u64::MAX, |age| age.as_millis() as u64)
-    }
-
-    /// The index that a linearizable read which begins now has to wait for.
-    async fn read_index(&self, deadline: Instant) -> Result<u64, NodeError> {
-        let since = Instant::now();
-        loop {
-            let metrics = self.metrics.clone();
-            let leader = metrics.borrow_watched().current_leader;
-            let round = self.reads.confirm(self.read_index_round(leader));
-            match tokio::time::timeout_at(deadline, round).await {
-                Err(_elapsed) => return Err(self.late(since)),
-                Ok(Ok(index)) => return Ok(index),
-                Ok(Err(NodeError::NotLeader { .. } | NodeError::PeerUnreachable { .. })) => {}
-                Ok(Err(error)) => return Err(error),
-            }
-            let pause = (Instant::now() + RETRY_PAUSE).min(deadline);
-            let _ = tokio::time::timeout_at(pause, self.metrics.clone().changed()).await;
-            if Instant::now() >= deadline {
-                return Err(self.late(since));
+    /// Waits until another node leads than this one, as far as is known here, or none.
+    pub(crate) async fn leader_is_other_than(&self, leader: Option<u64>) {
+        let mut view = self.view.clone();
+        while view.borrow_watched().current_leader == leader {
+            if view.changed().await.is_err() {
+                std::future::pending::<()>().await;
             }
         }
     }
 
-    async fn read_index_round(&self, leader: Option<u64>) -> Result<u64, NodeError> {
-        let Some(leader) = leader else { return Err(NodeError::NotLeader { node: 0 }) };
-        if leader == self.id {
-            return self.read_index_here().await;
-        }
-        // Bounded, so that a leader that hangs does not hold up the reads that wait behind this round.
-        let timeout = self.election_timeout_max();
-        let request = self.peers.request(leader, ReadIndexRequest {}, Some(timeout));
-        let (address, mut client) = self.peer_client(leader, Lane::Control)?;
-        match tokio::time::timeout(timeout, client.read_index(request)).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner().index),
-            Ok(Err(status)) => Err(unreachable(leader, address, status.message())),
-            Err(elapsed) => Err(unreachable(leader, address, &elapsed.to_string())),
-        }
-    }
-
-    /// The index that a read has to wait for, confirmed by a quorum; only while this node leads.
-    pub(crate) async fn read_index_here(&self) -> Result<u64, NodeError> {
-        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
-            Err(RaftError::Fatal(fatal)) => Err(self.fatal(&fatal)),
-            Err(RaftError::APIError(_)) => Err(NodeError::NotLeader { node: self.id }),
-        }
-    }
-
-    /// Reads' index for another node: shares rounds with this node's own reads.
-    pub(crate) async fn read_index_for_peer(&self) -> Result<u64, NodeError> {
-        self.reads.confirm(self.read_index_here()).await
-    }
-
-    pub(crate) async fn await_applied(
-        &self,
-        deadline: Instant,
-        reached: impl FnMut(&crate::applied::Position) -> bool,
-    ) -> Result<(), NodeError> {
-        let since = Instant::now();
-        let mut positions = self.applied.positions();
-        let waited = tokio::time::timeout_at(deadline, positions.wait_for(reached)).await;
-        match waited {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(NodeError::Stopping { node: self.id }),
-            Err(_elapsed) => Err(self.late(since)),
-        }
-    }
-
-    async fn forward(
+    /// Asks another node to do something as the leader.
+    pub(crate) async fn forward(
         &self,
         leader: u64,
         call: &LeaderCall,
@@ -347,8 +266,14 @@ impl Node {
         let timeout = deadline.saturating_duration_since(Instant::now());
         let payload = Payload { data: encode(call) };
         match client.forward(self.peers.request(leader, payload, Some(timeout))).await {
-            Ok(answer) => decode(&answer.into_inner().data)
-                .unwrap_or_else(|error| Err(unreachable(leader, address, &error.to_string()))),
+            Ok(answer) => match decode(&answer.into_inner().data) {
+                Ok(Err(error @ (NodeError::Stopping { .. } | NodeError::Fatal { .. }))) => {
+                    // That node is on its way out; the next leader may do better.
+                    Err(unreachable(leader, address, &error.to_string()))
+                }
+                Ok(answer) => answer,
+                Err(error) => Err(unreachable(leader, address, &error.to_string())),
+            },
             Err(status) => Err(unreachable(leader, address, status.message())),
         }
     }
@@ -368,10 +293,15 @@ impl Node {
         }
     }
 
+    /// Who leads, as far as this node's Raft knows.
+    pub(crate) fn current_leader(&self) -> Option<u64> {
+        self.view.borrow_watched().current_leader
+    }
+
     /// Whether this node believes that it leads.
     pub(crate) fn leads(&self) -> bool {
-        let metrics = self.metrics.borrow_watched();
-        metrics.state.is_leader() && metrics.current_leader == Some(self.id)
+        let view = self.view.borrow_watched();
+        view.state.is_leader() && view.current_leader == Some(self.id)
     }
 
     pub(crate) fn term(&self) -> u64 {
@@ -380,14 +310,13 @@ impl Node {
 
     /// A member's addresses, as far as this node's membership has them.
     pub(crate) fn member(&self, id: u64) -> Option<Member> {
-        let metrics = self.metrics.borrow_watched();
-        metrics.membership_config.get_node(&id).cloned()
+        self.view.borrow_watched().membership_config.get_node(&id).cloned()
     }
 
     /// All members in effect, by id.
     pub(crate) fn members(&self) -> Vec<MemberInfo> {
-        let metrics = self.metrics.borrow_watched();
-        let membership = &metrics.membership_config;
+        let view = self.view.borrow_watched();
+        let membership = &view.membership_config;
         let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
         let info = |(id, member): (&u64, &Member)| MemberInfo {
             id: *id,
@@ -409,23 +338,26 @@ impl Node {
     }
 
     pub(crate) fn read_clock(&self) -> Clock {
-        let applied = self.applied.lock().registry.clock();
-        self.clock.read(self.term(), applied, self.quorum_silence())
+        let (applied, pending) = {
+            let state = self.applied.lock();
+            (state.registry.clock(), state.registry.next_deadline().is_some())
+        };
+        self.clock.read(self.term(), applied, pending)
     }
 
     pub(crate) fn election_timeout_max(&self) -> Duration {
         Duration::from_millis(self.tunables.election_timeout_max_ms)
     }
 
-    fn late(&self, since: Instant) -> NodeError {
+    pub(crate) fn late(&self, since: Instant) -> NodeError {
         let waited_ms = since.elapsed().as_millis() as u64;
-        match self.metrics.borrow_watched().current_leader {
+        match self.current_leader() {
             Some(leader) => NodeError::NoAnswer { leader, waited_ms },
             None => NodeError::NoLeader { waited_ms },
         }
     }
 
-    fn fatal(&self, reason: &impl std::fmt::Display) -> NodeError {
+    pub(crate) fn fatal(&self, reason: &impl std::fmt::Display) -> NodeError {
         NodeError::Fatal { node: self.id, reason: reason.to_string() }
     }
 
@@ -442,6 +374,6 @@ fn accepted(outcome: Outcome) -> Result<Outcome, NodeError> {
     }
 }
 
-fn unreachable(node: u64, address: String, reason: &str) -> NodeError {
+pub(crate) fn unreachable(node: u64, address: String, reason: &str) -> NodeError {
     NodeError::PeerUnreachable { node, address, reason: reason.to_owned() }
 }

@@ -1,6 +1,6 @@
 //! Connections to the other nodes, and the envelope of every call to them: which cluster, which node, by when.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,6 +9,8 @@ use quorate_proto::peer::v1::peer_client::PeerClient;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
+
+use crate::net::Net;
 
 /// Metadata of every peer call: the sender's cluster, 16 hex digits.
 pub(crate) const CLUSTER_HEADER: &str = "quorate-cluster-id";
@@ -42,13 +44,26 @@ pub(crate) enum Lane {
 #[derive(Debug)]
 pub(crate) struct Peers {
     cluster_id: AtomicU64,
+    net: Net,
     channels: Mutex<HashMap<(String, Lane), Channel>>,
+    /// Nodes that did not answer the last message of the Raft library.
+    lost: Mutex<HashSet<u64>>,
 }
 
 impl Peers {
     /// `cluster_id` 0: not of a cluster yet.
-    pub(crate) fn new(cluster_id: u64) -> Self {
-        Self { cluster_id: AtomicU64::new(cluster_id), channels: Mutex::default() }
+    pub(crate) fn new(cluster_id: u64, net: Net) -> Self {
+        Self {
+            cluster_id: AtomicU64::new(cluster_id),
+            net,
+            channels: Mutex::default(),
+            lost: Mutex::default(),
+        }
+    }
+
+    /// The network that these connections are made in.
+    pub(crate) fn net(&self) -> &Net {
+        &self.net
     }
 
     pub(crate) fn cluster_id(&self) -> u64 {
@@ -57,6 +72,20 @@ impl Peers {
 
     pub(crate) fn set_cluster_id(&self, cluster_id: u64) {
         self.cluster_id.store(cluster_id, Ordering::Release);
+    }
+
+    /// A node answered: told once after it did not.
+    pub(crate) fn answered(&self, id: u64, address: &str) {
+        if self.lost.lock().expect("invariant: nothing panics under this lock").remove(&id) {
+            tracing::info!(id, address, "a node is reachable again");
+        }
+    }
+
+    /// A node did not answer: told once until it does.
+    pub(crate) fn missed(&self, id: u64, address: &str, reason: &str) {
+        if self.lost.lock().expect("invariant: nothing panics under this lock").insert(id) {
+            tracing::warn!(id, address, reason, "a node is unreachable");
+        }
     }
 
     /// A client for the node at an address; connects when it is first used.
@@ -69,7 +98,7 @@ impl Peers {
         let channel = match channels.get(&key) {
             Some(channel) => channel.clone(),
             None => {
-                let channel = connect(address)?;
+                let channel = self.net.connect(&endpoint(address)?);
                 channels.insert(key, channel.clone());
                 channel
             }
@@ -99,7 +128,7 @@ impl Peers {
     }
 }
 
-fn connect(address: &str) -> Result<Channel, Status> {
+fn endpoint(address: &str) -> Result<Endpoint, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| {
         Status::invalid_argument(format!("peer address {address:?} is no host:port"))
     })?;
@@ -108,8 +137,7 @@ fn connect(address: &str) -> Result<Channel, Status> {
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true)
-        .connect_lazy())
+        .keep_alive_while_idle(true))
 }
 
 /// The envelope of a call that arrived: (cluster id, target id), 0 where not set.

@@ -13,16 +13,14 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{Config as RaftConfig, SnapshotPolicy};
-use quorate_log::{Identity, LogOptions, SnapshotStore};
+use quorate_log::{Identity, Io, LogOptions, SnapshotStore};
 use quorate_proto::FILE_DESCRIPTOR_SET;
 use quorate_proto::peer::v1::peer_server::PeerServer;
 use quorate_proto::v1::admin_server::AdminServer;
 use quorate_proto::v1::registry_server::RegistryServer;
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 
 use crate::amnesia::who_knows;
 use crate::applied::Applied;
@@ -35,6 +33,7 @@ use crate::grpc::peer::PeerService;
 use crate::grpc::registry::RegistryService;
 use crate::leadership::Leadership;
 use crate::member_loop::MemberLoop;
+use crate::net::{Environment, Listener, Net};
 use crate::node::Node;
 use crate::peers::{MESSAGE_MAX, Peers};
 use crate::raft::network::Network;
@@ -64,8 +63,8 @@ pub struct Bound {
     node: Arc<Node>,
     log: LogStore,
     snapshots: Arc<SnapshotStore<TypeConfig>>,
-    clients: TcpListener,
-    peers: TcpListener,
+    clients: Listener,
+    peers: Listener,
     edge_batches: Batches,
     log_batches: Batches,
     start: Start,
@@ -77,18 +76,27 @@ impl Server {
     /// # Errors
     /// A bad setting, an address that is taken, or a data directory that is damaged, in use, or another node's.
     pub async fn bind(config: Config) -> Result<Bound, StartError> {
+        Self::bind_in(config, Environment::default()).await
+    }
+
+    /// The same in an environment that need not be the real one.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub async fn bind_in(config: Config, environment: Environment) -> Result<Bound, StartError> {
         config.validate()?;
+        let Environment { net, log_io } = environment;
         let tunables = config.tunables.clone();
-        let (log, snapshots) = open(&config.data_dir).await?;
-        let cluster_id = settle_identity(&config, &log, &snapshots).await?;
-        let clients = listen("listen", config.listen).await?;
-        let peers = listen("peer_listen", config.peer_listen).await?;
+        let (log, snapshots) = open(&config.data_dir, log_io).await?;
+        let cluster_id = settle_identity(&config, &log, &snapshots, &net).await?;
+        let clients = listen(&net, "listen", config.listen).await?;
+        let peers = listen(&net, "peer_listen", config.peer_listen).await?;
         let me = Member {
             client_address: advertised(config.advertise, &clients),
             peer_address: advertised(config.peer_advertise, &peers),
         };
         let applied = Arc::new(Applied::new(tunables.watch_ring));
-        let connections = Arc::new(Peers::new(cluster_id));
+        let connections = Arc::new(Peers::new(cluster_id, net));
         let disk = Disk::new(config.id, config.data_dir, tunables.disk_reserve_bytes);
         let disk = Arc::new(disk);
         let machine = StateMachine {
@@ -96,7 +104,7 @@ impl Server {
             snapshots: snapshots.clone(),
             disk: disk.clone(),
         };
-        let network = Network { peers: connections.clone() };
+        let network = Network { peers: connections.clone(), applied: applied.clone() };
         let raft_config = Arc::new(raft_config(cluster_id, &tunables)?);
         let raft = Raft::new(config.id, raft_config, network, log.clone(), machine).await;
         let raft = raft.map_err(|source| StartError::Raft { source: Box::new(source) })?;
@@ -107,6 +115,7 @@ impl Server {
             id: config.id,
             me,
             metrics: raft.metrics(),
+            view: raft.server_metrics(),
             raft,
             applied,
             peers: connections,
@@ -129,12 +138,12 @@ impl Server {
 impl Bound {
     /// Where it listens for clients.
     pub fn client_addr(&self) -> SocketAddr {
-        self.clients.local_addr().expect("invariant: a bound socket has an address")
+        self.clients.address()
     }
 
     /// Where it listens for peers.
     pub fn peer_addr(&self) -> SocketAddr {
-        self.peers.local_addr().expect("invariant: a bound socket has an address")
+        self.peers.address()
     }
 
     /// Runs the node until `stop` resolves or something in it fails, then stops it in order.
@@ -190,6 +199,10 @@ impl Bound {
         let reflection = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // What this listener serves: the peer API has another one.
+            .with_service_name("quorate.v1.Registry")
+            .with_service_name("quorate.v1.Admin")
+            .with_service_name("grpc.health.v1.Health")
             .build_v1()
             .expect("invariant: the descriptors were compiled from the same files");
         let clients = transport()
@@ -198,7 +211,7 @@ impl Bound {
             .add_service(registry)
             .add_service(admin)
             .serve_with_incoming_shutdown(
-                incoming(self.clients),
+                self.clients.into_accepted(),
                 node.stop.clone().cancelled_owned(),
             );
         tasks.spawn(async { clients.await.map_err(RunError::Clients) });
@@ -209,7 +222,7 @@ impl Bound {
             .max_decoding_message_size(MESSAGE_MAX)
             .max_encoding_message_size(MESSAGE_MAX);
         let peers = transport().add_service(peer_service).serve_with_incoming_shutdown(
-            incoming(self.peers),
+            self.peers.into_accepted(),
             peer_stop.clone().cancelled_owned(),
         );
         tasks.spawn(async { peers.await.map_err(RunError::Peers) });
@@ -254,11 +267,6 @@ fn transport() -> tonic::transport::Server {
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
 }
 
-/// Connections without Nagle's algorithm, which would hold small messages back for 40 ms.
-fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
-}
-
 async fn stop_all(
     node: &Node,
     log: LogStore,
@@ -267,14 +275,18 @@ async fn stop_all(
     peer_stop: CancellationToken,
 ) -> Result<(), RunError> {
     node.leadership.set_stopping();
+    tracing::info!("stopping: not serving any more");
     if node.leads()
         && let Ok(next) = node.successor()
     {
-        let handed_over = node.transfer(next, Instant::now() + HAND_OVER).await;
-        if let Err(error) = handed_over {
-            tracing::warn!(%error, "could not hand the lead over; the others will elect");
+        match node.transfer(next, Instant::now() + HAND_OVER).await {
+            Ok(()) => tracing::info!(to = next, "handed the lead over"),
+            Err(error) => {
+                tracing::warn!(%error, "could not hand the lead over; the others will elect");
+            }
         }
     }
+    tracing::info!("refusing new calls; watch streams end, calls under way finish");
     node.stop.cancel();
     loops.cancel();
     let mut failed = None;
@@ -285,14 +297,19 @@ async fn stop_all(
             failed = Some(error);
         }
     }
+    tracing::info!("calls are done");
     if let Err(error) = node.raft.shutdown().await {
         failed = Some(RunError::Raft { reason: error.to_string() });
     }
+    tracing::info!("Raft has stopped");
     peer_stop.cancel();
     while tasks.join_next().await.is_some() {}
     let closed = tokio::task::spawn_blocking(move || log.close()).await;
     match closed {
-        Ok(Ok(())) => failed.map_or(Ok(()), Err),
+        Ok(Ok(())) => {
+            tracing::info!("the log is closed");
+            failed.map_or(Ok(()), Err)
+        }
         Ok(Err(source)) => Err(RunError::Log { source }),
         Err(panicked) => Err(RunError::of_task(Err(panicked))),
     }
@@ -342,12 +359,15 @@ async fn watch_raft(node: Arc<Node>) -> Result<(), RunError> {
     }
 }
 
-async fn open(data_dir: &Path) -> Result<(LogStore, Arc<SnapshotStore<TypeConfig>>), StartError> {
+async fn open(
+    data_dir: &Path,
+    io: Io,
+) -> Result<(LogStore, Arc<SnapshotStore<TypeConfig>>), StartError> {
     let dir = data_dir.to_owned();
     let opened = tokio::task::spawn_blocking(move || {
         std::fs::create_dir_all(&dir)
             .map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
-        let log = LogStore::open(dir.join("log"), LogOptions::default())?;
+        let log = LogStore::open(dir.join("log"), LogOptions { io, ..LogOptions::default() })?;
         let snapshots = SnapshotStore::open(dir.join("snapshots"))?;
         Ok((log, Arc::new(snapshots)))
     });
@@ -359,6 +379,7 @@ async fn settle_identity(
     config: &Config,
     log: &LogStore,
     snapshots: &SnapshotStore<TypeConfig>,
+    net: &Net,
 ) -> Result<u64, StartError> {
     let dir = config.data_dir.clone();
     if let Some(owner) = log.identity() {
@@ -370,7 +391,7 @@ async fn settle_identity(
     if snapshots.current()?.is_some() {
         return Err(StartError::LogMissing { dir });
     }
-    if let Some(told_by) = who_knows(config.id, &config.start, &Peers::new(0)).await {
+    if let Some(told_by) = who_knows(config.id, &config.start, &Peers::new(0, net.clone())).await {
         return Err(StartError::Amnesia { id: config.id, dir, told_by });
     }
     let Start::Bootstrap(members) = &config.start else { return Ok(0) };
@@ -385,16 +406,17 @@ fn founding_id(members: &std::collections::BTreeMap<u64, String>) -> u64 {
     xxhash_rust::xxh3::xxh3_64(listed.join(",").as_bytes()).max(1)
 }
 
-async fn listen(field: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    let bound = TcpListener::bind(address).await;
+async fn listen(
+    net: &Net,
+    field: &'static str,
+    address: SocketAddr,
+) -> Result<Listener, StartError> {
+    let bound = net.listen(address).await;
     bound.map_err(|source| StartError::Listen { field, address, source })
 }
 
-fn advertised(configured: Option<String>, listener: &TcpListener) -> String {
-    configured.unwrap_or_else(|| {
-        let bound = listener.local_addr().expect("invariant: a bound socket has an address");
-        bound.to_string()
-    })
+fn advertised(configured: Option<String>, listener: &Listener) -> String {
+    configured.unwrap_or_else(|| listener.address().to_string())
 }
 
 fn raft_config(cluster_id: u64, tunables: &Tunables) -> Result<RaftConfig, StartError> {
@@ -404,6 +426,10 @@ fn raft_config(cluster_id: u64, tunables: &Tunables) -> Result<RaftConfig, Start
         election_timeout_min: tunables.election_timeout_min_ms,
         election_timeout_max: tunables.election_timeout_max_ms,
         enable_pre_vote: Some(true),
+        // A leader that is back at once would lead on in its old term: it would answer linearizable reads from before what
+        // it had acknowledged, and could give a log id that a follower holds to another entry (its last ones may have
+        // reached followers and not its own disk).
+        enable_leader_restore: Some(false),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(tunables.snapshot_every),
         max_in_snapshot_log_to_keep: tunables.keep_entries,
         replication_lag_threshold: tunables.snapshot_every + tunables.keep_entries,

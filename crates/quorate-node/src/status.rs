@@ -54,11 +54,13 @@ fn code(error: &CallError) -> Code {
                 MembershipError::Busy => Code::Aborted,
                 MembershipError::TooSlow { .. } => Code::DeadlineExceeded,
                 MembershipError::WrongId { .. }
+                | MembershipError::NoAnswer { .. }
                 | MembershipError::OtherCluster { .. }
                 | MembershipError::Taken { .. }
                 | MembershipError::WouldLoseQuorum { .. }
                 | MembershipError::LastVoter { .. }
                 | MembershipError::NotVoter { .. }
+                | MembershipError::Silent { .. }
                 | MembershipError::NoOther => Code::FailedPrecondition,
             },
             NodeError::Fatal { .. } => Code::Internal,

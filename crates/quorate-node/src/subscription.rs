@@ -14,8 +14,11 @@ use tokio::time::Instant;
 use crate::applied::Applied;
 use crate::watch::{BATCH_MAX, Batch, Filter, Selection};
 
-/// Instances in one message of a snapshot: about 256 KiB of instances of usual size.
-const SNAPSHOT_PART: usize = 500;
+/// A message at most, bytes, unless one instance alone is larger: far below the 4 MiB that receivers take as a rule.
+const MESSAGE_BYTES: usize = 256 * 1024;
+
+/// What an instance or a service costs beside its texts, bytes: tags, lengths and numbers.
+const OVERHEAD_BYTES: usize = 128;
 
 /// Where a subscription begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,15 +146,15 @@ impl Subscription {
         let state = &mut *guard;
         let now = state.registry.revision();
         match state.hub.take(self.id, self.position, now) {
-            Batch::Changes { events, upto } if events.is_empty() => {
+            Batch::Changes { events, upto, .. } if events.is_empty() => {
                 drop(guard);
                 if bookmark {
                     self.ready.push_back((Message::Bookmark, upto));
                 }
             }
-            Batch::Changes { events, upto } => {
+            Batch::Changes { events, upto, coalesced } => {
                 drop(guard);
-                self.queue_changes(events, upto);
+                self.queue_changes(events, upto, coalesced);
             }
             Batch::Lost => {
                 let registry = state.registry.clone();
@@ -163,37 +166,76 @@ impl Subscription {
         }
     }
 
-    /// Only the last of several messages moves the position: before it, a coalesced change may still be missing.
-    fn queue_changes(&mut self, mut events: Vec<Arc<Event>>, upto: Revision) {
-        while events.len() > BATCH_MAX {
-            let rest = events.split_off(BATCH_MAX);
-            self.ready.push_back((Message::Delta(events), self.position));
-            events = rest;
+    /// Of coalesced changes, only the last message moves the position: before it, a change may still be missing.
+    fn queue_changes(&mut self, events: Vec<Arc<Event>>, upto: Revision, coalesced: bool) {
+        let (mut message, mut bytes) = (Vec::new(), 0);
+        let mut reached = self.position;
+        for event in events {
+            let size = event.after().or(event.before()).map_or(0, |instance| wire_bytes(instance));
+            if !message.is_empty() && (bytes + size > MESSAGE_BYTES || message.len() == BATCH_MAX) {
+                let full = Message::Delta(std::mem::take(&mut message));
+                self.ready.push_back((full, reached));
+                bytes = 0;
+            }
+            if !coalesced {
+                reached = event.revision;
+            }
+            bytes += size;
+            message.push(event);
         }
-        self.ready.push_back((Message::Delta(events), upto));
+        self.ready.push_back((Message::Delta(message), upto));
     }
 
     fn queue_snapshot(&mut self, registry: &Registry, reset: bool) {
         let revision = registry.revision();
-        let mut services = Vec::new();
-        let mut room = SNAPSHOT_PART;
-        for mut part in covered(registry, &self.filter) {
-            while part.instances.len() > room {
-                let rest = part.instances.split_off(room);
-                let rest = part.with(rest);
-                services.push(std::mem::replace(&mut part, rest));
-                let services = std::mem::take(&mut services);
-                let message = Message::Snapshot { services, reset, last: false };
-                self.ready.push_back((message, Revision(0)));
-                room = SNAPSHOT_PART;
+        let (mut services, mut bytes) = (Vec::new(), 0);
+        for mut whole in covered(registry, &self.filter) {
+            let instances = std::mem::take(&mut whole.instances);
+            let mut part = whole.with(Vec::new());
+            bytes += OVERHEAD_BYTES + key_bytes(&whole.key);
+            for instance in instances {
+                let size = wire_bytes(&instance);
+                if bytes + size > MESSAGE_BYTES {
+                    services.push(std::mem::replace(&mut part, whole.with(Vec::new())));
+                    self.queue_part(std::mem::take(&mut services), reset);
+                    bytes = 0;
+                }
+                bytes += size;
+                part.instances.push(instance);
             }
-            room -= part.instances.len();
             services.push(part);
+            if bytes > MESSAGE_BYTES {
+                self.queue_part(std::mem::take(&mut services), reset);
+                bytes = 0;
+            }
         }
         let message = Message::Snapshot { services, reset, last: true };
         self.position = Revision(0);
         self.ready.push_back((message, revision));
     }
+
+    fn queue_part(&mut self, services: Vec<Part>, reset: bool) {
+        let message = Message::Snapshot { services, reset, last: false };
+        self.ready.push_back((message, Revision(0)));
+    }
+}
+
+fn key_bytes(key: &ServiceKey) -> usize {
+    key.namespace.as_str().len() + key.name.as_str().len()
+}
+
+/// About what an instance takes in a message.
+fn wire_bytes(instance: &Instance) -> usize {
+    // A tag and a length for the entry, and for each of its texts.
+    const ENTRY: usize = 8;
+    let spec = &instance.spec;
+    let entries = spec.endpoints().iter().chain(spec.metadata());
+    let entries: usize = entries.map(|(key, value)| ENTRY + key.len() + value.len()).sum();
+    let requires: usize = spec.requires().iter().map(|name| ENTRY + name.as_str().len()).sum();
+    let reason = instance.overridden.as_ref().map_or(0, |value| value.reason.len());
+    let names = key_bytes(&instance.key.service) + instance.key.id.as_str().len();
+    let texts = names + spec.zone().len() + spec.version().len() + reason;
+    OVERHEAD_BYTES + texts + entries + requires
 }
 
 enum News {

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_state::{Clock, Op, limits};
 use tokio::time::Instant;
 
@@ -26,15 +25,14 @@ const HAND_OVER_EVERY: Duration = Duration::from_secs(2);
 /// See the head of this file.
 pub(crate) struct Ticker {
     node: Arc<Node>,
-    /// The term in which this node last led and gave the grace that a new leader owes.
+    /// The last term in which this node led and gave a grace.
     grace_given: u64,
-    grace_owed: bool,
     handed_over: Instant,
 }
 
 impl Ticker {
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node, grace_given: 0, grace_owed: false, handed_over: Instant::now() }
+        Self { node, grace_given: 0, handed_over: Instant::now() }
     }
 
     pub(crate) async fn run(mut self) -> Result<(), RunError> {
@@ -44,13 +42,11 @@ impl Ticker {
         }
     }
 
-    /// One look around; how long until the next.
+    /// One look around, and what a leader then has to propose; how long until the next.
     async fn tick(&mut self) -> Duration {
         let node = self.node.clone();
-        node.disk.measure();
-        node.leadership.set_leader(self.leader_in_sight());
+        self.look();
         if !node.leads() {
-            self.grace_owed = false;
             return TICK;
         }
         if node.disk.check().is_err() {
@@ -58,17 +54,8 @@ impl Ticker {
             return TICK;
         }
         let now = node.read_clock();
-        let term = node.term();
-        let elected = self.grace_given != term;
-        self.grace_owed |= elected | node.clock.take_stall();
-        if self.grace_owed {
-            let grace_ms = self.grace_ms();
-            if self.propose(Op::Grace { grace_ms }).await {
-                if elected {
-                    tracing::info!(term, grace_ms, "this node leads; leases get a grace");
-                }
-                (self.grace_owed, self.grace_given) = (false, term);
-            }
+        if node.clock.is_held() {
+            self.give_grace().await;
             return TICK;
         }
         let (applied, due) = {
@@ -76,10 +63,47 @@ impl Ticker {
             (state.registry.clock(), state.registry.next_deadline())
         };
         let idle = due.is_some() && now.0 >= applied.0 + IDLE_TICK_MS;
-        if idle || due.is_some_and(|due| due <= now) {
-            self.propose(Op::Tick).await;
+        let needed = idle || due.is_some_and(|due| due <= now);
+        if needed && !self.propose(Op::Tick).await {
+            return TICK;
         }
         until(due, now)
+    }
+
+    /// What every node looks at, also while a leader waits for its proposal.
+    fn look(&self) {
+        let node = &self.node;
+        node.disk.measure();
+        let leader = self.leader_in_sight();
+        if node.leadership.set_leader(leader) {
+            match leader {
+                Some(leader) => tracing::info!(leader, term = node.term(), "there is a leader"),
+                None => tracing::warn!("no leader in sight: no writes; local reads go on"),
+            }
+        }
+    }
+
+    /// Gives renewals that may be waiting the time to arrive, then lets the clock go on. When this node was elected without
+    /// having heard of another leader since it started, the whole cluster was down: clients may be backing off, and every
+    /// lease gets a whole TTL.
+    async fn give_grace(&mut self) {
+        let node = self.node.clone();
+        let term = node.term();
+        let elected = self.grace_given != term;
+        let grace_ms = match elected && !node.leadership.ever_heard() {
+            true => limits::TTL_MAX_MS,
+            false => node.tunables.election_grace_ms,
+        };
+        if !self.propose(Op::Grace { grace_ms }).await {
+            return;
+        }
+        node.clock.release(term);
+        self.grace_given = term;
+        if elected {
+            tracing::info!(term, "this node leads");
+        } else {
+            tracing::warn!(term, grace_ms, "this leader was held up; leases get a grace");
+        }
     }
 
     /// A leader that can write nothing hands the lead to a voter that can.
@@ -107,7 +131,7 @@ impl Ticker {
     fn leader_in_sight(&self) -> Option<u64> {
         let node = &self.node;
         let patience = node.election_timeout_max();
-        let leader = node.metrics.borrow_watched().current_leader?;
+        let leader = node.current_leader()?;
         let silence = match leader == node.id {
             true => node.quorum_silence(),
             false => node.leadership.silence()?,
@@ -115,18 +139,20 @@ impl Ticker {
         (silence <= patience).then_some(leader)
     }
 
-    /// After an election among running nodes, clients need time to find the new leader. When this node has heard of no
-    /// other leader since it started, the cluster was down: clients may be backing off, and get a whole TTL.
-    fn grace_ms(&self) -> u64 {
-        match self.node.leadership.ever_heard() {
-            true => self.node.tunables.election_grace_ms,
-            false => limits::TTL_MAX_MS,
-        }
-    }
-
+    /// Puts a command of the ticker into the log; false: not in time.
     async fn propose(&self, op: Op) -> bool {
-        let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, self.node.propose_here(op)).await;
-        match proposed {
+        let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, self.node.propose_here(op));
+        let mut proposed = std::pin::pin!(proposed);
+        let done = loop {
+            tokio::select! {
+                done = &mut proposed => break done,
+                () = tokio::time::sleep(TICK) => {
+                    self.look();
+                    self.node.read_clock();
+                }
+            }
+        };
+        match done {
             Ok(Ok(_)) => true,
             // Told elsewhere: by the election, the metrics, the disk's own log line.
             Err(_) | Ok(Err(NodeError::NotLeader { .. } | NodeError::DiskFull { .. })) => false,

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 /// Changes that wait for one watcher: enough for a burst, small enough for 10,000 stalled watchers (8 bytes each).
 const QUEUE_MAX: usize = 1_024;
 
-/// Changes in one message, so that a message stays well under its 4 MiB limit for instances of usual size.
+/// Changes in one message, and taken from the ring under the lock at once.
 pub(crate) const BATCH_MAX: usize = 1_000;
 
 /// What a watcher wants to see.
@@ -61,8 +61,8 @@ impl Filter {
 /// What a watcher takes at one time.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Batch {
-    /// These changes lead from its position to this revision.
-    Changes { events: Vec<Arc<Event>>, upto: Revision },
+    /// These changes lead from its position to this revision; `coalesced`: only all of them together do.
+    Changes { events: Vec<Arc<Event>>, upto: Revision, coalesced: bool },
     /// The ring does not reach back to its position: begin anew.
     Lost,
 }
@@ -186,7 +186,7 @@ impl Hub {
 
     /// What a watcher that stands at `position` is to be told next; `now` is the state's revision.
     pub(crate) fn take(&mut self, id: u64, position: Revision, now: Revision) -> Batch {
-        let nothing = Batch::Changes { events: Vec::new(), upto: now };
+        let nothing = Batch::Changes { events: Vec::new(), upto: now, coalesced: false };
         let Some(watcher) = self.watchers.get_mut(&id) else { return nothing };
         if let Backlog::Queued(queue) = &mut watcher.backlog {
             let events: Vec<_> = queue.drain(..queue.len().min(BATCH_MAX)).collect();
@@ -195,7 +195,7 @@ impl Hub {
             if more {
                 watcher.wake.notify_one();
             }
-            return Batch::Changes { events, upto };
+            return Batch::Changes { events, upto, coalesced: false };
         }
         if position < self.base {
             return Batch::Lost;
@@ -204,16 +204,16 @@ impl Hub {
         let seen = behind.filter(|event| watcher.filter.sees(event)).cloned();
         if matches!(watcher.backlog, Backlog::Coalesce) {
             watcher.backlog = Backlog::Queued(VecDeque::new());
-            return Batch::Changes { events: coalesce(seen), upto: now };
+            return Batch::Changes { events: coalesce(seen), upto: now, coalesced: true };
         }
         let events: Vec<_> = seen.take(BATCH_MAX).collect();
         if events.len() < BATCH_MAX {
             watcher.backlog = Backlog::Queued(VecDeque::new());
-            return Batch::Changes { events, upto: now };
+            return Batch::Changes { events, upto: now, coalesced: false };
         }
         watcher.wake.notify_one();
         let upto = events.last().map_or(now, |last| last.revision);
-        Batch::Changes { events, upto }
+        Batch::Changes { events, upto, coalesced: false }
     }
 }
 

@@ -112,8 +112,11 @@ impl Peer for PeerService {
         let first = chunks.message().await?.unwrap_or_default();
         let (vote, meta): (Vote, SnapshotMeta) = decode(&first.header).map_err(damaged)?;
         let snapshot = self.receive(chunks).await?;
+        let received = snapshot.path().to_owned();
         let snapshot = Snapshot { meta, snapshot };
         let installed = self.node.raft.install_full_snapshot(vote, snapshot).await;
+        // Installing renames it; one that was not wanted any more would stay.
+        let _ = tokio::fs::remove_file(received).await;
         Ok(payload(&installed.map_err(failed)?))
     }
 
@@ -172,7 +175,7 @@ impl PeerService {
             self.node.disk.check()?;
         }
         // A leader of the past says nothing about how fresh this node is.
-        if append.vote >= self.node.metrics.borrow_watched().vote {
+        if append.vote >= self.node.view.borrow_watched().vote {
             let committed = append.leader_commit.map_or(0, |log_id| log_id.index());
             self.node.leadership.heard(committed, self.node.applied.position().index);
         }

@@ -1,6 +1,5 @@
 //! The Registry service, all but Watch (`grpc/watch.rs`).
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -121,8 +120,8 @@ impl Registry for RegistryService {
             let services = Vec::new();
             return Ok(Response::new(FetchResponse { header, not_modified: true, services }));
         }
-        let parts = in_order_asked(parts, &filter, services);
-        let services = parts.iter().map(convert::service_to_wire).collect();
+        let parts = in_order_asked(&parts, &filter, services).into_iter();
+        let services = parts.map(convert::service_to_wire).collect();
         let response = FetchResponse { header, not_modified: false, services };
         let bytes = response.encoded_len();
         if bytes > FETCH_MAX {
@@ -218,13 +217,12 @@ impl RegistryService {
     }
 }
 
-/// The filter's set is ordered; the caller's list need not be.
-fn in_order_asked(mut parts: Vec<Part>, filter: &Filter, asked: &[String]) -> Vec<Part> {
-    if matches!(filter.selection, Selection::Services(_)) {
-        let from_the_end = asked.iter().rev().enumerate();
-        let places: HashMap<&str, usize> =
-            from_the_end.map(|(place, name)| (name.as_str(), place)).collect();
-        parts.sort_by_key(|part| Reverse(places.get(part.key.name.as_str()).copied()));
+/// One for each name, in the order asked: the filter's set has its own order, and each name once.
+fn in_order_asked<'a>(parts: &'a [Part], filter: &Filter, asked: &[String]) -> Vec<&'a Part> {
+    if matches!(filter.selection, Selection::Prefix(_)) {
+        return parts.iter().collect();
     }
-    parts
+    let by_name: HashMap<&str, &Part> =
+        parts.iter().map(|part| (part.key.name.as_str(), part)).collect();
+    asked.iter().filter_map(|name| by_name.get(name.as_str()).copied()).collect()
 }

@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use crate::applied::Applied;
 use crate::peers::{Lane, Peers};
 use crate::raft::types::{Member, TypeConfig, Vote, decode, encode};
 
@@ -41,14 +42,17 @@ type RaftSnapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile<TypeCon
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
     pub(crate) peers: Arc<Peers>,
+    pub(crate) applied: Arc<Applied>,
 }
 
 /// Calls one member.
 #[derive(Debug)]
 pub(crate) struct Connection {
     peers: Arc<Peers>,
+    applied: Arc<Applied>,
     target: u64,
-    address: String,
+    /// Where it was when this was made; what is applied since then counts more.
+    first_address: String,
     /// Where its append calls go: heartbeats do not wait behind entries.
     appends: Lane,
 }
@@ -67,8 +71,8 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
 impl Network {
     fn connection(&self, target: u64, node: &Member, appends: Lane) -> Connection {
-        let (peers, address) = (self.peers.clone(), node.peer_address.clone());
-        Connection { peers, target, address, appends }
+        let (peers, applied) = (self.peers.clone(), self.applied.clone());
+        Connection { peers, applied, target, first_address: node.peer_address.clone(), appends }
     }
 }
 
@@ -81,6 +85,13 @@ enum Call {
 }
 
 impl Connection {
+    /// Where the member is now: the library keeps a connection for as long as a node leads, and a member may move.
+    fn address(&self) -> String {
+        let state = self.applied.lock();
+        let member = state.membership.get_node(&self.target);
+        member.map_or_else(|| self.first_address.clone(), |member| member.peer_address.clone())
+    }
+
     async fn call<M: Serialize, R: DeserializeOwned>(
         &self,
         call: Call,
@@ -88,7 +99,8 @@ impl Connection {
         option: &RPCOption,
     ) -> Result<R, RpcError> {
         let lane = if matches!(call, Call::Append) { self.appends } else { Lane::Control };
-        let mut client = self.peers.client(&self.address, lane).map_err(|s| unreachable(&s))?;
+        let address = self.address();
+        let mut client = self.peers.client(&address, lane).map_err(|s| unreachable(&s))?;
         let timeout = option.soft_ttl();
         let payload = Payload { data: encode(message) };
         let request = self.peers.request(self.target, payload, Some(timeout));
@@ -101,9 +113,18 @@ impl Connection {
             }
         });
         match answer.await {
-            Ok(Ok(response)) => read(&response.into_inner().data),
-            Ok(Err(status)) => Err(unreachable(&status)),
-            Err(elapsed) => Err(RPCError::Unreachable(Unreachable::new(&elapsed))),
+            Ok(Ok(response)) => {
+                self.peers.answered(self.target, &address);
+                read(&response.into_inner().data)
+            }
+            Ok(Err(status)) => {
+                self.peers.missed(self.target, &address, status.message());
+                Err(unreachable(&status))
+            }
+            Err(elapsed) => {
+                self.peers.missed(self.target, &address, "no answer in time");
+                Err(RPCError::Unreachable(Unreachable::new(&elapsed)))
+            }
         }
     }
 }
@@ -121,7 +142,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
 
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         _option: RPCOption,
     ) -> BoxFuture<
         's,
@@ -131,18 +152,32 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            let mut client = self
-                .peers
-                .client(&self.address, self.appends)
-                .map_err(|status| unreachable(&status))?;
+            // The library waits out its backoff inside this stream, so a request is taken before a connection is tried:
+            // else a peer that refuses connections would be tried without a pause.
+            let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+            let input = stream::once(std::future::ready(first)).chain(input);
+            let address = self.address();
+            let client = self.peers.client(&address, self.appends);
+            let mut client = client.map_err(|status| unreachable(&status))?;
             let requests = input.map(|request| Payload { data: encode(&request) });
             let request = self.peers.request(self.target, requests, None);
-            let answers = client
-                .append_stream(request)
-                .await
-                .map_err(|status| unreachable(&status))?
-                .into_inner()
-                .map(|answer| read(&answer.map_err(|status| unreachable(&status))?.data));
+            let answers = match client.append_stream(request).await {
+                Ok(answers) => answers.into_inner(),
+                Err(status) => {
+                    self.peers.missed(self.target, &address, status.message());
+                    return Err(unreachable(&status));
+                }
+            };
+            let answers = answers.map(move |answer| match answer {
+                Ok(payload) => {
+                    self.peers.answered(self.target, &address);
+                    read(&payload.data)
+                }
+                Err(status) => {
+                    self.peers.missed(self.target, &address, status.message());
+                    Err(unreachable(&status))
+                }
+            });
             Ok(answers.boxed() as BoxStream<'s, _>)
         })
     }
@@ -178,10 +213,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let mut client = self
-            .peers
-            .client(&self.address, Lane::Bulk)
-            .map_err(|status| Unreachable::new(&status))?;
+        let client = self.peers.client(&self.address(), Lane::Bulk);
+        let mut client = client.map_err(|status| Unreachable::new(&status))?;
         let header = encode(&(vote, &snapshot.meta));
         let chunks = chunks(snapshot.snapshot, header);
         let request = self.peers.request(self.target, chunks, Some(SNAPSHOT_TIMEOUT));

@@ -59,7 +59,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     /// Without room on the disk, a snapshot that nobody waits for is put off.
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
-        if !force && self.disk.check().is_err() {
+        let last_bytes = self.snapshots.current().ok().flatten().map_or(0, |file| file.len_bytes());
+        if !force && self.disk.check_room_for(2 * last_bytes).is_err() {
             return None;
         }
         Some(self.get_snapshot_builder().await)
@@ -84,8 +85,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     ) -> io::Result<()> {
         let snapshots = self.snapshots.clone();
         let registry = blocking(move || {
-            let file = snapshots.install(snapshot).map_err(io::Error::other)?;
-            read_snapshot(&mut BufReader::new(file.body())).map_err(io::Error::other)
+            // First whether it can be read at all: what is installed replaces what was there.
+            let registry = read_snapshot(&mut BufReader::new(snapshot.body()));
+            let registry = registry.map_err(io::Error::other)?;
+            snapshots.install(snapshot).map_err(io::Error::other)?;
+            Ok(registry)
         })
         .await?;
         self.applied.restore(registry, meta.last_log_id, meta.last_membership.clone());

@@ -5,6 +5,7 @@ use quorate_state::{Command, Reply, Revision};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::raft::runtime::Runtime;
 use crate::raft::state_machine::StateMachine;
 
 openraft::declare_raft_types!(
@@ -14,6 +15,7 @@ openraft::declare_raft_types!(
         R = Outcome,
         NodeId = u64,
         Node = Member,
+        AsyncRuntime = Runtime,
 );
 
 pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;

@@ -1,4 +1,4 @@
-//! The same registry as simple as can be, written from the specification (design.md, the proto files, `command.rs`) and
+//! The same registry as simple as can be, written from the specification (ARCHITECTURE.md, the proto files, `command.rs`) and
 //! not from the code: flat lists, full scans, a copy of everything to go back to where a command is refused.
 
 use std::collections::BTreeMap;

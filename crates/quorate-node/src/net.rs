@@ -1,0 +1,161 @@
+//! The node's sockets, all of them: listening, accepting, connecting. [`Net::Tcp`] is the real network; a simulation
+//! brings its own. Nothing else in this crate opens a socket.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt};
+use quorate_log::Io;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpListener;
+use tonic::transport::server::{Connected, TcpIncoming};
+use tonic::transport::{Channel, Endpoint};
+
+/// What a node stands on, replaceable for simulations. The default is the real thing.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// Its network.
+    pub net: Net,
+    /// Who writes its log to the disk.
+    pub log_io: Io,
+}
+
+/// A network.
+#[derive(Clone, Default)]
+pub enum Net {
+    /// The operating system's.
+    #[default]
+    Tcp,
+    /// A simulated one.
+    Simulated(Arc<dyn SimulatedNet>),
+}
+
+impl fmt::Debug for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "Tcp",
+            Self::Simulated(_) => "Simulated",
+        })
+    }
+}
+
+/// A network that a simulation brings along.
+pub trait SimulatedNet: Send + Sync {
+    /// Listens at an address.
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Listener>>;
+    /// A channel that connects when it is first used; the settings of the endpoint hold.
+    fn connect(&self, endpoint: &Endpoint) -> Channel;
+}
+
+/// A bound address and the connections that arrive there.
+pub struct Listener {
+    address: SocketAddr,
+    accepted: BoxStream<'static, io::Result<Connection>>,
+}
+
+/// One accepted connection.
+pub struct Connection(Pin<Box<dyn Duplex>>);
+
+trait Duplex: AsyncRead + AsyncWrite + Send {}
+impl<T: AsyncRead + AsyncWrite + Send> Duplex for T {}
+
+impl Net {
+    /// Listens at an address. Accepted connections do without Nagle's algorithm, which would hold small messages back for
+    /// 40 ms.
+    pub(crate) async fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
+        match self {
+            Self::Tcp => {
+                let listener = TcpListener::bind(address).await?;
+                let address = listener.local_addr()?;
+                let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
+                Ok(Listener::new(address, accepted.map(|stream| stream.map(Connection::new))))
+            }
+            Self::Simulated(net) => net.listen(address).await,
+        }
+    }
+
+    /// A channel that connects when it is first used.
+    pub(crate) fn connect(&self, endpoint: &Endpoint) -> Channel {
+        match self {
+            Self::Tcp => endpoint.connect_lazy(),
+            Self::Simulated(net) => net.connect(endpoint),
+        }
+    }
+}
+
+impl Listener {
+    /// Listens at `address` and accepts what the stream yields.
+    pub fn new(
+        address: SocketAddr,
+        accepted: impl Stream<Item = io::Result<Connection>> + Send + 'static,
+    ) -> Self {
+        Self { address, accepted: accepted.boxed() }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn into_accepted(self) -> BoxStream<'static, io::Result<Connection>> {
+        self.accepted
+    }
+}
+
+impl Connection {
+    /// A connection over a byte stream.
+    pub fn new(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
+        Self(Box::pin(stream))
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0.as_mut().poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0.as_mut().poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.as_mut().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.as_mut().poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.as_mut().poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+}
