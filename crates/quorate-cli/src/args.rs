@@ -1,0 +1,393 @@
+//! The command line: every command, flag and help text. Says nothing of what a command does.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use quorate_client::{Consistency, InstanceStatus};
+
+use crate::logging::LogFormat;
+use crate::output::Format;
+use crate::parse;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "quorate",
+    version,
+    about = "A service registry that several nodes keep as one",
+    after_help = "Begin with `quorate dev`: a whole cluster in one process, and what to try with it.\n\
+                  Exit codes: 0 done, 1 refused or failed, 2 usage, 3 cluster unreachable."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole cluster in this process, to try things out
+    Dev(DevArgs),
+    /// Run one node
+    Serve(Box<ServeArgs>),
+    /// Register an instance and keep it registered until Ctrl-C
+    Register(Box<RegisterArgs>),
+    /// Remove an instance
+    Deregister(InstanceArgs),
+    /// Change a registered instance
+    Update(UpdateArgs),
+    /// Show the instances of services
+    Fetch(FetchArgs),
+    /// Follow the instances of services until Ctrl-C
+    Watch(WatchArgs),
+    /// List the services
+    Services(ServicesArgs),
+    /// List the instances that depend on a service
+    Dependents(DependentsArgs),
+    /// Look after the cluster itself
+    Cluster {
+        #[command(subcommand)]
+        command: ClusterCommand,
+    },
+}
+
+/// What all commands that ask the cluster take.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ClientArgs {
+    /// Addresses of nodes, tried in this order; a bare port has the host before it
+    #[arg(long, env = "QUORATE_NODES", default_value = "127.0.0.1:7001,7002,7003", value_parser = parse::nodes)]
+    pub(crate) nodes: parse::NodeList,
+    /// The namespace
+    #[arg(long, env = "QUORATE_NAMESPACE", default_value = "default")]
+    pub(crate) namespace: String,
+    /// How the output is written
+    #[arg(short, long, default_value = "table")]
+    pub(crate) output: Format,
+    /// How long to go on trying
+    #[arg(long, env = "QUORATE_TIMEOUT", default_value = "5s", value_parser = parse::duration)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    quorate dev\n  \
+    quorate dev --nodes 5 --data-dir ./dev-data --listen 127.0.0.1:8001")]
+pub(crate) struct DevArgs {
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) nodes: u16,
+    /// Where the nodes keep their data; without it, in a temporary directory that is removed at the end
+    #[arg(long)]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The first node's address for clients; the others have the ports after it, peers have theirs 100 higher; port 0
+    /// picks free ones
+    #[arg(long, default_value = "127.0.0.1:7001")]
+    pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LogArgs {
+    /// How the log is written to stderr (what is logged: QUORATE_LOG, for example `debug` or `info,quorate_node=debug`)
+    #[arg(long, env = "QUORATE_LOG_FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each setting can also stand in a variable (QUORATE_ID, QUORATE_DATA_DIR, QUORATE_LISTEN, \
+    QUORATE_PEER_LISTEN,\nQUORATE_ADVERTISE, QUORATE_PEER_ADVERTISE, QUORATE_BOOTSTRAP, QUORATE_JOIN, QUORATE_OBSERVER,\n\
+    QUORATE_CONFIG) or in the file. Flags win over variables, variables over the file.\n\n\
+    Examples:\n  \
+    quorate serve --id 1 --data-dir /var/lib/quorate --listen 10.0.0.1:7001 --peer-listen 10.0.0.1:7101 \\\n      \
+    --bootstrap 1=10.0.0.1:7101,2=10.0.0.2:7101,3=10.0.0.3:7101\n  \
+    quorate serve --id 4 --data-dir /var/lib/quorate --listen 10.0.0.4:7001 --peer-listen 10.0.0.4:7101 \\\n      \
+    --join 10.0.0.1:7001\n  \
+    quorate serve --config /etc/quorate.toml"
+)]
+pub(crate) struct ServeArgs {
+    /// This node's id, never used by another before
+    #[arg(long)]
+    pub(crate) id: Option<u64>,
+    /// Where it keeps its data
+    #[arg(long)]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Its address for clients
+    #[arg(long)]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Its address for the other nodes
+    #[arg(long)]
+    pub(crate) peer_listen: Option<SocketAddr>,
+    /// The address that clients are told, if it is another than it listens on
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<String>,
+    /// The address that the other nodes are told, if it is another than it listens on
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) peer_advertise: Option<String>,
+    /// First start of a new cluster: all of its nodes with their peer addresses, the same list on each; later ignored
+    #[arg(long, value_name = "ID=HOST:PORT,...")]
+    pub(crate) bootstrap: Option<String>,
+    /// Instead: ask a running cluster to take this node in; addresses of some of its nodes
+    #[arg(long, value_name = "HOST:PORT,...", conflicts_with = "bootstrap")]
+    pub(crate) join: Option<String>,
+    /// With --join: replicate and serve, but never vote
+    #[arg(long)]
+    pub(crate) observer: bool,
+    /// A file with the same settings, and the tunables
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    quorate register orders orders-1 --endpoint http=http://10.0.0.1:8080 --zone eu-1a --meta commit=3f9c\n  \
+    quorate register orders orders-1 --endpoint http=http://10.0.0.1:8080 --ttl 1h --once")]
+pub(crate) struct RegisterArgs {
+    /// The service
+    pub(crate) service: String,
+    /// The instance's id
+    pub(crate) id: String,
+    /// A named URI under which it is called (repeatable)
+    #[arg(long = "endpoint", value_name = "NAME=URI", required = true, value_parser = parse::endpoint)]
+    pub(crate) endpoints: Vec<(String, String)>,
+    /// How long it outlives this command: 500ms, 10s, 5m, 1h [default: 15s]
+    #[arg(long, value_parser = parse::duration)]
+    pub(crate) ttl: Option<Duration>,
+    /// Its failure domain
+    #[arg(long)]
+    pub(crate) zone: Option<String>,
+    /// Its share of calls, relative to others [default: 100]
+    #[arg(long)]
+    pub(crate) weight: Option<u32>,
+    /// starting, up, draining or out-of-service [default: up]
+    #[arg(long, value_parser = parse::status)]
+    pub(crate) status: Option<InstanceStatus>,
+    /// Metadata (repeatable)
+    #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = parse::pair)]
+    pub(crate) metadata: Vec<(String, String)>,
+    /// The software's version
+    #[arg(long)]
+    pub(crate) version_tag: Option<String>,
+    /// A service that it depends on (repeatable)
+    #[arg(long, value_name = "SERVICE")]
+    pub(crate) requires: Vec<String>,
+    /// Register once, print the lease and exit; the registration ends with its TTL
+    #[arg(long)]
+    pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  quorate deregister orders orders-1")]
+pub(crate) struct InstanceArgs {
+    /// The service
+    pub(crate) service: String,
+    /// The instance's id
+    pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Lasts until the instance registers with something else; `quorate cluster override` outlasts that.\n\n\
+    Example:\n  quorate update orders orders-1 --status draining"
+)]
+pub(crate) struct UpdateArgs {
+    /// The service
+    pub(crate) service: String,
+    /// The instance's id
+    pub(crate) id: String,
+    /// The new status: starting, up, draining or out-of-service
+    #[arg(long, value_parser = parse::status, required_unless_present_any = ["weight", "metadata"])]
+    pub(crate) status: Option<InstanceStatus>,
+    /// The new weight
+    #[arg(long)]
+    pub(crate) weight: Option<u32>,
+    /// Metadata instead of all that there is (repeatable)
+    #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = parse::pair)]
+    pub(crate) metadata: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    quorate fetch orders\n  \
+    quorate fetch orders payments --status up -o json\n  \
+    quorate fetch orders --consistency local     works without a quorum, and says how old the answer may be")]
+pub(crate) struct FetchArgs {
+    /// The services
+    #[arg(required = true)]
+    pub(crate) services: Vec<String>,
+    /// How fresh the answer has to be
+    #[arg(long, default_value = "linearizable")]
+    pub(crate) consistency: ConsistencyArg,
+    /// Only instances with this status (repeatable)
+    #[arg(long = "status", value_parser = parse::status)]
+    pub(crate) statuses: Vec<InstanceStatus>,
+    /// Wait until the node has this revision
+    #[arg(long, default_value_t = 0)]
+    pub(crate) min_revision: u64,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    quorate watch orders\n  \
+    quorate watch --prefix pay -o json     one JSON object a line")]
+pub(crate) struct WatchArgs {
+    /// The services; they need not be there yet
+    #[arg(required_unless_present = "prefix")]
+    pub(crate) services: Vec<String>,
+    /// All services whose name begins so; "" for all
+    #[arg(long, conflicts_with = "services")]
+    pub(crate) prefix: Option<String>,
+    /// Only instances with this status (repeatable)
+    #[arg(long = "status", value_parser = parse::status)]
+    pub(crate) statuses: Vec<InstanceStatus>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  quorate services --prefix pay")]
+pub(crate) struct ServicesArgs {
+    /// Only those whose name begins so
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) prefix: String,
+    /// How fresh the answer has to be
+    #[arg(long, default_value = "linearizable")]
+    pub(crate) consistency: ConsistencyArg,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  quorate dependents payments     whose instances named payments with --requires"
+)]
+pub(crate) struct DependentsArgs {
+    /// The service that is depended on
+    pub(crate) service: String,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Show the members: who leads, how far each is, whether they agree
+    #[command(after_help = "Example:\n  quorate cluster status")]
+    Status {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Take a running, empty node in: it catches up, then votes
+    #[command(after_help = "Start the node first, without --bootstrap and --join.\n\n\
+        Example:\n  quorate cluster add 4 10.0.0.4:7101")]
+    Add {
+        /// The node's id
+        id: u64,
+        /// Where it listens for peers, HOST:PORT
+        address: String,
+        /// Let it replicate and serve, but never vote
+        #[arg(long)]
+        observer: bool,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Take a node out
+    #[command(after_help = "Example:\n  quorate cluster remove 3")]
+    Remove {
+        /// The node's id
+        id: u64,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Take a new node in and an old one out, in one change
+    #[command(after_help = "Example:\n  quorate cluster replace 3 4 10.0.0.4:7101")]
+    Replace {
+        /// The id of the node that goes
+        old: u64,
+        /// The id of the node that comes
+        new: u64,
+        /// Where the new one listens for peers, HOST:PORT
+        address: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Hand the lead to another node, and wait until it leads
+    #[command(after_help = "Example:\n  quorate cluster transfer-leader 2")]
+    TransferLeader {
+        /// The node that is to lead; without it, the one that is furthest along
+        id: Option<u64>,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Build a snapshot on the node that answers, and purge its log
+    #[command(after_help = "Example:\n  quorate cluster snapshot --nodes 10.0.0.2:7001")]
+    Snapshot {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Write a consistent copy of the whole state to a file
+    #[command(after_help = "Example:\n  quorate cluster backup registry.backup")]
+    Backup {
+        /// The file, which must not exist
+        file: PathBuf,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Override what an instance says of itself, until it is cleared
+    #[command(after_help = "Examples:\n  \
+        quorate cluster override orders orders-1 --status out-of-service --reason \"disk errors\"\n  \
+        quorate cluster override orders orders-1 --clear")]
+    Override(OverrideArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OverrideArgs {
+    /// The service
+    pub(crate) service: String,
+    /// The instance's id
+    pub(crate) id: String,
+    /// Its status, whatever it says: starting, up, draining or out-of-service
+    #[arg(long, value_parser = parse::status, required_unless_present_any = ["weight", "clear"])]
+    pub(crate) status: Option<InstanceStatus>,
+    /// Its weight, whatever it says
+    #[arg(long)]
+    pub(crate) weight: Option<u32>,
+    /// Why, for those who read it later
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) reason: String,
+    /// Clear the override
+    #[arg(long, conflicts_with_all = ["status", "weight", "reason"])]
+    pub(crate) clear: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConsistencyArg {
+    /// Sees every write that was acknowledged before
+    Linearizable,
+    /// What the node has, at once, also without a quorum
+    Local,
+}
+
+impl From<ConsistencyArg> for Consistency {
+    fn from(arg: ConsistencyArg) -> Self {
+        match arg {
+            ConsistencyArg::Linearizable => Self::Linearizable,
+            ConsistencyArg::Local => Self::Local,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,83 @@
+//! The command line as scripts use it, and what is refused.
+
+use super::*;
+
+fn parse(line: &str) -> Result<Command, clap::Error> {
+    Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)
+}
+
+#[test]
+fn the_definition_is_sound() {
+    use clap::CommandFactory;
+    Cli::command().debug_assert();
+}
+
+/// The interface that scripts rely on.
+#[test]
+fn every_documented_line_parses() {
+    for line in [
+        "quorate dev",
+        "quorate dev --nodes 5 --data-dir d --listen 127.0.0.1:8001",
+        "quorate serve --id 1 --data-dir d --listen 127.0.0.1:7001 --peer-listen 127.0.0.1:7101 --bootstrap \
+         1=127.0.0.1:7101,2=127.0.0.1:7102,3=127.0.0.1:7103",
+        "quorate serve --id 4 --data-dir d --join 127.0.0.1:7001 --observer",
+        "quorate serve --config quorate.toml --log-format json",
+        "quorate register s i --endpoint http=http://10.0.0.1:8080 --ttl 10s --zone z --meta k=v --once",
+        "quorate register s i --endpoint a=http://h:1 --endpoint b=http://h:2 --weight 1 --status starting \
+         --version-tag 1.2 --requires a --requires b --meta k=v --meta l=w",
+        "quorate deregister s i --nodes a:1,b:1 --namespace n -o json",
+        "quorate update s i --weight 0",
+        "quorate fetch s --consistency local",
+        "quorate fetch s --consistency linearizable --status up --min-revision 3",
+        "quorate watch s -o json",
+        "quorate watch --prefix p",
+        "quorate services",
+        "quorate dependents s",
+        "quorate cluster status",
+        "quorate cluster add 4 127.0.0.1:7104",
+        "quorate cluster remove 4",
+        "quorate cluster replace 3 4 127.0.0.1:7104",
+        "quorate cluster transfer-leader",
+        "quorate cluster transfer-leader 2",
+        "quorate cluster snapshot",
+        "quorate cluster backup file",
+        "quorate cluster override s i --status out-of-service --weight 0 --reason r",
+        "quorate cluster override s i --clear",
+    ] {
+        if let Err(error) = parse(line) {
+            panic!("{line}: {error}");
+        }
+    }
+}
+
+#[test]
+fn wrong_lines_are_usage_errors_that_name_what_is_wrong() {
+    for (line, named) in [
+        ("quorate", "Usage"),
+        ("quorate dev --nodes 0", "0"),
+        ("quorate register s i", "--endpoint"),
+        ("quorate register s i --endpoint http://h:1", "http://h:1"),
+        ("quorate register s i --endpoint a=http://h:1 --ttl 10", "10"),
+        ("quorate register s --endpoint a=http://h:1", "ID"),
+        ("quorate update s i", "--status"),
+        ("quorate fetch", "SERVICES"),
+        ("quorate fetch s --consistency strong", "strong"),
+        ("quorate fetch s --nodes nowhere", "nowhere"),
+        ("quorate watch", "SERVICES"),
+        ("quorate watch s --prefix p", "--prefix"),
+        ("quorate serve --bootstrap 1=a:1 --join a:1", "--join"),
+        ("quorate cluster override s i", "--status"),
+        ("quorate cluster override s i --clear --weight 1", "--clear"),
+        ("quorate cluster add four a:1", "four"),
+    ] {
+        let error = parse(line).expect_err(line);
+        assert_eq!(error.exit_code(), 2, "{line}");
+        assert!(error.to_string().contains(named), "{line}: {error}");
+    }
+}
+
+#[test]
+fn nodes_have_their_default() {
+    let Ok(Command::Fetch(args)) = parse("quorate fetch s") else { panic!("is a fetch") };
+    assert_eq!(args.client.nodes, ["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"]);
+}

@@ -1,0 +1,272 @@
+//! A node's settings from three layers: flags win over QUORATE_* variables, variables over the file. Knows nothing of what
+//! the settings do; `quorate_node::Config` checks their ranges.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use quorate_node::{Config, Start, Tunables};
+use serde::Deserialize;
+
+use crate::args::ServeArgs;
+use crate::parse;
+
+/// A setting that is missing or cannot be. The message names it by flag, variable or file key, with its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BadSetting(pub(crate) String);
+
+/// One layer: what is not set is for the next one to say.
+#[derive(Debug, Default, Clone, PartialEq)]
+struct Layer {
+    id: Option<u64>,
+    data_dir: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    peer_listen: Option<SocketAddr>,
+    advertise: Option<String>,
+    peer_advertise: Option<String>,
+    bootstrap: Option<BTreeMap<u64, String>>,
+    join: Option<Vec<String>>,
+    observer: Option<bool>,
+    tunables: Option<Tunables>,
+}
+
+/// The configuration file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    id: Option<u64>,
+    data_dir: Option<PathBuf>,
+    listen: Option<SocketAddr>,
+    peer_listen: Option<SocketAddr>,
+    advertise: Option<String>,
+    peer_advertise: Option<String>,
+    bootstrap: Option<BTreeMap<String, String>>,
+    join: Option<Vec<String>>,
+    observer: Option<bool>,
+    tunables: Option<Tunables>,
+}
+
+/// Puts the layers together. `variable` looks up an environment variable, `read` a file.
+pub(crate) fn load(
+    args: &ServeArgs,
+    variable: impl Fn(&str) -> Option<String>,
+    read: impl Fn(&Path) -> Result<String, String>,
+) -> Result<Config, BadSetting> {
+    let path = args.config.clone().or_else(|| variable("QUORATE_CONFIG").map(PathBuf::from));
+    let file = match &path {
+        Some(path) => {
+            let named = |error: String| BadSetting(format!("{}: {error}", path.display()));
+            from_file(&read(path).map_err(named)?).map_err(named)?
+        }
+        None => Layer::default(),
+    };
+    merge([from_flags(args)?, from_variables(variable)?, file])
+}
+
+fn from_flags(args: &ServeArgs) -> Result<Layer, BadSetting> {
+    let named = |flag: &str, error: String| BadSetting(format!("{flag}: {error}"));
+    let bootstrap = args.bootstrap.as_deref().map(parse::bootstrap).transpose();
+    let join = args.join.as_deref().map(parse::nodes).transpose();
+    Ok(Layer {
+        id: args.id,
+        data_dir: args.data_dir.clone(),
+        listen: args.listen,
+        peer_listen: args.peer_listen,
+        advertise: args.advertise.clone(),
+        peer_advertise: args.peer_advertise.clone(),
+        bootstrap: bootstrap.map_err(|error| named("--bootstrap", error))?,
+        join: join.map_err(|error| named("--join", error))?,
+        // A flag can only say yes.
+        observer: args.observer.then_some(true),
+        tunables: None,
+    })
+}
+
+fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Layer, BadSetting> {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    Ok(Layer {
+        id: parsed("QUORATE_ID", set("QUORATE_ID"), "a number")?,
+        data_dir: set("QUORATE_DATA_DIR").map(PathBuf::from),
+        listen: parsed("QUORATE_LISTEN", set("QUORATE_LISTEN"), "IP:PORT")?,
+        peer_listen: parsed("QUORATE_PEER_LISTEN", set("QUORATE_PEER_LISTEN"), "IP:PORT")?,
+        advertise: set("QUORATE_ADVERTISE"),
+        peer_advertise: set("QUORATE_PEER_ADVERTISE"),
+        bootstrap: set("QUORATE_BOOTSTRAP")
+            .map(|text| parse::bootstrap(&text))
+            .transpose()
+            .map_err(|error| BadSetting(format!("QUORATE_BOOTSTRAP: {error}")))?,
+        join: set("QUORATE_JOIN")
+            .map(|text| parse::nodes(&text))
+            .transpose()
+            .map_err(|error| BadSetting(format!("QUORATE_JOIN: {error}")))?,
+        observer: parsed("QUORATE_OBSERVER", set("QUORATE_OBSERVER"), "true or false")?,
+        tunables: None,
+    })
+}
+
+fn parsed<T: FromStr>(
+    name: &str,
+    text: Option<String>,
+    expected: &str,
+) -> Result<Option<T>, BadSetting> {
+    let Some(text) = text else { return Ok(None) };
+    let bad = |_| BadSetting(format!("{name} = \"{text}\": must be {expected}"));
+    text.parse().map(Some).map_err(bad)
+}
+
+fn from_file(text: &str) -> Result<Layer, String> {
+    let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+    let bootstrap = file.bootstrap.map(parse::members).transpose();
+    Ok(Layer {
+        id: file.id,
+        data_dir: file.data_dir,
+        listen: file.listen,
+        peer_listen: file.peer_listen,
+        advertise: file.advertise,
+        peer_advertise: file.peer_advertise,
+        bootstrap: bootstrap.map_err(|error| format!("bootstrap: {error}"))?,
+        join: file.join,
+        observer: file.observer,
+        tunables: file.tunables,
+    })
+}
+
+fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
+    // How the node starts is one setting with two spellings: the first layer that says either decides.
+    let start = layers.iter().find(|layer| layer.bootstrap.is_some() || layer.join.is_some());
+    let start = start.map(|layer| (layer.bootstrap.clone(), layer.join.clone()));
+    let observer = layers.iter().find_map(|layer| layer.observer).unwrap_or(false);
+    let start = match start {
+        Some((Some(_), Some(_))) => {
+            return Err(BadSetting("bootstrap and join: only one of them can be set".to_owned()));
+        }
+        Some((None, Some(nodes))) => Start::Join { nodes, observer },
+        _ if observer => {
+            return Err(BadSetting("observer = true: only with join".to_owned()));
+        }
+        Some((Some(members), None)) => Start::Bootstrap(members),
+        _ => Start::Wait,
+    };
+    let mut merged = Layer::default();
+    for layer in layers {
+        merged = Layer {
+            id: merged.id.or(layer.id),
+            data_dir: merged.data_dir.or(layer.data_dir),
+            listen: merged.listen.or(layer.listen),
+            peer_listen: merged.peer_listen.or(layer.peer_listen),
+            advertise: merged.advertise.or(layer.advertise),
+            peer_advertise: merged.peer_advertise.or(layer.peer_advertise),
+            tunables: merged.tunables.or(layer.tunables),
+            ..Layer::default()
+        };
+    }
+    Ok(Config {
+        id: needed("id", merged.id)?,
+        data_dir: needed("data_dir", merged.data_dir)?,
+        listen: needed("listen", merged.listen)?,
+        peer_listen: needed("peer_listen", merged.peer_listen)?,
+        advertise: merged.advertise,
+        peer_advertise: merged.peer_advertise,
+        start,
+        tunables: merged.tunables.unwrap_or_default(),
+    })
+}
+
+fn needed<T>(name: &str, value: Option<T>) -> Result<T, BadSetting> {
+    let missing = || {
+        let (flag, variable) = (name.replace('_', "-"), name.to_uppercase());
+        BadSetting(format!(
+            "{name} is missing: set --{flag}, QUORATE_{variable}, or {name} in the file"
+        ))
+    };
+    value.ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+
+    const FILE: &str = r#"
+        id = 3
+        data_dir = "/file"
+        listen = "127.0.0.1:3"
+        peer_listen = "127.0.0.1:103"
+        advertise = "file:3"
+
+        [bootstrap]
+        1 = "a:101"
+        3 = "c:103"
+
+        [tunables]
+        heartbeat_ms = 50
+    "#;
+
+    fn loaded(flags: &str, variables: &[(&str, &str)], file: &str) -> Result<Config, String> {
+        let line = format!("quorate serve --config q.toml {flags}");
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        let Command::Serve(args) = cli.command else { panic!("is a serve") };
+        let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
+        let variable = |name: &str| variables.get(name).map(ToString::to_string);
+        load(&args, variable, |_| Ok(file.to_owned())).map_err(|bad| bad.0)
+    }
+
+    #[test]
+    fn flags_win_over_variables_and_variables_over_the_file() {
+        // S2.1
+        let variables = [
+            ("QUORATE_ID", "2"),
+            ("QUORATE_LISTEN", "127.0.0.1:2"),
+            ("QUORATE_ADVERTISE", ""),
+            ("QUORATE_BOOTSTRAP", "2=b:102"),
+        ];
+        let config = loaded("--id 1 --join x:7001", &variables, FILE).unwrap();
+        assert_eq!(config.id, 1, "flag");
+        assert_eq!(config.listen.port(), 2, "variable");
+        assert_eq!(config.peer_listen.port(), 103, "file");
+        assert_eq!(config.advertise.as_deref(), Some("file:3"), "an empty variable is not set");
+        let join = Start::Join { nodes: vec!["x:7001".to_owned()], observer: false };
+        assert_eq!(config.start, join, "a join above overrules a bootstrap below");
+        assert_eq!(config.tunables.heartbeat_ms, 50);
+        assert_eq!(config.tunables.bookmark_ms, Tunables::default().bookmark_ms);
+
+        let config = loaded("", &[], FILE).unwrap();
+        assert_eq!((config.id, config.data_dir), (3, PathBuf::from("/file")));
+        let members = [(1, "a:101".to_owned()), (3, "c:103".to_owned())];
+        assert_eq!(config.start, Start::Bootstrap(members.into()));
+    }
+
+    #[test]
+    fn a_node_without_a_start_waits() {
+        let file = "id = 1\ndata_dir = \"d\"\nlisten = \"[::1]:1\"\npeer_listen = \"[::1]:2\"";
+        assert_eq!(loaded("", &[], file).unwrap().start, Start::Wait);
+        let observer = loaded("--join a:1,2 --observer", &[], file).unwrap().start;
+        let nodes = vec!["a:1".to_owned(), "a:2".to_owned()];
+        assert_eq!(observer, Start::Join { nodes, observer: true });
+    }
+
+    /// Each message names the setting and its value.
+    #[test]
+    fn bad_settings_are_named() {
+        let variable = |name, value| loaded("", &[(name, value)], FILE);
+        for (result, named) in [
+            (loaded("", &[], "id = \"x\""), ["q.toml", "id"]),
+            (loaded("", &[], "idd = 1"), ["q.toml", "idd"]),
+            (loaded("", &[], "[tunables]\nheart = 1"), ["q.toml", "heart"]),
+            (loaded("", &[], "[bootstrap]\none = \"a:1\""), ["bootstrap", "one"]),
+            (loaded("", &[], "id = 1"), ["data_dir", "--data-dir"]),
+            (loaded("--bootstrap 1", &[], FILE), ["--bootstrap", "\"1\""]),
+            (loaded("--observer", &[], FILE), ["observer", "join"]),
+            (loaded("", &[], "bootstrap = {}\njoin = [\"a:1\"]"), ["bootstrap", "join"]),
+            (variable("QUORATE_ID", "one"), ["QUORATE_ID", "one"]),
+            (variable("QUORATE_LISTEN", "nowhere"), ["QUORATE_LISTEN", "nowhere"]),
+            (variable("QUORATE_JOIN", "nowhere"), ["QUORATE_JOIN", "nowhere"]),
+            (variable("QUORATE_OBSERVER", "maybe"), ["QUORATE_OBSERVER", "maybe"]),
+        ] {
+            let error = result.expect_err(named[1]);
+            assert!(named.iter().all(|name| error.contains(name)), "{named:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Why a command failed, and the exit code that tells it to scripts: 1 refused or failed, 2 usage, 3 cluster unreachable.
+
+use std::io;
+
+use quorate_client::{Code, Error};
+
+/// A failed command: what to tell, and which code to exit with.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+}
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const UNREACHABLE: u8 = 3;
+
+impl Failure {
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self { code: FAILED, message: message.into() }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { code: USAGE, message: message.into() }
+    }
+
+    pub(crate) fn unreachable(message: impl Into<String>) -> Self {
+        Self { code: UNREACHABLE, message: message.into() }
+    }
+
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+/// What was tried stands in the client's errors; here it is said what to do next.
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let (code, next) = match &error {
+            Error::NoAddresses | Error::InvalidAddress { .. } => {
+                (USAGE, "name the cluster's nodes with --nodes or QUORATE_NODES")
+            }
+            Error::InvalidOption { .. } => (USAGE, ""),
+            Error::Unreachable { .. } => (
+                UNREACHABLE,
+                "check that the nodes run and that --nodes or QUORATE_NODES names them; it is safe to repeat a write",
+            ),
+            Error::UnknownService { .. } => {
+                (FAILED, "`quorate services` lists what there is; check --namespace too")
+            }
+            Error::Rejected { code: Code::NotFound, .. } => {
+                (FAILED, "`quorate fetch SERVICE` shows what is registered; check --namespace too")
+            }
+            Error::Rejected { code: Code::Internal, .. } => (FAILED, "the node's log tells more"),
+            Error::Superseded { .. } => (
+                FAILED,
+                "the instance runs elsewhere, or an operator removed it; register again to take it over",
+            ),
+            _ => (FAILED, ""),
+        };
+        let next = if next.is_empty() { String::new() } else { format!("\n  next: {next}") };
+        Self { code, message: format!("{error}{next}") }
+    }
+}
+
+/// Only output is written outside the commands that name their files. A reader that has gone (`| head`) is no failure to
+/// talk about.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::failed(""),
+            _ => Self::failed(format!("cannot write the output: {error}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn each_kind_of_failure_has_its_code() {
+        let unreachable = Error::Unreachable {
+            operation: "fetch",
+            within: Duration::from_secs(5),
+            tried: vec![],
+        };
+        let refused = Error::Rejected {
+            operation: "register",
+            code: Code::InvalidArgument,
+            message: "ttl_ms = 1: at least 1000".to_owned(),
+        };
+        for (error, code) in [
+            (unreachable, 3),
+            (refused, 1),
+            (Error::NoAddresses, 2),
+            (Error::UnknownService { service: "s".to_owned() }, 1),
+            (Error::Superseded { current: Some(1) }, 1),
+        ] {
+            let text = error.to_string();
+            let failure = Failure::from(error);
+            assert_eq!(failure.code(), code, "{text}");
+            assert!(failure.message().starts_with(&text), "the message keeps what happened");
+        }
+    }
+}

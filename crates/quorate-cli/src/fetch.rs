@@ -1,0 +1,158 @@
+//! `fetch`, `services`, `dependents`: what is read once.
+
+use quorate_client::{
+    Error, FetchOptions, Instance, InstanceOverride, ResponseHeader, Selection, Service,
+};
+use serde_json::json;
+
+use crate::args::{DependentsArgs, FetchArgs, ServicesArgs};
+use crate::failure::Failure;
+use crate::json;
+use crate::output::{self, Format, Table};
+use crate::register::{Stay, client};
+
+pub(crate) async fn fetch(args: FetchArgs) -> Result<(), Failure> {
+    let client = client(&args.client, Stay::Once).await?;
+    let selection = Selection::services(args.services.clone()).statuses(args.statuses.clone());
+    let options = FetchOptions::new(selection)
+        .consistency(args.consistency.into())
+        .min_revision(args.min_revision);
+    let fetched = client.fetch_with(&options).await?;
+    let services = fetched.services.unwrap_or_default();
+    match args.client.output {
+        Format::Json => output::json(&json!({
+            "header": json::header(&fetched.header),
+            "services": services.iter().map(json::service).collect::<Vec<_>>(),
+        }))?,
+        Format::Table => print(&fetched.header, &services)?,
+    }
+    // After the output: the other services are worth having.
+    match services.into_iter().find(|service| !service.known) {
+        Some(unknown) => Err(Error::UnknownService { service: unknown.name }.into()),
+        None => Ok(()),
+    }
+}
+
+fn print(header: &ResponseHeader, services: &[Service]) -> Result<(), Failure> {
+    for service in services.iter().filter(|service| service.known) {
+        let count = service.instances.len();
+        output::line(&format!(
+            "{}: {count} instance{}, changed at revision {}",
+            service.name,
+            if count == 1 { "" } else { "s" },
+            service.revision
+        ))?;
+        if count > 0 {
+            instances(&service.instances).print()?;
+        }
+        for instance in &service.instances {
+            if let Some(decision) = &instance.r#override {
+                output::line(&format!("* {} is overridden{}", instance.id, why(decision)))?;
+            }
+        }
+        output::line("")?;
+    }
+    output::line(&format!("revision {}, {}", header.revision, age(header)))?;
+    Ok(())
+}
+
+fn why(decision: &InstanceOverride) -> String {
+    if decision.reason.is_empty() { String::new() } else { format!(": {}", decision.reason) }
+}
+
+/// How old the answer may be, in words.
+fn age(header: &ResponseHeader) -> String {
+    match header.age_ms {
+        0 => "current".to_owned(),
+        u64::MAX => {
+            format!("of unknown age: node {} has not heard from a leader yet", header.node_id)
+        }
+        ms => format!("as node {} knew it up to {ms} ms ago", header.node_id),
+    }
+}
+
+fn instances(instances: &[Instance]) -> Table {
+    let mut table = Table::new(["ID", "STATUS", "WEIGHT", "ZONE", "VERSION", "ENDPOINTS"]);
+    for instance in instances {
+        let mark = if instance.r#override.is_some() { "*" } else { "" };
+        table.row([
+            instance.id.clone(),
+            format!("{}{mark}", json::status(instance.status())),
+            instance.weight.to_string(),
+            instance.zone.clone(),
+            instance.version.clone(),
+            endpoints(instance).join("\n"),
+        ]);
+    }
+    table
+}
+
+/// "name=uri", each.
+pub(crate) fn endpoints(instance: &Instance) -> Vec<String> {
+    instance.endpoints.iter().map(|(name, uri)| format!("{name}={uri}")).collect()
+}
+
+pub(crate) async fn services(args: ServicesArgs) -> Result<(), Failure> {
+    let client = client(&args.client, Stay::Once).await?;
+    let services = client.list_services(&args.prefix, args.consistency.into()).await?;
+    match args.client.output {
+        Format::Json => {
+            let services: Vec<_> = services.iter().map(json::summary).collect();
+            output::json(&json!({ "services": services }))?;
+        }
+        Format::Table if services.is_empty() => {
+            let namespace = &args.client.namespace;
+            output::line(&format!("no service in namespace {namespace}"))?;
+        }
+        Format::Table => {
+            let mut table = Table::new(["SERVICE", "UP", "INSTANCES", "REVISION"]);
+            for service in services {
+                table.row([
+                    service.name,
+                    service.up.to_string(),
+                    service.instances.to_string(),
+                    service.revision.to_string(),
+                ]);
+            }
+            table.print()?;
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn dependents(args: DependentsArgs) -> Result<(), Failure> {
+    let client = client(&args.client, Stay::Once).await?;
+    let dependents = client.dependents(&args.service).await?;
+    match args.client.output {
+        Format::Json => {
+            let dependents: Vec<_> = dependents.iter().map(json::instance).collect();
+            output::json(&json!({ "service": args.service, "dependents": dependents }))?;
+        }
+        Format::Table if dependents.is_empty() => {
+            output::line(&format!("no registered instance requires {}", args.service))?;
+        }
+        Format::Table => {
+            let mut table = Table::new(["SERVICE", "ID", "STATUS", "ENDPOINTS"]);
+            for instance in dependents {
+                let endpoints = endpoints(&instance).join("\n");
+                let status = json::status(instance.status()).to_owned();
+                table.row([instance.service, instance.id, status, endpoints]);
+            }
+            table.print()?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_of_an_answer_is_told() {
+        let told = |age_ms| age(&ResponseHeader { node_id: 2, age_ms, ..Default::default() });
+        assert_eq!(told(0), "current");
+        assert_eq!(told(1_500), "as node 2 knew it up to 1500 ms ago");
+        assert!(told(u64::MAX).contains("unknown age"));
+    }
+}

@@ -1,0 +1,32 @@
+//! Logging to stderr.
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// What a node logs unless QUORATE_LOG or RUST_LOG says otherwise. The Raft library's own lines are left out: while a peer
+/// is away they repeat many times a second what the node says once, and what stops Raft is an error of the node.
+pub(crate) const NODE: &str = "info,openraft=off";
+/// What the other commands log: their errors are written by themselves.
+pub(crate) const CLIENT: &str = "error";
+
+/// Starts logging; to be called once.
+pub(crate) fn start(default: &str, format: LogFormat) {
+    let variables = ["QUORATE_LOG", "RUST_LOG"];
+    let filter = variables.iter().find_map(|name| EnvFilter::try_from_env(name).ok());
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Fails only where a test has installed another before.
+    let _already_started = match format {
+        LogFormat::Text => subscriber.with_ansi(false).try_init(),
+        LogFormat::Json => subscriber.json().try_init(),
+    };
+}

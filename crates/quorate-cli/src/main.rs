@@ -1,0 +1,62 @@
+//! The one binary, `quorate`: serve, dev, and the operators' commands. Parses, dispatches, and turns a failure into a
+//! message and an exit code; everything else is in the file of the command.
+
+mod args;
+mod cluster;
+mod config;
+mod dev;
+mod failure;
+mod fetch;
+mod json;
+mod logging;
+mod output;
+mod parse;
+mod register;
+mod serve;
+mod signals;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    // Usage errors end here, with code 2.
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(&Failure::failed(format!("cannot start: {error}"))),
+    };
+    let result = runtime.block_on(run(cli.command));
+    // What is left are blocking reads of the disk or a name server, which nobody waits for any more.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure),
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Dev(args) => dev::run(args).await,
+        Command::Serve(args) => serve::run(args).await,
+        Command::Register(args) => register::register(args).await,
+        Command::Deregister(args) => register::deregister(args).await,
+        Command::Update(args) => register::update(args).await,
+        Command::Fetch(args) => fetch::fetch(args).await,
+        Command::Services(args) => fetch::services(args).await,
+        Command::Dependents(args) => fetch::dependents(args).await,
+        Command::Watch(args) => watch::watch(args).await,
+        Command::Cluster { command } => cluster::run(command).await,
+    }
+}
+
+fn report(failure: &Failure) -> ExitCode {
+    if !failure.message().is_empty() {
+        output::note(&format!("error: {}", failure.message()));
+    }
+    ExitCode::from(failure.code())
+}

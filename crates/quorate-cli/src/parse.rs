@@ -1,0 +1,150 @@
+//! Texts of the command line to values: durations, pairs, lists. Says what is wrong, and with what.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use quorate_client::InstanceStatus;
+
+/// Node addresses from one argument. (Under this name, clap does not take it for an argument that repeats.)
+pub(crate) type NodeList = Vec<String>;
+
+/// "500ms", "10s", "5m", "1h".
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || format!("\"{text}\" is no duration; write it like 500ms, 10s, 5m or 1h");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| expected())?;
+    let ms_per_unit = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(expected()),
+    };
+    let ms = number.checked_mul(ms_per_unit).ok_or_else(|| format!("\"{text}\" is too long"))?;
+    Ok(Duration::from_millis(ms))
+}
+
+/// "name=value", with a name.
+pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("\"{text}\" is no name=value")),
+    }
+}
+
+/// "name=uri". Whether it is a URI is the registry's to say, with its limits.
+pub(crate) fn endpoint(text: &str) -> Result<(String, String), String> {
+    match pair(text) {
+        Ok((name, uri)) if uri.contains(':') => Ok((name, uri)),
+        _ => Err(format!("\"{text}\" is no name=uri; write it like http=http://10.0.0.1:8080")),
+    }
+}
+
+/// "up", "draining" and so on.
+pub(crate) fn status(text: &str) -> Result<InstanceStatus, String> {
+    match text.to_ascii_lowercase().replace('_', "-").as_str() {
+        "starting" => Ok(InstanceStatus::Starting),
+        "up" => Ok(InstanceStatus::Up),
+        "draining" => Ok(InstanceStatus::Draining),
+        "out-of-service" => Ok(InstanceStatus::OutOfService),
+        _ => Err(format!(
+            "\"{text}\" is no status; there are starting, up, draining and out-of-service"
+        )),
+    }
+}
+
+/// "host:port,host:port"; a bare port has the host before it: "127.0.0.1:7001,7002,7003".
+pub(crate) fn nodes(text: &str) -> Result<NodeList, String> {
+    let mut nodes: NodeList = Vec::new();
+    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        let is_port = item.chars().all(|c| c.is_ascii_digit());
+        match nodes.last().and_then(|last| last.rsplit_once(':')) {
+            Some((host, _)) if is_port => nodes.push(format!("{host}:{item}")),
+            _ if item.contains(':') => nodes.push(item.to_owned()),
+            _ => return Err(format!("\"{item}\" is no node address; write host:port")),
+        }
+    }
+    if nodes.is_empty() { Err("no node address; write host:port".to_owned()) } else { Ok(nodes) }
+}
+
+/// "1=host:port,2=host:port": peer addresses by id.
+pub(crate) fn bootstrap(text: &str) -> Result<BTreeMap<u64, String>, String> {
+    let pairs = text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(pair);
+    members(pairs.collect::<Result<Vec<_>, _>>()?)
+}
+
+/// Peer addresses by id, from ids as text.
+pub(crate) fn members(
+    pairs: impl IntoIterator<Item = (String, String)>,
+) -> Result<BTreeMap<u64, String>, String> {
+    let mut members = BTreeMap::new();
+    for (id, address) in pairs {
+        let number: u64 = id.parse().map_err(|_| format!("\"{id}\" is no node id"))?;
+        if !address.contains(':') {
+            return Err(format!("\"{address}\" is no address of node {id}; write host:port"));
+        }
+        if members.insert(number, address).is_some() {
+            return Err(format!("node {number} stands there twice"));
+        }
+    }
+    Ok(members)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let ms = |text| duration(text).map(|parsed| parsed.as_millis());
+        for (text, expected) in
+            [("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("1h", 3_600_000), ("0s", 0)]
+        {
+            assert_eq!(ms(text), Ok(expected), "{text}");
+        }
+        for text in ["", "10", "s", "1.5s", "-1s", "10 s", "10S", "1d", "99999999999999999999h"] {
+            let error = ms(text).unwrap_err();
+            assert!(error.contains(text), "{error}");
+        }
+        assert!(ms("18446744073709551615h").is_err());
+    }
+
+    #[test]
+    fn pairs_and_endpoints() {
+        let owned = |a: &str, b: &str| Ok((a.to_owned(), b.to_owned()));
+        assert_eq!(pair("k=v"), owned("k", "v"));
+        assert_eq!(pair("k=a=b"), owned("k", "a=b"));
+        assert_eq!(pair("k="), owned("k", ""));
+        assert!(pair("k").is_err() && pair("=v").is_err());
+        assert_eq!(endpoint("http=http://h:1/a=b"), owned("http", "http://h:1/a=b"));
+        for text in ["http://h:1", "http=", "http=here", "=http://h:1"] {
+            assert!(endpoint(text).unwrap_err().contains(text));
+        }
+    }
+
+    #[test]
+    fn statuses() {
+        assert_eq!(status("UP"), Ok(InstanceStatus::Up));
+        assert_eq!(status("out_of_service"), Ok(InstanceStatus::OutOfService));
+        assert!(status("down").is_err());
+    }
+
+    #[test]
+    fn node_lists() {
+        let three = ["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"];
+        assert_eq!(nodes("127.0.0.1:7001,7002,7003").unwrap(), three);
+        assert_eq!(nodes(&three.join(", ")).unwrap(), three);
+        assert_eq!(nodes("[::1]:1,2").unwrap(), ["[::1]:1", "[::1]:2"]);
+        assert!(nodes("").is_err() && nodes("7001").is_err() && nodes("host").is_err());
+    }
+
+    #[test]
+    fn bootstrap_lists() {
+        let parsed = bootstrap("1=a:1, 2=b:1").unwrap();
+        assert_eq!(parsed, BTreeMap::from([(1, "a:1".to_owned()), (2, "b:1".to_owned())]));
+        for text in ["1", "x=a:1", "1=a", "1=a:1,1=b:1"] {
+            assert!(bootstrap(text).is_err(), "{text}");
+        }
+    }
+}

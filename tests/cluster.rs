@@ -1,0 +1,33 @@
+//! The cluster in one process: whole nodes, real sockets, real disks, clients of both kinds (the client crate, and the bare
+//! wire API). `cargo test -p quorate-cli --test cluster`; `QUORATE_TEST_LOG=info` shows what the nodes say.
+//!
+//! | file | what is tested |
+//! |---|---|
+//! | `harness`, `link`, `calls`, `stream`, `load` | nodes; lines to cut; requests in short; a watch; load through the client |
+//! | `membership`, `refusals` | members come and go under load; what must not be done to them |
+//! | `watch_*` | no gap, resume, reset, slow watchers, what a subscription covers |
+//! | `limits`, `leases`, `reads` | the calls of the registry |
+//! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
+//! | `clock` | when leases end, and when not |
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stderr, reason = "measured times")]
+
+mod cluster {
+    mod admin;
+    mod calls;
+    mod clock;
+    mod harness;
+    mod leases;
+    mod limits;
+    mod link;
+    mod load;
+    mod membership;
+    mod reads;
+    mod refusals;
+    mod snapshots;
+    mod stream;
+    mod watch_begin;
+    mod watch_cover;
+    mod watch_resume;
+}

@@ -1,0 +1,222 @@
+//! When leases end: in time, and never because of an outage. These tests let real time pass, because that is what they
+//! are about; how late the machine itself was meanwhile is measured and allowed for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quorate_client::{Consistency, FetchOptions, InstanceBuilder, Registration, RegistrationState};
+use quorate_proto::v1::{ChangeKind, RegisterRequest, RemoveReason};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::calls::{fetch_all, registration, renewal, spec};
+use super::harness::{Cluster, SOON, eventually};
+use super::stream::{Stream, subscribe_to};
+
+/// An idle cluster tells the end of a lease this long after its TTL, at most.
+const LATE: Duration = Duration::from_millis(500);
+
+/// Measures how late this process is woken: what a loaded machine adds to everything.
+struct Metronome {
+    latest_us: Arc<AtomicU64>,
+    beating: JoinHandle<()>,
+}
+
+impl Metronome {
+    fn start() -> Self {
+        const BEAT: Duration = Duration::from_millis(10);
+        let latest_us = Arc::new(AtomicU64::new(0));
+        let latest = latest_us.clone();
+        let beating = tokio::spawn(async move {
+            loop {
+                let begun = Instant::now();
+                sleep(BEAT).await;
+                let late = begun.elapsed().saturating_sub(BEAT);
+                latest.fetch_max(late.as_micros() as u64, Ordering::Relaxed);
+            }
+        });
+        Self { latest_us, beating }
+    }
+
+    /// The largest delay so far; a task passes several such points on its way.
+    fn lateness(&self) -> Duration {
+        4 * Duration::from_micros(self.latest_us.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Metronome {
+    fn drop(&mut self) {
+        self.beating.abort();
+    }
+}
+
+fn lasting(ttl_ms: u64, id: &str) -> RegisterRequest {
+    RegisterRequest { ttl_ms, ..registration(vec![spec("web", id)]) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_ends_within_half_a_second_after_its_ttl() {
+    const TTL_MS: u64 = 1_500;
+    let ttl = Duration::from_millis(TTL_MS);
+    let cluster = Cluster::start(3).await;
+    let metronome = Metronome::start();
+    // The neighbour is kept by the client crate with the shortest TTL there is.
+    let client = cluster.client().await;
+    let neighbour = InstanceBuilder::new("web", "neighbour").endpoint("http", "http://h:1");
+    let neighbour = Registration::new(neighbour).ttl(Duration::from_secs(1));
+    let neighbour = client.register(neighbour).await.unwrap();
+    let lease = neighbour.registered().await.unwrap();
+
+    let follower = cluster.follower().await;
+    let mut stream =
+        Stream::open(&cluster.registry(follower), subscribe_to(&["web"])).await.unwrap();
+    stream.snapshot().await;
+    let mut begun = Vec::new();
+    for at in 0..8_u64 {
+        let mut registry = cluster.registry(1 + at % 3);
+        let before = Instant::now();
+        let granted = registry.register(lasting(TTL_MS, &format!("i{at}"))).await.unwrap();
+        assert_eq!(granted.into_inner().ttl_ms, TTL_MS);
+        begun.push((before, Instant::now()));
+        // Spread over the ticks of the leader.
+        sleep(Duration::from_millis(83)).await;
+    }
+    let mut ended = vec![None; begun.len()];
+    while ended.iter().any(Option::is_none) {
+        let known = stream.changes.len();
+        stream.next().await.unwrap();
+        let now = Instant::now();
+        for change in &stream.changes[known..] {
+            if change.kind() == ChangeKind::Removed {
+                assert_eq!(change.reason(), RemoveReason::Expired);
+                let id = &change.instance.as_ref().unwrap().id;
+                ended[id[1..].parse::<usize>().expect("none but those may end")] = Some(now);
+            }
+        }
+    }
+    let lateness = metronome.lateness();
+    for ((before, after), ended) in begun.into_iter().zip(ended) {
+        let ended = ended.unwrap();
+        assert!(ended - before >= ttl, "too early: {:?}", ended - before);
+        let limit = ttl + LATE + lateness;
+        assert!(ended - after <= limit, "too late: {:?} of {limit:?}", ended - after);
+    }
+    assert!(matches!(neighbour.state(), RegistrationState::Registered(now) if now == lease));
+    let (_, map) = fetch_all(&mut cluster.registry(follower)).await;
+    assert_eq!(map.len(), 1, "the neighbour is untouched");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_all_nodes_expires_nobody() {
+    // S4.12
+    const TTL_MS: u64 = 2_000;
+    let mut cluster = Cluster::start(3).await;
+    let mut registry = cluster.registry(1);
+    let mut leases = Vec::new();
+    for at in 0..20 {
+        let granted = registry.register(lasting(TTL_MS, &format!("i{at}"))).await.unwrap();
+        leases.push(granted.into_inner().lease_id);
+    }
+    let (before, _) = fetch_all(&mut registry).await;
+    cluster.stop_all().await;
+    sleep(Duration::from_millis(2 * TTL_MS)).await;
+    for node in 1..=3 {
+        cluster.restart(node).await;
+    }
+    // Half of them find the cluster again; a whole TTL is theirs from then on.
+    let kept = leases.split_off(10);
+    let mut at_three = cluster.registry(3);
+    eventually("renewals are served again", || async {
+        let answer = cluster.registry(3).renew(renewal(kept.clone())).await.ok()?.into_inner();
+        assert!(answer.unknown_lease_ids.is_empty(), "expired by the outage: {answer:?}");
+        Some(())
+    })
+    .await;
+    let renewed = Instant::now();
+    let (after, map) = fetch_all(&mut at_three).await;
+    if renewed.elapsed() < Duration::from_millis(TTL_MS / 2) {
+        assert_eq!((after, map.len()), (before, 20), "nothing has changed");
+    }
+    // The others did not come back, and go; those that renew stay.
+    let limit = Duration::from_millis(TTL_MS) + Duration::from_secs(10);
+    let gone = async {
+        loop {
+            at_three.renew(renewal(kept.clone())).await.expect("renewals");
+            let (_, map) = fetch_all(&mut at_three).await;
+            assert!(map.len() >= 10, "who renews stays");
+            if map.len() == 10 {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(limit, gone).await.expect("the dead are gone within TTL + 10 s");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn time_stands_still_without_a_quorum() {
+    const TTL_MS: u64 = 1_500;
+    let mut cluster = Cluster::start(3).await;
+    let survivor = cluster.follower().await;
+    let mut registry = cluster.registry(survivor);
+    let lease = registry.register(lasting(TTL_MS, "a")).await.unwrap().into_inner().lease_id;
+    for id in (1..=3).filter(|id| *id != survivor) {
+        cluster.stop(id).await;
+    }
+    sleep(Duration::from_millis(2 * TTL_MS)).await;
+    let options = FetchOptions::new("web").consistency(Consistency::Local);
+    let client = cluster.client().await;
+    let local = client.fetch_with(&options).await.unwrap().services.unwrap();
+    assert_eq!(local[0].instances.len(), 1, "nobody expires by a node's own clock");
+    let other = (1..=3).find(|id| *id != survivor).unwrap();
+    cluster.restart(other).await;
+    eventually("the renewal is served again", || async {
+        let answer = cluster.registry(survivor).renew(renewal([lease])).await;
+        match answer {
+            Ok(answer) => {
+                assert!(answer.into_inner().unknown_lease_ids.is_empty());
+                Some(())
+            }
+            Err(status) => {
+                assert_ne!(status.code(), tonic::Code::NotFound, "expired by the outage");
+                None
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_transfers_keep_the_dead_no_longer_than_ten_seconds() {
+    const TTL_MS: u64 = 3_000;
+    let cluster = Cluster::start(3).await;
+    let client = cluster.client().await;
+    let alive = InstanceBuilder::new("web", "alive").endpoint("http", "http://h:1");
+    let alive = Registration::new(alive).ttl(Duration::from_millis(TTL_MS));
+    let alive = client.register(alive).await.unwrap();
+    let lease = alive.registered().await.unwrap();
+    cluster.registry(1).register(lasting(TTL_MS, "dead")).await.unwrap();
+    let died = Instant::now();
+    let mut stream = Stream::open(&cluster.registry(1), subscribe_to(&["web"])).await.unwrap();
+    stream.snapshot().await;
+    let admin = client.admin();
+    for turn in 1..=5_u32 {
+        admin.transfer_leader(None).await.expect("a transfer");
+        let due = Duration::from_millis(TTL_MS) * turn / 6;
+        sleep(due.saturating_sub(died.elapsed())).await;
+    }
+    let transferred = died.elapsed();
+    assert!(transferred < Duration::from_millis(TTL_MS), "within the TTL: {transferred:?}");
+    let gone = stream.until("the end of the dead", |stream| {
+        stream.changes.last().is_some_and(|change| change.kind() == ChangeKind::Removed)
+    });
+    timeout(SOON, gone).await.expect("it ends");
+    let took = died.elapsed();
+    let last = stream.changes.last().unwrap();
+    assert_eq!(last.instance.as_ref().unwrap().id, "dead");
+    assert!(took >= Duration::from_millis(TTL_MS), "too early: {took:?}");
+    assert!(took <= Duration::from_millis(TTL_MS + 10_000), "too late: {took:?}");
+    assert!(matches!(alive.state(), RegistrationState::Registered(now) if now.id == lease.id));
+    assert_eq!(stream.ids(), ["alive"]);
+}

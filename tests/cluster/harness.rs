@@ -1,0 +1,372 @@
+//! Whole nodes in this process, on loopback and in a temporary directory: started, stopped, restarted on the same
+//! directory and the same ports, cut off from the others.
+//!
+//! Must not know what a test wants to see. Everything that has to be waited for goes through [`eventually`], which has a
+//! deadline and says what did not come.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use quorate_client::{Client, ClientBuilder};
+use quorate_node::{Bound, Config, RunError, Server, Start, Tunables};
+use quorate_proto::v1::admin_client::AdminClient;
+use quorate_proto::v1::registry_client::RegistryClient;
+use quorate_proto::v1::{
+    ListMembersRequest, Member, MemberRole, NodeState, StatusRequest, StatusResponse,
+};
+use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::transport::{Channel, Endpoint};
+
+use super::link::Link;
+
+/// Clusters that live at the same time, however many test threads there are.
+static LIVE: Semaphore = Semaphore::const_new(3);
+
+/// Something that should come soon has to come within this, on a machine with much else to do.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// A probe that has not succeeded is repeated after this.
+const PROBE: Duration = Duration::from_millis(15);
+
+/// Messages a test takes in at most: larger than any that a node should send.
+pub(crate) const DECODE_MAX: usize = 64 * 1024 * 1024;
+
+/// Nodes of one cluster.
+pub(crate) struct Cluster {
+    nodes: BTreeMap<u64, Node>,
+    dir: TempDir,
+    tunables: Tunables,
+    cuttable: bool,
+    _live: Option<SemaphorePermit<'static>>,
+}
+
+struct Node {
+    config: Config,
+    /// Where clients reach it, also while it is stopped.
+    client: String,
+    /// Where peers reach it.
+    peer: String,
+    link: Option<Link>,
+    running: Option<Running>,
+}
+
+struct Running {
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<Result<(), RunError>>,
+}
+
+impl Cluster {
+    /// A cluster of the nodes 1 to `size`, founded and settled.
+    pub(crate) async fn start(size: u64) -> Self {
+        Self::start_with(size, Tunables::default()).await
+    }
+
+    pub(crate) async fn start_with(size: u64, tunables: Tunables) -> Self {
+        let live = LIVE.acquire().await.expect("invariant: never closed");
+        Self::found(1..=size, tunables, false, Some(live)).await
+    }
+
+    /// A cluster whose nodes can be cut off from the others.
+    pub(crate) async fn start_cuttable(size: u64, tunables: Tunables) -> Self {
+        let live = LIVE.acquire().await.expect("invariant: never closed");
+        Self::found(1..=size, tunables, true, Some(live)).await
+    }
+
+    /// A second cluster within the same test: of one node with this id.
+    pub(crate) async fn start_another(id: u64) -> Self {
+        Self::found(id..=id, Tunables::default(), false, None).await
+    }
+
+    async fn found(
+        ids: RangeInclusive<u64>,
+        tunables: Tunables,
+        cuttable: bool,
+        live: Option<SemaphorePermit<'static>>,
+    ) -> Self {
+        log_if_asked();
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut cluster = Self { nodes: BTreeMap::new(), dir, tunables, cuttable, _live: live };
+        for id in ids.clone() {
+            cluster.prepare(id, Start::Wait).await;
+        }
+        let founders: BTreeMap<u64, String> =
+            cluster.nodes.iter().map(|(id, node)| (*id, node.peer.clone())).collect();
+        for id in ids.clone() {
+            cluster.node_mut(id).config.start = Start::Bootstrap(founders.clone());
+            cluster.run(id).await;
+        }
+        cluster.settled().await;
+        cluster
+    }
+
+    /// Starts one more node that waits to be taken in.
+    pub(crate) async fn add_waiting(&mut self, id: u64) {
+        self.prepare(id, Start::Wait).await;
+        self.run(id).await;
+    }
+
+    /// Starts one more node that asks the others to take it in.
+    pub(crate) async fn add_joining(&mut self, id: u64, observer: bool) {
+        let nodes = self.addresses();
+        self.prepare(id, Start::Join { nodes, observer }).await;
+        self.run(id).await;
+    }
+
+    async fn prepare(&mut self, id: u64, start: Start) {
+        let (listen, peer_listen) = (free_address(), free_address());
+        let link = match self.cuttable {
+            true => Some(Link::open(peer_listen).await),
+            false => None,
+        };
+        let peer = link.as_ref().map_or(peer_listen, Link::address).to_string();
+        let config = Config {
+            id,
+            data_dir: self.dir.path().join(id.to_string()),
+            listen,
+            peer_listen,
+            advertise: None,
+            peer_advertise: Some(peer.clone()),
+            start,
+            tunables: self.tunables.clone(),
+        };
+        let node = Node { config, client: listen.to_string(), peer, link, running: None };
+        assert!(self.nodes.insert(id, node).is_none(), "node {id} is there already");
+    }
+
+    async fn run(&mut self, id: u64) {
+        let node = self.node_mut(id);
+        assert!(node.running.is_none(), "node {id} runs already");
+        let bound: Bound = Server::bind(node.config.clone())
+            .await
+            .unwrap_or_else(|error| panic!("node {id} does not start: {error:?}"));
+        assert_eq!(bound.client_addr(), node.config.listen);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async {
+            // A cluster that is dropped stops its nodes too.
+            let _ = stopped.await;
+        };
+        node.running = Some(Running { stop, ended: tokio::spawn(bound.run(stopped)) });
+    }
+
+    /// Stops a node in order and checks that it went well.
+    pub(crate) async fn stop(&mut self, id: u64) {
+        let running = self.node_mut(id).running.take();
+        let Running { stop, ended } = running.unwrap_or_else(|| panic!("node {id} does not run"));
+        let _ = stop.send(());
+        let ended = timeout(SOON, ended).await;
+        let ended = ended.unwrap_or_else(|_| panic!("node {id} does not stop"));
+        let ended = ended.unwrap_or_else(|error| panic!("node {id} panicked: {error}"));
+        ended.unwrap_or_else(|error| panic!("node {id} stopped with an error: {error:?}"));
+    }
+
+    /// Starts a stopped node again, on its directory and its ports.
+    pub(crate) async fn restart(&mut self, id: u64) {
+        self.run(id).await;
+    }
+
+    /// Stops nodes at the same time.
+    pub(crate) async fn stop_all(&mut self) {
+        let running: Vec<_> = self
+            .nodes
+            .iter_mut()
+            .filter_map(|(id, node)| Some((*id, node.running.take()?)))
+            .collect();
+        let mut ending = Vec::new();
+        for (id, Running { stop, ended }) in running {
+            let _ = stop.send(());
+            ending.push((id, ended));
+        }
+        for (id, ended) in ending {
+            let ended = timeout(SOON, ended).await.unwrap_or_else(|_| panic!("{id} does not stop"));
+            ended.expect("no panic").unwrap_or_else(|error| panic!("node {id}: {error:?}"));
+        }
+    }
+
+    /// Nobody reaches this node's peer address any more; it still reaches the others.
+    pub(crate) fn cut_off(&self, id: u64) {
+        self.node(id).link.as_ref().expect("a cuttable cluster").set_open(false);
+    }
+
+    pub(crate) fn reconnect(&self, id: u64) {
+        self.node(id).link.as_ref().expect("a cuttable cluster").set_open(true);
+    }
+
+    fn node(&self, id: u64) -> &Node {
+        self.nodes.get(&id).unwrap_or_else(|| panic!("there is no node {id}"))
+    }
+
+    fn node_mut(&mut self, id: u64) -> &mut Node {
+        self.nodes.get_mut(&id).unwrap_or_else(|| panic!("there is no node {id}"))
+    }
+
+    /// The nodes that run.
+    pub(crate) fn ids(&self) -> Vec<u64> {
+        let running = self.nodes.iter().filter(|(_, node)| node.running.is_some());
+        running.map(|(id, _)| *id).collect()
+    }
+
+    /// Where clients reach the nodes that run.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.ids().into_iter().map(|id| self.node(id).client.clone()).collect()
+    }
+
+    pub(crate) fn client_address(&self, id: u64) -> &str {
+        &self.node(id).client
+    }
+
+    pub(crate) fn peer_address(&self, id: u64) -> &str {
+        &self.node(id).peer
+    }
+
+    /// A connection to one node, and to no other.
+    pub(crate) fn channel(&self, id: u64) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.node(id).client));
+        endpoint.expect("an address").tcp_nodelay(true).connect_lazy()
+    }
+
+    pub(crate) fn registry(&self, id: u64) -> RegistryClient<Channel> {
+        RegistryClient::new(self.channel(id))
+            .max_decoding_message_size(DECODE_MAX)
+            .max_encoding_message_size(DECODE_MAX)
+    }
+
+    pub(crate) fn admin(&self, id: u64) -> AdminClient<Channel> {
+        AdminClient::new(self.channel(id))
+    }
+
+    /// The client crate over all nodes that run now.
+    pub(crate) fn client_builder(&self) -> ClientBuilder {
+        Client::builder(self.addresses())
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        self.client_builder().connect().await.expect("a client")
+    }
+
+    /// What one node says of itself.
+    pub(crate) async fn own_status(&self, id: u64) -> Option<StatusResponse> {
+        let request = StatusRequest { local_only: true };
+        Some(self.admin(id).status(request).await.ok()?.into_inner())
+    }
+
+    /// The node that leads, once the others that run agree.
+    pub(crate) async fn leader(&self) -> u64 {
+        let ids = self.ids();
+        self.leader_of(&ids).await
+    }
+
+    /// The node that leads, as these nodes see it.
+    pub(crate) async fn leader_of(&self, ids: &[u64]) -> u64 {
+        eventually("a leader that all follow", || async {
+            let mut leads = None;
+            let mut followed = Vec::new();
+            for id in ids {
+                let status = self.own_status(*id).await?;
+                followed.push(status.header?.leader_id);
+                if status.members.first()?.state() == NodeState::Leader {
+                    leads = Some(*id);
+                }
+            }
+            let leads = leads?;
+            followed.iter().all(|leader| *leader == leads).then_some(leads)
+        })
+        .await
+    }
+
+    /// Another node than the leader.
+    pub(crate) async fn follower(&self) -> u64 {
+        let leader = self.leader().await;
+        self.ids().into_iter().find(|id| *id != leader).expect("more than one node")
+    }
+
+    /// The members as a node has them.
+    pub(crate) async fn members(&self, id: u64) -> Vec<Member> {
+        let answer = self.registry(id).list_members(ListMembersRequest {}).await;
+        answer.expect("the members").into_inner().members
+    }
+
+    /// The voters as a node has them.
+    pub(crate) async fn voters(&self, id: u64) -> Vec<u64> {
+        let members = self.members(id).await.into_iter();
+        members.filter(|m| m.role() == MemberRole::Voter).map(|m| m.id).collect()
+    }
+
+    /// Waits until the nodes that run know all members with their addresses, and who leads.
+    pub(crate) async fn settled(&self) {
+        for id in self.ids() {
+            eventually("every node knows every member's address", || async {
+                let answer = self.registry(id).list_members(ListMembersRequest {}).await.ok()?;
+                let members = answer.into_inner().members;
+                let known = |id: &u64| {
+                    let known = members.iter().find(|member| member.id == *id);
+                    known.is_some_and(|known| known.client_address == self.node(*id).client)
+                };
+                self.ids().iter().all(known).then_some(())
+            })
+            .await;
+        }
+        self.leader().await;
+    }
+}
+
+/// Repeats a probe until it finds something; fails when that takes too long.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    probe: impl FnMut() -> F,
+) -> T {
+    within(SOON, what, probe).await
+}
+
+/// As [`eventually`], with a deadline of the caller's.
+pub(crate) async fn within<T, F: Future<Output = Option<T>>>(
+    limit: Duration,
+    what: &str,
+    mut probe: impl FnMut() -> F,
+) -> T {
+    let deadline = Instant::now() + limit;
+    loop {
+        let found = timeout(limit, probe()).await;
+        if let Ok(Some(found)) = found {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
+        sleep(PROBE).await;
+    }
+}
+
+/// A port outside the ephemeral range, so that no outgoing connection takes it while a node is down. Every process of
+/// tests begins somewhere else.
+fn free_address() -> SocketAddr {
+    const FIRST: u16 = 10_000;
+    const COUNT: u16 = 22_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = (std::process::id().wrapping_mul(7_919) % u32::from(COUNT)) as u16;
+    for _ in 0..COUNT {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
+        let port = FIRST + (begin + next) % COUNT;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+    panic!("no free port");
+}
+
+/// `QUORATE_TEST_LOG=info` (or finer) shows what the nodes say.
+fn log_if_asked() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if let Ok(filter) = std::env::var("QUORATE_TEST_LOG") {
+            let filter = tracing_subscriber::EnvFilter::new(filter);
+            tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().init();
+        }
+    });
+}

@@ -1,0 +1,219 @@
+//! Members come and go while services work: none of their calls may notice.
+
+use std::time::Duration;
+
+use quorate_proto::v1::{FetchRequest, ListServicesRequest, MemberRole};
+use tokio::time::sleep;
+use tonic::Code;
+
+use super::calls::{assert_refused, fetch_of, ids, local, register, registration, spec};
+use super::calls::{fetch_all, with_timeout};
+use super::harness::{Cluster, SOON, eventually};
+use super::load::Load;
+use super::stream::{Stream, subscribe_to_prefix};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_founders_are_replaced_under_load_and_no_call_fails() {
+    // S1.2, S1.3, S0.13
+    let mut cluster = Cluster::start(3).await;
+    let admin = cluster.client().await.admin();
+    let load = Load::start(&cluster).await;
+    load.goes_on().await;
+
+    cluster.add_waiting(4).await;
+    let members = admin.add_node(4, cluster.peer_address(4), false).await.expect("node 4 is added");
+    assert_eq!(members.iter().map(|m| m.id).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert!(members.iter().all(|member| member.role() == MemberRole::Voter));
+    load.goes_on().await;
+
+    cluster.add_joining(5, false).await;
+    eventually("node 5 votes", || async {
+        (cluster.voters(1).await == [1, 2, 3, 4, 5]).then_some(())
+    })
+    .await;
+    load.goes_on().await;
+
+    for to in [2, 5, 1] {
+        let leader = admin.transfer_leader(Some(to)).await.expect("a transfer");
+        assert_eq!(leader, to);
+        load.goes_on().await;
+    }
+
+    cluster.add_waiting(6).await;
+    let members =
+        admin.replace_node(2, 6, cluster.peer_address(6)).await.expect("node 2 is replaced");
+    assert_eq!(members.iter().map(|m| m.id).collect::<Vec<_>>(), [1, 3, 4, 5, 6]);
+    load.goes_on().await;
+    cluster.stop(2).await;
+
+    let members = admin.remove_node(3).await.expect("node 3 is removed");
+    assert_eq!(members.iter().map(|m| m.id).collect::<Vec<_>>(), [1, 4, 5, 6]);
+    load.goes_on().await;
+    cluster.stop(3).await;
+
+    // The last founder, and the leader.
+    admin.transfer_leader(Some(1)).await.expect("a transfer");
+    let members = admin.remove_node(1).await.expect("the leader is removed");
+    assert_eq!(members.iter().map(|m| m.id).collect::<Vec<_>>(), [4, 5, 6]);
+    load.goes_on().await;
+    cluster.stop(1).await;
+    load.goes_on().await;
+
+    for _ in 0..2 {
+        admin.transfer_leader(None).await.expect("a transfer");
+        load.goes_on().await;
+    }
+    load.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_observer_serves_and_never_votes() {
+    let mut cluster = Cluster::start(3).await;
+    let registered = register(&mut cluster.registry(1), "web", "a").await;
+    cluster.add_joining(4, true).await;
+    eventually("node 4 is a learner", || async {
+        let members = cluster.members(1).await;
+        let own = members.into_iter().find(|member| member.id == 4)?;
+        assert_eq!(own.role(), MemberRole::Learner, "an observer is never promoted");
+        (own.client_address == cluster.client_address(4)).then_some(())
+    })
+    .await;
+    // It serves everything, writes too.
+    let mut at_observer = cluster.registry(4);
+    eventually("the observer serves", || async {
+        let answer = cluster.registry(4).fetch(fetch_of(&["web"])).await.ok()?.into_inner();
+        (ids(&answer) == ["a"]).then_some(())
+    })
+    .await;
+    register(&mut at_observer, "web", "b").await;
+    let mut stream = Stream::open(&at_observer, subscribe_to_prefix("")).await.unwrap();
+    stream.reach(registered.header.unwrap().revision + 1).await;
+    assert_eq!(stream.ids(), ["a", "b"]);
+
+    let admin = cluster.client().await.admin();
+    let refused = admin.transfer_leader(Some(4)).await.unwrap_err().to_string();
+    assert!(refused.contains("FailedPrecondition") && refused.contains("node 4"), "{refused}");
+
+    // Two of three voters gone: with the observer's vote there would be a quorum.
+    let leader = cluster.leader().await;
+    for id in (1..=3).filter(|id| *id != leader) {
+        cluster.stop(id).await;
+    }
+    for id in [leader, 4] {
+        let request = with_timeout(registration(vec![spec("web", "c")]), Duration::from_secs(2));
+        assert_refused(cluster.registry(id).register(request).await, Code::Unavailable, &[]);
+    }
+    cluster.restart(if leader == 1 { 2 } else { 1 }).await;
+    cluster.leader().await;
+    assert_eq!(cluster.voters(4).await, [1, 2, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_answers_no_reads() {
+    // S0.13: not an empty list, and not yesterday's.
+    let mut cluster = Cluster::start(4).await;
+    let leader = cluster.leader().await;
+    let gone = cluster.follower().await;
+    register(&mut cluster.registry(leader), "web", "a").await;
+    let mut at_gone = cluster.registry(gone);
+    let (revision, _) = fetch_all(&mut at_gone).await;
+    let mut stream = Stream::open(&at_gone, subscribe_to_prefix("")).await.unwrap();
+    stream.reach(revision).await;
+
+    let admin = cluster.client().await.admin();
+    admin.remove_node(gone).await.expect("a removal");
+    let register_more = register(&mut cluster.registry(leader), "web", "b").await;
+    assert!(register_more.header.unwrap().revision > revision);
+
+    let limit = Duration::from_secs(2);
+    let fetch = at_gone.fetch(with_timeout(fetch_of(&["web"]), limit)).await;
+    assert_refused(fetch, Code::Unavailable, &[]);
+    let list = at_gone.list_services(with_timeout(ListServicesRequest::default(), limit)).await;
+    assert_refused(list, Code::Unavailable, &[]);
+    eventually("local reads are refused too", || async {
+        let answer = cluster.registry(gone).fetch(local(FetchRequest::default())).await;
+        match answer {
+            Ok(answer) => {
+                let answer = answer.into_inner();
+                assert_eq!(ids(&answer), ["a"], "never an empty list");
+                None
+            }
+            Err(status) => (status.code() == Code::Unavailable).then_some(()),
+        }
+    })
+    .await;
+    let opened = Stream::open(&at_gone, subscribe_to_prefix("")).await.map(|_| ());
+    assert_refused(opened, Code::Unavailable, &[&format!("node {gone}")]);
+    // The watcher that was there is told that nothing new will come.
+    stream.until("the loss of the leader", |stream| stream.leader == Some(0)).await;
+    assert!(stream.map.contains_key(&("web".to_owned(), "a".to_owned())), "and keeps its list");
+    cluster.stop(gone).await;
+    // It comes back with its old directory: still no member, still no list.
+    cluster.restart(gone).await;
+    let fetch = cluster.registry(gone).fetch(with_timeout(fetch_of(&["web"]), limit)).await;
+    assert_refused(fetch, Code::Unavailable, &[]);
+    eventually("local reads are refused again", || async {
+        let answer = cluster.registry(gone).fetch(local(FetchRequest::default())).await;
+        (answer.err()?.code() == Code::Unavailable).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_removal_loses_the_live_majority() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    let (dead, alive) = (others[0], others[1]);
+    let admin = cluster.client().await.admin();
+    cluster.stop(dead).await;
+    // A node counts as alive until it was not heard of for two election timeouts: that time has to pass.
+    sleep(Duration::from_millis(2 * 800 + 400)).await;
+    for id in [alive, leader] {
+        let refused = admin.remove_node(id).await.unwrap_err().to_string();
+        assert!(refused.contains("FailedPrecondition"), "{refused}");
+        assert!(refused.contains("only 1 of 2 voters"), "{refused}");
+    }
+    cluster.add_waiting(4).await;
+    // Replacing a live one keeps two of three alive; replacing the dead one is what it is for.
+    admin.replace_node(dead, 4, cluster.peer_address(4)).await.expect("the dead node is replaced");
+    assert_eq!(cluster.leader_of(&[leader, alive, 4]).await, leader);
+    register(&mut cluster.registry(4), "web", "a").await;
+
+    admin.remove_node(4).await.expect("two of two are left");
+    cluster.stop(4).await;
+    admin.remove_node(alive).await.expect("one of one is left");
+    let refused = admin.remove_node(leader).await.unwrap_err().to_string();
+    assert!(refused.contains("FailedPrecondition") && refused.contains("last voter"), "{refused}");
+    let refused = admin.transfer_leader(None).await.unwrap_err().to_string();
+    assert!(refused.contains("FailedPrecondition") && refused.contains("no other"), "{refused}");
+    register(&mut cluster.registry(leader), "web", "b").await;
+    assert_eq!(fetch_all(&mut cluster.registry(leader)).await.1.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stops_leads_no_more_and_its_calls_are_answered() {
+    // A planned stop hands the lead over: writes through the others go on without an election timeout.
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let other = cluster.follower().await;
+    let mut stream =
+        Stream::open(&cluster.registry(leader), subscribe_to_prefix("")).await.unwrap();
+    stream.snapshot().await;
+    cluster.stop(leader).await;
+    let status = loop {
+        match stream.next().await {
+            Ok(_) => {}
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(status.message().contains("stopping"), "{status:?}");
+    let mut at_other = cluster.registry(other);
+    tokio::time::timeout(SOON, register(&mut at_other, "web", "a")).await.expect("a new leader");
+    cluster.restart(leader).await;
+    cluster.settled().await;
+    let (_, map) = fetch_all(&mut cluster.registry(leader)).await;
+    assert_eq!(map.len(), 1);
+    cluster.stop_all().await;
+}

@@ -1,0 +1,120 @@
+//! What must not be done to the members, what may be done twice, and a node that has no cluster.
+
+use std::time::Duration;
+
+use quorate_proto::v1::{
+    AddNodeRequest, FetchRequest, RemoveNodeRequest, ReplaceNodeRequest, TransferLeaderRequest,
+};
+use tonic::Code;
+
+use super::calls::{
+    assert_refused, fetch_all, fetch_of, local, register, registration, spec, with_timeout,
+};
+use super::harness::{Cluster, eventually};
+use super::stream::{Stream, subscribe_to_prefix};
+
+fn add(id: u64, peer_address: &str) -> AddNodeRequest {
+    AddNodeRequest { id, peer_address: peer_address.to_owned(), learner_only: false }
+}
+
+fn replace(old_id: u64, new_id: u64, peer_address: &str) -> ReplaceNodeRequest {
+    ReplaceNodeRequest { old_id, new_id, peer_address: peer_address.to_owned() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_of_members_that_cannot_be_are_refused_by_name() {
+    let mut cluster = Cluster::start(1).await;
+    let other_cluster = Cluster::start_another(7).await;
+    cluster.add_waiting(4).await;
+    let mut admin = cluster.admin(1);
+    let (four, seven) = (cluster.peer_address(4), other_cluster.peer_address(7));
+
+    let wrong_id = admin.add_node(add(9, four)).await;
+    assert_refused(wrong_id, Code::FailedPrecondition, &["id 4", "not 9", four]);
+    let foreign = admin.add_node(add(7, seven)).await;
+    assert_refused(foreign, Code::FailedPrecondition, &["another cluster", seven]);
+    let foreign = admin.replace_node(replace(1, 7, seven)).await;
+    assert_refused(foreign, Code::FailedPrecondition, &["another cluster", seven]);
+    let taken = admin.add_node(add(1, four)).await;
+    assert_refused(taken, Code::FailedPrecondition, &["node 1", "already"]);
+    let itself = admin.replace_node(replace(1, 1, four)).await;
+    assert_refused(itself, Code::InvalidArgument, &["new_id", "1"]);
+    let nobody = admin.replace_node(replace(8, 4, four)).await;
+    assert_refused(nobody, Code::NotFound, &["node 8"]);
+    for (id, address, field) in
+        [(0, four, "id"), (4, "nonsense", "peer_address"), (4, ":80", "peer_address")]
+    {
+        assert_refused(admin.add_node(add(id, address)).await, Code::InvalidArgument, &[field]);
+    }
+    let last = admin.remove_node(RemoveNodeRequest { id: 1 }).await;
+    assert_refused(last, Code::FailedPrecondition, &["node 1", "last voter"]);
+    let stranger = admin.transfer_leader(TransferLeaderRequest { to_id: 9 }).await;
+    assert_refused(stranger, Code::FailedPrecondition, &["node 9"]);
+
+    // Nothing of all that has left a trace, but for node 4, which was caught up before its partner was missed.
+    assert_eq!(cluster.voters(1).await, [1]);
+    assert_eq!(other_cluster.voters(7).await, [7]);
+    register(&mut cluster.registry(1), "web", "a").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_where_nobody_answers_is_named_in_time() {
+    let cluster = Cluster::start(1).await;
+    let mut admin = cluster.admin(1);
+    let request = with_timeout(add(5, "127.0.0.1:9"), Duration::from_secs(4));
+    let status = admin.add_node(request).await.unwrap_err();
+    assert!(status.message().contains("127.0.0.1:9"), "{status:?}");
+    assert_eq!(cluster.members(1).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adding_replacing_and_removing_can_be_repeated() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let old = cluster.follower().await;
+    cluster.add_waiting(4).await;
+    cluster.add_waiting(5).await;
+    let (four, five) = (cluster.peer_address(4).to_owned(), cluster.peer_address(5).to_owned());
+    // By any node, the one that is to go included.
+    for at in [leader, old] {
+        let answer = cluster.admin(at).add_node(add(4, &four)).await.unwrap().into_inner();
+        assert_eq!(answer.members.len(), 4);
+    }
+    for at in [leader, 4, leader] {
+        let answer = cluster.admin(at).replace_node(replace(old, 5, &five)).await.unwrap();
+        assert_eq!(answer.into_inner().members.len(), 4);
+    }
+    for at in [5, leader, 4] {
+        let request = RemoveNodeRequest { id: old };
+        let answer = cluster.admin(at).remove_node(request).await.unwrap().into_inner();
+        assert_eq!(answer.members.len(), 4);
+    }
+    for at in [leader, 5] {
+        let answer = cluster.admin(at).remove_node(RemoveNodeRequest { id: 4 }).await.unwrap();
+        let ids: Vec<u64> = answer.into_inner().members.iter().map(|m| m.id).collect();
+        assert!(!ids.contains(&4) && !ids.contains(&old) && ids.len() == 3, "{ids:?}");
+    }
+    let never = cluster.admin(leader).remove_node(RemoveNodeRequest { id: 99 }).await;
+    assert_eq!(never.unwrap().into_inner().members.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_without_a_cluster_answers_nothing_and_can_be_taken_in() {
+    let mut cluster = Cluster::start(1).await;
+    register(&mut cluster.registry(1), "web", "a").await;
+    cluster.add_waiting(2).await;
+    let mut lonely = cluster.registry(2);
+    eventually("node 2 listens", || async { cluster.own_status(2).await.map(|_| ()) }).await;
+    let limit = Duration::from_secs(1);
+    for request in [FetchRequest::default(), fetch_of(&["web"]), local(FetchRequest::default())] {
+        let answer = lonely.fetch(with_timeout(request, limit)).await;
+        assert_refused(answer, Code::Unavailable, &[]);
+    }
+    let write = with_timeout(registration(vec![spec("web", "b")]), limit);
+    assert_refused(lonely.register(write).await, Code::Unavailable, &[]);
+    let opened = Stream::open(&lonely, subscribe_to_prefix("")).await.map(|_| ());
+    assert_refused(opened, Code::Unavailable, &["node 2"]);
+
+    cluster.admin(1).add_node(add(2, cluster.peer_address(2))).await.expect("node 2 is added");
+    assert_eq!(fetch_all(&mut lonely).await.1.len(), 1);
+}

@@ -1,0 +1,185 @@
+//! Snapshots and the log behind them: taken, purged, sent to a node that needs one, read after a restart, streamed as a
+//! backup.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+
+use quorate_node::Tunables;
+use quorate_proto::v1::{AddNodeRequest, BackupRequest, TriggerSnapshotRequest};
+
+use super::calls::{
+    LONG_TTL_MS, deregister, fetch_all, fetch_of, local, map_of, register, register_many, renewal,
+    set_weight,
+};
+use super::harness::{Cluster, eventually};
+use super::stream::{Stream, subscribe_to_prefix};
+
+fn small() -> Tunables {
+    Tunables { snapshot_every: 200, keep_entries: 20, ..Tunables::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_purges_the_log_and_a_new_node_gets_it() {
+    let mut cluster = Cluster::start_with(3, small()).await;
+    let mut registry = cluster.registry(1);
+    register_many(&mut registry, "web", 2_000).await;
+    for weight in 0..50 {
+        set_weight(&mut registry, "web", "i00042", weight).await;
+    }
+    for node in cluster.ids() {
+        let taken = cluster.admin(node).trigger_snapshot(TriggerSnapshotRequest {}).await;
+        let taken = taken.expect("a snapshot").into_inner();
+        assert_eq!(taken.header.unwrap().node_id, node, "the answering node takes its own");
+        assert!(taken.snapshot_index > 50);
+        eventually("the log behind it is purged", || async {
+            let own = cluster.own_status(node).await?.members[0].clone();
+            assert!(own.snapshot_index >= taken.snapshot_index);
+            (own.purged_index >= taken.snapshot_index).then_some(())
+        })
+        .await;
+    }
+    let after = deregister(&mut registry, "web", "i00001").await;
+    cluster.add_waiting(4).await;
+    let (id, peer_address) = (4, cluster.peer_address(4).to_owned());
+    let request = AddNodeRequest { id, peer_address, learner_only: false };
+    cluster.admin(2).add_node(request).await.expect("node 4 is added");
+    let own = cluster.own_status(4).await.unwrap().members[0].clone();
+    assert!(own.snapshot_index > 50, "the beginning of the log is nowhere any more: {own:?}");
+    let mut request = local(fetch_of(&["web"]));
+    request.min_revision = after;
+    let found = map_of(cluster.registry(4).fetch(request).await.unwrap().into_inner());
+    assert_eq!(found, fetch_all(&mut registry).await.1);
+    assert_eq!(found.len(), 1_999);
+    same_hashes(&cluster).await;
+}
+
+/// All nodes come to the same state; makes enough log entries for them to have compared it.
+async fn same_hashes(cluster: &Cluster) {
+    let mut registry = cluster.registry(cluster.ids()[0]);
+    let leader = cluster.leader().await;
+    let passed = cluster.own_status(leader).await.unwrap().members[0].applied_index;
+    // The hash is kept at every 256th entry.
+    for at in 0..260 {
+        set_weight(&mut registry, "web", "i00042", 1_000 + at).await;
+    }
+    eventually("the same hash everywhere", || async {
+        let mut found = BTreeSet::new();
+        for node in cluster.ids() {
+            let own = cluster.own_status(node).await?.members[0].clone();
+            found.insert((own.state_hash_index, own.state_hash));
+        }
+        let indexes: BTreeSet<u64> = found.iter().map(|(index, _)| *index).collect();
+        if indexes.len() == 1 && indexes.iter().all(|index| *index > passed) {
+            assert_eq!(found.len(), 1, "the nodes disagree: {found:?}");
+            return Some(());
+        }
+        None
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_brings_everything_back_from_snapshot_and_log() {
+    // S4.12
+    let mut cluster = Cluster::start_with(3, small()).await;
+    let mut registry = cluster.registry(1);
+    let lease = register_many(&mut registry, "web", 500).await.lease_id;
+    for weight in 0..250 {
+        set_weight(&mut registry, "web", "i00042", weight).await;
+    }
+    eventually("each node has a snapshot by itself", || async {
+        for node in cluster.ids() {
+            (cluster.own_status(node).await?.members[0].snapshot_index > 0).then_some(())?;
+        }
+        Some(())
+    })
+    .await;
+    for weight in 0..30 {
+        set_weight(&mut registry, "web", "i00043", weight).await;
+    }
+    let before = fetch_all(&mut registry).await;
+    for _ in 0..2 {
+        cluster.stop_all().await;
+        for node in 1..=3 {
+            cluster.restart(node).await;
+        }
+        for node in 1..=3 {
+            // The first read that is answered is complete.
+            let after = eventually("a linearizable read", || async {
+                let answer = cluster.registry(node).fetch(fetch_of(&[])).await.ok()?;
+                let answer = answer.into_inner();
+                Some((answer.header.clone()?.revision, map_of(answer)))
+            })
+            .await;
+            assert_eq!(after, before, "node {node}");
+        }
+    }
+    let renewed = registry.renew(renewal([lease])).await.expect("the lease is alive").into_inner();
+    assert!(renewed.unknown_lease_ids.is_empty());
+    let (end, _) = (register(&mut registry, "web", "new").await, LONG_TTL_MS);
+    assert_eq!(end.header.unwrap().revision, before.0 + 1, "revisions go on densely");
+    let mut stream = Stream::open(&cluster.registry(3), subscribe_to_prefix("")).await.unwrap();
+    stream.reach(before.0 + 1).await;
+    assert_eq!(stream.map.len(), 501);
+    same_hashes(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_is_a_whole_snapshot_file() {
+    let cluster = Cluster::start(3).await;
+    let mut registry = cluster.registry(1);
+    // Enough for several chunks: ids that do not compress to nothing.
+    for at in 0..3_u32 {
+        let specs = (0..1_000_u32).map(|id| {
+            let mut spec = super::calls::spec("web", &format!("b{at}-{id:04}"));
+            let noise: String = (0..40_u32)
+                .map(|n| {
+                    format!("{:08x}", (n + 41 * (id + 1_001 * at)).wrapping_mul(2_654_435_761))
+                })
+                .collect();
+            spec.metadata.insert("noise".to_owned(), noise);
+            spec
+        });
+        registry.register(super::calls::registration(specs.collect())).await.unwrap();
+    }
+    let revision = fetch_all(&mut registry).await.0;
+    for node in cluster.ids() {
+        let mut chunks = cluster.admin(node).backup(BackupRequest {}).await.unwrap().into_inner();
+        let first = chunks.message().await.unwrap().expect("a first chunk");
+        let header = first.header.clone().expect("the first chunk has a header");
+        assert_eq!(header.node_id, node);
+        // While it streams, the cluster goes on.
+        register(&mut registry, "web", &format!("meanwhile-{node}")).await;
+        let (mut bytes, mut count) = (first.data, 1);
+        while let Some(chunk) = chunks.message().await.unwrap() {
+            bytes.extend_from_slice(&chunk.data);
+            count += 1;
+        }
+        assert_eq!(bytes.len() as u64, first.total_bytes);
+        assert!(first.applied_index > 0 && count > 3, "{count} chunks");
+        let body = checked_body(&bytes);
+        if header.revision >= revision {
+            for id in ["b0-0000", "b1-0500", "b2-0999"] {
+                let found = body.windows(id.len()).any(|window| window == id.as_bytes());
+                assert!(found, "{id} is in the backup of node {node}");
+            }
+        }
+    }
+}
+
+/// Checks a snapshot file by its documented format (`snapshot_file.rs`); its body, decompressed.
+fn checked_body(file: &[u8]) -> Vec<u8> {
+    let u32_at = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap());
+    let u64_at = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
+    assert!(file.starts_with(b"QSNAPSHT") && file.ends_with(b"QEND"));
+    assert_eq!(u32_at(8), 1, "the format's version");
+    let meta_end = 16 + u32_at(12) as usize;
+    assert_eq!(u32_at(meta_end), crc32fast::hash(&file[..meta_end]), "the head's checksum");
+    let (body_start, footer) = (meta_end + 4, file.len() - 16);
+    assert_eq!(u64_at(footer), (footer - body_start) as u64, "the body's length");
+    assert_eq!(u32_at(footer + 8), crc32fast::hash(&file[..footer + 8]), "the whole checksum");
+    let mut body = Vec::new();
+    let mut decoder = lz4_flex::frame::FrameDecoder::new(&file[body_start..footer]);
+    decoder.read_to_end(&mut body).expect("the body's own checksums");
+    body
+}

@@ -1,0 +1,43 @@
+//! The real binary under faults: `quorate serve` processes on loopback that are killed, paused, starved of a quorum or of
+//! disk, and stopped, while the client crate and the binary's own commands use them. One file per fault; comments
+//! like `S0.3` name the requirement that a test covers. Times are measured where there is a limit.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stderr, reason = "measured times, and the logs of a failed test")]
+
+#[path = "process/cli.rs"]
+mod cli;
+#[path = "process/cluster.rs"]
+mod cluster;
+#[path = "process/damage.rs"]
+mod damage;
+#[path = "process/disk_full.rs"]
+mod disk_full;
+#[path = "process/expiry.rs"]
+mod expiry;
+#[path = "process/feed.rs"]
+mod feed;
+#[path = "process/graceful_stop.rs"]
+mod graceful_stop;
+#[path = "process/kill.rs"]
+mod kill;
+#[path = "process/load.rs"]
+mod load;
+#[path = "process/no_quorum.rs"]
+mod no_quorum;
+#[path = "process/pause.rs"]
+mod pause;
+#[path = "process/ports.rs"]
+mod ports;
+#[path = "process/process.rs"]
+mod process;
+#[path = "process/raw.rs"]
+mod raw;
+#[path = "process/refusals.rs"]
+mod refusals;
+#[path = "process/takeover.rs"]
+mod takeover;
+#[path = "process/three_serves.rs"]
+mod three_serves;
+#[path = "process/wait.rs"]
+mod wait;

@@ -1,0 +1,333 @@
+//! A cluster of `quorate serve` processes on loopback, each with its data directory and its log in one temporary directory.
+//! When a test fails, the end of every node's log is printed and the directory stays.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use quorate_client::{Client, ClientBuilder};
+use quorate_proto::v1::admin_client::AdminClient;
+use quorate_proto::v1::registry_client::RegistryClient;
+use quorate_proto::v1::{
+    Consistency, FetchRequest, FetchResponse, Instance, MemberStatus, NodeState, StatusRequest,
+    StatusResponse,
+};
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use crate::ports::free_port;
+use crate::process::{Process, text_of};
+use crate::wait::eventually;
+
+/// Live nodes of all tests together: on two cores, more would measure the machine.
+static ROOM: Semaphore = Semaphore::const_new(7);
+/// An election takes at most a second or two; a loaded machine may need several.
+pub(crate) const LEADER_WITHIN: Duration = Duration::from_secs(15);
+/// All nodes at the same state, once nothing more is written.
+const EQUAL_WITHIN: Duration = Duration::from_secs(20);
+/// What every node's state is hashed at: the log indexes that this divides.
+const HASH_EVERY: u64 = 256;
+/// Lines of a node's log that are shown when a test fails.
+const TAIL: usize = 60;
+
+/// How a cluster differs from the usual one.
+#[derive(Default)]
+pub(crate) struct Settings {
+    /// The table `[tunables]` of every node's configuration file.
+    pub(crate) tunables: String,
+    /// Data directories that are somewhere else.
+    pub(crate) data_dirs: BTreeMap<u64, PathBuf>,
+}
+
+/// See the head of this file.
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Node>,
+    dir: Option<TempDir>,
+    _room: SemaphorePermit<'static>,
+}
+
+/// One `quorate serve`, running or not.
+pub(crate) struct Node {
+    pub(crate) id: u64,
+    /// Address for clients.
+    pub(crate) clients: String,
+    pub(crate) data_dir: PathBuf,
+    args: Vec<String>,
+    log: PathBuf,
+    process: Option<Process>,
+}
+
+impl Cluster {
+    /// Starts so many nodes with `--bootstrap` and waits until all of them know the leader.
+    pub(crate) async fn start(size: u64) -> Self {
+        Self::start_with(size, Settings::default()).await
+    }
+
+    pub(crate) async fn start_with(size: u64, settings: Settings) -> Self {
+        let mut cluster = Self::prepare(size, settings).await;
+        for node in &mut cluster.nodes {
+            node.start();
+        }
+        cluster.leader().await;
+        cluster
+    }
+
+    /// A cluster of which no node runs yet.
+    pub(crate) async fn prepare(size: u64, settings: Settings) -> Self {
+        let room = ROOM.acquire_many(u32::try_from(size).unwrap()).await.unwrap();
+        let dir = tempfile::Builder::new().prefix("quorate-process-").tempdir().unwrap();
+        let places: Vec<(u64, u16, u16)> =
+            (1..=size).map(|id| (id, free_port(), free_port())).collect();
+        let founders: Vec<String> =
+            places.iter().map(|(id, _, peers)| format!("{id}=127.0.0.1:{peers}")).collect();
+        let nodes = places.iter().map(|&(id, clients, peers)| {
+            let data_dir = settings.data_dirs.get(&id).cloned();
+            let data_dir = data_dir.unwrap_or_else(|| dir.path().join(format!("data-{id}")));
+            let config = dir.path().join(format!("node-{id}.toml"));
+            std::fs::write(&config, format!("[tunables]\n{}", settings.tunables)).unwrap();
+            Node::new(id, clients, peers, data_dir, &founders.join(","), &config, dir.path())
+        });
+        Self { nodes: nodes.collect(), dir: Some(dir), _room: room }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.as_ref().expect("is there until the end").path()
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.clients.clone()).collect()
+    }
+
+    /// The nodes as `--nodes` wants them.
+    pub(crate) fn all(&self) -> String {
+        self.addresses().join(",")
+    }
+
+    /// The client crate, given all addresses.
+    pub(crate) fn client(&self) -> ClientBuilder {
+        Client::builder(self.addresses())
+    }
+
+    /// The places (not the ids) of the nodes that run.
+    pub(crate) fn running(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|at| self.nodes[*at].process.is_some()).collect()
+    }
+
+    pub(crate) fn others(&self, at: usize) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|other| *other != at).collect()
+    }
+
+    /// Waits until all running nodes see the same leader, which is one of them; its place.
+    pub(crate) async fn leader(&self) -> usize {
+        self.leader_among(&self.running()).await
+    }
+
+    /// The same, asking only these.
+    pub(crate) async fn leader_among(&self, asked: &[usize]) -> usize {
+        eventually("one leader", LEADER_WITHIN, || self.find_leader(asked)).await
+    }
+
+    async fn find_leader(&self, asked: &[usize]) -> Result<usize, String> {
+        let mut leaders = Vec::new();
+        for at in asked {
+            let status = self.nodes[*at].status().await.map_err(|status| status.to_string())?;
+            let header = status.header.unwrap_or_default();
+            let leads = status.members.iter().any(|member| {
+                member.state() == NodeState::Leader
+                    && member.member.as_ref().is_some_and(|info| info.id == header.node_id)
+            });
+            if leads != (header.leader_id == header.node_id) {
+                return Err(format!("node {} is between two states", header.node_id));
+            }
+            leaders.push(header.leader_id);
+        }
+        let leader = leaders[0];
+        let place = asked.iter().copied().find(|at| self.nodes[*at].id == leader);
+        match place {
+            Some(at) if leaders.iter().all(|other| *other == leader) => Ok(at),
+            _ => Err(format!("leaders as nodes see them: {leaders:?}")),
+        }
+    }
+
+    /// Waits until all running nodes have the same state, as their hashes at an index after now tell, and as their local
+    /// reads tell; that state.
+    pub(crate) async fn equal_states(&self) -> BTreeMap<String, Instance> {
+        let running = self.running();
+        let client = self.client().connect().await.unwrap();
+        let before = self.nodes[running[0]].own_status().await.unwrap().applied_index;
+        let mark = before.next_multiple_of(HASH_EVERY).max(HASH_EVERY);
+        let deadline = Instant::now() + EQUAL_WITHIN;
+        while self.nodes[running[0]].own_status().await.unwrap().last_log_index < mark {
+            assert!(Instant::now() < deadline, "the log does not grow to {mark}");
+            // Writes that change nothing (no such instance is there) still go through the log.
+            let filler = |_| {
+                let client = client.clone();
+                tokio::spawn(async move { client.deregister("filler", "none").await })
+            };
+            for refused in (0..64).map(filler).collect::<Vec<_>>() {
+                let _not_found = refused.await.unwrap();
+            }
+        }
+        eventually("equal hashes", EQUAL_WITHIN, || self.compare_hashes(&running, mark)).await;
+        let mut states = Vec::new();
+        for at in running {
+            states.push((at, self.nodes[at].instances(Consistency::Linearizable).await.unwrap()));
+        }
+        for (at, state) in &states {
+            assert!(*state == states[0].1, "nodes {at} and {} differ", states[0].0);
+        }
+        states.swap_remove(0).1
+    }
+
+    async fn compare_hashes(&self, running: &[usize], mark: u64) -> Result<(), String> {
+        let mut hashes = Vec::new();
+        for at in running {
+            let own = self.nodes[*at].own_status().await.map_err(|status| status.to_string())?;
+            hashes.push((own.state_hash_index, own.state_hash));
+        }
+        let (index, _) = hashes[0];
+        if index < mark || hashes.iter().any(|(other, _)| *other != index) {
+            return Err(format!("not at the same index yet: {hashes:x?}"));
+        }
+        assert!(hashes.iter().all(|hash| *hash == hashes[0]), "nodes disagree: {hashes:x?}");
+        Ok(())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for node in &self.nodes {
+            let log = text_of(&node.log);
+            let lines: Vec<&str> = log.lines().collect();
+            let tail = &lines[lines.len().saturating_sub(TAIL)..];
+            eprintln!("--- node {}, the end of its log:\n{}", node.id, tail.join("\n"));
+        }
+        if let Some(dir) = self.dir.take() {
+            eprintln!("--- data and logs stay in {}", dir.keep().display());
+        }
+    }
+}
+
+impl Node {
+    fn new(
+        id: u64,
+        clients: u16,
+        peers: u16,
+        data_dir: PathBuf,
+        founders: &str,
+        config: &Path,
+        dir: &Path,
+    ) -> Self {
+        let (clients, peers) = (format!("127.0.0.1:{clients}"), format!("127.0.0.1:{peers}"));
+        let args = [
+            ("--id", id.to_string()),
+            ("--data-dir", data_dir.display().to_string()),
+            ("--listen", clients.clone()),
+            ("--peer-listen", peers),
+            ("--bootstrap", founders.to_owned()),
+            ("--config", config.display().to_string()),
+        ];
+        let flags = args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+        let args = std::iter::once("serve".to_owned()).chain(flags).collect();
+        let log = dir.join(format!("node-{id}.log"));
+        Self { id, clients, data_dir, args, log, process: None }
+    }
+
+    /// The arguments that it is started with.
+    pub(crate) fn args(&self) -> &[String] {
+        &self.args
+    }
+
+    pub(crate) fn start(&mut self) {
+        assert!(self.process.is_none(), "node {} runs", self.id);
+        self.process = Some(Process::start(&self.args, &self.log, &self.log));
+    }
+
+    pub(crate) fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the node runs")
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self) {
+        self.process().kill();
+        self.process = None;
+    }
+
+    /// Waits for the end of a node that was told to stop or that stops by itself.
+    pub(crate) async fn exit_code(&mut self, within: Duration) -> i32 {
+        let code = self.process().exit_code(within).await;
+        self.process = None;
+        code
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&mut self) {
+        self.process().signal(Signal::TERM);
+    }
+
+    pub(crate) fn pause(&mut self) {
+        self.process().signal(Signal::STOP);
+    }
+
+    pub(crate) fn go_on(&mut self) {
+        self.process().signal(Signal::CONT);
+    }
+
+    /// Everything that it has logged, over all of its runs.
+    pub(crate) fn log_text(&self) -> String {
+        text_of(&self.log)
+    }
+
+    /// A connection to this node and no other.
+    pub(crate) fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.clients)).unwrap();
+        endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy()
+    }
+
+    /// The generated stub on this node.
+    pub(crate) fn registry(&self) -> RegistryClient<Channel> {
+        RegistryClient::new(self.channel()).max_decoding_message_size(64 * 1024 * 1024)
+    }
+
+    /// What it says of itself, without asking others.
+    pub(crate) async fn status(&self) -> Result<StatusResponse, Status> {
+        let mut request = Request::new(StatusRequest { local_only: true });
+        request.set_timeout(Duration::from_secs(2));
+        Ok(AdminClient::new(self.channel()).status(request).await?.into_inner())
+    }
+
+    pub(crate) async fn own_status(&self) -> Result<MemberStatus, Status> {
+        let members = self.status().await?.members;
+        members.into_iter().next().ok_or_else(|| Status::unavailable("is no member yet"))
+    }
+
+    /// Everything in the default namespace as this node has it.
+    pub(crate) async fn fetch_all(
+        &self,
+        consistency: Consistency,
+    ) -> Result<FetchResponse, Status> {
+        let request = FetchRequest { consistency: consistency as i32, ..FetchRequest::default() };
+        Ok(self.registry().fetch(request).await?.into_inner())
+    }
+
+    /// The instances of that, by "service/id".
+    pub(crate) async fn instances(
+        &self,
+        consistency: Consistency,
+    ) -> Result<BTreeMap<String, Instance>, Status> {
+        let services = self.fetch_all(consistency).await?.services;
+        let all = services.into_iter().flat_map(|service| service.instances);
+        Ok(all.map(|instance| (key(&instance), instance)).collect())
+    }
+}
+
+/// "service/id".
+pub(crate) fn key(instance: &Instance) -> String {
+    format!("{}/{}", instance.service, instance.id)
+}

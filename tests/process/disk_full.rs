@@ -1,0 +1,190 @@
+//! A node whose disk is full, on a small tmpfs of its own: writes fail with a clear error or go on without it, reads go on,
+//! leases stay, and when there is room again the node goes on by itself. Mounting needs root; without it the tests say so
+//! and end.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use quorate_client::Consistency;
+use quorate_proto::v1::ChangeKind;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use tempfile::TempDir;
+use tonic::Code;
+
+use crate::cli::ask;
+use crate::cluster::{Cluster, Settings};
+use crate::feed::Feed;
+use crate::load::{Load, keep};
+use crate::wait::{eventually, time_passes};
+
+/// The node looks at its disk every second.
+const NOTICED_WITHIN: Duration = Duration::from_secs(5);
+const TTL: Duration = Duration::from_secs(3);
+const KEPT: usize = 10;
+
+/// A small file system that goes with the test.
+struct SmallDisk {
+    dir: TempDir,
+}
+
+impl SmallDisk {
+    fn mount(mib: usize) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let size = std::ffi::CString::new(format!("size={mib}m")).unwrap();
+        let flags = MountFlags::empty();
+        match mount("tmpfs", dir.path(), "tmpfs", flags, Some(size.as_c_str())) {
+            Ok(()) => Some(Self { dir }),
+            Err(error) => {
+                eprintln!("SKIPPED: a full disk needs a tmpfs, and mounting is refused: {error}");
+                None
+            }
+        }
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.dir.path().join("ballast")
+    }
+
+    fn free(&self) -> u64 {
+        let stat = rustix::fs::statvfs(self.dir.path()).unwrap();
+        stat.f_bavail * stat.f_frsize
+    }
+
+    /// Leaves only so much, all at once.
+    fn fill(&self, leave_bytes: u64) {
+        let file = fs::File::create(self.ballast()).unwrap();
+        let fits = |bytes| fallocate(&file, FallocateFlags::empty(), 0, bytes).is_ok();
+        // The nodes go on writing meanwhile.
+        while !fits(self.free().saturating_sub(leave_bytes)) {}
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.ballast()).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Also while a node still has files open there.
+        let _stays_mounted = unmount(self.dir.path(), UnmountFlags::DETACH);
+    }
+}
+
+/// Three nodes, of which the first has the small disk and leads.
+async fn cluster_on(disk: &SmallDisk) -> Cluster {
+    let data_dirs = [(1, disk.data_dir())].into();
+    let tunables = format!("disk_reserve_bytes = {}", 16 * 1024 * 1024);
+    let cluster = Cluster::start_with(3, Settings { tunables, data_dirs }).await;
+    if cluster.leader().await != 0 {
+        ask(&cluster.all(), "cluster transfer-leader 1").await.expect(0);
+    }
+    eventually("node 1 leads", Duration::from_secs(10), || async {
+        let leader = cluster.leader().await;
+        if leader == 0 { Ok(()) } else { Err(leader) }
+    })
+    .await;
+    cluster
+}
+
+fn is_full(path: &Path, log: &str) -> bool {
+    log.contains("the disk is nearly full") && log.contains(&path.display().to_string())
+}
+
+/// Below its reserve: nothing of the node ever sees a full disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_disk_is_nearly_full_takes_no_writes_and_recovers() {
+    let Some(disk) = SmallDisk::mount(96) else { return };
+    let mut cluster = cluster_on(&disk).await;
+    let client = cluster.client().connect().await.unwrap();
+    let _kept = keep(&client, "kept", KEPT, TTL).await;
+    let feed = Feed::start(&cluster.nodes[1]).await;
+    let load = Load::registering(&client, "before", 2);
+    load.until_more(50, Duration::from_secs(10)).await;
+    let before = load.finish().await;
+    before.assert_no_failure();
+
+    disk.fill(8 * 1024 * 1024);
+    let filled = Instant::now();
+    eventually("the node notices", NOTICED_WITHIN, || async {
+        let log = cluster.nodes[0].log_text();
+        if is_full(&disk.data_dir(), &log) { Ok(()) } else { Err("nothing in its log") }
+    })
+    .await;
+    // Either it has given up the lead, and writes go on without it, or it says what is wrong, wherever the write arrives.
+    for at in 0..3 {
+        let id = format!("d{at}");
+        let written = cluster.nodes[at].register("during", &id, Duration::from_secs(60)).await;
+        match written {
+            Ok(_) => eprintln!("disk full: a write on node {} went on elsewhere", at + 1),
+            Err(status) => {
+                eprintln!("disk full: a write on node {}: {status}", at + 1);
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+                let said = status.message();
+                assert!(said.contains("disk of node 1") && said.contains("room"), "{said}");
+            }
+        }
+        let state = cluster.nodes[at].instances(Consistency::Linearizable).await;
+        before.assert_all_in(&state.expect("reads go on"), "a read while the disk is full");
+    }
+    // Longer than the leases live: that they could not be renewed is not their owners' fault.
+    time_passes((TTL * 3).saturating_sub(filled.elapsed())).await;
+
+    disk.make_room();
+    let room = Instant::now();
+    eventually("writes are back", NOTICED_WITHIN, || async {
+        cluster.nodes[2].register("after", "a", Duration::from_secs(60)).await
+    })
+    .await;
+    eprintln!("measured: disk full: writes back {:?} after there was room", room.elapsed());
+    assert!(cluster.nodes[0].process().ended().is_none(), "the node survives");
+    time_passes(TTL * 2).await;
+    let state = cluster.equal_states().await;
+    before.assert_all_in(&state, "all nodes");
+    let kept = state.keys().filter(|key| key.starts_with("kept/")).count();
+    assert_eq!(kept, KEPT, "live instances expired because of the full disk");
+    feed.look(|seen| assert_eq!(seen.of(ChangeKind::Removed, ""), []));
+    feed.assert_gapless();
+}
+
+/// Not a byte left, under load, before the node has noticed: whatever it does, the cluster loses nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_disk_fills_up_at_once_loses_nothing() {
+    let Some(disk) = SmallDisk::mount(96) else { return };
+    let mut cluster = cluster_on(&disk).await;
+    let client = cluster.client().connect().await.unwrap();
+    let _kept = keep(&client, "kept", KEPT, TTL).await;
+    let feed = Feed::start(&cluster.nodes[1]).await;
+    let load = Load::registering(&client, "stream", 4);
+    load.until_more(50, Duration::from_secs(10)).await;
+    disk.fill(0);
+    let filled = Instant::now();
+    time_passes(TTL * 2).await;
+    let alive = cluster.nodes[0].process().ended().is_none();
+    for at in [1, 2] {
+        let state = cluster.nodes[at].instances(Consistency::Linearizable).await;
+        assert!(state.is_ok(), "reads on node {}: {state:?}", at + 1);
+    }
+    disk.make_room();
+    eventually("writes are back", Duration::from_secs(10), || async {
+        cluster.nodes[1].register("after", "a", Duration::from_secs(60)).await
+    })
+    .await;
+    let outcome = load.finish().await;
+    eprintln!("measured: disk full at once: writes paused {:?}", outcome.outage(filled));
+    eprintln!("  {} failed, the first: {:?}", outcome.failures.len(), outcome.failures.first());
+    for failure in &outcome.failures {
+        assert!(failure.contains("disk") || failure.contains("no answer"), "{failure}");
+    }
+    assert!(alive, "the node's process ended: {}", cluster.nodes[0].log_text());
+    let state = cluster.equal_states().await;
+    outcome.assert_all_in(&state, "all nodes");
+    assert_eq!(state.keys().filter(|key| key.starts_with("kept/")).count(), KEPT);
+    feed.look(|seen| assert_eq!(seen.of(ChangeKind::Removed, ""), []));
+    feed.assert_gapless();
+}

@@ -1,0 +1,59 @@
+//! SIGSTOP: the leader stands still for longer than the leases live, while the others take over, and then goes on.
+
+use std::time::{Duration, Instant};
+
+use quorate_proto::v1::ChangeKind;
+
+use crate::cluster::{Cluster, LEADER_WITHIN};
+use crate::feed::{Feed, Seen};
+use crate::load::{Load, keep};
+use crate::wait::time_passes;
+
+const STOPPED: Duration = Duration::from_secs(15);
+const TTL: Duration = Duration::from_secs(5);
+const KEPT: usize = 30;
+
+/// S0.5, S1.3, S2.7
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_stood_still_costs_no_live_lease() {
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client().connect().await.unwrap();
+    let kept = keep(&client, "kept", KEPT, TTL).await;
+    let leader = cluster.leader().await;
+    let survivors = cluster.others(leader);
+    let feed = Feed::start(&cluster.nodes[survivors[0]]).await;
+    let load = Load::registering(&client, "stream", 2);
+    load.until_more(50, Duration::from_secs(10)).await;
+
+    cluster.nodes[leader].pause();
+    let paused = Instant::now();
+    let next = cluster.leader_among(&survivors).await;
+    eprintln!("measured: leader stopped: the next one leads after {:?}", paused.elapsed());
+    load.until_more(50, Duration::from_secs(10)).await;
+    let outcome = load.finish().await;
+    eprintln!("measured: leader stopped: writes back after {:?}", outcome.outage(paused));
+    outcome.assert_no_failure();
+    time_passes(STOPPED.saturating_sub(paused.elapsed())).await;
+    let term = cluster.nodes[next].own_status().await.unwrap().term;
+
+    cluster.nodes[leader].go_on();
+    let again = Load::registering(&client, "after", 2);
+    // What the old leader believes, and leases that it may believe to be over, come out within a TTL.
+    again.until_more(50, Duration::from_secs(10)).await;
+    time_passes(TTL + Duration::from_secs(1)).await;
+    let after = again.finish().await;
+    after.assert_no_failure();
+    let led_by = cluster.leader().await;
+    let state = cluster.equal_states().await;
+    outcome.assert_all_in(&state, "all nodes");
+    after.assert_all_in(&state, "all nodes");
+    assert_eq!(state.keys().filter(|key| key.starts_with("kept/")).count(), KEPT);
+
+    let own = cluster.nodes[led_by].own_status().await.unwrap();
+    assert_eq!((led_by, own.term), (next, term), "the returning node caused an election");
+    let all = |seen: &Seen| seen.revision >= own.revision;
+    feed.until("all changes", LEADER_WITHIN, all).await;
+    feed.assert_gapless();
+    feed.look(|seen| assert_eq!(seen.of(ChangeKind::Removed, ""), [], "live leases were lost"));
+    drop(kept);
+}

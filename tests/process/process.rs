@@ -1,0 +1,86 @@
+//! One run of the binary: its output goes into files, its end is waited for with a deadline, and whatever happens to the
+//! test, it is gone when the test is. Kills nothing but what it started, by its handle.
+
+use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::wait::eventually;
+
+/// A running (or finished) `quorate`.
+pub(crate) struct Process {
+    what: String,
+    child: Child,
+}
+
+impl Process {
+    /// Starts `quorate ARGS`, appending to the two files. Nothing of our own environment reaches it.
+    pub(crate) fn start<I, S>(args: I, stdout: &Path, stderr: &Path) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let args: Vec<_> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        let child = Command::new(env!("CARGO_BIN_EXE_quorate"))
+            .args(&args)
+            .env_clear()
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(append_to(stdout))
+            .stderr(append_to(stderr))
+            .spawn()
+            .expect("the binary starts");
+        Self { what: format!("quorate {args:?}"), child }
+    }
+
+    /// kill -9, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("a child can be killed");
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("a child can be signalled");
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be asked")
+    }
+
+    /// Waits until it has ended by itself; its exit code.
+    pub(crate) async fn exit_code(&mut self, within: Duration) -> i32 {
+        let what = format!("the end of {}", self.what);
+        let status = eventually(&what, within, || {
+            let ended = self.ended();
+            async move { ended.ok_or("it runs") }
+        })
+        .await;
+        status.code().unwrap_or_else(|| panic!("{}: {status}", self.what))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            // Also ends one that is paused.
+            let _gone_meanwhile = self.child.kill();
+            let _nothing_to_do = self.child.wait();
+        }
+    }
+}
+
+fn append_to(path: &Path) -> File {
+    OpenOptions::new().create(true).append(true).open(path).expect("the output file can be opened")
+}
+
+/// What a file holds now.
+pub(crate) fn text_of(path: &PathBuf) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}

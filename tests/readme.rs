@@ -1,0 +1,44 @@
+//! README.md and `cluster-examples/` do what they say: every command and snippet of README.md is run, top to bottom, as its
+//! reader would; the examples tell their stories; the deployment files start real nodes. What a README says that these
+//! tests do not recognise fails them.
+//!
+//! What is substituted, so that tests can run beside each other and beside a developer's own `quorate dev`:
+//! - ports: 70NN and 71NN of the texts become B+NN and B+1NN for a free block of ports that begins at B (`readme/ports.rs`),
+//!   and QUORATE_NODES names the first three instead of the default of `--nodes`;
+//! - binaries: `cargo run --release -- ARGS` and `quorate ARGS` are the binary that cargo built for these tests;
+//! - `cargo test` is what runs here, so it is only recognised;
+//! - directories: everything runs in a temporary one, with a copy of `cluster-examples/three-nodes`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "readme/blocks.rs"]
+mod blocks;
+#[path = "readme/deployment.rs"]
+mod deployment;
+#[path = "readme/examples.rs"]
+mod examples;
+#[path = "readme/ports.rs"]
+mod ports;
+#[path = "readme/process.rs"]
+mod process;
+#[path = "readme/story.rs"]
+mod story;
+#[path = "readme/three_nodes.rs"]
+mod three_nodes;
+#[path = "readme/yaml.rs"]
+mod yaml;
+
+use std::path::{Path, PathBuf};
+
+/// The root of the repository: as cargo says when it runs the test, so that another copy can be checked, too.
+fn root() -> PathBuf {
+    let package = std::env::var("CARGO_MANIFEST_DIR");
+    let package = package.unwrap_or(env!("CARGO_MANIFEST_DIR").to_owned());
+    Path::new(&package).join("../..").canonicalize().unwrap()
+}
+
+/// A file of the repository.
+fn text_of(path: &str) -> String {
+    let path = root().join(path);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}

@@ -1,0 +1,170 @@
+//! The deployment files against the binary and against each other: flags and variables that exist, times that are long
+//! enough, ports that are the same everywhere, defaults that are the defaults.
+
+use std::process::Command;
+use std::time::Duration;
+
+use quorate_node::Tunables;
+use serde_json::Value;
+
+use crate::process::Running;
+use crate::text_of;
+use crate::yaml::documents;
+
+const DIRECTORY: &str = "cluster-examples/three-nodes";
+
+fn file(name: &str) -> String {
+    text_of(&format!("{DIRECTORY}/{name}"))
+}
+
+fn kubernetes(kind: &str) -> Value {
+    let documents = documents(&format!("{DIRECTORY}/kubernetes.yaml"));
+    let found = documents.into_iter().find(|document| document["kind"] == kind);
+    found.unwrap_or_else(|| panic!("kubernetes.yaml has no {kind}"))
+}
+
+fn compose() -> Value {
+    documents(&format!("{DIRECTORY}/compose.yaml")).remove(0)
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    list.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+}
+
+/// Asked for its help after all other flags, the binary refuses those that it does not know.
+fn accepted(args: &[String], source: &str) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    command.args(args).arg("--help");
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{source}: quorate {args:?}: {stderr}");
+}
+
+#[test]
+fn every_command_line_is_one_that_the_binary_accepts() {
+    let unit = file("quorate@.service");
+    let exec = setting(&unit, "ExecStart").split(' ').skip(1).map(str::to_owned);
+    accepted(&exec.collect::<Vec<_>>(), "quorate@.service");
+
+    for (name, node) in compose()["services"].as_object().unwrap() {
+        accepted(&strings(&node["command"]), name);
+        let check = strings(&node["healthcheck"]["test"]);
+        assert_eq!(check[..2], ["CMD", "quorate"], "{name}");
+        accepted(&check[2..], name);
+    }
+    let set = kubernetes("StatefulSet");
+    accepted(&strings(&set["spec"]["template"]["spec"]["containers"][0]["args"]), "kubernetes");
+    accepted(&["serve".to_owned()], "Dockerfile");
+    let dockerfile = file("Dockerfile");
+    assert!(
+        dockerfile.contains("ENTRYPOINT [\"quorate\"]") && dockerfile.contains("CMD [\"serve\"]")
+    );
+}
+
+#[test]
+fn every_variable_is_one_that_the_binary_reads() {
+    let help = Command::new(env!("CARGO_BIN_EXE_quorate")).args(["serve", "--help"]).output();
+    let help = String::from_utf8(help.unwrap().stdout).unwrap();
+    for name in ["compose.yaml", "kubernetes.yaml", "quorate@.service", "Dockerfile"] {
+        let text = file(name);
+        let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+        for variable in words.filter(|word| word.starts_with("QUORATE_")) {
+            let known = help.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+            let known = known.into_iter().any(|word| word == variable);
+            assert!(known, "{name}: `quorate serve --help` does not know {variable}");
+        }
+    }
+}
+
+#[test]
+fn nobody_is_killed_while_it_stops_in_order() {
+    let grace = Duration::from_millis(Tunables::default().shutdown_grace_ms);
+    let seconds = |text: &str| Duration::from_secs(text.trim_end_matches('s').parse().unwrap());
+    assert!(seconds(setting(&file("quorate@.service"), "TimeoutStopSec")) > grace);
+    for node in compose()["services"].as_object().unwrap().values() {
+        assert!(seconds(node["stop_grace_period"].as_str().unwrap()) > grace);
+    }
+    let set = kubernetes("StatefulSet");
+    let pod = &set["spec"]["template"]["spec"];
+    let before = strings(&pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]);
+    assert_eq!(before[0], "sleep");
+    let allowed = Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().unwrap());
+    assert!(allowed > seconds(&before[1]) + grace);
+}
+
+#[test]
+fn kubernetes_objects_fit_together() {
+    let (set, service) = (kubernetes("StatefulSet"), kubernetes("Service"));
+    let pod = &set["spec"]["template"];
+    let container = &pod["spec"]["containers"][0];
+    assert_eq!(set["spec"]["serviceName"], service["metadata"]["name"]);
+    assert_eq!(service["spec"]["clusterIP"], "None", "the service is headless");
+    assert_eq!(service["spec"]["publishNotReadyAddresses"], true);
+    assert_eq!(set["spec"]["podManagementPolicy"], "Parallel");
+    let budget = kubernetes("PodDisruptionBudget");
+    assert_eq!(budget["spec"]["maxUnavailable"], 1);
+    for selected in [
+        &service["spec"]["selector"],
+        &set["spec"]["selector"]["matchLabels"],
+        &budget["spec"]["selector"]["matchLabels"],
+    ] {
+        assert_eq!(selected, &pod["metadata"]["labels"]);
+    }
+    let variable = |name: &str| {
+        let env = container["env"].as_array().unwrap();
+        let found = env.iter().find(|variable| variable["name"] == name);
+        found.unwrap()["value"].as_str().unwrap().to_owned()
+    };
+    for (at, name) in [(0, "QUORATE_LISTEN"), (1, "QUORATE_PEER_LISTEN")] {
+        let port = &container["ports"][at]["containerPort"];
+        assert_eq!(variable(name), format!("0.0.0.0:{port}"));
+        assert_eq!(&service["spec"]["ports"][at]["port"], port);
+    }
+    let clients = &container["ports"][0]["containerPort"];
+    assert_eq!(&container["readinessProbe"]["grpc"]["port"], clients);
+    let volume = container["volumeMounts"][0]["mountPath"].as_str().unwrap();
+    assert!(variable("QUORATE_DATA_DIR").starts_with(volume));
+    let claim = &set["spec"]["volumeClaimTemplates"][0]["metadata"]["name"];
+    assert_eq!(claim, &container["volumeMounts"][0]["name"]);
+    assert_eq!(container["image"], compose()["services"]["node-1"]["image"]);
+}
+
+/// What a line `NAME=value` says.
+fn setting<'a>(unit: &'a str, name: &str) -> &'a str {
+    let value = |line: &'a str| line.strip_prefix(name)?.strip_prefix('=');
+    unit.lines().find_map(value).unwrap_or_else(|| panic!("no {name}"))
+}
+
+/// node-1.toml shows every tunable with its default.
+#[test]
+fn the_tunables_shown_are_the_defaults() {
+    let text = file("node-1.toml");
+    let (_, tunables) = text.split_once("[tunables]\n").unwrap();
+    let shown: Vec<_> = tunables.lines().map(|line| line.trim_start_matches("# ")).collect();
+    let parsed: Tunables = toml::from_str(&shown.join("\n")).unwrap();
+    assert_eq!(parsed, Tunables::default());
+    let debug = format!("{:?}", Tunables::default());
+    let fields = debug.trim_start_matches("Tunables { ").trim_end_matches(" }").split(", ");
+    let all: Vec<_> = fields.map(|field| field.replace(": ", " = ")).collect();
+    assert_eq!(shown, all, "every tunable, in the order of config.rs");
+}
+
+/// The systemd unit does not restart after exit code 2, so that has to be the one of a bad configuration.
+#[test]
+fn a_bad_configuration_is_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    assert_eq!(setting(&file("quorate@.service"), "RestartPreventExitStatus"), "2");
+    for (args, named) in [
+        ("serve", "--id"),
+        (
+            "serve --id 1 --data-dir d --listen 0.0.0.0:7001 --peer-listen 127.0.0.1:7101",
+            "advertise",
+        ),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.args(args.split(' ')).current_dir(directory.path());
+        let mut running = Running::start(command, directory.path(), "serve");
+        assert_eq!(running.end().code(), Some(2), "{}", running.output());
+        assert!(running.output().contains(named), "{}", running.output());
+    }
+}

@@ -1,0 +1,83 @@
+//! The Rust examples: where cargo has put them, and that `follow` tells its story.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::ports::Ports;
+use crate::process::Running;
+use crate::story::quorate;
+use crate::{root, text_of};
+
+/// An example's binary. `cargo test` has built it; `cargo test --test readme` has not, so then it is built here.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let binary = PathBuf::from(env!("CARGO_BIN_EXE_quorate"));
+    let example = binary.parent().unwrap().join("examples").join(name);
+    let source = root().join(format!("cluster-examples/{name}.rs"));
+    let changed = |path: &PathBuf| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    if changed(&example) < changed(&source) {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "-p", "quorate-cli", "--example", name]);
+        if !cfg!(debug_assertions) {
+            build.arg("--release");
+        }
+        let target = binary.parent().and_then(Path::parent).unwrap();
+        let built = build.current_dir(root()).env("CARGO_TARGET_DIR", target).status().unwrap();
+        assert!(built.success(), "cargo build --example {name}: {built}");
+    }
+    example
+}
+
+#[test]
+fn the_follow_example_tells_its_story() {
+    let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
+    let mut dev = quorate(ports);
+    dev.args(["dev", "--listen", &ports.substituted("127.0.0.1:7001")]);
+    let mut dev = Running::start(dev, directory.path(), "dev");
+    dev.wait_for("Quorate is ready.");
+    let mut follow = Command::new(example("follow"));
+    follow.env("QUORATE_NODES", ports.nodes());
+    let story = Running::start(follow, directory.path(), "follow").succeed();
+    let told: Vec<_> = story.lines().filter(|line| line.starts_with("  caller:")).collect();
+    let expected = [
+        "instance 1 is there; can be called: 1",
+        "instance 2 is there; can be called: 1, 2",
+        "instance 3 is there; can be called: 1, 2, 3",
+        "instance 2 changed, Draining; can be called: 1, 3",
+        "instance 2 is gone, Deregistered; can be called: 1, 3",
+        "instance 1 changed, Up; can be called: 1, 3",
+        "instance 3 is gone, Expired; can be called: 1",
+        "instance 1 is gone, Deregistered; can be called: none",
+    ];
+    let expected = expected.map(|change| format!("  caller:  {change}"));
+    assert_eq!(told, expected, "{story}");
+    assert!(story.lines().all(|line| line.len() <= 100), "lines fit a terminal: {story}");
+}
+
+/// Each file says how it is run, in its first lines.
+#[test]
+fn each_example_opens_with_its_command() {
+    let three_nodes = "cluster-examples/three-nodes";
+    for (file, command) in [
+        ("cluster-examples/readme.rs".to_owned(), "cargo run --example readme".to_owned()),
+        ("cluster-examples/follow.rs".to_owned(), "cargo run --example follow".to_owned()),
+        (format!("{three_nodes}/start.sh"), format!("{three_nodes}/start.sh")),
+        (format!("{three_nodes}/node-1.toml"), "quorate serve --config node-1.toml".to_owned()),
+        (format!("{three_nodes}/node-2.toml"), "quorate serve --config node-2.toml".to_owned()),
+        (format!("{three_nodes}/node-3.toml"), "quorate serve --config node-3.toml".to_owned()),
+        (format!("{three_nodes}/quorate@.service"), "systemctl enable --now quorate@1".to_owned()),
+        (
+            format!("{three_nodes}/compose.yaml"),
+            format!("docker compose -f {three_nodes}/compose.yaml up"),
+        ),
+        (
+            format!("{three_nodes}/kubernetes.yaml"),
+            format!("kubectl apply -f {three_nodes}/kubernetes.yaml"),
+        ),
+        (format!("{three_nodes}/Dockerfile"), format!("-f {three_nodes}/Dockerfile .")),
+    ] {
+        let text = text_of(&file);
+        let opening: Vec<_> = text.lines().take(7).collect();
+        let says = opening.iter().any(|line| line.contains(&command));
+        assert!(says, "{file}: the first lines do not say `{command}`");
+    }
+}

@@ -1,0 +1,126 @@
+//! The settings that compose.yaml and kubernetes.yaml give to their nodes, as real nodes: only the names of the hosts, the
+//! ports and the data directories are other ones, because here all run on one machine.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::ports::Ports;
+use crate::process::{PATIENCE, Running};
+use crate::story::quorate;
+use crate::yaml::documents;
+
+/// What stands in a node's environment.
+type Settings = BTreeMap<String, String>;
+
+#[test]
+fn the_compose_file_makes_a_cluster() {
+    let compose = documents("cluster-examples/three-nodes/compose.yaml").remove(0);
+    let services = compose["services"].as_object().unwrap();
+    let nodes: Vec<Settings> =
+        services.values().map(|service| texts(&service["environment"])).collect();
+    let host = |id: u64| format!("node-{id}");
+    assert!(services.keys().cloned().eq((1..=3).map(host)), "each node is called by its name");
+    makes_a_cluster(&nodes, host);
+}
+
+#[test]
+fn the_kubernetes_manifest_makes_a_cluster() {
+    let documents = documents("cluster-examples/three-nodes/kubernetes.yaml");
+    let set = documents.iter().find(|document| document["kind"] == "StatefulSet").unwrap();
+    let env = &set["spec"]["template"]["spec"]["containers"][0]["env"];
+    let first = set["spec"]["ordinals"]["start"].as_u64().unwrap();
+    let ordinals = first..first + set["spec"]["replicas"].as_u64().unwrap();
+    let nodes: Vec<Settings> = ordinals.map(|ordinal| pod_settings(env, ordinal)).collect();
+    let service = set["spec"]["serviceName"].as_str().unwrap();
+    makes_a_cluster(&nodes, |id| format!("quorate-{id}.{service}.space.svc"));
+}
+
+fn texts(map: &Value) -> Settings {
+    let entries = map.as_object().unwrap().iter();
+    entries.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect()
+}
+
+/// What Kubernetes gives to the pod with this number.
+fn pod_settings(env: &Value, ordinal: u64) -> Settings {
+    let mut settings = Settings::new();
+    for variable in env.as_array().unwrap() {
+        let field = variable["valueFrom"]["fieldRef"]["fieldPath"].as_str();
+        let mut value = match field {
+            Some("metadata.name") => format!("quorate-{ordinal}"),
+            Some("metadata.namespace") => "space".to_owned(),
+            Some("metadata.labels['apps.kubernetes.io/pod-index']") => ordinal.to_string(),
+            Some(other) => panic!("no test knows the field {other}"),
+            None => variable["value"].as_str().unwrap().to_owned(),
+        };
+        for (name, earlier) in &settings {
+            value = value.replace(&format!("$({name})"), earlier);
+        }
+        settings.insert(variable["name"].as_str().unwrap().to_owned(), value);
+    }
+    settings
+}
+
+/// Starts all nodes at once, and looks whether they form one cluster whose members are told by the names that others use.
+fn makes_a_cluster(nodes: &[Settings], host: impl Fn(u64) -> String) {
+    let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
+    let mut running = Vec::new();
+    for (id, settings) in (1..).zip(nodes) {
+        assert_eq!(settings["QUORATE_ID"], id.to_string());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.arg("serve");
+        for (name, value) in settings {
+            command.env(name, here(value, id, ports, &host));
+        }
+        command.env("QUORATE_DATA_DIR", directory.path().join(format!("data-{id}")));
+        running.push(Running::start(command, directory.path(), &format!("node-{id}")));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let expected: Vec<_> = (1..=3)
+        .map(|id| {
+            let [client, peer] = [7_000 + id, 7_100 + id].map(|port| ports.of(port));
+            format!("localhost:{client} localhost:{peer} voter, reachable: true")
+        })
+        .collect();
+    loop {
+        let mut status = quorate(ports);
+        status.args(["cluster", "status", "-o", "json", "--timeout", "20s"]);
+        let status = Running::start(status, directory.path(), "status").succeed();
+        let status: Value = serde_json::from_str(&status).unwrap();
+        let told: Vec<_> = status["members"].as_array().unwrap().iter().map(in_words).collect();
+        if told == expected {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the members are {told:?}, not {expected:?}");
+    }
+    for node in &running {
+        node.signal("TERM");
+    }
+    for node in &mut running {
+        node.succeed();
+    }
+}
+
+fn in_words(status: &Value) -> String {
+    let text = |name: &str| status["member"][name].as_str().unwrap();
+    let (client, peer, role) = (text("client_address"), text("peer_address"), text("role"));
+    format!("{client} {peer} {role}, reachable: {}", status["reachable"])
+}
+
+/// A setting of node `id`, for one machine: port 7001 of host N is our 700N, and every host is this one.
+fn here(value: &str, id: u64, ports: Ports, host: &impl Fn(u64) -> String) -> String {
+    let mut value = value.to_owned();
+    for node in 1..=3 {
+        for port in [7_001, 7_101] {
+            let ours = ports.of(port - 1 + u16::try_from(node).unwrap());
+            value = value.replace(&format!("{}:{port}", host(node)), &format!("localhost:{ours}"));
+        }
+    }
+    for port in [7_001, 7_101] {
+        let ours = ports.of(port - 1 + u16::try_from(id).unwrap());
+        value = value.replace(&format!("0.0.0.0:{port}"), &format!("0.0.0.0:{ours}"));
+    }
+    value
+}

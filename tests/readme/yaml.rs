@@ -1,0 +1,38 @@
+//! YAML files as JSON values, which are easy to look into; merge keys (`<<`) are merged.
+
+use saphyr::{LoadableYamlNode, Scalar, Yaml};
+use serde_json::{Map, Value};
+
+use crate::text_of;
+
+/// The documents of a file.
+pub(crate) fn documents(path: &str) -> Vec<Value> {
+    let text = text_of(path);
+    let all = Yaml::load_from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
+    all.iter().map(value).collect()
+}
+
+fn value(yaml: &Yaml<'_>) -> Value {
+    match yaml {
+        Yaml::Value(Scalar::Null) => Value::Null,
+        Yaml::Value(Scalar::Boolean(flag)) => Value::from(*flag),
+        Yaml::Value(Scalar::Integer(number)) => Value::from(*number),
+        Yaml::Value(Scalar::FloatingPoint(number)) => Value::from(number.into_inner()),
+        Yaml::Value(Scalar::String(text)) => Value::from(text.as_ref()),
+        Yaml::Sequence(items) => items.iter().map(value).collect(),
+        Yaml::Mapping(entries) => {
+            let mut own = Map::new();
+            let mut merged = Map::new();
+            for (key, entry) in entries {
+                match (key.as_str(), value(entry)) {
+                    (Some("<<"), Value::Object(shared)) => merged.extend(shared),
+                    (Some(name), entry) => drop(own.insert(name.to_owned(), entry)),
+                    (None, _) => panic!("a key that is no text: {key:?}"),
+                }
+            }
+            merged.extend(own);
+            Value::Object(merged)
+        }
+        other => panic!("YAML that these files do not need: {other:?}"),
+    }
+}

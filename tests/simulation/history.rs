@@ -1,0 +1,188 @@
+//! What everybody did and saw during a run, and the cluster's history put together from it.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use quorate_proto::v1::{ChangeKind, Instance, RemoveReason, Service};
+use tonic::Code;
+
+use super::plan::Ms;
+
+/// What is compared of an instance: everything that the simulated processes ever change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) incarnation: u64,
+    pub(crate) lease: u64,
+    pub(crate) weight: u32,
+    pub(crate) created: u64,
+    pub(crate) modified: u64,
+}
+
+/// Instances by "service/id".
+pub(crate) type Map = BTreeMap<String, Held>;
+
+/// One change as a watcher is told it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) key: String,
+    pub(crate) kind: ChangeKind,
+    pub(crate) held: Held,
+    pub(crate) reason: RemoveReason,
+}
+
+/// A write by a simulated process.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) key: String,
+    pub(crate) from: Ms,
+    pub(crate) to: Ms,
+    pub(crate) ask: Ask,
+    pub(crate) answer: Answer,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Ask {
+    Register { incarnation: u64, ttl_ms: u64 },
+    Renew { lease: u64 },
+    Update { incarnation: u64, weight: u32 },
+    Deregister { incarnation: u64 },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It stands at this revision; `lease` of a registration.
+    Done { revision: u64, lease: u64 },
+    /// It did not and will not happen.
+    Refused(Code),
+    /// It may have happened, or still happen.
+    Unknown(Code),
+}
+
+/// A fetch of everything.
+#[derive(Debug, Clone)]
+pub(crate) struct Read {
+    pub(crate) from: Ms,
+    pub(crate) to: Ms,
+    pub(crate) node: u64,
+    pub(crate) linearizable: bool,
+    pub(crate) min_revision: u64,
+    pub(crate) revision: u64,
+    pub(crate) map: Map,
+}
+
+/// How a process ended or stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Registered and renewing.
+    Alive { incarnation: u64, lease: u64 },
+    /// It deregistered this incarnation.
+    Gone { incarnation: u64 },
+    /// It renewed no more after that moment.
+    Dead { incarnation: u64, at: Ms },
+}
+
+/// Everything that was noted down in a run.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    pub(crate) calls: Vec<Call>,
+    pub(crate) reads: Vec<Read>,
+    /// By revision: who told it, when (first), what.
+    pub(crate) told: BTreeMap<u64, Vec<(String, Ms, Told)>>,
+    /// By log index: the hash of the state there, and which node said so first.
+    pub(crate) hashes: BTreeMap<u64, (u64, u64)>,
+    /// By process: the deaths and the last state.
+    pub(crate) fates: BTreeMap<String, Vec<Fate>>,
+    /// What each watcher ended with.
+    pub(crate) watchers: BTreeMap<String, (u64, Map)>,
+    /// Attempts that failed after `CALM`.
+    pub(crate) late_failures: Vec<String>,
+    /// What was found wrong while it ran.
+    pub(crate) violations: Vec<String>,
+    /// What happened, for a failing seed's report.
+    pub(crate) trace: Vec<String>,
+    pub(crate) resets: usize,
+    pub(crate) leaders: BTreeMap<u64, u64>,
+    pub(crate) stop: bool,
+}
+
+/// The notes, shared by all that runs in one simulation.
+pub(crate) type Shared = Rc<RefCell<Notes>>;
+
+/// Simulated time now; only within a simulated host.
+pub(crate) fn now() -> Ms {
+    turmoil::sim_elapsed().map_or(0, |elapsed| elapsed.as_millis() as Ms)
+}
+
+pub(crate) fn held(instance: &Instance) -> (String, Held) {
+    let key = format!("{}/{}", instance.service, instance.id);
+    let held = Held {
+        incarnation: instance.incarnation,
+        lease: instance.lease_id,
+        weight: instance.weight,
+        created: instance.create_revision,
+        modified: instance.modify_revision,
+    };
+    (key, held)
+}
+
+pub(crate) fn map(services: &[Service]) -> Map {
+    services.iter().flat_map(|service| &service.instances).map(held).collect()
+}
+
+impl Notes {
+    pub(crate) fn note(&mut self, line: String) {
+        self.trace.push(format!("{:>6} ms  {line}", now()));
+    }
+
+    pub(crate) fn violation(&mut self, line: String) {
+        self.violations.push(format!("at {} ms: {line}", now()));
+    }
+}
+
+/// The changes of the whole run in order, from revision 1 on, without holes.
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    pub(crate) changes: Vec<(Ms, Told)>,
+}
+
+impl History {
+    /// What somebody was told first for each revision, as far as there is no hole.
+    pub(crate) fn new(notes: &Notes) -> Self {
+        let mut changes = Vec::new();
+        for (revision, told) in &notes.told {
+            if *revision != changes.len() as u64 + 1 {
+                break;
+            }
+            let first = told.iter().map(|(_, at, _)| *at).min().unwrap_or(0);
+            changes.push((first, told[0].2.clone()));
+        }
+        Self { changes }
+    }
+
+    pub(crate) fn last(&self) -> u64 {
+        self.changes.len() as u64
+    }
+
+    /// Each revision with its change.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, Ms, &Told)> {
+        self.changes.iter().zip(1..).map(|((at, told), revision)| (revision, *at, told))
+    }
+
+    /// Calls `visit` with the map at every revision, 0 included.
+    pub(crate) fn replay(&self, mut visit: impl FnMut(u64, &Map)) {
+        let mut map = Map::new();
+        visit(0, &map);
+        for (revision, _, told) in self.iter() {
+            apply(&mut map, told);
+            visit(revision, &map);
+        }
+    }
+}
+
+pub(crate) fn apply(map: &mut Map, told: &Told) {
+    match told.kind {
+        ChangeKind::Removed => map.remove(&told.key),
+        _ => map.insert(told.key.clone(), told.held.clone()),
+    };
+}

@@ -1,0 +1,32 @@
+//! What must hold of every run, one file each. Each looks at the notes of a whole run and says what is wrong.
+
+mod acknowledged;
+mod dead_instances;
+mod incarnations;
+mod linearizable;
+mod live_leases;
+mod one_history;
+mod watches;
+
+use super::history::{History, Notes};
+use super::liveness;
+use super::plan::Plan;
+
+/// Everything that is wrong with a run.
+pub(crate) fn check(plan: &Plan, notes: &Notes) -> Vec<String> {
+    let history = History::new(notes);
+    let mut wrong = notes.violations.clone();
+    for (name, found) in [
+        ("one_history", one_history::check(notes, &history)),
+        ("acknowledged", acknowledged::check(notes, &history)),
+        ("incarnations", incarnations::check(notes, &history)),
+        ("live_leases", live_leases::check(plan, notes, &history)),
+        ("dead_instances", dead_instances::check(plan, notes, &history)),
+        ("linearizable", linearizable::check(notes, &history)),
+        ("watches", watches::check(notes, &history)),
+        ("liveness", liveness::check(notes)),
+    ] {
+        wrong.extend(found.into_iter().map(|line| format!("[{name}] {line}")));
+    }
+    wrong
+}

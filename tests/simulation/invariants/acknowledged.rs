@@ -1,0 +1,90 @@
+//! What was acknowledged stands in the history at the revision that was told, and stays until somebody who may do so ends
+//! it: a deregistration of that run or a later one, a takeover, or the end of its lease (`live_leases.rs`).
+
+use std::collections::BTreeMap;
+
+use quorate_proto::v1::{ChangeKind, RemoveReason};
+
+use crate::simulation::history::{Answer, Ask, Call, Fate, History, Map, Notes};
+use crate::simulation::liveness::last_maps;
+use crate::simulation::plan::END;
+
+pub(crate) fn check(notes: &Notes, history: &History) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut by_revision: BTreeMap<u64, Vec<&Call>> = BTreeMap::new();
+    for call in &notes.calls {
+        if let Answer::Done { revision, .. } = call.answer {
+            by_revision.entry(revision).or_default().push(call);
+        }
+    }
+    history.replay(|revision, map| {
+        for call in by_revision.remove(&revision).unwrap_or_default() {
+            if !stands(call, map) {
+                wrong.push(format!("{call:?} but at {revision}: {:?}", map.get(&call.key)));
+            }
+        }
+    });
+    let seen_at_the_end = |call: &&Call| call.to < END;
+    for call in by_revision.into_values().flatten().filter(seen_at_the_end) {
+        wrong.push(format!("{call:?}: nobody was told of that revision"));
+    }
+    wrong.extend(unasked_deregistrations(notes, history));
+    wrong.extend(wrong_ends(notes));
+    wrong
+}
+
+/// Whether the map at the revision of a call shows what the call did.
+fn stands(call: &Call, map: &Map) -> bool {
+    let held = map.get(&call.key);
+    match (&call.ask, &call.answer) {
+        (Ask::Register { incarnation, .. }, Answer::Done { lease, .. }) => {
+            held.is_some_and(|held| (held.incarnation, held.lease) == (*incarnation, *lease))
+        }
+        (Ask::Update { incarnation, weight }, _) => {
+            held.is_some_and(|held| (held.incarnation, held.weight) == (*incarnation, *weight))
+        }
+        (Ask::Deregister { .. }, _) => held.is_none(),
+        (Ask::Renew { lease }, _) => held.is_some_and(|held| held.lease == *lease),
+        _ => true,
+    }
+}
+
+/// Nothing is deregistered that nobody asked to deregister.
+fn unasked_deregistrations(notes: &Notes, history: &History) -> Vec<String> {
+    let asked = |key: &str, run: u64, by: u64| {
+        notes.calls.iter().any(|call| {
+            let names = matches!(call.ask, Ask::Deregister { incarnation } if incarnation >= run);
+            call.key == key
+                && call.from <= by
+                && names
+                && !matches!(call.answer, Answer::Refused(_))
+        })
+    };
+    let ended = history.iter().filter(|(_, _, told)| {
+        told.kind == ChangeKind::Removed && told.reason == RemoveReason::Deregistered
+    });
+    ended
+        .filter(|(_, at, told)| !asked(&told.key, told.held.incarnation, *at))
+        .map(|(revision, _, told)| format!("{revision}: nobody asked to deregister {told:?}"))
+        .collect()
+}
+
+/// At the end, every node has what is alive and nothing that was deregistered.
+fn wrong_ends(notes: &Notes) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (node, map) in last_maps(notes) {
+        for (key, fates) in &notes.fates {
+            let held = map.get(key).map(|held| (held.incarnation, held.lease));
+            let fits = match fates.last() {
+                Some(Fate::Alive { incarnation, lease }) => held == Some((*incarnation, *lease)),
+                Some(Fate::Gone { incarnation }) => held.is_none_or(|held| held.0 > *incarnation),
+                _ => true,
+            };
+            if !fits {
+                wrong
+                    .push(format!("at the end, n{node} has {key} as {held:?}: {:?}", fates.last()));
+            }
+        }
+    }
+    wrong
+}

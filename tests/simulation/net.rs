@@ -1,0 +1,93 @@
+//! The simulated network as nodes and clients use it: turmoil's sockets under the real gRPC.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use hyper_util::rt::TokioIo;
+use quorate_node::{Connection, Listener, Net, SimulatedNet};
+use tonic::codegen::http::Uri;
+use tonic::transport::{Channel, Endpoint};
+use turmoil::net::{TcpListener, TcpStream};
+
+use super::history::now;
+use super::plan::{Plan, Way};
+
+/// Clients and peers reach a node's listeners at these ports.
+pub(crate) const CLIENT_PORT: u16 = 7001;
+pub(crate) const PEER_PORT: u16 = 7101;
+
+/// What a node is given instead of the operating system's network.
+pub(crate) fn net(plan: Arc<Plan>, me: u64) -> Net {
+    Net::Simulated(Arc::new(Turmoil { plan, me: Some(me) }))
+}
+
+/// The name of a node's host.
+pub(crate) fn host(node: u64) -> String {
+    format!("n{node}")
+}
+
+/// A client's channel to a node; it finds out within two seconds that a connection is dead.
+pub(crate) fn channel(plan: &Arc<Plan>, node: u64) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{}:{CLIENT_PORT}", host(node)))
+        .expect("a valid address")
+        .connect_timeout(Duration::from_millis(500))
+        .http2_keep_alive_interval(Duration::from_secs(1))
+        .keep_alive_timeout(Duration::from_secs(1))
+        .keep_alive_while_idle(true);
+    Turmoil { plan: plan.clone(), me: None }.connect(&endpoint)
+}
+
+/// turmoil as seen from a node, or from a client.
+struct Turmoil {
+    plan: Arc<Plan>,
+    me: Option<u64>,
+}
+
+impl Turmoil {
+    /// turmoil refuses a connection at once when nothing gets through; in the real world it is a matter of waiting.
+    fn hangs(plan: &Plan, me: Option<u64>, uri: &Uri) -> bool {
+        let target = uri.host().and_then(|host| host.strip_prefix('n')?.parse().ok());
+        let target: u64 = target.expect("all connections are to nodes");
+        match me {
+            Some(me) if me == target => false,
+            Some(me) => matches!(
+                plan.way(me.min(target), me.max(target), now()),
+                Way::Cut | Way::DeafForward | Way::DeafBackward
+            ),
+            None => !plan.reachable(target, now()),
+        }
+    }
+}
+
+impl SimulatedNet for Turmoil {
+    fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Listener>> {
+        Box::pin(async move {
+            let listener = TcpListener::bind(address).await?;
+            let address = listener.local_addr()?;
+            let accepted = stream::unfold(listener, |listener| async move {
+                let stream = listener.accept().await.map(|(stream, _)| Connection::new(stream));
+                Some((stream, listener))
+            });
+            Ok(Listener::new(address, accepted))
+        })
+    }
+
+    fn connect(&self, endpoint: &Endpoint) -> Channel {
+        let (plan, me) = (self.plan.clone(), self.me);
+        endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
+            let hangs = Self::hangs(&plan, me, &uri);
+            async move {
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+                let host = uri.host().unwrap_or_default().to_owned();
+                let stream = TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await?;
+                Ok::<_, io::Error>(TokioIo::new(stream))
+            }
+        }))
+    }
+}

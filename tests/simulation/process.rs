@@ -1,0 +1,291 @@
+//! A simulated process: registers one instance, renews its lease, changes it, and at some time deregisters, restarts
+//! (leaving a zombie of its former run behind), or dies. Talks to one node until that fails, then to the next.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::v1::registry_client::RegistryClient;
+use quorate_proto::v1::{
+    DeregisterRequest, InstanceRef, InstanceSpec, LeaseRenewal, RegisterRequest, RenewRequest,
+    UpdateRequest,
+};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::{sleep, timeout};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use super::history::{Answer, Ask, Call, Fate, Shared, now};
+use super::net::channel;
+use super::plan::{CALM, HEALED, Ms, NODES, Plan};
+
+/// How long a process waits for an answer, by its own clock and as the node is told.
+const PATIENCE: Duration = Duration::from_millis(1_200);
+
+/// Clients of all nodes, as one host has them.
+#[derive(Clone)]
+pub(crate) struct Nodes {
+    clients: Vec<RegistryClient<Channel>>,
+    at: usize,
+}
+
+impl Nodes {
+    pub(crate) fn new(plan: &Arc<Plan>, at: u64) -> Self {
+        let clients = (1..=NODES).map(|node| RegistryClient::new(channel(plan, node))).collect();
+        Self { clients, at: (at % NODES) as usize }
+    }
+
+    pub(crate) fn node(&self) -> u64 {
+        self.at as u64 + 1
+    }
+
+    pub(crate) fn next(&mut self) {
+        self.at = (self.at + 1) % self.clients.len();
+    }
+
+    pub(crate) fn client(&self) -> RegistryClient<Channel> {
+        self.clients[self.at].clone()
+    }
+}
+
+/// One process and what follows it under the same name.
+pub(crate) struct Process {
+    service: String,
+    id: String,
+    ttl_ms: u64,
+    incarnation: u64,
+    rng: StdRng,
+    nodes: Nodes,
+    notes: Shared,
+}
+
+enum End {
+    Deregister,
+    Restart,
+    Die { absent_ms: Ms },
+}
+
+impl Process {
+    pub(crate) fn new(number: u64, seed: u64, nodes: Nodes, notes: Shared) -> Self {
+        Self {
+            service: format!("svc{}", number % 3),
+            id: format!("p{number}"),
+            ttl_ms: [1_500, 3_000, 5_000][(number % 3) as usize],
+            incarnation: 0,
+            rng: StdRng::seed_from_u64(seed ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            nodes,
+            notes,
+        }
+    }
+
+    fn key(&self) -> String {
+        format!("{}/{}", self.service, self.id)
+    }
+
+    pub(crate) async fn run(mut self) {
+        sleep(Duration::from_millis(self.rng.random_range(2_000..3_500))).await;
+        loop {
+            self.incarnation += 1;
+            let lease = self.register().await;
+            let life = self.rng.random_range(2_000..12_000);
+            let lease = self.live(lease, now() + life).await;
+            if self.notes.borrow().stop {
+                let fate = Fate::Alive { incarnation: self.incarnation, lease };
+                return self.fate(fate);
+            }
+            match self.choose_end() {
+                End::Deregister => {
+                    self.deregister().await;
+                    self.fate(Fate::Gone { incarnation: self.incarnation });
+                    self.pause(0..2_000).await;
+                }
+                End::Restart => self.leave_zombie(lease),
+                End::Die { absent_ms } => {
+                    self.fate(Fate::Dead { incarnation: self.incarnation, at: now() });
+                    self.pause(absent_ms..absent_ms + 500).await;
+                }
+            }
+            if self.notes.borrow().stop {
+                return;
+            }
+        }
+    }
+
+    fn choose_end(&mut self) -> End {
+        match self.rng.random_range(0..10) {
+            0..3 => End::Deregister,
+            3..6 => End::Restart,
+            6..8 => End::Die { absent_ms: self.rng.random_range(100..2 * self.ttl_ms) },
+            _ => End::Die { absent_ms: 60_000 },
+        }
+    }
+
+    fn fate(&self, fate: Fate) {
+        let mut notes = self.notes.borrow_mut();
+        notes.note(format!("{} is {fate:?}", self.key()));
+        notes.fates.entry(self.key()).or_default().push(fate);
+    }
+
+    async fn pause(&mut self, ms: std::ops::Range<u64>) {
+        let until = now() + self.rng.random_range(ms);
+        while now() < until && !self.notes.borrow().stop {
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Registers, again and again until it is done; the lease.
+    async fn register(&mut self) -> u64 {
+        loop {
+            let ask = Ask::Register { incarnation: self.incarnation, ttl_ms: self.ttl_ms };
+            match self.call(ask).await {
+                Answer::Done { lease, .. } => return lease,
+                Answer::Refused(_) => {
+                    let (key, incarnation) = (self.key(), self.incarnation);
+                    let line = format!("{key}: registering incarnation {incarnation} was refused");
+                    self.notes.borrow_mut().violation(line);
+                    self.incarnation += 1;
+                }
+                Answer::Unknown(_) => {}
+            }
+            if self.notes.borrow().stop {
+                return 0;
+            }
+        }
+    }
+
+    /// Keeps the lease, and changes the instance now and then, until the end of this life or of the run.
+    async fn live(&mut self, mut lease: u64, until: Ms) -> u64 {
+        let mut renew_at = now() + self.ttl_ms / 3;
+        loop {
+            let stop = self.notes.borrow().stop;
+            // Nobody ends after the faults did: the end of the run compares what everybody has.
+            if stop || (now() >= until && now() < HEALED) {
+                return lease;
+            }
+            if now() >= renew_at {
+                renew_at = now() + self.ttl_ms / 3;
+                match self.call(Ask::Renew { lease }).await {
+                    Answer::Refused(Code::NotFound) => lease = self.register().await,
+                    Answer::Unknown(_) => renew_at = now() + 100,
+                    _ => {}
+                }
+            } else if self.rng.random_bool(0.03) {
+                let weight = self.rng.random_range(0..1_000);
+                self.call(Ask::Update { incarnation: self.incarnation, weight }).await;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn deregister(&mut self) {
+        loop {
+            let ask = Ask::Deregister { incarnation: self.incarnation };
+            let answer = self.call(ask).await;
+            if !matches!(answer, Answer::Unknown(_)) || self.notes.borrow().stop {
+                return;
+            }
+        }
+    }
+
+    /// The former run goes on for a while and knows nothing of its successor.
+    fn leave_zombie(&mut self, lease: u64) {
+        let mut zombie = Self {
+            service: self.service.clone(),
+            id: self.id.clone(),
+            ttl_ms: self.ttl_ms,
+            incarnation: self.incarnation,
+            rng: StdRng::seed_from_u64(self.rng.random()),
+            nodes: self.nodes.clone(),
+            notes: self.notes.clone(),
+        };
+        tokio::task::spawn_local(async move {
+            let until = now() + 4_000;
+            while now() < until && !zombie.notes.borrow().stop {
+                let incarnation = zombie.incarnation;
+                let ask = match zombie.rng.random_range(0..4) {
+                    0 => Ask::Renew { lease },
+                    1 => Ask::Deregister { incarnation },
+                    2 => Ask::Update { incarnation, weight: 7_777 },
+                    _ => Ask::Register { incarnation, ttl_ms: zombie.ttl_ms },
+                };
+                zombie.call(ask).await;
+                zombie.pause(100..800).await;
+            }
+        });
+    }
+
+    /// One attempt at one node; the next one is turned to when it is not known what came of it.
+    async fn call(&mut self, ask: Ask) -> Answer {
+        let from = now();
+        let node = self.nodes.node();
+        let attempt = timeout(PATIENCE, self.attempt(&ask)).await;
+        let answer = match attempt {
+            Ok(Ok((revision, lease))) => Answer::Done { revision, lease },
+            Ok(Err(status)) => match status.code() {
+                code @ (Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition) => {
+                    Answer::Refused(code)
+                }
+                code => Answer::Unknown(code),
+            },
+            Err(_elapsed) => Answer::Unknown(Code::DeadlineExceeded),
+        };
+        if let Answer::Unknown(code) = &answer {
+            self.nodes.next();
+            if from >= CALM {
+                let line = format!("{from} ms: {} at node {node}: {ask:?}: {code:?}", self.key());
+                self.notes.borrow_mut().late_failures.push(line);
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        let (key, to) = (self.key(), now());
+        let mut notes = self.notes.borrow_mut();
+        notes.note(format!("{key} at n{node} since {from}: {ask:?} -> {answer:?}"));
+        notes.calls.push(Call { key, from, to, ask, answer: answer.clone() });
+        answer
+    }
+
+    async fn attempt(&self, ask: &Ask) -> Result<(u64, u64), Status> {
+        let mut client = self.nodes.client();
+        let target = |incarnation| InstanceRef {
+            service: self.service.clone(),
+            id: self.id.clone(),
+            incarnation,
+        };
+        let (header, lease) = match *ask {
+            Ask::Register { incarnation, ttl_ms } => {
+                let spec = InstanceSpec {
+                    service: self.service.clone(),
+                    id: self.id.clone(),
+                    endpoints: [("http".to_owned(), "http://10.0.0.1:80".to_owned())].into(),
+                    ..InstanceSpec::default()
+                };
+                let instances = vec![spec];
+                let request = RegisterRequest { instances, ttl_ms, incarnation, ..<_>::default() };
+                let answer = client.register(timed(request)).await?.into_inner();
+                (answer.header, answer.lease_id)
+            }
+            Ask::Renew { lease } => {
+                let renewals = vec![LeaseRenewal { lease_id: lease }];
+                (client.renew(timed(RenewRequest { renewals })).await?.into_inner().header, lease)
+            }
+            Ask::Update { incarnation, weight } => {
+                let (instance, weight) = (Some(target(incarnation)), Some(weight));
+                let request = UpdateRequest { instance, weight, ..<_>::default() };
+                (client.update(timed(request)).await?.into_inner().header, 0)
+            }
+            Ask::Deregister { incarnation } => {
+                let instances = vec![target(incarnation)];
+                let request = DeregisterRequest { instances, ..<_>::default() };
+                (client.deregister(timed(request)).await?.into_inner().header, 0)
+            }
+        };
+        Ok((header.map_or(0, |header| header.revision), lease))
+    }
+}
+
+/// With the deadline that the node is told: a little less than the process's own.
+pub(crate) fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(PATIENCE - Duration::from_millis(200));
+    request
+}

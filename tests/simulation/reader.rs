@@ -1,0 +1,102 @@
+//! Simulated readers: fetch everything from one node after the other, and ask nodes for the hash of their state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::v1::admin_client::AdminClient;
+use quorate_proto::v1::{Consistency, FetchRequest, StatusRequest};
+use rand::Rng;
+use rand::rngs::StdRng;
+use tokio::time::{sleep, timeout};
+use tonic::Status;
+use tonic::transport::Channel;
+
+use super::history::{Answer, Read, Shared, map, now};
+use super::net::channel;
+use super::plan::{CALM, NODES, Plan};
+use super::process::{Nodes, timed};
+
+const PATIENCE: Duration = Duration::from_millis(1_200);
+
+/// Reads with both consistencies until the run stops.
+pub(crate) async fn read(mut nodes: Nodes, mut rng: StdRng, notes: Shared) {
+    sleep(Duration::from_millis(2_000)).await;
+    while !notes.borrow().stop {
+        for _ in 0..rng.random_range(1..=NODES) {
+            nodes.next();
+        }
+        let linearizable = rng.random_bool(0.7);
+        let min_revision = if linearizable { 0 } else { last_acknowledged(&notes) };
+        let from = now();
+        if let Err(status) = fetch(&nodes, linearizable, min_revision, &notes).await
+            && from >= CALM
+        {
+            let line = format!("{from} ms: reading from n{}: {status}", nodes.node());
+            notes.borrow_mut().late_failures.push(line);
+        }
+        sleep(Duration::from_millis(rng.random_range(20..250))).await;
+    }
+}
+
+fn last_acknowledged(notes: &Shared) -> u64 {
+    let notes = notes.borrow();
+    let revisions = notes.calls.iter().rev().take(20).filter_map(|call| match call.answer {
+        Answer::Done { revision, .. } => Some(revision),
+        _ => None,
+    });
+    revisions.max().unwrap_or(0)
+}
+
+/// Fetches everything once and notes it down.
+pub(crate) async fn fetch(
+    nodes: &Nodes,
+    linearizable: bool,
+    min_revision: u64,
+    notes: &Shared,
+) -> Result<(), Status> {
+    let from = now();
+    let consistency = match linearizable {
+        true => Consistency::Linearizable,
+        false => Consistency::Local,
+    };
+    let request =
+        FetchRequest { consistency: consistency.into(), min_revision, ..FetchRequest::default() };
+    let mut client = nodes.client();
+    let answer = timeout(PATIENCE, client.fetch(timed(request))).await;
+    let answer = answer.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
+    let revision = answer.header.map_or(0, |header| header.revision);
+    let (node, map) = (nodes.node(), map(&answer.services));
+    let read = Read { from, to: now(), node, linearizable, min_revision, revision, map };
+    notes.borrow_mut().reads.push(read);
+    Ok(())
+}
+
+/// Compares the nodes' hashes wherever two of them name the same log index, and notes who leads.
+pub(crate) async fn compare_hashes(plan: Arc<Plan>, notes: Shared) {
+    let mut clients: Vec<AdminClient<Channel>> =
+        (1..=NODES).map(|node| AdminClient::new(channel(&plan, node))).collect();
+    while !notes.borrow().stop {
+        for client in &mut clients {
+            let request = timed(StatusRequest { local_only: true });
+            let Ok(Ok(answer)) = timeout(PATIENCE, client.status(request)).await else { continue };
+            for status in answer.into_inner().members {
+                let node = status.member.map_or(0, |member| member.id);
+                let (index, hash) = (status.state_hash_index, status.state_hash);
+                // Before anything is applied there is no state to compare.
+                if index == 0 {
+                    continue;
+                }
+                let mut notes = notes.borrow_mut();
+                let (known, by) = *notes.hashes.entry(index).or_insert((hash, node));
+                if known != hash {
+                    let line = format!("state hash at {index}: n{by} {known:x}, n{node} {hash:x}");
+                    notes.violation(line);
+                }
+                if status.state == i32::from(quorate_proto::v1::NodeState::Leader) {
+                    notes.leaders.insert(status.term, node);
+                }
+            }
+        }
+        sleep(Duration::from_millis(250)).await;
+    }
+}

@@ -1,0 +1,292 @@
+//! One run: three whole nodes, processes, watchers and readers on turmoil's network and time, and the plan's faults.
+//!
+//! A killed node restarts from a copy of its data directory taken at the moment of the crash: what the log had not handed
+//! to the operating system is not in it. (What the operating system had not handed to the disk is: power cuts are tested in
+//! quorate-log.)
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_node::{Config, Environment, Io, Server, Start, Tunables};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tempfile::TempDir;
+use tokio::time::sleep;
+use turmoil::Sim;
+
+use super::history::{Notes, Shared};
+use super::liveness;
+use super::net::{CLIENT_PORT, PEER_PORT, host, net};
+use super::plan::{END, Kind, Ms, NODES, Plan, Way};
+use super::process::{Nodes, Process};
+use super::reader::{compare_hashes, read};
+use super::watcher::Watcher;
+
+const PROCESSES: u64 = 9;
+
+/// Messages and timers move on in steps of this.
+const STEP: Duration = Duration::from_millis(2);
+
+/// Runs go on a little after `END`, for the last looks at the nodes.
+const LAST: Ms = END + 1_500;
+
+/// A node as the simulation drives it.
+struct Handle {
+    /// Its present data directory.
+    dir: Rc<RefCell<PathBuf>>,
+    /// Its clock is to jump ahead by so much.
+    jump_ms: Rc<Cell<u64>>,
+    /// How often it was killed.
+    kills: usize,
+    down: bool,
+}
+
+struct World<'a> {
+    plan: Arc<Plan>,
+    sim: Sim<'a>,
+    nodes: BTreeMap<u64, Handle>,
+    ways: BTreeMap<(u64, u64), Way>,
+    reachable: BTreeMap<u64, bool>,
+    notes: Shared,
+    root: TempDir,
+}
+
+/// Runs a plan; everything that was noted down.
+pub(crate) fn run(plan: &Arc<Plan>) -> Notes {
+    let root = temp_dir();
+    quorate_node::seed_this_thread(plan.seed);
+    let mut builder = turmoil::Builder::new();
+    builder
+        .rng_seed(plan.seed)
+        .tick_duration(STEP)
+        .simulation_duration(Duration::from_millis(LAST + 60_000))
+        .epoch(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000_000))
+        .min_message_latency(Duration::from_millis(1))
+        .max_message_latency(Duration::from_millis(plan.tuning.latency_max_ms));
+    let notes = Shared::default();
+    let mut world = World {
+        plan: plan.clone(),
+        sim: builder.build(),
+        nodes: BTreeMap::new(),
+        ways: BTreeMap::new(),
+        reachable: BTreeMap::new(),
+        notes: notes.clone(),
+        root,
+    };
+    for node in 1..=NODES {
+        world.add_node(node);
+    }
+    world.add_clients();
+    world.play();
+    drop(world);
+    Rc::into_inner(notes).expect("everything else is gone").into_inner()
+}
+
+/// In memory where that can be had: every append is flushed, and power cuts are not simulated here.
+fn temp_dir() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let made = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+    made.or_else(|_| tempfile::tempdir()).expect("a temporary directory")
+}
+
+impl World<'_> {
+    fn add_node(&mut self, id: u64) {
+        let dir = Rc::new(RefCell::new(self.root.path().join(format!("n{id}-0"))));
+        let jump_ms = Rc::new(Cell::new(0));
+        let (plan, current, jump) = (self.plan.clone(), dir.clone(), jump_ms.clone());
+        self.sim.host(host(id), move || {
+            let config = config(id, current.borrow().clone(), &plan.tuning);
+            let (jump, plan) = (jump.clone(), plan.clone());
+            async move {
+                tokio::task::spawn_local(async move {
+                    loop {
+                        sleep(Duration::from_millis(10)).await;
+                        tokio::time::advance(Duration::from_millis(jump.take())).await;
+                    }
+                });
+                let environment = Environment { net: net(plan, id), log_io: Io::Inline };
+                let bound = Server::bind_in(config, environment).await?;
+                Ok(bound.run(std::future::pending()).await?)
+            }
+        });
+        self.nodes.insert(id, Handle { dir, jump_ms, kills: 0, down: false });
+    }
+
+    fn add_clients(&mut self) {
+        let seed = self.plan.seed;
+        let (plan, notes) = (self.plan.clone(), self.notes.clone());
+        self.sim.client("apps", async move {
+            for number in 0..PROCESSES {
+                let process = Process::new(number, seed, Nodes::new(&plan, number), notes.clone());
+                tokio::task::spawn_local(process.run());
+            }
+            tokio::task::spawn_local(liveness::burst(Nodes::new(&plan, 0), notes));
+            std::future::pending().await
+        });
+        let (plan, notes) = (self.plan.clone(), self.notes.clone());
+        self.sim.client("eyes", async move {
+            let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
+            for node in 0..NODES {
+                let (name, nodes) = (format!("watcher of n{}", node + 1), Nodes::new(&plan, node));
+                let watcher = Watcher::new(name, nodes, None, notes.clone());
+                tokio::task::spawn_local(watcher.run());
+            }
+            for number in 0..2 {
+                let (name, rng) = (format!("roamer {number}"), StdRng::from_rng(&mut rng));
+                let watcher =
+                    Watcher::new(name, Nodes::new(&plan, number), Some(rng), notes.clone());
+                tokio::task::spawn_local(watcher.run());
+            }
+            for number in 0..2 {
+                let rng = StdRng::from_rng(&mut rng);
+                tokio::task::spawn_local(read(Nodes::new(&plan, number), rng, notes.clone()));
+            }
+            tokio::task::spawn_local(compare_hashes(plan.clone(), notes.clone()));
+            liveness::last_look(Nodes::new(&plan, 0), notes).await;
+            std::future::pending().await
+        });
+    }
+
+    fn play(&mut self) {
+        let mut moments = self.plan.moments();
+        loop {
+            let at = self.sim.elapsed().as_millis() as Ms;
+            while moments.first().is_some_and(|moment| *moment <= at) {
+                let moment = moments.pop_first().expect("just seen");
+                self.apply(moment);
+            }
+            if at >= END {
+                self.notes.borrow_mut().stop = true;
+            }
+            if at >= LAST {
+                return;
+            }
+            if let Err(error) = self.sim.step() {
+                let line = format!("at {at} ms: a node or a client ended by itself: {error}");
+                return self.notes.borrow_mut().violations.push(line);
+            }
+        }
+    }
+
+    /// Makes the world what the plan says it is from this moment on.
+    fn apply(&mut self, at: Ms) {
+        let pairs = (1..=NODES).flat_map(|a| (a + 1..=NODES).map(move |b| (a, b)));
+        for (a, b) in pairs {
+            self.set_way(a, b, self.plan.way(a, b, at));
+        }
+        for node in 1..=NODES {
+            self.set_reachable(node, self.plan.reachable(node, at));
+        }
+        let latency = Duration::from_millis(self.plan.latency_ms(at));
+        self.sim.set_max_message_latency(latency);
+        let down = self.plan.down(at);
+        for node in 1..=NODES {
+            match down.get(&node) {
+                Some(kill) => self.crash(node, *kill),
+                None => self.restart(node),
+            }
+        }
+        for fault in self.plan.faults.iter().filter(|fault| fault.from == at) {
+            if let Kind::Stall { node, ms } = fault.kind {
+                self.nodes[&node].jump_ms.set(ms);
+            }
+            let line = format!("{at:>6} ms  ==== until {}: {:?}", fault.until, fault.kind);
+            self.notes.borrow_mut().trace.push(line);
+        }
+    }
+
+    fn set_way(&mut self, a: u64, b: u64, way: Way) {
+        let before = self.ways.insert((a, b), way).unwrap_or(Way::Open);
+        if before == way {
+            return;
+        }
+        let (a, b) = (host(a), host(b));
+        match before {
+            Way::Open => {}
+            Way::Held => self.sim.release(a.as_str(), b.as_str()),
+            _ => self.sim.repair(a.as_str(), b.as_str()),
+        }
+        match way {
+            Way::Open => {}
+            Way::Held => self.sim.hold(a, b),
+            Way::DeafForward => self.sim.partition_oneway(a, b),
+            Way::DeafBackward => self.sim.partition_oneway(b, a),
+            Way::Cut => self.sim.partition(a, b),
+        }
+    }
+
+    fn set_reachable(&mut self, node: u64, reachable: bool) {
+        let before = self.reachable.insert(node, reachable).unwrap_or(true);
+        for client in ["apps", "eyes"] {
+            match (before, reachable) {
+                (true, false) => self.sim.partition(client, host(node)),
+                (false, true) => self.sim.repair(client, host(node)),
+                _ => {}
+            }
+        }
+    }
+
+    fn crash(&mut self, node: u64, kill: bool) {
+        let handle = self.nodes.get_mut(&node).expect("a node");
+        if std::mem::replace(&mut handle.down, true) {
+            return;
+        }
+        if kill {
+            handle.kills += 1;
+            let copy = self.root.path().join(format!("n{node}-{}", handle.kills));
+            copy_dir(&handle.dir.borrow(), &copy);
+            self.sim.crash(host(node));
+            let old = handle.dir.replace(copy);
+            let _ = std::fs::remove_dir_all(old);
+        } else {
+            self.sim.crash(host(node));
+        }
+    }
+
+    fn restart(&mut self, node: u64) {
+        let handle = self.nodes.get_mut(&node).expect("a node");
+        if std::mem::replace(&mut handle.down, false) {
+            self.sim.bounce(host(node));
+        }
+    }
+}
+
+fn config(id: u64, data_dir: PathBuf, tuning: &super::plan::Tuning) -> Config {
+    let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
+    let peer = |id| format!("{}:{PEER_PORT}", host(id));
+    Config {
+        id,
+        data_dir,
+        listen: any(CLIENT_PORT),
+        peer_listen: any(PEER_PORT),
+        advertise: Some(format!("{}:{CLIENT_PORT}", host(id))),
+        peer_advertise: Some(peer(id)),
+        start: Start::Bootstrap((1..=NODES).map(|id| (id, peer(id))).collect()),
+        tunables: Tunables {
+            snapshot_every: tuning.snapshot_every,
+            keep_entries: tuning.keep_entries,
+            watch_ring: tuning.watch_ring,
+            bookmark_ms: 1_000,
+            disk_reserve_bytes: 0,
+            ..Tunables::default()
+        },
+    }
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a new directory");
+    let Ok(entries) = std::fs::read_dir(from) else { return };
+    for entry in entries.flatten() {
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy_dir(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).expect("a copy");
+        }
+    }
+}

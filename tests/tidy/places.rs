@@ -1,0 +1,124 @@
+//! What may stand only in some places, or nowhere.
+
+use crate::no_faults;
+use crate::sources::{Source, rust};
+
+/// Faults for every line of `files` that has one of `words`.
+fn found(files: &[Source], words: &[&str], what: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    for file in files {
+        for (line, text) in file.shipped_code() {
+            if let Some(word) = words.iter().find(|word| text.contains(**word)) {
+                faults.push(file.fault(line, &format!("{word} {what}")));
+            }
+        }
+    }
+    faults
+}
+
+fn of(folder: &str, except: &[&str]) -> Vec<Source> {
+    let mut files = rust();
+    files.retain(|file| file.path.starts_with(folder) && !except.contains(&file.path.as_str()));
+    assert!(!files.is_empty(), "{folder} has files");
+    files
+}
+
+#[test]
+fn a_node_spawns_its_tasks_in_one_file() {
+    let files = of("crates/quorate-node/src/", &["crates/quorate-node/src/server.rs"]);
+    let what = "outside server.rs; write a loop with `async fn run`, and let server.rs spawn it";
+    no_faults(&found(&files, &["tokio::spawn", ".spawn("], what));
+}
+
+#[test]
+fn clocks_are_read_where_they_may_be() {
+    let claims = "crates/quorate-client/src/claims.rs";
+    let mut faults = found(
+        &of("crates/", &[claims]),
+        &["SystemTime::now"],
+        "outside claims.rs of the client; wall clocks jump, use tokio's Instant or registry time",
+    );
+    faults.extend(found(
+        &of("crates/quorate-state/", &[]),
+        &["Instant"],
+        "in the state machine; time comes in with the command",
+    ));
+    faults.extend(found(
+        &of("crates/quorate-node/src/", &[]),
+        &["std::time::Instant", "std::time::{Duration, Instant}"],
+        "in the node; use tokio::time::Instant, which tests can turn",
+    ));
+    let log = ["crates/quorate-log/src/writer.rs", "crates/quorate-log/src/recover.rs"];
+    faults.extend(found(
+        &of("crates/quorate-log/src/", &log),
+        &["Instant::now"],
+        "outside writer.rs (how long a sync took) and recover.rs (waiting for a lock); pass it in",
+    ));
+    no_faults(&faults);
+}
+
+#[test]
+fn nothing_is_left_unfinished() {
+    // In two parts each, so that this file has none of them.
+    let words = [concat!("todo", "!("), concat!("unimplemented", "!("), concat!("#[ign", "ore")];
+    let mut faults = Vec::new();
+    for file in rust() {
+        for (line, text) in (1..).zip(file.text.lines()) {
+            let unfinished = words.iter().chain([&concat!("FIX", "ME"), &concat!("dbg", "!(")]);
+            for word in unfinished.filter(|word| text.contains(**word)) {
+                faults.push(file.fault(line, &format!("{word}; finish it, or remove it")));
+            }
+        }
+    }
+    no_faults(&faults);
+}
+
+#[test]
+fn modules_are_named_after_themselves() {
+    let unnamed = rust().into_iter().filter(|file| file.path.ends_with("/mod.rs"));
+    let what = "name it after the module, beside its folder";
+    no_faults(&unnamed.map(|file| file.fault(1, what)).collect::<Vec<_>>());
+}
+
+/// Where Raft and gRPC meet by their nature: Raft messages over gRPC, and the wiring.
+const RAFT_AND_GRPC: [&str; 3] = ["raft/network.rs", "grpc/peer.rs", "server.rs"];
+/// Where they still meet, and should not. To become shorter only.
+const RAFT_AND_GRPC_STILL: [&str; 2] = ["grpc.rs", "grpc/admin.rs"];
+
+#[test]
+fn raft_and_grpc_meet_in_few_files() {
+    let mut faults = Vec::new();
+    for file in of("crates/quorate-node/src/", &[]) {
+        let first = |word: &str| file.shipped_code().find(|(_, text)| text.contains(word));
+        let name = file.path.trim_start_matches("crates/quorate-node/src/");
+        let still = RAFT_AND_GRPC_STILL.contains(&name);
+        match (first("openraft"), first("tonic::")) {
+            (Some(_), Some(_)) if still || RAFT_AND_GRPC.contains(&name) => {}
+            (Some((line, _)), Some((other, _))) => {
+                let what = format!("openraft here and tonic in line {other}; reach Raft by Node");
+                faults.push(file.fault(line, &what));
+            }
+            _ if still => {
+                let what = "no longer mixes the two; take it off RAFT_AND_GRPC_STILL in tests/tidy";
+                faults.push(file.fault(1, what));
+            }
+            _ => {}
+        }
+    }
+    no_faults(&faults);
+}
+
+#[test]
+fn generated_types_are_left_as_they_are() {
+    let builds = of("build.rs", &[]);
+    let mut faults = Vec::new();
+    for file in builds {
+        for (line, text) in file.code() {
+            if text.contains("type_attribute") || text.contains("field_attribute") {
+                let what = "attributes on generated types; convert to a type of ours instead";
+                faults.push(file.fault(line, what));
+            }
+        }
+    }
+    no_faults(&faults);
+}
