@@ -23,6 +23,8 @@ mod graceful_stop;
 mod kill;
 #[path = "process/load.rs"]
 mod load;
+#[path = "process/lost_disk.rs"]
+mod lost_disk;
 #[path = "process/no_quorum.rs"]
 mod no_quorum;
 #[path = "process/pause.rs"]

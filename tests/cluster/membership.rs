@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_proto::v1::{FetchRequest, ListServicesRequest, MemberRole};
+use quorate_proto::v1::{FetchRequest, ListServicesRequest, MemberRole, NodeState};
 use tokio::time::sleep;
 use tonic::Code;
 
@@ -201,14 +201,15 @@ async fn a_node_that_stops_leads_no_more_and_its_calls_are_answered() {
         Stream::open(&cluster.registry(leader), subscribe_to_prefix("")).await.unwrap();
     stream.snapshot().await;
     cluster.stop(leader).await;
-    let status = loop {
-        match stream.next().await {
-            Ok(_) => {}
-            Err(status) => break status,
-        }
-    };
+    let status = stream.end().await;
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(status.message().contains("stopping"), "{status:?}");
+    let mut leads = Vec::new();
+    for id in cluster.ids() {
+        let own = cluster.own_status(id).await.expect("a status").members[0].clone();
+        leads.extend((own.state() == NodeState::Leader).then_some(id));
+    }
+    assert_eq!(leads.len(), 1, "another one leads before the old one is gone");
     let mut at_other = cluster.registry(other);
     tokio::time::timeout(SOON, register(&mut at_other, "web", "a")).await.expect("a new leader");
     cluster.restart(leader).await;

@@ -26,7 +26,7 @@ async fn a_write_is_read_on_every_node_with_its_revision() {
         for node in cluster.ids() {
             let mut registry = cluster.registry(node);
             let request = FetchRequest { min_revision: header.revision, ..fetch_of(&["web"]) };
-            for request in [local(request.clone()), request, fetch_of(&["web"])] {
+            for request in [fetch_of(&["web"]), local(request.clone()), request] {
                 let answer = registry.fetch(request).await.unwrap().into_inner();
                 assert!(ids(&answer).contains(&id.as_str()), "{id} of {at} at {node}");
                 let found = answer.header.unwrap();

@@ -119,18 +119,33 @@ impl Stream {
 
     /// Receives until everything up to this revision is here.
     pub(crate) async fn reach(&mut self, revision: u64) {
-        while self.position < revision || self.in_snapshot || !self.begun {
-            let next = self.next().await;
-            next.unwrap_or_else(|status| panic!("at {} of {revision}: {status:?}", self.position));
-        }
+        let there =
+            |stream: &Self| stream.position >= revision && stream.begun && !stream.in_snapshot;
+        self.until(&format!("revision {revision}"), there).await;
     }
 
-    /// Receives until a message passes the check.
+    /// Receives until this holds. What is not there soon is not coming, also when bookmarks are.
     pub(crate) async fn until(&mut self, what: &str, check: impl Fn(&Self) -> bool) {
-        while !check(self) {
-            let next = self.next().await;
-            next.unwrap_or_else(|status| panic!("waiting for {what}: {status:?}"));
-        }
+        let receiving = async {
+            while !check(self) {
+                let next = self.next().await;
+                next.unwrap_or_else(|status| panic!("waiting for {what}: {status:?}"));
+            }
+        };
+        let received = timeout(SOON, receiving).await;
+        assert!(received.is_ok(), "{what} does not come, at {} after {SOON:?}", self.position);
+    }
+
+    /// Receives until the stream ends, and tells why.
+    pub(crate) async fn end(&mut self) -> Status {
+        let receiving = async {
+            loop {
+                if let Err(status) = self.next().await {
+                    return status;
+                }
+            }
+        };
+        timeout(SOON, receiving).await.expect("the stream ends")
     }
 
     /// Receives the whole snapshot that the stream begins with.

@@ -205,11 +205,7 @@ async fn acks_are_taken_and_a_second_subscription_is_refused() {
     let end = register(&mut registry, "web", "last").await.header.unwrap().revision;
     stream.reach(end).await;
     stream.ask(Ask::Subscribe(subscribe_to(&["other"]))).await;
-    let status = loop {
-        if let Err(status) = stream.next().await {
-            break status;
-        }
-    };
+    let status = stream.end().await;
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     assert!(status.message().contains("subscribe"), "{status:?}");
 

@@ -152,11 +152,7 @@ async fn transfers_and_restarts_lose_and_repeat_nothing() {
         Stream::open(&cluster.registry(other), subscribe_to_prefix("")).await.unwrap();
     at_other.reach(end).await;
     cluster.stop(other).await;
-    let status = loop {
-        if let Err(status) = at_other.next().await {
-            break status;
-        }
-    };
+    let status = at_other.end().await;
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     end = register(&mut registry, "web", "meanwhile").await.header.unwrap().revision;
     cluster.restart(other).await;

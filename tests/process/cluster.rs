@@ -29,7 +29,7 @@ pub(crate) const LEADER_WITHIN: Duration = Duration::from_secs(15);
 /// All nodes at the same state, once nothing more is written.
 const EQUAL_WITHIN: Duration = Duration::from_secs(20);
 /// What every node's state is hashed at: the log indexes that this divides.
-const HASH_EVERY: u64 = 256;
+const HASH_EVERY: u64 = 64;
 /// Lines of a node's log that are shown when a test fails.
 const TAIL: usize = 60;
 

@@ -125,7 +125,8 @@ pub(crate) struct ServeArgs {
     /// The address that the other nodes are told, if it is another than it listens on
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) peer_advertise: Option<String>,
-    /// First start of a new cluster: all of its nodes with their peer addresses, the same list on each; later ignored
+    /// First start of a new cluster: all of its nodes with their peer addresses, the same list on each. It is founded when
+    /// all of three, or four of five, are up; later ignored
     #[arg(long, value_name = "ID=HOST:PORT,...")]
     pub(crate) bootstrap: Option<String>,
     /// Instead: ask a running cluster to take this node in; addresses of some of its nodes

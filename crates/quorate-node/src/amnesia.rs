@@ -1,10 +1,15 @@
 //! A node whose disk was lost must not come back under its id: it has forgotten entries and votes that the cluster counts
-//! on (Raft section 3: both must survive a restart). Before a node with an empty data directory opens its peer listener,
-//! it asks the others whether they know it.
+//! on (Raft, figure 2: both must survive a restart).
+//!
+//! - A founder with an empty log takes part in nothing until enough of the others have said that they do not know it: so
+//!   many that no quorum can have formed without one of them.
+//! - A joining node asks whether it is a voter already, and every message of the Raft library to a voter says so: a node
+//!   that is of no cluster yet refuses it (`grpc/peer.rs`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use quorate_proto::peer::v1::IdentifyRequest;
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{ListMembersRequest, MemberRole};
@@ -12,36 +17,54 @@ use tokio::time::timeout;
 use tonic::Request;
 use tonic::transport::Endpoint;
 
-use crate::config::Start;
 use crate::peers::{Lane, Peers};
 
-/// How long each of the others has to answer; one that is not there counts as not knowing.
+/// How long each of the others has to answer.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Who says that a node of this id has run before; `None`: nobody who answered.
-pub(crate) async fn who_knows(id: u64, start: &Start, peers: &Peers) -> Option<String> {
-    match start {
-        Start::Bootstrap(founders) => founder_knows(id, founders, peers).await,
-        Start::Join { nodes, .. } => member_knows(id, nodes, peers).await,
-        Start::Wait => None,
-    }
+/// What the other founders say of a founder with an empty log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is new: it may take part.
+    New,
+    /// The node at this address says that it has run before.
+    Known(String),
+    /// Not enough of them have answered yet.
+    Unclear {
+        /// How many answered.
+        answered: usize,
+        /// How many have to.
+        needed: usize,
+    },
 }
 
-async fn founder_knows(id: u64, founders: &BTreeMap<u64, String>, peers: &Peers) -> Option<String> {
-    for (other, address) in founders.iter().filter(|(other, _)| **other != id) {
-        let Ok(mut client) = peers.client(address, Lane::Control) else { continue };
+/// Asks the other founders.
+pub(crate) async fn ask_founders(
+    id: u64,
+    founders: &BTreeMap<u64, String>,
+    peers: &Peers,
+) -> Verdict {
+    let others = founders.iter().filter(|(other, _)| **other != id);
+    let answers = join_all(others.map(|(other, address)| async move {
+        let mut client = peers.client(address, Lane::Control).ok()?;
         let request = peers.request(*other, IdentifyRequest { id }, Some(ASK_TIMEOUT));
-        let answer = timeout(ASK_TIMEOUT, client.identify(request)).await;
-        if let Ok(Ok(answer)) = answer
-            && answer.get_ref().knows_caller
-        {
-            return Some(address.clone());
-        }
+        let answer = timeout(ASK_TIMEOUT, client.identify(request)).await.ok()?.ok()?;
+        // What a node of another cluster knows is not about this one.
+        let answer = answer.get_ref();
+        Some((address, answer.knows_caller && answer.cluster_id == peers.cluster_id()))
+    }))
+    .await;
+    if let Some((address, _)) = answers.iter().flatten().find(|(_, knows)| *knows) {
+        return Verdict::Known((*address).clone());
     }
-    None
+    // One of so many is in every quorum: n - (n / 2 + 1) + 1.
+    let needed = (founders.len() - founders.len() / 2).min(answers.len());
+    let answered = answers.iter().flatten().count();
+    if answered >= needed { Verdict::New } else { Verdict::Unclear { answered, needed } }
 }
 
-async fn member_knows(id: u64, nodes: &[String], peers: &Peers) -> Option<String> {
+/// Who says that a node of this id votes already; `None`: nobody who answered.
+pub(crate) async fn member_knows(id: u64, nodes: &[String], peers: &Peers) -> Option<String> {
     for address in nodes {
         let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else { continue };
         let channel = peers.net().connect(&endpoint.connect_timeout(ASK_TIMEOUT));

@@ -97,6 +97,11 @@ impl Default for Tunables {
     }
 }
 
+/// No time needs to be longer, ms.
+const HOUR_MS: u64 = 3_600_000;
+/// No log needs to be longer.
+const ENTRIES_MAX: u64 = 1_000_000_000;
+
 /// A setting that cannot be.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{field} = {value}: {must}")]
@@ -178,7 +183,23 @@ impl Tunables {
         at_least("snapshot_every", self.snapshot_every, 100)?;
         at_least("watch_ring", self.watch_ring as u64, 1)?;
         at_least("bookmark_ms", self.bookmark_ms, 10)?;
-        at_least("shutdown_grace_ms", self.shutdown_grace_ms, 100)
+        at_least("shutdown_grace_ms", self.shutdown_grace_ms, 100)?;
+        for (field, value) in [
+            ("heartbeat_ms", self.heartbeat_ms),
+            ("election_timeout_max_ms", self.election_timeout_max_ms),
+            ("request_timeout_ms", self.request_timeout_ms),
+            ("election_grace_ms", self.election_grace_ms),
+            ("bookmark_ms", self.bookmark_ms),
+            ("shutdown_grace_ms", self.shutdown_grace_ms),
+        ] {
+            check(field, value, value <= HOUR_MS, format!("must be at most {HOUR_MS} (an hour)"))?;
+        }
+        for (field, value) in
+            [("snapshot_every", self.snapshot_every), ("keep_entries", self.keep_entries)]
+        {
+            check(field, value, value <= ENTRIES_MAX, format!("must be at most {ENTRIES_MAX}"))?;
+        }
+        Ok(())
     }
 
     /// How long a call without a deadline of its own may take.

@@ -46,6 +46,9 @@ pub(crate) enum NodeError {
     /// Another node could not be reached.
     #[error("node {node} at {address} did not answer: {reason}")]
     PeerUnreachable { node: u64, address: String, reason: String },
+    /// A snapshot takes too long.
+    #[error("the snapshot was not finished within {waited_ms} ms; it goes on, ask again")]
+    SnapshotLate { waited_ms: u64 },
     /// A membership change that must not be.
     #[error("{0}")]
     Membership(MembershipError),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quorate_proto::v1::AddNodeRequest;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 use tonic::Request;
 use tonic::transport::Endpoint;
 
+use crate::amnesia::{Verdict, ask_founders};
 use crate::config::Start;
 use crate::error::{MembershipError, NodeError};
 use crate::membership::MembershipCall;
@@ -24,6 +26,12 @@ const EVERY: Duration = Duration::from_millis(250);
 /// Being taken in may need a snapshot first.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A founder that waits for the others asks them this often.
+const FOUNDER_EVERY: Duration = Duration::from_millis(50);
+
+/// It says so this often.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
 /// A founder waits this long for each founder before it.
 const FOUNDER_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -33,21 +41,23 @@ pub(crate) struct MemberLoop {
     start: Start,
     was_member: bool,
     asked: usize,
+    told_to_wait: Instant,
 }
 
 impl MemberLoop {
     pub(crate) fn new(node: Arc<Node>, start: Start) -> Self {
-        Self { node, start, was_member: false, asked: 0 }
+        Self { node, start, was_member: false, asked: 0, told_to_wait: Instant::now() }
     }
 
     pub(crate) async fn run(mut self) -> Result<(), RunError> {
         loop {
-            self.look().await;
-            tokio::time::sleep(EVERY).await;
+            self.look().await?;
+            let takes_part = self.node.takes_part.load(Ordering::Acquire);
+            tokio::time::sleep(if takes_part { EVERY } else { FOUNDER_EVERY }).await;
         }
     }
 
-    async fn look(&mut self) {
+    async fn look(&mut self) -> Result<(), RunError> {
         self.node.settle_membership().await;
         let members = self.node.members();
         let own = members.iter().find(|info| info.id == self.node.id);
@@ -59,15 +69,18 @@ impl MemberLoop {
         match own {
             Some(info) if info.member != self.node.me => self.announce().await,
             Some(info) if !self.wants_vote(info) => {}
+            // Taken out: it does not ask to be taken in again by itself.
             None if self.was_member => {
-                tracing::warn!(
-                    id = self.node.id,
-                    "this node was removed from the cluster; stop it"
-                );
-                self.was_member = false;
+                if !self.node.leadership.is_removed() {
+                    tracing::warn!(id = self.node.id, "this node was removed; stop it");
+                }
+                self.node.leadership.set_removed(true);
             }
             _ => match &self.start {
-                Start::Bootstrap(founders) if own.is_none() => self.found(founders).await,
+                Start::Bootstrap(founders) if own.is_none() => {
+                    let founders = founders.clone();
+                    self.found(&founders).await?;
+                }
                 Start::Join { nodes, observer } => {
                     let address = nodes[self.asked % nodes.len()].clone();
                     self.asked += 1;
@@ -77,6 +90,7 @@ impl MemberLoop {
             },
         }
         self.was_member |= own.is_some();
+        Ok(())
     }
 
     fn wants_vote(&self, own: &MemberInfo) -> bool {
@@ -110,10 +124,24 @@ impl MemberLoop {
 
     /// First start of a new cluster: every founder begins with the same membership. One would do; each of the others waits
     /// a little longer, in case those before it are not there. Later starts find the membership in the log.
-    async fn found(&self, founders: &BTreeMap<u64, String>) {
-        let rank = founders.keys().position(|id| *id == self.node.id).unwrap_or(0) as u32;
+    async fn found(&mut self, founders: &BTreeMap<u64, String>) -> Result<(), RunError> {
+        let id = self.node.id;
+        if !self.node.takes_part.load(Ordering::Acquire) {
+            match ask_founders(id, founders, &self.node.peers).await {
+                Verdict::New => self.node.takes_part.store(true, Ordering::Release),
+                Verdict::Known(told_by) => return Err(RunError::Amnesia { id, told_by }),
+                Verdict::Unclear { answered, needed } => {
+                    if self.told_to_wait.elapsed() > TELL_EVERY {
+                        tracing::info!(answered, needed, "first start: waiting for other founders");
+                        self.told_to_wait = Instant::now();
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        let rank = founders.keys().position(|founder| *founder == id).unwrap_or(0) as u32;
         if self.node.started.elapsed() < FOUNDER_PATIENCE * rank {
-            return;
+            return Ok(());
         }
         let members = founders.iter().map(|(id, peer_address)| {
             let peer_address = peer_address.clone();
@@ -123,6 +151,7 @@ impl MemberLoop {
             Ok(()) => tracing::info!(founders = founders.len(), "founding a new cluster"),
             Err(error) => tracing::debug!(%error, "another founder was first"),
         }
+        Ok(())
     }
 
     /// Asks a node of the cluster to take this one in.

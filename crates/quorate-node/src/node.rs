@@ -2,6 +2,7 @@
 //! Raft and the registry only through this.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -9,7 +10,7 @@ use openraft::errors::{ClientWriteError, RaftError};
 use openraft::metrics::RaftServerMetrics;
 use openraft::{Instant as _, RaftMetrics};
 use quorate_proto::peer::v1::Payload;
-use quorate_state::{Clock, Command, LeaseId, Op, Reply};
+use quorate_state::{Clock, Command, LeaseId, Op, Rejection, Reply};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
@@ -89,6 +90,8 @@ pub(crate) struct Node {
     /// Membership changes, one at a time.
     pub(crate) membership: AsyncMutex<()>,
     pub(crate) started: Instant,
+    /// False for a founder that does not know yet whether it has run before: see `amnesia.rs`.
+    pub(crate) takes_part: AtomicBool,
     /// Cancelled when the node begins to stop.
     pub(crate) stop: CancellationToken,
 }
@@ -99,10 +102,21 @@ impl Node {
     /// # Errors
     /// The state machine's refusal, or why it could not be told in time.
     pub(crate) async fn propose(&self, op: Op, deadline: Instant) -> Result<Outcome, NodeError> {
-        match self.on_leader(LeaderCall::Propose(op), deadline).await? {
-            LeaderAnswer::Outcome(outcome) => accepted(outcome),
-            other => Err(self.mismatched(&other)),
+        let deregisters = matches!(op, Op::Deregister(_));
+        let mut attempts = 0;
+        let answer = self.attempt_on_leader(LeaderCall::Propose(op), deadline, &mut attempts);
+        let LeaderAnswer::Outcome(mut outcome) = answer.await? else {
+            return Err(self.mismatched(&"no outcome"));
+        };
+        // An attempt whose answer was lost with its leader may have been what removed it. It is gone: that was asked for.
+        let gone = matches!(
+            outcome.reply,
+            Reply::Rejected(Rejection::UnknownLease(_) | Rejection::UnknownInstance(_))
+        );
+        if deregisters && gone && attempts > 1 {
+            outcome.reply = Reply::Deregistered { removed: 0 };
         }
+        accepted(outcome)
     }
 
     /// Renews leases with the next batch.
@@ -160,12 +174,23 @@ impl Node {
         call: LeaderCall,
         deadline: Instant,
     ) -> Result<LeaderAnswer, NodeError> {
+        self.attempt_on_leader(call, deadline, &mut 0).await
+    }
+
+    /// The same; counts the attempts.
+    async fn attempt_on_leader(
+        &self,
+        call: LeaderCall,
+        deadline: Instant,
+        attempts: &mut u32,
+    ) -> Result<LeaderAnswer, NodeError> {
         let since = Instant::now();
         loop {
             if self.stop.is_cancelled() {
                 return Err(NodeError::Stopping { node: self.id });
             }
             let leader = self.current_leader();
+            *attempts += u32::from(leader.is_some());
             let attempt = async {
                 match leader {
                     None => Err(NodeError::NotLeader { node: 0 }),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate_proto::peer::v1::peer_client::PeerClient;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
@@ -16,6 +16,9 @@ use crate::net::Net;
 pub(crate) const CLUSTER_HEADER: &str = "quorate-cluster-id";
 /// Metadata of every peer call: the node it is meant for, decimal.
 pub(crate) const TARGET_HEADER: &str = "quorate-target-id";
+
+/// Metadata of the Raft library's messages to a node that the sender counts as a voter; present or not.
+const VOTER_HEADER: &str = "quorate-target-votes";
 
 /// One peer message at most: an append of one entry of the largest size (4 MiB) or of many (about 1 MiB), with room.
 pub(crate) const MESSAGE_MAX: usize = 16 * 1024 * 1024;
@@ -88,6 +91,17 @@ impl Peers {
         }
     }
 
+    /// This node is counted as a voter and has no data: told once.
+    pub(crate) fn refused_as_voter(&self, id: u64) {
+        if self.lost.lock().expect("invariant: nothing panics under this lock").insert(id) {
+            tracing::error!(
+                id,
+                "the cluster counts this node as a voter, but its data directory is empty: its disk was lost; \
+                 stop it and replace it by a node with a new id"
+            );
+        }
+    }
+
     /// A client for the node at an address; connects when it is first used.
     ///
     /// # Errors
@@ -138,6 +152,16 @@ fn endpoint(address: &str) -> Result<Endpoint, Status> {
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true))
+}
+
+/// Marks a message as one to a voter.
+pub(crate) fn mark_to_voter<T>(request: &mut Request<T>) {
+    request.metadata_mut().insert(VOTER_HEADER, MetadataValue::from_static("1"));
+}
+
+/// Whether the sender of a call counts this node as a voter.
+pub(crate) fn is_to_voter(metadata: &MetadataMap) -> bool {
+    metadata.contains_key(VOTER_HEADER)
 }
 
 /// The envelope of a call that arrived: (cluster id, target id), 0 where not set.

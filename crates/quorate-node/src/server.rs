@@ -9,6 +9,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -22,7 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::amnesia::who_knows;
+use crate::amnesia::member_knows;
 use crate::applied::Applied;
 use crate::clock::LeaderClock;
 use crate::config::{Config, Start, Tunables};
@@ -47,12 +48,12 @@ use crate::ticker::Ticker;
 /// Calls under way on one connection; a process needs a few, a proxy for many processes some thousands.
 const STREAMS_MAX: u32 = 16_384;
 
+/// When Raft has stopped, what is left of the node's tasks may take so long before it is cut off.
+const LAST_TASKS: Duration = Duration::from_secs(1);
+
 /// HTTP/2 flow control windows: large enough that snapshots and watches are not held up by round trips, bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-
-/// Of the time for stopping, handing the lead over may take no more than this.
-const HAND_OVER: Duration = Duration::from_secs(3);
 
 /// Makes nodes.
 #[derive(Debug)]
@@ -108,6 +109,9 @@ impl Server {
         let raft_config = Arc::new(raft_config(cluster_id, &tunables)?);
         let raft = Raft::new(config.id, raft_config, network, log.clone(), machine).await;
         let raft = raft.map_err(|source| StartError::Raft { source: Box::new(source) })?;
+        let has_log = raft.is_initialized().await;
+        let has_log = has_log.map_err(|source| StartError::Raft { source: Box::new(source) })?;
+        let takes_part = has_log || !matches!(config.start, Start::Bootstrap(_));
         let window = Duration::from_millis(tunables.renew_window_ms);
         let (edge_renewals, edge_batches) = renewals(config.id, window);
         let (log_renewals, log_batches) = renewals(config.id, window);
@@ -127,6 +131,7 @@ impl Server {
             reads: ReadIndex::default(),
             membership: tokio::sync::Mutex::default(),
             started: Instant::now(),
+            takes_part: AtomicBool::new(takes_part),
             stop: CancellationToken::new(),
             tunables,
         };
@@ -160,17 +165,15 @@ impl Bound {
             "node starts"
         );
         let (node, log) = (self.node.clone(), self.log.clone());
-        let loops = CancellationToken::new();
-        let peer_stop = CancellationToken::new();
-        let mut tasks = self.spawn_all(&loops, &peer_stop).await;
+        let stops = Stops::default();
+        let mut tasks = self.spawn_all(&stops).await;
 
         let ended = tokio::select! {
             () = stop => Ok(()),
             Some(ended) = tasks.join_next() => Err(RunError::of_task(ended)),
         };
         let grace = Duration::from_millis(node.tunables.shutdown_grace_ms);
-        let stopped =
-            tokio::time::timeout(grace, stop_all(&node, log, tasks, loops, peer_stop)).await;
+        let stopped = tokio::time::timeout(grace, stop_all(&node, log, tasks, stops)).await;
         match (ended, stopped) {
             (Err(error), _) => Err(error),
             (Ok(()), Ok(stopped)) => {
@@ -184,11 +187,7 @@ impl Bound {
         }
     }
 
-    async fn spawn_all(
-        self,
-        loops: &CancellationToken,
-        peer_stop: &CancellationToken,
-    ) -> JoinSet<Result<(), RunError>> {
+    async fn spawn_all(self, stops: &Stops) -> JoinSet<Result<(), RunError>> {
         let node = self.node;
         let mut tasks = JoinSet::new();
         let (health_reporter, health_service) = tonic_health::server::health_reporter();
@@ -214,7 +213,11 @@ impl Bound {
                 self.clients.into_accepted(),
                 node.stop.clone().cancelled_owned(),
             );
-        tasks.spawn(async { clients.await.map_err(RunError::Clients) });
+        let done = stops.clients_done.clone().drop_guard();
+        tasks.spawn(async move {
+            let _done = done;
+            clients.await.map_err(RunError::Clients)
+        });
 
         let peer_service =
             PeerService { node: node.clone(), log: self.log, snapshots: self.snapshots };
@@ -223,12 +226,12 @@ impl Bound {
             .max_encoding_message_size(MESSAGE_MAX);
         let peers = transport().add_service(peer_service).serve_with_incoming_shutdown(
             self.peers.into_accepted(),
-            peer_stop.clone().cancelled_owned(),
+            stops.peers.clone().cancelled_owned(),
         );
         tasks.spawn(async { peers.await.map_err(RunError::Peers) });
 
         let mut spawn_loop = |running: BoxedLoop| {
-            let stop = loops.clone();
+            let stop = stops.loops.clone();
             tasks.spawn(async move {
                 tokio::select! {
                     ended = running => ended,
@@ -256,6 +259,17 @@ impl Bound {
     }
 }
 
+/// The signals of stopping, besides `Node::stop` for new calls and streams.
+#[derive(Debug, Default)]
+struct Stops {
+    /// The listener for clients has ended, and with it all of its calls.
+    clients_done: CancellationToken,
+    /// The loops are to end.
+    loops: CancellationToken,
+    /// The listener for peers is to end.
+    peers: CancellationToken,
+}
+
 type BoxedLoop = std::pin::Pin<Box<dyn Future<Output = Result<(), RunError>> + Send>>;
 
 fn transport() -> tonic::transport::Server {
@@ -271,47 +285,44 @@ async fn stop_all(
     node: &Node,
     log: LogStore,
     mut tasks: JoinSet<Result<(), RunError>>,
-    loops: CancellationToken,
-    peer_stop: CancellationToken,
+    stops: Stops,
 ) -> Result<(), RunError> {
     node.leadership.set_stopping();
     tracing::info!("stopping: not serving any more");
-    if node.leads()
-        && let Ok(next) = node.successor()
-    {
-        match node.transfer(next, Instant::now() + HAND_OVER).await {
-            Ok(()) => tracing::info!(to = next, "handed the lead over"),
-            Err(error) => {
-                tracing::warn!(%error, "could not hand the lead over; the others will elect");
-            }
-        }
-    }
+    hand_over(node).await;
     tracing::info!("refusing new calls; watch streams end, calls under way finish");
     node.stop.cancel();
-    loops.cancel();
-    let mut failed = None;
-    // All but the peer listener, which Raft still needs.
-    while tasks.len() > 1 {
-        let Some(ended) = tasks.join_next().await else { break };
-        if let Ok(Err(error)) = ended {
-            failed = Some(error);
-        }
+    let patience = Duration::from_millis(node.tunables.shutdown_grace_ms) / 2;
+    match tokio::time::timeout(patience, stops.clients_done.cancelled()).await {
+        Ok(()) => tracing::info!("calls are done"),
+        Err(_elapsed) => tracing::warn!("calls did not end in time; going on without them"),
     }
-    tracing::info!("calls are done");
-    if let Err(error) = node.raft.shutdown().await {
-        failed = Some(RunError::Raft { reason: error.to_string() });
-    }
+    stops.loops.cancel();
+    let raft = node.raft.shutdown().await;
     tracing::info!("Raft has stopped");
-    peer_stop.cancel();
-    while tasks.join_next().await.is_some() {}
+    stops.peers.cancel();
+    let rest = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_TASKS, rest).await.is_err() {
+        tasks.shutdown().await;
+    }
     let closed = tokio::task::spawn_blocking(move || log.close()).await;
-    match closed {
-        Ok(Ok(())) => {
-            tracing::info!("the log is closed");
-            failed.map_or(Ok(()), Err)
-        }
-        Ok(Err(source)) => Err(RunError::Log { source }),
-        Err(panicked) => Err(RunError::of_task(Err(panicked))),
+    closed
+        .map_err(|panicked| RunError::of_task(Err(panicked)))?
+        .map_err(|source| RunError::Log { source })?;
+    tracing::info!("the log is closed");
+    raft.map_err(|error| RunError::Raft { reason: error.to_string() })
+}
+
+/// A leader hands the lead to a voter that it hears, if there is one.
+async fn hand_over(node: &Node) {
+    if !node.leads() {
+        return;
+    }
+    let Ok(next) = node.successor() else { return };
+    let deadline = Instant::now() + 2 * node.election_timeout_max();
+    match node.transfer(next, deadline).await {
+        Ok(()) => tracing::info!(to = next, "handed the lead over"),
+        Err(error) => tracing::warn!(%error, "could not hand the lead over; the others will elect"),
     }
 }
 
@@ -328,22 +339,29 @@ async fn forward_renewals(
 /// Says "serving" while this node has a leader in sight.
 async fn report_health(
     node: Arc<Node>,
-    reporter: tonic_health::server::HealthReporter,
+    mut reporter: tonic_health::server::HealthReporter,
 ) -> Result<(), RunError> {
+    const SERVICES: [&str; 3] = ["", "quorate.v1.Registry", "quorate.v1.Admin"];
     let mut leaders = node.leadership.views();
-    loop {
+    while !node.stop.is_cancelled() {
         let serving = leaders.borrow_and_update().is_some();
         let status = match serving {
             true => tonic_health::ServingStatus::Serving,
             false => tonic_health::ServingStatus::NotServing,
         };
-        for service in ["", "quorate.v1.Registry", "quorate.v1.Admin"] {
+        for service in SERVICES {
             reporter.set_service_status(service, status).await;
         }
-        if leaders.changed().await.is_err() {
-            return Ok(());
+        tokio::select! {
+            _ = leaders.changed() => {}
+            () = node.stop.cancelled() => {}
         }
     }
+    // Ends the streams of those who follow it, which would hold the listener up.
+    for service in SERVICES {
+        reporter.clear_service_status(service).await;
+    }
+    std::future::pending().await
 }
 
 /// Ends when the Raft library stops by itself, which it does when its storage fails.
@@ -391,7 +409,9 @@ async fn settle_identity(
     if snapshots.current()?.is_some() {
         return Err(StartError::LogMissing { dir });
     }
-    if let Some(told_by) = who_knows(config.id, &config.start, &Peers::new(0, net.clone())).await {
+    if let Start::Join { nodes, .. } = &config.start
+        && let Some(told_by) = member_knows(config.id, nodes, &Peers::new(0, net.clone())).await
+    {
         return Err(StartError::Amnesia { id: config.id, dir, told_by });
     }
     let Start::Bootstrap(members) = &config.start else { return Ok(0) };

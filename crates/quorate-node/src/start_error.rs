@@ -117,6 +117,16 @@ pub enum RunError {
         #[source]
         source: LogError,
     },
+    /// The disk of a member was lost.
+    #[error(
+        "node {id} has run in this cluster before, says the node at {told_by}, but its data directory is empty: its disk was lost, and with it votes that the cluster counts on. Start a new node with another id and `quorate cluster replace {id} NEW ADDR`, or give node {id} its directory back"
+    )]
+    Amnesia {
+        /// Whose data is gone.
+        id: u64,
+        /// Who knows the node.
+        told_by: String,
+    },
     /// A task panicked: a bug.
     #[error("a task of the node panicked")]
     Panicked(#[source] JoinError),

@@ -46,6 +46,7 @@ fn code(error: &CallError) -> Code {
             | NodeError::Behind { .. }
             | NodeError::NotMember { .. }
             | NodeError::NotLeader { .. }
+            | NodeError::SnapshotLate { .. }
             | NodeError::Stopping { .. }
             | NodeError::PeerUnreachable { .. } => Code::Unavailable,
             NodeError::DiskFull { .. } | NodeError::Overloaded { .. } => Code::ResourceExhausted,

@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status};
 use crate::cluster_status::NodeStatus;
 use crate::convert;
 use crate::error::{CallError, NodeError};
-use crate::grpc::{deadline, header, open};
+use crate::grpc::{deadline, header, open, until_stopped};
 use crate::membership::MembershipCall;
 use crate::node::{LeaderAnswer, LeaderCall, MemberInfo, Node};
 use crate::raft::network::read_chunks;
@@ -33,6 +33,9 @@ const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(55);
 
 /// Chunks of a backup read ahead of the network: 1 MiB.
 const CHUNKS_AHEAD: usize = 4;
+
+/// While a snapshot is waited for, it is asked for this often.
+const TRIGGER_EVERY: Duration = Duration::from_millis(100);
 
 /// Handles calls to the Admin service.
 #[derive(Clone)]
@@ -115,6 +118,8 @@ impl Admin for AdminService {
     ) -> Answer<TriggerSnapshotResponse> {
         let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
         let snapshot_index = self.snapshot(deadline).await?;
+        let purged = self.node.raft.trigger().purge_log(snapshot_index).await;
+        purged.map_err(|error| self.failed(&error))?;
         Ok(Response::new(TriggerSnapshotResponse { header: self.header(), snapshot_index }))
     }
 
@@ -148,7 +153,8 @@ impl Admin for AdminService {
             let chunk = receiver.recv().await?;
             Some((chunk, receiver))
         });
-        Ok(Response::new(stream::once(std::future::ready(Ok(first))).chain(rest).boxed()))
+        let chunks = stream::once(std::future::ready(Ok(first))).chain(rest);
+        Ok(Response::new(until_stopped(chunks, &self.node).boxed()))
     }
 
     async fn set_override(
@@ -195,21 +201,25 @@ impl AdminService {
         }
     }
 
-    /// Builds a snapshot of at least what is applied now, and purges the log behind it.
+    /// Builds a snapshot of at least what is applied now.
     async fn snapshot(&self, deadline: Instant) -> Result<u64, NodeError> {
+        let since = Instant::now();
         let wanted = self.node.applied.position().index;
-        let triggered = self.node.raft.trigger().snapshot().await;
-        triggered.map_err(|error| self.failed(&error))?;
         let mut metrics = self.node.metrics.clone();
         loop {
             let built = metrics.borrow_watched().snapshot.map_or(0, |log_id| log_id.index());
             if built >= wanted {
-                let purged = self.node.raft.trigger().purge_log(built).await;
-                purged.map_err(|error| self.failed(&error))?;
                 return Ok(built);
             }
-            if timeout_at(deadline, metrics.changed()).await.is_err() {
-                return Err(self.failed(&"the snapshot was not finished within the deadline"));
+            self.node.disk.check()?;
+            // Does nothing while another one is being built, so it is asked for again.
+            let triggered = self.node.raft.trigger().snapshot().await;
+            triggered.map_err(|error| self.failed(&error))?;
+            let again = (Instant::now() + TRIGGER_EVERY).min(deadline);
+            let _ = timeout_at(again, metrics.changed()).await;
+            if Instant::now() >= deadline {
+                let waited_ms = since.elapsed().as_millis() as u64;
+                return Err(NodeError::SnapshotLate { waited_ms });
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures_util::{Stream, StreamExt};
 use openraft::Snapshot;
@@ -20,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::grpc::{deadline, until_stopped};
 use crate::node::{LeaderCall, Node};
-use crate::peers::envelope;
+use crate::peers::{envelope, is_to_voter};
 use crate::raft::types::{LogStore, SnapshotMeta, TypeConfig, Vote, decode, encode};
 
 /// Handles calls of other nodes.
@@ -150,6 +151,15 @@ impl PeerService {
         }
         if target != self.node.id {
             let message = format!("this is node {}, not node {target}", self.node.id);
+            return Err(Status::failed_precondition(message));
+        }
+        if !self.node.takes_part.load(Ordering::Acquire) {
+            let message = format!("node {target} waits to hear from the other founders");
+            return Err(Status::unavailable(message));
+        }
+        if ours == 0 && is_to_voter(metadata) {
+            let message = format!("node {target} is a voter, but its disk was lost: replace it");
+            self.node.peers.refused_as_voter(self.node.id);
             return Err(Status::failed_precondition(message));
         }
         Ok(())

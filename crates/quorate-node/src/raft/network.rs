@@ -20,10 +20,10 @@ use quorate_proto::peer::v1::{Payload, SnapshotChunk};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
-use tonic::Status;
+use tonic::{Request, Status};
 
 use crate::applied::Applied;
-use crate::peers::{Lane, Peers};
+use crate::peers::{Lane, Peers, mark_to_voter};
 use crate::raft::types::{Member, TypeConfig, Vote, decode, encode};
 
 /// Snapshots travel in pieces of this size.
@@ -92,6 +92,19 @@ impl Connection {
         member.map_or_else(|| self.first_address.clone(), |member| member.peer_address.clone())
     }
 
+    /// A message to the member in its envelope; `timeout` `None`: a stream that lives on.
+    fn request<T>(&self, message: T, timeout: Option<Duration>) -> Request<T> {
+        let mut request = self.peers.request(self.target, message, timeout);
+        let votes = {
+            let state = self.applied.lock();
+            state.membership.voter_ids().any(|id| id == self.target)
+        };
+        if votes {
+            mark_to_voter(&mut request);
+        }
+        request
+    }
+
     async fn call<M: Serialize, R: DeserializeOwned>(
         &self,
         call: Call,
@@ -103,7 +116,7 @@ impl Connection {
         let mut client = self.peers.client(&address, lane).map_err(|s| unreachable(&s))?;
         let timeout = option.soft_ttl();
         let payload = Payload { data: encode(message) };
-        let request = self.peers.request(self.target, payload, Some(timeout));
+        let request = self.request(payload, Some(timeout));
         let answer = tokio::time::timeout(timeout, async {
             match call {
                 Call::Append => client.append(request).await,
@@ -160,7 +173,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let client = self.peers.client(&address, self.appends);
             let mut client = client.map_err(|status| unreachable(&status))?;
             let requests = input.map(|request| Payload { data: encode(&request) });
-            let request = self.peers.request(self.target, requests, None);
+            let request = self.request(requests, None);
             let answers = match client.append_stream(request).await {
                 Ok(answers) => answers.into_inner(),
                 Err(status) => {
@@ -217,7 +230,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let mut client = client.map_err(|status| Unreachable::new(&status))?;
         let header = encode(&(vote, &snapshot.meta));
         let chunks = chunks(snapshot.snapshot, header);
-        let request = self.peers.request(self.target, chunks, Some(SNAPSHOT_TIMEOUT));
+        let request = self.request(chunks, Some(SNAPSHOT_TIMEOUT));
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             answer = client.install_snapshot(request) => match answer {
