@@ -8,7 +8,7 @@ use std::time::Duration;
 use quorate_client::{Consistency, FetchOptions, InstanceBuilder, Registration, RegistrationState};
 use quorate_proto::v1::{ChangeKind, RegisterRequest, RemoveReason};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::calls::{fetch_all, registration, renewal, spec};
 use super::harness::{Cluster, SOON, eventually};
@@ -115,9 +115,15 @@ async fn the_client_keeps_the_shortest_lease_there_is() {
     let lease = kept.registered().await.unwrap();
     let registered = lease.revision;
     let mut states = kept.watch_state();
-    // Four TTLs, in which nothing is to happen.
-    let changed = timeout(Duration::from_secs(4), states.changed()).await;
-    assert!(changed.is_err(), "renewals failed: {:?}", kept.state());
+    // Four TTLs. On a busy machine a renewal may be late and be tried again; the lease stays the same all the while.
+    let end = Instant::now() + Duration::from_secs(4);
+    while timeout_at(end, states.changed()).await.is_ok() {
+        match &*states.borrow_and_update() {
+            RegistrationState::Registered(now) => assert_eq!(now.id, lease.id, "registered anew"),
+            RegistrationState::Retrying { .. } => {}
+            other => panic!("the registration ended: {other:?}"),
+        }
+    }
     assert_eq!(fetch_all(&mut cluster.registry(2)).await.0, registered, "it was never gone");
     kept.deregister().await.unwrap();
 }

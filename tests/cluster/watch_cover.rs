@@ -174,6 +174,7 @@ async fn a_restarted_process_is_one_modification() {
     let first = register(&mut registry, "web", "a").await;
     let mut stream = Stream::open(&registry, subscribe_to(&["web"])).await.unwrap();
     stream.snapshot().await;
+    stream.begin_after(first.header.as_ref().unwrap().revision).await;
     let again = RegisterRequest { incarnation: 2, ..registration(vec![spec("web", "a")]) };
     let again = registry.register(again).await.unwrap().into_inner();
     assert_ne!(again.lease_id, first.lease_id);

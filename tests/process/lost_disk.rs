@@ -5,9 +5,23 @@ use std::fs;
 use std::time::Duration;
 
 use quorate_client::Consistency;
+use quorate_proto::v1::ListMembersRequest;
 
 use crate::cluster::Cluster;
 use crate::wait::eventually;
+
+/// Every node has told the others its addresses, as it does within its first second: from then on it is known.
+async fn all_are_known(cluster: &Cluster) {
+    for at in 0..3 {
+        eventually("all addresses are told", Duration::from_secs(10), || async {
+            let answer = cluster.nodes[at].registry().list_members(ListMembersRequest {}).await;
+            let members = answer.map_err(|error| error.to_string())?.into_inner().members;
+            let known = members.iter().filter(|member| !member.client_address.is_empty()).count();
+            if known == 3 { Ok(()) } else { Err(format!("{known} of 3")) }
+        })
+        .await;
+    }
+}
 
 async fn refused(cluster: &mut Cluster, at: usize) {
     let node = &mut cluster.nodes[at];
@@ -23,6 +37,7 @@ async fn a_founder_without_its_disk_is_refused_by_the_others() {
     let mut cluster = Cluster::start(3).await;
     cluster.nodes[0].register("kept", "k", Duration::from_secs(60)).await.unwrap();
     cluster.equal_states().await;
+    all_are_known(&cluster).await;
     cluster.nodes[2].kill();
     fs::remove_dir_all(&cluster.nodes[2].data_dir).unwrap();
     cluster.nodes[2].start();
@@ -34,6 +49,7 @@ async fn a_founder_without_its_disk_is_refused_after_all_were_down() {
     let mut cluster = Cluster::start(3).await;
     cluster.nodes[0].register("kept", "k", Duration::from_secs(60)).await.unwrap();
     cluster.equal_states().await;
+    all_are_known(&cluster).await;
     for node in &mut cluster.nodes {
         node.kill();
     }

@@ -3,6 +3,8 @@
 //!
 //! - A founder with an empty log takes part in nothing until enough of the others have said that they do not know it: so
 //!   many that no quorum can have formed without one of them.
+//!   A founder is known from when it has told its addresses, within the first second of a cluster's life; one that loses
+//!   its disk before that is not recognised.
 //! - A joining node asks whether it is a voter already, and every message of the Raft library to a voter says so: a node
 //!   that is of no cluster yet refuses it (`grpc/peer.rs`).
 
