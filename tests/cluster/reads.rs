@@ -321,3 +321,30 @@ async fn every_node_tells_the_same_members() {
         assert_eq!(header.leader_address, cluster.client_address(leader));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lagging_node_waits_before_it_answers_from_the_past() {
+    let cluster = Cluster::start_cuttable(3, Default::default()).await;
+    let leader = cluster.leader().await;
+    let lagging = cluster.follower().await;
+    let mut at_lagging = cluster.registry(lagging);
+    register(&mut at_lagging, "web", "a").await;
+    assert_eq!(fetch_all(&mut at_lagging).await.1.len(), 1);
+    cluster.cut_off(lagging);
+    let header = register(&mut cluster.registry(leader), "web", "b").await.header.unwrap();
+    let limit = Duration::from_millis(700);
+    let newer = FetchRequest { min_revision: header.revision, ..fetch_of(&["web"]) };
+    for request in [fetch_of(&["web"]), newer.clone(), local(newer)] {
+        let answer = at_lagging.fetch(with_timeout(request, limit)).await;
+        assert_refused(answer, Code::Unavailable, &[]);
+    }
+    // Who accepts that gets what there is, and is told how old it may be.
+    let answer = at_lagging.fetch(local(fetch_of(&["web"]))).await.unwrap().into_inner();
+    assert_eq!(ids(&answer), ["a"]);
+    let old = answer.header.unwrap();
+    assert!(old.age_ms >= 1_000 && old.revision < header.revision, "{old:?}");
+    let mut again = at_lagging.clone();
+    let reading = again.fetch(fetch_of(&["web"]));
+    let (answer, ()) = tokio::join!(reading, async { cluster.reconnect(lagging) });
+    assert_eq!(ids(&answer.unwrap().into_inner()), ["a", "b"]);
+}

@@ -1,7 +1,7 @@
 //! What everybody did and saw during a run, and the cluster's history put together from it.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use quorate_proto::v1::{ChangeKind, Instance, RemoveReason, Service};
@@ -89,8 +89,8 @@ pub(crate) struct Notes {
     pub(crate) reads: Vec<Read>,
     /// By revision: who told it, when (first), what.
     pub(crate) told: BTreeMap<u64, Vec<(String, Ms, Told)>>,
-    /// By log index: the hash of the state there, and which node said so first.
-    pub(crate) hashes: BTreeMap<u64, (u64, u64)>,
+    /// By log index: the hash of the state there, and which nodes said so.
+    pub(crate) hashes: BTreeMap<u64, (u64, BTreeSet<u64>)>,
     /// By process: the deaths and the last state.
     pub(crate) fates: BTreeMap<String, Vec<Fate>>,
     /// What each watcher ended with.

@@ -11,8 +11,8 @@ use super::plan::{CALM, END, HEALED, Ms, NODES};
 use super::process::{Nodes, timed};
 use super::reader::fetch;
 
-/// Enough writes for two more marks at which nodes keep the hash of their state (every 256 log entries).
-const WRITES: u32 = 520;
+/// Enough writes for one more mark at which nodes keep the hash of their state (every 256 log entries).
+const WRITES: u32 = 280;
 const WRITERS: u32 = 20;
 
 /// Many writes at a time when all must work.

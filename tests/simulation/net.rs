@@ -1,5 +1,7 @@
 //! The simulated network as nodes and clients use it: turmoil's sockets under the real gRPC.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,6 +43,31 @@ pub(crate) fn channel(plan: &Arc<Plan>, node: u64) -> Channel {
     Turmoil { plan: plan.clone(), me: None }.connect(&endpoint)
 }
 
+/// Attempts to connect, by who, where to, and simulated second.
+type Dials = BTreeMap<(Option<u64>, String, u64), u32>;
+
+thread_local! {
+    static DIALS: RefCell<Dials> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Nobody needs more attempts to reach somebody within a second: a node has four lanes to another one, and each of them is
+/// tried with pauses.
+const DIALS_MAX: u32 = 80;
+
+fn count_dial(me: Option<u64>, uri: &Uri) {
+    let key = (me, uri.to_string(), now() / 1_000);
+    DIALS.with_borrow_mut(|dials| *dials.entry(key).or_default() += 1);
+}
+
+/// Who tried to connect as if there were no tomorrow.
+pub(crate) fn storms() -> Vec<String> {
+    let dials = DIALS.take();
+    let storms = dials.iter().filter(|(_, count)| **count > DIALS_MAX);
+    storms
+        .map(|(who, count)| format!("{count} attempts to connect within a second: {who:?}"))
+        .collect()
+}
+
 /// turmoil as seen from a node, or from a client.
 struct Turmoil {
     plan: Arc<Plan>,
@@ -80,6 +107,7 @@ impl SimulatedNet for Turmoil {
         let (plan, me) = (self.plan.clone(), self.me);
         endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
             let hangs = Self::hangs(&plan, me, &uri);
+            count_dial(me, &uri);
             async move {
                 if hangs {
                     std::future::pending::<()>().await;

@@ -87,7 +87,7 @@ impl Process {
         loop {
             self.incarnation += 1;
             let lease = self.register().await;
-            let life = self.rng.random_range(2_000..12_000);
+            let life = self.rng.random_range(1_000..9_000);
             let lease = self.live(lease, now() + life).await;
             if self.notes.borrow().stop {
                 let fate = Fate::Alive { incarnation: self.incarnation, lease };
@@ -169,7 +169,7 @@ impl Process {
                     Answer::Unknown(_) => renew_at = now() + 100,
                     _ => {}
                 }
-            } else if self.rng.random_bool(0.03) {
+            } else if self.rng.random_bool(0.05) {
                 let weight = self.rng.random_range(0..1_000);
                 self.call(Ask::Update { incarnation: self.incarnation, weight }).await;
             }

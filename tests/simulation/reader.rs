@@ -1,10 +1,11 @@
 //! Simulated readers: fetch everything from one node after the other, and ask nodes for the hash of their state.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::v1::admin_client::AdminClient;
-use quorate_proto::v1::{Consistency, FetchRequest, StatusRequest};
+use quorate_proto::v1::{Consistency, FetchRequest, NodeState, StatusRequest};
 use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::{sleep, timeout};
@@ -80,20 +81,25 @@ pub(crate) async fn compare_hashes(plan: Arc<Plan>, notes: Shared) {
             let request = timed(StatusRequest { local_only: true });
             let Ok(Ok(answer)) = timeout(PATIENCE, client.status(request)).await else { continue };
             for status in answer.into_inner().members {
-                let node = status.member.map_or(0, |member| member.id);
+                let node = status.member.as_ref().map_or(0, |member| member.id);
                 let (index, hash) = (status.state_hash_index, status.state_hash);
                 // Before anything is applied there is no state to compare.
                 if index == 0 {
                     continue;
                 }
                 let mut notes = notes.borrow_mut();
-                let (known, by) = *notes.hashes.entry(index).or_insert((hash, node));
-                if known != hash {
-                    let line = format!("state hash at {index}: n{by} {known:x}, n{node} {hash:x}");
+                let (known, by) = notes.hashes.entry(index).or_insert((hash, BTreeSet::new()));
+                by.insert(node);
+                if *known != hash {
+                    let line = format!("state hash at {index}: {by:?} {known:x}, n{node} {hash:x}");
                     notes.violation(line);
                 }
-                if status.state == i32::from(quorate_proto::v1::NodeState::Leader) {
-                    notes.leaders.insert(status.term, node);
+                if status.state() == NodeState::Leader {
+                    let leader = *notes.leaders.entry(status.term).or_insert(node);
+                    if leader != node {
+                        let line = format!("n{leader} and n{node} lead in term {}", status.term);
+                        notes.violation(line);
+                    }
                 }
             }
         }

@@ -21,13 +21,13 @@ use turmoil::Sim;
 
 use super::history::{Notes, Shared};
 use super::liveness;
-use super::net::{CLIENT_PORT, PEER_PORT, host, net};
+use super::net::{CLIENT_PORT, PEER_PORT, host, net, storms};
 use super::plan::{END, Kind, Ms, NODES, Plan, Way};
 use super::process::{Nodes, Process};
 use super::reader::{compare_hashes, read};
 use super::watcher::Watcher;
 
-const PROCESSES: u64 = 9;
+const PROCESSES: u64 = 12;
 
 /// Messages and timers move on in steps of this.
 const STEP: Duration = Duration::from_millis(2);
@@ -83,6 +83,7 @@ pub(crate) fn run(plan: &Arc<Plan>) -> Notes {
     }
     world.add_clients();
     world.play();
+    notes.borrow_mut().violations.extend(storms());
     drop(world);
     Rc::into_inner(notes).expect("everything else is gone").into_inner()
 }

@@ -38,6 +38,7 @@ use crate::net::{Environment, Listener, Net};
 use crate::node::Node;
 use crate::peers::{MESSAGE_MAX, Peers};
 use crate::raft::network::Network;
+use crate::raft::runtime::blocking;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{LogStore, Member, Raft, TypeConfig};
 use crate::reads::ReadIndex;
@@ -382,7 +383,7 @@ async fn open(
     io: Io,
 ) -> Result<(LogStore, Arc<SnapshotStore<TypeConfig>>), StartError> {
     let dir = data_dir.to_owned();
-    let opened = tokio::task::spawn_blocking(move || {
+    let opened = blocking(move || {
         std::fs::create_dir_all(&dir)
             .map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
         let log = LogStore::open(dir.join("log"), LogOptions { io, ..LogOptions::default() })?;

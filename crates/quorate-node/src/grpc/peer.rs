@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::grpc::{deadline, until_stopped};
 use crate::node::{LeaderCall, Node};
 use crate::peers::{envelope, is_to_voter};
+use crate::raft::runtime::blocking;
 use crate::raft::types::{LogStore, SnapshotMeta, TypeConfig, Vote, decode, encode};
 
 /// Handles calls of other nodes.
@@ -200,14 +201,12 @@ impl PeerService {
         let mut receiver = self.snapshots.receive().map_err(io)?;
         while let Some(chunk) = chunks.message().await? {
             self.node.disk.check()?;
-            receiver = tokio::task::spawn_blocking(move || {
-                receiver.write_chunk(&chunk.data).map(|()| receiver)
-            })
-            .await
-            .map_err(|error| Status::internal(error.to_string()))?
-            .map_err(io)?;
+            receiver = blocking(move || receiver.write_chunk(&chunk.data).map(|()| receiver))
+                .await
+                .map_err(|error| Status::internal(error.to_string()))?
+                .map_err(io)?;
         }
-        tokio::task::spawn_blocking(move || receiver.finish())
+        blocking(move || receiver.finish())
             .await
             .map_err(|error| Status::internal(error.to_string()))?
             .map_err(|error| Status::data_loss(error.to_string()))

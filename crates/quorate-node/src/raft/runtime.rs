@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
 use rand_core::TryRng;
+use tokio::task::JoinError;
 
 thread_local! {
     static SEED: Cell<Option<u64>> = const { Cell::new(None) };
@@ -17,6 +18,20 @@ thread_local! {
 /// From now on, all that is random in the nodes that run on this thread follows from the seed. For simulations.
 pub fn seed_this_thread(seed: u64) {
     SEED.set(Some(seed));
+}
+
+/// Does work that blocks: on a thread of its own kind, or, in a seeded simulation, at once, since threads finish in any
+/// order.
+///
+/// # Errors
+/// It panicked.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    match SEED.get() {
+        Some(_) => Ok(work()),
+        None => tokio::task::spawn_blocking(work).await,
+    }
 }
 
 /// See the head of this file.

@@ -14,6 +14,7 @@ use quorate_state::{Registry, read_snapshot, write_snapshot};
 
 use crate::applied::Applied;
 use crate::disk::Disk;
+use crate::raft::runtime::blocking;
 use crate::raft::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// What the Raft library drives.
@@ -84,7 +85,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         snapshot: SnapshotFile<TypeConfig>,
     ) -> io::Result<()> {
         let snapshots = self.snapshots.clone();
-        let registry = blocking(move || {
+        let registry = on_disk(move || {
             // First whether it can be read at all: what is installed replaces what was there.
             let registry = read_snapshot(&mut BufReader::new(snapshot.body()));
             let registry = registry.map_err(io::Error::other)?;
@@ -98,7 +99,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<RaftSnapshot>> {
         let snapshots = self.snapshots.clone();
-        let current = blocking(move || snapshots.current().map_err(io::Error::other)).await?;
+        let current = on_disk(move || snapshots.current().map_err(io::Error::other)).await?;
         Ok(current.map(|file| Snapshot { meta: file.meta().clone(), snapshot: file }))
     }
 }
@@ -109,7 +110,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot> {
         let (registry, meta) = (self.registry.clone(), self.meta.clone());
         let snapshots = self.snapshots.clone();
-        let file = blocking(move || {
+        let file = on_disk(move || {
             let mut writer = snapshots.begin(&meta).map_err(io::Error::other)?;
             write_snapshot(&registry, &mut writer)?;
             writer.finish().map_err(io::Error::other)
@@ -119,8 +120,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    blocking(work).await.map_err(io::Error::other)?
 }
