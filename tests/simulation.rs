@@ -88,7 +88,10 @@ fn every_seed_keeps_every_promise() {
 
 /// Runs a seed in a process of its own: its summary, or all that it said.
 fn run_apart(seed: u64) -> Result<String, String> {
-    let said = std::env::temp_dir().join(format!("quorate-sim-{}-{seed}.out", std::process::id()));
+    // Two tests may run the same seed at the same time.
+    static RUNS: AtomicU64 = AtomicU64::new(0);
+    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    let said = std::env::temp_dir().join(format!("quorate-sim-{}-{run}.out", std::process::id()));
     let out = std::fs::File::create(&said).expect("a file for what the run says");
     let mut child = Command::new(std::env::current_exe().expect("this test"))
         .args([THIS_TEST, "--exact", "--nocapture"])
