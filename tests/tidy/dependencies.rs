@@ -7,21 +7,24 @@ use crate::sources::{Source, manifests, root};
 
 /// Each package with those of ours that it may name, in any kind of dependency. Another edge needs an argument in the
 /// commit that adds it here.
-const EDGES: [(&str, &[&str]); 6] = [
+const EDGES: [(&str, &[&str]); 7] = [
     ("quorate-proto", &[]),
     ("quorate-state", &[]),
     ("quorate-log", &[]),
     ("quorate-client", &["quorate-proto"]),
     ("quorate-node", &["quorate-proto", "quorate-state", "quorate-log"]),
     ("quorate-cli", &["quorate-node", "quorate-client", "quorate-proto"]),
+    // Drives the server as a stranger would: by its binary, the wire contract and the client.
+    ("quorate-bench", &["quorate-client", "quorate-proto"]),
 ];
 
 /// What a package must not name as a normal dependency: only quorate-node sees Raft, gRPC and the registry together.
-const FORBIDDEN: [(&str, &[&str]); 4] = [
+const FORBIDDEN: [(&str, &[&str]); 5] = [
     ("quorate-proto", &["tokio", "openraft", "sled", "serde"]),
     ("quorate-log", &["tonic", "prost"]),
     ("quorate-client", &["openraft", "sled"]),
     ("quorate-cli", &["openraft", "sled"]),
+    ("quorate-bench", &["openraft", "sled"]),
 ];
 
 /// What must be nowhere below quorate-state: it is synchronous, deterministic, and does no input or output.

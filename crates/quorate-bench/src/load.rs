@@ -1,0 +1,186 @@
+//! How work is brought to a cluster: so many calls at once, each as soon as the one before is answered, or at a fixed rate.
+//! Counts operations, latencies and processor time; knows nothing of what the calls do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use hdrhistogram::Histogram;
+use tokio::task::JoinSet;
+
+use crate::cluster::Cluster;
+use crate::process;
+
+/// Longer latencies count as this one: ten minutes, far beyond every timeout.
+const LATENCY_MAX_US: u64 = 600_000_000;
+
+/// A timer may wake this late.
+const TIMER_SLACK: Duration = Duration::from_millis(3);
+
+/// Latencies in microseconds, to three digits.
+pub(crate) type Latencies = Histogram<u64>;
+
+pub(crate) fn latencies() -> Latencies {
+    Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("invariant: these bounds are possible")
+}
+
+/// Records a latency. Below a microsecond counts as one.
+pub(crate) fn record(latencies: &mut Latencies, elapsed: Duration) {
+    latencies.saturating_record(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).max(1));
+}
+
+/// Processor time used by us and by each server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cpu {
+    pub(crate) client: Duration,
+    /// In the order of the nodes.
+    pub(crate) servers: Vec<Duration>,
+}
+
+/// A look at the processor times, to be compared with a later one.
+pub(crate) struct CpuMark {
+    pids: Vec<u32>,
+    at: Cpu,
+}
+
+impl CpuMark {
+    pub(crate) fn set(cluster: &Cluster) -> Result<Self> {
+        Self::of(cluster.pids())
+    }
+
+    pub(crate) fn of(pids: Vec<u32>) -> Result<Self> {
+        let at = look(&pids)?;
+        Ok(Self { pids, at })
+    }
+
+    /// What was used since.
+    pub(crate) fn used(&self) -> Result<Cpu> {
+        let now = look(&self.pids)?;
+        let servers = now.servers.iter().zip(&self.at.servers);
+        let servers = servers.map(|(now, then)| now.saturating_sub(*then)).collect();
+        Ok(Cpu { client: now.client.saturating_sub(self.at.client), servers })
+    }
+}
+
+fn look(pids: &[u32]) -> Result<Cpu> {
+    let servers = pids.iter().map(|pid| process::cpu_time(*pid)).collect::<Result<_>>()?;
+    Ok(Cpu { client: process::cpu_time(std::process::id())?, servers })
+}
+
+/// What a phase of work came to.
+pub(crate) struct Measured {
+    pub(crate) operations: u64,
+    pub(crate) elapsed: Duration,
+    pub(crate) latencies: Latencies,
+    pub(crate) cpu: Cpu,
+}
+
+impl Measured {
+    pub(crate) fn per_second(&self) -> f64 {
+        self.operations as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+/// When a phase ends.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Until {
+    /// After so many operations.
+    Count(u64),
+    /// After so much time; what is under way then is still waited for and counted.
+    Time(Duration),
+}
+
+/// Runs `operation` so many times at once until the end. It is given the worker's number and the operation's, which count
+/// from 0 on. The first error ends everything.
+pub(crate) async fn closed_loop<F>(
+    cluster: &Cluster,
+    workers: usize,
+    until: Until,
+    operation: impl Fn(usize, u64) -> F + Clone + Send + 'static,
+) -> Result<Measured>
+where
+    F: Future<Output = Result<()>> + Send,
+{
+    let next = Arc::new(AtomicU64::new(0));
+    let mark = CpuMark::set(cluster)?;
+    let begun = Instant::now();
+    let mut tasks = JoinSet::new();
+    for worker in 0..workers {
+        let (next, operation) = (next.clone(), operation.clone());
+        tasks.spawn(async move {
+            let mut latencies = latencies();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let over = match until {
+                    Until::Count(count) => number >= count,
+                    Until::Time(time) => begun.elapsed() >= time,
+                };
+                if over {
+                    return Ok::<_, anyhow::Error>(latencies);
+                }
+                let sent = Instant::now();
+                operation(worker, number).await?;
+                record(&mut latencies, sent.elapsed());
+            }
+        });
+    }
+    let mut all = latencies();
+    while let Some(done) = tasks.join_next().await {
+        all.add(done??)?;
+    }
+    let elapsed = begun.elapsed();
+    ensure!(!all.is_empty(), "nothing was done");
+    Ok(Measured { operations: all.len(), elapsed, latencies: all, cpu: mark.used()? })
+}
+
+/// Runs `operation` at a fixed rate for a time, whether earlier ones are answered or not, up to `open_max` at once.
+/// Latencies count from when an operation was due where it was late by more than timers are: a stall is not hidden by what
+/// could not be sent during it.
+pub(crate) async fn paced<F>(
+    per_second: f64,
+    time: Duration,
+    open_max: usize,
+    operation: impl Fn(u64) -> F,
+) -> Result<(Latencies, Duration)>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    let begun = Instant::now();
+    let mut all = latencies();
+    let mut open: JoinSet<Result<Duration>> = JoinSet::new();
+    for number in 0.. {
+        let due = begun + Duration::from_secs_f64(number as f64 / per_second);
+        if due.duration_since(begun) >= time {
+            break;
+        }
+        tokio::time::sleep_until(due.into()).await;
+        while open.len() >= open_max {
+            collect(&mut all, open.join_next().await)?;
+        }
+        while let Some(done) = open.try_join_next() {
+            collect(&mut all, Some(done))?;
+        }
+        let called = operation(number);
+        let late = due.elapsed();
+        let from = if late > TIMER_SLACK { due } else { due + late };
+        open.spawn(async move {
+            called.await?;
+            Ok(from.elapsed())
+        });
+    }
+    while let Some(done) = open.join_next().await {
+        collect(&mut all, Some(done))?;
+    }
+    Ok((all, begun.elapsed()))
+}
+
+fn collect(
+    all: &mut Latencies,
+    done: Option<Result<Result<Duration>, tokio::task::JoinError>>,
+) -> Result<()> {
+    if let Some(done) = done {
+        record(all, done??);
+    }
+    Ok(())
+}

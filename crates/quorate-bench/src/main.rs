@@ -1,0 +1,101 @@
+//! `quorate-bench`: measures a cluster of Quorate on this machine, and the same work on etcd.
+//!
+//! | file | duty |
+//! |---|---|
+//! | `measure` | repetitions, the peers in turn, the result |
+//! | `workload`, `workload/*` | W1 to W8: what is done and checked |
+//! | `ceiling` | what gRPC and the disk can do at most |
+//! | `wire`, `wire/*` | the calls, on either peer |
+//! | `cluster`, `process`, `disk`, `ports`, `programs`, `machine` | three server processes; what /proc and the disk tell |
+//! | `load`, `item` | calls at once or at a rate; what is registered |
+//! | `sample`, `rows`, `targets` | figures, medians and ratios, what is wanted |
+//! | `table`, `report`, `report/*`, `output` | for terminals, for browsers |
+
+#![allow(dead_code, reason = "W4 to W8 will use the rest")]
+
+mod args;
+mod ceiling;
+mod cluster;
+mod disk;
+mod item;
+mod load;
+mod machine;
+mod measure;
+mod output;
+mod ports;
+mod process;
+mod programs;
+mod report;
+mod rows;
+mod sample;
+mod table;
+mod targets;
+mod wire;
+mod workload;
+
+/// The generated stubs of etcd's API.
+mod etcd {
+    #![allow(clippy::all, unreachable_pub, unused_qualifications, dead_code, reason = "generated")]
+    tonic::include_proto!("etcdserverpb");
+}
+
+/// The generated stubs of the echo server.
+mod echo {
+    #![allow(clippy::all, unreachable_pub, unused_qualifications, dead_code, reason = "generated")]
+    tonic::include_proto!("quorate.bench");
+}
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::note(&format!("error: cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    // An interrupt drops what runs, and with it every server that it started.
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = run(cli.command) => result,
+            () = interrupted() => Err(anyhow::anyhow!("interrupted")),
+        }
+    });
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::note(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Run(args) => measure::run(&args).await,
+        Command::Compare(args) => match args.peer {
+            args::ComparePeer::Etcd => measure::compare(&args.run).await,
+        },
+        Command::Ceiling(args) => ceiling::run(&args).await,
+        Command::EchoServer => ceiling::serve().await,
+    }
+}
+
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}

@@ -1,0 +1,130 @@
+//! Runs workloads, repetition by repetition, one peer after the other, and puts the figures together.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use crate::args::RunArgs;
+use crate::cluster::Programs;
+use crate::disk::Workspace;
+use crate::machine::Machine;
+use crate::rows::{Row, rows};
+use crate::sample::Sample;
+use crate::wire::Peer;
+use crate::workload::{Setting, Workload};
+use crate::{output, programs, report, table};
+
+/// All that is known after a run; the JSON file.
+#[derive(Debug, Serialize)]
+pub(crate) struct Outcome {
+    pub(crate) machine: Machine,
+    pub(crate) repetitions: u32,
+    pub(crate) scale: f64,
+    pub(crate) connections_per_node: usize,
+    pub(crate) rows: Vec<Row>,
+    /// What was not measured, and why.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Quorate alone.
+pub(crate) async fn run(args: &RunArgs) -> Result<()> {
+    let programs = Programs { quorate: programs::quorate(args.quorate.as_deref())?, etcd: None };
+    measure(args, &programs, &[Peer::Quorate]).await
+}
+
+/// Quorate and etcd.
+pub(crate) async fn compare(args: &RunArgs) -> Result<()> {
+    let quorate = programs::quorate(args.quorate.as_deref())?;
+    let programs = Programs { quorate, etcd: Some(programs::etcd()?) };
+    measure(args, &programs, &[Peer::Quorate, Peer::Etcd]).await
+}
+
+async fn measure(args: &RunArgs, programs: &Programs, peers: &[Peer]) -> Result<()> {
+    ensure!(args.scale > 0.0 && args.reps > 0 && args.connections > 0, "nothing to do");
+    raise_file_limit();
+    let workspace = Workspace::create(args.data_dir.as_deref(), args.keep)?;
+    let machine = Machine::look(&programs.quorate, programs.etcd.as_deref());
+    output::line(&machine.line());
+    let setting = Setting {
+        programs,
+        dir: workspace.path(),
+        scale: args.scale,
+        per_node: args.connections,
+        keep: args.keep,
+    };
+    let workloads = if args.only.is_empty() { &Workload::ALL[..] } else { &args.only };
+    let (samples, notes) = repeat(args.reps, workloads, peers, &setting).await;
+    let outcome = Outcome {
+        machine,
+        repetitions: args.reps,
+        scale: args.scale,
+        connections_per_node: args.connections,
+        rows: rows(&samples),
+        notes,
+    };
+    tell(args, &outcome)?;
+    ensure!(!outcome.rows.is_empty(), "nothing was measured");
+    Ok(())
+}
+
+async fn repeat(
+    reps: u32,
+    workloads: &[Workload],
+    peers: &[Peer],
+    setting: &Setting<'_>,
+) -> (Vec<(Peer, Sample)>, Vec<String>) {
+    let (mut all, mut notes) = (Vec::new(), Vec::new());
+    for repetition in 1..=reps {
+        for workload in workloads {
+            // Who begins alternates, so that neither always gets the machine as the other left it.
+            let turns: Vec<Peer> = if repetition % 2 == 1 {
+                peers.to_vec()
+            } else {
+                peers.iter().rev().copied().collect()
+            };
+            for peer in turns {
+                let begun = Instant::now();
+                let ran = workload.run(setting, peer).await;
+                let what = format!("{repetition}/{reps} {} {}", workload.name(), peer.name());
+                output::note(&format!("{what}: {:.1} s", begun.elapsed().as_secs_f64()));
+                match ran {
+                    Ok(samples) => {
+                        all.extend(samples.all.into_iter().map(|sample| (peer, sample)));
+                        notes.extend(samples.notes);
+                    }
+                    Err(error) => {
+                        notes.push(format!("{what}: not measured: {error:#}"));
+                        output::note(&notes[notes.len() - 1]);
+                    }
+                }
+            }
+        }
+    }
+    notes.sort();
+    notes.dedup();
+    (all, notes)
+}
+
+fn tell(args: &RunArgs, outcome: &Outcome) -> Result<()> {
+    table::table(&outcome.rows, args.details).iter().for_each(|line| output::line(line));
+    outcome.notes.iter().for_each(|note| output::line(&format!("note: {note}")));
+    let write = |path: &Option<PathBuf>, text: &dyn Fn() -> Result<String>| match path {
+        Some(path) => {
+            std::fs::write(path, text()?).with_context(|| format!("writing {}", path.display()))
+        }
+        None => Ok(()),
+    };
+    write(&args.json, &|| Ok(serde_json::to_string_pretty(outcome)?))?;
+    write(&args.html, &|| Ok(report::html(outcome)))
+}
+
+/// Thousands of connections need as many files as the system allows.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // What then does not fit fails by itself, with its reason.
+    let _as_it_was = setrlimit(Resource::Nofile, raised);
+}

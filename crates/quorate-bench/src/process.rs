@@ -1,0 +1,121 @@
+//! A child process, and what /proc tells of it. Ends nothing but what it started, by its handle.
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A running child. Whatever happens to us short of SIGKILL, it is gone when this value is.
+pub(crate) struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts `program args`, appending both outputs to `log`. Of our own environment it gets nothing but PATH.
+    pub(crate) fn start(program: &Path, args: &[String], log: &Path) -> Result<Self> {
+        let child = Command::new(program)
+            .args(args)
+            .env_clear()
+            .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
+            .stdin(Stdio::null())
+            .stdout(append_to(log)?)
+            .stderr(append_to(log)?)
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))?;
+        Ok(Self { child })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// kill -9, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        // Fails only where it has ended by itself.
+        let _gone_already = self.child.kill();
+        let _nothing_to_do = self.child.wait();
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), signal).context("signalling a child")
+    }
+
+    /// True until it has ended.
+    pub(crate) fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.runs() {
+            self.kill();
+        }
+    }
+}
+
+fn append_to(path: &Path) -> Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.with_context(|| format!("opening {}", path.display()))
+}
+
+/// A clock tick of /proc/PID/stat: USER_HZ, 100 on every Linux that we know of.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Processor time that a process (all of its threads) has used.
+pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
+    let text = read(pid, "stat")?;
+    // "PID (NAME) STATE ...": the name may hold anything, so count from behind its parenthesis.
+    let (_, fields) = text.rsplit_once(')').context("/proc/PID/stat has a name")?;
+    let mut fields = fields.split_whitespace().skip(11).map(str::parse::<u32>);
+    let (Some(Ok(user)), Some(Ok(system))) = (fields.next(), fields.next()) else {
+        anyhow::bail!("/proc/{pid}/stat cannot be read: {text}");
+    };
+    Ok(TICK * (user + system))
+}
+
+/// What a process holds of the machine's memory, in bytes: now, and at most since it started.
+pub(crate) fn memory(pid: u32) -> Result<(u64, u64)> {
+    let text = read(pid, "status")?;
+    let field = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+        value.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    };
+    let (now, peak) = (field("VmRSS:"), field("VmHWM:"));
+    let kib = |value: Option<u64>| value.context("no VmRSS or VmHWM").map(|kib| kib * 1024);
+    Ok((kib(now)?, kib(peak)?))
+}
+
+/// Bytes that a process caused to be written to disks.
+pub(crate) fn written(pid: u32) -> Result<u64> {
+    let text = read(pid, "io")?;
+    let value = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    value.and_then(|value| value.parse().ok()).context("no write_bytes")
+}
+
+fn read(pid: u32, file: &str) -> Result<String> {
+    let path = format!("/proc/{pid}/{file}");
+    std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_process_is_understood() {
+        let me = std::process::id();
+        let begun = cpu_time(me).unwrap();
+        let mut turns = 0_u64;
+        // Fails by never ending if processor time does not grow.
+        while cpu_time(me).unwrap() < begun + 3 * TICK {
+            turns += 1;
+        }
+        assert!(turns > 0);
+        let (now, peak) = memory(me).unwrap();
+        assert!(now > 100_000 && peak >= now / 2, "{now} {peak}");
+    }
+}

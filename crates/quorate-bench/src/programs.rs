@@ -1,0 +1,47 @@
+//! Where the servers' programs are, and what to do when they are not.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::output;
+
+/// `quorate`: as told, else beside our own executable, where cargo puts both; built if it is not there.
+pub(crate) fn quorate(told: Option<&Path>) -> Result<PathBuf> {
+    if let Some(path) = told {
+        ensure!(path.is_file(), "{} is not there", path.display());
+        return Ok(path.to_owned());
+    }
+    let own = std::env::current_exe().context("finding our own executable")?;
+    let beside = own.with_file_name("quorate");
+    if !beside.is_file() {
+        build(&own)?;
+    }
+    ensure!(beside.is_file(), "cargo made no {}; name the server with --quorate", beside.display());
+    Ok(beside)
+}
+
+fn build(own: &Path) -> Result<()> {
+    let profile = own.parent().and_then(Path::file_name).context("no profile folder")?;
+    let profile = profile.to_string_lossy();
+    let profile = if profile == "debug" { "dev" } else { &*profile };
+    output::note(&format!("building quorate (profile {profile})"));
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let status = Command::new(cargo)
+        .args(["build", "-p", "quorate-cli", "--profile", profile])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .status()
+        .context("starting cargo; build the server yourself and name it with --quorate")?;
+    ensure!(status.success(), "cargo build -p quorate-cli failed");
+    Ok(())
+}
+
+/// `etcd`, from the path.
+pub(crate) fn etcd() -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    match std::env::split_paths(&path).map(|folder| folder.join("etcd")).find(|it| it.is_file()) {
+        Some(found) => Ok(found),
+        None => bail!("there is no etcd; install it: apt-get install etcd-server"),
+    }
+}

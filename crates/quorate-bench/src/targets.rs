@@ -1,0 +1,41 @@
+//! What is wanted: bounds that results are compared with, and nothing else. No figure is made from them.
+
+/// A bound on one figure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Bound {
+    /// So many times better than the peer in the same run.
+    Times(f64),
+    /// Our own figure, at least.
+    AtLeast(f64),
+    /// Our own figure, at most.
+    AtMost(f64),
+}
+
+/// Workload, variant, metric, bound. A variant or metric of `*` stands for all.
+const TARGETS: &[(&str, &str, &str, Bound)] = &[
+    ("W1", "1 in flight", "registrations", Bound::Times(3.0)),
+    ("W1", "1 in flight", "p50", Bound::AtMost(0.6)),
+    ("W1", "64 in flight", "registrations", Bound::Times(6.0)),
+    ("W1", "512 in flight", "registrations", Bound::Times(8.0)),
+    ("W1b", "1 in flight", "registrations", Bound::Times(1.5)),
+    ("W1b", "64 in flight", "registrations", Bound::Times(2.0)),
+    ("W1b", "512 in flight", "registrations", Bound::Times(2.0)),
+    ("W1c", "*", "instances", Bound::AtLeast(100_000.0)),
+    ("W2", "window 1", "renewals", Bound::Times(5.0)),
+    ("W2", "window 32", "renewals", Bound::Times(15.0)),
+    ("W2", "*", "server cpu each", Bound::Times(10.0)),
+    ("W2b", "*", "idle cpu", Bound::AtMost(5.0)),
+    ("W3", "linearizable, 1 caller", "fetches", Bound::Times(2.0)),
+    ("W3", "linearizable, 64 callers", "fetches", Bound::Times(4.0)),
+    ("W3", "local, 1 caller", "fetches", Bound::Times(2.0)),
+    ("W3", "local, 64 callers", "fetches", Bound::Times(4.0)),
+];
+
+/// The bound on a figure, if there is one.
+pub(crate) fn bound(workload: &str, variant: &str, metric: &str) -> Option<Bound> {
+    let fits = |wanted: &str, found: &str| wanted == "*" || wanted == found;
+    let found = TARGETS
+        .iter()
+        .find(|(of, name, what, _)| *of == workload && fits(name, variant) && fits(what, metric));
+    found.map(|(_, _, _, bound)| *bound)
+}
