@@ -8,7 +8,7 @@
 //! | `watch_*` | no gap, resume, reset, slow watchers, what a subscription covers |
 //! | `limits`, `leases`, `reads` | the calls of the registry |
 //! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
-//! | `clock` | when leases end, and when not |
+//! | `clock`, `failover` | when leases end, and when not; who stays leader |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stderr, reason = "measured times")]
@@ -17,6 +17,7 @@ mod cluster {
     mod admin;
     mod calls;
     mod clock;
+    mod failover;
     mod harness;
     mod leases;
     mod limits;

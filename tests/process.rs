@@ -15,6 +15,8 @@ mod damage;
 mod disk_full;
 #[path = "process/expiry.rs"]
 mod expiry;
+#[path = "process/failover.rs"]
+mod failover;
 #[path = "process/feed.rs"]
 mod feed;
 #[path = "process/graceful_stop.rs"]

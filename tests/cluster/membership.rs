@@ -167,8 +167,8 @@ async fn no_removal_loses_the_live_majority() {
     let (dead, alive) = (others[0], others[1]);
     let admin = cluster.client().await.admin();
     cluster.stop(dead).await;
-    // A node counts as alive until it was not heard of for two election timeouts: that time has to pass.
-    sleep(Duration::from_millis(2 * 800 + 400)).await;
+    // A node counts as alive until it was not heard of for twice the silence that a leader may keep: that has to pass.
+    sleep(Duration::from_millis(2 * 560 + 400)).await;
     for id in [alive, leader] {
         let refused = admin.remove_node(id).await.unwrap_err().to_string();
         assert!(refused.contains("FailedPrecondition"), "{refused}");

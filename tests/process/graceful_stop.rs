@@ -11,7 +11,7 @@ use crate::load::{Load, keep};
 
 /// The node's `shutdown_grace_ms`, and a little.
 const STOPS_WITHIN: Duration = Duration::from_secs(12);
-/// Handing over is to be quicker than an election, which begins after 400 ms of silence at the earliest.
+/// Handing over is to be quicker than an election, which begins after 560 ms of silence at the earliest.
 const HANDED_OVER_WITHIN: Duration = Duration::from_millis(1_000);
 
 /// The order that `server.rs` documents, as the log tells it.

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use quorate_client::{
     Client, FetchOptions, Instance, InstanceBuilder, Registration, RegistrationHandle, Selection,
 };
+use quorate_proto::v1::{LeaseRenewal, RenewRequest};
 use tokio::task::JoinHandle;
 
+use crate::cluster::Node;
 use crate::wait::{eventually, time_passes};
 
 /// Longer than any of these tests: what such a lease keeps is there because it was acknowledged, not because it is renewed.
@@ -59,6 +61,22 @@ impl Load {
                     let lease = handle.registered().await.map_err(|error| error.to_string())?;
                     let registered = (format!("{service}/{id}"), lease.id, lease.revision);
                     Ok((Some(handle), Some(registered)))
+                }
+            }
+        })
+    }
+
+    /// Renews a lease on one node, with the generated stub.
+    pub(crate) fn renewing(node: &Node, lease: u64, workers: usize) -> Self {
+        let stub = node.registry();
+        Self::start(workers, |_| {
+            let stub = stub.clone();
+            move |_| {
+                let mut stub = stub.clone();
+                async move {
+                    let renewals = vec![LeaseRenewal { lease_id: lease }];
+                    let renewed = stub.renew(RenewRequest { renewals }).await;
+                    renewed.map(|_| (None, None)).map_err(|status| status.to_string())
                 }
             }
         })

@@ -118,4 +118,17 @@ impl SimulatedNet for Turmoil {
             }
         }))
     }
+
+    fn dial(&self, address: &str) -> BoxFuture<'static, io::Result<()>> {
+        let uri: Uri = format!("http://{address}").parse().expect("a valid address");
+        let hangs = Self::hangs(&self.plan, self.me, &uri);
+        count_dial(self.me, &uri);
+        Box::pin(async move {
+            if hangs {
+                std::future::pending::<()>().await;
+            }
+            let host = uri.host().unwrap_or_default().to_owned();
+            TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await.map(drop)
+        })
+    }
 }

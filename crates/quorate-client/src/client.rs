@@ -83,7 +83,7 @@ impl ClientBuilder {
             options: Options {
                 namespace: String::new(),
                 call_timeout: Duration::from_secs(5),
-                attempt_timeout: Duration::from_secs(1),
+                attempt_timeout: Duration::from_millis(500),
                 watch_idle_timeout: Duration::from_secs(15),
                 leaderless_timeout: Duration::from_secs(3),
             },
@@ -106,7 +106,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How long one node may take before the next is asked; 1 s unless set, and never more than half the call timeout.
+    /// How long one node may take before the next is asked; 0.5 s unless set, and never more than half the call timeout.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.options.attempt_timeout = timeout;

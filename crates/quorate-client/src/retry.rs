@@ -67,7 +67,7 @@ pub(crate) struct Pace {
 /// The shortest wait. With the number of nodes, it bounds the attempts in a second whatever the dice say.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-/// For a caller that waits: an election takes about a second, and the call should go on soon after it.
+/// For a caller that waits: an election takes up to a second, and the call should go on soon after it.
 pub(crate) const FOREGROUND: Pace =
     Pace { base: Duration::from_millis(25), cap: Duration::from_millis(400) };
 

@@ -50,11 +50,14 @@ pub enum Start {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tunables {
-    /// The leader's heartbeat, ms. Default 100, minimum 10.
+    /// The leader's heartbeat, ms. Default 80, minimum 10. Longer than a round trip between nodes.
     pub heartbeat_ms: u64,
-    /// A follower that hears nothing for a random time from here ... Default 400, minimum 3 heartbeats.
+    /// A follower that hears nothing of its leader for `election_timeout_max_ms`, and then nothing for a random time from
+    /// here ... Default 240, minimum 3 heartbeats. Longer than a node's disk needs for a sync (votes are kept on it).
     pub election_timeout_min_ms: u64,
-    /// ... to here, in ms, stands for election. Default 800; more than `election_timeout_min_ms`.
+    /// ... to here, in ms, stands for election; in its first `election_timeout_max_ms` it votes for nobody either. Default
+    /// 320; more than `election_timeout_min_ms`. So a leader that stands still for less than the two together (560 ms) stays;
+    /// one whose process dies is replaced at once.
     pub election_timeout_max_ms: u64,
     /// How long a call without a deadline of its own may take, ms. Default 5,000, minimum 100.
     pub request_timeout_ms: u64,
@@ -81,9 +84,9 @@ pub struct Tunables {
 impl Default for Tunables {
     fn default() -> Self {
         Self {
-            heartbeat_ms: 100,
-            election_timeout_min_ms: 400,
-            election_timeout_max_ms: 800,
+            heartbeat_ms: 80,
+            election_timeout_min_ms: 240,
+            election_timeout_max_ms: 320,
             request_timeout_ms: 5_000,
             renew_window_ms: 50,
             election_grace_ms: 3_000,

@@ -7,11 +7,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::raft::types::Vote;
+
 /// What this node knows of its leader from the leader's own messages.
 #[derive(Debug)]
 pub(crate) struct Leadership {
     view: watch::Sender<Option<u64>>,
     contact: Mutex<Contact>,
+    suspect: watch::Sender<Option<Vote>>,
     heard: AtomicBool,
     stopping: AtomicBool,
     removed: AtomicBool,
@@ -30,8 +33,9 @@ struct Contact {
 impl Leadership {
     pub(crate) fn new() -> Self {
         let (view, contact) = (watch::Sender::new(None), Mutex::default());
+        let suspect = watch::Sender::new(None);
         let (heard, stopping, removed) = Default::default();
-        Self { view, contact, heard, stopping, removed }
+        Self { view, contact, suspect, heard, stopping, removed }
     }
 
     /// The leader that this node follows or is; `None`: lost.
@@ -87,6 +91,16 @@ impl Leadership {
         } else if contact.pending.is_none() {
             contact.pending = Some((committed, now));
         }
+    }
+
+    /// Something hints that this leader is gone.
+    pub(crate) fn suspect(&self, leader: Vote) {
+        self.suspect.send_replace(Some(leader));
+    }
+
+    /// Follows which leader was suspected last.
+    pub(crate) fn suspects(&self) -> watch::Receiver<Option<Vote>> {
+        self.suspect.subscribe()
     }
 
     /// How long ago a leader was heard of; `None`: never.

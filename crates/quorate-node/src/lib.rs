@@ -14,6 +14,7 @@
 //! | `amnesia` | refuses to come back under an id whose disk was lost |
 //! | `net` | sockets, real or simulated |
 //! | `leadership`, `disk`, `peers` | who leads and how fresh; room on the disk; connections to other nodes |
+//! | `failover` | replaces a leader whose process has died |
 //! | `raft/` | the adapters to the Raft library |
 //! | `grpc/`, `convert`, `status` | handlers; wire types to ours and back; errors to codes |
 
@@ -25,6 +26,7 @@ mod config;
 mod convert;
 mod disk;
 mod error;
+mod failover;
 mod grpc;
 mod leadership;
 mod member_loop;

@@ -231,7 +231,7 @@ impl Node {
 
     /// A voter that was heard of this long ago is alive.
     fn counts_as_alive(&self) -> Duration {
-        2 * self.election_timeout_max()
+        2 * self.silence_max()
     }
 
     fn check_majority(&self, id: u64, after: &BTreeSet<u64>) -> Result<(), NodeError> {

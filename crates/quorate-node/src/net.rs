@@ -13,7 +13,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use quorate_log::Io;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tonic::transport::server::{Connected, TcpIncoming};
 use tonic::transport::{Channel, Endpoint};
 
@@ -51,6 +51,8 @@ pub trait SimulatedNet: Send + Sync {
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Listener>>;
     /// A channel that connects when it is first used; the settings of the endpoint hold.
     fn connect(&self, endpoint: &Endpoint) -> Channel;
+    /// Connects to `host:port` and closes the connection again: whether anybody listens there.
+    fn dial(&self, address: &str) -> BoxFuture<'static, io::Result<()>>;
 }
 
 /// A bound address and the connections that arrive there.
@@ -85,6 +87,17 @@ impl Net {
         match self {
             Self::Tcp => endpoint.connect_lazy(),
             Self::Simulated(net) => net.connect(endpoint),
+        }
+    }
+
+    /// Connects to `host:port` and closes the connection again: whether anybody listens there.
+    pub(crate) fn dial(&self, address: &str) -> BoxFuture<'static, io::Result<()>> {
+        match self {
+            Self::Tcp => {
+                let address = address.to_owned();
+                Box::pin(async move { TcpStream::connect(address).await.map(drop) })
+            }
+            Self::Simulated(net) => net.dial(address),
         }
     }
 }

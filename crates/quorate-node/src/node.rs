@@ -370,8 +370,10 @@ impl Node {
         self.clock.read(self.term(), applied, pending)
     }
 
-    pub(crate) fn election_timeout_max(&self) -> Duration {
-        Duration::from_millis(self.tunables.election_timeout_max_ms)
+    /// The longest silence of a leader that no follower takes for its end.
+    pub(crate) fn silence_max(&self) -> Duration {
+        let Tunables { election_timeout_min_ms, election_timeout_max_ms, .. } = self.tunables;
+        Duration::from_millis(election_timeout_min_ms + election_timeout_max_ms)
     }
 
     pub(crate) fn late(&self, since: Instant) -> NodeError {

@@ -162,7 +162,7 @@ impl Node {
 
     async fn read_index_at(&self, leader: u64) -> Result<u64, NodeError> {
         // Bounded, so that a leader that hangs does not hold up the reads that wait for this round.
-        let patience = self.election_timeout_max();
+        let patience = self.silence_max();
         let request = self.peers.request(leader, ReadIndexRequest {}, Some(patience));
         let (address, mut client) = self.peer_client(leader, Lane::Control)?;
         match timeout(patience, client.read_index(request)).await {

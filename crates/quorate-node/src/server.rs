@@ -22,12 +22,14 @@ use quorate_proto::v1::registry_server::RegistryServer;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 use crate::amnesia::member_knows;
 use crate::applied::Applied;
 use crate::clock::LeaderClock;
 use crate::config::{Config, Start, Tunables};
 use crate::disk::Disk;
+use crate::failover::Failover;
 use crate::grpc::TRANSPORT_MAX;
 use crate::grpc::admin::AdminService;
 use crate::grpc::peer::PeerService;
@@ -196,18 +198,9 @@ impl Bound {
             .max_decoding_message_size(TRANSPORT_MAX);
         let admin = AdminServer::new(AdminService { node: node.clone() })
             .max_decoding_message_size(TRANSPORT_MAX);
-        let reflection = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            // What this listener serves: the peer API has another one.
-            .with_service_name("quorate.v1.Registry")
-            .with_service_name("quorate.v1.Admin")
-            .with_service_name("grpc.health.v1.Health")
-            .build_v1()
-            .expect("invariant: the descriptors were compiled from the same files");
         let clients = transport()
             .add_service(health_service)
-            .add_service(reflection)
+            .add_service(reflection())
             .add_service(registry)
             .add_service(admin)
             .serve_with_incoming_shutdown(
@@ -254,6 +247,8 @@ impl Bound {
         }));
         let members = MemberLoop::new(node.clone(), self.start);
         spawn_loop(Box::pin(async move { members.run().await }));
+        let failover = Failover::new(node.clone());
+        spawn_loop(Box::pin(async move { failover.run().await }));
         spawn_loop(Box::pin(report_health(node.clone(), health_reporter)));
         spawn_loop(Box::pin(watch_raft(node)));
         tasks
@@ -280,6 +275,18 @@ fn transport() -> tonic::transport::Server {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+}
+
+/// What the listener for clients serves; the peer API has another one.
+fn reflection() -> ServerReflectionServer<impl ServerReflection> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name("quorate.v1.Registry")
+        .with_service_name("quorate.v1.Admin")
+        .with_service_name("grpc.health.v1.Health")
+        .build_v1()
+        .expect("invariant: the descriptors were compiled from the same files")
 }
 
 async fn stop_all(
@@ -320,7 +327,7 @@ async fn hand_over(node: &Node) {
         return;
     }
     let Ok(next) = node.successor() else { return };
-    let deadline = Instant::now() + 2 * node.election_timeout_max();
+    let deadline = Instant::now() + 2 * node.silence_max();
     match node.transfer(next, deadline).await {
         Ok(()) => tracing::info!(to = next, "handed the lead over"),
         Err(error) => tracing::warn!(%error, "could not hand the lead over; the others will elect"),

@@ -130,7 +130,7 @@ impl Ticker {
     /// The leader, if it was heard of lately; this node itself, if it leads and a quorum was.
     fn leader_in_sight(&self) -> Option<u64> {
         let node = &self.node;
-        let patience = node.election_timeout_max();
+        let patience = node.silence_max();
         let leader = node.current_leader()?;
         let silence = match leader == node.id {
             true => node.quorum_silence(),

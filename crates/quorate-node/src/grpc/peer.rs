@@ -67,17 +67,9 @@ impl Peer for PeerService {
         self.adopt(request.metadata()).await?;
         let service = self.clone();
         // What cannot be read or taken ends the input, and with it the stream: the leader begins a new one.
-        let appends = request.into_inner().scan((), move |(), payload| {
-            let append = payload.and_then(|payload| read::<Append>(&payload));
-            let append = append.and_then(|append| {
-                service.admit(&append)?;
-                Ok(append)
-            });
-            if let Err(status) = &append {
-                tracing::debug!(%status, "ending a stream of appends");
-            }
-            std::future::ready(append.ok())
-        });
+        let appends = request
+            .into_inner()
+            .scan(None, move |leader, payload| std::future::ready(service.take(leader, payload)));
         let answers = self.node.raft.stream_append(appends);
         let answers = answers.map(|answer| match answer {
             Ok(answer) => Ok(Payload { data: encode(&answer) }),
@@ -95,6 +87,9 @@ impl Peer for PeerService {
     async fn pre_vote(&self, request: Request<Payload>) -> Answer<Payload> {
         self.check(request.metadata())?;
         let vote: VoteRequest<TypeConfig> = read(&request.into_inner())?;
+        // Whoever asks misses the leader.
+        let followed = self.node.view.borrow_watched().vote;
+        self.node.leadership.suspect(followed);
         Ok(payload(&self.node.raft.pre_vote(vote).await.map_err(failed)?))
     }
 
@@ -178,6 +173,27 @@ impl PeerService {
         self.node.peers.set_cluster_id(cluster_id);
         tracing::info!(cluster_id = format!("{cluster_id:016x}"), "this node now belongs to");
         Ok(())
+    }
+
+    /// The next append of a stream; `leader` is whose the last one was.
+    fn take(&self, leader: &mut Option<Vote>, payload: Result<Payload, Status>) -> Option<Append> {
+        if payload.is_err()
+            && let Some(leader) = leader
+        {
+            self.node.leadership.suspect(*leader);
+        }
+        let append = payload.and_then(|payload| read::<Append>(&payload));
+        let taken = append.and_then(|append| self.admit(&append).map(|()| append));
+        match taken {
+            Ok(append) => {
+                *leader = Some(append.vote);
+                Some(append)
+            }
+            Err(status) => {
+                tracing::debug!(%status, "ending a stream of appends");
+                None
+            }
+        }
     }
 
     /// Notes how far the leader has committed; refuses entries while there is no room for them.

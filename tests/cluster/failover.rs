@@ -1,0 +1,38 @@
+//! Who is not to be deposed. (How soon a leader that died is replaced is tested with real processes.)
+
+use std::time::Duration;
+
+use quorate_node::Tunables;
+use tokio::time::sleep;
+
+use super::calls::register;
+use super::harness::Cluster;
+
+/// Connections stay cut for so long: time for everybody to notice.
+const CUT: Duration = Duration::from_millis(300);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn broken_connections_to_a_leader_that_lives_depose_nobody() {
+    // So long that it cannot be silence that deposes it.
+    let tunables = Tunables {
+        election_timeout_min_ms: 20_000,
+        election_timeout_max_ms: 30_000,
+        ..Tunables::default()
+    };
+    let cluster = Cluster::start_cuttable(3, tunables).await;
+    let leader = cluster.leader().await;
+    let term = cluster.own_status(leader).await.unwrap().header.unwrap().term;
+    let followers: Vec<u64> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    for round in 0..4 {
+        // So that the leader has connections to break.
+        register(&mut cluster.registry(leader), "web", &format!("r{round}")).await;
+        // One at a time: the other one could vote for it.
+        let follower = followers[round % 2];
+        cluster.cut_off(follower);
+        sleep(CUT).await;
+        cluster.reconnect(follower);
+    }
+    register(&mut cluster.registry(followers[0]), "web", "last").await;
+    assert_eq!(cluster.leader().await, leader);
+    assert_eq!(cluster.own_status(leader).await.unwrap().header.unwrap().term, term);
+}

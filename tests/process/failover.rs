@@ -1,0 +1,93 @@
+//! How long writes and renewals wait when the leader goes: its process dies (kill -9), or it falls silent (SIGSTOP).
+
+use std::time::{Duration, Instant};
+
+use quorate_proto::v1::ChangeKind;
+
+use crate::cluster::{Cluster, Settings};
+use crate::feed::Feed;
+use crate::load::{Load, keep};
+use crate::wait::time_passes;
+
+/// Leaders in turn; the median counts, because one election may be unlucky.
+const ROUNDS: usize = 5;
+
+/// With room for a debug build on a busy machine.
+const AFTER_DEATH: Duration = Duration::from_millis(500);
+const AFTER_SILENCE: Duration = Duration::from_millis(1_000);
+
+/// With these, no silence ends before 3.5 s: what is quicker is not the election timeouts' doing.
+const PATIENT: &str = "election_timeout_min_ms = 1500\nelection_timeout_max_ms = 2000";
+
+/// Shorter than all rounds together, so that a renewal that is lost shows.
+const TTL: Duration = Duration::from_secs(3);
+const KEPT: usize = 10;
+
+/// S1.3, S0.5
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_and_renewals_are_back_soon_after_the_leader_died() {
+    let settings = Settings { tunables: PATIENT.to_owned(), ..Settings::default() };
+    let mut cluster = Cluster::start_with(3, settings).await;
+    let (writes, renewals) = outages(&mut cluster, |cluster, leader, gone| match gone {
+        true => cluster.nodes[leader].kill(),
+        false => cluster.nodes[leader].start(),
+    })
+    .await;
+    eprintln!("measured: leader killed: writes back after {writes:?}, renewals {renewals:?}");
+    assert!(median(&writes) < AFTER_DEATH, "writes were back after {writes:?}");
+    assert!(median(&renewals) < AFTER_DEATH, "renewals were back after {renewals:?}");
+}
+
+/// S1.3, S0.5
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_and_renewals_are_back_soon_after_the_leader_fell_silent() {
+    let mut cluster = Cluster::start(3).await;
+    let (writes, renewals) = outages(&mut cluster, |cluster, leader, gone| match gone {
+        true => cluster.nodes[leader].pause(),
+        false => cluster.nodes[leader].go_on(),
+    })
+    .await;
+    eprintln!("measured: leader stopped: writes back after {writes:?}, renewals {renewals:?}");
+    assert!(median(&writes) < AFTER_SILENCE, "writes were back after {writes:?}");
+    assert!(median(&renewals) < AFTER_SILENCE, "renewals were back after {renewals:?}");
+}
+
+/// Takes one leader after the other away and back; the outage of writes (client crate, all nodes) and of renewals (generated
+/// stub, a survivor) each time. Nobody may lose a lease meanwhile.
+async fn outages(
+    cluster: &mut Cluster,
+    mut turn: impl FnMut(&mut Cluster, usize, bool),
+) -> (Vec<Duration>, Vec<Duration>) {
+    let client = cluster.client().connect().await.unwrap();
+    let _kept = keep(&client, "kept", KEPT, TTL).await;
+    let (mut writes, mut renewals) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let leader = cluster.leader().await;
+        let survivors = cluster.others(leader);
+        let survivor = &cluster.nodes[survivors[0]];
+        let feed = Feed::start(survivor).await;
+        let lease = survivor.register("renewed", &format!("r{round}"), TTL).await.unwrap().lease_id;
+        let renewing = Load::renewing(survivor, lease, 2);
+        let writing = Load::registering(&client, "written", 4);
+        writing.until_more(50, Duration::from_secs(10)).await;
+
+        let since = Instant::now();
+        turn(cluster, leader, true);
+        writing.until_more(50, Duration::from_secs(15)).await;
+        time_passes((TTL + TTL / 2).saturating_sub(since.elapsed())).await;
+        let (written, renewed) = (writing.finish().await, renewing.finish().await);
+        written.assert_no_failure();
+        renewed.assert_no_failure();
+        writes.push(written.outage(since));
+        renewals.push(renewed.outage(since));
+        feed.look(|seen| assert_eq!(seen.of(ChangeKind::Removed, "kept/"), [], "expired"));
+        turn(cluster, leader, false);
+    }
+    (writes, renewals)
+}
+
+fn median(times: &[Duration]) -> Duration {
+    let mut times = times.to_vec();
+    times.sort();
+    times[times.len() / 2]
+}
