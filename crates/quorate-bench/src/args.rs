@@ -38,6 +38,9 @@ pub(crate) struct RunArgs {
     /// The share of the work that is done: less than 1 for a look, not for a figure
     #[arg(long, default_value_t = 1.0)]
     pub(crate) scale: f64,
+    /// Also the sizes that take long: a million instances, a million leases
+    #[arg(long)]
+    pub(crate) large: bool,
     /// Connections to each node
     #[arg(long, default_value_t = 2)]
     pub(crate) connections: usize,

@@ -134,15 +134,15 @@ where
     Ok(Measured { operations: all.len(), elapsed, latencies: all, cpu: mark.used()? })
 }
 
-/// Runs `operation` at a fixed rate for a time, whether earlier ones are answered or not, up to `open_max` at once.
+/// Runs `operation` at a fixed rate until `over`, whether earlier ones are answered or not, up to `open_max` at once.
 /// Latencies count from when an operation was due where it was late by more than timers are: a stall is not hidden by what
 /// could not be sent during it.
 pub(crate) async fn paced<F>(
     per_second: f64,
-    time: Duration,
+    over: impl Fn() -> bool,
     open_max: usize,
     operation: impl Fn(u64) -> F,
-) -> Result<(Latencies, Duration)>
+) -> Result<Latencies>
 where
     F: Future<Output = Result<()>> + Send + 'static,
 {
@@ -151,10 +151,10 @@ where
     let mut open: JoinSet<Result<Duration>> = JoinSet::new();
     for number in 0.. {
         let due = begun + Duration::from_secs_f64(number as f64 / per_second);
-        if due.duration_since(begun) >= time {
+        tokio::time::sleep_until(due.into()).await;
+        if over() {
             break;
         }
-        tokio::time::sleep_until(due.into()).await;
         while open.len() >= open_max {
             collect(&mut all, open.join_next().await)?;
         }
@@ -172,7 +172,7 @@ where
     while let Some(done) = open.join_next().await {
         collect(&mut all, Some(done))?;
     }
-    Ok((all, begun.elapsed()))
+    Ok(all)
 }
 
 fn collect(

@@ -11,8 +11,6 @@
 //! | `sample`, `rows`, `targets` | figures, medians and ratios, what is wanted |
 //! | `table`, `report`, `report/*`, `output` | for terminals, for browsers |
 
-#![allow(dead_code, reason = "W4 to W8 will use the rest")]
-
 mod args;
 mod ceiling;
 mod cluster;
@@ -37,6 +35,12 @@ mod workload;
 mod etcd {
     #![allow(clippy::all, unreachable_pub, unused_qualifications, dead_code, reason = "generated")]
     tonic::include_proto!("etcdserverpb");
+}
+
+/// The generated stubs of the part of our own API that much comes back from.
+mod lean {
+    #![allow(clippy::all, unreachable_pub, unused_qualifications, dead_code, reason = "generated")]
+    tonic::include_proto!("quorate.v1");
 }
 
 /// The generated stubs of the echo server.

@@ -47,11 +47,15 @@ async fn measure(args: &RunArgs, programs: &Programs, peers: &[Peer]) -> Result<
     let workspace = Workspace::create(args.data_dir.as_deref(), args.keep)?;
     let machine = Machine::look(&programs.quorate, programs.etcd.as_deref());
     output::line(&machine.line());
+    if args.scale != 1.0 {
+        output::line(&format!("scale {}: a look, not a figure", args.scale));
+    }
     let setting = Setting {
         programs,
         dir: workspace.path(),
         scale: args.scale,
         per_node: args.connections,
+        large: args.large,
         keep: args.keep,
     };
     let workloads = if args.only.is_empty() { &Workload::ALL[..] } else { &args.only };
@@ -92,7 +96,6 @@ async fn repeat(
                 match ran {
                     Ok(samples) => {
                         all.extend(samples.all.into_iter().map(|sample| (peer, sample)));
-                        notes.extend(samples.notes);
                     }
                     Err(error) => {
                         notes.push(format!("{what}: not measured: {error:#}"));
@@ -102,8 +105,6 @@ async fn repeat(
             }
         }
     }
-    notes.sort();
-    notes.dedup();
     (all, notes)
 }
 

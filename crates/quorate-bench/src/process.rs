@@ -89,13 +89,6 @@ pub(crate) fn memory(pid: u32) -> Result<(u64, u64)> {
     Ok((kib(now)?, kib(peak)?))
 }
 
-/// Bytes that a process caused to be written to disks.
-pub(crate) fn written(pid: u32) -> Result<u64> {
-    let text = read(pid, "io")?;
-    let value = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
-    value.and_then(|value| value.parse().ok()).context("no write_bytes")
-}
-
 fn read(pid: u32, file: &str) -> Result<String> {
     let path = format!("/proc/{pid}/{file}");
     std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))

@@ -30,6 +30,13 @@ pub(crate) struct Row {
     pub(crate) theirs_all: Vec<f64>,
 }
 
+impl Row {
+    /// Something is wanted of it.
+    pub(crate) fn has_bound(&self) -> bool {
+        self.at_least.or(self.ours_at_least).or(self.ours_at_most).is_some()
+    }
+}
+
 /// Rows in the order in which their figures first came.
 pub(crate) fn rows(samples: &[(Peer, Sample)]) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();

@@ -29,8 +29,6 @@ pub(crate) struct Sample {
 #[derive(Debug, Default)]
 pub(crate) struct Samples {
     pub(crate) all: Vec<Sample>,
-    /// What was not measured, and why.
-    pub(crate) notes: Vec<String>,
 }
 
 pub(crate) const MIB: f64 = 1024.0 * 1024.0;
@@ -45,10 +43,6 @@ pub(crate) struct Variant<'a> {
 impl Samples {
     pub(crate) fn of(&mut self, workload: &'static str, name: impl Into<String>) -> Variant<'_> {
         Variant { samples: self, workload, name: name.into() }
-    }
-
-    pub(crate) fn note(&mut self, text: impl Into<String>) {
-        self.notes.push(text.into());
     }
 }
 

@@ -1,9 +1,8 @@
 //! Rows as a table for terminals, within a hundred columns.
 
 use crate::rows::Row;
-use crate::sample::Better;
 
-/// The lines of the table. With `details`, every figure; otherwise what is wanted, rates, latencies and processor times.
+/// The lines of the table. With `details`, every figure.
 pub(crate) fn table(rows: &[Row], details: bool) -> Vec<String> {
     let mut lines = vec![line(["", "", "", "quorate", "etcd", "ratio", "wanted", ""])];
     let mut before = ("", String::new());
@@ -27,9 +26,20 @@ pub(crate) fn table(rows: &[Row], details: bool) -> Vec<String> {
     lines
 }
 
+/// What is left out without details.
+const DETAILS: [&str; 8] = [
+    "p99.9",
+    "busiest server cpu each",
+    "client cpu each",
+    "peak memory",
+    "backup size",
+    "changes told one by one",
+    "first write, worst",
+    "first renewal, worst",
+];
+
 fn shown(row: &Row) -> bool {
-    const USUAL: [&str; 4] = ["p50", "p99", "server cpu each", "client cpu"];
-    row.met.is_some() || row.better == Better::Higher || USUAL.contains(&row.metric)
+    row.has_bound() || !DETAILS.contains(&row.metric)
 }
 
 fn line(cells: [&str; 8]) -> String {
@@ -73,6 +83,7 @@ pub(crate) fn number(value: f64) -> String {
 mod tests {
     use super::*;
     use crate::rows::rows;
+    use crate::sample::Better;
     use crate::sample::Sample;
     use crate::wire::Peer;
 
@@ -86,7 +97,7 @@ mod tests {
             better: Better::Higher,
             value,
         };
-        let rows = rows(&[(Peer::Quorate, sample(123_456.7)), (Peer::Etcd, sample(0.001))]);
+        let rows = rows(&[(Peer::Quorate, sample(123_456.7)), (Peer::Etcd, sample(9_876.5))]);
         let table = table(&rows, true);
         assert_eq!(table.len(), 2);
         assert!(table[1].ends_with(">=100000 met"), "{}", table[1]);

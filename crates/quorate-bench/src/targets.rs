@@ -29,6 +29,25 @@ const TARGETS: &[(&str, &str, &str, Bound)] = &[
     ("W3", "linearizable, 64 callers", "fetches", Bound::Times(4.0)),
     ("W3", "local, 1 caller", "fetches", Bound::Times(2.0)),
     ("W3", "local, 64 callers", "fetches", Bound::Times(4.0)),
+    ("W4", "200/s to 1", "p99", Bound::Times(2.0)),
+    ("W4", "20/s to 1,000, own conns", "p99", Bound::Times(2.0)),
+    ("W4", "200/s to 1,000, own conns", "p99", Bound::Times(2.0)),
+    ("W4", "*", "events", Bound::Times(2.0)),
+    // 200 are made a second; what is missing is the way of the last one.
+    ("W4", "200/s to 1,000, own conns", "changes carried", Bound::AtLeast(198.0)),
+    ("W5", "kill -9", "first write", Bound::AtMost(0.4)),
+    ("W5", "kill -9", "first renewal", Bound::AtMost(0.4)),
+    ("W5", "SIGSTOP", "first write", Bound::AtMost(0.8)),
+    ("W5", "SIGSTOP", "first renewal", Bound::AtMost(0.8)),
+    ("W5", "*", "false expiries", Bound::AtMost(0.0)),
+    ("W6", "empty", "memory", Bound::AtMost(20.0)),
+    ("W6", "*", "memory, leader", Bound::Times(2.0)),
+    ("W6", "*", "memory, follower", Bound::Times(2.0)),
+    ("W6", "*", "disk", Bound::Times(2.0)),
+    ("W6", "*", "first read after kill of all", Bound::Times(2.0)),
+    ("W6", "*", "slowest write, snapshot", Bound::AtMost(20.0)),
+    ("W7", "*", "last removal", Bound::AtMost(1.0)),
+    ("W7", "*", "writer p99, growth", Bound::AtMost(3.0)),
 ];
 
 /// The bound on a figure, if there is one.

@@ -1,9 +1,13 @@
 //! The workloads, one file each. Each brings the same work to one peer, checks what is there afterwards, and tells figures.
 
+mod expiry;
+mod failover;
 mod fetch;
 mod register;
 mod renew;
+mod state;
 mod verify;
+mod watch;
 
 use std::path::Path;
 use std::time::Duration;
@@ -30,10 +34,28 @@ pub(crate) enum Workload {
     W2,
     /// Fetches of a service of 100 instances
     W3,
+    /// Watches: from a change to its arrival, and events at full speed
+    W4,
+    /// The leader dies, or falls silent
+    W5,
+    /// A large state: memory, disk, copies, the way back
+    W6,
+    /// Many leases end at once
+    W7,
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 5] = [Self::W1, Self::W1b, Self::W1c, Self::W2, Self::W3];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::W1,
+        Self::W1b,
+        Self::W1c,
+        Self::W2,
+        Self::W3,
+        Self::W4,
+        Self::W5,
+        Self::W6,
+        Self::W7,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -42,6 +64,10 @@ impl Workload {
             Self::W1c => "W1c",
             Self::W2 => "W2",
             Self::W3 => "W3",
+            Self::W4 => "W4",
+            Self::W5 => "W5",
+            Self::W6 => "W6",
+            Self::W7 => "W7",
         }
     }
 
@@ -54,6 +80,10 @@ impl Workload {
             Self::W1c => register::bulk(setting, peer, &mut samples).await?,
             Self::W2 => renew::run(setting, peer, &mut samples).await?,
             Self::W3 => fetch::run(setting, peer, &mut samples).await?,
+            Self::W4 => watch::run(setting, peer, &mut samples).await?,
+            Self::W5 => failover::run(setting, peer, &mut samples).await?,
+            Self::W6 => state::run(setting, peer, &mut samples).await?,
+            Self::W7 => expiry::run(setting, peer, &mut samples).await?,
         }
         Ok(samples)
     }
@@ -68,6 +98,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) scale: f64,
     /// Connections to each node.
     pub(crate) per_node: usize,
+    /// Also the sizes that take long.
+    pub(crate) large: bool,
     /// Data and logs stay afterwards.
     pub(crate) keep: bool,
 }
@@ -126,5 +158,30 @@ impl Setting<'_> {
             .with_context(|| format!("preparing {count} instances of {group}"))?;
         let mut leases = leases.lock().expect("invariant: nothing panics while it is held");
         Ok(std::mem::take(&mut *leases))
+    }
+
+    /// The same with so many instances to a lease.
+    async fn prepare_shared(
+        &self,
+        cluster: &Cluster,
+        connections: &[Connection],
+        group: &'static str,
+        count: u64,
+        per_lease: u64,
+    ) -> Result<()> {
+        let all = connections.to_vec();
+        let register = move |_, lease_number: u64| {
+            let connection = all[lease_number as usize % all.len()].clone();
+            async move {
+                let mut lease = 0;
+                for number in lease_number * per_lease..(lease_number + 1) * per_lease {
+                    let item = Item::new(group, number, 0);
+                    lease = connection.register(&item, lease, LONG_TTL).await?;
+                }
+                Ok(())
+            }
+        };
+        let until = Until::Count(count / per_lease);
+        closed_loop(cluster, PREPARING, until, register).await.map(|_| ())
     }
 }

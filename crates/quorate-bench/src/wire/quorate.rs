@@ -6,13 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::registry_client::RegistryClient;
-use quorate_proto::v1::watch_request::Kind as Ask;
-use quorate_proto::v1::watch_response::Kind;
 use quorate_proto::v1::{
-    BackupRequest, ChangeKind, Consistency, FetchRequest, FetchResponse, Instance, InstanceRef,
-    InstanceSpec, LeaseRenewal, ListServicesRequest, Metadata, RegisterRequest, RenewRequest,
-    RenewResponse, StatusRequest, TriggerSnapshotRequest, UpdateRequest, WatchRequest,
-    WatchResponse, WatchSubscribe,
+    BackupRequest, ChangeKind, Consistency, InstanceRef, InstanceSpec, LeaseRenewal,
+    ListServicesRequest, Metadata, RegisterRequest, RenewRequest, RenewResponse, StatusRequest,
+    TriggerSnapshotRequest, UpdateRequest,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,6 +18,10 @@ use tonic::transport::Channel;
 
 use super::{Counted, DECODE_MAX, Event, Freshness, NodeView};
 use crate::item::{self, Item};
+use crate::lean::registry_client::RegistryClient as LeanClient;
+use crate::lean::{
+    FetchRequest, FetchResponse, Instance, WatchRequest, WatchResponse, WatchSubscribe,
+};
 
 /// The metadata entry that holds an item's value.
 const VALUE: &str = "value";
@@ -50,6 +51,10 @@ impl Connection {
 
     fn registry(&self) -> RegistryClient<Channel> {
         RegistryClient::new(self.channel.clone()).max_decoding_message_size(DECODE_MAX)
+    }
+
+    fn lean(&self) -> LeanClient<Channel> {
+        LeanClient::new(self.channel.clone()).max_decoding_message_size(DECODE_MAX)
     }
 
     fn admin(&self) -> AdminClient<Channel> {
@@ -103,34 +108,29 @@ impl Connection {
             Freshness::Linearizable => Consistency::Linearizable,
             Freshness::Local => Consistency::Local,
         };
-        let request = FetchRequest {
-            services: vec![service.to_owned()],
-            consistency: consistency as i32,
-            ..FetchRequest::default()
-        };
-        Ok(self.registry().fetch(request).await.context("Fetch")?.into_inner())
+        let services = vec![service.to_owned()];
+        let request = FetchRequest { services, consistency: consistency as i32 };
+        Ok(self.lean().fetch(request).await.context("Fetch")?.into_inner())
     }
 
     pub(super) async fn fetch(&self, service: &str, freshness: Freshness) -> Result<Counted> {
         let answer = self.read(service, freshness).await?;
-        let instances = answer.services.iter().flat_map(|service| &service.instances);
         let mut counted = Counted { instances: 0, value_bytes: 0 };
-        for instance in instances {
+        for instance in answer.services.iter().flat_map(|service| &service.instances) {
             counted.instances += 1;
-            counted.value_bytes += instance.metadata.get(VALUE).map_or(0, String::len);
+            counted.value_bytes += value(instance).len();
         }
         Ok(counted)
     }
 
     pub(super) async fn items(&self, service: &str) -> Result<Vec<Item>> {
         let answer = self.read(service, Freshness::Linearizable).await?;
-        let instances = answer.services.into_iter().flat_map(|service| service.instances);
-        let item = |mut instance: Instance| Item {
-            value: instance.metadata.remove(VALUE).unwrap_or_default(),
-            service: instance.service,
-            id: instance.id,
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec());
+        let item = |instance: &Instance| {
+            let (id, value) = (text(&instance.id)?, text(value(instance))?);
+            Ok(Item { service: service.to_owned(), id, value })
         };
-        Ok(instances.map(item).collect())
+        answer.services.iter().flat_map(|service| &service.instances).map(item).collect()
     }
 
     pub(super) async fn count(&self, group: &str) -> Result<u64> {
@@ -151,14 +151,14 @@ impl Connection {
 
     pub(super) async fn watch(&self, group: &str) -> Result<WatchStream> {
         let (requests, receiver) = mpsc::channel(QUEUE);
-        let subscribe = WatchSubscribe { prefix: format!("{group}-"), ..WatchSubscribe::default() };
-        requests.send(WatchRequest { kind: Some(Ask::Subscribe(subscribe)) }).await?;
-        let answers = self.registry().watch(ReceiverStream::new(receiver)).await;
+        let subscribe = WatchSubscribe { prefix: format!("{group}-") };
+        requests.send(WatchRequest { subscribe: Some(subscribe) }).await?;
+        let answers = self.lean().watch(ReceiverStream::new(receiver)).await;
         let mut answers = answers.context("Watch")?.into_inner();
         loop {
-            match answers.message().await?.context("the watch ended")?.kind {
-                Some(Kind::Snapshot(snapshot)) if snapshot.last => break,
-                _ => {}
+            let message = answers.message().await?.context("the watch ended")?;
+            if message.snapshot.is_some_and(|snapshot| snapshot.last) {
+                break;
             }
         }
         Ok(WatchStream { _requests: requests, answers })
@@ -205,33 +205,32 @@ impl RenewStream {
 impl WatchStream {
     pub(super) async fn next(&mut self, events: &mut Vec<Event>) -> Result<()> {
         let message = self.answers.message().await.context("Watch")?;
-        match message.context("the watch ended")?.kind {
-            Some(Kind::Delta(delta)) => {
-                for change in delta.changes {
-                    let removed = change.kind() == ChangeKind::Removed;
-                    let instance = change.instance.context("a change without its instance")?;
-                    events.push(event(&instance, removed)?);
-                }
-            }
-            Some(Kind::Snapshot(snapshot)) => {
-                // The watcher fell behind the ring: this stands for all that it missed.
-                for instance in snapshot.services.iter().flat_map(|part| &part.instances) {
-                    events.push(event(instance, false)?);
-                }
-            }
-            _ => {}
+        let message = message.context("the watch ended")?;
+        for change in message.delta.into_iter().flat_map(|delta| delta.changes) {
+            let instance = change.instance.context("a change without its instance")?;
+            events.push(event(&instance, change.kind == ChangeKind::Removed as i32)?);
+        }
+        // The watcher fell behind what the node remembers: this stands for all that it missed.
+        let services = message.snapshot.into_iter().flat_map(|snapshot| snapshot.services);
+        for instance in services.flat_map(|service| service.instances) {
+            events.push(event(&instance, false)?);
         }
         Ok(())
     }
 }
 
 fn event(instance: &Instance, removed: bool) -> Result<Event> {
-    let number = item::number(&instance.id);
-    let stamp = instance.metadata.get(VALUE).and_then(|value| item::stamp(value.as_bytes()));
-    match (number, stamp) {
+    let id = std::str::from_utf8(&instance.id).unwrap_or_default();
+    match (item::number(id), item::stamp(value(instance))) {
         (Some(number), Some(stamp)) => Ok(Event { number, stamp: (!removed).then_some(stamp) }),
-        _ => bail!("an event that no workload caused: {}", instance.id),
+        _ => bail!("an event that no workload caused: {id}"),
     }
+}
+
+/// Empty if there is none: no workload writes that.
+fn value(instance: &Instance) -> &[u8] {
+    let entry = instance.metadata.iter().find(|entry| entry.key == VALUE);
+    entry.map_or(&[], |entry| &entry.value)
 }
 
 fn spec(item: &Item) -> InstanceSpec {

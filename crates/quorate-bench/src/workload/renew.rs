@@ -13,7 +13,7 @@ use crate::wire::{Connection, Peer, RenewStream};
 
 const GROUP: &str = "renew";
 const LEASES: u64 = 20_000;
-const STREAMS: usize = 64;
+pub(super) const STREAMS: usize = 64;
 /// Messages of one stream that wait for their answers.
 const WINDOWS: [usize; 2] = [1, 32];
 const SECONDS: f64 = 10.0;

@@ -1,0 +1,253 @@
+//! W4: watches. How long a change takes to a watcher, and how many events arrive at full speed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use tokio::task::JoinSet;
+
+use super::{LONG_TTL, Setting};
+use crate::cluster::Cluster;
+use crate::item::{Item, SERVICE_SIZE};
+use crate::load::{Cpu, CpuMark, Latencies, Until, closed_loop, latencies, paced, record};
+use crate::sample::{Better, Samples};
+use crate::wire::{Connection, Event, Peer, WatchStream};
+
+const GROUP: &str = "watch";
+/// The instances that change, in turn.
+const INSTANCES: u64 = SERVICE_SIZE;
+const SECONDS: f64 = 10.0;
+/// Changes under way at once when they come at a rate. Fewer than instances, so that no two are of one instance.
+const OPEN_MAX: usize = 64;
+const WRITERS: usize = 16;
+/// Watches that are opened at once.
+const OPENING: usize = 32;
+/// After the last change, every watcher has the last state of everything.
+const COMPLETE_WITHIN: Duration = Duration::from_secs(120);
+/// When changes were sent, by their stamps modulo this: more than are ever under way.
+const SENT_MAX: usize = 1 << 22;
+
+/// Who watches, and how fast things change.
+struct Shape {
+    name: &'static str,
+    watchers: usize,
+    connections: usize,
+    /// None: as fast as the writers can.
+    per_second: Option<f64>,
+}
+
+const fn shape(
+    name: &'static str,
+    watchers: usize,
+    connections: usize,
+    per_second: Option<f64>,
+) -> Shape {
+    Shape { name, watchers, connections, per_second }
+}
+
+const SHAPES: [Shape; 6] = [
+    shape("200/s to 1", 1, 1, Some(200.0)),
+    shape("20/s to 1,000, own conns", 1000, 1000, Some(20.0)),
+    shape("200/s to 1,000, own conns", 1000, 1000, Some(200.0)),
+    shape("full to 1", 1, 1, None),
+    shape("full to 1,000, 30 conns", 1000, 30, None),
+    shape("full to 1,000, own conns", 1000, 1000, None),
+];
+
+/// What one watcher saw.
+struct Seen {
+    /// From the send of a change to its arrival.
+    latencies: Latencies,
+    /// Events that arrived while changes were made.
+    in_time: u64,
+    /// All events of the changes that are measured.
+    events: u64,
+    last: Instant,
+}
+
+/// What writers and watchers share.
+struct Feed {
+    begun: Instant,
+    /// Microseconds since `begun`.
+    sent: Vec<AtomicU64>,
+    /// When the changes that are measured end, in microseconds since `begun`.
+    deadline: AtomicU64,
+    /// How many changes are measured; stamps from here on only end the watches.
+    changes: AtomicU64,
+}
+
+pub(super) async fn run(setting: &Setting<'_>, peer: Peer, samples: &mut Samples) -> Result<()> {
+    for shape in &SHAPES {
+        one(setting, peer, shape, samples).await.with_context(|| shape.name.to_owned())?;
+    }
+    Ok(())
+}
+
+async fn one(
+    setting: &Setting<'_>,
+    peer: Peer,
+    shape: &Shape,
+    samples: &mut Samples,
+) -> Result<()> {
+    let (cluster, connections) = setting.cluster(peer).await?;
+    let leases = setting.prepare(&cluster, &connections, GROUP, INSTANCES, LONG_TTL).await?;
+    let leases: Arc<[u64]> = leases.into();
+    let time = setting.seconds(SECONDS);
+    let feed = Arc::new(Feed {
+        begun: Instant::now(),
+        sent: (0..SENT_MAX).map(|_| AtomicU64::new(0)).collect(),
+        deadline: AtomicU64::new(u64::MAX),
+        changes: AtomicU64::new(u64::MAX),
+    });
+    let mut watchers = watch(&cluster, shape, &feed).await?;
+    feed.deadline.store(feed.now() + u64::try_from(time.as_micros())?, Ordering::Relaxed);
+    let (mark, begun) = (CpuMark::set(&cluster)?, Instant::now());
+    let changes = write(&cluster, &connections, shape, &feed, &leases).await?;
+    let cpu = mark.used()?;
+    let written = begun.elapsed();
+    feed.changes.store(changes, Ordering::Relaxed);
+    for stamp in changes..changes + INSTANCES {
+        change(&connections, &feed, &leases, stamp).await?;
+    }
+    let mut all = Seen { latencies: latencies(), in_time: 0, events: 0, last: begun };
+    while let Some(seen) = watchers.join_next().await {
+        let seen = seen??;
+        all.latencies.add(seen.latencies)?;
+        (all.in_time, all.events) = (all.in_time + seen.in_time, all.events + seen.events);
+        all.last = all.last.max(seen.last);
+    }
+    ensure!(changes > 0 && all.events > 0, "nothing was seen");
+    tell(samples, shape, &all, changes, (begun, written), &cpu);
+    Ok(())
+}
+
+fn tell(
+    samples: &mut Samples,
+    shape: &Shape,
+    all: &Seen,
+    changes: u64,
+    (begun, written): (Instant, Duration),
+    cpu: &Cpu,
+) {
+    let mut variant = samples.of("W4", shape.name);
+    let watchers = shape.watchers as f64;
+    if shape.per_second.is_some() {
+        variant.latencies(&all.latencies);
+        // Until the last watcher had the last one: a rate that is not carried shows here.
+        let carried = changes as f64 / (all.last - begun).max(written).as_secs_f64();
+        variant.add("changes carried", "1/s", Better::Neither, carried);
+    } else {
+        let rate = all.in_time as f64 / written.as_secs_f64();
+        variant.add("events", "1/s", Better::Higher, rate);
+        variant.add("changes", "1/s", Better::Neither, changes as f64 / written.as_secs_f64());
+        variant.latencies(&all.latencies);
+    }
+    let share = all.events as f64 / (changes as f64 * watchers) * 100.0;
+    variant.add("changes told one by one", "%", Better::Neither, share);
+    let servers: Duration = cpu.servers.iter().sum();
+    let each = |time: Duration| time.as_secs_f64() * 1e6 / all.in_time.max(1) as f64;
+    variant.add("server cpu each", "us", Better::Lower, each(servers));
+    let share = cpu.client.as_secs_f64() / written.as_secs_f64() * 100.0;
+    variant.add("client cpu", "% of a core", Better::Neither, share);
+}
+
+/// Opens the watches, spread over connections and those over the nodes.
+async fn watch(
+    cluster: &Cluster,
+    shape: &Shape,
+    feed: &Arc<Feed>,
+) -> Result<JoinSet<Result<Seen>>> {
+    let mut connections = Vec::new();
+    for at in 0..shape.connections {
+        let node = &cluster.nodes[at % cluster.nodes.len()];
+        connections.push(Connection::open(cluster.peer, &node.address).await?);
+    }
+    let (mut opening, mut opened) = (JoinSet::new(), Vec::new());
+    for at in 0..shape.watchers {
+        if opening.len() >= OPENING {
+            opened.extend(opening.join_next().await);
+        }
+        let connection = connections[at % connections.len()].clone();
+        opening.spawn(async move { connection.watch(GROUP).await });
+    }
+    while let Some(stream) = opening.join_next().await {
+        opened.push(stream);
+    }
+    let mut watchers = JoinSet::new();
+    for stream in opened {
+        watchers.spawn(follow(stream??, feed.clone()));
+    }
+    Ok(watchers)
+}
+
+/// Makes changes until the deadline; how many.
+async fn write(
+    cluster: &Cluster,
+    connections: &[Connection],
+    shape: &Shape,
+    feed: &Arc<Feed>,
+    leases: &Arc<[u64]>,
+) -> Result<u64> {
+    let (all, own, leases) = (connections.to_vec(), feed.clone(), leases.clone());
+    let write = move |stamp: u64| {
+        let (all, feed, leases) = (all.clone(), own.clone(), leases.clone());
+        async move { change(&all, &feed, &leases, stamp).await }
+    };
+    match shape.per_second {
+        Some(rate) => {
+            let over = || feed.now() >= feed.deadline.load(Ordering::Relaxed);
+            Ok(paced(rate, over, OPEN_MAX, write).await?.len())
+        }
+        None => {
+            let left = feed.deadline.load(Ordering::Relaxed).saturating_sub(feed.now());
+            let until = Until::Time(Duration::from_micros(left));
+            let written =
+                closed_loop(cluster, WRITERS, until, move |_, stamp| write(stamp)).await?;
+            Ok(written.operations)
+        }
+    }
+}
+
+async fn change(connections: &[Connection], feed: &Feed, leases: &[u64], stamp: u64) -> Result<()> {
+    let number = stamp % INSTANCES;
+    let item = Item::new(GROUP, number, stamp);
+    feed.sent[stamp as usize % SENT_MAX].store(feed.now(), Ordering::Relaxed);
+    // The same instance always by the same connection: its changes come in order.
+    connections[number as usize % connections.len()].change(&item, leases[number as usize]).await
+}
+
+impl Feed {
+    fn now(&self) -> u64 {
+        self.begun.elapsed().as_micros() as u64
+    }
+}
+
+/// Follows until it has the last change of every instance.
+async fn follow(mut stream: WatchStream, feed: Arc<Feed>) -> Result<Seen> {
+    let mut seen = Seen { latencies: latencies(), in_time: 0, events: 0, last: Instant::now() };
+    let mut view = vec![0; INSTANCES as usize];
+    let mut events: Vec<Event> = Vec::new();
+    loop {
+        let next = tokio::time::timeout(COMPLETE_WITHIN, stream.next(&mut events));
+        next.await.context("a watcher was not told of the last changes")??;
+        let (now, deadline) = (feed.now(), feed.deadline.load(Ordering::Relaxed));
+        let changes = feed.changes.load(Ordering::Relaxed);
+        for event in events.drain(..) {
+            let stamp = event.stamp.context("nothing is removed here")?;
+            let last = &mut view[event.number as usize];
+            ensure!(stamp >= *last, "a watcher was told of older states after newer ones");
+            *last = stamp;
+            if stamp < changes {
+                seen.events += 1;
+                seen.in_time += u64::from(now <= deadline);
+                seen.last = Instant::now();
+                let sent = feed.sent[stamp as usize % SENT_MAX].load(Ordering::Relaxed);
+                record(&mut seen.latencies, Duration::from_micros(now.saturating_sub(sent)));
+            }
+        }
+        if changes != u64::MAX && view.iter().all(|stamp| *stamp >= changes) {
+            return Ok(seen);
+        }
+    }
+}
