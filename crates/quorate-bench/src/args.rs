@@ -24,7 +24,10 @@ pub(crate) enum Command {
     Ceiling(CeilingArgs),
     /// The server of `ceiling`
     #[command(hide = true)]
-    EchoServer,
+    EchoServer {
+        #[arg(long)]
+        port: u16,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -59,6 +62,9 @@ pub(crate) struct RunArgs {
     /// Write a report here, as one HTML file
     #[arg(long)]
     pub(crate) html: Option<PathBuf>,
+    /// Do not measure first what the machine can do at most
+    #[arg(long)]
+    pub(crate) no_ceiling: bool,
     /// Print every figure, not only the main ones
     #[arg(long)]
     pub(crate) details: bool,

@@ -91,8 +91,7 @@ pub(crate) enum Until {
     Time(Duration),
 }
 
-/// Runs `operation` so many times at once until the end. It is given the worker's number and the operation's, which count
-/// from 0 on. The first error ends everything.
+/// [`closed_loop_of`], the processes being a cluster's.
 pub(crate) async fn closed_loop<F>(
     cluster: &Cluster,
     workers: usize,
@@ -102,8 +101,22 @@ pub(crate) async fn closed_loop<F>(
 where
     F: Future<Output = Result<()>> + Send,
 {
+    closed_loop_of(cluster.pids(), workers, until, operation).await
+}
+
+/// Runs `operation` so many times at once until the end, and counts the processor time of these processes. It is given the worker's number and the operation's, which count
+/// from 0 on. The first error ends everything.
+pub(crate) async fn closed_loop_of<F>(
+    pids: Vec<u32>,
+    workers: usize,
+    until: Until,
+    operation: impl Fn(usize, u64) -> F + Clone + Send + 'static,
+) -> Result<Measured>
+where
+    F: Future<Output = Result<()>> + Send,
+{
     let next = Arc::new(AtomicU64::new(0));
-    let mark = CpuMark::set(cluster)?;
+    let mark = CpuMark::of(pids)?;
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
     for worker in 0..workers {

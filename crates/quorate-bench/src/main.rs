@@ -89,7 +89,7 @@ async fn run(command: Command) -> Result<()> {
             args::ComparePeer::Etcd => measure::compare(&args.run).await,
         },
         Command::Ceiling(args) => ceiling::run(&args).await,
-        Command::EchoServer => ceiling::serve().await,
+        Command::EchoServer { port } => ceiling::serve(port).await,
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::args::RunArgs;
+use crate::ceiling::{self, Limit};
 use crate::cluster::Programs;
 use crate::disk::Workspace;
 use crate::machine::Machine;
@@ -23,10 +24,15 @@ pub(crate) struct Outcome {
     pub(crate) repetitions: u32,
     pub(crate) scale: f64,
     pub(crate) connections_per_node: usize,
+    /// What the machine can do at most.
+    pub(crate) limits: Vec<Limit>,
     pub(crate) rows: Vec<Row>,
     /// What was not measured, and why.
     pub(crate) notes: Vec<String>,
 }
+
+/// How long each limit of the machine is looked for.
+const CEILING_SECONDS: f64 = 2.0;
 
 /// Quorate alone.
 pub(crate) async fn run(args: &RunArgs) -> Result<()> {
@@ -59,13 +65,20 @@ async fn measure(args: &RunArgs, programs: &Programs, peers: &[Peer]) -> Result<
         keep: args.keep,
     };
     let workloads = if args.only.is_empty() { &Workload::ALL[..] } else { &args.only };
+    let limits = if args.no_ceiling {
+        Vec::new()
+    } else {
+        ceiling::measure(workspace.path(), setting.seconds(CEILING_SECONDS)).await?
+    };
+    ceiling::lines(&limits).iter().for_each(|line| output::line(line));
     let (samples, notes) = repeat(args.reps, workloads, peers, &setting).await;
     let outcome = Outcome {
         machine,
         repetitions: args.reps,
         scale: args.scale,
         connections_per_node: args.connections,
-        rows: rows(&samples),
+        rows: rows(&samples, &limits),
+        limits,
         notes,
     };
     tell(args, &outcome)?;

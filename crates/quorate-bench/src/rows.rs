@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::ceiling::Limit;
 use crate::sample::{Better, Sample};
 use crate::targets::{self, Bound};
 use crate::wire::Peer;
@@ -25,6 +26,9 @@ pub(crate) struct Row {
     pub(crate) ours_at_most: Option<f64>,
     /// None: nothing is wanted, or the peer's figure that it needs is not there.
     pub(crate) met: Option<bool>,
+    /// Which limit of the machine it is to be seen against, and the share of it that is reached.
+    pub(crate) limit: Option<&'static str>,
+    pub(crate) of_limit: Option<f64>,
     /// One figure a repetition.
     pub(crate) ours_all: Vec<f64>,
     pub(crate) theirs_all: Vec<f64>,
@@ -38,7 +42,7 @@ impl Row {
 }
 
 /// Rows in the order in which their figures first came.
-pub(crate) fn rows(samples: &[(Peer, Sample)]) -> Vec<Row> {
+pub(crate) fn rows(samples: &[(Peer, Sample)], limits: &[Limit]) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for (peer, sample) in samples {
         let same = |row: &&mut Row| {
@@ -57,7 +61,7 @@ pub(crate) fn rows(samples: &[(Peer, Sample)]) -> Vec<Row> {
             Peer::Etcd => row.theirs_all.push(sample.value),
         }
     }
-    rows.iter_mut().for_each(conclude);
+    rows.iter_mut().for_each(|row| conclude(row, limits));
     rows
 }
 
@@ -75,12 +79,14 @@ fn empty(sample: &Sample) -> Row {
         ours_at_least: None,
         ours_at_most: None,
         met: None,
+        limit: None,
+        of_limit: None,
         ours_all: Vec::new(),
         theirs_all: Vec::new(),
     }
 }
 
-fn conclude(row: &mut Row) {
+fn conclude(row: &mut Row, limits: &[Limit]) {
     row.ours = median(&row.ours_all);
     row.theirs = median(&row.theirs_all);
     row.ratio = match (row.ours, row.theirs, row.better) {
@@ -103,6 +109,9 @@ fn conclude(row: &mut Row) {
         }
         None => {}
     }
+    row.limit = targets::limit(row.workload, &row.variant, row.metric);
+    let limit = limits.iter().find(|limit| Some(limit.what.as_str()) == row.limit);
+    row.of_limit = limit.and_then(|limit| Some(row.ours? / limit.per_second));
 }
 
 fn median(values: &[f64]) -> Option<f64> {
@@ -136,7 +145,7 @@ mod tests {
             (Peer::Etcd, sample("p50", Better::Lower, 1.4)),
             (Peer::Quorate, sample("p99", Better::Lower, 0.0)),
         ];
-        let rows = rows(&samples);
+        let rows = rows(&samples, &[]);
         let figures: Vec<_> =
             rows.iter().map(|row| (row.metric, row.ours, row.theirs, row.ratio, row.met)).collect();
         assert_eq!(
@@ -151,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_ratio_that_is_wanted_but_has_no_peer_is_neither_met_nor_missed() {
-        let rows = rows(&[(Peer::Quorate, sample("registrations", Better::Higher, 1.0))]);
+        let rows = rows(&[(Peer::Quorate, sample("registrations", Better::Higher, 1.0))], &[]);
         assert_eq!((rows[0].at_least, rows[0].met), (Some(3.0), None));
         assert_eq!(median(&[4.0, 1.0]), Some(2.5));
     }

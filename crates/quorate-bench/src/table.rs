@@ -97,7 +97,7 @@ mod tests {
             better: Better::Higher,
             value,
         };
-        let rows = rows(&[(Peer::Quorate, sample(123_456.7)), (Peer::Etcd, sample(9_876.5))]);
+        let rows = rows(&[(Peer::Quorate, sample(123_456.7)), (Peer::Etcd, sample(9_876.5))], &[]);
         let table = table(&rows, true);
         assert_eq!(table.len(), 2);
         assert!(table[1].ends_with(">=100000 met"), "{}", table[1]);

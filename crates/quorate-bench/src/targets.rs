@@ -1,5 +1,7 @@
 //! What is wanted: bounds that results are compared with, and nothing else. No figure is made from them.
 
+use crate::ceiling::APPEND;
+
 /// A bound on one figure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Bound {
@@ -24,7 +26,7 @@ const TARGETS: &[(&str, &str, &str, Bound)] = &[
     ("W2", "window 1", "renewals", Bound::Times(5.0)),
     ("W2", "window 32", "renewals", Bound::Times(15.0)),
     ("W2", "*", "server cpu each", Bound::Times(10.0)),
-    ("W2b", "*", "idle cpu", Bound::AtMost(5.0)),
+    ("W2b", "10k leases, 100 clients", "servers' cpu", Bound::AtMost(5.0)),
     ("W3", "linearizable, 1 caller", "fetches", Bound::Times(2.0)),
     ("W3", "linearizable, 64 callers", "fetches", Bound::Times(4.0)),
     ("W3", "local, 1 caller", "fetches", Bound::Times(2.0)),
@@ -46,8 +48,11 @@ const TARGETS: &[(&str, &str, &str, Bound)] = &[
     ("W6", "*", "disk", Bound::Times(2.0)),
     ("W6", "*", "first read after kill of all", Bound::Times(2.0)),
     ("W6", "*", "slowest write, snapshot", Bound::AtMost(20.0)),
+    ("W2b", "1M leases, 1k clients", "all cpu", Bound::AtMost(200.0)),
+    ("W2b", "*", "false expiries", Bound::AtMost(0.0)),
     ("W7", "*", "last removal", Bound::AtMost(1.0)),
     ("W7", "*", "writer p99, growth", Bound::AtMost(3.0)),
+    ("W8", "*", "growth each 10x", Bound::AtMost(1.5)),
 ];
 
 /// The bound on a figure, if there is one.
@@ -57,4 +62,28 @@ pub(crate) fn bound(workload: &str, variant: &str, metric: &str) -> Option<Bound
         .iter()
         .find(|(of, name, what, _)| *of == workload && fits(name, variant) && fits(what, metric));
     found.map(|(_, _, _, bound)| *bound)
+}
+
+/// Workload, variant, metric, and the limit of the machine that nothing of this kind can pass: one call or message each.
+const LIMITS: &[(&str, &str, &str, &str)] = &[
+    ("W1", "1 in flight", "registrations", APPEND),
+    ("W1", "64 in flight", "registrations", "unary, 64 in flight"),
+    ("W1", "512 in flight", "registrations", "unary, 512 in flight"),
+    ("W1b", "1 in flight", "registrations", APPEND),
+    ("W1b", "64 in flight", "registrations", "unary, 64 in flight"),
+    ("W1b", "512 in flight", "registrations", "unary, 512 in flight"),
+    ("W2", "window 1", "renewals", "stream, window 1"),
+    ("W2", "window 32", "renewals", "stream, window 32"),
+    ("W3", "linearizable, 1 caller", "fetches", "unary, 1 in flight"),
+    ("W3", "linearizable, 64 callers", "fetches", "unary, 64 in flight"),
+    ("W3", "local, 1 caller", "fetches", "unary, 1 in flight"),
+    ("W3", "local, 64 callers", "fetches", "unary, 64 in flight"),
+];
+
+/// The limit that a figure is to be seen against, if there is one.
+pub(crate) fn limit(workload: &str, variant: &str, metric: &str) -> Option<&'static str> {
+    let found = LIMITS
+        .iter()
+        .find(|(of, name, what, _)| *of == workload && *name == variant && *what == metric);
+    found.map(|(_, _, _, limit)| *limit)
 }

@@ -3,6 +3,8 @@
 mod expiry;
 mod failover;
 mod fetch;
+mod growth;
+mod held;
 mod register;
 mod renew;
 mod state;
@@ -32,6 +34,8 @@ pub(crate) enum Workload {
     W1c,
     /// Renewals, one lease a message
     W2,
+    /// Leases that are only held, by the client crate
+    W2b,
     /// Fetches of a service of 100 instances
     W3,
     /// Watches: from a change to its arrival, and events at full speed
@@ -42,19 +46,23 @@ pub(crate) enum Workload {
     W6,
     /// Many leases end at once
     W7,
+    /// What operations cost as instances and watchers grow
+    W8,
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::W1,
         Self::W1b,
         Self::W1c,
         Self::W2,
+        Self::W2b,
         Self::W3,
         Self::W4,
         Self::W5,
         Self::W6,
         Self::W7,
+        Self::W8,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -63,11 +71,13 @@ impl Workload {
             Self::W1b => "W1b",
             Self::W1c => "W1c",
             Self::W2 => "W2",
+            Self::W2b => "W2b",
             Self::W3 => "W3",
             Self::W4 => "W4",
             Self::W5 => "W5",
             Self::W6 => "W6",
             Self::W7 => "W7",
+            Self::W8 => "W8",
         }
     }
 
@@ -79,11 +89,13 @@ impl Workload {
             Self::W1b => register::shared_leases(setting, peer, &mut samples).await?,
             Self::W1c => register::bulk(setting, peer, &mut samples).await?,
             Self::W2 => renew::run(setting, peer, &mut samples).await?,
+            Self::W2b => held::run(setting, peer, &mut samples).await?,
             Self::W3 => fetch::run(setting, peer, &mut samples).await?,
             Self::W4 => watch::run(setting, peer, &mut samples).await?,
             Self::W5 => failover::run(setting, peer, &mut samples).await?,
             Self::W6 => state::run(setting, peer, &mut samples).await?,
             Self::W7 => expiry::run(setting, peer, &mut samples).await?,
+            Self::W8 => growth::run(setting, peer, &mut samples).await?,
         }
         Ok(samples)
     }
@@ -117,7 +129,7 @@ impl Setting<'_> {
         ((count as f64 * self.scale).round() as u64).max(least)
     }
 
-    fn seconds(&self, seconds: f64) -> Duration {
+    pub(crate) fn seconds(&self, seconds: f64) -> Duration {
         Duration::from_secs_f64((seconds * self.scale).max(1.0))
     }
 

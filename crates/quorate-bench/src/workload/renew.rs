@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use tokio::task::JoinSet;
 
 use super::{LONG_TTL, Setting, verify};
+use crate::cluster::Cluster;
 use crate::load::{CpuMark, Latencies, Measured, latencies, record};
 use crate::sample::Samples;
 use crate::wire::{Connection, Peer, RenewStream};
@@ -23,26 +24,36 @@ pub(super) async fn run(setting: &Setting<'_>, peer: Peer, samples: &mut Samples
     let (cluster, connections) = setting.cluster(peer).await?;
     let leases = setting.prepare(&cluster, &connections, GROUP, count, LONG_TTL).await?;
     for window in WINDOWS {
-        let mut tasks = JoinSet::new();
         let time = setting.seconds(SECONDS);
-        let streams = open(&connections, &leases).await?;
-        let mark = CpuMark::set(&cluster)?;
-        let begun = Instant::now();
-        for (at, stream) in streams.into_iter().enumerate() {
-            let own: Vec<u64> = leases.iter().copied().skip(at).step_by(STREAMS).collect();
-            tasks.spawn(keep_renewing(stream, own, window, begun + time));
-        }
-        let mut all = latencies();
-        while let Some(done) = tasks.join_next().await {
-            all.add(done??)?;
-        }
-        let elapsed = begun.elapsed();
-        ensure!(!all.is_empty(), "nothing was renewed");
-        let measured =
-            Measured { operations: all.len(), elapsed, latencies: all, cpu: mark.used()? };
+        let measured = phase(&cluster, &connections, &leases, window, time).await?;
         samples.of("W2", format!("window {window}")).phase("renewals", &measured);
     }
     verify::all_there(&connections, GROUP, count).await
+}
+
+/// Renews round these leases for a time, over all streams.
+pub(super) async fn phase(
+    cluster: &Cluster,
+    connections: &[Connection],
+    leases: &[u64],
+    window: usize,
+    time: Duration,
+) -> Result<Measured> {
+    let mut tasks = JoinSet::new();
+    let streams = open(connections, leases).await?;
+    let mark = CpuMark::set(cluster)?;
+    let begun = Instant::now();
+    for (at, stream) in streams.into_iter().enumerate() {
+        let own: Vec<u64> = leases.iter().copied().skip(at).step_by(STREAMS).collect();
+        tasks.spawn(keep_renewing(stream, own, window, begun + time));
+    }
+    let mut all = latencies();
+    while let Some(done) = tasks.join_next().await {
+        all.add(done??)?;
+    }
+    let elapsed = begun.elapsed();
+    ensure!(!all.is_empty(), "nothing was renewed");
+    Ok(Measured { operations: all.len(), elapsed, latencies: all, cpu: mark.used()? })
 }
 
 async fn open(connections: &[Connection], leases: &[u64]) -> Result<Vec<RenewStream>> {

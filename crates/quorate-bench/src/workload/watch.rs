@@ -25,16 +25,18 @@ const WRITERS: usize = 16;
 const OPENING: usize = 32;
 /// After the last change, every watcher has the last state of everything.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(120);
+/// Instances are registered with stamp 0. A change to what is there already would be none.
+const FIRST_STAMP: u64 = INSTANCES;
 /// When changes were sent, by their stamps modulo this: more than are ever under way.
 const SENT_MAX: usize = 1 << 22;
 
 /// Who watches, and how fast things change.
-struct Shape {
-    name: &'static str,
-    watchers: usize,
-    connections: usize,
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    pub(super) watchers: usize,
+    pub(super) connections: usize,
     /// None: as fast as the writers can.
-    per_second: Option<f64>,
+    pub(super) per_second: Option<f64>,
 }
 
 const fn shape(
@@ -55,6 +57,15 @@ const SHAPES: [Shape; 6] = [
     shape("full to 1,000, own conns", 1000, 1000, None),
 ];
 
+impl Shape {
+    /// The number of watchers makes the shape, so it shrinks last.
+    fn scaled(&self, scale: f64) -> Self {
+        let few = |count: usize| ((count as f64 * scale * 10.0) as usize).clamp(1, count);
+        let (watchers, connections) = (few(self.watchers), few(self.connections));
+        Self { watchers, connections, ..*self }
+    }
+}
+
 /// What one watcher saw.
 struct Seen {
     /// From the send of a change to its arrival.
@@ -73,8 +84,19 @@ struct Feed {
     sent: Vec<AtomicU64>,
     /// When the changes that are measured end, in microseconds since `begun`.
     deadline: AtomicU64,
-    /// How many changes are measured; stamps from here on only end the watches.
-    changes: AtomicU64,
+    /// Changes with stamps from here on only end the watches.
+    ended_by: AtomicU64,
+}
+
+/// What came of it.
+pub(super) struct Driven {
+    all: Seen,
+    changes: u64,
+    /// How long changes were made.
+    written: Duration,
+    /// Until the last watcher had the last of them.
+    until_last: Duration,
+    cpu: Cpu,
 }
 
 pub(super) async fn run(setting: &Setting<'_>, peer: Peer, samples: &mut Samples) -> Result<()> {
@@ -90,25 +112,48 @@ async fn one(
     shape: &Shape,
     samples: &mut Samples,
 ) -> Result<()> {
+    let shape = &shape.scaled(setting.scale);
     let (cluster, connections) = setting.cluster(peer).await?;
-    let leases = setting.prepare(&cluster, &connections, GROUP, INSTANCES, LONG_TTL).await?;
-    let leases: Arc<[u64]> = leases.into();
+    let leases = prepare(setting, &cluster, &connections).await?;
     let time = setting.seconds(SECONDS);
+    let driven = drive(&cluster, &connections, shape, &leases, time).await?;
+    tell(samples, shape, &driven);
+    Ok(())
+}
+
+/// Registers what is to change; the leases.
+pub(super) async fn prepare(
+    setting: &Setting<'_>,
+    cluster: &Cluster,
+    connections: &[Connection],
+) -> Result<Arc<[u64]>> {
+    let leases = setting.prepare(cluster, connections, GROUP, INSTANCES, LONG_TTL).await?;
+    Ok(leases.into())
+}
+
+/// Opens the watches, makes the changes, and waits until every watcher has the last state.
+pub(super) async fn drive(
+    cluster: &Cluster,
+    connections: &[Connection],
+    shape: &Shape,
+    leases: &Arc<[u64]>,
+    time: Duration,
+) -> Result<Driven> {
     let feed = Arc::new(Feed {
         begun: Instant::now(),
         sent: (0..SENT_MAX).map(|_| AtomicU64::new(0)).collect(),
         deadline: AtomicU64::new(u64::MAX),
-        changes: AtomicU64::new(u64::MAX),
+        ended_by: AtomicU64::new(u64::MAX),
     });
-    let mut watchers = watch(&cluster, shape, &feed).await?;
+    let mut watchers = watch(cluster, shape, &feed).await?;
     feed.deadline.store(feed.now() + u64::try_from(time.as_micros())?, Ordering::Relaxed);
-    let (mark, begun) = (CpuMark::set(&cluster)?, Instant::now());
-    let changes = write(&cluster, &connections, shape, &feed, &leases).await?;
-    let cpu = mark.used()?;
-    let written = begun.elapsed();
-    feed.changes.store(changes, Ordering::Relaxed);
-    for stamp in changes..changes + INSTANCES {
-        change(&connections, &feed, &leases, stamp).await?;
+    let (mark, begun) = (CpuMark::set(cluster)?, Instant::now());
+    let changes = write(cluster, connections, shape, &feed, leases).await?;
+    let (cpu, written) = (mark.used()?, begun.elapsed());
+    let end = FIRST_STAMP + changes;
+    feed.ended_by.store(end, Ordering::Relaxed);
+    for stamp in end..end + INSTANCES {
+        change(connections, &feed, leases, stamp).await?;
     }
     let mut all = Seen { latencies: latencies(), in_time: 0, events: 0, last: begun };
     while let Some(seen) = watchers.join_next().await {
@@ -118,37 +163,36 @@ async fn one(
         all.last = all.last.max(seen.last);
     }
     ensure!(changes > 0 && all.events > 0, "nothing was seen");
-    tell(samples, shape, &all, changes, (begun, written), &cpu);
-    Ok(())
+    let until_last = (all.last - begun).max(written);
+    Ok(Driven { all, changes, written, until_last, cpu })
 }
 
-fn tell(
-    samples: &mut Samples,
-    shape: &Shape,
-    all: &Seen,
-    changes: u64,
-    (begun, written): (Instant, Duration),
-    cpu: &Cpu,
-) {
+impl Driven {
+    /// Processor time of all servers for each event that arrived while changes were made, in microseconds.
+    pub(super) fn server_cpu_each_us(&self) -> f64 {
+        let servers: Duration = self.cpu.servers.iter().sum();
+        servers.as_secs_f64() * 1e6 / self.all.in_time.max(1) as f64
+    }
+}
+
+fn tell(samples: &mut Samples, shape: &Shape, driven: &Driven) {
     let mut variant = samples.of("W4", shape.name);
-    let watchers = shape.watchers as f64;
+    let (all, written) = (&driven.all, driven.written.as_secs_f64());
+    let changes = driven.changes as f64;
     if shape.per_second.is_some() {
         variant.latencies(&all.latencies);
         // Until the last watcher had the last one: a rate that is not carried shows here.
-        let carried = changes as f64 / (all.last - begun).max(written).as_secs_f64();
+        let carried = changes / driven.until_last.as_secs_f64();
         variant.add("changes carried", "1/s", Better::Neither, carried);
     } else {
-        let rate = all.in_time as f64 / written.as_secs_f64();
-        variant.add("events", "1/s", Better::Higher, rate);
-        variant.add("changes", "1/s", Better::Neither, changes as f64 / written.as_secs_f64());
+        variant.add("events", "1/s", Better::Higher, all.in_time as f64 / written);
+        variant.add("changes", "1/s", Better::Neither, changes / written);
         variant.latencies(&all.latencies);
     }
-    let share = all.events as f64 / (changes as f64 * watchers) * 100.0;
+    let share = all.events as f64 / (changes * shape.watchers as f64) * 100.0;
     variant.add("changes told one by one", "%", Better::Neither, share);
-    let servers: Duration = cpu.servers.iter().sum();
-    let each = |time: Duration| time.as_secs_f64() * 1e6 / all.in_time.max(1) as f64;
-    variant.add("server cpu each", "us", Better::Lower, each(servers));
-    let share = cpu.client.as_secs_f64() / written.as_secs_f64() * 100.0;
+    variant.add("server cpu each", "us", Better::Lower, driven.server_cpu_each_us());
+    let share = driven.cpu.client.as_secs_f64() / written * 100.0;
     variant.add("client cpu", "% of a core", Better::Neither, share);
 }
 
@@ -190,9 +234,9 @@ async fn write(
     leases: &Arc<[u64]>,
 ) -> Result<u64> {
     let (all, own, leases) = (connections.to_vec(), feed.clone(), leases.clone());
-    let write = move |stamp: u64| {
+    let write = move |number: u64| {
         let (all, feed, leases) = (all.clone(), own.clone(), leases.clone());
-        async move { change(&all, &feed, &leases, stamp).await }
+        async move { change(&all, &feed, &leases, FIRST_STAMP + number).await }
     };
     match shape.per_second {
         Some(rate) => {
@@ -203,7 +247,7 @@ async fn write(
             let left = feed.deadline.load(Ordering::Relaxed).saturating_sub(feed.now());
             let until = Until::Time(Duration::from_micros(left));
             let written =
-                closed_loop(cluster, WRITERS, until, move |_, stamp| write(stamp)).await?;
+                closed_loop(cluster, WRITERS, until, move |_, number| write(number)).await?;
             Ok(written.operations)
         }
     }
@@ -232,13 +276,13 @@ async fn follow(mut stream: WatchStream, feed: Arc<Feed>) -> Result<Seen> {
         let next = tokio::time::timeout(COMPLETE_WITHIN, stream.next(&mut events));
         next.await.context("a watcher was not told of the last changes")??;
         let (now, deadline) = (feed.now(), feed.deadline.load(Ordering::Relaxed));
-        let changes = feed.changes.load(Ordering::Relaxed);
+        let ended_by = feed.ended_by.load(Ordering::Relaxed);
         for event in events.drain(..) {
             let stamp = event.stamp.context("nothing is removed here")?;
             let last = &mut view[event.number as usize];
             ensure!(stamp >= *last, "a watcher was told of older states after newer ones");
             *last = stamp;
-            if stamp < changes {
+            if stamp < ended_by {
                 seen.events += 1;
                 seen.in_time += u64::from(now <= deadline);
                 seen.last = Instant::now();
@@ -246,7 +290,7 @@ async fn follow(mut stream: WatchStream, feed: Arc<Feed>) -> Result<Seen> {
                 record(&mut seen.latencies, Duration::from_micros(now.saturating_sub(sent)));
             }
         }
-        if changes != u64::MAX && view.iter().all(|stamp| *stamp >= changes) {
+        if ended_by != u64::MAX && view.iter().all(|stamp| *stamp >= ended_by) {
             return Ok(seen);
         }
     }

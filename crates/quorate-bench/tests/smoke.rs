@@ -1,0 +1,107 @@
+//! The tool does a little of each kind of work on a real cluster and tells figures that can be. How large they are is no
+//! matter of a test.
+
+#![allow(clippy::print_stderr, reason = "says why a part is skipped")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// Runs the tool, with its data and result in a directory of its own.
+fn bench(dir: &Path, args: &[&str]) -> Output {
+    let bench = Command::new(env!("CARGO_BIN_EXE_quorate-bench"))
+        .args(args)
+        .arg("--data-dir")
+        .arg(dir)
+        .arg("--json")
+        .arg(dir.join("result.json"))
+        .output();
+    bench.expect("the tool starts")
+}
+
+/// The rows of the result. Everything was measured.
+fn rows(dir: &Path, output: &Output) -> Vec<Value> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+    assert!(
+        out.lines().all(|line| line.starts_with("note") || line.chars().count() <= 110),
+        "{out}"
+    );
+    let json = std::fs::read_to_string(dir.join("result.json")).expect("the result is written");
+    let mut result: Value = serde_json::from_str(&json).expect("is JSON");
+    assert_eq!(result["notes"], Value::Array(Vec::new()), "{err}");
+    let left = std::fs::read_dir(dir).expect("is there").flatten();
+    let left: Vec<_> = left.filter(|entry| entry.path().is_dir()).collect();
+    assert!(left.is_empty(), "data is removed: {left:?}");
+    result["rows"].as_array_mut().map(std::mem::take).expect("has rows")
+}
+
+fn figure(rows: &[Value], workload: &str, metric: &str, whose: &str) -> f64 {
+    let row = rows.iter().find(|row| row["workload"] == workload && row["metric"] == metric);
+    let row = row.unwrap_or_else(|| panic!("no {metric} of {workload}"));
+    row[whose].as_f64().unwrap_or_else(|| panic!("no {whose} in {row}"))
+}
+
+/// A directory on the disk that the build is on.
+fn directory(name: &str) -> std::path::PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _not_there = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).expect("can be made");
+    dir
+}
+
+#[test]
+fn a_little_of_each_workload_is_measured() {
+    let dir = directory("run");
+    let html = dir.join("report.html");
+    let only = "w1,w1b,w1c,w2,w3,w4,w5";
+    let html_arg = html.display().to_string();
+    let args = ["run", "--scale", "0.01", "--no-ceiling", "--only", only, "--html", &html_arg];
+    let output = bench(&dir, &args);
+    let rows = rows(&dir, &output);
+    for (workload, metric) in [
+        ("W1", "registrations"),
+        ("W1", "p50"),
+        ("W1b", "registrations"),
+        ("W1c", "instances"),
+        ("W2", "renewals"),
+        ("W3", "fetches"),
+        ("W4", "events"),
+        ("W4", "p99"),
+        ("W5", "first write"),
+        ("W5", "first renewal"),
+    ] {
+        let value = figure(&rows, workload, metric, "ours");
+        assert!(value.is_finite() && value > 0.0, "{workload} {metric}: {value}");
+    }
+    assert!(rows.iter().all(|row| row["theirs"].is_null() && row["ratio"].is_null()));
+    let report = std::fs::read_to_string(html).expect("the report is written");
+    assert!(report.contains("<svg") && report.contains("<h2>W4</h2>") && !report.contains("src="));
+}
+
+#[test]
+fn the_same_work_is_done_on_etcd_where_there_is_one() {
+    let dir = directory("compare");
+    let args = ["compare", "--scale", "0.01", "--no-ceiling", "--only", "w1,w2,w3"];
+    let output = bench(&dir, &args);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&path).any(|folder| folder.join("etcd").is_file()) {
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && error.contains("apt-get install etcd-server"),
+            "{error}"
+        );
+        eprintln!("the comparison is skipped: there is no etcd on this machine");
+        return;
+    }
+    let rows = rows(&dir, &output);
+    for (workload, metric) in [("W1", "registrations"), ("W2", "renewals"), ("W3", "fetches")] {
+        let [ours, theirs, ratio] =
+            ["ours", "theirs", "ratio"].map(|whose| figure(&rows, workload, metric, whose));
+        assert!(ours > 0.0 && theirs > 0.0 && (ratio - ours / theirs).abs() < 1e-9);
+    }
+    let bound = rows.iter().find(|row| !row["at_least"].is_null()).expect("something is wanted");
+    assert!(bound["met"].is_boolean(), "{bound}");
+}
