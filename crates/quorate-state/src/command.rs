@@ -17,7 +17,7 @@ use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Ttl};
 pub struct Command {
     /// The leader's clock when it proposed this. A lower one than the state machine's does not turn that back.
     pub clock: Clock,
-    /// What to do, after what is due by then has expired.
+    /// What to do, after what is due by then has expired (a bounded part of it).
     pub op: Op,
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for Command {
 /// What a command does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
-    /// Nothing but letting time pass: expires what is due.
+    /// Nothing but letting time pass: ends what is due (a bounded part of it).
     Tick,
     /// Registers instances under one lease, all or none.
     Register(Register),

@@ -37,6 +37,11 @@ impl StateHash {
 }
 
 fn hash(kind: Kind, record: &impl Serialize) -> u64 {
+    // Most records fit, and need no allocation then: every change hashes two to four of them.
+    let mut buffer = [0; 1_024];
+    if let Ok(bytes) = postcard::to_slice(record, &mut buffer) {
+        return xxh3_64_with_seed(bytes, kind as u64);
+    }
     let bytes = postcard::to_stdvec(record)
         .expect("invariant: our records have no type that postcard cannot write");
     xxh3_64_with_seed(&bytes, kind as u64)

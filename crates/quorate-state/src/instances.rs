@@ -110,33 +110,41 @@ impl Registry {
 
     /// Notes the last change of a service, and whether that left it empty.
     fn set_service_revision(&mut self, key: &ServiceKey, revision: Revision) {
-        let Some(service) = self.services.remove(key) else { return };
-        self.unindex_service(key, &service);
+        let Some(service) = self.services.get_mut(key) else { return };
+        let before = (service.revision, service.empty_since);
         let empty_since = service.instances.is_empty().then_some(self.clock);
-        self.insert_service(key.clone(), Service { revision, empty_since, ..service });
+        (service.revision, service.empty_since) = (revision, empty_since);
+        self.unindex_service(key, before);
+        self.index_service(key, (revision, empty_since));
     }
 
     pub(crate) fn insert_service(&mut self, key: ServiceKey, service: Service) {
-        self.hash.add(Kind::Service, &(&key, service.revision, service.empty_since));
-        if let Some(since) = service.empty_since {
-            let due = Due::EmptyService(key.clone());
-            self.deadlines.insert((since.plus_ms(EMPTY_SERVICE_MS), due));
-        }
+        self.index_service(&key, (service.revision, service.empty_since));
         self.services.insert(key, service);
     }
 
     pub(crate) fn forget_service(&mut self, key: &ServiceKey) {
         if let Some(service) = self.services.remove(key) {
-            self.unindex_service(key, &service);
+            self.unindex_service(key, (service.revision, service.empty_since));
             self.forgotten = self.forgotten.max(service.revision);
         }
     }
 
-    fn unindex_service(&mut self, key: &ServiceKey, service: &Service) {
-        if service.revision != Revision(0) {
-            self.hash.remove(Kind::Service, &(key, service.revision, service.empty_since));
+    fn index_service(&mut self, key: &ServiceKey, record: (Revision, Option<Clock>)) {
+        let (revision, empty_since) = record;
+        self.hash.add(Kind::Service, &(key, revision, empty_since));
+        if let Some(since) = empty_since {
+            let due = Due::EmptyService(key.clone());
+            self.deadlines.insert((since.plus_ms(EMPTY_SERVICE_MS), due));
         }
-        if let Some(since) = service.empty_since {
+    }
+
+    fn unindex_service(&mut self, key: &ServiceKey, record: (Revision, Option<Clock>)) {
+        let (revision, empty_since) = record;
+        if revision != Revision(0) {
+            self.hash.remove(Kind::Service, &(key, revision, empty_since));
+        }
+        if let Some(since) = empty_since {
             let due = Due::EmptyService(key.clone());
             self.deadlines.remove(&(since.plus_ms(EMPTY_SERVICE_MS), due));
         }

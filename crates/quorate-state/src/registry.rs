@@ -51,7 +51,7 @@ impl Registry {
         Self::default()
     }
 
-    /// Applies one command: lets time pass, expires what is due, then does what the command says.
+    /// Applies one command: lets time pass, ends what is due (a bounded part of it), then does what the command says.
     pub fn apply(&mut self, command: &Command) -> Applied {
         let mut events = Vec::new();
         self.clock = self.clock.max(command.clock);

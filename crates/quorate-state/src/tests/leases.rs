@@ -144,3 +144,17 @@ fn end_of_time_stops_nothing() {
     t.at(u64::MAX - 1, renew(&[1]), "renewed");
     t.at(u64::MAX, Op::Tick, "done | #2 expired web/a@7");
 }
+
+#[test]
+fn what_is_due_at_once_goes_in_turns_and_a_renewal_before_its_turn_keeps_it() {
+    let mut t = Transcript::default();
+    for id in ["a", "b", "c", "d", "e"] {
+        t.apply(0, register(&format!("web/{id}"), 7));
+    }
+    t.at(15_000, Op::Tick, "done | #6 expired web/a@7 | #7 expired web/b@7");
+    assert_eq!(t.registry.next_deadline(), Some(Clock(15_000)), "the rest is still due");
+    t.at(15_000, renew(&[1, 5]), "renewed but L1 | #8 expired web/c@7 | #9 expired web/d@7");
+    t.at(15_001, Op::Tick, "done");
+    assert_eq!(t.instances(), "web/e@7 L5");
+    assert_eq!(t.registry.lease(LeaseId(5)).unwrap().deadline, Clock(30_000));
+}

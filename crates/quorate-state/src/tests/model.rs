@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::leases::ENDED_PER_COMMAND;
 use crate::*;
 
 const TOMBSTONE_MS: u64 = 2 * 60 * 1_000;
@@ -43,6 +44,14 @@ struct Ended {
     until: u64,
 }
 
+/// What can be due, in the order in which it goes where it is due at the same time.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Time {
+    Lease(u64),
+    Ended(InstanceKey),
+    Service(ServiceKey),
+}
+
 impl Model {
     pub(super) fn apply(&mut self, command: &Command) -> (Reply, Vec<Event>) {
         if command.clock.0 > self.clock {
@@ -73,23 +82,38 @@ impl Model {
         (reply, std::mem::take(&mut self.events))
     }
 
+    /// What is due, in order, until a command's share has ended.
     fn expire(&mut self) {
-        let now = self.clock;
-        let mut due: Vec<_> = self.leases.iter().filter(|l| l.deadline <= now).cloned().collect();
-        due.sort_by_key(|lease| (lease.deadline, lease.id));
-        for lease in due {
-            for key in self.keys_of(lease.id) {
-                self.remove(&key, RemoveReason::Expired);
+        let leases = self.leases.iter().map(|lease| (lease.deadline, Time::Lease(lease.id)));
+        let ended = self.ended.iter().map(|ended| (ended.until, Time::Ended(ended.key.clone())));
+        let services = self.services.iter().filter_map(|(key, service)| {
+            Some((service.emptied?.saturating_add(EMPTY_SERVICE_MS), Time::Service(key.clone())))
+        });
+        let mut due: Vec<_> = leases.chain(ended).chain(services).collect();
+        due.retain(|(at, _)| *at <= self.clock);
+        due.sort();
+        let mut done = 0;
+        for (_, what) in due {
+            if done >= ENDED_PER_COMMAND {
+                break;
+            }
+            done += 1;
+            match what {
+                Time::Lease(id) => {
+                    let keys = self.keys_of(id);
+                    done += keys.len() - 1;
+                    for key in keys {
+                        self.remove(&key, RemoveReason::Expired);
+                    }
+                }
+                Time::Ended(key) => self.ended.retain(|ended| ended.key != key),
+                Time::Service(key) => {
+                    let service = self.services.remove(&key).unwrap();
+                    self.forgotten = self.forgotten.max(service.revision);
+                }
             }
         }
         self.drop_empty_leases();
-        self.ended.retain(|ended| ended.until > now);
-        for service in self.services.values() {
-            if service.emptied.is_some_and(|emptied| emptied + EMPTY_SERVICE_MS <= now) {
-                self.forgotten = self.forgotten.max(service.revision);
-            }
-        }
-        self.services.retain(|_, s| s.emptied.is_none_or(|e| e + EMPTY_SERVICE_MS > now));
     }
 
     fn register(&mut self, register: &Register) -> Result<Reply, Rejection> {

@@ -3,14 +3,17 @@
 //! `PROPTEST_CASES=100000 cargo test -p quorate-state properties`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::invariants::check_nothing_is_late;
 use super::model::{Model, ModelLease, ModelService};
 use super::*;
+use crate::leases::ENDED_PER_COMMAND;
 
 /// Few names, leases and incarnations, so that commands meet.
 fn any_key() -> impl Strategy<Value = InstanceKey> {
@@ -182,6 +185,27 @@ proptest! {
             assert_eq!(revisions, dense);
             let earliest = registry.leases.values().map(|lease| lease.deadline).min();
             assert!(earliest.is_none_or(|at| registry.next_deadline().is_some_and(|d| d <= at)));
+        }
+    }
+
+    /// No command ends more than its share, and ticks end the rest.
+    #[test]
+    fn what_is_due_goes_in_bounded_steps(log in any_log()) {
+        let mut registry = Registry::new();
+        for command in &log {
+            let largest = registry.leases.values().map(|lease| lease.instances.len()).max();
+            let applied = registry.apply(command);
+            let expired = |event: &&Arc<Event>| {
+                matches!(event.change, Change::Removed { reason: RemoveReason::Expired, .. })
+            };
+            let ended = applied.events.iter().filter(expired).count();
+            assert!(ended < ENDED_PER_COMMAND + largest.unwrap_or(1), "{ended} at once");
+            let mut ticked = registry.clone();
+            let due = ticked.deadlines.len();
+            for _ in 0..due {
+                ticked.apply(&Command { clock: Clock(0), op: Op::Tick });
+            }
+            check_nothing_is_late(&ticked);
         }
     }
 
