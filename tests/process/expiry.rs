@@ -1,13 +1,14 @@
-//! An instance that stops renewing, in a cluster where nothing else happens.
+//! Instances that stop renewing: a few in a cluster where nothing else happens, and thousands at once.
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use quorate_client::{Consistency, RegistrationState};
-use quorate_proto::v1::{ChangeKind, RemoveReason};
+use quorate_proto::v1::{ChangeKind, LeaseRenewal, RemoveReason, RenewRequest};
 
 use crate::cluster::Cluster;
 use crate::feed::{Feed, Seen};
-use crate::load::keep;
+use crate::load::{Load, keep};
 use crate::wait::time_passes;
 
 /// The issue: gone, and watchers told, within the TTL and this.
@@ -61,4 +62,50 @@ async fn what_stops_renewing_is_gone_in_time_and_its_neighbours_stay() {
     for neighbour in &neighbours {
         assert!(matches!(neighbour.state(), RegistrationState::Registered(_)));
     }
+}
+
+/// More than end in one command, on machines of any speed.
+const CROWD: usize = 3_000;
+const CROWD_TTL: Duration = Duration::from_secs(6);
+const CROWD_LATE: Duration = Duration::from_secs(1);
+
+/// All of them fall silent at the same moment, while somebody else goes on writing. S0.2
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_stops_renewing_is_gone_in_time_and_holds_nobody_up() {
+    let cluster = Cluster::start(3).await;
+    let node = &cluster.nodes[0];
+    let feed = Feed::start(&cluster.nodes[cluster.others(cluster.leader().await)[0]]).await;
+    let mut leases = Vec::new();
+    for part in 0..CROWD / 100 {
+        let register = (0..100).map(|at| {
+            let id = format!("c{part}-{at}");
+            async move { node.register("crowd", &id, CROWD_TTL).await.unwrap().lease_id }
+        });
+        leases.extend(join_all(register).await);
+    }
+    let writes = Load::registering(&cluster.client().connect().await.unwrap(), "writer", 2);
+    let renewals = leases.into_iter().map(|lease_id| LeaseRenewal { lease_id }).collect();
+    let sent = Instant::now();
+    let renewed = node.registry().renew(RenewRequest { renewals }).await.unwrap().into_inner();
+    assert_eq!(renewed.unknown_lease_ids, [0_u64; 0]);
+    let ends = Instant::now() + CROWD_TTL;
+
+    let gone = |seen: &Seen| seen.of(ChangeKind::Removed, "crowd/").len() >= CROWD;
+    feed.until("the end of the crowd", CROWD_TTL + Duration::from_secs(10), gone).await;
+    let writes = writes.finish().await;
+    writes.assert_no_failure();
+    feed.look(|seen| {
+        let removed = seen.of(ChangeKind::Removed, "crowd/");
+        let times = || removed.iter().map(|(at, _)| *at);
+        let (first, last) = (times().min().unwrap(), times().max().unwrap());
+        let late = last.saturating_duration_since(ends);
+        let longest = writes.longest_call(first - Duration::from_millis(50));
+        eprintln!("measured: {CROWD} leases: the last told {late:?} after its end");
+        eprintln!("  {:?} after the first; longest write {longest:?}", last - first);
+        assert_eq!(removed.len(), CROWD);
+        assert!(first - sent >= CROWD_TTL, "the first ended early");
+        assert!(late <= CROWD_LATE, "the last ended late by {late:?}");
+        assert!(longest <= CROWD_LATE, "a write took {longest:?}");
+    });
+    feed.assert_gapless();
 }

@@ -44,10 +44,10 @@ pub(crate) struct State {
 }
 
 impl Applied {
-    pub(crate) fn new(watch_ring: usize) -> Self {
+    pub(crate) fn new(watch_ring: usize, watch_ring_bytes: usize) -> Self {
         let state = State {
             registry: Registry::new(),
-            hub: Hub::new(watch_ring),
+            hub: Hub::new(watch_ring, watch_ring_bytes),
             last_log_id: None,
             membership: StoredMembership::default(),
             hash_mark: (0, 0),

@@ -73,6 +73,8 @@ pub struct Tunables {
     pub keep_entries: u64,
     /// So many changes are kept in memory for watchers that resume. Default 100,000, minimum 1.
     pub watch_ring: usize,
+    /// They take no more than about this, bytes. Default 64 MiB, minimum 64 KiB.
+    pub watch_ring_bytes: usize,
     /// A watcher that nothing was sent to for this long gets a bookmark, ms. Default 5,000, minimum 10.
     pub bookmark_ms: u64,
     /// With less than this free on the disk, the node takes no writes, bytes. Default 64 MiB; 0 switches it off.
@@ -93,6 +95,7 @@ impl Default for Tunables {
             snapshot_every: 50_000,
             keep_entries: 10_000,
             watch_ring: 100_000,
+            watch_ring_bytes: 64 * 1024 * 1024,
             bookmark_ms: 5_000,
             disk_reserve_bytes: 64 * 1024 * 1024,
             shutdown_grace_ms: 10_000,
@@ -185,6 +188,7 @@ impl Tunables {
         at_least("election_grace_ms", self.election_grace_ms, 1)?;
         at_least("snapshot_every", self.snapshot_every, 100)?;
         at_least("watch_ring", self.watch_ring as u64, 1)?;
+        at_least("watch_ring_bytes", self.watch_ring_bytes as u64, 64 * 1024)?;
         at_least("bookmark_ms", self.bookmark_ms, 10)?;
         at_least("shutdown_grace_ms", self.shutdown_grace_ms, 100)?;
         for (field, value) in [

@@ -10,6 +10,7 @@
 //! | `clock`, `ticker` | registry time: how a leader makes it, and lets it pass |
 //! | `renewals`, `reads` | many renewals in one entry; many reads in one round |
 //! | `applied`, `watch`, `subscription` | the applied state and its watchers under one lock; one watcher's stream |
+//! | `wire_size` | about what things take in a message |
 //! | `membership`, `member_loop`, `cluster_status` | changing members; this node's own part in it; how they are |
 //! | `amnesia` | refuses to come back under an id whose disk was lost |
 //! | `net` | sockets, real or simulated |
@@ -43,6 +44,7 @@ mod status;
 mod subscription;
 mod ticker;
 mod watch;
+mod wire_size;
 
 pub use config::{Config, ConfigError, Start, Tunables};
 pub use net::{Connection, Environment, Listener, Net, SimulatedNet};

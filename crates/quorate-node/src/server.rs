@@ -99,7 +99,7 @@ impl Server {
             client_address: advertised(config.advertise, &clients),
             peer_address: advertised(config.peer_advertise, &peers),
         };
-        let applied = Arc::new(Applied::new(tunables.watch_ring));
+        let applied = Arc::new(Applied::new(tunables.watch_ring, tunables.watch_ring_bytes));
         let connections = Arc::new(Peers::new(cluster_id, net));
         let disk = Disk::new(config.id, config.data_dir, tunables.disk_reserve_bytes);
         let disk = Arc::new(disk);

@@ -12,13 +12,11 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::applied::Applied;
-use crate::watch::{BATCH_MAX, Batch, Filter, Selection};
+use crate::watch::{BATCH_MAX, Batch, Coalesced, Filter, Selection};
+use crate::wire_size::{instance_bytes, service_bytes};
 
 /// A message at most, bytes, unless one instance alone is larger: far below the 4 MiB that receivers take as a rule.
 const MESSAGE_BYTES: usize = 256 * 1024;
-
-/// What an instance or a service costs beside its texts, bytes: tags, lengths and numbers.
-const OVERHEAD_BYTES: usize = 128;
 
 /// Where a subscription begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +66,12 @@ pub(crate) struct Subscription {
     id: u64,
     wake: Arc<Notify>,
     filter: Filter,
+    /// What the last message led to.
     position: Revision,
+    /// Everything up to here was taken from the hub.
+    taken: Revision,
+    /// Changes that are told when the rest of the ring is looked through, too.
+    coalesced: Option<Coalesced>,
     /// Messages that are ready, with the position that each of them leads to.
     ready: VecDeque<(Message, Revision)>,
     leader: watch::Receiver<Option<u64>>,
@@ -100,6 +103,8 @@ impl Subscription {
             wake,
             filter,
             position,
+            taken: position,
+            coalesced: None,
             ready: VecDeque::new(),
             leader,
             bookmark,
@@ -144,25 +149,45 @@ impl Subscription {
     fn take(&mut self, bookmark: bool) {
         let mut guard = self.applied.lock();
         let state = &mut *guard;
-        let now = state.registry.revision();
-        match state.hub.take(self.id, self.position, now) {
-            Batch::Changes { events, upto, .. } if events.is_empty() => {
+        match state.hub.take(self.id, self.taken, state.registry.revision()) {
+            Batch::Changes { events, upto } => {
                 drop(guard);
-                if bookmark {
+                self.taken = upto;
+                if !events.is_empty() {
+                    self.queue_changes(events, upto, false);
+                } else if bookmark {
                     self.ready.push_back((Message::Bookmark, upto));
                 }
             }
-            Batch::Changes { events, upto, coalesced } => {
+            Batch::Ring { events, upto, coalesce, last } => {
                 drop(guard);
-                self.queue_changes(events, upto, coalesced);
+                self.taken = upto;
+                self.look_through(events, coalesce, last);
             }
             Batch::Lost => {
                 let registry = state.registry.clone();
-                state.hub.unsubscribe(self.id);
-                (self.id, self.wake) = state.hub.subscribe(self.filter.clone(), false);
+                state.hub.begin_anew(self.id);
                 drop(guard);
+                self.taken = registry.revision();
+                self.coalesced = None;
                 self.queue_snapshot(&registry, true);
             }
+        }
+    }
+
+    /// Tells what it sees of a piece of the ring, or keeps that until the last piece where it is coalesced.
+    fn look_through(&mut self, mut events: Vec<Arc<Event>>, coalesce: bool, last: bool) {
+        events.retain(|event| self.filter.sees(event));
+        let coalesced = coalesce || self.coalesced.is_some();
+        if coalesced {
+            let merged = self.coalesced.get_or_insert_default();
+            events.drain(..).for_each(|event| merged.add(event));
+            if last {
+                events = self.coalesced.take().unwrap_or_default().into_events();
+            }
+        }
+        if !events.is_empty() {
+            self.queue_changes(events, self.taken, coalesced);
         }
     }
 
@@ -171,7 +196,8 @@ impl Subscription {
         let (mut message, mut bytes) = (Vec::new(), 0);
         let mut reached = self.position;
         for event in events {
-            let size = event.after().or(event.before()).map_or(0, |instance| wire_bytes(instance));
+            let size =
+                event.after().or(event.before()).map_or(0, |instance| instance_bytes(instance));
             if !message.is_empty() && (bytes + size > MESSAGE_BYTES || message.len() == BATCH_MAX) {
                 let full = Message::Delta(std::mem::take(&mut message));
                 self.ready.push_back((full, reached));
@@ -192,9 +218,9 @@ impl Subscription {
         for mut whole in covered(registry, &self.filter) {
             let instances = std::mem::take(&mut whole.instances);
             let mut part = whole.with(Vec::new());
-            bytes += OVERHEAD_BYTES + key_bytes(&whole.key);
+            bytes += service_bytes(&whole.key);
             for instance in instances {
-                let size = wire_bytes(&instance);
+                let size = instance_bytes(&instance);
                 if bytes + size > MESSAGE_BYTES {
                     services.push(std::mem::replace(&mut part, whole.with(Vec::new())));
                     self.queue_part(std::mem::take(&mut services), reset);
@@ -218,24 +244,6 @@ impl Subscription {
         let message = Message::Snapshot { services, reset, last: false };
         self.ready.push_back((message, Revision(0)));
     }
-}
-
-fn key_bytes(key: &ServiceKey) -> usize {
-    key.namespace.as_str().len() + key.name.as_str().len()
-}
-
-/// About what an instance takes in a message.
-fn wire_bytes(instance: &Instance) -> usize {
-    // A tag and a length for the entry, and for each of its texts.
-    const ENTRY: usize = 8;
-    let spec = &instance.spec;
-    let entries = spec.endpoints().iter().chain(spec.metadata());
-    let entries: usize = entries.map(|(key, value)| ENTRY + key.len() + value.len()).sum();
-    let requires: usize = spec.requires().iter().map(|name| ENTRY + name.as_str().len()).sum();
-    let reason = instance.overridden.as_ref().map_or(0, |value| value.reason.len());
-    let names = key_bytes(&instance.key.service) + instance.key.id.as_str().len();
-    let texts = names + spec.zone().len() + spec.version().len() + reason;
-    OVERHEAD_BYTES + texts + entries + requires
 }
 
 enum News {
@@ -279,5 +287,160 @@ pub(crate) fn covered(registry: &Registry, filter: &Filter) -> Vec<Part> {
             .services(&filter.namespace, prefix, None)
             .map(|(key, service)| part(key, Some(service)))
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_state::{
+        Command, Incarnation, InstanceId, InstanceKey, InstanceRef, InstanceSpec, Namespace, Op,
+        Register, ServiceName, SpecParts, Status, Update,
+    };
+
+    use super::*;
+
+    fn key(id: &str) -> InstanceKey {
+        let name = ServiceName::new("service", "web").unwrap();
+        let service = ServiceKey { namespace: Namespace::default(), name };
+        InstanceKey { service, id: InstanceId::new("id", id).unwrap() }
+    }
+
+    fn apply(applied: &Applied, op: Op) {
+        let mut state = applied.lock();
+        let command = Command { clock: state.registry.clock(), op };
+        let events = state.registry.apply(&command).events;
+        state.hub.publish(events);
+    }
+
+    fn register(applied: &Applied, id: &str) {
+        register_all(applied, &[id]);
+    }
+
+    /// In one command.
+    fn register_all(applied: &Applied, ids: &[&str]) {
+        let parts = SpecParts {
+            endpoints: [("http".to_owned(), "http://10.0.0.1:80".to_owned())].into(),
+            zone: String::new(),
+            version: String::new(),
+            weight: None,
+            status: Status::Up,
+            metadata: std::collections::BTreeMap::default(),
+            requires: std::collections::BTreeSet::default(),
+        };
+        let spec = InstanceSpec::new("", parts).unwrap();
+        let instances = ids.iter().map(|id| (key(id), spec.clone())).collect();
+        let incarnation = Some(Incarnation(1));
+        apply(applied, Op::Register(Register { lease: None, ttl: None, incarnation, instances }));
+    }
+
+    fn weigh(applied: &Applied, id: &str, weight: u32) {
+        let target = InstanceRef { key: key(id), incarnation: None };
+        let (status, metadata) = (None, None);
+        apply(applied, Op::Update(Update { target, status, weight: Some(weight), metadata }));
+    }
+
+    fn watch(
+        applied: &Arc<Applied>,
+        leaders: &watch::Sender<Option<u64>>,
+        begin: Begin,
+    ) -> Subscription {
+        let filter = Filter {
+            namespace: Namespace::default(),
+            selection: Selection::Prefix(String::new()),
+            statuses: std::collections::BTreeSet::default(),
+        };
+        let bookmark = Duration::from_secs(60);
+        Subscription::start(applied.clone(), filter, begin, leaders.subscribe(), bookmark)
+    }
+
+    fn changes(positioned: Positioned) -> Vec<Arc<Event>> {
+        let Message::Delta(events) = positioned.message else { panic!("{positioned:?}") };
+        events
+    }
+
+    /// More changes than its queue holds, and than one piece of the ring.
+    #[tokio::test]
+    async fn a_slow_watcher_is_told_the_latest_of_each_instance() {
+        let applied = Arc::new(Applied::new(100_000, usize::MAX));
+        let leaders = watch::Sender::new(None);
+        register(&applied, "a");
+        register(&applied, "b");
+        let mut slow = watch(&applied, &leaders, Begin::Snapshot);
+        assert!(matches!(slow.next().await.message, Message::Snapshot { last: true, .. }));
+        for weight in 0..3_500 {
+            weigh(&applied, "a", weight);
+        }
+        weigh(&applied, "b", 1);
+        let all = slow.next().await;
+        assert_eq!((all.previous, all.revision), (Revision(2), Revision(2 + 3_501)));
+        let told: Vec<_> = changes(all)
+            .iter()
+            .map(|event| {
+                let (before, after) = (event.before().unwrap(), event.after().unwrap());
+                (before.key.id.as_str().to_owned(), before.weight(), after.weight())
+            })
+            .collect();
+        assert_eq!(told, [("a".to_owned(), 100, 3_499), ("b".to_owned(), 100, 1)]);
+        weigh(&applied, "b", 2);
+        assert_eq!(changes(slow.next().await).len(), 1, "from here on it is told all again");
+    }
+
+    /// From many pieces of the ring ago.
+    #[tokio::test]
+    async fn a_watcher_that_resumes_is_told_every_change() {
+        let applied = Arc::new(Applied::new(100_000, usize::MAX));
+        let leaders = watch::Sender::new(None);
+        register(&applied, "a");
+        for weight in 0..2_500 {
+            weigh(&applied, "a", weight);
+        }
+        let mut resumed = watch(&applied, &leaders, Begin::After(Revision(1)));
+        let mut told = Vec::new();
+        while told.last() != Some(&2_501) {
+            let positioned = resumed.next().await;
+            assert_eq!(positioned.previous.0, told.last().copied().unwrap_or(1));
+            told.extend(changes(positioned).iter().map(|event| event.revision.0));
+        }
+        assert!(told.into_iter().eq(2..=2_501));
+    }
+
+    /// Between single changes, so many at once that they are not queued.
+    #[tokio::test]
+    async fn many_changes_of_one_command_are_told_once_and_in_order() {
+        let applied = Arc::new(Applied::new(100_000, usize::MAX));
+        let leaders = watch::Sender::new(None);
+        let mut watcher = watch(&applied, &leaders, Begin::Snapshot);
+        assert!(matches!(watcher.next().await.message, Message::Snapshot { last: true, .. }));
+        let many: Vec<String> = (0..1_500).map(|at| format!("i{at}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let mut told = Vec::new();
+        for round in 0..3 {
+            weigh(&applied, "i0", round);
+            register(&applied, &format!("before{round}"));
+            register_all(&applied, &many[500 * round as usize..][..500]);
+            register(&applied, &format!("after{round}"));
+            let upto = applied.lock().registry.revision().0;
+            while round % 2 == 0 && told.last() != Some(&upto) {
+                let positioned = watcher.next().await;
+                assert_eq!(positioned.previous.0, told.last().copied().unwrap_or(0));
+                told.extend(changes(positioned).iter().map(|event| event.revision.0));
+            }
+        }
+        assert!(told.into_iter().eq(1..=applied.lock().registry.revision().0));
+    }
+
+    /// A watcher from before what the ring keeps begins anew.
+    #[tokio::test]
+    async fn the_ring_is_bounded_by_bytes() {
+        let applied = Arc::new(Applied::new(100_000, 10_000));
+        let leaders = watch::Sender::new(None);
+        register(&applied, "a");
+        for weight in 0..100 {
+            weigh(&applied, "a", weight);
+        }
+        let first = watch(&applied, &leaders, Begin::After(Revision(1))).next().await;
+        assert!(matches!(first.message, Message::Snapshot { reset: true, .. }), "{first:?}");
+        let first = watch(&applied, &leaders, Begin::After(Revision(90))).next().await;
+        assert_eq!(changes(first).len(), 11);
     }
 }

@@ -3,9 +3,10 @@
 //! Lives under the lock of `applied.rs`. A change is put into the ring and into the queue of each watcher that it
 //! concerns; a watcher takes its queue when its stream is polled. A queue that would grow over [`QUEUE_MAX`] is dropped
 //! and the watcher served from the ring instead, coalesced to the latest state of each instance; one that is even behind
-//! the ring gets a snapshot. So a slow watcher costs a bounded amount of memory and never holds anybody up.
+//! the ring gets a snapshot. So a slow watcher costs a bounded amount of memory and never holds anybody up: the ring is
+//! handed out in pieces of [`BATCH_MAX`], and what a watcher sees of a piece is found without the lock.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use quorate_state::{
@@ -13,11 +14,16 @@ use quorate_state::{
 };
 use tokio::sync::Notify;
 
+use crate::wire_size::instance_bytes;
+
 /// Changes that wait for one watcher: enough for a burst, small enough for 10,000 stalled watchers (8 bytes each).
 const QUEUE_MAX: usize = 1_024;
 
 /// Changes in one message, and taken from the ring under the lock at once.
 pub(crate) const BATCH_MAX: usize = 1_000;
+
+/// Changes of one command that are not queued for each watcher: an expiry or a large call, seldom anything else.
+const MANY: usize = 64;
 
 /// What a watcher wants to see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,20 +55,26 @@ impl Filter {
     }
 
     /// Whether somebody with this filter sees anything of the change.
-    fn sees(&self, event: &Event) -> bool {
+    pub(crate) fn sees(&self, event: &Event) -> bool {
+        self.covers_service(&event.key().service) && self.covers_a_status(event)
+    }
+
+    fn covers_a_status(&self, event: &Event) -> bool {
         let covered = |instance: Option<&Arc<Instance>>| {
             instance.is_some_and(|instance| self.covers_status(instance))
         };
-        self.covers_service(&event.key().service)
-            && (covered(event.before()) || covered(event.after()))
+        covered(event.before()) || covered(event.after())
     }
 }
 
 /// What a watcher takes at one time.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Batch {
-    /// These changes lead from its position to this revision; `coalesced`: only all of them together do.
-    Changes { events: Vec<Arc<Event>>, upto: Revision, coalesced: bool },
+    /// These changes, all of which it sees, lead from its position to this revision.
+    Changes { events: Vec<Arc<Event>>, upto: Revision },
+    /// All changes from its position to this revision, to be looked through. `coalesce`: the latest of each instance is
+    /// enough. `last`: what comes after them is queued; else there is more to take at once.
+    Ring { events: Vec<Arc<Event>>, upto: Revision, coalesce: bool, last: bool },
     /// The ring does not reach back to its position: begin anew.
     Lost,
 }
@@ -71,10 +83,11 @@ pub(crate) enum Batch {
 enum Backlog {
     /// The queue has everything after the watcher's position.
     Queued(VecDeque<Arc<Event>>),
-    /// The ring has it; every change is told.
-    Replay,
-    /// The ring has it; the latest change of each instance is told.
-    Coalesce,
+    /// The ring has it, after a revision up to which it has nothing else to be told; every change is told. Its wake is
+    /// pending.
+    Replay { from: Revision },
+    /// The same; the latest change of each instance is told.
+    Coalesce { from: Revision },
 }
 
 #[derive(Debug)]
@@ -90,6 +103,8 @@ pub(crate) struct Hub {
     /// Changes with revisions `base + 1, base + 2, ..`.
     ring: VecDeque<Arc<Event>>,
     ring_max: usize,
+    ring_bytes: usize,
+    ring_bytes_max: usize,
     base: Revision,
     watchers: HashMap<u64, Watcher>,
     by_service: HashMap<ServiceKey, Vec<u64>>,
@@ -98,10 +113,13 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(ring_max: usize) -> Self {
+    /// The ring keeps so many changes, and so many bytes of them.
+    pub(crate) fn new(ring_max: usize, ring_bytes_max: usize) -> Self {
         Self {
             ring: VecDeque::new(),
             ring_max,
+            ring_bytes: 0,
+            ring_bytes_max,
             base: Revision(0),
             watchers: HashMap::new(),
             by_service: HashMap::new(),
@@ -112,27 +130,73 @@ impl Hub {
 
     /// Takes in what a command changed.
     pub(crate) fn publish(&mut self, events: Vec<Arc<Event>>) {
+        if events.len() >= MANY && events.len() <= self.ring_max / 2 {
+            self.point_to_ring(&events);
+        } else {
+            self.queue_for_each(&events);
+        }
         for event in events {
-            let by_service = self.by_service.get(&event.key().service);
-            for id in by_service.into_iter().flatten().chain(&self.by_prefix) {
-                if let Some(watcher) = self.watchers.get_mut(id) {
-                    watcher.offer(&event);
+            self.ring_bytes += event_bytes(&event);
+            self.ring.push_back(event);
+        }
+        while self.ring.len() > self.ring_max || self.ring_bytes > self.ring_bytes_max {
+            let Some(oldest) = self.ring.pop_front() else { return };
+            self.ring_bytes -= event_bytes(&oldest);
+            self.base = Revision(self.base.0 + 1);
+        }
+    }
+
+    fn queue_for_each(&mut self, events: &[Arc<Event>]) {
+        let Self { watchers, by_service, by_prefix, .. } = self;
+        for event in events {
+            for id in by_service.get(&event.key().service).into_iter().flatten() {
+                if let Some(watcher) = watchers.get_mut(id)
+                    && watcher.filter.covers_a_status(event)
+                {
+                    watcher.queue(event);
                 }
             }
-            if self.ring.len() == self.ring_max {
-                self.ring.pop_front();
-                self.base = Revision(self.base.0 + 1);
+        }
+        for id in by_prefix {
+            let Some(watcher) = watchers.get_mut(id) else { continue };
+            for event in events {
+                if watcher.filter.sees(event) {
+                    watcher.queue(event);
+                }
             }
-            self.ring.push_back(event);
+        }
+    }
+
+    /// So many changes at once are found in the ring by those whom they may concern, outside the lock.
+    fn point_to_ring(&mut self, events: &[Arc<Event>]) {
+        let Self { watchers, by_service, by_prefix, .. } = self;
+        let mut done = HashSet::new();
+        for event in events {
+            let service = &event.key().service;
+            let Some(ids) = by_service.get(service).filter(|_| done.insert(service)) else {
+                continue;
+            };
+            for id in ids {
+                if let Some(watcher) = watchers.get_mut(id) {
+                    watcher.replay(event);
+                }
+            }
+        }
+        for id in by_prefix {
+            let Some(watcher) = watchers.get_mut(id) else { continue };
+            if let Some(first) = events.iter().find(|event| watcher.filter.sees(event)) {
+                watcher.replay(first);
+            }
         }
     }
 
     /// The state was replaced: nothing before this revision is known any more.
     pub(crate) fn restart(&mut self, revision: Revision) {
         self.ring.clear();
+        self.ring_bytes = 0;
         self.base = revision;
         for watcher in self.watchers.values_mut() {
-            watcher.backlog = Backlog::Replay;
+            watcher.backlog = Backlog::Replay { from: Revision(0) };
             watcher.wake.notify_one();
         }
     }
@@ -156,7 +220,8 @@ impl Hub {
             }
             Selection::Prefix(_) => self.by_prefix.push(id),
         }
-        let backlog = if replay { Backlog::Replay } else { Backlog::Queued(VecDeque::new()) };
+        let all = Backlog::Replay { from: Revision(0) };
+        let backlog = if replay { all } else { Backlog::Queued(VecDeque::new()) };
         let wake = Arc::new(Notify::new());
         if replay {
             wake.notify_one();
@@ -184,73 +249,111 @@ impl Hub {
         }
     }
 
-    /// What a watcher that stands at `position` is to be told next; `now` is the state's revision.
-    pub(crate) fn take(&mut self, id: u64, position: Revision, now: Revision) -> Batch {
-        let nothing = Batch::Changes { events: Vec::new(), upto: now, coalesced: false };
-        let Some(watcher) = self.watchers.get_mut(&id) else { return nothing };
-        if let Backlog::Queued(queue) = &mut watcher.backlog {
-            let events: Vec<_> = queue.drain(..queue.len().min(BATCH_MAX)).collect();
-            let more = !queue.is_empty();
-            let upto = events.last().map_or(now, |last| if more { last.revision } else { now });
-            if more {
-                watcher.wake.notify_one();
-            }
-            return Batch::Changes { events, upto, coalesced: false };
+    /// A watcher that the ring does not reach back to begins anew: what comes from now on is queued.
+    pub(crate) fn begin_anew(&mut self, id: u64) {
+        if let Some(watcher) = self.watchers.get_mut(&id) {
+            watcher.backlog = Backlog::Queued(VecDeque::new());
         }
+    }
+
+    /// What a watcher that has taken everything up to `position` is to take next; `now` is the state's revision.
+    pub(crate) fn take(&mut self, id: u64, position: Revision, now: Revision) -> Batch {
+        let nothing = Batch::Changes { events: Vec::new(), upto: now };
+        let Some(watcher) = self.watchers.get_mut(&id) else { return nothing };
+        let (from, coalesce) = match &mut watcher.backlog {
+            Backlog::Queued(queue) => {
+                let events: Vec<_> = queue.drain(..queue.len().min(BATCH_MAX)).collect();
+                let more = !queue.is_empty();
+                let upto = events.last().filter(|_| more).map_or(now, |last| last.revision);
+                if more {
+                    watcher.wake.notify_one();
+                }
+                return Batch::Changes { events, upto };
+            }
+            Backlog::Replay { from } => (*from, false),
+            Backlog::Coalesce { from } => (*from, true),
+        };
+        let position = position.max(from);
         if position < self.base {
             return Batch::Lost;
         }
-        let behind = self.ring.iter().skip((position.0 - self.base.0) as usize);
-        let seen = behind.filter(|event| watcher.filter.sees(event)).cloned();
-        if matches!(watcher.backlog, Backlog::Coalesce) {
+        let from = ((position.0 - self.base.0) as usize).min(self.ring.len());
+        let to = (from + BATCH_MAX).min(self.ring.len());
+        let events: Vec<_> = self.ring.range(from..to).cloned().collect();
+        let last = to == self.ring.len();
+        if last {
             watcher.backlog = Backlog::Queued(VecDeque::new());
-            return Batch::Changes { events: coalesce(seen), upto: now, coalesced: true };
+        } else {
+            watcher.wake.notify_one();
         }
-        let events: Vec<_> = seen.take(BATCH_MAX).collect();
-        if events.len() < BATCH_MAX {
-            watcher.backlog = Backlog::Queued(VecDeque::new());
-            return Batch::Changes { events, upto: now, coalesced: false };
-        }
-        watcher.wake.notify_one();
-        let upto = events.last().map_or(now, |last| last.revision);
-        Batch::Changes { events, upto, coalesced: false }
+        let upto = events.last().filter(|_| !last).map_or(now, |event| event.revision);
+        Batch::Ring { events, upto, coalesce, last }
     }
 }
 
 impl Watcher {
-    fn offer(&mut self, event: &Arc<Event>) {
-        if !self.filter.sees(event) {
-            return;
+    /// Another change that it sees.
+    fn queue(&mut self, event: &Arc<Event>) {
+        self.wake_if_idle();
+        let Backlog::Queued(queue) = &mut self.backlog else { return };
+        if queue.len() < QUEUE_MAX {
+            queue.push_back(event.clone());
+        } else {
+            self.backlog = Backlog::Coalesce { from: before(queue.front().unwrap_or(event)) };
         }
-        if let Backlog::Queued(queue) = &mut self.backlog {
-            if queue.len() < QUEUE_MAX {
-                queue.push_back(event.clone());
-            } else {
-                self.backlog = Backlog::Coalesce;
-            }
+    }
+
+    /// Other changes that it may see, from this one on.
+    fn replay(&mut self, event: &Arc<Event>) {
+        self.wake_if_idle();
+        if let Backlog::Queued(queue) = &self.backlog {
+            self.backlog = Backlog::Replay { from: before(queue.front().unwrap_or(event)) };
         }
-        self.wake.notify_one();
+    }
+
+    /// Wakes it when this is the first that it has to take; until it has, another wake would tell it nothing.
+    fn wake_if_idle(&self) {
+        if matches!(&self.backlog, Backlog::Queued(queue) if queue.is_empty()) {
+            self.wake.notify_one();
+        }
     }
 }
 
-/// Leaves of each instance one change, from what it was at first to what it is at last, in the order of the last ones.
-fn coalesce(events: impl Iterator<Item = Arc<Event>>) -> Vec<Arc<Event>> {
-    let mut merged: HashMap<InstanceKey, Arc<Event>> = HashMap::new();
-    for event in events {
-        match merged.remove(event.key()) {
+fn before(event: &Event) -> Revision {
+    Revision(event.revision.0 - 1)
+}
+
+/// Changes of which only the latest of each instance counts.
+#[derive(Debug, Default)]
+pub(crate) struct Coalesced {
+    merged: HashMap<InstanceKey, Arc<Event>>,
+}
+
+impl Coalesced {
+    pub(crate) fn add(&mut self, event: Arc<Event>) {
+        match self.merged.remove(event.key()) {
             None => {
-                merged.insert(event.key().clone(), event);
+                self.merged.insert(event.key().clone(), event);
             }
             Some(earlier) => {
                 if let Some(both) = merge(&earlier, &event) {
-                    merged.insert(both.key().clone(), Arc::new(both));
+                    self.merged.insert(both.key().clone(), Arc::new(both));
                 }
             }
         }
     }
-    let ordered: BTreeMap<_, _> =
-        merged.into_values().map(|event| (event.revision, event)).collect();
-    ordered.into_values().collect()
+
+    /// For each instance one change, from what it was at first to what it is at last, in the order of the last ones.
+    pub(crate) fn into_events(self) -> Vec<Arc<Event>> {
+        let mut events: Vec<_> = self.merged.into_values().collect();
+        events.sort_by_key(|event| event.revision);
+        events
+    }
+}
+
+/// About what a change takes in the ring. What it replaces stands there too, or in the state.
+fn event_bytes(event: &Event) -> usize {
+    event.after().or(event.before()).map_or(0, |instance| instance_bytes(instance))
 }
 
 /// Two changes of one instance as one; `None`: it came and went.

@@ -1,0 +1,30 @@
+//! About what services and instances take in a message, so that messages and the watch ring stay within their bounds
+//! without being encoded first.
+
+use quorate_state::{Instance, ServiceKey};
+
+/// What an instance or a service costs beside its texts, bytes: tags, lengths and numbers.
+const OVERHEAD_BYTES: usize = 128;
+
+/// About what a service takes without its instances.
+pub(crate) fn service_bytes(key: &ServiceKey) -> usize {
+    OVERHEAD_BYTES + key_bytes(key)
+}
+
+/// About what an instance takes in a message.
+pub(crate) fn instance_bytes(instance: &Instance) -> usize {
+    // A tag and a length for the entry, and for each of its texts.
+    const ENTRY: usize = 8;
+    let spec = &instance.spec;
+    let entries = spec.endpoints().iter().chain(spec.metadata());
+    let entries: usize = entries.map(|(key, value)| ENTRY + key.len() + value.len()).sum();
+    let requires: usize = spec.requires().iter().map(|name| ENTRY + name.as_str().len()).sum();
+    let reason = instance.overridden.as_ref().map_or(0, |value| value.reason.len());
+    let names = key_bytes(&instance.key.service) + instance.key.id.as_str().len();
+    let texts = names + spec.zone().len() + spec.version().len() + reason;
+    OVERHEAD_BYTES + texts + entries + requires
+}
+
+fn key_bytes(key: &ServiceKey) -> usize {
+    key.namespace.as_str().len() + key.name.as_str().len()
+}
