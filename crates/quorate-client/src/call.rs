@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::endpoints::{Address, Endpoints, Target};
 use crate::error::{Attempt, Error, explain};
-use crate::retry::{Backoff, Decision, FOREGROUND, Pace, decide};
+use crate::retry::{Backoff, Decision, FOREGROUND, Pace, decide, retry_after};
 
 /// The largest answer taken: the server's limit for a fetch (32 MiB) and room for what stands around it.
 pub(crate) const DECODE_MAX: usize = 40 * 1024 * 1024;
@@ -76,7 +76,12 @@ pub(crate) struct Failure {
 impl Failure {
     /// An attempt that was answered, but not with what was wanted.
     pub(crate) fn answered(plan: &Plan, status: Status) -> Self {
-        Self { plan: *plan, address: "".into(), decision: decide(status.code()), status }
+        Self::at(plan, &"".into(), status)
+    }
+
+    /// An attempt on the node with this address.
+    pub(crate) fn at(plan: &Plan, address: &Address, status: Status) -> Self {
+        Self { plan: *plan, address: address.clone(), decision: decide(status.code()), status }
     }
 
     pub(crate) fn into_error(self) -> Error {
@@ -234,7 +239,8 @@ where
             return Err(CallError::Refused { decision, status, retried });
         }
         note(&mut tried, &failure);
-        sleep_until((Instant::now() + rounds.wait(endpoints)).min(deadline)).await;
+        let wait = retry_after(&failure.status).unwrap_or_default().max(rounds.wait(endpoints));
+        sleep_until((Instant::now() + wait).min(deadline)).await;
     }
     let Plan { operation, within, .. } = *plan;
     Err(CallError::Unreachable(Error::Unreachable { operation, within, tried }))

@@ -1,7 +1,7 @@
 //! [`Client`]: how it is made, and the calls that only read. Registering is in `registration.rs`, following in `watch.rs`,
 //! operating in `admin.rs`; they share [`Core`].
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use quorate_proto::v1::registry_client::RegistryClient;
@@ -18,6 +18,7 @@ use crate::claims::Claims;
 use crate::endpoints::{Endpoints, Target};
 use crate::error::Error;
 use crate::registration::RegistrationHandle;
+use crate::renewals::Renewals;
 use crate::types::{
     Consistency, FetchOptions, Fetched, Instance, InstanceStatus, Member, Registration, Selection,
     Service, ServiceSummary,
@@ -37,6 +38,8 @@ pub(crate) struct Core {
     pub(crate) options: Options,
     pub(crate) endpoints: Arc<Endpoints>,
     pub(crate) claims: Claims,
+    /// What renews for all registrations; they hold it.
+    renewals: Mutex<Weak<Renewals>>,
     /// Background work runs here, whichever thread starts it.
     pub(crate) runtime: Handle,
     /// Ends with the last clone, registration and watch.
@@ -59,6 +62,17 @@ impl Core {
         let within = self.options.call_timeout;
         let attempt = self.options.attempt_timeout.min(within / 2);
         Plan { operation, target, attempt, within }
+    }
+
+    /// Where leases are renewed. It ends with the last of those who have it.
+    pub(crate) fn renewals(&self) -> Arc<Renewals> {
+        let mut shared = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let (endpoints, limit) = (self.endpoints.clone(), self.options.attempt_timeout);
+            let started = Arc::new(Renewals::start(&self.runtime, endpoints, limit));
+            *shared = Arc::downgrade(&started);
+            started
+        })
     }
 }
 
@@ -170,6 +184,7 @@ impl ClientBuilder {
             options: self.options,
             endpoints,
             claims: Claims::default(),
+            renewals: Mutex::default(),
             runtime: Handle::current(),
             _member_refresh: refresh,
         };

@@ -1,16 +1,19 @@
-//! The task behind a registration: makes the registry have what the application wants, for ever. The one place that renews.
+//! The task behind a registration: makes the registry have what the application wants, for ever.
 //!
-//! It is one loop that does one thing at a time: an attempt (bounded by its timeout) or a command, never both. So once a
-//! deregistration has begun, no renewal or registration of ours is under way or follows.
+//! It is one loop that does one thing at a time: an attempt to register (bounded by its timeout) or a command, never both.
+//! So once a deregistration has begun, no registration of ours is under way or follows. Renewals go with those of the
+//! client's other registrations (`renewals.rs`); one may still be under way then, and is not listened to any more: it
+//! brings nothing back.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::v1::{
-    DeregisterRequest, InstanceRef, LeaseRenewal, RegisterRequest, RegisterResponse, RenewRequest,
+    DeregisterRequest, InstanceRef, RegisterRequest, RegisterResponse,
 };
+use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
 use crate::call::{CallError, Failure, Plan, Rounds, attempt, call};
@@ -19,13 +22,16 @@ use crate::client::{Core, registry};
 use crate::endpoints::Target;
 use crate::error::{Error, current_incarnation};
 use crate::registration::{Lease, RegistrationState};
-use crate::retry::{BACKGROUND, Decision, jittered};
+use crate::renewals::{Renewals, Renewed, slack};
+use crate::retry::{BACKGROUND, Decision, jittered, retry_after};
 use crate::types::{InstanceSpec, Registration, Update};
 
 /// A renewal gets no less than this on one node, however short the TTL.
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
 /// How often a first registration takes the next higher incarnation, should others do the same meanwhile.
 const FIRST_INCARNATIONS_MAX: u32 = 3;
+/// Leases of a client that were lost together are registered again at this pace, on average, or within half an interval.
+const REREGISTER_EVERY: Duration = Duration::from_millis(5);
 
 /// What the handle asks for.
 #[derive(Debug)]
@@ -39,6 +45,15 @@ pub(crate) enum Command {
         deadline: Instant,
         reply: oneshot::Sender<Result<(), Error>>,
     },
+}
+
+/// What an undisturbed keeper has waited for.
+#[derive(Debug)]
+enum Event {
+    /// The next attempt is due.
+    Due,
+    /// The renewal under way was answered, or failed on all nodes; `Err`: nobody renews any more.
+    Renewed(Result<Result<Renewed, Failure>, oneshot::error::RecvError>),
 }
 
 /// What comes next.
@@ -67,6 +82,9 @@ pub(crate) struct Keeper {
     lease: Option<Held>,
     /// When the next attempt is due. Only attempts move it: commands must not be able to put a renewal off.
     due: Instant,
+    renewals: Arc<Renewals>,
+    /// A renewal under way.
+    renewing: Option<oneshot::Receiver<Result<Renewed, Failure>>>,
     state: watch::Sender<RegistrationState>,
     rounds: Rounds,
 }
@@ -85,6 +103,7 @@ impl Keeper {
         state: watch::Sender<RegistrationState>,
     ) -> Self {
         Self {
+            renewals: core.renewals(),
             core,
             claim,
             wanted: registration.instances,
@@ -94,6 +113,7 @@ impl Keeper {
             higher_incarnations: FIRST_INCARNATIONS_MAX,
             lease: None,
             due: Instant::now(),
+            renewing: None,
             state,
             rounds: Rounds::new(BACKGROUND),
         }
@@ -114,17 +134,20 @@ impl Keeper {
     /// Runs until the registration has ended or the handle is gone.
     pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut next = Next::Keep;
-        loop {
-            let command = match next {
-                Next::Stop => break,
-                Next::Idle => Ok(commands.recv().await),
-                Next::Keep => timeout_at(self.due, commands.recv()).await,
+        while next != Next::Stop {
+            let command = if next == Next::Idle {
+                commands.recv().await
+            } else {
+                tokio::select! {
+                    command = commands.recv() => command,
+                    event = self.wait() => {
+                        next = self.react(event).await;
+                        continue;
+                    }
+                }
             };
-            next = match command {
-                Ok(Some(command)) => self.obey(command).await,
-                Ok(None) => break,
-                Err(_elapsed) => self.reconcile().await,
-            };
+            let Some(command) = command else { break };
+            next = self.obey(command).await;
         }
         self.claim.release();
     }
@@ -163,6 +186,7 @@ impl Keeper {
                 next
             }
             Command::Deregister { deadline, reply } => {
+                self.renewing = None;
                 self.state.send_replace(RegistrationState::Leaving);
                 let result = self.deregister(deadline).await;
                 let next = match &result {
@@ -183,16 +207,70 @@ impl Keeper {
         }
     }
 
-    /// One attempt on one node to bring the registry to what is wanted.
-    async fn reconcile(&mut self) -> Next {
-        let failure = match self.lease {
-            Some(lease) => self.renew(lease).await.err(),
-            None => self.register_once().await.err(),
-        };
-        let Some(failure) = failure else { return Next::Keep };
+    /// Waits until there is something to do. Can be cancelled.
+    async fn wait(&mut self) -> Event {
+        match &mut self.renewing {
+            Some(outcome) => Event::Renewed(outcome.await),
+            None => {
+                sleep_until(self.due).await;
+                Event::Due
+            }
+        }
+    }
+
+    async fn react(&mut self, event: Event) -> Next {
+        match event {
+            Event::Due => match self.lease {
+                Some(held) => {
+                    let limit = (held.interval / 2).max(SHORTEST_RENEWAL);
+                    let slack = slack(held.interval);
+                    self.renewing = Some(self.renewals.submit(held.lease.id, slack, limit));
+                    Next::Keep
+                }
+                None => match self.register_once().await {
+                    Ok(()) => Next::Keep,
+                    Err(failure) => self.failed(failure),
+                },
+            },
+            Event::Renewed(outcome) => {
+                self.renewing = None;
+                match outcome {
+                    Ok(Ok(renewed)) => self.renewed(renewed),
+                    Ok(Err(failure)) => return self.failed(failure),
+                    // The runtime is being shut down.
+                    Err(_gone) => return Next::Stop,
+                }
+                Next::Keep
+            }
+        }
+    }
+
+    fn renewed(&mut self, renewed: Renewed) {
+        let Some(held) = self.lease else { return };
+        match renewed {
+            Renewed::Kept { revision } => {
+                self.due = Instant::now() + next_renewal(held.interval);
+                if matches!(*self.state.borrow(), RegistrationState::Retrying { .. }) {
+                    self.registered(Lease { revision, ..held.lease });
+                }
+            }
+            Renewed::Unknown { with } => {
+                self.lease = None;
+                // One alone at once; many that were lost together not all in the same moment.
+                let others = u32::try_from(with.saturating_sub(1)).unwrap_or(u32::MAX);
+                let span = REREGISTER_EVERY.saturating_mul(others).min(held.interval / 2);
+                self.due = Instant::now() + rand::rng().random_range(Duration::ZERO..=span);
+                let status = Status::not_found("the lease is gone");
+                self.retrying(Error::rejected("renew", &status));
+            }
+        }
+    }
+
+    /// Decides what a failed attempt, or a renewal that failed on all nodes, calls for.
+    fn failed(&mut self, failure: Failure) -> Next {
         let Failure { decision, status, .. } = &failure;
         let wait = match decision {
-            Decision::RetryElsewhere | Decision::TryOthers => {
+            Decision::RetryElsewhere | Decision::TryOthers if self.lease.is_none() => {
                 self.rounds.wait(&self.core.endpoints)
             }
             // The lease is gone: whether the instance is another's now, registering will tell.
@@ -201,32 +279,15 @@ impl Keeper {
             }
             Decision::Superseded if self.take_higher_incarnation(status) => Duration::ZERO,
             Decision::Superseded => return self.superseded(current_incarnation(status)),
-            Decision::Reregister | Decision::Exhausted | Decision::Fail => {
-                self.rounds.wait_whole_round()
-            }
+            Decision::RetryElsewhere
+            | Decision::TryOthers
+            | Decision::Reregister
+            | Decision::Exhausted
+            | Decision::Fail => self.rounds.wait_whole_round(),
         };
-        self.due = Instant::now() + wait;
+        self.due = Instant::now() + wait.max(retry_after(status).unwrap_or_default());
         self.retrying(failure.into_error());
         Next::Keep
-    }
-
-    async fn renew(&mut self, held: Held) -> Result<(), Failure> {
-        let plan = self.attempt_plan("renew", (held.interval / 2).max(SHORTEST_RENEWAL));
-        let request = RenewRequest { renewals: vec![LeaseRenewal { lease_id: held.lease.id }] };
-        let send = |channel, request| async move { registry(channel).renew(request).await };
-        let deadline = Instant::now() + plan.within;
-        let answer =
-            attempt(&self.core.endpoints, &plan, &mut self.rounds, deadline, &request, send)
-                .await?;
-        if answer.unknown_lease_ids.contains(&held.lease.id) {
-            return Err(Failure::answered(&plan, Status::not_found("the lease is gone")));
-        }
-        self.due = Instant::now() + jittered(held.interval);
-        if matches!(*self.state.borrow(), RegistrationState::Retrying { .. }) {
-            let revision = answer.header.map_or(0, |header| header.revision);
-            self.registered(Lease { revision, ..held.lease });
-        }
-        Ok(())
     }
 
     async fn register_once(&mut self) -> Result<(), Failure> {
@@ -267,6 +328,7 @@ impl Keeper {
             Err(error) => {
                 // Whether the registry has it is not known: register, not renew, until it is.
                 self.lease = None;
+                self.renewing = None;
                 self.due = Instant::now();
                 self.retrying(error.clone());
             }
@@ -347,7 +409,8 @@ impl Keeper {
         let interval = self.renew_every.unwrap_or(granted / 3).min(granted / 2);
         let lease = Lease { id: answer.lease_id, revision: header.revision, ttl: granted };
         self.lease = Some(Held { lease, interval });
-        self.due = Instant::now() + jittered(interval);
+        self.renewing = None;
+        self.due = Instant::now() + next_renewal(interval);
         self.higher_incarnations = 0;
         self.registered(lease);
         Ok(())
@@ -385,4 +448,9 @@ impl Keeper {
         self.state.send_replace(RegistrationState::Superseded { current });
         Next::Stop
     }
+}
+
+/// When to hand in the next renewal: it waits for others for a while, and is on its way within the interval all the same.
+fn next_renewal(interval: Duration) -> Duration {
+    jittered(interval).saturating_sub(slack(interval))
 }

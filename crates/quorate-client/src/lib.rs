@@ -36,7 +36,7 @@
 //! | file | duty |
 //! |---|---|
 //! | `client` | [`Client`], its settings, and the calls that read |
-//! | `registration`, `keeper` | [`RegistrationHandle`]; the task that keeps a registration |
+//! | `registration`, `keeper`, `renewals` | [`RegistrationHandle`]; the task that keeps a registration; the stream for all |
 //! | `watch`, `watch/*` | [`Watch`]; the task that follows, the view, the queue of events |
 //! | `admin` | [`Admin`], the operators' calls |
 //! | `call`, `endpoints`, `members`, `retry` | one call over many nodes; which node; who there is; what a code means |
@@ -54,6 +54,7 @@ mod error;
 mod keeper;
 mod members;
 mod registration;
+mod renewals;
 mod retry;
 mod types;
 mod watch;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rand::Rng;
-use tonic::Code;
+use tonic::{Code, Status};
 
 /// What a failed attempt calls for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,19 @@ pub(crate) fn decide(code: Code) -> Decision {
         // Not an error; a call that failed with it is broken.
         Code::Ok => Decision::Fail,
     }
+}
+
+/// The trailer with which a node that has too much to do says when to come back, in ms.
+const RETRY_AFTER_TRAILER: &str = "retry-after-ms";
+/// No node is obeyed for longer than this.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
+
+/// When the node wants to be asked again, if it said so: what it said and up to half of that more, so that those who were
+/// told the same do not come back together.
+pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
+    let told = status.metadata().get(RETRY_AFTER_TRAILER)?.to_str().ok()?.parse().ok()?;
+    let told = Duration::from_millis(told).min(RETRY_AFTER_MAX);
+    Some(rand::rng().random_range(told..=told.mul_f64(1.5)))
 }
 
 /// How long to wait between rounds: full jitter over a doubling span.
@@ -135,6 +148,22 @@ mod tests {
             assert_eq!(code as usize, at, "a row for each code, in order");
             assert_eq!(decide(code), decision, "{code:?}");
         }
+    }
+
+    #[test]
+    fn a_node_is_obeyed_within_bounds() {
+        let told = |value: &'static str| {
+            let mut status = Status::resource_exhausted("too many calls wait");
+            status.metadata_mut().insert(RETRY_AFTER_TRAILER, value.parse().unwrap());
+            retry_after(&status)
+        };
+        let ms = Duration::from_millis;
+        for _ in 0..100 {
+            assert!((ms(200)..=ms(300)).contains(&told("200").unwrap()));
+            assert!(told("99999999999999").unwrap() <= ms(15_000));
+        }
+        assert_eq!([told("soon"), told("-1"), told("1.5"), told("")], [None; 4]);
+        assert_eq!(retry_after(&Status::unavailable("no leader")), None);
     }
 
     /// Waits are bounded on both sides, however long the outage. // S3.8

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{CLUSTER, Mode, Shared, State, locked};
 
+#[derive(Clone)]
 pub(super) struct Node {
     pub(super) state: Shared,
     pub(super) mode: Arc<Mutex<Mode>>,
@@ -54,6 +55,23 @@ impl Node {
             std::future::pending().await
         }
         answer.map(Response::new)
+    }
+}
+
+impl Node {
+    /// One message of a stream of renewals. It has no deadline of its own.
+    async fn renew_some(&self, request: RenewRequest) -> Result<RenewResponse, Status> {
+        let mut timed = Request::new(request);
+        timed.set_timeout(std::time::Duration::from_secs(1));
+        let answer = self.serve("renew", timed, |state, mut header, request| {
+            header.revision = state.revision;
+            let all: Vec<u64> = request.renewals.iter().map(|renewal| renewal.lease_id).collect();
+            *state.calls.entry("renewed leases").or_default() += all.len();
+            let unknown_lease_ids =
+                all.into_iter().filter(|id| !state.leases.contains_key(id)).collect();
+            Ok(RenewResponse { header: Some(header), unknown_lease_ids })
+        });
+        Ok(answer.await?.into_inner())
     }
 }
 
@@ -248,13 +266,19 @@ impl Registry for Node {
         .await
     }
 
-    type RenewStreamStream = ReceiverStream<Result<RenewResponse, Status>>;
+    type RenewStreamStream = Pin<Box<dyn Stream<Item = Result<RenewResponse, Status>> + Send>>;
 
     async fn renew_stream(
         &self,
-        _request: Request<Streaming<RenewRequest>>,
+        request: Request<Streaming<RenewRequest>>,
     ) -> Result<Response<Self::RenewStreamStream>, Status> {
-        Err(Status::unimplemented("not in the fake"))
+        *locked(&self.state).calls.entry("renew stream").or_default() += 1;
+        let node = self.clone();
+        let answers = request.into_inner().then(move |request| {
+            let node = node.clone();
+            async move { node.renew_some(request?).await }
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
