@@ -1,7 +1,7 @@
 //! `register`, `deregister`, `update`.
 
 use quorate_client::{
-    Client, InstanceBuilder, Registration, RegistrationHandle, RegistrationState, Update,
+    Client, Gone, InstanceBuilder, Registration, RegistrationHandle, RegistrationState, Update,
 };
 use serde_json::json;
 
@@ -113,7 +113,7 @@ async fn superseded(handle: &RegistrationHandle) -> Failure {
     loop {
         let now = state.borrow_and_update().clone();
         match now {
-            RegistrationState::Superseded { current } => {
+            RegistrationState::Gone(Gone::Superseded { current }) => {
                 return quorate_client::Error::Superseded { current }.into();
             }
             RegistrationState::Retrying { last_error: Some(error), .. } if !was_retrying => {

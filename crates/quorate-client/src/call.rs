@@ -154,6 +154,11 @@ impl Rounds {
         self.backoff.next()
     }
 
+    /// Waits shall be no longer than this, from now on.
+    pub(crate) fn cap(&mut self, cap: Duration) {
+        self.backoff.cap(cap);
+    }
+
     /// Something succeeded: the next call begins afresh.
     pub(crate) fn reset(&mut self) {
         self.tried.clear();

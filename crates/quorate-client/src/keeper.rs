@@ -8,9 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_proto::v1::{
-    DeregisterRequest, InstanceRef, RegisterRequest, RegisterResponse,
-};
+use quorate_proto::v1::{DeregisterRequest, InstanceRef, RegisterRequest, RegisterResponse};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -21,7 +19,7 @@ use crate::claims::{Claim, incarnation_at_least, new_incarnation};
 use crate::client::{Core, registry};
 use crate::endpoints::Target;
 use crate::error::{Error, current_incarnation};
-use crate::registration::{Lease, RegistrationState};
+use crate::registration::{Gone, Lease, RegistrationState};
 use crate::renewals::{Renewals, Renewed, slack};
 use crate::retry::{BACKGROUND, Decision, jittered, retry_after};
 use crate::types::{InstanceSpec, Registration, Update};
@@ -170,7 +168,7 @@ impl Keeper {
     }
 
     async fn obey(&mut self, command: Command) -> Next {
-        let leaving = matches!(*self.state.borrow(), RegistrationState::Leaving);
+        let leaving = matches!(*self.state.borrow(), RegistrationState::Draining);
         match command {
             Command::Update { reply, .. } if leaving => {
                 let _caller_gone = reply.send(Err(Error::AlreadyDeregistered));
@@ -187,11 +185,11 @@ impl Keeper {
             }
             Command::Deregister { deadline, reply } => {
                 self.renewing = None;
-                self.state.send_replace(RegistrationState::Leaving);
+                self.state.send_replace(RegistrationState::Draining);
                 let result = self.deregister(deadline).await;
                 let next = match &result {
                     Ok(()) => {
-                        self.state.send_replace(RegistrationState::Deregistered);
+                        self.state.send_replace(RegistrationState::Gone(Gone::Deregistered));
                         Next::Stop
                     }
                     Err(Error::Superseded { current }) => self.superseded(*current),
@@ -409,6 +407,8 @@ impl Keeper {
         let interval = self.renew_every.unwrap_or(granted / 3).min(granted / 2);
         let lease = Lease { id: answer.lease_id, revision: header.revision, ttl: granted };
         self.lease = Some(Held { lease, interval });
+        // Who renews often has to be back soon after an outage, too.
+        self.rounds.cap(interval);
         self.renewing = None;
         self.due = Instant::now() + next_renewal(interval);
         self.higher_incarnations = 0;
@@ -445,7 +445,7 @@ impl Keeper {
 
     fn superseded(&self, current: Option<u64>) -> Next {
         tracing::warn!(current, "a newer run holds the instance, or it was deregistered: stopping");
-        self.state.send_replace(RegistrationState::Superseded { current });
+        self.state.send_replace(RegistrationState::Gone(Gone::Superseded { current }));
         Next::Stop
     }
 }

@@ -62,7 +62,7 @@ mod watch;
 pub use admin::{Admin, Backup};
 pub use client::{Client, ClientBuilder};
 pub use error::{AddressFault, Attempt, Code, Error};
-pub use registration::{Lease, RegistrationHandle, RegistrationState};
+pub use registration::{Gone, Lease, RegistrationHandle, RegistrationState};
 pub use types::{
     Consistency, FetchOptions, Fetched, Instance, InstanceBuilder, InstanceOverride, InstanceSpec,
     InstanceStatus, Member, MemberRole, MemberStatus, NodeState, Registration, RemoveReason,

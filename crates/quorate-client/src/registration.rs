@@ -15,7 +15,7 @@ use crate::endpoints::Target;
 use crate::error::Error;
 use crate::keeper::{Command, Keeper};
 use crate::retry::Decision;
-use crate::types::{Registration, Update};
+use crate::types::{InstanceStatus, Registration, Update};
 
 /// The TTL that the registry grants when none is asked for.
 const DEFAULT_TTL: Duration = Duration::from_secs(15);
@@ -47,14 +47,22 @@ pub enum RegistrationState {
         last_error: Option<Error>,
     },
     /// It is being deregistered, or that failed: it is not renewed any more.
-    Leaving,
-    /// A newer run of the process holds the instance, or somebody deregistered it: the task has stopped.
+    Draining,
+    /// The registry does not have it any more, and this registration will not bring it back: the task has stopped.
+    Gone(Gone),
+}
+
+/// Why a registration is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Gone {
+    /// Its handle deregistered it.
+    Deregistered,
+    /// A newer run of the process holds the instance, or somebody else deregistered it.
     Superseded {
         /// The incarnation that holds it, where the registry told.
         current: Option<u64>,
     },
-    /// It was deregistered: the task has stopped.
-    Deregistered,
 }
 
 /// A registration that a background task keeps alive: it renews the lease, registers again when the registry has lost it,
@@ -144,16 +152,60 @@ impl RegistrationHandle {
         loop {
             match &*state.borrow_and_update() {
                 RegistrationState::Registered(lease) => return Ok(*lease),
-                RegistrationState::Superseded { current } => {
+                RegistrationState::Gone(Gone::Superseded { current }) => {
                     return Err(Error::Superseded { current: *current });
                 }
-                RegistrationState::Leaving | RegistrationState::Deregistered => {
+                RegistrationState::Draining | RegistrationState::Gone(Gone::Deregistered) => {
                     return Err(Error::AlreadyDeregistered);
                 }
                 RegistrationState::Retrying { .. } => {}
             }
             state.changed().await.map_err(|_closed| Error::Stopped)?;
         }
+    }
+
+    /// For processes that should rather die than run without being registered: resolves when the registration could not
+    /// be confirmed for longer than `after`, counted from the first attempt that failed, with what the last one came to;
+    /// when a newer run took its place, at once. The registration goes on trying all the same. Never resolves after a
+    /// deregistration, nor when the handle is dropped.
+    ///
+    /// ```no_run
+    /// # async fn example(registration: quorate_client::RegistrationHandle, serving: impl Future<Output = ()>) {
+    /// tokio::select! {
+    ///     () = serving => {}
+    ///     error = registration.on_lost(std::time::Duration::from_secs(300)) => panic!("lost: {error}"),
+    /// }
+    /// # }
+    /// ```
+    pub fn on_lost(&self, after: Duration) -> impl Future<Output = Error> + Send + use<> {
+        lost(self.state.clone(), after)
+    }
+
+    /// Changes the status of all instances: [`RegistrationHandle::update`] in short.
+    ///
+    /// # Errors
+    /// As [`RegistrationHandle::update`].
+    pub async fn set_status(&self, status: InstanceStatus) -> Result<(), Error> {
+        self.update(Update::new().status(status)).await
+    }
+
+    /// Changes the weight of all instances: [`RegistrationHandle::update`] in short.
+    ///
+    /// # Errors
+    /// As [`RegistrationHandle::update`].
+    pub async fn set_weight(&self, weight: u32) -> Result<(), Error> {
+        self.update(Update::new().weight(weight)).await
+    }
+
+    /// Replaces the metadata of all instances: [`RegistrationHandle::update`] in short.
+    ///
+    /// # Errors
+    /// As [`RegistrationHandle::update`].
+    pub async fn set_metadata<K: Into<String>, V: Into<String>>(
+        &self,
+        entries: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<(), Error> {
+        self.update(Update::new().metadata(entries)).await
     }
 
     /// Changes all instances of the registration, and waits until that is committed.
@@ -219,8 +271,8 @@ impl RegistrationHandle {
 
     fn why_stopped(&self) -> Error {
         match self.state() {
-            RegistrationState::Superseded { current } => Error::Superseded { current },
-            RegistrationState::Deregistered => Error::AlreadyDeregistered,
+            RegistrationState::Gone(Gone::Superseded { current }) => Error::Superseded { current },
+            RegistrationState::Gone(Gone::Deregistered) => Error::AlreadyDeregistered,
             _ => Error::Stopped,
         }
     }
@@ -230,6 +282,31 @@ impl Drop for RegistrationHandle {
     fn drop(&mut self) {
         // The task's own share of the claim goes a moment later.
         self.claim.release();
+    }
+}
+
+async fn lost(mut state: watch::Receiver<RegistrationState>, after: Duration) -> Error {
+    loop {
+        let retrying = match state.borrow_and_update().clone() {
+            RegistrationState::Retrying { since, last_error } => Some((since, last_error)),
+            RegistrationState::Gone(Gone::Superseded { current }) => {
+                return Error::Superseded { current };
+            }
+            _ => None,
+        };
+        let changed = match retrying {
+            Some((since, last_error)) => {
+                let over = tokio::time::Instant::from_std(since) + after;
+                match tokio::time::timeout_at(over, state.changed()).await {
+                    Ok(changed) => changed,
+                    Err(_elapsed) => return last_error.unwrap_or(Error::Stopped),
+                }
+            }
+            None => state.changed().await,
+        };
+        if changed.is_err() {
+            return std::future::pending().await;
+        }
     }
 }
 

@@ -50,7 +50,7 @@ type Outcome = Result<Renewed, Failure>;
 struct Renewal {
     lease_id: u64,
     send_by: Instant,
-    /// How long a node may take to answer.
+    /// How long a node may take to answer: about half an interval.
     limit: Duration,
     /// Nodes that failed it.
     failures: usize,
@@ -165,8 +165,8 @@ impl Sender {
                 Err(_elapsed) => Err(Status::deadline_exceeded("the stream was not answered")),
             };
             if let Err(status) = ended {
-                self.failed(&address, &status, batches);
-                let wait = rounds.wait(&self.endpoints);
+                let interval = self.failed(&address, &status, batches);
+                let wait = rounds.wait(&self.endpoints).min(interval);
                 sleep(retry_after(&status).map_or(wait, |told| told.max(wait))).await;
             }
         }
@@ -208,8 +208,9 @@ impl Sender {
         }
     }
 
-    /// A node failed: what it had, and all that is due, goes to the next one, or back if all have failed it.
-    fn failed(&self, address: &Address, status: &Status, batches: VecDeque<Batch>) {
+    /// A node failed: what it had, and all that is due, goes to the next one, or back if all have failed it. Tells the
+    /// shortest interval among them.
+    fn failed(&self, address: &Address, status: &Status, batches: VecDeque<Batch>) -> Duration {
         let decision = decide(status.code());
         tracing::debug!(%address, %status, ?decision, "the stream of renewals failed");
         let nodes = if decision.blames_node() {
@@ -225,7 +226,9 @@ impl Sender {
             unsent.into_iter().partition(|renewal| renewal.send_by <= now);
         waiting.extend(later);
         let sent = batches.into_iter().flat_map(|batch| batch.renewals);
+        let mut shortest = Duration::MAX;
         for mut renewal in sent.chain(due) {
+            shortest = shortest.min(renewal.limit * 2);
             renewal.failures += 1;
             renewal.send_by = now;
             if renewal.failures < nodes {
@@ -240,6 +243,7 @@ impl Sender {
             };
             let _gone = renewal.reply.send(Err(Failure::at(&plan, address, status.clone())));
         }
+        shortest
     }
 }
 

@@ -107,6 +107,11 @@ impl Backoff {
         rand::rng().random_range(Duration::ZERO..=span).max(SHORTEST)
     }
 
+    /// From now on no wait is longer than this (nor than the pace's own cap was to begin with).
+    pub(crate) fn cap(&mut self, cap: Duration) {
+        self.pace.cap = self.pace.cap.min(cap).max(SHORTEST);
+    }
+
     /// Something succeeded: the next wait is a short one again.
     pub(crate) fn reset(&mut self) {
         self.rounds = 0;

@@ -8,6 +8,11 @@ use crate::error::{CallError, MembershipError, NodeError};
 /// Trailer that tells the incarnation which stands against a registration, decimal.
 pub(crate) const INCARNATION_TRAILER: &str = "quorate-incarnation";
 
+/// Trailer that tells a caller how long to stay away, in ms, decimal.
+pub(crate) const RETRY_AFTER_TRAILER: &str = "retry-after-ms";
+/// A few batches of renewals, a few hundred writes: what waits has gone by then.
+const RETRY_AFTER_MS: u64 = 250;
+
 impl From<NodeError> for Status {
     fn from(error: NodeError) -> Self {
         CallError::from(error).into()
@@ -24,6 +29,9 @@ impl From<CallError> for Status {
             let current = current.0.to_string();
             let value = current.parse().expect("invariant: digits are valid metadata");
             status.metadata_mut().insert(INCARNATION_TRAILER, value);
+        }
+        if let CallError::Node(NodeError::Overloaded { .. }) = &error {
+            status.metadata_mut().insert(RETRY_AFTER_TRAILER, RETRY_AFTER_MS.into());
         }
         status
     }

@@ -18,6 +18,8 @@ use tonic::Status;
 use self::service::Node;
 
 pub(crate) const CLUSTER: u64 = 7;
+/// What an overloaded node says.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(400);
 const WATCH_QUEUE: usize = 1_024;
 
 /// What a node does with a call.
@@ -33,6 +35,8 @@ pub(crate) enum Mode {
     SwallowAnswers,
     /// Answers INTERNAL.
     Broken,
+    /// Has too much to do, and says when to come back.
+    Overloaded,
 }
 
 /// The registry that the fakes of a cluster share.
@@ -45,6 +49,8 @@ pub(crate) struct State {
     pub(crate) leases: BTreeMap<u64, Vec<(String, String)>>,
     last_lease: u64,
     pub(crate) calls: HashMap<&'static str, usize>,
+    /// When each registration came.
+    pub(crate) registered_at: Vec<std::time::Instant>,
     /// Calls that came without a deadline.
     pub(crate) without_deadline: Vec<&'static str>,
     pub(crate) members: Vec<String>,

@@ -6,4 +6,5 @@
 mod calls;
 mod fake;
 mod registering;
+mod renewing;
 mod watching;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use quorate_client::{
-    Client, Code, Error, InstanceBuilder, InstanceStatus, Registration, RegistrationHandle,
+    Client, Code, Error, Gone, InstanceBuilder, InstanceStatus, Registration, RegistrationHandle,
     RegistrationState, Update,
 };
 use quorate_proto::v1::Instance;
@@ -139,7 +139,7 @@ async fn a_newer_run_supersedes() {
     let new = new_process.register(short_lived("a")).await.unwrap();
     assert!(new.incarnation() > old.incarnation());
     let mut state = old.watch_state();
-    let superseded = |state: &RegistrationState| matches!(state, RegistrationState::Superseded { current } if *current == Some(new.incarnation()));
+    let superseded = |state: &RegistrationState| matches!(state, RegistrationState::Gone(Gone::Superseded { current }) if *current == Some(new.incarnation()));
     within(state.wait_for(superseded)).await.unwrap();
     assert!(matches!(old.deregister().await, Err(Error::Superseded { .. })));
     assert!(matches!(old.update(Update::new().weight(1)).await, Err(Error::Superseded { .. })));
@@ -182,7 +182,7 @@ async fn a_clock_that_went_back_does_not_lock_a_process_out() {
     fakes[0].state().expire_all();
     fakes[0].state().put(Instance { incarnation: future + 10, ..before });
     let mut state = handle.watch_state();
-    let superseded = |state: &RegistrationState| matches!(state, RegistrationState::Superseded { current: Some(c) } if *c == future + 10);
+    let superseded = |state: &RegistrationState| matches!(state, RegistrationState::Gone(Gone::Superseded { current: Some(c) }) if *c == future + 10);
     within(state.wait_for(superseded)).await.unwrap();
 }
 
@@ -343,7 +343,7 @@ async fn a_deregistration_whose_answer_was_lost_is_done() {
     fakes[0].set(Mode::SwallowAnswers);
     within(handle.deregister()).await.unwrap();
     assert_eq!(fakes[0].calls("deregister"), 2, "the second was told NOT_FOUND");
-    assert!(matches!(handle.state(), RegistrationState::Deregistered));
+    assert!(matches!(handle.state(), RegistrationState::Gone(Gone::Deregistered)));
 
     fakes[0].set(Mode::Honest);
     let handle = client.register(orders("a")).await.unwrap();

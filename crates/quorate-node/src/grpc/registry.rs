@@ -26,6 +26,8 @@ use crate::watch::{Filter, Selection};
 
 /// Names in one answer of ListServices.
 const LIST_MAX: usize = 10_000;
+/// Messages of one stream of renewals that are in work at once; more wait with the transport.
+const STREAMED_RENEWALS_MAX: usize = 256;
 
 /// An answer of Fetch at most, bytes.
 const FETCH_MAX: usize = 32 * 1024 * 1024;
@@ -75,7 +77,7 @@ impl Registry for RegistryService {
         request: Request<Streaming<RenewRequest>>,
     ) -> Answer<Self::RenewStreamStream> {
         let service = self.clone();
-        let answers = request.into_inner().then(move |request| {
+        let answers = request.into_inner().map(move |request| {
             let service = service.clone();
             async move {
                 let (request, deadline) = open(Request::new(request?), &service.node)?;
@@ -84,6 +86,7 @@ impl Registry for RegistryService {
                 Ok(service.renewed(renewed.unknown, renewed.revision))
             }
         });
+        let answers = answers.buffered(STREAMED_RENEWALS_MAX);
         Ok(Response::new(until_stopped(answers, &self.node).boxed()))
     }
 

@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{CLUSTER, Mode, Shared, State, locked};
+use super::{CLUSTER, Mode, RETRY_AFTER, Shared, State, locked};
 
 #[derive(Clone)]
 pub(super) struct Node {
@@ -39,6 +39,12 @@ impl Node {
             Mode::Hang => std::future::pending().await,
             Mode::Unavailable => return Err(Status::unavailable("no leader")),
             Mode::Broken => return Err(Status::internal("the disk is failing")),
+            Mode::Overloaded => {
+                let mut status = Status::resource_exhausted("too many calls wait");
+                let after = RETRY_AFTER.as_millis() as u64;
+                status.metadata_mut().insert("retry-after-ms", after.into());
+                return Err(status);
+            }
         }
         let answer = {
             let mut state = locked(&self.state);
@@ -88,6 +94,7 @@ impl Registry for Node {
         request: Request<RegisterRequest>,
     ) -> Result<Response<RegisterResponse>, Status> {
         self.serve("register", request, |state, mut header, request| {
+            state.registered_at.push(std::time::Instant::now());
             if request.instances.iter().any(|instance| instance.endpoints.is_empty()) {
                 return Err(Status::invalid_argument("endpoints: 0 given, 1 to 32 allowed"));
             }
@@ -298,7 +305,7 @@ impl Registry for Node {
         match mode {
             Mode::Hang | Mode::SwallowAnswers => std::future::pending().await,
             Mode::Unavailable => return Err(Status::unavailable("stopping")),
-            Mode::Broken => return Err(Status::internal("broken")),
+            Mode::Broken | Mode::Overloaded => return Err(Status::internal("broken")),
             Mode::Honest => {}
         }
         if subscribe.services.iter().any(String::is_empty) {

@@ -1,0 +1,186 @@
+//! Renewals of many registrations, over one stream; and how they come back together, but not in one moment.
+
+use std::time::{Duration, Instant};
+
+use quorate_client::{
+    Client, Error, InstanceBuilder, Registration, RegistrationHandle, RegistrationState,
+};
+
+use crate::fake::{Fake, Mode, RETRY_AFTER, until, within};
+
+const MANY: usize = 200;
+
+async fn client(fakes: &[Fake]) -> Client {
+    Client::builder(fakes.iter().map(Fake::address))
+        .in_order(true)
+        .member_refresh(None)
+        .attempt_timeout(Duration::from_millis(300))
+        .call_timeout(Duration::from_secs(2))
+        .connect()
+        .await
+        .unwrap()
+}
+
+fn instance(number: usize, ttl: Duration) -> Registration {
+    let id = format!("i{number}");
+    Registration::new(InstanceBuilder::new("s", id).endpoint("http", "http://h:1")).ttl(ttl)
+}
+
+async fn many(client: &Client, ttl: Duration) -> Vec<RegistrationHandle> {
+    let mut handles = Vec::new();
+    for number in 0..MANY {
+        handles.push(client.register(instance(number, ttl)).await.unwrap());
+    }
+    handles
+}
+
+fn all_registered(handles: &[RegistrationHandle]) -> bool {
+    handles.iter().all(|handle| matches!(handle.state(), RegistrationState::Registered(_)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_registrations_share_few_messages() {
+    // S3.2
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let handles = many(&client, Duration::from_secs(3)).await;
+    until("four renewals of each", || fakes[0].calls("renewed leases") >= 4 * MANY).await;
+    let (leases, messages) = (fakes[0].calls("renewed leases"), fakes[0].calls("renew"));
+    assert!(messages * 8 < leases, "{leases} renewals in {messages} messages");
+    assert_eq!((fakes[0].calls("renew stream"), fakes[0].calls("register")), (1, MANY));
+    assert!(all_registered(&handles));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_fails_goes_on_at_another_node() {
+    // S1.3, S1.6
+    for silent in [false, true] {
+        let mut fakes = Fake::cluster(2);
+        let client = client(&fakes).await;
+        let handles = many(&client, Duration::from_secs(2)).await;
+        until("they renew", || fakes[0].calls("renewed leases") >= MANY).await;
+        if silent {
+            fakes[0].set(Mode::Hang);
+        } else {
+            fakes[0].kill();
+        }
+        let streams = fakes[0].calls("renew stream");
+        let renewed = fakes[0].calls("renewed leases");
+        until("all go on", || fakes[0].calls("renewed leases") >= renewed + 2 * MANY).await;
+        assert!(fakes[0].calls("renew stream") > streams, "over another stream");
+        assert!(all_registered(&handles), "nobody noticed");
+        assert_eq!(fakes[0].calls("register"), MANY);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_lost_together_come_back_one_after_the_other() {
+    // S0.5, S3.8
+    let interval = Duration::from_secs(1);
+    for clients in [1, MANY] {
+        let fakes = Fake::cluster(1);
+        let mut handles = Vec::new();
+        if clients == 1 {
+            handles = many(&client(&fakes).await, 3 * interval).await;
+        } else {
+            for number in 0..clients {
+                let client = client(&fakes).await;
+                handles.push(client.register(instance(number, 3 * interval)).await.unwrap());
+            }
+        }
+        fakes[0].state().registered_at.clear();
+        fakes[0].state().expire_all();
+        let lost = Instant::now();
+        until("all are back", || fakes[0].state().instances.len() == MANY).await;
+        let took = lost.elapsed();
+        // Two intervals, and some for a busy machine.
+        assert!(took < 2 * interval + Duration::from_millis(500), "took {took:?}");
+        let mut histogram = [0_usize; 20];
+        for at in &fakes[0].state().registered_at {
+            let tenth = (at.duration_since(lost).as_millis() / 100) as usize;
+            histogram[tenth.min(19)] += 1;
+        }
+        println!("{MANY} of {clients} clients, arrivals in tenths of a second: {histogram:?}");
+        let most = histogram.iter().max().copied().unwrap();
+        assert!(most <= MANY / 2, "a burst: {histogram:?}");
+        within(async {
+            while !all_registered(&handles) {
+                tokio::task::yield_now().await
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overloaded_node_is_left_alone_for_as_long_as_it_says() {
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let interval = Duration::from_millis(50);
+    let handle = client.register(instance(0, 3 * interval)).await.unwrap();
+    until("it renews", || fakes[0].calls("renew") >= 2).await;
+    fakes[0].set(Mode::Overloaded);
+    let before = fakes[0].calls("renew");
+    until("the first refusal", || fakes[0].calls("renew") > before).await;
+    let begun = Instant::now();
+    until("four more", || fakes[0].calls("renew") > before + 4).await;
+    assert!(begun.elapsed() >= 3 * RETRY_AFTER, "came back after {:?}", begun.elapsed());
+    fakes[0].set(Mode::Honest);
+    within(handle.registered()).await.unwrap();
+}
+
+/// Whatever is to be registered: the attempts on a registry that is down are few, and go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_that_is_down_is_asked_seldom() {
+    // S2.8, S3.8
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let handles = many(&client, Duration::from_secs(15)).await;
+    fakes[0].set(Mode::Unavailable);
+    fakes[0].state().expire_all();
+    let others: Vec<_> = (MANY..MANY + 20)
+        .map(|number| client.register_in_background(instance(number, Duration::from_secs(15))))
+        .collect();
+    // The first waits are short; what counts is the pace after some seconds.
+    let attempts = || fakes[0].calls("register") + fakes[0].calls("renew");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = attempts();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let a_second = (attempts() - before) / 3;
+    println!("{a_second} attempts a second of 220 registrations");
+    assert!((1..=60).contains(&a_second), "{a_second} attempts a second");
+    assert_eq!(others.len(), 20);
+    drop(handles);
+}
+
+#[tokio::test]
+async fn a_process_that_cannot_be_registered_may_decide_to_die() {
+    // S2.4
+    let mut fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let handle = client.register(instance(0, Duration::from_millis(150))).await.unwrap();
+    let after = Duration::from_millis(400);
+    let short_outage = handle.on_lost(after);
+    fakes[0].kill();
+    let retrying = |state: &RegistrationState| matches!(state, RegistrationState::Retrying { .. });
+    within(handle.watch_state().wait_for(retrying)).await.unwrap();
+    fakes[0].restart();
+    within(handle.registered()).await.unwrap();
+    let over = tokio::time::timeout(after, short_outage).await;
+    assert!(over.is_err(), "it was registered again in time: {over:?}");
+
+    let lost = handle.on_lost(after);
+    fakes[0].kill();
+    let begun = Instant::now();
+    let error = within(lost).await;
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    assert!(begun.elapsed() >= after, "only after {:?}", begun.elapsed());
+    // It goes on all the same.
+    fakes[0].restart();
+    within(handle.registered()).await.unwrap();
+
+    let superseded = handle.on_lost(Duration::from_secs(3_600));
+    let newer = self::client(&fakes).await;
+    let _newer = newer.register(instance(0, Duration::from_millis(150))).await.unwrap();
+    assert!(matches!(within(superseded).await, Error::Superseded { .. }));
+}
