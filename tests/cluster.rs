@@ -8,7 +8,7 @@
 //! | `watch_*` | no gap, resume, reset, slow watchers, what a subscription covers |
 //! | `limits`, `leases`, `reads` | the calls of the registry |
 //! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
-//! | `clock`, `failover` | when leases end, and when not; who stays leader |
+//! | `clock`, `failover`, `outage` | when leases end, and when not; who stays leader; all nodes down |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stderr, reason = "measured times")]
@@ -24,6 +24,7 @@ mod cluster {
     mod link;
     mod load;
     mod membership;
+    mod outage;
     mod reads;
     mod refusals;
     mod snapshots;

@@ -49,8 +49,9 @@ pub(crate) struct State {
     pub(crate) leases: BTreeMap<u64, Vec<(String, String)>>,
     last_lease: u64,
     pub(crate) calls: HashMap<&'static str, usize>,
-    /// When each registration came.
+    /// When each registration came, and each stream of renewals.
     pub(crate) registered_at: Vec<std::time::Instant>,
+    pub(crate) streams_at: Vec<std::time::Instant>,
     /// Calls that came without a deadline.
     pub(crate) without_deadline: Vec<&'static str>,
     pub(crate) members: Vec<String>,

@@ -95,14 +95,7 @@ async fn leases_lost_together_come_back_one_after_the_other() {
         let took = lost.elapsed();
         // Two intervals, and some for a busy machine.
         assert!(took < 2 * interval + Duration::from_millis(500), "took {took:?}");
-        let mut histogram = [0_usize; 20];
-        for at in &fakes[0].state().registered_at {
-            let tenth = (at.duration_since(lost).as_millis() / 100) as usize;
-            histogram[tenth.min(19)] += 1;
-        }
-        println!("{MANY} of {clients} clients, arrivals in tenths of a second: {histogram:?}");
-        let most = histogram.iter().max().copied().unwrap();
-        assert!(most <= MANY / 2, "a burst: {histogram:?}");
+        no_burst(lost, Duration::from_millis(100), &fakes[0].state().registered_at);
         within(async {
             while !all_registered(&handles) {
                 tokio::task::yield_now().await
@@ -110,6 +103,43 @@ async fn leases_lost_together_come_back_one_after_the_other() {
         })
         .await;
     }
+}
+
+/// Prints how arrivals spread over steps; fails when half of them came in one.
+fn no_burst(begun: Instant, step: Duration, arrivals: &[Instant]) {
+    let mut histogram = [0_usize; 20];
+    for at in arrivals {
+        let step = at.duration_since(begun).as_millis() / step.as_millis();
+        histogram[(step as usize).min(19)] += 1;
+    }
+    println!("{} arrivals in steps of {step:?}: {histogram:?}", arrivals.len());
+    let most = histogram.iter().max().copied().unwrap();
+    assert!(arrivals.len() >= MANY && most <= arrivals.len() / 2, "a burst: {histogram:?}");
+}
+
+/// 200 processes, each with a client of its own, whose registry was away for ten TTLs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_does_not_line_clients_up() {
+    // S3.8
+    let mut fakes = Fake::cluster(1);
+    let ttl = Duration::from_millis(450);
+    let (mut clients, mut handles) = (Vec::new(), Vec::new());
+    for number in 0..MANY {
+        let client = client(&fakes).await;
+        handles.push(client.register(instance(number, ttl)).await.unwrap());
+        clients.push(client);
+    }
+    fakes[0].kill();
+    tokio::time::sleep(10 * ttl).await;
+    fakes[0].state().streams_at.clear();
+    let restarted = Instant::now();
+    fakes[0].restart();
+    until("all are back", || all_registered(&handles)).await;
+    let took = restarted.elapsed();
+    // Two intervals, and some for a busy machine.
+    assert!(took < ttl * 2 / 3 + Duration::from_millis(700), "took {took:?}");
+    no_burst(restarted, Duration::from_millis(25), &fakes[0].state().streams_at);
+    assert_eq!(fakes[0].calls("register"), MANY, "an outage is no lost lease");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

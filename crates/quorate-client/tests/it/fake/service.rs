@@ -279,7 +279,11 @@ impl Registry for Node {
         &self,
         request: Request<Streaming<RenewRequest>>,
     ) -> Result<Response<Self::RenewStreamStream>, Status> {
-        *locked(&self.state).calls.entry("renew stream").or_default() += 1;
+        {
+            let mut state = locked(&self.state);
+            *state.calls.entry("renew stream").or_default() += 1;
+            state.streams_at.push(std::time::Instant::now());
+        }
         let node = self.clone();
         let answers = request.into_inner().then(move |request| {
             let node = node.clone();

@@ -1,0 +1,84 @@
+//! The whole registry is down for much longer than the leases live, and returns: what its users see of that.
+
+use std::time::Duration;
+
+use quorate_client::{InstanceBuilder, Lease, Registration, RegistrationHandle, RegistrationState};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::harness::{Cluster, SOON, eventually};
+
+const SERVICES: usize = 200;
+/// The shortest that the registry grants: renewed every third of a second.
+const TTL: Duration = Duration::from_secs(1);
+
+/// Waits until the registry has confirmed it again; when that was.
+async fn confirmed(handle: &RegistrationHandle) -> (Instant, Lease) {
+    let mut state = handle.watch_state();
+    let registered = |state: &RegistrationState| matches!(state, RegistrationState::Registered(_));
+    let waited = timeout(SOON, state.wait_for(registered)).await;
+    let state = waited.expect("registered again").expect("its task lives").clone();
+    let RegistrationState::Registered(lease) = state else { unreachable!() };
+    (Instant::now(), lease)
+}
+
+/// 200 processes with a service each, each with a client of its own.
+// S4.12, S2.4, S0.13, S3.4, S3.8
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_is_back_after_an_outage_of_ten_ttls() {
+    let mut cluster = Cluster::start(3).await;
+    let mut handles = Vec::new();
+    for number in 0..SERVICES {
+        let client = cluster.client().await;
+        let instance =
+            InstanceBuilder::new(format!("s{number}"), "a").endpoint("http", "http://h:1");
+        handles.push(client.register(Registration::new(instance).ttl(TTL)).await.unwrap());
+    }
+    let caller = cluster.client().await;
+    let mut watch = caller.watch(quorate_client::Selection::prefix("s"));
+    assert_eq!(watch.synced().await.unwrap().len(), SERVICES);
+    let mut before = Vec::new();
+    for handle in &handles {
+        before.push(confirmed(handle).await.1);
+    }
+
+    cluster.stop_all().await;
+    let down = Instant::now();
+    eventually("all notice", || async {
+        let retrying = |handle: &RegistrationHandle| {
+            matches!(handle.state(), RegistrationState::Retrying { .. })
+        };
+        handles.iter().all(retrying).then_some(())
+    })
+    .await;
+    sleep((down + 10 * TTL).saturating_duration_since(Instant::now())).await;
+    assert_eq!(watch.snapshot().len(), SERVICES, "callers still have them");
+
+    let restarting = Instant::now();
+    for id in 1..=3 {
+        cluster.restart(id).await;
+    }
+    cluster.leader().await;
+    let serving = Instant::now();
+    let mut arrivals = Vec::new();
+    let all = futures_util::future::join_all(handles.iter().map(confirmed)).await;
+    for ((at, lease), before) in all.into_iter().zip(before) {
+        assert_eq!(lease.id, before.id, "nothing ended because of the outage");
+        arrivals.push(at);
+    }
+    // Answers, not requests: what came before there was a leader is answered together. (How requests spread is tested
+    // in the client's own tests, which see them arrive.)
+    let mut histogram = [0_usize; 20];
+    for at in &arrivals {
+        histogram[(at.duration_since(restarting).as_millis() as usize / 100).min(19)] += 1;
+    }
+    let last = arrivals.iter().max().unwrap().saturating_duration_since(serving);
+    eprintln!("all {SERVICES} back {last:?} after a leader was seen");
+    eprintln!("from the restart on, in steps of 100 ms: {histogram:?}");
+    // Two renew intervals; and as much again for 200 clients and three nodes in one debug process.
+    assert!(last < TTL * 4 / 3, "the last was back after {last:?}");
+
+    while let Ok(Ok(view)) = timeout(Duration::from_millis(500), watch.changed()).await {
+        assert_eq!(view.len(), SERVICES, "a caller never sees less");
+    }
+    assert_eq!(watch.snapshot().len(), SERVICES);
+}
