@@ -2,6 +2,7 @@
 //! of behaviours.md that it covers.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "measured distributions")]
 
 mod calls;
 mod fake;
