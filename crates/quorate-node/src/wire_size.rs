@@ -16,7 +16,7 @@ pub(crate) fn instance_bytes(instance: &Instance) -> usize {
     // A tag and a length for the entry, and for each of its texts.
     const ENTRY: usize = 8;
     let spec = &instance.spec;
-    let entries = spec.endpoints().iter().chain(spec.metadata());
+    let entries = spec.endpoints().iter().chain(spec.metadata().iter());
     let entries: usize = entries.map(|(key, value)| ENTRY + key.len() + value.len()).sum();
     let requires: usize = spec.requires().iter().map(|name| ENTRY + name.as_str().len()).sum();
     let reason = instance.overridden.as_ref().map_or(0, |value| value.reason.len());

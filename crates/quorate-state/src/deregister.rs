@@ -9,9 +9,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Deregister, InstanceRef, Rejection, Reply};
+use crate::deadlines::Due;
 use crate::event::{Event, RemoveReason};
 use crate::hash::Kind;
-use crate::leases::{Due, TOMBSTONE_MS};
+use crate::leases::TOMBSTONE_MS;
 use crate::registry::Registry;
 use crate::types::{Clock, Incarnation, InstanceKey};
 
@@ -33,8 +34,8 @@ impl Registry {
         match deregister {
             Deregister::Lease(id) => {
                 let lease = self.leases.get(id).ok_or(Rejection::UnknownLease(*id))?;
-                for key in lease.instances.clone() {
-                    self.deregister_instance(&key, None, events);
+                for key in lease.instances.clone().iter() {
+                    self.deregister_instance(key, None, events);
                 }
             }
             Deregister::Instances(targets) => {
@@ -91,14 +92,14 @@ impl Registry {
 
     pub(crate) fn insert_tombstone(&mut self, tombstone: Tombstone) {
         self.hash.add(Kind::Tombstone, &tombstone);
-        self.deadlines.insert((tombstone.until, Due::Tombstone(tombstone.key.clone())));
+        self.deadlines.insert(tombstone.until, Due::Tombstone(tombstone.key.clone()));
         self.tombstones.insert(tombstone.key.clone(), tombstone);
     }
 
     pub(crate) fn forget_tombstone(&mut self, key: &InstanceKey) {
         if let Some(tombstone) = self.tombstones.remove(key) {
             self.hash.remove(Kind::Tombstone, &tombstone);
-            self.deadlines.remove(&(tombstone.until, Due::Tombstone(key.clone())));
+            self.deadlines.remove(tombstone.until, Due::Tombstone(key.clone()));
         }
     }
 }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use crate::deadlines::Due;
 use crate::event::{Change, Event, RemoveReason};
 use crate::hash::Kind;
-use crate::leases::{Due, EMPTY_SERVICE_MS};
+use crate::leases::EMPTY_SERVICE_MS;
 use crate::registry::Registry;
 use crate::spec::{Instance, InstanceSpec};
 use crate::types::{Clock, Incarnation, InstanceId, InstanceKey, LeaseId, Revision, ServiceKey};
@@ -38,7 +39,7 @@ impl Registry {
         let before = self.instance(key).cloned();
         let next = Revision(self.revision.0 + 1);
         let mut after = Instance {
-            key: key.clone(),
+            key: self.with_known_names(key),
             spec: spec.clone(),
             incarnation,
             lease,
@@ -65,6 +66,13 @@ impl Registry {
         };
         self.set_service_revision(&key.service, next);
         events.push(Arc::new(Event { revision: next, change }));
+    }
+
+    /// The same key with the names that its service has already: all instances of a service share one copy of them.
+    pub(crate) fn with_known_names(&self, key: &InstanceKey) -> InstanceKey {
+        let known = self.services.get_key_value(&key.service);
+        let service = known.map_or(&key.service, |(known, _)| known).clone();
+        InstanceKey { service, id: key.id.clone() }
     }
 
     /// Takes an instance out and tells why; its lease still lists it.
@@ -135,7 +143,7 @@ impl Registry {
         self.hash.add(Kind::Service, &(key, revision, empty_since));
         if let Some(since) = empty_since {
             let due = Due::EmptyService(key.clone());
-            self.deadlines.insert((since.plus_ms(EMPTY_SERVICE_MS), due));
+            self.deadlines.insert(since.plus_ms(EMPTY_SERVICE_MS), due);
         }
     }
 
@@ -146,7 +154,7 @@ impl Registry {
         }
         if let Some(since) = empty_since {
             let due = Due::EmptyService(key.clone());
-            self.deadlines.remove(&(since.plus_ms(EMPTY_SERVICE_MS), due));
+            self.deadlines.remove(since.plus_ms(EMPTY_SERVICE_MS), due);
         }
     }
 }

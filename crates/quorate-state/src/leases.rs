@@ -1,6 +1,6 @@
 //! Leases, and everything that ends by the clock: [`Registry::expire_due`] is the only place where a lease ends by time.
 //!
-//! Every deadline stands in one ordered index, so that what is due, and when to look next, is its first element.
+//! Every deadline stands in an ordered index (`deadlines.rs`): what is due, and when to look next, is its first element.
 //!
 //! When many leases are due at once, each command ends [`ENDED_PER_COMMAND`] and leaves the rest to the next ones (the leader
 //! proposes ticks as long as something is due), so that no command takes long to apply and others come in between. What
@@ -11,13 +11,14 @@
 
 use std::sync::Arc;
 
-use imbl::OrdSet;
 use serde::{Deserialize, Serialize};
 
+use crate::deadlines::Due;
 use crate::event::{Event, RemoveReason};
 use crate::hash::Kind;
+use crate::kept::Kept;
 use crate::registry::Registry;
-use crate::types::{Clock, InstanceKey, LeaseId, ServiceKey, Ttl};
+use crate::types::{Clock, InstanceKey, LeaseId, Ttl};
 
 /// A deregistered incarnation is remembered this long, so that a delayed registration of it cannot bring it back, ms of
 /// registry time. Longer than any call may take (the node caps deadlines at 60 s).
@@ -43,15 +44,7 @@ pub struct Lease {
     pub deadline: Clock,
     /// What it keeps. Not part of the record in snapshots and hash: each instance names its lease.
     #[serde(skip)]
-    pub(crate) instances: OrdSet<InstanceKey>,
-}
-
-/// What a deadline is for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Due {
-    Lease(LeaseId),
-    Tombstone(InstanceKey),
-    EmptyService(ServiceKey),
+    pub(crate) instances: Kept,
 }
 
 impl Registry {
@@ -61,7 +54,7 @@ impl Registry {
         while ended < ENDED_PER_COMMAND
             && self.next_deadline().is_some_and(|deadline| deadline <= self.clock)
         {
-            let Some((_, due)) = self.deadlines.remove_min() else { return };
+            let Some(due) = self.deadlines.pop_first() else { return };
             let told = events.len();
             match due {
                 Due::Lease(id) => {
@@ -77,7 +70,7 @@ impl Registry {
     /// When something is due next; `None`: nothing ever. The leader proposes a command by then. Not later than the clock:
     /// something waits for its turn.
     pub fn next_deadline(&self) -> Option<Clock> {
-        self.deadlines.get_min().map(|(deadline, _)| *deadline)
+        self.deadlines.first()
     }
 
     /// A lease.
@@ -98,14 +91,14 @@ impl Registry {
         let id = LeaseId(self.last_lease.0 + 1);
         self.last_lease = id;
         let deadline = self.clock.plus_ms(ttl.as_ms());
-        let lease = Lease { id, ttl, renewed: self.clock, deadline, instances: OrdSet::default() };
+        let lease = Lease { id, ttl, renewed: self.clock, deadline, instances: Kept::None };
         self.insert_lease(lease);
         id
     }
 
     pub(crate) fn insert_lease(&mut self, lease: Lease) {
         self.hash.add(Kind::Lease, &lease);
-        self.deadlines.insert((lease.deadline, Due::Lease(lease.id)));
+        self.deadlines.insert(lease.deadline, Due::Lease(lease.id));
         self.leases.insert(lease.id, lease);
     }
 
@@ -117,8 +110,8 @@ impl Registry {
         events: &mut Vec<Arc<Event>>,
     ) -> bool {
         let Some(lease) = self.leases.get(&id) else { return false };
-        for key in lease.instances.clone() {
-            self.remove_instance(&key, reason, events);
+        for key in lease.instances.clone().iter() {
+            self.remove_instance(key, reason, events);
         }
         self.drop_lease(id);
         true
@@ -136,12 +129,7 @@ impl Registry {
     /// See [`crate::Op::Grace`].
     pub(crate) fn give_grace(&mut self, grace_ms: u64) {
         let horizon = self.clock.plus_ms(grace_ms);
-        let near: Vec<LeaseId> = self
-            .deadlines
-            .iter()
-            .take_while(|(deadline, _)| *deadline < horizon)
-            .filter_map(|(_, due)| if let Due::Lease(id) = due { Some(*id) } else { None })
-            .collect();
+        let near: Vec<LeaseId> = self.deadlines.leases_before(horizon).collect();
         for id in near {
             let Some(lease) = self.leases.get(&id) else { continue };
             let grace_ms = grace_ms.min(lease.ttl.as_ms());
@@ -155,16 +143,16 @@ impl Registry {
     fn set_lease_times(&mut self, id: LeaseId, ttl: Ttl, renewed: Clock, deadline: Clock) {
         let Some(lease) = self.leases.get_mut(&id) else { return };
         self.hash.remove(Kind::Lease, lease);
-        self.deadlines.remove(&(lease.deadline, Due::Lease(id)));
+        self.deadlines.remove(lease.deadline, Due::Lease(id));
         (lease.ttl, lease.renewed, lease.deadline) = (ttl, renewed, deadline);
-        self.deadlines.insert((deadline, Due::Lease(id)));
+        self.deadlines.insert(deadline, Due::Lease(id));
         self.hash.add(Kind::Lease, lease);
     }
 
     fn drop_lease(&mut self, id: LeaseId) {
         if let Some(lease) = self.leases.remove(&id) {
             self.hash.remove(Kind::Lease, &lease);
-            self.deadlines.remove(&(lease.deadline, Due::Lease(id)));
+            self.deadlines.remove(lease.deadline, Due::Lease(id));
         }
     }
 }

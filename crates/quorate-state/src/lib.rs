@@ -11,16 +11,19 @@
 #![warn(missing_docs)]
 
 mod command;
+mod deadlines;
 mod deregister;
 mod event;
 mod hash;
 mod instances;
+mod kept;
 mod leases;
 pub mod limits;
 mod read;
 mod registry;
 mod snapshot;
 mod spec;
+mod text_map;
 mod types;
 
 #[cfg(test)]
@@ -35,6 +38,7 @@ pub use read::Counts;
 pub use registry::Registry;
 pub use snapshot::{SnapshotError, read_snapshot, write_snapshot};
 pub use spec::{Instance, InstanceSpec, Override, SpecParts, Status};
+pub use text_map::TextMap;
 pub use types::{
     Clock, Incarnation, InstanceId, InstanceKey, LeaseId, Namespace, Revision, ServiceKey,
     ServiceName, Ttl,

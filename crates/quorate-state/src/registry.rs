@@ -14,11 +14,12 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 
 use crate::command::{Command, Op, Register, Rejection, Reply, Update};
+use crate::deadlines::Deadlines;
 use crate::deregister::Tombstone;
 use crate::event::{Applied, Event};
 use crate::hash::{Kind, StateHash};
 use crate::instances::Service;
-use crate::leases::{Due, Lease};
+use crate::leases::Lease;
 use crate::limits;
 use crate::spec::Override;
 use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Revision, ServiceKey, Ttl};
@@ -36,7 +37,7 @@ pub struct Registry {
     pub(crate) overrides: OrdMap<InstanceKey, Override>,
     pub(crate) tombstones: OrdMap<InstanceKey, Tombstone>,
     /// Derived: every deadline there is.
-    pub(crate) deadlines: OrdSet<(Clock, Due)>,
+    pub(crate) deadlines: Deadlines,
     /// Derived: (required service, instance that requires it).
     pub(crate) dependents: OrdSet<(ServiceKey, InstanceKey)>,
     /// Derived: how many instances there are.

@@ -135,7 +135,12 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
             Record::Lease(lease) => {
                 registry.insert_lease(lease);
             }
-            Record::Instance(instance) => registry.insert_instance(instance),
+            Record::Instance(mut instance) => {
+                if let Some(instance) = Arc::get_mut(&mut instance) {
+                    instance.key = registry.with_known_names(&instance.key);
+                }
+                registry.insert_instance(instance);
+            }
             Record::Override { key, value } => registry.insert_override(key, value),
             Record::Tombstone(tombstone) => registry.insert_tombstone(tombstone),
             Record::End { records, hash } => {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{self, Invalid};
+use crate::text_map::TextMap;
 use crate::types::{Incarnation, InstanceKey, LeaseId, Revision, ServiceName, check_optional_name};
 
 /// What an instance says of itself, or an operator of it.
@@ -45,12 +46,12 @@ pub struct SpecParts {
 /// What a process registers of an instance: checked, so that a limit is broken nowhere behind this.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceSpec {
-    endpoints: BTreeMap<String, String>,
-    zone: String,
-    version: String,
+    endpoints: TextMap,
+    zone: Box<str>,
+    version: Box<str>,
     weight: u32,
     status: Status,
-    metadata: BTreeMap<String, String>,
+    metadata: TextMap,
     requires: BTreeSet<ServiceName>,
 }
 
@@ -72,18 +73,18 @@ impl InstanceSpec {
             return Err(Invalid::number(format!("{field}.requires"), requires, limit));
         }
         Ok(Self {
-            endpoints: parts.endpoints,
-            zone: parts.zone,
-            version: parts.version,
+            endpoints: parts.endpoints.into(),
+            zone: parts.zone.into(),
+            version: parts.version.into(),
             weight,
             status: parts.status,
-            metadata: parts.metadata,
+            metadata: parts.metadata.into(),
             requires: parts.requires,
         })
     }
 
     /// Named URIs.
-    pub fn endpoints(&self) -> &BTreeMap<String, String> {
+    pub fn endpoints(&self) -> &TextMap {
         &self.endpoints
     }
 
@@ -98,7 +99,7 @@ impl InstanceSpec {
     }
 
     /// Anything else.
-    pub fn metadata(&self) -> &BTreeMap<String, String> {
+    pub fn metadata(&self) -> &TextMap {
         &self.metadata
     }
 
@@ -117,7 +118,7 @@ impl InstanceSpec {
         spec.status = status.unwrap_or(spec.status);
         spec.weight = weight.unwrap_or(spec.weight);
         if let Some(metadata) = metadata {
-            spec.metadata = metadata.clone();
+            spec.metadata = metadata.clone().into();
         }
         spec
     }

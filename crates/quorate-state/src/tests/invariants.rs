@@ -2,9 +2,10 @@
 
 use imbl::OrdSet;
 
+use crate::deadlines::{Deadlines, Due};
 use crate::hash::{Kind, StateHash};
-use crate::leases::{Due, EMPTY_SERVICE_MS};
-use crate::{Clock, InstanceKey, LeaseId, Registry, Revision, ServiceKey};
+use crate::leases::EMPTY_SERVICE_MS;
+use crate::{InstanceKey, LeaseId, Registry, Revision, ServiceKey};
 
 #[track_caller]
 pub(super) fn check_invariants(registry: &Registry) {
@@ -41,7 +42,9 @@ fn check_leases(registry: &Registry) {
         assert!(lease.deadline >= lease.renewed.plus_ms(ttl), "{id:?} lives shorter than its TTL");
         assert!(lease.deadline <= lease.renewed.plus_ms(2 * ttl), "{id:?} got unbounded grace");
         assert!(!lease.instances.is_empty(), "{id:?} keeps nothing");
-        assert_eq!(lease.instances, instances_of(registry, *id), "what {id:?} lists");
+        let listed: Vec<_> = lease.instances.iter().cloned().collect();
+        assert_eq!(listed, instances_of(registry, *id), "what {id:?} lists");
+        assert_eq!(listed.len(), lease.instances.len());
     }
     for service in registry.services.values() {
         for instance in service.instances.values() {
@@ -50,7 +53,7 @@ fn check_leases(registry: &Registry) {
     }
 }
 
-fn instances_of(registry: &Registry, lease: LeaseId) -> OrdSet<InstanceKey> {
+fn instances_of(registry: &Registry, lease: LeaseId) -> Vec<InstanceKey> {
     let all = registry.services.values().flat_map(|service| service.instances.values());
     all.filter(|instance| instance.lease == lease).map(|instance| instance.key.clone()).collect()
 }
@@ -77,7 +80,7 @@ fn check_services(registry: &Registry) {
     assert_eq!(registry.counts().leases, registry.leases.len());
 }
 
-fn deadlines(registry: &Registry) -> OrdSet<(Clock, Due)> {
+fn deadlines(registry: &Registry) -> Deadlines {
     let leases = registry.leases.values().map(|lease| (lease.deadline, Due::Lease(lease.id)));
     let tombstones =
         registry.tombstones.iter().map(|(key, t)| (t.until, Due::Tombstone(key.clone())));
@@ -85,7 +88,9 @@ fn deadlines(registry: &Registry) -> OrdSet<(Clock, Due)> {
         let until = service.empty_since?.plus_ms(EMPTY_SERVICE_MS);
         Some((until, Due::EmptyService(key.clone())))
     });
-    leases.chain(tombstones).chain(services).collect()
+    let mut all = Deadlines::default();
+    leases.chain(tombstones).chain(services).for_each(|(at, due)| all.insert(at, due));
+    all
 }
 
 fn dependents(registry: &Registry) -> OrdSet<(ServiceKey, InstanceKey)> {

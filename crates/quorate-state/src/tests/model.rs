@@ -234,12 +234,12 @@ impl Model {
         let spec = InstanceSpec::new(
             "",
             SpecParts {
-                endpoints: held.spec.endpoints().clone(),
+                endpoints: held.spec.endpoints().to_map(),
                 zone: held.spec.zone().to_owned(),
                 version: held.spec.version().to_owned(),
                 weight: update.weight.or(Some(without_override(held).weight())),
                 status: update.status.unwrap_or(without_override(held).status()),
-                metadata: update.metadata.clone().unwrap_or(held.spec.metadata().clone()),
+                metadata: update.metadata.clone().unwrap_or(held.spec.metadata().to_map()),
                 requires: held.spec.requires().clone(),
             },
         );

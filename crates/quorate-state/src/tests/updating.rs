@@ -20,7 +20,7 @@ fn update_of_a_live_instance_is_told_to_watchers() {
     let (before, after) = (event.before().unwrap(), event.after().unwrap());
     assert_eq!((before.status(), before.weight()), (Status::Up, 100));
     assert_eq!((after.status(), after.weight()), (Status::Draining, 5));
-    assert_eq!(after.spec.metadata(), &metadata);
+    assert_eq!(after.spec.metadata().to_map(), metadata);
     assert_eq!(after.spec.endpoints(), before.spec.endpoints());
     t.at(2, change, "updated");
     t.at(3, update("web/a"), "updated");
