@@ -53,7 +53,7 @@ pub(crate) struct RunArgs {
     /// Leave data and logs there
     #[arg(long)]
     pub(crate) keep: bool,
-    /// The server; default: `quorate` beside this program, built with cargo if it is not there
+    /// The server; default: `quorate` beside this program, built by cargo if need be
     #[arg(long)]
     pub(crate) quorate: Option<PathBuf>,
     /// Write the result here, as JSON

@@ -67,6 +67,9 @@ pub(crate) async fn run(args: &CeilingArgs) -> Result<()> {
 
 /// The limits as a table.
 pub(crate) fn lines(limits: &[Limit]) -> Vec<String> {
+    if limits.is_empty() {
+        return Vec::new();
+    }
     let head = ["per s", "p50 ms", "p99 ms", "client us", "server us"];
     let mut lines = vec![line("at most on this machine", head.map(str::to_owned))];
     for limit in limits {

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::output;
 
-/// `quorate`: as told, else beside our own executable, where cargo puts both; built if it is not there.
+/// `quorate`: as told, else beside our own executable, where cargo puts both. Built if it is not there; and whenever cargo
+/// started us, so that nobody measures yesterday's server.
 pub(crate) fn quorate(told: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = told {
         ensure!(path.is_file(), "{} is not there", path.display());
@@ -15,7 +16,7 @@ pub(crate) fn quorate(told: Option<&Path>) -> Result<PathBuf> {
     }
     let own = std::env::current_exe().context("finding our own executable")?;
     let beside = own.with_file_name("quorate");
-    if !beside.is_file() {
+    if !beside.is_file() || std::env::var_os("CARGO").is_some() {
         build(&own)?;
     }
     ensure!(beside.is_file(), "cargo made no {}; name the server with --quorate", beside.display());
@@ -26,10 +27,10 @@ fn build(own: &Path) -> Result<()> {
     let profile = own.parent().and_then(Path::file_name).context("no profile folder")?;
     let profile = profile.to_string_lossy();
     let profile = if profile == "debug" { "dev" } else { &*profile };
-    output::note(&format!("building quorate (profile {profile})"));
+    output::note(&format!("building quorate, if it is not up to date (profile {profile})"));
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let status = Command::new(cargo)
-        .args(["build", "-p", "quorate-cli", "--profile", profile])
+        .args(["build", "--quiet", "-p", "quorate-cli", "--profile", profile])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
         .status()
         .context("starting cargo; build the server yourself and name it with --quorate")?;

@@ -10,14 +10,18 @@ use serde_json::Value;
 
 /// Runs the tool, with its data and result in a directory of its own.
 fn bench(dir: &Path, args: &[&str]) -> Output {
-    let bench = Command::new(env!("CARGO_BIN_EXE_quorate-bench"))
-        .args(args)
-        .arg("--data-dir")
-        .arg(dir)
-        .arg("--json")
-        .arg(dir.join("result.json"))
-        .output();
-    bench.expect("the tool starts")
+    let bench = Path::new(env!("CARGO_BIN_EXE_quorate-bench"));
+    let mut command = Command::new(bench);
+    // Where all packages are tested, the server was just built beside the tool; else the tool builds it.
+    let quorate = bench.with_file_name("quorate");
+    if quorate.is_file() {
+        command.arg(args[0]).arg("--quorate").arg(quorate).args(&args[1..]);
+    } else {
+        command.args(args);
+    }
+    let output =
+        command.arg("--data-dir").arg(dir).arg("--json").arg(dir.join("result.json")).output();
+    output.expect("the tool starts")
 }
 
 /// The rows of the result. Everything was measured.

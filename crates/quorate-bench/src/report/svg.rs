@@ -6,9 +6,9 @@ use super::escaped;
 use crate::rows::Row;
 use crate::table::number;
 
-const WIDTH: f64 = 860.0;
+const WIDTH: f64 = 940.0;
 /// Names stand left of this.
-const LEFT: f64 = 250.0;
+const LEFT: f64 = 330.0;
 /// Figures stand right of the bars.
 const RIGHT: f64 = 90.0;
 const BAR: f64 = 13.0;

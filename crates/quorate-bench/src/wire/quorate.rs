@@ -88,7 +88,8 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) async fn renew(&self, leases: &[u64]) -> Result<()> {
+    /// Renews leases, up to 10,000; an error if any is gone.
+    pub(crate) async fn renew(&self, leases: &[u64]) -> Result<()> {
         let answer = self.registry().renew(renewal(leases)).await.context("Renew")?.into_inner();
         all_known(&answer)
     }
