@@ -1,6 +1,8 @@
 //! [`Client`]: how it is made, and the calls that only read. Registering is in `registration.rs`, following in `watch.rs`,
 //! operating in `admin.rs`; they share [`Core`].
 
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use tonic::transport::Channel;
 use crate::admin::Admin;
 use crate::call::{DECODE_MAX, Plan, call};
 use crate::claims::Claims;
+use crate::discovery::{Discovery, DiscoveryHub, Selector};
 use crate::endpoints::{Endpoints, Target};
 use crate::error::Error;
 use crate::registration::RegistrationHandle;
@@ -24,7 +27,7 @@ use crate::types::{
     Service, ServiceSummary,
 };
 use crate::watch::Watch;
-use crate::{members, registration, watch};
+use crate::{discovery, members, registration, watch};
 
 /// A connection to the registry, as many nodes as it has. Cheap to clone; clones share connections.
 #[derive(Debug, Clone)]
@@ -40,6 +43,8 @@ pub(crate) struct Core {
     pub(crate) claims: Claims,
     /// What renews for all registrations; they hold it.
     renewals: Mutex<Weak<Renewals>>,
+    /// What follows services for all live views; they hold it.
+    pub(crate) hubs: Mutex<Vec<Weak<DiscoveryHub>>>,
     /// Background work runs here, whichever thread starts it.
     pub(crate) runtime: Handle,
     /// Ends with the last clone, registration and watch.
@@ -53,6 +58,26 @@ pub(crate) struct Options {
     pub(crate) attempt_timeout: Duration,
     pub(crate) watch_idle_timeout: Duration,
     pub(crate) leaderless_timeout: Duration,
+    pub(crate) audit_interval: Duration,
+    pub(crate) cache_dir: Option<PathBuf>,
+    pub(crate) counters: Arc<Counts>,
+}
+
+/// What should not happen, counted.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) divergences: AtomicU64,
+    pub(crate) bad_cache_files: AtomicU64,
+}
+
+/// How often something happened that should not, since the client was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Live views that the audit found to differ from the registry, and repaired.
+    pub divergences: u64,
+    /// Cache files that were passed over: damaged, of another version or of another service.
+    pub bad_cache_files: u64,
 }
 
 impl Core {
@@ -100,6 +125,9 @@ impl ClientBuilder {
                 attempt_timeout: Duration::from_millis(500),
                 watch_idle_timeout: Duration::from_secs(15),
                 leaderless_timeout: Duration::from_secs(3),
+                audit_interval: Duration::from_secs(60),
+                cache_dir: None,
+                counters: Arc::default(),
             },
             member_refresh: Some(Duration::from_secs(30)),
             shuffle: true,
@@ -142,6 +170,22 @@ impl ClientBuilder {
         self
     }
 
+    /// How often live views are compared with the registry, about; 60 s unless set. A difference, which would be a bug, is
+    /// logged, counted ([`Client::counters`]) and repaired.
+    #[must_use]
+    pub fn audit_interval(mut self, interval: Duration) -> Self {
+        self.options.audit_interval = interval;
+        self
+    }
+
+    /// A directory for the last known view of each service that is discovered: a start while the registry is down then
+    /// begins with that. Made if it is not there; several processes may share it.
+    #[must_use]
+    pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.options.cache_dir = Some(dir.into());
+        self
+    }
+
     /// How often the cluster's members are looked up (and soon after a node failed); 30 s unless set. `None`: never, only
     /// the addresses given are used.
     #[must_use]
@@ -167,6 +211,7 @@ impl ClientBuilder {
             ("attempt_timeout", self.options.attempt_timeout),
             ("watch_idle_timeout", self.options.watch_idle_timeout),
             ("leaderless_timeout", self.options.leaderless_timeout),
+            ("audit_interval", self.options.audit_interval),
             ("member_refresh", self.member_refresh.unwrap_or(Duration::MAX)),
         ] {
             if value < Duration::from_millis(10) {
@@ -185,6 +230,7 @@ impl ClientBuilder {
             endpoints,
             claims: Claims::default(),
             renewals: Mutex::default(),
+            hubs: Mutex::default(),
             runtime: Handle::current(),
             _member_refresh: refresh,
         };
@@ -231,6 +277,24 @@ impl Client {
         registration: impl Into<Registration>,
     ) -> Result<RegistrationHandle, Error> {
         registration::register_in_background(self.core.clone(), registration.into())
+    }
+
+    /// A live view of a service, by its name or a [`Selector`]: at once, and empty until the registry (or the cache) has
+    /// told something. All views of a client share one stream.
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`].
+    pub fn discover(&self, selector: impl Into<Selector>) -> Result<Discovery, Error> {
+        discovery::discover(&self.core, selector.into())
+    }
+
+    /// How often something happened that should not.
+    pub fn counters(&self) -> Counters {
+        let counts = &self.core.options.counters;
+        Counters {
+            divergences: counts.divergences.load(Ordering::Relaxed),
+            bad_cache_files: counts.bad_cache_files.load(Ordering::Relaxed),
+        }
     }
 
     /// The instances of a service that can be called now: those whose effective status is UP. For all of them, use

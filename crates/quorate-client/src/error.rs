@@ -32,6 +32,16 @@ pub enum Error {
         /// What it must be.
         must: &'static str,
     },
+    /// A name that nothing can have: 1 to 253 of `A-Z a-z 0-9 . _ -`, with a letter or digit at both ends.
+    #[error(
+        "\"{name}\" is no name of a {what}: 1 to 253 letters, digits, '.', '_' or '-', with a letter or digit at both ends"
+    )]
+    InvalidName {
+        /// What it should name.
+        what: &'static str,
+        /// What was given.
+        name: String,
+    },
     /// No instance of this service was registered within the last hour.
     #[error("service \"{service}\" is not known to the registry")]
     UnknownService {

@@ -37,6 +37,7 @@
 //! |---|---|
 //! | `client` | [`Client`], its settings, and the calls that read |
 //! | `registration`, `keeper`, `renewals` | [`RegistrationHandle`]; the task that keeps a registration; the stream for all |
+//! | `discovery`, `discovery/*` | [`Discovery`], live views; the stream that they share; their cache and audit |
 //! | `watch`, `watch/*` | [`Watch`]; the task that follows, the view, the queue of events |
 //! | `admin` | [`Admin`], the operators' calls |
 //! | `call`, `endpoints`, `members`, `retry` | one call over many nodes; which node; who there is; what a code means |
@@ -49,6 +50,7 @@ mod admin;
 mod call;
 mod claims;
 mod client;
+mod discovery;
 mod endpoints;
 mod error;
 mod keeper;
@@ -60,7 +62,8 @@ mod types;
 mod watch;
 
 pub use admin::{Admin, Backup};
-pub use client::{Client, ClientBuilder};
+pub use client::{Client, ClientBuilder, Counters};
+pub use discovery::{Discovery, DiscoveryEvent, Instances, Listener, Origin, Selector};
 pub use error::{AddressFault, Attempt, Code, Error};
 pub use registration::{Gone, Lease, RegistrationHandle, RegistrationState};
 pub use types::{

@@ -12,7 +12,7 @@ use quorate_proto::v1::{Instance, RemoveReason};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::view::Backlog;
+pub(crate) use self::view::Backlog;
 pub use self::view::View;
 use crate::client::Core;
 use crate::error::Error;

@@ -150,14 +150,14 @@ impl View {
 /// so that what is lost to a slow reader is only what was outdated anyway. Bounded by the instances that the reader has
 /// seen and those that there are.
 #[derive(Debug, Default)]
-pub(super) struct Backlog {
+pub(crate) struct Backlog {
     events: BTreeMap<u64, WatchEvent>,
     by_instance: HashMap<(String, String), u64>,
     next: u64,
 }
 
 impl Backlog {
-    pub(super) fn push(&mut self, event: WatchEvent) {
+    pub(crate) fn push(&mut self, event: WatchEvent) {
         let Some(key) = key(&event) else { return };
         let waiting = self.by_instance.remove(&key).and_then(|at| self.events.remove(&at));
         let Some(event) = coalesce(waiting, event) else { return };
@@ -166,7 +166,7 @@ impl Backlog {
         self.next += 1;
     }
 
-    pub(super) fn pop(&mut self) -> Option<WatchEvent> {
+    pub(crate) fn pop(&mut self) -> Option<WatchEvent> {
         let (_, event) = self.events.pop_first()?;
         self.by_instance.remove(&key(&event)?);
         Some(event)

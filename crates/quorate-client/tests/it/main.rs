@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "measured distributions")]
 
 mod calls;
+mod discovering;
 mod fake;
 mod registering;
 mod renewing;

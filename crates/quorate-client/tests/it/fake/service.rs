@@ -219,7 +219,13 @@ impl Registry for Node {
                     request.statuses.is_empty() || request.statuses.contains(&instance.status)
                 };
                 let instances = all.filter(passes).cloned().collect();
-                Service { name: name.clone(), known, instances, ..Service::default() }
+                Service {
+                    name: name.clone(),
+                    known,
+                    instances,
+                    revision: state.revision,
+                    ..Service::default()
+                }
             };
             let services = request.services.iter().map(service).collect();
             let not_modified =

@@ -1,0 +1,216 @@
+//! [`Instances`]: what a live view shows at one moment, as an immutable value; and which instances it shows. Knows nothing
+//! of streams.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use crate::types::{Instance, InstanceStatus};
+
+/// Which instances of which service a [`crate::Discovery`] shows: unless told otherwise, those that can be called.
+///
+/// ```
+/// use quorate_client::Selector;
+/// let selector = Selector::service("payments").zone("eu-1a").meta("tier", "gold");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selector {
+    pub(crate) service: String,
+    pub(crate) namespace: Option<String>,
+    zone: Option<String>,
+    version: Option<String>,
+    metadata: BTreeMap<String, String>,
+    /// Empty: any.
+    statuses: Vec<InstanceStatus>,
+}
+
+impl Selector {
+    /// The instances of a service that can be called: whose effective status is UP.
+    pub fn service(name: impl Into<String>) -> Self {
+        Self {
+            service: name.into(),
+            namespace: None,
+            zone: None,
+            version: None,
+            metadata: BTreeMap::new(),
+            statuses: vec![InstanceStatus::Up],
+        }
+    }
+
+    /// In this namespace, not in the client's.
+    #[must_use]
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = Some(namespace.into());
+        self
+    }
+
+    /// Only in this zone. (To prefer a zone and not to insist on it, tell the balancer.)
+    #[must_use]
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.zone = Some(zone.into());
+        self
+    }
+
+    /// Only of this version.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
+    /// Only with this metadata entry; can be repeated.
+    #[must_use]
+    pub fn meta(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// Only with one of these effective statuses, not only those that are UP; with none named, any.
+    #[must_use]
+    pub fn statuses(mut self, statuses: impl IntoIterator<Item = InstanceStatus>) -> Self {
+        self.statuses = statuses.into_iter().collect();
+        self
+    }
+
+    pub(super) fn admits(&self, instance: &Instance) -> bool {
+        let is = |wanted: &Option<String>, value: &str| {
+            wanted.as_deref().is_none_or(|wanted| wanted == value)
+        };
+        is(&self.zone, &instance.zone)
+            && is(&self.version, &instance.version)
+            && (self.statuses.is_empty() || self.statuses.contains(&instance.status()))
+            && self.metadata.iter().all(|(key, value)| instance.metadata.get(key) == Some(value))
+    }
+}
+
+impl From<&str> for Selector {
+    fn from(service: &str) -> Self {
+        Self::service(service)
+    }
+}
+
+/// Where what is known came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Nowhere yet: nothing is known, and empty means nothing.
+    Nowhere,
+    /// A file of an earlier run of this process or another on this machine; the registry was not reached since.
+    Cache,
+    /// The registry.
+    Registry,
+}
+
+/// The instances that a live view shows, as of one revision, ordered by id. It never changes; the view has a new one after
+/// each change.
+#[derive(Debug)]
+pub struct Instances {
+    pub(super) origin: Origin,
+    pub(super) revision: u64,
+    pub(super) known: bool,
+    all: Vec<Arc<Instance>>,
+    /// Places in `all`, by id.
+    by_id: HashTable<u32>,
+    hasher: RandomState,
+}
+
+impl Instances {
+    pub(super) fn new(origin: Origin, revision: u64, known: bool, all: Vec<Arc<Instance>>) -> Self {
+        let hasher = RandomState::new();
+        let mut by_id = HashTable::with_capacity(all.len());
+        for (place, instance) in (0_u32..).zip(&all) {
+            let hash = |place: &u32| hasher.hash_one(all[*place as usize].id.as_str());
+            by_id.insert_unique(hasher.hash_one(instance.id.as_str()), place, hash);
+        }
+        Self { origin, revision, known, all, by_id, hasher }
+    }
+
+    pub(super) fn none() -> Self {
+        Self::new(Origin::Nowhere, 0, false, Vec::new())
+    }
+
+    /// Where this came from.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// The revision that this shows.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Whether the registry knows the service: it has, or lately had, instances, whether they are shown or not.
+    pub fn is_known(&self) -> bool {
+        self.known
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// All, ordered by id.
+    pub fn as_slice(&self) -> &[Arc<Instance>] {
+        &self.all
+    }
+
+    /// All, ordered by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Instance>> {
+        self.all.iter()
+    }
+
+    /// One, by its id, in constant time.
+    pub fn get(&self, id: &str) -> Option<&Arc<Instance>> {
+        let same = |place: &u32| self.all[*place as usize].id == id;
+        let place = self.by_id.find(self.hasher.hash_one(id), same)?;
+        Some(&self.all[*place as usize])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selector_admits_what_it_says() {
+        let mut instance = Instance {
+            zone: "a".to_owned(),
+            version: "1.2".to_owned(),
+            status: InstanceStatus::Up as i32,
+            metadata: [("k".to_owned(), "v".to_owned())].into(),
+            ..Instance::default()
+        };
+        let plain = Selector::service("s");
+        for (selector, admits) in [
+            (plain.clone(), true),
+            (plain.clone().zone("a").version("1.2").meta("k", "v"), true),
+            (plain.clone().zone("b"), false),
+            (plain.clone().version("1"), false),
+            (plain.clone().meta("k", "w"), false),
+            (plain.clone().meta("l", "v"), false),
+            (plain.clone().statuses([InstanceStatus::Draining]), false),
+        ] {
+            assert_eq!(selector.admits(&instance), admits, "{selector:?}");
+        }
+        instance.set_status(InstanceStatus::Draining);
+        assert!(!plain.admits(&instance), "what drains gets no new calls"); // S0.11
+        assert!(plain.statuses([]).admits(&instance));
+    }
+
+    #[test]
+    fn each_is_found_by_its_id() {
+        let all = (0..1_000).map(|n| format!("i{n:04}"));
+        let all = all.map(|id| Arc::new(Instance { id, ..Instance::default() }));
+        let instances = Instances::new(Origin::Registry, 7, true, all.collect());
+        for instance in instances.iter() {
+            assert!(Arc::ptr_eq(instances.get(&instance.id).unwrap(), instance));
+        }
+        assert!(instances.get("i1000").is_none() && instances.get("").is_none());
+    }
+}

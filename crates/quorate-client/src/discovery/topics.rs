@@ -1,0 +1,328 @@
+//! What a hub knows: the services it follows, each with a position of its own, and who is shown what of them. Pure data;
+//! knows nothing of streams and time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use quorate_proto::v1::{Change, ChangeKind, Instance, RemoveReason, Service};
+use tokio::sync::{Notify, watch};
+
+use super::instances::{Instances, Origin, Selector};
+use crate::watch::{Backlog, WatchEvent};
+
+/// The services of a hub, by name.
+#[derive(Debug, Default)]
+pub(super) struct Topics {
+    pub(super) by_name: BTreeMap<String, Topic>,
+    /// What the positions belong to; 0: none yet.
+    pub(super) cluster_id: u64,
+}
+
+/// One service.
+#[derive(Debug)]
+pub(super) struct Topic {
+    /// Everything up to this revision is in `instances`.
+    position: u64,
+    /// Whether there was a snapshot from the cluster that answers now.
+    synced: bool,
+    known: bool,
+    origin: Origin,
+    instances: BTreeMap<String, Arc<Instance>>,
+    feeds: Vec<Arc<Feed>>,
+}
+
+/// What one view shows of a service.
+#[derive(Debug)]
+pub(super) struct Feed {
+    pub(super) selector: Selector,
+    pub(super) current: ArcSwap<Instances>,
+    /// Told after `current` was replaced.
+    pub(super) changes: watch::Sender<()>,
+    queues: Mutex<Vec<Arc<Queue>>>,
+}
+
+/// Events for one listener.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) backlog: Mutex<Backlog>,
+    pub(super) arrived: Notify,
+}
+
+impl Queue {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Backlog> {
+        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, event: WatchEvent) {
+        self.lock().push(event);
+        self.arrived.notify_one();
+    }
+}
+
+impl Feed {
+    pub(super) fn new(selector: Selector) -> Self {
+        let current = ArcSwap::from_pointee(Instances::none());
+        Self { selector, current, changes: watch::Sender::new(()), queues: Mutex::default() }
+    }
+
+    /// A queue that begins with all that is shown now. To be called under the lock of the topics.
+    pub(super) fn listen(&self) -> Arc<Queue> {
+        let queue = Arc::new(Queue::default());
+        for instance in self.current.load().iter() {
+            queue.push(WatchEvent::Added(instance.clone()));
+        }
+        self.queues().push(queue.clone());
+        queue
+    }
+
+    fn queues(&self) -> MutexGuard<'_, Vec<Arc<Queue>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the listeners, those of them that are still there.
+    fn tell(&self, event: &WatchEvent) {
+        let mut queues = self.queues();
+        queues.retain(|queue| Arc::strong_count(queue) > 1);
+        queues.iter().for_each(|queue| queue.push(event.clone()));
+    }
+
+    /// What a change of an instance is to this view.
+    fn tell_change(
+        &self,
+        before: Option<&Arc<Instance>>,
+        after: Option<&Arc<Instance>>,
+        reason: RemoveReason,
+        revision: u64,
+    ) {
+        let before = before.filter(|instance| self.selector.admits(instance));
+        let after = after.filter(|instance| self.selector.admits(instance));
+        match (before, after) {
+            (None, Some(new)) => self.tell(&WatchEvent::Added(new.clone())),
+            (Some(_), Some(new)) => self.tell(&WatchEvent::Modified(new.clone())),
+            (Some(old), None) => {
+                self.tell(&WatchEvent::Removed { instance: old.clone(), reason, revision });
+            }
+            (None, None) => {}
+        }
+    }
+}
+
+impl Topic {
+    fn new() -> Self {
+        Self {
+            position: 0,
+            synced: false,
+            known: false,
+            origin: Origin::Nowhere,
+            instances: BTreeMap::new(),
+            feeds: Vec::new(),
+        }
+    }
+
+    /// Puts everything in place of what was known; tells the difference.
+    fn replace(&mut self, origin: Origin, position: u64, known: bool, all: Vec<Instance>) {
+        let mut fresh: BTreeMap<String, Arc<Instance>> = BTreeMap::new();
+        for instance in all {
+            fresh.insert(instance.id.clone(), Arc::new(instance));
+        }
+        for (id, gone) in &self.instances {
+            if !fresh.contains_key(id) {
+                self.tell(Some(gone), None, RemoveReason::Unspecified, 0);
+            }
+        }
+        for (id, instance) in &mut fresh {
+            match self.instances.get(id) {
+                Some(known) if known == instance => *instance = known.clone(),
+                before => {
+                    self.tell(before, Some(instance), RemoveReason::Unspecified, position);
+                }
+            }
+        }
+        self.instances = fresh;
+        self.known = known || !self.instances.is_empty();
+        self.origin = origin;
+        self.position = position;
+        self.synced = origin == Origin::Registry;
+        self.publish();
+    }
+
+    /// Takes one change, if it is not among what is known already. True: something is different now.
+    fn apply(&mut self, change: Change) -> bool {
+        let (kind, reason, revision) = (change.kind(), change.reason(), change.revision);
+        let Some(instance) = change.instance.filter(|_| revision > self.position) else {
+            return false;
+        };
+        self.known = true;
+        match kind {
+            ChangeKind::Added | ChangeKind::Modified => {
+                let instance = Arc::new(instance);
+                let before = self.instances.insert(instance.id.clone(), instance.clone());
+                let changed = before.as_ref() != Some(&instance);
+                if changed {
+                    self.tell(before.as_ref(), Some(&instance), reason, revision);
+                }
+                changed
+            }
+            ChangeKind::Removed => {
+                let Some(before) = self.instances.remove(&instance.id) else { return false };
+                self.tell(Some(&before), None, reason, revision);
+                true
+            }
+            ChangeKind::Unspecified => {
+                tracing::warn!(revision, "a change of an unknown kind was passed over");
+                false
+            }
+        }
+    }
+
+    fn tell(
+        &self,
+        before: Option<&Arc<Instance>>,
+        after: Option<&Arc<Instance>>,
+        reason: RemoveReason,
+        revision: u64,
+    ) {
+        for feed in &self.feeds {
+            feed.tell_change(before, after, reason, revision);
+        }
+    }
+
+    fn publish(&self) {
+        for feed in &self.feeds {
+            self.publish_to(feed);
+        }
+    }
+
+    fn publish_to(&self, feed: &Feed) {
+        let admitted = self.instances.values().filter(|instance| feed.selector.admits(instance));
+        let all = admitted.cloned().collect();
+        let instances = Instances::new(self.origin, self.position, self.known, all);
+        feed.current.store(Arc::new(instances));
+        feed.changes.send_replace(());
+    }
+}
+
+impl Topics {
+    /// Shows a service to one more. True: the service is new here.
+    pub(super) fn add(&mut self, feed: Arc<Feed>) -> bool {
+        let name = feed.selector.service.clone();
+        let is_new = !self.by_name.contains_key(&name);
+        let topic = self.by_name.entry(name).or_insert_with(Topic::new);
+        if topic.origin != Origin::Nowhere {
+            topic.publish_to(&feed);
+        }
+        topic.feeds.push(feed);
+        is_new
+    }
+
+    /// Shows it to one less. True: nobody follows the service any more.
+    pub(super) fn remove(&mut self, feed: &Arc<Feed>) -> bool {
+        let name = &feed.selector.service;
+        let Some(topic) = self.by_name.get_mut(name) else { return false };
+        topic.feeds.retain(|known| !Arc::ptr_eq(known, feed));
+        let last = topic.feeds.is_empty();
+        if last {
+            self.by_name.remove(name);
+        }
+        last
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.by_name.keys().cloned().collect()
+    }
+
+    /// The services of which nothing is known from the registry.
+    pub(super) fn unknown(&self) -> Vec<String> {
+        let unknown = self.by_name.iter().filter(|(_, topic)| !topic.synced);
+        unknown.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// From where on changes are needed: everything before it is known of every service.
+    pub(super) fn lowest(&self) -> u64 {
+        self.by_name.values().map(|topic| topic.position).min().unwrap_or(0)
+    }
+
+    /// Another cluster answers: what is known is shown on, but counts for nothing when changes come.
+    pub(super) fn belongs_to(&mut self, cluster_id: u64) {
+        if self.cluster_id != cluster_id {
+            self.cluster_id = cluster_id;
+            for topic in self.by_name.values_mut() {
+                (topic.position, topic.synced) = (0, false);
+            }
+        }
+    }
+
+    /// Takes a whole snapshot of the services with these names, except those that are known up to a later revision.
+    pub(super) fn replace(&mut self, names: &[String], revision: u64, parts: Vec<Service>) {
+        let mut fresh: BTreeMap<String, (bool, Vec<Instance>)> = BTreeMap::new();
+        for part in parts {
+            let (known, instances) = fresh.entry(part.name).or_default();
+            *known |= part.known;
+            instances.extend(part.instances);
+        }
+        for name in names {
+            let Some(topic) = self.by_name.get_mut(name) else { continue };
+            if revision >= topic.position {
+                let (known, instances) = fresh.remove(name).unwrap_or_default();
+                topic.replace(Origin::Registry, revision, known, instances);
+            }
+        }
+    }
+
+    /// Takes what an earlier run left, where nothing better is there.
+    pub(super) fn take_cached(&mut self, name: &str, all: Vec<Instance>) {
+        if let Some(topic) = self.by_name.get_mut(name)
+            && topic.origin == Origin::Nowhere
+        {
+            topic.replace(Origin::Cache, 0, true, all);
+        }
+    }
+
+    /// Takes changes in order. Tells the services that are different now.
+    pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<String> {
+        let mut changed: Vec<String> = Vec::new();
+        for change in changes {
+            let Some(instance) = &change.instance else {
+                tracing::warn!(
+                    revision = change.revision,
+                    "a change without an instance was passed over"
+                );
+                continue;
+            };
+            let service = instance.service.clone();
+            let revision = change.revision;
+            let Some(topic) = self.by_name.get_mut(&service) else { continue };
+            if topic.apply(change) && changed.last() != Some(&service) {
+                changed.push(service);
+            }
+            topic.position = topic.position.max(revision);
+        }
+        changed.sort();
+        changed.dedup();
+        for name in &changed {
+            self.by_name[name].publish();
+        }
+        changed
+    }
+
+    /// What is known of a service from the registry: the revision, and the instances.
+    pub(super) fn known(&self, name: &str) -> Option<(u64, Vec<Arc<Instance>>)> {
+        let topic = self.by_name.get(name).filter(|topic| topic.synced)?;
+        Some((topic.position, topic.instances.values().cloned().collect()))
+    }
+
+    /// The service has to be read anew: what is shown of it may be wrong.
+    pub(super) fn distrust(&mut self, name: &str) {
+        if let Some(topic) = self.by_name.get_mut(name) {
+            (topic.position, topic.synced) = (0, false);
+        }
+    }
+
+    /// Everything up to this revision is known.
+    pub(super) fn move_to(&mut self, revision: u64) {
+        for topic in self.by_name.values_mut() {
+            topic.position = topic.position.max(revision);
+        }
+    }
+}
