@@ -18,9 +18,9 @@ async fn main() -> anyhow::Result<()> {
     let me = InstanceBuilder::new("orders", "orders-1").endpoint("http", "http://10.0.0.1:8080");
     let registration = client.register(me).await?; // from here on renewed in the background
 
-    let mut watch = client.watch("orders"); // goes on over every failure of nodes
-    println!("{:?}", watch.next().await); // a snapshot first, then each change
-    println!("{:?}", client.fetch("orders").await?.instances);
+    let orders = client.discover("orders")?; // a live view: goes on over every failure, never shrinks because of one
+    println!("{:?}", orders.usable().await?.as_slice()); // Err if there is none, or nothing is known: never an empty list
+    println!("{:?}", orders.listen().next().await); // each change
     registration.deregister().await?;
     // README.md: end
     Ok(())

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `harness`, `link`, `calls`, `stream`, `load` | nodes; lines to cut; requests in short; a watch; load through the client |
 //! | `membership`, `refusals` | members come and go under load; what must not be done to them |
+//! | `discovery` | live views of the client crate over dying nodes |
 //! | `watch_*` | no gap, resume, reset, slow watchers, what a subscription covers |
 //! | `limits`, `leases`, `reads` | the calls of the registry |
 //! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
@@ -17,6 +18,7 @@ mod cluster {
     mod admin;
     mod calls;
     mod clock;
+    mod discovery;
     mod failover;
     mod harness;
     mod leases;

@@ -11,6 +11,8 @@ mod cli;
 mod cluster;
 #[path = "process/damage.rs"]
 mod damage;
+#[path = "process/discovery.rs"]
+mod discovery;
 #[path = "process/disk_full.rs"]
 mod disk_full;
 #[path = "process/expiry.rs"]

@@ -63,9 +63,11 @@ pub(crate) struct Options {
     pub(crate) counters: Arc<Counts>,
 }
 
-/// What should not happen, counted.
+/// What the parts of a client note for each other and for those who ask.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
+    /// The latest revision at which a registration of this client stands.
+    pub(crate) written: AtomicU64,
     pub(crate) divergences: AtomicU64,
     pub(crate) bad_cache_files: AtomicU64,
 }

@@ -57,6 +57,8 @@ impl Drop for Inner {
     }
 }
 
+/// A node that has not seen yet what this client registered a moment ago is given so long to.
+const OWN_WRITES_WITHIN: Duration = Duration::from_secs(1);
 /// Longest name, bytes.
 const NAME_MAX: usize = 253;
 
@@ -117,16 +119,22 @@ impl Discovery {
     }
 
     /// The instances that can be called; waits for the first word of the registry (or the cache), no longer than the call
-    /// timeout.
+    /// timeout. What this client itself registered before is among them.
     ///
     /// # Errors
     /// [`Error::NoInstances`], [`Error::UnknownService`], and [`Error::Unreachable`] while nothing is known at all: never an
     /// empty list.
     pub async fn usable(&self) -> Result<Arc<Instances>, Error> {
         let within = self.inner.call_timeout;
-        let Ok(instances) = timeout(within, self.synced()).await else {
+        let Ok(mut instances) = timeout(within, self.synced()).await else {
             return Err(self.unreachable());
         };
+        if instances.is_empty() && self.inner.hub.is_behind_own_writes(&self.inner.feed) {
+            let mut clone = self.clone();
+            if let Ok(changed) = timeout(OWN_WRITES_WITHIN.min(within), clone.changed()).await {
+                instances = changed;
+            }
+        }
         self.check(instances)
     }
 
@@ -220,8 +228,9 @@ pub enum DiscoveryEvent {
     },
 }
 
-/// The changes of a view, in order. One who reads along gets each of them; one who falls behind gets, for each instance,
-/// only the latest of those that wait (added and removed meanwhile: none), comes to the same end, and slows nobody.
+/// The changes of a view, in order. One who reads along gets each of them; one who falls behind by more than 1,024 gets, for
+/// each instance, only the latest of those that wait (added and removed meanwhile: none), comes to the same end, and slows
+/// nobody.
 #[derive(Debug)]
 pub struct Listener {
     queue: Arc<Queue>,
@@ -232,7 +241,7 @@ impl Listener {
     /// Waits for the next change. Can be cancelled at any time without losing one.
     pub async fn next(&mut self) -> DiscoveryEvent {
         loop {
-            let event = self.queue.lock().pop();
+            let event = self.queue.pop();
             match event {
                 Some(WatchEvent::Added(instance)) => return DiscoveryEvent::Added(instance),
                 Some(WatchEvent::Modified(instance)) => return DiscoveryEvent::Updated(instance),

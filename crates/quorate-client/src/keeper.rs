@@ -6,6 +6,7 @@
 //! brings nothing back.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quorate_proto::v1::{DeregisterRequest, InstanceRef, RegisterRequest, RegisterResponse};
@@ -406,6 +407,7 @@ impl Keeper {
         let granted = Duration::from_millis(answer.ttl_ms);
         let interval = self.renew_every.unwrap_or(granted / 3).min(granted / 2);
         let lease = Lease { id: answer.lease_id, revision: header.revision, ttl: granted };
+        self.core.options.counters.written.fetch_max(lease.revision, Ordering::Relaxed);
         self.lease = Some(Held { lease, interval });
         // Who renews often has to be back soon after an outage, too.
         self.rounds.cap(interval);

@@ -1,7 +1,7 @@
 //! The Quorate client: register a process, and find others, over a list of nodes that may come and go.
 //!
 //! ```no_run
-//! use quorate_client::{Client, InstanceBuilder, WatchEvent};
+//! use quorate_client::{Client, DiscoveryEvent, InstanceBuilder};
 //!
 //! # async fn example() -> Result<(), quorate_client::Error> {
 //! let client = Client::connect(["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"]).await?;
@@ -10,20 +10,14 @@
 //! let me = InstanceBuilder::new("orders", "orders-1").endpoint("http", "http://10.0.0.1:8080");
 //! let registration = client.register(me).await?;
 //!
-//! // Who can be called now?
-//! let payments = client.fetch("payments").await?;
-//! println!("{} instances of payments", payments.instances.len());
-//!
-//! // Follow it, over every failure of nodes.
-//! let mut watch = client.watch("payments");
-//! while let Some(event) = watch.next().await {
-//!     match event {
-//!         WatchEvent::Snapshot(view) => println!("{} to begin with", view.len()),
-//!         WatchEvent::Added(instance) => println!("+ {}", instance.id),
-//!         WatchEvent::Modified(instance) => println!("~ {}", instance.id),
-//!         WatchEvent::Removed { instance, .. } => println!("- {}", instance.id),
-//!     }
-//! #   break;
+//! // Who can be called now, and from now on: a live view, kept current over every failure of nodes.
+//! let payments = client.discover("payments")?;
+//! println!("{} instances of payments", payments.usable().await?.len());
+//! let mut listener = payments.listen();
+//! match listener.next().await {
+//!     DiscoveryEvent::Added(instance) => println!("+ {}", instance.id),
+//!     DiscoveryEvent::Updated(instance) => println!("~ {}", instance.id),
+//!     DiscoveryEvent::Removed { instance, .. } => println!("- {}", instance.id),
 //! }
 //! registration.deregister().await?;
 //! # Ok(())

@@ -6,6 +6,7 @@
 //! has already. So nobody misses a change or sees one twice, and nobody is shown less meanwhile.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -120,6 +121,12 @@ impl Hub {
     pub(super) fn listen(&self, feed: &Feed) -> Arc<Queue> {
         let _unchanged_meanwhile = self.shared.topics();
         feed.listen()
+    }
+
+    /// Whether this client has written something that the view may not show yet. // S2.5
+    pub(super) fn is_behind_own_writes(&self, feed: &Feed) -> bool {
+        let position = self.shared.topics().known(&feed.selector.service).map(|(at, _)| at);
+        position < Some(self.shared.counters().written.load(Ordering::Relaxed))
     }
 
     pub(super) fn age(&self) -> Option<Duration> {

@@ -1,7 +1,7 @@
 //! What a hub knows: the services it follows, each with a position of its own, and who is shown what of them. Pure data;
 //! knows nothing of streams and time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -42,21 +42,57 @@ pub(super) struct Feed {
     queues: Mutex<Vec<Arc<Queue>>>,
 }
 
+/// Changes that wait for a listener one by one; with more than these, only the latest of each instance is kept.
+const HISTORY_MAX: usize = 1_024;
+
 /// Events for one listener.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    pub(super) backlog: Mutex<Backlog>,
+    pending: Mutex<Pending>,
     pub(super) arrived: Notify,
 }
 
+#[derive(Debug, Default)]
+struct Pending {
+    history: VecDeque<WatchEvent>,
+    /// In place of the history, once that was too long, until all is read.
+    coalesced: Option<Backlog>,
+}
+
+impl Pending {
+    fn push(&mut self, event: WatchEvent) {
+        if let Some(backlog) = &mut self.coalesced {
+            return backlog.push(event);
+        }
+        self.history.push_back(event);
+        if self.history.len() > HISTORY_MAX {
+            let backlog = self.coalesced.insert(Backlog::default());
+            self.history.drain(..).for_each(|event| backlog.push(event));
+        }
+    }
+
+    fn pop(&mut self) -> Option<WatchEvent> {
+        let Some(backlog) = &mut self.coalesced else { return self.history.pop_front() };
+        let event = backlog.pop();
+        if event.is_none() {
+            self.coalesced = None;
+        }
+        event
+    }
+}
+
 impl Queue {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Backlog> {
-        self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn pop(&self) -> Option<WatchEvent> {
+        self.lock().pop()
     }
 
     fn push(&self, event: WatchEvent) {
         self.lock().push(event);
         self.arrived.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -324,5 +360,32 @@ impl Topics {
         for topic in self.by_name.values_mut() {
             topic.position = topic.position.max(revision);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(id: usize, weight: u32) -> WatchEvent {
+        let instance = Instance { id: id.to_string(), weight, ..Instance::default() };
+        WatchEvent::Modified(Arc::new(instance))
+    }
+
+    #[test]
+    fn a_queue_keeps_each_change_until_there_are_too_many() {
+        // S2.12
+        let mut pending = Pending::default();
+        let mut read = |pushed: u32| {
+            (0..pushed).for_each(|weight| pending.push(event(0, weight)));
+            let mut all = Vec::new();
+            while let Some(WatchEvent::Modified(instance)) = pending.pop() {
+                all.push(instance.weight);
+            }
+            all
+        };
+        assert_eq!(read(1_024), (0..1_024).collect::<Vec<_>>());
+        assert_eq!(read(10_000), [9_999]);
+        assert_eq!(read(3), [0, 1, 2], "one who has caught up reads along again");
     }
 }

@@ -101,7 +101,7 @@ async fn views_share_a_stream_and_a_new_one_interrupts_nobody() {
         }
     }
     assert!(told.is_sorted_by(|a, b| a < b), "told in order, none twice: {told:?}");
-    assert_eq!(fakes[0].state().watchers_of(0), 1, "one stream for 21 services");
+    until("one stream is left for 21 services", || fakes[0].state().watchers_of(0) == 1).await;
     drop((first, listener, others));
     until("the stream ends with the last view", || fakes[0].state().watchers_of(0) == 0).await;
 }
@@ -114,7 +114,6 @@ async fn a_listener_that_reads_along_is_told_the_exact_history() {
     let view = client.discover("s").unwrap();
     within(view.synced()).await;
     let mut listener = view.listen();
-    let mut slow = view.listen();
     for round in 0..300_u32 {
         let id = ["a", "b", "c"][(round % 3) as usize];
         match round % 9 {
@@ -139,12 +138,6 @@ async fn a_listener_that_reads_along_is_told_the_exact_history() {
             fakes[0].state().end_watches();
         }
     }
-    // One who did not read has nothing to be told: all are gone again.
-    put(&fakes[0], "s", "z", 1);
-    let event = within(slow.next()).await;
-    let gone_again =
-        matches!(&event, DiscoveryEvent::Added(i) if ["a", "b", "c", "z"].contains(&i.id.as_str()));
-    assert!(gone_again, "{event:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,112 @@
+//! Live views of the client crate over real nodes.
+
+use std::collections::BTreeMap;
+
+use quorate_client::{
+    Client, DiscoveryEvent, FetchOptions, InstanceBuilder, InstanceStatus, Selection, Selector,
+    Update,
+};
+use tokio::time::timeout;
+
+use super::harness::{Cluster, SOON, eventually};
+
+fn instance(id: &str) -> InstanceBuilder {
+    InstanceBuilder::new("web", id).endpoint("http", "http://h:1")
+}
+
+/// Ten thousand changes, views that come in the middle of them, and nodes that are left. // S2.7
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_changes_and_every_view_ends_the_same() {
+    const WRITERS: u32 = 20;
+    const CHANGES: u32 = 500;
+    let cluster = Cluster::start(3).await;
+    let reader = cluster.client().await;
+    let view = reader.discover(Selector::service("web").statuses([])).unwrap();
+    let mut listener = view.listen();
+    timeout(SOON, view.synced()).await.unwrap();
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let client = cluster.client().await;
+        writers.spawn(async move { churn(&client, writer, CHANGES).await });
+    }
+    let mut mirror: BTreeMap<String, u32> = BTreeMap::new();
+    let mut late = Vec::new();
+    let mut done = 0;
+    while done < WRITERS as usize {
+        tokio::select! {
+            event = listener.next() => note(&mut mirror, event),
+            ended = writers.join_next() => {
+                ended.unwrap().unwrap();
+                done += 1;
+                late.push(reader.discover(Selector::service("web").statuses([])).unwrap());
+            }
+        }
+    }
+    let all = FetchOptions::new(Selection::service("web"));
+    let truth = reader.fetch_with(&all).await.unwrap().services.unwrap().remove(0);
+    let truth: BTreeMap<_, _> = truth.instances.into_iter().map(|i| (i.id, i.weight)).collect();
+    assert_eq!(truth.len(), WRITERS as usize);
+    while mirror != truth {
+        let event = timeout(SOON, listener.next()).await.expect("what is missing");
+        note(&mut mirror, event);
+    }
+    for view in late.iter().chain([&view]) {
+        eventually("every view is the cluster's", || async {
+            let shown: BTreeMap<_, _> =
+                view.current().iter().map(|i| (i.id.clone(), i.weight)).collect();
+            (shown == truth).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(reader.counters().divergences, 0);
+}
+
+async fn churn(client: &Client, writer: u32, changes: u32) {
+    let id = format!("w{writer}");
+    let handle = client.register(instance(&id).weight(0)).await.unwrap();
+    for change in 1..changes {
+        let status = [InstanceStatus::Up, InstanceStatus::Draining][(change % 2) as usize];
+        handle.update(Update::new().weight(change).status(status)).await.unwrap();
+    }
+    // Left to its lease, which outlives the test.
+    drop(handle);
+}
+
+/// As an application would, which trusts what it is told.
+fn note(mirror: &mut BTreeMap<String, u32>, event: DiscoveryEvent) {
+    match event {
+        DiscoveryEvent::Added(i) => assert!(mirror.insert(i.id.clone(), i.weight).is_none()),
+        DiscoveryEvent::Updated(i) => {
+            let before = mirror.insert(i.id.clone(), i.weight);
+            assert!(before.is_some_and(|before| before < i.weight), "in order, none twice");
+        }
+        DiscoveryEvent::Removed { instance, .. } => {
+            assert!(mirror.remove(&instance.id).is_some());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn namespaces_do_not_see_each_other() {
+    // S2.3
+    let cluster = Cluster::start(1).await;
+    let here = cluster.client().await;
+    let there = cluster.client_builder().namespace("there").connect().await.unwrap();
+    let views = [
+        here.discover("web").unwrap(),
+        here.discover(Selector::service("web").namespace("there")).unwrap(),
+        there.discover("web").unwrap(),
+    ];
+    for view in &views {
+        timeout(SOON, view.synced()).await.unwrap();
+    }
+    let _a = here.register(instance("a")).await.unwrap();
+    let _b = there.register(instance("b")).await.unwrap();
+    for (view, expected) in views.iter().zip(["a", "b", "b"]) {
+        eventually("what is of its namespace", || async {
+            let ids: Vec<_> = view.current().iter().map(|i| i.id.clone()).collect();
+            (ids == [expected]).then_some(())
+        })
+        .await;
+    }
+}
