@@ -28,8 +28,8 @@ pub(crate) const TOMBSTONE_MS: u64 = 120_000;
 pub(crate) const EMPTY_SERVICE_MS: u64 = 60 * 60 * 1_000;
 
 /// So many instances (and records that only wait to be forgotten) end by time in one command; the last lease of them ends
-/// whole. About 1 ms of work. All nodes must have the same: another number would be another state machine.
-pub(crate) const ENDED_PER_COMMAND: usize = if cfg!(test) { 2 } else { 500 };
+/// whole. About 0.5 ms of work. All nodes must have the same: another number would be another state machine.
+pub(crate) const ENDED_PER_COMMAND: usize = if cfg!(test) { 2 } else { 250 };
 
 /// Keeps the instances of one process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
