@@ -16,12 +16,14 @@ use tonic::transport::Channel;
 
 use crate::admin::Admin;
 use crate::call::{DECODE_MAX, Plan, call};
+use crate::channel::ChannelBuilder;
 use crate::claims::Claims;
 use crate::discovery::{Discovery, DiscoveryHub, Selector};
 use crate::endpoints::{Endpoints, Target};
 use crate::error::Error;
 use crate::registration::RegistrationHandle;
 use crate::renewals::Renewals;
+use crate::serve::Serving;
 use crate::types::{
     Consistency, FetchOptions, Fetched, Instance, InstanceStatus, Member, Registration, Selection,
     Service, ServiceSummary,
@@ -288,6 +290,37 @@ impl Client {
     /// [`Error::InvalidName`].
     pub fn discover(&self, selector: impl Into<Selector>) -> Result<Discovery, Error> {
         discovery::discover(&self.core, selector.into())
+    }
+
+    /// A tonic channel to a service, for generated clients: its endpoints follow a live view. Must be called within a
+    /// tokio runtime. For settings, [`Client::channel_to`].
+    ///
+    /// ```no_run
+    /// # use tonic::transport::Channel;
+    /// # struct GreeterClient; impl GreeterClient { fn new(channel: Channel) -> Self { Self } }
+    /// # fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+    /// let greeter = GreeterClient::new(client.channel("greeter")?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`].
+    pub fn channel(&self, selector: impl Into<Selector>) -> Result<Channel, Error> {
+        Ok(self.channel_to(selector)?.connect())
+    }
+
+    /// Begins to make a channel, as [`Client::channel`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidName`].
+    pub fn channel_to(&self, selector: impl Into<Selector>) -> Result<ChannelBuilder, Error> {
+        Ok(ChannelBuilder::new(self.discover(selector)?))
+    }
+
+    /// Begins to serve under this registration: see [`Serving`].
+    pub fn serve(&self, registration: impl Into<Registration>) -> Serving {
+        Serving::new(self.clone(), registration.into())
     }
 
     /// How often something happened that should not.

@@ -130,10 +130,11 @@ impl Discovery {
             return Err(self.unreachable());
         };
         if instances.is_empty() && self.inner.hub.is_behind_own_writes(&self.inner.feed) {
-            let mut clone = self.clone();
-            if let Ok(changed) = timeout(OWN_WRITES_WITHIN.min(within), clone.changed()).await {
-                instances = changed;
+            let mut changes = self.inner.feed.changes.subscribe();
+            if self.current().is_empty() {
+                let _or_late = timeout(OWN_WRITES_WITHIN.min(within), changes.changed()).await;
             }
+            instances = self.current();
         }
         self.check(instances)
     }

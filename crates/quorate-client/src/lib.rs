@@ -33,6 +33,8 @@
 //! | `registration`, `keeper`, `renewals` | [`RegistrationHandle`]; the task that keeps a registration; the stream for all |
 //! | `discovery`, `discovery/*` | [`Discovery`], live views; the stream that they share; their cache and audit |
 //! | `watch`, `watch/*` | [`Watch`]; the task that follows, the view, the queue of events |
+//! | `balance`, `caller`, `channel` | [`Balancer`]; calls with retries, and to all; a tonic channel that follows a view |
+//! | `serve` | [`Serving`]: register when bound, drain, stop |
 //! | `admin` | [`Admin`], the operators' calls |
 //! | `call`, `endpoints`, `members`, `retry` | one call over many nodes; which node; who there is; what a code means |
 //! | `claims` | what is registered already, and incarnations |
@@ -41,7 +43,10 @@
 #![warn(missing_docs)]
 
 mod admin;
+mod balance;
 mod call;
+mod caller;
+mod channel;
 mod claims;
 mod client;
 mod discovery;
@@ -52,14 +57,19 @@ mod members;
 mod registration;
 mod renewals;
 mod retry;
+mod serve;
 mod types;
 mod watch;
 
 pub use admin::{Admin, Backup};
+pub use balance::{Balancer, Picked, Policy};
+pub use caller::{CallError, Caller, FailMode, Fault};
+pub use channel::ChannelBuilder;
 pub use client::{Client, ClientBuilder, Counters};
 pub use discovery::{Discovery, DiscoveryEvent, Instances, Listener, Origin, Selector};
 pub use error::{AddressFault, Attempt, Code, Error};
 pub use registration::{Gone, Lease, RegistrationHandle, RegistrationState};
+pub use serve::{Served, Serving, Stop};
 pub use types::{
     Consistency, FetchOptions, Fetched, Instance, InstanceBuilder, InstanceOverride, InstanceSpec,
     InstanceStatus, Member, MemberRole, MemberStatus, NodeState, Registration, RemoveReason,

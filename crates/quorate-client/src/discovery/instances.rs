@@ -126,7 +126,7 @@ impl Instances {
         Self { origin, revision, known, all, by_id, hasher }
     }
 
-    pub(super) fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self::new(Origin::Nowhere, 0, false, Vec::new())
     }
 

@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "measured distributions")]
 
+mod calling;
 mod calls;
 mod discovering;
 mod fake;
 mod registering;
 mod renewing;
+mod serving;
 mod watching;

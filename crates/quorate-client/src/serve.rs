@@ -1,0 +1,198 @@
+//! [`Serving`]: the life of a process that serves: bind, register, serve, drain, deregister, finish, stop. Works with every
+//! server that takes a listener and a future to stop at (tonic, axum, hyper-util).
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use crate::client::Client;
+use crate::error::Error;
+use crate::types::{InstanceStatus, Registration};
+
+/// The registry has so long to take in that the process is draining; then it is deregistered all the same.
+const DRAINING_WITHIN: Duration = Duration::from_secs(1);
+
+/// When the server is to take no new calls and to end when those in flight are done.
+pub type Stop = BoxFuture<'static, ()>;
+
+/// How a process serves; from [`Client::serve`].
+///
+/// In this order: the listener is bound by the caller; the server begins; the registration is made (and tried again for as
+/// long as it takes); at the signal its status becomes DRAINING, so that callers leave; it is deregistered; after a grace,
+/// in which callers hear of that, the server takes no new calls and finishes those in flight; at the hard deadline it is
+/// dropped.
+///
+/// ```no_run
+/// # use quorate_client::{Client, InstanceBuilder, Registration};
+/// # async fn example(client: Client, app: axum::Router) -> Result<(), Box<dyn std::error::Error>> {
+/// let me = InstanceBuilder::new("orders", "orders-1").endpoint("http", "http://{addr}");
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// let served = client.serve(Registration::new(me)).until_signal()
+///     .run(listener, |listener, stop| {
+///         axum::serve(listener, app).with_graceful_shutdown(stop).into_future()
+///     })
+///     .await?;
+/// println!("{served}");
+/// # Ok(())
+/// # }
+/// ```
+#[must_use]
+pub struct Serving {
+    client: Client,
+    registration: Registration,
+    until: Stop,
+    grace: Duration,
+    drain: Duration,
+}
+
+/// How serving ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Served<T> {
+    /// What the server returned; `None`: it had to be dropped at the hard deadline, with calls in flight.
+    pub output: Option<T>,
+    /// Whether the registration was removed; if not, it runs out with its TTL.
+    pub deregistered: Result<(), Error>,
+    /// Whether the server ended by itself, before it was told to.
+    pub by_itself: bool,
+}
+
+impl<T> fmt::Display for Served<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (&self.output, self.by_itself) {
+            (_, true) => "the server ended by itself",
+            (Some(_), _) => "stopped; all calls were finished",
+            (None, _) => "stopped; calls in flight were cut off at the deadline",
+        })?;
+        match &self.deregistered {
+            Ok(()) => Ok(()),
+            Err(error) => write!(f, "; not deregistered: {error}"),
+        }
+    }
+}
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serving").field("registration", &self.registration).finish_non_exhaustive()
+    }
+}
+
+impl Serving {
+    pub(crate) fn new(client: Client, registration: Registration) -> Self {
+        let until = std::future::pending().boxed();
+        let (grace, drain) = (Duration::from_millis(500), Duration::from_secs(10));
+        Self { client, registration, until, grace, drain }
+    }
+
+    /// Until SIGTERM or SIGINT (Ctrl-C).
+    pub fn until_signal(self) -> Self {
+        self.until(signal())
+    }
+
+    /// Until this resolves.
+    pub fn until(mut self, until: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.until = until.boxed();
+        self
+    }
+
+    /// How long to go on taking calls after the registration is gone; 500 ms unless set. Callers that follow a live view
+    /// hear of it within milliseconds; those who poll need longer.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// How long calls in flight may take after that; 10 s unless set. Then the server is dropped.
+    pub fn drain(mut self, deadline: Duration) -> Self {
+        self.drain = deadline;
+        self
+    }
+
+    /// Serves. In the endpoints of the registration, `{addr}` and `{port}` stand for those that the listener has.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyRegistered`], [`Error::InvalidOption`]; nothing was served then. An outage of the registry is none:
+    /// serving goes on, and so does the registering.
+    pub async fn run<T, F>(
+        self,
+        listener: TcpListener,
+        serve: impl FnOnce(TcpListener, Stop) -> F,
+    ) -> Result<Served<T>, Error>
+    where
+        F: Future<Output = T>,
+    {
+        let Self { client, mut registration, until, grace, drain } = self;
+        if let Ok(address) = listener.local_addr() {
+            let (addr, port) = (address.to_string(), address.port().to_string());
+            for instance in &mut registration.instances {
+                for uri in instance.endpoints.values_mut() {
+                    *uri = uri.replace("{addr}", &addr).replace("{port}", &port);
+                }
+            }
+        }
+        let (stop, stopped) = oneshot::channel::<()>();
+        // Dropped or sent: both mean that it is time.
+        let stopped = stopped.map(|_told| ()).boxed();
+        let mut server: Pin<Box<F>> = Box::pin(serve(listener, stopped));
+        let handle = client.register_in_background(registration)?;
+        tokio::select! {
+            output = &mut server => {
+                let deregistered = handle.deregister().await;
+                return Ok(Served { output: Some(output), deregistered, by_itself: true });
+            }
+            () = until => {}
+        }
+        // The server goes on while the others are told.
+        let leaving = async {
+            let told = timeout(DRAINING_WITHIN, handle.set_status(InstanceStatus::Draining)).await;
+            if !matches!(told, Ok(Ok(()))) {
+                tracing::warn!("the registry could not be told that this process is draining");
+            }
+            let deregistered = handle.deregister().await;
+            sleep(grace).await;
+            drop(stop);
+            deregistered
+        };
+        let mut ended = None;
+        let deregistered = {
+            tokio::pin!(leaving);
+            loop {
+                tokio::select! {
+                    deregistered = &mut leaving => break deregistered,
+                    output = &mut server, if ended.is_none() => ended = Some(output),
+                }
+            }
+        };
+        let output = match ended {
+            Some(output) => Some(output),
+            None => timeout(drain, server).await.ok(),
+        };
+        Ok(Served { output, deregistered, by_itself: false })
+    }
+}
+
+#[cfg(unix)]
+async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => tokio::select! {
+            _received = terminate.recv() => {}
+            _received = tokio::signal::ctrl_c() => {}
+        },
+        Err(error) => {
+            tracing::warn!(%error, "SIGTERM cannot be listened for");
+            let _received = tokio::signal::ctrl_c().await;
+        }
+    }
+}
+
+#[cfg(not(unix))]
+async fn signal() {
+    let _received = tokio::signal::ctrl_c().await;
+}

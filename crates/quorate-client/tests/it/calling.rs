@@ -1,0 +1,236 @@
+//! Balancers over a live view, calls that fail and go on, calls to all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use quorate_client::{
+    Balancer, CallError, Caller, Client, Error, FailMode, Fault, Policy, Selector,
+};
+use quorate_proto::v1::{Instance, InstanceStatus, RemoveReason};
+
+use crate::fake::{Fake, until, within};
+
+fn instance(id: &str, zone: &str, weight: u32) -> Instance {
+    Instance {
+        service: "s".to_owned(),
+        id: id.to_owned(),
+        zone: zone.to_owned(),
+        status: InstanceStatus::Up as i32,
+        weight,
+        ..Instance::default()
+    }
+}
+
+/// A balancer over these instances (id, zone, weight), once it sees them.
+async fn balancer(fake: &Fake, policy: Policy, all: &[(&str, &str, u32)]) -> Balancer {
+    for (id, zone, weight) in all {
+        fake.state().put(instance(id, zone, *weight));
+    }
+    let client = Client::builder([fake.address()]).member_refresh(None).connect().await.unwrap();
+    let view = client.discover("s").unwrap();
+    until("all are shown", || view.current().len() == all.len()).await;
+    Balancer::new(view, policy)
+}
+
+fn count(balancer: &Balancer, picks: usize) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for _ in 0..picks {
+        *counts.entry(balancer.pick().unwrap().id.clone()).or_default() += 1;
+    }
+    counts
+}
+
+#[tokio::test]
+async fn every_policy_keeps_its_proportions_under_sixteen_threads() {
+    // S1.16
+    let all = [("a", "", 100), ("b", "", 100), ("c", "", 200), ("none", "", 0)];
+    for (policy, shares) in [
+        (Policy::Random, [0.25, 0.25, 0.5]),
+        (Policy::RoundRobin, [1.0 / 3.0; 3]),
+        (Policy::WeightedRoundRobin, [0.25, 0.25, 0.5]),
+        (Policy::LeastLoaded, [0.25, 0.25, 0.5]),
+    ] {
+        let fakes = Fake::cluster(1);
+        let balancer = balancer(&fakes[0], policy, &all).await;
+        let counts: Vec<BTreeMap<String, usize>> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..16).map(|_| scope.spawn(|| count(&balancer, 100_000 / 16))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let of = |id: &str| counts.iter().filter_map(|c| c.get(id)).sum::<usize>() as f64;
+        assert_eq!(of("none"), 0.0, "{policy:?}");
+        let chi_square: f64 = ["a", "b", "c"]
+            .into_iter()
+            .zip(shares)
+            .map(|(id, share)| (of(id) - share * 100_000.0).powi(2) / (share * 100_000.0))
+            .sum();
+        match policy {
+            // Two degrees of freedom: over 18.4 once in 10,000 times.
+            Policy::Random => assert!(chi_square < 18.4, "{policy:?}: {chi_square}"),
+            // Turns are exact.
+            Policy::RoundRobin | Policy::WeightedRoundRobin => {
+                assert!(chi_square < 0.01, "{policy:?}: {chi_square}");
+            }
+            // By load, which is nothing here: near the weights' proportions, and nobody starves.
+            _ => assert!(of("a") > 10_000.0 && of("b") > 10_000.0 && of("c") > 30_000.0),
+        }
+    }
+}
+
+#[tokio::test]
+async fn calls_go_where_fewer_are_in_flight() {
+    let fakes = Fake::cluster(1);
+    let balancer = balancer(&fakes[0], Policy::LeastLoaded, &[("a", "", 1), ("b", "", 1)]).await;
+    let mut held = Vec::new();
+    while held.len() < 50 {
+        let picked = balancer.pick().unwrap();
+        if picked.id == "a" {
+            held.push(picked);
+        }
+    }
+    // The counts outlive a change of the view.
+    fakes[0].state().put(instance("c", "", 1));
+    until("it is shown", || balancer.discovery().current().len() == 3).await;
+    let busy = count(&balancer, 3_000);
+    assert!(busy["a"] < 600, "only when it is drawn twice: {busy:?}");
+    drop(held);
+    let idle = count(&balancer, 3_000);
+    assert!(idle["a"] > 600, "{idle:?}");
+}
+
+#[tokio::test]
+async fn calls_stay_in_their_zone_while_it_can_carry_them() {
+    let fakes = Fake::cluster(1);
+    let all = [("near", "z1", 100), ("far1", "z2", 100), ("far2", "z2", 100)];
+    let balancer = balancer(&fakes[0], Policy::RoundRobin, &all).await.zone("z1");
+    // Its share of 300 would be 150: it carries two thirds of that.
+    let counts = count(&balancer, 9_000);
+    assert!((5_400..6_600).contains(&counts["near"]), "{counts:?}");
+    fakes[0].state().put(instance("near", "z1", 200));
+    until("it grew", || balancer.discovery().current().get("near").unwrap().weight == 200).await;
+    assert_eq!(count(&balancer, 300)["near"], 300);
+    fakes[0].state().remove(&("s".to_owned(), "near".to_owned()), RemoveReason::Expired);
+    until("it is gone", || balancer.discovery().current().len() == 2).await;
+    assert_eq!(count(&balancer, 300)["far1"], 150);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_balancer_follows_from_one_to_three_to_one_under_load() {
+    // S1.10, S0.15
+    let fakes = Fake::cluster(1);
+    let balancer = Arc::new(balancer(&fakes[0], Policy::RoundRobin, &[("a", "", 1)]).await);
+    let calling = balancer.clone();
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let load = tokio::spawn(async move {
+        while stopped.try_recv().is_err() {
+            calling.pick().unwrap();
+            tokio::task::yield_now().await;
+        }
+    });
+    fakes[0].state().put(instance("b", "", 1));
+    fakes[0].state().put(instance("c", "", 1));
+    until("all three get calls", || count(&balancer, 9).len() == 3).await;
+    for gone in ["a", "b"] {
+        fakes[0].state().remove(&("s".to_owned(), gone.to_owned()), RemoveReason::Deregistered);
+    }
+    until("the view has one", || balancer.discovery().current().len() == 1).await;
+    assert_eq!(count(&balancer, 9), BTreeMap::from([("c".to_owned(), 9)]));
+    stop.send(()).unwrap();
+    load.await.unwrap();
+}
+
+#[tokio::test]
+async fn who_goes_away_gets_no_more_calls_until_it_changes() {
+    // S1.15
+    let fakes = Fake::cluster(1);
+    let balancer = balancer(&fakes[0], Policy::RoundRobin, &[("a", "", 1), ("b", "", 1)]).await;
+    let a = balancer.discovery().current().get("a").unwrap().clone();
+    balancer.go_away(&a);
+    assert_eq!(count(&balancer, 9), BTreeMap::from([("b".to_owned(), 9)]));
+    let b = balancer.discovery().current().get("b").unwrap().clone();
+    balancer.go_away(&b);
+    assert!(matches!(balancer.pick(), Err(Error::NoInstances { .. })));
+    fakes[0].state().put(instance("a", "", 7));
+    until("it is back", || balancer.pick().is_ok_and(|picked| picked.weight == 7)).await;
+    let nobody = balancer.discovery().clone();
+    fakes[0].state().expire_all();
+    until("all are gone", || nobody.current().is_empty()).await;
+    assert!(matches!(balancer.pick(), Err(Error::NoInstances { .. })));
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no")]
+struct No;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_calls_go_on_as_the_mode_says() {
+    // S1.17
+    let fakes = Fake::cluster(1);
+    let all = [("a", "", 1), ("b", "", 1), ("c", "", 1)];
+    let balancer = Arc::new(balancer(&fakes[0], Policy::Random, &all).await);
+    let caller = |mode| Caller::new(balancer.clone(), mode).deadline(Duration::from_secs(3));
+    for _ in 0..20 {
+        // In a task of its own, as servers do it.
+        let failover = caller(FailMode::Failover(2));
+        let failed = tokio::spawn(async move {
+            failover.call(async |_instance| Err::<(), _>(Fault::Again(No))).await
+        });
+        let Err(CallError::Failed { mut tried, .. }) = failed.await.unwrap() else { panic!() };
+        tried.sort();
+        assert_eq!(tried, ["a", "b", "c"], "another instance each time");
+    }
+    let failed = caller(FailMode::Retry(2)).call(async |_| Err::<(), _>(Fault::Again(No))).await;
+    let Err(CallError::Failed { tried, .. }) = failed else { panic!("{failed:?}") };
+    assert!(tried.len() == 3 && tried.iter().all(|id| *id == tried[0]), "{tried:?}");
+    let failed = caller(FailMode::FailFast).call(async |_| Err::<(), _>(Fault::Again(No))).await;
+    assert!(matches!(failed, Err(CallError::Failed { tried, .. }) if tried.len() == 1));
+    let fatal = caller(FailMode::Failover(9)).call(async |_| Err::<(), _>(Fault::Final(No))).await;
+    assert!(matches!(fatal, Err(CallError::Failed { tried, .. }) if tried.len() == 1));
+
+    let attempts = AtomicUsize::new(0);
+    let failover = caller(FailMode::Failover(1));
+    let second = failover.call(async |instance| match attempts.fetch_add(1, Ordering::Relaxed) {
+        0 => Err(Fault::GoingAway(No)),
+        _ => Ok(instance.id.clone()),
+    });
+    let id = second.await.unwrap();
+    assert_eq!(count(&balancer, 300).len(), 2, "one of three goes away");
+    assert!(count(&balancer, 300).contains_key(&id));
+
+    let hangs = caller(FailMode::Failover(9)).deadline(Duration::from_millis(50));
+    let late = within(hangs.call(async |_| std::future::pending::<Result<(), Fault<No>>>().await));
+    assert!(matches!(late.await, Err(CallError::Deadline { tried, .. }) if tried.len() == 1));
+}
+
+#[tokio::test]
+async fn a_call_to_all_tells_what_came_of_each() {
+    // S3.5
+    let fakes = Fake::cluster(1);
+    let all = [("fails", "", 1), ("hangs", "", 1), ("once", "", 1), ("well", "", 1)];
+    let balancer = balancer(&fakes[0], Policy::RoundRobin, &all).await;
+    let caller = Caller::new(balancer, FailMode::Retry(1)).deadline(Duration::from_millis(500));
+    let first = AtomicUsize::new(0);
+    let begun = Instant::now();
+    let results = caller.call_all(async |instance| match instance.id.as_str() {
+        "fails" => Err(Fault::Again(No)),
+        "hangs" => std::future::pending().await,
+        "once" if first.fetch_add(1, Ordering::Relaxed) == 0 => Err(Fault::Again(No)),
+        _ => Ok(instance.weight),
+    });
+    let results = within(results).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(2), "at the same time");
+    let ids: Vec<_> = results.iter().map(|(instance, _)| instance.id.as_str()).collect();
+    assert_eq!(ids, ["fails", "hangs", "once", "well"]);
+    assert!(matches!(results[0].1, Err(CallError::Failed { .. })));
+    assert!(matches!(results[1].1, Err(CallError::Deadline { .. })));
+    assert!(matches!((&results[2].1, &results[3].1), (Ok(1), Ok(1))));
+
+    let client =
+        Client::builder([fakes[0].address()]).member_refresh(None).connect().await.unwrap();
+    let nobody = client.discover(Selector::service("nobody")).unwrap();
+    let caller = Caller::new(Balancer::new(nobody, Policy::Random), FailMode::FailFast);
+    let none = within(caller.call_all(async |_| Ok::<(), Fault<No>>(()))).await;
+    assert!(matches!(none, Err(Error::UnknownService { .. })), "no agent online is an error");
+}
