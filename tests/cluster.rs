@@ -6,6 +6,7 @@
 //! | `harness`, `link`, `calls`, `stream`, `load` | nodes; lines to cut; requests in short; a watch; load through the client |
 //! | `membership`, `refusals` | members come and go under load; what must not be done to them |
 //! | `discovery` | live views of the client crate over dying nodes |
+//! | `rolling` | no failed call while providers and nodes are restarted |
 //! | `watch_*` | no gap, resume, reset, slow watchers, what a subscription covers |
 //! | `limits`, `leases`, `reads` | the calls of the registry |
 //! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
@@ -29,6 +30,7 @@ mod cluster {
     mod outage;
     mod reads;
     mod refusals;
+    mod rolling;
     mod snapshots;
     mod stream;
     mod watch_begin;

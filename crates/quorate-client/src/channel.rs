@@ -41,9 +41,12 @@ impl ChannelBuilder {
         self
     }
 
-    /// Makes the channel. A call goes to one of the instances that can be called (of two at random, the one with fewer
-    /// calls in flight). While there is none, calls wait: give them a deadline. Calls in flight to an instance that leaves
-    /// the view are finished. The channel follows the view until its last clone is dropped.
+    /// Makes the channel. A call goes to one of the instances that can be called and whose weight is not 0, at random and
+    /// evenly. While there is none, calls wait: give them a deadline. Calls in flight to an instance that leaves the view
+    /// are finished. The channel follows the view until its last clone is dropped.
+    ///
+    /// It does not call twice: an instance that died fails the calls that were sent to it, as UNAVAILABLE, until its lease
+    /// ends. [`crate::Caller`] tries another one, weighs, and counts the calls in flight.
     ///
     /// Must be called within a tokio runtime.
     pub fn connect(self) -> Channel {
@@ -78,7 +81,7 @@ impl ChannelBuilder {
 
     fn wanted(&self, instances: &Instances) -> BTreeMap<Key, Endpoint> {
         let mut wanted = BTreeMap::new();
-        for instance in instances.iter() {
+        for instance in instances.iter().filter(|instance| instance.weight > 0) {
             let endpoints = &instance.endpoints;
             let uri = match &self.endpoint {
                 Some(name) => endpoints.get(name),
