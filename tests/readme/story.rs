@@ -156,7 +156,7 @@ impl Story {
         let mut command = Command::new(example("readme"));
         command.env("QUORATE_NODES", self.ports.nodes());
         let said = Running::start(command, self.directory.path(), "snippet").succeed();
-        for promised in ["Some(Snapshot(", "http://10.0.0.1:8080"] {
+        for promised in ["Added(Instance", "http://10.0.0.1:8080"] {
             assert!(said.contains(promised), "the snippet printed no {promised:?}: {said}");
         }
         let fetched = said.lines().last().unwrap();
