@@ -41,6 +41,8 @@ mod process;
 mod raw;
 #[path = "process/refusals.rs"]
 mod refusals;
+#[path = "process/run.rs"]
+mod run;
 #[path = "process/takeover.rs"]
 mod takeover;
 #[path = "process/three_serves.rs"]

@@ -1,5 +1,6 @@
 //! The command line: every command, flag and help text. Says nothing of what a command does.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// Register an instance and keep it registered until Ctrl-C
     Register(Box<RegisterArgs>),
+    /// Run a program and keep it registered for as long as it runs
+    Run(Box<RunArgs>),
     /// Remove an instance
     Deregister(InstanceArgs),
     /// Change a registered instance
@@ -151,6 +154,21 @@ pub(crate) struct RegisterArgs {
     pub(crate) service: String,
     /// The instance's id
     pub(crate) id: String,
+    #[command(flatten)]
+    pub(crate) instance: InstanceSettings,
+    /// starting, up, draining or out-of-service [default: up]
+    #[arg(long, value_parser = parse::status)]
+    pub(crate) status: Option<InstanceStatus>,
+    /// Register once, print the lease and exit; the registration ends with its TTL
+    #[arg(long)]
+    pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+/// What an instance says of itself.
+#[derive(Debug, Args)]
+pub(crate) struct InstanceSettings {
     /// A named URI under which it is called (repeatable)
     #[arg(long = "endpoint", value_name = "NAME=URI", required = true, value_parser = parse::endpoint)]
     pub(crate) endpoints: Vec<(String, String)>,
@@ -163,9 +181,6 @@ pub(crate) struct RegisterArgs {
     /// Its share of calls, relative to others [default: 100]
     #[arg(long)]
     pub(crate) weight: Option<u32>,
-    /// starting, up, draining or out-of-service [default: up]
-    #[arg(long, value_parser = parse::status)]
-    pub(crate) status: Option<InstanceStatus>,
     /// Metadata (repeatable)
     #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = parse::pair)]
     pub(crate) metadata: Vec<(String, String)>,
@@ -175,11 +190,33 @@ pub(crate) struct RegisterArgs {
     /// A service that it depends on (repeatable)
     #[arg(long, value_name = "SERVICE")]
     pub(crate) requires: Vec<String>,
-    /// Register once, print the lease and exit; the registration ends with its TTL
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+    quorate run --service web --endpoint http=http://127.0.0.1:8080 -- ./server --port 8080\n\n\
+    The program is registered once it accepts connections. On SIGTERM or Ctrl-C it is taken out of the registry first,\n\
+    then it gets the signal; the exit code is its own (128 + N if a signal N ended it, 127 if it could not be started).")]
+pub(crate) struct RunArgs {
+    /// The service
     #[arg(long)]
-    pub(crate) once: bool,
+    pub(crate) service: String,
+    /// The instance's id [default: the host's name and the number of this process]
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    #[command(flatten)]
+    pub(crate) instance: InstanceSettings,
+    /// How long to wait for its first endpoint to accept connections before it is registered anyway; 0s: not at all
+    #[arg(long, default_value = "10s", value_parser = parse::duration)]
+    pub(crate) ready_within: Duration,
+    /// How long it goes on serving after it was deregistered, so that all callers have heard, before it gets the signal
+    #[arg(long, default_value = "1s", value_parser = parse::duration)]
+    pub(crate) drain: Duration,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+    /// The program and its arguments, after --
+    #[arg(last = true, required = true, value_name = "PROGRAM")]
+    pub(crate) program: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,8 @@ pub(crate) struct Failure {
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const UNREACHABLE: u8 = 3;
+/// As shells say it.
+const NOT_STARTED: u8 = 127;
 
 impl Failure {
     pub(crate) fn failed(message: impl Into<String>) -> Self {
@@ -26,6 +28,16 @@ impl Failure {
 
     pub(crate) fn unreachable(message: impl Into<String>) -> Self {
         Self { code: UNREACHABLE, message: message.into() }
+    }
+
+    /// The exit code of a program that was run; nothing more is to be said.
+    pub(crate) fn of_program(code: u8) -> Self {
+        Self { code, message: String::new() }
+    }
+
+    /// A program that could not be started.
+    pub(crate) fn not_started(message: impl Into<String>) -> Self {
+        Self { code: NOT_STARTED, message: message.into() }
     }
 
     pub(crate) fn code(&self) -> u8 {

@@ -12,6 +12,7 @@ mod logging;
 mod output;
 mod parse;
 mod register;
+mod run;
 mod serve;
 mod signals;
 mod watch;
@@ -44,6 +45,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Dev(args) => dev::run(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Register(args) => register::register(args).await,
+        Command::Run(args) => run::run(args).await,
         Command::Deregister(args) => register::deregister(args).await,
         Command::Update(args) => register::update(args).await,
         Command::Fetch(args) => fetch::fetch(args).await,

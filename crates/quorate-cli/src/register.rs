@@ -5,7 +5,7 @@ use quorate_client::{
 };
 use serde_json::json;
 
-use crate::args::{ClientArgs, InstanceArgs, RegisterArgs, UpdateArgs};
+use crate::args::{ClientArgs, InstanceArgs, InstanceSettings, RegisterArgs, UpdateArgs};
 use crate::failure::Failure;
 use crate::logging::{self, LogFormat};
 use crate::output::{self, Format};
@@ -36,7 +36,11 @@ pub(crate) async fn register(args: Box<RegisterArgs>) -> Result<(), Failure> {
     // From here on, a signal deregisters what may have been registered.
     let mut stop = Stop::listen()?;
     let client = client(&args.client, Stay::Long).await?;
-    let handle = client.register(registration(&args)).await?;
+    let mut registration = registration(&args.service, &args.id, &args.instance);
+    if let Some(status) = args.status {
+        registration = registration.status(status);
+    }
+    let handle = client.register(registration).await?;
     let lease = handle.registered().await?;
     let (service, id) = (&args.service, &args.id);
     match args.client.output {
@@ -76,8 +80,9 @@ pub(crate) async fn register(args: Box<RegisterArgs>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn registration(args: &RegisterArgs) -> Registration {
-    let mut instance = InstanceBuilder::new(args.service.as_str(), args.id.as_str());
+/// What is to be registered, as the arguments say.
+pub(crate) fn registration(service: &str, id: &str, args: &InstanceSettings) -> Registration {
+    let mut instance = InstanceBuilder::new(service, id);
     for (name, uri) in &args.endpoints {
         instance = instance.endpoint(name, uri);
     }
@@ -96,9 +101,6 @@ fn registration(args: &RegisterArgs) -> Registration {
     if let Some(weight) = args.weight {
         instance = instance.weight(weight);
     }
-    if let Some(status) = args.status {
-        instance = instance.status(status);
-    }
     let registration = Registration::new(instance);
     match args.ttl {
         Some(ttl) => registration.ttl(ttl),
@@ -107,7 +109,7 @@ fn registration(args: &RegisterArgs) -> Registration {
 }
 
 /// Tells how the registration fares, until it is lost for good.
-async fn superseded(handle: &RegistrationHandle) -> Failure {
+pub(crate) async fn superseded(handle: &RegistrationHandle) -> Failure {
     let mut state = handle.watch_state();
     let mut was_retrying = false;
     loop {

@@ -103,6 +103,13 @@ impl Registration {
         self
     }
 
+    /// The status of all instances to begin with; UP unless set.
+    #[must_use]
+    pub fn status(mut self, status: InstanceStatus) -> Self {
+        self.instances.iter_mut().for_each(|instance| instance.set_status(status));
+        self
+    }
+
     /// How long the registration outlives its process, 1 s to 24 h; 15 s unless set.
     #[must_use]
     pub fn ttl(mut self, ttl: Duration) -> Self {
