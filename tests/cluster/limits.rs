@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use quorate_proto::v1::health_check::Kind;
 use quorate_proto::v1::{
-    DeregisterRequest, FetchRequest, InstanceOverride, InstanceRef, InstanceSpec,
-    ListServicesRequest, Metadata, RegisterRequest, SetOverrideRequest, UpdateRequest,
+    DeregisterRequest, FetchRequest, HealthCheck, HttpCheck, InstanceOverride, InstanceRef,
+    InstanceSpec, ListServicesRequest, Metadata, RegisterRequest, SetOverrideRequest, TcpCheck,
+    UpdateRequest,
 };
 use tonic::Code;
 
@@ -117,6 +119,7 @@ fn at_the_limits() -> RegisterRequest {
     endpoints.insert(name("e"), format!("http://{}", "h".repeat(2_048 - 7)));
     let mut metadata = metadata(63, 10_000);
     metadata.insert(name("m"), "v".repeat(16 * 1_024 - 10_000 - 253));
+    let path = format!("/{}", "p".repeat(1_023));
     let spec = InstanceSpec {
         service: name("s"),
         id: name("i"),
@@ -127,6 +130,17 @@ fn at_the_limits() -> RegisterRequest {
         status: 4,
         metadata,
         requires: (0..64).map(|at| format!("r{at}")).collect(),
+        checks: vec![
+            HealthCheck {
+                kind: Some(Kind::Http(HttpCheck { path })),
+                endpoint: name("e"),
+                interval_ms: 3_600_000,
+                timeout_ms: 3_600_000,
+                failures_before_critical: 10,
+                successes_before_passing: 10,
+            };
+            4
+        ],
     };
     RegisterRequest {
         namespace: name("n"),
@@ -136,8 +150,42 @@ fn at_the_limits() -> RegisterRequest {
     }
 }
 
+/// A check with one thing that is out of its limits. The endpoint is http://a.example:80.
+fn checks_out_of_limits() -> Vec<Row> {
+    let http = |path: &str| Kind::Http(HttpCheck { path: path.to_owned() });
+    let row = |says: &[&'static str], change: &dyn Fn(&mut HealthCheck)| {
+        let mut check = tcp_check();
+        change(&mut check);
+        spec_row(says, move |i| i.checks = vec![tcp_check(), check.clone()])
+    };
+    vec![
+        spec_row(&["instances[0].checks", "5", "at most 4"], |i| i.checks = vec![tcp_check(); 5]),
+        row(&["instances[0].checks[1].kind", "http, tcp or grpc"], &|c| c.kind = None),
+        row(&["checks[1].interval_ms", "999", "1000 to 3600000"], &|c| c.interval_ms = 999),
+        row(&["checks[1].interval_ms", "3600001"], &|c| c.interval_ms = 3_600_001),
+        row(&["checks[1].timeout_ms", "99", "100 to 10000"], &|c| c.timeout_ms = 99),
+        row(&["checks[1].timeout_ms", "10001"], &|c| c.timeout_ms = 10_001),
+        row(&["checks[1].failures_before_critical", "11", "1 to 10"], &|c| {
+            c.failures_before_critical = 11;
+        }),
+        row(&["checks[1].successes_before_passing", "11", "1 to 10"], &|c| {
+            c.successes_before_passing = 11;
+        }),
+        row(&["checks[1].endpoint", "grpc"], &|c| c.endpoint = "grpc".to_owned()),
+        row(&["checks[1].http.path", "healthz", "/"], &|c| c.kind = Some(http("healthz"))),
+        row(&["checks[1].http.path", "printable"], &|c| c.kind = Some(http("/a\r\nX: y"))),
+        row(&["checks[1].http.path", "1025", "1024"], &|c| {
+            c.kind = Some(http(&format!("/{}", "p".repeat(1_024))));
+        }),
+    ]
+}
+
+fn tcp_check() -> HealthCheck {
+    HealthCheck { kind: Some(Kind::Tcp(TcpCheck {})), ..HealthCheck::default() }
+}
+
 async fn register_all_rows(registry: &mut Registry) {
-    for Row { says, change } in out_of_limits() {
+    for Row { says, change } in out_of_limits().into_iter().chain(checks_out_of_limits()) {
         let mut request = registration(vec![spec("web", "a")]);
         change(&mut request);
         assert_refused(registry.register(request).await, Code::InvalidArgument, &says);

@@ -1,6 +1,8 @@
 //! Every conversion between the wire's types and ours, with the limits of a call. Knows no node and no clock.
 
-use std::collections::BTreeSet;
+mod checks;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_proto::v1 as wire;
 use quorate_state::{
@@ -42,17 +44,27 @@ pub(crate) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
     };
     let mut seen = BTreeSet::new();
     let mut instances = Vec::with_capacity(request.instances.len());
-    for (index, spec) in request.instances.into_iter().enumerate() {
+    let mut checks = BTreeMap::new();
+    for (index, mut spec) in (0..).zip(request.instances) {
         let field = format!("instances[{index}]");
         let key = instance_key(&format!("{field}."), &namespace, &spec.service, &spec.id)?;
         if !seen.insert(key.clone()) {
             return Err(Invalid::text(field, &key.to_string(), "stands twice in the request"));
         }
-        instances.push((key, instance_spec(&field, spec)?));
+        let declared = std::mem::take(&mut spec.checks);
+        let spec = instance_spec(&field, spec)?;
+        if let Some(declared) = checks::checks(&field, &spec, declared)? {
+            checks.insert(index, declared);
+        }
+        instances.push((key, spec));
     }
     let lease = (request.lease_id != 0).then_some(LeaseId(request.lease_id));
     let incarnation = (request.incarnation != 0).then_some(Incarnation(request.incarnation));
-    Ok(Op::Register(Register { lease, ttl, incarnation, instances }))
+    let register = Register { lease, ttl, incarnation, instances };
+    Ok(match checks.is_empty() {
+        true => Op::Register(register),
+        false => Op::RegisterChecked { register, checks },
+    })
 }
 
 fn instance_spec(field: &str, spec: wire::InstanceSpec) -> Result<InstanceSpec, Invalid> {
@@ -222,6 +234,8 @@ pub(crate) fn instance_to_wire(instance: &Instance) -> wire::Instance {
             weight: value.weight,
             reason: value.reason.clone(),
         }),
+        checks: checks::checks_to_wire(instance),
+        health: checks::health_to_wire(instance),
     }
 }
 

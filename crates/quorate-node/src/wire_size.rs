@@ -1,7 +1,7 @@
 //! About what services and instances take in a message, so that messages and the watch ring stay within their bounds
 //! without being encoded first.
 
-use quorate_state::{Instance, ServiceKey};
+use quorate_state::{Checks, Instance, ServiceKey};
 
 /// What an instance or a service costs beside its texts, bytes: tags, lengths and numbers.
 const OVERHEAD_BYTES: usize = 128;
@@ -22,7 +22,11 @@ pub(crate) fn instance_bytes(instance: &Instance) -> usize {
     let reason = instance.overridden.as_ref().map_or(0, |value| value.reason.len());
     let names = key_bytes(&instance.key.service) + instance.key.id.as_str().len();
     let texts = names + spec.zone().len() + spec.version().len() + reason;
-    OVERHEAD_BYTES + texts + entries + requires
+    // A check has up to one text of its own; its numbers are small.
+    const CHECK: usize = 32;
+    let checks = instance.checks().into_iter().flat_map(Checks::iter);
+    let checks: usize = checks.map(|check| CHECK + check.endpoint.len() + check.text().len()).sum();
+    OVERHEAD_BYTES + texts + entries + requires + checks
 }
 
 fn key_bytes(key: &ServiceKey) -> usize {

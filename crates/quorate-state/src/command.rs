@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::checks::{Checks, HealthReport};
 use crate::limits::Invalid;
 use crate::spec::{InstanceSpec, Override, Status, check_metadata, check_weight};
 use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Ttl};
@@ -32,6 +33,8 @@ impl fmt::Display for Command {
             Op::Update(_) => "update",
             Op::Override { .. } => "override",
             Op::Grace { .. } => "grace",
+            Op::RegisterChecked { .. } => "register with checks",
+            Op::SetHealth(_) => "set health",
         };
         write!(f, "{kind} at {} ms", self.clock.0)
     }
@@ -63,6 +66,16 @@ pub enum Op {
         /// In ms.
         grace_ms: u64,
     },
+    /// [`Op::Register`], where some of the instances declare health checks.
+    RegisterChecked {
+        /// As without checks.
+        register: Register,
+        /// The checks of the instances that have some, by their place in `register.instances`.
+        checks: BTreeMap<u32, Checks>,
+    },
+    /// Sets what the health checks of instances say. Nothing happens where the run of the instance is not there, has no
+    /// checks, or is known to be so.
+    SetHealth(Vec<HealthReport>),
 }
 
 /// Registers instances under one lease.
@@ -129,7 +142,7 @@ impl Update {
 /// What came of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// Time passed, or a grace was given, or an override set.
+    /// Time passed, or a grace was given, or an override or healths were set.
     Done,
     /// Registered.
     Registered {

@@ -19,6 +19,7 @@ pub(crate) enum Kind {
     Tombstone = 4,
     Service = 5,
     Head = 6,
+    Checked = 7,
 }
 
 impl StateHash {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use crate::checks::{Checked, Checks, Health};
 use crate::deadlines::Due;
 use crate::event::{Change, Event, RemoveReason};
 use crate::hash::Kind;
@@ -32,39 +33,60 @@ impl Registry {
         &mut self,
         key: &InstanceKey,
         spec: &InstanceSpec,
+        checks: Option<&Checks>,
         incarnation: Incarnation,
         lease: LeaseId,
         events: &mut Vec<Arc<Event>>,
     ) {
-        let before = self.instance(key).cloned();
+        let before = self.instance(key);
+        // What is known of the health belongs to a run of the process. A new run begins as UNKNOWN, which callers take for
+        // callable (Consul begins as critical): it says by its status when it is ready, its lease shows that it lives, and
+        // a restart of many instances must not leave their callers without any until a leader has probed them. What its
+        // checks then find takes it out.
+        let same_run = before.filter(|before| before.incarnation == incarnation);
+        let known = same_run.and_then(|before| before.checked.as_ref());
+        let health = known.map_or(Health::Unknown, |known| known.health);
         let next = Revision(self.revision.0 + 1);
-        let mut after = Instance {
-            key: self.with_known_names(key),
-            spec: spec.clone(),
-            incarnation,
-            lease,
-            created: before.as_ref().map_or(next, |before| before.created),
-            modified: before.as_ref().map_or(next, |before| before.modified),
-            overridden: self.overrides.get(key).cloned(),
-        };
-        if before.as_ref().is_some_and(|before| **before == after) {
-            return;
+        self.replace_instance(
+            Instance {
+                key: self.with_known_names(key),
+                spec: spec.clone(),
+                incarnation,
+                lease,
+                created: before.map_or(next, |before| before.created),
+                modified: next,
+                overridden: self.overrides.get(key).cloned(),
+                checked: checks.map(|checks| Box::new(Checked { checks: checks.clone(), health })),
+            },
+            events,
+        );
+    }
+
+    /// Puts the instance in the place of what has its key, with the next revision, if it differs.
+    pub(crate) fn replace_instance(&mut self, mut after: Instance, events: &mut Vec<Arc<Event>>) {
+        let before = self.instance(&after.key).cloned();
+        if let Some(before) = &before {
+            after.modified = before.modified;
+            if **before == after {
+                return;
+            }
         }
+        let next = Revision(self.revision.0 + 1);
         after.modified = next;
         self.revision = next;
         let after = Arc::new(after);
         if let Some(before) = &before {
             self.take_instance(before);
-            if before.lease != lease {
-                self.detach(before.lease, key);
+            if before.lease != after.lease {
+                self.detach(before.lease, &after.key);
             }
         }
         self.insert_instance(after.clone());
+        self.set_service_revision(&after.key.service, next);
         let change = match before {
             None => Change::Added { after },
             Some(before) => Change::Modified { before, after },
         };
-        self.set_service_revision(&key.service, next);
         events.push(Arc::new(Event { revision: next, change }));
     }
 
@@ -94,6 +116,10 @@ impl Registry {
         self.hash.add(Kind::Instance, &instance);
         self.instances += 1;
         let key = &instance.key;
+        if let Some(checked) = &instance.checked {
+            self.hash.add(Kind::Checked, &(key, checked));
+            self.checked.insert(key.clone(), instance.clone());
+        }
         for target in required(&instance) {
             self.dependents.insert((target, key.clone()));
         }
@@ -108,12 +134,25 @@ impl Registry {
         self.hash.remove(Kind::Instance, instance);
         self.instances -= 1;
         let key = &instance.key;
+        if let Some(checked) = &instance.checked {
+            self.hash.remove(Kind::Checked, &(key, checked));
+            self.checked.remove(key);
+        }
         for target in required(instance) {
             self.dependents.remove(&(target, key.clone()));
         }
         if let Some(service) = self.services.get_mut(&key.service) {
             service.instances.remove(&key.id);
         }
+    }
+
+    /// Gives an instance that was read from a snapshot its checks; false: it is not there, or has some.
+    pub(crate) fn restore_checked(&mut self, key: &InstanceKey, checked: Box<Checked>) -> bool {
+        let held = self.instance(key).filter(|held| held.checked.is_none()).cloned();
+        let Some(held) = held else { return false };
+        self.take_instance(&held);
+        self.insert_instance(Arc::new(Instance { checked: Some(checked), ..(*held).clone() }));
+        true
     }
 
     /// Notes the last change of a service, and whether that left it empty.

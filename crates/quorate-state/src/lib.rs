@@ -10,6 +10,7 @@
 
 #![warn(missing_docs)]
 
+mod checks;
 mod command;
 mod deadlines;
 mod deregister;
@@ -29,6 +30,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+pub use checks::{CheckKind, Checked, Checks, Health, HealthCheck, HealthReport, host_and_port};
 pub use command::{Command, Deregister, InstanceRef, Op, Register, Rejection, Reply, Update};
 pub use event::{Applied, Change, Event, RemoveReason};
 pub use instances::Service;

@@ -31,6 +31,26 @@ pub const INSTANCES_PER_CALL: usize = 1_000;
 pub const LEASES_PER_CALL: usize = 10_000;
 /// Instances under one lease, over all calls: what one expiry removes at once.
 pub const INSTANCES_PER_LEASE: usize = 10_000;
+/// Health checks of one instance.
+pub const CHECKS: usize = 4;
+/// The shortest interval of a check: ms.
+pub const CHECK_INTERVAL_MIN_MS: u32 = 1_000;
+/// The longest interval of a check: ms.
+pub const CHECK_INTERVAL_MAX_MS: u32 = 60 * 60 * 1_000;
+/// The interval of a check that names none: ms.
+pub const CHECK_INTERVAL_DEFAULT_MS: u32 = 10_000;
+/// The shortest timeout of a probe; the longest is its interval: ms.
+pub const CHECK_TIMEOUT_MIN_MS: u32 = 100;
+/// The timeout of a probe that names none, or the interval where that is shorter: ms.
+pub const CHECK_TIMEOUT_DEFAULT_MS: u32 = 2_000;
+/// The largest of both thresholds of a check.
+pub const CHECK_THRESHOLD: u32 = 10;
+/// `failures_before_critical` of a check that names none.
+pub const CHECK_FAILURES_DEFAULT: u32 = 3;
+/// `successes_before_passing` of a check that names none.
+pub const CHECK_SUCCESSES_DEFAULT: u32 = 1;
+/// The path or the service of a check: bytes.
+pub const CHECK_TEXT_BYTES: usize = 1_024;
 
 /// A value that is out of its limits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -9,10 +9,12 @@
 //! All maps are ordered and persistent (structure is shared between clones), so cloning a registry costs almost nothing:
 //! snapshots and long reads work on a clone while commands go on.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
+use crate::checks::{Checks, HealthReport};
 use crate::command::{Command, Op, Register, Rejection, Reply, Update};
 use crate::deadlines::Deadlines;
 use crate::deregister::Tombstone;
@@ -21,7 +23,7 @@ use crate::hash::{Kind, StateHash};
 use crate::instances::Service;
 use crate::leases::Lease;
 use crate::limits;
-use crate::spec::Override;
+use crate::spec::{Instance, Override};
 use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Revision, ServiceKey, Ttl};
 
 /// The whole replicated state.
@@ -40,6 +42,8 @@ pub struct Registry {
     pub(crate) deadlines: Deadlines,
     /// Derived: (required service, instance that requires it).
     pub(crate) dependents: OrdSet<(ServiceKey, InstanceKey)>,
+    /// Derived: the instances that have health checks.
+    pub(crate) checked: OrdMap<InstanceKey, Arc<Instance>>,
     /// Derived: how many instances there are.
     pub(crate) instances: usize,
     /// Derived: of everything that is not derived.
@@ -59,7 +63,7 @@ impl Registry {
         self.expire_due(&mut events);
         let done = match &command.op {
             Op::Tick => Ok(Reply::Done),
-            Op::Register(register) => self.register(register, &mut events),
+            Op::Register(register) => self.register(register, &BTreeMap::new(), &mut events),
             Op::Renew(leases) => Ok(self.renew(leases)),
             Op::Deregister(deregister) => self.deregister(deregister, &mut events),
             Op::Update(update) => self.update(update, &mut events),
@@ -68,6 +72,10 @@ impl Registry {
                 self.give_grace(*grace_ms);
                 Ok(Reply::Done)
             }
+            Op::RegisterChecked { register, checks } => {
+                self.register(register, checks, &mut events)
+            }
+            Op::SetHealth(reports) => Ok(self.set_healths(reports, &mut events)),
         };
         let reply = done.unwrap_or_else(Reply::Rejected);
         Applied { reply, events, revision: self.revision }
@@ -76,13 +84,15 @@ impl Registry {
     fn register(
         &mut self,
         register: &Register,
+        checks: &BTreeMap<u32, Checks>,
         events: &mut Vec<Arc<Event>>,
     ) -> Result<Reply, Rejection> {
         let incarnation = self.admit(register)?;
         let lease = self.lease_for(register, incarnation)?;
         let ttl = self.leases.get(&lease).map_or(Ttl::DEFAULT, |lease| lease.ttl);
-        for (key, spec) in &register.instances {
-            self.put_instance(key, spec, incarnation, lease, events);
+        for (place, (key, spec)) in (0..).zip(&register.instances) {
+            let checks = checks.get(&place);
+            self.put_instance(key, spec, checks, incarnation, lease, events);
         }
         Ok(Reply::Registered { lease, ttl, incarnation })
     }
@@ -156,7 +166,7 @@ impl Registry {
             return Err(Rejection::UnknownInstance(key.clone()));
         }
         let spec = held.spec.updated(update.status, update.weight, update.metadata.as_ref());
-        self.put_instance(key, &spec, held.incarnation, held.lease, events);
+        self.put_instance(key, &spec, held.checks(), held.incarnation, held.lease, events);
         Ok(Reply::Updated)
     }
 
@@ -173,7 +183,18 @@ impl Registry {
             self.insert_override(key.clone(), new.clone());
         }
         if let Some(held) = self.instance(key).cloned() {
-            self.put_instance(key, &held.spec, held.incarnation, held.lease, events);
+            self.put_instance(key, &held.spec, held.checks(), held.incarnation, held.lease, events);
+        }
+        Reply::Done
+    }
+
+    fn set_healths(&mut self, reports: &[HealthReport], events: &mut Vec<Arc<Event>>) -> Reply {
+        for HealthReport { key, incarnation, health } in reports {
+            let held = self.instance(key).filter(|held| held.incarnation == *incarnation);
+            let Some(mut after) = held.map(|held| Instance::clone(held)) else { continue };
+            let Some(checked) = &mut after.checked else { continue };
+            checked.health = *health;
+            self.replace_instance(after, events);
         }
         Reply::Done
     }

@@ -1,13 +1,15 @@
 //! The whole state as a stream of records: each a length (u32, little endian) and postcard bytes, headed by a version and
 //! ended by a count and the state's hash. Derived indexes are not written; reading builds them anew.
 //!
-//! Records are only ever appended to the enum; a changed format gets a new version and keeps reading the old one.
+//! Records are only ever appended to the enum; a changed format gets a new version and keeps reading the old one. What
+//! needs nothing of the new version is written in the old one, so that nodes of the version before can read it.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::checks::Checked;
 use crate::deregister::Tombstone;
 use crate::instances::Service;
 use crate::leases::Lease;
@@ -15,7 +17,8 @@ use crate::registry::Registry;
 use crate::spec::{Instance, Override};
 use crate::types::{Clock, InstanceKey, LeaseId, Revision, ServiceKey};
 
-const VERSION: u32 = 1;
+/// The newest version: 2 brought [`Record::Checked`].
+const VERSION: u32 = 2;
 
 /// No record is larger: an instance at all of its limits takes about 100 KiB.
 const RECORD_BYTES_MAX: u32 = 1024 * 1024;
@@ -44,6 +47,11 @@ enum Record {
     End {
         records: u64,
         hash: u64,
+    },
+    /// Stands behind its instance.
+    Checked {
+        key: InstanceKey,
+        checked: Box<Checked>,
     },
 }
 
@@ -82,7 +90,8 @@ pub enum SnapshotError {
 /// Those of `out`.
 pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Result<()> {
     let Registry { clock, revision, last_lease, forgotten, .. } = *registry;
-    let head = Record::Head { version: VERSION, clock, revision, last_lease, forgotten };
+    let version = if registry.checked.is_empty() { 1 } else { VERSION };
+    let head = Record::Head { version, clock, revision, last_lease, forgotten };
     let leases = registry.leases.values().map(|lease| Record::Lease(lease.clone()));
     let overrides = registry
         .overrides
@@ -92,7 +101,14 @@ pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Res
     let services = registry.services.iter().flat_map(|(key, service)| {
         let Service { revision, empty_since, .. } = *service;
         let head = Record::Service { key: key.clone(), revision, empty_since };
-        let instances = service.instances.values().map(|i| Record::Instance(i.clone()));
+        let instances = service.instances.values().flat_map(|instance| {
+            let checked = instance.checked.clone();
+            let checked = checked.map(|checked| {
+                let key = instance.key.clone();
+                Record::Checked { key, checked }
+            });
+            std::iter::once(Record::Instance(instance.clone())).chain(checked)
+        });
         std::iter::once(head).chain(instances)
     });
     let mut records = 0;
@@ -122,7 +138,7 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
             return Err(SnapshotError::Damaged { record: index });
         }
         match record {
-            Record::Head { version, .. } if version != VERSION => {
+            Record::Head { version, .. } if !(1..=VERSION).contains(&version) => {
                 return Err(SnapshotError::Version { found: version });
             }
             Record::Head { clock, revision, last_lease, forgotten, .. } => {
@@ -140,6 +156,11 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
                     instance.key = registry.with_known_names(&instance.key);
                 }
                 registry.insert_instance(instance);
+            }
+            Record::Checked { key, checked } => {
+                if !registry.restore_checked(&key, checked) {
+                    return Err(SnapshotError::Damaged { record: index });
+                }
             }
             Record::Override { key, value } => registry.insert_override(key, value),
             Record::Tombstone(tombstone) => registry.insert_tombstone(tombstone),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::checks::{Checked, Checks};
 use crate::limits::{self, Invalid};
 use crate::text_map::TextMap;
 use crate::types::{Incarnation, InstanceKey, LeaseId, Revision, ServiceName, check_optional_name};
@@ -238,9 +239,18 @@ pub struct Instance {
     pub modified: Revision,
     /// What an operator decided about it.
     pub overridden: Option<Override>,
+    /// Its health checks and what they say; `None`: it declares none. Not part of this record in logs, snapshots and hash,
+    /// which are as they were before there were checks: it is a record of its own there. Boxed because few have some.
+    #[serde(skip)]
+    pub checked: Option<Box<Checked>>,
 }
 
 impl Instance {
+    /// The health checks that its process declared; `None`: none.
+    pub fn checks(&self) -> Option<&Checks> {
+        self.checked.as_ref().map(|checked| &checked.checks)
+    }
+
     /// Its status: the operator's where there is one.
     pub fn status(&self) -> Status {
         self.overridden.as_ref().and_then(|o| o.status).unwrap_or(self.spec.status)

@@ -1,6 +1,7 @@
 //! Tests of the state machine. Most read like a transcript: at this time, this command, gives this reply and these
 //! events, written as one line of text (see [`Transcript`]); after each line all invariants are checked.
 
+mod checking;
 mod deregistering;
 mod golden;
 mod invariants;
@@ -136,6 +137,37 @@ fn register(names: &str, incarnation: u64) -> Register {
         incarnation: (incarnation != 0).then_some(Incarnation(incarnation)),
         instances: names.split_whitespace().map(|name| (key(name), spec(parts()))).collect(),
     }
+}
+
+/// Connects to the only endpoint every 10 s.
+fn tcp_check() -> HealthCheck {
+    HealthCheck {
+        kind: CheckKind::Tcp,
+        endpoint: "".into(),
+        interval_ms: 10_000,
+        timeout_ms: 2_000,
+        failures_before_critical: 3,
+        successes_before_passing: 1,
+    }
+}
+
+fn checks(checks: &[HealthCheck]) -> Checks {
+    Checks::new("instance", &spec(parts()), checks.to_vec()).unwrap().unwrap()
+}
+
+/// The same, and every instance has these checks.
+fn with_checks(register: Register, all: &Checks) -> Op {
+    let places = 0..register.instances.len() as u32;
+    Op::RegisterChecked { register, checks: places.map(|place| (place, all.clone())).collect() }
+}
+
+/// `web/a@7` of each.
+fn set_health(names: &str, health: Health) -> Op {
+    let reports = names.split_whitespace().map(|name| {
+        let InstanceRef { key, incarnation } = target(name);
+        HealthReport { key, incarnation: incarnation.unwrap(), health }
+    });
+    Op::SetHealth(reports.collect())
 }
 
 fn ttl(ms: u64) -> Option<Ttl> {

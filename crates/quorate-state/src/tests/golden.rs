@@ -83,6 +83,39 @@ fn grace() {
     check(Op::Grace { grace_ms: 10_000 }, "06_904e");
 }
 
+/// One check of each kind.
+fn all_checks() -> Checks {
+    let http = CheckKind::Http { path: "/h".into() };
+    let grpc = CheckKind::Grpc { service: "s".into() };
+    checks(&[
+        HealthCheck { kind: http, ..tcp_check() },
+        tcp_check(),
+        HealthCheck { kind: grpc, ..tcp_check() },
+    ])
+}
+
+/// Each with the endpoint http, 10,000 ms, 2,000 ms, 3 and 1.
+const CHECKS: &str = "03_00_022f68_0468747470_904e_d00f_03_01\
+    _01_0468747470_904e_d00f_03_01_02_0173_0468747470_904e_d00f_03_01";
+
+#[test]
+fn registration_with_checks() {
+    let op = with_checks(
+        Register { instances: vec![(key("web/a"), full())], ..register("", 0) },
+        &all_checks(),
+    );
+    let spec = "01_0168_03613a62_027a31_03312e30_07_00_01_016b_0176_01_026462";
+    check(op, &format!("07_00_00_00_01_{WEB_A}_{spec}_01_00_{CHECKS}"));
+}
+
+#[test]
+fn healths() {
+    let critical = format!("08_02_{WEB_A}_07_02_{WEB_B}_08_02");
+    check(set_health("web/a@7 web/b@8", Health::Critical), &critical);
+    check(set_health("web/a@7", Health::Unknown), &format!("08_01_{WEB_A}_07_00"));
+    check(set_health("web/a@7", Health::Passing), &format!("08_01_{WEB_A}_07_01"));
+}
+
 #[test]
 fn statuses() {
     for (status, expected) in [
@@ -151,4 +184,18 @@ fn snapshot() {
     assert_eq!(hex(&bytes), expected.concat().replace('_', ""));
     let restored = read_snapshot(&mut &bytes[..]).unwrap();
     assert_eq!(restored.hash(), t.registry.hash());
+}
+
+/// With checks, the snapshot has version 2, and a record more behind each instance that has some.
+#[test]
+fn snapshot_with_checks() {
+    let mut t = Transcript::default();
+    t.apply(1_000, with_checks(register("web/a", 7), &all_checks()));
+    t.apply(1_000, set_health("web/a@7", Health::Critical));
+    let mut bytes = Vec::new();
+    write_snapshot(&t.registry, &mut bytes).unwrap();
+    let bytes = hex(&bytes);
+    assert!(bytes.starts_with("0700000000_02_e807_02_01_00".replace('_', "").as_str()), "{bytes}");
+    let record = format!("07_{WEB_A}_{CHECKS}_02").replace('_', "");
+    assert!(bytes.contains(&record), "{bytes}");
 }

@@ -1,11 +1,13 @@
 //! What must hold of a registry after every command, found by scanning all of it.
 
-use imbl::OrdSet;
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
 
 use crate::deadlines::{Deadlines, Due};
 use crate::hash::{Kind, StateHash};
 use crate::leases::EMPTY_SERVICE_MS;
-use crate::{InstanceKey, LeaseId, Registry, Revision, ServiceKey};
+use crate::{Instance, InstanceKey, LeaseId, Registry, Revision, ServiceKey};
 
 #[track_caller]
 pub(super) fn check_invariants(registry: &Registry) {
@@ -13,6 +15,7 @@ pub(super) fn check_invariants(registry: &Registry) {
     check_services(registry);
     assert_eq!(registry.deadlines, deadlines(registry), "the deadline index");
     assert_eq!(registry.dependents, dependents(registry), "the index of dependents");
+    assert_eq!(registry.checked, checked(registry), "the index of those with checks");
     assert_eq!(registry.hash, hash(registry), "the running hash");
     for (key, tombstone) in &registry.tombstones {
         let held = registry.instance(key).map(|instance| instance.incarnation);
@@ -105,12 +108,21 @@ fn dependents(registry: &Registry) -> OrdSet<(ServiceKey, InstanceKey)> {
     dependents
 }
 
+fn checked(registry: &Registry) -> OrdMap<InstanceKey, Arc<Instance>> {
+    let all = registry.services.values().flat_map(|service| service.instances.values());
+    let checked = all.filter(|instance| instance.checked.is_some());
+    checked.map(|instance| (instance.key.clone(), instance.clone())).collect()
+}
+
 fn hash(registry: &Registry) -> StateHash {
     let mut hash = StateHash::default();
     for (key, service) in &registry.services {
         hash.add(Kind::Service, &(key, service.revision, service.empty_since));
         for instance in service.instances.values() {
             hash.add(Kind::Instance, instance);
+            if let Some(checked) = &instance.checked {
+                hash.add(Kind::Checked, &(&instance.key, checked));
+            }
         }
     }
     for lease in registry.leases.values() {

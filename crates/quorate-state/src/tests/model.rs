@@ -61,7 +61,9 @@ impl Model {
         let before = self.clone();
         let outcome = match &command.op {
             Op::Tick => Ok(Reply::Done),
-            Op::Register(register) => self.register(register),
+            Op::Register(register) => self.register(register, &BTreeMap::new()),
+            Op::RegisterChecked { register, checks } => self.register(register, checks),
+            Op::SetHealth(reports) => Ok(self.set_health(reports)),
             Op::Renew(leases) => Ok(self.renew(leases)),
             Op::Deregister(Deregister::Lease(id)) => self.deregister_lease(*id),
             Op::Deregister(Deregister::Instances(targets)) => self.deregister(targets),
@@ -116,7 +118,11 @@ impl Model {
         self.drop_empty_leases();
     }
 
-    fn register(&mut self, register: &Register) -> Result<Reply, Rejection> {
+    fn register(
+        &mut self,
+        register: &Register,
+        checks: &BTreeMap<u32, Checks>,
+    ) -> Result<Reply, Rejection> {
         let mut incarnation = 1;
         for (key, _) in &register.instances {
             incarnation = incarnation.max(self.held(key).unwrap_or(0) + 1);
@@ -158,8 +164,13 @@ impl Model {
         lease.deadline = now + lease.ttl;
         let ttl = Ttl::from_ms(lease.ttl).unwrap();
         let lease = LeaseId(id);
-        for (key, spec) in &register.instances {
+        for (place, (key, spec)) in register.instances.iter().enumerate() {
+            let same_run = self.held(key) == Some(incarnation);
             self.put(key, |instance| {
+                let known = instance.checked.take().filter(|_| same_run);
+                let health = known.map_or(Health::Unknown, |known| known.health);
+                let checks = checks.get(&(place as u32)).cloned();
+                instance.checked = checks.map(|checks| Checked { checks, health }.into());
                 instance.spec = spec.clone();
                 instance.incarnation = Incarnation(incarnation);
                 instance.lease = lease;
@@ -257,6 +268,19 @@ impl Model {
         Reply::Done
     }
 
+    fn set_health(&mut self, reports: &[HealthReport]) -> Reply {
+        for report in reports {
+            let found = self.find(&report.key).filter(|i| i.incarnation == report.incarnation);
+            if found.is_some_and(|instance| instance.checked.is_some()) {
+                self.put(&report.key, |instance| {
+                    let checks = instance.checks().unwrap().clone();
+                    instance.checked = Some(Checked { checks, health: report.health }.into());
+                });
+            }
+        }
+        Reply::Done
+    }
+
     fn grace(&mut self, grace_ms: u64) -> Reply {
         for lease in &mut self.leases {
             let grace = grace_ms.min(lease.ttl);
@@ -289,6 +313,7 @@ impl Model {
             created: next,
             modified: next,
             overridden: None,
+            checked: None,
         });
         change(&mut after);
         let overridden = self.overrides.iter().find(|(other, _)| other == key);

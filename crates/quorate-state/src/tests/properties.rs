@@ -90,10 +90,30 @@ fn any_override() -> impl Strategy<Value = Op> {
     (any_key(), option::of(value)).prop_map(|(key, value)| Op::Override { key, value })
 }
 
+fn any_checks() -> impl Strategy<Value = Checks> {
+    (1..3_usize, 1..3_u32).prop_map(|(count, failures_before_critical)| {
+        checks(&vec![HealthCheck { failures_before_critical, ..tcp_check() }; count])
+    })
+}
+
+fn any_checked_register() -> impl Strategy<Value = Op> {
+    let checks = proptest::collection::btree_map(0..4_u32, any_checks(), 0..4);
+    (any_register(), checks).prop_map(|(register, checks)| Op::RegisterChecked { register, checks })
+}
+
+fn any_healths() -> impl Strategy<Value = Op> {
+    let health = select(&[Health::Unknown, Health::Passing, Health::Critical][..]);
+    let report = (any_key(), (1..5_u64).prop_map(Incarnation), health)
+        .prop_map(|(key, incarnation, health)| HealthReport { key, incarnation, health });
+    vec(report, 0..6).prop_map(Op::SetHealth)
+}
+
 fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         1 => Just(Op::Tick),
-        6 => any_register().prop_map(Op::Register),
+        4 => any_register().prop_map(Op::Register),
+        3 => any_checked_register(),
+        3 => any_healths(),
         2 => vec(any_lease(), 0..6).prop_map(Op::Renew),
         3 => any_deregister().prop_map(Op::Deregister),
         2 => any_update().prop_map(Op::Update),
@@ -257,6 +277,7 @@ proptest! {
         assert_eq!(restored.services, registry.services);
         assert_eq!(restored.deadlines, registry.deadlines);
         assert_eq!(restored.dependents, registry.dependents);
+        assert_eq!(restored.checked, registry.checked);
         assert_eq!(restored.hash(), registry.hash());
     }
 

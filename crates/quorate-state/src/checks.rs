@@ -1,0 +1,245 @@
+//! Health checks: what a process declares of them, and what became of them. Nothing here probes; the outcome comes in
+//! commands.
+
+use std::sync::Arc;
+
+use imbl::ordmap::DiffItem;
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{self, Invalid};
+use crate::registry::Registry;
+use crate::spec::{Instance, InstanceSpec};
+use crate::types::{Incarnation, InstanceKey};
+
+/// What a probe does.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum CheckKind {
+    /// `GET` of this path; a status of 200 to 299 passes. Only for `http:` endpoints.
+    Http {
+        /// Begins with `/`.
+        path: Box<str>,
+    },
+    /// A connection passes.
+    Tcp,
+    /// `grpc.health.v1.Health/Check` of this service; `SERVING` passes. Only for `http:` and `grpc:` endpoints.
+    Grpc {
+        /// Empty: the server as a whole.
+        service: Box<str>,
+    },
+}
+
+/// One check of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// What a probe does.
+    pub kind: CheckKind,
+    /// The name of the endpoint that is probed. Empty only before [`Checks::new`]: the instance's only one.
+    pub endpoint: Box<str>,
+    /// From the beginning of one probe to that of the next, ms.
+    pub interval_ms: u32,
+    /// A probe that takes longer has failed, ms.
+    pub timeout_ms: u32,
+    /// So many failed probes in a row make it critical.
+    pub failures_before_critical: u32,
+    /// So many good probes in a row make it passing.
+    pub successes_before_passing: u32,
+}
+
+impl HealthCheck {
+    /// The path or the service that it asks for.
+    pub fn text(&self) -> &str {
+        match &self.kind {
+            CheckKind::Http { path: text } | CheckKind::Grpc { service: text } => text,
+            CheckKind::Tcp => "",
+        }
+    }
+}
+
+/// The checks of one instance, within their limits: at least one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checks(Box<[HealthCheck]>);
+
+/// What the checks of an instance say, all of them together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Health {
+    /// Not probed yet, or nobody probes.
+    #[default]
+    Unknown,
+    /// All checks pass.
+    Passing,
+    /// At least one check fails.
+    Critical,
+}
+
+/// An instance's checks, and what they say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// As registered.
+    pub checks: Checks,
+    /// As found.
+    pub health: Health,
+}
+
+/// What the prober found of one run of an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthReport {
+    /// Which instance.
+    pub key: InstanceKey,
+    /// Which run of it: another one is not touched.
+    pub incarnation: Incarnation,
+    /// What was found.
+    pub health: Health,
+}
+
+impl Checks {
+    /// Checks the checks; `field` is what errors call the instance, e.g. `instances[3]`. `None`: there are none.
+    ///
+    /// # Errors
+    /// Too many, a number out of its limits, or an endpoint that the instance does not have or that cannot be probed so.
+    pub fn new(
+        field: &str,
+        spec: &InstanceSpec,
+        mut checks: Vec<HealthCheck>,
+    ) -> Result<Option<Self>, Invalid> {
+        if checks.len() > limits::CHECKS {
+            let limit = format!("at most {} checks", limits::CHECKS);
+            return Err(Invalid::number(format!("{field}.checks"), checks.len(), limit));
+        }
+        for (index, check) in checks.iter_mut().enumerate() {
+            let field = format!("{field}.checks[{index}]");
+            check_numbers(&field, check)?;
+            check_kind(&field, &check.kind)?;
+            settle_endpoint(&field, spec, check)?;
+        }
+        Ok((!checks.is_empty()).then(|| Self(checks.into())))
+    }
+
+    /// At least one, in the order of the registration.
+    pub fn iter(&self) -> impl Iterator<Item = &HealthCheck> {
+        self.0.iter()
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+fn check_numbers(field: &str, check: &HealthCheck) -> Result<(), Invalid> {
+    let thresholds = (1, limits::CHECK_THRESHOLD);
+    for (name, value, (least, most)) in [
+        (
+            "interval_ms",
+            check.interval_ms,
+            (limits::CHECK_INTERVAL_MIN_MS, limits::CHECK_INTERVAL_MAX_MS),
+        ),
+        ("timeout_ms", check.timeout_ms, (limits::CHECK_TIMEOUT_MIN_MS, check.interval_ms)),
+        ("failures_before_critical", check.failures_before_critical, thresholds),
+        ("successes_before_passing", check.successes_before_passing, thresholds),
+    ] {
+        if !(least..=most).contains(&value) {
+            let why = if name == "timeout_ms" { " (the interval)" } else { "" };
+            let limit = format!("must be {least} to {most}{why}");
+            return Err(Invalid::number(format!("{field}.{name}"), value, limit));
+        }
+    }
+    Ok(())
+}
+
+fn check_kind(field: &str, kind: &CheckKind) -> Result<(), Invalid> {
+    let (name, text) = match kind {
+        CheckKind::Tcp => return Ok(()),
+        CheckKind::Http { path } => ("http.path", path),
+        CheckKind::Grpc { service } => ("grpc.service", service),
+    };
+    let named = format!("{field}.{name}");
+    if text.len() > limits::CHECK_TEXT_BYTES {
+        let limit = format!("{} bytes long, at most {}", text.len(), limits::CHECK_TEXT_BYTES);
+        return Err(Invalid::text(named, text, limit));
+    }
+    // Nothing that could end the line of a request.
+    if !text.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(Invalid::text(named, text, "only printable ASCII without spaces is allowed"));
+    }
+    if matches!(kind, CheckKind::Http { .. }) && !text.starts_with('/') {
+        return Err(Invalid::text(named, text, "must begin with /"));
+    }
+    Ok(())
+}
+
+/// Names the endpoint where there is only one, and sees that it can be probed.
+fn settle_endpoint(
+    field: &str,
+    spec: &InstanceSpec,
+    check: &mut HealthCheck,
+) -> Result<(), Invalid> {
+    let named = format!("{field}.endpoint");
+    let mut all = spec.endpoints().iter();
+    let (name, uri) = match (all.next(), all.next(), &*check.endpoint) {
+        (Some(only), None, "") => only,
+        (_, _, "") => {
+            let limit = "must name one of the instance's endpoints, which has several";
+            return Err(Invalid::text(named, "", limit));
+        }
+        (_, _, wanted) => {
+            let found = spec.endpoints().iter().find(|(name, _)| *name == wanted);
+            let limit = "must be the name of one of the instance's endpoints";
+            found.ok_or_else(|| Invalid::text(&*named, wanted, limit))?
+        }
+    };
+    let scheme = uri.split(':').next().unwrap_or_default().to_ascii_lowercase();
+    let limit = match (&check.kind, scheme.as_str()) {
+        (CheckKind::Http { .. }, "http") | (CheckKind::Grpc { .. }, "http" | "grpc") => None,
+        (CheckKind::Tcp, _) => None,
+        (CheckKind::Http { .. }, _) => Some("an HTTP check needs an http: endpoint"),
+        (CheckKind::Grpc { .. }, _) => Some("a gRPC check needs an http: or grpc: endpoint"),
+    };
+    let limit = match (limit, host_and_port(uri)) {
+        (None, Some(_)) => {
+            check.endpoint = name.into();
+            return Ok(());
+        }
+        (limit, _) => limit.unwrap_or("its URI needs a host and a port to be checked"),
+    };
+    Err(Invalid::text(format!("{named} {name}"), uri, limit))
+}
+
+/// The host and the port of a URI; the port that its scheme implies where it names none. An IPv6 address comes without
+/// its brackets. `None`: it has no host, or no port.
+pub fn host_and_port(uri: &str) -> Option<(&str, u16)> {
+    let (scheme, rest) = uri.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
+    let (host, port) = match address.strip_prefix('[') {
+        Some(bracketed) => {
+            let (host, after) = bracketed.split_once(']')?;
+            (host, after.strip_prefix(':').or(after.is_empty().then_some("")))
+        }
+        None => match address.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (address, Some("")),
+        },
+    };
+    let port = match (port?, scheme.to_ascii_lowercase().as_str()) {
+        ("", "http" | "ws") => 80,
+        ("", "https" | "wss") => 443,
+        (port, _) => port.parse().ok().filter(|port| *port != 0)?,
+    };
+    (!host.is_empty()).then_some((host, port))
+}
+
+impl Registry {
+    /// The instances with checks that came or changed since `before`, and the keys of those that went. Costs what
+    /// changed, not what there is.
+    pub fn checked_since<'a>(
+        &'a self,
+        before: &'a Self,
+    ) -> impl Iterator<Item = (&'a InstanceKey, Option<&'a Arc<Instance>>)> {
+        before.checked.diff(&self.checked).map(|difference| match difference {
+            DiffItem::Add(key, after) | DiffItem::Update { new: (key, after), .. } => {
+                (key, Some(after))
+            }
+            DiffItem::Remove(key, _) => (key, None),
+        })
+    }
+}

@@ -1,0 +1,198 @@
+//! Health checks: what is kept of them, when health changes, and their limits.
+
+use super::*;
+
+fn registered(names: &str) -> Transcript {
+    let mut t = Transcript::default();
+    t.apply(0, with_checks(register(names, 7), &checks(&[tcp_check()])));
+    t
+}
+
+#[track_caller]
+fn health(t: &Transcript, name: &str) -> Option<Health> {
+    t.instance(name).checked.as_ref().map(|checked| checked.health)
+}
+
+#[test]
+fn a_change_of_health_is_a_change_of_the_instance() {
+    let mut t = registered("web/a web/b");
+    assert_eq!(health(&t, "web/a"), Some(Health::Unknown));
+    t.at(1, set_health("web/a@7", Health::Critical), "done | #3 changed web/a@7");
+    t.at(2, set_health("web/a@7", Health::Critical), "done");
+    let both = "done | #4 changed web/a@7 | #5 changed web/b@7";
+    t.at(3, set_health("web/a@7 web/b@7", Health::Passing), both);
+    assert_eq!(health(&t, "web/b"), Some(Health::Passing));
+}
+
+#[test]
+fn health_is_only_set_where_it_belongs() {
+    let mut t = registered("web/a");
+    t.apply(0, register("web/b", 7));
+    for not_there in ["web/a@6", "web/a@8", "web/b@7", "web/c@7"] {
+        t.at(1, set_health(not_there, Health::Critical), "done");
+    }
+    assert_eq!(health(&t, "web/b"), None, "it has no checks");
+}
+
+#[test]
+fn health_stays_with_the_run_of_the_process() {
+    let check = checks(&[tcp_check()]);
+    let mut t = registered("web/a");
+    t.apply(1, set_health("web/a@7", Health::Critical));
+    t.at(2, with_checks(register("web/a", 7), &check), "registered L1 15000ms @7");
+    t.apply(2, Update { weight: Some(5), ..update("web/a") });
+    t.apply(2, set_override("web/a", Status::Up));
+    assert_eq!(health(&t, "web/a"), Some(Health::Critical));
+    t.apply(3, with_checks(register("web/a", 8), &check));
+    assert_eq!(health(&t, "web/a"), Some(Health::Unknown), "a new run");
+}
+
+#[test]
+fn checks_can_be_changed_and_left_out() {
+    let mut t = registered("web/a");
+    t.apply(1, set_health("web/a@7", Health::Critical));
+    let others = checks(&[HealthCheck { interval_ms: 5_000, ..tcp_check() }]);
+    let changed = "registered L1 15000ms @7 | #3 changed web/a@7";
+    t.at(2, with_checks(register("web/a", 7), &others), changed);
+    assert_eq!(t.instance("web/a").checks(), Some(&others));
+    assert_eq!(health(&t, "web/a"), Some(Health::Critical), "until the new ones say otherwise");
+    t.at(3, register("web/a", 7), "registered L1 15000ms @7 | #4 changed web/a@7");
+    assert_eq!(t.instance("web/a").checked, None);
+}
+
+/// A place behind the last instance comes from nobody's registration; a damaged one must not end a node.
+#[test]
+fn checks_of_no_instance_are_left_out() {
+    let all = (5..9).map(|place| (place, checks(&[tcp_check()]))).collect();
+    let mut t = Transcript::default();
+    let op = Op::RegisterChecked { register: register("web/a", 7), checks: all };
+    t.at(0, op, "registered L1 15000ms @7 | #1 added web/a@7");
+    assert_eq!(t.instance("web/a").checked, None);
+}
+
+#[test]
+fn what_changed_among_the_checked_is_found() {
+    let mut t = registered("web/a web/b web/c");
+    t.apply(0, register("web/d", 7));
+    let before = t.registry.clone();
+    t.apply(1, set_health("web/a@7", Health::Critical));
+    t.apply(1, deregister("web/b web/d"));
+    t.apply(1, with_checks(register("api/a", 7), &checks(&[tcp_check()])));
+    let changed = t.registry.checked_since(&before);
+    let told: Vec<_> = changed.map(|(key, after)| (name(key), after.is_some())).collect();
+    let expected = [("api/a", true), ("web/a", true), ("web/b", false)];
+    assert_eq!(told, expected.map(|(name, there)| (name.to_owned(), there)));
+}
+
+/// The error's text; nothing where it was taken. Its endpoints are http and db.
+#[track_caller]
+fn check_limit(change: impl FnOnce(&mut HealthCheck), expected: &str) {
+    let endpoints = [("http", "http://h:80"), ("db", "pg://h"), ("grpc", "grpc://h:1")];
+    let endpoints = endpoints.map(|(name, uri)| (name.to_owned(), uri.to_owned())).into();
+    let spec = spec(SpecParts { endpoints, ..parts() });
+    let mut check = HealthCheck { endpoint: "http".into(), ..tcp_check() };
+    change(&mut check);
+    let made = Checks::new("instances[3]", &spec, vec![check]);
+    let text = made.err().map(|invalid| invalid.to_string()).unwrap_or_default();
+    assert_eq!(text.strip_prefix("instances[3].checks[0].").unwrap_or(&text), expected);
+}
+
+#[test]
+fn numbers_have_limits() {
+    for (ms, expected) in [
+        (999, "interval_ms = 999: must be 1000 to 3600000"),
+        (3_600_001, "interval_ms = 3600001: must be 1000 to 3600000"),
+    ] {
+        check_limit(|c| c.interval_ms = ms, expected);
+    }
+    check_limit(|c| (c.interval_ms, c.timeout_ms) = (1_000, 1_000), "");
+    check_limit(|c| (c.interval_ms, c.timeout_ms) = (3_600_000, 100), "");
+    check_limit(|c| c.timeout_ms = 99, "timeout_ms = 99: must be 100 to 10000 (the interval)");
+    check_limit(
+        |c| c.timeout_ms = 10_001,
+        "timeout_ms = 10001: must be 100 to 10000 (the interval)",
+    );
+    for (times, expected) in
+        [(0, " = 0: must be 1 to 10"), (1, ""), (10, ""), (11, " = 11: must be 1 to 10")]
+    {
+        let named = |name: &str| {
+            if expected.is_empty() { String::new() } else { format!("{name}{expected}") }
+        };
+        check_limit(|c| c.failures_before_critical = times, &named("failures_before_critical"));
+        check_limit(|c| c.successes_before_passing = times, &named("successes_before_passing"));
+    }
+}
+
+#[test]
+fn at_most_four_checks() {
+    let made = |count| Checks::new("instances[3]", &spec(parts()), vec![tcp_check(); count]);
+    assert_eq!(made(0).unwrap(), None);
+    assert_eq!(made(4).unwrap().unwrap().count(), 4);
+    let error = made(5).unwrap_err().to_string();
+    assert_eq!(error, "instances[3].checks = 5: at most 4 checks");
+}
+
+#[test]
+fn a_check_has_an_endpoint_that_can_be_probed() {
+    let only = checks(&[tcp_check()]);
+    assert_eq!(&*only.iter().next().unwrap().endpoint, "http", "the only one");
+    check_limit(
+        |c| c.endpoint = "".into(),
+        "endpoint = \"\": must name one of the instance's endpoints, which has several",
+    );
+    check_limit(
+        |c| c.endpoint = "web".into(),
+        "endpoint = \"web\": must be the name of one of the instance's endpoints",
+    );
+    check_limit(
+        |c| c.endpoint = "db".into(),
+        "endpoint db = \"pg://h\": its URI needs a host and a port to be checked",
+    );
+    let http = || CheckKind::Http { path: "/".into() };
+    let grpc = || CheckKind::Grpc { service: "".into() };
+    check_limit(|c| c.kind = http(), "");
+    check_limit(|c| c.kind = grpc(), "");
+    check_limit(|c| (c.kind, c.endpoint) = (grpc(), "grpc".into()), "");
+    check_limit(
+        |c| (c.kind, c.endpoint) = (http(), "grpc".into()),
+        "endpoint grpc = \"grpc://h:1\": an HTTP check needs an http: endpoint",
+    );
+}
+
+#[test]
+fn nothing_gets_into_a_request_but_its_path() {
+    let path = |path: &str| CheckKind::Http { path: path.into() };
+    check_limit(|c| c.kind = path("/healthz?deep=1"), "");
+    check_limit(|c| c.kind = path("healthz"), "http.path = \"healthz\": must begin with /");
+    for bad in ["/a b", "/a\r\nHost: x", "/ä"] {
+        let expected =
+            format!("http.path = {bad:?}: only printable ASCII without spaces is allowed");
+        check_limit(|c| c.kind = path(bad), &expected);
+    }
+    let long = format!("/{}", "p".repeat(1_024));
+    let expected = format!("http.path = \"{}…\": 1025 bytes long, at most 1024", &long[..64]);
+    check_limit(|c| c.kind = path(&long), &expected);
+    check_limit(|c| c.kind = path(&long[..1_024]), "");
+}
+
+#[test]
+fn hosts_and_ports() {
+    for (uri, expected) in [
+        ("http://10.0.0.1:8080", Some(("10.0.0.1", 8080))),
+        ("http://web.example", Some(("web.example", 80))),
+        ("HTTPS://user:word@h/path:1?q", Some(("h", 443))),
+        ("grpc://[::1]:50051/x", Some(("::1", 50051))),
+        ("http://[2001:db8::1]", Some(("2001:db8::1", 80))),
+        ("http://h:", Some(("h", 80))),
+        ("tcp://h", None),
+        ("tcp://h:0", None),
+        ("tcp://h:65536", None),
+        ("http://:80", None),
+        ("http://[::1]x:80", None),
+        ("http://[::1", None),
+        ("unix:/run/web.sock", None),
+        ("unix:///run/web.sock", None),
+    ] {
+        assert_eq!(host_and_port(uri), expected, "{uri}");
+    }
+}
