@@ -33,6 +33,8 @@ pub(crate) struct Memory<C: RaftTypeConfig> {
     pub(crate) identity: Option<Identity>,
     pub(crate) vote: Option<VoteOf<C>>,
     pub(crate) committed: Option<LogIdOf<C>>,
+    /// `committed` as it is to be written, once everything up to this sequence number is.
+    committed_unwritten: Option<(u64, Vec<u8>)>,
     pub(crate) purged: Option<LogIdOf<C>>,
     /// The last entry's. `None` if the log has no entry.
     pub(crate) last_log_id: Option<LogIdOf<C>>,
@@ -62,6 +64,7 @@ impl<C: RaftTypeConfig> Memory<C> {
             identity,
             vote,
             committed,
+            committed_unwritten: None,
             purged,
             last_log_id,
             removals: 0,
@@ -130,6 +133,23 @@ impl<C: RaftTypeConfig> Memory<C> {
         self.removals += 1;
     }
 
+    /// Sets `committed`; its value is written with the first write after everything up to `seq`.
+    pub(crate) fn set_committed(
+        &mut self,
+        committed: Option<LogIdOf<C>>,
+        seq: u64,
+        value: Vec<u8>,
+    ) {
+        self.committed = committed;
+        self.committed_unwritten = Some((seq, value));
+    }
+
+    /// The value of `committed` that is still to be written and may be, after everything up to `seq`.
+    pub(crate) fn take_committed(&mut self, seq: u64) -> Option<Vec<u8>> {
+        let (_, value) = self.committed_unwritten.take_if(|(after_seq, _)| *after_seq <= seq)?;
+        Some(value)
+    }
+
     /// Let go of the oldest entries above the bounds, of those that were written.
     pub(crate) fn evict(&mut self, written_seq: u64) {
         while (self.recent_bytes > self.recent_bytes_max || self.recent.len() > RECENT_ENTRIES_MAX)
@@ -180,5 +200,16 @@ mod tests {
             assert_eq!(memory.recent_index(), recent_index, "after write {written_seq}");
             assert_eq!(memory.next_index(), 4);
         }
+    }
+
+    #[test]
+    fn the_committed_position_is_not_written_before_what_it_points_to() {
+        let mut memory = Memory::<Toy>::new(None, None, None, None, None, 0);
+        memory.set_committed(None, 7, b"seven".to_vec());
+        assert_eq!(memory.take_committed(6), None);
+        memory.set_committed(None, 8, b"eight".to_vec());
+        assert_eq!(memory.take_committed(7), None, "the older one is of no use any more");
+        assert_eq!(memory.take_committed(9).as_deref(), Some(&b"eight"[..]));
+        assert_eq!(memory.take_committed(9), None, "once");
     }
 }

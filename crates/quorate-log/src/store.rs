@@ -186,6 +186,15 @@ impl<C: RaftTypeConfig> LogStore<C> {
         durable.await.unwrap_or_else(|_| Err(self.shared().closed()))
     }
 
+    /// The sequence number of the last change whose place in the order is fixed.
+    fn last_seq(&self) -> u64 {
+        let next_seq = match &self.inner.lane {
+            Lane::Thread { next_seq, .. } => *lock(next_seq),
+            Lane::Inline(state) => lock(state).0,
+        };
+        next_seq - 1
+    }
+
     /// Fix the place of a change in the order: `build` applies it to memory and turns it into an
     /// operation.
     async fn submit(

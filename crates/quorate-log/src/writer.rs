@@ -118,8 +118,18 @@ impl<C: RaftTypeConfig> Writer<C> {
     pub(crate) fn finish(&mut self) {
         if self.shared.failure().is_none() {
             // A failure is kept in `shared`, where closing finds it.
-            let _ = self.guarded("flush", |_, disk| disk.sync());
+            let _ = self.guarded("flush", |writer, disk| {
+                writer.write_committed(disk, u64::MAX)?;
+                disk.sync()
+            });
         }
+    }
+
+    /// Write the committed position, if it changed and everything up to `seq` is written: it must
+    /// not point to an entry that is not there.
+    fn write_committed(&self, disk: &Disk, seq: u64) -> Result<(), LogError> {
+        let value = self.shared.memory_mut().take_committed(seq);
+        value.map_or(Ok(()), |value| disk.put_meta(MetaKey::Committed, &value))
     }
 
     fn write_and_sync(&mut self, disk: &Disk, group: &[Operation<C>]) -> Result<(), LogError> {
@@ -146,6 +156,7 @@ impl<C: RaftTypeConfig> Writer<C> {
             return Ok(());
         };
         if group.iter().any(|operation| !matches!(operation.report, Report::Nobody)) {
+            self.write_committed(disk, seq)?;
             disk.sync()?;
             self.shared.counters().flushed(entries_written, started.elapsed());
             if let Err(error) = self.witness.acknowledge(seq) {
