@@ -110,7 +110,8 @@ impl World<'_> {
                         tokio::time::advance(Duration::from_millis(jump.take())).await;
                     }
                 });
-                let environment = Environment { net: net(plan, id), log_io: Io::Inline };
+                let environment =
+                    Environment { net: net(plan, id), log_io: Io::Inline, raft_on: None };
                 let bound = Server::bind_in(config, environment).await?;
                 Ok(bound.run(std::future::pending()).await?)
             }

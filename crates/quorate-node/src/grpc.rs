@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod peer;
 pub(crate) mod registry;
+pub(crate) mod renew;
 pub(crate) mod watch;
 
 use std::time::Duration;

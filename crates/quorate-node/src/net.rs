@@ -24,6 +24,9 @@ pub struct Environment {
     pub net: Net,
     /// Who writes its log to the disk.
     pub log_io: Io,
+    /// Where Raft runs, and what talks to peers. `None`: where the node is made. A runtime with one thread of its own is
+    /// best: a write then crosses few threads, and no load of clients keeps a heartbeat waiting.
+    pub raft_on: Option<tokio::runtime::Handle>,
 }
 
 /// A network.

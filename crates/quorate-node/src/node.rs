@@ -26,7 +26,7 @@ use crate::membership::MembershipCall;
 use crate::peers::{Lane, Peers};
 use crate::raft::types::{Member, Outcome, Raft, TypeConfig, decode, encode};
 use crate::reads::ReadIndex;
-use crate::renewals::{BatchRenewed, Renewals, Renewed};
+use crate::renewals::{BatchRenewed, Patience, Renewals, Renewed};
 
 /// After a failed attempt, the next one waits this long unless the leader changes before.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -38,7 +38,7 @@ const BACKLOG_MAX: usize = 50_000;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum LeaderCall {
     Propose(Op),
-    Renew(Vec<LeaseId>),
+    Renew(Vec<LeaseId>, Patience),
     Membership(MembershipCall),
 }
 
@@ -126,12 +126,15 @@ impl Node {
     pub(crate) async fn renew(
         &self,
         leases: Vec<LeaseId>,
+        patience: Patience,
         deadline: Instant,
     ) -> Result<Renewed, NodeError> {
         let since = Instant::now();
         let renewals = if self.leads() { &self.log_renewals } else { &self.edge_renewals };
-        match tokio::time::timeout_at(deadline, renewals.submit(leases.clone())).await {
-            Ok(Err(NodeError::NotLeader { .. })) => self.renew_batch(leases, deadline).await,
+        match tokio::time::timeout_at(deadline, renewals.submit(leases.clone(), patience)).await {
+            Ok(Err(NodeError::NotLeader { .. })) => {
+                self.renew_batch(leases, patience, deadline).await
+            }
             Ok(done) => done,
             Err(_) => Err(self.late(since)),
         }
@@ -141,9 +144,10 @@ impl Node {
     pub(crate) async fn renew_batch(
         &self,
         leases: Vec<LeaseId>,
+        patience: Patience,
         deadline: Instant,
     ) -> Result<Renewed, NodeError> {
-        match self.on_leader(LeaderCall::Renew(leases), deadline).await? {
+        match self.on_leader(LeaderCall::Renew(leases, patience), deadline).await? {
             LeaderAnswer::Renewed { unknown, revision } => Ok(Renewed { unknown, revision }),
             other => Err(self.mismatched(&other)),
         }
@@ -234,8 +238,9 @@ impl Node {
         }
         match call {
             LeaderCall::Propose(op) => self.propose_here(op).await.map(LeaderAnswer::Outcome),
-            LeaderCall::Renew(leases) => {
-                let Renewed { unknown, revision } = self.log_renewals.submit(leases).await?;
+            LeaderCall::Renew(leases, patience) => {
+                let renewed = self.log_renewals.submit(leases, patience).await?;
+                let Renewed { unknown, revision } = renewed;
                 Ok(LeaderAnswer::Renewed { unknown, revision })
             }
             LeaderCall::Membership(call) => self.change_membership(call, deadline).await,

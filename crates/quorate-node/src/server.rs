@@ -44,7 +44,7 @@ use crate::raft::runtime::blocking;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{LogStore, Member, Raft, TypeConfig};
 use crate::reads::ReadIndex;
-use crate::renewals::{Batches, renewals};
+use crate::renewals::{Batches, Patience, renewals};
 use crate::start_error::{RunError, StartError};
 use crate::ticker::Ticker;
 
@@ -72,6 +72,7 @@ pub struct Bound {
     edge_batches: Batches,
     log_batches: Batches,
     start: Start,
+    raft_on: tokio::runtime::Handle,
 }
 
 impl Server {
@@ -89,7 +90,8 @@ impl Server {
     /// As [`Server::bind`].
     pub async fn bind_in(config: Config, environment: Environment) -> Result<Bound, StartError> {
         config.validate()?;
-        let Environment { net, log_io } = environment;
+        let Environment { net, log_io, raft_on } = environment;
+        let raft_on = raft_on.unwrap_or_else(tokio::runtime::Handle::current);
         let tunables = config.tunables.clone();
         let (log, snapshots) = open(&config.data_dir, log_io).await?;
         let cluster_id = settle_identity(&config, &log, &snapshots, &net).await?;
@@ -110,7 +112,8 @@ impl Server {
         };
         let network = Network { peers: connections.clone(), applied: applied.clone() };
         let raft_config = Arc::new(raft_config(cluster_id, &tunables)?);
-        let raft = Raft::new(config.id, raft_config, network, log.clone(), machine).await;
+        let raft = Raft::new(config.id, raft_config, network, log.clone(), machine);
+        let raft = raft_on.spawn(raft).await.map_err(|source| StartError::Panicked { source })?;
         let raft = raft.map_err(|source| StartError::Raft { source: Box::new(source) })?;
         let has_log = raft.is_initialized().await;
         let has_log = has_log.map_err(|source| StartError::Raft { source: Box::new(source) })?;
@@ -139,7 +142,17 @@ impl Server {
             tunables,
         };
         let (node, start) = (Arc::new(node), config.start);
-        Ok(Bound { node, log, snapshots, clients, peers, edge_batches, log_batches, start })
+        Ok(Bound {
+            node,
+            log,
+            snapshots,
+            clients,
+            peers,
+            edge_batches,
+            log_batches,
+            start,
+            raft_on,
+        })
     }
 }
 
@@ -222,27 +235,28 @@ impl Bound {
             self.peers.into_accepted(),
             stops.peers.clone().cancelled_owned(),
         );
-        tasks.spawn(async { peers.await.map_err(RunError::Peers) });
+        tasks.spawn_on(async { peers.await.map_err(RunError::Peers) }, &self.raft_on);
 
         let mut spawn_loop = |running: BoxedLoop| {
             let stop = stops.loops.clone();
-            tasks.spawn(async move {
+            let running = async move {
                 tokio::select! {
                     ended = running => ended,
                     () = stop.cancelled() => Ok(()),
                 }
-            });
+            };
+            tasks.spawn_on(running, &self.raft_on);
         };
         let ticker = Ticker::new(node.clone());
         spawn_loop(Box::pin(async move { ticker.run().await }));
         let (edge, edge_node) = (self.edge_batches, node.clone());
         spawn_loop(Box::pin(async move {
-            edge.run(|leases| forward_renewals(&edge_node, leases)).await;
+            edge.run(|leases, patience| forward_renewals(&edge_node, leases, patience)).await;
             Ok(())
         }));
         let (log, log_node) = (self.log_batches, node.clone());
         spawn_loop(Box::pin(async move {
-            log.run(|leases| log_node.propose_renewals(leases)).await;
+            log.run(|leases, _| log_node.propose_renewals(leases)).await;
             Ok(())
         }));
         let members = MemberLoop::new(node.clone(), self.start);
@@ -337,9 +351,10 @@ async fn hand_over(node: &Node) {
 async fn forward_renewals(
     node: &Node,
     leases: Vec<quorate_state::LeaseId>,
+    patience: Patience,
 ) -> Result<crate::renewals::BatchRenewed, crate::error::NodeError> {
     let deadline = Instant::now() + node.tunables.request_timeout();
-    let renewed = node.renew_batch(leases, deadline).await?;
+    let renewed = node.renew_batch(leases, patience, deadline).await?;
     let unknown = Arc::new(renewed.unknown.into_iter().collect());
     Ok(crate::renewals::BatchRenewed { unknown, revision: renewed.revision })
 }

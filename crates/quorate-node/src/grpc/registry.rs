@@ -13,7 +13,8 @@ use quorate_proto::v1::{
     ListServicesResponse, RegisterRequest, RegisterResponse, RenewRequest, RenewResponse,
     ServiceSummary, UpdateRequest, UpdateResponse, WatchRequest, WatchResponse,
 };
-use quorate_state::{LeaseId, Op, Rejection, Reply, Revision, ServiceName, Status as State};
+use quorate_state::{Op, Rejection, Reply, Revision, ServiceName, Status as State};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::convert;
@@ -21,14 +22,12 @@ use crate::error::{CallError, NodeError};
 use crate::grpc::{deadline, header, open, until_stopped};
 use crate::node::{Consistency, Node};
 use crate::raft::types::Outcome;
+use crate::renewals::Patience;
 use crate::subscription::{Part, covered};
 use crate::watch::{Filter, Selection};
 
 /// Names in one answer of ListServices.
 const LIST_MAX: usize = 10_000;
-/// Messages of one stream of renewals that are in work at once; more wait with the transport.
-const STREAMED_RENEWALS_MAX: usize = 256;
-
 /// An answer of Fetch at most, bytes.
 const FETCH_MAX: usize = 32 * 1024 * 1024;
 
@@ -65,28 +64,18 @@ impl Registry for RegistryService {
         let (request, deadline) = open(request, &self.node)?;
         let leases = convert::renewals(&request).map_err(CallError::from)?;
         let (asked, first) = (leases.len(), leases[0]);
-        let renewed = self.node.renew(leases, deadline).await?;
+        let renewed = self.node.renew(leases, Patience::Window, deadline).await?;
         if renewed.unknown.len() == asked {
             return Err(NodeError::Rejected(Rejection::UnknownLease(first)).into());
         }
-        Ok(Response::new(self.renewed(renewed.unknown, renewed.revision)))
+        Ok(Response::new(super::renew::answer(&self.node, renewed.unknown, renewed.revision)))
     }
 
     async fn renew_stream(
         &self,
         request: Request<Streaming<RenewRequest>>,
     ) -> Answer<Self::RenewStreamStream> {
-        let service = self.clone();
-        let answers = request.into_inner().map(move |request| {
-            let service = service.clone();
-            async move {
-                let (request, deadline) = open(Request::new(request?), &service.node)?;
-                let leases = convert::renewals(&request).map_err(CallError::from)?;
-                let renewed = service.node.renew(leases, deadline).await?;
-                Ok(service.renewed(renewed.unknown, renewed.revision))
-            }
-        });
-        let answers = answers.buffered(STREAMED_RENEWALS_MAX);
+        let answers = super::renew::answers(self.node.clone(), request.into_inner());
         Ok(Response::new(until_stopped(answers, &self.node).boxed()))
     }
 
@@ -203,7 +192,7 @@ impl Registry for RegistryService {
 }
 
 impl RegistryService {
-    async fn write(&self, op: Op, deadline: tokio::time::Instant) -> Result<u64, NodeError> {
+    async fn write(&self, op: Op, deadline: Instant) -> Result<u64, NodeError> {
         Ok(self.node.propose(op, deadline).await?.revision.0)
     }
 
@@ -212,11 +201,6 @@ impl RegistryService {
             Consistency::Linearizable => 0,
             Consistency::Local => self.node.age_ms(),
         }
-    }
-
-    fn renewed(&self, unknown: Vec<LeaseId>, revision: u64) -> RenewResponse {
-        let unknown_lease_ids = unknown.into_iter().map(|id| id.0).collect();
-        RenewResponse { header: header(&self.node, revision, 0), unknown_lease_ids }
     }
 }
 

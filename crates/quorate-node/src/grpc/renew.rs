@@ -1,0 +1,110 @@
+//! Streams of renewals: what has arrived at once is renewed together and answered message by message.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, stream};
+use quorate_proto::v1::{RenewRequest, RenewResponse};
+use quorate_state::{LeaseId, limits};
+use tokio::time::Instant;
+use tonic::{Request, Status, Streaming};
+
+use crate::convert;
+use crate::error::CallError;
+use crate::grpc::{header, open};
+use crate::node::Node;
+use crate::renewals::{Patience, Renewed};
+
+/// Messages of one stream that are taken together.
+const TOGETHER_MAX: usize = 256;
+/// Such lots of one stream that are in work at once; more messages wait with the transport.
+const LOTS_MAX: usize = 4;
+
+type Answer = Result<RenewResponse, Status>;
+
+/// The answers to a stream of renewals, in the order asked; the first error is the last answer.
+pub(crate) fn answers(
+    node: Arc<Node>,
+    requests: Streaming<RenewRequest>,
+) -> impl Stream<Item = Answer> + Send {
+    let window = Duration::from_millis(node.tunables.renew_window_ms);
+    let answered = Arc::new(Mutex::new(None::<Instant>));
+    let lots = requests.ready_chunks(TOGETHER_MAX).map(move |messages| {
+        let (node, answered) = (node.clone(), answered.clone());
+        // Who comes again soon after an answer was waiting for it.
+        let waited = lock(&answered).is_some_and(|at| at.elapsed() < window);
+        let patience = if waited { Patience::None } else { Patience::Window };
+        async move {
+            let answers = renew_all(&node, messages, patience).await;
+            *lock(&answered) = Some(Instant::now());
+            stream::iter(answers)
+        }
+    });
+    lots.buffered(LOTS_MAX).flatten()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("invariant: nothing panics while it holds this lock")
+}
+
+pub(crate) fn answer(node: &Node, unknown: Vec<LeaseId>, revision: u64) -> RenewResponse {
+    let unknown_lease_ids = unknown.into_iter().map(|id| id.0).collect();
+    RenewResponse { header: header(node, revision, 0), unknown_lease_ids }
+}
+
+/// Renews message after message, as many together as one call may hold.
+async fn renew_all(
+    node: &Node,
+    messages: Vec<Result<RenewRequest, Status>>,
+    patience: Patience,
+) -> Vec<Answer> {
+    let mut answers = Vec::with_capacity(messages.len());
+    let mut together: Vec<Vec<LeaseId>> = Vec::with_capacity(messages.len());
+    let mut count = 0;
+    for message in messages {
+        let leases = match message.and_then(|message| leases_of(node, message)) {
+            Ok(leases) => leases,
+            Err(status) => {
+                answers.extend(renew_together(node, together, patience).await);
+                answers.push(Err(status));
+                return answers;
+            }
+        };
+        if count + leases.len() > limits::LEASES_PER_CALL {
+            answers.extend(renew_together(node, std::mem::take(&mut together), patience).await);
+            count = 0;
+        }
+        count += leases.len();
+        together.push(leases);
+    }
+    answers.extend(renew_together(node, together, patience).await);
+    answers
+}
+
+fn leases_of(node: &Node, message: RenewRequest) -> Result<Vec<LeaseId>, Status> {
+    let (message, _deadline) = open(Request::new(message), node)?;
+    Ok(convert::renewals(&message).map_err(CallError::from)?)
+}
+
+async fn renew_together(
+    node: &Node,
+    messages: Vec<Vec<LeaseId>>,
+    patience: Patience,
+) -> Vec<Answer> {
+    if messages.is_empty() {
+        return Vec::new();
+    }
+    let deadline = Instant::now() + node.tunables.request_timeout();
+    let renewed = node.renew(messages.concat(), patience, deadline).await;
+    let Renewed { unknown, revision } = match renewed {
+        Ok(renewed) => renewed,
+        Err(error) => return vec![Err(error.into())],
+    };
+    let all_unknown: HashSet<LeaseId> = unknown.into_iter().collect();
+    let each = messages.into_iter().map(|mut leases| {
+        leases.retain(|lease| all_unknown.contains(lease));
+        Ok(answer(node, leases, revision))
+    });
+    each.collect()
+}
