@@ -8,6 +8,7 @@
 //! | `discovery` | live views of the client crate over dying nodes |
 //! | `rolling` | no failed call while providers and nodes are restarted |
 //! | `watch_*` | no gap, resume, reset, slow watchers, what a subscription covers |
+//! | `health`, `targets` | active health checks; what they are aimed at |
 //! | `limits`, `leases`, `reads` | the calls of the registry |
 //! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
 //! | `clock`, `failover`, `outage` | when leases end, and when not; who stays leader; all nodes down |
@@ -22,6 +23,7 @@ mod cluster {
     mod discovery;
     mod failover;
     mod harness;
+    mod health;
     mod leases;
     mod limits;
     mod link;
@@ -33,6 +35,7 @@ mod cluster {
     mod rolling;
     mod snapshots;
     mod stream;
+    mod targets;
     mod watch_begin;
     mod watch_cover;
     mod watch_resume;

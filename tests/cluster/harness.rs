@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use quorate_client::{Client, ClientBuilder};
-use quorate_node::{Bound, Config, RunError, Server, Start, Tunables};
+use quorate_node::{Bound, Config, HealthChecks, RunError, Server, Start, Tunables};
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{
@@ -44,6 +44,7 @@ pub(crate) struct Cluster {
     nodes: BTreeMap<u64, Node>,
     dir: TempDir,
     tunables: Tunables,
+    health_checks: HealthChecks,
     cuttable: bool,
     _live: Option<SemaphorePermit<'static>>,
 }
@@ -74,6 +75,14 @@ impl Cluster {
         Self::found(1..=size, tunables, false, Some(live)).await
     }
 
+    /// A cluster that makes health checks in these networks.
+    pub(crate) async fn start_probing(size: u64, networks: &str) -> Self {
+        let live = LIVE.acquire().await.expect("invariant: never closed");
+        let allow = networks.parse().expect("networks");
+        Self::found_in(1..=size, Tunables::default(), HealthChecks { allow }, false, Some(live))
+            .await
+    }
+
     /// A cluster whose nodes can be cut off from the others.
     pub(crate) async fn start_cuttable(size: u64, tunables: Tunables) -> Self {
         let live = LIVE.acquire().await.expect("invariant: never closed");
@@ -91,9 +100,20 @@ impl Cluster {
         cuttable: bool,
         live: Option<SemaphorePermit<'static>>,
     ) -> Self {
+        Self::found_in(ids, tunables, HealthChecks::default(), cuttable, live).await
+    }
+
+    async fn found_in(
+        ids: RangeInclusive<u64>,
+        tunables: Tunables,
+        health_checks: HealthChecks,
+        cuttable: bool,
+        live: Option<SemaphorePermit<'static>>,
+    ) -> Self {
         log_if_asked();
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut cluster = Self { nodes: BTreeMap::new(), dir, tunables, cuttable, _live: live };
+        let nodes = BTreeMap::new();
+        let mut cluster = Self { nodes, dir, tunables, health_checks, cuttable, _live: live };
         for id in ids.clone() {
             cluster.prepare(id, Start::Wait).await;
         }
@@ -135,6 +155,7 @@ impl Cluster {
             advertise: None,
             peer_advertise: Some(peer.clone()),
             start,
+            health_checks: self.health_checks.clone(),
             tunables: self.tunables.clone(),
         };
         let node = Node { config, client: listen.to_string(), peer, link, running: None };

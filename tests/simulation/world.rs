@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_node::{Config, Environment, Io, Server, Start, Tunables};
+use quorate_node::{Config, Environment, HealthChecks, Io, Server, Start, Tunables};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
@@ -269,6 +269,7 @@ fn config(id: u64, data_dir: PathBuf, tuning: &super::plan::Tuning) -> Config {
         advertise: Some(format!("{}:{CLIENT_PORT}", host(id))),
         peer_advertise: Some(peer(id)),
         start: Start::Bootstrap((1..=NODES).map(|id| (id, peer(id))).collect()),
+        health_checks: HealthChecks::default(),
         tunables: Tunables {
             snapshot_every: tuning.snapshot_every,
             keep_entries: tuning.keep_entries,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorate_client::{Consistency, InstanceStatus};
+use quorate_node::Networks;
 
 use crate::logging::LogFormat;
 use crate::output::Format;
@@ -86,6 +87,9 @@ pub(crate) struct DevArgs {
     /// picks free ones
     #[arg(long, default_value = "127.0.0.1:7001")]
     pub(crate) listen: SocketAddr,
+    /// Networks whose addresses may be probed for health checks, for example 127.0.0.0/8; without any, none are made
+    #[arg(long, value_name = "CIDR,...")]
+    pub(crate) health_checks_allow: Option<Networks>,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }
@@ -101,7 +105,7 @@ pub(crate) struct LogArgs {
 #[command(
     after_help = "Each setting can also stand in a variable (QUORATE_ID, QUORATE_DATA_DIR, QUORATE_LISTEN, \
     QUORATE_PEER_LISTEN,\nQUORATE_ADVERTISE, QUORATE_PEER_ADVERTISE, QUORATE_BOOTSTRAP, QUORATE_JOIN, QUORATE_OBSERVER,\n\
-    QUORATE_CONFIG) or in the file. Flags win over variables, variables over the file.\n\n\
+    QUORATE_HEALTH_CHECKS_ALLOW, QUORATE_CONFIG) or in the file. Flags win over variables, variables over the file.\n\n\
     Examples:\n  \
     quorate serve --id 1 --data-dir /var/lib/quorate --listen 10.0.0.1:7001 --peer-listen 10.0.0.1:7101 \\\n      \
     --bootstrap 1=10.0.0.1:7101,2=10.0.0.2:7101,3=10.0.0.3:7101\n  \
@@ -138,6 +142,10 @@ pub(crate) struct ServeArgs {
     /// With --join: replicate and serve, but never vote
     #[arg(long)]
     pub(crate) observer: bool,
+    /// Networks whose addresses may be probed for the health checks that instances declare; the same on every node. Without
+    /// any, no health checks are made
+    #[arg(long, value_name = "CIDR,...")]
+    pub(crate) health_checks_allow: Option<Networks>,
     /// A file with the same settings, and the tunables
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) config: Option<PathBuf>,

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use quorate_node::{Config, Start, Tunables};
+use quorate_node::{Config, HealthChecks, Networks, Start, Tunables};
 use serde::Deserialize;
 
 use crate::args::ServeArgs;
@@ -28,6 +28,7 @@ struct Layer {
     bootstrap: Option<BTreeMap<u64, String>>,
     join: Option<Vec<String>>,
     observer: Option<bool>,
+    health_checks: Option<HealthChecks>,
     tunables: Option<Tunables>,
 }
 
@@ -44,6 +45,7 @@ struct File {
     bootstrap: Option<BTreeMap<String, String>>,
     join: Option<Vec<String>>,
     observer: Option<bool>,
+    health_checks: Option<HealthChecks>,
     tunables: Option<Tunables>,
 }
 
@@ -79,6 +81,7 @@ fn from_flags(args: &ServeArgs) -> Result<Layer, BadSetting> {
         join: join.map_err(|error| named("--join", error))?,
         // A flag can only say yes.
         observer: args.observer.then_some(true),
+        health_checks: args.health_checks_allow.clone().map(|allow| HealthChecks { allow }),
         tunables: None,
     })
 }
@@ -101,6 +104,11 @@ fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Layer, Ba
             .transpose()
             .map_err(|error| BadSetting(format!("QUORATE_JOIN: {error}")))?,
         observer: parsed("QUORATE_OBSERVER", set("QUORATE_OBSERVER"), "true or false")?,
+        health_checks: set("QUORATE_HEALTH_CHECKS_ALLOW")
+            .map(|text| text.parse::<Networks>())
+            .transpose()
+            .map_err(|error| BadSetting(format!("QUORATE_HEALTH_CHECKS_ALLOW: {error}")))?
+            .map(|allow| HealthChecks { allow }),
         tunables: None,
     })
 }
@@ -128,6 +136,7 @@ fn from_file(text: &str) -> Result<Layer, String> {
         bootstrap: bootstrap.map_err(|error| format!("bootstrap: {error}"))?,
         join: file.join,
         observer: file.observer,
+        health_checks: file.health_checks,
         tunables: file.tunables,
     })
 }
@@ -157,6 +166,7 @@ fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
             peer_listen: merged.peer_listen.or(layer.peer_listen),
             advertise: merged.advertise.or(layer.advertise),
             peer_advertise: merged.peer_advertise.or(layer.peer_advertise),
+            health_checks: merged.health_checks.or(layer.health_checks),
             tunables: merged.tunables.or(layer.tunables),
             ..Layer::default()
         };
@@ -169,6 +179,7 @@ fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
         advertise: merged.advertise,
         peer_advertise: merged.peer_advertise,
         start,
+        health_checks: merged.health_checks.unwrap_or_default(),
         tunables: merged.tunables.unwrap_or_default(),
     })
 }
@@ -247,6 +258,19 @@ mod tests {
         assert_eq!(observer, Start::Join { nodes, observer: true });
     }
 
+    #[test]
+    fn networks_to_probe_come_from_the_highest_layer() {
+        let file = format!("{FILE}\n[health_checks]\nallow = [\"10.0.0.0/8\", \"::1\"]");
+        let allowed = |flags, variables: &[_]| {
+            loaded(flags, variables, &file).unwrap().health_checks.allow.to_string()
+        };
+        assert_eq!(loaded("", &[], FILE).unwrap().health_checks, HealthChecks::default());
+        assert_eq!(allowed("", &[]), "10.0.0.0/8,::1/128");
+        let variable = ("QUORATE_HEALTH_CHECKS_ALLOW", "10.1.0.0/16,10.2.0.0/16");
+        assert_eq!(allowed("", &[variable]), "10.1.0.0/16,10.2.0.0/16");
+        assert_eq!(allowed("--health-checks-allow 10.3.0.0/16", &[variable]), "10.3.0.0/16");
+    }
+
     /// Each message names the setting and its value.
     #[test]
     fn bad_settings_are_named() {
@@ -264,6 +288,12 @@ mod tests {
             (variable("QUORATE_LISTEN", "nowhere"), ["QUORATE_LISTEN", "nowhere"]),
             (variable("QUORATE_JOIN", "nowhere"), ["QUORATE_JOIN", "nowhere"]),
             (variable("QUORATE_OBSERVER", "maybe"), ["QUORATE_OBSERVER", "maybe"]),
+            (
+                variable("QUORATE_HEALTH_CHECKS_ALLOW", "10.0.0.0/33"),
+                ["QUORATE_HEALTH_CHECKS_ALLOW", "10.0.0.0/33"],
+            ),
+            (loaded("", &[], "[health_checks]\nallow = [\"web\"]"), ["allow", "\"web\""]),
+            (loaded("", &[], "[health_checks]\ndeny = []"), ["q.toml", "deny"]),
         ] {
             let error = result.expect_err(named[1]);
             assert!(named.iter().all(|name| error.contains(name)), "{named:?}: {error}");

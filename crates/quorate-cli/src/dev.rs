@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use quorate_client::{Client, Consistency};
-use quorate_node::{Bound, Config, RunError, Server, Start, Tunables};
+use quorate_node::{Bound, Config, HealthChecks, RunError, Server, Start, Tunables};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -34,7 +34,8 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
     let data = Data::new(args.data_dir)?;
     let addresses = addresses(args.listen, args.nodes)?;
     let mut nodes: Vec<Bound> = Vec::new();
-    for config in configs(&addresses, data.path()) {
+    let health_checks = HealthChecks { allow: args.health_checks_allow.unwrap_or_default() };
+    for config in configs(&addresses, data.path(), &health_checks) {
         nodes.push(Server::bind(config).await.map_err(not_started)?);
     }
     let clients: Vec<String> = nodes.iter().map(|node| node.client_addr().to_string()).collect();
@@ -173,7 +174,11 @@ fn free_addresses(first: SocketAddr, nodes: u16) -> Result<Vec<(SocketAddr, Sock
     Ok(found.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
-fn configs(addresses: &[(SocketAddr, SocketAddr)], data: &Path) -> Vec<Config> {
+fn configs(
+    addresses: &[(SocketAddr, SocketAddr)],
+    data: &Path,
+    health_checks: &HealthChecks,
+) -> Vec<Config> {
     let ids = || (1_u64..).zip(addresses);
     let members: BTreeMap<u64, String> =
         ids().map(|(id, (_, peer))| (id, peer.to_string())).collect();
@@ -185,6 +190,7 @@ fn configs(addresses: &[(SocketAddr, SocketAddr)], data: &Path) -> Vec<Config> {
         advertise: None,
         peer_advertise: None,
         start: Start::Bootstrap(members.clone()),
+        health_checks: health_checks.clone(),
         tunables: Tunables { shutdown_grace_ms: SHUTDOWN_GRACE_MS, ..Tunables::default() },
     };
     ids().map(config).collect()

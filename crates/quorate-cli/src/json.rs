@@ -103,6 +103,8 @@ pub(crate) fn member_status(status: &MemberStatus) -> Value {
         "disk_free_bytes": status.disk_free_bytes,
         "version": status.version,
         "uptime_ms": status.uptime_ms,
+        "probes_made": status.probes_made,
+        "probes_refused": status.probes_refused,
     })
 }
 

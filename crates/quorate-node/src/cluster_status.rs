@@ -1,5 +1,6 @@
 //! How the members are doing: this node's own part, and what the others say of theirs.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -31,6 +32,8 @@ pub(crate) struct NodeStatus {
     pub(crate) disk_free_bytes: u64,
     pub(crate) version: String,
     pub(crate) uptime_ms: u64,
+    pub(crate) probes_made: u64,
+    pub(crate) probes_refused: u64,
 }
 
 impl Node {
@@ -52,6 +55,8 @@ impl Node {
             disk_free_bytes: self.disk.free_bytes(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_ms: self.started.elapsed().as_millis() as u64,
+            probes_made: self.probes.made.load(Ordering::Relaxed),
+            probes_refused: self.probes.refused.load(Ordering::Relaxed),
         }
     }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::prober::Networks;
+
 /// A node's configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -25,8 +27,20 @@ pub struct Config {
     pub peer_advertise: Option<String>,
     /// How the node comes to its cluster when its data directory is empty; ignored otherwise.
     pub start: Start,
+    /// The networks whose addresses this node may probe while it leads, for the health checks that instances declare. Default:
+    /// none, and nothing is probed. The same on every node: any of them may come to lead.
+    pub health_checks: HealthChecks,
     /// The knobs that seldom need turning.
     pub tunables: Tunables,
+}
+
+/// Active health checks. In the configuration file: the table `[health_checks]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HealthChecks {
+    /// Networks in CIDR notation (`10.0.0.0/8`) or single addresses. Whoever may register an instance chooses the address that
+    /// is probed: allow the networks of the services, and none where something listens that trusts its neighbours.
+    pub allow: Networks,
 }
 
 /// How a node with an empty data directory comes to its cluster.

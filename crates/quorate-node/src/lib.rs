@@ -15,6 +15,7 @@
 //! | `amnesia` | refuses to come back under an id whose disk was lost |
 //! | `net` | sockets, real or simulated |
 //! | `leadership`, `disk`, `peers` | who leads and how fresh; room on the disk; connections to other nodes |
+//! | `prober/` | active health checks, made by the leader |
 //! | `failover` | replaces a leader whose process has died |
 //! | `raft/` | the adapters to the Raft library |
 //! | `grpc/`, `convert`, `status` | handlers; wire types to ours and back; errors to codes |
@@ -35,6 +36,7 @@ mod membership;
 mod net;
 mod node;
 mod peers;
+mod prober;
 mod raft;
 mod reads;
 mod renewals;
@@ -46,8 +48,9 @@ mod ticker;
 mod watch;
 mod wire_size;
 
-pub use config::{Config, ConfigError, Start, Tunables};
+pub use config::{Config, ConfigError, HealthChecks, Start, Tunables};
 pub use net::{Connection, Environment, Listener, Net, SimulatedNet};
+pub use prober::{BadNetwork, Networks};
 pub use quorate_log::Io;
 pub use raft::runtime::seed_this_thread;
 pub use server::{Bound, Server};

@@ -103,6 +103,14 @@ impl Net {
             Self::Simulated(net) => net.dial(address),
         }
     }
+
+    /// Connects to exactly this address. A simulation has nothing to connect to so.
+    pub(crate) async fn open(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        match self {
+            Self::Tcp => TcpStream::connect(address).await,
+            Self::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
 }
 
 impl Listener {

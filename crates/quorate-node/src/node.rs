@@ -24,6 +24,7 @@ use crate::error::NodeError;
 use crate::leadership::Leadership;
 use crate::membership::MembershipCall;
 use crate::peers::{Lane, Peers};
+use crate::prober::ProbeCounts;
 use crate::raft::types::{Member, Outcome, Raft, TypeConfig, decode, encode};
 use crate::reads::ReadIndex;
 use crate::renewals::{BatchRenewed, Patience, Renewals, Renewed};
@@ -87,6 +88,7 @@ pub(crate) struct Node {
     /// Renewals of all nodes, on their way into the log; used while this node leads.
     pub(crate) log_renewals: Renewals,
     pub(crate) reads: ReadIndex,
+    pub(crate) probes: ProbeCounts,
     /// Membership changes, one at a time.
     pub(crate) membership: AsyncMutex<()>,
     pub(crate) started: Instant,

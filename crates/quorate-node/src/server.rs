@@ -27,7 +27,7 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 use crate::amnesia::member_knows;
 use crate::applied::Applied;
 use crate::clock::LeaderClock;
-use crate::config::{Config, Start, Tunables};
+use crate::config::{Config, HealthChecks, Start, Tunables};
 use crate::disk::Disk;
 use crate::failover::Failover;
 use crate::grpc::TRANSPORT_MAX;
@@ -39,6 +39,7 @@ use crate::member_loop::MemberLoop;
 use crate::net::{Environment, Listener, Net};
 use crate::node::Node;
 use crate::peers::{MESSAGE_MAX, Peers};
+use crate::prober::{ProbeCounts, Prober};
 use crate::raft::network::Network;
 use crate::raft::runtime::blocking;
 use crate::raft::state_machine::StateMachine;
@@ -71,6 +72,7 @@ pub struct Bound {
     peers: Listener,
     edge_batches: Batches,
     log_batches: Batches,
+    health_checks: HealthChecks,
     start: Start,
     raft_on: tokio::runtime::Handle,
 }
@@ -135,13 +137,14 @@ impl Server {
             edge_renewals,
             log_renewals,
             reads: ReadIndex::default(),
+            probes: ProbeCounts::default(),
             membership: tokio::sync::Mutex::default(),
             started: Instant::now(),
             takes_part: AtomicBool::new(takes_part),
             stop: CancellationToken::new(),
             tunables,
         };
-        let (node, start) = (Arc::new(node), config.start);
+        let (node, start, health_checks) = (Arc::new(node), config.start, config.health_checks);
         Ok(Bound {
             node,
             log,
@@ -150,6 +153,7 @@ impl Server {
             peers,
             edge_batches,
             log_batches,
+            health_checks,
             start,
             raft_on,
         })
@@ -237,15 +241,13 @@ impl Bound {
         );
         tasks.spawn_on(async { peers.await.map_err(RunError::Peers) }, &self.raft_on);
 
+        // Not where Raft runs: probes must not keep a heartbeat waiting.
+        if !self.health_checks.allow.is_empty() {
+            let prober = Prober::new(node.clone(), self.health_checks.allow);
+            tasks.spawn(until(stops.loops.clone(), prober.run()));
+        }
         let mut spawn_loop = |running: BoxedLoop| {
-            let stop = stops.loops.clone();
-            let running = async move {
-                tokio::select! {
-                    ended = running => ended,
-                    () = stop.cancelled() => Ok(()),
-                }
-            };
-            tasks.spawn_on(running, &self.raft_on);
+            tasks.spawn_on(until(stops.loops.clone(), running), &self.raft_on);
         };
         let ticker = Ticker::new(node.clone());
         spawn_loop(Box::pin(async move { ticker.run().await }));
@@ -278,6 +280,16 @@ struct Stops {
     loops: CancellationToken,
     /// The listener for peers is to end.
     peers: CancellationToken,
+}
+
+async fn until(
+    stop: CancellationToken,
+    running: impl Future<Output = Result<(), RunError>>,
+) -> Result<(), RunError> {
+    tokio::select! {
+        ended = running => ended,
+        () = stop.cancelled() => Ok(()),
+    }
 }
 
 type BoxedLoop = std::pin::Pin<Box<dyn Future<Output = Result<(), RunError>> + Send>>;

@@ -30,7 +30,9 @@ mod types;
 #[cfg(test)]
 mod tests;
 
-pub use checks::{CheckKind, Checked, Checks, Health, HealthCheck, HealthReport, host_and_port};
+pub use checks::{
+    CheckKind, Checked, CheckedInstances, Checks, Health, HealthCheck, HealthReport, host_and_port,
+};
 pub use command::{Command, Deregister, InstanceRef, Op, Register, Rejection, Reply, Update};
 pub use event::{Applied, Change, Event, RemoveReason};
 pub use instances::Service;

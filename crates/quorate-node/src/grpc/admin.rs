@@ -270,6 +270,8 @@ fn member_status(
         disk_free_bytes: status.disk_free_bytes,
         version: status.version.clone(),
         uptime_ms: status.uptime_ms,
+        probes_made: status.probes_made,
+        probes_refused: status.probes_refused,
     }
 }
 

@@ -74,11 +74,12 @@ fn checks_of_no_instance_are_left_out() {
 fn what_changed_among_the_checked_is_found() {
     let mut t = registered("web/a web/b web/c");
     t.apply(0, register("web/d", 7));
-    let before = t.registry.clone();
+    let before = t.registry.checked();
     t.apply(1, set_health("web/a@7", Health::Critical));
     t.apply(1, deregister("web/b web/d"));
     t.apply(1, with_checks(register("api/a", 7), &checks(&[tcp_check()])));
-    let changed = t.registry.checked_since(&before);
+    let after = t.registry.checked();
+    let changed = after.since(&before);
     let told: Vec<_> = changed.map(|(key, after)| (name(key), after.is_some())).collect();
     let expected = [("api/a", true), ("web/a", true), ("web/b", false)];
     assert_eq!(told, expected.map(|(name, there)| (name.to_owned(), there)));

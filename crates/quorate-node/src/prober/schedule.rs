@@ -1,0 +1,189 @@
+//! Which checks there are, when each is due, and what each has come to.
+//!
+//! A check has one probe at a time. The next one is due a whole interval (10 % more or less, so that checks that began
+//! together drift apart) after the last one began. Checks whose last probe was not answered in time wait in a queue of
+//! their own: they may only take a part of the room, so that targets that hang do not hold up those that answer.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_state::{CheckedInstances, HealthCheck, HealthReport, Instance, InstanceKey};
+use tokio::time::Instant;
+
+use super::probe::Failure;
+use super::verdict::{self, Streak};
+
+/// The first probes of checks that came at the same time are spread over this, or over the interval if it is shorter.
+const FIRST_WITHIN: Duration = Duration::from_secs(5);
+
+/// Which check; never used twice.
+pub(super) type CheckId = u64;
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    known: CheckedInstances,
+    instances: HashMap<InstanceKey, Watched>,
+    checks: HashMap<CheckId, Probed>,
+    prompt: BTreeSet<(Instant, CheckId)>,
+    hanging: BTreeSet<(Instant, CheckId)>,
+    last_id: CheckId,
+}
+
+#[derive(Debug)]
+struct Watched {
+    instance: Arc<Instance>,
+    checks: Vec<CheckId>,
+}
+
+#[derive(Debug)]
+struct Probed {
+    key: InstanceKey,
+    check: HealthCheck,
+    streak: Streak,
+    /// When its next probe is due; `None`: one is under way.
+    due: Option<Instant>,
+    began: Instant,
+    hangs: bool,
+    /// That it is not probed was told.
+    told: bool,
+}
+
+/// A probe to be made.
+#[derive(Debug)]
+pub(super) struct Due {
+    pub(super) id: CheckId,
+    pub(super) instance: Arc<Instance>,
+    pub(super) check: HealthCheck,
+    /// Its last probe was not answered in time.
+    pub(super) hangs: bool,
+}
+
+impl Schedule {
+    /// Takes over what changed. `share` gives numbers from 0 to 1.
+    pub(super) fn update(
+        &mut self,
+        now: Instant,
+        checked: CheckedInstances,
+        mut share: impl FnMut() -> f64,
+    ) {
+        let before = std::mem::replace(&mut self.known, checked.clone());
+        for (key, after) in checked.since(&before) {
+            let old = self.instances.get_mut(key);
+            match (old, after) {
+                (Some(old), Some(after)) if is_probed_alike(&old.instance, after) => {
+                    old.instance = after.clone();
+                }
+                (_, after) => {
+                    self.remove(key);
+                    if let Some(after) = after {
+                        self.add(now, after, &mut share);
+                    }
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, now: Instant, instance: &Arc<Instance>, share: &mut impl FnMut() -> f64) {
+        let Some(checked) = &instance.checked else { return };
+        let mut ids = Vec::new();
+        for check in checked.checks.iter() {
+            self.last_id += 1;
+            let first = Duration::from_millis(check.interval_ms.into()).min(FIRST_WITHIN);
+            let due = now + first.mul_f64(share());
+            let probed = Probed {
+                key: instance.key.clone(),
+                check: check.clone(),
+                streak: Streak::from_health(checked.health, checked.checks.count()),
+                due: Some(due),
+                began: now,
+                hangs: false,
+                told: false,
+            };
+            self.checks.insert(self.last_id, probed);
+            self.prompt.insert((due, self.last_id));
+            ids.push(self.last_id);
+        }
+        let watched = Watched { instance: instance.clone(), checks: ids };
+        self.instances.insert(instance.key.clone(), watched);
+    }
+
+    fn remove(&mut self, key: &InstanceKey) {
+        for id in self.instances.remove(key).into_iter().flat_map(|watched| watched.checks) {
+            if let Some(due) = self.checks.remove(&id).and_then(|probed| probed.due) {
+                self.prompt.remove(&(due, id));
+                self.hanging.remove(&(due, id));
+            }
+        }
+    }
+
+    /// When something is due next, among those that hang only if they have room.
+    pub(super) fn next(&self, room_for_hanging: bool) -> Option<Instant> {
+        let hanging = self.hanging.first().filter(|_| room_for_hanging);
+        self.prompt.first().into_iter().chain(hanging).map(|(due, _)| *due).min()
+    }
+
+    /// What is due, if anything is.
+    pub(super) fn take_due(&mut self, now: Instant, room_for_hanging: bool) -> Option<Due> {
+        let next = self.next(room_for_hanging).filter(|due| *due <= now)?;
+        let prompt = self.prompt.first().is_some_and(|(due, _)| *due == next);
+        let queue = if prompt { &mut self.prompt } else { &mut self.hanging };
+        let (_, id) = queue.pop_first()?;
+        let probed = self.checks.get_mut(&id)?;
+        (probed.due, probed.began) = (None, now);
+        let (check, hangs) = (probed.check.clone(), probed.hangs);
+        let instance = self.instances.get(&probed.key)?.instance.clone();
+        Some(Due { id, instance, check, hangs })
+    }
+
+    /// Notes what came of a probe; what is to be reported, if that is news. `share` is from 0 to 1. A failure that says
+    /// nothing of the target is told in the log, once.
+    pub(super) fn done(
+        &mut self,
+        now: Instant,
+        id: CheckId,
+        result: &Result<(), Failure>,
+        share: f64,
+    ) -> Option<HealthReport> {
+        let probed = self.checks.get_mut(&id)?;
+        let interval = Duration::from_millis(probed.check.interval_ms.into());
+        let due = (probed.began + interval.mul_f64(0.9 + 0.2 * share)).max(now);
+        probed.due = Some(due);
+        probed.hangs = matches!(result, Err(Failure::Timeout(_)));
+        let queue = if probed.hangs { &mut self.hanging } else { &mut self.prompt };
+        queue.insert((due, id));
+        match result {
+            Err(failure) if !failure.is_the_targets() => {
+                let passing = matches!(failure, Failure::Stalled);
+                if !passing && !std::mem::replace(&mut probed.told, true) {
+                    tracing::warn!(instance = %probed.key, %failure, "a health check is not made");
+                }
+                return None;
+            }
+            _ => probed.streak.note(result.is_ok(), &probed.check),
+        }
+        let Watched { instance, checks } = self.instances.get(&probed.key)?;
+        let known = instance.checked.as_ref()?.health;
+        let verdicts = checks.iter().filter_map(|id| Some(self.checks.get(id)?.streak.verdict));
+        let health = verdict::health(verdicts, known);
+        let (key, incarnation) = (instance.key.clone(), instance.incarnation);
+        (health != known).then_some(HealthReport { key, incarnation, health })
+    }
+
+    /// Whether a report still says something new.
+    pub(super) fn is_news(&self, report: &HealthReport) -> bool {
+        let known = self.instances.get(&report.key).map(|watched| &watched.instance);
+        known.is_some_and(|known| {
+            let health = known.checked.as_ref().map(|checked| checked.health);
+            known.incarnation == report.incarnation && health.is_some_and(|h| h != report.health)
+        })
+    }
+}
+
+/// Whether nothing changed that a probe depends on.
+fn is_probed_alike(old: &Instance, new: &Instance) -> bool {
+    old.incarnation == new.incarnation
+        && old.checks() == new.checks()
+        && old.spec.endpoints() == new.spec.endpoints()
+}

@@ -1,0 +1,272 @@
+//! Active health checks, with targets on loopback: what makes an instance critical, and what brings it back; that many are
+//! probed on schedule, whatever some of them do; that nothing is probed that the operator does not allow.
+
+use std::time::Duration;
+
+use quorate_proto::v1::{Health, HealthCheck, InstanceSpec};
+use tokio::net::TcpListener;
+
+use super::calls::{Registry, deregister, fetch_all, registration};
+use super::harness::{Cluster, eventually, within};
+use super::stream::{Stream, subscribe_to};
+use super::targets::{Answer, SECOND_MS, Targets, grpc, http, on_schedule, tcp};
+
+const LOOPBACK: &str = "127.0.0.0/8";
+
+/// The slowest change needs ten probes, a second apart.
+const IN_A_WHILE: Duration = Duration::from_secs(60);
+
+async fn register(registry: &mut Registry, specs: Vec<InstanceSpec>) {
+    registry.register(registration(specs)).await.expect("a registration");
+}
+
+async fn health(registry: &mut Registry, service: &str, id: &str) -> Health {
+    let (_, map) = fetch_all(registry).await;
+    map.get(&(service.to_owned(), id.to_owned())).expect("registered").health()
+}
+
+async fn becomes(registry: &Registry, id: &str, expected: Health) {
+    within(IN_A_WHILE, &format!("{id} is {expected:?}"), || async {
+        (health(&mut registry.clone(), "web", id).await == expected).then_some(())
+    })
+    .await;
+}
+
+async fn asked_times(targets: &Targets, path: &str, times: usize) {
+    within(IN_A_WHILE, &format!("{path} was asked for {times} times"), || async {
+        (targets.asked(path).len() >= times).then_some(())
+    })
+    .await;
+}
+
+// S4.4, S4.5
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_probe_now_and_then_is_not_critical() {
+    let cluster = Cluster::start_probing(1, LOOPBACK).await;
+    let (targets, mut registry) = (Targets::open().await, cluster.registry(1));
+    targets.answer("/a", Answer::Turns(vec![200, 500, 500]));
+    let mut stream = Stream::open(&registry, subscribe_to(&["web"])).await.unwrap();
+    stream.snapshot().await;
+    register(&mut registry, vec![targets.instance("web", "a", SECOND_MS)]).await;
+    asked_times(&targets, "/a", 8).await;
+    assert_eq!(health(&mut registry, "web", "a").await, Health::Passing);
+
+    targets.answer("/a", Answer::Status(500));
+    becomes(&registry, "a", Health::Critical).await;
+    let (revision, _) = fetch_all(&mut registry).await;
+    stream.reach(revision).await;
+    let changes: Vec<_> =
+        stream.changes.iter().map(|change| change.instance.clone().unwrap().health()).collect();
+    let expected = [Health::Unknown, Health::Passing, Health::Critical];
+    assert_eq!(changes, expected, "each change once, and no other");
+}
+
+// S4.9
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_kind_of_check_takes_out_and_brings_back() {
+    let cluster = Cluster::start_probing(1, LOOPBACK).await;
+    let mut registry = cluster.registry(1);
+    let targets = Targets::open().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tcp_address = listener.local_addr().unwrap();
+    let (reporter, grpc_port) = serve_grpc_health().await;
+    reporter.set_service_status("shop.Cart", tonic_health::ServingStatus::Serving).await;
+    let at = |port: u16, id: &str, check: HealthCheck| {
+        let endpoints = [("e".to_owned(), format!("http://127.0.0.1:{port}"))].into();
+        InstanceSpec { endpoints, checks: vec![check], ..super::calls::spec("web", id) }
+    };
+    let instances = vec![
+        targets.instance("web", "http", SECOND_MS),
+        at(tcp_address.port(), "tcp", tcp(SECOND_MS)),
+        at(grpc_port, "grpc", grpc("shop.Cart", SECOND_MS)),
+    ];
+    register(&mut registry, instances).await;
+    let before = fetch_all(&mut registry).await.1;
+    for id in ["http", "tcp", "grpc"] {
+        becomes(&registry, id, Health::Passing).await;
+    }
+
+    targets.answer("/http", Answer::Redirect("/elsewhere"));
+    drop(listener);
+    reporter.set_service_status("shop.Cart", tonic_health::ServingStatus::NotServing).await;
+    for id in ["http", "tcp", "grpc"] {
+        becomes(&registry, id, Health::Critical).await;
+    }
+    assert_eq!(targets.asked("/elsewhere").len(), 0, "redirects are not followed");
+
+    targets.answer("/http", Answer::Status(204));
+    let _listener = TcpListener::bind(tcp_address).await.expect("the same port");
+    reporter.set_service_status("shop.Cart", tonic_health::ServingStatus::Serving).await;
+    for id in ["http", "tcp", "grpc"] {
+        becomes(&registry, id, Health::Passing).await;
+        let key = ("web".to_owned(), id.to_owned());
+        let after = fetch_all(&mut registry).await.1.remove(&key).unwrap();
+        assert_eq!(after.incarnation, before[&key].incarnation, "it did not register again");
+        assert_eq!(after.create_revision, before[&key].create_revision);
+    }
+}
+
+async fn serve_grpc_health() -> (tonic_health::server::HealthReporter, u16) {
+    let (reporter, service) = tonic_health::server::health_reporter();
+    let incoming = tonic::transport::server::TcpIncoming::bind("127.0.0.1:0".parse().unwrap());
+    let incoming = incoming.expect("a port");
+    let port = incoming.local_addr().expect("an address").port();
+    let server = tonic::transport::Server::builder().add_service(service);
+    tokio::spawn(server.serve_with_incoming(incoming));
+    (reporter, port)
+}
+
+// S4.6
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_targets_are_probed_on_schedule() {
+    const INTERVAL_MS: u32 = 4_000;
+    let cluster = Cluster::start_probing(1, LOOPBACK).await;
+    let (targets, mut registry) = (Targets::open().await, cluster.registry(1));
+    let ids: Vec<String> = (0..1_000).map(|at| format!("t{at}")).collect();
+    let specs = ids.iter().map(|id| targets.instance("web", id, INTERVAL_MS)).collect();
+    register(&mut registry, specs).await;
+    let paths: Vec<_> = ids.iter().map(|id| format!("/{id}")).collect();
+    within(IN_A_WHILE, "everyone was probed five times", || async {
+        paths.iter().all(|path| targets.asked(path).len() >= 5).then_some(())
+    })
+    .await;
+    let all: Vec<_> = paths.iter().map(|path| targets.asked(path)).collect();
+    let share = on_schedule(&all, INTERVAL_MS);
+    eprintln!("of 1,000 targets, {:.1} % of the probes were on schedule", share * 100.0);
+    // All of them on a quiet machine; this one may have much else to do.
+    assert!(share > 0.8, "{share}");
+    let most = all.iter().map(Vec::len).max().unwrap();
+    assert!(most <= 8, "one was probed {most} times while another was probed five times");
+}
+
+// S4.7
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn targets_that_hang_hold_nobody_up() {
+    let cluster = Cluster::start_probing(1, LOOPBACK).await;
+    let (targets, mut registry) = (Targets::open().await, cluster.registry(1));
+    let hanging = (0..400).map(|at| {
+        let mut spec = targets.instance("web", &format!("hangs{at}"), 2_000);
+        targets.answer(&format!("/hangs{at}"), Answer::Hang);
+        spec.checks[0].failures_before_critical = 1;
+        spec
+    });
+    register(&mut registry, hanging.collect()).await;
+    within(IN_A_WHILE, "all of those that hang are critical", || async {
+        let (_, map) = fetch_all(&mut registry.clone()).await;
+        map.values().all(|instance| instance.health() == Health::Critical).then_some(())
+    })
+    .await;
+    // More hang than may be under way at a time; those that answer are probed as if they were alone.
+    let prompt: Vec<_> = (0..20).map(|at| format!("prompt{at}")).collect();
+    let specs = prompt.iter().map(|id| targets.instance("web", id, 2_000)).collect();
+    register(&mut registry, specs).await;
+    for id in &prompt {
+        asked_times(&targets, &format!("/{id}"), 5).await;
+        becomes(&registry, id, Health::Passing).await;
+    }
+    let all: Vec<_> = prompt.iter().map(|id| targets.asked(&format!("/{id}"))).collect();
+    let share = on_schedule(&all, 2_000);
+    eprintln!("beside 400 that hang, {:.1} % of the probes were on schedule", share * 100.0);
+    assert!(share > 0.8, "{share}");
+}
+
+// S4.8
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn targets_come_and_go_while_they_are_probed() {
+    let cluster = Cluster::start_probing(1, LOOPBACK).await;
+    let (targets, mut registry) = (Targets::open().await, cluster.registry(1));
+    for round in 0..30_u64 {
+        let mut request = registration(
+            (0..50).map(|at| targets.instance("web", &format!("t{at}"), SECOND_MS)).collect(),
+        );
+        request.incarnation = 2 * round + 1;
+        for spec in request.instances.iter_mut().filter(|_| round % 3 == 0) {
+            spec.checks[0].interval_ms = 2_000;
+        }
+        registry.register(request).await.expect("a registration");
+        if round % 2 == 0 {
+            for at in 0..25 {
+                deregister(&mut registry, "web", &format!("t{at}")).await;
+            }
+        }
+        asked_times(&targets, &format!("/t{}", 25 + round % 25), 1).await;
+    }
+    // The last round registered all of them, and they are probed as ever.
+    for at in [0, 24, 25, 49] {
+        let asked = targets.asked(&format!("/t{at}")).len();
+        asked_times(&targets, &format!("/t{at}"), asked + 2).await;
+        becomes(&registry, &format!("t{at}"), Health::Passing).await;
+    }
+    targets.answer("/t7", Answer::Status(503));
+    becomes(&registry, "t7", Health::Critical).await;
+}
+
+// S4.13
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_allowed_is_never_contacted() {
+    let cluster = Cluster::start_probing(1, "10.0.0.0/8").await;
+    let (targets, mut registry) = (Targets::open().await, cluster.registry(1));
+    let check = || http("/", SECOND_MS);
+    let specs = vec![
+        targets.at("127.0.0.1", "web", "by-address", check()),
+        targets.at("localhost", "web", "by-name", tcp(SECOND_MS)),
+        targets.at("[::ffff:127.0.0.1]", "web", "in-disguise", grpc("", SECOND_MS)),
+    ];
+    let names = specs.len() as u64;
+    register(&mut registry, specs).await;
+    within(IN_A_WHILE, "each was refused three times", || async {
+        let status = cluster.own_status(1).await?;
+        (status.members.first()?.probes_refused >= 3 * names).then_some(())
+    })
+    .await;
+    assert_eq!(targets.connections(), 0);
+    assert_eq!(cluster.own_status(1).await.unwrap().members[0].probes_made, 0);
+    for id in ["by-address", "by-name", "in-disguise"] {
+        assert_eq!(health(&mut registry, "web", id).await, Health::Unknown, "{id}");
+    }
+}
+
+// S4.13
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_probed_unless_the_operator_says_so() {
+    let off = Cluster::start(1).await;
+    let on = Cluster::start_probing(1, LOOPBACK).await;
+    let targets = Targets::open().await;
+    let (mut registry_off, mut registry_on) = (off.registry(1), on.registry(1));
+    register(&mut registry_off, vec![targets.instance("web", "off", SECOND_MS)]).await;
+    register(&mut registry_on, vec![targets.instance("web", "on", SECOND_MS)]).await;
+    asked_times(&targets, "/on", 4).await;
+    assert_eq!(targets.asked("/off").len(), 0);
+    assert_eq!(health(&mut registry_off, "web", "off").await, Health::Unknown);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_leader_goes_on_probing() {
+    let mut cluster = Cluster::start_probing(3, LOOPBACK).await;
+    let targets = Targets::open().await;
+    let first = cluster.leader().await;
+    let mut registry = cluster.registry(first);
+    targets.answer("/b", Answer::Status(500));
+    let specs = ["a", "b"].map(|id| targets.instance("web", id, SECOND_MS));
+    register(&mut registry, specs.into()).await;
+    becomes(&registry, "a", Health::Passing).await;
+    becomes(&registry, "b", Health::Critical).await;
+    for id in cluster.ids() {
+        let made = cluster.own_status(id).await.unwrap().members[0].probes_made;
+        assert_eq!(made > 0, id == first, "only the leader probes; node {id} made {made}");
+    }
+
+    cluster.stop(first).await;
+    let next = cluster.leader().await;
+    let registry = cluster.registry(next);
+    assert_eq!(health(&mut registry.clone(), "web", "b").await, Health::Critical, "it is known");
+    targets.answer("/a", Answer::Status(500));
+    targets.answer("/b", Answer::Status(200));
+    becomes(&registry, "a", Health::Critical).await;
+    becomes(&registry, "b", Health::Passing).await;
+    eventually("the other one, too, has it", || async {
+        let other = cluster.ids().into_iter().find(|id| *id != next)?;
+        (health(&mut cluster.registry(other), "web", "a").await == Health::Critical).then_some(())
+    })
+    .await;
+}
