@@ -130,10 +130,10 @@ impl Caller {
     ///
     /// # Errors
     /// [`CallError::NoInstance`], [`CallError::Failed`], [`CallError::Deadline`].
-    pub async fn call<T, E>(
-        &self,
-        call: impl AsyncFn(Arc<Instance>) -> Result<T, Fault<E>>,
-    ) -> Result<T, CallError<E>> {
+    pub async fn call<T, E, F>(&self, call: impl Fn(Arc<Instance>) -> F) -> Result<T, CallError<E>>
+    where
+        F: Future<Output = Result<T, Fault<E>>>,
+    {
         let deadline = Instant::now() + self.deadline;
         let mut left = match self.mode {
             FailMode::FailFast => 0,
@@ -187,10 +187,13 @@ impl Caller {
     ///
     /// # Errors
     /// When there is nobody to call. What came of each call is in the list.
-    pub async fn call_all<T, E>(
+    pub async fn call_all<T, E, F>(
         &self,
-        call: impl AsyncFn(Arc<Instance>) -> Result<T, Fault<E>>,
-    ) -> Result<Vec<(Arc<Instance>, Result<T, CallError<E>>)>, Error> {
+        call: impl Fn(Arc<Instance>) -> F,
+    ) -> Result<Vec<(Arc<Instance>, Result<T, CallError<E>>)>, Error>
+    where
+        F: Future<Output = Result<T, Fault<E>>>,
+    {
         let instances = self.balancer.discovery().usable().await?;
         let mut waiting = instances.iter().cloned().enumerate();
         let mut running = FuturesUnordered::new();
@@ -208,11 +211,14 @@ impl Caller {
         Ok(instances.iter().cloned().zip(results).collect())
     }
 
-    async fn call_one<T, E>(
+    async fn call_one<T, E, F>(
         &self,
         instance: Arc<Instance>,
-        call: &impl AsyncFn(Arc<Instance>) -> Result<T, Fault<E>>,
-    ) -> Result<T, CallError<E>> {
+        call: &impl Fn(Arc<Instance>) -> F,
+    ) -> Result<T, CallError<E>>
+    where
+        F: Future<Output = Result<T, Fault<E>>>,
+    {
         let deadline = Instant::now() + self.deadline;
         let mut left = match self.mode {
             FailMode::FailFast => 0,

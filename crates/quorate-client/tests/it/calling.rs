@@ -164,6 +164,20 @@ async fn who_goes_away_gets_no_more_calls_until_it_changes() {
 #[error("no")]
 struct No;
 
+struct Fails;
+
+impl Fails {
+    async fn each_time(&self, caller: &Caller, text: &str) -> Result<(), CallError<No>> {
+        let call = async |_instance| self.once(text).await.map_err(Fault::Again);
+        caller.call(call).await
+    }
+
+    async fn once(&self, _text: &str) -> Result<(), No> {
+        tokio::task::yield_now().await;
+        Err(No)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_calls_go_on_as_the_mode_says() {
     // S1.17
@@ -172,11 +186,10 @@ async fn failed_calls_go_on_as_the_mode_says() {
     let balancer = Arc::new(balancer(&fakes[0], Policy::Random, &all).await);
     let caller = |mode| Caller::new(balancer.clone(), mode).deadline(Duration::from_secs(3));
     for _ in 0..20 {
-        // In a task of its own, as servers do it.
+        // In a task of its own, as servers do it, and with something lent to the call.
         let failover = caller(FailMode::Failover(2));
-        let failed = tokio::spawn(async move {
-            failover.call(async |_instance| Err::<(), _>(Fault::Again(No))).await
-        });
+        let fails = Arc::new(Fails);
+        let failed = tokio::spawn(async move { fails.each_time(&failover, "text").await });
         let Err(CallError::Failed { mut tried, .. }) = failed.await.unwrap() else { panic!() };
         tried.sort();
         assert_eq!(tried, ["a", "b", "c"], "another instance each time");
