@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stderr, reason = "measured times, and the logs of a failed test")]
 
+#[path = "readme/built.rs"]
+mod built;
 #[path = "process/cli.rs"]
 mod cli;
 #[path = "process/cluster.rs"]
@@ -15,6 +17,8 @@ mod damage;
 mod discovery;
 #[path = "process/disk_full.rs"]
 mod disk_full;
+#[path = "process/examples.rs"]
+mod examples;
 #[path = "process/expiry.rs"]
 mod expiry;
 #[path = "process/failover.rs"]

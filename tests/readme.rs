@@ -13,6 +13,8 @@
 
 #[path = "readme/blocks.rs"]
 mod blocks;
+#[path = "readme/built.rs"]
+mod built;
 #[path = "readme/deployment.rs"]
 mod deployment;
 #[path = "readme/examples.rs"]
@@ -28,14 +30,7 @@ mod three_nodes;
 #[path = "readme/yaml.rs"]
 mod yaml;
 
-use std::path::{Path, PathBuf};
-
-/// The root of the repository: as cargo says when it runs the test, so that another copy can be checked, too.
-fn root() -> PathBuf {
-    let package = std::env::var("CARGO_MANIFEST_DIR");
-    let package = package.unwrap_or(env!("CARGO_MANIFEST_DIR").to_owned());
-    Path::new(&package).join("../..").canonicalize().unwrap()
-}
+use built::root;
 
 /// A file of the repository.
 fn text_of(path: &str) -> String {

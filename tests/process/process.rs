@@ -25,16 +25,22 @@ impl Process {
         S: AsRef<OsStr>,
     {
         let args: Vec<_> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
-        let child = Command::new(env!("CARGO_BIN_EXE_quorate"))
-            .args(&args)
-            .env_clear()
-            .env("RUST_BACKTRACE", "1")
-            .stdin(Stdio::null())
-            .stdout(append_to(stdout))
-            .stderr(append_to(stderr))
-            .spawn()
-            .expect("the binary starts");
-        Self { what: format!("quorate {args:?}"), child }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.args(&args).env_clear().env("RUST_BACKTRACE", "1");
+        Self::spawn(command, format!("quorate {args:?}"), stdout, stderr)
+    }
+
+    /// Starts another program that belongs to us, which is told where the nodes are.
+    pub(crate) fn start_other(program: &Path, nodes: &str, stdout: &Path, stderr: &Path) -> Self {
+        let mut command = Command::new(program);
+        command.env_clear().env("QUORATE_NODES", nodes);
+        Self::spawn(command, program.display().to_string(), stdout, stderr)
+    }
+
+    fn spawn(mut command: Command, what: String, stdout: &Path, stderr: &Path) -> Self {
+        let command = command.stdin(Stdio::null());
+        let command = command.stdout(append_to(stdout)).stderr(append_to(stderr));
+        Self { what, child: command.spawn().expect("the binary starts") }
     }
 
     /// kill -9, and waits until it is gone.

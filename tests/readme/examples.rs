@@ -1,31 +1,13 @@
-//! The Rust examples: where cargo has put them, and that `follow` tells its story.
+//! That `follow` tells its story, and that each example says how it is run. The examples of the reference systems are run by
+//! `tests/process/examples.rs`.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::built::example;
 use crate::ports::Ports;
 use crate::process::Running;
 use crate::story::quorate;
-use crate::{root, text_of};
-
-/// An example's binary. `cargo test` has built it; `cargo test --test readme` has not, so then it is built here.
-pub(crate) fn example(name: &str) -> PathBuf {
-    let binary = PathBuf::from(env!("CARGO_BIN_EXE_quorate"));
-    let example = binary.parent().unwrap().join("examples").join(name);
-    let source = root().join(format!("cluster-examples/{name}.rs"));
-    let changed = |path: &PathBuf| path.metadata().and_then(|metadata| metadata.modified()).ok();
-    if changed(&example) < changed(&source) {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "-p", "quorate-cli", "--example", name]);
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
-        let target = binary.parent().and_then(Path::parent).unwrap();
-        let built = build.current_dir(root()).env("CARGO_TARGET_DIR", target).status().unwrap();
-        assert!(built.success(), "cargo build --example {name}: {built}");
-    }
-    example
-}
+use crate::text_of;
 
 #[test]
 fn the_follow_example_tells_its_story() {
@@ -57,9 +39,12 @@ fn the_follow_example_tells_its_story() {
 #[test]
 fn each_example_opens_with_its_command() {
     let three_nodes = "cluster-examples/three-nodes";
+    let rust =
+        |name| (format!("cluster-examples/{name}.rs"), format!("cargo run --example {name}"));
     for (file, command) in [
-        ("cluster-examples/readme.rs".to_owned(), "cargo run --example readme".to_owned()),
-        ("cluster-examples/follow.rs".to_owned(), "cargo run --example follow".to_owned()),
+        rust("readme"),
+        rust("follow"),
+        rust("rpc_framework"),
         (format!("{three_nodes}/start.sh"), format!("{three_nodes}/start.sh")),
         (format!("{three_nodes}/node-1.toml"), "quorate serve --config node-1.toml".to_owned()),
         (format!("{three_nodes}/node-2.toml"), "quorate serve --config node-2.toml".to_owned()),

@@ -8,7 +8,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::blocks::{Block, blocks, commands};
-use crate::examples::example;
+use crate::built::example;
 use crate::ports::Ports;
 use crate::process::Running;
 use crate::{root, text_of};

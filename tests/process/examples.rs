@@ -1,0 +1,75 @@
+//! The reference systems of `cluster-examples/`: each tells its story to its end, although the leader is killed (-9) in the
+//! middle of it. What they promise they check by themselves, and end with an error if it does not hold; here is checked that
+//! they say so, and go on after the kill.
+
+use std::time::Duration;
+
+use crate::built::example;
+use crate::cluster::Cluster;
+use crate::process::{Process, text_of};
+use crate::wait::eventually;
+
+/// A story takes ten seconds; this machine may have much else to do.
+const STORY_WITHIN: Duration = Duration::from_secs(120);
+/// What fits a terminal.
+const WIDTH: usize = 100;
+
+/// An example that was run to its good end, with the leader killed as soon as it said `kill_at`: what it said before the
+/// kill, and after it.
+async fn story(name: &str, kill_at: &str) -> (String, String) {
+    let mut cluster = Cluster::start(3).await;
+    let (out, err) = (cluster.dir().join("story.out"), cluster.dir().join("story.err"));
+    let mut process = Process::start_other(&example(name), &cluster.all(), &out, &err);
+    let failed = |ended| format!("{ended}: {}\n{}", text_of(&out), text_of(&err));
+    eventually(kill_at, STORY_WITHIN, async || {
+        if text_of(&out).contains(kill_at) {
+            return Ok(());
+        }
+        let ended = process.ended();
+        assert!(ended.is_none(), "{}", failed(format!("{ended:?}")));
+        Err(failed("it goes on".to_owned()))
+    })
+    .await;
+    let leader = cluster.leader().await;
+    cluster.nodes[leader].kill();
+    let before = text_of(&out);
+    assert!(process.ended().is_none(), "{name} ended before the kill: {before}");
+    let code = process.exit_code(STORY_WITHIN).await;
+    assert_eq!(code, 0, "{}", failed(format!("{name} ended with {code}")));
+    let all = text_of(&out);
+    assert!(all.lines().all(|line| line.chars().count() <= WIDTH), "lines fit a terminal: {all}");
+    let after = all.strip_prefix(&before).expect("a story only grows").to_owned();
+    (before, after)
+}
+
+/// That all of this was said, in this order.
+#[track_caller]
+fn says(story: &str, expected: &[&str]) {
+    let mut rest = story;
+    for text in expected {
+        let at = rest.find(text);
+        let at = at.unwrap_or_else(|| panic!("no \"{text}\", or not in this order: {story}"));
+        rest = &rest[at + text.len()..];
+    }
+}
+
+/// S0.2, S1.9, S1.10, S1.13 to S1.17
+#[tokio::test(flavor = "multi_thread")]
+async fn rpc_framework_restarts_its_providers_without_a_failed_call() {
+    let (before, after) = story("rpc_framework", "The rolling restart begins").await;
+    says(
+        &before,
+        &[
+            "RoundRobin: [20, 20, 20]",
+            "WeightedRoundRobin: [30, 20, 10]",
+            "FailFast: 30 calls, 10 failed",
+            "Failover(2): 30 calls, 0 failed",
+            "Retry(1): calls refused once succeed",
+            "greeter-2 starts again",
+            "going away: of 30 calls, it gets 1",
+        ],
+    );
+    let restarted = ["greeter-1 runs again", "greeter-2 runs again", "greeter-3 runs again"];
+    says(&after, &restarted);
+    says(&after, &["The rolling restart is over:", "calls, 0 failed", "no instance that is UP"]);
+}
