@@ -27,6 +27,8 @@ mod failover;
 mod feed;
 #[path = "process/graceful_stop.rs"]
 mod graceful_stop;
+#[path = "process/health.rs"]
+mod health;
 #[path = "process/kill.rs"]
 mod kill;
 #[path = "process/load.rs"]

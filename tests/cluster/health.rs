@@ -3,8 +3,11 @@
 
 use std::time::Duration;
 
-use quorate_proto::v1::{Health, HealthCheck, InstanceSpec};
+use quorate_client::{Discovery, Error, HealthCheck, InstanceBuilder};
+use quorate_proto::v1;
+use quorate_proto::v1::{Health, InstanceSpec};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use super::calls::{Registry, deregister, fetch_all, registration};
 use super::harness::{Cluster, eventually, within};
@@ -71,7 +74,7 @@ async fn each_kind_of_check_takes_out_and_brings_back() {
     let tcp_address = listener.local_addr().unwrap();
     let (reporter, grpc_port) = serve_grpc_health().await;
     reporter.set_service_status("shop.Cart", tonic_health::ServingStatus::Serving).await;
-    let at = |port: u16, id: &str, check: HealthCheck| {
+    let at = |port: u16, id: &str, check: v1::HealthCheck| {
         let endpoints = [("e".to_owned(), format!("http://127.0.0.1:{port}"))].into();
         InstanceSpec { endpoints, checks: vec![check], ..super::calls::spec("web", id) }
     };
@@ -269,4 +272,32 @@ async fn the_next_leader_goes_on_probing() {
         (health(&mut cluster.registry(other), "web", "a").await == Health::Critical).then_some(())
     })
     .await;
+}
+
+// S4.9
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_leave_out_what_is_critical() {
+    let cluster = Cluster::start_probing(1, LOOPBACK).await;
+    let (targets, client) = (Targets::open().await, cluster.client().await);
+    let check = HealthCheck::http("/a").every(Duration::from_secs(1)).failures_before_critical(2);
+    let uri = format!("http://127.0.0.1:{}", targets.port);
+    let builder = InstanceBuilder::new("web", "a").endpoint("http", uri).check(check);
+    let registration = client.register(builder).await.expect("a registration");
+    let incarnation = registration.incarnation();
+    let mut view = client.discover("web").expect("a view");
+    assert_eq!(view.usable().await.expect("callable before any probe").len(), 1);
+    asked_times(&targets, "/a", 1).await;
+
+    targets.answer("/a", Answer::Status(503));
+    let shows = async |view: &mut Discovery, count: usize| {
+        while view.current().len() != count {
+            timeout(IN_A_WHILE, view.changed()).await.expect("the view changes");
+        }
+    };
+    shows(&mut view, 0).await;
+    assert!(matches!(view.usable().await, Err(Error::NoInstances { .. })));
+    targets.answer("/a", Answer::Status(200));
+    shows(&mut view, 1).await;
+    let back = view.current().get("a").expect("it is back").clone();
+    assert_eq!((back.health(), back.incarnation), (Health::Passing, incarnation));
 }

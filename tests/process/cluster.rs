@@ -38,6 +38,8 @@ const TAIL: usize = 60;
 pub(crate) struct Settings {
     /// The table `[tunables]` of every node's configuration file.
     pub(crate) tunables: String,
+    /// The table `[health_checks]`.
+    pub(crate) health_checks: String,
     /// Data directories that are somewhere else.
     pub(crate) data_dirs: BTreeMap<u64, PathBuf>,
 }
@@ -87,7 +89,9 @@ impl Cluster {
             let data_dir = settings.data_dirs.get(&id).cloned();
             let data_dir = data_dir.unwrap_or_else(|| dir.path().join(format!("data-{id}")));
             let config = dir.path().join(format!("node-{id}.toml"));
-            std::fs::write(&config, format!("[tunables]\n{}", settings.tunables)).unwrap();
+            let (health_checks, tunables) = (&settings.health_checks, &settings.tunables);
+            let text = format!("[health_checks]\n{health_checks}\n[tunables]\n{tunables}");
+            std::fs::write(&config, text).unwrap();
             Node::new(id, clients, peers, data_dir, &founders.join(","), &config, dir.path())
         });
         Self { nodes: nodes.collect(), dir: Some(dir), _room: room }

@@ -80,7 +80,8 @@ impl Drop for SmallDisk {
 async fn cluster_on(disk: &SmallDisk) -> Cluster {
     let data_dirs = [(1, disk.data_dir())].into();
     let tunables = format!("disk_reserve_bytes = {}", 16 * 1024 * 1024);
-    let cluster = Cluster::start_with(3, Settings { tunables, data_dirs }).await;
+    let cluster =
+        Cluster::start_with(3, Settings { tunables, data_dirs, ..Settings::default() }).await;
     if cluster.leader().await != 0 {
         ask(&cluster.all(), "cluster transfer-leader 1").await.expect(0);
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use quorate_client::{Consistency, InstanceStatus};
+use quorate_client::{Consistency, HealthCheck, InstanceStatus};
 use quorate_node::Networks;
 
 use crate::logging::LogFormat;
@@ -156,6 +156,7 @@ pub(crate) struct ServeArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     quorate register orders orders-1 --endpoint http=http://10.0.0.1:8080 --zone eu-1a --meta commit=3f9c\n  \
+    quorate register orders orders-1 --endpoint http=http://10.0.0.1:8080 --check http=/healthz,every=5s\n  \
     quorate register orders orders-1 --endpoint http=http://10.0.0.1:8080 --ttl 1h --once")]
 pub(crate) struct RegisterArgs {
     /// The service
@@ -198,6 +199,10 @@ pub(crate) struct InstanceSettings {
     /// A service that it depends on (repeatable)
     #[arg(long, value_name = "SERVICE")]
     pub(crate) requires: Vec<String>,
+    /// A health check that the cluster makes, where its operator allows it: http=/path, tcp or grpc=SERVICE, then perhaps
+    /// ,endpoint=NAME,every=10s,timeout=2s,failures=3,successes=1 (repeatable)
+    #[arg(long = "check", value_name = "CHECK", value_parser = parse::check)]
+    pub(crate) checks: Vec<HealthCheck>,
 }
 
 #[derive(Debug, Args)]

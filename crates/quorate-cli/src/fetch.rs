@@ -72,18 +72,21 @@ fn age(header: &ResponseHeader) -> String {
 }
 
 fn instances(instances: &[Instance]) -> Table {
-    let mut table = Table::new(["ID", "STATUS", "WEIGHT", "ZONE", "VERSION", "ENDPOINTS"]);
+    let heading = ["ID", "STATUS", "HEALTH", "WEIGHT", "ZONE", "VERSION", "ENDPOINTS"];
+    let mut table = Table::new(heading);
     for instance in instances {
         let mark = if instance.r#override.is_some() { "*" } else { "" };
         table.row([
             instance.id.clone(),
             format!("{}{mark}", json::status(instance.status())),
+            json::health(instance).to_owned(),
             instance.weight.to_string(),
             instance.zone.clone(),
             instance.version.clone(),
             endpoints(instance).join("\n"),
         ]);
     }
+    table.hide_if_empty("HEALTH");
     table
 }
 

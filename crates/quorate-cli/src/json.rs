@@ -2,9 +2,11 @@
 //! hashes) are hexadecimal texts.
 
 use quorate_client::{
-    Instance, InstanceOverride, InstanceStatus, Member, MemberRole, MemberStatus, NodeState,
-    RemoveReason, ResponseHeader, Service, ServiceSummary,
+    Health, Instance, InstanceOverride, InstanceStatus, Member, MemberRole, MemberStatus,
+    NodeState, RemoveReason, ResponseHeader, Service, ServiceSummary,
 };
+use quorate_proto::v1;
+use quorate_proto::v1::health_check::Kind;
 use serde_json::{Value, json};
 
 pub(crate) fn instance(instance: &Instance) -> Value {
@@ -27,7 +29,42 @@ pub(crate) fn instance(instance: &Instance) -> Value {
     if let Some(decision) = &instance.r#override {
         value["override"] = r#override(decision);
     }
+    if !instance.checks.is_empty() {
+        value["health"] = json!(health(instance));
+        value["checks"] = instance.checks.iter().map(check).collect();
+    }
     value
+}
+
+fn check(check: &v1::HealthCheck) -> Value {
+    let kind = match &check.kind {
+        Some(Kind::Http(http)) => json!({ "http": { "path": http.path } }),
+        Some(Kind::Tcp(_)) => json!({ "tcp": {} }),
+        Some(Kind::Grpc(grpc)) => json!({ "grpc": { "service": grpc.service } }),
+        // Of a newer registry.
+        None => json!({}),
+    };
+    let mut value = json!({
+        "endpoint": check.endpoint,
+        "interval_ms": check.interval_ms,
+        "timeout_ms": check.timeout_ms,
+        "failures_before_critical": check.failures_before_critical,
+        "successes_before_passing": check.successes_before_passing,
+    });
+    for (name, of) in kind.as_object().into_iter().flatten() {
+        value[name] = of.clone();
+    }
+    value
+}
+
+/// What its health checks say; empty without any.
+pub(crate) fn health(instance: &Instance) -> &'static str {
+    match instance.health() {
+        Health::Unspecified => "",
+        Health::Unknown => "UNKNOWN",
+        Health::Passing => "PASSING",
+        Health::Critical => "CRITICAL",
+    }
 }
 
 fn r#override(decision: &InstanceOverride) -> Value {

@@ -59,6 +59,16 @@ impl Table {
         self.rows.push(cells.to_vec());
     }
 
+    /// Takes the column with this heading out if it says nothing of any row.
+    pub(crate) fn hide_if_empty(&mut self, heading: &str) {
+        let Some((first, rows)) = self.rows.split_first() else { return };
+        let at = first.iter().position(|cell| cell == heading);
+        let Some(at) = at.filter(|at| rows.iter().all(|row| row[*at].is_empty())) else { return };
+        for row in &mut self.rows {
+            row.remove(at);
+        }
+    }
+
     pub(crate) fn print(&self) -> io::Result<()> {
         line(self.render().trim_end_matches('\n'))
     }
@@ -152,6 +162,19 @@ mod tests {
         assert_eq!(count('i'), 253);
         assert_eq!(count('h'), uri.chars().filter(|c| *c == 'h').count());
         assert!(text.contains("  UP  "), "narrow columns stay whole: {text}");
+    }
+
+    #[test]
+    fn a_column_that_says_nothing_is_hidden_if_it_may_be() {
+        let mut table = Table::new(["ID", "HEALTH", "ZONE"]);
+        table.row(strings(["a", "", ""]));
+        table.hide_if_empty("HEALTH");
+        assert_eq!(table.render(), "ID  ZONE\na\n");
+        let mut table = Table::new(["ID", "HEALTH", "ZONE"]);
+        table.row(strings(["a", "PASSING", ""]));
+        table.row(strings(["b", "", ""]));
+        table.hide_if_empty("HEALTH");
+        assert_eq!(table.render(), "ID  HEALTH   ZONE\na   PASSING\nb\n");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use quorate_client::InstanceStatus;
+use quorate_client::{HealthCheck, InstanceStatus};
 
 /// Node addresses from one argument. (Under this name, clap does not take it for an argument that repeats.)
 pub(crate) type NodeList = Vec<String>;
@@ -39,6 +39,34 @@ pub(crate) fn endpoint(text: &str) -> Result<(String, String), String> {
         Ok((name, uri)) if uri.contains(':') => Ok((name, uri)),
         _ => Err(format!("\"{text}\" is no name=uri; write it like http=http://10.0.0.1:8080")),
     }
+}
+
+/// "http=/healthz,every=5s,failures=2". The limits are the registry's to say.
+pub(crate) fn check(text: &str) -> Result<HealthCheck, String> {
+    let mut parts = text.split(',');
+    let kind = parts.next().unwrap_or_default();
+    let mut check = match kind.split_once('=').unwrap_or((kind, "")) {
+        ("http", path) => HealthCheck::http(path),
+        ("tcp", "") => HealthCheck::tcp(),
+        ("grpc", service) => HealthCheck::grpc(service),
+        _ => return Err(format!("\"{kind}\" is no check; write http=/path, tcp or grpc=SERVICE")),
+    };
+    for part in parts {
+        let (name, value) = pair(part)?;
+        let times = || value.parse::<u32>().map_err(|_| format!("\"{part}\" names no number"));
+        check = match name.as_str() {
+            "endpoint" => check.endpoint(value),
+            "every" => check.every(duration(&value)?),
+            "timeout" => check.timeout(duration(&value)?),
+            "failures" => check.failures_before_critical(times()?),
+            "successes" => check.successes_before_passing(times()?),
+            _ => {
+                let known = "endpoint, every, timeout, failures and successes";
+                return Err(format!("\"{name}\" is no part of a check; there are {known}"));
+            }
+        };
+    }
+    Ok(check)
 }
 
 /// "up", "draining" and so on.
@@ -94,6 +122,34 @@ pub(crate) fn members(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn checks() {
+        let seconds = Duration::from_secs;
+        let all = HealthCheck::http("/healthz?deep")
+            .endpoint("admin")
+            .every(seconds(5))
+            .timeout(seconds(1))
+            .failures_before_critical(2)
+            .successes_before_passing(4);
+        let text = "http=/healthz?deep,endpoint=admin,every=5s,timeout=1s,failures=2,successes=4";
+        assert_eq!(check(text), Ok(all));
+        assert_eq!(check("tcp"), Ok(HealthCheck::tcp()));
+        assert_eq!(check("grpc"), Ok(HealthCheck::grpc("")));
+        assert_eq!(check("grpc=a.B"), Ok(HealthCheck::grpc("a.B")));
+        for (text, named) in [
+            ("", "http=/path"),
+            ("udp", "udp"),
+            ("tcp=1", "tcp=1"),
+            ("tcp,often", "often"),
+            ("tcp,rise=2", "rise"),
+            ("tcp,every=5", "5"),
+            ("tcp,failures=some", "failures=some"),
+        ] {
+            let error = check(text).unwrap_err();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+    }
 
     #[test]
     fn durations() {

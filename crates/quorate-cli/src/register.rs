@@ -92,6 +92,9 @@ pub(crate) fn registration(service: &str, id: &str, args: &InstanceSettings) -> 
     for service in &args.requires {
         instance = instance.requires(service);
     }
+    for check in &args.checks {
+        instance = instance.check(check.clone());
+    }
     if let Some(zone) = &args.zone {
         instance = instance.zone(zone);
     }

@@ -143,15 +143,17 @@ fn to_text(event: &WatchEvent) -> String {
 fn in_line(instance: &Instance) -> String {
     let (service, id) = (&instance.service, &instance.id);
     let status = json::status(instance.status());
+    let health = json::health(instance);
+    let health = if health.is_empty() { String::new() } else { format!(" {health}") };
     let endpoints = endpoints(instance).join(" ");
-    let text = format!("{service}/{id} {status} weight {} {endpoints}", instance.weight);
+    let text = format!("{service}/{id} {status}{health} weight {} {endpoints}", instance.weight);
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use quorate_client::RemoveReason;
+    use quorate_client::{Health, RemoveReason};
     use std::sync::Arc;
 
     fn instance() -> Arc<Instance> {
@@ -170,6 +172,10 @@ mod tests {
     fn events_are_one_line_each() {
         let added = WatchEvent::Added(instance());
         assert_eq!(to_text(&added), "+ orders/orders-1 UP weight 100 http=http://h:1");
+        let mut critical = (*instance()).clone();
+        critical.set_health(Health::Critical);
+        let changed = to_text(&WatchEvent::Modified(critical.into()));
+        assert_eq!(changed, "~ orders/orders-1 UP CRITICAL weight 100 http=http://h:1");
         let (reason, revision) = (RemoveReason::Expired, 9);
         let removed = WatchEvent::Removed { instance: instance(), reason, revision };
         assert_eq!(to_text(&removed), "- orders/orders-1 expired");

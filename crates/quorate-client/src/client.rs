@@ -25,8 +25,8 @@ use crate::registration::RegistrationHandle;
 use crate::renewals::Renewals;
 use crate::serve::Serving;
 use crate::types::{
-    Consistency, FetchOptions, Fetched, Instance, InstanceStatus, Member, Registration, Selection,
-    Service, ServiceSummary,
+    Consistency, FetchOptions, Fetched, Health, Instance, InstanceStatus, Member, Registration,
+    Selection, Service, ServiceSummary,
 };
 use crate::watch::Watch;
 use crate::{discovery, members, registration, watch};
@@ -332,8 +332,8 @@ impl Client {
         }
     }
 
-    /// The instances of a service that can be called now: those whose effective status is UP. For all of them, use
-    /// [`Client::fetch_with`].
+    /// The instances of a service that can be called now: those whose effective status is UP and whose health checks do not
+    /// fail. For all of them, use [`Client::fetch_with`].
     ///
     /// # Errors
     /// [`Error::UnknownService`], [`Error::NoInstances`], [`Error::Unreachable`], [`Error::Rejected`]: never an empty list.
@@ -341,7 +341,8 @@ impl Client {
         let selection = Selection::service(service).statuses([InstanceStatus::Up]);
         let fetched = self.fetch_with(&FetchOptions::new(selection)).await?;
         let found = fetched.services.into_iter().flatten().next();
-        let found = found.ok_or(Error::BadAnswer { operation: "fetch", missing: "service" })?;
+        let mut found = found.ok_or(Error::BadAnswer { operation: "fetch", missing: "service" })?;
+        found.instances.retain(|instance| instance.health() != Health::Critical);
         if !found.known {
             return Err(Error::UnknownService { service: service.to_owned() });
         }

@@ -38,7 +38,7 @@
 //! | `admin` | [`Admin`], the operators' calls |
 //! | `call`, `endpoints`, `members`, `retry` | one call over many nodes; which node; who there is; what a code means |
 //! | `claims` | what is registered already, and incarnations |
-//! | `types`, `error` | what goes in and out |
+//! | `types`, `checks`, `error` | what goes in and out |
 
 #![warn(missing_docs)]
 
@@ -47,6 +47,7 @@ mod balance;
 mod call;
 mod caller;
 mod channel;
+mod checks;
 mod claims;
 mod client;
 mod discovery;
@@ -65,14 +66,15 @@ pub use admin::{Admin, Backup};
 pub use balance::{Balancer, Picked, Policy};
 pub use caller::{CallError, Caller, FailMode, Fault};
 pub use channel::ChannelBuilder;
+pub use checks::HealthCheck;
 pub use client::{Client, ClientBuilder, Counters};
 pub use discovery::{Discovery, DiscoveryEvent, Instances, Listener, Origin, Selector};
 pub use error::{AddressFault, Attempt, Code, Error};
 pub use registration::{Gone, Lease, RegistrationHandle, RegistrationState};
 pub use serve::{Served, Serving, Stop};
 pub use types::{
-    Consistency, FetchOptions, Fetched, Instance, InstanceBuilder, InstanceOverride, InstanceSpec,
-    InstanceStatus, Member, MemberRole, MemberStatus, NodeState, Registration, RemoveReason,
-    ResponseHeader, Selection, Service, ServiceSummary, Update,
+    Consistency, FetchOptions, Fetched, Health, Instance, InstanceBuilder, InstanceOverride,
+    InstanceSpec, InstanceStatus, Member, MemberRole, MemberStatus, NodeState, Registration,
+    RemoveReason, ResponseHeader, Selection, Service, ServiceSummary, Update,
 };
 pub use watch::{View, Watch, WatchEvent, WatchStatus};

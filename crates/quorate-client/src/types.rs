@@ -4,9 +4,11 @@
 use std::time::Duration;
 
 use quorate_proto::v1;
+
+use crate::checks::HealthCheck;
 pub use quorate_proto::v1::{
-    Consistency, Instance, InstanceOverride, InstanceSpec, InstanceStatus, Member, MemberRole,
-    MemberStatus, NodeState, RemoveReason, ResponseHeader, Service, ServiceSummary,
+    Consistency, Health, Instance, InstanceOverride, InstanceSpec, InstanceStatus, Member,
+    MemberRole, MemberStatus, NodeState, RemoveReason, ResponseHeader, Service, ServiceSummary,
 };
 
 /// Describes one instance.
@@ -73,6 +75,13 @@ impl InstanceBuilder {
     #[must_use]
     pub fn requires(mut self, service: impl Into<String>) -> Self {
         self.0.requires.push(service.into());
+        self
+    }
+
+    /// How the cluster is to find out whether it works; up to 4.
+    #[must_use]
+    pub fn check(mut self, check: HealthCheck) -> Self {
+        self.0.checks.push(check.0);
         self
     }
 

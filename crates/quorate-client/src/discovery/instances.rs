@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use crate::types::{Instance, InstanceStatus};
+use crate::types::{Health, Instance, InstanceStatus};
 
 /// Which instances of which service a [`crate::Discovery`] shows: unless told otherwise, those that can be called.
 ///
@@ -24,10 +24,13 @@ pub struct Selector {
     metadata: BTreeMap<String, String>,
     /// Empty: any.
     statuses: Vec<InstanceStatus>,
+    /// Empty: any.
+    healths: Vec<Health>,
 }
 
 impl Selector {
-    /// The instances of a service that can be called: whose effective status is UP.
+    /// The instances of a service that can be called: whose effective status is UP, and whose health checks, if they declare
+    /// some, do not fail.
     pub fn service(name: impl Into<String>) -> Self {
         Self {
             service: name.into(),
@@ -36,6 +39,7 @@ impl Selector {
             version: None,
             metadata: BTreeMap::new(),
             statuses: vec![InstanceStatus::Up],
+            healths: vec![Health::Unspecified, Health::Unknown, Health::Passing],
         }
     }
 
@@ -74,6 +78,13 @@ impl Selector {
         self
     }
 
+    /// Only with one of these healths, not all but [`Health::Critical`]; with none named, any.
+    #[must_use]
+    pub fn healths(mut self, healths: impl IntoIterator<Item = Health>) -> Self {
+        self.healths = healths.into_iter().collect();
+        self
+    }
+
     pub(super) fn admits(&self, instance: &Instance) -> bool {
         let is = |wanted: &Option<String>, value: &str| {
             wanted.as_deref().is_none_or(|wanted| wanted == value)
@@ -81,6 +92,7 @@ impl Selector {
         is(&self.zone, &instance.zone)
             && is(&self.version, &instance.version)
             && (self.statuses.is_empty() || self.statuses.contains(&instance.status()))
+            && (self.healths.is_empty() || self.healths.contains(&instance.health()))
             && self.metadata.iter().all(|(key, value)| instance.metadata.get(key) == Some(value))
     }
 }
@@ -201,6 +213,24 @@ mod tests {
         instance.set_status(InstanceStatus::Draining);
         assert!(!plain.admits(&instance), "what drains gets no new calls"); // S0.11
         assert!(plain.statuses([]).admits(&instance));
+    }
+
+    #[test]
+    fn what_its_checks_found_dead_is_not_called() {
+        let plain = Selector::service("s");
+        for (health, admitted) in [
+            (Health::Unspecified, true),
+            (Health::Unknown, true),
+            (Health::Passing, true),
+            (Health::Critical, false),
+        ] {
+            let (status, health) = (InstanceStatus::Up as i32, health as i32);
+            let instance = Instance { status, health, ..Instance::default() };
+            assert_eq!(plain.admits(&instance), admitted, "{health:?}");
+            assert!(plain.clone().healths([]).admits(&instance), "{health:?}");
+            let critical = plain.clone().healths([Health::Critical]);
+            assert_eq!(critical.admits(&instance), !admitted, "{health:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use quorate_client::{Client, ClientBuilder, Discovery, DiscoveryEvent, Error, Origin, Selector};
+use quorate_client::{
+    Client, ClientBuilder, Discovery, DiscoveryEvent, Error, Health, Origin, Selector,
+};
 use quorate_proto::v1::{Instance, InstanceStatus, RemoveReason};
 
 use crate::fake::{Fake, Mode, until, within};
@@ -68,6 +70,37 @@ async fn a_view_follows_and_an_empty_one_says_why() {
     for bad in ["", "-s", "s s", &"s".repeat(254)] {
         assert!(matches!(client.discover(bad), Err(Error::InvalidName { .. })), "{bad:?}");
     }
+}
+
+#[tokio::test]
+async fn what_fails_its_checks_is_left_out_until_it_passes_again() {
+    // S4.9
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    put(&fakes[0], "s", "a", 1);
+    put(&fakes[0], "s", "b", 1);
+    let view = client.discover("s").unwrap();
+    let all = client.discover(Selector::service("s").healths([])).unwrap();
+    until("both are shown", || shown(&view).len() == 2 && shown(&all).len() == 2).await;
+    let mut listener = view.listen();
+    for id in ["a", "b"] {
+        let event = within(listener.next()).await;
+        assert!(matches!(&event, DiscoveryEvent::Added(i) if i.id == id), "{event:?}");
+    }
+    let found = |id, health| Instance { health: health as i32, ..instance("s", id, 1) };
+    fakes[0].state().put(found("a", Health::Critical));
+    let event = within(listener.next()).await;
+    assert!(matches!(&event, DiscoveryEvent::Removed { instance, .. } if instance.id == "a"));
+    assert_eq!((shown(&view), shown(&all).len()), (vec!["b1".to_owned()], 2));
+    let fetched = client.fetch("s").await.unwrap();
+    assert_eq!(fetched.instances.iter().map(|i| i.id.as_str()).collect::<Vec<_>>(), ["b"]);
+
+    fakes[0].state().put(found("b", Health::Critical));
+    until("none is left", || view.current().is_empty()).await;
+    assert!(matches!(view.usable().await, Err(Error::NoInstances { .. })));
+    assert!(matches!(client.fetch("s").await, Err(Error::NoInstances { .. })));
+    fakes[0].state().put(found("a", Health::Passing));
+    until("it is back", || shown(&view) == ["a1"]).await;
 }
 
 #[tokio::test]
