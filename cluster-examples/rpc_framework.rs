@@ -9,6 +9,8 @@
 
 #![allow(clippy::print_stdout, reason = "an example tells its story")]
 
+#[path = "shared/calls.rs"]
+mod calls;
 #[path = "shared/text.rs"]
 mod text;
 
@@ -18,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use calls::Calls;
 use quorate_client::{
     Balancer, CallError, Caller, Client, Code, Discovery, Error, FailMode, Fault, InstanceBuilder,
     Instances, Policy, Served,
@@ -25,7 +28,7 @@ use quorate_client::{
 use text::{Connections, Text};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 
@@ -60,7 +63,7 @@ async fn main() -> anyhow::Result<()> {
     going_away(&view, &providers[&3]).await?;
 
     println!("\nThe rolling restart begins, under constant calls");
-    let calls = Calls::start(&client, &view)?;
+    let calls = call_constantly(&client, &view)?;
     calls.more(50).await?;
     for number in 1..=3 {
         let before = view.current().get(&id(number)).context("it is shown")?.incarnation;
@@ -256,53 +259,24 @@ async fn going_away(view: &Discovery, leaver: &Provider) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Callers that go on and on: four by the channel that a generated client would have, two by a fail mode.
-struct Calls {
-    succeeded: Arc<AtomicU32>,
-    stop: Arc<AtomicBool>,
-    tasks: JoinSet<anyhow::Result<()>>,
-}
-
-impl Calls {
-    fn start(client: &Client, view: &Discovery) -> anyhow::Result<Self> {
-        let channel = client.channel(SERVICE)?;
-        let stub = Arc::new(Stub::new(view, Policy::LeastLoaded, FailMode::Failover(2)));
-        let (succeeded, stop) = (Arc::<AtomicU32>::default(), Arc::<AtomicBool>::default());
-        let mut tasks = JoinSet::new();
-        for number in 0..6 {
-            let (succeeded, stop) = (succeeded.clone(), stop.clone());
-            let (mut text, stub) = (Text::new(channel.clone()), stub.clone());
-            tasks.spawn(async move {
-                while !stop.load(Ordering::Relaxed) {
-                    match number {
-                        0..4 => text.say("hello").await.context("a call by the channel failed")?,
-                        _ => stub.say("hello").await.context("a call by the caller failed")?,
-                    };
-                    succeeded.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok(())
-            });
+/// Four callers by the channel that a generated client would have, two by a fail mode.
+fn call_constantly(client: &Client, view: &Discovery) -> anyhow::Result<Calls> {
+    let mut calls = Calls::default();
+    let channel = Text::new(client.channel(SERVICE)?);
+    calls.start(4, move || {
+        let mut channel = channel.clone();
+        async move {
+            channel.say("hello").await.context("a call by the channel failed")?;
+            Ok(())
         }
-        Ok(Self { succeeded, stop, tasks })
-    }
-
-    /// Waits for so many more that succeed.
-    async fn more(&self, count: u32) -> anyhow::Result<()> {
-        let wanted = self.succeeded.load(Ordering::Relaxed) + count;
-        let wait = async {
-            while self.succeeded.load(Ordering::Relaxed) < wanted {
-                sleep(Duration::from_millis(10)).await;
-            }
-        };
-        timeout(PATIENCE, wait).await.context("the calls do not go on")
-    }
-
-    /// How many there were; an error if one failed.
-    async fn end(self) -> anyhow::Result<u32> {
-        self.stop.store(true, Ordering::Relaxed);
-        for ended in self.tasks.join_all().await {
-            ended?;
+    });
+    let stub = Arc::new(Stub::new(view, Policy::LeastLoaded, FailMode::Failover(2)));
+    calls.start(2, move || {
+        let stub = stub.clone();
+        async move {
+            stub.say("hello").await.context("a call by the caller failed")?;
+            Ok(())
         }
-        Ok(self.succeeded.load(Ordering::Relaxed))
-    }
+    });
+    Ok(calls)
 }

@@ -73,3 +73,30 @@ async fn rpc_framework_restarts_its_providers_without_a_failed_call() {
     says(&after, &restarted);
     says(&after, &["The rolling restart is over:", "calls, 0 failed", "no instance that is UP"]);
 }
+
+/// S0.1, S0.9, S0.10, S0.11, S0.15, S2.9
+#[tokio::test(flavor = "multi_thread")]
+async fn rpc_proxy_passes_each_call_on_or_says_that_there_is_nobody() {
+    let (before, after) = story("rpc_proxy", "Constant calls").await;
+    says(
+        &before,
+        &[
+            "Unavailable: service \"worker\" is not known",
+            "280 calls, 0 failed",
+            "publishes that it has no room",
+            "30 calls, 0 failed",
+            "it stays registered",
+            "30 calls, 0 failed",
+        ],
+    );
+    says(
+        &after,
+        &[
+            "worker 1 has stopped",
+            "a second proxy has started",
+            "the first one: stopped; all calls were finished",
+            "calls, 0 failed",
+            "Unavailable: service \"worker\" has no instance",
+        ],
+    );
+}

@@ -14,10 +14,10 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn example(name: &str) -> PathBuf {
     let binary = PathBuf::from(env!("CARGO_BIN_EXE_quorate"));
     let example = binary.parent().unwrap().join("examples").join(name);
-    let source = root().join(format!("cluster-examples/{name}.rs"));
-    let shared = root().join("cluster-examples/shared/text.rs");
+    let sources = [&format!("{name}.rs"), "shared/calls.rs", "shared/text.rs"];
+    let sources = sources.map(|source| root().join("cluster-examples").join(source));
     let changed = |path: &PathBuf| path.metadata().and_then(|metadata| metadata.modified()).ok();
-    if changed(&example) < changed(&source).max(changed(&shared)) {
+    if changed(&example) < sources.iter().map(changed).max().flatten() {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "-p", "quorate-cli", "--example", name]);
         if !cfg!(debug_assertions) {
