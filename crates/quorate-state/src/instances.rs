@@ -38,33 +38,35 @@ impl Registry {
         lease: LeaseId,
         events: &mut Vec<Arc<Event>>,
     ) {
-        let before = self.instance(key);
+        let before = self.instance(key).cloned();
         // What is known of the health belongs to a run of the process. A new run begins as UNKNOWN, which callers take for
         // callable (Consul begins as critical): it says by its status when it is ready, its lease shows that it lives, and
         // a restart of many instances must not leave their callers without any until a leader has probed them. What its
         // checks then find takes it out.
-        let same_run = before.filter(|before| before.incarnation == incarnation);
+        let same_run = before.as_ref().filter(|before| before.incarnation == incarnation);
         let known = same_run.and_then(|before| before.checked.as_ref());
         let health = known.map_or(Health::Unknown, |known| known.health);
         let next = Revision(self.revision.0 + 1);
-        self.replace_instance(
-            Instance {
-                key: self.with_known_names(key),
-                spec: spec.clone(),
-                incarnation,
-                lease,
-                created: before.map_or(next, |before| before.created),
-                modified: next,
-                overridden: self.overrides.get(key).cloned(),
-                checked: checks.map(|checks| Box::new(Checked { checks: checks.clone(), health })),
-            },
-            events,
-        );
+        let after = Instance {
+            key: self.with_known_names(key),
+            spec: spec.clone(),
+            incarnation,
+            lease,
+            created: before.as_ref().map_or(next, |before| before.created),
+            modified: next,
+            overridden: self.overrides.get(key).cloned().map(Box::new),
+            checked: checks.map(|checks| Box::new(Checked { checks: checks.clone(), health })),
+        };
+        self.replace_instance(before, after, events);
     }
 
-    /// Puts the instance in the place of what has its key, with the next revision, if it differs.
-    pub(crate) fn replace_instance(&mut self, mut after: Instance, events: &mut Vec<Arc<Event>>) {
-        let before = self.instance(&after.key).cloned();
+    /// Puts the instance in the place of what has its key now, with the next revision, if it differs.
+    pub(crate) fn replace_instance(
+        &mut self,
+        before: Option<Arc<Instance>>,
+        mut after: Instance,
+        events: &mut Vec<Arc<Event>>,
+    ) {
         if let Some(before) = &before {
             after.modified = before.modified;
             if **before == after {

@@ -191,10 +191,11 @@ impl Registry {
     fn set_healths(&mut self, reports: &[HealthReport], events: &mut Vec<Arc<Event>>) -> Reply {
         for HealthReport { key, incarnation, health } in reports {
             let held = self.instance(key).filter(|held| held.incarnation == *incarnation);
-            let Some(mut after) = held.map(|held| Instance::clone(held)) else { continue };
+            let Some(held) = held.cloned() else { continue };
+            let mut after = Instance::clone(&held);
             let Some(checked) = &mut after.checked else { continue };
             checked.health = *health;
-            self.replace_instance(after, events);
+            self.replace_instance(Some(held), after, events);
         }
         Reply::Done
     }

@@ -237,8 +237,8 @@ pub struct Instance {
     pub created: Revision,
     /// The revision that changed it last.
     pub modified: Revision,
-    /// What an operator decided about it.
-    pub overridden: Option<Override>,
+    /// What an operator decided about it. Boxed because few have one.
+    pub overridden: Option<Box<Override>>,
     /// Its health checks and what they say; `None`: it declares none. Not part of this record in logs, snapshots and hash,
     /// which are as they were before there were checks: it is a record of its own there. Boxed because few have some.
     #[serde(skip)]

@@ -74,6 +74,7 @@ impl Schedule {
             match (old, after) {
                 (Some(old), Some(after)) if is_probed_alike(&old.instance, after) => {
                     old.instance = after.clone();
+                    self.agree(key);
                 }
                 (_, after) => {
                     self.remove(key);
@@ -81,6 +82,22 @@ impl Schedule {
                         self.add(now, after, &mut share);
                     }
                 }
+            }
+        }
+    }
+
+    /// Where the health of an instance is another one than its checks say here, somebody else had it set: a leader before
+    /// this one, of which not everything was applied yet. The checks begin anew from there.
+    fn agree(&mut self, key: &InstanceKey) {
+        let Some(Watched { instance, checks }) = self.instances.get(key) else { return };
+        let Some(checked) = &instance.checked else { return };
+        let verdicts = checks.iter().filter_map(|id| Some(self.checks.get(id)?.streak.verdict));
+        if verdict::health(verdicts, checked.health) == checked.health {
+            return;
+        }
+        for id in checks {
+            if let Some(probed) = self.checks.get_mut(id) {
+                probed.streak = Streak::from_health(checked.health, checks.len());
             }
         }
     }
@@ -187,3 +204,6 @@ fn is_probed_alike(old: &Instance, new: &Instance) -> bool {
         && old.checks() == new.checks()
         && old.spec.endpoints() == new.spec.endpoints()
 }
+
+#[cfg(test)]
+mod tests;

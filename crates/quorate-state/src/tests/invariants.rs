@@ -70,7 +70,7 @@ fn check_services(registry: &Registry) {
         assert!(service.revision > Revision(0) && service.revision <= registry.revision);
         for (id, instance) in &service.instances {
             assert_eq!((key, id), (&instance.key.service, &instance.key.id), "stands elsewhere");
-            assert_eq!(instance.overridden.as_ref(), registry.overrides.get(&instance.key));
+            assert_eq!(instance.overridden.as_deref(), registry.overrides.get(&instance.key));
             assert!(instance.created > Revision(0) && instance.created <= instance.modified);
             assert!(instance.modified <= service.revision, "{key} changed without notice");
             assert!(revisions.insert(instance.modified), "two changes with one revision");

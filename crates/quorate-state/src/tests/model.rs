@@ -317,7 +317,7 @@ impl Model {
         });
         change(&mut after);
         let overridden = self.overrides.iter().find(|(other, _)| other == key);
-        after.overridden = overridden.map(|(_, value)| value.clone());
+        after.overridden = overridden.map(|(_, value)| value.clone().into());
         if before.as_ref() == Some(&after) {
             return;
         }

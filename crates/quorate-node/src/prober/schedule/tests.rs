@@ -1,0 +1,183 @@
+//! When checks are due, and what is reported of them, without any target.
+
+use quorate_state::{
+    CheckKind, Checks, Clock, Command, Health, Incarnation, InstanceId, InstanceSpec, Namespace,
+    Op, Register, Registry, ServiceKey, ServiceName, SpecParts,
+};
+
+use super::*;
+
+fn key(id: &str) -> InstanceKey {
+    let (namespace, name) = (Namespace::default(), ServiceName::new("service", "web").unwrap());
+    let service = ServiceKey { namespace, name };
+    InstanceKey { service, id: InstanceId::new("id", id).unwrap() }
+}
+
+/// Connects every 10 s; critical after two failures, passing after two successes.
+fn check() -> HealthCheck {
+    HealthCheck {
+        kind: CheckKind::Tcp,
+        endpoint: "".into(),
+        interval_ms: 10_000,
+        timeout_ms: 2_000,
+        failures_before_critical: 2,
+        successes_before_passing: 2,
+    }
+}
+
+/// A registry and the schedule of its checks.
+struct Probing {
+    registry: Registry,
+    schedule: Schedule,
+    begin: Instant,
+}
+
+impl Probing {
+    fn new() -> Self {
+        let (registry, schedule) = (Registry::new(), Schedule::default());
+        Self { registry, schedule, begin: Instant::now() }
+    }
+
+    /// Registers an instance with so many checks, and has the schedule see that.
+    fn register(&mut self, id: &str, incarnation: u64, checks: usize) {
+        let endpoints = [("tcp".to_owned(), "tcp://h:1".to_owned())].into();
+        let spec = InstanceSpec::new("", SpecParts { endpoints, ..SpecParts::default() }).unwrap();
+        let checks = Checks::new("", &spec, vec![check(); checks]).unwrap().unwrap();
+        let instances = vec![(key(id), spec)];
+        let incarnation = Some(Incarnation(incarnation));
+        let register = Register { lease: None, ttl: None, incarnation, instances };
+        self.apply(Op::RegisterChecked { register, checks: [(0, checks)].into() });
+    }
+
+    fn set(&mut self, id: &str, health: Health) {
+        let incarnation = Incarnation(1);
+        self.apply(Op::SetHealth(vec![HealthReport { key: key(id), incarnation, health }]));
+    }
+
+    fn apply(&mut self, op: Op) {
+        self.registry.apply(&Command { clock: Clock(0), op });
+        self.schedule.update(self.begin, self.registry.checked(), || 0.5);
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.begin + Duration::from_millis(ms)
+    }
+
+    /// What is due at this time, by place of the check.
+    fn due(&mut self, ms: u64, room_for_hanging: bool) -> Vec<CheckId> {
+        let now = self.at(ms);
+        std::iter::from_fn(|| self.schedule.take_due(now, room_for_hanging))
+            .map(|due| due.id)
+            .collect()
+    }
+
+    fn done(&mut self, ms: u64, id: CheckId, result: Result<(), Failure>) -> Option<Health> {
+        let report = self.schedule.done(self.at(ms), id, &result, 0.5)?;
+        assert!(self.schedule.is_news(&report));
+        Some(report.health)
+    }
+}
+
+const FAILED: Result<(), Failure> = Err(Failure::NoHttp);
+
+fn hung() -> Result<(), Failure> {
+    Err(Failure::Timeout(Duration::from_secs(2)))
+}
+
+// S4.6
+#[tokio::test(start_paused = true)]
+async fn a_check_is_due_an_interval_after_it_began() {
+    let mut p = Probing::new();
+    p.register("a", 1, 1);
+    assert_eq!(p.due(2_499, true), [], "the first ones are spread over 5 s");
+    assert_eq!(p.due(2_500, true), [1]);
+    assert_eq!(p.due(20_000, true), [], "one is under way");
+    p.done(4_000, 1, Ok(()));
+    assert_eq!(p.due(12_499, true), []);
+    assert_eq!(p.due(12_500, true), [1]);
+    // One that took longer than its interval is due at once.
+    p.done(30_000, 1, Ok(()));
+    assert_eq!(p.schedule.next(true), Some(p.at(30_000)));
+}
+
+// S4.7
+#[tokio::test(start_paused = true)]
+async fn those_that_hang_wait_for_room_of_their_own() {
+    let mut p = Probing::new();
+    p.register("a", 1, 1);
+    p.register("b", 1, 1);
+    assert_eq!(p.due(5_000, true), [1, 2]);
+    p.done(7_000, 1, hung());
+    p.done(7_000, 2, FAILED);
+    assert_eq!(p.due(20_000, false), [2], "the other one hangs");
+    assert_eq!(p.schedule.next(false), None);
+    assert_eq!(p.due(20_000, true), [1]);
+    p.done(21_000, 1, Ok(()));
+    assert_eq!(p.due(40_000, false), [1], "it answers again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changes_is_reported_until_it_is_known() {
+    let mut p = Probing::new();
+    p.register("a", 1, 2);
+    p.due(5_000, true);
+    let all = [p.done(1, 1, Ok(())), p.done(1, 1, Ok(())), p.done(1, 2, Ok(()))];
+    assert_eq!(all, [None; 3], "not both have passed twice");
+    assert_eq!(p.done(1, 2, Ok(())), Some(Health::Passing));
+    assert_eq!(p.done(1, 1, Ok(())), Some(Health::Passing), "as long as it is not known");
+    p.set("a", Health::Passing);
+    assert_eq!(p.done(1, 2, Ok(())), None);
+    assert_eq!([p.done(1, 1, FAILED), p.done(1, 1, FAILED)], [None, Some(Health::Critical)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_the_targets_fault_counts_for_nothing() {
+    let mut p = Probing::new();
+    p.register("a", 1, 1);
+    p.due(5_000, true);
+    p.done(1, 1, FAILED);
+    for _ in 0..5 {
+        let not_allowed = Failure::NotAllowed { address: [10, 0, 0, 1].into() };
+        assert_eq!(p.done(1, 1, Err(not_allowed)), None);
+        assert_eq!(p.done(1, 1, Err(Failure::Stalled)), None);
+        assert_eq!(p.done(1, 1, Err(Failure::Lookup(std::io::ErrorKind::TimedOut.into()))), None);
+        assert_eq!(p.done(1, 1, Err(Failure::OwnTrouble(std::io::ErrorKind::Other.into()))), None);
+    }
+    assert_eq!(p.done(1, 1, FAILED), Some(Health::Critical));
+}
+
+/// A new leader may not have applied yet what the one before it had found.
+#[tokio::test(start_paused = true)]
+async fn what_a_leader_before_found_is_where_the_checks_begin() {
+    let mut p = Probing::new();
+    p.register("a", 1, 1);
+    p.due(5_000, true);
+    assert_eq!([p.done(1, 1, Ok(())), p.done(1, 1, Ok(()))], [None, Some(Health::Passing)]);
+    p.set("a", Health::Passing);
+    p.set("a", Health::Critical);
+    assert_eq!(p.done(1, 1, FAILED), None, "one failure does not bring it back");
+    assert_eq!([p.done(1, 1, Ok(())), p.done(1, 1, Ok(()))], [None, Some(Health::Passing)]);
+}
+
+// S4.8
+#[tokio::test(start_paused = true)]
+async fn what_is_gone_or_replaced_is_forgotten() {
+    let mut p = Probing::new();
+    p.register("a", 1, 2);
+    p.register("b", 1, 1);
+    assert_eq!(p.due(5_000, true), [1, 2, 3]);
+    p.register("a", 2, 1);
+    for under_way in [1, 2] {
+        assert_eq!(p.done(1, under_way, FAILED), None);
+        assert_eq!(p.done(1, under_way, FAILED), None, "of the run before");
+    }
+    let lease = p.registry.instance(&key("b")).unwrap().lease;
+    p.apply(Op::Deregister(quorate_state::Deregister::Lease(lease)));
+    assert_eq!(p.done(1, 3, FAILED), None);
+    assert_eq!(p.due(50_000, true), [4]);
+    p.done(50_000, 4, Ok(()));
+    let lease = p.registry.instance(&key("a")).unwrap().lease;
+    p.apply(Op::Deregister(quorate_state::Deregister::Lease(lease)));
+    assert_eq!(p.schedule.next(true), None);
+    assert!(p.schedule.checks.is_empty() && p.schedule.instances.is_empty());
+}
