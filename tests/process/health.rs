@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use crate::cli::{Running, ask};
 use crate::cluster::{Cluster, Settings};
-use crate::wait::eventually;
+use crate::wait::{eventually, time_passes};
 
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -52,6 +54,37 @@ async fn checks_are_declared_and_shown() {
     .await;
     registration.interrupt().await.expect(0);
     watch.interrupt().await.expect(0);
+}
+
+/// A node that stands still while a probe is under way finds its time over when it goes on: that is not the target's fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stood_still_blames_nobody() {
+    let health_checks = "allow = [\"127.0.0.0/8\"]".to_owned();
+    let mut cluster =
+        Cluster::start_with(1, Settings { health_checks, ..Settings::default() }).await;
+    let nodes = cluster.all();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let watch = Running::ask(&nodes, "watch web -o json");
+    let check = "http=/,every=2s,timeout=2s,failures=1";
+    let line = format!("register web a --endpoint e=http://{address} --ttl 1m --check {check}");
+    let _registration = Running::ask(&nodes, &line);
+    for probe in 0..6 {
+        let mut stream = timeout(PATIENCE, listener.accept()).await.expect("a probe").unwrap().0;
+        stream.read_buf(&mut Vec::new()).await.unwrap();
+        if probe == 2 {
+            cluster.nodes[0].pause();
+            time_passes(Duration::from_secs(4)).await;
+            cluster.nodes[0].go_on();
+            // It has to find its time over before there is an answer.
+            time_passes(Duration::from_millis(300)).await;
+        }
+        let _gone = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+    }
+    let passes = |line: &Value| line["instance"]["health"] == "PASSING";
+    let lines = watch.until("it passes", PATIENCE, passes).await;
+    let critical = lines.iter().filter(|line| line["instance"]["health"] == "CRITICAL");
+    assert_eq!(critical.count(), 0, "{lines:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -122,17 +122,22 @@ impl Prober {
             lead.begin(now, &node, &means);
             lead.report(&node);
             let next = lead.next().unwrap_or(looked + LOOK_EVERY).min(looked + LOOK_EVERY);
-            tokio::select! {
-                Some(probed) = lead.under_way.next(), if !lead.under_way.is_empty() => {
-                    lead.done(&node, probed, share(&mut self.random));
+            let probed = tokio::select! {
+                Some(probed) = lead.under_way.next(), if !lead.under_way.is_empty() => Some(probed),
+                () = reported(&mut lead.reporting) => {
+                    lead.reporting = None;
+                    None
                 }
-                () = reported(&mut lead.reporting) => lead.reporting = None,
-                () = tokio::time::sleep_until(next) => {}
+                () = tokio::time::sleep_until(next) => None,
+            };
+            // Before anything is made of what a probe says.
+            let now = Instant::now();
+            look = now >= looked + LOOK_EVERY;
+            if now > looked + LOOK_EVERY + STALL {
+                lead.stalled = Some(now);
             }
-            let after = Instant::now();
-            look = after >= looked + LOOK_EVERY;
-            if after > looked + LOOK_EVERY + STALL {
-                lead.stalled = Some(after);
+            if let Some(probed) = probed {
+                lead.done(&node, probed, share(&mut self.random));
             }
         }
     }

@@ -197,3 +197,9 @@ fn hosts_and_ports() {
         assert_eq!(host_and_port(uri), expected, "{uri}");
     }
 }
+
+/// There may be a million, and few have checks or overrides: those are behind a pointer each.
+#[test]
+fn an_instance_is_small() {
+    assert!(size_of::<Instance>() <= 192, "{} bytes", size_of::<Instance>());
+}
