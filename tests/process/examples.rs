@@ -100,3 +100,15 @@ async fn rpc_proxy_passes_each_call_on_or_says_that_there_is_nobody() {
         ],
     );
 }
+
+/// S0.14, S0.15, S2.3, S2.12, S3.3
+#[tokio::test(flavor = "multi_thread")]
+async fn game_cluster_keeps_each_player_in_a_room_that_is_there() {
+    let (before, after) = story("game_cluster", "room-2 is killed").await;
+    says(&before, &["connector-1: room-1 is there", "room-4 joins", "connector-2: room-4"]);
+    for frontend in ["connector-1", "connector-2"] {
+        let gone = ["room-2", "room-3"].map(|room| format!("{frontend}: {room} is gone"));
+        says(&after, &[&gone[0], "of other rooms played on", &gone[1], "with no failed call"]);
+    }
+    assert!(!(before + &after).contains("room-9"), "another realm's room is seen");
+}
