@@ -4,7 +4,7 @@
 //!
 //! | file | duty |
 //! |---|---|
-//! | `server` | bind, build, spawn, stop |
+//! | `opening`, `server` | what is found and settled first; bind, build, spawn, stop |
 //! | `config`, `start_error` | every knob; why a node does not start |
 //! | `node`, `error` | propose, read, ask the leader; why that failed |
 //! | `clock`, `ticker` | registry time: how a leader makes it, and lets it pass |
@@ -35,6 +35,7 @@ mod member_loop;
 mod membership;
 mod net;
 mod node;
+mod opening;
 mod peers;
 mod prober;
 mod raft;
