@@ -1,6 +1,8 @@
 //! Compiles `proto/` to Rust with protox, a protobuf compiler in Rust: no machine needs protoc.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use prost_types::{FileDescriptorSet, field_descriptor_proto};
 
 const FILES: [&str; 4] = [
     "quorate/v1/types.proto",
@@ -8,6 +10,9 @@ const FILES: [&str; 4] = [
     "quorate/v1/admin.proto",
     "quorate/peer/v1/peer.proto",
 ];
+
+/// What the Registry service needs.
+const ENCODED_FILES: [&str; 2] = ["quorate/v1/types.proto", "quorate/v1/registry.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -20,6 +25,43 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .btree_map(".")
         .bytes(".quorate.peer.v1")
-        .compile_fds(descriptors)?;
+        .compile_fds(descriptors.clone())?;
+    compile_encoded(descriptors, &out_dir)
+}
+
+/// The Registry service once more, for servers: as `EncodedFetchResponse`, Fetch answers with services that are encoded
+/// already. On the wire, an encoded message in a field of bytes is the same as the message.
+fn compile_encoded(
+    mut descriptors: FileDescriptorSet,
+    out_dir: &Path,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut config = tonic_prost_build::Config::new();
+    config.bytes(["."]);
+    descriptors.file.retain(|file| ENCODED_FILES.contains(&file.name()));
+    for file in &mut descriptors.file {
+        file.source_code_info = None; // it knows nothing of what is added
+        let names = file.message_type.iter().map(|message| message.name());
+        for name in names.chain(file.enum_type.iter().map(|known| known.name())) {
+            config.extern_path(format!(".quorate.v1.{name}"), format!("crate::v1::{name}"));
+        }
+        let fetched = file.message_type.iter().find(|message| message.name() == "FetchResponse");
+        let Some(mut encoded) = fetched.cloned() else { continue };
+        encoded.name = Some("EncodedFetchResponse".to_owned());
+        for field in encoded.field.iter_mut().filter(|field| field.name() == "services") {
+            field.set_type(field_descriptor_proto::Type::Bytes);
+            field.type_name = None;
+        }
+        file.message_type.push(encoded);
+        let methods = file.service.iter_mut().flat_map(|service| &mut service.method);
+        for method in methods.filter(|method| method.name() == "Fetch") {
+            method.output_type = Some(".quorate.v1.EncodedFetchResponse".to_owned());
+        }
+    }
+    let encoded_dir = out_dir.join("encoded");
+    std::fs::create_dir_all(&encoded_dir)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .out_dir(encoded_dir)
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

@@ -7,6 +7,13 @@ pub mod v1 {
     tonic::include_proto!("quorate.v1");
 }
 
+/// The Registry service for servers that keep services encoded: see `build.rs`.
+pub mod encoded {
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/encoded/quorate.v1.rs"));
+    }
+}
+
 pub mod peer {
     pub mod v1 {
         tonic::include_proto!("quorate.peer.v1");

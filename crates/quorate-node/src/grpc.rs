@@ -1,6 +1,7 @@
 //! The gRPC services: thin handlers that convert, call the node, and convert back.
 
 pub(crate) mod admin;
+pub(crate) mod fetch;
 pub(crate) mod peer;
 pub(crate) mod registry;
 pub(crate) mod renew;
@@ -17,7 +18,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
 use crate::error::{CallError, NodeError};
-use crate::node::Node;
+use crate::node::{Consistency, Node};
 
 /// A request at most, bytes. The transport lets a little more through, so that the answer can say what is too large.
 const REQUEST_MAX: usize = 4 * 1024 * 1024;
@@ -107,6 +108,14 @@ pub(crate) fn header(node: &Node, revision: u64, age_ms: u64) -> Option<Response
         revision,
         age_ms,
     })
+}
+
+/// How old an answer may be that was read so.
+fn age_ms(node: &Node, consistency: Consistency) -> u64 {
+    match consistency {
+        Consistency::Linearizable => 0,
+        Consistency::Local => node.age_ms(),
+    }
 }
 
 #[cfg(test)]

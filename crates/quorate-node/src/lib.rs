@@ -9,6 +9,7 @@
 //! | `node`, `error` | propose, read, ask the leader; why that failed |
 //! | `clock`, `ticker` | registry time: how a leader makes it, and lets it pass |
 //! | `renewals`, `reads` | many renewals in one entry; many reads in one round |
+//! | `encoded` | services that need not be encoded again |
 //! | `applied`, `watch`, `subscription` | the applied state and its watchers under one lock; one watcher's stream |
 //! | `wire_size` | about what things take in a message |
 //! | `membership`, `member_loop`, `cluster_status` | changing members; this node's own part in it; how they are |
@@ -27,6 +28,7 @@ mod cluster_status;
 mod config;
 mod convert;
 mod disk;
+mod encoded;
 mod error;
 mod failover;
 mod grpc;

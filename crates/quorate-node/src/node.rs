@@ -20,6 +20,7 @@ use crate::applied::Applied;
 use crate::clock::LeaderClock;
 use crate::config::Tunables;
 use crate::disk::Disk;
+use crate::encoded::EncodedServices;
 use crate::error::NodeError;
 use crate::leadership::Leadership;
 use crate::membership::MembershipCall;
@@ -89,6 +90,8 @@ pub(crate) struct Node {
     pub(crate) log_renewals: Renewals,
     pub(crate) reads: ReadIndex,
     pub(crate) probes: ProbeCounts,
+    /// What was fetched last.
+    pub(crate) encoded: EncodedServices,
     /// Membership changes, one at a time.
     pub(crate) membership: AsyncMutex<()>,
     pub(crate) started: Instant,

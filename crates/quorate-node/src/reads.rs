@@ -1,55 +1,78 @@
 //! Linearizable reads (ReadIndex, Raft thesis section 6.4): one round trip to a quorum confirms many reads at once.
 //!
-//! A round may answer every read that began before the round did. Reads queue on one lock; whoever gets it looks whether
-//! a round that began after its own arrival has finished meanwhile, and runs one otherwise.
+//! A round may answer every read that began before the round did: reads wait in a queue, and each round answers all that
+//! were in it when the round began.
 
+use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::RaftError;
+use openraft::vote::RaftLeaderId;
+use openraft::{RaftState, ReadPolicy};
 use quorate_proto::peer::v1::ReadIndexRequest;
 use quorate_state::Registry;
-use tokio::sync::Mutex;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::applied::Position;
 use crate::error::NodeError;
 use crate::node::{Consistency, Node, unreachable};
 use crate::peers::Lane;
+use crate::raft::types::{TypeConfig, Vote, encode};
 
-/// Shares rounds between reads.
-#[derive(Debug, Default)]
+/// Reads that wait for a round.
+const QUEUE_MAX: usize = 65_536;
+
+type Waiting = oneshot::Sender<Result<u64, NodeError>>;
+
+/// Where reads wait.
+#[derive(Debug)]
 pub(crate) struct ReadIndex {
-    started: AtomicU64,
-    last: Mutex<Option<Finished>>,
+    node: u64,
+    waiting: mpsc::Sender<Waiting>,
 }
 
-#[derive(Debug)]
-struct Finished {
-    round: u64,
-    index: Result<u64, NodeError>,
+/// The other end: the loop of rounds.
+pub(crate) struct Rounds {
+    waiting: mpsc::Receiver<Waiting>,
+}
+
+/// A queue for reads and the loop that empties it.
+pub(crate) fn read_index(node: u64) -> (ReadIndex, Rounds) {
+    let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+    (ReadIndex { node, waiting: sender }, Rounds { waiting: receiver })
 }
 
 impl ReadIndex {
-    /// A log index that a read which begins now has to wait for; `round` finds one.
+    /// A log index that a read which begins now has to wait for.
     ///
     /// # Errors
-    /// Those of the round, for all who waited for it.
-    pub(crate) async fn confirm(
-        &self,
-        round: impl Future<Output = Result<u64, NodeError>>,
-    ) -> Result<u64, NodeError> {
-        let arrived = self.started.load(Ordering::SeqCst);
-        let mut last = self.last.lock().await;
-        if let Some(finished) = last.as_ref().filter(|finished| finished.round > arrived) {
-            return finished.index.clone();
+    /// Those of the round, for all who waited for it; [`NodeError::Overloaded`] when too many wait.
+    pub(crate) async fn confirm(&self) -> Result<u64, NodeError> {
+        let (done, index) = oneshot::channel();
+        self.waiting.try_send(done).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => NodeError::Overloaded { waiting: QUEUE_MAX },
+            mpsc::error::TrySendError::Closed(_) => NodeError::Stopping { node: self.node },
+        })?;
+        index.await.unwrap_or(Err(NodeError::Stopping { node: self.node }))
+    }
+}
+
+impl Rounds {
+    /// Runs a round whenever reads wait, one at a time, until every [`ReadIndex`] is gone.
+    pub(crate) async fn run<F>(mut self, mut round: impl FnMut() -> F)
+    where
+        F: Future<Output = Result<u64, NodeError>>,
+    {
+        let mut batch = Vec::new();
+        while self.waiting.recv_many(&mut batch, QUEUE_MAX).await > 0 {
+            let index = round().await;
+            for waiting in batch.drain(..) {
+                // A caller that is gone needs no answer.
+                let _ = waiting.send(index.clone());
+            }
         }
-        let number = self.started.fetch_add(1, Ordering::SeqCst) + 1;
-        let index = round.await;
-        *last = Some(Finished { round: number, index: index.clone() });
-        index
     }
 }
 
@@ -129,7 +152,7 @@ impl Node {
                 return Err(NodeError::Stopping { node: self.id });
             }
             let leader = self.current_leader();
-            match timeout_at(deadline, self.reads.confirm(self.read_index_round())).await {
+            match timeout_at(deadline, self.reads.confirm()).await {
                 Err(_elapsed) => return Err(self.late(since)),
                 Ok(Err(error)) if error.may_pass() => {}
                 Ok(index) => return index,
@@ -141,7 +164,7 @@ impl Node {
     }
 
     /// One round with whoever leads when it begins; ends when that changes.
-    async fn read_index_round(&self) -> Result<u64, NodeError> {
+    pub(crate) async fn read_index_round(&self) -> Result<u64, NodeError> {
         let Some(leader) = self.current_leader() else {
             return Err(NodeError::NotLeader { node: 0 });
         };
@@ -163,7 +186,10 @@ impl Node {
     async fn read_index_at(&self, leader: u64) -> Result<u64, NodeError> {
         // Bounded, so that a leader that hangs does not hold up the reads that wait for this round.
         let patience = self.silence_max();
-        let request = self.peers.request(leader, ReadIndexRequest {}, Some(patience));
+        let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await;
+        let vote = encode(&vote.map_err(|fatal| self.fatal(&fatal))?);
+        let request = ReadIndexRequest { node_id: self.id, vote };
+        let request = self.peers.request(leader, request, Some(patience));
         let (address, mut client) = self.peer_client(leader, Lane::Control)?;
         match timeout(patience, client.read_index(request)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner().index),
@@ -181,42 +207,82 @@ impl Node {
         }
     }
 
-    /// The index for another node's reads: shares rounds with this node's own.
+    /// The index for the reads of another node, which has this vote: shares rounds with this node's own, unless that node
+    /// and this one are a quorum.
     ///
     /// # Errors
     /// [`NodeError::NotLeader`] if this node does not lead.
-    pub(crate) async fn read_index_for_peer(&self) -> Result<u64, NodeError> {
+    pub(crate) async fn read_index_for_peer(
+        &self,
+        from: u64,
+        vote: Vote,
+    ) -> Result<u64, NodeError> {
         if !self.leads() {
             return Err(NodeError::NotLeader { node: self.id });
         }
-        self.reads.confirm(self.read_index_round()).await
+        let me = self.id;
+        let index = self.raft.with_raft_state(move |state| vouched_index(state, me, from, &vote));
+        if let Ok(Some(index)) = index.await {
+            return Ok(index);
+        }
+        self.reads.confirm().await
     }
+}
+
+/// The index that reads of another node have to wait for, if it and this one, which leads, are a quorum.
+///
+/// That node read its vote after its reads had begun, and it is this leader's: until then it had voted for no later one. So
+/// its question says what its answer to a heartbeat would (Raft thesis, section 6.4, steps 1 and 2), a round trip sooner.
+fn vouched_index(state: &RaftState<TypeConfig>, me: u64, from: u64, vote: &Vote) -> Option<u64> {
+    let leads = state.server_state.is_leader() && state.vote_ref() == vote && vote.is_committed();
+    let configs = state.membership_state.effective().get_joint_config();
+    let is_quorum = |voters: &BTreeSet<u64>| {
+        let both = [me, from].iter().filter(|id| voters.contains(id)).count();
+        me != from && both > voters.len() / 2
+    };
+    // Of an earlier term, it would not tell how far that term's leader got.
+    let committed = state.cluster_committed()?;
+    let of_this_term = committed.committed_leader_id() == &vote.leader_id().to_committed();
+    (leads && of_this_term && configs.iter().all(is_quorum)).then_some(committed.index())
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn reads_that_wait_share_one_later_round() {
-        let reads = Arc::new(ReadIndex::default());
-        let rounds = Arc::new(AtomicU64::new(0));
-        let mut running = tokio::task::JoinSet::new();
+        let (reads, rounds) = read_index(1);
+        let reads = Arc::new(reads);
+        let (begun, begins) = mpsc::channel(100);
+        let count = Arc::new(AtomicU64::new(0));
+        let counted = count.clone();
+        tokio::spawn(rounds.run(move || {
+            let (begun, counted) = (begun.clone(), counted.clone());
+            async move {
+                begun.send(()).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                Ok(counted.fetch_add(1, Ordering::SeqCst) + 1)
+            }
+        }));
+        let mut begins = begins;
+        let first = tokio::spawn({
+            let reads = reads.clone();
+            async move { reads.confirm().await.unwrap() }
+        });
+        begins.recv().await.unwrap();
+        let mut later = tokio::task::JoinSet::new();
         for _ in 0..100 {
-            let (reads, rounds) = (reads.clone(), rounds.clone());
-            running.spawn(async move {
-                let round = async {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                    Ok(rounds.fetch_add(1, Ordering::SeqCst) + 1)
-                };
-                reads.confirm(round).await
-            });
+            let reads = reads.clone();
+            later.spawn(async move { reads.confirm().await.unwrap() });
         }
-        let indexes: Vec<_> = running.join_all().await.into_iter().map(Result::unwrap).collect();
-        assert_eq!(rounds.load(Ordering::SeqCst), 2, "the first one, and one for all that waited");
-        assert_eq!(indexes.iter().filter(|index| **index == 2).count(), 99);
+        assert_eq!(first.await.unwrap(), 1);
+        let indexes = later.join_all().await;
+        assert!(indexes.iter().all(|index| *index == 2), "a round that began before is no answer");
+        assert_eq!(count.load(Ordering::SeqCst), 2, "one for all that waited");
     }
 }

@@ -12,11 +12,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::Fatal;
 use quorate_log::SnapshotStore;
 use quorate_proto::FILE_DESCRIPTOR_SET;
+use quorate_proto::encoded::v1::registry_server::RegistryServer;
 use quorate_proto::peer::v1::peer_server::PeerServer;
 use quorate_proto::v1::admin_server::AdminServer;
-use quorate_proto::v1::registry_server::RegistryServer;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,7 @@ use crate::applied::Applied;
 use crate::clock::LeaderClock;
 use crate::config::{Config, HealthChecks, Start};
 use crate::disk::Disk;
+use crate::encoded::EncodedServices;
 use crate::failover::Failover;
 use crate::grpc::TRANSPORT_MAX;
 use crate::grpc::admin::AdminService;
@@ -41,7 +43,7 @@ use crate::prober::{ProbeCounts, Prober};
 use crate::raft::network::Network;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{LogStore, Member, Raft, TypeConfig};
-use crate::reads::ReadIndex;
+use crate::reads::{Rounds, read_index};
 use crate::renewals::{Batches, Patience, renewals};
 use crate::start_error::{RunError, StartError};
 use crate::ticker::Ticker;
@@ -70,6 +72,7 @@ pub struct Bound {
     edge_batches: Batches,
     log_batches: Batches,
     health_checks: HealthChecks,
+    read_rounds: Rounds,
     start: Start,
     raft_on: tokio::runtime::Handle,
 }
@@ -113,13 +116,13 @@ impl Server {
         let raft_config = Arc::new(raft_config(cluster_id, &tunables)?);
         let raft = Raft::new(config.id, raft_config, network, log.clone(), machine);
         let raft = raft_on.spawn(raft).await.map_err(|source| StartError::Panicked { source })?;
-        let raft = raft.map_err(|source| StartError::Raft { source: Box::new(source) })?;
-        let has_log = raft.is_initialized().await;
-        let has_log = has_log.map_err(|source| StartError::Raft { source: Box::new(source) })?;
+        let raft = raft.map_err(failed_in_raft)?;
+        let has_log = raft.is_initialized().await.map_err(failed_in_raft)?;
         let takes_part = has_log || !matches!(config.start, Start::Bootstrap(_));
         let window = Duration::from_millis(tunables.renew_window_ms);
         let (edge_renewals, edge_batches) = renewals(config.id, window);
         let (log_renewals, log_batches) = renewals(config.id, window);
+        let (reads, read_rounds) = read_index(config.id);
         let node = Node {
             id: config.id,
             me,
@@ -133,8 +136,9 @@ impl Server {
             disk,
             edge_renewals,
             log_renewals,
-            reads: ReadIndex::default(),
             probes: ProbeCounts::default(),
+            reads,
+            encoded: EncodedServices::default(),
             membership: tokio::sync::Mutex::default(),
             started: Instant::now(),
             takes_part: AtomicBool::new(takes_part),
@@ -151,6 +155,7 @@ impl Server {
             edge_batches,
             log_batches,
             health_checks,
+            read_rounds,
             start,
             raft_on,
         })
@@ -258,6 +263,11 @@ impl Bound {
             log.run(|leases, _| log_node.propose_renewals(leases)).await;
             Ok(())
         }));
+        let (rounds, read_node) = (self.read_rounds, node.clone());
+        spawn_loop(Box::pin(async move {
+            rounds.run(|| read_node.read_index_round()).await;
+            Ok(())
+        }));
         let members = MemberLoop::new(node.clone(), self.start);
         spawn_loop(Box::pin(async move { members.run().await }));
         let failover = Failover::new(node.clone());
@@ -266,6 +276,10 @@ impl Bound {
         spawn_loop(Box::pin(watch_raft(node)));
         tasks
     }
+}
+
+fn failed_in_raft(source: Fatal<TypeConfig>) -> StartError {
+    StartError::Raft { source: Box::new(source) }
 }
 
 /// The signals of stopping, besides `Node::stop` for new calls and streams.

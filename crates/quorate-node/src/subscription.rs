@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_state::{Event, Instance, Registry, Revision, ServiceKey};
+use quorate_state::{Event, Instance, Registry, Revision, Service, ServiceKey};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -265,18 +265,19 @@ impl Drop for Subscription {
     }
 }
 
-/// Every service that a filter covers, with the instances that it covers.
-pub(crate) fn covered(registry: &Registry, filter: &Filter) -> Vec<Part> {
-    let part = |key: &ServiceKey, service: Option<&quorate_state::Service>| Part {
+/// One service with the instances that a filter covers.
+pub(crate) fn part_of(key: &ServiceKey, service: Option<&Service>, filter: &Filter) -> Part {
+    let instances = service.into_iter().flat_map(|service| service.instances.values());
+    Part {
         key: key.clone(),
         revision: service.map(|service| service.revision),
-        instances: service
-            .into_iter()
-            .flat_map(|service| service.instances.values())
-            .filter(|instance| filter.covers_status(instance))
-            .cloned()
-            .collect(),
-    };
+        instances: instances.filter(|instance| filter.covers_status(instance)).cloned().collect(),
+    }
+}
+
+/// Every service that a filter covers, with the instances that it covers.
+pub(crate) fn covered(registry: &Registry, filter: &Filter) -> Vec<Part> {
+    let part = |key: &ServiceKey, service: Option<&Service>| part_of(key, service, filter);
     match &filter.selection {
         Selection::Services(names) => names
             .iter()

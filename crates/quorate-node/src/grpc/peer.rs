@@ -126,7 +126,9 @@ impl Peer for PeerService {
 
     async fn read_index(&self, request: Request<ReadIndexRequest>) -> Answer<ReadIndexResponse> {
         self.check(request.metadata())?;
-        let index = self.node.read_index_for_peer().await?;
+        let ReadIndexRequest { node_id, vote } = request.into_inner();
+        let vote = decode(&vote).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let index = self.node.read_index_for_peer(node_id, vote).await?;
         Ok(Response::new(ReadIndexResponse { index }))
     }
 

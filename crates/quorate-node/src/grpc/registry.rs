@@ -1,35 +1,30 @@
 //! The Registry service, all but Watch (`grpc/watch.rs`).
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
-use prost::Message;
-use quorate_proto::v1::registry_server::Registry;
+use quorate_proto::encoded::v1::EncodedFetchResponse;
+use quorate_proto::encoded::v1::registry_server::Registry;
 use quorate_proto::v1::{
-    DeregisterRequest, DeregisterResponse, FetchRequest, FetchResponse, ListDependentsRequest,
+    DeregisterRequest, DeregisterResponse, FetchRequest, ListDependentsRequest,
     ListDependentsResponse, ListMembersRequest, ListMembersResponse, ListServicesRequest,
     ListServicesResponse, RegisterRequest, RegisterResponse, RenewRequest, RenewResponse,
     ServiceSummary, UpdateRequest, UpdateResponse, WatchRequest, WatchResponse,
 };
-use quorate_state::{Op, Rejection, Reply, Revision, ServiceName, Status as State};
+use quorate_state::{Op, Rejection, Reply, ServiceName, Status as State};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::convert;
 use crate::error::{CallError, NodeError};
-use crate::grpc::{deadline, header, open, until_stopped};
-use crate::node::{Consistency, Node};
+use crate::grpc::{age_ms, deadline, header, open, until_stopped};
+use crate::node::Node;
 use crate::raft::types::Outcome;
 use crate::renewals::Patience;
-use crate::subscription::{Part, covered};
-use crate::watch::{Filter, Selection};
 
 /// Names in one answer of ListServices.
 const LIST_MAX: usize = 10_000;
-/// An answer of Fetch at most, bytes.
-const FETCH_MAX: usize = 32 * 1024 * 1024;
 
 /// Handles calls to the Registry service.
 #[derive(Clone)]
@@ -97,31 +92,8 @@ impl Registry for RegistryService {
         Ok(Response::new(UpdateResponse { header: header(&self.node, revision, 0) }))
     }
 
-    async fn fetch(&self, request: Request<FetchRequest>) -> Answer<FetchResponse> {
-        let (request, deadline) = open(request, &self.node)?;
-        let consistency = convert::consistency(request.consistency).map_err(CallError::from)?;
-        let FetchRequest { namespace, services, prefix, statuses, .. } = &request;
-        let filter = convert::filter(namespace, services, prefix, statuses);
-        let filter = filter.map_err(CallError::from)?;
-        let registry = self.node.read(consistency, request.min_revision, deadline).await?;
-        let header = header(&self.node, registry.revision().0, self.age_ms(consistency));
-        let since = Revision(request.not_modified_since);
-        let parts = covered(&registry, &filter);
-        let changed = |part: &Part| part.revision.is_some_and(|revision| revision > since);
-        if since > Revision(0) && !registry.forgot_after(since) && !parts.iter().any(changed) {
-            let services = Vec::new();
-            return Ok(Response::new(FetchResponse { header, not_modified: true, services }));
-        }
-        let parts = in_order_asked(&parts, &filter, services).into_iter();
-        let services = parts.map(convert::service_to_wire).collect();
-        let response = FetchResponse { header, not_modified: false, services };
-        let bytes = response.encoded_len();
-        if bytes > FETCH_MAX {
-            let instead = "use a narrower prefix, or Watch";
-            let (what, limit) = ("the answer", FETCH_MAX);
-            return Err(CallError::TooLarge { what, bytes, limit, instead }.into());
-        }
-        Ok(Response::new(response))
+    async fn fetch(&self, request: Request<FetchRequest>) -> Answer<EncodedFetchResponse> {
+        super::fetch::answer(&self.node, request).await
     }
 
     async fn list_services(
@@ -154,7 +126,7 @@ impl Registry for RegistryService {
             .collect();
         let last = services.last().map(|service| service.name.clone());
         let next = found.next().and(last).unwrap_or_default();
-        let header = header(&self.node, registry.revision().0, self.age_ms(consistency));
+        let header = header(&self.node, registry.revision().0, age_ms(&self.node, consistency));
         Ok(Response::new(ListServicesResponse { header, services, next }))
     }
 
@@ -169,7 +141,7 @@ impl Registry for RegistryService {
         let registry = self.node.read(consistency, request.min_revision, deadline).await?;
         let dependents = registry.dependents(&target);
         let instances = dependents.map(|i| convert::instance_to_wire(i)).collect();
-        let header = header(&self.node, registry.revision().0, self.age_ms(consistency));
+        let header = header(&self.node, registry.revision().0, age_ms(&self.node, consistency));
         Ok(Response::new(ListDependentsResponse { header, instances }))
     }
 
@@ -195,21 +167,4 @@ impl RegistryService {
     async fn write(&self, op: Op, deadline: Instant) -> Result<u64, NodeError> {
         Ok(self.node.propose(op, deadline).await?.revision.0)
     }
-
-    fn age_ms(&self, consistency: Consistency) -> u64 {
-        match consistency {
-            Consistency::Linearizable => 0,
-            Consistency::Local => self.node.age_ms(),
-        }
-    }
-}
-
-/// One for each name, in the order asked: the filter's set has its own order, and each name once.
-fn in_order_asked<'a>(parts: &'a [Part], filter: &Filter, asked: &[String]) -> Vec<&'a Part> {
-    if matches!(filter.selection, Selection::Prefix(_)) {
-        return parts.iter().collect();
-    }
-    let by_name: HashMap<&str, &Part> =
-        parts.iter().map(|part| (part.key.name.as_str(), part)).collect();
-    asked.iter().filter_map(|name| by_name.get(name.as_str()).copied()).collect()
 }

@@ -1,0 +1,93 @@
+//! Fetch: answers with services that are encoded already, if they were fetched before (`encoded.rs`).
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use prost::Message;
+use quorate_proto::encoded::v1::EncodedFetchResponse;
+use quorate_proto::v1::FetchRequest;
+use quorate_state::{Registry, Revision, ServiceKey, ServiceName};
+use tonic::{Request, Response, Status};
+
+use crate::convert;
+use crate::error::CallError;
+use crate::grpc::{age_ms, header, open};
+use crate::node::Node;
+use crate::subscription::{Part, part_of};
+use crate::watch::{Filter, Selection};
+
+/// An answer at most, bytes.
+const ANSWER_MAX: usize = 32 * 1024 * 1024;
+
+/// Answers a Fetch.
+///
+/// # Errors
+/// A bad request, a read that is not possible now, or an answer that is too large.
+pub(crate) async fn answer(
+    node: &Node,
+    request: Request<FetchRequest>,
+) -> Result<Response<EncodedFetchResponse>, Status> {
+    let (request, deadline) = open(request, node)?;
+    let consistency = convert::consistency(request.consistency).map_err(CallError::from)?;
+    let FetchRequest { namespace, services, prefix, statuses, .. } = &request;
+    let filter = convert::filter(namespace, services, prefix, statuses);
+    let filter = filter.map_err(CallError::from)?;
+    let registry = node.read(consistency, request.min_revision, deadline).await?;
+    let header = header(node, registry.revision().0, age_ms(node, consistency));
+    let keys = keys(&registry, &filter, services);
+    let since = Revision(request.not_modified_since);
+    if since > Revision(0) && !registry.forgot_after(since) {
+        let revision = |key| registry.service(key).map(|service| service.revision);
+        if !keys.iter().filter_map(revision).any(|revision| revision > since) {
+            let services = Vec::new();
+            let unchanged = EncodedFetchResponse { header, not_modified: true, services };
+            return Ok(Response::new(unchanged));
+        }
+    }
+    let encoded = keys.iter().map(|key| encoded(node, &registry, &filter, key));
+    let services: Vec<Bytes> = encoded.collect();
+    let response = EncodedFetchResponse { header, not_modified: false, services };
+    let bytes = response.encoded_len();
+    if bytes > ANSWER_MAX {
+        let instead = "use a narrower prefix, or Watch";
+        let (what, limit) = ("the answer", ANSWER_MAX);
+        return Err(CallError::TooLarge { what, bytes, limit, instead }.into());
+    }
+    Ok(Response::new(response))
+}
+
+/// The services asked for: one for each name, in the order asked, or all with the prefix, by name.
+fn keys(registry: &Registry, filter: &Filter, asked: &[String]) -> Vec<ServiceKey> {
+    match &filter.selection {
+        Selection::Prefix(prefix) => {
+            let all = registry.services(&filter.namespace, prefix, None);
+            all.map(|(key, _)| key.clone()).collect()
+        }
+        Selection::Services(names) => {
+            let by_name: HashMap<&str, &ServiceName> =
+                names.iter().map(|name| (name.as_str(), name)).collect();
+            let in_order = asked.iter().filter_map(|name| by_name.get(name.as_str()).copied());
+            let namespace = &filter.namespace;
+            in_order
+                .map(|name| ServiceKey { namespace: namespace.clone(), name: name.clone() })
+                .collect()
+        }
+    }
+}
+
+fn encoded(node: &Node, registry: &Registry, filter: &Filter, key: &ServiceKey) -> Bytes {
+    let service = registry.service(key);
+    let encode = || {
+        let part: Part = part_of(key, service, filter);
+        Bytes::from(convert::service_to_wire(&part).encode_to_vec())
+    };
+    match service {
+        Some(service) if is_by_name(filter) => node.encoded.get(key, service.revision, encode),
+        _ => encode(),
+    }
+}
+
+/// Whether whole services were asked for by name: the same ones are asked for again and again.
+fn is_by_name(filter: &Filter) -> bool {
+    filter.statuses.is_empty() && matches!(filter.selection, Selection::Services(_))
+}
