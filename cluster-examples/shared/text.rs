@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
 /// No call is without a deadline.
-const CALL_WITHIN: Duration = Duration::from_secs(3);
+const CALL_WITHIN: Duration = Duration::from_secs(5);
 
 /// The client.
 #[derive(Debug, Clone)]

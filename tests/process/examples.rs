@@ -112,3 +112,25 @@ async fn game_cluster_keeps_each_player_in_a_room_that_is_there() {
     }
     assert!(!(before + &after).contains("room-9"), "another realm's room is seen");
 }
+
+/// S2.9, S3.1, S3.3 to S3.5
+#[tokio::test(flavor = "multi_thread")]
+async fn config_push_reaches_each_agent_or_says_why_not() {
+    let (before, after) = story("config_push", "A push meets an agent").await;
+    says(&before, &["FailedPrecondition: no agent is online", "agent-6: has it now"]);
+    says(
+        &after,
+        &[
+            "agent-1: has it now",
+            "agent-3: has it now, asked 2 times",
+            "agent-4: InvalidArgument, unknown key",
+            "agent-5: no answer within 1.5s",
+            "the push is repeated",
+            "agent-1: has it",
+            "agent-4: has it now",
+            "A controller stops",
+            "agent-6=3 agent-7=3",
+            "reports, 0 failed; no agent was taken for offline",
+        ],
+    );
+}

@@ -47,6 +47,7 @@ fn each_example_opens_with_its_command() {
         rust("rpc_framework"),
         rust("rpc_proxy"),
         rust("game_cluster"),
+        rust("config_push"),
         (format!("{three_nodes}/start.sh"), format!("{three_nodes}/start.sh")),
         (format!("{three_nodes}/node-1.toml"), "quorate serve --config node-1.toml".to_owned()),
         (format!("{three_nodes}/node-2.toml"), "quorate serve --config node-2.toml".to_owned()),
