@@ -134,3 +134,29 @@ async fn config_push_reaches_each_agent_or_says_why_not() {
         ],
     );
 }
+
+/// S0.3, S1.11, S4.1 to S4.3, S4.10, S4.11
+#[tokio::test(flavor = "multi_thread")]
+async fn log_portal_hears_of_what_it_requires_and_loses_no_line() {
+    let (before, after) = story("log_portal", "Constant requests").await;
+    says(
+        &before,
+        &[
+            "Unavailable: service \"grading\" is not known",
+            "+ grading-1: heard by portal-1",
+            "ann has 5",
+            "+ log-1: heard by portal-1, grading-1",
+            "what depends on it: grading-1, portal-1",
+        ],
+    );
+    says(
+        &after,
+        &[
+            "+ log-2: heard by portal-1, grading-1",
+            "- log-1: heard by portal-1, grading-1",
+            "~ grading-1: heard by portal-1",
+            "requests, 0 failed",
+            "lines logged, none lost",
+        ],
+    );
+}

@@ -14,7 +14,8 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) fn example(name: &str) -> PathBuf {
     let binary = PathBuf::from(env!("CARGO_BIN_EXE_quorate"));
     let example = binary.parent().unwrap().join("examples").join(name);
-    let sources = [&format!("{name}.rs"), "shared/calls.rs", "shared/text.rs"];
+    let source = format!("{name}.rs");
+    let sources = [&source, "shared/calls.rs", "shared/registry.rs", "shared/text.rs"];
     let sources = sources.map(|source| root().join("cluster-examples").join(source));
     let changed = |path: &PathBuf| path.metadata().and_then(|metadata| metadata.modified()).ok();
     if changed(&example) < sources.iter().map(changed).max().flatten() {

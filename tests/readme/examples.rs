@@ -48,6 +48,7 @@ fn each_example_opens_with_its_command() {
         rust("rpc_proxy"),
         rust("game_cluster"),
         rust("config_push"),
+        rust("log_portal"),
         (format!("{three_nodes}/start.sh"), format!("{three_nodes}/start.sh")),
         (format!("{three_nodes}/node-1.toml"), "quorate serve --config node-1.toml".to_owned()),
         (format!("{three_nodes}/node-2.toml"), "quorate serve --config node-2.toml".to_owned()),
