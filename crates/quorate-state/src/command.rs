@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checks::{Checks, HealthReport};
 use crate::limits::Invalid;
-use crate::spec::{InstanceSpec, Override, Status, check_metadata, check_weight};
+use crate::spec::{InstanceSpec, Load, Override, Status, check_metadata, check_weight};
 use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Ttl};
 
 /// One log entry: what time it is, and what to do.
@@ -35,6 +35,8 @@ impl fmt::Display for Command {
             Op::Grace { .. } => "grace",
             Op::RegisterChecked { .. } => "register with checks",
             Op::SetHealth(_) => "set health",
+            Op::RegisterLoaded { .. } => "register with loads",
+            Op::UpdateLoad { .. } => "update with a load",
         };
         write!(f, "{kind} at {} ms", self.clock.0)
     }
@@ -76,6 +78,22 @@ pub enum Op {
     /// Sets what the health checks of instances say. Nothing happens where the run of the instance is not there, has no
     /// checks, or is known to be so.
     SetHealth(Vec<HealthReport>),
+    /// [`Op::RegisterChecked`], where some of the instances say what their load is. All others have none: it is 0.
+    RegisterLoaded {
+        /// As without loads.
+        register: Register,
+        /// As without loads.
+        checks: BTreeMap<u32, Checks>,
+        /// The loads that are not 0, by their place in `register.instances`.
+        loads: BTreeMap<u32, Load>,
+    },
+    /// [`Op::Update`], which sets the load as well.
+    UpdateLoad {
+        /// As without a load.
+        update: Update,
+        /// The new load.
+        load: Load,
+    },
 }
 
 /// Registers instances under one lease.

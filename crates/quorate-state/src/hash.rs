@@ -20,6 +20,7 @@ pub(crate) enum Kind {
     Service = 5,
     Head = 6,
     Checked = 7,
+    Load = 8,
 }
 
 impl StateHash {

@@ -13,7 +13,7 @@ use crate::event::{Change, Event, RemoveReason};
 use crate::hash::Kind;
 use crate::leases::EMPTY_SERVICE_MS;
 use crate::registry::Registry;
-use crate::spec::{Instance, InstanceSpec};
+use crate::spec::{Instance, InstanceSpec, Load};
 use crate::types::{Clock, Incarnation, InstanceId, InstanceKey, LeaseId, Revision, ServiceKey};
 
 /// One service, also for a while after its last instance left.
@@ -32,7 +32,7 @@ impl Registry {
     pub(crate) fn put_instance(
         &mut self,
         key: &InstanceKey,
-        spec: &InstanceSpec,
+        spec: InstanceSpec,
         checks: Option<&Checks>,
         incarnation: Incarnation,
         lease: LeaseId,
@@ -49,7 +49,7 @@ impl Registry {
         let next = Revision(self.revision.0 + 1);
         let after = Instance {
             key: self.with_known_names(key),
-            spec: spec.clone(),
+            spec,
             incarnation,
             lease,
             created: before.as_ref().map_or(next, |before| before.created),
@@ -122,6 +122,10 @@ impl Registry {
             self.hash.add(Kind::Checked, &(key, checked));
             self.checked.insert(key.clone(), instance.clone());
         }
+        if let Some(load) = load(&instance) {
+            self.hash.add(Kind::Load, &(key, load));
+            self.loaded += 1;
+        }
         for target in required(&instance) {
             self.dependents.insert((target, key.clone()));
         }
@@ -140,6 +144,10 @@ impl Registry {
             self.hash.remove(Kind::Checked, &(key, checked));
             self.checked.remove(key);
         }
+        if let Some(load) = load(instance) {
+            self.hash.remove(Kind::Load, &(key, load));
+            self.loaded -= 1;
+        }
         for target in required(instance) {
             self.dependents.remove(&(target, key.clone()));
         }
@@ -154,6 +162,16 @@ impl Registry {
         let Some(held) = held else { return false };
         self.take_instance(&held);
         self.insert_instance(Arc::new(Instance { checked: Some(checked), ..(*held).clone() }));
+        true
+    }
+
+    /// Gives an instance that was read from a snapshot its load; false: it is not there, or has one.
+    pub(crate) fn restore_load(&mut self, key: &InstanceKey, value: Load) -> bool {
+        let held = self.instance(key).filter(|held| load(held).is_none()).cloned();
+        let Some(held) = held else { return false };
+        let spec = held.spec.clone().with_load(value);
+        self.take_instance(&held);
+        self.insert_instance(Arc::new(Instance { spec, ..(*held).clone() }));
         true
     }
 
@@ -198,6 +216,11 @@ impl Registry {
             self.deadlines.remove(since.plus_ms(EMPTY_SERVICE_MS), due);
         }
     }
+}
+
+/// The load, where it is not 0.
+pub(crate) fn load(instance: &Instance) -> Option<Load> {
+    Some(instance.spec.load()).filter(|load| load.get() > 0)
 }
 
 fn required(instance: &Instance) -> impl Iterator<Item = ServiceKey> {

@@ -41,7 +41,7 @@ pub use limits::Invalid;
 pub use read::Counts;
 pub use registry::Registry;
 pub use snapshot::{SnapshotError, read_snapshot, write_snapshot};
-pub use spec::{Instance, InstanceSpec, Override, SpecParts, Status};
+pub use spec::{Instance, InstanceSpec, Load, Override, SpecParts, Status};
 pub use text_map::TextMap;
 pub use types::{
     Clock, Incarnation, InstanceId, InstanceKey, LeaseId, Namespace, Revision, ServiceKey,

@@ -31,6 +31,8 @@ pub const INSTANCES_PER_CALL: usize = 1_000;
 pub const LEASES_PER_CALL: usize = 10_000;
 /// Instances under one lease, over all calls: what one expiry removes at once.
 pub const INSTANCES_PER_LEASE: usize = 10_000;
+/// The largest load that an instance can say it has.
+pub const LOAD: u32 = 1_000_000;
 /// Health checks of one instance.
 pub const CHECKS: usize = 4;
 /// The shortest interval of a check: ms.

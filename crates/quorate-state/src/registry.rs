@@ -23,7 +23,7 @@ use crate::hash::{Kind, StateHash};
 use crate::instances::Service;
 use crate::leases::Lease;
 use crate::limits;
-use crate::spec::{Instance, Override};
+use crate::spec::{Instance, Load, Override};
 use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Revision, ServiceKey, Ttl};
 
 /// The whole replicated state.
@@ -44,6 +44,8 @@ pub struct Registry {
     pub(crate) dependents: OrdSet<(ServiceKey, InstanceKey)>,
     /// Derived: the instances that have health checks.
     pub(crate) checked: OrdMap<InstanceKey, Arc<Instance>>,
+    /// Derived: how many instances say that they have a load.
+    pub(crate) loaded: usize,
     /// Derived: how many instances there are.
     pub(crate) instances: usize,
     /// Derived: of everything that is not derived.
@@ -63,19 +65,25 @@ impl Registry {
         self.expire_due(&mut events);
         let done = match &command.op {
             Op::Tick => Ok(Reply::Done),
-            Op::Register(register) => self.register(register, &BTreeMap::new(), &mut events),
+            Op::Register(register) => {
+                self.register(register, &BTreeMap::new(), &BTreeMap::new(), &mut events)
+            }
             Op::Renew(leases) => Ok(self.renew(leases)),
             Op::Deregister(deregister) => self.deregister(deregister, &mut events),
-            Op::Update(update) => self.update(update, &mut events),
+            Op::Update(update) => self.update(update, None, &mut events),
             Op::Override { key, value } => Ok(self.set_override(key, value, &mut events)),
             Op::Grace { grace_ms } => {
                 self.give_grace(*grace_ms);
                 Ok(Reply::Done)
             }
             Op::RegisterChecked { register, checks } => {
-                self.register(register, checks, &mut events)
+                self.register(register, checks, &BTreeMap::new(), &mut events)
             }
             Op::SetHealth(reports) => Ok(self.set_healths(reports, &mut events)),
+            Op::RegisterLoaded { register, checks, loads } => {
+                self.register(register, checks, loads, &mut events)
+            }
+            Op::UpdateLoad { update, load } => self.update(update, Some(*load), &mut events),
         };
         let reply = done.unwrap_or_else(Reply::Rejected);
         Applied { reply, events, revision: self.revision }
@@ -85,13 +93,15 @@ impl Registry {
         &mut self,
         register: &Register,
         checks: &BTreeMap<u32, Checks>,
+        loads: &BTreeMap<u32, Load>,
         events: &mut Vec<Arc<Event>>,
     ) -> Result<Reply, Rejection> {
         let incarnation = self.admit(register)?;
         let lease = self.lease_for(register, incarnation)?;
         let ttl = self.leases.get(&lease).map_or(Ttl::DEFAULT, |lease| lease.ttl);
         for (place, (key, spec)) in (0..).zip(&register.instances) {
-            let checks = checks.get(&place);
+            let (checks, load) = (checks.get(&place), loads.get(&place));
+            let spec = spec.clone().with_load(load.copied().unwrap_or_default());
             self.put_instance(key, spec, checks, incarnation, lease, events);
         }
         Ok(Reply::Registered { lease, ttl, incarnation })
@@ -155,6 +165,7 @@ impl Registry {
     fn update(
         &mut self,
         update: &Update,
+        load: Option<Load>,
         events: &mut Vec<Arc<Event>>,
     ) -> Result<Reply, Rejection> {
         let key = &update.target.key;
@@ -166,7 +177,8 @@ impl Registry {
             return Err(Rejection::UnknownInstance(key.clone()));
         }
         let spec = held.spec.updated(update.status, update.weight, update.metadata.as_ref());
-        self.put_instance(key, &spec, held.checks(), held.incarnation, held.lease, events);
+        let spec = spec.with_load(load.unwrap_or(held.spec.load()));
+        self.put_instance(key, spec, held.checks(), held.incarnation, held.lease, events);
         Ok(Reply::Updated)
     }
 
@@ -183,7 +195,8 @@ impl Registry {
             self.insert_override(key.clone(), new.clone());
         }
         if let Some(held) = self.instance(key).cloned() {
-            self.put_instance(key, &held.spec, held.checks(), held.incarnation, held.lease, events);
+            let spec = held.spec.clone();
+            self.put_instance(key, spec, held.checks(), held.incarnation, held.lease, events);
         }
         Reply::Done
     }

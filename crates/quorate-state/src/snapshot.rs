@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::checks::Checked;
 use crate::deregister::Tombstone;
-use crate::instances::Service;
+use crate::instances::{Service, load};
 use crate::leases::Lease;
 use crate::registry::Registry;
-use crate::spec::{Instance, Override};
+use crate::spec::{Instance, Load, Override};
 use crate::types::{Clock, InstanceKey, LeaseId, Revision, ServiceKey};
 
-/// The newest version: 2 brought [`Record::Checked`].
-const VERSION: u32 = 2;
+/// The newest version: 2 brought [`Record::Checked`], 3 [`Record::Load`].
+const VERSION: u32 = 3;
 
 /// No record is larger: an instance at all of its limits takes about 100 KiB.
 const RECORD_BYTES_MAX: u32 = 1024 * 1024;
@@ -52,6 +52,11 @@ enum Record {
     Checked {
         key: InstanceKey,
         checked: Box<Checked>,
+    },
+    /// Stands behind its instance, and its checks. Never 0.
+    Load {
+        key: InstanceKey,
+        load: Load,
     },
 }
 
@@ -90,7 +95,7 @@ pub enum SnapshotError {
 /// Those of `out`.
 pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Result<()> {
     let Registry { clock, revision, last_lease, forgotten, .. } = *registry;
-    let version = if registry.checked.is_empty() { 1 } else { VERSION };
+    let version = version(registry);
     let head = Record::Head { version, clock, revision, last_lease, forgotten };
     let leases = registry.leases.values().map(|lease| Record::Lease(lease.clone()));
     let overrides = registry
@@ -107,7 +112,8 @@ pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Res
                 let key = instance.key.clone();
                 Record::Checked { key, checked }
             });
-            std::iter::once(Record::Instance(instance.clone())).chain(checked)
+            let load = load(instance).map(|load| Record::Load { key: instance.key.clone(), load });
+            std::iter::once(Record::Instance(instance.clone())).chain(checked).chain(load)
         });
         std::iter::once(head).chain(instances)
     });
@@ -118,6 +124,15 @@ pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Res
         records += 1;
     }
     write_record(out, &Record::End { records, hash: registry.hash() })
+}
+
+/// The version that a state needs.
+fn version(registry: &Registry) -> u32 {
+    match (registry.loaded, registry.checked.is_empty()) {
+        (0, true) => 1,
+        (0, false) => 2,
+        _ => VERSION,
+    }
 }
 
 fn write_record(out: &mut impl Write, record: &Record) -> std::io::Result<()> {
@@ -132,6 +147,7 @@ fn write_record(out: &mut impl Write, record: &Record) -> std::io::Result<()> {
 /// Anything that is not a whole, undamaged snapshot of a known version.
 pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
     let mut registry = Registry::new();
+    let mut written_as = 0;
     for index in 0.. {
         let record = read_record(input, index)?;
         if (index == 0) != matches!(record, Record::Head { .. }) {
@@ -141,7 +157,8 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
             Record::Head { version, .. } if !(1..=VERSION).contains(&version) => {
                 return Err(SnapshotError::Version { found: version });
             }
-            Record::Head { clock, revision, last_lease, forgotten, .. } => {
+            Record::Head { version, clock, revision, last_lease, forgotten } => {
+                written_as = version;
                 registry = Registry { clock, revision, last_lease, forgotten, ..Registry::new() };
             }
             Record::Service { key, revision, empty_since } => {
@@ -162,10 +179,16 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
                     return Err(SnapshotError::Damaged { record: index });
                 }
             }
+            Record::Load { key, load } => {
+                if !registry.restore_load(&key, load) {
+                    return Err(SnapshotError::Damaged { record: index });
+                }
+            }
             Record::Override { key, value } => registry.insert_override(key, value),
             Record::Tombstone(tombstone) => registry.insert_tombstone(tombstone),
             Record::End { records, hash } => {
-                let whole = records == index && hash == registry.hash();
+                let whole =
+                    records == index && hash == registry.hash() && written_as == version(&registry);
                 return if whole { Ok(registry) } else { Err(SnapshotError::Mismatch) };
             }
         }

@@ -54,6 +54,49 @@ pub struct InstanceSpec {
     status: Status,
     metadata: TextMap,
     requires: BTreeSet<ServiceName>,
+    /// Not part of this record in logs, snapshots and hash, which are as they were before there were loads: there it stands
+    /// in commands and records of its own.
+    #[serde(skip)]
+    load: Load,
+}
+
+/// What an instance says of its load, 0 to 1,000,000, in a unit of its own.
+///
+/// It has three bytes (little endian), which every instance had to spare: no load costs no memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load([u8; 3]);
+
+impl Load {
+    /// Checks it; `field` is what errors call it.
+    ///
+    /// # Errors
+    /// Over the limit.
+    pub fn new(field: &str, load: u32) -> Result<Self, Invalid> {
+        if load > limits::LOAD {
+            return Err(Invalid::number(field, load, format!("at most {}", limits::LOAD)));
+        }
+        let [a, b, c, _] = load.to_le_bytes();
+        Ok(Self([a, b, c]))
+    }
+
+    /// The number.
+    pub fn get(self) -> u32 {
+        let [a, b, c] = self.0;
+        u32::from_le_bytes([a, b, c, 0])
+    }
+}
+
+/// As the number that it is. What is over the limit is no load.
+impl Serialize for Load {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.get().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Load {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new("load", u32::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
 }
 
 impl InstanceSpec {
@@ -81,6 +124,7 @@ impl InstanceSpec {
             status: parts.status,
             metadata: parts.metadata.into(),
             requires: parts.requires,
+            load: Load::default(),
         })
     }
 
@@ -107,6 +151,16 @@ impl InstanceSpec {
     /// Services of the same namespace that it depends on.
     pub fn requires(&self) -> &BTreeSet<ServiceName> {
         &self.requires
+    }
+
+    /// What it says of its load.
+    pub fn load(&self) -> Load {
+        self.load
+    }
+
+    pub(crate) fn with_load(mut self, load: Load) -> Self {
+        self.load = load;
+        self
     }
 
     pub(crate) fn updated(

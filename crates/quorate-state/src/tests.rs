@@ -7,6 +7,7 @@ mod golden;
 mod invariants;
 mod leases;
 mod limits;
+mod loading;
 mod model;
 mod properties;
 mod reading;
@@ -168,6 +169,20 @@ fn set_health(names: &str, health: Health) -> Op {
         HealthReport { key, incarnation: incarnation.unwrap(), health }
     });
     Op::SetHealth(reports.collect())
+}
+
+fn load(load: u32) -> Load {
+    Load::new("load", load).unwrap()
+}
+
+/// The same with these loads, in order; those behind them have none.
+fn with_loads(register: Register, all: &[u32]) -> Op {
+    let loads = (0..).zip(all.iter().copied().map(load)).collect();
+    Op::RegisterLoaded { register, checks: BTreeMap::new(), loads }
+}
+
+fn update_load(name: &str, value: u32) -> Op {
+    Op::UpdateLoad { update: update(name), load: load(value) }
 }
 
 fn ttl(ms: u64) -> Option<Ttl> {

@@ -117,6 +117,28 @@ fn healths() {
 }
 
 #[test]
+fn registration_with_loads() {
+    let spec = "01_0168_03613a62_027a31_03312e30_07_00_01_016b_0176_01_026462";
+    let of = |name, load| {
+        with_loads(Register { instances: vec![(key(name), full())], ..register("", 0) }, &[load])
+    };
+    check(of("web/a", 300), &format!("09_00_00_00_01_{WEB_A}_{spec}_00_01_00_ac02"));
+}
+
+#[test]
+fn updates_with_a_load() {
+    check(update_load("web/a@7", 1_000_000), &format!("0a_{WEB_A}_0107_00_00_00_c0843d"));
+    check(update_load("web/a", 0), &format!("0a_{WEB_A}_00_00_00_00_00"));
+}
+
+/// A number over the limit is no load, wherever it comes from.
+#[test]
+fn a_load_over_the_limit_is_not_read() {
+    assert_eq!(postcard::from_bytes::<Load>(&[0xc0, 0x84, 0x3d]).unwrap().get(), 1_000_000);
+    postcard::from_bytes::<Load>(&[0xc1, 0x84, 0x3d]).unwrap_err();
+}
+
+#[test]
 fn statuses() {
     for (status, expected) in [
         (Status::Starting, "00"),
@@ -198,4 +220,18 @@ fn snapshot_with_checks() {
     assert!(bytes.starts_with("0700000000_02_e807_02_01_00".replace('_', "").as_str()), "{bytes}");
     let record = format!("07_{WEB_A}_{CHECKS}_02").replace('_', "");
     assert!(bytes.contains(&record), "{bytes}");
+}
+
+/// With a load, the snapshot has version 3, and a record more behind each instance that has one.
+#[test]
+fn snapshot_with_loads() {
+    let mut t = Transcript::default();
+    t.apply(1_000, with_loads(register("web/a web/b", 7), &[300]));
+    let mut bytes = Vec::new();
+    write_snapshot(&t.registry, &mut bytes).unwrap();
+    let bytes = hex(&bytes);
+    assert!(bytes.starts_with("0700000000_03_e807_02_01_00".replace('_', "").as_str()), "{bytes}");
+    let record = |key: &str, load: &str| format!("08_{key}_{load}").replace('_', "");
+    assert!(bytes.contains(&record(WEB_A, "ac02")), "{bytes}");
+    assert!(!bytes.contains(&record(WEB_B, "")), "who has none has no record");
 }

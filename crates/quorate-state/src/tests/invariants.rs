@@ -17,6 +17,9 @@ pub(super) fn check_invariants(registry: &Registry) {
     assert_eq!(registry.dependents, dependents(registry), "the index of dependents");
     assert_eq!(registry.checked, checked(registry), "the index of those with checks");
     assert_eq!(registry.hash, hash(registry), "the running hash");
+    let all = registry.services.values().flat_map(|service| service.instances.values());
+    let loaded = all.filter(|instance| instance.spec.load().get() > 0).count();
+    assert_eq!(registry.loaded, loaded, "the count of those with a load");
     for (key, tombstone) in &registry.tombstones {
         let held = registry.instance(key).map(|instance| instance.incarnation);
         assert!(held.is_none_or(|held| held > tombstone.incarnation), "{key} is dead and alive");
@@ -122,6 +125,9 @@ fn hash(registry: &Registry) -> StateHash {
             hash.add(Kind::Instance, instance);
             if let Some(checked) = &instance.checked {
                 hash.add(Kind::Checked, &(&instance.key, checked));
+            }
+            if instance.spec.load().get() > 0 {
+                hash.add(Kind::Load, &(&instance.key, instance.spec.load()));
             }
         }
     }

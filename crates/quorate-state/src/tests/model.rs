@@ -61,13 +61,19 @@ impl Model {
         let before = self.clone();
         let outcome = match &command.op {
             Op::Tick => Ok(Reply::Done),
-            Op::Register(register) => self.register(register, &BTreeMap::new()),
-            Op::RegisterChecked { register, checks } => self.register(register, checks),
+            Op::Register(register) => self.register(register, &BTreeMap::new(), &BTreeMap::new()),
+            Op::RegisterChecked { register, checks } => {
+                self.register(register, checks, &BTreeMap::new())
+            }
+            Op::RegisterLoaded { register, checks, loads } => {
+                self.register(register, checks, loads)
+            }
             Op::SetHealth(reports) => Ok(self.set_health(reports)),
             Op::Renew(leases) => Ok(self.renew(leases)),
             Op::Deregister(Deregister::Lease(id)) => self.deregister_lease(*id),
             Op::Deregister(Deregister::Instances(targets)) => self.deregister(targets),
-            Op::Update(update) => self.update(update),
+            Op::Update(update) => self.update(update, None),
+            Op::UpdateLoad { update, load } => self.update(update, Some(*load)),
             Op::Override { key, value } => Ok(self.set_override(key, value)),
             Op::Grace { grace_ms } => Ok(self.grace(*grace_ms)),
         };
@@ -122,6 +128,7 @@ impl Model {
         &mut self,
         register: &Register,
         checks: &BTreeMap<u32, Checks>,
+        loads: &BTreeMap<u32, Load>,
     ) -> Result<Reply, Rejection> {
         let mut incarnation = 1;
         for (key, _) in &register.instances {
@@ -171,7 +178,8 @@ impl Model {
                 let health = known.map_or(Health::Unknown, |known| known.health);
                 let checks = checks.get(&(place as u32)).cloned();
                 instance.checked = checks.map(|checks| Checked { checks, health }.into());
-                instance.spec = spec.clone();
+                let load = loads.get(&(place as u32)).copied().unwrap_or_default();
+                instance.spec = spec.clone().with_load(load);
                 instance.incarnation = Incarnation(incarnation);
                 instance.lease = lease;
             });
@@ -235,7 +243,7 @@ impl Model {
         self.ended.push(Ended { key: key.clone(), incarnation, until });
     }
 
-    fn update(&mut self, update: &Update) -> Result<Reply, Rejection> {
+    fn update(&mut self, update: &Update, load: Option<Load>) -> Result<Reply, Rejection> {
         let key = &update.target.key;
         self.refuse_older(&update.target)?;
         let held = self
@@ -254,7 +262,7 @@ impl Model {
                 requires: held.spec.requires().clone(),
             },
         );
-        let spec = spec.unwrap();
+        let spec = spec.unwrap().with_load(load.unwrap_or(held.spec.load()));
         self.put(key, |instance| instance.spec = spec);
         Ok(Reply::Updated)
     }

@@ -101,6 +101,20 @@ fn any_checked_register() -> impl Strategy<Value = Op> {
     (any_register(), checks).prop_map(|(register, checks)| Op::RegisterChecked { register, checks })
 }
 
+fn any_load() -> impl Strategy<Value = Load> {
+    (0..3_u32).prop_map(|load| Load::new("load", load).unwrap())
+}
+
+fn any_loaded_register() -> impl Strategy<Value = Op> {
+    let checks = proptest::collection::btree_map(0..4_u32, any_checks(), 0..3);
+    let loads = proptest::collection::btree_map(0..4_u32, any_load(), 0..4);
+    (any_register(), checks, loads).prop_map(|(register, checks, loads)| Op::RegisterLoaded {
+        register,
+        checks,
+        loads,
+    })
+}
+
 fn any_healths() -> impl Strategy<Value = Op> {
     let health = select(&[Health::Unknown, Health::Passing, Health::Critical][..]);
     let report = (any_key(), (1..5_u64).prop_map(Incarnation), health)
@@ -113,10 +127,12 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Tick),
         4 => any_register().prop_map(Op::Register),
         3 => any_checked_register(),
+        3 => any_loaded_register(),
         3 => any_healths(),
         2 => vec(any_lease(), 0..6).prop_map(Op::Renew),
         3 => any_deregister().prop_map(Op::Deregister),
         2 => any_update().prop_map(Op::Update),
+        2 => (any_update(), any_load()).prop_map(|(update, load)| Op::UpdateLoad { update, load }),
         1 => any_override(),
         1 => select(&[0, 2_000, 10_000, 100_000][..]).prop_map(|grace_ms| Op::Grace { grace_ms }),
     ]

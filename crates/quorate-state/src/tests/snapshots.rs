@@ -20,6 +20,14 @@ fn small_with_checks() -> Registry {
     t.registry
 }
 
+/// The same, with an instance that has a load, too.
+fn small_with_everything() -> Registry {
+    let mut t = Transcript { registry: small_with_checks() };
+    t.apply(1_006, update_load("web/c@7", 300));
+    t.apply(1_007, with_loads(register("web/d", 7), &[5]));
+    t.registry
+}
+
 fn written(registry: &Registry) -> Vec<u8> {
     let mut bytes = Vec::new();
     write_snapshot(registry, &mut bytes).unwrap();
@@ -39,7 +47,7 @@ fn restored_registry_goes_on_where_it_was() {
 
 #[test]
 fn every_flipped_bit_is_found() {
-    let bytes = written(&small_with_checks());
+    let bytes = written(&small_with_everything());
     for bit in 0..bytes.len() * 8 {
         let mut damaged = bytes.clone();
         damaged[bit / 8] ^= 1 << (bit % 8);
@@ -49,7 +57,7 @@ fn every_flipped_bit_is_found() {
 
 #[test]
 fn every_cut_is_found() {
-    let bytes = written(&small_with_checks());
+    let bytes = written(&small_with_everything());
     for length in 0..bytes.len() {
         let error = read_snapshot(&mut &bytes[..length]).unwrap_err();
         assert!(matches!(error, SnapshotError::Io { .. }), "{error}");
@@ -58,7 +66,7 @@ fn every_cut_is_found() {
 
 #[test]
 fn records_left_out_or_told_twice_are_found() {
-    let bytes = written(&small_with_checks());
+    let bytes = written(&small_with_everything());
     let mut starts = vec![0];
     while let Some(length) = bytes.get(starts[starts.len() - 1]..).and_then(|b| b.first_chunk()) {
         starts.push(starts[starts.len() - 1] + 4 + u32::from_le_bytes(*length) as usize);
@@ -79,15 +87,21 @@ fn newer_version_is_named() {
     let mut bytes = written(&Registry::new());
     bytes[5] = 9;
     let error = read_snapshot(&mut &bytes[..]).unwrap_err();
-    assert_eq!(error.to_string(), "the snapshot has format version 9, this software reads up to 2");
+    assert_eq!(error.to_string(), "the snapshot has format version 9, this software reads up to 3");
 }
 
-/// What has no checks is written as before there were any.
+/// What has no checks, and no load, is written as before there were any.
 #[test]
 fn the_old_version_is_written_where_it_is_enough() {
     let version = |registry: &Registry| written(registry)[5];
     assert_eq!(version(&small()), 1);
     assert_eq!(version(&small_with_checks()), 2);
+    let mut t = Transcript { registry: small_with_everything() };
+    assert_eq!(version(&t.registry), 3);
+    t.apply(1_008, register("web/d", 7));
+    assert_eq!(version(&t.registry), 3, "one is left");
+    t.apply(1_008, update_load("web/c", 0));
+    assert_eq!(version(&t.registry), 2);
     let mut t = Transcript { registry: small_with_checks() };
     t.apply(1_006, deregister("web/c"));
     assert_eq!(version(&t.registry), 1);
