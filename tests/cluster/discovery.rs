@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use quorate_client::{
-    Client, DiscoveryEvent, FetchOptions, InstanceBuilder, InstanceStatus, Selection, Selector,
-    Update,
+    Client, DiscoveryEvent, Error, FetchOptions, InstanceBuilder, InstanceStatus, Selection,
+    Selector, Update,
 };
 use tokio::time::timeout;
 
@@ -84,6 +84,35 @@ fn note(mirror: &mut BTreeMap<String, u32>, event: DiscoveryEvent) {
             assert!(mirror.remove(&instance.id).is_some());
         }
     }
+}
+
+/// Loads reach those who call, from the registration on, through every way to change an instance.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn loads_are_seen_by_callers() {
+    // S0.9
+    let cluster = Cluster::start(3).await;
+    let (owner, caller) = (cluster.client().await, cluster.client().await);
+    let view = caller.discover("web").unwrap();
+    let shows = |load: u32| {
+        let view = &view;
+        eventually("the load is shown", move || async move {
+            view.current().get("a").is_some_and(|a| a.load == load).then_some(())
+        })
+    };
+    let handle = owner.register(instance("a").load(7)).await.unwrap();
+    shows(7).await;
+    handle.set_load(1_000_000).await.unwrap();
+    shows(1_000_000).await;
+    let too_much = handle.set_load(1_000_001).await;
+    assert!(matches!(too_much, Err(Error::Rejected { .. })), "{too_much:?}");
+    owner.update("web", "a", &Update::new().load(3)).await.unwrap();
+    shows(3).await;
+    handle.set_weight(5).await.unwrap();
+    let a = view.current().get("a").cloned().unwrap();
+    assert!(a.load == 3 || a.load == 1_000_000, "never none: {}", a.load);
+    handle.set_load(0).await.unwrap();
+    shows(0).await;
+    handle.deregister().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,6 +26,9 @@ pub(crate) fn instance(instance: &Instance) -> Value {
         "create_revision": instance.create_revision,
         "modify_revision": instance.modify_revision,
     });
+    if instance.load > 0 {
+        value["load"] = json!(instance.load);
+    }
     if let Some(decision) = &instance.r#override {
         value["override"] = r#override(decision);
     }

@@ -32,8 +32,10 @@ pub enum Policy {
     /// In turn, in proportion to the weights, and the turns of each spread evenly (earliest deadline first, as Envoy and
     /// gRPC do). Proportions are exact to 1 in 4,096.
     WeightedRoundRobin,
-    /// Two at random, and of them the one with fewer calls in flight from here, in proportion to the weights (Mitzenmacher,
-    /// "The Power of Two Choices in Randomized Load Balancing", 2001).
+    /// Two at random, and of them the one with the smaller load, in proportion to the weights (Mitzenmacher, "The Power of
+    /// Two Choices in Randomized Load Balancing", 2001). The load is what is in flight from here, and on top of it what the
+    /// instance itself says ([`crate::RegistrationHandle::set_load`]), taken for so many calls more: where it says calls, the
+    /// calls of all callers count; where it says percent, it decides between those that differ by much.
     LeastLoaded,
 }
 

@@ -197,6 +197,22 @@ impl RegistrationHandle {
         self.update(Update::new().weight(weight)).await
     }
 
+    /// Changes the load that all instances say they have, 0 to 1,000,000: [`RegistrationHandle::update`] in short. What it
+    /// means, and how often to say it: [`Update::load`].
+    ///
+    /// ```no_run
+    /// # async fn example(registration: quorate_client::RegistrationHandle, in_flight: u32) -> Result<(), quorate_client::Error> {
+    /// registration.set_load(in_flight).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`RegistrationHandle::update`].
+    pub async fn set_load(&self, load: u32) -> Result<(), Error> {
+        self.update(Update::new().load(load)).await
+    }
+
     /// Replaces the metadata of all instances: [`RegistrationHandle::update`] in short.
     ///
     /// # Errors

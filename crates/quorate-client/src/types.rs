@@ -57,6 +57,13 @@ impl InstanceBuilder {
         self
     }
 
+    /// How loaded it is to begin with, 0 to 1,000,000; see [`Update::load`]. 0 unless set.
+    #[must_use]
+    pub fn load(mut self, load: u32) -> Self {
+        self.0.load = load;
+        self
+    }
+
     /// Its status; UP unless set.
     #[must_use]
     pub fn status(mut self, status: InstanceStatus) -> Self {
@@ -146,6 +153,7 @@ pub struct Update {
     pub(crate) status: Option<InstanceStatus>,
     pub(crate) weight: Option<u32>,
     pub(crate) metadata: Option<v1::Metadata>,
+    pub(crate) load: Option<u32>,
 }
 
 impl Update {
@@ -165,6 +173,15 @@ impl Update {
     #[must_use]
     pub fn weight(mut self, weight: u32) -> Self {
         self.weight = Some(weight);
+        self
+    }
+
+    /// The new load, 0 to 1,000,000, in a unit that the service agrees on; a balancer that goes by load
+    /// ([`crate::Policy::LeastLoaded`]) takes it for calls in flight. Every change is a write that all who follow the service
+    /// get: say it when it has changed by much, a few times a minute, not with every call.
+    #[must_use]
+    pub fn load(mut self, load: u32) -> Self {
+        self.load = Some(load);
         self
     }
 
@@ -189,6 +206,9 @@ impl Update {
         if let Some(metadata) = &self.metadata {
             instance.metadata.clone_from(&metadata.entries);
         }
+        if let Some(load) = self.load {
+            instance.load = load;
+        }
     }
 
     pub(crate) fn request(&self, namespace: &str, instance: v1::InstanceRef) -> v1::UpdateRequest {
@@ -198,6 +218,7 @@ impl Update {
             status: self.status.unwrap_or(InstanceStatus::Unspecified) as i32,
             weight: self.weight,
             metadata: self.metadata.clone(),
+            load: self.load,
         }
     }
 }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_proto::v1 as wire;
 use quorate_state::{
     Change, Deregister, Event, Incarnation, Instance, InstanceId, InstanceKey, InstanceRef,
-    InstanceSpec, Invalid, LeaseId, Namespace, Op, Override, Register, RemoveReason, ServiceKey,
-    ServiceName, SpecParts, Status, Ttl, Update, limits,
+    InstanceSpec, Invalid, LeaseId, Load, Namespace, Op, Override, Register, RemoveReason,
+    ServiceKey, ServiceName, SpecParts, Status, Ttl, Update, limits,
 };
 
 use crate::node::{Consistency, MemberInfo};
@@ -44,7 +44,7 @@ pub(crate) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
     };
     let mut seen = BTreeSet::new();
     let mut instances = Vec::with_capacity(request.instances.len());
-    let mut checks = BTreeMap::new();
+    let (mut checks, mut loads) = (BTreeMap::new(), BTreeMap::new());
     for (index, mut spec) in (0..).zip(request.instances) {
         let field = format!("instances[{index}]");
         let key = instance_key(&format!("{field}."), &namespace, &spec.service, &spec.id)?;
@@ -52,6 +52,10 @@ pub(crate) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
             return Err(Invalid::text(field, &key.to_string(), "stands twice in the request"));
         }
         let declared = std::mem::take(&mut spec.checks);
+        let load = Load::new(&format!("{field}.load"), spec.load)?;
+        if load.get() > 0 {
+            loads.insert(index, load);
+        }
         let spec = instance_spec(&field, spec)?;
         if let Some(declared) = checks::checks(&field, &spec, declared)? {
             checks.insert(index, declared);
@@ -61,9 +65,10 @@ pub(crate) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
     let lease = (request.lease_id != 0).then_some(LeaseId(request.lease_id));
     let incarnation = (request.incarnation != 0).then_some(Incarnation(request.incarnation));
     let register = Register { lease, ttl, incarnation, instances };
-    Ok(match checks.is_empty() {
-        true => Op::Register(register),
-        false => Op::RegisterChecked { register, checks },
+    Ok(match (checks.is_empty(), loads.is_empty()) {
+        (true, true) => Op::Register(register),
+        (false, true) => Op::RegisterChecked { register, checks },
+        (_, false) => Op::RegisterLoaded { register, checks, loads },
     })
 }
 
@@ -126,7 +131,11 @@ pub(crate) fn update(request: wire::UpdateRequest) -> Result<Op, Invalid> {
         weight: request.weight,
         metadata: request.metadata.map(|metadata| metadata.entries),
     };
-    Ok(Op::Update(update.check()?))
+    let update = update.check()?;
+    Ok(match request.load {
+        None => Op::Update(update),
+        Some(load) => Op::UpdateLoad { update, load: Load::new("load", load)? },
+    })
 }
 
 pub(crate) fn set_override(request: wire::SetOverrideRequest) -> Result<Op, Invalid> {
@@ -234,6 +243,7 @@ pub(crate) fn instance_to_wire(instance: &Instance) -> wire::Instance {
             weight: value.weight,
             reason: value.reason.clone(),
         }),
+        load: spec.load().get(),
         checks: checks::checks_to_wire(instance),
         health: checks::health_to_wire(instance),
     }

@@ -145,9 +145,12 @@ impl Candidate {
         Picked { instance: self.instance.clone(), in_flight: self.in_flight.clone() }
     }
 
-    /// The one with fewer calls in flight for its weight, counting the one to come.
+    /// The one with the smaller load for its weight: calls in flight from here, the one to come, and what it says itself.
     pub(super) fn less_loaded<'a>(&'a self, other: &'a Self) -> &'a Self {
-        let load = |candidate: &Self| u64::from(candidate.in_flight.load(Ordering::Relaxed)) + 1;
+        let load = |candidate: &Self| {
+            let in_flight = u64::from(candidate.in_flight.load(Ordering::Relaxed));
+            in_flight + u64::from(candidate.instance.load) + 1
+        };
         let weight = |candidate: &Self| u64::from(candidate.instance.weight);
         if load(other) * weight(self) < load(self) * weight(other) { other } else { self }
     }

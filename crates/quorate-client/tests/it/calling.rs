@@ -101,6 +101,25 @@ async fn calls_go_where_fewer_are_in_flight() {
 }
 
 #[tokio::test]
+async fn calls_go_where_instances_say_that_they_have_less_to_do() {
+    // S0.9
+    let fakes = Fake::cluster(1);
+    let balancer = balancer(&fakes[0], Policy::LeastLoaded, &[("a", "", 1), ("b", "", 1)]).await;
+    fakes[0].state().put(Instance { load: 50, ..instance("a", "", 1) });
+    until("it is shown", || balancer.discovery().current().get("a").unwrap().load == 50).await;
+    // "a" when it is drawn twice, one time in four.
+    let loaded = count(&balancer, 4_000);
+    assert!((800..1_200).contains(&loaded["a"]), "{loaded:?}");
+    // Sixty calls in flight from here are more than the fifty that "a" speaks of.
+    let mut held = Vec::new();
+    while held.len() < 60 {
+        held.extend(Some(balancer.pick().unwrap()).filter(|picked| picked.id == "b"));
+    }
+    let busy = count(&balancer, 4_000);
+    assert!((800..1_200).contains(&busy["b"]), "{busy:?}");
+}
+
+#[tokio::test]
 async fn calls_stay_in_their_zone_while_it_can_carry_them() {
     let fakes = Fake::cluster(1);
     let all = [("near", "z1", 100), ("far1", "z2", 100), ("far2", "z2", 100)];

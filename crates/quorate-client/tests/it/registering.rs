@@ -243,13 +243,14 @@ async fn updates_reach_the_registry_and_survive_a_new_lease() {
     let handle = client.register(short_lived("a").and(orders("b"))).await.unwrap();
     let draining = Update::new().status(InstanceStatus::Draining).weight(3).metadata([("k", "v")]);
     handle.update(draining).await.unwrap();
+    handle.set_load(40).await.unwrap();
     handle.update_instance("orders", "b", Update::new().weight(9)).await.unwrap();
     let wrong = handle.update_instance("orders", "c", Update::new().weight(9)).await;
     assert!(matches!(wrong, Err(Error::NoSuchInstance { id, .. }) if id == "c"));
     let expected = |fake: &Fake| {
         let (a, b) = (held(fake, "a"), held(fake, "b"));
-        a.is_some_and(|a| (a.status(), a.weight) == (InstanceStatus::Draining, 3))
-            && b.is_some_and(|b| (b.weight, b.metadata["k"].as_str()) == (9, "v"))
+        a.is_some_and(|a| (a.status(), a.weight, a.load) == (InstanceStatus::Draining, 3, 40))
+            && b.is_some_and(|b| (b.weight, b.load, b.metadata["k"].as_str()) == (9, 40, "v"))
     };
     assert!(expected(&fakes[0]));
     fakes[0].state().expire_all();

@@ -138,6 +138,7 @@ impl Registry for Node {
                     weight: spec.weight.unwrap_or(100),
                     status: if spec.status == 0 { 2 } else { spec.status },
                     metadata: spec.metadata,
+                    load: spec.load,
                     incarnation: request.incarnation,
                     lease_id,
                     ..Instance::default()
