@@ -110,6 +110,8 @@ pub(crate) fn registry(channel: Channel) -> RegistryClient<Channel> {
     RegistryClient::new(channel).max_decoding_message_size(DECODE_MAX)
 }
 
+const MEMBER_REFRESH: Duration = Duration::from_secs(30);
+
 /// Makes a [`Client`].
 #[derive(Debug, Clone)]
 pub struct ClientBuilder {
@@ -133,7 +135,7 @@ impl ClientBuilder {
                 cache_dir: None,
                 counters: Arc::default(),
             },
-            member_refresh: Some(Duration::from_secs(30)),
+            member_refresh: Some(MEMBER_REFRESH),
             shuffle: true,
         }
     }
@@ -191,7 +193,8 @@ impl ClientBuilder {
     }
 
     /// How often the cluster's members are looked up (and soon after a node failed); 30 s unless set. `None`: never, only
-    /// the addresses given are used.
+    /// the addresses given are used. When nodes were added, their share of the streams moves to them within another such
+    /// interval, one stream at a time; nothing is missed or told twice.
     #[must_use]
     pub fn member_refresh(mut self, interval: Option<Duration>) -> Self {
         self.member_refresh = interval;
@@ -222,8 +225,9 @@ impl ClientBuilder {
                 return Err(Error::InvalidOption { option, value, must: "must be at least 10 ms" });
             }
         }
-        let endpoints =
-            Endpoints::new(&self.addresses, self.options.attempt_timeout, self.shuffle)?;
+        let (attempt, within) = (self.options.attempt_timeout, self.member_refresh);
+        let within = within.unwrap_or(MEMBER_REFRESH);
+        let endpoints = Endpoints::new(&self.addresses, attempt, self.shuffle, within)?;
         let endpoints = Arc::new(endpoints);
         let refresh = self.member_refresh.map(|interval| {
             let refresh = members::refresh(endpoints.clone(), interval, self.options.clone());

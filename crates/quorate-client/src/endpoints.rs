@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::{AddressFault, Error};
+use crate::rebalance::{Growth, Rebalance};
 
 /// A node that failed is asked after all others for so long: a hung one should not cost each call an attempt.
 const COOLDOWN: Duration = Duration::from_secs(5);
@@ -41,6 +42,8 @@ pub(crate) struct Endpoints {
     inner: Mutex<Inner>,
     /// Told when a node failed: the list may be out of date.
     pub(crate) failure: Notify,
+    /// Told when nodes were added.
+    pub(crate) rebalance: Rebalance,
     connect_timeout: Duration,
 }
 
@@ -70,6 +73,7 @@ impl Endpoints {
         addresses: &[String],
         connect_timeout: Duration,
         shuffle: bool,
+        rebalance_within: Duration,
     ) -> Result<Self, Error> {
         let mut nodes: Vec<Node> = Vec::new();
         for address in addresses {
@@ -85,7 +89,8 @@ impl Endpoints {
         }
         let current = nodes.first().ok_or(Error::NoAddresses)?.address.clone();
         let inner = Mutex::new(Inner { nodes, current, leader: None });
-        Ok(Self { inner, failure: Notify::new(), connect_timeout })
+        let rebalance = Rebalance::new(rebalance_within);
+        Ok(Self { inner, failure: Notify::new(), rebalance, connect_timeout })
     }
 
     /// The best node that is not among `tried`; `None` when all are.
@@ -93,8 +98,14 @@ impl Endpoints {
         let mut inner = self.lock();
         let at = inner.best(target, tried)?;
         let node = &mut inner.nodes[at];
-        let channel = node.channel.get_or_insert_with(|| node.endpoint.connect_lazy()).clone();
-        Some((node.address.clone(), channel))
+        Some((node.address.clone(), node.channel()))
+    }
+
+    /// The connection to a node; `None` where it is no member.
+    pub(crate) fn channel_to_member(&self, address: &Address) -> Option<Channel> {
+        let mut inner = self.lock();
+        let mut nodes = inner.nodes.iter_mut();
+        nodes.find(|node| node.member && node.address == *address).map(Node::channel)
     }
 
     /// Whether a node is left that is not among `tried`.
@@ -156,7 +167,11 @@ impl Endpoints {
         if members.is_empty() {
             return;
         }
-        self.lock().replace(members);
+        let growth = self.lock().replace(members);
+        if !growth.added.is_empty() {
+            tracing::debug!(added = ?growth.added, "nodes were added; some streams will move to them");
+            self.rebalance.growth.send_replace(growth);
+        }
     }
 
     /// The addresses known now, for tests and logs.
@@ -167,6 +182,12 @@ impl Endpoints {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // What it guards is consistent between any two statements, so a panic elsewhere does no harm.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Node {
+    fn channel(&mut self) -> Channel {
+        self.channel.get_or_insert_with(|| self.endpoint.connect_lazy()).clone()
     }
 }
 
@@ -217,8 +238,14 @@ impl Inner {
         }
     }
 
-    fn replace(&mut self, members: Vec<Node>) {
+    /// Tells which members were none before; the first list that there is adds nobody.
+    fn replace(&mut self, members: Vec<Node>) -> Growth {
         let mut old = std::mem::take(&mut self.nodes);
+        let is_new = |fresh: &&Node| !old.iter().any(|n| n.member && n.address == fresh.address);
+        let mut growth = Growth { added: Vec::new(), members: members.len() };
+        if old.iter().any(|node| node.member) {
+            growth.added = members.iter().filter(is_new).map(|node| node.address.clone()).collect();
+        }
         for fresh in members {
             match old.iter().position(|node| node.address == fresh.address) {
                 Some(at) => self.nodes.push(Node { member: true, ..old.remove(at) }),
@@ -234,6 +261,7 @@ impl Inner {
         {
             self.current = node.address.clone();
         }
+        growth
     }
 }
 
@@ -278,7 +306,7 @@ mod tests {
 
     fn endpoints(addresses: &[&str]) -> Endpoints {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        Endpoints::new(&addresses, Duration::from_secs(1), false).unwrap()
+        Endpoints::new(&addresses, Duration::from_secs(1), false, Duration::ZERO).unwrap()
     }
 
     fn picked(endpoints: &Endpoints, target: Target, tried: &[&str]) -> Option<String> {
@@ -316,7 +344,7 @@ mod tests {
     #[test]
     fn an_empty_list_is_an_error() {
         // S1.1
-        let made = Endpoints::new(&[], Duration::from_secs(1), true);
+        let made = Endpoints::new(&[], Duration::from_secs(1), true, Duration::ZERO);
         assert!(matches!(made, Err(Error::NoAddresses)));
     }
 
@@ -354,6 +382,24 @@ mod tests {
         assert_eq!(picked(&endpoints, Target::Any, &["a:1", "b:1"]).as_deref(), Some("seed:1"));
         endpoints.replace_members(["b:1", "c:1"].into_iter());
         assert_eq!(endpoints.addresses(), ["b:1", "c:1", "a:1", "seed:1"]);
+    }
+
+    #[test]
+    fn only_members_that_come_later_are_growth() {
+        let endpoints = endpoints(&["seed:1", "a:1"]);
+        let mut growth = endpoints.rebalance.growth.subscribe();
+        let mut added = |members: &[&str]| {
+            endpoints.replace_members(members.iter().copied());
+            let told = growth.has_changed().unwrap();
+            let growth = growth.borrow_and_update();
+            let added: Vec<_> = growth.added.iter().map(|address| address.to_string()).collect();
+            told.then(|| (added.join(" "), growth.members))
+        };
+        assert_eq!(added(&["a:1", "b:1"]), None, "the first list");
+        assert_eq!(added(&["a:1", "seed:1", "b:1", "c:1"]), Some(("seed:1 c:1".to_owned(), 4)));
+        assert_eq!(added(&["b:1", "c:1"]), None);
+        assert_eq!(added(&[]), None);
+        assert_eq!(added(&["b:1", "c:1", "a:1"]), Some(("a:1".to_owned(), 3)), "it was away");
     }
 
     #[test]

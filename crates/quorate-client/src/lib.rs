@@ -37,6 +37,7 @@
 //! | `serve` | [`Serving`]: register when bound, drain, stop |
 //! | `admin` | [`Admin`], the operators' calls |
 //! | `call`, `endpoints`, `members`, `retry` | one call over many nodes; which node; who there is; what a code means |
+//! | `rebalance` | streams move to nodes that were added |
 //! | `claims` | what is registered already, and incarnations |
 //! | `types`, `checks`, `error` | what goes in and out |
 
@@ -55,6 +56,7 @@ mod endpoints;
 mod error;
 mod keeper;
 mod members;
+mod rebalance;
 mod registration;
 mod renewals;
 mod retry;

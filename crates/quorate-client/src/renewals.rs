@@ -11,14 +11,16 @@ use std::time::Duration;
 use quorate_proto::v1::{LeaseRenewal, RenewRequest, RenewResponse};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::call::{Failure, Plan, Rounds};
 use crate::client::registry;
 use crate::endpoints::{Address, Endpoints, Target};
+use crate::rebalance::Mover;
 use crate::retry::{BACKGROUND, decide, retry_after};
 
 /// Leases in one message: the server's limit.
@@ -149,20 +151,16 @@ struct Sender {
 impl Sender {
     async fn run(self) {
         let mut rounds = Rounds::new(BACKGROUND);
+        let mut mover = Mover::new(self.endpoints.clone());
         loop {
             self.waiting.due().await;
-            let (address, channel) = rounds.pick(&self.endpoints, Target::Any);
-            let (requests, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
-            let mut stub = registry(channel);
-            let opening = stub.renew_stream(ReceiverStream::new(outgoing));
+            let (mut address, channel) = rounds.pick(&self.endpoints, Target::Any);
             let mut batches = VecDeque::new();
-            let ended = match timeout(self.attempt_timeout, opening).await {
-                Ok(Ok(answers)) => {
-                    let mut stream = Stream { requests, answers: answers.into_inner() };
-                    self.exchange(&mut stream, &mut batches, &address, &mut rounds).await
+            let ended = match self.open(channel).await {
+                Ok(stream) => {
+                    self.exchange(stream, &mut batches, &mut address, &mut rounds, &mut mover).await
                 }
-                Ok(Err(status)) => Err(status),
-                Err(_elapsed) => Err(Status::deadline_exceeded("the stream was not answered")),
+                Err(status) => Err(status),
             };
             if let Err(status) = ended {
                 let interval = self.failed(&address, &status, batches);
@@ -172,13 +170,24 @@ impl Sender {
         }
     }
 
-    /// Sends and receives until the stream fails, or has long been idle.
+    async fn open(&self, channel: Channel) -> Result<Stream, Status> {
+        let (requests, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
+        let mut stub = registry(channel);
+        let opening = stub.renew_stream(ReceiverStream::new(outgoing));
+        match timeout(self.attempt_timeout, opening).await {
+            Ok(answers) => Ok(Stream { requests, answers: answers?.into_inner() }),
+            Err(_elapsed) => Err(Status::deadline_exceeded("the stream was not answered")),
+        }
+    }
+
+    /// Sends and receives until the stream fails, or has long been idle. It moves to another node between two messages.
     async fn exchange(
         &self,
-        stream: &mut Stream,
+        mut stream: Stream,
         batches: &mut VecDeque<Batch>,
-        address: &Address,
+        address: &mut Address,
         rounds: &mut Rounds,
+        mover: &mut Mover,
     ) -> Result<(), Status> {
         let mut last_sent = Instant::now();
         loop {
@@ -202,8 +211,17 @@ impl Sender {
                     Err(_elapsed) if batches.is_empty() => return Ok(()),
                     Err(_elapsed) => return Err(Status::deadline_exceeded("no answer in time")),
                 },
-                () = sleep_until(send_at.unwrap_or(patience)), if send_at.is_some() => {}
-                () = self.waiting.arrived.notified(), if has_room => {}
+                _ = timeout_at(send_at.unwrap_or(patience), self.waiting.arrived.notified()),
+                    if has_room => {}
+                to = mover.due(address), if batches.is_empty() => {
+                    match self.open(to.channel.clone()).await {
+                        Ok(moved) => (stream, *address) = (moved, to.address.clone()),
+                        Err(status) => {
+                            tracing::debug!(%status, ?to, "a new node did not take the renewals");
+                            mover.try_again(&to);
+                        }
+                    }
+                }
             }
         }
     }

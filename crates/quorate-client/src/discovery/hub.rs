@@ -28,6 +28,7 @@ use crate::call::Rounds;
 use crate::client::{Core, Counts, Options, registry};
 use crate::endpoints::{Address, Endpoints, Target};
 use crate::error::{Attempt, Error, explain};
+use crate::rebalance::{Move, Mover};
 use crate::retry::{BACKGROUND, jittered};
 use crate::watch::WatchStatus;
 
@@ -195,15 +196,16 @@ enum Ended {
 /// The task: runs until it is aborted.
 async fn follow(shared: Arc<Shared>) {
     let mut rounds = Rounds::new(BACKGROUND);
+    let mut mover = Mover::new(shared.endpoints.clone());
     loop {
         if shared.topics().by_name.is_empty() {
             shared.subscriptions.notified().await;
             continue;
         }
         sleep(GATHER).await;
-        let (address, channel) = rounds.pick(&shared.endpoints, Target::Any);
+        let (mut address, channel) = rounds.pick(&shared.endpoints, Target::Any);
         let begun = Instant::now();
-        match stream(&shared, &address, channel).await {
+        match stream(&shared, &mut address, channel, &mut mover).await {
             Ended::Subscriptions => rounds.reset(),
             Ended::Failed(status) => {
                 shared.interrupted(&address, &status);
@@ -216,8 +218,13 @@ async fn follow(shared: Arc<Shared>) {
     }
 }
 
-/// Follows on one node for as long as that works.
-async fn stream(shared: &Arc<Shared>, address: &Address, channel: Channel) -> Ended {
+/// Follows on one node, or another that the stream moves to, for as long as that works.
+async fn stream(
+    shared: &Arc<Shared>,
+    address: &mut Address,
+    channel: Channel,
+    mover: &mut Mover,
+) -> Ended {
     let (names, new) = {
         let topics = shared.topics();
         (topics.names(), topics.unknown())
@@ -241,18 +248,46 @@ async fn stream(shared: &Arc<Shared>, address: &Address, channel: Channel) -> En
     };
     let mut audit_at = Instant::now() + jittered(shared.options.audit_interval);
     loop {
-        tokio::select! {
-            read = reading.next(shared, address) => if let Err(status) = read {
-                return Ended::Failed(status);
+        let due = tokio::select! {
+            read = reading.next(shared, address) => match read {
+                Ok(()) => continue,
+                Err(status) => return Ended::Failed(status),
             },
             () = shared.subscriptions.notified() => return Ended::Subscriptions,
-            () = tokio::time::sleep_until(audit_at), if reading.complete => {
+            due = due(mover, address, audit_at), if reading.complete => due,
+        };
+        match due {
+            Due::Audit => {
                 if audit::finds_difference(shared, &shared.endpoints, &shared.options).await {
                     return Ended::Subscriptions;
                 }
                 audit_at = Instant::now() + jittered(shared.options.audit_interval);
             }
+            Due::Move(to) => {
+                let (names, at) = (reading.names.clone(), reading.position);
+                match Reading::open(shared, to.channel.clone(), names, at).await {
+                    Ok(moved) => (reading, *address) = (moved, to.address.clone()),
+                    Err(status) => {
+                        let node = &to.address;
+                        tracing::debug!(%node, %status, "a new node did not take the stream");
+                        mover.try_again(&to);
+                    }
+                }
+            }
         }
+    }
+}
+
+/// What a stream does beside reading.
+enum Due {
+    Audit,
+    Move(Move),
+}
+
+async fn due(mover: &mut Mover, here: &Address, audit_at: Instant) -> Due {
+    match timeout_at(audit_at, mover.due(here)).await {
+        Ok(to) => Due::Move(to),
+        Err(_elapsed) => Due::Audit,
     }
 }
 

@@ -40,6 +40,11 @@ impl Cursor {
         &self.view
     }
 
+    /// Whether no snapshot is half here.
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.parts.is_none()
+    }
+
     /// Begins a new stream: what was not complete comes again.
     pub(super) fn subscribe(&mut self, namespace: &str, selection: &Selection) -> WatchSubscribe {
         self.parts = None;

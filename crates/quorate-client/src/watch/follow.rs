@@ -16,6 +16,7 @@ use crate::call::Rounds;
 use crate::client::{Core, registry};
 use crate::endpoints::{Address, Target};
 use crate::error::{Attempt, Error, explain};
+use crate::rebalance::{Move, Mover};
 use crate::retry::{BACKGROUND, Decision, decide};
 use crate::types::Selection;
 
@@ -30,6 +31,7 @@ const GOOD_STREAM: Duration = Duration::from_secs(1);
 /// Runs until it is aborted or the registry refuses the subscription.
 pub(super) async fn follow(core: Arc<Core>, selection: Selection, publisher: Publisher) {
     let mut follower = Follower {
+        mover: Mover::new(core.endpoints.clone()),
         core,
         selection,
         publisher,
@@ -37,9 +39,12 @@ pub(super) async fn follow(core: Arc<Core>, selection: Selection, publisher: Pub
         rounds: Rounds::new(BACKGROUND),
     };
     loop {
-        let (address, channel) = follower.rounds.pick(&follower.core.endpoints, Target::Any);
+        let (mut address, channel) = follower.rounds.pick(&follower.core.endpoints, Target::Any);
         let (begun, revision) = (Instant::now(), follower.cursor.view().revision());
-        let status = follower.subscribe(&address, channel).await;
+        let status = match follower.open(channel).await {
+            Ok(stream) => follower.receive(&mut address, stream).await,
+            Err(status) => status,
+        };
         if follower.ended(&address, &status) {
             return;
         }
@@ -57,11 +62,18 @@ struct Follower {
     publisher: Publisher,
     cursor: Cursor,
     rounds: Rounds,
+    mover: Mover,
+}
+
+/// A subscription on some node.
+struct Stream {
+    answers: Streaming<WatchResponse>,
+    acks: mpsc::Sender<WatchRequest>,
 }
 
 impl Follower {
-    /// Follows on one node for as long as that works; tells why it does no more.
-    async fn subscribe(&mut self, address: &Address, channel: Channel) -> Status {
+    /// Subscribes on one node, to what follows on what is known.
+    async fn open(&mut self, channel: Channel) -> Result<Stream, Status> {
         let (acks, requests) = mpsc::channel(ACKS_MAX);
         let namespace = &self.core.options.namespace;
         let subscribe = Kind::Subscribe(self.cursor.subscribe(namespace, &self.selection));
@@ -70,18 +82,13 @@ impl Follower {
         let mut stub = registry(channel);
         let opening = stub.watch(ReceiverStream::new(requests));
         match timeout(self.core.options.attempt_timeout, opening).await {
-            Ok(Ok(stream)) => self.receive(address, stream.into_inner(), &acks).await,
-            Ok(Err(status)) => status,
-            Err(_elapsed) => Status::deadline_exceeded("the watch was not answered"),
+            Ok(answers) => Ok(Stream { answers: answers?.into_inner(), acks }),
+            Err(_elapsed) => Err(Status::deadline_exceeded("the watch was not answered")),
         }
     }
 
-    async fn receive(
-        &mut self,
-        address: &Address,
-        mut stream: Streaming<WatchResponse>,
-        acks: &mpsc::Sender<WatchRequest>,
-    ) -> Status {
+    /// Follows on one node, or another that the stream moves to, for as long as that works; tells why it does no more.
+    async fn receive(&mut self, address: &mut Address, mut stream: Stream) -> Status {
         let idle_timeout = self.core.options.watch_idle_timeout;
         let mut leaderless_since: Option<Instant> = None;
         let mut first = true;
@@ -90,7 +97,17 @@ impl Follower {
             let leaderless =
                 leaderless_since.map(|since| since + self.core.options.leaderless_timeout);
             let deadline = leaderless.map_or(idle, |leaderless| leaderless.min(idle));
-            let message = match timeout_at(deadline, stream.message()).await {
+            let message = tokio::select! {
+                message = timeout_at(deadline, stream.answers.message()) => message,
+                to = self.mover.due(address), if self.cursor.is_between_messages() => {
+                    match self.open(to.channel.clone()).await {
+                        Ok(moved) => (stream, *address, first) = (moved, to.address.clone(), true),
+                        Err(status) => self.stays(&to, &status),
+                    }
+                    continue;
+                }
+            };
+            let message = match message {
                 Ok(Ok(Some(message))) => message,
                 Ok(Ok(None)) => return Status::unavailable("the node ended the watch"),
                 Ok(Err(status)) => return status,
@@ -112,7 +129,8 @@ impl Follower {
                     let view = self.cursor.view();
                     self.publisher.publish(view, changes);
                     let ack = Kind::Ack(WatchAck { revision: view.revision() });
-                    let _only_the_last_matters = acks.try_send(WatchRequest { kind: Some(ack) });
+                    let _only_the_last_matters =
+                        stream.acks.try_send(WatchRequest { kind: Some(ack) });
                 }
                 Ok(Taken::Leader(true)) => {
                     leaderless_since = None;
@@ -125,6 +143,11 @@ impl Follower {
                 Err(gap) => return Status::aborted(gap.to_string()),
             }
         }
+    }
+
+    fn stays(&mut self, to: &Move, status: &Status) {
+        tracing::debug!(address = %to.address, %status, "a new node did not take the watch; it stays");
+        self.mover.try_again(to);
     }
 
     /// Notes the end of a stream. True: there is no use in another.

@@ -52,6 +52,8 @@ pub(crate) struct State {
     /// When each registration came, and each stream of renewals.
     pub(crate) registered_at: Vec<std::time::Instant>,
     pub(crate) streams_at: Vec<std::time::Instant>,
+    /// For each lease, on which nodes its renewals came over a stream, and when.
+    pub(crate) renewals: HashMap<u64, Vec<(usize, std::time::Instant)>>,
     /// Calls that came without a deadline.
     pub(crate) without_deadline: Vec<&'static str>,
     pub(crate) members: Vec<String>,

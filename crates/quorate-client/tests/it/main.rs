@@ -8,6 +8,7 @@ mod calling;
 mod calls;
 mod discovering;
 mod fake;
+mod rebalancing;
 mod registering;
 mod renewing;
 mod serving;

@@ -73,6 +73,10 @@ impl Node {
             header.revision = state.revision;
             let all: Vec<u64> = request.renewals.iter().map(|renewal| renewal.lease_id).collect();
             *state.calls.entry("renewed leases").or_default() += all.len();
+            for id in &all {
+                let now = std::time::Instant::now();
+                state.renewals.entry(*id).or_default().push((self.number, now));
+            }
             let unknown_lease_ids =
                 all.into_iter().filter(|id| !state.leases.contains_key(id)).collect();
             Ok(RenewResponse { header: Some(header), unknown_lease_ids })
