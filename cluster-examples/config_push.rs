@@ -10,6 +10,8 @@
 
 #![allow(clippy::print_stdout, reason = "an example tells its story")]
 
+#[path = "shared/registry.rs"]
+mod registry;
 #[path = "shared/text.rs"]
 mod text;
 
@@ -22,9 +24,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use futures_util::FutureExt;
 use quorate_client::{
-    Balancer, CallError, Caller, Client, Code, Discovery, DiscoveryEvent, FailMode, Fault,
-    Instance, InstanceBuilder, Policy, RegistrationHandle,
+    Balancer, CallError, Caller, Client, Code, DiscoveryEvent, FailMode, Fault, Instance,
+    InstanceBuilder, Instances, Policy, RegistrationHandle,
 };
+use registry::{PATIENCE, connect, shows};
 use text::{Connections, Text};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -34,8 +37,6 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 const NAMESPACE: &str = "config-push-example";
-/// Each step ends by then, or something is wrong.
-const PATIENCE: Duration = Duration::from_secs(20);
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// One agent has so long to take a configuration, all attempts together.
 const PUSH_WITHIN: Duration = Duration::from_millis(1_500);
@@ -49,7 +50,7 @@ async fn main() -> anyhow::Result<()> {
     for number in 1..=3 {
         controllers.push(controller(number).await?);
     }
-    let client = connect().await?;
+    let client = connect(NAMESPACE).await?;
     let mut operator = Text::new(client.channel("controller")?);
     let nobody = operator.say("push 1 limit=10").await;
     let nobody = nobody.err().context("who has it?")?;
@@ -111,24 +112,6 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn connect() -> anyhow::Result<Client> {
-    let nodes = std::env::var("QUORATE_NODES");
-    let nodes = nodes.unwrap_or("127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003".to_owned());
-    Ok(Client::builder(nodes.split(',')).namespace(NAMESPACE).connect().await?)
-}
-
-/// Waits until a view is as wanted.
-async fn shows(view: &Discovery, wanted: impl Fn(&[Arc<Instance>]) -> bool) -> anyhow::Result<()> {
-    let mut view = view.clone();
-    let wait = async {
-        while !wanted(view.current().as_slice()) {
-            view.changed().await;
-        }
-    };
-    let seen = timeout(PATIENCE, wait).await;
-    seen.context("the registry does not show what it should; is it running?")
-}
-
 /// What a controller says of so many agents.
 fn versions(agents: u32, version: u32) -> String {
     let agents = (1..=agents).map(|number| format!("agent-{number}={version}"));
@@ -136,7 +119,7 @@ fn versions(agents: u32, version: u32) -> String {
 }
 
 /// How many have this configuration.
-fn having(agents: &[Arc<Instance>], version: u32) -> usize {
+fn having(agents: &Instances, version: u32) -> usize {
     agents.iter().filter(|agent| Config::of(agent).version == version).count()
 }
 
@@ -256,7 +239,7 @@ impl Process {
 
 /// A controller: takes reports, pushes, tells who has what; and takes over what another controller has pushed.
 async fn controller(number: u32) -> anyhow::Result<Process> {
-    let client = connect().await?;
+    let client = connect(NAMESPACE).await?;
     let config = Arc::new(watch::Sender::new(Config::default()));
     let agents = client.discover("agent")?;
     timeout(PATIENCE, agents.synced()).await.context("no registry answers; is it running?")?;
@@ -349,7 +332,7 @@ struct Agent {
 
 impl Agent {
     async fn start(number: u32) -> anyhow::Result<Self> {
-        let client = connect().await?;
+        let client = connect(NAMESPACE).await?;
         let config = Arc::new(watch::Sender::new(Config::default()));
         let (mood, asked) = (Arc::new(Mutex::new(Mood::Fine)), Arc::<AtomicU32>::default());
         let shared = Arc::new((config.clone(), mood.clone(), asked));

@@ -10,6 +10,8 @@
 
 #![allow(clippy::print_stdout, reason = "an example tells its story")]
 
+#[path = "shared/registry.rs"]
+mod registry;
 #[path = "shared/text.rs"]
 mod text;
 
@@ -23,6 +25,7 @@ use futures_util::FutureExt;
 use quorate_client::{
     Client, Discovery, DiscoveryEvent, Error, InstanceBuilder, Listener, Registration, Served,
 };
+use registry::{PATIENCE, connect, shows};
 use text::{Connections, Text};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -34,8 +37,6 @@ use tonic::Status;
 const REALM: &str = "game-cluster-example";
 const OTHER_REALM: &str = "game-cluster-example-2";
 const PLAYERS: usize = 24;
-/// Each step ends by then, or something is wrong.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// A room is missed for so long after it was killed. Short, so that the story is; 15 s unless set.
 const TTL: Duration = Duration::from_secs(3);
 
@@ -91,12 +92,6 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn connect(realm: &str) -> anyhow::Result<Client> {
-    let nodes = std::env::var("QUORATE_NODES");
-    let nodes = nodes.unwrap_or("127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003".to_owned());
-    Ok(Client::builder(nodes.split(',')).namespace(realm).connect().await?)
-}
-
 type Ended = Result<Served<Result<(), tonic::transport::Error>>, Error>;
 
 /// The process of a server of any type.
@@ -119,13 +114,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let run = serving.run(listener, |listener, stop| text::serve(listener, stop, answer));
         let server = Self { stop, ended: tokio::spawn(run) };
-        let mut others = client.discover(kind)?;
-        let registered = async {
-            while others.current().get(id).is_none() {
-                others.changed().await;
-            }
-        };
-        timeout(PATIENCE, registered).await.context("no registry answers; is it running?")?;
+        shows(&client.discover(kind)?, |shown| shown.get(id).is_some()).await?;
         Ok(server)
     }
 

@@ -11,6 +11,8 @@
 
 #[path = "shared/calls.rs"]
 mod calls;
+#[path = "shared/registry.rs"]
+mod registry;
 #[path = "shared/text.rs"]
 mod text;
 
@@ -25,6 +27,7 @@ use quorate_client::{
     Balancer, CallError, Caller, Client, Code, Discovery, Error, FailMode, Fault, InstanceBuilder,
     Instances, Policy, Served,
 };
+use registry::{PATIENCE, connect, shows};
 use text::{Connections, Text};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -34,8 +37,6 @@ use tonic::Status;
 
 const NAMESPACE: &str = "rpc-framework-example";
 const SERVICE: &str = "greeter";
-/// Each step ends by then, or something is wrong.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// How a provider says that it is about to stop.
 const LEAVING: &str = "going away";
 
@@ -46,7 +47,7 @@ async fn main() -> anyhow::Result<()> {
     for number in 1..=3 {
         providers.insert(number, Provider::start(number).await?);
     }
-    let client = connect().await?;
+    let client = connect(NAMESPACE).await?;
     let view = client.discover(SERVICE)?;
     shows(&view, |shown| shown.len() == 3).await?;
 
@@ -89,26 +90,8 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn connect() -> anyhow::Result<Client> {
-    let nodes = std::env::var("QUORATE_NODES");
-    let nodes = nodes.unwrap_or("127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003".to_owned());
-    Ok(Client::builder(nodes.split(',')).namespace(NAMESPACE).connect().await?)
-}
-
 fn id(number: u32) -> String {
     format!("greeter-{number}")
-}
-
-/// Waits until the view is as wanted.
-async fn shows(view: &Discovery, wanted: impl Fn(&Instances) -> bool) -> anyhow::Result<()> {
-    let mut view = view.clone();
-    let wait = async {
-        while !wanted(&view.current()) {
-            view.changed().await;
-        }
-    };
-    let seen = timeout(PATIENCE, wait).await;
-    seen.with_context(|| format!("{SERVICE} is not as expected; is the registry running?"))
 }
 
 type Ended = Result<Served<Result<(), tonic::transport::Error>>, Error>;
@@ -127,7 +110,7 @@ impl Provider {
         let me = InstanceBuilder::new(SERVICE, id(number)).endpoint("grpc", "http://{addr}");
         let me = me.weight((4 - number) * 100);
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = connect().await?.serve(me).until(async {
+        let serving = connect(NAMESPACE).await?.serve(me).until(async {
             let _told_or_dropped = stopped.await;
         });
         let leaving = Arc::<AtomicBool>::default();

@@ -11,6 +11,8 @@
 
 #[path = "shared/calls.rs"]
 mod calls;
+#[path = "shared/registry.rs"]
+mod registry;
 #[path = "shared/text.rs"]
 mod text;
 
@@ -23,9 +25,9 @@ use anyhow::{Context, ensure};
 use calls::Calls;
 use futures_util::FutureExt;
 use quorate_client::{
-    Client, Code, Discovery, Error, Instance, InstanceBuilder, InstanceStatus, RegistrationHandle,
-    Served,
+    Code, Discovery, Error, Instance, InstanceBuilder, InstanceStatus, RegistrationHandle, Served,
 };
+use registry::{PATIENCE, connect, shows};
 use text::{Connections, Text};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -36,8 +38,6 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 const NAMESPACE: &str = "rpc-proxy-example";
-/// Each step ends by then, or something is wrong.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// A worker publishes its room at most this often.
 const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 /// A stopped worker goes on for so long after it is deregistered.
@@ -48,7 +48,7 @@ const ROOM_WITHIN: Duration = Duration::from_secs(2);
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let first = Proxy::start(1).await?;
-    let client = connect().await?;
+    let client = connect(NAMESPACE).await?;
     let proxies = client.discover("proxy")?;
     shows(&proxies, |proxies| proxies.len() == 1).await?;
     let channel = client.channel("proxy")?;
@@ -107,24 +107,6 @@ async fn main() -> anyhow::Result<()> {
     nobody(&channel).await?;
     println!("  the second proxy: {}", second.stop().await?);
     Ok(())
-}
-
-async fn connect() -> anyhow::Result<Client> {
-    let nodes = std::env::var("QUORATE_NODES");
-    let nodes = nodes.unwrap_or("127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003".to_owned());
-    Ok(Client::builder(nodes.split(',')).namespace(NAMESPACE).connect().await?)
-}
-
-/// Waits until a view is as wanted.
-async fn shows(view: &Discovery, wanted: impl Fn(&[Arc<Instance>]) -> bool) -> anyhow::Result<()> {
-    let mut view = view.clone();
-    let wait = async {
-        while !wanted(view.current().as_slice()) {
-            view.changed().await;
-        }
-    };
-    let seen = timeout(PATIENCE, wait).await;
-    seen.context("the registry does not show what it should; is it running?")
 }
 
 /// How many calls a worker takes at once, and how many of these it could take now.
@@ -187,7 +169,7 @@ impl Worker {
         let server = tokio::spawn(text::serve(listener, stopped, answer));
         let me = InstanceBuilder::new("worker", format!("worker-{slots}")).endpoint("grpc", uri);
         let me = room.metadata().into_iter().fold(me, |me, (key, value)| me.meta(key, value));
-        let handle = Arc::new(connect().await?.register(me).await?);
+        let handle = Arc::new(connect(NAMESPACE).await?.register(me).await?);
         let publisher = AbortOnDropHandle::new(tokio::spawn(publish(handle.clone(), room.clone())));
         Ok(Self { handle, room, served, stop, server, publisher })
     }
@@ -238,7 +220,7 @@ struct Proxy {
 
 impl Proxy {
     async fn start(number: u32) -> anyhow::Result<Self> {
-        let client = connect().await?;
+        let client = connect(NAMESPACE).await?;
         let workers = client.discover("worker")?;
         timeout(PATIENCE, workers.synced()).await.context("no registry answers; is it running?")?;
         let router = Arc::new(Router {
