@@ -41,8 +41,9 @@ async fn call(address: &str) -> std::io::Result<String> {
 /// An axum server whose calls wait until they are released.
 fn waiting(entered: Arc<Notify>, release: Arc<Notify>) -> Router {
     let wait = move || async move {
+        let released = release.notified(); // from here on, so that a release right after `entered` counts
         entered.notify_one();
-        release.notified().await;
+        released.await;
         "done"
     };
     Router::new().route("/", get(wait))
