@@ -229,9 +229,9 @@ pub enum DiscoveryEvent {
     },
 }
 
-/// The changes of a view, in order. One who reads along gets each of them; one who falls behind by more than 1,024 gets, for
-/// each instance, only the latest of those that wait (added and removed meanwhile: none), comes to the same end, and slows
-/// nobody.
+/// The changes of a view, in order, each as soon as the view shows it. One who reads along gets each of them; one who falls
+/// behind by more than 1,024 gets, for each instance, only the latest of those that wait (added and removed meanwhile: none),
+/// comes to the same end, and slows nobody.
 #[derive(Debug)]
 pub struct Listener {
     queue: Arc<Queue>,

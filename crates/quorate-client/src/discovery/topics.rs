@@ -40,6 +40,8 @@ pub(super) struct Feed {
     /// Told after `current` was replaced.
     pub(super) changes: watch::Sender<()>,
     queues: Mutex<Vec<Arc<Queue>>>,
+    /// Events that wait until `current` shows them.
+    staged: Mutex<Vec<WatchEvent>>,
 }
 
 /// Changes that wait for a listener one by one; with more than these, only the latest of each instance is kept.
@@ -99,7 +101,8 @@ impl Queue {
 impl Feed {
     pub(super) fn new(selector: Selector) -> Self {
         let current = ArcSwap::from_pointee(Instances::none());
-        Self { selector, current, changes: watch::Sender::new(()), queues: Mutex::default() }
+        let (queues, staged) = (Mutex::default(), Mutex::default());
+        Self { selector, current, changes: watch::Sender::new(()), queues, staged }
     }
 
     /// A queue that begins with all that is shown now. To be called under the lock of the topics.
@@ -116,15 +119,23 @@ impl Feed {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the listeners, those of them that are still there.
-    fn tell(&self, event: &WatchEvent) {
+    fn staged(&self) -> MutexGuard<'_, Vec<WatchEvent>> {
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the listeners, those of them that are still there, what is shown now.
+    fn tell(&self) {
         let mut queues = self.queues();
         queues.retain(|queue| Arc::strong_count(queue) > 1);
-        queues.iter().for_each(|queue| queue.push(event.clone()));
+        for event in self.staged().drain(..) {
+            queues.iter().for_each(|queue| queue.push(event.clone()));
+        }
+        drop(queues);
+        self.changes.send_replace(());
     }
 
     /// What a change of an instance is to this view.
-    fn tell_change(
+    fn stage(
         &self,
         before: Option<&Arc<Instance>>,
         after: Option<&Arc<Instance>>,
@@ -133,14 +144,12 @@ impl Feed {
     ) {
         let before = before.filter(|instance| self.selector.admits(instance));
         let after = after.filter(|instance| self.selector.admits(instance));
-        match (before, after) {
-            (None, Some(new)) => self.tell(&WatchEvent::Added(new.clone())),
-            (Some(_), Some(new)) => self.tell(&WatchEvent::Modified(new.clone())),
-            (Some(old), None) => {
-                self.tell(&WatchEvent::Removed { instance: old.clone(), reason, revision });
-            }
-            (None, None) => {}
-        }
+        self.staged().push(match (before, after) {
+            (None, Some(new)) => WatchEvent::Added(new.clone()),
+            (Some(_), Some(new)) => WatchEvent::Modified(new.clone()),
+            (Some(old), None) => WatchEvent::Removed { instance: old.clone(), reason, revision },
+            (None, None) => return,
+        });
     }
 }
 
@@ -164,14 +173,14 @@ impl Topic {
         }
         for (id, gone) in &self.instances {
             if !fresh.contains_key(id) {
-                self.tell(Some(gone), None, RemoveReason::Unspecified, 0);
+                self.stage(Some(gone), None, RemoveReason::Unspecified, 0);
             }
         }
         for (id, instance) in &mut fresh {
             match self.instances.get(id) {
                 Some(known) if known == instance => *instance = known.clone(),
                 before => {
-                    self.tell(before, Some(instance), RemoveReason::Unspecified, position);
+                    self.stage(before, Some(instance), RemoveReason::Unspecified, position);
                 }
             }
         }
@@ -196,13 +205,13 @@ impl Topic {
                 let before = self.instances.insert(instance.id.clone(), instance.clone());
                 let changed = before.as_ref() != Some(&instance);
                 if changed {
-                    self.tell(before.as_ref(), Some(&instance), reason, revision);
+                    self.stage(before.as_ref(), Some(&instance), reason, revision);
                 }
                 changed
             }
             ChangeKind::Removed => {
                 let Some(before) = self.instances.remove(&instance.id) else { return false };
-                self.tell(Some(&before), None, reason, revision);
+                self.stage(Some(&before), None, reason, revision);
                 true
             }
             ChangeKind::Unspecified => {
@@ -212,7 +221,7 @@ impl Topic {
         }
     }
 
-    fn tell(
+    fn stage(
         &self,
         before: Option<&Arc<Instance>>,
         after: Option<&Arc<Instance>>,
@@ -220,22 +229,21 @@ impl Topic {
         revision: u64,
     ) {
         for feed in &self.feeds {
-            feed.tell_change(before, after, reason, revision);
+            feed.stage(before, after, reason, revision);
         }
     }
 
+    /// Shows what is known, in all views, and only then tells: who hears of a change finds it, whichever view he asks.
     fn publish(&self) {
-        for feed in &self.feeds {
-            self.publish_to(feed);
-        }
+        self.feeds.iter().for_each(|feed| self.show_in(feed));
+        self.feeds.iter().for_each(|feed| feed.tell());
     }
 
-    fn publish_to(&self, feed: &Feed) {
+    fn show_in(&self, feed: &Feed) {
         let admitted = self.instances.values().filter(|instance| feed.selector.admits(instance));
         let all = admitted.cloned().collect();
         let instances = Instances::new(self.origin, self.position, self.known, all);
         feed.current.store(Arc::new(instances));
-        feed.changes.send_replace(());
     }
 }
 
@@ -246,7 +254,8 @@ impl Topics {
         let is_new = !self.by_name.contains_key(&name);
         let topic = self.by_name.entry(name).or_insert_with(Topic::new);
         if topic.origin != Origin::Nowhere {
-            topic.publish_to(&feed);
+            topic.show_in(&feed);
+            feed.tell();
         }
         topic.feeds.push(feed);
         is_new
@@ -365,11 +374,34 @@ impl Topics {
 
 #[cfg(test)]
 mod tests {
+    use quorate_proto::v1::InstanceStatus;
+
     use super::*;
 
     fn event(id: usize, weight: u32) -> WatchEvent {
         let instance = Instance { id: id.to_string(), weight, ..Instance::default() };
         WatchEvent::Modified(Arc::new(instance))
+    }
+
+    #[test]
+    fn who_hears_of_a_change_finds_it() {
+        // S2.12
+        let feed = Arc::new(Feed::new(Selector::service("web")));
+        let mut topics = Topics::default();
+        topics.add(feed.clone());
+        topics.replace(&["web".to_owned()], 1, Vec::new());
+        let queue = feed.listen();
+        let mut instance = Instance { id: "a".to_owned(), ..Instance::default() };
+        instance.set_status(InstanceStatus::Up);
+        let mut change = Change { revision: 2, instance: Some(instance), ..Change::default() };
+        change.set_kind(ChangeKind::Added);
+        let topic = topics.by_name.get_mut("web").unwrap();
+        assert!(topic.apply(change));
+        assert!(feed.current.load().is_empty() && queue.pop().is_none(), "neither yet");
+        topic.publish();
+        assert!(feed.current.load().get("a").is_some());
+        assert!(matches!(queue.pop(), Some(WatchEvent::Added(instance)) if instance.id == "a"));
+        assert!(queue.pop().is_none());
     }
 
     #[test]
