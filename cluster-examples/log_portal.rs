@@ -1,7 +1,7 @@
 //! A portal that requires a grading and a log service, and a grading service that requires the log service. Each says so when
-//! it registers, starts whether or not they are there, follows all of them with one subscription, and hears at once of those
-//! that come, change and go; what is to be logged waits until somebody can take it. Ends by itself, and with an error if a
-//! request failed that should not have, or a line was lost. While `quorate dev` runs:
+//! it registers, starts whether or not they are there, follows all of them by one stream, and hears at once of those that
+//! come, change and go; what is to be logged waits until somebody can take it. Ends by itself, and with an error if a request
+//! failed that should not have, or a line was lost. While `quorate dev` runs:
 //!
 //!     cargo run --example log_portal
 //!
@@ -26,8 +26,8 @@ use anyhow::{Context, ensure};
 use calls::Calls;
 use futures_util::FutureExt;
 use quorate_client::{
-    Balancer, CallError, Caller, Client, Code, Discovery, Error, FailMode, Fault, InstanceBuilder,
-    Policy, Selection, Served, Watch, WatchEvent,
+    Balancer, CallError, Caller, Client, Code, Discovery, DiscoveryEvent, Error, FailMode, Fault,
+    InstanceBuilder, Listener, Policy, Served,
 };
 use registry::{PATIENCE, connect, shows};
 use text::{Connections, Text};
@@ -164,7 +164,7 @@ struct Service {
     heard: Arc<watch::Sender<Vec<String>>>,
     stop: oneshot::Sender<()>,
     ended: JoinHandle<Result<Served<Output>, Error>>,
-    _following: AbortOnDropHandle<()>,
+    _following: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Service {
@@ -226,20 +226,19 @@ impl Service {
         let me = InstanceBuilder::new(service, id).endpoint("grpc", "http://{addr}");
         let me = requires.iter().fold(me, |me, required| me.requires(*required));
         let heard = Arc::<watch::Sender<Vec<String>>>::default();
-        let following: futures_util::future::BoxFuture<'static, ()> = match requires {
-            [] => std::future::pending().boxed(),
-            _ => {
-                let required = client.watch(Selection::services(requires.iter().copied()));
-                required.synced().await?;
-                follow(id, required, heard.clone()).boxed()
-            }
-        };
+        let mut following = Vec::new();
+        for required in requires {
+            let view = client.discover(*required)?;
+            let synced = timeout(PATIENCE, view.synced()).await;
+            synced.context("no registry answers; is it running?")?;
+            let following_one = tokio::spawn(follow(id, view.listen(), heard.clone()));
+            following.push(AbortOnDropHandle::new(following_one));
+        }
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = client.serve(me).until(stopped.map(|_told_or_dropped| ()));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let run = serving.run(listener, |listener, stop| text::serve(listener, stop, answer));
-        let _following = AbortOnDropHandle::new(tokio::spawn(following));
-        Ok(Self { id, heard, stop, ended: tokio::spawn(run), _following })
+        Ok(Self { id, heard, stop, ended: tokio::spawn(run), _following: following })
     }
 
     /// As by SIGTERM.
@@ -252,23 +251,20 @@ impl Service {
     }
 }
 
-/// What comes, changes and goes of all that a service requires: first all that is there, then each change.
-async fn follow(id: &str, mut required: Watch, heard: Arc<watch::Sender<Vec<String>>>) {
+/// What comes, changes and goes of something that a service requires. (All views of a client share one stream.)
+async fn follow(id: &str, mut changes: Listener, heard: Arc<watch::Sender<Vec<String>>>) {
     let mut revisions = BTreeMap::new();
-    while let Some(event) = required.next().await {
-        let changes = match event {
-            WatchEvent::Snapshot(all) => all.iter().map(|i| ("+", i.clone())).collect(),
-            WatchEvent::Added(instance) => vec![("+", instance)],
-            WatchEvent::Modified(instance) => vec![("~", instance)],
-            WatchEvent::Removed { instance, .. } => vec![("-", instance)],
+    loop {
+        let (change, instance) = match changes.next().await {
+            DiscoveryEvent::Added(instance) => ("+", instance),
+            DiscoveryEvent::Updated(instance) => ("~", instance),
+            DiscoveryEvent::Removed { instance, .. } => ("-", instance),
         };
-        for (change, instance) in changes {
-            let revision = instance.modify_revision;
-            let before = revisions.insert(instance.id.clone(), revision).unwrap_or(0);
-            let is_next = revision > before || change == "-" && revision == before;
-            assert!(is_next, "{id} hears of {instance:?} after revision {before}");
-            heard.send_modify(|heard| heard.push(format!("{change} {}", instance.id)));
-        }
+        let revision = instance.modify_revision;
+        let before = revisions.insert(instance.id.clone(), revision).unwrap_or(0);
+        let is_next = revision > before || change == "-" && revision == before;
+        assert!(is_next, "{id} hears of {instance:?} after revision {before}");
+        heard.send_modify(|heard| heard.push(format!("{change} {}", instance.id)));
     }
 }
 
