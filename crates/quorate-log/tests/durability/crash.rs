@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::toy::{
     FROM_DISK, INLINE, Toy, ToyEntry, ToyVote, append, append_queued, contents, copy_dir, entries,
-    entry, id, open, read_all, run,
+    entry, id, open, open_sled, read_all, run,
 };
 
 #[test]
@@ -161,7 +161,7 @@ fn a_saved_vote_and_a_stamp_survive_a_kill() {
 
 /// Use sled behind the log's back.
 fn with_sled<T>(dir: &Path, work: impl FnOnce(&sled::Db) -> T) -> T {
-    let db = sled::Config::new().path(dir).segment_size(2 << 20).open().unwrap();
+    let db = open_sled(dir);
     let result = work(&db);
     db.flush().unwrap();
     result

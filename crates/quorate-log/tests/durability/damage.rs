@@ -10,7 +10,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::toy::{
-    FROM_DISK, Toy, ToyVote, append, contents, copy_dir, entries, entry, id, open, read_all, run,
+    FROM_DISK, Toy, ToyVote, append, contents, copy_dir, entries, entry, id, open, open_sled,
+    read_all, run,
 };
 
 /// Flips tried per file; the seed makes them the same each time.
@@ -119,7 +120,7 @@ fn garbage_instead_of_the_db_file_is_an_error() {
 
 /// Change a value behind our back, with sled's checksums right.
 fn edit(dir: &Path, tree: &str, edit: impl Fn(&sled::Tree)) {
-    let db = sled::Config::new().path(dir).segment_size(2 << 20).open().unwrap();
+    let db = open_sled(dir);
     edit(&db.open_tree(tree).unwrap());
     db.flush().unwrap();
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use futures_util::{Stream, TryStreamExt};
 use openraft::entry::RaftEntry;
@@ -180,5 +181,21 @@ impl RaftSnapshotBuilder<Toy> for ToyMachine {
         };
         state.snapshot = Some(meta.clone());
         Ok(Snapshot { meta, snapshot: () })
+    }
+}
+
+/// sled as the log opens it, once its own threads have let go of the file: a moment after the last
+/// close.
+pub(crate) fn open_sled(dir: &Path) -> sled::Db {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match sled::Config::new().path(dir).segment_size(2 << 20).open() {
+            Err(error)
+                if error.to_string().contains("acquire lock") && Instant::now() < deadline =>
+            {
+                std::thread::yield_now();
+            }
+            opened => return opened.unwrap(),
+        }
     }
 }
