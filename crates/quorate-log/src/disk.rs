@@ -23,7 +23,7 @@ pub(crate) const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
 
 /// sled's page cache. Recent entries are in memory anyway; this serves followers that lag far
 /// behind.
-const SLED_CACHE_BYTES: u64 = 32 * 1024 * 1024;
+const SLED_CACHE_BYTES: u64 = 8 * 1024 * 1024;
 
 const ENTRIES_TREE: &str = "entries";
 const META_TREE: &str = "meta";

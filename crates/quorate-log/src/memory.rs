@@ -14,7 +14,7 @@ use crate::Identity;
 
 /// Entries kept for replication, in encoded bytes (they take about half as much again): what a follower that was away for a
 /// second or two of a busy cluster needs. What is older is read from the disk.
-const RECENT_BYTES_MAX: usize = 16 * 1024 * 1024;
+const RECENT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// The same bound for small entries, whose cost is the allocation rather than the bytes.
 const RECENT_ENTRIES_MAX: usize = 32 * 1024;
