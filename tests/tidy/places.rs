@@ -1,7 +1,7 @@
 //! What may stand only in some places, or nowhere.
 
 use crate::no_faults;
-use crate::sources::{Source, rust};
+use crate::sources::{Source, file, rust};
 
 /// Faults for every line of `files` that has one of `words`.
 fn found(files: &[Source], words: &[&str], what: &str) -> Vec<String> {
@@ -54,6 +54,30 @@ fn clocks_are_read_where_they_may_be() {
         &["Instant::now"],
         "outside writer.rs (how long a sync took) and recover.rs (waiting for a lock); pass it in",
     ));
+    no_faults(&faults);
+}
+
+/// Where changes of the membership wait for each other, which is what that lock is for. No call of a service comes there.
+const ONE_AT_A_TIME: [&str; 2] =
+    ["crates/quorate-node/src/node.rs", "crates/quorate-node/src/server.rs"];
+
+/// Locks of the standard library are found across an await by clippy; tokio's, which are made for that, are not used.
+#[test]
+fn no_lock_is_held_across_an_await() {
+    // S3.7
+    let lints = file("Cargo.toml").text;
+    assert!(lints.contains("await_holding_lock = \"warn\""), "and warnings are denied in CI");
+    let mut faults = Vec::new();
+    for source in of("crates/", &ONE_AT_A_TIME) {
+        for (line, text) in source.shipped_code() {
+            let tokios = text.contains("tokio::sync") || text.contains("futures_util::lock");
+            if tokios && (text.contains("Mutex") || text.contains("RwLock")) {
+                faults.push(
+                    source.fault(line, "a lock to be held across an await; use a std one briefly"),
+                );
+            }
+        }
+    }
     no_faults(&faults);
 }
 

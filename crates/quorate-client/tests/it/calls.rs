@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use quorate_client::{
-    Client, Code, Consistency, Error, FetchOptions, InstanceBuilder, InstanceStatus, Selection,
+    Client, Code, Consistency, Error, FetchOptions, InstanceBuilder, InstanceStatus,
+    RegistrationState, Selection,
 };
 
 use crate::fake::{Fake, Mode, until};
@@ -221,4 +222,35 @@ async fn writes_go_to_the_leader_and_leave_it_when_it_hangs() {
     let _fourth = client.register(orders("d")).await.unwrap();
     let calls = (fakes[0].calls("register"), leader.calls("register"));
     assert_eq!(calls, (3, 2), "the hung leader is left alone");
+}
+
+/// What cannot be used is not made, and what was not made is in nobody's way.
+#[tokio::test]
+async fn there_is_an_error_or_something_that_works() {
+    // S3.6
+    let mut fakes = Fake::cluster(1);
+    let half = Client::connect([fakes[0].address(), "nonsense".to_owned()]).await;
+    assert!(matches!(half, Err(Error::InvalidAddress { .. })), "{half:?}");
+    fakes[0].kill();
+    let client = Client::builder(addresses(&fakes))
+        .member_refresh(None)
+        .attempt_timeout(Duration::from_millis(100))
+        .call_timeout(Duration::from_millis(200))
+        .connect()
+        .await
+        .unwrap();
+    for bad in ["", "a b"] {
+        assert!(matches!(client.discover(bad), Err(Error::InvalidName { .. })));
+        assert!(matches!(client.channel(bad), Err(Error::InvalidName { .. })));
+    }
+    let down = client.register(orders("a")).await;
+    assert!(matches!(down, Err(Error::Unreachable { .. })), "{down:?}");
+    fakes[0].restart();
+    let refused = client.register(InstanceBuilder::new("orders", "a")).await;
+    assert!(matches!(refused, Err(Error::Rejected { .. })), "{refused:?}");
+    assert!(fakes[0].state().instances.is_empty(), "no trace of either");
+    let made = client.register(orders("a")).await.unwrap();
+    assert!(matches!(made.state(), RegistrationState::Registered(_)));
+    made.set_weight(7).await.unwrap();
+    made.deregister().await.unwrap();
 }
