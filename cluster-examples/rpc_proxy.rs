@@ -1,4 +1,4 @@
-//! A load-balancing gRPC proxy. Workers register with how much they can do at once, and publish how much of that is free;
+//! A load-balancing gRPC proxy. Workers register with how much they can do at once, and publish how much of that is taken;
 //! the proxy passes each call on to the one with most room, says UNAVAILABLE at once when there is none, and drains when it
 //! is stopped. Ends by itself, and with an error if a call failed that should not have. While `quorate dev` runs:
 //!
@@ -18,7 +18,7 @@ mod text;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -38,8 +38,8 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 const NAMESPACE: &str = "rpc-proxy-example";
-/// A worker publishes its room at most this often.
-const PUBLISH_EVERY: Duration = Duration::from_millis(20);
+/// A worker publishes its load at most this often. (The proxy knows its own calls; this is for those of others.)
+const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// A stopped worker goes on for so long after it is deregistered.
 const GRACE: Duration = Duration::from_millis(500);
 /// How long the proxy looks for a worker with room.
@@ -68,7 +68,7 @@ async fn main() -> anyhow::Result<()> {
 
     println!("\nWorker 4 is busy with something else, and publishes that it has no room");
     let busy = workers[2].fill().await?;
-    shows(&view, |workers| workers.iter().any(|w| w.id == "worker-4" && number(w, "free") == 0))
+    shows(&view, |workers| workers.iter().any(|w| w.id == "worker-4" && w.load == w.weight))
         .await?;
     left_alone(&channel, &workers).await?;
     drop(busy);
@@ -109,30 +109,29 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How many calls a worker takes at once, and how many of these it could take now.
+/// How many calls a worker takes at once, and how many of these places are taken.
 struct Room {
-    slots: usize,
-    free: watch::Sender<usize>,
+    slots: u32,
+    load: watch::Sender<u32>,
 }
 
 /// A part of the room, until it is dropped.
-struct Taken(Arc<Room>, usize);
+struct Taken(Arc<Room>, u32);
 
 impl Room {
-    fn take(self: &Arc<Self>, count: usize) -> Option<Taken> {
-        let take = |free: &mut usize| free.checked_sub(count).map(|left| *free = left).is_some();
-        self.free.send_if_modified(take).then(|| Taken(self.clone(), count))
-    }
-
-    /// What a worker says of itself.
-    fn metadata(&self) -> [(&'static str, String); 2] {
-        [("slots", self.slots.to_string()), ("free", self.free.borrow().to_string())]
+    fn take(self: &Arc<Self>, count: u32) -> Option<Taken> {
+        let take = |load: &mut u32| {
+            let fits = *load + count <= self.slots;
+            *load += if fits { count } else { 0 };
+            fits
+        };
+        self.load.send_if_modified(take).then(|| Taken(self.clone(), count))
     }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.0.free.send_modify(|free| *free += self.1);
+        self.0.load.send_modify(|load| *load -= self.1);
     }
 }
 
@@ -147,11 +146,11 @@ struct Worker {
 }
 
 impl Worker {
-    /// Binds, serves, registers, and from then on publishes its room.
-    async fn start(slots: usize) -> anyhow::Result<Self> {
+    /// Binds, serves, registers, and from then on publishes its load.
+    async fn start(slots: u32) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let uri = format!("http://{}", listener.local_addr()?);
-        let room = Arc::new(Room { slots, free: watch::Sender::new(slots) });
+        let room = Arc::new(Room { slots, load: watch::Sender::new(0) });
         let served = Arc::<AtomicU32>::default();
         let (rooms, counts) = (room.clone(), served.clone());
         let answer = move |text: String| {
@@ -168,16 +167,16 @@ impl Worker {
         let stopped = stopped.map(|_told_or_dropped| ()).boxed();
         let server = tokio::spawn(text::serve(listener, stopped, answer));
         let me = InstanceBuilder::new("worker", format!("worker-{slots}")).endpoint("grpc", uri);
-        let me = room.metadata().into_iter().fold(me, |me, (key, value)| me.meta(key, value));
-        let handle = Arc::new(connect(NAMESPACE).await?.register(me).await?);
+        let handle = connect(NAMESPACE).await?.register(me.weight(slots)).await?;
+        let handle = Arc::new(handle);
         let publisher = AbortOnDropHandle::new(tokio::spawn(publish(handle.clone(), room.clone())));
         Ok(Self { handle, room, served, stop, server, publisher })
     }
 
     /// Takes all of its room, when it is free.
     async fn fill(&self) -> anyhow::Result<Taken> {
-        let mut free = self.room.free.subscribe();
-        timeout(PATIENCE, free.wait_for(|free| *free == self.room.slots)).await??;
+        let mut load = self.room.load.subscribe();
+        timeout(PATIENCE, load.wait_for(|load| *load == 0)).await??;
         self.room.take(self.room.slots).context("nobody calls now")
     }
 
@@ -194,18 +193,15 @@ impl Worker {
     }
 }
 
-/// Tells the registry of each change, or of several in one. An error is none: the change stays wanted, and the handle makes it
-/// when the registry can be reached.
+/// Tells the registry how much is taken, when that has changed. An error is none: the change stays wanted, and the handle
+/// makes it when the registry can be reached.
 async fn publish(handle: Arc<RegistrationHandle>, room: Arc<Room>) {
-    let mut free = room.free.subscribe();
-    while free.changed().await.is_ok() {
-        let _made_later = handle.set_metadata(room.metadata()).await;
+    let mut load = room.load.subscribe();
+    while load.changed().await.is_ok() {
+        let newest = *load.borrow_and_update();
+        let _made_later = handle.set_load(newest).await;
         sleep(PUBLISH_EVERY).await;
     }
-}
-
-fn number(worker: &Instance, key: &str) -> usize {
-    worker.metadata.get(key).and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
 type Ended = Result<Served<Result<(), tonic::transport::Error>>, Error>;
@@ -226,7 +222,7 @@ impl Proxy {
         let router = Arc::new(Router {
             workers: workers.clone(),
             connections: Connections::default(),
-            in_flight: Mutex::default(),
+            loads: Mutex::default(),
         });
         let answer = move |text| {
             let router = router.clone();
@@ -254,8 +250,17 @@ impl Proxy {
 struct Router {
     workers: Discovery,
     connections: Connections,
-    /// Calls from here, by worker.
-    in_flight: Mutex<HashMap<String, usize>>,
+    loads: Mutex<HashMap<String, Load>>,
+}
+
+/// What is known of a worker's load.
+#[derive(Default)]
+struct Load {
+    /// Calls from here.
+    in_flight: u32,
+    /// What it published last, without the calls from here; and when that was.
+    others: u32,
+    published: u64,
 }
 
 /// A call that is passed on, until it is dropped.
@@ -265,12 +270,14 @@ impl Router {
     /// One that is refused for want of room goes to somebody else, as long as there is time.
     async fn pass_on(&self, text: String) -> Result<String, Status> {
         let deadline = Instant::now() + ROOM_WITHIN;
+        let mut full = Vec::new();
         loop {
-            let (worker, _in_flight) = self.choose()?;
+            let (worker, _in_flight) = self.choose(&full)?;
             match self.connections.to(&worker)?.say(text.clone()).await {
                 Err(status)
                     if status.code() == Code::ResourceExhausted && Instant::now() < deadline =>
                 {
+                    full.push(worker.id.clone());
                     sleep(Duration::from_millis(5)).await;
                 }
                 answer => return answer,
@@ -278,26 +285,33 @@ impl Router {
         }
     }
 
-    /// The worker with most room: as it published, and as is known here of the calls on their way.
-    fn choose(&self) -> Result<(Arc<Instance>, InFlight<'_>), Status> {
+    /// The worker with most room, among those that were not full, if there are such.
+    fn choose(&self, full: &[String]) -> Result<(Arc<Instance>, InFlight<'_>), Status> {
         let none = |error: Error| Status::unavailable(error.to_string());
         let workers = self.workers.usable_now().map_err(none)?;
-        let mut in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loads = self.loads();
         let room = |worker: &&Arc<Instance>| {
-            let from_here = in_flight.get(&worker.id).copied().unwrap_or(0);
-            let left = number(worker, "slots").saturating_sub(from_here);
-            (left.min(number(worker, "free")), left)
+            let load = loads.entry(worker.id.clone()).or_default();
+            if load.published != worker.modify_revision {
+                load.published = worker.modify_revision;
+                load.others = worker.load.saturating_sub(load.in_flight);
+            }
+            let left = i64::from(worker.weight) - i64::from(load.others + load.in_flight);
+            (!full.contains(&worker.id), left)
         };
         let worker = workers.iter().max_by_key(room).expect("invariant: usable is not empty");
-        *in_flight.entry(worker.id.clone()).or_default() += 1;
+        loads.entry(worker.id.clone()).or_default().in_flight += 1;
         Ok((worker.clone(), InFlight(self, worker.id.clone())))
+    }
+
+    fn loads(&self) -> MutexGuard<'_, HashMap<String, Load>> {
+        self.loads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        let mut in_flight = self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        *in_flight.entry(self.1.clone()).or_default() -= 1;
+        self.0.loads().entry(self.1.clone()).or_default().in_flight -= 1;
     }
 }
 
