@@ -29,6 +29,26 @@ const STATUS_ATTEMPT: Duration = Duration::from_millis(2_500);
 const BACKUP_IDLE: Duration = Duration::from_secs(30);
 
 /// The operators' calls, from [`crate::Client::admin`].
+///
+/// ```no_run
+/// use quorate_client::{Client, InstanceOverride, InstanceStatus, MemberRole};
+/// # async fn example(client: Client) -> Result<(), quorate_client::Error> {
+/// let admin = client.admin();
+/// for node in admin.status(false).await?.members {
+///     let member = node.member.clone().unwrap_or_default();
+///     let votes = member.role() == MemberRole::Voter;
+///     println!("{} {} votes: {votes}, {:?}", member.id, member.client_address, node.state());
+/// }
+/// let mut out = InstanceOverride { reason: "a bad disk".to_owned(), ..Default::default() };
+/// out.set_status(InstanceStatus::OutOfService);
+/// admin.set_override("orders", "orders-1", out).await?;
+/// let mut backup = admin.backup().await?;
+/// while let Some(chunk) = backup.next().await? {
+///     println!("{} bytes", chunk.data.len());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct Admin {
     core: Arc<Core>,
@@ -205,6 +225,8 @@ fn long(operation: &'static str) -> Plan {
 }
 
 /// A backup on its way.
+///
+/// An example is at [`Admin`].
 #[derive(Debug)]
 pub struct Backup {
     address: String,

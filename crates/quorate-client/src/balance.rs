@@ -22,6 +22,8 @@ use crate::types::Instance;
 const AWAY_FOR: Duration = Duration::from_secs(30);
 
 /// How a balancer chooses. Instances with weight 0 are never chosen.
+///
+/// An example is at [`Balancer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Policy {
@@ -74,6 +76,8 @@ struct Away {
 }
 
 /// An instance that was chosen. Counts as a call in flight until it is dropped.
+///
+/// An example is at [`Balancer`].
 #[derive(Debug)]
 pub struct Picked {
     instance: Arc<Instance>,

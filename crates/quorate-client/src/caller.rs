@@ -15,6 +15,8 @@ use crate::retry::{Backoff, FOREGROUND};
 use crate::types::Instance;
 
 /// What is done when a call fails.
+///
+/// An example is at [`Caller`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FailMode {
@@ -27,6 +29,8 @@ pub enum FailMode {
 }
 
 /// What the application says of a call that failed. `?` makes an error one to try again with.
+///
+/// An example is at [`Caller`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault<E> {
     /// Another attempt may succeed.
@@ -44,6 +48,8 @@ impl<E> From<E> for Fault<E> {
 }
 
 /// Why a call came to nothing.
+///
+/// An example is at [`Caller`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError<E> {

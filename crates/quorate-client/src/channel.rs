@@ -13,6 +13,14 @@ use crate::discovery::{Discovery, Instances};
 const CHANGES_MAX: usize = 1_024;
 
 /// Makes a [`Channel`] to a service; from [`crate::Client::channel_to`].
+///
+/// ```no_run
+/// # fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+/// let near = quorate_client::Selector::service("greeter").zone("eu-1a");
+/// let channel = client.channel_to(near)?.endpoint("internal").connect();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ChannelBuilder {

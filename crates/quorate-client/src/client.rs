@@ -74,7 +74,7 @@ pub(crate) struct Counts {
     pub(crate) bad_cache_files: AtomicU64,
 }
 
-/// How often something happened that should not, since the client was made.
+/// How often something happened that should not, since the client was made; an example is among the [settings](crate#settings).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {
@@ -112,7 +112,7 @@ pub(crate) fn registry(channel: Channel) -> RegistryClient<Channel> {
 
 const MEMBER_REFRESH: Duration = Duration::from_secs(30);
 
-/// Makes a [`Client`].
+/// Makes a [`Client`]; an example is among the [settings](crate#settings).
 #[derive(Debug, Clone)]
 pub struct ClientBuilder {
     addresses: Vec<String>,

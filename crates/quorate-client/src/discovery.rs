@@ -214,6 +214,8 @@ impl Discovery {
 }
 
 /// What happened to what a view shows.
+///
+/// An example is at the head of [the crate](crate).
 #[derive(Debug, Clone)]
 pub enum DiscoveryEvent {
     /// An instance that was not shown before.
@@ -232,6 +234,8 @@ pub enum DiscoveryEvent {
 /// The changes of a view, in order, each as soon as the view shows it. One who reads along gets each of them; one who falls
 /// behind by more than 1,024 gets, for each instance, only the latest of those that wait (added and removed meanwhile: none),
 /// comes to the same end, and slows nobody.
+///
+/// An example is at the head of [the crate](crate).
 #[derive(Debug)]
 pub struct Listener {
     queue: Arc<Queue>,

@@ -8,6 +8,18 @@ pub use tonic::Code;
 use tonic::Status;
 
 /// Why a call failed.
+///
+/// ```no_run
+/// use quorate_client::{Client, Error};
+/// # async fn example(client: Client) {
+/// match client.fetch("payments").await {
+///     Ok(payments) => println!("{} can be called", payments.instances.len()),
+///     Err(Error::UnknownService { .. } | Error::NoInstances { .. }) => println!("nobody there"),
+///     Err(Error::Unreachable { tried, .. }) => println!("no node answers: {tried:?}"),
+///     Err(error) => println!("a mistake of ours: {error}"),
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -113,6 +125,8 @@ pub enum Error {
 }
 
 /// What is wrong with an address.
+///
+/// Stands in [`Error::InvalidAddress`]; an example is at [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressFault {
@@ -131,6 +145,8 @@ pub enum AddressFault {
 }
 
 /// One address that was tried in vain.
+///
+/// An example is at [`Error`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     /// The node's address.

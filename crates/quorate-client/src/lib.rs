@@ -27,6 +27,27 @@
 //! Every call has a deadline and goes from node to node within it; every failure is an [`Error`] to match on, never an
 //! empty list. The only exceptions are the two streams (a watch and a backup), which have an idle timeout instead.
 //!
+//! # Settings
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # async fn example() -> Result<(), quorate_client::Error> {
+//! let client = quorate_client::Client::builder(["10.0.0.1:7001", "10.0.0.2:7001", "10.0.0.3:7001"])
+//!     .namespace("staging")
+//!     .call_timeout(Duration::from_secs(2))
+//!     .cache_dir("/var/cache/orders")
+//!     .connect()
+//!     .await?;
+//! for service in client.list_services("", quorate_client::Consistency::Local).await? {
+//!     println!("{} has {} instances", service.name, service.instances);
+//! }
+//! assert_eq!(client.counters().divergences, 0); // live views that were wrong: a bug of ours
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Files
+//!
 //! | file | duty |
 //! |---|---|
 //! | `client` | [`Client`], its settings, and the calls that read |
@@ -74,9 +95,19 @@ pub use discovery::{Discovery, DiscoveryEvent, Instances, Listener, Origin, Sele
 pub use error::{AddressFault, Attempt, Code, Error};
 pub use registration::{Gone, Lease, RegistrationHandle, RegistrationState};
 pub use serve::{Served, Serving, Stop};
-pub use types::{
-    Consistency, FetchOptions, Fetched, Health, Instance, InstanceBuilder, InstanceOverride,
-    InstanceSpec, InstanceStatus, Member, MemberRole, MemberStatus, NodeState, Registration,
-    RemoveReason, ResponseHeader, Selection, Service, ServiceSummary, Update,
-};
+/// An example is at [`Selector::healths`].
+pub use types::Health;
+/// From [`InstanceBuilder::build`], where an example is.
+pub use types::InstanceSpec;
+/// An example is at [`Update`].
+pub use types::InstanceStatus;
+/// An example is among the [settings](crate#settings).
+pub use types::ServiceSummary;
+/// An example is at [`FetchOptions`].
+pub use types::{Consistency, ResponseHeader, Service};
+pub use types::{FetchOptions, Fetched, InstanceBuilder, Registration, Selection, Update};
+/// Examples are at [`Discovery`] and [`Watch`].
+pub use types::{Instance, RemoveReason};
+/// An example is at [`Admin`].
+pub use types::{InstanceOverride, Member, MemberRole, MemberStatus, NodeState};
 pub use watch::{View, Watch, WatchEvent, WatchStatus};

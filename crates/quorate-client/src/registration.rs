@@ -23,6 +23,8 @@ const DEFAULT_TTL: Duration = Duration::from_secs(15);
 const COMMANDS_MAX: usize = 8;
 
 /// What the registry granted.
+///
+/// An example is at [`RegistrationState`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
     /// The lease that keeps the registration.
@@ -34,6 +36,21 @@ pub struct Lease {
 }
 
 /// How a registration stands.
+///
+/// ```no_run
+/// use quorate_client::{Gone, RegistrationHandle, RegistrationState};
+/// # async fn example(registration: RegistrationHandle) {
+/// let mut state = registration.watch_state();
+/// while state.changed().await.is_ok() {
+///     match &*state.borrow_and_update() {
+///         RegistrationState::Registered(lease) => println!("registered for {:?}", lease.ttl),
+///         RegistrationState::Retrying { last_error: Some(error), .. } => println!("soon: {error}"),
+///         RegistrationState::Gone(Gone::Superseded { .. }) => println!("another run has taken over"),
+///         _ => {}
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum RegistrationState {
@@ -53,6 +70,8 @@ pub enum RegistrationState {
 }
 
 /// Why a registration is gone.
+///
+/// An example is at [`RegistrationState`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Gone {

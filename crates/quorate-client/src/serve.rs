@@ -19,6 +19,8 @@ use crate::types::{InstanceStatus, Registration};
 const DRAINING_WITHIN: Duration = Duration::from_secs(1);
 
 /// When the server is to take no new calls and to end when those in flight are done.
+///
+/// An example is at [`Serving`].
 pub type Stop = BoxFuture<'static, ()>;
 
 /// How a process serves; from [`Client::serve`].
@@ -52,6 +54,8 @@ pub struct Serving {
 }
 
 /// How serving ended.
+///
+/// An example is at [`Serving`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Served<T> {

@@ -99,6 +99,13 @@ impl InstanceBuilder {
 }
 
 /// What one process registers: one or many instances, kept by one lease.
+///
+/// ```
+/// use quorate_client::{InstanceBuilder, Registration};
+/// let web = InstanceBuilder::new("web", "web-1").endpoint("http", "http://10.0.0.1:80");
+/// let admin = InstanceBuilder::new("web-admin", "web-1").endpoint("http", "http://10.0.0.1:81");
+/// let both = Registration::new(web).and(admin).ttl(std::time::Duration::from_secs(10));
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Registration {
     pub(crate) instances: Vec<InstanceSpec>,
@@ -148,6 +155,16 @@ impl From<InstanceBuilder> for Registration {
 }
 
 /// A change to an instance; what is not set stays.
+///
+/// ```no_run
+/// use quorate_client::{InstanceStatus, RegistrationHandle, Update};
+/// # async fn example(registration: RegistrationHandle) -> Result<(), quorate_client::Error> {
+/// let busy = Update::new().weight(50).load(80).metadata([("cache", "cold")]);
+/// registration.update(busy).await?;
+/// registration.set_status(InstanceStatus::OutOfService).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Update {
     pub(crate) status: Option<InstanceStatus>,
@@ -224,6 +241,8 @@ impl Update {
 }
 
 /// Which services to read or follow: exact names, or all with a prefix.
+///
+/// An example is at [`crate::Watch`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selection {
     pub(crate) services: Vec<String>,
@@ -269,6 +288,19 @@ impl From<&str> for Selection {
 }
 
 /// How to read.
+///
+/// ```no_run
+/// use quorate_client::{Client, Consistency, FetchOptions, Selection};
+/// # async fn example(client: Client) -> Result<(), quorate_client::Error> {
+/// let all = Selection::prefix("pay");
+/// let fetched = client.fetch_with(&FetchOptions::new(all).consistency(Consistency::Local)).await?;
+/// println!("as of {} ms ago:", fetched.header.age_ms);
+/// for service in fetched.services.iter().flatten() {
+///     println!("{} has {} instances", service.name, service.instances.len());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchOptions {
     pub(crate) selection: Selection,
@@ -311,6 +343,8 @@ impl FetchOptions {
 }
 
 /// What was read.
+///
+/// An example is at [`FetchOptions`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fetched {
     /// Who answered, and at which revision.

@@ -19,6 +19,8 @@ use crate::error::Error;
 use crate::types::Selection;
 
 /// What happened to what a watch covers.
+///
+/// An example is at [`Watch`].
 #[derive(Debug, Clone)]
 pub enum WatchEvent {
     /// The first event, and the only one of its kind: all that there is.
@@ -39,6 +41,8 @@ pub enum WatchEvent {
 }
 
 /// How a watch stands. Whatever it says, the view stays what was known last.
+///
+/// An example is at [`Watch`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum WatchStatus {
@@ -69,6 +73,24 @@ pub enum WatchStatus {
 ///
 /// It gives the same facts in two ways, of which one or both can be used: a view that is always complete
 /// ([`Watch::snapshot`], [`Watch::changed`]), and events ([`Watch::next`]).
+///
+/// ```no_run
+/// use quorate_client::{Client, Selection, WatchEvent, WatchStatus};
+/// # async fn example(client: Client) {
+/// let mut everything = client.watch(Selection::prefix(""));
+/// while let Some(event) = everything.next().await {
+///     match event {
+///         WatchEvent::Snapshot(view) => println!("{} at revision {}", view.len(), view.revision()),
+///         WatchEvent::Added(instance) => println!("+ {}/{}", instance.service, instance.id),
+///         WatchEvent::Modified(instance) => println!("~ {}/{}", instance.service, instance.id),
+///         WatchEvent::Removed { instance, reason, .. } => println!("- {} {reason:?}", instance.id),
+///     }
+///     if let WatchStatus::Interrupted { last_error, .. } = everything.status() {
+///         println!("going on elsewhere: {last_error}");
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Watch {
     events: Arc<Events>,

@@ -79,6 +79,11 @@ impl Selector {
     }
 
     /// Only with one of these healths, not all but [`Health::Critical`]; with none named, any.
+    ///
+    /// ```
+    /// use quorate_client::{Health, Selector};
+    /// let proven = Selector::service("payments").healths([Health::Passing]);
+    /// ```
     #[must_use]
     pub fn healths(mut self, healths: impl IntoIterator<Item = Health>) -> Self {
         self.healths = healths.into_iter().collect();
@@ -104,6 +109,8 @@ impl From<&str> for Selector {
 }
 
 /// Where what is known came from.
+///
+/// An example is at [`Instances`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// Nowhere yet: nothing is known, and empty means nothing.
@@ -116,6 +123,17 @@ pub enum Origin {
 
 /// The instances that a live view shows, as of one revision, ordered by id. It never changes; the view has a new one after
 /// each change.
+///
+/// ```no_run
+/// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+/// use quorate_client::Origin;
+/// let payments = client.discover("payments")?.usable().await?;
+/// let old = payments.origin() == Origin::Cache;
+/// println!("{} can be called, from a file: {old}", payments.len());
+/// println!("one of them: {:?}", payments.get("payments-1"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Instances {
     pub(super) origin: Origin,

@@ -10,6 +10,8 @@ use super::WatchEvent;
 type Instances = BTreeMap<String, Arc<Instance>>;
 
 /// All instances that a watch covers, as of one revision. It never changes; the watch has a new one after each change.
+///
+/// An example is at [`crate::Watch`].
 #[derive(Debug, Clone, Default)]
 pub struct View {
     synced: bool,
