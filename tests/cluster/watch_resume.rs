@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use quorate_node::Tunables;
+use quorate_proto::v1::FetchRequest;
 use tonic::Code;
 
-use super::calls::{assert_refused, fetch_all, register, register_many, set_weight, timed};
+use super::calls::{
+    assert_refused, fetch_all, fetch_of, local, register, register_many, set_weight, timed,
+};
 use super::harness::{Cluster, eventually, within};
 use super::stream::{Stream, subscribe_to, subscribe_to_prefix};
 
@@ -44,6 +47,9 @@ async fn a_position_that_is_too_old_gets_a_reset_in_band() {
     stream.begin_after(old).await;
     assert!(!stream.reset, "a first snapshot is no reset");
     let end = register_many(&mut registry, "web", 60).await.header.unwrap().revision;
+    // What the leader has acknowledged, this follower may apply later: the rest would come as changes.
+    let applied = FetchRequest { min_revision: end, ..local(fetch_of(&["web"])) };
+    registry.fetch(applied).await.unwrap();
     let mut stream = stream.resume(&registry, subscribe_to(&["web"])).await.unwrap();
     stream.reach(end).await;
     assert_eq!((stream.snapshots, stream.reset, stream.deltas), (1, true, 0));
