@@ -97,23 +97,24 @@ impl Applied {
         outcome
     }
 
-    /// Replaces everything by what a snapshot held.
+    /// Replaces everything by what a snapshot held; what was there before.
     pub(crate) fn restore(
         &self,
         registry: Registry,
         last_log_id: Option<LogId>,
         membership: StoredMembership,
-    ) {
+    ) -> Registry {
         let index = last_log_id.map_or(0, |log_id| log_id.index());
         let revision = registry.revision().0;
         let mut state = self.lock();
         state.hash_mark = (index, registry.hash());
         state.hub.restart(registry.revision());
-        state.registry = registry;
+        let replaced = std::mem::replace(&mut state.registry, registry);
         state.last_log_id = last_log_id;
         state.membership = membership;
         drop(state);
         self.position.send_replace(Position { index, revision });
+        replaced
     }
 }
 

@@ -93,8 +93,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             Ok(registry)
         })
         .await?;
-        self.applied.restore(registry, meta.last_log_id, meta.last_membership.clone());
-        Ok(())
+        let (log_id, membership) = (meta.last_log_id, meta.last_membership.clone());
+        let replaced = self.applied.restore(registry, log_id, membership);
+        // To free a large state takes long, and here runs Raft.
+        on_disk(move || {
+            drop(replaced);
+            Ok(())
+        })
+        .await
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<RaftSnapshot>> {
@@ -108,7 +114,9 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     type SnapshotData = SnapshotFile<TypeConfig>;
 
     async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot> {
-        let (registry, meta) = (self.registry.clone(), self.meta.clone());
+        let meta = self.meta.clone();
+        // Taken, so that what only this copy still holds is not freed where Raft runs, which may take long.
+        let registry = std::mem::take(&mut self.registry);
         let snapshots = self.snapshots.clone();
         let file = on_disk(move || {
             let mut writer = snapshots.begin(&meta).map_err(io::Error::other)?;
