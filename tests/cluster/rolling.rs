@@ -247,3 +247,114 @@ async fn an_instance_of_weight_0_gets_no_call_of_a_channel() {
     calls.end().await;
     assert_eq!(idle.answered.load(Ordering::Relaxed), 0);
 }
+
+/// A process that dies without a word, with all of its connections: a server on a runtime of its own.
+struct Mortal {
+    runtime: Option<tokio::runtime::Runtime>,
+    address: std::net::SocketAddr,
+}
+
+impl Mortal {
+    fn start(address: &str, slow: &Slow) -> Self {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build().unwrap();
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = HealthServer::new(slow.clone());
+        runtime.spawn(async move {
+            let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
+            Server::builder().add_service(service).serve_with_incoming(incoming).await
+        });
+        Self { runtime: Some(runtime), address }
+    }
+
+    fn instance(&self, id: u32) -> InstanceBuilder {
+        greeter(id).endpoint("grpc", format!("http://{}", self.address))
+    }
+
+    fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            let dies = std::thread::spawn(move || runtime.shutdown_timeout(SOON));
+            dies.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// So many calls, one after the other: how many succeed before the first one that does not.
+async fn in_a_row(channel: &Channel, calls: usize) -> usize {
+    let mut client = HealthClient::new(channel.clone());
+    for done in 0..calls {
+        if timeout(SOON, client.check(ask())).await.expect("nobody waits").is_err() {
+            return done;
+        }
+    }
+    calls
+}
+
+/// Registered, and not there: whoever died stays in the view until its lease ends, and gets no calls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_cannot_be_reached_gets_no_call_of_a_channel() {
+    // S0.15
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let (quick, never) = (Slow::new(Duration::ZERO), Slow::new(Duration::ZERO));
+    let mut dead = Mortal::start("127.0.0.1:0", &never);
+    dead.kill();
+    let living = Mortal::start("127.0.0.1:0", &quick);
+    let _dead = client.register(dead.instance(1)).await.unwrap();
+    let view = client.discover("greeter").unwrap();
+    shows(&view, 1).await;
+    // With nobody else there, calls fail and do not wait.
+    assert_eq!(in_a_row(&client.channel("greeter").unwrap(), 1).await, 0);
+    let _living = client.register(living.instance(2)).await.unwrap();
+    shows(&view, 2).await;
+    let channel = client.channel("greeter").unwrap();
+    assert_eq!(in_a_row(&channel, 300).await, 300);
+    assert_eq!(view.current().len(), 2, "it is still registered");
+}
+
+/// One that dies and comes back, under the same registration.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_dies_gets_calls_again_when_it_is_back() {
+    // S0.15
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let (here, there) = (Slow::new(Duration::ZERO), Slow::new(Duration::ZERO));
+    let mut mortal = Mortal::start("127.0.0.1:0", &there);
+    let other = Mortal::start("127.0.0.1:0", &here);
+    let _mortal = client.register(mortal.instance(1)).await.unwrap();
+    let _other = client.register(other.instance(2)).await.unwrap();
+    let view = client.discover("greeter").unwrap();
+    shows(&view, 2).await;
+    let channel = client.channel("greeter").unwrap();
+    eventually("both are called", || async {
+        assert_eq!(in_a_row(&channel, 10).await, 10);
+        (there.answered.load(Ordering::Relaxed) > 0).then_some(())
+    })
+    .await;
+    for _ in 0..5 {
+        mortal.kill();
+        // Calls that were under way may fail, and those that went where nobody had noticed yet.
+        let mut failed = 0;
+        while in_a_row(&channel, 300).await < 300 {
+            failed += 1;
+            assert!(failed <= 3, "calls go on failing");
+        }
+        let again = Slow::new(Duration::ZERO);
+        mortal = Mortal::start(&mortal.address.to_string(), &again);
+        eventually("it is called again", || async {
+            assert_eq!(in_a_row(&channel, 10).await, 10);
+            (again.answered.load(Ordering::Relaxed) > 0).then_some(())
+        })
+        .await;
+        eprintln!("{failed} calls failed when an instance died");
+    }
+    assert_eq!(view.current().len(), 2);
+}

@@ -1,15 +1,19 @@
 //! A tonic channel whose endpoints follow a live view, so that generated clients need not know of the registry.
 
+mod reach;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{self, Sender};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::channel::Change;
 use tonic::transport::{Channel, Endpoint};
 
+use self::reach::{Number, Report, Shared, keep};
 use crate::discovery::{Discovery, Instances};
 
-/// Changes of the endpoints on their way to the channel.
+/// Changes of the endpoints on their way to the channel, and what is reported of them.
 const CHANGES_MAX: usize = 1_024;
 
 /// Makes a [`Channel`] to a service; from [`crate::Client::channel_to`].
@@ -53,8 +57,10 @@ impl ChannelBuilder {
     /// evenly. While there is none, calls wait: give them a deadline. Calls in flight to an instance that leaves the view
     /// are finished. The channel follows the view until its last clone is dropped.
     ///
-    /// It does not call twice: an instance that died fails the calls that were sent to it, as UNAVAILABLE, until its lease
-    /// ends. [`crate::Caller`] tries another one, weighs, and counts the calls in flight.
+    /// An instance gets calls while it can be reached: one that refuses connections, or has closed its own, gets none until
+    /// a new one holds, which is tried every 2 s at most. When none can be reached, calls fail at once, as UNAVAILABLE. No
+    /// call is made twice, so that those in flight to an instance that dies fail. [`crate::Caller`] tries another one,
+    /// weighs, and counts the calls in flight.
     ///
     /// Must be called within a tokio runtime.
     pub fn connect(self) -> Channel {
@@ -63,25 +69,16 @@ impl ChannelBuilder {
         channel
     }
 
-    async fn follow(mut self, changes: Sender<Change<Key, Endpoint>>) {
-        let mut known: BTreeMap<Key, ()> = BTreeMap::new();
+    async fn follow(mut self, changes: Sender<Change<Number, Endpoint>>) {
+        let (reports, mut inbox) = mpsc::channel(CHANGES_MAX);
+        let mut list =
+            List { shared: Shared::new(changes.clone(), reports), known: BTreeMap::new() };
         loop {
-            let wanted = self.wanted(&self.discovery.current());
-            // New ones first, so that there is always somebody to call.
-            for (key, endpoint) in &wanted {
-                let insert = Change::Insert(key.clone(), endpoint.clone());
-                if !known.contains_key(key) && changes.send(insert).await.is_err() {
-                    return;
-                }
-            }
-            for key in known.keys().filter(|key| !wanted.contains_key(*key)) {
-                if changes.send(Change::Remove(key.clone())).await.is_err() {
-                    return;
-                }
-            }
-            known = wanted.into_keys().map(|key| (key, ())).collect();
+            list.follow(self.wanted(&self.discovery.current())).await;
             tokio::select! {
                 _changed = self.discovery.changed() => {}
+                // The list holds a sender.
+                Some(report) = inbox.recv() => list.take(report).await,
                 () = changes.closed() => return,
             }
         }
@@ -120,5 +117,91 @@ impl ChannelBuilder {
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5)))
+    }
+}
+
+/// The endpoints of a view, and which of them are in the channel's list: those that can be reached. When none can, all are,
+/// so that calls fail at once, with the reason, and do not wait for ever.
+struct List {
+    shared: Shared,
+    known: BTreeMap<Key, Known>,
+}
+
+struct Known {
+    endpoint: Endpoint,
+    /// `None`: not known yet.
+    is_up: Option<bool>,
+    listed: Option<Number>,
+    _keeps: AbortOnDropHandle<()>,
+}
+
+impl List {
+    /// Takes the endpoints of a new view.
+    async fn follow(&mut self, mut wanted: BTreeMap<Key, Endpoint>) {
+        let left: Vec<Key> =
+            self.known.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+        for key in left {
+            let known = self.known.remove(&key);
+            self.unlist(known.and_then(|known| known.listed)).await;
+        }
+        wanted.retain(|key, _| !self.known.contains_key(key));
+        for (key, endpoint) in wanted {
+            let keeps = tokio::spawn(keep(key.clone(), endpoint.clone(), self.shared.clone()));
+            let keeps = AbortOnDropHandle::new(keeps);
+            let known = Known { endpoint, is_up: None, listed: None, _keeps: keeps };
+            self.known.insert(key, known);
+        }
+        self.settle().await;
+    }
+
+    async fn take(&mut self, report: Report) {
+        let (key, up) = match report {
+            Report::Up(key, number, endpoint) => (key, Some((number, endpoint))),
+            Report::Down(key) => (key, None),
+        };
+        // One that has left the view may still be spoken of.
+        let Some(known) = self.known.get_mut(&key) else { return };
+        known.is_up = Some(up.is_some());
+        let before = known.listed.take();
+        if let Some((number, endpoint)) = up {
+            known.listed = Some(number);
+            self.list(number, *endpoint).await;
+        }
+        self.unlist(before).await;
+        self.settle().await;
+    }
+
+    /// Those that cannot be reached are in the list when there is nobody else, and only then.
+    async fn settle(&mut self) {
+        let all_down = self.known.values().all(|known| known.is_up == Some(false));
+        let any_up = self.known.values().any(|known| known.is_up == Some(true));
+        let mut moves = Vec::new();
+        for known in self.known.values_mut().filter(|known| known.is_up == Some(false)) {
+            if all_down && known.listed.is_none() {
+                let number = self.shared.number();
+                known.listed = Some(number);
+                moves.push(Change::Insert(number, known.endpoint.clone()));
+            } else if any_up {
+                moves.extend(known.listed.take().map(Change::Remove));
+            }
+        }
+        for change in moves {
+            self.send(change).await;
+        }
+    }
+
+    async fn list(&self, number: Number, endpoint: Endpoint) {
+        self.send(Change::Insert(number, endpoint)).await;
+    }
+
+    async fn unlist(&self, number: Option<Number>) {
+        if let Some(number) = number {
+            self.send(Change::Remove(number)).await;
+        }
+    }
+
+    async fn send(&self, change: Change<Number, Endpoint>) {
+        // Fails when the channel is gone, which ends the task.
+        let _gone = self.shared.changes.send(change).await;
     }
 }

@@ -54,7 +54,7 @@
 //! | `registration`, `keeper`, `renewals` | [`RegistrationHandle`]; the task that keeps a registration; the stream for all |
 //! | `discovery`, `discovery/*` | [`Discovery`], live views; the stream that they share; their cache and audit |
 //! | `watch`, `watch/*` | [`Watch`]; the task that follows, the view, the queue of events |
-//! | `balance`, `caller`, `channel` | [`Balancer`]; calls with retries, and to all; a tonic channel that follows a view |
+//! | `balance`, `caller`, `channel`, `channel/reach` | [`Balancer`]; calls with retries, and to all; a tonic channel that follows a view; whom it can reach |
 //! | `serve` | [`Serving`]: register when bound, drain, stop |
 //! | `admin` | [`Admin`], the operators' calls |
 //! | `call`, `endpoints`, `members`, `retry` | one call over many nodes; which node; who there is; what a code means |
