@@ -1,10 +1,11 @@
 //! Live views of the client crate over real nodes.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use quorate_client::{
-    Client, DiscoveryEvent, Error, FetchOptions, InstanceBuilder, InstanceStatus, Selection,
-    Selector, Update,
+    Client, Discovery, DiscoveryEvent, Error, FetchOptions, InstanceBuilder, InstanceStatus,
+    Selection, Selector, Update, WatchStatus,
 };
 use tokio::time::timeout;
 
@@ -138,4 +139,52 @@ async fn namespaces_do_not_see_each_other() {
         })
         .await;
     }
+}
+
+/// A node is added while a service changes: some views follow there from then on, and none misses a change or is told one
+/// twice. // S1.2, S2.7
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn views_move_to_a_node_that_is_added() {
+    const VIEWS: usize = 40;
+    let mut cluster = Cluster::start(3).await;
+    let owner = cluster.client().await;
+    let handle = owner.register(instance("a").weight(1)).await.unwrap();
+    let mut views = Vec::new();
+    for _ in 0..VIEWS {
+        let builder = cluster.client_builder().member_refresh(Some(Duration::from_millis(300)));
+        let client = builder.connect().await.unwrap();
+        let view = client.discover("web").unwrap();
+        timeout(SOON, view.synced()).await.unwrap();
+        let listener = view.listen();
+        views.push((view, listener, client));
+    }
+    cluster.add_joining(4, false).await;
+    let new = cluster.client_address(4).to_owned();
+    let mut weight = 1;
+    // One in 100,000 times, nobody moves.
+    while !views.iter().any(|(view, ..)| is_at(view, &new)) {
+        weight += 1;
+        assert!(weight < 1_000, "nobody moves to {new}");
+        handle.set_weight(weight).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    handle.set_weight(weight + 1).await.unwrap();
+    for (view, listener, client) in &mut views {
+        let mut expected = 1;
+        while expected <= weight + 1 {
+            match timeout(SOON, listener.next()).await.expect("a change is missing") {
+                DiscoveryEvent::Added(i) | DiscoveryEvent::Updated(i) => {
+                    assert_eq!(i.weight, expected, "in order, none twice");
+                }
+                DiscoveryEvent::Removed { .. } => panic!("nobody left"),
+            }
+            expected += 1;
+        }
+        assert!(matches!(view.status(), WatchStatus::Following { .. }), "{:?}", view.status());
+        assert_eq!(client.counters().divergences, 0);
+    }
+}
+
+fn is_at(view: &Discovery, node: &str) -> bool {
+    matches!(view.status(), WatchStatus::Following { address, .. } if address == node)
 }
