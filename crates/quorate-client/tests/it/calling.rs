@@ -266,3 +266,36 @@ async fn a_call_to_all_tells_what_came_of_each() {
     let none = within(caller.call_all(async |_| Ok::<(), Fault<No>>(()))).await;
     assert!(matches!(none, Err(Error::UnknownService { .. })), "no agent online is an error");
 }
+
+/// An instance that takes connections and closes them at once: its channel keeps trying, and not as fast as it can.
+#[tokio::test]
+async fn a_channel_does_not_hammer_on_what_hangs_up() {
+    // S3.8
+    let fakes = Fake::cluster(1);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}", listener.local_addr().unwrap());
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let counted = accepted.clone();
+    let hangs_up = tokio::spawn(async move {
+        while let Ok((_closed_at_once, _from)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let endpoints = [("grpc".to_owned(), uri)].into();
+    fakes[0].state().put(Instance { endpoints, ..instance("a", "", 1) });
+    let client =
+        Client::builder([fakes[0].address()]).member_refresh(None).connect().await.unwrap();
+    let channel = client.channel("s").unwrap();
+    until("it keeps trying", || accepted.load(Ordering::Relaxed) >= 4).await;
+    let before = accepted.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let in_two_seconds = accepted.load(Ordering::Relaxed) - before;
+    assert!(in_two_seconds <= 20, "{in_two_seconds} connections in 2 s");
+    drop(channel);
+    // Whoever was about to try again stops.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let before = accepted.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(accepted.load(Ordering::Relaxed), before, "nobody tries for a channel that is gone");
+    hangs_up.abort();
+}
