@@ -5,7 +5,7 @@ mod prepared;
 
 use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use rand::Rng;
 use tokio::time::Instant;
 
-use self::prepared::{Candidate, Group, Prepared};
+use self::prepared::{Group, Prepared, Seat};
 use crate::discovery::Discovery;
 use crate::error::Error;
 use crate::types::Instance;
@@ -80,14 +80,13 @@ struct Away {
 /// An example is at [`Balancer`].
 #[derive(Debug)]
 pub struct Picked {
-    instance: Arc<Instance>,
-    in_flight: Arc<AtomicU32>,
+    seat: Arc<Seat>,
 }
 
 impl Picked {
     /// The instance.
     pub fn instance(&self) -> &Arc<Instance> {
-        &self.instance
+        &self.seat.instance
     }
 }
 
@@ -95,13 +94,13 @@ impl Deref for Picked {
     type Target = Instance;
 
     fn deref(&self) -> &Instance {
-        &self.instance
+        &self.seat.instance
     }
 }
 
 impl Drop for Picked {
     fn drop(&mut self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.seat.leave();
     }
 }
 
@@ -155,7 +154,7 @@ impl Balancer {
         }
         let prepared = self.prepared.load();
         match self.choose(&prepared, tried) {
-            Some(candidate) => Ok(candidate.pick()),
+            Some(seat) => Ok(Seat::pick(seat)),
             None => Err(self.why_none()),
         }
     }
@@ -198,7 +197,7 @@ impl Balancer {
         self.prepared.store(Arc::new(prepared));
     }
 
-    fn choose<'a>(&self, prepared: &'a Prepared, tried: &[String]) -> Option<&'a Candidate> {
+    fn choose<'a>(&self, prepared: &'a Prepared, tried: &[String]) -> Option<&'a Arc<Seat>> {
         let [near, far] = &prepared.groups;
         let stays = far.is_empty()
             || !near.is_empty() && rand::rng().random::<f64>() < prepared.share_of_near;
@@ -207,12 +206,12 @@ impl Balancer {
         if tried.is_empty() || !tried.contains(&one.instance.id) {
             return Some(one);
         }
-        let untried = |candidate: &&Candidate| !tried.contains(&candidate.instance.id);
+        let untried = |seat: &&Arc<Seat>| !tried.contains(&seat.instance.id);
         let from = self.turn.load(Ordering::Relaxed);
         first.from(from).find(untried).or_else(|| second.from(from).find(untried)).or(Some(one))
     }
 
-    fn choose_of<'a>(&self, group: &'a Group) -> Option<&'a Candidate> {
+    fn choose_of<'a>(&self, group: &'a Group) -> Option<&'a Arc<Seat>> {
         if group.is_empty() {
             return None;
         }
@@ -224,7 +223,7 @@ impl Balancer {
             Policy::LeastLoaded => {
                 let mut rng = rand::rng();
                 let (a, b) = (rng.random_range(0..group.len()), rng.random_range(0..group.len()));
-                Some(group.at(a).less_loaded(group.at(b)))
+                Some(Seat::less_loaded(group.at(a), group.at(b)))
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::time::Instant;
 
@@ -30,18 +30,25 @@ pub(super) struct Prepared {
 
 #[derive(Debug, Default)]
 pub(super) struct Group {
-    candidates: Vec<Candidate>,
-    /// Sums of weights up to and with each candidate.
+    seats: Vec<Arc<Seat>>,
+    /// Sums of weights up to and with each seat.
     sums: Vec<u64>,
-    /// Whose turn it is: places in `candidates`.
+    /// Whose turn it is: places in `seats`.
     turns: Vec<u32>,
 }
 
+/// An instance as of one of its changes, and the calls that were given to it. All that a pick writes stands side by side:
+/// with many threads, each cache line that is written is one to wait for.
 #[derive(Debug)]
-pub(super) struct Candidate {
+pub(super) struct Seat {
     pub(super) instance: Arc<Instance>,
-    in_flight: Arc<AtomicU32>,
+    /// Calls in flight; with [`RETIRED`] once the instance has changed, from when on all count as `older`.
+    in_flight: AtomicU32,
+    /// The calls in flight that were given to its retired seats, all of them together; not there before there is one.
+    older: OnceLock<Arc<AtomicU32>>,
 }
+
+const RETIRED: u32 = 1 << 31;
 
 impl Default for Prepared {
     fn default() -> Self {
@@ -64,19 +71,21 @@ impl Prepared {
         policy: Policy,
         before: &Self,
     ) -> Self {
-        let candidates = before.groups.iter().flat_map(|group| &group.candidates);
-        let counts: HashMap<(&str, u64), &Arc<AtomicU32>> = candidates
-            .map(|c| ((c.instance.id.as_str(), c.instance.incarnation), &c.in_flight))
+        let seats = before.groups.iter().flat_map(|group| &group.seats);
+        let seats: HashMap<(&str, u64), &Arc<Seat>> = seats
+            .map(|seat| ((seat.instance.id.as_str(), seat.instance.incarnation), seat))
             .collect();
-        let candidate = |instance: &Arc<Instance>| {
-            let count = counts.get(&(instance.id.as_str(), instance.incarnation));
-            let in_flight = count.map_or_else(Arc::default, |count| (*count).clone());
-            Candidate { instance: instance.clone(), in_flight }
+        let seat = |instance: &Arc<Instance>| match seats
+            .get(&(instance.id.as_str(), instance.incarnation))
+        {
+            Some(seat) if Arc::ptr_eq(&seat.instance, instance) => Arc::clone(seat),
+            Some(seat) => Arc::new(seat.renewed(instance.clone())),
+            None => Arc::new(Seat::new(instance.clone())),
         };
         let is_near = |instance: &&Arc<Instance>| zone.is_none_or(|zone| instance.zone == zone);
         let (near, far): (Vec<_>, Vec<_>) = here.iter().partition(is_near);
         let group =
-            |of: Vec<&Arc<Instance>>| Group::new(of.into_iter().map(candidate).collect(), policy);
+            |of: Vec<&Arc<Instance>>| Group::new(of.into_iter().map(seat).collect(), policy);
         let groups = [group(near), group(far)];
         Self { share_of_near: share(here, &groups), source, groups, ..Self::default() }
     }
@@ -92,67 +101,95 @@ fn share(here: &[Arc<Instance>], [near, far]: &[Group; 2]) -> f64 {
 }
 
 impl Group {
-    fn new(candidates: Vec<Candidate>, policy: Policy) -> Self {
-        let weights: Vec<u64> =
-            candidates.iter().map(|candidate| u64::from(candidate.instance.weight)).collect();
+    fn new(seats: Vec<Arc<Seat>>, policy: Policy) -> Self {
+        let weights: Vec<u64> = seats.iter().map(|seat| u64::from(seat.instance.weight)).collect();
         let sums = weights.iter().scan(0, |sum, weight| {
             *sum += weight;
             Some(*sum)
         });
         let sums = sums.collect();
         let turns = match policy {
-            Policy::RoundRobin => (0..).take(candidates.len()).collect(),
+            Policy::RoundRobin => (0..).take(seats.len()).collect(),
             Policy::WeightedRoundRobin => turns(&weights),
             Policy::Random | Policy::LeastLoaded => Vec::new(),
         };
-        Self { candidates, sums, turns }
+        Self { seats, sums, turns }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.candidates.is_empty()
+        self.seats.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.candidates.len()
+        self.seats.len()
     }
 
     pub(super) fn weight(&self) -> u64 {
         self.sums.last().copied().unwrap_or(0)
     }
 
-    pub(super) fn at(&self, place: usize) -> &Candidate {
-        &self.candidates[place]
+    pub(super) fn at(&self, place: usize) -> &Arc<Seat> {
+        &self.seats[place]
     }
 
-    pub(super) fn at_weight(&self, weight: u64) -> Option<&Candidate> {
-        self.candidates.get(self.sums.partition_point(|sum| *sum <= weight))
+    pub(super) fn at_weight(&self, weight: u64) -> Option<&Arc<Seat>> {
+        self.seats.get(self.sums.partition_point(|sum| *sum <= weight))
     }
 
-    pub(super) fn at_turn(&self, turn: usize) -> &Candidate {
+    pub(super) fn at_turn(&self, turn: usize) -> &Arc<Seat> {
         self.at(self.turns[turn % self.turns.len()] as usize)
     }
 
     /// All, beginning somewhere.
-    pub(super) fn from(&self, place: usize) -> impl Iterator<Item = &Candidate> {
-        let (before, after) = self.candidates.split_at(place % self.len().max(1));
+    pub(super) fn from(&self, place: usize) -> impl Iterator<Item = &Arc<Seat>> {
+        let (before, after) = self.seats.split_at(place % self.len().max(1));
         after.iter().chain(before)
     }
 }
 
-impl Candidate {
-    pub(super) fn pick(&self) -> Picked {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        Picked { instance: self.instance.clone(), in_flight: self.in_flight.clone() }
+impl Seat {
+    fn new(instance: Arc<Instance>) -> Self {
+        Self { instance, in_flight: AtomicU32::new(0), older: OnceLock::new() }
     }
 
-    /// The one with the smaller load for its weight: calls in flight from here, the one to come, and what it says itself.
-    pub(super) fn less_loaded<'a>(&'a self, other: &'a Self) -> &'a Self {
-        let load = |candidate: &Self| {
-            let in_flight = u64::from(candidate.in_flight.load(Ordering::Relaxed));
-            in_flight + u64::from(candidate.instance.load) + 1
-        };
-        let weight = |candidate: &Self| u64::from(candidate.instance.weight);
-        if load(other) * weight(self) < load(self) * weight(other) { other } else { self }
+    /// The seat of the same run of the instance after it has changed.
+    fn renewed(&self, instance: Arc<Instance>) -> Self {
+        let older = self.older.get_or_init(Arc::default).clone();
+        let before = self.in_flight.fetch_or(RETIRED, Ordering::AcqRel);
+        if before & RETIRED == 0 {
+            older.fetch_add(before, Ordering::Relaxed);
+        }
+        Self { older: OnceLock::from(older), ..Self::new(instance) }
+    }
+
+    pub(super) fn pick(seat: &Arc<Self>) -> Picked {
+        if seat.in_flight.fetch_add(1, Ordering::Acquire) & RETIRED != 0 {
+            seat.older().map(|older| older.fetch_add(1, Ordering::Relaxed));
+        }
+        Picked { seat: seat.clone() }
+    }
+
+    pub(super) fn leave(&self) {
+        if self.in_flight.fetch_sub(1, Ordering::Acquire) & RETIRED != 0 {
+            self.older().map(|older| older.fetch_sub(1, Ordering::Relaxed));
+        }
+    }
+
+    fn older(&self) -> Option<&AtomicU32> {
+        self.older.get().map(|older| &**older)
+    }
+
+    /// The calls in flight from here, the one to come, and what it says itself.
+    fn load(&self) -> u64 {
+        let own = self.in_flight.load(Ordering::Relaxed) & !RETIRED;
+        let older = self.older().map_or(0, |older| older.load(Ordering::Relaxed));
+        u64::from(own) + u64::from(older) + u64::from(self.instance.load) + 1
+    }
+
+    /// The one with the smaller load for its weight.
+    pub(super) fn less_loaded<'a>(one: &'a Arc<Self>, other: &'a Arc<Self>) -> &'a Arc<Self> {
+        let weight = |seat: &Self| u64::from(seat.instance.weight);
+        if other.load() * weight(one) < one.load() * weight(other) { other } else { one }
     }
 }
 
@@ -211,6 +248,26 @@ mod tests {
                 assert!((exact - is).abs() <= 1.0 / 4_096.0 + 1e-9, "{weights:?}: {exact} {is}");
             }
             assert!(turns.len() <= 8_000, "{}", turns.len());
+        }
+    }
+
+    #[test]
+    fn calls_in_flight_are_counted_over_changes() {
+        let instance = || Arc::new(Instance { weight: 1, ..Instance::default() });
+        let first = Arc::new(Seat::new(instance()));
+        let (a, b) = (Seat::pick(&first), Seat::pick(&first));
+        assert_eq!(first.load(), 3);
+        let second = Arc::new(first.renewed(instance()));
+        assert_eq!(second.load(), 3);
+        // A pick that had looked before, and one that looks now.
+        let (c, d) = (Seat::pick(&first), Seat::pick(&second));
+        assert_eq!(second.load(), 5);
+        let third = Arc::new(second.renewed(instance()));
+        // Two who prepare a view, one after the other.
+        let fourth = Arc::new(second.renewed(instance()));
+        for (picked, left) in [(a, 4), (d, 3), (c, 2), (b, 1)] {
+            drop(picked);
+            assert_eq!((third.load(), fourth.load()), (left, left));
         }
     }
 }
