@@ -8,7 +8,7 @@
 //! | `config`, `start_error` | every knob; why a node does not start |
 //! | `node`, `error` | propose, read, ask the leader; why that failed |
 //! | `clock`, `ticker` | registry time: how a leader makes it, and lets it pass |
-//! | `renewals`, `reads` | many renewals in one entry; many reads in one round |
+//! | `renewals`, `reads`, `forwards` | many renewals in one entry; reads in one round; calls in one message |
 //! | `encoded` | services that need not be encoded again |
 //! | `applied`, `watch`, `subscription` | the applied state and its watchers under one lock; one watcher's stream |
 //! | `wire_size` | about what things take in a message |
@@ -31,6 +31,7 @@ mod disk;
 mod encoded;
 mod error;
 mod failover;
+mod forwards;
 mod grpc;
 mod leadership;
 mod member_loop;

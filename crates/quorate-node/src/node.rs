@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::metrics::RaftServerMetrics;
 use openraft::{Instant as _, RaftMetrics};
-use quorate_proto::peer::v1::Payload;
+use quorate_proto::peer::v1::Payloads;
 use quorate_state::{Clock, Command, LeaseId, Op, Rejection, Reply};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex as AsyncMutex;
@@ -22,6 +23,7 @@ use crate::config::Tunables;
 use crate::disk::Disk;
 use crate::encoded::EncodedServices;
 use crate::error::NodeError;
+use crate::forwards::Forwards;
 use crate::leadership::Leadership;
 use crate::membership::MembershipCall;
 use crate::peers::{Lane, Peers};
@@ -88,6 +90,8 @@ pub(crate) struct Node {
     pub(crate) edge_renewals: Renewals,
     /// Renewals of all nodes, on their way into the log; used while this node leads.
     pub(crate) log_renewals: Renewals,
+    /// Calls on their way to the leader, where another node is it.
+    pub(crate) forwards: Forwards,
     pub(crate) reads: ReadIndex,
     pub(crate) probes: ProbeCounts,
     /// What was fetched last.
@@ -290,27 +294,50 @@ impl Node {
         }
     }
 
-    /// Asks another node to do something as the leader.
+    /// Asks another node to do something as the leader; together with what else is asked of it now, unless it takes long.
     pub(crate) async fn forward(
         &self,
         leader: u64,
         call: &LeaderCall,
         deadline: Instant,
     ) -> Result<LeaderAnswer, NodeError> {
+        let encoded = encode(call);
+        if let LeaderCall::Membership(_) = call {
+            let mut answers = self.forward_all(leader, vec![encoded], deadline).await?;
+            return answers.pop().unwrap_or_else(|| Err(self.mismatched(&"no answer")));
+        }
+        self.forwards.submit(leader, encoded, deadline).await
+    }
+
+    /// Sends encoded calls to another node in one message; an answer for each.
+    pub(crate) async fn forward_all(
+        &self,
+        leader: u64,
+        calls: Vec<Bytes>,
+        deadline: Instant,
+    ) -> Result<Vec<Result<LeaderAnswer, NodeError>>, NodeError> {
         let (address, mut client) = self.peer_client(leader, Lane::Forward)?;
         let timeout = deadline.saturating_duration_since(Instant::now());
-        let payload = Payload { data: encode(call) };
-        match client.forward(self.peers.request(leader, payload, Some(timeout))).await {
-            Ok(answer) => match decode(&answer.into_inner().data) {
-                Ok(Err(error @ (NodeError::Stopping { .. } | NodeError::Fatal { .. }))) => {
-                    // That node is on its way out; the next leader may do better.
-                    Err(unreachable(leader, address, &error.to_string()))
-                }
-                Ok(answer) => answer,
-                Err(error) => Err(unreachable(leader, address, &error.to_string())),
-            },
-            Err(status) => Err(unreachable(leader, address, status.message())),
+        let asked = calls.len();
+        let payloads = Payloads { data: calls };
+        let answered = client.forward(self.peers.request(leader, payloads, Some(timeout))).await;
+        let answers = match answered {
+            Ok(answers) => answers.into_inner().data,
+            Err(status) => return Err(unreachable(leader, address, status.message())),
+        };
+        if answers.len() != asked {
+            let reason = format!("it answered {} of {asked} calls", answers.len());
+            return Err(unreachable(leader, address, &reason));
         }
+        let read = |answer: Bytes| match decode(&answer) {
+            Ok(Err(error @ (NodeError::Stopping { .. } | NodeError::Fatal { .. }))) => {
+                // That node is on its way out; the next leader may do better.
+                Err(unreachable(leader, address.clone(), &error.to_string()))
+            }
+            Ok(answer) => answer,
+            Err(error) => Err(unreachable(leader, address.clone(), &error.to_string())),
+        };
+        Ok(answers.into_iter().map(read).collect())
     }
 
     pub(crate) fn peer_client(

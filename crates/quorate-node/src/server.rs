@@ -29,6 +29,7 @@ use crate::config::{Config, HealthChecks, Start};
 use crate::disk::Disk;
 use crate::encoded::EncodedServices;
 use crate::failover::Failover;
+use crate::forwards::{Messages, forwards};
 use crate::grpc::TRANSPORT_MAX;
 use crate::grpc::admin::AdminService;
 use crate::grpc::peer::PeerService;
@@ -73,6 +74,7 @@ pub struct Bound {
     log_batches: Batches,
     health_checks: HealthChecks,
     read_rounds: Rounds,
+    forward_messages: Messages,
     start: Start,
     raft_on: tokio::runtime::Handle,
 }
@@ -123,6 +125,7 @@ impl Server {
         let (edge_renewals, edge_batches) = renewals(config.id, window);
         let (log_renewals, log_batches) = renewals(config.id, window);
         let (reads, read_rounds) = read_index(config.id);
+        let (forwards, forward_messages) = forwards(config.id);
         let node = Node {
             id: config.id,
             me,
@@ -137,6 +140,7 @@ impl Server {
             edge_renewals,
             log_renewals,
             probes: ProbeCounts::default(),
+            forwards,
             reads,
             encoded: EncodedServices::default(),
             membership: tokio::sync::Mutex::default(),
@@ -156,6 +160,7 @@ impl Server {
             log_batches,
             health_checks,
             read_rounds,
+            forward_messages,
             start,
             raft_on,
         })
@@ -248,6 +253,13 @@ impl Bound {
             let prober = Prober::new(node.clone(), self.health_checks.allow);
             tasks.spawn(until(stops.loops.clone(), prober.run()));
         }
+        // Nor this: its callers are the handlers of the clients' calls.
+        let (messages, forwarding) = (self.forward_messages, node.clone());
+        let forward = async move {
+            messages.run(|leader, calls, until| forwarding.forward_all(leader, calls, until)).await;
+            Ok(())
+        };
+        tasks.spawn(until(stops.loops.clone(), forward));
         let mut spawn_loop = |running: BoxedLoop| {
             tasks.spawn_on(until(stops.loops.clone(), running), &self.raft_on);
         };

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt};
 use openraft::Snapshot;
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -11,14 +12,15 @@ use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use quorate_log::{Identity, SnapshotFile, SnapshotStore};
 use quorate_proto::peer::v1::peer_server::Peer;
 use quorate_proto::peer::v1::{
-    IdentifyRequest, IdentifyResponse, Payload, ReadIndexRequest, ReadIndexResponse, SnapshotChunk,
-    StatusRequest,
+    IdentifyRequest, IdentifyResponse, Payload, Payloads, ReadIndexRequest, ReadIndexResponse,
+    SnapshotChunk, StatusRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::forwards::FORWARDED_MAX;
 use crate::grpc::{deadline, until_stopped};
 use crate::node::{LeaderCall, Node};
 use crate::peers::{envelope, is_to_voter};
@@ -117,11 +119,19 @@ impl Peer for PeerService {
         Ok(payload(&installed.map_err(failed)?))
     }
 
-    async fn forward(&self, request: Request<Payload>) -> Answer<Payload> {
+    async fn forward(&self, request: Request<Payloads>) -> Answer<Payloads> {
         self.check(request.metadata())?;
         let deadline = deadline(request.metadata(), self.node.tunables.request_timeout());
-        let call: LeaderCall = read(&request.into_inner())?;
-        Ok(payload(&self.node.execute(call, deadline).await))
+        let Payloads { data } = request.into_inner();
+        if data.len() > FORWARDED_MAX {
+            let message = format!("{} calls in one message, at most {FORWARDED_MAX}", data.len());
+            return Err(Status::invalid_argument(message));
+        }
+        let calls = data.into_iter().map(|data| read::<LeaderCall>(&Payload { data }));
+        let calls = calls.collect::<Result<Vec<_>, _>>()?;
+        let answers = join_all(calls.into_iter().map(|call| self.node.execute(call, deadline)));
+        let data = answers.await.iter().map(encode).collect();
+        Ok(Response::new(Payloads { data }))
     }
 
     async fn read_index(&self, request: Request<ReadIndexRequest>) -> Answer<ReadIndexResponse> {
