@@ -9,6 +9,7 @@
 //! | `node`, `error` | propose, read, ask the leader; why that failed |
 //! | `clock`, `ticker` | registry time: how a leader makes it, and lets it pass |
 //! | `renewals`, `reads`, `forwards` | many renewals in one entry; reads in one round; calls in one message |
+//! | `queues` | where these wait, and the loops that do them |
 //! | `encoded` | services that need not be encoded again |
 //! | `applied`, `watch`, `subscription` | the applied state and its watchers under one lock; one watcher's stream |
 //! | `wire_size` | about what things take in a message |
@@ -41,6 +42,7 @@ mod node;
 mod opening;
 mod peers;
 mod prober;
+mod queues;
 mod raft;
 mod reads;
 mod renewals;

@@ -23,14 +23,13 @@ use crate::config::Tunables;
 use crate::disk::Disk;
 use crate::encoded::EncodedServices;
 use crate::error::NodeError;
-use crate::forwards::Forwards;
 use crate::leadership::Leadership;
 use crate::membership::MembershipCall;
 use crate::peers::{Lane, Peers};
 use crate::prober::ProbeCounts;
+use crate::queues::Queues;
 use crate::raft::types::{Member, Outcome, Raft, TypeConfig, decode, encode};
-use crate::reads::ReadIndex;
-use crate::renewals::{BatchRenewed, Patience, Renewals, Renewed};
+use crate::renewals::{BatchRenewed, Patience, Renewed};
 
 /// After a failed attempt, the next one waits this long unless the leader changes before.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -86,13 +85,7 @@ pub(crate) struct Node {
     pub(crate) clock: LeaderClock,
     pub(crate) leadership: Leadership,
     pub(crate) disk: Arc<Disk>,
-    /// Renewals of this node's clients, on their way to the leader.
-    pub(crate) edge_renewals: Renewals,
-    /// Renewals of all nodes, on their way into the log; used while this node leads.
-    pub(crate) log_renewals: Renewals,
-    /// Calls on their way to the leader, where another node is it.
-    pub(crate) forwards: Forwards,
-    pub(crate) reads: ReadIndex,
+    pub(crate) queues: Queues,
     pub(crate) probes: ProbeCounts,
     /// What was fetched last.
     pub(crate) encoded: EncodedServices,
@@ -139,7 +132,8 @@ impl Node {
         deadline: Instant,
     ) -> Result<Renewed, NodeError> {
         let since = Instant::now();
-        let renewals = if self.leads() { &self.log_renewals } else { &self.edge_renewals };
+        let renewals =
+            if self.leads() { &self.queues.log_renewals } else { &self.queues.edge_renewals };
         match tokio::time::timeout_at(deadline, renewals.submit(leases.clone(), patience)).await {
             Ok(Err(NodeError::NotLeader { .. })) => {
                 self.renew_batch(leases, patience, deadline).await
@@ -248,7 +242,7 @@ impl Node {
         match call {
             LeaderCall::Propose(op) => self.propose_here(op).await.map(LeaderAnswer::Outcome),
             LeaderCall::Renew(leases, patience) => {
-                let renewed = self.log_renewals.submit(leases, patience).await?;
+                let renewed = self.queues.log_renewals.submit(leases, patience).await?;
                 let Renewed { unknown, revision } = renewed;
                 Ok(LeaderAnswer::Renewed { unknown, revision })
             }
@@ -306,7 +300,7 @@ impl Node {
             let mut answers = self.forward_all(leader, vec![encoded], deadline).await?;
             return answers.pop().unwrap_or_else(|| Err(self.mismatched(&"no answer")));
         }
-        self.forwards.submit(leader, encoded, deadline).await
+        self.queues.forwards.submit(leader, encoded, deadline).await
     }
 
     /// Sends encoded calls to another node in one message; an answer for each.

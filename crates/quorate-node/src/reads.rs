@@ -152,7 +152,7 @@ impl Node {
                 return Err(NodeError::Stopping { node: self.id });
             }
             let leader = self.current_leader();
-            match timeout_at(deadline, self.reads.confirm()).await {
+            match timeout_at(deadline, self.queues.reads.confirm()).await {
                 Err(_elapsed) => return Err(self.late(since)),
                 Ok(Err(error)) if error.may_pass() => {}
                 Ok(index) => return index,
@@ -225,7 +225,7 @@ impl Node {
         if let Ok(Some(index)) = index.await {
             return Ok(index);
         }
-        self.reads.confirm().await
+        self.queues.reads.confirm().await
     }
 }
 

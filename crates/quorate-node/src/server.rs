@@ -29,7 +29,6 @@ use crate::config::{Config, HealthChecks, Start};
 use crate::disk::Disk;
 use crate::encoded::EncodedServices;
 use crate::failover::Failover;
-use crate::forwards::{Messages, forwards};
 use crate::grpc::TRANSPORT_MAX;
 use crate::grpc::admin::AdminService;
 use crate::grpc::peer::PeerService;
@@ -41,11 +40,10 @@ use crate::node::Node;
 use crate::opening::{advertised, listen, open, raft_config, settle_identity};
 use crate::peers::{MESSAGE_MAX, Peers};
 use crate::prober::{ProbeCounts, Prober};
+use crate::queues::{Loop, Waiting, queues};
 use crate::raft::network::Network;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{LogStore, Member, Raft, TypeConfig};
-use crate::reads::{Rounds, read_index};
-use crate::renewals::{Batches, Patience, renewals};
 use crate::start_error::{RunError, StartError};
 use crate::ticker::Ticker;
 
@@ -70,11 +68,8 @@ pub struct Bound {
     snapshots: Arc<SnapshotStore<TypeConfig>>,
     clients: Listener,
     peers: Listener,
-    edge_batches: Batches,
-    log_batches: Batches,
     health_checks: HealthChecks,
-    read_rounds: Rounds,
-    forward_messages: Messages,
+    waiting: Waiting,
     start: Start,
     raft_on: tokio::runtime::Handle,
 }
@@ -122,10 +117,7 @@ impl Server {
         let has_log = raft.is_initialized().await.map_err(failed_in_raft)?;
         let takes_part = has_log || !matches!(config.start, Start::Bootstrap(_));
         let window = Duration::from_millis(tunables.renew_window_ms);
-        let (edge_renewals, edge_batches) = renewals(config.id, window);
-        let (log_renewals, log_batches) = renewals(config.id, window);
-        let (reads, read_rounds) = read_index(config.id);
-        let (forwards, forward_messages) = forwards(config.id);
+        let (queues, waiting) = queues(config.id, window);
         let node = Node {
             id: config.id,
             me,
@@ -137,11 +129,8 @@ impl Server {
             clock: LeaderClock::default(),
             leadership: Leadership::new(),
             disk,
-            edge_renewals,
-            log_renewals,
             probes: ProbeCounts::default(),
-            forwards,
-            reads,
+            queues,
             encoded: EncodedServices::default(),
             membership: tokio::sync::Mutex::default(),
             started: Instant::now(),
@@ -150,20 +139,7 @@ impl Server {
             tunables,
         };
         let (node, start, health_checks) = (Arc::new(node), config.start, config.health_checks);
-        Ok(Bound {
-            node,
-            log,
-            snapshots,
-            clients,
-            peers,
-            edge_batches,
-            log_batches,
-            health_checks,
-            read_rounds,
-            forward_messages,
-            start,
-            raft_on,
-        })
+        Ok(Bound { node, log, snapshots, clients, peers, health_checks, waiting, start, raft_on })
     }
 }
 
@@ -253,33 +229,14 @@ impl Bound {
             let prober = Prober::new(node.clone(), self.health_checks.allow);
             tasks.spawn(until(stops.loops.clone(), prober.run()));
         }
-        // Nor this: its callers are the handlers of the clients' calls.
-        let (messages, forwarding) = (self.forward_messages, node.clone());
-        let forward = async move {
-            messages.run(|leader, calls, until| forwarding.forward_all(leader, calls, until)).await;
-            Ok(())
-        };
-        tasks.spawn(until(stops.loops.clone(), forward));
-        let mut spawn_loop = |running: BoxedLoop| {
+        let (beside_raft, beside_calls) = self.waiting.loops(&node);
+        tasks.spawn(until(stops.loops.clone(), beside_calls));
+        let mut spawn_loop = |running: Loop| {
             tasks.spawn_on(until(stops.loops.clone(), running), &self.raft_on);
         };
+        beside_raft.into_iter().for_each(&mut spawn_loop);
         let ticker = Ticker::new(node.clone());
         spawn_loop(Box::pin(async move { ticker.run().await }));
-        let (edge, edge_node) = (self.edge_batches, node.clone());
-        spawn_loop(Box::pin(async move {
-            edge.run(|leases, patience| forward_renewals(&edge_node, leases, patience)).await;
-            Ok(())
-        }));
-        let (log, log_node) = (self.log_batches, node.clone());
-        spawn_loop(Box::pin(async move {
-            log.run(|leases, _| log_node.propose_renewals(leases)).await;
-            Ok(())
-        }));
-        let (rounds, read_node) = (self.read_rounds, node.clone());
-        spawn_loop(Box::pin(async move {
-            rounds.run(|| read_node.read_index_round()).await;
-            Ok(())
-        }));
         let members = MemberLoop::new(node.clone(), self.start);
         spawn_loop(Box::pin(async move { members.run().await }));
         let failover = Failover::new(node.clone());
@@ -314,8 +271,6 @@ async fn until(
         () = stop.cancelled() => Ok(()),
     }
 }
-
-type BoxedLoop = std::pin::Pin<Box<dyn Future<Output = Result<(), RunError>> + Send>>;
 
 fn transport() -> tonic::transport::Server {
     tonic::transport::Server::builder()
@@ -381,17 +336,6 @@ async fn hand_over(node: &Node) {
         Ok(()) => tracing::info!(to = next, "handed the lead over"),
         Err(error) => tracing::warn!(%error, "could not hand the lead over; the others will elect"),
     }
-}
-
-async fn forward_renewals(
-    node: &Node,
-    leases: Vec<quorate_state::LeaseId>,
-    patience: Patience,
-) -> Result<crate::renewals::BatchRenewed, crate::error::NodeError> {
-    let deadline = Instant::now() + node.tunables.request_timeout();
-    let renewed = node.renew_batch(leases, patience, deadline).await?;
-    let unknown = Arc::new(renewed.unknown.into_iter().collect());
-    Ok(crate::renewals::BatchRenewed { unknown, revision: renewed.revision })
 }
 
 /// Says "serving" while this node has a leader in sight.
