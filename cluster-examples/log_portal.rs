@@ -1,7 +1,8 @@
 //! A portal that requires a grading and a log service, and a grading service that requires the log service. Each says so when
 //! it registers, starts whether or not they are there, follows all of them by one stream, and hears at once of those that
 //! come, change and go; what is to be logged waits until somebody can take it. Ends by itself, and with an error if a request
-//! failed that should not have, or a line was lost. While `quorate dev` runs:
+//! failed that should not have, or a line was lost. At the end, an active check finds an archive that hangs. While
+//! `quorate dev --health-checks-allow 127.0.0.0/8` runs (or without, and then without the check):
 //!
 //!     cargo run --example log_portal
 //!
@@ -27,7 +28,7 @@ use calls::Calls;
 use futures_util::FutureExt;
 use quorate_client::{
     Balancer, CallError, Caller, Client, Code, Discovery, DiscoveryEvent, Error, FailMode, Fault,
-    InstanceBuilder, Listener, Policy, Served,
+    Health, HealthCheck, InstanceBuilder, Listener, Policy, Selector, Served,
 };
 use registry::{PATIENCE, connect, shows};
 use text::{Connections, Text};
@@ -41,6 +42,8 @@ use tonic::Status;
 const NAMESPACE: &str = "log-portal-example";
 /// Dependants hear of a change by then: mostly within milliseconds, but the registry may be electing a new leader.
 const AT_ONCE: Duration = Duration::from_secs(5);
+/// The registry makes its first check by then, if it makes any.
+const CHECKED_WITHIN: Duration = Duration::from_secs(10);
 /// Lines of a service that wait for the log service.
 const LINES_MAX: usize = 10_000;
 
@@ -114,11 +117,41 @@ async fn main() -> anyhow::Result<()> {
         );
     }
     ensure!(!portal.heard.borrow().contains(&"- grading-1".to_owned()), "it was never gone");
+    checked(&client).await?;
     for service in [portal, replacing, log_2] {
         service.stop().await?.deregistered?;
     }
     println!("\nAll services have stopped");
     Ok(())
+}
+
+/// An instance that says nothing when it stops working: the registry finds out, and tells its callers.
+async fn checked(client: &Client) -> anyhow::Result<()> {
+    println!("\nThe archive declares an active check, and stops listening without a word");
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let check = HealthCheck::tcp().every(Duration::from_secs(1)).failures_before_critical(2);
+    let me =
+        InstanceBuilder::new("archive", "archive-1").endpoint("tcp", format!("tcp://{address}"));
+    let registration = client.register(me.check(check)).await?;
+    let whose = |healths: &[Health]| {
+        client.discover(Selector::service("archive").healths(healths.iter().copied()))
+    };
+    let (passing, any) = (whose(&[Health::Passing])?, whose(&[])?);
+    if timeout(CHECKED_WITHIN, shows(&passing, |archives| archives.len() == 1)).await.is_err() {
+        println!("  the nodes make no checks; they do with --health-checks-allow 127.0.0.0/8");
+        return Ok(registration.deregister().await?);
+    }
+    println!("  archive-1 passes");
+    drop(listener);
+    let callable = client.discover("archive")?;
+    shows(&callable, |archives| archives.is_empty()).await?;
+    ensure!(any.current().len() == 1, "a failed check removes nobody");
+    println!("  it fails: callers leave it out, and it stays registered");
+    let _listener = TcpListener::bind(address).await?;
+    shows(&callable, |archives| archives.len() == 1).await?;
+    println!("  it passes again, by the same registration");
+    Ok(registration.deregister().await?)
 }
 
 /// Enters a grade at the portal.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::built::example;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Settings};
 use crate::process::{Process, text_of};
 use crate::wait::eventually;
 
@@ -17,7 +17,9 @@ const WIDTH: usize = 100;
 /// An example that was run to its good end, with the leader killed as soon as it said `kill_at`: what it said before the
 /// kill, and after it.
 async fn story(name: &str, kill_at: &str) -> (String, String) {
-    let mut cluster = Cluster::start(3).await;
+    let health_checks = "allow = [\"127.0.0.0/8\"]".to_owned();
+    let settings = Settings { health_checks, ..Settings::default() };
+    let mut cluster = Cluster::start_with(3, settings).await;
     let (out, err) = (cluster.dir().join("story.out"), cluster.dir().join("story.err"));
     let mut process = Process::start_other(&example(name), &cluster.all(), &out, &err);
     let failed = |ended| format!("{ended}: {}\n{}", text_of(&out), text_of(&err));
@@ -135,7 +137,7 @@ async fn config_push_reaches_each_agent_or_says_why_not() {
     );
 }
 
-/// S0.3, S1.11, S4.1 to S4.3, S4.10, S4.11
+/// S0.3, S1.11, S4.1 to S4.4, S4.9 to S4.11
 #[tokio::test(flavor = "multi_thread")]
 async fn log_portal_hears_of_what_it_requires_and_loses_no_line() {
     let (before, after) = story("log_portal", "Constant requests").await;
@@ -157,6 +159,9 @@ async fn log_portal_hears_of_what_it_requires_and_loses_no_line() {
             "~ grading-1: heard by portal-1",
             "requests, 0 failed",
             "lines logged, none lost",
+            "archive-1 passes",
+            "it fails: callers leave it out, and it stays registered",
+            "it passes again, by the same registration",
         ],
     );
 }
