@@ -97,7 +97,14 @@ impl Admin {
     ) -> Result<Vec<Member>, Error> {
         let request = AddNodeRequest { id, peer_address: peer_address.to_owned(), learner_only };
         let answer = send!(self, long("add node"), request, add_node)?;
-        Ok(answer.members)
+        Ok(self.learned(answer.members))
+    }
+
+    /// The members as an answer names them: whoever changes them is not to depend on nodes that it has taken out.
+    fn learned(&self, members: Vec<Member>) -> Vec<Member> {
+        let addresses = members.iter().map(|member| member.client_address.as_str());
+        self.core.endpoints.replace_members(addresses);
+        members
     }
 
     /// Takes a node out. Answers with the members.
@@ -106,7 +113,7 @@ impl Admin {
     /// [`Error::Unreachable`], [`Error::Rejected`] (among others when the rest would have no live quorum).
     pub async fn remove_node(&self, id: u64) -> Result<Vec<Member>, Error> {
         let answer = send!(self, long("remove node"), RemoveNodeRequest { id }, remove_node)?;
-        Ok(answer.members)
+        Ok(self.learned(answer.members))
     }
 
     /// Takes a new node in and an old one out, in one change. Answers with the members.
@@ -121,7 +128,7 @@ impl Admin {
     ) -> Result<Vec<Member>, Error> {
         let request = ReplaceNodeRequest { old_id, new_id, peer_address: peer_address.to_owned() };
         let answer = send!(self, long("replace node"), request, replace_node)?;
-        Ok(answer.members)
+        Ok(self.learned(answer.members))
     }
 
     /// Hands the lead to this voter, or to the one that is furthest along, and waits until it leads. Answers with the
