@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use prost_types::{FileDescriptorSet, field_descriptor_proto};
+use prost_types::{DescriptorProto, FileDescriptorSet, field_descriptor_proto};
 
 const FILES: [&str; 4] = [
     "quorate/v1/types.proto",
@@ -13,6 +13,10 @@ const FILES: [&str; 4] = [
 
 /// What the Registry service needs.
 const ENCODED_FILES: [&str; 2] = ["quorate/v1/types.proto", "quorate/v1/registry.proto"];
+
+/// Messages that servers make with parts that are encoded already, and these parts.
+const ENCODED: [(&str, &[&str]); 3] =
+    [("FetchResponse", &["services"]), ("WatchDelta", &["changes"]), ("WatchResponse", &[])];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -29,8 +33,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compile_encoded(descriptors, &out_dir)
 }
 
-/// The Registry service once more, for servers: as `EncodedFetchResponse`, Fetch answers with services that are encoded
-/// already. On the wire, an encoded message in a field of bytes is the same as the message.
+/// The Registry service once more, for servers that have parts of an answer encoded already: in the place of each message of
+/// [`ENCODED`] stands `Encoded...`, in which those parts are bytes. On the wire, an encoded message in a field of bytes is the
+/// same as the message.
 fn compile_encoded(
     mut descriptors: FileDescriptorSet,
     out_dir: &Path,
@@ -44,17 +49,11 @@ fn compile_encoded(
         for name in names.chain(file.enum_type.iter().map(|known| known.name())) {
             config.extern_path(format!(".quorate.v1.{name}"), format!("crate::v1::{name}"));
         }
-        let fetched = file.message_type.iter().find(|message| message.name() == "FetchResponse");
-        let Some(mut encoded) = fetched.cloned() else { continue };
-        encoded.name = Some("EncodedFetchResponse".to_owned());
-        for field in encoded.field.iter_mut().filter(|field| field.name() == "services") {
-            field.set_type(field_descriptor_proto::Type::Bytes);
-            field.type_name = None;
-        }
-        file.message_type.push(encoded);
+        let encoded: Vec<_> = file.message_type.iter().filter_map(encoded_message).collect();
+        file.message_type.extend(encoded);
         let methods = file.service.iter_mut().flat_map(|service| &mut service.method);
-        for method in methods.filter(|method| method.name() == "Fetch") {
-            method.output_type = Some(".quorate.v1.EncodedFetchResponse".to_owned());
+        for method in methods {
+            use_encoded(&mut method.output_type);
         }
     }
     let encoded_dir = out_dir.join("encoded");
@@ -64,4 +63,27 @@ fn compile_encoded(
         .out_dir(encoded_dir)
         .compile_fds_with_config(descriptors, config)?;
     Ok(())
+}
+
+/// The message with encoded parts, if it is one of [`ENCODED`].
+fn encoded_message(message: &DescriptorProto) -> Option<DescriptorProto> {
+    let (_, bytes) = ENCODED.iter().find(|(name, _)| *name == message.name())?;
+    let mut encoded = message.clone();
+    encoded.name = Some(format!("Encoded{}", message.name()));
+    for field in &mut encoded.field {
+        if bytes.contains(&field.name()) {
+            field.set_type(field_descriptor_proto::Type::Bytes);
+            field.type_name = None;
+        }
+        use_encoded(&mut field.type_name);
+    }
+    Some(encoded)
+}
+
+/// Puts the name of the message with encoded parts in the place of one of [`ENCODED`].
+fn use_encoded(type_name: &mut Option<String>) {
+    let name = type_name.as_deref().and_then(|name| name.strip_prefix(".quorate.v1."));
+    if let Some(name) = name.filter(|name| ENCODED.iter().any(|(encoded, _)| encoded == name)) {
+        *type_name = Some(format!(".quorate.v1.Encoded{name}"));
+    }
 }

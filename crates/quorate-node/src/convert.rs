@@ -12,6 +12,7 @@ use quorate_state::{
 };
 
 use crate::node::{Consistency, MemberInfo};
+use crate::shared_event::View;
 use crate::subscription::Part;
 use crate::watch::{Filter, Selection};
 
@@ -259,31 +260,28 @@ pub(crate) fn service_to_wire(part: &Part) -> wire::Service {
     }
 }
 
-/// The change as somebody with this filter sees it: an instance that comes into it is added, one that leaves it removed.
-pub(crate) fn change_to_wire(event: &Event, filter: &Filter) -> Option<wire::Change> {
-    let covered = |instance: &Instance| filter.covers_status(instance);
-    let before = event.before().filter(|instance| covered(instance));
-    let after = event.after().filter(|instance| covered(instance));
-    let (kind, instance) = match (before, after) {
-        (None, None) => return None,
-        (None, Some(after)) => (wire::ChangeKind::Added, after),
-        (Some(_), Some(after)) => (wire::ChangeKind::Modified, after),
-        (Some(before), None) => (wire::ChangeKind::Removed, event.after().unwrap_or(before)),
+/// The change in this view.
+pub(crate) fn change_to_wire(event: &Event, view: View) -> wire::Change {
+    let kind = match view {
+        View::Added => wire::ChangeKind::Added,
+        View::Modified => wire::ChangeKind::Modified,
+        View::Removed => wire::ChangeKind::Removed,
     };
+    let instance = event.after().or(event.before());
     let reason = match &event.change {
-        _ if kind != wire::ChangeKind::Removed => wire::RemoveReason::Unspecified,
+        _ if view != View::Removed => wire::RemoveReason::Unspecified,
         Change::Removed { reason: RemoveReason::Deregistered, .. } => {
             wire::RemoveReason::Deregistered
         }
         Change::Removed { reason: RemoveReason::Expired, .. } => wire::RemoveReason::Expired,
         Change::Added { .. } | Change::Modified { .. } => wire::RemoveReason::Filtered,
     };
-    Some(wire::Change {
+    wire::Change {
         revision: event.revision.0,
         kind: kind.into(),
-        instance: Some(instance_to_wire(instance)),
+        instance: instance.map(|instance| instance_to_wire(instance)),
         reason: reason.into(),
-    })
+    }
 }
 
 pub(crate) fn member_to_wire(info: &MemberInfo) -> wire::Member {

@@ -12,6 +12,7 @@
 //! | `queues` | where these wait, and the loops that do them |
 //! | `encoded` | services that need not be encoded again |
 //! | `applied`, `watch`, `subscription` | the applied state and its watchers under one lock; one watcher's stream |
+//! | `shared_event` | a change that is encoded once for all watchers |
 //! | `wire_size` | about what things take in a message |
 //! | `membership`, `member_loop`, `cluster_status` | changing members; this node's own part in it; how they are |
 //! | `amnesia` | refuses to come back under an id whose disk was lost |
@@ -47,6 +48,7 @@ mod raft;
 mod reads;
 mod renewals;
 mod server;
+mod shared_event;
 mod start_error;
 mod status;
 mod subscription;

@@ -7,11 +7,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_state::{Event, Instance, Registry, Revision, Service, ServiceKey};
+use quorate_state::{Instance, Registry, Revision, Service, ServiceKey};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::applied::Applied;
+use crate::shared_event::SharedEvent;
 use crate::watch::{BATCH_MAX, Batch, Coalesced, Filter, Selection};
 use crate::wire_size::{instance_bytes, service_bytes};
 
@@ -35,7 +36,7 @@ pub(crate) enum Message {
     /// A part of a snapshot.
     Snapshot { services: Vec<Part>, reset: bool, last: bool },
     /// Changes in order.
-    Delta(Vec<Arc<Event>>),
+    Delta(Vec<Arc<SharedEvent>>),
     /// Nothing new up to here.
     Bookmark,
     /// This node now follows this leader.
@@ -176,8 +177,8 @@ impl Subscription {
     }
 
     /// Tells what it sees of a piece of the ring, or keeps that until the last piece where it is coalesced.
-    fn look_through(&mut self, mut events: Vec<Arc<Event>>, coalesce: bool, last: bool) {
-        events.retain(|event| self.filter.sees(event));
+    fn look_through(&mut self, mut events: Vec<Arc<SharedEvent>>, coalesce: bool, last: bool) {
+        events.retain(|shared| self.filter.sees(&shared.event));
         let coalesced = coalesce || self.coalesced.is_some();
         if coalesced {
             let merged = self.coalesced.get_or_insert_default();
@@ -192,22 +193,21 @@ impl Subscription {
     }
 
     /// Of coalesced changes, only the last message moves the position: before it, a change may still be missing.
-    fn queue_changes(&mut self, events: Vec<Arc<Event>>, upto: Revision, coalesced: bool) {
+    fn queue_changes(&mut self, events: Vec<Arc<SharedEvent>>, upto: Revision, coalesced: bool) {
         let (mut message, mut bytes) = (Vec::new(), 0);
         let mut reached = self.position;
-        for event in events {
-            let size =
-                event.after().or(event.before()).map_or(0, |instance| instance_bytes(instance));
-            if !message.is_empty() && (bytes + size > MESSAGE_BYTES || message.len() == BATCH_MAX) {
+        for shared in events {
+            let full = bytes + shared.bytes > MESSAGE_BYTES || message.len() == BATCH_MAX;
+            if full && !message.is_empty() {
                 let full = Message::Delta(std::mem::take(&mut message));
                 self.ready.push_back((full, reached));
                 bytes = 0;
             }
             if !coalesced {
-                reached = event.revision;
+                reached = shared.event.revision;
             }
-            bytes += size;
-            message.push(event);
+            bytes += shared.bytes;
+            message.push(shared);
         }
         self.ready.push_back((Message::Delta(message), upto));
     }
@@ -294,8 +294,8 @@ pub(crate) fn covered(registry: &Registry, filter: &Filter) -> Vec<Part> {
 #[cfg(test)]
 mod tests {
     use quorate_state::{
-        Command, Incarnation, InstanceId, InstanceKey, InstanceRef, InstanceSpec, Namespace, Op,
-        Register, ServiceName, SpecParts, Status, Update,
+        Command, Event, Incarnation, InstanceId, InstanceKey, InstanceRef, InstanceSpec, Namespace,
+        Op, Register, ServiceName, SpecParts, Status, Update,
     };
 
     use super::*;
@@ -354,9 +354,9 @@ mod tests {
         Subscription::start(applied.clone(), filter, begin, leaders.subscribe(), bookmark)
     }
 
-    fn changes(positioned: Positioned) -> Vec<Arc<Event>> {
+    fn changes(positioned: Positioned) -> Vec<Event> {
         let Message::Delta(events) = positioned.message else { panic!("{positioned:?}") };
-        events
+        events.iter().map(|shared| shared.event.clone()).collect()
     }
 
     /// More changes than its queue holds, and than one piece of the ring.

@@ -14,7 +14,7 @@ use quorate_state::{
 };
 use tokio::sync::Notify;
 
-use crate::wire_size::instance_bytes;
+use crate::shared_event::{SharedEvent, View};
 
 /// Changes that wait for one watcher: enough for a burst, small enough for 10,000 stalled watchers (8 bytes each).
 const QUEUE_MAX: usize = 1_024;
@@ -24,6 +24,10 @@ pub(crate) const BATCH_MAX: usize = 1_000;
 
 /// Changes of one command that are not queued for each watcher: an expiry or a large call, seldom anything else.
 const MANY: usize = 64;
+
+/// Of the latest changes that take so much together, encodings are kept, bytes. Most changes are seen in one way only; what
+/// is kept is three times as much at most.
+const ENCODED_MAX: usize = 8 * 1024 * 1024;
 
 /// What a watcher wants to see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,25 +60,32 @@ impl Filter {
 
     /// Whether somebody with this filter sees anything of the change.
     pub(crate) fn sees(&self, event: &Event) -> bool {
-        self.covers_service(&event.key().service) && self.covers_a_status(event)
+        self.covers_service(&event.key().service) && self.view(event).is_some()
     }
 
-    fn covers_a_status(&self, event: &Event) -> bool {
+    /// How the change of a service that is covered looks: an instance that comes into what is covered is added, one that
+    /// leaves it removed. `None`: it was not and is not covered.
+    pub(crate) fn view(&self, event: &Event) -> Option<View> {
         let covered = |instance: Option<&Arc<Instance>>| {
             instance.is_some_and(|instance| self.covers_status(instance))
         };
-        covered(event.before()) || covered(event.after())
+        match (covered(event.before()), covered(event.after())) {
+            (false, false) => None,
+            (false, true) => Some(View::Added),
+            (true, true) => Some(View::Modified),
+            (true, false) => Some(View::Removed),
+        }
     }
 }
 
 /// What a watcher takes at one time.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Batch {
     /// These changes, all of which it sees, lead from its position to this revision.
-    Changes { events: Vec<Arc<Event>>, upto: Revision },
+    Changes { events: Vec<Arc<SharedEvent>>, upto: Revision },
     /// All changes from its position to this revision, to be looked through. `coalesce`: the latest of each instance is
     /// enough. `last`: what comes after them is queued; else there is more to take at once.
-    Ring { events: Vec<Arc<Event>>, upto: Revision, coalesce: bool, last: bool },
+    Ring { events: Vec<Arc<SharedEvent>>, upto: Revision, coalesce: bool, last: bool },
     /// The ring does not reach back to its position: begin anew.
     Lost,
 }
@@ -82,7 +93,7 @@ pub(crate) enum Batch {
 #[derive(Debug)]
 enum Backlog {
     /// The queue has everything after the watcher's position.
-    Queued(VecDeque<Arc<Event>>),
+    Queued(VecDeque<Arc<SharedEvent>>),
     /// The ring has it, after a revision up to which it has nothing else to be told; every change is told. Its wake is
     /// pending.
     Replay { from: Revision },
@@ -101,10 +112,13 @@ struct Watcher {
 #[derive(Debug)]
 pub(crate) struct Hub {
     /// Changes with revisions `base + 1, base + 2, ..`.
-    ring: VecDeque<Arc<Event>>,
+    ring: VecDeque<Arc<SharedEvent>>,
     ring_max: usize,
     ring_bytes: usize,
     ring_bytes_max: usize,
+    /// The first in the ring whose encodings are kept, and what it and all after it take together.
+    encoded_from: usize,
+    encoded_bytes: usize,
     base: Revision,
     watchers: HashMap<u64, Watcher>,
     by_service: HashMap<ServiceKey, Vec<u64>>,
@@ -120,6 +134,8 @@ impl Hub {
             ring_max,
             ring_bytes: 0,
             ring_bytes_max,
+            encoded_from: 0,
+            encoded_bytes: 0,
             base: Revision(0),
             watchers: HashMap::new(),
             by_service: HashMap::new(),
@@ -130,49 +146,63 @@ impl Hub {
 
     /// Takes in what a command changed.
     pub(crate) fn publish(&mut self, events: Vec<Arc<Event>>) {
+        let shared = |event| Arc::new(SharedEvent::new(Arc::unwrap_or_clone(event)));
+        let events: Vec<_> = events.into_iter().map(shared).collect();
         if events.len() >= MANY && events.len() <= self.ring_max / 2 {
             self.point_to_ring(&events);
         } else {
             self.queue_for_each(&events);
         }
         for event in events {
-            self.ring_bytes += event_bytes(&event);
+            self.ring_bytes += event.bytes;
+            self.encoded_bytes += event.bytes;
             self.ring.push_back(event);
+        }
+        while self.encoded_bytes > ENCODED_MAX {
+            let Some(old) = self.ring.get(self.encoded_from) else { break };
+            old.forget_encodings();
+            self.encoded_bytes -= old.bytes;
+            self.encoded_from += 1;
         }
         while self.ring.len() > self.ring_max || self.ring_bytes > self.ring_bytes_max {
             let Some(oldest) = self.ring.pop_front() else { return };
-            self.ring_bytes -= event_bytes(&oldest);
+            self.ring_bytes -= oldest.bytes;
+            match self.encoded_from.checked_sub(1) {
+                Some(from) => self.encoded_from = from,
+                None => self.encoded_bytes -= oldest.bytes,
+            }
             self.base = Revision(self.base.0 + 1);
         }
     }
 
-    fn queue_for_each(&mut self, events: &[Arc<Event>]) {
+    fn queue_for_each(&mut self, events: &[Arc<SharedEvent>]) {
         let Self { watchers, by_service, by_prefix, .. } = self;
-        for event in events {
+        for shared in events {
+            let event = &shared.event;
             for id in by_service.get(&event.key().service).into_iter().flatten() {
                 if let Some(watcher) = watchers.get_mut(id)
-                    && watcher.filter.covers_a_status(event)
+                    && watcher.filter.view(event).is_some()
                 {
-                    watcher.queue(event);
+                    watcher.queue(shared);
                 }
             }
         }
         for id in by_prefix {
             let Some(watcher) = watchers.get_mut(id) else { continue };
-            for event in events {
-                if watcher.filter.sees(event) {
-                    watcher.queue(event);
+            for shared in events {
+                if watcher.filter.sees(&shared.event) {
+                    watcher.queue(shared);
                 }
             }
         }
     }
 
     /// So many changes at once are found in the ring by those whom they may concern, outside the lock.
-    fn point_to_ring(&mut self, events: &[Arc<Event>]) {
+    fn point_to_ring(&mut self, events: &[Arc<SharedEvent>]) {
         let Self { watchers, by_service, by_prefix, .. } = self;
         let mut done = HashSet::new();
         for event in events {
-            let service = &event.key().service;
+            let service = &event.event.key().service;
             let Some(ids) = by_service.get(service).filter(|_| done.insert(service)) else {
                 continue;
             };
@@ -184,7 +214,7 @@ impl Hub {
         }
         for id in by_prefix {
             let Some(watcher) = watchers.get_mut(id) else { continue };
-            if let Some(first) = events.iter().find(|event| watcher.filter.sees(event)) {
+            if let Some(first) = events.iter().find(|shared| watcher.filter.sees(&shared.event)) {
                 watcher.replay(first);
             }
         }
@@ -194,6 +224,7 @@ impl Hub {
     pub(crate) fn restart(&mut self, revision: Revision) {
         self.ring.clear();
         self.ring_bytes = 0;
+        (self.encoded_from, self.encoded_bytes) = (0, 0);
         self.base = revision;
         for watcher in self.watchers.values_mut() {
             watcher.backlog = Backlog::Replay { from: Revision(0) };
@@ -264,7 +295,7 @@ impl Hub {
             Backlog::Queued(queue) => {
                 let events: Vec<_> = queue.drain(..queue.len().min(BATCH_MAX)).collect();
                 let more = !queue.is_empty();
-                let upto = events.last().filter(|_| more).map_or(now, |last| last.revision);
+                let upto = events.last().filter(|_| more).map_or(now, |last| last.event.revision);
                 if more {
                     watcher.wake.notify_one();
                 }
@@ -286,14 +317,14 @@ impl Hub {
         } else {
             watcher.wake.notify_one();
         }
-        let upto = events.last().filter(|_| !last).map_or(now, |event| event.revision);
+        let upto = events.last().filter(|_| !last).map_or(now, |last| last.event.revision);
         Batch::Ring { events, upto, coalesce, last }
     }
 }
 
 impl Watcher {
     /// Another change that it sees.
-    fn queue(&mut self, event: &Arc<Event>) {
+    fn queue(&mut self, event: &Arc<SharedEvent>) {
         self.wake_if_idle();
         let Backlog::Queued(queue) = &mut self.backlog else { return };
         if queue.len() < QUEUE_MAX {
@@ -304,7 +335,7 @@ impl Watcher {
     }
 
     /// Other changes that it may see, from this one on.
-    fn replay(&mut self, event: &Arc<Event>) {
+    fn replay(&mut self, event: &Arc<SharedEvent>) {
         self.wake_if_idle();
         if let Backlog::Queued(queue) = &self.backlog {
             self.backlog = Backlog::Replay { from: before(queue.front().unwrap_or(event)) };
@@ -319,41 +350,37 @@ impl Watcher {
     }
 }
 
-fn before(event: &Event) -> Revision {
-    Revision(event.revision.0 - 1)
+fn before(shared: &SharedEvent) -> Revision {
+    Revision(shared.event.revision.0 - 1)
 }
 
 /// Changes of which only the latest of each instance counts.
 #[derive(Debug, Default)]
 pub(crate) struct Coalesced {
-    merged: HashMap<InstanceKey, Arc<Event>>,
+    merged: HashMap<InstanceKey, Arc<SharedEvent>>,
 }
 
 impl Coalesced {
-    pub(crate) fn add(&mut self, event: Arc<Event>) {
-        match self.merged.remove(event.key()) {
-            None => {
-                self.merged.insert(event.key().clone(), event);
-            }
+    pub(crate) fn add(&mut self, later: Arc<SharedEvent>) {
+        let key = later.event.key().clone();
+        let event = match self.merged.remove(&key) {
+            None => Some(later),
             Some(earlier) => {
-                if let Some(both) = merge(&earlier, &event) {
-                    self.merged.insert(both.key().clone(), Arc::new(both));
-                }
+                let both = merge(&earlier.event, &later.event);
+                both.map(|both| Arc::new(SharedEvent::new(both)))
             }
+        };
+        if let Some(event) = event {
+            self.merged.insert(key, event);
         }
     }
 
     /// For each instance one change, from what it was at first to what it is at last, in the order of the last ones.
-    pub(crate) fn into_events(self) -> Vec<Arc<Event>> {
+    pub(crate) fn into_events(self) -> Vec<Arc<SharedEvent>> {
         let mut events: Vec<_> = self.merged.into_values().collect();
-        events.sort_by_key(|event| event.revision);
+        events.sort_by_key(|shared| shared.event.revision);
         events
     }
-}
-
-/// About what a change takes in the ring. What it replaces stands there too, or in the state.
-fn event_bytes(event: &Event) -> usize {
-    event.after().or(event.before()).map_or(0, |instance| instance_bytes(instance))
 }
 
 /// Two changes of one instance as one; `None`: it came and went.
@@ -368,3 +395,6 @@ fn merge(earlier: &Event, later: &Event) -> Option<Event> {
     };
     Some(Event { revision: later.revision, change })
 }
+
+#[cfg(test)]
+mod tests;

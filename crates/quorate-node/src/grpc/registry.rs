@@ -4,13 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt};
-use quorate_proto::encoded::v1::EncodedFetchResponse;
 use quorate_proto::encoded::v1::registry_server::Registry;
+use quorate_proto::encoded::v1::{EncodedFetchResponse, EncodedWatchResponse};
 use quorate_proto::v1::{
     DeregisterRequest, DeregisterResponse, FetchRequest, ListDependentsRequest,
     ListDependentsResponse, ListMembersRequest, ListMembersResponse, ListServicesRequest,
     ListServicesResponse, RegisterRequest, RegisterResponse, RenewRequest, RenewResponse,
-    ServiceSummary, UpdateRequest, UpdateResponse, WatchRequest, WatchResponse,
+    ServiceSummary, UpdateRequest, UpdateResponse, WatchRequest,
 };
 use quorate_state::{Op, Rejection, Reply, ServiceName, Status as State};
 use tokio::time::Instant;
@@ -38,7 +38,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl Registry for RegistryService {
     type RenewStreamStream = Answers<RenewResponse>;
-    type WatchStream = Answers<WatchResponse>;
+    type WatchStream = Answers<EncodedWatchResponse>;
 
     async fn register(&self, request: Request<RegisterRequest>) -> Answer<RegisterResponse> {
         let (request, deadline) = open(request, &self.node)?;

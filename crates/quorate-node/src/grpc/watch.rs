@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
+use prost::Message as _;
+use quorate_proto::encoded::v1::encoded_watch_response::Kind;
+use quorate_proto::encoded::v1::{EncodedWatchDelta, EncodedWatchResponse};
 use quorate_proto::v1::watch_request::Kind as Ask;
-use quorate_proto::v1::watch_response::Kind;
-use quorate_proto::v1::{
-    WatchBookmark, WatchDelta, WatchLeader, WatchRequest, WatchResponse, WatchSnapshot,
-    WatchSubscribe,
-};
+use quorate_proto::v1::{WatchBookmark, WatchLeader, WatchRequest, WatchSnapshot, WatchSubscribe};
 use quorate_state::{Invalid, Revision};
 use tokio::time::{Instant, timeout_at};
 use tonic::{Status, Streaming};
@@ -17,6 +17,7 @@ use crate::convert;
 use crate::error::{CallError, NodeError};
 use crate::grpc::{header, until_stopped};
 use crate::node::Node;
+use crate::shared_event::SharedEvent;
 use crate::subscription::{Begin, Message, Positioned, Subscription};
 use crate::watch::Filter;
 
@@ -25,7 +26,7 @@ pub(crate) async fn answers(
     node: Arc<Node>,
     mut asks: Streaming<WatchRequest>,
     deadline: Instant,
-) -> Result<impl Stream<Item = Result<WatchResponse, Status>> + Send + use<>, Status> {
+) -> Result<impl Stream<Item = Result<EncodedWatchResponse, Status>> + Send + use<>, Status> {
     let first = timeout_at(deadline, asks.message()).await;
     let first =
         first.map_err(|_| Status::deadline_exceeded("no subscription arrived in time"))??;
@@ -75,7 +76,9 @@ async fn begin(
 }
 
 /// Acks are only taken in so far; an error of the caller's side ends the stream.
-async fn take_ack(ask: Result<WatchRequest, Status>) -> Option<Result<WatchResponse, Status>> {
+async fn take_ack(
+    ask: Result<WatchRequest, Status>,
+) -> Option<Result<EncodedWatchResponse, Status>> {
     match ask {
         Ok(WatchRequest { kind: Some(Ask::Ack(_)) }) => None,
         Ok(_) => {
@@ -86,7 +89,12 @@ async fn take_ack(ask: Result<WatchRequest, Status>) -> Option<Result<WatchRespo
     }
 }
 
-fn answer(node: &Node, filter: &Filter, positioned: Positioned, first: bool) -> WatchResponse {
+fn answer(
+    node: &Node,
+    filter: &Filter,
+    positioned: Positioned,
+    first: bool,
+) -> EncodedWatchResponse {
     let Positioned { message, previous, revision } = positioned;
     let with_header = first || matches!(message, Message::Leader(_));
     let kind = match message {
@@ -95,16 +103,175 @@ fn answer(node: &Node, filter: &Filter, positioned: Positioned, first: bool) -> 
             Kind::Snapshot(WatchSnapshot { reset, last, services })
         }
         Message::Delta(events) => {
-            let seen = events.iter().filter_map(|event| convert::change_to_wire(event, filter));
-            Kind::Delta(WatchDelta { changes: seen.collect() })
+            let changes = events.iter().filter_map(|shared| encoded(shared, filter));
+            Kind::Delta(EncodedWatchDelta { changes: changes.collect() })
         }
         Message::Bookmark => Kind::Bookmark(WatchBookmark {}),
         Message::Leader(leader) => Kind::Leader(WatchLeader { leader_id: leader.unwrap_or(0) }),
     };
-    WatchResponse {
+    EncodedWatchResponse {
         revision: revision.0,
         previous_revision: previous.0,
         kind: Some(kind),
         header: with_header.then(|| header(node, revision.0, node.age_ms())).flatten(),
+    }
+}
+
+/// The change as somebody with this filter sees it, if at all.
+fn encoded(shared: &SharedEvent, filter: &Filter) -> Option<Bytes> {
+    let view = filter.view(&shared.event)?;
+    let encode = || convert::change_to_wire(&shared.event, view).encode_to_vec().into();
+    Some(shared.encoded(view, encode))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use quorate_proto::v1::{Change, ChangeKind, RemoveReason, WatchDelta, WatchResponse};
+    use quorate_proto::v1::{InstanceStatus, watch_response};
+    use quorate_state::{
+        Command, Deregister, Event, Incarnation, InstanceId, InstanceKey, InstanceRef,
+        InstanceSpec, Namespace, Op, Register, Registry, ServiceKey, ServiceName, SpecParts,
+        Status, Update,
+    };
+
+    use super::*;
+    use crate::shared_event::View;
+    use crate::watch::Selection;
+
+    const STATUSES: [Status; 4] =
+        [Status::Starting, Status::Up, Status::Draining, Status::OutOfService];
+
+    /// An instance comes, takes on every status in turn, and goes.
+    fn events() -> Vec<Event> {
+        let name = ServiceName::new("service", "web").unwrap();
+        let service = ServiceKey { namespace: Namespace::default(), name };
+        let key = InstanceKey { service, id: InstanceId::new("id", "a").unwrap() };
+        let parts = SpecParts {
+            endpoints: [("http".to_owned(), "http://10.0.0.1:80".to_owned())].into(),
+            zone: "z".to_owned(),
+            version: "1".to_owned(),
+            weight: None,
+            status: Status::OutOfService,
+            metadata: BTreeMap::from([("some".to_owned(), "thing".to_owned())]),
+            requires: BTreeSet::default(),
+        };
+        let spec = InstanceSpec::new("", parts).unwrap();
+        let target = InstanceRef { key: key.clone(), incarnation: None };
+        let register = Register {
+            lease: None,
+            ttl: None,
+            incarnation: Some(Incarnation(1)),
+            instances: vec![(key, spec)],
+        };
+        let become_ = |status| {
+            let (weight, metadata) = (None, None);
+            Op::Update(Update { target: target.clone(), status: Some(status), weight, metadata })
+        };
+        let mut ops = vec![Op::Register(register)];
+        ops.extend(STATUSES.map(become_));
+        ops.push(Op::Deregister(Deregister::Instances(vec![target.clone()])));
+        let mut registry = Registry::new();
+        let mut apply = |op| {
+            let clock = registry.clock();
+            registry.apply(&Command { clock, op }).events
+        };
+        let events = ops.into_iter().flat_map(&mut apply);
+        events.map(Arc::unwrap_or_clone).collect()
+    }
+
+    /// Every set of statuses.
+    fn filters() -> Vec<Filter> {
+        let chosen = |bits: usize| {
+            let chosen = (0..4).filter(|at| bits & (1 << at) != 0).map(|at| STATUSES[at]);
+            Filter {
+                namespace: Namespace::default(),
+                selection: Selection::Prefix(String::new()),
+                statuses: chosen.collect(),
+            }
+        };
+        (0..16).map(chosen).collect()
+    }
+
+    /// Whoever comes first, nobody is sent what was encoded for somebody who sees the change in another way.
+    #[test]
+    fn who_shares_an_encoding_sees_only_what_its_filter_covers() {
+        let filters = filters();
+        for first in 0..filters.len() {
+            for shared in events().into_iter().map(SharedEvent::new) {
+                for filter in filters[first..].iter().chain(&filters[..first]) {
+                    let sent = encoded(&shared, filter);
+                    let sent = sent.map(|bytes| Change::decode(bytes).unwrap());
+                    check(&shared.event, filter, sent);
+                }
+            }
+        }
+    }
+
+    /// What this watcher had and what it is to have say what it must be sent.
+    fn check(event: &Event, filter: &Filter, sent: Option<Change>) {
+        let wanted = |status| filter.statuses.is_empty() || filter.statuses.contains(&status);
+        let had = event.before().map(|instance| instance.status()).filter(|s| wanted(*s));
+        let has = event.after().map(|instance| instance.status()).filter(|s| wanted(*s));
+        let kind = match (had, has) {
+            (None, None) => return assert_eq!(sent, None),
+            (None, Some(_)) => ChangeKind::Added,
+            (Some(_), Some(_)) => ChangeKind::Modified,
+            (Some(_), None) => ChangeKind::Removed,
+        };
+        let sent = sent.expect("it sees something");
+        assert_eq!((sent.kind(), sent.revision), (kind, event.revision.0), "{filter:?}");
+        let reason = match (kind, event.after()) {
+            (ChangeKind::Removed, Some(_)) => RemoveReason::Filtered,
+            (ChangeKind::Removed, None) => RemoveReason::Deregistered,
+            _ => RemoveReason::Unspecified,
+        };
+        assert_eq!(sent.reason(), reason, "{filter:?}");
+        let instance = sent.instance.expect("every change has its instance");
+        let is_covered = match instance.status() {
+            InstanceStatus::Starting => wanted(Status::Starting),
+            InstanceStatus::Up => wanted(Status::Up),
+            InstanceStatus::Draining => wanted(Status::Draining),
+            InstanceStatus::OutOfService => wanted(Status::OutOfService),
+            InstanceStatus::Unspecified => panic!("{instance:?}"),
+        };
+        assert!(is_covered || reason == RemoveReason::Filtered, "{instance:?} for {filter:?}");
+    }
+
+    #[test]
+    fn a_change_is_encoded_once_for_each_view() {
+        let shared: Vec<_> = events().into_iter().map(SharedEvent::new).collect();
+        let up = Filter { statuses: [Status::Up].into(), ..filters()[0].clone() };
+        for shared in &shared {
+            let Some(view) = up.view(&shared.event) else { continue };
+            let sent = encoded(shared, &up).unwrap();
+            assert_eq!(shared.encoded(view, || panic!("encoded again")), sent);
+            let other = if view == View::Added { View::Removed } else { View::Added };
+            assert_eq!(shared.encoded(other, || Bytes::from_static(b"other")), "other");
+            shared.forget_encodings();
+            for text in ["not", "kept"] {
+                assert_eq!(shared.encoded(view, || Bytes::from_static(text.as_bytes())), text);
+            }
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_message_itself() {
+        let shared: Vec<_> = events().into_iter().map(SharedEvent::new).collect();
+        let all = &filters()[0];
+        let changes: Vec<Bytes> = shared.iter().filter_map(|shared| encoded(shared, all)).collect();
+        assert_eq!(changes.len(), shared.len());
+        let plain = shared.iter().map(|shared| {
+            let view = all.view(&shared.event).unwrap();
+            convert::change_to_wire(&shared.event, view)
+        });
+        let plain = watch_response::Kind::Delta(WatchDelta { changes: plain.collect() });
+        let (revision, previous_revision, header) = (9, 3, None);
+        let plain = WatchResponse { revision, previous_revision, kind: Some(plain), header };
+        let kind = Some(Kind::Delta(EncodedWatchDelta { changes }));
+        let header = None;
+        let encoded = EncodedWatchResponse { revision, previous_revision, kind, header };
+        assert_eq!(encoded.encode_to_vec(), plain.encode_to_vec());
     }
 }
