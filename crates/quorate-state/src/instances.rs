@@ -225,6 +225,6 @@ pub(crate) fn load(instance: &Instance) -> Option<Load> {
 
 fn required(instance: &Instance) -> impl Iterator<Item = ServiceKey> {
     let namespace = instance.key.service.namespace.clone();
-    let names = instance.spec.requires().clone();
+    let names = instance.spec.requires();
     names.into_iter().map(move |name| ServiceKey { namespace: namespace.clone(), name })
 }

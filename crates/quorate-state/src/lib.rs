@@ -24,7 +24,7 @@ mod read;
 mod registry;
 mod snapshot;
 mod spec;
-mod text_map;
+mod texts;
 mod types;
 
 #[cfg(test)]
@@ -42,7 +42,7 @@ pub use read::Counts;
 pub use registry::Registry;
 pub use snapshot::{SnapshotError, read_snapshot, write_snapshot};
 pub use spec::{Instance, InstanceSpec, Load, Override, SpecParts, Status};
-pub use text_map::TextMap;
+pub use texts::TextMap;
 pub use types::{
     Clock, Incarnation, InstanceId, InstanceKey, LeaseId, Namespace, Revision, ServiceKey,
     ServiceName, Ttl,

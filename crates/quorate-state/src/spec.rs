@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::checks::{Checked, Checks};
 use crate::limits::{self, Invalid};
-use crate::text_map::TextMap;
+use crate::texts::{TextList, TextMap, Texts, Unpacked};
 use crate::types::{Incarnation, InstanceKey, LeaseId, Revision, ServiceName, check_optional_name};
 
 /// What an instance says of itself, or an operator of it.
@@ -44,20 +44,56 @@ pub struct SpecParts {
     pub requires: BTreeSet<ServiceName>,
 }
 
-/// What a process registers of an instance: checked, so that a limit is broken nowhere behind this.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What a process registers of an instance: checked, so that a limit is broken nowhere behind this. A clone shares the texts.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceSpec {
-    endpoints: TextMap,
-    zone: Box<str>,
-    version: Box<str>,
+    texts: Texts,
     weight: u32,
     status: Status,
-    metadata: TextMap,
-    requires: BTreeSet<ServiceName>,
     /// Not part of this record in logs, snapshots and hash, which are as they were before there were loads: there it stands
     /// in commands and records of its own.
-    #[serde(skip)]
     load: Load,
+}
+
+/// An [`InstanceSpec`] as it stands in logs and snapshots: `M` is a map of texts, `R` a sequence of them.
+#[derive(Serialize, Deserialize)]
+struct SpecRecord<'a, M, R> {
+    endpoints: M,
+    zone: &'a str,
+    version: &'a str,
+    weight: u32,
+    status: Status,
+    metadata: M,
+    requires: R,
+}
+
+impl Serialize for InstanceSpec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Unpacked { requires, endpoints, metadata, zone, version } = self.texts.unpack();
+        let (weight, status) = (self.weight, self.status);
+        let record: SpecRecord<'_, TextMap<'_>, TextList<'_>> =
+            SpecRecord { endpoints, zone, version, weight, status, metadata, requires };
+        record.serialize(serializer)
+    }
+}
+
+/// From bytes in memory: texts are taken from where they stand.
+impl<'de> Deserialize<'de> for InstanceSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        type Map<'a> = BTreeMap<&'a str, &'a str>;
+        let record: SpecRecord<'de, Map<'de>, BTreeSet<&'de str>> =
+            SpecRecord::deserialize(deserializer)?;
+        let entries = |map: Map<'de>| map.into_iter();
+        let texts = Texts::pack(
+            record.requires.into_iter(),
+            entries(record.endpoints),
+            entries(record.metadata),
+            record.zone,
+            record.version,
+        );
+        let SpecRecord { weight, status, .. } = record;
+        Ok(Self { texts, weight, status, load: Load::default() })
+    }
 }
 
 /// What an instance says of its load, 0 to 1,000,000, in a unit of its own.
@@ -88,13 +124,13 @@ impl Load {
 
 /// As the number that it is. What is over the limit is no load.
 impl Serialize for Load {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.get().serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Load {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::new("load", u32::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
@@ -116,41 +152,39 @@ impl InstanceSpec {
             let limit = format!("at most {} services", limits::REQUIRES);
             return Err(Invalid::number(format!("{field}.requires"), requires, limit));
         }
-        Ok(Self {
-            endpoints: parts.endpoints.into(),
-            zone: parts.zone.into(),
-            version: parts.version.into(),
-            weight,
-            status: parts.status,
-            metadata: parts.metadata.into(),
-            requires: parts.requires,
-            load: Load::default(),
-        })
+        let texts = Texts::pack(
+            parts.requires.iter().map(ServiceName::as_str),
+            parts.endpoints.iter().map(as_texts),
+            parts.metadata.iter().map(as_texts),
+            &parts.zone,
+            &parts.version,
+        );
+        Ok(Self { texts, weight, status: parts.status, load: Load::default() })
     }
 
     /// Named URIs.
-    pub fn endpoints(&self) -> &TextMap {
-        &self.endpoints
+    pub fn endpoints(&self) -> TextMap<'_> {
+        self.texts.unpack().endpoints
     }
 
     /// Failure domain; may be empty.
     pub fn zone(&self) -> &str {
-        &self.zone
+        self.texts.unpack().zone
     }
 
     /// The software's version; may be empty.
     pub fn version(&self) -> &str {
-        &self.version
+        self.texts.unpack().version
     }
 
     /// Anything else.
-    pub fn metadata(&self) -> &TextMap {
-        &self.metadata
+    pub fn metadata(&self) -> TextMap<'_> {
+        self.texts.unpack().metadata
     }
 
     /// Services of the same namespace that it depends on.
-    pub fn requires(&self) -> &BTreeSet<ServiceName> {
-        &self.requires
+    pub fn requires(&self) -> BTreeSet<ServiceName> {
+        self.texts.unpack().requires.iter().map(ServiceName::known).collect()
     }
 
     /// What it says of its load.
@@ -173,10 +207,16 @@ impl InstanceSpec {
         spec.status = status.unwrap_or(spec.status);
         spec.weight = weight.unwrap_or(spec.weight);
         if let Some(metadata) = metadata {
-            spec.metadata = metadata.clone().into();
+            let Unpacked { requires, endpoints, zone, version, .. } = self.texts.unpack();
+            let metadata = metadata.iter().map(as_texts);
+            spec.texts = Texts::pack(requires.iter(), endpoints.iter(), metadata, zone, version);
         }
         spec
     }
+}
+
+fn as_texts<'a>((name, text): (&'a String, &'a String)) -> (&'a str, &'a str) {
+    (name, text)
 }
 
 fn check_endpoints(field: &str, endpoints: &BTreeMap<String, String>) -> Result<(), Invalid> {

@@ -1,8 +1,8 @@
 //! Names, ids and times as types of their own. Names are checked where they are made.
 
 use std::fmt;
-use std::sync::Arc;
 
+use arcstr::ArcStr;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{self, Invalid};
@@ -40,11 +40,11 @@ pub struct Incarnation(pub u64);
 
 /// How long a lease lives without renewal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Ttl(u64);
+pub struct Ttl(u32);
 
 impl Ttl {
     /// What a registration gets that asks for none.
-    pub const DEFAULT: Self = Self(limits::TTL_DEFAULT_MS);
+    pub const DEFAULT: Self = Self(limits::TTL_DEFAULT_MS as u32);
 
     /// A TTL of so many ms.
     ///
@@ -52,7 +52,7 @@ impl Ttl {
     /// Under a second or over 24 hours.
     pub fn from_ms(ms: u64) -> Result<Self, Invalid> {
         if (limits::TTL_MIN_MS..=limits::TTL_MAX_MS).contains(&ms) {
-            return Ok(Self(ms));
+            return Ok(Self(ms as u32));
         }
         let limit = format!("must be {} to {} ms", limits::TTL_MIN_MS, limits::TTL_MAX_MS);
         Err(Invalid::number("ttl_ms", ms, limit))
@@ -60,7 +60,7 @@ impl Ttl {
 
     /// In ms.
     pub fn as_ms(self) -> u64 {
-        self.0
+        u64::from(self.0)
     }
 }
 
@@ -92,7 +92,7 @@ macro_rules! name {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub struct $type(Arc<str>);
+        pub struct $type(ArcStr);
 
         impl $type {
             /// A checked name; `field` is what the error calls it.
@@ -138,6 +138,11 @@ impl Default for Namespace {
 }
 
 impl ServiceName {
+    /// A name that was checked before.
+    pub(crate) fn known(name: &str) -> Self {
+        Self(name.into())
+    }
+
     /// The lower end of all names that begin with `prefix`, for ranges in ordered maps: not a valid name by itself.
     pub(crate) fn range_start(prefix: &str) -> Self {
         Self(prefix.into())

@@ -1,0 +1,220 @@
+//! The texts of an instance in one piece of memory, which the log's entries, the state and its events share: 320 bytes for
+//! one endpoint and 256 bytes of metadata, where six pieces took 464, and each holder had its own.
+//!
+//! Each text stands behind its length, each group behind its count: requires, endpoints, metadata; then zone and version.
+//! Numbers have digits to the base of 64, the lowest first, as characters below 128; all digits but the last have bit 6 set.
+//! So the whole is a text itself, and its parts need no check when they are read.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use arcstr::ArcStr;
+use serde::{Serialize, Serializer};
+
+/// See the head of this file. Equal contents are equal texts. Never changed, only made anew.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Texts(ArcStr);
+
+/// What is in [`Texts`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Unpacked<'a> {
+    pub(crate) requires: TextList<'a>,
+    pub(crate) endpoints: TextMap<'a>,
+    pub(crate) metadata: TextMap<'a>,
+    pub(crate) zone: &'a str,
+    pub(crate) version: &'a str,
+}
+
+/// Texts in order. Written as a sequence is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TextList<'a> {
+    count: usize,
+    packed: &'a str,
+}
+
+/// Texts by name, in the order of the names. Written as a map is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct TextMap<'a> {
+    count: usize,
+    packed: &'a str,
+}
+
+impl Texts {
+    /// The groups must be in order, without anything twice.
+    pub(crate) fn pack<'a>(
+        requires: impl ExactSizeIterator<Item = &'a str>,
+        endpoints: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+        metadata: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+        zone: &str,
+        version: &str,
+    ) -> Self {
+        let mut packed = String::with_capacity(512);
+        push_number(&mut packed, requires.len());
+        requires.for_each(|name| push_text(&mut packed, name));
+        push_number(&mut packed, endpoints.len());
+        endpoints.for_each(|entry| push_entry(&mut packed, entry));
+        push_number(&mut packed, metadata.len());
+        metadata.for_each(|entry| push_entry(&mut packed, entry));
+        push_text(&mut packed, zone);
+        push_text(&mut packed, version);
+        Self(packed.into())
+    }
+
+    pub(crate) fn unpack(&self) -> Unpacked<'_> {
+        let mut reader = Reader(&self.0);
+        let (count, packed) = reader.group(1);
+        let requires = TextList { count, packed };
+        let (count, packed) = reader.group(2);
+        let endpoints = TextMap { count, packed };
+        let (count, packed) = reader.group(2);
+        let metadata = TextMap { count, packed };
+        Unpacked { requires, endpoints, metadata, zone: reader.text(), version: reader.text() }
+    }
+}
+
+impl fmt::Debug for Texts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.unpack().fmt(f)
+    }
+}
+
+impl<'a> TextList<'a> {
+    pub(crate) fn iter(self) -> impl ExactSizeIterator<Item = &'a str> {
+        let mut reader = Reader(self.packed);
+        (0..self.count).map(move |_| reader.text())
+    }
+}
+
+impl fmt::Debug for TextList<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+impl Serialize for TextList<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+impl<'a> TextMap<'a> {
+    /// Names and texts, in the order of the names.
+    pub fn iter(self) -> impl ExactSizeIterator<Item = (&'a str, &'a str)> {
+        let mut reader = Reader(self.packed);
+        (0..self.count).map(move |_| (reader.text(), reader.text()))
+    }
+
+    /// The same as a map.
+    pub fn to_map(self) -> BTreeMap<String, String> {
+        self.iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect()
+    }
+}
+
+impl fmt::Debug for TextMap<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl Serialize for TextMap<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+fn push_number(packed: &mut String, mut number: usize) {
+    while number > 63 {
+        packed.push(char::from((number & 63) as u8 | 64));
+        number >>= 6;
+    }
+    packed.push(char::from(number as u8));
+}
+
+fn push_text(packed: &mut String, text: &str) {
+    push_number(packed, text.len());
+    packed.push_str(text);
+}
+
+fn push_entry(packed: &mut String, (name, text): (&str, &str)) {
+    push_text(packed, name);
+    push_text(packed, text);
+}
+
+/// What is still to be read. Reads nothing but what `pack` wrote.
+struct Reader<'a>(&'a str);
+
+impl<'a> Reader<'a> {
+    fn number(&mut self) -> usize {
+        let (number, end) = number_at(self.0.as_bytes(), 0);
+        self.0 = &self.0[end..];
+        number
+    }
+
+    fn text(&mut self) -> &'a str {
+        let (length, start) = number_at(self.0.as_bytes(), 0);
+        let (text, rest) = self.0[start..].split_at(length);
+        self.0 = rest;
+        text
+    }
+
+    /// How many there are, and all of them: each of so many texts.
+    fn group(&mut self, texts: usize) -> (usize, &'a str) {
+        let count = self.number();
+        let mut end = 0;
+        for _ in 0..count * texts {
+            let (length, start) = number_at(self.0.as_bytes(), end);
+            end = start + length;
+        }
+        let (all, rest) = self.0.split_at(end);
+        self.0 = rest;
+        (count, all)
+    }
+}
+
+/// The number there, and where it ends.
+#[inline]
+fn number_at(packed: &[u8], at: usize) -> (usize, usize) {
+    let (mut number, mut end) = (0, at);
+    loop {
+        let digit = packed[end];
+        number |= usize::from(digit & 63) << (6 * (end - at));
+        end += 1;
+        if digit & 64 == 0 {
+            return (number, end);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::*;
+
+    #[test]
+    fn what_was_packed_is_there_again() {
+        let long: Vec<String> =
+            [0, 1, 62, 63, 64, 65, 4_095, 4_096, 16_384].map(|length| "ü".repeat(length)).into();
+        let names: Vec<String> = (0..100).map(|number| format!("name-{number:03}")).collect();
+        let entry = |at: usize| (names[at].as_str(), long[at].as_str());
+        let map = |numbers: Range<usize>| -> BTreeMap<String, String> {
+            numbers.map(|at| (names[at].clone(), long[at].clone())).collect()
+        };
+        for count in 0..long.len() {
+            let (zone, version) = (long[count].as_str(), names[count].as_str());
+            let texts = Texts::pack(
+                names.iter().take(10 * count).map(String::as_str),
+                (0..count).map(entry),
+                (0..long.len() - count).map(entry),
+                zone,
+                version,
+            );
+            let Unpacked { requires, endpoints, metadata, .. } = texts.unpack();
+            assert!(requires.iter().eq(names.iter().take(10 * count)));
+            assert_eq!(endpoints.to_map(), map(0..count));
+            assert_eq!(endpoints.iter().len(), count);
+            assert_eq!(metadata.to_map(), map(0..long.len() - count));
+            assert_eq!((texts.unpack().zone, texts.unpack().version), (zone, version));
+        }
+    }
+}
