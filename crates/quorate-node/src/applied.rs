@@ -7,7 +7,7 @@
 use std::sync::{Mutex, MutexGuard};
 
 use openraft::EntryPayload;
-use quorate_state::{Command, Registry, Reply};
+use quorate_state::{Registry, Reply};
 use tokio::sync::watch;
 
 use crate::raft::types::{Entry, LogId, Outcome, StoredMembership};
@@ -80,13 +80,18 @@ impl Applied {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.last_log_id = Some(entry.log_id);
+        let mut wakes = Vec::new();
         let outcome = match entry.payload {
             EntryPayload::Blank => state.nothing(),
             EntryPayload::Membership(membership) => {
                 state.membership = StoredMembership::new(Some(entry.log_id), membership);
                 state.nothing()
             }
-            EntryPayload::Normal(command) => state.command(&command),
+            EntryPayload::Normal(command) => {
+                let applied = state.registry.apply(&command);
+                wakes = state.hub.publish(applied.events);
+                Outcome { reply: applied.reply, revision: applied.revision }
+            }
         };
         if index.is_multiple_of(HASH_EVERY) {
             state.hash_mark = (index, state.registry.hash());
@@ -94,6 +99,7 @@ impl Applied {
         let revision = outcome.revision.0;
         drop(guard);
         self.position.send_replace(Position { index, revision });
+        wakes.iter().for_each(|watcher| watcher.call());
         outcome
     }
 
@@ -121,11 +127,5 @@ impl Applied {
 impl State {
     fn nothing(&self) -> Outcome {
         Outcome { reply: Reply::Done, revision: self.registry.revision() }
-    }
-
-    fn command(&mut self, command: &Command) -> Outcome {
-        let applied = self.registry.apply(command);
-        self.hub.publish(applied.events);
-        Outcome { reply: applied.reply, revision: applied.revision }
     }
 }

@@ -12,7 +12,7 @@
 //! | `queues` | where these wait, and the loops that do them |
 //! | `encoded` | services that need not be encoded again |
 //! | `applied`, `watch`, `subscription` | the applied state and its watchers under one lock; one watcher's stream |
-//! | `shared_event` | a change that is encoded once for all watchers |
+//! | `shared_event`, `wake` | a change that is encoded once for all watchers; how one of them is woken |
 //! | `wire_size` | about what things take in a message |
 //! | `membership`, `member_loop`, `cluster_status` | changing members; this node's own part in it; how they are |
 //! | `amnesia` | refuses to come back under an id whose disk was lost |
@@ -53,6 +53,7 @@ mod start_error;
 mod status;
 mod subscription;
 mod ticker;
+mod wake;
 mod watch;
 mod wire_size;
 

@@ -5,14 +5,19 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use quorate_state::{Instance, Registry, Revision, Service, ServiceKey};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::applied::Applied;
 use crate::shared_event::SharedEvent;
+use crate::wake::Wake;
 use crate::watch::{BATCH_MAX, Batch, Coalesced, Filter, Selection};
 use crate::wire_size::{instance_bytes, service_bytes};
 
@@ -65,7 +70,7 @@ pub(crate) struct Positioned {
 pub(crate) struct Subscription {
     applied: Arc<Applied>,
     id: u64,
-    wake: Arc<Notify>,
+    wake: Arc<Wake>,
     filter: Filter,
     /// What the last message led to.
     position: Revision,
@@ -75,7 +80,8 @@ pub(crate) struct Subscription {
     coalesced: Option<Coalesced>,
     /// Messages that are ready, with the position that each of them leads to.
     ready: VecDeque<(Message, Revision)>,
-    leader: watch::Receiver<Option<u64>>,
+    /// What comes seldom. Polled when it has woken and not for every change.
+    seldom: FuturesUnordered<BoxFuture<'static, News>>,
     bookmark: Duration,
     last_sent: Instant,
 }
@@ -98,6 +104,10 @@ impl Subscription {
         let position = replay_from.unwrap_or(state.registry.revision());
         let (id, wake) = state.hub.subscribe(filter.clone(), replay_from.is_some());
         drop(state);
+        let last_sent = Instant::now();
+        let seldom = FuturesUnordered::new();
+        seldom.push(next_leader(leader).boxed());
+        seldom.push(quiet(last_sent + bookmark).boxed());
         let mut subscription = Self {
             applied,
             id,
@@ -107,9 +117,9 @@ impl Subscription {
             taken: position,
             coalesced: None,
             ready: VecDeque::new(),
-            leader,
+            seldom,
             bookmark,
-            last_sent: Instant::now(),
+            last_sent,
         };
         if let Some(registry) = registry {
             subscription.queue_snapshot(&registry, begin != Begin::Snapshot);
@@ -117,31 +127,43 @@ impl Subscription {
         subscription
     }
 
+    #[cfg(test)]
+    async fn next(&mut self) -> Positioned {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
     /// The next message.
-    pub(crate) async fn next(&mut self) -> Positioned {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Positioned> {
         loop {
             if let Some((message, revision)) = self.ready.pop_front() {
                 let previous = self.position;
                 self.position = revision;
                 self.last_sent = Instant::now();
-                return Positioned { message, previous, revision };
+                return Poll::Ready(Positioned { message, previous, revision });
             }
-            let news = {
-                let quiet_until = self.last_sent + self.bookmark;
-                tokio::select! {
-                    () = self.wake.notified() => News::Changes,
-                    changed = self.leader.changed() => News::Leader(changed.is_ok()),
-                    () = tokio::time::sleep_until(quiet_until) => News::Quiet,
+            if let Poll::Ready(Some(news)) = self.seldom.poll_next_unpin(cx) {
+                self.take_news(news);
+            } else {
+                ready!(self.wake.poll_called(cx));
+                self.take(false);
+            }
+        }
+    }
+
+    fn take_news(&mut self, news: News) {
+        match news {
+            News::Leader(mut leaders) => {
+                let leader = *leaders.borrow_and_update();
+                self.ready.push_back((Message::Leader(leader), self.position));
+                self.seldom.push(next_leader(leaders).boxed());
+            }
+            News::Quiet => {
+                let (now, mut since) = (Instant::now(), self.last_sent);
+                if since + self.bookmark <= now {
+                    self.take(true);
+                    since = now;
                 }
-            };
-            match news {
-                News::Changes => self.take(false),
-                News::Quiet => self.take(true),
-                News::Leader(true) => {
-                    let leader = *self.leader.borrow_and_update();
-                    self.ready.push_back((Message::Leader(leader), self.position));
-                }
-                News::Leader(false) => std::future::pending().await,
+                self.seldom.push(quiet(since + self.bookmark).boxed());
             }
         }
     }
@@ -247,9 +269,21 @@ impl Subscription {
 }
 
 enum News {
-    Changes,
-    Leader(bool),
+    Leader(watch::Receiver<Option<u64>>),
+    /// Perhaps nothing was sent for long.
     Quiet,
+}
+
+async fn next_leader(mut leaders: watch::Receiver<Option<u64>>) -> News {
+    match leaders.changed().await {
+        Ok(()) => News::Leader(leaders),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+async fn quiet(until: Instant) -> News {
+    tokio::time::sleep_until(until).await;
+    News::Quiet
 }
 
 impl Part {
@@ -310,7 +344,8 @@ mod tests {
         let mut state = applied.lock();
         let command = Command { clock: state.registry.clock(), op };
         let events = state.registry.apply(&command).events;
-        state.hub.publish(events);
+        let wakes = state.hub.publish(events);
+        wakes.iter().for_each(|watcher| watcher.call());
     }
 
     fn register(applied: &Applied, id: &str) {

@@ -9,12 +9,11 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use crate::shared_event::{SharedEvent, View};
+use crate::wake::Wake;
 use quorate_state::{
     Change, Event, Instance, InstanceKey, Namespace, Revision, ServiceKey, ServiceName, Status,
 };
-use tokio::sync::Notify;
-
-use crate::shared_event::{SharedEvent, View};
 
 /// Changes that wait for one watcher: enough for a burst, small enough for 10,000 stalled watchers (8 bytes each).
 const QUEUE_MAX: usize = 1_024;
@@ -105,7 +104,7 @@ enum Backlog {
 struct Watcher {
     filter: Filter,
     backlog: Backlog,
-    wake: Arc<Notify>,
+    wake: Arc<Wake>,
 }
 
 /// See the head of this file.
@@ -144,20 +143,28 @@ impl Hub {
         }
     }
 
-    /// Takes in what a command changed.
-    pub(crate) fn publish(&mut self, events: Vec<Arc<Event>>) {
+    /// Takes in what a command changed; whom to wake, which need not be done under the lock.
+    #[must_use]
+    pub(crate) fn publish(&mut self, events: Vec<Arc<Event>>) -> Vec<Arc<Wake>> {
         let shared = |event| Arc::new(SharedEvent::new(Arc::unwrap_or_clone(event)));
         let events: Vec<_> = events.into_iter().map(shared).collect();
+        let mut wakes = Vec::new();
         if events.len() >= MANY && events.len() <= self.ring_max / 2 {
-            self.point_to_ring(&events);
+            self.point_to_ring(&events, &mut wakes);
         } else {
-            self.queue_for_each(&events);
+            self.queue_for_each(&events, &mut wakes);
         }
         for event in events {
             self.ring_bytes += event.bytes;
             self.encoded_bytes += event.bytes;
             self.ring.push_back(event);
         }
+        self.forget_the_oldest();
+        wakes
+    }
+
+    /// What is over the bounds: encodings, then changes.
+    fn forget_the_oldest(&mut self) {
         while self.encoded_bytes > ENCODED_MAX {
             let Some(old) = self.ring.get(self.encoded_from) else { break };
             old.forget_encodings();
@@ -175,7 +182,7 @@ impl Hub {
         }
     }
 
-    fn queue_for_each(&mut self, events: &[Arc<SharedEvent>]) {
+    fn queue_for_each(&mut self, events: &[Arc<SharedEvent>], wakes: &mut Vec<Arc<Wake>>) {
         let Self { watchers, by_service, by_prefix, .. } = self;
         for shared in events {
             let event = &shared.event;
@@ -183,7 +190,7 @@ impl Hub {
                 if let Some(watcher) = watchers.get_mut(id)
                     && watcher.filter.view(event).is_some()
                 {
-                    watcher.queue(shared);
+                    watcher.queue(shared, wakes);
                 }
             }
         }
@@ -191,14 +198,14 @@ impl Hub {
             let Some(watcher) = watchers.get_mut(id) else { continue };
             for shared in events {
                 if watcher.filter.sees(&shared.event) {
-                    watcher.queue(shared);
+                    watcher.queue(shared, wakes);
                 }
             }
         }
     }
 
     /// So many changes at once are found in the ring by those whom they may concern, outside the lock.
-    fn point_to_ring(&mut self, events: &[Arc<SharedEvent>]) {
+    fn point_to_ring(&mut self, events: &[Arc<SharedEvent>], wakes: &mut Vec<Arc<Wake>>) {
         let Self { watchers, by_service, by_prefix, .. } = self;
         let mut done = HashSet::new();
         for event in events {
@@ -208,14 +215,14 @@ impl Hub {
             };
             for id in ids {
                 if let Some(watcher) = watchers.get_mut(id) {
-                    watcher.replay(event);
+                    watcher.replay(event, wakes);
                 }
             }
         }
         for id in by_prefix {
             let Some(watcher) = watchers.get_mut(id) else { continue };
             if let Some(first) = events.iter().find(|shared| watcher.filter.sees(&shared.event)) {
-                watcher.replay(first);
+                watcher.replay(first, wakes);
             }
         }
     }
@@ -228,7 +235,7 @@ impl Hub {
         self.base = revision;
         for watcher in self.watchers.values_mut() {
             watcher.backlog = Backlog::Replay { from: Revision(0) };
-            watcher.wake.notify_one();
+            watcher.wake.call();
         }
     }
 
@@ -238,7 +245,7 @@ impl Hub {
     }
 
     /// Adds a watcher. `replay`: it stands at an earlier revision that the ring reaches; else at the present one.
-    pub(crate) fn subscribe(&mut self, filter: Filter, replay: bool) -> (u64, Arc<Notify>) {
+    pub(crate) fn subscribe(&mut self, filter: Filter, replay: bool) -> (u64, Arc<Wake>) {
         self.last_id += 1;
         let id = self.last_id;
         match &filter.selection {
@@ -253,9 +260,9 @@ impl Hub {
         }
         let all = Backlog::Replay { from: Revision(0) };
         let backlog = if replay { all } else { Backlog::Queued(VecDeque::new()) };
-        let wake = Arc::new(Notify::new());
+        let wake = Arc::new(Wake::default());
         if replay {
-            wake.notify_one();
+            wake.call();
         }
         self.watchers.insert(id, Watcher { filter, backlog, wake: wake.clone() });
         (id, wake)
@@ -297,7 +304,7 @@ impl Hub {
                 let more = !queue.is_empty();
                 let upto = events.last().filter(|_| more).map_or(now, |last| last.event.revision);
                 if more {
-                    watcher.wake.notify_one();
+                    watcher.wake.call();
                 }
                 return Batch::Changes { events, upto };
             }
@@ -315,7 +322,7 @@ impl Hub {
         if last {
             watcher.backlog = Backlog::Queued(VecDeque::new());
         } else {
-            watcher.wake.notify_one();
+            watcher.wake.call();
         }
         let upto = events.last().filter(|_| !last).map_or(now, |last| last.event.revision);
         Batch::Ring { events, upto, coalesce, last }
@@ -324,8 +331,8 @@ impl Hub {
 
 impl Watcher {
     /// Another change that it sees.
-    fn queue(&mut self, event: &Arc<SharedEvent>) {
-        self.wake_if_idle();
+    fn queue(&mut self, event: &Arc<SharedEvent>, wakes: &mut Vec<Arc<Wake>>) {
+        self.wake_if_idle(wakes);
         let Backlog::Queued(queue) = &mut self.backlog else { return };
         if queue.len() < QUEUE_MAX {
             queue.push_back(event.clone());
@@ -335,17 +342,17 @@ impl Watcher {
     }
 
     /// Other changes that it may see, from this one on.
-    fn replay(&mut self, event: &Arc<SharedEvent>) {
-        self.wake_if_idle();
+    fn replay(&mut self, event: &Arc<SharedEvent>, wakes: &mut Vec<Arc<Wake>>) {
+        self.wake_if_idle(wakes);
         if let Backlog::Queued(queue) = &self.backlog {
             self.backlog = Backlog::Replay { from: before(queue.front().unwrap_or(event)) };
         }
     }
 
     /// Wakes it when this is the first that it has to take; until it has, another wake would tell it nothing.
-    fn wake_if_idle(&self) {
+    fn wake_if_idle(&self, wakes: &mut Vec<Arc<Wake>>) {
         if matches!(&self.backlog, Backlog::Queued(queue) if queue.is_empty()) {
-            self.wake.notify_one();
+            wakes.push(self.wake.clone());
         }
     }
 }

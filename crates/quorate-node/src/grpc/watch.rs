@@ -1,6 +1,7 @@
 //! The Watch call: reads the subscription, then turns a [`Subscription`]'s messages into answers, and takes in acks.
 
 use std::sync::Arc;
+use std::task::{Poll, ready};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
@@ -15,7 +16,7 @@ use tonic::{Status, Streaming};
 
 use crate::convert;
 use crate::error::{CallError, NodeError};
-use crate::grpc::{header, until_stopped};
+use crate::grpc::{header, until_stopped, when_woken};
 use crate::node::Node;
 use crate::shared_event::SharedEvent;
 use crate::subscription::{Begin, Message, Positioned, Subscription};
@@ -39,20 +40,20 @@ pub(crate) async fn answers(
     let filter = filter.map_err(CallError::from)?;
     node.check_member()?;
     let begin = begin(&node, &subscribe, deadline).await?;
-    let subscription = Subscription::start(
+    let mut subscription = Subscription::start(
         node.applied.clone(),
         filter.clone(),
         begin,
         node.leadership.views(),
         node.tunables.bookmark(),
     );
-    let acks = asks.filter_map(take_ack);
-    let source = (node.clone(), filter, subscription, true);
-    let messages = stream::unfold(source, |(node, filter, mut subscription, first)| async move {
-        let positioned = subscription.next().await;
-        let answer = answer(&node, &filter, positioned, first);
-        Some((Ok(answer), (node, filter, subscription, false)))
+    let (asked, mut first) = (node.clone(), true);
+    let messages = stream::poll_fn(move |cx| {
+        let positioned = ready!(subscription.poll_next(cx));
+        let first = std::mem::take(&mut first);
+        Poll::Ready(Some(Ok(answer(&asked, &filter, positioned, first))))
     });
+    let acks = when_woken(asks.filter_map(take_ack));
     Ok(until_stopped(stream::select(messages, acks), &node))
 }
 
