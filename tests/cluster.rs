@@ -3,7 +3,8 @@
 //!
 //! | file | what is tested |
 //! |---|---|
-//! | `harness`, `link`, `calls`, `stream`, `load` | nodes; lines to cut; requests in short; a watch; load through the client |
+//! | `harness`, `link`, `own_thread` | nodes; lines to cut; threads to stop |
+//! | `calls`, `stream`, `load` | requests in short; a watch; load through the client |
 //! | `membership`, `refusals` | members come and go under load; what must not be done to them |
 //! | `discovery` | live views of the client crate over dying nodes |
 //! | `rolling` | no failed call while providers and nodes are restarted |
@@ -12,6 +13,7 @@
 //! | `limits`, `leases`, `reads` | the calls of the registry |
 //! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
 //! | `clock`, `failover`, `outage` | when leases end, and when not; who stays leader; all nodes down |
+//! | `forwards` | calls through a follower while its leader stands still |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stderr, reason = "measured times")]
@@ -22,6 +24,7 @@ mod cluster {
     mod clock;
     mod discovery;
     mod failover;
+    mod forwards;
     mod harness;
     mod health;
     mod leases;
@@ -30,6 +33,7 @@ mod cluster {
     mod load;
     mod membership;
     mod outage;
+    mod own_thread;
     mod reads;
     mod refusals;
     mod rolling;

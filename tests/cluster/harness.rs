@@ -20,12 +20,14 @@ use quorate_proto::v1::{
     ListMembersRequest, Member, MemberRole, NodeState, StatusRequest, StatusResponse,
 };
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 
 use super::link::Link;
+use super::own_thread::OwnThread;
 
 /// Clusters that live at the same time, however many test threads there are.
 static LIVE: Semaphore = Semaphore::const_new(3);
@@ -45,8 +47,18 @@ pub(crate) struct Cluster {
     dir: TempDir,
     tunables: Tunables,
     health_checks: HealthChecks,
-    cuttable: bool,
+    kind: Kind,
     _live: Option<SemaphorePermit<'static>>,
+}
+
+/// What can be done to its nodes, beside stopping them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    /// Cutting them off from the others.
+    Cuttable,
+    /// Making them stand still, as SIGSTOP would.
+    Freezable,
 }
 
 struct Node {
@@ -56,6 +68,7 @@ struct Node {
     /// Where peers reach it.
     peer: String,
     link: Option<Link>,
+    thread: Option<OwnThread>,
     running: Option<Running>,
 }
 
@@ -72,48 +85,54 @@ impl Cluster {
 
     pub(crate) async fn start_with(size: u64, tunables: Tunables) -> Self {
         let live = LIVE.acquire().await.expect("invariant: never closed");
-        Self::found(1..=size, tunables, false, Some(live)).await
+        Self::found(1..=size, tunables, Kind::Plain, Some(live)).await
     }
 
     /// A cluster that makes health checks in these networks.
     pub(crate) async fn start_probing(size: u64, networks: &str) -> Self {
         let live = LIVE.acquire().await.expect("invariant: never closed");
         let allow = networks.parse().expect("networks");
-        Self::found_in(1..=size, Tunables::default(), HealthChecks { allow }, false, Some(live))
-            .await
+        let health_checks = HealthChecks { allow };
+        Self::found_in(1..=size, Tunables::default(), health_checks, Kind::Plain, Some(live)).await
     }
 
     /// A cluster whose nodes can be cut off from the others.
     pub(crate) async fn start_cuttable(size: u64, tunables: Tunables) -> Self {
         let live = LIVE.acquire().await.expect("invariant: never closed");
-        Self::found(1..=size, tunables, true, Some(live)).await
+        Self::found(1..=size, tunables, Kind::Cuttable, Some(live)).await
+    }
+
+    /// A cluster whose nodes can be made to stand still.
+    pub(crate) async fn start_freezable(size: u64) -> Self {
+        let live = LIVE.acquire().await.expect("invariant: never closed");
+        Self::found(1..=size, Tunables::default(), Kind::Freezable, Some(live)).await
     }
 
     /// A second cluster within the same test: of one node with this id.
     pub(crate) async fn start_another(id: u64) -> Self {
-        Self::found(id..=id, Tunables::default(), false, None).await
+        Self::found(id..=id, Tunables::default(), Kind::Plain, None).await
     }
 
     async fn found(
         ids: RangeInclusive<u64>,
         tunables: Tunables,
-        cuttable: bool,
+        kind: Kind,
         live: Option<SemaphorePermit<'static>>,
     ) -> Self {
-        Self::found_in(ids, tunables, HealthChecks::default(), cuttable, live).await
+        Self::found_in(ids, tunables, HealthChecks::default(), kind, live).await
     }
 
     async fn found_in(
         ids: RangeInclusive<u64>,
         tunables: Tunables,
         health_checks: HealthChecks,
-        cuttable: bool,
+        kind: Kind,
         live: Option<SemaphorePermit<'static>>,
     ) -> Self {
         log_if_asked();
         let dir = tempfile::tempdir().expect("a temporary directory");
         let nodes = BTreeMap::new();
-        let mut cluster = Self { nodes, dir, tunables, health_checks, cuttable, _live: live };
+        let mut cluster = Self { nodes, dir, tunables, health_checks, kind, _live: live };
         for id in ids.clone() {
             cluster.prepare(id, Start::Wait).await;
         }
@@ -142,10 +161,11 @@ impl Cluster {
 
     async fn prepare(&mut self, id: u64, start: Start) {
         let (listen, peer_listen) = (free_address(), free_address());
-        let link = match self.cuttable {
-            true => Some(Link::open(peer_listen).await),
-            false => None,
+        let link = match self.kind {
+            Kind::Cuttable => Some(Link::open(peer_listen).await),
+            Kind::Plain | Kind::Freezable => None,
         };
+        let thread = (self.kind == Kind::Freezable).then(OwnThread::start);
         let peer = link.as_ref().map_or(peer_listen, Link::address).to_string();
         let config = Config {
             id,
@@ -158,23 +178,24 @@ impl Cluster {
             health_checks: self.health_checks.clone(),
             tunables: self.tunables.clone(),
         };
-        let node = Node { config, client: listen.to_string(), peer, link, running: None };
+        let node = Node { config, client: listen.to_string(), peer, link, thread, running: None };
         assert!(self.nodes.insert(id, node).is_none(), "node {id} is there already");
     }
 
     async fn run(&mut self, id: u64) {
         let node = self.node_mut(id);
         assert!(node.running.is_none(), "node {id} runs already");
-        let bound: Bound = Server::bind(node.config.clone())
-            .await
-            .unwrap_or_else(|error| panic!("node {id} does not start: {error:?}"));
+        let on = node.thread.as_ref().map_or_else(Handle::current, OwnThread::handle);
+        let bound = on.spawn(Server::bind(node.config.clone())).await.expect("no panic");
+        let bound: Bound =
+            bound.unwrap_or_else(|error| panic!("node {id} does not start: {error:?}"));
         assert_eq!(bound.client_addr(), node.config.listen);
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async {
             // A cluster that is dropped stops its nodes too.
             let _ = stopped.await;
         };
-        node.running = Some(Running { stop, ended: tokio::spawn(bound.run(stopped)) });
+        node.running = Some(Running { stop, ended: on.spawn(bound.run(stopped)) });
     }
 
     /// Stops a node in order and checks that it went well.
@@ -218,6 +239,15 @@ impl Cluster {
 
     pub(crate) fn reconnect(&self, id: u64) {
         self.node(id).link.as_ref().expect("a cuttable cluster").set_open(true);
+    }
+
+    /// This node stands still until it is thawed: its sockets take what fits and answer nothing.
+    pub(crate) fn freeze(&mut self, id: u64) {
+        self.node_mut(id).thread.as_mut().expect("a freezable cluster").freeze();
+    }
+
+    pub(crate) fn thaw(&mut self, id: u64) {
+        self.node_mut(id).thread.as_mut().expect("a freezable cluster").thaw();
     }
 
     fn node(&self, id: u64) -> &Node {

@@ -2,6 +2,10 @@
 //!
 //! A lone call goes out at once. With some messages under way, calls wait until one of these is back, so messages are as
 //! large as the leader is busy.
+//!
+//! A caller leaves when another node leads, and hands its call in again for that one. What it leaves behind must hold up
+//! nobody: a message ends when all its callers have left, and a call whose caller has left is not sent. So an answer is
+//! never lost that somebody waits for, and a leader that answers no more holds nobody up for longer than it leads.
 
 use std::future::Future;
 
@@ -14,8 +18,8 @@ use tokio::time::Instant;
 use crate::error::NodeError;
 use crate::node::LeaderAnswer;
 
-/// Calls that wait for a message.
-const QUEUE_MAX: usize = 8_192;
+/// Calls that wait for a message; when another node leads, each of them may stand here twice for a moment.
+const QUEUE_MAX: usize = 16_384;
 /// Messages under way at once.
 const UNDER_WAY_MAX: usize = 4;
 /// Calls in one message.
@@ -80,21 +84,33 @@ impl Messages {
                 Some(()) = under_way.next() => {}
                 first = self.next(), if under_way.len() < UNDER_WAY_MAX => {
                     let Some(first) = first else { return };
-                    let message = self.collect(first);
+                    let mut message = self.collect(first);
                     let deadline = message.iter().map(|call| call.deadline).max();
                     let deadline = deadline.unwrap_or_else(Instant::now);
                     let calls = message.iter().map(|call| call.encoded.clone()).collect();
                     let answers = send(message[0].leader, calls, deadline);
-                    under_way.push(async move { tell(message, answers.await) });
+                    under_way.push(async move {
+                        tokio::select! {
+                            biased; // an answer that is there counts
+                            answers = answers => tell(message, answers),
+                            () = all_left(&mut message) => {}
+                        }
+                    });
                 }
             }
         }
     }
 
+    /// The next call that somebody waits for. Can be cancelled.
     async fn next(&mut self) -> Option<Call> {
-        match self.next.take() {
-            Some(call) => Some(call),
-            None => self.calls.recv().await,
+        loop {
+            let call = match self.next.take() {
+                Some(call) => call,
+                None => self.calls.recv().await?,
+            };
+            if !call.done.is_closed() {
+                return Some(call);
+            }
         }
     }
 
@@ -104,6 +120,9 @@ impl Messages {
         let mut message = vec![first];
         while message.len() < FORWARDED_MAX && bytes < MESSAGE_BYTES {
             let Ok(call) = self.calls.try_recv() else { break };
+            if call.done.is_closed() {
+                continue;
+            }
             if call.leader != message[0].leader {
                 self.next = Some(call);
                 break;
@@ -112,6 +131,13 @@ impl Messages {
             message.push(call);
         }
         message
+    }
+}
+
+/// Waits until nobody waits for an answer to any of the calls.
+async fn all_left(message: &mut [Call]) {
+    for call in message {
+        call.done.closed().await;
     }
 }
 
@@ -130,6 +156,8 @@ fn tell(message: Vec<Call>, answers: Result<Vec<Answer>, NodeError>) {
 mod tests {
     use std::sync::{Arc, Mutex};
     use std::time::Duration;
+
+    use futures_util::future::join_all;
 
     use super::*;
 
@@ -181,5 +209,50 @@ mod tests {
         for answer in <[_; 3]>::from(tokio::join!(call(), call(), call())) {
             assert!(matches!(answer, Err(NodeError::PeerUnreachable { node: 2, .. })));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_hangs_holds_up_only_those_who_wait_for_it() {
+        let (forwards, messages) = forwards(1);
+        let sizes = Arc::new(Mutex::new(Vec::new()));
+        let sent = sizes.clone();
+        let _running = tokio::spawn(messages.run(move |leader, calls, until| {
+            sent.lock().unwrap().push((leader, calls.len()));
+            async move {
+                match leader {
+                    2 => tokio::time::sleep_until(until).await,
+                    _ => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+                Ok(calls.iter().map(|_| Ok(LeaderAnswer::Leader(leader))).collect())
+            }
+        }));
+        let (begun, minute) = (Instant::now(), Duration::from_secs(60));
+        let submit = |leader| forwards.submit(leader, Bytes::from_static(b"x"), begun + minute);
+        let stays = submit(2);
+        let callers = async {
+            // As many as make four messages, and then more than one message holds.
+            let (leaving, later) = ((0..300).map(|_| submit(2)), (0..600).map(|_| submit(2)));
+            let leaving = async {
+                let late = tokio::time::timeout(Duration::from_millis(700), join_all(leaving));
+                assert!(late.await.is_err());
+            };
+            let later = async {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let late = tokio::time::timeout(Duration::from_millis(699), join_all(later));
+                assert!(late.await.is_err());
+            };
+            tokio::join!(leaving, later);
+            let answer = submit(3).await.unwrap();
+            assert!(matches!(answer, LeaderAnswer::Leader(3)));
+            begun.elapsed()
+        };
+        let (stays, took) = tokio::join!(stays, callers);
+        assert!(took < Duration::from_millis(720), "{took:?}");
+        assert!(matches!(stays.unwrap(), LeaderAnswer::Leader(2)), "who waits is told");
+        assert_eq!(begun.elapsed(), minute);
+        let sizes = sizes.lock().unwrap();
+        assert_eq!(*sizes.last().unwrap(), (3, 1));
+        let sent: usize = sizes.iter().filter(|(to, _)| *to == 2).map(|(_, calls)| calls).sum();
+        assert!(sent < 901, "nothing is sent that nobody waits for: {sizes:?}");
     }
 }

@@ -206,6 +206,7 @@ impl Node {
                 }
             };
             let done = tokio::select! {
+                biased; // an answer that is there counts, also when the leader has changed since
                 done = tokio::time::timeout_at(deadline, attempt) => done,
                 () = self.leader_is_other_than(leader) => continue,
             };
