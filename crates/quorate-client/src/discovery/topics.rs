@@ -22,7 +22,7 @@ pub(super) struct Topics {
 /// One service.
 #[derive(Debug)]
 pub(super) struct Topic {
-    /// Everything up to this revision is in `instances`.
+    /// Everything up to this revision is in `instances`; 0 until it is synced.
     position: u64,
     /// Whether there was a snapshot from the cluster that answers now.
     synced: bool,
@@ -324,7 +324,8 @@ impl Topics {
         }
     }
 
-    /// Takes changes in order. Tells the services that are different now.
+    /// Takes changes in order. Tells the services that are different now. They concern those that were read: of another, the
+    /// stream does not bring all.
     pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<String> {
         let mut changed: Vec<String> = Vec::new();
         for change in changes {
@@ -337,7 +338,8 @@ impl Topics {
             };
             let service = instance.service.clone();
             let revision = change.revision;
-            let Some(topic) = self.by_name.get_mut(&service) else { continue };
+            let topic = self.by_name.get_mut(&service).filter(|topic| topic.synced);
+            let Some(topic) = topic else { continue };
             if topic.apply(change) && changed.last() != Some(&service) {
                 changed.push(service);
             }
@@ -364,9 +366,10 @@ impl Topics {
         }
     }
 
-    /// Everything up to this revision is known.
+    /// Everything up to this revision is known of the services that were read. The others stay at 0, where a stream begins
+    /// with a snapshot.
     pub(super) fn move_to(&mut self, revision: u64) {
-        for topic in self.by_name.values_mut() {
+        for topic in self.by_name.values_mut().filter(|topic| topic.synced) {
             topic.position = topic.position.max(revision);
         }
     }
@@ -402,6 +405,38 @@ mod tests {
         assert!(feed.current.load().get("a").is_some());
         assert!(matches!(queue.pop(), Some(WatchEvent::Added(instance)) if instance.id == "a"));
         assert!(queue.pop().is_none());
+    }
+
+    #[test]
+    fn a_service_that_was_not_read_yet_takes_no_changes() {
+        // S2.7, S0.13
+        let mut topics = Topics::default();
+        let (a, b) = (Feed::new(Selector::service("a")), Feed::new(Selector::service("b")));
+        let (a, b) = (Arc::new(a), Arc::new(b));
+        topics.add(a.clone());
+        topics.replace(&["a".to_owned()], 5, Vec::new());
+        topics.add(b.clone());
+        // The stream of "a" brings one more message, which would bring "b" too if it had been asked for before.
+        let instance = |id: &str| Instance {
+            service: "b".to_owned(),
+            id: id.to_owned(),
+            status: InstanceStatus::Up as i32,
+            ..Instance::default()
+        };
+        let kind = ChangeKind::Added as i32;
+        let change = Change { revision: 6, kind, instance: Some(instance("b2")), reason: 0 };
+        assert_eq!(topics.apply(vec![change]), Vec::<String>::new());
+        topics.move_to(7);
+        topics.remove(&a);
+        assert_eq!(topics.lowest(), 0, "the next stream has to begin with a snapshot");
+        assert_eq!(b.current.load().origin(), Origin::Nowhere);
+        // Which may come from a node that is behind.
+        let instances = vec![instance("b1"), instance("b2")];
+        let part = Service { name: "b".to_owned(), instances, ..Service::default() };
+        topics.replace(&["b".to_owned()], 6, vec![part]);
+        assert_eq!(b.current.load().len(), 2);
+        topics.move_to(8);
+        assert_eq!(topics.lowest(), 8);
     }
 
     #[test]

@@ -139,6 +139,33 @@ async fn views_share_a_stream_and_a_new_one_interrupts_nobody() {
     until("the stream ends with the last view", || fakes[0].state().watchers_of(0) == 0).await;
 }
 
+/// A view that takes another one's place is filled, whatever arrives for that one meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_replaces_another_is_whole() {
+    // S2.7, S0.13
+    let fakes = Fake::cluster(1);
+    for service in ["a", "b"] {
+        (0..3).for_each(|id| put(&fakes[0], service, &format!("i{id}"), 1));
+    }
+    let client = client(&fakes).await;
+    let mut view = client.discover("a").unwrap();
+    within(view.synced()).await;
+    for round in 0..150_u32 {
+        let (old, new) = if round % 2 == 0 { ("a", "b") } else { ("b", "a") };
+        for weight in 0..5 {
+            put(&fakes[0], old, "i0", round * 10 + weight);
+        }
+        view = client.discover(new).unwrap();
+        for weight in 5..10 {
+            put(&fakes[0], old, "i0", round * 10 + weight);
+            put(&fakes[0], new, "i0", round * 10 + weight);
+            tokio::task::yield_now().await;
+        }
+        let shown = within(view.usable()).await.unwrap();
+        assert_eq!(shown.len(), 3, "{new} in round {round}: {shown:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_listener_that_reads_along_is_told_the_exact_history() {
     // S2.12, S4.3
