@@ -13,7 +13,7 @@ use quorate_proto::v1::{DeregisterRequest, InstanceRef, RegisterRequest, Registe
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::call::{CallError, Failure, Plan, Rounds, attempt, call};
 use crate::claims::{Claim, incarnation_at_least, new_incarnation};
@@ -323,16 +323,27 @@ impl Keeper {
         let result = self.register_now().await;
         match &result {
             Ok(()) | Err(Error::Superseded { .. }) => {}
-            Err(Error::Rejected { .. }) => self.wanted = before,
+            // What is wrong with the request, every node found: nobody has made it.
+            Err(Error::Rejected { code: Code::InvalidArgument, .. }) => self.wanted = before,
+            Err(Error::Rejected { .. }) => {
+                self.wanted = before;
+                let wait = self.rounds.wait_whole_round();
+                self.register_anew(self.due.min(Instant::now() + wait));
+            }
             Err(error) => {
-                // Whether the registry has it is not known: register, not renew, until it is.
-                self.lease = None;
-                self.renewing = None;
-                self.due = Instant::now();
+                self.register_anew(Instant::now());
                 self.retrying(error.clone());
             }
         }
         result
+    }
+
+    /// What the registry has is not known, since an attempt may have been made whose answer was lost: register, not renew,
+    /// until it is.
+    fn register_anew(&mut self, at: Instant) {
+        self.lease = None;
+        self.renewing = None;
+        self.due = at;
     }
 
     async fn deregister(&mut self, deadline: Instant) -> Result<(), Error> {

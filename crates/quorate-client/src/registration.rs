@@ -246,8 +246,9 @@ impl RegistrationHandle {
     /// Changes all instances of the registration, and waits until that is committed.
     ///
     /// # Errors
-    /// [`Error::Rejected`]: nothing is changed. [`Error::Unreachable`]: the change stays wanted, and is made when the
-    /// registry can be reached again. [`Error::Superseded`], [`Error::AlreadyDeregistered`].
+    /// [`Error::Rejected`]: the change is given up, and undone if an attempt before the refused one has made it.
+    /// [`Error::Unreachable`]: the change stays wanted, and is made when the registry can be reached again.
+    /// [`Error::Superseded`], [`Error::AlreadyDeregistered`].
     pub async fn update(&self, update: Update) -> Result<(), Error> {
         self.change(None, update).await
     }
