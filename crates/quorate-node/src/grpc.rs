@@ -89,16 +89,11 @@ where
     // Whichever comes first ends it: the answers, or the stop with its status.
     let answers = answers.map(Some).chain(stream::once(std::future::ready(None)));
     let stopping = stream::once(stopping).map(Some).chain(stream::once(std::future::ready(None)));
-    stream::select(when_woken(stopping), answers)
+    // Among others it is polled only when it has woken, and not for each answer.
+    let stopping = stream::select_all([stopping.boxed()]);
+    stream::select(stopping, answers)
         .take_while(|answer| std::future::ready(answer.is_some()))
         .filter_map(std::future::ready)
-}
-
-/// The same stream for a place beside one that is polled more often: it is polled when it has woken, and not each time.
-fn when_woken<T: Send + 'static>(
-    seldom: impl Stream<Item = T> + Send + 'static,
-) -> impl Stream<Item = T> + Send {
-    stream::select_all([seldom.boxed()])
 }
 
 /// The header of an answer that stands at this revision.

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -65,12 +65,14 @@ pub(crate) struct Positioned {
     pub(crate) revision: Revision,
 }
 
-/// One watcher.
+/// One watcher, until something ends it with an `E`.
 #[derive(Debug)]
-pub(crate) struct Subscription {
+pub(crate) struct Subscription<E> {
     applied: Arc<Applied>,
     id: u64,
+    /// Called by the hub and by all that comes seldom.
     wake: Arc<Wake>,
+    waker: Waker,
     filter: Filter,
     /// What the last message led to.
     position: Revision,
@@ -80,13 +82,13 @@ pub(crate) struct Subscription {
     coalesced: Option<Coalesced>,
     /// Messages that are ready, with the position that each of them leads to.
     ready: VecDeque<(Message, Revision)>,
-    /// What comes seldom. Polled when it has woken and not for every change.
-    seldom: FuturesUnordered<BoxFuture<'static, News>>,
+    /// Each of them is polled only when it has woken.
+    seldom: FuturesUnordered<BoxFuture<'static, News<E>>>,
     bookmark: Duration,
     last_sent: Instant,
 }
 
-impl Subscription {
+impl<E: Send + 'static> Subscription<E> {
     /// Subscribes; the position is taken under the lock that commands are applied under, so there is no gap.
     pub(crate) fn start(
         applied: Arc<Applied>,
@@ -94,6 +96,7 @@ impl Subscription {
         begin: Begin,
         leader: watch::Receiver<Option<u64>>,
         bookmark: Duration,
+        end: impl Future<Output = E> + Send + 'static,
     ) -> Self {
         let mut state = applied.lock();
         let replay_from = match begin {
@@ -106,11 +109,13 @@ impl Subscription {
         drop(state);
         let last_sent = Instant::now();
         let seldom = FuturesUnordered::new();
+        seldom.push(end.map(News::End).boxed());
         seldom.push(next_leader(leader).boxed());
         seldom.push(quiet(last_sent + bookmark).boxed());
         let mut subscription = Self {
             applied,
             id,
+            waker: wake.clone().into(),
             wake,
             filter,
             position,
@@ -127,45 +132,43 @@ impl Subscription {
         subscription
     }
 
-    #[cfg(test)]
-    async fn next(&mut self) -> Positioned {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await
-    }
-
-    /// The next message.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Positioned> {
+    /// The next message, or what ended it. To be polled again and again costs next to nothing: the transport does so.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Positioned, E>> {
         loop {
             if let Some((message, revision)) = self.ready.pop_front() {
                 let previous = self.position;
                 self.position = revision;
                 self.last_sent = Instant::now();
-                return Poll::Ready(Positioned { message, previous, revision });
+                return Poll::Ready(Ok(Positioned { message, previous, revision }));
             }
-            if let Poll::Ready(Some(news)) = self.seldom.poll_next_unpin(cx) {
-                self.take_news(news);
-            } else {
-                ready!(self.wake.poll_called(cx));
-                self.take(false);
+            ready!(self.wake.poll_called(cx));
+            let mut woken = Context::from_waker(&self.waker);
+            while let Poll::Ready(Some(news)) = self.seldom.poll_next_unpin(&mut woken) {
+                match news {
+                    News::End(end) => return Poll::Ready(Err(end)),
+                    News::Leader(leaders) => self.tell_leader(leaders),
+                    News::Quiet => self.tell_bookmark(),
+                }
+                woken = Context::from_waker(&self.waker);
             }
+            self.take(false);
         }
     }
 
-    fn take_news(&mut self, news: News) {
-        match news {
-            News::Leader(mut leaders) => {
-                let leader = *leaders.borrow_and_update();
-                self.ready.push_back((Message::Leader(leader), self.position));
-                self.seldom.push(next_leader(leaders).boxed());
-            }
-            News::Quiet => {
-                let (now, mut since) = (Instant::now(), self.last_sent);
-                if since + self.bookmark <= now {
-                    self.take(true);
-                    since = now;
-                }
-                self.seldom.push(quiet(since + self.bookmark).boxed());
-            }
+    fn tell_leader(&mut self, mut leaders: watch::Receiver<Option<u64>>) {
+        let leader = *leaders.borrow_and_update();
+        self.ready.push_back((Message::Leader(leader), self.position));
+        self.seldom.push(next_leader(leaders).boxed());
+    }
+
+    /// If nothing was sent for so long; else when that may be so.
+    fn tell_bookmark(&mut self) {
+        let (now, mut since) = (Instant::now(), self.last_sent);
+        if since + self.bookmark <= now {
+            self.take(true);
+            since = now;
         }
+        self.seldom.push(quiet(since + self.bookmark).boxed());
     }
 
     /// Makes messages of what the hub has for this watcher.
@@ -268,20 +271,23 @@ impl Subscription {
     }
 }
 
-enum News {
+/// What comes seldom.
+enum News<E> {
     Leader(watch::Receiver<Option<u64>>),
     /// Perhaps nothing was sent for long.
     Quiet,
+    /// The watch is over.
+    End(E),
 }
 
-async fn next_leader(mut leaders: watch::Receiver<Option<u64>>) -> News {
+async fn next_leader<E>(mut leaders: watch::Receiver<Option<u64>>) -> News<E> {
     match leaders.changed().await {
         Ok(()) => News::Leader(leaders),
         Err(_) => std::future::pending().await,
     }
 }
 
-async fn quiet(until: Instant) -> News {
+async fn quiet<E>(until: Instant) -> News<E> {
     tokio::time::sleep_until(until).await;
     News::Quiet
 }
@@ -293,7 +299,7 @@ impl Part {
     }
 }
 
-impl Drop for Subscription {
+impl<E> Drop for Subscription<E> {
     fn drop(&mut self) {
         self.applied.lock().hub.unsubscribe(self.id);
     }
@@ -326,157 +332,4 @@ pub(crate) fn covered(registry: &Registry, filter: &Filter) -> Vec<Part> {
 }
 
 #[cfg(test)]
-mod tests {
-    use quorate_state::{
-        Command, Event, Incarnation, InstanceId, InstanceKey, InstanceRef, InstanceSpec, Namespace,
-        Op, Register, ServiceName, SpecParts, Status, Update,
-    };
-
-    use super::*;
-
-    fn key(id: &str) -> InstanceKey {
-        let name = ServiceName::new("service", "web").unwrap();
-        let service = ServiceKey { namespace: Namespace::default(), name };
-        InstanceKey { service, id: InstanceId::new("id", id).unwrap() }
-    }
-
-    fn apply(applied: &Applied, op: Op) {
-        let mut state = applied.lock();
-        let command = Command { clock: state.registry.clock(), op };
-        let events = state.registry.apply(&command).events;
-        let wakes = state.hub.publish(events);
-        wakes.iter().for_each(|watcher| watcher.call());
-    }
-
-    fn register(applied: &Applied, id: &str) {
-        register_all(applied, &[id]);
-    }
-
-    /// In one command.
-    fn register_all(applied: &Applied, ids: &[&str]) {
-        let parts = SpecParts {
-            endpoints: [("http".to_owned(), "http://10.0.0.1:80".to_owned())].into(),
-            zone: String::new(),
-            version: String::new(),
-            weight: None,
-            status: Status::Up,
-            metadata: std::collections::BTreeMap::default(),
-            requires: std::collections::BTreeSet::default(),
-        };
-        let spec = InstanceSpec::new("", parts).unwrap();
-        let instances = ids.iter().map(|id| (key(id), spec.clone())).collect();
-        let incarnation = Some(Incarnation(1));
-        apply(applied, Op::Register(Register { lease: None, ttl: None, incarnation, instances }));
-    }
-
-    fn weigh(applied: &Applied, id: &str, weight: u32) {
-        let target = InstanceRef { key: key(id), incarnation: None };
-        let (status, metadata) = (None, None);
-        apply(applied, Op::Update(Update { target, status, weight: Some(weight), metadata }));
-    }
-
-    fn watch(
-        applied: &Arc<Applied>,
-        leaders: &watch::Sender<Option<u64>>,
-        begin: Begin,
-    ) -> Subscription {
-        let filter = Filter {
-            namespace: Namespace::default(),
-            selection: Selection::Prefix(String::new()),
-            statuses: std::collections::BTreeSet::default(),
-        };
-        let bookmark = Duration::from_secs(60);
-        Subscription::start(applied.clone(), filter, begin, leaders.subscribe(), bookmark)
-    }
-
-    fn changes(positioned: Positioned) -> Vec<Event> {
-        let Message::Delta(events) = positioned.message else { panic!("{positioned:?}") };
-        events.iter().map(|shared| shared.event.clone()).collect()
-    }
-
-    /// More changes than its queue holds, and than one piece of the ring.
-    #[tokio::test]
-    async fn a_slow_watcher_is_told_the_latest_of_each_instance() {
-        let applied = Arc::new(Applied::new(100_000, usize::MAX));
-        let leaders = watch::Sender::new(None);
-        register(&applied, "a");
-        register(&applied, "b");
-        let mut slow = watch(&applied, &leaders, Begin::Snapshot);
-        assert!(matches!(slow.next().await.message, Message::Snapshot { last: true, .. }));
-        for weight in 0..3_500 {
-            weigh(&applied, "a", weight);
-        }
-        weigh(&applied, "b", 1);
-        let all = slow.next().await;
-        assert_eq!((all.previous, all.revision), (Revision(2), Revision(2 + 3_501)));
-        let told: Vec<_> = changes(all)
-            .iter()
-            .map(|event| {
-                let (before, after) = (event.before().unwrap(), event.after().unwrap());
-                (before.key.id.as_str().to_owned(), before.weight(), after.weight())
-            })
-            .collect();
-        assert_eq!(told, [("a".to_owned(), 100, 3_499), ("b".to_owned(), 100, 1)]);
-        weigh(&applied, "b", 2);
-        assert_eq!(changes(slow.next().await).len(), 1, "from here on it is told all again");
-    }
-
-    /// From many pieces of the ring ago.
-    #[tokio::test]
-    async fn a_watcher_that_resumes_is_told_every_change() {
-        let applied = Arc::new(Applied::new(100_000, usize::MAX));
-        let leaders = watch::Sender::new(None);
-        register(&applied, "a");
-        for weight in 0..2_500 {
-            weigh(&applied, "a", weight);
-        }
-        let mut resumed = watch(&applied, &leaders, Begin::After(Revision(1)));
-        let mut told = Vec::new();
-        while told.last() != Some(&2_501) {
-            let positioned = resumed.next().await;
-            assert_eq!(positioned.previous.0, told.last().copied().unwrap_or(1));
-            told.extend(changes(positioned).iter().map(|event| event.revision.0));
-        }
-        assert!(told.into_iter().eq(2..=2_501));
-    }
-
-    /// Between single changes, so many at once that they are not queued.
-    #[tokio::test]
-    async fn many_changes_of_one_command_are_told_once_and_in_order() {
-        let applied = Arc::new(Applied::new(100_000, usize::MAX));
-        let leaders = watch::Sender::new(None);
-        let mut watcher = watch(&applied, &leaders, Begin::Snapshot);
-        assert!(matches!(watcher.next().await.message, Message::Snapshot { last: true, .. }));
-        let many: Vec<String> = (0..1_500).map(|at| format!("i{at}")).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        let mut told = Vec::new();
-        for round in 0..3 {
-            weigh(&applied, "i0", round);
-            register(&applied, &format!("before{round}"));
-            register_all(&applied, &many[500 * round as usize..][..500]);
-            register(&applied, &format!("after{round}"));
-            let upto = applied.lock().registry.revision().0;
-            while round % 2 == 0 && told.last() != Some(&upto) {
-                let positioned = watcher.next().await;
-                assert_eq!(positioned.previous.0, told.last().copied().unwrap_or(0));
-                told.extend(changes(positioned).iter().map(|event| event.revision.0));
-            }
-        }
-        assert!(told.into_iter().eq(1..=applied.lock().registry.revision().0));
-    }
-
-    /// A watcher from before what the ring keeps begins anew.
-    #[tokio::test]
-    async fn the_ring_is_bounded_by_bytes() {
-        let applied = Arc::new(Applied::new(100_000, 10_000));
-        let leaders = watch::Sender::new(None);
-        register(&applied, "a");
-        for weight in 0..100 {
-            weigh(&applied, "a", weight);
-        }
-        let first = watch(&applied, &leaders, Begin::After(Revision(1))).next().await;
-        assert!(matches!(first.message, Message::Snapshot { reset: true, .. }), "{first:?}");
-        let first = watch(&applied, &leaders, Begin::After(Revision(90))).next().await;
-        assert_eq!(changes(first).len(), 11);
-    }
-}
+mod tests;

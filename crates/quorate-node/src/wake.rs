@@ -1,5 +1,6 @@
-//! A wake-up that costs its waiter nothing while there is none: no lock, no list, nothing made anew for each wait.
+//! A wake-up that costs who waits for it nothing while there is none: no lock, no list, nothing made anew for each wait.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
@@ -20,10 +21,54 @@ impl Wake {
 
     /// Ready once for all calls so far.
     pub(crate) fn poll_called(&self, cx: &Context<'_>) -> Poll<()> {
-        self.task.register(cx.waker());
-        match self.called.swap(false, Ordering::Acquire) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        if !self.take_call() {
+            self.task.register(cx.waker());
+            // What was called in between found no waker.
+            if !self.take_call() {
+                return Poll::Pending;
+            }
         }
+        Poll::Ready(())
+    }
+
+    fn take_call(&self) -> bool {
+        self.called.load(Ordering::Relaxed) && self.called.swap(false, Ordering::Acquire)
+    }
+}
+
+/// As the waker of what the same task waits for besides.
+impl std::task::Wake for Wake {
+    fn wake(self: Arc<Self>) {
+        self.call();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.call();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    /// Wherever the waiter is when the last call comes.
+    #[tokio::test]
+    async fn no_call_is_missed() {
+        const CALLS: u64 = 100_000;
+        let (wake, count) = (Arc::new(Wake::default()), Arc::new(AtomicU64::new(0)));
+        let (caller, counted) = (wake.clone(), count.clone());
+        let calling = std::thread::spawn(move || {
+            for _ in 0..CALLS {
+                counted.fetch_add(1, Ordering::Relaxed);
+                caller.call();
+            }
+        });
+        while count.load(Ordering::Relaxed) < CALLS {
+            poll_fn(|cx| wake.poll_called(cx)).await;
+        }
+        calling.join().unwrap();
     }
 }

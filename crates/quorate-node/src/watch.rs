@@ -261,9 +261,7 @@ impl Hub {
         let all = Backlog::Replay { from: Revision(0) };
         let backlog = if replay { all } else { Backlog::Queued(VecDeque::new()) };
         let wake = Arc::new(Wake::default());
-        if replay {
-            wake.call();
-        }
+        wake.call();
         self.watchers.insert(id, Watcher { filter, backlog, wake: wake.clone() });
         (id, wake)
     }

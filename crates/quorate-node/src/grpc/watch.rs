@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, stream};
 use prost::Message as _;
 use quorate_proto::encoded::v1::encoded_watch_response::Kind;
 use quorate_proto::encoded::v1::{EncodedWatchDelta, EncodedWatchResponse};
@@ -16,7 +16,7 @@ use tonic::{Status, Streaming};
 
 use crate::convert;
 use crate::error::{CallError, NodeError};
-use crate::grpc::{header, until_stopped, when_woken};
+use crate::grpc::header;
 use crate::node::Node;
 use crate::shared_event::SharedEvent;
 use crate::subscription::{Begin, Message, Positioned, Subscription};
@@ -46,15 +46,14 @@ pub(crate) async fn answers(
         begin,
         node.leadership.views(),
         node.tunables.bookmark(),
+        end(node.clone(), asks),
     );
-    let (asked, mut first) = (node.clone(), true);
-    let messages = stream::poll_fn(move |cx| {
+    let mut first = true;
+    Ok(stream::poll_fn(move |cx| {
         let positioned = ready!(subscription.poll_next(cx));
         let first = std::mem::take(&mut first);
-        Poll::Ready(Some(Ok(answer(&asked, &filter, positioned, first))))
-    });
-    let acks = when_woken(asks.filter_map(take_ack));
-    Ok(until_stopped(stream::select(messages, acks), &node))
+        Poll::Ready(Some(positioned.map(|next| answer(&node, &filter, next, first))))
+    }))
 }
 
 /// Where the subscription begins, once this node is that far.
@@ -76,17 +75,24 @@ async fn begin(
     Ok(Begin::After(Revision(wanted)))
 }
 
-/// Acks are only taken in so far; an error of the caller's side ends the stream.
-async fn take_ack(
-    ask: Result<WatchRequest, Status>,
-) -> Option<Result<EncodedWatchResponse, Status>> {
-    match ask {
-        Ok(WatchRequest { kind: Some(Ask::Ack(_)) }) => None,
-        Ok(_) => {
-            let must = "a stream subscribes once; open another one";
-            Some(Err(CallError::from(Invalid::text("kind", "subscribe", must)).into()))
+/// What ends a watch: this node stops, or the caller is gone or sends what is no ack. Acks are only taken in so far.
+async fn end(node: Arc<Node>, mut asks: Streaming<WatchRequest>) -> Status {
+    let asked = async {
+        loop {
+            match asks.message().await {
+                Ok(Some(WatchRequest { kind: Some(Ask::Ack(_)) })) => {}
+                Ok(Some(_)) => {
+                    let must = "a stream subscribes once; open another one";
+                    return CallError::from(Invalid::text("kind", "subscribe", must)).into();
+                }
+                Ok(None) => return std::future::pending().await, // it has nothing more to say
+                Err(status) => return status,
+            }
         }
-        Err(status) => Some(Err(status)),
+    };
+    tokio::select! {
+        status = asked => status,
+        () = node.stop.cancelled() => NodeError::Stopping { node: node.id }.into(),
     }
 }
 

@@ -1,0 +1,222 @@
+//! What a watcher is told, and when.
+
+use std::convert::Infallible;
+
+use quorate_state::{
+    Command, Event, Incarnation, InstanceId, InstanceKey, InstanceRef, InstanceSpec, Namespace, Op,
+    Register, ServiceName, SpecParts, Status, Update,
+};
+
+use super::*;
+
+impl Subscription<Infallible> {
+    async fn next(&mut self) -> Positioned {
+        let Ok(next) = std::future::poll_fn(|cx| self.poll_next(cx)).await;
+        next
+    }
+}
+
+fn key(id: &str) -> InstanceKey {
+    let name = ServiceName::new("service", "web").unwrap();
+    let service = ServiceKey { namespace: Namespace::default(), name };
+    InstanceKey { service, id: InstanceId::new("id", id).unwrap() }
+}
+
+fn apply(applied: &Applied, op: Op) {
+    let mut state = applied.lock();
+    let command = Command { clock: state.registry.clock(), op };
+    let events = state.registry.apply(&command).events;
+    let wakes = state.hub.publish(events);
+    wakes.iter().for_each(|watcher| watcher.call());
+}
+
+fn register(applied: &Applied, id: &str) {
+    register_all(applied, &[id]);
+}
+
+/// In one command.
+fn register_all(applied: &Applied, ids: &[&str]) {
+    let parts = SpecParts {
+        endpoints: [("http".to_owned(), "http://10.0.0.1:80".to_owned())].into(),
+        zone: String::new(),
+        version: String::new(),
+        weight: None,
+        status: Status::Up,
+        metadata: std::collections::BTreeMap::default(),
+        requires: std::collections::BTreeSet::default(),
+    };
+    let spec = InstanceSpec::new("", parts).unwrap();
+    let instances = ids.iter().map(|id| (key(id), spec.clone())).collect();
+    let incarnation = Some(Incarnation(1));
+    apply(applied, Op::Register(Register { lease: None, ttl: None, incarnation, instances }));
+}
+
+fn weigh(applied: &Applied, id: &str, weight: u32) {
+    let target = InstanceRef { key: key(id), incarnation: None };
+    let (status, metadata) = (None, None);
+    apply(applied, Op::Update(Update { target, status, weight: Some(weight), metadata }));
+}
+
+fn watch(
+    applied: &Arc<Applied>,
+    leaders: &watch::Sender<Option<u64>>,
+    begin: Begin,
+) -> Subscription<Infallible> {
+    let filter = Filter {
+        namespace: Namespace::default(),
+        selection: Selection::Prefix(String::new()),
+        statuses: std::collections::BTreeSet::default(),
+    };
+    let bookmark = Duration::from_secs(60);
+    let (leaders, end) = (leaders.subscribe(), std::future::pending());
+    Subscription::start(applied.clone(), filter, begin, leaders, bookmark, end)
+}
+
+fn changes(positioned: Positioned) -> Vec<Event> {
+    let Message::Delta(events) = positioned.message else { panic!("{positioned:?}") };
+    events.iter().map(|shared| shared.event.clone()).collect()
+}
+
+/// More changes than its queue holds, and than one piece of the ring.
+#[tokio::test]
+async fn a_slow_watcher_is_told_the_latest_of_each_instance() {
+    let applied = Arc::new(Applied::new(100_000, usize::MAX));
+    let leaders = watch::Sender::new(None);
+    register(&applied, "a");
+    register(&applied, "b");
+    let mut slow = watch(&applied, &leaders, Begin::Snapshot);
+    assert!(matches!(slow.next().await.message, Message::Snapshot { last: true, .. }));
+    for weight in 0..3_500 {
+        weigh(&applied, "a", weight);
+    }
+    weigh(&applied, "b", 1);
+    let all = slow.next().await;
+    assert_eq!((all.previous, all.revision), (Revision(2), Revision(2 + 3_501)));
+    let told: Vec<_> = changes(all)
+        .iter()
+        .map(|event| {
+            let (before, after) = (event.before().unwrap(), event.after().unwrap());
+            (before.key.id.as_str().to_owned(), before.weight(), after.weight())
+        })
+        .collect();
+    assert_eq!(told, [("a".to_owned(), 100, 3_499), ("b".to_owned(), 100, 1)]);
+    weigh(&applied, "b", 2);
+    assert_eq!(changes(slow.next().await).len(), 1, "from here on it is told all again");
+}
+
+/// From many pieces of the ring ago.
+#[tokio::test]
+async fn a_watcher_that_resumes_is_told_every_change() {
+    let applied = Arc::new(Applied::new(100_000, usize::MAX));
+    let leaders = watch::Sender::new(None);
+    register(&applied, "a");
+    for weight in 0..2_500 {
+        weigh(&applied, "a", weight);
+    }
+    let mut resumed = watch(&applied, &leaders, Begin::After(Revision(1)));
+    let mut told = Vec::new();
+    while told.last() != Some(&2_501) {
+        let positioned = resumed.next().await;
+        assert_eq!(positioned.previous.0, told.last().copied().unwrap_or(1));
+        told.extend(changes(positioned).iter().map(|event| event.revision.0));
+    }
+    assert!(told.into_iter().eq(2..=2_501));
+}
+
+/// Between single changes, so many at once that they are not queued.
+#[tokio::test]
+async fn many_changes_of_one_command_are_told_once_and_in_order() {
+    let applied = Arc::new(Applied::new(100_000, usize::MAX));
+    let leaders = watch::Sender::new(None);
+    let mut watcher = watch(&applied, &leaders, Begin::Snapshot);
+    assert!(matches!(watcher.next().await.message, Message::Snapshot { last: true, .. }));
+    let many: Vec<String> = (0..1_500).map(|at| format!("i{at}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let mut told = Vec::new();
+    for round in 0..3 {
+        weigh(&applied, "i0", round);
+        register(&applied, &format!("before{round}"));
+        register_all(&applied, &many[500 * round as usize..][..500]);
+        register(&applied, &format!("after{round}"));
+        let upto = applied.lock().registry.revision().0;
+        while round % 2 == 0 && told.last() != Some(&upto) {
+            let positioned = watcher.next().await;
+            assert_eq!(positioned.previous.0, told.last().copied().unwrap_or(0));
+            told.extend(changes(positioned).iter().map(|event| event.revision.0));
+        }
+    }
+    assert!(told.into_iter().eq(1..=applied.lock().registry.revision().0));
+}
+
+/// A watcher from before what the ring keeps begins anew.
+#[tokio::test]
+async fn the_ring_is_bounded_by_bytes() {
+    let applied = Arc::new(Applied::new(100_000, 10_000));
+    let leaders = watch::Sender::new(None);
+    register(&applied, "a");
+    for weight in 0..100 {
+        weigh(&applied, "a", weight);
+    }
+    let first = watch(&applied, &leaders, Begin::After(Revision(1))).next().await;
+    assert!(matches!(first.message, Message::Snapshot { reset: true, .. }), "{first:?}");
+    let first = watch(&applied, &leaders, Begin::After(Revision(90))).next().await;
+    assert_eq!(changes(first).len(), 11);
+}
+
+/// Counted from the last message, whatever that was.
+#[tokio::test(start_paused = true)]
+async fn a_bookmark_comes_when_nothing_was_sent_for_long() {
+    let applied = Arc::new(Applied::new(100_000, usize::MAX));
+    let leaders = watch::Sender::new(None);
+    let mut watcher = watch(&applied, &leaders, Begin::Snapshot);
+    assert!(matches!(watcher.next().await.message, Message::Snapshot { last: true, .. }));
+    let begun = Instant::now();
+    for seconds in [40, 90, 140] {
+        tokio::time::sleep_until(begun + Duration::from_secs(seconds)).await;
+        register(&applied, &format!("i{seconds}"));
+        assert_eq!(changes(watcher.next().await).len(), 1);
+    }
+    for seconds in [200, 260, 320] {
+        let bookmark = watcher.next().await;
+        assert!(matches!(bookmark.message, Message::Bookmark), "{bookmark:?}");
+        assert_eq!((bookmark.previous, bookmark.revision), (Revision(3), Revision(3)));
+        let at = begun.elapsed();
+        let expected = Duration::from_secs(seconds);
+        assert!(at >= expected && at < expected + Duration::from_millis(10), "{at:?}");
+    }
+}
+
+/// Each of them is polled only when it has woken.
+#[tokio::test(start_paused = true)]
+async fn what_comes_seldom_is_told_between_changes() {
+    let applied = Arc::new(Applied::new(100_000, usize::MAX));
+    let leaders = watch::Sender::new(None);
+    let (end, ended) = tokio::sync::oneshot::channel();
+    let filter = Filter {
+        namespace: Namespace::default(),
+        selection: Selection::Prefix(String::new()),
+        statuses: std::collections::BTreeSet::default(),
+    };
+    let (leader, bookmark) = (leaders.subscribe(), Duration::from_secs(60));
+    let mut watcher =
+        Subscription::start(applied.clone(), filter, Begin::Snapshot, leader, bookmark, ended);
+    let (messages, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let reading = tokio::spawn(async move {
+        loop {
+            match std::future::poll_fn(|cx| watcher.poll_next(cx)).await {
+                Ok(positioned) => messages.send(positioned).unwrap(),
+                Err(end) => return end,
+            }
+        }
+    });
+    assert!(matches!(told.recv().await.unwrap().message, Message::Snapshot { .. }));
+    for leader in [Some(1), None, Some(3)] {
+        leaders.send_replace(leader);
+        let news = told.recv().await.unwrap().message;
+        assert!(matches!(news, Message::Leader(now) if now == leader), "{news:?}");
+        register(&applied, &format!("i{leader:?}").replace(['(', ')'], "-x"));
+        assert_eq!(changes(told.recv().await.unwrap()).len(), 1);
+    }
+    end.send("over").unwrap();
+    assert_eq!(reading.await.unwrap(), Ok("over"));
+}
