@@ -122,11 +122,14 @@ async fn outcome(cluster: &mut Cluster) -> Result<BTreeSet<String>, i32> {
 /// Damages one file; what was done.
 fn damage(data_dir: &Path, case: usize, random: &mut Random) -> String {
     let mut files = files_in(data_dir);
-    files.retain(|path| fs::metadata(path).unwrap().len() > 0);
-    // Most of the data is in sled's file, so most of the damage goes there too.
-    let db = data_dir.join("log").join("db");
-    let path =
-        if case.is_multiple_of(2) { db } else { files.swap_remove(random.below(files.len())) };
+    files.retain(|path| fs::read(path).unwrap().iter().any(|byte| *byte != 0));
+    // Most of the data is in the journal and in sled's file, so most of the damage goes there too.
+    let log = data_dir.join("log");
+    let path = match case % 4 {
+        0 => log.join("journal-0"),
+        2 => log.join("db"),
+        _ => files.swap_remove(random.below(files.len())),
+    };
     let mut bytes = fs::read(&path).unwrap();
     let used: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] != 0).collect();
     let at = used[random.below(used.len())];
@@ -192,10 +195,10 @@ async fn a_damaged_follower_does_not_harm_its_cluster() {
     cluster.equal_states().await;
     cluster.nodes[victim].kill();
     // The last bytes in use: what a power cut may leave half written.
-    let db = cluster.nodes[victim].data_dir.join("log").join("db");
-    let bytes = fs::read(&db).unwrap();
+    let journal = cluster.nodes[victim].data_dir.join("log").join("journal-0");
+    let bytes = fs::read(&journal).unwrap();
     let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-    fs::write(&db, &bytes[..used - 20]).unwrap();
+    fs::write(&journal, &bytes[..used - 20]).unwrap();
     cluster.nodes[victim].start();
     let node = &mut cluster.nodes[victim];
     let started =

@@ -99,6 +99,8 @@ impl Seen {
     }
 }
 
+const BEGINS_WITHIN: Duration = Duration::from_secs(10);
+
 /// A running watch.
 pub(crate) struct Feed {
     node: u64,
@@ -109,11 +111,15 @@ pub(crate) struct Feed {
 impl Feed {
     /// Begins with a snapshot, and returns when that has arrived.
     pub(crate) async fn start(node: &Node) -> Self {
-        let (asks, requests) = mpsc::channel(16);
-        let subscribe = WatchRequest { kind: Some(Ask::Subscribe(WatchSubscribe::default())) };
-        asks.send(subscribe).await.unwrap();
-        let answers = node.registry().watch(ReceiverStream::new(requests)).await;
-        let mut answers = answers.expect("the watch begins").into_inner();
+        // A node that has only just begun may not have heard yet that it is a member.
+        let (asks, mut answers) = eventually("the watch begins", BEGINS_WITHIN, || async {
+            let (asks, requests) = mpsc::channel(16);
+            let subscribe = WatchRequest { kind: Some(Ask::Subscribe(WatchSubscribe::default())) };
+            asks.send(subscribe).await.unwrap();
+            let answers = node.registry().watch(ReceiverStream::new(requests)).await;
+            answers.map(|answers| (asks, answers.into_inner()))
+        })
+        .await;
         let seen = Arc::new(Mutex::new(Seen::default()));
         let noted = seen.clone();
         let task = tokio::spawn(async move {

@@ -84,11 +84,13 @@ impl Disk {
     }
 
     pub(crate) fn append(&self, records: &[Record]) -> Result<(), LogError> {
-        for record in records {
-            self.entries
-                .insert(&record.key, record.value.as_slice())
-                .map_err(|source| self.failed("append entries to", source))?;
-        }
+        records.iter().try_for_each(|record| self.put_record(&record.key, &record.value))
+    }
+
+    pub(crate) fn put_record(&self, key: &[u8], value: &[u8]) -> Result<(), LogError> {
+        self.entries
+            .insert(key, value)
+            .map_err(|source| self.failed("append entries to", source))?;
         Ok(())
     }
 

@@ -78,6 +78,15 @@ pub enum OpenError {
         #[source]
         source: RecordError,
     },
+    /// What the journal holds is not what was written, though its checksum is right.
+    #[error("the journal in {} is damaged; {RESTORE_NODE}", .path.display())]
+    Journal {
+        /// The log's directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: RecordError,
+    },
     /// A key in the log is not one of ours.
     #[error(
         "in {}, the log has a key of {key_bytes} bytes that this program never writes; \
@@ -146,7 +155,7 @@ pub enum OpenError {
     /// Writes that had been reported as durable (entries, or a vote) are gone.
     #[error(
         "in {}, write {acknowledged_seq} was acknowledged but the last one found is \
-         {found_seq}: the file lost its end; {RESTORE_NODE}",
+         {found_seq}: the file, or the journal beside it, lost its end; {RESTORE_NODE}",
         .path.display()
     )]
     AcknowledgedLost {

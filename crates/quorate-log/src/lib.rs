@@ -11,8 +11,9 @@
 //! | `store` | the handle: openraft's traits, and the order in which changes reach the disk |
 //! | `memory` | what is known without reading the disk: positions, vote, recent entries |
 //! | `writer` | group commit: the one thread that writes and syncs |
+//! | `journal` | what is not yet synced in sled, made durable with one write and one sync |
 //! | `disk` | sled: where records lie, how they are written, removed, synced and read |
-//! | `recover` | opening: check everything that was written, refuse what is damaged |
+//! | `recover`, `replay` | opening: check everything that was written, give sled what only the journal has, refuse what is damaged |
 //! | `codec`, `meta` | the formats of batches and of single values |
 //! | `witness` | remembers what was acknowledged, to notice a log that lost its end |
 //! | `snapshots`, `snapshot_file` | the current snapshot; the format of one file |
@@ -21,9 +22,11 @@ mod codec;
 mod disk;
 mod error;
 mod identity;
+mod journal;
 mod memory;
 mod meta;
 mod recover;
+mod replay;
 mod room;
 mod snapshot_error;
 mod snapshot_file;

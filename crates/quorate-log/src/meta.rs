@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::codec::RecordError;
 
 /// The newest version of the whole directory's format that this code reads, and the one it writes.
-pub(crate) const DIRECTORY_FORMAT: u32 = 1;
+pub(crate) const DIRECTORY_FORMAT: u32 = 2;
 
 const META_VERSION: u8 = 1;
 const HEADER_BYTES: usize = 13;
@@ -34,6 +34,13 @@ pub(crate) enum MetaKey {
 }
 
 impl MetaKey {
+    const ALL: [Self; 6] =
+        [Self::Format, Self::Identity, Self::Vote, Self::Committed, Self::Purged, Self::Truncated];
+
+    pub(crate) fn of_name(name: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|key| key.name().as_bytes() == name)
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Format => "format",

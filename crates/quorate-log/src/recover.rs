@@ -1,5 +1,5 @@
 //! Opening a log: take the lock, check every value that was ever acknowledged, finish what a crash
-//! interrupted, and refuse everything else. It never repairs: a node with a damaged log must not
+//! interrupted, give sled what only the journal has, and refuse everything else. It never repairs: a node with a damaged log must not
 //! take part under its old id.
 
 use std::fs::{self, File};
@@ -18,7 +18,9 @@ use crate::Identity;
 use crate::codec::{self, Content, RecordError};
 use crate::disk::Disk;
 use crate::error::{LogError, OpenError, panic_message};
+use crate::journal::{FRAME_VERSION, Frame, Journal, NewerFrame};
 use crate::meta::{self, DIRECTORY_FORMAT, MetaKey};
+use crate::replay::{Reached, replay};
 use crate::witness::Witness;
 
 /// How long to wait for the lock: sled's own threads release it a moment after a close, a dying
@@ -31,6 +33,7 @@ const WITNESS_FILE: &str = "acknowledged";
 /// A log that passed every check, and what was found in it.
 pub(crate) struct Recovered<C: RaftTypeConfig> {
     pub(crate) disk: Disk,
+    pub(crate) journal: Journal,
     pub(crate) witness: Witness,
     pub(crate) identity: Option<Identity>,
     pub(crate) vote: Option<VoteOf<C>>,
@@ -43,7 +46,10 @@ pub(crate) struct Recovered<C: RaftTypeConfig> {
     pub(crate) next_seq: u64,
 }
 
-pub(crate) fn open<C: RaftTypeConfig>(dir: &Path) -> Result<Recovered<C>, OpenError> {
+pub(crate) fn open<C: RaftTypeConfig>(
+    dir: &Path,
+    journal_bytes: usize,
+) -> Result<Recovered<C>, OpenError> {
     let in_dir =
         |operation| move |source| OpenError::Io { operation, path: dir.to_owned(), source };
     fs::create_dir_all(dir).map_err(in_dir("create directory"))?;
@@ -52,8 +58,9 @@ pub(crate) fn open<C: RaftTypeConfig>(dir: &Path) -> Result<Recovered<C>, OpenEr
     catch_unwind(AssertUnwindSafe(|| {
         let trees = open_sled(dir)?;
         let disk = Disk::new(trees, dir).map_err(in_dir("open sled's file in"))?;
+        let journal = Journal::open(dir, journal_bytes).map_err(in_dir("open the journal in"))?;
         sync_names(dir).map_err(in_dir("sync"))?;
-        verify(disk)
+        verify(disk, journal)
     }))
     .unwrap_or_else(|payload| {
         Err(OpenError::Panicked {
@@ -108,22 +115,19 @@ pub(crate) fn sync_parents(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn verify<C: RaftTypeConfig>(disk: Disk) -> Result<Recovered<C>, OpenError> {
+fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recovered<C>, OpenError> {
     let witness_path = disk.dir().join(WITNESS_FILE);
     let (witness, acknowledged_seq) = Witness::open(&witness_path)
         .map_err(|source| OpenError::Io { operation: "open", path: witness_path, source })?;
-    let mut metas = Metas { disk: &disk, max_seq: 0 };
-    check_format(&mut metas)?;
-    let identity = metas.get::<Identity>(MetaKey::Identity)?;
-    let vote = metas.get::<VoteOf<C>>(MetaKey::Vote)?;
-    let committed = metas.get::<Option<LogIdOf<C>>>(MetaKey::Committed)?.flatten();
-    let purged = metas.get::<LogIdOf<C>>(MetaKey::Purged)?;
-    let truncated = metas.get_with_seq::<u64>(MetaKey::Truncated)?;
-    let metas_seq = metas.max_seq;
-
-    finish_interrupted(&disk, truncated, purged.as_ref().map(|log_id| log_id.index))?;
-    let scan = scan_entries(&disk, purged.as_ref().map(|log_id| log_id.index + 1))?;
-    let found_seq = scan.max_seq.max(metas_seq);
+    check_format(&disk)?;
+    let mut found = Found::<C>::read(&disk)?;
+    if replay(&disk, &read_journal(&disk, &mut journal)?, found.reached)? {
+        disk.sync().map_err(|error| change_error(&disk, error))?;
+        found = Found::read(&disk)?;
+    }
+    journal.restart(found.reached.seq);
+    let found_seq = found.reached.seq;
+    let Found { identity, vote, committed, purged, scan, .. } = found;
     if let Some(acknowledged_seq) = acknowledged_seq.filter(|seq| *seq > found_seq) {
         let path = disk.db_path().to_owned();
         return Err(OpenError::AcknowledgedLost { path, acknowledged_seq, found_seq });
@@ -147,6 +151,7 @@ fn verify<C: RaftTypeConfig>(disk: Disk) -> Result<Recovered<C>, OpenError> {
     }
     Ok(Recovered {
         disk,
+        journal,
         witness,
         identity,
         vote,
@@ -156,6 +161,46 @@ fn verify<C: RaftTypeConfig>(disk: Disk) -> Result<Recovered<C>, OpenError> {
         start_index: scan.start_index,
         next_seq: found_seq + 1,
     })
+}
+
+fn read_journal(disk: &Disk, journal: &mut Journal) -> Result<Vec<Frame>, OpenError> {
+    let frames = journal.read().map_err(|source| OpenError::Io {
+        operation: "read the journal in",
+        path: disk.dir().to_owned(),
+        source,
+    })?;
+    frames.map_err(|NewerFrame { found }| OpenError::NewerFormat {
+        path: disk.dir().to_owned(),
+        found,
+        supported: FRAME_VERSION,
+    })
+}
+
+/// What sled has, once interrupted changes were finished.
+struct Found<C: RaftTypeConfig> {
+    reached: Reached,
+    identity: Option<Identity>,
+    vote: Option<VoteOf<C>>,
+    committed: Option<LogIdOf<C>>,
+    purged: Option<LogIdOf<C>>,
+    scan: Scan,
+}
+
+impl<C: RaftTypeConfig> Found<C> {
+    fn read(disk: &Disk) -> Result<Self, OpenError> {
+        let mut metas = Metas { disk, max_seq: 0 };
+        let identity = metas.get::<Identity>(MetaKey::Identity)?;
+        let vote = metas.get::<VoteOf<C>>(MetaKey::Vote)?;
+        let committed = metas.get_with_seq::<Option<LogIdOf<C>>>(MetaKey::Committed)?;
+        let committed_seq = committed.as_ref().map_or(0, |(_, seq)| *seq);
+        let purged = metas.get::<LogIdOf<C>>(MetaKey::Purged)?;
+        let truncated = metas.get_with_seq::<u64>(MetaKey::Truncated)?;
+        finish_interrupted(disk, truncated, purged.as_ref().map(|log_id| log_id.index))?;
+        let scan = scan_entries(disk, purged.as_ref().map(|log_id| log_id.index + 1))?;
+        let reached = Reached { seq: scan.max_seq.max(metas.max_seq), committed_seq };
+        let committed = committed.and_then(|(log_id, _)| log_id);
+        Ok(Self { reached, identity, vote, committed, purged, scan })
+    }
 }
 
 /// Reads the single values and remembers the highest sequence number among them.
@@ -193,16 +238,17 @@ impl Metas<'_> {
     }
 }
 
-fn check_format(metas: &mut Metas<'_>) -> Result<(), OpenError> {
-    let disk = metas.disk;
-    match metas.get::<u32>(MetaKey::Format)? {
+fn check_format(disk: &Disk) -> Result<(), OpenError> {
+    let found = Metas { disk, max_seq: 0 }.get::<u32>(MetaKey::Format)?;
+    match found {
         Some(found) if found > DIRECTORY_FORMAT => Err(OpenError::NewerFormat {
             path: disk.dir().to_owned(),
             found,
             supported: DIRECTORY_FORMAT,
         }),
-        Some(_) => Ok(()),
-        None => {
+        Some(DIRECTORY_FORMAT) => Ok(()),
+        // New, or from before there was a journal: releases of then must not open it any more.
+        _ => {
             let value = meta::encode(MetaKey::Format, 0, &DIRECTORY_FORMAT)
                 .expect("invariant: a u32 can be encoded");
             disk.put_meta(MetaKey::Format, &value)
@@ -301,7 +347,7 @@ fn read_log_id<C: RaftTypeConfig>(disk: &Disk, index: u64) -> Result<LogIdOf<C>,
 }
 
 /// An error from finishing interrupted work, as an error of opening.
-fn change_error(disk: &Disk, error: LogError) -> OpenError {
+pub(crate) fn change_error(disk: &Disk, error: LogError) -> OpenError {
     match error {
         LogError::Batch { source: RecordError::NewerFormat { found, supported }, .. } => {
             OpenError::NewerFormat { path: disk.dir().to_owned(), found, supported }

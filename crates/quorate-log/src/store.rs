@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::disk::Disk;
 use crate::error::{LogError, OpenError};
+use crate::journal;
 use crate::memory::Memory;
 use crate::meta::{self, MetaKey};
 use crate::recover;
@@ -40,8 +41,11 @@ pub struct LogOptions {
     /// Who writes to the disk.
     pub io: Io,
     /// Keep at most this many encoded bytes of recent entries in memory; the default and maximum is
-    /// 64 MiB. Lower it to make tests read from the disk.
+    /// 8 MiB. Lower it to make tests read from the disk.
     pub recent_bytes_max: Option<usize>,
+    /// Give each of the journal's two files at most this many bytes; the default and maximum is 2 MiB. Lower it to make
+    /// tests begin them anew.
+    pub journal_bytes_max: Option<usize>,
 }
 
 /// A durable Raft log. Clones are handles on the same log; the last one to go closes it.
@@ -83,7 +87,9 @@ impl<C: RaftTypeConfig> LogStore<C> {
     /// The log is in use, cannot be read, or is not what was acknowledged: see [`OpenError`].
     pub fn open(dir: impl AsRef<Path>, options: LogOptions) -> Result<Self, OpenError> {
         let dir = dir.as_ref();
-        let found = recover::open::<C>(dir)?;
+        let journal_bytes =
+            options.journal_bytes_max.unwrap_or(usize::MAX).min(journal::FILE_BYTES);
+        let found = recover::open::<C>(dir, journal_bytes)?;
         let mut memory = Memory::new(
             found.identity,
             found.vote,
@@ -100,7 +106,7 @@ impl<C: RaftTypeConfig> LogStore<C> {
             failure: OnceLock::new(),
             counters: Counters::default(),
         });
-        let writer = Writer::new(shared.clone(), found.witness);
+        let writer = Writer::new(shared.clone(), options.io, found.witness, found.journal);
         let lane = match options.io {
             Io::Inline => Lane::Inline(Mutex::new((found.next_seq, writer))),
             Io::Thread => {

@@ -1,5 +1,5 @@
-//! Group commit: takes what is waiting, writes it in order, syncs once, and only then reports each
-//! write as done.
+//! Group commit: takes what is waiting, makes it durable in order with one write and one sync of the journal, reports each
+//! change as done, and puts it into sled.
 //!
 //! The only code that changes the disk of an open log. It must not know what an entry is. After the
 //! first failure nothing more is written: what reached the disk is then unknown, and a retried sync
@@ -7,6 +7,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use openraft::RaftTypeConfig;
@@ -17,8 +18,9 @@ use tokio::sync::oneshot;
 use crate::codec::Record;
 use crate::disk::Disk;
 use crate::error::{LogError, panic_message};
+use crate::journal::{self, Journal, Tree};
 use crate::meta::MetaKey;
-use crate::store::Shared;
+use crate::store::{Io, Shared};
 use crate::witness::Witness;
 
 /// Operations that may wait for the writer. openraft sends one append per batch; when the disk is
@@ -26,8 +28,8 @@ use crate::witness::Witness;
 pub(crate) const QUEUE_OPERATIONS_MAX: usize = 256;
 
 /// A group is synced when it has this many bytes even if more is waiting, so that the first
-/// callback is not delayed by the last write.
-const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// callback is not delayed by the last write, and that groups fit into the journal.
+const GROUP_BYTES_MAX: usize = journal::FILE_BYTES / 2;
 
 /// Purged records are removed this many at a time, between groups: a purge may concern many
 /// thousands.
@@ -57,14 +59,18 @@ pub(crate) enum Report<C: RaftTypeConfig> {
 
 pub(crate) struct Writer<C: RaftTypeConfig> {
     shared: Arc<Shared<C>>,
+    io: Io,
     witness: Witness,
+    journal: Journal,
+    /// Syncs sled, so that the journal's other file can be begun anew.
+    checkpoint: Option<JoinHandle<()>>,
     /// Records up to this index were purged but are not all removed yet.
     purge_backlog: Option<u64>,
 }
 
 impl<C: RaftTypeConfig> Writer<C> {
-    pub(crate) fn new(shared: Arc<Shared<C>>, witness: Witness) -> Self {
-        Self { shared, witness, purge_backlog: None }
+    pub(crate) fn new(shared: Arc<Shared<C>>, io: Io, witness: Witness, journal: Journal) -> Self {
+        Self { shared, io, witness, journal, checkpoint: None, purge_backlog: None }
     }
 
     /// Serve the queue until every sender is gone and it is empty.
@@ -91,19 +97,30 @@ impl<C: RaftTypeConfig> Writer<C> {
         self.finish();
     }
 
-    /// Write a group, sync it if anyone waits for that, and report.
-    pub(crate) fn write_group(&mut self, group: Vec<Operation<C>>) {
-        let result = match self.shared.failure() {
-            Some(failure) => Err(failure),
-            None => self.guarded("write to", |writer, disk| writer.write_and_sync(disk, &group)),
+    /// Make a group durable, report it, and put it into sled.
+    pub(crate) fn write_group(&mut self, mut group: Vec<Operation<C>>) {
+        let Some(seq) = group.iter().filter_map(|operation| operation.seq).max() else {
+            return report(&mut group, Ok(()));
         };
-        for operation in group {
-            match operation.report {
-                Report::Nobody => {}
-                // A caller that went away no longer needs the answer.
-                Report::Caller(caller) => drop(caller.send(result.clone())),
-                Report::Raft(flushed) => flushed.io_completed(result.clone().map_err(Into::into)),
-            }
+        let is_awaited = group.iter().any(|operation| !matches!(operation.report, Report::Nobody));
+        // Goes with what is written up to it: it must not point to an entry that is not there.
+        let committed = is_awaited.then(|| self.shared.memory_mut().take_committed(seq)).flatten();
+        let shared = self.shared.clone();
+        let journaled = match shared.failure() {
+            Some(failure) => Err(failure),
+            None => guarded(&shared, "write to", |disk| {
+                self.journal_group(disk, &group, committed.as_deref(), seq, is_awaited)
+            }),
+        };
+        report(&mut group, journaled.clone().map(|_| ()));
+        let Ok(in_journal) = journaled else { return };
+        // A failure is kept in `shared`, and told to those who write next.
+        let applied = guarded(&shared, "write to", |disk| match in_journal {
+            InJournal::Yes => self.apply(disk, &group, committed.as_deref()),
+            InJournal::TooLarge => Ok(()),
+        });
+        if applied.is_ok() {
+            shared.memory_mut().evict(seq);
         }
     }
 
@@ -114,37 +131,88 @@ impl<C: RaftTypeConfig> Writer<C> {
         }
     }
 
-    /// Sync what nobody waited for, before the log is closed.
+    /// Sync sled before the log is closed, so that the next one to open it needs no journal.
     pub(crate) fn finish(&mut self) {
-        if self.shared.failure().is_none() {
+        let shared = self.shared.clone();
+        if shared.failure().is_none() {
             // A failure is kept in `shared`, where closing finds it.
-            let _ = self.guarded("flush", |writer, disk| {
-                writer.write_committed(disk, u64::MAX)?;
+            let _ = guarded(&shared, "flush", |disk| {
+                self.await_checkpoint()?;
+                let committed = shared.memory_mut().take_committed(u64::MAX);
+                committed.map_or(Ok(()), |value| disk.put_meta(MetaKey::Committed, &value))?;
                 disk.sync()
             });
         }
     }
 
-    /// Write the committed position, if it changed and everything up to `seq` is written: it must
-    /// not point to an entry that is not there.
-    fn write_committed(&self, disk: &Disk, seq: u64) -> Result<(), LogError> {
-        let value = self.shared.memory_mut().take_committed(seq);
-        value.map_or(Ok(()), |value| disk.put_meta(MetaKey::Committed, &value))
+    /// Write a group to the journal, and sync that if anyone waits; or, if it is too large for that, put it into sled and
+    /// sync that.
+    fn journal_group(
+        &mut self,
+        disk: &Disk,
+        group: &[Operation<C>],
+        committed: Option<&[u8]>,
+        seq: u64,
+        is_awaited: bool,
+    ) -> Result<InJournal, LogError> {
+        let started = Instant::now();
+        self.journal.begin(seq);
+        let changes = group.iter().map(|operation| &operation.change);
+        changes.for_each(|change| change.put_into(&mut self.journal));
+        if let Some(value) = committed {
+            self.journal.put(Tree::Meta, MetaKey::Committed.name().as_bytes(), value);
+        }
+        let in_journal = if self.journal.takes_frame() {
+            self.write_frame(disk, is_awaited)?;
+            InJournal::Yes
+        } else {
+            self.apply(disk, group, committed)?;
+            self.await_checkpoint()?;
+            disk.sync()?;
+            self.journal.restart(seq);
+            InJournal::TooLarge
+        };
+        if is_awaited {
+            let entries = group.iter().map(|operation| operation.change.entries()).sum();
+            self.shared.counters().flushed(entries, started.elapsed());
+            if let Err(error) = self.witness.acknowledge(seq) {
+                // It only makes a later loss harder to notice.
+                tracing::warn!(%error, "cannot record the last acknowledged write");
+            }
+        }
+        Ok(in_journal)
     }
 
-    fn write_and_sync(&mut self, disk: &Disk, group: &[Operation<C>]) -> Result<(), LogError> {
-        let started = Instant::now();
-        let mut entries_written = 0;
-        for operation in group {
-            match &operation.change {
-                Change::Append { records, entries } => {
-                    disk.append(records)?;
-                    entries_written += entries;
-                }
+    fn write_frame(&mut self, disk: &Disk, is_awaited: bool) -> Result<(), LogError> {
+        if !self.journal.has_room() {
+            // The other file was left when the last checkpoint began; what this one has is in sled, not yet synced.
+            self.await_checkpoint()?;
+            self.begin_checkpoint(disk)?;
+            self.journal.turn();
+        }
+        let written = self.journal.write();
+        let synced = written.and_then(|()| if is_awaited { self.journal.sync() } else { Ok(()) });
+        synced.map_err(|source| LogError::Io {
+            operation: "write or sync",
+            path: self.journal.path().to_owned(),
+            source: Arc::new(source),
+        })
+    }
+
+    /// Put a group into sled.
+    fn apply(
+        &mut self,
+        disk: &Disk,
+        group: &[Operation<C>],
+        committed: Option<&[u8]>,
+    ) -> Result<(), LogError> {
+        for Operation { change, seq, .. } in group {
+            match change {
+                Change::Append { records, .. } => disk.append(records)?,
                 Change::Put { key, value } => disk.put_meta(*key, value)?,
                 Change::Truncate { from_index, mark } => {
                     disk.put_meta(MetaKey::Truncated, mark)?;
-                    disk.remove_from(*from_index, operation.seq.unwrap_or(u64::MAX))?;
+                    disk.remove_from(*from_index, seq.unwrap_or(u64::MAX))?;
                 }
                 Change::Purge { last_index, mark } => {
                     disk.put_meta(MetaKey::Purged, mark)?;
@@ -152,52 +220,83 @@ impl<C: RaftTypeConfig> Writer<C> {
                 }
             }
         }
-        let Some(seq) = group.iter().filter_map(|operation| operation.seq).max() else {
-            return Ok(());
-        };
-        if group.iter().any(|operation| !matches!(operation.report, Report::Nobody)) {
-            self.write_committed(disk, seq)?;
-            disk.sync()?;
-            self.shared.counters().flushed(entries_written, started.elapsed());
-            if let Err(error) = self.witness.acknowledge(seq) {
-                // It only makes a later loss harder to notice.
-                tracing::warn!(%error, "cannot record the last acknowledged write");
-            }
+        committed.map_or(Ok(()), |value| disk.put_meta(MetaKey::Committed, value))
+    }
+
+    /// Begin to sync what is in sled: on a thread of its own, so that writes go on meanwhile.
+    fn begin_checkpoint(&mut self, disk: &Disk) -> Result<(), LogError> {
+        if self.io == Io::Inline {
+            return disk.sync();
         }
-        self.shared.memory_mut().evict(seq);
+        let shared = self.shared.clone();
+        let thread = thread::Builder::new().name("quorate-log-sync".to_owned());
+        // A failure is kept in `shared`.
+        let spawned = thread.spawn(move || drop(guarded(&shared, "flush", Disk::sync)));
+        self.checkpoint = Some(spawned.map_err(|source| LogError::Io {
+            operation: "start a thread to sync",
+            path: disk.db_path().to_owned(),
+            source: Arc::new(source),
+        })?);
         Ok(())
+    }
+
+    fn await_checkpoint(&mut self) -> Result<(), LogError> {
+        if let Some(checkpoint) = self.checkpoint.take() {
+            // It catches its own panics.
+            let _ = checkpoint.join();
+        }
+        self.shared.failure().map_or(Ok(()), Err)
     }
 
     fn purge_step(&mut self) {
         let Some(last_index) = self.purge_backlog else { return };
-        let step =
-            self.guarded("purge", |_, disk| disk.remove_upto(last_index, PURGE_RECORDS_PER_STEP));
+        let step = guarded(&self.shared, "purge", |disk| {
+            disk.remove_upto(last_index, PURGE_RECORDS_PER_STEP)
+        });
         if !matches!(step, Ok(false)) {
             self.purge_backlog = None;
         }
     }
+}
 
-    /// Run `work` on the open disk. A failure or a panic ends all writing.
-    fn guarded<T>(
-        &mut self,
-        operation: &'static str,
-        work: impl FnOnce(&mut Self, &Disk) -> Result<T, LogError>,
-    ) -> Result<T, LogError> {
-        let shared = self.shared.clone();
-        let result = shared.with_disk(|disk| {
-            catch_unwind(AssertUnwindSafe(|| work(self, disk))).unwrap_or_else(|payload| {
-                Err(LogError::Panicked {
-                    operation,
-                    path: disk.db_path().to_owned(),
-                    message: panic_message(payload.as_ref()),
-                })
+/// Where a group was made durable.
+#[derive(Debug, Clone, Copy)]
+enum InJournal {
+    Yes,
+    /// In sled, and only there.
+    TooLarge,
+}
+
+/// Run `work` on the open disk. A failure or a panic ends all writing.
+fn guarded<C: RaftTypeConfig, T>(
+    shared: &Shared<C>,
+    operation: &'static str,
+    work: impl FnOnce(&Disk) -> Result<T, LogError>,
+) -> Result<T, LogError> {
+    let result = shared.with_disk(|disk| {
+        catch_unwind(AssertUnwindSafe(|| work(disk))).unwrap_or_else(|payload| {
+            Err(LogError::Panicked {
+                operation,
+                path: disk.db_path().to_owned(),
+                message: panic_message(payload.as_ref()),
             })
-        });
-        if let Err(error) = &result {
-            tracing::error!(%error, "the log stops: a write failed");
-            shared.fail(error.clone());
+        })
+    });
+    if let Err(error) = &result {
+        tracing::error!(%error, "the log stops: a write failed");
+        shared.fail(error.clone());
+    }
+    result
+}
+
+fn report<C: RaftTypeConfig>(group: &mut [Operation<C>], result: Result<(), LogError>) {
+    for operation in group {
+        match std::mem::replace(&mut operation.report, Report::Nobody) {
+            Report::Nobody => {}
+            // A caller that went away no longer needs the answer.
+            Report::Caller(caller) => drop(caller.send(result.clone())),
+            Report::Raft(flushed) => flushed.io_completed(result.clone().map_err(Into::into)),
         }
-        result
     }
 }
 
@@ -223,6 +322,28 @@ impl<C: RaftTypeConfig> Operation<C> {
             Change::Put { value: bytes, .. }
             | Change::Truncate { mark: bytes, .. }
             | Change::Purge { mark: bytes, .. } => bytes.len(),
+        }
+    }
+}
+
+impl Change {
+    fn put_into(&self, journal: &mut Journal) {
+        let mut meta = |key: MetaKey, value| journal.put(Tree::Meta, key.name().as_bytes(), value);
+        match self {
+            Self::Append { records, .. } => {
+                let each = records.iter();
+                each.for_each(|record| journal.put(Tree::Entries, &record.key, &record.value));
+            }
+            Self::Put { key, value } => meta(*key, value),
+            Self::Truncate { mark, .. } => meta(MetaKey::Truncated, mark),
+            Self::Purge { mark, .. } => meta(MetaKey::Purged, mark),
+        }
+    }
+
+    fn entries(&self) -> u64 {
+        match self {
+            Self::Append { entries, .. } => *entries,
+            _ => 0,
         }
     }
 }

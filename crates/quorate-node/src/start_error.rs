@@ -80,7 +80,10 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// The Raft library does not start.
-    #[error("cannot start Raft from what the data directory holds")]
+    #[error(
+        "cannot start Raft from what the data directory holds; if a file in it is damaged, remove the directory and let \
+         the node join again under a new id"
+    )]
     Raft {
         /// Why.
         #[source]

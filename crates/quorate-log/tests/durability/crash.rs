@@ -11,12 +11,12 @@ use rand::{Rng, SeedableRng};
 
 use crate::toy::{
     FROM_DISK, INLINE, Toy, ToyEntry, ToyVote, append, append_queued, contents, copy_dir, entries,
-    entry, id, open, open_sled, read_all, run,
+    entry, id, open, open_sled, read_all, remove_journal, run,
 };
 
 #[test]
 fn acknowledged_writes_survive_a_kill() {
-    for options in [LogOptions::default(), INLINE] {
+    for options in [LogOptions::default(), FROM_DISK, INLINE] {
         let dir = tempfile::tempdir().unwrap();
         let live = dir.path().join("live");
         run(async {
@@ -248,28 +248,36 @@ fn cut_tail(dir: &Path, bytes: u64) {
 }
 
 #[test]
-fn a_log_that_lost_its_end_is_refused() {
+fn a_log_that_lost_its_end_is_given_it_back_by_the_journal_or_refused() {
     let dir = tempfile::tempdir().unwrap();
     let live = dir.path().join("live");
-    let written = run(async {
+    let whole = run(async {
         let mut log = open(&live, LogOptions::default());
         for first in (0..6_000).step_by(100) {
             append(&mut log, entries(1, first..first + 100)).await;
         }
-        log.save_vote(&ToyVote::new(7, 1)).await.unwrap();
         log.save_committed(Some(id(1, 5_999))).await.unwrap();
-        let written = fs::metadata(live.join("db")).unwrap().len();
-        copy_dir(&live, &dir.path().join("whole"));
-        written
+        log.save_vote(&ToyVote::new(6, 1)).await.unwrap();
+        log.save_vote(&ToyVote::new(7, 1)).await.unwrap();
+        let whole = contents(&mut log).await;
+        log.close().unwrap();
+        whole
     });
+    let written = fs::metadata(live.join("db")).unwrap().len();
     run(async {
-        let whole = contents(&mut open(&dir.path().join("whole"), FROM_DISK)).await;
         // sled pads its file, so a small cut may hit nothing.
         let mut refused = 0;
         for cut in [1, 10, 30, 100, 1_000, 100_000, written / 2, written] {
             let crashed = dir.path().join(format!("cut-{cut}"));
             copy_dir(&live, &crashed);
             cut_tail(&crashed, cut);
+            let given_back = contents(&mut open(&crashed, FROM_DISK)).await;
+            assert_eq!(given_back, whole, "{cut} bytes cut");
+
+            let crashed = dir.path().join(format!("cut-{cut}-without-journal"));
+            copy_dir(&live, &crashed);
+            cut_tail(&crashed, cut);
+            remove_journal(&crashed);
             match LogStore::<Toy>::open(&crashed, FROM_DISK) {
                 Ok(mut log) => assert_eq!(contents(&mut log).await, whole, "{cut} bytes cut"),
                 Err(error) => {
@@ -280,6 +288,50 @@ fn a_log_that_lost_its_end_is_refused() {
             }
         }
         assert!(refused >= 5, "only {refused} refused");
+    });
+}
+
+#[test]
+fn what_the_journal_has_no_more_room_for_is_in_sled() {
+    for options in [FROM_DISK, INLINE] {
+        let dir = tempfile::tempdir().unwrap();
+        let (live, crashed) = (dir.path().join("live"), dir.path().join("crashed"));
+        run(async {
+            let mut log = open(&live, options);
+            log.save_vote(&ToyVote::new(3, 1)).await.unwrap();
+            // Some ten times what the journal has room for, which is less than sled keeps in memory.
+            for first in (0..40_000).step_by(100) {
+                append(&mut log, entries(1, first..first + 100)).await;
+            }
+            let whole = contents(&mut log).await;
+            copy_dir(&live, &crashed);
+            assert_eq!(contents(&mut open(&crashed, options)).await, whole);
+        });
+    }
+}
+
+#[test]
+fn a_log_is_refused_if_even_the_journal_lacks_what_sled_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (live, old) = (dir.path().join("live"), dir.path().join("old"));
+    run(async {
+        let mut log = open(&live, FROM_DISK);
+        append(&mut log, entries(1, 0..10)).await;
+        log.close().unwrap();
+        copy_dir(&live, &old);
+        let mut log = open(&live, FROM_DISK);
+        // Some ten times what the journal has room for.
+        for first in (10..40_000).step_by(100) {
+            append(&mut log, entries(1, first..first + 100)).await;
+        }
+        log.close().unwrap();
+        fs::copy(old.join("db"), live.join("db")).unwrap();
+        let error = LogStore::<Toy>::open(&live, FROM_DISK).unwrap_err();
+        assert!(matches!(error, OpenError::AcknowledgedLost { .. }), "{error}");
+        // Also when nothing tells how far the log went.
+        fs::remove_file(live.join("acknowledged")).unwrap();
+        let error = LogStore::<Toy>::open(&live, FROM_DISK).unwrap_err();
+        assert!(matches!(error, OpenError::AcknowledgedLost { .. }), "{error}");
     });
 }
 

@@ -4,14 +4,14 @@
 use std::fs;
 use std::path::Path;
 
-use openraft::storage::RaftLogStorage;
+use openraft::storage::{RaftLogReader, RaftLogStorage};
 use quorate_log::{LogOptions, LogStore, OpenError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::toy::{
     FROM_DISK, Toy, ToyVote, append, contents, copy_dir, entries, entry, id, open, open_sled,
-    read_all, run,
+    read_all, remove_journal, run,
 };
 
 /// Flips tried per file; the seed makes them the same each time.
@@ -105,12 +105,49 @@ fn flipped_bits_in_the_witness_never_change_the_log() {
 }
 
 #[test]
+fn flipped_bits_in_the_journal_never_change_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("live");
+    let mut refused = 0;
+    run(async {
+        let mut log = open(&live, LogOptions::default());
+        log.save_vote(&ToyVote::new(3, 1)).await.unwrap();
+        for first in (0..400).step_by(10) {
+            append(&mut log, entries(1, first..first + 10)).await;
+        }
+        log.truncate_after(Some(id(1, 350))).await.unwrap();
+        append(&mut log, entries(2, 351..360)).await;
+        let expected = contents(&mut log).await;
+        for seed in 0..FLIPS {
+            let mut random = StdRng::seed_from_u64(seed);
+            let damaged = dir.path().join("damaged");
+            // sled has not synced anything: all is in the journal.
+            copy_dir(&live, &damaged);
+            let flipped = flip(&damaged.join("journal-0"), &mut random);
+            match LogStore::<Toy>::open(&damaged, FROM_DISK) {
+                Ok(mut log) => {
+                    let found = contents(&mut log).await;
+                    assert_eq!(found, expected, "seed {seed}: {flipped:?}");
+                }
+                Err(error) => {
+                    assert!(matches!(error, OpenError::AcknowledgedLost { .. }), "{error}");
+                    refused += 1;
+                }
+            }
+            fs::remove_dir_all(&damaged).unwrap();
+        }
+    });
+    assert!(refused > FLIPS / 2, "{refused} of {FLIPS} refused: the flips hit nothing");
+}
+
+#[test]
 fn garbage_instead_of_the_db_file_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     run(write_sample(dir.path()));
     let mut random = StdRng::seed_from_u64(5);
     let garbage: Vec<u8> = (0..3 << 20).map(|_| random.random()).collect();
     fs::write(dir.path().join("db"), garbage).unwrap();
+    remove_journal(dir.path());
     LogStore::<Toy>::open(dir.path(), LogOptions::default()).unwrap_err();
     let file = dir.path().join("a-file");
     fs::write(&file, b"").unwrap();
@@ -187,7 +224,16 @@ fn an_old_copy_of_the_log_is_refused() {
         }
         // The disk brings back an older state of the file: the vote is forgotten, nothing else
         // shows it.
-        fs::copy(dir.path().join("old/db"), live.join("db")).unwrap();
+        let old = dir.path().join("old");
+        fs::copy(old.join("db"), live.join("db")).unwrap();
+        let given_back = dir.path().join("given-back");
+        copy_dir(&live, &given_back);
+        let vote = open(&given_back, LogOptions::default()).read_vote().await.unwrap();
+        assert_eq!(vote, Some(ToyVote::new(2, 1)), "the journal has it");
+
+        for name in ["journal-0", "journal-1"] {
+            fs::copy(old.join(name), live.join(name)).unwrap();
+        }
         let error = LogStore::<Toy>::open(&live, LogOptions::default()).unwrap_err();
         assert!(matches!(error, OpenError::AcknowledgedLost { .. }), "{error}");
         assert_eq!(

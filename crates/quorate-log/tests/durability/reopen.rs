@@ -5,7 +5,7 @@ use quorate_log::{Identity, LogError, LogOptions, LogStore, OpenError, StampErro
 
 use crate::toy::{
     FROM_DISK, INLINE, Toy, ToyVote, append, append_queued, contents, entries, entry, id, open,
-    read_all, run,
+    open_sled, read_all, remove_journal, run,
 };
 
 const OURS: Identity = Identity { cluster_id: 0xabc, node_id: 3 };
@@ -185,6 +185,33 @@ fn a_gap_cannot_be_appended() {
         }
         append(&mut log, entries(1, 3..4)).await;
         assert_eq!(read_all(&mut log).await, entries(1, 0..4));
+    });
+}
+
+#[test]
+fn a_directory_from_before_the_journal_is_taken_over_and_closed_to_older_releases() {
+    let dir = tempfile::tempdir().unwrap();
+    // Sealed as `meta.rs` says: version, crc32, sequence number 0, the number in one byte.
+    let format = |number: u8| {
+        let rest = [&[0; 8][..], &[number]].concat();
+        let crc = crc32fast::hash(&[b"format", &rest[..]].concat());
+        [&[1][..], &crc.to_le_bytes(), &rest].concat()
+    };
+    let stored = |db: &sled::Db| db.open_tree("meta").unwrap().get("format").unwrap().unwrap();
+    run(async {
+        let mut log = open(dir.path(), LogOptions::default());
+        append(&mut log, entries(1, 0..10)).await;
+        log.close().unwrap();
+        remove_journal(dir.path());
+        let db = open_sled(dir.path());
+        assert_eq!(stored(&db).to_vec(), format(2));
+        db.open_tree("meta").unwrap().insert("format", format(1)).unwrap();
+        db.flush().unwrap();
+        drop(db);
+        let mut log = open(dir.path(), LogOptions::default());
+        assert_eq!(read_all(&mut log).await, entries(1, 0..10));
+        log.close().unwrap();
+        assert_eq!(stored(&open_sled(dir.path())).to_vec(), format(2));
     });
 }
 

@@ -24,9 +24,14 @@ pub(crate) type ToyEntry = EntryOf<Toy>;
 pub(crate) type ToyLogId = LogIdOf<Toy>;
 pub(crate) type ToyVote = VoteOf<Toy>;
 
+/// So that tests go through many turns of the journal, and some groups are too large for it.
+const SMALL_JOURNAL: Option<usize> = Some(64 * 1024);
+
 /// Keeps nothing in memory that it can read from disk, so that reads test the disk.
-pub(crate) const FROM_DISK: LogOptions = LogOptions { io: Io::Thread, recent_bytes_max: Some(0) };
-pub(crate) const INLINE: LogOptions = LogOptions { io: Io::Inline, recent_bytes_max: Some(0) };
+pub(crate) const FROM_DISK: LogOptions =
+    LogOptions { io: Io::Thread, recent_bytes_max: Some(0), journal_bytes_max: SMALL_JOURNAL };
+pub(crate) const INLINE: LogOptions =
+    LogOptions { io: Io::Inline, recent_bytes_max: Some(0), journal_bytes_max: SMALL_JOURNAL };
 
 pub(crate) fn id(term: u64, index: u64) -> ToyLogId {
     log_id::<Toy>(term, 1, index)
@@ -99,6 +104,13 @@ pub(crate) fn copy_dir(from: &Path, to: &Path) {
         } else {
             std::fs::copy(&path, &target).unwrap();
         }
+    }
+}
+
+/// As if sled alone had to bring everything back.
+pub(crate) fn remove_journal(dir: &Path) {
+    for name in ["journal-0", "journal-1"] {
+        std::fs::remove_file(dir.join(name)).unwrap();
     }
 }
 
