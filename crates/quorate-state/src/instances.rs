@@ -5,14 +5,13 @@
 
 use std::sync::Arc;
 
-use imbl::OrdMap;
-
 use crate::checks::{Checked, Checks, Health};
 use crate::deadlines::Due;
 use crate::event::{Change, Event, RemoveReason};
 use crate::hash::Kind;
 use crate::leases::EMPTY_SERVICE_MS;
 use crate::registry::Registry;
+use crate::sorted_map::SortedMap;
 use crate::spec::{Instance, InstanceSpec, Load};
 use crate::types::{Clock, Incarnation, InstanceId, InstanceKey, LeaseId, Revision, ServiceKey};
 
@@ -20,7 +19,7 @@ use crate::types::{Clock, Incarnation, InstanceId, InstanceKey, LeaseId, Revisio
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Service {
     /// Its instances by id.
-    pub instances: OrdMap<InstanceId, Arc<Instance>>,
+    pub instances: SortedMap<InstanceId, Arc<Instance>>,
     /// The last change to any of them.
     pub revision: Revision,
     /// When its last instance left; `None`: it has some.
@@ -48,7 +47,9 @@ impl Registry {
         let health = known.map_or(Health::Unknown, |known| known.health);
         let next = Revision(self.revision.0 + 1);
         let after = Instance {
-            key: self.with_known_names(key),
+            key: before
+                .as_ref()
+                .map_or_else(|| self.with_known_names(key), |held| held.key.clone()),
             spec,
             incarnation,
             lease,
@@ -78,7 +79,7 @@ impl Registry {
         self.revision = next;
         let after = Arc::new(after);
         if let Some(before) = &before {
-            self.take_instance(before);
+            self.unindex_instance(before);
             if before.lease != after.lease {
                 self.detach(before.lease, &after.key);
             }
@@ -107,7 +108,10 @@ impl Registry {
         events: &mut Vec<Arc<Event>>,
     ) {
         let Some(before) = self.instance(key).cloned() else { return };
-        self.take_instance(&before);
+        self.unindex_instance(&before);
+        if let Some(service) = self.services.get_mut(&key.service) {
+            service.instances.remove(&key.id);
+        }
         self.revision = Revision(self.revision.0 + 1);
         self.set_service_revision(&key.service, self.revision);
         let change = Change::Removed { before, reason };
@@ -136,7 +140,8 @@ impl Registry {
         service.instances.insert(key.id.clone(), instance.clone());
     }
 
-    fn take_instance(&mut self, instance: &Arc<Instance>) {
+    /// Takes an instance out of everything but its service and its lease, where the next one takes its place.
+    fn unindex_instance(&mut self, instance: &Arc<Instance>) {
         self.hash.remove(Kind::Instance, instance);
         self.instances -= 1;
         let key = &instance.key;
@@ -151,16 +156,13 @@ impl Registry {
         for target in required(instance) {
             self.dependents.remove(&(target, key.clone()));
         }
-        if let Some(service) = self.services.get_mut(&key.service) {
-            service.instances.remove(&key.id);
-        }
     }
 
     /// Gives an instance that was read from a snapshot its checks; false: it is not there, or has some.
     pub(crate) fn restore_checked(&mut self, key: &InstanceKey, checked: Box<Checked>) -> bool {
         let held = self.instance(key).filter(|held| held.checked.is_none()).cloned();
         let Some(held) = held else { return false };
-        self.take_instance(&held);
+        self.unindex_instance(&held);
         self.insert_instance(Arc::new(Instance { checked: Some(checked), ..(*held).clone() }));
         true
     }
@@ -170,7 +172,7 @@ impl Registry {
         let held = self.instance(key).filter(|held| load(held).is_none()).cloned();
         let Some(held) = held else { return false };
         let spec = held.spec.clone().with_load(value);
-        self.take_instance(&held);
+        self.unindex_instance(&held);
         self.insert_instance(Arc::new(Instance { spec, ..(*held).clone() }));
         true
     }

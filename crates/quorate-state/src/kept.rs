@@ -1,8 +1,6 @@
-//! The keys of the instances that a lease keeps, in order. Most leases keep one, for which the smallest tree would take
-//! 800 bytes.
+//! The keys of the instances that a lease keeps, in order. Most leases keep one, which stands in the lease itself.
 
-use imbl::OrdSet;
-
+use crate::sorted_map::SortedMap;
 use crate::types::InstanceKey;
 
 /// See the head of this file. Equal sets are equal values: `Many` has at least two.
@@ -11,7 +9,7 @@ pub(crate) enum Kept {
     #[default]
     None,
     One(InstanceKey),
-    Many(OrdSet<InstanceKey>),
+    Many(SortedMap<InstanceKey, ()>),
 }
 
 impl Kept {
@@ -19,9 +17,11 @@ impl Kept {
         match self {
             Self::None => *self = Self::One(key),
             Self::One(only) if *only == key => {}
-            Self::One(only) => *self = Self::Many([only.clone(), key].into_iter().collect()),
+            Self::One(only) => {
+                *self = Self::Many([(only.clone(), ()), (key, ())].into_iter().collect());
+            }
             Self::Many(keys) => {
-                keys.insert(key);
+                keys.insert(key, ());
             }
         }
     }
@@ -32,8 +32,9 @@ impl Kept {
             Self::None | Self::One(_) => {}
             Self::Many(keys) => {
                 keys.remove(key);
-                if let (1, Some(only)) = (keys.len(), keys.get_min()) {
-                    *self = Self::One(only.clone());
+                if keys.len() == 1 {
+                    let only = keys.keys().next().cloned();
+                    *self = only.map_or(Self::None, Self::One);
                 }
             }
         }
@@ -43,7 +44,7 @@ impl Kept {
         match self {
             Self::None => false,
             Self::One(only) => only == key,
-            Self::Many(keys) => keys.contains(key),
+            Self::Many(keys) => keys.get(key).is_some(),
         }
     }
 
@@ -65,6 +66,6 @@ impl Kept {
             Self::One(only) => (Some(only), None),
             Self::Many(keys) => (None, Some(keys)),
         };
-        one.into_iter().chain(many.into_iter().flatten())
+        one.into_iter().chain(many.into_iter().flat_map(SortedMap::keys))
     }
 }

@@ -23,6 +23,7 @@ pub mod limits;
 mod read;
 mod registry;
 mod snapshot;
+mod sorted_map;
 mod spec;
 mod texts;
 mod types;
@@ -41,6 +42,7 @@ pub use limits::Invalid;
 pub use read::Counts;
 pub use registry::Registry;
 pub use snapshot::{SnapshotError, read_snapshot, write_snapshot};
+pub use sorted_map::SortedMap;
 pub use spec::{Instance, InstanceSpec, Load, Override, SpecParts, Status};
 pub use texts::TextMap;
 pub use types::{

@@ -71,7 +71,7 @@ fn check_services(registry: &Registry) {
     for (key, service) in &registry.services {
         assert_eq!(service.instances.is_empty(), service.empty_since.is_some(), "{key} empty?");
         assert!(service.revision > Revision(0) && service.revision <= registry.revision);
-        for (id, instance) in &service.instances {
+        for (id, instance) in service.instances.iter() {
             assert_eq!((key, id), (&instance.key.service, &instance.key.id), "stands elsewhere");
             assert_eq!(instance.overridden.as_deref(), registry.overrides.get(&instance.key));
             assert!(instance.created > Revision(0) && instance.created <= instance.modified);
