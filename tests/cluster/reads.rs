@@ -348,3 +348,27 @@ async fn a_lagging_node_waits_before_it_answers_from_the_past() {
     let (answer, ()) = tokio::join!(reading, async { cluster.reconnect(lagging) });
     assert_eq!(ids(&answer.unwrap().into_inner()), ["a", "b"]);
 }
+
+/// A leader and one follower that agree are a quorum of three, and none of five.
+// S3.1
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_through_a_follower_take_a_quorum() {
+    for size in [3, 5] {
+        let mut cluster = Cluster::start_freezable(size).await;
+        let leader = cluster.leader().await;
+        let mut others = cluster.ids();
+        others.retain(|id| *id != leader);
+        let mut registry = cluster.registry(others.remove(0));
+        let revision = register(&mut registry, "web", "a").await.header.unwrap().revision;
+        let limit = Duration::from_secs(2);
+        let ask = || with_timeout(fetch_of(&["web"]), limit);
+        others.iter().for_each(|id| cluster.freeze(*id));
+        let answer = registry.fetch(ask()).await;
+        match size {
+            3 => assert_eq!(answer.unwrap().into_inner().header.unwrap().revision, revision),
+            _ => drop(assert_refused(answer, Code::Unavailable, &["quorum"])),
+        }
+        others.iter().for_each(|id| cluster.thaw(*id));
+        eventually("reads go on", || async { registry.clone().fetch(ask()).await.ok() }).await;
+    }
+}

@@ -19,7 +19,7 @@ use crate::applied::Position;
 use crate::error::NodeError;
 use crate::node::{Consistency, Node, unreachable};
 use crate::peers::Lane;
-use crate::raft::types::{TypeConfig, Vote, encode};
+use crate::raft::types::{LogId, TypeConfig, Vote, encode};
 
 /// Reads that wait for a round.
 const QUEUE_MAX: usize = 65_536;
@@ -221,7 +221,8 @@ impl Node {
             return Err(NodeError::NotLeader { node: self.id });
         }
         let me = self.id;
-        let index = self.raft.with_raft_state(move |state| vouched_index(state, me, from, &vote));
+        let index =
+            self.raft.with_raft_state(move |state| Lead::of(state, me).vouched(from, &vote));
         if let Ok(Some(index)) = index.await {
             return Ok(index);
         }
@@ -229,21 +230,44 @@ impl Node {
     }
 }
 
-/// The index that reads of another node have to wait for, if it and this one, which leads, are a quorum.
-///
-/// That node read its vote after its reads had begun, and it is this leader's: until then it had voted for no later one. So
-/// its question says what its answer to a heartbeat would (Raft thesis, section 6.4, steps 1 and 2), a round trip sooner.
-fn vouched_index(state: &RaftState<TypeConfig>, me: u64, from: u64, vote: &Vote) -> Option<u64> {
-    let leads = state.server_state.is_leader() && state.vote_ref() == vote && vote.is_committed();
-    let configs = state.membership_state.effective().get_joint_config();
-    let is_quorum = |voters: &BTreeSet<u64>| {
-        let both = [me, from].iter().filter(|id| voters.contains(id)).count();
-        me != from && both > voters.len() / 2
-    };
-    // Of an earlier term, it would not tell how far that term's leader got.
-    let committed = state.cluster_committed()?;
-    let of_this_term = committed.committed_leader_id() == &vote.leader_id().to_committed();
-    (leads && of_this_term && configs.iter().all(is_quorum)).then_some(committed.index())
+/// What a node's Raft says of its lead.
+struct Lead<'a> {
+    me: u64,
+    leads: bool,
+    vote: &'a Vote,
+    /// The last entry that a quorum has.
+    committed: Option<&'a LogId>,
+    /// Those whose majorities count: two sets while a change of membership goes on.
+    voters: &'a [BTreeSet<u64>],
+}
+
+impl<'a> Lead<'a> {
+    fn of(state: &'a RaftState<TypeConfig>, me: u64) -> Self {
+        Self {
+            me,
+            leads: state.server_state.is_leader(),
+            vote: state.vote_ref(),
+            committed: state.cluster_committed(),
+            voters: state.membership_state.effective().get_joint_config(),
+        }
+    }
+
+    /// The index that reads of another node have to wait for, if it and this one, which leads, are a quorum.
+    ///
+    /// That node read its vote after its reads had begun, and it is this leader's: until then it had voted for no later one.
+    /// So its question says what its answer to a heartbeat would (Raft thesis, section 6.4, steps 1 and 2), a round trip
+    /// sooner.
+    fn vouched(&self, from: u64, vote: &Vote) -> Option<u64> {
+        let leads = self.leads && self.vote == vote && vote.is_committed();
+        let is_quorum = |voters: &BTreeSet<u64>| {
+            let both = [self.me, from].iter().filter(|id| voters.contains(id)).count();
+            self.me != from && both > voters.len() / 2
+        };
+        // Of an earlier term, it would not tell how far that term's leader got.
+        let committed = self.committed?;
+        let of_this_term = committed.committed_leader_id() == &vote.leader_id().to_committed();
+        (leads && of_this_term && self.voters.iter().all(is_quorum)).then_some(committed.index())
+    }
 }
 
 #[cfg(test)]
@@ -284,5 +308,54 @@ mod tests {
         let indexes = later.join_all().await;
         assert!(indexes.iter().all(|index| *index == 2), "a round that began before is no answer");
         assert_eq!(count.load(Ordering::SeqCst), 2, "one for all that waited");
+    }
+
+    /// Node 1 asks whether it can vouch for node 2's reads.
+    #[test]
+    fn a_voter_with_the_leaders_vote_is_vouched_for_where_two_are_a_quorum() {
+        let committed = |term, node| Vote::new_committed(term, node);
+        let (ours, at) =
+            (committed(5, 1), |vote: Vote| LogId::new(vote.leader_id().to_committed(), 9));
+        let three: &[&[u64]] = &[&[1, 2, 3]];
+        for (what, from, vote, leads, last, voters, vouched) in [
+            ("three voters", 2, ours, true, Some(ours), three, true),
+            ("two voters", 2, ours, true, Some(ours), &[&[1, 2]], true),
+            ("itself", 1, ours, true, Some(ours), three, false),
+            ("no leader any more", 2, ours, false, Some(ours), three, false),
+            ("a vote for another, later", 2, committed(6, 3), true, Some(ours), three, false),
+            ("a vote for another, earlier", 2, committed(4, 3), true, Some(ours), three, false),
+            (
+                "a vote for its last lead",
+                2,
+                committed(4, 1),
+                true,
+                Some(committed(4, 1)),
+                three,
+                false,
+            ),
+            ("a vote in an election", 2, Vote::new(5, 1), true, Some(ours), three, false),
+            ("nothing committed", 2, ours, true, None, three, false),
+            ("committed in an earlier term", 2, ours, true, Some(committed(4, 1)), three, false),
+            ("a learner", 4, ours, true, Some(ours), three, false),
+            ("a leader that is no voter", 2, ours, true, Some(ours), &[&[2, 3, 4]], false),
+            ("four voters", 2, ours, true, Some(ours), &[&[1, 2, 3, 4]], false),
+            ("five voters", 2, ours, true, Some(ours), &[&[1, 2, 3, 4, 5]], false),
+            ("a quorum of both", 2, ours, true, Some(ours), &[&[1, 2, 3], &[1, 2, 4]], true),
+            ("of the old only", 2, ours, true, Some(ours), &[&[1, 2, 3], &[1, 3, 4]], false),
+            ("of the new only", 2, ours, true, Some(ours), &[&[1, 3, 4], &[1, 2, 3]], false),
+        ] {
+            let voters: Vec<BTreeSet<u64>> =
+                voters.iter().map(|ids| ids.iter().copied().collect()).collect();
+            let last: Option<LogId> = last.map(at);
+            let committed = last.as_ref();
+            let lead = Lead { me: 1, leads, vote: &ours, committed, voters: &voters };
+            assert_eq!(lead.vouched(from, &vote), vouched.then_some(9), "{what}");
+        }
+        // A leader whose own vote is not for itself as the leader, but the same as the asker's.
+        let (candidate, voters) = (Vote::new(5, 1), [BTreeSet::from([1, 2, 3])]);
+        let last = at(ours);
+        let (vote, committed) = (&candidate, Some(&last));
+        let lead = Lead { me: 1, leads: true, vote, committed, voters: &voters };
+        assert_eq!(lead.vouched(2, &candidate), None, "not elected yet");
     }
 }
