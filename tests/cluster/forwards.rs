@@ -1,8 +1,11 @@
-//! Calls through a follower whose leader stands still: they go on with the next leader, however many wait.
+//! Calls through a follower: whom they wait for, and for whom not.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use quorate_node::Tunables;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::calls::{Registry, deregister, register, registration, renewal, spec, with_timeout};
@@ -14,6 +17,10 @@ const WAITING: usize = 1_500;
 /// From the moment that the follower knows the next leader, with room for a debug build on a busy machine: an attempt that
 /// had to wait for the end of a connection (1 s at least) would not come in time.
 const AFTER_ELECTION: Duration = Duration::from_millis(800);
+
+const WRITERS: u64 = 16;
+/// In two of these something else may take long.
+const ROUNDS: usize = 12;
 
 /// S1.3, S0.5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,7 +38,7 @@ async fn many_calls_that_wait_for_a_frozen_leader_go_on_with_the_next() {
     cluster.freeze(leader);
     let frozen = Instant::now();
     let calls = callers.iter().map(|(id, registry)| async move {
-        let writes = join_all((0..WAITING).map(|at| write(registry.clone(), *id, at)));
+        let writes = join_all((0..WAITING).map(|at| write(registry.clone(), *id, at as u64)));
         let (mut leaving, left) = (registry.clone(), id.to_string());
         let leaves = deregister(&mut leaving, "left", &left);
         let renews = renew(registry.clone(), lease);
@@ -55,7 +62,44 @@ async fn many_calls_that_wait_for_a_frozen_leader_go_on_with_the_next() {
     cluster.thaw(leader);
 }
 
-async fn write(mut registry: Registry, node: u64, at: usize) -> Instant {
+/// Renewals may be held back to be sent with others; the writes of the same moment are not held back with them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewals_hold_up_no_writes() {
+    let window = Duration::from_millis(300);
+    let tunables = Tunables { renew_window_ms: 300, ..Tunables::default() };
+    let cluster = Cluster::start_with(3, tunables).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let lease = register(&mut cluster.registry(leader), "kept", "a").await.lease_id;
+    let slowest = Arc::new(Mutex::new(Duration::ZERO));
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        let (registry, slowest) = (cluster.registry(follower), slowest.clone());
+        writers.spawn(async move {
+            for at in 0.. {
+                let begun = Instant::now();
+                let written = write(registry.clone(), writer, at % 10).await;
+                let mut slowest = slowest.lock().expect("no panic under this lock");
+                *slowest = (*slowest).max(written - begun);
+            }
+        });
+    }
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        // The leader's window begins.
+        renew(cluster.registry(leader), lease).await;
+        *slowest.lock().unwrap() = Duration::ZERO;
+        let begun = Instant::now();
+        let held = renew(cluster.registry(follower), lease).await - begun;
+        assert!(held > window / 2, "it is held back: {held:?}");
+        rounds.push(*slowest.lock().unwrap());
+    }
+    drop(writers);
+    rounds.sort();
+    eprintln!("measured: the slowest write while a renewal waits {window:?}: {rounds:?}");
+    assert!(rounds[ROUNDS - 3] < window / 2, "{rounds:?}");
+}
+
+async fn write(mut registry: Registry, node: u64, at: u64) -> Instant {
     let request = registration(vec![spec("web", &format!("{node}-{at}"))]);
     registry.register(with_timeout(request, SOON)).await.expect("a registration");
     Instant::now()

@@ -132,15 +132,17 @@ impl Node {
         deadline: Instant,
     ) -> Result<Renewed, NodeError> {
         let since = Instant::now();
-        let renewals =
-            if self.leads() { &self.queues.log_renewals } else { &self.queues.edge_renewals };
-        match tokio::time::timeout_at(deadline, renewals.submit(leases.clone(), patience)).await {
-            Ok(Err(NodeError::NotLeader { .. })) => {
-                self.renew_batch(leases, patience, deadline).await
+        let renewed = async {
+            if self.leads() {
+                match self.queues.log_renewals.submit(leases.clone(), patience).await {
+                    Err(NodeError::NotLeader { .. }) => {}
+                    done => return done,
+                }
             }
-            Ok(done) => done,
-            Err(_) => Err(self.late(since)),
-        }
+            self.queues.edge_renewals.submit(leases, patience).await
+        };
+        let renewed = tokio::time::timeout_at(deadline, renewed).await;
+        renewed.unwrap_or_else(|_elapsed| Err(self.late(since)))
     }
 
     /// Renews leases at the leader.
@@ -289,7 +291,9 @@ impl Node {
         }
     }
 
-    /// Asks another node to do something as the leader; together with what else is asked of it now, unless it takes long.
+    /// Asks another node to do something as the leader. Writes go with what else is asked of it now, and are answered
+    /// together. What may take longer goes alone: renewals, which the leader may hold back for others (there is one batch of
+    /// them at a time), and membership changes.
     pub(crate) async fn forward(
         &self,
         leader: u64,
@@ -297,11 +301,13 @@ impl Node {
         deadline: Instant,
     ) -> Result<LeaderAnswer, NodeError> {
         let encoded = encode(call);
-        if let LeaderCall::Membership(_) = call {
-            let mut answers = self.forward_all(leader, vec![encoded], deadline).await?;
-            return answers.pop().unwrap_or_else(|| Err(self.mismatched(&"no answer")));
+        match call {
+            LeaderCall::Propose(_) => self.queues.forwards.submit(leader, encoded, deadline).await,
+            LeaderCall::Renew(..) | LeaderCall::Membership(_) => {
+                let mut answers = self.forward_all(leader, vec![encoded], deadline).await?;
+                answers.pop().unwrap_or_else(|| Err(self.mismatched(&"no answer")))
+            }
         }
-        self.queues.forwards.submit(leader, encoded, deadline).await
     }
 
     /// Sends encoded calls to another node in one message; an answer for each.
