@@ -51,7 +51,7 @@ pub(super) enum Failure {
     /// Says nothing of the target: while names cannot be resolved, instances must not all be taken out.
     #[error("its name is not resolved: {0}")]
     Lookup(io::Error),
-    /// Says nothing of the target: without descriptors or ports of its own, this node reaches nobody.
+    /// Says nothing of the target: without descriptors, ports or a way into its network, this node reaches nobody.
     #[error("this node cannot connect: {0}")]
     OwnTrouble(io::Error),
     /// Says nothing of the target.
@@ -60,6 +60,10 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    fn of_io(error: io::Error) -> Self {
+        if is_own_trouble(&error) { Self::OwnTrouble(error) } else { Self::Io(error) }
+    }
+
     /// Whether it is the target that failed.
     pub(super) fn is_the_targets(&self) -> bool {
         let ours = matches!(self, Self::Lookup(_) | Self::OwnTrouble(_) | Self::Stalled);
@@ -89,9 +93,7 @@ impl Means {
         let addresses =
             looked_up.unwrap_or(Err(Failure::Lookup(io::ErrorKind::TimedOut.into())))?;
         match timeout_at(deadline, self.ask(&addresses, host, check)).await {
-            Ok(Err(Failure::Io(error))) if is_own_trouble(&error) => {
-                Err(Failure::OwnTrouble(error))
-            }
+            Ok(Err(Failure::Io(error))) => Err(Failure::of_io(error)),
             Ok(done) => done,
             Err(_) => Err(Failure::Timeout(limit)),
         }
@@ -152,21 +154,74 @@ impl Means {
     ) -> Result<TcpStream, Failure> {
         let limit = Duration::from_millis(check.timeout_ms.into());
         let share = limit / addresses.len().max(1) as u32;
-        let mut last = Failure::NoAddress;
+        let mut failure = None;
         for address in addresses {
-            match timeout(share, self.net.open(*address)).await {
+            let next = match timeout(share, self.net.open(*address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last = Failure::Io(error),
-                Err(_) => last = Failure::Timeout(limit),
-            }
+                Ok(Err(error)) => Failure::of_io(error),
+                Err(_) => Failure::Timeout(limit),
+            };
+            failure = Some(more_telling(failure, next));
         }
-        Err(last)
+        Err(failure.unwrap_or(Failure::NoAddress))
     }
 }
 
-/// Without descriptors, memory or ports of its own, a node finds nobody; that must not take the whole fleet out.
+/// What came of several addresses: of those that say something of the target, the last.
+fn more_telling(before: Option<Failure>, next: Failure) -> Failure {
+    match before {
+        Some(before) if before.is_the_targets() && !next.is_the_targets() => before,
+        _ => next,
+    }
+}
+
+/// Without descriptors, memory, ports or a network of its own, a node finds nobody; that must not take the whole fleet out.
 fn is_own_trouble(error: &io::Error) -> bool {
-    let own = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    let own = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::ADDRNOTAVAIL,
+        Errno::NETUNREACH,
+        Errno::NETDOWN,
+    ];
     let raw = error.raw_os_error();
     own.iter().any(|errno| raw == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errno(errno: Errno) -> Failure {
+        Failure::of_io(io::Error::from_raw_os_error(errno.raw_os_error()))
+    }
+
+    // S4.5
+    #[test]
+    fn what_this_node_lacks_says_nothing_of_the_target() {
+        for own in [Errno::MFILE, Errno::ADDRNOTAVAIL, Errno::NETUNREACH, Errno::NETDOWN] {
+            assert!(!errno(own).is_the_targets(), "{own}");
+        }
+        for its in [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::CONNRESET, Errno::TIMEDOUT] {
+            assert!(errno(its).is_the_targets(), "{its}");
+        }
+    }
+
+    /// A node without IPv6 and a target that refuses over IPv4, in either order.
+    #[test]
+    fn of_several_addresses_the_one_that_tells_counts() {
+        for order in
+            [[Errno::NETUNREACH, Errno::CONNREFUSED], [Errno::CONNREFUSED, Errno::NETUNREACH]]
+        {
+            let [first, second] = order.map(errno);
+            let failure = more_telling(Some(more_telling(None, first)), second);
+            assert!(
+                matches!(&failure, Failure::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused)
+            );
+        }
+        let none = more_telling(Some(errno(Errno::NETUNREACH)), errno(Errno::NETUNREACH));
+        assert!(!none.is_the_targets());
+    }
 }
