@@ -64,6 +64,15 @@ impl Failure {
         if is_own_trouble(&error) { Self::OwnTrouble(error) } else { Self::Io(error) }
     }
 
+    /// Whether the target may hang, also on the way to its address.
+    pub(super) fn is_late(&self) -> bool {
+        match self {
+            Self::Timeout(_) => true,
+            Self::Lookup(error) => error.kind() == io::ErrorKind::TimedOut,
+            _ => false,
+        }
+    }
+
     /// Whether it is the target that failed.
     pub(super) fn is_the_targets(&self) -> bool {
         let ours = matches!(self, Self::Lookup(_) | Self::OwnTrouble(_) | Self::Stalled);

@@ -167,7 +167,7 @@ impl Schedule {
         let interval = Duration::from_millis(probed.check.interval_ms.into());
         let due = (probed.began + interval.mul_f64(0.9 + 0.2 * share)).max(now);
         probed.due = Some(due);
-        probed.hangs = matches!(result, Err(Failure::Timeout(_)));
+        probed.hangs = result.as_ref().is_err_and(Failure::is_late);
         let queue = if probed.hangs { &mut self.hanging } else { &mut self.prompt };
         queue.insert((due, id));
         match result {

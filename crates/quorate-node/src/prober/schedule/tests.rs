@@ -102,6 +102,19 @@ async fn a_check_is_due_an_interval_after_it_began() {
 
 // S4.7
 #[tokio::test(start_paused = true)]
+async fn whose_name_is_not_resolved_in_time_hangs_too() {
+    let mut p = Probing::new();
+    p.register("a", 1, 1);
+    p.register("b", 1, 1);
+    assert_eq!(p.due(5_000, true), [1, 2]);
+    p.done(7_000, 1, Err(Failure::Lookup(std::io::ErrorKind::TimedOut.into())));
+    p.done(7_000, 2, Err(Failure::Lookup(std::io::ErrorKind::NotFound.into())));
+    assert_eq!(p.due(30_000, false), [2]);
+    assert_eq!(p.due(30_000, true), [1]);
+}
+
+// S4.7
+#[tokio::test(start_paused = true)]
 async fn those_that_hang_wait_for_room_of_their_own() {
     let mut p = Probing::new();
     p.register("a", 1, 1);
