@@ -33,7 +33,7 @@ impl Registry {
         let before = self.instances;
         match deregister {
             Deregister::Lease(id) => {
-                let lease = self.leases.get(id).ok_or(Rejection::UnknownLease(*id))?;
+                let lease = self.leases.get(*id).ok_or(Rejection::UnknownLease(*id))?;
                 for key in lease.instances.clone().iter() {
                     self.deregister_instance(key, None, events);
                 }

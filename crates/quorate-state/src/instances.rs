@@ -133,7 +133,7 @@ impl Registry {
         for target in required(&instance) {
             self.dependents.insert((target, key.clone()));
         }
-        if let Some(lease) = self.leases.get_mut(&instance.lease) {
+        if let Some(lease) = self.leases.get_mut(instance.lease) {
             lease.instances.insert(key.clone());
         }
         let service = self.services.entry(key.service.clone()).or_default();

@@ -75,12 +75,12 @@ impl Registry {
 
     /// A lease.
     pub fn lease(&self, id: LeaseId) -> Option<&Lease> {
-        self.leases.get(&id)
+        self.leases.get(id)
     }
 
     /// Starts the lease's time again; false: there is no such lease.
     pub(crate) fn renew_lease(&mut self, id: LeaseId, ttl: Option<Ttl>) -> bool {
-        let Some(lease) = self.leases.get(&id) else { return false };
+        let Some(lease) = self.leases.get(id) else { return false };
         let ttl = ttl.unwrap_or(lease.ttl);
         let (renewed, deadline) = (self.clock, self.clock.plus_ms(ttl.as_ms()));
         self.set_lease_times(id, ttl, renewed, deadline);
@@ -99,7 +99,7 @@ impl Registry {
     pub(crate) fn insert_lease(&mut self, lease: Lease) {
         self.hash.add(Kind::Lease, &lease);
         self.deadlines.insert(lease.deadline, Due::Lease(lease.id));
-        self.leases.insert(lease.id, lease);
+        self.leases.insert(lease);
     }
 
     /// Removes a lease with all that it keeps; false: there is no such lease.
@@ -109,7 +109,7 @@ impl Registry {
         reason: RemoveReason,
         events: &mut Vec<Arc<Event>>,
     ) -> bool {
-        let Some(lease) = self.leases.get(&id) else { return false };
+        let Some(lease) = self.leases.get(id) else { return false };
         for key in lease.instances.clone().iter() {
             self.remove_instance(key, reason, events);
         }
@@ -119,7 +119,7 @@ impl Registry {
 
     /// Takes an instance from its lease; a lease that keeps nothing any more ends.
     pub(crate) fn detach(&mut self, id: LeaseId, key: &InstanceKey) {
-        let Some(lease) = self.leases.get_mut(&id) else { return };
+        let Some(lease) = self.leases.get_mut(id) else { return };
         lease.instances.remove(key);
         if lease.instances.is_empty() {
             self.drop_lease(id);
@@ -131,7 +131,7 @@ impl Registry {
         let horizon = self.clock.plus_ms(grace_ms);
         let near: Vec<LeaseId> = self.deadlines.leases_before(horizon).collect();
         for id in near {
-            let Some(lease) = self.leases.get(&id) else { continue };
+            let Some(lease) = self.leases.get(id) else { continue };
             let grace_ms = grace_ms.min(lease.ttl.as_ms());
             let latest = lease.renewed.plus_ms(lease.ttl.as_ms()).plus_ms(grace_ms);
             let deadline = lease.deadline.max(self.clock.plus_ms(grace_ms).min(latest));
@@ -141,7 +141,7 @@ impl Registry {
     }
 
     fn set_lease_times(&mut self, id: LeaseId, ttl: Ttl, renewed: Clock, deadline: Clock) {
-        let Some(lease) = self.leases.get_mut(&id) else { return };
+        let Some(lease) = self.leases.get_mut(id) else { return };
         self.hash.remove(Kind::Lease, lease);
         self.deadlines.remove(lease.deadline, Due::Lease(id));
         (lease.ttl, lease.renewed, lease.deadline) = (ttl, renewed, deadline);
@@ -150,7 +150,7 @@ impl Registry {
     }
 
     fn drop_lease(&mut self, id: LeaseId) {
-        if let Some(lease) = self.leases.remove(&id) {
+        if let Some(lease) = self.leases.remove(id) {
             self.hash.remove(Kind::Lease, &lease);
             self.deadlines.remove(lease.deadline, Due::Lease(id));
         }

@@ -18,6 +18,7 @@ mod event;
 mod hash;
 mod instances;
 mod kept;
+mod lease_table;
 mod leases;
 pub mod limits;
 mod read;

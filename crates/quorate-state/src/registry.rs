@@ -21,7 +21,7 @@ use crate::deregister::Tombstone;
 use crate::event::{Applied, Event};
 use crate::hash::{Kind, StateHash};
 use crate::instances::Service;
-use crate::leases::Lease;
+use crate::lease_table::LeaseTable;
 use crate::limits;
 use crate::spec::{Instance, Load, Override};
 use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Revision, ServiceKey, Ttl};
@@ -35,7 +35,7 @@ pub struct Registry {
     /// The highest revision of a service that was forgotten since.
     pub(crate) forgotten: Revision,
     pub(crate) services: OrdMap<ServiceKey, Service>,
-    pub(crate) leases: OrdMap<LeaseId, Lease>,
+    pub(crate) leases: LeaseTable,
     pub(crate) overrides: OrdMap<InstanceKey, Override>,
     pub(crate) tombstones: OrdMap<InstanceKey, Tombstone>,
     /// Derived: every deadline there is.
@@ -98,7 +98,7 @@ impl Registry {
     ) -> Result<Reply, Rejection> {
         let incarnation = self.admit(register)?;
         let lease = self.lease_for(register, incarnation)?;
-        let ttl = self.leases.get(&lease).map_or(Ttl::DEFAULT, |lease| lease.ttl);
+        let ttl = self.leases.get(lease).map_or(Ttl::DEFAULT, |lease| lease.ttl);
         for (place, (key, spec)) in (0..).zip(&register.instances) {
             let (checks, load) = (checks.get(&place), loads.get(&place));
             let spec = spec.clone().with_load(load.copied().unwrap_or_default());
@@ -145,7 +145,7 @@ impl Registry {
             check_room(LeaseId(self.last_lease.0 + 1), register.instances.len())?;
             return Ok(self.add_lease(register.ttl.unwrap_or(Ttl::DEFAULT)));
         };
-        let lease = self.leases.get(&id).ok_or(Rejection::UnknownLease(id))?;
+        let lease = self.leases.get(id).ok_or(Rejection::UnknownLease(id))?;
         let new = register.instances.iter().filter(|(key, _)| !lease.instances.contains(key));
         check_room(id, lease.instances.len() + new.count())?;
         self.renew_lease(id, register.ttl);

@@ -40,8 +40,8 @@ pub(super) fn check_nothing_is_late(registry: &Registry) {
 /// Each instance is kept by one lease that lists it, no lease is empty.
 #[track_caller]
 fn check_leases(registry: &Registry) {
-    for (id, lease) in &registry.leases {
-        assert_eq!(*id, lease.id);
+    for lease in registry.leases.values() {
+        let id = &lease.id;
         assert!(lease.id.0 > 0 && lease.id <= registry.last_lease, "{id:?} was never given out");
         assert!(lease.renewed <= registry.clock, "{id:?} was renewed in the future");
         let ttl = lease.ttl.as_ms();
