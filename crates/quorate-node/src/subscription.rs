@@ -218,23 +218,21 @@ impl<E: Send + 'static> Subscription<E> {
     }
 
     /// Of coalesced changes, only the last message moves the position: before it, a change may still be missing.
-    fn queue_changes(&mut self, events: Vec<Arc<SharedEvent>>, upto: Revision, coalesced: bool) {
-        let (mut message, mut bytes) = (Vec::new(), 0);
+    fn queue_changes(
+        &mut self,
+        mut events: Vec<Arc<SharedEvent>>,
+        upto: Revision,
+        coalesced: bool,
+    ) {
         let mut reached = self.position;
-        for shared in events {
-            let full = bytes + shared.bytes > MESSAGE_BYTES || message.len() == BATCH_MAX;
-            if full && !message.is_empty() {
-                let full = Message::Delta(std::mem::take(&mut message));
-                self.ready.push_back((full, reached));
-                bytes = 0;
-            }
+        while let Some(rest) = split_off_rest(&mut events) {
             if !coalesced {
-                reached = shared.event.revision;
+                reached = events.last().map_or(reached, |last| last.event.revision);
             }
-            bytes += shared.bytes;
-            message.push(shared);
+            let message = Message::Delta(std::mem::replace(&mut events, rest));
+            self.ready.push_back((message, reached));
         }
-        self.ready.push_back((Message::Delta(message), upto));
+        self.ready.push_back((Message::Delta(events), upto));
     }
 
     fn queue_snapshot(&mut self, registry: &Registry, reset: bool) {
@@ -269,6 +267,16 @@ impl<E: Send + 'static> Subscription<E> {
         let message = Message::Snapshot { services, reset, last: false };
         self.ready.push_back((message, Revision(0)));
     }
+}
+
+/// What is too much for one message, if anything.
+fn split_off_rest(events: &mut Vec<Arc<SharedEvent>>) -> Option<Vec<Arc<SharedEvent>>> {
+    let mut bytes = 0;
+    let too_much = events.iter().enumerate().position(|(at, shared)| {
+        bytes += shared.bytes;
+        at > 0 && (bytes > MESSAGE_BYTES || at == BATCH_MAX)
+    });
+    too_much.map(|at| events.split_off(at))
 }
 
 /// What comes seldom.

@@ -6,7 +6,9 @@
 //! the ring gets a snapshot. So a slow watcher costs a bounded amount of memory and never holds anybody up: the ring is
 //! handed out in pieces of [`BATCH_MAX`], and what a watcher sees of a piece is found without the lock.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use crate::shared_event::{SharedEvent, View};
@@ -121,7 +123,8 @@ pub(crate) struct Hub {
     base: Revision,
     watchers: HashMap<u64, Watcher>,
     by_service: HashMap<ServiceKey, Vec<u64>>,
-    by_prefix: Vec<u64>,
+    /// By namespace and prefix: each is compared once, however many watch it.
+    by_prefix: HashMap<(Namespace, String), Vec<u64>>,
     last_id: u64,
 }
 
@@ -138,7 +141,7 @@ impl Hub {
             base: Revision(0),
             watchers: HashMap::new(),
             by_service: HashMap::new(),
-            by_prefix: Vec::new(),
+            by_prefix: HashMap::new(),
             last_id: 0,
         }
     }
@@ -186,18 +189,13 @@ impl Hub {
         let Self { watchers, by_service, by_prefix, .. } = self;
         for shared in events {
             let event = &shared.event;
-            for id in by_service.get(&event.key().service).into_iter().flatten() {
+            let service = &event.key().service;
+            let by_name = by_service.get(service).into_iter();
+            let by_prefix = by_prefix.iter().filter(|(prefix, _)| covers(prefix, service));
+            for id in by_name.chain(by_prefix.map(|(_, ids)| ids)).flatten() {
                 if let Some(watcher) = watchers.get_mut(id)
                     && watcher.filter.view(event).is_some()
                 {
-                    watcher.queue(shared, wakes);
-                }
-            }
-        }
-        for id in by_prefix {
-            let Some(watcher) = watchers.get_mut(id) else { continue };
-            for shared in events {
-                if watcher.filter.sees(&shared.event) {
                     watcher.queue(shared, wakes);
                 }
             }
@@ -219,10 +217,13 @@ impl Hub {
                 }
             }
         }
-        for id in by_prefix {
-            let Some(watcher) = watchers.get_mut(id) else { continue };
-            if let Some(first) = events.iter().find(|shared| watcher.filter.sees(&shared.event)) {
-                watcher.replay(first, wakes);
+        for (prefix, ids) in by_prefix {
+            let covered = |shared: &&Arc<SharedEvent>| covers(prefix, &shared.event.key().service);
+            let Some(first) = events.iter().find(covered) else { continue };
+            for id in ids {
+                if let Some(watcher) = watchers.get_mut(id) {
+                    watcher.replay(first, wakes);
+                }
             }
         }
     }
@@ -256,7 +257,10 @@ impl Hub {
                     self.by_service.entry(key).or_default().push(id);
                 }
             }
-            Selection::Prefix(_) => self.by_prefix.push(id),
+            Selection::Prefix(prefix) => {
+                let key = (filter.namespace.clone(), prefix.clone());
+                self.by_prefix.entry(key).or_default().push(id);
+            }
         }
         let all = Backlog::Replay { from: Revision(0) };
         let backlog = if replay { all } else { Backlog::Queued(VecDeque::new()) };
@@ -273,15 +277,12 @@ impl Hub {
                 for name in names {
                     let namespace = watcher.filter.namespace.clone();
                     let key = ServiceKey { namespace, name };
-                    if let Some(ids) = self.by_service.get_mut(&key) {
-                        ids.retain(|other| *other != id);
-                        if ids.is_empty() {
-                            self.by_service.remove(&key);
-                        }
-                    }
+                    remove_id(&mut self.by_service, key, id);
                 }
             }
-            Selection::Prefix(_) => self.by_prefix.retain(|other| *other != id),
+            Selection::Prefix(prefix) => {
+                remove_id(&mut self.by_prefix, (watcher.filter.namespace, prefix), id);
+            }
         }
     }
 
@@ -351,6 +352,19 @@ impl Watcher {
     fn wake_if_idle(&self, wakes: &mut Vec<Arc<Wake>>) {
         if matches!(&self.backlog, Backlog::Queued(queue) if queue.is_empty()) {
             wakes.push(self.wake.clone());
+        }
+    }
+}
+
+fn covers((namespace, prefix): &(Namespace, String), service: &ServiceKey) -> bool {
+    service.namespace == *namespace && service.name.as_str().starts_with(prefix)
+}
+
+fn remove_id<K: Eq + Hash>(index: &mut HashMap<K, Vec<u64>>, key: K, id: u64) {
+    if let Entry::Occupied(mut ids) = index.entry(key) {
+        ids.get_mut().retain(|other| *other != id);
+        if ids.get().is_empty() {
+            ids.remove();
         }
     }
 }
