@@ -74,13 +74,12 @@ impl Applied {
         *self.position.borrow()
     }
 
-    /// Applies one log entry.
+    /// Applies one log entry. Watchers of what it changes are told at the next [`Applied::wake_watchers`].
     pub(crate) fn apply(&self, entry: Entry) -> Outcome {
         let index = entry.log_id.index();
         let mut guard = self.lock();
         let state = &mut *guard;
         state.last_log_id = Some(entry.log_id);
-        let mut wakes = Vec::new();
         let outcome = match entry.payload {
             EntryPayload::Blank => state.nothing(),
             EntryPayload::Membership(membership) => {
@@ -89,7 +88,7 @@ impl Applied {
             }
             EntryPayload::Normal(command) => {
                 let applied = state.registry.apply(&command);
-                wakes = state.hub.publish(applied.events);
+                state.hub.publish(applied.events);
                 Outcome { reply: applied.reply, revision: applied.revision }
             }
         };
@@ -99,8 +98,13 @@ impl Applied {
         let revision = outcome.revision.0;
         drop(guard);
         self.position.send_replace(Position { index, revision });
-        wakes.iter().for_each(|watcher| watcher.call());
         outcome
+    }
+
+    /// Wakes whom the entries concern that were applied since this was last called.
+    pub(crate) fn wake_watchers(&self) {
+        let wakes = self.lock().hub.take_wakes();
+        wakes.iter().for_each(|watcher| watcher.call());
     }
 
     /// Replaces everything by what a snapshot held; what was there before.

@@ -368,13 +368,12 @@ async fn report_health(
 
 /// Ends when the Raft library stops by itself, which it does when its storage fails.
 async fn watch_raft(node: Arc<Node>) -> Result<(), RunError> {
-    let mut metrics = node.metrics.clone();
-    loop {
-        if let Err(fatal) = &metrics.borrow_watched().running_state {
-            return Err(RunError::Raft { reason: fatal.to_string() });
-        }
-        if metrics.changed().await.is_err() {
-            return Err(RunError::Raft { reason: "it ended without a reason".to_owned() });
-        }
-    }
+    // Changes seldom, unlike the metrics that hold the reason, and is closed when the library ends.
+    let mut view = node.view.clone();
+    while view.changed().await.is_ok() {}
+    let reason = match &node.metrics.borrow_watched().running_state {
+        Err(fatal) => fatal.to_string(),
+        Ok(()) => "it ended without a reason".to_owned(),
+    };
+    Err(RunError::Raft { reason })
 }

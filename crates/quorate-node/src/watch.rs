@@ -125,6 +125,8 @@ pub(crate) struct Hub {
     by_service: HashMap<ServiceKey, Vec<u64>>,
     /// By namespace and prefix: each is compared once, however many watch it.
     by_prefix: HashMap<(Namespace, String), Vec<u64>>,
+    /// Who has something to take and was not woken yet.
+    wakes: Vec<Arc<Wake>>,
     last_id: u64,
 }
 
@@ -142,20 +144,19 @@ impl Hub {
             watchers: HashMap::new(),
             by_service: HashMap::new(),
             by_prefix: HashMap::new(),
+            wakes: Vec::new(),
             last_id: 0,
         }
     }
 
-    /// Takes in what a command changed; whom to wake, which need not be done under the lock.
-    #[must_use]
-    pub(crate) fn publish(&mut self, events: Vec<Arc<Event>>) -> Vec<Arc<Wake>> {
+    /// Takes in what a command changed. Those whom it concerns are still to be woken.
+    pub(crate) fn publish(&mut self, events: Vec<Arc<Event>>) {
         let shared = |event| Arc::new(SharedEvent::new(Arc::unwrap_or_clone(event)));
         let events: Vec<_> = events.into_iter().map(shared).collect();
-        let mut wakes = Vec::new();
         if events.len() >= MANY && events.len() <= self.ring_max / 2 {
-            self.point_to_ring(&events, &mut wakes);
+            self.point_to_ring(&events);
         } else {
-            self.queue_for_each(&events, &mut wakes);
+            self.queue_for_each(&events);
         }
         for event in events {
             self.ring_bytes += event.bytes;
@@ -163,7 +164,12 @@ impl Hub {
             self.ring.push_back(event);
         }
         self.forget_the_oldest();
-        wakes
+    }
+
+    /// Whom to wake for what was published since this was last asked; best done when the lock is free.
+    #[must_use]
+    pub(crate) fn take_wakes(&mut self) -> Vec<Arc<Wake>> {
+        std::mem::take(&mut self.wakes)
     }
 
     /// What is over the bounds: encodings, then changes.
@@ -185,8 +191,8 @@ impl Hub {
         }
     }
 
-    fn queue_for_each(&mut self, events: &[Arc<SharedEvent>], wakes: &mut Vec<Arc<Wake>>) {
-        let Self { watchers, by_service, by_prefix, .. } = self;
+    fn queue_for_each(&mut self, events: &[Arc<SharedEvent>]) {
+        let Self { watchers, by_service, by_prefix, wakes, .. } = self;
         for shared in events {
             let event = &shared.event;
             let service = &event.key().service;
@@ -203,8 +209,8 @@ impl Hub {
     }
 
     /// So many changes at once are found in the ring by those whom they may concern, outside the lock.
-    fn point_to_ring(&mut self, events: &[Arc<SharedEvent>], wakes: &mut Vec<Arc<Wake>>) {
-        let Self { watchers, by_service, by_prefix, .. } = self;
+    fn point_to_ring(&mut self, events: &[Arc<SharedEvent>]) {
+        let Self { watchers, by_service, by_prefix, wakes, .. } = self;
         let mut done = HashSet::new();
         for event in events {
             let service = &event.event.key().service;

@@ -17,6 +17,9 @@ use crate::disk::Disk;
 use crate::raft::runtime::blocking;
 use crate::raft::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
+/// Entries at most for which watchers are woken together.
+const WOKEN_FOR: usize = 64;
+
 /// What the Raft library drives.
 #[derive(Debug)]
 pub(crate) struct StateMachine {
@@ -44,16 +47,21 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok((state.last_log_id, state.membership.clone()))
     }
 
-    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    /// Watchers are woken once for all entries that are ready together: to wake one costs more than to tell it.
+    async fn apply<Strm>(&mut self, entries: Strm) -> io::Result<()>
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
-        while let Some(entry) = entries.next().await {
-            let (entry, responder) = entry?;
-            let outcome = self.applied.apply(entry);
-            if let Some(responder) = responder {
-                responder.send(outcome);
+        let mut ready = entries.ready_chunks(WOKEN_FOR);
+        while let Some(entries) = ready.next().await {
+            for entry in entries {
+                let (entry, responder) = entry?;
+                let outcome = self.applied.apply(entry);
+                if let Some(responder) = responder {
+                    responder.send(outcome);
+                }
             }
+            self.applied.wake_watchers();
         }
         Ok(())
     }

@@ -26,8 +26,8 @@ fn apply(applied: &Applied, op: Op) {
     let mut state = applied.lock();
     let command = Command { clock: state.registry.clock(), op };
     let events = state.registry.apply(&command).events;
-    let wakes = state.hub.publish(events);
-    wakes.iter().for_each(|watcher| watcher.call());
+    state.hub.publish(events);
+    state.hub.take_wakes().iter().for_each(|watcher| watcher.call());
 }
 
 fn register(applied: &Applied, id: &str) {

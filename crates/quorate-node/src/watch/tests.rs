@@ -55,7 +55,7 @@ fn encodings_are_kept_of_the_latest_changes_only() {
         let mut hub = Hub::new(100_000, ring_bytes_max);
         hub.restart(registry.revision());
         for weight in 0..3_000 {
-            let _nobody = hub.publish(weigh(&mut registry, &key, weight));
+            hub.publish(weigh(&mut registry, &key, weight));
         }
         let kept: Vec<_> = hub.ring.iter().map(|shared| keeps_encodings(shared)).collect();
         let from = kept.iter().position(|kept| *kept).unwrap();
