@@ -82,6 +82,8 @@ pub(crate) struct Journal {
     at: u64,
     file_bytes: usize,
     last_seq: u64,
+    /// Whether every frame that was written is durable.
+    is_synced: bool,
     /// The frame that is being made.
     frame: Vec<u8>,
 }
@@ -103,14 +105,17 @@ impl Journal {
             Ok(OneFile { file, path })
         };
         let files = [open(FILE_NAMES[0])?, open(FILE_NAMES[1])?];
-        let frame = Vec::new();
-        Ok(Self { files, current: 0, at: 0, file_bytes, last_seq: 0, frame })
+        let (current, at, last_seq) = (0, 0, 0);
+        Ok(Self { files, current, at, file_bytes, last_seq, is_synced: true, frame: Vec::new() })
     }
 
     /// Every write up to `last_seq` is durable in sled: what the files hold is not needed any more.
     pub(crate) fn restart(&mut self, last_seq: u64) {
         self.at = 0;
         self.last_seq = last_seq;
+        self.is_synced = true;
+        // It may have been a very large one.
+        self.frame = Vec::new();
     }
 
     /// The file in use.
@@ -147,9 +152,14 @@ impl Journal {
     }
 
     /// Go on at the beginning of the other file, of which nothing is needed any more.
-    pub(crate) fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) -> io::Result<()> {
+        if !self.is_synced {
+            // A later sync is of the other file: it would make durable what follows, and not this.
+            self.sync()?;
+        }
         self.current = 1 - self.current;
         self.at = 0;
+        Ok(())
     }
 
     /// Write the frame. It is durable after the next [`Journal::sync`].
@@ -160,12 +170,15 @@ impl Journal {
         self.frame[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
         self.files[self.current].file.write_all_at(&self.frame, self.at)?;
         self.at += self.frame.len() as u64;
+        self.is_synced = false;
         Ok(())
     }
 
     /// Make what was written durable.
-    pub(crate) fn sync(&self) -> io::Result<()> {
-        self.files[self.current].file.sync_data()
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
+        self.files[self.current].file.sync_data()?;
+        self.is_synced = true;
+        Ok(())
     }
 
     /// The frames of both files, older ones first.

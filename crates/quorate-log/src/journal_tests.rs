@@ -12,7 +12,7 @@ fn write(journal: &mut Journal, last_seq: u64, value: &[u8]) {
     journal.put(Tree::Meta, b"vote", b"");
     assert!(journal.takes_frame());
     if !journal.has_room() {
-        journal.turn();
+        journal.turn().unwrap();
     }
     journal.write().unwrap();
     journal.sync().unwrap();
@@ -61,6 +61,17 @@ fn what_is_left_from_an_earlier_turn_is_not_read() {
     for name in FILE_NAMES {
         assert!(std::fs::metadata(dir.path().join(name)).unwrap().len() <= SMALL_FILE as u64);
     }
+}
+
+#[test]
+fn a_file_is_not_left_before_it_is_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(dir.path(), SMALL_FILE).unwrap();
+    journal.begin(1);
+    journal.write().unwrap();
+    assert!(!journal.is_synced);
+    journal.turn().unwrap();
+    assert!(journal.is_synced);
 }
 
 #[test]

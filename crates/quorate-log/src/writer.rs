@@ -5,6 +5,7 @@
 //! first failure nothing more is written: what reached the disk is then unknown, and a retried sync
 //! would hide that.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -188,15 +189,16 @@ impl<C: RaftTypeConfig> Writer<C> {
             // The other file was left when the last checkpoint began; what this one has is in sled, not yet synced.
             self.await_checkpoint()?;
             self.begin_checkpoint(disk)?;
-            self.journal.turn();
+            self.journal.turn().map_err(|source| self.journal_failed(source))?;
         }
         let written = self.journal.write();
         let synced = written.and_then(|()| if is_awaited { self.journal.sync() } else { Ok(()) });
-        synced.map_err(|source| LogError::Io {
-            operation: "write or sync",
-            path: self.journal.path().to_owned(),
-            source: Arc::new(source),
-        })
+        synced.map_err(|source| self.journal_failed(source))
+    }
+
+    fn journal_failed(&self, source: io::Error) -> LogError {
+        let path = self.journal.path().to_owned();
+        LogError::Io { operation: "write or sync", path, source: Arc::new(source) }
     }
 
     /// Put a group into sled.
