@@ -20,6 +20,8 @@
 //! than a record becomes chunks, whose keys are the index followed by the chunk's number (4 bytes
 //! big endian; absent for chunk 0), so that they sort between their index and the next.
 
+use crate::numbers::{u32_at, u64_at};
+
 /// The newest version of the record format that this code reads, and the one it writes.
 pub(crate) const RECORD_VERSION: u8 = 1;
 
@@ -259,18 +261,6 @@ fn split_entries(body: &[u8], count: u32) -> Result<Vec<&[u8]>, RecordError> {
         return Err(RecordError::Malformed);
     }
     Ok(entries)
-}
-
-fn u32_at(value: &[u8], at: usize) -> u32 {
-    let mut bytes = [0; 4];
-    bytes.copy_from_slice(&value[at..at + 4]);
-    u32::from_le_bytes(bytes)
-}
-
-fn u64_at(value: &[u8], at: usize) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&value[at..at + 8]);
-    u64::from_le_bytes(bytes)
 }
 
 #[cfg(test)]

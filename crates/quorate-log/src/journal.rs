@@ -28,6 +28,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::numbers::{u32_at, u64_at};
+
 /// One file. It is full of zeros first: a sync is cheap as long as the file's length and blocks stay.
 pub(crate) const FILE_BYTES: usize = 2 * 1024 * 1024;
 
@@ -253,18 +255,6 @@ fn split_put(bytes: &[u8]) -> Option<(Put<'_>, &[u8])> {
     let value_bytes = u32::from_le_bytes([*l0, *l1, *l2, *l3]) as usize;
     let (value, rest) = rest.split_at_checked(value_bytes)?;
     Some((Put { tree, key, value }, rest))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut number = [0; 4];
-    number.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(number)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut number = [0; 8];
-    number.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(number)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@
 //! | `journal` | what is not yet synced in sled, made durable with one write and one sync |
 //! | `disk` | sled: where records lie, how they are written, removed, synced and read |
 //! | `recover`, `replay` | opening: check everything that was written, give sled what only the journal has, refuse what is damaged |
-//! | `codec`, `meta` | the formats of batches and of single values |
+//! | `codec`, `meta`, `numbers` | the formats of batches and of single values |
 //! | `witness` | remembers what was acknowledged, to notice a log that lost its end |
 //! | `snapshots`, `snapshot_file` | the current snapshot; the format of one file |
 
@@ -25,6 +25,7 @@ mod identity;
 mod journal;
 mod memory;
 mod meta;
+mod numbers;
 mod recover;
 mod replay;
 mod room;

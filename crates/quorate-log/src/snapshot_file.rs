@@ -23,6 +23,7 @@ use lz4_flex::frame::FrameDecoder;
 use openraft::RaftTypeConfig;
 use openraft::type_config::alias::SnapshotMetaOf;
 
+use crate::numbers::{u32_at, u64_at};
 use crate::snapshot_error::{SnapshotError, SnapshotProblem};
 
 const FORMAT_VERSION: u32 = 1;
@@ -211,16 +212,4 @@ fn crc_of(file: &File, range: std::ops::Range<u64>) -> io::Result<u32> {
         position += wanted as u64;
     }
     Ok(hasher.finalize())
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let mut number = [0; 4];
-    number.copy_from_slice(&bytes[at..at + 4]);
-    u32::from_le_bytes(number)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    let mut number = [0; 8];
-    number.copy_from_slice(&bytes[at..at + 8]);
-    u64::from_le_bytes(number)
 }
