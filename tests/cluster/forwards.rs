@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use quorate_node::Tunables;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::calls::{Registry, deregister, register, registration, renewal, spec, with_timeout};
 use super::harness::{Cluster, SOON};
@@ -83,20 +83,29 @@ async fn renewals_hold_up_no_writes() {
             }
         });
     }
-    let mut rounds = Vec::new();
+    let since_then = || std::mem::take(&mut *slowest.lock().expect("no panic under this lock"));
+    let (mut alone, mut beside, mut longest) = (Vec::new(), Vec::new(), Duration::ZERO);
     for _ in 0..ROUNDS {
+        since_then();
+        sleep(window).await;
+        alone.push(since_then());
         // The leader's window begins.
         renew(cluster.registry(leader), lease).await;
-        *slowest.lock().unwrap() = Duration::ZERO;
+        since_then();
         let begun = Instant::now();
-        let held = renew(cluster.registry(follower), lease).await - begun;
-        assert!(held > window / 2, "it is held back: {held:?}");
-        rounds.push(*slowest.lock().unwrap());
+        longest = longest.max(renew(cluster.registry(follower), lease).await - begun);
+        beside.push(since_then());
     }
     drop(writers);
-    rounds.sort();
-    eprintln!("measured: the slowest write while a renewal waits {window:?}: {rounds:?}");
-    assert!(rounds[ROUNDS - 3] < window / 2, "{rounds:?}");
+    assert!(longest > window / 2, "renewals are held back: {longest:?}");
+    alone.sort();
+    beside.sort();
+    eprintln!(
+        "measured: the slowest writes in {window:?}: {alone:?}, while a renewal waits: {beside:?}"
+    );
+    // A busy machine is slow with all of them.
+    let limit = (window / 2).max(2 * alone[ROUNDS - 3]);
+    assert!(beside[ROUNDS - 3] < limit, "{beside:?}");
 }
 
 async fn write(mut registry: Registry, node: u64, at: u64) -> Instant {
