@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rand::Rng;
+use rand::seq::IndexedRandom;
 use tokio::time::Instant;
 
 use self::prepared::{Group, Prepared, Seat};
@@ -206,9 +207,28 @@ impl Balancer {
         if tried.is_empty() || !tried.contains(&one.instance.id) {
             return Some(one);
         }
+        let other = self.choose_untried(first, tried);
+        other.or_else(|| self.choose_untried(second, tried)).or(Some(one))
+    }
+
+    /// As the policy says, among those that were not tried; `None`: there are none.
+    fn choose_untried<'a>(&self, group: &'a Group, tried: &[String]) -> Option<&'a Arc<Seat>> {
         let untried = |seat: &&Arc<Seat>| !tried.contains(&seat.instance.id);
-        let from = self.turn.load(Ordering::Relaxed);
-        first.from(from).find(untried).or_else(|| second.from(from).find(untried)).or(Some(one))
+        let mut rng = rand::rng();
+        match self.policy {
+            Policy::RoundRobin | Policy::WeightedRoundRobin => {
+                let turns = (0..group.turns()).map(|_| self.turn.fetch_add(1, Ordering::Relaxed));
+                turns.map(|turn| group.at_turn(turn)).find(untried)
+            }
+            Policy::Random => {
+                let left: Vec<_> = group.seats().filter(untried).collect();
+                left.choose_weighted(&mut rng, |seat| seat.instance.weight).ok().copied()
+            }
+            Policy::LeastLoaded => {
+                let left: Vec<_> = group.seats().filter(untried).collect();
+                Some(Seat::less_loaded(left.choose(&mut rng)?, left.choose(&mut rng)?))
+            }
+        }
     }
 
     fn choose_of<'a>(&self, group: &'a Group) -> Option<&'a Arc<Seat>> {

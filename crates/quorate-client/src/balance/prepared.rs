@@ -140,10 +140,13 @@ impl Group {
         self.at(self.turns[turn % self.turns.len()] as usize)
     }
 
-    /// All, beginning somewhere.
-    pub(super) fn from(&self, place: usize) -> impl Iterator<Item = &Arc<Seat>> {
-        let (before, after) = self.seats.split_at(place % self.len().max(1));
-        after.iter().chain(before)
+    /// Turns of a round.
+    pub(super) fn turns(&self) -> usize {
+        self.turns.len()
+    }
+
+    pub(super) fn seats(&self) -> impl Iterator<Item = &Arc<Seat>> {
+        self.seats.iter()
     }
 }
 

@@ -236,6 +236,52 @@ async fn failed_calls_go_on_as_the_mode_says() {
     assert!(matches!(late.await, Err(CallError::Deadline { tried, .. }) if tried.len() == 1));
 }
 
+/// The calls of one that fails are spread over all others.
+#[tokio::test]
+async fn failover_overloads_no_neighbour() {
+    // S1.17
+    let all = [("a", "", 1), ("b", "", 1), ("c", "", 1), ("d", "", 1), ("e", "", 1)];
+    for policy in
+        [Policy::Random, Policy::RoundRobin, Policy::WeightedRoundRobin, Policy::LeastLoaded]
+    {
+        let fakes = Fake::cluster(1);
+        let caller = Caller::new(balancer(&fakes[0], policy, &all).await, FailMode::Failover(1));
+        let mut answered = BTreeMap::<String, f64>::new();
+        for _ in 0..4_000 {
+            let call = async |instance: Arc<Instance>| match instance.id.as_str() {
+                "b" => Err(Fault::Again(No)),
+                id => Ok(id.to_owned()),
+            };
+            *answered.entry(caller.call(call).await.unwrap()).or_default() += 1.0;
+        }
+        let even = answered.values().all(|calls| (850.0..1_150.0).contains(calls));
+        assert!(answered.len() == 4 && even, "{policy:?}: {answered:?}");
+    }
+}
+
+/// Where two are left to choose from, the policy goes on counting.
+#[tokio::test]
+async fn failover_keeps_weights_and_loads() {
+    // S1.17, S1.16
+    let all = [("a", "", 100), ("b", "", 100), ("c", "", 900)];
+    for policy in [Policy::Random, Policy::WeightedRoundRobin, Policy::LeastLoaded] {
+        let fakes = Fake::cluster(1);
+        let balancer = balancer(&fakes[0], policy, &all).await;
+        let mut picks = BTreeMap::<String, usize>::new();
+        for _ in 0..4_000 {
+            let picked = balancer.pick_except(&["a".to_owned()]).unwrap();
+            *picks.entry(picked.id.clone()).or_default() += 1;
+        }
+        let of_b = picks["b"];
+        let expected = match policy {
+            // When it is drawn twice.
+            Policy::LeastLoaded => 700..1_300,
+            _ => 300..600,
+        };
+        assert!(expected.contains(&of_b) && !picks.contains_key("a"), "{policy:?}: {picks:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_call_to_all_tells_what_came_of_each() {
     // S3.5
