@@ -10,7 +10,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::balance::{Balancer, Picked};
-use crate::error::Error;
+use crate::error::{Error, LONGEST};
 use crate::retry::{Backoff, FOREGROUND};
 use crate::types::Instance;
 
@@ -113,10 +113,10 @@ impl Caller {
         Self { balancer, mode, deadline: Duration::from_secs(5), at_once: CALLS_AT_ONCE }
     }
 
-    /// How long a call may take, all attempts together; 5 s unless set.
+    /// How long a call may take, all attempts together; 5 s unless set, at most 365 days (more counts as that).
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.deadline = deadline.min(LONGEST);
         self
     }
 

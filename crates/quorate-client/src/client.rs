@@ -20,7 +20,7 @@ use crate::channel::ChannelBuilder;
 use crate::claims::Claims;
 use crate::discovery::{Discovery, DiscoveryHub, Selector};
 use crate::endpoints::{Endpoints, Target};
-use crate::error::Error;
+use crate::error::{Error, check_duration};
 use crate::registration::RegistrationHandle;
 use crate::renewals::Renewals;
 use crate::serve::Serving;
@@ -211,7 +211,8 @@ impl ClientBuilder {
     /// Makes the client. Sends nothing: it also succeeds while the registry is down.
     ///
     /// # Errors
-    /// [`Error::NoAddresses`], [`Error::InvalidAddress`], or [`Error::InvalidOption`] for a timeout below 10 ms.
+    /// [`Error::NoAddresses`], [`Error::InvalidAddress`], or [`Error::InvalidOption`] for a duration below 10 ms or over
+    /// 365 days.
     pub async fn connect(self) -> Result<Client, Error> {
         for (option, value) in [
             ("call_timeout", self.options.call_timeout),
@@ -219,11 +220,9 @@ impl ClientBuilder {
             ("watch_idle_timeout", self.options.watch_idle_timeout),
             ("leaderless_timeout", self.options.leaderless_timeout),
             ("audit_interval", self.options.audit_interval),
-            ("member_refresh", self.member_refresh.unwrap_or(Duration::MAX)),
+            ("member_refresh", self.member_refresh.unwrap_or(MEMBER_REFRESH)),
         ] {
-            if value < Duration::from_millis(10) {
-                return Err(Error::InvalidOption { option, value, must: "must be at least 10 ms" });
-            }
+            check_duration(option, value)?;
         }
         let (attempt, within) = (self.options.attempt_timeout, self.member_refresh);
         let within = within.unwrap_or(MEMBER_REFRESH);

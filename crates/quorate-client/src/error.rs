@@ -124,6 +124,19 @@ pub enum Error {
     Stopped,
 }
 
+/// Durations that an application sets are no shorter than this.
+const SHORTEST: Duration = Duration::from_millis(10);
+/// And no longer: some time after it, adding them to a time that is now would overflow.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
+/// Refuses what no setting can be.
+pub(crate) fn check_duration(option: &'static str, value: Duration) -> Result<(), Error> {
+    if (SHORTEST..=LONGEST).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::InvalidOption { option, value, must: "must be from 10 ms to 365 days" })
+}
+
 /// What is wrong with an address.
 ///
 /// Stands in [`Error::InvalidAddress`]; an example is at [`Error`].

@@ -12,7 +12,7 @@ use crate::call::{CallError, call};
 use crate::claims::Claim;
 use crate::client::{Core, registry};
 use crate::endpoints::Target;
-use crate::error::Error;
+use crate::error::{Error, LONGEST};
 use crate::keeper::{Command, Keeper};
 use crate::retry::Decision;
 use crate::types::{InstanceStatus, Registration, Update};
@@ -332,7 +332,7 @@ async fn lost(mut state: watch::Receiver<RegistrationState>, after: Duration) ->
         };
         let changed = match retrying {
             Some((since, last_error)) => {
-                let over = tokio::time::Instant::from_std(since) + after;
+                let over = tokio::time::Instant::from_std(since) + after.min(LONGEST);
                 match tokio::time::timeout_at(over, state.changed()).await {
                     Ok(changed) => changed,
                     Err(_elapsed) => return last_error.unwrap_or(Error::Stopped),

@@ -283,6 +283,17 @@ async fn failover_keeps_weights_and_loads() {
 }
 
 #[tokio::test]
+async fn a_deadline_may_be_never() {
+    let fakes = Fake::cluster(1);
+    let balancer = balancer(&fakes[0], Policy::Random, &[("a", "", 1)]).await;
+    let caller = Caller::new(balancer, FailMode::Retry(1)).deadline(Duration::MAX);
+    let called = caller.call(async |_| Ok::<_, Fault<No>>(7)).await;
+    assert!(matches!(called, Ok(7)));
+    let all = within(caller.call_all(async |_| Ok::<_, Fault<No>>(7))).await.unwrap();
+    assert!(matches!(all[0].1, Ok(7)));
+}
+
+#[tokio::test]
 async fn a_call_to_all_tells_what_came_of_each() {
     // S3.5
     let fakes = Fake::cluster(1);

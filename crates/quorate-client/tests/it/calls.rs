@@ -36,8 +36,29 @@ async fn no_or_bad_addresses_are_an_error() {
     assert!(matches!(Client::connect(none).await, Err(Error::NoAddresses)));
     let bad = Client::connect(["127.0.0.1:7001", "nonsense"]).await;
     assert!(matches!(bad, Err(Error::InvalidAddress { address, .. }) if address == "nonsense"));
-    let zero = Client::builder(["a:1"]).call_timeout(Duration::ZERO).connect().await;
-    assert!(matches!(zero, Err(Error::InvalidOption { option: "call_timeout", .. })));
+}
+
+/// What would be never, or later than clocks count, is refused where it is set: no task trips over it later.
+#[tokio::test]
+async fn durations_out_of_range_are_an_error() {
+    for out in [Duration::ZERO, Duration::from_secs(366 * 86_400), Duration::MAX] {
+        let builder = || Client::builder(["a:1"]);
+        for (option, builder) in [
+            ("call_timeout", builder().call_timeout(out)),
+            ("attempt_timeout", builder().attempt_timeout(out)),
+            ("watch_idle_timeout", builder().watch_idle_timeout(out)),
+            ("leaderless_timeout", builder().leaderless_timeout(out)),
+            ("audit_interval", builder().audit_interval(out)),
+            ("member_refresh", builder().member_refresh(Some(out))),
+        ] {
+            let refused = builder.connect().await;
+            let Err(Error::InvalidOption { option: named, value, must }) = refused else {
+                panic!("{option} = {out:?} is taken");
+            };
+            assert_eq!((named, value), (option, out));
+            assert!(must.contains("10 ms") && must.contains("365 days"), "{must}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -205,6 +205,8 @@ async fn a_process_that_cannot_be_registered_may_decide_to_die() {
     let error = within(lost).await;
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     assert!(begun.elapsed() >= after, "only after {:?}", begun.elapsed());
+    let never = tokio::time::timeout(Duration::from_millis(20), handle.on_lost(Duration::MAX));
+    assert!(never.await.is_err());
     // It goes on all the same.
     fakes[0].restart();
     within(handle.registered()).await.unwrap();
