@@ -1,13 +1,19 @@
 //! The whole registry is down for much longer than the leases live, and returns: what its users see of that.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use quorate_client::{InstanceBuilder, Lease, Registration, RegistrationHandle, RegistrationState};
+use quorate_client::{
+    InstanceBuilder, Lease, Registration, RegistrationHandle, RegistrationState, Selection, Watch,
+    WatchEvent,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::harness::{Cluster, SOON, eventually};
 
 const SERVICES: usize = 200;
+/// Of the callers' services, too.
+const LAST: &str = "s-last";
 /// The shortest that the registry grants: renewed every third of a second.
 const TTL: Duration = Duration::from_secs(1);
 
@@ -34,7 +40,8 @@ async fn everything_is_back_after_an_outage_of_ten_ttls() {
         handles.push(client.register(Registration::new(instance).ttl(TTL)).await.unwrap());
     }
     let caller = cluster.client().await;
-    let mut watch = caller.watch(quorate_client::Selection::prefix("s"));
+    let watch = caller.watch(Selection::prefix("s"));
+    let reading = tokio::spawn(read_along(caller.watch(Selection::prefix("s"))));
     assert_eq!(watch.synced().await.unwrap().len(), SERVICES);
     let mut before = Vec::new();
     for handle in &handles {
@@ -77,8 +84,33 @@ async fn everything_is_back_after_an_outage_of_ten_ttls() {
     // Two renew intervals; and as much again for 200 clients and three nodes in one debug process.
     assert!(last < TTL * 4 / 3, "the last was back after {last:?}");
 
-    while let Ok(Ok(view)) = timeout(Duration::from_millis(500), watch.changed()).await {
-        assert_eq!(view.len(), SERVICES, "a caller never sees less");
+    // Made after all that was told before, which is known once this is.
+    let last = InstanceBuilder::new(LAST, "a").endpoint("http", "http://h:1");
+    let _last = caller.register(last).await.unwrap();
+    let told = timeout(SOON, reading).await.expect("the last is told").expect("no panic");
+    assert_eq!(told.len(), SERVICES + 1, "a caller is told of each");
+    eventually("the view has it too", || async {
+        (watch.snapshot().len() == SERVICES + 1).then_some(())
+    })
+    .await;
+}
+
+/// Reads along all that a watch tells until the last service is there: which it told of. Nobody is ever gone, nor is told
+/// twice.
+async fn read_along(mut watch: Watch) -> BTreeSet<String> {
+    let mut told = BTreeSet::new();
+    while !told.contains(LAST) {
+        match watch.next().await.expect("a watch goes on for ever") {
+            WatchEvent::Snapshot(view) => {
+                assert!(told.is_empty(), "only one snapshot");
+                told.extend(view.iter().map(|instance| instance.service.clone()));
+            }
+            WatchEvent::Added(instance) => {
+                assert!(told.insert(instance.service.clone()), "told twice: {instance:?}");
+            }
+            WatchEvent::Modified(_) => {}
+            WatchEvent::Removed { instance, .. } => panic!("a caller sees less: {instance:?}"),
+        }
     }
-    assert_eq!(watch.snapshot().len(), SERVICES);
+    told
 }

@@ -208,6 +208,7 @@ async fn failures_never_make_a_view_smaller() {
     let client = client(&fakes).await;
     let view = client.discover("s").unwrap();
     within(view.synced()).await;
+    let mut listener = view.listen();
     for round in 2..20_u32 {
         let node = (round % 2) as usize;
         match round % 3 {
@@ -226,6 +227,16 @@ async fn failures_never_make_a_view_smaller() {
     until("its age grows", || age() > Duration::from_millis(100)).await;
     assert_eq!(shown(&view), ["a19"]);
     assert_eq!(view.usable().await.unwrap().len(), 1);
+    // Nor for a moment: there were far fewer changes than a listener keeps one by one.
+    let mut told = Vec::new();
+    while told.last() != Some(&19) {
+        match within(listener.next()).await {
+            DiscoveryEvent::Added(a) if told.is_empty() => told.push(a.weight),
+            DiscoveryEvent::Updated(a) => told.push(a.weight),
+            other => panic!("after {told:?}: {other:?}"),
+        }
+    }
+    assert_eq!(told, (1..20).collect::<Vec<_>>());
 }
 
 #[tokio::test]
