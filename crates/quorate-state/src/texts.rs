@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn what_was_packed_is_there_again() {
         let long: Vec<String> =
-            [0, 1, 62, 63, 64, 65, 4_095, 4_096, 16_384].map(|length| "ü".repeat(length)).into();
+            [0, 1, 31, 32, 33, 64, 2_047, 2_048, 16_384].map(|length| "ü".repeat(length)).into();
         let names: Vec<String> = (0..100).map(|number| format!("name-{number:03}")).collect();
         let entry = |at: usize| (names[at].as_str(), long[at].as_str());
         let map = |numbers: Range<usize>| -> BTreeMap<String, String> {
