@@ -2,6 +2,7 @@
 //! nothing in the crate, and nothing that uses it, should have to look into a text.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use tonic::Code;
@@ -43,6 +44,16 @@ pub enum Error {
         value: Duration,
         /// What it must be.
         must: &'static str,
+    },
+    /// An endpoint is to have the address of its listener, which is bound to all addresses and so has none to be called at.
+    #[error(
+        "endpoint \"{endpoint}\": {{addr}} is {bound}, where nobody can call; write a host, and {{port}} for the port"
+    )]
+    NoAddress {
+        /// The endpoint's name.
+        endpoint: String,
+        /// What the listener is bound to.
+        bound: SocketAddr,
     },
     /// A name that nothing can have: 1 to 253 of `A-Z a-z 0-9 . _ -`, with a letter or digit at both ends.
     #[error(

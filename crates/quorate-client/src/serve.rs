@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -118,10 +119,11 @@ impl Serving {
         self
     }
 
-    /// Serves. In the endpoints of the registration, `{addr}` and `{port}` stand for those that the listener has.
+    /// Serves. In the endpoints of the registration, `{addr}` and `{port}` stand for those that the listener has. One that is
+    /// bound to all addresses (`0.0.0.0`, `[::]`) has only a port.
     ///
     /// # Errors
-    /// [`Error::AlreadyRegistered`], [`Error::InvalidOption`]; nothing was served then. An outage of the registry is none:
+    /// [`Error::NoAddress`], [`Error::AlreadyRegistered`], [`Error::InvalidOption`]; nothing was served then. An outage of the registry is none:
     /// serving goes on, and so does the registering.
     pub async fn run<T, F>(
         self,
@@ -132,13 +134,8 @@ impl Serving {
         F: Future<Output = T>,
     {
         let Self { client, mut registration, until, grace, drain } = self;
-        if let Ok(address) = listener.local_addr() {
-            let (addr, port) = (address.to_string(), address.port().to_string());
-            for instance in &mut registration.instances {
-                for uri in instance.endpoints.values_mut() {
-                    *uri = uri.replace("{addr}", &addr).replace("{port}", &port);
-                }
-            }
+        if let Ok(bound) = listener.local_addr() {
+            fill_in(&mut registration, bound)?;
         }
         let (stop, stopped) = oneshot::channel::<()>();
         // Dropped or sent: both mean that it is time.
@@ -179,6 +176,18 @@ impl Serving {
         };
         Ok(Served { output, deregistered, by_itself: false })
     }
+}
+
+/// Puts the listener's address and port into the endpoints.
+fn fill_in(registration: &mut Registration, bound: SocketAddr) -> Result<(), Error> {
+    let (addr, port) = (bound.to_string(), bound.port().to_string());
+    for (name, uri) in registration.instances.iter_mut().flat_map(|i| &mut i.endpoints) {
+        if bound.ip().is_unspecified() && uri.contains("{addr}") {
+            return Err(Error::NoAddress { endpoint: name.clone(), bound });
+        }
+        *uri = uri.replace("{addr}", &addr).replace("{port}", &port);
+    }
+    Ok(())
 }
 
 #[cfg(unix)]

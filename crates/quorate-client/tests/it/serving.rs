@@ -117,6 +117,34 @@ async fn a_stuck_call_does_not_outlive_the_deadline() {
     assert!(served.to_string().contains("cut off"), "{served}");
 }
 
+/// Nobody could call it there.
+#[tokio::test]
+async fn a_wildcard_address_is_not_registered() {
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    for wildcard in ["0.0.0.0:0", "[::]:0"] {
+        let Ok(listener) = TcpListener::bind(wildcard).await else { continue };
+        let address = listener.local_addr().unwrap();
+        let served = client.serve(web()).run(listener, |_, _| async { panic!("served") }).await;
+        let refused = served.unwrap_err();
+        assert!(
+            matches!(&refused, Error::NoAddress { endpoint, bound } if endpoint == "http" && *bound == address)
+        );
+        let told = refused.to_string();
+        assert!(told.contains("\"http\"") && told.contains("{port}"), "{told}");
+    }
+    assert!(held(&fakes[0]).is_none());
+    // A port is the same on every address.
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let instance = InstanceBuilder::new("web", "a").endpoint("http", "http://h:{port}");
+    let serving = client.serve(Registration::new(instance));
+    let serving = tokio::spawn(serving.run(listener, |_, _| std::future::pending::<()>()));
+    until("it is registered", || held(&fakes[0]).is_some()).await;
+    assert_eq!(held(&fakes[0]).unwrap().endpoints["http"], format!("http://h:{port}"));
+    serving.abort();
+}
+
 /// The registry is down all the time: the server serves, and stops in bounded time. // S2.13, S0.17
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tonic_server_serves_and_stops_without_the_registry() {
