@@ -1,4 +1,4 @@
-//! Now and then: whether what is shown is what the registry has. It always should be; a difference is a bug somewhere, which
+//! Now and then, while changes go on: whether what is shown is what the registry has. It always should be; a difference is a bug somewhere, which
 //! is told, counted, and repaired by reading the service anew.
 
 use std::sync::atomic::Ordering;
@@ -34,8 +34,9 @@ pub(super) async fn finds_difference(
     match call(endpoints, &plan, &request, send).await {
         Ok(answer) => {
             let mut topics = shared.topics();
-            let wrong: Vec<_> =
-                answer.services.iter().filter(|service| differs(&topics, service)).collect();
+            let as_of = answer.header.as_ref().map_or(0, |header| header.revision);
+            let differs = |service: &&Service| differs(&topics, service, as_of);
+            let wrong: Vec<_> = answer.services.iter().filter(differs).collect();
             for service in &wrong {
                 tracing::warn!(service = service.name, "a live view differed from the registry");
                 topics.distrust(&service.name);
@@ -52,10 +53,54 @@ pub(super) async fn finds_difference(
     }
 }
 
-/// Whether a service is shown otherwise than it is. Not if it changed after what is known here: that is still to come.
-fn differs(topics: &Topics, service: &Service) -> bool {
+/// Whether a service is shown otherwise than it was at this revision. Not if it changed after what is known here, which is
+/// still to come, nor if what is known here is later: changes go on while the registry is asked.
+fn differs(topics: &Topics, service: &Service, as_of: u64) -> bool {
     let Some((position, shown)) = topics.known(&service.name) else { return false };
     let same = shown.len() == service.instances.len()
         && shown.iter().zip(&service.instances).all(|(shown, is)| **shown == *is);
-    service.revision <= position && !same
+    let comparable = service.revision <= position && topics.changed(&service.name) <= as_of;
+    comparable && !same
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use quorate_proto::v1::{Change, ChangeKind, Instance};
+
+    use super::*;
+    use crate::discovery::Selector;
+    use crate::discovery::topics::Feed;
+
+    #[test]
+    fn only_what_is_of_the_same_time_is_compared() {
+        // S2.6
+        let mut topics = Topics::default();
+        topics.add(Arc::new(Feed::new(Selector::service("s"))));
+        topics.replace(&["s".to_owned()], 5, Vec::new());
+        let instance = |id: &str| Instance {
+            service: "s".to_owned(),
+            id: id.to_owned(),
+            ..Instance::default()
+        };
+        let kind = ChangeKind::Added as i32;
+        topics.apply(vec![Change { revision: 9, kind, instance: Some(instance("a")), reason: 0 }]);
+        topics.move_to(10);
+        let answer = |ids: &[&str], revision| Service {
+            name: "s".to_owned(),
+            instances: ids.iter().map(|id| instance(id)).collect(),
+            revision,
+            ..Service::default()
+        };
+        for (what, ids, revision, as_of, expected) in [
+            ("the same", vec!["a"], 9, 12, false),
+            ("before the last change here", vec![], 5, 8, false),
+            ("at it", vec![], 5, 9, true),
+            ("one is missing here", vec!["a", "b"], 8, 12, true),
+            ("changed since", vec!["a", "b"], 11, 12, false),
+        ] {
+            assert_eq!(differs(&topics, &answer(&ids, revision), as_of), expected, "{what}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt};
 use quorate_proto::v1::watch_request::Kind as Request;
 use quorate_proto::v1::watch_response::Kind;
 use quorate_proto::v1::{Service, WatchAck, WatchRequest, WatchResponse, WatchSubscribe};
@@ -246,7 +247,7 @@ async fn stream(
         Ok(reading) => reading,
         Err(status) => return Ended::Failed(status),
     };
-    let mut audit_at = Instant::now() + jittered(shared.options.audit_interval);
+    let mut audit = next_audit(shared);
     loop {
         let due = tokio::select! {
             read = reading.next(shared, address) => match read {
@@ -254,15 +255,11 @@ async fn stream(
                 Err(status) => return Ended::Failed(status),
             },
             () = shared.subscriptions.notified() => return Ended::Subscriptions,
-            due = due(mover, address, audit_at), if reading.complete => due,
+            due = due(mover, address, &mut audit), if reading.complete => due,
         };
         match due {
-            Due::Audit => {
-                if audit::finds_difference(shared, &shared.endpoints, &shared.options).await {
-                    return Ended::Subscriptions;
-                }
-                audit_at = Instant::now() + jittered(shared.options.audit_interval);
-            }
+            Due::Audited { differs: true } => return Ended::Subscriptions,
+            Due::Audited { differs: false } => audit = next_audit(shared),
             Due::Move(to) => {
                 let (names, at) = (reading.names.clone(), reading.position);
                 match Reading::open(shared, to.channel.clone(), names, at).await {
@@ -280,15 +277,25 @@ async fn stream(
 
 /// What a stream does beside reading.
 enum Due {
-    Audit,
+    Audited { differs: bool },
     Move(Move),
 }
 
-async fn due(mover: &mut Mover, here: &Address, audit_at: Instant) -> Due {
-    match timeout_at(audit_at, mover.due(here)).await {
-        Ok(to) => Due::Move(to),
-        Err(_elapsed) => Due::Audit,
+/// Can be cancelled: an audit under way goes on with the next call.
+async fn due(mover: &mut Mover, here: &Address, audit: &mut BoxFuture<'_, bool>) -> Due {
+    tokio::select! {
+        to = mover.due(here) => Due::Move(to),
+        differs = audit => Due::Audited { differs },
     }
+}
+
+/// Waits for its time, and audits: whether something differs.
+fn next_audit(shared: &Shared) -> BoxFuture<'_, bool> {
+    let audit = async move {
+        sleep(jittered(shared.options.audit_interval)).await;
+        audit::finds_difference(shared, &shared.endpoints, &shared.options).await
+    };
+    audit.boxed()
 }
 
 /// One stream, and how far it is.

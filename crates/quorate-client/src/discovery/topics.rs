@@ -24,6 +24,8 @@ pub(super) struct Topics {
 pub(super) struct Topic {
     /// Everything up to this revision is in `instances`; 0 until it is synced.
     position: u64,
+    /// The last change in `instances`, as far as that is known: no later than this.
+    changed: u64,
     /// Whether there was a snapshot from the cluster that answers now.
     synced: bool,
     known: bool,
@@ -157,6 +159,7 @@ impl Topic {
     fn new() -> Self {
         Self {
             position: 0,
+            changed: 0,
             synced: false,
             known: false,
             origin: Origin::Nowhere,
@@ -187,7 +190,7 @@ impl Topic {
         self.instances = fresh;
         self.known = known || !self.instances.is_empty();
         self.origin = origin;
-        self.position = position;
+        (self.position, self.changed) = (position, position);
         self.synced = origin == Origin::Registry;
         self.publish();
     }
@@ -198,7 +201,7 @@ impl Topic {
         let Some(instance) = change.instance.filter(|_| revision > self.position) else {
             return false;
         };
-        self.known = true;
+        (self.known, self.changed) = (true, revision);
         match kind {
             ChangeKind::Added | ChangeKind::Modified => {
                 let instance = Arc::new(instance);
@@ -357,6 +360,11 @@ impl Topics {
     pub(super) fn known(&self, name: &str) -> Option<(u64, Vec<Arc<Instance>>)> {
         let topic = self.by_name.get(name).filter(|topic| topic.synced)?;
         Some((topic.position, topic.instances.values().cloned().collect()))
+    }
+
+    /// The last change that is shown of a service is no later than this.
+    pub(super) fn changed(&self, name: &str) -> u64 {
+        self.by_name.get(name).map_or(0, |topic| topic.changed)
     }
 
     /// The service has to be read anew: what is shown of it may be wrong.

@@ -278,6 +278,28 @@ async fn a_start_without_the_registry_begins_with_the_cache() {
 }
 
 #[tokio::test]
+async fn views_go_on_while_an_audit_waits() {
+    // S2.6
+    let fakes = Fake::cluster(1);
+    put(&fakes[0], "s", "a", 1);
+    let patient = builder(&fakes).call_timeout(Duration::from_secs(60));
+    let client = patient.audit_interval(Duration::from_millis(20)).connect().await.unwrap();
+    let view = client.discover("s").unwrap();
+    within(view.synced()).await;
+    until("some audits", || fakes[0].calls("fetch") >= 3).await;
+    // The stream that is there goes on.
+    fakes[0].set(Mode::Hang);
+    let asked = fakes[0].calls("fetch");
+    until("the audit hangs", || fakes[0].calls("fetch") > asked + 1).await;
+    put(&fakes[0], "s", "a", 2);
+    until("the change is shown", || shown(&view) == ["a2"]).await;
+    let added = client.discover("t").unwrap();
+    fakes[0].set(Mode::Honest);
+    within(added.synced()).await;
+    assert_eq!(client.counters().divergences, 0);
+}
+
+#[tokio::test]
 async fn the_audit_finds_and_repairs_a_difference() {
     // S2.6
     let fakes = Fake::cluster(1);
