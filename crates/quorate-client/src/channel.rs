@@ -73,10 +73,10 @@ impl ChannelBuilder {
         let (reports, mut inbox) = mpsc::channel(CHANGES_MAX);
         let mut list =
             List { shared: Shared::new(changes.clone(), reports), known: BTreeMap::new() };
+        list.follow(self.wanted(&self.discovery.current())).await;
         loop {
-            list.follow(self.wanted(&self.discovery.current())).await;
             tokio::select! {
-                _changed = self.discovery.changed() => {}
+                instances = self.discovery.changed() => list.follow(self.wanted(&instances)).await,
                 // The list holds a sender.
                 Some(report) = inbox.recv() => list.take(report).await,
                 () = changes.closed() => return,
