@@ -226,6 +226,8 @@ async fn stream(
     channel: Channel,
     mover: &mut Mover,
 ) -> Ended {
+    // What was added until now is among the names.
+    let _told = shared.subscriptions.notified().now_or_never();
     let (names, new) = {
         let topics = shared.topics();
         (topics.names(), topics.unknown())

@@ -287,6 +287,7 @@ async fn views_go_on_while_an_audit_waits() {
     let view = client.discover("s").unwrap();
     within(view.synced()).await;
     until("some audits", || fakes[0].calls("fetch") >= 3).await;
+    assert_eq!(fakes[0].state().subscriptions.len(), 1, "a view takes one stream");
     // The stream that is there goes on.
     fakes[0].set(Mode::Hang);
     let asked = fakes[0].calls("fetch");
