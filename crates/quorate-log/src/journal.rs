@@ -100,10 +100,7 @@ impl Journal {
             let path = dir.join(name);
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create(true).truncate(false).open(&path)?;
-            let begun_bytes = file.metadata()?.len();
-            let missing_bytes = (file_bytes as u64).saturating_sub(begun_bytes);
-            file.write_all_at(&vec![0; missing_bytes as usize], begun_bytes)?;
-            file.sync_all()?;
+            fill_with_zeros(&file, file_bytes as u64)?;
             Ok(OneFile { file, path })
         };
         let files = [open(FILE_NAMES[0])?, open(FILE_NAMES[1])?];
@@ -212,6 +209,18 @@ impl Frame {
             Some(put.map(|(put, _)| put))
         })
     }
+}
+
+/// Makes a file so long, where it is not yet.
+fn fill_with_zeros(file: &File, wanted_bytes: u64) -> io::Result<()> {
+    let zeros = [0; 32 * 1024];
+    let mut length = file.metadata()?.len();
+    while length < wanted_bytes {
+        let piece = zeros.len().min((wanted_bytes - length) as usize);
+        file.write_all_at(&zeros[..piece], length)?;
+        length += piece as u64;
+    }
+    file.sync_all()
 }
 
 fn frames(mut bytes: &[u8]) -> Result<Vec<Frame>, NewerFrame> {
