@@ -28,7 +28,7 @@ pub(crate) struct SharedEvent {
 
 impl SharedEvent {
     pub(crate) fn new(event: Event) -> Self {
-        let bytes = event.after().or(event.before()).map_or(0, |instance| instance_bytes(instance));
+        let bytes = message_bytes(&event);
         Self { event, bytes, encodings: Mutex::new(Some(Vec::new())) }
     }
 
@@ -54,4 +54,9 @@ impl SharedEvent {
     fn lock(&self) -> MutexGuard<'_, Option<Vec<(View, Bytes)>>> {
         self.encodings.lock().expect("invariant: to encode a change does not panic")
     }
+}
+
+/// About what a change takes in a message.
+pub(crate) fn message_bytes(event: &Event) -> usize {
+    event.after().or(event.before()).map_or(0, |instance| instance_bytes(instance))
 }

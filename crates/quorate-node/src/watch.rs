@@ -6,6 +6,8 @@
 //! the ring gets a snapshot. So a slow watcher costs a bounded amount of memory and never holds anybody up: the ring is
 //! handed out in pieces of [`BATCH_MAX`], and what a watcher sees of a piece is found without the lock.
 
+mod ring;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::Hash;
@@ -13,6 +15,7 @@ use std::sync::Arc;
 
 use crate::shared_event::{SharedEvent, View};
 use crate::wake::Wake;
+use crate::watch::ring::Ring;
 use quorate_state::{
     Change, Event, Instance, InstanceKey, Namespace, Revision, ServiceKey, ServiceName, Status,
 };
@@ -25,10 +28,6 @@ pub(crate) const BATCH_MAX: usize = 1_000;
 
 /// Changes of one command that are not queued for each watcher: an expiry or a large call, seldom anything else.
 const MANY: usize = 64;
-
-/// Of the latest changes that take so much together, encodings are kept, bytes. Most changes are seen in one way only; what
-/// is kept is three times as much at most.
-const ENCODED_MAX: usize = 8 * 1024 * 1024;
 
 /// What a watcher wants to see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,15 +111,7 @@ struct Watcher {
 /// See the head of this file.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    /// Changes with revisions `base + 1, base + 2, ..`.
-    ring: VecDeque<Arc<SharedEvent>>,
-    ring_max: usize,
-    ring_bytes: usize,
-    ring_bytes_max: usize,
-    /// The first in the ring whose encodings are kept, and what it and all after it take together.
-    encoded_from: usize,
-    encoded_bytes: usize,
-    base: Revision,
+    ring: Ring,
     watchers: HashMap<u64, Watcher>,
     by_service: HashMap<ServiceKey, Vec<u64>>,
     /// By namespace and prefix: each is compared once, however many watch it.
@@ -134,13 +125,7 @@ impl Hub {
     /// The ring keeps so many changes, and so many bytes of them.
     pub(crate) fn new(ring_max: usize, ring_bytes_max: usize) -> Self {
         Self {
-            ring: VecDeque::new(),
-            ring_max,
-            ring_bytes: 0,
-            ring_bytes_max,
-            encoded_from: 0,
-            encoded_bytes: 0,
-            base: Revision(0),
+            ring: Ring::new(ring_max, ring_bytes_max),
             watchers: HashMap::new(),
             by_service: HashMap::new(),
             by_prefix: HashMap::new(),
@@ -153,42 +138,18 @@ impl Hub {
     pub(crate) fn publish(&mut self, events: Vec<Arc<Event>>) {
         let shared = |event| Arc::new(SharedEvent::new(Arc::unwrap_or_clone(event)));
         let events: Vec<_> = events.into_iter().map(shared).collect();
-        if events.len() >= MANY && events.len() <= self.ring_max / 2 {
+        if events.len() >= MANY && events.len() <= self.ring.max() / 2 {
             self.point_to_ring(&events);
         } else {
             self.queue_for_each(&events);
         }
-        for event in events {
-            self.ring_bytes += event.bytes;
-            self.encoded_bytes += event.bytes;
-            self.ring.push_back(event);
-        }
-        self.forget_the_oldest();
+        events.into_iter().for_each(|event| self.ring.push(event));
     }
 
     /// Whom to wake for what was published since this was last asked; best done when the lock is free.
     #[must_use]
     pub(crate) fn take_wakes(&mut self) -> Vec<Arc<Wake>> {
         std::mem::take(&mut self.wakes)
-    }
-
-    /// What is over the bounds: encodings, then changes.
-    fn forget_the_oldest(&mut self) {
-        while self.encoded_bytes > ENCODED_MAX {
-            let Some(old) = self.ring.get(self.encoded_from) else { break };
-            old.forget_encodings();
-            self.encoded_bytes -= old.bytes;
-            self.encoded_from += 1;
-        }
-        while self.ring.len() > self.ring_max || self.ring_bytes > self.ring_bytes_max {
-            let Some(oldest) = self.ring.pop_front() else { return };
-            self.ring_bytes -= oldest.bytes;
-            match self.encoded_from.checked_sub(1) {
-                Some(from) => self.encoded_from = from,
-                None => self.encoded_bytes -= oldest.bytes,
-            }
-            self.base = Revision(self.base.0 + 1);
-        }
     }
 
     fn queue_for_each(&mut self, events: &[Arc<SharedEvent>]) {
@@ -236,10 +197,7 @@ impl Hub {
 
     /// The state was replaced: nothing before this revision is known any more.
     pub(crate) fn restart(&mut self, revision: Revision) {
-        self.ring.clear();
-        self.ring_bytes = 0;
-        (self.encoded_from, self.encoded_bytes) = (0, 0);
-        self.base = revision;
+        self.ring.restart(revision);
         for watcher in self.watchers.values_mut() {
             watcher.backlog = Backlog::Replay { from: Revision(0) };
             watcher.wake.call();
@@ -248,7 +206,7 @@ impl Hub {
 
     /// Whether the ring has everything after this revision.
     pub(crate) fn reaches(&self, revision: Revision) -> bool {
-        revision >= self.base
+        revision >= self.ring.base()
     }
 
     /// Adds a watcher. `replay`: it stands at an earlier revision that the ring reaches; else at the present one.
@@ -317,13 +275,10 @@ impl Hub {
             Backlog::Coalesce { from } => (*from, true),
         };
         let position = position.max(from);
-        if position < self.base {
+        if position < self.ring.base() {
             return Batch::Lost;
         }
-        let from = ((position.0 - self.base.0) as usize).min(self.ring.len());
-        let to = (from + BATCH_MAX).min(self.ring.len());
-        let events: Vec<_> = self.ring.range(from..to).cloned().collect();
-        let last = to == self.ring.len();
+        let (events, last) = self.ring.after(position, BATCH_MAX);
         if last {
             watcher.backlog = Backlog::Queued(VecDeque::new());
         } else {
