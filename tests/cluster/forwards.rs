@@ -19,8 +19,8 @@ const WAITING: usize = 1_500;
 const AFTER_ELECTION: Duration = Duration::from_millis(800);
 
 const WRITERS: u64 = 16;
-/// In two of these something else may take long.
-const ROUNDS: usize = 12;
+/// In one of these something else may take long.
+const ROUNDS: usize = 8;
 
 /// S1.3, S0.5
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,6 +94,8 @@ async fn renewals_hold_up_no_writes() {
         since_then();
         let begun = Instant::now();
         longest = longest.max(renew(cluster.registry(follower), lease).await - begun);
+        // What was answered together with it counts here.
+        sleep(window / 4).await;
         beside.push(since_then());
     }
     drop(writers);
@@ -104,8 +106,8 @@ async fn renewals_hold_up_no_writes() {
         "measured: the slowest writes in {window:?}: {alone:?}, while a renewal waits: {beside:?}"
     );
     // A busy machine is slow with all of them.
-    let limit = (window / 2).max(2 * alone[ROUNDS - 3]);
-    assert!(beside[ROUNDS - 3] < limit, "{beside:?}");
+    let limit = (window / 2).max(2 * alone[ROUNDS - 2]);
+    assert!(beside[ROUNDS - 2] < limit, "{beside:?}");
 }
 
 async fn write(mut registry: Registry, node: u64, at: u64) -> Instant {
