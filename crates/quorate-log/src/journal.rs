@@ -2,7 +2,7 @@
 //!
 //! sled has a flush done by threads of its own, all of which it wakes, and its file grows, so that a sync also writes what
 //! the file system knows of it. An append took 79 us until it was durable and takes 30 through the journal (`cargo bench -p
-//! quorate-log`); a cluster that commits one entry at a time switches threads half as often. So the writer puts changes
+//! quorate-log`); a cluster that commits one entry at a time switches threads a third less often. So the writer puts changes
 //! here first, syncs, reports them, and hands them to sled afterwards; at open, sled is given what it does not have.
 //!
 //! Two files of a fixed size are used in turn. One is begun anew once sled has synced all that was in it.
