@@ -132,7 +132,8 @@ pub(crate) fn index_of(key: &[u8]) -> Option<u64> {
 pub(crate) fn encode(first_index: u64, first_seq: u64, entries: &[Vec<u8>]) -> Vec<Record> {
     let mut records: Vec<Record> = Vec::new();
     let seq_after = |records: &[Record]| first_seq + records.len() as u64;
-    let mut body: Vec<u8> = Vec::new();
+    let bytes: usize = entries.iter().map(|entry| LENGTH_PREFIX_BYTES + entry.len()).sum();
+    let mut body: Vec<u8> = Vec::with_capacity(bytes.min(BODY_BYTES_MAX));
     let mut body_first = first_index;
     let mut body_count = 0u32;
     for (index, entry) in (first_index..).zip(entries) {

@@ -74,11 +74,11 @@ impl Applied {
         *self.position.borrow()
     }
 
-    /// Applies one log entry. Watchers of what it changes are told at the next [`Applied::wake_watchers`].
+    /// Applies one log entry. Who waits for it, and watchers of what it changes, are told at the next [`Applied::tell`].
     pub(crate) fn apply(&self, entry: Entry) -> Outcome {
         let index = entry.log_id.index();
-        let mut guard = self.lock();
-        let state = &mut *guard;
+        let mut state = self.lock();
+        let state = &mut *state;
         state.last_log_id = Some(entry.log_id);
         let outcome = match entry.payload {
             EntryPayload::Blank => state.nothing(),
@@ -95,15 +95,17 @@ impl Applied {
         if index.is_multiple_of(HASH_EVERY) {
             state.hash_mark = (index, state.registry.hash());
         }
-        let revision = outcome.revision.0;
-        drop(guard);
-        self.position.send_replace(Position { index, revision });
         outcome
     }
 
-    /// Wakes whom the entries concern that were applied since this was last called.
-    pub(crate) fn wake_watchers(&self) {
-        let wakes = self.lock().hub.take_wakes();
+    /// Tells how far this node is, and wakes whom the entries concern that were applied since this was last called.
+    pub(crate) fn tell(&self) {
+        let mut state = self.lock();
+        let index = state.last_log_id.map_or(0, |log_id| log_id.index());
+        let revision = state.registry.revision().0;
+        let wakes = state.hub.take_wakes();
+        drop(state);
+        self.position.send_replace(Position { index, revision });
         wakes.iter().for_each(|watcher| watcher.call());
     }
 

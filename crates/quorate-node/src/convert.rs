@@ -3,6 +3,7 @@
 mod checks;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 use quorate_proto::v1 as wire;
 use quorate_state::{
@@ -26,14 +27,14 @@ pub(crate) fn service_key(namespace: &Namespace, name: &str) -> Result<ServiceKe
 }
 
 fn instance_key(
-    field: &str,
+    field: impl Display + Copy,
     namespace: &Namespace,
     service: &str,
     id: &str,
 ) -> Result<InstanceKey, Invalid> {
-    let name = ServiceName::new(&format!("{field}service"), service)?;
+    let name = ServiceName::new(format_args!("{field}service"), service)?;
     let service = ServiceKey { namespace: namespace.clone(), name };
-    Ok(InstanceKey { service, id: InstanceId::new(&format!("{field}id"), id)? })
+    Ok(InstanceKey { service, id: InstanceId::new(format_args!("{field}id"), id)? })
 }
 
 pub(crate) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
@@ -47,18 +48,18 @@ pub(crate) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
     let mut instances = Vec::with_capacity(request.instances.len());
     let (mut checks, mut loads) = (BTreeMap::new(), BTreeMap::new());
     for (index, mut spec) in (0..).zip(request.instances) {
-        let field = format!("instances[{index}]");
-        let key = instance_key(&format!("{field}."), &namespace, &spec.service, &spec.id)?;
+        let field = format_args!("instances[{index}]");
+        let key = instance_key(format_args!("{field}."), &namespace, &spec.service, &spec.id)?;
         if !seen.insert(key.clone()) {
             return Err(Invalid::text(field, &key.to_string(), "stands twice in the request"));
         }
         let declared = std::mem::take(&mut spec.checks);
-        let load = Load::new(&format!("{field}.load"), spec.load)?;
+        let load = Load::new(format_args!("{field}.load"), spec.load)?;
         if load.get() > 0 {
             loads.insert(index, load);
         }
-        let spec = instance_spec(&field, spec)?;
-        if let Some(declared) = checks::checks(&field, &spec, declared)? {
+        let spec = instance_spec(field, spec)?;
+        if let Some(declared) = checks::checks(field, &spec, declared)? {
             checks.insert(index, declared);
         }
         instances.push((key, spec));
@@ -73,14 +74,17 @@ pub(crate) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
     })
 }
 
-fn instance_spec(field: &str, spec: wire::InstanceSpec) -> Result<InstanceSpec, Invalid> {
+fn instance_spec(
+    field: impl Display + Copy,
+    spec: wire::InstanceSpec,
+) -> Result<InstanceSpec, Invalid> {
     let requires = spec
         .requires
         .iter()
-        .map(|name| ServiceName::new(&format!("{field}.requires"), name))
+        .map(|name| ServiceName::new(format_args!("{field}.requires"), name))
         .collect::<Result<_, _>>()?;
     let parts = SpecParts {
-        status: status(&format!("{field}.status"), spec.status)?.unwrap_or_default(),
+        status: status(format_args!("{field}.status"), spec.status)?.unwrap_or_default(),
         endpoints: spec.endpoints,
         zone: spec.zone,
         version: spec.version,
@@ -108,13 +112,13 @@ pub(crate) fn deregister(request: wire::DeregisterRequest) -> Result<Op, Invalid
     }
     count("instances", request.instances.len(), 1, limits::INSTANCES_PER_CALL)?;
     let refs = request.instances.into_iter().enumerate().map(|(index, instance)| {
-        instance_ref(&format!("instances[{index}]."), &namespace, &instance)
+        instance_ref(format_args!("instances[{index}]."), &namespace, &instance)
     });
     Ok(Op::Deregister(Deregister::Instances(refs.collect::<Result<_, _>>()?)))
 }
 
 fn instance_ref(
-    field: &str,
+    field: impl Display + Copy,
     namespace: &Namespace,
     instance: &wire::InstanceRef,
 ) -> Result<InstanceRef, Invalid> {
@@ -193,7 +197,7 @@ pub(crate) fn consistency(value: i32) -> Result<Consistency, Invalid> {
     }
 }
 
-fn status(field: &str, value: i32) -> Result<Option<Status>, Invalid> {
+fn status(field: impl Display + Copy, value: i32) -> Result<Option<Status>, Invalid> {
     use wire::InstanceStatus as Wire;
     match Wire::try_from(value) {
         Ok(Wire::Unspecified) => Ok(None),
@@ -215,7 +219,12 @@ fn status_to_wire(status: Status) -> i32 {
     status.into()
 }
 
-fn count(field: &str, found: usize, least: usize, most: usize) -> Result<(), Invalid> {
+fn count(
+    field: impl Display + Copy,
+    found: usize,
+    least: usize,
+    most: usize,
+) -> Result<(), Invalid> {
     if (least..=most).contains(&found) {
         return Ok(());
     }
@@ -234,7 +243,7 @@ pub(crate) fn instance_to_wire(instance: &Instance) -> wire::Instance {
         weight: instance.weight(),
         status: status_to_wire(instance.status()),
         metadata: spec.metadata().to_map(),
-        requires: spec.requires().iter().map(ServiceName::to_string).collect(),
+        requires: spec.requires().map(|name| name.to_string()).collect(),
         incarnation: instance.incarnation.0,
         lease_id: instance.lease.0,
         create_revision: instance.created.0,

@@ -13,20 +13,16 @@ pub(crate) fn service_bytes(key: &ServiceKey) -> usize {
 
 /// About what an instance takes in a message.
 pub(crate) fn instance_bytes(instance: &Instance) -> usize {
-    // A tag and a length for the entry, and for each of its texts.
-    const ENTRY: usize = 8;
-    let spec = &instance.spec;
-    let entries = spec.endpoints().iter().chain(spec.metadata().iter());
-    let entries: usize = entries.map(|(key, value)| ENTRY + key.len() + value.len()).sum();
-    let requires: usize = spec.requires().iter().map(|name| ENTRY + name.as_str().len()).sum();
+    // A tag and a length, and its part of those of an entry.
+    const TEXT: usize = 5;
+    let (texts, bytes) = instance.spec.texts_and_bytes();
     let reason = instance.overridden.as_ref().map_or(0, |value| value.reason.len());
     let names = key_bytes(&instance.key.service) + instance.key.id.as_str().len();
-    let texts = names + spec.zone().len() + spec.version().len() + reason;
     // A check has up to one text of its own; its numbers are small.
     const CHECK: usize = 32;
     let checks = instance.checks().into_iter().flat_map(Checks::iter);
     let checks: usize = checks.map(|check| CHECK + check.endpoint.len() + check.text().len()).sum();
-    OVERHEAD_BYTES + texts + entries + requires + checks
+    OVERHEAD_BYTES + TEXT * texts + bytes + names + reason + checks
 }
 
 fn key_bytes(key: &ServiceKey) -> usize {

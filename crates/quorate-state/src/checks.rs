@@ -1,6 +1,7 @@
 //! Health checks: what a process declares of them, and what became of them. Nothing here probes; the outcome comes in
 //! commands.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -98,7 +99,7 @@ impl Checks {
     /// # Errors
     /// Too many, a number out of its limits, or an endpoint that the instance does not have or that cannot be probed so.
     pub fn new(
-        field: &str,
+        field: impl Display + Copy,
         spec: &InstanceSpec,
         mut checks: Vec<HealthCheck>,
     ) -> Result<Option<Self>, Invalid> {
@@ -107,10 +108,10 @@ impl Checks {
             return Err(Invalid::number(format!("{field}.checks"), checks.len(), limit));
         }
         for (index, check) in checks.iter_mut().enumerate() {
-            let field = format!("{field}.checks[{index}]");
-            check_numbers(&field, check)?;
-            check_kind(&field, &check.kind)?;
-            settle_endpoint(&field, spec, check)?;
+            let field = format_args!("{field}.checks[{index}]");
+            check_numbers(field, check)?;
+            check_kind(field, &check.kind)?;
+            settle_endpoint(field, spec, check)?;
         }
         Ok((!checks.is_empty()).then(|| Self(checks.into())))
     }
@@ -126,7 +127,7 @@ impl Checks {
     }
 }
 
-fn check_numbers(field: &str, check: &HealthCheck) -> Result<(), Invalid> {
+fn check_numbers(field: impl Display + Copy, check: &HealthCheck) -> Result<(), Invalid> {
     let thresholds = (1, limits::CHECK_THRESHOLD);
     for (name, value, (least, most)) in [
         (
@@ -147,7 +148,7 @@ fn check_numbers(field: &str, check: &HealthCheck) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn check_kind(field: &str, kind: &CheckKind) -> Result<(), Invalid> {
+fn check_kind(field: impl Display + Copy, kind: &CheckKind) -> Result<(), Invalid> {
     let (name, text) = match kind {
         CheckKind::Tcp => return Ok(()),
         CheckKind::Http { path } => ("http.path", path),
@@ -170,7 +171,7 @@ fn check_kind(field: &str, kind: &CheckKind) -> Result<(), Invalid> {
 
 /// Names the endpoint where there is only one, and sees that it can be probed.
 fn settle_endpoint(
-    field: &str,
+    field: impl Display + Copy,
     spec: &InstanceSpec,
     check: &mut HealthCheck,
 ) -> Result<(), Invalid> {

@@ -84,8 +84,11 @@ impl Registry {
                 self.detach(before.lease, &after.key);
             }
         }
-        self.insert_instance(after.clone());
-        self.set_service_revision(&after.key.service, next);
+        self.index_instance(&after);
+        let instance = (after.key.id.clone(), after.clone());
+        self.change_service(&after.key.service, next, |instances| {
+            instances.insert(instance.0, instance.1)
+        });
         let change = match before {
             None => Change::Added { after },
             Some(before) => Change::Modified { before, after },
@@ -109,35 +112,38 @@ impl Registry {
     ) {
         let Some(before) = self.instance(key).cloned() else { return };
         self.unindex_instance(&before);
-        if let Some(service) = self.services.get_mut(&key.service) {
-            service.instances.remove(&key.id);
-        }
         self.revision = Revision(self.revision.0 + 1);
-        self.set_service_revision(&key.service, self.revision);
+        self.change_service(&key.service, self.revision, |instances| instances.remove(&key.id));
         let change = Change::Removed { before, reason };
         events.push(Arc::new(Event { revision: self.revision, change }));
     }
 
     pub(crate) fn insert_instance(&mut self, instance: Arc<Instance>) {
-        self.hash.add(Kind::Instance, &instance);
+        self.index_instance(&instance);
+        let key = &instance.key;
+        let service = self.services.entry(key.service.clone()).or_default();
+        service.instances.insert(key.id.clone(), instance.clone());
+    }
+
+    /// Puts an instance into everything but its service.
+    fn index_instance(&mut self, instance: &Arc<Instance>) {
+        self.hash.add(Kind::Instance, instance);
         self.instances += 1;
         let key = &instance.key;
         if let Some(checked) = &instance.checked {
             self.hash.add(Kind::Checked, &(key, checked));
             self.checked.insert(key.clone(), instance.clone());
         }
-        if let Some(load) = load(&instance) {
+        if let Some(load) = load(instance) {
             self.hash.add(Kind::Load, &(key, load));
             self.loaded += 1;
         }
-        for target in required(&instance) {
+        for target in required(instance) {
             self.dependents.insert((target, key.clone()));
         }
         if let Some(lease) = self.leases.get_mut(instance.lease) {
             lease.instances.insert(key.clone());
         }
-        let service = self.services.entry(key.service.clone()).or_default();
-        service.instances.insert(key.id.clone(), instance.clone());
     }
 
     /// Takes an instance out of everything but its service and its lease, where the next one takes its place.
@@ -177,9 +183,18 @@ impl Registry {
         true
     }
 
-    /// Notes the last change of a service, and whether that left it empty.
-    fn set_service_revision(&mut self, key: &ServiceKey, revision: Revision) {
+    /// Changes a service's instances with this revision, and notes whether that leaves it empty. A new one is made.
+    fn change_service<T>(
+        &mut self,
+        key: &ServiceKey,
+        revision: Revision,
+        change: impl FnOnce(&mut SortedMap<InstanceId, Arc<Instance>>) -> T,
+    ) {
+        if !self.services.contains_key(key) {
+            self.services.insert(key.clone(), Service::default());
+        }
         let Some(service) = self.services.get_mut(key) else { return };
+        change(&mut service.instances);
         let before = (service.revision, service.empty_since);
         let empty_since = service.instances.is_empty().then_some(self.clock);
         (service.revision, service.empty_since) = (revision, empty_since);
@@ -226,7 +241,7 @@ pub(crate) fn load(instance: &Instance) -> Option<Load> {
 }
 
 fn required(instance: &Instance) -> impl Iterator<Item = ServiceKey> {
-    let namespace = instance.key.service.namespace.clone();
+    let namespace = &instance.key.service.namespace;
     let names = instance.spec.requires();
-    names.into_iter().map(move |name| ServiceKey { namespace: namespace.clone(), name })
+    names.map(|name| ServiceKey { namespace: namespace.clone(), name })
 }

@@ -1,6 +1,8 @@
 //! The limits of what may be registered, and the error that names the field that breaks one.
 //! The same numbers stand in `proto/quorate/v1/types.proto`.
 
+use std::fmt::Display;
+
 /// Names: bytes. The longest DNS name (RFC 1035, section 2.3.4).
 pub const NAME_BYTES: usize = 253;
 /// Endpoints of one instance.
@@ -68,21 +70,17 @@ pub struct Invalid {
 
 impl Invalid {
     /// A field with a value that is shown as text, cut where it is long.
-    pub fn text(field: impl Into<String>, value: &str, limit: impl Into<String>) -> Self {
+    pub fn text(field: impl Display, value: &str, limit: impl Into<String>) -> Self {
         const SHOWN: usize = 64;
         let mut shown: String = value.chars().take(SHOWN).collect();
         if shown.len() < value.len() {
             shown.push('…');
         }
-        Self { field: field.into(), value: format!("{shown:?}"), limit: limit.into() }
+        Self { field: field.to_string(), value: format!("{shown:?}"), limit: limit.into() }
     }
 
     /// A field with a number or a size.
-    pub fn number(
-        field: impl Into<String>,
-        value: impl ToString,
-        limit: impl Into<String>,
-    ) -> Self {
-        Self { field: field.into(), value: value.to_string(), limit: limit.into() }
+    pub fn number(field: impl Display, value: impl ToString, limit: impl Into<String>) -> Self {
+        Self { field: field.to_string(), value: value.to_string(), limit: limit.into() }
     }
 }

@@ -96,8 +96,10 @@ impl Registry {
         loads: &BTreeMap<u32, Load>,
         events: &mut Vec<Arc<Event>>,
     ) -> Result<Reply, Rejection> {
-        let incarnation = self.admit(register)?;
-        let lease = self.lease_for(register, incarnation)?;
+        let instance = |(key, _): &(InstanceKey, _)| self.instance(key).cloned();
+        let held: Vec<Option<Arc<Instance>>> = register.instances.iter().map(instance).collect();
+        let incarnation = self.admit(register, &held)?;
+        let lease = self.lease_for(register, &held, incarnation)?;
         let ttl = self.leases.get(lease).map_or(Ttl::DEFAULT, |lease| lease.ttl);
         for (place, (key, spec)) in (0..).zip(&register.instances) {
             let (checks, load) = (checks.get(&place), loads.get(&place));
@@ -107,20 +109,25 @@ impl Registry {
         Ok(Reply::Registered { lease, ttl, incarnation })
     }
 
-    /// The incarnation to register with, if nothing newer stands against it.
-    fn admit(&self, register: &Register) -> Result<Incarnation, Rejection> {
-        let held = |key: &InstanceKey| self.instance(key).map(|instance| instance.incarnation);
+    /// The incarnation to register with, if nothing newer stands against it; `held`: what has the instances' keys now.
+    fn admit(
+        &self,
+        register: &Register,
+        held: &[Option<Arc<Instance>>],
+    ) -> Result<Incarnation, Rejection> {
         let ended = |key: &InstanceKey| self.tombstones.get(key).map(|ended| ended.incarnation);
-        let keys = register.instances.iter().map(|(key, _)| key);
+        let held = held.iter().map(|held| held.as_ref().map(|held| held.incarnation));
+        let known =
+            register.instances.iter().zip(held).map(|((key, _), held)| (key, held, ended(key)));
         let wanted = register.incarnation.unwrap_or_else(|| {
-            let highest = keys.clone().filter_map(|key| held(key).max(ended(key))).max();
+            let highest = known.clone().filter_map(|(_, held, ended)| held.max(ended)).max();
             Incarnation(highest.unwrap_or_default().0.saturating_add(1))
         });
-        for key in keys {
-            if let Some(current) = held(key).filter(|current| *current > wanted) {
+        for (key, held, ended) in known {
+            if let Some(current) = held.filter(|current| *current > wanted) {
                 return Err(Rejection::NewerIncarnation { key: key.clone(), current });
             }
-            if let Some(current) = ended(key).filter(|ended| *ended >= wanted) {
+            if let Some(current) = ended.filter(|ended| *ended >= wanted) {
                 return Err(Rejection::Deregistered { key: key.clone(), current });
             }
         }
@@ -131,11 +138,12 @@ impl Registry {
     fn lease_for(
         &mut self,
         register: &Register,
+        held: &[Option<Arc<Instance>>],
         incarnation: Incarnation,
     ) -> Result<LeaseId, Rejection> {
         let of_same_run = || {
-            let mine = |key| self.instance(key).filter(|held| held.incarnation == incarnation);
-            register.instances.iter().find_map(|(key, _)| mine(key)).map(|held| held.lease)
+            let mut held = held.iter().flatten();
+            held.find(|held| held.incarnation == incarnation).map(|held| held.lease)
         };
         let Some(id) = register.lease.or_else(of_same_run) else {
             if register.instances.is_empty() {

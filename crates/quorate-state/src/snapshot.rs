@@ -117,13 +117,13 @@ pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Res
         });
         std::iter::once(head).chain(instances)
     });
-    let mut records = 0;
+    let (mut records, mut scratch) = (0, Vec::new());
     let all = std::iter::once(head).chain(leases).chain(overrides).chain(tombstones);
     for record in all.chain(services) {
-        write_record(out, &record)?;
+        write_record(out, &mut scratch, &record)?;
         records += 1;
     }
-    write_record(out, &Record::End { records, hash: registry.hash() })
+    write_record(out, &mut scratch, &Record::End { records, hash: registry.hash() })
 }
 
 /// The version that a state needs.
@@ -135,10 +135,18 @@ fn version(registry: &Registry) -> u32 {
     }
 }
 
-fn write_record(out: &mut impl Write, record: &Record) -> std::io::Result<()> {
-    let bytes = postcard::to_stdvec(record).map_err(std::io::Error::other)?;
+fn write_record(
+    out: &mut impl Write,
+    scratch: &mut Vec<u8>,
+    record: &Record,
+) -> std::io::Result<()> {
+    scratch.clear();
+    let bytes = postcard::to_extend(record, std::mem::take(scratch));
+    let bytes = bytes.map_err(std::io::Error::other)?;
     out.write_all(&(bytes.len() as u32).to_le_bytes())?;
-    out.write_all(&bytes)
+    out.write_all(&bytes)?;
+    *scratch = bytes;
+    Ok(())
 }
 
 /// Reads what [`write_snapshot`] wrote, and checks that it is that.

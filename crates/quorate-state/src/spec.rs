@@ -1,6 +1,7 @@
 //! Instances: what a process registers of itself, what an operator overrides, and both together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -107,7 +108,7 @@ impl Load {
     ///
     /// # Errors
     /// Over the limit.
-    pub fn new(field: &str, load: u32) -> Result<Self, Invalid> {
+    pub fn new(field: impl Display + Copy, load: u32) -> Result<Self, Invalid> {
         if load > limits::LOAD {
             return Err(Invalid::number(field, load, format!("at most {}", limits::LOAD)));
         }
@@ -140,17 +141,17 @@ impl InstanceSpec {
     ///
     /// # Errors
     /// The first part that is out of its limits.
-    pub fn new(field: &str, parts: SpecParts) -> Result<Self, Invalid> {
+    pub fn new(field: impl Display + Copy, parts: SpecParts) -> Result<Self, Invalid> {
         check_endpoints(field, &parts.endpoints)?;
-        check_optional_name(&format!("{field}.zone"), &parts.zone)?;
-        check_optional_name(&format!("{field}.version"), &parts.version)?;
+        check_optional_name(format_args!("{field}.zone"), &parts.zone)?;
+        check_optional_name(format_args!("{field}.version"), &parts.version)?;
         let weight = parts.weight.unwrap_or(limits::WEIGHT_DEFAULT);
-        check_weight(&format!("{field}.weight"), weight)?;
-        check_metadata(&format!("{field}.metadata"), &parts.metadata)?;
+        check_weight(format_args!("{field}.weight"), weight)?;
+        check_metadata(format_args!("{field}.metadata"), &parts.metadata)?;
         let requires = parts.requires.len();
         if requires > limits::REQUIRES {
             let limit = format!("at most {} services", limits::REQUIRES);
-            return Err(Invalid::number(format!("{field}.requires"), requires, limit));
+            return Err(Invalid::number(format_args!("{field}.requires"), requires, limit));
         }
         let texts = Texts::pack(
             parts.requires.iter().map(ServiceName::as_str),
@@ -183,8 +184,16 @@ impl InstanceSpec {
     }
 
     /// Services of the same namespace that it depends on.
-    pub fn requires(&self) -> BTreeSet<ServiceName> {
-        self.texts.unpack().requires.iter().map(ServiceName::known).collect()
+    pub fn requires(&self) -> impl ExactSizeIterator<Item = ServiceName> {
+        self.texts.requires().iter().map(ServiceName::known)
+    }
+
+    /// How many texts it is made of, and their bytes.
+    pub fn texts_and_bytes(&self) -> (usize, usize) {
+        let Unpacked { requires, endpoints, metadata, zone, version } = self.texts.unpack();
+        let entries = endpoints.iter().chain(metadata.iter()).flat_map(|(name, text)| [name, text]);
+        let texts = requires.iter().chain(entries).chain([zone, version]);
+        texts.fold((0, 0), |(texts, bytes), text| (texts + 1, bytes + text.len()))
     }
 
     /// What it says of its load.
@@ -219,15 +228,18 @@ fn as_texts<'a>((name, text): (&'a String, &'a String)) -> (&'a str, &'a str) {
     (name, text)
 }
 
-fn check_endpoints(field: &str, endpoints: &BTreeMap<String, String>) -> Result<(), Invalid> {
+fn check_endpoints(
+    field: impl Display + Copy,
+    endpoints: &BTreeMap<String, String>,
+) -> Result<(), Invalid> {
     let count = endpoints.len();
     if count == 0 || count > limits::ENDPOINTS {
         let limit = format!("1 to {} endpoints", limits::ENDPOINTS);
-        return Err(Invalid::number(format!("{field}.endpoints"), count, limit));
+        return Err(Invalid::number(format_args!("{field}.endpoints"), count, limit));
     }
     for (name, uri) in endpoints {
-        ServiceName::new(&format!("{field}.endpoints name"), name)?;
-        let named = format!("{field}.endpoints[{name}]");
+        ServiceName::new(format_args!("{field}.endpoints name"), name)?;
+        let named = format_args!("{field}.endpoints[{name}]");
         if uri.len() > limits::URI_BYTES {
             let limit = format!("{} bytes long, at most {}", uri.len(), limits::URI_BYTES);
             return Err(Invalid::text(named, uri, limit));
@@ -252,7 +264,7 @@ fn is_absolute_uri(uri: &str) -> bool {
     scheme_ok && !after_slashes.is_empty() && rest.chars().all(allowed)
 }
 
-pub(crate) fn check_weight(field: &str, weight: u32) -> Result<(), Invalid> {
+pub(crate) fn check_weight(field: impl Display + Copy, weight: u32) -> Result<(), Invalid> {
     if weight <= limits::WEIGHT {
         return Ok(());
     }
@@ -260,7 +272,7 @@ pub(crate) fn check_weight(field: &str, weight: u32) -> Result<(), Invalid> {
 }
 
 pub(crate) fn check_metadata(
-    field: &str,
+    field: impl Display + Copy,
     metadata: &BTreeMap<String, String>,
 ) -> Result<(), Invalid> {
     if metadata.len() > limits::METADATA_ENTRIES {
@@ -270,7 +282,7 @@ pub(crate) fn check_metadata(
     for key in metadata.keys() {
         if key.is_empty() || key.len() > limits::NAME_BYTES {
             let limit = format!("keys are 1 to {} bytes long", limits::NAME_BYTES);
-            return Err(Invalid::text(format!("{field} key"), key, limit));
+            return Err(Invalid::text(format_args!("{field} key"), key, limit));
         }
     }
     let bytes: usize = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();

@@ -60,6 +60,11 @@ impl Texts {
         Self(packed.into())
     }
 
+    pub(crate) fn requires(&self) -> TextList<'_> {
+        let (count, packed) = Reader(&self.0).group(1);
+        TextList { count, packed }
+    }
+
     pub(crate) fn unpack(&self) -> Unpacked<'_> {
         let mut reader = Reader(&self.0);
         let (count, packed) = reader.group(1);

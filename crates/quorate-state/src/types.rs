@@ -1,6 +1,6 @@
 //! Names, ids and times as types of their own. Names are checked where they are made.
 
-use std::fmt;
+use std::fmt::{self, Display};
 
 use arcstr::ArcStr;
 use serde::{Deserialize, Serialize};
@@ -64,7 +64,7 @@ impl Ttl {
     }
 }
 
-fn check_name(field: &str, value: &str) -> Result<(), Invalid> {
+fn check_name(field: impl Display, value: &str) -> Result<(), Invalid> {
     let alphanumeric_at = |end: Option<char>| end.is_some_and(|c| c.is_ascii_alphanumeric());
     if value.is_empty() {
         return Err(Invalid::text(field, value, "must not be empty"));
@@ -84,7 +84,7 @@ fn check_name(field: &str, value: &str) -> Result<(), Invalid> {
 }
 
 /// The same check for a name that may be left empty.
-pub(crate) fn check_optional_name(field: &str, value: &str) -> Result<(), Invalid> {
+pub(crate) fn check_optional_name(field: impl Display, value: &str) -> Result<(), Invalid> {
     if value.is_empty() { Ok(()) } else { check_name(field, value) }
 }
 
@@ -99,7 +99,7 @@ macro_rules! name {
             ///
             /// # Errors
             /// Empty, longer than 253 bytes, or with other characters than `A-Z a-z 0-9 . _ -`.
-            pub fn new(field: &str, value: &str) -> Result<Self, Invalid> {
+            pub fn new(field: impl Display, value: &str) -> Result<Self, Invalid> {
                 check_name(field, value)?;
                 Ok(Self(value.into()))
             }
@@ -110,7 +110,7 @@ macro_rules! name {
             }
         }
 
-        impl fmt::Display for $type {
+        impl Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
             }
@@ -165,7 +165,7 @@ pub struct ServiceKey {
     pub name: ServiceName,
 }
 
-impl fmt::Display for ServiceKey {
+impl Display for ServiceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
@@ -180,7 +180,7 @@ pub struct InstanceKey {
     pub id: InstanceId,
 }
 
-impl fmt::Display for InstanceKey {
+impl Display for InstanceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.service, self.id)
     }

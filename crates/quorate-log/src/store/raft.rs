@@ -20,6 +20,9 @@ use crate::writer::{Change, Operation, Report};
 /// a follower.
 const REPLICATION_READ_BYTES_MAX: usize = 1024 * 1024;
 
+/// Room for an encoded entry of the usual size: one that grows with it is copied several times.
+const ENTRY_BYTES_USUAL: usize = 512;
+
 impl<C: RaftTypeConfig> LogStore<C>
 where
     EntryOf<C>: Clone,
@@ -164,7 +167,7 @@ where
         let mut batch = Vec::new();
         let mut encoded = Vec::new();
         for entry in entries {
-            let bytes = postcard::to_stdvec(&entry)
+            let bytes = postcard::to_extend(&entry, Vec::with_capacity(ENTRY_BYTES_USUAL))
                 .map_err(|source| LogError::Encode { what: "an entry", source })?;
             encoded.push(bytes);
             batch.push(entry);

@@ -1,5 +1,7 @@
 //! Health checks: from the wire, with their defaults, and back.
 
+use std::fmt::Display;
+
 use quorate_proto::v1 as wire;
 use quorate_proto::v1::health_check::Kind;
 use quorate_state::{
@@ -8,18 +10,21 @@ use quorate_state::{
 
 /// The checks of one instance; `field` is what errors call it. `None`: it declares none.
 pub(super) fn checks(
-    field: &str,
+    field: impl Display + Copy,
     spec: &InstanceSpec,
     checks: Vec<wire::HealthCheck>,
 ) -> Result<Option<Checks>, Invalid> {
     let converted = checks
         .into_iter()
         .enumerate()
-        .map(|(index, check)| check_from_wire(&format!("{field}.checks[{index}]"), check));
+        .map(|(index, check)| check_from_wire(format_args!("{field}.checks[{index}]"), check));
     Checks::new(field, spec, converted.collect::<Result<_, _>>()?)
 }
 
-fn check_from_wire(field: &str, check: wire::HealthCheck) -> Result<HealthCheck, Invalid> {
+fn check_from_wire(
+    field: impl Display + Copy,
+    check: wire::HealthCheck,
+) -> Result<HealthCheck, Invalid> {
     let kind = match check.kind {
         Some(Kind::Http(http)) if http.path.is_empty() => CheckKind::Http { path: "/".into() },
         Some(Kind::Http(http)) => CheckKind::Http { path: http.path.into() },

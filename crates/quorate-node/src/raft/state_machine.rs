@@ -17,8 +17,8 @@ use crate::disk::Disk;
 use crate::raft::runtime::blocking;
 use crate::raft::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 
-/// Entries at most for which watchers are woken together.
-const WOKEN_FOR: usize = 64;
+/// Entries at most that are told of together.
+const TOLD_TOGETHER: usize = 64;
 
 /// What the Raft library drives.
 #[derive(Debug)]
@@ -47,12 +47,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok((state.last_log_id, state.membership.clone()))
     }
 
-    /// Watchers are woken once for all entries that are ready together: to wake one costs more than to tell it.
+    /// Watchers and readers are woken once for all entries that are ready together: to wake one costs more than to tell it.
     async fn apply<Strm>(&mut self, entries: Strm) -> io::Result<()>
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
-        let mut ready = entries.ready_chunks(WOKEN_FOR);
+        let mut ready = entries.ready_chunks(TOLD_TOGETHER);
         while let Some(entries) = ready.next().await {
             for entry in entries {
                 let (entry, responder) = entry?;
@@ -61,7 +61,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     responder.send(outcome);
                 }
             }
-            self.applied.wake_watchers();
+            self.applied.tell();
         }
         Ok(())
     }

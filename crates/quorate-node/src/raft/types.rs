@@ -1,6 +1,8 @@
 //! The Raft library's types as this node uses them, and how they become bytes for peers.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use std::cell::Cell;
+
+use bytes::Bytes;
 use quorate_state::{Command, Reply, Revision};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -47,6 +49,13 @@ pub(crate) struct Outcome {
 /// Peer messages begin with this byte; another one is of an incompatible version.
 const WIRE_VERSION: u8 = 1;
 
+/// A longer message's room is not kept for the next one.
+const SCRATCH_BYTES_MAX: usize = 1024 * 1024;
+
+thread_local! {
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// A peer message that cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WireError {
@@ -58,11 +67,17 @@ pub(crate) enum WireError {
 
 /// Writes a message for a peer: a version byte, then postcard.
 pub(crate) fn encode<T: Serialize>(message: &T) -> Bytes {
-    let mut out = BytesMut::with_capacity(256).writer();
-    out.get_mut().put_u8(WIRE_VERSION);
-    postcard::to_io(message, &mut out)
+    // Written where there is room already, then copied: memory that grows with a message is copied several times.
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    scratch.push(WIRE_VERSION);
+    let written = postcard::to_extend(message, scratch)
         .expect("invariant: writing to memory does not fail, and our types have no unsized maps");
-    out.into_inner().freeze()
+    let bytes = Bytes::copy_from_slice(&written);
+    if written.capacity() <= SCRATCH_BYTES_MAX {
+        SCRATCH.set(written);
+    }
+    bytes
 }
 
 /// Reads what [`encode`] wrote.

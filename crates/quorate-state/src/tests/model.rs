@@ -259,7 +259,7 @@ impl Model {
                 weight: update.weight.or(Some(without_override(held).weight())),
                 status: update.status.unwrap_or(without_override(held).status()),
                 metadata: update.metadata.clone().unwrap_or(held.spec.metadata().to_map()),
-                requires: held.spec.requires().clone(),
+                requires: held.spec.requires().collect(),
             },
         );
         let spec = spec.unwrap().with_load(load.unwrap_or(held.spec.load()));
