@@ -125,18 +125,22 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
         disk.sync().map_err(|error| change_error(&disk, error))?;
         found = Found::read(&disk)?;
     }
-    journal.restart(found.reached.seq);
     let found_seq = found.reached.seq;
-    let Found { identity, vote, committed, purged, scan, .. } = found;
     if let Some(acknowledged_seq) = acknowledged_seq.filter(|seq| *seq > found_seq) {
         let path = disk.db_path().to_owned();
         return Err(OpenError::AcknowledgedLost { path, acknowledged_seq, found_seq });
     }
-    if let Some(index) = scan.incomplete_index {
+    if let Some(index) = found.scan.incomplete_index {
         // Its last chunks were never written, so it was never acknowledged.
         tracing::warn!(index, "dropping an entry whose write was interrupted");
-        disk.remove_from(index, u64::MAX).map_err(|error| change_error(&disk, error))?;
+        disk.remove_from(index, u64::MAX)
+            // Before anything is written that takes its place, and goes to the journal first.
+            .and_then(|()| disk.sync())
+            .map_err(|error| change_error(&disk, error))?;
+        found = Found::read(&disk)?;
     }
+    let Found { reached, identity, vote, committed, purged, scan } = found;
+    journal.restart(reached.seq);
     let last_log_id = match scan.next_index.checked_sub(1) {
         Some(index) if index >= scan.start_index => Some(read_log_id::<C>(&disk, index)?),
         _ => None,
@@ -159,7 +163,7 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
         purged,
         last_log_id,
         start_index: scan.start_index,
-        next_seq: found_seq + 1,
+        next_seq: reached.seq + 1,
     })
 }
 

@@ -241,6 +241,36 @@ fn half_of_a_large_entry_at_the_end_is_dropped_unless_it_was_acknowledged() {
     });
 }
 
+#[test]
+fn what_follows_a_dropped_half_of_a_large_entry_survives_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let (torn, live) = (dir.path().join("torn"), dir.path().join("live"));
+    let crashed = dir.path().join("crashed");
+    run(async {
+        let mut log = open(&torn, INLINE);
+        append(&mut log, entries(1, 0..5)).await;
+        // Too large for the journal: four records of sled's.
+        append(&mut log, vec![entry(1, 5, "x".repeat(90_000))]).await;
+        log.close().unwrap();
+        fs::remove_file(torn.join("acknowledged")).unwrap();
+        let removed = with_sled(&torn, |db| {
+            let tree = db.open_tree("entries").unwrap();
+            tree.pop_max().unwrap().unwrap()
+        });
+        assert_eq!(removed.0.len(), 12, "a chunk");
+
+        copy_dir(&torn, &live);
+        let mut log = open(&live, INLINE);
+        append(&mut log, entries(2, 5..8)).await;
+        let expected = [entries(1, 0..5), entries(2, 5..8)].concat();
+        // sled has written nothing since the start, or all that was begun then.
+        copy_dir(&live, &crashed);
+        assert_eq!(read_all(&mut open(&crashed, INLINE)).await, expected);
+        log.close().unwrap();
+        assert_eq!(read_all(&mut open(&live, INLINE)).await, expected);
+    });
+}
+
 /// Cut `bytes` off sled's file.
 fn cut_tail(dir: &Path, bytes: u64) {
     let file = fs::OpenOptions::new().write(true).open(dir.join("db")).unwrap();
