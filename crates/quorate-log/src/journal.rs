@@ -14,14 +14,17 @@
 //! offset size
 //!      0    4  crc32 of everything behind this field
 //!      4    4  length of the frame, with this header
-//!      8    4  format version (1)
+//!      8    1  format version (1)
+//!      9    3  which use of the files it belongs to: another number after each time that they were read
 //!     12    8  sequence number of the group's first write
 //!     20    8  that of its last
 //!     28    -  per value: its tree (1 byte), the length of its key (1), its own length (4), key, value
 //! ```
 //!
 //! Sequence numbers are dense, so a frame that does not begin behind the one before it is left from an earlier turn: the
-//! file ends there. So does a frame that was torn by a crash; nothing behind it was ever acknowledged.
+//! file ends there. So it does where a frame was torn by a crash; nothing behind it was ever acknowledged. The numbers of
+//! such frames are given out again, and they may still lie where the next use of the file comes to: that is why each use has
+//! a number.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -35,6 +38,7 @@ pub(crate) const FILE_BYTES: usize = 2 * 1024 * 1024;
 
 /// The newest version of the frame format that this code reads, and the one it writes.
 pub(crate) const FRAME_VERSION: u32 = 1;
+const VERSION_BITS: u32 = 8;
 
 const HEADER_BYTES: usize = 28;
 const CRC_BYTES: usize = 4;
@@ -52,6 +56,7 @@ pub(crate) enum Tree {
 pub(crate) struct Frame {
     pub(crate) first_seq: u64,
     pub(crate) last_seq: u64,
+    use_number: u32,
     bytes: Vec<u8>,
 }
 
@@ -84,6 +89,7 @@ pub(crate) struct Journal {
     at: u64,
     file_bytes: usize,
     last_seq: u64,
+    use_number: u32,
     /// Whether every frame that was written is durable.
     is_synced: bool,
     /// The frame that is being made.
@@ -104,8 +110,16 @@ impl Journal {
             Ok(OneFile { file, path })
         };
         let files = [open(FILE_NAMES[0])?, open(FILE_NAMES[1])?];
-        let (current, at, last_seq) = (0, 0, 0);
-        Ok(Self { files, current, at, file_bytes, last_seq, is_synced: true, frame: Vec::new() })
+        Ok(Self {
+            files,
+            current: 0,
+            at: 0,
+            file_bytes,
+            last_seq: 0,
+            use_number: 0,
+            is_synced: true,
+            frame: Vec::new(),
+        })
     }
 
     /// Every write up to `last_seq` is durable in sled: what the files hold is not needed any more.
@@ -126,7 +140,8 @@ impl Journal {
     pub(crate) fn begin(&mut self, last_seq: u64) {
         self.frame.clear();
         self.frame.extend_from_slice(&[0; CRC_BYTES + 4]);
-        self.frame.extend_from_slice(&FRAME_VERSION.to_le_bytes());
+        let version_and_use = FRAME_VERSION | (self.use_number << VERSION_BITS);
+        self.frame.extend_from_slice(&version_and_use.to_le_bytes());
         self.frame.extend_from_slice(&(self.last_seq + 1).to_le_bytes());
         self.frame.extend_from_slice(&last_seq.to_le_bytes());
         self.last_seq = last_seq;
@@ -180,17 +195,21 @@ impl Journal {
         Ok(())
     }
 
-    /// The frames of both files, older ones first.
+    /// The frames of both files, older ones first. A new use of the files begins.
     pub(crate) fn read(&mut self) -> io::Result<Result<Vec<Frame>, NewerFrame>> {
         let mut runs = Vec::new();
+        let mut hasher = crc32fast::Hasher::new();
         for OneFile { file, .. } in &mut self.files {
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes)?;
+            hasher.update(&bytes);
             match frames(&bytes) {
                 Ok(run) => runs.push(run),
                 Err(newer) => return Ok(Err(newer)),
             }
         }
+        // What an earlier use left is not what that one had found.
+        self.use_number = hasher.finalize() >> VERSION_BITS;
         runs.sort_by_key(|run| run.first().map(|frame| frame.first_seq));
         Ok(Ok(runs.into_iter().flatten().collect()))
     }
@@ -226,7 +245,10 @@ fn fill_with_zeros(file: &File, wanted_bytes: u64) -> io::Result<()> {
 fn frames(mut bytes: &[u8]) -> Result<Vec<Frame>, NewerFrame> {
     let mut frames: Vec<Frame> = Vec::new();
     while let Some(frame) = first_frame(bytes)? {
-        if frames.last().is_some_and(|last| last.last_seq + 1 != frame.first_seq) {
+        let follows = |last: &Frame| {
+            (last.last_seq + 1, last.use_number) == (frame.first_seq, frame.use_number)
+        };
+        if !frames.last().is_none_or(follows) {
             break;
         }
         bytes = &bytes[frame.bytes.len()..];
@@ -245,12 +267,13 @@ fn first_frame(bytes: &[u8]) -> Result<Option<Frame>, NewerFrame> {
     if crc32fast::hash(&bytes[CRC_BYTES..]) != u32_at(header, 0) {
         return Ok(None);
     }
-    let found = u32_at(header, 8);
+    let version_and_use = u32_at(header, 8);
+    let (found, use_number) = (version_and_use & 0xff, version_and_use >> VERSION_BITS);
     if found != FRAME_VERSION {
         return Err(NewerFrame { found });
     }
     let (first_seq, last_seq) = (u64_at(header, 12), u64_at(header, 20));
-    Ok(Some(Frame { first_seq, last_seq, bytes: bytes.to_vec() }))
+    Ok(Some(Frame { first_seq, last_seq, use_number, bytes: bytes.to_vec() }))
 }
 
 fn split_put(bytes: &[u8]) -> Option<(Put<'_>, &[u8])> {

@@ -64,6 +64,28 @@ fn what_is_left_from_an_earlier_turn_is_not_read() {
 }
 
 #[test]
+fn a_frame_behind_a_torn_one_is_not_taken_for_one_of_the_next_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE_NAMES[0]);
+    let mut journal = Journal::open(dir.path(), SMALL_FILE).unwrap();
+    journal.read().unwrap().unwrap();
+    journal.restart(10);
+    write(&mut journal, 11, &[b'x'; 600]);
+    write(&mut journal, 12, b"never acknowledged");
+    // Neither was synced. A power cut left the later one, and of the first one all but a sector.
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[..512].fill(0);
+    std::fs::write(&path, bytes).unwrap();
+
+    let mut journal = Journal::open(dir.path(), SMALL_FILE).unwrap();
+    assert_eq!(seqs(&journal.read().unwrap().unwrap()), []);
+    journal.restart(10);
+    // Even if it is the same again.
+    write(&mut journal, 11, &[b'x'; 600]);
+    assert_eq!(seqs(&reopened(dir.path())), [(11, 11)]);
+}
+
+#[test]
 fn a_file_is_not_left_before_it_is_durable() {
     let dir = tempfile::tempdir().unwrap();
     let mut journal = Journal::open(dir.path(), SMALL_FILE).unwrap();
