@@ -14,6 +14,8 @@ use std::sync::Arc;
 use crate::codec::{self, Content, Record, RecordError};
 use crate::error::LogError;
 use crate::meta::MetaKey;
+#[cfg(test)]
+use crate::observe;
 use crate::room::Room;
 
 /// sled's segment size. Four times the default (512 KiB), which makes the largest leaf that is
@@ -108,11 +110,15 @@ impl Disk {
     /// Make everything written so far durable.
     pub(crate) fn sync(&self) -> Result<(), LogError> {
         self.db.flush().map_err(|source| self.failed("flush", source))?;
+        #[cfg(test)]
+        observe::tell(observe::Event::Wrote(&self.db_path));
         self.db_file.sync_data().map_err(|source| LogError::Io {
             operation: "fdatasync",
             path: self.db_path.clone(),
             source: Arc::new(source),
         })?;
+        #[cfg(test)]
+        observe::tell(observe::Event::Synced(&self.db_path));
         self.room.keep(&self.db_file);
         Ok(())
     }

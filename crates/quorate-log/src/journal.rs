@@ -32,6 +32,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::numbers::{u32_at, u64_at};
+#[cfg(test)]
+use crate::observe;
 
 /// One file. It is full of zeros first: a sync is cheap as long as the file's length and blocks stay.
 pub(crate) const FILE_BYTES: usize = 2 * 1024 * 1024;
@@ -183,6 +185,8 @@ impl Journal {
         let crc = crc32fast::hash(&self.frame[CRC_BYTES..]);
         self.frame[..CRC_BYTES].copy_from_slice(&crc.to_le_bytes());
         self.files[self.current].file.write_all_at(&self.frame, self.at)?;
+        #[cfg(test)]
+        observe::tell(observe::Event::Wrote(self.path()));
         self.at += self.frame.len() as u64;
         self.is_synced = false;
         Ok(())
@@ -191,6 +195,8 @@ impl Journal {
     /// Make what was written durable.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         self.files[self.current].file.sync_data()?;
+        #[cfg(test)]
+        observe::tell(observe::Event::Synced(self.path()));
         self.is_synced = true;
         Ok(())
     }

@@ -26,6 +26,10 @@ mod journal;
 mod memory;
 mod meta;
 mod numbers;
+#[cfg(test)]
+mod observe;
+#[cfg(test)]
+mod power_cut_tests;
 mod recover;
 mod replay;
 mod room;

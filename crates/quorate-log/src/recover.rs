@@ -20,6 +20,8 @@ use crate::disk::Disk;
 use crate::error::{LogError, OpenError, panic_message};
 use crate::journal::{FRAME_VERSION, Frame, Journal, NewerFrame};
 use crate::meta::{self, DIRECTORY_FORMAT, MetaKey};
+#[cfg(test)]
+use crate::observe;
 use crate::replay::{Reached, replay};
 use crate::witness::Witness;
 
@@ -60,6 +62,8 @@ pub(crate) fn open<C: RaftTypeConfig>(
         let disk = Disk::new(trees, dir).map_err(in_dir("open sled's file in"))?;
         let journal = Journal::open(dir, journal_bytes).map_err(in_dir("open the journal in"))?;
         sync_names(dir).map_err(in_dir("sync"))?;
+        #[cfg(test)]
+        observe::tell(observe::Event::Synced(disk.db_path()));
         verify(disk, journal)
     }))
     .unwrap_or_else(|payload| {

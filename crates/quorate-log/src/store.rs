@@ -168,7 +168,7 @@ impl<C: RaftTypeConfig> LogStore<C> {
         self.inner.close()
     }
 
-    fn shared(&self) -> &Shared<C> {
+    pub(crate) fn shared(&self) -> &Shared<C> {
         &self.inner.shared
     }
 

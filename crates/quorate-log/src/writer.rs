@@ -64,7 +64,7 @@ pub(crate) struct Writer<C: RaftTypeConfig> {
     witness: Witness,
     journal: Journal,
     /// Syncs sled, so that the journal's other file can be begun anew.
-    checkpoint: Option<JoinHandle<()>>,
+    checkpoint: Option<Checkpoint>,
     /// Records up to this index were purged but are not all removed yet.
     purge_backlog: Option<u64>,
 }
@@ -138,7 +138,7 @@ impl<C: RaftTypeConfig> Writer<C> {
         if shared.failure().is_none() {
             // A failure is kept in `shared`, where closing finds it.
             let _ = guarded(&shared, "flush", |disk| {
-                self.await_checkpoint()?;
+                self.await_checkpoint(disk)?;
                 let committed = shared.memory_mut().take_committed(u64::MAX);
                 committed.map_or(Ok(()), |value| disk.put_meta(MetaKey::Committed, &value))?;
                 disk.sync()
@@ -168,7 +168,7 @@ impl<C: RaftTypeConfig> Writer<C> {
             InJournal::Yes
         } else {
             self.apply(disk, group, committed)?;
-            self.await_checkpoint()?;
+            self.await_checkpoint(disk)?;
             disk.sync()?;
             self.journal.restart(seq);
             InJournal::TooLarge
@@ -187,7 +187,7 @@ impl<C: RaftTypeConfig> Writer<C> {
     fn write_frame(&mut self, disk: &Disk, is_awaited: bool) -> Result<(), LogError> {
         if !self.journal.has_room() {
             // The other file was left when the last checkpoint began; what this one has is in sled, not yet synced.
-            self.await_checkpoint()?;
+            self.await_checkpoint(disk)?;
             self.begin_checkpoint(disk)?;
             self.journal.turn().map_err(|source| self.journal_failed(source))?;
         }
@@ -228,24 +228,29 @@ impl<C: RaftTypeConfig> Writer<C> {
     /// Begin to sync what is in sled: on a thread of its own, so that writes go on meanwhile.
     fn begin_checkpoint(&mut self, disk: &Disk) -> Result<(), LogError> {
         if self.io == Io::Inline {
-            return disk.sync();
+            // As late as a thread may be done with it.
+            self.checkpoint = Some(Checkpoint::Due);
+            return Ok(());
         }
         let shared = self.shared.clone();
         let thread = thread::Builder::new().name("quorate-log-sync".to_owned());
         // A failure is kept in `shared`.
         let spawned = thread.spawn(move || drop(guarded(&shared, "flush", Disk::sync)));
-        self.checkpoint = Some(spawned.map_err(|source| LogError::Io {
+        let spawned = spawned.map_err(|source| LogError::Io {
             operation: "start a thread to sync",
             path: disk.db_path().to_owned(),
             source: Arc::new(source),
-        })?);
+        })?;
+        self.checkpoint = Some(Checkpoint::UnderWay(spawned));
         Ok(())
     }
 
-    fn await_checkpoint(&mut self) -> Result<(), LogError> {
-        if let Some(checkpoint) = self.checkpoint.take() {
+    fn await_checkpoint(&mut self, disk: &Disk) -> Result<(), LogError> {
+        match self.checkpoint.take() {
+            None => {}
+            Some(Checkpoint::Due) => disk.sync()?,
             // It catches its own panics.
-            let _ = checkpoint.join();
+            Some(Checkpoint::UnderWay(thread)) => drop(thread.join()),
         }
         self.shared.failure().map_or(Ok(()), Err)
     }
@@ -259,6 +264,12 @@ impl<C: RaftTypeConfig> Writer<C> {
             self.purge_backlog = None;
         }
     }
+}
+
+/// A sync of sled that is not done yet.
+enum Checkpoint {
+    UnderWay(JoinHandle<()>),
+    Due,
 }
 
 /// Where a group was made durable.

@@ -1,0 +1,29 @@
+//! Tells a test what a log writes and syncs, on the thread that does it, so that the test knows what a power cut at that
+//! moment would leave. Not part of a release.
+
+use std::cell::RefCell;
+use std::path::Path;
+
+/// What was just done to a file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Event<'a> {
+    /// Something was written that a power cut may lose.
+    Wrote(&'a Path),
+    /// All that was written before is durable.
+    Synced(&'a Path),
+}
+
+type Observer = Box<dyn FnMut(Event<'_>)>;
+
+thread_local! {
+    static OBSERVER: RefCell<Option<Observer>> = const { RefCell::new(None) };
+}
+
+/// From now on `observer` is told what this thread does; `None` ends it.
+pub(crate) fn set(observer: Option<Observer>) {
+    OBSERVER.with_borrow_mut(|place| *place = observer);
+}
+
+pub(crate) fn tell(event: Event<'_>) {
+    OBSERVER.with_borrow_mut(|place| place.as_mut().into_iter().for_each(|observe| observe(event)));
+}

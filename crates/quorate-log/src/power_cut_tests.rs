@@ -1,0 +1,255 @@
+//! Power cuts: what they may leave of a log, at random moments of random work, is opened again. All that was reported as
+//! durable must be there, and nothing that was never written; work goes on from there until the next cut.
+//!
+//! `QUORATE_CUT_SEED` runs one seed, `QUORATE_CUT_SEEDS` so many of them.
+
+#![allow(clippy::unwrap_used, reason = "a step that fails is a failed test")]
+
+mod model;
+mod simulated_disk;
+
+use std::ops::Range;
+use std::path::Path;
+
+use openraft::entry::RaftEntry;
+use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::type_config::TypeConfigExt;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::disk::Disk;
+use crate::power_cut_tests::model::{State, Toy, ToyVote, entry};
+use crate::power_cut_tests::simulated_disk::{Cut, PoweredDisk};
+use crate::{Io, LogOptions, LogStore};
+
+const SEEDS: u64 = 6;
+const CUTS_PER_SEED: usize = 12;
+
+#[test]
+fn what_was_acknowledged_survives_any_power_cut() {
+    let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let seeds = match number("QUORATE_CUT_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("QUORATE_CUT_SEEDS").unwrap_or(SEEDS),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runs = seeds.clone().count();
+    let images = seeds.map(|seed| runtime.block_on(Run::new(seed).run())).sum::<usize>();
+    assert!(images >= runs * 40, "only {images} images");
+}
+
+struct Run {
+    seed: u64,
+    random: StdRng,
+    options: LogOptions,
+    images: usize,
+    /// What the log must contain: what was durable last, and then, one by one, what was asked of it since.
+    states: Vec<State>,
+    /// The number of the last one of them that is durable for certain.
+    acknowledged: usize,
+    term: u64,
+    is_regular: bool,
+    disk: PoweredDisk,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let journal_bytes_max = Some([6, 16, 100][random.random_range(0..3)] * 1024);
+        let options = LogOptions { io: Io::Inline, recent_bytes_max: Some(0), journal_bytes_max };
+        let disk = PoweredDisk::new(seed);
+        let states = vec![State::default()];
+        let is_regular = random.random();
+        Self {
+            is_regular,
+            seed,
+            random,
+            options,
+            images: 0,
+            states,
+            acknowledged: 0,
+            term: 1,
+            disk,
+        }
+    }
+
+    async fn run(mut self) -> usize {
+        let shm = Path::new("/dev/shm");
+        // A memory file system where there is one: nothing here depends on real syncs.
+        let parent = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() };
+        let parent = parent.unwrap();
+        let image = parent.path().join("image");
+        let mut cut = Cut::default();
+        for turn in 0..=CUTS_PER_SEED {
+            let dir = parent.path().join(format!("{turn}"));
+            cut.write_to(&dir);
+            self.disk.set_states(cut.acknowledged, cut.asked);
+            self.disk.start(&dir);
+            let mut log = self.open(&dir, "live");
+            let found = self.check(State::read(&mut log).await, &cut);
+            let mut cuts = self.check_images(&image).await;
+            let is_cut_early = !cuts.is_empty() && self.random.random_ratio(1, 4);
+            if !is_cut_early {
+                cuts.clear();
+                // What it found, it may have told others: that must stay.
+                self.states = vec![found];
+                self.acknowledge();
+                for step in 0..self.random.random_range(3..40) {
+                    // Begin with many small frames that nobody waits for.
+                    let is_burst = step == 0 && self.is_regular;
+                    let kind = if is_burst { 1 } else { self.random.random_range(0..16) };
+                    self.change(&mut log, kind).await;
+                    cuts.append(&mut self.check_images(&image).await);
+                }
+                if self.random.random_ratio(1, 4) {
+                    log.close().unwrap();
+                    cuts.append(&mut self.check_images(&image).await);
+                }
+                cuts.push(self.disk.cut_now());
+            }
+            self.disk.stop();
+            drop(log);
+            std::fs::remove_dir_all(&dir).unwrap();
+            if self.random.random() {
+                // More of those that interrupted something.
+                cuts.sort_by_key(|cut| cut.acknowledged == cut.asked);
+                cuts.truncate(cuts.partition_point(|cut| cut.acknowledged < cut.asked).max(1));
+            }
+            cut = cuts.swap_remove(self.random.random_range(0..cuts.len()));
+        }
+        self.images
+    }
+
+    fn open(&self, dir: &Path, what: &str) -> LogStore<Toy> {
+        LogStore::open(dir, self.options)
+            .unwrap_or_else(|error| panic!("seed {}, {what}: {error}: {error:?}", self.seed))
+    }
+
+    async fn check_images(&mut self, dir: &Path) -> Vec<Cut> {
+        let cuts = self.disk.take_cuts();
+        self.disk.stop();
+        for cut in &cuts {
+            self.images += 1;
+            cut.write_to(dir);
+            let mut log = self.open(dir, &format!("image {}", self.images));
+            let found = State::read(&mut log).await;
+            drop(log);
+            self.check(found, cut);
+            std::fs::remove_dir_all(dir).unwrap();
+        }
+        self.disk.resume();
+        cuts
+    }
+
+    /// What was found must be one of the states from the last acknowledged one on, or lie between two of them.
+    fn check(&self, mut found: State, cut: &Cut) -> State {
+        let asked = &self.states[cut.acknowledged..=cut.asked];
+        let is_same = asked.iter().find(|state| found.is_same(state));
+        let between = || asked.windows(2).find(|pair| found.is_between(&pair[0], &pair[1]));
+        let Some(right) = is_same.or_else(|| between().map(|pair| &pair[0])) else {
+            let asked = asked.iter().map(State::summary).collect::<Vec<_>>().join("\n");
+            panic!("seed {}: found {}\nnot one of\n{asked}", self.seed, found.summary());
+        };
+        assert!(found.committed <= right.committed, "seed {}", self.seed);
+        found.committed = right.committed;
+        found
+    }
+
+    /// One step of random work.
+    async fn change(&mut self, log: &mut LogStore<Toy>, kind: u32) {
+        self.term += u64::from(self.random.random_ratio(1, 8));
+        match kind {
+            0 => self.vote(log).await,
+            1..=3 => self.truncate(log).await,
+            4 => self.purge(log).await,
+            5 => self.commit(log).await,
+            6 => {
+                // sled writes some of what it has, whenever it likes; that is no sync.
+                self.disk.stop();
+                log.shared().with_disk(Disk::sync).unwrap();
+                self.disk.resume();
+            }
+            7 => self.append(log, 1, 0..150_000).await,
+            8 => self.append(log, 3, 0..20_000).await,
+            // Frames of one size, so that a new one ends where an old one begins.
+            _ if self.is_regular => self.append(log, 1, 480..481).await,
+            _ => self.append(log, 4, 0..700).await,
+        }
+    }
+
+    async fn vote(&mut self, log: &mut LogStore<Toy>) {
+        let vote = ToyVote::new(self.term, self.random.random_range(0..3));
+        self.ask(State { vote: Some(vote), ..self.last() });
+        log.save_vote(&vote).await.unwrap();
+        self.acknowledge();
+    }
+
+    /// Nobody waits for these: some may go into the journal one after the other.
+    async fn truncate(&mut self, log: &mut LogStore<Toy>) {
+        let mut state = self.last();
+        let committed_next = state.committed.map_or(0, |id| id.index + 1).max(state.first_index());
+        for _ in 0..self.random.random_range(1..16) {
+            let from_index = self.random.random_range(committed_next..=state.next_index());
+            state.entries.truncate((from_index - state.first_index()) as usize);
+            let last = state.entries.last().map(|entry| entry.log_id());
+            self.ask(state.clone());
+            log.truncate_after(last.or(state.purged)).await.unwrap();
+        }
+    }
+
+    async fn purge(&mut self, log: &mut LogStore<Toy>) {
+        let mut state = self.last();
+        let upto = match self.random.random_range(0..4) {
+            // A snapshot of what this log never had.
+            0 => entry(self.term, state.next_index() + 10, String::new()).log_id(),
+            _ if state.entries.is_empty() => return,
+            _ => state.entries[self.random.random_range(0..state.entries.len())].log_id(),
+        };
+        state.entries.retain(|entry| entry.log_id().index > upto.index);
+        state.purged = Some(upto);
+        self.ask(state);
+        log.purge(upto).await.unwrap();
+    }
+
+    async fn commit(&mut self, log: &mut LogStore<Toy>) {
+        let is_durable = self.acknowledged + 1 == self.states.len();
+        let state = self.states.last_mut().unwrap();
+        if !is_durable || state.entries.is_empty() {
+            return;
+        }
+        let at = self.random.random_range(0..state.entries.len());
+        state.committed = state.committed.max(Some(state.entries[at].log_id()));
+        log.save_committed(state.committed).await.unwrap();
+    }
+
+    async fn append(&mut self, log: &mut LogStore<Toy>, count_max: u64, bytes: Range<usize>) {
+        let mut state = self.last();
+        let next = state.next_index();
+        let count = self.random.random_range(1..=count_max);
+        for index in next..next + count {
+            let length = self.random.random_range(bytes.clone());
+            let payload = format!("{:08}", self.random.random_range(0..100_000_000));
+            state.entries.push(entry(self.term, index, payload.repeat(length / 8)));
+        }
+        let appended = state.entries[state.entries.len() - count as usize..].to_vec();
+        self.ask(state);
+        let (done, durable) = Toy::oneshot();
+        log.append(appended, IOFlushed::signal(done)).await.unwrap();
+        durable.await.unwrap().unwrap();
+        self.acknowledge();
+    }
+
+    fn last(&self) -> State {
+        self.states[self.states.len() - 1].clone()
+    }
+
+    fn ask(&mut self, state: State) {
+        self.states.push(state);
+        self.disk.set_states(self.acknowledged, self.states.len() - 1);
+    }
+
+    fn acknowledge(&mut self) {
+        self.acknowledged = self.states.len() - 1;
+        self.disk.set_states(self.acknowledged, self.acknowledged);
+    }
+}

@@ -1,0 +1,193 @@
+//! What a power cut may leave: of each file all that was there at its last sync, and of what was written since then each
+//! sector or page on its own, or not.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::observe::{self, Event};
+
+/// A cut is taken once in so many writes and syncs.
+const EVENTS_PER_CUT: u32 = 4;
+
+const DB: &str = "db";
+const WITNESS: &str = "acknowledged";
+
+/// What one power cut left, and what had been asked and acknowledged by then, as numbers of states.
+#[derive(Default)]
+pub(super) struct Cut {
+    files: BTreeMap<String, Vec<u8>>,
+    pub(super) acknowledged: usize,
+    pub(super) asked: usize,
+}
+
+impl Cut {
+    pub(super) fn write_to(&self, dir: &Path) {
+        fs::create_dir_all(dir).unwrap();
+        for (name, bytes) in &self.files {
+            fs::write(dir.join(name), bytes).unwrap();
+        }
+    }
+}
+
+/// Watches the log of this thread, and takes cuts of it.
+#[derive(Clone)]
+pub(super) struct PoweredDisk {
+    inner: Rc<RefCell<Inner>>,
+}
+
+struct Inner {
+    random: StdRng,
+    dir: PathBuf,
+    /// Of each file what it was at its last sync, and after each write since then.
+    versions: BTreeMap<String, Vec<Vec<u8>>>,
+    acknowledged: usize,
+    asked: usize,
+    cuts: Vec<Cut>,
+}
+
+impl PoweredDisk {
+    pub(super) fn new(seed: u64) -> Self {
+        let random = StdRng::seed_from_u64(!seed);
+        let (dir, versions, cuts) = (PathBuf::new(), BTreeMap::new(), Vec::new());
+        let inner = Inner { random, dir, versions, acknowledged: 0, asked: 0, cuts };
+        Self { inner: Rc::new(RefCell::new(inner)) }
+    }
+
+    /// Watch what becomes of `dir`, in which everything is durable now.
+    pub(super) fn start(&self, dir: &Path) {
+        let mut inner = self.inner.borrow_mut();
+        inner.dir = dir.to_owned();
+        inner.versions = inner.read_all().into_iter().map(|(name, b)| (name, vec![b])).collect();
+        drop(inner);
+        self.resume();
+    }
+
+    pub(super) fn resume(&self) {
+        let inner = self.inner.clone();
+        observe::set(Some(Box::new(move |event| inner.borrow_mut().observe(event))));
+    }
+
+    pub(super) fn stop(&self) {
+        observe::set(None);
+    }
+
+    pub(super) fn set_states(&self, acknowledged: usize, asked: usize) {
+        let mut inner = self.inner.borrow_mut();
+        (inner.acknowledged, inner.asked) = (acknowledged, asked);
+    }
+
+    pub(super) fn take_cuts(&self) -> Vec<Cut> {
+        std::mem::take(&mut self.inner.borrow_mut().cuts)
+    }
+
+    pub(super) fn cut_now(&self) -> Cut {
+        self.inner.borrow_mut().cut()
+    }
+}
+
+impl Inner {
+    fn read_all(&self) -> BTreeMap<String, Vec<u8>> {
+        let listing = fs::read_dir(&self.dir).unwrap().map(|item| item.unwrap());
+        let files = listing.filter(|item| item.file_type().unwrap().is_file());
+        files
+            .map(|item| (item.file_name().into_string().unwrap(), fs::read(item.path()).unwrap()))
+            .collect()
+    }
+
+    fn observe(&mut self, event: Event<'_>) {
+        let (Event::Wrote(path) | Event::Synced(path)) = event;
+        if !path.starts_with(&self.dir) {
+            return;
+        }
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let bytes = fs::read(path).unwrap();
+        let versions = self.versions.entry(name).or_default();
+        if matches!(event, Event::Synced(_)) {
+            versions.clear();
+        }
+        versions.push(bytes);
+        if self.random.random_ratio(1, EVENTS_PER_CUT) {
+            let cut = self.cut();
+            self.cuts.push(cut);
+        }
+    }
+
+    fn cut(&mut self) -> Cut {
+        let mut files = self.read_all();
+        for (name, now) in &mut files {
+            let Some(versions) = self.versions.get_mut(name) else { continue };
+            if name == DB {
+                // It is written without our knowledge, too.
+                versions.truncate(1);
+            }
+            if versions.last() != Some(now) {
+                versions.push(now.clone());
+            }
+            *now = match name.as_str() {
+                // Never synced.
+                WITNESS if self.random.random_ratio(1, 4) => Vec::new(),
+                WITNESS => now.clone(),
+                _ => mixed(&mut self.random, versions),
+            };
+        }
+        Cut { files, acknowledged: self.acknowledged, asked: self.asked }
+    }
+}
+
+/// One of the files that versions, oldest first, may have become.
+fn mixed(random: &mut StdRng, versions: &[Vec<u8>]) -> Vec<u8> {
+    let (oldest, newest) = (&versions[0], &versions[versions.len() - 1]);
+    let sector = if random.random() { 512 } else { 4096 };
+    let how = random.random_range(0..5);
+    let length = match how {
+        0 => return oldest.clone(),
+        1 => return newest.clone(),
+        _ => oldest.len().max(newest.len()),
+    };
+    // What is never written comes as zeros.
+    let mut bytes = oldest.clone();
+    bytes.resize(length, 0);
+    let changed: Vec<usize> = (0..length)
+        .step_by(sector)
+        .filter(|&at| {
+            versions.iter().any(|version| part(version, at, sector) != part(oldest, at, sector))
+        })
+        .collect();
+    let in_order = random.random_range(0..=changed.len());
+    for (number, at) in changed.into_iter().enumerate() {
+        let version = match how {
+            // All up to some place.
+            2 => {
+                if number < in_order {
+                    versions.len() - 1
+                } else {
+                    0
+                }
+            }
+            // All but some.
+            3 => {
+                if random.random_ratio(1, 4) {
+                    0
+                } else {
+                    versions.len() - 1
+                }
+            }
+            _ => random.random_range(0..versions.len()),
+        };
+        let new = part(&versions[version], at, sector);
+        if version > 0 {
+            bytes[at..at + new.len()].copy_from_slice(new);
+        }
+    }
+    bytes
+}
+
+fn part(bytes: &[u8], at: usize, sector: usize) -> &[u8] {
+    &bytes[at.min(bytes.len())..(at + sector).min(bytes.len())]
+}
