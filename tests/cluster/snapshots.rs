@@ -125,6 +125,33 @@ async fn a_restart_brings_everything_back_from_snapshot_and_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_of_many_bytes_is_purged_however_few_its_entries() {
+    let tunables =
+        Tunables { snapshot_log_bytes: 64 * 1024, keep_entries: 5, ..Tunables::default() };
+    let cluster = Cluster::start_with(3, tunables).await;
+    let mut registry = cluster.registry(1);
+    for turn in 0..2 {
+        let before = cluster.own_status(1).await.unwrap().members[0].applied_index;
+        for at in 0..20 {
+            let mut spec = super::calls::spec("web", &format!("i{at}"));
+            spec.metadata.insert("large".to_owned(), "x".repeat(4_000));
+            let mut request = super::calls::registration(vec![spec]);
+            request.incarnation = turn + 1;
+            registry.register(request).await.unwrap();
+        }
+        eventually("each node has a snapshot by itself, and purged behind it", || async {
+            for node in cluster.ids() {
+                let own = cluster.own_status(node).await?.members[0].clone();
+                (own.snapshot_index > before && own.purged_index > before).then_some(())?;
+            }
+            Some(())
+        })
+        .await;
+    }
+    assert_eq!(fetch_all(&mut registry).await.1.len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_is_a_whole_snapshot_file() {
     let cluster = Cluster::start(3).await;
     let mut registry = cluster.registry(1);

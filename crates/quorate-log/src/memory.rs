@@ -13,11 +13,11 @@ use openraft::type_config::alias::{EntryOf, LogIdOf, VoteOf};
 use crate::Identity;
 
 /// Entries kept for replication, in encoded bytes (they take about half as much again, without what they share with the state):
-/// what a follower that was away for a third of a second of a very busy cluster needs. What is older is read from the disk.
-const RECENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// what a follower that was away for a sixth of a second of a very busy cluster needs. What is older is read from sled.
+const RECENT_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// The same bound for small entries, whose cost is the allocation rather than the bytes.
-const RECENT_ENTRIES_MAX: usize = 16 * 1024;
+const RECENT_ENTRIES_MAX: usize = 8 * 1024;
 
 /// An entry ready to be kept: it, its encoded size, and the sequence number of the last write it
 /// needs.

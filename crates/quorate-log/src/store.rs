@@ -41,7 +41,7 @@ pub struct LogOptions {
     /// Who writes to the disk.
     pub io: Io,
     /// Keep at most this many encoded bytes of recent entries in memory; the default and maximum is
-    /// 4 MiB. Lower it to make tests read from the disk.
+    /// 2 MiB. Lower it to make tests read from the disk.
     pub recent_bytes_max: Option<usize>,
     /// Give each of the journal's two files at most this many bytes; the default and maximum is 2 MiB. Lower it to make
     /// tests begin them anew.

@@ -174,8 +174,10 @@ impl<C: RaftTypeConfig> Writer<C> {
             InJournal::TooLarge
         };
         if is_awaited {
-            let entries = group.iter().map(|operation| operation.change.entries()).sum();
-            self.shared.counters().flushed(entries, started.elapsed());
+            let appends = group.iter().map(|operation| operation.change.entries());
+            let (entries, entry_bytes) =
+                appends.fold((0, 0), |all, (count, bytes)| (all.0 + count, all.1 + bytes));
+            self.shared.counters().flushed(entries, entry_bytes, started.elapsed());
             if let Err(error) = self.witness.acknowledge(seq) {
                 // It only makes a later loss harder to notice.
                 tracing::warn!(%error, "cannot record the last acknowledged write");
@@ -353,10 +355,13 @@ impl Change {
         }
     }
 
-    fn entries(&self) -> u64 {
+    /// How many entries it appends, and their bytes.
+    fn entries(&self) -> (u64, u64) {
         match self {
-            Self::Append { entries, .. } => *entries,
-            _ => 0,
+            Self::Append { records, entries } => {
+                (*entries, records.iter().map(|record| record.value.len() as u64).sum())
+            }
+            _ => (0, 0),
         }
     }
 }

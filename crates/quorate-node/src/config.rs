@@ -83,7 +83,10 @@ pub struct Tunables {
     pub election_grace_ms: u64,
     /// A snapshot is taken after so many log entries. Default 50,000, minimum 100.
     pub snapshot_every: u64,
-    /// So many log entries before the newest snapshot are kept for slow followers. Default 10,000.
+    /// One is also taken after so many bytes of log entries, or, if that is more, half of what the last one took. Default
+    /// 8 MiB, minimum 64 KiB.
+    pub snapshot_log_bytes: u64,
+    /// So many log entries before the newest snapshot are kept for slow followers. Default 5,000.
     pub keep_entries: u64,
     /// So many changes are kept in memory for watchers that resume. Default 100,000, minimum 1.
     pub watch_ring: usize,
@@ -107,7 +110,8 @@ impl Default for Tunables {
             renew_window_ms: 50,
             election_grace_ms: 3_000,
             snapshot_every: 50_000,
-            keep_entries: 10_000,
+            snapshot_log_bytes: 8 * 1024 * 1024,
+            keep_entries: 5_000,
             watch_ring: 100_000,
             watch_ring_bytes: 64 * 1024 * 1024,
             bookmark_ms: 5_000,
@@ -201,6 +205,7 @@ impl Tunables {
         )?;
         at_least("election_grace_ms", self.election_grace_ms, 1)?;
         at_least("snapshot_every", self.snapshot_every, 100)?;
+        at_least("snapshot_log_bytes", self.snapshot_log_bytes, 64 * 1024)?;
         at_least("watch_ring", self.watch_ring as u64, 1)?;
         at_least("watch_ring_bytes", self.watch_ring_bytes as u64, 64 * 1024)?;
         at_least("bookmark_ms", self.bookmark_ms, 10)?;

@@ -17,6 +17,7 @@
 //! | `membership`, `member_loop`, `cluster_status` | changing members; this node's own part in it; how they are |
 //! | `amnesia` | refuses to come back under an id whose disk was lost |
 //! | `net` | sockets, real or simulated |
+//! | `compaction` | a snapshot when the log is long |
 //! | `leadership`, `disk`, `peers` | who leads and how fresh; room on the disk; connections to other nodes |
 //! | `prober/` | active health checks, made by the leader |
 //! | `failover` | replaces a leader whose process has died |
@@ -27,6 +28,7 @@ mod amnesia;
 mod applied;
 mod clock;
 mod cluster_status;
+mod compaction;
 mod config;
 mod convert;
 mod disk;

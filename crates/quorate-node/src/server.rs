@@ -25,6 +25,7 @@ use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 use crate::applied::Applied;
 use crate::clock::LeaderClock;
+use crate::compaction::Compaction;
 use crate::config::{Config, HealthChecks, Start};
 use crate::disk::Disk;
 use crate::encoded::EncodedServices;
@@ -213,6 +214,7 @@ impl Bound {
             clients.await.map_err(RunError::Clients)
         });
 
+        let compaction = Compaction::new(node.clone(), self.log.clone(), self.snapshots.clone());
         let peer_service =
             PeerService { node: node.clone(), log: self.log, snapshots: self.snapshots };
         let peer_service = PeerServer::new(peer_service)
@@ -239,6 +241,7 @@ impl Bound {
         spawn_loop(Box::pin(async move { ticker.run().await }));
         let members = MemberLoop::new(node.clone(), self.start);
         spawn_loop(Box::pin(async move { members.run().await }));
+        spawn_loop(Box::pin(async move { compaction.run().await }));
         let failover = Failover::new(node.clone());
         spawn_loop(Box::pin(async move { failover.run().await }));
         spawn_loop(Box::pin(report_health(node.clone(), health_reporter)));

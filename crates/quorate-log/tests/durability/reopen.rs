@@ -170,6 +170,9 @@ fn appended_entries_are_readable_before_they_are_durable() {
         }
         let stats = log.stats();
         assert_eq!(stats.entries, 500);
+        let least_bytes = postcard::to_stdvec(&entries(1, 0..1)[0]).unwrap().len() as u64;
+        let bytes = stats.entry_bytes;
+        assert!(bytes >= 500 * least_bytes && bytes < 500 * 200, "{bytes} for 500 small entries");
         assert!(stats.flushes < 500, "{} syncs for 500 queued appends", stats.flushes);
     });
 }
