@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use quorate_proto::v1::{
-    AddNodeRequest, FetchRequest, RemoveNodeRequest, ReplaceNodeRequest, TransferLeaderRequest,
+    AddNodeRequest, FetchRequest, FetchResponse, RemoveNodeRequest, ReplaceNodeRequest,
+    TransferLeaderRequest,
 };
 use tonic::Code;
 
@@ -19,6 +20,21 @@ fn add(id: u64, peer_address: &str) -> AddNodeRequest {
 
 fn replace(old_id: u64, new_id: u64, peer_address: &str) -> ReplaceNodeRequest {
     ReplaceNodeRequest { old_id, new_id, peer_address: peer_address.to_owned() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_there_are_not_are_refused_as_such() {
+    let cluster = Cluster::start(1).await;
+    for path in
+        ["/quorate.v1.Registry/Nothing", "/quorate.v1.Admin/Nothing", "/no.v1.Service/Fetch"]
+    {
+        let mut caller = tonic::client::Grpc::new(cluster.channel(1));
+        caller.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<FetchRequest, FetchResponse>::default();
+        let request = tonic::Request::new(FetchRequest::default());
+        let refused = caller.unary(request, path.parse().unwrap(), codec).await;
+        assert_refused(refused, Code::Unimplemented, &[]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

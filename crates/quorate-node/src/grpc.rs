@@ -5,6 +5,7 @@ pub(crate) mod fetch;
 pub(crate) mod peer;
 pub(crate) mod registry;
 pub(crate) mod renew;
+pub(crate) mod routes;
 pub(crate) mod watch;
 
 use std::time::Duration;

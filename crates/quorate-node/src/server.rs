@@ -21,6 +21,7 @@ use quorate_proto::v1::admin_server::AdminServer;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 use crate::applied::Applied;
@@ -34,6 +35,7 @@ use crate::grpc::TRANSPORT_MAX;
 use crate::grpc::admin::AdminService;
 use crate::grpc::peer::PeerService;
 use crate::grpc::registry::RegistryService;
+use crate::grpc::routes::ClientCalls;
 use crate::leadership::Leadership;
 use crate::member_loop::MemberLoop;
 use crate::net::{Environment, Listener};
@@ -199,15 +201,12 @@ impl Bound {
             .max_decoding_message_size(TRANSPORT_MAX);
         let admin = AdminServer::new(AdminService { node: node.clone() })
             .max_decoding_message_size(TRANSPORT_MAX);
-        let clients = transport()
-            .add_service(health_service)
-            .add_service(reflection())
-            .add_service(registry)
-            .add_service(admin)
-            .serve_with_incoming_shutdown(
-                self.clients.into_accepted(),
-                node.stop.clone().cancelled_owned(),
-            );
+        let others = Routes::new(health_service).add_service(reflection()).add_service(admin);
+        let clients = transport().serve_with_incoming_shutdown(
+            ClientCalls { registry, others: others.prepare() },
+            self.clients.into_accepted(),
+            node.stop.clone().cancelled_owned(),
+        );
         let done = stops.clients_done.clone().drop_guard();
         tasks.spawn(async move {
             let _done = done;
@@ -220,7 +219,8 @@ impl Bound {
         let peer_service = PeerServer::new(peer_service)
             .max_decoding_message_size(MESSAGE_MAX)
             .max_encoding_message_size(MESSAGE_MAX);
-        let peers = transport().add_service(peer_service).serve_with_incoming_shutdown(
+        let peers = transport().serve_with_incoming_shutdown(
+            peer_service,
             self.peers.into_accepted(),
             stops.peers.clone().cancelled_owned(),
         );

@@ -1,0 +1,47 @@
+//! Which service a client's call is for.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+use futures_util::future::Either;
+use http::{Request, Response};
+use quorate_proto::encoded::v1::registry_server::RegistryServer;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tower::Service;
+
+use crate::grpc::registry::RegistryService;
+
+type Registry = RegistryServer<RegistryService>;
+
+/// The registry's calls go straight to it; the others by the transport's router, which makes each call and each message of
+/// a stream a box or two more.
+#[derive(Clone)]
+pub(crate) struct ClientCalls {
+    pub(crate) registry: Registry,
+    pub(crate) others: Routes,
+}
+
+impl Service<Request<Body>> for ClientCalls {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<
+        <Registry as Service<Request<Body>>>::Future,
+        <Routes as Service<Request<Body>>>::Future,
+    >;
+
+    /// Both are always ready.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let service = request.uri().path().split('/').nth(1);
+        if service == Some(<Registry as NamedService>::NAME) {
+            Either::Left(self.registry.call(request))
+        } else {
+            Either::Right(self.others.call(request))
+        }
+    }
+}
