@@ -17,6 +17,7 @@
 //! | `codec`, `meta`, `numbers` | the formats of batches and of single values |
 //! | `witness` | remembers what was acknowledged, to notice a log that lost its end |
 //! | `snapshots`, `snapshot_file` | the current snapshot; the format of one file |
+//! | `slow_close` | gives the blocks of a removed snapshot back so that the log need not wait |
 
 mod codec;
 mod disk;
@@ -33,6 +34,7 @@ mod power_cut_tests;
 mod recover;
 mod replay;
 mod room;
+mod slow_close;
 mod snapshot_error;
 mod snapshot_file;
 mod snapshots;

@@ -24,6 +24,7 @@ use openraft::RaftTypeConfig;
 use openraft::type_config::alias::SnapshotMetaOf;
 
 use crate::numbers::{u32_at, u64_at};
+use crate::slow_close::SlowClose;
 use crate::snapshot_error::{SnapshotError, SnapshotProblem};
 
 const FORMAT_VERSION: u32 = 1;
@@ -41,7 +42,7 @@ const CHECK_CHUNK_BYTES: usize = 256 * 1024;
 pub struct SnapshotFile<C: RaftTypeConfig> {
     meta: SnapshotMetaOf<C>,
     path: PathBuf,
-    file: Arc<File>,
+    file: Arc<SlowClose>,
     body_start: u64,
     len_bytes: u64,
 }
@@ -50,7 +51,7 @@ pub struct SnapshotFile<C: RaftTypeConfig> {
 /// its own.
 #[derive(Debug)]
 pub struct SnapshotBytes {
-    file: Arc<File>,
+    file: Arc<SlowClose>,
     position: u64,
     end: u64,
 }
@@ -103,7 +104,8 @@ impl<C: RaftTypeConfig> SnapshotFile<C> {
             offset_bytes,
             problem,
         };
-        let file = File::open(path).map_err(failed("open"))?;
+        // For writing, because `SlowClose` shortens it in the end.
+        let file = File::options().read(true).write(true).open(path).map_err(failed("open"))?;
         let len_bytes = file.metadata().map_err(failed("read the size of"))?.len();
         if len_bytes < (HEAD_BYTES + CRC_BYTES + FOOTER_BYTES) as u64 {
             return Err(damaged(len_bytes, SnapshotProblem::TooShort));
@@ -145,7 +147,8 @@ impl<C: RaftTypeConfig> SnapshotFile<C> {
         file.read_exact_at(&mut meta, HEAD_BYTES as u64).map_err(failed("read"))?;
         let meta = postcard::from_bytes(&meta)
             .map_err(|_| damaged(HEAD_BYTES as u64, SnapshotProblem::Metadata))?;
-        Ok(Self { meta, path: path.to_owned(), file: Arc::new(file), body_start, len_bytes })
+        let file = Arc::new(SlowClose::new(file));
+        Ok(Self { meta, path: path.to_owned(), file, body_start, len_bytes })
     }
 
     fn slice(&self, position: u64, end: u64) -> SnapshotBytes {

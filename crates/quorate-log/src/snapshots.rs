@@ -173,8 +173,11 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
             .and_then(|dir| dir.sync_all())
             .map_err(|source| failed("sync directory", &self.inner.dir, source))?;
         let file = file.moved_to(path.clone());
-        state.current = Some((path.clone(), Some(file.clone())));
-        remove_others(&self.inner.dir, &path)?;
+        let replaced = state.current.replace((path.clone(), Some(file.clone())));
+        // Closed when it has no name any more: see `SlowClose`.
+        let removed = remove_others(&self.inner.dir, &path);
+        drop(replaced);
+        removed?;
         Ok(file)
     }
 
