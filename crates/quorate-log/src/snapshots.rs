@@ -21,6 +21,10 @@ use crate::snapshot_file::{self, SnapshotFile};
 const FINAL_EXTENSION: &str = "snapshot";
 const TEMPORARY_EXTENSION: &str = "incomplete";
 
+/// A file that is being made is synced after so many bytes: the log's syncs, which share its disk, would wait for as long as
+/// one sync of all of it takes.
+const SYNC_AFTER_BYTES: usize = 1024 * 1024;
+
 /// The snapshots of one node. Clones share the directory; no other process may use it (the log's
 /// lock sees to that).
 #[derive(Debug)]
@@ -63,6 +67,7 @@ pub struct SnapshotReceiver<C: RaftTypeConfig> {
 struct Temporary {
     file: File,
     path: PathBuf,
+    unsynced_bytes: usize,
     keep: bool,
 }
 
@@ -187,7 +192,7 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
         state.next_number += 1;
         let path = self.inner.dir.join(name);
         let file = File::create_new(&path).map_err(|source| failed("create", &path, source))?;
-        Ok(Temporary { file, path, keep: false })
+        Ok(Temporary { file, path, unsynced_bytes: 0, keep: false })
     }
 
     fn state(&self) -> MutexGuard<'_, State<C>> {
@@ -212,10 +217,7 @@ impl<C: RaftTypeConfig> SnapshotWriter<C> {
         let body_bytes = checked.len_bytes - self.header_bytes;
         let footer = snapshot_file::footer(body_bytes, checked.crc);
         let mut temporary = checked.temporary;
-        temporary
-            .file
-            .write_all(&footer)
-            .map_err(|source| failed("write", &temporary.path, source))?;
+        temporary.write_all(&footer).map_err(|source| failed("write", &temporary.path, source))?;
         self.store.install(temporary.complete()?)
     }
 }
@@ -237,7 +239,6 @@ impl<C: RaftTypeConfig> SnapshotReceiver<C> {
     /// They cannot be written.
     pub fn write_chunk(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         self.temporary
-            .file
             .write_all(bytes)
             .map_err(|source| failed("write", &self.temporary.path, source))
     }
@@ -262,6 +263,22 @@ impl Temporary {
     }
 }
 
+impl Write for Temporary {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.unsynced_bytes += written;
+        if self.unsynced_bytes >= SYNC_AFTER_BYTES {
+            self.file.sync_data()?;
+            self.unsynced_bytes = 0;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
 impl Drop for Temporary {
     fn drop(&mut self) {
         if !self.keep
@@ -275,14 +292,14 @@ impl Drop for Temporary {
 
 impl Write for Checked {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.temporary.file.write(bytes)?;
+        let written = self.temporary.write(bytes)?;
         self.crc.update(&bytes[..written]);
         self.len_bytes += written as u64;
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.temporary.file.flush()
+        self.temporary.flush()
     }
 }
 
