@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
-use openraft::ServerState;
+use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::{RaftMetrics, ServerState};
 use quorate_proto::v1::admin_server::Admin;
 use quorate_proto::v1::{
     AddNodeRequest, AddNodeResponse, BackupChunk, BackupRequest, MemberStatus, NodeState,
@@ -27,6 +28,7 @@ use crate::grpc::{deadline, header, open, until_stopped};
 use crate::membership::MembershipCall;
 use crate::node::{LeaderAnswer, LeaderCall, MemberInfo, Node};
 use crate::raft::network::read_chunks;
+use crate::raft::types::TypeConfig;
 
 /// A membership change without a deadline of its own: a learner may need a snapshot first.
 const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(55);
@@ -207,7 +209,7 @@ impl AdminService {
         let wanted = self.node.applied.position().index;
         let mut metrics = self.node.metrics.clone();
         loop {
-            let built = metrics.borrow_watched().snapshot.map_or(0, |log_id| log_id.index());
+            let built = built(&metrics.borrow_watched());
             if built >= wanted {
                 return Ok(built);
             }
@@ -216,7 +218,7 @@ impl AdminService {
             let triggered = self.node.raft.trigger().snapshot().await;
             triggered.map_err(|error| self.failed(&error))?;
             let again = (Instant::now() + TRIGGER_EVERY).min(deadline);
-            let _ = timeout_at(again, metrics.changed()).await;
+            wait_until_built(&mut metrics, wanted, again).await;
             if Instant::now() >= deadline {
                 let waited_ms = since.elapsed().as_millis() as u64;
                 return Err(NodeError::SnapshotLate { waited_ms });
@@ -227,6 +229,21 @@ impl AdminService {
     fn failed(&self, reason: &impl std::fmt::Display) -> NodeError {
         NodeError::Fatal { node: self.node.id, reason: reason.to_string() }
     }
+}
+
+/// What the newest snapshot covers.
+fn built(metrics: &RaftMetrics<TypeConfig>) -> u64 {
+    metrics.snapshot.map_or(0, |log_id| log_id.index())
+}
+
+/// Not for any change: each trigger is one, and waiting for it would keep Raft busy with nothing else.
+async fn wait_until_built(
+    metrics: &mut WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
+    wanted: u64,
+    until: Instant,
+) {
+    // Whether it was is looked at by whoever waits.
+    let _ = timeout_at(until, metrics.wait_until(|now| built(now) >= wanted)).await;
 }
 
 fn check_node(field: &str, id: u64, peer_address: &str) -> Result<(), CallError> {
@@ -282,5 +299,38 @@ fn node_state(state: ServerState) -> NodeState {
         ServerState::Candidate => NodeState::Candidate,
         ServerState::Learner => NodeState::Learner,
         ServerState::Shutdown => NodeState::ShuttingDown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+    use openraft::async_runtime::watch::{Watch as _, WatchSender as _};
+
+    use super::*;
+
+    type WatchOf =
+        <<TypeConfig as openraft::RaftTypeConfig>::AsyncRuntime as openraft::AsyncRuntime>::Watch;
+
+    #[tokio::test]
+    async fn only_a_snapshot_ends_the_wait_for_one() {
+        let (sender, mut metrics) = WatchOf::channel(RaftMetrics::<TypeConfig>::new_initial(1));
+        let until = Instant::now() + Duration::from_secs(3600);
+        let mut waiting = Box::pin(wait_until_built(&mut metrics, 7, until));
+        let change = |change: &dyn Fn(&mut RaftMetrics<TypeConfig>)| {
+            sender.send_if_modified(|metrics| {
+                change(metrics);
+                true
+            });
+        };
+        for index in 1..100 {
+            change(&|metrics| metrics.last_log_index = Some(index));
+            assert!(poll!(&mut waiting).is_pending(), "after change {index} of something else");
+        }
+        let snapshot = |index| Some(openraft::testing::log_id::<TypeConfig>(1, 1, index));
+        change(&|metrics| metrics.snapshot = snapshot(6));
+        assert!(poll!(&mut waiting).is_pending(), "it is an older one");
+        change(&|metrics| metrics.snapshot = snapshot(7));
+        assert!(poll!(&mut waiting).is_ready());
     }
 }
