@@ -32,18 +32,19 @@ const FIRST_INCARNATIONS_MAX: u32 = 3;
 /// Leases of a client that were lost together are registered again at this pace, on average, or within half an interval.
 const REREGISTER_EVERY: Duration = Duration::from_millis(5);
 
-/// What the handle asks for.
+/// What the handle asks for. Small: every registration has a queue with room for 32 of them, whatever its bound.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Update {
-        only: Option<(String, String)>,
-        update: Update,
-        reply: oneshot::Sender<Result<(), Error>>,
-    },
-    Deregister {
-        deadline: Instant,
-        reply: oneshot::Sender<Result<(), Error>>,
-    },
+    Update { change: Box<Wanted>, reply: oneshot::Sender<Result<(), Error>> },
+    Deregister { deadline: Instant, reply: oneshot::Sender<Result<(), Error>> },
+}
+
+/// A change of what the application wants.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// The service and id of the only instance that changes; `None`: all do.
+    pub(crate) only: Option<(String, String)>,
+    pub(crate) update: Update,
 }
 
 /// What an undisturbed keeper has waited for.
@@ -146,7 +147,8 @@ impl Keeper {
                 }
             };
             let Some(command) = command else { break };
-            next = self.obey(command).await;
+            // Boxed, as is an attempt to register: these calls would be most of what an idle registration takes.
+            next = Box::pin(self.obey(command)).await;
         }
         self.claim.release();
     }
@@ -175,8 +177,8 @@ impl Keeper {
                 let _caller_gone = reply.send(Err(Error::AlreadyDeregistered));
                 Next::Idle
             }
-            Command::Update { only, update, reply } => {
-                let result = self.update(only.as_ref(), &update).await;
+            Command::Update { change, reply } => {
+                let result = self.update(change.only.as_ref(), &change.update).await;
                 let next = match &result {
                     Err(Error::Superseded { current }) => self.superseded(*current),
                     _ => Next::Keep,
@@ -226,7 +228,7 @@ impl Keeper {
                     self.renewing = Some(self.renewals.submit(held.lease.id, slack, limit));
                     Next::Keep
                 }
-                None => match self.register_once().await {
+                None => match Box::pin(self.register_once()).await {
                     Ok(()) => Next::Keep,
                     Err(failure) => self.failed(failure),
                 },

@@ -13,7 +13,7 @@ use crate::claims::Claim;
 use crate::client::{Core, registry};
 use crate::endpoints::Target;
 use crate::error::{Error, LONGEST};
-use crate::keeper::{Command, Keeper};
+use crate::keeper::{Command, Keeper, Wanted};
 use crate::retry::Decision;
 use crate::types::{InstanceStatus, Registration, Update};
 
@@ -268,7 +268,8 @@ impl RegistrationHandle {
 
     async fn change(&self, only: Option<(String, String)>, update: Update) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Update { only, update, reply }, answer).await
+        let change = Box::new(Wanted { only, update });
+        self.send(Command::Update { change, reply }, answer).await
     }
 
     /// Removes the registration and waits until that is committed. From the moment it is called nothing renews the
