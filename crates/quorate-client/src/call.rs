@@ -25,7 +25,7 @@ pub(crate) struct Plan {
     /// What it is, for errors and logs.
     pub(crate) operation: &'static str,
     pub(crate) target: Target,
-    /// What one node is given.
+    /// What one node is given at first, see [`Rounds::patience`].
     pub(crate) attempt: Duration,
     /// What all of it is given.
     pub(crate) within: Duration,
@@ -120,27 +120,44 @@ impl CallError {
     }
 }
 
-/// Which nodes were tried in this round, and the waits between rounds.
+/// Which nodes were tried in this round, the waits between rounds, and how long a node is waited for.
 #[derive(Debug)]
 pub(crate) struct Rounds {
     tried: Vec<Address>,
+    /// How many of them used all of their time.
+    late: usize,
+    /// How often of late a whole round did.
+    late_rounds: u32,
     backoff: Backoff,
 }
 
 impl Rounds {
     pub(crate) fn new(pace: Pace) -> Self {
-        Self { tried: Vec::new(), backoff: Backoff::new(pace) }
+        Self { tried: Vec::new(), late: 0, late_rounds: 0, backoff: Backoff::new(pace) }
     }
 
     /// The next node to try. Begins a new round when all were tried.
     pub(crate) fn pick(&mut self, endpoints: &Endpoints, target: Target) -> (Address, Channel) {
         let picked = endpoints.pick(target, &self.tried).or_else(|| {
+            self.late_rounds += u32::from(self.late >= self.tried.len());
+            self.late = 0;
             self.tried.clear();
             endpoints.pick(target, &[])
         });
         let (address, channel) = picked.expect("invariant: the list of nodes is never empty");
         self.tried.push(address.clone());
         (address, channel)
+    }
+
+    /// How long to wait for a node that is given so long at first: twice as long after each round in which all used up their
+    /// time. Where all nodes are slow, asking again and again would only add to what they have to do, and never end.
+    pub(crate) fn patience(&self, first: Duration, most: Duration) -> Duration {
+        first.saturating_mul(1 << self.late_rounds.min(16)).min(most.max(first))
+    }
+
+    /// The node that was picked last did not answer in time.
+    pub(crate) fn was_late(&mut self) {
+        self.late += 1;
     }
 
     /// How long to wait before the next attempt: not at all while this round has nodes left.
@@ -150,7 +167,7 @@ impl Rounds {
 
     /// The wait after an answer that the next node would give too.
     pub(crate) fn wait_whole_round(&mut self) -> Duration {
-        self.tried.clear();
+        self.begin_round();
         self.backoff.next()
     }
 
@@ -159,10 +176,16 @@ impl Rounds {
         self.backoff.cap(cap);
     }
 
-    /// Something succeeded: the next call begins afresh.
+    /// Something succeeded: the next call begins afresh, and comes back to shorter attempts in steps.
     pub(crate) fn reset(&mut self) {
-        self.tried.clear();
+        self.begin_round();
+        self.late_rounds = self.late_rounds.saturating_sub(1);
         self.backoff.reset();
+    }
+
+    fn begin_round(&mut self) {
+        self.tried.clear();
+        self.late = 0;
     }
 }
 
@@ -182,7 +205,9 @@ where
     Fut: Future<Output = Result<Response<Res>, Status>>,
 {
     let (address, channel) = rounds.pick(endpoints, plan.target);
-    let limit = plan.attempt.min(deadline.saturating_duration_since(Instant::now()));
+    let begun = Instant::now();
+    let limit = rounds.patience(plan.attempt, plan.within / 2);
+    let limit = limit.min(deadline.saturating_duration_since(begun));
     let mut request = Request::new(request.clone());
     request.set_timeout(limit);
     let result = timeout(limit, send(channel, request)).await.unwrap_or_else(|_elapsed| {
@@ -197,13 +222,17 @@ where
         }
         Err(status) => {
             let decision = decide(status.code());
+            // A node answers a little before the deadline that it was told.
+            if begun.elapsed() >= limit * 9 / 10 {
+                rounds.was_late();
+            }
             tracing::debug!(operation = plan.operation, %address, %status, ?decision, "attempt failed");
             if decision.blames_node() {
                 endpoints.failed(&address);
             } else {
                 endpoints.succeeded(&address, plan.target, None);
             }
-            Err(Failure { plan: *plan, address, decision, status })
+            Err(Failure { plan: Plan { within: limit, ..*plan }, address, decision, status })
         }
     }
 }

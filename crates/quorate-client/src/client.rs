@@ -155,6 +155,8 @@ impl ClientBuilder {
     }
 
     /// How long one node may take before the next is asked; 0.5 s unless set, and never more than half the call timeout.
+    /// Where no node answers in time, each round over all nodes waits twice as long, up to half the call timeout (a renewal:
+    /// half its interval), so that a cluster that is only slow is waited for.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.options.attempt_timeout = timeout;

@@ -292,7 +292,8 @@ impl Keeper {
     }
 
     async fn register_once(&mut self) -> Result<(), Failure> {
-        let plan = self.attempt_plan("register", self.core.options.attempt_timeout);
+        // A single attempt.
+        let plan = self.core.plan("register", Target::Leader);
         let request = self.register_request();
         let send = |channel, request| async move { registry(channel).register(request).await };
         let deadline = Instant::now() + plan.within;
@@ -403,12 +404,6 @@ impl Keeper {
             incarnation: self.incarnation,
             lease_id: 0,
         }
-    }
-
-    /// A single attempt in the background.
-    fn attempt_plan(&self, operation: &'static str, limit: Duration) -> Plan {
-        let attempt = self.core.options.attempt_timeout.min(limit);
-        Plan { operation, target: Target::Leader, attempt, within: attempt }
     }
 
     fn accept(&mut self, answer: &RegisterResponse) -> Result<(), Error> {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::call::{Failure, Plan, Rounds};
 use crate::client::registry;
@@ -29,6 +29,8 @@ const BATCH_MAX: usize = 10_000;
 const IN_FLIGHT_MAX: usize = 4;
 /// A stream on which nothing was sent for so long is closed: whoever renews so seldom opens another.
 const IDLE: Duration = Duration::from_secs(60);
+/// However slow the nodes are, a stream is waited for no longer.
+const OPENED_WITHIN: Duration = Duration::from_secs(2);
 /// Renewals may wait so long for others, at most; a tenth of their interval where that is shorter.
 const SLACK_MAX: Duration = Duration::from_secs(1);
 
@@ -156,13 +158,16 @@ impl Sender {
             self.waiting.due().await;
             let (mut address, channel) = rounds.pick(&self.endpoints, Target::Any);
             let mut batches = VecDeque::new();
-            let ended = match self.open(channel).await {
+            let ended = match self.open(channel, &rounds).await {
                 Ok(stream) => {
                     self.exchange(stream, &mut batches, &mut address, &mut rounds, &mut mover).await
                 }
                 Err(status) => Err(status),
             };
             if let Err(status) = ended {
+                if status.code() == Code::DeadlineExceeded {
+                    rounds.was_late();
+                }
                 let interval = self.failed(&address, &status, batches);
                 let wait = rounds.wait(&self.endpoints).min(interval);
                 sleep(retry_after(&status).map_or(wait, |told| told.max(wait))).await;
@@ -170,11 +175,11 @@ impl Sender {
         }
     }
 
-    async fn open(&self, channel: Channel) -> Result<Stream, Status> {
+    async fn open(&self, channel: Channel, rounds: &Rounds) -> Result<Stream, Status> {
         let (requests, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
         let mut stub = registry(channel);
         let opening = stub.renew_stream(ReceiverStream::new(outgoing));
-        match timeout(self.attempt_timeout, opening).await {
+        match timeout(rounds.patience(self.attempt_timeout, OPENED_WITHIN), opening).await {
             Ok(answers) => Ok(Stream { requests, answers: answers?.into_inner() }),
             Err(_elapsed) => Err(Status::deadline_exceeded("the stream was not answered")),
         }
@@ -190,12 +195,13 @@ impl Sender {
         mover: &mut Mover,
     ) -> Result<(), Status> {
         let mut last_sent = Instant::now();
+        let first = self.attempt_timeout;
         loop {
             let has_room = batches.len() < IN_FLIGHT_MAX;
             let send_at = self.waiting.next().filter(|_| has_room);
             if send_at.is_some_and(|at| at <= Instant::now()) {
                 last_sent = Instant::now();
-                stream.send(self.waiting.take(), self.attempt_timeout, batches)?;
+                stream.send(self.waiting.take(), |limit| rounds.patience(first, limit), batches)?;
                 continue;
             }
             let patience = batches.front().map_or(last_sent + IDLE, |batch| batch.deadline);
@@ -214,7 +220,7 @@ impl Sender {
                 _ = timeout_at(send_at.unwrap_or(patience), self.waiting.arrived.notified()),
                     if has_room => {}
                 to = mover.due(address), if batches.is_empty() => {
-                    match self.open(to.channel.clone()).await {
+                    match self.open(to.channel.clone(), rounds).await {
                         Ok(moved) => (stream, *address) = (moved, to.address.clone()),
                         Err(status) => {
                             tracing::debug!(%status, ?to, "a new node did not take the renewals");
@@ -276,7 +282,7 @@ impl Stream {
     fn send(
         &self,
         renewals: Vec<Renewal>,
-        attempt_timeout: Duration,
+        patience: impl Fn(Duration) -> Duration,
         batches: &mut VecDeque<Batch>,
     ) -> Result<(), Status> {
         let Some(limit) = renewals.iter().map(|renewal| renewal.limit).min() else {
@@ -284,7 +290,7 @@ impl Stream {
         };
         let all = renewals.iter().map(|renewal| LeaseRenewal { lease_id: renewal.lease_id });
         let request = RenewRequest { renewals: all.collect() };
-        let deadline = Instant::now() + limit.min(attempt_timeout);
+        let deadline = Instant::now() + limit.min(patience(limit));
         batches.push_back(Batch { renewals, deadline });
         // There is room for all that may be unanswered.
         let sent = self.requests.try_send(request);

@@ -37,6 +37,8 @@ pub(crate) enum Mode {
     Broken,
     /// Has too much to do, and says when to come back.
     Overloaded,
+    /// Does everything, and takes so long.
+    Slow(Duration),
 }
 
 /// The registry that the fakes of a cluster share.

@@ -12,4 +12,5 @@ mod rebalancing;
 mod registering;
 mod renewing;
 mod serving;
+mod slow;
 mod watching;

@@ -36,6 +36,7 @@ impl Node {
         }
         match mode {
             Mode::Honest | Mode::SwallowAnswers => {}
+            Mode::Slow(time) => tokio::time::sleep(time).await,
             Mode::Hang => std::future::pending().await,
             Mode::Unavailable => return Err(Status::unavailable("no leader")),
             Mode::Broken => return Err(Status::internal("the disk is failing")),
@@ -321,7 +322,7 @@ impl Registry for Node {
             Mode::Hang | Mode::SwallowAnswers => std::future::pending().await,
             Mode::Unavailable => return Err(Status::unavailable("stopping")),
             Mode::Broken | Mode::Overloaded => return Err(Status::internal("broken")),
-            Mode::Honest => {}
+            Mode::Honest | Mode::Slow(_) => {}
         }
         if subscribe.services.iter().any(String::is_empty) {
             return Err(Status::invalid_argument("services: \"\": 1 to 253 bytes"));

@@ -1,0 +1,45 @@
+//! A cluster that answers, but slowly.
+
+use std::time::Duration;
+
+use quorate_client::{Client, InstanceBuilder, Registration, RegistrationState};
+
+use crate::fake::{Fake, Mode, until};
+
+fn orders(id: &str) -> InstanceBuilder {
+    InstanceBuilder::new("orders", id).endpoint("http", "http://h:1")
+}
+
+/// A cluster that takes longer for everything than a node is given at first: a call that asked again and again, and never
+/// waited for an answer, would only add to what the cluster has to do.
+#[tokio::test]
+async fn a_cluster_that_is_slow_is_waited_for() {
+    let fakes = Fake::cluster(3);
+    fakes.iter().for_each(|fake| fake.set(Mode::Slow(Duration::from_millis(700))));
+    let client = Client::builder(fakes.iter().map(Fake::address))
+        .member_refresh(None)
+        .attempt_timeout(Duration::from_millis(200))
+        .call_timeout(Duration::from_secs(10))
+        .connect()
+        .await
+        .unwrap();
+    let ttl = Duration::from_secs(6);
+    let first = Registration::new(orders("a")).ttl(ttl);
+    let first = client.register(first).await.expect("it was waited for");
+    let second = client.register_in_background(Registration::new(orders("b")).ttl(ttl)).unwrap();
+    until("the second is registered", || {
+        matches!(second.state(), RegistrationState::Registered(_))
+    })
+    .await;
+    // Renewals are waited for, too.
+    let lease = first.registered().await.unwrap().id;
+    for times in 1..=3 {
+        until("it is renewed", || {
+            fakes[0].state().renewals.get(&lease).is_some_and(|renewals| renewals.len() >= times)
+        })
+        .await;
+    }
+    until("renewals are answered", || matches!(first.state(), RegistrationState::Registered(_)))
+        .await;
+    assert_eq!(first.registered().await.unwrap().id, lease);
+}
