@@ -38,6 +38,12 @@ use crate::observe;
 /// One file. It is full of zeros first: a sync is cheap as long as the file's length and blocks stay.
 pub(crate) const FILE_BYTES: usize = 2 * 1024 * 1024;
 
+/// A file is left when it holds this much, though a large frame may take more: that is when sled is synced. What sled
+/// writes between two syncs, up to six times as much, must not be much more than one of its segments
+/// (`disk::SEGMENT_BYTES`): it takes a segment that a later one says is durable for whole, and uses those again whose pages
+/// it has written elsewhere. After a power cut that left the later segments alone, it is damaged beyond help.
+pub(crate) const TURN_BYTES: usize = 512 * 1024;
+
 /// The newest version of the frame format that this code reads, and the one it writes.
 pub(crate) const FRAME_VERSION: u32 = 1;
 const VERSION_BITS: u32 = 8;
@@ -162,9 +168,10 @@ impl Journal {
         self.frame.len() <= self.file_bytes
     }
 
-    /// Whether the frame fits behind those that the file in use has.
+    /// Whether the frame goes behind those that the file in use has.
     pub(crate) fn has_room(&self) -> bool {
-        self.at + self.frame.len() as u64 <= self.file_bytes as u64
+        let end = self.at + self.frame.len() as u64;
+        end <= self.file_bytes.min(TURN_BYTES) as u64
     }
 
     /// Go on at the beginning of the other file, of which nothing is needed any more.

@@ -22,24 +22,59 @@ use crate::power_cut_tests::model::{State, Toy, ToyVote, entry};
 use crate::power_cut_tests::simulated_disk::{Cut, PoweredDisk};
 use crate::{Io, LogOptions, LogStore};
 
-const SEEDS: u64 = 6;
-const CUTS_PER_SEED: usize = 12;
+/// What is done between two power cuts.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    journal_bytes_max: Option<usize>,
+    seeds: u64,
+    /// Power cuts after which work goes on.
+    turns: usize,
+    steps_max: usize,
+    /// An image is taken once in so many writes and syncs of the journal.
+    events_per_cut: u32,
+    images_min: usize,
+}
 
 #[test]
 fn what_was_acknowledged_survives_any_power_cut() {
+    let kib = |kib: usize| Some(kib * 1024);
+    for journal_bytes_max in [kib(6), kib(16), kib(100)] {
+        run(Work { journal_bytes_max, ..SMALL });
+    }
+}
+
+const SMALL: Work = Work {
+    journal_bytes_max: None,
+    seeds: 2,
+    turns: 12,
+    steps_max: 40,
+    events_per_cut: 4,
+    images_min: 40,
+};
+
+/// sled must not write much more than one of its segments between two syncs: else it can be beyond help after a power cut.
+#[test]
+fn sled_survives_power_cuts_with_a_journal_of_the_real_size() {
+    let (turns, steps_max, events_per_cut, images_min) = (1, 600, 100, 5);
+    run(Work { turns, steps_max, events_per_cut, images_min, ..SMALL });
+}
+
+fn run(work: Work) {
     let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let seeds = match number("QUORATE_CUT_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("QUORATE_CUT_SEEDS").unwrap_or(SEEDS),
+        None => 0..number("QUORATE_CUT_SEEDS").unwrap_or(work.seeds),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let runs = seeds.clone().count();
-    let images = seeds.map(|seed| runtime.block_on(Run::new(seed).run())).sum::<usize>();
-    assert!(images >= runs * 40, "only {images} images");
+    for seed in seeds {
+        let images = runtime.block_on(Run::new(seed, work).run());
+        assert!(images >= work.images_min, "seed {seed}: only {images} images");
+    }
 }
 
 struct Run {
     seed: u64,
+    work: Work,
     random: StdRng,
     options: LogOptions,
     images: usize,
@@ -53,23 +88,20 @@ struct Run {
 }
 
 impl Run {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, work: Work) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
-        let journal_bytes_max = Some([6, 16, 100][random.random_range(0..3)] * 1024);
-        let options = LogOptions { io: Io::Inline, recent_bytes_max: Some(0), journal_bytes_max };
-        let disk = PoweredDisk::new(seed);
-        let states = vec![State::default()];
-        let is_regular = random.random();
+        let Work { journal_bytes_max, events_per_cut, .. } = work;
         Self {
-            is_regular,
             seed,
-            random,
-            options,
+            work,
+            options: LogOptions { io: Io::Inline, recent_bytes_max: Some(0), journal_bytes_max },
             images: 0,
-            states,
+            states: vec![State::default()],
             acknowledged: 0,
             term: 1,
-            disk,
+            is_regular: random.random(),
+            disk: PoweredDisk::new(seed, events_per_cut),
+            random,
         }
     }
 
@@ -80,7 +112,7 @@ impl Run {
         let parent = parent.unwrap();
         let image = parent.path().join("image");
         let mut cut = Cut::default();
-        for turn in 0..=CUTS_PER_SEED {
+        for turn in 0..=self.work.turns {
             let dir = parent.path().join(format!("{turn}"));
             cut.write_to(&dir);
             self.disk.set_states(cut.acknowledged, cut.asked);
@@ -94,7 +126,9 @@ impl Run {
                 // What it found, it may have told others: that must stay.
                 self.states = vec![found];
                 self.acknowledge();
-                for step in 0..self.random.random_range(3..40) {
+                for step in
+                    0..self.random.random_range(self.work.steps_max / 10..self.work.steps_max)
+                {
                     // Begin with many small frames that nobody waits for.
                     let is_burst = step == 0 && self.is_regular;
                     let kind = if is_burst { 1 } else { self.random.random_range(0..16) };
@@ -163,6 +197,7 @@ impl Run {
             1..=3 => self.truncate(log).await,
             4 => self.purge(log).await,
             5 => self.commit(log).await,
+            _ if self.work.journal_bytes_max.is_none() => self.append(log, 40, 0..3_000).await,
             6 => {
                 // sled writes some of what it has, whenever it likes; that is no sync.
                 self.disk.stop();

@@ -29,8 +29,8 @@ use crate::witness::Witness;
 pub(crate) const QUEUE_OPERATIONS_MAX: usize = 256;
 
 /// A group is synced when it has this many bytes even if more is waiting, so that the first
-/// callback is not delayed by the last write, and that groups fit into the journal.
-const GROUP_BYTES_MAX: usize = journal::FILE_BYTES / 2;
+/// callback is not delayed by the last write, and that sled is synced often enough.
+const GROUP_BYTES_MAX: usize = journal::TURN_BYTES / 2;
 
 /// Purged records are removed this many at a time, between groups: a purge may concern many
 /// thousands.

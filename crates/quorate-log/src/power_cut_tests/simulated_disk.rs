@@ -12,9 +12,6 @@ use rand::{Rng, SeedableRng};
 
 use crate::observe::{self, Event};
 
-/// A cut is taken once in so many writes and syncs.
-const EVENTS_PER_CUT: u32 = 4;
-
 const DB: &str = "db";
 const WITNESS: &str = "acknowledged";
 
@@ -43,6 +40,7 @@ pub(super) struct PoweredDisk {
 
 struct Inner {
     random: StdRng,
+    events_per_cut: u32,
     dir: PathBuf,
     /// Of each file what it was at its last sync, and after each write since then.
     versions: BTreeMap<String, Vec<Vec<u8>>>,
@@ -52,10 +50,12 @@ struct Inner {
 }
 
 impl PoweredDisk {
-    pub(super) fn new(seed: u64) -> Self {
+    /// A cut is taken at each sync of sled, and once in so many other writes and syncs.
+    pub(super) fn new(seed: u64, events_per_cut: u32) -> Self {
         let random = StdRng::seed_from_u64(!seed);
         let (dir, versions, cuts) = (PathBuf::new(), BTreeMap::new(), Vec::new());
-        let inner = Inner { random, dir, versions, acknowledged: 0, asked: 0, cuts };
+        let inner =
+            Inner { random, events_per_cut, dir, versions, acknowledged: 0, asked: 0, cuts };
         Self { inner: Rc::new(RefCell::new(inner)) }
     }
 
@@ -107,12 +107,13 @@ impl Inner {
         }
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let bytes = fs::read(path).unwrap();
+        let is_sled = name == DB && matches!(event, Event::Wrote(_));
         let versions = self.versions.entry(name).or_default();
         if matches!(event, Event::Synced(_)) {
             versions.clear();
         }
         versions.push(bytes);
-        if self.random.random_ratio(1, EVENTS_PER_CUT) {
+        if is_sled || self.random.random_ratio(1, self.events_per_cut) {
             let cut = self.cut();
             self.cuts.push(cut);
         }
