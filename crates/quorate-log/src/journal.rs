@@ -212,8 +212,10 @@ impl Journal {
     pub(crate) fn read(&mut self) -> io::Result<Result<Vec<Frame>, NewerFrame>> {
         let mut runs = Vec::new();
         let mut hasher = crc32fast::Hasher::new();
+        // One for both: the allocator keeps a second one of that size for good when it is freed (2 MiB of a node).
+        let mut bytes = Vec::new();
         for OneFile { file, .. } in &mut self.files {
-            let mut bytes = Vec::new();
+            bytes.clear();
             file.read_to_end(&mut bytes)?;
             hasher.update(&bytes);
             match frames(&bytes) {
