@@ -84,7 +84,7 @@ pub struct Tunables {
     /// A snapshot is taken after so many log entries. Default 50,000, minimum 100.
     pub snapshot_every: u64,
     /// One is also taken after so many bytes of log entries, or, if that is more, half of what the last one took. Default
-    /// 8 MiB, minimum 64 KiB.
+    /// 7 MiB, minimum 64 KiB.
     pub snapshot_log_bytes: u64,
     /// So many log entries before the newest snapshot are kept for slow followers. Default 5,000.
     pub keep_entries: u64,
@@ -110,7 +110,7 @@ impl Default for Tunables {
             renew_window_ms: 50,
             election_grace_ms: 3_000,
             snapshot_every: 50_000,
-            snapshot_log_bytes: 8 * 1024 * 1024,
+            snapshot_log_bytes: 7 * 1024 * 1024,
             keep_entries: 5_000,
             watch_ring: 100_000,
             watch_ring_bytes: 64 * 1024 * 1024,
