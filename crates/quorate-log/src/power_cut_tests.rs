@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::disk::Disk;
-use crate::power_cut_tests::model::{State, Toy, ToyVote, entry};
+use crate::power_cut_tests::model::{State, Toy, ToyEntry, ToyVote, entry};
 use crate::power_cut_tests::simulated_disk::{Cut, PoweredDisk};
 use crate::{Io, LogOptions, LogStore};
 
@@ -167,8 +167,28 @@ impl Run {
             cut.write_to(dir);
             let mut log = self.open(dir, &format!("image {}", self.images));
             let found = State::read(&mut log).await;
+            let mut found = self.check(found, cut);
+            if self.work.journal_bytes_max.is_some() {
+                // Once more, when the first entry has taken the place of what was lost.
+                let new = entry(self.term + 1, found.next_index(), String::new());
+                found.entries.push(new.clone());
+                append_durably(&mut log, vec![new]).await;
+                let again = dir.with_extension("again");
+                Cut::of(dir).write_to(&again);
+                let mut log = self.open(&again, &format!("image {}, again", self.images));
+                let found_again = State::read(&mut log).await;
+                assert!(
+                    found_again.is_same(&found),
+                    "seed {}, image {}: found {}\nnot {}",
+                    self.seed,
+                    self.images,
+                    found_again.summary(),
+                    found.summary()
+                );
+                drop(log);
+                std::fs::remove_dir_all(again).unwrap();
+            }
             drop(log);
-            self.check(found, cut);
             std::fs::remove_dir_all(dir).unwrap();
         }
         self.disk.resume();
@@ -268,9 +288,7 @@ impl Run {
         }
         let appended = state.entries[state.entries.len() - count as usize..].to_vec();
         self.ask(state);
-        let (done, durable) = Toy::oneshot();
-        log.append(appended, IOFlushed::signal(done)).await.unwrap();
-        durable.await.unwrap().unwrap();
+        append_durably(log, appended).await;
         self.acknowledge();
     }
 
@@ -287,4 +305,10 @@ impl Run {
         self.acknowledged = self.states.len() - 1;
         self.disk.set_states(self.acknowledged, self.acknowledged);
     }
+}
+
+async fn append_durably(log: &mut LogStore<Toy>, entries: Vec<ToyEntry>) {
+    let (done, durable) = Toy::oneshot();
+    log.append(entries, IOFlushed::signal(done)).await.unwrap();
+    durable.await.unwrap().unwrap();
 }

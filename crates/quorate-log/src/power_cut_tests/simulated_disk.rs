@@ -24,6 +24,11 @@ pub(super) struct Cut {
 }
 
 impl Cut {
+    /// All that is in `dir` now.
+    pub(super) fn of(dir: &Path) -> Self {
+        Self { files: read_all(dir), ..Self::default() }
+    }
+
     pub(super) fn write_to(&self, dir: &Path) {
         fs::create_dir_all(dir).unwrap();
         for (name, bytes) in &self.files {
@@ -63,7 +68,7 @@ impl PoweredDisk {
     pub(super) fn start(&self, dir: &Path) {
         let mut inner = self.inner.borrow_mut();
         inner.dir = dir.to_owned();
-        inner.versions = inner.read_all().into_iter().map(|(name, b)| (name, vec![b])).collect();
+        inner.versions = read_all(dir).into_iter().map(|(name, b)| (name, vec![b])).collect();
         drop(inner);
         self.resume();
     }
@@ -92,14 +97,6 @@ impl PoweredDisk {
 }
 
 impl Inner {
-    fn read_all(&self) -> BTreeMap<String, Vec<u8>> {
-        let listing = fs::read_dir(&self.dir).unwrap().map(|item| item.unwrap());
-        let files = listing.filter(|item| item.file_type().unwrap().is_file());
-        files
-            .map(|item| (item.file_name().into_string().unwrap(), fs::read(item.path()).unwrap()))
-            .collect()
-    }
-
     fn observe(&mut self, event: Event<'_>) {
         let (Event::Wrote(path) | Event::Synced(path)) = event;
         if !path.starts_with(&self.dir) {
@@ -120,7 +117,7 @@ impl Inner {
     }
 
     fn cut(&mut self) -> Cut {
-        let mut files = self.read_all();
+        let mut files = read_all(&self.dir);
         for (name, now) in &mut files {
             let Some(versions) = self.versions.get_mut(name) else { continue };
             if name == DB {
@@ -191,4 +188,11 @@ fn mixed(random: &mut StdRng, versions: &[Vec<u8>]) -> Vec<u8> {
 
 fn part(bytes: &[u8], at: usize, sector: usize) -> &[u8] {
     &bytes[at.min(bytes.len())..(at + sector).min(bytes.len())]
+}
+
+fn read_all(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let listing = fs::read_dir(dir).unwrap().map(|item| item.unwrap());
+    let files = listing.filter(|item| item.file_type().unwrap().is_file());
+    let name_of = |item: &fs::DirEntry| item.file_name().into_string().unwrap();
+    files.map(|item| (name_of(&item), fs::read(item.path()).unwrap())).collect()
 }
