@@ -9,10 +9,12 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::codec::{self, Content, Record, RecordError};
 use crate::error::LogError;
+use crate::journal;
 use crate::meta::MetaKey;
 #[cfg(test)]
 use crate::observe;
@@ -27,6 +29,10 @@ pub(crate) const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
 /// behind.
 const SLED_CACHE_BYTES: u64 = 8 * 1024 * 1024;
 
+/// What may be put into sled, and removed from it, between two syncs; see [`journal::TURN_BYTES`] for the reason. Somewhat
+/// more than makes the journal turn, so that mostly the sync that is begun then comes first.
+const UNSYNCED_BYTES_MAX: usize = journal::TURN_BYTES + journal::TURN_BYTES / 4;
+
 const ENTRIES_TREE: &str = "entries";
 const META_TREE: &str = "meta";
 
@@ -38,6 +44,10 @@ pub(crate) struct Disk {
     /// A second handle on sled's file: `sled::Db::flush` is `sync_file_range`, which leaves the
     /// data in the disk's cache.
     db_file: File,
+    /// What was put in and removed since the last sync that is done began.
+    unsynced_bytes: AtomicUsize,
+    /// Held during a sync.
+    syncing: Mutex<()>,
     room: Room,
     dir: PathBuf,
     db_path: PathBuf,
@@ -66,7 +76,9 @@ impl Disk {
         let db_file = File::options().write(true).open(&db_path)?;
         let room = Room::default();
         room.keep(&db_file);
-        Ok(Self { db, entries, meta, db_file, room, dir: dir.to_owned(), db_path })
+        let (unsynced_bytes, syncing) = (AtomicUsize::new(0), Mutex::new(()));
+        let dir = dir.to_owned();
+        Ok(Self { db, entries, meta, db_file, unsynced_bytes, syncing, room, dir, db_path })
     }
 
     pub(crate) fn db_path_in(dir: &Path) -> PathBuf {
@@ -93,7 +105,13 @@ impl Disk {
         self.entries
             .insert(key, value)
             .map_err(|source| self.failed("append entries to", source))?;
-        Ok(())
+        self.count(value.len())
+    }
+
+    /// Sync when enough has come together.
+    fn count(&self, bytes: usize) -> Result<(), LogError> {
+        let before = self.unsynced_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if before + bytes > UNSYNCED_BYTES_MAX { self.sync() } else { Ok(()) }
     }
 
     pub(crate) fn put_meta(&self, key: MetaKey, value: &[u8]) -> Result<(), LogError> {
@@ -109,6 +127,8 @@ impl Disk {
 
     /// Make everything written so far durable.
     pub(crate) fn sync(&self) -> Result<(), LogError> {
+        let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = self.unsynced_bytes.load(Ordering::Relaxed);
         self.db.flush().map_err(|source| self.failed("flush", source))?;
         #[cfg(test)]
         observe::tell(observe::Event::Wrote(&self.db_path));
@@ -119,6 +139,7 @@ impl Disk {
         })?;
         #[cfg(test)]
         observe::tell(observe::Event::Synced(&self.db_path));
+        self.unsynced_bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.room.keep(&self.db_file);
         Ok(())
     }
@@ -133,6 +154,7 @@ impl Disk {
                 continue;
             }
             self.entries.remove(&key).map_err(|source| self.failed(OPERATION, source))?;
+            self.count(value.len())?;
         }
         let before = self.entries.range(..from_key).next_back();
         let Some(item) = before else { return Ok(()) };
@@ -164,6 +186,7 @@ impl Disk {
                 return Ok(false);
             }
             self.entries.remove(&key).map_err(|source| self.failed(OPERATION, source))?;
+            self.count(value.len())?;
         }
         Ok(true)
     }

@@ -30,6 +30,7 @@ struct Work {
     /// Power cuts after which work goes on.
     turns: usize,
     steps_max: usize,
+    entries_max: u64,
     /// An image is taken once in so many writes and syncs of the journal.
     events_per_cut: u32,
     images_min: usize,
@@ -48,6 +49,7 @@ const SMALL: Work = Work {
     seeds: 2,
     turns: 12,
     steps_max: 40,
+    entries_max: 4,
     events_per_cut: 4,
     images_min: 40,
 };
@@ -55,8 +57,9 @@ const SMALL: Work = Work {
 /// sled must not write much more than one of its segments between two syncs: else it can be beyond help after a power cut.
 #[test]
 fn sled_survives_power_cuts_with_a_journal_of_the_real_size() {
-    let (turns, steps_max, events_per_cut, images_min) = (1, 600, 100, 5);
-    run(Work { turns, steps_max, events_per_cut, images_min, ..SMALL });
+    let real = Work { turns: 1, events_per_cut: 100, images_min: 1, ..SMALL };
+    run(Work { steps_max: 600, entries_max: 40, ..real });
+    run(Work { steps_max: 60, entries_max: 600, seeds: 7, ..real });
 }
 
 fn run(work: Work) {
@@ -217,7 +220,9 @@ impl Run {
             1..=3 => self.truncate(log).await,
             4 => self.purge(log).await,
             5 => self.commit(log).await,
-            _ if self.work.journal_bytes_max.is_none() => self.append(log, 40, 0..3_000).await,
+            _ if self.work.journal_bytes_max.is_none() => {
+                self.append(log, self.work.entries_max, 0..3_000).await;
+            }
             6 => {
                 // sled writes some of what it has, whenever it likes; that is no sync.
                 self.disk.stop();
@@ -228,7 +233,7 @@ impl Run {
             8 => self.append(log, 3, 0..20_000).await,
             // Frames of one size, so that a new one ends where an old one begins.
             _ if self.is_regular => self.append(log, 1, 480..481).await,
-            _ => self.append(log, 4, 0..700).await,
+            _ => self.append(log, self.work.entries_max, 0..700).await,
         }
     }
 
