@@ -74,7 +74,8 @@ impl Applied {
         *self.position.borrow()
     }
 
-    /// Applies one log entry. Who waits for it, and watchers of what it changes, are told at the next [`Applied::tell`].
+    /// Applies one log entry. Who waits for it is told by [`Applied::tell_position`], watchers of what it changes by
+    /// [`Applied::wake_watchers`].
     pub(crate) fn apply(&self, entry: Entry) -> Outcome {
         let index = entry.log_id.index();
         let mut state = self.lock();
@@ -98,14 +99,18 @@ impl Applied {
         outcome
     }
 
-    /// Tells how far this node is, and wakes whom the entries concern that were applied since this was last called.
-    pub(crate) fn tell(&self) {
-        let mut state = self.lock();
+    /// Tells how far this node is.
+    pub(crate) fn tell_position(&self) {
+        let state = self.lock();
         let index = state.last_log_id.map_or(0, |log_id| log_id.index());
         let revision = state.registry.revision().0;
-        let wakes = state.hub.take_wakes();
         drop(state);
         self.position.send_replace(Position { index, revision });
+    }
+
+    /// Wakes whom the entries concern that were applied since this was last called.
+    pub(crate) fn wake_watchers(&self) {
+        let wakes = self.lock().hub.take_wakes();
         wakes.iter().for_each(|watcher| watcher.call());
     }
 

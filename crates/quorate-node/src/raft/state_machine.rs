@@ -54,14 +54,19 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         let mut ready = entries.ready_chunks(TOLD_TOGETHER);
         while let Some(entries) = ready.next().await {
+            let mut answers = Vec::with_capacity(entries.len());
             for entry in entries {
                 let (entry, responder) = entry?;
-                let outcome = self.applied.apply(entry);
+                answers.push((responder, self.applied.apply(entry)));
+            }
+            // First, so that whoever has an answer finds this node as far as that (a backup that is asked for next has it).
+            self.applied.tell_position();
+            for (responder, outcome) in answers {
                 if let Some(responder) = responder {
                     responder.send(outcome);
                 }
             }
-            self.applied.tell();
+            self.applied.wake_watchers();
         }
         Ok(())
     }
