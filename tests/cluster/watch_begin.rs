@@ -67,11 +67,13 @@ async fn ten_thousand_operations_reach_every_watcher_once_and_in_order() {
     for at in 0..6_u64 {
         let registries: Vec<Registry> = (1..=3).map(|id| cluster.registry(id)).collect();
         let done = done.clone();
+        let mut node = at as usize % 3;
+        let open = Stream::open(&registries[node], subscribe_to_prefix(""));
+        let mut stream = open.await.expect("a watch");
+        // Here, not in the task: what is written before a watcher has its snapshot is never told to it as a change.
+        stream.snapshot().await;
+        assert_eq!(stream.position, begin, "nothing is written yet");
         watchers.spawn(async move {
-            let mut node = at as usize % 3;
-            let open = Stream::open(&registries[node], subscribe_to_prefix(""));
-            let mut stream = open.await.expect("a watch");
-            stream.snapshot().await;
             // Half of them go on at another node every now and then.
             while !done.load(Ordering::Relaxed) {
                 stream.next().await.expect("a message");
