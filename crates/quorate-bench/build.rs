@@ -3,10 +3,8 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     println!("cargo:rerun-if-changed=build.rs");
-    for peer in ["etcd.proto", "quorate.proto"] {
-        let contract = protox::compile([peer], ["proto"])?;
-        tonic_prost_build::configure().build_server(false).bytes(".").compile_fds(contract)?;
-    }
+    let etcd = protox::compile(["etcd.proto"], ["proto"])?;
+    tonic_prost_build::configure().build_server(false).bytes(".").compile_fds(etcd)?;
     let echo = protox::compile(["echo.proto"], ["proto"])?;
     tonic_prost_build::configure().compile_fds(echo)?;
     Ok(())

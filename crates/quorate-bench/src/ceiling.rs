@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Server};
+use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::args::CeilingArgs;
@@ -24,7 +24,8 @@ use crate::echo::echo_server::{Echo, EchoServer};
 use crate::load::{CpuMark, Latencies, Measured, Until, closed_loop_of, latencies, record};
 use crate::ports::free_port;
 use crate::process::Process;
-use crate::{output, table, wire};
+use crate::wire::Http2;
+use crate::{output, table};
 
 /// As many as the workloads have to three nodes.
 const CONNECTIONS: usize = 6;
@@ -96,10 +97,10 @@ pub(crate) async fn measure(dir: &Path, time: Duration) -> Result<Vec<Limit>> {
     let own = std::env::current_exe().context("finding our own executable")?;
     let args = ["echo-server".to_owned(), format!("--port={port}")];
     let server = Process::start(&own, &args, &dir.join("echo.log"))?;
-    let channels = connect(port).await?;
+    let connections = connect(port).await?;
     let mut limits = Vec::new();
     for in_flight in IN_FLIGHT {
-        let all = channels.clone();
+        let all = connections.clone();
         let call = move |_, number: u64| {
             let mut client = EchoClient::new(all[number as usize % all.len()].clone());
             async move {
@@ -111,7 +112,7 @@ pub(crate) async fn measure(dir: &Path, time: Duration) -> Result<Vec<Limit>> {
         limits.push(limit(&format!("unary, {in_flight} in flight"), "calls", &measured));
     }
     for (window, numbers, name) in STREAM_SHAPES {
-        let measured = streams(&channels, server.pid(), window, numbers, time).await?;
+        let measured = streams(&connections, server.pid(), window, numbers, time).await?;
         limits.push(limit(name, "messages", &measured));
     }
     for (grow, name) in [(true, APPEND), (false, "rewrite and fdatasync of 4 KiB")] {
@@ -136,22 +137,22 @@ fn limit(what: &str, unit: &'static str, measured: &Measured) -> Limit {
     }
 }
 
-async fn connect(port: u16) -> Result<Vec<Channel>> {
+async fn connect(port: u16) -> Result<Vec<Http2>> {
     let address = format!("127.0.0.1:{port}");
     let deadline = Instant::now() + UP_WITHIN;
-    let mut channels = Vec::new();
-    while channels.len() < CONNECTIONS {
-        match wire::channel(&address).await {
-            Ok(channel) => channels.push(channel),
+    let mut connections = Vec::new();
+    while connections.len() < CONNECTIONS {
+        match Http2::connect(&address).await {
+            Ok(http2) => connections.push(http2),
             Err(error) if Instant::now() > deadline => return Err(error),
             Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
-    Ok(channels)
+    Ok(connections)
 }
 
 async fn streams(
-    channels: &[Channel],
+    connections: &[Http2],
     server: u32,
     window: usize,
     numbers: usize,
@@ -161,7 +162,7 @@ async fn streams(
     let begun = Instant::now();
     let mut tasks = JoinSet::new();
     for at in 0..STREAMS {
-        let client = EchoClient::new(channels[at % channels.len()].clone());
+        let client = EchoClient::new(connections[at % connections.len()].clone());
         tasks.spawn(one_stream(client, window, numbers, begun + time));
     }
     let mut all = latencies();
@@ -173,7 +174,7 @@ async fn streams(
 }
 
 async fn one_stream(
-    mut client: EchoClient<Channel>,
+    mut client: EchoClient<Http2>,
     window: usize,
     numbers: usize,
     deadline: Instant,

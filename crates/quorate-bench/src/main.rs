@@ -37,12 +37,6 @@ mod etcd {
     tonic::include_proto!("etcdserverpb");
 }
 
-/// The generated stubs of the part of our own API that much comes back from.
-mod lean {
-    #![allow(clippy::all, unreachable_pub, unused_qualifications, dead_code, reason = "generated")]
-    tonic::include_proto!("quorate.v1");
-}
-
 /// The generated stubs of the echo server.
 mod echo {
     #![allow(clippy::all, unreachable_pub, unused_qualifications, dead_code, reason = "generated")]

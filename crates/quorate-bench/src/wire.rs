@@ -1,15 +1,18 @@
-//! One connection to one node, whichever the peer: the calls that the workloads make, with the same meaning on both. Plain
-//! generated stubs over one tonic channel each, so both peers are driven by the same code below.
+//! One connection to one node, whichever the peer: the calls that the workloads make, with the same meaning on both. Both
+//! peers are driven by the same code below: generated stubs over one HTTP/2 connection each, and answers in bulk as `bulk` reads
+//! them.
 
+mod bulk;
 mod etcd;
+mod http2;
 mod quorate;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use tonic::transport::{Channel, Endpoint};
 
+pub(crate) use self::http2::Http2;
 use crate::item::Item;
 
 /// What is measured.
@@ -81,21 +84,15 @@ pub(crate) enum WatchStream {
     Etcd(etcd::WatchStream),
 }
 
-/// No call of the workloads takes so long on a cluster that works.
-const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same receive windows for both peers, so large that loopback never waits for them.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// The largest answer taken: a whole state of a few 100,000 instances in one.
 const DECODE_MAX: usize = 1024 * 1024 * 1024;
 
 impl Connection {
     pub(crate) async fn open(peer: Peer, address: &str) -> Result<Self> {
-        let channel = channel(address).await?;
+        let http2 = Http2::connect(address).await?;
         Ok(match peer {
-            Peer::Quorate => Self::Quorate(quorate::Connection::new(channel)),
-            Peer::Etcd => Self::Etcd(etcd::Connection::new(channel)),
+            Peer::Quorate => Self::Quorate(quorate::Connection::new(http2)),
+            Peer::Etcd => Self::Etcd(etcd::Connection::new(http2)),
         })
     }
 
@@ -227,14 +224,4 @@ impl WatchStream {
             Self::Etcd(stream) => stream.next(events).await,
         }
     }
-}
-
-/// A channel to `host:port` with the settings that both peers get.
-pub(crate) async fn channel(address: &str) -> Result<Channel> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(CALL_TIMEOUT)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW);
-    endpoint.connect().await.with_context(|| format!("connecting to {address}"))
 }

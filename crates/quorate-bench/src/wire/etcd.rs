@@ -3,31 +3,40 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
-use super::{Counted, DECODE_MAX, Event, Freshness, NodeView};
-use crate::etcd::event::EventType;
+use super::bulk::{self, Value, walk};
+use super::{Counted, DECODE_MAX, Event, Freshness, Http2, NodeView};
 use crate::etcd::kv_client::KvClient;
 use crate::etcd::lease_client::LeaseClient;
 use crate::etcd::maintenance_client::MaintenanceClient;
-use crate::etcd::watch_client::WatchClient;
 use crate::etcd::watch_request::RequestUnion;
 use crate::etcd::{
-    KeyValue, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest,
-    RangeRequest, RangeResponse, SnapshotRequest, StatusRequest, WatchCreateRequest, WatchRequest,
-    WatchResponse,
+    LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, PutRequest, RangeRequest,
+    SnapshotRequest, StatusRequest, WatchCreateRequest, WatchRequest,
 };
 use crate::item::{self, Item};
 
 /// Messages between a sender and the transport; more than any window of the workloads.
 const QUEUE: usize = 256;
 
+// The numbers of the fields that are walked through, from proto/etcd.proto.
+const RANGE_KVS: u32 = 2;
+const KV_KEY: u32 = 1;
+const KV_VALUE: u32 = 5;
+const WATCH_CREATED: u32 = 3;
+const WATCH_CANCELED: u32 = 4;
+const WATCH_EVENTS: u32 = 11;
+const EVENT_TYPE: u32 = 1;
+const EVENT_DELETE: u64 = 1;
+const EVENT_KV: u32 = 2;
+
 #[derive(Clone)]
 pub(crate) struct Connection {
-    channel: Channel,
+    http2: Http2,
 }
 
 pub(crate) struct RenewStream {
@@ -38,20 +47,20 @@ pub(crate) struct RenewStream {
 pub(crate) struct WatchStream {
     /// Kept open: its end would end the watch.
     _requests: mpsc::Sender<WatchRequest>,
-    answers: Streaming<WatchResponse>,
+    answers: Streaming<Bytes>,
 }
 
 impl Connection {
-    pub(super) fn new(channel: Channel) -> Self {
-        Self { channel }
+    pub(super) fn new(http2: Http2) -> Self {
+        Self { http2 }
     }
 
-    fn kv(&self) -> KvClient<Channel> {
-        KvClient::new(self.channel.clone()).max_decoding_message_size(DECODE_MAX)
+    fn kv(&self) -> KvClient<Http2> {
+        KvClient::new(self.http2.clone()).max_decoding_message_size(DECODE_MAX)
     }
 
-    fn maintenance(&self) -> MaintenanceClient<Channel> {
-        MaintenanceClient::new(self.channel.clone()).max_decoding_message_size(DECODE_MAX)
+    fn maintenance(&self) -> MaintenanceClient<Http2> {
+        MaintenanceClient::new(self.http2.clone()).max_decoding_message_size(DECODE_MAX)
     }
 
     pub(super) async fn register(&self, item: &Item, lease: u64, ttl: Duration) -> Result<u64> {
@@ -62,7 +71,7 @@ impl Connection {
 
     async fn grant(&self, ttl: Duration) -> Result<u64> {
         let request = LeaseGrantRequest { ttl: i64::try_from(ttl.as_secs())?, id: 0 };
-        let answer = LeaseClient::new(self.channel.clone()).lease_grant(request).await;
+        let answer = LeaseClient::new(self.http2.clone()).lease_grant(request).await;
         let answer = answer.context("LeaseGrant")?.into_inner();
         ensure!(answer.error.is_empty() && answer.id > 0, "LeaseGrant: {}", answer.error);
         Ok(u64::try_from(answer.id)?)
@@ -85,7 +94,7 @@ impl Connection {
     pub(super) async fn renew_stream(&self, lease: u64) -> Result<RenewStream> {
         let (requests, receiver) = mpsc::channel(QUEUE);
         requests.send(LeaseKeepAliveRequest { id: i64::try_from(lease)? }).await?;
-        let mut client = LeaseClient::new(self.channel.clone());
+        let mut client = LeaseClient::new(self.http2.clone());
         let answers = client.lease_keep_alive(ReceiverStream::new(receiver));
         let answers = answers.await.context("LeaseKeepAlive")?.into_inner();
         let mut stream = RenewStream { requests, answers };
@@ -93,44 +102,58 @@ impl Connection {
         Ok(stream)
     }
 
-    async fn range(&self, mut request: RangeRequest) -> Result<RangeResponse> {
-        request.range_end = end_of(&request.key);
-        Ok(self.kv().range(request).await.context("Range")?.into_inner())
+    /// The keys below a service, as they come.
+    async fn read(&self, service: &str, serializable: bool) -> Result<Bytes> {
+        let key = Bytes::from(format!("/{service}/"));
+        let range_end = end_of(&key);
+        let request = RangeRequest { key, range_end, serializable, ..RangeRequest::default() };
+        bulk::call(&self.http2, "/etcdserverpb.KV/Range", request).await
     }
 
     pub(super) async fn fetch(&self, service: &str, freshness: Freshness) -> Result<Counted> {
-        let serializable = freshness == Freshness::Local;
-        let key = format!("/{service}/").into();
-        let answer =
-            self.range(RangeRequest { key, serializable, ..RangeRequest::default() }).await?;
-        let value_bytes = answer.kvs.iter().map(|kv| kv.value.len()).sum();
-        Ok(Counted { instances: answer.kvs.len(), value_bytes })
+        let answer = self.read(service, freshness == Freshness::Local).await?;
+        let mut counted = Counted { instances: 0, value_bytes: 0 };
+        each_read(&answer, |found| {
+            counted.instances += 1;
+            counted.value_bytes += found.value.len();
+            Ok(())
+        })?;
+        Ok(counted)
     }
 
     pub(super) async fn items(&self, service: &str) -> Result<Vec<Item>> {
-        let key = format!("/{service}/").into();
-        let answer = self.range(RangeRequest { key, ..RangeRequest::default() }).await?;
-        answer.kvs.iter().map(item).collect()
+        let answer = self.read(service, false).await?;
+        let mut items = Vec::new();
+        each_read(&answer, |found| {
+            items.push(item(&found)?);
+            Ok(())
+        })?;
+        Ok(items)
     }
 
     pub(super) async fn count(&self, group: &str) -> Result<u64> {
-        let key = format!("/{group}-").into();
-        let request = RangeRequest { key, count_only: true, ..RangeRequest::default() };
-        Ok(u64::try_from(self.range(request).await?.count)?)
+        let key = Bytes::from(format!("/{group}-"));
+        let range_end = end_of(&key);
+        let request = RangeRequest { key, range_end, count_only: true, ..RangeRequest::default() };
+        let answer = self.kv().range(request).await.context("Range")?.into_inner();
+        Ok(u64::try_from(answer.count)?)
     }
 
     pub(super) async fn watch(&self, group: &str) -> Result<WatchStream> {
         let (requests, receiver) = mpsc::channel(QUEUE);
-        let key = bytes::Bytes::from(format!("/{group}-"));
+        let key = Bytes::from(format!("/{group}-"));
         let create = WatchCreateRequest { range_end: end_of(&key), key, start_revision: 0 };
         let create = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
         requests.send(create).await?;
-        let mut client =
-            WatchClient::new(self.channel.clone()).max_decoding_message_size(DECODE_MAX);
-        let answers = client.watch(ReceiverStream::new(receiver)).await;
-        let mut answers = answers.context("Watch")?.into_inner();
+        let receiver = ReceiverStream::new(receiver);
+        let mut answers = bulk::stream(&self.http2, "/etcdserverpb.Watch/Watch", receiver).await?;
         let first = answers.message().await?.context("the watch ended")?;
-        ensure!(first.created, "a watch was not created");
+        let mut created = false;
+        walk(&first, |number, value| {
+            created |= (number, value) == (WATCH_CREATED, Value::Number(1));
+            Ok(())
+        })?;
+        ensure!(created, "a watch was not created");
         Ok(WatchStream { _requests: requests, answers })
     }
 
@@ -170,35 +193,121 @@ impl WatchStream {
     pub(super) async fn next(&mut self, events: &mut Vec<Event>) -> Result<()> {
         let message = self.answers.message().await.context("Watch")?;
         let message = message.context("the watch ended")?;
-        ensure!(!message.canceled, "a watch was cancelled");
-        for event in message.events {
-            let removed = event.r#type() == EventType::Delete;
-            let kv = event.kv.context("an event without its key")?;
-            let number = kv.key.rsplit(|byte| *byte == b'/').next();
-            let number = number.and_then(|id| item::number(std::str::from_utf8(id).ok()?));
-            let stamp = if removed { None } else { item::stamp(&kv.value) };
-            match number {
-                Some(number) if removed || stamp.is_some() => events.push(Event { number, stamp }),
-                _ => bail!("an event that no workload caused: {:?}", kv.key),
+        walk(&message, |number, value| {
+            match (number, value) {
+                (WATCH_CANCELED, Value::Number(1)) => bail!("a watch was cancelled"),
+                (WATCH_EVENTS, Value::Bytes(told)) => events.push(event(told)?),
+                _ => {}
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 
-fn item(kv: &KeyValue) -> Result<Item> {
-    let key = std::str::from_utf8(&kv.key)?;
+/// What the workloads look at of an encoded key.
+#[derive(Default)]
+struct Found<'a> {
+    key: &'a [u8],
+    value: &'a [u8],
+}
+
+/// Visits the keys of a range's answer.
+fn each_read(answer: &[u8], mut visit: impl FnMut(Found<'_>) -> Result<()>) -> Result<()> {
+    walk(answer, |number, value| match (number, value) {
+        (RANGE_KVS, Value::Bytes(kv)) => visit(found(kv)?),
+        _ => Ok(()),
+    })
+}
+
+fn found(kv: &[u8]) -> Result<Found<'_>> {
+    let mut found = Found::default();
+    walk(kv, |number, value| {
+        match (number, value) {
+            (KV_KEY, Value::Bytes(key)) => found.key = key,
+            (KV_VALUE, Value::Bytes(value)) => found.value = value,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn event(told: &[u8]) -> Result<Event> {
+    let (mut removed, mut kv) = (false, None);
+    walk(told, |number, value| {
+        match (number, value) {
+            (EVENT_TYPE, Value::Number(kind)) => removed = kind == EVENT_DELETE,
+            (EVENT_KV, Value::Bytes(encoded)) => kv = Some(found(encoded)?),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let kv = kv.context("an event without its key")?;
+    let number = kv.key.rsplit(|byte| *byte == b'/').next();
+    let number = number.and_then(|id| item::number(str::from_utf8(id).ok()?));
+    let stamp = if removed { None } else { item::stamp(kv.value) };
+    match number {
+        Some(number) if removed || stamp.is_some() => Ok(Event { number, stamp }),
+        _ => bail!("an event that no workload caused: {:?}", kv.key),
+    }
+}
+
+fn item(found: &Found<'_>) -> Result<Item> {
+    let key = str::from_utf8(found.key)?;
     let names = key.strip_prefix('/').and_then(|key| key.split_once('/'));
     let (service, id) = names.context("a key that no workload wrote")?;
-    let value = String::from_utf8(kv.value.to_vec())?;
-    Ok(Item { service: service.to_owned(), id: id.to_owned(), value })
+    let value = str::from_utf8(found.value)?;
+    Ok(Item { service: service.to_owned(), id: id.to_owned(), value: value.to_owned() })
 }
 
 /// The first key behind all that begin with `prefix`. Ours end in ASCII, so the last byte can grow.
-fn end_of(prefix: &[u8]) -> bytes::Bytes {
+fn end_of(prefix: &[u8]) -> Bytes {
     let mut end = prefix.to_vec();
     if let Some(last) = end.last_mut() {
         *last += 1;
     }
     end.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::etcd::{self, KeyValue, RangeResponse, WatchResponse};
+
+    fn kv(item: &Item) -> KeyValue {
+        let key = format!("/{}/{}", item.service, item.id).into();
+        KeyValue { key, value: item.value.clone().into(), lease: 1 << 60, ..KeyValue::default() }
+    }
+
+    #[test]
+    fn keys_and_events_are_found_in_what_is_encoded() {
+        let items = [Item::new("group", 7, 3), Item::new("group", 8, 4)];
+        let range = RangeResponse { kvs: items.iter().map(kv).collect(), ..Default::default() };
+        let mut read = Vec::new();
+        each_read(&range.encode_to_vec(), |found| {
+            read.push(item(&found)?);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(read, items);
+
+        let put = etcd::Event { kv: Some(kv(&items[0])), ..Default::default() };
+        let delete = etcd::Event {
+            r#type: etcd::event::EventType::Delete.into(),
+            kv: Some(KeyValue { value: Bytes::new(), ..kv(&items[1]) }),
+        };
+        let told = WatchResponse { events: vec![put, delete], ..Default::default() };
+        let mut events = Vec::new();
+        walk(&told.encode_to_vec(), |number, value| {
+            if let (WATCH_EVENTS, Value::Bytes(told)) = (number, value) {
+                events.push(event(told)?);
+            }
+            Ok(())
+        })
+        .unwrap();
+        let (put, delete) = (Event { number: 7, stamp: Some(3) }, Event { number: 8, stamp: None });
+        assert_eq!(events, [put, delete]);
+    }
 }

@@ -4,33 +4,45 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{
-    BackupRequest, ChangeKind, Consistency, InstanceRef, InstanceSpec, LeaseRenewal,
+    BackupRequest, ChangeKind, Consistency, FetchRequest, InstanceRef, InstanceSpec, LeaseRenewal,
     ListServicesRequest, Metadata, RegisterRequest, RenewRequest, RenewResponse, StatusRequest,
-    TriggerSnapshotRequest, UpdateRequest,
+    TriggerSnapshotRequest, UpdateRequest, WatchRequest, WatchSubscribe, watch_request,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
-use super::{Counted, DECODE_MAX, Event, Freshness, NodeView};
+use super::bulk::{self, Value, walk};
+use super::{Counted, DECODE_MAX, Event, Freshness, Http2, NodeView};
 use crate::item::{self, Item};
-use crate::lean::registry_client::RegistryClient as LeanClient;
-use crate::lean::{
-    FetchRequest, FetchResponse, Instance, WatchRequest, WatchResponse, WatchSubscribe,
-};
 
 /// The metadata entry that holds an item's value.
 const VALUE: &str = "value";
 /// Messages between a sender and the transport; more than any window of the workloads.
 const QUEUE: usize = 256;
 
+// The numbers of the fields that are walked through, from proto/quorate/v1.
+const FETCHED_SERVICES: u32 = 3;
+const SERVICE_INSTANCES: u32 = 5;
+const INSTANCE_ID: u32 = 3;
+const INSTANCE_METADATA: u32 = 9;
+const ENTRY_KEY: u32 = 1;
+const ENTRY_VALUE: u32 = 2;
+const SNAPSHOT: u32 = 3;
+const SNAPSHOT_LAST: u32 = 2;
+const SNAPSHOT_SERVICES: u32 = 3;
+const DELTA: u32 = 4;
+const DELTA_CHANGES: u32 = 1;
+const CHANGE_KIND: u32 = 2;
+const CHANGE_INSTANCE: u32 = 3;
+
 #[derive(Clone)]
 pub(crate) struct Connection {
-    channel: Channel,
+    http2: Http2,
 }
 
 pub(crate) struct RenewStream {
@@ -41,24 +53,20 @@ pub(crate) struct RenewStream {
 pub(crate) struct WatchStream {
     /// Kept open: its end would end the watch.
     _requests: mpsc::Sender<WatchRequest>,
-    answers: Streaming<WatchResponse>,
+    answers: Streaming<Bytes>,
 }
 
 impl Connection {
-    pub(super) fn new(channel: Channel) -> Self {
-        Self { channel }
+    pub(super) fn new(http2: Http2) -> Self {
+        Self { http2 }
     }
 
-    fn registry(&self) -> RegistryClient<Channel> {
-        RegistryClient::new(self.channel.clone()).max_decoding_message_size(DECODE_MAX)
+    fn registry(&self) -> RegistryClient<Http2> {
+        RegistryClient::new(self.http2.clone()).max_decoding_message_size(DECODE_MAX)
     }
 
-    fn lean(&self) -> LeanClient<Channel> {
-        LeanClient::new(self.channel.clone()).max_decoding_message_size(DECODE_MAX)
-    }
-
-    fn admin(&self) -> AdminClient<Channel> {
-        AdminClient::new(self.channel.clone()).max_decoding_message_size(DECODE_MAX)
+    fn admin(&self) -> AdminClient<Http2> {
+        AdminClient::new(self.http2.clone()).max_decoding_message_size(DECODE_MAX)
     }
 
     pub(super) async fn register(&self, items: &[&Item], lease: u64, ttl: Duration) -> Result<u64> {
@@ -104,34 +112,43 @@ impl Connection {
         Ok(stream)
     }
 
-    async fn read(&self, service: &str, freshness: Freshness) -> Result<FetchResponse> {
+    async fn read(&self, service: &str, freshness: Freshness) -> Result<Bytes> {
         let consistency = match freshness {
             Freshness::Linearizable => Consistency::Linearizable,
             Freshness::Local => Consistency::Local,
         };
-        let services = vec![service.to_owned()];
-        let request = FetchRequest { services, consistency: consistency as i32 };
-        Ok(self.lean().fetch(request).await.context("Fetch")?.into_inner())
+        let request = FetchRequest {
+            services: vec![service.to_owned()],
+            consistency: consistency.into(),
+            ..FetchRequest::default()
+        };
+        bulk::call(&self.http2, "/quorate.v1.Registry/Fetch", request).await
     }
 
     pub(super) async fn fetch(&self, service: &str, freshness: Freshness) -> Result<Counted> {
         let answer = self.read(service, freshness).await?;
         let mut counted = Counted { instances: 0, value_bytes: 0 };
-        for instance in answer.services.iter().flat_map(|service| &service.instances) {
+        each_fetched(&answer, |found| {
             counted.instances += 1;
-            counted.value_bytes += value(instance).len();
-        }
+            counted.value_bytes += found.value.len();
+            Ok(())
+        })?;
         Ok(counted)
     }
 
     pub(super) async fn items(&self, service: &str) -> Result<Vec<Item>> {
         let answer = self.read(service, Freshness::Linearizable).await?;
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec());
-        let item = |instance: &Instance| {
-            let (id, value) = (text(&instance.id)?, text(value(instance))?);
-            Ok(Item { service: service.to_owned(), id, value })
-        };
-        answer.services.iter().flat_map(|service| &service.instances).map(item).collect()
+        let mut items = Vec::new();
+        each_fetched(&answer, |found| {
+            let (id, value) = (str::from_utf8(found.id)?, str::from_utf8(found.value)?);
+            items.push(Item {
+                service: service.to_owned(),
+                id: id.to_owned(),
+                value: value.to_owned(),
+            });
+            Ok(())
+        })?;
+        Ok(items)
     }
 
     pub(super) async fn count(&self, group: &str) -> Result<u64> {
@@ -152,15 +169,21 @@ impl Connection {
 
     pub(super) async fn watch(&self, group: &str) -> Result<WatchStream> {
         let (requests, receiver) = mpsc::channel(QUEUE);
-        let subscribe = WatchSubscribe { prefix: format!("{group}-") };
-        requests.send(WatchRequest { subscribe: Some(subscribe) }).await?;
-        let answers = self.lean().watch(ReceiverStream::new(receiver)).await;
-        let mut answers = answers.context("Watch")?.into_inner();
-        loop {
+        let subscribe = WatchSubscribe { prefix: format!("{group}-"), ..WatchSubscribe::default() };
+        let subscribe = watch_request::Kind::Subscribe(subscribe);
+        requests.send(WatchRequest { kind: Some(subscribe) }).await?;
+        let receiver = ReceiverStream::new(receiver);
+        let mut answers = bulk::stream(&self.http2, "/quorate.v1.Registry/Watch", receiver).await?;
+        let mut begun = false;
+        while !begun {
             let message = answers.message().await?.context("the watch ended")?;
-            if message.snapshot.is_some_and(|snapshot| snapshot.last) {
-                break;
-            }
+            walk(&message, |number, value| match (number, value) {
+                (SNAPSHOT, Value::Bytes(part)) => walk(part, |number, value| {
+                    begun |= (number, value) == (SNAPSHOT_LAST, Value::Number(1));
+                    Ok(())
+                }),
+                _ => Ok(()),
+            })?;
         }
         Ok(WatchStream { _requests: requests, answers })
     }
@@ -207,31 +230,96 @@ impl WatchStream {
     pub(super) async fn next(&mut self, events: &mut Vec<Event>) -> Result<()> {
         let message = self.answers.message().await.context("Watch")?;
         let message = message.context("the watch ended")?;
-        for change in message.delta.into_iter().flat_map(|delta| delta.changes) {
-            let instance = change.instance.context("a change without its instance")?;
-            events.push(event(&instance, change.kind == ChangeKind::Removed as i32)?);
-        }
-        // The watcher fell behind what the node remembers: this stands for all that it missed.
-        let services = message.snapshot.into_iter().flat_map(|snapshot| snapshot.services);
-        for instance in services.flat_map(|service| service.instances) {
-            events.push(event(&instance, false)?);
-        }
-        Ok(())
+        walk(&message, |number, value| match (number, value) {
+            (DELTA, Value::Bytes(delta)) => walk(delta, |number, value| match (number, value) {
+                (DELTA_CHANGES, Value::Bytes(change)) => {
+                    events.push(changed(change)?);
+                    Ok(())
+                }
+                _ => Ok(()),
+            }),
+            // The watcher fell behind what the node remembers: this stands for all that it missed.
+            (SNAPSHOT, Value::Bytes(part)) => walk(part, |number, value| match (number, value) {
+                (SNAPSHOT_SERVICES, Value::Bytes(service)) => each_of(service, |found| {
+                    events.push(event(&found, false)?);
+                    Ok(())
+                }),
+                _ => Ok(()),
+            }),
+            _ => Ok(()),
+        })
     }
 }
 
-fn event(instance: &Instance, removed: bool) -> Result<Event> {
-    let id = std::str::from_utf8(&instance.id).unwrap_or_default();
-    match (item::number(id), item::stamp(value(instance))) {
+/// What the workloads look at of an encoded instance.
+#[derive(Default)]
+struct Found<'a> {
+    id: &'a [u8],
+    /// Empty if there is none: no workload writes that.
+    value: &'a [u8],
+}
+
+/// Visits the instances of a fetch's answer.
+fn each_fetched(answer: &[u8], mut visit: impl FnMut(Found<'_>) -> Result<()>) -> Result<()> {
+    walk(answer, |number, value| match (number, value) {
+        (FETCHED_SERVICES, Value::Bytes(service)) => each_of(service, &mut visit),
+        _ => Ok(()),
+    })
+}
+
+/// Visits the instances of a service.
+fn each_of(service: &[u8], mut visit: impl FnMut(Found<'_>) -> Result<()>) -> Result<()> {
+    walk(service, |number, value| match (number, value) {
+        (SERVICE_INSTANCES, Value::Bytes(instance)) => visit(found(instance)?),
+        _ => Ok(()),
+    })
+}
+
+fn found(instance: &[u8]) -> Result<Found<'_>> {
+    let mut found = Found::default();
+    walk(instance, |number, field| {
+        match (number, field) {
+            (INSTANCE_ID, Value::Bytes(id)) => found.id = id,
+            (INSTANCE_METADATA, Value::Bytes(entry)) => {
+                let (mut key, mut value) = (&[][..], &[][..]);
+                walk(entry, |number, field| {
+                    match (number, field) {
+                        (ENTRY_KEY, Value::Bytes(bytes)) => key = bytes,
+                        (ENTRY_VALUE, Value::Bytes(bytes)) => value = bytes,
+                        _ => {}
+                    }
+                    Ok(())
+                })?;
+                if key == VALUE.as_bytes() {
+                    found.value = value;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn changed(change: &[u8]) -> Result<Event> {
+    let (mut removed, mut instance) = (false, None);
+    walk(change, |number, value| {
+        match (number, value) {
+            (CHANGE_KIND, Value::Number(kind)) => removed = kind == ChangeKind::Removed as u64,
+            (CHANGE_INSTANCE, Value::Bytes(encoded)) => instance = Some(found(encoded)?),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    event(&instance.context("a change without its instance")?, removed)
+}
+
+fn event(found: &Found<'_>, removed: bool) -> Result<Event> {
+    let id = str::from_utf8(found.id).unwrap_or_default();
+    match (item::number(id), item::stamp(found.value)) {
         (Some(number), Some(stamp)) => Ok(Event { number, stamp: (!removed).then_some(stamp) }),
         _ => bail!("an event that no workload caused: {id}"),
     }
-}
-
-/// Empty if there is none: no workload writes that.
-fn value(instance: &Instance) -> &[u8] {
-    let entry = instance.metadata.iter().find(|entry| entry.key == VALUE);
-    entry.map_or(&[], |entry| &entry.value)
 }
 
 fn spec(item: &Item) -> InstanceSpec {
@@ -255,4 +343,46 @@ fn renewal(leases: &[u64]) -> RenewRequest {
 fn all_known(answer: &RenewResponse) -> Result<()> {
     ensure!(answer.unknown_lease_ids.is_empty(), "leases are gone: {:?}", answer.unknown_lease_ids);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use quorate_proto::v1::{Change, FetchResponse, Instance, Service};
+
+    use super::*;
+
+    fn instance(item: &Item) -> Instance {
+        let (service, id) = (item.service.clone(), item.id.clone());
+        let mut metadata = metadata(item);
+        metadata.insert("another".to_owned(), "entry".to_owned());
+        Instance { service, id, metadata, lease_id: 1 << 60, ..Instance::default() }
+    }
+
+    #[test]
+    fn instances_and_changes_are_found_in_what_is_encoded() {
+        let items = [Item::new("group", 7, 3), Item::new("group", 8, 4)];
+        let service =
+            Service { instances: items.iter().map(instance).collect(), ..Service::default() };
+        let answer = FetchResponse { services: vec![service], ..FetchResponse::default() };
+        let mut read = Vec::new();
+        each_fetched(&answer.encode_to_vec(), |found| {
+            read.push((found.id.to_vec(), found.value.to_vec()));
+            Ok(())
+        })
+        .unwrap();
+        let expected =
+            items.each_ref().map(|item| (item.id.clone().into(), item.value.clone().into()));
+        assert_eq!(read, expected);
+
+        for (kind, stamp) in [(ChangeKind::Modified, Some(3)), (ChangeKind::Removed, None)] {
+            let change = Change {
+                kind: kind.into(),
+                instance: Some(instance(&items[0])),
+                ..Change::default()
+            };
+            assert_eq!(changed(&change.encode_to_vec()).unwrap(), Event { number: 7, stamp });
+        }
+        assert!(changed(&Change::default().encode_to_vec()).is_err(), "without its instance");
+    }
 }
