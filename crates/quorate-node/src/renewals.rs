@@ -96,6 +96,9 @@ impl Batches {
     {
         let mut last_sent = Instant::now() - self.window;
         while let Some(first) = self.calls.recv().await {
+            if first.done.is_closed() {
+                continue;
+            }
             let (batch, patience) = self.collect(first, last_sent + self.window).await;
             last_sent = Instant::now();
             let all = batch.iter().flat_map(|call| call.leases.iter().copied()).collect();
@@ -118,6 +121,10 @@ impl Batches {
                 Patience::Window => timeout_at(close_at, self.calls.recv()).await.ok().flatten(),
             };
             let Some(call) = next else { break };
+            // Its caller gave up, and may have asked again: a cluster that is too slow must not do its work twice.
+            if call.done.is_closed() {
+                continue;
+            }
             leases += call.leases.len();
             if call.patience == Patience::None {
                 patience = Patience::None;
@@ -165,6 +172,33 @@ mod tests {
         let sizes = sizes.lock().unwrap();
         assert!(sizes.len() <= 2, "batches: {sizes:?}");
         assert_eq!(sizes.iter().sum::<usize>(), 1_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_renewed_for_callers_that_are_gone() {
+        let (renewals, batches) = renewals(1, Duration::from_millis(50));
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let log = sent.clone();
+        let _running = tokio::spawn(batches.run(move |leases, _| {
+            log.lock().unwrap().push(leases);
+            async move {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                Ok(BatchRenewed { unknown: Arc::default(), revision: 7 })
+            }
+        }));
+        let submit = |id| renewals.submit(vec![LeaseId(id)], Patience::None);
+        // Each gives up and asks again for the same lease while the first batch is under way.
+        let patience = Duration::from_millis(100);
+        let impatient = async {
+            tokio::task::yield_now().await;
+            for _ in 0..5 {
+                assert!(tokio::time::timeout(patience, submit(2)).await.is_err());
+            }
+            submit(2).await.unwrap();
+        };
+        let (first, ()) = tokio::join!(submit(1), impatient);
+        first.unwrap();
+        assert_eq!(*sent.lock().unwrap(), [[LeaseId(1)], [LeaseId(2)]]);
     }
 
     #[tokio::test(start_paused = true)]
