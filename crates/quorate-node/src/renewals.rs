@@ -3,8 +3,11 @@
 //!
 //! Idle clients come now and then: what came within a window makes one batch, so a million of them cost a few entries a
 //! second. A client that sends its next renewals as soon as the last ones are answered waits for them: its batch goes out
-//! when the last one is back, so batches are as large as the cluster is slow. (Two or four batches under way at once gave
-//! no more renewals per second, for up to 1.8 times the processor time.)
+//! when the last one is back, so batches are as large as the cluster is slow. Left alone, such clients fall into two halves,
+//! one of which waits while the other's batch is under way; so a batch waits a moment for as many calls as were there last
+//! time, those included that waited when it came back. (Measured with 64 streams, one renewal under way on each, against
+//! going out at once: 1.44 times the renewals per second, for 0.58 times the processor time each. Two or four batches under
+//! way at once gave no more renewals, for up to 1.8 times the processor time.)
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -20,6 +23,10 @@ use crate::error::NodeError;
 
 /// Calls that wait for a batch: each holds at most 10,000 lease ids (80 KB), most hold one.
 const QUEUE_MAX: usize = 8_192;
+
+/// How long a batch waits for calls that could come with it. On one machine they are back within half of it; more would be
+/// felt by those who wait.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// How long renewals may be held back to be sent with others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,14 +102,18 @@ impl Batches {
         F: Future<Output = Result<BatchRenewed, NodeError>>,
     {
         let mut last_sent = Instant::now() - self.window;
+        let mut expected = 0;
         while let Some(first) = self.calls.recv().await {
             if first.done.is_closed() {
                 continue;
             }
-            let (batch, patience) = self.collect(first, last_sent + self.window).await;
+            let (batch, patience) = self.collect(first, last_sent + self.window, expected).await;
             last_sent = Instant::now();
             let all = batch.iter().flat_map(|call| call.leases.iter().copied()).collect();
             let sent = send(all, patience).await;
+            // Those that send their next ones now, and those that wait already, can come together.
+            let back_soon = batch.iter().filter(|call| call.patience == Patience::None).count();
+            expected = back_soon + self.calls.len();
             for call in batch {
                 let answer = sent.clone().map(|renewed| call_part(&call.leases, &renewed));
                 // A caller that is gone needs no answer.
@@ -111,13 +122,26 @@ impl Batches {
         }
     }
 
-    /// The calls that wait, and those that come until `close_at` as long as nobody waits for the answer.
-    async fn collect(&mut self, first: Call, close_at: Instant) -> (Vec<Call>, Patience) {
+    /// The calls that wait, and those that come until `close_at` as long as nobody waits for the answer; where somebody
+    /// does, those that come soon, up to as many as are expected.
+    async fn collect(
+        &mut self,
+        first: Call,
+        close_at: Instant,
+        expected: usize,
+    ) -> (Vec<Call>, Patience) {
+        let gather_until = Instant::now() + GATHER;
         let (mut leases, mut patience) = (first.leases.len(), first.patience);
         let mut batch = vec![first];
         while leases < limits::LEASES_PER_CALL {
             let next = match patience {
-                Patience::None => self.calls.try_recv().ok(),
+                Patience::None => match self.calls.try_recv() {
+                    Ok(call) => Some(call),
+                    Err(_) if batch.len() < expected => {
+                        timeout_at(gather_until, self.calls.recv()).await.ok().flatten()
+                    }
+                    Err(_) => None,
+                },
                 Patience::Window => timeout_at(close_at, self.calls.recv()).await.ok().flatten(),
             };
             let Some(call) = next else { break };
@@ -172,6 +196,35 @@ mod tests {
         let sizes = sizes.lock().unwrap();
         assert!(sizes.len() <= 2, "batches: {sizes:?}");
         assert_eq!(sizes.iter().sum::<usize>(), 1_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_that_wait_for_each_other_come_together_and_nobody_waits_for_one_that_left() {
+        let (renewals, batches) = renewals(1, Duration::from_millis(50));
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let log = sent.clone();
+        let commit = Duration::from_millis(10);
+        let _running = tokio::spawn(batches.run(move |leases, _| {
+            log.lock().unwrap().push((leases.len(), Instant::now()));
+            async move {
+                tokio::time::sleep(commit).await;
+                Ok(BatchRenewed { unknown: Arc::default(), revision: 7 })
+            }
+        }));
+        let caller = async |id, starts_after, calls| {
+            tokio::time::sleep(starts_after).await;
+            for _ in 0..calls {
+                renewals.submit(vec![LeaseId(id)], Patience::None).await.unwrap();
+            }
+        };
+        // The second one comes while the first one's batch is under way, and leaves earlier.
+        tokio::join!(caller(1, Duration::ZERO, 10), caller(2, commit / 2, 5));
+        let sent = sent.lock().unwrap();
+        let sizes: Vec<usize> = sent.iter().map(|(size, _)| *size).collect();
+        assert_eq!(sizes, [1, 2, 2, 2, 2, 2, 1, 1, 1, 1]);
+        let gaps = sent.windows(2).map(|pair| pair[1].1 - pair[0].1);
+        let waited: Vec<Duration> = gaps.filter(|gap| *gap > commit).collect();
+        assert!(matches!(waited[..], [once] if once <= commit + 2 * GATHER), "{waited:?}");
     }
 
     #[tokio::test(start_paused = true)]
