@@ -176,11 +176,19 @@ impl Rounds {
         self.backoff.cap(cap);
     }
 
-    /// Something succeeded: the next call begins afresh, and comes back to shorter attempts in steps.
+    /// Something succeeded: the next call begins afresh.
     pub(crate) fn reset(&mut self) {
         self.begin_round();
-        self.late_rounds = self.late_rounds.saturating_sub(1);
         self.backoff.reset();
+    }
+
+    /// An answer came, which took so long of what it was given. Where half of that had been enough, the next attempts are
+    /// shorter by a step; else they would only be made in vain.
+    pub(crate) fn answered(&mut self, took: Duration, given: Duration) {
+        self.reset();
+        if took < given / 2 {
+            self.late_rounds = self.late_rounds.saturating_sub(1);
+        }
     }
 
     fn begin_round(&mut self) {
@@ -217,7 +225,7 @@ where
         Ok(response) => {
             let answer = response.into_inner();
             endpoints.succeeded(&address, plan.target, answer.header());
-            rounds.reset();
+            rounds.answered(begun.elapsed(), limit);
             Ok(answer)
         }
         Err(status) => {
@@ -286,5 +294,27 @@ fn note(tried: &mut Vec<Attempt>, failure: &Failure) {
     match tried.iter_mut().find(|known| known.address == attempt.address) {
         Some(known) => *known = attempt,
         None => tried.push(attempt),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::retry::BACKGROUND;
+
+    #[test]
+    fn patience_that_was_needed_stays_and_what_was_too_much_goes_in_steps() {
+        let (first, most) = (Duration::from_millis(200), Duration::from_secs(5));
+        let slow = Duration::from_millis(700);
+        let mut rounds = Rounds::new(BACKGROUND);
+        rounds.late_rounds = 2;
+        for _ in 0..3 {
+            assert_eq!(rounds.patience(first, most), 4 * first);
+            rounds.answered(slow, rounds.patience(first, most));
+        }
+        for expected in [4, 2, 1, 1] {
+            assert_eq!(rounds.patience(first, most), expected * first);
+            rounds.answered(first / 4, rounds.patience(first, most));
+        }
     }
 }

@@ -140,6 +140,7 @@ impl Waiting {
 #[derive(Debug)]
 struct Batch {
     renewals: Vec<Renewal>,
+    sent: Instant,
     deadline: Instant,
 }
 
@@ -209,8 +210,10 @@ impl Sender {
                 answer = timeout_at(patience, stream.answers.message()) => match answer {
                     Ok(Ok(Some(answer))) => {
                         self.endpoints.succeeded(address, Target::Any, answer.header.as_ref());
-                        rounds.reset();
-                        tell(batches.pop_front(), &answer)?;
+                        let batch = batches.pop_front();
+                        let batch = batch.ok_or_else(|| Status::internal("an answer to no request"))?;
+                        rounds.answered(batch.sent.elapsed(), batch.deadline - batch.sent);
+                        tell(batch, &answer);
                     }
                     Ok(Ok(None)) => return Err(Status::unavailable("the node ended the stream")),
                     Ok(Err(status)) => return Err(status),
@@ -290,8 +293,9 @@ impl Stream {
         };
         let all = renewals.iter().map(|renewal| LeaseRenewal { lease_id: renewal.lease_id });
         let request = RenewRequest { renewals: all.collect() };
-        let deadline = Instant::now() + limit.min(patience(limit));
-        batches.push_back(Batch { renewals, deadline });
+        let sent = Instant::now();
+        let deadline = sent + limit.min(patience(limit));
+        batches.push_back(Batch { renewals, sent, deadline });
         // There is room for all that may be unanswered.
         let sent = self.requests.try_send(request);
         sent.map_err(|_closed| Status::unavailable("the stream was closed"))
@@ -299,10 +303,7 @@ impl Stream {
 }
 
 /// Gives each renewal of a message its part of the answer.
-fn tell(batch: Option<Batch>, answer: &RenewResponse) -> Result<(), Status> {
-    let Some(batch) = batch else {
-        return Err(Status::internal("an answer to no request"));
-    };
+fn tell(batch: Batch, answer: &RenewResponse) {
     let revision = answer.header.as_ref().map_or(0, |header| header.revision);
     let unknown: std::collections::HashSet<u64> =
         answer.unknown_lease_ids.iter().copied().collect();
@@ -314,5 +315,4 @@ fn tell(batch: Option<Batch>, answer: &RenewResponse) -> Result<(), Status> {
         };
         let _gone = renewal.reply.send(Ok(outcome));
     }
-    Ok(())
 }
