@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Status, Streaming};
 
 use super::bulk::{self, Value, walk};
 use super::{Counted, DECODE_MAX, Event, Freshness, Http2, NodeView};
@@ -22,6 +22,10 @@ use crate::item::{self, Item};
 
 /// Messages between a sender and the transport; more than any window of the workloads.
 const QUEUE: usize = 256;
+
+/// How often a write that etcd refuses is tried again, and after which pause: for 10 s.
+const REFUSALS_MAX: usize = 200;
+const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 
 // The numbers of the fields that are walked through, from proto/etcd.proto.
 const RANGE_KVS: u32 = 2;
@@ -71,8 +75,11 @@ impl Connection {
 
     async fn grant(&self, ttl: Duration) -> Result<u64> {
         let request = LeaseGrantRequest { ttl: i64::try_from(ttl.as_secs())?, id: 0 };
-        let answer = LeaseClient::new(self.http2.clone()).lease_grant(request).await;
-        let answer = answer.context("LeaseGrant")?.into_inner();
+        let grant = || {
+            let mut client = LeaseClient::new(self.http2.clone());
+            async move { client.lease_grant(request).await }
+        };
+        let answer = until_taken(grant).await.context("LeaseGrant")?.into_inner();
         ensure!(answer.error.is_empty() && answer.id > 0, "LeaseGrant: {}", answer.error);
         Ok(u64::try_from(answer.id)?)
     }
@@ -83,7 +90,11 @@ impl Connection {
             value: item.value.clone().into(),
             lease: i64::try_from(lease)?,
         };
-        self.kv().put(request).await.context("Put")?;
+        let put = || {
+            let (mut client, request) = (self.kv(), request.clone());
+            async move { client.put(request).await }
+        };
+        until_taken(put).await.context("Put")?;
         Ok(())
     }
 
@@ -173,6 +184,22 @@ impl Connection {
         }
         Ok(bytes)
     }
+}
+
+/// A write, again while etcd refuses it because it is behind with applying others.
+async fn until_taken<T, F>(write: impl Fn() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    for _ in 0..REFUSALS_MAX {
+        match write().await {
+            Err(status) if status.message().ends_with("too many requests") => {
+                tokio::time::sleep(REFUSED_PAUSE).await;
+            }
+            done => return done,
+        }
+    }
+    write().await
 }
 
 impl RenewStream {
