@@ -83,10 +83,6 @@ pub(crate) async fn compare_hashes(plan: Arc<Plan>, notes: Shared) {
             for status in answer.into_inner().members {
                 let node = status.member.as_ref().map_or(0, |member| member.id);
                 let (index, hash) = (status.state_hash_index, status.state_hash);
-                // Before anything is applied there is no state to compare.
-                if index == 0 {
-                    continue;
-                }
                 let mut notes = notes.borrow_mut();
                 let (known, by) = notes.hashes.entry(index).or_insert((hash, BTreeSet::new()));
                 by.insert(node);

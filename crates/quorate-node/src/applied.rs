@@ -45,12 +45,14 @@ pub(crate) struct State {
 
 impl Applied {
     pub(crate) fn new(watch_ring: usize, watch_ring_bytes: usize) -> Self {
+        let registry = Registry::new();
         let state = State {
-            registry: Registry::new(),
+            // The first entry, a membership, leaves it so: before and after it nodes have the same hash.
+            hash_mark: (0, registry.hash()),
+            registry,
             hub: Hub::new(watch_ring, watch_ring_bytes),
             last_log_id: None,
             membership: StoredMembership::default(),
-            hash_mark: (0, 0),
         };
         Self { state: Mutex::new(state), position: watch::Sender::new(Position::default()) }
     }
@@ -138,5 +140,26 @@ impl Applied {
 impl State {
     fn nothing(&self) -> Outcome {
         Outcome { reply: Reply::Done, revision: self.registry.revision() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::Membership;
+    use openraft::vote::RaftLeaderId as _;
+
+    use super::*;
+    use crate::raft::types::Vote;
+
+    /// Otherwise a node that is new would be told to disagree with those that have begun.
+    #[test]
+    fn the_first_membership_leaves_the_hash_as_it_was() {
+        let applied = Applied::new(1, 1);
+        let before = applied.lock().hash_mark;
+        let log_id = LogId::new(Vote::new_committed(0, 0).leader_id().to_committed(), 0);
+        let payload = EntryPayload::Membership(Membership::default());
+        applied.apply(Entry { log_id, payload });
+        assert_eq!(applied.lock().hash_mark, before);
+        assert_eq!(before, (0, applied.registry().hash()));
     }
 }
