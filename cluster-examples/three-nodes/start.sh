@@ -40,9 +40,8 @@ for id in 1 2 3; do
     echo "node $id   ${addresses[-1]}   pid ${nodes[-1]}   log $PWD/node-$id.log"
 done
 
-# A read that needs a leader: when it is answered, the cluster works.
 all=$(IFS=,; echo "${addresses[*]}")
-if ! "$quorate" services --nodes "$all" --timeout 20s >/dev/null || ! kill -0 "${nodes[@]}" 2>/dev/null; then
+if ! "$quorate" cluster status --wait --nodes "$all" --timeout 20s >/dev/null || ! kill -0 "${nodes[@]}" 2>/dev/null; then
     echo "error: not all nodes came up; their last words:" >&2
     tail -n 3 node-*.log >&2
     exit 1

@@ -2,6 +2,8 @@
 //! ports and the data directories are other ones, because here all run on one machine.
 
 use std::collections::BTreeMap;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Instant;
 
@@ -9,7 +11,7 @@ use serde_json::Value;
 
 use crate::ports::Ports;
 use crate::process::{PATIENCE, Running};
-use crate::story::quorate;
+use crate::story::{copy_three_nodes, quorate};
 use crate::yaml::documents;
 
 /// What stands in a node's environment.
@@ -61,6 +63,31 @@ fn pod_settings(env: &Value, ordinal: u64) -> Settings {
         settings.insert(variable["name"].as_str().unwrap().to_owned(), value);
     }
     settings
+}
+
+/// The second node is late by a second: the script says "ready" when that one is there too, as whoever reads it expects.
+#[test]
+fn the_script_is_ready_when_all_nodes_are() {
+    let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
+    copy_three_nodes(directory.path(), ports);
+    let late = directory.path().join("late");
+    let binary = env!("CARGO_BIN_EXE_quorate");
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in serve*node-2.toml) sleep 1;; esac\nexec {binary} \"$@\"\n"
+    );
+    std::fs::write(&late, script).unwrap();
+    std::fs::set_permissions(&late, Permissions::from_mode(0o755)).unwrap();
+
+    let mut start = Command::new(directory.path().join("cluster-examples/three-nodes/start.sh"));
+    start.current_dir(directory.path()).env("QUORATE", late);
+    let mut nodes = Running::start(start, directory.path(), "start.sh");
+    nodes.wait_for("ready; try: quorate cluster status");
+    let mut status = quorate(ports);
+    status.args(["cluster", "status"]);
+    let said = Running::start(status, directory.path(), "status").succeed();
+    assert!(!said.contains("DOWN") && !said.contains("NO LEADER"), "{said}");
+    nodes.signal("TERM");
+    nodes.succeed();
 }
 
 /// Starts all nodes at once, and looks whether they form one cluster whose members are told by the names that others use.

@@ -333,8 +333,13 @@ pub(crate) struct DependentsArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
     /// Show the members: who leads, how far each is, whether they agree
-    #[command(after_help = "Example:\n  quorate cluster status")]
+    #[command(after_help = "Examples:\n  \
+        quorate cluster status\n  \
+        quorate cluster status --wait --timeout 60s    # after a rolling restart")]
     Status {
+        /// Wait, up to --timeout, until a node leads, every member answers and all are known by their addresses
+        #[arg(long)]
+        wait: bool,
         #[command(flatten)]
         client: ClientArgs,
     },

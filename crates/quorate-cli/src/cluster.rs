@@ -1,12 +1,14 @@
 //! `cluster`: what operators do with the cluster itself.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use quorate_client::{Admin, InstanceOverride, InstanceStatus, Member, MemberStatus};
+use quorate_client::{Admin, InstanceOverride, InstanceStatus, Member, MemberStatus, NodeState};
 use quorate_proto::v1::StatusResponse;
 use serde_json::json;
 use tokio::fs;
 use tokio::io::AsyncWriteExt;
+use tokio::time::{Instant, sleep};
 
 use crate::args::{ClientArgs, ClusterCommand, OverrideArgs};
 use crate::failure::Failure;
@@ -14,9 +16,12 @@ use crate::json;
 use crate::output::{self, Format, Table};
 use crate::register::{Stay, client, done};
 
+/// Who waits for the members asks this often.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
     match command {
-        ClusterCommand::Status { client } => status(&client).await,
+        ClusterCommand::Status { wait, client } => status(wait, &client).await,
         ClusterCommand::Add { id, address, observer, client } => {
             let members = admin(&client).await?.add_node(id, &address, observer).await?;
             members_now(&client, &format!("node {id} is in"), &members)
@@ -57,8 +62,35 @@ async fn admin(args: &ClientArgs) -> Result<Admin, Failure> {
     Ok(client(args, Stay::Once).await?.admin())
 }
 
-async fn status(args: &ClientArgs) -> Result<(), Failure> {
-    let status = admin(args).await?.status(false).await?;
+async fn status(wait: bool, args: &ClientArgs) -> Result<(), Failure> {
+    let deadline = Instant::now() + args.timeout;
+    let admin = admin(args).await?;
+    let mut status = admin.status(false).await?;
+    while wait && !is_whole(&status) && Instant::now() < deadline {
+        sleep(LOOK_EVERY).await;
+        status = admin.status(false).await?;
+    }
+    show_status(&status, args)?;
+    if wait && !is_whole(&status) {
+        return Err(Failure::failed(format!(
+            "not every member is there after {:?}\n  next: the log of a node that is DOWN tells why; --timeout waits longer",
+            args.timeout
+        )));
+    }
+    Ok(())
+}
+
+/// Whether a node leads, every member answers and has a part in it, and clients can be told where.
+fn is_whole(status: &StatusResponse) -> bool {
+    let led = status.header.as_ref().is_some_and(|header| header.leader_id != 0);
+    let is_there = |status: &MemberStatus| {
+        let told = status.member.as_ref().is_some_and(|member| !member.client_address.is_empty());
+        told && status.reachable && status.state() != NodeState::Candidate
+    };
+    led && !status.members.is_empty() && status.members.iter().all(is_there)
+}
+
+fn show_status(status: &StatusResponse, args: &ClientArgs) -> Result<(), Failure> {
     match args.output {
         Format::Json => output::json(&json!({
             "header": json::header(&status.header.clone().unwrap_or_default()),
@@ -70,7 +102,7 @@ async fn status(args: &ClientArgs) -> Result<(), Failure> {
         Format::Table => {
             table(&status.members).print()?;
             output::line("")?;
-            for line in summary(&status) {
+            for line in summary(status) {
                 output::line(&line)?;
             }
         }
@@ -252,6 +284,24 @@ mod tests {
         };
         let (member, error) = (Some(member), "connection refused".to_owned());
         MemberStatus { member, reachable, error, state: 2, state_hash, ..Default::default() }
+    }
+
+    #[test]
+    fn a_cluster_is_whole_when_it_is_led_and_all_are_there() {
+        let header = |leader_id| Some(ResponseHeader { leader_id, ..Default::default() });
+        let whole = |leader_id, members| {
+            let header = header(leader_id);
+            is_whole(&StatusResponse { header, members, ..Default::default() })
+        };
+        assert!(whole(2, vec![member(1, true, 5), member(2, true, 5)]));
+        assert!(!whole(0, vec![member(1, true, 5), member(2, true, 5)]));
+        assert!(!whole(2, vec![member(1, false, 5), member(2, true, 5)]));
+        assert!(!whole(2, Vec::new()));
+        let candidate = MemberStatus { state: NodeState::Candidate.into(), ..member(1, true, 5) };
+        assert!(!whole(2, vec![candidate, member(2, true, 5)]));
+        let mut unannounced = member(1, true, 5);
+        unannounced.member.as_mut().unwrap().client_address.clear();
+        assert!(!whole(2, vec![unannounced, member(2, true, 5)]));
     }
 
     #[test]
