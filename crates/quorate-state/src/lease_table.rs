@@ -69,7 +69,12 @@ impl LeaseTable {
 }
 
 fn place(block: &[Lease], id: LeaseId) -> Result<usize, usize> {
-    block.binary_search_by_key(&id, |lease| lease.id)
+    // Where it is if none of its neighbours has ended: most often.
+    let full = (id.0 % BLOCK) as usize;
+    match block.get(full) {
+        Some(lease) if lease.id == id => Ok(full),
+        _ => block.binary_search_by_key(&id, |lease| lease.id),
+    }
 }
 
 #[cfg(test)]

@@ -80,11 +80,11 @@ impl Registry {
 
     /// Starts the lease's time again; false: there is no such lease.
     pub(crate) fn renew_lease(&mut self, id: LeaseId, ttl: Option<Ttl>) -> bool {
-        let Some(lease) = self.leases.get(id) else { return false };
-        let ttl = ttl.unwrap_or(lease.ttl);
-        let (renewed, deadline) = (self.clock, self.clock.plus_ms(ttl.as_ms()));
-        self.set_lease_times(id, ttl, renewed, deadline);
-        true
+        let renewed = self.clock;
+        self.change_lease(id, |lease| {
+            lease.ttl = ttl.unwrap_or(lease.ttl);
+            (lease.renewed, lease.deadline) = (renewed, renewed.plus_ms(lease.ttl.as_ms()));
+        })
     }
 
     pub(crate) fn add_lease(&mut self, ttl: Ttl) -> LeaseId {
@@ -130,23 +130,28 @@ impl Registry {
     pub(crate) fn give_grace(&mut self, grace_ms: u64) {
         let horizon = self.clock.plus_ms(grace_ms);
         let near: Vec<LeaseId> = self.deadlines.leases_before(horizon).collect();
+        let clock = self.clock;
         for id in near {
-            let Some(lease) = self.leases.get(id) else { continue };
-            let grace_ms = grace_ms.min(lease.ttl.as_ms());
-            let latest = lease.renewed.plus_ms(lease.ttl.as_ms()).plus_ms(grace_ms);
-            let deadline = lease.deadline.max(self.clock.plus_ms(grace_ms).min(latest));
-            let (ttl, renewed) = (lease.ttl, lease.renewed);
-            self.set_lease_times(id, ttl, renewed, deadline);
+            self.change_lease(id, |lease| {
+                let grace_ms = grace_ms.min(lease.ttl.as_ms());
+                let latest = lease.renewed.plus_ms(lease.ttl.as_ms()).plus_ms(grace_ms);
+                lease.deadline = lease.deadline.max(clock.plus_ms(grace_ms).min(latest));
+            });
         }
     }
 
-    fn set_lease_times(&mut self, id: LeaseId, ttl: Ttl, renewed: Clock, deadline: Clock) {
-        let Some(lease) = self.leases.get_mut(id) else { return };
+    /// Changes a lease's times; false: there is no such lease.
+    fn change_lease(&mut self, id: LeaseId, change: impl FnOnce(&mut Lease)) -> bool {
+        let Some(lease) = self.leases.get_mut(id) else { return false };
         self.hash.remove(Kind::Lease, lease);
-        self.deadlines.remove(lease.deadline, Due::Lease(id));
-        (lease.ttl, lease.renewed, lease.deadline) = (ttl, renewed, deadline);
-        self.deadlines.insert(deadline, Due::Lease(id));
+        let before = lease.deadline;
+        change(lease);
         self.hash.add(Kind::Lease, lease);
+        if lease.deadline != before {
+            self.deadlines.remove(before, Due::Lease(id));
+            self.deadlines.insert(lease.deadline, Due::Lease(id));
+        }
+        true
     }
 
     fn drop_lease(&mut self, id: LeaseId) {
