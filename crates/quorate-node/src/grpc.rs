@@ -32,7 +32,12 @@ const DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// When a call has to be answered: a little before the caller gives up, so that it learns why.
 pub(crate) fn deadline(metadata: &MetadataMap, default: Duration) -> Instant {
     let given = metadata.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
-    let timeout = given.unwrap_or(default).min(DEADLINE_MAX);
+    deadline_in(given.unwrap_or(default))
+}
+
+/// The same for a caller that gives up after this time.
+pub(crate) fn deadline_in(timeout: Duration) -> Instant {
+    let timeout = timeout.min(DEADLINE_MAX);
     let margin = (timeout / 10).min(Duration::from_millis(100));
     Instant::now() + (timeout - margin)
 }

@@ -53,6 +53,7 @@ mod server;
 mod shared_event;
 mod start_error;
 mod status;
+mod streams;
 mod subscription;
 mod ticker;
 mod wake;

@@ -6,11 +6,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::metrics::RaftServerMetrics;
 use openraft::{Instant as _, RaftMetrics};
-use quorate_proto::peer::v1::Payloads;
+use quorate_proto::peer::v1::Forwarded;
 use quorate_state::{Clock, Command, LeaseId, Op, Rejection, Reply};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex as AsyncMutex;
@@ -320,11 +321,15 @@ impl Node {
         let (address, mut client) = self.peer_client(leader, Lane::Forward)?;
         let timeout = deadline.saturating_duration_since(Instant::now());
         let asked = calls.len();
-        let payloads = Payloads { data: calls };
-        let answered = client.forward(self.peers.request(leader, payloads, Some(timeout))).await;
-        let answers = match answered {
-            Ok(answers) => answers.into_inner().data,
-            Err(status) => return Err(unreachable(leader, address, status.message())),
+        let message = Forwarded { data: calls, timeout_ms: timeout.as_millis() as u64 };
+        let answers = self.peers.forwards.ask(leader, &address, message, async |messages| {
+            let answers = client.forward(self.peers.request(leader, messages, None)).await?;
+            Ok(answers.into_inner().boxed())
+        });
+        let answers = match tokio::time::timeout(timeout, answers).await {
+            Ok(Ok(answers)) => answers.data,
+            Ok(Err(status)) => return Err(unreachable(leader, address, status.message())),
+            Err(elapsed) => return Err(unreachable(leader, address, &elapsed.to_string())),
         };
         if answers.len() != asked {
             let reason = format!("it answered {} of {asked} calls", answers.len());

@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate_proto::peer::v1::peer_client::PeerClient;
+use quorate_proto::peer::v1::{Forwarded, Payloads, ReadIndexRequest, ReadIndexResponse};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use crate::net::Net;
+use crate::streams::Streams;
 
 /// Metadata of every peer call: the sender's cluster, 16 hex digits.
 pub(crate) const CLUSTER_HEADER: &str = "quorate-cluster-id";
@@ -51,6 +53,10 @@ pub(crate) struct Peers {
     channels: Mutex<HashMap<(String, Lane), Channel>>,
     /// Nodes that did not answer the last message of the Raft library.
     lost: Mutex<HashSet<u64>>,
+    /// Calls for the leader.
+    pub(crate) forwards: Streams<Forwarded, Payloads>,
+    /// Questions for the index that linearizable reads have to wait for.
+    pub(crate) reads: Streams<ReadIndexRequest, ReadIndexResponse>,
 }
 
 impl Peers {
@@ -61,6 +67,8 @@ impl Peers {
             net,
             channels: Mutex::default(),
             lost: Mutex::default(),
+            forwards: Streams::new(),
+            reads: Streams::new(),
         }
     }
 

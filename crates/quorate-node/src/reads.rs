@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 
+use futures_util::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::RaftError;
 use openraft::vote::RaftLeaderId;
@@ -188,11 +189,14 @@ impl Node {
         let patience = self.silence_max();
         let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await;
         let vote = encode(&vote.map_err(|fatal| self.fatal(&fatal))?);
-        let request = ReadIndexRequest { node_id: self.id, vote };
-        let request = self.peers.request(leader, request, Some(patience));
+        let question = ReadIndexRequest { node_id: self.id, vote };
         let (address, mut client) = self.peer_client(leader, Lane::Control)?;
-        match timeout(patience, client.read_index(request)).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner().index),
+        let asked = self.peers.reads.ask(leader, &address, question, async |questions| {
+            let answers = client.read_index(self.peers.request(leader, questions, None)).await?;
+            Ok(answers.into_inner().boxed())
+        });
+        match timeout(patience, asked).await {
+            Ok(Ok(answer)) => Ok(answer.index),
             Ok(Err(status)) => Err(unreachable(leader, address, status.message())),
             Err(elapsed) => Err(unreachable(leader, address, &elapsed.to_string())),
         }

@@ -1,19 +1,20 @@
 //! The Peer service: messages of other nodes, handed to Raft or to the node.
 
-use std::pin::Pin;
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
-use futures_util::{Stream, StreamExt};
 use openraft::Snapshot;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use quorate_log::{Identity, SnapshotFile, SnapshotStore};
 use quorate_proto::peer::v1::peer_server::Peer;
 use quorate_proto::peer::v1::{
-    IdentifyRequest, IdentifyResponse, Payload, Payloads, ReadIndexRequest, ReadIndexResponse,
-    SnapshotChunk, StatusRequest,
+    Forwarded, IdentifyRequest, IdentifyResponse, Payload, Payloads, ReadIndexRequest,
+    ReadIndexResponse, SnapshotChunk, StatusRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,11 +22,12 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::forwards::FORWARDED_MAX;
-use crate::grpc::{deadline, until_stopped};
+use crate::grpc::{deadline_in, until_stopped};
 use crate::node::{LeaderCall, Node};
 use crate::peers::{envelope, is_to_voter};
 use crate::raft::runtime::blocking;
 use crate::raft::types::{LogStore, SnapshotMeta, TypeConfig, Vote, decode, encode};
+use crate::streams::Answers;
 
 /// Handles calls of other nodes.
 #[derive(Clone)]
@@ -40,7 +42,9 @@ type Append = AppendEntriesRequest<TypeConfig>;
 
 #[tonic::async_trait]
 impl Peer for PeerService {
-    type AppendStreamStream = Pin<Box<dyn Stream<Item = Result<Payload, Status>> + Send>>;
+    type AppendStreamStream = Answers<Payload>;
+    type ForwardStream = Answers<Payloads>;
+    type ReadIndexStream = Answers<ReadIndexResponse>;
 
     async fn identify(&self, request: Request<IdentifyRequest>) -> Answer<IdentifyResponse> {
         let caller = self.node.member(request.into_inner().id);
@@ -119,27 +123,29 @@ impl Peer for PeerService {
         Ok(payload(&installed.map_err(failed)?))
     }
 
-    async fn forward(&self, request: Request<Payloads>) -> Answer<Payloads> {
+    async fn forward(&self, request: Request<Streaming<Forwarded>>) -> Answer<Self::ForwardStream> {
         self.check(request.metadata())?;
-        let deadline = deadline(request.metadata(), self.node.tunables.request_timeout());
-        let Payloads { data } = request.into_inner();
-        if data.len() > FORWARDED_MAX {
-            let message = format!("{} calls in one message, at most {FORWARDED_MAX}", data.len());
-            return Err(Status::invalid_argument(message));
-        }
-        let calls = data.into_iter().map(|data| read::<LeaderCall>(&Payload { data }));
-        let calls = calls.collect::<Result<Vec<_>, _>>()?;
-        let answers = join_all(calls.into_iter().map(|call| self.node.execute(call, deadline)));
-        let data = answers.await.iter().map(encode).collect();
-        Ok(Response::new(Payloads { data }))
+        let node = self.node.clone();
+        Ok(self.answer_each(request.into_inner(), move |message: Forwarded| {
+            let node = node.clone();
+            async move { execute_all(&node, message).await }
+        }))
     }
 
-    async fn read_index(&self, request: Request<ReadIndexRequest>) -> Answer<ReadIndexResponse> {
+    async fn read_index(
+        &self,
+        request: Request<Streaming<ReadIndexRequest>>,
+    ) -> Answer<Self::ReadIndexStream> {
         self.check(request.metadata())?;
-        let ReadIndexRequest { node_id, vote } = request.into_inner();
-        let vote = decode(&vote).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let index = self.node.read_index_for_peer(node_id, vote).await?;
-        Ok(Response::new(ReadIndexResponse { index }))
+        let node = self.node.clone();
+        Ok(self.answer_each(request.into_inner(), move |question: ReadIndexRequest| {
+            let node = node.clone();
+            async move {
+                let vote = decode(&question.vote).map_err(damaged)?;
+                let index = node.read_index_for_peer(question.node_id, vote).await?;
+                Ok(ReadIndexResponse { index })
+            }
+        }))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<Payload> {
@@ -185,6 +191,24 @@ impl PeerService {
         self.node.peers.set_cluster_id(cluster_id);
         tracing::info!(cluster_id = format!("{cluster_id:016x}"), "this node now belongs to");
         Ok(())
+    }
+
+    /// Answers one message after the other. When this node begins to stop, the one that it is at is the last.
+    fn answer_each<Q, A, F>(
+        &self,
+        messages: Streaming<Q>,
+        mut answer: impl FnMut(Q) -> F + Send + 'static,
+    ) -> Response<Answers<A>>
+    where
+        Q: Send + 'static,
+        F: Future<Output = Result<A, Status>> + Send + 'static,
+    {
+        let messages = messages.take_until(self.node.stop.clone().cancelled_owned());
+        let answers = messages.then(move |message| {
+            let answer = message.map(&mut answer);
+            async move { answer?.await }
+        });
+        Response::new(answers.boxed())
     }
 
     /// The next append of a stream; `leader` is whose the last one was.
@@ -239,6 +263,20 @@ impl PeerService {
             .map_err(|error| Status::internal(error.to_string()))?
             .map_err(|error| Status::data_loss(error.to_string()))
     }
+}
+
+async fn execute_all(node: &Node, message: Forwarded) -> Result<Payloads, Status> {
+    let Forwarded { data, timeout_ms } = message;
+    let deadline = deadline_in(Duration::from_millis(timeout_ms));
+    if data.len() > FORWARDED_MAX {
+        let message = format!("{} calls in one message, at most {FORWARDED_MAX}", data.len());
+        return Err(Status::invalid_argument(message));
+    }
+    let calls = data.into_iter().map(|data| read::<LeaderCall>(&Payload { data }));
+    let calls = calls.collect::<Result<Vec<_>, _>>()?;
+    let answers = join_all(calls.into_iter().map(|call| node.execute(call, deadline)));
+    let data = answers.await.iter().map(encode).collect();
+    Ok(Payloads { data })
 }
 
 fn read<T: DeserializeOwned>(payload: &Payload) -> Result<T, Status> {
