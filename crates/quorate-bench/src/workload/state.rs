@@ -25,6 +25,10 @@ const READ_WITHIN: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(2);
 /// The memory of a cluster with nothing in it is looked at so long after its start.
 const REST: Duration = Duration::from_secs(2);
+/// A node is at rest when it holds as much on its disk at so many looks in a row.
+const SAME_LOOKS: usize = 4;
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const REST_WITHIN: Duration = Duration::from_secs(120);
 /// The writer is measured so long before a copy is made.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -70,6 +74,7 @@ async fn filled(
     }
     let leader = cluster.ready().await?;
     cluster.caught_up().await?;
+    at_rest(&cluster).await?;
     let memory: Vec<f64> = cluster.memory()?.into_iter().map(|(now, _)| now as f64 / MIB).collect();
     let followers = memory.iter().enumerate().filter(|(at, _)| *at != leader);
     let follower = followers.map(|(_, memory)| *memory).fold(0.0, f64::max);
@@ -88,6 +93,21 @@ async fn filled(
     cluster.ready().await?;
     let connections = cluster.connect(1).await?;
     verify::all_there(&connections, GROUP, count).await
+}
+
+/// Waits until no node works on its files any more: a copy that was begun while the state grew has the size of the state, and
+/// goes on after the last write.
+async fn at_rest(cluster: &Cluster) -> Result<()> {
+    let begun = Instant::now();
+    let (mut held, mut same) = (cluster.disk(), 0);
+    while same < SAME_LOOKS {
+        anyhow::ensure!(begun.elapsed() < REST_WITHIN, "the nodes go on writing: {held:?} bytes");
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = cluster.disk();
+        same = if now == held { same + 1 } else { 0 };
+        held = now;
+    }
+    Ok(())
 }
 
 /// How long copies of the state take, and the slowest write meanwhile.
