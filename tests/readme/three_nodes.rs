@@ -1,5 +1,6 @@
-//! The settings that compose.yaml and kubernetes.yaml give to their nodes, as real nodes: only the names of the hosts, the
-//! ports and the data directories are other ones, because here all run on one machine.
+//! What `cluster-examples/three-nodes` makes: the settings that compose.yaml and kubernetes.yaml give to their nodes, as real
+//! nodes (only the names of the hosts, the ports and the data directories are other ones, because here all run on one
+//! machine), and when the script says "ready". What the README does with the script is in `story.rs`.
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;
@@ -122,6 +123,13 @@ fn makes_a_cluster(nodes: &[Settings], host: impl Fn(u64) -> String) {
         }
         assert!(Instant::now() < deadline, "the members are {told:?}, not {expected:?}");
     }
+    running[2].signal("STOP");
+    let mut status = quorate(ports);
+    status.args(["cluster", "status", "--wait"]);
+    let mut status = Running::start(status, directory.path(), "status-wait");
+    assert_eq!(status.end().code(), Some(1), "{}", status.output());
+    assert!(status.output().contains("not every member is there"), "{}", status.output());
+    running[2].signal("CONT");
     for node in &running {
         node.signal("TERM");
     }

@@ -73,7 +73,7 @@ async fn status(wait: bool, args: &ClientArgs) -> Result<(), Failure> {
     show_status(&status, args)?;
     if wait && !is_whole(&status) {
         return Err(Failure::failed(format!(
-            "not every member is there after {:?}\n  next: the log of a node that is DOWN tells why; --timeout waits longer",
+            "not every member is there and follows a leader after {:?}\n  next: the log of a node that is DOWN tells why; --timeout waits longer",
             args.timeout
         )));
     }
@@ -85,7 +85,9 @@ fn is_whole(status: &StatusResponse) -> bool {
     let led = status.header.as_ref().is_some_and(|header| header.leader_id != 0);
     let is_there = |status: &MemberStatus| {
         let told = status.member.as_ref().is_some_and(|member| !member.client_address.is_empty());
-        told && status.reachable && status.state() != NodeState::Candidate
+        let state = status.state();
+        let follows = matches!(state, NodeState::Leader | NodeState::Follower | NodeState::Learner);
+        told && status.reachable && follows
     };
     led && !status.members.is_empty() && status.members.iter().all(is_there)
 }

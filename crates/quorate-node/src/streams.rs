@@ -78,7 +78,7 @@ impl<Q: Send + 'static, A> Streams<Q, A> {
         loop {
             let at = kept.iter().rposition(|open| open.node == node && open.address == address)?;
             let mut open = kept.remove(at)?;
-            // Something before it was asked: it ended, with its connection or with that node's process.
+            // An unasked stream has nothing to say but that it ended: with its connection, or with that node's process.
             if open.answers.next().now_or_never().is_none() {
                 return Some(open);
             }
