@@ -1,11 +1,14 @@
-//! The wire contract of Quorate, generated from the files in `proto/`, and nothing else: `v1` for clients and operators,
-//! `peer::v1` for the nodes among themselves. The `.proto` files document every field and error.
+//! The wire contract of Quorate, generated from the files in `proto/`: `v1` for clients and operators, `peer::v1` for the nodes
+//! among themselves. The `.proto` files document every field and error. By hand is only `requests`, the rule by which
+//! writes are numbered.
 
 #![allow(clippy::all, missing_docs, unreachable_pub)] // generated code
 
 pub mod v1 {
     tonic::include_proto!("quorate.v1");
 }
+
+pub mod requests;
 
 /// The Registry service for servers that keep services encoded: see `build.rs`.
 pub mod encoded {

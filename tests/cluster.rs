@@ -13,6 +13,7 @@
 //! | `limits`, `leases`, `reads` | the calls of the registry |
 //! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
 //! | `clock`, `failover`, `outage` | when leases end, and when not; who stays leader; all nodes down |
+//! | `once` | no write is done twice |
 //! | `forwards` | calls through a follower while its leader stands still |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -32,6 +33,7 @@ mod cluster {
     mod link;
     mod load;
     mod membership;
+    mod once;
     mod outage;
     mod own_thread;
     mod reads;

@@ -104,6 +104,7 @@ pub(crate) struct Notes {
     pub(crate) resets: usize,
     pub(crate) leaders: BTreeMap<u64, u64>,
     pub(crate) stop: bool,
+    weights: u32,
 }
 
 /// The notes, shared by all that runs in one simulation.
@@ -133,6 +134,13 @@ pub(crate) fn map(services: &[Service]) -> Map {
 impl Notes {
     pub(crate) fn note(&mut self, line: String) {
         self.trace.push(format!("{:>6} ms  {line}", now()));
+    }
+
+    /// A weight that nobody else gets.
+    pub(crate) fn new_weight(&mut self) -> u32 {
+        self.weights += 1;
+        // Nobody updates to the weight that instances register with.
+        1_000 + self.weights
     }
 
     pub(crate) fn violation(&mut self, line: String) {

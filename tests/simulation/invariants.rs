@@ -5,6 +5,7 @@ mod dead_instances;
 mod incarnations;
 mod linearizable;
 mod live_leases;
+mod once;
 mod one_history;
 mod watches;
 
@@ -17,6 +18,7 @@ pub(crate) fn check(plan: &Plan, notes: &Notes) -> Vec<String> {
     let history = History::new(notes);
     let mut wrong = notes.violations.clone();
     for (name, found) in [
+        ("once", once::check(&history)),
         ("one_history", one_history::check(notes, &history)),
         ("acknowledged", acknowledged::check(notes, &history)),
         ("incarnations", incarnations::check(notes, &history)),

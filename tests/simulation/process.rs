@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_proto::requests::{OpenWrite, Origin};
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{
     DeregisterRequest, InstanceRef, InstanceSpec, LeaseRenewal, RegisterRequest, RenewRequest,
-    UpdateRequest,
+    RequestId, UpdateRequest,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -21,6 +22,15 @@ use super::plan::{CALM, HEALED, Ms, NODES, Plan};
 
 /// How long a process waits for an answer, by its own clock and as the node is told.
 const PATIENCE: Duration = Duration::from_millis(1_200);
+
+/// An update whose fate is not known is tried so often in all, under one name.
+const UPDATE_ATTEMPTS: u32 = 4;
+
+/// A write that is tried until its fate is known.
+struct Write {
+    open: OpenWrite,
+    from: Ms,
+}
 
 /// Clients of all nodes, as one host has them.
 #[derive(Clone)]
@@ -54,6 +64,8 @@ pub(crate) struct Process {
     id: String,
     ttl_ms: u64,
     incarnation: u64,
+    /// Names its writes; zombies have one of their own.
+    origin: Origin,
     rng: StdRng,
     nodes: Nodes,
     notes: Shared,
@@ -72,6 +84,7 @@ impl Process {
             id: format!("p{number}"),
             ttl_ms: [1_500, 3_000, 5_000][(number % 3) as usize],
             incarnation: 0,
+            origin: Origin::new(number + 1),
             rng: StdRng::seed_from_u64(seed ^ (number + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             nodes,
             notes,
@@ -135,15 +148,17 @@ impl Process {
 
     /// Registers, again and again until it is done; the lease.
     async fn register(&mut self) -> u64 {
+        let mut write = self.begin();
         loop {
             let ask = Ask::Register { incarnation: self.incarnation, ttl_ms: self.ttl_ms };
-            match self.call(ask).await {
+            match self.attempt(ask, &write).await {
                 Answer::Done { lease, .. } => return lease,
                 Answer::Refused(_) => {
                     let (key, incarnation) = (self.key(), self.incarnation);
                     let line = format!("{key}: registering incarnation {incarnation} was refused");
                     self.notes.borrow_mut().violation(line);
                     self.incarnation += 1;
+                    write = self.begin();
                 }
                 Answer::Unknown(_) => {}
             }
@@ -170,17 +185,30 @@ impl Process {
                     _ => {}
                 }
             } else if self.rng.random_bool(0.05) {
-                let weight = self.rng.random_range(0..1_000);
-                self.call(Ask::Update { incarnation: self.incarnation, weight }).await;
+                self.update().await;
             }
             sleep(Duration::from_millis(50)).await;
         }
     }
 
+    /// To a weight that no other update has.
+    async fn update(&mut self) {
+        let weight = self.notes.borrow_mut().new_weight();
+        let write = self.begin();
+        for _ in 0..UPDATE_ATTEMPTS {
+            let ask = Ask::Update { incarnation: self.incarnation, weight };
+            let answer = self.attempt(ask, &write).await;
+            if !matches!(answer, Answer::Unknown(_)) || self.notes.borrow().stop {
+                return;
+            }
+        }
+    }
+
     async fn deregister(&mut self) {
+        let write = self.begin();
         loop {
             let ask = Ask::Deregister { incarnation: self.incarnation };
-            let answer = self.call(ask).await;
+            let answer = self.attempt(ask, &write).await;
             if !matches!(answer, Answer::Unknown(_)) || self.notes.borrow().stop {
                 return;
             }
@@ -194,6 +222,7 @@ impl Process {
             id: self.id.clone(),
             ttl_ms: self.ttl_ms,
             incarnation: self.incarnation,
+            origin: Origin::new(self.rng.random()),
             rng: StdRng::seed_from_u64(self.rng.random()),
             nodes: self.nodes.clone(),
             notes: self.notes.clone(),
@@ -205,7 +234,10 @@ impl Process {
                 let ask = match zombie.rng.random_range(0..4) {
                     0 => Ask::Renew { lease },
                     1 => Ask::Deregister { incarnation },
-                    2 => Ask::Update { incarnation, weight: 7_777 },
+                    2 => {
+                        let weight = zombie.notes.borrow_mut().new_weight();
+                        Ask::Update { incarnation, weight }
+                    }
                     _ => Ask::Register { incarnation, ttl_ms: zombie.ttl_ms },
                 };
                 zombie.call(ask).await;
@@ -214,11 +246,21 @@ impl Process {
         });
     }
 
-    /// One attempt at one node; the next one is turned to when it is not known what came of it.
+    fn begin(&self) -> Write {
+        Write { open: self.origin.begin(), from: now() }
+    }
+
+    /// A call that is made once.
     async fn call(&mut self, ask: Ask) -> Answer {
-        let from = now();
+        let write = self.begin();
+        self.attempt(ask, &write).await
+    }
+
+    /// One attempt at one node; the next one is turned to when it is not known what came of it.
+    async fn attempt(&mut self, ask: Ask, write: &Write) -> Answer {
+        let from = write.from;
         let node = self.nodes.node();
-        let attempt = timeout(PATIENCE, self.attempt(&ask)).await;
+        let attempt = timeout(PATIENCE, self.send(&ask, write)).await;
         let answer = match attempt {
             Ok(Ok((revision, lease))) => Answer::Done { revision, lease },
             Ok(Err(status)) => match status.code() {
@@ -244,8 +286,14 @@ impl Process {
         answer
     }
 
-    async fn attempt(&self, ask: &Ask) -> Result<(u64, u64), Status> {
+    async fn send(&self, ask: &Ask, write: &Write) -> Result<(u64, u64), Status> {
         let mut client = self.nodes.client();
+        let request_id = Some(RequestId {
+            origin: write.open.origin(),
+            number: write.open.number(),
+            done_below: write.open.done_below(),
+            age_ms: now() - write.from,
+        });
         let target = |incarnation| InstanceRef {
             service: self.service.clone(),
             id: self.id.clone(),
@@ -260,7 +308,13 @@ impl Process {
                     ..InstanceSpec::default()
                 };
                 let instances = vec![spec];
-                let request = RegisterRequest { instances, ttl_ms, incarnation, ..<_>::default() };
+                let request = RegisterRequest {
+                    instances,
+                    ttl_ms,
+                    incarnation,
+                    request_id,
+                    ..<_>::default()
+                };
                 let answer = client.register(timed(request)).await?.into_inner();
                 (answer.header, answer.lease_id)
             }
@@ -270,12 +324,12 @@ impl Process {
             }
             Ask::Update { incarnation, weight } => {
                 let (instance, weight) = (Some(target(incarnation)), Some(weight));
-                let request = UpdateRequest { instance, weight, ..<_>::default() };
+                let request = UpdateRequest { instance, weight, request_id, ..<_>::default() };
                 (client.update(timed(request)).await?.into_inner().header, 0)
             }
             Ask::Deregister { incarnation } => {
                 let instances = vec![target(incarnation)];
-                let request = DeregisterRequest { instances, ..<_>::default() };
+                let request = DeregisterRequest { instances, request_id, ..<_>::default() };
                 (client.deregister(timed(request)).await?.into_inner().header, 0)
             }
         };

@@ -11,7 +11,7 @@ use quorate_proto::v1::{
 };
 use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use crate::call::{DECODE_MAX, Plan, Rounds, call};
 use crate::client::Core;
@@ -19,6 +19,7 @@ use crate::endpoints::Target;
 use crate::error::{Attempt, Error, explain};
 use crate::retry::{FOREGROUND, decide};
 use crate::types::{InstanceOverride, Member};
+use crate::write::Write;
 
 /// Membership changes wait for a node to catch up, snapshots for the disk. One node gets all of it: the connection's
 /// keep-alive finds out sooner when it hangs.
@@ -184,9 +185,16 @@ impl Admin {
             service: service.to_owned(),
             id: id.to_owned(),
             r#override,
+            request_id: None,
         };
-        send!(self, self.core.plan("override", Target::Leader), request, set_override)?;
-        Ok(())
+        let plan = self.core.plan("override", Target::Leader);
+        let write = Write::begin(&self.core.origin);
+        let send = |channel, mut request: Request<SetOverrideRequest>| {
+            request.get_mut().request_id = write.id();
+            async move { stub(channel).set_override(request).await }
+        };
+        let done = call(&self.core.endpoints, &plan, &request, send).await;
+        done.map(drop).map_err(|error| error.into_error(plan.operation))
     }
 
     /// Begins a copy of the whole state. Tries one node after the other until one begins to send; from then on a failure

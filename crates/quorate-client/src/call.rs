@@ -106,8 +106,8 @@ impl Failure {
 pub(crate) enum CallError {
     /// Nobody served it in time.
     Unreachable(Error),
-    /// It was answered, and refused. `retried`: an attempt before it may have had its effect.
-    Refused { decision: Decision, status: Status, retried: bool },
+    /// It was answered, and refused.
+    Refused { decision: Decision, status: Status },
 }
 
 impl CallError {
@@ -277,8 +277,7 @@ where
         };
         if over {
             let Failure { decision, status, .. } = failure;
-            let retried = !tried.is_empty();
-            return Err(CallError::Refused { decision, status, retried });
+            return Err(CallError::Refused { decision, status });
         }
         note(&mut tried, &failure);
         let wait = retry_after(&failure.status).unwrap_or_default().max(rounds.wait(endpoints));

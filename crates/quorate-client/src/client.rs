@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use quorate_proto::requests::Origin;
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{
     FetchRequest, ListDependentsRequest, ListMembersRequest, ListServicesRequest,
@@ -42,6 +43,8 @@ pub struct Client {
 pub(crate) struct Core {
     pub(crate) options: Options,
     pub(crate) endpoints: Arc<Endpoints>,
+    /// Names this client's writes.
+    pub(crate) origin: Origin,
     pub(crate) claims: Claims,
     /// What renews for all registrations; they hold it.
     renewals: Mutex<Weak<Renewals>>,
@@ -237,6 +240,7 @@ impl ClientBuilder {
         let core = Core {
             options: self.options,
             endpoints,
+            origin: Origin::new(rand::random()),
             claims: Claims::default(),
             renewals: Mutex::default(),
             hubs: Mutex::default(),

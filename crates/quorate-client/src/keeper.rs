@@ -13,7 +13,7 @@ use quorate_proto::v1::{DeregisterRequest, InstanceRef, RegisterRequest, Registe
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 use crate::call::{CallError, Failure, Plan, Rounds, attempt, call};
 use crate::claims::{Claim, incarnation_at_least, new_incarnation};
@@ -24,6 +24,7 @@ use crate::registration::{Gone, Lease, RegistrationState};
 use crate::renewals::{Renewals, Renewed, slack};
 use crate::retry::{BACKGROUND, Decision, jittered, retry_after};
 use crate::types::{InstanceSpec, Registration, Update};
+use crate::write::Write;
 
 /// A renewal gets no less than this on one node, however short the TTL.
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
@@ -157,7 +158,11 @@ impl Keeper {
     pub(crate) async fn register_now(&mut self) -> Result<(), Error> {
         let plan = self.core.plan("register", Target::Leader);
         loop {
-            let send = |channel, request| async move { registry(channel).register(request).await };
+            let write = Write::begin(&self.core.origin);
+            let send = |channel, mut request: Request<RegisterRequest>| {
+                request.get_mut().request_id = write.id();
+                async move { registry(channel).register(request).await }
+            };
             match call(&self.core.endpoints, &plan, &self.register_request(), send).await {
                 Ok(answer) => return self.accept(&answer),
                 Err(CallError::Refused { decision: Decision::Superseded, status, .. }) => {
@@ -295,7 +300,11 @@ impl Keeper {
         // A single attempt.
         let plan = self.core.plan("register", Target::Leader);
         let request = self.register_request();
-        let send = |channel, request| async move { registry(channel).register(request).await };
+        let write = Write::begin(&self.core.origin);
+        let send = |channel, mut request: Request<RegisterRequest>| {
+            request.get_mut().request_id = write.id();
+            async move { registry(channel).register(request).await }
+        };
         let deadline = Instant::now() + plan.within;
         let answer =
             attempt(&self.core.endpoints, &plan, &mut self.rounds, deadline, &request, send)
@@ -360,6 +369,7 @@ impl Keeper {
             namespace: self.core.options.namespace.clone(),
             lease_id: 0,
             instances: instances.collect(),
+            request_id: None,
         };
         match self.deregister_call(deadline, &request).await {
             Err(CallError::Refused { decision: Decision::Superseded, status, .. }) => {
@@ -387,10 +397,14 @@ impl Keeper {
         let within = deadline.saturating_duration_since(Instant::now());
         let plan = self.core.plan("deregister", Target::Leader);
         let plan = Plan { within, attempt: plan.attempt.min(within), ..plan };
-        let send = |channel, request| async move { registry(channel).deregister(request).await };
+        let write = Write::begin(&self.core.origin);
+        let send = |channel, mut request: Request<DeregisterRequest>| {
+            request.get_mut().request_id = write.id();
+            async move { registry(channel).deregister(request).await }
+        };
         match call(&self.core.endpoints, &plan, request, send).await {
             Ok(_) => Ok(()),
-            // It had run out, or an attempt whose answer was lost has removed it: it is not there.
+            // It had run out, or an earlier call that was given up has removed it: it is not there.
             Err(CallError::Refused { decision: Decision::Reregister, .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -403,6 +417,7 @@ impl Keeper {
             ttl_ms: self.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
             incarnation: self.incarnation,
             lease_id: 0,
+            request_id: None,
         }
     }
 

@@ -58,6 +58,7 @@
 //! | `serve` | [`Serving`]: register when bound, drain, stop |
 //! | `admin` | [`Admin`], the operators' calls |
 //! | `call`, `endpoints`, `members`, `retry` | one call over many nodes; which node; who there is; what a code means |
+//! | `write` | the name that a write has at every node |
 //! | `rebalance` | streams move to nodes that were added |
 //! | `claims` | what is registered already, and incarnations |
 //! | `types`, `checks`, `error` | what goes in and out |
@@ -84,6 +85,7 @@ mod retry;
 mod serve;
 mod types;
 mod watch;
+mod write;
 
 pub use admin::{Admin, Backup};
 pub use balance::{Balancer, Picked, Policy};

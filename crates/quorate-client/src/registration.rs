@@ -4,18 +4,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quorate_proto::v1::{DeregisterRequest, InstanceRef};
+use quorate_proto::v1::{DeregisterRequest, InstanceRef, UpdateRequest};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
+use tonic::Request;
 
-use crate::call::{CallError, call};
+use crate::call::call;
 use crate::claims::Claim;
 use crate::client::{Core, registry};
 use crate::endpoints::Target;
 use crate::error::{Error, LONGEST};
 use crate::keeper::{Command, Keeper, Wanted};
-use crate::retry::Decision;
 use crate::types::{InstanceStatus, Registration, Update};
+use crate::write::Write;
 
 /// The TTL that the registry grants when none is asked for.
 const DEFAULT_TTL: Duration = Duration::from_secs(15);
@@ -358,7 +359,11 @@ pub(crate) async fn update_foreign(
     let instance =
         InstanceRef { service: service.to_owned(), id: id.to_owned(), ..InstanceRef::default() };
     let request = update.request(&core.options.namespace, instance);
-    let send = |channel, request| async move { registry(channel).update(request).await };
+    let write = Write::begin(&core.origin);
+    let send = |channel, mut request: Request<UpdateRequest>| {
+        request.get_mut().request_id = write.id();
+        async move { registry(channel).update(request).await }
+    };
     match call(&core.endpoints, &plan, &request, send).await {
         Ok(_) => Ok(()),
         Err(error) => Err(error.into_error(plan.operation)),
@@ -375,11 +380,13 @@ pub(crate) async fn deregister_foreign(core: &Core, service: &str, id: &str) -> 
         instances: vec![instance],
         ..DeregisterRequest::default()
     };
-    let send = |channel, request| async move { registry(channel).deregister(request).await };
+    let write = Write::begin(&core.origin);
+    let send = |channel, mut request: Request<DeregisterRequest>| {
+        request.get_mut().request_id = write.id();
+        async move { registry(channel).deregister(request).await }
+    };
     match call(&core.endpoints, &plan, &request, send).await {
         Ok(_) => Ok(()),
-        // An attempt before this one removed it, and its answer was lost.
-        Err(CallError::Refused { decision: Decision::Reregister, retried: true, .. }) => Ok(()),
         Err(error) => Err(error.into_error(plan.operation)),
     }
 }

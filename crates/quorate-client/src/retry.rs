@@ -34,7 +34,7 @@ pub(crate) fn decide(code: Code) -> Decision {
     match code {
         // No leader, no quorum, stopping; also every failure to connect.
         Code::Unavailable => Decision::RetryElsewhere,
-        // The attempt's own deadline: the node hangs or is slow. Writes are idempotent, so sending again is safe.
+        // The attempt's own deadline: the node hangs or is slow. A write has a name (`write.rs`): sending again is safe.
         Code::DeadlineExceeded => Decision::RetryElsewhere,
         // The transport's way to say that the connection or the stream went down under the call. (No node answers so.)
         Code::Cancelled | Code::Aborted | Code::Unknown => Decision::RetryElsewhere,

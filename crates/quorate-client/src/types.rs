@@ -236,6 +236,7 @@ impl Update {
             weight: self.weight,
             metadata: self.metadata.clone(),
             load: self.load,
+            request_id: None,
         }
     }
 }

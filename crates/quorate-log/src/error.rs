@@ -110,6 +110,20 @@ pub enum OpenError {
         #[source]
         source: RecordError,
     },
+    /// The directory was written by an older release, before there was one to be taken over.
+    #[error(
+        "log {} has format version {found}, this release reads {supported}; run the release that wrote it, or begin with \
+         an empty directory",
+        .path.display()
+    )]
+    OlderFormat {
+        /// The log's directory.
+        path: PathBuf,
+        /// Version found.
+        found: u32,
+        /// The version this release reads.
+        supported: u32,
+    },
     /// The directory was written by a newer release.
     #[error(
         "log {} has format version {found}, this release reads up to {supported}; run the \

@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::RecordError;
 
-/// The newest version of the whole directory's format that this code reads, and the one it writes.
-pub(crate) const DIRECTORY_FORMAT: u32 = 2;
+/// The version of the whole directory's format, and of what the entries hold: the only one that this code reads, and the one
+/// it writes.
+pub(crate) const DIRECTORY_FORMAT: u32 = 3;
 
 const META_VERSION: u8 = 1;
 const HEADER_BYTES: usize = 13;

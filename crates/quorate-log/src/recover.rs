@@ -255,8 +255,12 @@ fn check_format(disk: &Disk) -> Result<(), OpenError> {
             supported: DIRECTORY_FORMAT,
         }),
         Some(DIRECTORY_FORMAT) => Ok(()),
-        // New, or from before there was a journal: releases of then must not open it any more.
-        _ => {
+        Some(found) => Err(OpenError::OlderFormat {
+            path: disk.dir().to_owned(),
+            found,
+            supported: DIRECTORY_FORMAT,
+        }),
+        None => {
             let value = meta::encode(MetaKey::Format, 0, &DIRECTORY_FORMAT)
                 .expect("invariant: a u32 can be encoded");
             disk.put_meta(MetaKey::Format, &value)

@@ -61,7 +61,7 @@ impl Scene {
         let register = Register { lease: None, ttl: None, incarnation, instances };
         let mut registry = Registry::new();
         let clock = registry.clock();
-        registry.apply(&Command { clock, op: Op::Register(register) });
+        registry.apply(&Command::new(clock, Op::Register(register)));
         let mut hub = Hub::new(RING, RING_BYTES);
         hub.restart(registry.revision());
         let subscribe = |number| {
@@ -81,7 +81,7 @@ impl Scene {
         let (status, metadata) = (None, None);
         let op = Op::Update(Update { target, status, weight: Some(self.weight), metadata });
         let clock = self.registry.clock();
-        self.registry.apply(&Command { clock, op }).events
+        self.registry.apply(&Command::new(clock, op)).events
     }
 
     /// How many are to be woken.

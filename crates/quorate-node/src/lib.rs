@@ -9,6 +9,7 @@
 //! | `node`, `error` | propose, read, ask the leader; why that failed |
 //! | `clock`, `ticker` | registry time: how a leader makes it, and lets it pass |
 //! | `renewals`, `reads`, `forwards` | many renewals in one entry; reads in one round; calls in one message |
+//! | `requests` | the name of a write, so that it is done once |
 //! | `queues` | where these wait, and the loops that do them |
 //! | `encoded` | services that need not be encoded again |
 //! | `applied`, `watch`, `subscription` | the applied state and its watchers under one lock; one watcher's stream |
@@ -49,6 +50,7 @@ mod queues;
 mod raft;
 mod reads;
 mod renewals;
+mod requests;
 mod server;
 mod shared_event;
 mod start_error;

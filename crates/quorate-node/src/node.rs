@@ -12,7 +12,9 @@ use openraft::errors::{ClientWriteError, RaftError};
 use openraft::metrics::RaftServerMetrics;
 use openraft::{Instant as _, RaftMetrics};
 use quorate_proto::peer::v1::Forwarded;
-use quorate_state::{Clock, Command, LeaseId, Op, Rejection, Reply};
+use quorate_proto::requests::Origin;
+use quorate_proto::v1::RequestId;
+use quorate_state::{Clock, Command, LeaseId, Op, Reply, Request};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
@@ -23,7 +25,7 @@ use crate::clock::LeaderClock;
 use crate::config::Tunables;
 use crate::disk::Disk;
 use crate::encoded::EncodedServices;
-use crate::error::NodeError;
+use crate::error::{CallError, NodeError};
 use crate::leadership::Leadership;
 use crate::membership::MembershipCall;
 use crate::peers::{Lane, Peers};
@@ -31,6 +33,7 @@ use crate::prober::ProbeCounts;
 use crate::queues::Queues;
 use crate::raft::types::{Member, Outcome, Raft, TypeConfig, decode, encode};
 use crate::renewals::{BatchRenewed, Patience, Renewed};
+use crate::requests;
 
 /// After a failed attempt, the next one waits this long unless the leader changes before.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -41,7 +44,7 @@ const BACKLOG_MAX: usize = 50_000;
 /// What only the leader can do; travels to it from any node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum LeaderCall {
-    Propose(Op),
+    Propose(Op, Request),
     Renew(Vec<LeaseId>, Patience),
     Membership(MembershipCall),
 }
@@ -88,6 +91,8 @@ pub(crate) struct Node {
     pub(crate) disk: Arc<Disk>,
     pub(crate) queues: Queues,
     pub(crate) probes: ProbeCounts,
+    /// Names the writes of callers that do not name theirs.
+    pub(crate) origin: Origin,
     /// What was fetched last.
     pub(crate) encoded: EncodedServices,
     /// Membership changes, one at a time.
@@ -100,26 +105,27 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Proposes a write and waits until it is applied; forwards it if another node leads.
+    /// Proposes a write and waits until it is applied; forwards it if another node leads. Done once, whatever becomes of the
+    /// attempts; `given`: the name that the caller has for it, to try again itself.
     ///
     /// # Errors
-    /// The state machine's refusal, or why it could not be told in time.
-    pub(crate) async fn propose(&self, op: Op, deadline: Instant) -> Result<Outcome, NodeError> {
-        let deregisters = matches!(op, Op::Deregister(_));
-        let mut attempts = 0;
-        let answer = self.attempt_on_leader(LeaderCall::Propose(op), deadline, &mut attempts);
-        let LeaderAnswer::Outcome(mut outcome) = answer.await? else {
-            return Err(self.mismatched(&"no outcome"));
+    /// The state machine's refusal, or why it could not be told in time; the name is none.
+    pub(crate) async fn propose(
+        &self,
+        op: Op,
+        given: Option<RequestId>,
+        deadline: Instant,
+    ) -> Result<Outcome, CallError> {
+        let now = self.applied.lock().registry.clock();
+        let named = requests::name(&self.origin, given, &op, now)?;
+        let call = LeaderCall::Propose(op, named.request);
+        let LeaderAnswer::Outcome(outcome) = self.on_leader(call, deadline).await? else {
+            return Err(self.mismatched(&"no outcome").into());
         };
-        // An attempt whose answer was lost with its leader may have been what removed it. It is gone: that was asked for.
-        let gone = matches!(
-            outcome.reply,
-            Reply::Rejected(Rejection::UnknownLease(_) | Rejection::UnknownInstance(_))
-        );
-        if deregisters && gone && attempts > 1 {
-            outcome.reply = Reply::Deregistered { removed: 0 };
+        match outcome.reply {
+            Reply::Rejected(rejection) => Err(NodeError::Rejected(rejection).into()),
+            _ => Ok(outcome),
         }
-        accepted(outcome)
     }
 
     /// Renews leases with the next batch.
@@ -165,7 +171,7 @@ impl Node {
         leases: Vec<LeaseId>,
     ) -> Result<BatchRenewed, NodeError> {
         let since = Instant::now();
-        let proposed = self.propose_here(Op::Renew(leases));
+        let proposed = self.propose_here(Op::Renew(leases), None);
         let proposed = tokio::time::timeout(self.tunables.request_timeout(), proposed).await;
         let Outcome { reply, revision } = proposed.map_err(|_| self.late(since))??;
         let Reply::Renewed { unknown } = reply else {
@@ -175,7 +181,8 @@ impl Node {
         Ok(BatchRenewed { unknown, revision: revision.0 })
     }
 
-    /// Has the leader do something, wherever it is, trying again when the leader changes, until the deadline.
+    /// Has the leader do something, wherever it is, trying again when the leader changes, until the deadline. An attempt
+    /// may have had its effect although another node leads since: what must not happen twice has a name ([`Node::propose`]).
     ///
     /// # Errors
     /// The leader's refusal; [`NodeError::NoLeader`] or [`NodeError::NoAnswer`] at the deadline.
@@ -184,23 +191,12 @@ impl Node {
         call: LeaderCall,
         deadline: Instant,
     ) -> Result<LeaderAnswer, NodeError> {
-        self.attempt_on_leader(call, deadline, &mut 0).await
-    }
-
-    /// The same; counts the attempts.
-    async fn attempt_on_leader(
-        &self,
-        call: LeaderCall,
-        deadline: Instant,
-        attempts: &mut u32,
-    ) -> Result<LeaderAnswer, NodeError> {
         let since = Instant::now();
         loop {
             if self.stop.is_cancelled() {
                 return Err(NodeError::Stopping { node: self.id });
             }
             let leader = self.current_leader();
-            *attempts += u32::from(leader.is_some());
             let attempt = async {
                 match leader {
                     None => Err(NodeError::NotLeader { node: 0 }),
@@ -244,7 +240,9 @@ impl Node {
             return Err(NodeError::NotLeader { node: self.id });
         }
         match call {
-            LeaderCall::Propose(op) => self.propose_here(op).await.map(LeaderAnswer::Outcome),
+            LeaderCall::Propose(op, request) => {
+                self.propose_here(op, Some(request)).await.map(LeaderAnswer::Outcome)
+            }
             LeaderCall::Renew(leases, patience) => {
                 let renewed = self.queues.log_renewals.submit(leases, patience).await?;
                 let Renewed { unknown, revision } = renewed;
@@ -255,11 +253,15 @@ impl Node {
     }
 
     /// Stamps a command and puts it into the log; only while this node leads.
-    pub(crate) async fn propose_here(&self, op: Op) -> Result<Outcome, NodeError> {
+    pub(crate) async fn propose_here(
+        &self,
+        op: Op,
+        request: Option<Request>,
+    ) -> Result<Outcome, NodeError> {
         self.disk.check()?;
         self.check_backlog()?;
         let clock = self.read_clock();
-        match self.raft.client_write(Command { clock, op }).await {
+        match self.raft.client_write(Command { clock, request, op }).await {
             Ok(written) => Ok(written.data),
             Err(RaftError::Fatal(fatal)) => Err(self.fatal(&fatal)),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))
@@ -303,7 +305,7 @@ impl Node {
     ) -> Result<LeaderAnswer, NodeError> {
         let encoded = encode(call);
         match call {
-            LeaderCall::Propose(_) => self.queues.forwards.submit(leader, encoded, deadline).await,
+            LeaderCall::Propose(..) => self.queues.forwards.submit(leader, encoded, deadline).await,
             LeaderCall::Renew(..) | LeaderCall::Membership(_) => {
                 let mut answers = self.forward_all(leader, vec![encoded], deadline).await?;
                 answers.pop().unwrap_or_else(|| Err(self.mismatched(&"no answer")))
@@ -434,13 +436,6 @@ impl Node {
     pub(crate) fn mismatched(&self, answer: &impl std::fmt::Debug) -> NodeError {
         let reason = format!("an answer of another kind than was asked for: {answer:?}");
         NodeError::Fatal { node: self.id, reason }
-    }
-}
-
-fn accepted(outcome: Outcome) -> Result<Outcome, NodeError> {
-    match outcome.reply {
-        Reply::Rejected(rejection) => Err(NodeError::Rejected(rejection)),
-        _ => Ok(outcome),
     }
 }
 

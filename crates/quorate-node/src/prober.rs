@@ -213,7 +213,7 @@ impl<'a> Lead<'a> {
             return;
         }
         self.reporting = Some(Box::pin(async move {
-            match timeout(REPORT_TIMEOUT, node.propose_here(Op::SetHealth(reports))).await {
+            match timeout(REPORT_TIMEOUT, node.propose_here(Op::SetHealth(reports), None)).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => {
                     tracing::warn!(%error, "health is not recorded; it will be tried again")

@@ -11,13 +11,16 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use openraft::AsyncRuntime as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
 use quorate_log::SnapshotStore;
 use quorate_proto::FILE_DESCRIPTOR_SET;
 use quorate_proto::encoded::v1::registry_server::RegistryServer;
 use quorate_proto::peer::v1::peer_server::PeerServer;
+use quorate_proto::requests::Origin;
 use quorate_proto::v1::admin_server::AdminServer;
+use rand_core::Rng as _;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +48,7 @@ use crate::peers::{MESSAGE_MAX, Peers};
 use crate::prober::{ProbeCounts, Prober};
 use crate::queues::{Loop, Waiting, queues};
 use crate::raft::network::Network;
+use crate::raft::runtime::Runtime;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{LogStore, Member, Raft, TypeConfig};
 use crate::start_error::{RunError, StartError};
@@ -132,6 +136,7 @@ impl Server {
             clock: LeaderClock::default(),
             leadership: Leadership::new(),
             disk,
+            origin: Origin::new(Runtime::thread_rng().next_u64()),
             probes: ProbeCounts::default(),
             queues,
             encoded: EncodedServices::default(),

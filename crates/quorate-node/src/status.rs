@@ -47,7 +47,10 @@ fn code(error: &CallError) -> Code {
                 Rejection::NewerIncarnation { .. } | Rejection::Deregistered { .. } => {
                     Code::FailedPrecondition
                 }
-                Rejection::LeaseFull { .. } => Code::InvalidArgument,
+                Rejection::LeaseFull { .. } | Rejection::RequestReused { .. } => {
+                    Code::InvalidArgument
+                }
+                Rejection::RequestForgotten => Code::Unavailable,
             },
             NodeError::NoLeader { .. }
             | NodeError::NoAnswer { .. }

@@ -165,7 +165,7 @@ impl Ticker {
 
     /// Puts a command of the ticker into the log; false: not in time.
     async fn propose(&self, op: Op) -> bool {
-        let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, self.node.propose_here(op));
+        let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, self.node.propose_here(op, None));
         let mut proposed = std::pin::pin!(proposed);
         let done = loop {
             tokio::select! {

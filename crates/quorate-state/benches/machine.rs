@@ -44,7 +44,7 @@ fn register(number: u64) -> Command {
         incarnation: Some(Incarnation(1)),
         instances: vec![(key(number), spec)],
     });
-    Command { clock: Clock(number), op }
+    Command::new(Clock(number), op)
 }
 
 /// A registry with instances `0..INSTANCES`, each with a lease of its own; the leases.
@@ -81,7 +81,7 @@ fn apply_update(bencher: Bencher) {
                 quorate_state::InstanceRef { key: key(next % INSTANCES), incarnation: None };
             let metadata = Some(metadata(next + INSTANCES));
             let op = Op::Update(Update { target, status: None, weight: None, metadata });
-            Command { clock: Clock(INSTANCES), op }
+            Command::new(Clock(INSTANCES), op)
         })
         .bench_local_values(|command| registry.apply(&command));
 }
@@ -96,7 +96,7 @@ fn apply_renew_10_000(bencher: Bencher) {
     bencher
         .with_inputs(|| {
             now += 50;
-            Command { clock: Clock(now), op: Op::Renew(some.clone()) }
+            Command::new(Clock(now), Op::Renew(some.clone()))
         })
         .bench_local_values(|command| registry.apply(&command));
 }
@@ -107,7 +107,7 @@ fn apply_tick(bencher: Bencher) {
     let mut now = INSTANCES;
     bencher.bench_local(|| {
         now += 1;
-        registry.apply(&Command { clock: Clock(now), op: Op::Tick })
+        registry.apply(&Command::new(Clock(now), Op::Tick))
     });
 }
 
@@ -115,7 +115,7 @@ fn apply_tick(bencher: Bencher) {
 #[divan::bench(sample_count = 5, sample_size = 1)]
 fn expire_all(bencher: Bencher) {
     let (registry, _) = filled();
-    let end = Command { clock: Clock(INSTANCES + 2 * HOUR_MS), op: Op::Tick };
+    let end = Command::new(Clock(INSTANCES + 2 * HOUR_MS), Op::Tick);
     bencher.with_inputs(|| registry.clone()).bench_local_values(|mut registry| {
         let mut ended = 0;
         while registry.next_deadline().is_some_and(|deadline| deadline <= end.clock) {

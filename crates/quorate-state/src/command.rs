@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checks::{Checks, HealthReport};
 use crate::limits::Invalid;
+use crate::replies::Request;
 use crate::spec::{InstanceSpec, Load, Override, Status, check_metadata, check_weight};
 use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Ttl};
 
@@ -18,8 +19,17 @@ use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Ttl};
 pub struct Command {
     /// The leader's clock when it proposed this. A lower one than the state machine's does not turn that back.
     pub clock: Clock,
+    /// Which call it is for, where it must not be done twice.
+    pub request: Option<Request>,
     /// What to do, after what is due by then has expired (a bounded part of it).
     pub op: Op,
+}
+
+impl Command {
+    /// A command that may be done twice: the same again changes nothing, or it is never handed in again.
+    pub fn new(clock: Clock, op: Op) -> Self {
+        Self { clock, request: None, op }
+    }
 }
 
 /// For logs: the clock and the kind, without the content.
@@ -222,4 +232,17 @@ pub enum Rejection {
         /// The limit.
         limit: u64,
     },
+    /// Another request of the same origin had this number, or this one was changed since.
+    #[error(
+        "request_id.number = {number}: another request of this origin had it; number each write anew, and send it unchanged when it is tried again"
+    )]
+    RequestReused {
+        /// The number.
+        number: u64,
+    },
+    /// It was asked for before, so long ago that nobody knows what came of it.
+    #[error(
+        "this write was asked for before and may have been done: what came of it is not known any more; read what is there, then send a new one"
+    )]
+    RequestForgotten,
 }

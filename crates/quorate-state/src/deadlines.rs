@@ -12,6 +12,7 @@ pub(crate) enum Due {
     Lease(LeaseId),
     Tombstone(InstanceKey),
     EmptyService(ServiceKey),
+    Origin(u64),
 }
 
 /// See the head of this file.

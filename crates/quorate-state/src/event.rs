@@ -81,6 +81,6 @@ pub struct Applied {
     pub reply: Reply,
     /// For watchers, in the order of their revisions; empty when nothing changed.
     pub events: Vec<Arc<Event>>,
-    /// The state's revision after the command.
+    /// The state's revision after the command; of one that was done before, that after it was done.
     pub revision: Revision,
 }

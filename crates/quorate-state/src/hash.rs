@@ -21,6 +21,8 @@ pub(crate) enum Kind {
     Head = 6,
     Checked = 7,
     Load = 8,
+    Origin = 9,
+    Done = 10,
 }
 
 impl StateHash {

@@ -136,7 +136,6 @@ impl Registry {
         }
         if let Some(load) = load(instance) {
             self.hash.add(Kind::Load, &(key, load));
-            self.loaded += 1;
         }
         for target in required(instance) {
             self.dependents.insert((target, key.clone()));
@@ -157,7 +156,6 @@ impl Registry {
         }
         if let Some(load) = load(instance) {
             self.hash.remove(Kind::Load, &(key, load));
-            self.loaded -= 1;
         }
         for target in required(instance) {
             self.dependents.remove(&(target, key.clone()));

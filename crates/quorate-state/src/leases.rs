@@ -62,6 +62,7 @@ impl Registry {
                 }
                 Due::Tombstone(key) => self.forget_tombstone(&key),
                 Due::EmptyService(key) => self.forget_service(&key),
+                Due::Origin(id) => self.forget_origin(id),
             }
             ended += (events.len() - told).max(1);
         }

@@ -31,7 +31,8 @@ impl Registry {
 
     /// A hash of the whole state: equal on every node that applied the same log.
     pub fn hash(&self) -> u64 {
-        self.hash.with_head(&(self.clock, self.revision, self.last_lease, self.forgotten))
+        let Self { clock, revision, last_lease, forgotten, .. } = self;
+        self.hash.with_head(&(clock, revision, last_lease, forgotten, self.replies.forgotten))
     }
 
     /// How much there is.

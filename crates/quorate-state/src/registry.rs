@@ -23,6 +23,7 @@ use crate::hash::{Kind, StateHash};
 use crate::instances::Service;
 use crate::lease_table::LeaseTable;
 use crate::limits;
+use crate::replies::{Known, Replies};
 use crate::spec::{Instance, Load, Override};
 use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Revision, ServiceKey, Ttl};
 
@@ -38,14 +39,13 @@ pub struct Registry {
     pub(crate) leases: LeaseTable,
     pub(crate) overrides: OrdMap<InstanceKey, Override>,
     pub(crate) tombstones: OrdMap<InstanceKey, Tombstone>,
+    pub(crate) replies: Replies,
     /// Derived: every deadline there is.
     pub(crate) deadlines: Deadlines,
     /// Derived: (required service, instance that requires it).
     pub(crate) dependents: OrdSet<(ServiceKey, InstanceKey)>,
     /// Derived: the instances that have health checks.
     pub(crate) checked: OrdMap<InstanceKey, Arc<Instance>>,
-    /// Derived: how many instances say that they have a load.
-    pub(crate) loaded: usize,
     /// Derived: how many instances there are.
     pub(crate) instances: usize,
     /// Derived: of everything that is not derived.
@@ -58,35 +58,58 @@ impl Registry {
         Self::default()
     }
 
-    /// Applies one command: lets time pass, ends what is due (a bounded part of it), then does what the command says.
+    /// Applies one command: lets time pass, ends what is due (a bounded part of it), then does what the command says, unless
+    /// that was done before: then it is answered as it was then.
     pub fn apply(&mut self, command: &Command) -> Applied {
         let mut events = Vec::new();
         self.clock = self.clock.max(command.clock);
         self.expire_due(&mut events);
-        let done = match &command.op {
+        let Some(request) = &command.request else {
+            let reply = self.perform(&command.op, &mut events);
+            return Applied { reply, events, revision: self.revision };
+        };
+        match self.replies.find(request) {
+            Known::New => {
+                self.note_origin(request);
+                let reply = self.perform(&command.op, &mut events);
+                if !matches!(reply, Reply::Rejected(_)) {
+                    self.keep_reply(request, &reply);
+                }
+                Applied { reply, events, revision: self.revision }
+            }
+            Known::Done(done) => {
+                Applied { reply: done.reply.clone(), events, revision: done.revision }
+            }
+            Known::Refused(rejection) => {
+                Applied { reply: Reply::Rejected(rejection), events, revision: self.revision }
+            }
+        }
+    }
+
+    fn perform(&mut self, op: &Op, events: &mut Vec<Arc<Event>>) -> Reply {
+        let done = match op {
             Op::Tick => Ok(Reply::Done),
             Op::Register(register) => {
-                self.register(register, &BTreeMap::new(), &BTreeMap::new(), &mut events)
+                self.register(register, &BTreeMap::new(), &BTreeMap::new(), events)
             }
             Op::Renew(leases) => Ok(self.renew(leases)),
-            Op::Deregister(deregister) => self.deregister(deregister, &mut events),
-            Op::Update(update) => self.update(update, None, &mut events),
-            Op::Override { key, value } => Ok(self.set_override(key, value, &mut events)),
+            Op::Deregister(deregister) => self.deregister(deregister, events),
+            Op::Update(update) => self.update(update, None, events),
+            Op::Override { key, value } => Ok(self.set_override(key, value, events)),
             Op::Grace { grace_ms } => {
                 self.give_grace(*grace_ms);
                 Ok(Reply::Done)
             }
             Op::RegisterChecked { register, checks } => {
-                self.register(register, checks, &BTreeMap::new(), &mut events)
+                self.register(register, checks, &BTreeMap::new(), events)
             }
-            Op::SetHealth(reports) => Ok(self.set_healths(reports, &mut events)),
+            Op::SetHealth(reports) => Ok(self.set_healths(reports, events)),
             Op::RegisterLoaded { register, checks, loads } => {
-                self.register(register, checks, loads, &mut events)
+                self.register(register, checks, loads, events)
             }
-            Op::UpdateLoad { update, load } => self.update(update, Some(*load), &mut events),
+            Op::UpdateLoad { update, load } => self.update(update, Some(*load), events),
         };
-        let reply = done.unwrap_or_else(Reply::Rejected);
-        Applied { reply, events, revision: self.revision }
+        done.unwrap_or_else(Reply::Rejected)
     }
 
     fn register(

@@ -1,8 +1,7 @@
 //! The whole state as a stream of records: each a length (u32, little endian) and postcard bytes, headed by a version and
 //! ended by a count and the state's hash. Derived indexes are not written; reading builds them anew.
 //!
-//! Records are only ever appended to the enum; a changed format gets a new version and keeps reading the old one. What
-//! needs nothing of the new version is written in the old one, so that nodes of the version before can read it.
+//! A changed format gets a new version. Nothing was released yet: only the newest is written and read.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -14,11 +13,11 @@ use crate::deregister::Tombstone;
 use crate::instances::{Service, load};
 use crate::leases::Lease;
 use crate::registry::Registry;
+use crate::replies::{Done, Origin};
 use crate::spec::{Instance, Load, Override};
 use crate::types::{Clock, InstanceKey, LeaseId, Revision, ServiceKey};
 
-/// The newest version: 2 brought [`Record::Checked`], 3 [`Record::Load`].
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// No record is larger: an instance at all of its limits takes about 100 KiB.
 const RECORD_BYTES_MAX: u32 = 1024 * 1024;
@@ -31,6 +30,7 @@ enum Record {
         revision: Revision,
         last_lease: LeaseId,
         forgotten: Revision,
+        forgotten_origins: Option<Clock>,
     },
     Service {
         key: ServiceKey,
@@ -58,6 +58,9 @@ enum Record {
         key: InstanceKey,
         load: Load,
     },
+    Origin(Origin),
+    /// Stands behind its origin.
+    Done(Arc<Done>),
 }
 
 /// Why a snapshot cannot be read.
@@ -78,8 +81,8 @@ pub enum SnapshotError {
         /// Counted from 0.
         record: u64,
     },
-    /// It was written by a newer version.
-    #[error("the snapshot has format version {found}, this software reads up to {VERSION}")]
+    /// It was written by another version.
+    #[error("the snapshot has format version {found}, this software reads {VERSION}")]
     Version {
         /// The version it has.
         found: u32,
@@ -95,8 +98,9 @@ pub enum SnapshotError {
 /// Those of `out`.
 pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Result<()> {
     let Registry { clock, revision, last_lease, forgotten, .. } = *registry;
-    let version = version(registry);
-    let head = Record::Head { version, clock, revision, last_lease, forgotten };
+    let forgotten_origins = registry.replies.forgotten;
+    let version = VERSION;
+    let head = Record::Head { version, clock, revision, last_lease, forgotten, forgotten_origins };
     let leases = registry.leases.values().map(|lease| Record::Lease(lease.clone()));
     let overrides = registry
         .overrides
@@ -118,21 +122,15 @@ pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Res
         std::iter::once(head).chain(instances)
     });
     let (mut records, mut scratch) = (0, Vec::new());
+    let origins = registry.replies.origins().map(|origin| Record::Origin(*origin));
+    let replies = registry.replies.done().map(|done| Record::Done(done.clone()));
     let all = std::iter::once(head).chain(leases).chain(overrides).chain(tombstones);
+    let all = all.chain(origins).chain(replies);
     for record in all.chain(services) {
         write_record(out, &mut scratch, &record)?;
         records += 1;
     }
     write_record(out, &mut scratch, &Record::End { records, hash: registry.hash() })
-}
-
-/// The version that a state needs.
-fn version(registry: &Registry) -> u32 {
-    match (registry.loaded, registry.checked.is_empty()) {
-        (0, true) => 1,
-        (0, false) => 2,
-        _ => VERSION,
-    }
 }
 
 fn write_record(
@@ -155,19 +153,18 @@ fn write_record(
 /// Anything that is not a whole, undamaged snapshot of a known version.
 pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
     let mut registry = Registry::new();
-    let mut written_as = 0;
     for index in 0.. {
         let record = read_record(input, index)?;
         if (index == 0) != matches!(record, Record::Head { .. }) {
             return Err(SnapshotError::Damaged { record: index });
         }
         match record {
-            Record::Head { version, .. } if !(1..=VERSION).contains(&version) => {
+            Record::Head { version, .. } if version != VERSION => {
                 return Err(SnapshotError::Version { found: version });
             }
-            Record::Head { version, clock, revision, last_lease, forgotten } => {
-                written_as = version;
+            Record::Head { clock, revision, last_lease, forgotten, forgotten_origins, .. } => {
                 registry = Registry { clock, revision, last_lease, forgotten, ..Registry::new() };
+                registry.replies.forgotten = forgotten_origins;
             }
             Record::Service { key, revision, empty_since } => {
                 let service = Service { revision, empty_since, ..Service::default() };
@@ -194,9 +191,14 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
             }
             Record::Override { key, value } => registry.insert_override(key, value),
             Record::Tombstone(tombstone) => registry.insert_tombstone(tombstone),
+            Record::Origin(origin) => registry.insert_origin(origin),
+            Record::Done(done) => {
+                if !registry.insert_reply(done) {
+                    return Err(SnapshotError::Damaged { record: index });
+                }
+            }
             Record::End { records, hash } => {
-                let whole =
-                    records == index && hash == registry.hash() && written_as == version(&registry);
+                let whole = records == index && hash == registry.hash();
                 return if whole { Ok(registry) } else { Err(SnapshotError::Mismatch) };
             }
         }

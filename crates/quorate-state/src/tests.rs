@@ -12,6 +12,7 @@ mod model;
 mod properties;
 mod reading;
 mod registering;
+mod repeating;
 mod snapshots;
 mod updating;
 
@@ -37,7 +38,7 @@ impl Transcript {
 
     #[track_caller]
     fn apply(&mut self, clock: u64, op: impl Into<Op>) -> Applied {
-        let applied = self.registry.apply(&Command { clock: Clock(clock), op: op.into() });
+        let applied = self.registry.apply(&Command::new(Clock(clock), op.into()));
         check_invariants(&self.registry);
         applied
     }

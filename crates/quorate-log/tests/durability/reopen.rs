@@ -5,7 +5,7 @@ use quorate_log::{Identity, LogError, LogOptions, LogStore, OpenError, StampErro
 
 use crate::toy::{
     FROM_DISK, INLINE, Toy, ToyVote, append, append_queued, contents, entries, entry, id, open,
-    open_sled, read_all, remove_journal, run,
+    open_sled, read_all, run,
 };
 
 const OURS: Identity = Identity { cluster_id: 0xabc, node_id: 3 };
@@ -192,7 +192,7 @@ fn a_gap_cannot_be_appended() {
 }
 
 #[test]
-fn a_directory_from_before_the_journal_is_taken_over_and_closed_to_older_releases() {
+fn a_directory_of_an_older_format_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     // Sealed as `meta.rs` says: version, crc32, sequence number 0, the number in one byte.
     let format = |number: u8| {
@@ -205,15 +205,13 @@ fn a_directory_from_before_the_journal_is_taken_over_and_closed_to_older_release
         let mut log = open(dir.path(), LogOptions::default());
         append(&mut log, entries(1, 0..10)).await;
         log.close().unwrap();
-        remove_journal(dir.path());
         let db = open_sled(dir.path());
-        assert_eq!(stored(&db).to_vec(), format(2));
-        db.open_tree("meta").unwrap().insert("format", format(1)).unwrap();
+        assert_eq!(stored(&db).to_vec(), format(3));
+        db.open_tree("meta").unwrap().insert("format", format(2)).unwrap();
         db.flush().unwrap();
         drop(db);
-        let mut log = open(dir.path(), LogOptions::default());
-        assert_eq!(read_all(&mut log).await, entries(1, 0..10));
-        log.close().unwrap();
+        let error = LogStore::<Toy>::open(dir.path(), LogOptions::default()).unwrap_err();
+        assert!(matches!(error, OpenError::OlderFormat { found: 2, supported: 3, .. }), "{error}");
         assert_eq!(stored(&open_sled(dir.path())).to_vec(), format(2));
     });
 }

@@ -163,9 +163,10 @@ impl Admin for AdminService {
         &self,
         request: Request<SetOverrideRequest>,
     ) -> Answer<SetOverrideResponse> {
-        let (request, deadline) = open(request, &self.node)?;
+        let (mut request, deadline) = open(request, &self.node)?;
+        let id = request.request_id.take();
         let op = convert::set_override(request).map_err(CallError::from)?;
-        let revision = self.node.propose(op, deadline).await?.revision.0;
+        let revision = self.node.propose(op, id, deadline).await?.revision.0;
         Ok(Response::new(SetOverrideResponse { header: header(&self.node, revision, 0) }))
     }
 }

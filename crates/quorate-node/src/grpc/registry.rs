@@ -12,8 +12,7 @@ use quorate_proto::v1::{
     ListServicesResponse, RegisterRequest, RegisterResponse, RenewRequest, RenewResponse,
     ServiceSummary, UpdateRequest, UpdateResponse, WatchRequest,
 };
-use quorate_state::{Op, Rejection, Reply, ServiceName, Status as State};
-use tokio::time::Instant;
+use quorate_state::{Rejection, Reply, ServiceName, Status as State};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::convert;
@@ -41,9 +40,10 @@ impl Registry for RegistryService {
     type WatchStream = Answers<EncodedWatchResponse>;
 
     async fn register(&self, request: Request<RegisterRequest>) -> Answer<RegisterResponse> {
-        let (request, deadline) = open(request, &self.node)?;
+        let (mut request, deadline) = open(request, &self.node)?;
+        let id = request.request_id.take();
         let op = convert::register(request).map_err(CallError::from)?;
-        let Outcome { reply, revision } = self.node.propose(op, deadline).await?;
+        let Outcome { reply, revision } = self.node.propose(op, id, deadline).await?;
         let Reply::Registered { lease, ttl, incarnation } = reply else {
             return Err(self.node.mismatched(&reply).into());
         };
@@ -75,9 +75,10 @@ impl Registry for RegistryService {
     }
 
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Answer<DeregisterResponse> {
-        let (request, deadline) = open(request, &self.node)?;
+        let (mut request, deadline) = open(request, &self.node)?;
+        let id = request.request_id.take();
         let op = convert::deregister(request).map_err(CallError::from)?;
-        let Outcome { reply, revision } = self.node.propose(op, deadline).await?;
+        let Outcome { reply, revision } = self.node.propose(op, id, deadline).await?;
         let Reply::Deregistered { removed } = reply else {
             return Err(self.node.mismatched(&reply).into());
         };
@@ -86,9 +87,10 @@ impl Registry for RegistryService {
     }
 
     async fn update(&self, request: Request<UpdateRequest>) -> Answer<UpdateResponse> {
-        let (request, deadline) = open(request, &self.node)?;
+        let (mut request, deadline) = open(request, &self.node)?;
+        let id = request.request_id.take();
         let op = convert::update(request).map_err(CallError::from)?;
-        let revision = self.write(op, deadline).await?;
+        let revision = self.node.propose(op, id, deadline).await?.revision.0;
         Ok(Response::new(UpdateResponse { header: header(&self.node, revision, 0) }))
     }
 
@@ -160,11 +162,5 @@ impl Registry for RegistryService {
         let revision = self.node.applied.position().revision;
         let header = header(&self.node, revision, self.node.age_ms());
         Ok(Response::new(ListMembersResponse { header, members }))
-    }
-}
-
-impl RegistryService {
-    async fn write(&self, op: Op, deadline: Instant) -> Result<u64, NodeError> {
-        Ok(self.node.propose(op, deadline).await?.revision.0)
     }
 }

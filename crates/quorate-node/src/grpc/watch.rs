@@ -182,7 +182,7 @@ mod tests {
         let mut registry = Registry::new();
         let mut apply = |op| {
             let clock = registry.clock();
-            registry.apply(&Command { clock, op }).events
+            registry.apply(&Command::new(clock, op)).events
         };
         let events = ops.into_iter().flat_map(&mut apply);
         events.map(Arc::unwrap_or_clone).collect()

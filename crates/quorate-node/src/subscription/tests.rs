@@ -24,7 +24,7 @@ fn key(id: &str) -> InstanceKey {
 
 fn apply(applied: &Applied, op: Op) {
     let mut state = applied.lock();
-    let command = Command { clock: state.registry.clock(), op };
+    let command = Command::new(state.registry.clock(), op);
     let events = state.registry.apply(&command).events;
     state.hub.publish(events);
     state.hub.take_wakes().iter().for_each(|watcher| watcher.call());

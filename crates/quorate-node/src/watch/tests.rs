@@ -28,7 +28,7 @@ pub(super) fn registry(bytes: usize) -> (Registry, InstanceKey) {
     let register = Register { lease: None, ttl: None, incarnation, instances };
     let mut registry = Registry::new();
     let clock = registry.clock();
-    registry.apply(&Command { clock, op: Op::Register(register) });
+    registry.apply(&Command::new(clock, Op::Register(register)));
     (registry, key)
 }
 
@@ -37,5 +37,5 @@ pub(super) fn weigh(registry: &mut Registry, key: &InstanceKey, weight: u32) -> 
     let (status, metadata) = (None, None);
     let op = Op::Update(Update { target, status, weight: Some(weight), metadata });
     let clock = registry.clock();
-    registry.apply(&Command { clock, op }).events
+    registry.apply(&Command::new(clock, op)).events
 }

@@ -12,14 +12,20 @@ const WEB_B: &str = "0764656661756c74_03776562_0162";
 /// The command is written as these bytes after its clock of 300, and is read back; in hex, `_` only serves reading.
 #[track_caller]
 fn check(op: impl Into<Op>, expected: &str) {
-    let command = Command { clock: Clock(300), op: op.into() };
+    let command = Command::new(Clock(300), op.into());
     let bytes = postcard::to_stdvec(&command).unwrap();
-    assert_eq!(hex(&bytes), format!("ac02{expected}").replace('_', ""));
+    assert_eq!(hex(&bytes), format!("ac02_00_{expected}").replace('_', ""));
     assert_eq!(postcard::from_bytes::<Command>(&bytes).unwrap(), command);
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub(super) fn snapshot_bytes(registry: &Registry) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    write_snapshot(registry, &mut bytes).unwrap();
+    bytes
 }
 
 /// With something in every field.
@@ -30,6 +36,16 @@ fn full() -> InstanceSpec {
     let (zone, version) = ("z1".to_owned(), "1.0".to_owned());
     let (weight, status) = (Some(7), Status::Starting);
     spec(SpecParts { endpoints, zone, version, weight, status, metadata, requires })
+}
+
+/// A command for a call, and one that is for none.
+#[test]
+fn requests() {
+    let request = Request { origin: 1, number: 2, done_below: 1, since: Clock(200), digest: 5 };
+    let command = Command { clock: Clock(300), request: Some(request), op: Op::Tick };
+    let bytes = postcard::to_stdvec(&command).unwrap();
+    assert_eq!(hex(&bytes), "ac02_01_01_02_01_c801_05_00".replace('_', ""));
+    assert_eq!(postcard::from_bytes::<Command>(&bytes).unwrap(), command);
 }
 
 #[test]
@@ -175,6 +191,8 @@ fn replies() {
             "05_03_0764656661756c74_03776562_0161_09",
         ),
         (Reply::Rejected(Rejection::LeaseFull { lease, instances: 5, limit: 4 }), "05_04_03_05_04"),
+        (Reply::Rejected(Rejection::RequestReused { number: 7 }), "05_05_07"),
+        (Reply::Rejected(Rejection::RequestForgotten), "05_06"),
     ] {
         let bytes = postcard::to_stdvec(&reply).unwrap();
         assert_eq!(hex(&bytes), expected.replace('_', ""), "{reply:?}");
@@ -193,7 +211,7 @@ fn snapshot() {
     let mut bytes = Vec::new();
     write_snapshot(&t.registry, &mut bytes).unwrap();
     let expected = [
-        "07000000_00_01_ea07_04_02_00",
+        "08000000_00_04_ea07_04_02_00_00",
         "08000000_02_01_9875_e807_807d",
         "1a000000_04_0764656661756c74_03776562_0161_01_02_00_0762656361757365",
         "13000000_05_0764656661756c74_03617069_0162_07_a9b107",
@@ -201,14 +219,14 @@ fn snapshot() {
         "0f000000_01_0764656661756c74_03776562_04_00",
         "38000000_03_0764656661756c74_03776562_0161_01_0168_03613a62_027a31_03312e30_07_00\
          _01_016b_0176_01_026462_07_01_01_04_01_0102_00_0762656361757365",
-        "0b000000_06_07_9b84be9ea1c0ffe978",
+        "0b000000_06_07_bffdf2c0c5f583bb5a",
     ];
     assert_eq!(hex(&bytes), expected.concat().replace('_', ""));
     let restored = read_snapshot(&mut &bytes[..]).unwrap();
     assert_eq!(restored.hash(), t.registry.hash());
 }
 
-/// With checks, the snapshot has version 2, and a record more behind each instance that has some.
+/// With checks, there is a record more behind each instance that has some.
 #[test]
 fn snapshot_with_checks() {
     let mut t = Transcript::default();
@@ -217,12 +235,15 @@ fn snapshot_with_checks() {
     let mut bytes = Vec::new();
     write_snapshot(&t.registry, &mut bytes).unwrap();
     let bytes = hex(&bytes);
-    assert!(bytes.starts_with("0700000000_02_e807_02_01_00".replace('_', "").as_str()), "{bytes}");
+    assert!(
+        bytes.starts_with("0800000000_04_e807_02_01_00_00".replace('_', "").as_str()),
+        "{bytes}"
+    );
     let record = format!("07_{WEB_A}_{CHECKS}_02").replace('_', "");
     assert!(bytes.contains(&record), "{bytes}");
 }
 
-/// With a load, the snapshot has version 3, and a record more behind each instance that has one.
+/// With a load, there is a record more behind each instance that has one.
 #[test]
 fn snapshot_with_loads() {
     let mut t = Transcript::default();
@@ -230,7 +251,10 @@ fn snapshot_with_loads() {
     let mut bytes = Vec::new();
     write_snapshot(&t.registry, &mut bytes).unwrap();
     let bytes = hex(&bytes);
-    assert!(bytes.starts_with("0700000000_03_e807_02_01_00".replace('_', "").as_str()), "{bytes}");
+    assert!(
+        bytes.starts_with("0800000000_04_e807_02_01_00_00".replace('_', "").as_str()),
+        "{bytes}"
+    );
     let record = |key: &str, load: &str| format!("08_{key}_{load}").replace('_', "");
     assert!(bytes.contains(&record(WEB_A, "ac02")), "{bytes}");
     assert!(!bytes.contains(&record(WEB_B, "")), "who has none has no record");

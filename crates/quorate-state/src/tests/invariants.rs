@@ -7,19 +7,18 @@ use imbl::{OrdMap, OrdSet};
 use crate::deadlines::{Deadlines, Due};
 use crate::hash::{Kind, StateHash};
 use crate::leases::EMPTY_SERVICE_MS;
+use crate::replies::{Done, ORIGIN_MS, ORIGINS_MAX, REPLIES_MAX, USED_STEP_MS};
 use crate::{Instance, InstanceKey, LeaseId, Registry, Revision, ServiceKey};
 
 #[track_caller]
 pub(super) fn check_invariants(registry: &Registry) {
     check_leases(registry);
     check_services(registry);
+    check_replies(registry);
     assert_eq!(registry.deadlines, deadlines(registry), "the deadline index");
     assert_eq!(registry.dependents, dependents(registry), "the index of dependents");
     assert_eq!(registry.checked, checked(registry), "the index of those with checks");
     assert_eq!(registry.hash, hash(registry), "the running hash");
-    let all = registry.services.values().flat_map(|service| service.instances.values());
-    let loaded = all.filter(|instance| instance.spec.load().get() > 0).count();
-    assert_eq!(registry.loaded, loaded, "the count of those with a load");
     for (key, tombstone) in &registry.tombstones {
         let held = registry.instance(key).map(|instance| instance.incarnation);
         assert!(held.is_none_or(|held| held > tombstone.incarnation), "{key} is dead and alive");
@@ -86,6 +85,22 @@ fn check_services(registry: &Registry) {
     assert_eq!(registry.counts().leases, registry.leases.len());
 }
 
+/// Each reply is one of a known origin that may still need it.
+#[track_caller]
+fn check_replies(registry: &Registry) {
+    let origins: Vec<_> = registry.replies.origins().copied().collect();
+    assert!(origins.len() <= ORIGINS_MAX);
+    for origin in &origins {
+        let kept = registry.replies.done().filter(|done| done.origin == origin.id);
+        let numbers: Vec<_> = kept.map(|done| done.number).collect();
+        assert!(numbers.len() == origin.kept && numbers.len() <= REPLIES_MAX, "{origin:?}");
+        assert!(numbers.iter().all(|number| *number >= origin.done_below), "{origin:?}");
+        assert!(origin.begun <= origin.used && origin.used <= registry.clock, "{origin:?}");
+    }
+    let known = |done: &Arc<Done>| origins.iter().any(|origin| origin.id == done.origin);
+    assert!(registry.replies.done().all(known), "a reply without its origin");
+}
+
 fn deadlines(registry: &Registry) -> Deadlines {
     let leases = registry.leases.values().map(|lease| (lease.deadline, Due::Lease(lease.id)));
     let tombstones =
@@ -95,7 +110,12 @@ fn deadlines(registry: &Registry) -> Deadlines {
         Some((until, Due::EmptyService(key.clone())))
     });
     let mut all = Deadlines::default();
-    leases.chain(tombstones).chain(services).for_each(|(at, due)| all.insert(at, due));
+    let origins = registry.replies.origins().map(|origin| {
+        let until = origin.used.plus_ms(USED_STEP_MS).plus_ms(ORIGIN_MS);
+        (until, Due::Origin(origin.id))
+    });
+    let each = leases.chain(tombstones).chain(services).chain(origins);
+    each.for_each(|(at, due)| all.insert(at, due));
     all
 }
 
@@ -140,5 +160,7 @@ fn hash(registry: &Registry) -> StateHash {
     for tombstone in registry.tombstones.values() {
         hash.add(Kind::Tombstone, tombstone);
     }
+    registry.replies.origins().for_each(|origin| hash.add(Kind::Origin, origin));
+    registry.replies.done().for_each(|done| hash.add(Kind::Done, &**done));
     hash
 }

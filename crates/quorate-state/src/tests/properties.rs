@@ -150,7 +150,7 @@ fn any_log() -> impl Strategy<Value = Vec<Command>> {
         let mut clock = 0_i64;
         let command = |(step, op): (i64, Op)| {
             clock = (clock + step).max(0);
-            Command { clock: Clock(clock as u64), op }
+            Command::new(Clock(clock as u64), op)
         };
         steps.into_iter().map(command).collect()
     })
@@ -239,7 +239,7 @@ proptest! {
             let mut ticked = registry.clone();
             let due = ticked.deadlines.len();
             for _ in 0..due {
-                ticked.apply(&Command { clock: Clock(0), op: Op::Tick });
+                ticked.apply(&Command::new(Clock(0), Op::Tick));
             }
             check_nothing_is_late(&ticked);
         }
@@ -318,11 +318,11 @@ proptest! {
     ) {
         let mut registry = Registry::new();
         let dead = Register { ttl: ttl(ttl_ms), ..register("web/a", 7) };
-        registry.apply(&Command { clock: Clock(0), op: dead.into() });
+        registry.apply(&Command::new(Clock(0), dead.into()));
         let mut clock = 0;
         for step in steps {
             clock += step;
-            registry.apply(&Command { clock: Clock(clock), op: Op::Grace { grace_ms } });
+            registry.apply(&Command::new(Clock(clock), Op::Grace { grace_ms }));
             let alive = registry.instance(&key("web/a")).is_some();
             assert!(alive || clock >= ttl_ms, "gone early at {clock}");
             assert!(!alive || clock < ttl_ms + grace_ms.min(ttl_ms), "still there at {clock}");

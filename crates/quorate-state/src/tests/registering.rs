@@ -186,11 +186,11 @@ fn lease_takes_no_more_than_its_limit() {
     let mut clock = Clock(0);
     let mut add = |ids: std::ops::Range<usize>, lease| {
         clock = clock.plus_ms(1);
-        registry.apply(&Command { clock, op: Op::Tick });
+        registry.apply(&Command::new(clock, Op::Tick));
         let hash = registry.hash();
         let names: Vec<_> = ids.map(|id| format!("web/{id}")).collect();
         let register = Register { lease, ..register(&names.join(" "), 7) };
-        let told = told(&registry.apply(&Command { clock, op: register.into() }));
+        let told = told(&registry.apply(&Command::new(clock, register.into())));
         assert!(!told.starts_with("rejected") || registry.hash() == hash, "a trace is left");
         told
     };

@@ -55,7 +55,7 @@ impl Probing {
     }
 
     fn apply(&mut self, op: Op) {
-        self.registry.apply(&Command { clock: Clock(0), op });
+        self.registry.apply(&Command::new(Clock(0), op));
         self.schedule.update(self.begin, self.registry.checked(), || 0.5);
     }
 

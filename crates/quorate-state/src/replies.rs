@@ -1,0 +1,235 @@
+//! Which writes were done, and with what reply, so that one which is handed in again is answered and not done again.
+//!
+//! A write that was proposed may be in the log although nobody heard so: its leader died, or its answer was lost. Whoever hands
+//! it in again gives it the same [`Request`]; the first entry with it does the write, later ones find its reply here.
+//! After RIFL (Lee et al., "Implementing Linearizability at Large Scale and Low Latency", SOSP 2015) and section 6.3 of
+//! Ongaro's thesis on Raft: whoever makes requests (an origin) numbers them, and says with each which of its earlier ones
+//! are over; only those that are not need a reply. A refused write changes nothing, so no reply is kept of it.
+//!
+//! An origin that made no request for [`ORIGIN_MS`] is forgotten, and so is the one that was first heard of longest ago when
+//! there are too many. Invariants: a write is done only where it can be told that it was not done before, that is, where
+//! its origin is known since before its first attempt, or no origin was forgotten that was heard of since then.
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use serde::{Deserialize, Serialize};
+
+use crate::command::{Rejection, Reply};
+use crate::deadlines::Due;
+use crate::hash::Kind;
+use crate::registry::Registry;
+use crate::types::{Clock, Revision};
+
+/// How long an origin is remembered after its last request, ms of registry time: twice as long as any call may take.
+pub(crate) const ORIGIN_MS: u64 = 120_000;
+
+/// The last use of an origin is known to this, ms: noting each would cost more than it is worth.
+pub(crate) const USED_STEP_MS: u64 = 10_000;
+
+/// So many origins are remembered: each process of a large site restarting within [`ORIGIN_MS`]. About 200 bytes each.
+pub(crate) const ORIGINS_MAX: usize = if cfg!(test) { 4 } else { 131_072 };
+
+/// So many replies are kept for one origin: all calls that one node may have under way.
+pub(crate) const REPLIES_MAX: usize = if cfg!(test) { 4 } else { 32_768 };
+
+/// Names one write, the same for each attempt at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Who makes it: a random number, one for each run of a process.
+    pub origin: u64,
+    /// Which of its requests it is.
+    pub number: u64,
+    /// All of its requests with lower numbers are over: answered or given up.
+    pub done_below: u64,
+    /// Registry time when the first attempt was made, or earlier.
+    pub since: Clock,
+    /// Of what is to be done, to find out who gives two writes one number; 0 where that cannot be.
+    pub digest: u64,
+}
+
+/// Whoever makes requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    pub(crate) id: u64,
+    /// All of its requests since then are known.
+    pub(crate) begun: Clock,
+    /// Its last request was less than [`USED_STEP_MS`] after this.
+    pub(crate) used: Clock,
+    /// No reply to a request with a lower number is kept.
+    pub(crate) done_below: u64,
+    /// How many of its replies are kept. Not part of the record: counted.
+    #[serde(skip)]
+    pub(crate) kept: usize,
+}
+
+/// What came of a write that was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Done {
+    pub(crate) origin: u64,
+    pub(crate) number: u64,
+    pub(crate) digest: u64,
+    pub(crate) revision: Revision,
+    pub(crate) reply: Reply,
+}
+
+/// See the head of this file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Replies {
+    origins: OrdMap<u64, Origin>,
+    done: OrdMap<(u64, u64), Arc<Done>>,
+    /// Origins by their last use. Derived.
+    by_use: OrdSet<(Clock, u64)>,
+    /// No origin whose last request was later than this was forgotten; `None`: none was.
+    pub(crate) forgotten: Option<Clock>,
+}
+
+/// What is known of a request.
+pub(crate) enum Known {
+    /// It was not done.
+    New,
+    /// It was, with this reply.
+    Done(Arc<Done>),
+    /// It cannot be told any more, or is not to be done.
+    Refused(Rejection),
+}
+
+impl Replies {
+    pub(crate) fn find(&self, request: &Request) -> Known {
+        if let Some(done) = self.done.get(&(request.origin, request.number)) {
+            return match done.digest == request.digest {
+                true => Known::Done(done.clone()),
+                false => Known::Refused(Rejection::RequestReused { number: request.number }),
+            };
+        }
+        let origin = self.origins.get(&request.origin);
+        let late = self.forgotten.is_none_or(|forgotten| request.since > forgotten);
+        // An origin may have been forgotten and come back: what it asked for before that is not known.
+        let told = late || origin.is_some_and(|origin| origin.begun <= request.since);
+        let over = origin.is_some_and(|origin| request.number < origin.done_below);
+        match told && !over {
+            true => Known::New,
+            false => Known::Refused(Rejection::RequestForgotten),
+        }
+    }
+
+    /// In the order of snapshots.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
+        self.origins.values()
+    }
+
+    /// In the order of snapshots.
+    pub(crate) fn done(&self) -> impl Iterator<Item = &Arc<Done>> {
+        self.done.values()
+    }
+}
+
+impl Registry {
+    /// Notes that a request of this origin came, and forgets what it needs no more.
+    pub(crate) fn note_origin(&mut self, request: &Request) {
+        let Request { origin: id, done_below, .. } = *request;
+        match self.replies.origins.get(&id).copied() {
+            None => {
+                if self.replies.origins.len() >= ORIGINS_MAX {
+                    let oldest = self.replies.by_use.get_min().map(|(_, id)| *id);
+                    oldest.into_iter().for_each(|id| self.forget_origin(id));
+                }
+                self.insert_origin(Origin {
+                    id,
+                    begun: self.clock,
+                    used: self.clock,
+                    done_below,
+                    kept: 0,
+                });
+            }
+            Some(known) if self.clock >= known.used.plus_ms(USED_STEP_MS) => {
+                self.drop_origin(&known);
+                self.insert_origin(Origin { used: self.clock, ..known });
+            }
+            Some(_) => {}
+        }
+        self.raise_done_below(id, done_below);
+    }
+
+    /// Keeps the reply to a request of an origin that was noted.
+    pub(crate) fn keep_reply(&mut self, request: &Request, reply: &Reply) {
+        let Request { origin, number, digest, .. } = *request;
+        let (revision, reply) = (self.revision, reply.clone());
+        self.insert_reply(Arc::new(Done { origin, number, digest, revision, reply }));
+        let kept = self.replies.origins.get(&origin).map_or(0, |origin| origin.kept);
+        if kept > REPLIES_MAX
+            && let Some(lowest) = self.first_reply(origin)
+        {
+            self.raise_done_below(origin, lowest + 1);
+        }
+    }
+
+    /// Forgets an origin and its replies.
+    pub(crate) fn forget_origin(&mut self, id: u64) {
+        let Some(origin) = self.replies.origins.get(&id).copied() else { return };
+        let last = origin.used.plus_ms(USED_STEP_MS);
+        self.replies.forgotten = self.replies.forgotten.max(Some(last));
+        while let Some(number) = self.first_reply(id) {
+            self.remove_reply(id, number);
+        }
+        if let Some(emptied) = self.replies.origins.get(&id).copied() {
+            self.drop_origin(&emptied);
+        }
+    }
+
+    pub(crate) fn insert_origin(&mut self, origin: Origin) {
+        self.hash.add(Kind::Origin, &origin);
+        self.deadlines.insert(ends(&origin), Due::Origin(origin.id));
+        self.replies.by_use.insert((origin.used, origin.id));
+        self.replies.origins.insert(origin.id, origin);
+    }
+
+    /// False: its origin is not known.
+    pub(crate) fn insert_reply(&mut self, done: Arc<Done>) -> bool {
+        let Some(origin) = self.replies.origins.get_mut(&done.origin) else { return false };
+        self.hash.add(Kind::Done, &*done);
+        let new = self.replies.done.insert((done.origin, done.number), done).is_none();
+        origin.kept += usize::from(new);
+        true
+    }
+
+    fn drop_origin(&mut self, origin: &Origin) {
+        self.hash.remove(Kind::Origin, origin);
+        self.deadlines.remove(ends(origin), Due::Origin(origin.id));
+        self.replies.by_use.remove(&(origin.used, origin.id));
+        self.replies.origins.remove(&origin.id);
+    }
+
+    /// No reply with a lower number is needed any more.
+    fn raise_done_below(&mut self, id: u64, done_below: u64) {
+        let Some(origin) = self.replies.origins.get_mut(&id) else { return };
+        if origin.done_below >= done_below {
+            return;
+        }
+        self.hash.remove(Kind::Origin, origin);
+        origin.done_below = done_below;
+        self.hash.add(Kind::Origin, origin);
+        while let Some(number) = self.first_reply(id).filter(|number| *number < done_below) {
+            self.remove_reply(id, number);
+        }
+    }
+
+    fn first_reply(&self, id: u64) -> Option<u64> {
+        let (&(origin, number), _) = self.replies.done.range((id, 0)..).next()?;
+        (origin == id).then_some(number)
+    }
+
+    fn remove_reply(&mut self, id: u64, number: u64) {
+        if let Some(done) = self.replies.done.remove(&(id, number)) {
+            self.hash.remove(Kind::Done, &*done);
+            if let Some(origin) = self.replies.origins.get_mut(&id) {
+                origin.kept -= 1;
+            }
+        }
+    }
+}
+
+/// When an origin is forgotten.
+fn ends(origin: &Origin) -> Clock {
+    origin.used.plus_ms(USED_STEP_MS).plus_ms(ORIGIN_MS)
+}

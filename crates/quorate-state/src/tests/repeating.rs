@@ -1,0 +1,238 @@
+//! A write that is handed in again is answered and not done again, for as long as that can be told.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::golden::{hex, snapshot_bytes};
+use super::invariants::check_invariants;
+use super::*;
+use crate::replies::{ORIGIN_MS, ORIGINS_MAX, REPLIES_MAX, USED_STEP_MS};
+
+fn request(origin: u64, number: u64) -> Request {
+    Request { origin, number, done_below: 0, since: Clock(0), digest: 0 }
+}
+
+impl Transcript {
+    #[track_caller]
+    fn asked(&mut self, clock: u64, request: Request, op: impl Into<Op>, expected: &str) {
+        let command = Command { clock: Clock(clock), request: Some(request), op: op.into() };
+        let applied = self.registry.apply(&command);
+        check_invariants(&self.registry);
+        assert_eq!(told(&applied), expected);
+    }
+}
+
+const FORGOTTEN: &str = "rejected: this write was asked for before and may have been done: what came of it is not known any more; read what is there, then send a new one";
+
+/// The fault that this is for: update A, update B, and A again when the lead has moved.
+#[test]
+fn what_was_done_is_not_done_again() {
+    let mut t = Transcript::default();
+    let weight = |weight| Update { weight: Some(weight), ..update("web/a") };
+    t.asked(0, request(1, 1), register("web/a", 0), "registered L1 15000ms @1 | #1 added web/a@1");
+    t.asked(1, request(1, 2), weight(7), "updated | #2 changed web/a@1");
+    t.asked(2, request(2, 1), weight(8), "updated | #3 changed web/a@1");
+    t.asked(3, request(1, 2), weight(7), "updated");
+    assert_eq!(t.instance("web/a").weight(), 8);
+    t.asked(4, request(1, 1), register("web/a", 0), "registered L1 15000ms @1");
+    t.asked(5, request(2, 2), deregister("web/a"), "deregistered 1 | #4 removed web/a@1");
+    t.asked(6, request(1, 3), register("web/a", 2), "registered L2 15000ms @2 | #5 added web/a@2");
+    t.asked(7, request(2, 2), deregister("web/a"), "deregistered 1");
+    assert_eq!(t.instances(), "web/a@2 L2");
+}
+
+#[test]
+fn a_repetition_tells_the_revision_of_the_first() {
+    let mut registry = Registry::new();
+    let write = |number, name| Command {
+        clock: Clock(0),
+        request: Some(request(1, number)),
+        op: register(name, 7).into(),
+    };
+    let first = registry.apply(&write(1, "web/a"));
+    registry.apply(&write(2, "web/b"));
+    let again = registry.apply(&write(1, "web/a"));
+    assert_eq!((again.reply, again.revision), (first.reply, first.revision));
+    assert!(again.events.is_empty());
+}
+
+/// Nothing came of it, so it may be done when it comes again.
+#[test]
+fn what_was_refused_may_be_done_later() {
+    let mut t = Transcript::default();
+    let refused = "rejected: instance default/web/a is not registered";
+    t.asked(0, request(1, 1), update("web/a@7"), refused);
+    t.apply(1, register("web/a", 7));
+    t.asked(2, request(1, 1), update("web/a@7"), "updated");
+}
+
+#[test]
+fn two_writes_under_one_number_are_refused() {
+    let mut t = Transcript::default();
+    t.asked(0, request(1, 1), register("web/a", 7), "registered L1 15000ms @7 | #1 added web/a@7");
+    let other = Request { digest: 9, ..request(1, 1) };
+    t.asked(
+        1,
+        other,
+        register("web/b", 7),
+        "rejected: request_id.number = 1: another request of this origin had it; number each write anew, and send it unchanged when it is tried again",
+    );
+}
+
+#[test]
+fn replies_that_nobody_waits_for_are_forgotten() {
+    let mut t = Transcript::default();
+    t.asked(0, request(1, 1), register("web/a", 7), "registered L1 15000ms @7 | #1 added web/a@7");
+    let next = Request { done_below: 2, ..request(1, 2) };
+    t.asked(1, next, register("web/b", 7), "registered L2 15000ms @7 | #2 added web/b@7");
+    assert_eq!(t.registry.replies.done().count(), 1);
+    t.asked(2, request(1, 1), register("web/a", 7), FORGOTTEN);
+}
+
+#[test]
+fn an_origin_is_forgotten_in_time_and_then_cannot_be_told_what_it_did() {
+    let mut t = Transcript::default();
+    let lasting = Register { ttl: ttl(86_400_000), ..register("web/a", 7) };
+    let first = Request { since: Clock(1), ..request(1, 1) };
+    t.asked(1, first, lasting.clone(), "registered L1 86400000ms @7 | #1 added web/a@7");
+    let last = 1 + USED_STEP_MS + ORIGIN_MS;
+    t.asked(last - 1, first, lasting.clone(), "registered L1 86400000ms @7");
+    assert_eq!(t.registry.next_deadline(), Some(Clock(last)));
+    t.at(last, Op::Tick, "done");
+    assert_eq!(t.registry.replies.origins().count(), 0);
+    t.asked(last, first, lasting.clone(), FORGOTTEN);
+    // It is back, and what it did before is as unknown as it was.
+    let fresh = Request { since: Clock(last), ..request(1, 2) };
+    t.asked(last, fresh, update("web/a"), "updated");
+    t.asked(last, first, lasting, FORGOTTEN);
+}
+
+#[test]
+fn replies_and_origins_are_bounded() {
+    let mut t = Transcript::default();
+    for number in 0..10 + REPLIES_MAX as u64 {
+        t.apply(number, Op::Tick);
+        let one = Request { since: Clock(number), ..request(1, number) };
+        let command =
+            Command { clock: Clock(0), request: Some(one), op: register("web/a", 7).into() };
+        assert!(matches!(t.registry.apply(&command).reply, Reply::Registered { .. }));
+        check_invariants(&t.registry);
+    }
+    assert_eq!(t.registry.replies.done().count(), REPLIES_MAX);
+    t.asked(50, request(1, 9), register("web/a", 7), FORGOTTEN);
+    for origin in 2..20 {
+        t.apply(100_000 + 11_000 * origin, Op::Tick);
+        let now = t.registry.clock();
+        let one = Request { since: now, ..request(origin, 1) };
+        let command = Command { clock: now, request: Some(one), op: register("web/a", 7).into() };
+        assert!(matches!(t.registry.apply(&command).reply, Reply::Registered { .. }), "{origin}");
+        check_invariants(&t.registry);
+    }
+    assert!(t.registry.replies.origins().count() <= ORIGINS_MAX);
+}
+
+#[test]
+fn replies_stand_in_snapshots() {
+    let mut t = Transcript::default();
+    t.asked(
+        300,
+        request(1, 2),
+        register("web/a", 7),
+        "registered L1 15000ms @7 | #1 added web/a@7",
+    );
+    let bytes = snapshot_bytes(&t.registry);
+    // begun, used, done_below; then number, digest, revision and the reply.
+    for record in ["09_01_ac02_ac02_00", "0a_01_02_00_01_01_01_9875_07"] {
+        let record = record.replace('_', "");
+        assert!(hex(&bytes).contains(&record), "{record} in {}", hex(&bytes));
+    }
+    let mut t = Transcript { registry: read_snapshot(&mut &bytes[..]).unwrap() };
+    t.asked(301, request(1, 2), register("web/a", 7), "registered L1 15000ms @7");
+}
+
+/// A request, what it does, and what came of it.
+type Asked = (Request, Op, Option<(Reply, Revision)>);
+
+/// One step of a log: who asks (for something new, or for the request so many before its last again), and when.
+#[derive(Debug, Clone)]
+struct Step {
+    passes_ms: u64,
+    origin: u64,
+    again: Option<usize>,
+    over: bool,
+    weight: u32,
+}
+
+fn any_steps() -> impl Strategy<Value = Vec<Step>> {
+    let passes = prop_oneof![6 => 0..50_u64, 2 => 0..40_000_u64, 1 => 0..200_000_u64];
+    let step = (passes, 1..8_u64, option_again(), any::<bool>(), 0..1_000_u32);
+    let step = step.prop_map(|(passes_ms, origin, again, over, weight)| Step {
+        passes_ms,
+        origin,
+        again,
+        over,
+        weight,
+    });
+    vec(step, 1..80)
+}
+
+fn option_again() -> impl Strategy<Value = Option<usize>> {
+    proptest::option::weighted(0.5, 0..12_usize)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    /// However late and however often a write is handed in again: it is done once, and its first reply is the only one.
+    #[test]
+    fn nothing_is_done_twice(steps in any_steps()) {
+        let mut registry = Registry::new();
+        let forever = Register { ttl: ttl(86_400_000), ..register("web/a", 7) };
+        registry.apply(&Command::new(Clock(0), forever.into()));
+        // Of each origin: its requests, with the reply and revision of those that were done.
+        let mut asked: BTreeMap<u64, Vec<Asked>> = BTreeMap::new();
+        let (mut now, mut below) = (1, BTreeMap::new());
+        for step in steps {
+            now += step.passes_ms;
+            let clock = registry.clock();
+            let own = asked.entry(step.origin).or_default();
+            let new = own.len();
+            let at = step.again.map_or(new, |back| new.saturating_sub(1 + back));
+            if at == new {
+                let number = new as u64;
+                let request = Request { since: clock, ..request(step.origin, number) };
+                let weight = Some(step.weight);
+                own.push((request, Update { weight, ..update("web/a") }.into(), None));
+            }
+            let done_below = below.entry(step.origin).or_insert(0);
+            if step.over {
+                *done_below = at as u64;
+            }
+            let (request, op, first) = &mut own[at];
+            let request = Request { done_below: (*done_below).min(request.number), ..*request };
+            let before = registry.revision();
+            let told_before = registry.replies.forgotten;
+            let command = Command { clock: Clock(now), request: Some(request), op: op.clone() };
+            let applied = registry.apply(&command);
+            check_invariants(&registry);
+            match (&applied.reply, &first) {
+                (Reply::Rejected(rejection), _) => {
+                    assert_eq!(*rejection, Rejection::RequestForgotten);
+                    assert_eq!(registry.revision(), before, "it was not done");
+                    let new = first.is_none() && request.number >= *done_below;
+                    let known = told_before.max(registry.replies.forgotten);
+                    assert!(!new || known.is_some_and(|at| request.since <= at), "refused for nothing");
+                }
+                (reply, Some((told, revision))) => {
+                    assert_eq!((reply, applied.revision), (told, *revision));
+                    assert_eq!(registry.revision(), before, "done twice");
+                }
+                (reply, None) => *first = Some((reply.clone(), applied.revision)),
+            }
+            let restored = read_snapshot(&mut &snapshot_bytes(&registry)[..]).unwrap();
+            assert_eq!(restored.hash(), registry.hash());
+            assert_eq!(restored.replies, registry.replies);
+            assert_eq!(restored.deadlines, registry.deadlines);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! A write is done once: by a node that hands it in again when another one leads, and by a caller that sends it again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use quorate_proto::v1::watch_response::Kind;
+use quorate_proto::v1::{
+    DeregisterRequest, RegisterRequest, RequestId, TransferLeaderRequest, UpdateRequest,
+    WatchRequest, WatchSubscribe, watch_request,
+};
+use tokio::task::JoinSet;
+use tonic::Code;
+
+use super::calls::{fetch_all, named, register, registration, set_weight, spec};
+use super::harness::Cluster;
+
+fn id(number: u64, age_ms: u64) -> Option<RequestId> {
+    Some(RequestId { origin: 77, number, done_below: 0, age_ms })
+}
+
+fn update(number: u64, age_ms: u64, weight: u32) -> UpdateRequest {
+    UpdateRequest {
+        instance: Some(named("web", "a")),
+        weight: Some(weight),
+        request_id: id(number, age_ms),
+        ..UpdateRequest::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_sent_again_is_answered_as_it_was_on_every_node() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let mut registry = cluster.registry(leader);
+    let register_as = |number, age_ms| RegisterRequest {
+        incarnation: 0,
+        request_id: id(number, age_ms),
+        ..registration(vec![spec("web", "a")])
+    };
+    let first = registry.register(register_as(1, 0)).await.unwrap().into_inner();
+    let updated = registry.update(update(2, 0, 7)).await.unwrap().into_inner();
+    let removal = |age_ms| DeregisterRequest {
+        instances: vec![named("web", "b")],
+        request_id: id(3, age_ms),
+        ..DeregisterRequest::default()
+    };
+    register(&mut registry, "web", "b").await;
+    let removed = registry.deregister(removal(0)).await.unwrap().into_inner();
+    // Others have written since.
+    set_weight(&mut registry, "web", "a", 8).await;
+    let again = RegisterRequest { incarnation: 2, ..registration(vec![spec("web", "b")]) };
+    registry.register(again).await.unwrap();
+    // All nodes stop and have only their disks.
+    cluster.stop_all().await;
+    for node in 1..=3 {
+        cluster.restart(node).await;
+    }
+    cluster.settled().await;
+    let revision = fetch_all(&mut cluster.registry(leader)).await.0;
+    for node in 1..=3 {
+        let mut registry = cluster.registry(node);
+        let answer = registry.register(register_as(1, 900)).await.unwrap().into_inner();
+        let told = |header: Option<quorate_proto::v1::ResponseHeader>| header.unwrap().revision;
+        assert_eq!((answer.incarnation, answer.lease_id), (first.incarnation, first.lease_id));
+        assert_eq!(told(answer.header), told(first.header.clone()));
+        let answer = registry.update(update(2, 900, 7)).await.unwrap().into_inner();
+        assert_eq!(told(answer.header), told(updated.header.clone()));
+        let answer = registry.deregister(removal(900)).await.unwrap().into_inner();
+        assert_eq!((answer.removed, told(answer.header)), (1, told(removed.header.clone())));
+        let (now, map) = fetch_all(&mut registry).await;
+        assert_eq!(now, revision, "nothing was done");
+        assert_eq!(map[&("web".to_owned(), "a".to_owned())].weight, 8);
+        assert!(map.contains_key(&("web".to_owned(), "b".to_owned())));
+    }
+    let other = cluster.registry(1).update(update(2, 900, 9)).await.unwrap_err();
+    assert_eq!(other.code(), Code::InvalidArgument, "{other}");
+    assert!(other.message().contains("request_id.number = 2"), "{other}");
+}
+
+/// Each weight is set by one call. Many write to the same instance: what is done again shows where others wrote in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn updates_through_followers_are_done_once_while_the_lead_moves() {
+    const WRITERS: usize = 48;
+    const INSTANCES: usize = 4;
+    const TRANSFERS: usize = 16;
+    let cluster = Cluster::start(3).await;
+    let mut registry = cluster.registry(1);
+    for instance in 0..INSTANCES {
+        register(&mut registry, "web", &format!("w{instance}")).await;
+    }
+    let subscribe = WatchSubscribe { services: vec!["web".to_owned()], ..<_>::default() };
+    let kind = Some(watch_request::Kind::Subscribe(subscribe));
+    let (requests, receiver) = tokio::sync::mpsc::channel(1);
+    requests.send(WatchRequest { kind }).await.unwrap();
+    let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let mut watch = cluster.registry(1).watch(stream).await.unwrap().into_inner();
+    let (stop, weights) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(1_000)));
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        let mut registry = cluster.registry(writer as u64 % 3 + 1);
+        let (stop, weights) = (stop.clone(), weights.clone());
+        writers.spawn(async move {
+            let name = format!("w{}", writer % INSTANCES);
+            let mut done = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let weight = weights.fetch_add(1, Ordering::Relaxed);
+                let request = UpdateRequest {
+                    instance: Some(named("web", &name)),
+                    weight: Some(weight),
+                    ..UpdateRequest::default()
+                };
+                done += usize::from(registry.update(request).await.is_ok());
+            }
+            done
+        });
+    }
+    let watching = tokio::spawn(async move {
+        let (mut seen, mut twice) = (BTreeSet::new(), Vec::new());
+        while let Some(message) = watch.message().await.unwrap() {
+            let Some(Kind::Delta(delta)) = message.kind else { continue };
+            for change in delta.changes {
+                let weight = change.instance.unwrap().weight;
+                if weight == 1 {
+                    return (seen.len(), twice);
+                }
+                if !seen.insert(weight) {
+                    twice.push((change.revision, weight));
+                }
+            }
+        }
+        panic!("the watch has ended");
+    });
+    for _ in 0..TRANSFERS {
+        let leader = cluster.leader().await;
+        let next = leader % 3 + 1;
+        let request = TransferLeaderRequest { to_id: next };
+        // One that is refused (too far behind, not heard of lately) is only one less.
+        let _ = cluster.admin(leader).transfer_leader(request).await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let done: usize = writers.join_all().await.into_iter().sum();
+    set_weight(&mut registry, "web", "w0", 1).await;
+    let (seen, twice) = watching.await.unwrap();
+    eprintln!("{done} updates acknowledged, {seen} seen, {TRANSFERS} transfers");
+    assert!(done > 0 && seen >= done, "{done} acknowledged, {seen} seen");
+    assert!(twice.is_empty(), "done twice (revision, weight): {twice:?}");
+}
