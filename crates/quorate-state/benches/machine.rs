@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use divan::{Bencher, black_box};
 use quorate_state::{
     Clock, Command, Incarnation, InstanceId, InstanceKey, InstanceSpec, LeaseId, Namespace, Op,
-    Register, Registry, Reply, ServiceKey, ServiceName, SpecParts, Ttl, Update, read_snapshot,
-    write_snapshot,
+    Register, Registry, Reply, Request, ServiceKey, ServiceName, SpecParts, Ttl, Update,
+    read_snapshot, write_snapshot,
 };
 
 fn main() {
@@ -66,6 +66,21 @@ fn apply_register(bencher: Bencher) {
         .with_inputs(|| {
             next += 1;
             register(next)
+        })
+        .bench_local_values(|command| registry.apply(&command));
+}
+
+/// As from one node with 64 calls under way.
+#[divan::bench]
+fn apply_register_once(bencher: Bencher) {
+    let (mut registry, _) = filled();
+    let mut next = INSTANCES;
+    bencher
+        .with_inputs(|| {
+            next += 1;
+            let (done_below, since) = (next - 64, Clock(next));
+            let request = Request { origin: 1, number: next, done_below, since, digest: 0 };
+            Command { request: Some(request), ..register(next) }
         })
         .bench_local_values(|command| registry.apply(&command));
 }
