@@ -31,10 +31,14 @@ mod graceful_stop;
 mod health;
 #[path = "process/kill.rs"]
 mod kill;
+#[path = "cluster/link.rs"]
+mod link;
 #[path = "process/load.rs"]
 mod load;
 #[path = "process/lost_disk.rs"]
 mod lost_disk;
+#[path = "process/nemesis.rs"]
+mod nemesis;
 #[path = "process/no_quorum.rs"]
 mod no_quorum;
 #[path = "process/pause.rs"]

@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+use crate::link::Link;
 use crate::ports::free_port;
 use crate::process::{Process, text_of};
 use crate::wait::eventually;
@@ -40,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) tunables: String,
     /// The table `[health_checks]`.
     pub(crate) health_checks: String,
+    /// Others reach each node over a line that can be cut.
+    pub(crate) cuttable: bool,
     /// Data directories that are somewhere else.
     pub(crate) data_dirs: BTreeMap<u64, PathBuf>,
 }
@@ -59,6 +62,7 @@ pub(crate) struct Node {
     pub(crate) data_dir: PathBuf,
     args: Vec<String>,
     log: PathBuf,
+    link: Option<Link>,
     process: Option<Process>,
 }
 
@@ -83,18 +87,34 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("quorate-process-").tempdir().unwrap();
         let places: Vec<(u64, u16, u16)> =
             (1..=size).map(|id| (id, free_port(), free_port())).collect();
+        let mut links = BTreeMap::new();
+        if settings.cuttable {
+            for (id, _, peers) in &places {
+                links.insert(*id, Link::open(([127, 0, 0, 1], *peers).into()).await);
+            }
+        }
+        let reached = |id: u64, peers: u16| {
+            let direct = format!("127.0.0.1:{peers}");
+            links.get(&id).map_or(direct, |link| link.address().to_string())
+        };
         let founders: Vec<String> =
-            places.iter().map(|(id, _, peers)| format!("{id}=127.0.0.1:{peers}")).collect();
+            places.iter().map(|(id, _, peers)| format!("{id}={}", reached(*id, *peers))).collect();
         let nodes = places.iter().map(|&(id, clients, peers)| {
+            let advertised = reached(id, peers);
             let data_dir = settings.data_dirs.get(&id).cloned();
             let data_dir = data_dir.unwrap_or_else(|| dir.path().join(format!("data-{id}")));
             let config = dir.path().join(format!("node-{id}.toml"));
             let (health_checks, tunables) = (&settings.health_checks, &settings.tunables);
             let text = format!("[health_checks]\n{health_checks}\n[tunables]\n{tunables}");
             std::fs::write(&config, text).unwrap();
-            Node::new(id, clients, peers, data_dir, &founders.join(","), &config, dir.path())
+            let mut node =
+                Node::new(id, clients, peers, data_dir, &founders.join(","), &config, dir.path());
+            node.args.extend(["--peer-advertise".to_owned(), advertised]);
+            node
         });
-        Self { nodes: nodes.collect(), dir: Some(dir), _room: room }
+        let mut nodes: Vec<Node> = nodes.collect();
+        nodes.iter_mut().for_each(|node| node.link = links.remove(&node.id));
+        Self { nodes, dir: Some(dir), _room: room }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -240,7 +260,7 @@ impl Node {
         let flags = args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
         let args = std::iter::once("serve".to_owned()).chain(flags).collect();
         let log = dir.join(format!("node-{id}.log"));
-        Self { id, clients, data_dir, args, log, process: None }
+        Self { id, clients, data_dir, args, log, link: None, process: None }
     }
 
     /// The arguments that it is started with.
@@ -273,6 +293,15 @@ impl Node {
     /// SIGTERM.
     pub(crate) fn terminate(&mut self) {
         self.process().signal(Signal::TERM);
+    }
+
+    /// The others do not reach it any more; it still reaches them.
+    pub(crate) fn cut_off(&self) {
+        self.link.as_ref().expect("a cuttable cluster").set_open(false);
+    }
+
+    pub(crate) fn reconnect(&self) {
+        self.link.as_ref().expect("a cuttable cluster").set_open(true);
     }
 
     pub(crate) fn pause(&mut self) {

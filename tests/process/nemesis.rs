@@ -1,0 +1,371 @@
+//! Everything at once: nodes are killed, paused and cut off, and the lead moves, while many write to the same instances and read
+//! them, some through the client crate (which tries again by itself), some with the generated stub. Afterwards a checker
+//! looks at all that was told: every write was done once at most, all happened in one order, and that order is the one
+//! in which calls followed each other (linearizability; revisions are the witness of the order).
+//!
+//! `QUORATE_NEMESIS_SECONDS=1800 cargo test -p quorate-cli --test process nemesis -- --nocapture` runs for so long;
+//! `QUORATE_NEMESIS_SEED` chooses other faults.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use quorate_client::{Client, Update};
+use quorate_proto::v1::admin_client::AdminClient;
+use quorate_proto::v1::registry_client::RegistryClient;
+use quorate_proto::v1::{
+    Consistency, FetchRequest, InstanceRef, RegisterRequest, TransferLeaderRequest, UpdateRequest,
+};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+
+use crate::cluster::{Cluster, Settings};
+use crate::raw::spec;
+use crate::wait::time_passes;
+
+const INSTANCES: usize = 4;
+const WRITERS: usize = 12;
+const READERS: usize = 4;
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A write or a read that was answered, or may have happened.
+#[derive(Debug, Clone)]
+enum Seen {
+    /// `revision`: where it stands, if it was acknowledged and that was told.
+    Write { instance: usize, weight: u32, revision: Option<u64>, refused: bool },
+    /// Each instance's weight, and the revision that set it.
+    Read { revision: u64, state: BTreeMap<usize, (u32, u64)> },
+}
+
+#[derive(Debug, Clone)]
+struct Call {
+    begun: Instant,
+    /// `None`: its end was not seen.
+    ended: Option<Instant>,
+    seen: Seen,
+}
+
+#[derive(Clone)]
+struct Shared {
+    stop: Arc<AtomicBool>,
+    weights: Arc<AtomicU32>,
+    calls: Arc<Mutex<Vec<Call>>>,
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_are_done_once_and_in_order_whatever_happens_to_the_nodes() {
+    let time = Duration::from_secs(number("QUORATE_NEMESIS_SECONDS").unwrap_or(15));
+    let seed = number("QUORATE_NEMESIS_SEED").unwrap_or(1);
+    let mut cluster =
+        Cluster::start_with(3, Settings { cuttable: true, ..Settings::default() }).await;
+    let client = cluster.client().connect().await.unwrap();
+    let mut registry = cluster.nodes[0].registry();
+    let instances = (0..INSTANCES).map(|at| spec("web", &name(at))).collect();
+    let request = RegisterRequest { instances, ttl_ms: 86_400_000, ..RegisterRequest::default() };
+    registry.register(request).await.unwrap();
+    let shared = Shared {
+        stop: Arc::default(),
+        weights: Arc::new(AtomicU32::new(1_000)),
+        calls: Arc::default(),
+    };
+    let mut work = JoinSet::new();
+    for writer in 0..WRITERS {
+        let rng = StdRng::seed_from_u64(seed ^ (writer as u64 + 1) << 32);
+        let nodes = cluster.nodes.iter().map(|node| node.registry()).collect();
+        match writer % 2 {
+            0 => drop(work.spawn(write_as_client(client.clone(), writer, shared.clone()))),
+            _ => drop(work.spawn(write_as_stranger(nodes, writer, rng, shared.clone()))),
+        }
+    }
+    for reader in 0..READERS {
+        let nodes = cluster.nodes.iter().map(|node| node.registry()).collect();
+        work.spawn(read(nodes, reader, shared.clone()));
+    }
+    let faults = trouble(&mut cluster, time, StdRng::seed_from_u64(seed)).await;
+    shared.stop.store(true, Ordering::Relaxed);
+    work.join_all().await;
+    cluster.leader().await;
+    let mut last = [cluster.nodes[0].registry(), cluster.nodes[1].registry()];
+    for registry in &mut last {
+        read_once(registry, &shared).await.expect("a read of the whole cluster");
+    }
+    let calls = shared.calls.lock().unwrap();
+    let acknowledged =
+        calls.iter().filter(|call| matches!(call.seen, Seen::Write { revision: Some(_), .. }));
+    eprintln!(
+        "measured: {} calls, {} acknowledged writes with their revisions, faults (seed {seed}): {faults:?}",
+        calls.len(),
+        acknowledged.count(),
+    );
+    let wrong = check(&calls);
+    assert!(
+        wrong.is_empty(),
+        "{} things wrong:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(20)].join("\n")
+    );
+    assert!(calls.len() > 100, "nothing was done: {} calls", calls.len());
+}
+
+fn name(instance: usize) -> String {
+    format!("i{instance}")
+}
+
+/// Disturbs one node at a time, so that a quorum can always come together.
+async fn trouble(
+    cluster: &mut Cluster,
+    time: Duration,
+    mut rng: StdRng,
+) -> BTreeMap<&'static str, usize> {
+    let until = Instant::now() + time;
+    let mut faults = BTreeMap::new();
+    while Instant::now() < until {
+        let at = rng.random_range(0..cluster.nodes.len());
+        let lasting = Duration::from_millis(rng.random_range(50..1_500));
+        let fault = match rng.random_range(0..4) {
+            0 => {
+                cluster.nodes[at].kill();
+                time_passes(lasting).await;
+                cluster.nodes[at].start();
+                "kill -9"
+            }
+            1 => {
+                cluster.nodes[at].pause();
+                time_passes(lasting).await;
+                cluster.nodes[at].go_on();
+                "pause"
+            }
+            2 => {
+                cluster.nodes[at].cut_off();
+                time_passes(lasting).await;
+                cluster.nodes[at].reconnect();
+                "cut"
+            }
+            _ => {
+                let mut admin = AdminClient::new(cluster.nodes[at].channel());
+                let mut request = Request::new(TransferLeaderRequest { to_id: 0 });
+                request.set_timeout(PATIENCE);
+                let _refused_is_fine = admin.transfer_leader(request).await;
+                "transfer"
+            }
+        };
+        *faults.entry(fault).or_insert(0) += 1;
+        time_passes(Duration::from_millis(rng.random_range(50..700))).await;
+    }
+    faults
+}
+
+impl Shared {
+    fn new_weight(&self) -> u32 {
+        self.weights.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn note(&self, begun: Instant, ended: Option<Instant>, seen: Seen) {
+        self.calls.lock().unwrap().push(Call { begun, ended, seen });
+    }
+}
+
+/// The client crate tells no revision, only that it was done.
+async fn write_as_client(client: Client, writer: usize, shared: Shared) {
+    let mut instance = writer % INSTANCES;
+    while !shared.stop.load(Ordering::Relaxed) {
+        instance = (instance + 1) % INSTANCES;
+        let (weight, begun) = (shared.new_weight(), Instant::now());
+        let done = client.update("web", &name(instance), &Update::new().weight(weight)).await;
+        let ended = done.is_ok().then(Instant::now);
+        let seen = Seen::Write { instance, weight, revision: None, refused: false };
+        shared.note(begun, ended, seen);
+    }
+}
+
+/// Calls any node, and never again.
+async fn write_as_stranger(
+    mut nodes: Vec<RegistryClient<Channel>>,
+    writer: usize,
+    mut rng: StdRng,
+    shared: Shared,
+) {
+    let mut instance = writer % INSTANCES;
+    while !shared.stop.load(Ordering::Relaxed) {
+        instance = (instance + 1) % INSTANCES;
+        let (weight, begun) = (shared.new_weight(), Instant::now());
+        let id = InstanceRef { service: "web".to_owned(), id: name(instance), incarnation: 0 };
+        let request =
+            UpdateRequest { instance: Some(id), weight: Some(weight), ..UpdateRequest::default() };
+        let mut request = Request::new(request);
+        request.set_timeout(PATIENCE);
+        let at = rng.random_range(0..nodes.len());
+        let (revision, refused) = match nodes[at].update(request).await {
+            Ok(answer) => (answer.into_inner().header.map(|header| header.revision), false),
+            Err(status) => {
+                // Not to spin where a node is down.
+                time_passes(Duration::from_millis(20)).await;
+                (None, matches!(status.code(), Code::NotFound | Code::FailedPrecondition))
+            }
+        };
+        let ended = revision.map(|_| Instant::now());
+        shared.note(begun, ended, Seen::Write { instance, weight, revision, refused });
+    }
+}
+
+async fn read(mut nodes: Vec<RegistryClient<Channel>>, reader: usize, shared: Shared) {
+    let mut at = reader;
+    while !shared.stop.load(Ordering::Relaxed) {
+        at += 1;
+        let place = at % nodes.len();
+        if read_once(&mut nodes[place], &shared).await.is_none() {
+            time_passes(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+async fn read_once(registry: &mut RegistryClient<Channel>, shared: &Shared) -> Option<()> {
+    let begun = Instant::now();
+    let consistency = Consistency::Linearizable as i32;
+    let services = vec!["web".to_owned()];
+    let request = FetchRequest { services, consistency, ..FetchRequest::default() };
+    let mut request = Request::new(request);
+    request.set_timeout(PATIENCE);
+    let answer = registry.fetch(request).await.ok()?.into_inner();
+    let ended = Some(Instant::now());
+    let instances = answer.services.into_iter().flat_map(|service| service.instances);
+    let number = |id: &str| id.trim_start_matches('i').parse().expect("our own name");
+    let state = instances.map(|i| (number(&i.id), (i.weight, i.modify_revision))).collect();
+    let revision = answer.header?.revision;
+    shared.note(begun, ended, Seen::Read { revision, state });
+    Some(())
+}
+
+/// All that is wrong with what was told.
+fn check(calls: &[Call]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    // What each revision set, and the revision that each weight was set at, whoever told it.
+    let mut set: BTreeMap<u64, (usize, u32)> = BTreeMap::new();
+    let mut stands: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut told = |revision, instance, weight, call: &Call| {
+        let other = *set.entry(revision).or_insert((instance, weight));
+        let at = *stands.entry(weight).or_insert(revision);
+        // The weight that all are registered with is nobody's.
+        if other != (instance, weight) || (weight >= 1_000 && at != revision) {
+            wrong.push(format!("{revision} set {other:?}, {weight} was set at {at}: {call:?}"));
+        }
+    };
+    for call in calls {
+        match &call.seen {
+            Seen::Write { instance, weight, revision: Some(revision), .. } => {
+                told(*revision, *instance, *weight, call);
+            }
+            Seen::Write { .. } => {}
+            Seen::Read { state, .. } => {
+                for (instance, (weight, revision)) in state {
+                    told(*revision, *instance, *weight, call);
+                }
+            }
+        }
+    }
+    for call in calls {
+        let Seen::Write { weight, refused: true, .. } = &call.seen else { continue };
+        if let Some(at) = stands.get(weight) {
+            wrong.push(format!("refused, and stands at {at}: {call:?}"));
+        }
+    }
+    wrong.extend(check_order(calls, &stands));
+    wrong
+}
+
+/// What began after something had ended comes after it; a read has everything up to its revision.
+fn check_order(calls: &[Call], stands: &BTreeMap<u32, u64>) -> Vec<String> {
+    let place = |call: &Call| match &call.seen {
+        Seen::Read { revision, .. } => Some(*revision),
+        Seen::Write { weight, revision, .. } => revision.or_else(|| stands.get(weight).copied()),
+    };
+    let mut wrong = Vec::new();
+    let mut ended: Vec<(Instant, u64)> =
+        calls.iter().filter_map(|call| Some((call.ended?, place(call)?))).collect();
+    ended.sort();
+    // The highest place of all that ended by then.
+    let mut highest = 0;
+    for entry in &mut ended {
+        highest = highest.max(entry.1);
+        entry.1 = highest;
+    }
+    let before = |begun: Instant| {
+        let passed = ended.partition_point(|(at, _)| *at < begun);
+        passed.checked_sub(1).map_or(0, |last| ended[last].1)
+    };
+    // By instance: each revision that set it.
+    let mut set: BTreeMap<usize, BTreeMap<u64, u32>> = BTreeMap::new();
+    for call in calls {
+        if let Seen::Write { instance, weight, .. } = &call.seen
+            && let Some(at) = stands.get(weight)
+        {
+            set.entry(*instance).or_default().insert(*at, *weight);
+        }
+    }
+    for call in calls {
+        let Some(at) = place(call) else { continue };
+        let floor = before(call.begun);
+        let early = match call.seen {
+            Seen::Read { .. } => at < floor,
+            Seen::Write { .. } => at <= floor,
+        };
+        if early {
+            wrong.push(format!("at {at}, but something had ended before at {floor}: {call:?}"));
+        }
+        let Seen::Read { revision, state } = &call.seen else { continue };
+        for (instance, (weight, at)) in state {
+            let newer = set.get(instance).and_then(|set| set.range(at + 1..).next());
+            let newer = newer.filter(|(newer, _)| *newer <= revision);
+            if *at > *revision || newer.is_some() {
+                wrong.push(format!("{weight} of {at}, but {newer:?} was there: {call:?}"));
+            }
+        }
+    }
+    wrong
+}
+
+/// The checker finds what it is for.
+#[test]
+fn the_checker_sees_what_is_done_twice_lost_or_out_of_order() {
+    let start = Instant::now();
+    let at = |ms| start + Duration::from_millis(ms);
+    let call = |from, to, seen| Call { begun: at(from), ended: Some(at(to)), seen };
+    let write = |from, to, weight, revision| {
+        let seen = Seen::Write { instance: 0, weight, revision, refused: false };
+        call(from, to, seen)
+    };
+    let read = |from, to, revision, weight, set| {
+        call(from, to, Seen::Read { revision, state: [(0, (weight, set))].into() })
+    };
+    let good = vec![
+        write(0, 10, 1_000, Some(1)),
+        write(5, 20, 1_001, None),
+        read(15, 30, 2, 1_001, 2),
+        write(40, 50, 1_002, Some(3)),
+        read(60, 70, 3, 1_002, 3),
+    ];
+    assert_eq!(check(&good), Vec::<String>::new());
+    for (what, bad) in [
+        ("done twice", read(80, 90, 4, 1_001, 4)),
+        ("a stale read", read(80, 90, 2, 1_001, 2)),
+        ("an update that is lost", read(80, 90, 3, 1_001, 2)),
+        ("a write before one that had ended", write(80, 90, 1_003, Some(3))),
+        ("another's revision", write(80, 90, 1_003, Some(2))),
+        ("a state that never was", read(80, 90, 3, 1_004, 3)),
+    ] {
+        let mut calls = good.clone();
+        calls.push(bad);
+        assert!(!check(&calls).is_empty(), "{what}");
+    }
+    let mut refused = good;
+    refused[1].seen = Seen::Write { instance: 0, weight: 1_001, revision: None, refused: true };
+    assert!(!check(&refused).is_empty(), "refused and done");
+}
