@@ -11,8 +11,9 @@ const FILES: [&str; 4] = [
     "quorate/peer/v1/peer.proto",
 ];
 
-/// What the Registry service needs.
-const ENCODED_FILES: [&str; 2] = ["quorate/v1/types.proto", "quorate/v1/registry.proto"];
+/// What servers need.
+const ENCODED_FILES: [&str; 3] =
+    ["quorate/v1/types.proto", "quorate/v1/registry.proto", "quorate/v1/admin.proto"];
 
 /// Messages that servers make with parts that are encoded already, and these parts.
 const ENCODED: [(&str, &[&str]); 3] =
@@ -33,7 +34,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compile_encoded(descriptors, &out_dir)
 }
 
-/// The Registry service once more, for servers that have parts of an answer encoded already: in the place of each message of
+/// The clients' services once more, for servers: what they cannot read is the caller's mistake (`server_codec.rs`), and they
+/// may have parts of an answer encoded already. In the place of each message of
 /// [`ENCODED`] stands `Encoded...`, in which those parts are bytes. On the wire, an encoded message in a field of bytes is the
 /// same as the message.
 fn compile_encoded(
@@ -60,6 +62,7 @@ fn compile_encoded(
     std::fs::create_dir_all(&encoded_dir)?;
     tonic_prost_build::configure()
         .build_client(false)
+        .codec_path("crate::server_codec::ServerCodec")
         .out_dir(encoded_dir)
         .compile_fds_with_config(descriptors, config)?;
     Ok(())

@@ -10,7 +10,9 @@ pub mod v1 {
 
 pub mod requests;
 
-/// The Registry service for servers that keep services encoded: see `build.rs`.
+mod server_codec;
+
+/// The services for servers, which keep services encoded: see `build.rs`.
 pub mod encoded {
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/encoded/quorate.v1.rs"));

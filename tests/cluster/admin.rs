@@ -14,6 +14,7 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1alpha as alpha;
 
 use super::calls::{assert_refused, register, register_many, set_weight, timed};
 use super::harness::{Cluster, SOON, eventually};
@@ -161,6 +162,20 @@ async fn reflection_lists_what_there_is() {
         assert!(matches!(found, MessageResponse::FileDescriptorResponse(_)), "{name}: {found:?}");
     }
     assert!(!names.contains("quorate.peer.v1.Peer"), "peers have a listener of their own");
+
+    // Older tools ask so; the messages are the same.
+    let request = alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(alpha::server_reflection_request::MessageRequest::ListServices(
+            String::new(),
+        )),
+    };
+    let mut client =
+        alpha::server_reflection_client::ServerReflectionClient::new(cluster.channel(1));
+    let answers = client.server_reflection_info(tokio_stream::iter([request])).await.unwrap();
+    let answer = answers.into_inner().message().await.unwrap().expect("an answer");
+    let text = format!("{:?}", answer.message_response);
+    assert!(text.contains("quorate.v1.Registry"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use quorate_proto::v1::{
-    AddNodeRequest, FetchRequest, FetchResponse, RemoveNodeRequest, ReplaceNodeRequest,
-    TransferLeaderRequest,
+    AddNodeRequest, FetchRequest, FetchResponse, Metadata, RemoveNodeRequest, ReplaceNodeRequest,
+    TransferLeaderRequest, WatchAck,
 };
 use tonic::Code;
 
@@ -35,6 +35,36 @@ async fn calls_that_there_are_not_are_refused_as_such() {
         let refused = caller.unary(request, path.parse().unwrap(), codec).await;
         assert_refused(refused, Code::Unimplemented, &[]);
     }
+}
+
+/// Field 1 is a number here, and a text or a message in what the methods take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_no_such_message_are_the_callers_mistake() {
+    let cluster = Cluster::start(1).await;
+    for path in ["/quorate.v1.Registry/Fetch", "/quorate.v1.Admin/RemoveNode"] {
+        let mut caller = tonic::client::Grpc::new(cluster.channel(1));
+        caller.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<Metadata, FetchResponse>::default();
+        let entries = [("a".to_owned(), "b".to_owned())].into();
+        let request = tonic::Request::new(Metadata { entries });
+        let codec_of_text = tonic_prost::ProstCodec::<WatchAck, FetchResponse>::default();
+        let number = tonic::Request::new(WatchAck { revision: 7 });
+        let refused = match path.ends_with("Fetch") {
+            true => caller.unary(number, path.parse().unwrap(), codec_of_text).await,
+            false => caller.unary(request, path.parse().unwrap(), codec).await,
+        };
+        assert_refused(refused, Code::InvalidArgument, &["cannot be read"]);
+    }
+    let mut caller = tonic::client::Grpc::new(cluster.channel(1));
+    caller.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<WatchAck, FetchResponse>::default();
+    let numbers = tonic::Request::new(tokio_stream::iter([WatchAck { revision: 7 }]));
+    let path = "/quorate.v1.Registry/Watch".parse().unwrap();
+    let refused = match caller.streaming(numbers, path, codec).await {
+        Ok(answers) => answers.into_inner().message().await.map(|_| ()),
+        Err(status) => Err(status),
+    };
+    assert_refused(refused, Code::InvalidArgument, &["cannot be read"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

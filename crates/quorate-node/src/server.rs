@@ -16,16 +16,15 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
 use quorate_log::SnapshotStore;
 use quorate_proto::FILE_DESCRIPTOR_SET;
+use quorate_proto::encoded::v1::admin_server::AdminServer;
 use quorate_proto::encoded::v1::registry_server::RegistryServer;
 use quorate_proto::peer::v1::peer_server::PeerServer;
 use quorate_proto::requests::Origin;
-use quorate_proto::v1::admin_server::AdminServer;
 use rand_core::Rng as _;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
 
 use crate::applied::Applied;
 use crate::clock::LeaderClock;
@@ -206,7 +205,10 @@ impl Bound {
             .max_decoding_message_size(TRANSPORT_MAX);
         let admin = AdminServer::new(AdminService { node: node.clone() })
             .max_decoding_message_size(TRANSPORT_MAX);
-        let others = Routes::new(health_service).add_service(reflection()).add_service(admin);
+        let others = Routes::new(health_service)
+            .add_service(reflection().build_v1().expect(DESCRIPTORS_FIT))
+            .add_service(reflection().build_v1alpha().expect(DESCRIPTORS_FIT))
+            .add_service(admin);
         let clients = transport().serve_with_incoming_shutdown(
             ClientCalls { registry, others: others.prepare() },
             self.clients.into_accepted(),
@@ -289,16 +291,16 @@ fn transport() -> tonic::transport::Server {
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
 }
 
-/// What the listener for clients serves; the peer API has another one.
-fn reflection() -> ServerReflectionServer<impl ServerReflection> {
+const DESCRIPTORS_FIT: &str = "invariant: the descriptors were compiled from the same files";
+
+/// What the listener for clients serves; the peer API has another one. Older tools ask for `v1alpha`.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .with_service_name("quorate.v1.Registry")
         .with_service_name("quorate.v1.Admin")
         .with_service_name("grpc.health.v1.Health")
-        .build_v1()
-        .expect("invariant: the descriptors were compiled from the same files")
 }
 
 async fn stop_all(

@@ -8,7 +8,7 @@ use futures_util::{Stream, StreamExt, stream};
 use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{RaftMetrics, ServerState};
-use quorate_proto::v1::admin_server::Admin;
+use quorate_proto::encoded::v1::admin_server::Admin;
 use quorate_proto::v1::{
     AddNodeRequest, AddNodeResponse, BackupChunk, BackupRequest, MemberStatus, NodeState,
     RemoveNodeRequest, RemoveNodeResponse, ReplaceNodeRequest, ReplaceNodeResponse,
