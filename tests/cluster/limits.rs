@@ -17,6 +17,9 @@ use super::calls::{
 use super::harness::Cluster;
 use super::stream::{Stream, subscribe_to, subscribe_to_prefix};
 
+/// An incarnation as a client's clock makes one that is years ahead, in microseconds.
+const IN_2033: u64 = 2_000_000_000_000_000;
+
 type Change = Box<dyn Fn(&mut RegisterRequest)>;
 
 /// A registration with one thing that is out of its limits, and what its refusal has to say.
@@ -56,6 +59,7 @@ fn out_of_limits() -> Vec<Row> {
         row(&["instances[1]", "default/web/a", "twice"], |r| r.instances.push(spec("web", "a"))),
         row(&["ttl_ms", "999", "1000 to 86400000"], |r| r.ttl_ms = 999),
         row(&["ttl_ms", "86400001", "1000 to 86400000"], |r| r.ttl_ms = 86_400_001),
+        row(&["incarnation", "18446744073709551615", "at most"], |r| r.incarnation = u64::MAX),
         row(&["namespace", "a/b"], |r| r.namespace = "a/b".to_owned()),
         row(&["namespace", "254", "253"], move |r| r.namespace = long()),
         spec_row(&["instances[0].service", "empty"], |i| i.service.clear()),
@@ -147,7 +151,7 @@ fn at_the_limits() -> RegisterRequest {
     RegisterRequest {
         namespace: name("n"),
         ttl_ms: 86_400_000,
-        incarnation: u64::MAX,
+        incarnation: IN_2033,
         ..registration(vec![spec])
     }
 }
@@ -203,7 +207,7 @@ async fn registrations_out_of_their_limits_are_refused_by_name_and_leave_nothing
     assert_eq!((revision, map.len()), (0, 0), "a refused registration leaves no trace");
 
     let answer = registry.register(at_the_limits()).await.expect("at the limits").into_inner();
-    assert_eq!((answer.ttl_ms, answer.incarnation), (86_400_000, u64::MAX));
+    assert_eq!((answer.ttl_ms, answer.incarnation), (86_400_000, IN_2033));
     let mut shortest = registration(vec![spec("web", "a")]);
     shortest.ttl_ms = 1_000;
     assert_eq!(registry.register(shortest).await.unwrap().into_inner().ttl_ms, 1_000);
@@ -246,6 +250,11 @@ async fn the_other_calls_check_their_input_too() {
         ..DeregisterRequest::default()
     };
     assert_refused(registry.deregister(unnamed).await, bad, &["instances[1].service"]);
+
+    let mut ahead =
+        DeregisterRequest { instances: vec![named("web", "a")], ..DeregisterRequest::default() };
+    ahead.instances[0].incarnation = u64::MAX;
+    assert_refused(registry.deregister(ahead).await, bad, &["instances[0].incarnation", "at most"]);
 
     let update = |change: fn(&mut UpdateRequest)| {
         let instance = Some(named("web", "a"));

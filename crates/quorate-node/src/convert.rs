@@ -7,11 +7,12 @@ use std::fmt::Display;
 
 use quorate_proto::v1 as wire;
 use quorate_state::{
-    Change, Deregister, Event, Incarnation, Instance, InstanceId, InstanceKey, InstanceRef,
-    InstanceSpec, Invalid, LeaseId, Load, Namespace, Op, Override, Register, RemoveReason,
-    ServiceKey, ServiceName, SpecParts, Status, Ttl, Update, limits,
+    Change, Deregister, Event, Instance, InstanceId, InstanceKey, InstanceRef, InstanceSpec,
+    Invalid, LeaseId, Load, Namespace, Op, Override, Register, RemoveReason, ServiceKey,
+    ServiceName, SpecParts, Status, Ttl, Update, limits,
 };
 
+use crate::incarnations;
 use crate::node::{Consistency, MemberInfo};
 use crate::shared_event::View;
 use crate::subscription::Part;
@@ -65,7 +66,7 @@ pub(crate) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
         instances.push((key, spec));
     }
     let lease = (request.lease_id != 0).then_some(LeaseId(request.lease_id));
-    let incarnation = (request.incarnation != 0).then_some(Incarnation(request.incarnation));
+    let incarnation = incarnations::named("incarnation", request.incarnation)?;
     let register = Register { lease, ttl, incarnation, instances };
     Ok(match (checks.is_empty(), loads.is_empty()) {
         (true, true) => Op::Register(register),
@@ -123,7 +124,8 @@ fn instance_ref(
     instance: &wire::InstanceRef,
 ) -> Result<InstanceRef, Invalid> {
     let key = instance_key(field, namespace, &instance.service, &instance.id)?;
-    let incarnation = (instance.incarnation != 0).then_some(Incarnation(instance.incarnation));
+    let incarnation =
+        incarnations::named(format_args!("{field}incarnation"), instance.incarnation)?;
     Ok(InstanceRef { key, incarnation })
 }
 

@@ -16,6 +16,7 @@
 //! | `shared_event`, `wake` | a change that is encoded once for all watchers; how one of them is woken |
 //! | `wire_size` | about what things take in a message |
 //! | `membership`, `member_loop`, `cluster_status` | changing members; this node's own part in it; how they are |
+//! | `incarnations` | how high one may be |
 //! | `amnesia` | refuses to come back under an id whose disk was lost |
 //! | `net` | sockets, real or simulated |
 //! | `compaction` | a snapshot when the log is long |
@@ -38,6 +39,7 @@ mod error;
 mod failover;
 mod forwards;
 mod grpc;
+mod incarnations;
 mod leadership;
 mod member_loop;
 mod membership;

@@ -1,0 +1,63 @@
+//! How high an incarnation may be. Clients take their start time in microseconds; the highest number there is would keep an
+//! instance's id from every later run. Only the node where a call enters looks: what is in the log counts as it stands.
+
+use std::fmt::Display;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use quorate_state::{Incarnation, Invalid};
+
+/// So far ahead of this node's wall clock an incarnation may be: ten years. More than any clock is wrong by that a service
+/// still runs with, and a later run (who takes the next higher number) always finds room above it.
+const AHEAD_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// A wall clock that is earlier is not set (2026-01-01T00:00:00Z, from the epoch): the limit counts from here instead.
+const NOT_SET_BEFORE: Duration = Duration::from_secs(1_767_225_600);
+
+/// The incarnation that a request names; 0: none.
+pub(crate) fn named(
+    field: impl Display + Copy,
+    value: u64,
+) -> Result<Option<Incarnation>, Invalid> {
+    check(field, value, latest(since_epoch()))?;
+    Ok((value != 0).then_some(Incarnation(value)))
+}
+
+fn check(field: impl Display + Copy, value: u64, latest: u64) -> Result<(), Invalid> {
+    if value <= latest {
+        return Ok(());
+    }
+    let must = format!(
+        "must be at most {latest}: microseconds since 1970, ten years from now (take the process's start time)"
+    );
+    Err(Invalid::number(field, value, must))
+}
+
+fn latest(now: Duration) -> u64 {
+    (now.max(NOT_SET_BEFORE) + AHEAD_MAX).as_micros().try_into().unwrap_or(u64::MAX - 1)
+}
+
+fn since_epoch() -> Duration {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a limit that is years wide; nothing that a command says depends on it"
+    )]
+    let now = SystemTime::now();
+    now.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_not_set_refuses_no_client() {
+        let in_2030 = 1_893_456_000_000_000;
+        for now in [Duration::ZERO, NOT_SET_BEFORE, since_epoch()] {
+            assert!(check("incarnation", in_2030, latest(now)).is_ok(), "{now:?}");
+            let refused = check("incarnation", u64::MAX, latest(now)).unwrap_err().to_string();
+            assert!(refused.contains("incarnation"), "{refused}");
+            assert!(refused.contains(&latest(now).to_string()), "{refused}");
+        }
+        assert!(latest(Duration::MAX / 2) < u64::MAX, "a higher one is always left");
+    }
+}
