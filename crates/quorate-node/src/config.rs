@@ -153,6 +153,12 @@ impl Config {
                 members.contains_key(&self.id),
                 format!("must list this node too (id {})", self.id),
             )?;
+            let mut holders = BTreeMap::new();
+            for (id, address) in members {
+                let other = holders.insert(address, id).map_or(String::new(), u64::to_string);
+                let must = format!("must be another address than that of node {other}");
+                check("bootstrap", format!("{id}={address}"), other.is_empty(), must)?;
+            }
         }
         if let Start::Join { nodes, .. } = &self.start {
             check("join", "", !nodes.is_empty(), "must name at least one address")?;
