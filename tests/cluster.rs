@@ -34,6 +34,7 @@ mod cluster {
     mod load;
     mod membership;
     mod once;
+    mod operators;
     mod outage;
     mod own_thread;
     mod reads;

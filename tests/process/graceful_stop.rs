@@ -68,6 +68,28 @@ async fn the_leader_stops_under_load_and_no_call_fails() {
     assert_eq!(state.keys().filter(|key| key.starts_with("kept/")).count(), 10);
 }
 
+/// The one that would be first choice (both are as far along; the later id counts) stands still: the other gets the lead.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lead_goes_to_one_that_answers() {
+    let mut cluster = Cluster::start(3).await;
+    for turn in 0..2 {
+        let leader = cluster.leader().await;
+        cluster.equal_states().await;
+        let others = cluster.others(leader);
+        let (frozen, answers) = (others[1 - turn], others[turn]);
+        cluster.nodes[frozen].pause();
+        cluster.nodes[leader].terminate();
+        assert_eq!(cluster.nodes[leader].exit_code(STOPS_WITHIN).await, 0);
+        let log = cluster.nodes[leader].log_text();
+        assert!(!log.contains("could not hand the lead over"), "{log}");
+        let wanted = format!("handed the lead over to={}", cluster.nodes[answers].id);
+        assert!(log.contains(&wanted), "no {wanted:?} in:\n{log}");
+        cluster.nodes[frozen].go_on();
+        cluster.nodes[leader].start();
+        cluster.leader().await;
+    }
+}
+
 fn stopped_in_order(log: &str) {
     let places: Vec<Option<usize>> = ORDER.iter().map(|step| log.rfind(step)).collect();
     let found: Vec<_> = ORDER.iter().zip(&places).collect();

@@ -145,6 +145,7 @@ pub(crate) fn member_status(status: &MemberStatus) -> Value {
         "uptime_ms": status.uptime_ms,
         "probes_made": status.probes_made,
         "probes_refused": status.probes_refused,
+        "health_checks": status.health_checks,
     })
 }
 

@@ -5,23 +5,23 @@ use std::time::Duration;
 
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::{
-    AddNodeRequest, BackupChunk, BackupRequest, RemoveNodeRequest, ReplaceNodeRequest,
-    SetOverrideRequest, StatusRequest, StatusResponse, TransferLeaderRequest,
-    TriggerSnapshotRequest, TriggerSnapshotResponse,
+    AddNodeRequest, BackupChunk, BackupRequest, InstanceName, ListOverridesRequest,
+    RemoveNodeRequest, ReplaceNodeRequest, SetOverrideRequest, StatusRequest, StatusResponse,
+    TransferLeaderRequest, TriggerSnapshotRequest, TriggerSnapshotResponse,
 };
 use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
-use crate::call::{DECODE_MAX, Plan, Rounds, call};
+use crate::call::{CallError, DECODE_MAX, Plan, Rounds, call};
 use crate::client::Core;
 use crate::endpoints::Target;
 use crate::error::{Attempt, Error, explain};
-use crate::retry::{FOREGROUND, decide};
-use crate::types::{InstanceOverride, Member};
+use crate::retry::{Decision, FOREGROUND, decide};
+use crate::types::{InstanceOverride, Member, OverriddenInstance};
 use crate::write::Write;
 
-/// Membership changes wait for a node to catch up, snapshots for the disk. One node gets all of it: the connection's
+/// Who takes a node in waits for it to catch up, snapshots for the disk. One node gets all of it: the connection's
 /// keep-alive finds out sooner when it hangs.
 const LONG_CALL: Duration = Duration::from_secs(60);
 /// The answering node gives each member 1 s, so it may itself need a little more.
@@ -108,13 +108,31 @@ impl Admin {
         members
     }
 
-    /// Takes a node out. Answers with the members.
+    /// Takes a node out, within the call timeout. Answers with the members.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Rejected`] (among others when the rest would have no live quorum).
+    /// [`Error::Unreachable`], [`Error::Rejected`] (among others when there is no such member, or the rest would have no live
+    /// quorum).
     pub async fn remove_node(&self, id: u64) -> Result<Vec<Member>, Error> {
-        let answer = send!(self, long("remove node"), RemoveNodeRequest { id }, remove_node)?;
-        Ok(self.learned(answer.members))
+        let plan = self.whole("remove node");
+        let send = |channel, request| async move { stub(channel).remove_node(request).await };
+        let request = RemoveNodeRequest { id };
+        let members = match call(&self.core.endpoints, &plan, &request, send).await {
+            Ok(answer) => answer.members,
+            // An attempt before this one took it out, and its answer was lost.
+            Err(CallError::Refused { decision: Decision::Reregister, retried: true, .. }) => {
+                let members = self.status(false).await?.members;
+                members.into_iter().filter_map(|status| status.member).collect()
+            }
+            Err(error) => return Err(error.into_error(plan.operation)),
+        };
+        Ok(self.learned(members))
+    }
+
+    /// One node gets all of the call timeout: what it says at the end of it tells more than asking others again.
+    fn whole(&self, operation: &'static str) -> Plan {
+        let plan = self.core.plan(operation, Target::Leader);
+        Plan { attempt: plan.within, ..plan }
     }
 
     /// Takes a new node in and an old one out, in one change. Answers with the members.
@@ -139,7 +157,7 @@ impl Admin {
     /// [`Error::Unreachable`], [`Error::Rejected`].
     pub async fn transfer_leader(&self, to_id: Option<u64>) -> Result<u64, Error> {
         let request = TransferLeaderRequest { to_id: to_id.unwrap_or(0) };
-        let answer = send!(self, long("transfer leader"), request, transfer_leader)?;
+        let answer = send!(self, self.whole("transfer leader"), request, transfer_leader)?;
         Ok(answer.leader_id)
     }
 
@@ -172,6 +190,29 @@ impl Admin {
     /// [`Error::Unreachable`], [`Error::Rejected`].
     pub async fn clear_override(&self, service: &str, id: &str) -> Result<(), Error> {
         self.put_override(service, id, None).await
+    }
+
+    /// The overrides of the namespace, by service and id, also those of instances that are not registered.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`].
+    pub async fn overrides(&self) -> Result<Vec<OverriddenInstance>, Error> {
+        let plan = self.core.plan("list overrides", Target::Any);
+        let namespace = self.core.options.namespace.clone();
+        let mut request = ListOverridesRequest { namespace, ..ListOverridesRequest::default() };
+        let mut all = Vec::new();
+        loop {
+            let answer = send!(self, plan, request, list_overrides)?;
+            all.extend(answer.overrides);
+            let place = |name: &Option<InstanceName>| {
+                name.as_ref().map(|name| (name.service.clone(), name.id.clone()))
+            };
+            // Each page begins after the one before it, so this ends even with a node that repeats itself.
+            if place(&answer.next) <= place(&request.after) {
+                return Ok(all);
+            }
+            request.after = answer.next;
+        }
     }
 
     async fn put_override(

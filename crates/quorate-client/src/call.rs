@@ -62,6 +62,7 @@ answers!(
     TransferLeaderResponse,
     TriggerSnapshotResponse,
     SetOverrideResponse,
+    ListOverridesResponse,
 );
 
 /// How one attempt failed.
@@ -106,8 +107,8 @@ impl Failure {
 pub(crate) enum CallError {
     /// Nobody served it in time.
     Unreachable(Error),
-    /// It was answered, and refused.
-    Refused { decision: Decision, status: Status },
+    /// It was answered, and refused. `retried`: an attempt before it may have had its effect, if it has no name.
+    Refused { decision: Decision, status: Status, retried: bool },
 }
 
 impl CallError {
@@ -277,7 +278,8 @@ where
         };
         if over {
             let Failure { decision, status, .. } = failure;
-            return Err(CallError::Refused { decision, status });
+            let retried = !tried.is_empty();
+            return Err(CallError::Refused { decision, status, retried });
         }
         note(&mut tried, &failure);
         let wait = retry_after(&failure.status).unwrap_or_default().max(rounds.wait(endpoints));

@@ -111,5 +111,7 @@ pub use types::{FetchOptions, Fetched, InstanceBuilder, Registration, Selection,
 /// Examples are at [`Discovery`] and [`Watch`].
 pub use types::{Instance, RemoveReason};
 /// An example is at [`Admin`].
-pub use types::{InstanceOverride, Member, MemberRole, MemberStatus, NodeState};
+pub use types::{
+    InstanceOverride, Member, MemberRole, MemberStatus, NodeState, OverriddenInstance,
+};
 pub use watch::{View, Watch, WatchEvent, WatchStatus};

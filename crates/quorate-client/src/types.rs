@@ -8,7 +8,8 @@ use quorate_proto::v1;
 use crate::checks::HealthCheck;
 pub use quorate_proto::v1::{
     Consistency, Health, Instance, InstanceOverride, InstanceSpec, InstanceStatus, Member,
-    MemberRole, MemberStatus, NodeState, RemoveReason, ResponseHeader, Service, ServiceSummary,
+    MemberRole, MemberStatus, NodeState, OverriddenInstance, RemoveReason, ResponseHeader, Service,
+    ServiceSummary,
 };
 
 /// Describes one instance.

@@ -34,6 +34,7 @@ pub(crate) struct NodeStatus {
     pub(crate) uptime_ms: u64,
     pub(crate) probes_made: u64,
     pub(crate) probes_refused: u64,
+    pub(crate) health_checks: bool,
 }
 
 impl Node {
@@ -57,6 +58,7 @@ impl Node {
             uptime_ms: self.started.elapsed().as_millis() as u64,
             probes_made: self.probes.made.load(Ordering::Relaxed),
             probes_refused: self.probes.refused.load(Ordering::Relaxed),
+            health_checks: self.probes.allowed,
         }
     }
 
@@ -70,19 +72,24 @@ impl Node {
         join_all(asked.map(|member| async move {
             let status = match member.id == self.id {
                 true => Ok(self.own_status()),
-                false => self.ask_status(&member).await,
+                false => self.ask_status(&member, ASK_TIMEOUT).await,
             };
             (member, status)
         }))
         .await
     }
 
-    async fn ask_status(&self, member: &MemberInfo) -> Result<NodeStatus, String> {
+    /// What another node says of itself.
+    pub(crate) async fn ask_status(
+        &self,
+        member: &MemberInfo,
+        within: Duration,
+    ) -> Result<NodeStatus, String> {
         let client = self.peers.client(&member.member.peer_address, Lane::Control);
         let mut client = client.map_err(|status| status.message().to_owned())?;
-        let request = self.peers.request(member.id, StatusRequest {}, Some(ASK_TIMEOUT));
-        match timeout(ASK_TIMEOUT, client.status(request)).await {
-            Err(_) => Err(format!("no answer within {} ms", ASK_TIMEOUT.as_millis())),
+        let request = self.peers.request(member.id, StatusRequest {}, Some(within));
+        match timeout(within, client.status(request)).await {
+            Err(_) => Err(format!("no answer within {} ms", within.as_millis())),
             Ok(Err(status)) => Err(status.message().to_owned()),
             Ok(Ok(answer)) => decode(&answer.into_inner().data).map_err(|e| e.to_string()),
         }

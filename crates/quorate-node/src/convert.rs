@@ -27,7 +27,7 @@ pub(crate) fn service_key(namespace: &Namespace, name: &str) -> Result<ServiceKe
     Ok(ServiceKey { namespace: namespace.clone(), name })
 }
 
-fn instance_key(
+pub(crate) fn instance_key(
     field: impl Display + Copy,
     namespace: &Namespace,
     service: &str,
@@ -250,14 +250,18 @@ pub(crate) fn instance_to_wire(instance: &Instance) -> wire::Instance {
         lease_id: instance.lease.0,
         create_revision: instance.created.0,
         modify_revision: instance.modified.0,
-        r#override: instance.overridden.as_ref().map(|value| wire::InstanceOverride {
-            status: value.status.map_or(0, status_to_wire),
-            weight: value.weight,
-            reason: value.reason.clone(),
-        }),
+        r#override: instance.overridden.as_deref().map(override_to_wire),
         load: spec.load().get(),
         checks: checks::checks_to_wire(instance),
         health: checks::health_to_wire(instance),
+    }
+}
+
+pub(crate) fn override_to_wire(value: &Override) -> wire::InstanceOverride {
+    wire::InstanceOverride {
+        status: value.status.map_or(0, status_to_wire),
+        weight: value.weight,
+        reason: value.reason.clone(),
     }
 }
 

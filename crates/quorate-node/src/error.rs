@@ -72,8 +72,16 @@ impl NodeError {
 /// Why a membership change was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub(crate) enum MembershipError {
-    #[error("node {id} is not a member of this cluster")]
+    #[error("node {id} is not a member of this cluster; `quorate cluster status` lists them")]
     Unknown { id: u64 },
+    #[error(
+        "node {id} votes already and cannot take the place of node {old}: name a new node, or take node {old} out with `quorate cluster remove {old}`"
+    )]
+    VotesAlready { id: u64, old: u64 },
+    #[error(
+        "only {alive} of {voters} voters can be reached, {needed} are needed for any change of members; bring the others back first"
+    )]
+    NoQuorum { alive: usize, voters: usize, needed: usize },
     #[error("the node at {address} has id {found}, not {wanted}")]
     WrongId { address: String, wanted: u64, found: u64 },
     #[error(

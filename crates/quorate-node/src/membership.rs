@@ -1,11 +1,13 @@
 //! Membership changes, on the leader, one at a time: each of them can be called again and goes on where it stopped.
 //!
 //! No change may lose a live majority: a voter is only taken out when enough of the others were heard of lately. A leader
-//! that is to go hands the lead over first; the caller's retry then finds the new leader.
+//! that is to go hands the lead over first; the caller's retry then finds the new leader. What can be refused is refused
+//! before anything is proposed: a refused change leaves nothing behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _};
@@ -14,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{MembershipError, NodeError};
-use crate::node::{LeaderAnswer, Node};
+use crate::node::{LeaderAnswer, MemberInfo, Node};
 use crate::peers::Lane;
 use crate::raft::types::{Member, TypeConfig};
 
@@ -23,6 +25,9 @@ const CAUGHT_UP_LAG: u64 = 256;
 
 /// How long a node that is to be taken in has to answer who it is.
 const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A voter that is to lead next has so long to answer: one that stands still must not hold a stop up for long.
+const SUCCESSOR_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
 
 /// A membership change or something that belongs to one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -54,6 +59,7 @@ impl Node {
         let _guard = one_at_a_time.await.map_err(|_| refused(MembershipError::Busy))?;
         match call {
             MembershipCall::Add { id, peer_address, learner_only } => {
+                self.once_heard(|| self.check_quorum()).await?;
                 self.take_in(id, &peer_address, deadline, learner_only).await?;
                 if !learner_only {
                     self.promote(id).await?;
@@ -61,12 +67,11 @@ impl Node {
             }
             MembershipCall::Remove { id } => self.take_out(id, deadline).await?,
             MembershipCall::Replace { old, new, peer_address } => {
-                self.take_in(new, &peer_address, deadline, false).await?;
-                self.swap(old, new, deadline).await?;
+                self.replace(old, new, &peer_address, deadline).await?;
             }
             MembershipCall::Successor if self.voters().len() > 1 => {
-                let next = self.once_heard(|| self.successor()).await?;
-                return Ok(LeaderAnswer::Leader(next));
+                self.once_heard(|| self.candidates().map(drop)).await?;
+                return Ok(LeaderAnswer::Leader(self.successor().await?));
             }
             MembershipCall::Successor => return Err(refused(MembershipError::NoOther)),
             MembershipCall::Transfer { to } => {
@@ -166,8 +171,9 @@ impl Node {
 
     async fn take_out(&self, id: u64, deadline: Instant) -> Result<(), NodeError> {
         if self.member(id).is_none() {
-            return Ok(());
+            return Err(refused(MembershipError::Unknown { id }));
         }
+        self.once_heard(|| self.check_quorum()).await?;
         let voters = self.voters();
         if !voters.contains(&id) {
             tracing::info!(id, "taking a learner out");
@@ -182,18 +188,62 @@ impl Node {
         self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
     }
 
+    async fn replace(
+        &self,
+        old: u64,
+        new: u64,
+        peer_address: &str,
+        deadline: Instant,
+    ) -> Result<(), NodeError> {
+        self.once_heard(|| self.check_replace(old, new)).await?;
+        let was_member = self.member(new).is_some();
+        self.take_in(new, peer_address, deadline, false).await?;
+        let swapped = self.swap(old, new, deadline).await;
+        if let Err(NodeError::Membership(reason)) = &swapped
+            && !was_member
+        {
+            // Only if something changed since it was checked.
+            tracing::info!(new, %reason, "refused; taking the new node out again");
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([new]))).await?;
+        }
+        swapped
+    }
+
+    /// Whether one node may take another one's place, as far as that can be told before it is taken in.
+    fn check_replace(&self, old: u64, new: u64) -> Result<(), NodeError> {
+        let voters = self.voters();
+        let known = self.member(old).is_some();
+        let votes_already = voters.contains(&new);
+        // A change that was cut off between its two steps has both, one that was done has the new one only.
+        if known && votes_already && !self.in_joint_membership() {
+            return Err(refused(MembershipError::VotesAlready { id: new, old }));
+        }
+        if !known && !votes_already {
+            return Err(refused(MembershipError::Unknown { id: old }));
+        }
+        self.check_quorum()?;
+        let after: BTreeSet<u64> =
+            voters.into_iter().filter(|voter| *voter != old).chain([new]).collect();
+        // The new one is asked when it is taken in.
+        self.check_majority(old, &after, |voter| voter == new || self.hears(voter))
+    }
+
     async fn swap(&self, old: u64, new: u64, deadline: Instant) -> Result<(), NodeError> {
         let voters = self.voters();
         if !voters.contains(&old) {
-            if self.member(old).is_none() && !voters.contains(&new) {
-                return Err(refused(MembershipError::Unknown { id: old }));
-            }
             self.promote(new).await?;
-            return self.take_out(old, deadline).await;
+            return match self.member(old) {
+                Some(_) => self.take_out(old, deadline).await,
+                None => Ok(()),
+            };
         }
+        let alone = voters.len() == 1;
         let after = voters.into_iter().filter(|voter| *voter != old).chain([new]).collect();
         self.keep_majority(old, &after).await?;
-        self.leave_lead(old, deadline).await?;
+        if !alone {
+            // A single voter has nobody to hand the lead to: it leads until the change is committed, and then steps down.
+            self.leave_lead(old, deadline).await?;
+        }
         tracing::info!(old, new, "replacing a voter");
         self.change(ChangeMembers::Batch(vec![
             ChangeMembers::AddVoterIds(BTreeSet::from([new])),
@@ -204,7 +254,7 @@ impl Node {
 
     /// Refuses to take a node out if those that are to vote then have no live majority.
     async fn keep_majority(&self, id: u64, after: &BTreeSet<u64>) -> Result<(), NodeError> {
-        self.once_heard(|| self.check_majority(id, after)).await
+        self.once_heard(|| self.check_majority(id, after, |voter| self.hears(voter))).await
     }
 
     /// A leader that was elected just now has not heard of the others yet: what that would refuse is looked at again for as
@@ -234,8 +284,24 @@ impl Node {
         2 * self.silence_max()
     }
 
-    fn check_majority(&self, id: u64, after: &BTreeSet<u64>) -> Result<(), NodeError> {
-        let alive = after.iter().filter(|voter| self.hears(**voter)).count();
+    /// Without a live majority of those that vote now, no change can be committed, and none is to wait in the log for one.
+    fn check_quorum(&self) -> Result<(), NodeError> {
+        let all = self.voters();
+        let alive = all.iter().filter(|voter| self.hears(**voter)).count();
+        let (voters, needed) = (all.len(), all.len() / 2 + 1);
+        if alive >= needed {
+            return Ok(());
+        }
+        Err(refused(MembershipError::NoQuorum { alive, voters, needed }))
+    }
+
+    fn check_majority(
+        &self,
+        id: u64,
+        after: &BTreeSet<u64>,
+        alive: impl Fn(u64) -> bool,
+    ) -> Result<(), NodeError> {
+        let alive = after.iter().filter(|voter| alive(**voter)).count();
         let voters = after.len();
         let needed = voters / 2 + 1;
         if alive >= needed {
@@ -249,21 +315,34 @@ impl Node {
         if id != self.id {
             return Ok(());
         }
-        self.transfer(self.successor()?, deadline).await?;
+        self.transfer(self.successor().await?, deadline).await?;
         Err(NodeError::NotLeader { node: self.id })
     }
 
-    /// The other voter that is furthest along, of those that were heard of lately.
-    pub(crate) fn successor(&self) -> Result<u64, NodeError> {
-        let others = self.voters().into_iter().filter(|id| *id != self.id && self.hears(*id));
-        let others: Vec<u64> = others.collect();
+    /// The other voters that were heard of lately, with how far along each is; at least one.
+    fn candidates(&self) -> Result<Vec<(u64, MemberInfo)>, NodeError> {
+        let members = self.members().into_iter();
+        let others = members.filter(|info| info.voter && info.id != self.id && self.hears(info.id));
+        let others: Vec<MemberInfo> = others.collect();
         let metrics = self.metrics.borrow_watched();
         let progress = |id: &u64| {
             let matched = metrics.replication.as_ref().and_then(|all| all.get(id));
             matched.and_then(|matched| matched.as_ref()).map_or(0, |log_id| log_id.index())
         };
-        let furthest = others.into_iter().max_by_key(progress);
-        furthest.ok_or_else(|| refused(MembershipError::NoOther))
+        let others: Vec<_> = others.into_iter().map(|info| (progress(&info.id), info)).collect();
+        if others.is_empty() { Err(refused(MembershipError::NoOther)) } else { Ok(others) }
+    }
+
+    /// The other voter that is furthest along, of those that answer now: one that died or froze a moment ago still counts as
+    /// heard of.
+    pub(crate) async fn successor(&self) -> Result<u64, NodeError> {
+        let asked = self.candidates()?.into_iter().map(async |(at, info)| {
+            let answer = self.ask_status(&info, SUCCESSOR_ANSWERS_WITHIN).await;
+            answer.ok().map(|_| (at, info.id))
+        });
+        let furthest = join_all(asked).await.into_iter().flatten().max();
+        let (_, id) = furthest.ok_or_else(|| refused(MembershipError::NoOther))?;
+        Ok(id)
     }
 
     fn check_successor(&self, to: u64) -> Result<(), NodeError> {

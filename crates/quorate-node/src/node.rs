@@ -191,12 +191,23 @@ impl Node {
         call: LeaderCall,
         deadline: Instant,
     ) -> Result<LeaderAnswer, NodeError> {
+        self.attempt_on_leader(call, deadline, &mut 0).await
+    }
+
+    /// The same; counts the attempts.
+    pub(crate) async fn attempt_on_leader(
+        &self,
+        call: LeaderCall,
+        deadline: Instant,
+        attempts: &mut u32,
+    ) -> Result<LeaderAnswer, NodeError> {
         let since = Instant::now();
         loop {
             if self.stop.is_cancelled() {
                 return Err(NodeError::Stopping { node: self.id });
             }
             let leader = self.current_leader();
+            *attempts += u32::from(leader.is_some());
             let attempt = async {
                 match leader {
                     None => Err(NodeError::NotLeader { node: 0 }),

@@ -56,6 +56,8 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many probes this node made since it started, and how many it was not allowed to make.
 #[derive(Debug, Default)]
 pub(crate) struct ProbeCounts {
+    /// Whether the operator allows any.
+    pub(crate) allowed: bool,
     pub(crate) made: AtomicU64,
     pub(crate) refused: AtomicU64,
 }

@@ -136,7 +136,10 @@ impl Server {
             leadership: Leadership::new(),
             disk,
             origin: Origin::new(Runtime::thread_rng().next_u64()),
-            probes: ProbeCounts::default(),
+            probes: ProbeCounts {
+                allowed: !config.health_checks.allow.is_empty(),
+                ..ProbeCounts::default()
+            },
             queues,
             encoded: EncodedServices::default(),
             membership: tokio::sync::Mutex::default(),
@@ -335,12 +338,15 @@ async fn stop_all(
     raft.map_err(|error| RunError::Raft { reason: error.to_string() })
 }
 
-/// A leader hands the lead to a voter that it hears, if there is one.
+/// A leader hands the lead to a voter that answers, if there is one.
 async fn hand_over(node: &Node) {
     if !node.leads() {
         return;
     }
-    let Ok(next) = node.successor() else { return };
+    let Ok(next) = node.successor().await else {
+        tracing::info!("no other voter answers: nobody to hand the lead to");
+        return;
+    };
     let deadline = Instant::now() + 2 * node.silence_max();
     match node.transfer(next, deadline).await {
         Ok(()) => tracing::info!(to = next, "handed the lead over"),

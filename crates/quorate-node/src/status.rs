@@ -69,6 +69,8 @@ fn code(error: &CallError) -> Code {
                 | MembershipError::NoAnswer { .. }
                 | MembershipError::OtherCluster { .. }
                 | MembershipError::Taken { .. }
+                | MembershipError::VotesAlready { .. }
+                | MembershipError::NoQuorum { .. }
                 | MembershipError::WouldLoseQuorum { .. }
                 | MembershipError::LastVoter { .. }
                 | MembershipError::NotVoter { .. }

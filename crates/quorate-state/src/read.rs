@@ -1,10 +1,11 @@
 //! How a registry is read: nothing here changes it or looks at any clock but its own.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::instances::Service;
 use crate::registry::Registry;
-use crate::spec::Instance;
+use crate::spec::{Instance, Override};
 use crate::types::{Clock, InstanceId, InstanceKey, Namespace, Revision, ServiceKey, ServiceName};
 
 /// How much is in a registry.
@@ -89,6 +90,27 @@ impl Registry {
             .range((target.clone(), lowest)..)
             .take_while(move |(required, _)| required == target)
             .filter_map(|(_, key)| self.instance(key))
+    }
+
+    /// The overrides of a namespace, by service and id, those after `after` only; whether or not the instances are there.
+    pub fn overrides<'a>(
+        &'a self,
+        namespace: &Namespace,
+        after: Option<&InstanceKey>,
+    ) -> impl Iterator<Item = (&'a InstanceKey, &'a Override)> + use<'a> {
+        let first = || InstanceKey {
+            service: ServiceKey {
+                namespace: namespace.clone(),
+                name: ServiceName::range_start(""),
+            },
+            id: InstanceId::lowest(),
+        };
+        // Nothing has the lowest key, so it can be left out as well.
+        let after = after.cloned().unwrap_or_else(first);
+        let namespace = namespace.clone();
+        self.overrides
+            .range((Bound::Excluded(after), Bound::Unbounded))
+            .take_while(move |(key, _)| key.service.namespace == namespace)
     }
 
     /// Whether a service that is no longer known may have changed after this revision.

@@ -10,7 +10,8 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{RaftMetrics, ServerState};
 use quorate_proto::encoded::v1::admin_server::Admin;
 use quorate_proto::v1::{
-    AddNodeRequest, AddNodeResponse, BackupChunk, BackupRequest, MemberStatus, NodeState,
+    AddNodeRequest, AddNodeResponse, BackupChunk, BackupRequest, InstanceName,
+    ListOverridesRequest, ListOverridesResponse, MemberStatus, NodeState, OverriddenInstance,
     RemoveNodeRequest, RemoveNodeResponse, ReplaceNodeRequest, ReplaceNodeResponse,
     SetOverrideRequest, SetOverrideResponse, StatusRequest, StatusResponse, TransferLeaderRequest,
     TransferLeaderResponse, TriggerSnapshotRequest, TriggerSnapshotResponse,
@@ -23,15 +24,18 @@ use tonic::{Request, Response, Status};
 
 use crate::cluster_status::NodeStatus;
 use crate::convert;
-use crate::error::{CallError, NodeError};
+use crate::error::{CallError, MembershipError, NodeError};
 use crate::grpc::{deadline, header, open, until_stopped};
 use crate::membership::MembershipCall;
-use crate::node::{LeaderAnswer, LeaderCall, MemberInfo, Node};
+use crate::node::{Consistency, LeaderAnswer, LeaderCall, MemberInfo, Node};
 use crate::raft::network::read_chunks;
 use crate::raft::types::TypeConfig;
 
 /// A membership change without a deadline of its own: a learner may need a snapshot first.
 const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(55);
+
+/// Overrides in one answer: with reasons and names at their limits, 1.8 MB.
+const OVERRIDES_MAX: usize = 1_000;
 
 /// Chunks of a backup read ahead of the network: 1 MiB.
 const CHUNKS_AHEAD: usize = 4;
@@ -81,7 +85,18 @@ impl Admin for AdminService {
     async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Answer<RemoveNodeResponse> {
         let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
         let id = request.into_inner().id;
-        let members = self.members_after(MembershipCall::Remove { id }, deadline).await?;
+        let call = LeaderCall::Membership(MembershipCall::Remove { id });
+        let mut attempts = 0;
+        let members = match self.node.attempt_on_leader(call, deadline, &mut attempts).await {
+            // An attempt whose answer was lost with its leader has taken it out.
+            Err(NodeError::Membership(MembershipError::Unknown { .. })) if attempts > 1 => {
+                self.node.members()
+            }
+            Ok(LeaderAnswer::Members(members)) => members,
+            Ok(other) => return Err(self.node.mismatched(&other).into()),
+            Err(error) => return Err(error.into()),
+        };
+        let members = members.iter().map(convert::member_to_wire).collect();
         Ok(Response::new(RemoveNodeResponse { header: self.header(), members }))
     }
 
@@ -168,6 +183,40 @@ impl Admin for AdminService {
         let op = convert::set_override(request).map_err(CallError::from)?;
         let revision = self.node.propose(op, id, deadline).await?.revision.0;
         Ok(Response::new(SetOverrideResponse { header: header(&self.node, revision, 0) }))
+    }
+
+    async fn list_overrides(
+        &self,
+        request: Request<ListOverridesRequest>,
+    ) -> Answer<ListOverridesResponse> {
+        let (request, deadline) = open(request, &self.node)?;
+        let namespace = convert::namespace(&request.namespace).map_err(CallError::from)?;
+        let after = request.after.map(|InstanceName { service, id }| {
+            convert::instance_key("after.", &namespace, &service, &id)
+        });
+        let after = after.transpose().map_err(CallError::from)?;
+        let limit = match request.limit as usize {
+            0 => OVERRIDES_MAX,
+            limit => limit.min(OVERRIDES_MAX),
+        };
+        let registry = self.node.read(Consistency::Linearizable, 0, deadline).await?;
+        let mut found = registry.overrides(&namespace, after.as_ref());
+        let overrides: Vec<_> = found
+            .by_ref()
+            .take(limit)
+            .map(|(key, value)| OverriddenInstance {
+                service: key.service.name.to_string(),
+                id: key.id.to_string(),
+                r#override: Some(convert::override_to_wire(value)),
+                registered: registry.instance(key).is_some(),
+            })
+            .collect();
+        let last = overrides
+            .last()
+            .map(|last| InstanceName { service: last.service.clone(), id: last.id.clone() });
+        let next = found.next().and(last);
+        let header = header(&self.node, registry.revision().0, 0);
+        Ok(Response::new(ListOverridesResponse { header, overrides, next }))
     }
 }
 
@@ -290,6 +339,7 @@ fn member_status(
         uptime_ms: status.uptime_ms,
         probes_made: status.probes_made,
         probes_refused: status.probes_refused,
+        health_checks: status.health_checks,
     }
 }
 
