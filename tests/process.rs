@@ -41,6 +41,8 @@ mod lost_disk;
 mod nemesis;
 #[path = "process/no_quorum.rs"]
 mod no_quorum;
+#[path = "process/operators.rs"]
+mod operators;
 #[path = "process/pause.rs"]
 mod pause;
 #[path = "process/ports.rs"]

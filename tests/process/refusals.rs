@@ -30,6 +30,10 @@ async fn settings_that_cannot_be_are_usage_errors_that_name_them() {
         (format!("serve --id 0 {rest}"), vec!["id = 0", "at least 1"]),
         (format!("serve --id one {rest}"), vec!["--id", "one"]),
         (format!("serve --id 4 {rest} --bootstrap 1=a:1,2=b:1"), vec!["bootstrap = 1,2", "id 4"]),
+        (
+            format!("serve --id 1 {rest} --bootstrap 1=a:1,2=a:1"),
+            vec!["bootstrap = 2=a:1", "another address than that of node 1"],
+        ),
         (format!("serve --id 1 {rest} --bootstrap 1=a"), vec!["--bootstrap", "\"a\"", "host:port"]),
         (
             format!("serve --id 1 {rest} --join a:1 --bootstrap 1=a:1"),

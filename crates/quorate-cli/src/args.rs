@@ -67,7 +67,7 @@ pub(crate) struct ClientArgs {
     /// How the output is written
     #[arg(short, long, default_value = "table")]
     pub(crate) output: Format,
-    /// How long to go on trying
+    /// How long to go on trying: 10ms to 365 days, written like 500ms, 10s or 2m30s
     #[arg(long, env = "QUORATE_TIMEOUT", default_value = "5s", value_parser = parse::duration)]
     pub(crate) timeout: Duration,
 }
@@ -159,9 +159,9 @@ pub(crate) struct ServeArgs {
     quorate register orders orders-1 --endpoint http=http://10.0.0.1:8080 --check http=/healthz,every=5s\n  \
     quorate register orders orders-1 --endpoint http=http://10.0.0.1:8080 --ttl 1h --once")]
 pub(crate) struct RegisterArgs {
-    /// The service
+    /// The service: a name of 1 to 253 letters, digits, '.', '_' or '-'
     pub(crate) service: String,
-    /// The instance's id
+    /// The instance's id, such a name, too
     pub(crate) id: String,
     #[command(flatten)]
     pub(crate) instance: InstanceSettings,
@@ -178,38 +178,41 @@ pub(crate) struct RegisterArgs {
 /// What an instance says of itself.
 #[derive(Debug, Args)]
 pub(crate) struct InstanceSettings {
-    /// A named URI under which it is called (repeatable)
+    /// A named URI under which it is called (repeatable, up to 32)
     #[arg(long = "endpoint", value_name = "NAME=URI", required = true, value_parser = parse::endpoint)]
     pub(crate) endpoints: Vec<(String, String)>,
-    /// How long it outlives this command: 500ms, 10s, 5m, 1h [default: 15s]
-    #[arg(long, value_parser = parse::duration)]
+    /// How long it outlives this command: 1s to 24h, written like 10s, 2m30s or 1h [default: 15s]
+    #[arg(long, value_parser = parse::ttl)]
     pub(crate) ttl: Option<Duration>,
     /// Its failure domain
     #[arg(long)]
     pub(crate) zone: Option<String>,
-    /// Its share of calls, relative to others [default: 100]
-    #[arg(long)]
+    /// Its share of calls, relative to others: 0 to 1000000 [default: 100]
+    #[arg(long, value_parser = weight())]
     pub(crate) weight: Option<u32>,
-    /// Metadata (repeatable)
+    /// Metadata (repeatable, up to 64 and 16 KiB in all)
     #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = parse::pair)]
     pub(crate) metadata: Vec<(String, String)>,
     /// The software's version
     #[arg(long)]
     pub(crate) version_tag: Option<String>,
-    /// A service that it depends on (repeatable)
+    /// A service that it depends on (repeatable, up to 64)
     #[arg(long, value_name = "SERVICE")]
     pub(crate) requires: Vec<String>,
     /// A health check that the cluster makes, where its operator allows it: http=/path, tcp or grpc=SERVICE, then perhaps
-    /// ,endpoint=NAME,every=10s,timeout=2s,failures=3,successes=1 (repeatable)
+    /// ,endpoint=NAME,every=10s,timeout=2s,failures=3,successes=1 (repeatable, up to 4; every 1s to 1h)
     #[arg(long = "check", value_name = "CHECK", value_parser = parse::check)]
     pub(crate) checks: Vec<HealthCheck>,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  \
-    quorate run --service web --endpoint http=http://127.0.0.1:8080 -- ./server --port 8080\n\n\
-    The program is registered once it accepts connections. On SIGTERM or Ctrl-C it is taken out of the registry first,\n\
-    then it gets the signal; the exit code is its own (128 + N if a signal N ended it, 127 if it could not be started).")]
+#[command(after_help = "Examples:\n  \
+    quorate run --service web --endpoint http=http://127.0.0.1:8080 -- ./server --port 8080\n  \
+    quorate run --service web --endpoint http=http://127.0.0.1:{port} -- ./server --port {port}\n\n\
+    {port} is a free port that is chosen for the program, which also finds it in its variable PORT; QUORATE_SERVICE and\n\
+    QUORATE_ID tell it who it is. It is STARTING until its first endpoint accepts connections, then UP. On SIGTERM or\n\
+    Ctrl-C it is taken out of the registry first, then it gets the signal (SIGHUP it gets at once); the exit code is its\n\
+    own (128 + N if a signal N ended it, 127 if it could not be started).")]
 pub(crate) struct RunArgs {
     /// The service
     #[arg(long)]
@@ -219,9 +222,13 @@ pub(crate) struct RunArgs {
     pub(crate) id: Option<String>,
     #[command(flatten)]
     pub(crate) instance: InstanceSettings,
-    /// How long to wait for its first endpoint to accept connections before it is registered anyway; 0s: not at all
+    /// If its first endpoint accepts no connection for so long, it is said that it stays STARTING; 0s: it is UP at once, and
+    /// nobody looks
     #[arg(long, default_value = "10s", value_parser = parse::duration)]
     pub(crate) ready_within: Duration,
+    /// What to do if an operator deregisters it, or a newer run takes its id
+    #[arg(long, default_value = "keep")]
+    pub(crate) if_deregistered: IfDeregistered,
     /// How long it goes on serving after it was deregistered, so that all callers have heard, before it gets the signal
     #[arg(long, default_value = "1s", value_parser = parse::duration)]
     pub(crate) drain: Duration,
@@ -254,12 +261,12 @@ pub(crate) struct UpdateArgs {
     /// The instance's id
     pub(crate) id: String,
     /// The new status: starting, up, draining or out-of-service
-    #[arg(long, value_parser = parse::status, required_unless_present_any = ["weight", "metadata"])]
+    #[arg(long, value_parser = parse::status)]
     pub(crate) status: Option<InstanceStatus>,
-    /// The new weight
-    #[arg(long)]
+    /// The new weight: 0 to 1000000
+    #[arg(long, value_parser = weight())]
     pub(crate) weight: Option<u32>,
-    /// Metadata instead of all that there is (repeatable)
+    /// Metadata instead of all that there is (repeatable, up to 64 and 16 KiB in all)
     #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = parse::pair)]
     pub(crate) metadata: Vec<(String, String)>,
     #[command(flatten)]
@@ -404,6 +411,17 @@ pub(crate) enum ClusterCommand {
         quorate cluster override orders orders-1 --status out-of-service --reason \"disk errors\"\n  \
         quorate cluster override orders orders-1 --clear")]
     Override(OverrideArgs),
+    /// List the overrides, also those of instances that are not registered
+    #[command(after_help = "Example:\n  quorate cluster overrides")]
+    Overrides {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+/// The registry's limit (proto/quorate/v1/types.proto).
+fn weight() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(0..=1_000_000)
 }
 
 #[derive(Debug, Args)]
@@ -413,12 +431,12 @@ pub(crate) struct OverrideArgs {
     /// The instance's id
     pub(crate) id: String,
     /// Its status, whatever it says: starting, up, draining or out-of-service
-    #[arg(long, value_parser = parse::status, required_unless_present_any = ["weight", "clear"])]
+    #[arg(long, value_parser = parse::status)]
     pub(crate) status: Option<InstanceStatus>,
-    /// Its weight, whatever it says
-    #[arg(long)]
+    /// Its weight, whatever it says: 0 to 1000000
+    #[arg(long, value_parser = weight())]
     pub(crate) weight: Option<u32>,
-    /// Why, for those who read it later
+    /// Why, for those who read it later; up to 1024 bytes
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) reason: String,
     /// Clear the override
@@ -426,6 +444,14 @@ pub(crate) struct OverrideArgs {
     pub(crate) clear: bool,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IfDeregistered {
+    /// The program runs on, without being registered
+    Keep,
+    /// The program gets a SIGTERM
+    Stop,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quorate_client::{Admin, InstanceOverride, InstanceStatus, Member, MemberStatus, NodeState};
+use quorate_client::{
+    Admin, FetchOptions, InstanceOverride, InstanceStatus, Member, MemberRole, MemberStatus,
+    NodeState, OverriddenInstance, Selection, Service,
+};
 use quorate_proto::v1::StatusResponse;
 use serde_json::json;
 use tokio::fs;
@@ -14,6 +17,7 @@ use crate::args::{ClientArgs, ClusterCommand, OverrideArgs};
 use crate::failure::Failure;
 use crate::json;
 use crate::output::{self, Format, Table};
+use crate::patience::{SAY_AFTER, told, trying};
 use crate::register::{Stay, client, done};
 
 /// Who waits for the members asks this often.
@@ -23,19 +27,27 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
     match command {
         ClusterCommand::Status { wait, client } => status(wait, &client).await,
         ClusterCommand::Add { id, address, observer, client } => {
-            let members = admin(&client).await?.add_node(id, &address, observer).await?;
+            let admin = answering(&client, "cluster add").await?;
+            let what = format!("cluster add: waiting until node {id} has caught up");
+            let members = told(what, admin.add_node(id, &address, observer)).await?;
             members_now(&client, &format!("node {id} is in"), &members)
         }
         ClusterCommand::Remove { id, client } => {
-            let members = admin(&client).await?.remove_node(id).await?;
+            let admin = admin(&client).await?;
+            let removal = admin.remove_node(id);
+            let members = told(trying("cluster remove", &client), removal).await?;
             members_now(&client, &format!("node {id} is out"), &members)
         }
         ClusterCommand::Replace { old, new, address, client } => {
-            let members = admin(&client).await?.replace_node(old, new, &address).await?;
+            let admin = answering(&client, "cluster replace").await?;
+            let what = format!("cluster replace: waiting until node {new} has caught up");
+            let members = told(what, admin.replace_node(old, new, &address)).await?;
             members_now(&client, &format!("node {new} is in, node {old} is out"), &members)
         }
         ClusterCommand::TransferLeader { id, client } => {
-            let leader = admin(&client).await?.transfer_leader(id).await?;
+            let admin = admin(&client).await?;
+            let transfer = admin.transfer_leader(id);
+            let leader = told(trying("cluster transfer-leader", &client), transfer).await?;
             match client.output {
                 Format::Json => output::json(&json!({ "leader_id": leader }))?,
                 Format::Table => output::line(&format!("node {leader} leads"))?,
@@ -43,7 +55,9 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
             Ok(())
         }
         ClusterCommand::Snapshot { client } => {
-            let answer = admin(&client).await?.trigger_snapshot().await?;
+            let admin = admin(&client).await?;
+            let what = "cluster snapshot: waiting for a node to have built it".to_owned();
+            let answer = told(what, admin.trigger_snapshot()).await?;
             let (node, index) = (answer.header.unwrap_or_default().node_id, answer.snapshot_index);
             match client.output {
                 Format::Json => output::json(&json!({ "node_id": node, "snapshot_index": index }))?,
@@ -53,8 +67,16 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
             }
             Ok(())
         }
-        ClusterCommand::Backup { file, client } => backup(&file, &client).await,
-        ClusterCommand::Override(args) => set_override(args).await,
+        ClusterCommand::Backup { file, client } => {
+            let what = "cluster backup: waiting for a node to have sent it".to_owned();
+            told(what, backup(&file, &client)).await
+        }
+        ClusterCommand::Override(args) => {
+            told(trying("cluster override", &args.client), set_override(args)).await
+        }
+        ClusterCommand::Overrides { client } => {
+            told(trying("cluster overrides", &client), overrides(&client)).await
+        }
     }
 }
 
@@ -62,34 +84,98 @@ async fn admin(args: &ClientArgs) -> Result<Admin, Failure> {
     Ok(client(args, Stay::Once).await?.admin())
 }
 
+/// The same for what may take longer than `--timeout`: that is only begun where a quorum answers.
+async fn answering(args: &ClientArgs, what: &str) -> Result<Admin, Failure> {
+    let client = client(args, Stay::Once).await?;
+    // A small answer that takes a quorum.
+    told(trying(what, args), client.dependents("quorate")).await?;
+    Ok(client.admin())
+}
+
 async fn status(wait: bool, args: &ClientArgs) -> Result<(), Failure> {
     let deadline = Instant::now() + args.timeout;
     let admin = admin(args).await?;
-    let mut status = admin.status(false).await?;
-    while wait && !is_whole(&status) && Instant::now() < deadline {
+    let mut status = told(trying("cluster status", args), admin.status(false)).await?;
+    let mut goal = goal(&status);
+    let mut said = false;
+    while wait && !lacking(&status, goal).is_empty() && Instant::now() < deadline {
+        if !said && deadline.duration_since(Instant::now()) + SAY_AFTER < args.timeout {
+            said = true;
+            let lacking = lacking(&status, goal).join("; ");
+            output::note(&format!("waiting for up to {:?}: {lacking}", args.timeout));
+        }
         sleep(LOOK_EVERY).await;
         status = admin.status(false).await?;
+        goal = goal.or_else(|| self::goal(&status));
     }
     show_status(&status, args)?;
-    if wait && !is_whole(&status) {
-        return Err(Failure::failed(format!(
-            "not every member is there and follows a leader after {:?}\n  next: the log of a node that is DOWN tells why; --timeout waits longer",
-            args.timeout
-        )));
+    let lacking = if wait { lacking(&status, goal) } else { Vec::new() };
+    if lacking.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    Err(Failure::failed(format!(
+        "not every member is there and follows a leader after {:?}:\n  {}\n  next: the log of such a node tells why; --timeout waits longer",
+        args.timeout,
+        lacking.join("\n  ")
+    )))
 }
 
-/// Whether a node leads, every member answers and has a part in it, and clients can be told where.
-fn is_whole(status: &StatusResponse) -> bool {
+/// What every member is to have applied: what the furthest had when a leader was first seen.
+fn goal(status: &StatusResponse) -> Option<u64> {
+    let led = status.members.iter().any(|member| member.state() == NodeState::Leader);
+    led.then(|| status.members.iter().map(|member| member.applied_index).max().unwrap_or(0))
+}
+
+/// What is wrong, if not: a node leads, every member answers, has a part in it and what it should, and clients can be told
+/// where.
+fn lacking(status: &StatusResponse, goal: Option<u64>) -> Vec<String> {
     let led = status.header.as_ref().is_some_and(|header| header.leader_id != 0);
-    let is_there = |status: &MemberStatus| {
-        let told = status.member.as_ref().is_some_and(|member| !member.client_address.is_empty());
-        let state = status.state();
-        let follows = matches!(state, NodeState::Leader | NodeState::Follower | NodeState::Learner);
-        told && status.reachable && follows
+    let Some(goal) = goal.filter(|_| led && !status.members.is_empty()) else {
+        return vec!["no node leads".to_owned()];
     };
-    led && !status.members.is_empty() && status.members.iter().all(is_there)
+    let fault = |status: &MemberStatus| {
+        let member = status.member.clone().unwrap_or_default();
+        let (state, id) = (status.state(), member.id);
+        let follows = matches!(state, NodeState::Leader | NodeState::Follower | NodeState::Learner);
+        if !status.reachable {
+            Some(format!("node {id} does not answer: {}", status.error))
+        } else if member.role() == MemberRole::Voter && state == NodeState::Learner {
+            Some(format!(
+                "node {id} should vote and has no part in the log: if its disk was lost, `quorate cluster replace {id} NEW-ID ADDRESS`"
+            ))
+        } else if !follows {
+            Some(format!("node {id} follows no leader"))
+        } else if status.applied_index < goal {
+            Some(format!("node {id} lags: it has applied {} of {goal}", status.applied_index))
+        } else if member.client_address.is_empty() {
+            Some(format!("node {id} has not told its addresses"))
+        } else {
+            None
+        }
+    };
+    status.members.iter().filter_map(fault).collect()
+}
+
+/// What an operator should know of so many voters, of which so many answer.
+fn voter_warnings(voters: usize, answer: usize) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if voters == 1 {
+        warnings.push(
+            "warning: one voter: when its disk is lost, so is everything; add two nodes (`quorate cluster add`)"
+                .to_owned(),
+        );
+    } else if voters % 2 == 0 && voters > 0 {
+        warnings.push(format!(
+            "warning: {voters} voters survive no more failures than {}: add a node, or remove one",
+            voters - 1
+        ));
+    }
+    if voters > 2 && answer <= voters / 2 + 1 {
+        warnings.push(format!(
+            "warning: {answer} of {voters} voters answer: no failure to spare; bring the others back, or replace them"
+        ));
+    }
+    warnings
 }
 
 fn show_status(status: &StatusResponse, args: &ClientArgs) -> Result<(), Failure> {
@@ -164,6 +250,11 @@ fn summary(status: &StatusResponse) -> Vec<String> {
             "NODES DISAGREE: same index, different hash; keep the data and report it".to_owned(),
         );
     }
+    let votes = |status: &&MemberStatus| {
+        status.member.as_ref().is_some_and(|member| member.role() == MemberRole::Voter)
+    };
+    let voters = status.members.iter().filter(votes);
+    lines.extend(voter_warnings(voters.clone().count(), voters.filter(|v| v.reachable).count()));
     lines
 }
 
@@ -186,6 +277,11 @@ fn members_now(args: &ClientArgs, what: &str, members: &[Member]) -> Result<(), 
             }
             table.print()?;
         }
+    }
+    // Who answers is not known here: those that do not were no reason to refuse.
+    let voters = members.iter().filter(|member| member.role() == MemberRole::Voter).count();
+    for warning in voter_warnings(voters, voters) {
+        output::note(&warning);
     }
     Ok(())
 }
@@ -258,7 +354,12 @@ fn on_file(file: &Path, error: &std::io::Error) -> Failure {
 }
 
 async fn set_override(args: OverrideArgs) -> Result<(), Failure> {
-    let admin = admin(&args.client).await?;
+    if args.status.is_none() && args.weight.is_none() && !args.clear {
+        let needed = "override: nothing to override; give one of --status, --weight, --clear";
+        return Err(Failure::usage(needed));
+    }
+    let client = client(&args.client, Stay::Once).await?;
+    let admin = client.admin();
     if args.clear {
         admin.clear_override(&args.service, &args.id).await?;
         return done(&args.client, "cleared the override of", &args.service, &args.id);
@@ -269,7 +370,53 @@ async fn set_override(args: OverrideArgs) -> Result<(), Failure> {
         reason: args.reason,
     };
     admin.set_override(&args.service, &args.id, decision).await?;
-    done(&args.client, "overrode", &args.service, &args.id)
+    done(&args.client, "overrode", &args.service, &args.id)?;
+    let read = client.fetch_with(&FetchOptions::new(Selection::service(&args.service))).await;
+    let services = read.ok().and_then(|read| read.services);
+    let is_there = |services: Vec<Service>| {
+        services.iter().flat_map(|service| &service.instances).any(|found| found.id == args.id)
+    };
+    if services.is_some_and(|services| !is_there(services)) {
+        output::note(&format!(
+            "warning: {}/{} is not registered; the override is kept for when it is\n  next: `quorate cluster overrides` lists them, --clear takes one back",
+            args.service, args.id
+        ));
+    }
+    Ok(())
+}
+
+async fn overrides(args: &ClientArgs) -> Result<(), Failure> {
+    let found = admin(args).await?.overrides().await?;
+    match args.output {
+        Format::Json => {
+            let found: Vec<_> = found.iter().map(json::overridden).collect();
+            output::json(&json!({ "namespace": args.namespace, "overrides": found }))?;
+        }
+        Format::Table if found.is_empty() => {
+            output::line(&format!("no override in namespace {}", args.namespace))?;
+        }
+        Format::Table => {
+            let mut table =
+                Table::new(["SERVICE", "ID", "REGISTERED", "STATUS", "WEIGHT", "REASON"]);
+            for OverriddenInstance { service, id, r#override, registered } in found {
+                let decision = r#override.unwrap_or_default();
+                let status = match decision.status() {
+                    InstanceStatus::Unspecified => "-",
+                    status => json::status(status),
+                };
+                table.row([
+                    service,
+                    id,
+                    if registered { "yes" } else { "no" }.to_owned(),
+                    status.to_owned(),
+                    decision.weight.map_or("-".to_owned(), |weight| weight.to_string()),
+                    decision.reason,
+                ]);
+            }
+            table.print()?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -285,7 +432,16 @@ mod tests {
             role: 1,
         };
         let (member, error) = (Some(member), "connection refused".to_owned());
-        MemberStatus { member, reachable, error, state: 2, state_hash, ..Default::default() }
+        let (state, applied_index) = (NodeState::Follower.into(), 40);
+        MemberStatus {
+            member,
+            reachable,
+            error,
+            state,
+            state_hash,
+            applied_index,
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -293,7 +449,8 @@ mod tests {
         let header = |leader_id| Some(ResponseHeader { leader_id, ..Default::default() });
         let whole = |leader_id, members| {
             let header = header(leader_id);
-            is_whole(&StatusResponse { header, members, ..Default::default() })
+            let status = StatusResponse { header, members, ..Default::default() };
+            lacking(&status, Some(40)).is_empty()
         };
         assert!(whole(2, vec![member(1, true, 5), member(2, true, 5)]));
         assert!(!whole(0, vec![member(1, true, 5), member(2, true, 5)]));
@@ -304,6 +461,36 @@ mod tests {
         let mut unannounced = member(1, true, 5);
         unannounced.member.as_mut().unwrap().client_address.clear();
         assert!(!whole(2, vec![unannounced, member(2, true, 5)]));
+        let lagging = MemberStatus { applied_index: 39, ..member(1, true, 5) };
+        assert!(!whole(2, vec![lagging, member(2, true, 5)]), "its log lags");
+        let blank = MemberStatus { state: NodeState::Learner.into(), ..member(1, true, 5) };
+        assert!(!whole(2, vec![blank.clone(), member(2, true, 5)]), "a voter without its disk");
+        let mut observer = blank;
+        observer.member.as_mut().unwrap().set_role(MemberRole::Learner);
+        assert!(whole(2, vec![observer, member(2, true, 5)]));
+    }
+
+    #[test]
+    fn the_goal_is_set_when_a_leader_is_seen() {
+        let status = |members| StatusResponse { members, ..Default::default() };
+        assert_eq!(goal(&status(vec![member(1, true, 5)])), None);
+        let leader = MemberStatus {
+            state: NodeState::Leader.into(),
+            applied_index: 44,
+            ..member(2, true, 5)
+        };
+        assert_eq!(goal(&status(vec![member(1, true, 5), leader])), Some(44));
+    }
+
+    #[test]
+    fn voters_that_leave_no_room_for_failures_are_warned_of() {
+        let warned = |voters, answer| voter_warnings(voters, answer).join("\n");
+        assert_eq!([warned(3, 3), warned(5, 4)], [""; 2]);
+        assert!(warned(1, 1).contains("one voter"));
+        assert!(warned(2, 2).contains("no more failures than 1"));
+        assert!(warned(4, 4).contains("no more failures than 3"));
+        assert!(warned(3, 2).contains("2 of 3 voters answer: no failure to spare"));
+        assert!(warned(5, 3).contains("no failure to spare"));
     }
 
     #[test]

@@ -64,6 +64,12 @@ impl From<Error> for Failure {
             Error::UnknownService { .. } => {
                 (FAILED, "`quorate services` lists what there is; check --namespace too")
             }
+            // The refusal itself says where members are listed.
+            Error::Rejected { code: Code::NotFound, operation, .. }
+                if operation.ends_with(" node") =>
+            {
+                (FAILED, "")
+            }
             Error::Rejected { code: Code::NotFound, .. } => {
                 (FAILED, "`quorate fetch SERVICE` shows what is registered; check --namespace too")
             }

@@ -3,7 +3,7 @@
 
 use quorate_client::{
     Health, Instance, InstanceOverride, InstanceStatus, Member, MemberRole, MemberStatus,
-    NodeState, RemoveReason, ResponseHeader, Service, ServiceSummary,
+    NodeState, OverriddenInstance, RemoveReason, ResponseHeader, Service, ServiceSummary,
 };
 use quorate_proto::v1;
 use quorate_proto::v1::health_check::Kind;
@@ -79,6 +79,16 @@ fn r#override(decision: &InstanceOverride) -> Value {
         value["weight"] = json!(weight);
     }
     value
+}
+
+pub(crate) fn overridden(instance: &OverriddenInstance) -> Value {
+    let decision = instance.r#override.clone().unwrap_or_default();
+    json!({
+        "service": instance.service,
+        "id": instance.id,
+        "registered": instance.registered,
+        "override": r#override(&decision),
+    })
 }
 
 pub(crate) fn service(service: &Service) -> Value {

@@ -11,6 +11,7 @@ mod json;
 mod logging;
 mod output;
 mod parse;
+mod patience;
 mod register;
 mod run;
 mod serve;
@@ -23,6 +24,7 @@ use clap::Parser;
 
 use crate::args::{Cli, Command};
 use crate::failure::Failure;
+use crate::patience::{told, trying};
 
 fn main() -> ExitCode {
     // Usage errors end here, with code 2.
@@ -46,11 +48,17 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(args).await,
         Command::Register(args) => register::register(args).await,
         Command::Run(args) => run::run(args).await,
-        Command::Deregister(args) => register::deregister(args).await,
-        Command::Update(args) => register::update(args).await,
-        Command::Fetch(args) => fetch::fetch(args).await,
-        Command::Services(args) => fetch::services(args).await,
-        Command::Dependents(args) => fetch::dependents(args).await,
+        Command::Deregister(args) => {
+            told(trying("deregister", &args.client), register::deregister(args)).await
+        }
+        Command::Update(args) => told(trying("update", &args.client), register::update(args)).await,
+        Command::Fetch(args) => told(trying("fetch", &args.client), fetch::fetch(args)).await,
+        Command::Services(args) => {
+            told(trying("services", &args.client), fetch::services(args)).await
+        }
+        Command::Dependents(args) => {
+            told(trying("dependents", &args.client), fetch::dependents(args)).await
+        }
         Command::Watch(args) => watch::watch(args).await,
         Command::Cluster { command } => cluster::run(command).await,
     }

@@ -1,6 +1,7 @@
 //! Texts of the command line to values: durations, pairs, lists. Says what is wrong, and with what.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use quorate_client::{HealthCheck, InstanceStatus};
@@ -8,21 +9,41 @@ use quorate_client::{HealthCheck, InstanceStatus};
 /// Node addresses from one argument. (Under this name, clap does not take it for an argument that repeats.)
 pub(crate) type NodeList = Vec<String>;
 
-/// "500ms", "10s", "5m", "1h".
+/// "500ms", "10s", "5m", "1h"; larger units may stand before smaller ones: "2m30s".
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let expected = || format!("\"{text}\" is no duration; write it like 500ms, 10s, 5m or 1h");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| expected())?;
-    let ms_per_unit = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(expected()),
-    };
-    let ms = number.checked_mul(ms_per_unit).ok_or_else(|| format!("\"{text}\" is too long"))?;
+    let expected = || format!("\"{text}\" is no duration; write it like 500ms, 10s, 2m30s or 1h");
+    let too_long = || format!("\"{text}\" is too long");
+    let (mut rest, mut ms, mut last) = (text, 0_u64, u64::MAX);
+    while !rest.is_empty() || last == u64::MAX {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (number, after) = rest.split_at(digits);
+        let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, next) = after.split_at(end);
+        let ms_per_unit = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(expected()),
+        };
+        if number.is_empty() || ms_per_unit >= last {
+            return Err(expected());
+        }
+        let number: u64 = number.parse().map_err(|_| too_long())?;
+        let part = number.checked_mul(ms_per_unit).ok_or_else(too_long)?;
+        ms = ms.checked_add(part).ok_or_else(too_long)?;
+        (rest, last) = (next, ms_per_unit);
+    }
     Ok(Duration::from_millis(ms))
+}
+
+/// What the registry takes for a TTL (proto/quorate/v1/types.proto).
+const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3_600);
+
+/// How long a registration lives without renewals.
+pub(crate) fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = duration(text)?;
+    if TTL.contains(&ttl) { Ok(ttl) } else { Err(format!("a TTL is 1s to 24h, not {text}")) }
 }
 
 /// "name=value", with a name.
@@ -33,12 +54,35 @@ pub(crate) fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// "name=uri". Whether it is a URI is the registry's to say, with its limits.
+/// "name=uri". The rest of its limits is the registry's to say.
 pub(crate) fn endpoint(text: &str) -> Result<(String, String), String> {
-    match pair(text) {
-        Ok((name, uri)) if uri.contains(':') => Ok((name, uri)),
-        _ => Err(format!("\"{text}\" is no name=uri; write it like http=http://10.0.0.1:8080")),
+    let expected = || format!("\"{text}\" is no name=uri; write it like http=http://10.0.0.1:8080");
+    let (name, uri) = pair(text).map_err(|_| expected())?;
+    let (scheme, rest) = uri.split_once(':').ok_or_else(expected)?;
+    let in_scheme = |c: char| c.is_ascii_alphanumeric() || ['+', '-', '.'].contains(&c);
+    let is_scheme =
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic()) && scheme.chars().all(in_scheme);
+    // Also "localhost:8080": by the letter, a URI with the scheme "localhost".
+    if !is_scheme || rest.chars().all(|c| c.is_ascii_digit()) {
+        return Err(format!(
+            "\"{uri}\" has no scheme; write what callers are to speak, like {name}=http://{uri}"
+        ));
     }
+    if authority(&uri).is_some_and(|address| address.ends_with(":0")) {
+        return Err(format!(
+            "\"{uri}\": nobody can call port 0; `quorate run` chooses a free one for {{port}}"
+        ));
+    }
+    Ok((name, uri))
+}
+
+/// The host and port of a URI.
+pub(crate) fn authority(uri: &str) -> Option<&str> {
+    let (_, rest) = uri.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let authority = authority.rsplit('@').next()?;
+    let (_, port) = authority.rsplit_once(':')?;
+    port.parse::<u16>().ok().map(|_| authority)
 }
 
 /// "http=/healthz,every=5s,failures=2". The limits are the registry's to say.
@@ -156,10 +200,26 @@ mod tests {
         let ms = |text| duration(text).map(|parsed| parsed.as_millis());
         for (text, expected) in
             [("500ms", 500), ("10s", 10_000), ("5m", 300_000), ("1h", 3_600_000), ("0s", 0)]
+                .into_iter()
+                .chain([("2m30s", 150_000), ("1h2m3s4ms", 3_723_004), ("1h1ms", 3_600_001)])
         {
             assert_eq!(ms(text), Ok(expected), "{text}");
         }
-        for text in ["", "10", "s", "1.5s", "-1s", "10 s", "10S", "1d", "99999999999999999999h"] {
+        for text in [
+            "",
+            "10",
+            "s",
+            "1.5s",
+            "-1s",
+            "10 s",
+            "10S",
+            "1d",
+            "30s2m",
+            "1s1s",
+            "2m30",
+            "m30s",
+            "99999999999999999999h",
+        ] {
             let error = ms(text).unwrap_err();
             assert!(error.contains(text), "{error}");
         }
@@ -176,6 +236,23 @@ mod tests {
         assert_eq!(endpoint("http=http://h:1/a=b"), owned("http", "http://h:1/a=b"));
         for text in ["http://h:1", "http=", "http=here", "=http://h:1"] {
             assert!(endpoint(text).unwrap_err().contains(text));
+        }
+        for text in ["http=10.0.0.1:8080", "http=localhost:8080", "http=[::1]:80"] {
+            let error = endpoint(text).unwrap_err();
+            assert!(error.contains("no scheme") && error.contains("http=http://"), "{error}");
+        }
+        assert!(endpoint("http=http://127.0.0.1:0/x").unwrap_err().contains("{port}"));
+        assert!(endpoint("http=http://127.0.0.1:{port}").is_ok() && endpoint("u=unix:/x").is_ok());
+        assert!(ttl("999ms").unwrap_err().contains("1s to 24h") && ttl("25h").is_err());
+        assert_eq!((ttl("1s").is_ok(), ttl("24h").is_ok()), (true, true));
+    }
+
+    #[test]
+    fn the_host_and_port_of_a_uri() {
+        assert_eq!(authority("http://127.0.0.1:8080/x?y"), Some("127.0.0.1:8080"));
+        assert_eq!(authority("grpc://user@[::1]:50051"), Some("[::1]:50051"));
+        for none in ["http://h", "unix:/tmp/x", "http://h:port", "x"] {
+            assert_eq!(authority(none), None, "{none}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! `register`, `deregister`, `update`.
 
 use quorate_client::{
-    Client, Gone, InstanceBuilder, Registration, RegistrationHandle, RegistrationState, Update,
+    Client, Gone, InstanceBuilder, MemberRole, MemberStatus, Registration, RegistrationHandle,
+    RegistrationState, Update,
 };
 use serde_json::json;
 
@@ -9,6 +10,7 @@ use crate::args::{ClientArgs, InstanceArgs, InstanceSettings, RegisterArgs, Upda
 use crate::failure::Failure;
 use crate::logging::{self, LogFormat};
 use crate::output::{self, Format};
+use crate::patience::{told, trying};
 use crate::signals::Stop;
 
 /// Whether a command stays, and so has to learn of members that come and go, or asks only the nodes that were named.
@@ -40,9 +42,14 @@ pub(crate) async fn register(args: Box<RegisterArgs>) -> Result<(), Failure> {
     if let Some(status) = args.status {
         registration = registration.status(status);
     }
-    let handle = client.register(registration).await?;
-    let lease = handle.registered().await?;
     let (service, id) = (&args.service, &args.id);
+    let handle = tokio::select! {
+        handle = told(trying("register", &args.client), client.register(registration)) => handle?,
+        () = stop.requested() => return Err(Failure::failed(format!(
+            "interrupted before the registry had answered; if {service}/{id} was registered all the same, it ends with its TTL"
+        ))),
+    };
+    let lease = handle.registered().await?;
     match args.client.output {
         Format::Json => output::json_line(&json!({
             "event": "registered",
@@ -59,6 +66,7 @@ pub(crate) async fn register(args: Box<RegisterArgs>) -> Result<(), Failure> {
             lease.id, lease.revision, lease.ttl
         ))?,
     }
+    warn_of_checks(&client, &args.instance).await;
     if args.once {
         return Ok(());
     }
@@ -70,7 +78,12 @@ pub(crate) async fn register(args: Box<RegisterArgs>) -> Result<(), Failure> {
     if let Some(lost) = lost {
         return Err(lost);
     }
-    handle.deregister().await?;
+    tokio::select! {
+        done = told(trying("deregister", &args.client), handle.deregister()) => done?,
+        () = stop.requested() => return Err(Failure::failed(format!(
+            "interrupted again: {service}/{id} may not be deregistered; it ends with its TTL"
+        ))),
+    }
     match args.client.output {
         Format::Json => {
             output::json_line(&json!({ "event": "deregistered", "service": service, "id": id }))?
@@ -78,6 +91,33 @@ pub(crate) async fn register(args: Box<RegisterArgs>) -> Result<(), Failure> {
         Format::Table => output::line(&format!("deregistered {service}/{id}"))?,
     }
     Ok(())
+}
+
+/// Says so if health checks are declared that nobody makes.
+pub(crate) async fn warn_of_checks(client: &Client, args: &InstanceSettings) {
+    if args.checks.is_empty() {
+        return;
+    }
+    // It is registered: a status that does not come is no reason to fail.
+    let Ok(status) = client.admin().status(false).await else { return };
+    if let Some(warning) = checks_warning(&status.members) {
+        output::note(&warning);
+    }
+}
+
+fn checks_warning(members: &[MemberStatus]) -> Option<String> {
+    let idle = members.iter().filter(|status| status.reachable && !status.health_checks);
+    let idle = idle.filter_map(|status| status.member.as_ref());
+    let idle = idle.filter(|member| member.role() == MemberRole::Voter);
+    let idle: Vec<String> = idle.map(|member| member.id.to_string()).collect();
+    if idle.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "warning: no health check is made while node {} leads: its operator allows no networks\n  \
+         next: start the nodes with --health-checks-allow, or `allow` in [health_checks]",
+        idle.join(" or ")
+    ))
 }
 
 /// What is to be registered, as the arguments say.
@@ -118,6 +158,14 @@ pub(crate) async fn superseded(handle: &RegistrationHandle) -> Failure {
     loop {
         let now = state.borrow_and_update().clone();
         match now {
+            // What was ended is this very run: nobody else has the id.
+            RegistrationState::Gone(Gone::Superseded { current: Some(current) })
+                if current == handle.incarnation() =>
+            {
+                return Failure::failed(
+                    "it was deregistered by somebody else, an operator perhaps\n  next: register again",
+                );
+            }
             RegistrationState::Gone(Gone::Superseded { current }) => {
                 return quorate_client::Error::Superseded { current }.into();
             }
@@ -144,6 +192,10 @@ pub(crate) async fn deregister(args: InstanceArgs) -> Result<(), Failure> {
 }
 
 pub(crate) async fn update(args: UpdateArgs) -> Result<(), Failure> {
+    if args.status.is_none() && args.weight.is_none() && args.metadata.is_empty() {
+        let needed = "update: nothing to change; give at least one of --status, --weight, --meta";
+        return Err(Failure::usage(needed));
+    }
     let client = client(&args.client, Stay::Once).await?;
     let mut update = Update::new();
     if let Some(status) = args.status {
@@ -171,4 +223,23 @@ pub(crate) fn done(
         Format::Table => output::line(&format!("{what} {service}/{id}"))?,
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_client::Member;
+
+    #[test]
+    fn checks_that_nobody_makes_are_warned_of() {
+        let status = |id, role: MemberRole, health_checks| {
+            let member = Some(Member { id, role: role.into(), ..Member::default() });
+            MemberStatus { member, reachable: true, health_checks, ..MemberStatus::default() }
+        };
+        let (voter, learner) = (MemberRole::Voter, MemberRole::Learner);
+        let warning = checks_warning(&[status(1, voter, false), status(2, voter, false)]);
+        let warning = warning.expect("nobody makes any");
+        assert!(warning.contains("node 1 or 2 leads") && warning.contains("--health-checks-allow"));
+        assert_eq!(checks_warning(&[status(1, voter, true), status(2, learner, false)]), None);
+    }
 }

@@ -10,6 +10,7 @@ use crate::failure::Failure;
 use crate::fetch::endpoints;
 use crate::json;
 use crate::output::{self, Format};
+use crate::patience::{told, trying};
 use crate::register::{Stay, client};
 use crate::signals::Stop;
 
@@ -29,7 +30,7 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
     };
     let mut watch = client.watch(selection.statuses(args.statuses.clone()));
     tokio::select! {
-        begun = begin(&watch, args.client.timeout) => begun?,
+        begun = told(trying("watch", &args.client), begin(&watch, args.client.timeout)) => begun?,
         () = stop.requested() => return Ok(()),
     }
     let mut status = watch.watch_status();

@@ -47,6 +47,8 @@ fn every_documented_line_parses() {
         "quorate cluster backup file",
         "quorate cluster override s i --status out-of-service --weight 0 --reason r",
         "quorate cluster override s i --clear",
+        "quorate cluster overrides -o json",
+        "quorate run --service s --endpoint a=http://h:{port} --if-deregistered stop -- ./server {port}",
     ] {
         if let Err(error) = parse(line) {
             panic!("{line}: {error}");
@@ -65,14 +67,16 @@ fn wrong_lines_are_usage_errors_that_name_what_is_wrong() {
         ("quorate register s --endpoint a=http://h:1", "ID"),
         ("quorate register s i --endpoint a=http://h:1 --check ping", "ping"),
         ("quorate dev --health-checks-allow 10.0.0.0/40", "10.0.0.0/40"),
-        ("quorate update s i", "--status"),
+        ("quorate register s i --endpoint a=10.0.0.1:80", "no scheme"),
+        ("quorate register s i --endpoint a=http://h:1 --ttl 1ms", "1s to 24h"),
+        ("quorate update s i --weight 1000001", "1000000"),
+        ("quorate run --service s --endpoint a=http://h:0 -- x", "{port}"),
         ("quorate fetch", "SERVICES"),
         ("quorate fetch s --consistency strong", "strong"),
         ("quorate fetch s --nodes nowhere", "nowhere"),
         ("quorate watch", "SERVICES"),
         ("quorate watch s --prefix p", "--prefix"),
         ("quorate serve --bootstrap 1=a:1 --join a:1", "--join"),
-        ("quorate cluster override s i", "--status"),
         ("quorate cluster override s i --clear --weight 1", "--clear"),
         ("quorate cluster add four a:1", "four"),
     ] {

@@ -1,0 +1,122 @@
+//! What operators do at the command line: signals, mistakes, and what they are told of them.
+
+use std::time::{Duration, Instant};
+
+use quorate_client::{Error, FetchOptions, Selection};
+use rustix::process::Signal;
+
+use crate::cli::{Running, ask};
+use crate::cluster::{Cluster, Settings};
+use crate::wait::eventually;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The terminal is gone: a node stops in order, `register` deregisters, `dev` leaves no directory behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hang_up_ends_everything_in_order() {
+    let mut cluster = Cluster::start(1).await;
+    let client = cluster.client().connect().await.unwrap();
+    let line = "register web a --endpoint http=http://h:1 --ttl 1h";
+    let mut registering = Running::ask(&cluster.all(), line);
+    eventually("registered", PATIENCE, async || client.fetch("web").await).await;
+    registering.process.signal(Signal::HUP);
+    assert_eq!(registering.process.exit_code(PATIENCE).await, 0, "{}", registering.err());
+    let gone = client.fetch("web").await;
+    assert!(matches!(gone, Err(Error::NoInstances { .. })), "{gone:?}");
+
+    cluster.nodes[0].process().signal(Signal::HUP);
+    assert_eq!(cluster.nodes[0].exit_code(PATIENCE).await, 0);
+    assert!(cluster.nodes[0].log_text().contains("node stopped"), "in order");
+
+    let mut dev = Running::start(&["dev", "--nodes", "1", "--listen", "127.0.0.1:0"]);
+    let place = eventually("dev is ready", PATIENCE, || {
+        let out = dev.out();
+        let place = out.lines().find_map(|line| line.split_once("data     in "));
+        let place = place.and_then(|(_, rest)| rest.split_once(','));
+        let place = place.map(|(place, _)| place.to_owned());
+        async move { if out.contains("Ctrl-C") { place.ok_or(out) } else { Err(out) } }
+    })
+    .await;
+    assert!(std::path::Path::new(&place).exists(), "{place}");
+    dev.process.signal(Signal::HUP);
+    assert_eq!(dev.process.exit_code(PATIENCE).await, 0, "{}", dev.err());
+    assert!(!std::path::Path::new(&place).exists(), "{place} is left");
+}
+
+/// Nobody listens: it is said soon what is tried, and Ctrl-C is heard at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_tries_says_so_and_hears_ctrl_c() {
+    for line in [
+        "register web a --endpoint http=http://h:1 --timeout 30s",
+        "watch web --timeout 30s",
+        "fetch web --timeout 2s",
+        "cluster remove 3 --timeout 2s",
+        "cluster replace 3 4 127.0.0.1:9 --timeout 2s",
+        "cluster status --wait --timeout 2s",
+    ] {
+        let begun = Instant::now();
+        let mut running = Running::ask("127.0.0.1:1", line);
+        eventually("it says what it tries", Duration::from_secs(5), || {
+            let said = running.err();
+            let tries = said.contains("no answer yet") && said.contains("127.0.0.1:1");
+            async move { if tries { Ok(()) } else { Err(said) } }
+        })
+        .await;
+        let took = begun.elapsed();
+        eprintln!("measured: {line}: said so after {took:?}");
+        if !line.contains("30s") {
+            assert_eq!(running.process.exit_code(PATIENCE).await, 3, "{line}: {}", running.err());
+            continue;
+        }
+        let told = Instant::now();
+        running.process.signal(Signal::INT);
+        let code = running.process.exit_code(PATIENCE).await;
+        eprintln!("measured: {line}: ended {:?} after Ctrl-C", told.elapsed());
+        assert!(code <= 1, "{line}: {code}");
+        assert_eq!(running.err().matches("no answer yet").count(), 1, "{}", running.err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_hear_of_their_mistakes() {
+    let cluster = Cluster::start(1).await;
+    let nodes = cluster.all();
+    let line = "cluster remove 9";
+    ask(&nodes, line).await.expect(1).says(&["node 9 is not a member", "cluster status"]);
+    let status = ask(&nodes, "cluster status").await.expect(0);
+    assert!(status.out.contains("warning: one voter"), "{}", status.out);
+
+    let line = "cluster override nosuch x --status out-of-service --reason typo";
+    let warned = ask(&nodes, line).await.expect(0);
+    warned.says(&["warning: nosuch/x is not registered", "cluster overrides"]);
+    let line = "register web a --endpoint http=http://h:1 --ttl 1h --once";
+    let unchecked = ask(&nodes, line).await.expect(0);
+    assert!(!unchecked.err.contains("warning"), "{}", unchecked.err);
+    let line = "register web b --endpoint http=http://h:1 --check tcp --ttl 1h --once";
+    let warned = ask(&nodes, line).await.expect(0);
+    warned.says(&["warning: no health check is made", "--health-checks-allow"]);
+    let known = ask(&nodes, "cluster override web a --weight 0").await.expect(0);
+    assert!(!known.err.contains("warning"), "{}", known.err);
+
+    let listed = ask(&nodes, "cluster overrides").await.expect(0).out;
+    let rows: Vec<Vec<&str>> =
+        listed.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[1], ["nosuch", "x", "no", "OUT_OF_SERVICE", "-", "typo"], "{listed}");
+    assert_eq!(rows[2], ["web", "a", "yes", "-", "0"], "{listed}");
+    let listed = ask(&nodes, "cluster overrides -o json").await.expect(0).json();
+    assert_eq!(listed["overrides"][0]["registered"], false);
+    assert_eq!(listed["overrides"][1]["override"]["weight"], 0);
+
+    for line in ["update web a", "cluster override web a"] {
+        ask(&nodes, line).await.expect(2).says(&["one of --status, --weight"]);
+    }
+
+    let health_checks = "allow = [\"127.0.0.0/8\"]".to_owned();
+    let probing = Cluster::start_with(1, Settings { health_checks, ..Settings::default() }).await;
+    let line = "register web b --endpoint http=http://127.0.0.1:1 --check tcp --ttl 1h --once";
+    let checked = ask(&probing.all(), line).await.expect(0);
+    assert!(!checked.err.contains("warning"), "{}", checked.err);
+    let instances = probing.client().connect().await.unwrap();
+    let all = instances.fetch_with(&FetchOptions::new(Selection::service("web"))).await.unwrap();
+    assert_eq!(all.services.unwrap()[0].instances.len(), 1);
+}
