@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_client::Client;
+use quorate_client::{Client, FetchOptions, Selection};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -112,4 +112,67 @@ async fn a_program_runs_also_while_the_registry_is_down() {
     ]);
     assert_eq!(missing.process.exit_code(PATIENCE).await, 127);
     assert!(missing.err().contains("/no/such/program"), "{}", missing.err());
+}
+
+/// The instance as the registry has it now.
+async fn status_of(client: &Client) -> String {
+    let read = client.fetch_with(&FetchOptions::new(Selection::service("web"))).await.unwrap();
+    let services = read.services.unwrap();
+    let instance = services.first().and_then(|service| service.instances.first());
+    instance.map_or("NONE".to_owned(), |found| {
+        format!("{:?} {}", found.status(), found.endpoints["http"])
+    })
+}
+
+async fn has_status(client: &Client, expected: &str) {
+    eventually(expected, PATIENCE, async || {
+        let status = status_of(client).await;
+        if status == expected { Ok(()) } else { Err(status) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_gets_a_port_and_is_up_when_it_listens_there() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().connect().await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let seen = dir.path().join("seen");
+    let file = seen.display();
+    let script =
+        format!("echo $PORT $QUORATE_SERVICE $QUORATE_ID $1 >{file}; trap 'exit 5' TERM; {LOOP}");
+    let nodes = cluster.all();
+    let line =
+        "run --service web --id a --endpoint http=http://127.0.0.1:{port}/ --ready-within 300ms";
+    let mut args: Vec<&str> = line.split(' ').collect();
+    args.extend(["--if-deregistered", "stop", "--ttl", "2s", "--nodes", &nodes, "--"]);
+    args.extend(["/bin/sh", "-c", &script, "sh", "--port={port}"]);
+    let mut running = Running::start(&args);
+    let told = eventually("the program has run", PATIENCE, async || {
+        let text = text_of(&seen);
+        if text.ends_with('\n') { Ok(text) } else { Err(text) }
+    })
+    .await;
+    let port: u16 = told.split(' ').next().unwrap().parse().expect("a port");
+    assert_eq!(told, format!("{port} web a --port={port}\n"));
+    has_status(&client, &format!("Starting http://127.0.0.1:{port}/")).await;
+    eventually("it says that nobody listens", PATIENCE, async || {
+        let said = running.err();
+        if said.contains("stays STARTING") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    assert_eq!(status_of(&client).await, format!("Starting http://127.0.0.1:{port}/"));
+    let _listens = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    has_status(&client, &format!("Up http://127.0.0.1:{port}/")).await;
+
+    client.deregister("web", "a").await.unwrap();
+    assert_eq!(running.process.exit_code(PATIENCE).await, 5, "it was stopped: {}", running.err());
+    let said = running.err();
+    for part in
+        ["registered with web as STARTING", "accepts connections: UP", "no longer registered"]
+    {
+        assert!(said.contains(part), "no {part:?} in: {said}");
+    }
+    assert!(said.contains("deregistered by somebody else"), "{said}");
+    has_status(&client, "NONE").await;
 }

@@ -3,43 +3,49 @@
 //! The program has a process group of its own: a Ctrl-C of the terminal comes here first, and reaches it when callers have
 //! heard that it leaves.
 
+use std::convert::Infallible;
+use std::net::TcpListener;
+use std::pin::pin;
 use std::time::Duration;
 
-use quorate_client::{InstanceStatus, RegistrationHandle};
+use quorate_client::{Client, InstanceStatus, RegistrationHandle};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::args::RunArgs;
+use crate::args::{IfDeregistered, RunArgs};
 use crate::failure::Failure;
 use crate::output;
+use crate::parse::authority;
 use crate::register::{self, Stay};
+use crate::signals::HangUp;
 
 /// Whether the program accepts connections is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// The registry has so long to take in that the program is draining; then it is deregistered all the same.
 const DRAINING_WITHIN: Duration = Duration::from_secs(1);
 
-pub(crate) async fn run(args: Box<RunArgs>) -> Result<(), Failure> {
+pub(crate) async fn run(mut args: Box<RunArgs>) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let client = register::client(&args.client, Stay::Long).await?;
     let id = args.id.clone().unwrap_or_else(default_id);
+    let port = choose_port(&mut args)?;
+    let look_at = look_at(&args);
     let registration = register::registration(&args.service, &id, &args.instance);
-    let mut child = start(&args)?;
-    let ready = accepts(&args);
-    tokio::select! {
-        exit = child.wait() => return ended(exit),
-        signal = signals.next() => {
-            forward(&child, signal);
-            return ended(child.wait().await);
-        }
-        ready = timeout(args.ready_within, ready) => if ready.is_err() && !args.ready_within.is_zero() {
-            output::note(&format!("no connection within {:?}; registering anyway", args.ready_within));
-        },
-    }
+    let registration = match look_at {
+        Some(_) => registration.status(InstanceStatus::Starting),
+        None => registration,
+    };
+    let mut child = start(&args, &id, port)?;
     let handle = client.register_in_background(registration)?;
+    let mut lost = pin!(async {
+        tokio::select! {
+            lost = register::superseded(&handle) => lost,
+            never = tell_of_start(&handle, &client, &args, look_at) => match never {},
+        }
+    });
     loop {
         tokio::select! {
             exit = child.wait() => {
@@ -54,12 +60,79 @@ pub(crate) async fn run(args: Box<RunArgs>) -> Result<(), Failure> {
                     return ended(finish(&mut child, &mut signals).await);
                 }
             },
-            lost = register::superseded(&handle) => {
+            lost = &mut lost => {
                 output::note(&format!("no longer registered: {}", lost.message()));
+                if args.if_deregistered == IfDeregistered::Stop {
+                    output::note("stopping the program (--if-deregistered stop)");
+                    forward(&child, Signal::TERM);
+                }
                 return ended(finish(&mut child, &mut signals).await);
             }
         }
     }
+}
+
+/// Says when it is registered, and that it is UP as soon as it accepts connections.
+async fn tell_of_start(
+    handle: &RegistrationHandle,
+    client: &Client,
+    args: &RunArgs,
+    look_at: Option<&str>,
+) -> Infallible {
+    // A failure is told by whoever follows the registration's state.
+    if let Ok(lease) = handle.registered().await {
+        let status = if look_at.is_some() { "STARTING" } else { "UP" };
+        let (service, lease) = (&args.service, lease.id);
+        output::note(&format!("registered with {service} as {status}: lease {lease}"));
+        register::warn_of_checks(client, &args.instance).await;
+        if let Some(address) = look_at {
+            tell_of_readiness(handle, address, args.ready_within).await;
+        }
+    }
+    std::future::pending().await
+}
+
+async fn tell_of_readiness(handle: &RegistrationHandle, address: &str, within: Duration) {
+    if timeout(within, accepts(address)).await.is_err() {
+        output::note(&format!(
+            "no connection to {address} within {within:?}: it stays STARTING until there is one"
+        ));
+        accepts(address).await;
+    }
+    match handle.set_status(InstanceStatus::Up).await {
+        Ok(()) => output::note(&format!("{address} accepts connections: UP")),
+        Err(error) => output::note(&format!("{address} accepts connections; UP later: {error}")),
+    }
+}
+
+/// What stands for a free port in endpoints and arguments.
+const PORT: &str = "{port}";
+
+/// Puts a free port in the place of `{port}`, if an endpoint has it.
+fn choose_port(args: &mut RunArgs) -> Result<Option<u16>, Failure> {
+    if !args.instance.endpoints.iter().any(|(_, uri)| uri.contains(PORT)) {
+        return Ok(None);
+    }
+    // Given back for the program to take; until then another program might.
+    let found = TcpListener::bind("0.0.0.0:0").and_then(|listener| listener.local_addr());
+    let port = found.map_err(|error| Failure::failed(format!("no free port: {error}")))?.port();
+    for (_, uri) in &mut args.instance.endpoints {
+        *uri = uri.replace(PORT, &port.to_string());
+    }
+    for arg in &mut args.program {
+        if let Some(text) = arg.to_str().filter(|text| text.contains(PORT)) {
+            *arg = text.replace(PORT, &port.to_string()).into();
+        }
+    }
+    Ok(Some(port))
+}
+
+/// The first endpoint with a host and a port, which tells by accepting a connection that the program is ready; `None`: nothing
+/// tells.
+fn look_at(args: &RunArgs) -> Option<&str> {
+    let mut endpoints = args.instance.endpoints.iter();
+    let address = endpoints.find_map(|(_, uri)| authority(uri));
+    address.filter(|_| !args.ready_within.is_zero())
 }
 
 fn default_id() -> String {
@@ -72,30 +145,23 @@ fn default_id() -> String {
     format!("{name}-{}", std::process::id())
 }
 
-fn start(args: &RunArgs) -> Result<Child, Failure> {
+fn start(args: &RunArgs, id: &str, port: Option<u16>) -> Result<Child, Failure> {
     let (program, rest) = args.program.split_first().expect("invariant: clap wants one at least");
-    let spawned = Command::new(program).args(rest).process_group(0).spawn();
+    let mut command = Command::new(program);
+    command.args(rest).env("QUORATE_SERVICE", &args.service).env("QUORATE_ID", id);
+    if let Some(port) = port {
+        command.env("PORT", port.to_string());
+    }
+    let spawned = command.process_group(0).spawn();
     spawned.map_err(|error| {
         Failure::not_started(format!("cannot start {}: {error}", program.display()))
     })
 }
 
-/// Waits until the first endpoint with a host and a port accepts a connection.
-async fn accepts(args: &RunArgs) {
-    let endpoints = &args.instance.endpoints;
-    let Some(address) = endpoints.iter().find_map(|(_, uri)| authority(uri)) else { return };
+async fn accepts(address: &str) {
     while TcpStream::connect(address).await.is_err() {
         sleep(LOOK_EVERY).await;
     }
-}
-
-/// The host and port of a URI.
-fn authority(uri: &str) -> Option<&str> {
-    let (_, rest) = uri.split_once("://")?;
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let authority = authority.rsplit('@').next()?;
-    let (_, port) = authority.rsplit_once(':')?;
-    port.parse::<u16>().ok().map(|_| authority)
 }
 
 /// Takes the program out of the registry and lets it serve on for a while; not any longer than it runs, nor after a second
@@ -162,7 +228,7 @@ fn ended(exit: std::io::Result<std::process::ExitStatus>) -> Result<(), Failure>
 struct Signals {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
-    hang_up: tokio::signal::unix::Signal,
+    hang_up: HangUp,
 }
 
 impl Signals {
@@ -170,7 +236,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
+            hang_up: HangUp::listen()?,
         })
     }
 
@@ -178,7 +244,7 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => Signal::INT,
             _ = self.terminate.recv() => Signal::TERM,
-            _ = self.hang_up.recv() => Signal::HUP,
+            () = self.hang_up.received() => Signal::HUP,
         }
     }
 }
@@ -186,15 +252,6 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_host_and_port_of_a_uri() {
-        assert_eq!(authority("http://127.0.0.1:8080/x?y"), Some("127.0.0.1:8080"));
-        assert_eq!(authority("grpc://user@[::1]:50051"), Some("[::1]:50051"));
-        for none in ["http://h", "unix:/tmp/x", "http://h:port", "x"] {
-            assert_eq!(authority(none), None, "{none}");
-        }
-    }
 
     #[test]
     fn an_id_of_its_own_is_a_valid_one() {
