@@ -4,7 +4,7 @@
 #   cargo build --release && cluster-examples/three-nodes/start.sh [DIRECTORY]
 #
 # Data and logs go to DIRECTORY (default: ./three-nodes-data); a later start there finds everything again. Ctrl-C stops
-# the nodes. QUORATE=/path/to/quorate chooses the binary.
+# the nodes. One of them may be killed: the others go on. QUORATE=/path/to/quorate chooses the binary.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -23,14 +23,14 @@ cd "$directory"
 nodes=()
 stop() {
     trap - EXIT
-    trap '' INT TERM
+    trap '' INT TERM HUP
     # Some may have ended by themselves.
     kill -TERM "${nodes[@]}" 2>/dev/null || true
     wait
     echo "stopped; the data stays in $PWD"
 }
 trap stop EXIT
-trap 'exit 0' INT TERM
+trap 'exit 0' INT TERM HUP
 
 addresses=()
 for id in 1 2 3; do
@@ -48,7 +48,17 @@ if ! "$quorate" cluster status --wait --nodes "$all" --timeout 20s >/dev/null ||
 fi
 echo "ready; try: quorate cluster status --nodes $all    (Ctrl-C stops the nodes)"
 
-# No node should end by itself; if one does, so does the rest.
-wait -n "${nodes[@]}" || true
-echo "error: a node ended by itself; see $PWD/node-*.log" >&2
+# One that ends by itself, or is killed to see what happens, is told of; the others go on.
+for left in 2 1 0; do
+    ended=''
+    wait -n -p ended "${nodes[@]}" || true
+    for at in "${!nodes[@]}"; do
+        if [[ ${nodes[at]} == "$ended" ]]; then
+            echo "node $((at + 1)) ended, $left go on; see $PWD/node-$((at + 1)).log; to start it again:" \
+                "cd $PWD && $quorate serve --config $here/node-$((at + 1)).toml" >&2
+            unset "nodes[at]"
+        fi
+    done
+done
+echo "error: no node is left" >&2
 exit 1

@@ -91,6 +91,28 @@ fn the_script_is_ready_when_all_nodes_are() {
     nodes.succeed();
 }
 
+/// A newcomer may kill one to see what happens.
+#[test]
+fn the_script_goes_on_when_a_node_is_killed() {
+    let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
+    copy_three_nodes(directory.path(), ports);
+    let mut start = Command::new(directory.path().join("cluster-examples/three-nodes/start.sh"));
+    start.current_dir(directory.path()).env("QUORATE", env!("CARGO_BIN_EXE_quorate"));
+    let mut nodes = Running::start(start, directory.path(), "start.sh");
+    nodes.wait_for("ready; try: quorate cluster status");
+    let said = nodes.stdout();
+    let line = said.lines().find(|line| line.starts_with("node 2")).expect("it tells its nodes");
+    let pid = line.split("pid ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a pid");
+    let killed = Command::new("sh").args(["-c", &format!("kill -9 {pid}")]).status().unwrap();
+    assert!(killed.success(), "{line}");
+    nodes.wait_for("node 2 ended, 2 go on");
+    let mut status = quorate(ports);
+    status.args(["services"]);
+    Running::start(status, directory.path(), "services").succeed();
+    nodes.signal("TERM");
+    nodes.succeed();
+}
+
 /// Starts all nodes at once, and looks whether they form one cluster whose members are told by the names that others use.
 fn makes_a_cluster(nodes: &[Settings], host: impl Fn(u64) -> String) {
     let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
