@@ -25,6 +25,7 @@ mod cluster {
     mod clock;
     mod discovery;
     mod failover;
+    mod foreign;
     mod forwards;
     mod harness;
     mod health;

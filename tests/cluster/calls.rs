@@ -80,7 +80,7 @@ pub(crate) async fn set_weight(registry: &mut Registry, service: &str, id: &str,
 
 pub(crate) fn renewal(leases: impl IntoIterator<Item = u64>) -> RenewRequest {
     let renewals = leases.into_iter().map(|lease_id| LeaseRenewal { lease_id }).collect();
-    RenewRequest { renewals }
+    RenewRequest { renewals, ..RenewRequest::default() }
 }
 
 pub(crate) fn fetch_of(services: &[&str]) -> FetchRequest {

@@ -86,7 +86,12 @@ async fn a_crowd_that_stops_renewing_is_gone_in_time_and_holds_nobody_up() {
     let writes = Load::registering(&cluster.client().connect().await.unwrap(), "writer", 2);
     let renewals = leases.into_iter().map(|lease_id| LeaseRenewal { lease_id }).collect();
     let sent = Instant::now();
-    let renewed = node.registry().renew(RenewRequest { renewals }).await.unwrap().into_inner();
+    let renewed = node
+        .registry()
+        .renew(RenewRequest { renewals, ..RenewRequest::default() })
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(renewed.unknown_lease_ids, [0_u64; 0]);
     let ends = Instant::now() + CROWD_TTL;
 

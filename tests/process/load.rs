@@ -75,7 +75,8 @@ impl Load {
                 let mut stub = stub.clone();
                 async move {
                     let renewals = vec![LeaseRenewal { lease_id: lease }];
-                    let renewed = stub.renew(RenewRequest { renewals }).await;
+                    let renewed =
+                        stub.renew(RenewRequest { renewals, ..RenewRequest::default() }).await;
                     renewed.map(|_| (None, None)).map_err(|status| status.to_string())
                 }
             }

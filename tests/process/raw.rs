@@ -54,7 +54,7 @@ impl Node {
     }
 
     pub(crate) async fn renew(&self, lease_id: u64) -> Result<(), Status> {
-        let request = RenewRequest { renewals: vec![LeaseRenewal { lease_id }] };
+        let request = RenewRequest { renewals: vec![LeaseRenewal { lease_id }], ..<_>::default() };
         self.registry().renew(request).await?;
         Ok(())
     }

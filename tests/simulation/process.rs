@@ -320,7 +320,14 @@ impl Process {
             }
             Ask::Renew { lease } => {
                 let renewals = vec![LeaseRenewal { lease_id: lease }];
-                (client.renew(timed(RenewRequest { renewals })).await?.into_inner().header, lease)
+                (
+                    client
+                        .renew(timed(RenewRequest { renewals, ..RenewRequest::default() }))
+                        .await?
+                        .into_inner()
+                        .header,
+                    lease,
+                )
             }
             Ask::Update { incarnation, weight } => {
                 let (instance, weight) = (Some(target(incarnation)), Some(weight));

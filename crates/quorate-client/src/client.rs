@@ -374,6 +374,7 @@ impl Client {
             consistency: options.consistency as i32,
             min_revision: options.min_revision,
             not_modified_since: options.not_modified_since,
+            ..FetchRequest::default()
         };
         let plan = self.core.plan("fetch", Target::Any);
         let send = |channel, request| async move { registry(channel).fetch(request).await };

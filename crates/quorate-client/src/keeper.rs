@@ -367,9 +367,8 @@ impl Keeper {
         // By instance, not by lease: an attempt to register whose answer was lost may have made another lease.
         let request = DeregisterRequest {
             namespace: self.core.options.namespace.clone(),
-            lease_id: 0,
             instances: instances.collect(),
-            request_id: None,
+            ..DeregisterRequest::default()
         };
         match self.deregister_call(deadline, &request).await {
             Err(CallError::Refused { decision: Decision::Superseded, status, .. }) => {
@@ -416,8 +415,7 @@ impl Keeper {
             instances: self.wanted.clone(),
             ttl_ms: self.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
             incarnation: self.incarnation,
-            lease_id: 0,
-            request_id: None,
+            ..RegisterRequest::default()
         }
     }
 

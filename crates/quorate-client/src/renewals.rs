@@ -292,7 +292,7 @@ impl Stream {
             return Ok(());
         };
         let all = renewals.iter().map(|renewal| LeaseRenewal { lease_id: renewal.lease_id });
-        let request = RenewRequest { renewals: all.collect() };
+        let request = RenewRequest { renewals: all.collect(), ..RenewRequest::default() };
         let sent = Instant::now();
         let deadline = sent + limit.min(patience(limit));
         batches.push_back(Batch { renewals, sent, deadline });

@@ -118,6 +118,16 @@ pub(crate) fn header(node: &Node, revision: u64, age_ms: u64) -> Option<Response
     })
 }
 
+/// Whether what a request carries is of another cluster, and so means nothing here. 0: it does not say.
+fn is_foreign(node: &Node, cluster_id: u64) -> bool {
+    ![0, node.peers.cluster_id()].contains(&cluster_id)
+}
+
+/// The revision that a read has to wait for, if it is one of this cluster.
+fn min_revision(node: &Node, revision: u64, cluster_id: u64) -> u64 {
+    if is_foreign(node, cluster_id) { 0 } else { revision }
+}
+
 /// How old an answer may be that was read so.
 fn age_ms(node: &Node, consistency: Consistency) -> u64 {
     match consistency {

@@ -337,7 +337,8 @@ fn metadata(item: &Item) -> BTreeMap<String, String> {
 }
 
 fn renewal(leases: &[u64]) -> RenewRequest {
-    RenewRequest { renewals: leases.iter().map(|&lease_id| LeaseRenewal { lease_id }).collect() }
+    let renewals = leases.iter().map(|&lease_id| LeaseRenewal { lease_id }).collect();
+    RenewRequest { renewals, ..RenewRequest::default() }
 }
 
 fn all_known(answer: &RenewResponse) -> Result<()> {

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::convert;
 use crate::error::CallError;
-use crate::grpc::{age_ms, header, open};
+use crate::grpc::{age_ms, header, is_foreign, min_revision, open};
 use crate::node::Node;
 use crate::subscription::{Part, part_of};
 use crate::watch::{Filter, Selection};
@@ -32,11 +32,13 @@ pub(crate) async fn answer(
     let FetchRequest { namespace, services, prefix, statuses, .. } = &request;
     let filter = convert::filter(namespace, services, prefix, statuses);
     let filter = filter.map_err(CallError::from)?;
-    let registry = node.read(consistency, request.min_revision, deadline).await?;
+    let min_revision = min_revision(node, request.min_revision, request.cluster_id);
+    let registry = node.read(consistency, min_revision, deadline).await?;
     let header = header(node, registry.revision().0, age_ms(node, consistency));
     let keys = keys(&registry, &filter, services);
     let since = Revision(request.not_modified_since);
-    if since > Revision(0) && !registry.forgot_after(since) {
+    let is_ours = !is_foreign(node, request.cluster_id);
+    if since > Revision(0) && is_ours && !registry.forgot_after(since) {
         let revision = |key| registry.service(key).map(|service| service.revision);
         if !keys.iter().filter_map(revision).any(|revision| revision > since) {
             let services = Vec::new();

@@ -12,12 +12,12 @@ use quorate_proto::v1::{
     ListServicesResponse, RegisterRequest, RegisterResponse, RenewRequest, RenewResponse,
     ServiceSummary, UpdateRequest, UpdateResponse, WatchRequest,
 };
-use quorate_state::{Rejection, Reply, ServiceName, Status as State};
+use quorate_state::{LeaseId, Rejection, Reply, ServiceName, Status as State};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::convert;
 use crate::error::{CallError, NodeError};
-use crate::grpc::{age_ms, deadline, header, open, until_stopped};
+use crate::grpc::{age_ms, deadline, header, is_foreign, min_revision, open, until_stopped};
 use crate::node::Node;
 use crate::raft::types::Outcome;
 use crate::renewals::Patience;
@@ -42,7 +42,9 @@ impl Registry for RegistryService {
     async fn register(&self, request: Request<RegisterRequest>) -> Answer<RegisterResponse> {
         let (mut request, deadline) = open(request, &self.node)?;
         let id = request.request_id.take();
+        let (lease_id, cluster_id) = (request.lease_id, request.cluster_id);
         let op = convert::register(request).map_err(CallError::from)?;
+        self.check_lease(lease_id, cluster_id)?;
         let Outcome { reply, revision } = self.node.propose(op, id, deadline).await?;
         let Reply::Registered { lease, ttl, incarnation } = reply else {
             return Err(self.node.mismatched(&reply).into());
@@ -59,6 +61,7 @@ impl Registry for RegistryService {
         let (request, deadline) = open(request, &self.node)?;
         let leases = convert::renewals(&request).map_err(CallError::from)?;
         let (asked, first) = (leases.len(), leases[0]);
+        self.check_lease(first.0, request.cluster_id)?;
         let renewed = self.node.renew(leases, Patience::Window, deadline).await?;
         if renewed.unknown.len() == asked {
             return Err(NodeError::Rejected(Rejection::UnknownLease(first)).into());
@@ -77,7 +80,9 @@ impl Registry for RegistryService {
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Answer<DeregisterResponse> {
         let (mut request, deadline) = open(request, &self.node)?;
         let id = request.request_id.take();
+        let (lease_id, cluster_id) = (request.lease_id, request.cluster_id);
         let op = convert::deregister(request).map_err(CallError::from)?;
+        self.check_lease(lease_id, cluster_id)?;
         let Outcome { reply, revision } = self.node.propose(op, id, deadline).await?;
         let Reply::Deregistered { removed } = reply else {
             return Err(self.node.mismatched(&reply).into());
@@ -114,7 +119,8 @@ impl Registry for RegistryService {
             0 => LIST_MAX,
             limit => limit.min(LIST_MAX),
         };
-        let registry = self.node.read(consistency, request.min_revision, deadline).await?;
+        let min_revision = min_revision(&self.node, request.min_revision, request.cluster_id);
+        let registry = self.node.read(consistency, min_revision, deadline).await?;
         let mut found = registry.services(&namespace, &prefix, after.as_ref());
         let services: Vec<_> = found
             .by_ref()
@@ -140,7 +146,8 @@ impl Registry for RegistryService {
         let consistency = convert::consistency(request.consistency).map_err(CallError::from)?;
         let namespace = convert::namespace(&request.namespace).map_err(CallError::from)?;
         let target = convert::service_key(&namespace, &request.service).map_err(CallError::from)?;
-        let registry = self.node.read(consistency, request.min_revision, deadline).await?;
+        let min_revision = min_revision(&self.node, request.min_revision, request.cluster_id);
+        let registry = self.node.read(consistency, min_revision, deadline).await?;
         let dependents = registry.dependents(&target);
         let instances = dependents.map(|i| convert::instance_to_wire(i)).collect();
         let header = header(&self.node, registry.revision().0, age_ms(&self.node, consistency));
@@ -162,5 +169,15 @@ impl Registry for RegistryService {
         let revision = self.node.applied.position().revision;
         let header = header(&self.node, revision, self.node.age_ms());
         Ok(Response::new(ListMembersResponse { header, members }))
+    }
+}
+
+impl RegistryService {
+    /// Refuses a lease of another cluster: here, its id may be a stranger's. 0: no lease is named.
+    fn check_lease(&self, lease_id: u64, cluster_id: u64) -> Result<(), NodeError> {
+        match lease_id != 0 && is_foreign(&self.node, cluster_id) {
+            true => Err(NodeError::Rejected(Rejection::UnknownLease(LeaseId(lease_id)))),
+            false => Ok(()),
+        }
     }
 }

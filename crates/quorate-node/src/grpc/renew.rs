@@ -12,7 +12,7 @@ use tonic::{Request, Status, Streaming};
 
 use crate::convert;
 use crate::error::CallError;
-use crate::grpc::{header, open};
+use crate::grpc::{header, is_foreign, open};
 use crate::node::Node;
 use crate::renewals::{Patience, Renewed};
 
@@ -53,6 +53,13 @@ pub(crate) fn answer(node: &Node, unknown: Vec<LeaseId>, revision: u64) -> Renew
     RenewResponse { header: header(node, revision, 0), unknown_lease_ids }
 }
 
+/// What a message asks for.
+struct Asked {
+    leases: Vec<LeaseId>,
+    /// They are of another cluster: here, their ids may be strangers'.
+    foreign: bool,
+}
+
 /// Renews message after message, as many together as one call may hold.
 async fn renew_all(
     node: &Node,
@@ -60,50 +67,51 @@ async fn renew_all(
     patience: Patience,
 ) -> Vec<Answer> {
     let mut answers = Vec::with_capacity(messages.len());
-    let mut together: Vec<Vec<LeaseId>> = Vec::with_capacity(messages.len());
+    let mut together: Vec<Asked> = Vec::with_capacity(messages.len());
     let mut count = 0;
     for message in messages {
-        let leases = match message.and_then(|message| leases_of(node, message)) {
-            Ok(leases) => leases,
+        let asked = match message.and_then(|message| asked(node, message)) {
+            Ok(asked) => asked,
             Err(status) => {
                 answers.extend(renew_together(node, together, patience).await);
                 answers.push(Err(status));
                 return answers;
             }
         };
-        if count + leases.len() > limits::LEASES_PER_CALL {
+        if count + asked.leases.len() > limits::LEASES_PER_CALL {
             answers.extend(renew_together(node, std::mem::take(&mut together), patience).await);
             count = 0;
         }
-        count += leases.len();
-        together.push(leases);
+        count += asked.leases.len();
+        together.push(asked);
     }
     answers.extend(renew_together(node, together, patience).await);
     answers
 }
 
-fn leases_of(node: &Node, message: RenewRequest) -> Result<Vec<LeaseId>, Status> {
+fn asked(node: &Node, message: RenewRequest) -> Result<Asked, Status> {
     let (message, _deadline) = open(Request::new(message), node)?;
-    Ok(convert::renewals(&message).map_err(CallError::from)?)
+    let foreign = is_foreign(node, message.cluster_id);
+    Ok(Asked { leases: convert::renewals(&message).map_err(CallError::from)?, foreign })
 }
 
-async fn renew_together(
-    node: &Node,
-    messages: Vec<Vec<LeaseId>>,
-    patience: Patience,
-) -> Vec<Answer> {
-    if messages.is_empty() {
-        return Vec::new();
-    }
-    let deadline = Instant::now() + node.tunables.request_timeout();
-    let renewed = node.renew(messages.concat(), patience, deadline).await;
-    let Renewed { unknown, revision } = match renewed {
-        Ok(renewed) => renewed,
-        Err(error) => return vec![Err(error.into())],
+async fn renew_together(node: &Node, messages: Vec<Asked>, patience: Patience) -> Vec<Answer> {
+    let ours = messages.iter().filter(|asked| !asked.foreign);
+    let leases: Vec<LeaseId> = ours.flat_map(|asked| &asked.leases).copied().collect();
+    let renewed = match leases.is_empty() {
+        true => Renewed { unknown: Vec::new(), revision: node.applied.position().revision },
+        false => {
+            let deadline = Instant::now() + node.tunables.request_timeout();
+            match node.renew(leases, patience, deadline).await {
+                Ok(renewed) => renewed,
+                Err(error) => return vec![Err(error.into())],
+            }
+        }
     };
+    let Renewed { unknown, revision } = renewed;
     let all_unknown: HashSet<LeaseId> = unknown.into_iter().collect();
-    let each = messages.into_iter().map(|mut leases| {
-        leases.retain(|lease| all_unknown.contains(lease));
+    let each = messages.into_iter().map(|Asked { mut leases, foreign }| {
+        leases.retain(|lease| foreign || all_unknown.contains(lease));
         Ok(answer(node, leases, revision))
     });
     each.collect()

@@ -16,7 +16,7 @@ use tonic::{Status, Streaming};
 
 use crate::convert;
 use crate::error::{CallError, NodeError};
-use crate::grpc::header;
+use crate::grpc::{header, is_foreign};
 use crate::node::Node;
 use crate::shared_event::SharedEvent;
 use crate::subscription::{Begin, Message, Positioned, Subscription};
@@ -66,7 +66,7 @@ async fn begin(
     if wanted == 0 {
         return Ok(Begin::Snapshot);
     }
-    if ![0, node.peers.cluster_id()].contains(&subscribe.cluster_id) {
+    if is_foreign(node, subscribe.cluster_id) {
         return Ok(Begin::Reset);
     }
     let reached = node.await_applied(deadline, |position| position.revision >= wanted).await;
