@@ -262,6 +262,7 @@ async fn follow(mut watch: Watch, stop: Arc<AtomicBool>) -> Followed {
             WatchEvent::Modified(i) => {
                 assert!(weights.insert(key(&i), i.weight).is_some(), "not there: {i:?}");
             }
+            WatchEvent::Reset { cluster_id, .. } => panic!("another cluster: {cluster_id}"),
             WatchEvent::Removed { instance, .. } => {
                 assert!(weights.remove(&key(&instance)).is_some(), "not there: {instance:?}");
             }

@@ -109,7 +109,7 @@ async fn read_along(mut watch: Watch) -> BTreeSet<String> {
             WatchEvent::Added(instance) => {
                 assert!(told.insert(instance.service.clone()), "told twice: {instance:?}");
             }
-            WatchEvent::Modified(_) => {}
+            WatchEvent::Modified(_) | WatchEvent::Reset { .. } => {}
             WatchEvent::Removed { instance, .. } => panic!("a caller sees less: {instance:?}"),
         }
     }

@@ -1,13 +1,14 @@
 //! `register`, `deregister`, `update`.
 
 use quorate_client::{
-    Client, Gone, InstanceBuilder, MemberRole, MemberStatus, Registration, RegistrationHandle,
-    RegistrationState, Update,
+    Client, Gone, InstanceBuilder, Lease, MemberRole, MemberStatus, Registration,
+    RegistrationHandle, RegistrationState, Update,
 };
 use serde_json::json;
 
 use crate::args::{ClientArgs, InstanceArgs, InstanceSettings, RegisterArgs, UpdateArgs};
 use crate::failure::Failure;
+use crate::json;
 use crate::logging::{self, LogFormat};
 use crate::output::{self, Format};
 use crate::patience::{told, trying};
@@ -50,22 +51,7 @@ pub(crate) async fn register(args: Box<RegisterArgs>) -> Result<(), Failure> {
         ))),
     };
     let lease = handle.registered().await?;
-    match args.client.output {
-        Format::Json => output::json_line(&json!({
-            "event": "registered",
-            "namespace": args.client.namespace,
-            "service": service,
-            "id": id,
-            "lease_id": lease.id,
-            "revision": lease.revision,
-            "ttl_ms": u64::try_from(lease.ttl.as_millis()).unwrap_or(u64::MAX),
-            "incarnation": handle.incarnation(),
-        }))?,
-        Format::Table => output::line(&format!(
-            "registered {service}/{id}: lease {}, revision {}, TTL {:?}",
-            lease.id, lease.revision, lease.ttl
-        ))?,
-    }
+    tell_registered(&args, &handle, &lease)?;
     warn_of_checks(&client, &args.instance).await;
     if args.once {
         return Ok(());
@@ -73,7 +59,7 @@ pub(crate) async fn register(args: Box<RegisterArgs>) -> Result<(), Failure> {
     output::note("renewing; Ctrl-C deregisters");
     let lost = tokio::select! {
         () = stop.requested() => None,
-        lost = superseded(&handle) => Some(lost),
+        lost = superseded(&handle, |lease| tell_registered(&args, &handle, lease)) => Some(lost),
     };
     if let Some(lost) = lost {
         return Err(lost);
@@ -120,6 +106,33 @@ fn checks_warning(members: &[MemberStatus]) -> Option<String> {
     ))
 }
 
+/// Says what was granted.
+fn tell_registered(
+    args: &RegisterArgs,
+    handle: &RegistrationHandle,
+    lease: &Lease,
+) -> Result<(), Failure> {
+    let (service, id) = (&args.service, &args.id);
+    match args.client.output {
+        Format::Json => output::json_line(&json!({
+            "event": "registered",
+            "namespace": args.client.namespace,
+            "service": service,
+            "id": id,
+            "cluster_id": json::hex(lease.cluster_id),
+            "lease_id": lease.id,
+            "revision": lease.revision,
+            "ttl_ms": u64::try_from(lease.ttl.as_millis()).unwrap_or(u64::MAX),
+            "incarnation": handle.incarnation(),
+        }))?,
+        Format::Table => output::line(&format!(
+            "registered {service}/{id}: lease {}, revision {}, TTL {:?}",
+            lease.id, lease.revision, lease.ttl
+        ))?,
+    }
+    Ok(())
+}
+
 /// What is to be registered, as the arguments say.
 pub(crate) fn registration(service: &str, id: &str, args: &InstanceSettings) -> Registration {
     let mut instance = InstanceBuilder::new(service, id);
@@ -151,10 +164,14 @@ pub(crate) fn registration(service: &str, id: &str, args: &InstanceSettings) -> 
     }
 }
 
-/// Tells how the registration fares, until it is lost for good.
-pub(crate) async fn superseded(handle: &RegistrationHandle) -> Failure {
+/// Tells how the registration fares, until it is lost for good; `granted` is told what another cluster has granted.
+pub(crate) async fn superseded(
+    handle: &RegistrationHandle,
+    granted: impl Fn(&Lease) -> Result<(), Failure>,
+) -> Failure {
     let mut state = handle.watch_state();
     let mut was_retrying = false;
+    let mut cluster_id = None;
     loop {
         let now = state.borrow_and_update().clone();
         match now {
@@ -173,9 +190,18 @@ pub(crate) async fn superseded(handle: &RegistrationHandle) -> Failure {
                 was_retrying = true;
                 output::note(&format!("not renewed, going on trying: {error}"));
             }
-            RegistrationState::Registered(_) if was_retrying => {
+            RegistrationState::Registered(lease) => {
+                let before = cluster_id.replace(lease.cluster_id);
+                if before.is_some_and(|before| before != lease.cluster_id) {
+                    let is = lease.cluster_id;
+                    output::note(&format!("registered again, with another cluster ({is:016x})"));
+                    if let Err(failure) = granted(&lease) {
+                        return failure;
+                    }
+                } else if was_retrying {
+                    output::note("registered and renewed again");
+                }
                 was_retrying = false;
-                output::note("registered and renewed again");
             }
             _ => {}
         }

@@ -42,7 +42,7 @@ pub(crate) async fn run(mut args: Box<RunArgs>) -> Result<(), Failure> {
     let handle = client.register_in_background(registration)?;
     let mut lost = pin!(async {
         tokio::select! {
-            lost = register::superseded(&handle) => lost,
+            lost = register::superseded(&handle, |_granted| Ok(())) => lost,
             never = tell_of_start(&handle, &client, &args, look_at) => match never {},
         }
     });

@@ -105,6 +105,11 @@ fn to_json(event: &WatchEvent) -> Value {
             "revision": view.revision(),
             "instances": view.iter().map(|instance| json::instance(instance)).collect::<Vec<_>>(),
         }),
+        WatchEvent::Reset { cluster_id, revision } => json!({
+            "event": "reset",
+            "cluster_id": json::hex(*cluster_id),
+            "revision": revision,
+        }),
         WatchEvent::Added(instance) => json!({
             "event": "added",
             "revision": instance.modify_revision,
@@ -133,6 +138,9 @@ fn to_text(event: &WatchEvent) -> String {
             }
             text
         }
+        WatchEvent::Reset { cluster_id, revision } => format!(
+            "reset: another cluster answers ({cluster_id:016x}, revision {revision}); what differs follows"
+        ),
         WatchEvent::Added(instance) => format!("+ {}", in_line(instance)),
         WatchEvent::Modified(instance) => format!("~ {}", in_line(instance)),
         WatchEvent::Removed { instance, reason, .. } => {
@@ -187,6 +195,13 @@ mod tests {
             (&json!("expired"), &json!("orders-1"))
         );
         assert!(!json.to_string().contains('\n'));
+        let reset = WatchEvent::Reset { cluster_id: 0xab, revision: 3 };
+        let text = to_text(&reset);
+        assert!(text.starts_with("reset: another cluster answers (00000000000000ab, revision 3)"));
+        assert_eq!(
+            to_json(&reset),
+            json!({ "event": "reset", "cluster_id": "00000000000000ab", "revision": 3 })
+        );
         assert_eq!(to_json(&added)["revision"], json!(7));
     }
 }

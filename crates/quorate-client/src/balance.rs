@@ -72,7 +72,10 @@ pub struct Balancer {
 
 #[derive(Debug, Clone, Copy)]
 struct Away {
+    /// The one that said so, as it was then.
     modify_revision: u64,
+    /// Revisions begin anew in another cluster; there it has another lease.
+    lease_id: u64,
     until: Instant,
 }
 
@@ -163,8 +166,8 @@ impl Balancer {
     /// An instance has said that it is going away: it is not chosen any more, from now on, for half a minute or until it
     /// changes.
     pub fn go_away(&self, instance: &Instance) {
-        let away =
-            Away { modify_revision: instance.modify_revision, until: Instant::now() + AWAY_FOR };
+        let Instance { modify_revision, lease_id, .. } = *instance;
+        let away = Away { modify_revision, lease_id, until: Instant::now() + AWAY_FOR };
         self.away().insert(instance.id.clone(), away);
         self.away_version.fetch_add(1, Ordering::Release);
     }
@@ -188,7 +191,10 @@ impl Balancer {
         let valid_until = away.values().map(|away| away.until).min();
         let is_away = |instance: &Instance| {
             let known = away.get(&instance.id);
-            known.is_some_and(|away| away.modify_revision == instance.modify_revision)
+            known.is_some_and(|away| {
+                (away.modify_revision, away.lease_id)
+                    == (instance.modify_revision, instance.lease_id)
+            })
         };
         let here: Vec<_> = source.iter().filter(|i| i.weight > 0 && !is_away(i)).cloned().collect();
         drop(away);

@@ -222,10 +222,13 @@ where
     let result = timeout(limit, send(channel, request)).await.unwrap_or_else(|_elapsed| {
         Err(Status::deadline_exceeded(format!("no answer within {} ms", limit.as_millis())))
     });
+    let result = result.and_then(|response| {
+        let answer = response.into_inner();
+        endpoints.succeeded(&address, plan.target, answer.header())?;
+        Ok(answer)
+    });
     match result {
-        Ok(response) => {
-            let answer = response.into_inner();
-            endpoints.succeeded(&address, plan.target, answer.header());
+        Ok(answer) => {
             rounds.answered(begun.elapsed(), limit);
             Ok(answer)
         }
@@ -239,7 +242,7 @@ where
             if decision.blames_node() {
                 endpoints.failed(&address);
             } else {
-                endpoints.succeeded(&address, plan.target, None);
+                endpoints.refused(&address, plan.target);
             }
             Err(Failure { plan: Plan { within: limit, ..*plan }, address, decision, status })
         }

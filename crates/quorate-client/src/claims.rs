@@ -45,6 +45,13 @@ impl Claims {
     }
 }
 
+impl Claims {
+    /// How many instances are held.
+    pub(crate) fn count(&self) -> usize {
+        lock(&self.held).len()
+    }
+}
+
 impl Claim {
     /// Gives the instances back. Later claims of the same instances are not touched, however often it is called.
     pub(crate) fn release(&self) {

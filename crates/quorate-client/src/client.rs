@@ -2,7 +2,6 @@
 //! operating in `admin.rs`; they share [`Core`].
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use crate::admin::Admin;
 use crate::call::{DECODE_MAX, Plan, call};
 use crate::channel::ChannelBuilder;
 use crate::claims::Claims;
+use crate::counters::{Counters, Counts};
 use crate::discovery::{Discovery, DiscoveryHub, Selector};
 use crate::endpoints::{Endpoints, Target};
 use crate::error::{Error, check_duration};
@@ -66,25 +66,6 @@ pub(crate) struct Options {
     pub(crate) audit_interval: Duration,
     pub(crate) cache_dir: Option<PathBuf>,
     pub(crate) counters: Arc<Counts>,
-}
-
-/// What the parts of a client note for each other and for those who ask.
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    /// The latest revision at which a registration of this client stands.
-    pub(crate) written: AtomicU64,
-    pub(crate) divergences: AtomicU64,
-    pub(crate) bad_cache_files: AtomicU64,
-}
-
-/// How often something happened that should not, since the client was made; an example is among the [settings](crate#settings).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Counters {
-    /// Live views that the audit found to differ from the registry, and repaired.
-    pub divergences: u64,
-    /// Cache files that were passed over: damaged, of another version or of another service.
-    pub bad_cache_files: u64,
 }
 
 impl Core {
@@ -334,11 +315,7 @@ impl Client {
 
     /// How often something happened that should not.
     pub fn counters(&self) -> Counters {
-        let counts = &self.core.options.counters;
-        Counters {
-            divergences: counts.divergences.load(Ordering::Relaxed),
-            bad_cache_files: counts.bad_cache_files.load(Ordering::Relaxed),
-        }
+        self.core.options.counters.shown()
     }
 
     /// The instances of a service that can be called now: those whose effective status is UP and whose health checks do not
@@ -374,7 +351,7 @@ impl Client {
             consistency: options.consistency as i32,
             min_revision: options.min_revision,
             not_modified_since: options.not_modified_since,
-            ..FetchRequest::default()
+            cluster_id: options.cluster_id,
         };
         let plan = self.core.plan("fetch", Target::Any);
         let send = |channel, request| async move { registry(channel).fetch(request).await };
@@ -412,6 +389,12 @@ impl Client {
             let answer = call(&self.core.endpoints, &plan, &request, send)
                 .await
                 .map_err(|error| error.into_error(plan.operation))?;
+            let header = answer.header.unwrap_or_default();
+            // A list of which one part is another cluster's would be nobody's.
+            if !request.after.is_empty() && header.cluster_id != request.cluster_id {
+                let (was, is) = (request.cluster_id, header.cluster_id);
+                return Err(Error::OtherCluster { was, is });
+            }
             all.extend(answer.services);
             // Each page begins after the one before it, so this ends even with a node that repeats itself.
             if answer.next <= request.after {
@@ -419,8 +402,8 @@ impl Client {
             }
             request.after = answer.next;
             // The pages may come from different nodes: none may be older than the first.
-            request.min_revision =
-                request.min_revision.max(answer.header.map_or(0, |header| header.revision));
+            request.min_revision = request.min_revision.max(header.revision);
+            request.cluster_id = header.cluster_id;
         }
     }
 
@@ -489,6 +472,23 @@ impl Client {
     /// The operators' calls.
     pub fn admin(&self) -> Admin {
         Admin::new(self.core.clone())
+    }
+
+    /// The cluster that answers, 0 before the first answer, and each change of it. It changes when the cluster was founded
+    /// again, or when all addresses lead to another one: the client then registers again what it keeps registered, and shows
+    /// in its watches and views what the other cluster has, once it has all of that. Where nodes of two clusters answer, it
+    /// stays with the one that it is of for as long as a node of that one answers (or failed less than 5 s ago).
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client) {
+    /// let mut cluster = client.watch_cluster();
+    /// while cluster.changed().await.is_ok() {
+    ///     println!("with cluster {:016x} now", *cluster.borrow_and_update());
+    /// }
+    /// # }
+    /// ```
+    pub fn watch_cluster(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.core.endpoints.watch_cluster()
     }
 
     /// The node addresses known now.

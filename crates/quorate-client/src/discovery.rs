@@ -253,7 +253,9 @@ impl Listener {
                 Some(WatchEvent::Removed { instance, reason, .. }) => {
                     return DiscoveryEvent::Removed { instance, reason };
                 }
-                Some(WatchEvent::Snapshot(_)) | None => self.queue.arrived.notified().await,
+                Some(WatchEvent::Snapshot(_) | WatchEvent::Reset { .. }) | None => {
+                    self.queue.arrived.notified().await
+                }
             }
         }
     }

@@ -1,14 +1,18 @@
 //! The nodes a client knows, which of them to ask next, and the connections to them. Must not know what is asked: it is told
 //! of success and failure, and of members and leaders.
 //!
-//! Invariants: the list is never empty; seeds never leave it; no failure and no empty answer makes it shorter.
+//! It also decides which cluster the client is of: that of the first answer, until no node is left that may be of it.
+//!
+//! Invariants: the list is never empty; seeds never leave it; no failure and no empty answer makes it shorter; what counts as
+//! an answer is of one cluster at a time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use quorate_proto::v1::ResponseHeader;
 use rand::seq::{IndexedRandom, SliceRandom};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::{AddressFault, Error};
@@ -20,6 +24,9 @@ const COOLDOWN: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// ... and given up when the probe is not answered within this.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A node that failed may still be of the client's cluster for so long after one of that cluster answered last. Longer than
+/// an election: a cluster that is only between two leaders must not be left for a stranger.
+const MAY_RETURN: Duration = Duration::from_secs(5);
 /// No more nodes than this are taken from one answer: a bound, far above any cluster.
 const MEMBERS_MAX: usize = 64;
 
@@ -44,6 +51,8 @@ pub(crate) struct Endpoints {
     pub(crate) failure: Notify,
     /// Told when nodes were added.
     pub(crate) rebalance: Rebalance,
+    /// The cluster that answers; 0 before the first answer. Only changed while `inner` is held.
+    cluster: watch::Sender<u64>,
     connect_timeout: Duration,
 }
 
@@ -55,6 +64,8 @@ struct Inner {
     current: Address,
     /// Where writes are best sent.
     leader: Option<Address>,
+    /// When a node of the client's cluster answered last.
+    heard: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -65,6 +76,8 @@ struct Node {
     seed: bool,
     member: bool,
     failed_at: Option<Instant>,
+    /// The cluster that its last answer was of; 0: none came yet.
+    cluster_id: u64,
 }
 
 impl Endpoints {
@@ -88,9 +101,10 @@ impl Endpoints {
             nodes.shuffle(&mut rand::rng());
         }
         let current = nodes.first().ok_or(Error::NoAddresses)?.address.clone();
-        let inner = Mutex::new(Inner { nodes, current, leader: None });
+        let inner = Mutex::new(Inner { nodes, current, leader: None, heard: None });
         let rebalance = Rebalance::new(rebalance_within);
-        Ok(Self { inner, failure: Notify::new(), rebalance, connect_timeout })
+        let cluster = watch::Sender::new(0);
+        Ok(Self { inner, failure: Notify::new(), rebalance, cluster, connect_timeout })
     }
 
     /// The best node that is not among `tried`; `None` when all are.
@@ -118,24 +132,71 @@ impl Endpoints {
         self.lock().nodes.len()
     }
 
-    /// A node answered; with the header, where the answer had one.
+    /// The cluster that the client is of; 0 before the first answer.
+    pub(crate) fn cluster_id(&self) -> u64 {
+        *self.cluster.borrow()
+    }
+
+    /// Follows which cluster the client is of.
+    pub(crate) fn watch_cluster(&self) -> watch::Receiver<u64> {
+        self.cluster.subscribe()
+    }
+
+    /// A node answered.
+    ///
+    /// # Errors
+    /// It is of another cluster, while there may be nodes of the client's own: then its answer does not count, and the next
+    /// node is to be asked.
     pub(crate) fn succeeded(
         &self,
         address: &Address,
         target: Target,
         header: Option<&ResponseHeader>,
-    ) {
+    ) -> Result<(), Status> {
         let mut inner = self.lock();
-        if let Some(node) = inner.nodes.iter_mut().find(|node| node.address == *address) {
-            node.failed_at = None;
-            if target == Target::Any {
-                inner.current = address.clone();
-            }
+        let cluster_id = header.map_or(0, |header| header.cluster_id);
+        if cluster_id != 0 {
+            self.admit(&mut inner, address, cluster_id)?;
         }
+        inner.worked(address, target);
         let leader = header.map_or("", |header| header.leader_address.as_str());
         if !leader.is_empty() {
             inner.lead(leader, self.connect_timeout);
         }
+        Ok(())
+    }
+
+    /// A node refused: it works.
+    pub(crate) fn refused(&self, address: &Address, target: Target) {
+        self.lock().worked(address, target);
+    }
+
+    /// Notes which cluster a node is of. The client goes over to another one when each node that it knows has failed or says
+    /// that it is of another: so it does at once where a cluster was founded again on the same addresses, and does not
+    /// waver where two clusters answer.
+    fn admit(&self, inner: &mut Inner, address: &Address, cluster_id: u64) -> Result<(), Status> {
+        let ours = self.cluster_id();
+        if let Some(node) = inner.nodes.iter_mut().find(|node| node.address == *address) {
+            node.cluster_id = cluster_id;
+        }
+        if ours != cluster_id {
+            if ours != 0 && inner.may_have_nodes_of(ours) {
+                return Err(Status::unavailable(format!(
+                    "the node is of cluster {cluster_id:016x}, and there may still be nodes of {ours:016x}"
+                )));
+            }
+            let of_it = inner.nodes.iter_mut().filter(|node| node.cluster_id == cluster_id);
+            of_it.for_each(|node| node.failed_at = None);
+            inner.leader = None;
+            self.cluster.send_replace(cluster_id);
+            if ours != 0 {
+                let (was, is) = (format!("{ours:016x}"), format!("{cluster_id:016x}"));
+                tracing::warn!(was, is, %address, "another cluster answers: registering and reading anew");
+                self.failure.notify_one(); // its members have to be learned
+            }
+        }
+        inner.heard = Some(Instant::now());
+        Ok(())
     }
 
     /// A node could not serve: it is asked last for a while, and the members are looked up again.
@@ -192,6 +253,25 @@ impl Node {
 }
 
 impl Inner {
+    /// A node works. What is served by any goes on with it.
+    fn worked(&mut self, address: &Address, target: Target) {
+        if let Some(node) = self.nodes.iter_mut().find(|node| node.address == *address) {
+            node.failed_at = None;
+            if target == Target::Any {
+                self.current = address.clone();
+            }
+        }
+    }
+
+    /// Whether some node may be of this cluster, which was the client's: one that was not asked yet, too.
+    fn may_have_nodes_of(&self, cluster_id: u64) -> bool {
+        let may_return = self.heard.is_some_and(|heard| heard.elapsed() < MAY_RETURN);
+        let may_be = |node: &Node| {
+            [0, cluster_id].contains(&node.cluster_id) && (node.failed_at.is_none() || may_return)
+        };
+        self.nodes.iter().any(may_be)
+    }
+
     fn best(&self, target: Target, tried: &[Address]) -> Option<usize> {
         let now = Instant::now();
         let healthy =
@@ -297,131 +377,9 @@ fn parse(address: &str, connect_timeout: Duration) -> Result<Node, AddressFault>
         seed: false,
         member: false,
         failed_at: None,
+        cluster_id: 0,
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn endpoints(addresses: &[&str]) -> Endpoints {
-        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        Endpoints::new(&addresses, Duration::from_secs(1), false, Duration::ZERO).unwrap()
-    }
-
-    fn picked(endpoints: &Endpoints, target: Target, tried: &[&str]) -> Option<String> {
-        let tried: Vec<Address> = tried.iter().map(|address| (*address).into()).collect();
-        let at = endpoints.lock().best(target, &tried)?;
-        Some(endpoints.lock().nodes[at].address.to_string())
-    }
-
-    fn leader_is(address: &str) -> ResponseHeader {
-        ResponseHeader { leader_address: address.to_owned(), ..ResponseHeader::default() }
-    }
-
-    #[test]
-    fn addresses_are_checked() {
-        let fault = |address| parse(address, Duration::from_secs(1)).err();
-        for good in ["127.0.0.1:7001", "node-1.example_x:1", "[::1]:7001", "http://h:65535/"] {
-            assert_eq!(fault(good), None, "{good}");
-        }
-        for (bad, expected) in [
-            ("", AddressFault::NoPort),
-            ("host", AddressFault::NoPort),
-            ("host:", AddressFault::NoPort),
-            ("host:0", AddressFault::NoPort),
-            ("host:65536", AddressFault::NoPort),
-            (":7001", AddressFault::NoHost),
-            ("::1:7001", AddressFault::Characters),
-            ("a b:1", AddressFault::Characters),
-            ("user@host:1", AddressFault::Characters),
-            ("https://host:1", AddressFault::Tls),
-        ] {
-            assert_eq!(fault(bad), Some(expected), "{bad}");
-        }
-    }
-
-    #[test]
-    fn an_empty_list_is_an_error() {
-        // S1.1
-        let made = Endpoints::new(&[], Duration::from_secs(1), true, Duration::ZERO);
-        assert!(matches!(made, Err(Error::NoAddresses)));
-    }
-
-    #[test]
-    fn a_failed_node_is_asked_last() {
-        // S1.3
-        let endpoints = endpoints(&["a:1", "b:1", "c:1"]);
-        assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some("a:1"));
-        endpoints.failed(&"a:1".into());
-        assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some("b:1"));
-        assert_eq!(picked(&endpoints, Target::Any, &["b:1"]).as_deref(), Some("c:1"));
-        assert_eq!(picked(&endpoints, Target::Any, &["b:1", "c:1"]).as_deref(), Some("a:1"));
-        assert_eq!(picked(&endpoints, Target::Any, &["a:1", "b:1", "c:1"]), None);
-    }
-
-    #[test]
-    fn writes_prefer_a_healthy_leader() {
-        let endpoints = endpoints(&["a:1", "b:1", "c:1"]);
-        endpoints.succeeded(&"a:1".into(), Target::Any, Some(&leader_is("c:1")));
-        assert_eq!(picked(&endpoints, Target::Leader, &[]).as_deref(), Some("c:1"));
-        assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some("a:1"));
-        endpoints.failed(&"c:1".into());
-        assert_eq!(picked(&endpoints, Target::Leader, &[]).as_deref(), Some("a:1"));
-        // A follower that has not noticed yet names the same leader again: it is still left alone.
-        endpoints.succeeded(&"a:1".into(), Target::Any, Some(&leader_is("c:1")));
-        assert_eq!(picked(&endpoints, Target::Leader, &[]).as_deref(), Some("a:1"));
-    }
-
-    #[test]
-    fn members_replace_the_list_and_seeds_stay_behind_them() {
-        // S1.2
-        let endpoints = endpoints(&["seed:1", "a:1"]);
-        endpoints.replace_members(["a:1", "b:1"].into_iter());
-        assert_eq!(endpoints.addresses(), ["a:1", "b:1", "seed:1"]);
-        assert_eq!(picked(&endpoints, Target::Any, &["a:1", "b:1"]).as_deref(), Some("seed:1"));
-        endpoints.replace_members(["b:1", "c:1"].into_iter());
-        assert_eq!(endpoints.addresses(), ["b:1", "c:1", "a:1", "seed:1"]);
-    }
-
-    #[test]
-    fn only_members_that_come_later_are_growth() {
-        let endpoints = endpoints(&["seed:1", "a:1"]);
-        let mut growth = endpoints.rebalance.growth.subscribe();
-        let mut added = |members: &[&str]| {
-            endpoints.replace_members(members.iter().copied());
-            let told = growth.has_changed().unwrap();
-            let growth = growth.borrow_and_update();
-            let added: Vec<_> = growth.added.iter().map(|address| address.to_string()).collect();
-            told.then(|| (added.join(" "), growth.members))
-        };
-        assert_eq!(added(&["a:1", "b:1"]), None, "the first list");
-        assert_eq!(added(&["a:1", "seed:1", "b:1", "c:1"]), Some(("seed:1 c:1".to_owned(), 4)));
-        assert_eq!(added(&["b:1", "c:1"]), None);
-        assert_eq!(added(&[]), None);
-        assert_eq!(added(&["b:1", "c:1", "a:1"]), Some(("a:1".to_owned(), 3)), "it was away");
-    }
-
-    #[test]
-    fn a_seed_that_serves_goes_on_until_members_are_learned_again() {
-        let endpoints = endpoints(&["seed:1"]);
-        endpoints.replace_members(["a:1", "b:1"].into_iter());
-        endpoints.failed(&"a:1".into());
-        endpoints.failed(&"b:1".into());
-        assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some("seed:1"));
-        endpoints.succeeded(&"b:1".into(), Target::Leader, None);
-        assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some("seed:1"));
-        endpoints.replace_members(["a:1", "b:1"].into_iter());
-        assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some("b:1"));
-    }
-
-    #[test]
-    fn an_empty_or_unusable_answer_changes_nothing() {
-        // S1.2, S0.13
-        let endpoints = endpoints(&["seed:1"]);
-        endpoints.replace_members(["a:1", "b:1"].into_iter());
-        endpoints.replace_members([].into_iter());
-        endpoints.replace_members(["", "no port"].into_iter());
-        assert_eq!(endpoints.addresses(), ["a:1", "b:1", "seed:1"]);
-    }
-}
+mod tests;

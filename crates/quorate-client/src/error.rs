@@ -97,6 +97,15 @@ pub enum Error {
         /// The registry's explanation, for people.
         message: String,
     },
+    /// Another cluster answers than the one that granted a registration's lease, or sent the first part of an answer: it was
+    /// founded again, or the addresses lead to another one.
+    #[error("another cluster answers: {is:016x} instead of {was:016x}")]
+    OtherCluster {
+        /// The cluster before.
+        was: u64,
+        /// The one that answers now.
+        is: u64,
+    },
     /// A newer run of the process holds the instance (or it was deregistered by somebody else): this run has lost it.
     #[error("a newer run holds the instance, or it was deregistered{}", Current(*current))]
     Superseded {

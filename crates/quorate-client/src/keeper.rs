@@ -6,7 +6,6 @@
 //! brings nothing back.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quorate_proto::v1::{DeregisterRequest, InstanceRef, RegisterRequest, RegisterResponse};
@@ -20,9 +19,9 @@ use crate::claims::{Claim, incarnation_at_least, new_incarnation};
 use crate::client::{Core, registry};
 use crate::endpoints::Target;
 use crate::error::{Error, current_incarnation};
-use crate::registration::{Gone, Lease, RegistrationState};
-use crate::renewals::{Renewals, Renewed, slack};
-use crate::retry::{BACKGROUND, Decision, jittered, retry_after};
+use crate::registration::{Command, Gone, Lease, RegistrationState};
+use crate::renewals::{Renewals, Renewed, next_renewal, slack};
+use crate::retry::{BACKGROUND, Decision, retry_after};
 use crate::types::{InstanceSpec, Registration, Update};
 use crate::write::Write;
 
@@ -33,21 +32,6 @@ const FIRST_INCARNATIONS_MAX: u32 = 3;
 /// Leases of a client that were lost together are registered again at this pace, on average, or within half an interval.
 const REREGISTER_EVERY: Duration = Duration::from_millis(5);
 
-/// What the handle asks for. Small: every registration has a queue with room for 32 of them, whatever its bound.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Update { change: Box<Wanted>, reply: oneshot::Sender<Result<(), Error>> },
-    Deregister { deadline: Instant, reply: oneshot::Sender<Result<(), Error>> },
-}
-
-/// A change of what the application wants.
-#[derive(Debug)]
-pub(crate) struct Wanted {
-    /// The service and id of the only instance that changes; `None`: all do.
-    pub(crate) only: Option<(String, String)>,
-    pub(crate) update: Update,
-}
-
 /// What an undisturbed keeper has waited for.
 #[derive(Debug)]
 enum Event {
@@ -55,6 +39,8 @@ enum Event {
     Due,
     /// The renewal under way was answered, or failed on all nodes; `Err`: nobody renews any more.
     Renewed(Result<Result<Renewed, Failure>, oneshot::error::RecvError>),
+    /// Another cluster answers than the one that granted the lease.
+    OtherCluster { is: u64 },
 }
 
 /// What comes next.
@@ -86,6 +72,8 @@ pub(crate) struct Keeper {
     renewals: Arc<Renewals>,
     /// A renewal under way.
     renewing: Option<oneshot::Receiver<Result<Renewed, Failure>>>,
+    /// The cluster that answers.
+    cluster: watch::Receiver<u64>,
     state: watch::Sender<RegistrationState>,
     rounds: Rounds,
 }
@@ -105,6 +93,7 @@ impl Keeper {
     ) -> Self {
         Self {
             renewals: core.renewals(),
+            cluster: core.endpoints.watch_cluster(),
             core,
             claim,
             wanted: registration.instances,
@@ -215,12 +204,28 @@ impl Keeper {
 
     /// Waits until there is something to do. Can be cancelled.
     async fn wait(&mut self) -> Event {
-        match &mut self.renewing {
-            Some(outcome) => Event::Renewed(outcome.await),
-            None => {
-                sleep_until(self.due).await;
-                Event::Due
+        let Self { lease, renewing, cluster, due, .. } = self;
+        let granted_by = lease.map(|held| held.lease.cluster_id);
+        let other_cluster = async {
+            let is_other = |is: &u64| granted_by.is_some_and(|granted_by| *is != granted_by);
+            match cluster.wait_for(is_other).await.map(|is| *is) {
+                Ok(is) => is,
+                Err(_closed) => std::future::pending().await, // not while this has the core
             }
+        };
+        let turn = async {
+            match renewing {
+                Some(outcome) => Event::Renewed(outcome.await),
+                None => {
+                    sleep_until(*due).await;
+                    Event::Due
+                }
+            }
+        };
+        tokio::select! {
+            biased; // there, the lease is unknown, which says less
+            is = other_cluster => Event::OtherCluster { is },
+            event = turn => event,
         }
     }
 
@@ -230,7 +235,7 @@ impl Keeper {
                 Some(held) => {
                     let limit = (held.interval / 2).max(SHORTEST_RENEWAL);
                     let slack = slack(held.interval);
-                    self.renewing = Some(self.renewals.submit(held.lease.id, slack, limit));
+                    self.renewing = Some(self.renewals.submit(held.lease, slack, limit));
                     Next::Keep
                 }
                 None => match Box::pin(self.register_once()).await {
@@ -238,6 +243,13 @@ impl Keeper {
                     Err(failure) => self.failed(failure),
                 },
             },
+            Event::OtherCluster { is } => {
+                let others = self.core.claims.count().saturating_sub(1);
+                if let Some(lost) = self.lost_with(others) {
+                    self.retrying(Error::OtherCluster { was: lost.cluster_id, is });
+                }
+                Next::Keep
+            }
             Event::Renewed(outcome) => {
                 self.renewing = None;
                 match outcome {
@@ -261,15 +273,22 @@ impl Keeper {
                 }
             }
             Renewed::Unknown { with } => {
-                self.lease = None;
-                // One alone at once; many that were lost together not all in the same moment.
-                let others = u32::try_from(with.saturating_sub(1)).unwrap_or(u32::MAX);
-                let span = REREGISTER_EVERY.saturating_mul(others).min(held.interval / 2);
-                self.due = Instant::now() + rand::rng().random_range(Duration::ZERO..=span);
+                self.lost_with(with.saturating_sub(1));
                 let status = Status::not_found("the lease is gone");
                 self.retrying(Error::rejected("renew", &status));
             }
         }
+    }
+
+    /// The lease is gone, and those of so many others with it. One alone is registered again at once; many not all in the
+    /// same moment.
+    fn lost_with(&mut self, others: usize) -> Option<Lease> {
+        let Held { lease, interval } = self.lease.take()?;
+        self.renewing = None;
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        let span = REREGISTER_EVERY.saturating_mul(others).min(interval / 2);
+        self.due = Instant::now() + rand::rng().random_range(Duration::ZERO..=span);
+        Some(lease)
     }
 
     /// Decides what a failed attempt, or a renewal that failed on all nodes, calls for.
@@ -372,11 +391,11 @@ impl Keeper {
         };
         match self.deregister_call(deadline, &request).await {
             Err(CallError::Refused { decision: Decision::Superseded, status, .. }) => {
-                if let Some(Held { lease: Lease { id: lease_id, .. }, .. }) =
-                    self.lease.filter(|_| self.wanted.len() > 1)
-                {
+                if let Some(Held { lease, .. }) = self.lease.filter(|_| self.wanted.len() > 1) {
                     // Another run has some of the instances; the rest goes with the lease.
-                    let request = DeregisterRequest { lease_id, ..DeregisterRequest::default() };
+                    let Lease { id: lease_id, cluster_id, .. } = lease;
+                    let request =
+                        DeregisterRequest { lease_id, cluster_id, ..DeregisterRequest::default() };
                     self.deregister_call(deadline, &request)
                         .await
                         .map_err(|error| error.into_error("deregister"))?;
@@ -427,8 +446,9 @@ impl Keeper {
         }
         let granted = Duration::from_millis(answer.ttl_ms);
         let interval = self.renew_every.unwrap_or(granted / 3).min(granted / 2);
-        let lease = Lease { id: answer.lease_id, revision: header.revision, ttl: granted };
-        self.core.options.counters.written.fetch_max(lease.revision, Ordering::Relaxed);
+        let (cluster_id, revision) = (header.cluster_id, header.revision);
+        let lease = Lease { cluster_id, id: answer.lease_id, revision, ttl: granted };
+        self.core.options.counters.wrote(cluster_id, revision);
         self.lease = Some(Held { lease, interval });
         // Who renews often has to be back soon after an outage, too.
         self.rounds.cap(interval);
@@ -459,7 +479,10 @@ impl Keeper {
         let since = match &*self.state.borrow() {
             RegistrationState::Retrying { since, .. } => *since,
             _ => {
-                tracing::warn!(%error, "the registration is not kept up at the moment; going on trying");
+                // Of another cluster, the client has said so.
+                if !matches!(error, Error::OtherCluster { .. }) {
+                    tracing::warn!(%error, "the registration is not kept up at the moment; going on trying");
+                }
                 std::time::Instant::now()
             }
         };
@@ -471,9 +494,4 @@ impl Keeper {
         self.state.send_replace(RegistrationState::Gone(Gone::Superseded { current }));
         Next::Stop
     }
-}
-
-/// When to hand in the next renewal: it waits for others for a while, and is on its way within the interval all the same.
-fn next_renewal(interval: Duration) -> Duration {
-    jittered(interval).saturating_sub(slack(interval))
 }

@@ -57,10 +57,10 @@
 //! | `balance`, `caller`, `channel`, `channel/reach` | [`Balancer`]; calls with retries, and to all; a tonic channel that follows a view; whom it can reach |
 //! | `serve` | [`Serving`]: register when bound, drain, stop |
 //! | `admin` | [`Admin`], the operators' calls |
-//! | `call`, `endpoints`, `members`, `retry` | one call over many nodes; which node; who there is; what a code means |
+//! | `call`, `endpoints`, `members`, `retry` | one call over many nodes; which node, of which cluster; who there is; what a code means |
 //! | `write` | the name that a write has at every node |
 //! | `rebalance` | streams move to nodes that were added |
-//! | `claims` | what is registered already, and incarnations |
+//! | `claims`, `counters` | what is registered already, and incarnations; what is counted |
 //! | `types`, `checks`, `error` | what goes in and out |
 
 #![warn(missing_docs)]
@@ -73,6 +73,7 @@ mod channel;
 mod checks;
 mod claims;
 mod client;
+mod counters;
 mod discovery;
 mod endpoints;
 mod error;
@@ -92,7 +93,8 @@ pub use balance::{Balancer, Picked, Policy};
 pub use caller::{CallError, Caller, FailMode, Fault};
 pub use channel::ChannelBuilder;
 pub use checks::HealthCheck;
-pub use client::{Client, ClientBuilder, Counters};
+pub use client::{Client, ClientBuilder};
+pub use counters::Counters;
 pub use discovery::{Discovery, DiscoveryEvent, Instances, Listener, Origin, Selector};
 pub use error::{AddressFault, Attempt, Code, Error};
 pub use registration::{Gone, Lease, RegistrationHandle, RegistrationState};

@@ -14,7 +14,7 @@ use crate::claims::Claim;
 use crate::client::{Core, registry};
 use crate::endpoints::Target;
 use crate::error::{Error, LONGEST};
-use crate::keeper::{Command, Keeper, Wanted};
+use crate::keeper::Keeper;
 use crate::types::{InstanceStatus, Registration, Update};
 use crate::write::Write;
 
@@ -28,6 +28,8 @@ const COMMANDS_MAX: usize = 8;
 /// An example is at [`RegistrationState`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
+    /// The cluster that granted it. Id and revision mean nothing in another one.
+    pub cluster_id: u64,
     /// The lease that keeps the registration.
     pub id: u64,
     /// The revision at which it stands: a read with this as its minimum sees it on any node.
@@ -57,7 +59,8 @@ pub struct Lease {
 pub enum RegistrationState {
     /// The registry has it.
     Registered(Lease),
-    /// The registry may not have it, or soon not have it any more; the task goes on trying, for ever.
+    /// The registry may not have it, or soon not have it any more; the task goes on trying, for ever. With
+    /// [`Error::OtherCluster`] when another cluster answers, where it is being registered anew.
     Retrying {
         /// Since when.
         since: Instant,
@@ -83,6 +86,21 @@ pub enum Gone {
         /// The incarnation that holds it, where the registry told.
         current: Option<u64>,
     },
+}
+
+/// What the handle asks for. Small: every registration has a queue with room for 32 of them, whatever its bound.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Update { change: Box<Wanted>, reply: oneshot::Sender<Result<(), Error>> },
+    Deregister { deadline: tokio::time::Instant, reply: oneshot::Sender<Result<(), Error>> },
+}
+
+/// A change of what the application wants.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// The service and id of the only instance that changes; `None`: all do.
+    pub(crate) only: Option<(String, String)>,
+    pub(crate) update: Update,
 }
 
 /// A registration that a background task keeps alive: it renews the lease, registers again when the registry has lost it,

@@ -21,7 +21,8 @@ use crate::call::{Failure, Plan, Rounds};
 use crate::client::registry;
 use crate::endpoints::{Address, Endpoints, Target};
 use crate::rebalance::Mover;
-use crate::retry::{BACKGROUND, decide, retry_after};
+use crate::registration::Lease;
+use crate::retry::{BACKGROUND, decide, jittered, retry_after};
 
 /// Leases in one message: the server's limit.
 const BATCH_MAX: usize = 10_000;
@@ -39,6 +40,11 @@ pub(crate) fn slack(interval: Duration) -> Duration {
     (interval / 10).min(SLACK_MAX)
 }
 
+/// When to hand in the next renewal: it waits for others for a while, and is on its way within the interval all the same.
+pub(crate) fn next_renewal(interval: Duration) -> Duration {
+    jittered(interval).saturating_sub(slack(interval))
+}
+
 /// What came of a renewal that was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Renewed {
@@ -53,6 +59,8 @@ type Outcome = Result<Renewed, Failure>;
 #[derive(Debug)]
 struct Renewal {
     lease_id: u64,
+    /// The cluster that granted it.
+    cluster_id: u64,
     send_by: Instant,
     /// How long a node may take to answer: about half an interval.
     limit: Duration,
@@ -83,13 +91,15 @@ impl Renewals {
     /// the receiver is not interested any more.
     pub(crate) fn submit(
         &self,
-        lease_id: u64,
+        lease: Lease,
         slack: Duration,
         limit: Duration,
     ) -> oneshot::Receiver<Outcome> {
         let (reply, outcome) = oneshot::channel();
         let send_by = Instant::now() + slack;
-        self.waiting.lock().push(Renewal { lease_id, send_by, limit, failures: 0, reply });
+        let Lease { id: lease_id, cluster_id, .. } = lease;
+        let renewal = Renewal { lease_id, cluster_id, send_by, limit, failures: 0, reply };
+        self.waiting.lock().push(renewal);
         self.waiting.arrived.notify_one();
         outcome
     }
@@ -124,15 +134,22 @@ impl Waiting {
         }
     }
 
-    /// Takes what goes with the next message: all that waits, the most pressing first if it is too much.
+    /// Takes what goes with the next message: all that waits and is of the same cluster as the most pressing; the most
+    /// pressing of them if it is too much.
     fn take(&self) -> Vec<Renewal> {
         let mut renewals = self.lock();
         renewals.retain(|renewal| !renewal.reply.is_closed());
+        let first = renewals.iter().min_by_key(|renewal| renewal.send_by);
+        let Some(cluster_id) = first.map(|renewal| renewal.cluster_id) else { return Vec::new() };
+        let is_others = |renewal: &mut Renewal| renewal.cluster_id != cluster_id;
+        let others: Vec<_> = renewals.extract_if(.., is_others).collect();
         if renewals.len() > BATCH_MAX {
             renewals.sort_by_key(|renewal| std::cmp::Reverse(renewal.send_by));
         }
         let rest = renewals.len().saturating_sub(BATCH_MAX);
-        renewals.split_off(rest)
+        let taken = renewals.split_off(rest);
+        renewals.extend(others);
+        taken
     }
 }
 
@@ -140,6 +157,7 @@ impl Waiting {
 #[derive(Debug)]
 struct Batch {
     renewals: Vec<Renewal>,
+    cluster_id: u64,
     sent: Instant,
     deadline: Instant,
 }
@@ -209,7 +227,7 @@ impl Sender {
             tokio::select! {
                 answer = timeout_at(patience, stream.answers.message()) => match answer {
                     Ok(Ok(Some(answer))) => {
-                        self.endpoints.succeeded(address, Target::Any, answer.header.as_ref());
+                        self.endpoints.succeeded(address, Target::Any, answer.header.as_ref())?;
                         let batch = batches.pop_front();
                         let batch = batch.ok_or_else(|| Status::internal("an answer to no request"))?;
                         rounds.answered(batch.sent.elapsed(), batch.deadline - batch.sent);
@@ -288,14 +306,15 @@ impl Stream {
         patience: impl Fn(Duration) -> Duration,
         batches: &mut VecDeque<Batch>,
     ) -> Result<(), Status> {
-        let Some(limit) = renewals.iter().map(|renewal| renewal.limit).min() else {
+        let Some(cluster_id) = renewals.first().map(|renewal| renewal.cluster_id) else {
             return Ok(());
         };
+        let limit = renewals.iter().map(|renewal| renewal.limit).min().unwrap_or_default();
         let all = renewals.iter().map(|renewal| LeaseRenewal { lease_id: renewal.lease_id });
-        let request = RenewRequest { renewals: all.collect(), ..RenewRequest::default() };
+        let request = RenewRequest { renewals: all.collect(), cluster_id };
         let sent = Instant::now();
         let deadline = sent + limit.min(patience(limit));
-        batches.push_back(Batch { renewals, sent, deadline });
+        batches.push_back(Batch { renewals, cluster_id, sent, deadline });
         // There is room for all that may be unanswered.
         let sent = self.requests.try_send(request);
         sent.map_err(|_closed| Status::unavailable("the stream was closed"))
@@ -304,11 +323,13 @@ impl Stream {
 
 /// Gives each renewal of a message its part of the answer.
 fn tell(batch: Batch, answer: &RenewResponse) {
-    let revision = answer.header.as_ref().map_or(0, |header| header.revision);
+    let (revision, of) =
+        answer.header.as_ref().map_or((0, 0), |header| (header.revision, header.cluster_id));
+    let is_foreign = of != batch.cluster_id;
     let unknown: std::collections::HashSet<u64> =
         answer.unknown_lease_ids.iter().copied().collect();
     for renewal in batch.renewals {
-        let outcome = if unknown.contains(&renewal.lease_id) {
+        let outcome = if is_foreign || unknown.contains(&renewal.lease_id) {
             Renewed::Unknown { with: unknown.len() }
         } else {
             Renewed::Kept { revision }

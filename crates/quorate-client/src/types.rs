@@ -309,6 +309,7 @@ pub struct FetchOptions {
     pub(crate) consistency: Consistency,
     pub(crate) min_revision: u64,
     pub(crate) not_modified_since: u64,
+    pub(crate) cluster_id: u64,
 }
 
 impl FetchOptions {
@@ -319,6 +320,7 @@ impl FetchOptions {
             consistency: Consistency::Linearizable,
             min_revision: 0,
             not_modified_since: 0,
+            cluster_id: 0,
         }
     }
 
@@ -340,6 +342,14 @@ impl FetchOptions {
     #[must_use]
     pub fn not_modified_since(mut self, revision: u64) -> Self {
         self.not_modified_since = revision;
+        self
+    }
+
+    /// The cluster that these revisions are of, from the lease or the header that they are from: where another one answers,
+    /// they are passed over.
+    #[must_use]
+    pub fn of_cluster(mut self, cluster_id: u64) -> Self {
+        self.cluster_id = cluster_id;
         self
     }
 }

@@ -25,6 +25,14 @@ use crate::types::Selection;
 pub enum WatchEvent {
     /// The first event, and the only one of its kind: all that there is.
     Snapshot(Arc<View>),
+    /// Another cluster answers now (it was founded again, or the addresses lead to another one): the view is all that this one
+    /// has. What differs follows, as events like all others; reasons and revisions of removals are not known.
+    Reset {
+        /// The cluster that answers now.
+        cluster_id: u64,
+        /// The revision of it that the view shows.
+        revision: u64,
+    },
     /// An instance that was not there before.
     Added(Arc<Instance>),
     /// An instance that has changed, also when a new run of its process took it over.
@@ -81,6 +89,7 @@ pub enum WatchStatus {
 /// while let Some(event) = everything.next().await {
 ///     match event {
 ///         WatchEvent::Snapshot(view) => println!("{} at revision {}", view.len(), view.revision()),
+///         WatchEvent::Reset { cluster_id, .. } => println!("cluster {cluster_id:016x} answers now"),
 ///         WatchEvent::Added(instance) => println!("+ {}/{}", instance.service, instance.id),
 ///         WatchEvent::Modified(instance) => println!("~ {}/{}", instance.service, instance.id),
 ///         WatchEvent::Removed { instance, reason, .. } => println!("- {} {reason:?}", instance.id),

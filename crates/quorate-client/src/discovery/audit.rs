@@ -23,8 +23,9 @@ pub(super) async fn finds_difference(
             namespace: shared.namespace().to_owned(),
             services: topics.names(),
             consistency: Consistency::Local as i32,
-            // The node has at least what is known here.
+            // The node has at least what is known here, unless it is of another cluster.
             min_revision: topics.lowest(),
+            cluster_id: topics.cluster_id,
             ..FetchRequest::default()
         }
     };
@@ -34,7 +35,11 @@ pub(super) async fn finds_difference(
     match call(endpoints, &plan, &request, send).await {
         Ok(answer) => {
             let mut topics = shared.topics();
-            let as_of = answer.header.as_ref().map_or(0, |header| header.revision);
+            let header = answer.header.unwrap_or_default();
+            if header.cluster_id != topics.cluster_id {
+                return false; // the stream will bring what that one has
+            }
+            let as_of = header.revision;
             let differs = |service: &&Service| differs(&topics, service, as_of);
             let wrong: Vec<_> = answer.services.iter().filter(differs).collect();
             for service in &wrong {

@@ -17,8 +17,8 @@ use super::hub::Shared;
 
 /// A service is written no more often than this.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
-/// What the files begin with: "Quorate cache", version 1.
-const MAGIC: &[u8; 8] = b"QRTCACH1";
+/// What the files begin with: "Quorate cache", version 2. The cluster follows, 8 bytes, little endian.
+const MAGIC: &[u8; 8] = b"QRTCACH2";
 /// No larger file is written or read.
 const FILE_MAX: u64 = 64 * 1024 * 1024;
 
@@ -62,7 +62,9 @@ impl Cache {
         // Nobody waits for it: what it finds is either still of use then, or not.
         let runtime = shared.runtime().clone();
         let _task = runtime.spawn_blocking(move || match read(&file, &namespace, &service) {
-            Ok(Some(instances)) => shared.topics().take_cached(&service, instances),
+            Ok(Some((cluster_id, instances))) => {
+                shared.topics().take_cached(&service, cluster_id, instances);
+            }
             Ok(None) => {}
             Err(error) => {
                 shared.counters().bad_cache_files.fetch_add(1, Ordering::Relaxed);
@@ -82,13 +84,17 @@ pub(super) async fn save(shared: Arc<Shared>) {
         let unsaved =
             std::mem::take(&mut *shared.unsaved.lock().unwrap_or_else(PoisonError::into_inner));
         for service in unsaved {
-            let Some((revision, shown)) = shared.topics().known(&service) else { continue };
+            let (cluster_id, known) = {
+                let topics = shared.topics();
+                (topics.cluster_id, topics.known(&service))
+            };
+            let Some((revision, shown)) = known else { continue };
             let (file, namespace) = (cache.file(&service), cache.namespace.clone());
             let writing = tokio::task::spawn_blocking(move || {
                 let instances = shown.iter().map(|instance| Instance::clone(instance)).collect();
                 let name = service;
                 let service = Service { namespace, name, known: true, revision, instances };
-                write(&file, &service).map_err(|error| (file, error))
+                write(&file, cluster_id, &service).map_err(|error| (file, error))
             });
             if let Ok(Err((file, error))) = writing.await {
                 tracing::warn!(file = %file.display(), %error, "a view could not be cached");
@@ -97,8 +103,9 @@ pub(super) async fn save(shared: Arc<Shared>) {
     }
 }
 
-fn write(file: &Path, service: &Service) -> io::Result<()> {
+fn write(file: &Path, cluster_id: u64, service: &Service) -> io::Result<()> {
     let mut bytes = MAGIC.to_vec();
+    bytes.extend(cluster_id.to_le_bytes());
     service.encode(&mut bytes).map_err(io::Error::other)?;
     if bytes.len() as u64 > FILE_MAX - 4 {
         return Err(io::Error::other("the service is too large to be cached"));
@@ -112,8 +119,11 @@ fn write(file: &Path, service: &Service) -> io::Result<()> {
     std::fs::rename(&temporary, file)
 }
 
-/// The instances in a file; `None`: there is none.
-fn read(file: &Path, namespace: &str, service: &str) -> Result<Option<Vec<Instance>>, Unusable> {
+/// What a file says: the cluster, and the instances.
+type Found = (u64, Vec<Instance>);
+
+/// What is in a file; `None`: there is none.
+fn read(file: &Path, namespace: &str, service: &str) -> Result<Option<Found>, Unusable> {
     let size = match std::fs::metadata(file) {
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -128,11 +138,12 @@ fn read(file: &Path, namespace: &str, service: &str) -> Result<Option<Vec<Instan
     if crc32fast::hash(&bytes[..bytes.len() - 4]) != u32::from_le_bytes(*checksum) {
         return Err(Unusable::Checksum);
     }
+    let (cluster_id, body) = body.split_first_chunk::<8>().ok_or(Unusable::Format)?;
     let found = Service::decode(body).map_err(|_garbage| Unusable::Format)?;
     if found.namespace != namespace || found.name != service {
         return Err(Unusable::Foreign);
     }
-    Ok(Some(found.instances))
+    Ok(Some((u64::from_le_bytes(*cluster_id), found.instances)))
 }
 
 #[cfg(test)]
@@ -152,9 +163,10 @@ mod tests {
         let cache = Cache::new(dir.path().to_owned(), "");
         let file = cache.file("s");
         assert!(matches!(read(&file, "default", "s"), Ok(None)));
-        write(&file, &service(3)).unwrap();
-        write(&file, &service(2)).unwrap();
-        assert_eq!(read(&file, "default", "s").unwrap().unwrap().len(), 2);
+        write(&file, 7, &service(3)).unwrap();
+        write(&file, 8, &service(2)).unwrap();
+        let (cluster_id, instances) = read(&file, "default", "s").unwrap().unwrap();
+        assert_eq!((cluster_id, instances.len()), (8, 2));
         assert!(matches!(read(&file, "default", "t"), Err(Unusable::Foreign)));
         assert!(matches!(read(&file, "other", "s"), Err(Unusable::Foreign)));
         let whole = std::fs::read(&file).unwrap();

@@ -6,7 +6,6 @@
 //! has already. So nobody misses a change or sees one twice, and nobody is shown less meanwhile.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +25,8 @@ use super::audit;
 use super::cache::{self, Cache};
 use super::topics::{Feed, Queue, Topics};
 use crate::call::Rounds;
-use crate::client::{Core, Counts, Options, registry};
+use crate::client::{Core, Options, registry};
+use crate::counters::Counts;
 use crate::endpoints::{Address, Endpoints, Target};
 use crate::error::{Attempt, Error, explain};
 use crate::rebalance::{Move, Mover};
@@ -127,8 +127,9 @@ impl Hub {
 
     /// Whether this client has written something that the view may not show yet. // S2.5
     pub(super) fn is_behind_own_writes(&self, feed: &Feed) -> bool {
-        let position = self.shared.topics().known(&feed.selector.service).map(|(at, _)| at);
-        position < Some(self.shared.counters().written.load(Ordering::Relaxed))
+        let topics = self.shared.topics();
+        let position = topics.known(&feed.selector.service).map(|(at, _)| at);
+        position < Some(self.shared.counters().written(topics.cluster_id))
     }
 
     pub(super) fn age(&self) -> Option<Duration> {
@@ -303,6 +304,8 @@ fn next_audit(shared: &Shared) -> BoxFuture<'_, bool> {
 /// One stream, and how far it is.
 struct Reading {
     names: Vec<String>,
+    /// The cluster that sends it.
+    cluster_id: u64,
     /// What the last message led to.
     position: u64,
     /// Whether all that the node knew when the stream began is here.
@@ -323,11 +326,12 @@ impl Reading {
         from: u64,
     ) -> Result<Self, Status> {
         let (acks, requests) = mpsc::channel(ACKS_MAX);
+        let cluster_id = shared.topics().cluster_id;
         let subscribe = WatchSubscribe {
             namespace: shared.namespace.clone(),
             services: names.clone(),
             from_revision: from,
-            cluster_id: shared.topics().cluster_id,
+            cluster_id,
             ..WatchSubscribe::default()
         };
         // A new channel has room.
@@ -340,6 +344,7 @@ impl Reading {
             .into_inner();
         Ok(Self {
             names,
+            cluster_id,
             position: from,
             complete: false,
             parts: None,
@@ -369,9 +374,13 @@ impl Reading {
             let header = message.header.as_ref();
             let header =
                 header.ok_or_else(|| Status::aborted("the first message has no header"))?;
-            shared.endpoints.succeeded(address, Target::Any, Some(header));
+            shared.endpoints.succeeded(address, Target::Any, Some(header))?;
+            self.cluster_id = header.cluster_id;
             shared.topics().belongs_to(header.cluster_id);
             self.has_leader(shared, address, header.leader_id != 0);
+        }
+        if self.cluster_id != shared.endpoints.cluster_id() {
+            return Err(Status::unavailable("another cluster answers now"));
         }
         self.take(shared, address, message)?;
         if self.leaderless_since.is_none() && self.complete {

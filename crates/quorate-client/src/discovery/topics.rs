@@ -318,10 +318,12 @@ impl Topics {
         }
     }
 
-    /// Takes what an earlier run left, where nothing better is there.
-    pub(super) fn take_cached(&mut self, name: &str, all: Vec<Instance>) {
+    /// Takes what an earlier run left, where nothing better is there, nor another cluster than it was of.
+    pub(super) fn take_cached(&mut self, name: &str, cluster_id: u64, all: Vec<Instance>) {
+        let may_be = [0, cluster_id].contains(&self.cluster_id);
         if let Some(topic) = self.by_name.get_mut(name)
             && topic.origin == Origin::Nowhere
+            && may_be
         {
             topic.replace(Origin::Cache, 0, true, all);
         }
@@ -445,6 +447,18 @@ mod tests {
         assert_eq!(b.current.load().len(), 2);
         topics.move_to(8);
         assert_eq!(topics.lowest(), 8);
+    }
+
+    #[test]
+    fn what_is_cached_of_another_cluster_is_not_shown() {
+        for (answers, shown) in [(0, 1), (7, 1), (8, 0)] {
+            let feed = Arc::new(Feed::new(Selector::service("s").statuses([])));
+            let mut topics = Topics::default();
+            topics.add(feed.clone());
+            topics.belongs_to(answers);
+            topics.take_cached("s", 7, vec![Instance::default()]);
+            assert_eq!(feed.current.load().len(), shown, "{answers} answers");
+        }
     }
 
     #[test]

@@ -40,6 +40,11 @@ impl Cursor {
         &self.view
     }
 
+    /// The cluster of the present stream.
+    pub(super) fn cluster_id(&self) -> u64 {
+        self.cluster_id
+    }
+
     /// Whether no snapshot is half here.
     pub(super) fn is_between_messages(&self) -> bool {
         self.parts.is_none()
@@ -73,8 +78,11 @@ impl Cursor {
                     return Ok(Taken::Part);
                 }
                 let parts = self.parts.take().unwrap_or_default();
-                let events = self.view.replace(parts);
-                self.view.move_to(revision, self.cluster_id);
+                let cluster_id = self.cluster_id;
+                let is_other = self.view.is_synced() && self.view.cluster_id() != cluster_id;
+                let reset = is_other.then_some(WatchEvent::Reset { cluster_id, revision });
+                let events = reset.into_iter().chain(self.view.replace(parts)).collect();
+                self.view.move_to(revision, cluster_id);
                 Ok(Taken::Moved(events))
             }
             Some(Kind::Delta(delta)) => {
@@ -190,6 +198,21 @@ mod tests {
         let mut other = added(5, 6, "b");
         other.header = Some(ResponseHeader { cluster_id: 8, ..ResponseHeader::default() });
         assert!(cursor.take(other).is_err());
+        // In parts: what is shown is of one cluster, and the old one until the other is whole.
+        for (id, last) in [("b", false), ("c", true)] {
+            assert_eq!((ids(&cursor), cursor.view().cluster_id()), (vec!["a"], 7));
+            let mut part = snapshot(2, &[id], last);
+            part.header = part.header.map(|header| ResponseHeader { cluster_id: 8, ..header });
+            let taken = cursor.take(part).unwrap();
+            if let Taken::Moved(events) = taken {
+                let reset = WatchEvent::Reset { cluster_id: 8, revision: 2 };
+                assert_eq!(format!("{:?}", events[0]), format!("{reset:?}"));
+                assert_eq!(events.len(), 4, "and what differs: {events:?}");
+            }
+        }
+        assert_eq!((ids(&cursor), cursor.view().revision()), (vec!["b", "c"], 2));
+        let subscribe = cursor.subscribe("", &Selection::service("s"));
+        assert_eq!((subscribe.from_revision, subscribe.cluster_id), (2, 8));
     }
 
     #[test]

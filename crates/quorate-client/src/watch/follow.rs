@@ -40,7 +40,7 @@ pub(super) async fn follow(core: Arc<Core>, selection: Selection, publisher: Pub
     };
     loop {
         let (mut address, channel) = follower.rounds.pick(&follower.core.endpoints, Target::Any);
-        let (begun, revision) = (Instant::now(), follower.cursor.view().revision());
+        let (begun, position) = (Instant::now(), follower.position());
         let status = match follower.open(channel).await {
             Ok(stream) => follower.receive(&mut address, stream).await,
             Err(status) => status,
@@ -48,7 +48,7 @@ pub(super) async fn follow(core: Arc<Core>, selection: Selection, publisher: Pub
         if follower.ended(&address, &status) {
             return;
         }
-        let brought_something = follower.cursor.view().revision() > revision;
+        let brought_something = follower.position() != position;
         if brought_something || begun.elapsed() >= GOOD_STREAM {
             follower.rounds.reset();
         }
@@ -116,9 +116,11 @@ impl Follower {
                 }
                 Err(_elapsed) => return Status::deadline_exceeded("no sign of life"),
             };
+            if let Err(status) = self.check(address, &message) {
+                return status;
+            }
             if first {
                 first = false;
-                self.core.endpoints.succeeded(address, Target::Any, message.header.as_ref());
                 let has_leader = message.header.as_ref().is_none_or(|header| header.leader_id != 0);
                 leaderless_since = (!has_leader).then(Instant::now);
                 self.following(address, has_leader);
@@ -142,6 +144,20 @@ impl Follower {
                 }
                 Err(gap) => return Status::aborted(gap.to_string()),
             }
+        }
+    }
+
+    fn position(&self) -> (u64, u64) {
+        (self.cursor.view().cluster_id(), self.cursor.view().revision())
+    }
+
+    /// Whether the message is of the cluster that the client is of. Not every message says which it is of.
+    fn check(&self, address: &Address, message: &WatchResponse) -> Result<(), Status> {
+        let endpoints = &self.core.endpoints;
+        match &message.header {
+            Some(header) => endpoints.succeeded(address, Target::Any, Some(header)),
+            None if self.cursor.cluster_id() == endpoints.cluster_id() => Ok(()),
+            None => Err(Status::unavailable("another cluster answers now")),
         }
     }
 

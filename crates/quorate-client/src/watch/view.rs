@@ -154,30 +154,31 @@ impl View {
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
     events: BTreeMap<u64, WatchEvent>,
-    by_instance: HashMap<(String, String), u64>,
+    by_key: HashMap<Option<(String, String)>, u64>,
     next: u64,
 }
 
 impl Backlog {
     pub(crate) fn push(&mut self, event: WatchEvent) {
-        let Some(key) = key(&event) else { return };
-        let waiting = self.by_instance.remove(&key).and_then(|at| self.events.remove(&at));
+        let key = key(&event);
+        let waiting = self.by_key.remove(&key).and_then(|at| self.events.remove(&at));
         let Some(event) = coalesce(waiting, event) else { return };
         self.events.insert(self.next, event);
-        self.by_instance.insert(key, self.next);
+        self.by_key.insert(key, self.next);
         self.next += 1;
     }
 
     pub(crate) fn pop(&mut self) -> Option<WatchEvent> {
         let (_, event) = self.events.pop_first()?;
-        self.by_instance.remove(&key(&event)?);
+        self.by_key.remove(&key(&event));
         Some(event)
     }
 }
 
+/// The instance that it is about; `None`: it is about all, and only the last of its kind counts.
 fn key(event: &WatchEvent) -> Option<(String, String)> {
     let instance = match event {
-        WatchEvent::Snapshot(_) => return None,
+        WatchEvent::Snapshot(_) | WatchEvent::Reset { .. } => return None,
         WatchEvent::Added(instance) | WatchEvent::Modified(instance) => instance,
         WatchEvent::Removed { instance, .. } => instance,
     };
@@ -218,6 +219,7 @@ mod tests {
     fn short(events: &[WatchEvent]) -> String {
         let words = events.iter().map(|event| match event {
             WatchEvent::Snapshot(_) => "snapshot".to_owned(),
+            WatchEvent::Reset { cluster_id, .. } => format!("reset{cluster_id}"),
             WatchEvent::Added(i) => format!("+{}{}", i.id, i.weight),
             WatchEvent::Modified(i) => format!("~{}{}", i.id, i.weight),
             WatchEvent::Removed { instance, .. } => format!("-{}", instance.id),
@@ -232,6 +234,18 @@ mod tests {
         let events = view.replace(snapshot(&[("b", 1), ("c", 2), ("d", 1)]));
         assert_eq!(short(&events), "-a ~c2 +d1");
         assert!(view.replace(snapshot(&[("b", 1), ("c", 2), ("d", 1)])).is_empty());
+    }
+
+    #[test]
+    fn a_slow_reader_is_told_of_the_last_reset_only_and_before_what_follows_it() {
+        let mut backlog = Backlog::default();
+        let reset = |cluster_id| WatchEvent::Reset { cluster_id, revision: 1 };
+        let added = |id| WatchEvent::Added(Arc::new(instance(id, 1)));
+        for event in [added("a"), reset(7), added("b"), reset(8), added("c")] {
+            backlog.push(event);
+        }
+        let read: Vec<_> = std::iter::from_fn(|| backlog.pop()).collect();
+        assert_eq!(short(&read), "+a1 +b1 reset8 +c1");
     }
 
     #[test]
@@ -299,7 +313,7 @@ mod tests {
         let Some(event) = backlog.pop() else { return false };
         let known = |reader: &View, instance: &Instance| reader.get("s", &instance.id).is_some();
         match event {
-            WatchEvent::Snapshot(_) => unreachable!("the backlog holds no snapshots"),
+            WatchEvent::Snapshot(_) | WatchEvent::Reset { .. } => unreachable!("none was put in"),
             WatchEvent::Added(instance) => {
                 assert!(!known(reader, &instance), "added twice");
                 reader.put((*instance).clone());

@@ -44,6 +44,7 @@ pub(crate) enum Mode {
 /// The registry that the fakes of a cluster share.
 #[derive(Debug, Default)]
 pub(crate) struct State {
+    pub(crate) cluster_id: u64,
     pub(crate) revision: u64,
     pub(crate) instances: BTreeMap<(String, String), Instance>,
     /// What was deregistered, with its incarnation.
@@ -58,6 +59,8 @@ pub(crate) struct State {
     pub(crate) renewals: HashMap<u64, Vec<(usize, std::time::Instant)>>,
     /// Calls that came without a deadline.
     pub(crate) without_deadline: Vec<&'static str>,
+    /// Reads that asked for a revision that is not there.
+    pub(crate) behind: usize,
     pub(crate) members: Vec<String>,
     pub(crate) leader_address: String,
     pub(crate) granted_ttl_ms: u64,
@@ -97,6 +100,7 @@ impl Fake {
     pub(crate) fn cluster(nodes: usize) -> Vec<Self> {
         let state = Shared::default();
         locked(&state).granted_ttl_ms = 15_000;
+        locked(&state).cluster_id = CLUSTER;
         (0..nodes).map(|number| Self::listen(number, state.clone(), "127.0.0.1:0")).collect()
     }
 
@@ -173,6 +177,27 @@ impl State {
         }
     }
 
+    /// It is founded again: another cluster, in which everything begins anew. (What tests look at stays.)
+    pub(crate) fn found_again(&mut self, cluster_id: u64) {
+        self.cluster_id = cluster_id;
+        (self.revision, self.last_lease) = (0, 0);
+        self.instances.clear();
+        self.ended.clear();
+        self.leases.clear();
+        self.renewals.clear();
+        self.log.clear();
+        self.watchers.clear();
+    }
+
+    /// Somebody has this lease.
+    pub(crate) fn take_lease(&mut self, lease_id: u64, id: &str) {
+        let key = ("strangers".to_owned(), id.to_owned());
+        let (service, id) = key.clone();
+        self.leases.insert(lease_id, vec![key]);
+        self.last_lease = self.last_lease.max(lease_id);
+        self.put(Instance { service, id, lease_id, ..Instance::default() });
+    }
+
     pub(crate) fn put(&mut self, mut instance: Instance) {
         let key = (instance.service.clone(), instance.id.clone());
         let before = self.instances.get(&key);
@@ -227,10 +252,14 @@ impl State {
     ) -> mpsc::Receiver<Result<WatchResponse, Status>> {
         let (messages, receiver) = mpsc::channel(WATCH_QUEUE);
         self.subscriptions.push(subscribe.clone());
+        let is_foreign = ![0, self.cluster_id].contains(&subscribe.cluster_id);
         let from = subscribe.from_revision;
         let first = match self.scripts.pop_front() {
             Some(script) => script,
-            None if from > 0 && self.log.first().is_some_and(|c| c.revision <= from + 1) => {
+            None if from > 0
+                && !is_foreign
+                && self.log.first().is_some_and(|c| c.revision <= from + 1) =>
+            {
                 let missed = self.log.iter().filter(|c| c.revision > from).cloned().collect();
                 vec![delta(from, missed)]
             }
@@ -238,7 +267,10 @@ impl State {
         };
         let position = first.last().map_or(0, |message| message.revision);
         for message in first {
-            messages.try_send(Ok(with_header(message, 1))).unwrap();
+            let mut message = with_header(message, 1);
+            let header = message.header.iter_mut();
+            header.for_each(|header| header.cluster_id = self.cluster_id);
+            messages.try_send(Ok(message)).unwrap();
         }
         self.watchers.push(Watcher { node, position, messages });
         receiver

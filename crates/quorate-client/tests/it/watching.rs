@@ -54,6 +54,7 @@ async fn next(watch: &mut Watch) -> String {
     match event {
         None => "end".to_owned(),
         Some(WatchEvent::Snapshot(view)) => format!("snapshot {}", short(&view)),
+        Some(WatchEvent::Reset { cluster_id, .. }) => format!("reset {cluster_id}"),
         Some(WatchEvent::Added(i)) => format!("+{}{}", i.id, i.weight),
         Some(WatchEvent::Modified(i)) => format!("~{}{}", i.id, i.weight),
         Some(WatchEvent::Removed { instance, reason, .. }) => {
@@ -346,7 +347,7 @@ async fn a_hundred_deaths() {
                 WatchEvent::Removed { instance, .. } => {
                     assert!(told.remove(&instance.id).is_some());
                 }
-                WatchEvent::Snapshot(_) => panic!("a second snapshot"),
+                WatchEvent::Snapshot(_) | WatchEvent::Reset { .. } => panic!("a second snapshot"),
             }
         }
         let told = told.iter().map(|(id, weight)| format!("{id}{weight}"));

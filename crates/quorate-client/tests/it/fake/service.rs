@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{CLUSTER, Mode, RETRY_AFTER, Shared, State, locked};
+use super::{Mode, RETRY_AFTER, Shared, State, locked};
 
 #[derive(Clone)]
 pub(super) struct Node {
@@ -50,7 +50,7 @@ impl Node {
         let answer = {
             let mut state = locked(&self.state);
             let header = ResponseHeader {
-                cluster_id: CLUSTER,
+                cluster_id: state.cluster_id,
                 node_id: self.number as u64 + 1,
                 leader_id: 1,
                 leader_address: state.leader_address.clone(),
@@ -73,6 +73,9 @@ impl Node {
         let answer = self.serve("renew", timed, |state, mut header, request| {
             header.revision = state.revision;
             let all: Vec<u64> = request.renewals.iter().map(|renewal| renewal.lease_id).collect();
+            if request.cluster_id != 0 && request.cluster_id != state.cluster_id {
+                return Ok(RenewResponse { header: Some(header), unknown_lease_ids: all });
+            }
             *state.calls.entry("renewed leases").or_default() += all.len();
             for id in &all {
                 let now = std::time::Instant::now();
@@ -218,6 +221,11 @@ impl Registry for Node {
     ) -> Result<Response<FetchResponse>, Status> {
         self.serve("fetch", request, |state, mut header, request| {
             header.revision = state.revision;
+            let is_ours = [0, state.cluster_id].contains(&request.cluster_id);
+            if is_ours && request.min_revision > state.revision {
+                state.behind += 1;
+                return Err(Status::unavailable("it has not applied min_revision"));
+            }
             let service = |name: &String| {
                 let all = state.instances.values().filter(|instance| instance.service == *name);
                 let known = all.clone().next().is_some();
@@ -234,8 +242,9 @@ impl Registry for Node {
                 }
             };
             let services = request.services.iter().map(service).collect();
-            let not_modified =
-                request.not_modified_since > 0 && request.not_modified_since >= state.revision;
+            let not_modified = is_ours
+                && request.not_modified_since > 0
+                && request.not_modified_since >= state.revision;
             let services = if not_modified { Vec::new() } else { services };
             Ok(FetchResponse { header: Some(header), not_modified, services })
         })

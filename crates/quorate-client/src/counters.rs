@@ -1,0 +1,48 @@
+//! What the parts of a client note for each other, and what it counts for the application.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// What the parts of a client note for each other and for those who ask.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// The cluster in which this client registered something last, and the latest revision at which that stands.
+    written: Mutex<(u64, u64)>,
+    pub(crate) divergences: AtomicU64,
+    pub(crate) bad_cache_files: AtomicU64,
+}
+
+impl Counts {
+    /// For the application.
+    pub(crate) fn shown(&self) -> Counters {
+        Counters {
+            divergences: self.divergences.load(Ordering::Relaxed),
+            bad_cache_files: self.bad_cache_files.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A registration of this client stands at this revision.
+    pub(crate) fn wrote(&self, cluster_id: u64, revision: u64) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        *written = match *written {
+            (cluster, latest) if cluster == cluster_id => (cluster_id, latest.max(revision)),
+            _ => (cluster_id, revision),
+        };
+    }
+
+    /// The latest revision at which a registration of this client stands in this cluster; 0: none is known.
+    pub(crate) fn written(&self, cluster_id: u64) -> u64 {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if written.0 == cluster_id { written.1 } else { 0 }
+    }
+}
+
+/// How often something happened that should not, since the client was made; an example is among the [settings](crate#settings).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Live views that the audit found to differ from the registry, and repaired.
+    pub divergences: u64,
+    /// Cache files that were passed over: damaged, of another version or of another service.
+    pub bad_cache_files: u64,
+}

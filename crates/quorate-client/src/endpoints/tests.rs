@@ -1,0 +1,165 @@
+//! Which node is asked, in which order, and which cluster counts.
+
+use super::*;
+
+fn endpoints(addresses: &[&str]) -> Endpoints {
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    Endpoints::new(&addresses, Duration::from_secs(1), false, Duration::ZERO).unwrap()
+}
+
+fn picked(endpoints: &Endpoints, target: Target, tried: &[&str]) -> Option<String> {
+    let tried: Vec<Address> = tried.iter().map(|address| (*address).into()).collect();
+    let at = endpoints.lock().best(target, &tried)?;
+    Some(endpoints.lock().nodes[at].address.to_string())
+}
+
+fn leader_is(address: &str) -> ResponseHeader {
+    ResponseHeader { leader_address: address.to_owned(), ..ResponseHeader::default() }
+}
+
+#[test]
+fn addresses_are_checked() {
+    let fault = |address| parse(address, Duration::from_secs(1)).err();
+    for good in ["127.0.0.1:7001", "node-1.example_x:1", "[::1]:7001", "http://h:65535/"] {
+        assert_eq!(fault(good), None, "{good}");
+    }
+    for (bad, expected) in [
+        ("", AddressFault::NoPort),
+        ("host", AddressFault::NoPort),
+        ("host:", AddressFault::NoPort),
+        ("host:0", AddressFault::NoPort),
+        ("host:65536", AddressFault::NoPort),
+        (":7001", AddressFault::NoHost),
+        ("::1:7001", AddressFault::Characters),
+        ("a b:1", AddressFault::Characters),
+        ("user@host:1", AddressFault::Characters),
+        ("https://host:1", AddressFault::Tls),
+    ] {
+        assert_eq!(fault(bad), Some(expected), "{bad}");
+    }
+}
+
+#[test]
+fn an_empty_list_is_an_error() {
+    // S1.1
+    let made = Endpoints::new(&[], Duration::from_secs(1), true, Duration::ZERO);
+    assert!(matches!(made, Err(Error::NoAddresses)));
+}
+
+#[test]
+fn a_failed_node_is_asked_last() {
+    // S1.3
+    let endpoints = endpoints(&["a:1", "b:1", "c:1"]);
+    assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some("a:1"));
+    endpoints.failed(&"a:1".into());
+    assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some("b:1"));
+    assert_eq!(picked(&endpoints, Target::Any, &["b:1"]).as_deref(), Some("c:1"));
+    assert_eq!(picked(&endpoints, Target::Any, &["b:1", "c:1"]).as_deref(), Some("a:1"));
+    assert_eq!(picked(&endpoints, Target::Any, &["a:1", "b:1", "c:1"]), None);
+}
+
+#[test]
+fn writes_prefer_a_healthy_leader() {
+    let endpoints = endpoints(&["a:1", "b:1", "c:1"]);
+    endpoints.succeeded(&"a:1".into(), Target::Any, Some(&leader_is("c:1"))).unwrap();
+    assert_eq!(picked(&endpoints, Target::Leader, &[]).as_deref(), Some("c:1"));
+    assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some("a:1"));
+    endpoints.failed(&"c:1".into());
+    assert_eq!(picked(&endpoints, Target::Leader, &[]).as_deref(), Some("a:1"));
+    // A follower that has not noticed yet names the same leader again: it is still left alone.
+    endpoints.succeeded(&"a:1".into(), Target::Any, Some(&leader_is("c:1"))).unwrap();
+    assert_eq!(picked(&endpoints, Target::Leader, &[]).as_deref(), Some("a:1"));
+}
+
+#[test]
+fn members_replace_the_list_and_seeds_stay_behind_them() {
+    // S1.2
+    let endpoints = endpoints(&["seed:1", "a:1"]);
+    endpoints.replace_members(["a:1", "b:1"].into_iter());
+    assert_eq!(endpoints.addresses(), ["a:1", "b:1", "seed:1"]);
+    assert_eq!(picked(&endpoints, Target::Any, &["a:1", "b:1"]).as_deref(), Some("seed:1"));
+    endpoints.replace_members(["b:1", "c:1"].into_iter());
+    assert_eq!(endpoints.addresses(), ["b:1", "c:1", "a:1", "seed:1"]);
+}
+
+#[test]
+fn only_members_that_come_later_are_growth() {
+    let endpoints = endpoints(&["seed:1", "a:1"]);
+    let mut growth = endpoints.rebalance.growth.subscribe();
+    let mut added = |members: &[&str]| {
+        endpoints.replace_members(members.iter().copied());
+        let told = growth.has_changed().unwrap();
+        let growth = growth.borrow_and_update();
+        let added: Vec<_> = growth.added.iter().map(|address| address.to_string()).collect();
+        told.then(|| (added.join(" "), growth.members))
+    };
+    assert_eq!(added(&["a:1", "b:1"]), None, "the first list");
+    assert_eq!(added(&["a:1", "seed:1", "b:1", "c:1"]), Some(("seed:1 c:1".to_owned(), 4)));
+    assert_eq!(added(&["b:1", "c:1"]), None);
+    assert_eq!(added(&[]), None);
+    assert_eq!(added(&["b:1", "c:1", "a:1"]), Some(("a:1".to_owned(), 3)), "it was away");
+}
+
+#[test]
+fn a_seed_that_serves_goes_on_until_members_are_learned_again() {
+    let endpoints = endpoints(&["seed:1"]);
+    endpoints.replace_members(["a:1", "b:1"].into_iter());
+    endpoints.failed(&"a:1".into());
+    endpoints.failed(&"b:1".into());
+    assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some("seed:1"));
+    endpoints.refused(&"b:1".into(), Target::Leader);
+    assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some("seed:1"));
+    endpoints.replace_members(["a:1", "b:1"].into_iter());
+    assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some("b:1"));
+}
+
+#[test]
+fn an_empty_or_unusable_answer_changes_nothing() {
+    // S1.2, S0.13
+    let endpoints = endpoints(&["seed:1"]);
+    endpoints.replace_members(["a:1", "b:1"].into_iter());
+    endpoints.replace_members([].into_iter());
+    endpoints.replace_members(["", "no port"].into_iter());
+    assert_eq!(endpoints.addresses(), ["a:1", "b:1", "seed:1"]);
+}
+
+fn of(cluster_id: u64) -> ResponseHeader {
+    ResponseHeader { cluster_id, ..ResponseHeader::default() }
+}
+
+#[test]
+fn a_cluster_founded_again_is_taken_when_the_last_node_says_so() {
+    let endpoints = endpoints(&["a:1", "b:1", "c:1"]);
+    let answers = |address: &str, cluster_id| {
+        let counts = endpoints.succeeded(&address.into(), Target::Any, Some(&of(cluster_id)));
+        if counts.is_err() {
+            endpoints.failed(&address.into());
+        }
+        (counts.is_ok(), endpoints.cluster_id())
+    };
+    assert_eq!(answers("a:1", 7), (true, 7), "the first answer decides");
+    assert_eq!(answers("a:1", 8), (false, 7), "the others have not been asked");
+    assert_eq!(answers("b:1", 8), (false, 7));
+    assert_eq!(answers("c:1", 8), (true, 8), "nobody is left");
+    assert_eq!(answers("a:1", 8), (true, 8));
+    // One that is left behind changes nothing any more.
+    assert_eq!(answers("b:1", 7), (false, 8));
+    assert_eq!(answers("c:1", 8), (true, 8));
+}
+
+#[test]
+fn a_stranger_is_not_taken_while_a_node_of_the_cluster_may_return() {
+    let endpoints = endpoints(&["a:1", "b:1"]);
+    let answers = |address: &str, cluster_id| {
+        endpoints.succeeded(&address.into(), Target::Any, Some(&of(cluster_id))).is_ok()
+    };
+    assert!(answers("a:1", 7));
+    endpoints.failed(&"a:1".into());
+    assert!(!answers("b:1", 8), "it failed a moment ago");
+    assert!(answers("a:1", 7), "and is back");
+    endpoints.failed(&"a:1".into());
+    endpoints.lock().heard = Instant::now().checked_sub(MAY_RETURN);
+    assert!(answers("b:1", 8));
+    assert!(!answers("a:1", 7), "the client stays with the one that serves");
+    assert_eq!(endpoints.cluster_id(), 8);
+}
