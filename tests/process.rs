@@ -25,6 +25,8 @@ mod expiry;
 mod failover;
 #[path = "process/feed.rs"]
 mod feed;
+#[path = "process/founded_again.rs"]
+mod founded_again;
 #[path = "process/graceful_stop.rs"]
 mod graceful_stop;
 #[path = "process/health.rs"]

@@ -1,0 +1,200 @@
+//! A cluster that ends with all its data, and is founded again on the same addresses: who was in the old one is in the new one
+//! soon, and nobody is shown what is gone.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use quorate_client::{Client, InstanceBuilder, Registration, RegistrationHandle};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::cli::{Running, ask};
+use crate::ports::free_port;
+use crate::wait::eventually;
+
+/// For what is not measured.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PEER_PORT_OFFSET: u16 = 100;
+
+/// `quorate dev` of three nodes, at ports of its own; and its nodes for clients.
+struct Dev {
+    first: u16,
+    running: Running,
+}
+
+impl Dev {
+    async fn start() -> Self {
+        let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+        // Of those that begin so, none overlap.
+        let may_begin = |first: &u16| {
+            first.is_multiple_of(8)
+                && (*first..*first + 3)
+                    .all(|port| is_free(port) && is_free(port + PEER_PORT_OFFSET))
+        };
+        let first = std::iter::repeat_with(free_port).take(1_000).find(may_begin);
+        let first = first.expect("six free ports");
+        Self { first, running: Self::run(first).await }
+    }
+
+    async fn run(first: u16) -> Running {
+        let running = Running::start(&["dev", "--listen", &format!("127.0.0.1:{first}")]);
+        eventually("it is ready", PATIENCE, async || {
+            if running.out().contains("Quorate is ready.") { Ok(()) } else { Err(running.err()) }
+        })
+        .await;
+        running
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        (self.first..self.first + 3).map(|port| format!("127.0.0.1:{port}")).collect()
+    }
+
+    fn nodes(&self) -> String {
+        self.addresses().join(",")
+    }
+
+    async fn client(&self) -> Client {
+        Client::connect(self.addresses()).await.unwrap()
+    }
+
+    /// As kill -9 of the process: its data is in a directory that it does not find again.
+    async fn founded_again_after_kill(&mut self) {
+        self.running.process.kill();
+        self.running = Self::run(self.first).await;
+    }
+
+    async fn founded_again_after_stop(&mut self) {
+        self.running.process.signal(Signal::INT);
+        self.running.process.exit_code(PATIENCE).await;
+        self.running = Self::run(self.first).await;
+    }
+}
+
+async fn register(client: &Client, service: &str, id: &str) -> RegistrationHandle {
+    let instance = InstanceBuilder::new(service, id).endpoint("http", "http://h:1");
+    let registration = Registration::new(instance).ttl(Duration::from_secs(3_600));
+    client.register(registration).await.unwrap()
+}
+
+async fn register_all(client: &Client, service: &str, names: &str, count: u32) {
+    for number in 1..=count {
+        // The lease stays for its hour.
+        drop(register(client, service, &format!("{names}-{number}")).await);
+    }
+}
+
+fn is_event(line: &Value, event: &str) -> bool {
+    line["event"] == event
+}
+
+fn events<'a>(lines: &'a [Value], event: &str) -> Vec<&'a Value> {
+    lines.iter().filter(|line| is_event(line, event)).collect()
+}
+
+/// What a reader of the lines has, as ids.
+fn has(lines: &[Value]) -> BTreeSet<String> {
+    let id = |instance: &Value| instance["id"].as_str().expect("an id").to_owned();
+    let mut has = BTreeSet::new();
+    for line in lines {
+        match line["event"].as_str() {
+            Some("snapshot") => {
+                has = line["instances"].as_array().expect("a list").iter().map(id).collect();
+            }
+            Some("added") => assert!(has.insert(id(&line["instance"])), "added twice: {line}"),
+            Some("removed") => assert!(has.remove(&id(&line["instance"])), "never there: {line}"),
+            _ => {}
+        }
+    }
+    has
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_was_registered_is_registered_in_the_new_cluster_within_an_interval() {
+    let mut dev = Dev::start().await;
+    let client = dev.client().await;
+    register_all(&client, "old", "o", 40).await;
+    let start = |id: &str, ttl: &str| {
+        let line = format!("register svc {id} --ttl {ttl} --endpoint http=http://h/ -o json");
+        Running::ask(&dev.nodes(), &line)
+    };
+    let (slow, quick) = (start("slow", "30s"), start("quick", "3s"));
+    for running in [&slow, &quick] {
+        running.until("registered", PATIENCE, |line| is_event(line, "registered")).await;
+    }
+    let watch = Running::ask(&dev.nodes(), "watch svc -o json");
+    watch.until("a snapshot", PATIENCE, |line| is_event(line, "snapshot")).await;
+    assert_eq!(has(&watch.json_lines()).len(), 2);
+
+    dev.founded_again_after_kill().await;
+    let begun = Instant::now();
+    // Strangers are faster: without identities, they would get the lease ids of the two.
+    let strangers = dev.client().await;
+    let mut handles = Vec::new();
+    for number in 1..=45 {
+        handles.push(register(&strangers, "strangers", &format!("s-{number}")).await);
+    }
+    for (running, interval) in [(&quick, 1), (&slow, 10)] {
+        let what = "registered again";
+        let within = Duration::from_secs(interval + 3);
+        let within = within.saturating_sub(begun.elapsed());
+        eventually(what, within, async || {
+            let lines = running.json_lines();
+            let registered = events(&lines, "registered");
+            let clusters: BTreeSet<_> =
+                registered.iter().map(|r| r["cluster_id"].as_str()).collect();
+            match (registered.len(), clusters.len()) {
+                (2, 2) => Ok(()),
+                _ => Err(format!("{registered:?}, {}", running.err())),
+            }
+        })
+        .await;
+        assert!(running.err().contains("registered again, with another cluster"));
+    }
+    let fetched = ask(&dev.nodes(), "fetch svc -o json").await.expect(0);
+    assert!(
+        fetched.out.contains("\"slow\"") && fetched.out.contains("\"quick\""),
+        "{}",
+        fetched.out
+    );
+    let both = |lines: &[Value]| has(lines).into_iter().eq(["quick".to_owned(), "slow".to_owned()]);
+    eventually("the watch shows both, of the new cluster", PATIENCE, async || {
+        let lines = watch.json_lines();
+        let resets = events(&lines, "reset").len();
+        if resets == 1 && both(&lines) { Ok(()) } else { Err(format!("{lines:?}")) }
+    })
+    .await;
+    drop(handles);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_and_views_show_what_the_new_cluster_has_and_nothing_else() {
+    for (before, after) in [(5, 7), (60, 1)] {
+        let mut dev = Dev::start().await;
+        let client = dev.client().await;
+        register_all(&client, "v", "old", before).await;
+        let watch = Running::ask(&dev.nodes(), "watch v -o json");
+        watch.until("a snapshot", PATIENCE, |line| is_event(line, "snapshot")).await;
+        let view = client.discover("v").unwrap();
+        assert_eq!(view.usable().await.unwrap().len(), before as usize);
+
+        dev.founded_again_after_stop().await;
+        register_all(&dev.client().await, "v", "new", after).await;
+        let expected: BTreeSet<String> =
+            (1..=after).map(|number| format!("new-{number}")).collect();
+        eventually("the watch shows the new ones only", PATIENCE, async || {
+            let lines = watch.json_lines();
+            let resets = events(&lines, "reset").len();
+            if resets == 1 && has(&lines) == expected { Ok(()) } else { Err(format!("{lines:?}")) }
+        })
+        .await;
+        eventually("and so does the view", PATIENCE, async || {
+            let shown = view.current();
+            let shown: BTreeSet<String> = shown.iter().map(|i| i.id.clone()).collect();
+            let of_old = shown.iter().filter(|id| id.starts_with("old")).count();
+            assert!(of_old == 0 || of_old == shown.len(), "a mixture: {shown:?}");
+            if shown == expected { Ok(()) } else { Err(format!("{shown:?}")) }
+        })
+        .await;
+        assert_eq!(client.counters().divergences, 0);
+    }
+}
