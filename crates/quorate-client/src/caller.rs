@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::balance::{Balancer, Picked};
+use crate::discovery::{Instances, Origin};
 use crate::error::{Error, LONGEST};
 use crate::retry::{Backoff, FOREGROUND};
 use crate::types::Instance;
@@ -113,7 +114,7 @@ impl Caller {
         Self { balancer, mode, deadline: Duration::from_secs(5), at_once: CALLS_AT_ONCE }
     }
 
-    /// How long a call may take, all attempts together; 5 s unless set, at most 365 days (more counts as that).
+    /// How long a call may take, all attempts together, and the wait for the first view before the first of them; 5 s unless set, at most 365 days (more counts as that).
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline.min(LONGEST);
@@ -147,7 +148,7 @@ impl Caller {
         };
         let mut tried: Vec<String> = Vec::new();
         let mut backoff = Backoff::new(FOREGROUND);
-        let mut picked = self.balancer.pick().map_err(CallError::NoInstance)?;
+        let mut picked = self.first(deadline).await.map_err(CallError::NoInstance)?;
         loop {
             tried.push(picked.id.clone());
             let attempt = timeout_at(deadline, call(picked.instance().clone())).await;
@@ -184,6 +185,20 @@ impl Caller {
         }
     }
 
+    /// Whom to call first. While nothing is known at all, the first word of the registry (or the cache) is waited for.
+    async fn first(&self, deadline: Instant) -> Result<Picked, Error> {
+        let discovery = self.balancer.discovery();
+        if discovery.with_current(Instances::origin) == Origin::Nowhere {
+            let _or_late = timeout_at(deadline, discovery.synced()).await;
+        }
+        self.balancer.pick().map_err(|error| match error {
+            Error::Unreachable { operation, tried, .. } => {
+                Error::Unreachable { operation, within: self.deadline, tried }
+            }
+            error => error,
+        })
+    }
+
     fn another(&self, tried: &[String]) -> Option<Picked> {
         self.balancer.pick_except(tried).ok()
     }
@@ -200,7 +215,11 @@ impl Caller {
     where
         F: Future<Output = Result<T, Fault<E>>>,
     {
-        let instances = self.balancer.discovery().usable().await?;
+        let discovery = self.balancer.discovery();
+        let instances = match timeout(self.deadline, discovery.usable()).await {
+            Ok(instances) => instances?,
+            Err(_elapsed) => discovery.usable_now()?,
+        };
         let mut waiting = instances.iter().cloned().enumerate();
         let mut running = FuturesUnordered::new();
         let mut results: Vec<_> = instances.iter().map(|_| None).collect();

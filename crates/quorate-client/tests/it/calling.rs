@@ -10,7 +10,7 @@ use quorate_client::{
 };
 use quorate_proto::v1::{Instance, InstanceStatus, RemoveReason};
 
-use crate::fake::{Fake, until, within};
+use crate::fake::{Fake, Mode, until, within};
 
 fn instance(id: &str, zone: &str, weight: u32) -> Instance {
     Instance {
@@ -360,4 +360,39 @@ async fn a_channel_does_not_hammer_on_what_hangs_up() {
     let stopped = tokio::time::timeout(Duration::from_secs(20), nobody_tries).await;
     stopped.expect("nobody tries for a channel that is gone");
     hangs_up.abort();
+}
+
+#[tokio::test]
+async fn a_first_call_waits_for_the_first_view_within_its_deadline() {
+    let fake = Fake::start();
+    fake.state().put(instance("a", "", 100));
+    let client = Client::builder([fake.address()]).member_refresh(None).connect().await.unwrap();
+    let caller = |client: &Client| {
+        let balancer = Balancer::new(client.discover("s").unwrap(), Policy::RoundRobin);
+        Caller::new(balancer, FailMode::FailFast).deadline(Duration::from_millis(600))
+    };
+    let called = caller(&client).call(async |one| Ok::<_, Fault<Error>>(one.id.clone())).await;
+    assert_eq!(called.unwrap(), "a");
+    let all = caller(&client).call_all(async |one| Ok::<_, Fault<Error>>(one.id.clone())).await;
+    assert_eq!(all.unwrap().len(), 1);
+
+    // What is known to be empty is told at once; what is not known at all, at the deadline.
+    let none = Balancer::new(client.discover("none").unwrap(), Policy::RoundRobin);
+    let none = Caller::new(none, FailMode::FailFast).deadline(Duration::from_secs(60));
+    let called = within(none.call(async |_| Ok::<_, Fault<Error>>(()))).await;
+    let is_told = matches!(&called, Err(CallError::NoInstance(Error::UnknownService { .. })));
+    assert!(is_told, "{called:?}");
+    fake.set(Mode::Hang);
+    let client = Client::builder([fake.address()]).member_refresh(None).connect().await.unwrap();
+    let begun = Instant::now();
+    let called = caller(&client).call(async |_| Ok::<_, Fault<Error>>(())).await;
+    let took = begun.elapsed();
+    assert!((Duration::from_millis(550)..Duration::from_secs(3)).contains(&took), "{took:?}");
+    let Err(CallError::NoInstance(Error::Unreachable { within, .. })) = called else {
+        panic!("{called:?}")
+    };
+    assert_eq!(within, Duration::from_millis(600));
+    let begun = Instant::now();
+    assert!(caller(&client).call_all(async |_| Ok::<_, Fault<Error>>(())).await.is_err());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
