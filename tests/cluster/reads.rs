@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use quorate_proto::v1::{
     FetchRequest, InstanceStatus, ListDependentsRequest, ListMembersRequest, ListServicesRequest,
-    MemberRole,
+    MemberRole, WatchRequest, WatchSubscribe, watch_request,
 };
-use tonic::Code;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Code, Request};
 
 use super::calls::{
     assert_refused, deregister, fetch_all, fetch_of, ids, local, register, registration,
@@ -55,6 +56,36 @@ async fn a_revision_that_does_not_come_is_told_within_the_deadline() {
         assert!(took < limit + Duration::from_millis(200), "{took:?}");
         assert!(took > limit / 2, "it is waited for: {took:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_that_no_node_can_have_is_refused_at_once() {
+    let cluster = Cluster::start(3).await;
+    let follower = cluster.follower().await;
+    for node in [follower, cluster.leader().await] {
+        let mut registry = cluster.registry(node);
+        register(&mut registry, "web", "a").await;
+        let request = FetchRequest { min_revision: 5_000_000, ..fetch_of(&["web"]) };
+        for request in [local(request.clone()), request] {
+            let (took, answer) = timed(registry.fetch(request)).await;
+            assert_refused(answer, Code::OutOfRange, &["min_revision is 5000000", "revision 1"]);
+            assert!(took < Duration::from_secs(1), "{took:?}");
+        }
+        let (took, answer) = timed(registry.watch(from(5_000_000))).await;
+        assert_refused(answer, Code::OutOfRange, &["from_revision is 5000000", "revision 1"]);
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        // Nearer ones are waited for, and the refusal names the field.
+        let waited = registry.watch(from(500_000)).await;
+        assert_refused(waited, Code::Unavailable, &["from_revision is 500000"]);
+    }
+}
+
+/// A subscription that begins there, for which half a second is given.
+fn from(from_revision: u64) -> Request<impl Stream<Item = WatchRequest> + Send + 'static> {
+    let subscribe = WatchSubscribe { from_revision, ..WatchSubscribe::default() };
+    let kind = Some(watch_request::Kind::Subscribe(subscribe));
+    let asks = tokio_stream::once(WatchRequest { kind }).chain(tokio_stream::pending());
+    with_timeout(asks, Duration::from_millis(500))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,10 +20,11 @@ pub(crate) enum NodeError {
     )]
     NoAnswer { leader: u64, waited_ms: u64 },
     /// This node has not applied what the caller wants to see.
-    #[error(
-        "this node has applied revision {applied}, min_revision is {wanted}; another node may be further"
-    )]
-    Behind { applied: u64, wanted: u64 },
+    #[error("this node has applied revision {applied}, {wanted}; another node may be further")]
+    Behind { applied: u64, wanted: Wanted },
+    /// The caller wants to see what no node can have.
+    #[error("{wanted}, but this node is caught up with revision {applied}: no node is so far")]
+    Ahead { applied: u64, wanted: Wanted },
     /// This node was not taken in yet, or was taken out.
     #[error(
         "node {node} is not a member of the cluster, or has not caught up since it became one; ask another node"
@@ -55,6 +56,23 @@ pub(crate) enum NodeError {
     /// The Raft library stopped for good: its disk failed, or a bug.
     #[error("node {node} has stopped taking part: {reason}; see its log")]
     Fatal { node: u64, reason: String },
+}
+
+/// The revision that a caller has to see, with the name of the field in which it said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub(crate) enum Wanted {
+    #[error("min_revision is {0}")]
+    MinRevision(u64),
+    #[error("from_revision is {0}")]
+    FromRevision(u64),
+}
+
+impl Wanted {
+    pub(crate) fn revision(self) -> u64 {
+        match self {
+            Self::MinRevision(revision) | Self::FromRevision(revision) => revision,
+        }
+    }
 }
 
 impl NodeError {

@@ -17,11 +17,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::applied::Position;
-use crate::error::NodeError;
+use crate::error::{NodeError, Wanted};
 use crate::node::{Consistency, Node, unreachable};
 use crate::peers::Lane;
 use crate::raft::types::{LogId, TypeConfig, Vote, encode};
 
+/// A node that has applied what its leader had so long ago counts as caught up, ms.
+const CAUGHT_UP_MS: u64 = 1_000;
+/// A caught-up node waits for a revision that is so far ahead at most. Its leader may be further by what is written within
+/// `CAUGHT_UP_MS`: some 100,000 instances where they come a thousand a call, on the fastest machine by far less than this.
+/// What is beyond is of a cluster that lost its state, or a mistake, and never comes.
+const AHEAD_MAX: u64 = 1_000_000;
 /// Reads that wait for a round.
 const QUEUE_MAX: usize = 65_536;
 
@@ -93,12 +99,28 @@ impl Node {
             self.await_applied(deadline, |position| position.index >= index).await?;
         }
         self.check_member()?;
-        let waited = self.await_applied(deadline, |position| position.revision >= min_revision);
-        waited.await.map_err(|_| NodeError::Behind {
-            applied: self.applied.position().revision,
-            wanted: min_revision,
-        })?;
+        self.await_revision(Wanted::MinRevision(min_revision), deadline).await?;
         Ok(self.applied.registry())
+    }
+
+    /// Waits until this node has applied a revision.
+    ///
+    /// # Errors
+    /// [`NodeError::Ahead`] at once where it can never come; [`NodeError::Behind`] at the deadline.
+    pub(crate) async fn await_revision(
+        &self,
+        wanted: Wanted,
+        deadline: Instant,
+    ) -> Result<(), NodeError> {
+        let revision = wanted.revision();
+        let applied = self.applied.position().revision;
+        let is_far = revision.saturating_sub(applied) > AHEAD_MAX;
+        if is_far && self.age_ms() <= CAUGHT_UP_MS {
+            return Err(NodeError::Ahead { applied, wanted });
+        }
+        let waited = self.await_applied(deadline, |position| position.revision >= revision).await;
+        let applied = self.applied.position().revision;
+        waited.map_err(|_| NodeError::Behind { applied, wanted })
     }
 
     /// Whether this node is a member as of what it has applied; one that is not yet, or no more, has no list to answer with.

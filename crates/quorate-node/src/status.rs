@@ -60,6 +60,7 @@ fn code(error: &CallError) -> Code {
             | NodeError::SnapshotLate { .. }
             | NodeError::Stopping { .. }
             | NodeError::PeerUnreachable { .. } => Code::Unavailable,
+            NodeError::Ahead { .. } => Code::OutOfRange,
             NodeError::DiskFull { .. } | NodeError::Overloaded { .. } => Code::ResourceExhausted,
             NodeError::Membership(error) => match error {
                 MembershipError::Unknown { .. } => Code::NotFound,

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::audit;
 use super::cache::{self, Cache};
@@ -211,6 +211,9 @@ async fn follow(shared: Arc<Shared>) {
             Ended::Subscriptions => rounds.reset(),
             Ended::Failed(status) => {
                 shared.interrupted(&address, &status);
+                if status.code() == Code::OutOfRange {
+                    shared.topics().distrust_all();
+                }
                 if begun.elapsed() >= GOOD_STREAM {
                     rounds.reset();
                 }

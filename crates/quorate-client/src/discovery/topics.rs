@@ -295,9 +295,14 @@ impl Topics {
     pub(super) fn belongs_to(&mut self, cluster_id: u64) {
         if self.cluster_id != cluster_id {
             self.cluster_id = cluster_id;
-            for topic in self.by_name.values_mut() {
-                (topic.position, topic.synced) = (0, false);
-            }
+            self.distrust_all();
+        }
+    }
+
+    /// All services have to be read anew. What is known is shown on, until then.
+    pub(super) fn distrust_all(&mut self) {
+        for topic in self.by_name.values_mut() {
+            (topic.position, topic.synced) = (0, false);
         }
     }
 

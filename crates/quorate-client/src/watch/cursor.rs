@@ -32,6 +32,8 @@ pub(super) struct Cursor {
     cluster_id: u64,
     /// The parts of a snapshot that is not complete.
     parts: Option<Vec<Service>>,
+    /// The next stream has to begin with a snapshot.
+    anew: bool,
 }
 
 impl Cursor {
@@ -50,6 +52,11 @@ impl Cursor {
         self.parts.is_none()
     }
 
+    /// The registry is not as far as what is known: the next stream begins with a snapshot, until which the view stays.
+    pub(super) fn begin_anew(&mut self) {
+        self.anew = true;
+    }
+
     /// Begins a new stream: what was not complete comes again.
     pub(super) fn subscribe(&mut self, namespace: &str, selection: &Selection) -> WatchSubscribe {
         self.parts = None;
@@ -59,7 +66,7 @@ impl Cursor {
             services: selection.services.clone(),
             prefix: selection.prefix.clone(),
             statuses: selection.status_numbers(),
-            from_revision: self.view.revision(),
+            from_revision: if self.anew { 0 } else { self.view.revision() },
             cluster_id: self.view.cluster_id(),
         }
     }
@@ -78,6 +85,7 @@ impl Cursor {
                     return Ok(Taken::Part);
                 }
                 let parts = self.parts.take().unwrap_or_default();
+                self.anew = false;
                 let cluster_id = self.cluster_id;
                 let is_other = self.view.is_synced() && self.view.cluster_id() != cluster_id;
                 let reset = is_other.then_some(WatchEvent::Reset { cluster_id, revision });

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::cursor::{Cursor, Taken};
 use super::{Publisher, WatchStatus};
@@ -167,13 +167,16 @@ impl Follower {
     }
 
     /// Notes the end of a stream. True: there is no use in another.
-    fn ended(&self, address: &Address, status: &Status) -> bool {
+    fn ended(&mut self, address: &Address, status: &Status) -> bool {
         let decision = decide(status.code());
         if decision == Decision::Fail {
             let error = Error::rejected("watch", status);
             tracing::warn!(%error, "the subscription was refused: stopping");
             self.publisher.status.send_replace(WatchStatus::Refused { error });
             return true;
+        }
+        if status.code() == Code::OutOfRange {
+            self.cursor.begin_anew();
         }
         self.core.endpoints.failed(address);
         let attempt =

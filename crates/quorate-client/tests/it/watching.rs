@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use quorate_client::{
-    Client, ClientBuilder, Code, Error, RemoveReason, Selection, View, Watch, WatchEvent,
+    Client, ClientBuilder, Code, Error, RemoveReason, Selection, Selector, View, Watch, WatchEvent,
     WatchStatus,
 };
 use quorate_proto::v1::{Change, ChangeKind, Instance};
@@ -369,4 +369,30 @@ async fn an_outage_costs_few_subscriptions() {
     }
     let subscriptions = fakes[0].state().subscriptions.len();
     assert!((2..25).contains(&subscriptions), "{subscriptions} subscriptions in 1 s");
+}
+
+#[tokio::test]
+async fn a_registry_that_lost_its_state_is_read_anew() {
+    let fakes = Fake::cluster(1);
+    fakes[0].state().revision = 2_000_000;
+    put(&fakes[0], "a", 1);
+    let client = builder(&fakes).connect().await.unwrap();
+    let (mut watch, view) =
+        (client.watch("s"), client.discover(Selector::service("s").statuses([])).unwrap());
+    assert_eq!(next(&mut watch).await, "snapshot a1");
+    within(view.synced()).await;
+    {
+        // As after a restore of a backup: the same cluster, and it is not as far.
+        let mut state = fakes[0].state();
+        state.revision = 0;
+        state.instances.clear();
+        state.log.clear();
+        state.put(instance("b", 2));
+        state.end_watches();
+    }
+    assert_eq!(next(&mut watch).await, "-a Unspecified");
+    assert_eq!(next(&mut watch).await, "+b2");
+    until("the view shows it", || view.current().iter().map(|i| i.id.as_str()).eq(["b"])).await;
+    put(&fakes[0], "b", 3);
+    assert_eq!(next(&mut watch).await, "~b3");
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Status, Streaming};
 
 use crate::convert;
-use crate::error::{CallError, NodeError};
+use crate::error::{CallError, NodeError, Wanted};
 use crate::grpc::{header, is_foreign};
 use crate::node::Node;
 use crate::shared_event::SharedEvent;
@@ -69,9 +69,7 @@ async fn begin(
     if is_foreign(node, subscribe.cluster_id) {
         return Ok(Begin::Reset);
     }
-    let reached = node.await_applied(deadline, |position| position.revision >= wanted).await;
-    let applied = node.applied.position().revision;
-    reached.map_err(|_| NodeError::Behind { applied, wanted })?;
+    node.await_revision(Wanted::FromRevision(wanted), deadline).await?;
     Ok(Begin::After(Revision(wanted)))
 }
 

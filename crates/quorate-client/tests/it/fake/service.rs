@@ -336,6 +336,13 @@ impl Registry for Node {
         if subscribe.services.iter().any(String::is_empty) {
             return Err(Status::invalid_argument("services: \"\": 1 to 253 bytes"));
         }
+        let (last, ours) = {
+            let state = locked(&self.state);
+            (state.revision, [0, state.cluster_id].contains(&subscribe.cluster_id))
+        };
+        if ours && subscribe.from_revision > last + 1_000_000 {
+            return Err(Status::out_of_range("from_revision is beyond what there is"));
+        }
         let messages = locked(&self.state).subscribe(self.number, &subscribe);
         let state = self.state.clone();
         tokio::spawn(async move {
