@@ -38,6 +38,7 @@ mod cluster {
     mod operators;
     mod outage;
     mod own_thread;
+    mod pages;
     mod reads;
     mod refusals;
     mod rolling;

@@ -352,6 +352,7 @@ impl Client {
             min_revision: options.min_revision,
             not_modified_since: options.not_modified_since,
             cluster_id: options.cluster_id,
+            ..FetchRequest::default()
         };
         let plan = self.core.plan("fetch", Target::Any);
         let send = |channel, request| async move { registry(channel).fetch(request).await };

@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod fetch;
+pub(crate) mod pages;
 pub(crate) mod peer;
 pub(crate) mod registry;
 pub(crate) mod renew;

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::convert;
 use crate::error::CallError;
+use crate::grpc::pages::{self, Page};
 use crate::grpc::{age_ms, header, is_foreign, min_revision, open};
 use crate::node::Node;
 use crate::subscription::{Part, part_of};
@@ -32,26 +33,36 @@ pub(crate) async fn answer(
     let FetchRequest { namespace, services, prefix, statuses, .. } = &request;
     let filter = convert::filter(namespace, services, prefix, statuses);
     let filter = filter.map_err(CallError::from)?;
+    let after = pages::after(&request.after).map_err(CallError::from)?;
+    let is_paged = request.limit > 0 || after.is_some();
     let min_revision = min_revision(node, request.min_revision, request.cluster_id);
     let registry = node.read(consistency, min_revision, deadline).await?;
     let header = header(node, registry.revision().0, age_ms(node, consistency));
-    let keys = keys(&registry, &filter, services);
     let since = Revision(request.not_modified_since);
     let is_ours = !is_foreign(node, request.cluster_id);
-    if since > Revision(0) && is_ours && !registry.forgot_after(since) {
+    if since > Revision(0) && is_ours && after.is_none() && !registry.forgot_after(since) {
         let revision = |key| registry.service(key).map(|service| service.revision);
+        let keys = keys(&registry, &filter, services);
         if !keys.iter().filter_map(revision).any(|revision| revision > since) {
-            let services = Vec::new();
-            let unchanged = EncodedFetchResponse { header, not_modified: true, services };
+            let unchanged = EncodedFetchResponse { header, not_modified: true, ..<_>::default() };
             return Ok(Response::new(unchanged));
         }
     }
+    if is_paged {
+        let Page { services, next } =
+            pages::page(&registry, &filter, request.limit, after.as_ref());
+        let encode = |part| Bytes::from(convert::service_to_wire(part).encode_to_vec());
+        let services = services.iter().map(encode).collect();
+        let page = EncodedFetchResponse { header, services, next, ..<_>::default() };
+        return Ok(Response::new(page));
+    }
+    let keys = keys(&registry, &filter, services);
     let encoded = keys.iter().map(|key| encoded(node, &registry, &filter, key));
     let services: Vec<Bytes> = encoded.collect();
-    let response = EncodedFetchResponse { header, not_modified: false, services };
+    let response = EncodedFetchResponse { header, services, ..<_>::default() };
     let bytes = response.encoded_len();
     if bytes > ANSWER_MAX {
-        let instead = "use a narrower prefix, or Watch";
+        let instead = "use `limit` and read pages, a narrower prefix, or Watch";
         let (what, limit) = ("the answer", ANSWER_MAX);
         return Err(CallError::TooLarge { what, bytes, limit, instead }.into());
     }

@@ -246,7 +246,7 @@ impl Registry for Node {
                 && request.not_modified_since > 0
                 && request.not_modified_since >= state.revision;
             let services = if not_modified { Vec::new() } else { services };
-            Ok(FetchResponse { header: Some(header), not_modified, services })
+            Ok(FetchResponse { header: Some(header), not_modified, services, ..Default::default() })
         })
         .await
     }
