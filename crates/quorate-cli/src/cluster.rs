@@ -1,24 +1,23 @@
 //! `cluster`: what operators do with the cluster itself.
 
+mod overrides;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quorate_client::{
-    Admin, FetchOptions, InstanceOverride, InstanceStatus, Member, MemberRole, MemberStatus,
-    NodeState, OverriddenInstance, Selection, Service,
-};
+use quorate_client::{Admin, Member, MemberRole, MemberStatus, NodeState};
 use quorate_proto::v1::StatusResponse;
 use serde_json::json;
 use tokio::fs;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
 
-use crate::args::{ClientArgs, ClusterCommand, OverrideArgs};
+use crate::args::{ClientArgs, ClusterCommand};
 use crate::failure::Failure;
 use crate::json;
 use crate::output::{self, Format, Table};
 use crate::patience::{SAY_AFTER, told, trying};
-use crate::register::{Stay, client, done};
+use crate::register::{Stay, client};
 
 /// Who waits for the members asks this often.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -72,10 +71,10 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
             told(what, backup(&file, &client)).await
         }
         ClusterCommand::Override(args) => {
-            told(trying("cluster override", &args.client), set_override(args)).await
+            told(trying("cluster override", &args.client), overrides::set(args)).await
         }
         ClusterCommand::Overrides { client } => {
-            told(trying("cluster overrides", &client), overrides(&client)).await
+            told(trying("cluster overrides", &client), overrides::list(&client)).await
         }
     }
 }
@@ -164,7 +163,7 @@ fn voter_warnings(voters: usize, answer: usize) -> Vec<String> {
             "warning: one voter: when its disk is lost, so is everything; add two nodes (`quorate cluster add`)"
                 .to_owned(),
         );
-    } else if voters % 2 == 0 && voters > 0 {
+    } else if voters.is_multiple_of(2) && voters > 0 {
         warnings.push(format!(
             "warning: {voters} voters survive no more failures than {}: add a node, or remove one",
             voters - 1
@@ -351,72 +350,6 @@ async fn write_backup(partial: &Path, args: &ClientArgs) -> Result<(u64, u64), F
 
 fn on_file(file: &Path, error: &std::io::Error) -> Failure {
     Failure::failed(format!("{}: {error}", file.display()))
-}
-
-async fn set_override(args: OverrideArgs) -> Result<(), Failure> {
-    if args.status.is_none() && args.weight.is_none() && !args.clear {
-        let needed = "override: nothing to override; give one of --status, --weight, --clear";
-        return Err(Failure::usage(needed));
-    }
-    let client = client(&args.client, Stay::Once).await?;
-    let admin = client.admin();
-    if args.clear {
-        admin.clear_override(&args.service, &args.id).await?;
-        return done(&args.client, "cleared the override of", &args.service, &args.id);
-    }
-    let decision = InstanceOverride {
-        status: args.status.unwrap_or(InstanceStatus::Unspecified) as i32,
-        weight: args.weight,
-        reason: args.reason,
-    };
-    admin.set_override(&args.service, &args.id, decision).await?;
-    done(&args.client, "overrode", &args.service, &args.id)?;
-    let read = client.fetch_with(&FetchOptions::new(Selection::service(&args.service))).await;
-    let services = read.ok().and_then(|read| read.services);
-    let is_there = |services: Vec<Service>| {
-        services.iter().flat_map(|service| &service.instances).any(|found| found.id == args.id)
-    };
-    if services.is_some_and(|services| !is_there(services)) {
-        output::note(&format!(
-            "warning: {}/{} is not registered; the override is kept for when it is\n  next: `quorate cluster overrides` lists them, --clear takes one back",
-            args.service, args.id
-        ));
-    }
-    Ok(())
-}
-
-async fn overrides(args: &ClientArgs) -> Result<(), Failure> {
-    let found = admin(args).await?.overrides().await?;
-    match args.output {
-        Format::Json => {
-            let found: Vec<_> = found.iter().map(json::overridden).collect();
-            output::json(&json!({ "namespace": args.namespace, "overrides": found }))?;
-        }
-        Format::Table if found.is_empty() => {
-            output::line(&format!("no override in namespace {}", args.namespace))?;
-        }
-        Format::Table => {
-            let mut table =
-                Table::new(["SERVICE", "ID", "REGISTERED", "STATUS", "WEIGHT", "REASON"]);
-            for OverriddenInstance { service, id, r#override, registered } in found {
-                let decision = r#override.unwrap_or_default();
-                let status = match decision.status() {
-                    InstanceStatus::Unspecified => "-",
-                    status => json::status(status),
-                };
-                table.row([
-                    service,
-                    id,
-                    if registered { "yes" } else { "no" }.to_owned(),
-                    status.to_owned(),
-                    decision.weight.map_or("-".to_owned(), |weight| weight.to_string()),
-                    decision.reason,
-                ]);
-            }
-            table.print()?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]
