@@ -21,6 +21,7 @@
 
 mod cluster {
     mod admin;
+    mod authority;
     mod calls;
     mod clock;
     mod discovery;

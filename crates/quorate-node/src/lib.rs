@@ -19,6 +19,7 @@
 //! | `incarnations` | how high one may be |
 //! | `amnesia` | refuses to come back under an id whose disk was lost |
 //! | `net` | sockets, real or simulated |
+//! | `authority` | lets calls in whose `:authority` is none |
 //! | `compaction` | a snapshot when the log is long |
 //! | `leadership`, `disk`, `peers` | who leads and how fresh; room on the disk; connections to other nodes |
 //! | `prober/` | active health checks, made by the leader |
@@ -28,6 +29,7 @@
 
 mod amnesia;
 mod applied;
+mod authority;
 mod clock;
 mod cluster_status;
 mod compaction;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use openraft::AsyncRuntime as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use crate::applied::Applied;
+use crate::authority::AnyAuthority;
 use crate::clock::LeaderClock;
 use crate::compaction::Compaction;
 use crate::config::{Config, HealthChecks, Start};
@@ -214,7 +216,7 @@ impl Bound {
             .add_service(admin);
         let clients = transport().serve_with_incoming_shutdown(
             ClientCalls { registry, others: others.prepare() },
-            self.clients.into_accepted(),
+            self.clients.into_accepted().map_ok(AnyAuthority::new),
             node.stop.clone().cancelled_owned(),
         );
         let done = stops.clients_done.clone().drop_guard();
