@@ -92,17 +92,23 @@ async fn refusals_and_failures_have_their_exit_codes_and_say_what_to_do() {
     let all = cluster.all();
     let register = |rest: &str| format!("register {rest} --once --endpoint http=http://h:1");
     for (line, says) in [
-        (register("orders o-1 --ttl 1ms"), ["ttl_ms", "1000"]),
-        (register("orders o-1 --ttl 25h"), ["ttl_ms", "86400000"]),
         (register("or/ders o-1"), ["service", "or/ders"]),
         (register(&format!("orders {}", "x".repeat(254))), ["id", "253"]),
-        (register("orders o-1 --weight 1000001"), ["weight", "1000000"]),
         ("fetch nothing".to_owned(), ["nothing", "quorate services"]),
         ("deregister orders o-9".to_owned(), ["o-9", "quorate fetch"]),
         ("update orders o-9 --weight 5".to_owned(), ["o-9", "quorate fetch"]),
         ("cluster transfer-leader 9".to_owned(), ["node 9", "voter"]),
     ] {
         ask(&all, &line).await.expect(1).says(&says);
+    }
+    // What the command line can tell by itself is a usage error.
+    for (line, says) in [
+        (register("orders o-1 --ttl 1ms"), ["--ttl", "1s to 24h"]),
+        (register("orders o-1 --ttl 25h"), ["--ttl", "1s to 24h"]),
+        (register("orders o-1 --weight 1000001"), ["--weight", "1000000"]),
+        (register("orders o-1 --endpoint grpc=10.0.0.1:80"), ["--endpoint", "grpc=http://"]),
+    ] {
+        ask(&all, &line).await.expect(2).says(&says);
     }
     assert!(cluster.nodes[0].instances(Consistency::Linearizable).await.unwrap().is_empty());
 
