@@ -14,6 +14,7 @@
 //! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
 //! | `clock`, `failover`, `outage` | when leases end, and when not; who stays leader; all nodes down |
 //! | `once` | no write is done twice |
+//! | `founding` | a cluster's identity; nobody founds a second one |
 //! | `forwards` | calls through a follower while its leader stands still |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -28,6 +29,7 @@ mod cluster {
     mod failover;
     mod foreign;
     mod forwards;
+    mod founding;
     mod harness;
     mod health;
     mod leases;

@@ -209,6 +209,13 @@ impl Cluster {
         ended.unwrap_or_else(|error| panic!("node {id} stopped with an error: {error:?}"));
     }
 
+    /// A stopped node loses its data directory.
+    pub(crate) fn wipe(&mut self, id: u64) {
+        let node = self.node(id);
+        assert!(node.running.is_none(), "node {id} runs");
+        std::fs::remove_dir_all(&node.config.data_dir).expect("a data directory");
+    }
+
     /// Starts a stopped node again, on its directory and its ports.
     pub(crate) async fn restart(&mut self, id: u64) {
         self.run(id).await;

@@ -10,10 +10,20 @@ use crate::error::LogError;
 /// The node and the cluster that a data directory belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Identity {
-    /// Chosen at random when the cluster was founded. Shown as 16 hexadecimal digits.
+    /// Drawn at random when the cluster was founded. Shown as 16 hexadecimal digits. 0: not known yet.
     pub cluster_id: u64,
+    /// A hash of the founders' list, by which they know each other until the id is drawn. 0: none.
+    pub founders: u64,
     /// The node's Raft id, never reused for another disk.
     pub node_id: u64,
+}
+
+impl Identity {
+    /// Whether this is the same node, of the same cluster as far as it knew that.
+    pub(crate) fn may_become(&self, other: &Self) -> bool {
+        let same = (self.founders, self.node_id) == (other.founders, other.node_id);
+        same && [0, other.cluster_id].contains(&self.cluster_id)
+    }
 }
 
 /// Why a data directory could not be claimed.
@@ -42,6 +52,9 @@ pub enum StampError {
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "node {} of cluster {:016x}", self.node_id, self.cluster_id)
+        match self.cluster_id {
+            0 => write!(f, "node {} of a cluster that is being founded", self.node_id),
+            id => write!(f, "node {} of cluster {id:016x}", self.node_id),
+        }
     }
 }

@@ -135,7 +135,7 @@ impl<C: RaftTypeConfig> LogStore<C> {
     }
 
     /// Claim the log for `identity`; durable when this returns. Claiming it again for the same one
-    /// does nothing.
+    /// does nothing; a node that did not know its cluster's id may claim it for that cluster.
     ///
     /// # Errors
     /// It belongs to another, or cannot be written.
@@ -144,8 +144,10 @@ impl<C: RaftTypeConfig> LogStore<C> {
             if owner == identity {
                 return Ok(());
             }
-            let path = self.shared().dir.clone();
-            return Err(StampError::Foreign { path, owner, claimant: identity });
+            if !owner.may_become(&identity) {
+                let path = self.shared().dir.clone();
+                return Err(StampError::Foreign { path, owner, claimant: identity });
+            }
         }
         let written = self.put(MetaKey::Identity, &identity, |memory| {
             memory.identity = Some(identity);

@@ -53,7 +53,7 @@ pub(crate) async fn ask_founders(
         let answer = timeout(ASK_TIMEOUT, client.identify(request)).await.ok()?.ok()?;
         // What a node of another cluster knows is not about this one.
         let answer = answer.get_ref();
-        Some((address, answer.knows_caller && answer.cluster_id == peers.cluster_id()))
+        Some((address, answer.knows_caller && answer.founders == peers.identity().founders))
     }))
     .await;
     if let Some((address, _)) = answers.iter().flatten().find(|(_, knows)| *knows) {

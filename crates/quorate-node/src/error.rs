@@ -30,6 +30,9 @@ pub(crate) enum NodeError {
         "node {node} is not a member of the cluster, or has not caught up since it became one; ask another node"
     )]
     NotMember { node: u64 },
+    /// The cluster has no identity yet: nothing may be served that could be taken for another cluster's.
+    #[error("node {node}: this cluster is being founded; try again in a moment")]
+    Founding { node: u64 },
     /// This node does not lead (any more); whoever forwarded to it tries again.
     #[error("node {node} is not the leader")]
     NotLeader { node: u64 },
@@ -81,6 +84,7 @@ impl NodeError {
         matches!(
             self,
             Self::NotLeader { .. }
+                | Self::Founding { .. }
                 | Self::PeerUnreachable { .. }
                 | Self::Membership(MembershipError::Busy)
         )

@@ -131,7 +131,10 @@ impl Node {
             let found = found.node_id;
             return Err(refused(MembershipError::WrongId { address, wanted, found }));
         }
-        if found.cluster_id != 0 && found.cluster_id != self.peers.cluster_id() {
+        let ours = self.peers.identity();
+        if ![0, ours.cluster_id].contains(&found.cluster_id)
+            || ![0, ours.founders].contains(&found.founders)
+        {
             let found = found.cluster_id;
             return Err(refused(MembershipError::OtherCluster { address, found }));
         }

@@ -250,6 +250,9 @@ impl Node {
         if !self.leads() {
             return Err(NodeError::NotLeader { node: self.id });
         }
+        if !self.is_founded() {
+            return Err(NodeError::Founding { node: self.id });
+        }
         match call {
             LeaderCall::Propose(op, request) => {
                 self.propose_here(op, Some(request)).await.map(LeaderAnswer::Outcome)
@@ -379,6 +382,12 @@ impl Node {
         self.view.borrow_watched().current_leader
     }
 
+    /// Whether this node has applied which cluster it is of, and has that on disk.
+    pub(crate) fn is_founded(&self) -> bool {
+        let cluster_id = self.peers.cluster_id();
+        cluster_id != 0 && self.applied.lock().registry.cluster_id() == cluster_id
+    }
+
     /// Whether this node believes that it leads.
     pub(crate) fn leads(&self) -> bool {
         let view = self.view.borrow_watched();
@@ -435,6 +444,7 @@ impl Node {
     pub(crate) fn late(&self, since: Instant) -> NodeError {
         let waited_ms = since.elapsed().as_millis() as u64;
         match self.current_leader() {
+            Some(_) if !self.is_founded() => NodeError::Founding { node: self.id },
             Some(leader) => NodeError::NoAnswer { leader, waited_ms },
             None => NodeError::NoLeader { waited_ms },
         }

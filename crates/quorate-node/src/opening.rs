@@ -35,36 +35,40 @@ pub(crate) async fn open(
     opened.await.map_err(|source| StartError::Panicked { source })?
 }
 
-/// The cluster that this node's data belongs to; 0: none yet.
+/// Whose data this node has, as far as that is known. The id of its cluster is 0 until it has applied the command that drew
+/// it, or a leader has taken it in.
 pub(crate) async fn settle_identity(
     config: &Config,
     log: &LogStore,
     snapshots: &SnapshotStore<TypeConfig>,
     net: &Net,
-) -> Result<u64, StartError> {
+) -> Result<Identity, StartError> {
+    let nobody = Identity { cluster_id: 0, founders: 0, node_id: config.id };
     let dir = config.data_dir.clone();
     if let Some(owner) = log.identity() {
         if owner.node_id != config.id {
             return Err(StartError::OtherNode { dir, owner, id: config.id });
         }
-        return Ok(owner.cluster_id);
+        return Ok(owner);
     }
     if snapshots.current()?.is_some() {
         return Err(StartError::LogMissing { dir });
     }
     if let Start::Join { nodes, .. } = &config.start
-        && let Some(told_by) = member_knows(config.id, nodes, &Peers::new(0, net.clone())).await
+        && let Some(told_by) =
+            member_knows(config.id, nodes, &Peers::new(nobody, net.clone())).await
     {
         return Err(StartError::Amnesia { id: config.id, dir, told_by });
     }
-    let Start::Bootstrap(members) = &config.start else { return Ok(0) };
-    let identity = Identity { cluster_id: founding_id(members), node_id: config.id };
+    let Start::Bootstrap(members) = &config.start else { return Ok(nobody) };
+    let identity = Identity { founders: founders_hash(members), ..nobody };
     log.stamp(identity).await?;
-    Ok(identity.cluster_id)
+    Ok(identity)
 }
 
-/// The id of a new cluster: every founding member finds the same from the list that all of them were given.
-fn founding_id(members: &BTreeMap<u64, String>) -> u64 {
+/// By what founders know each other: every one of them finds the same from the list that all of them were given. It is no
+/// cluster's id: clusters may be founded with the same list again.
+fn founders_hash(members: &BTreeMap<u64, String>) -> u64 {
     let listed: Vec<String> = members.iter().map(|(id, addr)| format!("{id}={addr}")).collect();
     xxhash_rust::xxh3::xxh3_64(listed.join(",").as_bytes()).max(1)
 }
@@ -82,9 +86,8 @@ pub(crate) fn advertised(configured: Option<String>, listener: &Listener) -> Str
     configured.unwrap_or_else(|| listener.address().to_string())
 }
 
-pub(crate) fn raft_config(cluster_id: u64, tunables: &Tunables) -> Result<RaftConfig, StartError> {
+pub(crate) fn raft_config(tunables: &Tunables) -> Result<RaftConfig, StartError> {
     let config = RaftConfig {
-        cluster_name: format!("{cluster_id:016x}"),
         heartbeat_interval: tunables.heartbeat_ms,
         election_timeout_min: tunables.election_timeout_min_ms,
         election_timeout_max: tunables.election_timeout_max_ms,

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use quorate_log::Identity;
 use quorate_proto::peer::v1::peer_client::PeerClient;
 use quorate_proto::peer::v1::{Forwarded, Payloads, ReadIndexRequest, ReadIndexResponse};
 use tonic::metadata::{MetadataMap, MetadataValue};
@@ -14,8 +15,10 @@ use tonic::{Request, Status};
 use crate::net::Net;
 use crate::streams::Streams;
 
-/// Metadata of every peer call: the sender's cluster, 16 hex digits.
+/// Metadata of every peer call: the sender's cluster, 16 hex digits; 0 from a founder that does not know it yet.
 pub(crate) const CLUSTER_HEADER: &str = "quorate-cluster-id";
+/// Metadata of every peer call: the hash of the founders of the sender's cluster, 16 hex digits.
+pub(crate) const FOUNDERS_HEADER: &str = "quorate-founders";
 /// Metadata of every peer call: the node it is meant for, decimal.
 pub(crate) const TARGET_HEADER: &str = "quorate-target-id";
 
@@ -48,7 +51,9 @@ pub(crate) enum Lane {
 /// The connections of one node.
 #[derive(Debug)]
 pub(crate) struct Peers {
+    node_id: u64,
     cluster_id: AtomicU64,
+    founders: AtomicU64,
     net: Net,
     channels: Mutex<HashMap<(String, Lane), Channel>>,
     /// Nodes that did not answer the last message of the Raft library.
@@ -60,10 +65,12 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// `cluster_id` 0: not of a cluster yet.
-    pub(crate) fn new(cluster_id: u64, net: Net) -> Self {
+    /// As far as the node's identity is known.
+    pub(crate) fn new(identity: Identity, net: Net) -> Self {
         Self {
-            cluster_id: AtomicU64::new(cluster_id),
+            node_id: identity.node_id,
+            cluster_id: AtomicU64::new(identity.cluster_id),
+            founders: AtomicU64::new(identity.founders),
             net,
             channels: Mutex::default(),
             lost: Mutex::default(),
@@ -81,8 +88,17 @@ impl Peers {
         self.cluster_id.load(Ordering::Acquire)
     }
 
-    pub(crate) fn set_cluster_id(&self, cluster_id: u64) {
-        self.cluster_id.store(cluster_id, Ordering::Release);
+    /// What is known, also on disk, of whose node this is.
+    pub(crate) fn identity(&self) -> Identity {
+        let cluster_id = self.cluster_id();
+        let founders = self.founders.load(Ordering::Acquire);
+        Identity { cluster_id, founders, node_id: self.node_id }
+    }
+
+    /// More is known, and on disk.
+    pub(crate) fn set_identity(&self, identity: Identity) {
+        self.founders.store(identity.founders, Ordering::Release);
+        self.cluster_id.store(identity.cluster_id, Ordering::Release);
     }
 
     /// A node answered: told once after it did not.
@@ -141,8 +157,12 @@ impl Peers {
         if let Some(timeout) = timeout {
             request.set_timeout(timeout);
         }
-        let cluster = format!("{:016x}", self.cluster_id());
-        for (name, value) in [(CLUSTER_HEADER, cluster), (TARGET_HEADER, target.to_string())] {
+        let Identity { cluster_id, founders, .. } = self.identity();
+        for (name, value) in [
+            (CLUSTER_HEADER, format!("{cluster_id:016x}")),
+            (FOUNDERS_HEADER, format!("{founders:016x}")),
+            (TARGET_HEADER, target.to_string()),
+        ] {
             let value = value.parse().expect("invariant: digits are valid metadata");
             request.metadata_mut().insert(name, value);
         }
@@ -172,10 +192,59 @@ pub(crate) fn is_to_voter(metadata: &MetadataMap) -> bool {
     metadata.contains_key(VOTER_HEADER)
 }
 
-/// The envelope of a call that arrived: (cluster id, target id), 0 where not set.
-pub(crate) fn envelope(metadata: &MetadataMap) -> (u64, u64) {
-    let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
-    let cluster = text(CLUSTER_HEADER).and_then(|hex| u64::from_str_radix(hex, 16).ok());
-    let target = text(TARGET_HEADER).and_then(|decimal| decimal.parse().ok());
-    (cluster.unwrap_or(0), target.unwrap_or(0))
+/// The envelope of a call that arrived; 0 where not set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Envelope {
+    pub(crate) cluster_id: u64,
+    pub(crate) founders: u64,
+    pub(crate) target: u64,
+}
+
+impl Envelope {
+    pub(crate) fn of(metadata: &MetadataMap) -> Self {
+        let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
+        let hex = |name| text(name).and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
+        let decimal = |name| text(name).and_then(|text: &str| text.parse().ok()).unwrap_or(0);
+        Self {
+            cluster_id: hex(CLUSTER_HEADER),
+            founders: hex(FOUNDERS_HEADER),
+            target: decimal(TARGET_HEADER),
+        }
+    }
+
+    /// Whether the sender is of this node's cluster. Founders know each other by the hash of their list until both know the
+    /// id that was drawn. A node that is of no cluster yet takes any that has an id.
+    pub(crate) fn is_of_cluster_of(&self, ours: &Identity) -> bool {
+        match (ours.cluster_id, self.cluster_id) {
+            (0, theirs) if ours.founders == 0 => theirs != 0,
+            (0, _) | (_, 0) => ours.founders != 0 && ours.founders == self.founders,
+            (ours, theirs) => ours == theirs,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn founders_know_each_other_by_their_list_and_all_others_by_the_drawn_id() {
+        for (what, ours, theirs, same) in [
+            ("both know the id", (7, 1), (7, 1), true),
+            ("another cluster of the same founders", (7, 1), (8, 1), false),
+            ("the sender does not know it yet", (7, 1), (0, 1), true),
+            ("this node does not know it yet", (0, 1), (7, 1), true),
+            ("nobody knows it yet", (0, 1), (0, 1), true),
+            ("other founders", (0, 1), (0, 2), false),
+            ("other founders, with an id", (0, 1), (7, 2), false),
+            ("a stranger that tells nothing", (7, 1), (0, 0), false),
+            ("a stranger, while this cluster is founded", (0, 1), (0, 0), false),
+            ("the leader that invites a node that waits", (0, 0), (7, 1), true),
+            ("one that was not founded, to a node that waits", (0, 0), (0, 1), false),
+        ] {
+            let ours = Identity { cluster_id: ours.0, founders: ours.1, node_id: 3 };
+            let envelope = Envelope { cluster_id: theirs.0, founders: theirs.1, target: 3 };
+            assert_eq!(envelope.is_of_cluster_of(&ours), same, "{what}");
+        }
+    }
 }

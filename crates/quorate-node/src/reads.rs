@@ -97,6 +97,8 @@ impl Node {
         if consistency == Consistency::Linearizable {
             let index = self.read_index(deadline).await?;
             self.await_applied(deadline, |position| position.index >= index).await?;
+            let founded = self.await_applied(deadline, |_| self.is_founded()).await;
+            founded.map_err(|_| NodeError::Founding { node: self.id })?;
         }
         self.check_member()?;
         self.await_revision(Wanted::MinRevision(min_revision), deadline).await?;
@@ -126,8 +128,13 @@ impl Node {
     /// Whether this node is a member as of what it has applied; one that is not yet, or no more, has no list to answer with.
     ///
     /// # Errors
-    /// [`NodeError::NotMember`].
+    /// [`NodeError::NotMember`]; [`NodeError::Founding`] while the cluster has no identity.
     pub(crate) fn check_member(&self) -> Result<(), NodeError> {
+        self.check_membership()?;
+        if self.is_founded() { Ok(()) } else { Err(NodeError::Founding { node: self.id }) }
+    }
+
+    fn check_membership(&self) -> Result<(), NodeError> {
         let state = self.applied.lock();
         match state.membership.get_node(&self.id) {
             Some(_) if !self.leadership.is_removed() => Ok(()),

@@ -101,7 +101,7 @@ impl Server {
         let raft_on = raft_on.unwrap_or_else(tokio::runtime::Handle::current);
         let tunables = config.tunables.clone();
         let (log, snapshots) = open(&config.data_dir, log_io).await?;
-        let cluster_id = settle_identity(&config, &log, &snapshots, &net).await?;
+        let identity = settle_identity(&config, &log, &snapshots, &net).await?;
         let clients = listen(&net, "listen", config.listen).await?;
         let peers = listen(&net, "peer_listen", config.peer_listen).await?;
         let me = Member {
@@ -109,16 +109,18 @@ impl Server {
             peer_address: advertised(config.peer_advertise, &peers),
         };
         let applied = Arc::new(Applied::new(tunables.watch_ring, tunables.watch_ring_bytes));
-        let connections = Arc::new(Peers::new(cluster_id, net));
+        let connections = Arc::new(Peers::new(identity, net));
         let disk = Disk::new(config.id, config.data_dir, tunables.disk_reserve_bytes);
         let disk = Arc::new(disk);
         let machine = StateMachine {
             applied: applied.clone(),
             snapshots: snapshots.clone(),
             disk: disk.clone(),
+            log: log.clone(),
+            peers: connections.clone(),
         };
         let network = Network { peers: connections.clone(), applied: applied.clone() };
-        let raft_config = Arc::new(raft_config(cluster_id, &tunables)?);
+        let raft_config = Arc::new(raft_config(&tunables)?);
         let raft = Raft::new(config.id, raft_config, network, log.clone(), machine);
         let raft = raft_on.spawn(raft).await.map_err(|source| StartError::Panicked { source })?;
         let raft = raft.map_err(failed_in_raft)?;

@@ -57,6 +57,7 @@ fn code(error: &CallError) -> Code {
             | NodeError::Behind { .. }
             | NodeError::NotMember { .. }
             | NodeError::NotLeader { .. }
+            | NodeError::Founding { .. }
             | NodeError::SnapshotLate { .. }
             | NodeError::Stopping { .. }
             | NodeError::PeerUnreachable { .. } => Code::Unavailable,

@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_state::{Clock, Op, limits};
+use quorate_state::{Clock, LeaseId, Op, limits};
 use tokio::time::Instant;
 
 use crate::clock::TICK;
 use crate::cluster_status::NodeStatus;
 use crate::error::NodeError;
 use crate::node::Node;
+use crate::raft::runtime::random;
 use crate::start_error::RunError;
 
 /// With nothing due, the clock in the log is moved on this often, so that little time is lost when the leader dies, ms.
@@ -29,6 +30,11 @@ const LATE_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// A command of the ticker that is not applied by then is given up; the next tick tries again.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The ids of a cluster's leases have so many bits of their own ...
+const LEASE_BITS: u32 = 32;
+/// ... above which stands one of so many bases: they stay far below 2^63 however many leases there are.
+const LEASE_BASES: u64 = 1 << 30;
 
 /// A leader without room on its disk looks for a voter that has some this often.
 const HAND_OVER_EVERY: Duration = Duration::from_secs(2);
@@ -63,6 +69,10 @@ impl Ticker {
         if node.disk.check().is_err() {
             self.hand_over_to_room().await;
             return TICK;
+        }
+        let founded = node.applied.lock().registry.cluster_id() != 0;
+        if !founded {
+            return if self.propose(founding()).await { Duration::ZERO } else { TICK };
         }
         let now = node.read_clock();
         if node.clock.is_held() {
@@ -186,6 +196,13 @@ impl Ticker {
             }
         }
     }
+}
+
+/// What the first leader of a new log proposes. The randomness travels in the command: applying it is the same everywhere.
+fn founding() -> Op {
+    let cluster_id = random().max(1);
+    let lease_base = LeaseId((random() % LEASE_BASES).max(1) << LEASE_BITS);
+    Op::Found { cluster_id, lease_base }
 }
 
 /// How long nothing is to be applied before the next tick, when the last one took so long and left something due.

@@ -47,6 +47,7 @@ impl fmt::Display for Command {
             Op::SetHealth(_) => "set health",
             Op::RegisterLoaded { .. } => "register with loads",
             Op::UpdateLoad { .. } => "update with a load",
+            Op::Found { .. } => "found",
         };
         write!(f, "{kind} at {} ms", self.clock.0)
     }
@@ -103,6 +104,14 @@ pub enum Op {
         update: Update,
         /// The new load.
         load: Load,
+    },
+    /// Gives a new cluster its identity. The first one counts, any other changes nothing; what is random in it was drawn by
+    /// the leader that proposed it.
+    Found {
+        /// The cluster's id; 0 is none.
+        cluster_id: u64,
+        /// Lease ids begin behind this, so that those of two clusters do not meet.
+        lease_base: LeaseId,
     },
 }
 
@@ -170,7 +179,7 @@ impl Update {
 /// What came of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// Time passed, or a grace was given, or an override or healths were set.
+    /// Time passed, the cluster was founded, or a grace was given, or an override or healths were set.
     Done,
     /// Registered.
     Registered {

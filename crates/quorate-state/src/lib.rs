@@ -44,7 +44,7 @@ pub use limits::Invalid;
 pub use read::Counts;
 pub use registry::Registry;
 pub use replies::Request;
-pub use snapshot::{SnapshotError, read_snapshot, write_snapshot};
+pub use snapshot::{SnapshotError, read_snapshot, read_snapshot_cluster, write_snapshot};
 pub use sorted_map::SortedMap;
 pub use spec::{Instance, InstanceSpec, Load, Override, SpecParts, Status};
 pub use texts::TextMap;

@@ -20,6 +20,11 @@ pub struct Counts {
 }
 
 impl Registry {
+    /// Whose state this is; 0: of a cluster that was not founded yet.
+    pub fn cluster_id(&self) -> u64 {
+        self.cluster_id
+    }
+
     /// What time it is in the registry.
     pub fn clock(&self) -> Clock {
         self.clock
@@ -32,8 +37,10 @@ impl Registry {
 
     /// A hash of the whole state: equal on every node that applied the same log.
     pub fn hash(&self) -> u64 {
-        let Self { clock, revision, last_lease, forgotten, .. } = self;
-        self.hash.with_head(&(clock, revision, last_lease, forgotten, self.replies.forgotten))
+        let Self { clock, revision, last_lease, forgotten, cluster_id, .. } = *self;
+        let forgotten_origins = self.replies.forgotten;
+        let head = (clock, revision, last_lease, forgotten, forgotten_origins, cluster_id);
+        self.hash.with_head(&head)
     }
 
     /// How much there is.

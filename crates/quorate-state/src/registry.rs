@@ -30,6 +30,8 @@ use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Revision, ServiceKe
 /// The whole replicated state.
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
+    /// Whose state this is; 0: not founded yet.
+    pub(crate) cluster_id: u64,
     pub(crate) clock: Clock,
     pub(crate) revision: Revision,
     pub(crate) last_lease: LeaseId,
@@ -108,8 +110,20 @@ impl Registry {
                 self.register(register, checks, loads, events)
             }
             Op::UpdateLoad { update, load } => self.update(update, Some(*load), events),
+            Op::Found { cluster_id, lease_base } => {
+                self.found(*cluster_id, *lease_base);
+                Ok(Reply::Done)
+            }
         };
         done.unwrap_or_else(Reply::Rejected)
+    }
+
+    /// The first one counts. A lease that is there (from commands before it, in logs made by hand) is never given out again.
+    fn found(&mut self, cluster_id: u64, lease_base: LeaseId) {
+        if self.cluster_id == 0 {
+            self.cluster_id = cluster_id;
+            self.last_lease = self.last_lease.max(lease_base);
+        }
     }
 
     fn register(

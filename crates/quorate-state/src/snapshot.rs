@@ -17,6 +17,7 @@ use crate::replies::{Done, Origin};
 use crate::spec::{Instance, Load, Override};
 use crate::types::{Clock, InstanceKey, LeaseId, Revision, ServiceKey};
 
+/// The only version: what was written before 4 was never released.
 const VERSION: u32 = 4;
 
 /// No record is larger: an instance at all of its limits takes about 100 KiB.
@@ -31,6 +32,7 @@ enum Record {
         last_lease: LeaseId,
         forgotten: Revision,
         forgotten_origins: Option<Clock>,
+        cluster_id: u64,
     },
     Service {
         key: ServiceKey,
@@ -82,7 +84,7 @@ pub enum SnapshotError {
         record: u64,
     },
     /// It was written by another version.
-    #[error("the snapshot has format version {found}, this software reads {VERSION}")]
+    #[error("the snapshot has format version {found}, this software reads version {VERSION}")]
     Version {
         /// The version it has.
         found: u32,
@@ -97,10 +99,17 @@ pub enum SnapshotError {
 /// # Errors
 /// Those of `out`.
 pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Result<()> {
-    let Registry { clock, revision, last_lease, forgotten, .. } = *registry;
-    let forgotten_origins = registry.replies.forgotten;
-    let version = VERSION;
-    let head = Record::Head { version, clock, revision, last_lease, forgotten, forgotten_origins };
+    let Registry { clock, revision, last_lease, forgotten, cluster_id, .. } = *registry;
+    let (version, forgotten_origins) = (VERSION, registry.replies.forgotten);
+    let head = Record::Head {
+        version,
+        clock,
+        revision,
+        last_lease,
+        forgotten,
+        forgotten_origins,
+        cluster_id,
+    };
     let leases = registry.leases.values().map(|lease| Record::Lease(lease.clone()));
     let overrides = registry
         .overrides
@@ -162,8 +171,17 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
             Record::Head { version, .. } if version != VERSION => {
                 return Err(SnapshotError::Version { found: version });
             }
-            Record::Head { clock, revision, last_lease, forgotten, forgotten_origins, .. } => {
-                registry = Registry { clock, revision, last_lease, forgotten, ..Registry::new() };
+            Record::Head {
+                clock,
+                revision,
+                last_lease,
+                forgotten,
+                forgotten_origins,
+                cluster_id,
+                ..
+            } => {
+                let empty = Registry::new();
+                registry = Registry { clock, revision, last_lease, forgotten, cluster_id, ..empty };
                 registry.replies.forgotten = forgotten_origins;
             }
             Record::Service { key, revision, empty_since } => {
@@ -204,6 +222,20 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
         }
     }
     unreachable!("invariant: the loop only ends by returning")
+}
+
+/// Whose state a snapshot is, from its first record; 0: of a cluster that was not founded yet.
+///
+/// # Errors
+/// It does not begin as one of this version does.
+pub fn read_snapshot_cluster(input: &mut impl Read) -> Result<u64, SnapshotError> {
+    match read_record(input, 0)? {
+        Record::Head { version, .. } if version != VERSION => {
+            Err(SnapshotError::Version { found: version })
+        }
+        Record::Head { cluster_id, .. } => Ok(cluster_id),
+        _ => Err(SnapshotError::Damaged { record: 0 }),
+    }
 }
 
 fn read_record(input: &mut impl Read, record: u64) -> Result<Record, SnapshotError> {

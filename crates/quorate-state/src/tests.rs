@@ -98,6 +98,10 @@ fn change(change: &Change) -> String {
     }
 }
 
+fn found(cluster_id: u64, lease_base: u64) -> Op {
+    Op::Found { cluster_id, lease_base: LeaseId(lease_base) }
+}
+
 /// `web/a` for default/web/a, the whole key in other namespaces.
 fn name(key: &InstanceKey) -> String {
     let text = key.to_string();

@@ -8,7 +8,7 @@ use crate::toy::{
     open_sled, read_all, run,
 };
 
-const OURS: Identity = Identity { cluster_id: 0xabc, node_id: 3 };
+const OURS: Identity = Identity { cluster_id: 0xabc, founders: 1, node_id: 3 };
 
 #[test]
 fn everything_is_there_after_reopening() {
@@ -231,6 +231,26 @@ fn another_nodes_directory_is_refused() {
         assert!(matches!(error, StampError::Foreign { owner: OURS, .. }));
         let message = error.to_string();
         assert!(message.contains("belongs to node 3 of cluster 0000000000000abc"), "{message}");
+        assert_eq!(log.identity(), Some(OURS));
+    });
+}
+
+/// Founders begin without it.
+#[test]
+fn a_node_learns_its_clusters_id_once() {
+    let dir = tempfile::tempdir().unwrap();
+    run(async {
+        let log = open(dir.path(), LogOptions::default());
+        log.stamp(Identity { cluster_id: 0, ..OURS }).await.unwrap();
+        for other in [Identity { founders: 2, ..OURS }, Identity { node_id: 9, ..OURS }] {
+            log.stamp(other).await.unwrap_err();
+        }
+        log.stamp(OURS).await.unwrap();
+        log.close().unwrap();
+        let log = open(dir.path(), LogOptions::default());
+        for cluster_id in [0, 1] {
+            log.stamp(Identity { cluster_id, ..OURS }).await.unwrap_err();
+        }
         assert_eq!(log.identity(), Some(OURS));
     });
 }

@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::forwards::FORWARDED_MAX;
 use crate::grpc::{deadline_in, until_stopped};
 use crate::node::{LeaderCall, Node};
-use crate::peers::{envelope, is_to_voter};
+use crate::peers::{Envelope, is_to_voter};
 use crate::raft::runtime::blocking;
 use crate::raft::types::{LogStore, SnapshotMeta, TypeConfig, Vote, decode, encode};
 use crate::streams::Answers;
@@ -51,6 +51,7 @@ impl Peer for PeerService {
         Ok(Response::new(IdentifyResponse {
             knows_caller: caller.is_some_and(|member| !member.client_address.is_empty()),
             cluster_id: self.node.peers.cluster_id(),
+            founders: self.node.peers.identity().founders,
             node_id: self.node.id,
             client_address: self.node.me.client_address.clone(),
             peer_address: self.node.me.peer_address.clone(),
@@ -157,9 +158,10 @@ impl Peer for PeerService {
 impl PeerService {
     /// Refuses calls that are meant for another cluster or another node.
     fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        let (theirs, target) = envelope(metadata);
-        let ours = self.node.peers.cluster_id();
-        if theirs != 0 && ours != 0 && theirs != ours {
+        let envelope = Envelope::of(metadata);
+        let (target, ours) = (envelope.target, self.node.peers.identity());
+        if !envelope.is_of_cluster_of(&ours) {
+            let (theirs, ours) = (envelope.cluster_id, ours.cluster_id);
             let message = format!("this is a node of cluster {ours:016x}, not of {theirs:016x}");
             return Err(Status::failed_precondition(message));
         }
@@ -171,7 +173,7 @@ impl PeerService {
             let message = format!("node {target} waits to hear from the other founders");
             return Err(Status::unavailable(message));
         }
-        if ours == 0 && is_to_voter(metadata) {
+        if ours.cluster_id == 0 && ours.founders == 0 && is_to_voter(metadata) {
             let message = format!("node {target} is a voter, but its disk was lost: replace it");
             self.node.peers.refused_as_voter(self.node.id);
             return Err(Status::failed_precondition(message));
@@ -182,13 +184,16 @@ impl PeerService {
     /// A node that is not of a cluster yet becomes one of the cluster whose leader calls it, for good.
     async fn adopt(&self, metadata: &MetadataMap) -> Result<(), Status> {
         self.check(metadata)?;
-        let (cluster_id, _) = envelope(metadata);
-        if cluster_id == 0 || self.node.peers.cluster_id() != 0 {
+        let Envelope { cluster_id, founders, .. } = Envelope::of(metadata);
+        let known = self.node.peers.identity();
+        // A founder waits until the id is applied: until then it may be anybody's.
+        if known.cluster_id != 0 || known.founders != 0 {
             return Ok(());
         }
-        let stamped = self.log.stamp(Identity { cluster_id, node_id: self.node.id }).await;
+        let identity = Identity { cluster_id, founders, ..known };
+        let stamped = self.log.stamp(identity).await;
         stamped.map_err(|error| Status::failed_precondition(error.to_string()))?;
-        self.node.peers.set_cluster_id(cluster_id);
+        self.node.peers.set_identity(identity);
         tracing::info!(cluster_id = format!("{cluster_id:016x}"), "this node now belongs to");
         Ok(())
     }

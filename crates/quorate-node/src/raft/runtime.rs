@@ -103,6 +103,12 @@ impl AsyncRuntime for Runtime {
     }
 }
 
+/// A random number; in a seeded simulation, the next of its seed.
+pub(crate) fn random() -> u64 {
+    let Ok(random) = Runtime::thread_rng().try_next_u64();
+    random
+}
+
 /// SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", 2014): good enough to keep nodes from
 /// standing for election at the same moment.
 #[derive(Debug)]

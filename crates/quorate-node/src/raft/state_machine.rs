@@ -9,13 +9,14 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{OptionalSend, Snapshot};
-use quorate_log::{SnapshotFile, SnapshotStore};
+use quorate_log::{Identity, SnapshotFile, SnapshotStore};
 use quorate_state::{Registry, read_snapshot, write_snapshot};
 
 use crate::applied::Applied;
 use crate::disk::Disk;
+use crate::peers::Peers;
 use crate::raft::runtime::blocking;
-use crate::raft::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::raft::types::{LogId, LogStore, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Entries at most that are told of together.
 const TOLD_TOGETHER: usize = 64;
@@ -26,6 +27,27 @@ pub(crate) struct StateMachine {
     pub(crate) applied: Arc<Applied>,
     pub(crate) snapshots: Arc<SnapshotStore<TypeConfig>>,
     pub(crate) disk: Arc<Disk>,
+    /// Where it is recorded whose this node is ...
+    pub(crate) log: LogStore,
+    /// ... and what the others are told of that.
+    pub(crate) peers: Arc<Peers>,
+}
+
+impl StateMachine {
+    /// Records the id of the cluster once it is applied, before anything is served with it. What another cluster's log or
+    /// snapshot holds stops the node.
+    async fn settle_cluster(&self) -> io::Result<()> {
+        let cluster_id = self.applied.lock().registry.cluster_id();
+        let known = self.peers.identity();
+        if [0, known.cluster_id].contains(&cluster_id) {
+            return Ok(());
+        }
+        let identity = Identity { cluster_id, ..known };
+        self.log.stamp(identity).await.map_err(io::Error::other)?;
+        self.peers.set_identity(identity);
+        tracing::info!(cluster_id = format!("{cluster_id:016x}"), "the cluster is founded");
+        Ok(())
+    }
 }
 
 /// A view of the state, to be written to a file.
@@ -59,6 +81,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 let (entry, responder) = entry?;
                 answers.push((responder, self.applied.apply(entry)));
             }
+            self.settle_cluster().await?;
             // First, so that whoever has an answer finds this node as far as that (a backup that is asked for next has it).
             self.applied.tell_position();
             for (responder, outcome) in answers {
@@ -108,6 +131,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         .await?;
         let (log_id, membership) = (meta.last_log_id, meta.last_membership.clone());
         let replaced = self.applied.restore(registry, log_id, membership);
+        self.settle_cluster().await?;
         // To free a large state takes long, and here runs Raft.
         on_disk(move || {
             drop(replaced);

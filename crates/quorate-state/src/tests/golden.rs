@@ -155,6 +155,11 @@ fn a_load_over_the_limit_is_not_read() {
 }
 
 #[test]
+fn founding() {
+    check(found(0x1_2345, 3 << 32), "0b_c5c604_8080808030");
+}
+
+#[test]
 fn statuses() {
     for (status, expected) in [
         (Status::Starting, "00"),
@@ -204,6 +209,7 @@ fn replies() {
 #[test]
 fn snapshot() {
     let mut t = Transcript::default();
+    t.apply(999, found(5, 0));
     t.apply(1_000, Register { instances: vec![(key("web/a"), full())], ..register("", 7) });
     t.apply(1_000, register("api/b", 7));
     t.apply(1_001, deregister("api/b"));
@@ -211,7 +217,7 @@ fn snapshot() {
     let mut bytes = Vec::new();
     write_snapshot(&t.registry, &mut bytes).unwrap();
     let expected = [
-        "08000000_00_04_ea07_04_02_00_00",
+        "09000000_00_04_ea07_04_02_00_00_05",
         "08000000_02_01_9875_e807_807d",
         "1a000000_04_0764656661756c74_03776562_0161_01_02_00_0762656361757365",
         "13000000_05_0764656661756c74_03617069_0162_07_a9b107",
@@ -219,14 +225,14 @@ fn snapshot() {
         "0f000000_01_0764656661756c74_03776562_04_00",
         "38000000_03_0764656661756c74_03776562_0161_01_0168_03613a62_027a31_03312e30_07_00\
          _01_016b_0176_01_026462_07_01_01_04_01_0102_00_0762656361757365",
-        "0b000000_06_07_bffdf2c0c5f583bb5a",
+        "0c000000_06_07_f699dfe7e18bf1fb9e01",
     ];
     assert_eq!(hex(&bytes), expected.concat().replace('_', ""));
     let restored = read_snapshot(&mut &bytes[..]).unwrap();
     assert_eq!(restored.hash(), t.registry.hash());
 }
 
-/// With checks, there is a record more behind each instance that has some.
+/// A record more stands behind each instance that has checks.
 #[test]
 fn snapshot_with_checks() {
     let mut t = Transcript::default();
@@ -235,15 +241,11 @@ fn snapshot_with_checks() {
     let mut bytes = Vec::new();
     write_snapshot(&t.registry, &mut bytes).unwrap();
     let bytes = hex(&bytes);
-    assert!(
-        bytes.starts_with("0800000000_04_e807_02_01_00_00".replace('_', "").as_str()),
-        "{bytes}"
-    );
     let record = format!("07_{WEB_A}_{CHECKS}_02").replace('_', "");
     assert!(bytes.contains(&record), "{bytes}");
 }
 
-/// With a load, there is a record more behind each instance that has one.
+/// A record more stands behind each instance that has a load.
 #[test]
 fn snapshot_with_loads() {
     let mut t = Transcript::default();
@@ -251,10 +253,6 @@ fn snapshot_with_loads() {
     let mut bytes = Vec::new();
     write_snapshot(&t.registry, &mut bytes).unwrap();
     let bytes = hex(&bytes);
-    assert!(
-        bytes.starts_with("0800000000_04_e807_02_01_00_00".replace('_', "").as_str()),
-        "{bytes}"
-    );
     let record = |key: &str, load: &str| format!("08_{key}_{load}").replace('_', "");
     assert!(bytes.contains(&record(WEB_A, "ac02")), "{bytes}");
     assert!(!bytes.contains(&record(WEB_B, "")), "who has none has no record");

@@ -158,3 +158,16 @@ fn what_is_due_at_once_goes_in_turns_and_a_renewal_before_its_turn_keeps_it() {
     assert_eq!(t.instances(), "web/e@7 L5");
     assert_eq!(t.registry.lease(LeaseId(5)).unwrap().deadline, Clock(30_000));
 }
+
+#[test]
+fn the_first_founding_counts_and_lease_ids_begin_behind_its_base() {
+    let mut t = Transcript::default();
+    let before = t.registry.hash();
+    t.at(0, found(5, 3 << 32), "done");
+    assert_ne!(t.registry.hash(), before, "whose state it is belongs to it");
+    t.at(1, found(6, 9 << 32), "done");
+    assert_eq!(t.registry.cluster_id(), 5);
+    t.at(2, register("web/a", 7), "registered L12884901889 15000ms @7 | #1 added web/a@7");
+    t.at(3, found(6, 9 << 32), "done");
+    t.at(3, register("web/b", 7), "registered L12884901890 15000ms @7 | #2 added web/b@7");
+}

@@ -11,6 +11,7 @@ const EMPTY_SERVICE_MS: u64 = 60 * 60 * 1_000;
 
 #[derive(Clone, Default)]
 pub(super) struct Model {
+    pub(super) cluster_id: u64,
     pub(super) clock: u64,
     pub(super) revision: u64,
     pub(super) forgotten: u64,
@@ -53,6 +54,14 @@ enum Time {
 }
 
 impl Model {
+    fn found(&mut self, cluster_id: u64, lease_base: LeaseId) -> Reply {
+        if self.cluster_id == 0 {
+            self.cluster_id = cluster_id;
+            self.leases_given = self.leases_given.max(lease_base.0);
+        }
+        Reply::Done
+    }
+
     pub(super) fn apply(&mut self, command: &Command) -> (Reply, Vec<Event>) {
         if command.clock.0 > self.clock {
             self.clock = command.clock.0;
@@ -76,6 +85,7 @@ impl Model {
             Op::UpdateLoad { update, load } => self.update(update, Some(*load)),
             Op::Override { key, value } => Ok(self.set_override(key, value)),
             Op::Grace { grace_ms } => Ok(self.grace(*grace_ms)),
+            Op::Found { cluster_id, lease_base } => Ok(self.found(*cluster_id, *lease_base)),
         };
         self.drop_empty_leases();
         let reply = match outcome {

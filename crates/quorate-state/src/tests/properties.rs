@@ -134,6 +134,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         2 => any_update().prop_map(Op::Update),
         2 => (any_update(), any_load()).prop_map(|(update, load)| Op::UpdateLoad { update, load }),
         1 => any_override(),
+        1 => (1..3_u64, select(&[0, 3, 1 << 32][..])).prop_map(|(id, base)| found(id, base)),
         1 => select(&[0, 2_000, 10_000, 100_000][..]).prop_map(|grace_ms| Op::Grace { grace_ms }),
     ]
 }
@@ -164,6 +165,7 @@ fn snapshot(registry: &Registry) -> Vec<u8> {
 
 /// All of what can be read, in the model's terms.
 fn check_same(registry: &Registry, model: &Model) {
+    assert_eq!(registry.cluster_id(), model.cluster_id);
     assert_eq!(registry.clock().0, model.clock);
     assert_eq!(registry.revision().0, model.revision);
     assert_eq!(registry.forgotten.0, model.forgotten);

@@ -5,6 +5,7 @@ use super::*;
 /// One of every record.
 fn small() -> Registry {
     let mut t = Transcript::default();
+    t.apply(999, found(5, 0));
     t.apply(1_000, register("web/a web/b", 7));
     t.apply(1_001, deregister("web/b"));
     t.apply(1_002, set_override("web/a", Status::Draining));
@@ -90,7 +91,19 @@ fn another_version_is_named() {
     let mut bytes = written(&Registry::new());
     bytes[5] = 9;
     let error = read_snapshot(&mut &bytes[..]).unwrap_err();
-    assert_eq!(error.to_string(), "the snapshot has format version 9, this software reads 4");
+    assert_eq!(
+        error.to_string(),
+        "the snapshot has format version 9, this software reads version 4"
+    );
+}
+
+/// Also from its first record alone.
+#[test]
+fn whose_it_is_is_read() {
+    let bytes = written(&small());
+    assert_eq!(read_snapshot(&mut &bytes[..]).unwrap().cluster_id(), 5);
+    assert_eq!(read_snapshot_cluster(&mut &bytes[..]).unwrap(), 5);
+    assert_eq!(read_snapshot_cluster(&mut &written(&Registry::new())[..]).unwrap(), 0);
 }
 
 #[test]
