@@ -11,6 +11,8 @@ mod built;
 mod cli;
 #[path = "process/cluster.rs"]
 mod cluster;
+#[path = "process/connections.rs"]
+mod connections;
 #[path = "process/damage.rs"]
 mod damage;
 #[path = "process/discovery.rs"]

@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) cuttable: bool,
     /// Data directories that are somewhere else.
     pub(crate) data_dirs: BTreeMap<u64, PathBuf>,
+    /// What the shell's `ulimit` is told before each node starts, if anything.
+    pub(crate) ulimit: String,
 }
 
 /// See the head of this file.
@@ -63,6 +65,7 @@ pub(crate) struct Node {
     args: Vec<String>,
     log: PathBuf,
     link: Option<Link>,
+    ulimit: String,
     process: Option<Process>,
 }
 
@@ -110,6 +113,7 @@ impl Cluster {
             let mut node =
                 Node::new(id, clients, peers, data_dir, &founders.join(","), &config, dir.path());
             node.args.extend(["--peer-advertise".to_owned(), advertised]);
+            node.ulimit = settings.ulimit.clone();
             node
         });
         let mut nodes: Vec<Node> = nodes.collect();
@@ -260,7 +264,8 @@ impl Node {
         let flags = args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
         let args = std::iter::once("serve".to_owned()).chain(flags).collect();
         let log = dir.join(format!("node-{id}.log"));
-        Self { id, clients, data_dir, args, log, link: None, process: None }
+        let (link, ulimit) = (None, String::new());
+        Self { id, clients, data_dir, args, log, link, ulimit, process: None }
     }
 
     /// The arguments that it is started with.
@@ -270,7 +275,10 @@ impl Node {
 
     pub(crate) fn start(&mut self) {
         assert!(self.process.is_none(), "node {} runs", self.id);
-        self.process = Some(Process::start(&self.args, &self.log, &self.log));
+        self.process = Some(match self.ulimit.as_str() {
+            "" => Process::start(&self.args, &self.log, &self.log),
+            ulimit => Process::start_limited(ulimit, &self.args, &self.log),
+        });
     }
 
     pub(crate) fn process(&mut self) -> &mut Process {

@@ -30,6 +30,15 @@ impl Process {
         Self::spawn(command, format!("quorate {args:?}"), stdout, stderr)
     }
 
+    /// The same under a limit of the shell's.
+    pub(crate) fn start_limited(ulimit: &str, args: &[String], output: &Path) -> Self {
+        let mut command = Command::new("/bin/sh");
+        let script = format!("ulimit {ulimit} && exec \"$0\" \"$@\"");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_quorate")]).args(args);
+        command.env_clear().env("RUST_BACKTRACE", "1");
+        Self::spawn(command, format!("quorate {args:?}"), output, output)
+    }
+
     /// Starts another program that belongs to us, which is told where the nodes are.
     pub(crate) fn start_other(program: &Path, nodes: &str, stdout: &Path, stderr: &Path) -> Self {
         let mut command = Command::new(program);
@@ -52,6 +61,10 @@ impl Process {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).expect("a child can be signalled");
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        Pid::from_child(&self.child).as_raw_nonzero().get()
     }
 
     /// How it ended, if it has.

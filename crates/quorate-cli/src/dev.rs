@@ -15,7 +15,7 @@ use crate::args::DevArgs;
 use crate::failure::Failure;
 use crate::serve::{chain, not_started};
 use crate::signals::Stop;
-use crate::{logging, output};
+use crate::{descriptors, logging, output};
 
 /// From a node's port for clients to its port for peers.
 const PEER_PORT_OFFSET: u16 = 100;
@@ -35,7 +35,8 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
     let addresses = addresses(args.listen, args.nodes)?;
     let mut nodes: Vec<Bound> = Vec::new();
     let health_checks = HealthChecks { allow: args.health_checks_allow.unwrap_or_default() };
-    for config in configs(&addresses, data.path(), &health_checks) {
+    for mut config in configs(&addresses, data.path(), &health_checks) {
+        descriptors::share(&mut config.tunables, addresses.len());
         nodes.push(Server::bind(config).await.map_err(not_started)?);
     }
     let clients: Vec<String> = nodes.iter().map(|node| node.client_addr().to_string()).collect();

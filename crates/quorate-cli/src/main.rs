@@ -4,6 +4,7 @@
 mod args;
 mod cluster;
 mod config;
+mod descriptors;
 mod dev;
 mod failure;
 mod fetch;

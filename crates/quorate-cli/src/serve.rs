@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::args::ServeArgs;
 use crate::config;
+use crate::descriptors;
 use crate::failure::Failure;
 use crate::logging;
 use crate::signals::Stop;
@@ -16,9 +17,10 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let variable = |name: &str| std::env::var(name).ok();
     let read =
         |path: &std::path::Path| std::fs::read_to_string(path).map_err(|error| error.to_string());
-    let config = config::load(&args, variable, read)
+    let mut config = config::load(&args, variable, read)
         .map_err(|bad| Failure::usage(format!("bad configuration: {}", bad.0)))?;
     logging::start(logging::NODE, args.log.log_format);
+    descriptors::share(&mut config.tunables, 1);
     let (stop, stopped) = oneshot::channel();
     let raft = raft_thread(stopped)
         .map_err(|error| Failure::failed(format!("cannot start a thread for Raft: {error}")))?;

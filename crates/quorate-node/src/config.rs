@@ -98,6 +98,14 @@ pub struct Tunables {
     pub disk_reserve_bytes: u64,
     /// Stopping takes no longer than this, ms. Default 10,000, minimum 100.
     pub shutdown_grace_ms: u64,
+    /// Connections of clients, in all; more are refused. Default 10,000, minimum 1. `quorate` lowers it to what its limit of
+    /// descriptors allows, less a reserve for the log, snapshots and peers.
+    pub connections_max: usize,
+    /// Those from one address, so that one client does not take the place of all others. Default 5,000, minimum 1. Raise
+    /// both where many clients come through one proxy.
+    pub connections_per_address_max: usize,
+    /// Connections to the listener for peers. Default 256, minimum 8: each peer has a few.
+    pub peer_connections_max: usize,
 }
 
 impl Default for Tunables {
@@ -117,6 +125,9 @@ impl Default for Tunables {
             bookmark_ms: 5_000,
             disk_reserve_bytes: 64 * 1024 * 1024,
             shutdown_grace_ms: 10_000,
+            connections_max: 10_000,
+            connections_per_address_max: 5_000,
+            peer_connections_max: 256,
         }
     }
 }
@@ -216,6 +227,10 @@ impl Tunables {
         at_least("watch_ring_bytes", self.watch_ring_bytes as u64, 64 * 1024)?;
         at_least("bookmark_ms", self.bookmark_ms, 10)?;
         at_least("shutdown_grace_ms", self.shutdown_grace_ms, 100)?;
+        at_least("connections_max", self.connections_max as u64, 1)?;
+        let per_address = self.connections_per_address_max as u64;
+        at_least("connections_per_address_max", per_address, 1)?;
+        at_least("peer_connections_max", self.peer_connections_max as u64, 8)?;
         for (field, value) in [
             ("heartbeat_ms", self.heartbeat_ms),
             ("election_timeout_max_ms", self.election_timeout_max_ms),

@@ -20,6 +20,7 @@
 //! | `amnesia` | refuses to come back under an id whose disk was lost |
 //! | `net` | sockets, real or simulated |
 //! | `authority` | lets calls in whose `:authority` is none |
+//! | `connections` | how many a listener takes; ends those that say nothing |
 //! | `compaction` | a snapshot when the log is long |
 //! | `leadership`, `disk`, `peers` | who leads and how fresh; room on the disk; connections to other nodes |
 //! | `prober/` | active health checks, made by the leader |
@@ -34,6 +35,7 @@ mod clock;
 mod cluster_status;
 mod compaction;
 mod config;
+mod connections;
 mod convert;
 mod disk;
 mod encoded;

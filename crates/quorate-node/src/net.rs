@@ -3,18 +3,19 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
 use quorate_log::Io;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tonic::transport::server::{Connected, TcpIncoming};
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
 /// What a node stands on, replaceable for simulations. The default is the real thing.
@@ -65,7 +66,15 @@ pub struct Listener {
 }
 
 /// One accepted connection.
-pub struct Connection(Pin<Box<dyn Duplex>>);
+pub struct Connection {
+    stream: Pin<Box<dyn Duplex>>,
+    from: Option<IpAddr>,
+}
+
+/// When no connection can be accepted (no descriptors, no memory), the next one is tried after so long.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// That is told so often.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 trait Duplex: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Duplex for T {}
@@ -78,8 +87,12 @@ impl Net {
             Self::Tcp => {
                 let listener = TcpListener::bind(address).await?;
                 let address = listener.local_addr()?;
-                let accepted = TcpIncoming::from(listener).with_nodelay(Some(true));
-                Ok(Listener::new(address, accepted.map(|stream| stream.map(Connection::new))))
+                let accepted =
+                    stream::unfold((listener, None), |(listener, mut told)| async move {
+                        let connection = accept(&listener, &mut told).await;
+                        Some((Ok(connection), (listener, told)))
+                    });
+                Ok(Listener::new(address, accepted))
             }
             Self::Simulated(net) => net.listen(address).await,
         }
@@ -113,6 +126,30 @@ impl Net {
     }
 }
 
+/// The next connection. One that cannot be accepted stays in the kernel's queue, so trying again at once would do nothing
+/// else.
+async fn accept(listener: &TcpListener, told: &mut Option<Instant>) -> Connection {
+    loop {
+        let error = match listener.accept().await {
+            Ok((stream, from)) => {
+                // Fails only for one that is gone again.
+                let _slower_at_worst = stream.set_nodelay(true);
+                return Connection { from: Some(from.ip()), ..Connection::new(stream) };
+            }
+            Err(error) => error,
+        };
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+        if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+            continue;
+        }
+        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            *told = Some(Instant::now());
+            tracing::error!(%error, "cannot accept connections; trying again and again");
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
 impl Listener {
     /// Listens at `address` and accepts what the stream yields.
     pub fn new(
@@ -134,14 +171,13 @@ impl Listener {
 impl Connection {
     /// A connection over a byte stream.
     pub fn new(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
-        Self(Box::pin(stream))
+        Self { stream: Box::pin(stream), from: None }
     }
-}
 
-impl Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
+    /// The address that it comes from, if it has one.
+    pub(crate) fn from(&self) -> Option<IpAddr> {
+        self.from
+    }
 }
 
 impl AsyncRead for Connection {
@@ -150,7 +186,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_read(cx, into)
+        self.stream.as_mut().poll_read(cx, into)
     }
 }
 
@@ -160,15 +196,15 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.as_mut().poll_write(cx, bytes)
+        self.stream.as_mut().poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_flush(cx)
+        self.stream.as_mut().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_shutdown(cx)
+        self.stream.as_mut().poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -176,10 +212,10 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.as_mut().poll_write_vectored(cx, slices)
+        self.stream.as_mut().poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 }

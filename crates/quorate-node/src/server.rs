@@ -31,7 +31,8 @@ use crate::applied::Applied;
 use crate::authority::AnyAuthority;
 use crate::clock::LeaderClock;
 use crate::compaction::Compaction;
-use crate::config::{Config, HealthChecks, Start};
+use crate::config::{Config, HealthChecks, Start, Tunables};
+use crate::connections::{Connections, Limits};
 use crate::disk::Disk;
 use crate::encoded::EncodedServices;
 use crate::failover::Failover;
@@ -216,15 +217,19 @@ impl Bound {
             .add_service(reflection().build_v1().expect(DESCRIPTORS_FIT))
             .add_service(reflection().build_v1alpha().expect(DESCRIPTORS_FIT))
             .add_service(admin);
+        let connections = Connections::new("clients", client_limits(&node.tunables));
         let clients = transport().serve_with_incoming_shutdown(
             ClientCalls { registry, others: others.prepare() },
-            self.clients.into_accepted().map_ok(AnyAuthority::new),
+            connections.accept(self.clients).map_ok(AnyAuthority::new),
             node.stop.clone().cancelled_owned(),
         );
-        let done = stops.clients_done.clone().drop_guard();
+        let (done, stop) = (stops.clients_done.clone().drop_guard(), node.stop.clone());
         tasks.spawn(async move {
             let _done = done;
-            clients.await.map_err(RunError::Clients)
+            tokio::select! {
+                ended = clients => ended.map_err(RunError::Clients),
+                never = connections.watch(stop) => match never {},
+            }
         });
 
         let compaction = Compaction::new(node.clone(), self.log.clone(), self.snapshots.clone());
@@ -233,12 +238,20 @@ impl Bound {
         let peer_service = PeerServer::new(peer_service)
             .max_decoding_message_size(MESSAGE_MAX)
             .max_encoding_message_size(MESSAGE_MAX);
+        let connections = Connections::new("peers", peer_limits(&node.tunables));
         let peers = transport().serve_with_incoming_shutdown(
             peer_service,
-            self.peers.into_accepted(),
+            connections.accept(self.peers),
             stops.peers.clone().cancelled_owned(),
         );
-        tasks.spawn_on(async { peers.await.map_err(RunError::Peers) }, &self.raft_on);
+        let stop = stops.peers.clone();
+        let peers = async move {
+            tokio::select! {
+                ended = peers => ended.map_err(RunError::Peers),
+                never = connections.watch(stop) => match never {},
+            }
+        };
+        tasks.spawn_on(peers, &self.raft_on);
 
         // Not where Raft runs: probes must not keep a heartbeat waiting.
         if !self.health_checks.allow.is_empty() {
@@ -287,6 +300,17 @@ async fn until(
         ended = running => ended,
         () = stop.cancelled() => Ok(()),
     }
+}
+
+fn client_limits(tunables: &Tunables) -> Limits {
+    let Tunables { connections_max, connections_per_address_max, .. } = *tunables;
+    Limits { in_all: connections_max, per_address: connections_per_address_max }
+}
+
+/// Peers may share an address.
+fn peer_limits(tunables: &Tunables) -> Limits {
+    let in_all = tunables.peer_connections_max;
+    Limits { in_all, per_address: in_all }
 }
 
 fn transport() -> tonic::transport::Server {

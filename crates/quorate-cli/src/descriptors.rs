@@ -1,0 +1,67 @@
+//! File descriptors: as many as the process may have, and some of them kept for the log, snapshots and peers.
+
+use quorate_node::Tunables;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Kept from clients in each node: files of the log and of snapshots, connections of peers, probes (256 at a time). Where
+/// there are few descriptors, half of them.
+const RESERVE: usize = 512;
+
+/// Raises the soft limit to the hard one, and lets each of so many nodes of this process take no more connections than fit.
+pub(crate) fn share(tunables: &mut Tunables, nodes: usize) {
+    bound(tunables, raise() / nodes);
+    tracing::info!(
+        connections_max = tunables.connections_max,
+        connections_per_address_max = tunables.connections_per_address_max,
+        peer_connections_max = tunables.peer_connections_max,
+        "connections that a node takes"
+    );
+}
+
+/// The limit then.
+fn raise() -> usize {
+    let before = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: before.maximum, maximum: before.maximum };
+    let limit = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => before.maximum,
+        Err(error) => {
+            tracing::warn!(%error, "cannot raise the limit of file descriptors");
+            before.current
+        }
+    };
+    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+fn bound(tunables: &mut Tunables, descriptors: usize) {
+    let reserve = RESERVE.min(descriptors / 2);
+    let for_clients = (descriptors - reserve).max(1);
+    if tunables.connections_max > for_clients {
+        tunables.connections_max = for_clients;
+        let per_address = &mut tunables.connections_per_address_max;
+        *per_address = (*per_address).min((for_clients / 2).max(1));
+    }
+    tunables.peer_connections_max = tunables.peer_connections_max.min((reserve / 2).max(8));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_get_what_the_reserve_leaves() {
+        for (descriptors, expected) in [
+            (1_000_000, (10_000, 5_000, 256)),
+            (4_096, (3_584, 1_792, 256)),
+            (256, (128, 64, 64)),
+            (20, (10, 5, 8)),
+            (0, (1, 1, 8)),
+        ] {
+            let mut bounded = Tunables::default();
+            bound(&mut bounded, descriptors);
+            let Tunables { connections_max, connections_per_address_max, .. } = bounded;
+            let found =
+                (connections_max, connections_per_address_max, bounded.peer_connections_max);
+            assert_eq!(found, expected, "{descriptors}");
+        }
+    }
+}

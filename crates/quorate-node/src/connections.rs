@@ -1,0 +1,301 @@
+//! The connections of one listener: how many there may be, in all and from one address, and the end of those that say
+//! nothing. Knows bytes and times, nothing of what is said.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use futures_util::{Stream, StreamExt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+
+use crate::net::{Connection, Listener};
+
+/// How long a new connection may take for the preface of HTTP/2.
+const PREFACE_WITHIN: Duration = Duration::from_secs(10);
+/// Its length, bytes (RFC 9113, section 3.4).
+const PREFACE_LEN: usize = 24;
+/// When the node stops, whoever is connected is told with a ping. Who does not say a word for so long is not waited for.
+const STOP_SILENCE: Duration = Duration::from_secs(1);
+/// How often the connections are looked through.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Refused connections are told in one log line each time.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// How many connections a listener takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) in_all: usize,
+    pub(crate) per_address: usize,
+}
+
+/// See the head of this file.
+pub(crate) struct Connections {
+    whose: &'static str,
+    limits: Limits,
+    live: Mutex<Live>,
+}
+
+#[derive(Default)]
+struct Live {
+    next: u64,
+    lines: BTreeMap<u64, Arc<Line>>,
+    by_address: HashMap<IpAddr, usize>,
+    refused: u64,
+    told: Option<Instant>,
+}
+
+/// What is known of one connection.
+#[derive(Debug)]
+pub(crate) struct Line {
+    since: Instant,
+    preface_left: AtomicUsize,
+    /// How often something was read.
+    heard: AtomicU64,
+    ended: AtomicBool,
+    /// Whoever drives the connection, to be told of the end.
+    driver: AtomicWaker,
+}
+
+/// A connection that counts as long as it lives.
+pub(crate) struct Admitted {
+    stream: Connection,
+    line: Arc<Line>,
+    _place: Place,
+}
+
+/// Gives the place back.
+struct Place {
+    id: u64,
+    from: Option<IpAddr>,
+    of: Arc<Connections>,
+}
+
+impl Connections {
+    pub(crate) fn new(whose: &'static str, limits: Limits) -> Arc<Self> {
+        Arc::new(Self { whose, limits, live: Mutex::default() })
+    }
+
+    /// What arrives at the listener and finds a place. Others are closed at once.
+    pub(crate) fn accept(
+        self: &Arc<Self>,
+        listener: Listener,
+    ) -> impl Stream<Item = io::Result<Admitted>> + Send + use<> {
+        let of = self.clone();
+        listener.into_accepted().filter_map(move |accepted| {
+            std::future::ready(match accepted {
+                Ok(stream) => of.admit(stream).map(Ok),
+                Err(error) => Some(Err(error)),
+            })
+        })
+    }
+
+    fn admit(self: &Arc<Self>, stream: Connection) -> Option<Admitted> {
+        let from = stream.from();
+        let mut live = self.lock();
+        let of_address = from.map_or(0, |from| live.by_address.get(&from).copied().unwrap_or(0));
+        if live.lines.len() >= self.limits.in_all || of_address >= self.limits.per_address {
+            self.refuse(&mut live, from, of_address);
+            return None;
+        }
+        if let Some(from) = from {
+            live.by_address.insert(from, of_address + 1);
+        }
+        let id = live.next;
+        live.next += 1;
+        let line = Arc::new(Line::new());
+        live.lines.insert(id, line.clone());
+        Some(Admitted { stream, line, _place: Place { id, from, of: self.clone() } })
+    }
+
+    fn refuse(&self, live: &mut Live, from: Option<IpAddr>, of_address: usize) {
+        live.refused += 1;
+        if live.told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
+            return;
+        }
+        live.told = Some(Instant::now());
+        tracing::warn!(
+            of = self.whose,
+            refused = live.refused,
+            last_from = from.map(|from| from.to_string()),
+            connections = live.lines.len(),
+            of_that_address = of_address,
+            max = self.limits.in_all,
+            max_per_address = self.limits.per_address,
+            "too many connections: new ones are refused"
+        );
+    }
+
+    /// Ends connections that have not sent the preface in time; from the stop on, those that say nothing. Never returns.
+    pub(crate) async fn watch(&self, stop: CancellationToken) -> Infallible {
+        while !stop.is_cancelled() {
+            self.end_where(|_, line| !line.greeted() && line.since.elapsed() >= PREFACE_WITHIN);
+            tokio::select! {
+                () = sleep(LOOK_EVERY) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        let heard = |(id, line): (&u64, &Arc<Line>)| (*id, line.heard());
+        let before: BTreeMap<u64, u64> = self.lock().lines.iter().map(heard).collect();
+        self.end_where(|_, line| !line.greeted());
+        sleep(STOP_SILENCE).await;
+        self.end_where(|id, line| before.get(&id) == Some(&line.heard()));
+        std::future::pending().await
+    }
+
+    fn end_where(&self, silent: impl Fn(u64, &Line) -> bool) {
+        let ended: Vec<Arc<Line>> = {
+            let live = self.lock();
+            let silent = live.lines.iter().filter(|(id, line)| silent(**id, line));
+            silent.map(|(_, line)| line.clone()).collect()
+        };
+        // Not under the lock: who is woken may give its place back at once.
+        for line in ended {
+            line.end();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().expect("invariant: nothing panics while it holds this lock")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut live = self.of.lock();
+        live.lines.remove(&self.id);
+        let Some(from) = self.from else { return };
+        if let Some(count) = live.by_address.get_mut(&from) {
+            *count -= 1;
+            if *count == 0 {
+                live.by_address.remove(&from);
+            }
+        }
+    }
+}
+
+impl Line {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            preface_left: AtomicUsize::new(PREFACE_LEN),
+            heard: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
+            driver: AtomicWaker::new(),
+        }
+    }
+
+    fn hear(&self, bytes: usize) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+        let left = self.preface_left.load(Ordering::Relaxed);
+        if left > 0 {
+            self.preface_left.store(left.saturating_sub(bytes), Ordering::Relaxed);
+        }
+    }
+
+    fn greeted(&self) -> bool {
+        self.preface_left.load(Ordering::Relaxed) == 0
+    }
+
+    fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.driver.wake();
+    }
+
+    /// # Errors
+    /// The connection was ended.
+    fn check(&self) -> io::Result<()> {
+        match self.ended.load(Ordering::Acquire) {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => Ok(()),
+        }
+    }
+
+    /// What to answer to the driver when the stream below is not ready.
+    fn not_ready<T>(&self, cx: &Context<'_>) -> Poll<io::Result<T>> {
+        self.driver.register(cx.waker());
+        // It may have been ended just before.
+        self.check()?;
+        Poll::Pending
+    }
+}
+
+impl Connected for Admitted {
+    type ConnectInfo = Arc<Line>;
+
+    fn connect_info(&self) -> Arc<Line> {
+        self.line.clone()
+    }
+}
+
+impl Admitted {
+    fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(Pin<&mut Connection>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        self.line.check()?;
+        match poll(Pin::new(&mut self.stream), cx) {
+            Poll::Pending => self.line.not_ready(cx),
+            ready => ready,
+        }
+    }
+}
+
+impl AsyncRead for Admitted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let polled = self.poll(cx, |stream, cx| stream.poll_read(cx, into));
+        if let Poll::Ready(Ok(())) = polled {
+            self.line.hear(into.filled().len() - before);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Admitted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll(cx, |stream, cx| stream.poll_write(cx, bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(cx, |stream, cx| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(cx, |stream, cx| stream.poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll(cx, |stream, cx| stream.poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

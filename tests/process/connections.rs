@@ -1,0 +1,168 @@
+//! Strangers that take what a node has: connections by the hundred, connections that say nothing, clients that stand still.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use quorate_client::Consistency;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::cluster::{Cluster, Node, Settings};
+use crate::wait::{eventually, time_passes};
+
+/// A node gives a new connection 10 s to say something.
+const SILENCE_ENDS_WITHIN: Duration = Duration::from_secs(14);
+/// One second without an answer, and a little.
+const STOPS_WITHIN: Duration = Duration::from_secs(4);
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// An empty SETTINGS frame.
+const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+const TTL: Duration = Duration::from_secs(60);
+
+/// A connection from 127.0.0.2, which is another address than that of the tests' clients.
+async fn stranger(address: &str) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((Ipv4Addr::new(127, 0, 0, 2), 0).into())?;
+    socket.connect(address.parse().unwrap()).await
+}
+
+/// Whether it was closed from the other side.
+async fn is_closed(stream: &mut TcpStream) -> Result<(), &'static str> {
+    let mut bytes = [0; 1_024];
+    let read = async { while !matches!(stream.read(&mut bytes).await, Ok(0) | Err(_)) {} };
+    tokio::time::timeout(Duration::from_millis(1), read).await.map_err(|_| "it is open")
+}
+
+fn count(log: &str, words: &str) -> usize {
+    log.matches(words).count()
+}
+
+/// With 256 descriptors, 356 idle connections: clients from elsewhere are served, snapshots are written, nothing ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_do_not_take_all_descriptors() {
+    let tunables = "snapshot_every = 200\nkeep_entries = 20".to_owned();
+    let settings = Settings { tunables, ulimit: "-n 256".to_owned(), ..Settings::default() };
+    let mut cluster = Cluster::start_with(1, settings).await;
+    let node = &cluster.nodes[0];
+    let mut idle = Vec::new();
+    for _ in 0..356 {
+        let mut stream = stranger(&node.clients).await.unwrap();
+        // Some are closed already.
+        let _refused = stream.write_all(&[PREFACE, SETTINGS].concat()).await;
+        idle.push(stream);
+    }
+    let mut registry = node.registry();
+    for at in 0..500 {
+        let request = crate::raw::registration("kept", &format!("i{at}"), TTL, 0);
+        registry.register(request).await.expect("who comes from elsewhere is served");
+    }
+    let status = node.own_status().await.unwrap();
+    assert!(status.snapshot_index >= 200, "a snapshot was written: {status:?}");
+    let mut refused = 0;
+    for stream in &mut idle {
+        refused += usize::from(is_closed(stream).await.is_ok());
+    }
+    assert!(refused >= 356 - 128, "only {refused} were refused");
+    let log = node.log_text();
+    assert_eq!(count(&log, "too many connections"), 1, "told once a minute: {log}");
+    assert!(cluster.nodes[0].process().ended().is_none(), "the node survives");
+}
+
+/// No descriptor is left at all: the node waits for one without turning in circles, and goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_descriptors_a_node_waits_for_some() {
+    let mut cluster = Cluster::start(1).await;
+    let node = &mut cluster.nodes[0];
+    let pid = node.process().pid();
+    limit(pid, Resource::Nofile, Some(3));
+    let mut waiting = TcpStream::connect(&node.clients).await.unwrap();
+    eventually("the node notices", Duration::from_secs(5), async || {
+        match count(&node.log_text(), "cannot accept connections") {
+            0 => Err("nothing in its log"),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    let before = cpu_time(pid);
+    time_passes(Duration::from_secs(2)).await;
+    let spent = cpu_time(pid) - before;
+    assert!(spent < Duration::from_millis(500), "it spent {spent:?} in two seconds");
+    assert_eq!(count(&node.log_text(), "cannot accept connections"), 1, "told once a minute");
+    limit(pid, Resource::Nofile, Some(1_024));
+    node.register("after", "a", TTL).await.expect("it goes on");
+    waiting.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
+    let mut answer = [0; 9];
+    let answered = tokio::time::timeout(Duration::from_secs(5), waiting.read_exact(&mut answer));
+    answered.await.expect("who waited is served").unwrap();
+}
+
+/// Neither listener keeps a connection that says nothing, or half a preface.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_say_nothing_end() {
+    let cluster = Cluster::start(1).await;
+    let node = &cluster.nodes[0];
+    let mut silent = Vec::new();
+    for address in [node.clients.clone(), node.peers()] {
+        for words in [&b""[..], &PREFACE[..12]] {
+            let mut stream = TcpStream::connect(&address).await.unwrap();
+            stream.write_all(words).await.unwrap();
+            silent.push(stream);
+        }
+    }
+    let mut greeted = TcpStream::connect(&node.clients).await.unwrap();
+    greeted.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
+    let since = Instant::now();
+    for stream in &mut silent {
+        let left = SILENCE_ENDS_WITHIN.saturating_sub(since.elapsed());
+        eventually("the end of a silent connection", left, async || is_closed(stream).await).await;
+    }
+    assert!(is_closed(&mut greeted).await.is_err(), "whoever greeted may be idle");
+}
+
+/// SIGTERM while some say nothing, and one has a call under way and stands still.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_the_silent() {
+    let mut cluster = Cluster::start(1).await;
+    let node = &mut cluster.nodes[0];
+    let mut silent = Vec::new();
+    for words in [&b""[..], &PREFACE[..12], &[PREFACE, SETTINGS].concat()] {
+        for address in [node.clients.clone(), node.peers()] {
+            let mut stream = TcpStream::connect(&address).await.unwrap();
+            stream.write_all(words).await.unwrap();
+            silent.push(stream);
+        }
+    }
+    // They have arrived when this one, which came after them, is answered.
+    node.instances(Consistency::Linearizable).await.unwrap();
+    let told = Instant::now();
+    node.terminate();
+    assert_eq!(node.exit_code(Duration::from_secs(12)).await, 0);
+    let took = told.elapsed();
+    assert!(took < STOPS_WITHIN, "the stop took {took:?}: {}", node.log_text());
+    assert!(node.log_text().contains("calls are done"), "{}", node.log_text());
+}
+
+fn limit(pid: i32, resource: Resource, current: Option<u64>) {
+    let pid = Pid::from_raw(pid).unwrap();
+    let before = rustix::process::getrlimit(resource);
+    prlimit(Some(pid), resource, Rlimit { current, maximum: before.maximum }).unwrap();
+}
+
+/// User and system time of a process.
+fn cpu_time(pid: i32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let ticks: u64 = [11, 12].iter().map(|at| fields[*at].parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second())
+}
+
+impl Node {
+    /// Its address for peers.
+    fn peers(&self) -> String {
+        let args = self.args();
+        let at = args.iter().position(|arg| arg == "--peer-listen").unwrap();
+        args[at + 1].clone()
+    }
+}
