@@ -11,7 +11,7 @@ pub(crate) struct Failure {
     message: String,
 }
 
-const FAILED: u8 = 1;
+pub(crate) const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const UNREACHABLE: u8 = 3;
 /// As shells say it.

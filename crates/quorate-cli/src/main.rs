@@ -11,6 +11,7 @@ mod fetch;
 mod json;
 mod logging;
 mod output;
+mod panics;
 mod parse;
 mod patience;
 mod register;

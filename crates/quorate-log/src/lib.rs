@@ -29,6 +29,7 @@ mod meta;
 mod numbers;
 #[cfg(test)]
 mod observe;
+mod panics;
 #[cfg(test)]
 mod power_cut_tests;
 mod recover;
@@ -46,6 +47,7 @@ mod writer;
 pub use codec::RecordError;
 pub use error::{LogError, OpenError};
 pub use identity::{Identity, StampError};
+pub use panics::catches_panics;
 pub use snapshot_error::{SnapshotError, SnapshotProblem};
 pub use snapshot_file::{SnapshotBody, SnapshotBytes, SnapshotFile};
 pub use snapshots::{SnapshotReceiver, SnapshotStore, SnapshotWriter};

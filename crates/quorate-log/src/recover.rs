@@ -4,7 +4,6 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,6 +21,7 @@ use crate::journal::{FRAME_VERSION, Frame, Journal, NewerFrame};
 use crate::meta::{self, DIRECTORY_FORMAT, MetaKey};
 #[cfg(test)]
 use crate::observe;
+use crate::panics::catching;
 use crate::replay::{Reached, replay};
 use crate::witness::Witness;
 
@@ -57,7 +57,7 @@ pub(crate) fn open<C: RaftTypeConfig>(
     fs::create_dir_all(dir).map_err(in_dir("create directory"))?;
     // sled panics on some kinds of damage. Nothing outlives the closure in that case, so nothing is
     // left half changed.
-    catch_unwind(AssertUnwindSafe(|| {
+    catching(|| {
         let trees = open_sled(dir)?;
         let disk = Disk::new(trees, dir).map_err(in_dir("open sled's file in"))?;
         let journal = Journal::open(dir, journal_bytes).map_err(in_dir("open the journal in"))?;
@@ -65,7 +65,7 @@ pub(crate) fn open<C: RaftTypeConfig>(
         #[cfg(test)]
         observe::tell(observe::Event::Synced(disk.db_path()));
         verify(disk, journal)
-    }))
+    })
     .unwrap_or_else(|payload| {
         Err(OpenError::Panicked {
             path: Disk::db_path_in(dir),

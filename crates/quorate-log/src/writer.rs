@@ -6,7 +6,6 @@
 //! would hide that.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -21,6 +20,7 @@ use crate::disk::Disk;
 use crate::error::{LogError, panic_message};
 use crate::journal::{self, Journal, Tree};
 use crate::meta::MetaKey;
+use crate::panics::catching;
 use crate::store::{Io, Shared};
 use crate::witness::Witness;
 
@@ -289,7 +289,7 @@ fn guarded<C: RaftTypeConfig, T>(
     work: impl FnOnce(&Disk) -> Result<T, LogError>,
 ) -> Result<T, LogError> {
     let result = shared.with_disk(|disk| {
-        catch_unwind(AssertUnwindSafe(|| work(disk))).unwrap_or_else(|payload| {
+        catching(|| work(disk)).unwrap_or_else(|payload| {
             Err(LogError::Panicked {
                 operation,
                 path: disk.db_path().to_owned(),

@@ -71,7 +71,7 @@ mod wire_size;
 pub use config::{Config, ConfigError, HealthChecks, Start, Tunables};
 pub use net::{Connection, Environment, Listener, Net, SimulatedNet};
 pub use prober::{BadNetwork, Networks};
-pub use quorate_log::Io;
+pub use quorate_log::{Io, catches_panics};
 pub use raft::runtime::seed_this_thread;
 pub use server::{Bound, Server};
 pub use start_error::{RunError, StartError};
