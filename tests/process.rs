@@ -63,5 +63,7 @@ mod run;
 mod takeover;
 #[path = "process/three_serves.rs"]
 mod three_serves;
+#[path = "process/unread.rs"]
+mod unread;
 #[path = "process/wait.rs"]
 mod wait;

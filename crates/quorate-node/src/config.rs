@@ -106,6 +106,11 @@ pub struct Tunables {
     pub connections_per_address_max: usize,
     /// Connections to the listener for peers. Default 256, minimum 8: each peer has a few.
     pub peer_connections_max: usize,
+    /// Bytes of answers that clients have not taken yet, in all; calls that would add some are refused. Default 256 MiB,
+    /// minimum 64 KiB.
+    pub answers_bytes_max: usize,
+    /// Those on one connection. Default 64 MiB, minimum 64 KiB; an answer that is larger cannot be given.
+    pub answers_per_connection_bytes_max: usize,
 }
 
 impl Default for Tunables {
@@ -128,6 +133,8 @@ impl Default for Tunables {
             connections_max: 10_000,
             connections_per_address_max: 5_000,
             peer_connections_max: 256,
+            answers_bytes_max: 256 * 1024 * 1024,
+            answers_per_connection_bytes_max: 64 * 1024 * 1024,
         }
     }
 }
@@ -231,6 +238,9 @@ impl Tunables {
         let per_address = self.connections_per_address_max as u64;
         at_least("connections_per_address_max", per_address, 1)?;
         at_least("peer_connections_max", self.peer_connections_max as u64, 8)?;
+        at_least("answers_bytes_max", self.answers_bytes_max as u64, 64 * 1024)?;
+        let per_connection = self.answers_per_connection_bytes_max as u64;
+        at_least("answers_per_connection_bytes_max", per_connection, 64 * 1024)?;
         for (field, value) in [
             ("heartbeat_ms", self.heartbeat_ms),
             ("election_timeout_max_ms", self.election_timeout_max_ms),

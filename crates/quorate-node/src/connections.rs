@@ -28,6 +28,8 @@ const PREFACE_LEN: usize = 24;
 const STOP_SILENCE: Duration = Duration::from_secs(1);
 /// How often the connections are looked through.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A caller that has not taken its answer so long after its deadline is gone, or stands still: its connection ends.
+const SEND_GRACE: Duration = Duration::from_secs(5);
 /// Refused connections are told in one log line each time.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
@@ -62,8 +64,17 @@ pub(crate) struct Line {
     /// How often something was read.
     heard: AtomicU64,
     ended: AtomicBool,
+    answers: Mutex<UnderWay>,
     /// Whoever drives the connection, to be told of the end.
     driver: AtomicWaker,
+}
+
+/// The answers that a connection has not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct UnderWay {
+    bytes: usize,
+    /// How many are due when.
+    due: BTreeMap<Instant, usize>,
 }
 
 /// A connection that counts as long as it lives.
@@ -139,6 +150,8 @@ impl Connections {
     pub(crate) async fn watch(&self, stop: CancellationToken) -> Infallible {
         while !stop.is_cancelled() {
             self.end_where(|_, line| !line.greeted() && line.since.elapsed() >= PREFACE_WITHIN);
+            let now = Instant::now();
+            self.end_where(|_, line| line.answers().is_overdue(now));
             tokio::select! {
                 () = sleep(LOOK_EVERY) => {}
                 () = stop.cancelled() => {}
@@ -184,12 +197,13 @@ impl Drop for Place {
 }
 
 impl Line {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             since: Instant::now(),
             preface_left: AtomicUsize::new(PREFACE_LEN),
             heard: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            answers: Mutex::default(),
             driver: AtomicWaker::new(),
         }
     }
@@ -200,6 +214,10 @@ impl Line {
         if left > 0 {
             self.preface_left.store(left.saturating_sub(bytes), Ordering::Relaxed);
         }
+    }
+
+    pub(crate) fn answers(&self) -> MutexGuard<'_, UnderWay> {
+        self.answers.lock().expect("invariant: nothing panics while it holds this lock")
     }
 
     fn greeted(&self) -> bool {
@@ -230,6 +248,36 @@ impl Line {
         // It may have been ended just before.
         self.check()?;
         Poll::Pending
+    }
+}
+
+impl UnderWay {
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// So many bytes more for an answer that has some already, or none yet.
+    pub(crate) fn add(&mut self, before: usize, bytes: usize, deadline: Instant) {
+        if before == 0 && bytes > 0 {
+            *self.due.entry(deadline).or_default() += 1;
+        }
+        self.bytes += bytes;
+    }
+
+    pub(crate) fn remove(&mut self, bytes: usize, deadline: Instant) {
+        self.bytes -= bytes;
+        if bytes > 0
+            && let Some(count) = self.due.get_mut(&deadline)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.due.remove(&deadline);
+            }
+        }
+    }
+
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.due.first_key_value().is_some_and(|(first, _)| *first + SEND_GRACE < now)
     }
 }
 

@@ -143,6 +143,10 @@ pub(crate) enum CallError {
     Invalid(#[from] Invalid),
     #[error("{what} is {bytes} bytes, at most {limit} allowed; {instead}")]
     TooLarge { what: &'static str, bytes: usize, limit: usize, instead: &'static str },
+    #[error(
+        "{under_way} bytes of answers are under way {place}, at most {limit} allowed: read them, or ask for less at a time"
+    )]
+    AnswersUnderWay { under_way: usize, limit: usize, place: &'static str },
     #[error(transparent)]
     Node(#[from] NodeError),
 }

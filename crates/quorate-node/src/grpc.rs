@@ -9,6 +9,7 @@ pub(crate) mod renew;
 pub(crate) mod routes;
 pub(crate) mod watch;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
@@ -17,8 +18,9 @@ use prost::Message;
 use quorate_proto::v1::ResponseHeader;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Status};
+use tonic::{Request, Response, Status};
 
+use crate::connections::Line;
 use crate::error::{CallError, NodeError};
 use crate::node::{Consistency, Node};
 
@@ -77,6 +79,29 @@ fn open<T: Message>(request: Request<T>, node: &Node) -> Result<(T, Instant), Ca
         });
     }
     Ok((message, deadline))
+}
+
+/// The connection that a call came on.
+fn line<T>(request: &Request<T>) -> Arc<Line> {
+    let line = request.extensions().get::<Arc<Line>>().cloned();
+    line.unwrap_or_else(|| Arc::new(Line::new()))
+}
+
+/// An answer whose bytes count as long as they are under way.
+///
+/// # Errors
+/// Too many are.
+fn counted<T: Message>(
+    node: &Node,
+    line: &Arc<Line>,
+    deadline: Instant,
+    answer: T,
+) -> Result<Response<T>, CallError> {
+    let mut reserved = node.answers.begin(line, deadline)?;
+    reserved.add(answer.encoded_len())?;
+    let mut response = Response::new(answer);
+    reserved.attach(&mut response);
+    Ok(response)
 }
 
 /// A stream of answers that ends with a status when the node begins to stop.

@@ -11,6 +11,7 @@
 //! | `renewals`, `reads`, `forwards` | many renewals in one entry; reads in one round; calls in one message |
 //! | `requests` | the name of a write, so that it is done once |
 //! | `queues` | where these wait, and the loops that do them |
+//! | `answers` | how many bytes of answers may be under way |
 //! | `encoded` | services that need not be encoded again |
 //! | `applied`, `watch`, `subscription` | the applied state and its watchers under one lock; one watcher's stream |
 //! | `shared_event`, `wake` | a change that is encoded once for all watchers; how one of them is woken |
@@ -29,6 +30,7 @@
 //! | `grpc/`, `convert`, `status` | handlers; wire types to ours and back; errors to codes |
 
 mod amnesia;
+mod answers;
 mod applied;
 mod authority;
 mod clock;

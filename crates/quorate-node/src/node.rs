@@ -20,6 +20,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::answers::Answers;
 use crate::applied::Applied;
 use crate::clock::LeaderClock;
 use crate::config::Tunables;
@@ -93,6 +94,7 @@ pub(crate) struct Node {
     pub(crate) probes: ProbeCounts,
     /// Names the writes of callers that do not name theirs.
     pub(crate) origin: Origin,
+    pub(crate) answers: Arc<Answers>,
     /// What was fetched last.
     pub(crate) encoded: EncodedServices,
     /// Membership changes, one at a time.

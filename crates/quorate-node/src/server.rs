@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::answers::Answers;
 use crate::applied::Applied;
 use crate::authority::AnyAuthority;
 use crate::clock::LeaderClock;
@@ -146,6 +147,7 @@ impl Server {
                 ..ProbeCounts::default()
             },
             queues,
+            answers: Arc::new(answers(&tunables)),
             encoded: EncodedServices::default(),
             membership: tokio::sync::Mutex::default(),
             started: Instant::now(),
@@ -305,6 +307,10 @@ async fn until(
 fn client_limits(tunables: &Tunables) -> Limits {
     let Tunables { connections_max, connections_per_address_max, .. } = *tunables;
     Limits { in_all: connections_max, per_address: connections_per_address_max }
+}
+
+fn answers(tunables: &Tunables) -> Answers {
+    Answers::new(tunables.answers_bytes_max, tunables.answers_per_connection_bytes_max)
 }
 
 /// Peers may share an address.

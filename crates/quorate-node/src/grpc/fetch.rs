@@ -1,21 +1,30 @@
 //! Fetch: answers with services that are encoded already, if they were fetched before (`encoded.rs`).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
 use quorate_proto::encoded::v1::EncodedFetchResponse;
 use quorate_proto::v1::FetchRequest;
 use quorate_state::{Registry, Revision, ServiceKey, ServiceName};
+use tokio::task::JoinError;
+use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 
+use crate::answers::Reserved;
 use crate::convert;
-use crate::error::CallError;
+use crate::error::{CallError, NodeError};
 use crate::grpc::pages::{self, Page};
-use crate::grpc::{age_ms, header, is_foreign, min_revision, open};
+use crate::grpc::{age_ms, header, is_foreign, line, min_revision, open};
 use crate::node::Node;
+use crate::raft::runtime::blocking;
 use crate::subscription::{Part, part_of};
 use crate::watch::{Filter, Selection};
+
+/// Instances that are encoded where calls are handled, at most: about a millisecond's work. More
+/// are encoded elsewhere, so that other calls need not wait.
+const LARGE: usize = 1_000;
 
 /// An answer at most, bytes.
 const ANSWER_MAX: usize = 32 * 1024 * 1024;
@@ -25,9 +34,10 @@ const ANSWER_MAX: usize = 32 * 1024 * 1024;
 /// # Errors
 /// A bad request, a read that is not possible now, or an answer that is too large.
 pub(crate) async fn answer(
-    node: &Node,
+    node: &Arc<Node>,
     request: Request<FetchRequest>,
 ) -> Result<Response<EncodedFetchResponse>, Status> {
+    let line = line(&request);
     let (request, deadline) = open(request, node)?;
     let consistency = convert::consistency(request.consistency).map_err(CallError::from)?;
     let FetchRequest { namespace, services, prefix, statuses, .. } = &request;
@@ -48,25 +58,81 @@ pub(crate) async fn answer(
             return Ok(Response::new(unchanged));
         }
     }
+    let mut reserved = node.answers.begin(&line, deadline)?;
     if is_paged {
         let Page { services, next } =
             pages::page(&registry, &filter, request.limit, after.as_ref());
         let encode = |part| Bytes::from(convert::service_to_wire(part).encode_to_vec());
-        let services = services.iter().map(encode).collect();
+        let services: Vec<Bytes> = services.iter().map(encode).collect();
+        reserved.add(services.iter().map(Bytes::len).sum())?;
         let page = EncodedFetchResponse { header, services, next, ..<_>::default() };
-        return Ok(Response::new(page));
+        let mut response = Response::new(page);
+        reserved.attach(&mut response);
+        return Ok(response);
     }
     let keys = keys(&registry, &filter, services);
-    let encoded = keys.iter().map(|key| encoded(node, &registry, &filter, key));
-    let services: Vec<Bytes> = encoded.collect();
+    let instances = instances_of(&registry, &keys);
+    let (services, reserved) = match instances > LARGE {
+        false => {
+            let services = encode_all(node, &registry, &filter, &keys, &mut reserved)?;
+            (services, reserved)
+        }
+        true => encode_elsewhere(node, registry, filter, keys, reserved, deadline).await?,
+    };
     let response = EncodedFetchResponse { header, services, ..<_>::default() };
     let bytes = response.encoded_len();
+    if instances > LARGE {
+        node.answers.learn(instances, bytes);
+    }
     if bytes > ANSWER_MAX {
         let instead = "use `limit` and read pages, a narrower prefix, or Watch";
         let (what, limit) = ("the answer", ANSWER_MAX);
         return Err(CallError::TooLarge { what, bytes, limit, instead }.into());
     }
-    Ok(Response::new(response))
+    let mut response = Response::new(response);
+    reserved.attach(&mut response);
+    Ok(response)
+}
+
+/// Encodes many services where that holds up no other call.
+async fn encode_elsewhere(
+    node: &Arc<Node>,
+    registry: Registry,
+    filter: Filter,
+    keys: Vec<ServiceKey>,
+    mut reserved: Reserved,
+    deadline: Instant,
+) -> Result<(Vec<Bytes>, Reserved), Status> {
+    let turn = timeout_at(deadline, node.answers.encoding.acquire()).await;
+    let _turn = turn.map_err(|_elapsed| CallError::from(NodeError::Overloaded { waiting: 1 }))?;
+    // Not known before the turn came: what answers take, and how many are under way by now.
+    reserved.check(node.answers.estimate(instances_of(&registry, &keys)))?;
+    let node = node.clone();
+    let encode = move || {
+        let services = encode_all(&node, &registry, &filter, &keys, &mut reserved)?;
+        Ok::<_, CallError>((services, reserved))
+    };
+    let failed = |error: JoinError| Status::internal(error.to_string());
+    Ok(blocking(encode).await.map_err(failed)??)
+}
+
+fn instances_of(registry: &Registry, keys: &[ServiceKey]) -> usize {
+    let services = keys.iter().filter_map(|key| registry.service(key));
+    services.map(|service| service.instances.len()).sum()
+}
+
+fn encode_all(
+    node: &Node,
+    registry: &Registry,
+    filter: &Filter,
+    keys: &[ServiceKey],
+    reserved: &mut Reserved,
+) -> Result<Vec<Bytes>, CallError> {
+    let encode = |key| {
+        let encoded = encoded(node, registry, filter, key);
+        reserved.add(encoded.len()).map(|()| encoded)
+    };
+    keys.iter().map(encode).collect()
 }
 
 /// The services asked for: one for each name, in the order asked, or all with the prefix, by name.

@@ -17,7 +17,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::convert;
 use crate::error::{CallError, NodeError};
-use crate::grpc::{age_ms, deadline, header, is_foreign, min_revision, open, until_stopped};
+use crate::grpc::{
+    age_ms, counted, deadline, header, is_foreign, line, min_revision, open, until_stopped,
+};
 use crate::node::Node;
 use crate::raft::types::Outcome;
 use crate::renewals::Patience;
@@ -107,6 +109,7 @@ impl Registry for RegistryService {
         &self,
         request: Request<ListServicesRequest>,
     ) -> Answer<ListServicesResponse> {
+        let line = line(&request);
         let (request, deadline) = open(request, &self.node)?;
         let consistency = convert::consistency(request.consistency).map_err(CallError::from)?;
         let namespace = convert::namespace(&request.namespace).map_err(CallError::from)?;
@@ -135,13 +138,15 @@ impl Registry for RegistryService {
         let last = services.last().map(|service| service.name.clone());
         let next = found.next().and(last).unwrap_or_default();
         let header = header(&self.node, registry.revision().0, age_ms(&self.node, consistency));
-        Ok(Response::new(ListServicesResponse { header, services, next }))
+        let answer = ListServicesResponse { header, services, next };
+        Ok(counted(&self.node, &line, deadline, answer)?)
     }
 
     async fn list_dependents(
         &self,
         request: Request<ListDependentsRequest>,
     ) -> Answer<ListDependentsResponse> {
+        let line = line(&request);
         let (request, deadline) = open(request, &self.node)?;
         let consistency = convert::consistency(request.consistency).map_err(CallError::from)?;
         let namespace = convert::namespace(&request.namespace).map_err(CallError::from)?;
@@ -151,7 +156,8 @@ impl Registry for RegistryService {
         let dependents = registry.dependents(&target);
         let instances = dependents.map(|i| convert::instance_to_wire(i)).collect();
         let header = header(&self.node, registry.revision().0, age_ms(&self.node, consistency));
-        Ok(Response::new(ListDependentsResponse { header, instances }))
+        let answer = ListDependentsResponse { header, instances };
+        Ok(counted(&self.node, &line, deadline, answer)?)
     }
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Answer<Self::WatchStream> {

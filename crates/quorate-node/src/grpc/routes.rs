@@ -3,7 +3,8 @@
 use std::convert::Infallible;
 use std::task::{Context, Poll};
 
-use futures_util::future::Either;
+use futures_util::FutureExt;
+use futures_util::future::{Either, Map};
 use http::{Request, Response};
 use quorate_proto::encoded::v1::registry_server::RegistryServer;
 use tonic::body::Body;
@@ -11,9 +12,12 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tower::Service;
 
+use crate::answers;
 use crate::grpc::registry::RegistryService;
 
 type Registry = RegistryServer<RegistryService>;
+type Answer = Result<Response<Body>, Infallible>;
+type InPieces = fn(Answer) -> Answer;
 
 /// The registry's calls go straight to it; the others by the transport's router, which makes each call and each message of
 /// a stream a box or two more.
@@ -27,7 +31,7 @@ impl Service<Request<Body>> for ClientCalls {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Either<
-        <Registry as Service<Request<Body>>>::Future,
+        Map<<Registry as Service<Request<Body>>>::Future, InPieces>,
         <Routes as Service<Request<Body>>>::Future,
     >;
 
@@ -39,7 +43,8 @@ impl Service<Request<Body>> for ClientCalls {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let service = request.uri().path().split('/').nth(1);
         if service == Some(<Registry as NamedService>::NAME) {
-            Either::Left(self.registry.call(request))
+            let in_pieces: InPieces = |answer| answer.map(answers::in_pieces);
+            Either::Left(self.registry.call(request).map(in_pieces))
         } else {
             Either::Right(self.others.call(request))
         }
