@@ -2,6 +2,7 @@
 //! leases stay, and when there is room again the node goes on by itself. Mounting needs root; without it the tests say so
 //! and end.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -45,6 +46,11 @@ impl SmallDisk {
 
     fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
+    }
+
+    /// All three nodes on it.
+    fn data_dirs(&self) -> BTreeMap<u64, PathBuf> {
+        (1..=3).map(|id| (id, self.dir.path().join(format!("data-{id}")))).collect()
     }
 
     fn ballast(&self) -> PathBuf {
@@ -188,4 +194,58 @@ async fn a_leader_whose_disk_fills_up_at_once_loses_nothing() {
     assert_eq!(state.keys().filter(|key| key.starts_with("kept/")).count(), KEPT);
     feed.look(|seen| assert_eq!(seen.of(ChangeKind::Removed, ""), []));
     feed.assert_gapless();
+}
+
+/// All nodes are below their reserve: what is read is true, time passes, and the registry can be emptied; also after an
+/// election, whose leader has to commit an entry first.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_all_disks_nearly_full_reads_expiry_and_deregistrations_go_on() {
+    let Some(disk) = SmallDisk::mount(128) else { return };
+    let tunables = format!("disk_reserve_bytes = {}", 32 * 1024 * 1024);
+    let settings = Settings { tunables, data_dirs: disk.data_dirs(), ..Settings::default() };
+    let mut cluster = Cluster::start_with(3, settings).await;
+    let client = cluster.client().connect().await.unwrap();
+    let _kept = keep(&client, "kept", KEPT, TTL).await;
+    cluster.nodes[0].register("dead", "a", TTL * 4).await.unwrap();
+    for id in ["a", "b"] {
+        cluster.nodes[0].register("old", id, Duration::from_secs(600)).await.unwrap();
+    }
+
+    disk.fill(20 * 1024 * 1024);
+    for at in 0..3 {
+        eventually("all nodes notice", NOTICED_WITHIN, async || {
+            let log = cluster.nodes[at].log_text();
+            if log.contains("the disk is nearly full") { Ok(()) } else { Err("not yet") }
+        })
+        .await;
+    }
+    let refused = cluster.nodes[0].register("new", "a", TTL).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    cluster.nodes[0].deregister("old", "a", 0).await.expect("it makes room");
+
+    let leader = cluster.leader().await;
+    cluster.nodes[leader].kill();
+    let next = cluster.leader().await;
+    let state = eventually("reads go on", Duration::from_secs(5), async || {
+        cluster.nodes[next].instances(Consistency::Linearizable).await
+    })
+    .await;
+    assert!(!state.contains_key("old/a") && state.contains_key("old/b"), "{state:?}");
+    cluster.nodes[next].deregister("old", "b", 0).await.expect("it makes room");
+    eventually("the dead are gone", TTL * 4 + Duration::from_secs(10), async || {
+        let state = cluster.nodes[next].instances(Consistency::Linearizable).await;
+        match state.map_err(|status| status.to_string())? {
+            state if state.contains_key("dead/a") => Err("is there".to_owned()),
+            _ => Ok(()),
+        }
+    })
+    .await;
+    let state = cluster.nodes[next].instances(Consistency::Linearizable).await.unwrap();
+    let kept = state.keys().filter(|key| key.starts_with("kept/")).count();
+    assert_eq!(kept, KEPT, "live instances expired because of the full disk");
+    disk.make_room();
+    eventually("writes are back", NOTICED_WITHIN, async || {
+        cluster.nodes[next].register("after", "a", Duration::from_secs(60)).await
+    })
+    .await;
 }

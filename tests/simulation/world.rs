@@ -275,7 +275,7 @@ fn config(id: u64, data_dir: PathBuf, tuning: &super::plan::Tuning) -> Config {
             keep_entries: tuning.keep_entries,
             watch_ring: tuning.watch_ring,
             bookmark_ms: 1_000,
-            disk_reserve_bytes: 0,
+            disk_reserve_bytes: 16 * 1024 * 1024,
             ..Tunables::default()
         },
     }

@@ -21,7 +21,10 @@ fn reason(info: &PanicHookInfo<'_>) -> String {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or("without a name").to_owned();
     let place = info.location().map_or_else(String::new, |place| format!(" at {place}"));
-    let what = info.payload_as_str().unwrap_or("no reason given").to_owned();
+    let payload = info.payload();
+    let literal = payload.downcast_ref::<&str>().copied();
+    let what = literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let what = what.unwrap_or("no reason given");
     format!("the thread {name} panicked{place}: {what}")
 }
 

@@ -94,7 +94,8 @@ pub struct Tunables {
     pub watch_ring_bytes: usize,
     /// A watcher that nothing was sent to for this long gets a bookmark, ms. Default 5,000, minimum 10.
     pub bookmark_ms: u64,
-    /// With less than this free on the disk, the node takes no writes, bytes. Default 64 MiB; 0 switches it off.
+    /// With less than this free on the disk, the node takes no registrations, bytes; with less than a quarter of it, nothing at
+    /// all. Default 64 MiB, minimum 16 MiB.
     pub disk_reserve_bytes: u64,
     /// Stopping takes no longer than this, ms. Default 10,000, minimum 100.
     pub shutdown_grace_ms: u64,
@@ -233,6 +234,7 @@ impl Tunables {
         at_least("watch_ring", self.watch_ring as u64, 1)?;
         at_least("watch_ring_bytes", self.watch_ring_bytes as u64, 64 * 1024)?;
         at_least("bookmark_ms", self.bookmark_ms, 10)?;
+        at_least("disk_reserve_bytes", self.disk_reserve_bytes, 16 * 1024 * 1024)?;
         at_least("shutdown_grace_ms", self.shutdown_grace_ms, 100)?;
         at_least("connections_max", self.connections_max as u64, 1)?;
         let per_address = self.connections_per_address_max as u64;

@@ -1,10 +1,14 @@
 //! How much room is left on the disk. Below its reserve a node takes no writes, so that neither the log store nor the
-//! rest of the machine ever sees a full disk; above it again, it goes on by itself.
+//! rest of the machine ever sees a full disk; above it again, it goes on by itself. What keeps the registry readable and true,
+//! and what makes room, goes on down to a floor: first entries of a term, time, renewals, deregistrations, members.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::NodeError;
+
+/// Below this part of the reserve nothing is written.
+const FLOOR_PART: u64 = 4;
 
 /// Watches the file system of the data directory.
 #[derive(Debug)]
@@ -33,7 +37,7 @@ impl Disk {
         let reserve_bytes = self.reserve_bytes;
         if (before >= reserve_bytes) && free < reserve_bytes {
             tracing::error!(free_bytes = free, reserve_bytes, dir = %self.dir.display(),
-                "the disk is nearly full: no writes until there is room");
+                "the disk is nearly full: no registrations until there is room");
         }
         if before < reserve_bytes && free >= reserve_bytes {
             tracing::info!(free_bytes = free, reserve_bytes, "there is room on the disk again");
@@ -44,7 +48,15 @@ impl Disk {
         self.free_bytes.load(Ordering::Relaxed)
     }
 
-    /// Whether there is room for a write.
+    /// Whether there is room for what must go on below the reserve.
+    ///
+    /// # Errors
+    /// [`NodeError::DiskFull`].
+    pub(crate) fn check_floor(&self) -> Result<(), NodeError> {
+        self.check_at_least(self.reserve_bytes / FLOOR_PART)
+    }
+
+    /// Whether there is room for any write.
     ///
     /// # Errors
     /// [`NodeError::DiskFull`].
@@ -57,8 +69,12 @@ impl Disk {
     /// # Errors
     /// [`NodeError::DiskFull`].
     pub(crate) fn check_room_for(&self, bytes: u64) -> Result<(), NodeError> {
+        self.check_at_least(self.reserve_bytes.saturating_add(bytes))
+    }
+
+    fn check_at_least(&self, wanted_bytes: u64) -> Result<(), NodeError> {
         let (free_bytes, reserve_bytes) = (self.free_bytes(), self.reserve_bytes);
-        if reserve_bytes == 0 || free_bytes >= reserve_bytes.saturating_add(bytes) {
+        if free_bytes >= wanted_bytes {
             return Ok(());
         }
         Err(NodeError::DiskFull { node: self.node, free_bytes, reserve_bytes })

@@ -38,7 +38,7 @@ pub(crate) enum NodeError {
     NotLeader { node: u64 },
     /// The disk is nearly full.
     #[error(
-        "the disk of node {node} has {free_bytes} bytes free, below its reserve of {reserve_bytes}: no writes until there is room; reads go on"
+        "the disk of node {node} has {free_bytes} bytes free, below its reserve of {reserve_bytes}: no registrations until there is room; reads, renewals and deregistrations go on"
     )]
     DiskFull { node: u64, free_bytes: u64, reserve_bytes: u64 },
     /// Too many calls wait already.

@@ -68,6 +68,8 @@ impl Ticker {
         }
         if node.disk.check().is_err() {
             self.hand_over_to_room().await;
+        }
+        if node.disk.check_floor().is_err() {
             return TICK;
         }
         let founded = node.applied.lock().registry.cluster_id() != 0;

@@ -237,10 +237,11 @@ impl PeerService {
         }
     }
 
-    /// Notes how far the leader has committed; refuses entries while there is no room for them.
+    /// Notes how far the leader has committed; refuses entries while there is no room at all for them. Those of a leader that
+    /// is short of room itself are few, and have to be committed.
     fn admit(&self, append: &Append) -> Result<(), Status> {
         if !append.entries.is_empty() {
-            self.node.disk.check()?;
+            self.node.disk.check_floor()?;
         }
         // A leader of the past says nothing about how fresh this node is.
         if append.vote >= self.node.view.borrow_watched().vote {
