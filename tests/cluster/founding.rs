@@ -1,7 +1,13 @@
 //! A cluster has an identity of its own, drawn when it is founded; nobody founds a second one beside it.
 
-use super::calls::register;
-use super::harness::Cluster;
+use quorate_proto::peer::v1::peer_client::PeerClient;
+use quorate_proto::peer::v1::{Forwarded, Payload, SnapshotChunk};
+use quorate_proto::v1::{BackupRequest, RemoveNodeRequest, ReplaceNodeRequest, StatusRequest};
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+
+use super::calls::{assert_refused, register};
+use super::harness::{Cluster, eventually};
 
 /// Which cluster a registration was done in, and the id of its lease.
 async fn registered(cluster: &Cluster) -> (u64, u64) {
@@ -36,4 +42,160 @@ async fn a_cluster_founded_again_on_the_same_addresses_is_another_one() {
         let status = cluster.own_status(id).await.expect("a status");
         assert_eq!(status.header.expect("a header").cluster_id, after.0, "node {id}");
     }
+}
+
+/// The machines of replaced founders are repaired: they boot with empty directories and their old flags.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn replaced_founders_that_come_back_empty_found_nothing() {
+    let mut cluster = Cluster::start(3).await;
+    let (cluster_id, _) = registered(&cluster).await;
+    for (old_id, new_id) in [(1, 4), (2, 5)] {
+        cluster.add_waiting(new_id).await;
+        let peer_address = cluster.peer_address(new_id).to_owned();
+        let replace = ReplaceNodeRequest { old_id, new_id, peer_address };
+        cluster.admin(3).replace_node(replace).await.expect("a replacement");
+    }
+    cluster.stop(1).await;
+    cluster.stop(2).await;
+    let leader = cluster.leader_of(&[3, 4, 5]).await;
+    let status = cluster.own_status(leader).await.unwrap();
+    let term = status.header.unwrap().term;
+    for id in [1, 2] {
+        cluster.wipe(id);
+        cluster.restart(id).await;
+    }
+    for id in [1, 2] {
+        let why = cluster.ended(id).await.to_string();
+        assert!(why.contains(&format!("cluster {cluster_id:016x}")), "{why}");
+        assert!(why.contains("--join") && why.contains(cluster.client_address(3)), "{why}");
+    }
+    let status = cluster.own_status(leader).await.unwrap();
+    let header = status.header.unwrap();
+    assert_eq!((header.term, header.leader_id), (term, leader), "nobody was disturbed");
+    assert_eq!(status.instances, 1);
+}
+
+/// A call of a node that says who it is.
+fn from<T>(message: T, cluster_id: u64, sender: u64, target: u64) -> Request<T> {
+    let mut request = Request::new(message);
+    for (name, value) in [
+        ("quorate-cluster-id", format!("{cluster_id:016x}")),
+        ("quorate-node-id", sender.to_string()),
+        ("quorate-target-id", target.to_string()),
+    ] {
+        request.metadata_mut().insert(name, value.parse().unwrap());
+    }
+    request
+}
+
+async fn peer(cluster: &Cluster, id: u64) -> PeerClient<Channel> {
+    PeerClient::connect(format!("http://{}", cluster.peer_address(id))).await.unwrap()
+}
+
+/// The largest number as it stands in a message.
+const LARGEST: [u8; 10] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
+
+/// A vote of the largest term for this node, in an election, by an empty log.
+fn largest_vote(node: u8) -> Payload {
+    Payload { data: [&[1][..], &LARGEST, &[node, 0, 0, 0]].concat().into() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn strangers_and_absurd_terms_are_refused_by_name() {
+    let cluster = Cluster::start(3).await;
+    let (cluster_id, _) = registered(&cluster).await;
+    let leader = cluster.leader().await;
+    let term = cluster.own_status(leader).await.unwrap().header.unwrap().term;
+    for target in 1..=3 {
+        let mut peer = peer(&cluster, target).await;
+        let member = target % 3 + 1;
+        for (cluster_id, sender, speaks_for, why) in [
+            (0, 99, 99, "not of 0000000000000000"),
+            (cluster_id ^ 1, member, member, "this is a node of cluster"),
+            (cluster_id, 99, 99, "node 99 is refused"),
+            (cluster_id, member, 99, "it speaks for node 99"),
+            (cluster_id, member, member, "it claims term 18446744073709551615"),
+        ] {
+            let vote = || from(largest_vote(speaks_for as u8), cluster_id, sender, target);
+            assert_refused(peer.vote(vote()).await, Code::FailedPrecondition, &[why]);
+            assert_refused(peer.pre_vote(vote()).await, Code::FailedPrecondition, &[why]);
+        }
+    }
+    let header = cluster.own_status(leader).await.unwrap().header.unwrap();
+    assert_eq!((header.term, header.leader_id), (term, leader), "nobody was disturbed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn forwarded_calls_are_checked_like_those_of_clients() {
+    let cluster = Cluster::start(3).await;
+    let (cluster_id, _) = registered(&cluster).await;
+    let leader = cluster.leader().await;
+    let (mut peer, member) = (peer(&cluster, leader).await, leader % 3 + 1);
+    let largest_grace = [&[1, 0, 6][..], &LARGEST].concat();
+    let removal = vec![1, 2, 1, member as u8];
+    let addresses_of_99 = vec![1, 2, 5, 99, 3, b'a', b':', b'1', 3, b'a', b':', b'1'];
+    for (sender, call, code, why) in [
+        (member, largest_grace.clone(), Code::InvalidArgument, "only a leader proposes this"),
+        (member, addresses_of_99, Code::FailedPrecondition, "the addresses of node 99"),
+        (99, largest_grace, Code::FailedPrecondition, "node 99 is refused"),
+        (99, removal, Code::FailedPrecondition, "node 99 is refused"),
+    ] {
+        let message = Forwarded { data: vec![call.into()], timeout_ms: 1_000 };
+        let messages = tokio_stream::once(message);
+        let answers = peer.forward(from(messages, cluster_id, sender, leader)).await;
+        let refused = match answers {
+            Ok(answers) => answers.into_inner().message().await.map(drop),
+            Err(status) => Err(status),
+        };
+        assert_refused(refused, code, &[why]);
+    }
+    assert_eq!(cluster.voters(leader).await, [1, 2, 3]);
+}
+
+/// The backup of another cluster, with a log position that this one does not have yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_snapshot_that_does_not_fit_changes_nothing() {
+    let cluster = Cluster::start(3).await;
+    let other = Cluster::start_another(7).await;
+    let (cluster_id, _) = registered(&cluster).await;
+    let mut backup = other.admin(7).backup(BackupRequest {}).await.unwrap().into_inner();
+    let leader = cluster.leader().await;
+    let target = leader % 3 + 1;
+    // Its vote of term 5, the log id 5-leader-100000, no membership, and an empty name that is not used.
+    let header = [1, 5, leader as u8, 1, 1, 5, leader as u8, 0xa0, 0x8d, 6, 0, 0, 0, 0];
+    let mut chunks =
+        vec![SnapshotChunk { header: header.to_vec().into(), data: Vec::new().into() }];
+    while let Some(chunk) = backup.message().await.unwrap() {
+        chunks.push(SnapshotChunk { header: Vec::new().into(), data: chunk.data.into() });
+    }
+    let mut peer = peer(&cluster, target).await;
+    for (cluster_id, why) in
+        [(0, "not of 0000000000000000"), (cluster_id, "another one than it says")]
+    {
+        let sent = from(tokio_stream::iter(chunks.clone()), cluster_id, leader, target);
+        assert_refused(peer.install_snapshot(sent).await, Code::FailedPrecondition, &[why]);
+    }
+    assert_eq!(cluster.own_status(target).await.unwrap().instances, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_removed_node_that_is_back_says_so_and_disturbs_nobody() {
+    let mut cluster = Cluster::start(3).await;
+    registered(&cluster).await;
+    let leader = cluster.leader().await;
+    let (removed, stays) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    cluster.stop(removed).await;
+    let remove = RemoveNodeRequest { id: removed };
+    cluster.admin(leader).remove_node(remove).await.expect("a removal");
+    let term = cluster.own_status(leader).await.unwrap().header.unwrap().term;
+    cluster.restart(removed).await;
+    let refused = eventually("it says that it was removed", || async {
+        let status = cluster.admin(removed).status(StatusRequest { local_only: false }).await;
+        status.err().filter(|status| status.message().contains("was removed"))
+    })
+    .await;
+    let address = cluster.client_address(stays);
+    assert_refused(Err::<(), _>(refused), Code::FailedPrecondition, &[address]);
+    let header = cluster.own_status(leader).await.unwrap().header.unwrap();
+    assert_eq!((header.term, header.leader_id), (term, leader), "nobody was disturbed");
 }

@@ -209,6 +209,14 @@ impl Cluster {
         ended.unwrap_or_else(|error| panic!("node {id} stopped with an error: {error:?}"));
     }
 
+    /// Waits until a node has stopped by itself; why.
+    pub(crate) async fn ended(&mut self, id: u64) -> RunError {
+        let running = self.node_mut(id).running.take().expect("it was started");
+        let ended = timeout(SOON, running.ended).await;
+        let ended = ended.unwrap_or_else(|_| panic!("node {id} goes on")).expect("no panic");
+        ended.expect_err("it stopped by itself")
+    }
+
     /// A stopped node loses its data directory.
     pub(crate) fn wipe(&mut self, id: u64) {
         let node = self.node(id);

@@ -3,6 +3,7 @@
 //!
 //! - A founder with an empty log takes part in nothing until enough of the others have said that they do not know it: so
 //!   many that no quorum can have formed without one of them.
+//!   One that is a member of a cluster which was founded, without this node in it, ends the founding: the cluster stands.
 //!   A founder is known from when it has told its addresses, within the first second of a cluster's life; one that loses
 //!   its disk before that is not recognised.
 //! - A joining node asks whether it is a voter already, and every message of the Raft library to a voter says so: a node
@@ -19,6 +20,7 @@ use tokio::time::timeout;
 use tonic::Request;
 use tonic::transport::Endpoint;
 
+use crate::node::MemberInfo;
 use crate::peers::{Lane, Peers};
 
 /// How long each of the others has to answer.
@@ -31,6 +33,8 @@ pub(crate) enum Verdict {
     New,
     /// The node at this address says that it has run before.
     Known(String),
+    /// A node of the founders' list is a member of a cluster that was founded, and this one is not in it.
+    Outside(Outside),
     /// Not enough of them have answered yet.
     Unclear {
         /// How many answered.
@@ -40,7 +44,19 @@ pub(crate) enum Verdict {
     },
 }
 
-/// Asks the other founders.
+/// A cluster that stands where this node was to found one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outside {
+    /// Its id.
+    pub(crate) cluster_id: u64,
+    /// The node that said so.
+    pub(crate) told_by: String,
+    /// Where clients reach its members.
+    pub(crate) members: Vec<String>,
+}
+
+/// Asks the other founders. One that is of a cluster which was founded is not "new", and decides alone: while it does not
+/// count this node as a member there is nothing to found here.
 pub(crate) async fn ask_founders(
     id: u64,
     founders: &BTreeMap<u64, String>,
@@ -51,18 +67,41 @@ pub(crate) async fn ask_founders(
         let mut client = peers.client(address, Lane::Control).ok()?;
         let request = peers.request(*other, IdentifyRequest { id }, Some(ASK_TIMEOUT));
         let answer = timeout(ASK_TIMEOUT, client.identify(request)).await.ok()?.ok()?;
-        // What a node of another cluster knows is not about this one.
-        let answer = answer.get_ref();
-        Some((address, answer.knows_caller && answer.founders == peers.identity().founders))
+        Some((address, answer.into_inner()))
     }))
     .await;
-    if let Some((address, _)) = answers.iter().flatten().find(|(_, knows)| *knows) {
-        return Verdict::Known((*address).clone());
+    let ours = peers.identity().founders;
+    for (address, answer) in answers.iter().flatten() {
+        // What a node of another cluster knows is not about this one.
+        let of_these = answer.founders == ours;
+        if of_these && answer.knows_caller {
+            return Verdict::Known((*address).clone());
+        }
+        if answer.founded && !(of_these && answer.counts_caller) {
+            return Verdict::Outside(Outside {
+                cluster_id: answer.cluster_id,
+                told_by: (*address).clone(),
+                members: answer.member_addresses.clone(),
+            });
+        }
     }
     // One of so many is in every quorum: n - (n / 2 + 1) + 1.
     let needed = (founders.len() - founders.len() / 2).min(answers.len());
     let answered = answers.iter().flatten().count();
     if answered >= needed { Verdict::New } else { Verdict::Unclear { answered, needed } }
+}
+
+/// Whether the leader of this node's cluster, at one of the members' addresses, says that this node is no member any more.
+pub(crate) async fn is_removed(id: u64, members: &[MemberInfo], peers: &Peers) -> bool {
+    let others = members.iter().filter(|other| other.id != id);
+    let answers = join_all(others.map(|other| async move {
+        let mut client = peers.client(&other.member.peer_address, Lane::Control).ok()?;
+        let request = peers.request(other.id, IdentifyRequest { id }, Some(ASK_TIMEOUT));
+        let answer = timeout(ASK_TIMEOUT, client.identify(request)).await.ok()?.ok()?.into_inner();
+        let ours = answer.cluster_id == peers.cluster_id() && answer.node_id == other.id;
+        Some(ours && answer.founded && answer.leads && !answer.counts_caller)
+    }));
+    answers.await.into_iter().flatten().any(|removed| removed)
 }
 
 /// Who says that a node of this id votes already; `None`: nobody who answered.

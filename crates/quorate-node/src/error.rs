@@ -33,6 +33,11 @@ pub(crate) enum NodeError {
     /// The cluster has no identity yet: nothing may be served that could be taken for another cluster's.
     #[error("node {node}: this cluster is being founded; try again in a moment")]
     Founding { node: u64 },
+    /// This node was taken out.
+    #[error(
+        "node {node} was removed from the cluster and tells nothing of it; stop it, and ask one of its members (as it knew them): {members}"
+    )]
+    Removed { node: u64, members: String },
     /// This node does not lead (any more); whoever forwarded to it tries again.
     #[error("node {node} is not the leader")]
     NotLeader { node: u64 },

@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod fetch;
+mod guard;
 pub(crate) mod pages;
 pub(crate) mod peer;
 pub(crate) mod registry;

@@ -1,7 +1,7 @@
 //! Who leads, as far as this node can tell, and how fresh that is.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -16,6 +16,8 @@ pub(crate) struct Leadership {
     contact: Mutex<Contact>,
     suspect: watch::Sender<Option<Vote>>,
     heard: AtomicBool,
+    /// The highest index that leaders said is committed.
+    committed: AtomicU64,
     stopping: AtomicBool,
     removed: AtomicBool,
 }
@@ -34,8 +36,8 @@ impl Leadership {
     pub(crate) fn new() -> Self {
         let (view, contact) = (watch::Sender::new(None), Mutex::default());
         let suspect = watch::Sender::new(None);
-        let (heard, stopping, removed) = Default::default();
-        Self { view, contact, suspect, heard, stopping, removed }
+        let (heard, committed, stopping, removed) = Default::default();
+        Self { view, contact, suspect, heard, committed, stopping, removed }
     }
 
     /// The leader that this node follows or is; `None`: lost.
@@ -73,6 +75,11 @@ impl Leadership {
         self.removed.store(removed, Ordering::Relaxed);
     }
 
+    /// How far leaders said they have committed, at least.
+    pub(crate) fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Relaxed)
+    }
+
     /// Whether a leader other than this node was heard of since this process started.
     pub(crate) fn ever_heard(&self) -> bool {
         self.heard.load(Ordering::Relaxed)
@@ -82,6 +89,7 @@ impl Leadership {
     pub(crate) fn heard(&self, committed: u64, applied: u64) {
         let now = Instant::now();
         self.heard.store(true, Ordering::Relaxed);
+        self.committed.fetch_max(committed, Ordering::Relaxed);
         let mut contact = self.contact.lock().expect("invariant: nothing panics under this lock");
         contact.at = Some(now);
         contact.settle(applied);

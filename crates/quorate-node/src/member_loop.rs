@@ -12,9 +12,8 @@ use tokio::time::Instant;
 use tonic::Request;
 use tonic::transport::Endpoint;
 
-use crate::amnesia::{Verdict, ask_founders};
+use crate::amnesia::{Outside, Verdict, ask_founders, is_removed};
 use crate::config::Start;
-use crate::error::{MembershipError, NodeError};
 use crate::membership::MembershipCall;
 use crate::node::{LeaderCall, MemberInfo, Node};
 use crate::raft::types::Member;
@@ -99,17 +98,12 @@ impl MemberLoop {
 
     /// No leader talks to this node: it may have been taken out without being told. Whoever leads knows.
     async fn ask_whether_member(&self, members: &[MemberInfo]) {
-        let (id, member) = (self.node.id, self.node.me.clone());
-        let call = LeaderCall::Membership(MembershipCall::Announce { id, member });
-        for other in members.iter().filter(|other| other.id != id) {
-            let answer = self.node.forward(other.id, &call, Instant::now() + EVERY).await;
-            if let Err(NodeError::Membership(MembershipError::Unknown { .. })) = answer {
-                if !self.node.leadership.is_removed() {
-                    tracing::warn!(id, "this node was removed from the cluster; stop it");
-                }
-                self.node.leadership.set_removed(true);
-                return;
+        if is_removed(self.node.id, members, &self.node.peers).await {
+            if !self.node.leadership.is_removed() {
+                let id = self.node.id;
+                tracing::warn!(id, "this node was removed from the cluster; stop it");
             }
+            self.node.leadership.set_removed(true);
         }
     }
 
@@ -130,6 +124,10 @@ impl MemberLoop {
             match ask_founders(id, founders, &self.node.peers).await {
                 Verdict::New => self.node.takes_part.store(true, Ordering::Release),
                 Verdict::Known(told_by) => return Err(RunError::Amnesia { id, told_by }),
+                Verdict::Outside(Outside { cluster_id, told_by, members }) => {
+                    let members = members.join(",");
+                    return Err(RunError::Founded { id, cluster_id, told_by, members });
+                }
                 Verdict::Unclear { answered, needed } => {
                     if self.told_to_wait.elapsed() > TELL_EVERY {
                         tracing::info!(answered, needed, "first start: waiting for other founders");

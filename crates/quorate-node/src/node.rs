@@ -1,6 +1,7 @@
 //! One node: proposes writes (here or at the leader), reads, and answers what only a leader can. Handlers of calls reach
 //! Raft and the registry only through this.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -100,6 +101,8 @@ pub(crate) struct Node {
     /// Membership changes, one at a time.
     pub(crate) membership: AsyncMutex<()>,
     pub(crate) started: Instant,
+    /// The ids of those that are to found the cluster with this node; empty for one that joins.
+    pub(crate) founders: BTreeSet<u64>,
     /// False for a founder that does not know yet whether it has run before: see `amnesia.rs`.
     pub(crate) takes_part: AtomicBool,
     /// Cancelled when the node begins to stop.
@@ -207,6 +210,9 @@ impl Node {
         loop {
             if self.stop.is_cancelled() {
                 return Err(NodeError::Stopping { node: self.id });
+            }
+            if self.leadership.is_removed() {
+                return Err(NodeError::NotMember { node: self.id });
             }
             let leader = self.current_leader();
             *attempts += u32::from(leader.is_some());
@@ -415,13 +421,21 @@ impl Node {
     pub(crate) fn members(&self) -> Vec<MemberInfo> {
         let view = self.view.borrow_watched();
         let membership = &view.membership_config;
-        let voters: std::collections::BTreeSet<u64> = membership.voter_ids().collect();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
         let info = |(id, member): (&u64, &Member)| MemberInfo {
             id: *id,
             member: member.clone(),
             voter: voters.contains(id),
         };
         membership.nodes().map(info).collect()
+    }
+
+    /// Where clients reach the members, as far as this node knows.
+    pub(crate) fn client_addresses(&self) -> Vec<String> {
+        let removed = self.leadership.is_removed();
+        let members = self.members().into_iter().filter(|info| !(removed && info.id == self.id));
+        let addresses = members.map(|info| info.member.client_address);
+        addresses.filter(|address| !address.is_empty()).collect()
     }
 
     /// How long ago a quorum last acknowledged this leader.

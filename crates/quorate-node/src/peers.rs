@@ -19,6 +19,8 @@ use crate::streams::Streams;
 pub(crate) const CLUSTER_HEADER: &str = "quorate-cluster-id";
 /// Metadata of every peer call: the hash of the founders of the sender's cluster, 16 hex digits.
 pub(crate) const FOUNDERS_HEADER: &str = "quorate-founders";
+/// Metadata of every peer call: the node that sends it, decimal.
+pub(crate) const SENDER_HEADER: &str = "quorate-node-id";
 /// Metadata of every peer call: the node it is meant for, decimal.
 pub(crate) const TARGET_HEADER: &str = "quorate-target-id";
 
@@ -161,6 +163,7 @@ impl Peers {
         for (name, value) in [
             (CLUSTER_HEADER, format!("{cluster_id:016x}")),
             (FOUNDERS_HEADER, format!("{founders:016x}")),
+            (SENDER_HEADER, self.node_id.to_string()),
             (TARGET_HEADER, target.to_string()),
         ] {
             let value = value.parse().expect("invariant: digits are valid metadata");
@@ -197,6 +200,7 @@ pub(crate) fn is_to_voter(metadata: &MetadataMap) -> bool {
 pub(crate) struct Envelope {
     pub(crate) cluster_id: u64,
     pub(crate) founders: u64,
+    pub(crate) sender: u64,
     pub(crate) target: u64,
 }
 
@@ -208,6 +212,7 @@ impl Envelope {
         Self {
             cluster_id: hex(CLUSTER_HEADER),
             founders: hex(FOUNDERS_HEADER),
+            sender: decimal(SENDER_HEADER),
             target: decimal(TARGET_HEADER),
         }
     }
@@ -243,7 +248,8 @@ mod tests {
             ("one that was not founded, to a node that waits", (0, 0), (0, 1), false),
         ] {
             let ours = Identity { cluster_id: ours.0, founders: ours.1, node_id: 3 };
-            let envelope = Envelope { cluster_id: theirs.0, founders: theirs.1, target: 3 };
+            let (cluster_id, founders) = theirs;
+            let envelope = Envelope { cluster_id, founders, sender: 2, target: 3 };
             assert_eq!(envelope.is_of_cluster_of(&ours), same, "{what}");
         }
     }

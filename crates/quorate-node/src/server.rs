@@ -128,6 +128,10 @@ impl Server {
         let raft = raft.map_err(failed_in_raft)?;
         let has_log = raft.is_initialized().await.map_err(failed_in_raft)?;
         let takes_part = has_log || !matches!(config.start, Start::Bootstrap(_));
+        let founders = match &config.start {
+            Start::Bootstrap(founders) => founders.keys().copied().collect(),
+            Start::Join { .. } | Start::Wait => Default::default(),
+        };
         let window = Duration::from_millis(tunables.renew_window_ms);
         let (queues, waiting) = queues(config.id, window);
         let node = Node {
@@ -151,6 +155,7 @@ impl Server {
             encoded: EncodedServices::default(),
             membership: tokio::sync::Mutex::default(),
             started: Instant::now(),
+            founders,
             takes_part: AtomicBool::new(takes_part),
             stop: CancellationToken::new(),
             tunables,

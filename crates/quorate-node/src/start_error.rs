@@ -130,6 +130,20 @@ pub enum RunError {
         /// Who knows the node.
         told_by: String,
     },
+    /// A founder without data found the cluster founded, and itself not in it.
+    #[error(
+        "node {id} was to found a cluster, but the node at {told_by} is a member of cluster {cluster_id:016x}, and node {id} is not in it: it was removed or replaced, or its addresses are another cluster's. Let it join under a new id (`--id NEW --join {members}`, an empty data directory), or give all nodes of a new cluster addresses of their own"
+    )]
+    Founded {
+        /// Who is not in it.
+        id: u64,
+        /// The cluster that is there.
+        cluster_id: u64,
+        /// The member that said so.
+        told_by: String,
+        /// Where clients reach its members, separated by commas.
+        members: String,
+    },
     /// A task panicked: a bug.
     #[error("a task of the node panicked")]
     Panicked(#[source] JoinError),

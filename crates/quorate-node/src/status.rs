@@ -81,6 +81,7 @@ fn code(error: &CallError) -> Code {
                 | MembershipError::Silent { .. }
                 | MembershipError::NoOther => Code::FailedPrecondition,
             },
+            NodeError::Removed { .. } => Code::FailedPrecondition,
             NodeError::Fatal { .. } => Code::Internal,
         },
     }

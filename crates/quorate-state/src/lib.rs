@@ -15,6 +15,7 @@ mod command;
 mod deadlines;
 mod deregister;
 mod event;
+mod forwarded;
 mod hash;
 mod instances;
 mod kept;

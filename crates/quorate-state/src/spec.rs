@@ -49,7 +49,7 @@ pub struct SpecParts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceSpec {
     texts: Texts,
-    weight: u32,
+    pub(crate) weight: u32,
     status: Status,
     /// Not part of this record in logs, snapshots and hash, which are as they were before there were loads: there it stands
     /// in commands and records of its own.

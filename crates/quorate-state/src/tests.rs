@@ -3,6 +3,7 @@
 
 mod checking;
 mod deregistering;
+mod forwarding;
 mod golden;
 mod invariants;
 mod leases;

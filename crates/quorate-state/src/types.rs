@@ -64,7 +64,7 @@ impl Ttl {
     }
 }
 
-fn check_name(field: impl Display, value: &str) -> Result<(), Invalid> {
+pub(crate) fn check_name(field: impl Display, value: &str) -> Result<(), Invalid> {
     let alphanumeric_at = |end: Option<char>| end.is_some_and(|c| c.is_ascii_alphanumeric());
     if value.is_empty() {
         return Err(Invalid::text(field, value, "must not be empty"));

@@ -57,6 +57,10 @@ impl Admin for AdminService {
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
         let (request, _) = open(request, &self.node)?;
+        if self.node.leadership.is_removed() && !request.local_only {
+            let (node, members) = (self.node.id, self.node.client_addresses().join(","));
+            return Err(NodeError::Removed { node, members }.into());
+        }
         let all = self.node.cluster_status(request.local_only).await;
         let furthest = all.iter().filter_map(|(_, status)| status.as_ref().ok());
         let furthest = furthest.map(|status| status.last_log_index).max().unwrap_or(0);
@@ -296,7 +300,7 @@ async fn wait_until_built(
     let _ = timeout_at(until, metrics.wait_until(|now| built(now) >= wanted)).await;
 }
 
-fn check_node(field: &str, id: u64, peer_address: &str) -> Result<(), CallError> {
+pub(super) fn check_node(field: &str, id: u64, peer_address: &str) -> Result<(), CallError> {
     if id == 0 {
         return Err(Invalid::number(field, id, "must be at least 1").into());
     }

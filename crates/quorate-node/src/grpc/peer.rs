@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use openraft::Snapshot;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
@@ -22,6 +22,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::forwards::FORWARDED_MAX;
+use crate::grpc::guard::{check_forwarded, check_still_member};
 use crate::grpc::{deadline_in, until_stopped};
 use crate::node::{LeaderCall, Node};
 use crate::peers::{Envelope, is_to_voter};
@@ -38,7 +39,8 @@ pub(crate) struct PeerService {
 }
 
 type Answer<T> = Result<Response<T>, Status>;
-type Append = AppendEntriesRequest<TypeConfig>;
+pub(super) type Append = AppendEntriesRequest<TypeConfig>;
+pub(super) type Ballot = VoteRequest<TypeConfig>;
 
 #[tonic::async_trait]
 impl Peer for PeerService {
@@ -47,8 +49,13 @@ impl Peer for PeerService {
     type ReadIndexStream = Answers<ReadIndexResponse>;
 
     async fn identify(&self, request: Request<IdentifyRequest>) -> Answer<IdentifyResponse> {
-        let caller = self.node.member(request.into_inner().id);
+        let node = &self.node;
+        let caller = node.member(request.into_inner().id);
         Ok(Response::new(IdentifyResponse {
+            founded: node.is_founded() && node.member(node.id).is_some(),
+            counts_caller: caller.is_some(),
+            leads: node.leads() && node.leadership.leader() == Some(node.id),
+            member_addresses: node.client_addresses(),
             knows_caller: caller.is_some_and(|member| !member.client_address.is_empty()),
             cluster_id: self.node.peers.cluster_id(),
             founders: self.node.peers.identity().founders,
@@ -61,7 +68,9 @@ impl Peer for PeerService {
 
     async fn append(&self, request: Request<Payload>) -> Answer<Payload> {
         self.adopt(request.metadata()).await?;
+        let sender = Envelope::of(request.metadata()).sender;
         let append: Append = read(&request.into_inner())?;
+        self.check_append(sender, &append).await?;
         self.admit(&append)?;
         let answer = self.node.raft.append_entries(append).await.map_err(failed)?;
         Ok(payload(&answer))
@@ -72,11 +81,15 @@ impl Peer for PeerService {
         request: Request<Streaming<Payload>>,
     ) -> Answer<Self::AppendStreamStream> {
         self.adopt(request.metadata()).await?;
-        let service = self.clone();
+        let sender = Envelope::of(request.metadata()).sender;
         // What cannot be read or taken ends the input, and with it the stream: the leader begins a new one.
-        let appends = request
-            .into_inner()
-            .scan(None, move |leader, payload| std::future::ready(service.take(leader, payload)));
+        let begun = (self.clone(), request.into_inner(), None);
+        let appends = stream::unfold(begun, move |(service, mut payloads, leader)| async move {
+            let append = service.take(sender, leader, payloads.next().await?).await?;
+            let leader = Some(append.vote);
+            Some((append, (service, payloads, leader)))
+        });
+        let appends = appends.boxed();
         let answers = self.node.raft.stream_append(appends);
         let answers = answers.map(|answer| match answer {
             Ok(answer) => Ok(Payload { data: encode(&answer) }),
@@ -86,14 +99,12 @@ impl Peer for PeerService {
     }
 
     async fn vote(&self, request: Request<Payload>) -> Answer<Payload> {
-        self.check(request.metadata())?;
-        let vote: VoteRequest<TypeConfig> = read(&request.into_inner())?;
+        let vote = self.ballot(request).await?;
         Ok(payload(&self.node.raft.vote(vote).await.map_err(failed)?))
     }
 
     async fn pre_vote(&self, request: Request<Payload>) -> Answer<Payload> {
-        self.check(request.metadata())?;
-        let vote: VoteRequest<TypeConfig> = read(&request.into_inner())?;
+        let vote = self.ballot(request).await?;
         // Whoever asks misses the leader.
         let followed = self.node.view.borrow_watched().vote;
         self.node.leadership.suspect(followed);
@@ -101,8 +112,9 @@ impl Peer for PeerService {
     }
 
     async fn transfer_leader(&self, request: Request<Payload>) -> Answer<Payload> {
-        self.check(request.metadata())?;
+        let sender = self.check_member(request.metadata())?;
         let transfer: TransferLeaderRequest<TypeConfig> = read(&request.into_inner())?;
+        self.check_claim(sender, transfer.from_leader())?;
         let answer = self.node.raft.handle_transfer_leader(transfer).await.map_err(failed)?;
         Ok(payload(&answer))
     }
@@ -112,11 +124,17 @@ impl Peer for PeerService {
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Answer<Payload> {
         self.adopt(request.metadata()).await?;
+        let envelope = Envelope::of(request.metadata());
         let mut chunks = request.into_inner();
         let first = chunks.message().await?.unwrap_or_default();
         let (vote, meta): (Vote, SnapshotMeta) = decode(&first.header).map_err(damaged)?;
         let snapshot = self.receive(chunks).await?;
         let received = snapshot.path().to_owned();
+        let fits = self.check_snapshot(envelope, &vote, &meta, &snapshot).await;
+        if let Err(refused) = fits {
+            let _ = tokio::fs::remove_file(received).await;
+            return Err(refused);
+        }
         let snapshot = Snapshot { meta, snapshot };
         let installed = self.node.raft.install_full_snapshot(vote, snapshot).await;
         // Installing renames it; one that was not wanted any more would stay.
@@ -125,11 +143,11 @@ impl Peer for PeerService {
     }
 
     async fn forward(&self, request: Request<Streaming<Forwarded>>) -> Answer<Self::ForwardStream> {
-        self.check(request.metadata())?;
+        let sender = self.check_member(request.metadata())?;
         let node = self.node.clone();
         Ok(self.answer_each(request.into_inner(), move |message: Forwarded| {
             let node = node.clone();
-            async move { execute_all(&node, message).await }
+            async move { execute_all(&node, sender, message).await }
         }))
     }
 
@@ -137,27 +155,36 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<ReadIndexRequest>>,
     ) -> Answer<Self::ReadIndexStream> {
-        self.check(request.metadata())?;
+        let sender = self.check_member(request.metadata())?;
         let node = self.node.clone();
         Ok(self.answer_each(request.into_inner(), move |question: ReadIndexRequest| {
             let node = node.clone();
             async move {
+                check_still_member(&node, sender)?;
                 let vote = decode(&question.vote).map_err(damaged)?;
-                let index = node.read_index_for_peer(question.node_id, vote).await?;
+                let index = node.read_index_for_peer(sender, vote).await?;
                 Ok(ReadIndexResponse { index })
             }
         }))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<Payload> {
-        self.check(request.metadata())?;
+        self.check_member(request.metadata())?;
         Ok(payload(&self.node.own_status()))
     }
 }
 
 impl PeerService {
+    async fn ballot(&self, request: Request<Payload>) -> Result<Ballot, Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.check(&metadata)?;
+        let ballot: Ballot = read(&message)?;
+        self.check_candidate(&metadata, &ballot).await?;
+        Ok(ballot)
+    }
+
     /// Refuses calls that are meant for another cluster or another node.
-    fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
+    pub(super) fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
         let envelope = Envelope::of(metadata);
         let (target, ours) = (envelope.target, self.node.peers.identity());
         if !envelope.is_of_cluster_of(&ours) {
@@ -217,19 +244,25 @@ impl PeerService {
     }
 
     /// The next append of a stream; `leader` is whose the last one was.
-    fn take(&self, leader: &mut Option<Vote>, payload: Result<Payload, Status>) -> Option<Append> {
+    async fn take(
+        &self,
+        sender: u64,
+        leader: Option<Vote>,
+        payload: Result<Payload, Status>,
+    ) -> Option<Append> {
         if payload.is_err()
             && let Some(leader) = leader
         {
-            self.node.leadership.suspect(*leader);
+            self.node.leadership.suspect(leader);
         }
-        let append = payload.and_then(|payload| read::<Append>(&payload));
-        let taken = append.and_then(|append| self.admit(&append).map(|()| append));
-        match taken {
-            Ok(append) => {
-                *leader = Some(append.vote);
-                Some(append)
-            }
+        let taken = async {
+            let append: Append = read(&payload?)?;
+            self.check_append(sender, &append).await?;
+            self.admit(&append)?;
+            Ok::<_, Status>(append)
+        };
+        match taken.await {
+            Ok(append) => Some(append),
             Err(status) => {
                 tracing::debug!(%status, "ending a stream of appends");
                 None
@@ -271,7 +304,7 @@ impl PeerService {
     }
 }
 
-async fn execute_all(node: &Node, message: Forwarded) -> Result<Payloads, Status> {
+async fn execute_all(node: &Node, sender: u64, message: Forwarded) -> Result<Payloads, Status> {
     let Forwarded { data, timeout_ms } = message;
     let deadline = deadline_in(Duration::from_millis(timeout_ms));
     if data.len() > FORWARDED_MAX {
@@ -280,6 +313,8 @@ async fn execute_all(node: &Node, message: Forwarded) -> Result<Payloads, Status
     }
     let calls = data.into_iter().map(|data| read::<LeaderCall>(&Payload { data }));
     let calls = calls.collect::<Result<Vec<_>, _>>()?;
+    check_still_member(node, sender)?;
+    calls.iter().try_for_each(|call| check_forwarded(sender, call))?;
     let answers = join_all(calls.into_iter().map(|call| node.execute(call, deadline)));
     let data = answers.await.iter().map(encode).collect();
     Ok(Payloads { data })
@@ -297,6 +332,6 @@ fn damaged(error: impl std::error::Error) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
-fn failed(error: impl std::error::Error) -> Status {
+pub(super) fn failed(error: impl std::error::Error) -> Status {
     Status::internal(error.to_string())
 }
