@@ -6,6 +6,7 @@ use quorate_proto::v1::{
     FetchRequest, InstanceStatus, ListDependentsRequest, ListMembersRequest, ListServicesRequest,
     MemberRole, WatchRequest, WatchSubscribe, watch_request,
 };
+use tokio::time::{Instant, sleep};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request};
 
@@ -401,5 +402,39 @@ async fn reads_through_a_follower_take_a_quorum() {
         }
         others.iter().for_each(|id| cluster.thaw(*id));
         eventually("reads go on", || async { registry.clone().fetch(ask()).await.ok() }).await;
+    }
+}
+
+/// What a node reads when it goes on again was sent while it stood still: it tells nothing of now.
+// S3.1
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_stood_still_tells_no_age_that_is_too_young() {
+    let mut cluster = Cluster::start_freezable(3).await;
+    let leader = cluster.leader().await;
+    let stands = cluster.follower().await;
+    let (mut at_leader, at_stands) = (cluster.registry(leader), cluster.registry(stands));
+    register(&mut at_leader, "web", "a").await;
+    eventually("it is told how fresh it is", || async {
+        let answer = at_stands.clone().fetch(local(fetch_of(&["web"]))).await.ok()?.into_inner();
+        (answer.header?.age_ms < 1_000).then_some(())
+    })
+    .await;
+    for round in 0..3 {
+        cluster.freeze(stands);
+        let revision =
+            register(&mut at_leader, "web", &format!("b{round}")).await.header.unwrap().revision;
+        let acknowledged = Instant::now();
+        // Heartbeats wait for it meanwhile.
+        sleep(Duration::from_millis(1_500)).await;
+        cluster.thaw(stands);
+        eventually("it has caught up", || async {
+            let asked = acknowledged.elapsed().as_millis() as u64;
+            let answer = at_stands.clone().fetch(local(fetch_of(&["web"]))).await.ok()?;
+            let header = answer.into_inner().header?;
+            let caught_up = header.revision >= revision;
+            assert!(caught_up || header.age_ms >= asked, "{asked} ms after it: {header:?}");
+            caught_up.then_some(())
+        })
+        .await;
     }
 }

@@ -68,6 +68,8 @@ pub(crate) struct Read {
     pub(crate) linearizable: bool,
     pub(crate) min_revision: u64,
     pub(crate) revision: u64,
+    /// How old it may be, as it was told.
+    pub(crate) age_ms: u64,
     pub(crate) map: Map,
 }
 

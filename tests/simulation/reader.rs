@@ -65,9 +65,10 @@ pub(crate) async fn fetch(
     let mut client = nodes.client();
     let answer = timeout(PATIENCE, client.fetch(timed(request))).await;
     let answer = answer.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
-    let revision = answer.header.map_or(0, |header| header.revision);
+    let (revision, age_ms) =
+        answer.header.map_or((0, u64::MAX), |header| (header.revision, header.age_ms));
     let (node, map) = (nodes.node(), map(&answer.services));
-    let read = Read { from, to: now(), node, linearizable, min_revision, revision, map };
+    let read = Read { from, to: now(), node, linearizable, min_revision, revision, age_ms, map };
     notes.borrow_mut().reads.push(read);
     Ok(())
 }

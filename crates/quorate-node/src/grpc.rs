@@ -155,11 +155,11 @@ fn min_revision(node: &Node, revision: u64, cluster_id: u64) -> u64 {
     if is_foreign(node, cluster_id) { 0 } else { revision }
 }
 
-/// How old an answer may be that was read so.
-fn age_ms(node: &Node, consistency: Consistency) -> u64 {
+/// How old an answer may be that was read so; `fresh_at`: everything from before is in it.
+fn age_ms(fresh_at: Option<Instant>, consistency: Consistency) -> u64 {
     match consistency {
         Consistency::Linearizable => 0,
-        Consistency::Local => node.age_ms(),
+        Consistency::Local => crate::reads::age_ms(fresh_at),
     }
 }
 

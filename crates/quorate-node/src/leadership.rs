@@ -24,9 +24,11 @@ pub(crate) struct Leadership {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Contact {
-    /// When the leader was last heard of.
+    /// When the leader's last message was read; it may have been on its way for long.
     at: Option<Instant>,
-    /// This node had applied everything that was committed at this time.
+    /// When this node asked the last question that a leader answered which was sure of its lead.
+    asked: Option<Instant>,
+    /// This node has everything that was acknowledged before this time.
     fresh_at: Option<Instant>,
     /// Committed as of this time, not yet applied.
     pending: Option<(u64, Instant)>,
@@ -85,19 +87,23 @@ impl Leadership {
         self.heard.load(Ordering::Relaxed)
     }
 
-    /// A leader's message arrived that says how far it has committed; `applied` is how far this node is.
-    pub(crate) fn heard(&self, committed: u64, applied: u64) {
-        let now = Instant::now();
+    /// A leader's message was read, which says how far it has committed. Nobody knows when it was sent.
+    pub(crate) fn heard(&self, committed: u64) {
         self.heard.store(true, Ordering::Relaxed);
         self.committed.fetch_max(committed, Ordering::Relaxed);
         let mut contact = self.contact.lock().expect("invariant: nothing panics under this lock");
-        contact.at = Some(now);
+        contact.at = Some(Instant::now());
+    }
+
+    /// Everything that was acknowledged before `asked` is in the log up to `committed`; `applied` is how far this node is.
+    pub(crate) fn confirmed(&self, committed: u64, asked: Instant, applied: u64) {
+        let mut contact = self.contact.lock().expect("invariant: nothing panics under this lock");
+        contact.asked = contact.asked.max(Some(asked));
         contact.settle(applied);
         if committed <= applied {
-            contact.fresh_at = Some(now);
-            contact.pending = None;
+            contact.fresh_at = contact.fresh_at.max(Some(asked));
         } else if contact.pending.is_none() {
-            contact.pending = Some((committed, now));
+            contact.pending = Some((committed, asked));
         }
     }
 
@@ -111,17 +117,18 @@ impl Leadership {
         self.suspect.subscribe()
     }
 
-    /// How long ago a leader was heard of; `None`: never.
+    /// How long ago a leader was heard of, and led for sure; `None`: never. Messages alone prove neither: they may have
+    /// waited for a node that stood still.
     pub(crate) fn silence(&self) -> Option<Duration> {
         let contact = self.contact.lock().expect("invariant: nothing panics under this lock");
-        contact.at.map(|at| at.elapsed())
+        Some(contact.at?.min(contact.asked?).elapsed())
     }
 
-    /// How old the state of a follower may be that has applied so far; `None`: unknown.
-    pub(crate) fn age(&self, applied: u64) -> Option<Duration> {
+    /// Everything that was acknowledged before this is in what is applied so far; `None`: unknown.
+    pub(crate) fn fresh_at(&self, applied: u64) -> Option<Instant> {
         let mut contact = self.contact.lock().expect("invariant: nothing panics under this lock");
         contact.settle(applied);
-        contact.fresh_at.map(|at| at.elapsed())
+        contact.fresh_at
     }
 }
 
@@ -129,7 +136,7 @@ impl Contact {
     fn settle(&mut self, applied: u64) {
         if let Some((committed, at)) = self.pending.filter(|(committed, _)| *committed <= applied) {
             debug_assert!(committed <= applied);
-            self.fresh_at = Some(at);
+            self.fresh_at = self.fresh_at.max(Some(at));
             self.pending = None;
         }
     }
@@ -140,14 +147,25 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn age_counts_from_the_last_message_that_is_applied() {
+    async fn age_counts_from_the_last_question_whose_answer_is_applied() {
+        let ms = Duration::from_millis;
         let leadership = Leadership::new();
-        assert_eq!(leadership.age(0), None);
-        leadership.heard(5, 5);
-        tokio::time::advance(Duration::from_millis(100)).await;
-        leadership.heard(9, 5);
-        tokio::time::advance(Duration::from_millis(50)).await;
-        assert_eq!(leadership.age(5), Some(Duration::from_millis(150)));
-        assert_eq!(leadership.age(9), Some(Duration::from_millis(50)));
+        let age = |applied| leadership.fresh_at(applied).map(|at| at.elapsed());
+        assert_eq!((age(0), leadership.silence()), (None, None));
+        leadership.heard(0);
+        assert_eq!((age(0), leadership.silence()), (None, None), "no answer yet");
+        let first = Instant::now();
+        tokio::time::advance(ms(40)).await;
+        leadership.confirmed(5, first, 5);
+        assert_eq!(age(5), Some(ms(40)), "from the question on");
+        let second = Instant::now();
+        tokio::time::advance(ms(5_000)).await;
+        leadership.heard(0);
+        leadership.confirmed(9, second, 5);
+        assert_eq!(age(5), Some(ms(5_040)), "it lacks what was committed since");
+        assert_eq!(leadership.silence(), Some(ms(5_000)), "a message from before a pause");
+        assert_eq!(age(9), Some(ms(5_000)));
+        leadership.confirmed(5, first, 9);
+        assert_eq!(age(9), Some(ms(5_000)), "an older answer makes it no older");
     }
 }

@@ -441,8 +441,8 @@ impl Node {
     /// How long ago a quorum last acknowledged this leader.
     pub(crate) fn quorum_silence(&self) -> Duration {
         let metrics = self.metrics.borrow_watched();
-        let voters = metrics.membership_config.voter_ids().count();
-        if voters <= 1 {
+        // A leader that is being removed is no quorum by itself.
+        if metrics.membership_config.voter_ids().all(|voter| voter == self.id) {
             return Duration::ZERO;
         }
         let acked = metrics.last_quorum_acked.as_ref();

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -30,6 +31,9 @@ const CAUGHT_UP_MS: u64 = 1_000;
 const AHEAD_MAX: u64 = 1_000_000;
 /// Reads that wait for a round.
 const QUEUE_MAX: usize = 65_536;
+
+/// So long a question for how fresh this node is may take: an answer that was long on its way still tells its age.
+const FRESHNESS_PATIENCE: Duration = Duration::from_secs(10);
 
 type Waiting = oneshot::Sender<Result<u64, NodeError>>;
 
@@ -84,7 +88,8 @@ impl Rounds {
 }
 
 impl Node {
-    /// A copy of the registry to read from.
+    /// A copy of the registry to read from, and, for a local read, a moment before which everything that was acknowledged is
+    /// in it.
     ///
     /// # Errors
     /// No quorum within the deadline (linearizable), or this node is not as far as `min_revision`.
@@ -93,7 +98,7 @@ impl Node {
         consistency: Consistency,
         min_revision: u64,
         deadline: Instant,
-    ) -> Result<Registry, NodeError> {
+    ) -> Result<(Registry, Option<Instant>), NodeError> {
         if consistency == Consistency::Linearizable {
             let index = self.read_index(deadline).await?;
             self.await_applied(deadline, |position| position.index >= index).await?;
@@ -102,7 +107,12 @@ impl Node {
         }
         self.check_member()?;
         self.await_revision(Wanted::MinRevision(min_revision), deadline).await?;
-        Ok(self.applied.registry())
+        // Before the copy is made: what this node learns in between is not about it.
+        let fresh_at = match consistency {
+            Consistency::Linearizable => None,
+            Consistency::Local => self.fresh_at(),
+        };
+        Ok((self.applied.registry(), fresh_at))
     }
 
     /// Waits until this node has applied a revision.
@@ -142,14 +152,66 @@ impl Node {
         }
     }
 
-    /// How old what this node has may be, in ms; the maximum: it has never heard of a leader.
+    /// How old what this node has may be, in ms; the maximum: it does not know.
     pub(crate) fn age_ms(&self) -> u64 {
-        let heard = self.leadership.age(self.applied.position().index);
-        // A leader hears of nobody; what it has was current when its quorum last acknowledged it, also when that is lost.
-        let leads = self.view.borrow_watched().state.is_leader();
-        let acked = leads.then(|| self.quorum_silence());
-        let age = heard.into_iter().chain(acked).min();
-        age.map_or(u64::MAX, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+        age_ms(self.fresh_at())
+    }
+
+    /// A moment before which everything that was acknowledged is in what this node has; `None`: it knows of none.
+    pub(crate) fn fresh_at(&self) -> Option<Instant> {
+        let confirmed = self.leadership.fresh_at(self.applied.position().index);
+        confirmed.max(self.led_at())
+    }
+
+    /// The same, as far as this node knows it from its own lead; `None`: it does not lead, or has not applied all of its
+    /// predecessors' entries.
+    ///
+    /// When a quorum acknowledged a message, nobody else led at the moment when it was sent: what had been acknowledged by
+    /// then was by this leader, which applies before it acknowledges, or by those before it.
+    fn led_at(&self) -> Option<Instant> {
+        let settled = {
+            let metrics = self.metrics.borrow_watched();
+            let own = metrics.vote.leader_id().to_committed();
+            let applied = metrics.last_applied.as_ref();
+            metrics.state.is_leader() && applied.is_some_and(|at| *at.committed_leader_id() == own)
+        };
+        let now = Instant::now();
+        settled.then(|| self.quorum_silence()).and_then(|silence| now.checked_sub(silence))
+    }
+
+    /// Asks the leader how far it has committed, sure of its lead, and notes down when this was asked. A leader that is no
+    /// more does not answer: its answer takes a vote of this node's for it, read after that moment, that is a quorum with
+    /// its own, or a round of heartbeats that began later.
+    pub(crate) async fn ask_how_fresh(&self) {
+        let asked = Instant::now();
+        if let Some(led_at) = self.led_at() {
+            // Kept for when it leads no more.
+            self.leadership.confirmed(0, led_at, self.applied.position().index);
+            return;
+        }
+        let Some(leader) = self.current_leader().filter(|leader| *leader != self.id) else {
+            return;
+        };
+        let answer = tokio::select! {
+            answer = self.read_index_at(leader, FRESHNESS_PATIENCE) => answer,
+            () = self.leader_is_other_than(Some(leader)) => return,
+        };
+        match answer {
+            Ok(index) => {
+                self.leadership.confirmed(index, asked, self.applied.position().index);
+            }
+            Err(error) => tracing::trace!(%error, "the leader did not say how far it is"),
+        }
+    }
+
+    /// Keeps asking, once in a heartbeat, and at once when somebody else leads.
+    pub(crate) async fn stay_fresh(&self) {
+        let every = Duration::from_millis(self.tunables.heartbeat_ms);
+        loop {
+            let leader = self.current_leader();
+            self.ask_how_fresh().await;
+            let _ = timeout(every, self.leader_is_other_than(leader)).await;
+        }
     }
 
     /// Waits until this node has applied something.
@@ -201,7 +263,8 @@ impl Node {
         let round = async {
             match leader == self.id {
                 true => self.read_index_here().await,
-                false => self.read_index_at(leader).await,
+                // Bounded, so that a leader that hangs does not hold up the reads that wait for this round.
+                false => self.read_index_at(leader, self.silence_max()).await,
             }
         };
         tokio::select! {
@@ -213,9 +276,7 @@ impl Node {
         }
     }
 
-    async fn read_index_at(&self, leader: u64) -> Result<u64, NodeError> {
-        // Bounded, so that a leader that hangs does not hold up the reads that wait for this round.
-        let patience = self.silence_max();
+    async fn read_index_at(&self, leader: u64, patience: Duration) -> Result<u64, NodeError> {
         let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await;
         let vote = encode(&vote.map_err(|fatal| self.fatal(&fatal))?);
         let question = ReadIndexRequest { node_id: self.id, vote };
@@ -263,6 +324,12 @@ impl Node {
     }
 }
 
+/// The age to tell of a state that has everything from before this moment: rounded up, since it is "at most".
+pub(crate) fn age_ms(fresh_at: Option<Instant>) -> u64 {
+    let ms = |at: Instant| u64::try_from(at.elapsed().as_micros().div_ceil(1_000));
+    fresh_at.and_then(|at| ms(at).ok()).unwrap_or(u64::MAX)
+}
+
 /// What a node's Raft says of its lead.
 struct Lead<'a> {
     me: u64,
@@ -307,7 +374,6 @@ impl<'a> Lead<'a> {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
-    use std::time::Duration;
 
     use super::*;
 

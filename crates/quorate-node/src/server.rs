@@ -278,6 +278,11 @@ impl Bound {
         spawn_loop(Box::pin(async move { compaction.run().await }));
         let failover = Failover::new(node.clone());
         spawn_loop(Box::pin(async move { failover.run().await }));
+        let of = node.clone();
+        spawn_loop(Box::pin(async move {
+            of.stay_fresh().await;
+            Ok(())
+        }));
         spawn_loop(Box::pin(report_health(node.clone(), health_reporter)));
         spawn_loop(Box::pin(watch_raft(node)));
         tasks

@@ -25,7 +25,32 @@ pub(crate) fn check(notes: &Notes, history: &History) -> Vec<String> {
         }
     });
     wrong.extend(order(notes));
+    wrong.extend(ages(notes));
     wrong
+}
+
+/// A read has everything that was acknowledged before the age that it tells.
+fn ages(notes: &Notes) -> Vec<String> {
+    let mut done: Vec<(Ms, u64)> = Vec::new();
+    for call in &notes.calls {
+        if let Answer::Done { revision, .. } = call.answer {
+            done.push((call.to, revision));
+        }
+    }
+    let too_old = notes.reads.iter().filter_map(|read| {
+        let Read { node, from, revision, age_ms, .. } = read;
+        // It was made when it was asked for, or later. A millisecond more: moments are cut to whole ones.
+        let current = from.checked_sub(age_ms.saturating_add(1))?;
+        let before = done.iter().filter(|(at, _)| *at < current);
+        let (at, missing) = before.max_by_key(|(_, revision)| revision)?;
+        (missing > revision).then(|| {
+            format!(
+                "n{node} at {from} ms told {revision}, {age_ms} ms old, but {missing} was \
+                 acknowledged at {at} ms"
+            )
+        })
+    });
+    too_old.collect()
 }
 
 /// Nothing that begins after something ended is before it.

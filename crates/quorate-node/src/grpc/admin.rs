@@ -203,7 +203,7 @@ impl Admin for AdminService {
             0 => OVERRIDES_MAX,
             limit => limit.min(OVERRIDES_MAX),
         };
-        let registry = self.node.read(Consistency::Linearizable, 0, deadline).await?;
+        let (registry, _) = self.node.read(Consistency::Linearizable, 0, deadline).await?;
         let mut found = registry.overrides(&namespace, after.as_ref());
         let overrides: Vec<_> = found
             .by_ref()

@@ -46,8 +46,8 @@ pub(crate) async fn answer(
     let after = pages::after(&request.after).map_err(CallError::from)?;
     let is_paged = request.limit > 0 || after.is_some();
     let min_revision = min_revision(node, request.min_revision, request.cluster_id);
-    let registry = node.read(consistency, min_revision, deadline).await?;
-    let header = header(node, registry.revision().0, age_ms(node, consistency));
+    let (registry, fresh_at) = node.read(consistency, min_revision, deadline).await?;
+    let header = header(node, registry.revision().0, age_ms(fresh_at, consistency));
     let since = Revision(request.not_modified_since);
     let is_ours = !is_foreign(node, request.cluster_id);
     if since > Revision(0) && is_ours && after.is_none() && !registry.forgot_after(since) {

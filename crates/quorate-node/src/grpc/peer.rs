@@ -270,16 +270,16 @@ impl PeerService {
         }
     }
 
-    /// Notes how far the leader has committed; refuses entries while there is no room at all for them. Those of a leader that
-    /// is short of room itself are few, and have to be committed.
+    /// Notes that there is a leader; refuses entries while there is no room at all for them. Those of a leader that is short of
+    /// room itself are few, and have to be committed.
     fn admit(&self, append: &Append) -> Result<(), Status> {
         if !append.entries.is_empty() {
             self.node.disk.check_floor()?;
         }
-        // A leader of the past says nothing about how fresh this node is.
+        // A leader of the past leads nobody.
         if append.vote >= self.node.view.borrow_watched().vote {
             let committed = append.leader_commit.map_or(0, |log_id| log_id.index());
-            self.node.leadership.heard(committed, self.node.applied.position().index);
+            self.node.leadership.heard(committed);
         }
         Ok(())
     }

@@ -123,7 +123,7 @@ impl Registry for RegistryService {
             limit => limit.min(LIST_MAX),
         };
         let min_revision = min_revision(&self.node, request.min_revision, request.cluster_id);
-        let registry = self.node.read(consistency, min_revision, deadline).await?;
+        let (registry, fresh_at) = self.node.read(consistency, min_revision, deadline).await?;
         let mut found = registry.services(&namespace, &prefix, after.as_ref());
         let services: Vec<_> = found
             .by_ref()
@@ -137,7 +137,7 @@ impl Registry for RegistryService {
             .collect();
         let last = services.last().map(|service| service.name.clone());
         let next = found.next().and(last).unwrap_or_default();
-        let header = header(&self.node, registry.revision().0, age_ms(&self.node, consistency));
+        let header = header(&self.node, registry.revision().0, age_ms(fresh_at, consistency));
         let answer = ListServicesResponse { header, services, next };
         Ok(counted(&self.node, &line, deadline, answer)?)
     }
@@ -152,10 +152,10 @@ impl Registry for RegistryService {
         let namespace = convert::namespace(&request.namespace).map_err(CallError::from)?;
         let target = convert::service_key(&namespace, &request.service).map_err(CallError::from)?;
         let min_revision = min_revision(&self.node, request.min_revision, request.cluster_id);
-        let registry = self.node.read(consistency, min_revision, deadline).await?;
+        let (registry, fresh_at) = self.node.read(consistency, min_revision, deadline).await?;
         let dependents = registry.dependents(&target);
         let instances = dependents.map(|i| convert::instance_to_wire(i)).collect();
-        let header = header(&self.node, registry.revision().0, age_ms(&self.node, consistency));
+        let header = header(&self.node, registry.revision().0, age_ms(fresh_at, consistency));
         let answer = ListDependentsResponse { header, instances };
         Ok(counted(&self.node, &line, deadline, answer)?)
     }
@@ -172,8 +172,9 @@ impl Registry for RegistryService {
     ) -> Answer<ListMembersResponse> {
         open(request, &self.node)?;
         let members = self.node.members().iter().map(convert::member_to_wire).collect();
+        let age_ms = self.node.age_ms();
         let revision = self.node.applied.position().revision;
-        let header = header(&self.node, revision, self.node.age_ms());
+        let header = header(&self.node, revision, age_ms);
         Ok(Response::new(ListMembersResponse { header, members }))
     }
 }
