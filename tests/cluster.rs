@@ -15,6 +15,7 @@
 //! | `clock`, `failover`, `outage` | when leases end, and when not; who stays leader; all nodes down |
 //! | `once` | no write is done twice |
 //! | `founding` | a cluster's identity; nobody founds a second one |
+//! | `moving` | nodes that come back under other addresses |
 //! | `forwards` | calls through a follower while its leader stands still |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -37,6 +38,7 @@ mod cluster {
     mod link;
     mod load;
     mod membership;
+    mod moving;
     mod once;
     mod operators;
     mod outage;

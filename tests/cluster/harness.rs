@@ -229,6 +229,25 @@ impl Cluster {
         self.run(id).await;
     }
 
+    /// A stopped node gets other ports; it finds the others by what it has, unless it is given a new list.
+    pub(crate) fn move_away(&mut self, id: u64) {
+        let node = self.node_mut(id);
+        assert!(node.running.is_none() && node.link.is_none(), "node {id} cannot move");
+        let (listen, peer_listen) = (free_address(), free_address());
+        (node.client, node.peer) = (listen.to_string(), peer_listen.to_string());
+        (node.config.listen, node.config.peer_listen) = (listen, peer_listen);
+        node.config.peer_advertise = Some(node.peer.clone());
+    }
+
+    /// The bootstrap list of all nodes is written anew, with where they are now.
+    pub(crate) fn list_anew(&mut self) {
+        let list: BTreeMap<u64, String> =
+            self.nodes.iter().map(|(id, node)| (*id, node.peer.clone())).collect();
+        for node in self.nodes.values_mut() {
+            node.config.start = Start::Bootstrap(list.clone());
+        }
+    }
+
     /// Stops nodes at the same time.
     pub(crate) async fn stop_all(&mut self) {
         let running: Vec<_> = self

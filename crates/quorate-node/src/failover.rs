@@ -75,7 +75,10 @@ impl Failover {
         for _ in 0..PROBES {
             let member = self.node.member(leader.leader_id().node_id);
             let Some(member) = member.filter(|_| self.follows(leader)) else { return false };
-            let dial = self.node.peers.net().dial(&member.peer_address);
+            let id = leader.leader_id().node_id;
+            // Where it was before it moved, nobody listens.
+            let address = self.node.peers.book.address(id, &member.peer_address);
+            let dial = self.node.peers.net().dial(&address);
             let dialled = timeout(PROBE_TIMEOUT, dial).await;
             if let Ok(Err(error)) = dialled
                 && error.kind() == io::ErrorKind::ConnectionRefused

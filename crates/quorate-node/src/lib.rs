@@ -22,6 +22,7 @@
 //! | `net` | sockets, real or simulated |
 //! | `authority` | lets calls in whose `:authority` is none |
 //! | `connections` | how many a listener takes; ends those that say nothing |
+//! | `address_book`, `moving` | where the other nodes may be; how those that moved tell it |
 //! | `compaction` | a snapshot when the log is long |
 //! | `leadership`, `disk`, `peers` | who leads and how fresh; room on the disk; connections to other nodes |
 //! | `prober/` | active health checks, made by the leader |
@@ -29,6 +30,7 @@
 //! | `raft/` | the adapters to the Raft library |
 //! | `grpc/`, `convert`, `status` | handlers; wire types to ours and back; errors to codes |
 
+mod address_book;
 mod amnesia;
 mod answers;
 mod applied;
@@ -49,6 +51,7 @@ mod incarnations;
 mod leadership;
 mod member_loop;
 mod membership;
+mod moving;
 mod net;
 mod node;
 mod opening;

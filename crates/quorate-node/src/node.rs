@@ -358,7 +358,10 @@ impl Node {
         });
         let answers = match tokio::time::timeout(timeout, answers).await {
             Ok(Ok(answers)) => answers.data,
-            Ok(Err(status)) => return Err(unreachable(leader, address, status.message())),
+            Ok(Err(status)) => {
+                self.peers.book.missed(leader, &address);
+                return Err(unreachable(leader, address, status.message()));
+            }
             Err(elapsed) => return Err(unreachable(leader, address, &elapsed.to_string())),
         };
         if answers.len() != asked {
@@ -381,10 +384,10 @@ impl Node {
         id: u64,
         lane: Lane,
     ) -> Result<(String, crate::peers::Client), NodeError> {
-        let address = self.member(id).map(|member| member.peer_address);
-        let Some(address) = address else {
+        let Some(member) = self.member(id) else {
             return Err(unreachable(id, String::new(), "not a known member"));
         };
+        let address = self.peers.book.address(id, &member.peer_address);
         match self.peers.client(&address, lane) {
             Ok(client) => Ok((address, client)),
             Err(status) => Err(unreachable(id, address, status.message())),

@@ -12,6 +12,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+use crate::address_book::AddressBook;
 use crate::net::Net;
 use crate::streams::Streams;
 
@@ -29,6 +30,12 @@ const VOTER_HEADER: &str = "quorate-target-votes";
 
 /// One peer message at most: an append of one entry of the largest size (4 MiB) or of many (about 1 MiB), with room.
 pub(crate) const MESSAGE_MAX: usize = 16 * 1024 * 1024;
+
+/// Connections that are kept: more than a cluster's members need, also where many of them move.
+const CHANNELS_MAX: usize = 1_024;
+
+/// A node's address, `host:port`, in bytes at most.
+pub(crate) const ADDRESS_MAX: usize = 260;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// A connection that does not answer a ping within twice this is given up.
@@ -60,6 +67,8 @@ pub(crate) struct Peers {
     channels: Mutex<HashMap<(String, Lane), Channel>>,
     /// Nodes that did not answer the last message of the Raft library.
     lost: Mutex<HashSet<u64>>,
+    /// Where the nodes may be.
+    pub(crate) book: AddressBook,
     /// Calls for the leader.
     pub(crate) forwards: Streams<Forwarded, Payloads>,
     /// Questions for the index that linearizable reads have to wait for.
@@ -76,6 +85,7 @@ impl Peers {
             net,
             channels: Mutex::default(),
             lost: Mutex::default(),
+            book: AddressBook::default(),
             forwards: Streams::new(),
             reads: Streams::new(),
         }
@@ -112,6 +122,7 @@ impl Peers {
 
     /// A node did not answer: told once until it does.
     pub(crate) fn missed(&self, id: u64, address: &str, reason: &str) {
+        self.book.missed(id, address);
         if self.lost.lock().expect("invariant: nothing panics under this lock").insert(id) {
             tracing::warn!(id, address, reason, "a node is unreachable");
         }
@@ -139,6 +150,10 @@ impl Peers {
             Some(channel) => channel.clone(),
             None => {
                 let channel = self.net.connect(&endpoint(address)?);
+                if channels.len() >= CHANNELS_MAX {
+                    // Who uses one now keeps it.
+                    channels.clear();
+                }
                 channels.insert(key, channel.clone());
                 channel
             }

@@ -287,7 +287,10 @@ impl Node {
         });
         match timeout(patience, asked).await {
             Ok(Ok(answer)) => Ok(answer.index),
-            Ok(Err(status)) => Err(unreachable(leader, address, status.message())),
+            Ok(Err(status)) => {
+                self.peers.book.missed(leader, &address);
+                Err(unreachable(leader, address, status.message()))
+            }
             Err(elapsed) => Err(unreachable(leader, address, &elapsed.to_string())),
         }
     }

@@ -44,6 +44,7 @@ use crate::grpc::registry::RegistryService;
 use crate::grpc::routes::ClientCalls;
 use crate::leadership::Leadership;
 use crate::member_loop::MemberLoop;
+use crate::moving;
 use crate::net::{Environment, Listener};
 use crate::node::Node;
 use crate::opening::{advertised, listen, open, raft_config, settle_identity};
@@ -273,6 +274,7 @@ impl Bound {
         beside_raft.into_iter().for_each(&mut spawn_loop);
         let ticker = Ticker::new(node.clone());
         spawn_loop(Box::pin(async move { ticker.run().await }));
+        spawn_loop(Box::pin(moving::run(node.clone(), self.start.clone())));
         let members = MemberLoop::new(node.clone(), self.start);
         spawn_loop(Box::pin(async move { members.run().await }));
         spawn_loop(Box::pin(async move { compaction.run().await }));

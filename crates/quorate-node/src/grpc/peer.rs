@@ -13,8 +13,8 @@ use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
 use quorate_log::{Identity, SnapshotFile, SnapshotStore};
 use quorate_proto::peer::v1::peer_server::Peer;
 use quorate_proto::peer::v1::{
-    Forwarded, IdentifyRequest, IdentifyResponse, Payload, Payloads, ReadIndexRequest,
-    ReadIndexResponse, SnapshotChunk, StatusRequest,
+    Forwarded, IdentifyRequest, IdentifyResponse, MovedRequest, MovedResponse, Payload, Payloads,
+    ReadIndexRequest, ReadIndexResponse, SnapshotChunk, StatusRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -166,6 +166,13 @@ impl Peer for PeerService {
                 Ok(ReadIndexResponse { index })
             }
         }))
+    }
+
+    async fn moved(&self, request: Request<MovedRequest>) -> Answer<MovedResponse> {
+        self.check(request.metadata())?;
+        let MovedRequest { node_id, peer_address } = request.into_inner();
+        let moved = self.node.take_move(node_id, &peer_address)?;
+        Ok(Response::new(MovedResponse { moved: moved.into_iter().collect() }))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<Payload> {

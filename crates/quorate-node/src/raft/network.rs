@@ -51,7 +51,7 @@ pub(crate) struct Connection {
     peers: Arc<Peers>,
     applied: Arc<Applied>,
     target: u64,
-    /// Where it was when this was made; what is applied since then counts more.
+    /// Where it was when this was made; the address book counts more.
     first_address: String,
     /// Where its append calls go: heartbeats do not wait behind entries.
     appends: Lane,
@@ -85,11 +85,9 @@ enum Call {
 }
 
 impl Connection {
-    /// Where the member is now: the library keeps a connection for as long as a node leads, and a member may move.
+    /// Where to try the member now: the library keeps a connection for as long as a node leads, and a member may move.
     fn address(&self) -> String {
-        let state = self.applied.lock();
-        let member = state.membership.get_node(&self.target);
-        member.map_or_else(|| self.first_address.clone(), |member| member.peer_address.clone())
+        self.peers.book.address(self.target, &self.first_address)
     }
 
     /// A message to the member in its envelope; `timeout` `None`: a stream that lives on.

@@ -1,0 +1,139 @@
+//! Where the other nodes may be. A member that moved has to be reached before the log can say where it is now.
+//!
+//! An address is only somewhere to try: who is there is settled by the envelope of each call (`peers.rs`), which any other
+//! node refuses.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard};
+
+/// Nodes that are kept in mind: more than a cluster has members.
+const NODES_MAX: usize = 256;
+
+/// What is known of all nodes.
+#[derive(Debug, Default)]
+pub(crate) struct AddressBook(Mutex<HashMap<u64, Places>>);
+
+/// Where one node may be.
+#[derive(Debug, Default)]
+struct Places {
+    /// As it told itself since it moved; the membership does not have it yet.
+    told: Option<String>,
+    /// By the membership in effect, committed or not.
+    member: Option<String>,
+    /// By the list that this node was started with.
+    listed: Option<String>,
+    /// So often the place that was tried last was the wrong one.
+    turns: usize,
+}
+
+impl Places {
+    fn all(&self) -> Vec<&String> {
+        let mut places: Vec<&String> = Vec::new();
+        for place in [&self.told, &self.member, &self.listed].into_iter().flatten() {
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        places
+    }
+
+    fn now(&self) -> Option<&String> {
+        let places = self.all();
+        places.get(self.turns.checked_rem(places.len())?).copied()
+    }
+}
+
+impl AddressBook {
+    /// The list that this node was started with.
+    pub(crate) fn set_listed(&self, list: &BTreeMap<u64, String>) {
+        let mut book = self.lock();
+        for (id, address) in list.iter().take(NODES_MAX) {
+            book.entry(*id).or_default().listed = Some(address.clone());
+        }
+    }
+
+    /// The membership in effect has this address for a node: news of it count more than what the node told before.
+    pub(crate) fn set_member(&self, id: u64, address: &str) {
+        let mut book = self.lock();
+        if book.len() >= NODES_MAX && !book.contains_key(&id) {
+            return;
+        }
+        let places = book.entry(id).or_default();
+        if places.member.as_deref() != Some(address) {
+            (places.member, places.told, places.turns) = (Some(address.to_owned()), None, 0);
+        }
+    }
+
+    /// A member tells where it is; true: this is news.
+    pub(crate) fn set_told(&self, id: u64, address: &str) -> bool {
+        let mut book = self.lock();
+        let Some(places) = book.get_mut(&id) else { return false };
+        let known = places.told.as_deref().or(places.member.as_deref()) == Some(address);
+        if !known {
+            (places.told, places.turns) = (Some(address.to_owned()), 0);
+        }
+        !known
+    }
+
+    /// What nodes told, and the membership does not have.
+    pub(crate) fn told(&self) -> Vec<(u64, String)> {
+        let book = self.lock();
+        book.iter().filter_map(|(id, places)| Some((*id, places.told.clone()?))).collect()
+    }
+
+    /// Where to try this node now; `otherwise` if nothing is known.
+    pub(crate) fn address(&self, id: u64, otherwise: &str) -> String {
+        let book = self.lock();
+        let place = book.get(&id).and_then(Places::now);
+        place.map_or_else(|| otherwise.to_owned(), Clone::clone)
+    }
+
+    /// Everywhere where this node may be.
+    pub(crate) fn all(&self, id: u64) -> Vec<String> {
+        self.lock()
+            .get(&id)
+            .map_or_else(Vec::new, |places| places.all().into_iter().cloned().collect())
+    }
+
+    /// The node was not at this address: the next attempt is somewhere else, if there is another place.
+    pub(crate) fn missed(&self, id: u64, address: &str) {
+        if let Some(places) = self.lock().get_mut(&id)
+            && places.now().is_some_and(|tried| tried == address)
+        {
+            places.turns = places.turns.wrapping_add(1);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Places>> {
+        self.0.lock().expect("invariant: nothing panics under this lock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_what_a_node_told_then_the_membership_then_the_list() {
+        let book = AddressBook::default();
+        assert_eq!(book.address(1, "old"), "old");
+        assert!(!book.set_told(1, "x"), "of no member");
+        book.set_listed(&BTreeMap::from([(1, "list".to_owned())]));
+        book.set_member(1, "log");
+        assert_eq!(book.address(1, "old"), "log");
+        assert!(!book.set_told(1, "log"), "where it was");
+        assert!(book.set_told(1, "told"));
+        assert_eq!(book.told(), [(1, "told".to_owned())]);
+        for expected in ["told", "log", "list", "told"] {
+            let tried = book.address(1, "old");
+            assert_eq!(tried, expected);
+            book.missed(1, "elsewhere");
+            book.missed(1, &tried);
+        }
+        book.set_member(1, "log");
+        assert_eq!(book.all(1), ["told", "log", "list"], "no news");
+        book.set_member(1, "log2");
+        assert_eq!(book.all(1), ["log2", "list"]);
+        assert_eq!(book.address(1, "old"), "log2");
+    }
+}

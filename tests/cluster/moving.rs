@@ -1,0 +1,52 @@
+//! Nodes that come back under other addresses.
+
+use super::calls::{fetch_all, register};
+use super::harness::Cluster;
+
+/// All members are found, everything is there, and all of them can be written through.
+async fn works_with_all(cluster: &Cluster) {
+    cluster.settled().await;
+    for id in cluster.ids() {
+        register(&mut cluster.registry(id), "web", &format!("after-{id}")).await;
+    }
+    for id in cluster.ids() {
+        let found = fetch_all(&mut cluster.registry(id)).await.1.len();
+        assert_eq!(found, 1 + cluster.ids().len(), "at node {id}");
+        for member in cluster.members(id).await {
+            assert_eq!(member.peer_address, cluster.peer_address(member.id));
+        }
+    }
+}
+
+async fn moved(who: impl FnOnce(u64) -> Vec<u64>) -> Cluster {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    register(&mut cluster.registry(leader), "web", "before").await;
+    let who = who(leader);
+    for id in &who {
+        cluster.stop(*id).await;
+        cluster.move_away(*id);
+    }
+    if who.len() == 3 {
+        cluster.list_anew();
+    }
+    for id in &who {
+        cluster.restart(*id).await;
+    }
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_of_three_move_and_a_leader_stays() {
+    works_with_all(&moved(|leader| (1..=3).filter(|id| *id != leader).collect()).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_of_three_move_and_a_follower_stays() {
+    works_with_all(&moved(|leader| vec![leader, 1 + leader % 3]).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_three_move_with_a_new_list() {
+    works_with_all(&moved(|_| vec![1, 2, 3]).await).await;
+}
