@@ -168,6 +168,14 @@ pub(super) fn check_still_member(node: &Node, sender: u64) -> Result<(), Status>
     }
 }
 
+/// A node tells of itself where it is, and of no other.
+pub(super) fn check_same(sender: u64, told: u64) -> Result<(), Status> {
+    match sender == told {
+        true => Ok(()),
+        false => Err(refused(sender, &format!("it tells the addresses of node {told}"))),
+    }
+}
+
 /// What arrives from another node is checked as if it came from a client.
 pub(super) fn check_forwarded(sender: u64, call: &LeaderCall) -> Result<(), Status> {
     let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
@@ -182,10 +190,7 @@ pub(super) fn check_forwarded(sender: u64, call: &LeaderCall) -> Result<(), Stat
                 check_node("new_id", *new, peer_address).map_err(|error| invalid(&error))
             }
             MembershipCall::Announce { id, member } => {
-                if *id != sender {
-                    let why = format!("it tells the addresses of node {id}");
-                    return Err(refused(sender, &why));
-                }
+                check_same(sender, *id)?;
                 check_node("id", *id, &member.peer_address).map_err(|error| invalid(&error))
             }
             MembershipCall::Remove { .. }

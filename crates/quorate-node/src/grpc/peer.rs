@@ -22,7 +22,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::forwards::FORWARDED_MAX;
-use crate::grpc::guard::{check_forwarded, check_still_member};
+use crate::grpc::guard::{check_forwarded, check_same, check_still_member};
 use crate::grpc::{deadline_in, until_stopped};
 use crate::node::{LeaderCall, Node};
 use crate::peers::{Envelope, is_to_voter};
@@ -169,8 +169,9 @@ impl Peer for PeerService {
     }
 
     async fn moved(&self, request: Request<MovedRequest>) -> Answer<MovedResponse> {
-        self.check(request.metadata())?;
+        let sender = self.check_member(request.metadata())?;
         let MovedRequest { node_id, peer_address } = request.into_inner();
+        check_same(sender, node_id)?;
         let moved = self.node.take_move(node_id, &peer_address)?;
         Ok(Response::new(MovedResponse { moved: moved.into_iter().collect() }))
     }
