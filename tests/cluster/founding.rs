@@ -97,7 +97,7 @@ const LARGEST: [u8; 10] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
 
 /// A vote of the largest term for this node, in an election, by an empty log.
 fn largest_vote(node: u8) -> Payload {
-    Payload { data: [&[1][..], &LARGEST, &[node, 0, 0, 0]].concat().into() }
+    Payload { data: [&[1][..], &LARGEST, &[1, node, 0, 0, 0]].concat().into() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -131,7 +131,8 @@ async fn forwarded_calls_are_checked_like_those_of_clients() {
     let (cluster_id, _) = registered(&cluster).await;
     let leader = cluster.leader().await;
     let (mut peer, member) = (peer(&cluster, leader).await, leader % 3 + 1);
-    let largest_grace = [&[1, 0, 6][..], &LARGEST].concat();
+    // Under the name 1-1.
+    let largest_grace = [&[1, 0, 6][..], &LARGEST, &[1, 1, 1, 0, 0]].concat();
     let removal = vec![1, 2, 1, member as u8];
     let addresses_of_99 = vec![1, 2, 5, 99, 3, b'a', b':', b'1', 3, b'a', b':', b'1'];
     for (sender, call, code, why) in [
@@ -161,8 +162,8 @@ async fn a_snapshot_that_does_not_fit_changes_nothing() {
     let mut backup = other.admin(7).backup(BackupRequest {}).await.unwrap().into_inner();
     let leader = cluster.leader().await;
     let target = leader % 3 + 1;
-    // Its vote of term 5, the log id 5-leader-100000, no membership, and an empty name that is not used.
-    let header = [1, 5, leader as u8, 1, 1, 5, leader as u8, 0xa0, 0x8d, 6, 0, 0, 0, 0];
+    // Its vote of term 5, the log id 5-100000, no membership, and an empty name that is not used.
+    let header = [1, 5, 1, leader as u8, 1, 1, 5, 0xa0, 0x8d, 6, 0, 0, 0, 0];
     let mut chunks =
         vec![SnapshotChunk { header: header.to_vec().into(), data: Vec::new().into() }];
     while let Some(chunk) = backup.message().await.unwrap() {

@@ -73,9 +73,9 @@ impl Failover {
     /// Whether connections to the leader's address are refused.
     async fn is_dead(&self, leader: &Vote) -> bool {
         for _ in 0..PROBES {
-            let member = self.node.member(leader.leader_id().node_id);
+            let member = self.node.member(leader.leader_id().voted_for);
             let Some(member) = member.filter(|_| self.follows(leader)) else { return false };
-            let id = leader.leader_id().node_id;
+            let id = leader.leader_id().voted_for;
             // Where it was before it moved, nobody listens.
             let address = self.node.peers.book.address(id, &member.peer_address);
             let dial = self.node.peers.net().dial(&address);
@@ -92,7 +92,7 @@ impl Failover {
 
     /// Gives up the leader's lease, and stands for election until there is a candidate or a leader.
     async fn replace(&self, leader: Vote) {
-        let dead = leader.leader_id().node_id;
+        let dead = leader.leader_id().voted_for;
         tracing::warn!(leader = dead, "the leader's process has died: electing the next");
         // What a leader that hands over tells those who are not to follow it: its lease holds no longer.
         let release = TransferLeaderRequest::new(leader, dead, None);

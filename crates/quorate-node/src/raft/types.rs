@@ -16,6 +16,9 @@ openraft::declare_raft_types!(
         D = Command,
         R = Outcome,
         NodeId = u64,
+        // One leader in a term, as in Raft's own paper. The library's default lets several nodes lead one after the other
+        // in a term, and all that takes a term for a leader (clock.rs, headers, status, clients) would be wrong.
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
         Node = Member,
         AsyncRuntime = Runtime,
 );
