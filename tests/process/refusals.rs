@@ -110,7 +110,8 @@ fn set_format(cluster: &Cluster, version: u8) {
     db.flush().unwrap();
 }
 
-/// A node that comes with the data of another cluster takes no part, and is told of in the status.
+/// Founders that find a node of another cluster among them found nothing, and say where it is. A node that comes with the data
+/// of another cluster later takes no part, and is told of in the status.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_another_clusters_data_takes_no_part() {
     let mut other = Cluster::start(3).await;
@@ -120,11 +121,22 @@ async fn a_node_with_another_clusters_data_takes_no_part() {
         node.kill();
     }
     let foreign = other.nodes[2].data_dir.clone();
-    let data_dirs = [(3, foreign)].into();
-    let mut cluster = Cluster::prepare(3, Settings { data_dirs, ..Settings::default() }).await;
-    cluster.nodes[0].start();
-    cluster.nodes[1].start();
-    // A founder waits for word of the others; this one's word is that it knows nothing of this cluster.
+    let data_dirs = [(3, foreign.clone())].into();
+    let settings = Settings { data_dirs, ..Settings::default() };
+    let mut mistaken = Cluster::prepare(3, settings).await;
+    mistaken.nodes.iter_mut().for_each(|node| node.start());
+    for at in [0, 1] {
+        assert_eq!(mistaken.nodes[at].exit_code(Duration::from_secs(10)).await, 1);
+        let said = mistaken.nodes[at].log_text();
+        assert!(said.contains("is a member of cluster"), "{said}");
+    }
+    drop(mistaken);
+
+    let mut cluster = Cluster::start(3).await;
+    cluster.nodes[2].kill();
+    let own = &cluster.nodes[2].data_dir;
+    std::fs::remove_dir_all(own).unwrap();
+    std::fs::rename(&foreign, own).unwrap();
     cluster.nodes[2].start();
     let leader = cluster.leader_among(&[0, 1]).await;
     let ours = cluster.nodes[leader].register("ours", "o", Duration::from_secs(60)).await;

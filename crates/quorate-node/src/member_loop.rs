@@ -125,7 +125,11 @@ impl MemberLoop {
                 Verdict::New => self.node.takes_part.store(true, Ordering::Release),
                 Verdict::Known(told_by) => return Err(RunError::Amnesia { id, told_by }),
                 Verdict::Outside(Outside { cluster_id, told_by, members }) => {
-                    let members = members.join(",");
+                    // A member that has only just started may not know where clients reach the others.
+                    let members = match members.is_empty() {
+                        true => "ADDRESSES".to_owned(),
+                        false => members.join(","),
+                    };
                     return Err(RunError::Founded { id, cluster_id, told_by, members });
                 }
                 Verdict::Unclear { answered, needed } => {
