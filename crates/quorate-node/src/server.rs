@@ -243,22 +243,7 @@ impl Bound {
         let compaction = Compaction::new(node.clone(), self.log.clone(), self.snapshots.clone());
         let peer_service =
             PeerService { node: node.clone(), log: self.log, snapshots: self.snapshots };
-        let peer_service = PeerServer::new(peer_service)
-            .max_decoding_message_size(MESSAGE_MAX)
-            .max_encoding_message_size(MESSAGE_MAX);
-        let connections = Connections::new("peers", peer_limits(&node.tunables));
-        let peers = transport().serve_with_incoming_shutdown(
-            peer_service,
-            connections.accept(self.peers),
-            stops.peers.clone().cancelled_owned(),
-        );
-        let stop = stops.peers.clone();
-        let peers = async move {
-            tokio::select! {
-                ended = peers => ended.map_err(RunError::Peers),
-                never = connections.watch(stop) => match never {},
-            }
-        };
+        let peers = serve_peers(peer_service, self.peers, stops.peers.clone());
         tasks.spawn_on(peers, &self.raft_on);
 
         // Not where Raft runs: probes must not keep a heartbeat waiting.
@@ -288,6 +273,27 @@ impl Bound {
         spawn_loop(Box::pin(report_health(node.clone(), health_reporter)));
         spawn_loop(Box::pin(watch_raft(node)));
         tasks
+    }
+}
+
+/// The listener for peers, until the stop.
+async fn serve_peers(
+    service: PeerService,
+    listener: Listener,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let connections = Connections::new("peers", peer_limits(&service.node.tunables));
+    let service = PeerServer::new(service)
+        .max_decoding_message_size(MESSAGE_MAX)
+        .max_encoding_message_size(MESSAGE_MAX);
+    let peers = transport().serve_with_incoming_shutdown(
+        service,
+        connections.accept(listener),
+        stop.clone().cancelled_owned(),
+    );
+    tokio::select! {
+        ended = peers => ended.map_err(RunError::Peers),
+        never = connections.watch(stop) => match never {},
     }
 }
 
