@@ -65,7 +65,10 @@ async fn a_revision_that_no_node_can_have_is_refused_at_once() {
     let follower = cluster.follower().await;
     for node in [follower, cluster.leader().await] {
         let mut registry = cluster.registry(node);
-        register(&mut registry, "web", "a").await;
+        let header = register(&mut registry, "web", "a").await.header.unwrap();
+        // A follower may answer for a write before it has applied it.
+        let here = FetchRequest { min_revision: header.revision, ..fetch_of(&["web"]) };
+        registry.fetch(here).await.unwrap();
         let request = FetchRequest { min_revision: 5_000_000, ..fetch_of(&["web"]) };
         for request in [local(request.clone()), request] {
             let (took, answer) = timed(registry.fetch(request)).await;
