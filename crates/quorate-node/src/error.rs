@@ -84,6 +84,11 @@ impl Wanted {
 }
 
 impl NodeError {
+    /// Whether the time that was given for it was too short.
+    pub(crate) fn is_late(&self) -> bool {
+        matches!(self, Self::NoLeader { .. } | Self::NoAnswer { .. })
+    }
+
     /// Whether the same may succeed a little later, or with the next leader.
     pub(crate) fn may_pass(&self) -> bool {
         matches!(

@@ -19,7 +19,7 @@ pub(crate) struct Leadership {
     /// The highest index that leaders said is committed.
     committed: AtomicU64,
     stopping: AtomicBool,
-    removed: AtomicBool,
+    removed: watch::Sender<bool>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -38,7 +38,8 @@ impl Leadership {
     pub(crate) fn new() -> Self {
         let (view, contact) = (watch::Sender::new(None), Mutex::default());
         let suspect = watch::Sender::new(None);
-        let (heard, committed, stopping, removed) = Default::default();
+        let (heard, committed, stopping) = Default::default();
+        let removed = watch::Sender::new(false);
         Self { view, contact, suspect, heard, committed, stopping, removed }
     }
 
@@ -70,11 +71,18 @@ impl Leadership {
     /// Whether a leader said that this node is no member any more. A node that was taken out need not have been told: the
     /// others stop talking to it.
     pub(crate) fn is_removed(&self) -> bool {
-        self.removed.load(Ordering::Relaxed)
+        *self.removed.borrow()
     }
 
     pub(crate) fn set_removed(&self, removed: bool) {
-        self.removed.store(removed, Ordering::Relaxed);
+        self.removed.send_replace(removed);
+    }
+
+    /// Waits until this node is no member any more.
+    pub(crate) async fn removed(&self) {
+        let mut removed = self.removed.subscribe();
+        // Its sender is here: it does not end.
+        let _ = removed.wait_for(|removed| *removed).await;
     }
 
     /// How far leaders said they have committed, at least.

@@ -34,7 +34,7 @@ use crate::peers::{Lane, Peers};
 use crate::prober::ProbeCounts;
 use crate::queues::Queues;
 use crate::raft::types::{Member, Outcome, Raft, TypeConfig, decode, encode};
-use crate::renewals::{BatchRenewed, Patience, Renewed};
+use crate::renewals::{Patience, Renewed};
 use crate::requests;
 
 /// After a failed attempt, the next one waits this long unless the leader changes before.
@@ -133,59 +133,6 @@ impl Node {
         }
     }
 
-    /// Renews leases with the next batch.
-    ///
-    /// # Errors
-    /// Why it could not be done in time.
-    pub(crate) async fn renew(
-        &self,
-        leases: Vec<LeaseId>,
-        patience: Patience,
-        deadline: Instant,
-    ) -> Result<Renewed, NodeError> {
-        let since = Instant::now();
-        let renewed = async {
-            if self.leads() {
-                match self.queues.log_renewals.submit(leases.clone(), patience).await {
-                    Err(NodeError::NotLeader { .. }) => {}
-                    done => return done,
-                }
-            }
-            self.queues.edge_renewals.submit(leases, patience).await
-        };
-        let renewed = tokio::time::timeout_at(deadline, renewed).await;
-        renewed.unwrap_or_else(|_elapsed| Err(self.late(since)))
-    }
-
-    /// Renews leases at the leader.
-    pub(crate) async fn renew_batch(
-        &self,
-        leases: Vec<LeaseId>,
-        patience: Patience,
-        deadline: Instant,
-    ) -> Result<Renewed, NodeError> {
-        match self.on_leader(LeaderCall::Renew(leases, patience), deadline).await? {
-            LeaderAnswer::Renewed { unknown, revision } => Ok(Renewed { unknown, revision }),
-            other => Err(self.mismatched(&other)),
-        }
-    }
-
-    /// Proposes one entry with many renewals; only while this node leads.
-    pub(crate) async fn propose_renewals(
-        &self,
-        leases: Vec<LeaseId>,
-    ) -> Result<BatchRenewed, NodeError> {
-        let since = Instant::now();
-        let proposed = self.propose_here(Op::Renew(leases), None);
-        let proposed = tokio::time::timeout(self.tunables.request_timeout(), proposed).await;
-        let Outcome { reply, revision } = proposed.map_err(|_| self.late(since))??;
-        let Reply::Renewed { unknown } = reply else {
-            return Err(self.mismatched(&reply));
-        };
-        let unknown = Arc::new(unknown.into_iter().collect());
-        Ok(BatchRenewed { unknown, revision: revision.0 })
-    }
-
     /// Has the leader do something, wherever it is, trying again when the leader changes, until the deadline. An attempt
     /// may have had its effect although another node leads since: what must not happen twice has a name ([`Node::propose`]).
     ///
@@ -227,6 +174,7 @@ impl Node {
                 biased; // an answer that is there counts, also when the leader has changed since
                 done = tokio::time::timeout_at(deadline, attempt) => done,
                 () = self.leader_is_other_than(leader) => continue,
+                () = self.leadership.removed() => continue,
             };
             match done {
                 Err(_elapsed) => return Err(self.late(since)),
@@ -239,10 +187,18 @@ impl Node {
         }
     }
 
-    /// Waits a little before the next attempt, or until another node leads; false: the deadline is over.
+    /// Waits a little before the next attempt, or until another node leads; false: the deadline is over. Where nobody leads
+    /// there is nothing to try: thousands may wait, and must not wake again and again while a leader is elected.
     pub(crate) async fn pause(&self, leader: Option<u64>, deadline: Instant) -> bool {
-        let until = (Instant::now() + RETRY_PAUSE).min(deadline);
-        let _ = tokio::time::timeout_at(until, self.leader_is_other_than(leader)).await;
+        let until = match leader {
+            Some(_) => deadline.min(Instant::now() + RETRY_PAUSE),
+            None => deadline,
+        };
+        tokio::select! {
+            _ = tokio::time::timeout_at(until, self.leader_is_other_than(leader)) => {}
+            () = self.stop.cancelled() => {}
+            () = self.leadership.removed() => {}
+        }
         Instant::now() < deadline
     }
 

@@ -5,14 +5,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_state::LeaseId;
-use tokio::time::Instant;
+use quorate_state::{LeaseId, Op, Reply};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::NodeError;
 use crate::forwards::{Forwards, Messages, forwards};
-use crate::node::Node;
+use crate::node::{LeaderAnswer, LeaderCall, Node};
+use crate::raft::types::Outcome;
 use crate::reads::{ReadIndex, Rounds, read_index};
-use crate::renewals::{BatchRenewed, Batches, Patience, Renewals, renewals};
+use crate::renewals::{BatchRenewed, Batches, Patience, Renewals, Renewed, renewals};
 use crate::start_error::RunError;
 
 /// The queues of a node.
@@ -72,6 +73,77 @@ impl Waiting {
             Ok(())
         };
         ([Box::pin(edge), Box::pin(log), Box::pin(reads)], Box::pin(forwards))
+    }
+}
+
+impl Node {
+    /// Renews leases with the next batch, and with later ones until the deadline: a batch has less time than a caller may
+    /// have, and another caller's may be spent when this one joins it.
+    ///
+    /// # Errors
+    /// Why it could not be done in time.
+    pub(crate) async fn renew(
+        &self,
+        leases: Vec<LeaseId>,
+        patience: Patience,
+        deadline: Instant,
+    ) -> Result<Renewed, NodeError> {
+        let since = Instant::now();
+        loop {
+            let leader = self.current_leader();
+            let batch = self.renew_with_next(leases.clone(), patience);
+            match timeout_at(deadline, batch).await {
+                Err(_elapsed) => return Err(self.late(since)),
+                Ok(Err(error)) if error.may_pass() || error.is_late() => {}
+                Ok(renewed) => return renewed,
+            }
+            if !self.pause(leader, deadline).await {
+                return Err(self.late(since));
+            }
+        }
+    }
+
+    async fn renew_with_next(
+        &self,
+        leases: Vec<LeaseId>,
+        patience: Patience,
+    ) -> Result<Renewed, NodeError> {
+        if self.leads() {
+            match self.queues.log_renewals.submit(leases.clone(), patience).await {
+                Err(NodeError::NotLeader { .. }) => {}
+                done => return done,
+            }
+        }
+        self.queues.edge_renewals.submit(leases, patience).await
+    }
+
+    /// Renews leases at the leader.
+    pub(crate) async fn renew_batch(
+        &self,
+        leases: Vec<LeaseId>,
+        patience: Patience,
+        deadline: Instant,
+    ) -> Result<Renewed, NodeError> {
+        match self.on_leader(LeaderCall::Renew(leases, patience), deadline).await? {
+            LeaderAnswer::Renewed { unknown, revision } => Ok(Renewed { unknown, revision }),
+            other => Err(self.mismatched(&other)),
+        }
+    }
+
+    /// Proposes one entry with many renewals; only while this node leads.
+    pub(crate) async fn propose_renewals(
+        &self,
+        leases: Vec<LeaseId>,
+    ) -> Result<BatchRenewed, NodeError> {
+        let since = Instant::now();
+        let proposed = self.propose_here(Op::Renew(leases), None);
+        let proposed = timeout(self.tunables.request_timeout(), proposed).await;
+        let Outcome { reply, revision } = proposed.map_err(|_| self.late(since))??;
+        let Reply::Renewed { unknown } = reply else {
+            return Err(self.mismatched(&reply));
+        };
+        let unknown = Arc::new(unknown.into_iter().collect());
+        Ok(BatchRenewed { unknown, revision: revision.0 })
     }
 }
 

@@ -243,8 +243,15 @@ impl Node {
             if self.stop.is_cancelled() {
                 return Err(NodeError::Stopping { node: self.id });
             }
+            if self.leadership.is_removed() {
+                return Err(NodeError::NotMember { node: self.id });
+            }
             let leader = self.current_leader();
-            match timeout_at(deadline, self.queues.reads.confirm()).await {
+            let confirmed = tokio::select! {
+                confirmed = timeout_at(deadline, self.queues.reads.confirm()) => confirmed,
+                () = self.leadership.removed() => continue,
+            };
+            match confirmed {
                 Err(_elapsed) => return Err(self.late(since)),
                 Ok(Err(error)) if error.may_pass() => {}
                 Ok(index) => return index,
