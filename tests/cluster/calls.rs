@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+use super::harness::SOON;
+
 pub(crate) type Registry = RegistryClient<Channel>;
 
 /// Long enough that no test sees it expire.
@@ -41,7 +43,7 @@ pub(crate) fn registration(specs: Vec<InstanceSpec>) -> RegisterRequest {
 
 pub(crate) async fn register(registry: &mut Registry, service: &str, id: &str) -> RegisterResponse {
     let request = registration(vec![spec(service, id)]);
-    registry.register(request).await.expect("a registration").into_inner()
+    registry.register(in_time(request)).await.expect("a registration").into_inner()
 }
 
 /// Registers so many instances of a service, a thousand at a time; the last answer.
@@ -54,7 +56,8 @@ pub(crate) async fn register_many(
     let mut last = None;
     for part in ids.chunks(1_000) {
         let specs = part.iter().map(|id| spec(service, id)).collect();
-        last = Some(registry.register(registration(specs)).await.expect("registrations"));
+        let request = in_time(registration(specs));
+        last = Some(registry.register(request).await.expect("registrations"));
     }
     last.expect("at least one").into_inner()
 }
@@ -66,6 +69,7 @@ pub(crate) fn named(service: &str, id: &str) -> InstanceRef {
 pub(crate) async fn deregister(registry: &mut Registry, service: &str, id: &str) -> u64 {
     let request =
         DeregisterRequest { instances: vec![named(service, id)], ..DeregisterRequest::default() };
+    let request = in_time(request);
     revision(registry.deregister(request).await.expect("a deregistration").into_inner().header)
 }
 
@@ -75,6 +79,7 @@ pub(crate) async fn set_weight(registry: &mut Registry, service: &str, id: &str,
         weight: Some(to),
         ..UpdateRequest::default()
     };
+    let request = in_time(request);
     revision(registry.update(request).await.expect("an update").into_inner().header)
 }
 
@@ -96,7 +101,8 @@ pub(crate) fn local(request: FetchRequest) -> FetchRequest {
 
 /// All of the default namespace, linearizable.
 pub(crate) async fn fetch_all(registry: &mut Registry) -> (u64, Map) {
-    let answer = registry.fetch(FetchRequest::default()).await.expect("a fetch").into_inner();
+    let request = in_time(FetchRequest::default());
+    let answer = registry.fetch(request).await.expect("a fetch").into_inner();
     (revision(answer.header.clone()), map_of(answer))
 }
 
@@ -113,6 +119,11 @@ pub(crate) fn ids(answer: &FetchResponse) -> Vec<&str> {
 
 pub(crate) fn revision(header: Option<ResponseHeader>) -> u64 {
     header.expect("a header").revision
+}
+
+/// As long as a busy machine may take for what is no test's own.
+fn in_time<T>(message: T) -> Request<T> {
+    with_timeout(message, SOON)
 }
 
 pub(crate) fn with_timeout<T>(message: T, limit: Duration) -> Request<T> {

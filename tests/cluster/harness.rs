@@ -104,8 +104,12 @@ impl Cluster {
 
     /// A cluster whose nodes can be made to stand still.
     pub(crate) async fn start_freezable(size: u64) -> Self {
+        Self::start_freezable_with(size, Tunables::default()).await
+    }
+
+    pub(crate) async fn start_freezable_with(size: u64, tunables: Tunables) -> Self {
         let live = LIVE.acquire().await.expect("invariant: never closed");
-        Self::found(1..=size, Tunables::default(), Kind::Freezable, Some(live)).await
+        Self::found(1..=size, tunables, Kind::Freezable, Some(live)).await
     }
 
     /// A second cluster within the same test: of one node with this id.
