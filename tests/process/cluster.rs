@@ -268,6 +268,12 @@ impl Node {
         Self { id, clients, data_dir, args, log, link, ulimit, process: None }
     }
 
+    /// Where other nodes reach it.
+    pub(crate) fn peer_address(&self) -> String {
+        let at = self.args.iter().rposition(|arg| arg == "--peer-advertise").expect("it is given");
+        self.args[at + 1].clone()
+    }
+
     /// The arguments that it is started with.
     pub(crate) fn args(&self) -> &[String] {
         &self.args
@@ -279,6 +285,22 @@ impl Node {
             "" => Process::start(&self.args, &self.log, &self.log),
             ulimit => Process::start_limited(ulimit, &self.args, &self.log),
         });
+    }
+
+    /// Another machine at the same addresses: it has an id of its own and nothing on its disk, and waits to be taken in.
+    pub(crate) fn become_new(&mut self, id: u64) {
+        assert!(self.process.is_none(), "node {} runs", self.id);
+        self.id = id;
+        self.data_dir.set_file_name(format!("data-{id}"));
+        let values =
+            [("--id", id.to_string()), ("--data-dir", self.data_dir.display().to_string())];
+        for (flag, value) in values {
+            let at = self.args.iter().position(|arg| arg == flag).expect("it is given");
+            self.args[at + 1] = value;
+        }
+        if let Some(at) = self.args.iter().position(|arg| arg == "--bootstrap") {
+            self.args.drain(at..at + 2);
+        }
     }
 
     pub(crate) fn process(&mut self) -> &mut Process {

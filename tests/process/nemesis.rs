@@ -1,5 +1,5 @@
-//! Everything at once: nodes are killed, paused and cut off, and the lead moves, while many write to the same instances and read
-//! them, some through the client crate (which tries again by itself), some with the generated stub. Afterwards a checker
+//! Everything at once: nodes are killed, paused, cut off and replaced by new ones, and the lead moves, while many write to the
+//! same instances and read them, some through the client crate (which tries again by itself), some with the generated stub. Afterwards a checker
 //! looks at all that was told: every write was done once at most, all happened in one order, and that order is the one
 //! in which calls followed each other (linearizability; revisions are the witness of the order).
 //!
@@ -15,7 +15,8 @@ use quorate_client::{Client, Update};
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{
-    Consistency, FetchRequest, InstanceRef, RegisterRequest, TransferLeaderRequest, UpdateRequest,
+    Consistency, FetchRequest, InstanceRef, RegisterRequest, ReplaceNodeRequest,
+    TransferLeaderRequest, UpdateRequest,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -25,12 +26,14 @@ use tonic::{Code, Request};
 
 use crate::cluster::{Cluster, Settings};
 use crate::raw::spec;
-use crate::wait::time_passes;
+use crate::wait::{eventually, time_passes};
 
 const INSTANCES: usize = 4;
 const WRITERS: usize = 12;
 const READERS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Some elections, a snapshot, and the retries between, on a busy machine.
+const REPLACED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A write or a read that was answered, or may have happened.
 #[derive(Debug, Clone)]
@@ -130,37 +133,61 @@ async fn trouble(
     while Instant::now() < until {
         let at = rng.random_range(0..cluster.nodes.len());
         let lasting = Duration::from_millis(rng.random_range(50..1_500));
-        let fault = match rng.random_range(0..4) {
-            0 => {
+        // A replacement takes longer than the rest.
+        let fault = match rng.random_range(0..13) {
+            0..3 => {
                 cluster.nodes[at].kill();
                 time_passes(lasting).await;
                 cluster.nodes[at].start();
                 "kill -9"
             }
-            1 => {
+            3..6 => {
                 cluster.nodes[at].pause();
                 time_passes(lasting).await;
                 cluster.nodes[at].go_on();
                 "pause"
             }
-            2 => {
+            6..9 => {
                 cluster.nodes[at].cut_off();
                 time_passes(lasting).await;
                 cluster.nodes[at].reconnect();
                 "cut"
             }
-            _ => {
+            9..12 => {
                 let mut admin = AdminClient::new(cluster.nodes[at].channel());
                 let mut request = Request::new(TransferLeaderRequest { to_id: 0 });
                 request.set_timeout(PATIENCE);
                 let _refused_is_fine = admin.transfer_leader(request).await;
                 "transfer"
             }
+            _ => {
+                cluster.nodes[at].kill();
+                replace(cluster, at).await;
+                "replace"
+            }
         };
         *faults.entry(fault).or_insert(0) += 1;
         time_passes(Duration::from_millis(rng.random_range(50..700))).await;
     }
     faults
+}
+
+/// A new machine takes the place of a dead one.
+async fn replace(cluster: &mut Cluster, at: usize) {
+    let old_id = cluster.nodes[at].id;
+    let new_id = cluster.nodes.iter().map(|node| node.id).max().unwrap_or(0) + 1;
+    cluster.nodes[at].become_new(new_id);
+    cluster.nodes[at].start();
+    let peer_address = cluster.nodes[at].peer_address();
+    let helper = cluster.nodes[(at + 1) % cluster.nodes.len()].channel();
+    eventually("a node is replaced", REPLACED_WITHIN, || async {
+        let peer_address = peer_address.clone();
+        let mut request = Request::new(ReplaceNodeRequest { old_id, new_id, peer_address });
+        request.set_timeout(REPLACED_WITHIN / 3);
+        let replaced = AdminClient::new(helper.clone()).replace_node(request).await;
+        replaced.map_err(|status| status.to_string())
+    })
+    .await;
 }
 
 impl Shared {
