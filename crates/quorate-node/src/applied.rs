@@ -31,6 +31,8 @@ pub(crate) struct Position {
     pub(crate) index: u64,
     /// The state's revision there.
     pub(crate) revision: u64,
+    /// Whose state it is; 0: of a cluster that has not been founded yet.
+    pub(crate) cluster_id: u64,
 }
 
 #[derive(Debug)]
@@ -105,9 +107,9 @@ impl Applied {
     pub(crate) fn tell_position(&self) {
         let state = self.lock();
         let index = state.last_log_id.map_or(0, |log_id| log_id.index());
-        let revision = state.registry.revision().0;
+        let (revision, cluster_id) = (state.registry.revision().0, state.registry.cluster_id());
         drop(state);
-        self.position.send_replace(Position { index, revision });
+        self.position.send_replace(Position { index, revision, cluster_id });
     }
 
     /// Wakes whom the entries concern that were applied since this was last called.
@@ -124,7 +126,7 @@ impl Applied {
         membership: StoredMembership,
     ) -> Registry {
         let index = last_log_id.map_or(0, |log_id| log_id.index());
-        let revision = registry.revision().0;
+        let (revision, cluster_id) = (registry.revision().0, registry.cluster_id());
         let mut state = self.lock();
         state.hash_mark = (index, registry.hash());
         state.hub.restart(registry.revision());
@@ -132,7 +134,7 @@ impl Applied {
         state.last_log_id = last_log_id;
         state.membership = membership;
         drop(state);
-        self.position.send_replace(Position { index, revision });
+        self.position.send_replace(Position { index, revision, cluster_id });
         replaced
     }
 }

@@ -102,8 +102,10 @@ impl Node {
         if consistency == Consistency::Linearizable {
             let index = self.read_index(deadline).await?;
             self.await_applied(deadline, |position| position.index >= index).await?;
-            let founded = self.await_applied(deadline, |_| self.is_founded()).await;
-            founded.map_err(|_| NodeError::Founding { node: self.id })?;
+            if !self.is_founded() {
+                let founded = self.await_applied(deadline, |_| self.is_founded()).await;
+                founded.map_err(|_| NodeError::Founding { node: self.id })?;
+            }
         }
         self.check_member()?;
         self.await_revision(Wanted::MinRevision(min_revision), deadline).await?;
@@ -140,16 +142,15 @@ impl Node {
     /// # Errors
     /// [`NodeError::NotMember`]; [`NodeError::Founding`] while the cluster has no identity.
     pub(crate) fn check_member(&self) -> Result<(), NodeError> {
-        self.check_membership()?;
-        if self.is_founded() { Ok(()) } else { Err(NodeError::Founding { node: self.id }) }
-    }
-
-    fn check_membership(&self) -> Result<(), NodeError> {
+        let cluster_id = self.peers.cluster_id();
         let state = self.applied.lock();
-        match state.membership.get_node(&self.id) {
-            Some(_) if !self.leadership.is_removed() => Ok(()),
-            _ => Err(NodeError::NotMember { node: self.id }),
+        if self.leadership.is_removed() || state.membership.get_node(&self.id).is_none() {
+            return Err(NodeError::NotMember { node: self.id });
         }
+        if cluster_id == 0 || state.registry.cluster_id() != cluster_id {
+            return Err(NodeError::Founding { node: self.id });
+        }
+        Ok(())
     }
 
     /// How old what this node has may be, in ms; the maximum: it does not know.
@@ -221,8 +222,12 @@ impl Node {
     pub(crate) async fn await_applied(
         &self,
         deadline: Instant,
-        reached: impl FnMut(&Position) -> bool,
+        mut reached: impl FnMut(&Position) -> bool,
     ) -> Result<(), NodeError> {
+        // Most calls find it so, and need no timer.
+        if reached(&self.applied.position()) {
+            return Ok(());
+        }
         let since = Instant::now();
         let mut positions = self.applied.positions();
         let waited = tokio::select! {
