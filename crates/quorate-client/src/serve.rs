@@ -4,7 +4,6 @@
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -37,9 +36,7 @@ pub type Stop = BoxFuture<'static, ()>;
 /// let me = InstanceBuilder::new("orders", "orders-1").endpoint("http", "http://{addr}");
 /// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 /// let served = client.serve(Registration::new(me)).until_signal()
-///     .run(listener, |listener, stop| {
-///         axum::serve(listener, app).with_graceful_shutdown(stop).into_future()
-///     })
+///     .run(listener, |listener, stop| axum::serve(listener, app).with_graceful_shutdown(stop))
 ///     .await?;
 /// println!("{served}");
 /// # Ok(())
@@ -119,8 +116,9 @@ impl Serving {
         self
     }
 
-    /// Serves. In the endpoints of the registration, `{addr}` and `{port}` stand for those that the listener has. One that is
-    /// bound to all addresses (`0.0.0.0`, `[::]`) has only a port.
+    /// Serves; `serve` returns a future, or what becomes one, as axum's servers do. In the endpoints of the registration,
+    /// `{addr}` and `{port}` stand for those that the listener has. One that is bound to all addresses (`0.0.0.0`, `[::]`)
+    /// has only a port.
     ///
     /// # Errors
     /// [`Error::NoAddress`], [`Error::AlreadyRegistered`], [`Error::InvalidOption`]; nothing was served then. An outage of the registry is none:
@@ -131,7 +129,7 @@ impl Serving {
         serve: impl FnOnce(TcpListener, Stop) -> F,
     ) -> Result<Served<T>, Error>
     where
-        F: Future<Output = T>,
+        F: IntoFuture<Output = T>,
     {
         let Self { client, mut registration, until, grace, drain } = self;
         if let Ok(bound) = listener.local_addr() {
@@ -140,7 +138,7 @@ impl Serving {
         let (stop, stopped) = oneshot::channel::<()>();
         // Dropped or sent: both mean that it is time.
         let stopped = stopped.map(|_told| ()).boxed();
-        let mut server: Pin<Box<F>> = Box::pin(serve(listener, stopped));
+        let mut server = Box::pin(serve(listener, stopped).into_future());
         let handle = client.register_in_background(registration)?;
         tokio::select! {
             output = &mut server => {

@@ -62,9 +62,11 @@ async fn an_axum_server_drains_in_order() {
     let serving = client.serve(web()).grace(Duration::from_millis(300)).until(async move {
         let _ = stopped.await;
     });
-    let serving = tokio::spawn(serving.run(listener, |listener, stop| async move {
-        axum::serve(listener, app).with_graceful_shutdown(stop).await
-    }));
+    // What axum returns is no future yet.
+    let serving =
+        tokio::spawn(serving.run(listener, |listener, stop| {
+            axum::serve(listener, app).with_graceful_shutdown(stop)
+        }));
     until("it is registered", || held(&fakes[0]).is_some()).await;
     let endpoints = held(&fakes[0]).unwrap().endpoints;
     assert_eq!(endpoints["http"], format!("http://{address}/x"));
