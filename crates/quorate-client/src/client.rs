@@ -1,5 +1,5 @@
-//! [`Client`]: how it is made, and the calls that only read. Registering is in `registration.rs`, following in `watch.rs`,
-//! operating in `admin.rs`; they share [`Core`].
+//! [`Client`]: how it is made. Reading is in `reads.rs`, registering in `registration.rs`, following in `watch.rs`, operating
+//! in `admin.rs`; they share [`Core`].
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -7,15 +7,12 @@ use std::time::Duration;
 
 use quorate_proto::requests::Origin;
 use quorate_proto::v1::registry_client::RegistryClient;
-use quorate_proto::v1::{
-    FetchRequest, ListDependentsRequest, ListMembersRequest, ListServicesRequest,
-};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
 use crate::admin::Admin;
-use crate::call::{DECODE_MAX, Plan, call};
+use crate::call::{DECODE_MAX, Plan};
 use crate::channel::ChannelBuilder;
 use crate::claims::Claims;
 use crate::counters::{Counters, Counts};
@@ -25,17 +22,14 @@ use crate::error::{Error, check_duration};
 use crate::registration::RegistrationHandle;
 use crate::renewals::Renewals;
 use crate::serve::Serving;
-use crate::types::{
-    Consistency, FetchOptions, Fetched, Health, Instance, InstanceStatus, Member, Registration,
-    Selection, Service, ServiceSummary,
-};
+use crate::types::{Registration, Selection};
 use crate::watch::Watch;
 use crate::{discovery, members, registration, watch};
 
 /// A connection to the registry, as many nodes as it has. Cheap to clone; clones share connections.
 #[derive(Debug, Clone)]
 pub struct Client {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
 }
 
 /// What everything that the client started shares.
@@ -316,131 +310,6 @@ impl Client {
     /// How often something happened that should not.
     pub fn counters(&self) -> Counters {
         self.core.options.counters.shown()
-    }
-
-    /// The instances of a service that can be called now: those whose effective status is UP and whose health checks do not
-    /// fail. For all of them, use [`Client::fetch_with`].
-    ///
-    /// # Errors
-    /// [`Error::UnknownService`], [`Error::NoInstances`], [`Error::Unreachable`], [`Error::Rejected`]: never an empty list.
-    pub async fn fetch(&self, service: &str) -> Result<Service, Error> {
-        let selection = Selection::service(service).statuses([InstanceStatus::Up]);
-        let fetched = self.fetch_with(&FetchOptions::new(selection)).await?;
-        let found = fetched.services.into_iter().flatten().next();
-        let mut found = found.ok_or(Error::BadAnswer { operation: "fetch", missing: "service" })?;
-        found.instances.retain(|instance| instance.health() != Health::Critical);
-        if !found.known {
-            return Err(Error::UnknownService { service: service.to_owned() });
-        }
-        if found.instances.is_empty() {
-            return Err(Error::NoInstances { service: service.to_owned() });
-        }
-        Ok(found)
-    }
-
-    /// Reads services as the options say. Absent services and services without instances are no errors here.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`], [`Error::Rejected`].
-    pub async fn fetch_with(&self, options: &FetchOptions) -> Result<Fetched, Error> {
-        let request = FetchRequest {
-            namespace: self.core.options.namespace.clone(),
-            services: options.selection.services.clone(),
-            prefix: options.selection.prefix.clone(),
-            statuses: options.selection.status_numbers(),
-            consistency: options.consistency as i32,
-            min_revision: options.min_revision,
-            not_modified_since: options.not_modified_since,
-            cluster_id: options.cluster_id,
-            ..FetchRequest::default()
-        };
-        let plan = self.core.plan("fetch", Target::Any);
-        let send = |channel, request| async move { registry(channel).fetch(request).await };
-        let answer = call(&self.core.endpoints, &plan, &request, send)
-            .await
-            .map_err(|error| error.into_error("fetch"))?;
-        let header =
-            answer.header.ok_or(Error::BadAnswer { operation: "fetch", missing: "header" })?;
-        if !answer.not_modified && answer.services.len() < request.services.len() {
-            return Err(Error::BadAnswer { operation: "fetch", missing: "service" });
-        }
-        Ok(Fetched { header, services: (!answer.not_modified).then_some(answer.services) })
-    }
-
-    /// The services whose name begins with `prefix`, ordered by name, however many there are.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`], [`Error::Rejected`].
-    pub async fn list_services(
-        &self,
-        prefix: &str,
-        consistency: Consistency,
-    ) -> Result<Vec<ServiceSummary>, Error> {
-        let plan = self.core.plan("list services", Target::Any);
-        let mut request = ListServicesRequest {
-            namespace: self.core.options.namespace.clone(),
-            prefix: prefix.to_owned(),
-            consistency: consistency as i32,
-            ..ListServicesRequest::default()
-        };
-        let mut all = Vec::new();
-        loop {
-            let send =
-                |channel, request| async move { registry(channel).list_services(request).await };
-            let answer = call(&self.core.endpoints, &plan, &request, send)
-                .await
-                .map_err(|error| error.into_error(plan.operation))?;
-            let header = answer.header.unwrap_or_default();
-            // A list of which one part is another cluster's would be nobody's.
-            if !request.after.is_empty() && header.cluster_id != request.cluster_id {
-                let (was, is) = (request.cluster_id, header.cluster_id);
-                return Err(Error::OtherCluster { was, is });
-            }
-            all.extend(answer.services);
-            // Each page begins after the one before it, so this ends even with a node that repeats itself.
-            if answer.next <= request.after {
-                return Ok(all);
-            }
-            request.after = answer.next;
-            // The pages may come from different nodes: none may be older than the first.
-            request.min_revision = request.min_revision.max(header.revision);
-            request.cluster_id = header.cluster_id;
-        }
-    }
-
-    /// The instances that declare that they require `service`, ordered by service and id.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`], [`Error::Rejected`].
-    pub async fn dependents(&self, service: &str) -> Result<Vec<Instance>, Error> {
-        let request = ListDependentsRequest {
-            namespace: self.core.options.namespace.clone(),
-            service: service.to_owned(),
-            ..ListDependentsRequest::default()
-        };
-        let plan = self.core.plan("list dependents", Target::Any);
-        let send =
-            |channel, request| async move { registry(channel).list_dependents(request).await };
-        let answer = call(&self.core.endpoints, &plan, &request, send)
-            .await
-            .map_err(|error| error.into_error(plan.operation))?;
-        Ok(answer.instances)
-    }
-
-    /// The nodes of the cluster.
-    ///
-    /// # Errors
-    /// [`Error::Unreachable`], [`Error::Rejected`].
-    pub async fn members(&self) -> Result<Vec<Member>, Error> {
-        let plan = self.core.plan("list members", Target::Any);
-        let send = |channel, request| async move { registry(channel).list_members(request).await };
-        let answer = call(&self.core.endpoints, &plan, &ListMembersRequest {}, send)
-            .await
-            .map_err(|error| error.into_error(plan.operation))?;
-        self.core
-            .endpoints
-            .replace_members(answer.members.iter().map(|member| member.client_address.as_str()));
-        Ok(answer.members)
     }
 
     /// Follows services for as long as the [`Watch`] lives, over every failure of nodes.

@@ -50,7 +50,7 @@
 //!
 //! | file | duty |
 //! |---|---|
-//! | `client` | [`Client`], its settings, and the calls that read |
+//! | `client`, `reads` | [`Client`] and its settings; the calls that read |
 //! | `registration`, `keeper`, `renewals` | [`RegistrationHandle`]; the task that keeps a registration; the stream for all |
 //! | `discovery`, `discovery/*` | [`Discovery`], live views; the stream that they share; their cache and audit |
 //! | `watch`, `watch/*` | [`Watch`]; the task that follows, the view, the queue of events |
@@ -79,6 +79,7 @@ mod endpoints;
 mod error;
 mod keeper;
 mod members;
+mod reads;
 mod rebalance;
 mod registration;
 mod renewals;
