@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use quorate_client::{FetchOptions, Selection};
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{Consistency, FetchRequest, InstanceSpec};
 use tonic::Code;
@@ -10,7 +11,7 @@ use super::calls::{
     Map, assert_refused, deregister, fetch_all, fetch_of, local, map_of, register, register_many,
     registration, spec,
 };
-use super::harness::Cluster;
+use super::harness::{Cluster, eventually};
 
 /// Services in the order of the answers, with how many instances came of each; and all instances.
 type Read = (Vec<(String, usize)>, Map);
@@ -132,4 +133,45 @@ async fn a_client_with_the_usual_limit_reads_what_one_answer_cannot_hold() {
         let sizes: BTreeMap<_, _> = found.values().map(|i| (&i.id, i.metadata.len())).collect();
         assert!(sizes.values().all(|entries| *entries == 4));
     }
+}
+
+/// The client crate reads what is over 32 MiB, in the order asked, and says whether it is one view.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_client_reads_what_one_answer_cannot_hold_and_says_what_changed_meanwhile() {
+    let cluster = Cluster::start(3).await;
+    let mut registry = cluster.registry(1);
+    for part in (0..2_400).collect::<Vec<_>>().chunks(200) {
+        let specs = part.iter().map(|id| large(*id)).collect();
+        registry.register(registration(specs)).await.unwrap();
+    }
+    register(&mut registry, "a", "small").await;
+    let client = cluster.client().await;
+    let asked = ["none", "large", "a", "large"];
+    let fetch = async |selection: Selection| client.fetch_with(&FetchOptions::new(selection)).await;
+
+    // Writes to what is not read.
+    let mut writer = cluster.registry(2);
+    let noise = tokio::spawn(async move {
+        for number in 0.. {
+            register(&mut writer, "elsewhere", &format!("n{}", number % 500)).await;
+        }
+    });
+    eventually("there is noise", async || {
+        fetch(Selection::service("elsewhere")).await.ok()?.services?[0].known.then_some(())
+    })
+    .await;
+    let fetched = fetch(Selection::services(asked)).await.unwrap();
+    assert_eq!(fetched.mixed_until, None, "nothing of it changed");
+    let services = fetched.services.unwrap();
+    let counts: Vec<_> = services.iter().map(|s| (&*s.name, s.known, s.instances.len())).collect();
+    let large = ("large", true, 2_400);
+    assert_eq!(counts, [("none", false, 0), large, ("a", true, 1), large]);
+    assert!(services[1].instances.iter().is_sorted_by_key(|instance| &instance.id));
+
+    let fetched = fetch(Selection::prefix("")).await.unwrap();
+    let until = fetched.mixed_until.expect("elsewhere changed meanwhile");
+    assert!(until > fetched.header.revision);
+    let names: Vec<_> = fetched.services.iter().flatten().map(|s| &*s.name).collect();
+    assert_eq!(names, ["a", "elsewhere", "large"]);
+    noise.abort();
 }

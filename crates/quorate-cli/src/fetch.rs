@@ -22,9 +22,10 @@ pub(crate) async fn fetch(args: FetchArgs) -> Result<(), Failure> {
     match args.client.output {
         Format::Json => output::json(&json!({
             "header": json::header(&fetched.header),
+            "mixed_until": fetched.mixed_until,
             "services": services.iter().map(json::service).collect::<Vec<_>>(),
         }))?,
-        Format::Table => print(&fetched.header, &services)?,
+        Format::Table => print(&fetched.header, fetched.mixed_until, &services)?,
     }
     // After the output: the other services are worth having.
     match services.into_iter().find(|service| !service.known) {
@@ -33,7 +34,11 @@ pub(crate) async fn fetch(args: FetchArgs) -> Result<(), Failure> {
     }
 }
 
-fn print(header: &ResponseHeader, services: &[Service]) -> Result<(), Failure> {
+fn print(
+    header: &ResponseHeader,
+    mixed_until: Option<u64>,
+    services: &[Service],
+) -> Result<(), Failure> {
     for service in services.iter().filter(|service| service.known) {
         let count = service.instances.len();
         output::line(&format!(
@@ -53,6 +58,11 @@ fn print(header: &ResponseHeader, services: &[Service]) -> Result<(), Failure> {
         output::line("")?;
     }
     output::line(&format!("revision {}, {}", header.revision, age(header)))?;
+    if let Some(until) = mixed_until {
+        output::line(&format!(
+            "not one view: it was read in pages and changed meanwhile, up to revision {until}"
+        ))?;
+    }
     Ok(())
 }
 

@@ -50,7 +50,7 @@
 //!
 //! | file | duty |
 //! |---|---|
-//! | `client`, `reads` | [`Client`] and its settings; the calls that read |
+//! | `client`, `reads`, `reads/pages` | [`Client`] and its settings; the calls that read; what is too large for one answer |
 //! | `registration`, `keeper`, `renewals` | [`RegistrationHandle`]; the task that keeps a registration; the stream for all |
 //! | `discovery`, `discovery/*` | [`Discovery`], live views; the stream that they share; their cache and audit |
 //! | `watch`, `watch/*` | [`Watch`]; the task that follows, the view, the queue of events |

@@ -1,13 +1,17 @@
 //! The calls that only read.
 
-use quorate_proto::v1::{
-    FetchRequest, ListDependentsRequest, ListMembersRequest, ListServicesRequest,
-};
+mod pages;
 
-use crate::call::call;
+use quorate_proto::v1::{
+    FetchRequest, FetchResponse, ListDependentsRequest, ListMembersRequest, ListServicesRequest,
+};
+use tonic::{Code, Status};
+
+use crate::call::{CallError, call};
 use crate::client::{Client, registry};
 use crate::endpoints::Target;
 use crate::error::Error;
+use crate::retry::retry_after;
 use crate::types::{
     Consistency, FetchOptions, Fetched, Health, Instance, InstanceStatus, Member, Selection,
     Service, ServiceSummary,
@@ -34,10 +38,12 @@ impl Client {
         Ok(found)
     }
 
-    /// Reads services as the options say. Absent services and services without instances are no errors here.
+    /// Reads services as the options say. Absent services and services without instances are no errors here. What is too large
+    /// for one answer (32 MiB) is read in pages, each with the whole call timeout; [`Fetched::mixed_until`] tells if something
+    /// of it changed meanwhile.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Rejected`].
+    /// [`Error::Unreachable`], [`Error::Rejected`], [`Error::OtherCluster`] between two pages.
     pub async fn fetch_with(&self, options: &FetchOptions) -> Result<Fetched, Error> {
         let request = FetchRequest {
             namespace: self.core.options.namespace.clone(),
@@ -50,17 +56,29 @@ impl Client {
             cluster_id: options.cluster_id,
             ..FetchRequest::default()
         };
-        let plan = self.core.plan("fetch", Target::Any);
-        let send = |channel, request| async move { registry(channel).fetch(request).await };
-        let answer = call(&self.core.endpoints, &plan, &request, send)
-            .await
-            .map_err(|error| error.into_error("fetch"))?;
+        let answer = match self.fetch_once(&request).await {
+            Err(CallError::Refused { status, .. }) if is_too_large(&status) => {
+                return pages::fetch(self, request).await;
+            }
+            answer => answer.map_err(|error| error.into_error("fetch"))?,
+        };
         let header =
             answer.header.ok_or(Error::BadAnswer { operation: "fetch", missing: "header" })?;
         if !answer.not_modified && answer.services.len() < request.services.len() {
             return Err(Error::BadAnswer { operation: "fetch", missing: "service" });
         }
-        Ok(Fetched { header, services: (!answer.not_modified).then_some(answer.services) })
+        let services = (!answer.not_modified).then_some(answer.services);
+        Ok(Fetched { header, services, mixed_until: None })
+    }
+
+    /// One answer, which may be a page.
+    pub(crate) async fn fetch_once(
+        &self,
+        request: &FetchRequest,
+    ) -> Result<FetchResponse, CallError> {
+        let plan = self.core.plan("fetch", Target::Any);
+        let send = |channel, request| async move { registry(channel).fetch(request).await };
+        call(&self.core.endpoints, &plan, request, send).await
     }
 
     /// The services whose name begins with `prefix`, ordered by name, however many there are.
@@ -138,4 +156,9 @@ impl Client {
             .replace_members(answer.members.iter().map(|member| member.client_address.as_str()));
         Ok(answer.members)
     }
+}
+
+/// Whether the answer was refused for its own size, not for what else is under way.
+fn is_too_large(status: &Status) -> bool {
+    status.code() == Code::ResourceExhausted && retry_after(status).is_none()
 }

@@ -364,4 +364,7 @@ pub struct Fetched {
     /// `None`: nothing changed after the revision named in the request. With names, one service for each, in the order
     /// asked, [`Service::known`] or not; with a prefix, the known ones.
     pub services: Option<Vec<Service>>,
+    /// `None`: all of it is as of the header's revision. Else it was too large for one answer, and something of it changed
+    /// while it was read in pages: each part is as of some revision from the header's to this one.
+    pub mixed_until: Option<u64>,
 }

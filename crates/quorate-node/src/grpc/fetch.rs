@@ -85,9 +85,7 @@ pub(crate) async fn answer(
         node.answers.learn(instances, bytes);
     }
     if bytes > ANSWER_MAX {
-        let instead = "use `limit` and read pages, a narrower prefix, or Watch";
-        let (what, limit) = ("the answer", ANSWER_MAX);
-        return Err(CallError::TooLarge { what, bytes, limit, instead }.into());
+        return Err(too_large(bytes).into());
     }
     let mut response = Response::new(response);
     reserved.attach(&mut response);
@@ -106,7 +104,12 @@ async fn encode_elsewhere(
     let turn = timeout_at(deadline, node.answers.encoding.acquire()).await;
     let _turn = turn.map_err(|_elapsed| CallError::from(NodeError::Overloaded { waiting: 1 }))?;
     // Not known before the turn came: what answers take, and how many are under way by now.
-    reserved.check(node.answers.estimate(instances_of(&registry, &keys)))?;
+    let estimate = node.answers.estimate(instances_of(&registry, &keys));
+    match reserved.check(estimate) {
+        // It would be refused whatever else is under way: do not let its caller try again.
+        Err(_) if estimate > ANSWER_MAX => return Err(too_large(estimate).into()),
+        checked => checked?,
+    }
     let node = node.clone();
     let encode = move || {
         let services = encode_all(&node, &registry, &filter, &keys, &mut reserved)?;
@@ -114,6 +117,11 @@ async fn encode_elsewhere(
     };
     let failed = |error: JoinError| Status::internal(error.to_string());
     Ok(blocking(encode).await.map_err(failed)??)
+}
+
+fn too_large(bytes: usize) -> CallError {
+    let instead = "use `limit` and read pages, a narrower prefix, or Watch";
+    CallError::TooLarge { what: "the answer", bytes, limit: ANSWER_MAX, instead }
 }
 
 fn instances_of(registry: &Registry, keys: &[ServiceKey]) -> usize {
@@ -128,8 +136,13 @@ fn encode_all(
     keys: &[ServiceKey],
     reserved: &mut Reserved,
 ) -> Result<Vec<Bytes>, CallError> {
+    let mut bytes = 0;
     let encode = |key| {
         let encoded = encoded(node, registry, filter, key);
+        bytes += encoded.len();
+        if bytes > ANSWER_MAX {
+            return Err(too_large(bytes));
+        }
         reserved.add(encoded.len()).map(|()| encoded)
     };
     keys.iter().map(encode).collect()
