@@ -166,6 +166,19 @@ pub enum OpenError {
         /// The last entry found.
         last_index: Option<u64>,
     },
+    /// How far the log was acknowledged is not known.
+    #[error(
+        "{} is missing or damaged: it says how far the log was acknowledged; without it nobody knows whether the log, \
+         which ends with write {found_seq}, has lost its end; {RESTORE_NODE}. To take the log as it is instead, and lose \
+         what it may lack, write the word accept into that file",
+        .path.display()
+    )]
+    NoWitness {
+        /// The file.
+        path: PathBuf,
+        /// Sequence number of the last write found.
+        found_seq: u64,
+    },
     /// Writes that had been reported as durable (entries, or a vote) are gone.
     #[error(
         "in {}, write {acknowledged_seq} was acknowledged but the last one found is \

@@ -23,7 +23,7 @@ use crate::meta::{self, DIRECTORY_FORMAT, MetaKey};
 use crate::observe;
 use crate::panics::catching;
 use crate::replay::{Reached, replay};
-use crate::witness::Witness;
+use crate::witness::{Remembered, Witness};
 
 /// How long to wait for the lock: sled's own threads release it a moment after a close, a dying
 /// process after its exit.
@@ -121,8 +121,11 @@ pub(crate) fn sync_parents(dir: &Path) -> io::Result<()> {
 
 fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recovered<C>, OpenError> {
     let witness_path = disk.dir().join(WITNESS_FILE);
-    let (witness, acknowledged_seq) = Witness::open(&witness_path)
-        .map_err(|source| OpenError::Io { operation: "open", path: witness_path, source })?;
+    let witness_error = |operation| {
+        let path = witness_path.clone();
+        move |source| OpenError::Io { operation, path, source }
+    };
+    let (mut witness, remembered) = Witness::open(&witness_path).map_err(witness_error("open"))?;
     check_format(&disk)?;
     let mut found = Found::<C>::read(&disk)?;
     if replay(&disk, &read_journal(&disk, &mut journal)?, found.reached)? {
@@ -130,10 +133,21 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
         found = Found::read(&disk)?;
     }
     let found_seq = found.reached.seq;
-    if let Some(acknowledged_seq) = acknowledged_seq.filter(|seq| *seq > found_seq) {
-        let path = disk.db_path().to_owned();
-        return Err(OpenError::AcknowledgedLost { path, acknowledged_seq, found_seq });
-    }
+    let acknowledged_seq = match remembered {
+        Remembered::Acknowledged(seq) if seq > found_seq => {
+            let path = disk.db_path().to_owned();
+            return Err(OpenError::AcknowledgedLost { path, acknowledged_seq: seq, found_seq });
+        }
+        Remembered::Nothing if found_seq > 0 => {
+            return Err(OpenError::NoWitness { path: witness_path, found_seq });
+        }
+        Remembered::Acknowledged(seq) => seq,
+        Remembered::Nothing | Remembered::Accepted => 0,
+    };
+    // Before anything is written to the log. A slot that was torn is whole again: the next one to be torn could be the other.
+    witness.begin(acknowledged_seq).map_err(witness_error("write"))?;
+    let named = File::open(disk.dir()).and_then(|dir| dir.sync_all());
+    named.map_err(witness_error("sync the directory of"))?;
     if let Some(index) = found.scan.incomplete_index {
         // Its last chunks were never written, so it was never acknowledged.
         tracing::warn!(index, "dropping an entry whose write was interrupted");

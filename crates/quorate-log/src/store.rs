@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
 };
@@ -77,6 +78,8 @@ pub(crate) struct Shared<C: RaftTypeConfig> {
     disk: RwLock<Option<Disk>>,
     failure: OnceLock<LogError>,
     counters: Counters,
+    /// The log may be an older copy.
+    doubted: Arc<AtomicBool>,
 }
 
 impl<C: RaftTypeConfig> LogStore<C> {
@@ -105,6 +108,7 @@ impl<C: RaftTypeConfig> LogStore<C> {
             disk: RwLock::new(Some(found.disk)),
             failure: OnceLock::new(),
             counters: Counters::default(),
+            doubted: found.witness.doubted(),
         });
         let writer = Writer::new(shared.clone(), options.io, found.witness, found.journal);
         let lane = match options.io {
@@ -153,6 +157,23 @@ impl<C: RaftTypeConfig> LogStore<C> {
             memory.identity = Some(identity);
         });
         written.await.map_err(|source| StampError::Write { claimant: identity, source })
+    }
+
+    /// Whether this log may be older than what was acknowledged: it lies in a copy of its directory, or was said to be
+    /// ([`LogStore::set_doubted`]). Only others can know.
+    pub fn is_doubted(&self) -> bool {
+        self.shared().doubted.load(Ordering::Acquire)
+    }
+
+    /// Doubt the log, or put an end to that; remembered also by who opens it next.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub async fn set_doubted(&self, doubted: bool) -> Result<(), LogError> {
+        self.shared().doubted.store(doubted, Ordering::Release);
+        // Any write has the witness remember it.
+        let Some(identity) = self.identity() else { return Ok(()) };
+        self.put(MetaKey::Identity, &identity, |_| {}).await
     }
 
     /// What was written since the log was opened.

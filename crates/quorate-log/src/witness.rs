@@ -6,49 +6,101 @@
 //! carries a sequence number, and after each sync the last one is written here. At open the log
 //! must reach at least that far.
 //!
-//! The file is not synced itself, so it costs about a microsecond. After a power cut it may be old
-//! or unreadable; then it proves less, but it is never ahead of what was made durable.
+//! It also remembers which file it is itself, by its inode: in a directory that was copied, the log is as old as the copy, and
+//! nothing in it shows that. Who opens it is told, and says when that is settled.
+//!
+//! The file is synced when the log is opened, and never again: it costs about a microsecond. After a power cut it may be old,
+//! or torn where it was being written; then it proves less, but it is never ahead of what was made durable. If nothing in it
+//! can be read, something else has happened to it, and the log may have lost its end unnoticed.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Two slots are written in turn, so that a torn write leaves the other one. Slot: sequence number,
-/// then its crc32.
-const SLOT_BYTES: usize = 12;
+/// Two slots are written in turn, so that a torn write leaves the other one. Slot: sequence number, the file's inode (or
+/// [`NOWHERE`]), then the crc32 of both.
+const SLOT_BYTES: usize = 20;
 const SLOTS: u64 = 2;
+/// No file has this inode: the log is doubted.
+const NOWHERE: u64 = 0;
+/// An operator's word that the log is to be taken as it is.
+const ACCEPT: &[u8] = b"accept";
+
+/// What the file remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remembered {
+    /// Every write up to this one was acknowledged.
+    Acknowledged(u64),
+    /// Nothing that can be read.
+    Nothing,
+    /// An operator has put it right.
+    Accepted,
+}
 
 #[derive(Debug)]
 pub(crate) struct Witness {
     file: File,
     turn: u64,
+    inode: u64,
+    /// The log may be an older copy.
+    doubted: Arc<AtomicBool>,
 }
 
 impl Witness {
-    /// Open or create the file; also the highest sequence number it remembers, if any.
-    pub(crate) fn open(path: &Path) -> io::Result<(Self, Option<u64>)> {
+    /// Open or create the file; also what it remembers.
+    pub(crate) fn open(path: &Path) -> io::Result<(Self, Remembered)> {
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let inode = file.metadata()?.ino();
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        let acknowledged_seq = bytes.chunks_exact(SLOT_BYTES).filter_map(read_slot).max();
-        Ok((Self { file, turn: acknowledged_seq.map_or(0, |seq| seq + 1) }, acknowledged_seq))
+        let slots = || bytes.chunks_exact(SLOT_BYTES).map(read_slot);
+        let newest = slots().flatten().max();
+        let turn = slots().position(|slot| slot.is_some() && slot == newest).unwrap_or(0) as u64;
+        let remembered = match newest {
+            Some((seq, _)) => Remembered::Acknowledged(seq),
+            None if bytes.trim_ascii() == ACCEPT => Remembered::Accepted,
+            None => Remembered::Nothing,
+        };
+        let doubted = newest.is_some_and(|(_, written_to)| written_to != inode);
+        Ok((Self { file, turn, inode, doubted: Arc::new(doubted.into()) }, remembered))
+    }
+
+    /// Whether the log may be an older copy: kept with what is acknowledged from now on.
+    pub(crate) fn doubted(&self) -> Arc<AtomicBool> {
+        self.doubted.clone()
+    }
+
+    /// Write both slots, and make them durable. What was newest is overwritten last.
+    pub(crate) fn begin(&mut self, seq: u64) -> io::Result<()> {
+        for _ in 0..SLOTS {
+            self.acknowledge(seq)?;
+        }
+        self.file.set_len(SLOTS * SLOT_BYTES as u64)?;
+        self.file.sync_all()
     }
 
     /// Remember that every write up to `seq` was made durable.
     pub(crate) fn acknowledge(&mut self, seq: u64) -> io::Result<()> {
+        let inode = if self.doubted.load(Ordering::Acquire) { NOWHERE } else { self.inode };
         let mut slot = [0; SLOT_BYTES];
         slot[..8].copy_from_slice(&seq.to_le_bytes());
-        let crc = crc32fast::hash(&slot[..8]);
-        slot[8..].copy_from_slice(&crc.to_le_bytes());
+        slot[8..16].copy_from_slice(&inode.to_le_bytes());
+        let crc = crc32fast::hash(&slot[..16]);
+        slot[16..].copy_from_slice(&crc.to_le_bytes());
         self.turn += 1;
         self.file.write_all_at(&slot, self.turn % SLOTS * SLOT_BYTES as u64)
     }
 }
 
-fn read_slot(slot: &[u8]) -> Option<u64> {
-    let (seq, rest) = slot.split_first_chunk::<8>()?;
-    let crc = rest.first_chunk::<4>()?;
-    (u32::from_le_bytes(*crc) == crc32fast::hash(seq)).then(|| u64::from_le_bytes(*seq))
+/// The sequence number and the inode.
+fn read_slot(slot: &[u8]) -> Option<(u64, u64)> {
+    let (content, crc) = slot.split_first_chunk::<16>()?;
+    let (seq, inode) = content.split_first_chunk::<8>()?;
+    let is_sound = u32::from_le_bytes(*crc.first_chunk()?) == crc32fast::hash(content);
+    let inode = u64::from_le_bytes(*inode.first_chunk()?);
+    is_sound.then(|| (u64::from_le_bytes(*seq), inode))
 }

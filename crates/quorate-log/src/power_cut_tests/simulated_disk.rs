@@ -128,8 +128,7 @@ impl Inner {
                 versions.push(now.clone());
             }
             *now = match name.as_str() {
-                // Never synced.
-                WITNESS if self.random.random_ratio(1, 4) => Vec::new(),
+                WITNESS if self.random.random_ratio(1, 4) => torn(&versions[0], now),
                 WITNESS => now.clone(),
                 _ => mixed(&mut self.random, versions),
             };
@@ -184,6 +183,17 @@ fn mixed(random: &mut StdRng, versions: &[Vec<u8>]) -> Vec<u8> {
         }
     }
     bytes
+}
+
+/// Synced when the log was opened, and one slot after the other overwritten since: one of those cannot be read.
+fn torn(opened: &[u8], now: &[u8]) -> Vec<u8> {
+    let half = now.len() / 2;
+    let mut torn = now.to_owned();
+    let written = [0, half].into_iter().find(|&at| part(opened, at, half) != part(now, at, half));
+    for at in written {
+        torn[at..at + half].iter_mut().for_each(|byte| *byte = !*byte);
+    }
+    torn
 }
 
 fn part(bytes: &[u8], at: usize, sector: usize) -> &[u8] {

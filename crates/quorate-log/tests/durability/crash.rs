@@ -231,7 +231,7 @@ fn half_of_a_large_entry_at_the_end_is_dropped_unless_it_was_acknowledged() {
         let error = LogStore::<Toy>::open(&acknowledged, FROM_DISK).unwrap_err();
         assert!(matches!(error, OpenError::AcknowledgedLost { .. }), "{error}");
 
-        fs::remove_file(torn.join("acknowledged")).unwrap();
+        fs::write(torn.join("acknowledged"), "accept").unwrap();
         let mut log = open(&torn, FROM_DISK);
         assert_eq!(read_all(&mut log).await, entries(1, 0..5));
         append(&mut log, entries(2, 5..8)).await;
@@ -252,7 +252,7 @@ fn what_follows_a_dropped_half_of_a_large_entry_survives_a_kill() {
         // Too large for the journal: four records of sled's.
         append(&mut log, vec![entry(1, 5, "x".repeat(90_000))]).await;
         log.close().unwrap();
-        fs::remove_file(torn.join("acknowledged")).unwrap();
+        fs::write(torn.join("acknowledged"), "accept").unwrap();
         let removed = with_sled(&torn, |db| {
             let tree = db.open_tree("entries").unwrap();
             tree.pop_max().unwrap().unwrap()
@@ -359,7 +359,7 @@ fn a_log_is_refused_if_even_the_journal_lacks_what_sled_lost() {
         let error = LogStore::<Toy>::open(&live, FROM_DISK).unwrap_err();
         assert!(matches!(error, OpenError::AcknowledgedLost { .. }), "{error}");
         // Also when nothing tells how far the log went.
-        fs::remove_file(live.join("acknowledged")).unwrap();
+        fs::write(live.join("acknowledged"), "accept").unwrap();
         let error = LogStore::<Toy>::open(&live, FROM_DISK).unwrap_err();
         assert!(matches!(error, OpenError::AcknowledgedLost { .. }), "{error}");
     });
@@ -373,7 +373,7 @@ fn a_lost_committed_tail_is_refused_without_the_witness() {
         append(&mut log, entries(1, 0..100)).await;
         log.save_committed(Some(id(1, 99))).await.unwrap();
         log.close().unwrap();
-        fs::remove_file(dir.path().join("acknowledged")).unwrap();
+        fs::write(dir.path().join("acknowledged"), "accept").unwrap();
         with_sled(dir.path(), |db| {
             let tree = db.open_tree("entries").unwrap();
             let (last, _) = tree.last().unwrap().unwrap();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use openraft::storage::{RaftLogReader, RaftLogStorage};
-use quorate_log::{LogOptions, LogStore, OpenError};
+use quorate_log::{Identity, LogOptions, LogStore, OpenError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -240,5 +240,73 @@ fn an_old_copy_of_the_log_is_refused() {
             read_all(&mut open(&dir.path().join("old"), LogOptions::default())).await.len(),
             10
         );
+    });
+}
+
+/// Without its witness, a log could have lost its end unnoticed: it is refused, unless an operator has accepted that.
+#[test]
+fn a_log_without_a_sound_witness_is_refused_until_that_is_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("live");
+    let witness = live.join("acknowledged");
+    run(async {
+        let mut log = open(&live, LogOptions::default());
+        append(&mut log, entries(1, 0..10)).await;
+        let expected = contents(&mut log).await;
+        log.close().unwrap();
+        for damage in [None, Some(&b""[..]), Some(&[7; 40])] {
+            match damage {
+                None => fs::remove_file(&witness).unwrap(),
+                Some(bytes) => fs::write(&witness, bytes).unwrap(),
+            }
+            // A refusal changes nothing, so the second is the same.
+            for _ in 0..2 {
+                let error = LogStore::<Toy>::open(&live, FROM_DISK).unwrap_err();
+                assert!(matches!(error, OpenError::NoWitness { .. }), "{damage:?}: {error}");
+                let said = error.to_string();
+                assert!(said.contains("acknowledged") && said.contains("accept"), "{said}");
+            }
+        }
+        fs::write(&witness, "accept\n").unwrap();
+        for _ in 0..2 {
+            let mut log = open(&live, FROM_DISK);
+            assert_eq!(contents(&mut log).await, expected);
+            assert!(!log.is_doubted());
+            log.close().unwrap();
+        }
+    });
+}
+
+/// A copy may be old, and nothing in it says so.
+#[test]
+fn a_copied_log_is_doubted_until_that_is_settled_or_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (live, copied) = (dir.path().join("live"), dir.path().join("copied"));
+    run(async {
+        let mut log = open(&live, LogOptions::default());
+        log.stamp(Identity { cluster_id: 7, founders: 1, node_id: 1 }).await.unwrap();
+        append(&mut log, entries(1, 0..10)).await;
+        assert!(!log.is_doubted());
+        log.close().unwrap();
+        copy_dir(&live, &copied);
+        for _ in 0..2 {
+            let mut log = open(&copied, FROM_DISK);
+            assert!(log.is_doubted(), "also when it was opened and written to");
+            let next = log.get_log_state().await.unwrap().last_log_id.unwrap().index + 1;
+            append(&mut log, entries(1, next..next + 1)).await;
+            log.close().unwrap();
+        }
+        for doubted in [false, true, false] {
+            let log = open(&copied, FROM_DISK);
+            log.set_doubted(doubted).await.unwrap();
+            log.close().unwrap();
+            let log = open(&copied, FROM_DISK);
+            assert_eq!(log.is_doubted(), doubted);
+            log.close().unwrap();
+        }
+        fs::remove_dir_all(&copied).unwrap();
+        copy_dir(&live, &copied);
+        fs::write(copied.join("acknowledged"), "accept").unwrap();
+        assert!(!open(&copied, FROM_DISK).is_doubted());
     });
 }
