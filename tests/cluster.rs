@@ -15,6 +15,7 @@
 //! | `clock`, `failover`, `outage` | when leases end, and when not; who stays leader; all nodes down |
 //! | `once` | no write is done twice |
 //! | `founding` | a cluster's identity; nobody founds a second one |
+//! | `rolled_back` | nodes on older copies of their directories |
 //! | `moving` | nodes that come back under other addresses |
 //! | `forwards` | calls through a follower while its leader stands still |
 
@@ -46,6 +47,7 @@ mod cluster {
     mod pages;
     mod reads;
     mod refusals;
+    mod rolled_back;
     mod rolling;
     mod snapshots;
     mod stream;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -226,6 +227,12 @@ impl Cluster {
         let node = self.node(id);
         assert!(node.running.is_none(), "node {id} runs");
         std::fs::remove_dir_all(&node.config.data_dir).expect("a data directory");
+    }
+
+    /// Where a stopped node has its data.
+    pub(crate) fn data_dir(&self, id: u64) -> &Path {
+        assert!(self.node(id).running.is_none(), "node {id} runs");
+        &self.node(id).config.data_dir
     }
 
     /// Starts a stopped node again, on its directory and its ports.

@@ -288,6 +288,9 @@ fn copy_dir(from: &Path, to: &Path) {
         let (path, target) = (entry.path(), to.join(entry.file_name()));
         if path.is_dir() {
             copy_dir(&path, &target);
+        } else if entry.file_name() == "acknowledged" {
+            // By its inode, a node knows that its directory is no older copy.
+            std::fs::hard_link(&path, &target).expect("a link");
         } else {
             std::fs::copy(&path, &target).expect("a copy");
         }

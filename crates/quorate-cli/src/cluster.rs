@@ -142,6 +142,8 @@ fn lacking(status: &StatusResponse, goal: Option<u64>) -> Vec<String> {
             Some(format!(
                 "node {id} should vote and has no part in the log: if its disk was lost, `quorate cluster replace {id} NEW-ID ADDRESS`"
             ))
+        } else if !status.recovering.is_empty() {
+            Some(format!("node {id}: {}", status.recovering))
         } else if !follows {
             Some(format!("node {id} follows no leader"))
         } else if status.applied_index < goal {
@@ -239,6 +241,10 @@ fn summary(status: &StatusResponse) -> Vec<String> {
     for down in status.members.iter().filter(|member| !member.reachable) {
         let id = down.member.as_ref().map_or(0, |member| member.id);
         lines.push(format!("node {id} does not answer: {}", down.error));
+    }
+    for recovering in status.members.iter().filter(|member| !member.recovering.is_empty()) {
+        let id = recovering.member.as_ref().map_or(0, |member| member.id);
+        lines.push(format!("node {id} does not vote as others do: {}", recovering.recovering));
     }
     let up: Vec<_> = status.members.iter().filter(|member| member.reachable).collect();
     let differ = |a: &&MemberStatus, b: &&MemberStatus| {

@@ -156,6 +156,7 @@ pub(crate) fn member_status(status: &MemberStatus) -> Value {
         "probes_made": status.probes_made,
         "probes_refused": status.probes_refused,
         "health_checks": status.health_checks,
+        "recovering": status.recovering,
     })
 }
 

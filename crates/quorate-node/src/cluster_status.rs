@@ -35,6 +35,7 @@ pub(crate) struct NodeStatus {
     pub(crate) probes_made: u64,
     pub(crate) probes_refused: u64,
     pub(crate) health_checks: bool,
+    pub(crate) recovering: String,
 }
 
 impl Node {
@@ -59,6 +60,7 @@ impl Node {
             probes_made: self.probes.made.load(Ordering::Relaxed),
             probes_refused: self.probes.refused.load(Ordering::Relaxed),
             health_checks: self.probes.allowed,
+            recovering: self.recall.doubt(),
         }
     }
 

@@ -19,6 +19,7 @@
 //! | `membership`, `member_loop`, `cluster_status` | changing members; this node's own part in it; how they are |
 //! | `incarnations` | how high one may be |
 //! | `amnesia` | refuses to come back under an id whose disk was lost |
+//! | `recall` | asks what it had promised, in case its directory is an older copy |
 //! | `net` | sockets, real or simulated |
 //! | `authority` | lets calls in whose `:authority` is none |
 //! | `connections` | how many a listener takes; ends those that say nothing |
@@ -60,6 +61,7 @@ mod prober;
 mod queues;
 mod raft;
 mod reads;
+mod recall;
 mod renewals;
 mod requests;
 mod server;

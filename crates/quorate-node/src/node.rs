@@ -34,6 +34,7 @@ use crate::peers::{Lane, Peers};
 use crate::prober::ProbeCounts;
 use crate::queues::Queues;
 use crate::raft::types::{Member, Outcome, Raft, TypeConfig, decode, encode};
+use crate::recall::Recall;
 use crate::renewals::{Patience, Renewed};
 use crate::requests;
 
@@ -90,6 +91,8 @@ pub(crate) struct Node {
     pub(crate) peers: Arc<Peers>,
     pub(crate) clock: LeaderClock,
     pub(crate) leadership: Leadership,
+    /// What this node had promised, and others to it.
+    pub(crate) recall: Arc<Recall>,
     pub(crate) disk: Arc<Disk>,
     pub(crate) queues: Queues,
     pub(crate) probes: ProbeCounts,

@@ -96,6 +96,9 @@ pub(crate) fn raft_config(tunables: &Tunables) -> Result<RaftConfig, StartError>
         // it had acknowledged, and could give a log id that a follower holds to another entry (its last ones may have
         // reached followers and not its own disk).
         enable_leader_restore: Some(false),
+        // A member that is back on an older copy of its directory is given what it lacks. Without this, a leader leaves it
+        // alone for as long as it leads. What was committed with its help stays so.
+        allow_log_reversion: Some(true),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(tunables.snapshot_every),
         max_in_snapshot_log_to_keep: tunables.keep_entries,
         replication_lag_threshold: tunables.snapshot_every + tunables.keep_entries,

@@ -290,7 +290,12 @@ impl Node {
 
     async fn read_index_at(&self, leader: u64, patience: Duration) -> Result<u64, NodeError> {
         let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await;
-        let vote = encode(&vote.map_err(|fatal| self.fatal(&fatal))?);
+        let mut vote = vote.map_err(|fatal| self.fatal(&fatal))?;
+        if !self.recall.knows_its_vote(vote.leader_id().term()) {
+            // It may have given a later one: this one vouches for nobody.
+            vote = Vote::new(0, self.id);
+        }
+        let vote = encode(&vote);
         let question = ReadIndexRequest { node_id: self.id, vote };
         let (address, mut client) = self.peer_client(leader, Lane::Control)?;
         let asked = self.peers.reads.ask(leader, &address, question, async |questions| {

@@ -55,6 +55,7 @@ use crate::raft::network::Network;
 use crate::raft::runtime::Runtime;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::{LogStore, Member, Raft, TypeConfig};
+use crate::recall::{self, Recall};
 use crate::start_error::{RunError, StartError};
 use crate::ticker::Ticker;
 
@@ -122,7 +123,12 @@ impl Server {
             log: log.clone(),
             peers: connections.clone(),
         };
-        let network = Network { peers: connections.clone(), applied: applied.clone() };
+        let recall = Arc::new(Recall::new(config.id));
+        let network = Network {
+            peers: connections.clone(),
+            applied: applied.clone(),
+            recall: recall.clone(),
+        };
         let raft_config = Arc::new(raft_config(&tunables)?);
         let raft = Raft::new(config.id, raft_config, network, log.clone(), machine);
         let raft = raft_on.spawn(raft).await.map_err(|source| StartError::Panicked { source })?;
@@ -145,6 +151,7 @@ impl Server {
             peers: connections,
             clock: LeaderClock::default(),
             leadership: Leadership::new(),
+            recall,
             disk,
             origin: Origin::new(Runtime::thread_rng().next_u64()),
             probes: ProbeCounts {
@@ -240,6 +247,7 @@ impl Bound {
             }
         });
 
+        let looks_back = recall::run(node.clone(), self.log.clone());
         let compaction = Compaction::new(node.clone(), self.log.clone(), self.snapshots.clone());
         let peer_service =
             PeerService { node: node.clone(), log: self.log, snapshots: self.snapshots };
@@ -257,6 +265,7 @@ impl Bound {
             tasks.spawn_on(until(stops.loops.clone(), running), &self.raft_on);
         };
         beside_raft.into_iter().for_each(&mut spawn_loop);
+        spawn_loop(Box::pin(looks_back));
         let ticker = Ticker::new(node.clone());
         spawn_loop(Box::pin(async move { ticker.run().await }));
         spawn_loop(Box::pin(moving::run(node.clone(), self.start.clone())));

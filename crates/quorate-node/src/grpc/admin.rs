@@ -344,6 +344,7 @@ fn member_status(
         probes_made: status.probes_made,
         probes_refused: status.probes_refused,
         health_checks: status.health_checks,
+        recovering: status.recovering.clone(),
     }
 }
 

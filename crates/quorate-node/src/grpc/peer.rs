@@ -10,11 +10,12 @@ use futures_util::{StreamExt, stream};
 use openraft::Snapshot;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use openraft::vote::RaftLeaderId as _;
 use quorate_log::{Identity, SnapshotFile, SnapshotStore};
 use quorate_proto::peer::v1::peer_server::Peer;
 use quorate_proto::peer::v1::{
     Forwarded, IdentifyRequest, IdentifyResponse, MovedRequest, MovedResponse, Payload, Payloads,
-    ReadIndexRequest, ReadIndexResponse, SnapshotChunk, StatusRequest,
+    ReadIndexRequest, ReadIndexResponse, RecallRequest, SnapshotChunk, StatusRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -71,7 +72,7 @@ impl Peer for PeerService {
         let sender = Envelope::of(request.metadata()).sender;
         let append: Append = read(&request.into_inner())?;
         self.check_append(sender, &append).await?;
-        self.admit(&append)?;
+        self.admit(sender, &append).await?;
         let answer = self.node.raft.append_entries(append).await.map_err(failed)?;
         Ok(payload(&answer))
     }
@@ -99,12 +100,14 @@ impl Peer for PeerService {
     }
 
     async fn vote(&self, request: Request<Payload>) -> Answer<Payload> {
-        let vote = self.ballot(request).await?;
+        let (sender, vote) = self.ballot(request).await?;
+        // It has given its own vote.
+        self.node.recall.note(sender, vote.vote.leader_id().term(), None);
         Ok(payload(&self.node.raft.vote(vote).await.map_err(failed)?))
     }
 
     async fn pre_vote(&self, request: Request<Payload>) -> Answer<Payload> {
-        let vote = self.ballot(request).await?;
+        let (_, vote) = self.ballot(request).await?;
         // Whoever asks misses the leader.
         let followed = self.node.view.borrow_watched().vote;
         self.node.leadership.suspect(followed);
@@ -115,6 +118,7 @@ impl Peer for PeerService {
         let sender = self.check_member(request.metadata())?;
         let transfer: TransferLeaderRequest<TypeConfig> = read(&request.into_inner())?;
         self.check_claim(sender, transfer.from_leader())?;
+        self.node.recall.check_leader(transfer.from_leader().leader_id().term()).await?;
         let answer = self.node.raft.handle_transfer_leader(transfer).await.map_err(failed)?;
         Ok(payload(&answer))
     }
@@ -128,6 +132,7 @@ impl Peer for PeerService {
         let mut chunks = request.into_inner();
         let first = chunks.message().await?.unwrap_or_default();
         let (vote, meta): (Vote, SnapshotMeta) = decode(&first.header).map_err(damaged)?;
+        self.node.recall.check_leader(vote.leader_id().term()).await?;
         let snapshot = self.receive(chunks).await?;
         let received = snapshot.path().to_owned();
         let fits = self.check_snapshot(envelope, &vote, &meta, &snapshot).await;
@@ -176,6 +181,11 @@ impl Peer for PeerService {
         Ok(Response::new(MovedResponse { moved: moved.into_iter().collect() }))
     }
 
+    async fn recall(&self, request: Request<RecallRequest>) -> Answer<Payload> {
+        let sender = self.check_member(request.metadata())?;
+        Ok(payload(&self.node.recalled(&self.log, sender).await.map_err(failed)?))
+    }
+
     async fn status(&self, request: Request<StatusRequest>) -> Answer<Payload> {
         self.check_member(request.metadata())?;
         Ok(payload(&self.node.own_status()))
@@ -183,12 +193,14 @@ impl Peer for PeerService {
 }
 
 impl PeerService {
-    async fn ballot(&self, request: Request<Payload>) -> Result<Ballot, Status> {
+    async fn ballot(&self, request: Request<Payload>) -> Result<(u64, Ballot), Status> {
         let (metadata, _, message) = request.into_parts();
         self.check(&metadata)?;
         let ballot: Ballot = read(&message)?;
         self.check_candidate(&metadata, &ballot).await?;
-        Ok(ballot)
+        let term = ballot.vote.leader_id().term();
+        self.node.recall.check_candidate(term, ballot.last_log_id).await?;
+        Ok((Envelope::of(&metadata).sender, ballot))
     }
 
     /// Refuses calls that are meant for another cluster or another node.
@@ -266,7 +278,7 @@ impl PeerService {
         let taken = async {
             let append: Append = read(&payload?)?;
             self.check_append(sender, &append).await?;
-            self.admit(&append)?;
+            self.admit(sender, &append).await?;
             Ok::<_, Status>(append)
         };
         match taken.await {
@@ -280,7 +292,9 @@ impl PeerService {
 
     /// Notes that there is a leader; refuses entries while there is no room at all for them. Those of a leader that is short of
     /// room itself are few, and have to be committed.
-    fn admit(&self, append: &Append) -> Result<(), Status> {
+    async fn admit(&self, sender: u64, append: &Append) -> Result<(), Status> {
+        let term = append.vote.leader_id().term();
+        self.node.recall.check_leader(term).await?;
         if !append.entries.is_empty() {
             self.node.disk.check_floor()?;
         }
@@ -288,6 +302,7 @@ impl PeerService {
         if append.vote >= self.node.view.borrow_watched().vote {
             let committed = append.leader_commit.map_or(0, |log_id| log_id.index());
             self.node.leadership.heard(committed);
+            self.node.recall.note(sender, term, append.leader_commit);
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use openraft::vote::RaftLeaderId as _;
 use quorate_log::SnapshotFile;
 use quorate_proto::peer::v1::{Payload, SnapshotChunk};
 use serde::Serialize;
@@ -25,6 +26,7 @@ use tonic::{Request, Status};
 use crate::applied::Applied;
 use crate::peers::{Lane, Peers, mark_to_voter};
 use crate::raft::types::{Member, TypeConfig, Vote, decode, encode};
+use crate::recall::Recall;
 
 /// Snapshots travel in pieces of this size.
 pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
@@ -43,6 +45,7 @@ type RaftSnapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile<TypeCon
 pub(crate) struct Network {
     pub(crate) peers: Arc<Peers>,
     pub(crate) applied: Arc<Applied>,
+    pub(crate) recall: Arc<Recall>,
 }
 
 /// Calls one member.
@@ -50,6 +53,7 @@ pub(crate) struct Network {
 pub(crate) struct Connection {
     peers: Arc<Peers>,
     applied: Arc<Applied>,
+    recall: Arc<Recall>,
     target: u64,
     /// Where it was when this was made; the address book counts more.
     first_address: String,
@@ -71,8 +75,9 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
 impl Network {
     fn connection(&self, target: u64, node: &Member, appends: Lane) -> Connection {
-        let (peers, applied) = (self.peers.clone(), self.applied.clone());
-        Connection { peers, applied, target, first_address: node.peer_address.clone(), appends }
+        let Self { peers, applied, recall } = self.clone();
+        let first_address = node.peer_address.clone();
+        Connection { peers, applied, recall, target, first_address, appends }
     }
 }
 
@@ -166,6 +171,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             // The library waits out its backoff inside this stream, so a request is taken before a connection is tried:
             // else a peer that refuses connections would be tried without a pause.
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+            let term = first.vote.leader_id().term();
             let input = stream::once(std::future::ready(first)).chain(input);
             let address = self.address();
             let client = self.peers.client(&address, self.appends);
@@ -182,7 +188,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let answers = answers.map(move |answer| match answer {
                 Ok(payload) => {
                     self.peers.answered(self.target, &address);
-                    read(&payload.data)
+                    let answer: StreamAppendResult<TypeConfig> = read(&payload.data)?;
+                    if let Ok(acknowledged) = &answer {
+                        self.recall.note(self.target, term, *acknowledged);
+                    }
+                    Ok(answer)
                 }
                 Err(status) => {
                     self.peers.missed(self.target, &address, status.message());
@@ -198,7 +208,14 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
-        self.call(Call::Vote, &rpc, &option).await
+        let term = rpc.vote.leader_id().term();
+        let may_stand = self.recall.check_candidate(term, rpc.last_log_id).await;
+        may_stand.map_err(|status| unreachable(&status))?;
+        let answer: VoteResponse<TypeConfig> = self.call(Call::Vote, &rpc, &option).await?;
+        if answer.vote_granted {
+            self.recall.note(self.target, term, None);
+        }
+        Ok(answer)
     }
 
     async fn pre_vote(
@@ -206,6 +223,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         rpc: VoteRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
+        let may_stand = self.recall.check_stands(rpc.last_log_id).await;
+        may_stand.map_err(|status| unreachable(&status))?;
         self.call(Call::PreVote, &rpc, &option).await
     }
 

@@ -1,0 +1,455 @@
+//! A node that was started on an older copy of its directory has forgotten entries that it acknowledged and votes that it
+//! gave, on which the cluster counts (Raft, figure 2). It must not vote as if there had been none.
+//!
+//! - Every node remembers, since it started, what the others promised to it: the terms in which they voted for it or followed
+//!   it, and how far they acknowledged its entries ([`Promise`]).
+//! - A node that starts asks the other voters for that, before it votes or takes anything, once each. Those that do not answer
+//!   are asked until they do, but not waited for: or two of three could not start without the third.
+//! - When the log shows by itself that it may be old (its directory is a copy), it waits until so many have answered that one
+//!   of them is in every quorum that this node can have been part of, and takes their logs for what it had promised.
+//! - One that is behind what it promised votes only for nodes that have it, and stands for nothing itself, until it has it:
+//!   as it would have without the loss. It remembers on disk that its log is doubted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::storage::{RaftLogReader as _, RaftLogStorage as _};
+use openraft::vote::RaftLeaderId as _;
+use quorate_proto::peer::v1::RecallRequest;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tonic::Status;
+
+use crate::node::Node;
+use crate::peers::Lane;
+use crate::raft::types::{LogId, LogStore, decode};
+use crate::start_error::RunError;
+
+/// How long each of the others has to answer.
+const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// While something is not settled, a look this often; then those that did not answer yet are asked this often.
+const EVERY: Duration = Duration::from_millis(50);
+const EVERY_SETTLED: Duration = Duration::from_secs(1);
+
+/// A message of the Raft library waits so long until this node knows what it promised.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// What a node promised to another one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Promise {
+    /// The latest term in which it voted for the other or followed it: it takes nothing of an earlier one.
+    term: u64,
+    /// The furthest entry that it acknowledged in that term ...
+    in_term: Option<LogId>,
+    /// ... and in any.
+    last: Option<LogId>,
+}
+
+impl Promise {
+    fn note(&mut self, term: u64, last: Option<LogId>) {
+        if term > self.term {
+            (self.term, self.in_term) = (term, None);
+        }
+        if term == self.term {
+            self.in_term = self.in_term.max(last);
+        }
+        self.last = self.last.max(last);
+    }
+
+    /// Whether a node that is so far still has it. In one term a log only grows; a later leader may have cut it.
+    fn is_kept_by(&self, at: Reached) -> bool {
+        at.term > self.term || at.term == self.term && at.last >= self.in_term
+    }
+}
+
+/// How far a node's vote and log are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reached {
+    term: u64,
+    last: Option<LogId>,
+}
+
+impl Reached {
+    fn covers(&self, other: &Self) -> bool {
+        self.term >= other.term && self.last >= other.last
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self { term: self.term.max(other.term), last: self.last.max(other.last) }
+    }
+}
+
+/// What another node tells the one that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Recalled {
+    /// How far it is itself.
+    reached: Reached,
+    /// What the asker promised to it.
+    promise: Promise,
+}
+
+/// Whether this node may vote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Not yet: it asks the others. `missing`: so many more have to answer, where its log may be old.
+    Asking {
+        missing: usize,
+    },
+    /// It is behind this, which it had promised.
+    Behind(Reached),
+    Sound,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Recall {
+    node: u64,
+    standing: watch::Sender<Standing>,
+    /// What others promised to this node.
+    promised: Mutex<BTreeMap<u64, Promise>>,
+}
+
+impl Recall {
+    pub(crate) fn new(node: u64) -> Self {
+        let standing = watch::Sender::new(Standing::Asking { missing: 0 });
+        Self { node, standing, promised: Mutex::default() }
+    }
+
+    /// Another node took part in a term, as far as this one knows, and has the log up to `last`.
+    pub(crate) fn note(&self, id: u64, term: u64, last: Option<LogId>) {
+        let mut promised = self.promised.lock().expect("invariant: nothing panics under this lock");
+        promised.entry(id).or_default().note(term, last);
+    }
+
+    fn promise_of(&self, id: u64) -> Promise {
+        let promised = self.promised.lock().expect("invariant: nothing panics under this lock");
+        promised.get(&id).copied().unwrap_or_default()
+    }
+
+    /// Waits for a moment until this node knows what it promised.
+    ///
+    /// # Errors
+    /// It does not know yet.
+    async fn known(&self) -> Result<Option<Reached>, Status> {
+        if *self.standing.borrow() == Standing::Sound {
+            return Ok(None);
+        }
+        let mut standing = self.standing.subscribe();
+        let known = standing.wait_for(|now| !matches!(now, Standing::Asking { .. }));
+        match timeout(WAIT_MAX, known).await {
+            Ok(Ok(standing)) => match *standing {
+                Standing::Behind(floor) => Ok(Some(floor)),
+                Standing::Asking { .. } | Standing::Sound => Ok(None),
+            },
+            Ok(Err(_)) | Err(_) => Err(Status::unavailable(format!(
+                "node {} asks the others how far it was before it started",
+                self.node
+            ))),
+        }
+    }
+
+    /// Whether this node may take what a leader of this term sends.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) async fn check_leader(&self, term: u64) -> Result<(), Status> {
+        match self.known().await? {
+            Some(floor) if term < floor.term => Err(self.refused(floor)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this node may vote for a candidate of this term with this log.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) async fn check_candidate(
+        &self,
+        term: u64,
+        last: Option<LogId>,
+    ) -> Result<(), Status> {
+        match self.known().await? {
+            Some(floor) if term <= floor.term || last < floor.last => Err(self.refused(floor)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this node, with this log, may ask who would vote for it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) async fn check_stands(&self, last: Option<LogId>) -> Result<(), Status> {
+        self.check_candidate(u64::MAX, last).await
+    }
+
+    /// Whether this node's vote of this term is the last that it gave.
+    pub(crate) fn knows_its_vote(&self, term: u64) -> bool {
+        match *self.standing.borrow() {
+            Standing::Asking { .. } => false,
+            Standing::Behind(floor) => term >= floor.term,
+            Standing::Sound => true,
+        }
+    }
+
+    /// Why this node does not vote as others do; empty: it does.
+    pub(crate) fn doubt(&self) -> String {
+        match *self.standing.borrow() {
+            Standing::Asking { missing: 0 } => {
+                "it asks the other voters how far it was before it started".to_owned()
+            }
+            Standing::Asking { missing } => format!(
+                "its data directory is a copy, and may be old: it takes part in nothing until {missing} more of the \
+                 other voters have told how far it was"
+            ),
+            Standing::Behind(floor) => format!(
+                "its data directory is an older copy: it had acknowledged up to entry {}, and votes only for nodes \
+                 that have that until it has caught up",
+                floor.last.map_or(0, |last| last.index())
+            ),
+            Standing::Sound => String::new(),
+        }
+    }
+
+    fn refused(&self, floor: Reached) -> Status {
+        let (node, term) = (self.node, floor.term);
+        let last = floor.last.map_or(0, |last| last.index());
+        Status::failed_precondition(format!(
+            "node {node} has an older copy of its directory: it had acknowledged up to entry {last}, in term {term}"
+        ))
+    }
+}
+
+/// Finds out what this node had promised, and watches it catch up.
+pub(crate) async fn run(node: Arc<Node>, log: LogStore) -> Result<(), RunError> {
+    let mut answers = BTreeMap::new();
+    loop {
+        let settled = match node.look_back(&log, &mut answers).await {
+            Some(standing) => {
+                node.recall.standing.send_replace(standing);
+                standing == Standing::Sound
+            }
+            // The log has failed, and with it soon the node.
+            None => return std::future::pending().await,
+        };
+        tokio::time::sleep(if settled { EVERY_SETTLED } else { EVERY }).await;
+    }
+}
+
+/// How far the vote and the log are.
+///
+/// # Errors
+/// The log's.
+async fn reached(log: &LogStore) -> io::Result<Reached> {
+    let mut log = log.clone();
+    let term = log.read_vote().await?.map_or(0, |vote| vote.leader_id().term());
+    Ok(Reached { term, last: log.get_log_state().await?.last_log_id })
+}
+
+impl Node {
+    /// What this node tells one that asks what it had promised.
+    ///
+    /// # Errors
+    /// The log's.
+    pub(crate) async fn recalled(&self, log: &LogStore, asker: u64) -> io::Result<Recalled> {
+        Ok(Recalled { reached: reached(log).await?, promise: self.recall.promise_of(asker) })
+    }
+
+    /// Asks those that have not answered yet, and weighs what is known.
+    async fn look_back(
+        &self,
+        log: &LogStore,
+        answers: &mut BTreeMap<u64, Recalled>,
+    ) -> Option<Standing> {
+        let configs = {
+            let view = self.view.borrow_watched();
+            view.membership_config.membership().get_joint_config().clone()
+        };
+        let others: BTreeSet<u64> = configs.iter().flatten().copied().collect();
+        let missing = others.iter().filter(|id| **id != self.id && !answers.contains_key(id));
+        let asked = join_all(missing.map(|id| async move { Some((*id, self.ask(*id).await?)) }));
+        answers.extend(asked.await.into_iter().flatten());
+
+        let before = *self.recall.standing.borrow();
+        let reached = reached(log).await.ok()?;
+        let standing = match log.is_doubted() {
+            true => match missing_answers(self.id, &configs, answers) {
+                0 => Standing::Behind(floor_of_copy(answers.values())),
+                missing => Standing::Asking { missing },
+            },
+            false => match broken(reached, answers.values()) {
+                Some(floor) => Standing::Behind(floor),
+                None => Standing::Sound,
+            },
+        };
+        match standing {
+            Standing::Behind(floor) if reached.covers(&floor) => self.caught_up(log, before).await,
+            Standing::Behind(floor) => self.is_behind(log, before, reached, floor).await,
+            Standing::Asking { missing } if before != standing => {
+                tracing::warn!(
+                    missing,
+                    "the data directory is a copy and may be old: waiting for other voters to tell how far this node was"
+                );
+                Some(standing)
+            }
+            Standing::Asking { .. } | Standing::Sound => Some(standing),
+        }
+    }
+
+    async fn is_behind(
+        &self,
+        log: &LogStore,
+        before: Standing,
+        reached: Reached,
+        floor: Reached,
+    ) -> Option<Standing> {
+        if !log.is_doubted() {
+            // Or it would forget this with its next start.
+            log.set_doubted(true).await.ok()?;
+        }
+        if before != Standing::Behind(floor) {
+            tracing::error!(
+                term = reached.term,
+                last = reached.last.map_or(0, |last| last.index()),
+                promised_term = floor.term,
+                acknowledged = floor.last.map_or(0, |last| last.index()),
+                "the data directory is an older copy: this node votes only for nodes that have what it had acknowledged, \
+                 until it has caught up"
+            );
+        }
+        Some(Standing::Behind(floor))
+    }
+
+    async fn caught_up(&self, log: &LogStore, before: Standing) -> Option<Standing> {
+        log.set_doubted(false).await.ok()?;
+        match before {
+            Standing::Behind(_) => {
+                tracing::info!("this node has caught up with what it had acknowledged")
+            }
+            _ => tracing::info!("the data directory is a copy, and as far as this node was"),
+        }
+        Some(Standing::Sound)
+    }
+
+    async fn ask(&self, id: u64) -> Option<Recalled> {
+        let (_, mut client) = self.peer_client(id, Lane::Control).ok()?;
+        let request = self.peers.request(id, RecallRequest {}, Some(ASK_TIMEOUT));
+        let answer = timeout(ASK_TIMEOUT, client.recall(request)).await.ok()?.ok()?;
+        decode(&answer.into_inner().data).ok()
+    }
+}
+
+/// How many more have to answer, until one of them is in every quorum of which this node can have been: of n voters, all but
+/// so many as may be missing from a quorum that has this node.
+fn missing_answers(me: u64, configs: &[BTreeSet<u64>], answers: &BTreeMap<u64, Recalled>) -> usize {
+    let missing = configs.iter().map(|voters| {
+        let others = voters.iter().filter(|id| **id != me);
+        let answered = others.clone().filter(|id| answers.contains_key(id)).count();
+        (voters.len() - voters.len() / 2).min(others.count()).saturating_sub(answered)
+    });
+    missing.max().unwrap_or(0)
+}
+
+/// What a node that may have lost anything is held to.
+fn floor_of_copy<'a>(answers: impl Iterator<Item = &'a Recalled>) -> Reached {
+    let told = answers.map(|told| {
+        let promise = Reached { term: told.promise.term, last: told.promise.last };
+        told.reached.or(promise)
+    });
+    told.fold(Reached::default(), Reached::or)
+}
+
+/// What this node promised and has not kept; `None`: it has kept all that is known.
+fn broken<'a>(reached: Reached, answers: impl Iterator<Item = &'a Recalled>) -> Option<Reached> {
+    let broken = answers.map(|told| told.promise).filter(|promise| !promise.is_kept_by(reached));
+    broken.map(|promise| Reached { term: promise.term, last: promise.last }).reduce(Reached::or)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::Vote;
+
+    fn at(term: u64, index: u64) -> Option<LogId> {
+        Some(LogId::new(Vote::new_committed(term, 1).leader_id().to_committed(), index))
+    }
+
+    #[test]
+    fn a_promise_is_broken_by_an_older_vote_or_a_shorter_log_of_the_same_term() {
+        let mut promise = Promise::default();
+        assert!(promise.is_kept_by(Reached::default()), "nothing was promised");
+        promise.note(3, at(2, 8));
+        promise.note(3, at(3, 9));
+        promise.note(3, at(2, 7));
+        for (what, term, last, kept) in [
+            ("as far", 3, at(3, 9), true),
+            ("further", 3, at(3, 12), true),
+            ("less of the log", 3, at(3, 8), false),
+            ("less of the log, before that leader's", 3, at(2, 20), false),
+            ("an older vote", 2, at(3, 9), false),
+            ("nothing", 0, None, false),
+            ("a later leader has cut its log", 4, at(2, 8), true),
+        ] {
+            assert_eq!(promise.is_kept_by(Reached { term, last }), kept, "{what}");
+        }
+        // It voted in a later term, and no entry of that one is known: a crash may have come between a cut and an append.
+        promise.note(5, None);
+        assert!(promise.is_kept_by(Reached { term: 5, last: at(2, 8) }));
+        assert!(!promise.is_kept_by(Reached { term: 4, last: at(4, 99) }));
+        promise.note(4, at(4, 99));
+        assert_eq!((promise.term, promise.in_term), (5, None), "an answer that came late");
+    }
+
+    #[test]
+    fn a_copy_waits_until_one_of_every_quorum_that_it_was_in_has_answered() {
+        let told = |ids: &[u64]| {
+            let none = Recalled { reached: Reached::default(), promise: Promise::default() };
+            ids.iter().map(|id| (*id, none)).collect::<BTreeMap<_, _>>()
+        };
+        for (configs, answered, missing) in [
+            (&[&[1][..]][..], &[][..], 0),
+            (&[&[1, 2]], &[], 1),
+            (&[&[1, 2]], &[2], 0),
+            (&[&[1, 2, 3]], &[3], 1),
+            (&[&[1, 2, 3]], &[2, 3], 0),
+            (&[&[1, 2, 3, 4, 5]], &[2, 3], 1),
+            (&[&[1, 2, 3, 4, 5]], &[2, 3, 5], 0),
+            (&[&[1, 2, 3], &[1, 3, 4]], &[2, 3], 1),
+            (&[&[1, 2, 3], &[1, 3, 4]], &[2, 3, 4], 0),
+            (&[&[2, 3, 4]], &[2, 3], 0),
+            (&[], &[], 0),
+        ] {
+            let sets: Vec<BTreeSet<u64>> =
+                configs.iter().map(|ids| ids.iter().copied().collect()).collect();
+            let found = missing_answers(1, &sets, &told(answered));
+            assert_eq!(found, missing, "of {configs:?} {answered:?} answered");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_behind_votes_only_for_who_has_what_it_promised() {
+        let recall = Recall::new(1);
+        let floor = Reached { term: 5, last: at(5, 20) };
+        recall.standing.send_replace(Standing::Behind(floor));
+        for (term, last, votes) in [
+            (6, at(5, 20), true),
+            (6, at(6, 3), true),
+            (6, at(5, 19), false),
+            (5, at(5, 20), false),
+            (4, at(5, 20), false),
+        ] {
+            let voted = recall.check_candidate(term, last).await.is_ok();
+            assert_eq!(voted, votes, "term {term}, {last:?}");
+        }
+        assert!(recall.check_leader(4).await.is_err());
+        assert!(recall.check_leader(5).await.is_ok());
+        assert!(recall.check_stands(at(5, 19)).await.is_err());
+        assert!(recall.check_stands(at(5, 20)).await.is_ok());
+        assert!(!recall.knows_its_vote(4) && recall.knows_its_vote(5));
+    }
+}
