@@ -16,6 +16,7 @@
 //! | `once` | no write is done twice |
 //! | `founding` | a cluster's identity; nobody founds a second one |
 //! | `rolled_back` | nodes on older copies of their directories |
+//! | `strangers`, `impostor` | what no peer can do to the log, whatever it says |
 //! | `moving` | nodes that come back under other addresses |
 //! | `forwards` | calls through a follower while its leader stands still |
 
@@ -34,6 +35,7 @@ mod cluster {
     mod founding;
     mod harness;
     mod health;
+    mod impostor;
     mod leases;
     mod limits;
     mod link;
@@ -50,6 +52,7 @@ mod cluster {
     mod rolled_back;
     mod rolling;
     mod snapshots;
+    mod strangers;
     mod stream;
     mod targets;
     mod watch_begin;

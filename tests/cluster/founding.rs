@@ -76,7 +76,7 @@ async fn replaced_founders_that_come_back_empty_found_nothing() {
 }
 
 /// A call of a node that says who it is.
-fn from<T>(message: T, cluster_id: u64, sender: u64, target: u64) -> Request<T> {
+pub(crate) fn from<T>(message: T, cluster_id: u64, sender: u64, target: u64) -> Request<T> {
     let mut request = Request::new(message);
     for (name, value) in [
         ("quorate-cluster-id", format!("{cluster_id:016x}")),
@@ -88,7 +88,7 @@ fn from<T>(message: T, cluster_id: u64, sender: u64, target: u64) -> Request<T> 
     request
 }
 
-async fn peer(cluster: &Cluster, id: u64) -> PeerClient<Channel> {
+pub(crate) async fn peer(cluster: &Cluster, id: u64) -> PeerClient<Channel> {
     PeerClient::connect(format!("http://{}", cluster.peer_address(id))).await.unwrap()
 }
 

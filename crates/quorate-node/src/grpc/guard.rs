@@ -18,12 +18,7 @@ use crate::membership::MembershipCall;
 use crate::node::{LeaderCall, Node};
 use crate::peers::Envelope;
 use crate::raft::runtime::blocking;
-use crate::raft::types::{LogId, SnapshotMeta, TypeConfig, Vote};
-
-/// A vote of a term that is further ahead of this node's than this is refused: terms grow by one an election, an election
-/// takes 0.2 s at least, so no cluster gets there within two days of nothing but elections; and no sequence of messages
-/// reaches the largest term, behind which nobody could lead.
-pub(crate) const TERM_JUMP_MAX: u64 = 1_000_000;
+use crate::raft::types::{LogId, SnapshotMeta, TypeConfig, Vote, is_absurd};
 
 impl PeerService {
     /// The sender of a call that only a member may make.
@@ -64,7 +59,7 @@ impl PeerService {
         let (theirs, ours) = (vote.leader_id().term(), self.node.vote_term());
         // A node that has nothing yet may be taken in by a cluster of any age.
         let has_nothing = !self.node.has_membership() && self.node.founders.is_empty();
-        if !has_nothing && theirs > ours.saturating_add(TERM_JUMP_MAX) {
+        if !has_nothing && is_absurd(theirs, ours) {
             let why = format!("it claims term {theirs}, this node is at {ours}");
             return Err(refused(sender, &why));
         }
@@ -97,21 +92,25 @@ impl PeerService {
         };
         let range = first.index()..=last.index().min(committed.index());
         let ours = log.try_get_log_entries(range).await.map_err(super::peer::failed)?;
-        let conflict = ours.iter().find(|ours| {
-            let same_place = |sent: &&LogId| sent.index() == ours.log_id.index();
-            sent.iter().find(same_place).is_some_and(|sent| *sent != ours.log_id)
+        // What is purged here cannot be compared, but is of no later term than what is committed behind it.
+        let other = sent.iter().find(|sent| {
+            let held = ours.iter().find(|ours| ours.log_id.index() == sent.index());
+            match held {
+                Some(held) => held.log_id != **sent,
+                None => sent.index() <= committed.index() && **sent > committed,
+            }
         });
-        match conflict {
+        match other.map(LogId::index) {
             None => Ok(()),
-            Some(ours) => {
-                let at = ours.log_id.index();
+            Some(at) => {
                 let why = format!("it has another entry at {at} than was committed there");
                 Err(refused(sender, &why))
             }
         }
     }
 
-    /// Whether a snapshot is its leader's own, of this cluster, and not behind what is committed here.
+    /// Whether a snapshot is of this cluster, and not behind what is committed here. Whether its leader is who it claims to
+    /// be was looked at before it was received.
     pub(super) async fn check_snapshot(
         &self,
         envelope: Envelope,
@@ -120,7 +119,6 @@ impl PeerService {
         snapshot: &SnapshotFile<TypeConfig>,
     ) -> Result<(), Status> {
         let sender = envelope.sender;
-        self.check_claim(sender, vote)?;
         if snapshot.meta() != meta {
             return Err(refused(sender, "its snapshot is another one than it says"));
         }
@@ -128,9 +126,8 @@ impl PeerService {
             return Err(refused(sender, "its snapshot is of no cluster"));
         }
         let committed = self.log.clone().read_committed().await.map_err(super::peer::failed)?;
-        if meta.last_log_id < committed {
-            return Err(refused(sender, "its snapshot is older than what is committed here"));
-        }
+        let committed = committed.max(self.node.applied.lock().last_log_id);
+        check_covered(meta.last_log_id, vote, committed).map_err(|why| refused(sender, why))?;
         let body = snapshot.body();
         let of = blocking(move || read_snapshot_cluster(&mut BufReader::new(body)));
         let of = of.await.map_err(super::peer::failed)?;
@@ -200,7 +197,57 @@ pub(super) fn check_forwarded(sender: u64, call: &LeaderCall) -> Result<(), Stat
     }
 }
 
+/// Whether a leader with this vote may replace what is committed here by a snapshot up to `last`. Both the term and the place
+/// count: a later term alone would let a snapshot in that goes less far.
+fn check_covered(
+    last: Option<LogId>,
+    vote: &Vote,
+    committed: Option<LogId>,
+) -> Result<(), &'static str> {
+    let Some(last) = last else { return Err("its snapshot is of no entries") };
+    if *last.committed_leader_id() > vote.leader_id().to_committed() {
+        return Err("its snapshot is of a later term than its lead");
+    }
+    match committed {
+        Some(committed) if last < committed => {
+            Err("its snapshot is older than what is committed here")
+        }
+        Some(committed) if last.index() <= committed.index() && last != committed => {
+            Err("its snapshot has another entry at its end than was committed there")
+        }
+        _ => Ok(()),
+    }
+}
+
 fn refused(sender: u64, why: &str) -> Status {
     tracing::debug!(sender, why, "a peer's message is refused");
     Status::failed_precondition(format!("node {sender} is refused: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_never_goes_less_far_than_what_is_committed() {
+        let id = |term, index| {
+            Some(LogId::new(Vote::new_committed(term, 1).leader_id().to_committed(), index))
+        };
+        for (what, last, term, committed, fits) in [
+            ("further", id(3, 20), 4, id(3, 10), true),
+            ("further, of a later term", id(4, 20), 4, id(3, 10), true),
+            ("the same again", id(3, 10), 4, id(3, 10), true),
+            ("to a node that has nothing", id(3, 10), 4, None, true),
+            ("older", id(3, 9), 4, id(3, 10), false),
+            ("further, of an earlier term", id(2, 20), 4, id(3, 10), false),
+            ("less far, of a later term", id(4, 9), 4, id(3, 10), false),
+            ("another one at the same place", id(4, 10), 4, id(3, 10), false),
+            ("of a term after its lead", id(5, 20), 4, id(3, 10), false),
+            ("of nothing", None, 4, id(3, 10), false),
+            ("of nothing, to a node that has nothing", None, 4, None, false),
+        ] {
+            let checked = check_covered(last, &Vote::new_committed(term, 1), committed);
+            assert_eq!(checked.is_ok(), fits, "{what}: {checked:?}");
+        }
+    }
 }

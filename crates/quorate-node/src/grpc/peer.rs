@@ -132,6 +132,7 @@ impl Peer for PeerService {
         let mut chunks = request.into_inner();
         let first = chunks.message().await?.unwrap_or_default();
         let (vote, meta): (Vote, SnapshotMeta) = decode(&first.header).map_err(damaged)?;
+        self.check_claim(envelope.sender, &vote)?;
         self.node.recall.check_leader(vote.leader_id().term()).await?;
         let snapshot = self.receive(chunks).await?;
         let received = snapshot.path().to_owned();

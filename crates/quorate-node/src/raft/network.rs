@@ -12,8 +12,8 @@ use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, v2::RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError,
+    StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::vote::RaftLeaderId as _;
 use quorate_log::SnapshotFile;
@@ -25,7 +25,7 @@ use tonic::{Request, Status};
 
 use crate::applied::Applied;
 use crate::peers::{Lane, Peers, mark_to_voter};
-use crate::raft::types::{Member, TypeConfig, Vote, decode, encode};
+use crate::raft::types::{Member, TypeConfig, Vote, decode, encode, is_absurd};
 use crate::recall::Recall;
 
 /// Snapshots travel in pieces of this size.
@@ -108,6 +108,19 @@ impl Connection {
         request
     }
 
+    /// A node steps down for a later term also where it is answered with one: whoever answers may be anybody.
+    fn check_answer(&self, asked: &Vote, answered: &Vote) -> Result<(), RpcError> {
+        let (ours, theirs) = (asked.leader_id().term(), answered.leader_id().term());
+        if !is_absurd(theirs, ours) {
+            return Ok(());
+        }
+        let target = self.target;
+        let why = format!("node {target} answers with term {theirs}, this node is at {ours}");
+        tracing::debug!(why, "an answer is refused");
+        self.peers.book.missed(target, &self.address());
+        Err(unreachable(&Status::failed_precondition(why)))
+    }
+
     async fn call<M: Serialize, R: DeserializeOwned>(
         &self,
         call: Call,
@@ -153,7 +166,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        self.call(Call::Append, &rpc, &option).await
+        let answer = self.call(Call::Append, &rpc, &option).await?;
+        if let AppendEntriesResponse::HigherVote(vote) = &answer {
+            self.check_answer(&rpc.vote, vote)?;
+        }
+        Ok(answer)
     }
 
     fn stream_append<'s, S>(
@@ -171,7 +188,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             // The library waits out its backoff inside this stream, so a request is taken before a connection is tried:
             // else a peer that refuses connections would be tried without a pause.
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
-            let term = first.vote.leader_id().term();
+            let (me, asked) = (&*self, first.vote);
+            let term = asked.leader_id().term();
             let input = stream::once(std::future::ready(first)).chain(input);
             let address = self.address();
             let client = self.peers.client(&address, self.appends);
@@ -187,15 +205,19 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             };
             let answers = answers.map(move |answer| match answer {
                 Ok(payload) => {
-                    self.peers.answered(self.target, &address);
+                    me.peers.answered(me.target, &address);
                     let answer: StreamAppendResult<TypeConfig> = read(&payload.data)?;
-                    if let Ok(acknowledged) = &answer {
-                        self.recall.note(self.target, term, *acknowledged);
+                    match &answer {
+                        Ok(acknowledged) => me.recall.note(me.target, term, *acknowledged),
+                        Err(StreamAppendError::HigherVote(vote)) => {
+                            me.check_answer(&asked, vote)?;
+                        }
+                        Err(_) => {}
                     }
                     Ok(answer)
                 }
                 Err(status) => {
-                    self.peers.missed(self.target, &address, status.message());
+                    me.peers.missed(me.target, &address, status.message());
                     Err(unreachable(&status))
                 }
             });
@@ -212,6 +234,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let may_stand = self.recall.check_candidate(term, rpc.last_log_id).await;
         may_stand.map_err(|status| unreachable(&status))?;
         let answer: VoteResponse<TypeConfig> = self.call(Call::Vote, &rpc, &option).await?;
+        self.check_answer(&rpc.vote, &answer.vote)?;
         if answer.vote_granted {
             self.recall.note(self.target, term, None);
         }
@@ -225,7 +248,9 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let may_stand = self.recall.check_stands(rpc.last_log_id).await;
         may_stand.map_err(|status| unreachable(&status))?;
-        self.call(Call::PreVote, &rpc, &option).await
+        let answer: VoteResponse<TypeConfig> = self.call(Call::PreVote, &rpc, &option).await?;
+        self.check_answer(&rpc.vote, &answer.vote)?;
+        Ok(answer)
     }
 
     async fn transfer_leader(
@@ -251,7 +276,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             answer = client.install_snapshot(request) => match answer {
-                Ok(answer) => Ok(read(&answer.into_inner().data)?),
+                Ok(answer) => {
+                    let answer: SnapshotResponse<TypeConfig> = read(&answer.into_inner().data)?;
+                    self.check_answer(&vote, &answer.vote)?;
+                    Ok(answer)
+                }
                 Err(status) => Err(StreamingError::Unreachable(Unreachable::new(&status))),
             },
         }

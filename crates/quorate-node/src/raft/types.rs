@@ -31,6 +31,16 @@ pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfi
 pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 pub(crate) type Vote = openraft::alias::VoteOf<TypeConfig>;
 
+/// A term that is further ahead of this node's than this is nobody's: terms grow by one an election, an election takes 0.2 s
+/// at least, so no cluster gets there within two days of nothing but elections; and no sequence of messages reaches the
+/// largest term, behind which nobody could lead.
+const TERM_JUMP_MAX: u64 = 1_000_000;
+
+/// Whether no node that works can be at this term, as seen from one that is at `ours`.
+pub(crate) fn is_absurd(theirs: u64, ours: u64) -> bool {
+    theirs > ours.saturating_add(TERM_JUMP_MAX)
+}
+
 /// A member's addresses, replicated with the membership.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Member {

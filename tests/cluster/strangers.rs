@@ -1,0 +1,200 @@
+//! What no peer can do to a node's log, whatever it says: messages in the bytes of the Raft library, written by hand.
+
+use quorate_proto::peer::v1::{Payload, SnapshotChunk};
+use quorate_proto::v1::{BackupRequest, TriggerSnapshotRequest};
+use tonic::Code;
+
+use super::calls::{assert_refused, fetch_of, ids, local, register, set_weight};
+use super::founding::{from, peer};
+use super::harness::{Cluster, eventually};
+use super::impostor::Impostor;
+
+/// A number as postcard has it.
+fn number(mut value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let low = (value & 0x7f) as u8;
+        value >>= 7;
+        if value == 0 {
+            bytes.push(low);
+            return bytes;
+        }
+        bytes.push(low | 0x80);
+    }
+}
+
+fn some(value: &[u8]) -> Vec<u8> {
+    [&[1], value].concat()
+}
+
+/// The vote of a node for itself in an election, or as the leader.
+fn vote(term: u64, node: u64, leads: bool) -> Vec<u8> {
+    [number(term), some(&number(node)), vec![u8::from(leads)]].concat()
+}
+
+fn log_id(term: u64, index: u64) -> Vec<u8> {
+    [number(term), number(index)].concat()
+}
+
+/// An append of a leader, of entries that say nothing.
+fn append(vote: &[u8], previous: Option<Vec<u8>>, entries: &[Vec<u8>]) -> Payload {
+    let previous = previous.map_or(vec![0], |previous| some(&previous));
+    let entries: Vec<u8> = entries.iter().flat_map(|id| [id, &[0][..]].concat()).collect();
+    let count = number(u64::from(!entries.is_empty()));
+    let data = [&[1], vote, &previous, &count, &entries, &[0]].concat();
+    Payload { data: data.into() }
+}
+
+/// The id of a cluster of three with an instance, its leader and another node, and that one's term and last applied entry.
+async fn of_three() -> (Cluster, u64, [u64; 2], [u64; 2]) {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let target = leader % 3 + 1;
+    let registered = register(&mut cluster.registry(target), "web", "a").await;
+    let cluster_id = registered.header.expect("a header").cluster_id;
+    let status = cluster.own_status(target).await.expect("a status");
+    let at = [status.header.expect("a header").term, status.members[0].applied_index];
+    (cluster, cluster_id, [leader, target], at)
+}
+
+/// The leader leads on in its term, and the node has what it had.
+async fn nothing_happened(
+    cluster: &Cluster,
+    [leader, target]: [u64; 2],
+    [term, applied]: [u64; 2],
+) {
+    let header = cluster.own_status(target).await.unwrap().header.unwrap();
+    assert_eq!((header.term, header.leader_id), (term, leader), "nobody was disturbed");
+    let own = cluster.own_status(target).await.unwrap().members[0].clone();
+    assert!(own.last_log_index >= applied, "{own:?}");
+    let found = cluster.registry(target).fetch(local(fetch_of(&["web"]))).await.unwrap();
+    assert_eq!(ids(&found.into_inner()), ["a"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_gets_no_vote_however_modest_its_term() {
+    let (cluster, cluster_id, nodes, at) = of_three().await;
+    let mut peer = peer(&cluster, nodes[1]).await;
+    // No entries, and as many as the node has.
+    for last in [vec![0], some(&log_id(at[0], at[1]))] {
+        let data = [&[1], &vote(at[0] + 1, 99, false)[..], &last, &[0]].concat();
+        let ballot = || from(Payload { data: data.clone().into() }, cluster_id, 99, nodes[1]);
+        let why = ["node 99 is refused: it is no voter"];
+        assert_refused(peer.vote(ballot()).await, Code::FailedPrecondition, &why);
+        assert_refused(peer.pre_vote(ballot()).await, Code::FailedPrecondition, &why);
+    }
+    nothing_happened(&cluster, nodes, at).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_is_committed_is_cut_whatever_a_peer_says() {
+    let (mut cluster, cluster_id, nodes, at) = of_three().await;
+    let ([term, applied], target) = (at, nodes[1]);
+    let mut peer = peer(&cluster, target).await;
+    for sender in [6 - nodes[0] - target, 99] {
+        let leads = vote(term + 1, sender, true);
+        for append in [
+            append(&leads, Some(log_id(term + 1, applied)), &[]),
+            append(&leads, Some(log_id(term, applied - 1)), &[log_id(term + 1, applied)]),
+            append(&leads, None, &[log_id(term + 1, 0)]),
+        ] {
+            let why = format!("node {sender} is refused: it has another entry at ");
+            let sent = from(append.clone(), cluster_id, sender, target);
+            assert_refused(peer.append(sent).await, Code::FailedPrecondition, &[&why]);
+            let sent = from(tokio_stream::once(append), cluster_id, sender, target);
+            let answers = peer.append_stream(sent).await.expect("a stream");
+            let answer = answers.into_inner().message().await;
+            assert_eq!(answer.expect("it ends"), None, "it is not answered");
+        }
+    }
+    nothing_happened(&cluster, nodes, at).await;
+
+    // Of the entries that a snapshot has, only the order is known.
+    let taken = cluster.admin(target).trigger_snapshot(TriggerSnapshotRequest {}).await;
+    let index = taken.expect("a snapshot").into_inner().snapshot_index;
+    eventually("the log behind it is purged", || async {
+        (cluster.own_status(target).await?.members[0].purged_index >= index).then_some(())
+    })
+    .await;
+    let append = append(&vote(term + 1, 99, true), Some(log_id(term + 1, 1)), &[]);
+    let sent = from(append, cluster_id, 99, target);
+    let why = "node 99 is refused: it has another entry at 1 ";
+    assert_refused(peer.append(sent).await, Code::FailedPrecondition, &[why]);
+    nothing_happened(&cluster, nodes, at).await;
+    cluster.stop(target).await;
+    cluster.restart(target).await;
+    cluster.settled().await;
+    let own = cluster.own_status(target).await.unwrap().members[0].clone();
+    assert!(own.last_log_index >= applied, "also on its disk: {own:?}");
+}
+
+/// A whole backup of a node, which is a snapshot file.
+async fn backup(cluster: &Cluster, id: u64) -> Vec<u8> {
+    let mut backup = cluster.admin(id).backup(BackupRequest {}).await.unwrap().into_inner();
+    let mut file = Vec::new();
+    while let Some(chunk) = backup.message().await.unwrap() {
+        file.extend(chunk.data);
+    }
+    file
+}
+
+/// A snapshot with the metadata that it has, as its leader sends it.
+fn snapshot(vote: &[u8], file: &[u8]) -> [SnapshotChunk; 2] {
+    let length = u32::from_le_bytes(file[12..16].try_into().unwrap()) as usize;
+    let header = [&[1], vote, &file[16..16 + length]].concat();
+    [(header, Vec::new()), (Vec::new(), file.to_vec())]
+        .map(|(header, data)| SnapshotChunk { header: header.into(), data: data.into() })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_of_the_past_or_of_another_cluster_replaces_nothing() {
+    let (mut cluster, cluster_id, nodes, at) = of_three().await;
+    let [leader, target] = nodes;
+    let old = backup(&cluster, leader).await;
+    // Of a later term than any here, so that it would replace everything.
+    let mut other = Cluster::start_another(7).await;
+    while other.own_status(7).await.unwrap().header.unwrap().term <= at[0] {
+        other.stop(7).await;
+        other.restart(7).await;
+        other.settled().await;
+    }
+    for weight in 1..30 {
+        register(&mut other.registry(7), "web", "stranger").await;
+        set_weight(&mut other.registry(7), "web", "stranger", weight).await;
+    }
+    let strange = backup(&other, 7).await;
+    set_weight(&mut cluster.registry(target), "web", "a", 7).await;
+    let mut peer = peer(&cluster, target).await;
+    for (file, why) in [
+        (old, "its snapshot is older than what is committed"),
+        (strange, "its snapshot is of cluster"),
+    ] {
+        let chunks = snapshot(&vote(at[0] + 9, leader, true), &file);
+        let sent = from(tokio_stream::iter(chunks), cluster_id, leader, target);
+        let why = format!("node {leader} is refused: {why}");
+        assert_refused(peer.install_snapshot(sent).await, Code::FailedPrecondition, &[&why]);
+    }
+    nothing_happened(&cluster, nodes, at).await;
+    cluster.stop(target).await;
+    cluster.restart(target).await;
+    cluster.settled().await;
+}
+
+/// Whoever listens where a member was answers each message with the largest term.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_absurd_term_in_an_answer_ends_no_lead() {
+    let (mut cluster, _, nodes, at) = of_three().await;
+    let [leader, gone] = nodes;
+    cluster.stop(gone).await;
+    let impostor = Impostor::start(cluster.peer_address(gone), &vote(u64::MAX, gone, false)).await;
+    eventually("it is asked, and asked again", || async { (impostor.appends() > 3).then_some(()) })
+        .await;
+    register(&mut cluster.registry(leader), "web", "b").await;
+    // Whoever stands for election asks it, too.
+    cluster.stop(leader).await;
+    cluster.restart(leader).await;
+    register(&mut cluster.registry(leader), "web", "c").await;
+    assert!(impostor.votes() > 0, "nobody asked it for its vote");
+    let term = cluster.own_status(leader).await.unwrap().header.unwrap().term;
+    assert!(term < at[0] + 100, "{term}");
+}
