@@ -7,6 +7,8 @@
 
 #[path = "readme/built.rs"]
 mod built;
+#[path = "process/calls.rs"]
+mod calls;
 #[path = "process/cli.rs"]
 mod cli;
 #[path = "process/cluster.rs"]

@@ -15,9 +15,9 @@ use crate::wait::{eventually, time_passes};
 const SILENCE_ENDS_WITHIN: Duration = Duration::from_secs(14);
 /// One second without an answer, and a little.
 const STOPS_WITHIN: Duration = Duration::from_secs(4);
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// An empty SETTINGS frame.
-const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
+pub(crate) const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 const TTL: Duration = Duration::from_secs(60);
 
 /// A connection from 127.0.0.2, which is another address than that of the tests' clients.
@@ -160,7 +160,7 @@ fn cpu_time(pid: i32) -> Duration {
 
 impl Node {
     /// Its address for peers.
-    fn peers(&self) -> String {
+    pub(crate) fn peers(&self) -> String {
         let args = self.args();
         let at = args.iter().position(|arg| arg == "--peer-listen").unwrap();
         args[at + 1].clone()

@@ -107,6 +107,14 @@ pub struct Tunables {
     pub connections_per_address_max: usize,
     /// Connections to the listener for peers. Default 256, minimum 8: each peer has a few.
     pub peer_connections_max: usize,
+    /// A connection, to either listener, that has had no call or stream under way for so long is told to go and closed, ms.
+    /// Default 300,000 (five minutes): longer than the pauses of whoever calls at all, so a connection is rarely made anew,
+    /// and short enough that forgotten ones leave their places. Minimum 1,000.
+    pub connection_idle_ms: u64,
+    /// Calls under way, watches and other streams among them, of clients and as many of peers; more are refused. Default
+    /// 32,768, minimum 64: a watch, a stream of renewals and a call on each of `connections_max` connections; a stream takes
+    /// about 10 KiB.
+    pub calls_max: usize,
     /// Bytes of answers that clients have not taken yet, in all; calls that would add some are refused. Default 256 MiB,
     /// minimum 64 KiB.
     pub answers_bytes_max: usize,
@@ -134,6 +142,8 @@ impl Default for Tunables {
             connections_max: 10_000,
             connections_per_address_max: 5_000,
             peer_connections_max: 256,
+            connection_idle_ms: 300_000,
+            calls_max: 32_768,
             answers_bytes_max: 256 * 1024 * 1024,
             answers_per_connection_bytes_max: 64 * 1024 * 1024,
         }
@@ -240,6 +250,8 @@ impl Tunables {
         let per_address = self.connections_per_address_max as u64;
         at_least("connections_per_address_max", per_address, 1)?;
         at_least("peer_connections_max", self.peer_connections_max as u64, 8)?;
+        at_least("connection_idle_ms", self.connection_idle_ms, 1_000)?;
+        at_least("calls_max", self.calls_max as u64, 64)?;
         at_least("answers_bytes_max", self.answers_bytes_max as u64, 64 * 1024)?;
         let per_connection = self.answers_per_connection_bytes_max as u64;
         at_least("answers_per_connection_bytes_max", per_connection, 64 * 1024)?;
@@ -250,6 +262,7 @@ impl Tunables {
             ("election_grace_ms", self.election_grace_ms),
             ("bookmark_ms", self.bookmark_ms),
             ("shutdown_grace_ms", self.shutdown_grace_ms),
+            ("connection_idle_ms", self.connection_idle_ms),
         ] {
             check(field, value, value <= HOUR_MS, format!("must be at most {HOUR_MS} (an hour)"))?;
         }

@@ -38,6 +38,8 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Limits {
     pub(crate) in_all: usize,
     pub(crate) per_address: usize,
+    /// A connection that has had no call under way for so long is to end.
+    pub(crate) idle: Duration,
 }
 
 /// See the head of this file.
@@ -64,6 +66,11 @@ pub(crate) struct Line {
     /// How often something was read.
     heard: AtomicU64,
     ended: AtomicBool,
+    calls: AtomicUsize,
+    /// When the last call ended, ms after `since`.
+    idle_since_ms: AtomicU64,
+    /// It is to take no more calls and to end when it has none.
+    leave: CancellationToken,
     answers: Mutex<UnderWay>,
     /// Whoever drives the connection, to be told of the end.
     driver: AtomicWaker,
@@ -96,21 +103,25 @@ impl Connections {
         Arc::new(Self { whose, limits, live: Mutex::default() })
     }
 
-    /// What arrives at the listener and finds a place. Others are closed at once.
+    /// What arrives at the listener and finds a place, and the token that says when it is to end or has ended. Others are
+    /// closed at once.
     pub(crate) fn accept(
         self: &Arc<Self>,
         listener: Listener,
-    ) -> impl Stream<Item = io::Result<Admitted>> + Send + use<> {
+    ) -> impl Stream<Item = (Admitted, CancellationToken)> + Send + use<> {
         let of = self.clone();
         listener.into_accepted().filter_map(move |accepted| {
             std::future::ready(match accepted {
-                Ok(stream) => of.admit(stream).map(Ok),
-                Err(error) => Some(Err(error)),
+                Ok(stream) => of.admit(stream),
+                Err(error) => {
+                    tracing::debug!(%error, of = of.whose, "a connection failed as it arrived");
+                    None
+                }
             })
         })
     }
 
-    fn admit(self: &Arc<Self>, stream: Connection) -> Option<Admitted> {
+    fn admit(self: &Arc<Self>, stream: Connection) -> Option<(Admitted, CancellationToken)> {
         let from = stream.from();
         let mut live = self.lock();
         let of_address = from.map_or(0, |from| live.by_address.get(&from).copied().unwrap_or(0));
@@ -125,7 +136,8 @@ impl Connections {
         live.next += 1;
         let line = Arc::new(Line::new());
         live.lines.insert(id, line.clone());
-        Some(Admitted { stream, line, _place: Place { id, from, of: self.clone() } })
+        let leave = line.leave.clone();
+        Some((Admitted { stream, line, _place: Place { id, from, of: self.clone() } }, leave))
     }
 
     fn refuse(&self, live: &mut Live, from: Option<IpAddr>, of_address: usize) {
@@ -146,12 +158,16 @@ impl Connections {
         );
     }
 
-    /// Ends connections that have not sent the preface in time; from the stop on, those that say nothing. Never returns.
+    /// Ends connections that have not sent the preface in time, and asks those to leave that are idle; from the stop on, ends
+    /// those that say nothing. Never returns.
     pub(crate) async fn watch(&self, stop: CancellationToken) -> Infallible {
         while !stop.is_cancelled() {
             self.end_where(|_, line| !line.greeted() && line.since.elapsed() >= PREFACE_WITHIN);
             let now = Instant::now();
             self.end_where(|_, line| line.answers().is_overdue(now));
+            for idle in self.lines_where(|_, line| line.is_idle(self.limits.idle)) {
+                idle.leave.cancel();
+            }
             tokio::select! {
                 () = sleep(LOOK_EVERY) => {}
                 () = stop.cancelled() => {}
@@ -165,16 +181,17 @@ impl Connections {
         std::future::pending().await
     }
 
-    fn end_where(&self, silent: impl Fn(u64, &Line) -> bool) {
-        let ended: Vec<Arc<Line>> = {
-            let live = self.lock();
-            let silent = live.lines.iter().filter(|(id, line)| silent(**id, line));
-            silent.map(|(_, line)| line.clone()).collect()
-        };
-        // Not under the lock: who is woken may give its place back at once.
-        for line in ended {
+    fn end_where(&self, ends: impl Fn(u64, &Line) -> bool) {
+        for line in self.lines_where(ends) {
             line.end();
         }
+    }
+
+    /// To be told without the lock: who is woken may give its place back at once.
+    fn lines_where(&self, wanted: impl Fn(u64, &Line) -> bool) -> Vec<Arc<Line>> {
+        let live = self.lock();
+        let wanted = live.lines.iter().filter(|(id, line)| wanted(**id, line));
+        wanted.map(|(_, line)| line.clone()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Live> {
@@ -185,7 +202,17 @@ impl Connections {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut live = self.of.lock();
-        live.lines.remove(&self.id);
+        let line = live.lines.remove(&self.id);
+        self.give_back(&mut live);
+        drop(live);
+        if let Some(line) = line {
+            line.leave.cancel();
+        }
+    }
+}
+
+impl Place {
+    fn give_back(&self, live: &mut Live) {
         let Some(from) = self.from else { return };
         if let Some(count) = live.by_address.get_mut(&from) {
             *count -= 1;
@@ -203,9 +230,17 @@ impl Line {
             preface_left: AtomicUsize::new(PREFACE_LEN),
             heard: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            calls: AtomicUsize::new(0),
+            idle_since_ms: AtomicU64::new(0),
+            leave: CancellationToken::new(),
             answers: Mutex::default(),
             driver: AtomicWaker::new(),
         }
+    }
+
+    /// The one that a call came on.
+    pub(crate) fn of(call: &http::Extensions) -> Arc<Self> {
+        call.get().cloned().unwrap_or_else(|| Arc::new(Self::new()))
     }
 
     fn hear(&self, bytes: usize) {
@@ -218,6 +253,26 @@ impl Line {
 
     pub(crate) fn answers(&self) -> MutexGuard<'_, UnderWay> {
         self.answers.lock().expect("invariant: nothing panics while it holds this lock")
+    }
+
+    pub(crate) fn begin_call(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end_call(&self) {
+        self.idle_since_ms.store(self.age_ms(), Ordering::Relaxed);
+        // Whoever sees that no call is left sees since when.
+        self.calls.fetch_sub(1, Ordering::Release);
+    }
+
+    fn is_idle(&self, max: Duration) -> bool {
+        let calls = self.calls.load(Ordering::Acquire);
+        let idle_ms = self.age_ms().saturating_sub(self.idle_since_ms.load(Ordering::Relaxed));
+        calls == 0 && Duration::from_millis(idle_ms) >= max
+    }
+
+    fn age_ms(&self) -> u64 {
+        self.since.elapsed().as_millis() as u64
     }
 
     fn greeted(&self) -> bool {

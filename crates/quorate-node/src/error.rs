@@ -157,6 +157,10 @@ pub(crate) enum CallError {
         "{under_way} bytes of answers are under way {place}, at most {limit} allowed: read them, or ask for less at a time"
     )]
     AnswersUnderWay { under_way: usize, limit: usize, place: &'static str },
+    #[error(
+        "{limit} calls and streams are under way at this node, as many as may be: end some, or ask another node"
+    )]
+    CallsUnderWay { limit: usize },
     #[error(transparent)]
     Node(#[from] NodeError),
 }

@@ -88,8 +88,7 @@ fn open<T: Message>(request: Request<T>, node: &Node) -> Result<(T, Instant), Ca
 
 /// The connection that a call came on.
 fn line<T>(request: &Request<T>) -> Arc<Line> {
-    let line = request.extensions().get::<Arc<Line>>().cloned();
-    line.unwrap_or_else(|| Arc::new(Line::new()))
+    Line::of(request.extensions())
 }
 
 /// An answer whose bytes count as long as they are under way.

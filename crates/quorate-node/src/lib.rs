@@ -22,7 +22,8 @@
 //! | `recall` | asks what it had promised, in case its directory is an older copy |
 //! | `net` | sockets, real or simulated |
 //! | `authority` | lets calls in whose `:authority` is none |
-//! | `connections` | how many a listener takes; ends those that say nothing |
+//! | `connections` | how many a listener takes; ends those that say nothing or are idle |
+//! | `calls` | how many may be under way; serves each connection |
 //! | `address_book`, `moving` | where the other nodes may be; how those that moved tell it |
 //! | `compaction` | a snapshot when the log is long |
 //! | `leadership`, `disk`, `peers` | who leads and how fresh; room on the disk; connections to other nodes |
@@ -36,6 +37,7 @@ mod amnesia;
 mod answers;
 mod applied;
 mod authority;
+mod calls;
 mod clock;
 mod cluster_status;
 mod compaction;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
+use futures_util::StreamExt;
 use openraft::AsyncRuntime as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
@@ -30,6 +30,7 @@ use tonic::service::Routes;
 use crate::answers::Answers;
 use crate::applied::Applied;
 use crate::authority::AnyAuthority;
+use crate::calls::{self, Counted, UnderWay};
 use crate::clock::LeaderClock;
 use crate::compaction::Compaction;
 use crate::config::{Config, HealthChecks, Start, Tunables};
@@ -58,9 +59,6 @@ use crate::raft::types::{LogStore, Member, Raft, TypeConfig};
 use crate::recall::{self, Recall};
 use crate::start_error::{RunError, StartError};
 use crate::ticker::Ticker;
-
-/// Calls under way on one connection; a process needs a few, a proxy for many processes some thousands.
-const STREAMS_MAX: u32 = 16_384;
 
 /// When Raft has stopped, what is left of the node's tasks may take so long before it is cut off.
 const LAST_TASKS: Duration = Duration::from_secs(1);
@@ -233,10 +231,13 @@ impl Bound {
             .add_service(reflection().build_v1alpha().expect(DESCRIPTORS_FIT))
             .add_service(admin);
         let connections = Connections::new("clients", client_limits(&node.tunables));
-        let clients = transport().serve_with_incoming_shutdown(
-            ClientCalls { registry, others: others.prepare() },
-            connections.accept(self.clients).map_ok(AnyAuthority::new),
-            node.stop.clone().cancelled_owned(),
+        let calls = ClientCalls { registry, others: others.prepare() };
+        let arriving = connections.accept(self.clients);
+        let clients = calls::serve(
+            transport(),
+            Counted::new(calls, UnderWay::new("clients", node.tunables.calls_max)),
+            arriving.map(|(connection, leave)| (AnyAuthority::new(connection), leave)),
+            node.stop.clone(),
         );
         let (done, stop) = (stops.clients_done.clone().drop_guard(), node.stop.clone());
         tasks.spawn(async move {
@@ -291,15 +292,14 @@ async fn serve_peers(
     listener: Listener,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let connections = Connections::new("peers", peer_limits(&service.node.tunables));
+    let tunables = &service.node.tunables;
+    let connections = Connections::new("peers", peer_limits(tunables));
+    let under_way = UnderWay::new("peers", tunables.calls_max);
     let service = PeerServer::new(service)
         .max_decoding_message_size(MESSAGE_MAX)
         .max_encoding_message_size(MESSAGE_MAX);
-    let peers = transport().serve_with_incoming_shutdown(
-        service,
-        connections.accept(listener),
-        stop.clone().cancelled_owned(),
-    );
+    let calls = Counted::new(service, under_way);
+    let peers = calls::serve(transport(), calls, connections.accept(listener), stop.clone());
     tokio::select! {
         ended = peers => ended.map_err(RunError::Peers),
         never = connections.watch(stop) => match never {},
@@ -333,7 +333,8 @@ async fn until(
 
 fn client_limits(tunables: &Tunables) -> Limits {
     let Tunables { connections_max, connections_per_address_max, .. } = *tunables;
-    Limits { in_all: connections_max, per_address: connections_per_address_max }
+    let (in_all, per_address) = (connections_max, connections_per_address_max);
+    Limits { in_all, per_address, idle: idle(tunables) }
 }
 
 fn answers(tunables: &Tunables) -> Answers {
@@ -343,12 +344,16 @@ fn answers(tunables: &Tunables) -> Answers {
 /// Peers may share an address.
 fn peer_limits(tunables: &Tunables) -> Limits {
     let in_all = tunables.peer_connections_max;
-    Limits { in_all, per_address: in_all }
+    Limits { in_all, per_address: in_all, idle: idle(tunables) }
+}
+
+fn idle(tunables: &Tunables) -> Duration {
+    Duration::from_millis(tunables.connection_idle_ms)
 }
 
 fn transport() -> tonic::transport::Server {
     tonic::transport::Server::builder()
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(calls::PER_CONNECTION_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))

@@ -30,8 +30,9 @@ impl From<CallError> for Status {
             let value = current.parse().expect("invariant: digits are valid metadata");
             status.metadata_mut().insert(INCARNATION_TRAILER, value);
         }
-        if let CallError::AnswersUnderWay { .. } | CallError::Node(NodeError::Overloaded { .. }) =
-            &error
+        if let CallError::AnswersUnderWay { .. }
+        | CallError::CallsUnderWay { .. }
+        | CallError::Node(NodeError::Overloaded { .. }) = &error
         {
             status.metadata_mut().insert(RETRY_AFTER_TRAILER, RETRY_AFTER_MS.into());
         }
@@ -42,7 +43,9 @@ impl From<CallError> for Status {
 fn code(error: &CallError) -> Code {
     match error {
         CallError::Invalid(_) => Code::InvalidArgument,
-        CallError::TooLarge { .. } | CallError::AnswersUnderWay { .. } => Code::ResourceExhausted,
+        CallError::TooLarge { .. }
+        | CallError::AnswersUnderWay { .. }
+        | CallError::CallsUnderWay { .. } => Code::ResourceExhausted,
         CallError::Node(error) => match error {
             NodeError::Rejected(rejection) => match rejection {
                 Rejection::UnknownLease(_) | Rejection::UnknownInstance(_) => Code::NotFound,
