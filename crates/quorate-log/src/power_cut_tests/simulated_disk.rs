@@ -190,7 +190,7 @@ fn torn(opened: &[u8], now: &[u8]) -> Vec<u8> {
     let half = now.len() / 2;
     let mut torn = now.to_owned();
     let written = [0, half].into_iter().find(|&at| part(opened, at, half) != part(now, at, half));
-    for at in written {
+    if let Some(at) = written {
         torn[at..at + half].iter_mut().for_each(|byte| *byte = !*byte);
     }
     torn
