@@ -38,6 +38,14 @@ pub(crate) enum NodeError {
         "node {node} was removed from the cluster and tells nothing of it; stop it, and ask one of its members (as it knew them): {members}"
     )]
     Removed { node: u64, members: String },
+    /// This node has just started.
+    #[error("node {node} asks the others how far it was before it started")]
+    Recalling { node: u64 },
+    /// This node was started on an older copy of its directory.
+    #[error(
+        "node {node} has an older copy of its directory: it had acknowledged up to entry {acknowledged}, in term {term}"
+    )]
+    RolledBack { node: u64, acknowledged: u64, term: u64 },
     /// This node does not lead (any more); whoever forwarded to it tries again.
     #[error("node {node} is not the leader")]
     NotLeader { node: u64 },

@@ -23,8 +23,8 @@ use quorate_proto::peer::v1::RecallRequest;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tonic::Status;
 
+use crate::error::NodeError;
 use crate::node::Node;
 use crate::peers::Lane;
 use crate::raft::types::{LogId, LogStore, decode};
@@ -136,7 +136,7 @@ impl Recall {
     ///
     /// # Errors
     /// It does not know yet.
-    async fn known(&self) -> Result<Option<Reached>, Status> {
+    async fn known(&self) -> Result<Option<Reached>, NodeError> {
         if *self.standing.borrow() == Standing::Sound {
             return Ok(None);
         }
@@ -147,10 +147,7 @@ impl Recall {
                 Standing::Behind(floor) => Ok(Some(floor)),
                 Standing::Asking { .. } | Standing::Sound => Ok(None),
             },
-            Ok(Err(_)) | Err(_) => Err(Status::unavailable(format!(
-                "node {} asks the others how far it was before it started",
-                self.node
-            ))),
+            Ok(Err(_)) | Err(_) => Err(NodeError::Recalling { node: self.node }),
         }
     }
 
@@ -158,7 +155,7 @@ impl Recall {
     ///
     /// # Errors
     /// Why not.
-    pub(crate) async fn check_leader(&self, term: u64) -> Result<(), Status> {
+    pub(crate) async fn check_leader(&self, term: u64) -> Result<(), NodeError> {
         match self.known().await? {
             Some(floor) if term < floor.term => Err(self.refused(floor)),
             _ => Ok(()),
@@ -173,7 +170,7 @@ impl Recall {
         &self,
         term: u64,
         last: Option<LogId>,
-    ) -> Result<(), Status> {
+    ) -> Result<(), NodeError> {
         match self.known().await? {
             Some(floor) if term <= floor.term || last < floor.last => Err(self.refused(floor)),
             _ => Ok(()),
@@ -184,7 +181,7 @@ impl Recall {
     ///
     /// # Errors
     /// Why not.
-    pub(crate) async fn check_stands(&self, last: Option<LogId>) -> Result<(), Status> {
+    pub(crate) async fn check_stands(&self, last: Option<LogId>) -> Result<(), NodeError> {
         self.check_candidate(u64::MAX, last).await
     }
 
@@ -216,12 +213,9 @@ impl Recall {
         }
     }
 
-    fn refused(&self, floor: Reached) -> Status {
-        let (node, term) = (self.node, floor.term);
-        let last = floor.last.map_or(0, |last| last.index());
-        Status::failed_precondition(format!(
-            "node {node} has an older copy of its directory: it had acknowledged up to entry {last}, in term {term}"
-        ))
+    fn refused(&self, floor: Reached) -> NodeError {
+        let acknowledged = floor.last.map_or(0, |last| last.index());
+        NodeError::RolledBack { node: self.node, acknowledged, term: floor.term }
     }
 }
 

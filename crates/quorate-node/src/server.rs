@@ -5,6 +5,7 @@
 //! are refused, watch streams end with a status, calls that are under way finish; the loops end; Raft stops; the peer
 //! listener closes; the log is flushed and closed.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -133,10 +134,7 @@ impl Server {
         let raft = raft.map_err(failed_in_raft)?;
         let has_log = raft.is_initialized().await.map_err(failed_in_raft)?;
         let takes_part = has_log || !matches!(config.start, Start::Bootstrap(_));
-        let founders = match &config.start {
-            Start::Bootstrap(founders) => founders.keys().copied().collect(),
-            Start::Join { .. } | Start::Wait => Default::default(),
-        };
+        let founders = founders(&config.start);
         let window = Duration::from_millis(tunables.renew_window_ms);
         let (queues, waiting) = queues(config.id, window);
         let node = Node {
@@ -328,6 +326,13 @@ async fn until(
     tokio::select! {
         ended = running => ended,
         () = stop.cancelled() => Ok(()),
+    }
+}
+
+fn founders(start: &Start) -> BTreeSet<u64> {
+    match start {
+        Start::Bootstrap(founders) => founders.keys().copied().collect(),
+        Start::Join { .. } | Start::Wait => BTreeSet::new(),
     }
 }
 

@@ -63,6 +63,8 @@ fn code(error: &CallError) -> Code {
             | NodeError::NotMember { .. }
             | NodeError::NotLeader { .. }
             | NodeError::Founding { .. }
+            | NodeError::Recalling { .. }
+            | NodeError::RolledBack { .. }
             | NodeError::SnapshotLate { .. }
             | NodeError::Stopping { .. }
             | NodeError::PeerUnreachable { .. } => Code::Unavailable,

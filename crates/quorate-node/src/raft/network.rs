@@ -232,7 +232,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let term = rpc.vote.leader_id().term();
         let may_stand = self.recall.check_candidate(term, rpc.last_log_id).await;
-        may_stand.map_err(|status| unreachable(&status))?;
+        may_stand.map_err(|error| unreachable(&error.into()))?;
         let answer: VoteResponse<TypeConfig> = self.call(Call::Vote, &rpc, &option).await?;
         self.check_answer(&rpc.vote, &answer.vote)?;
         if answer.vote_granted {
@@ -247,7 +247,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let may_stand = self.recall.check_stands(rpc.last_log_id).await;
-        may_stand.map_err(|status| unreachable(&status))?;
+        may_stand.map_err(|error| unreachable(&error.into()))?;
         let answer: VoteResponse<TypeConfig> = self.call(Call::PreVote, &rpc, &option).await?;
         self.check_answer(&rpc.vote, &answer.vote)?;
         Ok(answer)
