@@ -101,6 +101,26 @@ async fn a_directory_that_is_in_use_or_another_nodes_is_refused() {
     newer.says(&[&dir, "format version 9", "reads up to 1", "newer release"]);
 }
 
+/// What a snapshot stood for is in no log any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_gone_is_named() {
+    let tunables = "snapshot_every = 150\nkeep_entries = 20".to_owned();
+    let mut cluster = Cluster::start_with(1, Settings { tunables, ..Settings::default() }).await;
+    eventually("a snapshot, and the log behind it purged", Duration::from_secs(20), async || {
+        let node = &cluster.nodes[0];
+        node.register("kept", "a", Duration::from_secs(600)).await.unwrap();
+        let purged = node.status().await.unwrap().members[0].purged_index;
+        if purged > 0 { Ok(()) } else { Err("not yet") }
+    })
+    .await;
+    cluster.nodes[0].kill();
+    let snapshots = cluster.nodes[0].data_dir.join("snapshots");
+    std::fs::remove_dir_all(&snapshots).unwrap();
+    let refused = quorate(cluster.nodes[0].args()).await.expect(1);
+    let file = format!("{}/*.snapshot is missing", snapshots.display());
+    refused.says(&[&file, "restore this node"]);
+}
+
 /// The value's first byte is the version of its own encoding; a reader looks at nothing else of a newer one.
 fn set_format(cluster: &Cluster, version: u8) {
     let log = cluster.nodes[0].data_dir.join("log");

@@ -67,10 +67,7 @@ pub(crate) fn open<C: RaftTypeConfig>(
         verify(disk, journal)
     })
     .unwrap_or_else(|payload| {
-        Err(OpenError::Panicked {
-            path: Disk::db_path_in(dir),
-            message: panic_message(payload.as_ref()),
-        })
+        Err(OpenError::Panicked { path: blamed(dir), message: panic_message(payload.as_ref()) })
     })
 }
 
@@ -400,7 +397,7 @@ pub(crate) fn change_error(disk: &Disk, error: LogError) -> OpenError {
 fn open_error(operation: &'static str, dir: &Path, source: sled::Error) -> OpenError {
     match source {
         sled::Error::Corruption { at, .. } => OpenError::Damaged {
-            path: Disk::db_path_in(dir),
+            path: blamed(dir),
             offset_bytes: at.map(|pointer| pointer.lid()),
             source,
         },
@@ -415,4 +412,15 @@ fn open_error(operation: &'static str, dir: &Path, source: sled::Error) -> OpenE
         sled::Error::Io(source) => OpenError::Io { operation, path: Disk::db_path_in(dir), source },
         source => OpenError::Sled { operation, path: dir.to_owned(), source },
     }
+}
+
+/// Which of sled's files is damaged: its settings, if their checksum does not fit (sled goes on with what it makes of them, and
+/// does not say which file it cannot read); else the one that has everything.
+fn blamed(dir: &Path) -> PathBuf {
+    let conf = dir.join("conf");
+    let is_damaged = fs::read(&conf).is_ok_and(|bytes| {
+        let content = bytes.split_last_chunk::<4>();
+        content.is_none_or(|(rest, crc)| crc32fast::hash(rest) != u32::from_le_bytes(*crc))
+    });
+    if is_damaged { conf } else { Disk::db_path_in(dir) }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use openraft::storage::RaftLogStorage as _;
 use openraft::{Config as RaftConfig, SnapshotPolicy};
 use quorate_log::{Identity, Io, LogOptions, SnapshotStore};
 
@@ -29,10 +30,20 @@ pub(crate) async fn open(
         std::fs::create_dir_all(&dir)
             .map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
         let log = LogStore::open(dir.join("log"), LogOptions { io, ..LogOptions::default() })?;
-        let snapshots = SnapshotStore::open(dir.join("snapshots"))?;
-        Ok((log, Arc::new(snapshots)))
+        let snapshots = SnapshotStore::<TypeConfig>::open(dir.join("snapshots"))?;
+        let covered = snapshots.current()?.and_then(|file| file.meta().last_log_id);
+        Ok::<_, StartError>((log, Arc::new(snapshots), covered))
     });
-    opened.await.map_err(|source| StartError::Panicked { source })?
+    let (log, snapshots, covered): (LogStore, _, _) =
+        opened.await.map_err(|source| StartError::Panicked { source })??;
+    let purged = log.clone().get_log_state().await.ok().and_then(|state| state.last_purged_log_id);
+    match purged.filter(|purged| Some(*purged) > covered) {
+        None => Ok((log, snapshots)),
+        Some(purged) => {
+            let dir = data_dir.join("snapshots");
+            Err(StartError::SnapshotMissing { dir, purged: purged.index() })
+        }
+    }
 }
 
 /// Whose data this node has, as far as that is known. The id of its cluster is 0 until it has applied the command that drew

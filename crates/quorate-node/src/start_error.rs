@@ -37,7 +37,10 @@ pub enum StartError {
     #[error("cannot open the log")]
     Log(#[from] OpenError),
     /// The snapshots cannot be opened.
-    #[error("cannot open the snapshots")]
+    #[error(
+        "cannot open the snapshots; if one is damaged, restore this node: remove its data directory and let it join again \
+         under a new node id"
+    )]
     Snapshots(#[from] SnapshotError),
     /// The identity cannot be written.
     #[error("cannot write the node's identity")]
@@ -57,6 +60,14 @@ pub enum StartError {
     LogMissing {
         /// Which directory.
         dir: PathBuf,
+    },
+    /// A log whose beginning was purged, without the snapshot that stood for it.
+    #[error("{}/*.snapshot is missing or too old: the log begins after entry {purged}, and a snapshot has to have what was before; restore this node: remove its data directory and let it join again under a new node id", dir.display())]
+    SnapshotMissing {
+        /// The directory of snapshots.
+        dir: PathBuf,
+        /// What the log no longer has.
+        purged: u64,
     },
     /// The disk of a member was lost.
     #[error("node {id} is a member of the cluster already, says the node at {told_by}, but the data directory {} is empty: its disk was lost, and with it votes that the cluster counts on. Start a new node with another id and `quorate cluster replace {id} NEW ADDR`, or give node {id} its directory back", dir.display())]

@@ -310,3 +310,25 @@ fn a_copied_log_is_doubted_until_that_is_settled_or_accepted() {
         assert!(!open(&copied, FROM_DISK).is_doubted());
     });
 }
+
+#[test]
+fn damaged_settings_of_sled_are_blamed_and_no_other_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sound, damaged) = (dir.path().join("sound"), dir.path().join("damaged"));
+    run(write_sample(&sound));
+    let length = fs::read(sound.join("conf")).unwrap().len();
+    let mut refused = 0;
+    for at in 0..length {
+        copy_dir(&sound, &damaged);
+        let mut bytes = fs::read(damaged.join("conf")).unwrap();
+        bytes[at] ^= 0x55;
+        fs::write(damaged.join("conf"), bytes).unwrap();
+        if let Err(error) = LogStore::<Toy>::open(&damaged, FROM_DISK) {
+            refused += 1;
+            let said = error.to_string();
+            assert!(said.contains("damaged/conf") && !said.contains("damaged/db"), "{at}: {said}");
+        }
+        fs::remove_dir_all(&damaged).unwrap();
+    }
+    assert!(refused > length / 2, "{refused} of {length} refused: the damage hit nothing");
+}
