@@ -13,9 +13,12 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
 use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::cli::ask;
-use crate::cluster::{Cluster, Settings};
+use crate::cluster::{Cluster, Node, Settings};
 use crate::feed::Feed;
 use crate::load::{Load, keep};
 use crate::wait::{eventually, time_passes};
@@ -97,6 +100,54 @@ async fn cluster_on(disk: &SmallDisk) -> Cluster {
     })
     .await;
     cluster
+}
+
+/// What a node says of its disk in `quorate.disk`; of itself it says that it serves.
+async fn disk_health(node: &Node) -> ServingStatus {
+    let mut health = HealthClient::new(node.channel());
+    let mut ask = async |service: &str| {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        health.check(request).await.unwrap().into_inner().status()
+    };
+    assert_eq!(ask("").await, ServingStatus::Serving, "to restart it would not help");
+    ask("quorate.disk").await
+}
+
+/// It says so, and what it has can be saved: a backup takes no room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nearly_full_disk_is_told_and_can_be_backed_up() {
+    let Some(disk) = SmallDisk::mount(96) else { return };
+    let tunables = format!("disk_reserve_bytes = {}", 16 * 1024 * 1024);
+    let data_dirs = [(1, disk.data_dir())].into();
+    let settings = Settings { tunables, data_dirs, ..Settings::default() };
+    let cluster = Cluster::start_with(1, settings).await;
+    let node = &cluster.nodes[0];
+    node.register("kept", "a", Duration::from_secs(600)).await.unwrap();
+    assert_eq!(disk_health(node).await, ServingStatus::Serving);
+    disk.fill(8 * 1024 * 1024);
+    eventually("health says it", NOTICED_WITHIN, async || match disk_health(node).await {
+        ServingStatus::NotServing => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert!(node.status().await.unwrap().members[0].disk_low);
+    let shown = ask(&cluster.all(), "cluster status").await.expect(0);
+    assert!(shown.out.contains("the disk of node 1 has"), "{}", shown.out);
+
+    let file = cluster.dir().join("full.backup");
+    let before = disk.free();
+    let line = format!("cluster backup {}", file.display());
+    ask(&cluster.all(), &line).await.expect(0);
+    assert!(disk.free() + 1024 * 1024 > before, "nothing of its size was written there");
+    let backup = fs::read(&file).unwrap();
+    assert!(backup.starts_with(b"QSNAPSHT") && backup.ends_with(b"QEND"), "a snapshot file");
+    disk.make_room();
+    eventually("health says it", NOTICED_WITHIN, async || match disk_health(node).await {
+        ServingStatus::Serving => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert!(!node.status().await.unwrap().members[0].disk_low);
 }
 
 fn is_full(path: &Path, log: &str) -> bool {

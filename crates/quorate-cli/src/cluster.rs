@@ -242,6 +242,13 @@ fn summary(status: &StatusResponse) -> Vec<String> {
         let id = down.member.as_ref().map_or(0, |member| member.id);
         lines.push(format!("node {id} does not answer: {}", down.error));
     }
+    for low in status.members.iter().filter(|member| member.disk_low) {
+        let id = low.member.as_ref().map_or(0, |member| member.id);
+        let mib = low.disk_free_bytes / 1024 / 1024;
+        lines.push(format!(
+            "warning: the disk of node {id} has {mib} MiB free, below its reserve: make room; it takes no registrations when it leads"
+        ));
+    }
     for recovering in status.members.iter().filter(|member| !member.recovering.is_empty()) {
         let id = recovering.member.as_ref().map_or(0, |member| member.id);
         lines.push(format!("node {id} does not vote as others do: {}", recovering.recovering));

@@ -157,6 +157,7 @@ pub(crate) fn member_status(status: &MemberStatus) -> Value {
         "probes_refused": status.probes_refused,
         "health_checks": status.health_checks,
         "recovering": status.recovering,
+        "disk_low": status.disk_low,
     })
 }
 

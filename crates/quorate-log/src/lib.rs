@@ -50,6 +50,6 @@ pub use identity::{Identity, StampError};
 pub use panics::catches_panics;
 pub use snapshot_error::{SnapshotError, SnapshotProblem};
 pub use snapshot_file::{SnapshotBody, SnapshotBytes, SnapshotFile};
-pub use snapshots::{SnapshotReceiver, SnapshotStore, SnapshotWriter};
+pub use snapshots::{SnapshotEncoder, SnapshotReceiver, SnapshotStore, SnapshotWriter};
 pub use stats::Stats;
 pub use store::{Io, LogOptions, LogStore};

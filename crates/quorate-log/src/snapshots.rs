@@ -51,7 +51,12 @@ struct State<C: RaftTypeConfig> {
 /// leaves nothing.
 pub struct SnapshotWriter<C: RaftTypeConfig> {
     store: SnapshotStore<C>,
-    encoder: FrameEncoder<BufWriter<Checked>>,
+    encoder: SnapshotEncoder<Temporary>,
+}
+
+/// Makes the bytes of a snapshot file, wherever they go: write the body, then [`finish`](Self::finish).
+pub struct SnapshotEncoder<W: Write> {
+    encoder: FrameEncoder<BufWriter<Checked<W>>>,
     header_bytes: u64,
 }
 
@@ -72,8 +77,8 @@ struct Temporary {
 }
 
 /// Counts and checksums what goes into a file.
-struct Checked {
-    temporary: Temporary,
+struct Checked<W> {
+    out: W,
     crc: crc32fast::Hasher,
     len_bytes: u64,
 }
@@ -124,19 +129,12 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
     /// The file cannot be created or written.
     pub fn begin(&self, meta: &SnapshotMetaOf<C>) -> Result<SnapshotWriter<C>, SnapshotError> {
         let temporary = self.temporary()?;
+        let path = temporary.path.clone();
         let header = snapshot_file::header::<C>(meta)
-            .map_err(|source| SnapshotError::Encode { path: temporary.path.clone(), source })?;
-        let mut checked = Checked { temporary, crc: crc32fast::Hasher::new(), len_bytes: 0 };
-        checked
-            .write_all(&header)
-            .map_err(|source| failed("write", &checked.temporary.path, source))?;
-        let header_bytes = checked.len_bytes;
-        let frame = FrameInfo::new()
-            .block_mode(BlockMode::Linked)
-            .block_checksums(true)
-            .content_checksum(true);
-        let encoder = FrameEncoder::with_frame_info(frame, BufWriter::new(checked));
-        Ok(SnapshotWriter { store: self.clone(), encoder, header_bytes })
+            .map_err(|source| SnapshotError::Encode { path: path.clone(), source })?;
+        let encoder = SnapshotEncoder::after(&header, temporary)
+            .map_err(|source| failed("write", &path, source))?;
+        Ok(SnapshotWriter { store: self.clone(), encoder })
     }
 
     /// Begin to receive a snapshot file from a peer.
@@ -207,18 +205,54 @@ impl<C: RaftTypeConfig> SnapshotWriter<C> {
     /// It cannot be written, synced or renamed.
     pub fn finish(self) -> Result<SnapshotFile<C>, SnapshotError> {
         let dir = self.store.inner.dir.clone();
-        let buffered = self
-            .encoder
-            .finish()
-            .map_err(|error| failed("write a snapshot in", &dir, io::Error::other(error)))?;
-        let checked = buffered
-            .into_inner()
-            .map_err(|error| failed("write a snapshot in", &dir, error.into_error()))?;
-        let body_bytes = checked.len_bytes - self.header_bytes;
-        let footer = snapshot_file::footer(body_bytes, checked.crc);
-        let mut temporary = checked.temporary;
-        temporary.write_all(&footer).map_err(|source| failed("write", &temporary.path, source))?;
+        let temporary =
+            self.encoder.finish().map_err(|source| failed("write a snapshot in", &dir, source))?;
         self.store.install(temporary.complete()?)
+    }
+}
+
+impl<W: Write> SnapshotEncoder<W> {
+    /// Begin with what says what the snapshot covers.
+    ///
+    /// # Errors
+    /// It cannot be encoded or written.
+    pub fn begin<C: RaftTypeConfig>(meta: &SnapshotMetaOf<C>, out: W) -> io::Result<Self> {
+        Self::after(&snapshot_file::header::<C>(meta).map_err(io::Error::other)?, out)
+    }
+
+    fn after(header: &[u8], out: W) -> io::Result<Self> {
+        let mut checked = Checked { out, crc: crc32fast::Hasher::new(), len_bytes: 0 };
+        checked.write_all(header)?;
+        let header_bytes = checked.len_bytes;
+        let frame = FrameInfo::new()
+            .block_mode(BlockMode::Linked)
+            .block_checksums(true)
+            .content_checksum(true);
+        let encoder = FrameEncoder::with_frame_info(frame, BufWriter::new(checked));
+        Ok(Self { encoder, header_bytes })
+    }
+
+    /// Write what comes after the body; where it was written to.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn finish(self) -> io::Result<W> {
+        let buffered = self.encoder.finish().map_err(io::Error::other)?;
+        let checked = buffered.into_inner().map_err(io::IntoInnerError::into_error)?;
+        let body_bytes = checked.len_bytes - self.header_bytes;
+        let mut out = checked.out;
+        out.write_all(&snapshot_file::footer(body_bytes, checked.crc))?;
+        Ok(out)
+    }
+}
+
+impl<W: Write> Write for SnapshotEncoder<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.encoder.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.encoder.flush()
     }
 }
 
@@ -290,16 +324,16 @@ impl Drop for Temporary {
     }
 }
 
-impl Write for Checked {
+impl<W: Write> Write for Checked<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.temporary.write(bytes)?;
+        let written = self.out.write(bytes)?;
         self.crc.update(&bytes[..written]);
         self.len_bytes += written as u64;
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.temporary.flush()
+        self.out.flush()
     }
 }
 

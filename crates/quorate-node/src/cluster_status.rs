@@ -36,6 +36,7 @@ pub(crate) struct NodeStatus {
     pub(crate) probes_refused: u64,
     pub(crate) health_checks: bool,
     pub(crate) recovering: String,
+    pub(crate) disk_low: bool,
 }
 
 impl Node {
@@ -61,6 +62,7 @@ impl Node {
             probes_refused: self.probes.refused.load(Ordering::Relaxed),
             health_checks: self.probes.allowed,
             recovering: self.recall.doubt(),
+            disk_low: self.disk.check().is_err(),
         }
     }
 

@@ -5,6 +5,8 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::watch;
+
 use crate::error::NodeError;
 
 /// Below this part of the reserve nothing is written.
@@ -17,11 +19,13 @@ pub(crate) struct Disk {
     dir: PathBuf,
     reserve_bytes: u64,
     free_bytes: AtomicU64,
+    low: watch::Sender<bool>,
 }
 
 impl Disk {
     pub(crate) fn new(node: u64, dir: PathBuf, reserve_bytes: u64) -> Self {
-        let disk = Self { node, dir, reserve_bytes, free_bytes: AtomicU64::new(u64::MAX) };
+        let (free_bytes, low) = (AtomicU64::new(u64::MAX), watch::Sender::new(false));
+        let disk = Self { node, dir, reserve_bytes, free_bytes, low };
         disk.measure();
         disk
     }
@@ -35,6 +39,8 @@ impl Disk {
         };
         self.free_bytes.store(free, Ordering::Relaxed);
         let reserve_bytes = self.reserve_bytes;
+        let is_low = free < reserve_bytes;
+        self.low.send_if_modified(|low| std::mem::replace(low, is_low) != is_low);
         if (before >= reserve_bytes) && free < reserve_bytes {
             tracing::error!(free_bytes = free, reserve_bytes, dir = %self.dir.display(),
                 "the disk is nearly full: no registrations until there is room");
@@ -42,6 +48,11 @@ impl Disk {
         if before < reserve_bytes && free >= reserve_bytes {
             tracing::info!(free_bytes = free, reserve_bytes, "there is room on the disk again");
         }
+    }
+
+    /// Follows whether less is free than the reserve.
+    pub(crate) fn follow(&self) -> watch::Receiver<bool> {
+        self.low.subscribe()
     }
 
     pub(crate) fn free_bytes(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! The gRPC services: thin handlers that convert, call the node, and convert back.
 
 pub(crate) mod admin;
+mod backup;
 pub(crate) mod fetch;
 mod guard;
 pub(crate) mod pages;

@@ -425,29 +425,33 @@ async fn hand_over(node: &Node) {
     }
 }
 
-/// Says "serving" while this node has a leader in sight.
+/// Says "serving" while this node has a leader in sight; of its disk, by a name of its own, while that has room.
 async fn report_health(
     node: Arc<Node>,
     mut reporter: tonic_health::server::HealthReporter,
 ) -> Result<(), RunError> {
     const SERVICES: [&str; 3] = ["", "quorate.v1.Registry", "quorate.v1.Admin"];
-    let mut leaders = node.leadership.views();
+    const DISK: &str = "quorate.disk";
+    let (mut leaders, mut disk) = (node.leadership.views(), node.disk.follow());
+    let status = |serving| match serving {
+        true => tonic_health::ServingStatus::Serving,
+        false => tonic_health::ServingStatus::NotServing,
+    };
     while !node.stop.is_cancelled() {
         let serving = leaders.borrow_and_update().is_some();
-        let status = match serving {
-            true => tonic_health::ServingStatus::Serving,
-            false => tonic_health::ServingStatus::NotServing,
-        };
         for service in SERVICES {
-            reporter.set_service_status(service, status).await;
+            reporter.set_service_status(service, status(serving)).await;
         }
+        let has_room = !*disk.borrow_and_update();
+        reporter.set_service_status(DISK, status(has_room)).await;
         tokio::select! {
             _ = leaders.changed() => {}
+            _ = disk.changed() => {}
             () = node.stop.cancelled() => {}
         }
     }
     // Ends the streams of those who follow it, which would hold the listener up.
-    for service in SERVICES {
+    for service in SERVICES.into_iter().chain([DISK]) {
         reporter.clear_service_status(service).await;
     }
     std::future::pending().await

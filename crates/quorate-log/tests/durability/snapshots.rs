@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use openraft::type_config::alias::SnapshotMetaOf;
 use openraft::{Membership, StoredMembership};
-use quorate_log::{SnapshotError, SnapshotFile, SnapshotStore};
+use quorate_log::{SnapshotEncoder, SnapshotError, SnapshotFile, SnapshotStore};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -171,4 +171,17 @@ fn a_newer_format_is_named() {
     fs::write(&path, bytes).unwrap();
     let error = open(dir.path()).current().unwrap_err();
     assert!(matches!(error, SnapshotError::NewerFormat { found: 7, supported: 1, .. }), "{error}");
+}
+
+#[test]
+fn a_snapshot_that_is_made_without_a_file_has_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    for len_bytes in [0, 1, 700_000] {
+        let body = sample_body(len_bytes);
+        let mut in_file = Vec::new();
+        write(&open(dir.path()), 10, &body).raw().read_to_end(&mut in_file).unwrap();
+        let mut encoder = SnapshotEncoder::begin::<Toy>(&meta(10), Vec::new()).unwrap();
+        body.chunks(1_000).for_each(|part| encoder.write_all(part).unwrap());
+        assert!(encoder.finish().unwrap() == in_file, "{len_bytes} bytes");
+    }
 }

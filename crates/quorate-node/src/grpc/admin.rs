@@ -17,7 +17,6 @@ use quorate_proto::v1::{
     TransferLeaderResponse, TriggerSnapshotRequest, TriggerSnapshotResponse,
 };
 use quorate_state::Invalid;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -25,10 +24,10 @@ use tonic::{Request, Response, Status};
 use crate::cluster_status::NodeStatus;
 use crate::convert;
 use crate::error::{CallError, MembershipError, NodeError};
+use crate::grpc::backup::Backup;
 use crate::grpc::{deadline, header, open, until_stopped};
 use crate::membership::MembershipCall;
 use crate::node::{Consistency, LeaderAnswer, LeaderCall, MemberInfo, Node};
-use crate::raft::network::read_chunks;
 use crate::raft::types::TypeConfig;
 
 /// A membership change without a deadline of its own: a learner may need a snapshot first.
@@ -36,9 +35,6 @@ const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(55);
 
 /// Overrides in one answer: with reasons and names at their limits, 1.8 MB.
 const OVERRIDES_MAX: usize = 1_000;
-
-/// Chunks of a backup read ahead of the network: 1 MiB.
-const CHUNKS_AHEAD: usize = 4;
 
 /// While a snapshot is waited for, it is asked for this often.
 const TRIGGER_EVERY: Duration = Duration::from_millis(100);
@@ -147,34 +143,20 @@ impl Admin for AdminService {
     async fn backup(&self, request: Request<BackupRequest>) -> Answer<Self::BackupStream> {
         let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
         self.node.check_member()?;
-        self.snapshot(deadline).await?;
-        let current = self.node.raft.get_snapshot().await;
-        let snapshot = current.map_err(|error| self.failed(&error))?;
-        let snapshot = snapshot.ok_or_else(|| self.failed(&"no snapshot was built"))?;
-        let index = snapshot.meta.last_log_id.map_or(0, |log_id| log_id.index());
-        let first = BackupChunk {
-            header: self.header(),
-            applied_index: index,
-            total_bytes: snapshot.snapshot.len_bytes(),
-            data: Vec::new(),
-        };
-        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-        tokio::task::spawn_blocking(move || {
-            let read = read_chunks(&snapshot.snapshot, |data| {
-                let chunk = BackupChunk { data: data.to_vec(), ..BackupChunk::default() };
-                sender.blocking_send(Ok(chunk)).is_ok()
-            });
-            if let Err(error) = read {
-                let status = Status::internal(format!("reading the snapshot failed: {error}"));
-                // A caller that is gone needs no answer.
-                let _ = sender.blocking_send(Err(status));
+        let backup = match self.node.disk.check() {
+            Ok(()) => {
+                self.snapshot(deadline).await?;
+                let current = self.node.raft.get_snapshot().await;
+                let snapshot = current.map_err(|error| self.failed(&error))?;
+                let snapshot = snapshot.ok_or_else(|| self.failed(&"no snapshot was built"))?;
+                Backup::of_file(&snapshot.meta, snapshot.snapshot)
             }
-        });
-        let rest = stream::unfold(receiver, |mut receiver| async {
-            let chunk = receiver.recv().await?;
-            Some((chunk, receiver))
-        });
-        let chunks = stream::once(std::future::ready(Ok(first))).chain(rest);
+            // No room for a snapshot.
+            Err(_) => Backup::of_memory(&self.node).await.map_err(|error| self.failed(&error))?,
+        };
+        let first = BackupChunk { header: self.header(), ..backup.first.clone() };
+        let chunks = backup.rest();
+        let chunks = stream::once(std::future::ready(Ok(first))).chain(chunks);
         Ok(Response::new(until_stopped(chunks, &self.node).boxed()))
     }
 
@@ -345,6 +327,7 @@ fn member_status(
         probes_refused: status.probes_refused,
         health_checks: status.health_checks,
         recovering: status.recovering.clone(),
+        disk_low: status.disk_low,
     }
 }
 
