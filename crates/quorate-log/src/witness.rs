@@ -6,25 +6,27 @@
 //! carries a sequence number, and after each sync the last one is written here. At open the log
 //! must reach at least that far.
 //!
-//! It also remembers which file it is itself, by its inode: in a directory that was copied, the log is as old as the copy, and
-//! nothing in it shows that. Who opens it is told, and says when that is settled.
+//! It also remembers which file it is itself, by its inode and the time of its creation (a file system gives the inode of a
+//! file that was removed to the next one): in a directory that was copied, the log is as old as the copy, and nothing in it
+//! shows that. Who opens it is told, and says when that is settled.
 //!
 //! The file is synced when the log is opened, and never again: it costs about a microsecond. After a power cut it may be old,
 //! or torn where it was being written; then it proves less, but it is never ahead of what was made durable. If nothing in it
 //! can be read, something else has happened to it, and the log may have lost its end unnoticed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::UNIX_EPOCH;
 
-/// Two slots are written in turn, so that a torn write leaves the other one. Slot: sequence number, the file's inode (or
+/// Two slots are written in turn, so that a torn write leaves the other one. Slot: sequence number, [`place_of`] the file (or
 /// [`NOWHERE`]), then the crc32 of both.
 const SLOT_BYTES: usize = 20;
 const SLOTS: u64 = 2;
-/// No file has this inode: the log is doubted.
+/// No file is there: the log is doubted.
 const NOWHERE: u64 = 0;
 /// An operator's word that the log is to be taken as it is.
 const ACCEPT: &[u8] = b"accept";
@@ -44,7 +46,7 @@ pub(crate) enum Remembered {
 pub(crate) struct Witness {
     file: File,
     turn: u64,
-    inode: u64,
+    place: u64,
     /// The log may be an older copy.
     doubted: Arc<AtomicBool>,
 }
@@ -54,7 +56,7 @@ impl Witness {
     pub(crate) fn open(path: &Path) -> io::Result<(Self, Remembered)> {
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        let inode = file.metadata()?.ino();
+        let place = place_of(&file.metadata()?);
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let slots = || bytes.chunks_exact(SLOT_BYTES).map(read_slot);
@@ -65,8 +67,8 @@ impl Witness {
             None if bytes.trim_ascii() == ACCEPT => Remembered::Accepted,
             None => Remembered::Nothing,
         };
-        let doubted = newest.is_some_and(|(_, written_to)| written_to != inode);
-        Ok((Self { file, turn, inode, doubted: Arc::new(doubted.into()) }, remembered))
+        let doubted = newest.is_some_and(|(_, written_to)| written_to != place);
+        Ok((Self { file, turn, place, doubted: Arc::new(doubted.into()) }, remembered))
     }
 
     /// Whether the log may be an older copy: kept with what is acknowledged from now on.
@@ -85,10 +87,10 @@ impl Witness {
 
     /// Remember that every write up to `seq` was made durable.
     pub(crate) fn acknowledge(&mut self, seq: u64) -> io::Result<()> {
-        let inode = if self.doubted.load(Ordering::Acquire) { NOWHERE } else { self.inode };
+        let place = if self.doubted.load(Ordering::Acquire) { NOWHERE } else { self.place };
         let mut slot = [0; SLOT_BYTES];
         slot[..8].copy_from_slice(&seq.to_le_bytes());
-        slot[8..16].copy_from_slice(&inode.to_le_bytes());
+        slot[8..16].copy_from_slice(&place.to_le_bytes());
         let crc = crc32fast::hash(&slot[..16]);
         slot[16..].copy_from_slice(&crc.to_le_bytes());
         self.turn += 1;
@@ -96,11 +98,18 @@ impl Witness {
     }
 }
 
-/// The sequence number and the inode.
+/// Which file this is. Where the file system keeps no time of creation, the inode alone.
+fn place_of(file: &Metadata) -> u64 {
+    let created = file.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let created = created.map_or(0, |since| since.as_nanos() as u64);
+    (file.ino() ^ created).max(1)
+}
+
+/// The sequence number and the place.
 fn read_slot(slot: &[u8]) -> Option<(u64, u64)> {
     let (content, crc) = slot.split_first_chunk::<16>()?;
-    let (seq, inode) = content.split_first_chunk::<8>()?;
+    let (seq, place) = content.split_first_chunk::<8>()?;
     let is_sound = u32::from_le_bytes(*crc.first_chunk()?) == crc32fast::hash(content);
-    let inode = u64::from_le_bytes(*inode.first_chunk()?);
-    is_sound.then(|| (u64::from_le_bytes(*seq), inode))
+    let place = u64::from_le_bytes(*place.first_chunk()?);
+    is_sound.then(|| (u64::from_le_bytes(*seq), place))
 }
