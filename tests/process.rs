@@ -45,6 +45,8 @@ mod load;
 mod lost_disk;
 #[path = "process/nemesis.rs"]
 mod nemesis;
+#[path = "process/no_memory.rs"]
+mod no_memory;
 #[path = "process/no_quorum.rs"]
 mod no_quorum;
 #[path = "process/operators.rs"]

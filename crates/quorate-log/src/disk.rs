@@ -9,8 +9,10 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use crate::codec::{self, Content, Record, RecordError};
 use crate::error::LogError;
@@ -51,6 +53,29 @@ pub(crate) struct Disk {
     room: Room,
     dir: PathBuf,
     db_path: PathBuf,
+}
+
+/// sled starts seven threads, the node about as many after it: so many must be possible at once.
+const THREADS: usize = 16;
+
+/// Whether there is room for threads. sled only logs that it could not start one, and without any it waits for ever: the
+/// node would live on and answer nothing.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn check_threads() -> io::Result<()> {
+    let all_stand = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let wait = || {
+            while !all_stand.load(Ordering::Acquire) {
+                thread::park_timeout(Duration::from_millis(1));
+            }
+        };
+        let start = |_| thread::Builder::new().spawn_scoped(scope, wait).map(drop);
+        let started = (0..THREADS).try_for_each(start);
+        all_stand.store(true, Ordering::Release);
+        started
+    })
 }
 
 impl Disk {

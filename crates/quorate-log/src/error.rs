@@ -63,6 +63,17 @@ pub enum OpenError {
         /// The panic's message.
         message: String,
     },
+    /// sled got no memory. That says nothing against the file.
+    #[error(
+        "no memory was left to read {}: {message}; the file may be sound: start the node again with more memory",
+        .path.display()
+    )]
+    NoMemory {
+        /// sled's file.
+        path: PathBuf,
+        /// The panic's message.
+        message: String,
+    },
     /// A batch of entries is not what was written.
     #[error(
         "in {}, the batch of entries beginning at index {first_index} is damaged; \

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Identity;
 use crate::codec::{self, Content, RecordError};
-use crate::disk::Disk;
+use crate::disk::{Disk, check_threads};
 use crate::error::{LogError, OpenError, panic_message};
 use crate::journal::{FRAME_VERSION, Frame, Journal, NewerFrame};
 use crate::meta::{self, DIRECTORY_FORMAT, MetaKey};
@@ -57,6 +57,7 @@ pub(crate) fn open<C: RaftTypeConfig>(
     fs::create_dir_all(dir).map_err(in_dir("create directory"))?;
     // sled panics on some kinds of damage. Nothing outlives the closure in that case, so nothing is
     // left half changed.
+    check_threads().map_err(in_dir("start threads for the log in"))?;
     catching(|| {
         let trees = open_sled(dir)?;
         let disk = Disk::new(trees, dir).map_err(in_dir("open sled's file in"))?;
@@ -67,9 +68,16 @@ pub(crate) fn open<C: RaftTypeConfig>(
         verify(disk, journal)
     })
     .unwrap_or_else(|payload| {
-        Err(OpenError::Panicked { path: blamed(dir), message: panic_message(payload.as_ref()) })
+        let (path, message) = (blamed(dir), panic_message(payload.as_ref()));
+        Err(match NO_MEMORY.iter().any(|words| message.contains(words)) {
+            true => OpenError::NoMemory { path, message },
+            false => OpenError::Panicked { path, message },
+        })
     })
 }
+
+/// What sled and its libraries say when they get no memory.
+const NO_MEMORY: [&str; 2] = ["converting zero into `Owned`", "failed to allocate"];
 
 fn open_sled(dir: &Path) -> Result<(sled::Db, sled::Tree, sled::Tree), OpenError> {
     let deadline = Instant::now() + LOCK_WAIT;
