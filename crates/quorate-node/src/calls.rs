@@ -107,7 +107,7 @@ where
                 () = stop.cancelled() => {}
             }
         };
-        async move { transport.clone().serve_with_incoming_shutdown(calls, connection, end).await }
+        async move { transport.serve_with_incoming_shutdown(calls, connection, end).await }
     };
     arriving.try_for_each_concurrent(None, serve).await
 }
