@@ -17,6 +17,7 @@
 //! | `founding` | a cluster's identity; nobody founds a second one |
 //! | `rolled_back` | nodes on older copies of their directories |
 //! | `strangers`, `impostor` | what no peer can do to the log, whatever it says |
+//! | `removed` | a node that was taken out |
 //! | `moving` | nodes that come back under other addresses |
 //! | `forwards` | calls through a follower while its leader stands still |
 
@@ -49,6 +50,7 @@ mod cluster {
     mod pages;
     mod reads;
     mod refusals;
+    mod removed;
     mod rolled_back;
     mod rolling;
     mod snapshots;

@@ -39,13 +39,17 @@ pub(crate) struct MemberLoop {
     node: Arc<Node>,
     start: Start,
     was_member: bool,
+    /// A leader has taken it in, or it has founded the cluster.
+    was_of_cluster: bool,
     asked: usize,
     told_to_wait: Instant,
 }
 
 impl MemberLoop {
     pub(crate) fn new(node: Arc<Node>, start: Start) -> Self {
-        Self { node, start, was_member: false, asked: 0, told_to_wait: Instant::now() }
+        let was_of_cluster = node.peers.cluster_id() != 0;
+        let (was_member, asked, told_to_wait) = (false, 0, Instant::now());
+        Self { node, start, was_member, was_of_cluster, asked, told_to_wait }
     }
 
     pub(crate) async fn run(mut self) -> Result<(), RunError> {
@@ -60,9 +64,12 @@ impl MemberLoop {
         self.node.settle_membership().await;
         let members = self.node.members();
         let own = members.iter().find(|info| info.id == self.node.id);
+        // Taken out, before it started or before it saw itself, or its log does not reach yet to where it was taken in: a
+        // leader that has it as a member talks to it.
+        let is_unsure = own.is_none() && self.was_of_cluster && !members.is_empty();
         match self.node.leadership.leader() {
             Some(_) => self.node.leadership.set_removed(false),
-            None if own.is_some() => self.ask_whether_member(&members).await,
+            None if own.is_some() || is_unsure => self.ask_whether_member(&members).await,
             None => {}
         }
         match own {
@@ -75,6 +82,8 @@ impl MemberLoop {
                 }
                 self.node.leadership.set_removed(true);
             }
+            None if is_unsure => {}
+            _ if self.node.leadership.is_removed() => {}
             _ => match &self.start {
                 Start::Bootstrap(founders) if own.is_none() => {
                     let founders = founders.clone();
@@ -83,7 +92,7 @@ impl MemberLoop {
                 Start::Join { nodes, observer } => {
                     let address = nodes[self.asked % nodes.len()].clone();
                     self.asked += 1;
-                    self.join(&address, *observer).await;
+                    self.was_of_cluster |= self.join(&address, *observer).await;
                 }
                 Start::Bootstrap(_) | Start::Wait => {}
             },
@@ -156,11 +165,11 @@ impl MemberLoop {
         Ok(())
     }
 
-    /// Asks a node of the cluster to take this one in.
-    async fn join(&self, address: &str, observer: bool) {
+    /// Asks a node of the cluster to take this one in; true: it was.
+    async fn join(&self, address: &str, observer: bool) -> bool {
         let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else {
             tracing::error!(address, "join: this is no host:port");
-            return;
+            return false;
         };
         let channel = self.node.peers.net().connect(&endpoint.connect_timeout(EVERY));
         let mut client = AdminClient::new(channel);
@@ -171,10 +180,14 @@ impl MemberLoop {
         });
         request.set_timeout(JOIN_TIMEOUT);
         match client.add_node(request).await {
-            Ok(_) => tracing::info!(id = self.node.id, address, "joined the cluster"),
+            Ok(_) => {
+                tracing::info!(id = self.node.id, address, "joined the cluster");
+                true
+            }
             Err(status) => {
                 let (code, message) = (status.code(), status.message());
                 tracing::warn!(address, ?code, message, "joining failed; trying again");
+                false
             }
         }
     }

@@ -1,0 +1,145 @@
+//! A node that was taken out: what it says, to whom, and that it does not come back by itself.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use quorate_proto::v1::{
+    DeregisterRequest, MemberRole, RemoveNodeRequest, ReplaceNodeRequest, SetOverrideRequest,
+    StatusRequest, UpdateRequest,
+};
+use tonic::{Code, Status};
+
+use super::calls::{assert_refused, named, register, registration, renewal, spec, timed};
+use super::harness::{Cluster, eventually};
+use super::stream::{Stream, subscribe_to_prefix};
+
+/// A call that is refused is refused within this, far below its deadline.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// It says that it was removed, and who the members are.
+async fn says_so(cluster: &Cluster, id: u64) {
+    let refused = eventually("it says that it was removed", || async {
+        let status = cluster.admin(id).status(StatusRequest { local_only: false }).await;
+        status.err().filter(|status| status.message().contains("was removed"))
+    })
+    .await;
+    let members = cluster.ids().into_iter().filter(|member| *member != id);
+    let addresses: Vec<_> = members.map(|member| cluster.client_address(member)).collect();
+    assert_refused(Err::<(), _>(refused), Code::FailedPrecondition, &addresses);
+}
+
+async fn refused<T: Debug>(id: u64, call: impl Future<Output = Result<T, Status>>) {
+    let (took, answer) = timed(call).await;
+    assert_refused(answer, Code::Unavailable, &[&format!("node {id} is not a member")]);
+    assert!(took < AT_ONCE, "{took:?}");
+}
+
+async fn refuses_its_clients(cluster: &Cluster, id: u64, lease: u64) {
+    let mut registry = cluster.registry(id);
+    let target = || Some(named("web", "a"));
+    refused(id, registry.register(registration(vec![spec("web", "b")]))).await;
+    let update = UpdateRequest { instance: target(), weight: Some(7), ..Default::default() };
+    refused(id, registry.update(update)).await;
+    let instances = target().into_iter().collect();
+    let deregister = DeregisterRequest { instances, ..Default::default() };
+    refused(id, registry.deregister(deregister)).await;
+    refused(id, registry.renew(renewal([lease]))).await;
+    refused(id, async {
+        let renewals = tokio_stream::once(renewal([lease]));
+        registry.clone().renew_stream(renewals).await?.into_inner().message().await
+    })
+    .await;
+    let watch = Stream::open(&registry, subscribe_to_prefix(""));
+    refused(id, async { watch.await.map(|_| ()) }).await;
+    let (service, id_of) = ("web".to_owned(), "a".to_owned());
+    let request = SetOverrideRequest { service, id: id_of, ..Default::default() };
+    refused(id, cluster.admin(id).set_override(request)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_says_so_and_refuses_its_clients_at_once() {
+    let mut cluster = Cluster::start(4).await;
+    let gone = cluster.follower().await;
+    let lease = register(&mut cluster.registry(gone), "web", "a").await.lease_id;
+    let admin = cluster.client().await.admin();
+    admin.remove_node(gone).await.expect("a removal");
+    says_so(&cluster, gone).await;
+    refuses_its_clients(&cluster, gone, lease).await;
+    // It comes back, and finds itself taken out by its own log, or only by what the others say.
+    cluster.stop(gone).await;
+    cluster.restart(gone).await;
+    says_so(&cluster, gone).await;
+    refuses_its_clients(&cluster, gone, lease).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_that_starts_again_does_not_join_again() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.add_joining(4, false).await;
+    let voter = async |id| {
+        let members = cluster.members(1).await;
+        members.iter().find(|member| member.id == id).map(|member| member.role())
+    };
+    eventually("node 4 votes", || async {
+        (voter(4).await == Some(MemberRole::Voter)).then_some(())
+    })
+    .await;
+    register(&mut cluster.registry(4), "web", "a").await;
+    let admin = cluster.client().await.admin();
+    admin.remove_node(4).await.expect("a removal");
+    says_so(&cluster, 4).await;
+    cluster.stop(4).await;
+    cluster.restart(4).await;
+    says_so(&cluster, 4).await;
+    assert_eq!(cluster.voters(1).await, [1, 2, 3]);
+    assert_eq!(cluster.members(1).await.len(), 3);
+}
+
+async fn replace(cluster: &Cluster, old_id: u64, new_id: u64) {
+    let peer_address = cluster.peer_address(new_id).to_owned();
+    let replace = ReplaceNodeRequest { old_id, new_id, peer_address };
+    cluster.admin(old_id).replace_node(replace).await.expect("a replacement");
+}
+
+/// A node that led alone has the entry that took it out; no other that is removed ever gets that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_led_alone_and_was_replaced_stays_out_when_it_starts_again() {
+    let mut cluster = Cluster::start(1).await;
+    let lease = register(&mut cluster.registry(1), "web", "a").await.lease_id;
+    cluster.add_waiting(5).await;
+    // One that was told to join, by the addresses of nodes 1 and 5.
+    cluster.add_joining(4, false).await;
+    eventually("node 4 votes", || async { (cluster.voters(1).await == [1, 4]).then_some(()) })
+        .await;
+    cluster.admin(4).remove_node(RemoveNodeRequest { id: 1 }).await.expect("a removal");
+    cluster.stop(1).await;
+    eventually("node 4 leads", || async {
+        (cluster.own_status(4).await?.header?.leader_id == 4).then_some(())
+    })
+    .await;
+    replace(&cluster, 4, 5).await;
+    for _ in 0..2 {
+        says_so(&cluster, 4).await;
+        refuses_its_clients(&cluster, 4, lease).await;
+        assert_eq!(cluster.members(5).await.len(), 1);
+        cluster.stop(4).await;
+        cluster.restart(4).await;
+    }
+    says_so(&cluster, 4).await;
+    assert_eq!(cluster.members(5).await.len(), 1);
+}
+
+/// The same for a founder.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_founder_that_led_alone_and_was_replaced_says_so_when_it_starts_again() {
+    let mut cluster = Cluster::start(1).await;
+    let lease = register(&mut cluster.registry(1), "web", "a").await.lease_id;
+    cluster.add_waiting(2).await;
+    replace(&cluster, 1, 2).await;
+    for _ in 0..2 {
+        says_so(&cluster, 1).await;
+        refuses_its_clients(&cluster, 1, lease).await;
+        cluster.stop(1).await;
+        cluster.restart(1).await;
+    }
+}
