@@ -286,6 +286,11 @@ impl Cluster {
         self.node(id).link.as_ref().expect("a cuttable cluster").set_open(true);
     }
 
+    /// What the others send to this node takes so long from now on, and what it answers them.
+    pub(crate) fn delay(&self, id: u64, there: Duration, back: Duration) {
+        self.node(id).link.as_ref().expect("a cuttable cluster").set_delays(there, back);
+    }
+
     /// This node stands still until it is thawed: its sockets take what fits and answer nothing.
     pub(crate) fn freeze(&mut self, id: u64) {
         self.node_mut(id).thread.as_mut().expect("a freezable cluster").freeze();

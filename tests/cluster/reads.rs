@@ -15,6 +15,7 @@ use super::calls::{
     set_weight, spec, timed, with_timeout,
 };
 use super::harness::{Cluster, eventually, within};
+use super::stream::{self, subscribe_to_prefix};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_is_read_on_every_node_with_its_revision() {
@@ -439,5 +440,46 @@ async fn a_node_that_stood_still_tells_no_age_that_is_too_young() {
             caught_up.then_some(())
         })
         .await;
+    }
+}
+
+/// What the leader sends takes long, what the follower sends does not: so a message tells nothing of how long it was under way.
+// S3.1
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hears_its_leader_late_tells_no_age_that_is_too_young() {
+    let cluster = Cluster::start_cuttable(3, Default::default()).await;
+    let leader = cluster.leader().await;
+    let late = cluster.follower().await;
+    let (mut at_leader, mut at_late) = (cluster.registry(leader), cluster.registry(late));
+    // With the longer one, no connection lives: its pings are not answered in time.
+    for (delay_ms, writes) in [(800, 8), (2_000, 2)] {
+        let delay = Duration::from_millis(delay_ms);
+        cluster.delay(late, delay, Duration::ZERO);
+        cluster.delay(leader, Duration::ZERO, delay);
+        let (mut acknowledged, mut last) = (Vec::new(), u64::MAX);
+        for write in 0..writes {
+            let id = format!("b{delay_ms}-{write}");
+            let header = register(&mut at_leader, "web", &id).await.header.unwrap();
+            acknowledged.push((header.revision, Instant::now()));
+            let next = Instant::now() + Duration::from_millis(700);
+            while Instant::now() < next {
+                let asked = Instant::now();
+                let read = at_late.fetch(local(fetch_of(&["web"]))).await.unwrap().into_inner();
+                let watch = stream::Stream::open(&at_late, subscribe_to_prefix(""));
+                let mut watch = watch.await.unwrap();
+                watch.snapshot().await;
+                for header in [read.header.unwrap(), watch.header.unwrap()] {
+                    let lacks = |(revision, at): &&(u64, Instant)| {
+                        *revision > header.revision && *at < asked
+                    };
+                    let age = acknowledged.iter().find(lacks).map(|(_, at)| asked - *at);
+                    let age_ms = age.unwrap_or_default().as_millis() as u64;
+                    assert!(header.age_ms >= age_ms, "at least {age_ms} ms old: {header:?}");
+                    last = header.age_ms;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+        assert!(delay_ms > 800 || last < 4_000, "it is told how fresh it is: {last}");
     }
 }

@@ -18,6 +18,7 @@ use crate::convert;
 use crate::error::{CallError, NodeError, Wanted};
 use crate::grpc::{header, is_foreign};
 use crate::node::Node;
+use crate::reads::age_ms;
 use crate::shared_event::SharedEvent;
 use crate::subscription::{Begin, Message, Positioned, Subscription};
 use crate::watch::Filter;
@@ -40,6 +41,7 @@ pub(crate) async fn answers(
     let filter = filter.map_err(CallError::from)?;
     node.check_member()?;
     let begin = begin(&node, &subscribe, deadline).await?;
+    let mut fresh = Fresh::now(&node);
     let mut subscription = Subscription::start(
         node.applied.clone(),
         filter.clone(),
@@ -52,7 +54,7 @@ pub(crate) async fn answers(
     Ok(stream::poll_fn(move |cx| {
         let positioned = ready!(subscription.poll_next(cx));
         let first = std::mem::take(&mut first);
-        Poll::Ready(Some(positioned.map(|next| answer(&node, &filter, next, first))))
+        Poll::Ready(Some(positioned.map(|next| answer(&node, &filter, next, first, &mut fresh))))
     }))
 }
 
@@ -94,14 +96,45 @@ async fn end(node: Arc<Node>, mut asks: Streaming<WatchRequest>) -> Status {
     }
 }
 
+/// A moment before which everything that was acknowledged is in each state that has come as far as `revision`.
+#[derive(Debug, Clone, Copy)]
+struct Fresh {
+    at: Option<Instant>,
+    revision: u64,
+}
+
+impl Fresh {
+    /// Of what this node has now. The revision is read last: what is applied in between makes it no less.
+    fn now(node: &Node) -> Self {
+        let at = node.fresh_at();
+        Self { at, revision: node.applied.position().revision }
+    }
+
+    /// The moment for a watcher that has come to `told`, if this knows one or what the node has now does, which is then kept.
+    fn of(&mut self, told: u64, now: Self) -> Option<Instant> {
+        if now.revision <= told {
+            *self = now;
+        }
+        self.at.filter(|_| self.revision <= told)
+    }
+}
+
 fn answer(
     node: &Node,
     filter: &Filter,
     positioned: Positioned,
     first: bool,
+    fresh: &mut Fresh,
 ) -> EncodedWatchResponse {
     let Positioned { message, previous, revision } = positioned;
-    let with_header = first || matches!(message, Message::Leader(_));
+    // A message may have waited for long before it is sent, and what a watcher has is as old as the last one.
+    let age = match &message {
+        // Copied after `fresh` was taken.
+        Message::Snapshot { .. } if first => Some(fresh.at),
+        _ if first => Some(fresh.of(revision.0, Fresh::now(node))),
+        Message::Leader(_) => Some(fresh.of(revision.0, Fresh::now(node))),
+        _ => None,
+    };
     let kind = match message {
         Message::Snapshot { services, reset, last } => {
             let services = services.iter().map(convert::service_to_wire).collect();
@@ -118,7 +151,7 @@ fn answer(
         revision: revision.0,
         previous_revision: previous.0,
         kind: Some(kind),
-        header: with_header.then(|| header(node, revision.0, node.age_ms())).flatten(),
+        header: age.and_then(|at| header(node, revision.0, age_ms(at))),
     }
 }
 
@@ -197,6 +230,26 @@ mod tests {
             }
         };
         (0..16).map(chosen).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watcher_that_is_behind_is_told_no_age_of_what_it_does_not_have() {
+        let at = |ms| Some(Instant::now() + std::time::Duration::from_millis(ms));
+        let mut fresh = Fresh { at: at(0), revision: 10 };
+        for (what, told, now, expected) in [
+            ("it resumes from before", 4, (at(50), 12), None),
+            ("on its way", 9, (at(100), 12), None),
+            ("as far as the node was when it came", 10, (at(150), 12), at(0)),
+            ("as far as the node is", 12, (at(200), 12), at(200)),
+            ("nothing was written since", 12, (at(250), 12), at(250)),
+            ("it reads slowly", 12, (at(5_000), 90), at(250)),
+            ("in between", 80, (at(5_100), 95), at(250)),
+            ("it has all", 95, (at(5_200), 95), at(5_200)),
+            ("the node does not know", 95, (None, 95), None),
+        ] {
+            let (at, revision) = now;
+            assert_eq!(fresh.of(told, Fresh { at, revision }), expected, "{what}");
+        }
     }
 
     /// Whoever comes first, nobody is sent what was encoded for somebody who sees the change in another way.
