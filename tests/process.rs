@@ -31,6 +31,8 @@ mod failover;
 mod feed;
 #[path = "process/founded_again.rs"]
 mod founded_again;
+#[path = "process/founding.rs"]
+mod founding;
 #[path = "process/graceful_stop.rs"]
 mod graceful_stop;
 #[path = "process/health.rs"]
