@@ -18,6 +18,8 @@ pub(crate) struct AddressBook(Mutex<HashMap<u64, Places>>);
 struct Places {
     /// As it told itself since it moved; the membership does not have it yet.
     told: Option<String>,
+    /// As another node was told. It may be news, or older than what the node told this one: both are tried.
+    heard: Option<String>,
     /// By the membership in effect, committed or not.
     member: Option<String>,
     /// By the list that this node was started with.
@@ -29,7 +31,7 @@ struct Places {
 impl Places {
     fn all(&self) -> Vec<&String> {
         let mut places: Vec<&String> = Vec::new();
-        for place in [&self.told, &self.member, &self.listed].into_iter().flatten() {
+        for place in [&self.told, &self.heard, &self.member, &self.listed].into_iter().flatten() {
             if !places.contains(&place) {
                 places.push(place);
             }
@@ -60,7 +62,8 @@ impl AddressBook {
         }
         let places = book.entry(id).or_default();
         if places.member.as_deref() != Some(address) {
-            (places.member, places.told, places.turns) = (Some(address.to_owned()), None, 0);
+            let listed = places.listed.take();
+            *places = Places { member: Some(address.to_owned()), listed, ..Places::default() };
         }
     }
 
@@ -75,10 +78,27 @@ impl AddressBook {
         !known
     }
 
-    /// What nodes told, and the membership does not have.
+    /// Another node says where a member told that it is; true: this is news.
+    pub(crate) fn set_heard(&self, id: u64, address: &str) -> bool {
+        let mut book = self.lock();
+        let Some(places) = book.get_mut(&id) else { return false };
+        let known = places.all().into_iter().any(|place| place == address);
+        if !known {
+            (places.heard, places.turns) = (Some(address.to_owned()), 0);
+        }
+        !known
+    }
+
+    /// What nodes told this one or another, and the membership does not have.
     pub(crate) fn told(&self) -> Vec<(u64, String)> {
         let book = self.lock();
-        book.iter().filter_map(|(id, places)| Some((*id, places.told.clone()?))).collect()
+        let told = |places: &Places| places.told.clone().or(places.heard.clone());
+        book.iter().filter_map(|(id, places)| Some((*id, told(places)?))).collect()
+    }
+
+    /// Nodes that are no members any more make room.
+    pub(crate) fn keep(&self, is_member: impl Fn(u64) -> bool) {
+        self.lock().retain(|id, places| is_member(*id) || places.listed.is_some());
     }
 
     /// Where to try this node now; `otherwise` if nothing is known.
@@ -132,8 +152,26 @@ mod tests {
         }
         book.set_member(1, "log");
         assert_eq!(book.all(1), ["told", "log", "list"], "no news");
+        assert!(!book.set_heard(1, "list") && book.set_heard(1, "other"));
+        assert_eq!(book.all(1), ["told", "other", "log", "list"], "it displaces nothing");
+        assert_eq!(book.told(), [(1, "told".to_owned())], "nor is it told as news");
+        assert!(book.set_told(1, "told2") && book.set_heard(1, "told"));
+        assert_eq!(book.all(1), ["told2", "told", "log", "list"], "what came last stays first");
         book.set_member(1, "log2");
         assert_eq!(book.all(1), ["log2", "list"]);
         assert_eq!(book.address(1, "old"), "log2");
+    }
+
+    #[test]
+    fn members_that_were_taken_out_leave_room_for_others() {
+        let book = AddressBook::default();
+        book.set_listed(&BTreeMap::from([(1, "list".to_owned())]));
+        for id in 1..2_000 {
+            book.set_member(id, "here");
+            book.keep(|member| member == id);
+            assert_eq!(book.address(id, "otherwise"), "here");
+        }
+        assert_eq!(book.all(1), ["here", "list"]);
+        assert!(book.all(2).is_empty());
     }
 }

@@ -27,6 +27,7 @@ pub(crate) async fn run(node: Arc<Node>, start: Start) -> Result<(), RunError> {
     }
     loop {
         let members = node.members();
+        node.peers.book.keep(|id| members.iter().any(|info| info.id == id));
         for info in &members {
             node.peers.book.set_member(info.id, &info.member.peer_address);
         }
@@ -56,7 +57,7 @@ impl Node {
         for answer in answers.await.into_iter().flatten() {
             for (id, address) in answer.into_inner().moved {
                 // Whoever told this may be wrong, as anybody.
-                let _ = self.take_move(id, &address);
+                let _ = self.hear_move(id, &address);
             }
         }
     }
@@ -70,6 +71,23 @@ impl Node {
         id: u64,
         address: &str,
     ) -> Result<BTreeMap<u64, String>, Status> {
+        self.check_move(id, address)?;
+        if id != self.id && self.peers.book.set_told(id, address) {
+            tracing::info!(id, address, "a member says that it is there now");
+        }
+        Ok(self.peers.book.told().into_iter().collect())
+    }
+
+    /// The same from another node, which was told so.
+    fn hear_move(&self, id: u64, address: &str) -> Result<(), Status> {
+        self.check_move(id, address)?;
+        if id != self.id && self.peers.book.set_heard(id, address) {
+            tracing::info!(id, address, "a member is said to be there now");
+        }
+        Ok(())
+    }
+
+    fn check_move(&self, id: u64, address: &str) -> Result<(), Status> {
         if address.len() > ADDRESS_MAX {
             let message =
                 format!("peer_address has {} bytes, at most {ADDRESS_MAX}", address.len());
@@ -79,10 +97,6 @@ impl Node {
             let message = format!("node {id} is no member, as far as node {} knows", self.id);
             return Err(Status::failed_precondition(message));
         }
-        self.peers.client(address, Lane::Control)?;
-        if id != self.id && self.peers.book.set_told(id, address) {
-            tracing::info!(id, address, "a member says that it is there now");
-        }
-        Ok(self.peers.book.told().into_iter().collect())
+        self.peers.client(address, Lane::Control).map(drop)
     }
 }
