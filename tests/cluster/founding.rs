@@ -135,9 +135,15 @@ async fn forwarded_calls_are_checked_like_those_of_clients() {
     let largest_grace = [&[1, 0, 6][..], &LARGEST, &[1, 1, 1, 0, 0]].concat();
     let removal = vec![1, 2, 1, member as u8];
     let addresses_of_99 = vec![1, 2, 5, 99, 3, b'a', b':', b'1', 3, b'a', b':', b'1'];
+    let own =
+        |client_address: &[u8]| [&[1, 2, 5, member as u8, 3][..], b"a:1", client_address].concat();
+    let bad_address = own(&[1, b'a']);
+    let long_address = own(&[&[0xae, 2][..], "a".repeat(300).as_bytes(), b":1"].concat());
     for (sender, call, code, why) in [
         (member, largest_grace.clone(), Code::InvalidArgument, "only a leader proposes this"),
         (member, addresses_of_99, Code::FailedPrecondition, "the addresses of node 99"),
+        (member, bad_address, Code::InvalidArgument, "client_address"),
+        (member, long_address, Code::InvalidArgument, "client_address = 302: at most 260"),
         (99, largest_grace, Code::FailedPrecondition, "node 99 is refused"),
         (99, removal, Code::FailedPrecondition, "node 99 is refused"),
     ] {

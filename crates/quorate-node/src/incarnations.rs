@@ -4,7 +4,7 @@
 use std::fmt::Display;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use quorate_state::{Incarnation, Invalid};
+use quorate_state::{Deregister, Incarnation, Invalid, Op};
 
 /// So far ahead of this node's wall clock an incarnation may be: ten years. More than any clock is wrong by that a service
 /// still runs with, and a later run (who takes the next higher number) always finds room above it.
@@ -20,6 +20,22 @@ pub(crate) fn named(
 ) -> Result<Option<Incarnation>, Invalid> {
     check(field, value, latest(since_epoch()))?;
     Ok((value != 0).then_some(Incarnation(value)))
+}
+
+/// The same for a command that another node hands in.
+pub(crate) fn check_forwarded(op: &Op) -> Result<(), Invalid> {
+    let named = match op {
+        Op::Register(register)
+        | Op::RegisterChecked { register, .. }
+        | Op::RegisterLoaded { register, .. } => register.incarnation,
+        Op::Update(update) | Op::UpdateLoad { update, .. } => update.target.incarnation,
+        Op::Deregister(Deregister::Instances(targets)) => {
+            targets.iter().filter_map(|target| target.incarnation).max()
+        }
+        _ => None,
+    };
+    let check = |named: Incarnation| check("incarnation", named.0, latest(since_epoch()));
+    named.map_or(Ok(()), check)
 }
 
 fn check(field: impl Display + Copy, value: u64, latest: u64) -> Result<(), Invalid> {
@@ -47,7 +63,35 @@ fn since_epoch() -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use quorate_state::{
+        InstanceId, InstanceKey, InstanceRef, Namespace, Register, ServiceKey, ServiceName, Update,
+    };
+
     use super::*;
+
+    #[test]
+    fn no_command_of_another_node_names_a_run_that_none_can_follow() {
+        let name = ServiceName::new("service", "web").unwrap();
+        let service = ServiceKey { namespace: Namespace::default(), name };
+        let key = InstanceKey { service, id: InstanceId::new("id", "a").unwrap() };
+        for (named, refused) in [(None, false), (Some(7), false), (Some(u64::MAX), true)] {
+            let incarnation = named.map(Incarnation);
+            let target = InstanceRef { key: key.clone(), incarnation };
+            let register = Register { lease: None, ttl: None, incarnation, instances: Vec::new() };
+            let (status, weight, metadata) = (None, Some(1), None);
+            let update = Update { target: target.clone(), status, weight, metadata };
+            let checked =
+                Op::RegisterChecked { register: register.clone(), checks: <_>::default() };
+            for op in [
+                Op::Register(register),
+                checked,
+                Op::Update(update),
+                Op::Deregister(Deregister::Instances(vec![target])),
+            ] {
+                assert_eq!(check_forwarded(&op).is_err(), refused, "{op:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_clock_that_is_not_set_refuses_no_client() {

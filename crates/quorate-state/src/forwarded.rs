@@ -18,8 +18,11 @@ impl Op {
         let own = |op: &str| Err(Invalid::text("op", op, "only a leader proposes this, by itself"));
         match self {
             Self::Register(register) => check_register(register, &BTreeMap::new()),
-            Self::RegisterChecked { register, checks }
-            | Self::RegisterLoaded { register, checks, .. } => check_register(register, checks),
+            Self::RegisterChecked { register, checks } => check_register(register, checks),
+            Self::RegisterLoaded { register, checks, loads } => {
+                check_places("loads", loads, register)?;
+                check_register(register, checks)
+            }
             Self::Deregister(Deregister::Lease(_)) => Ok(()),
             Self::Deregister(Deregister::Instances(targets)) => {
                 check_count(targets.len())?;
@@ -57,8 +60,25 @@ fn check_key(key: &InstanceKey) -> Result<(), Invalid> {
     check_name("id", key.id.as_str())
 }
 
+/// What stands beside instances, by their places, is of one of them.
+fn check_places<T>(
+    field: &str,
+    all: &BTreeMap<u32, T>,
+    register: &Register,
+) -> Result<(), Invalid> {
+    let instances = register.instances.len();
+    match all.keys().next_back().filter(|last| **last as usize >= instances) {
+        None => Ok(()),
+        Some(last) => {
+            let limit = format!("the place of one of {instances} instances, from 0");
+            Err(Invalid::number(field, u64::from(*last), limit))
+        }
+    }
+}
+
 fn check_register(register: &Register, checks: &BTreeMap<u32, Checks>) -> Result<(), Invalid> {
     check_count(register.instances.len())?;
+    check_places("checks", checks, register)?;
     register.ttl.map(|ttl| Ttl::from_ms(ttl.as_ms())).transpose()?;
     let mut keys = BTreeSet::new();
     for (place, (key, spec)) in (0_u32..).zip(&register.instances) {

@@ -28,6 +28,7 @@ use crate::grpc::backup::Backup;
 use crate::grpc::{deadline, header, open, until_stopped};
 use crate::membership::MembershipCall;
 use crate::node::{Consistency, LeaderAnswer, LeaderCall, MemberInfo, Node};
+use crate::peers::ADDRESS_MAX;
 use crate::raft::types::TypeConfig;
 
 /// A membership change without a deadline of its own: a learner may need a snapshot first.
@@ -286,10 +287,18 @@ pub(super) fn check_node(field: &str, id: u64, peer_address: &str) -> Result<(),
     if id == 0 {
         return Err(Invalid::number(field, id, "must be at least 1").into());
     }
-    let port = peer_address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    check_address("peer_address", peer_address)
+}
+
+pub(super) fn check_address(field: &str, address: &str) -> Result<(), CallError> {
+    if address.len() > ADDRESS_MAX {
+        let limit = format!("at most {ADDRESS_MAX} bytes");
+        return Err(Invalid::number(field, address.len(), limit).into());
+    }
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
     if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-        let must = "must be host:port, where the node listens for peers";
-        return Err(Invalid::text("peer_address", peer_address, must).into());
+        let must = "must be host:port, where the node listens";
+        return Err(Invalid::text(field, address, must).into());
     }
     Ok(())
 }

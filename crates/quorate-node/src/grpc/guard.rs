@@ -12,8 +12,9 @@ use quorate_state::read_snapshot_cluster;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use crate::grpc::admin::check_node;
+use crate::grpc::admin::{check_address, check_node};
 use crate::grpc::peer::{Append, Ballot, PeerService};
+use crate::incarnations;
 use crate::membership::MembershipCall;
 use crate::node::{LeaderCall, Node};
 use crate::peers::Envelope;
@@ -177,7 +178,10 @@ pub(super) fn check_same(sender: u64, told: u64) -> Result<(), Status> {
 pub(super) fn check_forwarded(sender: u64, call: &LeaderCall) -> Result<(), Status> {
     let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
     match call {
-        LeaderCall::Propose(op, _) => op.check_forwarded().map_err(|error| invalid(&error)),
+        LeaderCall::Propose(op, _) => {
+            let checked = op.check_forwarded().and_then(|()| incarnations::check_forwarded(op));
+            checked.map_err(|error| invalid(&error))
+        }
         LeaderCall::Renew(..) => Ok(()),
         LeaderCall::Membership(call) => match call {
             MembershipCall::Add { id, peer_address, .. } => {
@@ -188,7 +192,9 @@ pub(super) fn check_forwarded(sender: u64, call: &LeaderCall) -> Result<(), Stat
             }
             MembershipCall::Announce { id, member } => {
                 check_same(sender, *id)?;
-                check_node("id", *id, &member.peer_address).map_err(|error| invalid(&error))
+                check_node("id", *id, &member.peer_address)
+                    .and_then(|()| check_address("client_address", &member.client_address))
+                    .map_err(|error| invalid(&error))
             }
             MembershipCall::Remove { .. }
             | MembershipCall::Successor

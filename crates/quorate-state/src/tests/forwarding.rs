@@ -47,6 +47,10 @@ fn what_breaks_a_limit_is_refused_however_it_was_built() {
     refused(register("web/a web/a", 7), None, "twice");
     refused(register("", 7), None, "1 to 1000");
     refused(register("web/abc", 7), Some(("abc", "a/c")), "id");
+    refused(with_loads(register("web/a", 7), &[3, 4]), None, "loads");
+    let elsewhere = BTreeMap::from([(1, checks(&[tcp_check()]))]);
+    let elsewhere = Op::RegisterChecked { register: register("web/a", 7), checks: elsewhere };
+    refused(elsewhere, None, "checks");
     refused(deregister("web/abc"), Some(("web", "w b")), "service");
     refused(Update { weight: Some(u32::MAX), ..update("web/a") }, None, "weight");
     let over = Override { status: None, weight: None, reason: String::new() };
