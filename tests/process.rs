@@ -33,6 +33,8 @@ mod feed;
 mod founded_again;
 #[path = "process/founding.rs"]
 mod founding;
+#[path = "process/given_back.rs"]
+mod given_back;
 #[path = "process/graceful_stop.rs"]
 mod graceful_stop;
 #[path = "process/health.rs"]

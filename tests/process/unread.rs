@@ -23,7 +23,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 const ENDED_WITHIN: Duration = Duration::from_secs(15);
 
 /// Asks for everything; its answer is read no further than to its headers.
-async fn ask(channel: &Channel) -> Result<Response<Streaming<FetchResponse>>, Status> {
+pub(crate) async fn ask(channel: &Channel) -> Result<Response<Streaming<FetchResponse>>, Status> {
     let mut grpc = Grpc::new(channel.clone());
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let mut request = Request::new(FetchRequest::default());
@@ -90,7 +90,7 @@ async fn answers_that_nobody_reads_are_bounded_and_end() {
 }
 
 /// What a process has in memory.
-fn resident_mib(pid: i32) -> u64 {
+pub(crate) fn resident_mib(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();

@@ -28,6 +28,10 @@ use crate::args::{Cli, Command};
 use crate::failure::Failure;
 use crate::patience::{told, trying};
 
+/// Gives freed memory back to the system within seconds, with threads of its own, whichever thread freed it.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // Usage errors end here, with code 2.
     let cli = Cli::parse();
