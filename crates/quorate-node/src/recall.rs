@@ -205,8 +205,8 @@ impl Recall {
                  other voters have told how far it was"
             ),
             Standing::Behind(floor) => format!(
-                "its data directory is an older copy: it had acknowledged up to entry {}, and votes only for nodes \
-                 that have that until it has caught up",
+                "it was started on an older copy of its data directory: it votes only for nodes that have up to entry {}, \
+                 which it may have acknowledged, until it has caught up",
                 floor.last.map_or(0, |last| last.index())
             ),
             Standing::Sound => String::new(),
@@ -221,17 +221,106 @@ impl Recall {
 
 /// Finds out what this node had promised, and watches it catch up.
 pub(crate) async fn run(node: Arc<Node>, log: LogStore) -> Result<(), RunError> {
-    let mut answers = BTreeMap::new();
-    loop {
-        let settled = match node.look_back(&log, &mut answers).await {
-            Some(standing) => {
-                node.recall.standing.send_replace(standing);
-                standing == Standing::Sound
-            }
-            // The log has failed, and with it soon the node.
-            None => return std::future::pending().await,
-        };
+    let Ok(at_start) = reached(&log).await else { return std::future::pending().await };
+    let copied = log.is_doubted();
+    let mut looking = LookingBack { node, log, copied, at_start, answers: BTreeMap::new() };
+    // None: the log has failed, and with it soon the node.
+    while let Some(standing) = looking.look().await {
+        looking.node.recall.standing.send_replace(standing);
+        let settled = standing == Standing::Sound;
         tokio::time::sleep(if settled { EVERY_SETTLED } else { EVERY }).await;
+    }
+    std::future::pending().await
+}
+
+struct LookingBack {
+    node: Arc<Node>,
+    log: LogStore,
+    /// The log was doubted when the node started.
+    copied: bool,
+    at_start: Reached,
+    answers: BTreeMap<u64, Recalled>,
+}
+
+impl LookingBack {
+    /// Asks those that have not answered yet, and weighs what is known.
+    async fn look(&mut self) -> Option<Standing> {
+        let configs = {
+            let view = self.node.view.borrow_watched();
+            view.membership_config.membership().get_joint_config().clone()
+        };
+        let me = self.node.id;
+        let others: BTreeSet<u64> = configs.iter().flatten().copied().collect();
+        let missing = others.iter().filter(|id| **id != me && !self.answers.contains_key(id));
+        let node = &self.node;
+        let asked = join_all(missing.map(|id| async move { Some((*id, node.ask(*id).await?)) }));
+        self.answers.extend(asked.await.into_iter().flatten());
+
+        let before = *self.node.recall.standing.borrow();
+        let reached = reached(&self.log).await.ok()?;
+        let floor = match self.copied && self.log.is_doubted() {
+            true => match missing_answers(me, &configs, &self.answers) {
+                0 => floor_of_copy(self.answers.values()),
+                missing => return Some(self.asks_on(before, missing)),
+            },
+            // Of a floor that was found, a later term alone is no end.
+            false => match before {
+                Standing::Behind(floor) => floor,
+                Standing::Asking { .. } | Standing::Sound => Reached::default(),
+            },
+        };
+        let floor = floor.or(broken(self.at_start, reached, self.answers.values()));
+        match reached.covers(&floor) {
+            true if self.log.is_doubted() => self.caught_up(before).await,
+            true => Some(Standing::Sound),
+            false => self.is_behind(before, reached, floor).await,
+        }
+    }
+
+    fn asks_on(&self, before: Standing, missing: usize) -> Standing {
+        let standing = Standing::Asking { missing };
+        if before != standing {
+            tracing::warn!(
+                missing,
+                "the data directory is a copy and may be old: waiting for other voters to tell how far this node was"
+            );
+        }
+        standing
+    }
+
+    async fn is_behind(
+        &self,
+        before: Standing,
+        reached: Reached,
+        floor: Reached,
+    ) -> Option<Standing> {
+        if !self.log.is_doubted() {
+            // Or it would forget this with its next start.
+            self.log.set_doubted(true).await.ok()?;
+        }
+        if before != Standing::Behind(floor) {
+            let index = |last: Option<LogId>| last.map_or(0, |last| last.index());
+            tracing::warn!(
+                term = reached.term,
+                last = index(reached.last),
+                known_term = floor.term,
+                known_last = index(floor.last),
+                "the others know this node further than it is (an older copy of its data directory, or it led and died \
+                 before its own disk had what others had): it votes only for nodes that are so far until it has caught up"
+            );
+        }
+        Some(Standing::Behind(floor))
+    }
+
+    async fn caught_up(&self, before: Standing) -> Option<Standing> {
+        self.log.set_doubted(false).await.ok()?;
+        match before {
+            Standing::Behind(_) => {
+                tracing::info!("this node has caught up with what the others knew of it");
+            }
+            _ => tracing::info!("the data directory is a copy, and as far as this node was"),
+        }
+        Some(Standing::Sound)
     }
 }
 
@@ -252,82 +341,6 @@ impl Node {
     /// The log's.
     pub(crate) async fn recalled(&self, log: &LogStore, asker: u64) -> io::Result<Recalled> {
         Ok(Recalled { reached: reached(log).await?, promise: self.recall.promise_of(asker) })
-    }
-
-    /// Asks those that have not answered yet, and weighs what is known.
-    async fn look_back(
-        &self,
-        log: &LogStore,
-        answers: &mut BTreeMap<u64, Recalled>,
-    ) -> Option<Standing> {
-        let configs = {
-            let view = self.view.borrow_watched();
-            view.membership_config.membership().get_joint_config().clone()
-        };
-        let others: BTreeSet<u64> = configs.iter().flatten().copied().collect();
-        let missing = others.iter().filter(|id| **id != self.id && !answers.contains_key(id));
-        let asked = join_all(missing.map(|id| async move { Some((*id, self.ask(*id).await?)) }));
-        answers.extend(asked.await.into_iter().flatten());
-
-        let before = *self.recall.standing.borrow();
-        let reached = reached(log).await.ok()?;
-        let standing = match log.is_doubted() {
-            true => match missing_answers(self.id, &configs, answers) {
-                0 => Standing::Behind(floor_of_copy(answers.values())),
-                missing => Standing::Asking { missing },
-            },
-            false => match broken(reached, answers.values()) {
-                Some(floor) => Standing::Behind(floor),
-                None => Standing::Sound,
-            },
-        };
-        match standing {
-            Standing::Behind(floor) if reached.covers(&floor) => self.caught_up(log, before).await,
-            Standing::Behind(floor) => self.is_behind(log, before, reached, floor).await,
-            Standing::Asking { missing } if before != standing => {
-                tracing::warn!(
-                    missing,
-                    "the data directory is a copy and may be old: waiting for other voters to tell how far this node was"
-                );
-                Some(standing)
-            }
-            Standing::Asking { .. } | Standing::Sound => Some(standing),
-        }
-    }
-
-    async fn is_behind(
-        &self,
-        log: &LogStore,
-        before: Standing,
-        reached: Reached,
-        floor: Reached,
-    ) -> Option<Standing> {
-        if !log.is_doubted() {
-            // Or it would forget this with its next start.
-            log.set_doubted(true).await.ok()?;
-        }
-        if before != Standing::Behind(floor) {
-            tracing::error!(
-                term = reached.term,
-                last = reached.last.map_or(0, |last| last.index()),
-                promised_term = floor.term,
-                acknowledged = floor.last.map_or(0, |last| last.index()),
-                "the data directory is an older copy: this node votes only for nodes that have what it had acknowledged, \
-                 until it has caught up"
-            );
-        }
-        Some(Standing::Behind(floor))
-    }
-
-    async fn caught_up(&self, log: &LogStore, before: Standing) -> Option<Standing> {
-        log.set_doubted(false).await.ok()?;
-        match before {
-            Standing::Behind(_) => {
-                tracing::info!("this node has caught up with what it had acknowledged")
-            }
-            _ => tracing::info!("the data directory is a copy, and as far as this node was"),
-        }
-        Some(Standing::Sound)
     }
 
     async fn ask(&self, id: u64) -> Option<Recalled> {
@@ -358,10 +371,16 @@ fn floor_of_copy<'a>(answers: impl Iterator<Item = &'a Recalled>) -> Reached {
     told.fold(Reached::default(), Reached::or)
 }
 
-/// What this node promised and has not kept; `None`: it has kept all that is known.
-fn broken<'a>(reached: Reached, answers: impl Iterator<Item = &'a Recalled>) -> Option<Reached> {
-    let broken = answers.map(|told| told.promise).filter(|promise| !promise.is_kept_by(reached));
-    broken.map(|promise| Reached { term: promise.term, last: promise.last }).reduce(Reached::or)
+/// What this node had promised before it started and does not have.
+fn broken<'a>(
+    at_start: Reached,
+    reached: Reached,
+    answers: impl Iterator<Item = &'a Recalled>,
+) -> Reached {
+    let broken = answers.map(|told| told.promise).filter(|promise| !promise.is_kept_by(at_start));
+    let broken = broken.map(|promise| Reached { term: promise.term, last: promise.last });
+    // What it promised since it started, it has.
+    broken.filter(|floor| !reached.covers(floor)).fold(Reached::default(), Reached::or)
 }
 
 #[cfg(test)]
@@ -445,5 +464,32 @@ mod tests {
         assert!(recall.check_stands(at(5, 19)).await.is_err());
         assert!(recall.check_stands(at(5, 20)).await.is_ok());
         assert!(!recall.knows_its_vote(4) && recall.knows_its_vote(5));
+    }
+
+    #[test]
+    fn what_was_promised_before_the_start_is_looked_for() {
+        let told = |term, last| {
+            let mut promise = Promise::default();
+            promise.note(term, last);
+            Recalled { reached: Reached::default(), promise }
+        };
+        let (old, none) = (Reached { term: 3, last: at(3, 4) }, Reached::default());
+        let now = |term, last| Reached { term, last };
+        let acknowledged = now(3, at(3, 9));
+        for (what, reached, answer, floor) in [
+            ("it has it", old, told(3, at(3, 4)), none),
+            ("it lacks some", old, told(3, at(3, 9)), acknowledged),
+            (
+                "a later leader has given it nothing yet",
+                now(4, at(3, 4)),
+                told(3, at(3, 9)),
+                acknowledged,
+            ),
+            ("it was given all since", now(4, at(4, 10)), told(3, at(3, 9)), none),
+            ("it acknowledged that since", now(5, at(5, 12)), told(5, at(5, 12)), none),
+            ("it lacks a vote", old, told(6, None), now(6, None)),
+        ] {
+            assert_eq!(broken(old, reached, [answer].iter()), floor, "{what}");
+        }
     }
 }
