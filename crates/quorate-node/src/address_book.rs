@@ -3,7 +3,7 @@
 //! An address is only somewhere to try: who is there is settled by the envelope of each call (`peers.rs`), which any other
 //! node refuses.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
 /// Nodes that are kept in mind: more than a cluster has members.
@@ -11,7 +11,7 @@ const NODES_MAX: usize = 256;
 
 /// What is known of all nodes.
 #[derive(Debug, Default)]
-pub(crate) struct AddressBook(Mutex<HashMap<u64, Places>>);
+pub(crate) struct AddressBook(Mutex<BTreeMap<u64, Places>>);
 
 /// Where one node may be.
 #[derive(Debug, Default)]
@@ -124,7 +124,7 @@ impl AddressBook {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Places>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Places>> {
         self.0.lock().expect("invariant: nothing panics under this lock")
     }
 }

@@ -1,6 +1,6 @@
 //! Connections to the other nodes, and the envelope of every call to them: which cluster, which node, by when.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,7 +45,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 pub(crate) type Client = PeerClient<Channel>;
 
 /// Kinds of traffic that must not wait behind each other have a connection each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Lane {
     /// Votes, heartbeats, read index, status.
     Control,
@@ -64,7 +64,8 @@ pub(crate) struct Peers {
     cluster_id: AtomicU64,
     founders: AtomicU64,
     net: Net,
-    channels: Mutex<HashMap<(String, Lane), Channel>>,
+    /// In order, so that they are dropped in the same order in a simulation.
+    channels: Mutex<BTreeMap<(String, Lane), Channel>>,
     /// Nodes that did not answer the last message of the Raft library.
     lost: Mutex<HashSet<u64>>,
     /// Where the nodes may be.

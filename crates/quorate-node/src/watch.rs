@@ -8,9 +8,7 @@
 
 mod ring;
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::hash::Hash;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use crate::shared_event::{SharedEvent, View};
@@ -114,8 +112,9 @@ pub(crate) struct Hub {
     ring: Ring,
     watchers: HashMap<u64, Watcher>,
     by_service: HashMap<ServiceKey, Vec<u64>>,
-    /// By namespace and prefix: each is compared once, however many watch it.
-    by_prefix: HashMap<(Namespace, String), Vec<u64>>,
+    /// By namespace and prefix: each is compared once, however many watch it. In order, so that a simulation wakes
+    /// in the same order again.
+    by_prefix: BTreeMap<(Namespace, String), Vec<u64>>,
     /// Who has something to take and was not woken yet.
     wakes: Vec<Arc<Wake>>,
     last_id: u64,
@@ -128,7 +127,7 @@ impl Hub {
             ring: Ring::new(ring_max, ring_bytes_max),
             watchers: HashMap::new(),
             by_service: HashMap::new(),
-            by_prefix: HashMap::new(),
+            by_prefix: BTreeMap::new(),
             wakes: Vec::new(),
             last_id: 0,
         }
@@ -198,7 +197,10 @@ impl Hub {
     /// The state was replaced: nothing before this revision is known any more.
     pub(crate) fn restart(&mut self, revision: Revision) {
         self.ring.restart(revision);
-        for watcher in self.watchers.values_mut() {
+        let mut watchers: Vec<_> = self.watchers.iter_mut().collect();
+        // Again in the same order in a simulation.
+        watchers.sort_unstable_by_key(|(id, _)| **id);
+        for (_, watcher) in watchers {
             watcher.backlog = Backlog::Replay { from: Revision(0) };
             watcher.wake.call();
         }
@@ -241,11 +243,16 @@ impl Hub {
                 for name in names {
                     let namespace = watcher.filter.namespace.clone();
                     let key = ServiceKey { namespace, name };
-                    remove_id(&mut self.by_service, key, id);
+                    if remove_id(self.by_service.get_mut(&key), id) {
+                        self.by_service.remove(&key);
+                    }
                 }
             }
             Selection::Prefix(prefix) => {
-                remove_id(&mut self.by_prefix, (watcher.filter.namespace, prefix), id);
+                let key = (watcher.filter.namespace, prefix);
+                if remove_id(self.by_prefix.get_mut(&key), id) {
+                    self.by_prefix.remove(&key);
+                }
             }
         }
     }
@@ -321,13 +328,12 @@ fn covers((namespace, prefix): &(Namespace, String), service: &ServiceKey) -> bo
     service.namespace == *namespace && service.name.as_str().starts_with(prefix)
 }
 
-fn remove_id<K: Eq + Hash>(index: &mut HashMap<K, Vec<u64>>, key: K, id: u64) {
-    if let Entry::Occupied(mut ids) = index.entry(key) {
-        ids.get_mut().retain(|other| *other != id);
-        if ids.get().is_empty() {
-            ids.remove();
-        }
-    }
+/// Whether nobody is left.
+fn remove_id(ids: Option<&mut Vec<u64>>, id: u64) -> bool {
+    ids.is_some_and(|ids| {
+        ids.retain(|other| *other != id);
+        ids.is_empty()
+    })
 }
 
 fn before(shared: &SharedEvent) -> Revision {

@@ -138,13 +138,13 @@ impl Peer for PeerService {
         let received = snapshot.path().to_owned();
         let fits = self.check_snapshot(envelope, &vote, &meta, &snapshot).await;
         if let Err(refused) = fits {
-            let _ = tokio::fs::remove_file(received).await;
+            let _ = blocking(move || std::fs::remove_file(received)).await;
             return Err(refused);
         }
         let snapshot = Snapshot { meta, snapshot };
         let installed = self.node.raft.install_full_snapshot(vote, snapshot).await;
         // Installing renames it; one that was not wanted any more would stay.
-        let _ = tokio::fs::remove_file(received).await;
+        let _ = blocking(move || std::fs::remove_file(received)).await;
         Ok(payload(&installed.map_err(failed)?))
     }
 

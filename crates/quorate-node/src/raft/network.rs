@@ -20,19 +20,16 @@ use quorate_log::SnapshotFile;
 use quorate_proto::peer::v1::{Payload, SnapshotChunk};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
 use tonic::{Request, Status};
 
 use crate::applied::Applied;
 use crate::peers::{Lane, Peers, mark_to_voter};
+use crate::raft::runtime::blocking;
 use crate::raft::types::{Member, TypeConfig, Vote, decode, encode, is_absurd};
 use crate::recall::Recall;
 
 /// Snapshots travel in pieces of this size.
 pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
-
-/// Pieces read ahead of the network: 1 MiB.
-const CHUNKS_AHEAD: usize = 4;
 
 /// A snapshot that is not transferred and installed by then is given up and begun anew.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -271,7 +268,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let client = self.peers.client(&self.address(), Lane::Bulk);
         let mut client = client.map_err(|status| Unreachable::new(&status))?;
         let header = encode(&(vote, &snapshot.meta));
-        let chunks = chunks(snapshot.snapshot, header);
+        let chunks = chunks(&snapshot.snapshot, header);
         let request = self.request(chunks, Some(SNAPSHOT_TIMEOUT));
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
@@ -287,26 +284,24 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     }
 }
 
-/// The file's bytes in pieces, the first with the header. A file that cannot be read ends the stream early, and the
-/// receiver finds that it is not whole.
+/// The file's bytes in pieces, the first with the header; the next one is read when the network takes it. A file that cannot
+/// be read ends the stream early, and the receiver finds that it is not whole.
 fn chunks(
-    file: SnapshotFile<TypeConfig>,
+    file: &SnapshotFile<TypeConfig>,
     header: Bytes,
 ) -> impl Stream<Item = SnapshotChunk> + Send + 'static {
-    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-    tokio::task::spawn_blocking(move || {
-        let sent = read_chunks(&file, |data| {
-            sender.blocking_send(SnapshotChunk { header: Bytes::new(), data }).is_ok()
-        });
-        if let Err(error) = sent {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(error, "reading the snapshot to send failed");
-        }
-    });
     let first = SnapshotChunk { header, data: Bytes::new() };
-    let rest = stream::unfold(receiver, |mut receiver| async {
-        let chunk = receiver.recv().await?;
-        Some((chunk, receiver))
+    let rest = stream::unfold(file.raw(), |mut raw| async {
+        let read = blocking(move || read_chunk(&mut raw).map(|data| (data, raw))).await;
+        match read.map_err(std::io::Error::other).and_then(|read| read) {
+            Ok((data, _)) if data.is_empty() => None,
+            Ok((data, raw)) => Some((SnapshotChunk { header: Bytes::new(), data }, raw)),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "reading the snapshot to send failed");
+                None
+            }
+        }
     });
     stream::once(std::future::ready(first)).chain(rest)
 }
@@ -318,13 +313,19 @@ pub(crate) fn read_chunks(
 ) -> std::io::Result<()> {
     let mut raw = file.raw();
     loop {
-        let mut chunk = vec![0; CHUNK_BYTES];
-        let length = raw.read(&mut chunk)?;
-        chunk.truncate(length);
-        if length == 0 || !take(chunk.into()) {
+        let chunk = read_chunk(&mut raw)?;
+        if chunk.is_empty() || !take(chunk) {
             return Ok(());
         }
     }
+}
+
+/// The next piece; empty at the end.
+fn read_chunk(raw: &mut impl Read) -> std::io::Result<Bytes> {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let length = raw.read(&mut chunk)?;
+    chunk.truncate(length);
+    Ok(chunk.into())
 }
 
 fn read<R: DeserializeOwned>(data: &[u8]) -> Result<R, RpcError> {
