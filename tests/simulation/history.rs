@@ -103,6 +103,8 @@ pub(crate) struct Notes {
     pub(crate) violations: Vec<String>,
     /// What happened, for a failing seed's report.
     pub(crate) trace: Vec<String>,
+    /// The ids that answers named, and who was the first to.
+    pub(crate) clusters: BTreeMap<u64, String>,
     pub(crate) resets: usize,
     pub(crate) leaders: BTreeMap<u64, u64>,
     pub(crate) stop: bool,
@@ -136,6 +138,18 @@ pub(crate) fn map(services: &[Service]) -> Map {
 impl Notes {
     pub(crate) fn note(&mut self, line: String) {
         self.trace.push(format!("{:>6} ms  {line}", now()));
+    }
+
+    /// A node named its cluster in an answer: there is one in a run, whatever happens while it is founded.
+    pub(crate) fn cluster(&mut self, id: u64, node: u64) {
+        let who = format!("n{node} at {} ms", now());
+        let known = self.clusters.len();
+        self.clusters.entry(id).or_insert(who);
+        if self.clusters.len() > known && (id == 0 || known > 0) {
+            let line =
+                format!("answers of more clusters than one, or of none: {:?}", self.clusters);
+            self.violation(line);
+        }
     }
 
     /// A weight that nobody else gets.

@@ -16,6 +16,7 @@ use tonic::transport::{Channel, Endpoint};
 use turmoil::net::{TcpListener, TcpStream};
 
 use super::history::now;
+use super::late::Late;
 use super::plan::{Plan, Way};
 
 /// Clients and peers reach a node's listeners at these ports.
@@ -30,6 +31,11 @@ pub(crate) fn net(plan: Arc<Plan>, me: u64) -> Net {
 /// The name of a node's host.
 pub(crate) fn host(node: u64) -> String {
     format!("n{node}")
+}
+
+/// The node of a host with such a name.
+fn node_of(host: &str) -> Option<u64> {
+    host.strip_prefix('n')?.parse().ok()
 }
 
 /// A client's channel to a node; it finds out within two seconds that a connection is dead.
@@ -77,8 +83,8 @@ struct Turmoil {
 impl Turmoil {
     /// turmoil refuses a connection at once when nothing gets through; in the real world it is a matter of waiting.
     fn hangs(plan: &Plan, me: Option<u64>, uri: &Uri) -> bool {
-        let target = uri.host().and_then(|host| host.strip_prefix('n')?.parse().ok());
-        let target: u64 = target.expect("all connections are to nodes");
+        let target = uri.host().and_then(node_of);
+        let target = target.expect("all connections are to nodes");
         match me {
             Some(me) if me == target => false,
             Some(me) => matches!(
@@ -95,9 +101,13 @@ impl SimulatedNet for Turmoil {
         Box::pin(async move {
             let listener = TcpListener::bind(address).await?;
             let address = listener.local_addr()?;
-            let accepted = stream::unfold(listener, |listener| async move {
-                let stream = listener.accept().await.map(|(stream, _)| Connection::new(stream));
-                Some((stream, listener))
+            let (plan, me) = (self.plan.clone(), self.me);
+            let accepted = stream::unfold((listener, plan), move |(listener, plan)| async move {
+                let stream = listener.accept().await.map(|(stream, from)| {
+                    let from = turmoil::reverse_lookup(from.ip()).and_then(|host| node_of(&host));
+                    Connection::new(Late::new(stream, plan.clone(), from.zip(me)))
+                });
+                Some((stream, (listener, plan)))
             });
             Ok(Listener::new(address, accepted))
         })
@@ -108,13 +118,15 @@ impl SimulatedNet for Turmoil {
         endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
             let hangs = Self::hangs(&plan, me, &uri);
             count_dial(me, &uri);
+            let plan = plan.clone();
             async move {
                 if hangs {
                     std::future::pending::<()>().await;
                 }
                 let host = uri.host().unwrap_or_default().to_owned();
                 let stream = TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await?;
-                Ok::<_, io::Error>(TokioIo::new(stream))
+                let way = uri.host().and_then(node_of).zip(me);
+                Ok::<_, io::Error>(TokioIo::new(Late::new(stream, plan, way)))
             }
         }))
     }

@@ -62,6 +62,10 @@ pub(crate) enum Kind {
     Hold { a: u64, b: u64 },
     /// Every message takes up to so many ms.
     Slow { ms: u64 },
+    /// What a node sends another arrives so much later, in order; the way back is as it was.
+    Late { from: u64, to: u64, ms: u64 },
+    /// A node loses its disk, and comes back on an empty one. Only while the cluster is founded.
+    Wipe { node: u64 },
     /// A node's clock jumps ahead, as after a stall: all of its timers are late at once. Takes no time.
     Stall { node: u64, ms: u64 },
 }
@@ -88,6 +92,18 @@ impl Plan {
         };
         let count = rng.random_range(6..=11);
         let mut faults: Vec<Fault> = (0..count).map(|_| fault(&mut rng)).collect();
+        // Drawn after and apart from the others, which stay what they were.
+        if rng.random_bool(0.5) {
+            faults.push(late(&mut rng));
+        }
+        if rng.random_bool(0.5) {
+            let count = rng.random_range(1..=4);
+            let mut wiped = false;
+            // Of three disks one may be lost: with two, a quorum's memory is.
+            faults.extend((0..count).map(|_| while_founding(&mut rng)).filter(|fault| {
+                !matches!(fault.kind, Kind::Wipe { .. }) || !std::mem::replace(&mut wiped, true)
+            }));
+        }
         faults.sort_by_key(|fault| (fault.from, fault.until));
         Self { seed, faults, tuning }
     }
@@ -100,13 +116,31 @@ impl Plan {
     pub(crate) fn down(&self, at: Ms) -> BTreeMap<u64, bool> {
         let mut down = BTreeMap::new();
         for fault in self.active(at) {
-            if let Kind::Crash { nodes, kill } = &fault.kind {
-                for node in nodes {
-                    *down.entry(*node).or_default() |= kill;
+            match &fault.kind {
+                Kind::Crash { nodes, kill } => {
+                    for node in nodes {
+                        *down.entry(*node).or_default() |= kill;
+                    }
                 }
+                Kind::Wipe { node } => *down.entry(*node).or_default() = true,
+                _ => {}
             }
         }
         down
+    }
+
+    /// Whether a node loses its disk then.
+    pub(crate) fn wiped(&self, node: u64, at: Ms) -> bool {
+        self.faults.iter().any(|fault| fault.from == at && fault.kind == Kind::Wipe { node })
+    }
+
+    /// How much later than otherwise what a node sends another arrives.
+    pub(crate) fn late_ms(&self, from: u64, to: u64, at: Ms) -> Ms {
+        let late = self.active(at).filter_map(|fault| match fault.kind {
+            Kind::Late { from: a, to: b, ms } if (a, b) == (from, to) => Some(ms),
+            _ => None,
+        });
+        late.max().unwrap_or(0)
     }
 
     /// The state of the way between two nodes, `a < b`.
@@ -211,6 +245,35 @@ fn fault(rng: &mut StdRng) -> Fault {
         _ => pick(rng, &[200, 600, 1_500, 3_000, 6_000]) + rng.random_range(0..500),
     };
     Fault { from, until: (from + lasts).min(HEALED), kind }
+}
+
+fn late(rng: &mut StdRng) -> Fault {
+    let (from, to) = two(rng);
+    let begins = rng.random_range(FAULTS_FROM..HEALED - 10_000);
+    let kind = Kind::Late { from, to, ms: pick(rng, &[500, 2_000]) };
+    // What is under way arrives after it, before all must be well.
+    Fault { from: begins, until: begins + pick(rng, &[3_000, 8_000]), kind }
+}
+
+/// Founders crash, lose their disks, and are cut off from each other before there is a cluster and while there is none.
+fn while_founding(rng: &mut StdRng) -> Fault {
+    let (node, other) = two(rng);
+    let kind = match rng.random_range(0..100) {
+        0..30 => Kind::Crash { nodes: BTreeSet::from([node]), kill: true },
+        30..40 => Kind::Crash { nodes: BTreeSet::from([node, other]), kill: true },
+        40..50 => Kind::Crash { nodes: (1..=NODES).collect(), kill: true },
+        50..65 => Kind::Wipe { node },
+        65..80 => Kind::Isolate { node, clients: false },
+        80..90 => Kind::Deaf { from: node, to: other },
+        _ => Kind::Shatter,
+    };
+    let from = rng.random_range(20..FAULTS_FROM);
+    Fault { from, until: from + pick(rng, &[50, 300, 1_000]) + rng.random_range(0..200), kind }
+}
+
+fn two(rng: &mut StdRng) -> (u64, u64) {
+    let node = rng.random_range(1..=NODES);
+    (node, (node + rng.random_range(0..NODES - 1)) % NODES + 1)
 }
 
 fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> T {

@@ -287,7 +287,7 @@ impl Process {
     }
 
     async fn send(&self, ask: &Ask, write: &Write) -> Result<(u64, u64), Status> {
-        let mut client = self.nodes.client();
+        let (mut client, node) = (self.nodes.client(), self.nodes.node());
         let request_id = Some(RequestId {
             origin: write.open.origin(),
             number: write.open.number(),
@@ -340,7 +340,9 @@ impl Process {
                 (client.deregister(timed(request)).await?.into_inner().header, 0)
             }
         };
-        Ok((header.map_or(0, |header| header.revision), lease))
+        let header = header.unwrap_or_default();
+        self.notes.borrow_mut().cluster(header.cluster_id, node);
+        Ok((header.revision, lease))
     }
 }
 

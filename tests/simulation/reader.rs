@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::v1::admin_client::AdminClient;
-use quorate_proto::v1::{Consistency, FetchRequest, NodeState, StatusRequest};
+use quorate_proto::v1::{Consistency, FetchRequest, NodeState, ResponseHeader, StatusRequest};
 use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::{sleep, timeout};
@@ -65,9 +65,9 @@ pub(crate) async fn fetch(
     let mut client = nodes.client();
     let answer = timeout(PATIENCE, client.fetch(timed(request))).await;
     let answer = answer.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
-    let (revision, age_ms) =
-        answer.header.map_or((0, u64::MAX), |header| (header.revision, header.age_ms));
+    let ResponseHeader { revision, age_ms, cluster_id, .. } = answer.header.unwrap_or_default();
     let (node, map) = (nodes.node(), map(&answer.services));
+    notes.borrow_mut().cluster(cluster_id, node);
     let read = Read { from, to: now(), node, linearizable, min_revision, revision, age_ms, map };
     notes.borrow_mut().reads.push(read);
     Ok(())

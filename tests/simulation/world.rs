@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_node::{Config, Environment, HealthChecks, Io, Server, Start, Tunables};
+use quorate_node::{Config, Environment, HealthChecks, Io, RunError, Server, Start, Tunables};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
@@ -44,6 +44,10 @@ struct Handle {
     /// How often it was killed.
     kills: usize,
     down: bool,
+    /// The disk that it lost, as long as what it does without it has no say in the cluster.
+    lost: Option<PathBuf>,
+    /// It found that it had run before, and stopped.
+    refused: Rc<Cell<bool>>,
 }
 
 struct World<'a> {
@@ -99,10 +103,12 @@ impl World<'_> {
     fn add_node(&mut self, id: u64) {
         let dir = Rc::new(RefCell::new(self.root.path().join(format!("n{id}-0"))));
         let jump_ms = Rc::new(Cell::new(0));
+        let refused = Rc::new(Cell::new(false));
         let (plan, current, jump) = (self.plan.clone(), dir.clone(), jump_ms.clone());
+        let stopped = refused.clone();
         self.sim.host(host(id), move || {
             let config = config(id, current.borrow().clone(), &plan.tuning);
-            let (jump, plan) = (jump.clone(), plan.clone());
+            let (jump, plan, stopped) = (jump.clone(), plan.clone(), stopped.clone());
             async move {
                 tokio::task::spawn_local(async move {
                     loop {
@@ -113,10 +119,14 @@ impl World<'_> {
                 let environment =
                     Environment { net: net(plan, id), log_io: Io::Inline, raft_on: None };
                 let bound = Server::bind_in(config, environment).await?;
-                Ok(bound.run(std::future::pending()).await?)
+                match bound.run(std::future::pending()).await {
+                    Err(RunError::Amnesia { .. }) => stopped.set(true),
+                    ended => return Ok(ended?),
+                }
+                std::future::pending().await
             }
         });
-        self.nodes.insert(id, Handle { dir, jump_ms, kills: 0, down: false });
+        self.nodes.insert(id, Handle { dir, jump_ms, kills: 0, down: false, lost: None, refused });
     }
 
     fn add_clients(&mut self) {
@@ -172,6 +182,7 @@ impl World<'_> {
                 let line = format!("at {at} ms: a node or a client ended by itself: {error}");
                 return self.notes.borrow_mut().violations.push(line);
             }
+            self.give_disks_back();
         }
     }
 
@@ -189,7 +200,7 @@ impl World<'_> {
         let down = self.plan.down(at);
         for node in 1..=NODES {
             match down.get(&node) {
-                Some(kill) => self.crash(node, *kill),
+                Some(kill) => self.crash(node, *kill, self.plan.wiped(node, at)),
                 None => self.restart(node),
             }
         }
@@ -233,7 +244,7 @@ impl World<'_> {
         }
     }
 
-    fn crash(&mut self, node: u64, kill: bool) {
+    fn crash(&mut self, node: u64, kill: bool, wipe: bool) {
         let handle = self.nodes.get_mut(&node).expect("a node");
         if std::mem::replace(&mut handle.down, true) {
             return;
@@ -244,9 +255,33 @@ impl World<'_> {
             copy_dir(&handle.dir.borrow(), &copy);
             self.sim.crash(host(node));
             let old = handle.dir.replace(copy);
+            if wipe && handle.lost.is_none() {
+                handle.lost = Some(
+                    handle
+                        .dir
+                        .replace(self.root.path().join(format!("n{node}-{}-empty", handle.kills))),
+                );
+            }
             let _ = std::fs::remove_dir_all(old);
         } else {
             self.sim.crash(host(node));
+        }
+    }
+
+    /// A node that stopped because its disk was lost gets it back, as its message says; it did nothing without it.
+    fn give_disks_back(&mut self) {
+        for (node, handle) in &mut self.nodes {
+            if !handle.refused.take() {
+                continue;
+            }
+            let Some(lost) = handle.lost.take() else {
+                let line = format!("n{node} says that its disk was lost, and it was not");
+                self.notes.borrow_mut().violations.push(line);
+                continue;
+            };
+            self.sim.crash(host(*node));
+            handle.dir.replace(lost);
+            self.sim.bounce(host(*node));
         }
     }
 
