@@ -63,6 +63,13 @@ pub(crate) struct Origin {
     pub(crate) kept: usize,
 }
 
+impl Origin {
+    /// What of it is hashed as a record; `done_below`, which changes with most of its requests, as its mark.
+    pub(crate) fn hashed(&self) -> (u64, Clock, Clock) {
+        (self.id, self.begun, self.used)
+    }
+}
+
 /// What came of a write that was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Done {
@@ -146,6 +153,7 @@ impl Registry {
                 self.drop_origin(&known);
                 self.insert_origin(Origin { used: self.clock, ..known });
             }
+            Some(known) if known.done_below >= done_below => return,
             Some(_) => {}
         }
         self.raise_done_below(id, done_below);
@@ -155,9 +163,8 @@ impl Registry {
     pub(crate) fn keep_reply(&mut self, request: &Request, reply: &Reply) {
         let Request { origin, number, digest, .. } = *request;
         let (revision, reply) = (self.revision, reply.clone());
-        self.insert_reply(Arc::new(Done { origin, number, digest, revision, reply }));
-        let kept = self.replies.origins.get(&origin).map_or(0, |origin| origin.kept);
-        if kept > REPLIES_MAX
+        let kept = self.insert_reply(Arc::new(Done { origin, number, digest, revision, reply }));
+        if kept.is_some_and(|kept| kept > REPLIES_MAX)
             && let Some(lowest) = self.first_reply(origin)
         {
             self.raise_done_below(origin, lowest + 1);
@@ -178,23 +185,25 @@ impl Registry {
     }
 
     pub(crate) fn insert_origin(&mut self, origin: Origin) {
-        self.hash.add(Kind::Origin, &origin);
+        self.hash.add(Kind::Origin, &origin.hashed());
+        self.hash.add_mark(origin.id, origin.done_below);
         self.deadlines.insert(ends(&origin), Due::Origin(origin.id));
         self.replies.by_use.insert((origin.used, origin.id));
         self.replies.origins.insert(origin.id, origin);
     }
 
-    /// False: its origin is not known.
-    pub(crate) fn insert_reply(&mut self, done: Arc<Done>) -> bool {
-        let Some(origin) = self.replies.origins.get_mut(&done.origin) else { return false };
+    /// How many of its origin are kept now; `None`: that is not known.
+    pub(crate) fn insert_reply(&mut self, done: Arc<Done>) -> Option<usize> {
+        let origin = self.replies.origins.get_mut(&done.origin)?;
         self.hash.add(Kind::Done, &*done);
         let new = self.replies.done.insert((done.origin, done.number), done).is_none();
         origin.kept += usize::from(new);
-        true
+        Some(origin.kept)
     }
 
     fn drop_origin(&mut self, origin: &Origin) {
-        self.hash.remove(Kind::Origin, origin);
+        self.hash.remove(Kind::Origin, &origin.hashed());
+        self.hash.remove_mark(origin.id, origin.done_below);
         self.deadlines.remove(ends(origin), Due::Origin(origin.id));
         self.replies.by_use.remove(&(origin.used, origin.id));
         self.replies.origins.remove(&origin.id);
@@ -206,9 +215,9 @@ impl Registry {
         if origin.done_below >= done_below {
             return;
         }
-        self.hash.remove(Kind::Origin, origin);
+        self.hash.remove_mark(id, origin.done_below);
         origin.done_below = done_below;
-        self.hash.add(Kind::Origin, origin);
+        self.hash.add_mark(id, done_below);
         while let Some(number) = self.first_reply(id).filter(|number| *number < done_below) {
             self.remove_reply(id, number);
         }

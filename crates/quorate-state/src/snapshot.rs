@@ -211,7 +211,7 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
             Record::Tombstone(tombstone) => registry.insert_tombstone(tombstone),
             Record::Origin(origin) => registry.insert_origin(origin),
             Record::Done(done) => {
-                if !registry.insert_reply(done) {
+                if registry.insert_reply(done).is_none() {
                     return Err(SnapshotError::Damaged { record: index });
                 }
             }

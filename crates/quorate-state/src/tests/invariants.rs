@@ -160,7 +160,10 @@ fn hash(registry: &Registry) -> StateHash {
     for tombstone in registry.tombstones.values() {
         hash.add(Kind::Tombstone, tombstone);
     }
-    registry.replies.origins().for_each(|origin| hash.add(Kind::Origin, origin));
+    for origin in registry.replies.origins() {
+        hash.add(Kind::Origin, &origin.hashed());
+        hash.add_mark(origin.id, origin.done_below);
+    }
     registry.replies.done().for_each(|done| hash.add(Kind::Done, &**done));
     hash
 }
