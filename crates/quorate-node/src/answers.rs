@@ -16,8 +16,9 @@ use tonic::body::Body;
 use crate::connections::Line;
 use crate::error::CallError;
 
-/// Smaller answers are not counted: with as many calls as a connection may have, they take no more than its share.
-const COUNTED_FROM: usize = 4 * 1024;
+/// Smaller answers are not counted, and go out as they are: with as many calls as a connection may have, they take no more than
+/// its share.
+const COUNTED_FROM: usize = 16 * 1024;
 /// Answers are handed to the connection in pieces of this size, bytes: what it has no room for stays whole and is not copied.
 const PIECE: usize = 64 * 1024;
 /// Answers of many instances that are encoded at the same time; others wait, and keep no thread busy.
@@ -79,10 +80,20 @@ impl Reserved {
     /// # Errors
     /// Too many are under way. What was reserved so far is given back with this value.
     pub(crate) fn add(&mut self, bytes: usize) -> Result<(), CallError> {
-        self.line.answers().add(self.bytes, bytes, self.deadline);
-        self.of.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.counted();
         self.bytes += bytes;
+        let more = self.counted() - before;
+        if more == 0 {
+            return Ok(());
+        }
+        self.line.answers().add(before, more, self.deadline);
+        self.of.bytes.fetch_add(more, Ordering::Relaxed);
         self.check(0)
+    }
+
+    /// So many of its bytes are counted.
+    fn counted(&self) -> usize {
+        if self.bytes < COUNTED_FROM { 0 } else { self.bytes }
     }
 
     /// Whether so many bytes more may be under way.
@@ -105,7 +116,7 @@ impl Reserved {
 
     /// Ties what was reserved to an answer.
     pub(crate) fn attach<T>(self, response: &mut tonic::Response<T>) {
-        if self.bytes >= COUNTED_FROM {
+        if self.counted() > 0 {
             response.extensions_mut().insert(Arc::new(self));
         }
     }
@@ -113,8 +124,11 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.of.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.line.answers().remove(self.bytes, self.deadline);
+        let counted = self.counted();
+        if counted > 0 {
+            self.of.bytes.fetch_sub(counted, Ordering::Relaxed);
+            self.line.answers().remove(counted, self.deadline);
+        }
     }
 }
 
