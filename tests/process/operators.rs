@@ -98,6 +98,9 @@ async fn operators_hear_of_their_mistakes() {
     let known = ask(&nodes, "cluster override web a --weight 0").await.expect(0);
     assert!(!known.err.contains("warning"), "{}", known.err);
 
+    let line = "cluster override web nobody --clear";
+    ask(&nodes, line).await.expect(1).says(&["web/nobody is not overridden", "nothing to clear"]);
+
     let listed = ask(&nodes, "cluster overrides").await.expect(0).out;
     let rows: Vec<Vec<&str>> =
         listed.lines().map(|line| line.split_whitespace().collect()).collect();

@@ -184,7 +184,7 @@ impl Admin {
         self.put_override(service, id, Some(decision)).await
     }
 
-    /// Clears the override of an instance.
+    /// Clears the override of an instance; with [`tonic::Code::NotFound`] if there is none.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Rejected`].

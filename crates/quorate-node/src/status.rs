@@ -48,7 +48,9 @@ fn code(error: &CallError) -> Code {
         | CallError::CallsUnderWay { .. } => Code::ResourceExhausted,
         CallError::Node(error) => match error {
             NodeError::Rejected(rejection) => match rejection {
-                Rejection::UnknownLease(_) | Rejection::UnknownInstance(_) => Code::NotFound,
+                Rejection::UnknownLease(_)
+                | Rejection::UnknownInstance(_)
+                | Rejection::NoOverride(_) => Code::NotFound,
                 Rejection::NewerIncarnation { .. } | Rejection::Deregistered { .. } => {
                     Code::FailedPrecondition
                 }
@@ -56,6 +58,7 @@ fn code(error: &CallError) -> Code {
                     Code::InvalidArgument
                 }
                 Rejection::RequestForgotten => Code::Unavailable,
+                Rejection::TooManyOverrides { .. } => Code::ResourceExhausted,
             },
             NodeError::NoLeader { .. }
             | NodeError::NoAnswer { .. }

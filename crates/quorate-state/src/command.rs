@@ -254,4 +254,20 @@ pub enum Rejection {
         "this write was asked for before and may have been done: what came of it is not known any more; read what is there, then send a new one"
     )]
     RequestForgotten,
+    /// There are so many overrides that there is no room for another one of this instance.
+    #[error(
+        "{key} cannot be overridden: there are {limit} overrides, which is the limit for one {}; clear those that are of no use any more",
+        if *registered { "more" } else { "of an instance that is not registered" }
+    )]
+    TooManyOverrides {
+        /// Which instance.
+        key: InstanceKey,
+        /// Whether it is registered.
+        registered: bool,
+        /// The limit that holds for it.
+        limit: u64,
+    },
+    /// There is nothing to clear.
+    #[error("instance {0} is not overridden: there is nothing to clear")]
+    NoOverride(InstanceKey),
 }

@@ -27,6 +27,10 @@ pub const TTL_MAX_MS: u64 = 24 * 60 * 60 * 1_000;
 pub const TTL_DEFAULT_MS: u64 = 15_000;
 /// An operator's reason for an override: bytes.
 pub const REASON_BYTES: usize = 1_024;
+/// Overrides of a registry at most, so that they are bounded where instances come and go.
+pub const OVERRIDES: usize = 100_000;
+/// One of an instance that is not registered is only taken while there are fewer than this.
+pub const OVERRIDES_AHEAD: usize = 10_000;
 /// Instances in one call, and services in one read.
 pub const INSTANCES_PER_CALL: usize = 1_000;
 /// Leases in one call.

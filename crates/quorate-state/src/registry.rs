@@ -97,7 +97,7 @@ impl Registry {
             Op::Renew(leases) => Ok(self.renew(leases)),
             Op::Deregister(deregister) => self.deregister(deregister, events),
             Op::Update(update) => self.update(update, None, events),
-            Op::Override { key, value } => Ok(self.set_override(key, value, events)),
+            Op::Override { key, value } => self.set_override(key, value, events),
             Op::Grace { grace_ms } => {
                 self.give_grace(*grace_ms);
                 Ok(Reply::Done)
@@ -232,7 +232,18 @@ impl Registry {
         key: &InstanceKey,
         value: &Option<Override>,
         events: &mut Vec<Arc<Event>>,
-    ) -> Reply {
+    ) -> Result<Reply, Rejection> {
+        let registered = self.instance(key).is_some();
+        let limit = if registered { limits::OVERRIDES } else { limits::OVERRIDES_AHEAD };
+        match value {
+            _ if self.overrides.contains_key(key) => {}
+            None => return Err(Rejection::NoOverride(key.clone())),
+            Some(_) if self.overrides.len() >= limit => {
+                let (key, limit) = (key.clone(), limit as u64);
+                return Err(Rejection::TooManyOverrides { key, registered, limit });
+            }
+            Some(_) => {}
+        }
         if let Some(old) = self.overrides.remove(key) {
             self.hash.remove(Kind::Override, &(key, old));
         }
@@ -243,7 +254,7 @@ impl Registry {
             let spec = held.spec.clone();
             self.put_instance(key, spec, held.checks(), held.incarnation, held.lease, events);
         }
-        Reply::Done
+        Ok(Reply::Done)
     }
 
     fn set_healths(&mut self, reports: &[HealthReport], events: &mut Vec<Arc<Event>>) -> Reply {

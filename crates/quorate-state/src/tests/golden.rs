@@ -192,12 +192,21 @@ fn replies() {
             "05_02_0764656661756c74_03776562_0161_09",
         ),
         (
-            Reply::Rejected(Rejection::Deregistered { key, current }),
+            Reply::Rejected(Rejection::Deregistered { key: key.clone(), current }),
             "05_03_0764656661756c74_03776562_0161_09",
         ),
         (Reply::Rejected(Rejection::LeaseFull { lease, instances: 5, limit: 4 }), "05_04_03_05_04"),
         (Reply::Rejected(Rejection::RequestReused { number: 7 }), "05_05_07"),
         (Reply::Rejected(Rejection::RequestForgotten), "05_06"),
+        (
+            Reply::Rejected(Rejection::TooManyOverrides {
+                key: key.clone(),
+                registered: false,
+                limit: 9,
+            }),
+            "05_07_0764656661756c74_03776562_0161_00_09",
+        ),
+        (Reply::Rejected(Rejection::NoOverride(key)), "05_08_0764656661756c74_03776562_0161"),
     ] {
         let bytes = postcard::to_stdvec(&reply).unwrap();
         assert_eq!(hex(&bytes), expected.replace('_', ""), "{reply:?}");

@@ -83,7 +83,7 @@ impl Model {
             Op::Deregister(Deregister::Instances(targets)) => self.deregister(targets),
             Op::Update(update) => self.update(update, None),
             Op::UpdateLoad { update, load } => self.update(update, Some(*load)),
-            Op::Override { key, value } => Ok(self.set_override(key, value)),
+            Op::Override { key, value } => self.set_override(key, value),
             Op::Grace { grace_ms } => Ok(self.grace(*grace_ms)),
             Op::Found { cluster_id, lease_base } => Ok(self.found(*cluster_id, *lease_base)),
         };
@@ -277,13 +277,20 @@ impl Model {
         Ok(Reply::Updated)
     }
 
-    fn set_override(&mut self, key: &InstanceKey, value: &Option<Override>) -> Reply {
+    fn set_override(
+        &mut self,
+        key: &InstanceKey,
+        value: &Option<Override>,
+    ) -> Result<Reply, Rejection> {
+        if value.is_none() && !self.overrides.iter().any(|(other, _)| other == key) {
+            return Err(Rejection::NoOverride(key.clone()));
+        }
         self.overrides.retain(|(other, _)| other != key);
         self.overrides.extend(value.iter().map(|value| (key.clone(), value.clone())));
         if self.find(key).is_some() {
             self.put(key, |_| ());
         }
-        Reply::Done
+        Ok(Reply::Done)
     }
 
     fn set_health(&mut self, reports: &[HealthReport]) -> Reply {

@@ -1,6 +1,7 @@
 //! Updates of live instances, and operators' overrides.
 
 use super::*;
+use crate::limits::{OVERRIDES, OVERRIDES_AHEAD};
 
 // S2.9
 #[test]
@@ -66,7 +67,41 @@ fn override_stands_until_it_is_cleared() {
     let clear = || Op::Override { key: key("web/a"), value: None };
     t.at(15_000, clear(), "done | #6 changed web/a@8");
     assert_eq!(t.instance("web/a").status(), Status::Up);
-    t.at(15_000, clear(), "done");
+    let none = "rejected: instance default/web/a is not overridden: there is nothing to clear";
+    t.at(15_000, clear(), none);
+}
+
+/// They outlive their instances, so something else has to bound them.
+#[test]
+fn overrides_are_bounded_and_those_of_registered_instances_last() {
+    let mut t = Transcript::default();
+    t.apply(0, register("web/a", 7));
+    let value = Override::new(None, Some(0), String::new()).unwrap();
+    let set = |registry: &mut Registry, name: &str| {
+        let op = Op::Override { key: key(name), value: Some(value.clone()) };
+        told(&registry.apply(&Command::new(Clock(0), op)))
+    };
+    for number in 0..OVERRIDES_AHEAD {
+        assert_eq!(set(&mut t.registry, &format!("gone/{number}")), "done");
+    }
+    let full = set(&mut t.registry, "gone/more");
+    assert_eq!(
+        full,
+        "rejected: default/gone/more cannot be overridden: there are 10000 overrides, which is the limit for one of an \
+         instance that is not registered; clear those that are of no use any more"
+    );
+    assert_eq!(set(&mut t.registry, "gone/7"), "done", "it has one");
+    t.at(0, set_override("web/a", Status::OutOfService), "done | #2 changed web/a@7");
+    t.at(0, Op::Override { key: key("gone/7"), value: None }, "done");
+    t.at(0, Op::Override { key: key("gone/8"), value: None }, "done");
+    assert_eq!(set(&mut t.registry, "gone/more"), "done");
+    for number in 0..=OVERRIDES - OVERRIDES_AHEAD {
+        let register = register(&format!("many/{number}"), 7);
+        t.registry.apply(&Command::new(Clock(0), register.into()));
+        let told = set(&mut t.registry, &format!("many/{number}"));
+        let room = number < OVERRIDES - OVERRIDES_AHEAD;
+        assert_eq!(told.starts_with("done | "), room, "{told}");
+    }
 }
 
 #[test]
