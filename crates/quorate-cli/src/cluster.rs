@@ -201,11 +201,12 @@ fn show_status(status: &StatusResponse, args: &ClientArgs) -> Result<(), Failure
 
 fn table(members: &[MemberStatus]) -> Table {
     let mut table =
-        Table::new(["ID", "STATE", "CLIENTS", "PEERS", "TERM", "APPLIED", "LAG", "HASH"]);
+        Table::new(["ID", "STATE", "CLIENTS", "PEERS", "TERM", "APPLIED", "LAG", "HASH@INDEX"]);
     for status in members {
         let member = status.member.clone().unwrap_or_default();
         let known = |value: u64| if status.reachable { value.to_string() } else { "-".to_owned() };
-        let hash = json::hex(status.state_hash);
+        // Comparable between nodes at the same index only.
+        let hash = format!("{}@{}", &json::hex(status.state_hash)[..8], status.state_hash_index);
         table.row([
             member.id.to_string(),
             if status.reachable { json::state(status.state()) } else { "DOWN" }.to_owned(),
@@ -214,7 +215,7 @@ fn table(members: &[MemberStatus]) -> Table {
             known(status.term),
             known(status.applied_index),
             known(status.lag),
-            if status.reachable { hash[..8].to_owned() } else { "-".to_owned() },
+            if status.reachable { hash } else { "-".to_owned() },
         ]);
     }
     table
