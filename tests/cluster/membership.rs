@@ -147,6 +147,10 @@ async fn a_removed_node_answers_no_reads() {
     // The watcher that was there is told that nothing new will come.
     stream.until("the loss of the leader", |stream| stream.leader == Some(0)).await;
     assert!(stream.map.contains_key(&("web".to_owned(), "a".to_owned())), "and keeps its list");
+    // One that does not go by itself is sent away.
+    let ended = stream.end().await;
+    assert_eq!(ended.code(), Code::Unavailable, "{ended:?}");
+    assert!(ended.message().contains(&format!("node {gone} is not a member")), "{ended:?}");
     cluster.stop(gone).await;
     // It comes back with its old directory: still no member, still no list.
     cluster.restart(gone).await;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -11,7 +12,7 @@ use quorate_proto::encoded::v1::{EncodedWatchDelta, EncodedWatchResponse};
 use quorate_proto::v1::watch_request::Kind as Ask;
 use quorate_proto::v1::{WatchBookmark, WatchLeader, WatchRequest, WatchSnapshot, WatchSubscribe};
 use quorate_state::{Invalid, Revision};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Status, Streaming};
 
 use crate::convert;
@@ -75,7 +76,42 @@ async fn begin(
     Ok(Begin::After(Revision(wanted)))
 }
 
-/// What ends a watch: this node stops, or the caller is gone or sends what is no ack. Acks are only taken in so far.
+/// A watcher whose node has no leader is told so (`leader_id` 0) and may go elsewhere. Who has not by then is sent away: a
+/// caller with the bare stub may know nothing of it.
+const LEADERLESS_FOR: Duration = Duration::from_secs(60);
+/// The same where this node is no member any more, and never will have a leader.
+const REMOVED_FOR: Duration = Duration::from_secs(10);
+
+/// Waits until nothing new will come here for long: this node was taken out, or has no leader.
+async fn lost(node: &Node) -> NodeError {
+    let removed = async {
+        loop {
+            node.leadership.removed().await;
+            sleep(REMOVED_FOR).await;
+            if node.leadership.is_removed() {
+                return NodeError::NotMember { node: node.id };
+            }
+        }
+    };
+    let leaderless = async {
+        let mut leader = node.leadership.views();
+        loop {
+            // Its sender is this node's: it does not end before.
+            let _ = leader.wait_for(Option::is_none).await;
+            let since = Instant::now();
+            if timeout(LEADERLESS_FOR, leader.wait_for(Option::is_some)).await.is_err() {
+                return NodeError::NoLeader { waited_ms: since.elapsed().as_millis() as u64 };
+            }
+        }
+    };
+    tokio::select! {
+        error = removed => error,
+        error = leaderless => error,
+    }
+}
+
+/// What ends a watch: this node stops, or has lost the cluster for good, or the caller is gone or sends what is no ack. Acks are
+/// only taken in so far.
 async fn end(node: Arc<Node>, mut asks: Streaming<WatchRequest>) -> Status {
     let asked = async {
         loop {
@@ -93,6 +129,7 @@ async fn end(node: Arc<Node>, mut asks: Streaming<WatchRequest>) -> Status {
     tokio::select! {
         status = asked => status,
         () = node.stop.cancelled() => NodeError::Stopping { node: node.id }.into(),
+        error = lost(&node) => error.into(),
     }
 }
 
@@ -234,7 +271,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_watcher_that_is_behind_is_told_no_age_of_what_it_does_not_have() {
-        let at = |ms| Some(Instant::now() + std::time::Duration::from_millis(ms));
+        let at = |ms| Some(Instant::now() + Duration::from_millis(ms));
         let mut fresh = Fresh { at: at(0), revision: 10 };
         for (what, told, now, expected) in [
             ("it resumes from before", 4, (at(50), 12), None),
