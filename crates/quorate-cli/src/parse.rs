@@ -128,16 +128,7 @@ pub(crate) fn status(text: &str) -> Result<InstanceStatus, String> {
 
 /// "host:port,host:port"; a bare port has the host before it: "127.0.0.1:7001,7002,7003".
 pub(crate) fn nodes(text: &str) -> Result<NodeList, String> {
-    let mut nodes: NodeList = Vec::new();
-    for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
-        let is_port = item.chars().all(|c| c.is_ascii_digit());
-        match nodes.last().and_then(|last| last.rsplit_once(':')) {
-            Some((host, _)) if is_port => nodes.push(format!("{host}:{item}")),
-            _ if item.contains(':') => nodes.push(item.to_owned()),
-            _ => return Err(format!("\"{item}\" is no node address; write host:port")),
-        }
-    }
-    if nodes.is_empty() { Err("no node address; write host:port".to_owned()) } else { Ok(nodes) }
+    quorate_client::parse_nodes(text)
 }
 
 /// "1=host:port,2=host:port": peer addresses by id.

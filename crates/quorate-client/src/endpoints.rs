@@ -345,6 +345,12 @@ impl Inner {
     }
 }
 
+/// # Errors
+/// Why it cannot be a node's address.
+pub(crate) fn check(address: &str) -> Result<(), AddressFault> {
+    parse(address, Duration::ZERO).map(drop)
+}
+
 fn parse(address: &str, connect_timeout: Duration) -> Result<Node, AddressFault> {
     if address.starts_with("https://") {
         return Err(AddressFault::Tls);

@@ -35,6 +35,14 @@ pub enum Error {
         /// What is wrong with it.
         fault: AddressFault,
     },
+    /// A variable of the environment that is not set, or says what cannot be.
+    #[error("{variable}: {fault}")]
+    InvalidVariable {
+        /// Its name.
+        variable: &'static str,
+        /// What is wrong, and what it should be.
+        fault: String,
+    },
     /// An option that is out of its range or contradicts another.
     #[error("{option} = {value:?}: {must}")]
     InvalidOption {

@@ -50,7 +50,8 @@
 //!
 //! | file | duty |
 //! |---|---|
-//! | `client`, `reads`, `reads/pages` | [`Client`] and its settings; the calls that read; what is too large for one answer |
+//! | `client`, `environment` | [`Client`] and its settings; those from the environment |
+//! | `reads`, `reads/pages` | the calls that read; what is too large for one answer |
 //! | `registration`, `keeper`, `renewals` | [`RegistrationHandle`]; the task that keeps a registration; the stream for all |
 //! | `discovery`, `discovery/*` | [`Discovery`], live views; the stream that they share; their cache and audit |
 //! | `watch`, `watch/*` | [`Watch`]; the task that follows, the view, the queue of events |
@@ -76,6 +77,7 @@ mod client;
 mod counters;
 mod discovery;
 mod endpoints;
+mod environment;
 mod error;
 mod keeper;
 mod members;
@@ -97,6 +99,7 @@ pub use checks::HealthCheck;
 pub use client::{Client, ClientBuilder};
 pub use counters::Counters;
 pub use discovery::{Discovery, DiscoveryEvent, Instances, Listener, Origin, Selector};
+pub use environment::parse_nodes;
 pub use error::{AddressFault, Attempt, Code, Error};
 pub use registration::{Gone, Lease, RegistrationHandle, RegistrationState};
 pub use serve::{Served, Serving, Stop};
@@ -118,3 +121,7 @@ pub use types::{
     InstanceOverride, Member, MemberRole, MemberStatus, NodeState, OverriddenInstance,
 };
 pub use watch::{View, Watch, WatchEvent, WatchStatus};
+
+/// The version of tonic whose types stand in this crate's interface ([`Code`], [`ChannelBuilder`], [`Caller`]): stubs that are
+/// generated for this one fit.
+pub use tonic;

@@ -1,9 +1,11 @@
 //! [`Serving`]: the life of a process that serves: bind, register, serve, drain, deregister, finish, stop. Works with every
 //! server that takes a listener and a future to stop at (tonic, axum, hyper-util).
 
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -13,6 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::registration::RegistrationHandle;
 use crate::types::{InstanceStatus, Registration};
 
 /// The registry has so long to take in that the process is draining; then it is deregistered all the same.
@@ -22,6 +25,8 @@ const DRAINING_WITHIN: Duration = Duration::from_secs(1);
 ///
 /// An example is at [`Serving`].
 pub type Stop = BoxFuture<'static, ()>;
+
+type Publish = Box<dyn FnOnce(Arc<RegistrationHandle>) -> BoxFuture<'static, ()> + Send>;
 
 /// How a process serves; from [`Client::serve`].
 ///
@@ -47,6 +52,7 @@ pub struct Serving {
     client: Client,
     registration: Registration,
     until: Stop,
+    publish: Publish,
     grace: Duration,
     drain: Duration,
 }
@@ -88,8 +94,9 @@ impl fmt::Debug for Serving {
 impl Serving {
     pub(crate) fn new(client: Client, registration: Registration) -> Self {
         let until = std::future::pending().boxed();
+        let publish: Publish = Box::new(|_| std::future::pending().boxed());
         let (grace, drain) = (Duration::from_millis(500), Duration::from_secs(10));
-        Self { client, registration, until, grace, drain }
+        Self { client, registration, until, publish, grace, drain }
     }
 
     /// Until SIGTERM or SIGINT (Ctrl-C).
@@ -100,6 +107,35 @@ impl Serving {
     /// Until this resolves.
     pub fn until(mut self, until: impl Future<Output = ()> + Send + 'static) -> Self {
         self.until = until.boxed();
+        self
+    }
+
+    /// Runs this beside the server, with the registration, to publish what changes while it serves: load, weight, status,
+    /// metadata. It is dropped when the process begins to drain; one that ends earlier ends nothing.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use quorate_client::{Client, Registration};
+    /// # fn queue_length() -> u32 { 0 }
+    /// # fn example(client: Client, registration: Registration) {
+    /// let serving = client.serve(registration).publish(|registration| async move {
+    ///     loop {
+    ///         if let Err(error) = registration.set_load(queue_length()).await {
+    ///             eprintln!("the load could not be published: {error}");
+    ///         }
+    ///         tokio::time::sleep(Duration::from_secs(5)).await;
+    ///     }
+    /// });
+    /// # }
+    /// ```
+    pub fn publish<F>(
+        mut self,
+        publish: impl FnOnce(Arc<RegistrationHandle>) -> F + Send + 'static,
+    ) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.publish = Box::new(move |registration| publish(registration).boxed());
         self
     }
 
@@ -131,7 +167,7 @@ impl Serving {
     where
         F: IntoFuture<Output = T>,
     {
-        let Self { client, mut registration, until, grace, drain } = self;
+        let Self { client, mut registration, until, publish, grace, drain } = self;
         if let Ok(bound) = listener.local_addr() {
             fill_in(&mut registration, bound)?;
         }
@@ -139,8 +175,14 @@ impl Serving {
         // Dropped or sent: both mean that it is time.
         let stopped = stopped.map(|_told| ()).boxed();
         let mut server = Box::pin(serve(listener, stopped).into_future());
-        let handle = client.register_in_background(registration)?;
+        let handle = Arc::new(client.register_in_background(registration)?);
+        let published = publish(handle.clone());
+        let publishing = async {
+            published.await;
+            std::future::pending::<Infallible>().await
+        };
         tokio::select! {
+            never = publishing => match never {},
             output = &mut server => {
                 let deregistered = handle.deregister().await;
                 return Ok(Served { output: Some(output), deregistered, by_itself: true });

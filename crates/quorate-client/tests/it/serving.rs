@@ -194,3 +194,27 @@ async fn a_server_that_ends_by_itself_is_deregistered() {
     assert!(served.by_itself && served.output == Some("done") && served.deregistered.is_ok());
     assert!(held(&fakes[0]).is_none());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_publishes_is_there_until_it_drains() {
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    // Dropped with what publishes.
+    let (goes_on, ended) = oneshot::channel::<()>();
+    let serving = client.serve(web()).grace(Duration::ZERO).until(async move {
+        let _ = stopped.await;
+    });
+    let serving = serving.publish(|registration| async move {
+        let _goes_on = goes_on;
+        registration.set_weight(7).await.expect("the registry is there");
+        std::future::pending().await
+    });
+    let serving = tokio::spawn(serving.run(listener, |_, stop| stop));
+    until("the weight is there", || held(&fakes[0]).is_some_and(|held| held.weight == 7)).await;
+    stop.send(()).unwrap();
+    assert!(within(ended).await.is_err(), "nothing is published any more");
+    let served = within(serving).await.unwrap().unwrap();
+    assert!(served.deregistered.is_ok() && held(&fakes[0]).is_none(), "{served:?}");
+}
