@@ -75,6 +75,41 @@ async fn replaced_founders_that_come_back_empty_found_nothing() {
     assert_eq!(status.instances, 1);
 }
 
+/// Founders lose their disks before they have told where clients reach them: that they are known would show that they have
+/// run before. Node 2 is left, and stands for election later than the two would.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn founders_that_come_back_empty_and_untold_found_no_second_cluster() {
+    let mut cluster = Cluster::prepare_founders(3).await;
+    for id in [1, 3] {
+        // The same as in the membership that the founders begin with: nothing to tell.
+        cluster.config_mut(id).advertise = Some(String::new());
+    }
+    for id in 1..=3 {
+        cluster.restart(id).await;
+    }
+    cluster.leader().await;
+    eventually("node 1 serves", || async { cluster.own_status(1).await?.header }).await;
+    cluster.stop(3).await;
+    cluster.leader().await;
+    let (cluster_id, _) = registered(&cluster).await;
+    cluster.stop_all().await;
+    for id in [1, 3] {
+        cluster.wipe(id);
+        cluster.config_mut(id).advertise = None;
+    }
+    let tunables = &mut cluster.config_mut(2).tunables;
+    (tunables.election_timeout_min_ms, tunables.election_timeout_max_ms) = (4_000, 4_500);
+    for id in [2, 1, 3] {
+        cluster.restart(id).await;
+    }
+    cluster.settled().await;
+    for id in 1..=3 {
+        let status = cluster.own_status(id).await.expect("a status");
+        assert_eq!(status.header.expect("a header").cluster_id, cluster_id, "node {id}");
+        assert_eq!(status.instances, 1, "node {id}");
+    }
+}
+
 /// A call of a node that says who it is.
 pub(crate) fn from<T>(message: T, cluster_id: u64, sender: u64, target: u64) -> Request<T> {
     let mut request = Request::new(message);

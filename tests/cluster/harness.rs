@@ -134,21 +134,44 @@ impl Cluster {
         kind: Kind,
         live: Option<SemaphorePermit<'static>>,
     ) -> Self {
-        log_if_asked();
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let nodes = BTreeMap::new();
-        let mut cluster = Self { nodes, dir, tunables, health_checks, kind, _live: live };
-        for id in ids.clone() {
-            cluster.prepare(id, Start::Wait).await;
-        }
-        let founders: BTreeMap<u64, String> =
-            cluster.nodes.iter().map(|(id, node)| (*id, node.peer.clone())).collect();
-        for id in ids.clone() {
-            cluster.node_mut(id).config.start = Start::Bootstrap(founders.clone());
+        let mut cluster = Self::prepared(ids.clone(), tunables, health_checks, kind, live).await;
+        for id in ids {
             cluster.run(id).await;
         }
         cluster.settled().await;
         cluster
+    }
+
+    /// Founders of which none was started yet.
+    pub(crate) async fn prepare_founders(size: u64) -> Self {
+        let live = LIVE.acquire().await.expect("invariant: never closed");
+        let (tunables, health_checks) = (Tunables::default(), HealthChecks::default());
+        Self::prepared(1..=size, tunables, health_checks, Kind::Plain, Some(live)).await
+    }
+
+    async fn prepared(
+        ids: RangeInclusive<u64>,
+        tunables: Tunables,
+        health_checks: HealthChecks,
+        kind: Kind,
+        live: Option<SemaphorePermit<'static>>,
+    ) -> Self {
+        log_if_asked();
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let nodes = BTreeMap::new();
+        let mut cluster = Self { nodes, dir, tunables, health_checks, kind, _live: live };
+        for id in ids {
+            cluster.prepare(id, Start::Wait).await;
+        }
+        cluster.list_anew();
+        cluster
+    }
+
+    /// What a stopped node is started with.
+    pub(crate) fn config_mut(&mut self, id: u64) -> &mut Config {
+        let node = self.node_mut(id);
+        assert!(node.running.is_none(), "node {id} runs");
+        &mut node.config
     }
 
     /// Starts one more node that waits to be taken in.

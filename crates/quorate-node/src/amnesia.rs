@@ -4,8 +4,10 @@
 //! - A founder with an empty log takes part in nothing until enough of the others have said that they do not know it: so
 //!   many that no quorum can have formed without one of them.
 //!   One that is a member of a cluster which was founded, without this node in it, ends the founding: the cluster stands.
-//!   A founder is known from when it has told its addresses, within the first second of a cluster's life; one that loses
-//!   its disk before that is not recognised.
+//!   A founder is known from when it has told its addresses, within the first second of a cluster's life. Before that, one
+//!   that lost its disk looks like one that never had an entry. So where one of the others has more than the founding's
+//!   first entry, both take entries, but found nothing, and vote only for nodes that have what the others had, until they
+//!   have it themselves (`recall.rs`).
 //! - A joining node asks whether it is a voter already, and every message of the Raft library to a voter says so: a node
 //!   that is of no cluster yet refuses it (`grpc/peer.rs`).
 
@@ -22,6 +24,8 @@ use tonic::transport::Endpoint;
 
 use crate::node::MemberInfo;
 use crate::peers::{Lane, Peers};
+use crate::raft::types::decode;
+use crate::recall::{Reached, Recalled};
 
 /// How long each of the others has to answer.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -31,6 +35,8 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 pub(crate) enum Verdict {
     /// It is new: it may take part.
     New,
+    /// A cluster is founded or about to be, with this node in it, which may have acknowledged up to here.
+    Held(Reached),
     /// The node at this address says that it has run before.
     Known(String),
     /// A node of the founders' list is a member of a cluster that was founded, and this one is not in it.
@@ -67,11 +73,14 @@ pub(crate) async fn ask_founders(
         let mut client = peers.client(address, Lane::Control).ok()?;
         let request = peers.request(*other, IdentifyRequest { id }, Some(ASK_TIMEOUT));
         let answer = timeout(ASK_TIMEOUT, client.identify(request)).await.ok()?.ok()?;
-        Some((address, answer.into_inner()))
+        let answer = answer.into_inner();
+        let floor = decode::<Recalled>(&answer.recalled).ok()?.floor();
+        Some((address, answer, floor))
     }))
     .await;
     let ours = peers.identity().founders;
-    for (address, answer) in answers.iter().flatten() {
+    let mut held_to = Reached::default();
+    for (address, answer, floor) in answers.iter().flatten() {
         // What a node of another cluster knows is not about this one.
         let of_these = answer.founders == ours;
         if of_these && answer.knows_caller {
@@ -84,11 +93,18 @@ pub(crate) async fn ask_founders(
                 members: answer.member_addresses.clone(),
             });
         }
+        if of_these {
+            held_to = held_to.or(*floor);
+        }
     }
     // One of so many is in every quorum: n - (n / 2 + 1) + 1.
     let needed = (founders.len() - founders.len() / 2).min(answers.len());
     let answered = answers.iter().flatten().count();
-    if answered >= needed { Verdict::New } else { Verdict::Unclear { answered, needed } }
+    match answered >= needed {
+        true if held_to.is_led() => Verdict::Held(held_to),
+        true => Verdict::New,
+        false => Verdict::Unclear { answered, needed },
+    }
 }
 
 /// Whether the leader of this node's cluster, at one of the members' addresses, says that this node is no member any more.

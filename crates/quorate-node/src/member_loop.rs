@@ -16,7 +16,8 @@ use crate::amnesia::{Outside, Verdict, ask_founders, is_removed};
 use crate::config::Start;
 use crate::membership::MembershipCall;
 use crate::node::{LeaderCall, MemberInfo, Node};
-use crate::raft::types::Member;
+use crate::raft::types::{LogStore, Member};
+use crate::recall::Reached;
 use crate::start_error::RunError;
 
 /// A look at the membership this often.
@@ -37,7 +38,10 @@ const FOUNDER_PATIENCE: Duration = Duration::from_millis(500);
 /// See the head of this file.
 pub(crate) struct MemberLoop {
     node: Arc<Node>,
+    log: LogStore,
     start: Start,
+    /// The other founders have gone on without this one.
+    founds_nothing: bool,
     was_member: bool,
     /// A leader has taken it in, or it has founded the cluster.
     was_of_cluster: bool,
@@ -46,10 +50,11 @@ pub(crate) struct MemberLoop {
 }
 
 impl MemberLoop {
-    pub(crate) fn new(node: Arc<Node>, start: Start) -> Self {
+    pub(crate) fn new(node: Arc<Node>, log: LogStore, start: Start) -> Self {
         let was_of_cluster = node.peers.cluster_id() != 0;
-        let (was_member, asked, told_to_wait) = (false, 0, Instant::now());
-        Self { node, start, was_member, was_of_cluster, asked, told_to_wait }
+        let (founds_nothing, was_member, asked) = (false, false, 0);
+        let told_to_wait = Instant::now();
+        Self { node, log, start, founds_nothing, was_member, was_of_cluster, asked, told_to_wait }
     }
 
     pub(crate) async fn run(mut self) -> Result<(), RunError> {
@@ -132,6 +137,10 @@ impl MemberLoop {
         if !self.node.takes_part.load(Ordering::Acquire) {
             match ask_founders(id, founders, &self.node.peers).await {
                 Verdict::New => self.node.takes_part.store(true, Ordering::Release),
+                Verdict::Held(floor) => {
+                    self.hold_to(floor).await;
+                    return Ok(());
+                }
                 Verdict::Known(told_by) => return Err(RunError::Amnesia { id, told_by }),
                 Verdict::Outside(Outside { cluster_id, told_by, members }) => {
                     // A member that has only just started may not know where clients reach the others.
@@ -150,6 +159,9 @@ impl MemberLoop {
                 }
             }
         }
+        if self.founds_nothing {
+            return Ok(());
+        }
         let rank = founders.keys().position(|founder| *founder == id).unwrap_or(0) as u32;
         if self.node.started.elapsed() < FOUNDER_PATIENCE * rank {
             return Ok(());
@@ -163,6 +175,21 @@ impl MemberLoop {
             Err(error) => tracing::debug!(%error, "another founder was first"),
         }
         Ok(())
+    }
+
+    /// This node takes entries of the cluster that the other founders have, and votes as if it had lost as many.
+    async fn hold_to(&mut self, floor: Reached) {
+        // Its next start must not take the entries that it has by then for all that it had.
+        if let Err(error) = self.log.set_doubted(true).await {
+            tracing::error!(%error, "the log does not take that it is behind the other founders'");
+            return;
+        }
+        tracing::info!(
+            "the other founders have begun: this node founds nothing, and waits for their entries"
+        );
+        self.node.recall.hold_to(floor);
+        self.founds_nothing = true;
+        self.node.takes_part.store(true, Ordering::Release);
     }
 
     /// Asks a node of the cluster to take this one in; true: it was.

@@ -9,9 +9,12 @@
 //!   of them is in every quorum that this node can have been part of, and takes their logs for what it had promised.
 //! - One that is behind what it promised votes only for nodes that have it, and stands for nothing itself, until it has it:
 //!   as it would have without the loss. It remembers on disk that its log is doubted.
+//! - A founder with an empty log is held to what the other founders have, where that is more than the founding's first entry
+//!   (`amnesia.rs`): it may be one of those that acknowledged it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -76,11 +79,16 @@ pub(crate) struct Reached {
 }
 
 impl Reached {
+    /// Whether there is more than the membership, which every founder begins its log with.
+    pub(crate) fn is_led(&self) -> bool {
+        self.last.is_some_and(|last| last.index() > 0)
+    }
+
     fn covers(&self, other: &Self) -> bool {
         self.term >= other.term && self.last >= other.last
     }
 
-    fn or(self, other: Self) -> Self {
+    pub(crate) fn or(self, other: Self) -> Self {
         Self { term: self.term.max(other.term), last: self.last.max(other.last) }
     }
 }
@@ -92,6 +100,13 @@ pub(crate) struct Recalled {
     reached: Reached,
     /// What the asker promised to it.
     promise: Promise,
+}
+
+impl Recalled {
+    /// What a node that may have lost anything is held to by this.
+    pub(crate) fn floor(&self) -> Reached {
+        self.reached.or(Reached { term: self.promise.term, last: self.promise.last })
+    }
 }
 
 /// Whether this node may vote.
@@ -125,6 +140,11 @@ impl Recall {
     pub(crate) fn note(&self, id: u64, term: u64, last: Option<LogId>) {
         let mut promised = self.promised.lock().expect("invariant: nothing panics under this lock");
         promised.entry(id).or_default().note(term, last);
+    }
+
+    /// The node is held to this until it has it; before it takes part in anything.
+    pub(crate) fn hold_to(&self, floor: Reached) {
+        self.standing.send_replace(Standing::Behind(floor));
     }
 
     fn promise_of(&self, id: u64) -> Promise {
@@ -205,7 +225,7 @@ impl Recall {
                  other voters have told how far it was"
             ),
             Standing::Behind(floor) => format!(
-                "it was started on an older copy of its data directory: it votes only for nodes that have up to entry {}, \
+                "it was started on an older copy of its data directory, or an empty one: it votes only for nodes that have up to entry {}, \
                  which it may have acknowledged, until it has caught up",
                 floor.last.map_or(0, |last| last.index())
             ),
@@ -221,8 +241,13 @@ impl Recall {
 
 /// Finds out what this node had promised, and watches it catch up.
 pub(crate) async fn run(node: Arc<Node>, log: LogStore) -> Result<(), RunError> {
+    // What a founder with an empty log is held to is known by then.
+    while !node.takes_part.load(Ordering::Acquire) {
+        tokio::time::sleep(EVERY).await;
+    }
     let Ok(at_start) = reached(&log).await else { return std::future::pending().await };
-    let copied = log.is_doubted();
+    let is_held = matches!(*node.recall.standing.borrow(), Standing::Behind(_));
+    let copied = log.is_doubted() && !is_held;
     let mut looking = LookingBack { node, log, copied, at_start, answers: BTreeMap::new() };
     // None: the log has failed, and with it soon the node.
     while let Some(standing) = looking.look().await {
@@ -364,11 +389,7 @@ fn missing_answers(me: u64, configs: &[BTreeSet<u64>], answers: &BTreeMap<u64, R
 
 /// What a node that may have lost anything is held to.
 fn floor_of_copy<'a>(answers: impl Iterator<Item = &'a Recalled>) -> Reached {
-    let told = answers.map(|told| {
-        let promise = Reached { term: told.promise.term, last: told.promise.last };
-        told.reached.or(promise)
-    });
-    told.fold(Reached::default(), Reached::or)
+    answers.map(Recalled::floor).fold(Reached::default(), Reached::or)
 }
 
 /// What this node had promised before it started and does not have.

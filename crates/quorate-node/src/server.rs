@@ -248,6 +248,7 @@ impl Bound {
 
         let looks_back = recall::run(node.clone(), self.log.clone());
         let compaction = Compaction::new(node.clone(), self.log.clone(), self.snapshots.clone());
+        let members = MemberLoop::new(node.clone(), self.log.clone(), self.start.clone());
         let peer_service =
             PeerService { node: node.clone(), log: self.log, snapshots: self.snapshots };
         let peers = serve_peers(peer_service, self.peers, stops.peers.clone());
@@ -267,8 +268,7 @@ impl Bound {
         spawn_loop(Box::pin(looks_back));
         let ticker = Ticker::new(node.clone());
         spawn_loop(Box::pin(async move { ticker.run().await }));
-        spawn_loop(Box::pin(moving::run(node.clone(), self.start.clone())));
-        let members = MemberLoop::new(node.clone(), self.start);
+        spawn_loop(Box::pin(moving::run(node.clone(), self.start)));
         spawn_loop(Box::pin(async move { members.run().await }));
         spawn_loop(Box::pin(async move { compaction.run().await }));
         let failover = Failover::new(node.clone());

@@ -51,7 +51,9 @@ impl Peer for PeerService {
 
     async fn identify(&self, request: Request<IdentifyRequest>) -> Answer<IdentifyResponse> {
         let node = &self.node;
-        let caller = node.member(request.into_inner().id);
+        let id = request.into_inner().id;
+        let caller = node.member(id);
+        let recalled = node.recalled(&self.log, id).await.map_err(failed)?;
         Ok(Response::new(IdentifyResponse {
             founded: node.is_founded() && node.member(node.id).is_some(),
             counts_caller: caller.is_some(),
@@ -64,6 +66,7 @@ impl Peer for PeerService {
             client_address: self.node.me.client_address.clone(),
             peer_address: self.node.me.peer_address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            recalled: encode(&recalled),
         }))
     }
 
