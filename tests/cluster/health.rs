@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use quorate_client::{Discovery, Error, HealthCheck, InstanceBuilder};
+use quorate_client::{Consistency, Discovery, Error, HealthCheck, InstanceBuilder};
 use quorate_proto::v1;
 use quorate_proto::v1::{Health, InstanceSpec};
 use tokio::net::TcpListener;
@@ -296,6 +296,8 @@ async fn callers_leave_out_what_is_critical() {
     };
     shows(&mut view, 0).await;
     assert!(matches!(view.usable().await, Err(Error::NoInstances { .. })));
+    let listed = client.list_services("web", Consistency::Local).await.expect("a list");
+    assert_eq!((listed[0].instances, listed[0].up, listed[0].usable), (1, 1, 0));
     targets.answer("/a", Answer::Status(200));
     shows(&mut view, 1).await;
     let back = view.current().get("a").expect("it is back").clone();

@@ -219,7 +219,8 @@ async fn names_of_services_come_in_pages() {
         pages.push(page.services.len());
         for service in &page.services {
             let two = service.name == "s007";
-            assert_eq!((service.instances, service.up), (if two { 2 } else { 1 }, 1));
+            let counts = (service.instances, service.up, service.usable);
+            assert_eq!(counts, (if two { 2 } else { 1 }, 1, 1));
         }
         names.extend(page.services.into_iter().map(|service| service.name));
         if page.next.is_empty() {

@@ -118,10 +118,11 @@ pub(crate) async fn services(args: ServicesArgs) -> Result<(), Failure> {
             output::line(&format!("no service in namespace {namespace}"))?;
         }
         Format::Table => {
-            let mut table = Table::new(["SERVICE", "UP", "INSTANCES", "REVISION"]);
+            let mut table = Table::new(["SERVICE", "USABLE", "UP", "INSTANCES", "REVISION"]);
             for service in services {
                 table.row([
                     service.name,
+                    service.usable.to_string(),
                     service.up.to_string(),
                     service.instances.to_string(),
                     service.revision.to_string(),

@@ -107,6 +107,7 @@ pub(crate) fn summary(summary: &ServiceSummary) -> Value {
         "revision": summary.revision,
         "instances": summary.instances,
         "up": summary.up,
+        "usable": summary.usable,
     })
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::checks::{Checked, Checks};
+use crate::checks::{Checked, Checks, Health};
 use crate::limits::{self, Invalid};
 use crate::texts::{TextList, TextMap, Texts, Unpacked};
 use crate::types::{Incarnation, InstanceKey, LeaseId, Revision, ServiceName, check_optional_name};
@@ -360,6 +360,11 @@ impl Instance {
     /// Its status: the operator's where there is one.
     pub fn status(&self) -> Status {
         self.overridden.as_ref().and_then(|o| o.status).unwrap_or(self.spec.status)
+    }
+
+    /// Whether a health check of it fails.
+    pub fn is_critical(&self) -> bool {
+        self.checked.as_ref().is_some_and(|checked| checked.health == Health::Critical)
     }
 
     /// Its weight: the operator's where there is one.

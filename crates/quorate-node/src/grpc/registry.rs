@@ -128,11 +128,17 @@ impl Registry for RegistryService {
         let services: Vec<_> = found
             .by_ref()
             .take(limit)
-            .map(|(key, service)| ServiceSummary {
-                name: key.name.to_string(),
-                revision: service.revision.0,
-                instances: service.instances.len() as u32,
-                up: service.instances.values().filter(|i| i.status() == State::Up).count() as u32,
+            .map(|(key, service)| {
+                let instances = || service.instances.values();
+                let up = || instances().filter(|instance| instance.status() == State::Up);
+                let usable = up().filter(|instance| !instance.is_critical()).count();
+                ServiceSummary {
+                    name: key.name.to_string(),
+                    revision: service.revision.0,
+                    instances: instances().count() as u32,
+                    up: up().count() as u32,
+                    usable: usable as u32,
+                }
             })
             .collect();
         let last = services.last().map(|service| service.name.clone());
