@@ -197,7 +197,7 @@ impl Recall {
         }
     }
 
-    /// Whether this node, with this log, may ask who would vote for it.
+    /// Whether a node with this log, this one or another, may ask who would vote for it.
     ///
     /// # Errors
     /// Why not.

@@ -104,13 +104,17 @@ impl Peer for PeerService {
 
     async fn vote(&self, request: Request<Payload>) -> Answer<Payload> {
         let (sender, vote) = self.ballot(request).await?;
+        let term = vote.vote.leader_id().term();
+        self.node.recall.check_candidate(term, vote.last_log_id).await?;
         // It has given its own vote.
-        self.node.recall.note(sender, vote.vote.leader_id().term(), None);
+        self.node.recall.note(sender, term, None);
         Ok(payload(&self.node.raft.vote(vote).await.map_err(failed)?))
     }
 
     async fn pre_vote(&self, request: Request<Payload>) -> Answer<Payload> {
         let (_, vote) = self.ballot(request).await?;
+        // Of any term, since nothing is granted: a candidate whose term is too low for a vote raises it only by standing.
+        self.node.recall.check_stands(vote.last_log_id).await?;
         // Whoever asks misses the leader.
         let followed = self.node.view.borrow_watched().vote;
         self.node.leadership.suspect(followed);
@@ -202,8 +206,6 @@ impl PeerService {
         self.check(&metadata)?;
         let ballot: Ballot = read(&message)?;
         self.check_candidate(&metadata, &ballot).await?;
-        let term = ballot.vote.leader_id().term();
-        self.node.recall.check_candidate(term, ballot.last_log_id).await?;
         Ok((Envelope::of(&metadata).sender, ballot))
     }
 
