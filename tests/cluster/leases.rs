@@ -253,9 +253,11 @@ async fn an_override_may_come_first_and_survives_registrations() {
     assert_eq!((found.status(), found.weight), (InstanceStatus::Draining, 7));
     request.r#override = None;
     let cleared = admin.set_override(request.clone()).await.unwrap().into_inner().header;
-    let again = admin.set_override(request).await.unwrap().into_inner().header;
-    assert_eq!(cleared.unwrap().revision, again.unwrap().revision, "clearing twice is once");
-    let found = fetch_all(&mut registry).await.1.into_values().next().unwrap();
+    let again = admin.set_override(request).await;
+    assert_refused(again, Code::NotFound, &["is not overridden"]);
+    let (revision, map) = fetch_all(&mut registry).await;
+    assert_eq!(cleared.unwrap().revision, revision, "clearing twice is once");
+    let found = map.into_values().next().unwrap();
     assert_eq!((found.status(), found.weight), (InstanceStatus::Draining, 50));
     assert!(found.r#override.is_none());
 }
