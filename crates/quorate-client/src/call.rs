@@ -7,7 +7,7 @@ use std::time::Duration;
 use quorate_proto::v1::{self, ResponseHeader};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::endpoints::{Address, Endpoints, Target};
 use crate::error::{Attempt, Error, explain};
@@ -295,7 +295,10 @@ where
 /// Keeps the last outcome of each address: the list is bounded by the number of nodes, not of attempts.
 fn note(tried: &mut Vec<Attempt>, failure: &Failure) {
     let attempt = failure.tried();
+    // What a node said is worth more than that it said nothing in the time that was left.
+    let is_silence = matches!(attempt.code, Code::DeadlineExceeded | Code::Cancelled);
     match tried.iter_mut().find(|known| known.address == attempt.address) {
+        Some(_) if is_silence => {}
         Some(known) => *known = attempt,
         None => tried.push(attempt),
     }
