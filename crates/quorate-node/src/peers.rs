@@ -8,6 +8,7 @@ use std::time::Duration;
 use quorate_log::Identity;
 use quorate_proto::peer::v1::peer_client::PeerClient;
 use quorate_proto::peer::v1::{Forwarded, Payloads, ReadIndexRequest, ReadIndexResponse};
+use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
@@ -68,6 +69,8 @@ pub(crate) struct Peers {
     channels: Mutex<BTreeMap<(String, Lane), Channel>>,
     /// Nodes that did not answer the last message of the Raft library.
     lost: Mutex<HashSet<u64>>,
+    /// When this node last asked who would vote for it.
+    stood: Mutex<Option<Instant>>,
     /// Where the nodes may be.
     pub(crate) book: AddressBook,
     /// Calls for the leader.
@@ -86,6 +89,7 @@ impl Peers {
             net,
             channels: Mutex::default(),
             lost: Mutex::default(),
+            stood: Mutex::default(),
             book: AddressBook::default(),
             forwards: Streams::new(),
             reads: Streams::new(),
@@ -99,6 +103,18 @@ impl Peers {
 
     pub(crate) fn cluster_id(&self) -> u64 {
         self.cluster_id.load(Ordering::Acquire)
+    }
+
+    /// This node asks who would vote for it.
+    pub(crate) fn stands(&self) {
+        let mut stood = self.stood.lock().expect("invariant: nothing panics under this lock");
+        *stood = Some(Instant::now());
+    }
+
+    /// How long ago it last did.
+    pub(crate) fn stood(&self) -> Option<Duration> {
+        let stood = self.stood.lock().expect("invariant: nothing panics under this lock");
+        stood.map(|stood| stood.elapsed())
     }
 
     /// What is known, also on disk, of whose node this is.

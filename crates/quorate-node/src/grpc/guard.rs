@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 use std::io::BufReader;
+use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::storage::{RaftLogReader as _, RaftLogStorage as _};
@@ -22,6 +23,24 @@ use crate::raft::runtime::blocking;
 use crate::raft::types::{LogId, SnapshotMeta, TypeConfig, Vote, is_absurd};
 
 impl PeerService {
+    /// Whether this node goes before a candidate, and then its last log id. Two that stand in the same moment would each vote
+    /// for itself, again and again where messages take as long as their timeouts lie apart (a busy machine, a far network).
+    /// Of two with equal logs, the one with the higher id goes on: where it has just asked its own question, it says no to the
+    /// other's. Only a pre-vote is answered so, which binds nobody.
+    pub(super) async fn goes_before(
+        &self,
+        sender: u64,
+        ballot: &Ballot,
+    ) -> Result<Option<Option<LogId>>, Status> {
+        let node = &self.node;
+        let window = Duration::from_millis(node.tunables.election_timeout_min_ms);
+        if sender > node.id || node.peers.stood().is_none_or(|ago| ago > window) {
+            return Ok(None);
+        }
+        let last = self.log.clone().get_log_state().await.map_err(super::peer::failed)?.last_log_id;
+        Ok((ballot.last_log_id <= last).then_some(last))
+    }
+
     /// The sender of a call that only a member may make.
     pub(super) fn check_member(&self, metadata: &MetadataMap) -> Result<u64, Status> {
         self.check(metadata)?;

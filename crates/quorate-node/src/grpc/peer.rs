@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use openraft::Snapshot;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, VoteResponse};
 use openraft::vote::RaftLeaderId as _;
 use quorate_log::{Identity, SnapshotFile, SnapshotStore};
 use quorate_proto::peer::v1::peer_server::Peer;
@@ -112,12 +112,15 @@ impl Peer for PeerService {
     }
 
     async fn pre_vote(&self, request: Request<Payload>) -> Answer<Payload> {
-        let (_, vote) = self.ballot(request).await?;
+        let (sender, vote) = self.ballot(request).await?;
         // Of any term, since nothing is granted: a candidate whose term is too low for a vote raises it only by standing.
         self.node.recall.check_stands(vote.last_log_id).await?;
         // Whoever asks misses the leader.
         let followed = self.node.view.borrow_watched().vote;
         self.node.leadership.suspect(followed);
+        if let Some(last) = self.goes_before(sender, &vote).await? {
+            return Ok(payload(&VoteResponse::<TypeConfig>::new(followed, last, false)));
+        }
         Ok(payload(&self.node.raft.pre_vote(vote).await.map_err(failed)?))
     }
 

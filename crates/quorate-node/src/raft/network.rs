@@ -245,6 +245,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let may_stand = self.recall.check_stands(rpc.last_log_id).await;
         may_stand.map_err(|error| unreachable(&error.into()))?;
+        self.peers.stands();
         let answer: VoteResponse<TypeConfig> = self.call(Call::PreVote, &rpc, &option).await?;
         self.check_answer(&rpc.vote, &answer.vote)?;
         Ok(answer)
