@@ -15,7 +15,7 @@ use crate::args::DevArgs;
 use crate::failure::Failure;
 use crate::serve::{chain, not_started};
 use crate::signals::Stop;
-use crate::{descriptors, logging, output, panics};
+use crate::{descriptors, logging, output};
 
 /// From a node's port for clients to its port for peers.
 const PEER_PORT_OFFSET: u16 = 100;
@@ -30,7 +30,6 @@ const SHUTDOWN_GRACE_MS: u64 = 1_000;
 
 pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
     logging::start(LOG, args.log.log_format);
-    panics::end_the_process();
     let mut stop = Stop::listen()?;
     let data = Data::new(args.data_dir)?;
     let addresses = addresses(args.listen, args.nodes)?;

@@ -11,7 +11,6 @@ use crate::config;
 use crate::descriptors;
 use crate::failure::Failure;
 use crate::logging;
-use crate::panics;
 use crate::signals::Stop;
 
 pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
@@ -21,7 +20,6 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let mut config = config::load(&args, variable, read)
         .map_err(|bad| Failure::usage(format!("bad configuration: {}", bad.0)))?;
     logging::start(logging::NODE, args.log.log_format);
-    panics::end_the_process();
     descriptors::share(&mut config.tunables, 1);
     let (stop, stopped) = oneshot::channel();
     let raft = raft_thread(stopped)
