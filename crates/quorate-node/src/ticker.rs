@@ -31,10 +31,10 @@ const LATE_PAUSE_MAX: Duration = Duration::from_millis(20);
 /// A command of the ticker that is not applied by then is given up; the next tick tries again.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The ids of a cluster's leases have so many bits of their own ...
-const LEASE_BITS: u32 = 32;
-/// ... above which stands one of so many bases: they stay far below 2^63 however many leases there are.
-const LEASE_BASES: u64 = 1 << 30;
+/// A cluster's lease ids count on from a random number below this, so that a lease of a cluster that was founded again is
+/// not taken for one of this. Two clusters that gave a million leases each share ids with a probability of 10^-6. Not larger:
+/// each instance in an answer carries its lease, and up to 2^42 that takes six bytes.
+const LEASE_BASES: u64 = 1 << 41;
 
 /// A leader without room on its disk looks for a voter that has some this often.
 const HAND_OVER_EVERY: Duration = Duration::from_secs(2);
@@ -203,7 +203,7 @@ impl Ticker {
 /// What the first leader of a new log proposes. The randomness travels in the command: applying it is the same everywhere.
 fn founding() -> Op {
     let cluster_id = random().max(1);
-    let lease_base = LeaseId((random() % LEASE_BASES).max(1) << LEASE_BITS);
+    let lease_base = LeaseId(random() % LEASE_BASES);
     Op::Found { cluster_id, lease_base }
 }
 
