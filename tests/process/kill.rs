@@ -11,7 +11,7 @@ use crate::feed::Feed;
 use crate::load::{Load, keep};
 use crate::wait::{eventually, time_passes};
 
-/// Writes are back in less than this after the leader was killed, each time; `failover.rs` has the median.
+/// Writes are back in less than this after the leader was killed, each time; `upkeep/failover.rs` has the median.
 const WRITES_BACK_WITHIN: Duration = Duration::from_millis(1_500);
 /// Of leases that are renewed all the time.
 const KEPT_TTL: Duration = Duration::from_secs(3);

@@ -11,15 +11,15 @@ use quorate_state::{
     Register, Registry, ServiceKey, ServiceName, SpecParts, Update,
 };
 
-use self::src::{shared_event, wake, watch, wire_size};
-use self::watch::{Batch, Filter, Hub, Selection};
+use self::applied::hub::{Batch, Filter, Hub, Selection};
 
 #[allow(dead_code, unused_imports, reason = "the hub's own; the node uses the rest")]
-#[path = "../src"]
-mod src {
+#[path = "../src/applied"]
+mod applied {
+    pub(crate) mod hub;
+    mod ring;
     pub(crate) mod shared_event;
     pub(crate) mod wake;
-    pub(crate) mod watch;
     pub(crate) mod wire_size;
 }
 

@@ -4,14 +4,22 @@
 //! that a watcher begins with and the first change that it is told. The lock is held for short, never across an await; a
 //! long read clones the registry (which shares structure and costs almost nothing) and works on the clone.
 
+pub(crate) mod encoded;
+pub(crate) mod hub;
+mod ring;
+pub(crate) mod shared_event;
+pub(crate) mod subscription;
+mod wake;
+pub(crate) mod wire_size;
+
 use std::sync::{Mutex, MutexGuard};
 
 use openraft::EntryPayload;
 use quorate_state::{Registry, Reply};
 use tokio::sync::watch;
 
-use crate::raft::types::{Entry, LogId, Outcome, StoredMembership};
-use crate::watch::Hub;
+use crate::applied::hub::Hub;
+use crate::types::{Entry, LogId, Outcome, StoredMembership};
 
 /// The hash of the state is kept at every multiple of this log index, so that nodes at different positions can be
 /// compared at one that all of them passed.
@@ -151,7 +159,7 @@ mod tests {
     use openraft::vote::RaftLeaderId as _;
 
     use super::*;
-    use crate::raft::types::Vote;
+    use crate::types::Vote;
 
     /// Otherwise a node that is new would be told to disagree with those that have begun.
     #[test]

@@ -1,6 +1,8 @@
 //! Every knob of a node: meaning, unit, default and minimum. Parsed once by the binary, checked once by
 //! [`Config::validate`], then passed by value; nothing reads an environment variable or a constant tuned elsewhere.
 
+mod networks;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::prober::Networks;
+pub use networks::{BadNetwork, Networks};
 
 /// A node's configuration.
 #[derive(Debug, Clone)]

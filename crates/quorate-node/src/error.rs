@@ -1,4 +1,8 @@
-//! Why a node could not do what it was asked; `status.rs` turns these into gRPC codes.
+//! Why a node could not do what it was asked; `api/grpc/codes.rs` turns these into gRPC codes.
+
+mod start;
+
+pub use start::{RunError, StartError};
 
 use quorate_state::{Invalid, Rejection};
 use serde::{Deserialize, Serialize};

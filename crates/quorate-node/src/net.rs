@@ -1,6 +1,11 @@
 //! The node's sockets, all of them: listening, accepting, connecting. [`Net::Tcp`] is the real network; a simulation
 //! brings its own. Nothing else in this crate opens a socket.
 
+pub(crate) mod answers;
+pub(crate) mod authority;
+pub(crate) mod calls;
+pub(crate) mod connections;
+
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};

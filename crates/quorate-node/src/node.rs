@@ -1,6 +1,15 @@
 //! One node: proposes writes (here or at the leader), reads, and answers what only a leader can. Handlers of calls reach
 //! Raft and the registry only through this.
 
+pub(crate) mod forwards;
+pub(crate) mod leadership;
+pub(crate) mod membership;
+pub(crate) mod queues;
+pub(crate) mod reads;
+pub(crate) mod renewals;
+mod requests;
+pub(crate) mod status;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -21,22 +30,21 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::answers::Answers;
 use crate::applied::Applied;
+use crate::applied::encoded::EncodedServices;
 use crate::clock::LeaderClock;
 use crate::config::Tunables;
-use crate::disk::Disk;
-use crate::encoded::EncodedServices;
 use crate::error::{CallError, NodeError};
-use crate::leadership::Leadership;
-use crate::membership::MembershipCall;
+use crate::free_space::Disk;
+use crate::net::answers::Answers;
+use crate::node::leadership::Leadership;
+use crate::node::membership::MembershipCall;
+use crate::node::queues::Queues;
+use crate::node::renewals::{Patience, Renewed};
 use crate::peers::{Lane, Peers};
-use crate::prober::ProbeCounts;
-use crate::queues::Queues;
-use crate::raft::types::{Member, Outcome, Raft, TypeConfig, decode, encode};
-use crate::recall::Recall;
-use crate::renewals::{Patience, Renewed};
-use crate::requests;
+use crate::types::{Member, Outcome, Raft, TypeConfig, decode, encode};
+use crate::upkeep::health::ProbeCounts;
+use crate::upkeep::recall::Recall;
 
 /// After a failed attempt, the next one waits this long unless the leader changes before.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -106,7 +114,7 @@ pub(crate) struct Node {
     pub(crate) started: Instant,
     /// The ids of those that are to found the cluster with this node; empty for one that joins.
     pub(crate) founders: BTreeSet<u64>,
-    /// False for a founder that does not know yet whether it has run before: see `amnesia.rs`.
+    /// False for a founder that does not know yet whether it has run before: see `upkeep/amnesia.rs`.
     pub(crate) takes_part: AtomicBool,
     /// Cancelled when the node begins to stop.
     pub(crate) stop: CancellationToken,

@@ -1,5 +1,8 @@
 //! Connections to the other nodes, and the envelope of every call to them: which cluster, which node, by when.
 
+mod address_book;
+pub(crate) mod streams;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,9 +16,9 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use crate::address_book::AddressBook;
 use crate::net::Net;
-use crate::streams::Streams;
+use crate::peers::address_book::AddressBook;
+use crate::peers::streams::Streams;
 
 /// Metadata of every peer call: the sender's cluster, 16 hex digits; 0 from a founder that does not know it yet.
 pub(crate) const CLUSTER_HEADER: &str = "quorate-cluster-id";

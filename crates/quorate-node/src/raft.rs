@@ -1,6 +1,4 @@
 //! Everything that touches the Raft library: its types for us, its state machine, its network.
 
 pub(crate) mod network;
-pub(crate) mod runtime;
 pub(crate) mod state_machine;
-pub(crate) mod types;

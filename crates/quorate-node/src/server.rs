@@ -5,6 +5,8 @@
 //! are refused, watch streams end with a status, calls that are under way finish; the loops end; Raft stops; the peer
 //! listener closes; the log is flushed and closed.
 
+mod opening;
+
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -28,38 +30,38 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::answers::Answers;
+use crate::api::grpc::TRANSPORT_MAX;
+use crate::api::grpc::admin::AdminService;
+use crate::api::grpc::peer::PeerService;
+use crate::api::grpc::registry::RegistryService;
+use crate::api::grpc::routes::ClientCalls;
 use crate::applied::Applied;
-use crate::authority::AnyAuthority;
-use crate::calls::{self, Counted, UnderWay};
+use crate::applied::encoded::EncodedServices;
 use crate::clock::LeaderClock;
-use crate::compaction::Compaction;
 use crate::config::{Config, HealthChecks, Start, Tunables};
-use crate::connections::{Connections, Limits};
-use crate::disk::Disk;
-use crate::encoded::EncodedServices;
-use crate::failover::Failover;
-use crate::grpc::TRANSPORT_MAX;
-use crate::grpc::admin::AdminService;
-use crate::grpc::peer::PeerService;
-use crate::grpc::registry::RegistryService;
-use crate::grpc::routes::ClientCalls;
-use crate::leadership::Leadership;
-use crate::member_loop::MemberLoop;
-use crate::moving;
+use crate::error::{RunError, StartError};
+use crate::free_space::Disk;
+use crate::net::answers::Answers;
+use crate::net::authority::AnyAuthority;
+use crate::net::calls::{self, Counted, UnderWay};
+use crate::net::connections::{Connections, Limits};
 use crate::net::{Environment, Listener};
 use crate::node::Node;
-use crate::opening::{advertised, listen, open, raft_config, settle_identity};
+use crate::node::leadership::Leadership;
+use crate::node::queues::{Loop, Waiting, queues};
 use crate::peers::{MESSAGE_MAX, Peers};
-use crate::prober::{ProbeCounts, Prober};
-use crate::queues::{Loop, Waiting, queues};
 use crate::raft::network::Network;
-use crate::raft::runtime::Runtime;
 use crate::raft::state_machine::StateMachine;
-use crate::raft::types::{LogStore, Member, Raft, TypeConfig};
-use crate::recall::{self, Recall};
-use crate::start_error::{RunError, StartError};
-use crate::ticker::Ticker;
+use crate::runtime::Runtime;
+use crate::server::opening::{advertised, listen, open, raft_config, settle_identity};
+use crate::types::{LogStore, Member, Raft, TypeConfig};
+use crate::upkeep::compaction::Compaction;
+use crate::upkeep::failover::Failover;
+use crate::upkeep::health::{ProbeCounts, Prober};
+use crate::upkeep::moving;
+use crate::upkeep::own_membership::MemberLoop;
+use crate::upkeep::recall::{self, Recall};
+use crate::upkeep::ticker::Ticker;
 
 /// When Raft has stopped, what is left of the node's tasks may take so long before it is cut off.
 const LAST_TASKS: Duration = Duration::from_secs(1);

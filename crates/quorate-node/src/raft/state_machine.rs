@@ -13,10 +13,10 @@ use quorate_log::{Identity, SnapshotFile, SnapshotStore};
 use quorate_state::{Registry, read_snapshot, write_snapshot};
 
 use crate::applied::Applied;
-use crate::disk::Disk;
+use crate::free_space::Disk;
 use crate::peers::Peers;
-use crate::raft::runtime::blocking;
-use crate::raft::types::{LogId, LogStore, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::runtime::blocking;
+use crate::types::{LogId, LogStore, SnapshotMeta, StoredMembership, TypeConfig};
 
 /// Entries at most that are told of together.
 const TOLD_TOGETHER: usize = 64;

@@ -1,0 +1,384 @@
+//! The Admin service.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, stream};
+use openraft::alias::WatchReceiverOf;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::{RaftMetrics, ServerState};
+use quorate_proto::encoded::v1::admin_server::Admin;
+use quorate_proto::v1::{
+    AddNodeRequest, AddNodeResponse, BackupChunk, BackupRequest, InstanceName,
+    ListOverridesRequest, ListOverridesResponse, MemberStatus, NodeState, OverriddenInstance,
+    RemoveNodeRequest, RemoveNodeResponse, ReplaceNodeRequest, ReplaceNodeResponse,
+    SetOverrideRequest, SetOverrideResponse, StatusRequest, StatusResponse, TransferLeaderRequest,
+    TransferLeaderResponse, TriggerSnapshotRequest, TriggerSnapshotResponse,
+};
+use quorate_state::Invalid;
+use tokio::time::{Instant, timeout_at};
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use crate::api::grpc::backup::Backup;
+use crate::api::grpc::convert;
+use crate::api::grpc::{deadline, header, open, until_stopped};
+use crate::error::{CallError, MembershipError, NodeError};
+use crate::node::membership::MembershipCall;
+use crate::node::status::NodeStatus;
+use crate::node::{Consistency, LeaderAnswer, LeaderCall, MemberInfo, Node};
+use crate::peers::ADDRESS_MAX;
+use crate::types::TypeConfig;
+
+/// A membership change without a deadline of its own: a learner may need a snapshot first.
+const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(55);
+
+/// Overrides in one answer: with reasons and names at their limits, 1.8 MB.
+const OVERRIDES_MAX: usize = 1_000;
+
+/// While a snapshot is waited for, it is asked for this often.
+const TRIGGER_EVERY: Duration = Duration::from_millis(100);
+
+/// Handles calls to the Admin service.
+#[derive(Clone)]
+pub(crate) struct AdminService {
+    pub(crate) node: Arc<Node>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    type BackupStream = Pin<Box<dyn Stream<Item = Result<BackupChunk, Status>> + Send>>;
+
+    async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+        let (request, _) = open(request, &self.node)?;
+        if self.node.leadership.is_removed() && !request.local_only {
+            let (node, members) = (self.node.id, self.node.client_addresses().join(","));
+            return Err(NodeError::Removed { node, members }.into());
+        }
+        let all = self.node.cluster_status(request.local_only).await;
+        let furthest = all.iter().filter_map(|(_, status)| status.as_ref().ok());
+        let furthest = furthest.map(|status| status.last_log_index).max().unwrap_or(0);
+        let (counts, revision) = {
+            let state = self.node.applied.lock();
+            (state.registry.counts(), state.registry.revision().0)
+        };
+        Ok(Response::new(StatusResponse {
+            header: header(&self.node, revision, self.node.age_ms()),
+            members: all.iter().map(|(m, status)| member_status(m, status, furthest)).collect(),
+            services: counts.services as u64,
+            instances: counts.instances as u64,
+            leases: counts.leases as u64,
+        }))
+    }
+
+    async fn add_node(&self, request: Request<AddNodeRequest>) -> Answer<AddNodeResponse> {
+        let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
+        let AddNodeRequest { id, peer_address, learner_only } = request.into_inner();
+        check_node("id", id, &peer_address)?;
+        let call = MembershipCall::Add { id, peer_address, learner_only };
+        let members = self.members_after(call, deadline).await?;
+        Ok(Response::new(AddNodeResponse { header: self.header(), members }))
+    }
+
+    async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Answer<RemoveNodeResponse> {
+        let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
+        let id = request.into_inner().id;
+        let call = LeaderCall::Membership(MembershipCall::Remove { id });
+        let mut attempts = 0;
+        let members = match self.node.attempt_on_leader(call, deadline, &mut attempts).await {
+            // An attempt whose answer was lost with its leader has taken it out.
+            Err(NodeError::Membership(MembershipError::Unknown { .. })) if attempts > 1 => {
+                self.node.members()
+            }
+            Ok(LeaderAnswer::Members(members)) => members,
+            Ok(other) => return Err(self.node.mismatched(&other).into()),
+            Err(error) => return Err(error.into()),
+        };
+        let members = members.iter().map(convert::member_to_wire).collect();
+        Ok(Response::new(RemoveNodeResponse { header: self.header(), members }))
+    }
+
+    async fn replace_node(
+        &self,
+        request: Request<ReplaceNodeRequest>,
+    ) -> Answer<ReplaceNodeResponse> {
+        let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
+        let ReplaceNodeRequest { old_id: old, new_id: new, peer_address } = request.into_inner();
+        check_node("new_id", new, &peer_address)?;
+        if old == new {
+            let must = "must differ from old_id: a node whose disk was lost gets a new id";
+            return Err(CallError::from(Invalid::number("new_id", new, must)).into());
+        }
+        let call = MembershipCall::Replace { old, new, peer_address };
+        let members = self.members_after(call, deadline).await?;
+        Ok(Response::new(ReplaceNodeResponse { header: self.header(), members }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeaderRequest>,
+    ) -> Answer<TransferLeaderResponse> {
+        let deadline = self.short_deadline(request.metadata());
+        let to = match request.into_inner().to_id {
+            0 => self.leader_after(MembershipCall::Successor, deadline).await?,
+            id => id,
+        };
+        let leader_id = self.leader_after(MembershipCall::Transfer { to }, deadline).await?;
+        Ok(Response::new(TransferLeaderResponse { header: self.header(), leader_id }))
+    }
+
+    async fn trigger_snapshot(
+        &self,
+        request: Request<TriggerSnapshotRequest>,
+    ) -> Answer<TriggerSnapshotResponse> {
+        let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
+        let snapshot_index = self.snapshot(deadline).await?;
+        let purged = self.node.raft.trigger().purge_log(snapshot_index).await;
+        purged.map_err(|error| self.failed(&error))?;
+        Ok(Response::new(TriggerSnapshotResponse { header: self.header(), snapshot_index }))
+    }
+
+    async fn backup(&self, request: Request<BackupRequest>) -> Answer<Self::BackupStream> {
+        let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
+        self.node.check_member()?;
+        let backup = match self.node.disk.check() {
+            Ok(()) => {
+                self.snapshot(deadline).await?;
+                let current = self.node.raft.get_snapshot().await;
+                let snapshot = current.map_err(|error| self.failed(&error))?;
+                let snapshot = snapshot.ok_or_else(|| self.failed(&"no snapshot was built"))?;
+                Backup::of_file(&snapshot.meta, snapshot.snapshot)
+            }
+            // No room for a snapshot.
+            Err(_) => Backup::of_memory(&self.node).await.map_err(|error| self.failed(&error))?,
+        };
+        let first = BackupChunk { header: self.header(), ..backup.first.clone() };
+        let chunks = backup.rest();
+        let chunks = stream::once(std::future::ready(Ok(first))).chain(chunks);
+        Ok(Response::new(until_stopped(chunks, &self.node).boxed()))
+    }
+
+    async fn set_override(
+        &self,
+        request: Request<SetOverrideRequest>,
+    ) -> Answer<SetOverrideResponse> {
+        let (mut request, deadline) = open(request, &self.node)?;
+        let id = request.request_id.take();
+        let op = convert::set_override(request).map_err(CallError::from)?;
+        let revision = self.node.propose(op, id, deadline).await?.revision.0;
+        Ok(Response::new(SetOverrideResponse { header: header(&self.node, revision, 0) }))
+    }
+
+    async fn list_overrides(
+        &self,
+        request: Request<ListOverridesRequest>,
+    ) -> Answer<ListOverridesResponse> {
+        let (request, deadline) = open(request, &self.node)?;
+        let namespace = convert::namespace(&request.namespace).map_err(CallError::from)?;
+        let after = request.after.map(|InstanceName { service, id }| {
+            convert::instance_key("after.", &namespace, &service, &id)
+        });
+        let after = after.transpose().map_err(CallError::from)?;
+        let limit = match request.limit as usize {
+            0 => OVERRIDES_MAX,
+            limit => limit.min(OVERRIDES_MAX),
+        };
+        let (registry, _) = self.node.read(Consistency::Linearizable, 0, deadline).await?;
+        let mut found = registry.overrides(&namespace, after.as_ref());
+        let overrides: Vec<_> = found
+            .by_ref()
+            .take(limit)
+            .map(|(key, value)| OverriddenInstance {
+                service: key.service.name.to_string(),
+                id: key.id.to_string(),
+                r#override: Some(convert::override_to_wire(value)),
+                registered: registry.instance(key).is_some(),
+            })
+            .collect();
+        let last = overrides
+            .last()
+            .map(|last| InstanceName { service: last.service.clone(), id: last.id.clone() });
+        let next = found.next().and(last);
+        let header = header(&self.node, registry.revision().0, 0);
+        Ok(Response::new(ListOverridesResponse { header, overrides, next }))
+    }
+}
+
+impl AdminService {
+    fn header(&self) -> Option<quorate_proto::v1::ResponseHeader> {
+        header(&self.node, self.node.applied.position().revision, self.node.age_ms())
+    }
+
+    fn short_deadline(&self, metadata: &MetadataMap) -> Instant {
+        deadline(metadata, self.node.tunables.request_timeout())
+    }
+
+    async fn members_after(
+        &self,
+        call: MembershipCall,
+        deadline: Instant,
+    ) -> Result<Vec<quorate_proto::v1::Member>, NodeError> {
+        match self.node.on_leader(LeaderCall::Membership(call), deadline).await? {
+            LeaderAnswer::Members(members) => {
+                Ok(members.iter().map(convert::member_to_wire).collect())
+            }
+            other => Err(self.node.mismatched(&other)),
+        }
+    }
+
+    async fn leader_after(
+        &self,
+        call: MembershipCall,
+        deadline: Instant,
+    ) -> Result<u64, NodeError> {
+        match self.node.on_leader(LeaderCall::Membership(call), deadline).await? {
+            LeaderAnswer::Leader(id) => Ok(id),
+            other => Err(self.node.mismatched(&other)),
+        }
+    }
+
+    /// Builds a snapshot of at least what is applied now.
+    async fn snapshot(&self, deadline: Instant) -> Result<u64, NodeError> {
+        let since = Instant::now();
+        let wanted = self.node.applied.position().index;
+        let mut metrics = self.node.metrics.clone();
+        loop {
+            let built = built(&metrics.borrow_watched());
+            if built >= wanted {
+                return Ok(built);
+            }
+            self.node.disk.check()?;
+            // Does nothing while another one is being built, so it is asked for again.
+            let triggered = self.node.raft.trigger().snapshot().await;
+            triggered.map_err(|error| self.failed(&error))?;
+            let again = (Instant::now() + TRIGGER_EVERY).min(deadline);
+            wait_until_built(&mut metrics, wanted, again).await;
+            if Instant::now() >= deadline {
+                let waited_ms = since.elapsed().as_millis() as u64;
+                return Err(NodeError::SnapshotLate { waited_ms });
+            }
+        }
+    }
+
+    fn failed(&self, reason: &impl std::fmt::Display) -> NodeError {
+        NodeError::Fatal { node: self.node.id, reason: reason.to_string() }
+    }
+}
+
+/// What the newest snapshot covers.
+fn built(metrics: &RaftMetrics<TypeConfig>) -> u64 {
+    metrics.snapshot.map_or(0, |log_id| log_id.index())
+}
+
+/// Not for any change: each trigger is one, and waiting for it would keep Raft busy with nothing else.
+async fn wait_until_built(
+    metrics: &mut WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
+    wanted: u64,
+    until: Instant,
+) {
+    // Whether it was is looked at by whoever waits.
+    let _ = timeout_at(until, metrics.wait_until(|now| built(now) >= wanted)).await;
+}
+
+pub(super) fn check_node(field: &str, id: u64, peer_address: &str) -> Result<(), CallError> {
+    if id == 0 {
+        return Err(Invalid::number(field, id, "must be at least 1").into());
+    }
+    check_address("peer_address", peer_address)
+}
+
+pub(super) fn check_address(field: &str, address: &str) -> Result<(), CallError> {
+    if address.len() > ADDRESS_MAX {
+        let limit = format!("at most {ADDRESS_MAX} bytes");
+        return Err(Invalid::number(field, address.len(), limit).into());
+    }
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        let must = "must be host:port, where the node listens";
+        return Err(Invalid::text(field, address, must).into());
+    }
+    Ok(())
+}
+
+fn member_status(
+    member: &MemberInfo,
+    status: &Result<NodeStatus, String>,
+    furthest: u64,
+) -> MemberStatus {
+    let member = Some(convert::member_to_wire(member));
+    let status = match status {
+        Ok(status) => status,
+        Err(error) => {
+            return MemberStatus { member, error: error.clone(), ..MemberStatus::default() };
+        }
+    };
+    MemberStatus {
+        member,
+        reachable: true,
+        error: String::new(),
+        state: node_state(status.state).into(),
+        term: status.term,
+        last_log_index: status.last_log_index,
+        applied_index: status.applied_index,
+        lag: furthest.saturating_sub(status.applied_index),
+        revision: status.revision,
+        state_hash: status.state_hash,
+        state_hash_index: status.state_hash_index,
+        snapshot_index: status.snapshot_index,
+        purged_index: status.purged_index,
+        disk_free_bytes: status.disk_free_bytes,
+        version: status.version.clone(),
+        uptime_ms: status.uptime_ms,
+        probes_made: status.probes_made,
+        probes_refused: status.probes_refused,
+        health_checks: status.health_checks,
+        recovering: status.recovering.clone(),
+        disk_low: status.disk_low,
+    }
+}
+
+fn node_state(state: ServerState) -> NodeState {
+    match state {
+        ServerState::Leader => NodeState::Leader,
+        ServerState::Follower => NodeState::Follower,
+        ServerState::Candidate => NodeState::Candidate,
+        ServerState::Learner => NodeState::Learner,
+        ServerState::Shutdown => NodeState::ShuttingDown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+    use openraft::async_runtime::watch::{Watch as _, WatchSender as _};
+
+    use super::*;
+
+    type WatchOf =
+        <<TypeConfig as openraft::RaftTypeConfig>::AsyncRuntime as openraft::AsyncRuntime>::Watch;
+
+    #[tokio::test]
+    async fn only_a_snapshot_ends_the_wait_for_one() {
+        let (sender, mut metrics) = WatchOf::channel(RaftMetrics::<TypeConfig>::new_initial(1));
+        let until = Instant::now() + Duration::from_secs(3600);
+        let mut waiting = Box::pin(wait_until_built(&mut metrics, 7, until));
+        let change = |change: &dyn Fn(&mut RaftMetrics<TypeConfig>)| {
+            sender.send_if_modified(|metrics| {
+                change(metrics);
+                true
+            });
+        };
+        for index in 1..100 {
+            change(&|metrics| metrics.last_log_index = Some(index));
+            assert!(poll!(&mut waiting).is_pending(), "after change {index} of something else");
+        }
+        let snapshot = |index| Some(openraft::testing::log_id::<TypeConfig>(1, 1, index));
+        change(&|metrics| metrics.snapshot = snapshot(6));
+        assert!(poll!(&mut waiting).is_pending(), "it is an older one");
+        change(&|metrics| metrics.snapshot = snapshot(7));
+        assert!(poll!(&mut waiting).is_ready());
+    }
+}

@@ -1,0 +1,127 @@
+//! Backups: the bytes of a snapshot file, read from one, or, where there is no room for one, made while they are sent.
+
+use std::io::{self, Write};
+
+use futures_util::{Stream, stream};
+use quorate_log::{SnapshotEncoder, SnapshotFile};
+use quorate_proto::v1::BackupChunk;
+use quorate_state::{Registry, write_snapshot};
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use crate::node::Node;
+use crate::raft::network::{CHUNK_BYTES, read_chunks};
+use crate::runtime::blocking;
+use crate::types::{LogId, SnapshotMeta, TypeConfig};
+
+/// Chunks that are made ahead of the network: 1 MiB.
+const CHUNKS_AHEAD: usize = 4;
+
+type Chunk = Result<BackupChunk, Status>;
+
+/// A backup on its way: its first chunk, and where the others come from.
+pub(super) struct Backup {
+    pub(super) first: BackupChunk,
+    chunks: mpsc::Receiver<Chunk>,
+}
+
+impl Backup {
+    fn new(
+        last_log_id: Option<LogId>,
+        total_bytes: u64,
+        make: impl FnOnce(&mpsc::Sender<Chunk>) -> io::Result<()> + Send + 'static,
+    ) -> Self {
+        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = make(&sender) {
+                let status = Status::internal(format!("making the backup failed: {error}"));
+                // A caller that is gone needs no answer.
+                let _ = sender.blocking_send(Err(status));
+            }
+        });
+        let applied_index = last_log_id.map_or(0, |log_id| log_id.index());
+        let first = BackupChunk { applied_index, total_bytes, ..BackupChunk::default() };
+        Self { first, chunks }
+    }
+
+    pub(super) fn of_file(meta: &SnapshotMeta, file: SnapshotFile<TypeConfig>) -> Self {
+        Self::new(meta.last_log_id, file.len_bytes(), move |sender| {
+            read_chunks(&file, |data| send(sender, data.to_vec()).is_ok())
+        })
+    }
+
+    /// Made twice: how long it is has to be told first, and it may be too large to be kept.
+    ///
+    /// # Errors
+    /// It cannot be encoded.
+    pub(super) async fn of_memory(node: &Node) -> io::Result<Self> {
+        let (registry, meta) = {
+            let state = node.applied.lock();
+            let (last_log_id, last_membership) = (state.last_log_id, state.membership.clone());
+            (state.registry.clone(), SnapshotMeta { last_log_id, last_membership })
+        };
+        let (counted, of) = (registry.clone(), meta.clone());
+        let total_bytes = blocking(move || encode(&counted, &of, Count(0)).map(|count| count.0));
+        let total_bytes = total_bytes.await.map_err(io::Error::other)??;
+        Ok(Self::new(meta.last_log_id, total_bytes, move |sender| {
+            let chunk = Vec::with_capacity(CHUNK_BYTES);
+            let Chunking { chunk, .. } = encode(&registry, &meta, Chunking { chunk, sender })?;
+            send(sender, chunk)
+        }))
+    }
+
+    pub(super) fn rest(self) -> impl Stream<Item = Chunk> {
+        stream::unfold(self.chunks, |mut chunks| async {
+            let chunk = chunks.recv().await?;
+            Some((chunk, chunks))
+        })
+    }
+}
+
+/// The same state gives the same bytes each time.
+fn encode<W: Write>(registry: &Registry, meta: &SnapshotMeta, out: W) -> io::Result<W> {
+    let mut encoder = SnapshotEncoder::begin::<TypeConfig>(meta, out)?;
+    write_snapshot(registry, &mut encoder)?;
+    encoder.finish()
+}
+
+fn send(sender: &mpsc::Sender<Chunk>, data: Vec<u8>) -> io::Result<()> {
+    let chunk = BackupChunk { data, ..BackupChunk::default() };
+    sender.blocking_send(Ok(chunk)).map_err(|_| io::Error::other("the caller is gone"))
+}
+
+/// Counts what is written.
+struct Count(u64);
+
+impl Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Sends what is written, in chunks.
+struct Chunking<'a> {
+    chunk: Vec<u8>,
+    sender: &'a mpsc::Sender<Chunk>,
+}
+
+impl Write for Chunking<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(CHUNK_BYTES - self.chunk.len());
+        self.chunk.extend_from_slice(&bytes[..taken]);
+        if self.chunk.len() == CHUNK_BYTES {
+            let full = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK_BYTES));
+            send(self.sender, full)?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

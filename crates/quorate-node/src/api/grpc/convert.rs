@@ -1,0 +1,310 @@
+//! Every conversion between the wire's types and ours, with the limits of a call. Knows no node and no clock.
+
+mod checks;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+
+use quorate_proto::v1 as wire;
+use quorate_state::{
+    Change, Deregister, Event, Instance, InstanceId, InstanceKey, InstanceRef, InstanceSpec,
+    Invalid, LeaseId, Load, Namespace, Op, Override, Register, RemoveReason, ServiceKey,
+    ServiceName, SpecParts, Status, Ttl, Update, limits,
+};
+
+use crate::api::incarnations;
+use crate::applied::hub::{Filter, Selection};
+use crate::applied::shared_event::View;
+use crate::applied::subscription::Part;
+use crate::node::{Consistency, MemberInfo};
+
+pub(crate) fn namespace(name: &str) -> Result<Namespace, Invalid> {
+    if name.is_empty() { Ok(Namespace::default()) } else { Namespace::new("namespace", name) }
+}
+
+pub(crate) fn service_key(namespace: &Namespace, name: &str) -> Result<ServiceKey, Invalid> {
+    let name = ServiceName::new("service", name)?;
+    Ok(ServiceKey { namespace: namespace.clone(), name })
+}
+
+pub(crate) fn instance_key(
+    field: impl Display + Copy,
+    namespace: &Namespace,
+    service: &str,
+    id: &str,
+) -> Result<InstanceKey, Invalid> {
+    let name = ServiceName::new(format_args!("{field}service"), service)?;
+    let service = ServiceKey { namespace: namespace.clone(), name };
+    Ok(InstanceKey { service, id: InstanceId::new(format_args!("{field}id"), id)? })
+}
+
+pub(crate) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
+    let namespace = namespace(&request.namespace)?;
+    count("instances", request.instances.len(), 1, limits::INSTANCES_PER_CALL)?;
+    let ttl = match request.ttl_ms {
+        0 => None,
+        ms => Some(Ttl::from_ms(ms)?),
+    };
+    let mut seen = BTreeSet::new();
+    let mut instances = Vec::with_capacity(request.instances.len());
+    let (mut checks, mut loads) = (BTreeMap::new(), BTreeMap::new());
+    for (index, mut spec) in (0..).zip(request.instances) {
+        let field = format_args!("instances[{index}]");
+        let key = instance_key(format_args!("{field}."), &namespace, &spec.service, &spec.id)?;
+        if !seen.insert(key.clone()) {
+            return Err(Invalid::text(field, &key.to_string(), "stands twice in the request"));
+        }
+        let declared = std::mem::take(&mut spec.checks);
+        let load = Load::new(format_args!("{field}.load"), spec.load)?;
+        if load.get() > 0 {
+            loads.insert(index, load);
+        }
+        let spec = instance_spec(field, spec)?;
+        if let Some(declared) = checks::checks(field, &spec, declared)? {
+            checks.insert(index, declared);
+        }
+        instances.push((key, spec));
+    }
+    let lease = (request.lease_id != 0).then_some(LeaseId(request.lease_id));
+    let incarnation = incarnations::named("incarnation", request.incarnation)?;
+    let register = Register { lease, ttl, incarnation, instances };
+    Ok(match (checks.is_empty(), loads.is_empty()) {
+        (true, true) => Op::Register(register),
+        (false, true) => Op::RegisterChecked { register, checks },
+        (_, false) => Op::RegisterLoaded { register, checks, loads },
+    })
+}
+
+fn instance_spec(
+    field: impl Display + Copy,
+    spec: wire::InstanceSpec,
+) -> Result<InstanceSpec, Invalid> {
+    let requires = spec
+        .requires
+        .iter()
+        .map(|name| ServiceName::new(format_args!("{field}.requires"), name))
+        .collect::<Result<_, _>>()?;
+    let parts = SpecParts {
+        status: status(format_args!("{field}.status"), spec.status)?.unwrap_or_default(),
+        endpoints: spec.endpoints,
+        zone: spec.zone,
+        version: spec.version,
+        weight: spec.weight,
+        metadata: spec.metadata,
+        requires,
+    };
+    InstanceSpec::new(field, parts)
+}
+
+pub(crate) fn renewals(request: &wire::RenewRequest) -> Result<Vec<LeaseId>, Invalid> {
+    count("renewals", request.renewals.len(), 1, limits::LEASES_PER_CALL)?;
+    Ok(request.renewals.iter().map(|renewal| LeaseId(renewal.lease_id)).collect())
+}
+
+pub(crate) fn deregister(request: wire::DeregisterRequest) -> Result<Op, Invalid> {
+    let namespace = namespace(&request.namespace)?;
+    if (request.lease_id == 0) == request.instances.is_empty() {
+        let given = format!("{} and {} instances", request.lease_id, request.instances.len());
+        let must = "exactly one of lease_id and instances must be set";
+        return Err(Invalid::text("lease_id", &given, must));
+    }
+    if request.lease_id != 0 {
+        return Ok(Op::Deregister(Deregister::Lease(LeaseId(request.lease_id))));
+    }
+    count("instances", request.instances.len(), 1, limits::INSTANCES_PER_CALL)?;
+    let refs = request.instances.into_iter().enumerate().map(|(index, instance)| {
+        instance_ref(format_args!("instances[{index}]."), &namespace, &instance)
+    });
+    Ok(Op::Deregister(Deregister::Instances(refs.collect::<Result<_, _>>()?)))
+}
+
+fn instance_ref(
+    field: impl Display + Copy,
+    namespace: &Namespace,
+    instance: &wire::InstanceRef,
+) -> Result<InstanceRef, Invalid> {
+    let key = instance_key(field, namespace, &instance.service, &instance.id)?;
+    let incarnation =
+        incarnations::named(format_args!("{field}incarnation"), instance.incarnation)?;
+    Ok(InstanceRef { key, incarnation })
+}
+
+pub(crate) fn update(request: wire::UpdateRequest) -> Result<Op, Invalid> {
+    let namespace = namespace(&request.namespace)?;
+    let instance = request.instance.unwrap_or_default();
+    let update = Update {
+        target: instance_ref("instance.", &namespace, &instance)?,
+        status: status("status", request.status)?,
+        weight: request.weight,
+        metadata: request.metadata.map(|metadata| metadata.entries),
+    };
+    let update = update.check()?;
+    Ok(match request.load {
+        None => Op::Update(update),
+        Some(load) => Op::UpdateLoad { update, load: Load::new("load", load)? },
+    })
+}
+
+pub(crate) fn set_override(request: wire::SetOverrideRequest) -> Result<Op, Invalid> {
+    let namespace = namespace(&request.namespace)?;
+    let key = instance_key("", &namespace, &request.service, &request.id)?;
+    let value = match request.r#override {
+        None => None,
+        Some(value) => {
+            let status = status("override.status", value.status)?;
+            Some(Override::new(status, value.weight, value.reason)?)
+        }
+    };
+    Ok(Op::Override { key, value })
+}
+
+pub(crate) fn filter(
+    namespace_name: &str,
+    services: &[String],
+    prefix: &str,
+    statuses: &[i32],
+) -> Result<Filter, Invalid> {
+    let namespace = namespace(namespace_name)?;
+    count("services", services.len(), 0, limits::INSTANCES_PER_CALL)?;
+    let selection = if services.is_empty() {
+        Selection::Prefix(checked_prefix(prefix)?)
+    } else {
+        let names = services.iter().map(|name| ServiceName::new("services", name));
+        Selection::Services(names.collect::<Result<_, _>>()?)
+    };
+    let statuses = statuses.iter().filter_map(|value| status("statuses", *value).transpose());
+    Ok(Filter { namespace, selection, statuses: statuses.collect::<Result<_, _>>()? })
+}
+
+pub(crate) fn checked_prefix(prefix: &str) -> Result<String, Invalid> {
+    if prefix.len() > limits::NAME_BYTES {
+        let limit = format!("is {} bytes long, at most {}", prefix.len(), limits::NAME_BYTES);
+        return Err(Invalid::text("prefix", prefix, limit));
+    }
+    let may_begin = prefix.is_empty() || prefix.starts_with(|c: char| c.is_ascii_alphanumeric());
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if !may_begin || !prefix.chars().all(allowed) {
+        return Err(Invalid::text("prefix", prefix, "no name can begin so"));
+    }
+    Ok(prefix.to_owned())
+}
+
+pub(crate) fn consistency(value: i32) -> Result<Consistency, Invalid> {
+    match wire::Consistency::try_from(value) {
+        Ok(wire::Consistency::Unspecified | wire::Consistency::Linearizable) => {
+            Ok(Consistency::Linearizable)
+        }
+        Ok(wire::Consistency::Local) => Ok(Consistency::Local),
+        Err(_) => Err(Invalid::number("consistency", value, "is no known value")),
+    }
+}
+
+fn status(field: impl Display + Copy, value: i32) -> Result<Option<Status>, Invalid> {
+    use wire::InstanceStatus as Wire;
+    match Wire::try_from(value) {
+        Ok(Wire::Unspecified) => Ok(None),
+        Ok(Wire::Starting) => Ok(Some(Status::Starting)),
+        Ok(Wire::Up) => Ok(Some(Status::Up)),
+        Ok(Wire::Draining) => Ok(Some(Status::Draining)),
+        Ok(Wire::OutOfService) => Ok(Some(Status::OutOfService)),
+        Err(_) => Err(Invalid::number(field, value, "is no known status")),
+    }
+}
+
+fn status_to_wire(status: Status) -> i32 {
+    let status = match status {
+        Status::Starting => wire::InstanceStatus::Starting,
+        Status::Up => wire::InstanceStatus::Up,
+        Status::Draining => wire::InstanceStatus::Draining,
+        Status::OutOfService => wire::InstanceStatus::OutOfService,
+    };
+    status.into()
+}
+
+fn count(
+    field: impl Display + Copy,
+    found: usize,
+    least: usize,
+    most: usize,
+) -> Result<(), Invalid> {
+    if (least..=most).contains(&found) {
+        return Ok(());
+    }
+    Err(Invalid::number(field, found, format!("must be {least} to {most} in one call")))
+}
+
+pub(crate) fn instance_to_wire(instance: &Instance) -> wire::Instance {
+    let Instance { key, spec, .. } = instance;
+    wire::Instance {
+        namespace: key.service.namespace.to_string(),
+        service: key.service.name.to_string(),
+        id: key.id.to_string(),
+        endpoints: spec.endpoints().to_map(),
+        zone: spec.zone().to_owned(),
+        version: spec.version().to_owned(),
+        weight: instance.weight(),
+        status: status_to_wire(instance.status()),
+        metadata: spec.metadata().to_map(),
+        requires: spec.requires().map(|name| name.to_string()).collect(),
+        incarnation: instance.incarnation.0,
+        lease_id: instance.lease.0,
+        create_revision: instance.created.0,
+        modify_revision: instance.modified.0,
+        r#override: instance.overridden.as_deref().map(override_to_wire),
+        load: spec.load().get(),
+        checks: checks::checks_to_wire(instance),
+        health: checks::health_to_wire(instance),
+    }
+}
+
+pub(crate) fn override_to_wire(value: &Override) -> wire::InstanceOverride {
+    wire::InstanceOverride {
+        status: value.status.map_or(0, status_to_wire),
+        weight: value.weight,
+        reason: value.reason.clone(),
+    }
+}
+
+pub(crate) fn service_to_wire(part: &Part) -> wire::Service {
+    wire::Service {
+        namespace: part.key.namespace.to_string(),
+        name: part.key.name.to_string(),
+        known: part.revision.is_some(),
+        revision: part.revision.unwrap_or_default().0,
+        instances: part.instances.iter().map(|instance| instance_to_wire(instance)).collect(),
+    }
+}
+
+/// The change in this view.
+pub(crate) fn change_to_wire(event: &Event, view: View) -> wire::Change {
+    let kind = match view {
+        View::Added => wire::ChangeKind::Added,
+        View::Modified => wire::ChangeKind::Modified,
+        View::Removed => wire::ChangeKind::Removed,
+    };
+    let instance = event.after().or(event.before());
+    let reason = match &event.change {
+        _ if view != View::Removed => wire::RemoveReason::Unspecified,
+        Change::Removed { reason: RemoveReason::Deregistered, .. } => {
+            wire::RemoveReason::Deregistered
+        }
+        Change::Removed { reason: RemoveReason::Expired, .. } => wire::RemoveReason::Expired,
+        Change::Added { .. } | Change::Modified { .. } => wire::RemoveReason::Filtered,
+    };
+    wire::Change {
+        revision: event.revision.0,
+        kind: kind.into(),
+        instance: instance.map(|instance| instance_to_wire(instance)),
+        reason: reason.into(),
+    }
+}
+
+pub(crate) fn member_to_wire(info: &MemberInfo) -> wire::Member {
+    let role = if info.voter { wire::MemberRole::Voter } else { wire::MemberRole::Learner };
+    wire::Member {
+        id: info.id,
+        client_address: info.member.client_address.clone(),
+        peer_address: info.member.peer_address.clone(),
+        role: role.into(),
+    }
+}

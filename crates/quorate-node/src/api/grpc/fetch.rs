@@ -1,0 +1,185 @@
+//! Fetch: answers with services that are encoded already, if they were fetched before (`applied/encoded.rs`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use quorate_proto::encoded::v1::EncodedFetchResponse;
+use quorate_proto::v1::FetchRequest;
+use quorate_state::{Registry, Revision, ServiceKey, ServiceName};
+use tokio::task::JoinError;
+use tokio::time::{Instant, timeout_at};
+use tonic::{Request, Response, Status};
+
+use crate::api::grpc::convert;
+use crate::api::grpc::pages::{self, Page};
+use crate::api::grpc::{age_ms, header, is_foreign, line, min_revision, open};
+use crate::applied::hub::{Filter, Selection};
+use crate::applied::subscription::{Part, part_of};
+use crate::error::{CallError, NodeError};
+use crate::net::answers::Reserved;
+use crate::node::Node;
+use crate::runtime::blocking;
+
+/// Instances that are encoded where calls are handled, at most: about a millisecond's work. More
+/// are encoded elsewhere, so that other calls need not wait.
+const LARGE: usize = 1_000;
+
+/// An answer at most, bytes.
+const ANSWER_MAX: usize = 32 * 1024 * 1024;
+
+/// Answers a Fetch.
+///
+/// # Errors
+/// A bad request, a read that is not possible now, or an answer that is too large.
+pub(crate) async fn answer(
+    node: &Arc<Node>,
+    request: Request<FetchRequest>,
+) -> Result<Response<EncodedFetchResponse>, Status> {
+    let line = line(&request);
+    let (request, deadline) = open(request, node)?;
+    let consistency = convert::consistency(request.consistency).map_err(CallError::from)?;
+    let FetchRequest { namespace, services, prefix, statuses, .. } = &request;
+    let filter = convert::filter(namespace, services, prefix, statuses);
+    let filter = filter.map_err(CallError::from)?;
+    let after = pages::after(&request.after).map_err(CallError::from)?;
+    let is_paged = request.limit > 0 || after.is_some();
+    let min_revision = min_revision(node, request.min_revision, request.cluster_id);
+    let (registry, fresh_at) = node.read(consistency, min_revision, deadline).await?;
+    let header = header(node, registry.revision().0, age_ms(fresh_at, consistency));
+    let since = Revision(request.not_modified_since);
+    let is_ours = !is_foreign(node, request.cluster_id);
+    if since > Revision(0) && is_ours && after.is_none() && !registry.forgot_after(since) {
+        let revision = |key| registry.service(key).map(|service| service.revision);
+        let keys = keys(&registry, &filter, services);
+        if !keys.iter().filter_map(revision).any(|revision| revision > since) {
+            let unchanged = EncodedFetchResponse { header, not_modified: true, ..<_>::default() };
+            return Ok(Response::new(unchanged));
+        }
+    }
+    let mut reserved = node.answers.begin(&line, deadline)?;
+    if is_paged {
+        let Page { services, next } =
+            pages::page(&registry, &filter, request.limit, after.as_ref());
+        let encode = |part| Bytes::from(convert::service_to_wire(part).encode_to_vec());
+        let services: Vec<Bytes> = services.iter().map(encode).collect();
+        reserved.add(services.iter().map(Bytes::len).sum())?;
+        let page = EncodedFetchResponse { header, services, next, ..<_>::default() };
+        let mut response = Response::new(page);
+        reserved.attach(&mut response);
+        return Ok(response);
+    }
+    let keys = keys(&registry, &filter, services);
+    let instances = instances_of(&registry, &keys);
+    let (services, reserved) = match instances > LARGE {
+        false => {
+            let services = encode_all(node, &registry, &filter, &keys, &mut reserved)?;
+            (services, reserved)
+        }
+        true => encode_elsewhere(node, registry, filter, keys, reserved, deadline).await?,
+    };
+    let response = EncodedFetchResponse { header, services, ..<_>::default() };
+    let bytes = response.encoded_len();
+    if instances > LARGE {
+        node.answers.learn(instances, bytes);
+    }
+    if bytes > ANSWER_MAX {
+        return Err(too_large(bytes).into());
+    }
+    let mut response = Response::new(response);
+    reserved.attach(&mut response);
+    Ok(response)
+}
+
+/// Encodes many services where that holds up no other call.
+async fn encode_elsewhere(
+    node: &Arc<Node>,
+    registry: Registry,
+    filter: Filter,
+    keys: Vec<ServiceKey>,
+    mut reserved: Reserved,
+    deadline: Instant,
+) -> Result<(Vec<Bytes>, Reserved), Status> {
+    let turn = timeout_at(deadline, node.answers.encoding.acquire()).await;
+    let _turn = turn.map_err(|_elapsed| CallError::from(NodeError::Overloaded { waiting: 1 }))?;
+    // Not known before the turn came: what answers take, and how many are under way by now.
+    let estimate = node.answers.estimate(instances_of(&registry, &keys));
+    match reserved.check(estimate) {
+        // It would be refused whatever else is under way: do not let its caller try again.
+        Err(_) if estimate > ANSWER_MAX => return Err(too_large(estimate).into()),
+        checked => checked?,
+    }
+    let node = node.clone();
+    let encode = move || {
+        let services = encode_all(&node, &registry, &filter, &keys, &mut reserved)?;
+        Ok::<_, CallError>((services, reserved))
+    };
+    let failed = |error: JoinError| Status::internal(error.to_string());
+    Ok(blocking(encode).await.map_err(failed)??)
+}
+
+fn too_large(bytes: usize) -> CallError {
+    let instead = "use `limit` and read pages, a narrower prefix, or Watch";
+    CallError::TooLarge { what: "the answer", bytes, limit: ANSWER_MAX, instead }
+}
+
+fn instances_of(registry: &Registry, keys: &[ServiceKey]) -> usize {
+    let services = keys.iter().filter_map(|key| registry.service(key));
+    services.map(|service| service.instances.len()).sum()
+}
+
+fn encode_all(
+    node: &Node,
+    registry: &Registry,
+    filter: &Filter,
+    keys: &[ServiceKey],
+    reserved: &mut Reserved,
+) -> Result<Vec<Bytes>, CallError> {
+    let mut bytes = 0;
+    let encode = |key| {
+        let encoded = encoded(node, registry, filter, key);
+        bytes += encoded.len();
+        if bytes > ANSWER_MAX {
+            return Err(too_large(bytes));
+        }
+        reserved.add(encoded.len()).map(|()| encoded)
+    };
+    keys.iter().map(encode).collect()
+}
+
+/// The services asked for: one for each name, in the order asked, or all with the prefix, by name.
+fn keys(registry: &Registry, filter: &Filter, asked: &[String]) -> Vec<ServiceKey> {
+    match &filter.selection {
+        Selection::Prefix(prefix) => {
+            let all = registry.services(&filter.namespace, prefix, None);
+            all.map(|(key, _)| key.clone()).collect()
+        }
+        Selection::Services(names) => {
+            let by_name: HashMap<&str, &ServiceName> =
+                names.iter().map(|name| (name.as_str(), name)).collect();
+            let in_order = asked.iter().filter_map(|name| by_name.get(name.as_str()).copied());
+            let namespace = &filter.namespace;
+            in_order
+                .map(|name| ServiceKey { namespace: namespace.clone(), name: name.clone() })
+                .collect()
+        }
+    }
+}
+
+fn encoded(node: &Node, registry: &Registry, filter: &Filter, key: &ServiceKey) -> Bytes {
+    let service = registry.service(key);
+    let encode = || {
+        let part: Part = part_of(key, service, filter);
+        Bytes::from(convert::service_to_wire(&part).encode_to_vec())
+    };
+    match service {
+        Some(service) if is_by_name(filter) => node.encoded.get(key, service.revision, encode),
+        _ => encode(),
+    }
+}
+
+/// Whether whole services were asked for by name: the same ones are asked for again and again.
+fn is_by_name(filter: &Filter) -> bool {
+    filter.statuses.is_empty() && matches!(filter.selection, Selection::Services(_))
+}

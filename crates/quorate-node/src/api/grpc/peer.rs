@@ -1,0 +1,369 @@
+//! The Peer service: messages of other nodes, handed to Raft or to the node.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
+use openraft::Snapshot;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, VoteResponse};
+use openraft::vote::RaftLeaderId as _;
+use quorate_log::{Identity, SnapshotFile, SnapshotStore};
+use quorate_proto::peer::v1::peer_server::Peer;
+use quorate_proto::peer::v1::{
+    Forwarded, IdentifyRequest, IdentifyResponse, MovedRequest, MovedResponse, Payload, Payloads,
+    ReadIndexRequest, ReadIndexResponse, RecallRequest, SnapshotChunk, StatusRequest,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::api::grpc::guard::{check_forwarded, check_same, check_still_member};
+use crate::api::grpc::{deadline_in, until_stopped};
+use crate::node::forwards::FORWARDED_MAX;
+use crate::node::{LeaderCall, Node};
+use crate::peers::streams::Answers;
+use crate::peers::{Envelope, is_to_voter};
+use crate::runtime::blocking;
+use crate::types::{LogStore, SnapshotMeta, TypeConfig, Vote, decode, encode};
+
+/// Handles calls of other nodes.
+#[derive(Clone)]
+pub(crate) struct PeerService {
+    pub(crate) node: Arc<Node>,
+    pub(crate) log: LogStore,
+    pub(crate) snapshots: Arc<SnapshotStore<TypeConfig>>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+pub(super) type Append = AppendEntriesRequest<TypeConfig>;
+pub(super) type Ballot = VoteRequest<TypeConfig>;
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    type AppendStreamStream = Answers<Payload>;
+    type ForwardStream = Answers<Payloads>;
+    type ReadIndexStream = Answers<ReadIndexResponse>;
+
+    async fn identify(&self, request: Request<IdentifyRequest>) -> Answer<IdentifyResponse> {
+        let node = &self.node;
+        let id = request.into_inner().id;
+        let caller = node.member(id);
+        let recalled = node.recalled(&self.log, id).await.map_err(failed)?;
+        Ok(Response::new(IdentifyResponse {
+            founded: node.is_founded() && node.member(node.id).is_some(),
+            counts_caller: caller.is_some(),
+            leads: node.leads() && node.leadership.leader() == Some(node.id),
+            member_addresses: node.client_addresses(),
+            knows_caller: caller.is_some_and(|member| !member.client_address.is_empty()),
+            cluster_id: self.node.peers.cluster_id(),
+            founders: self.node.peers.identity().founders,
+            node_id: self.node.id,
+            client_address: self.node.me.client_address.clone(),
+            peer_address: self.node.me.peer_address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            recalled: encode(&recalled),
+        }))
+    }
+
+    async fn append(&self, request: Request<Payload>) -> Answer<Payload> {
+        self.adopt(request.metadata()).await?;
+        let sender = Envelope::of(request.metadata()).sender;
+        let append: Append = read(&request.into_inner())?;
+        self.check_append(sender, &append).await?;
+        self.admit(sender, &append).await?;
+        let answer = self.node.raft.append_entries(append).await.map_err(failed)?;
+        Ok(payload(&answer))
+    }
+
+    async fn append_stream(
+        &self,
+        request: Request<Streaming<Payload>>,
+    ) -> Answer<Self::AppendStreamStream> {
+        self.adopt(request.metadata()).await?;
+        let sender = Envelope::of(request.metadata()).sender;
+        // What cannot be read or taken ends the input, and with it the stream: the leader begins a new one.
+        let begun = (self.clone(), request.into_inner(), None);
+        let appends = stream::unfold(begun, move |(service, mut payloads, leader)| async move {
+            let append = service.take(sender, leader, payloads.next().await?).await?;
+            let leader = Some(append.vote);
+            Some((append, (service, payloads, leader)))
+        });
+        let appends = appends.boxed();
+        let answers = self.node.raft.stream_append(appends);
+        let answers = answers.map(|answer| match answer {
+            Ok(answer) => Ok(Payload { data: encode(&answer) }),
+            Err(fatal) => Err(failed(fatal)),
+        });
+        Ok(Response::new(until_stopped(answers, &self.node).boxed()))
+    }
+
+    async fn vote(&self, request: Request<Payload>) -> Answer<Payload> {
+        let (sender, vote) = self.ballot(request).await?;
+        let term = vote.vote.leader_id().term();
+        self.node.recall.check_candidate(term, vote.last_log_id).await?;
+        // It has given its own vote.
+        self.node.recall.note(sender, term, None);
+        Ok(payload(&self.node.raft.vote(vote).await.map_err(failed)?))
+    }
+
+    async fn pre_vote(&self, request: Request<Payload>) -> Answer<Payload> {
+        let (sender, vote) = self.ballot(request).await?;
+        // Of any term, since nothing is granted: a candidate whose term is too low for a vote raises it only by standing.
+        self.node.recall.check_stands(vote.last_log_id).await?;
+        // Whoever asks misses the leader.
+        let followed = self.node.view.borrow_watched().vote;
+        self.node.leadership.suspect(followed);
+        if let Some(last) = self.goes_before(sender, &vote).await? {
+            return Ok(payload(&VoteResponse::<TypeConfig>::new(followed, last, false)));
+        }
+        Ok(payload(&self.node.raft.pre_vote(vote).await.map_err(failed)?))
+    }
+
+    async fn transfer_leader(&self, request: Request<Payload>) -> Answer<Payload> {
+        let sender = self.check_member(request.metadata())?;
+        let transfer: TransferLeaderRequest<TypeConfig> = read(&request.into_inner())?;
+        self.check_claim(sender, transfer.from_leader())?;
+        self.node.recall.check_leader(transfer.from_leader().leader_id().term()).await?;
+        let answer = self.node.raft.handle_transfer_leader(transfer).await.map_err(failed)?;
+        Ok(payload(&answer))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<SnapshotChunk>>,
+    ) -> Answer<Payload> {
+        self.adopt(request.metadata()).await?;
+        let envelope = Envelope::of(request.metadata());
+        let mut chunks = request.into_inner();
+        let first = chunks.message().await?.unwrap_or_default();
+        let (vote, meta): (Vote, SnapshotMeta) = decode(&first.header).map_err(damaged)?;
+        self.check_claim(envelope.sender, &vote)?;
+        self.node.recall.check_leader(vote.leader_id().term()).await?;
+        let snapshot = self.receive(chunks).await?;
+        let received = snapshot.path().to_owned();
+        let fits = self.check_snapshot(envelope, &vote, &meta, &snapshot).await;
+        if let Err(refused) = fits {
+            let _ = blocking(move || std::fs::remove_file(received)).await;
+            return Err(refused);
+        }
+        let snapshot = Snapshot { meta, snapshot };
+        let installed = self.node.raft.install_full_snapshot(vote, snapshot).await;
+        // Installing renames it; one that was not wanted any more would stay.
+        let _ = blocking(move || std::fs::remove_file(received)).await;
+        Ok(payload(&installed.map_err(failed)?))
+    }
+
+    async fn forward(&self, request: Request<Streaming<Forwarded>>) -> Answer<Self::ForwardStream> {
+        let sender = self.check_member(request.metadata())?;
+        let node = self.node.clone();
+        Ok(self.answer_each(request.into_inner(), move |message: Forwarded| {
+            let node = node.clone();
+            async move { execute_all(&node, sender, message).await }
+        }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<Streaming<ReadIndexRequest>>,
+    ) -> Answer<Self::ReadIndexStream> {
+        let sender = self.check_member(request.metadata())?;
+        let node = self.node.clone();
+        Ok(self.answer_each(request.into_inner(), move |question: ReadIndexRequest| {
+            let node = node.clone();
+            async move {
+                check_still_member(&node, sender)?;
+                let vote = decode(&question.vote).map_err(damaged)?;
+                let index = node.read_index_for_peer(sender, vote).await?;
+                Ok(ReadIndexResponse { index })
+            }
+        }))
+    }
+
+    async fn moved(&self, request: Request<MovedRequest>) -> Answer<MovedResponse> {
+        let sender = self.check_member(request.metadata())?;
+        let MovedRequest { node_id, peer_address } = request.into_inner();
+        check_same(sender, node_id)?;
+        let moved = self.node.take_move(node_id, &peer_address)?;
+        Ok(Response::new(MovedResponse { moved: moved.into_iter().collect() }))
+    }
+
+    async fn recall(&self, request: Request<RecallRequest>) -> Answer<Payload> {
+        let sender = self.check_member(request.metadata())?;
+        Ok(payload(&self.node.recalled(&self.log, sender).await.map_err(failed)?))
+    }
+
+    async fn status(&self, request: Request<StatusRequest>) -> Answer<Payload> {
+        self.check_member(request.metadata())?;
+        Ok(payload(&self.node.own_status()))
+    }
+}
+
+impl PeerService {
+    async fn ballot(&self, request: Request<Payload>) -> Result<(u64, Ballot), Status> {
+        let (metadata, _, message) = request.into_parts();
+        self.check(&metadata)?;
+        let ballot: Ballot = read(&message)?;
+        self.check_candidate(&metadata, &ballot).await?;
+        Ok((Envelope::of(&metadata).sender, ballot))
+    }
+
+    /// Refuses calls that are meant for another cluster or another node.
+    pub(super) fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        let envelope = Envelope::of(metadata);
+        let (target, ours) = (envelope.target, self.node.peers.identity());
+        if !envelope.is_of_cluster_of(&ours) {
+            let (theirs, ours) = (envelope.cluster_id, ours.cluster_id);
+            let message = format!("this is a node of cluster {ours:016x}, not of {theirs:016x}");
+            return Err(Status::failed_precondition(message));
+        }
+        if target != self.node.id {
+            let message = format!("this is node {}, not node {target}", self.node.id);
+            return Err(Status::failed_precondition(message));
+        }
+        if !self.node.takes_part.load(Ordering::Acquire) {
+            let message = format!("node {target} waits to hear from the other founders");
+            return Err(Status::unavailable(message));
+        }
+        if ours.cluster_id == 0 && ours.founders == 0 && is_to_voter(metadata) {
+            let message = format!("node {target} is a voter, but its disk was lost: replace it");
+            self.node.peers.refused_as_voter(self.node.id);
+            return Err(Status::failed_precondition(message));
+        }
+        Ok(())
+    }
+
+    /// A node that is not of a cluster yet becomes one of the cluster whose leader calls it, for good.
+    async fn adopt(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        self.check(metadata)?;
+        let Envelope { cluster_id, founders, .. } = Envelope::of(metadata);
+        let known = self.node.peers.identity();
+        // A founder waits until the id is applied: until then it may be anybody's.
+        if known.cluster_id != 0 || known.founders != 0 {
+            return Ok(());
+        }
+        let identity = Identity { cluster_id, founders, ..known };
+        let stamped = self.log.stamp(identity).await;
+        stamped.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        self.node.peers.set_identity(identity);
+        tracing::info!(cluster_id = format!("{cluster_id:016x}"), "this node now belongs to");
+        Ok(())
+    }
+
+    /// Answers one message after the other. When this node begins to stop, the one that it is at is the last.
+    fn answer_each<Q, A, F>(
+        &self,
+        messages: Streaming<Q>,
+        mut answer: impl FnMut(Q) -> F + Send + 'static,
+    ) -> Response<Answers<A>>
+    where
+        Q: Send + 'static,
+        F: Future<Output = Result<A, Status>> + Send + 'static,
+    {
+        let messages = messages.take_until(self.node.stop.clone().cancelled_owned());
+        let answers = messages.then(move |message| {
+            let answer = message.map(&mut answer);
+            async move { answer?.await }
+        });
+        Response::new(answers.boxed())
+    }
+
+    /// The next append of a stream; `leader` is whose the last one was.
+    async fn take(
+        &self,
+        sender: u64,
+        leader: Option<Vote>,
+        payload: Result<Payload, Status>,
+    ) -> Option<Append> {
+        if payload.is_err()
+            && let Some(leader) = leader
+        {
+            self.node.leadership.suspect(leader);
+        }
+        let taken = async {
+            let append: Append = read(&payload?)?;
+            self.check_append(sender, &append).await?;
+            self.admit(sender, &append).await?;
+            Ok::<_, Status>(append)
+        };
+        match taken.await {
+            Ok(append) => Some(append),
+            Err(status) => {
+                tracing::debug!(%status, "ending a stream of appends");
+                None
+            }
+        }
+    }
+
+    /// Notes that there is a leader; refuses entries while there is no room at all for them. Those of a leader that is short of
+    /// room itself are few, and have to be committed.
+    async fn admit(&self, sender: u64, append: &Append) -> Result<(), Status> {
+        let term = append.vote.leader_id().term();
+        self.node.recall.check_leader(term).await?;
+        if !append.entries.is_empty() {
+            self.node.disk.check_floor()?;
+        }
+        // A leader of the past leads nobody.
+        if append.vote >= self.node.view.borrow_watched().vote {
+            let committed = append.leader_commit.map_or(0, |log_id| log_id.index());
+            self.node.leadership.heard(committed);
+            self.node.recall.note(sender, term, append.leader_commit);
+        }
+        Ok(())
+    }
+
+    async fn receive(
+        &self,
+        mut chunks: Streaming<SnapshotChunk>,
+    ) -> Result<SnapshotFile<TypeConfig>, Status> {
+        let io = |error: quorate_log::SnapshotError| Status::internal(error.to_string());
+        let mut receiver = self.snapshots.receive().map_err(io)?;
+        while let Some(chunk) = chunks.message().await? {
+            self.node.disk.check()?;
+            receiver = blocking(move || receiver.write_chunk(&chunk.data).map(|()| receiver))
+                .await
+                .map_err(|error| Status::internal(error.to_string()))?
+                .map_err(io)?;
+        }
+        blocking(move || receiver.finish())
+            .await
+            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|error| Status::data_loss(error.to_string()))
+    }
+}
+
+async fn execute_all(node: &Node, sender: u64, message: Forwarded) -> Result<Payloads, Status> {
+    let Forwarded { data, timeout_ms } = message;
+    let deadline = deadline_in(Duration::from_millis(timeout_ms));
+    if data.len() > FORWARDED_MAX {
+        let message = format!("{} calls in one message, at most {FORWARDED_MAX}", data.len());
+        return Err(Status::invalid_argument(message));
+    }
+    let calls = data.into_iter().map(|data| read::<LeaderCall>(&Payload { data }));
+    let calls = calls.collect::<Result<Vec<_>, _>>()?;
+    check_still_member(node, sender)?;
+    calls.iter().try_for_each(|call| check_forwarded(sender, call))?;
+    let answers = join_all(calls.into_iter().map(|call| node.execute(call, deadline)));
+    let data = answers.await.iter().map(encode).collect();
+    Ok(Payloads { data })
+}
+
+fn read<T: DeserializeOwned>(payload: &Payload) -> Result<T, Status> {
+    decode(&payload.data).map_err(damaged)
+}
+
+fn payload<T: Serialize>(message: &T) -> Response<Payload> {
+    Response::new(Payload { data: encode(message) })
+}
+
+fn damaged(error: impl std::error::Error) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+pub(super) fn failed(error: impl std::error::Error) -> Status {
+    Status::internal(error.to_string())
+}

@@ -1,0 +1,118 @@
+//! Streams of renewals: what has arrived at once is renewed together and answered message by message.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, stream};
+use quorate_proto::v1::{RenewRequest, RenewResponse};
+use quorate_state::{LeaseId, limits};
+use tokio::time::Instant;
+use tonic::{Request, Status, Streaming};
+
+use crate::api::grpc::convert;
+use crate::api::grpc::{header, is_foreign, open};
+use crate::error::CallError;
+use crate::node::Node;
+use crate::node::renewals::{Patience, Renewed};
+
+/// Messages of one stream that are taken together.
+const TOGETHER_MAX: usize = 256;
+/// Such lots of one stream that are in work at once; more messages wait with the transport.
+const LOTS_MAX: usize = 4;
+
+type Answer = Result<RenewResponse, Status>;
+
+/// The answers to a stream of renewals, in the order asked; the first error is the last answer.
+pub(crate) fn answers(
+    node: Arc<Node>,
+    requests: Streaming<RenewRequest>,
+) -> impl Stream<Item = Answer> + Send {
+    let window = Duration::from_millis(node.tunables.renew_window_ms);
+    let answered = Arc::new(Mutex::new(None::<Instant>));
+    let lots = requests.ready_chunks(TOGETHER_MAX).map(move |messages| {
+        let (node, answered) = (node.clone(), answered.clone());
+        // Who comes again soon after an answer was waiting for it.
+        let waited = lock(&answered).is_some_and(|at| at.elapsed() < window);
+        let patience = if waited { Patience::None } else { Patience::Window };
+        async move {
+            let answers = renew_all(&node, messages, patience).await;
+            *lock(&answered) = Some(Instant::now());
+            stream::iter(answers)
+        }
+    });
+    lots.buffered(LOTS_MAX).flatten()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("invariant: nothing panics while it holds this lock")
+}
+
+pub(crate) fn answer(node: &Node, unknown: Vec<LeaseId>, revision: u64) -> RenewResponse {
+    let unknown_lease_ids = unknown.into_iter().map(|id| id.0).collect();
+    RenewResponse { header: header(node, revision, 0), unknown_lease_ids }
+}
+
+/// What a message asks for.
+struct Asked {
+    leases: Vec<LeaseId>,
+    /// They are of another cluster: here, their ids may be strangers'.
+    foreign: bool,
+}
+
+/// Renews message after message, as many together as one call may hold.
+async fn renew_all(
+    node: &Node,
+    messages: Vec<Result<RenewRequest, Status>>,
+    patience: Patience,
+) -> Vec<Answer> {
+    let mut answers = Vec::with_capacity(messages.len());
+    let mut together: Vec<Asked> = Vec::with_capacity(messages.len());
+    let mut count = 0;
+    for message in messages {
+        let asked = match message.and_then(|message| asked(node, message)) {
+            Ok(asked) => asked,
+            Err(status) => {
+                answers.extend(renew_together(node, together, patience).await);
+                answers.push(Err(status));
+                return answers;
+            }
+        };
+        if count + asked.leases.len() > limits::LEASES_PER_CALL {
+            answers.extend(renew_together(node, std::mem::take(&mut together), patience).await);
+            count = 0;
+        }
+        count += asked.leases.len();
+        together.push(asked);
+    }
+    answers.extend(renew_together(node, together, patience).await);
+    answers
+}
+
+fn asked(node: &Node, message: RenewRequest) -> Result<Asked, Status> {
+    let (message, _deadline) = open(Request::new(message), node)?;
+    let foreign = is_foreign(node, message.cluster_id);
+    Ok(Asked { leases: convert::renewals(&message).map_err(CallError::from)?, foreign })
+}
+
+async fn renew_together(node: &Node, messages: Vec<Asked>, patience: Patience) -> Vec<Answer> {
+    let ours = messages.iter().filter(|asked| !asked.foreign);
+    let leases: Vec<LeaseId> = ours.flat_map(|asked| &asked.leases).copied().collect();
+    let renewed = match leases.is_empty() {
+        true => Renewed { unknown: Vec::new(), revision: node.applied.position().revision },
+        false => {
+            let deadline = Instant::now() + node.tunables.request_timeout();
+            match node.renew(leases, patience, deadline).await {
+                Ok(renewed) => renewed,
+                Err(error) => return vec![Err(error.into())],
+            }
+        }
+    };
+    let Renewed { unknown, revision } = renewed;
+    let all_unknown: HashSet<LeaseId> = unknown.into_iter().collect();
+    let each = messages.into_iter().map(|Asked { mut leases, foreign }| {
+        leases.retain(|lease| foreign || all_unknown.contains(lease));
+        Ok(answer(node, leases, revision))
+    });
+    each.collect()
+}

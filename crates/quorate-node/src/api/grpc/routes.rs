@@ -1,0 +1,52 @@
+//! Which service a client's call is for.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+use futures_util::FutureExt;
+use futures_util::future::{Either, Map};
+use http::{Request, Response};
+use quorate_proto::encoded::v1::registry_server::RegistryServer;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tower::Service;
+
+use crate::api::grpc::registry::RegistryService;
+use crate::net::answers;
+
+type Registry = RegistryServer<RegistryService>;
+type Answer = Result<Response<Body>, Infallible>;
+type InPieces = fn(Answer) -> Answer;
+
+/// The registry's calls go straight to it; the others by the transport's router, which makes each call and each message of
+/// a stream a box or two more.
+#[derive(Clone)]
+pub(crate) struct ClientCalls {
+    pub(crate) registry: Registry,
+    pub(crate) others: Routes,
+}
+
+impl Service<Request<Body>> for ClientCalls {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either<
+        Map<<Registry as Service<Request<Body>>>::Future, InPieces>,
+        <Routes as Service<Request<Body>>>::Future,
+    >;
+
+    /// Both are always ready.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let service = request.uri().path().split('/').nth(1);
+        if service == Some(<Registry as NamedService>::NAME) {
+            let in_pieces: InPieces = |answer| answer.map(answers::in_pieces);
+            Either::Left(self.registry.call(request).map(in_pieces))
+        } else {
+            Either::Right(self.others.call(request))
+        }
+    }
+}

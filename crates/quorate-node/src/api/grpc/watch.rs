@@ -1,0 +1,372 @@
+//! The Watch call: reads the subscription, then turns a [`Subscription`]'s messages into answers, and takes in acks.
+
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use prost::Message as _;
+use quorate_proto::encoded::v1::encoded_watch_response::Kind;
+use quorate_proto::encoded::v1::{EncodedWatchDelta, EncodedWatchResponse};
+use quorate_proto::v1::watch_request::Kind as Ask;
+use quorate_proto::v1::{WatchBookmark, WatchLeader, WatchRequest, WatchSnapshot, WatchSubscribe};
+use quorate_state::{Invalid, Revision};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::{Status, Streaming};
+
+use crate::api::grpc::convert;
+use crate::api::grpc::{header, is_foreign};
+use crate::applied::hub::Filter;
+use crate::applied::shared_event::SharedEvent;
+use crate::applied::subscription::{Begin, Message, Positioned, Subscription};
+use crate::error::{CallError, NodeError, Wanted};
+use crate::node::Node;
+use crate::node::reads::age_ms;
+
+/// Answers a Watch call.
+pub(crate) async fn answers(
+    node: Arc<Node>,
+    mut asks: Streaming<WatchRequest>,
+    deadline: Instant,
+) -> Result<impl Stream<Item = Result<EncodedWatchResponse, Status>> + Send + use<>, Status> {
+    let first = timeout_at(deadline, asks.message()).await;
+    let first =
+        first.map_err(|_| Status::deadline_exceeded("no subscription arrived in time"))??;
+    let Some(WatchRequest { kind: Some(Ask::Subscribe(subscribe)) }) = first else {
+        let must = "the first message must subscribe";
+        return Err(CallError::from(Invalid::text("kind", "", must)).into());
+    };
+    let WatchSubscribe { namespace, services, prefix, statuses, .. } = &subscribe;
+    let filter = convert::filter(namespace, services, prefix, statuses);
+    let filter = filter.map_err(CallError::from)?;
+    node.check_member()?;
+    let begin = begin(&node, &subscribe, deadline).await?;
+    let mut fresh = Fresh::now(&node);
+    let mut subscription = Subscription::start(
+        node.applied.clone(),
+        filter.clone(),
+        begin,
+        node.leadership.views(),
+        node.tunables.bookmark(),
+        end(node.clone(), asks),
+    );
+    let mut first = true;
+    Ok(stream::poll_fn(move |cx| {
+        let positioned = ready!(subscription.poll_next(cx));
+        let first = std::mem::take(&mut first);
+        Poll::Ready(Some(positioned.map(|next| answer(&node, &filter, next, first, &mut fresh))))
+    }))
+}
+
+/// Where the subscription begins, once this node is that far.
+async fn begin(
+    node: &Node,
+    subscribe: &WatchSubscribe,
+    deadline: Instant,
+) -> Result<Begin, NodeError> {
+    let wanted = subscribe.from_revision;
+    if wanted == 0 {
+        return Ok(Begin::Snapshot);
+    }
+    if is_foreign(node, subscribe.cluster_id) {
+        return Ok(Begin::Reset);
+    }
+    node.await_revision(Wanted::FromRevision(wanted), deadline).await?;
+    Ok(Begin::After(Revision(wanted)))
+}
+
+/// A watcher whose node has no leader is told so (`leader_id` 0) and may go elsewhere. Who has not by then is sent away: a
+/// caller with the bare stub may know nothing of it.
+const LEADERLESS_FOR: Duration = Duration::from_secs(60);
+/// The same where this node is no member any more, and never will have a leader.
+const REMOVED_FOR: Duration = Duration::from_secs(10);
+
+/// Waits until nothing new will come here for long: this node was taken out, or has no leader.
+async fn lost(node: &Node) -> NodeError {
+    let removed = async {
+        loop {
+            node.leadership.removed().await;
+            sleep(REMOVED_FOR).await;
+            if node.leadership.is_removed() {
+                return NodeError::NotMember { node: node.id };
+            }
+        }
+    };
+    let leaderless = async {
+        let mut leader = node.leadership.views();
+        loop {
+            // Its sender is this node's: it does not end before.
+            let _ = leader.wait_for(Option::is_none).await;
+            let since = Instant::now();
+            if timeout(LEADERLESS_FOR, leader.wait_for(Option::is_some)).await.is_err() {
+                return NodeError::NoLeader { waited_ms: since.elapsed().as_millis() as u64 };
+            }
+        }
+    };
+    tokio::select! {
+        error = removed => error,
+        error = leaderless => error,
+    }
+}
+
+/// What ends a watch: this node stops, or has lost the cluster for good, or the caller is gone or sends what is no ack. Acks are
+/// only taken in so far.
+async fn end(node: Arc<Node>, mut asks: Streaming<WatchRequest>) -> Status {
+    let asked = async {
+        loop {
+            match asks.message().await {
+                Ok(Some(WatchRequest { kind: Some(Ask::Ack(_)) })) => {}
+                Ok(Some(_)) => {
+                    let must = "a stream subscribes once; open another one";
+                    return CallError::from(Invalid::text("kind", "subscribe", must)).into();
+                }
+                Ok(None) => return std::future::pending().await, // it has nothing more to say
+                Err(status) => return status,
+            }
+        }
+    };
+    tokio::select! {
+        status = asked => status,
+        () = node.stop.cancelled() => NodeError::Stopping { node: node.id }.into(),
+        error = lost(&node) => error.into(),
+    }
+}
+
+/// A moment before which everything that was acknowledged is in each state that has come as far as `revision`.
+#[derive(Debug, Clone, Copy)]
+struct Fresh {
+    at: Option<Instant>,
+    revision: u64,
+}
+
+impl Fresh {
+    /// Of what this node has now. The revision is read last: what is applied in between makes it no less.
+    fn now(node: &Node) -> Self {
+        let at = node.fresh_at();
+        Self { at, revision: node.applied.position().revision }
+    }
+
+    /// The moment for a watcher that has come to `told`, if this knows one or what the node has now does, which is then kept.
+    fn of(&mut self, told: u64, now: Self) -> Option<Instant> {
+        if now.revision <= told {
+            *self = now;
+        }
+        self.at.filter(|_| self.revision <= told)
+    }
+}
+
+fn answer(
+    node: &Node,
+    filter: &Filter,
+    positioned: Positioned,
+    first: bool,
+    fresh: &mut Fresh,
+) -> EncodedWatchResponse {
+    let Positioned { message, previous, revision } = positioned;
+    // A message may have waited for long before it is sent, and what a watcher has is as old as the last one.
+    let age = match &message {
+        // Copied after `fresh` was taken.
+        Message::Snapshot { .. } if first => Some(fresh.at),
+        _ if first => Some(fresh.of(revision.0, Fresh::now(node))),
+        Message::Leader(_) => Some(fresh.of(revision.0, Fresh::now(node))),
+        _ => None,
+    };
+    let kind = match message {
+        Message::Snapshot { services, reset, last } => {
+            let services = services.iter().map(convert::service_to_wire).collect();
+            Kind::Snapshot(WatchSnapshot { reset, last, services })
+        }
+        Message::Delta(events) => {
+            let changes = events.iter().filter_map(|shared| encoded(shared, filter));
+            Kind::Delta(EncodedWatchDelta { changes: changes.collect() })
+        }
+        Message::Bookmark => Kind::Bookmark(WatchBookmark {}),
+        Message::Leader(leader) => Kind::Leader(WatchLeader { leader_id: leader.unwrap_or(0) }),
+    };
+    EncodedWatchResponse {
+        revision: revision.0,
+        previous_revision: previous.0,
+        kind: Some(kind),
+        header: age.and_then(|at| header(node, revision.0, age_ms(at))),
+    }
+}
+
+/// The change as somebody with this filter sees it, if at all.
+fn encoded(shared: &SharedEvent, filter: &Filter) -> Option<Bytes> {
+    let view = filter.view(&shared.event)?;
+    let encode = || convert::change_to_wire(&shared.event, view).encode_to_vec().into();
+    Some(shared.encoded(view, encode))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use quorate_proto::v1::{Change, ChangeKind, RemoveReason, WatchDelta, WatchResponse};
+    use quorate_proto::v1::{InstanceStatus, watch_response};
+    use quorate_state::{
+        Command, Deregister, Event, Incarnation, InstanceId, InstanceKey, InstanceRef,
+        InstanceSpec, Namespace, Op, Register, Registry, ServiceKey, ServiceName, SpecParts,
+        Status, Update,
+    };
+
+    use super::*;
+    use crate::applied::hub::Selection;
+    use crate::applied::shared_event::View;
+
+    const STATUSES: [Status; 4] =
+        [Status::Starting, Status::Up, Status::Draining, Status::OutOfService];
+
+    /// An instance comes, takes on every status in turn, and goes.
+    fn events() -> Vec<Event> {
+        let name = ServiceName::new("service", "web").unwrap();
+        let service = ServiceKey { namespace: Namespace::default(), name };
+        let key = InstanceKey { service, id: InstanceId::new("id", "a").unwrap() };
+        let parts = SpecParts {
+            endpoints: [("http".to_owned(), "http://10.0.0.1:80".to_owned())].into(),
+            zone: "z".to_owned(),
+            version: "1".to_owned(),
+            weight: None,
+            status: Status::OutOfService,
+            metadata: BTreeMap::from([("some".to_owned(), "thing".to_owned())]),
+            requires: BTreeSet::default(),
+        };
+        let spec = InstanceSpec::new("", parts).unwrap();
+        let target = InstanceRef { key: key.clone(), incarnation: None };
+        let register = Register {
+            lease: None,
+            ttl: None,
+            incarnation: Some(Incarnation(1)),
+            instances: vec![(key, spec)],
+        };
+        let become_ = |status| {
+            let (weight, metadata) = (None, None);
+            Op::Update(Update { target: target.clone(), status: Some(status), weight, metadata })
+        };
+        let mut ops = vec![Op::Register(register)];
+        ops.extend(STATUSES.map(become_));
+        ops.push(Op::Deregister(Deregister::Instances(vec![target.clone()])));
+        let mut registry = Registry::new();
+        let mut apply = |op| {
+            let clock = registry.clock();
+            registry.apply(&Command::new(clock, op)).events
+        };
+        let events = ops.into_iter().flat_map(&mut apply);
+        events.map(Arc::unwrap_or_clone).collect()
+    }
+
+    /// Every set of statuses.
+    fn filters() -> Vec<Filter> {
+        let chosen = |bits: usize| {
+            let chosen = (0..4).filter(|at| bits & (1 << at) != 0).map(|at| STATUSES[at]);
+            Filter {
+                namespace: Namespace::default(),
+                selection: Selection::Prefix(String::new()),
+                statuses: chosen.collect(),
+            }
+        };
+        (0..16).map(chosen).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watcher_that_is_behind_is_told_no_age_of_what_it_does_not_have() {
+        let at = |ms| Some(Instant::now() + Duration::from_millis(ms));
+        let mut fresh = Fresh { at: at(0), revision: 10 };
+        for (what, told, now, expected) in [
+            ("it resumes from before", 4, (at(50), 12), None),
+            ("on its way", 9, (at(100), 12), None),
+            ("as far as the node was when it came", 10, (at(150), 12), at(0)),
+            ("as far as the node is", 12, (at(200), 12), at(200)),
+            ("nothing was written since", 12, (at(250), 12), at(250)),
+            ("it reads slowly", 12, (at(5_000), 90), at(250)),
+            ("in between", 80, (at(5_100), 95), at(250)),
+            ("it has all", 95, (at(5_200), 95), at(5_200)),
+            ("the node does not know", 95, (None, 95), None),
+        ] {
+            let (at, revision) = now;
+            assert_eq!(fresh.of(told, Fresh { at, revision }), expected, "{what}");
+        }
+    }
+
+    /// Whoever comes first, nobody is sent what was encoded for somebody who sees the change in another way.
+    #[test]
+    fn who_shares_an_encoding_sees_only_what_its_filter_covers() {
+        let filters = filters();
+        for first in 0..filters.len() {
+            for shared in events().into_iter().map(SharedEvent::new) {
+                for filter in filters[first..].iter().chain(&filters[..first]) {
+                    let sent = encoded(&shared, filter);
+                    let sent = sent.map(|bytes| Change::decode(bytes).unwrap());
+                    check(&shared.event, filter, sent);
+                }
+            }
+        }
+    }
+
+    /// What this watcher had and what it is to have say what it must be sent.
+    fn check(event: &Event, filter: &Filter, sent: Option<Change>) {
+        let wanted = |status| filter.statuses.is_empty() || filter.statuses.contains(&status);
+        let had = event.before().map(|instance| instance.status()).filter(|s| wanted(*s));
+        let has = event.after().map(|instance| instance.status()).filter(|s| wanted(*s));
+        let kind = match (had, has) {
+            (None, None) => return assert_eq!(sent, None),
+            (None, Some(_)) => ChangeKind::Added,
+            (Some(_), Some(_)) => ChangeKind::Modified,
+            (Some(_), None) => ChangeKind::Removed,
+        };
+        let sent = sent.expect("it sees something");
+        assert_eq!((sent.kind(), sent.revision), (kind, event.revision.0), "{filter:?}");
+        let reason = match (kind, event.after()) {
+            (ChangeKind::Removed, Some(_)) => RemoveReason::Filtered,
+            (ChangeKind::Removed, None) => RemoveReason::Deregistered,
+            _ => RemoveReason::Unspecified,
+        };
+        assert_eq!(sent.reason(), reason, "{filter:?}");
+        let instance = sent.instance.expect("every change has its instance");
+        let is_covered = match instance.status() {
+            InstanceStatus::Starting => wanted(Status::Starting),
+            InstanceStatus::Up => wanted(Status::Up),
+            InstanceStatus::Draining => wanted(Status::Draining),
+            InstanceStatus::OutOfService => wanted(Status::OutOfService),
+            InstanceStatus::Unspecified => panic!("{instance:?}"),
+        };
+        assert!(is_covered || reason == RemoveReason::Filtered, "{instance:?} for {filter:?}");
+    }
+
+    #[test]
+    fn a_change_is_encoded_once_for_each_view() {
+        let shared: Vec<_> = events().into_iter().map(SharedEvent::new).collect();
+        let up = Filter { statuses: [Status::Up].into(), ..filters()[0].clone() };
+        for shared in &shared {
+            let Some(view) = up.view(&shared.event) else { continue };
+            let sent = encoded(shared, &up).unwrap();
+            assert_eq!(shared.encoded(view, || panic!("encoded again")), sent);
+            let other = if view == View::Added { View::Removed } else { View::Added };
+            assert_eq!(shared.encoded(other, || Bytes::from_static(b"other")), "other");
+            shared.forget_encodings();
+            for text in ["not", "kept"] {
+                assert_eq!(shared.encoded(view, || Bytes::from_static(text.as_bytes())), text);
+            }
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_message_itself() {
+        let shared: Vec<_> = events().into_iter().map(SharedEvent::new).collect();
+        let all = &filters()[0];
+        let changes: Vec<Bytes> = shared.iter().filter_map(|shared| encoded(shared, all)).collect();
+        assert_eq!(changes.len(), shared.len());
+        let plain = shared.iter().map(|shared| {
+            let view = all.view(&shared.event).unwrap();
+            convert::change_to_wire(&shared.event, view)
+        });
+        let plain = watch_response::Kind::Delta(WatchDelta { changes: plain.collect() });
+        let (revision, previous_revision, header) = (9, 3, None);
+        let plain = WatchResponse { revision, previous_revision, kind: Some(plain), header };
+        let kind = Some(Kind::Delta(EncodedWatchDelta { changes }));
+        let header = None;
+        let encoded = EncodedWatchResponse { revision, previous_revision, kind, header };
+        assert_eq!(encoded.encode_to_vec(), plain.encode_to_vec());
+    }
+}

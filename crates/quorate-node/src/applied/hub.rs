@@ -1,0 +1,384 @@
+//! The watch hub: the latest changes in a ring, and what each watcher still has to be told.
+//!
+//! Lives under the lock of `applied.rs`. A change is put into the ring and into the queue of each watcher that it
+//! concerns; a watcher takes its queue when its stream is polled. A queue that would grow over [`QUEUE_MAX`] is dropped
+//! and the watcher served from the ring instead, coalesced to the latest state of each instance; one that is even behind
+//! the ring gets a snapshot. So a slow watcher costs a bounded amount of memory and never holds anybody up: the ring is
+//! handed out in pieces of [`BATCH_MAX`], and what a watcher sees of a piece is found without the lock.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use crate::applied::ring::Ring;
+use crate::applied::shared_event::{SharedEvent, View};
+use crate::applied::wake::Wake;
+use quorate_state::{
+    Change, Event, Instance, InstanceKey, Namespace, Revision, ServiceKey, ServiceName, Status,
+};
+
+/// Changes that wait for one watcher: enough for a burst, small enough for 10,000 stalled watchers (8 bytes each).
+const QUEUE_MAX: usize = 1_024;
+
+/// Changes in one message, and taken from the ring under the lock at once.
+pub(crate) const BATCH_MAX: usize = 1_000;
+
+/// Changes of one command that are not queued for each watcher: an expiry or a large call, seldom anything else.
+const MANY: usize = 64;
+
+/// What a watcher wants to see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Filter {
+    pub(crate) namespace: Namespace,
+    pub(crate) selection: Selection,
+    /// Effective status; empty: any.
+    pub(crate) statuses: BTreeSet<Status>,
+}
+
+/// Which services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Selection {
+    Services(BTreeSet<ServiceName>),
+    Prefix(String),
+}
+
+impl Filter {
+    pub(crate) fn covers_service(&self, key: &ServiceKey) -> bool {
+        key.namespace == self.namespace
+            && match &self.selection {
+                Selection::Services(names) => names.contains(&key.name),
+                Selection::Prefix(prefix) => key.name.as_str().starts_with(prefix),
+            }
+    }
+
+    pub(crate) fn covers_status(&self, instance: &Instance) -> bool {
+        self.statuses.is_empty() || self.statuses.contains(&instance.status())
+    }
+
+    /// Whether somebody with this filter sees anything of the change.
+    pub(crate) fn sees(&self, event: &Event) -> bool {
+        self.covers_service(&event.key().service) && self.view(event).is_some()
+    }
+
+    /// How the change of a service that is covered looks: an instance that comes into what is covered is added, one that
+    /// leaves it removed. `None`: it was not and is not covered.
+    pub(crate) fn view(&self, event: &Event) -> Option<View> {
+        let covered = |instance: Option<&Arc<Instance>>| {
+            instance.is_some_and(|instance| self.covers_status(instance))
+        };
+        match (covered(event.before()), covered(event.after())) {
+            (false, false) => None,
+            (false, true) => Some(View::Added),
+            (true, true) => Some(View::Modified),
+            (true, false) => Some(View::Removed),
+        }
+    }
+}
+
+/// What a watcher takes at one time.
+#[derive(Debug)]
+pub(crate) enum Batch {
+    /// These changes, all of which it sees, lead from its position to this revision.
+    Changes { events: Vec<Arc<SharedEvent>>, upto: Revision },
+    /// All changes from its position to this revision, to be looked through. `coalesce`: the latest of each instance is
+    /// enough. `last`: what comes after them is queued; else there is more to take at once.
+    Ring { events: Vec<Arc<SharedEvent>>, upto: Revision, coalesce: bool, last: bool },
+    /// The ring does not reach back to its position: begin anew.
+    Lost,
+}
+
+#[derive(Debug)]
+enum Backlog {
+    /// The queue has everything after the watcher's position.
+    Queued(VecDeque<Arc<SharedEvent>>),
+    /// The ring has it, after a revision up to which it has nothing else to be told; every change is told. Its wake is
+    /// pending.
+    Replay { from: Revision },
+    /// The same; the latest change of each instance is told.
+    Coalesce { from: Revision },
+}
+
+#[derive(Debug)]
+struct Watcher {
+    filter: Filter,
+    backlog: Backlog,
+    wake: Arc<Wake>,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    ring: Ring,
+    watchers: HashMap<u64, Watcher>,
+    by_service: HashMap<ServiceKey, Vec<u64>>,
+    /// By namespace and prefix: each is compared once, however many watch it. In order, so that a simulation wakes
+    /// in the same order again.
+    by_prefix: BTreeMap<(Namespace, String), Vec<u64>>,
+    /// Who has something to take and was not woken yet.
+    wakes: Vec<Arc<Wake>>,
+    last_id: u64,
+}
+
+impl Hub {
+    /// The ring keeps so many changes, and so many bytes of them.
+    pub(crate) fn new(ring_max: usize, ring_bytes_max: usize) -> Self {
+        Self {
+            ring: Ring::new(ring_max, ring_bytes_max),
+            watchers: HashMap::new(),
+            by_service: HashMap::new(),
+            by_prefix: BTreeMap::new(),
+            wakes: Vec::new(),
+            last_id: 0,
+        }
+    }
+
+    /// Takes in what a command changed. Those whom it concerns are still to be woken.
+    pub(crate) fn publish(&mut self, events: Vec<Arc<Event>>) {
+        let shared = |event| Arc::new(SharedEvent::new(Arc::unwrap_or_clone(event)));
+        let events: Vec<_> = events.into_iter().map(shared).collect();
+        if events.len() >= MANY && events.len() <= self.ring.max() / 2 {
+            self.point_to_ring(&events);
+        } else {
+            self.queue_for_each(&events);
+        }
+        events.into_iter().for_each(|event| self.ring.push(event));
+    }
+
+    /// Whom to wake for what was published since this was last asked; best done when the lock is free.
+    #[must_use]
+    pub(crate) fn take_wakes(&mut self) -> Vec<Arc<Wake>> {
+        std::mem::take(&mut self.wakes)
+    }
+
+    fn queue_for_each(&mut self, events: &[Arc<SharedEvent>]) {
+        let Self { watchers, by_service, by_prefix, wakes, .. } = self;
+        for shared in events {
+            let event = &shared.event;
+            let service = &event.key().service;
+            let by_name = by_service.get(service).into_iter();
+            let by_prefix = by_prefix.iter().filter(|(prefix, _)| covers(prefix, service));
+            for id in by_name.chain(by_prefix.map(|(_, ids)| ids)).flatten() {
+                if let Some(watcher) = watchers.get_mut(id)
+                    && watcher.filter.view(event).is_some()
+                {
+                    watcher.queue(shared, wakes);
+                }
+            }
+        }
+    }
+
+    /// So many changes at once are found in the ring by those whom they may concern, outside the lock.
+    fn point_to_ring(&mut self, events: &[Arc<SharedEvent>]) {
+        let Self { watchers, by_service, by_prefix, wakes, .. } = self;
+        let mut done = HashSet::new();
+        for event in events {
+            let service = &event.event.key().service;
+            let Some(ids) = by_service.get(service).filter(|_| done.insert(service)) else {
+                continue;
+            };
+            for id in ids {
+                if let Some(watcher) = watchers.get_mut(id) {
+                    watcher.replay(event, wakes);
+                }
+            }
+        }
+        for (prefix, ids) in by_prefix {
+            let covered = |shared: &&Arc<SharedEvent>| covers(prefix, &shared.event.key().service);
+            let Some(first) = events.iter().find(covered) else { continue };
+            for id in ids {
+                if let Some(watcher) = watchers.get_mut(id) {
+                    watcher.replay(first, wakes);
+                }
+            }
+        }
+    }
+
+    /// The state was replaced: nothing before this revision is known any more.
+    pub(crate) fn restart(&mut self, revision: Revision) {
+        self.ring.restart(revision);
+        let mut watchers: Vec<_> = self.watchers.iter_mut().collect();
+        // Again in the same order in a simulation.
+        watchers.sort_unstable_by_key(|(id, _)| **id);
+        for (_, watcher) in watchers {
+            watcher.backlog = Backlog::Replay { from: Revision(0) };
+            watcher.wake.call();
+        }
+    }
+
+    /// Whether the ring has everything after this revision.
+    pub(crate) fn reaches(&self, revision: Revision) -> bool {
+        revision >= self.ring.base()
+    }
+
+    /// Adds a watcher. `replay`: it stands at an earlier revision that the ring reaches; else at the present one.
+    pub(crate) fn subscribe(&mut self, filter: Filter, replay: bool) -> (u64, Arc<Wake>) {
+        self.last_id += 1;
+        let id = self.last_id;
+        match &filter.selection {
+            Selection::Services(names) => {
+                for name in names {
+                    let namespace = filter.namespace.clone();
+                    let key = ServiceKey { namespace, name: name.clone() };
+                    self.by_service.entry(key).or_default().push(id);
+                }
+            }
+            Selection::Prefix(prefix) => {
+                let key = (filter.namespace.clone(), prefix.clone());
+                self.by_prefix.entry(key).or_default().push(id);
+            }
+        }
+        let all = Backlog::Replay { from: Revision(0) };
+        let backlog = if replay { all } else { Backlog::Queued(VecDeque::new()) };
+        let wake = Arc::new(Wake::default());
+        wake.call();
+        self.watchers.insert(id, Watcher { filter, backlog, wake: wake.clone() });
+        (id, wake)
+    }
+
+    pub(crate) fn unsubscribe(&mut self, id: u64) {
+        let Some(watcher) = self.watchers.remove(&id) else { return };
+        match watcher.filter.selection {
+            Selection::Services(names) => {
+                for name in names {
+                    let namespace = watcher.filter.namespace.clone();
+                    let key = ServiceKey { namespace, name };
+                    if remove_id(self.by_service.get_mut(&key), id) {
+                        self.by_service.remove(&key);
+                    }
+                }
+            }
+            Selection::Prefix(prefix) => {
+                let key = (watcher.filter.namespace, prefix);
+                if remove_id(self.by_prefix.get_mut(&key), id) {
+                    self.by_prefix.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// A watcher that the ring does not reach back to begins anew: what comes from now on is queued.
+    pub(crate) fn begin_anew(&mut self, id: u64) {
+        if let Some(watcher) = self.watchers.get_mut(&id) {
+            watcher.backlog = Backlog::Queued(VecDeque::new());
+        }
+    }
+
+    /// What a watcher that has taken everything up to `position` is to take next; `now` is the state's revision.
+    pub(crate) fn take(&mut self, id: u64, position: Revision, now: Revision) -> Batch {
+        let nothing = Batch::Changes { events: Vec::new(), upto: now };
+        let Some(watcher) = self.watchers.get_mut(&id) else { return nothing };
+        let (from, coalesce) = match &mut watcher.backlog {
+            Backlog::Queued(queue) => {
+                let events: Vec<_> = queue.drain(..queue.len().min(BATCH_MAX)).collect();
+                let more = !queue.is_empty();
+                let upto = events.last().filter(|_| more).map_or(now, |last| last.event.revision);
+                if more {
+                    watcher.wake.call();
+                }
+                return Batch::Changes { events, upto };
+            }
+            Backlog::Replay { from } => (*from, false),
+            Backlog::Coalesce { from } => (*from, true),
+        };
+        let position = position.max(from);
+        if position < self.ring.base() {
+            return Batch::Lost;
+        }
+        let (events, last) = self.ring.after(position, BATCH_MAX);
+        if last {
+            watcher.backlog = Backlog::Queued(VecDeque::new());
+        } else {
+            watcher.wake.call();
+        }
+        let upto = events.last().filter(|_| !last).map_or(now, |last| last.event.revision);
+        Batch::Ring { events, upto, coalesce, last }
+    }
+}
+
+impl Watcher {
+    /// Another change that it sees.
+    fn queue(&mut self, event: &Arc<SharedEvent>, wakes: &mut Vec<Arc<Wake>>) {
+        self.wake_if_idle(wakes);
+        let Backlog::Queued(queue) = &mut self.backlog else { return };
+        if queue.len() < QUEUE_MAX {
+            queue.push_back(event.clone());
+        } else {
+            self.backlog = Backlog::Coalesce { from: before(queue.front().unwrap_or(event)) };
+        }
+    }
+
+    /// Other changes that it may see, from this one on.
+    fn replay(&mut self, event: &Arc<SharedEvent>, wakes: &mut Vec<Arc<Wake>>) {
+        self.wake_if_idle(wakes);
+        if let Backlog::Queued(queue) = &self.backlog {
+            self.backlog = Backlog::Replay { from: before(queue.front().unwrap_or(event)) };
+        }
+    }
+
+    /// Wakes it when this is the first that it has to take; until it has, another wake would tell it nothing.
+    fn wake_if_idle(&self, wakes: &mut Vec<Arc<Wake>>) {
+        if matches!(&self.backlog, Backlog::Queued(queue) if queue.is_empty()) {
+            wakes.push(self.wake.clone());
+        }
+    }
+}
+
+fn covers((namespace, prefix): &(Namespace, String), service: &ServiceKey) -> bool {
+    service.namespace == *namespace && service.name.as_str().starts_with(prefix)
+}
+
+/// Whether nobody is left.
+fn remove_id(ids: Option<&mut Vec<u64>>, id: u64) -> bool {
+    ids.is_some_and(|ids| {
+        ids.retain(|other| *other != id);
+        ids.is_empty()
+    })
+}
+
+fn before(shared: &SharedEvent) -> Revision {
+    Revision(shared.event.revision.0 - 1)
+}
+
+/// Changes of which only the latest of each instance counts.
+#[derive(Debug, Default)]
+pub(crate) struct Coalesced {
+    merged: HashMap<InstanceKey, Arc<SharedEvent>>,
+}
+
+impl Coalesced {
+    pub(crate) fn add(&mut self, later: Arc<SharedEvent>) {
+        let key = later.event.key().clone();
+        let event = match self.merged.remove(&key) {
+            None => Some(later),
+            Some(earlier) => {
+                let both = merge(&earlier.event, &later.event);
+                both.map(|both| Arc::new(SharedEvent::new(both)))
+            }
+        };
+        if let Some(event) = event {
+            self.merged.insert(key, event);
+        }
+    }
+
+    /// For each instance one change, from what it was at first to what it is at last, in the order of the last ones.
+    pub(crate) fn into_events(self) -> Vec<Arc<SharedEvent>> {
+        let mut events: Vec<_> = self.merged.into_values().collect();
+        events.sort_by_key(|shared| shared.event.revision);
+        events
+    }
+}
+
+/// Two changes of one instance as one; `None`: it came and went.
+fn merge(earlier: &Event, later: &Event) -> Option<Event> {
+    let change = match (earlier.before().cloned(), later.change.clone()) {
+        (None, Change::Removed { .. }) => return None,
+        (None, Change::Added { after } | Change::Modified { after, .. }) => Change::Added { after },
+        (Some(before), Change::Removed { reason, .. }) => Change::Removed { before, reason },
+        (Some(before), Change::Added { after } | Change::Modified { after, .. }) => {
+            Change::Modified { before, after }
+        }
+    };
+    Some(Event { revision: later.revision, change })
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,343 @@
+//! One watcher's stream as a pull: a snapshot or a replay first, then changes, bookmarks and news of the leader.
+//!
+//! Knows nothing of gRPC: `api/grpc/watch.rs` turns the messages into answers. There is no task for a watcher: the stream is
+//! driven by whoever polls it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use quorate_state::{Instance, Registry, Revision, Service, ServiceKey};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::applied::Applied;
+use crate::applied::hub::{BATCH_MAX, Batch, Coalesced, Filter, Selection};
+use crate::applied::shared_event::SharedEvent;
+use crate::applied::wake::Wake;
+use crate::applied::wire_size::{instance_bytes, service_bytes};
+
+/// A message at most, bytes, unless one instance alone is larger: far below the 4 MiB that receivers take as a rule.
+const MESSAGE_BYTES: usize = 256 * 1024;
+
+/// Where a subscription begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// With a snapshot.
+    Snapshot,
+    /// With a snapshot that says `reset`: what the watcher has is of another cluster.
+    Reset,
+    /// After a revision that this node has reached; with a reset if the ring does not reach back to it.
+    After(Revision),
+}
+
+/// What a watcher is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// A part of a snapshot.
+    Snapshot { services: Vec<Part>, reset: bool, last: bool },
+    /// Changes in order.
+    Delta(Vec<Arc<SharedEvent>>),
+    /// Nothing new up to here.
+    Bookmark,
+    /// This node now follows this leader.
+    Leader(Option<u64>),
+}
+
+/// Some instances of one service.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) key: ServiceKey,
+    /// `None`: the service is not known.
+    pub(crate) revision: Option<Revision>,
+    pub(crate) instances: Vec<Arc<Instance>>,
+}
+
+/// A message with the positions before and after it.
+#[derive(Debug)]
+pub(crate) struct Positioned {
+    pub(crate) message: Message,
+    pub(crate) previous: Revision,
+    pub(crate) revision: Revision,
+}
+
+/// One watcher, until something ends it with an `E`.
+#[derive(Debug)]
+pub(crate) struct Subscription<E> {
+    applied: Arc<Applied>,
+    id: u64,
+    /// Called by the hub and by all that comes seldom.
+    wake: Arc<Wake>,
+    waker: Waker,
+    filter: Filter,
+    /// What the last message led to.
+    position: Revision,
+    /// Everything up to here was taken from the hub.
+    taken: Revision,
+    /// Changes that are told when the rest of the ring is looked through, too.
+    coalesced: Option<Coalesced>,
+    /// Messages that are ready, with the position that each of them leads to.
+    ready: VecDeque<(Message, Revision)>,
+    /// Each of them is polled only when it has woken.
+    seldom: FuturesUnordered<BoxFuture<'static, News<E>>>,
+    bookmark: Duration,
+    last_sent: Instant,
+}
+
+impl<E: Send + 'static> Subscription<E> {
+    /// Subscribes; the position is taken under the lock that commands are applied under, so there is no gap.
+    pub(crate) fn start(
+        applied: Arc<Applied>,
+        filter: Filter,
+        begin: Begin,
+        leader: watch::Receiver<Option<u64>>,
+        bookmark: Duration,
+        end: impl Future<Output = E> + Send + 'static,
+    ) -> Self {
+        let mut state = applied.lock();
+        let replay_from = match begin {
+            Begin::After(revision) if state.hub.reaches(revision) => Some(revision),
+            _ => None,
+        };
+        let registry = replay_from.is_none().then(|| state.registry.clone());
+        let position = replay_from.unwrap_or(state.registry.revision());
+        let (id, wake) = state.hub.subscribe(filter.clone(), replay_from.is_some());
+        drop(state);
+        let last_sent = Instant::now();
+        let seldom = FuturesUnordered::new();
+        seldom.push(end.map(News::End).boxed());
+        seldom.push(next_leader(leader).boxed());
+        seldom.push(quiet(last_sent + bookmark).boxed());
+        let mut subscription = Self {
+            applied,
+            id,
+            waker: wake.clone().into(),
+            wake,
+            filter,
+            position,
+            taken: position,
+            coalesced: None,
+            ready: VecDeque::new(),
+            seldom,
+            bookmark,
+            last_sent,
+        };
+        if let Some(registry) = registry {
+            subscription.queue_snapshot(&registry, begin != Begin::Snapshot);
+        }
+        subscription
+    }
+
+    /// The next message, or what ended it. To be polled again and again costs next to nothing: the transport does so.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Positioned, E>> {
+        loop {
+            if let Some((message, revision)) = self.ready.pop_front() {
+                let previous = self.position;
+                self.position = revision;
+                self.last_sent = Instant::now();
+                return Poll::Ready(Ok(Positioned { message, previous, revision }));
+            }
+            ready!(self.wake.poll_called(cx));
+            let mut woken = Context::from_waker(&self.waker);
+            while let Poll::Ready(Some(news)) = self.seldom.poll_next_unpin(&mut woken) {
+                match news {
+                    News::End(end) => return Poll::Ready(Err(end)),
+                    News::Leader(leaders) => self.tell_leader(leaders),
+                    News::Quiet => self.tell_bookmark(),
+                }
+                woken = Context::from_waker(&self.waker);
+            }
+            self.take(false);
+        }
+    }
+
+    fn tell_leader(&mut self, mut leaders: watch::Receiver<Option<u64>>) {
+        let leader = *leaders.borrow_and_update();
+        self.ready.push_back((Message::Leader(leader), self.position));
+        self.seldom.push(next_leader(leaders).boxed());
+    }
+
+    /// If nothing was sent for so long; else when that may be so.
+    fn tell_bookmark(&mut self) {
+        let (now, mut since) = (Instant::now(), self.last_sent);
+        if since + self.bookmark <= now {
+            self.take(true);
+            since = now;
+        }
+        self.seldom.push(quiet(since + self.bookmark).boxed());
+    }
+
+    /// Makes messages of what the hub has for this watcher.
+    fn take(&mut self, bookmark: bool) {
+        let mut guard = self.applied.lock();
+        let state = &mut *guard;
+        match state.hub.take(self.id, self.taken, state.registry.revision()) {
+            Batch::Changes { events, upto } => {
+                drop(guard);
+                self.taken = upto;
+                if !events.is_empty() {
+                    self.queue_changes(events, upto, false);
+                } else if bookmark {
+                    self.ready.push_back((Message::Bookmark, upto));
+                }
+            }
+            Batch::Ring { events, upto, coalesce, last } => {
+                drop(guard);
+                self.taken = upto;
+                self.look_through(events, coalesce, last);
+            }
+            Batch::Lost => {
+                let registry = state.registry.clone();
+                state.hub.begin_anew(self.id);
+                drop(guard);
+                self.taken = registry.revision();
+                self.coalesced = None;
+                self.queue_snapshot(&registry, true);
+            }
+        }
+    }
+
+    /// Tells what it sees of a piece of the ring, or keeps that until the last piece where it is coalesced.
+    fn look_through(&mut self, mut events: Vec<Arc<SharedEvent>>, coalesce: bool, last: bool) {
+        events.retain(|shared| self.filter.sees(&shared.event));
+        let coalesced = coalesce || self.coalesced.is_some();
+        if coalesced {
+            let merged = self.coalesced.get_or_insert_default();
+            events.drain(..).for_each(|event| merged.add(event));
+            if last {
+                events = self.coalesced.take().unwrap_or_default().into_events();
+            }
+        }
+        if !events.is_empty() {
+            self.queue_changes(events, self.taken, coalesced);
+        }
+    }
+
+    /// Of coalesced changes, only the last message moves the position: before it, a change may still be missing.
+    fn queue_changes(
+        &mut self,
+        mut events: Vec<Arc<SharedEvent>>,
+        upto: Revision,
+        coalesced: bool,
+    ) {
+        let mut reached = self.position;
+        while let Some(rest) = split_off_rest(&mut events) {
+            if !coalesced {
+                reached = events.last().map_or(reached, |last| last.event.revision);
+            }
+            let message = Message::Delta(std::mem::replace(&mut events, rest));
+            self.ready.push_back((message, reached));
+        }
+        self.ready.push_back((Message::Delta(events), upto));
+    }
+
+    fn queue_snapshot(&mut self, registry: &Registry, reset: bool) {
+        let revision = registry.revision();
+        let (mut services, mut bytes) = (Vec::new(), 0);
+        for mut whole in covered(registry, &self.filter) {
+            let instances = std::mem::take(&mut whole.instances);
+            let mut part = whole.with(Vec::new());
+            bytes += service_bytes(&whole.key);
+            for instance in instances {
+                let size = instance_bytes(&instance);
+                if bytes + size > MESSAGE_BYTES {
+                    services.push(std::mem::replace(&mut part, whole.with(Vec::new())));
+                    self.queue_part(std::mem::take(&mut services), reset);
+                    bytes = 0;
+                }
+                bytes += size;
+                part.instances.push(instance);
+            }
+            services.push(part);
+            if bytes > MESSAGE_BYTES {
+                self.queue_part(std::mem::take(&mut services), reset);
+                bytes = 0;
+            }
+        }
+        let message = Message::Snapshot { services, reset, last: true };
+        self.position = Revision(0);
+        self.ready.push_back((message, revision));
+    }
+
+    fn queue_part(&mut self, services: Vec<Part>, reset: bool) {
+        let message = Message::Snapshot { services, reset, last: false };
+        self.ready.push_back((message, Revision(0)));
+    }
+}
+
+/// What is too much for one message, if anything.
+fn split_off_rest(events: &mut Vec<Arc<SharedEvent>>) -> Option<Vec<Arc<SharedEvent>>> {
+    let mut bytes = 0;
+    let too_much = events.iter().enumerate().position(|(at, shared)| {
+        bytes += shared.bytes;
+        at > 0 && (bytes > MESSAGE_BYTES || at == BATCH_MAX)
+    });
+    too_much.map(|at| events.split_off(at))
+}
+
+/// What comes seldom.
+enum News<E> {
+    Leader(watch::Receiver<Option<u64>>),
+    /// Perhaps nothing was sent for long.
+    Quiet,
+    /// The watch is over.
+    End(E),
+}
+
+async fn next_leader<E>(mut leaders: watch::Receiver<Option<u64>>) -> News<E> {
+    match leaders.changed().await {
+        Ok(()) => News::Leader(leaders),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+async fn quiet<E>(until: Instant) -> News<E> {
+    tokio::time::sleep_until(until).await;
+    News::Quiet
+}
+
+impl Part {
+    /// The same service with these instances.
+    fn with(&self, instances: Vec<Arc<Instance>>) -> Self {
+        Self { key: self.key.clone(), revision: self.revision, instances }
+    }
+}
+
+impl<E> Drop for Subscription<E> {
+    fn drop(&mut self) {
+        self.applied.lock().hub.unsubscribe(self.id);
+    }
+}
+
+/// One service with the instances that a filter covers.
+pub(crate) fn part_of(key: &ServiceKey, service: Option<&Service>, filter: &Filter) -> Part {
+    let instances = service.into_iter().flat_map(|service| service.instances.values());
+    Part {
+        key: key.clone(),
+        revision: service.map(|service| service.revision),
+        instances: instances.filter(|instance| filter.covers_status(instance)).cloned().collect(),
+    }
+}
+
+/// Every service that a filter covers, with the instances that it covers.
+pub(crate) fn covered(registry: &Registry, filter: &Filter) -> Vec<Part> {
+    let part = |key: &ServiceKey, service: Option<&Service>| part_of(key, service, filter);
+    match &filter.selection {
+        Selection::Services(names) => names
+            .iter()
+            .map(|name| ServiceKey { namespace: filter.namespace.clone(), name: name.clone() })
+            .map(|key| part(&key, registry.service(&key)))
+            .collect(),
+        Selection::Prefix(prefix) => registry
+            .services(&filter.namespace, prefix, None)
+            .map(|(key, service)| part(key, Some(service)))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,183 @@
+//! Large answers that are under way: how many bytes of them there may be, in all and on one connection, and by when each
+//! must have been taken. An answer counts until its last byte has gone to the connection, however slowly it is read.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::Response;
+use http_body::Frame;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tonic::body::Body;
+
+use crate::error::CallError;
+use crate::net::connections::Line;
+
+/// Smaller answers are not counted, and go out as they are: with as many calls as a connection may have, they take no more than
+/// its share.
+const COUNTED_FROM: usize = 16 * 1024;
+/// Answers are handed to the connection in pieces of this size, bytes: what it has no room for stays whole and is not copied.
+const PIECE: usize = 64 * 1024;
+/// Answers of many instances that are encoded at the same time; others wait, and keep no thread busy.
+const ENCODED_AT_ONCE: usize = 2;
+
+/// What is under way at a node.
+pub(crate) struct Answers {
+    bytes: AtomicUsize,
+    max: usize,
+    max_per_connection: usize,
+    /// What an instance took in the last large answer.
+    instance_bytes: AtomicUsize,
+    pub(crate) encoding: Semaphore,
+}
+
+/// The bytes of one answer; they are given back with it.
+pub(crate) struct Reserved {
+    bytes: usize,
+    deadline: Instant,
+    of: Arc<Answers>,
+    line: Arc<Line>,
+}
+
+impl Answers {
+    pub(crate) fn new(max: usize, max_per_connection: usize) -> Self {
+        let encoding = Semaphore::new(ENCODED_AT_ONCE);
+        let (bytes, instance_bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Self { bytes, max, max_per_connection, instance_bytes, encoding }
+    }
+
+    /// Begins an answer that is to be taken by the deadline.
+    ///
+    /// # Errors
+    /// There are too many bytes under way already.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        line: &Arc<Line>,
+        deadline: Instant,
+    ) -> Result<Reserved, CallError> {
+        let reserved = Reserved { bytes: 0, deadline, of: self.clone(), line: line.clone() };
+        reserved.check(0)?;
+        Ok(reserved)
+    }
+
+    /// About what so many instances take, going by the last ones.
+    pub(crate) fn estimate(&self, instances: usize) -> usize {
+        instances * self.instance_bytes.load(Ordering::Relaxed)
+    }
+
+    /// So many instances took so many bytes.
+    pub(crate) fn learn(&self, instances: usize, bytes: usize) {
+        self.instance_bytes.store(bytes / instances.max(1), Ordering::Relaxed);
+    }
+}
+
+impl Reserved {
+    /// So many bytes more.
+    ///
+    /// # Errors
+    /// Too many are under way. What was reserved so far is given back with this value.
+    pub(crate) fn add(&mut self, bytes: usize) -> Result<(), CallError> {
+        let before = self.counted();
+        self.bytes += bytes;
+        let more = self.counted() - before;
+        if more == 0 {
+            return Ok(());
+        }
+        self.line.answers().add(before, more, self.deadline);
+        self.of.bytes.fetch_add(more, Ordering::Relaxed);
+        self.check(0)
+    }
+
+    /// So many of its bytes are counted.
+    fn counted(&self) -> usize {
+        if self.bytes < COUNTED_FROM { 0 } else { self.bytes }
+    }
+
+    /// Whether so many bytes more may be under way.
+    ///
+    /// # Errors
+    /// They may not.
+    pub(crate) fn check(&self, more: usize) -> Result<(), CallError> {
+        let Answers { max, max_per_connection, .. } = *self.of;
+        let on_line = self.line.answers().bytes() + more;
+        let in_all = self.of.bytes.load(Ordering::Relaxed) + more;
+        for (under_way, limit, place) in
+            [(on_line, max_per_connection, "on this connection"), (in_all, max, "at this node")]
+        {
+            if under_way > limit {
+                return Err(CallError::AnswersUnderWay { under_way, limit, place });
+            }
+        }
+        Ok(())
+    }
+
+    /// Ties what was reserved to an answer.
+    pub(crate) fn attach<T>(self, response: &mut tonic::Response<T>) {
+        if self.counted() > 0 {
+            response.extensions_mut().insert(Arc::new(self));
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let counted = self.counted();
+        if counted > 0 {
+            self.of.bytes.fetch_sub(counted, Ordering::Relaxed);
+            self.line.answers().remove(counted, self.deadline);
+        }
+    }
+}
+
+/// The answer, in pieces that hold what was reserved for it until each of them is gone.
+pub(crate) fn in_pieces(mut response: Response<Body>) -> Response<Body> {
+    match response.extensions_mut().remove::<Arc<Reserved>>() {
+        None => response,
+        Some(reserved) => {
+            response.map(|body| Body::new(InPieces { body, reserved, rest: Bytes::new() }))
+        }
+    }
+}
+
+struct InPieces {
+    body: Body,
+    reserved: Arc<Reserved>,
+    rest: Bytes,
+}
+
+struct Piece {
+    bytes: Bytes,
+    _reserved: Arc<Reserved>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl http_body::Body for InPieces {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        if !self.rest.has_remaining() {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        let len = self.rest.len().min(PIECE);
+        let piece = Piece { bytes: self.rest.split_to(len), _reserved: self.reserved.clone() };
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))))
+    }
+}

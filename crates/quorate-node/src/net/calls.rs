@@ -1,0 +1,197 @@
+//! The calls of one listener: how many of them, watches and other streams among them, may be under way, and until when each
+//! connection is served.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use tower::Service;
+
+use crate::error::CallError;
+use crate::net::connections::Line;
+
+/// Calls under way on one connection; a process needs a few, a proxy for many processes some thousands. What a connection has
+/// not been told yet counts, too, so this also bounds what is kept for one whose calls are refused.
+pub(crate) const PER_CONNECTION_MAX: u32 = 4_096;
+/// Refused calls are told in one log line each time.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// How many are under way.
+pub(crate) struct UnderWay {
+    whose: &'static str,
+    max: usize,
+    count: AtomicUsize,
+    told: Mutex<Option<Instant>>,
+}
+
+/// A call that counts until its answer, or its stream of answers, has ended.
+pub(crate) struct Call {
+    line: Arc<Line>,
+    of: Arc<UnderWay>,
+}
+
+impl UnderWay {
+    pub(crate) fn new(whose: &'static str, max: usize) -> Arc<Self> {
+        Arc::new(Self { whose, max, count: AtomicUsize::new(0), told: Mutex::default() })
+    }
+
+    /// # Errors
+    /// There are too many already.
+    fn begin(self: &Arc<Self>, line: Arc<Line>) -> Result<Call, Status> {
+        // Counted first: two that begin at once do not share the last place.
+        line.begin_call();
+        let before = self.count.fetch_add(1, Ordering::Relaxed);
+        let call = Call { line, of: self.clone() };
+        if before >= self.max {
+            self.tell();
+            return Err(CallError::CallsUnderWay { limit: self.max }.into());
+        }
+        Ok(call)
+    }
+
+    fn tell(&self) {
+        let mut told = self.told.lock().expect("invariant: nothing panics under this lock");
+        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            *told = Some(Instant::now());
+            tracing::warn!(of = self.whose, max = self.max, "too many calls: new ones are refused");
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.of.count.fetch_sub(1, Ordering::Relaxed);
+        self.line.end_call();
+    }
+}
+
+/// Serves each connection that arrives until it has ended or is to end; then it is told so (GOAWAY), takes no new call, and
+/// its calls end. Returns when the stop has come and no connection is left.
+///
+/// # Errors
+/// The transport's.
+pub(crate) async fn serve<IO, S>(
+    transport: Server,
+    calls: Counted<S>,
+    arriving: impl Stream<Item = (IO, CancellationToken)>,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error>
+where
+    IO: AsyncRead + AsyncWrite + Connected<ConnectInfo = Arc<Line>> + Unpin + Send + 'static,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Unpin + Send,
+{
+    let arriving = arriving.take_until(stop.cancelled()).map(Ok);
+    let serve = |(connection, end): (IO, CancellationToken)| {
+        // One of its own for each connection: the transport tells all connections of a server at once that it ends.
+        let connection = stream::iter([Ok::<_, Infallible>(connection)]).chain(stream::pending());
+        let (transport, calls, stop) = (transport.clone(), calls.clone(), stop.clone());
+        let end = async move {
+            tokio::select! {
+                () = end.cancelled() => {}
+                () = stop.cancelled() => {}
+            }
+        };
+        async move { transport.serve_with_incoming_shutdown(calls, connection, end).await }
+    };
+    arriving.try_for_each_concurrent(None, serve).await
+}
+
+/// A service whose calls are counted.
+#[derive(Clone)]
+pub(crate) struct Counted<S> {
+    service: S,
+    under_way: Arc<UnderWay>,
+}
+
+impl<S> Counted<S> {
+    pub(crate) fn new(service: S, under_way: Arc<UnderWay>) -> Self {
+        Self { service, under_way }
+    }
+}
+
+impl<S> Service<Request<Body>> for Counted<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Unpin,
+{
+    type Response = Response<CountedBody>;
+    type Error = Infallible;
+    type Future = Answer<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        match self.under_way.begin(Line::of(request.extensions())) {
+            Ok(call) => Answer::Coming(self.service.call(request), Some(call)),
+            Err(status) => Answer::Refused(Some(status)),
+        }
+    }
+}
+
+/// The answer to a call, to be.
+pub(crate) enum Answer<F> {
+    Coming(F, Option<Call>),
+    Refused(Option<Status>),
+}
+
+impl<F> Future for Answer<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>> + Unpin,
+{
+    type Output = Result<Response<CountedBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let (response, call) = match &mut *self {
+            Self::Coming(answer, call) => (ready!(Pin::new(answer).poll(cx))?, call.take()),
+            Self::Refused(status) => {
+                let status = status.take().expect("invariant: nobody polls what has ended");
+                (status.into_http(), None)
+            }
+        };
+        Poll::Ready(Ok(response.map(|body| CountedBody { body, _call: call })))
+    }
+}
+
+/// The body of an answer; its call ends with it.
+pub(crate) struct CountedBody {
+    body: Body,
+    _call: Option<Call>,
+}
+
+impl http_body::Body for CountedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

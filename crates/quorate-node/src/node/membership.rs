@@ -1,0 +1,449 @@
+//! Membership changes, on the leader, one at a time: each of them can be called again and goes on where it stopped.
+//!
+//! No change may lose a live majority: a voter is only taken out when enough of the others were heard of lately. A leader
+//! that is to go hands the lead over first; the caller's retry then finds the new leader. What can be refused is refused
+//! before anything is proposed: a refused change leaves nothing behind.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Instant as _};
+use quorate_proto::peer::v1::IdentifyRequest;
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::{MembershipError, NodeError};
+use crate::node::{LeaderAnswer, MemberInfo, Node};
+use crate::peers::Lane;
+use crate::types::{Member, TypeConfig};
+
+/// A learner that is no more entries than this behind can become a voter without holding up commits for long.
+const CAUGHT_UP_LAG: u64 = 256;
+
+/// How long a node that is to be taken in has to answer who it is.
+const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A voter that is to lead next has so long to answer: one that stands still must not hold a stop up for long.
+const SUCCESSOR_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
+
+/// A membership change or something that belongs to one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum MembershipCall {
+    /// Take a node in; it stays a learner if `learner_only`.
+    Add { id: u64, peer_address: String, learner_only: bool },
+    /// Take a node out.
+    Remove { id: u64 },
+    /// Take one in and another one out.
+    Replace { old: u64, new: u64, peer_address: String },
+    /// Who would lead next.
+    Successor,
+    /// Hand the lead over.
+    Transfer { to: u64 },
+    /// A member tells its own addresses.
+    Announce { id: u64, member: Member },
+}
+
+type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
+
+impl Node {
+    /// Does a membership change here; only while this node leads.
+    pub(crate) async fn change_membership(
+        &self,
+        call: MembershipCall,
+        deadline: Instant,
+    ) -> Result<LeaderAnswer, NodeError> {
+        let one_at_a_time = timeout_at(deadline, self.membership.lock());
+        let _guard = one_at_a_time.await.map_err(|_| refused(MembershipError::Busy))?;
+        match call {
+            MembershipCall::Add { id, peer_address, learner_only } => {
+                self.once_heard(|| self.check_quorum()).await?;
+                self.take_in(id, &peer_address, deadline, learner_only).await?;
+                if !learner_only {
+                    self.promote(id).await?;
+                }
+            }
+            MembershipCall::Remove { id } => self.take_out(id, deadline).await?,
+            MembershipCall::Replace { old, new, peer_address } => {
+                self.replace(old, new, &peer_address, deadline).await?;
+            }
+            MembershipCall::Successor if self.voters().len() > 1 => {
+                self.once_heard(|| self.candidates().map(drop)).await?;
+                return Ok(LeaderAnswer::Leader(self.successor().await?));
+            }
+            MembershipCall::Successor => return Err(refused(MembershipError::NoOther)),
+            MembershipCall::Transfer { to } => {
+                self.once_heard(|| self.check_successor(to)).await?;
+                self.transfer(to, deadline).await?;
+                return Ok(LeaderAnswer::Leader(to));
+            }
+            MembershipCall::Announce { id, member } => self.announce(id, member).await?,
+        }
+        Ok(LeaderAnswer::Members(self.members()))
+    }
+
+    /// Makes a node a learner and, unless it is to stay one, waits until it has nearly all of the log.
+    async fn take_in(
+        &self,
+        id: u64,
+        peer_address: &str,
+        deadline: Instant,
+        learner_only: bool,
+    ) -> Result<(), NodeError> {
+        match self.member(id) {
+            Some(member) if member.peer_address != peer_address => {
+                let address = member.peer_address;
+                return Err(refused(MembershipError::Taken { id, address }));
+            }
+            Some(_) if self.voters().contains(&id) => {}
+            Some(_) => {
+                // A learner may have lost its disk; it has no vote to forget, and gets the log from the beginning.
+                let reverted = self.raft.trigger().allow_next_revert(&id, true).await;
+                reverted
+                    .map_err(|error| self.fatal(&error))?
+                    .map_err(|error| self.fatal(&error))?;
+            }
+            None => {
+                let member = self.identify(id, peer_address).await?;
+                tracing::info!(id, peer_address, "taking a node in as a learner");
+                let added = self.raft.add_learner(id, member, false).await;
+                added.map_err(|error| self.raft_error(error))?;
+            }
+        }
+        if learner_only { Ok(()) } else { self.await_caught_up(id, deadline).await }
+    }
+
+    /// Asks the node at an address who it is.
+    async fn identify(&self, wanted: u64, address: &str) -> Result<Member, NodeError> {
+        let unreachable = |reason: &str| {
+            let (id, address, reason) = (wanted, address.to_owned(), reason.to_owned());
+            refused(MembershipError::NoAnswer { id, address, reason })
+        };
+        let client = self.peers.client(address, Lane::Control);
+        let mut client = client.map_err(|status| unreachable(status.message()))?;
+        let request = self.peers.request(wanted, IdentifyRequest { id: 0 }, Some(IDENTIFY_TIMEOUT));
+        let answer = client.identify(request).await;
+        let found = answer.map_err(|status| unreachable(status.message()))?.into_inner();
+        let address = address.to_owned();
+        if found.node_id != wanted {
+            let found = found.node_id;
+            return Err(refused(MembershipError::WrongId { address, wanted, found }));
+        }
+        let ours = self.peers.identity();
+        if ![0, ours.cluster_id].contains(&found.cluster_id)
+            || ![0, ours.founders].contains(&found.founders)
+        {
+            let found = found.cluster_id;
+            return Err(refused(MembershipError::OtherCluster { address, found }));
+        }
+        Ok(Member { peer_address: address, client_address: found.client_address })
+    }
+
+    async fn await_caught_up(&self, id: u64, deadline: Instant) -> Result<(), NodeError> {
+        let since = Instant::now();
+        let mut metrics = self.metrics.clone();
+        loop {
+            let (at, of) = {
+                let metrics = metrics.borrow_watched();
+                if metrics.current_leader != Some(self.id) {
+                    return Err(NodeError::NotLeader { node: self.id });
+                }
+                let matched = metrics.replication.as_ref().and_then(|all| all.get(&id));
+                let at = matched.and_then(|matched| matched.as_ref()).map_or(0, |log| log.index());
+                (at, metrics.last_log_index.unwrap_or(0))
+            };
+            if at > 0 && of.saturating_sub(at) <= CAUGHT_UP_LAG {
+                return Ok(());
+            }
+            if timeout_at(deadline, metrics.changed()).await.is_err() {
+                let waited_ms = since.elapsed().as_millis() as u64;
+                return Err(refused(MembershipError::TooSlow { id, waited_ms, at, of }));
+            }
+        }
+    }
+
+    async fn promote(&self, id: u64) -> Result<(), NodeError> {
+        if self.voters().contains(&id) && !self.in_joint_membership() {
+            return Ok(());
+        }
+        tracing::info!(id, "promoting a learner to voter");
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
+    }
+
+    async fn take_out(&self, id: u64, deadline: Instant) -> Result<(), NodeError> {
+        if self.member(id).is_none() {
+            return Err(refused(MembershipError::Unknown { id }));
+        }
+        self.once_heard(|| self.check_quorum()).await?;
+        let voters = self.voters();
+        if !voters.contains(&id) {
+            tracing::info!(id, "taking a learner out");
+            return self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await;
+        }
+        if voters.len() == 1 {
+            return Err(refused(MembershipError::LastVoter { id }));
+        }
+        self.keep_majority(id, &voters.into_iter().filter(|voter| *voter != id).collect()).await?;
+        self.leave_lead(id, deadline).await?;
+        tracing::info!(id, "taking a voter out");
+        self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
+    }
+
+    async fn replace(
+        &self,
+        old: u64,
+        new: u64,
+        peer_address: &str,
+        deadline: Instant,
+    ) -> Result<(), NodeError> {
+        self.once_heard(|| self.check_replace(old, new)).await?;
+        let was_member = self.member(new).is_some();
+        self.take_in(new, peer_address, deadline, false).await?;
+        let swapped = self.swap(old, new, deadline).await;
+        if let Err(NodeError::Membership(reason)) = &swapped
+            && !was_member
+        {
+            // Only if something changed since it was checked.
+            tracing::info!(new, %reason, "refused; taking the new node out again");
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([new]))).await?;
+        }
+        swapped
+    }
+
+    /// Whether one node may take another one's place, as far as that can be told before it is taken in.
+    fn check_replace(&self, old: u64, new: u64) -> Result<(), NodeError> {
+        let voters = self.voters();
+        let known = self.member(old).is_some();
+        let votes_already = voters.contains(&new);
+        // A change that was cut off between its two steps has both, one that was done has the new one only.
+        if known && votes_already && !self.in_joint_membership() {
+            return Err(refused(MembershipError::VotesAlready { id: new, old }));
+        }
+        if !known && !votes_already {
+            return Err(refused(MembershipError::Unknown { id: old }));
+        }
+        self.check_quorum()?;
+        let after: BTreeSet<u64> =
+            voters.into_iter().filter(|voter| *voter != old).chain([new]).collect();
+        // The new one is asked when it is taken in.
+        self.check_majority(old, &after, |voter| voter == new || self.hears(voter))
+    }
+
+    async fn swap(&self, old: u64, new: u64, deadline: Instant) -> Result<(), NodeError> {
+        let voters = self.voters();
+        if !voters.contains(&old) {
+            self.promote(new).await?;
+            return match self.member(old) {
+                Some(_) => self.take_out(old, deadline).await,
+                None => Ok(()),
+            };
+        }
+        let alone = voters.len() == 1;
+        let after = voters.into_iter().filter(|voter| *voter != old).chain([new]).collect();
+        self.keep_majority(old, &after).await?;
+        if !alone {
+            // A single voter has nobody to hand the lead to: it leads until the change is committed, and then steps down.
+            self.leave_lead(old, deadline).await?;
+        }
+        tracing::info!(old, new, "replacing a voter");
+        self.change(ChangeMembers::Batch(vec![
+            ChangeMembers::AddVoterIds(BTreeSet::from([new])),
+            ChangeMembers::RemoveVoters(BTreeSet::from([old])),
+        ]))
+        .await
+    }
+
+    /// Refuses to take a node out if those that are to vote then have no live majority.
+    async fn keep_majority(&self, id: u64, after: &BTreeSet<u64>) -> Result<(), NodeError> {
+        self.once_heard(|| self.check_majority(id, after, |voter| self.hears(voter))).await
+    }
+
+    /// A leader that was elected just now has not heard of the others yet: what that would refuse is looked at again for as
+    /// long as a node counts as alive.
+    async fn once_heard<T>(
+        &self,
+        check: impl Fn() -> Result<T, NodeError>,
+    ) -> Result<T, NodeError> {
+        let mut metrics = self.metrics.clone();
+        let patience = Instant::now() + self.counts_as_alive();
+        loop {
+            let refused = match check() {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            if timeout_at(patience, metrics.changed()).await.is_err() {
+                return Err(refused);
+            }
+            if !self.leads() {
+                return Err(NodeError::NotLeader { node: self.id });
+            }
+        }
+    }
+
+    /// A voter that was heard of this long ago is alive.
+    fn counts_as_alive(&self) -> Duration {
+        2 * self.silence_max()
+    }
+
+    /// Without a live majority of those that vote now, no change can be committed, and none is to wait in the log for one.
+    fn check_quorum(&self) -> Result<(), NodeError> {
+        let all = self.voters();
+        let alive = all.iter().filter(|voter| self.hears(**voter)).count();
+        let (voters, needed) = (all.len(), all.len() / 2 + 1);
+        if alive >= needed {
+            return Ok(());
+        }
+        Err(refused(MembershipError::NoQuorum { alive, voters, needed }))
+    }
+
+    fn check_majority(
+        &self,
+        id: u64,
+        after: &BTreeSet<u64>,
+        alive: impl Fn(u64) -> bool,
+    ) -> Result<(), NodeError> {
+        let alive = after.iter().filter(|voter| alive(**voter)).count();
+        let voters = after.len();
+        let needed = voters / 2 + 1;
+        if alive >= needed {
+            return Ok(());
+        }
+        Err(refused(MembershipError::WouldLoseQuorum { id, alive, voters, needed }))
+    }
+
+    /// If this node is the one that is to go, it hands the lead over and says that it does not lead any more.
+    async fn leave_lead(&self, id: u64, deadline: Instant) -> Result<(), NodeError> {
+        if id != self.id {
+            return Ok(());
+        }
+        self.transfer(self.successor().await?, deadline).await?;
+        Err(NodeError::NotLeader { node: self.id })
+    }
+
+    /// The other voters that were heard of lately, with how far along each is; at least one.
+    fn candidates(&self) -> Result<Vec<(u64, MemberInfo)>, NodeError> {
+        let members = self.members().into_iter();
+        let others = members.filter(|info| info.voter && info.id != self.id && self.hears(info.id));
+        let others: Vec<MemberInfo> = others.collect();
+        let metrics = self.metrics.borrow_watched();
+        let progress = |id: &u64| {
+            let matched = metrics.replication.as_ref().and_then(|all| all.get(id));
+            matched.and_then(|matched| matched.as_ref()).map_or(0, |log_id| log_id.index())
+        };
+        let others: Vec<_> = others.into_iter().map(|info| (progress(&info.id), info)).collect();
+        if others.is_empty() { Err(refused(MembershipError::NoOther)) } else { Ok(others) }
+    }
+
+    /// The other voter that is furthest along, of those that answer now: one that died or froze a moment ago still counts as
+    /// heard of.
+    pub(crate) async fn successor(&self) -> Result<u64, NodeError> {
+        let asked = self.candidates()?.into_iter().map(async |(at, info)| {
+            let answer = self.ask_status(&info, SUCCESSOR_ANSWERS_WITHIN).await;
+            answer.ok().map(|_| (at, info.id))
+        });
+        let furthest = join_all(asked).await.into_iter().flatten().max();
+        let (_, id) = furthest.ok_or_else(|| refused(MembershipError::NoOther))?;
+        Ok(id)
+    }
+
+    fn check_successor(&self, to: u64) -> Result<(), NodeError> {
+        if !self.voters().contains(&to) {
+            return Err(refused(MembershipError::NotVoter { id: to }));
+        }
+        if !self.hears(to) {
+            return Err(refused(MembershipError::Silent { id: to }));
+        }
+        Ok(())
+    }
+
+    /// Hands the lead over and waits until the other node leads.
+    pub(crate) async fn transfer(&self, to: u64, deadline: Instant) -> Result<(), NodeError> {
+        if to == self.id {
+            return Ok(());
+        }
+        self.check_successor(to)?;
+        tracing::info!(to, "handing the lead over");
+        let asked = self.raft.trigger().transfer_leader(to).await;
+        asked.map_err(|error| self.fatal(&error))?;
+        let since = Instant::now();
+        loop {
+            let leader = self.current_leader();
+            match leader {
+                Some(leader) if leader == to => return Ok(()),
+                // Somebody else won: the caller tries again there.
+                Some(leader) if leader != self.id => {
+                    return Err(NodeError::NotLeader { node: self.id });
+                }
+                _ => {}
+            }
+            if timeout_at(deadline, self.leader_is_other_than(leader)).await.is_err() {
+                let waited_ms = since.elapsed().as_millis() as u64;
+                return Err(NodeError::NoAnswer { leader: to, waited_ms });
+            }
+        }
+    }
+
+    /// A member's addresses changed, or are told for the first time.
+    async fn announce(&self, id: u64, member: Member) -> Result<(), NodeError> {
+        match self.member(id) {
+            None => Err(refused(MembershipError::Unknown { id })),
+            Some(known) if known == member => Ok(()),
+            Some(_) => self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, member)]))).await,
+        }
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), NodeError> {
+        let done = self.raft.change_membership(change, false).await;
+        done.map(|_| ()).map_err(|error| self.raft_error(error))
+    }
+
+    fn voters(&self) -> BTreeSet<u64> {
+        self.view.borrow_watched().membership_config.voter_ids().collect()
+    }
+
+    /// Whether a node acknowledged this leader lately; a leader hears itself.
+    fn hears(&self, id: u64) -> bool {
+        let metrics = self.metrics.borrow_watched();
+        let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&id));
+        let recent = self.counts_as_alive();
+        id == self.id || heard.and_then(|at| at.as_ref()).is_some_and(|at| at.elapsed() < recent)
+    }
+
+    fn in_joint_membership(&self) -> bool {
+        self.view.borrow_watched().membership_config.get_joint_config().len() > 1
+    }
+
+    /// Ends a change that was cut off between its two steps; only while this node leads and no other change is going on.
+    pub(crate) async fn settle_membership(&self) {
+        let Ok(_guard) = self.membership.try_lock() else { return };
+        if self.leads() && self.in_joint_membership() {
+            tracing::info!("finishing a membership change that was cut off");
+            if let Err(error) = self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await {
+                tracing::debug!(%error, "finishing the membership change failed; trying again");
+            }
+        }
+    }
+
+    fn raft_error(&self, error: WriteError) -> NodeError {
+        use ChangeMembershipError as Change;
+        match error {
+            RaftError::APIError(
+                ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_),
+            ) => NodeError::NotLeader { node: self.id },
+            RaftError::APIError(ClientWriteError::ChangeMembershipError(change)) => match change {
+                Change::InProgress(_) => refused(MembershipError::Busy),
+                Change::LearnerNotFound(missing) => {
+                    refused(MembershipError::Unknown { id: missing.node_id })
+                }
+                other => NodeError::Fatal { node: self.id, reason: other.to_string() },
+            },
+            other => NodeError::Fatal { node: self.id, reason: other.to_string() },
+        }
+    }
+}
+
+fn refused(error: MembershipError) -> NodeError {
+    NodeError::Membership(error)
+}

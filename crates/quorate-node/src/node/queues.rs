@@ -1,0 +1,159 @@
+//! Where calls wait to be done together, and the loops that empty these queues.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_state::{LeaseId, Op, Reply};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::error::NodeError;
+use crate::error::RunError;
+use crate::node::forwards::{Forwards, Messages, forwards};
+use crate::node::reads::{ReadIndex, Rounds, read_index};
+use crate::node::renewals::{BatchRenewed, Batches, Patience, Renewals, Renewed, renewals};
+use crate::node::{LeaderAnswer, LeaderCall, Node};
+use crate::types::Outcome;
+
+/// The queues of a node.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    /// Renewals of this node's clients, on their way to the leader.
+    pub(crate) edge_renewals: Renewals,
+    /// Renewals of all nodes, on their way into the log; used while this node leads.
+    pub(crate) log_renewals: Renewals,
+    /// Calls on their way to the leader, where another node is it.
+    pub(crate) forwards: Forwards,
+    /// Linearizable reads that wait for a round.
+    pub(crate) reads: ReadIndex,
+}
+
+/// Their other ends.
+pub(crate) struct Waiting {
+    edge: Batches,
+    log: Batches,
+    forwards: Messages,
+    reads: Rounds,
+}
+
+pub(crate) type Loop = Pin<Box<dyn Future<Output = Result<(), RunError>> + Send>>;
+
+pub(crate) fn queues(node: u64, renew_window: Duration) -> (Queues, Waiting) {
+    let (edge_renewals, edge) = renewals(node, renew_window);
+    let (log_renewals, log) = renewals(node, renew_window);
+    let (forwards, messages) = forwards(node);
+    let (reads, rounds) = read_index(node);
+    let queues = Queues { edge_renewals, log_renewals, forwards, reads };
+    (queues, Waiting { edge, log, forwards: messages, reads: rounds })
+}
+
+impl Waiting {
+    /// The loops that belong where Raft runs, and the one that belongs where the clients' calls are handled.
+    pub(crate) fn loops(self, node: &Arc<Node>) -> ([Loop; 3], Loop) {
+        let Self { edge, log, forwards, reads } = self;
+        let of = node.clone();
+        let edge = async move {
+            edge.run(|leases, patience| forward_renewals(&of, leases, patience)).await;
+            Ok(())
+        };
+        let of = node.clone();
+        let log = async move {
+            log.run(|leases, _| of.propose_renewals(leases)).await;
+            Ok(())
+        };
+        let of = node.clone();
+        let reads = async move {
+            reads.run(|| of.read_index_round()).await;
+            Ok(())
+        };
+        let of = node.clone();
+        let forwards = async move {
+            forwards.run(|leader, calls, until| of.forward_all(leader, calls, until)).await;
+            Ok(())
+        };
+        ([Box::pin(edge), Box::pin(log), Box::pin(reads)], Box::pin(forwards))
+    }
+}
+
+impl Node {
+    /// Renews leases with the next batch, and with later ones until the deadline: a batch has less time than a caller may
+    /// have, and another caller's may be spent when this one joins it.
+    ///
+    /// # Errors
+    /// Why it could not be done in time.
+    pub(crate) async fn renew(
+        &self,
+        leases: Vec<LeaseId>,
+        patience: Patience,
+        deadline: Instant,
+    ) -> Result<Renewed, NodeError> {
+        let since = Instant::now();
+        loop {
+            let leader = self.current_leader();
+            let batch = self.renew_with_next(leases.clone(), patience);
+            match timeout_at(deadline, batch).await {
+                Err(_elapsed) => return Err(self.late(since)),
+                Ok(Err(error)) if error.may_pass() || error.is_late() => {}
+                Ok(renewed) => return renewed,
+            }
+            if !self.pause(leader, deadline).await {
+                return Err(self.late(since));
+            }
+        }
+    }
+
+    async fn renew_with_next(
+        &self,
+        leases: Vec<LeaseId>,
+        patience: Patience,
+    ) -> Result<Renewed, NodeError> {
+        if self.leads() {
+            match self.queues.log_renewals.submit(leases.clone(), patience).await {
+                Err(NodeError::NotLeader { .. }) => {}
+                done => return done,
+            }
+        }
+        self.queues.edge_renewals.submit(leases, patience).await
+    }
+
+    /// Renews leases at the leader.
+    pub(crate) async fn renew_batch(
+        &self,
+        leases: Vec<LeaseId>,
+        patience: Patience,
+        deadline: Instant,
+    ) -> Result<Renewed, NodeError> {
+        match self.on_leader(LeaderCall::Renew(leases, patience), deadline).await? {
+            LeaderAnswer::Renewed { unknown, revision } => Ok(Renewed { unknown, revision }),
+            other => Err(self.mismatched(&other)),
+        }
+    }
+
+    /// Proposes one entry with many renewals; only while this node leads.
+    pub(crate) async fn propose_renewals(
+        &self,
+        leases: Vec<LeaseId>,
+    ) -> Result<BatchRenewed, NodeError> {
+        let since = Instant::now();
+        let proposed = self.propose_here(Op::Renew(leases), None);
+        let proposed = timeout(self.tunables.request_timeout(), proposed).await;
+        let Outcome { reply, revision } = proposed.map_err(|_| self.late(since))??;
+        let Reply::Renewed { unknown } = reply else {
+            return Err(self.mismatched(&reply));
+        };
+        let unknown = Arc::new(unknown.into_iter().collect());
+        Ok(BatchRenewed { unknown, revision: revision.0 })
+    }
+}
+
+async fn forward_renewals(
+    node: &Node,
+    leases: Vec<LeaseId>,
+    patience: Patience,
+) -> Result<BatchRenewed, NodeError> {
+    let deadline = Instant::now() + node.tunables.request_timeout();
+    let renewed = node.renew_batch(leases, patience, deadline).await?;
+    let unknown = Arc::new(renewed.unknown.into_iter().collect());
+    Ok(BatchRenewed { unknown, revision: renewed.revision })
+}

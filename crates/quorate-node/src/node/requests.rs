@@ -1,0 +1,93 @@
+//! The identity of a write from where it enters the cluster: the caller's own, which it carries over its attempts at other
+//! nodes, or one of this node's, which lasts for this node's attempts at other leaders. With it the state machine does a write
+//! once, however often it is handed in (`quorate_state::Request`).
+
+use quorate_proto::requests::{OpenWrite, Origin};
+use quorate_proto::v1::RequestId;
+use quorate_state::{Clock, Invalid, Op, Request};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::types::encode;
+
+/// A repetition may have been under way to this node for this long before it was read, ms: by so much longer ago may its first
+/// attempt have been made than the caller knew when it sent it. Half of the longest call.
+const UNDER_WAY_MS: u64 = 30_000;
+
+/// A write and its name; of this node's own ones, none with a lower number is answered as long as this is there.
+#[derive(Debug)]
+pub(crate) struct Named {
+    pub(crate) request: Request,
+    _open: Option<OpenWrite>,
+}
+
+/// Names a write that enters while the registry's clock, as applied here, is `now`.
+///
+/// # Errors
+/// The caller's own name for it is none.
+pub(crate) fn name(
+    own: &Origin,
+    given: Option<RequestId>,
+    op: &Op,
+    now: Clock,
+) -> Result<Named, Invalid> {
+    let Some(RequestId { origin, number, done_below, age_ms }) = given else {
+        let open = own.begin();
+        let (origin, number, done_below) = (open.origin(), open.number(), open.done_below());
+        let request = Request { origin, number, done_below, since: now, digest: 0 };
+        return Ok(Named { request, _open: Some(open) });
+    };
+    if origin == 0 {
+        return Err(Invalid::number("request_id.origin", 0, "a random number, not 0"));
+    }
+    if done_below > number {
+        let limit = format!("at most request_id.number, {number}");
+        return Err(Invalid::number("request_id.done_below", done_below, limit));
+    }
+    let ago_ms = if age_ms == 0 { 0 } else { age_ms.saturating_add(UNDER_WAY_MS) };
+    let since = Clock(now.0.saturating_sub(ago_ms));
+    let digest = xxh3_64(&encode(op)).max(1);
+    Ok(Named { request: Request { origin, number, done_below, since, digest }, _open: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_without_a_name_gets_the_next_one_of_this_node() {
+        let own = Origin::new(5);
+        let first = name(&own, None, &Op::Tick, Clock(9)).unwrap();
+        let second = name(&own, None, &Op::Tick, Clock(9)).unwrap();
+        let expected = Request { origin: 5, number: 2, done_below: 1, since: Clock(9), digest: 0 };
+        assert_eq!(second.request, expected);
+        drop(first);
+        assert_eq!(name(&own, None, &Op::Tick, Clock(9)).unwrap().request.done_below, 2);
+    }
+
+    #[test]
+    fn the_same_write_has_the_same_name_and_digest_on_every_node() {
+        let given = |age_ms| Some(RequestId { origin: 7, number: 3, done_below: 2, age_ms });
+        let named = |node, age_ms, op: &Op, now| {
+            name(&Origin::new(node), given(age_ms), op, Clock(now)).unwrap().request
+        };
+        let grace = Op::Grace { grace_ms: 1 };
+        let (first, again) = (named(1, 0, &grace, 90_000), named(2, 500, &grace, 90_400));
+        assert_eq!((first.origin, first.number, first.digest), (again.origin, 3, again.digest));
+        assert_eq!(first.since, Clock(90_000));
+        assert!(again.since < first.since, "a repetition reaches back to its first attempt");
+        assert_ne!(first.digest, named(1, 0, &Op::Tick, 90_000).digest);
+        assert_eq!(named(1, u64::MAX, &Op::Tick, 90_000).since, Clock(0));
+    }
+
+    #[test]
+    fn names_that_are_none_are_refused_with_the_field() {
+        for (origin, done_below, expected) in [
+            (0, 0, "request_id.origin = 0: a random number, not 0"),
+            (1, 4, "request_id.done_below = 4: at most request_id.number, 3"),
+        ] {
+            let given = Some(RequestId { origin, number: 3, done_below, age_ms: 0 });
+            let refused = name(&Origin::new(5), given, &Op::Tick, Clock(0)).unwrap_err();
+            assert_eq!(refused.to_string(), expected);
+        }
+    }
+}

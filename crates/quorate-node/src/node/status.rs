@@ -1,0 +1,102 @@
+//! How the members are doing: this node's own part, and what the others say of theirs.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use openraft::ServerState;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use quorate_proto::peer::v1::StatusRequest;
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use crate::node::{MemberInfo, Node};
+use crate::peers::Lane;
+use crate::types::decode;
+
+/// How long another node has to tell how it is.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// One node's own view of itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct NodeStatus {
+    pub(crate) state: ServerState,
+    pub(crate) term: u64,
+    pub(crate) last_log_index: u64,
+    pub(crate) applied_index: u64,
+    pub(crate) revision: u64,
+    pub(crate) state_hash: u64,
+    pub(crate) state_hash_index: u64,
+    pub(crate) snapshot_index: u64,
+    pub(crate) purged_index: u64,
+    pub(crate) disk_free_bytes: u64,
+    pub(crate) version: String,
+    pub(crate) uptime_ms: u64,
+    pub(crate) probes_made: u64,
+    pub(crate) probes_refused: u64,
+    pub(crate) health_checks: bool,
+    pub(crate) recovering: String,
+    pub(crate) disk_low: bool,
+}
+
+impl Node {
+    /// This node's own part of the status.
+    pub(crate) fn own_status(&self) -> NodeStatus {
+        let (hash_index, hash) = self.applied.lock().hash_mark;
+        let position = self.applied.position();
+        let metrics = self.metrics.borrow_watched();
+        NodeStatus {
+            state: metrics.state,
+            term: metrics.current_term,
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            applied_index: position.index,
+            revision: position.revision,
+            state_hash: hash,
+            state_hash_index: hash_index,
+            snapshot_index: metrics.snapshot.map_or(0, |log_id| log_id.index()),
+            purged_index: metrics.purged.map_or(0, |log_id| log_id.index()),
+            disk_free_bytes: self.disk.free_bytes(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            probes_made: self.probes.made.load(Ordering::Relaxed),
+            probes_refused: self.probes.refused.load(Ordering::Relaxed),
+            health_checks: self.probes.allowed,
+            recovering: self.recall.doubt(),
+            disk_low: self.disk.check().is_err(),
+        }
+    }
+
+    /// Every member with what it says of itself, or why it says nothing.
+    pub(crate) async fn cluster_status(
+        &self,
+        local_only: bool,
+    ) -> Vec<(MemberInfo, Result<NodeStatus, String>)> {
+        let members = self.members().into_iter();
+        let asked = members.filter(|member| !local_only || member.id == self.id);
+        join_all(asked.map(|member| async move {
+            let status = match member.id == self.id {
+                true => Ok(self.own_status()),
+                false => self.ask_status(&member, ASK_TIMEOUT).await,
+            };
+            (member, status)
+        }))
+        .await
+    }
+
+    /// What another node says of itself.
+    pub(crate) async fn ask_status(
+        &self,
+        member: &MemberInfo,
+        within: Duration,
+    ) -> Result<NodeStatus, String> {
+        let address = self.peers.book.address(member.id, &member.member.peer_address);
+        let client = self.peers.client(&address, Lane::Control);
+        let mut client = client.map_err(|status| status.message().to_owned())?;
+        let request = self.peers.request(member.id, StatusRequest {}, Some(within));
+        match timeout(within, client.status(request)).await {
+            Err(_) => Err(format!("no answer within {} ms", within.as_millis())),
+            Ok(Err(status)) => Err(status.message().to_owned()),
+            Ok(Ok(answer)) => decode(&answer.into_inner().data).map_err(|e| e.to_string()),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What a node finds and settles before it is built: its data, whose they are, its addresses, and Raft's settings.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use openraft::storage::RaftLogStorage as _;
+use openraft::{Config as RaftConfig, SnapshotPolicy};
+use quorate_log::{Identity, Io, LogOptions, SnapshotStore};
+
+use crate::config::{Config, Start, Tunables};
+use crate::error::StartError;
+use crate::net::{Listener, Net};
+use crate::peers::Peers;
+use crate::runtime::blocking;
+use crate::types::{LogStore, TypeConfig};
+use crate::upkeep::amnesia::member_knows;
+
+/// Opens the log and the snapshots in a data directory, which is made if it is missing.
+///
+/// # Errors
+/// It cannot be made or read, is damaged, or is in use.
+pub(crate) async fn open(
+    data_dir: &Path,
+    io: Io,
+) -> Result<(LogStore, Arc<SnapshotStore<TypeConfig>>), StartError> {
+    let dir = data_dir.to_owned();
+    let opened = blocking(move || {
+        std::fs::create_dir_all(&dir)
+            .map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
+        let log = LogStore::open(dir.join("log"), LogOptions { io, ..LogOptions::default() })?;
+        let snapshots = SnapshotStore::<TypeConfig>::open(dir.join("snapshots"))?;
+        let covered = snapshots.current()?.and_then(|file| file.meta().last_log_id);
+        Ok::<_, StartError>((log, Arc::new(snapshots), covered))
+    });
+    let (log, snapshots, covered): (LogStore, _, _) =
+        opened.await.map_err(|source| StartError::Panicked { source })??;
+    let purged = log.clone().get_log_state().await.ok().and_then(|state| state.last_purged_log_id);
+    match purged.filter(|purged| Some(*purged) > covered) {
+        None => Ok((log, snapshots)),
+        Some(purged) => {
+            let dir = data_dir.join("snapshots");
+            Err(StartError::SnapshotMissing { dir, purged: purged.index() })
+        }
+    }
+}
+
+/// Whose data this node has, as far as that is known. The id of its cluster is 0 until it has applied the command that drew
+/// it, or a leader has taken it in.
+pub(crate) async fn settle_identity(
+    config: &Config,
+    log: &LogStore,
+    snapshots: &SnapshotStore<TypeConfig>,
+    net: &Net,
+) -> Result<Identity, StartError> {
+    let nobody = Identity { cluster_id: 0, founders: 0, node_id: config.id };
+    let dir = config.data_dir.clone();
+    if let Some(owner) = log.identity() {
+        if owner.node_id != config.id {
+            return Err(StartError::OtherNode { dir, owner, id: config.id });
+        }
+        return Ok(owner);
+    }
+    if snapshots.current()?.is_some() {
+        return Err(StartError::LogMissing { dir });
+    }
+    if let Start::Join { nodes, .. } = &config.start
+        && let Some(told_by) =
+            member_knows(config.id, nodes, &Peers::new(nobody, net.clone())).await
+    {
+        return Err(StartError::Amnesia { id: config.id, dir, told_by });
+    }
+    let Start::Bootstrap(members) = &config.start else { return Ok(nobody) };
+    let identity = Identity { founders: founders_hash(members), ..nobody };
+    log.stamp(identity).await?;
+    Ok(identity)
+}
+
+/// By what founders know each other: every one of them finds the same from the list that all of them were given. It is no
+/// cluster's id: clusters may be founded with the same list again.
+fn founders_hash(members: &BTreeMap<u64, String>) -> u64 {
+    let listed: Vec<String> = members.iter().map(|(id, addr)| format!("{id}={addr}")).collect();
+    xxhash_rust::xxh3::xxh3_64(listed.join(",").as_bytes()).max(1)
+}
+
+pub(crate) async fn listen(
+    net: &Net,
+    field: &'static str,
+    address: SocketAddr,
+) -> Result<Listener, StartError> {
+    let bound = net.listen(address).await;
+    bound.map_err(|source| StartError::Listen { field, address, source })
+}
+
+pub(crate) fn advertised(configured: Option<String>, listener: &Listener) -> String {
+    configured.unwrap_or_else(|| listener.address().to_string())
+}
+
+pub(crate) fn raft_config(tunables: &Tunables) -> Result<RaftConfig, StartError> {
+    let config = RaftConfig {
+        heartbeat_interval: tunables.heartbeat_ms,
+        election_timeout_min: tunables.election_timeout_min_ms,
+        election_timeout_max: tunables.election_timeout_max_ms,
+        enable_pre_vote: Some(true),
+        // A leader that is back at once would lead on in its old term: it would answer linearizable reads from before what
+        // it had acknowledged, and could give a log id that a follower holds to another entry (its last ones may have
+        // reached followers and not its own disk).
+        enable_leader_restore: Some(false),
+        // A member that is back on an older copy of its directory is given what it lacks. Without this, a leader leaves it
+        // alone for as long as it leads. What was committed with its help stays so.
+        allow_log_reversion: Some(true),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(tunables.snapshot_every),
+        max_in_snapshot_log_to_keep: tunables.keep_entries,
+        replication_lag_threshold: tunables.snapshot_every + tunables.keep_entries,
+        // Only for giving up on a transfer; its messages have their own timeouts.
+        install_snapshot_timeout: 600_000,
+        ..RaftConfig::default()
+    };
+    config.validate().map_err(|source| StartError::RaftConfig { source: Box::new(source) })
+}

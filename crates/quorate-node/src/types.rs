@@ -1,0 +1,102 @@
+//! The Raft library's types as this node uses them, and how they become bytes for peers.
+
+use std::cell::Cell;
+
+use bytes::Bytes;
+use quorate_state::{Command, Reply, Revision};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::raft::state_machine::StateMachine;
+use crate::runtime::Runtime;
+
+openraft::declare_raft_types!(
+    /// What the log holds and who the members are.
+    pub(crate) TypeConfig:
+        D = Command,
+        R = Outcome,
+        NodeId = u64,
+        // One leader in a term, as in Raft's own paper. The library's default lets several nodes lead one after the other
+        // in a term, and all that takes a term for a leader (clock.rs, headers, status, clients) would be wrong.
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        Node = Member,
+        AsyncRuntime = Runtime,
+);
+
+pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
+pub(crate) type LogStore = quorate_log::LogStore<TypeConfig>;
+pub(crate) type LogId = openraft::alias::LogIdOf<TypeConfig>;
+pub(crate) type Entry = openraft::alias::EntryOf<TypeConfig>;
+pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
+pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
+pub(crate) type Vote = openraft::alias::VoteOf<TypeConfig>;
+
+/// A term that is further ahead of this node's than this is nobody's: terms grow by one an election, an election takes 0.2 s
+/// at least, so no cluster gets there within two days of nothing but elections; and no sequence of messages reaches the
+/// largest term, behind which nobody could lead.
+const TERM_JUMP_MAX: u64 = 1_000_000;
+
+/// Whether no node that works can be at this term, as seen from one that is at `ours`.
+pub(crate) fn is_absurd(theirs: u64, ours: u64) -> bool {
+    theirs > ours.saturating_add(TERM_JUMP_MAX)
+}
+
+/// A member's addresses, replicated with the membership.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Member {
+    /// Where it listens for peers, `host:port`.
+    pub(crate) peer_address: String,
+    /// Where it listens for clients, `host:port`.
+    pub(crate) client_address: String,
+}
+
+/// What came of a command, and the revision of the state after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    /// The state machine's reply.
+    pub(crate) reply: Reply,
+    /// The state's revision after the command.
+    pub(crate) revision: Revision,
+}
+
+/// Peer messages begin with this byte; another one is of an incompatible version.
+const WIRE_VERSION: u8 = 1;
+
+/// A longer message's room is not kept for the next one.
+const SCRATCH_BYTES_MAX: usize = 1024 * 1024;
+
+thread_local! {
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A peer message that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WireError {
+    #[error("peer message has format version {0:?}, this node speaks {WIRE_VERSION}")]
+    Version(Option<u8>),
+    #[error("peer message is damaged")]
+    Damaged(#[source] postcard::Error),
+}
+
+/// Writes a message for a peer: a version byte, then postcard.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Bytes {
+    // Written where there is room already, then copied: memory that grows with a message is copied several times.
+    let mut scratch = SCRATCH.take();
+    scratch.clear();
+    scratch.push(WIRE_VERSION);
+    let written = postcard::to_extend(message, scratch)
+        .expect("invariant: writing to memory does not fail, and our types have no unsized maps");
+    let bytes = Bytes::copy_from_slice(&written);
+    if written.capacity() <= SCRATCH_BYTES_MAX {
+        SCRATCH.set(written);
+    }
+    bytes
+}
+
+/// Reads what [`encode`] wrote.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    match bytes.split_first() {
+        Some((&WIRE_VERSION, body)) => postcard::from_bytes(body).map_err(WireError::Damaged),
+        other => Err(WireError::Version(other.map(|(version, _)| *version))),
+    }
+}

@@ -1,0 +1,21 @@
+//! What a node does unasked; a loop each, which `server.rs` spawns.
+//!
+//! | file | duty |
+//! |---|---|
+//! | `ticker` | lets registry time pass: proposes ticks, ends what is due |
+//! | `failover` | replaces a leader whose process has died |
+//! | `compaction` | a snapshot when the log is long |
+//! | `own_membership` | this node's own part in the membership: founding, joining, being removed |
+//! | `moving` | tells the others where this node is when the log cannot |
+//! | `amnesia` | refuses to come back under an id whose disk was lost |
+//! | `recall` | asks what it had promised, in case its directory is an older copy |
+//! | `health/` | active health checks, made by the leader |
+
+pub(crate) mod amnesia;
+pub(crate) mod compaction;
+pub(crate) mod failover;
+pub(crate) mod health;
+pub(crate) mod moving;
+pub(crate) mod own_membership;
+pub(crate) mod recall;
+pub(crate) mod ticker;

@@ -1,0 +1,142 @@
+//! A node whose disk was lost must not come back under its id: it has forgotten entries and votes that the cluster counts
+//! on (Raft, figure 2: both must survive a restart).
+//!
+//! - A founder with an empty log takes part in nothing until enough of the others have said that they do not know it: so
+//!   many that no quorum can have formed without one of them.
+//!   One that is a member of a cluster which was founded, without this node in it, ends the founding: the cluster stands.
+//!   A founder is known from when it has told its addresses, within the first second of a cluster's life. Before that, one
+//!   that lost its disk looks like one that never had an entry. So where one of the others has more than the founding's
+//!   first entry, both take entries, but found nothing, and vote only for nodes that have what the others had, until they
+//!   have it themselves (`upkeep/recall.rs`).
+//! - A joining node asks whether it is a voter already, and every message of the Raft library to a voter says so: a node
+//!   that is of no cluster yet refuses it (`api/grpc/peer.rs`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use quorate_proto::peer::v1::IdentifyRequest;
+use quorate_proto::v1::registry_client::RegistryClient;
+use quorate_proto::v1::{ListMembersRequest, MemberRole};
+use tokio::time::timeout;
+use tonic::Request;
+use tonic::transport::Endpoint;
+
+use crate::node::MemberInfo;
+use crate::peers::{Lane, Peers};
+use crate::types::decode;
+use crate::upkeep::recall::{Reached, Recalled};
+
+/// How long each of the others has to answer.
+const ASK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What the other founders say of a founder with an empty log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is new: it may take part.
+    New,
+    /// A cluster is founded or about to be, with this node in it, which may have acknowledged up to here.
+    Held(Reached),
+    /// The node at this address says that it has run before.
+    Known(String),
+    /// A node of the founders' list is a member of a cluster that was founded, and this one is not in it.
+    Outside(Outside),
+    /// Not enough of them have answered yet.
+    Unclear {
+        /// How many answered.
+        answered: usize,
+        /// How many have to.
+        needed: usize,
+    },
+}
+
+/// A cluster that stands where this node was to found one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outside {
+    /// Its id.
+    pub(crate) cluster_id: u64,
+    /// The node that said so.
+    pub(crate) told_by: String,
+    /// Where clients reach its members.
+    pub(crate) members: Vec<String>,
+}
+
+/// Asks the other founders. One that is of a cluster which was founded is not "new", and decides alone: while it does not
+/// count this node as a member there is nothing to found here.
+pub(crate) async fn ask_founders(
+    id: u64,
+    founders: &BTreeMap<u64, String>,
+    peers: &Peers,
+) -> Verdict {
+    let others = founders.iter().filter(|(other, _)| **other != id);
+    let answers = join_all(others.map(|(other, address)| async move {
+        let mut client = peers.client(address, Lane::Control).ok()?;
+        let request = peers.request(*other, IdentifyRequest { id }, Some(ASK_TIMEOUT));
+        let answer = timeout(ASK_TIMEOUT, client.identify(request)).await.ok()?.ok()?;
+        let answer = answer.into_inner();
+        let floor = decode::<Recalled>(&answer.recalled).ok()?.floor();
+        Some((address, answer, floor))
+    }))
+    .await;
+    let ours = peers.identity().founders;
+    let mut held_to = Reached::default();
+    for (address, answer, floor) in answers.iter().flatten() {
+        // What a node of another cluster knows is not about this one.
+        let of_these = answer.founders == ours;
+        if of_these && answer.knows_caller {
+            return Verdict::Known((*address).clone());
+        }
+        if answer.founded && !(of_these && answer.counts_caller) {
+            return Verdict::Outside(Outside {
+                cluster_id: answer.cluster_id,
+                told_by: (*address).clone(),
+                members: answer.member_addresses.clone(),
+            });
+        }
+        if of_these {
+            held_to = held_to.or(*floor);
+        }
+    }
+    // One of so many is in every quorum: n - (n / 2 + 1) + 1.
+    let needed = (founders.len() - founders.len() / 2).min(answers.len());
+    let answered = answers.iter().flatten().count();
+    match answered >= needed {
+        true if held_to.is_led() => Verdict::Held(held_to),
+        true => Verdict::New,
+        false => Verdict::Unclear { answered, needed },
+    }
+}
+
+/// Whether the leader of this node's cluster, at one of the members' addresses, says that this node is no member any more.
+pub(crate) async fn is_removed(id: u64, members: &[MemberInfo], peers: &Peers) -> bool {
+    let others = members.iter().filter(|other| other.id != id);
+    let answers = join_all(others.map(|other| async move {
+        let mut client = peers.client(&other.member.peer_address, Lane::Control).ok()?;
+        let request = peers.request(other.id, IdentifyRequest { id }, Some(ASK_TIMEOUT));
+        let answer = timeout(ASK_TIMEOUT, client.identify(request)).await.ok()?.ok()?.into_inner();
+        let ours = answer.cluster_id == peers.cluster_id() && answer.node_id == other.id;
+        Some(ours && answer.founded && answer.leads && !answer.counts_caller)
+    }));
+    answers.await.into_iter().flatten().any(|removed| removed)
+}
+
+/// Who says that a node of this id votes already; `None`: nobody who answered.
+pub(crate) async fn member_knows(id: u64, nodes: &[String], peers: &Peers) -> Option<String> {
+    for address in nodes {
+        let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else { continue };
+        let channel = peers.net().connect(&endpoint.connect_timeout(ASK_TIMEOUT));
+        let mut client = RegistryClient::new(channel);
+        let mut request = Request::new(ListMembersRequest {});
+        request.set_timeout(ASK_TIMEOUT);
+        let Ok(Ok(answer)) = timeout(ASK_TIMEOUT, client.list_members(request)).await else {
+            continue;
+        };
+        let members = &answer.get_ref().members;
+        // A learner has no vote to forget, and may be one that was taken in but never reached.
+        let voter = |role: i32| role == i32::from(MemberRole::Voter);
+        if members.iter().any(|member| member.id == id && voter(member.role)) {
+            return Some(address.clone());
+        }
+    }
+    None
+}

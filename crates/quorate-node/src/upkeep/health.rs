@@ -1,0 +1,227 @@
+//! Active health checks: while this node leads, and a quorum hears it, it probes the instances that declare checks, and
+//! puts what changed into the log. A follower probes nothing, and no node does unless the operator allows networks.
+//!
+//! One task makes all probes, so many at a time; nothing it knows is kept but the health in the registry: the next leader
+//! begins with that, and with new counts.
+
+mod grpc;
+mod http;
+mod probe;
+mod schedule;
+mod verdict;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use openraft::AsyncRuntime as _;
+use quorate_state::{HealthReport, InstanceKey, Op};
+use rand_core::Rng as _;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::config::Networks;
+use crate::error::RunError;
+use crate::node::Node;
+use crate::runtime::{Runtime, SplitMix};
+
+use probe::{Failure, Means};
+use schedule::{CheckId, Due, Schedule};
+
+/// Probes under way: far below the 1,024 descriptors that a process often may have, and enough for 1,000 checks a second
+/// that take a quarter of one.
+const UNDER_WAY_MAX: usize = 256;
+
+/// Of these, so many of targets that did not answer in time before.
+const HANGING_MAX: usize = UNDER_WAY_MAX / 2;
+
+/// The registry is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// When the task itself did not get to run for this long, probes of that time say nothing of their targets.
+const STALL: Duration = Duration::from_millis(800);
+
+/// Changes of health in one log entry.
+const REPORTS_PER_COMMAND: usize = 250;
+
+/// Changes are collected this long after an entry with some, and an entry is given up after the other: what it said is
+/// found again with the next probe.
+const REPORTS_APART: Duration = Duration::from_millis(50);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How many probes this node made since it started, and how many it was not allowed to make.
+#[derive(Debug, Default)]
+pub(crate) struct ProbeCounts {
+    /// Whether the operator allows any.
+    pub(crate) allowed: bool,
+    pub(crate) made: AtomicU64,
+    pub(crate) refused: AtomicU64,
+}
+
+/// See the head of this file.
+pub(crate) struct Prober {
+    node: Arc<Node>,
+    means: Means,
+    random: SplitMix,
+}
+
+/// What is there while this node leads.
+#[derive(Default)]
+struct Lead<'a> {
+    schedule: Schedule,
+    under_way: FuturesUnordered<BoxFuture<'a, Probed>>,
+    /// Of those under way, how many are of targets that hang.
+    hanging: usize,
+    /// What is not in the log yet.
+    news: BTreeMap<InstanceKey, HealthReport>,
+    reporting: Option<BoxFuture<'a, ()>>,
+    /// When this task last found that it had stood still.
+    stalled: Option<Instant>,
+}
+
+struct Probed {
+    id: CheckId,
+    hangs: bool,
+    began: Instant,
+    result: Result<(), Failure>,
+}
+
+impl Prober {
+    pub(crate) fn new(node: Arc<Node>, allowed: Networks) -> Self {
+        let means = Means::new(node.peers.net().clone(), allowed);
+        Self { node, means, random: Runtime::thread_rng() }
+    }
+
+    pub(crate) async fn run(mut self) -> Result<(), RunError> {
+        let mut leaders = self.node.leadership.views();
+        loop {
+            let me = self.node.id;
+            if leaders.wait_for(|leader| *leader == Some(me)).await.is_err() {
+                return Err(RunError::Ended);
+            }
+            tracing::info!("this node makes the health checks");
+            self.lead().await;
+        }
+    }
+
+    /// Probes until this node no longer leads.
+    async fn lead(&mut self) {
+        let (node, means) = (self.node.clone(), self.means.clone());
+        let mut lead = Lead::default();
+        let mut looked = Instant::now();
+        let mut look = true;
+        while node.leadership.leader() == Some(node.id) {
+            let now = Instant::now();
+            if look {
+                let checked = node.applied.lock().registry.checked();
+                lead.schedule.update(now, checked, || share(&mut self.random));
+                looked = now;
+            }
+            lead.begin(now, &node, &means);
+            lead.report(&node);
+            let next = lead.next().unwrap_or(looked + LOOK_EVERY).min(looked + LOOK_EVERY);
+            let probed = tokio::select! {
+                Some(probed) = lead.under_way.next(), if !lead.under_way.is_empty() => Some(probed),
+                () = reported(&mut lead.reporting) => {
+                    lead.reporting = None;
+                    None
+                }
+                () = tokio::time::sleep_until(next) => None,
+            };
+            // Before anything is made of what a probe says.
+            let now = Instant::now();
+            look = now >= looked + LOOK_EVERY;
+            if now > looked + LOOK_EVERY + STALL {
+                lead.stalled = Some(now);
+            }
+            if let Some(probed) = probed {
+                lead.done(&node, probed, share(&mut self.random));
+            }
+        }
+    }
+}
+
+/// Resolves when the entry under way is in the log, or given up.
+async fn reported(reporting: &mut Option<BoxFuture<'_, ()>>) {
+    match reporting {
+        Some(reporting) => reporting.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A number from 0 to 1.
+fn share(random: &mut SplitMix) -> f64 {
+    f64::from(random.next_u32()) / f64::from(u32::MAX)
+}
+
+impl<'a> Lead<'a> {
+    /// When a probe can begin; `None`: not before one ends.
+    fn next(&self) -> Option<Instant> {
+        let room = self.under_way.len() < UNDER_WAY_MAX;
+        room.then(|| self.schedule.next(self.hanging < HANGING_MAX)).flatten()
+    }
+
+    /// Begins what is due, as far as there is room.
+    fn begin(&mut self, now: Instant, node: &'a Node, means: &'a Means) {
+        while self.next().is_some_and(|due| due <= now) {
+            let due = self.schedule.take_due(now, self.hanging < HANGING_MAX);
+            let Some(Due { id, instance, check, hangs }) = due else { continue };
+            self.hanging += usize::from(hangs);
+            self.under_way.push(Box::pin(async move {
+                let began = Instant::now();
+                let result = means.probe(&instance, &check).await;
+                let refused = matches!(result, Err(Failure::NotAllowed { .. }));
+                let counts = &node.probes;
+                let count = if refused { &counts.refused } else { &counts.made };
+                count.fetch_add(1, Ordering::Relaxed);
+                Probed { id, hangs, began, result }
+            }));
+        }
+    }
+
+    /// Notes what came of a probe.
+    fn done(&mut self, node: &Node, probed: Probed, share: f64) {
+        let Probed { id, hangs, began, mut result } = probed;
+        self.hanging -= usize::from(hangs);
+        if result.is_err() && self.stalled.is_some_and(|stalled| began <= stalled) {
+            result = Err(Failure::Stalled);
+        }
+        let Some(report) = self.schedule.done(Instant::now(), id, &result, share) else { return };
+        let reason = result.err().map(|failure| failure.to_string());
+        let reason = reason.unwrap_or_else(|| "its checks pass".to_owned());
+        let health = report.health;
+        tracing::info!(node = node.id, instance = %report.key, ?health, %reason, "health changes");
+        self.news.insert(report.key.clone(), report);
+    }
+
+    /// Puts what is news into the log, one entry at a time.
+    fn report(&mut self, node: &'a Node) {
+        if self.reporting.is_some() || self.news.is_empty() {
+            return;
+        }
+        self.news.retain(|_, report| self.schedule.is_news(report));
+        let mut reports = Vec::new();
+        while let Some((_, report)) = self.news.pop_first() {
+            reports.push(report);
+            if reports.len() == REPORTS_PER_COMMAND {
+                break;
+            }
+        }
+        if reports.is_empty() {
+            return;
+        }
+        self.reporting = Some(Box::pin(async move {
+            match timeout(REPORT_TIMEOUT, node.propose_here(Op::SetHealth(reports), None)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "health is not recorded; it will be tried again")
+                }
+                Err(_) => tracing::warn!("health is not recorded in time; it will be tried again"),
+            }
+            sleep(REPORTS_APART).await;
+        }));
+    }
+}

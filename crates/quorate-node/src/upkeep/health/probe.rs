@@ -1,0 +1,236 @@
+//! One probe: whom to connect to, whether that is allowed, and what came of it. Nothing is kept between probes.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_state::{CheckKind, HealthCheck, Instance, host_and_port};
+use rustix::io::Errno;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{grpc, http};
+use crate::config::Networks;
+use crate::net::Net;
+use crate::runtime::blocking;
+
+/// Names that are resolved at the same time: each holds one of the threads that the log store needs too, for as long as
+/// the system's resolver likes.
+const LOOKUPS_MAX: usize = 32;
+
+/// What all probes need.
+#[derive(Debug, Clone)]
+pub(super) struct Means {
+    pub(super) net: Net,
+    pub(super) allowed: Arc<Networks>,
+    lookups: Arc<Semaphore>,
+}
+
+/// Why a probe did not pass.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    #[error("{0}")]
+    Io(io::Error),
+    #[error("HTTP status {0}")]
+    HttpStatus(u16),
+    #[error("the answer is no HTTP/1")]
+    NoHttp,
+    #[error("gRPC health {0}")]
+    GrpcStatus(&'static str),
+    #[error("gRPC: {0}")]
+    NoGrpc(String),
+    #[error("the endpoint has no address to connect to")]
+    NoAddress,
+    /// Says nothing of the target.
+    #[error("{address} is in none of the allowed networks")]
+    NotAllowed { address: IpAddr },
+    /// Says nothing of the target: while names cannot be resolved, instances must not all be taken out.
+    #[error("its name is not resolved: {0}")]
+    Lookup(io::Error),
+    /// Says nothing of the target: without descriptors, ports or a way into its network, this node reaches nobody.
+    #[error("this node cannot connect: {0}")]
+    OwnTrouble(io::Error),
+    /// Says nothing of the target.
+    #[error("this node stood still meanwhile")]
+    Stalled,
+}
+
+impl Failure {
+    fn of_io(error: io::Error) -> Self {
+        if is_own_trouble(&error) { Self::OwnTrouble(error) } else { Self::Io(error) }
+    }
+
+    /// Whether the target may hang, also on the way to its address.
+    pub(super) fn is_late(&self) -> bool {
+        match self {
+            Self::Timeout(_) => true,
+            Self::Lookup(error) => error.kind() == io::ErrorKind::TimedOut,
+            _ => false,
+        }
+    }
+
+    /// Whether it is the target that failed.
+    pub(super) fn is_the_targets(&self) -> bool {
+        let ours = matches!(self, Self::Lookup(_) | Self::OwnTrouble(_) | Self::Stalled);
+        !ours && !matches!(self, Self::NotAllowed { .. })
+    }
+}
+
+impl Means {
+    pub(super) fn new(net: Net, allowed: Networks) -> Self {
+        let (allowed, lookups) = (Arc::new(allowed), Arc::new(Semaphore::new(LOOKUPS_MAX)));
+        Self { net, allowed, lookups }
+    }
+
+    /// Probes an instance once, as a check says, within the check's timeout.
+    pub(super) async fn probe(
+        &self,
+        instance: &Instance,
+        check: &HealthCheck,
+    ) -> Result<(), Failure> {
+        let mut endpoints = instance.spec.endpoints().iter();
+        let endpoint = endpoints.find(|(name, _)| *name == &*check.endpoint);
+        let target = endpoint.and_then(|(_, uri)| host_and_port(uri));
+        let (host, port) = target.ok_or(Failure::NoAddress)?;
+        let limit = Duration::from_millis(check.timeout_ms.into());
+        let deadline = Instant::now() + limit;
+        let looked_up = timeout_at(deadline, self.allowed_addresses(host, port)).await;
+        let addresses =
+            looked_up.unwrap_or(Err(Failure::Lookup(io::ErrorKind::TimedOut.into())))?;
+        match timeout_at(deadline, self.ask(&addresses, host, check)).await {
+            Ok(Err(Failure::Io(error))) => Err(Failure::of_io(error)),
+            Ok(done) => done,
+            Err(_) => Err(Failure::Timeout(limit)),
+        }
+    }
+
+    async fn ask(
+        &self,
+        addresses: &[SocketAddr],
+        host: &str,
+        check: &HealthCheck,
+    ) -> Result<(), Failure> {
+        let stream = self.connect(addresses, check).await?;
+        let port = addresses.first().map_or(0, SocketAddr::port);
+        let named = match host.contains(':') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        };
+        match &check.kind {
+            CheckKind::Tcp => Ok(()),
+            CheckKind::Http { path } => http::probe(stream, &named, path).await,
+            CheckKind::Grpc { service } => grpc::probe(stream, &named, service).await,
+        }
+    }
+
+    /// The addresses of a host that may be connected to. They are what is connected to, so it does not matter what the
+    /// name means a moment later.
+    async fn allowed_addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+        let all = match host.parse::<IpAddr>() {
+            Ok(address) => vec![SocketAddr::new(address, port)],
+            Err(_) => self.look_up(host, port).await?,
+        };
+        let first = all.first().ok_or(Failure::NoAddress)?.ip();
+        let allowed: Vec<_> =
+            all.into_iter().filter(|address| self.allowed.contain(address.ip())).collect();
+        match allowed.is_empty() {
+            true => Err(Failure::NotAllowed { address: first }),
+            false => Ok(allowed),
+        }
+    }
+
+    async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
+        let permit = self.lookups.clone().acquire_owned().await;
+        let named = (host.to_owned(), port);
+        let found = blocking(move || {
+            // Held until the resolver is done, also when nobody waits for it any more.
+            let _permit = permit;
+            named.to_socket_addrs().map(Iterator::collect)
+        });
+        let found = found.await.map_err(|error| Failure::Lookup(error.into()))?;
+        found.map_err(Failure::Lookup)
+    }
+
+    /// The first address that takes a connection; each has an equal share of the time.
+    async fn connect(
+        &self,
+        addresses: &[SocketAddr],
+        check: &HealthCheck,
+    ) -> Result<TcpStream, Failure> {
+        let limit = Duration::from_millis(check.timeout_ms.into());
+        let share = limit / addresses.len().max(1) as u32;
+        let mut failure = None;
+        for address in addresses {
+            let next = match timeout(share, self.net.open(*address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => Failure::of_io(error),
+                Err(_) => Failure::Timeout(limit),
+            };
+            failure = Some(more_telling(failure, next));
+        }
+        Err(failure.unwrap_or(Failure::NoAddress))
+    }
+}
+
+/// What came of several addresses: of those that say something of the target, the last.
+fn more_telling(before: Option<Failure>, next: Failure) -> Failure {
+    match before {
+        Some(before) if before.is_the_targets() && !next.is_the_targets() => before,
+        _ => next,
+    }
+}
+
+/// Without descriptors, memory, ports or a network of its own, a node finds nobody; that must not take the whole fleet out.
+fn is_own_trouble(error: &io::Error) -> bool {
+    let own = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOBUFS,
+        Errno::NOMEM,
+        Errno::ADDRNOTAVAIL,
+        Errno::NETUNREACH,
+        Errno::NETDOWN,
+    ];
+    let raw = error.raw_os_error();
+    own.iter().any(|errno| raw == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errno(errno: Errno) -> Failure {
+        Failure::of_io(io::Error::from_raw_os_error(errno.raw_os_error()))
+    }
+
+    // S4.5
+    #[test]
+    fn what_this_node_lacks_says_nothing_of_the_target() {
+        for own in [Errno::MFILE, Errno::ADDRNOTAVAIL, Errno::NETUNREACH, Errno::NETDOWN] {
+            assert!(!errno(own).is_the_targets(), "{own}");
+        }
+        for its in [Errno::CONNREFUSED, Errno::HOSTUNREACH, Errno::CONNRESET, Errno::TIMEDOUT] {
+            assert!(errno(its).is_the_targets(), "{its}");
+        }
+    }
+
+    /// A node without IPv6 and a target that refuses over IPv4, in either order.
+    #[test]
+    fn of_several_addresses_the_one_that_tells_counts() {
+        for order in
+            [[Errno::NETUNREACH, Errno::CONNREFUSED], [Errno::CONNREFUSED, Errno::NETUNREACH]]
+        {
+            let [first, second] = order.map(errno);
+            let failure = more_telling(Some(more_telling(None, first)), second);
+            assert!(
+                matches!(&failure, Failure::Io(e) if e.kind() == io::ErrorKind::ConnectionRefused)
+            );
+        }
+        let none = more_telling(Some(errno(Errno::NETUNREACH)), errno(Errno::NETUNREACH));
+        assert!(!none.is_the_targets());
+    }
+}

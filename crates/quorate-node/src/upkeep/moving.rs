@@ -1,0 +1,102 @@
+//! Members that moved tell each other where they are, without the log: with a majority elsewhere, nothing commits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use quorate_proto::peer::v1::MovedRequest;
+use tokio::time::timeout;
+use tonic::Status;
+
+use crate::config::Start;
+use crate::error::RunError;
+use crate::node::{MemberInfo, Node};
+use crate::peers::{ADDRESS_MAX, Lane};
+
+/// A look this often.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// So long another node has to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Keeps the address book, and tells this node's own address while others may not know it, until the node ends.
+pub(crate) async fn run(node: Arc<Node>, start: Start) -> Result<(), RunError> {
+    if let Start::Bootstrap(list) = &start {
+        node.peers.book.set_listed(list);
+    }
+    loop {
+        let members = node.members();
+        node.peers.book.keep(|id| members.iter().any(|info| info.id == id));
+        for info in &members {
+            node.peers.book.set_member(info.id, &info.member.peer_address);
+        }
+        let own = members.iter().find(|info| info.id == node.id);
+        let moved = own.is_some_and(|own| own.member.peer_address != node.me.peer_address);
+        if own.is_some() && (moved || node.leadership.leader().is_none()) {
+            node.tell_move(&members).await;
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+impl Node {
+    /// Tells all other members where this node is, everywhere where they may be, and learns what they were told.
+    async fn tell_move(&self, members: &[MemberInfo]) {
+        let others = members.iter().filter(|info| info.id != self.id);
+        let places = others.flat_map(|info| {
+            self.peers.book.all(info.id).into_iter().map(|address| (info.id, address))
+        });
+        let answers = join_all(places.map(|(id, address)| async move {
+            let mut client = self.peers.client(&address, Lane::Control).ok()?;
+            let peer_address = self.me.peer_address.clone();
+            let moved = MovedRequest { node_id: self.id, peer_address };
+            let request = self.peers.request(id, moved, Some(ANSWER_TIMEOUT));
+            timeout(ANSWER_TIMEOUT, client.moved(request)).await.ok()?.ok()
+        }));
+        for answer in answers.await.into_iter().flatten() {
+            for (id, address) in answer.into_inner().moved {
+                // Whoever told this may be wrong, as anybody.
+                let _ = self.hear_move(id, &address);
+            }
+        }
+    }
+
+    /// A member is said to be there now. What others were told that way.
+    ///
+    /// # Errors
+    /// It is no member, or that is no address.
+    pub(crate) fn take_move(
+        &self,
+        id: u64,
+        address: &str,
+    ) -> Result<BTreeMap<u64, String>, Status> {
+        self.check_move(id, address)?;
+        if id != self.id && self.peers.book.set_told(id, address) {
+            tracing::info!(id, address, "a member says that it is there now");
+        }
+        Ok(self.peers.book.told().into_iter().collect())
+    }
+
+    /// The same from another node, which was told so.
+    fn hear_move(&self, id: u64, address: &str) -> Result<(), Status> {
+        self.check_move(id, address)?;
+        if id != self.id && self.peers.book.set_heard(id, address) {
+            tracing::info!(id, address, "a member is said to be there now");
+        }
+        Ok(())
+    }
+
+    fn check_move(&self, id: u64, address: &str) -> Result<(), Status> {
+        if address.len() > ADDRESS_MAX {
+            let message =
+                format!("peer_address has {} bytes, at most {ADDRESS_MAX}", address.len());
+            return Err(Status::invalid_argument(message));
+        }
+        if self.member(id).is_none() {
+            let message = format!("node {id} is no member, as far as node {} knows", self.id);
+            return Err(Status::failed_precondition(message));
+        }
+        self.peers.client(address, Lane::Control).map(drop)
+    }
+}

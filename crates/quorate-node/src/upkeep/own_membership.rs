@@ -1,0 +1,221 @@
+//! Keeps this node's own membership as it was configured: founds the cluster or asks to be taken in, and tells its
+//! addresses.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use quorate_proto::v1::AddNodeRequest;
+use quorate_proto::v1::admin_client::AdminClient;
+use tokio::time::Instant;
+use tonic::Request;
+use tonic::transport::Endpoint;
+
+use crate::config::Start;
+use crate::error::RunError;
+use crate::node::membership::MembershipCall;
+use crate::node::{LeaderCall, MemberInfo, Node};
+use crate::types::{LogStore, Member};
+use crate::upkeep::amnesia::{Outside, Verdict, ask_founders, is_removed};
+use crate::upkeep::recall::Reached;
+
+/// A look at the membership this often.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// Being taken in may need a snapshot first.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A founder that waits for the others asks them this often.
+const FOUNDER_EVERY: Duration = Duration::from_millis(50);
+
+/// It says so this often.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// A founder waits this long for each founder before it.
+const FOUNDER_PATIENCE: Duration = Duration::from_millis(500);
+
+/// See the head of this file.
+pub(crate) struct MemberLoop {
+    node: Arc<Node>,
+    log: LogStore,
+    start: Start,
+    /// The other founders have gone on without this one.
+    founds_nothing: bool,
+    was_member: bool,
+    /// A leader has taken it in, or it has founded the cluster.
+    was_of_cluster: bool,
+    asked: usize,
+    told_to_wait: Instant,
+}
+
+impl MemberLoop {
+    pub(crate) fn new(node: Arc<Node>, log: LogStore, start: Start) -> Self {
+        let was_of_cluster = node.peers.cluster_id() != 0;
+        let (founds_nothing, was_member, asked) = (false, false, 0);
+        let told_to_wait = Instant::now();
+        Self { node, log, start, founds_nothing, was_member, was_of_cluster, asked, told_to_wait }
+    }
+
+    pub(crate) async fn run(mut self) -> Result<(), RunError> {
+        loop {
+            self.look().await?;
+            let takes_part = self.node.takes_part.load(Ordering::Acquire);
+            tokio::time::sleep(if takes_part { EVERY } else { FOUNDER_EVERY }).await;
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), RunError> {
+        self.node.settle_membership().await;
+        let members = self.node.members();
+        let own = members.iter().find(|info| info.id == self.node.id);
+        // Taken out, before it started or before it saw itself, or its log does not reach yet to where it was taken in: a
+        // leader that has it as a member talks to it.
+        let is_unsure = own.is_none() && self.was_of_cluster && !members.is_empty();
+        match self.node.leadership.leader() {
+            Some(_) => self.node.leadership.set_removed(false),
+            None if own.is_some() || is_unsure => self.ask_whether_member(&members).await,
+            None => {}
+        }
+        match own {
+            Some(info) if info.member != self.node.me => self.announce().await,
+            Some(info) if !self.wants_vote(info) => {}
+            // Taken out: it does not ask to be taken in again by itself.
+            None if self.was_member => {
+                if !self.node.leadership.is_removed() {
+                    tracing::warn!(id = self.node.id, "this node was removed; stop it");
+                }
+                self.node.leadership.set_removed(true);
+            }
+            None if is_unsure => {}
+            _ if self.node.leadership.is_removed() => {}
+            _ => match &self.start {
+                Start::Bootstrap(founders) if own.is_none() => {
+                    let founders = founders.clone();
+                    self.found(&founders).await?;
+                }
+                Start::Join { nodes, observer } => {
+                    let address = nodes[self.asked % nodes.len()].clone();
+                    self.asked += 1;
+                    self.was_of_cluster |= self.join(&address, *observer).await;
+                }
+                Start::Bootstrap(_) | Start::Wait => {}
+            },
+        }
+        self.was_member |= own.is_some();
+        Ok(())
+    }
+
+    fn wants_vote(&self, own: &MemberInfo) -> bool {
+        !own.voter && matches!(self.start, Start::Join { observer: false, .. })
+    }
+
+    /// No leader talks to this node: it may have been taken out without being told. Whoever leads knows.
+    async fn ask_whether_member(&self, members: &[MemberInfo]) {
+        if is_removed(self.node.id, members, &self.node.peers).await {
+            if !self.node.leadership.is_removed() {
+                let id = self.node.id;
+                tracing::warn!(id, "this node was removed from the cluster; stop it");
+            }
+            self.node.leadership.set_removed(true);
+        }
+    }
+
+    async fn announce(&self) {
+        let (id, member) = (self.node.id, self.node.me.clone());
+        let call = LeaderCall::Membership(MembershipCall::Announce { id, member });
+        let deadline = Instant::now() + self.node.tunables.request_timeout();
+        if let Err(error) = self.node.on_leader(call, deadline).await {
+            tracing::debug!(%error, "telling this node's addresses failed; trying again");
+        }
+    }
+
+    /// First start of a new cluster: every founder begins with the same membership. One would do; each of the others waits
+    /// a little longer, in case those before it are not there. Later starts find the membership in the log.
+    async fn found(&mut self, founders: &BTreeMap<u64, String>) -> Result<(), RunError> {
+        let id = self.node.id;
+        if !self.node.takes_part.load(Ordering::Acquire) {
+            match ask_founders(id, founders, &self.node.peers).await {
+                Verdict::New => self.node.takes_part.store(true, Ordering::Release),
+                Verdict::Held(floor) => {
+                    self.hold_to(floor).await;
+                    return Ok(());
+                }
+                Verdict::Known(told_by) => return Err(RunError::Amnesia { id, told_by }),
+                Verdict::Outside(Outside { cluster_id, told_by, members }) => {
+                    // A member that has only just started may not know where clients reach the others.
+                    let members = match members.is_empty() {
+                        true => "ADDRESSES".to_owned(),
+                        false => members.join(","),
+                    };
+                    return Err(RunError::Founded { id, cluster_id, told_by, members });
+                }
+                Verdict::Unclear { answered, needed } => {
+                    if self.told_to_wait.elapsed() > TELL_EVERY {
+                        tracing::info!(answered, needed, "first start: waiting for other founders");
+                        self.told_to_wait = Instant::now();
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        if self.founds_nothing {
+            return Ok(());
+        }
+        let rank = founders.keys().position(|founder| *founder == id).unwrap_or(0) as u32;
+        if self.node.started.elapsed() < FOUNDER_PATIENCE * rank {
+            return Ok(());
+        }
+        let members = founders.iter().map(|(id, peer_address)| {
+            let peer_address = peer_address.clone();
+            (*id, Member { peer_address, client_address: String::new() })
+        });
+        match self.node.raft.initialize(members.collect::<BTreeMap<_, _>>()).await {
+            Ok(()) => tracing::info!(founders = founders.len(), "founding a new cluster"),
+            Err(error) => tracing::debug!(%error, "another founder was first"),
+        }
+        Ok(())
+    }
+
+    /// This node takes entries of the cluster that the other founders have, and votes as if it had lost as many.
+    async fn hold_to(&mut self, floor: Reached) {
+        // Its next start must not take the entries that it has by then for all that it had.
+        if let Err(error) = self.log.set_doubted(true).await {
+            tracing::error!(%error, "the log does not take that it is behind the other founders'");
+            return;
+        }
+        tracing::info!(
+            "the other founders have begun: this node founds nothing, and waits for their entries"
+        );
+        self.node.recall.hold_to(floor);
+        self.founds_nothing = true;
+        self.node.takes_part.store(true, Ordering::Release);
+    }
+
+    /// Asks a node of the cluster to take this one in; true: it was.
+    async fn join(&self, address: &str, observer: bool) -> bool {
+        let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else {
+            tracing::error!(address, "join: this is no host:port");
+            return false;
+        };
+        let channel = self.node.peers.net().connect(&endpoint.connect_timeout(EVERY));
+        let mut client = AdminClient::new(channel);
+        let mut request = Request::new(AddNodeRequest {
+            id: self.node.id,
+            peer_address: self.node.me.peer_address.clone(),
+            learner_only: observer,
+        });
+        request.set_timeout(JOIN_TIMEOUT);
+        match client.add_node(request).await {
+            Ok(_) => {
+                tracing::info!(id = self.node.id, address, "joined the cluster");
+                true
+            }
+            Err(status) => {
+                let (code, message) = (status.code(), status.message());
+                tracing::warn!(address, ?code, message, "joining failed; trying again");
+                false
+            }
+        }
+    }
+}
