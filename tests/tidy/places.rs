@@ -32,7 +32,7 @@ fn a_node_spawns_its_tasks_in_one_file() {
 
 #[test]
 fn clocks_are_read_where_they_may_be() {
-    let claims = "crates/quorate-client/src/claims.rs";
+    let claims = "crates/quorate-client/src/registering/claims.rs";
     let limit = "crates/quorate-node/src/api/incarnations.rs";
     let mut faults = found(
         &of("crates/", &[claims, limit]),
@@ -49,7 +49,8 @@ fn clocks_are_read_where_they_may_be() {
         &["std::time::Instant", "std::time::{Duration, Instant}"],
         "in the node; use tokio::time::Instant, which tests can turn",
     ));
-    let log = ["crates/quorate-log/src/writer.rs", "crates/quorate-log/src/recover.rs"];
+    let log =
+        ["crates/quorate-log/src/disk/writer.rs", "crates/quorate-log/src/opening/recover.rs"];
     faults.extend(found(
         &of("crates/quorate-log/src/", &log),
         &["Instant::now"],

@@ -13,13 +13,13 @@ use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
-use crate::call::{CallError, DECODE_MAX, Plan, Rounds, call};
 use crate::client::Core;
-use crate::endpoints::Target;
 use crate::error::{Attempt, Error, explain};
-use crate::retry::{Decision, FOREGROUND, decide};
+use crate::nodes::call::{CallError, DECODE_MAX, Plan, Rounds, call};
+use crate::nodes::endpoints::Target;
+use crate::nodes::retry::{Decision, FOREGROUND, decide};
+use crate::nodes::write::Write;
 use crate::types::{InstanceOverride, Member, OverriddenInstance};
-use crate::write::Write;
 
 /// Who takes a node in waits for it to catch up, snapshots for the disk. One node gets all of it: the connection's
 /// keep-alive finds out sooner when it hangs.

@@ -1,5 +1,7 @@
-//! [`Client`]: how it is made. Reading is in `reads.rs`, registering in `registration.rs`, following in `watch.rs`, operating
+//! [`Client`]: how it is made. Reading is in `client/reads.rs`, registering in `registering/handle.rs`, following in `following/watch.rs`, operating
 //! in `admin.rs`; they share [`Core`].
+
+mod reads;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -12,19 +14,22 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
 use crate::admin::Admin;
-use crate::call::{DECODE_MAX, Plan};
-use crate::channel::ChannelBuilder;
-use crate::claims::Claims;
+use crate::calling::channel::ChannelBuilder;
 use crate::counters::{Counters, Counts};
-use crate::discovery::{Discovery, DiscoveryHub, Selector};
-use crate::endpoints::{Endpoints, Target};
 use crate::error::{Error, check_duration};
-use crate::registration::RegistrationHandle;
-use crate::renewals::Renewals;
-use crate::serve::Serving;
+use crate::following::discovery;
+use crate::following::discovery::{Discovery, DiscoveryHub, Selector};
+use crate::following::watch;
+use crate::following::watch::Watch;
+use crate::nodes::call::{DECODE_MAX, Plan};
+use crate::nodes::endpoints::{Endpoints, Target};
+use crate::nodes::members;
+use crate::registering::claims::Claims;
+use crate::registering::handle;
+use crate::registering::handle::RegistrationHandle;
+use crate::registering::renewals::Renewals;
+use crate::registering::serve::Serving;
 use crate::types::{Registration, Selection};
-use crate::watch::Watch;
-use crate::{discovery, members, registration, watch};
 
 /// A connection to the registry, as many nodes as it has. Cheap to clone; clones share connections.
 #[derive(Debug, Clone)]
@@ -252,7 +257,7 @@ impl Client {
         &self,
         registration: impl Into<Registration>,
     ) -> Result<RegistrationHandle, Error> {
-        registration::register(self.core.clone(), registration.into()).await
+        handle::register(self.core.clone(), registration.into()).await
     }
 
     /// Like [`Client::register`], but returns at once and goes on trying while the registry is down. The handle's state
@@ -264,7 +269,7 @@ impl Client {
         &self,
         registration: impl Into<Registration>,
     ) -> Result<RegistrationHandle, Error> {
-        registration::register_in_background(self.core.clone(), registration.into())
+        handle::register_in_background(self.core.clone(), registration.into())
     }
 
     /// A live view of a service, by its name or a [`Selector`]: at once, and empty until the registry (or the cache) has
@@ -328,7 +333,7 @@ impl Client {
         id: &str,
         update: &crate::Update,
     ) -> Result<(), Error> {
-        registration::update_foreign(&self.core, service, id, update).await
+        handle::update_foreign(&self.core, service, id, update).await
     }
 
     /// Removes one instance, whoever registered it.
@@ -336,7 +341,7 @@ impl Client {
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Rejected`] (with [`tonic::Code::NotFound`] if it was not registered).
     pub async fn deregister(&self, service: &str, id: &str) -> Result<(), Error> {
-        registration::deregister_foreign(&self.core, service, id).await
+        handle::deregister_foreign(&self.core, service, id).await
     }
 
     /// The operators' calls.

@@ -1,8 +1,8 @@
 //! A client's settings from the environment, under the names that the command line knows.
 
 use crate::client::{Client, ClientBuilder};
-use crate::endpoints::check;
 use crate::error::Error;
+use crate::nodes::endpoints::check;
 
 const NODES: &str = "QUORATE_NODES";
 const NAMESPACE: &str = "QUORATE_NAMESPACE";

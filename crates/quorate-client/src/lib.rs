@@ -46,65 +46,46 @@
 //! # }
 //! ```
 //!
-//! # Files
+//! # Rooms
 //!
-//! | file | duty |
+//! | room | duty |
 //! |---|---|
-//! | `client`, `environment` | [`Client`] and its settings; those from the environment |
-//! | `reads`, `reads/pages` | the calls that read; what is too large for one answer |
-//! | `registration`, `keeper`, `renewals` | [`RegistrationHandle`]; the task that keeps a registration; the stream for all |
-//! | `discovery`, `discovery/*` | [`Discovery`], live views; the stream that they share; their cache and audit |
-//! | `watch`, `watch/*` | [`Watch`]; the task that follows, the view, the queue of events |
-//! | `balance`, `caller`, `channel`, `channel/reach` | [`Balancer`]; calls with retries, and to all; a tonic channel that follows a view; whom it can reach |
-//! | `serve` | [`Serving`]: register when bound, drain, stop |
+//! | `client/`, `environment` | [`Client`] and its settings, the calls that read; settings from the environment |
 //! | `admin` | [`Admin`], the operators' calls |
-//! | `call`, `endpoints`, `members`, `retry` | one call over many nodes; which node, of which cluster; who there is; what a code means |
-//! | `write` | the name that a write has at every node |
-//! | `rebalance` | streams move to nodes that were added |
-//! | `claims`, `counters` | what is registered already, and incarnations; what is counted |
-//! | `types`, `checks`, `error` | what goes in and out |
+//! | `calling/` | [`Balancer`]; calls with retries, and to all; a tonic channel that follows a view |
+//! | `registering/` | [`RegistrationHandle`] and the task that keeps it, the stream that renews all, [`Serving`] |
+//! | `following/` | [`Discovery`], live views over one shared stream; [`Watch`], a stream of changes |
+//! | `nodes/` | one call over many nodes: which node, of which cluster; what a code means; who there is |
+//! | `counters` | what is counted |
+//! | `types/`, `error` | what goes in and out |
 
 #![warn(missing_docs)]
 
 mod admin;
-mod balance;
-mod call;
-mod caller;
-mod channel;
-mod checks;
-mod claims;
+mod calling;
 mod client;
 mod counters;
-mod discovery;
-mod endpoints;
 mod environment;
 mod error;
-mod keeper;
-mod members;
-mod reads;
-mod rebalance;
-mod registration;
-mod renewals;
-mod retry;
-mod serve;
+mod following;
+mod nodes;
+mod registering;
 mod types;
-mod watch;
-mod write;
 
 pub use admin::{Admin, Backup};
-pub use balance::{Balancer, Picked, Policy};
-pub use caller::{CallError, Caller, FailMode, Fault};
-pub use channel::ChannelBuilder;
-pub use checks::HealthCheck;
+pub use calling::{Balancer, CallError, Caller, ChannelBuilder, FailMode, Fault, Picked, Policy};
 pub use client::{Client, ClientBuilder};
 pub use counters::Counters;
-pub use discovery::{Discovery, DiscoveryEvent, Instances, Listener, Origin, Selector};
 pub use environment::parse_nodes;
 pub use error::{AddressFault, Attempt, Code, Error};
-pub use registration::{Gone, Lease, RegistrationHandle, RegistrationState};
-pub use serve::{Served, Serving, Stop};
+pub use following::{
+    Discovery, DiscoveryEvent, Instances, Listener, Origin, Selector, View, Watch, WatchEvent,
+    WatchStatus,
+};
+pub use registering::{Gone, Lease, RegistrationHandle, RegistrationState, Served, Serving, Stop};
 /// An example is at [`Selector::healths`].
 pub use types::Health;
+pub use types::HealthCheck;
 /// From [`InstanceBuilder::build`], where an example is.
 pub use types::InstanceSpec;
 /// An example is at [`Update`].
@@ -120,7 +101,6 @@ pub use types::{Instance, RemoveReason};
 pub use types::{
     InstanceOverride, Member, MemberRole, MemberStatus, NodeState, OverriddenInstance,
 };
-pub use watch::{View, Watch, WatchEvent, WatchStatus};
 
 /// The version of tonic whose types stand in this crate's interface ([`Code`], [`ChannelBuilder`], [`Caller`]): stubs that are
 /// generated for this one fit.

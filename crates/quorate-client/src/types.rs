@@ -1,11 +1,13 @@
 //! What callers hand in and get back. Most of it is the wire contract itself, re-exported; here stand the builders, so that
 //! nobody has to spell out protobuf's "not set".
 
+mod checks;
+
 use std::time::Duration;
 
 use quorate_proto::v1;
 
-use crate::checks::HealthCheck;
+pub use checks::HealthCheck;
 pub use quorate_proto::v1::{
     Consistency, Health, Instance, InstanceOverride, InstanceSpec, InstanceStatus, Member,
     MemberRole, MemberStatus, NodeState, OverriddenInstance, RemoveReason, ResponseHeader, Service,

@@ -5,7 +5,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::codec::RecordError;
+use crate::disk::codec::RecordError;
 
 /// Why a log could not be opened. Nothing was changed that a later attempt would miss.
 #[derive(Debug, thiserror::Error)]

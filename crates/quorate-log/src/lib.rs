@@ -6,50 +6,36 @@
 //! cut, or the node refuses to start and says which file is damaged; and a reader never sees a hole
 //! or an entry that was not appended.
 //!
-//! | file | duty |
+//! | room | duty |
 //! |---|---|
-//! | `store` | the handle: openraft's traits, and the order in which changes reach the disk |
+//! | `store/` | the handle: openraft's traits, and the order in which changes reach the disk |
 //! | `memory` | what is known without reading the disk: positions, vote, recent entries |
-//! | `writer` | group commit: the one thread that writes and syncs |
-//! | `journal` | what is not yet synced in sled, made durable with one write and one sync |
-//! | `disk` | sled: where records lie, how they are written, removed, synced and read |
-//! | `recover`, `replay` | opening: check everything that was written, give sled what only the journal has, refuse what is damaged |
-//! | `codec`, `meta`, `numbers` | the formats of batches and of single values |
-//! | `witness` | remembers what was acknowledged, to notice a log that lost its end |
-//! | `snapshots`, `snapshot_file` | the current snapshot; the format of one file |
-//! | `slow_close` | gives the blocks of a removed snapshot back so that the log need not wait |
+//! | `opening/` | check everything that was written, give sled what only the journal has, refuse what is damaged |
+//! | `disk/` | what lies on disk and how: sled, the journal, the witness, the one thread that writes |
+//! | `snapshots/` | the current snapshot; the format of one file |
+//! | `identity`, `stats`, `error` | whose directory it is; what is counted; what can go wrong |
 
-mod codec;
 mod disk;
 mod error;
 mod identity;
-mod journal;
 mod memory;
-mod meta;
-mod numbers;
 #[cfg(test)]
 mod observe;
+mod opening;
 mod panics;
 #[cfg(test)]
 mod power_cut_tests;
-mod recover;
-mod replay;
-mod room;
-mod slow_close;
-mod snapshot_error;
-mod snapshot_file;
 mod snapshots;
 mod stats;
 mod store;
-mod witness;
-mod writer;
 
-pub use codec::RecordError;
+pub use disk::RecordError;
 pub use error::{LogError, OpenError};
 pub use identity::{Identity, StampError};
 pub use panics::catches_panics;
-pub use snapshot_error::{SnapshotError, SnapshotProblem};
-pub use snapshot_file::{SnapshotBody, SnapshotBytes, SnapshotFile};
-pub use snapshots::{SnapshotEncoder, SnapshotReceiver, SnapshotStore, SnapshotWriter};
+pub use snapshots::{
+    SnapshotBody, SnapshotBytes, SnapshotEncoder, SnapshotError, SnapshotFile, SnapshotProblem,
+    SnapshotReceiver, SnapshotStore, SnapshotWriter,
+};
 pub use stats::Stats;
 pub use store::{Io, LogOptions, LogStore};

@@ -17,10 +17,12 @@ use openraft::type_config::TypeConfigExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::disk::Disk;
+use crate::Io;
+use crate::LogOptions;
+use crate::LogStore;
+use crate::disk::sled::Disk;
 use crate::power_cut_tests::model::{State, Toy, ToyEntry, ToyVote, entry};
 use crate::power_cut_tests::simulated_disk::{Cut, PoweredDisk};
-use crate::{Io, LogOptions, LogStore};
 
 /// What is done between two power cuts.
 #[derive(Debug, Clone, Copy)]

@@ -4,6 +4,10 @@
 //! a crash leaves the old snapshot or the new one, never neither. Blocking; what a body means is
 //! left to the caller.
 
+mod error;
+mod file;
+mod slow_close;
+
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::marker::PhantomData;
@@ -14,9 +18,9 @@ use lz4_flex::frame::{BlockMode, FrameEncoder, FrameInfo};
 use openraft::RaftTypeConfig;
 use openraft::type_config::alias::SnapshotMetaOf;
 
-use crate::recover;
-use crate::snapshot_error::SnapshotError;
-use crate::snapshot_file::{self, SnapshotFile};
+use crate::opening::recover;
+pub use error::{SnapshotError, SnapshotProblem};
+pub use file::{SnapshotBody, SnapshotBytes, SnapshotFile};
 
 const FINAL_EXTENSION: &str = "snapshot";
 const TEMPORARY_EXTENSION: &str = "incomplete";
@@ -130,7 +134,7 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
     pub fn begin(&self, meta: &SnapshotMetaOf<C>) -> Result<SnapshotWriter<C>, SnapshotError> {
         let temporary = self.temporary()?;
         let path = temporary.path.clone();
-        let header = snapshot_file::header::<C>(meta)
+        let header = file::header::<C>(meta)
             .map_err(|source| SnapshotError::Encode { path: path.clone(), source })?;
         let encoder = SnapshotEncoder::after(&header, temporary)
             .map_err(|source| failed("write", &path, source))?;
@@ -217,7 +221,7 @@ impl<W: Write> SnapshotEncoder<W> {
     /// # Errors
     /// It cannot be encoded or written.
     pub fn begin<C: RaftTypeConfig>(meta: &SnapshotMetaOf<C>, out: W) -> io::Result<Self> {
-        Self::after(&snapshot_file::header::<C>(meta).map_err(io::Error::other)?, out)
+        Self::after(&file::header::<C>(meta).map_err(io::Error::other)?, out)
     }
 
     fn after(header: &[u8], out: W) -> io::Result<Self> {
@@ -241,7 +245,7 @@ impl<W: Write> SnapshotEncoder<W> {
         let checked = buffered.into_inner().map_err(io::IntoInnerError::into_error)?;
         let body_bytes = checked.len_bytes - self.header_bytes;
         let mut out = checked.out;
-        out.write_all(&snapshot_file::footer(body_bytes, checked.crc))?;
+        out.write_all(&file::footer(body_bytes, checked.crc))?;
         Ok(out)
     }
 }

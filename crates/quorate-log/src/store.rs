@@ -14,15 +14,17 @@ use std::thread::{self, JoinHandle};
 use openraft::RaftTypeConfig;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::disk::Disk;
+use crate::Identity;
+use crate::StampError;
+use crate::Stats;
+use crate::disk::journal;
+use crate::disk::meta::{self, MetaKey};
+use crate::disk::sled::Disk;
+use crate::disk::writer::{Change, Operation, QUEUE_OPERATIONS_MAX, Report, Writer};
 use crate::error::{LogError, OpenError};
-use crate::journal;
 use crate::memory::Memory;
-use crate::meta::{self, MetaKey};
-use crate::recover;
+use crate::opening::recover;
 use crate::stats::Counters;
-use crate::writer::{Change, Operation, QUEUE_OPERATIONS_MAX, Report, Writer};
-use crate::{Identity, StampError, Stats};
 
 mod raft;
 

@@ -6,28 +6,21 @@
 //! no runtime, no Raft, and reads no clock: time comes in commands.
 //!
 //! Begin with `command.rs` (the whole vocabulary), then `registry.rs` (what each command does), then
-//! `leases.rs::expire_due` (the only place where a lease ends by time).
+//! `registry/leases.rs::expire_due` (the only place where a lease ends by time).
 
 #![warn(missing_docs)]
 
 mod checks;
 mod command;
-mod deadlines;
-mod deregister;
 mod event;
 mod forwarded;
 mod hash;
-mod instances;
-mod kept;
-mod lease_table;
-mod leases;
 pub mod limits;
-mod read;
 mod registry;
 mod replies;
 mod snapshot;
-mod sorted_map;
 mod spec;
+mod tables;
 mod texts;
 mod types;
 
@@ -39,15 +32,12 @@ pub use checks::{
 };
 pub use command::{Command, Deregister, InstanceRef, Op, Register, Rejection, Reply, Update};
 pub use event::{Applied, Change, Event, RemoveReason};
-pub use instances::Service;
-pub use leases::Lease;
 pub use limits::Invalid;
-pub use read::Counts;
-pub use registry::Registry;
+pub use registry::{Counts, Lease, Registry, Service};
 pub use replies::Request;
 pub use snapshot::{SnapshotError, read_snapshot, read_snapshot_cluster, write_snapshot};
-pub use sorted_map::SortedMap;
 pub use spec::{Instance, InstanceSpec, Load, Override, SpecParts, Status};
+pub use tables::SortedMap;
 pub use texts::TextMap;
 pub use types::{
     Clock, Incarnation, InstanceId, InstanceKey, LeaseId, Namespace, Revision, ServiceKey,

@@ -1,13 +1,22 @@
-//! The registry itself, and what each command does to it ([`Registry::apply`]). Instances are kept in `instances.rs`,
-//! leases in `leases.rs`; deregistering is in `deregister.rs`, reading in `read.rs`.
+//! The registry itself, and what each command does to it ([`Registry::apply`]). Instances are kept in `registry/instances.rs`,
+//! leases in `registry/leases.rs`; deregistering is in `registry/deregister.rs`, reading in `registry/read.rs`.
 //!
 //! Invariants: the clock never goes back; revisions are dense and belong to one event each; every instance is kept by one
 //! lease, which lists it; a lease without instances does not exist; nothing of an older incarnation changes what a newer
 //! one holds; a refused command changes nothing but the clock and what that makes due (one exception: deregistering a run
-//! of an instance that is not there is remembered, see `deregister.rs`).
+//! of an instance that is not there is remembered, see `registry/deregister.rs`).
 //!
 //! All maps are ordered and persistent (structure is shared between clones), so cloning a registry costs almost nothing:
 //! snapshots and long reads work on a clone while commands go on.
+
+pub(crate) mod deregister;
+pub(crate) mod instances;
+pub(crate) mod leases;
+mod read;
+
+pub use instances::Service;
+pub use leases::Lease;
+pub use read::Counts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,15 +25,14 @@ use imbl::{OrdMap, OrdSet};
 
 use crate::checks::{Checks, HealthReport};
 use crate::command::{Command, Op, Register, Rejection, Reply, Update};
-use crate::deadlines::Deadlines;
-use crate::deregister::Tombstone;
 use crate::event::{Applied, Event};
 use crate::hash::{Kind, StateHash};
-use crate::instances::Service;
-use crate::lease_table::LeaseTable;
 use crate::limits;
+use crate::registry::deregister::Tombstone;
 use crate::replies::{Known, Replies};
 use crate::spec::{Instance, Load, Override};
+use crate::tables::deadlines::Deadlines;
+use crate::tables::lease_table::LeaseTable;
 use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Revision, ServiceKey, Ttl};
 
 /// The whole replicated state.

@@ -16,9 +16,9 @@ use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
 use crate::command::{Rejection, Reply};
-use crate::deadlines::Due;
 use crate::hash::Kind;
 use crate::registry::Registry;
+use crate::tables::deadlines::Due;
 use crate::types::{Clock, Revision};
 
 /// How long an origin is remembered after its last request, ms of registry time: twice as long as any call may take.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::checks::Checked;
-use crate::deregister::Tombstone;
-use crate::instances::{Service, load};
-use crate::leases::Lease;
 use crate::registry::Registry;
+use crate::registry::deregister::Tombstone;
+use crate::registry::instances::{Service, load};
+use crate::registry::leases::Lease;
 use crate::replies::{Done, Origin};
 use crate::spec::{Instance, Load, Override};
 use crate::types::{Clock, InstanceKey, LeaseId, Revision, ServiceKey};

@@ -10,11 +10,11 @@ use openraft::type_config::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::{LogState, OptionalSend, RaftTypeConfig};
 
 use super::{LogStore, encode_meta, undecodable};
-use crate::codec;
+use crate::disk::codec;
+use crate::disk::meta::MetaKey;
+use crate::disk::writer::{Change, Operation, Report};
 use crate::error::LogError;
 use crate::memory::Kept;
-use crate::meta::MetaKey;
-use crate::writer::{Change, Operation, Report};
 
 /// What one read for replication returns at most, in encoded bytes: it must fit into one message to
 /// a follower.

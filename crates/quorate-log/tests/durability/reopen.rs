@@ -194,7 +194,7 @@ fn a_gap_cannot_be_appended() {
 #[test]
 fn a_directory_of_an_older_format_is_refused_and_left_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
-    // Sealed as `meta.rs` says: version, crc32, sequence number 0, the number in one byte.
+    // Sealed as `disk/meta.rs` says: version, crc32, sequence number 0, the number in one byte.
     let format = |number: u8| {
         let rest = [&[0; 8][..], &[number]].concat();
         let crc = crc32fast::hash(&[b"format", &rest[..]].concat());

@@ -1,7 +1,7 @@
 //! Deregistering, and what is remembered of it.
 
 use super::*;
-use crate::leases::TOMBSTONE_MS;
+use crate::registry::leases::TOMBSTONE_MS;
 
 const ENDED_7: &str = "rejected: incarnation 7 of instance default/web/a was deregistered; register with a higher one";
 const ABSENT: &str = "rejected: instance default/web/a is not registered";

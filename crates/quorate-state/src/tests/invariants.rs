@@ -4,11 +4,16 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
-use crate::deadlines::{Deadlines, Due};
+use crate::Instance;
+use crate::InstanceKey;
+use crate::LeaseId;
+use crate::Registry;
+use crate::Revision;
+use crate::ServiceKey;
 use crate::hash::{Kind, StateHash};
-use crate::leases::EMPTY_SERVICE_MS;
+use crate::registry::leases::EMPTY_SERVICE_MS;
 use crate::replies::{Done, ORIGIN_MS, ORIGINS_MAX, REPLIES_MAX, USED_STEP_MS};
-use crate::{Instance, InstanceKey, LeaseId, Registry, Revision, ServiceKey};
+use crate::tables::deadlines::{Deadlines, Due};
 
 #[track_caller]
 pub(super) fn check_invariants(registry: &Registry) {

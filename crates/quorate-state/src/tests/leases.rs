@@ -1,7 +1,7 @@
 //! Leases and the clock.
 
 use super::*;
-use crate::leases::EMPTY_SERVICE_MS;
+use crate::registry::leases::EMPTY_SERVICE_MS;
 
 #[test]
 fn lease_ends_at_its_deadline_and_not_before() {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::leases::ENDED_PER_COMMAND;
+use crate::registry::leases::ENDED_PER_COMMAND;
 use crate::*;
 
 const TOMBSTONE_MS: u64 = 2 * 60 * 1_000;

@@ -13,7 +13,7 @@ use proptest::sample::select;
 use super::invariants::check_nothing_is_late;
 use super::model::{Model, ModelLease, ModelService};
 use super::*;
-use crate::leases::ENDED_PER_COMMAND;
+use crate::registry::leases::ENDED_PER_COMMAND;
 
 /// Few names, leases and incarnations, so that commands meet.
 fn any_key() -> impl Strategy<Value = InstanceKey> {

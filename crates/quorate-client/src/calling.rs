@@ -1,0 +1,9 @@
+//! Calling the instances of a service: which one, with retries, over which channel.
+
+mod balance;
+mod caller;
+pub(crate) mod channel;
+
+pub use balance::{Balancer, Picked, Policy};
+pub use caller::{CallError, Caller, FailMode, Fault};
+pub use channel::ChannelBuilder;

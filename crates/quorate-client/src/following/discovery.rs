@@ -1,0 +1,262 @@
+//! [`Discovery`]: a live view of one service, for those who call it. What it shows is an immutable value behind one pointer;
+//! the work is done by the hub that all views of a client share (`following/discovery/hub.rs`).
+
+mod audit;
+mod cache;
+mod hub;
+mod instances;
+mod topics;
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use quorate_proto::v1::RemoveReason;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use self::hub::Hub;
+pub(crate) use self::hub::Hub as DiscoveryHub;
+pub use self::instances::{Instances, Origin, Selector};
+use self::topics::{Feed, Queue};
+use crate::client::Core;
+use crate::error::{Attempt, Code, Error};
+use crate::following::watch::{WatchEvent, WatchStatus};
+use crate::types::Instance;
+
+/// A live view of one service: a snapshot, then kept current by the registry for as long as it is held. Clones share it.
+///
+/// No failure makes it smaller. While no node can be reached it stays as it was, and [`Discovery::age`] says how old that
+/// is.
+///
+/// ```no_run
+/// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
+/// let payments = client.discover("payments")?;
+/// for instance in payments.usable().await?.iter() {
+///     println!("{}", instance.endpoints["http"]);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Discovery {
+    inner: Arc<Inner>,
+    /// Of this clone: what it has been told of.
+    seen: watch::Receiver<()>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    hub: Arc<Hub>,
+    feed: Arc<Feed>,
+    call_timeout: Duration,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.hub.remove(&self.feed);
+    }
+}
+
+/// A node that has not seen yet what this client registered a moment ago is given so long to.
+const OWN_WRITES_WITHIN: Duration = Duration::from_secs(1);
+/// Longest name, bytes.
+const NAME_MAX: usize = 253;
+
+pub(crate) fn discover(core: &Core, selector: Selector) -> Result<Discovery, Error> {
+    // One bad name would have the stream refused for all services on it: so it is refused here.
+    check_name("service", &selector.service)?;
+    let namespace = selector.namespace.clone().unwrap_or_else(|| core.options.namespace.clone());
+    if !namespace.is_empty() {
+        check_name("namespace", &namespace)?;
+    }
+    let hub = hub_for(core, namespace, &selector.service);
+    let feed = Arc::new(Feed::new(selector));
+    hub.add(&feed);
+    let seen = feed.changes.subscribe();
+    let call_timeout = core.options.call_timeout;
+    Ok(Discovery { inner: Arc::new(Inner { hub, feed, call_timeout }), seen })
+}
+
+/// The hub of the namespace that follows the service or has room for it, else a new one.
+fn hub_for(core: &Core, namespace: String, service: &str) -> Arc<Hub> {
+    let mut hubs = core.hubs.lock().unwrap_or_else(PoisonError::into_inner);
+    hubs.retain(|hub| hub.strong_count() > 0);
+    let found = hubs.iter().filter_map(std::sync::Weak::upgrade);
+    let mut found = found.filter(|hub| hub.namespace() == namespace && hub.takes(service));
+    found.next().unwrap_or_else(|| {
+        let hub = Hub::start(core, namespace.clone());
+        hubs.push(Arc::downgrade(&hub));
+        hub
+    })
+}
+
+/// As the registry would (types.proto).
+fn check_name(what: &'static str, name: &str) -> Result<(), Error> {
+    let inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
+    let outer = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    let valid = bytes.len() <= NAME_MAX
+        && bytes.iter().all(inner)
+        && outer(bytes.first())
+        && outer(bytes.last());
+    if valid { Ok(()) } else { Err(Error::InvalidName { what, name: name.to_owned() }) }
+}
+
+impl Discovery {
+    /// The service.
+    pub fn service(&self) -> &str {
+        &self.inner.feed.selector.service
+    }
+
+    /// What is known now, whatever it is worth ([`Instances::origin`]): a pointer is read, nothing else.
+    pub fn current(&self) -> Arc<Instances> {
+        self.inner.feed.current.load_full()
+    }
+
+    /// As [`Discovery::current`], without counting the reference: for a look on a hot path.
+    pub fn with_current<T>(&self, look: impl FnOnce(&Instances) -> T) -> T {
+        look(&self.inner.feed.current.load())
+    }
+
+    /// The instances that can be called; waits for the first word of the registry (or the cache), no longer than the call
+    /// timeout. What this client itself registered before is among them.
+    ///
+    /// # Errors
+    /// [`Error::NoInstances`], [`Error::UnknownService`], and [`Error::Unreachable`] while nothing is known at all: never an
+    /// empty list.
+    pub async fn usable(&self) -> Result<Arc<Instances>, Error> {
+        let within = self.inner.call_timeout;
+        let Ok(mut instances) = timeout(within, self.synced()).await else {
+            return Err(self.unreachable());
+        };
+        if instances.is_empty() && self.inner.hub.is_behind_own_writes(&self.inner.feed) {
+            let mut changes = self.inner.feed.changes.subscribe();
+            if self.current().is_empty() {
+                let _or_late = timeout(OWN_WRITES_WITHIN.min(within), changes.changed()).await;
+            }
+            instances = self.current();
+        }
+        self.check(instances)
+    }
+
+    /// As [`Discovery::usable`], from what is known now.
+    ///
+    /// # Errors
+    /// As [`Discovery::usable`].
+    pub fn usable_now(&self) -> Result<Arc<Instances>, Error> {
+        self.check(self.current())
+    }
+
+    fn check(&self, instances: Arc<Instances>) -> Result<Arc<Instances>, Error> {
+        if !instances.is_empty() {
+            return Ok(instances);
+        }
+        let service = self.service().to_owned();
+        match (instances.origin(), instances.is_known()) {
+            (Origin::Nowhere, _) => Err(self.unreachable()),
+            (_, true) => Err(Error::NoInstances { service }),
+            (_, false) => Err(Error::UnknownService { service }),
+        }
+    }
+
+    fn unreachable(&self) -> Error {
+        match self.status() {
+            WatchStatus::Interrupted { last_error, .. } => last_error,
+            _ => Error::Unreachable {
+                operation: "discover",
+                within: self.inner.call_timeout,
+                tried: vec![Attempt {
+                    address: "the registry".to_owned(),
+                    code: Code::Unavailable,
+                    reason: "nothing has arrived yet".to_owned(),
+                }],
+            },
+        }
+    }
+
+    /// Waits until something is known, from the registry or the cache.
+    pub async fn synced(&self) -> Arc<Instances> {
+        let mut changes = self.inner.feed.changes.subscribe();
+        loop {
+            let current = self.current();
+            if current.origin() != Origin::Nowhere {
+                return current;
+            }
+            if changes.changed().await.is_err() {
+                // Not while this handle holds the sender.
+                return current;
+            }
+        }
+    }
+
+    /// Waits until the view changes (or is there at all), and returns it. Changes since this clone was made or last asked
+    /// count; several of them are one. Can be cancelled at any time.
+    pub async fn changed(&mut self) -> Arc<Instances> {
+        // The sender lives as long as this handle.
+        let _never_closed = self.seen.changed().await;
+        self.current()
+    }
+
+    /// Each change from now on, after an `Added` for each instance that is shown already.
+    pub fn listen(&self) -> Listener {
+        Listener { queue: self.inner.hub.listen(&self.inner.feed), _view: self.clone() }
+    }
+
+    /// How long ago the registry last said that the view is current; `None`: not since this process started.
+    pub fn age(&self) -> Option<Duration> {
+        self.inner.hub.age()
+    }
+
+    /// How the stream behind it stands.
+    pub fn status(&self) -> WatchStatus {
+        self.inner.hub.shared.status.borrow().clone()
+    }
+}
+
+/// What happened to what a view shows.
+///
+/// An example is at the head of [the crate](crate).
+#[derive(Debug, Clone)]
+pub enum DiscoveryEvent {
+    /// An instance that was not shown before.
+    Added(Arc<Instance>),
+    /// An instance that has changed, also when a new run of its process took it over.
+    Updated(Arc<Instance>),
+    /// An instance that is gone, or not among what the selector admits any more.
+    Removed {
+        /// As it was last.
+        instance: Arc<Instance>,
+        /// Why; unspecified when it is no longer admitted, or went while the stream was interrupted for long.
+        reason: RemoveReason,
+    },
+}
+
+/// The changes of a view, in order, each as soon as the view shows it. One who reads along gets each of them; one who falls
+/// behind by more than 1,024 gets, for each instance, only the latest of those that wait (added and removed meanwhile: none),
+/// comes to the same end, and slows nobody.
+///
+/// An example is at the head of [the crate](crate).
+#[derive(Debug)]
+pub struct Listener {
+    queue: Arc<Queue>,
+    _view: Discovery,
+}
+
+impl Listener {
+    /// Waits for the next change. Can be cancelled at any time without losing one.
+    pub async fn next(&mut self) -> DiscoveryEvent {
+        loop {
+            let event = self.queue.pop();
+            match event {
+                Some(WatchEvent::Added(instance)) => return DiscoveryEvent::Added(instance),
+                Some(WatchEvent::Modified(instance)) => return DiscoveryEvent::Updated(instance),
+                Some(WatchEvent::Removed { instance, reason, .. }) => {
+                    return DiscoveryEvent::Removed { instance, reason };
+                }
+                Some(WatchEvent::Snapshot(_) | WatchEvent::Reset { .. }) | None => {
+                    self.queue.arrived.notified().await
+                }
+            }
+        }
+    }
+}

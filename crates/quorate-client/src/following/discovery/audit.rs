@@ -1,0 +1,111 @@
+//! Now and then, while changes go on: whether what is shown is what the registry has. It always should be; a difference is a bug somewhere, which
+//! is told, counted, and repaired by reading the service anew.
+
+use std::sync::atomic::Ordering;
+
+use quorate_proto::v1::{Consistency, FetchRequest, Service};
+
+use super::hub::Shared;
+use super::topics::Topics;
+use crate::client::{Options, registry};
+use crate::nodes::call::{Plan, call};
+use crate::nodes::endpoints::{Endpoints, Target};
+
+/// Compares with some node, which need not be the one that sends the changes. True: something is to be read anew.
+pub(super) async fn finds_difference(
+    shared: &Shared,
+    endpoints: &Endpoints,
+    options: &Options,
+) -> bool {
+    let request = {
+        let topics = shared.topics();
+        FetchRequest {
+            namespace: shared.namespace().to_owned(),
+            services: topics.names(),
+            consistency: Consistency::Local as i32,
+            // The node has at least what is known here, unless it is of another cluster.
+            min_revision: topics.lowest(),
+            cluster_id: topics.cluster_id,
+            ..FetchRequest::default()
+        }
+    };
+    let (attempt, within) = (options.attempt_timeout, options.call_timeout);
+    let plan = Plan { operation: "audit", target: Target::Any, attempt, within };
+    let send = |channel, request| async move { registry(channel).fetch(request).await };
+    match call(endpoints, &plan, &request, send).await {
+        Ok(answer) => {
+            let mut topics = shared.topics();
+            let header = answer.header.unwrap_or_default();
+            if header.cluster_id != topics.cluster_id {
+                return false; // the stream will bring what that one has
+            }
+            let as_of = header.revision;
+            let differs = |service: &&Service| differs(&topics, service, as_of);
+            let wrong: Vec<_> = answer.services.iter().filter(differs).collect();
+            for service in &wrong {
+                tracing::warn!(service = service.name, "a live view differed from the registry");
+                topics.distrust(&service.name);
+                options.counters.divergences.fetch_add(1, Ordering::Relaxed);
+            }
+            !wrong.is_empty()
+        }
+        // Not the audit's business: what follows the changes notices, too.
+        Err(error) => {
+            let error = error.into_error(plan.operation);
+            tracing::debug!(%error, "no audit this time");
+            false
+        }
+    }
+}
+
+/// Whether a service is shown otherwise than it was at this revision. Not if it changed after what is known here, which is
+/// still to come, nor if what is known here is later: changes go on while the registry is asked.
+fn differs(topics: &Topics, service: &Service, as_of: u64) -> bool {
+    let Some((position, shown)) = topics.known(&service.name) else { return false };
+    let same = shown.len() == service.instances.len()
+        && shown.iter().zip(&service.instances).all(|(shown, is)| **shown == *is);
+    let comparable = service.revision <= position && topics.changed(&service.name) <= as_of;
+    comparable && !same
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use quorate_proto::v1::{Change, ChangeKind, Instance};
+
+    use super::*;
+    use crate::following::discovery::Selector;
+    use crate::following::discovery::topics::Feed;
+
+    #[test]
+    fn only_what_is_of_the_same_time_is_compared() {
+        // S2.6
+        let mut topics = Topics::default();
+        topics.add(Arc::new(Feed::new(Selector::service("s"))));
+        topics.replace(&["s".to_owned()], 5, Vec::new());
+        let instance = |id: &str| Instance {
+            service: "s".to_owned(),
+            id: id.to_owned(),
+            ..Instance::default()
+        };
+        let kind = ChangeKind::Added as i32;
+        topics.apply(vec![Change { revision: 9, kind, instance: Some(instance("a")), reason: 0 }]);
+        topics.move_to(10);
+        let answer = |ids: &[&str], revision| Service {
+            name: "s".to_owned(),
+            instances: ids.iter().map(|id| instance(id)).collect(),
+            revision,
+            ..Service::default()
+        };
+        for (what, ids, revision, as_of, expected) in [
+            ("the same", vec!["a"], 9, 12, false),
+            ("before the last change here", vec![], 5, 8, false),
+            ("at it", vec![], 5, 9, true),
+            ("one is missing here", vec!["a", "b"], 8, 12, true),
+            ("changed since", vec!["a", "b"], 11, 12, false),
+        ] {
+            assert_eq!(differs(&topics, &answer(&ids, revision), as_of), expected, "{what}");
+        }
+    }
+}

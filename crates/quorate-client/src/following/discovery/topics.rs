@@ -1,0 +1,485 @@
+//! What a hub knows: the services it follows, each with a position of its own, and who is shown what of them. Pure data;
+//! knows nothing of streams and time.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use quorate_proto::v1::{Change, ChangeKind, Instance, RemoveReason, Service};
+use tokio::sync::{Notify, watch};
+
+use super::instances::{Instances, Origin, Selector};
+use crate::following::watch::{Backlog, WatchEvent};
+
+/// The services of a hub, by name.
+#[derive(Debug, Default)]
+pub(super) struct Topics {
+    pub(super) by_name: BTreeMap<String, Topic>,
+    /// What the positions belong to; 0: none yet.
+    pub(super) cluster_id: u64,
+}
+
+/// One service.
+#[derive(Debug)]
+pub(super) struct Topic {
+    /// Everything up to this revision is in `instances`; 0 until it is synced.
+    position: u64,
+    /// The last change in `instances`, as far as that is known: no later than this.
+    changed: u64,
+    /// Whether there was a snapshot from the cluster that answers now.
+    synced: bool,
+    known: bool,
+    origin: Origin,
+    instances: BTreeMap<String, Arc<Instance>>,
+    feeds: Vec<Arc<Feed>>,
+}
+
+/// What one view shows of a service.
+#[derive(Debug)]
+pub(super) struct Feed {
+    pub(super) selector: Selector,
+    pub(super) current: ArcSwap<Instances>,
+    /// Told after `current` was replaced.
+    pub(super) changes: watch::Sender<()>,
+    queues: Mutex<Vec<Arc<Queue>>>,
+    /// Events that wait until `current` shows them.
+    staged: Mutex<Vec<WatchEvent>>,
+}
+
+/// Changes that wait for a listener one by one; with more than these, only the latest of each instance is kept.
+const HISTORY_MAX: usize = 1_024;
+
+/// Events for one listener.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pending: Mutex<Pending>,
+    pub(super) arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    history: VecDeque<WatchEvent>,
+    /// In place of the history, once that was too long, until all is read.
+    coalesced: Option<Backlog>,
+}
+
+impl Pending {
+    fn push(&mut self, event: WatchEvent) {
+        if let Some(backlog) = &mut self.coalesced {
+            return backlog.push(event);
+        }
+        self.history.push_back(event);
+        if self.history.len() > HISTORY_MAX {
+            let backlog = self.coalesced.insert(Backlog::default());
+            self.history.drain(..).for_each(|event| backlog.push(event));
+        }
+    }
+
+    fn pop(&mut self) -> Option<WatchEvent> {
+        let Some(backlog) = &mut self.coalesced else { return self.history.pop_front() };
+        let event = backlog.pop();
+        if event.is_none() {
+            self.coalesced = None;
+        }
+        event
+    }
+}
+
+impl Queue {
+    pub(super) fn pop(&self) -> Option<WatchEvent> {
+        self.lock().pop()
+    }
+
+    fn push(&self, event: WatchEvent) {
+        self.lock().push(event);
+        self.arrived.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Feed {
+    pub(super) fn new(selector: Selector) -> Self {
+        let current = ArcSwap::from_pointee(Instances::none());
+        let (queues, staged) = (Mutex::default(), Mutex::default());
+        Self { selector, current, changes: watch::Sender::new(()), queues, staged }
+    }
+
+    /// A queue that begins with all that is shown now. To be called under the lock of the topics.
+    pub(super) fn listen(&self) -> Arc<Queue> {
+        let queue = Arc::new(Queue::default());
+        for instance in self.current.load().iter() {
+            queue.push(WatchEvent::Added(instance.clone()));
+        }
+        self.queues().push(queue.clone());
+        queue
+    }
+
+    fn queues(&self) -> MutexGuard<'_, Vec<Arc<Queue>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn staged(&self) -> MutexGuard<'_, Vec<WatchEvent>> {
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the listeners, those of them that are still there, what is shown now.
+    fn tell(&self) {
+        let mut queues = self.queues();
+        queues.retain(|queue| Arc::strong_count(queue) > 1);
+        for event in self.staged().drain(..) {
+            queues.iter().for_each(|queue| queue.push(event.clone()));
+        }
+        drop(queues);
+        self.changes.send_replace(());
+    }
+
+    /// What a change of an instance is to this view.
+    fn stage(
+        &self,
+        before: Option<&Arc<Instance>>,
+        after: Option<&Arc<Instance>>,
+        reason: RemoveReason,
+        revision: u64,
+    ) {
+        let before = before.filter(|instance| self.selector.admits(instance));
+        let after = after.filter(|instance| self.selector.admits(instance));
+        self.staged().push(match (before, after) {
+            (None, Some(new)) => WatchEvent::Added(new.clone()),
+            (Some(_), Some(new)) => WatchEvent::Modified(new.clone()),
+            (Some(old), None) => WatchEvent::Removed { instance: old.clone(), reason, revision },
+            (None, None) => return,
+        });
+    }
+}
+
+impl Topic {
+    fn new() -> Self {
+        Self {
+            position: 0,
+            changed: 0,
+            synced: false,
+            known: false,
+            origin: Origin::Nowhere,
+            instances: BTreeMap::new(),
+            feeds: Vec::new(),
+        }
+    }
+
+    /// Puts everything in place of what was known; tells the difference.
+    fn replace(&mut self, origin: Origin, position: u64, known: bool, all: Vec<Instance>) {
+        let mut fresh: BTreeMap<String, Arc<Instance>> = BTreeMap::new();
+        for instance in all {
+            fresh.insert(instance.id.clone(), Arc::new(instance));
+        }
+        for (id, gone) in &self.instances {
+            if !fresh.contains_key(id) {
+                self.stage(Some(gone), None, RemoveReason::Unspecified, 0);
+            }
+        }
+        for (id, instance) in &mut fresh {
+            match self.instances.get(id) {
+                Some(known) if known == instance => *instance = known.clone(),
+                before => {
+                    self.stage(before, Some(instance), RemoveReason::Unspecified, position);
+                }
+            }
+        }
+        self.instances = fresh;
+        self.known = known || !self.instances.is_empty();
+        self.origin = origin;
+        (self.position, self.changed) = (position, position);
+        self.synced = origin == Origin::Registry;
+        self.publish();
+    }
+
+    /// Takes one change, if it is not among what is known already. True: something is different now.
+    fn apply(&mut self, change: Change) -> bool {
+        let (kind, reason, revision) = (change.kind(), change.reason(), change.revision);
+        let Some(instance) = change.instance.filter(|_| revision > self.position) else {
+            return false;
+        };
+        (self.known, self.changed) = (true, revision);
+        match kind {
+            ChangeKind::Added | ChangeKind::Modified => {
+                let instance = Arc::new(instance);
+                let before = self.instances.insert(instance.id.clone(), instance.clone());
+                let changed = before.as_ref() != Some(&instance);
+                if changed {
+                    self.stage(before.as_ref(), Some(&instance), reason, revision);
+                }
+                changed
+            }
+            ChangeKind::Removed => {
+                let Some(before) = self.instances.remove(&instance.id) else { return false };
+                self.stage(Some(&before), None, reason, revision);
+                true
+            }
+            ChangeKind::Unspecified => {
+                tracing::warn!(revision, "a change of an unknown kind was passed over");
+                false
+            }
+        }
+    }
+
+    fn stage(
+        &self,
+        before: Option<&Arc<Instance>>,
+        after: Option<&Arc<Instance>>,
+        reason: RemoveReason,
+        revision: u64,
+    ) {
+        for feed in &self.feeds {
+            feed.stage(before, after, reason, revision);
+        }
+    }
+
+    /// Shows what is known, in all views, and only then tells: who hears of a change finds it, whichever view he asks.
+    fn publish(&self) {
+        self.feeds.iter().for_each(|feed| self.show_in(feed));
+        self.feeds.iter().for_each(|feed| feed.tell());
+    }
+
+    fn show_in(&self, feed: &Feed) {
+        let admitted = self.instances.values().filter(|instance| feed.selector.admits(instance));
+        let all = admitted.cloned().collect();
+        let instances = Instances::new(self.origin, self.position, self.known, all);
+        feed.current.store(Arc::new(instances));
+    }
+}
+
+impl Topics {
+    /// Shows a service to one more. True: the service is new here.
+    pub(super) fn add(&mut self, feed: Arc<Feed>) -> bool {
+        let name = feed.selector.service.clone();
+        let is_new = !self.by_name.contains_key(&name);
+        let topic = self.by_name.entry(name).or_insert_with(Topic::new);
+        if topic.origin != Origin::Nowhere {
+            topic.show_in(&feed);
+            feed.tell();
+        }
+        topic.feeds.push(feed);
+        is_new
+    }
+
+    /// Shows it to one less. True: nobody follows the service any more.
+    pub(super) fn remove(&mut self, feed: &Arc<Feed>) -> bool {
+        let name = &feed.selector.service;
+        let Some(topic) = self.by_name.get_mut(name) else { return false };
+        topic.feeds.retain(|known| !Arc::ptr_eq(known, feed));
+        let last = topic.feeds.is_empty();
+        if last {
+            self.by_name.remove(name);
+        }
+        last
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.by_name.keys().cloned().collect()
+    }
+
+    /// The services of which nothing is known from the registry.
+    pub(super) fn unknown(&self) -> Vec<String> {
+        let unknown = self.by_name.iter().filter(|(_, topic)| !topic.synced);
+        unknown.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// From where on changes are needed: everything before it is known of every service.
+    pub(super) fn lowest(&self) -> u64 {
+        self.by_name.values().map(|topic| topic.position).min().unwrap_or(0)
+    }
+
+    /// Another cluster answers: what is known is shown on, but counts for nothing when changes come.
+    pub(super) fn belongs_to(&mut self, cluster_id: u64) {
+        if self.cluster_id != cluster_id {
+            self.cluster_id = cluster_id;
+            self.distrust_all();
+        }
+    }
+
+    /// All services have to be read anew. What is known is shown on, until then.
+    pub(super) fn distrust_all(&mut self) {
+        for topic in self.by_name.values_mut() {
+            (topic.position, topic.synced) = (0, false);
+        }
+    }
+
+    /// Takes a whole snapshot of the services with these names, except those that are known up to a later revision.
+    pub(super) fn replace(&mut self, names: &[String], revision: u64, parts: Vec<Service>) {
+        let mut fresh: BTreeMap<String, (bool, Vec<Instance>)> = BTreeMap::new();
+        for part in parts {
+            let (known, instances) = fresh.entry(part.name).or_default();
+            *known |= part.known;
+            instances.extend(part.instances);
+        }
+        for name in names {
+            let Some(topic) = self.by_name.get_mut(name) else { continue };
+            if revision >= topic.position {
+                let (known, instances) = fresh.remove(name).unwrap_or_default();
+                topic.replace(Origin::Registry, revision, known, instances);
+            }
+        }
+    }
+
+    /// Takes what an earlier run left, where nothing better is there, nor another cluster than it was of.
+    pub(super) fn take_cached(&mut self, name: &str, cluster_id: u64, all: Vec<Instance>) {
+        let may_be = [0, cluster_id].contains(&self.cluster_id);
+        if let Some(topic) = self.by_name.get_mut(name)
+            && topic.origin == Origin::Nowhere
+            && may_be
+        {
+            topic.replace(Origin::Cache, 0, true, all);
+        }
+    }
+
+    /// Takes changes in order. Tells the services that are different now. They concern those that were read: of another, the
+    /// stream does not bring all.
+    pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<String> {
+        let mut changed: Vec<String> = Vec::new();
+        for change in changes {
+            let Some(instance) = &change.instance else {
+                tracing::warn!(
+                    revision = change.revision,
+                    "a change without an instance was passed over"
+                );
+                continue;
+            };
+            let service = instance.service.clone();
+            let revision = change.revision;
+            let topic = self.by_name.get_mut(&service).filter(|topic| topic.synced);
+            let Some(topic) = topic else { continue };
+            if topic.apply(change) && changed.last() != Some(&service) {
+                changed.push(service);
+            }
+            topic.position = topic.position.max(revision);
+        }
+        changed.sort();
+        changed.dedup();
+        for name in &changed {
+            self.by_name[name].publish();
+        }
+        changed
+    }
+
+    /// What is known of a service from the registry: the revision, and the instances.
+    pub(super) fn known(&self, name: &str) -> Option<(u64, Vec<Arc<Instance>>)> {
+        let topic = self.by_name.get(name).filter(|topic| topic.synced)?;
+        Some((topic.position, topic.instances.values().cloned().collect()))
+    }
+
+    /// The last change that is shown of a service is no later than this.
+    pub(super) fn changed(&self, name: &str) -> u64 {
+        self.by_name.get(name).map_or(0, |topic| topic.changed)
+    }
+
+    /// The service has to be read anew: what is shown of it may be wrong.
+    pub(super) fn distrust(&mut self, name: &str) {
+        if let Some(topic) = self.by_name.get_mut(name) {
+            (topic.position, topic.synced) = (0, false);
+        }
+    }
+
+    /// Everything up to this revision is known of the services that were read. The others stay at 0, where a stream begins
+    /// with a snapshot.
+    pub(super) fn move_to(&mut self, revision: u64) {
+        for topic in self.by_name.values_mut().filter(|topic| topic.synced) {
+            topic.position = topic.position.max(revision);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::v1::InstanceStatus;
+
+    use super::*;
+
+    fn event(id: usize, weight: u32) -> WatchEvent {
+        let instance = Instance { id: id.to_string(), weight, ..Instance::default() };
+        WatchEvent::Modified(Arc::new(instance))
+    }
+
+    #[test]
+    fn who_hears_of_a_change_finds_it() {
+        // S2.12
+        let feed = Arc::new(Feed::new(Selector::service("web")));
+        let mut topics = Topics::default();
+        topics.add(feed.clone());
+        topics.replace(&["web".to_owned()], 1, Vec::new());
+        let queue = feed.listen();
+        let mut instance = Instance { id: "a".to_owned(), ..Instance::default() };
+        instance.set_status(InstanceStatus::Up);
+        let mut change = Change { revision: 2, instance: Some(instance), ..Change::default() };
+        change.set_kind(ChangeKind::Added);
+        let topic = topics.by_name.get_mut("web").unwrap();
+        assert!(topic.apply(change));
+        assert!(feed.current.load().is_empty() && queue.pop().is_none(), "neither yet");
+        topic.publish();
+        assert!(feed.current.load().get("a").is_some());
+        assert!(matches!(queue.pop(), Some(WatchEvent::Added(instance)) if instance.id == "a"));
+        assert!(queue.pop().is_none());
+    }
+
+    #[test]
+    fn a_service_that_was_not_read_yet_takes_no_changes() {
+        // S2.7, S0.13
+        let mut topics = Topics::default();
+        let (a, b) = (Feed::new(Selector::service("a")), Feed::new(Selector::service("b")));
+        let (a, b) = (Arc::new(a), Arc::new(b));
+        topics.add(a.clone());
+        topics.replace(&["a".to_owned()], 5, Vec::new());
+        topics.add(b.clone());
+        // The stream of "a" brings one more message, which would bring "b" too if it had been asked for before.
+        let instance = |id: &str| Instance {
+            service: "b".to_owned(),
+            id: id.to_owned(),
+            status: InstanceStatus::Up as i32,
+            ..Instance::default()
+        };
+        let kind = ChangeKind::Added as i32;
+        let change = Change { revision: 6, kind, instance: Some(instance("b2")), reason: 0 };
+        assert_eq!(topics.apply(vec![change]), Vec::<String>::new());
+        topics.move_to(7);
+        topics.remove(&a);
+        assert_eq!(topics.lowest(), 0, "the next stream has to begin with a snapshot");
+        assert_eq!(b.current.load().origin(), Origin::Nowhere);
+        // Which may come from a node that is behind.
+        let instances = vec![instance("b1"), instance("b2")];
+        let part = Service { name: "b".to_owned(), instances, ..Service::default() };
+        topics.replace(&["b".to_owned()], 6, vec![part]);
+        assert_eq!(b.current.load().len(), 2);
+        topics.move_to(8);
+        assert_eq!(topics.lowest(), 8);
+    }
+
+    #[test]
+    fn what_is_cached_of_another_cluster_is_not_shown() {
+        for (answers, shown) in [(0, 1), (7, 1), (8, 0)] {
+            let feed = Arc::new(Feed::new(Selector::service("s").statuses([])));
+            let mut topics = Topics::default();
+            topics.add(feed.clone());
+            topics.belongs_to(answers);
+            topics.take_cached("s", 7, vec![Instance::default()]);
+            assert_eq!(feed.current.load().len(), shown, "{answers} answers");
+        }
+    }
+
+    #[test]
+    fn a_queue_keeps_each_change_until_there_are_too_many() {
+        // S2.12
+        let mut pending = Pending::default();
+        let mut read = |pushed: u32| {
+            (0..pushed).for_each(|weight| pending.push(event(0, weight)));
+            let mut all = Vec::new();
+            while let Some(WatchEvent::Modified(instance)) = pending.pop() {
+                all.push(instance.weight);
+            }
+            all
+        };
+        assert_eq!(read(1_024), (0..1_024).collect::<Vec<_>>());
+        assert_eq!(read(10_000), [9_999]);
+        assert_eq!(read(3), [0, 1, 2], "one who has caught up reads along again");
+    }
+}

@@ -1,0 +1,17 @@
+//! One call over many nodes: which node is asked next, of which cluster it is, what its answer means for the next attempt.
+//!
+//! | file | duty |
+//! |---|---|
+//! | `call` | one call, from node to node until its deadline |
+//! | `endpoints` | the nodes and their connections; of which cluster they are |
+//! | `members` | learns who there is |
+//! | `rebalance` | streams move to nodes that were added |
+//! | `retry` | what a code means: another node, a pause, the end |
+//! | `write` | the name that a write has at every node |
+
+pub(crate) mod call;
+pub(crate) mod endpoints;
+pub(crate) mod members;
+pub(crate) mod rebalance;
+pub(crate) mod retry;
+pub(crate) mod write;

@@ -1,0 +1,327 @@
+//! One call over the nodes: attempt, decide, rotate, wait, until the deadline. The only place that sends a unary request.
+//! Must not know what a request means.
+
+use std::future::Future;
+use std::time::Duration;
+
+use quorate_proto::v1::{self, ResponseHeader};
+use tokio::time::{Instant, sleep_until, timeout};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+use crate::error::{Attempt, Error, explain};
+use crate::nodes::endpoints::{Address, Endpoints, Target};
+use crate::nodes::retry::{Backoff, Decision, FOREGROUND, Pace, decide, retry_after};
+
+/// The largest answer taken: the server's limit for a fetch (32 MiB) and room for what stands around it.
+pub(crate) const DECODE_MAX: usize = 40 * 1024 * 1024;
+
+/// With less than this left, an attempt is not worth its while.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(1);
+
+/// How a call is to be made.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// What it is, for errors and logs.
+    pub(crate) operation: &'static str,
+    pub(crate) target: Target,
+    /// What one node is given at first, see [`Rounds::patience`].
+    pub(crate) attempt: Duration,
+    /// What all of it is given.
+    pub(crate) within: Duration,
+}
+
+/// An answer of the registry.
+pub(crate) trait Answer {
+    fn header(&self) -> Option<&ResponseHeader>;
+}
+
+macro_rules! answers {
+    ($($name:ident),* $(,)?) => {
+        $(impl Answer for v1::$name {
+            fn header(&self) -> Option<&ResponseHeader> {
+                self.header.as_ref()
+            }
+        })*
+    };
+}
+
+answers!(
+    RegisterResponse,
+    RenewResponse,
+    DeregisterResponse,
+    UpdateResponse,
+    FetchResponse,
+    ListServicesResponse,
+    ListDependentsResponse,
+    ListMembersResponse,
+    StatusResponse,
+    AddNodeResponse,
+    RemoveNodeResponse,
+    ReplaceNodeResponse,
+    TransferLeaderResponse,
+    TriggerSnapshotResponse,
+    SetOverrideResponse,
+    ListOverridesResponse,
+);
+
+/// How one attempt failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    plan: Plan,
+    address: Address,
+    pub(crate) decision: Decision,
+    pub(crate) status: Status,
+}
+
+impl Failure {
+    /// An attempt that was answered, but not with what was wanted.
+    pub(crate) fn answered(plan: &Plan, status: Status) -> Self {
+        Self::at(plan, &"".into(), status)
+    }
+
+    /// An attempt on the node with this address.
+    pub(crate) fn at(plan: &Plan, address: &Address, status: Status) -> Self {
+        Self { plan: *plan, address: address.clone(), decision: decide(status.code()), status }
+    }
+
+    pub(crate) fn into_error(self) -> Error {
+        let Plan { operation, within, .. } = self.plan;
+        if !self.decision.blames_node() {
+            return Error::rejected(operation, &self.status);
+        }
+        Error::Unreachable { operation, within, tried: vec![self.tried()] }
+    }
+
+    fn tried(&self) -> Attempt {
+        Attempt {
+            address: self.address.to_string(),
+            code: self.status.code(),
+            reason: explain(&self.status),
+        }
+    }
+}
+
+/// How a whole call failed.
+#[derive(Debug)]
+pub(crate) enum CallError {
+    /// Nobody served it in time.
+    Unreachable(Error),
+    /// It was answered, and refused. `retried`: an attempt before it may have had its effect, if it has no name.
+    Refused { decision: Decision, status: Status, retried: bool },
+}
+
+impl CallError {
+    /// For callers to whom every refusal is just that.
+    pub(crate) fn into_error(self, operation: &'static str) -> Error {
+        match self {
+            Self::Unreachable(error) => error,
+            Self::Refused { status, .. } => Error::rejected(operation, &status),
+        }
+    }
+}
+
+/// Which nodes were tried in this round, the waits between rounds, and how long a node is waited for.
+#[derive(Debug)]
+pub(crate) struct Rounds {
+    tried: Vec<Address>,
+    /// How many of them used all of their time.
+    late: usize,
+    /// How often of late a whole round did.
+    late_rounds: u32,
+    backoff: Backoff,
+}
+
+impl Rounds {
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self { tried: Vec::new(), late: 0, late_rounds: 0, backoff: Backoff::new(pace) }
+    }
+
+    /// The next node to try. Begins a new round when all were tried.
+    pub(crate) fn pick(&mut self, endpoints: &Endpoints, target: Target) -> (Address, Channel) {
+        let picked = endpoints.pick(target, &self.tried).or_else(|| {
+            self.late_rounds += u32::from(self.late >= self.tried.len());
+            self.late = 0;
+            self.tried.clear();
+            endpoints.pick(target, &[])
+        });
+        let (address, channel) = picked.expect("invariant: the list of nodes is never empty");
+        self.tried.push(address.clone());
+        (address, channel)
+    }
+
+    /// How long to wait for a node that is given so long at first: twice as long after each round in which all used up their
+    /// time. Where all nodes are slow, asking again and again would only add to what they have to do, and never end.
+    pub(crate) fn patience(&self, first: Duration, most: Duration) -> Duration {
+        first.saturating_mul(1 << self.late_rounds.min(16)).min(most.max(first))
+    }
+
+    /// The node that was picked last did not answer in time.
+    pub(crate) fn was_late(&mut self) {
+        self.late += 1;
+    }
+
+    /// How long to wait before the next attempt: not at all while this round has nodes left.
+    pub(crate) fn wait(&mut self, endpoints: &Endpoints) -> Duration {
+        if endpoints.has_untried(&self.tried) { Duration::ZERO } else { self.backoff.next() }
+    }
+
+    /// The wait after an answer that the next node would give too.
+    pub(crate) fn wait_whole_round(&mut self) -> Duration {
+        self.begin_round();
+        self.backoff.next()
+    }
+
+    /// Waits shall be no longer than this, from now on.
+    pub(crate) fn cap(&mut self, cap: Duration) {
+        self.backoff.cap(cap);
+    }
+
+    /// Something succeeded: the next call begins afresh.
+    pub(crate) fn reset(&mut self) {
+        self.begin_round();
+        self.backoff.reset();
+    }
+
+    /// An answer came, which took so long of what it was given. Where half of that had been enough, the next attempts are
+    /// shorter by a step; else they would only be made in vain.
+    pub(crate) fn answered(&mut self, took: Duration, given: Duration) {
+        self.reset();
+        if took < given / 2 {
+            self.late_rounds = self.late_rounds.saturating_sub(1);
+        }
+    }
+
+    fn begin_round(&mut self) {
+        self.tried.clear();
+        self.late = 0;
+    }
+}
+
+/// Sends `request` to one node, with a deadline on both sides of the wire.
+pub(crate) async fn attempt<Req, Res, F, Fut>(
+    endpoints: &Endpoints,
+    plan: &Plan,
+    rounds: &mut Rounds,
+    deadline: Instant,
+    request: &Req,
+    send: F,
+) -> Result<Res, Failure>
+where
+    Req: Clone,
+    Res: Answer,
+    F: Fn(Channel, Request<Req>) -> Fut,
+    Fut: Future<Output = Result<Response<Res>, Status>>,
+{
+    let (address, channel) = rounds.pick(endpoints, plan.target);
+    let begun = Instant::now();
+    let limit = rounds.patience(plan.attempt, plan.within / 2);
+    let limit = limit.min(deadline.saturating_duration_since(begun));
+    let mut request = Request::new(request.clone());
+    request.set_timeout(limit);
+    let result = timeout(limit, send(channel, request)).await.unwrap_or_else(|_elapsed| {
+        Err(Status::deadline_exceeded(format!("no answer within {} ms", limit.as_millis())))
+    });
+    let result = result.and_then(|response| {
+        let answer = response.into_inner();
+        endpoints.succeeded(&address, plan.target, answer.header())?;
+        Ok(answer)
+    });
+    match result {
+        Ok(answer) => {
+            rounds.answered(begun.elapsed(), limit);
+            Ok(answer)
+        }
+        Err(status) => {
+            let decision = decide(status.code());
+            // A node answers a little before the deadline that it was told.
+            if begun.elapsed() >= limit * 9 / 10 {
+                rounds.was_late();
+            }
+            tracing::debug!(operation = plan.operation, %address, %status, ?decision, "attempt failed");
+            if decision.blames_node() {
+                endpoints.failed(&address);
+            } else {
+                endpoints.refused(&address, plan.target);
+            }
+            Err(Failure { plan: Plan { within: limit, ..*plan }, address, decision, status })
+        }
+    }
+}
+
+/// Makes the call on one node after the other until one answers or the deadline is over.
+pub(crate) async fn call<Req, Res, F, Fut>(
+    endpoints: &Endpoints,
+    plan: &Plan,
+    request: &Req,
+    send: F,
+) -> Result<Res, CallError>
+where
+    Req: Clone,
+    Res: Answer,
+    F: Fn(Channel, Request<Req>) -> Fut,
+    Fut: Future<Output = Result<Response<Res>, Status>>,
+{
+    let deadline = Instant::now() + plan.within;
+    let mut rounds = Rounds::new(FOREGROUND);
+    let mut tried: Vec<Attempt> = Vec::new();
+    let mut failed_for_good = 0;
+    while deadline.saturating_duration_since(Instant::now()) > SHORTEST_ATTEMPT {
+        let failure = match attempt(endpoints, plan, &mut rounds, deadline, request, &send).await {
+            Ok(answer) => return Ok(answer),
+            Err(failure) => failure,
+        };
+        failed_for_good += usize::from(failure.decision == Decision::TryOthers);
+        let over = match failure.decision {
+            Decision::RetryElsewhere => false,
+            Decision::TryOthers => failed_for_good > endpoints.len(),
+            Decision::Reregister | Decision::Superseded | Decision::Exhausted | Decision::Fail => {
+                true
+            }
+        };
+        if over {
+            let Failure { decision, status, .. } = failure;
+            let retried = !tried.is_empty();
+            return Err(CallError::Refused { decision, status, retried });
+        }
+        note(&mut tried, &failure);
+        let wait = retry_after(&failure.status).unwrap_or_default().max(rounds.wait(endpoints));
+        sleep_until((Instant::now() + wait).min(deadline)).await;
+    }
+    let Plan { operation, within, .. } = *plan;
+    Err(CallError::Unreachable(Error::Unreachable { operation, within, tried }))
+}
+
+/// Keeps the last outcome of each address: the list is bounded by the number of nodes, not of attempts.
+fn note(tried: &mut Vec<Attempt>, failure: &Failure) {
+    let attempt = failure.tried();
+    // What a node said is worth more than that it said nothing in the time that was left.
+    let is_silence = matches!(attempt.code, Code::DeadlineExceeded | Code::Cancelled);
+    match tried.iter_mut().find(|known| known.address == attempt.address) {
+        Some(_) if is_silence => {}
+        Some(known) => *known = attempt,
+        None => tried.push(attempt),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nodes::retry::BACKGROUND;
+
+    #[test]
+    fn patience_that_was_needed_stays_and_what_was_too_much_goes_in_steps() {
+        let (first, most) = (Duration::from_millis(200), Duration::from_secs(5));
+        let slow = Duration::from_millis(700);
+        let mut rounds = Rounds::new(BACKGROUND);
+        rounds.late_rounds = 2;
+        for _ in 0..3 {
+            assert_eq!(rounds.patience(first, most), 4 * first);
+            rounds.answered(slow, rounds.patience(first, most));
+        }
+        for expected in [4, 2, 1, 1] {
+            assert_eq!(rounds.patience(first, most), expected * first);
+            rounds.answered(first / 4, rounds.patience(first, most));
+        }
+    }
+}

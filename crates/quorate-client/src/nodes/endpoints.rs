@@ -1,0 +1,391 @@
+//! The nodes a client knows, which of them to ask next, and the connections to them. Must not know what is asked: it is told
+//! of success and failure, and of members and leaders.
+//!
+//! It also decides which cluster the client is of: that of the first answer, until no node is left that may be of it.
+//!
+//! Invariants: the list is never empty; seeds never leave it; no failure and no empty answer makes it shorter; what counts as
+//! an answer is of one cluster at a time.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use quorate_proto::v1::ResponseHeader;
+use rand::seq::{IndexedRandom, SliceRandom};
+use tokio::sync::{Notify, watch};
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::error::{AddressFault, Error};
+use crate::nodes::rebalance::{Growth, Rebalance};
+
+/// A node that failed is asked after all others for so long: a hung one should not cost each call an attempt.
+const COOLDOWN: Duration = Duration::from_secs(5);
+/// A connection on which nothing arrives for so long is probed ...
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// ... and given up when the probe is not answered within this.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A node that failed may still be of the client's cluster for so long after one of that cluster answered last. Longer than
+/// an election: a cluster that is only between two leaders must not be left for a stranger.
+const MAY_RETURN: Duration = Duration::from_secs(5);
+/// No more nodes than this are taken from one answer: a bound, far above any cluster.
+const MEMBERS_MAX: usize = 64;
+
+/// A node's address, `host:port`.
+pub(crate) type Address = Arc<str>;
+
+/// Which node a call should go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// Any, the one that served last first.
+    Any,
+    /// The leader where it is known (it saves a hop), else any.
+    Leader,
+}
+
+/// The nodes, shared by everything that calls.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    /// Held for a few list operations; never across an await.
+    inner: Mutex<Inner>,
+    /// Told when a node failed: the list may be out of date.
+    pub(crate) failure: Notify,
+    /// Told when nodes were added.
+    pub(crate) rebalance: Rebalance,
+    /// The cluster that answers; 0 before the first answer. Only changed while `inner` is held.
+    cluster: watch::Sender<u64>,
+    connect_timeout: Duration,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// Members first, seeds that are no members after them.
+    nodes: Vec<Node>,
+    /// The node to ask first.
+    current: Address,
+    /// Where writes are best sent.
+    leader: Option<Address>,
+    /// When a node of the client's cluster answered last.
+    heard: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Node {
+    address: Address,
+    endpoint: Endpoint,
+    channel: Option<Channel>,
+    seed: bool,
+    member: bool,
+    failed_at: Option<Instant>,
+    /// The cluster that its last answer was of; 0: none came yet.
+    cluster_id: u64,
+}
+
+impl Endpoints {
+    /// Starts from the addresses given, in random order if `shuffle` (so that many clients with one list spread out).
+    pub(crate) fn new(
+        addresses: &[String],
+        connect_timeout: Duration,
+        shuffle: bool,
+        rebalance_within: Duration,
+    ) -> Result<Self, Error> {
+        let mut nodes: Vec<Node> = Vec::new();
+        for address in addresses {
+            let mut node = parse(address, connect_timeout)
+                .map_err(|fault| Error::InvalidAddress { address: address.clone(), fault })?;
+            node.seed = true;
+            if nodes.iter().all(|known| known.address != node.address) {
+                nodes.push(node);
+            }
+        }
+        if shuffle {
+            nodes.shuffle(&mut rand::rng());
+        }
+        let current = nodes.first().ok_or(Error::NoAddresses)?.address.clone();
+        let inner = Mutex::new(Inner { nodes, current, leader: None, heard: None });
+        let rebalance = Rebalance::new(rebalance_within);
+        let cluster = watch::Sender::new(0);
+        Ok(Self { inner, failure: Notify::new(), rebalance, cluster, connect_timeout })
+    }
+
+    /// The best node that is not among `tried`; `None` when all are.
+    pub(crate) fn pick(&self, target: Target, tried: &[Address]) -> Option<(Address, Channel)> {
+        let mut inner = self.lock();
+        let at = inner.best(target, tried)?;
+        let node = &mut inner.nodes[at];
+        Some((node.address.clone(), node.channel()))
+    }
+
+    /// The connection to a node; `None` where it is no member.
+    pub(crate) fn channel_to_member(&self, address: &Address) -> Option<Channel> {
+        let mut inner = self.lock();
+        let mut nodes = inner.nodes.iter_mut();
+        nodes.find(|node| node.member && node.address == *address).map(Node::channel)
+    }
+
+    /// Whether a node is left that is not among `tried`.
+    pub(crate) fn has_untried(&self, tried: &[Address]) -> bool {
+        self.lock().nodes.iter().any(|node| !tried.contains(&node.address))
+    }
+
+    /// How many nodes there are to try.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().nodes.len()
+    }
+
+    /// The cluster that the client is of; 0 before the first answer.
+    pub(crate) fn cluster_id(&self) -> u64 {
+        *self.cluster.borrow()
+    }
+
+    /// Follows which cluster the client is of.
+    pub(crate) fn watch_cluster(&self) -> watch::Receiver<u64> {
+        self.cluster.subscribe()
+    }
+
+    /// A node answered.
+    ///
+    /// # Errors
+    /// It is of another cluster, while there may be nodes of the client's own: then its answer does not count, and the next
+    /// node is to be asked.
+    pub(crate) fn succeeded(
+        &self,
+        address: &Address,
+        target: Target,
+        header: Option<&ResponseHeader>,
+    ) -> Result<(), Status> {
+        let mut inner = self.lock();
+        let cluster_id = header.map_or(0, |header| header.cluster_id);
+        if cluster_id != 0 {
+            self.admit(&mut inner, address, cluster_id)?;
+        }
+        inner.worked(address, target);
+        let leader = header.map_or("", |header| header.leader_address.as_str());
+        if !leader.is_empty() {
+            inner.lead(leader, self.connect_timeout);
+        }
+        Ok(())
+    }
+
+    /// A node refused: it works.
+    pub(crate) fn refused(&self, address: &Address, target: Target) {
+        self.lock().worked(address, target);
+    }
+
+    /// Notes which cluster a node is of. The client goes over to another one when each node that it knows has failed or says
+    /// that it is of another: so it does at once where a cluster was founded again on the same addresses, and does not
+    /// waver where two clusters answer.
+    fn admit(&self, inner: &mut Inner, address: &Address, cluster_id: u64) -> Result<(), Status> {
+        let ours = self.cluster_id();
+        if let Some(node) = inner.nodes.iter_mut().find(|node| node.address == *address) {
+            node.cluster_id = cluster_id;
+        }
+        if ours != cluster_id {
+            if ours != 0 && inner.may_have_nodes_of(ours) {
+                return Err(Status::unavailable(format!(
+                    "the node is of cluster {cluster_id:016x}, and there may still be nodes of {ours:016x}"
+                )));
+            }
+            let of_it = inner.nodes.iter_mut().filter(|node| node.cluster_id == cluster_id);
+            of_it.for_each(|node| node.failed_at = None);
+            inner.leader = None;
+            self.cluster.send_replace(cluster_id);
+            if ours != 0 {
+                let (was, is) = (format!("{ours:016x}"), format!("{cluster_id:016x}"));
+                tracing::warn!(was, is, %address, "another cluster answers: registering and reading anew");
+                self.failure.notify_one(); // its members have to be learned
+            }
+        }
+        inner.heard = Some(Instant::now());
+        Ok(())
+    }
+
+    /// A node could not serve: it is asked last for a while, and the members are looked up again.
+    pub(crate) fn failed(&self, address: &Address) {
+        let mut inner = self.lock();
+        inner.leader.take_if(|leader| leader == address);
+        if let Some(node) = inner.nodes.iter_mut().find(|node| node.address == *address) {
+            node.failed_at = Some(Instant::now());
+        }
+        if inner.current == *address
+            && let Some(at) = inner.best(Target::Any, std::slice::from_ref(address))
+        {
+            inner.current = inner.nodes[at].address.clone();
+        }
+        drop(inner);
+        self.failure.notify_one();
+    }
+
+    /// Takes the cluster's members as the list, seeds behind them. An answer without a usable address changes nothing.
+    pub(crate) fn replace_members<'a>(&self, addresses: impl Iterator<Item = &'a str>) {
+        let mut members: Vec<Node> = Vec::new();
+        for address in addresses.take(MEMBERS_MAX) {
+            match parse(address, self.connect_timeout) {
+                Ok(node) if members.iter().any(|known| known.address == node.address) => {}
+                Ok(node) => members.push(Node { member: true, ..node }),
+                Err(fault) => tracing::warn!(address, %fault, "a member has an unusable address"),
+            }
+        }
+        if members.is_empty() {
+            return;
+        }
+        let growth = self.lock().replace(members);
+        if !growth.added.is_empty() {
+            tracing::debug!(added = ?growth.added, "nodes were added; some streams will move to them");
+            self.rebalance.growth.send_replace(growth);
+        }
+    }
+
+    /// The addresses known now, for tests and logs.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.lock().nodes.iter().map(|node| node.address.to_string()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // What it guards is consistent between any two statements, so a panic elsewhere does no harm.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Node {
+    fn channel(&mut self) -> Channel {
+        self.channel.get_or_insert_with(|| self.endpoint.connect_lazy()).clone()
+    }
+}
+
+impl Inner {
+    /// A node works. What is served by any goes on with it.
+    fn worked(&mut self, address: &Address, target: Target) {
+        if let Some(node) = self.nodes.iter_mut().find(|node| node.address == *address) {
+            node.failed_at = None;
+            if target == Target::Any {
+                self.current = address.clone();
+            }
+        }
+    }
+
+    /// Whether some node may be of this cluster, which was the client's: one that was not asked yet, too.
+    fn may_have_nodes_of(&self, cluster_id: u64) -> bool {
+        let may_return = self.heard.is_some_and(|heard| heard.elapsed() < MAY_RETURN);
+        let may_be = |node: &Node| {
+            [0, cluster_id].contains(&node.cluster_id) && (node.failed_at.is_none() || may_return)
+        };
+        self.nodes.iter().any(may_be)
+    }
+
+    fn best(&self, target: Target, tried: &[Address]) -> Option<usize> {
+        let now = Instant::now();
+        let healthy =
+            |node: &Node| node.failed_at.is_none_or(|at| now.duration_since(at) >= COOLDOWN);
+        let untried = |at: &usize| !tried.contains(&self.nodes[*at].address);
+        let position = |address: &Address| self.nodes.iter().position(|n| n.address == *address);
+
+        if target == Target::Leader
+            && let Some(at) = self.leader.as_ref().and_then(position).filter(untried)
+            && healthy(&self.nodes[at])
+        {
+            return Some(at);
+        }
+        let count = self.nodes.len();
+        let first = position(&self.current).unwrap_or(0);
+        let order: Vec<usize> =
+            (0..count).map(|step| (first + step) % count).filter(untried).collect();
+        let with = |member: bool| {
+            order.iter().find(|at| self.nodes[**at].member == member && healthy(&self.nodes[**at]))
+        };
+        // What served last goes on serving, a seed too: where the members' addresses cannot be reached from here, only
+        // the seeds can.
+        let current = order.first().filter(|at| **at == first && healthy(&self.nodes[first]));
+        let least_recently_failed = || order.iter().min_by_key(|at| self.nodes[**at].failed_at);
+        current
+            .or_else(|| with(true))
+            .or_else(|| with(false))
+            .or_else(least_recently_failed)
+            .copied()
+    }
+
+    fn lead(&mut self, leader: &str, connect_timeout: Duration) {
+        if self.leader.as_deref() == Some(leader) {
+            return;
+        }
+        let Ok(node) = parse(leader, connect_timeout) else {
+            tracing::warn!(address = leader, "the leader has an unusable address");
+            return;
+        };
+        self.leader = Some(node.address.clone());
+        let known = self.nodes.iter().any(|known| known.address == node.address);
+        if !known && self.nodes.len() < 2 * MEMBERS_MAX {
+            self.nodes.push(node);
+        }
+    }
+
+    /// Tells which members were none before; the first list that there is adds nobody.
+    fn replace(&mut self, members: Vec<Node>) -> Growth {
+        let mut old = std::mem::take(&mut self.nodes);
+        let is_new = |fresh: &&Node| !old.iter().any(|n| n.member && n.address == fresh.address);
+        let mut growth = Growth { added: Vec::new(), members: members.len() };
+        if old.iter().any(|node| node.member) {
+            growth.added = members.iter().filter(is_new).map(|node| node.address.clone()).collect();
+        }
+        for fresh in members {
+            match old.iter().position(|node| node.address == fresh.address) {
+                Some(at) => self.nodes.push(Node { member: true, ..old.remove(at) }),
+                None => self.nodes.push(fresh),
+            }
+        }
+        let members = self.nodes.len();
+        let seeds = old.into_iter().filter(|node| node.seed);
+        self.nodes.extend(seeds.map(|node| Node { member: false, ..node }));
+        let is_member = |node: &Node| node.address == self.current;
+        if !self.nodes[..members].iter().any(is_member)
+            && let Some(node) = self.nodes[..members].choose(&mut rand::rng())
+        {
+            self.current = node.address.clone();
+        }
+        growth
+    }
+}
+
+/// # Errors
+/// Why it cannot be a node's address.
+pub(crate) fn check(address: &str) -> Result<(), AddressFault> {
+    parse(address, Duration::ZERO).map(drop)
+}
+
+fn parse(address: &str, connect_timeout: Duration) -> Result<Node, AddressFault> {
+    if address.starts_with("https://") {
+        return Err(AddressFault::Tls);
+    }
+    let plain = address.strip_prefix("http://").unwrap_or(address);
+    let plain = plain.strip_suffix('/').unwrap_or(plain);
+    let (host, port) = plain.rsplit_once(':').ok_or(AddressFault::NoPort)?;
+    if port.parse::<u16>().is_ok_and(|port| port > 0) && host.is_empty() {
+        return Err(AddressFault::NoHost);
+    }
+    if !port.parse::<u16>().is_ok_and(|port| port > 0) {
+        return Err(AddressFault::NoPort);
+    }
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if !host.chars().all(|c| allowed(c) || (bracketed && "[:]".contains(c))) {
+        return Err(AddressFault::Characters);
+    }
+    let endpoint =
+        Endpoint::from_shared(format!("http://{plain}")).map_err(|_| AddressFault::Characters)?;
+    Ok(Node {
+        address: plain.into(),
+        endpoint: endpoint
+            .connect_timeout(connect_timeout)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .keep_alive_while_idle(true),
+        channel: None,
+        seed: false,
+        member: false,
+        failed_at: None,
+        cluster_id: 0,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+//! The one table from gRPC code to what to do next, and the pace of trying again. Knows neither nodes nor requests.
+
+use std::time::Duration;
+
+use rand::Rng;
+use tonic::{Code, Status};
+
+/// What a failed attempt calls for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// This node cannot serve now. Another may, and so may this one later: go on until the deadline.
+    RetryElsewhere,
+    /// This node failed in a way that another might not. When all have, and one twice, it is the call's result.
+    TryOthers,
+    /// The lease or instance is not there: who keeps it registers again, for all others it is a refusal.
+    Reregister,
+    /// A newer run holds the instance: who keeps it stops, for all others it is a refusal.
+    Superseded,
+    /// Not now, and not elsewhere: the call fails, background work waits.
+    Exhausted,
+    /// The same request would be refused for ever.
+    Fail,
+}
+
+impl Decision {
+    /// Whether the node is to be left for a while. An answer of any other kind proves that it works.
+    pub(crate) fn blames_node(self) -> bool {
+        matches!(self, Self::RetryElsewhere | Self::TryOthers)
+    }
+}
+
+/// The table. Exhaustive: a code that gRPC adds has to be decided here.
+pub(crate) fn decide(code: Code) -> Decision {
+    match code {
+        // No leader, no quorum, stopping; also every failure to connect.
+        Code::Unavailable => Decision::RetryElsewhere,
+        // The attempt's own deadline: the node hangs or is slow. A write has a name (`nodes/write.rs`): sending again is safe.
+        Code::DeadlineExceeded => Decision::RetryElsewhere,
+        // The transport's way to say that the connection or the stream went down under the call. (No node answers so.)
+        Code::Cancelled | Code::Aborted | Code::Unknown => Decision::RetryElsewhere,
+        // A broken connection, or a bug, or a failing disk: the code alone does not tell.
+        Code::Internal | Code::DataLoss => Decision::TryOthers,
+        // A node of another version.
+        Code::Unimplemented => Decision::TryOthers,
+        Code::NotFound => Decision::Reregister,
+        Code::FailedPrecondition => Decision::Superseded,
+        // Too large, or a full disk, or overload: sending it again at once makes none of them better.
+        Code::ResourceExhausted | Code::OutOfRange => Decision::Exhausted,
+        Code::InvalidArgument
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::Unauthenticated => Decision::Fail,
+        // Not an error; a call that failed with it is broken.
+        Code::Ok => Decision::Fail,
+    }
+}
+
+/// The trailer with which a node that has too much to do says when to come back, in ms.
+const RETRY_AFTER_TRAILER: &str = "retry-after-ms";
+/// No node is obeyed for longer than this.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
+
+/// When the node wants to be asked again, if it said so: what it said and up to half of that more, so that those who were
+/// told the same do not come back together.
+pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
+    let told = status.metadata().get(RETRY_AFTER_TRAILER)?.to_str().ok()?.parse().ok()?;
+    let told = Duration::from_millis(told).min(RETRY_AFTER_MAX);
+    Some(rand::rng().random_range(told..=told.mul_f64(1.5)))
+}
+
+/// How long to wait between rounds: full jitter over a doubling span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// The first span.
+    pub(crate) base: Duration,
+    /// Spans grow no further than this.
+    pub(crate) cap: Duration,
+}
+
+/// The shortest wait. With the number of nodes, it bounds the attempts in a second whatever the dice say.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+/// For a caller that waits: an election takes up to a second, and the call should go on soon after it.
+pub(crate) const FOREGROUND: Pace =
+    Pace { base: Duration::from_millis(25), cap: Duration::from_millis(400) };
+
+/// For work that goes on for ever.
+pub(crate) const BACKGROUND: Pace =
+    Pace { base: Duration::from_millis(100), cap: Duration::from_secs(2) };
+
+/// The waits between rounds.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    pace: Pace,
+    rounds: u32,
+}
+
+impl Backoff {
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self { pace, rounds: 0 }
+    }
+
+    /// The next wait.
+    pub(crate) fn next(&mut self) -> Duration {
+        let span = self.pace.base.saturating_mul(1_u32 << self.rounds.min(16)).min(self.pace.cap);
+        self.rounds = self.rounds.saturating_add(1);
+        rand::rng().random_range(Duration::ZERO..=span).max(SHORTEST)
+    }
+
+    /// From now on no wait is longer than this (nor than the pace's own cap was to begin with).
+    pub(crate) fn cap(&mut self, cap: Duration) {
+        self.pace.cap = self.pace.cap.min(cap).max(SHORTEST);
+    }
+
+    /// Something succeeded: the next wait is a short one again.
+    pub(crate) fn reset(&mut self) {
+        self.rounds = 0;
+    }
+}
+
+/// `span` shortened by up to a tenth, so that many clients that started together drift apart.
+pub(crate) fn jittered(span: Duration) -> Duration {
+    rand::rng().random_range(span.mul_f64(0.9)..=span)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each row of the table, written a second time: a change to either is to be meant. // S1.6
+    #[test]
+    fn each_code_has_its_decision() {
+        let rows = [
+            (Code::Ok, Decision::Fail),
+            (Code::Cancelled, Decision::RetryElsewhere),
+            (Code::Unknown, Decision::RetryElsewhere),
+            (Code::InvalidArgument, Decision::Fail),
+            (Code::DeadlineExceeded, Decision::RetryElsewhere),
+            (Code::NotFound, Decision::Reregister),
+            (Code::AlreadyExists, Decision::Fail),
+            (Code::PermissionDenied, Decision::Fail),
+            (Code::ResourceExhausted, Decision::Exhausted),
+            (Code::FailedPrecondition, Decision::Superseded),
+            (Code::Aborted, Decision::RetryElsewhere),
+            (Code::OutOfRange, Decision::Exhausted),
+            (Code::Unimplemented, Decision::TryOthers),
+            (Code::Internal, Decision::TryOthers),
+            (Code::Unavailable, Decision::RetryElsewhere),
+            (Code::DataLoss, Decision::TryOthers),
+            (Code::Unauthenticated, Decision::Fail),
+        ];
+        for (at, (code, decision)) in rows.into_iter().enumerate() {
+            assert_eq!(code as usize, at, "a row for each code, in order");
+            assert_eq!(decide(code), decision, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_is_obeyed_within_bounds() {
+        let told = |value: &'static str| {
+            let mut status = Status::resource_exhausted("too many calls wait");
+            status.metadata_mut().insert(RETRY_AFTER_TRAILER, value.parse().unwrap());
+            retry_after(&status)
+        };
+        let ms = Duration::from_millis;
+        for _ in 0..100 {
+            assert!((ms(200)..=ms(300)).contains(&told("200").unwrap()));
+            assert!(told("99999999999999").unwrap() <= ms(15_000));
+        }
+        assert_eq!([told("soon"), told("-1"), told("1.5"), told("")], [None; 4]);
+        assert_eq!(retry_after(&Status::unavailable("no leader")), None);
+    }
+
+    /// Waits are bounded on both sides, however long the outage. // S3.8
+    #[test]
+    fn waits_stay_within_their_bounds() {
+        let mut backoff = Backoff::new(BACKGROUND);
+        let waits: Vec<_> = (0..1_000).map(|_| backoff.next()).collect();
+        assert!(waits.iter().all(|wait| (SHORTEST..=BACKGROUND.cap).contains(wait)));
+        let late: Duration = waits[10..].iter().sum();
+        assert!(late > BACKGROUND.cap * 990 / 3, "about half the cap on average, was {late:?}");
+        backoff.reset();
+        assert!(backoff.next() <= BACKGROUND.base);
+    }
+}

@@ -1,0 +1,410 @@
+//! [`RegistrationHandle`]: what an application holds of its registration. The work is done by the keeper's task
+//! (`registering/keeper.rs`), to which the handle only sends commands: so a deregistration and a renewal can never cross.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quorate_proto::v1::{DeregisterRequest, InstanceRef, UpdateRequest};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Request;
+
+use crate::client::{Core, registry};
+use crate::error::{Error, LONGEST};
+use crate::nodes::call::call;
+use crate::nodes::endpoints::Target;
+use crate::nodes::write::Write;
+use crate::registering::claims::Claim;
+use crate::registering::keeper::Keeper;
+use crate::types::{InstanceStatus, Registration, Update};
+
+/// The TTL that the registry grants when none is asked for.
+const DEFAULT_TTL: Duration = Duration::from_secs(15);
+/// Commands that wait for the task. Each caller waits for its answer, so more would only be many callers at once.
+const COMMANDS_MAX: usize = 8;
+
+/// What the registry granted.
+///
+/// An example is at [`RegistrationState`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// The cluster that granted it. Id and revision mean nothing in another one.
+    pub cluster_id: u64,
+    /// The lease that keeps the registration.
+    pub id: u64,
+    /// The revision at which it stands: a read with this as its minimum sees it on any node.
+    pub revision: u64,
+    /// How long it lives without a renewal, as granted.
+    pub ttl: Duration,
+}
+
+/// How a registration stands.
+///
+/// ```no_run
+/// use quorate_client::{Gone, RegistrationHandle, RegistrationState};
+/// # async fn example(registration: RegistrationHandle) {
+/// let mut state = registration.watch_state();
+/// while state.changed().await.is_ok() {
+///     match &*state.borrow_and_update() {
+///         RegistrationState::Registered(lease) => println!("registered for {:?}", lease.ttl),
+///         RegistrationState::Retrying { last_error: Some(error), .. } => println!("soon: {error}"),
+///         RegistrationState::Gone(Gone::Superseded { .. }) => println!("another run has taken over"),
+///         _ => {}
+///     }
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum RegistrationState {
+    /// The registry has it.
+    Registered(Lease),
+    /// The registry may not have it, or soon not have it any more; the task goes on trying, for ever. With
+    /// [`Error::OtherCluster`] when another cluster answers, where it is being registered anew.
+    Retrying {
+        /// Since when.
+        since: Instant,
+        /// What the last attempt came to; `None` before the first one ended.
+        last_error: Option<Error>,
+    },
+    /// It is being deregistered, or that failed: it is not renewed any more.
+    Draining,
+    /// The registry does not have it any more, and this registration will not bring it back: the task has stopped.
+    Gone(Gone),
+}
+
+/// Why a registration is gone.
+///
+/// An example is at [`RegistrationState`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Gone {
+    /// Its handle deregistered it.
+    Deregistered,
+    /// A newer run of the process holds the instance, or somebody else deregistered it.
+    Superseded {
+        /// The incarnation that holds it, where the registry told.
+        current: Option<u64>,
+    },
+}
+
+/// What the handle asks for. Small: every registration has a queue with room for 32 of them, whatever its bound.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Update { change: Box<Wanted>, reply: oneshot::Sender<Result<(), Error>> },
+    Deregister { deadline: tokio::time::Instant, reply: oneshot::Sender<Result<(), Error>> },
+}
+
+/// A change of what the application wants.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// The service and id of the only instance that changes; `None`: all do.
+    pub(crate) only: Option<(String, String)>,
+    pub(crate) update: Update,
+}
+
+/// A registration that a background task keeps alive: it renews the lease, registers again when the registry has lost it,
+/// and never gives up because of an outage.
+///
+/// Dropping the handle stops the task at once and sends nothing: the registration then runs out with its TTL. To leave
+/// properly, await [`RegistrationHandle::deregister`] first.
+#[derive(Debug)]
+pub struct RegistrationHandle {
+    commands: mpsc::Sender<Command>,
+    state: watch::Receiver<RegistrationState>,
+    claim: Arc<Claim>,
+    incarnation: u64,
+    call_timeout: Duration,
+    _task: AbortOnDropHandle<()>,
+}
+
+pub(crate) async fn register(
+    core: Arc<Core>,
+    registration: Registration,
+) -> Result<RegistrationHandle, Error> {
+    let (mut keeper, state) = prepare(core, registration)?;
+    keeper.register_now().await?;
+    Ok(spawn(keeper, state))
+}
+
+pub(crate) fn register_in_background(
+    core: Arc<Core>,
+    registration: Registration,
+) -> Result<RegistrationHandle, Error> {
+    let (keeper, state) = prepare(core, registration)?;
+    Ok(spawn(keeper, state))
+}
+
+fn prepare(
+    core: Arc<Core>,
+    registration: Registration,
+) -> Result<(Keeper, watch::Receiver<RegistrationState>), Error> {
+    if let Some(value) = registration.renew_every {
+        let ttl = registration.ttl.unwrap_or(DEFAULT_TTL);
+        if value.is_zero() || value > ttl / 2 {
+            let must = "must be more than 0 and at most half of the TTL";
+            return Err(Error::InvalidOption { option: "renew_every", value, must });
+        }
+    }
+    let claim = Arc::new(core.claims.claim(&registration.instances)?);
+    let started = RegistrationState::Retrying { since: Instant::now(), last_error: None };
+    let (state, observer) = watch::channel(started);
+    Ok((Keeper::new(core, claim, registration, state), observer))
+}
+
+fn spawn(keeper: Keeper, state: watch::Receiver<RegistrationState>) -> RegistrationHandle {
+    let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
+    let core = keeper.core();
+    RegistrationHandle {
+        commands,
+        state,
+        claim: keeper.claim(),
+        incarnation: keeper.incarnation(),
+        call_timeout: core.options.call_timeout,
+        _task: AbortOnDropHandle::new(core.runtime.spawn(keeper.run(inbox))),
+    }
+}
+
+impl RegistrationHandle {
+    /// How the registration stands now.
+    pub fn state(&self) -> RegistrationState {
+        self.state.borrow().clone()
+    }
+
+    /// Follows how the registration stands.
+    pub fn watch_state(&self) -> watch::Receiver<RegistrationState> {
+        self.state.clone()
+    }
+
+    /// The incarnation it began with. (Only a first registration in the background may come to a higher one.)
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Waits until the registry has it, and tells what was granted.
+    ///
+    /// # Errors
+    /// [`Error::Superseded`], [`Error::AlreadyDeregistered`]: then it never will.
+    pub async fn registered(&self) -> Result<Lease, Error> {
+        let mut state = self.state.clone();
+        loop {
+            match &*state.borrow_and_update() {
+                RegistrationState::Registered(lease) => return Ok(*lease),
+                RegistrationState::Gone(Gone::Superseded { current }) => {
+                    return Err(Error::Superseded { current: *current });
+                }
+                RegistrationState::Draining | RegistrationState::Gone(Gone::Deregistered) => {
+                    return Err(Error::AlreadyDeregistered);
+                }
+                RegistrationState::Retrying { .. } => {}
+            }
+            state.changed().await.map_err(|_closed| Error::Stopped)?;
+        }
+    }
+
+    /// For processes that should rather die than run without being registered: resolves when the registration could not
+    /// be confirmed for longer than `after`, counted from the first attempt that failed, with what the last one came to;
+    /// when a newer run took its place, at once. The registration goes on trying all the same. Never resolves after a
+    /// deregistration, nor when the handle is dropped.
+    ///
+    /// ```no_run
+    /// # async fn example(registration: quorate_client::RegistrationHandle, serving: impl Future<Output = ()>) {
+    /// tokio::select! {
+    ///     () = serving => {}
+    ///     error = registration.on_lost(std::time::Duration::from_secs(300)) => panic!("lost: {error}"),
+    /// }
+    /// # }
+    /// ```
+    pub fn on_lost(&self, after: Duration) -> impl Future<Output = Error> + Send + use<> {
+        lost(self.state.clone(), after)
+    }
+
+    /// Changes the status of all instances: [`RegistrationHandle::update`] in short.
+    ///
+    /// # Errors
+    /// As [`RegistrationHandle::update`].
+    pub async fn set_status(&self, status: InstanceStatus) -> Result<(), Error> {
+        self.update(Update::new().status(status)).await
+    }
+
+    /// Changes the weight of all instances: [`RegistrationHandle::update`] in short.
+    ///
+    /// # Errors
+    /// As [`RegistrationHandle::update`].
+    pub async fn set_weight(&self, weight: u32) -> Result<(), Error> {
+        self.update(Update::new().weight(weight)).await
+    }
+
+    /// Changes the load that all instances say they have, 0 to 1,000,000: [`RegistrationHandle::update`] in short. What it
+    /// means, and how often to say it: [`Update::load`].
+    ///
+    /// ```no_run
+    /// # async fn example(registration: quorate_client::RegistrationHandle, in_flight: u32) -> Result<(), quorate_client::Error> {
+    /// registration.set_load(in_flight).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`RegistrationHandle::update`].
+    pub async fn set_load(&self, load: u32) -> Result<(), Error> {
+        self.update(Update::new().load(load)).await
+    }
+
+    /// Replaces the metadata of all instances: [`RegistrationHandle::update`] in short.
+    ///
+    /// # Errors
+    /// As [`RegistrationHandle::update`].
+    pub async fn set_metadata<K: Into<String>, V: Into<String>>(
+        &self,
+        entries: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<(), Error> {
+        self.update(Update::new().metadata(entries)).await
+    }
+
+    /// Changes all instances of the registration, and waits until that is committed.
+    ///
+    /// # Errors
+    /// [`Error::Rejected`]: the change is given up, and undone if an attempt before the refused one has made it.
+    /// [`Error::Unreachable`]: the change stays wanted, and is made when the registry can be reached again.
+    /// [`Error::Superseded`], [`Error::AlreadyDeregistered`].
+    pub async fn update(&self, update: Update) -> Result<(), Error> {
+        self.change(None, update).await
+    }
+
+    /// Changes one instance of the registration, as [`RegistrationHandle::update`].
+    ///
+    /// # Errors
+    /// As [`RegistrationHandle::update`], and [`Error::NoSuchInstance`].
+    pub async fn update_instance(
+        &self,
+        service: &str,
+        id: &str,
+        update: Update,
+    ) -> Result<(), Error> {
+        self.change(Some((service.to_owned(), id.to_owned())), update).await
+    }
+
+    async fn change(&self, only: Option<(String, String)>, update: Update) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        let change = Box::new(Wanted { only, update });
+        self.send(Command::Update { change, reply }, answer).await
+    }
+
+    /// Removes the registration and waits until that is committed. From the moment it is called nothing renews the
+    /// registration or makes it again, also when it fails, and also when the caller stops waiting: it is then carried on
+    /// in the background. After a failure it can be called again; it succeeds exactly once.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`] at the deadline (the call timeout): the registration then runs out with its TTL.
+    /// [`Error::AlreadyDeregistered`] after a success. [`Error::Superseded`]: a newer run holds the instance, which was
+    /// left alone.
+    pub async fn deregister(&self) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        let deadline = tokio::time::Instant::now() + self.call_timeout;
+        self.send(Command::Deregister { deadline, reply }, answer).await
+    }
+
+    async fn send(
+        &self,
+        command: Command,
+        mut answer: oneshot::Receiver<Result<(), Error>>,
+    ) -> Result<(), Error> {
+        // A task that is gone (or goes while the command waits) has said why in the state.
+        if self.commands.send(command).await.is_err() {
+            return Err(self.why_stopped());
+        }
+        // A command that was sent just while the task ended stays in the channel, and its answer stays open, for as long as
+        // this handle lives: so look at the end of the task as well.
+        tokio::select! {
+            biased; // an answer that is there counts, also when the task has ended since
+            answered = &mut answer => answered.unwrap_or_else(|_gone| Err(self.why_stopped())),
+            () = self.commands.closed() => {
+                answer.try_recv().unwrap_or_else(|_none| Err(self.why_stopped()))
+            }
+        }
+    }
+
+    fn why_stopped(&self) -> Error {
+        match self.state() {
+            RegistrationState::Gone(Gone::Superseded { current }) => Error::Superseded { current },
+            RegistrationState::Gone(Gone::Deregistered) => Error::AlreadyDeregistered,
+            _ => Error::Stopped,
+        }
+    }
+}
+
+impl Drop for RegistrationHandle {
+    fn drop(&mut self) {
+        // The task's own share of the claim goes a moment later.
+        self.claim.release();
+    }
+}
+
+async fn lost(mut state: watch::Receiver<RegistrationState>, after: Duration) -> Error {
+    loop {
+        let retrying = match state.borrow_and_update().clone() {
+            RegistrationState::Retrying { since, last_error } => Some((since, last_error)),
+            RegistrationState::Gone(Gone::Superseded { current }) => {
+                return Error::Superseded { current };
+            }
+            _ => None,
+        };
+        let changed = match retrying {
+            Some((since, last_error)) => {
+                let over = tokio::time::Instant::from_std(since) + after.min(LONGEST);
+                match tokio::time::timeout_at(over, state.changed()).await {
+                    Ok(changed) => changed,
+                    Err(_elapsed) => return last_error.unwrap_or(Error::Stopped),
+                }
+            }
+            None => state.changed().await,
+        };
+        if changed.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Changes an instance that this client need not have registered.
+pub(crate) async fn update_foreign(
+    core: &Core,
+    service: &str,
+    id: &str,
+    update: &Update,
+) -> Result<(), Error> {
+    let plan = core.plan("update", Target::Leader);
+    let instance =
+        InstanceRef { service: service.to_owned(), id: id.to_owned(), ..InstanceRef::default() };
+    let request = update.request(&core.options.namespace, instance);
+    let write = Write::begin(&core.origin);
+    let send = |channel, mut request: Request<UpdateRequest>| {
+        request.get_mut().request_id = write.id();
+        async move { registry(channel).update(request).await }
+    };
+    match call(&core.endpoints, &plan, &request, send).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.into_error(plan.operation)),
+    }
+}
+
+/// Removes an instance that this client need not have registered.
+pub(crate) async fn deregister_foreign(core: &Core, service: &str, id: &str) -> Result<(), Error> {
+    let plan = core.plan("deregister", Target::Leader);
+    let instance =
+        InstanceRef { service: service.to_owned(), id: id.to_owned(), ..InstanceRef::default() };
+    let request = DeregisterRequest {
+        namespace: core.options.namespace.clone(),
+        instances: vec![instance],
+        ..DeregisterRequest::default()
+    };
+    let write = Write::begin(&core.origin);
+    let send = |channel, mut request: Request<DeregisterRequest>| {
+        request.get_mut().request_id = write.id();
+        async move { registry(channel).deregister(request).await }
+    };
+    match call(&core.endpoints, &plan, &request, send).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.into_error(plan.operation)),
+    }
+}

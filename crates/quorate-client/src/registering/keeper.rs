@@ -1,0 +1,497 @@
+//! The task behind a registration: makes the registry have what the application wants, for ever.
+//!
+//! It is one loop that does one thing at a time: an attempt to register (bounded by its timeout) or a command, never both.
+//! So once a deregistration has begun, no registration of ours is under way or follows. Renewals go with those of the
+//! client's other registrations (`registering/renewals.rs`); one may still be under way then, and is not listened to any more: it
+//! brings nothing back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::v1::{DeregisterRequest, InstanceRef, RegisterRequest, RegisterResponse};
+use rand::Rng;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+use tonic::{Code, Request, Status};
+
+use crate::client::{Core, registry};
+use crate::error::{Error, current_incarnation};
+use crate::nodes::call::{CallError, Failure, Plan, Rounds, attempt, call};
+use crate::nodes::endpoints::Target;
+use crate::nodes::retry::{BACKGROUND, Decision, retry_after};
+use crate::nodes::write::Write;
+use crate::registering::claims::{Claim, incarnation_at_least, new_incarnation};
+use crate::registering::handle::{Command, Gone, Lease, RegistrationState};
+use crate::registering::renewals::{Renewals, Renewed, next_renewal, slack};
+use crate::types::{InstanceSpec, Registration, Update};
+
+/// A renewal gets no less than this on one node, however short the TTL.
+const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
+/// How often a first registration takes the next higher incarnation, should others do the same meanwhile.
+const FIRST_INCARNATIONS_MAX: u32 = 3;
+/// Leases of a client that were lost together are registered again at this pace, on average, or within half an interval.
+const REREGISTER_EVERY: Duration = Duration::from_millis(5);
+
+/// What an undisturbed keeper has waited for.
+#[derive(Debug)]
+enum Event {
+    /// The next attempt is due.
+    Due,
+    /// The renewal under way was answered, or failed on all nodes; `Err`: nobody renews any more.
+    Renewed(Result<Result<Renewed, Failure>, oneshot::error::RecvError>),
+    /// Another cluster answers than the one that granted the lease.
+    OtherCluster { is: u64 },
+}
+
+/// What comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// An attempt when it is due, and commands.
+    Keep,
+    /// Only commands: it is leaving.
+    Idle,
+    /// Nothing: it is superseded or deregistered.
+    Stop,
+}
+
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    core: Arc<Core>,
+    claim: Arc<Claim>,
+    /// What the application wants to stand in the registry.
+    wanted: Vec<InstanceSpec>,
+    ttl: Option<Duration>,
+    renew_every: Option<Duration>,
+    incarnation: u64,
+    /// How many more times a higher incarnation may be taken; 0 after the first success.
+    higher_incarnations: u32,
+    /// Set while the registry has what is wanted, as far as is known.
+    lease: Option<Held>,
+    /// When the next attempt is due. Only attempts move it: commands must not be able to put a renewal off.
+    due: Instant,
+    renewals: Arc<Renewals>,
+    /// A renewal under way.
+    renewing: Option<oneshot::Receiver<Result<Renewed, Failure>>>,
+    /// The cluster that answers.
+    cluster: watch::Receiver<u64>,
+    state: watch::Sender<RegistrationState>,
+    rounds: Rounds,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    lease: Lease,
+    interval: Duration,
+}
+
+impl Keeper {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        claim: Arc<Claim>,
+        registration: Registration,
+        state: watch::Sender<RegistrationState>,
+    ) -> Self {
+        Self {
+            renewals: core.renewals(),
+            cluster: core.endpoints.watch_cluster(),
+            core,
+            claim,
+            wanted: registration.instances,
+            ttl: registration.ttl,
+            renew_every: registration.renew_every,
+            incarnation: new_incarnation(),
+            higher_incarnations: FIRST_INCARNATIONS_MAX,
+            lease: None,
+            due: Instant::now(),
+            renewing: None,
+            state,
+            rounds: Rounds::new(BACKGROUND),
+        }
+    }
+
+    pub(crate) fn core(&self) -> Arc<Core> {
+        self.core.clone()
+    }
+
+    pub(crate) fn claim(&self) -> Arc<Claim> {
+        self.claim.clone()
+    }
+
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Runs until the registration has ended or the handle is gone.
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut next = Next::Keep;
+        while next != Next::Stop {
+            let command = if next == Next::Idle {
+                commands.recv().await
+            } else {
+                tokio::select! {
+                    command = commands.recv() => command,
+                    event = self.wait() => {
+                        next = self.react(event).await;
+                        continue;
+                    }
+                }
+            };
+            let Some(command) = command else { break };
+            // Boxed, as is an attempt to register: these calls would be most of what an idle registration takes.
+            next = Box::pin(self.obey(command)).await;
+        }
+        self.claim.release();
+    }
+
+    /// Registers, over all nodes, until it is done or the call timeout has passed.
+    pub(crate) async fn register_now(&mut self) -> Result<(), Error> {
+        let plan = self.core.plan("register", Target::Leader);
+        loop {
+            let write = Write::begin(&self.core.origin);
+            let send = |channel, mut request: Request<RegisterRequest>| {
+                request.get_mut().request_id = write.id();
+                async move { registry(channel).register(request).await }
+            };
+            match call(&self.core.endpoints, &plan, &self.register_request(), send).await {
+                Ok(answer) => return self.accept(&answer),
+                Err(CallError::Refused { decision: Decision::Superseded, status, .. }) => {
+                    if !self.take_higher_incarnation(&status) {
+                        return Err(Error::superseded(&status));
+                    }
+                }
+                Err(error) => return Err(error.into_error(plan.operation)),
+            }
+        }
+    }
+
+    async fn obey(&mut self, command: Command) -> Next {
+        let leaving = matches!(*self.state.borrow(), RegistrationState::Draining);
+        match command {
+            Command::Update { reply, .. } if leaving => {
+                let _caller_gone = reply.send(Err(Error::AlreadyDeregistered));
+                Next::Idle
+            }
+            Command::Update { change, reply } => {
+                let result = self.update(change.only.as_ref(), &change.update).await;
+                let next = match &result {
+                    Err(Error::Superseded { current }) => self.superseded(*current),
+                    _ => Next::Keep,
+                };
+                let _caller_gone = reply.send(result);
+                next
+            }
+            Command::Deregister { deadline, reply } => {
+                self.renewing = None;
+                self.state.send_replace(RegistrationState::Draining);
+                let result = self.deregister(deadline).await;
+                let next = match &result {
+                    Ok(()) => {
+                        self.state.send_replace(RegistrationState::Gone(Gone::Deregistered));
+                        Next::Stop
+                    }
+                    Err(Error::Superseded { current }) => self.superseded(*current),
+                    Err(_) => Next::Idle,
+                };
+                if next == Next::Stop {
+                    // Before the answer, so that the caller can register the same instance again at once.
+                    self.claim.release();
+                }
+                let _caller_gone = reply.send(result);
+                next
+            }
+        }
+    }
+
+    /// Waits until there is something to do. Can be cancelled.
+    async fn wait(&mut self) -> Event {
+        let Self { lease, renewing, cluster, due, .. } = self;
+        let granted_by = lease.map(|held| held.lease.cluster_id);
+        let other_cluster = async {
+            let is_other = |is: &u64| granted_by.is_some_and(|granted_by| *is != granted_by);
+            match cluster.wait_for(is_other).await.map(|is| *is) {
+                Ok(is) => is,
+                Err(_closed) => std::future::pending().await, // not while this has the core
+            }
+        };
+        let turn = async {
+            match renewing {
+                Some(outcome) => Event::Renewed(outcome.await),
+                None => {
+                    sleep_until(*due).await;
+                    Event::Due
+                }
+            }
+        };
+        tokio::select! {
+            biased; // there, the lease is unknown, which says less
+            is = other_cluster => Event::OtherCluster { is },
+            event = turn => event,
+        }
+    }
+
+    async fn react(&mut self, event: Event) -> Next {
+        match event {
+            Event::Due => match self.lease {
+                Some(held) => {
+                    let limit = (held.interval / 2).max(SHORTEST_RENEWAL);
+                    let slack = slack(held.interval);
+                    self.renewing = Some(self.renewals.submit(held.lease, slack, limit));
+                    Next::Keep
+                }
+                None => match Box::pin(self.register_once()).await {
+                    Ok(()) => Next::Keep,
+                    Err(failure) => self.failed(failure),
+                },
+            },
+            Event::OtherCluster { is } => {
+                let others = self.core.claims.count().saturating_sub(1);
+                if let Some(lost) = self.lost_with(others) {
+                    self.retrying(Error::OtherCluster { was: lost.cluster_id, is });
+                }
+                Next::Keep
+            }
+            Event::Renewed(outcome) => {
+                self.renewing = None;
+                match outcome {
+                    Ok(Ok(renewed)) => self.renewed(renewed),
+                    Ok(Err(failure)) => return self.failed(failure),
+                    // The runtime is being shut down.
+                    Err(_gone) => return Next::Stop,
+                }
+                Next::Keep
+            }
+        }
+    }
+
+    fn renewed(&mut self, renewed: Renewed) {
+        let Some(held) = self.lease else { return };
+        match renewed {
+            Renewed::Kept { revision } => {
+                self.due = Instant::now() + next_renewal(held.interval);
+                if matches!(*self.state.borrow(), RegistrationState::Retrying { .. }) {
+                    self.registered(Lease { revision, ..held.lease });
+                }
+            }
+            Renewed::Unknown { with } => {
+                self.lost_with(with.saturating_sub(1));
+                let status = Status::not_found("the lease is gone");
+                self.retrying(Error::rejected("renew", &status));
+            }
+        }
+    }
+
+    /// The lease is gone, and those of so many others with it. One alone is registered again at once; many not all in the
+    /// same moment.
+    fn lost_with(&mut self, others: usize) -> Option<Lease> {
+        let Held { lease, interval } = self.lease.take()?;
+        self.renewing = None;
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        let span = REREGISTER_EVERY.saturating_mul(others).min(interval / 2);
+        self.due = Instant::now() + rand::rng().random_range(Duration::ZERO..=span);
+        Some(lease)
+    }
+
+    /// Decides what a failed attempt, or a renewal that failed on all nodes, calls for.
+    fn failed(&mut self, failure: Failure) -> Next {
+        let Failure { decision, status, .. } = &failure;
+        let wait = match decision {
+            Decision::RetryElsewhere | Decision::TryOthers if self.lease.is_none() => {
+                self.rounds.wait(&self.core.endpoints)
+            }
+            // The lease is gone: whether the instance is another's now, registering will tell.
+            Decision::Reregister | Decision::Superseded if self.lease.take().is_some() => {
+                Duration::ZERO
+            }
+            Decision::Superseded if self.take_higher_incarnation(status) => Duration::ZERO,
+            Decision::Superseded => return self.superseded(current_incarnation(status)),
+            Decision::RetryElsewhere
+            | Decision::TryOthers
+            | Decision::Reregister
+            | Decision::Exhausted
+            | Decision::Fail => self.rounds.wait_whole_round(),
+        };
+        self.due = Instant::now() + wait.max(retry_after(status).unwrap_or_default());
+        self.retrying(failure.into_error());
+        Next::Keep
+    }
+
+    async fn register_once(&mut self) -> Result<(), Failure> {
+        // A single attempt.
+        let plan = self.core.plan("register", Target::Leader);
+        let request = self.register_request();
+        let write = Write::begin(&self.core.origin);
+        let send = |channel, mut request: Request<RegisterRequest>| {
+            request.get_mut().request_id = write.id();
+            async move { registry(channel).register(request).await }
+        };
+        let deadline = Instant::now() + plan.within;
+        let answer =
+            attempt(&self.core.endpoints, &plan, &mut self.rounds, deadline, &request, send)
+                .await?;
+        self.accept(&answer)
+            .map_err(|error| Failure::answered(&plan, Status::out_of_range(error.to_string())))
+    }
+
+    async fn update(
+        &mut self,
+        only: Option<&(String, String)>,
+        update: &Update,
+    ) -> Result<(), Error> {
+        let before = self.wanted.clone();
+        let chosen = |instance: &&mut InstanceSpec| {
+            only.is_none_or(|(service, id)| *service == instance.service && *id == instance.id)
+        };
+        let mut changed = 0;
+        for instance in self.wanted.iter_mut().filter(chosen) {
+            update.apply_to(instance);
+            changed += 1;
+        }
+        if let (0, Some((service, id))) = (changed, only) {
+            return Err(Error::NoSuchInstance { service: service.clone(), id: id.clone() });
+        }
+        // Registering again under the same incarnation changes all instances in one write, renews the lease, and also
+        // works when the lease is gone.
+        let result = self.register_now().await;
+        match &result {
+            Ok(()) | Err(Error::Superseded { .. }) => {}
+            // What is wrong with the request, every node found: nobody has made it.
+            Err(Error::Rejected { code: Code::InvalidArgument, .. }) => self.wanted = before,
+            Err(Error::Rejected { .. }) => {
+                self.wanted = before;
+                let wait = self.rounds.wait_whole_round();
+                self.register_anew(self.due.min(Instant::now() + wait));
+            }
+            Err(error) => {
+                self.register_anew(Instant::now());
+                self.retrying(error.clone());
+            }
+        }
+        result
+    }
+
+    /// What the registry has is not known, since an attempt may have been made whose answer was lost: register, not renew,
+    /// until it is.
+    fn register_anew(&mut self, at: Instant) {
+        self.lease = None;
+        self.renewing = None;
+        self.due = at;
+    }
+
+    async fn deregister(&mut self, deadline: Instant) -> Result<(), Error> {
+        let instances = self.wanted.iter().map(|instance| InstanceRef {
+            service: instance.service.clone(),
+            id: instance.id.clone(),
+            incarnation: self.incarnation,
+        });
+        // By instance, not by lease: an attempt to register whose answer was lost may have made another lease.
+        let request = DeregisterRequest {
+            namespace: self.core.options.namespace.clone(),
+            instances: instances.collect(),
+            ..DeregisterRequest::default()
+        };
+        match self.deregister_call(deadline, &request).await {
+            Err(CallError::Refused { decision: Decision::Superseded, status, .. }) => {
+                if let Some(Held { lease, .. }) = self.lease.filter(|_| self.wanted.len() > 1) {
+                    // Another run has some of the instances; the rest goes with the lease.
+                    let Lease { id: lease_id, cluster_id, .. } = lease;
+                    let request =
+                        DeregisterRequest { lease_id, cluster_id, ..DeregisterRequest::default() };
+                    self.deregister_call(deadline, &request)
+                        .await
+                        .map_err(|error| error.into_error("deregister"))?;
+                }
+                Err(Error::superseded(&status))
+            }
+            Err(error) => Err(error.into_error("deregister")),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    async fn deregister_call(
+        &self,
+        deadline: Instant,
+        request: &DeregisterRequest,
+    ) -> Result<(), CallError> {
+        let within = deadline.saturating_duration_since(Instant::now());
+        let plan = self.core.plan("deregister", Target::Leader);
+        let plan = Plan { within, attempt: plan.attempt.min(within), ..plan };
+        let write = Write::begin(&self.core.origin);
+        let send = |channel, mut request: Request<DeregisterRequest>| {
+            request.get_mut().request_id = write.id();
+            async move { registry(channel).deregister(request).await }
+        };
+        match call(&self.core.endpoints, &plan, request, send).await {
+            Ok(_) => Ok(()),
+            // It had run out, or an earlier call that was given up has removed it: it is not there.
+            Err(CallError::Refused { decision: Decision::Reregister, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn register_request(&self) -> RegisterRequest {
+        RegisterRequest {
+            namespace: self.core.options.namespace.clone(),
+            instances: self.wanted.clone(),
+            ttl_ms: self.ttl.map_or(0, |ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
+            incarnation: self.incarnation,
+            ..RegisterRequest::default()
+        }
+    }
+
+    fn accept(&mut self, answer: &RegisterResponse) -> Result<(), Error> {
+        let missing = |missing| Error::BadAnswer { operation: "register", missing };
+        let header = answer.header.as_ref().ok_or(missing("header"))?;
+        if answer.lease_id == 0 || answer.ttl_ms == 0 {
+            return Err(missing("lease"));
+        }
+        let granted = Duration::from_millis(answer.ttl_ms);
+        let interval = self.renew_every.unwrap_or(granted / 3).min(granted / 2);
+        let (cluster_id, revision) = (header.cluster_id, header.revision);
+        let lease = Lease { cluster_id, id: answer.lease_id, revision, ttl: granted };
+        self.core.options.counters.wrote(cluster_id, revision);
+        self.lease = Some(Held { lease, interval });
+        // Who renews often has to be back soon after an outage, too.
+        self.rounds.cap(interval);
+        self.renewing = None;
+        self.due = Instant::now() + next_renewal(interval);
+        self.higher_incarnations = 0;
+        self.registered(lease);
+        Ok(())
+    }
+
+    /// On a first registration only: the host's clock went back since the process before this one started, so go above
+    /// what that one had. Later on, a higher incarnation is a newer run, to which this one gives way.
+    fn take_higher_incarnation(&mut self, status: &Status) -> bool {
+        let Some(current) = current_incarnation(status) else { return false };
+        if self.higher_incarnations == 0 || current < self.incarnation {
+            return false;
+        }
+        self.higher_incarnations -= 1;
+        self.incarnation = incarnation_at_least(current.saturating_add(1));
+        true
+    }
+
+    fn registered(&self, lease: Lease) {
+        self.state.send_replace(RegistrationState::Registered(lease));
+    }
+
+    fn retrying(&self, error: Error) {
+        let since = match &*self.state.borrow() {
+            RegistrationState::Retrying { since, .. } => *since,
+            _ => {
+                // Of another cluster, the client has said so.
+                if !matches!(error, Error::OtherCluster { .. }) {
+                    tracing::warn!(%error, "the registration is not kept up at the moment; going on trying");
+                }
+                std::time::Instant::now()
+            }
+        };
+        self.state.send_replace(RegistrationState::Retrying { since, last_error: Some(error) });
+    }
+
+    fn superseded(&self, current: Option<u64>) -> Next {
+        tracing::warn!(current, "a newer run holds the instance, or it was deregistered: stopping");
+        self.state.send_replace(RegistrationState::Gone(Gone::Superseded { current }));
+        Next::Stop
+    }
+}

@@ -1,0 +1,4 @@
+//! Opening a log: everything that was written is checked, and what is damaged is refused.
+
+pub(crate) mod recover;
+mod replay;

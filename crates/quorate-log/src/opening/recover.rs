@@ -1,0 +1,434 @@
+//! Opening a log: take the lock, check every value that was ever acknowledged, finish what a crash
+//! interrupted, give sled what only the journal has, and refuse everything else. It never repairs: a node with a damaged log must not
+//! take part under its old id.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use openraft::RaftTypeConfig;
+use openraft::entry::RaftEntry;
+use openraft::type_config::alias::{EntryOf, LogIdOf, VoteOf};
+use serde::de::DeserializeOwned;
+
+use crate::Identity;
+use crate::disk::codec::{self, Content, RecordError};
+use crate::disk::journal::{FRAME_VERSION, Frame, Journal, NewerFrame};
+use crate::disk::meta::{self, DIRECTORY_FORMAT, MetaKey};
+use crate::disk::sled::{Disk, check_threads};
+use crate::disk::witness::{Remembered, Witness};
+use crate::error::{LogError, OpenError, panic_message};
+#[cfg(test)]
+use crate::observe;
+use crate::opening::replay::{Reached, replay};
+use crate::panics::catching;
+
+/// How long to wait for the lock: sled's own threads release it a moment after a close, a dying
+/// process after its exit.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
+const WITNESS_FILE: &str = "acknowledged";
+
+/// A log that passed every check, and what was found in it.
+pub(crate) struct Recovered<C: RaftTypeConfig> {
+    pub(crate) disk: Disk,
+    pub(crate) journal: Journal,
+    pub(crate) witness: Witness,
+    pub(crate) identity: Option<Identity>,
+    pub(crate) vote: Option<VoteOf<C>>,
+    pub(crate) committed: Option<LogIdOf<C>>,
+    pub(crate) purged: Option<LogIdOf<C>>,
+    /// The last entry's, if there is one.
+    pub(crate) last_log_id: Option<LogIdOf<C>>,
+    /// Index of the first entry of a log of which nothing was purged.
+    pub(crate) start_index: u64,
+    pub(crate) next_seq: u64,
+}
+
+pub(crate) fn open<C: RaftTypeConfig>(
+    dir: &Path,
+    journal_bytes: usize,
+) -> Result<Recovered<C>, OpenError> {
+    let in_dir =
+        |operation| move |source| OpenError::Io { operation, path: dir.to_owned(), source };
+    fs::create_dir_all(dir).map_err(in_dir("create directory"))?;
+    // sled panics on some kinds of damage. Nothing outlives the closure in that case, so nothing is
+    // left half changed.
+    check_threads().map_err(in_dir("start threads for the log in"))?;
+    catching(|| {
+        let trees = open_sled(dir)?;
+        let disk = Disk::new(trees, dir).map_err(in_dir("open sled's file in"))?;
+        let journal = Journal::open(dir, journal_bytes).map_err(in_dir("open the journal in"))?;
+        sync_names(dir).map_err(in_dir("sync"))?;
+        #[cfg(test)]
+        observe::tell(observe::Event::Synced(disk.db_path()));
+        verify(disk, journal)
+    })
+    .unwrap_or_else(|payload| {
+        let (path, message) = (blamed(dir), panic_message(payload.as_ref()));
+        Err(match NO_MEMORY.iter().any(|words| message.contains(words)) {
+            true => OpenError::NoMemory { path, message },
+            false => OpenError::Panicked { path, message },
+        })
+    })
+}
+
+/// What sled and its libraries say when they get no memory.
+const NO_MEMORY: [&str; 2] = ["converting zero into `Owned`", "failed to allocate"];
+
+fn open_sled(dir: &Path) -> Result<(sled::Db, sled::Tree, sled::Tree), OpenError> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        let error = match Disk::open_sled(dir) {
+            Ok(trees) => return Ok(trees),
+            Err(source) => open_error("open the log", dir, source),
+        };
+        match error {
+            OpenError::Locked { .. } if Instant::now() < deadline => thread::sleep(LOCK_RETRY),
+            OpenError::Damaged { offset_bytes: None, .. } if remove_torn_snapshots(dir) => {}
+            error => return Err(error),
+        }
+    }
+}
+
+/// sled takes a page table that it was still writing when the process died for a finished one, and
+/// finds it damaged. Such a file is redundant until it is renamed. Returns whether one was removed.
+fn remove_torn_snapshots(dir: &Path) -> bool {
+    let Ok(listing) = fs::read_dir(dir) else { return false };
+    let torn: Vec<PathBuf> = listing
+        .filter_map(|item| item.ok().map(|item| item.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "generating"))
+        .collect();
+    torn.iter().filter(|path| fs::remove_file(path).is_ok()).count() > 0
+}
+
+/// The names of sled's files and of our directory must survive a power cut like their contents.
+fn sync_names(dir: &Path) -> io::Result<()> {
+    for name in ["conf", "db"] {
+        File::open(dir.join(name))?.sync_all()?;
+    }
+    File::open(dir)?.sync_all()?;
+    sync_parents(dir)
+}
+
+/// Sync the directories in which `dir` and its parent are listed: both may be new.
+pub(crate) fn sync_parents(dir: &Path) -> io::Result<()> {
+    for listing in dir.ancestors().skip(1).take(2) {
+        if !listing.as_os_str().is_empty() {
+            File::open(listing)?.sync_all()?;
+        }
+    }
+    Ok(())
+}
+
+fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recovered<C>, OpenError> {
+    let witness_path = disk.dir().join(WITNESS_FILE);
+    let witness_error = |operation| {
+        let path = witness_path.clone();
+        move |source| OpenError::Io { operation, path, source }
+    };
+    let (mut witness, remembered) = Witness::open(&witness_path).map_err(witness_error("open"))?;
+    check_format(&disk)?;
+    let mut found = Found::<C>::read(&disk)?;
+    if replay(&disk, &read_journal(&disk, &mut journal)?, found.reached)? {
+        disk.sync().map_err(|error| change_error(&disk, error))?;
+        found = Found::read(&disk)?;
+    }
+    let found_seq = found.reached.seq;
+    let acknowledged_seq = match remembered {
+        Remembered::Acknowledged(seq) if seq > found_seq => {
+            let path = disk.db_path().to_owned();
+            return Err(OpenError::AcknowledgedLost { path, acknowledged_seq: seq, found_seq });
+        }
+        Remembered::Nothing if found_seq > 0 => {
+            return Err(OpenError::NoWitness { path: witness_path, found_seq });
+        }
+        Remembered::Acknowledged(seq) => seq,
+        Remembered::Nothing | Remembered::Accepted => 0,
+    };
+    // Before anything is written to the log. A slot that was torn is whole again: the next one to be torn could be the other.
+    witness.begin(acknowledged_seq).map_err(witness_error("write"))?;
+    let named = File::open(disk.dir()).and_then(|dir| dir.sync_all());
+    named.map_err(witness_error("sync the directory of"))?;
+    if let Some(index) = found.scan.incomplete_index {
+        // Its last chunks were never written, so it was never acknowledged.
+        tracing::warn!(index, "dropping an entry whose write was interrupted");
+        disk.remove_from(index, u64::MAX)
+            // Before anything is written that takes its place, and goes to the journal first.
+            .and_then(|()| disk.sync())
+            .map_err(|error| change_error(&disk, error))?;
+        found = Found::read(&disk)?;
+    }
+    let Found { reached, identity, vote, committed, purged, scan } = found;
+    journal.restart(reached.seq);
+    let last_log_id = match scan.next_index.checked_sub(1) {
+        Some(index) if index >= scan.start_index => Some(read_log_id::<C>(&disk, index)?),
+        _ => None,
+    };
+    let last_index = last_log_id.as_ref().or(purged.as_ref()).map(|log_id| log_id.index);
+    if let Some(committed) = committed.as_ref().filter(|log_id| Some(log_id.index) > last_index) {
+        return Err(OpenError::CommittedLost {
+            path: disk.db_path().to_owned(),
+            committed_index: committed.index,
+            last_index,
+        });
+    }
+    Ok(Recovered {
+        disk,
+        journal,
+        witness,
+        identity,
+        vote,
+        committed,
+        purged,
+        last_log_id,
+        start_index: scan.start_index,
+        next_seq: reached.seq + 1,
+    })
+}
+
+fn read_journal(disk: &Disk, journal: &mut Journal) -> Result<Vec<Frame>, OpenError> {
+    let frames = journal.read().map_err(|source| OpenError::Io {
+        operation: "read the journal in",
+        path: disk.dir().to_owned(),
+        source,
+    })?;
+    frames.map_err(|NewerFrame { found }| OpenError::NewerFormat {
+        path: disk.dir().to_owned(),
+        found,
+        supported: FRAME_VERSION,
+    })
+}
+
+/// What sled has, once interrupted changes were finished.
+struct Found<C: RaftTypeConfig> {
+    reached: Reached,
+    identity: Option<Identity>,
+    vote: Option<VoteOf<C>>,
+    committed: Option<LogIdOf<C>>,
+    purged: Option<LogIdOf<C>>,
+    scan: Scan,
+}
+
+impl<C: RaftTypeConfig> Found<C> {
+    fn read(disk: &Disk) -> Result<Self, OpenError> {
+        let mut metas = Metas { disk, max_seq: 0 };
+        let identity = metas.get::<Identity>(MetaKey::Identity)?;
+        let vote = metas.get::<VoteOf<C>>(MetaKey::Vote)?;
+        let committed = metas.get_with_seq::<Option<LogIdOf<C>>>(MetaKey::Committed)?;
+        let committed_seq = committed.as_ref().map_or(0, |(_, seq)| *seq);
+        let purged = metas.get::<LogIdOf<C>>(MetaKey::Purged)?;
+        let truncated = metas.get_with_seq::<u64>(MetaKey::Truncated)?;
+        finish_interrupted(disk, truncated, purged.as_ref().map(|log_id| log_id.index))?;
+        let scan = scan_entries(disk, purged.as_ref().map(|log_id| log_id.index + 1))?;
+        let reached = Reached { seq: scan.max_seq.max(metas.max_seq), committed_seq };
+        let committed = committed.and_then(|(log_id, _)| log_id);
+        Ok(Self { reached, identity, vote, committed, purged, scan })
+    }
+}
+
+/// Reads the single values and remembers the highest sequence number among them.
+struct Metas<'a> {
+    disk: &'a Disk,
+    max_seq: u64,
+}
+
+impl Metas<'_> {
+    fn get<T: DeserializeOwned>(&mut self, key: MetaKey) -> Result<Option<T>, OpenError> {
+        Ok(self.get_with_seq(key)?.map(|(content, _)| content))
+    }
+
+    fn get_with_seq<T: DeserializeOwned>(
+        &mut self,
+        key: MetaKey,
+    ) -> Result<Option<(T, u64)>, OpenError> {
+        let value = self
+            .disk
+            .get_meta(key)
+            .map_err(|source| open_error("read a single value", self.disk.dir(), source))?;
+        let Some(value) = value else { return Ok(None) };
+        let damaged = |source| match source {
+            RecordError::NewerFormat { found, supported } => {
+                OpenError::NewerFormat { path: self.disk.dir().to_owned(), found, supported }
+            }
+            source => {
+                OpenError::Meta { path: self.disk.db_path().to_owned(), key: key.name(), source }
+            }
+        };
+        let (seq, content) = meta::check(key, &value).map_err(damaged)?;
+        let content = meta::decode(content).map_err(damaged)?;
+        self.max_seq = self.max_seq.max(seq);
+        Ok(Some((content, seq)))
+    }
+}
+
+fn check_format(disk: &Disk) -> Result<(), OpenError> {
+    let found = Metas { disk, max_seq: 0 }.get::<u32>(MetaKey::Format)?;
+    match found {
+        Some(found) if found > DIRECTORY_FORMAT => Err(OpenError::NewerFormat {
+            path: disk.dir().to_owned(),
+            found,
+            supported: DIRECTORY_FORMAT,
+        }),
+        Some(DIRECTORY_FORMAT) => Ok(()),
+        Some(found) => Err(OpenError::OlderFormat {
+            path: disk.dir().to_owned(),
+            found,
+            supported: DIRECTORY_FORMAT,
+        }),
+        None => {
+            let value = meta::encode(MetaKey::Format, 0, &DIRECTORY_FORMAT)
+                .expect("invariant: a u32 can be encoded");
+            disk.put_meta(MetaKey::Format, &value)
+                .and_then(|()| disk.sync())
+                .map_err(|error| change_error(disk, error))
+        }
+    }
+}
+
+fn finish_interrupted(
+    disk: &Disk,
+    truncated: Option<(u64, u64)>,
+    purged_index: Option<u64>,
+) -> Result<(), OpenError> {
+    if let Some((from_index, mark_seq)) = truncated {
+        disk.remove_from(from_index, mark_seq).map_err(|error| change_error(disk, error))?;
+    }
+    if let Some(purged_index) = purged_index {
+        disk.remove_upto(purged_index, usize::MAX).map_err(|error| change_error(disk, error))?;
+    }
+    Ok(())
+}
+
+struct Scan {
+    start_index: u64,
+    next_index: u64,
+    max_seq: u64,
+    /// A large entry at the very end of which only the first chunks are there.
+    incomplete_index: Option<u64>,
+}
+
+/// Check all entries. They begin at `start_index`; if nothing was purged, where the first one is.
+fn scan_entries(disk: &Disk, start_index: Option<u64>) -> Result<Scan, OpenError> {
+    let start_index = match (start_index, disk.records().next()) {
+        (Some(index), _) => index,
+        (None, Some(Ok((key, _)))) => codec::index_of(&key).unwrap_or_default(),
+        // An error shows again below.
+        (None, _) => 0,
+    };
+    let mut scan =
+        Scan { start_index, next_index: start_index, max_seq: 0, incomplete_index: None };
+    let mut chunks_found = 0;
+    for (position, item) in disk.records().enumerate() {
+        let (key, value) = item.map_err(|source| open_error("read entries", disk.dir(), source))?;
+        let (header, content) =
+            disk.decode(&key, &value).map_err(|error| change_error(disk, error))?;
+        let hole = OpenError::Hole {
+            path: disk.db_path().to_owned(),
+            expected_index: scan.next_index,
+            found_index: header.first_index,
+        };
+        match content {
+            Content::Entries(_) => {
+                let follows = header.first_index == scan.next_index
+                    || (position == 0 && header.first_index < scan.next_index);
+                if !follows || chunks_found > 0 {
+                    return Err(hole);
+                }
+                scan.next_index = header.last_index() + 1;
+            }
+            Content::Chunk { number, total, .. } => {
+                if header.first_index != scan.next_index || number != chunks_found {
+                    return Err(hole);
+                }
+                chunks_found = if number + 1 == total { 0 } else { number + 1 };
+                if chunks_found == 0 {
+                    scan.next_index += 1;
+                }
+            }
+        }
+        scan.max_seq = scan.max_seq.max(header.seq);
+    }
+    scan.incomplete_index = (chunks_found > 0).then_some(scan.next_index);
+    Ok(scan)
+}
+
+fn read_log_id<C: RaftTypeConfig>(disk: &Disk, index: u64) -> Result<LogIdOf<C>, OpenError> {
+    let mut log_id = Err(RecordError::Malformed);
+    disk.read(index..index + 1, |_, bytes| {
+        log_id = postcard::from_bytes::<EntryOf<C>>(bytes)
+            .map(|entry| entry.log_id())
+            .map_err(RecordError::Content);
+        Ok(true)
+    })
+    .map_err(|error| change_error(disk, error))?;
+    match log_id {
+        Ok(log_id) if log_id.index == index => Ok(log_id),
+        Ok(_) => Err(RecordError::Misplaced),
+        Err(source) => Err(source),
+    }
+    .map_err(|source| OpenError::Batch {
+        path: disk.db_path().to_owned(),
+        first_index: index,
+        source,
+    })
+}
+
+/// An error from finishing interrupted work, as an error of opening.
+pub(crate) fn change_error(disk: &Disk, error: LogError) -> OpenError {
+    match error {
+        LogError::Batch { source: RecordError::NewerFormat { found, supported }, .. } => {
+            OpenError::NewerFormat { path: disk.dir().to_owned(), found, supported }
+        }
+        LogError::Batch { path, first_index, source } => {
+            OpenError::Batch { path, first_index, source }
+        }
+        LogError::ForeignKey { path, key_bytes } => OpenError::ForeignKey { path, key_bytes },
+        LogError::Missing { path, index } => {
+            OpenError::Hole { path, expected_index: index, found_index: index + 1 }
+        }
+        LogError::Io { operation, path, source } => {
+            let source = io::Error::new(source.kind(), source);
+            OpenError::Io { operation, path, source }
+        }
+        error => OpenError::Io {
+            operation: "recover the log in",
+            path: disk.dir().to_owned(),
+            source: io::Error::from(error),
+        },
+    }
+}
+
+fn open_error(operation: &'static str, dir: &Path, source: sled::Error) -> OpenError {
+    match source {
+        sled::Error::Corruption { at, .. } => OpenError::Damaged {
+            path: blamed(dir),
+            offset_bytes: at.map(|pointer| pointer.lid()),
+            source,
+        },
+        // sled 0.34.7 (pinned) has no variant for it: config.rs, `try_lock`.
+        sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock") => {
+            OpenError::Locked { path: dir.to_owned() }
+        }
+        // What sled's settings file says is not what we always say: its checksum failed, which sled only warns of.
+        source @ sled::Error::Unsupported(_) => {
+            OpenError::Damaged { path: dir.join("conf"), offset_bytes: None, source }
+        }
+        sled::Error::Io(source) => OpenError::Io { operation, path: Disk::db_path_in(dir), source },
+        source => OpenError::Sled { operation, path: dir.to_owned(), source },
+    }
+}
+
+/// Which of sled's files is damaged: its settings, if their checksum does not fit (sled goes on with what it makes of them, and
+/// does not say which file it cannot read); else the one that has everything.
+fn blamed(dir: &Path) -> PathBuf {
+    let conf = dir.join("conf");
+    let is_damaged = fs::read(&conf).is_ok_and(|bytes| {
+        let content = bytes.split_last_chunk::<4>();
+        content.is_none_or(|(rest, crc)| crc32fast::hash(rest) != u32::from_le_bytes(*crc))
+    });
+    if is_damaged { conf } else { Disk::db_path_in(dir) }
+}

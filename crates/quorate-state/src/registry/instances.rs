@@ -1,0 +1,245 @@
+//! Instances in their services: putting in, changing, taking out, each with its event, revision and indexes.
+//!
+//! Invariants: every change has the next revision and one event; what changes nothing makes neither; the indexes, the
+//! count and the hash follow every change. Who may change what is decided before (`registry.rs`, `registry/deregister.rs`).
+
+use std::sync::Arc;
+
+use crate::checks::{Checked, Checks, Health};
+use crate::event::{Change, Event, RemoveReason};
+use crate::hash::Kind;
+use crate::registry::Registry;
+use crate::registry::leases::EMPTY_SERVICE_MS;
+use crate::spec::{Instance, InstanceSpec, Load};
+use crate::tables::deadlines::Due;
+use crate::tables::sorted_map::SortedMap;
+use crate::types::{Clock, Incarnation, InstanceId, InstanceKey, LeaseId, Revision, ServiceKey};
+
+/// One service, also for a while after its last instance left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Its instances by id.
+    pub instances: SortedMap<InstanceId, Arc<Instance>>,
+    /// The last change to any of them.
+    pub revision: Revision,
+    /// When its last instance left; `None`: it has some.
+    pub(crate) empty_since: Option<Clock>,
+}
+
+impl Registry {
+    /// Makes the instance what is said here; nothing happens, and no event is told, where it is that already.
+    pub(crate) fn put_instance(
+        &mut self,
+        key: &InstanceKey,
+        spec: InstanceSpec,
+        checks: Option<&Checks>,
+        incarnation: Incarnation,
+        lease: LeaseId,
+        events: &mut Vec<Arc<Event>>,
+    ) {
+        let before = self.instance(key).cloned();
+        // What is known of the health belongs to a run of the process. A new run begins as UNKNOWN, which callers take for
+        // callable (Consul begins as critical): it says by its status when it is ready, its lease shows that it lives, and
+        // a restart of many instances must not leave their callers without any until a leader has probed them. What its
+        // checks then find takes it out.
+        let same_run = before.as_ref().filter(|before| before.incarnation == incarnation);
+        let known = same_run.and_then(|before| before.checked.as_ref());
+        let health = known.map_or(Health::Unknown, |known| known.health);
+        let next = Revision(self.revision.0 + 1);
+        let after = Instance {
+            key: before
+                .as_ref()
+                .map_or_else(|| self.with_known_names(key), |held| held.key.clone()),
+            spec,
+            incarnation,
+            lease,
+            created: before.as_ref().map_or(next, |before| before.created),
+            modified: next,
+            overridden: self.overrides.get(key).cloned().map(Box::new),
+            checked: checks.map(|checks| Box::new(Checked { checks: checks.clone(), health })),
+        };
+        self.replace_instance(before, after, events);
+    }
+
+    /// Puts the instance in the place of what has its key now, with the next revision, if it differs.
+    pub(crate) fn replace_instance(
+        &mut self,
+        before: Option<Arc<Instance>>,
+        mut after: Instance,
+        events: &mut Vec<Arc<Event>>,
+    ) {
+        if let Some(before) = &before {
+            after.modified = before.modified;
+            if **before == after {
+                return;
+            }
+        }
+        let next = Revision(self.revision.0 + 1);
+        after.modified = next;
+        self.revision = next;
+        let after = Arc::new(after);
+        if let Some(before) = &before {
+            self.unindex_instance(before);
+            if before.lease != after.lease {
+                self.detach(before.lease, &after.key);
+            }
+        }
+        self.index_instance(&after);
+        let instance = (after.key.id.clone(), after.clone());
+        self.change_service(&after.key.service, next, |instances| {
+            instances.insert(instance.0, instance.1)
+        });
+        let change = match before {
+            None => Change::Added { after },
+            Some(before) => Change::Modified { before, after },
+        };
+        events.push(Arc::new(Event { revision: next, change }));
+    }
+
+    /// The same key with the names that its service has already: all instances of a service share one copy of them.
+    pub(crate) fn with_known_names(&self, key: &InstanceKey) -> InstanceKey {
+        let known = self.services.get_key_value(&key.service);
+        let service = known.map_or(&key.service, |(known, _)| known).clone();
+        InstanceKey { service, id: key.id.clone() }
+    }
+
+    /// Takes an instance out and tells why; its lease still lists it.
+    pub(crate) fn remove_instance(
+        &mut self,
+        key: &InstanceKey,
+        reason: RemoveReason,
+        events: &mut Vec<Arc<Event>>,
+    ) {
+        let Some(before) = self.instance(key).cloned() else { return };
+        self.unindex_instance(&before);
+        self.revision = Revision(self.revision.0 + 1);
+        self.change_service(&key.service, self.revision, |instances| instances.remove(&key.id));
+        let change = Change::Removed { before, reason };
+        events.push(Arc::new(Event { revision: self.revision, change }));
+    }
+
+    pub(crate) fn insert_instance(&mut self, instance: Arc<Instance>) {
+        self.index_instance(&instance);
+        let key = &instance.key;
+        let service = self.services.entry(key.service.clone()).or_default();
+        service.instances.insert(key.id.clone(), instance.clone());
+    }
+
+    /// Puts an instance into everything but its service.
+    fn index_instance(&mut self, instance: &Arc<Instance>) {
+        self.hash.add(Kind::Instance, instance);
+        self.instances += 1;
+        let key = &instance.key;
+        if let Some(checked) = &instance.checked {
+            self.hash.add(Kind::Checked, &(key, checked));
+            self.checked.insert(key.clone(), instance.clone());
+        }
+        if let Some(load) = load(instance) {
+            self.hash.add(Kind::Load, &(key, load));
+        }
+        for target in required(instance) {
+            self.dependents.insert((target, key.clone()));
+        }
+        if let Some(lease) = self.leases.get_mut(instance.lease) {
+            lease.instances.insert(key.clone());
+        }
+    }
+
+    /// Takes an instance out of everything but its service and its lease, where the next one takes its place.
+    fn unindex_instance(&mut self, instance: &Arc<Instance>) {
+        self.hash.remove(Kind::Instance, instance);
+        self.instances -= 1;
+        let key = &instance.key;
+        if let Some(checked) = &instance.checked {
+            self.hash.remove(Kind::Checked, &(key, checked));
+            self.checked.remove(key);
+        }
+        if let Some(load) = load(instance) {
+            self.hash.remove(Kind::Load, &(key, load));
+        }
+        for target in required(instance) {
+            self.dependents.remove(&(target, key.clone()));
+        }
+    }
+
+    /// Gives an instance that was read from a snapshot its checks; false: it is not there, or has some.
+    pub(crate) fn restore_checked(&mut self, key: &InstanceKey, checked: Box<Checked>) -> bool {
+        let held = self.instance(key).filter(|held| held.checked.is_none()).cloned();
+        let Some(held) = held else { return false };
+        self.unindex_instance(&held);
+        self.insert_instance(Arc::new(Instance { checked: Some(checked), ..(*held).clone() }));
+        true
+    }
+
+    /// Gives an instance that was read from a snapshot its load; false: it is not there, or has one.
+    pub(crate) fn restore_load(&mut self, key: &InstanceKey, value: Load) -> bool {
+        let held = self.instance(key).filter(|held| load(held).is_none()).cloned();
+        let Some(held) = held else { return false };
+        let spec = held.spec.clone().with_load(value);
+        self.unindex_instance(&held);
+        self.insert_instance(Arc::new(Instance { spec, ..(*held).clone() }));
+        true
+    }
+
+    /// Changes a service's instances with this revision, and notes whether that leaves it empty. A new one is made.
+    fn change_service<T>(
+        &mut self,
+        key: &ServiceKey,
+        revision: Revision,
+        change: impl FnOnce(&mut SortedMap<InstanceId, Arc<Instance>>) -> T,
+    ) {
+        if !self.services.contains_key(key) {
+            self.services.insert(key.clone(), Service::default());
+        }
+        let Some(service) = self.services.get_mut(key) else { return };
+        change(&mut service.instances);
+        let before = (service.revision, service.empty_since);
+        let empty_since = service.instances.is_empty().then_some(self.clock);
+        (service.revision, service.empty_since) = (revision, empty_since);
+        self.unindex_service(key, before);
+        self.index_service(key, (revision, empty_since));
+    }
+
+    pub(crate) fn insert_service(&mut self, key: ServiceKey, service: Service) {
+        self.index_service(&key, (service.revision, service.empty_since));
+        self.services.insert(key, service);
+    }
+
+    pub(crate) fn forget_service(&mut self, key: &ServiceKey) {
+        if let Some(service) = self.services.remove(key) {
+            self.unindex_service(key, (service.revision, service.empty_since));
+            self.forgotten = self.forgotten.max(service.revision);
+        }
+    }
+
+    fn index_service(&mut self, key: &ServiceKey, record: (Revision, Option<Clock>)) {
+        let (revision, empty_since) = record;
+        self.hash.add(Kind::Service, &(key, revision, empty_since));
+        if let Some(since) = empty_since {
+            let due = Due::EmptyService(key.clone());
+            self.deadlines.insert(since.plus_ms(EMPTY_SERVICE_MS), due);
+        }
+    }
+
+    fn unindex_service(&mut self, key: &ServiceKey, record: (Revision, Option<Clock>)) {
+        let (revision, empty_since) = record;
+        if revision != Revision(0) {
+            self.hash.remove(Kind::Service, &(key, revision, empty_since));
+        }
+        if let Some(since) = empty_since {
+            let due = Due::EmptyService(key.clone());
+            self.deadlines.remove(since.plus_ms(EMPTY_SERVICE_MS), due);
+        }
+    }
+}
+
+/// The load, where it is not 0.
+pub(crate) fn load(instance: &Instance) -> Option<Load> {
+    Some(instance.spec.load()).filter(|load| load.get() > 0)
+}
+
+fn required(instance: &Instance) -> impl Iterator<Item = ServiceKey> {
+    let namespace = &instance.key.service.namespace;
+    let names = instance.spec.requires();
+    names.map(|name| ServiceKey { namespace: namespace.clone(), name })
+}

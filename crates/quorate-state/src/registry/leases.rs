@@ -1,0 +1,164 @@
+//! Leases, and everything that ends by the clock: [`Registry::expire_due`] is the only place where a lease ends by time.
+//!
+//! Every deadline stands in an ordered index (`tables/deadlines.rs`): what is due, and when to look next, is its first element.
+//!
+//! When many leases are due at once, each command ends [`ENDED_PER_COMMAND`] and leaves the rest to the next ones (the leader
+//! proposes ticks as long as something is due), so that no command takes long to apply and others come in between. What
+//! waits for its turn is there in every respect; a lease that is renewed before its turn has proved that it lives, and stays.
+//!
+//! Mass-expiry protection (holding the instances of a service as SUSPECT when too many of them would expire at once)
+//! belongs into `expire_due`, before a lease is ended; it is not built yet.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Event, RemoveReason};
+use crate::hash::Kind;
+use crate::registry::Registry;
+use crate::tables::deadlines::Due;
+use crate::tables::kept::Kept;
+use crate::types::{Clock, InstanceKey, LeaseId, Ttl};
+
+/// A deregistered incarnation is remembered this long, so that a delayed registration of it cannot bring it back, ms of
+/// registry time. Longer than any call may take (the node caps deadlines at 60 s).
+pub(crate) const TOMBSTONE_MS: u64 = 120_000;
+
+/// A service without instances is remembered as known this long, ms of registry time.
+pub(crate) const EMPTY_SERVICE_MS: u64 = 60 * 60 * 1_000;
+
+/// So many instances (and records that only wait to be forgotten) end by time in one command; the last lease of them ends
+/// whole. About 0.5 ms of work. All nodes must have the same: another number would be another state machine.
+pub(crate) const ENDED_PER_COMMAND: usize = if cfg!(test) { 2 } else { 250 };
+
+/// Keeps the instances of one process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Which lease.
+    pub id: LeaseId,
+    /// How long it lives without renewal.
+    pub ttl: Ttl,
+    /// When it was renewed last.
+    pub renewed: Clock,
+    /// When it ends: `renewed` + `ttl`, or later by a grace.
+    pub deadline: Clock,
+    /// What it keeps. Not part of the record in snapshots and hash: each instance names its lease.
+    #[serde(skip)]
+    pub(crate) instances: Kept,
+}
+
+impl Registry {
+    /// Ends what has been due longest, up to [`ENDED_PER_COMMAND`].
+    pub(crate) fn expire_due(&mut self, events: &mut Vec<Arc<Event>>) {
+        let mut ended = 0;
+        while ended < ENDED_PER_COMMAND
+            && self.next_deadline().is_some_and(|deadline| deadline <= self.clock)
+        {
+            let Some(due) = self.deadlines.pop_first() else { return };
+            let told = events.len();
+            match due {
+                Due::Lease(id) => {
+                    self.end_lease(id, RemoveReason::Expired, events);
+                }
+                Due::Tombstone(key) => self.forget_tombstone(&key),
+                Due::EmptyService(key) => self.forget_service(&key),
+                Due::Origin(id) => self.forget_origin(id),
+            }
+            ended += (events.len() - told).max(1);
+        }
+    }
+
+    /// When something is due next; `None`: nothing ever. The leader proposes a command by then. Not later than the clock:
+    /// something waits for its turn.
+    pub fn next_deadline(&self) -> Option<Clock> {
+        self.deadlines.first()
+    }
+
+    /// A lease.
+    pub fn lease(&self, id: LeaseId) -> Option<&Lease> {
+        self.leases.get(id)
+    }
+
+    /// Starts the lease's time again; false: there is no such lease.
+    pub(crate) fn renew_lease(&mut self, id: LeaseId, ttl: Option<Ttl>) -> bool {
+        let renewed = self.clock;
+        self.change_lease(id, |lease| {
+            lease.ttl = ttl.unwrap_or(lease.ttl);
+            (lease.renewed, lease.deadline) = (renewed, renewed.plus_ms(lease.ttl.as_ms()));
+        })
+    }
+
+    pub(crate) fn add_lease(&mut self, ttl: Ttl) -> LeaseId {
+        let id = LeaseId(self.last_lease.0 + 1);
+        self.last_lease = id;
+        let deadline = self.clock.plus_ms(ttl.as_ms());
+        let lease = Lease { id, ttl, renewed: self.clock, deadline, instances: Kept::None };
+        self.insert_lease(lease);
+        id
+    }
+
+    pub(crate) fn insert_lease(&mut self, lease: Lease) {
+        self.hash.add(Kind::Lease, &lease);
+        self.deadlines.insert(lease.deadline, Due::Lease(lease.id));
+        self.leases.insert(lease);
+    }
+
+    /// Removes a lease with all that it keeps; false: there is no such lease.
+    pub(crate) fn end_lease(
+        &mut self,
+        id: LeaseId,
+        reason: RemoveReason,
+        events: &mut Vec<Arc<Event>>,
+    ) -> bool {
+        let Some(lease) = self.leases.get(id) else { return false };
+        for key in lease.instances.clone().iter() {
+            self.remove_instance(key, reason, events);
+        }
+        self.drop_lease(id);
+        true
+    }
+
+    /// Takes an instance from its lease; a lease that keeps nothing any more ends.
+    pub(crate) fn detach(&mut self, id: LeaseId, key: &InstanceKey) {
+        let Some(lease) = self.leases.get_mut(id) else { return };
+        lease.instances.remove(key);
+        if lease.instances.is_empty() {
+            self.drop_lease(id);
+        }
+    }
+
+    /// See [`crate::Op::Grace`].
+    pub(crate) fn give_grace(&mut self, grace_ms: u64) {
+        let horizon = self.clock.plus_ms(grace_ms);
+        let near: Vec<LeaseId> = self.deadlines.leases_before(horizon).collect();
+        let clock = self.clock;
+        for id in near {
+            self.change_lease(id, |lease| {
+                let grace_ms = grace_ms.min(lease.ttl.as_ms());
+                let latest = lease.renewed.plus_ms(lease.ttl.as_ms()).plus_ms(grace_ms);
+                lease.deadline = lease.deadline.max(clock.plus_ms(grace_ms).min(latest));
+            });
+        }
+    }
+
+    /// Changes a lease's times; false: there is no such lease.
+    fn change_lease(&mut self, id: LeaseId, change: impl FnOnce(&mut Lease)) -> bool {
+        let Some(lease) = self.leases.get_mut(id) else { return false };
+        self.hash.remove(Kind::Lease, lease);
+        let before = lease.deadline;
+        change(lease);
+        self.hash.add(Kind::Lease, lease);
+        if lease.deadline != before {
+            self.deadlines.remove(before, Due::Lease(id));
+            self.deadlines.insert(lease.deadline, Due::Lease(id));
+        }
+        true
+    }
+
+    fn drop_lease(&mut self, id: LeaseId) {
+        if let Some(lease) = self.leases.remove(id) {
+            self.hash.remove(Kind::Lease, &lease);
+            self.deadlines.remove(lease.deadline, Due::Lease(id));
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! How a registry is read: nothing here changes it or looks at any clock but its own.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::registry::Registry;
+use crate::registry::instances::Service;
+use crate::spec::{Instance, Override};
+use crate::types::{Clock, InstanceId, InstanceKey, Namespace, Revision, ServiceKey, ServiceName};
+
+/// How much is in a registry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Services with instances, or known to have had some a while ago.
+    pub services: usize,
+    /// Instances.
+    pub instances: usize,
+    /// Leases.
+    pub leases: usize,
+}
+
+impl Registry {
+    /// Whose state this is; 0: of a cluster that was not founded yet.
+    pub fn cluster_id(&self) -> u64 {
+        self.cluster_id
+    }
+
+    /// What time it is in the registry.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// The last change.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// A hash of the whole state: equal on every node that applied the same log.
+    pub fn hash(&self) -> u64 {
+        let Self { clock, revision, last_lease, forgotten, cluster_id, .. } = *self;
+        let forgotten_origins = self.replies.forgotten;
+        let head = (clock, revision, last_lease, forgotten, forgotten_origins, cluster_id);
+        self.hash.with_head(&head)
+    }
+
+    /// How much there is.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            services: self.services.len(),
+            instances: self.instances,
+            leases: self.leases.len(),
+        }
+    }
+
+    /// One instance.
+    pub fn instance(&self, key: &InstanceKey) -> Option<&Arc<Instance>> {
+        self.services.get(&key.service)?.instances.get(&key.id)
+    }
+
+    /// One service; `None`: nothing of that name was registered within the last hour of registry time.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
+        self.services.get(key)
+    }
+
+    /// The known services of a namespace whose names begin with `prefix`, in order, those after `after` only.
+    pub fn services<'a>(
+        &'a self,
+        namespace: &Namespace,
+        prefix: &'a str,
+        after: Option<&'a ServiceName>,
+    ) -> impl Iterator<Item = (&'a ServiceKey, &'a Service)> + use<'a> {
+        let first = after.map_or(prefix, |after| after.as_str().max(prefix));
+        let start =
+            ServiceKey { namespace: namespace.clone(), name: ServiceName::range_start(first) };
+        let namespace = namespace.clone();
+        self.services
+            .range(start..)
+            .take_while(move |(key, _)| {
+                key.namespace == namespace && key.name.as_str().starts_with(prefix)
+            })
+            .filter(move |(key, _)| after.is_none_or(|after| key.name > *after))
+    }
+
+    /// The instances that require a service, by service and id.
+    pub fn dependents<'a>(
+        &'a self,
+        target: &'a ServiceKey,
+    ) -> impl Iterator<Item = &'a Arc<Instance>> {
+        let lowest = InstanceKey {
+            service: ServiceKey {
+                namespace: target.namespace.clone(),
+                name: ServiceName::range_start(""),
+            },
+            id: InstanceId::lowest(),
+        };
+        self.dependents
+            .range((target.clone(), lowest)..)
+            .take_while(move |(required, _)| required == target)
+            .filter_map(|(_, key)| self.instance(key))
+    }
+
+    /// The overrides of a namespace, by service and id, those after `after` only; whether or not the instances are there.
+    pub fn overrides<'a>(
+        &'a self,
+        namespace: &Namespace,
+        after: Option<&InstanceKey>,
+    ) -> impl Iterator<Item = (&'a InstanceKey, &'a Override)> + use<'a> {
+        let first = || InstanceKey {
+            service: ServiceKey {
+                namespace: namespace.clone(),
+                name: ServiceName::range_start(""),
+            },
+            id: InstanceId::lowest(),
+        };
+        // Nothing has the lowest key, so it can be left out as well.
+        let after = after.cloned().unwrap_or_else(first);
+        let namespace = namespace.clone();
+        self.overrides
+            .range((Bound::Excluded(after), Bound::Unbounded))
+            .take_while(move |(key, _)| key.service.namespace == namespace)
+    }
+
+    /// Whether a service that is no longer known may have changed after this revision.
+    pub fn forgot_after(&self, revision: Revision) -> bool {
+        self.forgotten > revision
+    }
+}

@@ -1,0 +1,8 @@
+//! Tables that the registry is made of: cheap to clone, in a fixed order.
+
+pub(crate) mod deadlines;
+pub(crate) mod kept;
+pub(crate) mod lease_table;
+pub(crate) mod sorted_map;
+
+pub use sorted_map::SortedMap;
