@@ -3,6 +3,7 @@
 use std::io;
 
 use quorate_client::{Code, Error};
+use quorate_node::StartError;
 
 /// A failed command: what to tell, and which code to exit with.
 #[derive(Debug, PartialEq, Eq)]
@@ -94,6 +95,18 @@ impl From<io::Error> for Failure {
             _ => Self::failed(format!("cannot write the output: {error}")),
         }
     }
+}
+
+/// A wrong setting is a usage error, everything else a failed start.
+pub(crate) fn not_started(error: StartError) -> Failure {
+    let usage = matches!(error, StartError::Config(_) | StartError::RaftConfig { .. });
+    let message = format!("{:#}", chain(error));
+    if usage { Failure::usage(message) } else { Failure::failed(message) }
+}
+
+/// An error with its causes.
+pub(crate) fn chain(error: impl std::error::Error + Send + Sync + 'static) -> anyhow::Error {
+    anyhow::Error::new(error)
 }
 
 #[cfg(test)]

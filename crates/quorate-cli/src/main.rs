@@ -1,30 +1,26 @@
 //! The one binary, `quorate`: serve, dev, and the operators' commands. Parses, dispatches, and turns a failure into a
-//! message and an exit code; everything else is in the file of the command.
+//! message and an exit code; everything else is in the file of the command (`commands/`).
 
 mod args;
-mod cluster;
+mod commands;
 mod config;
+mod connect;
 mod descriptors;
-mod dev;
 mod failure;
-mod fetch;
 mod json;
 mod logging;
 mod output;
 mod panics;
 mod parse;
 mod patience;
-mod register;
-mod run;
-mod serve;
 mod signals;
-mod watch;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::args::{Cli, Command};
+use crate::commands::{cluster, dev, fetch, register, run as run_child, serve, watch};
 use crate::failure::Failure;
 use crate::patience::{told, trying};
 
@@ -54,7 +50,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Dev(args) => dev::run(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Register(args) => register::register(args).await,
-        Command::Run(args) => run::run(args).await,
+        Command::Run(args) => run_child::run(args).await,
         Command::Deregister(args) => {
             told(trying("deregister", &args.client), register::deregister(args)).await
         }

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::args::DevArgs;
 use crate::failure::Failure;
-use crate::serve::{chain, not_started};
+use crate::failure::{chain, not_started};
 use crate::signals::Stop;
 use crate::{descriptors, logging, output};
 

@@ -2,14 +2,14 @@
 
 use std::io;
 
-use quorate_node::{Config, Environment, Server, StartError};
+use quorate_node::{Config, Environment, Server};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use crate::args::ServeArgs;
 use crate::config;
 use crate::descriptors;
-use crate::failure::Failure;
+use crate::failure::{Failure, chain, not_started};
 use crate::logging;
 use crate::signals::Stop;
 
@@ -48,16 +48,4 @@ async fn serve(config: Config, raft_on: Handle) -> Result<(), Failure> {
     let node = Server::bind_in(config, environment).await.map_err(not_started)?;
     let requested = async move { stop.requested().await };
     node.run(requested).await.map_err(|error| Failure::failed(format!("{:#}", chain(error))))
-}
-
-/// A wrong setting is a usage error, everything else a failed start.
-pub(crate) fn not_started(error: StartError) -> Failure {
-    let usage = matches!(error, StartError::Config(_) | StartError::RaftConfig { .. });
-    let message = format!("{:#}", chain(error));
-    if usage { Failure::usage(message) } else { Failure::failed(message) }
-}
-
-/// An error with its causes.
-pub(crate) fn chain(error: impl std::error::Error + Send + Sync + 'static) -> anyhow::Error {
-    anyhow::Error::new(error)
 }

@@ -6,10 +6,11 @@ use quorate_client::{
 use serde_json::json;
 
 use crate::args::{DependentsArgs, FetchArgs, ServicesArgs};
+use crate::commands::endpoints;
+use crate::connect::{Stay, client};
 use crate::failure::Failure;
 use crate::json;
 use crate::output::{self, Format, Table};
-use crate::register::{Stay, client};
 
 pub(crate) async fn fetch(args: FetchArgs) -> Result<(), Failure> {
     let client = client(&args.client, Stay::Once).await?;
@@ -98,11 +99,6 @@ fn instances(instances: &[Instance]) -> Table {
     }
     table.hide_if_empty("HEALTH");
     table
-}
-
-/// "name=uri", each.
-pub(crate) fn endpoints(instance: &Instance) -> Vec<String> {
-    instance.endpoints.iter().map(|(name, uri)| format!("{name}={uri}")).collect()
 }
 
 pub(crate) async fn services(args: ServicesArgs) -> Result<(), Failure> {

@@ -6,12 +6,12 @@ use quorate_client::{Instance, Selection, Watch, WatchEvent, WatchStatus};
 use serde_json::{Value, json};
 
 use crate::args::WatchArgs;
+use crate::commands::endpoints;
+use crate::connect::{Stay, client};
 use crate::failure::Failure;
-use crate::fetch::endpoints;
 use crate::json;
 use crate::output::{self, Format};
 use crate::patience::{told, trying};
-use crate::register::{Stay, client};
 use crate::signals::Stop;
 
 /// What happens while a command watches.

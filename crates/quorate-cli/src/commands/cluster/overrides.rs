@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::admin;
 use crate::args::{ClientArgs, OverrideArgs};
+use crate::connect::{Stay, client, done};
 use crate::failure::Failure;
 use crate::json;
 use crate::output::{self, Format, Table};
-use crate::register::{Stay, client, done};
 
 pub(super) async fn set(args: OverrideArgs) -> Result<(), Failure> {
     if args.status.is_none() && args.weight.is_none() && !args.clear {

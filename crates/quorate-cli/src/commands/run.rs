@@ -16,10 +16,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::args::{IfDeregistered, RunArgs};
+use crate::commands::register;
+use crate::connect::{self, Stay};
 use crate::failure::Failure;
 use crate::output;
 use crate::parse::authority;
-use crate::register::{self, Stay};
 use crate::signals::HangUp;
 
 /// Whether the program accepts connections is looked at this often.
@@ -29,7 +30,7 @@ const DRAINING_WITHIN: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(mut args: Box<RunArgs>) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
-    let client = register::client(&args.client, Stay::Long).await?;
+    let client = connect::client(&args.client, Stay::Long).await?;
     let id = args.id.clone().unwrap_or_else(default_id);
     let port = choose_port(&mut args)?;
     let look_at = look_at(&args);

@@ -6,34 +6,13 @@ use quorate_client::{
 };
 use serde_json::json;
 
-use crate::args::{ClientArgs, InstanceArgs, InstanceSettings, RegisterArgs, UpdateArgs};
+use crate::args::{InstanceArgs, InstanceSettings, RegisterArgs, UpdateArgs};
+use crate::connect::{Stay, client, done};
 use crate::failure::Failure;
 use crate::json;
-use crate::logging::{self, LogFormat};
 use crate::output::{self, Format};
 use crate::patience::{told, trying};
 use crate::signals::Stop;
-
-/// Whether a command stays, and so has to learn of members that come and go, or asks only the nodes that were named.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stay {
-    Once,
-    Long,
-}
-
-/// The client of a command.
-pub(crate) async fn client(args: &ClientArgs, stay: Stay) -> Result<Client, Failure> {
-    logging::start(logging::CLIENT, LogFormat::Text);
-    let builder = Client::builder(args.nodes.iter().cloned())
-        .namespace(args.namespace.as_str())
-        .call_timeout(args.timeout)
-        .in_order(true);
-    let builder = match stay {
-        Stay::Once => builder.member_refresh(None),
-        Stay::Long => builder,
-    };
-    Ok(builder.connect().await?)
-}
 
 pub(crate) async fn register(args: Box<RegisterArgs>) -> Result<(), Failure> {
     // From here on, a signal deregisters what may have been registered.
@@ -235,20 +214,6 @@ pub(crate) async fn update(args: UpdateArgs) -> Result<(), Failure> {
     }
     client.update(&args.service, &args.id, &update).await?;
     done(&args.client, "updated", &args.service, &args.id)
-}
-
-/// Says that something was done with an instance.
-pub(crate) fn done(
-    client: &ClientArgs,
-    what: &str,
-    service: &str,
-    id: &str,
-) -> Result<(), Failure> {
-    match client.output {
-        Format::Json => output::json(&json!({ "done": what, "service": service, "id": id }))?,
-        Format::Table => output::line(&format!("{what} {service}/{id}"))?,
-    }
-    Ok(())
 }
 
 #[cfg(test)]

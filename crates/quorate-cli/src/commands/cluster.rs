@@ -13,11 +13,11 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
 
 use crate::args::{ClientArgs, ClusterCommand};
+use crate::connect::{Stay, client};
 use crate::failure::Failure;
 use crate::json;
 use crate::output::{self, Format, Table};
 use crate::patience::{SAY_AFTER, told, trying};
-use crate::register::{Stay, client};
 
 /// Who waits for the members asks this often.
 const LOOK_EVERY: Duration = Duration::from_millis(100);

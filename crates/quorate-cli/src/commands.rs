@@ -1,0 +1,16 @@
+//! The commands, a file each.
+
+pub(crate) mod cluster;
+pub(crate) mod dev;
+pub(crate) mod fetch;
+pub(crate) mod register;
+pub(crate) mod run;
+pub(crate) mod serve;
+pub(crate) mod watch;
+
+use quorate_client::Instance;
+
+/// "name=uri", each.
+pub(crate) fn endpoints(instance: &Instance) -> Vec<String> {
+    instance.endpoints.iter().map(|(name, uri)| format!("{name}={uri}")).collect()
+}

@@ -1,0 +1,44 @@
+//! How a command reaches the cluster, and how it says that it has done something there.
+
+use quorate_client::Client;
+use serde_json::json;
+
+use crate::args::ClientArgs;
+use crate::failure::Failure;
+use crate::logging::{self, LogFormat};
+use crate::output::{self, Format};
+
+/// Whether a command stays, and so has to learn of members that come and go, or asks only the nodes that were named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stay {
+    Once,
+    Long,
+}
+
+/// The client of a command.
+pub(crate) async fn client(args: &ClientArgs, stay: Stay) -> Result<Client, Failure> {
+    logging::start(logging::CLIENT, LogFormat::Text);
+    let builder = Client::builder(args.nodes.iter().cloned())
+        .namespace(args.namespace.as_str())
+        .call_timeout(args.timeout)
+        .in_order(true);
+    let builder = match stay {
+        Stay::Once => builder.member_refresh(None),
+        Stay::Long => builder,
+    };
+    Ok(builder.connect().await?)
+}
+
+/// Says that something was done with an instance.
+pub(crate) fn done(
+    client: &ClientArgs,
+    what: &str,
+    service: &str,
+    id: &str,
+) -> Result<(), Failure> {
+    match client.output {
+        Format::Json => output::json(&json!({ "done": what, "service": service, "id": id }))?,
+        Format::Table => output::line(&format!("{what} {service}/{id}"))?,
+    }
+    Ok(())
+}
