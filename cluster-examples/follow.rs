@@ -10,10 +10,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, Error, ensure};
 use quorate_client::{
     Client, InstanceBuilder, InstanceStatus, Registration, RegistrationHandle, Update, View, Watch,
-    WatchEvent,
+    WatchEvent, parse_nodes,
 };
 
 const SERVICE: &str = "follow-example";
@@ -25,9 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let nodes = std::env::var("QUORATE_NODES");
-    let nodes = nodes.unwrap_or("127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003".to_owned());
-    let service = Client::connect(nodes.split(',')).await?;
-    let mut caller = Caller::start(&Client::connect(nodes.split(',')).await?).await?;
+    let nodes = nodes.as_deref().unwrap_or("127.0.0.1:7001,7002,7003");
+    let nodes = parse_nodes(nodes).map_err(Error::msg)?;
+    let service = Client::connect(&nodes).await?;
+    let mut caller = Caller::start(&Client::connect(&nodes).await?).await?;
 
     chapter("The service starts: one instance registers");
     let first = start(&service, 1).await?;

@@ -1,6 +1,6 @@
 //! The lines that README.md shows, to be run against `quorate dev`:
 //!
-//!     cargo run --example readme
+//!     QUORATE_NODES=127.0.0.1:7001,7002,7003 cargo run --example readme
 //!
 //! `tests/readme.rs` compares what stands between the two marks with README.md.
 
@@ -11,9 +11,7 @@ use quorate_client::{Client, InstanceBuilder};
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     // README.md: begin
-    let nodes = "127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003".to_owned();
-    let nodes = std::env::var("QUORATE_NODES").unwrap_or(nodes);
-    let client = Client::connect(nodes.split(',')).await?;
+    let client = Client::from_env().await?; // finds the cluster by QUORATE_NODES
 
     let me = InstanceBuilder::new("orders", "orders-1").endpoint("http", "http://10.0.0.1:8080");
     let registration = client.register(me).await?; // from here on renewed in the background

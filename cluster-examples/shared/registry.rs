@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
-use quorate_client::{Client, Discovery, Instances};
+use anyhow::{Context, Error};
+use quorate_client::{Client, Discovery, Instances, parse_nodes};
 use tokio::time::timeout;
 
 /// Each step of a story ends by then, or something is wrong.
@@ -12,8 +12,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// A client, as each process would have one. The namespace keeps the example apart from all else in the cluster.
 pub(crate) async fn connect(namespace: &str) -> anyhow::Result<Client> {
     let nodes = std::env::var("QUORATE_NODES");
-    let nodes = nodes.unwrap_or("127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003".to_owned());
-    Ok(Client::builder(nodes.split(',')).namespace(namespace).connect().await?)
+    let nodes = nodes.as_deref().unwrap_or("127.0.0.1:7001,7002,7003");
+    let nodes = parse_nodes(nodes).map_err(Error::msg)?;
+    Ok(Client::builder(nodes).namespace(namespace).connect().await?)
 }
 
 /// Waits until a view is as wanted.

@@ -63,9 +63,10 @@ impl Ports {
         result
     }
 
-    /// For QUORATE_NODES: instead of 127.0.0.1:7001,7002,7003.
+    /// For QUORATE_NODES: instead of 127.0.0.1:7001,7002,7003, in the same short form.
     pub(crate) fn nodes(self) -> String {
-        self.substituted("127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003")
+        let [first, second, third] = [7_001, 7_002, 7_003].map(|port| self.of(port));
+        format!("127.0.0.1:{first},{second},{third}")
     }
 }
 
