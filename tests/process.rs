@@ -17,6 +17,8 @@ mod cluster;
 mod connections;
 #[path = "process/damage.rs"]
 mod damage;
+#[path = "process/dev.rs"]
+mod dev;
 #[path = "process/discovery.rs"]
 mod discovery;
 #[path = "process/disk_full.rs"]

@@ -5,70 +5,14 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use quorate_client::{Client, InstanceBuilder, Registration, RegistrationHandle};
-use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::cli::{Running, ask};
-use crate::ports::free_port;
+use crate::dev::Dev;
 use crate::wait::eventually;
 
 /// For what is not measured.
 const PATIENCE: Duration = Duration::from_secs(20);
-const PEER_PORT_OFFSET: u16 = 100;
-
-/// `quorate dev` of three nodes, at ports of its own; and its nodes for clients.
-struct Dev {
-    first: u16,
-    running: Running,
-}
-
-impl Dev {
-    async fn start() -> Self {
-        let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-        // Of those that begin so, none overlap.
-        let may_begin = |first: &u16| {
-            first.is_multiple_of(8)
-                && (*first..*first + 3)
-                    .all(|port| is_free(port) && is_free(port + PEER_PORT_OFFSET))
-        };
-        let first = std::iter::repeat_with(free_port).take(1_000).find(may_begin);
-        let first = first.expect("six free ports");
-        Self { first, running: Self::run(first).await }
-    }
-
-    async fn run(first: u16) -> Running {
-        let running = Running::start(&["dev", "--listen", &format!("127.0.0.1:{first}")]);
-        eventually("it is ready", PATIENCE, async || {
-            if running.out().contains("Quorate is ready.") { Ok(()) } else { Err(running.err()) }
-        })
-        .await;
-        running
-    }
-
-    fn addresses(&self) -> Vec<String> {
-        (self.first..self.first + 3).map(|port| format!("127.0.0.1:{port}")).collect()
-    }
-
-    fn nodes(&self) -> String {
-        self.addresses().join(",")
-    }
-
-    async fn client(&self) -> Client {
-        Client::connect(self.addresses()).await.unwrap()
-    }
-
-    /// As kill -9 of the process: its data is in a directory that it does not find again.
-    async fn founded_again_after_kill(&mut self) {
-        self.running.process.kill();
-        self.running = Self::run(self.first).await;
-    }
-
-    async fn founded_again_after_stop(&mut self) {
-        self.running.process.signal(Signal::INT);
-        self.running.process.exit_code(PATIENCE).await;
-        self.running = Self::run(self.first).await;
-    }
-}
 
 async fn register(client: &Client, service: &str, id: &str) -> RegistrationHandle {
     let instance = InstanceBuilder::new(service, id).endpoint("http", "http://h:1");

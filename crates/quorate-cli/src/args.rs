@@ -18,7 +18,7 @@ use crate::parse;
     name = "quorate",
     version,
     about = "A service registry that several nodes keep as one",
-    after_help = "Begin with `quorate dev`: a whole cluster in one process, and what to try with it.\n\
+    after_help = "Begin with `quorate dev`: a whole cluster on this machine, and what to try with it.\n\
                   Exit codes: 0 done, 1 refused or failed, 2 usage, 3 cluster unreachable."
 )]
 pub(crate) struct Cli {
@@ -28,7 +28,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a whole cluster in this process, to try things out
+    /// Run a whole cluster on this machine, to try things out
     Dev(DevArgs),
     /// Run one node
     Serve(Box<ServeArgs>),
@@ -73,9 +73,13 @@ pub(crate) struct ClientArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(
+    after_help = "Each node is a process, and may be killed: the others go on, and it is started again after a moment. When this\n\
+    command ends, however it does, so do they.\n\n\
+    Examples:\n  \
     quorate dev\n  \
-    quorate dev --nodes 5 --data-dir ./dev-data --listen 127.0.0.1:8001")]
+    quorate dev --nodes 5 --data-dir ./dev-data --listen 127.0.0.1:8001"
+)]
 pub(crate) struct DevArgs {
     /// How many nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
@@ -149,6 +153,9 @@ pub(crate) struct ServeArgs {
     /// A file with the same settings, and the tunables
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) config: Option<PathBuf>,
+    /// As a node of `dev`: it ends when its stdin does, and is quick to stop
+    #[arg(long, hide = true)]
+    pub(crate) child_of_dev: bool,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }

@@ -3,13 +3,13 @@
 use quorate_node::Tunables;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Kept from clients in each node: files of the log and of snapshots, connections of peers, probes (256 at a time). Where
+/// Kept from clients: files of the log and of snapshots, connections of peers, probes (256 at a time). Where
 /// there are few descriptors, half of them.
 const RESERVE: usize = 512;
 
-/// Raises the soft limit to the hard one, and lets each of so many nodes of this process take no more connections than fit.
-pub(crate) fn share(tunables: &mut Tunables, nodes: usize) {
-    bound(tunables, raise() / nodes);
+/// Raises the soft limit to the hard one, and lets the node of this process take no more connections than fit.
+pub(crate) fn share(tunables: &mut Tunables) {
+    bound(tunables, raise());
     tracing::info!(
         connections_max = tunables.connections_max,
         connections_per_address_max = tunables.connections_per_address_max,

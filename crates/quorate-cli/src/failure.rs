@@ -13,7 +13,7 @@ pub(crate) struct Failure {
 }
 
 pub(crate) const FAILED: u8 = 1;
-const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 const UNREACHABLE: u8 = 3;
 /// As shells say it.
 const NOT_STARTED: u8 = 127;

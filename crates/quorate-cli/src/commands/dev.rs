@@ -1,87 +1,83 @@
-//! `dev`: a whole cluster in this process, on loopback, to try things out.
+//! `dev`: a whole cluster on this machine, on loopback, to try things out. Each node is a process of its own, so that one can
+//! be killed (`dev/node.rs`).
 
-use std::collections::BTreeMap;
+mod node;
+
+use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use quorate_client::{Client, Consistency};
-use quorate_node::{Bound, Config, HealthChecks, RunError, Server, Start, Tunables};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use self::node::Node;
 use crate::args::DevArgs;
 use crate::failure::Failure;
-use crate::failure::{chain, not_started};
 use crate::signals::Stop;
-use crate::{descriptors, logging, output};
+use crate::{logging, output};
 
 /// From a node's port for clients to its port for peers.
 const PEER_PORT_OFFSET: u16 = 100;
 /// A cluster on one machine that has no leader by then never will.
 const LEADER_WITHIN: Duration = Duration::from_secs(30);
-/// What is logged unless QUORATE_LOG says otherwise: the addresses and commands should stay in sight, and nodes that all
-/// stop at once complain about each other.
-const LOG: &str = "warn,openraft=off,quorate_node::server=error";
-/// Nodes that all stop at once cannot hand the lead over; they need not be given time to try. What was acknowledged is on
-/// the disk already.
-const SHUTDOWN_GRACE_MS: u64 = 1_000;
 
 pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
-    logging::start(LOG, args.log.log_format);
+    logging::start(logging::DEV, args.log.log_format);
     let mut stop = Stop::listen()?;
-    let data = Data::new(args.data_dir)?;
-    let addresses = addresses(args.listen, args.nodes)?;
-    let mut nodes: Vec<Bound> = Vec::new();
-    let health_checks = HealthChecks { allow: args.health_checks_allow.unwrap_or_default() };
-    for mut config in configs(&addresses, data.path(), &health_checks) {
-        descriptors::share(&mut config.tunables, addresses.len());
-        nodes.push(Server::bind(config).await.map_err(not_started)?);
-    }
-    let clients: Vec<String> = nodes.iter().map(|node| node.client_addr().to_string()).collect();
+    let data = Data::new(args.data_dir.as_deref())?;
+    let nodes = nodes(&args, data.path())?;
     let (stop_all, stopping) = watch::channel(false);
     let mut running = JoinSet::new();
-    for node in nodes {
-        running.spawn(node.run(stopped(stopping.clone())));
+    for node in &nodes {
+        let (node, stopping) = (node.clone(), stopping.clone());
+        running.spawn(async move { node.keep(stopping).await });
     }
-    let ended = tokio::select! {
-        ready = ready(&clients, &data, &mut stop) => ready,
-        Some(ended) = running.join_next() => Err(node_ended(ended)),
+    let mut result = tokio::select! {
+        ready = ready(&nodes, &data, &mut stop) => ready,
+        Some(ended) = running.join_next() => node_ended(ended),
     };
     let _receivers_may_be_gone = stop_all.send(true);
-    let mut result = ended;
     while let Some(ended) = running.join_next().await {
-        match ended {
-            Ok(Ok(()) | Err(RunError::SlowStop { .. })) => {}
-            failed => result = result.and(Err(node_ended(failed))),
-        }
+        result = result.and(node_ended(ended));
     }
     result
 }
 
 /// Waits for the leader, says what there is, and waits for the end.
-async fn ready(clients: &[String], data: &Data, stop: &mut Stop) -> Result<(), Failure> {
-    let client = Client::builder(clients.iter().cloned())
+async fn ready(nodes: &[Arc<Node>], data: &Data, stop: &mut Stop) -> Result<(), Failure> {
+    let client = Client::builder(nodes.iter().map(|node| node.address.to_string()))
         .call_timeout(LEADER_WITHIN)
         .attempt_timeout(Duration::from_secs(1))
         .member_refresh(None)
         .connect()
         .await?;
-    tokio::select! {
-        answer = client.list_services("", Consistency::Linearizable) => { answer?; }
+    let admin = client.admin();
+    let up = async {
+        client.list_services("", Consistency::Linearizable).await?;
+        admin.status(true).await
+    };
+    let status = tokio::select! {
+        status = up => status?,
         () = stop.requested() => return Ok(()),
-    }
-    output::line(&welcome(clients, data))?;
+    };
+    let leader = status.header.unwrap_or_default().leader_id;
+    output::line(&welcome(nodes, leader, data))?;
     stop.requested().await;
     output::note("stopping");
     Ok(())
 }
 
-fn welcome(clients: &[String], data: &Data) -> String {
+fn welcome(nodes: &[Arc<Node>], leader: u64, data: &Data) -> String {
+    let pid = |node: &Node| node.pid.load(Ordering::Relaxed);
     let mut text = String::from("Quorate is ready.\n\n");
-    for (at, address) in clients.iter().enumerate() {
-        text.push_str(&format!("  node {}   {address}\n", at + 1));
+    for node in nodes {
+        text.push_str(&format!("  node {}   {}   pid {}\n", node.id, node.address, pid(node)));
     }
     let kept = match data {
         Data::Kept(path) => format!("kept in {}", path.display()),
@@ -90,9 +86,10 @@ fn welcome(clients: &[String], data: &Data) -> String {
         }
     };
     text.push_str(&format!("  data     {kept}\n\nTo try, in another terminal:\n\n"));
-    let nodes = clients.join(",");
-    if nodes != "127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003" {
-        text.push_str(&format!("  export QUORATE_NODES={nodes}\n"));
+    let addresses: Vec<String> = nodes.iter().map(|node| node.address.to_string()).collect();
+    let addresses = addresses.join(",");
+    if addresses != "127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003" {
+        text.push_str(&format!("  export QUORATE_NODES={addresses}\n"));
     }
     for command in [
         "quorate watch orders",
@@ -102,21 +99,20 @@ fn welcome(clients: &[String], data: &Data) -> String {
     ] {
         text.push_str(&format!("  {command}\n"));
     }
+    if let Some(node) = nodes.iter().find(|node| node.id == leader).or(nodes.first()) {
+        let what = match nodes.len() {
+            1 => "it comes back with what it had",
+            _ if node.id == leader => "the leader: another takes over, and it comes back",
+            _ => "the others go on, and it comes back",
+        };
+        text.push_str(&format!("  kill -9 {}     # {what}\n", pid(node)));
+    }
     text.push_str("\nCtrl-C stops all nodes.");
     text
 }
 
-/// Resolves when all are to stop, also when nobody is left to say so.
-async fn stopped(mut stopping: watch::Receiver<bool>) {
-    let _sender_gone = stopping.wait_for(|stop| *stop).await;
-}
-
-fn node_ended(ended: Result<Result<(), RunError>, tokio::task::JoinError>) -> Failure {
-    match ended {
-        Ok(Ok(())) => Failure::failed("a node ended by itself"),
-        Ok(Err(error)) => Failure::failed(format!("a node failed: {:#}", chain(error))),
-        Err(error) => Failure::failed(format!("a node panicked: {:#}", chain(error))),
-    }
+fn node_ended(ended: Result<Result<(), Failure>, tokio::task::JoinError>) -> Result<(), Failure> {
+    ended.unwrap_or_else(|error| Err(Failure::failed(format!("a task failed: {error}"))))
 }
 
 /// Where the nodes keep their data.
@@ -127,9 +123,9 @@ enum Data {
 }
 
 impl Data {
-    fn new(kept: Option<PathBuf>) -> Result<Self, Failure> {
+    fn new(kept: Option<&Path>) -> Result<Self, Failure> {
         if let Some(path) = kept {
-            return Ok(Self::Kept(path));
+            return Ok(Self::Kept(path.to_owned()));
         }
         let made = tempfile::Builder::new().prefix("quorate-dev-").tempdir();
         let made = made.map_err(|error| {
@@ -175,26 +171,36 @@ fn free_addresses(first: SocketAddr, nodes: u16) -> Result<Vec<(SocketAddr, Sock
     Ok(found.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
-fn configs(
-    addresses: &[(SocketAddr, SocketAddr)],
-    data: &Path,
-    health_checks: &HealthChecks,
-) -> Vec<Config> {
-    let ids = || (1_u64..).zip(addresses);
-    let members: BTreeMap<u64, String> =
-        ids().map(|(id, (_, peer))| (id, peer.to_string())).collect();
-    let config = |(id, (client, peer)): (u64, &(SocketAddr, SocketAddr))| Config {
-        id,
-        data_dir: data.join(format!("node-{id}")),
-        listen: *client,
-        peer_listen: *peer,
-        advertise: None,
-        peer_advertise: None,
-        start: Start::Bootstrap(members.clone()),
-        health_checks: health_checks.clone(),
-        tunables: Tunables { shutdown_grace_ms: SHUTDOWN_GRACE_MS, ..Tunables::default() },
+/// The nodes, each with its command line.
+fn nodes(args: &DevArgs, data: &Path) -> Result<Vec<Arc<Node>>, Failure> {
+    let program = std::env::current_exe()
+        .map_err(|error| Failure::failed(format!("cannot find this program: {error}")))?;
+    let addresses = addresses(args.listen, args.nodes)?;
+    let ids = || (1_u64..).zip(&addresses);
+    let members: Vec<String> = ids().map(|(id, (_, peer))| format!("{id}={peer}")).collect();
+    let log_format = args.log.log_format;
+    let format = log_format.to_possible_value().expect("invariant: no format is hidden");
+    let node = |(id, (client, peer)): (u64, &(SocketAddr, SocketAddr))| {
+        let mut line: Vec<OsString> = ["serve", "--child-of-dev", "--id"].map(Into::into).into();
+        line.push(id.to_string().into());
+        line.extend(["--data-dir".into(), data.join(format!("node-{id}")).into()]);
+        line.extend(["--listen".into(), client.to_string().into()]);
+        line.extend(["--peer-listen".into(), peer.to_string().into()]);
+        line.extend(["--bootstrap".into(), members.join(",").into()]);
+        line.extend(["--log-format".into(), format.get_name().into()]);
+        if let Some(networks) = &args.health_checks_allow {
+            line.extend(["--health-checks-allow".into(), networks.to_string().into()]);
+        }
+        Arc::new(Node {
+            id,
+            address: *client,
+            program: program.clone(),
+            args: line,
+            log_format,
+            pid: AtomicU32::new(0),
+        })
     };
-    ids().map(config).collect()
+    Ok(ids().map(node).collect())
 }
 
 #[cfg(test)]

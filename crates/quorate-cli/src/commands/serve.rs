@@ -2,14 +2,14 @@
 
 use std::io;
 
-use quorate_node::{Config, Environment, Server};
+use quorate_node::{Config, Environment, RunError, Server};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use crate::args::ServeArgs;
 use crate::config;
 use crate::descriptors;
-use crate::failure::{Failure, chain, not_started};
+use crate::failure::{FAILED, Failure, chain, not_started};
 use crate::logging;
 use crate::signals::Stop;
 
@@ -19,14 +19,35 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
         |path: &std::path::Path| std::fs::read_to_string(path).map_err(|error| error.to_string());
     let mut config = config::load(&args, variable, read)
         .map_err(|bad| Failure::usage(format!("bad configuration: {}", bad.0)))?;
-    logging::start(logging::NODE, args.log.log_format);
-    descriptors::share(&mut config.tunables, 1);
+    let log = if args.child_of_dev { logging::DEV } else { logging::NODE };
+    logging::start(log, args.log.log_format);
+    if args.child_of_dev {
+        end_with_stdin()
+            .map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))?;
+        config.tunables.shutdown_grace_ms = DEV_SHUTDOWN_GRACE_MS;
+    }
+    descriptors::share(&mut config.tunables);
     let (stop, stopped) = oneshot::channel();
     let raft = raft_thread(stopped)
         .map_err(|error| Failure::failed(format!("cannot start a thread for Raft: {error}")))?;
-    let ended = serve(config, raft).await;
+    let ended = serve(config, raft, args.child_of_dev).await;
     drop(stop);
     ended
+}
+
+/// Nodes of `dev` that all stop at once cannot hand the lead over; they need not be given time to try. What was acknowledged is on
+/// the disk already.
+const DEV_SHUTDOWN_GRACE_MS: u64 = 1_000;
+
+/// Ends this process at once when its stdin ends: whoever started it holds the other end, and is gone. As if both had been
+/// killed together; a stop in order comes as a signal.
+fn end_with_stdin() -> io::Result<()> {
+    let until_it_ends = || {
+        let _error_is_the_end = io::copy(&mut io::stdin(), &mut io::sink());
+        std::process::exit(i32::from(FAILED));
+    };
+    std::thread::Builder::new().name("parent".to_owned()).spawn(until_it_ends)?;
+    Ok(())
 }
 
 /// A runtime with one thread (see `Environment::raft_on`), until the sender is gone. One that knows of no other threads
@@ -42,10 +63,13 @@ fn raft_thread(stopped: oneshot::Receiver<()>) -> io::Result<Handle> {
     Ok(handle)
 }
 
-async fn serve(config: Config, raft_on: Handle) -> Result<(), Failure> {
+async fn serve(config: Config, raft_on: Handle, of_dev: bool) -> Result<(), Failure> {
     let mut stop = Stop::listen()?;
     let environment = Environment { raft_on: Some(raft_on), ..Environment::default() };
     let node = Server::bind_in(config, environment).await.map_err(not_started)?;
     let requested = async move { stop.requested().await };
-    node.run(requested).await.map_err(|error| Failure::failed(format!("{:#}", chain(error))))
+    match node.run(requested).await {
+        Err(RunError::SlowStop { .. }) if of_dev => Ok(()),
+        ended => ended.map_err(|error| Failure::failed(format!("{:#}", chain(error)))),
+    }
 }

@@ -1,0 +1,172 @@
+//! `quorate dev` as a newcomer uses it: one of its nodes may be killed, is missed by nobody and comes back; when `dev` ends, by
+//! whatever, nothing of it is left.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use quorate_client::Client;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::cli::{Running, ask};
+use crate::ports::free_port;
+use crate::wait::eventually;
+
+/// For what is not measured.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PEER_PORT_OFFSET: u16 = 100;
+
+/// `quorate dev` of three nodes, at ports of its own; and its nodes for clients.
+pub(crate) struct Dev {
+    first: u16,
+    running: Running,
+}
+
+impl Dev {
+    pub(crate) async fn start() -> Self {
+        let first = free_ports();
+        Self { first, running: Self::run(first).await }
+    }
+
+    async fn run(first: u16) -> Running {
+        let running = Running::start(&["dev", "--listen", &format!("127.0.0.1:{first}")]);
+        eventually("it is ready", PATIENCE, async || {
+            if running.out().contains("Quorate is ready.") { Ok(()) } else { Err(running.err()) }
+        })
+        .await;
+        running
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        (self.first..self.first + 3).map(|port| format!("127.0.0.1:{port}")).collect()
+    }
+
+    pub(crate) fn nodes(&self) -> String {
+        self.addresses().join(",")
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        Client::connect(self.addresses()).await.unwrap()
+    }
+
+    /// As kill -9 of the process: its data is in a directory that it does not find again.
+    pub(crate) async fn founded_again_after_kill(&mut self) {
+        self.running.process.kill();
+        self.running = Self::run(self.first).await;
+    }
+
+    pub(crate) async fn founded_again_after_stop(&mut self) {
+        self.running.process.signal(Signal::INT);
+        self.running.process.exit_code(PATIENCE).await;
+        self.running = Self::run(self.first).await;
+    }
+}
+
+/// The first of three free ports; those of peers are free, too.
+fn free_ports() -> u16 {
+    // Of those that begin so, none overlap.
+    let may_begin = |first: &u16| first.is_multiple_of(8) && are_free(*first);
+    let first = std::iter::repeat_with(free_port).take(1_000).find(may_begin);
+    first.expect("six free ports")
+}
+
+fn are_free(first: u16) -> bool {
+    let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+    (first..first + 3).all(|port| is_free(port) && is_free(port + PEER_PORT_OFFSET))
+}
+
+/// The number after "pid " in each line that begins so.
+fn pids(text: &str, begin: &str) -> Vec<i32> {
+    let lines = text.lines().filter(|line| line.trim_start().starts_with(begin));
+    let pids = lines.filter_map(|line| line.split_once("pid ")?.1.split([',', ' ']).next());
+    pids.map(|pid| pid.parse().expect("a number")).collect()
+}
+
+/// The parent of a process that runs, as the kernel says.
+fn parent(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let runs = fields.next()? != "Z";
+    fields.next()?.parse().ok().filter(|_| runs)
+}
+
+async fn gone(pids: &[i32]) {
+    eventually("its nodes are gone", PATIENCE, async || {
+        let left: Vec<_> = pids.iter().filter(|pid| parent(**pid).is_some()).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?} run")) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_may_be_killed_and_comes_back_and_nothing_is_left_at_the_end() {
+    let mut dev = Dev::start().await;
+    let (of_dev, out) = (dev.running.process.pid(), dev.running.out());
+    let first = pids(&out, "node ");
+    assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 3, "{out}");
+    assert!(first.iter().all(|pid| parent(*pid) == Some(of_dev)), "{out}");
+    let register = async |id| {
+        let line = format!("register web {id} --endpoint http=http://h:1 --ttl 1h --once");
+        ask(&dev.nodes(), &line).await.expect(0)
+    };
+    register("before").await;
+
+    let line = out.lines().find(|line| line.contains("kill -9 ")).expect("it says what to kill");
+    let pid: i32 = line.split_whitespace().nth(2).expect("a pid").parse().expect("a number");
+    let killed = first.iter().position(|first| *first == pid).expect("one of the nodes");
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    register("meanwhile").await;
+    let fetched = ask(&dev.nodes(), "fetch web").await.expect(0).out;
+    assert!(fetched.contains("before") && fetched.contains("meanwhile"), "{fetched}");
+
+    let told = format!("node {}, pid {pid}, ended", killed + 1);
+    let again = eventually("it is started again", PATIENCE, async || {
+        let err = dev.running.err();
+        assert!(!err.contains("does not start"), "{err}");
+        let again = pids(&err, &format!("node {} runs again", killed + 1));
+        if err.contains(&told) { again.first().copied().ok_or(err) } else { Err(err) }
+    })
+    .await;
+    assert_eq!(parent(again), Some(of_dev));
+    let own = &dev.addresses()[killed];
+    eventually("it has what it missed", PATIENCE, async || {
+        let fetched = ask(own, "fetch web").await;
+        let has = fetched.out.contains("before") && fetched.out.contains("meanwhile");
+        if has { Ok(()) } else { Err(format!("{fetched:?}")) }
+    })
+    .await;
+
+    dev.running.process.signal(Signal::TERM);
+    assert_eq!(dev.running.process.exit_code(PATIENCE).await, 0, "{}", dev.running.err());
+    let left: Vec<_> = first.iter().chain([&again]).filter(|pid| parent(**pid).is_some()).collect();
+    assert!(left.is_empty(), "{left:?} are left");
+    assert!(are_free(dev.first), "{}", dev.running.err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_dev_is_killed_its_nodes_end_too() {
+    let mut dev = Dev::start().await;
+    let nodes = pids(&dev.running.out(), "node ");
+    assert_eq!(nodes.len(), 3);
+    dev.running.process.kill();
+    gone(&nodes).await;
+    assert!(are_free(dev.first));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_does_not_start_ends_dev_with_what_it_said() {
+    let first = free_ports();
+    let taken = std::net::TcpListener::bind(("127.0.0.1", first + 1)).unwrap();
+    let mut dev = Running::start(&["dev", "--listen", &format!("127.0.0.1:{first}")]);
+    assert_eq!(dev.process.exit_code(PATIENCE).await, 1, "{}", dev.err());
+    let err = dev.err();
+    let told = format!("cannot listen on 127.0.0.1:{}", first + 1);
+    assert!(err.contains(&format!("node 2: error: {told}")), "whose line it is: {err}");
+    let (_, last) = err.rsplit_once("error: node 2 does not start").expect("at the end");
+    assert!(last.contains(&told), "{err}");
+    assert!(
+        err.contains("it starts again in 500ms") && !err.contains("runs again, pid 0"),
+        "{err}"
+    );
+    drop(taken);
+    assert!(are_free(first));
+}
