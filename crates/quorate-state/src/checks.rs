@@ -1,12 +1,12 @@
 //! Health checks: what a process declares of them, and what became of them. Nothing here probes; the outcome comes in
 //! commands.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::limits::{self, Invalid};
 use crate::registry::Registry;
@@ -73,6 +73,10 @@ pub enum Health {
     Critical,
 }
 
+/// Why an instance is critical: one line for people, at most [`limits::HEALTH_REASON_BYTES`] long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HealthReason(Box<str>);
+
 /// An instance's checks, and what they say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
@@ -80,6 +84,8 @@ pub struct Checked {
     pub checks: Checks,
     /// As found.
     pub health: Health,
+    /// Why it is critical; `None` where it is not.
+    pub reason: Option<HealthReason>,
 }
 
 /// What the prober found of one run of an instance.
@@ -91,6 +97,48 @@ pub struct HealthReport {
     pub incarnation: Incarnation,
     /// What was found.
     pub health: Health,
+    /// Why it is critical; passed over where it is not.
+    pub reason: Option<HealthReason>,
+}
+
+impl HealthReason {
+    /// Cut where it is too long. Part of the text may be what a target answered: control characters are replaced.
+    pub fn new(text: &str) -> Self {
+        let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+        let mut text: String = text.chars().map(clean).collect();
+        if text.len() > limits::HEALTH_REASON_BYTES {
+            const MARK: char = '…';
+            let room = limits::HEALTH_REASON_BYTES - MARK.len_utf8();
+            let end = (0..=room).rev().find(|at| text.is_char_boundary(*at));
+            text.truncate(end.unwrap_or(0));
+            text.push(MARK);
+        }
+        Self(text.into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Display for HealthReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is over the limit is no reason.
+impl<'de> Deserialize<'de> for HealthReason {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Box::<str>::deserialize(deserializer)?;
+        if text.len() > limits::HEALTH_REASON_BYTES {
+            let limit = format!("at most {} bytes", limits::HEALTH_REASON_BYTES);
+            let invalid = Invalid::number("health_reason", text.len(), limit);
+            return Err(serde::de::Error::custom(invalid));
+        }
+        Ok(Self(text))
+    }
 }
 
 impl Checks {

@@ -86,8 +86,8 @@ pub enum Op {
         /// The checks of the instances that have some, by their place in `register.instances`.
         checks: BTreeMap<u32, Checks>,
     },
-    /// Sets what the health checks of instances say. Nothing happens where the run of the instance is not there, has no
-    /// checks, or is known to be so.
+    /// Sets what the health checks of instances say, and why. Nothing happens where the run of the instance is not there, has
+    /// no checks, or is known to be so for this reason.
     SetHealth(Vec<HealthReport>),
     /// [`Op::RegisterChecked`], where some of the instances say what their load is. All others have none: it is 0.
     RegisterLoaded {

@@ -28,7 +28,8 @@ mod types;
 mod tests;
 
 pub use checks::{
-    CheckKind, Checked, CheckedInstances, Checks, Health, HealthCheck, HealthReport, host_and_port,
+    CheckKind, Checked, CheckedInstances, Checks, Health, HealthCheck, HealthReason, HealthReport,
+    host_and_port,
 };
 pub use command::{Command, Deregister, InstanceRef, Op, Register, Rejection, Reply, Update};
 pub use event::{Applied, Change, Event, RemoveReason};

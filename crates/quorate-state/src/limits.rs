@@ -59,6 +59,8 @@ pub const CHECK_FAILURES_DEFAULT: u32 = 3;
 pub const CHECK_SUCCESSES_DEFAULT: u32 = 1;
 /// The path or the service of a check: bytes.
 pub const CHECK_TEXT_BYTES: usize = 1_024;
+/// Why an instance is critical: bytes. What is longer is cut.
+pub const HEALTH_REASON_BYTES: usize = 256;
 
 /// A value that is out of its limits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
-use crate::checks::{Checks, HealthReport};
+use crate::checks::{Checks, Health, HealthReport};
 use crate::command::{Command, Op, Register, Rejection, Reply, Update};
 use crate::event::{Applied, Event};
 use crate::hash::{Kind, StateHash};
@@ -266,12 +266,13 @@ impl Registry {
     }
 
     fn set_healths(&mut self, reports: &[HealthReport], events: &mut Vec<Arc<Event>>) -> Reply {
-        for HealthReport { key, incarnation, health } in reports {
+        for HealthReport { key, incarnation, health, reason } in reports {
             let held = self.instance(key).filter(|held| held.incarnation == *incarnation);
             let Some(held) = held.cloned() else { continue };
             let mut after = Instance::clone(&held);
             let Some(checked) = &mut after.checked else { continue };
             checked.health = *health;
+            checked.reason = reason.clone().filter(|_| *health == Health::Critical);
             self.replace_instance(Some(held), after, events);
         }
         Reply::Done

@@ -17,8 +17,8 @@ use crate::replies::{Done, Origin};
 use crate::spec::{Instance, Load, Override};
 use crate::types::{Clock, InstanceKey, LeaseId, Revision, ServiceKey};
 
-/// The only version: what was written before 4 was never released.
-const VERSION: u32 = 4;
+/// The only version: what was written before 5 was never released.
+const VERSION: u32 = 5;
 
 /// No record is larger: an instance at all of its limits takes about 100 KiB.
 const RECORD_BYTES_MAX: u32 = 1024 * 1024;

@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::checks::{Checked, Checks, Health};
+use crate::checks::{Checked, Checks, Health, HealthReason};
 use crate::limits::{self, Invalid};
 use crate::texts::{TextList, TextMap, Texts, Unpacked};
 use crate::types::{Incarnation, InstanceKey, LeaseId, Revision, ServiceName, check_optional_name};
@@ -365,6 +365,12 @@ impl Instance {
     /// Whether a health check of it fails.
     pub fn is_critical(&self) -> bool {
         self.checked.as_ref().is_some_and(|checked| checked.health == Health::Critical)
+    }
+
+    /// Why it is critical; empty where it is not.
+    pub fn health_reason(&self) -> &str {
+        let reason = self.checked.as_ref().and_then(|checked| checked.reason.as_ref());
+        reason.map_or("", HealthReason::as_str)
     }
 
     /// Its weight: the operator's where there is one.

@@ -172,9 +172,16 @@ fn with_checks(register: Register, all: &Checks) -> Op {
 fn set_health(names: &str, health: Health) -> Op {
     let reports = names.split_whitespace().map(|name| {
         let InstanceRef { key, incarnation } = target(name);
-        HealthReport { key, incarnation: incarnation.unwrap(), health }
+        HealthReport { key, incarnation: incarnation.unwrap(), health, reason: None }
     });
     Op::SetHealth(reports.collect())
+}
+
+/// `web/a@7`, with a reason.
+fn set_health_because(name: &str, health: Health, reason: &str) -> Op {
+    let InstanceRef { key, incarnation } = target(name);
+    let reason = Some(HealthReason::new(reason));
+    Op::SetHealth(vec![HealthReport { key, incarnation: incarnation.unwrap(), health, reason }])
 }
 
 fn load(load: u32) -> Load {

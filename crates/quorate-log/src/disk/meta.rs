@@ -11,7 +11,7 @@ use crate::disk::codec::RecordError;
 
 /// The version of the whole directory's format, and of what the entries hold: the only one that this code reads, and the one
 /// it writes.
-pub(crate) const DIRECTORY_FORMAT: u32 = 4;
+pub(crate) const DIRECTORY_FORMAT: u32 = 5;
 
 const META_VERSION: u8 = 1;
 const HEADER_BYTES: usize = 13;

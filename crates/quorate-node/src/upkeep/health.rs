@@ -10,7 +10,7 @@ mod probe;
 mod schedule;
 mod verdict;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use openraft::AsyncRuntime as _;
-use quorate_state::{HealthReport, InstanceKey, Op};
+use quorate_state::{HealthReason, InstanceKey, Op};
 use rand_core::Rng as _;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -75,8 +75,8 @@ struct Lead<'a> {
     under_way: FuturesUnordered<BoxFuture<'a, Probed>>,
     /// Of those under way, how many are of targets that hang.
     hanging: usize,
-    /// What is not in the log yet.
-    news: BTreeMap<InstanceKey, HealthReport>,
+    /// Of which something is not in the log yet.
+    news: BTreeSet<InstanceKey>,
     reporting: Option<BoxFuture<'a, ()>>,
     /// When this task last found that it had stood still.
     stalled: Option<Instant>,
@@ -190,11 +190,10 @@ impl<'a> Lead<'a> {
             result = Err(Failure::Stalled);
         }
         let Some(report) = self.schedule.done(Instant::now(), id, &result, share) else { return };
-        let reason = result.err().map(|failure| failure.to_string());
-        let reason = reason.unwrap_or_else(|| "its checks pass".to_owned());
+        let reason = report.reason.as_ref().map_or("its checks pass", HealthReason::as_str);
         let health = report.health;
-        tracing::info!(node = node.id, instance = %report.key, ?health, %reason, "health changes");
-        self.news.insert(report.key.clone(), report);
+        tracing::info!(node = node.id, instance = %report.key, ?health, reason, "health changes");
+        self.news.insert(report.key);
     }
 
     /// Puts what is news into the log, one entry at a time.
@@ -202,13 +201,11 @@ impl<'a> Lead<'a> {
         if self.reporting.is_some() || self.news.is_empty() {
             return;
         }
-        self.news.retain(|_, report| self.schedule.is_news(report));
         let mut reports = Vec::new();
-        while let Some((_, report)) = self.news.pop_first() {
-            reports.push(report);
-            if reports.len() == REPORTS_PER_COMMAND {
-                break;
-            }
+        while reports.len() < REPORTS_PER_COMMAND
+            && let Some(key) = self.news.pop_first()
+        {
+            reports.extend(self.schedule.news(&key));
         }
         if reports.is_empty() {
             return;

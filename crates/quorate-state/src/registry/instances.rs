@@ -44,7 +44,8 @@ impl Registry {
         // checks then find takes it out.
         let same_run = before.as_ref().filter(|before| before.incarnation == incarnation);
         let known = same_run.and_then(|before| before.checked.as_ref());
-        let health = known.map_or(Health::Unknown, |known| known.health);
+        let (health, reason) =
+            known.map_or((Health::Unknown, None), |known| (known.health, known.reason.clone()));
         let next = Revision(self.revision.0 + 1);
         let after = Instance {
             key: before
@@ -56,7 +57,8 @@ impl Registry {
             created: before.as_ref().map_or(next, |before| before.created),
             modified: next,
             overridden: self.overrides.get(key).cloned().map(Box::new),
-            checked: checks.map(|checks| Box::new(Checked { checks: checks.clone(), health })),
+            checked: checks
+                .map(|checks| Box::new(Checked { checks: checks.clone(), health, reason })),
         };
         self.replace_instance(before, after, events);
     }

@@ -25,6 +25,34 @@ fn a_change_of_health_is_a_change_of_the_instance() {
 }
 
 #[test]
+fn the_reason_is_there_as_long_as_it_is_critical() {
+    let mut t = registered("web/a");
+    t.at(1, set_health_because("web/a@7", Health::Critical, "late"), "done | #2 changed web/a@7");
+    assert_eq!(t.instance("web/a").health_reason(), "late");
+    t.at(2, set_health_because("web/a@7", Health::Critical, "late"), "done");
+    let other = set_health_because("web/a@7", Health::Critical, "refused");
+    t.at(3, other, "done | #3 changed web/a@7");
+    assert_eq!(t.instance("web/a").health_reason(), "refused");
+    for (health, at) in [(Health::Passing, 4), (Health::Unknown, 5)] {
+        t.apply(at, set_health_because("web/a@7", health, "late"));
+        assert_eq!(t.instance("web/a").checked.as_ref().unwrap().reason, None);
+    }
+}
+
+#[test]
+fn a_reason_is_one_line_within_its_limit() {
+    for (text, expected) in [
+        ("503\r\nx\u{1b}[31m".to_owned(), "503\u{fffd}\u{fffd}x\u{fffd}[31m".to_owned()),
+        ("x".repeat(256), "x".repeat(256)),
+        ("x".repeat(257), format!("{}…", "x".repeat(253))),
+        // Of the 127th only a half would fit.
+        (format!("x{}", "ü".repeat(128)), format!("x{}…", "ü".repeat(126))),
+    ] {
+        assert_eq!(HealthReason::new(&text).as_str(), expected);
+    }
+}
+
+#[test]
 fn health_is_only_set_where_it_belongs() {
     let mut t = registered("web/a");
     t.apply(0, register("web/b", 7));
@@ -38,13 +66,15 @@ fn health_is_only_set_where_it_belongs() {
 fn health_stays_with_the_run_of_the_process() {
     let check = checks(&[tcp_check()]);
     let mut t = registered("web/a");
-    t.apply(1, set_health("web/a@7", Health::Critical));
+    t.apply(1, set_health_because("web/a@7", Health::Critical, "late"));
     t.at(2, with_checks(register("web/a", 7), &check), "registered L1 15000ms @7");
     t.apply(2, Update { weight: Some(5), ..update("web/a") });
     t.apply(2, set_override("web/a", Status::Up));
     assert_eq!(health(&t, "web/a"), Some(Health::Critical));
+    assert_eq!(t.instance("web/a").health_reason(), "late");
     t.apply(3, with_checks(register("web/a", 8), &check));
     assert_eq!(health(&t, "web/a"), Some(Health::Unknown), "a new run");
+    assert_eq!(t.instance("web/a").health_reason(), "");
 }
 
 #[test]

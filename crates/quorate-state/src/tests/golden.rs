@@ -126,10 +126,23 @@ fn registration_with_checks() {
 
 #[test]
 fn healths() {
-    let critical = format!("08_02_{WEB_A}_07_02_{WEB_B}_08_02");
+    let critical = format!("08_02_{WEB_A}_07_02_00_{WEB_B}_08_02_00");
     check(set_health("web/a@7 web/b@8", Health::Critical), &critical);
-    check(set_health("web/a@7", Health::Unknown), &format!("08_01_{WEB_A}_07_00"));
-    check(set_health("web/a@7", Health::Passing), &format!("08_01_{WEB_A}_07_01"));
+    let late = format!("08_01_{WEB_A}_07_02_01_046c617465");
+    check(set_health_because("web/a@7", Health::Critical, "late"), &late);
+    check(set_health("web/a@7", Health::Unknown), &format!("08_01_{WEB_A}_07_00_00"));
+    check(set_health("web/a@7", Health::Passing), &format!("08_01_{WEB_A}_07_01_00"));
+}
+
+/// A text over the limit is no reason, wherever it comes from.
+#[test]
+fn a_reason_over_the_limit_is_not_read() {
+    let read = |length: usize| {
+        let bytes = postcard::to_stdvec(&"x".repeat(length)).unwrap();
+        postcard::from_bytes::<HealthReason>(&bytes)
+    };
+    assert_eq!(read(256).unwrap(), HealthReason::new(&"x".repeat(256)));
+    read(257).unwrap_err();
 }
 
 #[test]
@@ -226,7 +239,7 @@ fn snapshot() {
     let mut bytes = Vec::new();
     write_snapshot(&t.registry, &mut bytes).unwrap();
     let expected = [
-        "09000000_00_04_ea07_04_02_00_00_05",
+        "09000000_00_05_ea07_04_02_00_00_05",
         "08000000_02_01_9875_e807_807d",
         "1a000000_04_0764656661756c74_03776562_0161_01_02_00_0762656361757365",
         "13000000_05_0764656661756c74_03617069_0162_07_a9b107",
@@ -246,11 +259,11 @@ fn snapshot() {
 fn snapshot_with_checks() {
     let mut t = Transcript::default();
     t.apply(1_000, with_checks(register("web/a", 7), &all_checks()));
-    t.apply(1_000, set_health("web/a@7", Health::Critical));
+    t.apply(1_000, set_health_because("web/a@7", Health::Critical, "late"));
     let mut bytes = Vec::new();
     write_snapshot(&t.registry, &mut bytes).unwrap();
     let bytes = hex(&bytes);
-    let record = format!("07_{WEB_A}_{CHECKS}_02").replace('_', "");
+    let record = format!("07_{WEB_A}_{CHECKS}_02_01_046c617465").replace('_', "");
     assert!(bytes.contains(&record), "{bytes}");
 }
 

@@ -185,9 +185,10 @@ impl Model {
             let same_run = self.held(key) == Some(incarnation);
             self.put(key, |instance| {
                 let known = instance.checked.take().filter(|_| same_run);
-                let health = known.map_or(Health::Unknown, |known| known.health);
+                let health = known.as_ref().map_or(Health::Unknown, |known| known.health);
+                let reason = known.and_then(|known| known.reason);
                 let checks = checks.get(&(place as u32)).cloned();
-                instance.checked = checks.map(|checks| Checked { checks, health }.into());
+                instance.checked = checks.map(|checks| Checked { checks, health, reason }.into());
                 let load = loads.get(&(place as u32)).copied().unwrap_or_default();
                 instance.spec = spec.clone().with_load(load);
                 instance.incarnation = Incarnation(incarnation);
@@ -299,7 +300,11 @@ impl Model {
             if found.is_some_and(|instance| instance.checked.is_some()) {
                 self.put(&report.key, |instance| {
                     let checks = instance.checks().unwrap().clone();
-                    instance.checked = Some(Checked { checks, health: report.health }.into());
+                    let (health, mut reason) = (report.health, report.reason.clone());
+                    if health != Health::Critical {
+                        reason = None;
+                    }
+                    instance.checked = Some(Checked { checks, health, reason }.into());
                 });
             }
         }

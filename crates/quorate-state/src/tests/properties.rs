@@ -117,8 +117,10 @@ fn any_loaded_register() -> impl Strategy<Value = Op> {
 
 fn any_healths() -> impl Strategy<Value = Op> {
     let health = select(&[Health::Unknown, Health::Passing, Health::Critical][..]);
-    let report = (any_key(), (1..5_u64).prop_map(Incarnation), health)
-        .prop_map(|(key, incarnation, health)| HealthReport { key, incarnation, health });
+    let reason = option::of(select(&["refused", "late"][..]).prop_map(HealthReason::new));
+    let report = (any_key(), (1..5_u64).prop_map(Incarnation), health, reason).prop_map(
+        |(key, incarnation, health, reason)| HealthReport { key, incarnation, health, reason },
+    );
     vec(report, 0..6).prop_map(Op::SetHealth)
 }
 

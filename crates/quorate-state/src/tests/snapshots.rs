@@ -17,7 +17,7 @@ fn small() -> Registry {
 fn small_with_checks() -> Registry {
     let mut t = Transcript { registry: small() };
     t.apply(1_004, with_checks(register("web/c", 7), &checks(&[tcp_check()])));
-    t.apply(1_005, set_health("web/c@7", Health::Critical));
+    t.apply(1_005, set_health_because("web/c@7", Health::Critical, "late"));
     t.registry
 }
 
@@ -93,7 +93,7 @@ fn another_version_is_named() {
     let error = read_snapshot(&mut &bytes[..]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the snapshot has format version 9, this software reads version 4"
+        "the snapshot has format version 9, this software reads version 5"
     );
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_state::{CheckKind, HealthCheck, Instance, host_and_port};
+use quorate_state::{CheckKind, HealthCheck, HealthReason, Instance, host_and_port, limits};
 use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -19,6 +19,9 @@ use crate::runtime::blocking;
 /// Names that are resolved at the same time: each holds one of the threads that the log store needs too, for as long as
 /// the system's resolver likes.
 const LOOKUPS_MAX: usize = 32;
+
+/// How much of a reason tells what was asked, bytes.
+const TARGET_MAX: usize = limits::HEALTH_REASON_BYTES / 2;
 
 /// What all probes need.
 #[derive(Debug, Clone)]
@@ -64,6 +67,11 @@ impl Failure {
         if is_own_trouble(&error) { Self::OwnTrouble(error) } else { Self::Io(error) }
     }
 
+    /// Why the check of an instance fails, in one line: what was asked, and what came of it.
+    pub(super) fn reason(&self, instance: &Instance, check: &HealthCheck) -> HealthReason {
+        HealthReason::new(&format!("{}: {self}", target(instance, check)))
+    }
+
     /// Whether the target may hang, also on the way to its address.
     pub(super) fn is_late(&self) -> bool {
         match self {
@@ -92,10 +100,7 @@ impl Means {
         instance: &Instance,
         check: &HealthCheck,
     ) -> Result<(), Failure> {
-        let mut endpoints = instance.spec.endpoints().iter();
-        let endpoint = endpoints.find(|(name, _)| *name == &*check.endpoint);
-        let target = endpoint.and_then(|(_, uri)| host_and_port(uri));
-        let (host, port) = target.ok_or(Failure::NoAddress)?;
+        let (host, port) = address(instance, check).ok_or(Failure::NoAddress)?;
         let limit = Duration::from_millis(check.timeout_ms.into());
         let deadline = Instant::now() + limit;
         let looked_up = timeout_at(deadline, self.allowed_addresses(host, port)).await;
@@ -116,10 +121,7 @@ impl Means {
     ) -> Result<(), Failure> {
         let stream = self.connect(addresses, check).await?;
         let port = addresses.first().map_or(0, SocketAddr::port);
-        let named = match host.contains(':') {
-            true => format!("[{host}]:{port}"),
-            false => format!("{host}:{port}"),
-        };
+        let named = named(host, port);
         match &check.kind {
             CheckKind::Tcp => Ok(()),
             CheckKind::Http { path } => http::probe(stream, &named, path).await,
@@ -176,6 +178,37 @@ impl Means {
     }
 }
 
+/// The host and the port that a check goes to.
+fn address<'a>(instance: &'a Instance, check: &HealthCheck) -> Option<(&'a str, u16)> {
+    let mut endpoints = instance.spec.endpoints().iter();
+    let (_, uri) = endpoints.find(|(name, _)| *name == &*check.endpoint)?;
+    host_and_port(uri)
+}
+
+fn named(host: &str, port: u16) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
+}
+
+/// What a check asks, for people: a URI, cut where it is so long that little room would be left for what came of it. URIs are
+/// ASCII.
+fn target(instance: &Instance, check: &HealthCheck) -> String {
+    let address = address(instance, check);
+    let named =
+        address.map_or_else(|| check.endpoint.to_string(), |(host, port)| named(host, port));
+    let uri = match &check.kind {
+        CheckKind::Tcp => format!("tcp://{named}"),
+        CheckKind::Http { path } => format!("http://{named}{path}"),
+        CheckKind::Grpc { service } => format!("grpc://{named}/{service}"),
+    };
+    match uri.len() > TARGET_MAX {
+        true => format!("{uri:.TARGET_MAX$}…"),
+        false => uri,
+    }
+}
+
 /// What came of several addresses: of those that say something of the target, the last.
 fn more_telling(before: Option<Failure>, next: Failure) -> Failure {
     match before {
@@ -201,10 +234,67 @@ fn is_own_trouble(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use quorate_state::{
+        Incarnation, InstanceId, InstanceKey, InstanceSpec, LeaseId, Namespace, Revision,
+        ServiceKey, ServiceName, SpecParts,
+    };
+
     use super::*;
 
     fn errno(errno: Errno) -> Failure {
         Failure::of_io(io::Error::from_raw_os_error(errno.raw_os_error()))
+    }
+
+    #[test]
+    fn a_reason_tells_what_was_asked_and_what_came_of_it() {
+        let long = format!("/{}", "p".repeat(1_000));
+        let cut = format!("http://10.0.0.1:80{}…: HTTP status 503", &long[..110]);
+        let http = |path: &str| CheckKind::Http { path: path.into() };
+        let grpc = CheckKind::Grpc { service: "shop.Cart".into() };
+        for (uri, kind, failure, expected) in [
+            ("http://10.0.0.1", http(&long), Failure::HttpStatus(503), cut.as_str()),
+            (
+                "grpc://[::1]:1",
+                grpc,
+                Failure::NoHttp,
+                "grpc://[::1]:1/shop.Cart: the answer is no HTTP/1",
+            ),
+            (
+                "pg://user:word@db:5432",
+                CheckKind::Tcp,
+                errno(Errno::CONNREFUSED),
+                "tcp://db:5432: Connection refused (os error 111)",
+            ),
+        ] {
+            let (instance, check) = checked(uri, kind);
+            assert_eq!(failure.reason(&instance, &check).as_str(), expected);
+        }
+    }
+
+    fn checked(uri: &str, kind: CheckKind) -> (Instance, HealthCheck) {
+        let endpoints = [("e".to_owned(), uri.to_owned())].into();
+        let spec = InstanceSpec::new("", SpecParts { endpoints, ..SpecParts::default() }).unwrap();
+        let (namespace, name) = (Namespace::default(), ServiceName::new("service", "web").unwrap());
+        let service = ServiceKey { namespace, name };
+        let instance = Instance {
+            key: InstanceKey { service, id: InstanceId::new("id", "a").unwrap() },
+            spec,
+            incarnation: Incarnation(1),
+            lease: LeaseId(1),
+            created: Revision(1),
+            modified: Revision(1),
+            overridden: None,
+            checked: None,
+        };
+        let check = HealthCheck {
+            kind,
+            endpoint: "e".into(),
+            interval_ms: 1_000,
+            timeout_ms: 1_000,
+            failures_before_critical: 1,
+            successes_before_passing: 1,
+        };
+        (instance, check)
     }
 
     // S4.5

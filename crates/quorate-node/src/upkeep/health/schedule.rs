@@ -8,11 +8,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_state::{CheckedInstances, HealthCheck, HealthReport, Instance, InstanceKey};
+use quorate_state::{
+    CheckedInstances, Health, HealthCheck, HealthReason, HealthReport, Instance, InstanceKey,
+};
 use tokio::time::Instant;
 
 use super::probe::Failure;
-use super::verdict::{self, Streak};
+use super::verdict::{self, Streak, Verdict};
 
 /// The first probes of checks that came at the same time are spread over this, or over the interval if it is shorter.
 const FIRST_WITHIN: Duration = Duration::from_secs(5);
@@ -42,6 +44,8 @@ struct Probed {
     key: InstanceKey,
     check: HealthCheck,
     streak: Streak,
+    /// Why it fails: what the first probe found that failed while it did. `None`: it does not fail.
+    reason: Option<HealthReason>,
     /// When its next probe is due; `None`: one is under way.
     due: Option<Instant>,
     began: Instant,
@@ -98,6 +102,7 @@ impl Schedule {
         for id in checks {
             if let Some(probed) = self.checks.get_mut(id) {
                 probed.streak = Streak::from_health(checked.health, checks.len());
+                probed.reason = None;
             }
         }
     }
@@ -113,6 +118,7 @@ impl Schedule {
                 key: instance.key.clone(),
                 check: check.clone(),
                 streak: Streak::from_health(checked.health, checked.checks.count()),
+                reason: None,
                 due: Some(due),
                 began: now,
                 hangs: false,
@@ -164,6 +170,7 @@ impl Schedule {
         share: f64,
     ) -> Option<HealthReport> {
         let probed = self.checks.get_mut(&id)?;
+        let Watched { instance, .. } = self.instances.get(&probed.key)?;
         let interval = Duration::from_millis(probed.check.interval_ms.into());
         let due = (probed.began + interval.mul_f64(0.9 + 0.2 * share)).max(now);
         probed.due = Some(due);
@@ -180,21 +187,38 @@ impl Schedule {
             }
             _ => probed.streak.note(result.is_ok(), &probed.check),
         }
-        let Watched { instance, checks } = self.instances.get(&probed.key)?;
-        let known = instance.checked.as_ref()?.health;
-        let verdicts = checks.iter().filter_map(|id| Some(self.checks.get(id)?.streak.verdict));
-        let health = verdict::health(verdicts, known);
-        let (key, incarnation) = (instance.key.clone(), instance.incarnation);
-        (health != known).then_some(HealthReport { key, incarnation, health })
+        match (probed.streak.verdict, result) {
+            (Verdict::Failing, Err(failure)) => {
+                let reason = || failure.reason(instance, &probed.check);
+                probed.reason.get_or_insert_with(reason);
+            }
+            (Verdict::Failing, Ok(())) => {}
+            (Verdict::Passing | Verdict::Undecided, _) => probed.reason = None,
+        }
+        let key = probed.key.clone();
+        self.news(&key)
     }
 
-    /// Whether a report still says something new.
-    pub(super) fn is_news(&self, report: &HealthReport) -> bool {
-        let known = self.instances.get(&report.key).map(|watched| &watched.instance);
-        known.is_some_and(|known| {
-            let health = known.checked.as_ref().map(|checked| checked.health);
-            known.incarnation == report.incarnation && health.is_some_and(|h| h != report.health)
-        })
+    /// What the checks of an instance say that is not known yet.
+    ///
+    /// A reason is that of a check that fails, whichever probe ended last. Another one alone is news only when the known one
+    /// is of no check that fails any more: one that passes again, or, after a change of the leader, one that fails with other
+    /// words now. So it is written once for a check that begins to fail, not with each of its probes.
+    pub(super) fn news(&self, key: &InstanceKey) -> Option<HealthReport> {
+        let Watched { instance, checks } = self.instances.get(key)?;
+        let known = instance.checked.as_ref()?;
+        let checks: Vec<&Probed> = checks.iter().filter_map(|id| self.checks.get(id)).collect();
+        let verdicts = || checks.iter().map(|check| check.streak.verdict);
+        let health = verdict::health(verdicts(), known.health);
+        let mut reasons = checks.iter().filter_map(|check| check.reason.as_ref());
+        let reason = reasons.clone().next().filter(|_| health == Health::Critical);
+        let said = reason.is_none() || reasons.any(|reason| known.reason.as_ref() == Some(reason));
+        let undecided = verdicts().any(|verdict| verdict == Verdict::Undecided);
+        if health == known.health && (said || undecided) {
+            return None;
+        }
+        let (key, incarnation) = (key.clone(), instance.incarnation);
+        Some(HealthReport { key, incarnation, health, reason: reason.cloned() })
     }
 }
 

@@ -50,8 +50,13 @@ impl Probing {
     }
 
     fn set(&mut self, id: &str, health: Health) {
-        let incarnation = Incarnation(1);
-        self.apply(Op::SetHealth(vec![HealthReport { key: key(id), incarnation, health }]));
+        self.set_because(id, health, REFUSED);
+    }
+
+    fn set_because(&mut self, id: &str, health: Health, reason: &str) {
+        let (key, incarnation) = (key(id), Incarnation(1));
+        let reason = Some(HealthReason::new(reason));
+        self.apply(Op::SetHealth(vec![HealthReport { key, incarnation, health, reason }]));
     }
 
     fn apply(&mut self, op: Op) {
@@ -72,13 +77,31 @@ impl Probing {
     }
 
     fn done(&mut self, ms: u64, id: CheckId, result: Result<(), Failure>) -> Option<Health> {
+        Some(self.report(ms, id, result)?.health)
+    }
+
+    fn report(
+        &mut self,
+        ms: u64,
+        id: CheckId,
+        result: Result<(), Failure>,
+    ) -> Option<HealthReport> {
         let report = self.schedule.done(self.at(ms), id, &result, 0.5)?;
-        assert!(self.schedule.is_news(&report));
-        Some(report.health)
+        assert_eq!(self.schedule.news(&report.key).as_ref(), Some(&report));
+        Some(report)
+    }
+
+    /// The reason of what is reported; empty where there is none.
+    fn why(&mut self, id: CheckId, result: Result<(), Failure>) -> Option<String> {
+        let report = self.report(1, id, result)?;
+        Some(report.reason.map_or_else(String::new, |reason| reason.to_string()))
     }
 }
 
 const FAILED: Result<(), Failure> = Err(Failure::NoHttp);
+/// What is said of these.
+const REFUSED: &str = "tcp://h:1: the answer is no HTTP/1";
+const HUNG: &str = "tcp://h:1: no answer within 2000 ms";
 
 fn hung() -> Result<(), Failure> {
     Err(Failure::Timeout(Duration::from_secs(2)))
@@ -170,6 +193,43 @@ async fn what_a_leader_before_found_is_where_the_checks_begin() {
     p.set("a", Health::Critical);
     assert_eq!(p.done(1, 1, FAILED), None, "one failure does not bring it back");
     assert_eq!([p.done(1, 1, Ok(())), p.done(1, 1, Ok(()))], [None, Some(Health::Passing)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reason_is_that_of_a_check_that_fails() {
+    let mut p = Probing::new();
+    p.register("a", 1, 2);
+    p.due(5_000, true);
+    assert_eq!([p.why(1, FAILED), p.why(1, FAILED)], [None, Some(REFUSED.to_owned())]);
+    let beside = p.why(2, Ok(()));
+    assert_eq!(beside.as_deref(), Some(REFUSED), "the other one passes, and ended last");
+    p.set("a", Health::Critical);
+    assert_eq!([p.why(1, hung()), p.why(1, hung())], [None, None], "it fails in other ways");
+    assert_eq!([p.why(2, hung()), p.why(2, hung())], [None, None], "so does the other one");
+    assert_eq!(p.why(1, Ok(())), None, "not passing yet");
+    assert_eq!(p.why(1, Ok(())).as_deref(), Some(HUNG), "only the other one still fails");
+    p.set_because("a", Health::Critical, HUNG);
+    assert_eq!([p.why(2, FAILED), p.why(2, Ok(()))], [None, None]);
+    assert_eq!(p.why(2, Ok(())).as_deref(), Some(""), "all pass");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reason_that_a_leader_before_found_stays_if_it_is_still_that() {
+    for checks in [1, 2] {
+        let mut p = Probing::new();
+        p.register("a", 1, checks);
+        p.set("a", Health::Critical);
+        let mut next = Probing { schedule: Schedule::default(), ..p };
+        next.apply(Op::Tick);
+        next.due(5_000, true);
+        for id in (1..=checks as u64).chain(1..=checks as u64) {
+            assert_eq!(next.why(id, FAILED), None);
+        }
+        next.set_because("a", Health::Critical, HUNG);
+        assert_eq!(next.why(1, FAILED).as_deref(), Some(REFUSED), "other words");
+        next.set("a", Health::Critical);
+        assert_eq!(next.why(1, hung()), None, "once");
+    }
 }
 
 // S4.8
