@@ -17,8 +17,9 @@ use std::sync::{Mutex, MutexGuard};
 use openraft::EntryPayload;
 use quorate_state::{Registry, Reply};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::applied::hub::Hub;
+use crate::applied::hub::{AGES_EVERY, Hub};
 use crate::types::{Entry, LogId, Outcome, StoredMembership};
 
 /// The hash of the state is kept at every multiple of this log index, so that nodes at different positions can be
@@ -124,6 +125,21 @@ impl Applied {
     pub(crate) fn wake_watchers(&self) {
         let wakes = self.lock().hub.take_wakes();
         wakes.iter().for_each(|watcher| watcher.call());
+    }
+
+    /// Lets go of what watchers need no more, as time goes by.
+    pub(crate) async fn forget_old_changes(&self) {
+        loop {
+            tokio::time::sleep(AGES_EVERY).await;
+            loop {
+                // Dropped without the lock.
+                let gone = self.lock().hub.age(Instant::now());
+                if !gone.is_full() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     /// Replaces everything by what a snapshot held; what was there before.

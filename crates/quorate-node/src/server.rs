@@ -280,6 +280,11 @@ impl Bound {
             of.stay_fresh().await;
             Ok(())
         }));
+        let applied = node.applied.clone();
+        spawn_loop(Box::pin(async move {
+            applied.forget_old_changes().await;
+            Ok(())
+        }));
         spawn_loop(Box::pin(report_health(node.clone(), health_reporter)));
         spawn_loop(Box::pin(watch_raft(node)));
         tasks

@@ -9,12 +9,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use crate::applied::ring::Ring;
+pub(crate) use crate::applied::ring::AGES_EVERY;
+use crate::applied::ring::{Gone, Ring};
 use crate::applied::shared_event::{SharedEvent, View};
 use crate::applied::wake::Wake;
 use quorate_state::{
     Change, Event, Instance, InstanceKey, Namespace, Revision, ServiceKey, ServiceName, Status,
 };
+use tokio::time::Instant;
 
 /// Changes that wait for one watcher: enough for a burst, small enough for 10,000 stalled watchers (8 bytes each).
 const QUEUE_MAX: usize = 1_024;
@@ -202,6 +204,11 @@ impl Hub {
             watcher.backlog = Backlog::Replay { from: Revision(0) };
             watcher.wake.call();
         }
+    }
+
+    /// Lets go of changes that are old: of some at once, the rest when this is called again.
+    pub(crate) fn age(&mut self, now: Instant) -> Gone {
+        self.ring.age(now)
     }
 
     /// Whether the ring has everything after this revision.

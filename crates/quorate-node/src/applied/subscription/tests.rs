@@ -220,3 +220,18 @@ async fn what_comes_seldom_is_told_between_changes() {
     end.send("over").unwrap();
     assert_eq!(reading.await.unwrap(), Ok("over"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn old_changes_are_forgotten_while_nothing_happens_and_recent_ones_are_not() {
+    let applied = Applied::new(100_000, 64 * 1024 * 1024);
+    register(&applied, "a");
+    (0..5_000).for_each(|weight| weigh(&applied, "a", weight));
+    let reaches = |after| applied.lock().hub.reaches(Revision(after));
+    for (seconds, oldest) in [(170, 0), (30, 4_001), (3_600, 4_001)] {
+        let forgetting = applied.forget_old_changes();
+        let never = tokio::time::timeout(Duration::from_secs(seconds), forgetting).await;
+        assert!(never.is_err());
+        assert!(reaches(oldest), "after {seconds} s more");
+        assert!(oldest == 0 || !reaches(oldest - 1), "after {seconds} s more");
+    }
+}
