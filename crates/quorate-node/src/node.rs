@@ -41,10 +41,11 @@ use crate::node::leadership::Leadership;
 use crate::node::membership::MembershipCall;
 use crate::node::queues::Queues;
 use crate::node::renewals::{Patience, Renewed};
+use crate::node::status::ProbeCounts;
 use crate::peers::{Lane, Peers};
-use crate::types::{Member, Outcome, Raft, TypeConfig, decode, encode};
-use crate::upkeep::health::ProbeCounts;
-use crate::upkeep::recall::Recall;
+use crate::raft::Raft;
+use crate::raft::recall::Recall;
+use crate::types::{Member, Outcome, TypeConfig, decode, encode};
 
 /// After a failed attempt, the next one waits this long unless the leader changes before.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);

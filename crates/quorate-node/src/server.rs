@@ -49,18 +49,21 @@ use crate::net::{Environment, Listener};
 use crate::node::Node;
 use crate::node::leadership::Leadership;
 use crate::node::queues::{Loop, Waiting, queues};
+use crate::node::status::ProbeCounts;
 use crate::peers::{MESSAGE_MAX, Peers};
+use crate::raft::Raft;
 use crate::raft::network::Network;
+use crate::raft::recall::Recall;
 use crate::raft::state_machine::StateMachine;
 use crate::runtime::Runtime;
 use crate::server::opening::{advertised, listen, open, raft_config, settle_identity};
-use crate::types::{LogStore, Member, Raft, TypeConfig};
+use crate::types::{LogStore, Member, TypeConfig};
 use crate::upkeep::compaction::Compaction;
 use crate::upkeep::failover::Failover;
-use crate::upkeep::health::{ProbeCounts, Prober};
+use crate::upkeep::health::Prober;
 use crate::upkeep::moving;
 use crate::upkeep::own_membership::MemberLoop;
-use crate::upkeep::recall::{self, Recall};
+use crate::upkeep::recall;
 use crate::upkeep::ticker::Ticker;
 
 /// When Raft has stopped, what is left of the node's tasks may take so long before it is cut off.

@@ -7,7 +7,6 @@ use quorate_state::{Command, Reply, Revision};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::raft::state_machine::StateMachine;
 use crate::runtime::Runtime;
 
 openraft::declare_raft_types!(
@@ -23,7 +22,6 @@ openraft::declare_raft_types!(
         AsyncRuntime = Runtime,
 );
 
-pub(crate) type Raft = openraft::Raft<TypeConfig, StateMachine>;
 pub(crate) type LogStore = quorate_log::LogStore<TypeConfig>;
 pub(crate) type LogId = openraft::alias::LogIdOf<TypeConfig>;
 pub(crate) type Entry = openraft::alias::EntryOf<TypeConfig>;

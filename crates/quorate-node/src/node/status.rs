@@ -1,6 +1,6 @@
 //! How the members are doing: this node's own part, and what the others say of theirs.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -16,6 +16,15 @@ use crate::types::decode;
 
 /// How long another node has to tell how it is.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many probes this node made since it started, and how many it was not allowed to make.
+#[derive(Debug, Default)]
+pub(crate) struct ProbeCounts {
+    /// Whether the operator allows any.
+    pub(crate) allowed: bool,
+    pub(crate) made: AtomicU64,
+    pub(crate) refused: AtomicU64,
+}
 
 /// One node's own view of itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]

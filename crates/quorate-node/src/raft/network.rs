@@ -24,9 +24,9 @@ use tonic::{Request, Status};
 
 use crate::applied::Applied;
 use crate::peers::{Lane, Peers, mark_to_voter};
+use crate::raft::recall::Recall;
 use crate::runtime::blocking;
 use crate::types::{Member, TypeConfig, Vote, decode, encode, is_absurd};
-use crate::upkeep::recall::Recall;
 
 /// Snapshots travel in pieces of this size.
 pub(crate) const CHUNK_BYTES: usize = 256 * 1024;

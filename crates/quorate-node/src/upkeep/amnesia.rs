@@ -7,7 +7,7 @@
 //!   A founder is known from when it has told its addresses, within the first second of a cluster's life. Before that, one
 //!   that lost its disk looks like one that never had an entry. So where one of the others has more than the founding's
 //!   first entry, both take entries, but found nothing, and vote only for nodes that have what the others had, until they
-//!   have it themselves (`upkeep/recall.rs`).
+//!   have it themselves (`raft/recall.rs`).
 //! - A joining node asks whether it is a voter already, and every message of the Raft library to a voter says so: a node
 //!   that is of no cluster yet refuses it (`api/grpc/peer.rs`).
 
@@ -24,8 +24,8 @@ use tonic::transport::Endpoint;
 
 use crate::node::MemberInfo;
 use crate::peers::{Lane, Peers};
+use crate::raft::recall::{Reached, Recalled};
 use crate::types::decode;
-use crate::upkeep::recall::{Reached, Recalled};
 
 /// How long each of the others has to answer.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);

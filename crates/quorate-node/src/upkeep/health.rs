@@ -12,7 +12,7 @@ mod verdict;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -51,15 +51,6 @@ const REPORTS_PER_COMMAND: usize = 250;
 /// found again with the next probe.
 const REPORTS_APART: Duration = Duration::from_millis(50);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How many probes this node made since it started, and how many it was not allowed to make.
-#[derive(Debug, Default)]
-pub(crate) struct ProbeCounts {
-    /// Whether the operator allows any.
-    pub(crate) allowed: bool,
-    pub(crate) made: AtomicU64,
-    pub(crate) refused: AtomicU64,
-}
 
 /// See the head of this file.
 pub(crate) struct Prober {

@@ -16,9 +16,9 @@ use crate::config::Start;
 use crate::error::RunError;
 use crate::node::membership::MembershipCall;
 use crate::node::{LeaderCall, MemberInfo, Node};
+use crate::raft::recall::Reached;
 use crate::types::{LogStore, Member};
 use crate::upkeep::amnesia::{Outside, Verdict, ask_founders, is_removed};
-use crate::upkeep::recall::Reached;
 
 /// A look at the membership this often.
 const EVERY: Duration = Duration::from_millis(250);

@@ -53,7 +53,7 @@ impl Peer for PeerService {
         let node = &self.node;
         let id = request.into_inner().id;
         let caller = node.member(id);
-        let recalled = node.recalled(&self.log, id).await.map_err(failed)?;
+        let recalled = node.recall.recalled(&self.log, id).await.map_err(failed)?;
         Ok(Response::new(IdentifyResponse {
             founded: node.is_founded() && node.member(node.id).is_some(),
             counts_caller: caller.is_some(),
@@ -194,7 +194,7 @@ impl Peer for PeerService {
 
     async fn recall(&self, request: Request<RecallRequest>) -> Answer<Payload> {
         let sender = self.check_member(request.metadata())?;
-        Ok(payload(&self.node.recalled(&self.log, sender).await.map_err(failed)?))
+        Ok(payload(&self.node.recall.recalled(&self.log, sender).await.map_err(failed)?))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<Payload> {

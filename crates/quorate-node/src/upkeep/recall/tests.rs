@@ -1,7 +1,10 @@
 //! What a node is held to by its promises, and for whom it votes then.
 
+use openraft::vote::RaftLeaderId as _;
+
 use super::*;
-use crate::types::Vote;
+use crate::raft::recall::{Promise, Recall};
+use crate::types::{LogId, Vote};
 
 fn at(term: u64, index: u64) -> Option<LogId> {
     Some(LogId::new(Vote::new_committed(term, 1).leader_id().to_committed(), index))
@@ -63,7 +66,7 @@ fn a_copy_waits_until_one_of_every_quorum_that_it_was_in_has_answered() {
 async fn one_that_is_behind_votes_only_for_who_has_what_it_promised() {
     let recall = Recall::new(1);
     let floor = Reached { term: 5, last: at(5, 20) };
-    recall.standing.send_replace(Standing::Behind(floor));
+    recall.settle(Standing::Behind(floor));
     for (term, last, votes) in [
         (6, at(5, 20), true),
         (6, at(6, 3), true),
