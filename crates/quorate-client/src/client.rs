@@ -1,7 +1,7 @@
 //! [`Client`]: how it is made. Reading is in `client/reads.rs`, registering in `registering/handle.rs`, following in `following/watch.rs`, operating
 //! in `admin.rs`; they share [`Core`].
 
-mod reads;
+pub(crate) mod reads;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -9,8 +9,8 @@ use tonic::{Code, Status};
 
 use crate::client::{Client, registry};
 use crate::error::Error;
-use crate::nodes::call::{CallError, call};
-use crate::nodes::endpoints::Target;
+use crate::nodes::call::{CallError, Plan, call};
+use crate::nodes::endpoints::{Endpoints, Target};
 use crate::nodes::retry::retry_after;
 use crate::types::{
     Consistency, FetchOptions, Fetched, Health, Instance, InstanceStatus, Member, Selection,
@@ -56,29 +56,7 @@ impl Client {
             cluster_id: options.cluster_id,
             ..FetchRequest::default()
         };
-        let answer = match self.fetch_once(&request).await {
-            Err(CallError::Refused { status, .. }) if is_too_large(&status) => {
-                return pages::fetch(self, request).await;
-            }
-            answer => answer.map_err(|error| error.into_error("fetch"))?,
-        };
-        let header =
-            answer.header.ok_or(Error::BadAnswer { operation: "fetch", missing: "header" })?;
-        if !answer.not_modified && answer.services.len() < request.services.len() {
-            return Err(Error::BadAnswer { operation: "fetch", missing: "service" });
-        }
-        let services = (!answer.not_modified).then_some(answer.services);
-        Ok(Fetched { header, services, mixed_until: None })
-    }
-
-    /// One answer, which may be a page.
-    pub(crate) async fn fetch_once(
-        &self,
-        request: &FetchRequest,
-    ) -> Result<FetchResponse, CallError> {
-        let plan = self.core.plan("fetch", Target::Any);
-        let send = |channel, request| async move { registry(channel).fetch(request).await };
-        call(&self.core.endpoints, &plan, request, send).await
+        read(&self.core.endpoints, &self.core.plan("fetch", Target::Any), request).await
     }
 
     /// The services whose name begins with `prefix`, ordered by name, however many there are.
@@ -156,6 +134,37 @@ impl Client {
             .replace_members(answer.members.iter().map(|member| member.client_address.as_str()));
         Ok(answer.members)
     }
+}
+
+/// Reads what is asked for, in pages if it is too large for one answer.
+pub(crate) async fn read(
+    endpoints: &Endpoints,
+    plan: &Plan,
+    request: FetchRequest,
+) -> Result<Fetched, Error> {
+    let answer = match fetch_once(endpoints, plan, &request).await {
+        Err(CallError::Refused { status, .. }) if is_too_large(&status) => {
+            return pages::fetch(endpoints, plan, request).await;
+        }
+        answer => answer.map_err(|error| error.into_error(plan.operation))?,
+    };
+    let missing = |missing| Error::BadAnswer { operation: plan.operation, missing };
+    let header = answer.header.ok_or(missing("header"))?;
+    if !answer.not_modified && answer.services.len() < request.services.len() {
+        return Err(missing("service"));
+    }
+    let services = (!answer.not_modified).then_some(answer.services);
+    Ok(Fetched { header, services, mixed_until: None })
+}
+
+/// One answer, which may be a page.
+async fn fetch_once(
+    endpoints: &Endpoints,
+    plan: &Plan,
+    request: &FetchRequest,
+) -> Result<FetchResponse, CallError> {
+    let send = |channel, request| async move { registry(channel).fetch(request).await };
+    call(endpoints, plan, request, send).await
 }
 
 /// Whether the answer was refused for its own size, not for what else is under way.

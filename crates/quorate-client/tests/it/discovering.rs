@@ -316,3 +316,23 @@ async fn the_audit_finds_and_repairs_a_difference() {
     until("it is repaired", || shown(&view) == ["a9"]).await;
     assert_eq!(client.counters().divergences, 1);
 }
+
+#[tokio::test]
+async fn the_audit_reads_in_pages_what_one_answer_cannot_hold() {
+    // S2.6
+    let fakes = Fake::cluster(1);
+    for (service, id) in [("s", "a"), ("s", "b"), ("s", "c"), ("t", "a")] {
+        put(&fakes[0], service, id, 1);
+    }
+    fakes[0].state().page_of = 2;
+    let client = builder(&fakes).audit_interval(Duration::from_millis(50)).connect().await.unwrap();
+    let (view, other) = (client.discover("s").unwrap(), client.discover("t").unwrap());
+    within(view.synced()).await;
+    within(other.synced()).await;
+    until("some audits", || fakes[0].calls("fetch") >= 9).await;
+    assert_eq!(client.counters().divergences, 0, "no false alarm");
+    let key = ("s".to_owned(), "c".to_owned());
+    fakes[0].state().instances.get_mut(&key).unwrap().weight = 9;
+    until("it is repaired", || shown(&view) == ["a1", "b1", "c9"]).await;
+    assert_eq!(client.counters().divergences, 1);
+}

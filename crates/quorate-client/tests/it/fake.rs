@@ -61,6 +61,8 @@ pub(crate) struct State {
     pub(crate) without_deadline: Vec<&'static str>,
     /// Reads that asked for a revision that is not there.
     pub(crate) behind: usize,
+    /// So many instances fit into one answer; 0: all.
+    pub(crate) page_of: usize,
     pub(crate) members: Vec<String>,
     pub(crate) leader_address: String,
     pub(crate) granted_ttl_ms: u64,

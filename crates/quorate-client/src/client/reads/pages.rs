@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use quorate_proto::v1::{FetchRequest, FetchResponse, ResponseHeader, Service};
 
-use crate::client::Client;
+use super::fetch_once;
 use crate::error::Error;
+use crate::nodes::call::Plan;
+use crate::nodes::endpoints::Endpoints;
 use crate::types::Fetched;
 
 /// Asks for the largest pages that there are.
@@ -15,10 +17,16 @@ const LARGEST: u32 = u32::MAX;
 /// The services of all pages, by name.
 type Services = BTreeMap<String, Service>;
 
-pub(super) async fn fetch(client: &Client, asked: FetchRequest) -> Result<Fetched, Error> {
+pub(super) async fn fetch(
+    endpoints: &Endpoints,
+    plan: &Plan,
+    asked: FetchRequest,
+) -> Result<Fetched, Error> {
+    let missing = |missing| Error::BadAnswer { operation: plan.operation, missing };
+    let header_of = |page: &FetchResponse| page.header.clone().ok_or(missing("header"));
     let mut services = Services::new();
     let mut request = FetchRequest { limit: LARGEST, ..asked.clone() };
-    let mut page = fetch_page(client, &request).await?;
+    let mut page = fetch_page(endpoints, plan, &request).await?;
     let mut header = header_of(&page)?;
     if page.not_modified {
         return Ok(Fetched { header, services: None, mixed_until: None });
@@ -36,14 +44,14 @@ pub(super) async fn fetch(client: &Client, asked: FetchRequest) -> Result<Fetche
         request.after = std::mem::take(&mut page.next);
         // The pages may come from different nodes: none may be older than the first.
         (request.min_revision, request.cluster_id) = (last, header.cluster_id);
-        page = fetch_page(client, &request).await?;
+        page = fetch_page(endpoints, plan, &request).await?;
         let of_page = header_of(&page)?;
         check_cluster(&header, &of_page)?;
         header.age_ms = header.age_ms.max(of_page.age_ms);
         last = of_page.revision;
     }
     let is_one_view =
-        last == header.revision || is_unchanged(client, &asked, &header, last).await?;
+        last == header.revision || is_unchanged(endpoints, plan, &asked, &header, last).await?;
     let services = match asked.services.is_empty() {
         true => services.into_values().collect(),
         // As one answer has them: in the order asked.
@@ -59,7 +67,8 @@ pub(super) async fn fetch(client: &Client, asked: FetchRequest) -> Result<Fetche
 
 /// Whether nothing of what was read changed from the first page to the last one.
 async fn is_unchanged(
-    client: &Client,
+    endpoints: &Endpoints,
+    plan: &Plan,
     asked: &FetchRequest,
     first: &ResponseHeader,
     last: u64,
@@ -71,13 +80,19 @@ async fn is_unchanged(
         limit: 1,
         ..asked.clone()
     };
-    let answer = fetch_page(client, &request).await?;
-    check_cluster(first, &header_of(&answer)?)?;
+    let answer = fetch_page(endpoints, plan, &request).await?;
+    let missing = Error::BadAnswer { operation: plan.operation, missing: "header" };
+    check_cluster(first, answer.header.as_ref().ok_or(missing)?)?;
     Ok(answer.not_modified)
 }
 
-async fn fetch_page(client: &Client, request: &FetchRequest) -> Result<FetchResponse, Error> {
-    client.fetch_once(request).await.map_err(|error| error.into_error("fetch"))
+async fn fetch_page(
+    endpoints: &Endpoints,
+    plan: &Plan,
+    request: &FetchRequest,
+) -> Result<FetchResponse, Error> {
+    let page = fetch_once(endpoints, plan, request).await;
+    page.map_err(|error| error.into_error(plan.operation))
 }
 
 fn add(services: &mut Services, part: Service) {
@@ -105,12 +120,4 @@ fn check_cluster(was: &ResponseHeader, is: &ResponseHeader) -> Result<(), Error>
 /// A place in the order of the pages.
 fn place(after: &str) -> (&str, &str) {
     after.split_once('/').unwrap_or((after, ""))
-}
-
-fn header_of(answer: &FetchResponse) -> Result<ResponseHeader, Error> {
-    answer.header.clone().ok_or(missing("header"))
-}
-
-fn missing(missing: &'static str) -> Error {
-    Error::BadAnswer { operation: "fetch", missing }
 }

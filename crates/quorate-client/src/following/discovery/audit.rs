@@ -7,8 +7,9 @@ use quorate_proto::v1::{Consistency, FetchRequest, Service};
 
 use super::hub::Shared;
 use super::topics::Topics;
-use crate::client::{Options, registry};
-use crate::nodes::call::{Plan, call};
+use crate::client::Options;
+use crate::client::reads::read;
+use crate::nodes::call::Plan;
 use crate::nodes::endpoints::{Endpoints, Target};
 
 /// Compares with some node, which need not be the one that sends the changes. True: something is to be read anew.
@@ -31,17 +32,17 @@ pub(super) async fn finds_difference(
     };
     let (attempt, within) = (options.attempt_timeout, options.call_timeout);
     let plan = Plan { operation: "audit", target: Target::Any, attempt, within };
-    let send = |channel, request| async move { registry(channel).fetch(request).await };
-    match call(endpoints, &plan, &request, send).await {
-        Ok(answer) => {
+    match read(endpoints, &plan, request).await {
+        Ok(fetched) => {
             let mut topics = shared.topics();
-            let header = answer.header.unwrap_or_default();
-            if header.cluster_id != topics.cluster_id {
+            if fetched.header.cluster_id != topics.cluster_id {
                 return false; // the stream will bring what that one has
             }
-            let as_of = header.revision;
+            // What changed between two pages changed after this, and is not compared.
+            let as_of = fetched.header.revision;
             let differs = |service: &&Service| differs(&topics, service, as_of);
-            let wrong: Vec<_> = answer.services.iter().filter(differs).collect();
+            let services = fetched.services.unwrap_or_default();
+            let wrong: Vec<_> = services.iter().filter(differs).collect();
             for service in &wrong {
                 tracing::warn!(service = service.name, "a live view differed from the registry");
                 topics.distrust(&service.name);
@@ -51,7 +52,6 @@ pub(super) async fn finds_difference(
         }
         // Not the audit's business: what follows the changes notices, too.
         Err(error) => {
-            let error = error.into_error(plan.operation);
             tracing::debug!(%error, "no audit this time");
             false
         }
