@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use quorate_client::{Consistency, Discovery, Error, HealthCheck, InstanceBuilder};
+use quorate_client::{
+    Consistency, Discovery, Error, FetchOptions, HealthCheck, InstanceBuilder, Selection,
+};
 use quorate_proto::v1;
 use quorate_proto::v1::{Health, InstanceSpec};
 use tokio::net::TcpListener;
@@ -26,6 +28,11 @@ async fn register(registry: &mut Registry, specs: Vec<InstanceSpec>) {
 async fn health(registry: &mut Registry, service: &str, id: &str) -> Health {
     let (_, map) = fetch_all(registry).await;
     map.get(&(service.to_owned(), id.to_owned())).expect("registered").health()
+}
+
+async fn reason(registry: &mut Registry, id: &str) -> String {
+    let (_, mut map) = fetch_all(registry).await;
+    map.remove(&("web".to_owned(), id.to_owned())).expect("registered").health_reason
 }
 
 async fn becomes(registry: &Registry, id: &str, expected: Health) {
@@ -64,6 +71,40 @@ async fn a_failed_probe_now_and_then_is_not_critical() {
     assert_eq!(changes, expected, "each change once, and no other");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_critical_says_why_until_it_passes() {
+    let cluster = Cluster::start_probing(1, LOOPBACK).await;
+    let (targets, mut registry) = (Targets::open().await, cluster.registry(1));
+    targets.answer("/a", Answer::Status(503));
+    let mut stream = Stream::open(&registry, subscribe_to(&["web"])).await.unwrap();
+    stream.snapshot().await;
+    // The second check passes all along, in between the probes of the first.
+    let mut both = targets.instance("web", "a", SECOND_MS);
+    both.checks.push(tcp(SECOND_MS));
+    register(&mut registry, vec![both]).await;
+    becomes(&registry, "a", Health::Critical).await;
+    let why = format!("http://127.0.0.1:{}/a: HTTP status 503", targets.port);
+    assert_eq!(reason(&mut registry, "a").await, why);
+    let (revision, _) = fetch_all(&mut registry).await;
+
+    // It fails in another way from now on: no change, and no revision, for that.
+    targets.answer("/a", Answer::Status(500));
+    let asked = targets.asked("/a").len();
+    asked_times(&targets, "/a", asked + 4).await;
+    assert_eq!(reason(&mut registry, "a").await, why);
+    assert_eq!(fetch_all(&mut registry).await.0, revision);
+
+    targets.answer("/a", Answer::Status(200));
+    becomes(&registry, "a", Health::Passing).await;
+    assert_eq!(reason(&mut registry, "a").await, "");
+    let (revision, _) = fetch_all(&mut registry).await;
+    stream.reach(revision).await;
+    let told = stream.changes.iter().map(|change| change.instance.as_ref().unwrap());
+    let told: Vec<_> = told.map(|it| (it.health(), it.health_reason.as_str())).collect();
+    let expected = [(Health::Unknown, ""), (Health::Critical, why.as_str()), (Health::Passing, "")];
+    assert_eq!(told, expected);
+}
+
 // S4.9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_kind_of_check_takes_out_and_brings_back() {
@@ -92,8 +133,13 @@ async fn each_kind_of_check_takes_out_and_brings_back() {
     targets.answer("/http", Answer::Redirect("/elsewhere"));
     drop(listener);
     reporter.set_service_status("shop.Cart", tonic_health::ServingStatus::NotServing).await;
-    for id in ["http", "tcp", "grpc"] {
+    for (id, why) in [
+        ("http", "HTTP status 302"),
+        ("tcp", "Connection refused (os error 111)"),
+        ("grpc", "gRPC health NOT_SERVING"),
+    ] {
         becomes(&registry, id, Health::Critical).await;
+        assert_eq!(reason(&mut registry, id).await.split_once(": ").unwrap().1, why);
     }
     assert_eq!(targets.asked("/elsewhere").len(), 0, "redirects are not followed");
 
@@ -263,6 +309,7 @@ async fn the_next_leader_goes_on_probing() {
     let next = cluster.leader().await;
     let registry = cluster.registry(next);
     assert_eq!(health(&mut registry.clone(), "web", "b").await, Health::Critical, "it is known");
+    assert!(reason(&mut registry.clone(), "b").await.ends_with("/b: HTTP status 500"));
     targets.answer("/a", Answer::Status(500));
     targets.answer("/b", Answer::Status(200));
     becomes(&registry, "a", Health::Critical).await;
@@ -296,6 +343,9 @@ async fn callers_leave_out_what_is_critical() {
     };
     shows(&mut view, 0).await;
     assert!(matches!(view.usable().await, Err(Error::NoInstances { .. })));
+    let options = FetchOptions::new(Selection::services(["web"]));
+    let fetched = client.fetch_with(&options).await.expect("an answer").services.unwrap();
+    assert!(fetched[0].instances[0].health_reason.ends_with("/a: HTTP status 503"), "{fetched:?}");
     let listed = client.list_services("web", Consistency::Local).await.expect("a list");
     assert_eq!((listed[0].instances, listed[0].up, listed[0].usable), (1, 1, 0));
     targets.answer("/a", Answer::Status(200));

@@ -22,6 +22,7 @@ pub(crate) fn instance_bytes(instance: &Instance) -> usize {
     const CHECK: usize = 32;
     let checks = instance.checks().into_iter().flat_map(Checks::iter);
     let checks: usize = checks.map(|check| CHECK + check.endpoint.len() + check.text().len()).sum();
+    let checks = checks + instance.health_reason().len();
     OVERHEAD_BYTES + TEXT * texts + bytes + names + reason + checks
 }
 

@@ -254,6 +254,7 @@ pub(crate) fn instance_to_wire(instance: &Instance) -> wire::Instance {
         load: spec.load().get(),
         checks: checks::checks_to_wire(instance),
         health: checks::health_to_wire(instance),
+        health_reason: instance.health_reason().to_owned(),
     }
 }
 
