@@ -31,14 +31,22 @@ async fn checks_are_declared_and_shown() {
     };
     watch.until("it passes", PATIENCE, health_is("PASSING")).await;
     drop(listener);
-    watch.until("it fails", PATIENCE, health_is("CRITICAL")).await;
+    let lines = watch.until("it fails", PATIENCE, health_is("CRITICAL")).await;
+    let why = format!("tcp://{address}: Connection refused (os error 111)");
+    let told = |line: &Value| line["instance"]["health_reason"].clone();
+    assert_eq!(lines.last().map(told), Some(why.clone().into()));
+    assert!(lines.iter().rev().skip(1).all(|line| told(line).is_null()), "{lines:?}");
 
     let table = ask(&nodes, "fetch web").await.expect(0).out;
     assert!(table.contains("HEALTH") && table.contains("CRITICAL"), "{table}");
+    assert!(table.contains(&format!("! a is CRITICAL: {why}")), "{table}");
     assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
     let json = ask(&nodes, "fetch web -o json").await.expect(0).json();
     let instance = &json["services"][0]["instances"][0];
-    assert_eq!(instance["health"], "CRITICAL");
+    assert_eq!(
+        (&instance["health"], &instance["health_reason"]),
+        (&"CRITICAL".into(), &why.into())
+    );
     let check = &instance["checks"][0];
     assert_eq!(
         (&check["interval_ms"], &check["failures_before_critical"]),
@@ -48,8 +56,9 @@ async fn checks_are_declared_and_shown() {
     let _listener = TcpListener::bind(address).await.expect("the same port");
     eventually("it is back", PATIENCE, async || {
         let json = ask(&nodes, "fetch web -o json").await.json();
-        let health = json["services"][0]["instances"][0]["health"].clone();
-        if health == "PASSING" { Ok(()) } else { Err(health) }
+        let instance = json["services"][0]["instances"][0].clone();
+        let passes = instance["health"] == "PASSING" && instance["health_reason"].is_null();
+        if passes { Ok(()) } else { Err(instance) }
     })
     .await;
     registration.interrupt().await.expect(0);

@@ -34,6 +34,9 @@ pub(crate) fn instance(instance: &Instance) -> Value {
     }
     if !instance.checks.is_empty() {
         value["health"] = json!(health(instance));
+        if !instance.health_reason.is_empty() {
+            value["health_reason"] = json!(instance.health_reason);
+        }
         value["checks"] = instance.checks.iter().map(check).collect();
     }
     value

@@ -52,6 +52,12 @@ fn print(
             instances(&service.instances).print()?;
         }
         for instance in &service.instances {
+            if !instance.health_reason.is_empty() {
+                output::line(&format!(
+                    "! {} is CRITICAL: {}",
+                    instance.id, instance.health_reason
+                ))?;
+            }
             if let Some(decision) = &instance.r#override {
                 output::line(&format!("* {} is overridden{}", instance.id, why(decision)))?;
             }

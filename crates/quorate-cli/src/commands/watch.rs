@@ -155,7 +155,11 @@ fn in_line(instance: &Instance) -> String {
     let health = json::health(instance);
     let health = if health.is_empty() { String::new() } else { format!(" {health}") };
     let endpoints = endpoints(instance).join(" ");
-    let text = format!("{service}/{id} {status}{health} weight {} {endpoints}", instance.weight);
+    let weight = instance.weight;
+    let mut text = format!("{service}/{id} {status}{health} weight {weight} {endpoints}");
+    if !instance.health_reason.is_empty() {
+        text.push_str(&format!(" ({})", instance.health_reason));
+    }
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
@@ -183,8 +187,12 @@ mod tests {
         assert_eq!(to_text(&added), "+ orders/orders-1 UP weight 100 http=http://h:1");
         let mut critical = (*instance()).clone();
         critical.set_health(Health::Critical);
+        critical.health_reason = "http://h:1/: HTTP status 503".to_owned();
         let changed = to_text(&WatchEvent::Modified(critical.into()));
-        assert_eq!(changed, "~ orders/orders-1 UP CRITICAL weight 100 http=http://h:1");
+        assert_eq!(
+            changed,
+            "~ orders/orders-1 UP CRITICAL weight 100 http=http://h:1 (http://h:1/: HTTP status 503)"
+        );
         let (reason, revision) = (RemoveReason::Expired, 9);
         let removed = WatchEvent::Removed { instance: instance(), reason, revision };
         assert_eq!(to_text(&removed), "- orders/orders-1 expired");
