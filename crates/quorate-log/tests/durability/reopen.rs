@@ -206,13 +206,13 @@ fn a_directory_of_an_older_format_is_refused_and_left_as_it_is() {
         append(&mut log, entries(1, 0..10)).await;
         log.close().unwrap();
         let db = open_sled(dir.path());
-        assert_eq!(stored(&db).to_vec(), format(4));
-        db.open_tree("meta").unwrap().insert("format", format(3)).unwrap();
+        assert_eq!(stored(&db).to_vec(), format(5));
+        db.open_tree("meta").unwrap().insert("format", format(4)).unwrap();
         db.flush().unwrap();
         drop(db);
         let error = LogStore::<Toy>::open(dir.path(), LogOptions::default()).unwrap_err();
-        assert!(matches!(error, OpenError::OlderFormat { found: 3, supported: 4, .. }), "{error}");
-        assert_eq!(stored(&open_sled(dir.path())).to_vec(), format(3));
+        assert!(matches!(error, OpenError::OlderFormat { found: 4, supported: 5, .. }), "{error}");
+        assert_eq!(stored(&open_sled(dir.path())).to_vec(), format(4));
     });
 }
 
