@@ -10,8 +10,12 @@ mod behaviours;
 mod dependencies;
 #[path = "tidy/documents.rs"]
 mod documents;
+#[path = "tidy/doors.rs"]
+mod doors;
 #[path = "tidy/places.rs"]
 mod places;
+#[path = "tidy/rooms.rs"]
+mod rooms;
 #[path = "tidy/sizes.rs"]
 mod sizes;
 #[path = "tidy/sources.rs"]

@@ -50,7 +50,7 @@ fn clocks_are_read_where_they_may_be() {
         "in the node; use tokio::time::Instant, which tests can turn",
     ));
     let log =
-        ["crates/quorate-log/src/disk/writer.rs", "crates/quorate-log/src/opening/recover.rs"];
+        ["crates/quorate-log/src/store/writer.rs", "crates/quorate-log/src/opening/recover.rs"];
     faults.extend(found(
         &of("crates/quorate-log/src/", &log),
         &["Instant::now"],

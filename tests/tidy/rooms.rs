@@ -1,46 +1,59 @@
-//! Who inside a crate may name whom. A room is a file of `src/` with its folder; it uses rooms below it, and never one that
-//! uses it.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! Who inside a crate may name whom. A room is a file of `src/` with its folder. It names rooms that stand below it in its
+//! crate's table, and so none that names it.
 
 use crate::no_faults;
-use crate::sources::{Source, rust};
+use crate::sources::{Source, file, rust};
 
-/// Each room of a crate with the rooms that it may name. Another arrow needs an argument in the commit that adds it here.
-/// `lib.rs` and `main.rs` may name all.
-type Rooms = &'static [(&'static str, &'static [&'static str])];
+/// A room and those that it may name. Another arrow needs an argument in the commit that adds it here.
+type Room = (&'static str, &'static [&'static str]);
 
-const ROOMS: [(&str, Rooms); 4] = [
+/// Of each crate with rooms, from the top down. `lib.rs` and `main.rs` may name all.
+const ROOMS: [(&str, &[Room]); 3] = [
     (
         "quorate-node",
         &[
             (
                 "server",
                 &[
-                    "api", "upkeep", "node", "raft", "peers", "applied", "net", "clock", "config",
-                    "error", "free_space", "types", "runtime",
-                ],
-            ),
-            (
-                "api",
-                &["node", "raft", "peers", "applied", "net", "config", "error", "types", "runtime"],
-            ),
-            (
-                "upkeep",
-                &[
-                    "node", "raft", "peers", "applied", "net", "clock", "config", "error", "types",
+                    "api",
+                    "upkeep",
+                    "node",
+                    "raft",
+                    "peers",
+                    "applied",
+                    "net",
+                    "clock",
+                    "free_space",
+                    "error",
+                    "config",
+                    "types",
                     "runtime",
                 ],
             ),
             (
+                "api",
+                &["node", "raft", "peers", "applied", "net", "error", "config", "types", "runtime"],
+            ),
+            (
+                "upkeep",
+                &["node", "raft", "peers", "net", "clock", "error", "config", "types", "runtime"],
+            ),
+            (
                 "node",
                 &[
-                    "raft", "peers", "applied", "net", "clock", "config", "error", "free_space",
-                    "types", "runtime",
+                    "raft",
+                    "peers",
+                    "applied",
+                    "net",
+                    "clock",
+                    "free_space",
+                    "error",
+                    "config",
+                    "types",
                 ],
             ),
-            ("raft", &["peers", "applied", "error", "free_space", "types", "runtime"]),
-            ("peers", &["net", "error"]),
+            ("raft", &["peers", "applied", "free_space", "error", "types", "runtime"]),
+            ("peers", &["net"]),
             ("applied", &["types"]),
             ("net", &["error"]),
             ("clock", &[]),
@@ -54,25 +67,111 @@ const ROOMS: [(&str, Rooms); 4] = [
     (
         "quorate-log",
         &[
-            ("store", &["disk", "opening", "memory", "error", "stats"]),
-            ("snapshots", &["disk", "opening"]),
-            // `error` says which record is damaged. The writer reports to the store's own signals.
+            ("store", &["opening", "disk", "memory", "error", "panics", "stats"]),
+            ("snapshots", &["opening", "disk"]),
             ("opening", &["disk", "error", "panics"]),
-            ("disk", &["error", "panics", "store"]),
-            ("error", &["disk"]),
+            ("disk", &["error"]),
             ("identity", &["error"]),
             ("memory", &[]),
+            ("error", &[]),
             ("panics", &[]),
             ("stats", &[]),
         ],
     ),
     (
-        "quorate-state",
+        "quorate-cli",
         &[
-            ("snapshot", &["registry", "replies", "checks", "spec", "types"]),
-            ("registry", &["command", "event", "replies", "tables", "hash", "checks", "spec", "limits", "types"]),
-            ("forwarded", &["command", "checks", "spec", "limits", "types"]),
+            (
+                "commands",
+                &[
+                    "connect",
+                    "patience",
+                    "config",
+                    "args",
+                    "parse",
+                    "descriptors",
+                    "failure",
+                    "json",
+                    "logging",
+                    "output",
+                    "signals",
+                ],
+            ),
+            ("connect", &["args", "failure", "logging", "output"]),
+            ("panics", &["failure", "output"]),
+            ("patience", &["args", "output"]),
+            ("config", &["args", "parse"]),
+            ("args", &["parse", "logging", "output"]),
+            ("descriptors", &[]),
+            ("failure", &[]),
+            ("json", &[]),
+            ("logging", &[]),
+            ("output", &[]),
+            ("parse", &[]),
+            ("signals", &[]),
         ],
     ),
-    ("quorate-cli", &[]),
 ];
+
+/// `crates/NAME/src/ROOM.rs` and below: the crate and the room. None for what is only compiled for tests.
+fn place(source: &Source) -> Option<(&str, &str)> {
+    let (name, inside) = source.path.strip_prefix("crates/")?.split_once("/src/")?;
+    let room = inside.split('/').next()?.trim_end_matches(".rs");
+    if ["lib", "main"].contains(&room) {
+        return None;
+    }
+    let root = file(&format!(
+        "crates/{name}/src/{}.rs",
+        if name == "quorate-cli" { "main" } else { "lib" }
+    ));
+    let for_tests = root.text.contains(&format!("#[cfg(test)]\nmod {room};"));
+    (!for_tests).then_some((name, room))
+}
+
+/// The rooms that a line names: what stands behind each `crate::`.
+fn named(line: &str) -> impl Iterator<Item = &str> {
+    let word =
+        |text: &'_ str| text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    line.split("crate::").skip(1).map(move |rest| &rest[..word(rest)])
+}
+
+#[test]
+fn rooms_name_only_what_is_below_them() {
+    let mut faults = Vec::new();
+    for source in rust() {
+        let of_rooms =
+            |(name, _): &&(&str, _)| source.path.starts_with(&format!("crates/{name}/src/"));
+        let Some((_, rooms)) = ROOMS.iter().find(of_rooms) else { continue };
+        let Some((_, room)) = place(&source) else { continue };
+        let Some((_, below)) = rooms.iter().find(|(of, _)| *of == room) else {
+            faults.push(source.fault(1, &format!("the room {room} is not in ROOMS of tests/tidy")));
+            continue;
+        };
+        for (line, text) in source.shipped_code() {
+            let is_room = |other: &&str| rooms.iter().any(|(of, _)| of == other);
+            for other in named(text).filter(is_room) {
+                if other != room && !below.contains(&other) {
+                    let what =
+                        format!("{room} names {other}; move it to a room that both may name");
+                    faults.push(source.fault(line, &what));
+                }
+            }
+        }
+    }
+    no_faults(&faults);
+}
+
+#[test]
+fn the_table_of_rooms_has_no_circle() {
+    for (name, rooms) in ROOMS {
+        for (at, (room, below)) in rooms.iter().enumerate() {
+            for other in *below {
+                let place = rooms.iter().position(|(of, _)| of == other);
+                assert!(
+                    place > Some(at),
+                    "{name}: {room} names {other}, which stands above it, or nowhere"
+                );
+            }
+        }
+    }
+}

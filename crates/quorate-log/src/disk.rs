@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `sled` | where records lie, how they are written, removed, synced and read |
 //! | `journal` | what is not yet synced in sled, made durable with one write and one sync |
-//! | `writer` | group commit: the one thread that writes and syncs |
 //! | `witness` | remembers what was acknowledged, to notice a log that lost its end |
 //! | `codec`, `meta`, `numbers` | the formats of batches and of single values |
 //! | `room` | how much room the disk has |
@@ -16,6 +15,3 @@ pub(crate) mod numbers;
 mod room;
 pub(crate) mod sled;
 pub(crate) mod witness;
-pub(crate) mod writer;
-
-pub use codec::RecordError;

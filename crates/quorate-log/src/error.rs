@@ -5,7 +5,44 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::disk::codec::RecordError;
+/// Why a stored value cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The value is shorter than its header says.
+    #[error("it is {found_bytes} bytes long, at least {expected_bytes} are needed")]
+    TooShort {
+        /// Length found.
+        found_bytes: usize,
+        /// Length needed.
+        expected_bytes: usize,
+    },
+    /// The value was written by a newer release.
+    #[error("its format version is {found}, this release reads up to {supported}")]
+    NewerFormat {
+        /// Version found.
+        found: u32,
+        /// Newest version this release reads.
+        supported: u32,
+    },
+    /// The bytes are not those that were written.
+    #[error("its checksum is {found:08x}, but its bytes give {computed:08x}")]
+    Checksum {
+        /// Checksum found in the value.
+        found: u32,
+        /// Checksum of the value's bytes.
+        computed: u32,
+    },
+    /// The value lies under a key that is not its own.
+    #[error("it lies under another key than the one it was written for")]
+    Misplaced,
+    /// The checksum is right and the structure is not: a bug, or a format that only claims to be
+    /// ours.
+    #[error("its structure is inconsistent")]
+    Malformed,
+    /// The value is sound but its content is not of the type that belongs here.
+    #[error("its content cannot be decoded")]
+    Content(#[source] postcard::Error),
+}
 
 /// Why a log could not be opened. Nothing was changed that a later attempt would miss.
 #[derive(Debug, thiserror::Error)]

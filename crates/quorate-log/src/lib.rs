@@ -8,10 +8,10 @@
 //!
 //! | room | duty |
 //! |---|---|
-//! | `store/` | the handle: openraft's traits, and the order in which changes reach the disk |
+//! | `store/` | the handle: openraft's traits, and the order in which changes reach the disk; the one thread that writes |
 //! | `memory` | what is known without reading the disk: positions, vote, recent entries |
 //! | `opening/` | check everything that was written, give sled what only the journal has, refuse what is damaged |
-//! | `disk/` | what lies on disk and how: sled, the journal, the witness, the one thread that writes |
+//! | `disk/` | what lies on disk and how: sled, the journal, the witness |
 //! | `snapshots/` | the current snapshot; the format of one file |
 //! | `identity`, `stats`, `error` | whose directory it is; what is counted; what can go wrong |
 
@@ -29,8 +29,7 @@ mod snapshots;
 mod stats;
 mod store;
 
-pub use disk::RecordError;
-pub use error::{LogError, OpenError};
+pub use error::{LogError, OpenError, RecordError};
 pub use identity::{Identity, StampError};
 pub use panics::catches_panics;
 pub use snapshots::{

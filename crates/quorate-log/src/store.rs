@@ -20,13 +20,14 @@ use crate::Stats;
 use crate::disk::journal;
 use crate::disk::meta::{self, MetaKey};
 use crate::disk::sled::Disk;
-use crate::disk::writer::{Change, Operation, QUEUE_OPERATIONS_MAX, Report, Writer};
 use crate::error::{LogError, OpenError};
 use crate::memory::Memory;
 use crate::opening::recover;
 use crate::stats::Counters;
+use crate::store::writer::{Change, Operation, QUEUE_OPERATIONS_MAX, Report, Writer};
 
 mod raft;
+pub(crate) mod writer;
 
 /// Who writes to the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

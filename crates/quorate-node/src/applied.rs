@@ -12,6 +12,7 @@ pub(crate) mod subscription;
 mod wake;
 pub(crate) mod wire_size;
 
+use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard};
 
 use openraft::EntryPayload;
@@ -128,7 +129,7 @@ impl Applied {
     }
 
     /// Lets go of what watchers need no more, as time goes by.
-    pub(crate) async fn forget_old_changes(&self) {
+    pub(crate) async fn forget_old_changes(&self) -> Infallible {
         loop {
             tokio::time::sleep(AGES_EVERY).await;
             loop {

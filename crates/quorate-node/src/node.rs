@@ -8,6 +8,7 @@ pub(crate) mod queues;
 pub(crate) mod reads;
 pub(crate) mod renewals;
 mod requests;
+mod snapshot;
 pub(crate) mod status;
 
 use std::collections::BTreeSet;

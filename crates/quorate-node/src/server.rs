@@ -30,8 +30,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use crate::api::grpc::TRANSPORT_MAX;
 use crate::api::grpc::admin::AdminService;
+use crate::api::grpc::door::TRANSPORT_MAX;
 use crate::api::grpc::peer::PeerService;
 use crate::api::grpc::registry::RegistryService;
 use crate::api::grpc::routes::ClientCalls;
@@ -279,15 +279,9 @@ impl Bound {
         let failover = Failover::new(node.clone());
         spawn_loop(Box::pin(async move { failover.run().await }));
         let of = node.clone();
-        spawn_loop(Box::pin(async move {
-            of.stay_fresh().await;
-            Ok(())
-        }));
+        spawn_loop(Box::pin(async move { match of.stay_fresh().await {} }));
         let applied = node.applied.clone();
-        spawn_loop(Box::pin(async move {
-            applied.forget_old_changes().await;
-            Ok(())
-        }));
+        spawn_loop(Box::pin(async move { match applied.forget_old_changes().await {} }));
         spawn_loop(Box::pin(report_health(node.clone(), health_reporter)));
         spawn_loop(Box::pin(watch_raft(node)));
         tasks

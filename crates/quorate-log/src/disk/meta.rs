@@ -7,7 +7,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::disk::codec::RecordError;
+use crate::error::RecordError;
 
 /// The version of the whole directory's format, and of what the entries hold: the only one that this code reads, and the one
 /// it writes.

@@ -14,11 +14,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::disk::codec::{self, Content, Record, RecordError};
+use crate::disk::codec::{self, Content, Record};
 use crate::disk::journal;
 use crate::disk::meta::MetaKey;
 use crate::disk::room::Room;
 use crate::error::LogError;
+use crate::error::RecordError;
 #[cfg(test)]
 use crate::observe;
 

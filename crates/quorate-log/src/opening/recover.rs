@@ -14,11 +14,12 @@ use openraft::type_config::alias::{EntryOf, LogIdOf, VoteOf};
 use serde::de::DeserializeOwned;
 
 use crate::Identity;
-use crate::disk::codec::{self, Content, RecordError};
+use crate::disk::codec::{self, Content};
 use crate::disk::journal::{FRAME_VERSION, Frame, Journal, NewerFrame};
 use crate::disk::meta::{self, DIRECTORY_FORMAT, MetaKey};
 use crate::disk::sled::{Disk, check_threads};
 use crate::disk::witness::{Remembered, Witness};
+use crate::error::RecordError;
 use crate::error::{LogError, OpenError, panic_message};
 #[cfg(test)]
 use crate::observe;

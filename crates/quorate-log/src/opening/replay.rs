@@ -1,9 +1,10 @@
 //! Gives sled what only the journal has: what was written, and perhaps acknowledged, after sled's last sync that survived.
 
-use crate::disk::codec::{self, RecordError};
+use crate::disk::codec::{self};
 use crate::disk::journal::{Frame, Put, Tree};
 use crate::disk::meta::{self, MetaKey};
 use crate::disk::sled::Disk;
+use crate::error::RecordError;
 use crate::error::{LogError, OpenError};
 use crate::opening::recover::change_error;
 

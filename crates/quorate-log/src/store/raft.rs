@@ -12,9 +12,9 @@ use openraft::{LogState, OptionalSend, RaftTypeConfig};
 use super::{LogStore, encode_meta, undecodable};
 use crate::disk::codec;
 use crate::disk::meta::MetaKey;
-use crate::disk::writer::{Change, Operation, Report};
 use crate::error::LogError;
 use crate::memory::Kept;
+use crate::store::writer::{Change, Operation, Report};
 
 /// What one read for replication returns at most, in encoded bytes: it must fit into one message to
 /// a follower.

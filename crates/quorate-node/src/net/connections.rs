@@ -61,6 +61,7 @@ struct Live {
 /// What is known of one connection.
 #[derive(Debug)]
 pub(crate) struct Line {
+    from: Option<IpAddr>,
     since: Instant,
     preface_left: AtomicUsize,
     /// How often something was read.
@@ -134,7 +135,7 @@ impl Connections {
         }
         let id = live.next;
         live.next += 1;
-        let line = Arc::new(Line::new());
+        let line = Arc::new(Line::new(from));
         live.lines.insert(id, line.clone());
         let leave = line.leave.clone();
         Some((Admitted { stream, line, _place: Place { id, from, of: self.clone() } }, leave))
@@ -224,8 +225,9 @@ impl Place {
 }
 
 impl Line {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(from: Option<IpAddr>) -> Self {
         Self {
+            from,
             since: Instant::now(),
             preface_left: AtomicUsize::new(PREFACE_LEN),
             heard: AtomicU64::new(0),
@@ -238,9 +240,14 @@ impl Line {
         }
     }
 
+    /// The address of its other end, where it has one.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        self.from
+    }
+
     /// The one that a call came on.
     pub(crate) fn of(call: &http::Extensions) -> Arc<Self> {
-        call.get().cloned().unwrap_or_else(|| Arc::new(Self::new()))
+        call.get().cloned().unwrap_or_else(|| Arc::new(Self::new(None)))
     }
 
     fn hear(&self, bytes: usize) {

@@ -4,6 +4,7 @@
 //! were in it when the round began.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::future::Future;
 use std::time::Duration;
 
@@ -206,7 +207,7 @@ impl Node {
     }
 
     /// Keeps asking, once in a heartbeat, and at once when somebody else leads.
-    pub(crate) async fn stay_fresh(&self) {
+    pub(crate) async fn stay_fresh(&self) -> Infallible {
         let every = Duration::from_millis(self.tunables.heartbeat_ms);
         loop {
             let leader = self.current_leader();

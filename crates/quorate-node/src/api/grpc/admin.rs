@@ -2,12 +2,9 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
-use openraft::alias::WatchReceiverOf;
-use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::{RaftMetrics, ServerState};
+use openraft::ServerState;
 use quorate_proto::encoded::v1::admin_server::Admin;
 use quorate_proto::v1::{
     AddNodeRequest, AddNodeResponse, BackupChunk, BackupRequest, InstanceName,
@@ -17,28 +14,21 @@ use quorate_proto::v1::{
     TransferLeaderResponse, TriggerSnapshotRequest, TriggerSnapshotResponse,
 };
 use quorate_state::Invalid;
-use tokio::time::{Instant, timeout_at};
-use tonic::metadata::MetadataMap;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::api::grpc::backup::Backup;
 use crate::api::grpc::convert;
-use crate::api::grpc::{deadline, header, open, until_stopped};
+use crate::api::grpc::door::{self, Call, Method};
+use crate::api::grpc::{header, until_stopped};
 use crate::error::{CallError, MembershipError, NodeError};
 use crate::node::membership::MembershipCall;
 use crate::node::status::NodeStatus;
 use crate::node::{Consistency, LeaderAnswer, LeaderCall, MemberInfo, Node};
 use crate::peers::ADDRESS_MAX;
-use crate::types::TypeConfig;
-
-/// A membership change without a deadline of its own: a learner may need a snapshot first.
-const MEMBERSHIP_TIMEOUT: Duration = Duration::from_secs(55);
 
 /// Overrides in one answer: with reasons and names at their limits, 1.8 MB.
 const OVERRIDES_MAX: usize = 1_000;
-
-/// While a snapshot is waited for, it is asked for this often.
-const TRIGGER_EVERY: Duration = Duration::from_millis(100);
 
 /// Handles calls to the Admin service.
 #[derive(Clone)]
@@ -47,13 +37,79 @@ pub(crate) struct AdminService {
 }
 
 type Answer<T> = Result<Response<T>, Status>;
+type Handled<T> = Result<Response<T>, CallError>;
 
 #[tonic::async_trait]
 impl Admin for AdminService {
     type BackupStream = Pin<Box<dyn Stream<Item = Result<BackupChunk, Status>> + Send>>;
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
-        let (request, _) = open(request, &self.node)?;
+        door::answer(&self.node, Method::Status, request, |call| self.on_status(call)).await
+    }
+
+    async fn add_node(&self, request: Request<AddNodeRequest>) -> Answer<AddNodeResponse> {
+        door::answer(&self.node, Method::AddNode, request, |call| self.on_add_node(call)).await
+    }
+
+    async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Answer<RemoveNodeResponse> {
+        door::answer(&self.node, Method::RemoveNode, request, |call| self.on_remove_node(call))
+            .await
+    }
+
+    async fn replace_node(
+        &self,
+        request: Request<ReplaceNodeRequest>,
+    ) -> Answer<ReplaceNodeResponse> {
+        door::answer(&self.node, Method::ReplaceNode, request, |call| self.on_replace_node(call))
+            .await
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeaderRequest>,
+    ) -> Answer<TransferLeaderResponse> {
+        door::answer(&self.node, Method::TransferLeader, request, |call| {
+            self.on_transfer_leader(call)
+        })
+        .await
+    }
+
+    async fn trigger_snapshot(
+        &self,
+        request: Request<TriggerSnapshotRequest>,
+    ) -> Answer<TriggerSnapshotResponse> {
+        door::answer(&self.node, Method::TriggerSnapshot, request, |call| {
+            self.on_trigger_snapshot(call)
+        })
+        .await
+    }
+
+    async fn backup(&self, request: Request<BackupRequest>) -> Answer<Self::BackupStream> {
+        door::answer(&self.node, Method::Backup, request, |call| self.on_backup(call)).await
+    }
+
+    async fn set_override(
+        &self,
+        request: Request<SetOverrideRequest>,
+    ) -> Answer<SetOverrideResponse> {
+        door::answer(&self.node, Method::SetOverride, request, |call| self.on_set_override(call))
+            .await
+    }
+
+    async fn list_overrides(
+        &self,
+        request: Request<ListOverridesRequest>,
+    ) -> Answer<ListOverridesResponse> {
+        door::answer(&self.node, Method::ListOverrides, request, |call| {
+            self.on_list_overrides(call)
+        })
+        .await
+    }
+}
+
+impl AdminService {
+    async fn on_status(&self, call: Call<StatusRequest>) -> Handled<StatusResponse> {
+        let request = call.message;
         if self.node.leadership.is_removed() && !request.local_only {
             let (node, members) = (self.node.id, self.node.client_addresses().join(","));
             return Err(NodeError::Removed { node, members }.into());
@@ -74,21 +130,20 @@ impl Admin for AdminService {
         }))
     }
 
-    async fn add_node(&self, request: Request<AddNodeRequest>) -> Answer<AddNodeResponse> {
-        let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
-        let AddNodeRequest { id, peer_address, learner_only } = request.into_inner();
+    async fn on_add_node(&self, call: Call<AddNodeRequest>) -> Handled<AddNodeResponse> {
+        let AddNodeRequest { id, peer_address, learner_only } = call.message;
         check_node("id", id, &peer_address)?;
-        let call = MembershipCall::Add { id, peer_address, learner_only };
-        let members = self.members_after(call, deadline).await?;
+        let change = MembershipCall::Add { id, peer_address, learner_only };
+        let members = self.members_after(change, call.deadline).await?;
         Ok(Response::new(AddNodeResponse { header: self.header(), members }))
     }
 
-    async fn remove_node(&self, request: Request<RemoveNodeRequest>) -> Answer<RemoveNodeResponse> {
-        let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
-        let id = request.into_inner().id;
-        let call = LeaderCall::Membership(MembershipCall::Remove { id });
+    async fn on_remove_node(&self, call: Call<RemoveNodeRequest>) -> Handled<RemoveNodeResponse> {
+        let id = call.message.id;
+        let change = LeaderCall::Membership(MembershipCall::Remove { id });
         let mut attempts = 0;
-        let members = match self.node.attempt_on_leader(call, deadline, &mut attempts).await {
+        let members = match self.node.attempt_on_leader(change, call.deadline, &mut attempts).await
+        {
             // An attempt whose answer was lost with its leader has taken it out.
             Err(NodeError::Membership(MembershipError::Unknown { .. })) if attempts > 1 => {
                 self.node.members()
@@ -101,52 +156,48 @@ impl Admin for AdminService {
         Ok(Response::new(RemoveNodeResponse { header: self.header(), members }))
     }
 
-    async fn replace_node(
+    async fn on_replace_node(
         &self,
-        request: Request<ReplaceNodeRequest>,
-    ) -> Answer<ReplaceNodeResponse> {
-        let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
-        let ReplaceNodeRequest { old_id: old, new_id: new, peer_address } = request.into_inner();
+        call: Call<ReplaceNodeRequest>,
+    ) -> Handled<ReplaceNodeResponse> {
+        let ReplaceNodeRequest { old_id: old, new_id: new, peer_address } = call.message;
         check_node("new_id", new, &peer_address)?;
         if old == new {
             let must = "must differ from old_id: a node whose disk was lost gets a new id";
-            return Err(CallError::from(Invalid::number("new_id", new, must)).into());
+            return Err(Invalid::number("new_id", new, must).into());
         }
-        let call = MembershipCall::Replace { old, new, peer_address };
-        let members = self.members_after(call, deadline).await?;
+        let change = MembershipCall::Replace { old, new, peer_address };
+        let members = self.members_after(change, call.deadline).await?;
         Ok(Response::new(ReplaceNodeResponse { header: self.header(), members }))
     }
 
-    async fn transfer_leader(
+    async fn on_transfer_leader(
         &self,
-        request: Request<TransferLeaderRequest>,
-    ) -> Answer<TransferLeaderResponse> {
-        let deadline = self.short_deadline(request.metadata());
-        let to = match request.into_inner().to_id {
-            0 => self.leader_after(MembershipCall::Successor, deadline).await?,
+        call: Call<TransferLeaderRequest>,
+    ) -> Handled<TransferLeaderResponse> {
+        let to = match call.message.to_id {
+            0 => self.leader_after(MembershipCall::Successor, call.deadline).await?,
             id => id,
         };
-        let leader_id = self.leader_after(MembershipCall::Transfer { to }, deadline).await?;
+        let leader_id = self.leader_after(MembershipCall::Transfer { to }, call.deadline).await?;
         Ok(Response::new(TransferLeaderResponse { header: self.header(), leader_id }))
     }
 
-    async fn trigger_snapshot(
+    async fn on_trigger_snapshot(
         &self,
-        request: Request<TriggerSnapshotRequest>,
-    ) -> Answer<TriggerSnapshotResponse> {
-        let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
-        let snapshot_index = self.snapshot(deadline).await?;
+        call: Call<TriggerSnapshotRequest>,
+    ) -> Handled<TriggerSnapshotResponse> {
+        let snapshot_index = self.node.snapshot(call.deadline).await?;
         let purged = self.node.raft.trigger().purge_log(snapshot_index).await;
         purged.map_err(|error| self.failed(&error))?;
         Ok(Response::new(TriggerSnapshotResponse { header: self.header(), snapshot_index }))
     }
 
-    async fn backup(&self, request: Request<BackupRequest>) -> Answer<Self::BackupStream> {
-        let deadline = deadline(request.metadata(), MEMBERSHIP_TIMEOUT);
+    async fn on_backup(&self, call: Call<BackupRequest>) -> Handled<<Self as Admin>::BackupStream> {
         self.node.check_member()?;
         let backup = match self.node.disk.check() {
             Ok(()) => {
-                self.snapshot(deadline).await?;
+                self.node.snapshot(call.deadline).await?;
                 let current = self.node.raft.get_snapshot().await;
                 let snapshot = current.map_err(|error| self.failed(&error))?;
                 let snapshot = snapshot.ok_or_else(|| self.failed(&"no snapshot was built"))?;
@@ -161,27 +212,27 @@ impl Admin for AdminService {
         Ok(Response::new(until_stopped(chunks, &self.node).boxed()))
     }
 
-    async fn set_override(
+    async fn on_set_override(
         &self,
-        request: Request<SetOverrideRequest>,
-    ) -> Answer<SetOverrideResponse> {
-        let (mut request, deadline) = open(request, &self.node)?;
+        call: Call<SetOverrideRequest>,
+    ) -> Handled<SetOverrideResponse> {
+        let Call { message: mut request, deadline, .. } = call;
         let id = request.request_id.take();
-        let op = convert::set_override(request).map_err(CallError::from)?;
+        let op = convert::set_override(request)?;
         let revision = self.node.propose(op, id, deadline).await?.revision.0;
         Ok(Response::new(SetOverrideResponse { header: header(&self.node, revision, 0) }))
     }
 
-    async fn list_overrides(
+    async fn on_list_overrides(
         &self,
-        request: Request<ListOverridesRequest>,
-    ) -> Answer<ListOverridesResponse> {
-        let (request, deadline) = open(request, &self.node)?;
-        let namespace = convert::namespace(&request.namespace).map_err(CallError::from)?;
+        call: Call<ListOverridesRequest>,
+    ) -> Handled<ListOverridesResponse> {
+        let Call { message: request, deadline, .. } = call;
+        let namespace = convert::namespace(&request.namespace)?;
         let after = request.after.map(|InstanceName { service, id }| {
             convert::instance_key("after.", &namespace, &service, &id)
         });
-        let after = after.transpose().map_err(CallError::from)?;
+        let after = after.transpose()?;
         let limit = match request.limit as usize {
             0 => OVERRIDES_MAX,
             limit => limit.min(OVERRIDES_MAX),
@@ -205,15 +256,9 @@ impl Admin for AdminService {
         let header = header(&self.node, registry.revision().0, 0);
         Ok(Response::new(ListOverridesResponse { header, overrides, next }))
     }
-}
 
-impl AdminService {
     fn header(&self) -> Option<quorate_proto::v1::ResponseHeader> {
         header(&self.node, self.node.applied.position().revision, self.node.age_ms())
-    }
-
-    fn short_deadline(&self, metadata: &MetadataMap) -> Instant {
-        deadline(metadata, self.node.tunables.request_timeout())
     }
 
     async fn members_after(
@@ -240,47 +285,9 @@ impl AdminService {
         }
     }
 
-    /// Builds a snapshot of at least what is applied now.
-    async fn snapshot(&self, deadline: Instant) -> Result<u64, NodeError> {
-        let since = Instant::now();
-        let wanted = self.node.applied.position().index;
-        let mut metrics = self.node.metrics.clone();
-        loop {
-            let built = built(&metrics.borrow_watched());
-            if built >= wanted {
-                return Ok(built);
-            }
-            self.node.disk.check()?;
-            // Does nothing while another one is being built, so it is asked for again.
-            let triggered = self.node.raft.trigger().snapshot().await;
-            triggered.map_err(|error| self.failed(&error))?;
-            let again = (Instant::now() + TRIGGER_EVERY).min(deadline);
-            wait_until_built(&mut metrics, wanted, again).await;
-            if Instant::now() >= deadline {
-                let waited_ms = since.elapsed().as_millis() as u64;
-                return Err(NodeError::SnapshotLate { waited_ms });
-            }
-        }
-    }
-
     fn failed(&self, reason: &impl std::fmt::Display) -> NodeError {
         NodeError::Fatal { node: self.node.id, reason: reason.to_string() }
     }
-}
-
-/// What the newest snapshot covers.
-fn built(metrics: &RaftMetrics<TypeConfig>) -> u64 {
-    metrics.snapshot.map_or(0, |log_id| log_id.index())
-}
-
-/// Not for any change: each trigger is one, and waiting for it would keep Raft busy with nothing else.
-async fn wait_until_built(
-    metrics: &mut WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
-    wanted: u64,
-    until: Instant,
-) {
-    // Whether it was is looked at by whoever waits.
-    let _ = timeout_at(until, metrics.wait_until(|now| built(now) >= wanted)).await;
 }
 
 pub(super) fn check_node(field: &str, id: u64, peer_address: &str) -> Result<(), CallError> {
@@ -347,38 +354,5 @@ fn node_state(state: ServerState) -> NodeState {
         ServerState::Candidate => NodeState::Candidate,
         ServerState::Learner => NodeState::Learner,
         ServerState::Shutdown => NodeState::ShuttingDown,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::poll;
-    use openraft::async_runtime::watch::{Watch as _, WatchSender as _};
-
-    use super::*;
-
-    type WatchOf =
-        <<TypeConfig as openraft::RaftTypeConfig>::AsyncRuntime as openraft::AsyncRuntime>::Watch;
-
-    #[tokio::test]
-    async fn only_a_snapshot_ends_the_wait_for_one() {
-        let (sender, mut metrics) = WatchOf::channel(RaftMetrics::<TypeConfig>::new_initial(1));
-        let until = Instant::now() + Duration::from_secs(3600);
-        let mut waiting = Box::pin(wait_until_built(&mut metrics, 7, until));
-        let change = |change: &dyn Fn(&mut RaftMetrics<TypeConfig>)| {
-            sender.send_if_modified(|metrics| {
-                change(metrics);
-                true
-            });
-        };
-        for index in 1..100 {
-            change(&|metrics| metrics.last_log_index = Some(index));
-            assert!(poll!(&mut waiting).is_pending(), "after change {index} of something else");
-        }
-        let snapshot = |index| Some(openraft::testing::log_id::<TypeConfig>(1, 1, index));
-        change(&|metrics| metrics.snapshot = snapshot(6));
-        assert!(poll!(&mut waiting).is_pending(), "it is an older one");
-        change(&|metrics| metrics.snapshot = snapshot(7));
-        assert!(poll!(&mut waiting).is_ready());
     }
 }

@@ -10,11 +10,12 @@ use quorate_proto::v1::FetchRequest;
 use quorate_state::{Registry, Revision, ServiceKey, ServiceName};
 use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
-use tonic::{Request, Response, Status};
+use tonic::{Response, Status};
 
 use crate::api::grpc::convert;
+use crate::api::grpc::door::Call;
 use crate::api::grpc::pages::{self, Page};
-use crate::api::grpc::{age_ms, header, is_foreign, line, min_revision, open};
+use crate::api::grpc::{age_ms, header, is_foreign, min_revision};
 use crate::applied::hub::{Filter, Selection};
 use crate::applied::subscription::{Part, part_of};
 use crate::error::{CallError, NodeError};
@@ -33,12 +34,11 @@ const ANSWER_MAX: usize = 32 * 1024 * 1024;
 ///
 /// # Errors
 /// A bad request, a read that is not possible now, or an answer that is too large.
-pub(crate) async fn answer(
+pub(super) async fn answer(
     node: &Arc<Node>,
-    request: Request<FetchRequest>,
+    call: Call<FetchRequest>,
 ) -> Result<Response<EncodedFetchResponse>, Status> {
-    let line = line(&request);
-    let (request, deadline) = open(request, node)?;
+    let Call { message: request, deadline, caller } = call;
     let consistency = convert::consistency(request.consistency).map_err(CallError::from)?;
     let FetchRequest { namespace, services, prefix, statuses, .. } = &request;
     let filter = convert::filter(namespace, services, prefix, statuses);
@@ -58,7 +58,7 @@ pub(crate) async fn answer(
             return Ok(Response::new(unchanged));
         }
     }
-    let mut reserved = node.answers.begin(&line, deadline)?;
+    let mut reserved = node.answers.begin(&caller.line, deadline)?;
     if is_paged {
         let Page { services, next } =
             pages::page(&registry, &filter, request.limit, after.as_ref());

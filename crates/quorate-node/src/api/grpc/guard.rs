@@ -51,12 +51,7 @@ impl PeerService {
 
     /// Whether the sender may stand for election: it is a voter here, or has more of the log than this node, which may lack
     /// the entry that made it one. Whether it gets the vote is Raft's to say.
-    pub(super) async fn check_candidate(
-        &self,
-        metadata: &MetadataMap,
-        ballot: &Ballot,
-    ) -> Result<(), Status> {
-        let sender = Envelope::of(metadata).sender;
+    pub(super) async fn check_candidate(&self, sender: u64, ballot: &Ballot) -> Result<(), Status> {
         self.check_claim(sender, &ballot.vote)?;
         if self.node.counts_as_voter(sender) {
             return Ok(());

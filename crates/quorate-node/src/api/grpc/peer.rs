@@ -22,8 +22,10 @@ use serde::de::DeserializeOwned;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::api::grpc::door::deadline_in;
 use crate::api::grpc::guard::{check_forwarded, check_same, check_still_member};
-use crate::api::grpc::{deadline_in, until_stopped};
+use crate::api::grpc::peer_door::{PeerCall, PeerMethod};
+use crate::api::grpc::until_stopped;
 use crate::node::forwards::FORWARDED_MAX;
 use crate::node::{LeaderCall, Node};
 use crate::peers::streams::Answers;
@@ -50,8 +52,8 @@ impl Peer for PeerService {
     type ReadIndexStream = Answers<ReadIndexResponse>;
 
     async fn identify(&self, request: Request<IdentifyRequest>) -> Answer<IdentifyResponse> {
+        let id = self.enter(PeerMethod::Identify, request).await?.message.id;
         let node = &self.node;
-        let id = request.into_inner().id;
         let caller = node.member(id);
         let recalled = node.recall.recalled(&self.log, id).await.map_err(failed)?;
         Ok(Response::new(IdentifyResponse {
@@ -71,9 +73,9 @@ impl Peer for PeerService {
     }
 
     async fn append(&self, request: Request<Payload>) -> Answer<Payload> {
-        self.adopt(request.metadata()).await?;
-        let sender = Envelope::of(request.metadata()).sender;
-        let append: Append = read(&request.into_inner())?;
+        let call = self.enter(PeerMethod::Append, request).await?;
+        let sender = call.sender();
+        let append: Append = read(&call.message)?;
         self.check_append(sender, &append).await?;
         self.admit(sender, &append).await?;
         let answer = self.node.raft.append_entries(append).await.map_err(failed)?;
@@ -84,10 +86,10 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<Payload>>,
     ) -> Answer<Self::AppendStreamStream> {
-        self.adopt(request.metadata()).await?;
-        let sender = Envelope::of(request.metadata()).sender;
+        let call = self.enter(PeerMethod::AppendStream, request).await?;
+        let sender = call.sender();
         // What cannot be read or taken ends the input, and with it the stream: the leader begins a new one.
-        let begun = (self.clone(), request.into_inner(), None);
+        let begun = (self.clone(), call.message, None);
         let appends = stream::unfold(begun, move |(service, mut payloads, leader)| async move {
             let append = service.take(sender, leader, payloads.next().await?).await?;
             let leader = Some(append.vote);
@@ -103,7 +105,8 @@ impl Peer for PeerService {
     }
 
     async fn vote(&self, request: Request<Payload>) -> Answer<Payload> {
-        let (sender, vote) = self.ballot(request).await?;
+        let call = self.enter(PeerMethod::Vote, request).await?;
+        let (sender, vote) = self.ballot(&call).await?;
         let term = vote.vote.leader_id().term();
         self.node.recall.check_candidate(term, vote.last_log_id).await?;
         // It has given its own vote.
@@ -112,7 +115,8 @@ impl Peer for PeerService {
     }
 
     async fn pre_vote(&self, request: Request<Payload>) -> Answer<Payload> {
-        let (sender, vote) = self.ballot(request).await?;
+        let call = self.enter(PeerMethod::PreVote, request).await?;
+        let (sender, vote) = self.ballot(&call).await?;
         // Of any term, since nothing is granted: a candidate whose term is too low for a vote raises it only by standing.
         self.node.recall.check_stands(vote.last_log_id).await?;
         // Whoever asks misses the leader.
@@ -125,8 +129,9 @@ impl Peer for PeerService {
     }
 
     async fn transfer_leader(&self, request: Request<Payload>) -> Answer<Payload> {
-        let sender = self.check_member(request.metadata())?;
-        let transfer: TransferLeaderRequest<TypeConfig> = read(&request.into_inner())?;
+        let call = self.enter(PeerMethod::TransferLeader, request).await?;
+        let sender = call.sender();
+        let transfer: TransferLeaderRequest<TypeConfig> = read(&call.message)?;
         self.check_claim(sender, transfer.from_leader())?;
         self.node.recall.check_leader(transfer.from_leader().leader_id().term()).await?;
         let answer = self.node.raft.handle_transfer_leader(transfer).await.map_err(failed)?;
@@ -137,9 +142,8 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<SnapshotChunk>>,
     ) -> Answer<Payload> {
-        self.adopt(request.metadata()).await?;
-        let envelope = Envelope::of(request.metadata());
-        let mut chunks = request.into_inner();
+        let call = self.enter(PeerMethod::InstallSnapshot, request).await?;
+        let (envelope, mut chunks) = (call.envelope, call.message);
         let first = chunks.message().await?.unwrap_or_default();
         let (vote, meta): (Vote, SnapshotMeta) = decode(&first.header).map_err(damaged)?;
         self.check_claim(envelope.sender, &vote)?;
@@ -159,9 +163,9 @@ impl Peer for PeerService {
     }
 
     async fn forward(&self, request: Request<Streaming<Forwarded>>) -> Answer<Self::ForwardStream> {
-        let sender = self.check_member(request.metadata())?;
-        let node = self.node.clone();
-        Ok(self.answer_each(request.into_inner(), move |message: Forwarded| {
+        let call = self.enter(PeerMethod::Forward, request).await?;
+        let (sender, node) = (call.sender(), self.node.clone());
+        Ok(self.answer_each(call.message, move |message: Forwarded| {
             let node = node.clone();
             async move { execute_all(&node, sender, message).await }
         }))
@@ -171,9 +175,9 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<ReadIndexRequest>>,
     ) -> Answer<Self::ReadIndexStream> {
-        let sender = self.check_member(request.metadata())?;
-        let node = self.node.clone();
-        Ok(self.answer_each(request.into_inner(), move |question: ReadIndexRequest| {
+        let call = self.enter(PeerMethod::ReadIndex, request).await?;
+        let (sender, node) = (call.sender(), self.node.clone());
+        Ok(self.answer_each(call.message, move |question: ReadIndexRequest| {
             let node = node.clone();
             async move {
                 check_still_member(&node, sender)?;
@@ -185,31 +189,29 @@ impl Peer for PeerService {
     }
 
     async fn moved(&self, request: Request<MovedRequest>) -> Answer<MovedResponse> {
-        let sender = self.check_member(request.metadata())?;
-        let MovedRequest { node_id, peer_address } = request.into_inner();
-        check_same(sender, node_id)?;
+        let call = self.enter(PeerMethod::Moved, request).await?;
+        check_same(call.sender(), call.message.node_id)?;
+        let MovedRequest { node_id, peer_address } = call.message;
         let moved = self.node.take_move(node_id, &peer_address)?;
         Ok(Response::new(MovedResponse { moved: moved.into_iter().collect() }))
     }
 
     async fn recall(&self, request: Request<RecallRequest>) -> Answer<Payload> {
-        let sender = self.check_member(request.metadata())?;
+        let sender = self.enter(PeerMethod::Recall, request).await?.sender();
         Ok(payload(&self.node.recall.recalled(&self.log, sender).await.map_err(failed)?))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<Payload> {
-        self.check_member(request.metadata())?;
+        self.enter(PeerMethod::Status, request).await?;
         Ok(payload(&self.node.own_status()))
     }
 }
 
 impl PeerService {
-    async fn ballot(&self, request: Request<Payload>) -> Result<(u64, Ballot), Status> {
-        let (metadata, _, message) = request.into_parts();
-        self.check(&metadata)?;
-        let ballot: Ballot = read(&message)?;
-        self.check_candidate(&metadata, &ballot).await?;
-        Ok((Envelope::of(&metadata).sender, ballot))
+    async fn ballot(&self, call: &PeerCall<Payload>) -> Result<(u64, Ballot), Status> {
+        let ballot: Ballot = read(&call.message)?;
+        self.check_candidate(call.sender(), &ballot).await?;
+        Ok((call.sender(), ballot))
     }
 
     /// Refuses calls that are meant for another cluster or another node.
@@ -238,7 +240,7 @@ impl PeerService {
     }
 
     /// A node that is not of a cluster yet becomes one of the cluster whose leader calls it, for good.
-    async fn adopt(&self, metadata: &MetadataMap) -> Result<(), Status> {
+    pub(super) async fn adopt(&self, metadata: &MetadataMap) -> Result<(), Status> {
         self.check(metadata)?;
         let Envelope { cluster_id, founders, .. } = Envelope::of(metadata);
         let known = self.node.peers.identity();

@@ -16,9 +16,8 @@ use quorate_state::{LeaseId, Rejection, Reply, ServiceName, Status as State};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::grpc::convert;
-use crate::api::grpc::{
-    age_ms, counted, deadline, header, is_foreign, line, min_revision, open, until_stopped,
-};
+use crate::api::grpc::door::{self, Call, Method};
+use crate::api::grpc::{age_ms, header, is_foreign, min_revision, until_stopped};
 use crate::error::{CallError, NodeError};
 use crate::node::Node;
 use crate::node::renewals::Patience;
@@ -34,6 +33,7 @@ pub(crate) struct RegistryService {
 }
 
 type Answer<T> = Result<Response<T>, Status>;
+type Handled<T> = Result<Response<T>, CallError>;
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -42,10 +42,72 @@ impl Registry for RegistryService {
     type WatchStream = Answers<EncodedWatchResponse>;
 
     async fn register(&self, request: Request<RegisterRequest>) -> Answer<RegisterResponse> {
-        let (mut request, deadline) = open(request, &self.node)?;
+        door::answer(&self.node, Method::Register, request, |call| self.on_register(call)).await
+    }
+
+    async fn renew(&self, request: Request<RenewRequest>) -> Answer<RenewResponse> {
+        door::answer(&self.node, Method::Renew, request, |call| self.on_renew(call)).await
+    }
+
+    async fn renew_stream(
+        &self,
+        request: Request<Streaming<RenewRequest>>,
+    ) -> Answer<Self::RenewStreamStream> {
+        door::answer_stream(&self.node, Method::RenewStream, request, |call| {
+            self.on_renew_stream(call)
+        })
+        .await
+    }
+
+    async fn deregister(&self, request: Request<DeregisterRequest>) -> Answer<DeregisterResponse> {
+        door::answer(&self.node, Method::Deregister, request, |call| self.on_deregister(call)).await
+    }
+
+    async fn update(&self, request: Request<UpdateRequest>) -> Answer<UpdateResponse> {
+        door::answer(&self.node, Method::Update, request, |call| self.on_update(call)).await
+    }
+
+    async fn fetch(&self, request: Request<FetchRequest>) -> Answer<EncodedFetchResponse> {
+        door::answer(&self.node, Method::Fetch, request, |call| self.on_fetch(call)).await
+    }
+
+    async fn list_services(
+        &self,
+        request: Request<ListServicesRequest>,
+    ) -> Answer<ListServicesResponse> {
+        door::answer(&self.node, Method::ListServices, request, |call| self.on_list_services(call))
+            .await
+    }
+
+    async fn list_dependents(
+        &self,
+        request: Request<ListDependentsRequest>,
+    ) -> Answer<ListDependentsResponse> {
+        door::answer(&self.node, Method::ListDependents, request, |call| {
+            self.on_list_dependents(call)
+        })
+        .await
+    }
+
+    async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Answer<Self::WatchStream> {
+        door::answer_stream(&self.node, Method::Watch, request, |call| self.on_watch(call)).await
+    }
+
+    async fn list_members(
+        &self,
+        request: Request<ListMembersRequest>,
+    ) -> Answer<ListMembersResponse> {
+        door::answer(&self.node, Method::ListMembers, request, |call| self.on_list_members(call))
+            .await
+    }
+}
+
+impl RegistryService {
+    async fn on_register(&self, call: Call<RegisterRequest>) -> Handled<RegisterResponse> {
+        let Call { message: mut request, deadline, .. } = call;
         let id = request.request_id.take();
         let (lease_id, cluster_id) = (request.lease_id, request.cluster_id);
-        let op = convert::register(request).map_err(CallError::from)?;
+        let op = convert::register(request)?;
         self.check_lease(lease_id, cluster_id)?;
         let Outcome { reply, revision } = self.node.propose(op, id, deadline).await?;
         let Reply::Registered { lease, ttl, incarnation } = reply else {
@@ -59,9 +121,9 @@ impl Registry for RegistryService {
         }))
     }
 
-    async fn renew(&self, request: Request<RenewRequest>) -> Answer<RenewResponse> {
-        let (request, deadline) = open(request, &self.node)?;
-        let leases = convert::renewals(&request).map_err(CallError::from)?;
+    async fn on_renew(&self, call: Call<RenewRequest>) -> Handled<RenewResponse> {
+        let Call { message: request, deadline, .. } = call;
+        let leases = convert::renewals(&request)?;
         let (asked, first) = (leases.len(), leases[0]);
         self.check_lease(first.0, request.cluster_id)?;
         let renewed = self.node.renew(leases, Patience::Window, deadline).await?;
@@ -71,19 +133,19 @@ impl Registry for RegistryService {
         Ok(Response::new(super::renew::answer(&self.node, renewed.unknown, renewed.revision)))
     }
 
-    async fn renew_stream(
+    async fn on_renew_stream(
         &self,
-        request: Request<Streaming<RenewRequest>>,
-    ) -> Answer<Self::RenewStreamStream> {
-        let answers = super::renew::answers(self.node.clone(), request.into_inner());
+        call: Call<Streaming<RenewRequest>>,
+    ) -> Handled<Answers<RenewResponse>> {
+        let answers = super::renew::answers(self.node.clone(), call.message);
         Ok(Response::new(until_stopped(answers, &self.node).boxed()))
     }
 
-    async fn deregister(&self, request: Request<DeregisterRequest>) -> Answer<DeregisterResponse> {
-        let (mut request, deadline) = open(request, &self.node)?;
+    async fn on_deregister(&self, call: Call<DeregisterRequest>) -> Handled<DeregisterResponse> {
+        let Call { message: mut request, deadline, .. } = call;
         let id = request.request_id.take();
         let (lease_id, cluster_id) = (request.lease_id, request.cluster_id);
-        let op = convert::deregister(request).map_err(CallError::from)?;
+        let op = convert::deregister(request)?;
         self.check_lease(lease_id, cluster_id)?;
         let Outcome { reply, revision } = self.node.propose(op, id, deadline).await?;
         let Reply::Deregistered { removed } = reply else {
@@ -93,30 +155,29 @@ impl Registry for RegistryService {
         Ok(Response::new(DeregisterResponse { header, removed }))
     }
 
-    async fn update(&self, request: Request<UpdateRequest>) -> Answer<UpdateResponse> {
-        let (mut request, deadline) = open(request, &self.node)?;
+    async fn on_update(&self, call: Call<UpdateRequest>) -> Handled<UpdateResponse> {
+        let Call { message: mut request, deadline, .. } = call;
         let id = request.request_id.take();
-        let op = convert::update(request).map_err(CallError::from)?;
+        let op = convert::update(request)?;
         let revision = self.node.propose(op, id, deadline).await?.revision.0;
         Ok(Response::new(UpdateResponse { header: header(&self.node, revision, 0) }))
     }
 
-    async fn fetch(&self, request: Request<FetchRequest>) -> Answer<EncodedFetchResponse> {
-        super::fetch::answer(&self.node, request).await
+    async fn on_fetch(&self, call: Call<FetchRequest>) -> Answer<EncodedFetchResponse> {
+        super::fetch::answer(&self.node, call).await
     }
 
-    async fn list_services(
+    async fn on_list_services(
         &self,
-        request: Request<ListServicesRequest>,
-    ) -> Answer<ListServicesResponse> {
-        let line = line(&request);
-        let (request, deadline) = open(request, &self.node)?;
-        let consistency = convert::consistency(request.consistency).map_err(CallError::from)?;
-        let namespace = convert::namespace(&request.namespace).map_err(CallError::from)?;
-        let prefix = convert::checked_prefix(&request.prefix).map_err(CallError::from)?;
+        call: Call<ListServicesRequest>,
+    ) -> Handled<ListServicesResponse> {
+        let Call { message: request, deadline, caller } = call;
+        let consistency = convert::consistency(request.consistency)?;
+        let namespace = convert::namespace(&request.namespace)?;
+        let prefix = convert::checked_prefix(&request.prefix)?;
         let after = match request.after.as_str() {
             "" => None,
-            name => Some(ServiceName::new("after", name).map_err(CallError::from)?),
+            name => Some(ServiceName::new("after", name)?),
         };
         let limit = match request.limit as usize {
             0 => LIST_MAX,
@@ -145,47 +206,42 @@ impl Registry for RegistryService {
         let next = found.next().and(last).unwrap_or_default();
         let header = header(&self.node, registry.revision().0, age_ms(fresh_at, consistency));
         let answer = ListServicesResponse { header, services, next };
-        Ok(counted(&self.node, &line, deadline, answer)?)
+        caller.counted(&self.node, deadline, answer)
     }
 
-    async fn list_dependents(
+    async fn on_list_dependents(
         &self,
-        request: Request<ListDependentsRequest>,
-    ) -> Answer<ListDependentsResponse> {
-        let line = line(&request);
-        let (request, deadline) = open(request, &self.node)?;
-        let consistency = convert::consistency(request.consistency).map_err(CallError::from)?;
-        let namespace = convert::namespace(&request.namespace).map_err(CallError::from)?;
-        let target = convert::service_key(&namespace, &request.service).map_err(CallError::from)?;
+        call: Call<ListDependentsRequest>,
+    ) -> Handled<ListDependentsResponse> {
+        let Call { message: request, deadline, caller } = call;
+        let consistency = convert::consistency(request.consistency)?;
+        let namespace = convert::namespace(&request.namespace)?;
+        let target = convert::service_key(&namespace, &request.service)?;
         let min_revision = min_revision(&self.node, request.min_revision, request.cluster_id);
         let (registry, fresh_at) = self.node.read(consistency, min_revision, deadline).await?;
         let dependents = registry.dependents(&target);
         let instances = dependents.map(|i| convert::instance_to_wire(i)).collect();
         let header = header(&self.node, registry.revision().0, age_ms(fresh_at, consistency));
         let answer = ListDependentsResponse { header, instances };
-        Ok(counted(&self.node, &line, deadline, answer)?)
+        caller.counted(&self.node, deadline, answer)
     }
 
-    async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Answer<Self::WatchStream> {
-        let deadline = deadline(request.metadata(), self.node.tunables.request_timeout());
-        let answers = super::watch::answers(self.node.clone(), request.into_inner(), deadline);
+    async fn on_watch(
+        &self,
+        call: Call<Streaming<WatchRequest>>,
+    ) -> Result<Response<Answers<EncodedWatchResponse>>, Status> {
+        let answers = super::watch::answers(self.node.clone(), call.message, call.deadline);
         Ok(Response::new(answers.await?.boxed()))
     }
 
-    async fn list_members(
-        &self,
-        request: Request<ListMembersRequest>,
-    ) -> Answer<ListMembersResponse> {
-        open(request, &self.node)?;
+    async fn on_list_members(&self, _: Call<ListMembersRequest>) -> Handled<ListMembersResponse> {
         let members = self.node.members().iter().map(convert::member_to_wire).collect();
         let age_ms = self.node.age_ms();
         let revision = self.node.applied.position().revision;
         let header = header(&self.node, revision, age_ms);
         Ok(Response::new(ListMembersResponse { header, members }))
     }
-}
 
-impl RegistryService {
     /// Refuses a lease of another cluster: here, its id may be a stranger's. 0: no lease is named.
     fn check_lease(&self, lease_id: u64, cluster_id: u64) -> Result<(), NodeError> {
         match lease_id != 0 && is_foreign(&self.node, cluster_id) {

@@ -8,10 +8,11 @@ use futures_util::{Stream, StreamExt, stream};
 use quorate_proto::v1::{RenewRequest, RenewResponse};
 use quorate_state::{LeaseId, limits};
 use tokio::time::Instant;
-use tonic::{Request, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use crate::api::grpc::convert;
-use crate::api::grpc::{header, is_foreign, open};
+use crate::api::grpc::door::check_size;
+use crate::api::grpc::{header, is_foreign};
 use crate::error::CallError;
 use crate::node::Node;
 use crate::node::renewals::{Patience, Renewed};
@@ -90,7 +91,7 @@ async fn renew_all(
 }
 
 fn asked(node: &Node, message: RenewRequest) -> Result<Asked, Status> {
-    let (message, _deadline) = open(Request::new(message), node)?;
+    check_size(&message)?;
     let foreign = is_foreign(node, message.cluster_id);
     Ok(Asked { leases: convert::renewals(&message).map_err(CallError::from)?, foreign })
 }

@@ -1,0 +1,338 @@
+//! The one way in for calls of clients. What holds for every call (its size, its deadline, who calls, a name for it in the
+//! log) is done here, once; a handler gets a [`Call`] and answers it.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use prost::Message;
+use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tracing::{Instrument, Span};
+
+use crate::config::Tunables;
+use crate::error::CallError;
+use crate::net::connections::Line;
+use crate::node::Node;
+
+/// A request at most, bytes. The transport lets a little more through, so that the answer can say what is too large.
+const REQUEST_MAX: usize = 4 * 1024 * 1024;
+/// What the transport lets through, bytes.
+pub(crate) const TRANSPORT_MAX: usize = 4 * REQUEST_MAX;
+
+/// No call may take longer, whatever deadline it names.
+const DEADLINE_MAX: Duration = Duration::from_secs(60);
+
+/// A membership change or a snapshot without a deadline of its own: a learner may need a snapshot first.
+const LONG: Duration = Duration::from_secs(55);
+
+/// So long before its caller gives up a call is answered at the latest, where that leaves it nine tenths of its time: the
+/// refusal has its way to go, and a busy machine lets it wait.
+const MARGIN_MAX: Duration = Duration::from_millis(500);
+
+/// The metadata key by which a caller names its call for the log, and how much of that name is kept, bytes.
+const REQUEST_ID: &str = "x-request-id";
+const REQUEST_ID_MAX: usize = 64;
+
+macro_rules! methods {
+    ($($service:literal: $($method:ident $name:literal $kind:ident,)*)*) => {
+        /// Each call that the listener for clients takes, but health and reflection.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(crate) enum Method { $($($method,)*)* }
+
+        impl Method {
+            #[cfg(test)]
+            const ALL: &[Self] = &[$($(Self::$method,)*)*];
+
+            /// As it stands in the contract: service and method.
+            pub(crate) fn path(self) -> &'static str {
+                match self { $($(Self::$method => concat!("quorate.v1.", $service, "/", $name),)*)* }
+            }
+
+            fn kind(self) -> Kind {
+                match self { $($(Self::$method => Kind::$kind,)*)* }
+            }
+        }
+    };
+}
+
+methods! {
+    "Registry":
+        Register "Register" Write,
+        Renew "Renew" Write,
+        RenewStream "RenewStream" Write,
+        Deregister "Deregister" Write,
+        Update "Update" Write,
+        Fetch "Fetch" Read,
+        ListServices "ListServices" Read,
+        ListDependents "ListDependents" Read,
+        Watch "Watch" Read,
+        ListMembers "ListMembers" Read,
+    "Admin":
+        Status "Status" Read,
+        AddNode "AddNode" Operate,
+        RemoveNode "RemoveNode" Operate,
+        ReplaceNode "ReplaceNode" Operate,
+        TransferLeader "TransferLeader" Operate,
+        TriggerSnapshot "TriggerSnapshot" Operate,
+        Backup "Backup" Operate,
+        SetOverride "SetOverride" Operate,
+        ListOverrides "ListOverrides" Read,
+}
+
+/// What a method is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Read,
+    Write,
+    /// Of operators, and so rare that each stands in the log.
+    Operate,
+}
+
+impl Method {
+    /// How long a call may take whose caller names no deadline.
+    fn patience(self, tunables: &Tunables) -> Duration {
+        match self {
+            Self::AddNode | Self::RemoveNode | Self::ReplaceNode => LONG,
+            Self::TriggerSnapshot | Self::Backup => LONG,
+            _ => tunables.request_timeout(),
+        }
+    }
+}
+
+/// Who calls. The place for an identity, once callers have one.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    /// The connection that the call came on.
+    pub(super) line: Arc<Line>,
+}
+
+impl Caller {
+    /// The address of the connection's other end, where it has one.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        self.line.address()
+    }
+
+    /// An answer to it whose bytes count as long as they are under way.
+    ///
+    /// # Errors
+    /// Too many are.
+    pub(super) fn counted<A: Message>(
+        &self,
+        node: &Node,
+        deadline: Instant,
+        answer: A,
+    ) -> Result<Response<A>, CallError> {
+        let mut reserved = node.answers.begin(&self.line, deadline)?;
+        reserved.add(answer.encoded_len())?;
+        let mut response = Response::new(answer);
+        reserved.attach(&mut response);
+        Ok(response)
+    }
+}
+
+/// A call that has come in.
+#[derive(Debug)]
+pub(super) struct Call<T> {
+    pub(super) message: T,
+    /// When it has to be answered.
+    pub(super) deadline: Instant,
+    pub(super) caller: Caller,
+}
+
+/// Answers a call of one message.
+///
+/// # Errors
+/// Why it is not let in, or what its handler says.
+pub(super) async fn answer<T, A, E, F>(
+    node: &Node,
+    method: Method,
+    request: Request<T>,
+    handle: impl FnOnce(Call<T>) -> F,
+) -> Result<Response<A>, Status>
+where
+    T: Message,
+    E: Into<Status>,
+    F: Future<Output = Result<Response<A>, E>>,
+{
+    let size = check_size(request.get_ref());
+    enter(node, method, request, |call| async move {
+        size?;
+        handle(call).await.map_err(Into::into)
+    })
+    .await
+}
+
+/// Answers a call that is a stream of messages, each of which its handler has to [check](check_size).
+///
+/// # Errors
+/// Why it is not let in, or what its handler says.
+pub(super) async fn answer_stream<T, A, E, F>(
+    node: &Node,
+    method: Method,
+    request: Request<Streaming<T>>,
+    handle: impl FnOnce(Call<Streaming<T>>) -> F,
+) -> Result<Response<A>, Status>
+where
+    E: Into<Status>,
+    F: Future<Output = Result<Response<A>, E>>,
+{
+    enter(node, method, request, |call| async move { handle(call).await.map_err(Into::into) }).await
+}
+
+async fn enter<T, A, F>(
+    node: &Node,
+    method: Method,
+    request: Request<T>,
+    handle: impl FnOnce(Call<T>) -> F,
+) -> Result<Response<A>, Status>
+where
+    F: Future<Output = Result<Response<A>, Status>>,
+{
+    let deadline = deadline(request.metadata(), method.patience(&node.tunables));
+    let caller = Caller { line: Line::of(request.extensions()) };
+    let span = span(method, request.metadata(), &caller);
+    let call = Call { message: request.into_inner(), deadline, caller };
+    if span.is_disabled() {
+        return handle(call).await;
+    }
+    let answer = handle(call).instrument(span.clone()).await;
+    span.in_scope(|| log(method, answer.as_ref().err()));
+    answer
+}
+
+/// What the log says of a call is in this: which one it is, by the name that its caller gave it or a number of this process.
+fn span(method: Method, metadata: &MetadataMap, caller: &Caller) -> Span {
+    macro_rules! span {
+        ($level:ident) => {
+            tracing::span!(
+                tracing::Level::$level,
+                "call",
+                method = method.path(),
+                id = tracing::field::Empty,
+                from = tracing::field::Empty
+            )
+        };
+    }
+    let span = match method.kind() {
+        Kind::Operate => span!(INFO),
+        Kind::Read | Kind::Write => span!(DEBUG),
+    };
+    if !span.is_disabled() {
+        match metadata.get(REQUEST_ID).and_then(|id| id.to_str().ok()) {
+            Some(id) => span.record("id", id.get(..REQUEST_ID_MAX).unwrap_or(id)),
+            None => span.record("id", next_number()),
+        };
+        if let Some(from) = caller.address() {
+            span.record("from", tracing::field::display(from));
+        }
+    }
+    span
+}
+
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+fn log(method: Method, refused: Option<&Status>) {
+    match (refused, method.kind()) {
+        (None, Kind::Operate) => tracing::info!("done"),
+        (None, Kind::Read | Kind::Write) => tracing::debug!("done"),
+        (Some(status), kind) => {
+            let (code, message) = (status.code(), status.message());
+            match kind {
+                Kind::Operate => tracing::warn!(?code, message, "refused"),
+                _ if code == Code::Internal => tracing::warn!(?code, message, "failed"),
+                _ => tracing::debug!(?code, message, "refused"),
+            }
+        }
+    }
+}
+
+/// # Errors
+/// The message is too large.
+pub(super) fn check_size(message: &impl Message) -> Result<(), CallError> {
+    let bytes = message.encoded_len();
+    if bytes <= REQUEST_MAX {
+        return Ok(());
+    }
+    let instead = "send it in several calls";
+    Err(CallError::TooLarge { what: "the request", bytes, limit: REQUEST_MAX, instead })
+}
+
+/// When a call has to be answered: a little before the caller gives up, so that it learns why.
+fn deadline(metadata: &MetadataMap, default: Duration) -> Instant {
+    let given = metadata.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
+    deadline_in(given.unwrap_or(default))
+}
+
+/// When a call has to be answered whose caller gives up after this time.
+pub(super) fn deadline_in(timeout: Duration) -> Instant {
+    let timeout = timeout.min(DEADLINE_MAX);
+    let margin = (timeout / 10).min(MARGIN_MAX);
+    Instant::now() + (timeout - margin)
+}
+
+/// `grpc-timeout`: up to 8 digits and a unit (gRPC over HTTP/2, section Requests).
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let unit_at = text.len().checked_sub(1)?;
+    let (digits, unit) = text.split_at_checked(unit_at)?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let value: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(value * 3_600)),
+        "M" => Some(Duration::from_secs(value * 60)),
+        "S" => Some(Duration::from_secs(value)),
+        "m" => Some(Duration::from_millis(value)),
+        "u" => Some(Duration::from_micros(value)),
+        "n" => Some(Duration::from_nanos(value)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+
+    #[test]
+    fn reads_grpc_timeouts() {
+        for (text, expected) in [
+            ("5S", Some(Duration::from_secs(5))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("1000000u", Some(Duration::from_secs(1))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3_600))),
+            ("", None),
+            ("S", None),
+            ("5", None),
+            ("123456789S", None),
+            ("5é", None),
+        ] {
+            assert_eq!(parse_timeout(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn each_call_of_the_contract_has_a_row() {
+        let descriptors = FileDescriptorSet::decode(quorate_proto::FILE_DESCRIPTOR_SET).unwrap();
+        let mut of_contract = BTreeSet::new();
+        for file in descriptors.file.iter().filter(|file| file.package() == "quorate.v1") {
+            for service in &file.service {
+                let path = |method: &str| format!("quorate.v1.{}/{method}", service.name());
+                of_contract.extend(service.method.iter().map(|method| path(method.name())));
+            }
+        }
+        let rows: BTreeSet<_> = Method::ALL.iter().map(|m| m.path().to_owned()).collect();
+        assert_eq!(rows, of_contract);
+        assert_eq!(rows.len(), Method::ALL.len(), "each has one");
+    }
+}

@@ -1,0 +1,95 @@
+//! The one way in for calls of other nodes: who may make which call. What a call says is checked by `guard.rs`, where that
+//! takes more than its sender.
+
+use tonic::{Request, Status};
+
+use crate::api::grpc::peer::PeerService;
+use crate::peers::Envelope;
+
+/// Each call that the listener for peers takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PeerMethod {
+    Identify,
+    Append,
+    AppendStream,
+    Vote,
+    PreVote,
+    TransferLeader,
+    InstallSnapshot,
+    Forward,
+    ReadIndex,
+    Moved,
+    Recall,
+    Status,
+}
+
+/// From whom a call is taken.
+enum From {
+    /// It tells nothing that could harm, and whoever asks may not know yet whose node this is.
+    Anybody,
+    /// A node that names this cluster and this node.
+    OfCluster,
+    /// The same; a node that is of no cluster yet becomes one of the caller's.
+    Leader,
+    /// A member by the membership in effect.
+    Member,
+}
+
+impl PeerMethod {
+    fn from(self) -> From {
+        match self {
+            Self::Identify => From::Anybody,
+            Self::Vote | Self::PreVote => From::OfCluster,
+            Self::Append | Self::AppendStream | Self::InstallSnapshot => From::Leader,
+            Self::TransferLeader
+            | Self::Forward
+            | Self::ReadIndex
+            | Self::Moved
+            | Self::Recall
+            | Self::Status => From::Member,
+        }
+    }
+}
+
+/// A call that has come in.
+pub(super) struct PeerCall<T> {
+    pub(super) message: T,
+    pub(super) envelope: Envelope,
+}
+
+impl<T> PeerCall<T> {
+    /// The node that says it sent this.
+    pub(super) fn sender(&self) -> u64 {
+        self.envelope.sender
+    }
+}
+
+impl PeerService {
+    /// Lets a call in.
+    ///
+    /// # Errors
+    /// It is of another cluster, for another node, or from a node that may not make it.
+    pub(super) async fn enter<T>(
+        &self,
+        method: PeerMethod,
+        request: Request<T>,
+    ) -> Result<PeerCall<T>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        let envelope = Envelope::of(&metadata);
+        let call = PeerCall { message, envelope };
+        let allowed = match method.from() {
+            From::Anybody => Ok(()),
+            From::OfCluster => self.check(&metadata),
+            From::Leader => self.adopt(&metadata).await,
+            From::Member => self.check_member(&metadata).map(drop),
+        };
+        match allowed {
+            Ok(()) => Ok(call),
+            Err(refused) => {
+                let (sender, message) = (call.sender(), refused.message());
+                tracing::debug!(?method, sender, message, "refused a call of another node");
+                Err(refused)
+            }
+        }
+    }
+}

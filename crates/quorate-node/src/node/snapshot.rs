@@ -1,0 +1,91 @@
+//! Snapshots that somebody waits for.
+
+use std::time::Duration;
+
+use openraft::RaftMetrics;
+use openraft::alias::WatchReceiverOf;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::NodeError;
+use crate::node::Node;
+use crate::types::TypeConfig;
+
+/// While a snapshot is waited for, it is asked for this often.
+const TRIGGER_EVERY: Duration = Duration::from_millis(100);
+
+impl Node {
+    /// Builds a snapshot of at least what is applied now; the index that it covers.
+    ///
+    /// # Errors
+    /// The disk has no room, Raft has stopped, or it is not done by the deadline (and goes on).
+    pub(crate) async fn snapshot(&self, deadline: Instant) -> Result<u64, NodeError> {
+        let since = Instant::now();
+        let wanted = self.applied.position().index;
+        let mut metrics = self.metrics.clone();
+        loop {
+            let built = built(&metrics.borrow_watched());
+            if built >= wanted {
+                return Ok(built);
+            }
+            self.disk.check()?;
+            // Does nothing while another one is being built, so it is asked for again.
+            let triggered = self.raft.trigger().snapshot().await;
+            triggered.map_err(|error| self.fatal(&error))?;
+            let again = (Instant::now() + TRIGGER_EVERY).min(deadline);
+            wait_until_built(&mut metrics, wanted, again).await;
+            if Instant::now() >= deadline {
+                let waited_ms = since.elapsed().as_millis() as u64;
+                return Err(NodeError::SnapshotLate { waited_ms });
+            }
+        }
+    }
+}
+
+/// What the newest snapshot covers.
+fn built(metrics: &RaftMetrics<TypeConfig>) -> u64 {
+    metrics.snapshot.map_or(0, |log_id| log_id.index())
+}
+
+/// Not for any change: each trigger is one, and waiting for it would keep Raft busy with nothing else.
+async fn wait_until_built(
+    metrics: &mut WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
+    wanted: u64,
+    until: Instant,
+) {
+    // Whether it was is looked at by whoever waits.
+    let _ = timeout_at(until, metrics.wait_until(|now| built(now) >= wanted)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+    use openraft::async_runtime::watch::{Watch as _, WatchSender as _};
+
+    use super::*;
+
+    type WatchOf =
+        <<TypeConfig as openraft::RaftTypeConfig>::AsyncRuntime as openraft::AsyncRuntime>::Watch;
+
+    #[tokio::test]
+    async fn only_a_snapshot_ends_the_wait_for_one() {
+        let (sender, mut metrics) = WatchOf::channel(RaftMetrics::<TypeConfig>::new_initial(1));
+        let until = Instant::now() + Duration::from_secs(3600);
+        let mut waiting = Box::pin(wait_until_built(&mut metrics, 7, until));
+        let change = |change: &dyn Fn(&mut RaftMetrics<TypeConfig>)| {
+            sender.send_if_modified(|metrics| {
+                change(metrics);
+                true
+            });
+        };
+        for index in 1..100 {
+            change(&|metrics| metrics.last_log_index = Some(index));
+            assert!(poll!(&mut waiting).is_pending(), "after change {index} of something else");
+        }
+        let snapshot = |index| Some(openraft::testing::log_id::<TypeConfig>(1, 1, index));
+        change(&|metrics| metrics.snapshot = snapshot(6));
+        assert!(poll!(&mut waiting).is_pending(), "it is an older one");
+        change(&|metrics| metrics.snapshot = snapshot(7));
+        assert!(poll!(&mut waiting).is_ready());
+    }
+}
