@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use quorate_client::Consistency;
+use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::watch_request::Kind as Ask;
 use quorate_proto::v1::{LeaseRenewal, RenewRequest, WatchRequest, WatchResponse, WatchSubscribe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -10,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
 use crate::cluster::{Cluster, Node, Settings};
@@ -55,13 +57,17 @@ async fn never_calls(address: &str) -> (Duration, Vec<u32>) {
     (first.unwrap_or_default(), reasons)
 }
 
-async fn watch(
-    node: &Node,
-) -> Result<(mpsc::Sender<WatchRequest>, Streaming<WatchResponse>), Status> {
+type Watch = (mpsc::Sender<WatchRequest>, Streaming<WatchResponse>);
+
+async fn watch(node: &Node) -> Result<Watch, Status> {
+    watch_over(node.registry()).await
+}
+
+async fn watch_over(mut registry: RegistryClient<Channel>) -> Result<Watch, Status> {
     let (asks, requests) = mpsc::channel(1);
     let ask = Ask::Subscribe(WatchSubscribe::default());
     asks.send(WatchRequest { kind: Some(ask) }).await.unwrap();
-    let answers = node.registry().watch(ReceiverStream::new(requests)).await?;
+    let answers = registry.watch(ReceiverStream::new(requests)).await?;
     Ok((asks, answers.into_inner()))
 }
 
@@ -139,6 +145,37 @@ async fn calls_above_the_bound_are_refused_and_streams_under_way_go_on() {
     renewed.message().await.unwrap().expect("streams under way go on");
     watches.pop();
     eventually("a place that was given back", ENDED_WITHIN, async || {
+        node.register("late", "b", TTL).await
+    })
+    .await;
+}
+
+/// One address takes as many places as it may have, whatever the number of its connections; others are served meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_does_not_take_all_places() {
+    let tunables = format!("calls_per_address_max = {CALLS}");
+    let cluster = Cluster::start_with(1, Settings { tunables, ..Settings::default() }).await;
+    let node = &cluster.nodes[0];
+    let mut watches = Vec::new();
+    let refused = loop {
+        match watch(node).await {
+            Ok(watch) => watches.push(watch),
+            Err(status) => break status,
+        }
+        assert!(watches.len() <= CALLS, "more than {CALLS} streams");
+    };
+    assert_eq!(watches.len(), CALLS);
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("64 calls and streams are under way from this address"));
+    assert!(refused.metadata().contains_key("retry-after-ms"), "{refused:?}");
+
+    let elsewhere = Endpoint::from_shared(format!("http://{}", node.clients)).unwrap();
+    let elsewhere = elsewhere.local_address(Some([127, 0, 0, 2].into())).connect().await.unwrap();
+    let (_asks, mut watched) = watch_over(RegistryClient::new(elsewhere)).await.unwrap();
+    watched.message().await.unwrap().expect("another address is served");
+
+    watches.truncate(CALLS / 2);
+    eventually("places that were given back", ENDED_WITHIN, async || {
         node.register("late", "b", TTL).await
     })
     .await;

@@ -118,6 +118,9 @@ pub struct Tunables {
     /// 32,768, minimum 64: a watch, a stream of renewals and a call on each of `connections_max` connections; a stream takes
     /// about 10 KiB.
     pub calls_max: usize,
+    /// Those from one address, so that one client does not take the place of all others. Default 16,384, minimum 64. Raise it
+    /// where many clients come through one proxy.
+    pub calls_per_address_max: usize,
     /// Bytes of answers that clients have not taken yet, in all; calls that would add some are refused. Default 256 MiB,
     /// minimum 64 KiB.
     pub answers_bytes_max: usize,
@@ -147,6 +150,7 @@ impl Default for Tunables {
             peer_connections_max: 256,
             connection_idle_ms: 300_000,
             calls_max: 32_768,
+            calls_per_address_max: 16_384,
             answers_bytes_max: 256 * 1024 * 1024,
             answers_per_connection_bytes_max: 64 * 1024 * 1024,
         }
@@ -255,6 +259,7 @@ impl Tunables {
         at_least("peer_connections_max", self.peer_connections_max as u64, 8)?;
         at_least("connection_idle_ms", self.connection_idle_ms, 1_000)?;
         at_least("calls_max", self.calls_max as u64, 64)?;
+        at_least("calls_per_address_max", self.calls_per_address_max as u64, 64)?;
         at_least("answers_bytes_max", self.answers_bytes_max as u64, 64 * 1024)?;
         let per_connection = self.answers_per_connection_bytes_max as u64;
         at_least("answers_per_connection_bytes_max", per_connection, 64 * 1024)?;

@@ -170,9 +170,9 @@ pub(crate) enum CallError {
     )]
     AnswersUnderWay { under_way: usize, limit: usize, place: &'static str },
     #[error(
-        "{limit} calls and streams are under way at this node, as many as may be: end some, or ask another node"
+        "{limit} calls and streams are under way {place}, as many as may be: end some, or ask another node"
     )]
-    CallsUnderWay { limit: usize },
+    CallsUnderWay { limit: usize, place: &'static str },
     #[error(transparent)]
     Node(#[from] NodeError),
 }

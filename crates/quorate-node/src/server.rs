@@ -238,7 +238,7 @@ impl Bound {
         let arriving = connections.accept(self.clients);
         let clients = calls::serve(
             transport(),
-            Counted::new(calls, UnderWay::new("clients", node.tunables.calls_max)),
+            Counted::new(calls, calls_under_way("clients", &node.tunables)),
             arriving.map(|(connection, leave)| (AnyAuthority::new(connection), leave)),
             node.stop.clone(),
         );
@@ -296,7 +296,7 @@ async fn serve_peers(
 ) -> Result<(), RunError> {
     let tunables = &service.node.tunables;
     let connections = Connections::new("peers", peer_limits(tunables));
-    let under_way = UnderWay::new("peers", tunables.calls_max);
+    let under_way = calls_under_way("peers", tunables);
     let service = PeerServer::new(service)
         .max_decoding_message_size(MESSAGE_MAX)
         .max_encoding_message_size(MESSAGE_MAX);
@@ -344,6 +344,10 @@ fn client_limits(tunables: &Tunables) -> Limits {
     let Tunables { connections_max, connections_per_address_max, .. } = *tunables;
     let (in_all, per_address) = (connections_max, connections_per_address_max);
     Limits { in_all, per_address, idle: idle(tunables) }
+}
+
+fn calls_under_way(whose: &'static str, tunables: &Tunables) -> Arc<UnderWay> {
+    UnderWay::new(whose, tunables.calls_max, tunables.calls_per_address_max)
 }
 
 fn answers(tunables: &Tunables) -> Answers {

@@ -34,6 +34,7 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct UnderWay {
     whose: &'static str,
     max: usize,
+    per_address_max: usize,
     count: AtomicUsize,
     told: Mutex<Option<Instant>>,
 }
@@ -45,29 +46,36 @@ pub(crate) struct Call {
 }
 
 impl UnderWay {
-    pub(crate) fn new(whose: &'static str, max: usize) -> Arc<Self> {
-        Arc::new(Self { whose, max, count: AtomicUsize::new(0), told: Mutex::default() })
+    pub(crate) fn new(whose: &'static str, max: usize, per_address_max: usize) -> Arc<Self> {
+        let (count, told) = (AtomicUsize::new(0), Mutex::default());
+        Arc::new(Self { whose, max, per_address_max, count, told })
     }
 
     /// # Errors
     /// There are too many already.
     fn begin(self: &Arc<Self>, line: Arc<Line>) -> Result<Call, Status> {
         // Counted first: two that begin at once do not share the last place.
-        line.begin_call();
+        let of_address = line.begin_call();
         let before = self.count.fetch_add(1, Ordering::Relaxed);
         let call = Call { line, of: self.clone() };
-        if before >= self.max {
-            self.tell();
-            return Err(CallError::CallsUnderWay { limit: self.max }.into());
+        for (under_way, limit, place) in [
+            (before, self.max, "at this node"),
+            (of_address, self.per_address_max, "from this address"),
+        ] {
+            if under_way >= limit {
+                self.tell(limit, place);
+                return Err(CallError::CallsUnderWay { limit, place }.into());
+            }
         }
         Ok(call)
     }
 
-    fn tell(&self) {
+    fn tell(&self, max: usize, place: &str) {
         let mut told = self.told.lock().expect("invariant: nothing panics under this lock");
         if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
             *told = Some(Instant::now());
-            tracing::warn!(of = self.whose, max = self.max, "too many calls: new ones are refused");
+            let of = self.whose;
+            tracing::warn!(of, max, place, "too many calls: new ones are refused");
         }
     }
 }

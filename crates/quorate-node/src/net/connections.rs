@@ -53,9 +53,16 @@ pub(crate) struct Connections {
 struct Live {
     next: u64,
     lines: BTreeMap<u64, Arc<Line>>,
-    by_address: HashMap<IpAddr, usize>,
+    by_address: HashMap<IpAddr, OfAddress>,
     refused: u64,
     told: Option<Instant>,
+}
+
+/// What comes from one address.
+#[derive(Default)]
+struct OfAddress {
+    connections: usize,
+    calls: Arc<AtomicUsize>,
 }
 
 /// What is known of one connection.
@@ -68,6 +75,8 @@ pub(crate) struct Line {
     heard: AtomicU64,
     ended: AtomicBool,
     calls: AtomicUsize,
+    /// On all connections from its address.
+    calls_of_address: Arc<AtomicUsize>,
     /// When the last call ended, ms after `since`.
     idle_since_ms: AtomicU64,
     /// It is to take no more calls and to end when it has none.
@@ -125,17 +134,20 @@ impl Connections {
     fn admit(self: &Arc<Self>, stream: Connection) -> Option<(Admitted, CancellationToken)> {
         let from = stream.from();
         let mut live = self.lock();
-        let of_address = from.map_or(0, |from| live.by_address.get(&from).copied().unwrap_or(0));
+        let of_address = from.and_then(|from| live.by_address.get(&from));
+        let of_address = of_address.map_or(0, |of_address| of_address.connections);
         if live.lines.len() >= self.limits.in_all || of_address >= self.limits.per_address {
             self.refuse(&mut live, from, of_address);
             return None;
         }
-        if let Some(from) = from {
-            live.by_address.insert(from, of_address + 1);
-        }
+        let calls_of_address = from.map(|from| {
+            let of_address = live.by_address.entry(from).or_default();
+            of_address.connections += 1;
+            of_address.calls.clone()
+        });
         let id = live.next;
         live.next += 1;
-        let line = Arc::new(Line::new(from));
+        let line = Arc::new(Line::new(from, calls_of_address.unwrap_or_default()));
         live.lines.insert(id, line.clone());
         let leave = line.leave.clone();
         Some((Admitted { stream, line, _place: Place { id, from, of: self.clone() } }, leave))
@@ -215,9 +227,9 @@ impl Drop for Place {
 impl Place {
     fn give_back(&self, live: &mut Live) {
         let Some(from) = self.from else { return };
-        if let Some(count) = live.by_address.get_mut(&from) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(of_address) = live.by_address.get_mut(&from) {
+            of_address.connections -= 1;
+            if of_address.connections == 0 {
                 live.by_address.remove(&from);
             }
         }
@@ -225,7 +237,7 @@ impl Place {
 }
 
 impl Line {
-    pub(crate) fn new(from: Option<IpAddr>) -> Self {
+    pub(crate) fn new(from: Option<IpAddr>, calls_of_address: Arc<AtomicUsize>) -> Self {
         Self {
             from,
             since: Instant::now(),
@@ -233,6 +245,7 @@ impl Line {
             heard: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
+            calls_of_address,
             idle_since_ms: AtomicU64::new(0),
             leave: CancellationToken::new(),
             answers: Mutex::default(),
@@ -247,7 +260,7 @@ impl Line {
 
     /// The one that a call came on.
     pub(crate) fn of(call: &http::Extensions) -> Arc<Self> {
-        call.get().cloned().unwrap_or_else(|| Arc::new(Self::new(None)))
+        call.get().cloned().unwrap_or_else(|| Arc::new(Self::new(None, Arc::default())))
     }
 
     fn hear(&self, bytes: usize) {
@@ -262,11 +275,14 @@ impl Line {
         self.answers.lock().expect("invariant: nothing panics while it holds this lock")
     }
 
-    pub(crate) fn begin_call(&self) {
+    /// How many were under way from its address.
+    pub(crate) fn begin_call(&self) -> usize {
         self.calls.fetch_add(1, Ordering::Relaxed);
+        self.calls_of_address.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn end_call(&self) {
+        self.calls_of_address.fetch_sub(1, Ordering::Relaxed);
         self.idle_since_ms.store(self.age_ms(), Ordering::Relaxed);
         // Whoever sees that no call is left sees since when.
         self.calls.fetch_sub(1, Ordering::Release);
