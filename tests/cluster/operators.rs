@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::{StreamExt, stream};
 use quorate_proto::v1::{
     InstanceOverride, ListOverridesRequest, SetOverrideRequest, SetOverrideResponse,
 };
@@ -146,4 +147,33 @@ async fn overrides_are_listed_in_pages_and_say_whether_the_instance_is_there() {
     assert!(none.overrides.is_empty() && none.next.is_none());
     let bad = ListOverridesRequest { namespace: "a/b".to_owned(), ..Default::default() };
     assert_refused(cluster.admin(2).list_overrides(bad).await, Code::InvalidArgument, &["a/b"]);
+}
+
+/// Those of instances that are not registered; who is refused hears by which limit, and one less makes room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_overrides_ahead_are_refused_by_their_limit() {
+    const AHEAD: u64 = 10_000;
+    const AT_ONCE: usize = 256;
+    let cluster = Cluster::start(1).await;
+    let admin = cluster.admin(1);
+    let set = async |id: u64, weight: Option<u32>| {
+        let value =
+            weight.map(|weight| InstanceOverride { weight: Some(weight), ..<_>::default() });
+        let (service, id) = ("web".to_owned(), format!("i{id}"));
+        let request = SetOverrideRequest { service, id, r#override: value, ..<_>::default() };
+        admin.clone().set_override(request).await
+    };
+    let mut all = stream::iter((0..AHEAD).map(|id| set(id, Some(0)))).buffer_unordered(AT_ONCE);
+    while let Some(answer) = all.next().await {
+        answer.expect("there is room");
+    }
+    let names = ["default/web/i10000", "10000"];
+    assert_refused(set(AHEAD, Some(0)).await, Code::ResourceExhausted, &names);
+    set(1, Some(7)).await.expect("another value of one that is there");
+    register(&mut cluster.registry(1), "web", "i10001").await;
+    set(AHEAD + 1, Some(0)).await.expect("one of an instance that is there");
+    for id in [1, 2] {
+        set(id, None).await.expect("one less");
+    }
+    set(AHEAD, Some(0)).await.expect("there is room again");
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use quorate_client::{Error, FetchOptions, Selection};
+use quorate_client::{Error, FetchOptions, InstanceOverride, Selection};
 use rustix::process::Signal;
 
 use crate::cli::{Running, ask};
@@ -122,4 +122,55 @@ async fn operators_hear_of_their_mistakes() {
     let instances = probing.client().connect().await.unwrap();
     let all = instances.fetch_with(&FetchOptions::new(Selection::service("web"))).await.unwrap();
     assert_eq!(all.services.unwrap()[0].instances.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_say_what_they_count() {
+    let health_checks = "allow = [\"127.0.0.0/8\"]".to_owned();
+    let cluster = Cluster::start_with(1, Settings { health_checks, ..Settings::default() }).await;
+    let nodes = cluster.all();
+    for line in [
+        "register web up --endpoint http=http://h:1 --ttl 1h --once",
+        "register web leaving --endpoint http=http://h:1 --status draining --ttl 1h --once",
+        "register web sick --endpoint http=http://127.0.0.1:1 --check tcp,failures=1,every=1s --ttl 1h --once",
+    ] {
+        ask(&nodes, line).await.expect(0);
+    }
+    let row = |table: &str| {
+        let row: Vec<_> =
+            table.lines().nth(1).into_iter().flat_map(str::split_whitespace).collect();
+        row.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let services = eventually("the checks of one fail", PATIENCE, async || {
+        let services = ask(&nodes, "services").await.expect(0).out;
+        if row(&services).get(1).is_some_and(|usable| usable == "1") {
+            Ok(services)
+        } else {
+            Err(services)
+        }
+    })
+    .await;
+    assert!(services.starts_with("SERVICE  USABLE  UP  INSTANCES  REVISION\n"), "{services}");
+    assert_eq!(row(&services)[..4], ["web", "1", "2", "3"], "{services}");
+    let json = ask(&nodes, "services -o json").await.expect(0).json();
+    let counts = ["usable", "up", "instances"].map(|count| json["services"][0][count].as_u64());
+    assert_eq!(counts, [Some(1), Some(2), Some(3)], "{json}");
+
+    // The state is hashed at some indexes: each hash is of one of them, which stands beside it.
+    let client = cluster.client().connect().await.unwrap();
+    for number in 0..70 {
+        let decision = InstanceOverride { weight: Some(number), ..InstanceOverride::default() };
+        client.admin().set_override("web", "up", decision).await.unwrap();
+    }
+    eventually("the hash stands beside its index", PATIENCE, async || {
+        let table = ask(&nodes, "cluster status").await.expect(0).out;
+        let json = ask(&nodes, "cluster status -o json").await.expect(0).json();
+        let member = &json["members"][0];
+        let (hash, index) = (&member["state_hash"], member["state_hash_index"].as_u64().unwrap());
+        let expected = format!("{}@{index}", &hash.as_str().unwrap()[..8]);
+        let is_there = table.lines().next().unwrap().ends_with("HASH@INDEX")
+            && row(&table).last() == Some(&expected);
+        if is_there && index > 0 { Ok(()) } else { Err(format!("{table} {expected}")) }
+    })
+    .await;
 }

@@ -22,6 +22,7 @@ use crate::applied::shared_event::SharedEvent;
 use crate::applied::subscription::{Begin, Message, Positioned, Subscription};
 use crate::error::{CallError, NodeError, Wanted};
 use crate::node::Node;
+use crate::node::leadership::Leadership;
 use crate::node::reads::age_ms;
 
 /// Answers a Watch call.
@@ -83,18 +84,18 @@ const LEADERLESS_FOR: Duration = Duration::from_secs(60);
 const REMOVED_FOR: Duration = Duration::from_secs(10);
 
 /// Waits until nothing new will come here for long: this node was taken out, or has no leader.
-async fn lost(node: &Node) -> NodeError {
+async fn lost(leadership: &Leadership, node: u64) -> NodeError {
     let removed = async {
         loop {
-            node.leadership.removed().await;
+            leadership.removed().await;
             sleep(REMOVED_FOR).await;
-            if node.leadership.is_removed() {
-                return NodeError::NotMember { node: node.id };
+            if leadership.is_removed() {
+                return NodeError::NotMember { node };
             }
         }
     };
     let leaderless = async {
-        let mut leader = node.leadership.views();
+        let mut leader = leadership.views();
         loop {
             // Its sender is this node's: it does not end before.
             let _ = leader.wait_for(Option::is_none).await;
@@ -129,7 +130,7 @@ async fn end(node: Arc<Node>, mut asks: Streaming<WatchRequest>) -> Status {
     tokio::select! {
         status = asked => status,
         () = node.stop.cancelled() => NodeError::Stopping { node: node.id }.into(),
-        error = lost(&node) => error.into(),
+        error = lost(&node.leadership, node.id) => error.into(),
     }
 }
 
@@ -202,6 +203,7 @@ fn encoded(shared: &SharedEvent, filter: &Filter) -> Option<Bytes> {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::pin::pin;
 
     use quorate_proto::v1::{Change, ChangeKind, RemoveReason, WatchDelta, WatchResponse};
     use quorate_proto::v1::{InstanceStatus, watch_response};
@@ -287,6 +289,39 @@ mod tests {
             let (at, revision) = now;
             assert_eq!(fresh.of(told, Fresh { at, revision }), expected, "{what}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_ends_after_a_minute_without_a_leader_and_not_before() {
+        let leadership = Leadership::new();
+        let mut lost = pin!(lost(&leadership, 1));
+        let mut goes_on = async |time| timeout(time, &mut lost).await.err();
+        let (nearly, hour) = (LEADERLESS_FOR - Duration::from_millis(1), LEADERLESS_FOR * 60);
+        assert!(goes_on(nearly).await.is_some(), "none has led yet");
+        leadership.set_leader(Some(2));
+        assert!(goes_on(hour).await.is_some(), "it is led");
+        leadership.set_leader(None);
+        assert!(goes_on(nearly).await.is_some(), "one may be elected yet");
+        leadership.set_leader(Some(3));
+        assert!(goes_on(hour).await.is_some(), "one was, in time");
+        leadership.set_leader(None);
+        assert!(goes_on(nearly).await.is_some());
+        let ended = timeout(Duration::from_millis(1), &mut lost).await;
+        assert!(matches!(ended, Ok(NodeError::NoLeader { waited_ms: 60_000 })), "{ended:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_ends_where_its_node_stays_removed() {
+        let leadership = Leadership::new();
+        leadership.set_leader(Some(2));
+        let mut lost = pin!(lost(&leadership, 1));
+        leadership.set_removed(true);
+        assert!(timeout(REMOVED_FOR / 2, &mut lost).await.is_err(), "it may join again");
+        leadership.set_removed(false);
+        assert!(timeout(REMOVED_FOR * 10, &mut lost).await.is_err(), "it did");
+        leadership.set_removed(true);
+        let ended = timeout(REMOVED_FOR, &mut lost).await;
+        assert!(matches!(ended, Ok(NodeError::NotMember { node: 1 })), "{ended:?}");
     }
 
     /// Whoever comes first, nobody is sent what was encoded for somebody who sees the change in another way.
