@@ -58,7 +58,7 @@ fn each_handler_begins_with_the_door() {
                         && rest.starts_with(&method)
                 })
             };
-            if !doors.iter().any(|door| enters(&door)) {
+            if !doors.iter().any(&enters) {
                 let what = format!("{name} does not begin with {}{method}", doors[0]);
                 faults.push(source.fault(line, &format!("{what}; what it skips holds for all")));
             }

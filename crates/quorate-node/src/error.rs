@@ -73,6 +73,9 @@ pub(crate) enum NodeError {
     /// A membership change that must not be.
     #[error("{0}")]
     Membership(MembershipError),
+    /// What cannot be: a bug of ours, or of a library.
+    #[error("node {node}: {what}; this is a bug, please report it with the node's log")]
+    Unexpected { node: u64, what: String },
     /// The Raft library stopped for good: its disk failed, or a bug.
     #[error("node {node} has stopped taking part: {reason}; see its log")]
     Fatal { node: u64, reason: String },

@@ -1,6 +1,7 @@
 //! One node: proposes writes (here or at the leader), reads, and answers what only a leader can. Handlers of calls reach
 //! Raft and the registry only through this.
 
+pub(crate) mod calls;
 pub(crate) mod forwards;
 pub(crate) mod leadership;
 pub(crate) mod membership;
@@ -25,7 +26,7 @@ use openraft::{Instant as _, RaftMetrics};
 use quorate_proto::peer::v1::Forwarded;
 use quorate_proto::requests::Origin;
 use quorate_proto::v1::RequestId;
-use quorate_state::{Clock, Command, LeaseId, Op, Reply, Request};
+use quorate_state::{Clock, Command, Op, Reply, Request};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
@@ -38,10 +39,9 @@ use crate::config::Tunables;
 use crate::error::{CallError, NodeError};
 use crate::free_space::Disk;
 use crate::net::answers::Answers;
+use crate::node::calls::{Ask, LeaderAnswer, LeaderCall};
 use crate::node::leadership::Leadership;
-use crate::node::membership::MembershipCall;
 use crate::node::queues::Queues;
-use crate::node::renewals::{Patience, Renewed};
 use crate::node::status::ProbeCounts;
 use crate::peers::{Lane, Peers};
 use crate::raft::Raft;
@@ -53,23 +53,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Entries that may wait to be committed and applied: some seconds of a busy cluster.
 const BACKLOG_MAX: usize = 50_000;
-
-/// What only the leader can do; travels to it from any node.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) enum LeaderCall {
-    Propose(Op, Request),
-    Renew(Vec<LeaseId>, Patience),
-    Membership(MembershipCall),
-}
-
-/// The leader's answer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) enum LeaderAnswer {
-    Outcome(Outcome),
-    Renewed { unknown: Vec<LeaseId>, revision: u64 },
-    Members(Vec<MemberInfo>),
-    Leader(u64),
-}
 
 /// A member as the membership has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,10 +119,7 @@ impl Node {
     ) -> Result<Outcome, CallError> {
         let now = self.applied.lock().registry.clock();
         let named = requests::name(&self.origin, given, &op, now)?;
-        let call = LeaderCall::Propose(op, named.request);
-        let LeaderAnswer::Outcome(outcome) = self.on_leader(call, deadline).await? else {
-            return Err(self.mismatched(&"no outcome").into());
-        };
+        let outcome = self.on_leader((op, named.request), deadline).await?;
         match outcome.reply {
             Reply::Rejected(rejection) => Err(NodeError::Rejected(rejection).into()),
             _ => Ok(outcome),
@@ -151,16 +131,26 @@ impl Node {
     ///
     /// # Errors
     /// The leader's refusal; [`NodeError::NoLeader`] or [`NodeError::NoAnswer`] at the deadline.
-    pub(crate) async fn on_leader(
+    pub(crate) async fn on_leader<C: Ask>(
         &self,
-        call: LeaderCall,
+        call: C,
         deadline: Instant,
-    ) -> Result<LeaderAnswer, NodeError> {
+    ) -> Result<C::Answer, NodeError> {
         self.attempt_on_leader(call, deadline, &mut 0).await
     }
 
-    /// The same; counts the attempts.
-    pub(crate) async fn attempt_on_leader(
+    /// As [`Node::on_leader`]; counts the attempts.
+    pub(crate) async fn attempt_on_leader<C: Ask>(
+        &self,
+        call: C,
+        deadline: Instant,
+        attempts: &mut u32,
+    ) -> Result<C::Answer, NodeError> {
+        let answer = self.attempts_on_leader(call.into(), deadline, attempts).await?;
+        C::read(answer).ok_or_else(|| self.unexpected(&"an answer to another call"))
+    }
+
+    async fn attempts_on_leader(
         &self,
         call: LeaderCall,
         deadline: Instant,
@@ -236,10 +226,14 @@ impl Node {
             }
             LeaderCall::Renew(leases, patience) => {
                 let renewed = self.queues.log_renewals.submit(leases, patience).await?;
-                let Renewed { unknown, revision } = renewed;
-                Ok(LeaderAnswer::Renewed { unknown, revision })
+                Ok(LeaderAnswer::Renewed(renewed))
             }
-            LeaderCall::Membership(call) => self.change_membership(call, deadline).await,
+            LeaderCall::Membership(call) => {
+                self.change_membership(call, deadline).await.map(LeaderAnswer::Members)
+            }
+            LeaderCall::Lead(call) => {
+                self.hand_over(call, deadline).await.map(LeaderAnswer::Leader)
+            }
         }
     }
 
@@ -265,9 +259,7 @@ impl Node {
             | Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
                 Err(NodeError::NotLeader { node: self.id })
             }
-            Err(RaftError::APIError(other)) => {
-                Err(NodeError::Fatal { node: self.id, reason: other.to_string() })
-            }
+            Err(RaftError::APIError(other)) => Err(self.unexpected(&other)),
         }
     }
 
@@ -303,9 +295,9 @@ impl Node {
         let encoded = encode(call);
         match call {
             LeaderCall::Propose(..) => self.queues.forwards.submit(leader, encoded, deadline).await,
-            LeaderCall::Renew(..) | LeaderCall::Membership(_) => {
+            LeaderCall::Renew(..) | LeaderCall::Membership(_) | LeaderCall::Lead(_) => {
                 let mut answers = self.forward_all(leader, vec![encoded], deadline).await?;
-                answers.pop().unwrap_or_else(|| Err(self.mismatched(&"no answer")))
+                answers.pop().unwrap_or_else(|| Err(self.unexpected(&"no answer to a call")))
             }
         }
     }
@@ -448,9 +440,8 @@ impl Node {
         NodeError::Fatal { node: self.id, reason: reason.to_string() }
     }
 
-    pub(crate) fn mismatched(&self, answer: &impl std::fmt::Debug) -> NodeError {
-        let reason = format!("an answer of another kind than was asked for: {answer:?}");
-        NodeError::Fatal { node: self.id, reason }
+    pub(crate) fn unexpected(&self, what: &impl std::fmt::Display) -> NodeError {
+        NodeError::Unexpected { node: self.id, what: what.to_string() }
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::error::NodeError;
-use crate::node::LeaderAnswer;
+use crate::node::calls::LeaderAnswer;
 
 /// Calls that wait for a message; when another node leads, each of them may stand here twice for a moment.
 const QUEUE_MAX: usize = 16_384;

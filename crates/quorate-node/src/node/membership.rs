@@ -13,10 +13,11 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _};
 use quorate_proto::peer::v1::IdentifyRequest;
 use serde::{Deserialize, Serialize};
+use tokio::sync::MutexGuard;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{MembershipError, NodeError};
-use crate::node::{LeaderAnswer, MemberInfo, Node};
+use crate::node::{MemberInfo, Node};
 use crate::peers::Lane;
 use crate::types::{Member, TypeConfig};
 
@@ -38,12 +39,17 @@ pub(crate) enum MembershipCall {
     Remove { id: u64 },
     /// Take one in and another one out.
     Replace { old: u64, new: u64, peer_address: String },
-    /// Who would lead next.
-    Successor,
-    /// Hand the lead over.
-    Transfer { to: u64 },
     /// A member tells its own addresses.
     Announce { id: u64, member: Member },
+}
+
+/// Of handing the lead over; answered with who is to lead, or leads.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum LeadCall {
+    /// Who would lead next.
+    Successor,
+    /// Hand it over.
+    Transfer { to: u64 },
 }
 
 type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
@@ -54,9 +60,8 @@ impl Node {
         &self,
         call: MembershipCall,
         deadline: Instant,
-    ) -> Result<LeaderAnswer, NodeError> {
-        let one_at_a_time = timeout_at(deadline, self.membership.lock());
-        let _guard = one_at_a_time.await.map_err(|_| refused(MembershipError::Busy))?;
+    ) -> Result<Vec<MemberInfo>, NodeError> {
+        let _guard = self.one_at_a_time(deadline).await?;
         match call {
             MembershipCall::Add { id, peer_address, learner_only } => {
                 self.once_heard(|| self.check_quorum()).await?;
@@ -69,19 +74,35 @@ impl Node {
             MembershipCall::Replace { old, new, peer_address } => {
                 self.replace(old, new, &peer_address, deadline).await?;
             }
-            MembershipCall::Successor if self.voters().len() > 1 => {
-                self.once_heard(|| self.candidates().map(drop)).await?;
-                return Ok(LeaderAnswer::Leader(self.successor().await?));
-            }
-            MembershipCall::Successor => return Err(refused(MembershipError::NoOther)),
-            MembershipCall::Transfer { to } => {
-                self.once_heard(|| self.check_successor(to)).await?;
-                self.transfer(to, deadline).await?;
-                return Ok(LeaderAnswer::Leader(to));
-            }
             MembershipCall::Announce { id, member } => self.announce(id, member).await?,
         }
-        Ok(LeaderAnswer::Members(self.members()))
+        Ok(self.members())
+    }
+
+    /// Hands the lead over, or says to whom it would go; only while this node leads.
+    pub(crate) async fn hand_over(
+        &self,
+        call: LeadCall,
+        deadline: Instant,
+    ) -> Result<u64, NodeError> {
+        let _guard = self.one_at_a_time(deadline).await?;
+        match call {
+            LeadCall::Successor if self.voters().len() > 1 => {
+                self.once_heard(|| self.candidates().map(drop)).await?;
+                self.successor().await
+            }
+            LeadCall::Successor => Err(refused(MembershipError::NoOther)),
+            LeadCall::Transfer { to } => {
+                self.once_heard(|| self.check_successor(to)).await?;
+                self.transfer(to, deadline).await?;
+                Ok(to)
+            }
+        }
+    }
+
+    async fn one_at_a_time(&self, deadline: Instant) -> Result<MutexGuard<'_, ()>, NodeError> {
+        let guard = timeout_at(deadline, self.membership.lock()).await;
+        guard.map_err(|_| refused(MembershipError::Busy))
     }
 
     /// Makes a node a learner and, unless it is to stay one, waits until it has nearly all of the log.
@@ -437,9 +458,10 @@ impl Node {
                 Change::LearnerNotFound(missing) => {
                     refused(MembershipError::Unknown { id: missing.node_id })
                 }
-                other => NodeError::Fatal { node: self.id, reason: other.to_string() },
+                other => self.unexpected(&other),
             },
-            other => NodeError::Fatal { node: self.id, reason: other.to_string() },
+            RaftError::APIError(other) => self.unexpected(&other),
+            RaftError::Fatal(fatal) => self.fatal(&fatal),
         }
     }
 }

@@ -10,10 +10,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::NodeError;
 use crate::error::RunError;
+use crate::node::Node;
 use crate::node::forwards::{Forwards, Messages, forwards};
 use crate::node::reads::{ReadIndex, Rounds, read_index};
 use crate::node::renewals::{BatchRenewed, Batches, Patience, Renewals, Renewed, renewals};
-use crate::node::{LeaderAnswer, LeaderCall, Node};
 use crate::types::Outcome;
 
 /// The queues of a node.
@@ -124,10 +124,7 @@ impl Node {
         patience: Patience,
         deadline: Instant,
     ) -> Result<Renewed, NodeError> {
-        match self.on_leader(LeaderCall::Renew(leases, patience), deadline).await? {
-            LeaderAnswer::Renewed { unknown, revision } => Ok(Renewed { unknown, revision }),
-            other => Err(self.mismatched(&other)),
-        }
+        self.on_leader((leases, patience), deadline).await
     }
 
     /// Proposes one entry with many renewals; only while this node leads.
@@ -140,7 +137,7 @@ impl Node {
         let proposed = timeout(self.tunables.request_timeout(), proposed).await;
         let Outcome { reply, revision } = proposed.map_err(|_| self.late(since))??;
         let Reply::Renewed { unknown } = reply else {
-            return Err(self.mismatched(&reply));
+            return Err(self.unexpected(&"renewals have the reply of another command"));
         };
         let unknown = Arc::new(unknown.into_iter().collect());
         Ok(BatchRenewed { unknown, revision: revision.0 })

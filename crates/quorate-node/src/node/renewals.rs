@@ -38,7 +38,7 @@ pub(crate) enum Patience {
 }
 
 /// What came of one call's renewals.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Renewed {
     pub(crate) unknown: Vec<LeaseId>,
     pub(crate) revision: u64,

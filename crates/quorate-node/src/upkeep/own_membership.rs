@@ -15,7 +15,7 @@ use tonic::transport::Endpoint;
 use crate::config::Start;
 use crate::error::RunError;
 use crate::node::membership::MembershipCall;
-use crate::node::{LeaderCall, MemberInfo, Node};
+use crate::node::{MemberInfo, Node};
 use crate::raft::recall::Reached;
 use crate::types::{LogStore, Member};
 use crate::upkeep::amnesia::{Outside, Verdict, ask_founders, is_removed};
@@ -123,7 +123,7 @@ impl MemberLoop {
 
     async fn announce(&self) {
         let (id, member) = (self.node.id, self.node.me.clone());
-        let call = LeaderCall::Membership(MembershipCall::Announce { id, member });
+        let call = MembershipCall::Announce { id, member };
         let deadline = Instant::now() + self.node.tunables.request_timeout();
         if let Err(error) = self.node.on_leader(call, deadline).await {
             tracing::debug!(%error, "telling this node's addresses failed; trying again");

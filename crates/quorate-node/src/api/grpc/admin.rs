@@ -22,9 +22,9 @@ use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
 use crate::api::grpc::{header, until_stopped};
 use crate::error::{CallError, MembershipError, NodeError};
-use crate::node::membership::MembershipCall;
+use crate::node::membership::{LeadCall, MembershipCall};
 use crate::node::status::NodeStatus;
-use crate::node::{Consistency, LeaderAnswer, LeaderCall, MemberInfo, Node};
+use crate::node::{Consistency, MemberInfo, Node};
 use crate::peers::ADDRESS_MAX;
 
 /// Overrides in one answer: with reasons and names at their limits, 1.8 MB.
@@ -140,7 +140,7 @@ impl AdminService {
 
     async fn on_remove_node(&self, call: Call<RemoveNodeRequest>) -> Handled<RemoveNodeResponse> {
         let id = call.message.id;
-        let change = LeaderCall::Membership(MembershipCall::Remove { id });
+        let change = MembershipCall::Remove { id };
         let mut attempts = 0;
         let members = match self.node.attempt_on_leader(change, call.deadline, &mut attempts).await
         {
@@ -148,9 +148,7 @@ impl AdminService {
             Err(NodeError::Membership(MembershipError::Unknown { .. })) if attempts > 1 => {
                 self.node.members()
             }
-            Ok(LeaderAnswer::Members(members)) => members,
-            Ok(other) => return Err(self.node.mismatched(&other).into()),
-            Err(error) => return Err(error.into()),
+            members => members?,
         };
         let members = members.iter().map(convert::member_to_wire).collect();
         Ok(Response::new(RemoveNodeResponse { header: self.header(), members }))
@@ -176,10 +174,10 @@ impl AdminService {
         call: Call<TransferLeaderRequest>,
     ) -> Handled<TransferLeaderResponse> {
         let to = match call.message.to_id {
-            0 => self.leader_after(MembershipCall::Successor, call.deadline).await?,
+            0 => self.node.on_leader(LeadCall::Successor, call.deadline).await?,
             id => id,
         };
-        let leader_id = self.leader_after(MembershipCall::Transfer { to }, call.deadline).await?;
+        let leader_id = self.node.on_leader(LeadCall::Transfer { to }, call.deadline).await?;
         Ok(Response::new(TransferLeaderResponse { header: self.header(), leader_id }))
     }
 
@@ -189,7 +187,7 @@ impl AdminService {
     ) -> Handled<TriggerSnapshotResponse> {
         let snapshot_index = self.node.snapshot(call.deadline).await?;
         let purged = self.node.raft.trigger().purge_log(snapshot_index).await;
-        purged.map_err(|error| self.failed(&error))?;
+        purged.map_err(|error| self.node.fatal(&error))?;
         Ok(Response::new(TriggerSnapshotResponse { header: self.header(), snapshot_index }))
     }
 
@@ -199,12 +197,15 @@ impl AdminService {
             Ok(()) => {
                 self.node.snapshot(call.deadline).await?;
                 let current = self.node.raft.get_snapshot().await;
-                let snapshot = current.map_err(|error| self.failed(&error))?;
-                let snapshot = snapshot.ok_or_else(|| self.failed(&"no snapshot was built"))?;
+                let snapshot = current.map_err(|error| self.node.fatal(&error))?;
+                let snapshot =
+                    snapshot.ok_or_else(|| self.node.unexpected(&"no snapshot was built"))?;
                 Backup::of_file(&snapshot.meta, snapshot.snapshot)
             }
             // No room for a snapshot.
-            Err(_) => Backup::of_memory(&self.node).await.map_err(|error| self.failed(&error))?,
+            Err(_) => {
+                Backup::of_memory(&self.node).await.map_err(|error| self.node.unexpected(&error))?
+            }
         };
         let first = BackupChunk { header: self.header(), ..backup.first.clone() };
         let chunks = backup.rest();
@@ -266,27 +267,8 @@ impl AdminService {
         call: MembershipCall,
         deadline: Instant,
     ) -> Result<Vec<quorate_proto::v1::Member>, NodeError> {
-        match self.node.on_leader(LeaderCall::Membership(call), deadline).await? {
-            LeaderAnswer::Members(members) => {
-                Ok(members.iter().map(convert::member_to_wire).collect())
-            }
-            other => Err(self.node.mismatched(&other)),
-        }
-    }
-
-    async fn leader_after(
-        &self,
-        call: MembershipCall,
-        deadline: Instant,
-    ) -> Result<u64, NodeError> {
-        match self.node.on_leader(LeaderCall::Membership(call), deadline).await? {
-            LeaderAnswer::Leader(id) => Ok(id),
-            other => Err(self.node.mismatched(&other)),
-        }
-    }
-
-    fn failed(&self, reason: &impl std::fmt::Display) -> NodeError {
-        NodeError::Fatal { node: self.node.id, reason: reason.to_string() }
+        let members = self.node.on_leader(call, deadline).await?;
+        Ok(members.iter().map(convert::member_to_wire).collect())
     }
 }
 

@@ -90,7 +90,7 @@ fn code(error: &CallError) -> Code {
                 | MembershipError::NoOther => Code::FailedPrecondition,
             },
             NodeError::Removed { .. } => Code::FailedPrecondition,
-            NodeError::Fatal { .. } => Code::Internal,
+            NodeError::Fatal { .. } | NodeError::Unexpected { .. } => Code::Internal,
         },
     }
 }

@@ -16,8 +16,9 @@ use tonic::metadata::MetadataMap;
 use crate::api::grpc::admin::{check_address, check_node};
 use crate::api::grpc::peer::{Append, Ballot, PeerService};
 use crate::api::incarnations;
+use crate::node::Node;
+use crate::node::calls::LeaderCall;
 use crate::node::membership::MembershipCall;
-use crate::node::{LeaderCall, Node};
 use crate::peers::Envelope;
 use crate::runtime::blocking;
 use crate::types::{LogId, SnapshotMeta, TypeConfig, Vote, is_absurd};
@@ -196,7 +197,7 @@ pub(super) fn check_forwarded(sender: u64, call: &LeaderCall) -> Result<(), Stat
             let checked = op.check_forwarded().and_then(|()| incarnations::check_forwarded(op));
             checked.map_err(|error| invalid(&error))
         }
-        LeaderCall::Renew(..) => Ok(()),
+        LeaderCall::Renew(..) | LeaderCall::Lead(_) => Ok(()),
         LeaderCall::Membership(call) => match call {
             MembershipCall::Add { id, peer_address, .. } => {
                 check_node("id", *id, peer_address).map_err(|error| invalid(&error))
@@ -210,9 +211,7 @@ pub(super) fn check_forwarded(sender: u64, call: &LeaderCall) -> Result<(), Stat
                     .and_then(|()| check_address("client_address", &member.client_address))
                     .map_err(|error| invalid(&error))
             }
-            MembershipCall::Remove { .. }
-            | MembershipCall::Successor
-            | MembershipCall::Transfer { .. } => Ok(()),
+            MembershipCall::Remove { .. } => Ok(()),
         },
     }
 }

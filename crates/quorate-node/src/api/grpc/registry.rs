@@ -26,6 +26,8 @@ use crate::types::Outcome;
 /// Names in one answer of ListServices.
 const LIST_MAX: usize = 10_000;
 
+const ANOTHER_REPLY: &str = "the state machine has answered another command";
+
 /// Handles calls to the Registry service.
 #[derive(Clone)]
 pub(crate) struct RegistryService {
@@ -111,7 +113,7 @@ impl RegistryService {
         self.check_lease(lease_id, cluster_id)?;
         let Outcome { reply, revision } = self.node.propose(op, id, deadline).await?;
         let Reply::Registered { lease, ttl, incarnation } = reply else {
-            return Err(self.node.mismatched(&reply).into());
+            return Err(self.node.unexpected(&ANOTHER_REPLY).into());
         };
         Ok(Response::new(RegisterResponse {
             header: header(&self.node, revision.0, 0),
@@ -149,7 +151,7 @@ impl RegistryService {
         self.check_lease(lease_id, cluster_id)?;
         let Outcome { reply, revision } = self.node.propose(op, id, deadline).await?;
         let Reply::Deregistered { removed } = reply else {
-            return Err(self.node.mismatched(&reply).into());
+            return Err(self.node.unexpected(&ANOTHER_REPLY).into());
         };
         let header = header(&self.node, revision.0, 0);
         Ok(Response::new(DeregisterResponse { header, removed }))

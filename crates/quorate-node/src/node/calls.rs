@@ -1,0 +1,65 @@
+//! What only the leader can do, as it travels to it from any node, and the type of the answer to each.
+
+use quorate_state::{LeaseId, Op, Request};
+use serde::{Deserialize, Serialize};
+
+use crate::node::MemberInfo;
+use crate::node::membership::{LeadCall, MembershipCall};
+use crate::node::renewals::{Patience, Renewed};
+use crate::types::Outcome;
+
+/// Any call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum LeaderCall {
+    Propose(Op, Request),
+    Renew(Vec<LeaseId>, Patience),
+    Membership(MembershipCall),
+    Lead(LeadCall),
+}
+
+/// The answer to any call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum LeaderAnswer {
+    Outcome(Outcome),
+    Renewed(Renewed),
+    Members(Vec<MemberInfo>),
+    Leader(u64),
+}
+
+/// A call, and what it is answered with.
+pub(crate) trait Ask: Into<LeaderCall> {
+    type Answer;
+
+    /// None: the leader has answered something else.
+    fn read(answer: LeaderAnswer) -> Option<Self::Answer>;
+}
+
+macro_rules! asks {
+    ($($call:ty => $answer:ty: $into:expr, $variant:ident;)*) => {
+        $(
+            impl From<$call> for LeaderCall {
+                fn from(call: $call) -> Self {
+                    $into(call)
+                }
+            }
+
+            impl Ask for $call {
+                type Answer = $answer;
+
+                fn read(answer: LeaderAnswer) -> Option<$answer> {
+                    match answer {
+                        LeaderAnswer::$variant(answer) => Some(answer),
+                        _ => None,
+                    }
+                }
+            }
+        )*
+    };
+}
+
+asks! {
+    (Op, Request) => Outcome: |(op, request)| LeaderCall::Propose(op, request), Outcome;
+    (Vec<LeaseId>, Patience) => Renewed: |(leases, patience)| LeaderCall::Renew(leases, patience), Renewed;
+    MembershipCall => Vec<MemberInfo>: LeaderCall::Membership, Members;
+    LeadCall => u64: LeaderCall::Lead, Leader;
+}
