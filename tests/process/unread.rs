@@ -1,15 +1,18 @@
 //! Callers that ask for much and do not read it: what is kept for them is bounded, and ends.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use quorate_client::Consistency;
 use quorate_proto::v1::{FetchRequest, FetchResponse, RegisterRequest};
+use tokio::task::JoinSet;
 use tonic::client::Grpc;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::cluster::{Cluster, Settings};
+use crate::cluster::{Cluster, Node, Settings};
 use crate::raw::spec;
 use crate::wait::eventually;
 
@@ -19,15 +22,36 @@ const IN_ALL: usize = 16 << 20;
 const INSTANCES: usize = 4_000;
 const ASKED_AT_ONCE: usize = 40;
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// It takes a debug build half a second to encode so many.
+const MANY: usize = 20_000;
+const SMALL_READS: u32 = 400;
+const SMALL_READ_EVERY: Duration = Duration::from_millis(10);
+const UNREAD_CONNECTIONS: usize = 24;
+const UNREAD_ON_EACH: usize = 10;
+const UNREAD_FOR: Duration = Duration::from_secs(8);
+/// So many are given before the others are given up, also on a slow machine.
+const GIVEN_MIN: usize = 2;
+/// As many answers as a node encodes at the same time.
+const ENCODED_AT_ONCE: usize = 2;
+/// Small reads are so much slower at most, or take no longer than this.
+const SLOWER_MAX: u32 = 3;
+const UNNOTICED: Duration = Duration::from_millis(50);
 /// Five seconds after the deadline, and a little.
 const ENDED_WITHIN: Duration = Duration::from_secs(15);
 
 /// Asks for everything; its answer is read no further than to its headers.
 pub(crate) async fn ask(channel: &Channel) -> Result<Response<Streaming<FetchResponse>>, Status> {
+    ask_within(channel, CALL_TIMEOUT).await
+}
+
+async fn ask_within(
+    channel: &Channel,
+    within: Duration,
+) -> Result<Response<Streaming<FetchResponse>>, Status> {
     let mut grpc = Grpc::new(channel.clone());
     grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
     let mut request = Request::new(FetchRequest::default());
-    request.set_timeout(CALL_TIMEOUT);
+    request.set_timeout(within);
     let path = http::uri::PathAndQuery::from_static("/quorate.v1.Registry/Fetch");
     let codec = ProstCodec::<FetchRequest, FetchResponse>::default();
     grpc.server_streaming(request, path, codec).await
@@ -77,9 +101,8 @@ async fn answers_that_nobody_reads_are_bounded_and_end() {
     }
     let grown = resident_mib(pid).saturating_sub(before);
     assert!(grown < 100, "{grown} MiB are kept for answers of 16");
-    let small = FetchRequest { services: vec!["one".to_owned()], ..FetchRequest::default() };
     let since = Instant::now();
-    registry.fetch(small).await.expect("small answers are given");
+    registry.fetch(small()).await.expect("small answers are given");
     eprintln!("measured: a small answer beside unread ones took {:?}", since.elapsed());
 
     eventually("room for a large answer", ENDED_WITHIN, async || {
@@ -87,6 +110,88 @@ async fn answers_that_nobody_reads_are_bounded_and_end() {
     })
     .await;
     assert_eq!(unread.len(), 3, "nobody has read or given up anything until here");
+}
+
+fn small() -> FetchRequest {
+    FetchRequest { services: vec!["one".to_owned()], ..FetchRequest::default() }
+}
+
+/// What all but 1 % of small reads take at most. They begin at fixed times, also while others wait: a node that stands still
+/// holds all up that come meanwhile.
+async fn p99_of_small_reads(node: &Node) -> Duration {
+    let (registry, mut reads) = (node.registry(), JoinSet::new());
+    let begun = Instant::now();
+    for at in 0..SMALL_READS {
+        let due = begun + SMALL_READ_EVERY * at;
+        tokio::time::sleep_until(due.into()).await;
+        let mut registry = registry.clone();
+        reads.spawn(async move {
+            registry.fetch(small()).await.expect("small answers are given");
+            due.elapsed()
+        });
+    }
+    let mut took = reads.join_all().await;
+    took.sort_unstable();
+    took[took.len() - 1 - took.len() / 100]
+}
+
+/// A thread that works until this is dropped.
+struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    fn begin() -> Self {
+        let works = Arc::new(AtomicBool::new(true));
+        let until = works.clone();
+        std::thread::spawn(move || {
+            while until.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        Self(works)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// The yardstick is what the same reads take just before, beside threads that are as busy as those that encode: cores are no
+/// part of the question. The machine may have much else to do in any one moment: the best of three rounds counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_reads_keep_their_pace_beside_answers_that_nobody_reads() {
+    let cluster = Cluster::start(1).await;
+    let node = &cluster.nodes[0];
+    for part in 0..MANY / 1_000 {
+        let instances = (0..1_000).map(|at| spec("many", &format!("i{part}-{at}"))).collect();
+        let request = RegisterRequest { instances, ttl_ms: 600_000, ..RegisterRequest::default() };
+        node.registry().register(request).await.unwrap();
+    }
+    node.register("one", "a", Duration::from_secs(600)).await.unwrap();
+    let mut rounds = Vec::new();
+    for _ in 0..3 {
+        let alone = {
+            let _busy = (0..ENCODED_AT_ONCE).map(|_| Busy::begin()).collect::<Vec<_>>();
+            p99_of_small_reads(node).await
+        };
+        let channels: Vec<Channel> = (0..UNREAD_CONNECTIONS).map(|_| node.channel()).collect();
+        let asked = channels
+            .iter()
+            .flat_map(|channel| (0..UNREAD_ON_EACH).map(|_| ask_within(channel, UNREAD_FOR)));
+        let (answers, beside) =
+            tokio::join!(futures_util::future::join_all(asked), p99_of_small_reads(node));
+        let given = answers.iter().filter(|answer| answer.is_ok()).count();
+        eprintln!("measured: p99 {alone:?} alone, {beside:?} beside {given} unread answers");
+        assert!(given >= GIVEN_MIN, "{given} answers wait for a reader");
+        rounds.push((alone, beside));
+        // What is still being encoded for the last round is no yardstick.
+        let yardstick = rounds.iter().map(|(alone, _)| *alone).min().unwrap_or_default();
+        if beside <= UNNOTICED.max(yardstick * SLOWER_MAX) {
+            return;
+        }
+    }
+    panic!("p99 alone, and beside unread answers: {rounds:?}");
 }
 
 /// What a process has in memory.
