@@ -1,7 +1,7 @@
 //! A whole cluster, simulated from a seed: three nodes (real Raft, real gRPC, real state machine, real log on disk) on a
 //! simulated network and simulated time (turmoil), with crashes, partitions, slow and stuck links and stalls, before
-//! the cluster is founded and after, while processes register, renew, restart and die, and others read and watch. Afterwards
-//! everything is healed, and has to work again.
+//! the cluster is founded and after, while processes register, renew, restart and die, others read and watch, and an operator
+//! moves the lead and replaces, adds and removes nodes. Afterwards everything is healed, and has to work again.
 //!
 //! - `cargo test -p quorate-cli --test simulation` runs a few seeds, as part of every `cargo test`.
 //! - `QUORATE_SIM_SEEDS=1000 cargo sim` runs seeds 1 to 1000. `cargo sim` builds the same test into `target/sim` with
@@ -19,9 +19,12 @@
 //! | file | duty |
 //! |---|---|
 //! | `plan` | what a seed means: the faults and when |
+//! | `steps` | what the operator does when, and the faults that go with it |
 //! | `world` | one run |
 //! | `net`, `late` | the simulated network under real gRPC, with ways that are slow in one direction |
 //! | `process`, `reader`, `watcher` | the clients |
+//! | `operator` | who moves the lead and changes the members |
+//! | `membership` | who the members are after each change, and when they can form a quorum |
 //! | `history` | what everybody did and saw |
 //! | `invariants/*`, `liveness` | what must hold |
 
@@ -30,10 +33,13 @@ mod simulation {
     pub(crate) mod invariants;
     pub(crate) mod late;
     pub(crate) mod liveness;
+    pub(crate) mod membership;
     pub(crate) mod net;
+    pub(crate) mod operator;
     pub(crate) mod plan;
     pub(crate) mod process;
     pub(crate) mod reader;
+    pub(crate) mod steps;
     pub(crate) mod watcher;
     pub(crate) mod world;
 }
@@ -47,12 +53,13 @@ use std::time::{Duration, Instant};
 
 use simulation::history::Notes;
 use simulation::plan::Plan;
+use simulation::steps::StepKind;
 use simulation::{invariants, world};
 
-/// Seeds in a plain `cargo test`.
+/// Seeds in a plain `cargo test`; in 5 the members change.
 const SEEDS: u64 = 6;
 
-/// Seeds that are run twice: a quiet one, and some with kills and snapshots that travel.
+/// Seeds that are run twice: a quiet one, and some with kills and snapshots that travel; in 44 the members change.
 const EXACT: [u64; 4] = [4, 19, 44, 59];
 
 /// A run that takes this long hangs: something in it is always ready, so that simulated time stands still.
@@ -129,8 +136,9 @@ fn run_apart(seed: u64) -> Result<String, String> {
     let _ = std::fs::remove_file(&said);
     match ended {
         Some(status) if status.success() => {
-            let summary = text.lines().find(|line| line.starts_with("seed "));
-            Ok(summary.unwrap_or("no summary").to_owned())
+            // On a machine of one core, the test's name stands before it on the same line.
+            let summary = text.find("seed ").and_then(|at| text[at..].lines().next());
+            summary.map(str::to_owned).ok_or(text)
         }
         Some(_) => Err(text),
         None => Err(format!("seed {seed} hangs\n{text}\n{}", replay(&Plan::new(seed)))),
@@ -167,11 +175,14 @@ fn run(seed: u64) {
 fn summary(plan: &Plan, notes: &Notes, took: Duration) -> String {
     let mut hasher = DefaultHasher::new();
     format!("{:?}", (&notes.trace, &notes.reads, &notes.told)).hash(&mut hasher);
+    let changes = plan.steps.iter().filter(|step| matches!(step.kind, StepKind::Change(_)));
     format!(
-        "seed {} took {} ms: {} faults, {} revisions, {} writes, {} reads, {} resets, {} terms, {:016x}",
+        "seed {} took {} ms: {} faults, {} of {} changes of members, {} revisions, {} writes, {} reads, {} resets, {} terms, {:016x}",
         plan.seed,
         took.as_millis(),
         plan.faults.len(),
+        notes.changes.iter().filter(|change| change.done.is_some()).count(),
+        changes.count(),
         notes.told.len(),
         notes.calls.len(),
         notes.reads.len(),
@@ -241,7 +252,8 @@ fn a_seed_runs_the_same_way_twice() {
     for seed in EXACT {
         let run = || {
             let line = run_apart(seed).unwrap_or_else(|failed| panic!("seed {seed}: {failed}"));
-            line.split_once(": ").map(|(_, end)| end.to_owned())
+            let (_, end) = line.split_once(": ").expect("a summary");
+            end.to_owned()
         };
         assert_eq!(run(), run(), "seed {seed}");
     }

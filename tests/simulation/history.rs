@@ -7,6 +7,7 @@ use std::rc::Rc;
 use quorate_proto::v1::{ChangeKind, Instance, RemoveReason, Service};
 use tonic::Code;
 
+use super::membership::{Change, Members};
 use super::plan::Ms;
 
 /// What is compared of an instance: everything that the simulated processes ever change.
@@ -35,6 +36,9 @@ pub(crate) struct Told {
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) key: String,
+    /// Who was asked, and when; it was begun at `from`, maybe elsewhere.
+    pub(crate) node: u64,
+    pub(crate) sent: Ms,
     pub(crate) from: Ms,
     pub(crate) to: Ms,
     pub(crate) ask: Ask,
@@ -107,6 +111,14 @@ pub(crate) struct Notes {
     pub(crate) clusters: BTreeMap<u64, String>,
     pub(crate) resets: usize,
     pub(crate) leaders: BTreeMap<u64, u64>,
+    /// What the operator changed, in order.
+    pub(crate) changes: Vec<Change>,
+    /// The nodes that clients know: those that are members, or become it.
+    pub(crate) members: BTreeSet<u64>,
+    /// The machines that the operator set up for newcomers.
+    pub(crate) machines: BTreeSet<u64>,
+    /// Who the members are, as each of them said at the end.
+    pub(crate) last_members: BTreeMap<u64, Members>,
     pub(crate) stop: bool,
     weights: u32,
 }

@@ -5,26 +5,30 @@ mod dead_instances;
 mod incarnations;
 mod linearizable;
 mod live_leases;
+mod members;
 mod once;
 mod one_history;
 mod watches;
 
 use super::history::{History, Notes};
 use super::liveness;
+use super::membership::Quorums;
 use super::plan::Plan;
 
 /// Everything that is wrong with a run.
 pub(crate) fn check(plan: &Plan, notes: &Notes) -> Vec<String> {
     let history = History::new(notes);
+    let quorums = Quorums::new(plan, &notes.changes);
     let mut wrong = notes.violations.clone();
     for (name, found) in [
         ("once", once::check(&history)),
         ("one_history", one_history::check(notes, &history)),
         ("acknowledged", acknowledged::check(notes, &history)),
         ("incarnations", incarnations::check(notes, &history)),
-        ("live_leases", live_leases::check(plan, notes, &history)),
-        ("dead_instances", dead_instances::check(plan, notes, &history)),
+        ("live_leases", live_leases::check(&quorums, notes, &history)),
+        ("dead_instances", dead_instances::check(&quorums, notes, &history)),
         ("linearizable", linearizable::check(notes, &history)),
+        ("members", members::check(notes)),
         ("watches", watches::check(notes, &history)),
         ("liveness", liveness::check(notes)),
     ] {

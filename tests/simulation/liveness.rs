@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use quorate_proto::v1::{InstanceRef, InstanceSpec, RegisterRequest, UpdateRequest};
+use quorate_proto::v1::{
+    InstanceRef, InstanceSpec, ListMembersRequest, RegisterRequest, UpdateRequest,
+};
 use tokio::time::sleep;
 
 use super::history::{Map, Notes, Shared, now};
-use super::plan::{CALM, END, HEALED, Ms, NODES};
+use super::membership::Members;
+use super::plan::{CALM, END, HEALED, Ms};
 use super::process::{Nodes, timed};
 use super::reader::fetch;
 
@@ -16,10 +19,11 @@ const WRITES: u32 = 280;
 const WRITERS: u32 = 20;
 
 /// Many writes at a time when all must work.
-pub(crate) async fn burst(nodes: Nodes, notes: Shared) {
+pub(crate) async fn burst(mut nodes: Nodes, notes: Shared) {
     while now() < CALM + 1_000 {
         sleep(Duration::from_millis(100)).await;
     }
+    nodes.leave_removed();
     let spec = |writer: u32| InstanceSpec {
         service: "burst".to_owned(),
         id: format!("b{writer}"),
@@ -54,12 +58,23 @@ pub(crate) async fn last_look(mut nodes: Nodes, notes: Shared) {
     while now() < END + 300 {
         sleep(Duration::from_millis(50)).await;
     }
-    for _ in 0..NODES {
+    let members = notes.borrow().members.clone();
+    for node in members {
+        nodes.go_to(node);
         if let Err(status) = fetch(&nodes, true, 0, &notes).await {
-            let line = format!("the last read from n{} failed: {status}", nodes.node());
+            let line = format!("the last read from n{node} failed: {status}");
             notes.borrow_mut().violation(line);
         }
-        nodes.next();
+        match nodes.client().list_members(timed(ListMembersRequest {})).await {
+            Ok(told) => {
+                let members = Members::told(&told.into_inner().members);
+                notes.borrow_mut().last_members.insert(node, members);
+            }
+            Err(status) => {
+                let line = format!("n{node} does not tell its members at the end: {status}");
+                notes.borrow_mut().violation(line);
+            }
+        }
     }
 }
 
@@ -80,7 +95,7 @@ pub(crate) fn check(notes: &Notes) -> Vec<String> {
     if burst_end < HEALED {
         wrong.push("no write was seen after the healing".to_owned());
     }
-    if last_maps(notes).count() != NODES as usize {
+    if last_maps(notes).count() != notes.members.len() {
         wrong.push("not every node could be read at the end".to_owned());
     }
     let settled = notes.told.iter().rev().find(|(_, told)| told[0].1 + 1_500 < END);

@@ -2,13 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::steps::{Step, StepKind, steps};
+
 /// Simulated time since the run began, in ms.
 pub(crate) type Ms = u64;
 
+/// The founders; those that come later go on counting.
 pub(crate) const NODES: u64 = 3;
 
 /// The cluster gets this long to form before the first fault.
@@ -20,14 +24,12 @@ pub(crate) const CALM: Ms = HEALED + 6_000;
 /// Long enough after `HEALED` that whatever died before is gone (the largest TTL, and 10 s).
 pub(crate) const END: Ms = HEALED + 17_000;
 
-/// A leader does not notice shorter stalls (`STALL` in quorate-node's clock.rs).
-const UNSEEN_STALL: Ms = 400;
-
 /// A run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) faults: Vec<Fault>,
+    pub(crate) steps: Vec<Step>,
     pub(crate) tuning: Tuning,
 }
 
@@ -104,8 +106,25 @@ impl Plan {
                 !matches!(fault.kind, Kind::Wipe { .. }) || !std::mem::replace(&mut wiped, true)
             }));
         }
+        let (steps, more) = steps(seed);
+        faults.extend(more);
         faults.sort_by_key(|fault| (fault.from, fault.until));
-        Self { seed, faults, tuning }
+        Self { seed, faults, steps, tuning }
+    }
+
+    /// All nodes that there ever are.
+    pub(crate) fn nodes(&self) -> RangeInclusive<u64> {
+        let new = self.steps.iter().filter_map(|step| match step.kind {
+            StepKind::Change(act) => act.comes(),
+            StepKind::Transfer { .. } => None,
+        });
+        1..=new.max().unwrap_or(NODES)
+    }
+
+    /// All ways between them, each once.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (u64, u64)> + use<> {
+        let last = *self.nodes().end();
+        (1..=last).flat_map(move |a| (a + 1..=last).map(move |b| (a, b)))
     }
 
     fn active(&self, at: Ms) -> impl Iterator<Item = &Fault> {
@@ -175,48 +194,9 @@ impl Plan {
         slow.max().unwrap_or(self.tuning.latency_max_ms)
     }
 
-    /// Whether any two nodes can talk to each other, so that a quorum may exist.
-    pub(crate) fn quorum_possible(&self, at: Ms) -> bool {
-        self.pairs_up(at).any(|way| matches!(way, Way::Open | Way::Held))
-    }
-
-    fn pairs_up(&self, at: Ms) -> impl Iterator<Item = Way> {
-        let down = self.down(at);
-        let pairs = (1..=NODES).flat_map(|a| (a + 1..=NODES).map(move |b| (a, b)));
-        pairs
-            .filter(move |(a, b)| !down.contains_key(a) && !down.contains_key(b))
-            .map(move |(a, b)| self.way(a, b, at))
-    }
-
     /// Whether nothing at all is wrong.
     pub(crate) fn healthy(&self, at: Ms) -> bool {
         self.active(at).next().is_none()
-    }
-
-    /// The most that registry time may have moved on between two moments: as much as the clock on the wall, without the
-    /// times when no quorum was possible, of which a leader may count `slack`.
-    pub(crate) fn registry_ms_max(&self, from: Ms, to: Ms, slack: Ms) -> Ms {
-        let mut passed = 0;
-        let mut before = true;
-        for at in from..to {
-            let possible = self.quorum_possible(at);
-            passed += Ms::from(possible);
-            if before && !possible {
-                passed += slack;
-            }
-            before = possible;
-        }
-        let stalls = self.faults.iter().filter(|fault| (from..=to).contains(&fault.from));
-        let jumps = stalls.map(|fault| match fault.kind {
-            Kind::Stall { ms, .. } => ms.min(UNSEEN_STALL),
-            _ => 0,
-        });
-        passed + jumps.sum::<Ms>()
-    }
-
-    /// How long a quorum was possible between two moments.
-    pub(crate) fn quorum_ms(&self, from: Ms, to: Ms) -> Ms {
-        (from..to).filter(|at| self.quorum_possible(*at)).count() as Ms
     }
 
     /// The moments at which something changes, in order.
@@ -276,7 +256,7 @@ fn two(rng: &mut StdRng) -> (u64, u64) {
     (node, (node + rng.random_range(0..NODES - 1)) % NODES + 1)
 }
 
-fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> T {
+pub(crate) fn pick<T: Copy>(rng: &mut StdRng, from: &[T]) -> T {
     from[rng.random_range(0..from.len())]
 }
 
@@ -285,6 +265,9 @@ impl fmt::Display for Plan {
         writeln!(f, "seed {}: {:?}", self.seed, self.tuning)?;
         for Fault { from, until, kind } in &self.faults {
             writeln!(f, "  {from:>6} to {until:>6} ms  {kind:?}")?;
+        }
+        for Step { at, kind } in &self.steps {
+            writeln!(f, "  {at:>6} ms  {kind:?}")?;
         }
         Ok(())
     }

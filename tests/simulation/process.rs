@@ -32,29 +32,44 @@ struct Write {
     from: Ms,
 }
 
-/// Clients of all nodes, as one host has them.
+/// Clients of all nodes, as one host has them; goes round those that are members by now.
 #[derive(Clone)]
 pub(crate) struct Nodes {
     clients: Vec<RegistryClient<Channel>>,
-    at: usize,
+    at: u64,
+    notes: Shared,
 }
 
 impl Nodes {
-    pub(crate) fn new(plan: &Arc<Plan>, at: u64) -> Self {
-        let clients = (1..=NODES).map(|node| RegistryClient::new(channel(plan, node))).collect();
-        Self { clients, at: (at % NODES) as usize }
+    pub(crate) fn new(plan: &Arc<Plan>, at: u64, notes: &Shared) -> Self {
+        let clients = plan.nodes().map(|node| RegistryClient::new(channel(plan, node))).collect();
+        Self { clients, at: at % NODES + 1, notes: notes.clone() }
     }
 
     pub(crate) fn node(&self) -> u64 {
-        self.at as u64 + 1
+        self.at
+    }
+
+    pub(crate) fn go_to(&mut self, node: u64) {
+        self.at = node;
     }
 
     pub(crate) fn next(&mut self) {
-        self.at = (self.at + 1) % self.clients.len();
+        let notes = self.notes.borrow();
+        let next = notes.members.range(self.at + 1..).next().or(notes.members.first());
+        self.at = *next.expect("there are always members");
+    }
+
+    /// From a node that was taken out to one that was not.
+    pub(crate) fn leave_removed(&mut self) {
+        let is_member = self.notes.borrow().members.contains(&self.at);
+        if !is_member {
+            self.next();
+        }
     }
 
     pub(crate) fn client(&self) -> RegistryClient<Channel> {
-        self.clients[self.at].clone()
+        self.clients[self.at as usize - 1].clone()
     }
 }
 
@@ -259,7 +274,10 @@ impl Process {
     /// One attempt at one node; the next one is turned to when it is not known what came of it.
     async fn attempt(&mut self, ask: Ask, write: &Write) -> Answer {
         let from = write.from;
-        let node = self.nodes.node();
+        if now() >= HEALED {
+            self.nodes.leave_removed();
+        }
+        let (node, sent) = (self.nodes.node(), now());
         let attempt = timeout(PATIENCE, self.send(&ask, write)).await;
         let answer = match attempt {
             Ok(Ok((revision, lease))) => Answer::Done { revision, lease },
@@ -282,7 +300,7 @@ impl Process {
         let (key, to) = (self.key(), now());
         let mut notes = self.notes.borrow_mut();
         notes.note(format!("{key} at n{node} since {from}: {ask:?} -> {answer:?}"));
-        notes.calls.push(Call { key, from, to, ask, answer: answer.clone() });
+        notes.calls.push(Call { key, node, from, sent, to, ask, answer: answer.clone() });
         answer
     }
 

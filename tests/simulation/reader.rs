@@ -75,10 +75,13 @@ pub(crate) async fn fetch(
 
 /// Compares the nodes' hashes wherever two of them name the same log index, and notes who leads.
 pub(crate) async fn compare_hashes(plan: Arc<Plan>, notes: Shared) {
-    let mut clients: Vec<AdminClient<Channel>> =
-        (1..=NODES).map(|node| AdminClient::new(channel(&plan, node))).collect();
+    let mut clients: Vec<(u64, AdminClient<Channel>)> =
+        plan.nodes().map(|node| (node, AdminClient::new(channel(&plan, node)))).collect();
     while !notes.borrow().stop {
-        for client in &mut clients {
+        for (node, client) in &mut clients {
+            if *node > NODES && !notes.borrow().machines.contains(node) {
+                continue;
+            }
             let request = timed(StatusRequest { local_only: true });
             let Ok(Ok(answer)) = timeout(PATIENCE, client.status(request)).await else { continue };
             for status in answer.into_inner().members {

@@ -52,8 +52,10 @@ impl Watcher {
                 self.position
             );
             self.notes.borrow_mut().note(line);
-            if self.roam.is_some() {
-                self.nodes.next();
+            match self.roam {
+                Some(_) => self.nodes.next(),
+                // One that was taken out ends its streams.
+                None => self.nodes.leave_removed(),
             }
             sleep(Duration::from_millis(50)).await;
         }

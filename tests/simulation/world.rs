@@ -5,7 +5,7 @@
 //! quorate-log.)
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -21,10 +21,13 @@ use turmoil::Sim;
 
 use super::history::{Notes, Shared};
 use super::liveness;
+use super::membership::Act;
 use super::net::{CLIENT_PORT, PEER_PORT, host, net, storms};
+use super::operator;
 use super::plan::{END, Kind, Ms, NODES, Plan, Way};
 use super::process::{Nodes, Process};
 use super::reader::{compare_hashes, read};
+use super::steps::StepKind;
 use super::watcher::Watcher;
 
 const PROCESSES: u64 = 12;
@@ -56,6 +59,8 @@ struct World<'a> {
     nodes: BTreeMap<u64, Handle>,
     ways: BTreeMap<(u64, u64), Way>,
     reachable: BTreeMap<u64, bool>,
+    /// The machines that there are by now.
+    running: BTreeSet<u64>,
     notes: Shared,
     root: TempDir,
 }
@@ -73,16 +78,18 @@ pub(crate) fn run(plan: &Arc<Plan>) -> Notes {
         .min_message_latency(Duration::from_millis(1))
         .max_message_latency(Duration::from_millis(plan.tuning.latency_max_ms));
     let notes = Shared::default();
+    notes.borrow_mut().members = (1..=NODES).collect();
     let mut world = World {
         plan: plan.clone(),
         sim: builder.build(),
         nodes: BTreeMap::new(),
         ways: BTreeMap::new(),
         reachable: BTreeMap::new(),
+        running: (1..=NODES).collect(),
         notes: notes.clone(),
         root,
     };
-    for node in 1..=NODES {
+    for node in plan.nodes() {
         world.add_node(node);
     }
     world.add_clients();
@@ -107,7 +114,7 @@ impl World<'_> {
         let (plan, current, jump) = (self.plan.clone(), dir.clone(), jump_ms.clone());
         let stopped = refused.clone();
         self.sim.host(host(id), move || {
-            let config = config(id, current.borrow().clone(), &plan.tuning);
+            let config = config(id, current.borrow().clone(), &plan);
             let (jump, plan, stopped) = (jump.clone(), plan.clone(), stopped.clone());
             async move {
                 tokio::task::spawn_local(async move {
@@ -126,7 +133,11 @@ impl World<'_> {
                 std::future::pending().await
             }
         });
-        self.nodes.insert(id, Handle { dir, jump_ms, kills: 0, down: false, lost: None, refused });
+        let down = !self.running.contains(&id);
+        if down {
+            self.sim.crash(host(id));
+        }
+        self.nodes.insert(id, Handle { dir, jump_ms, kills: 0, down, lost: None, refused });
     }
 
     fn add_clients(&mut self) {
@@ -134,32 +145,36 @@ impl World<'_> {
         let (plan, notes) = (self.plan.clone(), self.notes.clone());
         self.sim.client("apps", async move {
             for number in 0..PROCESSES {
-                let process = Process::new(number, seed, Nodes::new(&plan, number), notes.clone());
+                let nodes = Nodes::new(&plan, number, &notes);
+                let process = Process::new(number, seed, nodes, notes.clone());
                 tokio::task::spawn_local(process.run());
             }
-            tokio::task::spawn_local(liveness::burst(Nodes::new(&plan, 0), notes));
+            tokio::task::spawn_local(liveness::burst(Nodes::new(&plan, 0, &notes), notes));
             std::future::pending().await
         });
         let (plan, notes) = (self.plan.clone(), self.notes.clone());
         self.sim.client("eyes", async move {
             let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
             for node in 0..NODES {
-                let (name, nodes) = (format!("watcher of n{}", node + 1), Nodes::new(&plan, node));
+                let name = format!("watcher of n{}", node + 1);
+                let nodes = Nodes::new(&plan, node, &notes);
                 let watcher = Watcher::new(name, nodes, None, notes.clone());
                 tokio::task::spawn_local(watcher.run());
             }
             for number in 0..2 {
                 let (name, rng) = (format!("roamer {number}"), StdRng::from_rng(&mut rng));
-                let watcher =
-                    Watcher::new(name, Nodes::new(&plan, number), Some(rng), notes.clone());
+                let nodes = Nodes::new(&plan, number, &notes);
+                let watcher = Watcher::new(name, nodes, Some(rng), notes.clone());
                 tokio::task::spawn_local(watcher.run());
             }
             for number in 0..2 {
                 let rng = StdRng::from_rng(&mut rng);
-                tokio::task::spawn_local(read(Nodes::new(&plan, number), rng, notes.clone()));
+                let nodes = Nodes::new(&plan, number, &notes);
+                tokio::task::spawn_local(read(nodes, rng, notes.clone()));
             }
+            operator::begin(&plan, seed, &notes);
             tokio::task::spawn_local(compare_hashes(plan.clone(), notes.clone()));
-            liveness::last_look(Nodes::new(&plan, 0), notes).await;
+            liveness::last_look(Nodes::new(&plan, 0, &notes), notes).await;
             std::future::pending().await
         });
     }
@@ -183,25 +198,26 @@ impl World<'_> {
                 return self.notes.borrow_mut().violations.push(line);
             }
             self.give_disks_back();
+            self.start_machines(at);
         }
     }
 
     /// Makes the world what the plan says it is from this moment on.
     fn apply(&mut self, at: Ms) {
-        let pairs = (1..=NODES).flat_map(|a| (a + 1..=NODES).map(move |b| (a, b)));
-        for (a, b) in pairs {
+        for (a, b) in self.plan.pairs() {
             self.set_way(a, b, self.plan.way(a, b, at));
         }
-        for node in 1..=NODES {
+        for node in self.plan.nodes() {
             self.set_reachable(node, self.plan.reachable(node, at));
         }
         let latency = Duration::from_millis(self.plan.latency_ms(at));
         self.sim.set_max_message_latency(latency);
         let down = self.plan.down(at);
-        for node in 1..=NODES {
+        for node in self.plan.nodes() {
             match down.get(&node) {
                 Some(kill) => self.crash(node, *kill, self.plan.wiped(node, at)),
-                None => self.restart(node),
+                None if self.running.contains(&node) => self.restart(node),
+                None => {}
             }
         }
         for fault in self.plan.faults.iter().filter(|fault| fault.from == at) {
@@ -285,6 +301,18 @@ impl World<'_> {
         }
     }
 
+    /// Those that the operator has set up since, unless the plan has them down.
+    fn start_machines(&mut self, at: Ms) {
+        let new: Vec<u64> =
+            self.notes.borrow().machines.difference(&self.running).copied().collect();
+        for node in new {
+            self.running.insert(node);
+            if !self.plan.down(at).contains_key(&node) {
+                self.restart(node);
+            }
+        }
+    }
+
     fn restart(&mut self, node: u64) {
         let handle = self.nodes.get_mut(&node).expect("a node");
         if std::mem::replace(&mut handle.down, false) {
@@ -293,7 +321,8 @@ impl World<'_> {
     }
 }
 
-fn config(id: u64, data_dir: PathBuf, tuning: &super::plan::Tuning) -> Config {
+fn config(id: u64, data_dir: PathBuf, plan: &Plan) -> Config {
+    let tuning = &plan.tuning;
     let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
     let peer = |id| format!("{}:{PEER_PORT}", host(id));
     Config {
@@ -303,7 +332,7 @@ fn config(id: u64, data_dir: PathBuf, tuning: &super::plan::Tuning) -> Config {
         peer_listen: any(PEER_PORT),
         advertise: Some(format!("{}:{CLIENT_PORT}", host(id))),
         peer_advertise: Some(peer(id)),
-        start: Start::Bootstrap((1..=NODES).map(|id| (id, peer(id))).collect()),
+        start: start(id, plan),
         health_checks: HealthChecks::default(),
         tunables: Tunables {
             snapshot_every: tuning.snapshot_every,
@@ -313,6 +342,22 @@ fn config(id: u64, data_dir: PathBuf, tuning: &super::plan::Tuning) -> Config {
             disk_reserve_bytes: 16 * 1024 * 1024,
             ..Tunables::default()
         },
+    }
+}
+
+/// Of those that come later, every other one asks to be taken in itself.
+fn start(id: u64, plan: &Plan) -> Start {
+    let address = |id, port| format!("{}:{port}", host(id));
+    match id {
+        ..=NODES => Start::Bootstrap((1..=NODES).map(|id| (id, address(id, PEER_PORT))).collect()),
+        _ if id.is_multiple_of(2) => Start::Wait,
+        _ => {
+            let observer = StepKind::Change(Act::Add { new: id, voter: false });
+            Start::Join {
+                nodes: (1..=NODES).map(|id| address(id, CLIENT_PORT)).collect(),
+                observer: plan.steps.iter().any(|step| step.kind == observer),
+            }
+        }
     }
 }
 

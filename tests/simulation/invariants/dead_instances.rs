@@ -4,13 +4,14 @@ use quorate_proto::v1::ChangeKind;
 
 use crate::simulation::history::{Answer, Ask, Fate, History, Notes};
 use crate::simulation::liveness::last_maps;
-use crate::simulation::plan::{END, Ms, Plan};
+use crate::simulation::membership::Quorums;
+use crate::simulation::plan::{END, Ms};
 
 const BOUND: Ms = 10_000;
 /// A renewal that was given up may still arrive for so long.
 const LINGERS: Ms = 1_000;
 
-pub(crate) fn check(plan: &Plan, notes: &Notes, history: &History) -> Vec<String> {
+pub(crate) fn check(quorums: &Quorums<'_>, notes: &Notes, history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
     for (key, fates) in &notes.fates {
         let ttl = notes.calls.iter().find_map(|call| match call.ask {
@@ -25,7 +26,7 @@ pub(crate) fn check(plan: &Plan, notes: &Notes, history: &History) -> Vec<String
                 *at >= died && told.key == *key && told.held.incarnation >= incarnation && ended
             });
             let until = changed.map_or(END, |(_, at, _)| at);
-            let healthy = plan.quorum_ms(died, until);
+            let healthy = quorums.quorum_ms(died, until);
             let before = history.iter().filter(|(_, at, told)| *at < died && told.key == *key);
             let was_there = before.last().is_some_and(|(_, _, t)| t.kind != ChangeKind::Removed);
             if was_there && healthy > limit {

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use quorate_proto::v1::{ChangeKind, RemoveReason};
 
 use crate::simulation::history::{Answer, Ask, History, Notes};
-use crate::simulation::plan::{Ms, Plan};
+use crate::simulation::membership::Quorums;
+use crate::simulation::plan::Ms;
 
 /// What a leader may count of an outage (`AHEAD_MAX` in quorate-node's clock.rs).
 const SLACK: Ms = 1_000;
 
-pub(crate) fn check(plan: &Plan, notes: &Notes, history: &History) -> Vec<String> {
+pub(crate) fn check(quorums: &Quorums<'_>, notes: &Notes, history: &History) -> Vec<String> {
     // By lease: its TTL, and when its last acknowledged renewal began.
     let mut leases: BTreeMap<u64, (Ms, Ms)> = BTreeMap::new();
     for call in &notes.calls {
@@ -30,7 +31,7 @@ pub(crate) fn check(plan: &Plan, notes: &Notes, history: &History) -> Vec<String
     let mut wrong = Vec::new();
     for (revision, at, told) in expired {
         let Some((ttl, renewed)) = leases.get(&told.held.lease) else { continue };
-        let passed = plan.registry_ms_max(*renewed, at, SLACK);
+        let passed = quorums.registry_ms_max(*renewed, at, SLACK);
         if passed + 10 < *ttl {
             wrong.push(format!(
                 "revision {revision}: {} expired at {at} ms, renewed at {renewed} ms, TTL {ttl} ms, at \
