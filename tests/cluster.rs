@@ -19,6 +19,7 @@
 //! | `strangers`, `impostor` | what no peer can do to the log, whatever it says |
 //! | `removed` | a node that was taken out |
 //! | `moving` | nodes that come back under other addresses |
+//! | `candidates` | who goes on of those that stand in the same moment |
 //! | `forwards` | calls through a follower while its leader stands still |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -28,6 +29,7 @@ mod cluster {
     mod admin;
     mod authority;
     mod calls;
+    mod candidates;
     mod clock;
     mod discovery;
     mod failover;

@@ -10,7 +10,7 @@ use super::harness::{Cluster, eventually};
 use super::impostor::Impostor;
 
 /// A number as postcard has it.
-fn number(mut value: u64) -> Vec<u8> {
+pub(crate) fn number(mut value: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
         let low = (value & 0x7f) as u8;
@@ -23,16 +23,16 @@ fn number(mut value: u64) -> Vec<u8> {
     }
 }
 
-fn some(value: &[u8]) -> Vec<u8> {
+pub(crate) fn some(value: &[u8]) -> Vec<u8> {
     [&[1], value].concat()
 }
 
 /// The vote of a node for itself in an election, or as the leader.
-fn vote(term: u64, node: u64, leads: bool) -> Vec<u8> {
+pub(crate) fn vote(term: u64, node: u64, leads: bool) -> Vec<u8> {
     [number(term), some(&number(node)), vec![u8::from(leads)]].concat()
 }
 
-fn log_id(term: u64, index: u64) -> Vec<u8> {
+pub(crate) fn log_id(term: u64, index: u64) -> Vec<u8> {
     [number(term), number(index)].concat()
 }
 

@@ -1,0 +1,48 @@
+//! Who goes on of those that stand for election in the same moment.
+
+use quorate_proto::peer::v1::Payload;
+use quorate_proto::v1::TransferLeaderRequest;
+
+use super::calls::register;
+use super::founding::{from, peer};
+use super::harness::{Cluster, eventually};
+use super::strangers::{log_id, number, some, vote};
+
+/// Whether the answer to a ballot grants it: what follows the vote that the node has.
+fn granted(answer: &Payload, term: u64) -> bool {
+    let follows = [1].len() + number(term).len() + some(&number(0)).len() + [0].len();
+    answer.data[follows] == 1
+}
+
+/// Each would vote for itself, again and again: `PeerService::goes_before`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_equal_candidates_the_one_with_the_higher_id_goes_on() {
+    let mut cluster = Cluster::start_freezable(3).await;
+    if cluster.leader().await == 2 {
+        let handed = cluster.admin(2).transfer_leader(TransferLeaderRequest { to_id: 3 }).await;
+        handed.expect("another leader");
+    }
+    let registered = register(&mut cluster.registry(2), "web", "a").await;
+    let cluster_id = registered.header.expect("a header").cluster_id;
+    // The one between two others misses them, and stands again and again.
+    cluster.freeze(1);
+    cluster.freeze(3);
+    let status = cluster.own_status(2).await.expect("a status");
+    let (term, last) = (status.header.expect("a header").term, status.members[0].last_log_index);
+    let peer = peer(&cluster, 2).await;
+    let ask = async |sender, last| {
+        let last = some(&log_id(term, last));
+        let data = [&[1], &vote(term + 1, sender, false)[..], &last, &[0]].concat();
+        let ballot = from(Payload { data: data.into() }, cluster_id, sender, 2);
+        let answer = peer.clone().pre_vote(ballot).await.expect("an answer").into_inner();
+        granted(&answer, term)
+    };
+    eventually("it misses its leader", || async { ask(3, last).await.then_some(()) }).await;
+    eventually("it has just asked itself", || async { (!ask(1, last).await).then_some(()) }).await;
+    assert!(ask(3, last).await, "the higher id goes on");
+    assert!(ask(1, last + 1).await, "so does the one with more of the log");
+    cluster.thaw(1);
+    cluster.thaw(3);
+    let won = cluster.leader().await;
+    assert!((1..=3).contains(&won));
+}
