@@ -3,21 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::{
     AddNodeRequest, BackupChunk, BackupRequest, InstanceName, ListOverridesRequest,
     RemoveNodeRequest, ReplaceNodeRequest, SetOverrideRequest, StatusRequest, StatusResponse,
     TransferLeaderRequest, TriggerSnapshotRequest, TriggerSnapshotResponse,
 };
 use tokio::time::{Instant, timeout};
-use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
-use crate::client::Core;
+use crate::core::Core;
 use crate::error::{Attempt, Error, explain};
-use crate::nodes::call::{CallError, DECODE_MAX, Plan, Rounds, call};
+use crate::nodes::call::{CallError, Plan, Rounds, call};
 use crate::nodes::endpoints::Target;
 use crate::nodes::retry::{Decision, FOREGROUND, decide};
+use crate::nodes::stub::admin as stub;
 use crate::nodes::write::Write;
 use crate::types::{InstanceOverride, Member, OverriddenInstance};
 
@@ -53,10 +52,6 @@ const BACKUP_IDLE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub struct Admin {
     core: Arc<Core>,
-}
-
-fn stub(channel: Channel) -> AdminClient<Channel> {
-    AdminClient::new(channel).max_decoding_message_size(DECODE_MAX)
 }
 
 /// One unary call: `send!(self, plan, request, method)`.

@@ -2,7 +2,7 @@
 
 mod balance;
 mod caller;
-pub(crate) mod channel;
+mod channel;
 
 pub use balance::{Balancer, Picked, Policy};
 pub use caller::{CallError, Caller, FailMode, Fault};

@@ -1,96 +1,33 @@
-//! [`Client`]: how it is made. Reading is in `client/reads.rs`, registering in `registering/handle.rs`, following in `following/watch.rs`, operating
-//! in `admin.rs`; they share [`Core`].
+//! [`Client`]: how it is made, and the calls that lead to the rooms below. Reading is in `client/reads.rs`.
 
-pub(crate) mod reads;
+mod reads;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::requests::Origin;
-use quorate_proto::v1::registry_client::RegistryClient;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
 use crate::admin::Admin;
-use crate::calling::channel::ChannelBuilder;
-use crate::counters::{Counters, Counts};
+use crate::calling::ChannelBuilder;
+use crate::core::{Core, Options};
+use crate::counters::Counters;
 use crate::error::{Error, check_duration};
-use crate::following::discovery;
-use crate::following::discovery::{Discovery, DiscoveryHub, Selector};
-use crate::following::watch;
-use crate::following::watch::Watch;
-use crate::nodes::call::{DECODE_MAX, Plan};
+use crate::following::{Discovery, Hubs, Selector, Watch};
 use crate::nodes::endpoints::{Endpoints, Target};
 use crate::nodes::members;
-use crate::registering::claims::Claims;
-use crate::registering::handle;
-use crate::registering::handle::RegistrationHandle;
-use crate::registering::renewals::Renewals;
-use crate::registering::serve::Serving;
+use crate::registering::{Registrar, RegistrationHandle, Serving};
 use crate::types::{Registration, Selection};
 
 /// A connection to the registry, as many nodes as it has. Cheap to clone; clones share connections.
 #[derive(Debug, Clone)]
 pub struct Client {
-    pub(crate) core: Arc<Core>,
-}
-
-/// What everything that the client started shares.
-#[derive(Debug)]
-pub(crate) struct Core {
-    pub(crate) options: Options,
-    pub(crate) endpoints: Arc<Endpoints>,
-    /// Names this client's writes.
-    pub(crate) origin: Origin,
-    pub(crate) claims: Claims,
-    /// What renews for all registrations; they hold it.
-    renewals: Mutex<Weak<Renewals>>,
-    /// What follows services for all live views; they hold it.
-    pub(crate) hubs: Mutex<Vec<Weak<DiscoveryHub>>>,
-    /// Background work runs here, whichever thread starts it.
-    pub(crate) runtime: Handle,
-    /// Ends with the last clone, registration and watch.
-    _member_refresh: Option<AbortOnDropHandle<()>>,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Options {
-    pub(crate) namespace: String,
-    pub(crate) call_timeout: Duration,
-    pub(crate) attempt_timeout: Duration,
-    pub(crate) watch_idle_timeout: Duration,
-    pub(crate) leaderless_timeout: Duration,
-    pub(crate) audit_interval: Duration,
-    pub(crate) cache_dir: Option<PathBuf>,
-    pub(crate) counters: Arc<Counts>,
-}
-
-impl Core {
-    /// A call with the timeouts of the options. One attempt gets no more than half of it: a node that hangs must leave
-    /// time for another.
-    pub(crate) fn plan(&self, operation: &'static str, target: Target) -> Plan {
-        let within = self.options.call_timeout;
-        let attempt = self.options.attempt_timeout.min(within / 2);
-        Plan { operation, target, attempt, within }
-    }
-
-    /// Where leases are renewed. It ends with the last of those who have it.
-    pub(crate) fn renewals(&self) -> Arc<Renewals> {
-        let mut shared = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.upgrade().unwrap_or_else(|| {
-            let (endpoints, limit) = (self.endpoints.clone(), self.options.attempt_timeout);
-            let started = Arc::new(Renewals::start(&self.runtime, endpoints, limit));
-            *shared = Arc::downgrade(&started);
-            started
-        })
-    }
-}
-
-/// The stub, with our limits.
-pub(crate) fn registry(channel: Channel) -> RegistryClient<Channel> {
-    RegistryClient::new(channel).max_decoding_message_size(DECODE_MAX)
+    core: Arc<Core>,
+    registrar: Arc<Registrar>,
+    hubs: Arc<Hubs>,
 }
 
 const MEMBER_REFRESH: Duration = Duration::from_secs(30);
@@ -213,21 +150,20 @@ impl ClientBuilder {
         let within = within.unwrap_or(MEMBER_REFRESH);
         let endpoints = Endpoints::new(&self.addresses, attempt, self.shuffle, within)?;
         let endpoints = Arc::new(endpoints);
+        let plan = self.options.plan("list members", Target::Any);
         let refresh = self.member_refresh.map(|interval| {
-            let refresh = members::refresh(endpoints.clone(), interval, self.options.clone());
+            let refresh = members::refresh(endpoints.clone(), interval, plan);
             AbortOnDropHandle::new(tokio::spawn(refresh))
         });
-        let core = Core {
+        let core = Arc::new(Core {
             options: self.options,
             endpoints,
             origin: Origin::new(rand::random()),
-            claims: Claims::default(),
-            renewals: Mutex::default(),
-            hubs: Mutex::default(),
             runtime: Handle::current(),
             _member_refresh: refresh,
-        };
-        Ok(Client { core: Arc::new(core) })
+        });
+        let (registrar, hubs) = (Registrar::new(core.clone()), Hubs::new(core.clone()));
+        Ok(Client { core, registrar: Arc::new(registrar), hubs: Arc::new(hubs) })
     }
 }
 
@@ -257,7 +193,7 @@ impl Client {
         &self,
         registration: impl Into<Registration>,
     ) -> Result<RegistrationHandle, Error> {
-        handle::register(self.core.clone(), registration.into()).await
+        self.registrar.register(registration.into()).await
     }
 
     /// Like [`Client::register`], but returns at once and goes on trying while the registry is down. The handle's state
@@ -269,7 +205,7 @@ impl Client {
         &self,
         registration: impl Into<Registration>,
     ) -> Result<RegistrationHandle, Error> {
-        handle::register_in_background(self.core.clone(), registration.into())
+        self.registrar.register_in_background(registration.into())
     }
 
     /// A live view of a service, by its name or a [`Selector`]: at once, and empty until the registry (or the cache) has
@@ -278,7 +214,7 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidName`].
     pub fn discover(&self, selector: impl Into<Selector>) -> Result<Discovery, Error> {
-        discovery::discover(&self.core, selector.into())
+        self.hubs.discover(selector.into())
     }
 
     /// A tonic channel to a service, for generated clients: its endpoints follow a live view. Must be called within a
@@ -309,7 +245,7 @@ impl Client {
 
     /// Begins to serve under this registration: see [`Serving`].
     pub fn serve(&self, registration: impl Into<Registration>) -> Serving {
-        Serving::new(self.clone(), registration.into())
+        Serving::new(self.registrar.clone(), registration.into())
     }
 
     /// How often something happened that should not.
@@ -319,7 +255,7 @@ impl Client {
 
     /// Follows services for as long as the [`Watch`] lives, over every failure of nodes.
     pub fn watch(&self, selection: impl Into<Selection>) -> Watch {
-        watch::start(self.core.clone(), selection.into())
+        Watch::start(self.core.clone(), selection.into())
     }
 
     /// Changes one instance, whoever registered it: what is not set in `update` stays. Lasts until its owner registers it
@@ -333,7 +269,7 @@ impl Client {
         id: &str,
         update: &crate::Update,
     ) -> Result<(), Error> {
-        handle::update_foreign(&self.core, service, id, update).await
+        self.registrar.update_foreign(service, id, update).await
     }
 
     /// Removes one instance, whoever registered it.
@@ -341,7 +277,7 @@ impl Client {
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Rejected`] (with [`tonic::Code::NotFound`] if it was not registered).
     pub async fn deregister(&self, service: &str, id: &str) -> Result<(), Error> {
-        handle::deregister_foreign(&self.core, service, id).await
+        self.registrar.deregister_foreign(service, id).await
     }
 
     /// The operators' calls.

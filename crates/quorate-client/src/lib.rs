@@ -56,6 +56,8 @@
 //! | `registering/` | [`RegistrationHandle`] and the task that keeps it, the stream that renews all, [`Serving`] |
 //! | `following/` | [`Discovery`], live views over one shared stream; [`Watch`], a stream of changes |
 //! | `nodes/` | one call over many nodes: which node, of which cluster; what a code means; who there is |
+//! | `reading` | services, in one answer or in pages |
+//! | `core` | what all that a client started shares: settings, connections, its name |
 //! | `counters` | what is counted |
 //! | `types/`, `error` | what goes in and out |
 
@@ -64,11 +66,13 @@
 mod admin;
 mod calling;
 mod client;
+mod core;
 mod counters;
 mod environment;
 mod error;
 mod following;
 mod nodes;
+mod reading;
 mod registering;
 mod types;
 

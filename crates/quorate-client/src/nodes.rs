@@ -7,6 +7,7 @@
 //! | `members` | learns who there is |
 //! | `rebalance` | streams move to nodes that were added |
 //! | `retry` | what a code means: another node, a pause, the end |
+//! | `stub` | the generated stubs, with our limits |
 //! | `write` | the name that a write has at every node |
 
 pub(crate) mod call;
@@ -14,4 +15,5 @@ pub(crate) mod endpoints;
 pub(crate) mod members;
 pub(crate) mod rebalance;
 pub(crate) mod retry;
+pub(crate) mod stub;
 pub(crate) mod write;

@@ -2,17 +2,20 @@
 //!
 //! | file | duty |
 //! |---|---|
+//! | `registrar` | what all registrations of a client share, and how one begins |
 //! | `handle` | what the caller holds |
 //! | `keeper` | the task that keeps one registration |
 //! | `renewals` | one stream for the renewals of all |
 //! | `claims` | what is registered already, and incarnations |
 //! | `serve` | registers when bound, drains, stops |
 
-pub(crate) mod claims;
-pub(crate) mod handle;
+mod claims;
+mod handle;
 mod keeper;
-pub(crate) mod renewals;
-pub(crate) mod serve;
+mod registrar;
+mod renewals;
+mod serve;
 
 pub use handle::{Gone, Lease, RegistrationHandle, RegistrationState};
+pub(crate) use registrar::Registrar;
 pub use serve::{Served, Serving, Stop};

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use self::prepared::{Group, Prepared, Seat};
 use crate::error::Error;
-use crate::following::discovery::Discovery;
+use crate::following::Discovery;
 use crate::types::Instance;
 
 /// Who reported that it goes away is left out for so long, unless it changes before.

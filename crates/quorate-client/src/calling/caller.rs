@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::calling::balance::{Balancer, Picked};
 use crate::error::{Error, LONGEST};
-use crate::following::discovery::{Instances, Origin};
+use crate::following::{Instances, Origin};
 use crate::nodes::retry::{Backoff, FOREGROUND};
 use crate::types::Instance;
 

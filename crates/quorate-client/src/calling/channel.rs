@@ -11,7 +11,7 @@ use tonic::transport::channel::Change;
 use tonic::transport::{Channel, Endpoint};
 
 use self::reach::{Number, Report, Shared, keep};
-use crate::following::discovery::{Discovery, Instances};
+use crate::following::{Discovery, Instances};
 
 /// Changes of the endpoints on their way to the channel, and what is reported of them.
 const CHANGES_MAX: usize = 1_024;

@@ -1,17 +1,15 @@
 //! The calls that only read.
 
-mod pages;
-
 use quorate_proto::v1::{
-    FetchRequest, FetchResponse, ListDependentsRequest, ListMembersRequest, ListServicesRequest,
+    FetchRequest, ListDependentsRequest, ListMembersRequest, ListServicesRequest,
 };
-use tonic::{Code, Status};
 
-use crate::client::{Client, registry};
+use super::Client;
 use crate::error::Error;
-use crate::nodes::call::{CallError, Plan, call};
-use crate::nodes::endpoints::{Endpoints, Target};
-use crate::nodes::retry::retry_after;
+use crate::nodes::call::call;
+use crate::nodes::endpoints::Target;
+use crate::nodes::stub::registry;
+use crate::reading::read;
 use crate::types::{
     Consistency, FetchOptions, Fetched, Health, Instance, InstanceStatus, Member, Selection,
     Service, ServiceSummary,
@@ -134,40 +132,4 @@ impl Client {
             .replace_members(answer.members.iter().map(|member| member.client_address.as_str()));
         Ok(answer.members)
     }
-}
-
-/// Reads what is asked for, in pages if it is too large for one answer.
-pub(crate) async fn read(
-    endpoints: &Endpoints,
-    plan: &Plan,
-    request: FetchRequest,
-) -> Result<Fetched, Error> {
-    let answer = match fetch_once(endpoints, plan, &request).await {
-        Err(CallError::Refused { status, .. }) if is_too_large(&status) => {
-            return pages::fetch(endpoints, plan, request).await;
-        }
-        answer => answer.map_err(|error| error.into_error(plan.operation))?,
-    };
-    let missing = |missing| Error::BadAnswer { operation: plan.operation, missing };
-    let header = answer.header.ok_or(missing("header"))?;
-    if !answer.not_modified && answer.services.len() < request.services.len() {
-        return Err(missing("service"));
-    }
-    let services = (!answer.not_modified).then_some(answer.services);
-    Ok(Fetched { header, services, mixed_until: None })
-}
-
-/// One answer, which may be a page.
-async fn fetch_once(
-    endpoints: &Endpoints,
-    plan: &Plan,
-    request: &FetchRequest,
-) -> Result<FetchResponse, CallError> {
-    let send = |channel, request| async move { registry(channel).fetch(request).await };
-    call(endpoints, plan, request, send).await
-}
-
-/// Whether the answer was refused for its own size, not for what else is under way.
-fn is_too_large(status: &Status) -> bool {
-    status.code() == Code::ResourceExhausted && retry_after(status).is_none()
 }

@@ -7,7 +7,7 @@ mod hub;
 mod instances;
 mod topics;
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use quorate_proto::v1::RemoveReason;
@@ -15,10 +15,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use self::hub::Hub;
-pub(crate) use self::hub::Hub as DiscoveryHub;
 pub use self::instances::{Instances, Origin, Selector};
 use self::topics::{Feed, Queue};
-use crate::client::Core;
+use crate::core::Core;
 use crate::error::{Attempt, Code, Error};
 use crate::following::watch::{WatchEvent, WatchStatus};
 use crate::types::Instance;
@@ -62,32 +61,47 @@ const OWN_WRITES_WITHIN: Duration = Duration::from_secs(1);
 /// Longest name, bytes.
 const NAME_MAX: usize = 253;
 
-pub(crate) fn discover(core: &Core, selector: Selector) -> Result<Discovery, Error> {
-    // One bad name would have the stream refused for all services on it: so it is refused here.
-    check_name("service", &selector.service)?;
-    let namespace = selector.namespace.clone().unwrap_or_else(|| core.options.namespace.clone());
-    if !namespace.is_empty() {
-        check_name("namespace", &namespace)?;
-    }
-    let hub = hub_for(core, namespace, &selector.service);
-    let feed = Arc::new(Feed::new(selector));
-    hub.add(&feed);
-    let seen = feed.changes.subscribe();
-    let call_timeout = core.options.call_timeout;
-    Ok(Discovery { inner: Arc::new(Inner { hub, feed, call_timeout }), seen })
+/// What follows services for all live views of a client.
+#[derive(Debug)]
+pub(crate) struct Hubs {
+    core: Arc<Core>,
+    /// The views hold them.
+    running: Mutex<Vec<Weak<Hub>>>,
 }
 
-/// The hub of the namespace that follows the service or has room for it, else a new one.
-fn hub_for(core: &Core, namespace: String, service: &str) -> Arc<Hub> {
-    let mut hubs = core.hubs.lock().unwrap_or_else(PoisonError::into_inner);
-    hubs.retain(|hub| hub.strong_count() > 0);
-    let found = hubs.iter().filter_map(std::sync::Weak::upgrade);
-    let mut found = found.filter(|hub| hub.namespace() == namespace && hub.takes(service));
-    found.next().unwrap_or_else(|| {
-        let hub = Hub::start(core, namespace.clone());
-        hubs.push(Arc::downgrade(&hub));
-        hub
-    })
+impl Hubs {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core, running: Mutex::default() }
+    }
+
+    pub(crate) fn discover(&self, selector: Selector) -> Result<Discovery, Error> {
+        // One bad name would have the stream refused for all services on it: so it is refused here.
+        check_name("service", &selector.service)?;
+        let Core { options, .. } = &*self.core;
+        let namespace = selector.namespace.clone().unwrap_or_else(|| options.namespace.clone());
+        if !namespace.is_empty() {
+            check_name("namespace", &namespace)?;
+        }
+        let hub = self.hub_for(namespace, &selector.service);
+        let feed = Arc::new(Feed::new(selector));
+        hub.add(&feed);
+        let seen = feed.changes.subscribe();
+        let call_timeout = options.call_timeout;
+        Ok(Discovery { inner: Arc::new(Inner { hub, feed, call_timeout }), seen })
+    }
+
+    /// The hub of the namespace that follows the service or has room for it, else a new one.
+    fn hub_for(&self, namespace: String, service: &str) -> Arc<Hub> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|hub| hub.strong_count() > 0);
+        let found = running.iter().filter_map(Weak::upgrade);
+        let mut found = found.filter(|hub| hub.namespace() == namespace && hub.takes(service));
+        found.next().unwrap_or_else(|| {
+            let hub = Hub::start(&self.core, namespace.clone());
+            running.push(Arc::downgrade(&hub));
+            hub
+        })
+    }
 }
 
 /// As the registry would (types.proto).

@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::view::Backlog;
 pub use self::view::View;
-use crate::client::Core;
+use crate::core::Core;
 use crate::error::Error;
 use crate::types::Selection;
 
@@ -108,17 +108,18 @@ pub struct Watch {
     _task: AbortOnDropHandle<()>,
 }
 
-pub(crate) fn start(core: Arc<Core>, selection: Selection) -> Watch {
-    let (view_sender, view) = watch::channel(Arc::new(View::default()));
-    let (status_sender, status) = watch::channel(WatchStatus::Connecting);
-    let events = Arc::new(Events::default());
-    let publisher = Publisher { events: events.clone(), view: view_sender, status: status_sender };
-    let runtime = core.runtime.clone();
-    let task = runtime.spawn(follow::follow(core, selection, publisher));
-    Watch { events, view, status, _task: AbortOnDropHandle::new(task) }
-}
-
 impl Watch {
+    pub(crate) fn start(core: Arc<Core>, selection: Selection) -> Self {
+        let (view_sender, view) = watch::channel(Arc::new(View::default()));
+        let (status_sender, status) = watch::channel(WatchStatus::Connecting);
+        let events = Arc::new(Events::default());
+        let publisher =
+            Publisher { events: events.clone(), view: view_sender, status: status_sender };
+        let runtime = core.runtime.clone();
+        let task = runtime.spawn(follow::follow(core, selection, publisher));
+        Self { events, view, status, _task: AbortOnDropHandle::new(task) }
+    }
+
     /// The next event. The first is the snapshot; after it come the changes, in order. A reader that falls behind gets, for
     /// each instance, only the latest of the events that wait for it (added and removed meanwhile: none at all), so it
     /// always comes to the same end and slows nobody. `None` when the task has stopped: [`Watch::status`] says why.

@@ -13,9 +13,6 @@ use crate::error::{Attempt, Error, explain};
 use crate::nodes::endpoints::{Address, Endpoints, Target};
 use crate::nodes::retry::{Backoff, Decision, FOREGROUND, Pace, decide, retry_after};
 
-/// The largest answer taken: the server's limit for a fetch (32 MiB) and room for what stands around it.
-pub(crate) const DECODE_MAX: usize = 40 * 1024 * 1024;
-
 /// With less than this left, an attempt is not worth its while.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(1);
 

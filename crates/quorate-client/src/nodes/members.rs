@@ -6,22 +6,16 @@ use std::time::Duration;
 use quorate_proto::v1::ListMembersRequest;
 use tokio::time::{sleep, timeout};
 
-use crate::client::{Options, registry};
 use crate::nodes::call::{Plan, call};
-use crate::nodes::endpoints::{Endpoints, Target};
+use crate::nodes::endpoints::Endpoints;
 use crate::nodes::retry::jittered;
+use crate::nodes::stub::registry;
 
 /// After a failure the members are looked up no sooner than this; twice as long after each lookup that fails too.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// Runs until it is aborted. An answer that fails or is empty leaves the list as it is.
-pub(crate) async fn refresh(endpoints: Arc<Endpoints>, interval: Duration, options: Options) {
-    let plan = Plan {
-        operation: "list members",
-        target: Target::Any,
-        attempt: options.attempt_timeout.min(options.call_timeout / 2),
-        within: options.call_timeout,
-    };
+pub(crate) async fn refresh(endpoints: Arc<Endpoints>, interval: Duration, plan: Plan) {
     let shortest_pause = PAUSE_AFTER_FAILURE.min(interval);
     let mut pause = shortest_pause;
     loop {

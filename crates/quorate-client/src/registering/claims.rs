@@ -12,7 +12,7 @@ type Key = (String, String);
 
 /// The instances that registrations of one client hold. The namespace is the client's.
 #[derive(Debug, Default)]
-pub(crate) struct Claims {
+pub(super) struct Claims {
     /// Instance to the number of the claim that holds it. Never held across an await.
     held: Arc<Mutex<HashMap<Key, u64>>>,
     last_number: AtomicU64,
@@ -20,14 +20,14 @@ pub(crate) struct Claims {
 
 /// Holds some instances until it is released or dropped.
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub(super) struct Claim {
     held: Arc<Mutex<HashMap<Key, u64>>>,
     number: u64,
 }
 
 impl Claims {
     /// Takes all of them or none.
-    pub(crate) fn claim(&self, instances: &[InstanceSpec]) -> Result<Claim, Error> {
+    pub(super) fn claim(&self, instances: &[InstanceSpec]) -> Result<Claim, Error> {
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
         // Made first: if an instance is taken, its drop gives back those before it.
         let claim = Claim { held: self.held.clone(), number };
@@ -45,16 +45,14 @@ impl Claims {
     }
 }
 
-impl Claims {
-    /// How many instances are held.
-    pub(crate) fn count(&self) -> usize {
+impl Claim {
+    /// How many instances all claims of the client hold.
+    pub(super) fn held_by_all(&self) -> usize {
         lock(&self.held).len()
     }
-}
 
-impl Claim {
     /// Gives the instances back. Later claims of the same instances are not touched, however often it is called.
-    pub(crate) fn release(&self) {
+    pub(super) fn release(&self) {
         lock(&self.held).retain(|_, number| *number != self.number);
     }
 }
@@ -73,7 +71,7 @@ fn lock(held: &Mutex<HashMap<Key, u64>>) -> MutexGuard<'_, HashMap<Key, u64>> {
 static LAST_INCARNATION: AtomicU64 = AtomicU64::new(0);
 
 /// A new incarnation: microseconds since the epoch, and always higher than any before it in this process.
-pub(crate) fn new_incarnation() -> u64 {
+pub(super) fn new_incarnation() -> u64 {
     #[expect(
         clippy::disallowed_methods,
         reason = "a restarted process has to be told from its predecessor, and only the wall clock spans both"
@@ -84,7 +82,7 @@ pub(crate) fn new_incarnation() -> u64 {
 }
 
 /// A new incarnation that is at least `minimum`.
-pub(crate) fn incarnation_at_least(minimum: u64) -> u64 {
+pub(super) fn incarnation_at_least(minimum: u64) -> u64 {
     let next = |last: u64| last.saturating_add(1).max(minimum);
     let last = LAST_INCARNATION
         .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)))

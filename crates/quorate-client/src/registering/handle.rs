@@ -4,22 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quorate_proto::v1::{DeregisterRequest, InstanceRef, UpdateRequest};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
-use tonic::Request;
 
-use crate::client::{Core, registry};
+use super::claims::Claim;
+use super::keeper::Keeper;
 use crate::error::{Error, LONGEST};
-use crate::nodes::call::call;
-use crate::nodes::endpoints::Target;
-use crate::nodes::write::Write;
-use crate::registering::claims::Claim;
-use crate::registering::keeper::Keeper;
-use crate::types::{InstanceStatus, Registration, Update};
+use crate::types::{InstanceStatus, Update};
 
-/// The TTL that the registry grants when none is asked for.
-const DEFAULT_TTL: Duration = Duration::from_secs(15);
 /// Commands that wait for the task. Each caller waits for its answer, so more would only be many callers at once.
 const COMMANDS_MAX: usize = 8;
 
@@ -90,17 +82,17 @@ pub enum Gone {
 
 /// What the handle asks for. Small: every registration has a queue with room for 32 of them, whatever its bound.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(super) enum Command {
     Update { change: Box<Wanted>, reply: oneshot::Sender<Result<(), Error>> },
     Deregister { deadline: tokio::time::Instant, reply: oneshot::Sender<Result<(), Error>> },
 }
 
 /// A change of what the application wants.
 #[derive(Debug)]
-pub(crate) struct Wanted {
+pub(super) struct Wanted {
     /// The service and id of the only instance that changes; `None`: all do.
-    pub(crate) only: Option<(String, String)>,
-    pub(crate) update: Update,
+    pub(super) only: Option<(String, String)>,
+    pub(super) update: Update,
 }
 
 /// A registration that a background task keeps alive: it renews the lease, registers again when the registry has lost it,
@@ -118,41 +110,10 @@ pub struct RegistrationHandle {
     _task: AbortOnDropHandle<()>,
 }
 
-pub(crate) async fn register(
-    core: Arc<Core>,
-    registration: Registration,
-) -> Result<RegistrationHandle, Error> {
-    let (mut keeper, state) = prepare(core, registration)?;
-    keeper.register_now().await?;
-    Ok(spawn(keeper, state))
-}
-
-pub(crate) fn register_in_background(
-    core: Arc<Core>,
-    registration: Registration,
-) -> Result<RegistrationHandle, Error> {
-    let (keeper, state) = prepare(core, registration)?;
-    Ok(spawn(keeper, state))
-}
-
-fn prepare(
-    core: Arc<Core>,
-    registration: Registration,
-) -> Result<(Keeper, watch::Receiver<RegistrationState>), Error> {
-    if let Some(value) = registration.renew_every {
-        let ttl = registration.ttl.unwrap_or(DEFAULT_TTL);
-        if value.is_zero() || value > ttl / 2 {
-            let must = "must be more than 0 and at most half of the TTL";
-            return Err(Error::InvalidOption { option: "renew_every", value, must });
-        }
-    }
-    let claim = Arc::new(core.claims.claim(&registration.instances)?);
-    let started = RegistrationState::Retrying { since: Instant::now(), last_error: None };
-    let (state, observer) = watch::channel(started);
-    Ok((Keeper::new(core, claim, registration, state), observer))
-}
-
-fn spawn(keeper: Keeper, state: watch::Receiver<RegistrationState>) -> RegistrationHandle {
+pub(super) fn spawn(
+    keeper: Keeper,
+    state: watch::Receiver<RegistrationState>,
+) -> RegistrationHandle {
     let (commands, inbox) = mpsc::channel(COMMANDS_MAX);
     let core = keeper.core();
     RegistrationHandle {
@@ -363,48 +324,5 @@ async fn lost(mut state: watch::Receiver<RegistrationState>, after: Duration) ->
         if changed.is_err() {
             return std::future::pending().await;
         }
-    }
-}
-
-/// Changes an instance that this client need not have registered.
-pub(crate) async fn update_foreign(
-    core: &Core,
-    service: &str,
-    id: &str,
-    update: &Update,
-) -> Result<(), Error> {
-    let plan = core.plan("update", Target::Leader);
-    let instance =
-        InstanceRef { service: service.to_owned(), id: id.to_owned(), ..InstanceRef::default() };
-    let request = update.request(&core.options.namespace, instance);
-    let write = Write::begin(&core.origin);
-    let send = |channel, mut request: Request<UpdateRequest>| {
-        request.get_mut().request_id = write.id();
-        async move { registry(channel).update(request).await }
-    };
-    match call(&core.endpoints, &plan, &request, send).await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(error.into_error(plan.operation)),
-    }
-}
-
-/// Removes an instance that this client need not have registered.
-pub(crate) async fn deregister_foreign(core: &Core, service: &str, id: &str) -> Result<(), Error> {
-    let plan = core.plan("deregister", Target::Leader);
-    let instance =
-        InstanceRef { service: service.to_owned(), id: id.to_owned(), ..InstanceRef::default() };
-    let request = DeregisterRequest {
-        namespace: core.options.namespace.clone(),
-        instances: vec![instance],
-        ..DeregisterRequest::default()
-    };
-    let write = Write::begin(&core.origin);
-    let send = |channel, mut request: Request<DeregisterRequest>| {
-        request.get_mut().request_id = write.id();
-        async move { registry(channel).deregister(request).await }
-    };
-    match call(&core.endpoints, &plan, &request, send).await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(error.into_error(plan.operation)),
     }
 }

@@ -14,15 +14,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tonic::{Code, Request, Status};
 
-use crate::client::{Core, registry};
+use super::claims::{Claim, incarnation_at_least, new_incarnation};
+use super::handle::{Command, Gone, Lease, RegistrationState};
+use super::renewals::{Renewals, Renewed, next_renewal, slack};
+use crate::core::Core;
 use crate::error::{Error, current_incarnation};
 use crate::nodes::call::{CallError, Failure, Plan, Rounds, attempt, call};
 use crate::nodes::endpoints::Target;
 use crate::nodes::retry::{BACKGROUND, Decision, retry_after};
+use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
-use crate::registering::claims::{Claim, incarnation_at_least, new_incarnation};
-use crate::registering::handle::{Command, Gone, Lease, RegistrationState};
-use crate::registering::renewals::{Renewals, Renewed, next_renewal, slack};
 use crate::types::{InstanceSpec, Registration, Update};
 
 /// A renewal gets no less than this on one node, however short the TTL.
@@ -55,7 +56,7 @@ enum Next {
 }
 
 #[derive(Debug)]
-pub(crate) struct Keeper {
+pub(super) struct Keeper {
     core: Arc<Core>,
     claim: Arc<Claim>,
     /// What the application wants to stand in the registry.
@@ -85,14 +86,15 @@ struct Held {
 }
 
 impl Keeper {
-    pub(crate) fn new(
+    pub(super) fn new(
         core: Arc<Core>,
         claim: Arc<Claim>,
+        renewals: Arc<Renewals>,
         registration: Registration,
         state: watch::Sender<RegistrationState>,
     ) -> Self {
         Self {
-            renewals: core.renewals(),
+            renewals,
             cluster: core.endpoints.watch_cluster(),
             core,
             claim,
@@ -109,20 +111,20 @@ impl Keeper {
         }
     }
 
-    pub(crate) fn core(&self) -> Arc<Core> {
+    pub(super) fn core(&self) -> Arc<Core> {
         self.core.clone()
     }
 
-    pub(crate) fn claim(&self) -> Arc<Claim> {
+    pub(super) fn claim(&self) -> Arc<Claim> {
         self.claim.clone()
     }
 
-    pub(crate) fn incarnation(&self) -> u64 {
+    pub(super) fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
     /// Runs until the registration has ended or the handle is gone.
-    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut next = Next::Keep;
         while next != Next::Stop {
             let command = if next == Next::Idle {
@@ -144,7 +146,7 @@ impl Keeper {
     }
 
     /// Registers, over all nodes, until it is done or the call timeout has passed.
-    pub(crate) async fn register_now(&mut self) -> Result<(), Error> {
+    pub(super) async fn register_now(&mut self) -> Result<(), Error> {
         let plan = self.core.plan("register", Target::Leader);
         loop {
             let write = Write::begin(&self.core.origin);
@@ -244,7 +246,7 @@ impl Keeper {
                 },
             },
             Event::OtherCluster { is } => {
-                let others = self.core.claims.count().saturating_sub(1);
+                let others = self.claim.held_by_all().saturating_sub(1);
                 if let Some(lost) = self.lost_with(others) {
                     self.retrying(Error::OtherCluster { was: lost.cluster_id, is });
                 }

@@ -17,12 +17,12 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
-use crate::client::registry;
+use super::handle::Lease;
 use crate::nodes::call::{Failure, Plan, Rounds};
 use crate::nodes::endpoints::{Address, Endpoints, Target};
 use crate::nodes::rebalance::Mover;
 use crate::nodes::retry::{BACKGROUND, decide, jittered, retry_after};
-use crate::registering::handle::Lease;
+use crate::nodes::stub::registry;
 
 /// Leases in one message: the server's limit.
 const BATCH_MAX: usize = 10_000;
@@ -36,18 +36,18 @@ const OPENED_WITHIN: Duration = Duration::from_secs(2);
 const SLACK_MAX: Duration = Duration::from_secs(1);
 
 /// How long a renewal with this interval may wait for others to go with.
-pub(crate) fn slack(interval: Duration) -> Duration {
+pub(super) fn slack(interval: Duration) -> Duration {
     (interval / 10).min(SLACK_MAX)
 }
 
 /// When to hand in the next renewal: it waits for others for a while, and is on its way within the interval all the same.
-pub(crate) fn next_renewal(interval: Duration) -> Duration {
+pub(super) fn next_renewal(interval: Duration) -> Duration {
     jittered(interval).saturating_sub(slack(interval))
 }
 
 /// What came of a renewal that was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Renewed {
+pub(super) enum Renewed {
     /// The lease lives, as of this revision.
     Kept { revision: u64 },
     /// The registry does not know the lease, and as many of the same message.
@@ -71,13 +71,13 @@ struct Renewal {
 
 /// Where keepers hand in renewals. Dropping it ends the stream and its task.
 #[derive(Debug)]
-pub(crate) struct Renewals {
+pub(super) struct Renewals {
     waiting: Arc<Waiting>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Renewals {
-    pub(crate) fn start(
+    pub(super) fn start(
         runtime: &Handle,
         endpoints: Arc<Endpoints>,
         attempt_timeout: Duration,
@@ -89,7 +89,7 @@ impl Renewals {
 
     /// Renews a lease with the next message, which goes out within `slack`. A node gets `limit` to answer. Whoever drops
     /// the receiver is not interested any more.
-    pub(crate) fn submit(
+    pub(super) fn submit(
         &self,
         lease: Lease,
         slack: Duration,

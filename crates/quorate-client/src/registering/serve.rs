@@ -13,9 +13,9 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use crate::client::Client;
+use super::handle::RegistrationHandle;
+use super::registrar::Registrar;
 use crate::error::Error;
-use crate::registering::handle::RegistrationHandle;
 use crate::types::{InstanceStatus, Registration};
 
 /// The registry has so long to take in that the process is draining; then it is deregistered all the same.
@@ -28,7 +28,7 @@ pub type Stop = BoxFuture<'static, ()>;
 
 type Publish = Box<dyn FnOnce(Arc<RegistrationHandle>) -> BoxFuture<'static, ()> + Send>;
 
-/// How a process serves; from [`Client::serve`].
+/// How a process serves; from [`crate::Client::serve`].
 ///
 /// In this order: the listener is bound by the caller; the server begins; the registration is made (and tried again for as
 /// long as it takes); at the signal its status becomes DRAINING, so that callers leave; it is deregistered; after a grace,
@@ -49,7 +49,7 @@ type Publish = Box<dyn FnOnce(Arc<RegistrationHandle>) -> BoxFuture<'static, ()>
 /// ```
 #[must_use]
 pub struct Serving {
-    client: Client,
+    registrar: Arc<Registrar>,
     registration: Registration,
     until: Stop,
     publish: Publish,
@@ -92,11 +92,11 @@ impl fmt::Debug for Serving {
 }
 
 impl Serving {
-    pub(crate) fn new(client: Client, registration: Registration) -> Self {
+    pub(crate) fn new(registrar: Arc<Registrar>, registration: Registration) -> Self {
         let until = std::future::pending().boxed();
         let publish: Publish = Box::new(|_| std::future::pending().boxed());
         let (grace, drain) = (Duration::from_millis(500), Duration::from_secs(10));
-        Self { client, registration, until, publish, grace, drain }
+        Self { registrar, registration, until, publish, grace, drain }
     }
 
     /// Until SIGTERM or SIGINT (Ctrl-C).
@@ -167,7 +167,7 @@ impl Serving {
     where
         F: IntoFuture<Output = T>,
     {
-        let Self { client, mut registration, until, publish, grace, drain } = self;
+        let Self { registrar, mut registration, until, publish, grace, drain } = self;
         if let Ok(bound) = listener.local_addr() {
             fill_in(&mut registration, bound)?;
         }
@@ -175,7 +175,7 @@ impl Serving {
         // Dropped or sent: both mean that it is time.
         let stopped = stopped.map(|_told| ()).boxed();
         let mut server = Box::pin(serve(listener, stopped).into_future());
-        let handle = Arc::new(client.register_in_background(registration)?);
+        let handle = Arc::new(registrar.register_in_background(registration)?);
         let published = publish(handle.clone());
         let publishing = async {
             published.await;

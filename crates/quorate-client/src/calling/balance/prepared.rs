@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::time::Instant;
 
 use super::{Picked, Policy};
-use crate::following::discovery::Instances;
+use crate::following::Instances;
 use crate::types::Instance;
 
 /// The turns of a weighted round at most (and at least four for each instance): a bound on its memory, and on how exact it

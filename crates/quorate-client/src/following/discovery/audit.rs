@@ -7,10 +7,9 @@ use quorate_proto::v1::{Consistency, FetchRequest, Service};
 
 use super::hub::Shared;
 use super::topics::Topics;
-use crate::client::Options;
-use crate::client::reads::read;
-use crate::nodes::call::Plan;
+use crate::core::Options;
 use crate::nodes::endpoints::{Endpoints, Target};
+use crate::reading::read;
 
 /// Compares with some node, which need not be the one that sends the changes. True: something is to be read anew.
 pub(super) async fn finds_difference(
@@ -30,9 +29,7 @@ pub(super) async fn finds_difference(
             ..FetchRequest::default()
         }
     };
-    let (attempt, within) = (options.attempt_timeout, options.call_timeout);
-    let plan = Plan { operation: "audit", target: Target::Any, attempt, within };
-    match read(endpoints, &plan, request).await {
+    match read(endpoints, &options.plan("audit", Target::Any), request).await {
         Ok(fetched) => {
             let mut topics = shared.topics();
             if fetched.header.cluster_id != topics.cluster_id {

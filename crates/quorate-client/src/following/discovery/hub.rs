@@ -24,7 +24,7 @@ use tonic::{Code, Status, Streaming};
 use super::audit;
 use super::cache::{self, Cache};
 use super::topics::{Feed, Queue, Topics};
-use crate::client::{Core, Options, registry};
+use crate::core::{Core, Options};
 use crate::counters::Counts;
 use crate::error::{Attempt, Error, explain};
 use crate::following::watch::WatchStatus;
@@ -32,6 +32,7 @@ use crate::nodes::call::Rounds;
 use crate::nodes::endpoints::{Address, Endpoints, Target};
 use crate::nodes::rebalance::{Move, Mover};
 use crate::nodes::retry::{BACKGROUND, jittered};
+use crate::nodes::stub::registry;
 
 /// Services of one stream: the server's limit. Whoever follows more has several.
 const SERVICES_MAX: usize = 1_000;

@@ -12,12 +12,13 @@ use tonic::{Code, Status, Streaming};
 
 use super::cursor::{Cursor, Taken};
 use super::{Publisher, WatchStatus};
-use crate::client::{Core, registry};
+use crate::core::Core;
 use crate::error::{Attempt, Error, explain};
 use crate::nodes::call::Rounds;
 use crate::nodes::endpoints::{Address, Target};
 use crate::nodes::rebalance::{Move, Mover};
 use crate::nodes::retry::{BACKGROUND, Decision, decide};
+use crate::nodes::stub::registry;
 use crate::types::Selection;
 
 /// Acknowledgements on their way. The server keeps the last one only, so one that finds no room is left out.
