@@ -27,8 +27,8 @@ async fn main() -> anyhow::Result<()> {
     let nodes = std::env::var("QUORATE_NODES");
     let nodes = nodes.as_deref().unwrap_or("127.0.0.1:7001,7002,7003");
     let nodes = parse_nodes(nodes).map_err(Error::msg)?;
-    let service = Client::connect(&nodes).await?;
-    let mut caller = Caller::start(&Client::connect(&nodes).await?).await?;
+    let service = Client::new(&nodes)?;
+    let mut caller = Caller::start(&Client::new(&nodes)?).await?;
 
     chapter("The service starts: one instance registers");
     let first = start(&service, 1).await?;

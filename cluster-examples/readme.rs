@@ -11,7 +11,7 @@ use quorate_client::{Client, InstanceBuilder};
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     // README.md: begin
-    let client = Client::from_env().await?; // finds the cluster by QUORATE_NODES
+    let client = Client::from_env()?; // finds the cluster by QUORATE_NODES
 
     let me = InstanceBuilder::new("orders", "orders-1").endpoint("http", "http://10.0.0.1:8080");
     let registration = client.register(me).await?; // from here on renewed in the background

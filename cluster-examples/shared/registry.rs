@@ -14,7 +14,7 @@ pub(crate) async fn connect(namespace: &str) -> anyhow::Result<Client> {
     let nodes = std::env::var("QUORATE_NODES");
     let nodes = nodes.as_deref().unwrap_or("127.0.0.1:7001,7002,7003");
     let nodes = parse_nodes(nodes).map_err(Error::msg)?;
-    Ok(Client::builder(nodes).namespace(namespace).connect().await?)
+    Ok(Client::builder(nodes).namespace(namespace).build()?)
 }
 
 /// Waits until a view is as wanted.

@@ -121,7 +121,7 @@ async fn namespaces_do_not_see_each_other() {
     // S2.3
     let cluster = Cluster::start(1).await;
     let here = cluster.client().await;
-    let there = cluster.client_builder().namespace("there").connect().await.unwrap();
+    let there = cluster.client_builder().namespace("there").build().unwrap();
     let views = [
         here.discover("web").unwrap(),
         here.discover(Selector::service("web").namespace("there")).unwrap(),
@@ -152,7 +152,7 @@ async fn views_move_to_a_node_that_is_added() {
     let mut views = Vec::new();
     for _ in 0..VIEWS {
         let builder = cluster.client_builder().member_refresh(Some(Duration::from_millis(300)));
-        let client = builder.connect().await.unwrap();
+        let client = builder.build().unwrap();
         let view = client.discover("web").unwrap();
         timeout(SOON, view.synced()).await.unwrap();
         let listener = view.listen();

@@ -372,7 +372,7 @@ impl Cluster {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        self.client_builder().connect().await.expect("a client")
+        self.client_builder().build().expect("a client")
     }
 
     /// What one node says of itself.

@@ -71,7 +71,7 @@ async fn without_a_quorum_no_change_begins_and_the_caller_soon_hears_why() {
     let leader = cluster.leader().await;
     let dead = cluster.follower().await;
     let client = cluster.client_builder().call_timeout(Duration::from_secs(4));
-    let admin = client.connect().await.expect("a client").admin();
+    let admin = client.build().expect("a client").admin();
     cluster.stop(dead).await;
     // A node counts as alive until it was not heard of for twice the silence that a leader may keep: that has to pass.
     sleep(Duration::from_millis(2 * 560 + 400)).await;

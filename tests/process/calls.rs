@@ -84,7 +84,7 @@ async fn idle_connections_are_told_to_go_and_calls_do_not_fail() {
     // client crate sends it on another; a bare channel of tonic's may tell the caller so.
     let mut callers = JoinSet::new();
     for pause in (0..32).map(|at| IDLE + Duration::from_millis(20 * at)) {
-        let client = cluster.client().connect().await.unwrap();
+        let client = cluster.client().build().unwrap();
         callers.spawn(async move {
             for _ in 0..3 {
                 client.fetch("before").await?;

@@ -184,7 +184,7 @@ impl Cluster {
     /// reads tell; that state.
     pub(crate) async fn equal_states(&self) -> BTreeMap<String, Instance> {
         let running = self.running();
-        let client = self.client().connect().await.unwrap();
+        let client = self.client().build().unwrap();
         let before = self.nodes[running[0]].own_status().await.unwrap().applied_index;
         let mark = before.next_multiple_of(HASH_EVERY).max(HASH_EVERY);
         let deadline = Instant::now() + EQUAL_WITHIN;

@@ -45,7 +45,7 @@ impl Dev {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        Client::connect(self.addresses()).await.unwrap()
+        Client::new(self.addresses()).unwrap()
     }
 
     /// As kill -9 of the process: its data is in a directory that it does not find again.

@@ -48,8 +48,8 @@ async fn followed(view: &Discovery, cluster: &Cluster) -> usize {
 async fn the_followed_node_dies_a_hundred_times() {
     // S0.14, S2.7, S4.3
     let mut cluster = Cluster::start(3).await;
-    let writer = cluster.client().connect().await.unwrap();
-    let reader = cluster.client().connect().await.unwrap();
+    let writer = cluster.client().build().unwrap();
+    let reader = cluster.client().build().unwrap();
     let view = reader.discover("web").unwrap();
     let mut listener = view.listen();
     timeout(PATIENCE, view.synced()).await.unwrap();

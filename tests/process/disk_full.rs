@@ -159,7 +159,7 @@ fn is_full(path: &Path, log: &str) -> bool {
 async fn a_leader_whose_disk_is_nearly_full_takes_no_writes_and_recovers() {
     let Some(disk) = SmallDisk::mount(96) else { return };
     let mut cluster = cluster_on(&disk).await;
-    let client = cluster.client().connect().await.unwrap();
+    let client = cluster.client().build().unwrap();
     let _kept = keep(&client, "kept", KEPT, TTL).await;
     let feed = Feed::start(&cluster.nodes[1]).await;
     let load = Load::registering(&client, "before", 2);
@@ -215,7 +215,7 @@ async fn a_leader_whose_disk_is_nearly_full_takes_no_writes_and_recovers() {
 async fn a_leader_whose_disk_fills_up_at_once_loses_nothing() {
     let Some(disk) = SmallDisk::mount(96) else { return };
     let mut cluster = cluster_on(&disk).await;
-    let client = cluster.client().connect().await.unwrap();
+    let client = cluster.client().build().unwrap();
     let _kept = keep(&client, "kept", KEPT, TTL).await;
     let feed = Feed::start(&cluster.nodes[1]).await;
     let load = Load::registering(&client, "stream", 4);
@@ -255,7 +255,7 @@ async fn with_all_disks_nearly_full_reads_expiry_and_deregistrations_go_on() {
     let tunables = format!("disk_reserve_bytes = {}", 32 * 1024 * 1024);
     let settings = Settings { tunables, data_dirs: disk.data_dirs(), ..Settings::default() };
     let mut cluster = Cluster::start_with(3, settings).await;
-    let client = cluster.client().connect().await.unwrap();
+    let client = cluster.client().build().unwrap();
     let _kept = keep(&client, "kept", KEPT, TTL).await;
     cluster.nodes[0].register("dead", "a", TTL * 4).await.unwrap();
     for id in ["a", "b"] {

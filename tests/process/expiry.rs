@@ -18,7 +18,7 @@ const LATE_AT_MOST: Duration = Duration::from_millis(500);
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stops_renewing_is_gone_in_time_and_its_neighbours_stay() {
     let cluster = Cluster::start(3).await;
-    let client = cluster.client().connect().await.unwrap();
+    let client = cluster.client().build().unwrap();
     let neighbours = keep(&client, "pool", 5, Duration::from_secs(2)).await;
     let mut feeds = Vec::new();
     for node in &cluster.nodes {
@@ -85,7 +85,7 @@ async fn a_crowd_that_stops_renewing_is_gone_in_time_and_holds_nobody_up() {
         // Those that are there wait for the rest, however long that takes.
         renew_all(node, &leases).await;
     }
-    let writes = Load::registering(&cluster.client().connect().await.unwrap(), "writer", 2);
+    let writes = Load::registering(&cluster.client().build().unwrap(), "writer", 2);
     let sent = Instant::now();
     renew_all(node, &leases).await;
     let ends = Instant::now() + CROWD_TTL;

@@ -58,7 +58,7 @@ async fn outages(
     cluster: &mut Cluster,
     mut turn: impl FnMut(&mut Cluster, usize, bool),
 ) -> (Vec<Duration>, Vec<Duration>) {
-    let client = cluster.client().connect().await.unwrap();
+    let client = cluster.client().build().unwrap();
     let _kept = keep(&client, "kept", KEPT, TTL).await;
     let (mut writes, mut renewals) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {

@@ -29,7 +29,7 @@ const ORDER: [&str; 7] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_stops_under_load_and_no_call_fails() {
     let mut cluster = Cluster::start(3).await;
-    let client = cluster.client().connect().await.unwrap();
+    let client = cluster.client().build().unwrap();
     let _kept = keep(&client, "kept", 10, Duration::from_secs(2)).await;
     for service in ["first", "second", "third"] {
         let leader = cluster.leader().await;

@@ -21,7 +21,7 @@ const KEPT: usize = 20;
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_is_killed_under_load_and_nothing_acknowledged_is_lost() {
     let mut cluster = Cluster::start(3).await;
-    let client = cluster.client().connect().await.unwrap();
+    let client = cluster.client().build().unwrap();
     let _kept = keep(&client, "kept", KEPT, KEPT_TTL).await;
     for (round, service) in ["first", "second", "third"].into_iter().enumerate() {
         let leader = cluster.leader().await;
@@ -78,7 +78,7 @@ fn assert_kept(state: &BTreeMap<String, Instance>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_nodes_are_killed_under_load_and_everything_is_back() {
     let mut cluster = Cluster::start(3).await;
-    let client = cluster.client().connect().await.unwrap();
+    let client = cluster.client().build().unwrap();
     let _kept = keep(&client, "kept", KEPT, KEPT_TTL).await;
     let load = Load::registering(&client, "stream", 4);
     load.until_more(200, Duration::from_secs(10)).await;

@@ -69,7 +69,7 @@ async fn writes_are_done_once_and_in_order_whatever_happens_to_the_nodes() {
     let seed = number("QUORATE_NEMESIS_SEED").unwrap_or(1);
     let mut cluster =
         Cluster::start_with(3, Settings { cuttable: true, ..Settings::default() }).await;
-    let client = cluster.client().connect().await.unwrap();
+    let client = cluster.client().build().unwrap();
     let mut registry = cluster.nodes[0].registry();
     let instances = (0..INSTANCES).map(|at| spec("web", &name(at))).collect();
     let request = RegisterRequest { instances, ttl_ms: 86_400_000, ..RegisterRequest::default() };

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hang_up_ends_everything_in_order() {
     let mut cluster = Cluster::start(1).await;
-    let client = cluster.client().connect().await.unwrap();
+    let client = cluster.client().build().unwrap();
     let line = "register web a --endpoint http=http://h:1 --ttl 1h";
     let mut registering = Running::ask(&cluster.all(), line);
     eventually("registered", PATIENCE, async || client.fetch("web").await).await;
@@ -119,7 +119,7 @@ async fn operators_hear_of_their_mistakes() {
     let line = "register web b --endpoint http=http://127.0.0.1:1 --check tcp --ttl 1h --once";
     let checked = ask(&probing.all(), line).await.expect(0);
     assert!(!checked.err.contains("warning"), "{}", checked.err);
-    let instances = probing.client().connect().await.unwrap();
+    let instances = probing.client().build().unwrap();
     let all = instances.fetch_with(&FetchOptions::new(Selection::service("web"))).await.unwrap();
     assert_eq!(all.services.unwrap()[0].instances.len(), 1);
 }
@@ -157,7 +157,7 @@ async fn tables_say_what_they_count() {
     assert_eq!(counts, [Some(1), Some(2), Some(3)], "{json}");
 
     // The state is hashed at some indexes: each hash is of one of them, which stands beside it.
-    let client = cluster.client().connect().await.unwrap();
+    let client = cluster.client().build().unwrap();
     for number in 0..70 {
         let decision = InstanceOverride { weight: Some(number), ..InstanceOverride::default() };
         client.admin().set_override("web", "up", decision).await.unwrap();

@@ -17,7 +17,7 @@ const KEPT: usize = 30;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_stood_still_costs_no_live_lease() {
     let mut cluster = Cluster::start(3).await;
-    let client = cluster.client().connect().await.unwrap();
+    let client = cluster.client().build().unwrap();
     let kept = keep(&client, "kept", KEPT, TTL).await;
     let leader = cluster.leader().await;
     let survivors = cluster.others(leader);

@@ -39,7 +39,7 @@ const LOOP: &str = "while :; do sleep 0.02; done";
 async fn a_program_leaves_the_registry_before_it_gets_the_signal() {
     // S0.11
     let cluster = Cluster::start(3).await;
-    let client = cluster.client().connect().await.unwrap();
+    let client = cluster.client().build().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let seen = dir.path().join("seen");
     let script =
@@ -62,7 +62,7 @@ async fn a_program_leaves_the_registry_before_it_gets_the_signal() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_ends_by_itself_is_deregistered() {
     let cluster = Cluster::start(1).await;
-    let client = cluster.client().connect().await.unwrap();
+    let client = cluster.client().build().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let go = dir.path().join("go");
     let wait = format!("while [ ! -e {} ]; do sleep 0.02; done;", go.display());
@@ -135,7 +135,7 @@ async fn has_status(client: &Client, expected: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_gets_a_port_and_is_up_when_it_listens_there() {
     let cluster = Cluster::start(1).await;
-    let client = cluster.client().connect().await.unwrap();
+    let client = cluster.client().build().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let seen = dir.path().join("seen");
     let file = seen.display();

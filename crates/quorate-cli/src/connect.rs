@@ -26,7 +26,7 @@ pub(crate) async fn client(args: &ClientArgs, stay: Stay) -> Result<Client, Fail
         Stay::Once => builder.member_refresh(None),
         Stay::Long => builder,
     };
-    Ok(builder.connect().await?)
+    Ok(builder.build()?)
 }
 
 /// Says that something was done with an instance.

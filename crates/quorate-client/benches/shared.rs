@@ -50,9 +50,9 @@ impl Scene {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = builder.expect("a runtime starts");
         let address = [registry.address()];
-        let connecting = Client::builder(address).member_refresh(None).connect();
-        let client = runtime.block_on(connecting).expect("the registry is there");
         let _entered = runtime.enter();
+        let client = Client::builder(address).member_refresh(None).build();
+        let client = client.expect("the address can be one");
         let view = client.discover("s").expect("is a name");
         let deadline = Instant::now() + Duration::from_secs(10);
         while view.current().len() < INSTANCES {

@@ -130,12 +130,13 @@ impl ClientBuilder {
         self
     }
 
-    /// Makes the client. Sends nothing: it also succeeds while the registry is down.
+    /// Makes the client. Sends nothing and waits for nothing: it also succeeds while the registry is down. Has to be called
+    /// within a tokio runtime, on which the client's background work then runs, whichever thread calls it later.
     ///
     /// # Errors
-    /// [`Error::NoAddresses`], [`Error::InvalidAddress`], or [`Error::InvalidOption`] for a duration below 10 ms or over
-    /// 365 days.
-    pub async fn connect(self) -> Result<Client, Error> {
+    /// [`Error::NoAddresses`], [`Error::InvalidAddress`], [`Error::InvalidOption`] for a duration below 10 ms or over 365
+    /// days, or [`Error::NoRuntime`].
+    pub fn build(self) -> Result<Client, Error> {
         for (option, value) in [
             ("call_timeout", self.options.call_timeout),
             ("attempt_timeout", self.options.attempt_timeout),
@@ -146,6 +147,7 @@ impl ClientBuilder {
         ] {
             check_duration(option, value)?;
         }
+        let runtime = Handle::try_current().map_err(|_outside| Error::NoRuntime)?;
         let (attempt, within) = (self.options.attempt_timeout, self.member_refresh);
         let within = within.unwrap_or(MEMBER_REFRESH);
         let endpoints = Endpoints::new(&self.addresses, attempt, self.shuffle, within)?;
@@ -153,13 +155,13 @@ impl ClientBuilder {
         let plan = self.options.plan("list members", Target::Any);
         let refresh = self.member_refresh.map(|interval| {
             let refresh = members::refresh(endpoints.clone(), interval, plan);
-            AbortOnDropHandle::new(tokio::spawn(refresh))
+            AbortOnDropHandle::new(runtime.spawn(refresh))
         });
         let core = Arc::new(Core {
             options: self.options,
             endpoints,
             origin: Origin::new(rand::random()),
-            runtime: Handle::current(),
+            runtime,
             _member_refresh: refresh,
         });
         let (registrar, hubs) = (Registrar::new(core.clone()), Hubs::new(core.clone()));
@@ -173,14 +175,12 @@ impl Client {
         ClientBuilder::new(addresses)
     }
 
-    /// Makes a client with the usual settings.
+    /// Makes a client with the usual settings, within a tokio runtime.
     ///
     /// # Errors
-    /// As [`ClientBuilder::connect`].
-    pub async fn connect<S: Into<String>>(
-        addresses: impl IntoIterator<Item = S>,
-    ) -> Result<Self, Error> {
-        Self::builder(addresses).connect().await
+    /// As [`ClientBuilder::build`].
+    pub fn new<S: Into<String>>(addresses: impl IntoIterator<Item = S>) -> Result<Self, Error> {
+        Self::builder(addresses).build()
     }
 
     /// Registers, waits until that is committed, and keeps it so in the background until the handle is dropped or

@@ -8,12 +8,13 @@ const NODES: &str = "QUORATE_NODES";
 const NAMESPACE: &str = "QUORATE_NAMESPACE";
 
 impl Client {
-    /// Makes a client from the environment: [`ClientBuilder::from_env`], with the usual settings for everything else.
+    /// Makes a client from the environment: [`ClientBuilder::from_env`], with the usual settings for everything else. Needs a
+    /// tokio runtime, as [`ClientBuilder::build`].
     ///
     /// # Errors
-    /// As [`ClientBuilder::from_env`] and [`ClientBuilder::connect`].
-    pub async fn from_env() -> Result<Self, Error> {
-        ClientBuilder::from_env()?.connect().await
+    /// As [`ClientBuilder::from_env`] and [`ClientBuilder::build`].
+    pub fn from_env() -> Result<Self, Error> {
+        ClientBuilder::from_env()?.build()
     }
 }
 
@@ -22,8 +23,8 @@ impl ClientBuilder {
     /// port alone has the host before it: `127.0.0.1:7001,7002,7003`), and `QUORATE_NAMESPACE`, "default" unless set.
     ///
     /// ```no_run
-    /// # async fn example() -> Result<(), quorate_client::Error> {
-    /// let client = quorate_client::Client::from_env().await?;
+    /// # fn example() -> Result<(), quorate_client::Error> {
+    /// let client = quorate_client::Client::from_env()?;
     /// # Ok(())
     /// # }
     /// ```

@@ -147,6 +147,9 @@ pub enum Error {
         /// What the answer should have had.
         missing: &'static str,
     },
+    /// A client was made outside of a tokio runtime, on which its background work would run.
+    #[error("there is no tokio runtime; make the client within one")]
+    NoRuntime,
     /// The background task is gone because its runtime was shut down.
     #[error("the background task has ended: its runtime was shut down")]
     Stopped,

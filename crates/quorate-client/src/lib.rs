@@ -4,7 +4,7 @@
 //! use quorate_client::{Client, DiscoveryEvent, InstanceBuilder};
 //!
 //! # async fn example() -> Result<(), quorate_client::Error> {
-//! let client = Client::connect(["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"]).await?;
+//! let client = Client::new(["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"])?;
 //!
 //! // Kept alive by a background task until it is deregistered or dropped.
 //! let me = InstanceBuilder::new("orders", "orders-1").endpoint("http", "http://10.0.0.1:8080");
@@ -36,8 +36,7 @@
 //!     .namespace("staging")
 //!     .call_timeout(Duration::from_secs(2))
 //!     .cache_dir("/var/cache/orders")
-//!     .connect()
-//!     .await?;
+//!     .build()?;
 //! for service in client.list_services("", quorate_client::Consistency::Local).await? {
 //!     println!("{} has {} instances", service.name, service.instances);
 //! }

@@ -210,7 +210,7 @@ async fn hold(
     numbers: std::ops::Range<u64>,
     ttl: Duration,
 ) -> Result<Started> {
-    let client = Client::builder(addresses).call_timeout(REGISTER_WITHIN).connect().await?;
+    let client = Client::builder(addresses).call_timeout(REGISTER_WITHIN).build()?;
     let mut held = Vec::new();
     for number in numbers {
         let item = Item::new(GROUP, number, 0);

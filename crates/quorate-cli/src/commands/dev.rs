@@ -55,8 +55,7 @@ async fn ready(nodes: &[Arc<Node>], data: &Data, stop: &mut Stop) -> Result<(), 
         .call_timeout(LEADER_WITHIN)
         .attempt_timeout(Duration::from_secs(1))
         .member_refresh(None)
-        .connect()
-        .await?;
+        .build()?;
     let admin = client.admin();
     let up = async {
         client.list_services("", Consistency::Linearizable).await?;

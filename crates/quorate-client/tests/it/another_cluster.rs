@@ -57,7 +57,7 @@ fn shown(view: &Discovery) -> Vec<String> {
 async fn registrations_are_back_within_an_interval_and_renew_no_strangers() {
     for nodes in [1, 3] {
         let mut fakes = Fake::cluster(nodes);
-        let client = builder(&fakes).connect().await.unwrap();
+        let client = builder(&fakes).build().unwrap();
         let interval = Duration::from_millis(600);
         let mut handles = Vec::new();
         for number in 0..20 {
@@ -104,7 +104,7 @@ async fn registrations_are_back_within_an_interval_and_renew_no_strangers() {
 #[tokio::test]
 async fn a_registration_says_why_it_registers_again() {
     let mut fakes = Fake::cluster(1);
-    let client = builder(&fakes).connect().await.unwrap();
+    let client = builder(&fakes).build().unwrap();
     let handle = client.register(registration("a", Duration::from_millis(100))).await.unwrap();
     let mut state = handle.watch_state();
     let told = tokio::spawn(async move {
@@ -136,7 +136,7 @@ async fn watches_and_views_show_the_old_until_the_new_is_whole_and_then_just_tha
         for number in 0..before {
             fakes[0].state().put(instance(&format!("old{number}")));
         }
-        let client = builder(&fakes).connect().await.unwrap();
+        let client = builder(&fakes).build().unwrap();
         let (mut watch, view) = (client.watch("s"), client.discover("s").unwrap());
         within(watch.synced()).await.unwrap();
         within(view.synced()).await;
@@ -194,7 +194,7 @@ async fn an_empty_service_of_the_new_cluster_is_told_at_once() {
     for number in 0..50 {
         fakes[0].state().put(instance(&format!("old{number}")));
     }
-    let client = builder(&fakes).connect().await.unwrap();
+    let client = builder(&fakes).build().unwrap();
     let handle = client.register(registration("mine", Duration::from_millis(100))).await.unwrap();
     found_again(&mut fakes);
     restart(&mut fakes);
@@ -213,7 +213,7 @@ async fn a_read_that_carries_the_old_clusters_revision_is_answered() {
     for number in 0..5 {
         fakes[0].state().put(instance(&format!("old{number}")));
     }
-    let client = builder(&fakes).connect().await.unwrap();
+    let client = builder(&fakes).build().unwrap();
     let before = client.fetch_with(&FetchOptions::new("s")).await.unwrap().header;
     assert_eq!((before.cluster_id, before.revision), (CLUSTER, 5));
     let again = FetchOptions::new("s")
@@ -239,7 +239,7 @@ async fn of_two_clusters_that_answer_a_client_stays_with_its_own() {
     other.state().put(instance("other"));
     let builder = Client::builder([ours.address(), other.address()]).in_order(true);
     let builder = builder.member_refresh(None).attempt_timeout(Duration::from_millis(100));
-    let client = builder.connect().await.unwrap();
+    let client = builder.build().unwrap();
     let handle = client.register(registration("a", Duration::from_millis(200))).await.unwrap();
     let (view, watch) = (client.discover("s").unwrap(), client.watch("s"));
     until("both are shown", || shown(&view) == ["a", "ours"]).await;

@@ -28,7 +28,7 @@ async fn balancer(fake: &Fake, policy: Policy, all: &[(&str, &str, u32)]) -> Bal
     for (id, zone, weight) in all {
         fake.state().put(instance(id, zone, *weight));
     }
-    let client = Client::builder([fake.address()]).member_refresh(None).connect().await.unwrap();
+    let client = Client::builder([fake.address()]).member_refresh(None).build().unwrap();
     let view = client.discover("s").unwrap();
     until("all are shown", || view.current().len() == all.len()).await;
     Balancer::new(view, policy)
@@ -316,8 +316,7 @@ async fn a_call_to_all_tells_what_came_of_each() {
     assert!(matches!(results[1].1, Err(CallError::Deadline { .. })));
     assert!(matches!((&results[2].1, &results[3].1), (Ok(1), Ok(1))));
 
-    let client =
-        Client::builder([fakes[0].address()]).member_refresh(None).connect().await.unwrap();
+    let client = Client::builder([fakes[0].address()]).member_refresh(None).build().unwrap();
     let nobody = client.discover(Selector::service("nobody")).unwrap();
     let caller = Caller::new(Balancer::new(nobody, Policy::Random), FailMode::FailFast);
     let none = within(caller.call_all(async |_| Ok::<(), Fault<No>>(()))).await;
@@ -340,8 +339,7 @@ async fn a_channel_does_not_hammer_on_what_hangs_up() {
     });
     let endpoints = [("grpc".to_owned(), uri)].into();
     fakes[0].state().put(Instance { endpoints, ..instance("a", "", 1) });
-    let client =
-        Client::builder([fakes[0].address()]).member_refresh(None).connect().await.unwrap();
+    let client = Client::builder([fakes[0].address()]).member_refresh(None).build().unwrap();
     let channel = client.channel("s").unwrap();
     until("it keeps trying", || accepted.load(Ordering::Relaxed) >= 4).await;
     let before = accepted.load(Ordering::Relaxed);
@@ -366,7 +364,7 @@ async fn a_channel_does_not_hammer_on_what_hangs_up() {
 async fn a_first_call_waits_for_the_first_view_within_its_deadline() {
     let fake = Fake::start();
     fake.state().put(instance("a", "", 100));
-    let client = Client::builder([fake.address()]).member_refresh(None).connect().await.unwrap();
+    let client = Client::builder([fake.address()]).member_refresh(None).build().unwrap();
     let caller = |client: &Client| {
         let balancer = Balancer::new(client.discover("s").unwrap(), Policy::RoundRobin);
         Caller::new(balancer, FailMode::FailFast).deadline(Duration::from_millis(600))
@@ -383,7 +381,7 @@ async fn a_first_call_waits_for_the_first_view_within_its_deadline() {
     let is_told = matches!(&called, Err(CallError::NoInstance(Error::UnknownService { .. })));
     assert!(is_told, "{called:?}");
     fake.set(Mode::Hang);
-    let client = Client::builder([fake.address()]).member_refresh(None).connect().await.unwrap();
+    let client = Client::builder([fake.address()]).member_refresh(None).build().unwrap();
     let begun = Instant::now();
     let called = caller(&client).call(async |_| Ok::<_, Fault<Error>>(())).await;
     let took = begun.elapsed();

@@ -20,8 +20,7 @@ async fn client(addresses: Vec<String>) -> Client {
         .member_refresh(None)
         .attempt_timeout(Duration::from_millis(200))
         .call_timeout(Duration::from_secs(2))
-        .connect()
-        .await
+        .build()
         .unwrap()
 }
 
@@ -33,9 +32,14 @@ fn orders(id: &str) -> InstanceBuilder {
 async fn no_or_bad_addresses_are_an_error() {
     // S1.1
     let none: [&str; 0] = [];
-    assert!(matches!(Client::connect(none).await, Err(Error::NoAddresses)));
-    let bad = Client::connect(["127.0.0.1:7001", "nonsense"]).await;
+    assert!(matches!(Client::new(none), Err(Error::NoAddresses)));
+    let bad = Client::new(["127.0.0.1:7001", "nonsense"]);
     assert!(matches!(bad, Err(Error::InvalidAddress { address, .. }) if address == "nonsense"));
+}
+
+#[test]
+fn a_client_needs_a_runtime() {
+    assert!(matches!(Client::new(["127.0.0.1:7001"]), Err(Error::NoRuntime)));
 }
 
 /// What would be never, or later than clocks count, is refused where it is set: no task trips over it later.
@@ -51,7 +55,7 @@ async fn durations_out_of_range_are_an_error() {
             ("audit_interval", builder().audit_interval(out)),
             ("member_refresh", builder().member_refresh(Some(out))),
         ] {
-            let refused = builder.connect().await;
+            let refused = builder.build();
             let Err(Error::InvalidOption { option: named, value, must }) = refused else {
                 panic!("{option} = {out:?} is taken");
             };
@@ -137,7 +141,7 @@ async fn a_node_broken_for_good_is_an_answer() {
 async fn every_call_has_a_deadline() {
     // S2.14
     let fake = Fake::start();
-    let client = Client::connect([fake.address()]).await.unwrap();
+    let client = Client::new([fake.address()]).unwrap();
     let handle = client.register(orders("a")).await.unwrap();
     client.fetch("orders").await.unwrap();
     client.list_services("", Consistency::Local).await.unwrap();
@@ -203,8 +207,7 @@ async fn members_are_learned_and_an_empty_answer_is_ignored() {
     let client = Client::builder([fakes[0].address()])
         .member_refresh(Some(Duration::from_millis(20)))
         .attempt_timeout(Duration::from_millis(200))
-        .connect()
-        .await
+        .build()
         .unwrap();
     until("all members are known", || client.addresses() == all).await;
 
@@ -250,15 +253,14 @@ async fn writes_go_to_the_leader_and_leave_it_when_it_hangs() {
 async fn there_is_an_error_or_something_that_works() {
     // S3.6
     let mut fakes = Fake::cluster(1);
-    let half = Client::connect([fakes[0].address(), "nonsense".to_owned()]).await;
+    let half = Client::new([fakes[0].address(), "nonsense".to_owned()]);
     assert!(matches!(half, Err(Error::InvalidAddress { .. })), "{half:?}");
     fakes[0].kill();
     let client = Client::builder(addresses(&fakes))
         .member_refresh(None)
         .attempt_timeout(Duration::from_millis(100))
         .call_timeout(Duration::from_millis(200))
-        .connect()
-        .await
+        .build()
         .unwrap();
     for bad in ["", "a b"] {
         assert!(matches!(client.discover(bad), Err(Error::InvalidName { .. })));

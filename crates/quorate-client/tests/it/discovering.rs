@@ -18,7 +18,7 @@ fn builder(fakes: &[Fake]) -> ClientBuilder {
 }
 
 async fn client(fakes: &[Fake]) -> Client {
-    builder(fakes).connect().await.unwrap()
+    builder(fakes).build().unwrap()
 }
 
 fn instance(service: &str, id: &str, weight: u32) -> Instance {
@@ -245,8 +245,8 @@ async fn a_start_without_the_registry_begins_with_the_cache() {
     let dir = tempfile::tempdir().unwrap();
     let mut fakes = Fake::cluster(1);
     put(&fakes[0], "s", "a", 1);
-    let cached = |fakes: &[Fake]| builder(fakes).cache_dir(dir.path()).connect();
-    let before = cached(&fakes).await.unwrap();
+    let cached = |fakes: &[Fake]| builder(fakes).cache_dir(dir.path()).build();
+    let before = cached(&fakes).unwrap();
     let view = before.discover("s").unwrap();
     within(view.synced()).await;
     let file = dir.path().join("default/s.cache");
@@ -254,7 +254,7 @@ async fn a_start_without_the_registry_begins_with_the_cache() {
     drop((view, before));
     fakes[0].kill();
 
-    let during = cached(&fakes).await.unwrap();
+    let during = cached(&fakes).unwrap();
     let view = during.discover("s").unwrap();
     let mut listener = view.listen();
     let instances = within(view.usable()).await.unwrap();
@@ -271,7 +271,7 @@ async fn a_start_without_the_registry_begins_with_the_cache() {
     fakes[0].kill();
 
     std::fs::write(&file, b"QRTCACH1 but then nonsense").unwrap();
-    let after = cached(&fakes).await.unwrap();
+    let after = cached(&fakes).unwrap();
     let view = after.discover("s").unwrap();
     assert!(matches!(within(view.usable()).await, Err(Error::Unreachable { .. })));
     assert_eq!(after.counters().bad_cache_files, 1);
@@ -283,7 +283,7 @@ async fn views_go_on_while_an_audit_waits() {
     let fakes = Fake::cluster(1);
     put(&fakes[0], "s", "a", 1);
     let patient = builder(&fakes).call_timeout(Duration::from_secs(60));
-    let client = patient.audit_interval(Duration::from_millis(20)).connect().await.unwrap();
+    let client = patient.audit_interval(Duration::from_millis(20)).build().unwrap();
     let view = client.discover("s").unwrap();
     within(view.synced()).await;
     until("some audits", || fakes[0].calls("fetch") >= 3).await;
@@ -305,7 +305,7 @@ async fn the_audit_finds_and_repairs_a_difference() {
     // S2.6
     let fakes = Fake::cluster(1);
     put(&fakes[0], "s", "a", 1);
-    let client = builder(&fakes).audit_interval(Duration::from_millis(50)).connect().await.unwrap();
+    let client = builder(&fakes).audit_interval(Duration::from_millis(50)).build().unwrap();
     let view = client.discover("s").unwrap();
     within(view.synced()).await;
     until("some audits", || fakes[0].calls("fetch") >= 3).await;
@@ -325,7 +325,7 @@ async fn the_audit_reads_in_pages_what_one_answer_cannot_hold() {
         put(&fakes[0], service, id, 1);
     }
     fakes[0].state().page_of = 2;
-    let client = builder(&fakes).audit_interval(Duration::from_millis(50)).connect().await.unwrap();
+    let client = builder(&fakes).audit_interval(Duration::from_millis(50)).build().unwrap();
     let (view, other) = (client.discover("s").unwrap(), client.discover("t").unwrap());
     within(view.synced()).await;
     within(other.synced()).await;

@@ -28,8 +28,7 @@ async fn client(fakes: &[Fake]) -> Client {
         .in_order(true)
         .member_refresh(Some(REFRESH))
         .attempt_timeout(Duration::from_millis(300))
-        .connect()
-        .await
+        .build()
         .unwrap()
 }
 

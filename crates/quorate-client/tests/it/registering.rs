@@ -16,8 +16,7 @@ async fn client(fakes: &[Fake]) -> Client {
         .member_refresh(None)
         .attempt_timeout(Duration::from_millis(200))
         .call_timeout(Duration::from_secs(1))
-        .connect()
-        .await
+        .build()
         .unwrap()
 }
 

@@ -17,7 +17,7 @@ use crate::fake::{Fake, until, within};
 
 async fn client(fakes: &[Fake]) -> Client {
     let client = Client::builder(fakes.iter().map(Fake::address)).member_refresh(None);
-    client.call_timeout(Duration::from_millis(600)).connect().await.unwrap()
+    client.call_timeout(Duration::from_millis(600)).build().unwrap()
 }
 
 fn web() -> Registration {

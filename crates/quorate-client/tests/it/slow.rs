@@ -20,8 +20,7 @@ async fn a_cluster_that_is_slow_is_waited_for() {
         .member_refresh(None)
         .attempt_timeout(Duration::from_millis(200))
         .call_timeout(Duration::from_secs(10))
-        .connect()
-        .await
+        .build()
         .unwrap();
     let ttl = Duration::from_secs(6);
     let first = Registration::new(orders("a")).ttl(ttl);

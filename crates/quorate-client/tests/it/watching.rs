@@ -20,7 +20,7 @@ fn builder(fakes: &[Fake]) -> ClientBuilder {
 }
 
 async fn watch(fakes: &[Fake]) -> Watch {
-    let watch = builder(fakes).connect().await.unwrap().watch("s");
+    let watch = builder(fakes).build().unwrap().watch("s");
     within(watch.synced()).await.unwrap();
     watch
 }
@@ -89,7 +89,7 @@ async fn a_snapshot_and_then_each_change_once() {
 #[tokio::test]
 async fn changes_wake_those_who_only_look_at_the_view() {
     let fakes = Fake::cluster(1);
-    let mut watch = builder(&fakes).connect().await.unwrap().watch(Selection::prefix(""));
+    let mut watch = builder(&fakes).build().unwrap().watch(Selection::prefix(""));
     let view = within(watch.changed()).await.unwrap();
     assert!(view.is_synced() && view.is_empty());
     put(&fakes[0], "a", 1);
@@ -179,7 +179,7 @@ async fn a_snapshot_that_breaks_off_is_not_shown() {
     let half = [instance("a", 1)];
     let broken = vec![snapshot(2, false, false, half.iter())];
     fakes[0].state().scripts.push_back(broken);
-    let watch = builder(&fakes).connect().await.unwrap().watch("s");
+    let watch = builder(&fakes).build().unwrap().watch("s");
     until("the half is on its way", || fakes[0].state().subscriptions.len() == 1).await;
     assert!(!watch.snapshot().is_synced());
     fakes[0].state().end_watches();
@@ -224,7 +224,7 @@ async fn failures_never_shrink_the_view() {
 #[tokio::test]
 async fn a_refused_subscription_says_so_and_ends() {
     let fakes = Fake::cluster(1);
-    let client = builder(&fakes).connect().await.unwrap();
+    let client = builder(&fakes).build().unwrap();
     let nothing: [&str; 0] = [];
     let mut watch = client.watch(Selection::services(nothing));
     let refused = within(watch.changed()).await;
@@ -240,8 +240,7 @@ async fn a_node_that_falls_silent_or_loses_its_leader_is_left() {
     let client = builder(&fakes)
         .watch_idle_timeout(Duration::from_secs(1))
         .leaderless_timeout(Duration::from_millis(100))
-        .connect()
-        .await
+        .build()
         .unwrap();
     let watch = client.watch("s");
     within(watch.synced()).await.unwrap();
@@ -265,8 +264,7 @@ async fn a_node_without_a_leader_from_the_beginning_is_left() {
     let fakes = Fake::cluster(2);
     put(&fakes[0], "a", 1);
     let script = [with_header(snapshot(1, false, true, [instance("a", 1)].iter()), 0)];
-    let client =
-        builder(&fakes).leaderless_timeout(Duration::from_millis(50)).connect().await.unwrap();
+    let client = builder(&fakes).leaderless_timeout(Duration::from_millis(50)).build().unwrap();
     {
         // The fake sends scripts with a leader of its own choice; this one goes as it is.
         let mut state = fakes[0].state();
@@ -376,7 +374,7 @@ async fn a_registry_that_lost_its_state_is_read_anew() {
     let fakes = Fake::cluster(1);
     fakes[0].state().revision = 2_000_000;
     put(&fakes[0], "a", 1);
-    let client = builder(&fakes).connect().await.unwrap();
+    let client = builder(&fakes).build().unwrap();
     let (mut watch, view) =
         (client.watch("s"), client.discover(Selector::service("s").statuses([])).unwrap());
     assert_eq!(next(&mut watch).await, "snapshot a1");
