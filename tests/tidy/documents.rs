@@ -3,8 +3,15 @@
 use crate::no_faults;
 use crate::sources::{file, root};
 
-const DOCUMENTS: [&str; 5] =
-    ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/behaviours.md", "docs/performance.md"];
+const DOCUMENTS: [&str; 7] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "docs/behaviours.md",
+    "docs/performance.md",
+];
 /// What begins so in code spans is a path of the repository.
 const PATHS: [&str; 5] = ["crates/", "proto/", "tests/", "cluster-examples/", ".ci/"];
 
