@@ -8,7 +8,7 @@ use crate::sources::{Source, file, rust};
 type Room = (&'static str, &'static [&'static str]);
 
 /// Of each crate with rooms, from the top down. `lib.rs` and `main.rs` may name all.
-const ROOMS: [(&str, &[Room]); 3] = [
+const ROOMS: [(&str, &[Room]); 4] = [
     (
         "quorate-node",
         &[
@@ -76,6 +76,37 @@ const ROOMS: [(&str, &[Room]); 3] = [
             ("error", &[]),
             ("panics", &[]),
             ("stats", &[]),
+        ],
+    ),
+    (
+        "quorate-client",
+        &[
+            ("environment", &["client", "nodes", "error"]),
+            (
+                "client",
+                &[
+                    "admin",
+                    "calling",
+                    "registering",
+                    "following",
+                    "reading",
+                    "core",
+                    "nodes",
+                    "types",
+                    "counters",
+                    "error",
+                ],
+            ),
+            ("admin", &["core", "nodes", "types", "error"]),
+            ("calling", &["following", "nodes", "types", "error"]),
+            ("registering", &["core", "nodes", "types", "error"]),
+            ("following", &["reading", "core", "nodes", "types", "counters", "error"]),
+            ("reading", &["nodes", "types", "error"]),
+            ("core", &["nodes", "counters"]),
+            ("nodes", &["error"]),
+            ("types", &["error"]),
+            ("counters", &[]),
+            ("error", &[]),
         ],
     ),
     (
