@@ -1,6 +1,6 @@
 //! The wire contract of Quorate, generated from the files in `proto/`: `v1` for clients and operators, `peer::v1` for the nodes
-//! among themselves. The `.proto` files document every field and error. By hand is only `requests`, the rule by which
-//! writes are numbered.
+//! among themselves. The `.proto` files document every field and error. By hand are only `requests`, the rule by which
+//! writes are numbered, and what both sides have to agree on: `limits` and `trailers`.
 
 #![allow(clippy::all, missing_docs, unreachable_pub)] // generated code
 
@@ -8,7 +8,9 @@ pub mod v1 {
     tonic::include_proto!("quorate.v1");
 }
 
+pub mod limits;
 pub mod requests;
+pub mod trailers;
 
 mod server_codec;
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use quorate_proto::trailers;
 pub use tonic::Code;
 use tonic::Status;
 
@@ -217,12 +218,9 @@ impl Error {
     }
 }
 
-/// The trailer that tells which incarnation holds an instance.
-const INCARNATION_TRAILER: &str = "quorate-incarnation";
-
 /// The incarnation that holds the instance, as told with a FAILED_PRECONDITION.
 pub(crate) fn current_incarnation(status: &Status) -> Option<u64> {
-    status.metadata().get(INCARNATION_TRAILER)?.to_str().ok()?.parse().ok()
+    status.metadata().get(trailers::INCARNATION)?.to_str().ok()?.parse().ok()
 }
 
 /// A status in words, with the innermost cause where the transport hides it ("transport error" says nothing).

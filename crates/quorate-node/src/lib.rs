@@ -38,3 +38,12 @@ pub use net::{Connection, Environment, Listener, Net, SimulatedNet};
 pub use quorate_log::{Io, catches_panics};
 pub use runtime::seed_this_thread;
 pub use server::{Bound, Server};
+
+/// What callers are told on the wire is what the state machine checks.
+const _: () = {
+    use quorate_proto::limits as wire;
+    use quorate_state::limits as state;
+    assert!(wire::NAME_BYTES == state::NAME_BYTES);
+    assert!(wire::LEASES_PER_CALL == state::LEASES_PER_CALL);
+    assert!(wire::SERVICES_PER_CALL == state::INSTANCES_PER_CALL);
+};

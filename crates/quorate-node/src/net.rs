@@ -21,6 +21,7 @@ use quorate_log::Io;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 /// What a node stands on, replaceable for simulations. The default is the real thing.
@@ -62,6 +63,17 @@ pub trait SimulatedNet: Send + Sync {
     fn connect(&self, endpoint: &Endpoint) -> Channel;
     /// Connects to `host:port` and closes the connection again: whether anybody listens there.
     fn dial(&self, address: &str) -> BoxFuture<'static, io::Result<()>>;
+}
+
+/// Where a node listens, for its peers or its clients.
+///
+/// # Errors
+/// It is no `host:port`.
+pub(crate) fn endpoint(address: &str, connect_within: Duration) -> Result<Endpoint, Status> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| {
+        Status::invalid_argument(format!("the node's address {address:?} is no host:port"))
+    })?;
+    Ok(endpoint.connect_timeout(connect_within))
 }
 
 /// A bound address and the connections that arrive there.

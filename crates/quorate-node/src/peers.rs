@@ -209,11 +209,7 @@ impl Peers {
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, Status> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| {
-        Status::invalid_argument(format!("peer address {address:?} is no host:port"))
-    })?;
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
+    Ok(crate::net::endpoint(address, CONNECT_TIMEOUT)?
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)

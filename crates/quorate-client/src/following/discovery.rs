@@ -10,6 +10,7 @@ mod topics;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use quorate_proto::limits;
 use quorate_proto::v1::RemoveReason;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -58,8 +59,6 @@ impl Drop for Inner {
 
 /// A node that has not seen yet what this client registered a moment ago is given so long to.
 const OWN_WRITES_WITHIN: Duration = Duration::from_secs(1);
-/// Longest name, bytes.
-const NAME_MAX: usize = 253;
 
 /// What follows services for all live views of a client.
 #[derive(Debug)]
@@ -109,7 +108,7 @@ fn check_name(what: &'static str, name: &str) -> Result<(), Error> {
     let inner = |byte: &u8| byte.is_ascii_alphanumeric() || b"._-".contains(byte);
     let outer = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = name.as_bytes();
-    let valid = bytes.len() <= NAME_MAX
+    let valid = bytes.len() <= limits::NAME_BYTES
         && bytes.iter().all(inner)
         && outer(bytes.first())
         && outer(bytes.last());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quorate_proto::trailers;
 use rand::Rng;
 use tonic::{Code, Status};
 
@@ -55,15 +56,13 @@ pub(crate) fn decide(code: Code) -> Decision {
     }
 }
 
-/// The trailer with which a node that has too much to do says when to come back, in ms.
-const RETRY_AFTER_TRAILER: &str = "retry-after-ms";
 /// No node is obeyed for longer than this.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 
 /// When the node wants to be asked again, if it said so: what it said and up to half of that more, so that those who were
 /// told the same do not come back together.
 pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
-    let told = status.metadata().get(RETRY_AFTER_TRAILER)?.to_str().ok()?.parse().ok()?;
+    let told = status.metadata().get(trailers::RETRY_AFTER_MS)?.to_str().ok()?.parse().ok()?;
     let told = Duration::from_millis(told).min(RETRY_AFTER_MAX);
     Some(rand::rng().random_range(told..=told.mul_f64(1.5)))
 }
@@ -159,7 +158,7 @@ mod tests {
     fn a_node_is_obeyed_within_bounds() {
         let told = |value: &'static str| {
             let mut status = Status::resource_exhausted("too many calls wait");
-            status.metadata_mut().insert(RETRY_AFTER_TRAILER, value.parse().unwrap());
+            status.metadata_mut().insert(trailers::RETRY_AFTER_MS, value.parse().unwrap());
             retry_after(&status)
         };
         let ms = Duration::from_millis;

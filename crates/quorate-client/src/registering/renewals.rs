@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use quorate_proto::limits::LEASES_PER_CALL;
 use quorate_proto::v1::{LeaseRenewal, RenewRequest, RenewResponse};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -24,8 +25,6 @@ use crate::nodes::rebalance::Mover;
 use crate::nodes::retry::{BACKGROUND, decide, jittered, retry_after};
 use crate::nodes::stub::registry;
 
-/// Leases in one message: the server's limit.
-const BATCH_MAX: usize = 10_000;
 /// Messages under way. One is enough on a healthy node; more keep up with a slow one.
 const IN_FLIGHT_MAX: usize = 4;
 /// A stream on which nothing was sent for so long is closed: whoever renews so seldom opens another.
@@ -143,10 +142,10 @@ impl Waiting {
         let Some(cluster_id) = first.map(|renewal| renewal.cluster_id) else { return Vec::new() };
         let is_others = |renewal: &mut Renewal| renewal.cluster_id != cluster_id;
         let others: Vec<_> = renewals.extract_if(.., is_others).collect();
-        if renewals.len() > BATCH_MAX {
+        if renewals.len() > LEASES_PER_CALL {
             renewals.sort_by_key(|renewal| std::cmp::Reverse(renewal.send_by));
         }
-        let rest = renewals.len().saturating_sub(BATCH_MAX);
+        let rest = renewals.len().saturating_sub(LEASES_PER_CALL);
         let taken = renewals.split_off(rest);
         renewals.extend(others);
         taken

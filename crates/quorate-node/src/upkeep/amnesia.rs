@@ -20,8 +20,8 @@ use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{ListMembersRequest, MemberRole};
 use tokio::time::timeout;
 use tonic::Request;
-use tonic::transport::Endpoint;
 
+use crate::net::endpoint;
 use crate::node::MemberInfo;
 use crate::peers::{Lane, Peers};
 use crate::raft::recall::{Reached, Recalled};
@@ -123,8 +123,8 @@ pub(crate) async fn is_removed(id: u64, members: &[MemberInfo], peers: &Peers) -
 /// Who says that a node of this id votes already; `None`: nobody who answered.
 pub(crate) async fn member_knows(id: u64, nodes: &[String], peers: &Peers) -> Option<String> {
     for address in nodes {
-        let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else { continue };
-        let channel = peers.net().connect(&endpoint.connect_timeout(ASK_TIMEOUT));
+        let Ok(endpoint) = endpoint(address, ASK_TIMEOUT) else { continue };
+        let channel = peers.net().connect(&endpoint);
         let mut client = RegistryClient::new(channel);
         let mut request = Request::new(ListMembersRequest {});
         request.set_timeout(ASK_TIMEOUT);

@@ -10,10 +10,10 @@ use quorate_proto::v1::AddNodeRequest;
 use quorate_proto::v1::admin_client::AdminClient;
 use tokio::time::Instant;
 use tonic::Request;
-use tonic::transport::Endpoint;
 
 use crate::config::Start;
 use crate::error::RunError;
+use crate::net::endpoint;
 use crate::node::membership::MembershipCall;
 use crate::node::{MemberInfo, Node};
 use crate::raft::recall::Reached;
@@ -194,11 +194,11 @@ impl MemberLoop {
 
     /// Asks a node of the cluster to take this one in; true: it was.
     async fn join(&self, address: &str, observer: bool) -> bool {
-        let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else {
+        let Ok(endpoint) = endpoint(address, EVERY) else {
             tracing::error!(address, "join: this is no host:port");
             return false;
         };
-        let channel = self.node.peers.net().connect(&endpoint.connect_timeout(EVERY));
+        let channel = self.node.peers.net().connect(&endpoint);
         let mut client = AdminClient::new(channel);
         let mut request = Request::new(AddNodeRequest {
             id: self.node.id,

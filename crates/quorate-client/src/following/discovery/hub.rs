@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
+use quorate_proto::limits::SERVICES_PER_CALL;
 use quorate_proto::v1::watch_request::Kind as Request;
 use quorate_proto::v1::watch_response::Kind;
 use quorate_proto::v1::{Service, WatchAck, WatchRequest, WatchResponse, WatchSubscribe};
@@ -34,8 +35,6 @@ use crate::nodes::rebalance::{Move, Mover};
 use crate::nodes::retry::{BACKGROUND, jittered};
 use crate::nodes::stub::registry;
 
-/// Services of one stream: the server's limit. Whoever follows more has several.
-const SERVICES_MAX: usize = 1_000;
 /// Services that are added within this go together.
 const GATHER: Duration = Duration::from_millis(5);
 /// Acknowledgements on their way; one that finds no room is left out.
@@ -103,7 +102,8 @@ impl Hub {
     /// Whether one more service can be followed here.
     pub(crate) fn takes(&self, service: &str) -> bool {
         let topics = self.shared.topics();
-        topics.by_name.len() < SERVICES_MAX || topics.by_name.contains_key(service)
+        // Whoever follows more has several streams.
+        topics.by_name.len() < SERVICES_PER_CALL || topics.by_name.contains_key(service)
     }
 
     pub(super) fn add(&self, feed: &Arc<Feed>) {

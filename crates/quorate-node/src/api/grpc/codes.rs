@@ -1,15 +1,11 @@
 //! The one table from errors to gRPC codes.
 
+use quorate_proto::trailers;
 use quorate_state::Rejection;
 use tonic::{Code, Status};
 
 use crate::error::{CallError, MembershipError, NodeError};
 
-/// Trailer that tells the incarnation which stands against a registration, decimal.
-pub(crate) const INCARNATION_TRAILER: &str = "quorate-incarnation";
-
-/// Trailer that tells a caller how long to stay away, in ms, decimal.
-pub(crate) const RETRY_AFTER_TRAILER: &str = "retry-after-ms";
 /// A few batches of renewals, a few hundred writes: what waits has gone by then.
 const RETRY_AFTER_MS: u64 = 250;
 
@@ -28,13 +24,13 @@ impl From<CallError> for Status {
         {
             let current = current.0.to_string();
             let value = current.parse().expect("invariant: digits are valid metadata");
-            status.metadata_mut().insert(INCARNATION_TRAILER, value);
+            status.metadata_mut().insert(trailers::INCARNATION, value);
         }
         if let CallError::AnswersUnderWay { .. }
         | CallError::CallsUnderWay { .. }
         | CallError::Node(NodeError::Overloaded { .. }) = &error
         {
-            status.metadata_mut().insert(RETRY_AFTER_TRAILER, RETRY_AFTER_MS.into());
+            status.metadata_mut().insert(trailers::RETRY_AFTER_MS, RETRY_AFTER_MS.into());
         }
         status
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prost::Message;
+use quorate_proto::{limits, trailers};
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -18,10 +19,8 @@ use crate::error::CallError;
 use crate::net::connections::Line;
 use crate::node::Node;
 
-/// A request at most, bytes. The transport lets a little more through, so that the answer can say what is too large.
-const REQUEST_MAX: usize = 4 * 1024 * 1024;
-/// What the transport lets through, bytes.
-pub(crate) const TRANSPORT_MAX: usize = 4 * REQUEST_MAX;
+/// What the transport lets through, bytes: more than a request may have, so that the answer can say what is too large.
+pub(crate) const TRANSPORT_MAX: usize = 4 * limits::REQUEST_BYTES;
 
 /// No call may take longer, whatever deadline it names.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
@@ -33,8 +32,7 @@ const LONG: Duration = Duration::from_secs(55);
 /// refusal has its way to go, and a busy machine lets it wait.
 const MARGIN_MAX: Duration = Duration::from_millis(500);
 
-/// The metadata key by which a caller names its call for the log, and how much of that name is kept, bytes.
-const REQUEST_ID: &str = "x-request-id";
+/// Of the name that a caller gives its call, so much stands in the log, bytes.
 const REQUEST_ID_MAX: usize = 64;
 
 macro_rules! methods {
@@ -222,7 +220,7 @@ fn span(method: Method, metadata: &MetadataMap, caller: &Caller) -> Span {
         Kind::Read | Kind::Write => span!(DEBUG),
     };
     if !span.is_disabled() {
-        match metadata.get(REQUEST_ID).and_then(|id| id.to_str().ok()) {
+        match metadata.get(trailers::REQUEST_ID).and_then(|id| id.to_str().ok()) {
             Some(id) => span.record("id", id.get(..REQUEST_ID_MAX).unwrap_or(id)),
             None => span.record("id", next_number()),
         };
@@ -257,11 +255,11 @@ fn log(method: Method, refused: Option<&Status>) {
 /// The message is too large.
 pub(super) fn check_size(message: &impl Message) -> Result<(), CallError> {
     let bytes = message.encoded_len();
-    if bytes <= REQUEST_MAX {
+    if bytes <= limits::REQUEST_BYTES {
         return Ok(());
     }
     let instead = "send it in several calls";
-    Err(CallError::TooLarge { what: "the request", bytes, limit: REQUEST_MAX, instead })
+    Err(CallError::TooLarge { what: "the request", bytes, limit: limits::REQUEST_BYTES, instead })
 }
 
 /// When a call has to be answered: a little before the caller gives up, so that it learns why.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 use quorate_proto::encoded::v1::EncodedFetchResponse;
+use quorate_proto::limits::ANSWER_BYTES;
 use quorate_proto::v1::FetchRequest;
 use quorate_state::{Registry, Revision, ServiceKey, ServiceName};
 use tokio::task::JoinError;
@@ -26,9 +27,6 @@ use crate::runtime::blocking;
 /// Instances that are encoded where calls are handled, at most: about a millisecond's work. More
 /// are encoded elsewhere, so that other calls need not wait.
 const LARGE: usize = 1_000;
-
-/// An answer at most, bytes.
-const ANSWER_MAX: usize = 32 * 1024 * 1024;
 
 /// Answers a Fetch.
 ///
@@ -84,7 +82,7 @@ pub(super) async fn answer(
     if instances > LARGE {
         node.answers.learn(instances, bytes);
     }
-    if bytes > ANSWER_MAX {
+    if bytes > ANSWER_BYTES {
         return Err(too_large(bytes).into());
     }
     let mut response = Response::new(response);
@@ -107,7 +105,7 @@ async fn encode_elsewhere(
     let estimate = node.answers.estimate(instances_of(&registry, &keys));
     match reserved.check(estimate) {
         // It would be refused whatever else is under way: do not let its caller try again.
-        Err(_) if estimate > ANSWER_MAX => return Err(too_large(estimate).into()),
+        Err(_) if estimate > ANSWER_BYTES => return Err(too_large(estimate).into()),
         checked => checked?,
     }
     let node = node.clone();
@@ -121,7 +119,7 @@ async fn encode_elsewhere(
 
 fn too_large(bytes: usize) -> CallError {
     let instead = "use `limit` and read pages, a narrower prefix, or Watch";
-    CallError::TooLarge { what: "the answer", bytes, limit: ANSWER_MAX, instead }
+    CallError::TooLarge { what: "the answer", bytes, limit: ANSWER_BYTES, instead }
 }
 
 fn instances_of(registry: &Registry, keys: &[ServiceKey]) -> usize {
@@ -140,7 +138,7 @@ fn encode_all(
     let encode = |key| {
         let encoded = encoded(node, registry, filter, key);
         bytes += encoded.len();
-        if bytes > ANSWER_MAX {
+        if bytes > ANSWER_BYTES {
             return Err(too_large(bytes));
         }
         reserved.add(encoded.len()).map(|()| encoded)

@@ -1,0 +1,8 @@
+//! What stands in the metadata of calls and of refusals, beside their messages.
+
+/// Of a refusal: the incarnation that stands against a registration, decimal.
+pub const INCARNATION: &str = "quorate-incarnation";
+/// Of a refusal: how long to stay away, ms, decimal.
+pub const RETRY_AFTER_MS: &str = "retry-after-ms";
+/// Of a call: its name for the node's log. The first 64 bytes count.
+pub const REQUEST_ID: &str = "x-request-id";
