@@ -11,11 +11,9 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use openraft::AsyncRuntime as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
 use quorate_log::SnapshotStore;
@@ -23,8 +21,6 @@ use quorate_proto::FILE_DESCRIPTOR_SET;
 use quorate_proto::encoded::v1::admin_server::AdminServer;
 use quorate_proto::encoded::v1::registry_server::RegistryServer;
 use quorate_proto::peer::v1::peer_server::PeerServer;
-use quorate_proto::requests::Origin;
-use rand_core::Rng as _;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -36,26 +32,20 @@ use crate::api::grpc::peer::PeerService;
 use crate::api::grpc::registry::RegistryService;
 use crate::api::grpc::routes::ClientCalls;
 use crate::applied::Applied;
-use crate::applied::encoded::EncodedServices;
-use crate::clock::LeaderClock;
 use crate::config::{Config, HealthChecks, Start, Tunables};
 use crate::error::{RunError, StartError};
 use crate::free_space::Disk;
-use crate::net::answers::Answers;
 use crate::net::authority::AnyAuthority;
 use crate::net::calls::{self, Counted, UnderWay};
 use crate::net::connections::{Connections, Limits};
 use crate::net::{Environment, Listener};
-use crate::node::Node;
-use crate::node::leadership::Leadership;
-use crate::node::queues::{Loop, Waiting, queues};
-use crate::node::status::ProbeCounts;
+use crate::node::queues::{Loop, Waiting};
+use crate::node::{Node, Parts};
 use crate::peers::{MESSAGE_MAX, Peers};
 use crate::raft::Raft;
 use crate::raft::network::Network;
 use crate::raft::recall::Recall;
 use crate::raft::state_machine::StateMachine;
-use crate::runtime::Runtime;
 use crate::server::opening::{advertised, listen, open, raft_config, settle_identity};
 use crate::types::{LogStore, Member, TypeConfig};
 use crate::upkeep::compaction::Compaction;
@@ -139,36 +129,19 @@ impl Server {
         let raft = raft.map_err(failed_in_raft)?;
         let has_log = raft.is_initialized().await.map_err(failed_in_raft)?;
         let takes_part = has_log || !matches!(config.start, Start::Bootstrap(_));
-        let founders = founders(&config.start);
-        let window = Duration::from_millis(tunables.renew_window_ms);
-        let (queues, waiting) = queues(config.id, window);
-        let node = Node {
+        let (node, waiting) = Node::new(Parts {
             id: config.id,
             me,
-            metrics: raft.metrics(),
-            view: raft.server_metrics(),
+            tunables,
             raft,
             applied,
             peers: connections,
-            clock: LeaderClock::default(),
-            leadership: Leadership::new(),
             recall,
             disk,
-            origin: Origin::new(Runtime::thread_rng().next_u64()),
-            probes: ProbeCounts {
-                allowed: !config.health_checks.allow.is_empty(),
-                ..ProbeCounts::default()
-            },
-            queues,
-            answers: Arc::new(answers(&tunables)),
-            encoded: EncodedServices::default(),
-            membership: tokio::sync::Mutex::default(),
-            started: Instant::now(),
-            founders,
-            takes_part: AtomicBool::new(takes_part),
-            stop: CancellationToken::new(),
-            tunables,
-        };
+            founders: founders(&config.start),
+            takes_part,
+            makes_checks: !config.health_checks.allow.is_empty(),
+        });
         let (node, start, health_checks) = (Arc::new(node), config.start, config.health_checks);
         Ok(Bound { node, log, snapshots, clients, peers, health_checks, waiting, start, raft_on })
     }
@@ -191,11 +164,11 @@ impl Bound {
     /// What failed, or that stopping took longer than its grace.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), RunError> {
         tracing::info!(
-            id = self.node.id,
-            cluster_id = format!("{:016x}", self.node.peers.cluster_id()),
+            id = self.node.id(),
+            cluster_id = format!("{:016x}", self.node.peers().cluster_id()),
             clients = %self.client_addr(),
             peers = %self.peer_addr(),
-            log_entries = self.node.applied.position().index,
+            log_entries = self.node.applied().position().index,
             "node starts"
         );
         let (node, log) = (self.node.clone(), self.log.clone());
@@ -206,16 +179,16 @@ impl Bound {
             () = stop => Ok(()),
             Some(ended) = tasks.join_next() => Err(RunError::of_task(ended)),
         };
-        let grace = Duration::from_millis(node.tunables.shutdown_grace_ms);
+        let grace = Duration::from_millis(node.tunables().shutdown_grace_ms);
         let stopped = tokio::time::timeout(grace, stop_all(&node, log, tasks, stops)).await;
         match (ended, stopped) {
             (Err(error), _) => Err(error),
             (Ok(()), Ok(stopped)) => {
-                tracing::info!(id = node.id, "node stopped");
+                tracing::info!(id = node.id(), "node stopped");
                 stopped
             }
             (Ok(()), Err(_elapsed)) => {
-                tracing::warn!(id = node.id, "node did not stop in time; leaving all the same");
+                tracing::warn!(id = node.id(), "node did not stop in time; leaving all the same");
                 Err(RunError::SlowStop { grace })
             }
         }
@@ -233,16 +206,16 @@ impl Bound {
             .add_service(reflection().build_v1().expect(DESCRIPTORS_FIT))
             .add_service(reflection().build_v1alpha().expect(DESCRIPTORS_FIT))
             .add_service(admin);
-        let connections = Connections::new("clients", client_limits(&node.tunables));
+        let connections = Connections::new("clients", client_limits(node.tunables()));
         let calls = ClientCalls { registry, others: others.prepare() };
         let arriving = connections.accept(self.clients);
         let clients = calls::serve(
             transport(),
-            Counted::new(calls, calls_under_way("clients", &node.tunables)),
+            Counted::new(calls, calls_under_way("clients", node.tunables())),
             arriving.map(|(connection, leave)| (AnyAuthority::new(connection), leave)),
-            node.stop.clone(),
+            node.stop().clone(),
         );
-        let (done, stop) = (stops.clients_done.clone().drop_guard(), node.stop.clone());
+        let (done, stop) = (stops.clients_done.clone().drop_guard(), node.stop().clone());
         tasks.spawn(async move {
             let _done = done;
             tokio::select! {
@@ -280,7 +253,7 @@ impl Bound {
         spawn_loop(Box::pin(async move { failover.run().await }));
         let of = node.clone();
         spawn_loop(Box::pin(async move { match of.stay_fresh().await {} }));
-        let applied = node.applied.clone();
+        let applied = node.applied().clone();
         spawn_loop(Box::pin(async move { match applied.forget_old_changes().await {} }));
         spawn_loop(Box::pin(report_health(node.clone(), health_reporter)));
         spawn_loop(Box::pin(watch_raft(node)));
@@ -294,7 +267,7 @@ async fn serve_peers(
     listener: Listener,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let tunables = &service.node.tunables;
+    let tunables = &service.node.tunables();
     let connections = Connections::new("peers", peer_limits(tunables));
     let under_way = calls_under_way("peers", tunables);
     let service = PeerServer::new(service)
@@ -350,10 +323,6 @@ fn calls_under_way(whose: &'static str, tunables: &Tunables) -> Arc<UnderWay> {
     UnderWay::new(whose, tunables.calls_max, tunables.calls_per_address_max)
 }
 
-fn answers(tunables: &Tunables) -> Answers {
-    Answers::new(tunables.answers_bytes_max, tunables.answers_per_connection_bytes_max)
-}
-
 /// Peers may share an address.
 fn peer_limits(tunables: &Tunables) -> Limits {
     let in_all = tunables.peer_connections_max;
@@ -391,18 +360,18 @@ async fn stop_all(
     mut tasks: JoinSet<Result<(), RunError>>,
     stops: Stops,
 ) -> Result<(), RunError> {
-    node.leadership.set_stopping();
+    node.leadership().set_stopping();
     tracing::info!("stopping: not serving any more");
     hand_over(node).await;
     tracing::info!("refusing new calls; watch streams end, calls under way finish");
-    node.stop.cancel();
-    let patience = Duration::from_millis(node.tunables.shutdown_grace_ms) / 2;
+    node.stop().cancel();
+    let patience = Duration::from_millis(node.tunables().shutdown_grace_ms) / 2;
     match tokio::time::timeout(patience, stops.clients_done.cancelled()).await {
         Ok(()) => tracing::info!("calls are done"),
         Err(_elapsed) => tracing::warn!("calls did not end in time; going on without them"),
     }
     stops.loops.cancel();
-    let raft = node.raft.shutdown().await;
+    let raft = node.raft().shutdown().await;
     tracing::info!("Raft has stopped");
     stops.peers.cancel();
     let rest = async { while tasks.join_next().await.is_some() {} };
@@ -440,12 +409,12 @@ async fn report_health(
 ) -> Result<(), RunError> {
     const SERVICES: [&str; 3] = ["", "quorate.v1.Registry", "quorate.v1.Admin"];
     const DISK: &str = "quorate.disk";
-    let (mut leaders, mut disk) = (node.leadership.views(), node.disk.follow());
+    let (mut leaders, mut disk) = (node.leadership().views(), node.disk().follow());
     let status = |serving| match serving {
         true => tonic_health::ServingStatus::Serving,
         false => tonic_health::ServingStatus::NotServing,
     };
-    while !node.stop.is_cancelled() {
+    while !node.stop().is_cancelled() {
         let serving = leaders.borrow_and_update().is_some();
         for service in SERVICES {
             reporter.set_service_status(service, status(serving)).await;
@@ -455,7 +424,7 @@ async fn report_health(
         tokio::select! {
             _ = leaders.changed() => {}
             _ = disk.changed() => {}
-            () = node.stop.cancelled() => {}
+            () = node.stop().cancelled() => {}
         }
     }
     // Ends the streams of those who follow it, which would hold the listener up.
@@ -468,9 +437,9 @@ async fn report_health(
 /// Ends when the Raft library stops by itself, which it does when its storage fails.
 async fn watch_raft(node: Arc<Node>) -> Result<(), RunError> {
     // Changes seldom, unlike the metrics that hold the reason, and is closed when the library ends.
-    let mut view = node.view.clone();
+    let mut view = node.view().clone();
     while view.changed().await.is_ok() {}
-    let reason = match &node.metrics.borrow_watched().running_state {
+    let reason = match &node.metrics().borrow_watched().running_state {
         Err(fatal) => fatal.to_string(),
         Ok(()) => "it ended without a reason".to_owned(),
     };

@@ -34,7 +34,7 @@ where
     T: Send + 'static,
     S: Stream<Item = Result<T, Status>> + Send,
 {
-    let (id, stop) = (node.id, node.stop.clone());
+    let (id, stop) = (node.id(), node.stop().clone());
     let stopping = async move {
         stop.cancelled().await;
         Err(NodeError::Stopping { node: id }.into())
@@ -51,12 +51,12 @@ where
 
 /// The header of an answer that stands at this revision.
 pub(crate) fn header(node: &Node, revision: u64, age_ms: u64) -> Option<ResponseHeader> {
-    let metrics = node.metrics.borrow_watched();
-    let leader_id = node.leadership.leader().unwrap_or(0);
+    let metrics = node.metrics().borrow_watched();
+    let leader_id = node.leadership().leader().unwrap_or(0);
     let leader = metrics.membership_config.get_node(&leader_id);
     Some(ResponseHeader {
-        cluster_id: node.peers.cluster_id(),
-        node_id: node.id,
+        cluster_id: node.peers().cluster_id(),
+        node_id: node.id(),
         term: metrics.current_term,
         leader_id,
         leader_address: leader.map(|member| member.client_address.clone()).unwrap_or_default(),
@@ -67,7 +67,7 @@ pub(crate) fn header(node: &Node, revision: u64, age_ms: u64) -> Option<Response
 
 /// Whether what a request carries is of another cluster, and so means nothing here. 0: it does not say.
 fn is_foreign(node: &Node, cluster_id: u64) -> bool {
-    ![0, node.peers.cluster_id()].contains(&cluster_id)
+    ![0, node.peers().cluster_id()].contains(&cluster_id)
 }
 
 /// The revision that a read has to wait for, if it is one of this cluster.

@@ -48,7 +48,7 @@ impl Compaction {
     }
 
     async fn look(&mut self) {
-        let index = self.node.metrics.borrow_watched().snapshot.map(|log_id| log_id.index());
+        let index = self.node.metrics().borrow_watched().snapshot.map(|log_id| log_id.index());
         let written_bytes = self.log.stats().entry_bytes;
         if index != self.index {
             // Only now: while one is put in its place, this would wait for that.
@@ -59,14 +59,15 @@ impl Compaction {
         }
         let log_bytes = written_bytes - self.written_bytes;
         let is_asked = self.asked.is_some_and(|(asked, _)| asked.elapsed() < AGAIN_AFTER);
-        if is_asked || log_bytes < bound(self.node.tunables.snapshot_log_bytes, self.snapshot_bytes)
+        if is_asked
+            || log_bytes < bound(self.node.tunables().snapshot_log_bytes, self.snapshot_bytes)
         {
             return;
         }
         self.asked = Some((Instant::now(), written_bytes));
         tracing::debug!(log_bytes, self.snapshot_bytes, "the log is long: a snapshot");
         // It only fails when the library has ended, which others notice.
-        let _ = self.node.raft.trigger().snapshot().await;
+        let _ = self.node.raft().trigger().snapshot().await;
     }
 }
 

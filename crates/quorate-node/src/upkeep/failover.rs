@@ -54,7 +54,7 @@ impl Failover {
     }
 
     pub(crate) async fn run(self) -> Result<(), RunError> {
-        let mut suspects = self.node.leadership.suspects();
+        let mut suspects = self.node.leadership().suspects();
         while suspects.changed().await.is_ok() {
             let Some(leader) = *suspects.borrow_and_update() else { continue };
             if self.is_dead(&leader).await {
@@ -66,7 +66,7 @@ impl Failover {
 
     /// Whether this is the vote of the leader that this node follows.
     fn follows(&self, leader: &Vote) -> bool {
-        let view = self.node.view.borrow_watched();
+        let view = self.node.view().borrow_watched();
         view.vote == *leader && leader.committed && !view.state.is_leader()
     }
 
@@ -77,8 +77,8 @@ impl Failover {
             let Some(member) = member.filter(|_| self.follows(leader)) else { return false };
             let id = leader.leader_id().voted_for;
             // Where it was before it moved, nobody listens.
-            let address = self.node.peers.book.address(id, &member.peer_address);
-            let dial = self.node.peers.net().dial(&address);
+            let address = self.node.peers().book.address(id, &member.peer_address);
+            let dial = self.node.peers().net().dial(&address);
             let dialled = timeout(PROBE_TIMEOUT, dial).await;
             if let Ok(Err(error)) = dialled
                 && error.kind() == io::ErrorKind::ConnectionRefused
@@ -96,14 +96,14 @@ impl Failover {
         tracing::warn!(leader = dead, "the leader's process has died: electing the next");
         // What a leader that hands over tells those who are not to follow it: its lease holds no longer.
         let release = TransferLeaderRequest::new(leader, dead, None);
-        let _told_by_its_end = self.node.raft.handle_transfer_leader(release).await;
+        let _told_by_its_end = self.node.raft().handle_transfer_leader(release).await;
         for _ in 0..ROUNDS {
             let pause_ms = Runtime::thread_rng().next_u64() % PAUSE_MS;
             sleep(Duration::from_millis(pause_ms)).await;
             if !self.follows(&leader) {
                 return;
             }
-            let _told_by_its_end = self.node.raft.trigger().elect(true).await;
+            let _told_by_its_end = self.node.raft().trigger().elect(true).await;
         }
     }
 }

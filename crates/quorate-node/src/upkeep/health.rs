@@ -82,14 +82,14 @@ struct Probed {
 
 impl Prober {
     pub(crate) fn new(node: Arc<Node>, allowed: Networks) -> Self {
-        let means = Means::new(node.peers.net().clone(), allowed);
+        let means = Means::new(node.peers().net().clone(), allowed);
         Self { node, means, random: Runtime::thread_rng() }
     }
 
     pub(crate) async fn run(mut self) -> Result<(), RunError> {
-        let mut leaders = self.node.leadership.views();
+        let mut leaders = self.node.leadership().views();
         loop {
-            let me = self.node.id;
+            let me = self.node.id();
             if leaders.wait_for(|leader| *leader == Some(me)).await.is_err() {
                 return Err(RunError::Ended);
             }
@@ -104,10 +104,10 @@ impl Prober {
         let mut lead = Lead::default();
         let mut looked = Instant::now();
         let mut look = true;
-        while node.leadership.leader() == Some(node.id) {
+        while node.leadership().leader() == Some(node.id()) {
             let now = Instant::now();
             if look {
-                let checked = node.applied.lock().registry.checked();
+                let checked = node.applied().lock().registry.checked();
                 lead.schedule.update(now, checked, || share(&mut self.random));
                 looked = now;
             }
@@ -165,7 +165,7 @@ impl<'a> Lead<'a> {
                 let began = Instant::now();
                 let result = means.probe(&instance, &check).await;
                 let refused = matches!(result, Err(Failure::NotAllowed { .. }));
-                let counts = &node.probes;
+                let counts = &node.probes();
                 let count = if refused { &counts.refused } else { &counts.made };
                 count.fetch_add(1, Ordering::Relaxed);
                 Probed { id, hangs, began, result }
@@ -183,7 +183,7 @@ impl<'a> Lead<'a> {
         let Some(report) = self.schedule.done(Instant::now(), id, &result, share) else { return };
         let reason = report.reason.as_ref().map_or("its checks pass", HealthReason::as_str);
         let health = report.health;
-        tracing::info!(node = node.id, instance = %report.key, ?health, reason, "health changes");
+        tracing::info!(node = node.id(), instance = %report.key, ?health, reason, "health changes");
         self.news.insert(report.key);
     }
 

@@ -23,17 +23,17 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Keeps the address book, and tells this node's own address while others may not know it, until the node ends.
 pub(crate) async fn run(node: Arc<Node>, start: Start) -> Result<(), RunError> {
     if let Start::Bootstrap(list) = &start {
-        node.peers.book.set_listed(list);
+        node.peers().book.set_listed(list);
     }
     loop {
         let members = node.members();
-        node.peers.book.keep(|id| members.iter().any(|info| info.id == id));
+        node.peers().book.keep(|id| members.iter().any(|info| info.id == id));
         for info in &members {
-            node.peers.book.set_member(info.id, &info.member.peer_address);
+            node.peers().book.set_member(info.id, &info.member.peer_address);
         }
-        let own = members.iter().find(|info| info.id == node.id);
-        let moved = own.is_some_and(|own| own.member.peer_address != node.me.peer_address);
-        if own.is_some() && (moved || node.leadership.leader().is_none()) {
+        let own = members.iter().find(|info| info.id == node.id());
+        let moved = own.is_some_and(|own| own.member.peer_address != node.me().peer_address);
+        if own.is_some() && (moved || node.leadership().leader().is_none()) {
             node.tell_move(&members).await;
         }
         tokio::time::sleep(EVERY).await;
@@ -43,15 +43,15 @@ pub(crate) async fn run(node: Arc<Node>, start: Start) -> Result<(), RunError> {
 impl Node {
     /// Tells all other members where this node is, everywhere where they may be, and learns what they were told.
     async fn tell_move(&self, members: &[MemberInfo]) {
-        let others = members.iter().filter(|info| info.id != self.id);
+        let others = members.iter().filter(|info| info.id != self.id());
         let places = others.flat_map(|info| {
-            self.peers.book.all(info.id).into_iter().map(|address| (info.id, address))
+            self.peers().book.all(info.id).into_iter().map(|address| (info.id, address))
         });
         let answers = join_all(places.map(|(id, address)| async move {
-            let mut client = self.peers.client(&address, Lane::Control).ok()?;
-            let peer_address = self.me.peer_address.clone();
-            let moved = MovedRequest { node_id: self.id, peer_address };
-            let request = self.peers.request(id, moved, Some(ANSWER_TIMEOUT));
+            let mut client = self.peers().client(&address, Lane::Control).ok()?;
+            let peer_address = self.me().peer_address.clone();
+            let moved = MovedRequest { node_id: self.id(), peer_address };
+            let request = self.peers().request(id, moved, Some(ANSWER_TIMEOUT));
             timeout(ANSWER_TIMEOUT, client.moved(request)).await.ok()?.ok()
         }));
         for answer in answers.await.into_iter().flatten() {
@@ -72,16 +72,16 @@ impl Node {
         address: &str,
     ) -> Result<BTreeMap<u64, String>, Status> {
         self.check_move(id, address)?;
-        if id != self.id && self.peers.book.set_told(id, address) {
+        if id != self.id() && self.peers().book.set_told(id, address) {
             tracing::info!(id, address, "a member says that it is there now");
         }
-        Ok(self.peers.book.told().into_iter().collect())
+        Ok(self.peers().book.told().into_iter().collect())
     }
 
     /// The same from another node, which was told so.
     fn hear_move(&self, id: u64, address: &str) -> Result<(), Status> {
         self.check_move(id, address)?;
-        if id != self.id && self.peers.book.set_heard(id, address) {
+        if id != self.id() && self.peers().book.set_heard(id, address) {
             tracing::info!(id, address, "a member is said to be there now");
         }
         Ok(())
@@ -94,9 +94,9 @@ impl Node {
             return Err(Status::invalid_argument(message));
         }
         if self.member(id).is_none() {
-            let message = format!("node {id} is no member, as far as node {} knows", self.id);
+            let message = format!("node {id} is no member, as far as node {} knows", self.id());
             return Err(Status::failed_precondition(message));
         }
-        self.peers.client(address, Lane::Control).map(drop)
+        self.peers().client(address, Lane::Control).map(drop)
     }
 }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use quorate_proto::v1::AddNodeRequest;
@@ -51,7 +50,7 @@ pub(crate) struct MemberLoop {
 
 impl MemberLoop {
     pub(crate) fn new(node: Arc<Node>, log: LogStore, start: Start) -> Self {
-        let was_of_cluster = node.peers.cluster_id() != 0;
+        let was_of_cluster = node.peers().cluster_id() != 0;
         let (founds_nothing, was_member, asked) = (false, false, 0);
         let told_to_wait = Instant::now();
         Self { node, log, start, founds_nothing, was_member, was_of_cluster, asked, told_to_wait }
@@ -60,7 +59,7 @@ impl MemberLoop {
     pub(crate) async fn run(mut self) -> Result<(), RunError> {
         loop {
             self.look().await?;
-            let takes_part = self.node.takes_part.load(Ordering::Acquire);
+            let takes_part = self.node.takes_part();
             tokio::time::sleep(if takes_part { EVERY } else { FOUNDER_EVERY }).await;
         }
     }
@@ -68,27 +67,27 @@ impl MemberLoop {
     async fn look(&mut self) -> Result<(), RunError> {
         self.node.settle_membership().await;
         let members = self.node.members();
-        let own = members.iter().find(|info| info.id == self.node.id);
+        let own = members.iter().find(|info| info.id == self.node.id());
         // Taken out, before it started or before it saw itself, or its log does not reach yet to where it was taken in: a
         // leader that has it as a member talks to it.
         let is_unsure = own.is_none() && self.was_of_cluster && !members.is_empty();
-        match self.node.leadership.leader() {
-            Some(_) => self.node.leadership.set_removed(false),
+        match self.node.leadership().leader() {
+            Some(_) => self.node.leadership().set_removed(false),
             None if own.is_some() || is_unsure => self.ask_whether_member(&members).await,
             None => {}
         }
         match own {
-            Some(info) if info.member != self.node.me => self.announce().await,
+            Some(info) if &info.member != self.node.me() => self.announce().await,
             Some(info) if !self.wants_vote(info) => {}
             // Taken out: it does not ask to be taken in again by itself.
             None if self.was_member => {
-                if !self.node.leadership.is_removed() {
-                    tracing::warn!(id = self.node.id, "this node was removed; stop it");
+                if !self.node.leadership().is_removed() {
+                    tracing::warn!(id = self.node.id(), "this node was removed; stop it");
                 }
-                self.node.leadership.set_removed(true);
+                self.node.leadership().set_removed(true);
             }
             None if is_unsure => {}
-            _ if self.node.leadership.is_removed() => {}
+            _ if self.node.leadership().is_removed() => {}
             _ => match &self.start {
                 Start::Bootstrap(founders) if own.is_none() => {
                     let founders = founders.clone();
@@ -112,19 +111,19 @@ impl MemberLoop {
 
     /// No leader talks to this node: it may have been taken out without being told. Whoever leads knows.
     async fn ask_whether_member(&self, members: &[MemberInfo]) {
-        if is_removed(self.node.id, members, &self.node.peers).await {
-            if !self.node.leadership.is_removed() {
-                let id = self.node.id;
+        if is_removed(self.node.id(), members, self.node.peers()).await {
+            if !self.node.leadership().is_removed() {
+                let id = self.node.id();
                 tracing::warn!(id, "this node was removed from the cluster; stop it");
             }
-            self.node.leadership.set_removed(true);
+            self.node.leadership().set_removed(true);
         }
     }
 
     async fn announce(&self) {
-        let (id, member) = (self.node.id, self.node.me.clone());
+        let (id, member) = (self.node.id(), self.node.me().clone());
         let call = MembershipCall::Announce { id, member };
-        let deadline = Instant::now() + self.node.tunables.request_timeout();
+        let deadline = Instant::now() + self.node.tunables().request_timeout();
         if let Err(error) = self.node.on_leader(call, deadline).await {
             tracing::debug!(%error, "telling this node's addresses failed; trying again");
         }
@@ -133,10 +132,10 @@ impl MemberLoop {
     /// First start of a new cluster: every founder begins with the same membership. One would do; each of the others waits
     /// a little longer, in case those before it are not there. Later starts find the membership in the log.
     async fn found(&mut self, founders: &BTreeMap<u64, String>) -> Result<(), RunError> {
-        let id = self.node.id;
-        if !self.node.takes_part.load(Ordering::Acquire) {
-            match ask_founders(id, founders, &self.node.peers).await {
-                Verdict::New => self.node.takes_part.store(true, Ordering::Release),
+        let id = self.node.id();
+        if !self.node.takes_part() {
+            match ask_founders(id, founders, self.node.peers()).await {
+                Verdict::New => self.node.take_part(),
                 Verdict::Held(floor) => {
                     self.hold_to(floor).await;
                     return Ok(());
@@ -163,14 +162,14 @@ impl MemberLoop {
             return Ok(());
         }
         let rank = founders.keys().position(|founder| *founder == id).unwrap_or(0) as u32;
-        if self.node.started.elapsed() < FOUNDER_PATIENCE * rank {
+        if self.node.started().elapsed() < FOUNDER_PATIENCE * rank {
             return Ok(());
         }
         let members = founders.iter().map(|(id, peer_address)| {
             let peer_address = peer_address.clone();
             (*id, Member { peer_address, client_address: String::new() })
         });
-        match self.node.raft.initialize(members.collect::<BTreeMap<_, _>>()).await {
+        match self.node.raft().initialize(members.collect::<BTreeMap<_, _>>()).await {
             Ok(()) => tracing::info!(founders = founders.len(), "founding a new cluster"),
             Err(error) => tracing::debug!(%error, "another founder was first"),
         }
@@ -187,9 +186,9 @@ impl MemberLoop {
         tracing::info!(
             "the other founders have begun: this node founds nothing, and waits for their entries"
         );
-        self.node.recall.hold_to(floor);
+        self.node.recall().hold_to(floor);
         self.founds_nothing = true;
-        self.node.takes_part.store(true, Ordering::Release);
+        self.node.take_part();
     }
 
     /// Asks a node of the cluster to take this one in; true: it was.
@@ -198,17 +197,17 @@ impl MemberLoop {
             tracing::error!(address, "join: this is no host:port");
             return false;
         };
-        let channel = self.node.peers.net().connect(&endpoint);
+        let channel = self.node.peers().net().connect(&endpoint);
         let mut client = AdminClient::new(channel);
         let mut request = Request::new(AddNodeRequest {
-            id: self.node.id,
-            peer_address: self.node.me.peer_address.clone(),
+            id: self.node.id(),
+            peer_address: self.node.me().peer_address.clone(),
             learner_only: observer,
         });
         request.set_timeout(JOIN_TIMEOUT);
         match client.add_node(request).await {
             Ok(_) => {
-                tracing::info!(id = self.node.id, address, "joined the cluster");
+                tracing::info!(id = self.node.id(), address, "joined the cluster");
                 true
             }
             Err(status) => {

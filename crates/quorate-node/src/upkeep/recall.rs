@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -27,16 +26,16 @@ const EVERY_SETTLED: Duration = Duration::from_secs(1);
 /// Finds out what this node had promised, and watches it catch up.
 pub(crate) async fn run(node: Arc<Node>, log: LogStore) -> Result<(), RunError> {
     // What a founder with an empty log is held to is known by then.
-    while !node.takes_part.load(Ordering::Acquire) {
+    while !node.takes_part() {
         tokio::time::sleep(EVERY).await;
     }
     let Ok(at_start) = reached(&log).await else { return std::future::pending().await };
-    let is_held = matches!(node.recall.standing(), Standing::Behind(_));
+    let is_held = matches!(node.recall().standing(), Standing::Behind(_));
     let copied = log.is_doubted() && !is_held;
     let mut looking = LookingBack { node, log, copied, at_start, answers: BTreeMap::new() };
     // None: the log has failed, and with it soon the node.
     while let Some(standing) = looking.look().await {
-        looking.node.recall.settle(standing);
+        looking.node.recall().settle(standing);
         let settled = standing == Standing::Sound;
         tokio::time::sleep(if settled { EVERY_SETTLED } else { EVERY }).await;
     }
@@ -56,17 +55,17 @@ impl LookingBack {
     /// Asks those that have not answered yet, and weighs what is known.
     async fn look(&mut self) -> Option<Standing> {
         let configs = {
-            let view = self.node.view.borrow_watched();
+            let view = self.node.view().borrow_watched();
             view.membership_config.membership().get_joint_config().clone()
         };
-        let me = self.node.id;
+        let me = self.node.id();
         let others: BTreeSet<u64> = configs.iter().flatten().copied().collect();
         let missing = others.iter().filter(|id| **id != me && !self.answers.contains_key(id));
         let node = &self.node;
         let asked = join_all(missing.map(|id| async move { Some((*id, node.ask(*id).await?)) }));
         self.answers.extend(asked.await.into_iter().flatten());
 
-        let before = self.node.recall.standing();
+        let before = self.node.recall().standing();
         let reached = reached(&self.log).await.ok()?;
         let floor = match self.copied && self.log.is_doubted() {
             true => match missing_answers(me, &configs, &self.answers) {
@@ -137,7 +136,7 @@ impl LookingBack {
 impl Node {
     async fn ask(&self, id: u64) -> Option<Recalled> {
         let (_, mut client) = self.peer_client(id, Lane::Control).ok()?;
-        let request = self.peers.request(id, RecallRequest {}, Some(ASK_TIMEOUT));
+        let request = self.peers().request(id, RecallRequest {}, Some(ASK_TIMEOUT));
         let answer = timeout(ASK_TIMEOUT, client.recall(request)).await.ok()?.ok()?;
         decode(&answer.into_inner().data).ok()
     }

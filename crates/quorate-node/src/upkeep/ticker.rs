@@ -66,23 +66,23 @@ impl Ticker {
         if !node.leads() {
             return TICK;
         }
-        if node.disk.check().is_err() {
+        if node.disk().check().is_err() {
             self.hand_over_to_room().await;
         }
-        if node.disk.check_floor().is_err() {
+        if node.disk().check_floor().is_err() {
             return TICK;
         }
-        let founded = node.applied.lock().registry.cluster_id() != 0;
+        let founded = node.applied().lock().registry.cluster_id() != 0;
         if !founded {
             return if self.propose(founding()).await { Duration::ZERO } else { TICK };
         }
         let now = node.read_clock();
-        if node.clock.is_held() {
+        if node.clock().is_held() {
             self.give_grace().await;
             return TICK;
         }
         let (applied, due) = {
-            let state = node.applied.lock();
+            let state = node.applied().lock();
             (state.registry.clock(), state.registry.next_deadline())
         };
         let idle = due.is_some() && now.0 >= applied.0 + IDLE_TICK_MS;
@@ -95,23 +95,23 @@ impl Ticker {
             return TICK;
         }
         let (applied, due) = {
-            let state = node.applied.lock();
+            let state = node.applied().lock();
             (state.registry.clock(), state.registry.next_deadline())
         };
         if due.is_none_or(|due| due > applied) {
             return until(due, now).max(TICKS_APART);
         }
         let pause = late_pause(proposed.elapsed());
-        until_nothing_is_applied(pause, || node.applied.position().index).await;
+        until_nothing_is_applied(pause, || node.applied().position().index).await;
         Duration::ZERO
     }
 
     /// What every node looks at, also while a leader waits for its proposal.
     fn look(&self) {
         let node = &self.node;
-        node.disk.measure();
+        node.disk().measure();
         let leader = self.leader_in_sight();
-        if node.leadership.set_leader(leader) {
+        if node.leadership().set_leader(leader) {
             match leader {
                 Some(leader) => tracing::info!(leader, term = node.term(), "there is a leader"),
                 None => tracing::warn!("no leader in sight: no writes; local reads go on"),
@@ -126,14 +126,14 @@ impl Ticker {
         let node = self.node.clone();
         let term = node.term();
         let elected = self.grace_given != term;
-        let grace_ms = match elected && !node.leadership.ever_heard() {
+        let grace_ms = match elected && !node.leadership().ever_heard() {
             true => limits::TTL_MAX_MS,
-            false => node.tunables.election_grace_ms,
+            false => node.tunables().election_grace_ms,
         };
         if !self.propose(Op::Grace { grace_ms }).await {
             return;
         }
-        node.clock.release(term);
+        node.clock().release(term);
         self.grace_given = term;
         if elected {
             tracing::info!(term, "this node leads");
@@ -148,7 +148,7 @@ impl Ticker {
             return;
         }
         self.handed_over = Instant::now();
-        let reserve_bytes = self.node.tunables.disk_reserve_bytes;
+        let reserve_bytes = self.node.tunables().disk_reserve_bytes;
         let has_room = |status: &NodeStatus| status.disk_free_bytes >= reserve_bytes;
         let all = self.node.cluster_status(false).await;
         let next = all.into_iter().find_map(|(member, status)| {
@@ -168,9 +168,9 @@ impl Ticker {
         let node = &self.node;
         let patience = node.silence_max();
         let leader = node.current_leader()?;
-        let silence = match leader == node.id {
+        let silence = match leader == node.id() {
             true => node.quorum_silence(),
-            false => node.leadership.silence()?,
+            false => node.leadership().silence()?,
         };
         (silence <= patience).then_some(leader)
     }

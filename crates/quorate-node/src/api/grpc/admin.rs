@@ -110,15 +110,15 @@ impl Admin for AdminService {
 impl AdminService {
     async fn on_status(&self, call: Call<StatusRequest>) -> Handled<StatusResponse> {
         let request = call.message;
-        if self.node.leadership.is_removed() && !request.local_only {
-            let (node, members) = (self.node.id, self.node.client_addresses().join(","));
+        if self.node.leadership().is_removed() && !request.local_only {
+            let (node, members) = (self.node.id(), self.node.client_addresses().join(","));
             return Err(NodeError::Removed { node, members }.into());
         }
         let all = self.node.cluster_status(request.local_only).await;
         let furthest = all.iter().filter_map(|(_, status)| status.as_ref().ok());
         let furthest = furthest.map(|status| status.last_log_index).max().unwrap_or(0);
         let (counts, revision) = {
-            let state = self.node.applied.lock();
+            let state = self.node.applied().lock();
             (state.registry.counts(), state.registry.revision().0)
         };
         Ok(Response::new(StatusResponse {
@@ -186,17 +186,17 @@ impl AdminService {
         call: Call<TriggerSnapshotRequest>,
     ) -> Handled<TriggerSnapshotResponse> {
         let snapshot_index = self.node.snapshot(call.deadline).await?;
-        let purged = self.node.raft.trigger().purge_log(snapshot_index).await;
+        let purged = self.node.raft().trigger().purge_log(snapshot_index).await;
         purged.map_err(|error| self.node.fatal(&error))?;
         Ok(Response::new(TriggerSnapshotResponse { header: self.header(), snapshot_index }))
     }
 
     async fn on_backup(&self, call: Call<BackupRequest>) -> Handled<<Self as Admin>::BackupStream> {
         self.node.check_member()?;
-        let backup = match self.node.disk.check() {
+        let backup = match self.node.disk().check() {
             Ok(()) => {
                 self.node.snapshot(call.deadline).await?;
-                let current = self.node.raft.get_snapshot().await;
+                let current = self.node.raft().get_snapshot().await;
                 let snapshot = current.map_err(|error| self.node.fatal(&error))?;
                 let snapshot =
                     snapshot.ok_or_else(|| self.node.unexpected(&"no snapshot was built"))?;
@@ -259,7 +259,7 @@ impl AdminService {
     }
 
     fn header(&self) -> Option<quorate_proto::v1::ResponseHeader> {
-        header(&self.node, self.node.applied.position().revision, self.node.age_ms())
+        header(&self.node, self.node.applied().position().revision, self.node.age_ms())
     }
 
     async fn members_after(

@@ -56,7 +56,7 @@ impl Backup {
     /// It cannot be encoded.
     pub(super) async fn of_memory(node: &Node) -> io::Result<Self> {
         let (registry, meta) = {
-            let state = node.applied.lock();
+            let state = node.applied().lock();
             let (last_log_id, last_membership) = (state.last_log_id, state.membership.clone());
             (state.registry.clone(), SnapshotMeta { last_log_id, last_membership })
         };

@@ -124,7 +124,7 @@ impl Caller {
         deadline: Instant,
         answer: A,
     ) -> Result<Response<A>, CallError> {
-        let mut reserved = node.answers.begin(&self.line, deadline)?;
+        let mut reserved = node.answers().begin(&self.line, deadline)?;
         reserved.add(answer.encoded_len())?;
         let mut response = Response::new(answer);
         reserved.attach(&mut response);
@@ -190,7 +190,7 @@ async fn enter<T, A, F>(
 where
     F: Future<Output = Result<Response<A>, Status>>,
 {
-    let deadline = deadline(request.metadata(), method.patience(&node.tunables));
+    let deadline = deadline(request.metadata(), method.patience(node.tunables()));
     let caller = Caller { line: Line::of(request.extensions()) };
     let span = span(method, request.metadata(), &caller);
     let call = Call { message: request.into_inner(), deadline, caller };

@@ -56,7 +56,7 @@ pub(super) async fn answer(
             return Ok(Response::new(unchanged));
         }
     }
-    let mut reserved = node.answers.begin(&caller.line, deadline)?;
+    let mut reserved = node.answers().begin(&caller.line, deadline)?;
     if is_paged {
         let Page { services, next } =
             pages::page(&registry, &filter, request.limit, after.as_ref());
@@ -80,7 +80,7 @@ pub(super) async fn answer(
     let response = EncodedFetchResponse { header, services, ..<_>::default() };
     let bytes = response.encoded_len();
     if instances > LARGE {
-        node.answers.learn(instances, bytes);
+        node.answers().learn(instances, bytes);
     }
     if bytes > ANSWER_BYTES {
         return Err(too_large(bytes).into());
@@ -99,10 +99,10 @@ async fn encode_elsewhere(
     mut reserved: Reserved,
     deadline: Instant,
 ) -> Result<(Vec<Bytes>, Reserved), Status> {
-    let turn = timeout_at(deadline, node.answers.encoding.acquire()).await;
+    let turn = timeout_at(deadline, node.answers().encoding.acquire()).await;
     let _turn = turn.map_err(|_elapsed| CallError::from(NodeError::Overloaded { waiting: 1 }))?;
     // Not known before the turn came: what answers take, and how many are under way by now.
-    let estimate = node.answers.estimate(instances_of(&registry, &keys));
+    let estimate = node.answers().estimate(instances_of(&registry, &keys));
     match reserved.check(estimate) {
         // It would be refused whatever else is under way: do not let its caller try again.
         Err(_) if estimate > ANSWER_BYTES => return Err(too_large(estimate).into()),
@@ -172,7 +172,7 @@ fn encoded(node: &Node, registry: &Registry, filter: &Filter, key: &ServiceKey) 
         Bytes::from(convert::service_to_wire(&part).encode_to_vec())
     };
     match service {
-        Some(service) if is_by_name(filter) => node.encoded.get(key, service.revision, encode),
+        Some(service) if is_by_name(filter) => node.encoded().get(key, service.revision, encode),
         _ => encode(),
     }
 }

@@ -34,8 +34,8 @@ impl PeerService {
         ballot: &Ballot,
     ) -> Result<Option<Option<LogId>>, Status> {
         let node = &self.node;
-        let window = Duration::from_millis(node.tunables.election_timeout_min_ms);
-        if sender > node.id || node.peers.stood().is_none_or(|ago| ago > window) {
+        let window = Duration::from_millis(node.tunables().election_timeout_min_ms);
+        if sender > node.id() || node.peers().stood().is_none_or(|ago| ago > window) {
             return Ok(None);
         }
         let last = self.log.clone().get_log_state().await.map_err(super::peer::failed)?.last_log_id;
@@ -74,7 +74,7 @@ impl PeerService {
         }
         let (theirs, ours) = (vote.leader_id().term(), self.node.vote_term());
         // A node that has nothing yet may be taken in by a cluster of any age.
-        let has_nothing = !self.node.has_membership() && self.node.founders.is_empty();
+        let has_nothing = !self.node.has_membership() && self.node.founders().is_empty();
         if !has_nothing && is_absurd(theirs, ours) {
             let why = format!("it claims term {theirs}, this node is at {ours}");
             return Err(refused(sender, &why));
@@ -85,8 +85,8 @@ impl PeerService {
     /// Whether an append is its leader's own, and leaves what is committed here as it is.
     pub(super) async fn check_append(&self, sender: u64, append: &Append) -> Result<(), Status> {
         self.check_claim(sender, &append.vote)?;
-        let applied = self.node.applied.lock().last_log_id;
-        let committed = self.node.leadership.committed().max(applied.map_or(0, |id| id.index()));
+        let applied = self.node.applied().lock().last_log_id;
+        let committed = self.node.leadership().committed().max(applied.map_or(0, |id| id.index()));
         let previous = append.prev_log_id;
         // Mostly it goes on behind what is committed, and only then nothing has to be read.
         let goes_on = |previous: LogId| match previous.index().cmp(&committed) {
@@ -142,7 +142,7 @@ impl PeerService {
             return Err(refused(sender, "its snapshot is of no cluster"));
         }
         let committed = self.log.clone().read_committed().await.map_err(super::peer::failed)?;
-        let committed = committed.max(self.node.applied.lock().last_log_id);
+        let committed = committed.max(self.node.applied().lock().last_log_id);
         check_covered(meta.last_log_id, vote, committed).map_err(|why| refused(sender, why))?;
         let body = snapshot.body();
         let of = blocking(move || read_snapshot_cluster(&mut BufReader::new(body)));
@@ -159,17 +159,17 @@ impl PeerService {
 impl Node {
     /// Whether this node knows any members: not before a cluster was founded or this node taken in.
     fn has_membership(&self) -> bool {
-        self.view.borrow_watched().membership_config.nodes().next().is_some()
+        self.view().borrow_watched().membership_config.nodes().next().is_some()
     }
 
     /// By the membership in effect, both halves of a joint one; before there is one, by the founders' list.
     fn counts_as_voter(&self, id: u64) -> bool {
-        let votes = self.view.borrow_watched().membership_config.voter_ids().any(|it| it == id);
-        votes || !self.has_membership() && self.founders.contains(&id)
+        let votes = self.view().borrow_watched().membership_config.voter_ids().any(|it| it == id);
+        votes || !self.has_membership() && self.founders().contains(&id)
     }
 
     fn vote_term(&self) -> u64 {
-        self.view.borrow_watched().vote.leader_id().term()
+        self.view().borrow_watched().vote.leader_id().term()
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -56,18 +55,18 @@ impl Peer for PeerService {
         let id = self.enter(PeerMethod::Identify, request).await?.message.id;
         let node = &self.node;
         let caller = node.member(id);
-        let recalled = node.recall.recalled(&self.log, id).await.map_err(failed)?;
+        let recalled = node.recall().recalled(&self.log, id).await.map_err(failed)?;
         Ok(Response::new(IdentifyResponse {
-            founded: node.is_founded() && node.member(node.id).is_some(),
+            founded: node.is_founded() && node.member(node.id()).is_some(),
             counts_caller: caller.is_some(),
-            leads: node.leads() && node.leadership.leader() == Some(node.id),
+            leads: node.leads() && node.leadership().leader() == Some(node.id()),
             member_addresses: node.client_addresses(),
             knows_caller: caller.is_some_and(|member| !member.client_address.is_empty()),
-            cluster_id: self.node.peers.cluster_id(),
-            founders: self.node.peers.identity().founders,
-            node_id: self.node.id,
-            client_address: self.node.me.client_address.clone(),
-            peer_address: self.node.me.peer_address.clone(),
+            cluster_id: self.node.peers().cluster_id(),
+            founders: self.node.peers().identity().founders,
+            node_id: self.node.id(),
+            client_address: self.node.me().client_address.clone(),
+            peer_address: self.node.me().peer_address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             recalled: encode(&recalled),
         }))
@@ -79,7 +78,7 @@ impl Peer for PeerService {
         let append: Append = read(&call.message)?;
         self.check_append(sender, &append).await?;
         self.admit(sender, &append).await?;
-        let answer = self.node.raft.append_entries(append).await.map_err(failed)?;
+        let answer = self.node.raft().append_entries(append).await.map_err(failed)?;
         Ok(payload(&answer))
     }
 
@@ -97,7 +96,7 @@ impl Peer for PeerService {
             Some((append, (service, payloads, leader)))
         });
         let appends = appends.boxed();
-        let answers = self.node.raft.stream_append(appends);
+        let answers = self.node.raft().stream_append(appends);
         let answers = answers.map(|answer| match answer {
             Ok(answer) => Ok(Payload { data: encode(&answer) }),
             Err(fatal) => Err(failed(fatal)),
@@ -109,24 +108,24 @@ impl Peer for PeerService {
         let call = self.enter(PeerMethod::Vote, request).await?;
         let (sender, vote) = self.ballot(&call).await?;
         let term = vote.vote.leader_id().term();
-        self.node.recall.check_candidate(term, vote.last_log_id).await?;
+        self.node.recall().check_candidate(term, vote.last_log_id).await?;
         // It has given its own vote.
-        self.node.recall.note(sender, term, None);
-        Ok(payload(&self.node.raft.vote(vote).await.map_err(failed)?))
+        self.node.recall().note(sender, term, None);
+        Ok(payload(&self.node.raft().vote(vote).await.map_err(failed)?))
     }
 
     async fn pre_vote(&self, request: Request<Payload>) -> Answer<Payload> {
         let call = self.enter(PeerMethod::PreVote, request).await?;
         let (sender, vote) = self.ballot(&call).await?;
         // Of any term, since nothing is granted: a candidate whose term is too low for a vote raises it only by standing.
-        self.node.recall.check_stands(vote.last_log_id).await?;
+        self.node.recall().check_stands(vote.last_log_id).await?;
         // Whoever asks misses the leader.
-        let followed = self.node.view.borrow_watched().vote;
-        self.node.leadership.suspect(followed);
+        let followed = self.node.view().borrow_watched().vote;
+        self.node.leadership().suspect(followed);
         if let Some(last) = self.goes_before(sender, &vote).await? {
             return Ok(payload(&VoteResponse::<TypeConfig>::new(followed, last, false)));
         }
-        Ok(payload(&self.node.raft.pre_vote(vote).await.map_err(failed)?))
+        Ok(payload(&self.node.raft().pre_vote(vote).await.map_err(failed)?))
     }
 
     async fn transfer_leader(&self, request: Request<Payload>) -> Answer<Payload> {
@@ -134,8 +133,8 @@ impl Peer for PeerService {
         let sender = call.sender();
         let transfer: TransferLeaderRequest<TypeConfig> = read(&call.message)?;
         self.check_claim(sender, transfer.from_leader())?;
-        self.node.recall.check_leader(transfer.from_leader().leader_id().term()).await?;
-        let answer = self.node.raft.handle_transfer_leader(transfer).await.map_err(failed)?;
+        self.node.recall().check_leader(transfer.from_leader().leader_id().term()).await?;
+        let answer = self.node.raft().handle_transfer_leader(transfer).await.map_err(failed)?;
         Ok(payload(&answer))
     }
 
@@ -148,7 +147,7 @@ impl Peer for PeerService {
         let first = chunks.message().await?.unwrap_or_default();
         let (vote, meta): (Vote, SnapshotMeta) = decode(&first.header).map_err(damaged)?;
         self.check_claim(envelope.sender, &vote)?;
-        self.node.recall.check_leader(vote.leader_id().term()).await?;
+        self.node.recall().check_leader(vote.leader_id().term()).await?;
         let snapshot = self.receive(chunks).await?;
         let received = snapshot.path().to_owned();
         let fits = self.check_snapshot(envelope, &vote, &meta, &snapshot).await;
@@ -157,7 +156,7 @@ impl Peer for PeerService {
             return Err(refused);
         }
         let snapshot = Snapshot { meta, snapshot };
-        let installed = self.node.raft.install_full_snapshot(vote, snapshot).await;
+        let installed = self.node.raft().install_full_snapshot(vote, snapshot).await;
         // Installing renames it; one that was not wanted any more would stay.
         let _ = blocking(move || std::fs::remove_file(received)).await;
         Ok(payload(&installed.map_err(failed)?))
@@ -199,7 +198,7 @@ impl Peer for PeerService {
 
     async fn recall(&self, request: Request<RecallRequest>) -> Answer<Payload> {
         let sender = self.enter(PeerMethod::Recall, request).await?.sender();
-        Ok(payload(&self.node.recall.recalled(&self.log, sender).await.map_err(failed)?))
+        Ok(payload(&self.node.recall().recalled(&self.log, sender).await.map_err(failed)?))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<Payload> {
@@ -218,23 +217,23 @@ impl PeerService {
     /// Refuses calls that are meant for another cluster or another node.
     pub(super) fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
         let envelope = Envelope::of(metadata);
-        let (target, ours) = (envelope.target, self.node.peers.identity());
+        let (target, ours) = (envelope.target, self.node.peers().identity());
         if !envelope.is_of_cluster_of(&ours) {
             let (theirs, ours) = (envelope.cluster_id, ours.cluster_id);
             let message = format!("this is a node of cluster {ours:016x}, not of {theirs:016x}");
             return Err(Status::failed_precondition(message));
         }
-        if target != self.node.id {
-            let message = format!("this is node {}, not node {target}", self.node.id);
+        if target != self.node.id() {
+            let message = format!("this is node {}, not node {target}", self.node.id());
             return Err(Status::failed_precondition(message));
         }
-        if !self.node.takes_part.load(Ordering::Acquire) {
+        if !self.node.takes_part() {
             let message = format!("node {target} waits to hear from the other founders");
             return Err(Status::unavailable(message));
         }
         if ours.cluster_id == 0 && ours.founders == 0 && is_to_voter(metadata) {
             let message = format!("node {target} is a voter, but its disk was lost: replace it");
-            self.node.peers.refused_as_voter(self.node.id);
+            self.node.peers().refused_as_voter(self.node.id());
             return Err(Status::failed_precondition(message));
         }
         Ok(())
@@ -244,7 +243,7 @@ impl PeerService {
     pub(super) async fn adopt(&self, metadata: &MetadataMap) -> Result<(), Status> {
         self.check(metadata)?;
         let Envelope { cluster_id, founders, .. } = Envelope::of(metadata);
-        let known = self.node.peers.identity();
+        let known = self.node.peers().identity();
         // A founder waits until the id is applied: until then it may be anybody's.
         if known.cluster_id != 0 || known.founders != 0 {
             return Ok(());
@@ -252,7 +251,7 @@ impl PeerService {
         let identity = Identity { cluster_id, founders, ..known };
         let stamped = self.log.stamp(identity).await;
         stamped.map_err(|error| Status::failed_precondition(error.to_string()))?;
-        self.node.peers.set_identity(identity);
+        self.node.peers().set_identity(identity);
         tracing::info!(cluster_id = format!("{cluster_id:016x}"), "this node now belongs to");
         Ok(())
     }
@@ -267,7 +266,7 @@ impl PeerService {
         Q: Send + 'static,
         F: Future<Output = Result<A, Status>> + Send + 'static,
     {
-        let messages = messages.take_until(self.node.stop.clone().cancelled_owned());
+        let messages = messages.take_until(self.node.stop().clone().cancelled_owned());
         let answers = messages.then(move |message| {
             let answer = message.map(&mut answer);
             async move { answer?.await }
@@ -285,7 +284,7 @@ impl PeerService {
         if payload.is_err()
             && let Some(leader) = leader
         {
-            self.node.leadership.suspect(leader);
+            self.node.leadership().suspect(leader);
         }
         let taken = async {
             let append: Append = read(&payload?)?;
@@ -306,15 +305,15 @@ impl PeerService {
     /// room itself are few, and have to be committed.
     async fn admit(&self, sender: u64, append: &Append) -> Result<(), Status> {
         let term = append.vote.leader_id().term();
-        self.node.recall.check_leader(term).await?;
+        self.node.recall().check_leader(term).await?;
         if !append.entries.is_empty() {
-            self.node.disk.check_floor()?;
+            self.node.disk().check_floor()?;
         }
         // A leader of the past leads nobody.
-        if append.vote >= self.node.view.borrow_watched().vote {
+        if append.vote >= self.node.view().borrow_watched().vote {
             let committed = append.leader_commit.map_or(0, |log_id| log_id.index());
-            self.node.leadership.heard(committed);
-            self.node.recall.note(sender, term, append.leader_commit);
+            self.node.leadership().heard(committed);
+            self.node.recall().note(sender, term, append.leader_commit);
         }
         Ok(())
     }
@@ -326,7 +325,7 @@ impl PeerService {
         let io = |error: quorate_log::SnapshotError| Status::internal(error.to_string());
         let mut receiver = self.snapshots.receive().map_err(io)?;
         while let Some(chunk) = chunks.message().await? {
-            self.node.disk.check()?;
+            self.node.disk().check()?;
             receiver = blocking(move || receiver.write_chunk(&chunk.data).map(|()| receiver))
                 .await
                 .map_err(|error| Status::internal(error.to_string()))?

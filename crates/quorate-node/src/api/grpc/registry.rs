@@ -239,7 +239,7 @@ impl RegistryService {
     async fn on_list_members(&self, _: Call<ListMembersRequest>) -> Handled<ListMembersResponse> {
         let members = self.node.members().iter().map(convert::member_to_wire).collect();
         let age_ms = self.node.age_ms();
-        let revision = self.node.applied.position().revision;
+        let revision = self.node.applied().position().revision;
         let header = header(&self.node, revision, age_ms);
         Ok(Response::new(ListMembersResponse { header, members }))
     }

@@ -29,7 +29,7 @@ pub(crate) fn answers(
     node: Arc<Node>,
     requests: Streaming<RenewRequest>,
 ) -> impl Stream<Item = Answer> + Send {
-    let window = Duration::from_millis(node.tunables.renew_window_ms);
+    let window = Duration::from_millis(node.tunables().renew_window_ms);
     let answered = Arc::new(Mutex::new(None::<Instant>));
     let lots = requests.ready_chunks(TOGETHER_MAX).map(move |messages| {
         let (node, answered) = (node.clone(), answered.clone());
@@ -100,9 +100,9 @@ async fn renew_together(node: &Node, messages: Vec<Asked>, patience: Patience) -
     let ours = messages.iter().filter(|asked| !asked.foreign);
     let leases: Vec<LeaseId> = ours.flat_map(|asked| &asked.leases).copied().collect();
     let renewed = match leases.is_empty() {
-        true => Renewed { unknown: Vec::new(), revision: node.applied.position().revision },
+        true => Renewed { unknown: Vec::new(), revision: node.applied().position().revision },
         false => {
-            let deadline = Instant::now() + node.tunables.request_timeout();
+            let deadline = Instant::now() + node.tunables().request_timeout();
             match node.renew(leases, patience, deadline).await {
                 Ok(renewed) => renewed,
                 Err(error) => return vec![Err(error.into())],

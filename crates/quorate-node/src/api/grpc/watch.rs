@@ -45,11 +45,11 @@ pub(crate) async fn answers(
     let begin = begin(&node, &subscribe, deadline).await?;
     let mut fresh = Fresh::now(&node);
     let mut subscription = Subscription::start(
-        node.applied.clone(),
+        node.applied().clone(),
         filter.clone(),
         begin,
-        node.leadership.views(),
-        node.tunables.bookmark(),
+        node.leadership().views(),
+        node.tunables().bookmark(),
         end(node.clone(), asks),
     );
     let mut first = true;
@@ -129,8 +129,8 @@ async fn end(node: Arc<Node>, mut asks: Streaming<WatchRequest>) -> Status {
     };
     tokio::select! {
         status = asked => status,
-        () = node.stop.cancelled() => NodeError::Stopping { node: node.id }.into(),
-        error = lost(&node.leadership, node.id) => error.into(),
+        () = node.stop().cancelled() => NodeError::Stopping { node: node.id() }.into(),
+        error = lost(node.leadership(), node.id()) => error.into(),
     }
 }
 
@@ -145,7 +145,7 @@ impl Fresh {
     /// Of what this node has now. The revision is read last: what is applied in between makes it no less.
     fn now(node: &Node) -> Self {
         let at = node.fresh_at();
-        Self { at, revision: node.applied.position().revision }
+        Self { at, revision: node.applied().position().revision }
     }
 
     /// The moment for a watcher that has come to `told`, if this knows one or what the node has now does, which is then kept.

@@ -1,0 +1,275 @@
+//! Doing something on the leader, wherever it is: here, or in one hop at the node that leads.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, RaftError};
+use quorate_proto::peer::v1::Forwarded;
+use quorate_proto::v1::RequestId;
+use quorate_state::{Command, Op, Reply, Request};
+use tokio::time::Instant;
+
+use crate::error::{CallError, NodeError};
+use crate::node::calls::{Ask, LeaderAnswer, LeaderCall};
+use crate::node::{Node, requests, unreachable};
+use crate::peers::Lane;
+use crate::types::{Outcome, decode, encode};
+
+/// After a failed attempt, the next one waits this long unless the leader changes before.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Entries that may wait to be committed and applied: some seconds of a busy cluster.
+const BACKLOG_MAX: usize = 50_000;
+
+impl Node {
+    /// Proposes a write and waits until it is applied; forwards it if another node leads. Done once, whatever becomes of the
+    /// attempts; `given`: the name that the caller has for it, to try again itself.
+    ///
+    /// # Errors
+    /// The state machine's refusal, or why it could not be told in time; the name is none.
+    pub(crate) async fn propose(
+        &self,
+        op: Op,
+        given: Option<RequestId>,
+        deadline: Instant,
+    ) -> Result<Outcome, CallError> {
+        let now = self.applied.lock().registry.clock();
+        let named = requests::name(&self.origin, given, &op, now)?;
+        let outcome = self.on_leader((op, named.request), deadline).await?;
+        match outcome.reply {
+            Reply::Rejected(rejection) => Err(NodeError::Rejected(rejection).into()),
+            _ => Ok(outcome),
+        }
+    }
+
+    /// Has the leader do something, wherever it is, trying again when the leader changes, until the deadline. An attempt
+    /// may have had its effect although another node leads since: what must not happen twice has a name ([`Node::propose`]).
+    ///
+    /// # Errors
+    /// The leader's refusal; [`NodeError::NoLeader`] or [`NodeError::NoAnswer`] at the deadline.
+    pub(crate) async fn on_leader<C: Ask>(
+        &self,
+        call: C,
+        deadline: Instant,
+    ) -> Result<C::Answer, NodeError> {
+        self.attempt_on_leader(call, deadline, &mut 0).await
+    }
+
+    /// As [`Node::on_leader`]; counts the attempts.
+    pub(crate) async fn attempt_on_leader<C: Ask>(
+        &self,
+        call: C,
+        deadline: Instant,
+        attempts: &mut u32,
+    ) -> Result<C::Answer, NodeError> {
+        let answer = self.attempts_on_leader(call.into(), deadline, attempts).await?;
+        C::read(answer).ok_or_else(|| self.unexpected(&"an answer to another call"))
+    }
+
+    async fn attempts_on_leader(
+        &self,
+        call: LeaderCall,
+        deadline: Instant,
+        attempts: &mut u32,
+    ) -> Result<LeaderAnswer, NodeError> {
+        let since = Instant::now();
+        loop {
+            if self.stop.is_cancelled() {
+                return Err(NodeError::Stopping { node: self.id });
+            }
+            if self.leadership.is_removed() {
+                return Err(NodeError::NotMember { node: self.id });
+            }
+            let leader = self.current_leader();
+            *attempts += u32::from(leader.is_some());
+            let attempt = async {
+                match leader {
+                    None => Err(NodeError::NotLeader { node: 0 }),
+                    Some(id) if id == self.id => self.execute(call.clone(), deadline).await,
+                    Some(id) => self.forward(id, &call, deadline).await,
+                }
+            };
+            let done = tokio::select! {
+                biased; // an answer that is there counts, also when the leader has changed since
+                done = tokio::time::timeout_at(deadline, attempt) => done,
+                () = self.leader_is_other_than(leader) => continue,
+                () = self.leadership.removed() => continue,
+            };
+            match done {
+                Err(_elapsed) => return Err(self.late(since)),
+                Ok(Err(error)) if error.may_pass() => {}
+                Ok(answer) => return answer,
+            }
+            if !self.pause(leader, deadline).await {
+                return Err(self.late(since));
+            }
+        }
+    }
+
+    /// Waits a little before the next attempt, or until another node leads; false: the deadline is over. Where nobody leads
+    /// there is nothing to try: thousands may wait, and must not wake again and again while a leader is elected.
+    pub(crate) async fn pause(&self, leader: Option<u64>, deadline: Instant) -> bool {
+        let until = match leader {
+            Some(_) => deadline.min(Instant::now() + RETRY_PAUSE),
+            None => deadline,
+        };
+        tokio::select! {
+            _ = tokio::time::timeout_at(until, self.leader_is_other_than(leader)) => {}
+            () = self.stop.cancelled() => {}
+            () = self.leadership.removed() => {}
+        }
+        Instant::now() < deadline
+    }
+
+    /// Does here what only a leader can do.
+    ///
+    /// # Errors
+    /// [`NodeError::NotLeader`] if this node is not it.
+    pub(crate) async fn execute(
+        &self,
+        call: LeaderCall,
+        deadline: Instant,
+    ) -> Result<LeaderAnswer, NodeError> {
+        if !self.leads() {
+            return Err(NodeError::NotLeader { node: self.id });
+        }
+        if !self.is_founded() {
+            return Err(NodeError::Founding { node: self.id });
+        }
+        match call {
+            LeaderCall::Propose(op, request) => {
+                self.propose_here(op, Some(request)).await.map(LeaderAnswer::Outcome)
+            }
+            LeaderCall::Renew(leases, patience) => {
+                let renewed = self.queues.log_renewals.submit(leases, patience).await?;
+                Ok(LeaderAnswer::Renewed(renewed))
+            }
+            LeaderCall::Membership(call) => {
+                self.change_membership(call, deadline).await.map(LeaderAnswer::Members)
+            }
+            LeaderCall::Lead(call) => {
+                self.hand_over(call, deadline).await.map(LeaderAnswer::Leader)
+            }
+        }
+    }
+
+    /// Stamps a command and puts it into the log; only while this node leads.
+    pub(crate) async fn propose_here(
+        &self,
+        op: Op,
+        request: Option<Request>,
+    ) -> Result<Outcome, NodeError> {
+        match op {
+            // Or the registry would be wrong, or could not be emptied.
+            Op::Tick | Op::Grace { .. } | Op::Renew(_) | Op::Deregister(_) | Op::Found { .. } => {
+                self.disk.check_floor()?;
+            }
+            _ => self.disk.check()?,
+        }
+        self.check_backlog()?;
+        let clock = self.read_clock();
+        match self.raft.client_write(Command { clock, request, op }).await {
+            Ok(written) => Ok(written.data),
+            Err(RaftError::Fatal(fatal)) => Err(self.fatal(&fatal)),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))
+            | Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
+                Err(NodeError::NotLeader { node: self.id })
+            }
+            Err(RaftError::APIError(other)) => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Refuses to grow a log that does not commit: what is in it would all come at once, and late.
+    fn check_backlog(&self) -> Result<(), NodeError> {
+        let last = self.metrics.borrow_watched().last_log_index.unwrap_or(0);
+        let waiting = last.saturating_sub(self.applied.position().index) as usize;
+        if waiting <= BACKLOG_MAX {
+            return Ok(());
+        }
+        Err(NodeError::Overloaded { waiting })
+    }
+
+    /// Waits until another node leads than this one, as far as is known here, or none.
+    pub(crate) async fn leader_is_other_than(&self, leader: Option<u64>) {
+        let mut view = self.view.clone();
+        while view.borrow_watched().current_leader == leader {
+            if view.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Asks another node to do something as the leader. Writes go with what else is asked of it now, and are answered
+    /// together. What may take longer goes alone: renewals, which the leader may hold back for others (there is one batch of
+    /// them at a time), and membership changes.
+    pub(crate) async fn forward(
+        &self,
+        leader: u64,
+        call: &LeaderCall,
+        deadline: Instant,
+    ) -> Result<LeaderAnswer, NodeError> {
+        let encoded = encode(call);
+        match call {
+            LeaderCall::Propose(..) => self.queues.forwards.submit(leader, encoded, deadline).await,
+            LeaderCall::Renew(..) | LeaderCall::Membership(_) | LeaderCall::Lead(_) => {
+                let mut answers = self.forward_all(leader, vec![encoded], deadline).await?;
+                answers.pop().unwrap_or_else(|| Err(self.unexpected(&"no answer to a call")))
+            }
+        }
+    }
+
+    /// Sends encoded calls to another node in one message; an answer for each.
+    pub(crate) async fn forward_all(
+        &self,
+        leader: u64,
+        calls: Vec<Bytes>,
+        deadline: Instant,
+    ) -> Result<Vec<Result<LeaderAnswer, NodeError>>, NodeError> {
+        let (address, mut client) = self.peer_client(leader, Lane::Forward)?;
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        let asked = calls.len();
+        let message = Forwarded { data: calls, timeout_ms: timeout.as_millis() as u64 };
+        let answers = self.peers.forwards.ask(leader, &address, message, async |messages| {
+            let answers = client.forward(self.peers.request(leader, messages, None)).await?;
+            Ok(answers.into_inner().boxed())
+        });
+        let answers = match tokio::time::timeout(timeout, answers).await {
+            Ok(Ok(answers)) => answers.data,
+            Ok(Err(status)) => {
+                self.peers.book.missed(leader, &address);
+                return Err(unreachable(leader, address, status.message()));
+            }
+            Err(elapsed) => return Err(unreachable(leader, address, &elapsed.to_string())),
+        };
+        if answers.len() != asked {
+            let reason = format!("it answered {} of {asked} calls", answers.len());
+            return Err(unreachable(leader, address, &reason));
+        }
+        let read = |answer: Bytes| match decode(&answer) {
+            Ok(Err(error @ (NodeError::Stopping { .. } | NodeError::Fatal { .. }))) => {
+                // That node is on its way out; the next leader may do better.
+                Err(unreachable(leader, address.clone(), &error.to_string()))
+            }
+            Ok(answer) => answer,
+            Err(error) => Err(unreachable(leader, address.clone(), &error.to_string())),
+        };
+        Ok(answers.into_iter().map(read).collect())
+    }
+
+    pub(crate) fn peer_client(
+        &self,
+        id: u64,
+        lane: Lane,
+    ) -> Result<(String, crate::peers::Client), NodeError> {
+        let Some(member) = self.member(id) else {
+            return Err(unreachable(id, String::new(), "not a known member"));
+        };
+        let address = self.peers.book.address(id, &member.peer_address);
+        match self.peers.client(&address, lane) {
+            Ok(client) => Ok((address, client)),
+            Err(status) => Err(unreachable(id, address, status.message())),
+        }
+    }
+}
