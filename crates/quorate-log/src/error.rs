@@ -42,6 +42,9 @@ pub enum RecordError {
     /// The value is sound but its content is not of the type that belongs here.
     #[error("its content cannot be decoded")]
     Content(#[source] postcard::Error),
+    /// The value is sound and its content well-formed, but there is more in it than this release knows.
+    #[error("its content holds what this release does not know")]
+    Unknown,
 }
 
 /// Why a log could not be opened. Nothing was changed that a later attempt would miss.
@@ -157,6 +160,17 @@ pub enum OpenError {
         /// What is wrong with it.
         #[source]
         source: RecordError,
+    },
+    /// What is stored is sound, but holds what only a newer release knows.
+    #[error(
+        "in log {}, {what} holds what this release does not know; run the newer release that wrote it",
+        .path.display()
+    )]
+    Unknown {
+        /// The log's directory.
+        path: PathBuf,
+        /// Which entry or value.
+        what: String,
     },
     /// The directory was written by an older release, before there was one to be taken over.
     #[error(

@@ -20,6 +20,7 @@ use crate::Stats;
 use crate::disk::journal;
 use crate::disk::meta::{self, MetaKey};
 use crate::disk::sled::Disk;
+use crate::error::RecordError;
 use crate::error::{LogError, OpenError};
 use crate::memory::Memory;
 use crate::opening::recover;
@@ -359,10 +360,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A stored entry that cannot be decoded, as the error of reading it.
-fn undecodable(disk: &Disk, index: u64, source: postcard::Error) -> LogError {
-    LogError::Batch {
-        path: disk.db_path().to_owned(),
-        first_index: index,
-        source: crate::RecordError::Content(source),
-    }
+fn undecodable(disk: &Disk, index: u64, source: RecordError) -> LogError {
+    LogError::Batch { path: disk.db_path().to_owned(), first_index: index, source }
 }

@@ -78,8 +78,7 @@ impl Scene {
         self.take_all();
         self.weight = (self.weight + 1) % 1_000;
         let target = InstanceRef { key: self.key.clone(), incarnation: None };
-        let (status, metadata) = (None, None);
-        let op = Op::Update(Update { target, status, weight: Some(self.weight), metadata });
+        let op = Op::Update(Update { weight: Some(self.weight), ..Update::of(target) });
         let clock = self.registry.clock();
         self.registry.apply(&Command::new(clock, op)).events
     }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
-use quorate_state::{Command, Reply, Revision};
+use quorate_state::{Command, Reply, Revision, record};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -40,13 +40,15 @@ pub(crate) fn is_absurd(theirs: u64, ours: u64) -> bool {
 }
 
 /// A member's addresses, replicated with the membership.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Member {
     /// Where it listens for peers, `host:port`.
     pub(crate) peer_address: String,
     /// Where it listens for clients, `host:port`.
     pub(crate) client_address: String,
 }
+
+record!(Member { peer_address, client_address } {});
 
 /// What came of a command, and the revision of the state after it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +76,8 @@ pub(crate) enum WireError {
     Version(Option<u8>),
     #[error("peer message is damaged")]
     Damaged(#[source] postcard::Error),
+    #[error("peer message holds what this version does not know: its sender is newer")]
+    Unknown,
 }
 
 /// Writes a message for a peer: a version byte, then postcard.
@@ -94,7 +98,12 @@ pub(crate) fn encode<T: Serialize>(message: &T) -> Bytes {
 /// Reads what [`encode`] wrote.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     match bytes.split_first() {
-        Some((&WIRE_VERSION, body)) => postcard::from_bytes(body).map_err(WireError::Damaged),
+        Some((&WIRE_VERSION, body)) => {
+            quorate_state::read_whole(body).map_err(|error| match error {
+                postcard::Error::SerdeDeCustom => WireError::Unknown,
+                error => WireError::Damaged(error),
+            })
+        }
         other => Err(WireError::Version(other.map(|(version, _)| *version))),
     }
 }

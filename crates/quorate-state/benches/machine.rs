@@ -95,7 +95,7 @@ fn apply_update(bencher: Bencher) {
             let target =
                 quorate_state::InstanceRef { key: key(next % INSTANCES), incarnation: None };
             let metadata = Some(metadata(next + INSTANCES));
-            let op = Op::Update(Update { target, status: None, weight: None, metadata });
+            let op = Op::Update(Update { metadata, ..Update::of(target) });
             Command::new(Clock(INSTANCES), op)
         })
         .bench_local_values(|command| registry.apply(&command));

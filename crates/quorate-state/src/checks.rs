@@ -1,6 +1,7 @@
 //! Health checks: what a process declares of them, and what became of them. Nothing here probes; the outcome comes in
 //! commands.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::sync::Arc;
 
@@ -9,8 +10,9 @@ use imbl::ordmap::DiffItem;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::limits::{self, Invalid};
+use crate::record;
 use crate::registry::Registry;
-use crate::spec::{Instance, InstanceSpec};
+use crate::spec::Instance;
 use crate::types::{Incarnation, InstanceKey};
 
 /// What a probe does.
@@ -77,19 +79,19 @@ pub enum Health {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HealthReason(Box<str>);
 
-/// An instance's checks, and what they say.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Checked {
-    /// As registered.
-    pub checks: Checks,
-    /// As found.
+/// What the checks of an instance were found to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Never unknown: then there is no finding.
     pub health: Health,
     /// Why it is critical; `None` where it is not.
     pub reason: Option<HealthReason>,
 }
 
+record!(Finding { health } { reason });
+
 /// What the prober found of one run of an instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthReport {
     /// Which instance.
     pub key: InstanceKey,
@@ -99,6 +101,16 @@ pub struct HealthReport {
     pub health: Health,
     /// Why it is critical; passed over where it is not.
     pub reason: Option<HealthReason>,
+}
+
+record!(HealthReport { key, incarnation, health } { reason });
+
+impl HealthReport {
+    pub(crate) fn finding(&self) -> Option<Finding> {
+        let health = self.health;
+        let reason = self.reason.clone().filter(|_| health == Health::Critical);
+        (health != Health::Unknown).then_some(Finding { health, reason })
+    }
 }
 
 impl HealthReason {
@@ -142,13 +154,14 @@ impl<'de> Deserialize<'de> for HealthReason {
 }
 
 impl Checks {
-    /// Checks the checks; `field` is what errors call the instance, e.g. `instances[3]`. `None`: there are none.
+    /// Checks the checks of an instance with these endpoints; `field` is what errors call it, e.g. `instances[3]`. `None`: there
+    /// are none.
     ///
     /// # Errors
     /// Too many, a number out of its limits, or an endpoint that the instance does not have or that cannot be probed so.
     pub fn new(
         field: impl Display + Copy,
-        spec: &InstanceSpec,
+        endpoints: &BTreeMap<String, String>,
         mut checks: Vec<HealthCheck>,
     ) -> Result<Option<Self>, Invalid> {
         if checks.len() > limits::CHECKS {
@@ -159,7 +172,7 @@ impl Checks {
             let field = format_args!("{field}.checks[{index}]");
             check_numbers(field, check)?;
             check_kind(field, &check.kind)?;
-            settle_endpoint(field, spec, check)?;
+            settle_endpoint(field, endpoints, check)?;
         }
         Ok((!checks.is_empty()).then(|| Self(checks.into())))
     }
@@ -220,11 +233,11 @@ fn check_kind(field: impl Display + Copy, kind: &CheckKind) -> Result<(), Invali
 /// Names the endpoint where there is only one, and sees that it can be probed.
 fn settle_endpoint(
     field: impl Display + Copy,
-    spec: &InstanceSpec,
+    endpoints: &BTreeMap<String, String>,
     check: &mut HealthCheck,
 ) -> Result<(), Invalid> {
     let named = format!("{field}.endpoint");
-    let mut all = spec.endpoints().iter();
+    let mut all = endpoints.iter();
     let (name, uri) = match (all.next(), all.next(), &*check.endpoint) {
         (Some(only), None, "") => only,
         (_, _, "") => {
@@ -232,9 +245,8 @@ fn settle_endpoint(
             return Err(Invalid::text(named, "", limit));
         }
         (_, _, wanted) => {
-            let found = spec.endpoints().iter().find(|(name, _)| *name == wanted);
             let limit = "must be the name of one of the instance's endpoints";
-            found.ok_or_else(|| Invalid::text(&*named, wanted, limit))?
+            endpoints.get_key_value(wanted).ok_or_else(|| Invalid::text(&*named, wanted, limit))?
         }
     };
     let scheme = uri.split(':').next().unwrap_or_default().to_ascii_lowercase();
@@ -246,7 +258,7 @@ fn settle_endpoint(
     };
     let limit = match (limit, host_and_port(uri)) {
         (None, Some(_)) => {
-            check.endpoint = name.into();
+            check.endpoint = name.as_str().into();
             return Ok(());
         }
         (limit, _) => limit.unwrap_or("its URI needs a host and a port to be checked"),

@@ -1,21 +1,22 @@
 //! The whole vocabulary of the state machine: commands in, replies out.
 //!
-//! Commands stand in the log as postcard, where a variant is known by its position: variants are only ever appended,
-//! fields never changed (the golden-bytes tests in `tests/golden.rs` guard this).
+//! Commands stand in the log as postcard: variants are only ever appended, fields only added as optional ones at the end of a
+//! record (`optional.rs`). The golden-bytes tests in `tests/golden.rs` guard this.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::checks::{Checks, HealthReport};
+use crate::checks::HealthReport;
 use crate::limits::Invalid;
+use crate::record;
 use crate::replies::Request;
 use crate::spec::{InstanceSpec, Load, Override, Status, check_metadata, check_weight};
 use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Ttl};
 
 /// One log entry: what time it is, and what to do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
     /// The leader's clock when it proposed this. A lower one than the state machine's does not turn that back.
     pub clock: Clock,
@@ -24,6 +25,8 @@ pub struct Command {
     /// What to do, after what is due by then has expired (a bounded part of it).
     pub op: Op,
 }
+
+record!(Command { clock, op } { request });
 
 impl Command {
     /// A command that may be done twice: the same again changes nothing, or it is never handed in again.
@@ -43,10 +46,7 @@ impl fmt::Display for Command {
             Op::Update(_) => "update",
             Op::Override { .. } => "override",
             Op::Grace { .. } => "grace",
-            Op::RegisterChecked { .. } => "register with checks",
             Op::SetHealth(_) => "set health",
-            Op::RegisterLoaded { .. } => "register with loads",
-            Op::UpdateLoad { .. } => "update with a load",
             Op::Found { .. } => "found",
         };
         write!(f, "{kind} at {} ms", self.clock.0)
@@ -79,32 +79,9 @@ pub enum Op {
         /// In ms.
         grace_ms: u64,
     },
-    /// [`Op::Register`], where some of the instances declare health checks.
-    RegisterChecked {
-        /// As without checks.
-        register: Register,
-        /// The checks of the instances that have some, by their place in `register.instances`.
-        checks: BTreeMap<u32, Checks>,
-    },
     /// Sets what the health checks of instances say, and why. Nothing happens where the run of the instance is not there, has
     /// no checks, or is known to be so for this reason.
     SetHealth(Vec<HealthReport>),
-    /// [`Op::RegisterChecked`], where some of the instances say what their load is. All others have none: it is 0.
-    RegisterLoaded {
-        /// As without loads.
-        register: Register,
-        /// As without loads.
-        checks: BTreeMap<u32, Checks>,
-        /// The loads that are not 0, by their place in `register.instances`.
-        loads: BTreeMap<u32, Load>,
-    },
-    /// [`Op::Update`], which sets the load as well.
-    UpdateLoad {
-        /// As without a load.
-        update: Update,
-        /// The new load.
-        load: Load,
-    },
     /// Gives a new cluster its identity. The first one counts, any other changes nothing; what is random in it was drawn by
     /// the leader that proposed it.
     Found {
@@ -116,7 +93,7 @@ pub enum Op {
 }
 
 /// Registers instances under one lease.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Register {
     /// The lease to add them to; `None`: the one that holds them with this incarnation, else a new one.
     pub lease: Option<LeaseId>,
@@ -128,6 +105,8 @@ pub struct Register {
     pub instances: Vec<(InstanceKey, InstanceSpec)>,
 }
 
+record!(Register { instances } { lease, ttl, incarnation });
+
 /// Removes a lease with all of its instances, or single instances.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Deregister {
@@ -138,7 +117,7 @@ pub enum Deregister {
 }
 
 /// Names an instance, and which run of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceRef {
     /// Which instance.
     pub key: InstanceKey,
@@ -147,8 +126,10 @@ pub struct InstanceRef {
     pub incarnation: Option<Incarnation>,
 }
 
+record!(InstanceRef { key } { incarnation });
+
 /// Changes a live instance; what is `None` stays.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Update {
     /// Which instance.
     pub target: InstanceRef,
@@ -158,9 +139,18 @@ pub struct Update {
     pub weight: Option<u32>,
     /// All of its new metadata.
     pub metadata: Option<BTreeMap<String, String>>,
+    /// Its new load.
+    pub load: Option<Load>,
 }
 
+record!(Update { target } { status, weight, metadata, load });
+
 impl Update {
+    /// Changes nothing yet.
+    pub fn of(target: InstanceRef) -> Self {
+        Self { target, status: None, weight: None, metadata: None, load: None }
+    }
+
     /// Checks the new values.
     ///
     /// # Errors

@@ -19,11 +19,9 @@ pub(crate) enum Kind {
     Tombstone = 4,
     Service = 5,
     Head = 6,
-    Checked = 7,
-    Load = 8,
-    Origin = 9,
-    Done = 10,
-    Mark = 11,
+    Origin = 7,
+    Done = 8,
+    Mark = 9,
 }
 
 impl StateHash {

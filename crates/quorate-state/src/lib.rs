@@ -16,6 +16,7 @@ mod event;
 mod forwarded;
 mod hash;
 pub mod limits;
+mod optional;
 mod registry;
 mod replies;
 mod snapshot;
@@ -28,12 +29,13 @@ mod types;
 mod tests;
 
 pub use checks::{
-    CheckKind, Checked, CheckedInstances, Checks, Health, HealthCheck, HealthReason, HealthReport,
+    CheckKind, CheckedInstances, Checks, Finding, Health, HealthCheck, HealthReason, HealthReport,
     host_and_port,
 };
 pub use command::{Command, Deregister, InstanceRef, Op, Register, Rejection, Reply, Update};
 pub use event::{Applied, Change, Event, RemoveReason};
 pub use limits::Invalid;
+pub use optional::{Optional, read_whole};
 pub use registry::{Counts, Lease, Registry, Service};
 pub use replies::Request;
 pub use snapshot::{SnapshotError, read_snapshot, read_snapshot_cluster, write_snapshot};

@@ -18,19 +18,18 @@ pub use instances::Service;
 pub use leases::Lease;
 pub use read::Counts;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
-use crate::checks::{Checks, Health, HealthReport};
+use crate::checks::HealthReport;
 use crate::command::{Command, Op, Register, Rejection, Reply, Update};
 use crate::event::{Applied, Event};
 use crate::hash::{Kind, StateHash};
 use crate::limits;
 use crate::registry::deregister::Tombstone;
 use crate::replies::{Known, Replies};
-use crate::spec::{Instance, Load, Override};
+use crate::spec::{Instance, Override};
 use crate::tables::deadlines::Deadlines;
 use crate::tables::lease_table::LeaseTable;
 use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Revision, ServiceKey, Ttl};
@@ -99,25 +98,16 @@ impl Registry {
     fn perform(&mut self, op: &Op, events: &mut Vec<Arc<Event>>) -> Reply {
         let done = match op {
             Op::Tick => Ok(Reply::Done),
-            Op::Register(register) => {
-                self.register(register, &BTreeMap::new(), &BTreeMap::new(), events)
-            }
+            Op::Register(register) => self.register(register, events),
             Op::Renew(leases) => Ok(self.renew(leases)),
             Op::Deregister(deregister) => self.deregister(deregister, events),
-            Op::Update(update) => self.update(update, None, events),
+            Op::Update(update) => self.update(update, events),
             Op::Override { key, value } => self.set_override(key, value, events),
             Op::Grace { grace_ms } => {
                 self.give_grace(*grace_ms);
                 Ok(Reply::Done)
             }
-            Op::RegisterChecked { register, checks } => {
-                self.register(register, checks, &BTreeMap::new(), events)
-            }
             Op::SetHealth(reports) => Ok(self.set_healths(reports, events)),
-            Op::RegisterLoaded { register, checks, loads } => {
-                self.register(register, checks, loads, events)
-            }
-            Op::UpdateLoad { update, load } => self.update(update, Some(*load), events),
             Op::Found { cluster_id, lease_base } => {
                 self.found(*cluster_id, *lease_base);
                 Ok(Reply::Done)
@@ -137,8 +127,6 @@ impl Registry {
     fn register(
         &mut self,
         register: &Register,
-        checks: &BTreeMap<u32, Checks>,
-        loads: &BTreeMap<u32, Load>,
         events: &mut Vec<Arc<Event>>,
     ) -> Result<Reply, Rejection> {
         let instance = |(key, _): &(InstanceKey, _)| self.instance(key).cloned();
@@ -146,10 +134,8 @@ impl Registry {
         let incarnation = self.admit(register, &held)?;
         let lease = self.lease_for(register, &held, incarnation)?;
         let ttl = self.leases.get(lease).map_or(Ttl::DEFAULT, |lease| lease.ttl);
-        for (place, (key, spec)) in (0..).zip(&register.instances) {
-            let (checks, load) = (checks.get(&place), loads.get(&place));
-            let spec = spec.clone().with_load(load.copied().unwrap_or_default());
-            self.put_instance(key, spec, checks, incarnation, lease, events);
+        for (key, spec) in &register.instances {
+            self.put_instance(key, spec.clone(), incarnation, lease, events);
         }
         Ok(Reply::Registered { lease, ttl, incarnation })
     }
@@ -218,7 +204,6 @@ impl Registry {
     fn update(
         &mut self,
         update: &Update,
-        load: Option<Load>,
         events: &mut Vec<Arc<Event>>,
     ) -> Result<Reply, Rejection> {
         let key = &update.target.key;
@@ -229,9 +214,8 @@ impl Registry {
         if update.target.incarnation.is_some_and(|named| named > held.incarnation) {
             return Err(Rejection::UnknownInstance(key.clone()));
         }
-        let spec = held.spec.updated(update.status, update.weight, update.metadata.as_ref());
-        let spec = spec.with_load(load.unwrap_or(held.spec.load()));
-        self.put_instance(key, spec, held.checks(), held.incarnation, held.lease, events);
+        let spec = held.spec.updated(update);
+        self.put_instance(key, spec, held.incarnation, held.lease, events);
         Ok(Reply::Updated)
     }
 
@@ -260,19 +244,19 @@ impl Registry {
         }
         if let Some(held) = self.instance(key).cloned() {
             let spec = held.spec.clone();
-            self.put_instance(key, spec, held.checks(), held.incarnation, held.lease, events);
+            self.put_instance(key, spec, held.incarnation, held.lease, events);
         }
         Ok(Reply::Done)
     }
 
     fn set_healths(&mut self, reports: &[HealthReport], events: &mut Vec<Arc<Event>>) -> Reply {
-        for HealthReport { key, incarnation, health, reason } in reports {
-            let held = self.instance(key).filter(|held| held.incarnation == *incarnation);
+        for report in reports {
+            let held = self
+                .instance(&report.key)
+                .filter(|held| held.incarnation == report.incarnation && held.checks().is_some());
             let Some(held) = held.cloned() else { continue };
-            let mut after = Instance::clone(&held);
-            let Some(checked) = &mut after.checked else { continue };
-            checked.health = *health;
-            checked.reason = reason.clone().filter(|_| *health == Health::Critical);
+            let found = report.finding().map(Box::new);
+            let after = Instance { found, ..Instance::clone(&held) };
             self.replace_instance(Some(held), after, events);
         }
         Reply::Done

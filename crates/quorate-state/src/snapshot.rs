@@ -1,69 +1,68 @@
 //! The whole state as a stream of records: each a length (u32, little endian) and postcard bytes, headed by a version and
 //! ended by a count and the state's hash. Derived indexes are not written; reading builds them anew.
 //!
-//! A changed format gets a new version. Nothing was released yet: only the newest is written and read.
+//! Every record ends with its optional fields, also where there are none yet, so that each can grow (`optional.rs`). What
+//! cannot be said so gets a new version.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::checks::Checked;
+use crate::optional::{Optional, read_whole};
+use crate::record;
 use crate::registry::Registry;
 use crate::registry::deregister::Tombstone;
-use crate::registry::instances::{Service, load};
+use crate::registry::instances::Service;
 use crate::registry::leases::Lease;
 use crate::replies::{Done, Origin};
-use crate::spec::{Instance, Load, Override};
+use crate::spec::{Instance, Override};
 use crate::types::{Clock, InstanceKey, LeaseId, Revision, ServiceKey};
 
-/// The only version: what was written before 5 was never released.
-const VERSION: u32 = 5;
+/// The only version.
+const VERSION: u32 = 1;
 
 /// No record is larger: an instance at all of its limits takes about 100 KiB.
 const RECORD_BYTES_MAX: u32 = 1024 * 1024;
 
 #[derive(Serialize, Deserialize)]
 enum Record {
-    Head {
-        version: u32,
-        clock: Clock,
-        revision: Revision,
-        last_lease: LeaseId,
-        forgotten: Revision,
-        forgotten_origins: Option<Clock>,
-        cluster_id: u64,
-    },
-    Service {
-        key: ServiceKey,
-        revision: Revision,
-        empty_since: Option<Clock>,
-    },
-    Lease(Lease),
+    Head(Head),
+    Service(ServiceHead),
     Instance(Arc<Instance>),
-    Override {
-        key: InstanceKey,
-        value: Override,
-    },
-    Tombstone(Tombstone),
+    Lease(Lease, Optional<()>),
+    Override(InstanceKey, Override),
+    Tombstone(Tombstone, Optional<()>),
+    Origin(Origin, Optional<()>),
+    /// Stands behind its origin.
+    Done(Arc<Done>, Optional<()>),
     End {
         records: u64,
         hash: u64,
     },
-    /// Stands behind its instance.
-    Checked {
-        key: InstanceKey,
-        checked: Box<Checked>,
-    },
-    /// Stands behind its instance, and its checks. Never 0.
-    Load {
-        key: InstanceKey,
-        load: Load,
-    },
-    Origin(Origin),
-    /// Stands behind its origin.
-    Done(Arc<Done>),
 }
+
+/// Begins with the version, whatever comes after that in others.
+struct Head {
+    version: u32,
+    clock: Clock,
+    revision: Revision,
+    last_lease: LeaseId,
+    forgotten: Revision,
+    cluster_id: u64,
+    forgotten_origins: Option<Clock>,
+}
+
+record!(Head { version, clock, revision, last_lease, forgotten, cluster_id } { forgotten_origins });
+
+/// Stands before its instances.
+struct ServiceHead {
+    key: ServiceKey,
+    revision: Revision,
+    empty_since: Option<Clock>,
+}
+
+record!(ServiceHead { key, revision } { empty_since });
 
 /// Why a snapshot cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +79,14 @@ pub enum SnapshotError {
     /// The bytes are no record.
     #[error("record {record} of the snapshot is damaged")]
     Damaged {
+        /// Counted from 0.
+        record: u64,
+    },
+    /// The bytes are sound, and hold what this version does not know.
+    #[error(
+        "record {record} of the snapshot holds what this version does not know: a newer one wrote it"
+    )]
+    Unknown {
         /// Counted from 0.
         record: u64,
     },
@@ -101,41 +108,31 @@ pub enum SnapshotError {
 pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Result<()> {
     let Registry { clock, revision, last_lease, forgotten, cluster_id, .. } = *registry;
     let (version, forgotten_origins) = (VERSION, registry.replies.forgotten);
-    let head = Record::Head {
+    let head = Record::Head(Head {
         version,
         clock,
         revision,
         last_lease,
         forgotten,
-        forgotten_origins,
         cluster_id,
-    };
-    let leases = registry.leases.values().map(|lease| Record::Lease(lease.clone()));
-    let overrides = registry
-        .overrides
-        .iter()
-        .map(|(key, value)| Record::Override { key: key.clone(), value: value.clone() });
-    let tombstones = registry.tombstones.values().map(|t| Record::Tombstone(t.clone()));
+        forgotten_origins,
+    });
+    let none = Optional(());
+    let leases = registry.leases.values().map(|lease| Record::Lease(lease.clone(), none));
+    let overrides = registry.overrides.iter();
+    let overrides = overrides.map(|(key, value)| Record::Override(key.clone(), value.clone()));
+    let tombstones = registry.tombstones.values().map(|it| Record::Tombstone(it.clone(), none));
+    let origins = registry.replies.origins().map(|origin| Record::Origin(*origin, none));
+    let replies = registry.replies.done().map(|done| Record::Done(done.clone(), none));
     let services = registry.services.iter().flat_map(|(key, service)| {
         let Service { revision, empty_since, .. } = *service;
-        let head = Record::Service { key: key.clone(), revision, empty_since };
-        let instances = service.instances.values().flat_map(|instance| {
-            let checked = instance.checked.clone();
-            let checked = checked.map(|checked| {
-                let key = instance.key.clone();
-                Record::Checked { key, checked }
-            });
-            let load = load(instance).map(|load| Record::Load { key: instance.key.clone(), load });
-            std::iter::once(Record::Instance(instance.clone())).chain(checked).chain(load)
-        });
+        let head = Record::Service(ServiceHead { key: key.clone(), revision, empty_since });
+        let instances = service.instances.values().map(|it| Record::Instance(it.clone()));
         std::iter::once(head).chain(instances)
     });
     let (mut records, mut scratch) = (0, Vec::new());
-    let origins = registry.replies.origins().map(|origin| Record::Origin(*origin));
-    let replies = registry.replies.done().map(|done| Record::Done(done.clone()));
     let all = std::iter::once(head).chain(leases).chain(overrides).chain(tombstones);
-    let all = all.chain(origins).chain(replies);
-    for record in all.chain(services) {
+    for record in all.chain(origins).chain(replies).chain(services) {
         write_record(out, &mut scratch, &record)?;
         records += 1;
     }
@@ -164,31 +161,21 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
     let mut registry = Registry::new();
     for index in 0.. {
         let record = read_record(input, index)?;
-        if (index == 0) != matches!(record, Record::Head { .. }) {
+        if (index == 0) != matches!(record, Record::Head(_)) {
             return Err(SnapshotError::Damaged { record: index });
         }
         match record {
-            Record::Head { version, .. } if version != VERSION => {
-                return Err(SnapshotError::Version { found: version });
-            }
-            Record::Head {
-                clock,
-                revision,
-                last_lease,
-                forgotten,
-                forgotten_origins,
-                cluster_id,
-                ..
-            } => {
+            Record::Head(head) => {
+                let Head { clock, revision, last_lease, forgotten, cluster_id, .. } = head;
                 let empty = Registry::new();
                 registry = Registry { clock, revision, last_lease, forgotten, cluster_id, ..empty };
-                registry.replies.forgotten = forgotten_origins;
+                registry.replies.forgotten = head.forgotten_origins;
             }
-            Record::Service { key, revision, empty_since } => {
+            Record::Service(ServiceHead { key, revision, empty_since }) => {
                 let service = Service { revision, empty_since, ..Service::default() };
                 registry.insert_service(key, service);
             }
-            Record::Lease(lease) => {
+            Record::Lease(lease, _) => {
                 registry.insert_lease(lease);
             }
             Record::Instance(mut instance) => {
@@ -197,20 +184,10 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
                 }
                 registry.insert_instance(instance);
             }
-            Record::Checked { key, checked } => {
-                if !registry.restore_checked(&key, checked) {
-                    return Err(SnapshotError::Damaged { record: index });
-                }
-            }
-            Record::Load { key, load } => {
-                if !registry.restore_load(&key, load) {
-                    return Err(SnapshotError::Damaged { record: index });
-                }
-            }
-            Record::Override { key, value } => registry.insert_override(key, value),
-            Record::Tombstone(tombstone) => registry.insert_tombstone(tombstone),
-            Record::Origin(origin) => registry.insert_origin(origin),
-            Record::Done(done) => {
+            Record::Override(key, value) => registry.insert_override(key, value),
+            Record::Tombstone(tombstone, _) => registry.insert_tombstone(tombstone),
+            Record::Origin(origin, _) => registry.insert_origin(origin),
+            Record::Done(done, _) => {
                 if registry.insert_reply(done).is_none() {
                     return Err(SnapshotError::Damaged { record: index });
                 }
@@ -230,10 +207,7 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
 /// It does not begin as one of this version does.
 pub fn read_snapshot_cluster(input: &mut impl Read) -> Result<u64, SnapshotError> {
     match read_record(input, 0)? {
-        Record::Head { version, .. } if version != VERSION => {
-            Err(SnapshotError::Version { found: version })
-        }
-        Record::Head { cluster_id, .. } => Ok(cluster_id),
+        Record::Head(head) => Ok(head.cluster_id),
         _ => Err(SnapshotError::Damaged { record: 0 }),
     }
 }
@@ -248,5 +222,20 @@ fn read_record(input: &mut impl Read, record: u64) -> Result<Record, SnapshotErr
     }
     let mut bytes = vec![0; length as usize];
     input.read_exact(&mut bytes).map_err(io)?;
-    postcard::from_bytes(&bytes).map_err(|_| SnapshotError::Damaged { record })
+    if record == 0 {
+        check_version(&bytes)?;
+    }
+    read_whole(&bytes).map_err(|error| match error {
+        postcard::Error::SerdeDeCustom => SnapshotError::Unknown { record },
+        _ => SnapshotError::Damaged { record },
+    })
+}
+
+/// Before anything else is read of the first record, which may be another one in another version.
+fn check_version(head: &[u8]) -> Result<(), SnapshotError> {
+    match postcard::take_from_bytes::<(u32, u32)>(head) {
+        Ok(((0, VERSION), _)) => Ok(()),
+        Ok(((0, found), _)) => Err(SnapshotError::Version { found }),
+        _ => Err(SnapshotError::Damaged { record: 0 }),
+    }
 }

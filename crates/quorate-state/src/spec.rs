@@ -1,14 +1,20 @@
 //! Instances: what a process registers of itself, what an operator overrides, and both together.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
+use std::fmt::{self, Display};
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::checks::{Checked, Checks, Health, HealthReason};
+use crate::checks::{Checks, Finding, Health, HealthCheck, HealthReason};
+use crate::command::Update;
 use crate::limits::{self, Invalid};
-use crate::texts::{TextList, TextMap, Texts, Unpacked};
-use crate::types::{Incarnation, InstanceKey, LeaseId, Revision, ServiceName, check_optional_name};
+use crate::optional::Optional;
+use crate::record;
+use crate::texts::{TextList, TextMap, Texts};
+use crate::types::{
+    Incarnation, InstanceKey, LeaseId, Revision, ServiceName, check_name, check_optional_name,
+};
 
 /// What an instance says of itself, or an operator of it.
 #[derive(
@@ -43,22 +49,49 @@ pub struct SpecParts {
     pub metadata: BTreeMap<String, String>,
     /// Services of the same namespace that it depends on.
     pub requires: BTreeSet<ServiceName>,
+    /// How loaded it is.
+    pub load: u32,
+    /// How to find out whether it works.
+    pub checks: Vec<HealthCheck>,
 }
 
-/// What a process registers of an instance: checked, so that a limit is broken nowhere behind this. A clone shares the texts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a process registers of an instance: checked, so that a limit is broken nowhere behind this. A clone shares the texts
+/// and the checks.
+#[derive(Clone, PartialEq, Eq)]
 pub struct InstanceSpec {
     texts: Texts,
+    checks: Option<Arc<Checks>>,
     pub(crate) weight: u32,
     status: Status,
-    /// Not part of this record in logs, snapshots and hash, which are as they were before there were loads: there it stands
-    /// in commands and records of its own.
     load: Load,
 }
 
-/// An [`InstanceSpec`] as it stands in logs and snapshots: `M` is a map of texts, `R` a sequence of them.
+/// The texts of an [`InstanceSpec`], in the order in which they are packed.
+#[derive(Debug, Clone, Copy)]
+struct SpecTexts<'a> {
+    requires: TextList<'a>,
+    endpoints: TextMap<'a>,
+    metadata: TextMap<'a>,
+    zone: &'a str,
+    version: &'a str,
+}
+
+impl<'a> SpecTexts<'a> {
+    fn unpack(texts: &'a Texts) -> Self {
+        let mut texts = texts.reader();
+        Self {
+            requires: texts.list(),
+            endpoints: texts.map(),
+            metadata: texts.map(),
+            zone: texts.text(),
+            version: texts.text(),
+        }
+    }
+}
+
+/// An [`InstanceSpec`] as it stands in logs and snapshots: `M` is a map of texts, `R` a sequence of them, `O` what is optional.
 #[derive(Serialize, Deserialize)]
-struct SpecRecord<'a, M, R> {
+struct SpecRecord<'a, M, R, O> {
     endpoints: M,
     zone: &'a str,
     version: &'a str,
@@ -66,14 +99,21 @@ struct SpecRecord<'a, M, R> {
     status: Status,
     metadata: M,
     requires: R,
+    optional: O,
 }
+
+/// A load of 0 and no checks are not written. New fields come at the end.
+type SpecOptional = Optional<(Option<Load>, Option<Arc<Checks>>)>;
 
 impl Serialize for InstanceSpec {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Unpacked { requires, endpoints, metadata, zone, version } = self.texts.unpack();
-        let (weight, status) = (self.weight, self.status);
-        let record: SpecRecord<'_, TextMap<'_>, TextList<'_>> =
-            SpecRecord { endpoints, zone, version, weight, status, metadata, requires };
+        let Self { texts, checks, weight, status, load } = self;
+        let SpecTexts { requires, endpoints, metadata, zone, version } = SpecTexts::unpack(texts);
+        let (weight, status) = (*weight, *status);
+        let load = Some(*load).filter(|load| load.get() > 0);
+        let optional = Optional((load, checks.as_deref()));
+        let record: SpecRecord<'_, TextMap<'_>, TextList<'_>, _> =
+            SpecRecord { endpoints, zone, version, weight, status, metadata, requires, optional };
         record.serialize(serializer)
     }
 }
@@ -82,18 +122,27 @@ impl Serialize for InstanceSpec {
 impl<'de> Deserialize<'de> for InstanceSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         type Map<'a> = BTreeMap<&'a str, &'a str>;
-        let record: SpecRecord<'de, Map<'de>, BTreeSet<&'de str>> =
+        let record: SpecRecord<'de, Map<'de>, BTreeSet<&'de str>, SpecOptional> =
             SpecRecord::deserialize(deserializer)?;
-        let entries = |map: Map<'de>| map.into_iter();
-        let texts = Texts::pack(
-            record.requires.into_iter(),
-            entries(record.endpoints),
-            entries(record.metadata),
-            record.zone,
-            record.version,
-        );
-        let SpecRecord { weight, status, .. } = record;
-        Ok(Self { texts, weight, status, load: Load::default() })
+        let SpecRecord { endpoints, zone, version, weight, status, metadata, requires, optional } =
+            record;
+        let Optional((load, checks)) = optional;
+        let texts = Texts::pack(|texts| {
+            texts.list(requires.into_iter());
+            texts.map(endpoints.into_iter());
+            texts.map(metadata.into_iter());
+            texts.text(zone);
+            texts.text(version);
+        });
+        Ok(Self { texts, checks, weight, status, load: load.unwrap_or_default() })
+    }
+}
+
+impl fmt::Debug for InstanceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { texts, checks, weight, status, load } = self;
+        let fields = (SpecTexts::unpack(texts), checks, weight, status, load);
+        f.debug_tuple("InstanceSpec").field(&fields).finish()
     }
 }
 
@@ -153,44 +202,74 @@ impl InstanceSpec {
             let limit = format!("at most {} services", limits::REQUIRES);
             return Err(Invalid::number(format_args!("{field}.requires"), requires, limit));
         }
-        let texts = Texts::pack(
-            parts.requires.iter().map(ServiceName::as_str),
-            parts.endpoints.iter().map(as_texts),
-            parts.metadata.iter().map(as_texts),
-            &parts.zone,
-            &parts.version,
-        );
-        Ok(Self { texts, weight, status: parts.status, load: Load::default() })
+        let load = Load::new(format_args!("{field}.load"), parts.load)?;
+        let checks = Checks::new(field, &parts.endpoints, parts.checks)?.map(Arc::new);
+        let texts = Texts::pack(|texts| {
+            texts.list(parts.requires.iter().map(ServiceName::as_str));
+            texts.map(parts.endpoints.iter().map(as_texts));
+            texts.map(parts.metadata.iter().map(as_texts));
+            texts.text(&parts.zone);
+            texts.text(&parts.version);
+        });
+        Ok(Self { texts, checks, weight, status: parts.status, load })
+    }
+
+    /// Checks what was read from bytes, past [`InstanceSpec::new`].
+    pub(crate) fn check(&self, field: impl Display + Copy) -> Result<(), Invalid> {
+        for service in self.requires() {
+            check_name(format_args!("{field}.requires"), service.as_str())?;
+        }
+        Self::new(field, self.to_parts()).map(drop)
+    }
+
+    fn to_parts(&self) -> SpecParts {
+        let Self { texts, checks, weight, status, load } = self;
+        let SpecTexts { requires, endpoints, metadata, zone, version } = SpecTexts::unpack(texts);
+        SpecParts {
+            endpoints: endpoints.to_map(),
+            zone: zone.to_owned(),
+            version: version.to_owned(),
+            weight: Some(*weight),
+            status: *status,
+            metadata: metadata.to_map(),
+            requires: requires.iter().map(ServiceName::known).collect(),
+            load: load.get(),
+            checks: checks.iter().flat_map(|checks| checks.iter()).cloned().collect(),
+        }
+    }
+
+    fn texts(&self) -> SpecTexts<'_> {
+        SpecTexts::unpack(&self.texts)
     }
 
     /// Named URIs.
     pub fn endpoints(&self) -> TextMap<'_> {
-        self.texts.unpack().endpoints
+        self.texts().endpoints
     }
 
     /// Failure domain; may be empty.
     pub fn zone(&self) -> &str {
-        self.texts.unpack().zone
+        self.texts().zone
     }
 
     /// The software's version; may be empty.
     pub fn version(&self) -> &str {
-        self.texts.unpack().version
+        self.texts().version
     }
 
     /// Anything else.
     pub fn metadata(&self) -> TextMap<'_> {
-        self.texts.unpack().metadata
+        self.texts().metadata
     }
 
     /// Services of the same namespace that it depends on.
     pub fn requires(&self) -> impl ExactSizeIterator<Item = ServiceName> {
-        self.texts.requires().iter().map(ServiceName::known)
+        self.texts.reader().list().iter().map(ServiceName::known)
     }
 
     /// How many texts it is made of, and their bytes.
     pub fn texts_and_bytes(&self) -> (usize, usize) {
-        let Unpacked { requires, endpoints, metadata, zone, version } = self.texts.unpack();
+        let SpecTexts { requires, endpoints, metadata, zone, version } = self.texts();
         let entries = endpoints.iter().chain(metadata.iter()).flat_map(|(name, text)| [name, text]);
         let texts = requires.iter().chain(entries).chain([zone, version]);
         texts.fold((0, 0), |(texts, bytes), text| (texts + 1, bytes + text.len()))
@@ -201,24 +280,26 @@ impl InstanceSpec {
         self.load
     }
 
-    pub(crate) fn with_load(mut self, load: Load) -> Self {
-        self.load = load;
-        self
+    /// How to find out whether it works; `None`: it declares no checks.
+    pub fn checks(&self) -> Option<&Checks> {
+        self.checks.as_deref()
     }
 
-    pub(crate) fn updated(
-        &self,
-        status: Option<Status>,
-        weight: Option<u32>,
-        metadata: Option<&BTreeMap<String, String>>,
-    ) -> Self {
+    pub(crate) fn updated(&self, update: &Update) -> Self {
+        let Update { target: _, status, weight, metadata, load } = update;
         let mut spec = self.clone();
         spec.status = status.unwrap_or(spec.status);
         spec.weight = weight.unwrap_or(spec.weight);
+        spec.load = load.unwrap_or(spec.load);
         if let Some(metadata) = metadata {
-            let Unpacked { requires, endpoints, zone, version, .. } = self.texts.unpack();
-            let metadata = metadata.iter().map(as_texts);
-            spec.texts = Texts::pack(requires.iter(), endpoints.iter(), metadata, zone, version);
+            let SpecTexts { requires, endpoints, zone, version, .. } = self.texts();
+            spec.texts = Texts::pack(|texts| {
+                texts.list(requires.iter());
+                texts.map(endpoints.iter());
+                texts.map(metadata.iter().map(as_texts));
+                texts.text(zone);
+                texts.text(version);
+            });
         }
         spec
     }
@@ -294,7 +375,7 @@ pub(crate) fn check_metadata(
 }
 
 /// An operator's decision about one instance; a record of its own that re-registration does not touch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
     /// Replaces the instance's status where set.
     pub status: Option<Status>,
@@ -303,6 +384,8 @@ pub struct Override {
     /// Why.
     pub reason: String,
 }
+
+record!(Override { reason } { status, weight });
 
 impl Override {
     /// A checked override.
@@ -329,7 +412,7 @@ impl Override {
 }
 
 /// A registered instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Instance {
     /// Which one.
     pub key: InstanceKey,
@@ -345,16 +428,22 @@ pub struct Instance {
     pub modified: Revision,
     /// What an operator decided about it. Boxed because few have one.
     pub overridden: Option<Box<Override>>,
-    /// Its health checks and what they say; `None`: it declares none. Not part of this record in logs, snapshots and hash,
-    /// which are as they were before there were checks: it is a record of its own there. Boxed because few have some.
-    #[serde(skip)]
-    pub checked: Option<Box<Checked>>,
+    /// What its health checks were found to say; `None`: nothing yet, or it declares none. Boxed because few have some.
+    pub found: Option<Box<Finding>>,
 }
+
+record!(Instance { key, spec, incarnation, lease, created, modified } { overridden, found });
 
 impl Instance {
     /// The health checks that its process declared; `None`: none.
     pub fn checks(&self) -> Option<&Checks> {
-        self.checked.as_ref().map(|checked| &checked.checks)
+        self.spec.checks()
+    }
+
+    /// What they say; `None`: it declares none.
+    pub fn health(&self) -> Option<Health> {
+        let found = self.found.as_ref();
+        self.checks().map(|_| found.map_or(Health::Unknown, |found| found.health))
     }
 
     /// Its status: the operator's where there is one.
@@ -364,12 +453,12 @@ impl Instance {
 
     /// Whether a health check of it fails.
     pub fn is_critical(&self) -> bool {
-        self.checked.as_ref().is_some_and(|checked| checked.health == Health::Critical)
+        self.health() == Some(Health::Critical)
     }
 
     /// Why it is critical; empty where it is not.
     pub fn health_reason(&self) -> &str {
-        let reason = self.checked.as_ref().and_then(|checked| checked.reason.as_ref());
+        let reason = self.found.as_ref().and_then(|found| found.reason.as_ref());
         reason.map_or("", HealthReason::as_str)
     }
 

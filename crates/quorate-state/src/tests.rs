@@ -158,14 +158,12 @@ fn tcp_check() -> HealthCheck {
     }
 }
 
-fn checks(checks: &[HealthCheck]) -> Checks {
-    Checks::new("instance", &spec(parts()), checks.to_vec()).unwrap().unwrap()
-}
-
-/// The same, and every instance has these checks.
-fn with_checks(register: Register, all: &Checks) -> Op {
-    let places = 0..register.instances.len() as u32;
-    Op::RegisterChecked { register, checks: places.map(|place| (place, all.clone())).collect() }
+/// These instances, and each has these checks.
+fn with_checks(names: &str, incarnation: u64, checks: &[HealthCheck]) -> Register {
+    let spec = spec(SpecParts { checks: checks.to_vec(), ..parts() });
+    let mut register = register(names, incarnation);
+    register.instances.iter_mut().for_each(|(_, of)| *of = spec.clone());
+    register
 }
 
 /// `web/a@7` of each.
@@ -188,14 +186,17 @@ fn load(load: u32) -> Load {
     Load::new("load", load).unwrap()
 }
 
-/// The same with these loads, in order; those behind them have none.
-fn with_loads(register: Register, all: &[u32]) -> Op {
-    let loads = (0..).zip(all.iter().copied().map(load)).collect();
-    Op::RegisterLoaded { register, checks: BTreeMap::new(), loads }
+/// These instances with these loads, in order; those behind them have none.
+fn with_loads(names: &str, incarnation: u64, all: &[u32]) -> Register {
+    let mut register = register(names, incarnation);
+    for ((_, of), load) in register.instances.iter_mut().zip(all) {
+        *of = spec(SpecParts { load: *load, ..parts() });
+    }
+    register
 }
 
-fn update_load(name: &str, value: u32) -> Op {
-    Op::UpdateLoad { update: update(name), load: load(value) }
+fn update_load(name: &str, value: u32) -> Update {
+    Update { load: Some(load(value)), ..update(name) }
 }
 
 fn ttl(ms: u64) -> Option<Ttl> {
@@ -220,7 +221,7 @@ fn deregister(names: &str) -> Deregister {
 
 /// Changes nothing of this instance, yet.
 fn update(name: &str) -> Update {
-    Update { target: target(name), status: None, weight: None, metadata: None }
+    Update::of(target(name))
 }
 
 fn set_override(name: &str, status: Status) -> Op {

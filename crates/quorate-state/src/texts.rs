@@ -1,9 +1,9 @@
 //! The texts of an instance in one piece of memory, which the log's entries, the state and its events share: 320 bytes for
 //! one endpoint and 256 bytes of metadata, where six pieces took 464, and each holder had its own.
 //!
-//! Each text stands behind its length, each group behind its count: requires, endpoints, metadata; then zone and version.
-//! Numbers have digits to the base of 64, the lowest first, as characters below 128; all digits but the last have bit 6 set.
-//! So the whole is a text itself, and its parts need no check when they are read.
+//! Each text stands behind its length, each list or map behind its count; which of them stand in which order is up to
+//! `spec.rs`. Numbers have digits to the base of 64, the lowest first, as characters below 128; all digits but the last have
+//! bit 6 set. So the whole is a text itself, and its parts need no check when they are read.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,16 +14,6 @@ use serde::{Serialize, Serializer};
 /// See the head of this file. Equal contents are equal texts. Never changed, only made anew.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Texts(ArcStr);
-
-/// What is in [`Texts`].
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Unpacked<'a> {
-    pub(crate) requires: TextList<'a>,
-    pub(crate) endpoints: TextMap<'a>,
-    pub(crate) metadata: TextMap<'a>,
-    pub(crate) zone: &'a str,
-    pub(crate) version: &'a str,
-}
 
 /// Texts in order. Written as a sequence is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,46 +30,40 @@ pub struct TextMap<'a> {
 }
 
 impl Texts {
-    /// The groups must be in order, without anything twice.
-    pub(crate) fn pack<'a>(
-        requires: impl ExactSizeIterator<Item = &'a str>,
-        endpoints: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
-        metadata: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
-        zone: &str,
-        version: &str,
-    ) -> Self {
-        let mut packed = String::with_capacity(512);
-        push_number(&mut packed, requires.len());
-        requires.for_each(|name| push_text(&mut packed, name));
-        push_number(&mut packed, endpoints.len());
-        endpoints.for_each(|entry| push_entry(&mut packed, entry));
-        push_number(&mut packed, metadata.len());
-        metadata.for_each(|entry| push_entry(&mut packed, entry));
-        push_text(&mut packed, zone);
-        push_text(&mut packed, version);
-        Self(packed.into())
+    pub(crate) fn pack(write: impl FnOnce(&mut Packer)) -> Self {
+        let mut packer = Packer(String::with_capacity(512));
+        write(&mut packer);
+        Self(packer.0.into())
     }
 
-    pub(crate) fn requires(&self) -> TextList<'_> {
-        let (count, packed) = Reader(&self.0).group(1);
-        TextList { count, packed }
-    }
-
-    pub(crate) fn unpack(&self) -> Unpacked<'_> {
-        let mut reader = Reader(&self.0);
-        let (count, packed) = reader.group(1);
-        let requires = TextList { count, packed };
-        let (count, packed) = reader.group(2);
-        let endpoints = TextMap { count, packed };
-        let (count, packed) = reader.group(2);
-        let metadata = TextMap { count, packed };
-        Unpacked { requires, endpoints, metadata, zone: reader.text(), version: reader.text() }
+    /// Reads them in the order in which they were packed.
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        Reader(&self.0)
     }
 }
 
-impl fmt::Debug for Texts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.unpack().fmt(f)
+/// What is packed so far.
+pub(crate) struct Packer(String);
+
+impl Packer {
+    pub(crate) fn text(&mut self, text: &str) {
+        push_number(&mut self.0, text.len());
+        self.0.push_str(text);
+    }
+
+    /// Must be in order, without anything twice.
+    pub(crate) fn list<'a>(&mut self, texts: impl ExactSizeIterator<Item = &'a str>) {
+        push_number(&mut self.0, texts.len());
+        texts.for_each(|text| self.text(text));
+    }
+
+    /// Must be in the order of the names, without one twice.
+    pub(crate) fn map<'a>(&mut self, texts: impl ExactSizeIterator<Item = (&'a str, &'a str)>) {
+        push_number(&mut self.0, texts.len());
+        texts.for_each(|(name, text)| {
+            self.text(name);
+            self.text(text);
+        });
     }
 }
 
@@ -135,18 +119,8 @@ fn push_number(packed: &mut String, mut number: usize) {
     packed.push(char::from(number as u8));
 }
 
-fn push_text(packed: &mut String, text: &str) {
-    push_number(packed, text.len());
-    packed.push_str(text);
-}
-
-fn push_entry(packed: &mut String, (name, text): (&str, &str)) {
-    push_text(packed, name);
-    push_text(packed, text);
-}
-
 /// What is still to be read. Reads nothing but what `pack` wrote.
-struct Reader<'a>(&'a str);
+pub(crate) struct Reader<'a>(&'a str);
 
 impl<'a> Reader<'a> {
     fn number(&mut self) -> usize {
@@ -155,7 +129,17 @@ impl<'a> Reader<'a> {
         number
     }
 
-    fn text(&mut self) -> &'a str {
+    pub(crate) fn list(&mut self) -> TextList<'a> {
+        let (count, packed) = self.group(1);
+        TextList { count, packed }
+    }
+
+    pub(crate) fn map(&mut self) -> TextMap<'a> {
+        let (count, packed) = self.group(2);
+        TextMap { count, packed }
+    }
+
+    pub(crate) fn text(&mut self) -> &'a str {
         let (length, start) = number_at(self.0.as_bytes(), 0);
         let (text, rest) = self.0[start..].split_at(length);
         self.0 = rest;
@@ -207,19 +191,21 @@ mod tests {
         };
         for count in 0..long.len() {
             let (zone, version) = (long[count].as_str(), names[count].as_str());
-            let texts = Texts::pack(
-                names.iter().take(10 * count).map(String::as_str),
-                (0..count).map(entry),
-                (0..long.len() - count).map(entry),
-                zone,
-                version,
-            );
-            let Unpacked { requires, endpoints, metadata, .. } = texts.unpack();
-            assert!(requires.iter().eq(names.iter().take(10 * count)));
+            let texts = Texts::pack(|texts| {
+                texts.list(names.iter().take(10 * count).map(String::as_str));
+                texts.text(zone);
+                texts.map((0..count).map(entry));
+                texts.map((0..long.len() - count).map(entry));
+                texts.text(version);
+            });
+            let mut reader = texts.reader();
+            assert!(reader.list().iter().eq(names.iter().take(10 * count)));
+            assert_eq!(reader.text(), zone);
+            let endpoints = reader.map();
             assert_eq!(endpoints.to_map(), map(0..count));
             assert_eq!(endpoints.iter().len(), count);
-            assert_eq!(metadata.to_map(), map(0..long.len() - count));
-            assert_eq!((texts.unpack().zone, texts.unpack().version), (zone, version));
+            assert_eq!(reader.map().to_map(), map(0..long.len() - count));
+            assert_eq!(reader.text(), version);
         }
     }
 }

@@ -20,6 +20,8 @@
 //! than a record becomes chunks, whose keys are the index followed by the chunk's number (4 bytes
 //! big endian; absent for chunk 0), so that they sort between their index and the next.
 
+use serde::de::DeserializeOwned;
+
 use crate::disk::numbers::{u32_at, u64_at};
 use crate::error::RecordError;
 
@@ -39,6 +41,15 @@ const BODY_BYTES_MAX: usize = VALUE_BYTES_MAX - HEADER_BYTES;
 
 const KIND_ENTRIES: u8 = 0;
 const KIND_CHUNK: u8 = 1;
+
+/// Reads the content of a sound value, all of it: postcard itself passes over bytes that are left over.
+pub(crate) fn content<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((content, [])) => Ok(content),
+        Ok(_) | Err(postcard::Error::SerdeDeCustom) => Err(RecordError::Unknown),
+        Err(error) => Err(RecordError::Content(error)),
+    }
+}
 
 /// One key and value for sled.
 #[derive(Debug, PartialEq, Eq)]

@@ -5,13 +5,11 @@
 //! sequence number of the write (8), the content in postcard.
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::error::RecordError;
 
-/// The version of the whole directory's format, and of what the entries hold: the only one that this code reads, and the one
-/// it writes.
-pub(crate) const DIRECTORY_FORMAT: u32 = 5;
+/// The version of the whole directory's format: the only one that this code reads, and the one it writes.
+pub(crate) const DIRECTORY_FORMAT: u32 = 1;
 
 const META_VERSION: u8 = 1;
 const HEADER_BYTES: usize = 13;
@@ -89,10 +87,6 @@ pub(crate) fn check(key: MetaKey, value: &[u8]) -> Result<(u64, &[u8]), RecordEr
         return Err(RecordError::Checksum { found, computed });
     }
     Ok((u64::from_le_bytes(seq), content))
-}
-
-pub(crate) fn decode<T: DeserializeOwned>(content: &[u8]) -> Result<T, RecordError> {
-    postcard::from_bytes(content).map_err(RecordError::Content)
 }
 
 fn checksum(key: MetaKey, value: &[u8]) -> u32 {

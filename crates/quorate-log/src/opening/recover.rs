@@ -255,12 +255,16 @@ impl Metas<'_> {
             RecordError::NewerFormat { found, supported } => {
                 OpenError::NewerFormat { path: self.disk.dir().to_owned(), found, supported }
             }
+            RecordError::Unknown => {
+                let what = format!("the stored {}", key.name());
+                OpenError::Unknown { path: self.disk.dir().to_owned(), what }
+            }
             source => {
                 OpenError::Meta { path: self.disk.db_path().to_owned(), key: key.name(), source }
             }
         };
         let (seq, content) = meta::check(key, &value).map_err(damaged)?;
-        let content = meta::decode(content).map_err(damaged)?;
+        let content = codec::content(content).map_err(damaged)?;
         self.max_seq = self.max_seq.max(seq);
         Ok(Some((content, seq)))
     }
@@ -360,15 +364,14 @@ fn scan_entries(disk: &Disk, start_index: Option<u64>) -> Result<Scan, OpenError
 fn read_log_id<C: RaftTypeConfig>(disk: &Disk, index: u64) -> Result<LogIdOf<C>, OpenError> {
     let mut log_id = Err(RecordError::Malformed);
     disk.read(index..index + 1, |_, bytes| {
-        log_id = postcard::from_bytes::<EntryOf<C>>(bytes)
-            .map(|entry| entry.log_id())
-            .map_err(RecordError::Content);
+        log_id = codec::content::<EntryOf<C>>(bytes).map(|entry| entry.log_id());
         Ok(true)
     })
     .map_err(|error| change_error(disk, error))?;
     match log_id {
         Ok(log_id) if log_id.index == index => Ok(log_id),
         Ok(_) => Err(RecordError::Misplaced),
+        Err(RecordError::Unknown) => return Err(unknown_entry(disk, index)),
         Err(source) => Err(source),
     }
     .map_err(|source| OpenError::Batch {
@@ -378,11 +381,18 @@ fn read_log_id<C: RaftTypeConfig>(disk: &Disk, index: u64) -> Result<LogIdOf<C>,
     })
 }
 
+fn unknown_entry(disk: &Disk, index: u64) -> OpenError {
+    OpenError::Unknown { path: disk.dir().to_owned(), what: format!("entry {index}") }
+}
+
 /// An error from finishing interrupted work, as an error of opening.
 pub(crate) fn change_error(disk: &Disk, error: LogError) -> OpenError {
     match error {
         LogError::Batch { source: RecordError::NewerFormat { found, supported }, .. } => {
             OpenError::NewerFormat { path: disk.dir().to_owned(), found, supported }
+        }
+        LogError::Batch { source: RecordError::Unknown, first_index, .. } => {
+            unknown_entry(disk, first_index)
         }
         LogError::Batch { path, first_index, source } => {
             OpenError::Batch { path, first_index, source }

@@ -60,7 +60,7 @@ fn write_of<'a>(put: &Put<'a>) -> Result<Write<'a>, RecordError> {
     let (seq, content) = meta::check(key, value)?;
     match key {
         MetaKey::Truncated => {
-            Ok(Write::Truncate { seq, from_index: meta::decode(content)?, mark: value })
+            Ok(Write::Truncate { seq, from_index: codec::content(content)?, mark: value })
         }
         _ => Ok(Write::Meta { seq, key, value }),
     }

@@ -69,6 +69,9 @@ pub enum SnapshotProblem {
     /// The metadata cannot be decoded.
     #[error("the metadata cannot be decoded")]
     Metadata,
+    /// The metadata is sound, but holds what only a newer release knows.
+    #[error("the metadata holds what this release does not know; a newer one wrote it")]
+    Unknown,
 }
 
 impl From<SnapshotError> for io::Error {

@@ -23,7 +23,9 @@ use lz4_flex::frame::FrameDecoder;
 use openraft::RaftTypeConfig;
 use openraft::type_config::alias::SnapshotMetaOf;
 
+use crate::disk::codec;
 use crate::disk::numbers::{u32_at, u64_at};
+use crate::error::RecordError;
 use crate::snapshots::error::{SnapshotError, SnapshotProblem};
 use crate::snapshots::slow_close::SlowClose;
 
@@ -145,8 +147,10 @@ impl<C: RaftTypeConfig> SnapshotFile<C> {
         }
         let mut meta = vec![0; (meta_end - HEAD_BYTES as u64) as usize];
         file.read_exact_at(&mut meta, HEAD_BYTES as u64).map_err(failed("read"))?;
-        let meta = postcard::from_bytes(&meta)
-            .map_err(|_| damaged(HEAD_BYTES as u64, SnapshotProblem::Metadata))?;
+        let meta = codec::content(&meta).map_err(|error| match error {
+            RecordError::Unknown => damaged(HEAD_BYTES as u64, SnapshotProblem::Unknown),
+            _ => damaged(HEAD_BYTES as u64, SnapshotProblem::Metadata),
+        })?;
         let file = Arc::new(SlowClose::new(file));
         Ok(Self { meta, path: path.to_owned(), file, body_start, len_bytes })
     }

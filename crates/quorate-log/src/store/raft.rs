@@ -81,7 +81,7 @@ where
     ) -> Result<(), LogError> {
         self.shared().with_disk(|disk| {
             disk.read(range, |index, bytes| {
-                let entry = postcard::from_bytes::<EntryOf<C>>(bytes)
+                let entry = codec::content::<EntryOf<C>>(bytes)
                     .map_err(|source| undecodable(disk, index, source))?;
                 entries.push(entry);
                 Ok(budget.spend(bytes.len()))

@@ -1,12 +1,28 @@
 //! What is there after a clean restart, and who may open a log.
 
+use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
+use openraft::testing::log_id;
+use openraft::type_config::TypeConfigExt;
+use openraft::type_config::alias::EntryOf;
 use quorate_log::{Identity, LogError, LogOptions, LogStore, OpenError, StampError};
 
 use crate::toy::{
     FROM_DISK, INLINE, Toy, ToyVote, append, append_queued, contents, entries, entry, id, open,
     open_sled, read_all, run,
 };
+
+openraft::declare_raft_types!(pub(crate) Newer: D = Added, R = String);
+
+/// What [`Toy`] has, and one field more.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Added(String, u8);
+
+impl std::fmt::Display for Added {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 const OURS: Identity = Identity { cluster_id: 0xabc, founders: 1, node_id: 3 };
 
@@ -206,13 +222,31 @@ fn a_directory_of_an_older_format_is_refused_and_left_as_it_is() {
         append(&mut log, entries(1, 0..10)).await;
         log.close().unwrap();
         let db = open_sled(dir.path());
-        assert_eq!(stored(&db).to_vec(), format(5));
-        db.open_tree("meta").unwrap().insert("format", format(4)).unwrap();
+        assert_eq!(stored(&db).to_vec(), format(1));
+        db.open_tree("meta").unwrap().insert("format", format(0)).unwrap();
         db.flush().unwrap();
         drop(db);
         let error = LogStore::<Toy>::open(dir.path(), LogOptions::default()).unwrap_err();
-        assert!(matches!(error, OpenError::OlderFormat { found: 4, supported: 5, .. }), "{error}");
-        assert_eq!(stored(&open_sled(dir.path())).to_vec(), format(4));
+        assert!(matches!(error, OpenError::OlderFormat { found: 0, supported: 1, .. }), "{error}");
+        assert_eq!(stored(&open_sled(dir.path())).to_vec(), format(0));
+    });
+}
+
+/// An entry of which this release knows only a part is not taken for that part: other nodes would do something else.
+#[test]
+fn what_a_newer_release_has_added_is_refused_with_words() {
+    let dir = tempfile::tempdir().unwrap();
+    run(async {
+        let mut log = LogStore::<Newer>::open(dir.path(), LogOptions::default()).unwrap();
+        let entry = EntryOf::<Newer>::new_normal(log_id::<Newer>(1, 1, 0), Added(String::new(), 7));
+        let (done, durable) = Newer::oneshot();
+        log.append([entry], IOFlushed::signal(done)).await.unwrap();
+        durable.await.unwrap().unwrap();
+        log.close().unwrap();
+        let error = LogStore::<Toy>::open(dir.path(), FROM_DISK).unwrap_err();
+        assert!(matches!(error, OpenError::Unknown { .. }), "{error:?}");
+        let told = error.to_string();
+        assert!(told.contains("entry 0 holds what this release does not know"), "{told}");
     });
 }
 

@@ -25,10 +25,8 @@ pub(crate) fn named(
 /// The same for a command that another node hands in.
 pub(crate) fn check_forwarded(op: &Op) -> Result<(), Invalid> {
     let named = match op {
-        Op::Register(register)
-        | Op::RegisterChecked { register, .. }
-        | Op::RegisterLoaded { register, .. } => register.incarnation,
-        Op::Update(update) | Op::UpdateLoad { update, .. } => update.target.incarnation,
+        Op::Register(register) => register.incarnation,
+        Op::Update(update) => update.target.incarnation,
         Op::Deregister(Deregister::Instances(targets)) => {
             targets.iter().filter_map(|target| target.incarnation).max()
         }
@@ -78,13 +76,9 @@ mod tests {
             let incarnation = named.map(Incarnation);
             let target = InstanceRef { key: key.clone(), incarnation };
             let register = Register { lease: None, ttl: None, incarnation, instances: Vec::new() };
-            let (status, weight, metadata) = (None, Some(1), None);
-            let update = Update { target: target.clone(), status, weight, metadata };
-            let checked =
-                Op::RegisterChecked { register: register.clone(), checks: <_>::default() };
+            let update = Update { weight: Some(1), ..Update::of(target.clone()) };
             for op in [
                 Op::Register(register),
-                checked,
                 Op::Update(update),
                 Op::Deregister(Deregister::Instances(vec![target])),
             ] {

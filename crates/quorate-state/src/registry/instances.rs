@@ -5,12 +5,11 @@
 
 use std::sync::Arc;
 
-use crate::checks::{Checked, Checks, Health};
 use crate::event::{Change, Event, RemoveReason};
 use crate::hash::Kind;
 use crate::registry::Registry;
 use crate::registry::leases::EMPTY_SERVICE_MS;
-use crate::spec::{Instance, InstanceSpec, Load};
+use crate::spec::{Instance, InstanceSpec};
 use crate::tables::deadlines::Due;
 use crate::tables::sorted_map::SortedMap;
 use crate::types::{Clock, Incarnation, InstanceId, InstanceKey, LeaseId, Revision, ServiceKey};
@@ -32,7 +31,6 @@ impl Registry {
         &mut self,
         key: &InstanceKey,
         spec: InstanceSpec,
-        checks: Option<&Checks>,
         incarnation: Incarnation,
         lease: LeaseId,
         events: &mut Vec<Arc<Event>>,
@@ -43,9 +41,7 @@ impl Registry {
         // a restart of many instances must not leave their callers without any until a leader has probed them. What its
         // checks then find takes it out.
         let same_run = before.as_ref().filter(|before| before.incarnation == incarnation);
-        let known = same_run.and_then(|before| before.checked.as_ref());
-        let (health, reason) =
-            known.map_or((Health::Unknown, None), |known| (known.health, known.reason.clone()));
+        let found = same_run.filter(|_| spec.checks().is_some()).and_then(|it| it.found.clone());
         let next = Revision(self.revision.0 + 1);
         let after = Instance {
             key: before
@@ -57,8 +53,7 @@ impl Registry {
             created: before.as_ref().map_or(next, |before| before.created),
             modified: next,
             overridden: self.overrides.get(key).cloned().map(Box::new),
-            checked: checks
-                .map(|checks| Box::new(Checked { checks: checks.clone(), health, reason })),
+            found,
         };
         self.replace_instance(before, after, events);
     }
@@ -132,12 +127,8 @@ impl Registry {
         self.hash.add(Kind::Instance, instance);
         self.instances += 1;
         let key = &instance.key;
-        if let Some(checked) = &instance.checked {
-            self.hash.add(Kind::Checked, &(key, checked));
+        if instance.checks().is_some() {
             self.checked.insert(key.clone(), instance.clone());
-        }
-        if let Some(load) = load(instance) {
-            self.hash.add(Kind::Load, &(key, load));
         }
         for target in required(instance) {
             self.dependents.insert((target, key.clone()));
@@ -152,35 +143,12 @@ impl Registry {
         self.hash.remove(Kind::Instance, instance);
         self.instances -= 1;
         let key = &instance.key;
-        if let Some(checked) = &instance.checked {
-            self.hash.remove(Kind::Checked, &(key, checked));
+        if instance.checks().is_some() {
             self.checked.remove(key);
-        }
-        if let Some(load) = load(instance) {
-            self.hash.remove(Kind::Load, &(key, load));
         }
         for target in required(instance) {
             self.dependents.remove(&(target, key.clone()));
         }
-    }
-
-    /// Gives an instance that was read from a snapshot its checks; false: it is not there, or has some.
-    pub(crate) fn restore_checked(&mut self, key: &InstanceKey, checked: Box<Checked>) -> bool {
-        let held = self.instance(key).filter(|held| held.checked.is_none()).cloned();
-        let Some(held) = held else { return false };
-        self.unindex_instance(&held);
-        self.insert_instance(Arc::new(Instance { checked: Some(checked), ..(*held).clone() }));
-        true
-    }
-
-    /// Gives an instance that was read from a snapshot its load; false: it is not there, or has one.
-    pub(crate) fn restore_load(&mut self, key: &InstanceKey, value: Load) -> bool {
-        let held = self.instance(key).filter(|held| load(held).is_none()).cloned();
-        let Some(held) = held else { return false };
-        let spec = held.spec.clone().with_load(value);
-        self.unindex_instance(&held);
-        self.insert_instance(Arc::new(Instance { spec, ..(*held).clone() }));
-        true
     }
 
     /// Changes a service's instances with this revision, and notes whether that leaves it empty. A new one is made.
@@ -233,11 +201,6 @@ impl Registry {
             self.deadlines.remove(since.plus_ms(EMPTY_SERVICE_MS), due);
         }
     }
-}
-
-/// The load, where it is not 0.
-pub(crate) fn load(instance: &Instance) -> Option<Load> {
-    Some(instance.spec.load()).filter(|load| load.get() > 0)
 }
 
 fn required(instance: &Instance) -> impl Iterator<Item = ServiceKey> {

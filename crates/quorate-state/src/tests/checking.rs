@@ -4,13 +4,13 @@ use super::*;
 
 fn registered(names: &str) -> Transcript {
     let mut t = Transcript::default();
-    t.apply(0, with_checks(register(names, 7), &checks(&[tcp_check()])));
+    t.apply(0, with_checks(names, 7, &[tcp_check()]));
     t
 }
 
 #[track_caller]
 fn health(t: &Transcript, name: &str) -> Option<Health> {
-    t.instance(name).checked.as_ref().map(|checked| checked.health)
+    t.instance(name).health()
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn the_reason_is_there_as_long_as_it_is_critical() {
     assert_eq!(t.instance("web/a").health_reason(), "refused");
     for (health, at) in [(Health::Passing, 4), (Health::Unknown, 5)] {
         t.apply(at, set_health_because("web/a@7", health, "late"));
-        assert_eq!(t.instance("web/a").checked.as_ref().unwrap().reason, None);
+        assert_eq!(t.instance("web/a").health_reason(), "");
     }
 }
 
@@ -64,15 +64,15 @@ fn health_is_only_set_where_it_belongs() {
 
 #[test]
 fn health_stays_with_the_run_of_the_process() {
-    let check = checks(&[tcp_check()]);
+    let check = [tcp_check()];
     let mut t = registered("web/a");
     t.apply(1, set_health_because("web/a@7", Health::Critical, "late"));
-    t.at(2, with_checks(register("web/a", 7), &check), "registered L1 15000ms @7");
+    t.at(2, with_checks("web/a", 7, &check), "registered L1 15000ms @7");
     t.apply(2, Update { weight: Some(5), ..update("web/a") });
     t.apply(2, set_override("web/a", Status::Up));
     assert_eq!(health(&t, "web/a"), Some(Health::Critical));
     assert_eq!(t.instance("web/a").health_reason(), "late");
-    t.apply(3, with_checks(register("web/a", 8), &check));
+    t.apply(3, with_checks("web/a", 8, &check));
     assert_eq!(health(&t, "web/a"), Some(Health::Unknown), "a new run");
     assert_eq!(t.instance("web/a").health_reason(), "");
 }
@@ -81,23 +81,15 @@ fn health_stays_with_the_run_of_the_process() {
 fn checks_can_be_changed_and_left_out() {
     let mut t = registered("web/a");
     t.apply(1, set_health("web/a@7", Health::Critical));
-    let others = checks(&[HealthCheck { interval_ms: 5_000, ..tcp_check() }]);
+    let others = [HealthCheck { endpoint: "http".into(), interval_ms: 5_000, ..tcp_check() }];
     let changed = "registered L1 15000ms @7 | #3 changed web/a@7";
-    t.at(2, with_checks(register("web/a", 7), &others), changed);
-    assert_eq!(t.instance("web/a").checks(), Some(&others));
+    t.at(2, with_checks("web/a", 7, &others), changed);
+    assert!(t.instance("web/a").checks().unwrap().iter().eq(&others));
     assert_eq!(health(&t, "web/a"), Some(Health::Critical), "until the new ones say otherwise");
     t.at(3, register("web/a", 7), "registered L1 15000ms @7 | #4 changed web/a@7");
-    assert_eq!(t.instance("web/a").checked, None);
-}
-
-/// A place behind the last instance comes from nobody's registration; a damaged one must not end a node.
-#[test]
-fn checks_of_no_instance_are_left_out() {
-    let all = (5..9).map(|place| (place, checks(&[tcp_check()]))).collect();
-    let mut t = Transcript::default();
-    let op = Op::RegisterChecked { register: register("web/a", 7), checks: all };
-    t.at(0, op, "registered L1 15000ms @7 | #1 added web/a@7");
-    assert_eq!(t.instance("web/a").checked, None);
+    assert_eq!(t.instance("web/a").health(), None);
+    t.apply(4, with_checks("web/a", 7, &others));
+    assert_eq!(health(&t, "web/a"), Some(Health::Unknown), "nothing is known of new ones");
 }
 
 #[test]
@@ -107,7 +99,7 @@ fn what_changed_among_the_checked_is_found() {
     let before = t.registry.checked();
     t.apply(1, set_health("web/a@7", Health::Critical));
     t.apply(1, deregister("web/b web/d"));
-    t.apply(1, with_checks(register("api/a", 7), &checks(&[tcp_check()])));
+    t.apply(1, with_checks("api/a", 7, &[tcp_check()]));
     let after = t.registry.checked();
     let changed = after.since(&before);
     let told: Vec<_> = changed.map(|(key, after)| (name(key), after.is_some())).collect();
@@ -120,10 +112,9 @@ fn what_changed_among_the_checked_is_found() {
 fn check_limit(change: impl FnOnce(&mut HealthCheck), expected: &str) {
     let endpoints = [("http", "http://h:80"), ("db", "pg://h"), ("grpc", "grpc://h:1")];
     let endpoints = endpoints.map(|(name, uri)| (name.to_owned(), uri.to_owned())).into();
-    let spec = spec(SpecParts { endpoints, ..parts() });
     let mut check = HealthCheck { endpoint: "http".into(), ..tcp_check() };
     change(&mut check);
-    let made = Checks::new("instances[3]", &spec, vec![check]);
+    let made = Checks::new("instances[3]", &endpoints, vec![check]);
     let text = made.err().map(|invalid| invalid.to_string()).unwrap_or_default();
     assert_eq!(text.strip_prefix("instances[3].checks[0].").unwrap_or(&text), expected);
 }
@@ -156,7 +147,7 @@ fn numbers_have_limits() {
 
 #[test]
 fn at_most_four_checks() {
-    let made = |count| Checks::new("instances[3]", &spec(parts()), vec![tcp_check(); count]);
+    let made = |count| Checks::new("instances[3]", &parts().endpoints, vec![tcp_check(); count]);
     assert_eq!(made(0).unwrap(), None);
     assert_eq!(made(4).unwrap().unwrap().count(), 4);
     let error = made(5).unwrap_err().to_string();
@@ -165,7 +156,7 @@ fn at_most_four_checks() {
 
 #[test]
 fn a_check_has_an_endpoint_that_can_be_probed() {
-    let only = checks(&[tcp_check()]);
+    let only = Checks::new("instance", &parts().endpoints, vec![tcp_check()]).unwrap().unwrap();
     assert_eq!(&*only.iter().next().unwrap().endpoint, "http", "the only one");
     check_limit(
         |c| c.endpoint = "".into(),

@@ -29,12 +29,12 @@ fn only_what_a_client_may_ask_for_is_forwarded() {
     }
     for op in [
         register("web/a web/b", 7).into(),
-        with_checks(register("web/a", 7), &checks(&[tcp_check()])),
-        with_loads(register("web/a", 7), &[3]),
+        with_checks("web/a", 7, &[tcp_check()]).into(),
+        with_loads("web/a", 7, &[3]).into(),
         deregister("web/a@7").into(),
         Deregister::Lease(LeaseId(3)).into(),
         update("web/a").into(),
-        update_load("web/a", 3),
+        update_load("web/a", 3).into(),
         set_override("web/a", Status::Draining),
     ] {
         let op: Op = op;
@@ -47,10 +47,13 @@ fn what_breaks_a_limit_is_refused_however_it_was_built() {
     refused(register("web/a web/a", 7), None, "twice");
     refused(register("", 7), None, "1 to 1000");
     refused(register("web/abc", 7), Some(("abc", "a/c")), "id");
-    refused(with_loads(register("web/a", 7), &[3, 4]), None, "loads");
-    let elsewhere = BTreeMap::from([(1, checks(&[tcp_check()]))]);
-    let elsewhere = Op::RegisterChecked { register: register("web/a", 7), checks: elsewhere };
-    refused(elsewhere, None, "checks");
+    let path = HealthCheck { kind: CheckKind::Http { path: "/health".into() }, ..tcp_check() };
+    let injected = Some(("/health", "/h h\r\nX"));
+    refused(with_checks("web/a", 7, &[path]), injected, "instances[0].checks[0].http.path");
+    let requires = [ServiceName::new("requires", "db").unwrap()].into();
+    let mut register = register("web/a", 7);
+    register.instances[0].1 = spec(SpecParts { requires, ..parts() });
+    refused(register, Some(("db", "d ")), "instances[0].requires");
     refused(deregister("web/abc"), Some(("web", "w b")), "service");
     refused(Update { weight: Some(u32::MAX), ..update("web/a") }, None, "weight");
     let over = Override { status: None, weight: None, reason: String::new() };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 
+use crate::Health;
 use crate::Instance;
 use crate::InstanceKey;
 use crate::LeaseId;
@@ -80,6 +81,9 @@ fn check_services(registry: &Registry) {
             assert_eq!(instance.overridden.as_deref(), registry.overrides.get(&instance.key));
             assert!(instance.created > Revision(0) && instance.created <= instance.modified);
             assert!(instance.modified <= service.revision, "{key} changed without notice");
+            let found = instance.found.as_ref();
+            assert!(found.is_none() || instance.checks().is_some(), "{key}: found by no check");
+            assert!(found.is_none_or(|found| found.health != Health::Unknown), "{key}");
             assert!(revisions.insert(instance.modified), "two changes with one revision");
         }
         instances += service.instances.len();
@@ -138,7 +142,7 @@ fn dependents(registry: &Registry) -> OrdSet<(ServiceKey, InstanceKey)> {
 
 fn checked(registry: &Registry) -> OrdMap<InstanceKey, Arc<Instance>> {
     let all = registry.services.values().flat_map(|service| service.instances.values());
-    let checked = all.filter(|instance| instance.checked.is_some());
+    let checked = all.filter(|instance| instance.checks().is_some());
     checked.map(|instance| (instance.key.clone(), instance.clone())).collect()
 }
 
@@ -148,12 +152,6 @@ fn hash(registry: &Registry) -> StateHash {
         hash.add(Kind::Service, &(key, service.revision, service.empty_since));
         for instance in service.instances.values() {
             hash.add(Kind::Instance, instance);
-            if let Some(checked) = &instance.checked {
-                hash.add(Kind::Checked, &(&instance.key, checked));
-            }
-            if instance.spec.load().get() > 0 {
-                hash.add(Kind::Load, &(&instance.key, instance.spec.load()));
-            }
         }
     }
     for lease in registry.leases.values() {

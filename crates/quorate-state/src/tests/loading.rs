@@ -13,17 +13,14 @@ fn a_change_of_load_is_a_change_of_the_instance() {
     // S0.9
     let mut t = Transcript::default();
     let added = "registered L1 15000ms @7 | #1 added web/a@7 | #2 added web/b@7";
-    t.at(0, with_loads(register("web/a web/b", 7), &[0, 300]), added);
+    t.at(0, with_loads("web/a web/b", 7, &[0, 300]), added);
     assert_eq!(loads(&t), [0, 300]);
     t.at(1, update_load("web/a@7", 5), "updated | #3 changed web/a@7");
     t.at(2, update_load("web/a@7", 5), "updated");
     t.at(3, Update { weight: Some(7), ..update("web/a") }, "updated | #4 changed web/a@7");
     t.apply(4, set_override("web/b", Status::Draining));
     assert_eq!(loads(&t), [5, 300], "other changes leave it");
-    let both = Op::UpdateLoad {
-        update: Update { weight: Some(8), ..update("web/a") },
-        load: load(1_000_000),
-    };
+    let both = Update { weight: Some(8), ..update_load("web/a", 1_000_000) };
     t.at(5, both, "updated | #6 changed web/a@7");
     assert_eq!((loads(&t)[0], t.instance("web/a").weight()), (1_000_000, 8));
 }
@@ -31,8 +28,8 @@ fn a_change_of_load_is_a_change_of_the_instance() {
 #[test]
 fn a_registration_says_the_load_anew() {
     let mut t = Transcript::default();
-    t.apply(0, with_loads(register("web/a", 7), &[300]));
-    t.at(1, with_loads(register("web/a", 7), &[300]), "registered L1 15000ms @7");
+    t.apply(0, with_loads("web/a", 7, &[300]));
+    t.at(1, with_loads("web/a", 7, &[300]), "registered L1 15000ms @7");
     t.at(2, register("web/a", 7), "registered L1 15000ms @7 | #2 changed web/a@7");
     assert_eq!(loads(&t), [0]);
 }

@@ -70,19 +70,12 @@ impl Model {
         let before = self.clone();
         let outcome = match &command.op {
             Op::Tick => Ok(Reply::Done),
-            Op::Register(register) => self.register(register, &BTreeMap::new(), &BTreeMap::new()),
-            Op::RegisterChecked { register, checks } => {
-                self.register(register, checks, &BTreeMap::new())
-            }
-            Op::RegisterLoaded { register, checks, loads } => {
-                self.register(register, checks, loads)
-            }
+            Op::Register(register) => self.register(register),
             Op::SetHealth(reports) => Ok(self.set_health(reports)),
             Op::Renew(leases) => Ok(self.renew(leases)),
             Op::Deregister(Deregister::Lease(id)) => self.deregister_lease(*id),
             Op::Deregister(Deregister::Instances(targets)) => self.deregister(targets),
-            Op::Update(update) => self.update(update, None),
-            Op::UpdateLoad { update, load } => self.update(update, Some(*load)),
+            Op::Update(update) => self.update(update),
             Op::Override { key, value } => self.set_override(key, value),
             Op::Grace { grace_ms } => Ok(self.grace(*grace_ms)),
             Op::Found { cluster_id, lease_base } => Ok(self.found(*cluster_id, *lease_base)),
@@ -134,12 +127,7 @@ impl Model {
         self.drop_empty_leases();
     }
 
-    fn register(
-        &mut self,
-        register: &Register,
-        checks: &BTreeMap<u32, Checks>,
-        loads: &BTreeMap<u32, Load>,
-    ) -> Result<Reply, Rejection> {
+    fn register(&mut self, register: &Register) -> Result<Reply, Rejection> {
         let mut incarnation = 1;
         for (key, _) in &register.instances {
             incarnation = incarnation.max(self.held(key).unwrap_or(0) + 1);
@@ -181,16 +169,13 @@ impl Model {
         lease.deadline = now + lease.ttl;
         let ttl = Ttl::from_ms(lease.ttl).unwrap();
         let lease = LeaseId(id);
-        for (place, (key, spec)) in register.instances.iter().enumerate() {
+        for (key, spec) in &register.instances {
             let same_run = self.held(key) == Some(incarnation);
             self.put(key, |instance| {
-                let known = instance.checked.take().filter(|_| same_run);
-                let health = known.as_ref().map_or(Health::Unknown, |known| known.health);
-                let reason = known.and_then(|known| known.reason);
-                let checks = checks.get(&(place as u32)).cloned();
-                instance.checked = checks.map(|checks| Checked { checks, health, reason }.into());
-                let load = loads.get(&(place as u32)).copied().unwrap_or_default();
-                instance.spec = spec.clone().with_load(load);
+                if !same_run || spec.checks().is_none() {
+                    instance.found = None;
+                }
+                instance.spec = spec.clone();
                 instance.incarnation = Incarnation(incarnation);
                 instance.lease = lease;
             });
@@ -254,7 +239,7 @@ impl Model {
         self.ended.push(Ended { key: key.clone(), incarnation, until });
     }
 
-    fn update(&mut self, update: &Update, load: Option<Load>) -> Result<Reply, Rejection> {
+    fn update(&mut self, update: &Update) -> Result<Reply, Rejection> {
         let key = &update.target.key;
         self.refuse_older(&update.target)?;
         let held = self
@@ -271,9 +256,11 @@ impl Model {
                 status: update.status.unwrap_or(without_override(held).status()),
                 metadata: update.metadata.clone().unwrap_or(held.spec.metadata().to_map()),
                 requires: held.spec.requires().collect(),
+                load: update.load.unwrap_or(held.spec.load()).get(),
+                checks: held.checks().into_iter().flat_map(Checks::iter).cloned().collect(),
             },
         );
-        let spec = spec.unwrap().with_load(load.unwrap_or(held.spec.load()));
+        let spec = spec.unwrap();
         self.put(key, |instance| instance.spec = spec);
         Ok(Reply::Updated)
     }
@@ -297,14 +284,15 @@ impl Model {
     fn set_health(&mut self, reports: &[HealthReport]) -> Reply {
         for report in reports {
             let found = self.find(&report.key).filter(|i| i.incarnation == report.incarnation);
-            if found.is_some_and(|instance| instance.checked.is_some()) {
+            if found.is_some_and(|instance| instance.checks().is_some()) {
                 self.put(&report.key, |instance| {
-                    let checks = instance.checks().unwrap().clone();
-                    let (health, mut reason) = (report.health, report.reason.clone());
-                    if health != Health::Critical {
-                        reason = None;
-                    }
-                    instance.checked = Some(Checked { checks, health, reason }.into());
+                    let (health, reason) = (report.health, report.reason.clone());
+                    let finding = match health {
+                        Health::Unknown => None,
+                        Health::Passing => Some(Finding { health, reason: None }),
+                        Health::Critical => Some(Finding { health, reason }),
+                    };
+                    instance.found = finding.map(Box::new);
                 });
             }
         }
@@ -343,7 +331,7 @@ impl Model {
             created: next,
             modified: next,
             overridden: None,
-            checked: None,
+            found: None,
         });
         change(&mut after);
         let overridden = self.overrides.iter().find(|(other, _)| other == key);

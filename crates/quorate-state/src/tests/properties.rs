@@ -41,11 +41,13 @@ fn any_metadata() -> impl Strategy<Value = BTreeMap<String, String>> {
 
 fn any_spec() -> impl Strategy<Value = InstanceSpec> {
     let required = prop_oneof![4 => Just(vec![]), 1 => vec(select(&["db", "web"][..]), 1..3)];
-    (any_metadata(), any_status(), required).prop_map(|(metadata, status, required)| {
-        let requires: BTreeSet<_> =
-            required.iter().map(|name| ServiceName::new("requires", name).unwrap()).collect();
-        spec(SpecParts { metadata, status, requires, ..parts() })
-    })
+    (any_metadata(), any_status(), required, 0..3_u32, any_checks()).prop_map(
+        |(metadata, status, required, load, checks)| {
+            let requires: BTreeSet<_> =
+                required.iter().map(|name| ServiceName::new("requires", name).unwrap()).collect();
+            spec(SpecParts { metadata, status, requires, load, checks, ..parts() })
+        },
+    )
 }
 
 fn any_register() -> impl Strategy<Value = Register> {
@@ -74,12 +76,14 @@ fn any_deregister() -> impl Strategy<Value = Deregister> {
 
 fn any_update() -> impl Strategy<Value = Update> {
     let weight = option::of(0..3_u32);
-    let changes = (option::of(any_status()), weight, option::of(any_metadata()));
-    (any_target(), changes).prop_map(|(target, (status, weight, metadata))| Update {
+    let load = option::of((0..3_u32).prop_map(load));
+    let changes = (option::of(any_status()), weight, option::of(any_metadata()), load);
+    (any_target(), changes).prop_map(|(target, (status, weight, metadata, load))| Update {
         target,
         status,
         weight,
         metadata,
+        load,
     })
 }
 
@@ -90,28 +94,9 @@ fn any_override() -> impl Strategy<Value = Op> {
     (any_key(), option::of(value)).prop_map(|(key, value)| Op::Override { key, value })
 }
 
-fn any_checks() -> impl Strategy<Value = Checks> {
-    (1..3_usize, 1..3_u32).prop_map(|(count, failures_before_critical)| {
-        checks(&vec![HealthCheck { failures_before_critical, ..tcp_check() }; count])
-    })
-}
-
-fn any_checked_register() -> impl Strategy<Value = Op> {
-    let checks = proptest::collection::btree_map(0..4_u32, any_checks(), 0..4);
-    (any_register(), checks).prop_map(|(register, checks)| Op::RegisterChecked { register, checks })
-}
-
-fn any_load() -> impl Strategy<Value = Load> {
-    (0..3_u32).prop_map(|load| Load::new("load", load).unwrap())
-}
-
-fn any_loaded_register() -> impl Strategy<Value = Op> {
-    let checks = proptest::collection::btree_map(0..4_u32, any_checks(), 0..3);
-    let loads = proptest::collection::btree_map(0..4_u32, any_load(), 0..4);
-    (any_register(), checks, loads).prop_map(|(register, checks, loads)| Op::RegisterLoaded {
-        register,
-        checks,
-        loads,
+fn any_checks() -> impl Strategy<Value = Vec<HealthCheck>> {
+    (0..3_usize, 1..3_u32).prop_map(|(count, failures_before_critical)| {
+        vec![HealthCheck { failures_before_critical, ..tcp_check() }; count]
     })
 }
 
@@ -127,14 +112,11 @@ fn any_healths() -> impl Strategy<Value = Op> {
 fn any_op() -> impl Strategy<Value = Op> {
     prop_oneof![
         1 => Just(Op::Tick),
-        4 => any_register().prop_map(Op::Register),
-        3 => any_checked_register(),
-        3 => any_loaded_register(),
+        10 => any_register().prop_map(Op::Register),
         3 => any_healths(),
         2 => vec(any_lease(), 0..6).prop_map(Op::Renew),
         3 => any_deregister().prop_map(Op::Deregister),
-        2 => any_update().prop_map(Op::Update),
-        2 => (any_update(), any_load()).prop_map(|(update, load)| Op::UpdateLoad { update, load }),
+        4 => any_update().prop_map(Op::Update),
         1 => any_override(),
         1 => (1..3_u64, select(&[0, 3, 1 << 32][..])).prop_map(|(id, base)| found(id, base)),
         1 => select(&[0, 2_000, 10_000, 100_000][..]).prop_map(|grace_ms| Op::Grace { grace_ms }),

@@ -16,7 +16,7 @@ fn small() -> Registry {
 /// The same, with an instance that has checks.
 fn small_with_checks() -> Registry {
     let mut t = Transcript { registry: small() };
-    t.apply(1_004, with_checks(register("web/c", 7), &checks(&[tcp_check()])));
+    t.apply(1_004, with_checks("web/c", 7, &[tcp_check()]));
     t.apply(1_005, set_health_because("web/c@7", Health::Critical, "late"));
     t.registry
 }
@@ -25,9 +25,9 @@ fn small_with_checks() -> Registry {
 fn small_with_everything() -> Registry {
     let mut t = Transcript { registry: small_with_checks() };
     t.apply(1_006, update_load("web/c@7", 300));
-    t.apply(1_007, with_loads(register("web/d", 7), &[5]));
+    t.apply(1_007, with_loads("web/d", 7, &[5]));
     let request = Request { origin: 1, number: 2, done_below: 1, since: Clock(1_000), digest: 5 };
-    let op = update_load("web/d@7", 6);
+    let op = update_load("web/d@7", 6).into();
     t.registry.apply(&Command { clock: Clock(1_008), request: Some(request), op });
     t.registry
 }
@@ -93,8 +93,28 @@ fn another_version_is_named() {
     let error = read_snapshot(&mut &bytes[..]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the snapshot has format version 9, this software reads version 5"
+        "the snapshot has format version 9, this software reads version 1"
     );
+}
+
+/// What a newer version adds is refused with words, also where it is all that the record has more.
+#[test]
+fn an_optional_field_of_a_newer_version_is_refused() {
+    let bytes = written(&small());
+    // The lease's: the last byte of the record behind the head.
+    let lease = 4 + usize::from(bytes[0]);
+    let end = lease + 4 + usize::from(bytes[lease]);
+    assert_eq!((bytes[lease + 4], bytes[end - 1]), (3, 0), "the kind, and no optional fields");
+    let mut newer = bytes.clone();
+    newer[end - 1] = 1;
+    let mut longer = bytes.clone();
+    longer[lease] += 1;
+    longer.insert(end, 7);
+    for newer in [newer, longer] {
+        let error = read_snapshot(&mut &newer[..]).unwrap_err();
+        assert!(matches!(error, SnapshotError::Unknown { record: 1 }), "{error}");
+        assert!(error.to_string().contains("a newer one wrote it"), "{error}");
+    }
 }
 
 /// Also from its first record alone.

@@ -2,7 +2,7 @@
 
 mod checks;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use quorate_proto::v1 as wire;
@@ -47,32 +47,17 @@ pub(crate) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
     };
     let mut seen = BTreeSet::new();
     let mut instances = Vec::with_capacity(request.instances.len());
-    let (mut checks, mut loads) = (BTreeMap::new(), BTreeMap::new());
-    for (index, mut spec) in (0..).zip(request.instances) {
+    for (index, spec) in request.instances.into_iter().enumerate() {
         let field = format_args!("instances[{index}]");
         let key = instance_key(format_args!("{field}."), &namespace, &spec.service, &spec.id)?;
         if !seen.insert(key.clone()) {
             return Err(Invalid::text(field, &key.to_string(), "stands twice in the request"));
         }
-        let declared = std::mem::take(&mut spec.checks);
-        let load = Load::new(format_args!("{field}.load"), spec.load)?;
-        if load.get() > 0 {
-            loads.insert(index, load);
-        }
-        let spec = instance_spec(field, spec)?;
-        if let Some(declared) = checks::checks(field, &spec, declared)? {
-            checks.insert(index, declared);
-        }
-        instances.push((key, spec));
+        instances.push((key, instance_spec(field, spec)?));
     }
     let lease = (request.lease_id != 0).then_some(LeaseId(request.lease_id));
     let incarnation = incarnations::named("incarnation", request.incarnation)?;
-    let register = Register { lease, ttl, incarnation, instances };
-    Ok(match (checks.is_empty(), loads.is_empty()) {
-        (true, true) => Op::Register(register),
-        (false, true) => Op::RegisterChecked { register, checks },
-        (_, false) => Op::RegisterLoaded { register, checks, loads },
-    })
+    Ok(Op::Register(Register { lease, ttl, incarnation, instances }))
 }
 
 fn instance_spec(
@@ -92,6 +77,8 @@ fn instance_spec(
         weight: spec.weight,
         metadata: spec.metadata,
         requires,
+        load: spec.load,
+        checks: checks::checks(field, spec.checks)?,
     };
     InstanceSpec::new(field, parts)
 }
@@ -137,12 +124,9 @@ pub(crate) fn update(request: wire::UpdateRequest) -> Result<Op, Invalid> {
         status: status("status", request.status)?,
         weight: request.weight,
         metadata: request.metadata.map(|metadata| metadata.entries),
+        load: request.load.map(|load| Load::new("load", load)).transpose()?,
     };
-    let update = update.check()?;
-    Ok(match request.load {
-        None => Op::Update(update),
-        Some(load) => Op::UpdateLoad { update, load: Load::new("load", load)? },
-    })
+    Ok(Op::Update(update.check()?))
 }
 
 pub(crate) fn set_override(request: wire::SetOverrideRequest) -> Result<Op, Invalid> {

@@ -202,7 +202,6 @@ fn encoded(shared: &SharedEvent, filter: &Filter) -> Option<Bytes> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
     use std::pin::pin;
 
     use quorate_proto::v1::{Change, ChangeKind, RemoveReason, WatchDelta, WatchResponse};
@@ -229,10 +228,9 @@ mod tests {
             endpoints: [("http".to_owned(), "http://10.0.0.1:80".to_owned())].into(),
             zone: "z".to_owned(),
             version: "1".to_owned(),
-            weight: None,
             status: Status::OutOfService,
-            metadata: BTreeMap::from([("some".to_owned(), "thing".to_owned())]),
-            requires: BTreeSet::default(),
+            metadata: [("some".to_owned(), "thing".to_owned())].into(),
+            ..SpecParts::default()
         };
         let spec = InstanceSpec::new("", parts).unwrap();
         let target = InstanceRef { key: key.clone(), incarnation: None };
@@ -242,10 +240,8 @@ mod tests {
             incarnation: Some(Incarnation(1)),
             instances: vec![(key, spec)],
         };
-        let become_ = |status| {
-            let (weight, metadata) = (None, None);
-            Op::Update(Update { target: target.clone(), status: Some(status), weight, metadata })
-        };
+        let become_ =
+            |status| Op::Update(Update { status: Some(status), ..Update::of(target.clone()) });
         let mut ops = vec![Op::Register(register)];
         ops.extend(STATUSES.map(become_));
         ops.push(Op::Deregister(Deregister::Instances(vec![target.clone()])));

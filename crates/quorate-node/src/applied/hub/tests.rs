@@ -1,7 +1,5 @@
 //! What the tests of the hub work with.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use quorate_state::{
     Command, Incarnation, InstanceId, InstanceRef, InstanceSpec, Op, Register, Registry, SpecParts,
     Update,
@@ -16,12 +14,8 @@ pub(in crate::applied) fn registry(bytes: usize) -> (Registry, InstanceKey) {
     let key = InstanceKey { service, id: InstanceId::new("id", "a").unwrap() };
     let parts = SpecParts {
         endpoints: [("http".to_owned(), "http://10.0.0.1:80".to_owned())].into(),
-        zone: String::new(),
-        version: String::new(),
-        weight: None,
-        status: Status::Up,
-        metadata: BTreeMap::from([("large".to_owned(), "x".repeat(bytes))]),
-        requires: BTreeSet::default(),
+        metadata: [("large".to_owned(), "x".repeat(bytes))].into(),
+        ..SpecParts::default()
     };
     let instances = vec![(key.clone(), InstanceSpec::new("", parts).unwrap())];
     let incarnation = Some(Incarnation(1));
@@ -38,8 +32,7 @@ pub(in crate::applied) fn weigh(
     weight: u32,
 ) -> Vec<Arc<Event>> {
     let target = InstanceRef { key: key.clone(), incarnation: None };
-    let (status, metadata) = (None, None);
-    let op = Op::Update(Update { target, status, weight: Some(weight), metadata });
+    let op = Op::Update(Update { weight: Some(weight), ..Update::of(target) });
     let clock = registry.clock();
     registry.apply(&Command::new(clock, op)).events
 }

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use quorate_state::{
     Command, Event, Incarnation, InstanceId, InstanceKey, InstanceRef, InstanceSpec, Namespace, Op,
-    Register, ServiceName, SpecParts, Status, Update,
+    Register, ServiceName, SpecParts, Update,
 };
 
 use super::*;
@@ -38,12 +38,7 @@ fn register(applied: &Applied, id: &str) {
 fn register_all(applied: &Applied, ids: &[&str]) {
     let parts = SpecParts {
         endpoints: [("http".to_owned(), "http://10.0.0.1:80".to_owned())].into(),
-        zone: String::new(),
-        version: String::new(),
-        weight: None,
-        status: Status::Up,
-        metadata: std::collections::BTreeMap::default(),
-        requires: std::collections::BTreeSet::default(),
+        ..SpecParts::default()
     };
     let spec = InstanceSpec::new("", parts).unwrap();
     let instances = ids.iter().map(|id| (key(id), spec.clone())).collect();
@@ -53,8 +48,7 @@ fn register_all(applied: &Applied, ids: &[&str]) {
 
 fn weigh(applied: &Applied, id: &str, weight: u32) {
     let target = InstanceRef { key: key(id), incarnation: None };
-    let (status, metadata) = (None, None);
-    apply(applied, Op::Update(Update { target, status, weight: Some(weight), metadata }));
+    apply(applied, Op::Update(Update { weight: Some(weight), ..Update::of(target) }));
 }
 
 fn watch(

@@ -284,7 +284,7 @@ mod tests {
             created: Revision(1),
             modified: Revision(1),
             overridden: None,
-            checked: None,
+            found: None,
         };
         let check = HealthCheck {
             kind,

@@ -94,30 +94,31 @@ impl Schedule {
     /// this one, of which not everything was applied yet. The checks begin anew from there.
     fn agree(&mut self, key: &InstanceKey) {
         let Some(Watched { instance, checks }) = self.instances.get(key) else { return };
-        let Some(checked) = &instance.checked else { return };
+        let Some(known) = instance.health() else { return };
         let verdicts = checks.iter().filter_map(|id| Some(self.checks.get(id)?.streak.verdict));
-        if verdict::health(verdicts, checked.health) == checked.health {
+        if verdict::health(verdicts, known) == known {
             return;
         }
         for id in checks {
             if let Some(probed) = self.checks.get_mut(id) {
-                probed.streak = Streak::from_health(checked.health, checks.len());
+                probed.streak = Streak::from_health(known, checks.len());
                 probed.reason = None;
             }
         }
     }
 
     fn add(&mut self, now: Instant, instance: &Arc<Instance>, share: &mut impl FnMut() -> f64) {
-        let Some(checked) = &instance.checked else { return };
+        let Some(checks) = instance.checks() else { return };
+        let known = instance.health().unwrap_or_default();
         let mut ids = Vec::new();
-        for check in checked.checks.iter() {
+        for check in checks.iter() {
             self.last_id += 1;
             let first = Duration::from_millis(check.interval_ms.into()).min(FIRST_WITHIN);
             let due = now + first.mul_f64(share());
             let probed = Probed {
                 key: instance.key.clone(),
                 check: check.clone(),
-                streak: Streak::from_health(checked.health, checked.checks.count()),
+                streak: Streak::from_health(known, checks.count()),
                 reason: None,
                 due: Some(due),
                 began: now,
@@ -206,15 +207,16 @@ impl Schedule {
     /// words now. So it is written once for a check that begins to fail, not with each of its probes.
     pub(super) fn news(&self, key: &InstanceKey) -> Option<HealthReport> {
         let Watched { instance, checks } = self.instances.get(key)?;
-        let known = instance.checked.as_ref()?;
+        let known = instance.health()?;
         let checks: Vec<&Probed> = checks.iter().filter_map(|id| self.checks.get(id)).collect();
         let verdicts = || checks.iter().map(|check| check.streak.verdict);
-        let health = verdict::health(verdicts(), known.health);
+        let health = verdict::health(verdicts(), known);
         let mut reasons = checks.iter().filter_map(|check| check.reason.as_ref());
         let reason = reasons.clone().next().filter(|_| health == Health::Critical);
-        let said = reason.is_none() || reasons.any(|reason| known.reason.as_ref() == Some(reason));
+        let said =
+            reason.is_none() || reasons.any(|reason| reason.as_str() == instance.health_reason());
         let undecided = verdicts().any(|verdict| verdict == Verdict::Undecided);
-        if health == known.health && (said || undecided) {
+        if health == known && (said || undecided) {
             return None;
         }
         let (key, incarnation) = (key.clone(), instance.incarnation);

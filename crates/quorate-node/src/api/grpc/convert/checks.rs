@@ -4,21 +4,18 @@ use std::fmt::Display;
 
 use quorate_proto::v1 as wire;
 use quorate_proto::v1::health_check::Kind;
-use quorate_state::{
-    CheckKind, Checks, Health, HealthCheck, Instance, InstanceSpec, Invalid, limits,
-};
+use quorate_state::{CheckKind, Health, HealthCheck, Instance, Invalid, limits};
 
-/// The checks of one instance; `field` is what errors call it. `None`: it declares none.
+/// The checks of one instance; `field` is what errors call it.
 pub(super) fn checks(
     field: impl Display + Copy,
-    spec: &InstanceSpec,
     checks: Vec<wire::HealthCheck>,
-) -> Result<Option<Checks>, Invalid> {
+) -> Result<Vec<HealthCheck>, Invalid> {
     let converted = checks
         .into_iter()
         .enumerate()
         .map(|(index, check)| check_from_wire(format_args!("{field}.checks[{index}]"), check));
-    Checks::new(field, spec, converted.collect::<Result<_, _>>()?)
+    converted.collect()
 }
 
 fn check_from_wire(
@@ -74,7 +71,7 @@ fn check_to_wire(check: &HealthCheck) -> wire::HealthCheck {
 }
 
 pub(super) fn health_to_wire(instance: &Instance) -> i32 {
-    let health = match instance.checked.as_ref().map(|checked| checked.health) {
+    let health = match instance.health() {
         None => wire::Health::Unspecified,
         Some(Health::Unknown) => wire::Health::Unknown,
         Some(Health::Passing) => wire::Health::Passing,

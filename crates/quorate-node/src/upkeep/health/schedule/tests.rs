@@ -1,8 +1,8 @@
 //! When checks are due, and what is reported of them, without any target.
 
 use quorate_state::{
-    CheckKind, Checks, Clock, Command, Health, Incarnation, InstanceId, InstanceSpec, Namespace,
-    Op, Register, Registry, ServiceKey, ServiceName, SpecParts,
+    CheckKind, Clock, Command, Health, Incarnation, InstanceId, InstanceSpec, Namespace, Op,
+    Register, Registry, ServiceKey, ServiceName, SpecParts,
 };
 
 use super::*;
@@ -41,12 +41,12 @@ impl Probing {
     /// Registers an instance with so many checks, and has the schedule see that.
     fn register(&mut self, id: &str, incarnation: u64, checks: usize) {
         let endpoints = [("tcp".to_owned(), "tcp://h:1".to_owned())].into();
-        let spec = InstanceSpec::new("", SpecParts { endpoints, ..SpecParts::default() }).unwrap();
-        let checks = Checks::new("", &spec, vec![check(); checks]).unwrap().unwrap();
-        let instances = vec![(key(id), spec)];
+        let checks = vec![check(); checks];
+        let parts = SpecParts { endpoints, checks, ..SpecParts::default() };
+        let instances = vec![(key(id), InstanceSpec::new("", parts).unwrap())];
         let incarnation = Some(Incarnation(incarnation));
         let register = Register { lease: None, ttl: None, incarnation, instances };
-        self.apply(Op::RegisterChecked { register, checks: [(0, checks)].into() });
+        self.apply(Op::Register(register));
     }
 
     fn set(&mut self, id: &str, health: Health) {
