@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use quorate_client::{Consistency, HealthCheck, InstanceStatus};
+use quorate_client::{Consistency, InstanceStatus};
 use quorate_node::Networks;
 
+use crate::instance::{InstanceSettings, Wanted};
 use crate::logging::LogFormat;
 use crate::output::Format;
 use crate::parse;
@@ -182,36 +183,6 @@ pub(crate) struct RegisterArgs {
     pub(crate) client: ClientArgs,
 }
 
-/// What an instance says of itself.
-#[derive(Debug, Args)]
-pub(crate) struct InstanceSettings {
-    /// A named URI under which it is called (repeatable, up to 32)
-    #[arg(long = "endpoint", value_name = "NAME=URI", required = true, value_parser = parse::endpoint)]
-    pub(crate) endpoints: Vec<(String, String)>,
-    /// How long it outlives this command: 1s to 24h, written like 10s, 2m30s or 1h [default: 15s]
-    #[arg(long, value_parser = parse::ttl)]
-    pub(crate) ttl: Option<Duration>,
-    /// Its failure domain
-    #[arg(long)]
-    pub(crate) zone: Option<String>,
-    /// Its share of calls, relative to others: 0 to 1000000 [default: 100]
-    #[arg(long, value_parser = weight())]
-    pub(crate) weight: Option<u32>,
-    /// Metadata (repeatable, up to 64 and 16 KiB in all)
-    #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = parse::pair)]
-    pub(crate) metadata: Vec<(String, String)>,
-    /// The software's version
-    #[arg(long)]
-    pub(crate) version_tag: Option<String>,
-    /// A service that it depends on (repeatable, up to 64)
-    #[arg(long, value_name = "SERVICE")]
-    pub(crate) requires: Vec<String>,
-    /// A health check that the cluster makes, where its operator allows it: http=/path, tcp or grpc=SERVICE, then perhaps
-    /// ,endpoint=NAME,every=10s,timeout=2s,failures=3,successes=1 (repeatable, up to 4; every 1s to 1h)
-    #[arg(long = "check", value_name = "CHECK", value_parser = parse::check)]
-    pub(crate) checks: Vec<HealthCheck>,
-}
-
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     quorate run --service web --endpoint http=http://127.0.0.1:8080 -- ./server --port 8080\n  \
@@ -271,7 +242,7 @@ pub(crate) struct UpdateArgs {
     #[arg(long, value_parser = parse::status)]
     pub(crate) status: Option<InstanceStatus>,
     /// The new weight: 0 to 1000000
-    #[arg(long, value_parser = weight())]
+    #[arg(long, value_parser = parse::weight())]
     pub(crate) weight: Option<u32>,
     /// Metadata instead of all that there is (repeatable, up to 64 and 16 KiB in all)
     #[arg(long = "meta", value_name = "KEY=VALUE", value_parser = parse::pair)]
@@ -292,9 +263,8 @@ pub(crate) struct FetchArgs {
     /// How fresh the answer has to be
     #[arg(long, default_value = "linearizable")]
     pub(crate) consistency: ConsistencyArg,
-    /// Only instances with this status (repeatable)
-    #[arg(long = "status", value_parser = parse::status)]
-    pub(crate) statuses: Vec<InstanceStatus>,
+    #[command(flatten)]
+    pub(crate) wanted: Wanted,
     /// Wait until the node has this revision
     #[arg(long, default_value_t = 0)]
     pub(crate) min_revision: u64,
@@ -313,9 +283,8 @@ pub(crate) struct WatchArgs {
     /// All services whose name begins so; "" for all
     #[arg(long, conflicts_with = "services")]
     pub(crate) prefix: Option<String>,
-    /// Only instances with this status (repeatable)
-    #[arg(long = "status", value_parser = parse::status)]
-    pub(crate) statuses: Vec<InstanceStatus>,
+    #[command(flatten)]
+    pub(crate) wanted: Wanted,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }
@@ -426,11 +395,6 @@ pub(crate) enum ClusterCommand {
     },
 }
 
-/// The registry's limit (proto/quorate/v1/types.proto).
-fn weight() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(0..=1_000_000)
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct OverrideArgs {
     /// The service
@@ -441,7 +405,7 @@ pub(crate) struct OverrideArgs {
     #[arg(long, value_parser = parse::status)]
     pub(crate) status: Option<InstanceStatus>,
     /// Its weight, whatever it says: 0 to 1000000
-    #[arg(long, value_parser = weight())]
+    #[arg(long, value_parser = parse::weight())]
     pub(crate) weight: Option<u32>,
     /// Why, for those who read it later; up to 1024 bytes
     #[arg(long, default_value = "", hide_default_value = true)]

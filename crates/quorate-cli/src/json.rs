@@ -2,95 +2,21 @@
 //! hashes) are hexadecimal texts.
 
 use quorate_client::{
-    Health, Instance, InstanceOverride, InstanceStatus, Member, MemberRole, MemberStatus,
-    NodeState, OverriddenInstance, RemoveReason, ResponseHeader, Service, ServiceSummary,
+    Member, MemberRole, MemberStatus, NodeState, OverriddenInstance, RemoveReason, ResponseHeader,
+    Service, ServiceSummary,
 };
-use quorate_proto::v1;
-use quorate_proto::v1::health_check::Kind;
 use serde_json::{Value, json};
 
-pub(crate) fn instance(instance: &Instance) -> Value {
-    let mut value = json!({
-        "namespace": instance.namespace,
-        "service": instance.service,
-        "id": instance.id,
-        "endpoints": instance.endpoints,
-        "zone": instance.zone,
-        "version": instance.version,
-        "weight": instance.weight,
-        "status": status(instance.status()),
-        "metadata": instance.metadata,
-        "requires": instance.requires,
-        "incarnation": instance.incarnation,
-        "lease_id": instance.lease_id,
-        "create_revision": instance.create_revision,
-        "modify_revision": instance.modify_revision,
-    });
-    if instance.load > 0 {
-        value["load"] = json!(instance.load);
-    }
-    if let Some(decision) = &instance.r#override {
-        value["override"] = r#override(decision);
-    }
-    if !instance.checks.is_empty() {
-        value["health"] = json!(health(instance));
-        if !instance.health_reason.is_empty() {
-            value["health_reason"] = json!(instance.health_reason);
-        }
-        value["checks"] = instance.checks.iter().map(check).collect();
-    }
-    value
-}
+use crate::instance;
+pub(crate) use crate::instance::{health, status};
 
-fn check(check: &v1::HealthCheck) -> Value {
-    let kind = match &check.kind {
-        Some(Kind::Http(http)) => json!({ "http": { "path": http.path } }),
-        Some(Kind::Tcp(_)) => json!({ "tcp": {} }),
-        Some(Kind::Grpc(grpc)) => json!({ "grpc": { "service": grpc.service } }),
-        // Of a newer registry.
-        None => json!({}),
-    };
-    let mut value = json!({
-        "endpoint": check.endpoint,
-        "interval_ms": check.interval_ms,
-        "timeout_ms": check.timeout_ms,
-        "failures_before_critical": check.failures_before_critical,
-        "successes_before_passing": check.successes_before_passing,
-    });
-    for (name, of) in kind.as_object().into_iter().flatten() {
-        value[name] = of.clone();
-    }
-    value
-}
-
-/// What its health checks say; empty without any.
-pub(crate) fn health(instance: &Instance) -> &'static str {
-    match instance.health() {
-        Health::Unspecified => "",
-        Health::Unknown => "UNKNOWN",
-        Health::Passing => "PASSING",
-        Health::Critical => "CRITICAL",
-    }
-}
-
-fn r#override(decision: &InstanceOverride) -> Value {
-    let mut value = json!({ "reason": decision.reason });
-    if decision.status() != InstanceStatus::Unspecified {
-        value["status"] = json!(status(decision.status()));
-    }
-    if let Some(weight) = decision.weight {
-        value["weight"] = json!(weight);
-    }
-    value
-}
-
-pub(crate) fn overridden(instance: &OverriddenInstance) -> Value {
-    let decision = instance.r#override.clone().unwrap_or_default();
+pub(crate) fn overridden(found: &OverriddenInstance) -> Value {
+    let decision = found.r#override.clone().unwrap_or_default();
     json!({
-        "service": instance.service,
-        "id": instance.id,
-        "registered": instance.registered,
-        "override": r#override(&decision),
+        "service": found.service,
+        "id": found.id,
+        "registered": found.registered,
+        "override": instance::r#override(&decision),
     })
 }
 
@@ -100,7 +26,7 @@ pub(crate) fn service(service: &Service) -> Value {
         "name": service.name,
         "known": service.known,
         "revision": service.revision,
-        "instances": service.instances.iter().map(instance).collect::<Vec<_>>(),
+        "instances": service.instances.iter().map(instance::json).collect::<Vec<_>>(),
     })
 }
 
@@ -167,16 +93,6 @@ pub(crate) fn member_status(status: &MemberStatus) -> Value {
 
 pub(crate) fn hex(number: u64) -> String {
     format!("{number:016x}")
-}
-
-pub(crate) fn status(status: InstanceStatus) -> &'static str {
-    match status {
-        InstanceStatus::Unspecified => "UNKNOWN",
-        InstanceStatus::Starting => "STARTING",
-        InstanceStatus::Up => "UP",
-        InstanceStatus::Draining => "DRAINING",
-        InstanceStatus::OutOfService => "OUT_OF_SERVICE",
-    }
 }
 
 pub(crate) fn role(role: MemberRole) -> &'static str {

@@ -7,6 +7,7 @@ mod config;
 mod connect;
 mod descriptors;
 mod failure;
+mod instance;
 mod json;
 mod logging;
 mod output;

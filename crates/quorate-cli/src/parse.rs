@@ -113,6 +113,11 @@ pub(crate) fn check(text: &str) -> Result<HealthCheck, String> {
     Ok(check)
 }
 
+/// The registry's limit (proto/quorate/v1/types.proto).
+pub(crate) fn weight() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(0..=1_000_000)
+}
+
 /// "up", "draining" and so on.
 pub(crate) fn status(text: &str) -> Result<InstanceStatus, String> {
     match text.to_ascii_lowercase().replace('_', "-").as_str() {

@@ -265,12 +265,12 @@ impl Selection {
         let services: Vec<String> = names.into_iter().map(Into::into).collect();
         // With no names, the wire contract reads the prefix. An empty name is refused, which is what is wanted here.
         let services = if services.is_empty() { vec![String::new()] } else { services };
-        Self { services, prefix: String::new(), statuses: Vec::new() }
+        Self { services, ..Self::anything() }
     }
 
     /// All services whose name begins with `prefix`; all of the namespace with "".
     pub fn prefix(prefix: impl Into<String>) -> Self {
-        Self { services: Vec::new(), prefix: prefix.into(), statuses: Vec::new() }
+        Self { prefix: prefix.into(), ..Self::anything() }
     }
 
     /// Only instances with one of these (effective) statuses; all unless set.
@@ -280,7 +280,33 @@ impl Selection {
         self
     }
 
-    pub(crate) fn status_numbers(&self) -> Vec<i32> {
+    fn anything() -> Self {
+        Self { services: Vec::new(), prefix: String::new(), statuses: Vec::new() }
+    }
+
+    /// Reads this, however fresh.
+    pub(crate) fn fetch(&self, namespace: &str) -> v1::FetchRequest {
+        v1::FetchRequest {
+            namespace: namespace.to_owned(),
+            services: self.services.clone(),
+            prefix: self.prefix.clone(),
+            statuses: self.status_numbers(),
+            ..v1::FetchRequest::default()
+        }
+    }
+
+    /// Follows this, from the beginning.
+    pub(crate) fn subscribe(&self, namespace: &str) -> v1::WatchSubscribe {
+        v1::WatchSubscribe {
+            namespace: namespace.to_owned(),
+            services: self.services.clone(),
+            prefix: self.prefix.clone(),
+            statuses: self.status_numbers(),
+            ..v1::WatchSubscribe::default()
+        }
+    }
+
+    fn status_numbers(&self) -> Vec<i32> {
         self.statuses.iter().map(|status| *status as i32).collect()
     }
 }

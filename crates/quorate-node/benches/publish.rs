@@ -65,9 +65,9 @@ impl Scene {
         let mut hub = Hub::new(RING, RING_BYTES);
         hub.restart(registry.revision());
         let subscribe = |number| {
-            let (namespace, statuses) = (Namespace::default(), BTreeSet::new());
+            let namespace = Namespace::default();
             let selection = select(number);
-            hub.subscribe(Filter { namespace, selection, statuses }, false).0
+            hub.subscribe(Filter::all_of(namespace, selection), false).0
         };
         let watchers = (0..WATCHERS).map(subscribe).collect();
         Self { registry, key, weight: 0, hub, watchers }

@@ -9,12 +9,13 @@ use crate::args::{DependentsArgs, FetchArgs, ServicesArgs};
 use crate::commands::endpoints;
 use crate::connect::{Stay, client};
 use crate::failure::Failure;
+use crate::instance;
 use crate::json;
 use crate::output::{self, Format, Table};
 
 pub(crate) async fn fetch(args: FetchArgs) -> Result<(), Failure> {
     let client = client(&args.client, Stay::Once).await?;
-    let selection = Selection::services(args.services.clone()).statuses(args.statuses.clone());
+    let selection = args.wanted.of(Selection::services(args.services.clone()));
     let options = FetchOptions::new(selection)
         .consistency(args.consistency.into())
         .min_revision(args.min_revision);
@@ -141,7 +142,7 @@ pub(crate) async fn dependents(args: DependentsArgs) -> Result<(), Failure> {
     let dependents = client.dependents(&args.service).await?;
     match args.client.output {
         Format::Json => {
-            let dependents: Vec<_> = dependents.iter().map(json::instance).collect();
+            let dependents: Vec<_> = dependents.iter().map(instance::json).collect();
             output::json(&json!({ "service": args.service, "dependents": dependents }))?;
         }
         Format::Table if dependents.is_empty() => {

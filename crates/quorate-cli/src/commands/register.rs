@@ -1,14 +1,14 @@
 //! `register`, `deregister`, `update`.
 
 use quorate_client::{
-    Client, Gone, InstanceBuilder, Lease, MemberRole, MemberStatus, Registration,
-    RegistrationHandle, RegistrationState, Update,
+    Client, Gone, Lease, MemberRole, MemberStatus, RegistrationHandle, RegistrationState, Update,
 };
 use serde_json::json;
 
-use crate::args::{InstanceArgs, InstanceSettings, RegisterArgs, UpdateArgs};
+use crate::args::{InstanceArgs, RegisterArgs, UpdateArgs};
 use crate::connect::{Stay, client, done};
 use crate::failure::Failure;
+use crate::instance::InstanceSettings;
 use crate::json;
 use crate::output::{self, Format};
 use crate::patience::{told, trying};
@@ -18,7 +18,7 @@ pub(crate) async fn register(args: Box<RegisterArgs>) -> Result<(), Failure> {
     // From here on, a signal deregisters what may have been registered.
     let mut stop = Stop::listen()?;
     let client = client(&args.client, Stay::Long).await?;
-    let mut registration = registration(&args.service, &args.id, &args.instance);
+    let mut registration = args.instance.registration(&args.service, &args.id);
     if let Some(status) = args.status {
         registration = registration.status(status);
     }
@@ -110,37 +110,6 @@ fn tell_registered(
         ))?,
     }
     Ok(())
-}
-
-/// What is to be registered, as the arguments say.
-pub(crate) fn registration(service: &str, id: &str, args: &InstanceSettings) -> Registration {
-    let mut instance = InstanceBuilder::new(service, id);
-    for (name, uri) in &args.endpoints {
-        instance = instance.endpoint(name, uri);
-    }
-    for (key, value) in &args.metadata {
-        instance = instance.meta(key, value);
-    }
-    for service in &args.requires {
-        instance = instance.requires(service);
-    }
-    for check in &args.checks {
-        instance = instance.check(check.clone());
-    }
-    if let Some(zone) = &args.zone {
-        instance = instance.zone(zone);
-    }
-    if let Some(version) = &args.version_tag {
-        instance = instance.version(version);
-    }
-    if let Some(weight) = args.weight {
-        instance = instance.weight(weight);
-    }
-    let registration = Registration::new(instance);
-    match args.ttl {
-        Some(ttl) => registration.ttl(ttl),
-        None => registration,
-    }
 }
 
 /// Tells how the registration fares, until it is lost for good; `granted` is told what another cluster has granted.

@@ -34,7 +34,7 @@ pub(crate) async fn run(mut args: Box<RunArgs>) -> Result<(), Failure> {
     let id = args.id.clone().unwrap_or_else(default_id);
     let port = choose_port(&mut args)?;
     let look_at = look_at(&args);
-    let registration = register::registration(&args.service, &id, &args.instance);
+    let registration = args.instance.registration(&args.service, &id);
     let registration = match look_at {
         Some(_) => registration.status(InstanceStatus::Starting),
         None => registration,

@@ -9,6 +9,7 @@ use crate::args::WatchArgs;
 use crate::commands::endpoints;
 use crate::connect::{Stay, client};
 use crate::failure::Failure;
+use crate::instance;
 use crate::json;
 use crate::output::{self, Format};
 use crate::patience::{told, trying};
@@ -28,7 +29,7 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
         Some(prefix) => Selection::prefix(prefix),
         None => Selection::services(args.services.clone()),
     };
-    let mut watch = client.watch(selection.statuses(args.statuses.clone()));
+    let mut watch = client.watch(args.wanted.of(selection));
     tokio::select! {
         begun = told(trying("watch", &args.client), begin(&watch, args.client.timeout)) => begun?,
         () = stop.requested() => return Ok(()),
@@ -103,7 +104,7 @@ fn to_json(event: &WatchEvent) -> Value {
         WatchEvent::Snapshot(view) => json!({
             "event": "snapshot",
             "revision": view.revision(),
-            "instances": view.iter().map(|instance| json::instance(instance)).collect::<Vec<_>>(),
+            "instances": view.iter().map(|instance| instance::json(instance)).collect::<Vec<_>>(),
         }),
         WatchEvent::Reset { cluster_id, revision } => json!({
             "event": "reset",
@@ -113,18 +114,18 @@ fn to_json(event: &WatchEvent) -> Value {
         WatchEvent::Added(instance) => json!({
             "event": "added",
             "revision": instance.modify_revision,
-            "instance": json::instance(instance),
+            "instance": instance::json(instance),
         }),
         WatchEvent::Modified(instance) => json!({
             "event": "modified",
             "revision": instance.modify_revision,
-            "instance": json::instance(instance),
+            "instance": instance::json(instance),
         }),
         WatchEvent::Removed { instance, reason, revision } => json!({
             "event": "removed",
             "revision": revision,
             "reason": json::reason(*reason),
-            "instance": json::instance(instance),
+            "instance": instance::json(instance),
         }),
     }
 }

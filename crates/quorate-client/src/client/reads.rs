@@ -44,15 +44,11 @@ impl Client {
     /// [`Error::Unreachable`], [`Error::Rejected`], [`Error::OtherCluster`] between two pages.
     pub async fn fetch_with(&self, options: &FetchOptions) -> Result<Fetched, Error> {
         let request = FetchRequest {
-            namespace: self.core.options.namespace.clone(),
-            services: options.selection.services.clone(),
-            prefix: options.selection.prefix.clone(),
-            statuses: options.selection.status_numbers(),
             consistency: options.consistency as i32,
             min_revision: options.min_revision,
             not_modified_since: options.not_modified_since,
             cluster_id: options.cluster_id,
-            ..FetchRequest::default()
+            ..options.selection.fetch(&self.core.options.namespace)
         };
         read(&self.core.endpoints, &self.core.plan("fetch", Target::Any), request).await
     }

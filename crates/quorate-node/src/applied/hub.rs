@@ -44,6 +44,16 @@ pub(crate) enum Selection {
 }
 
 impl Filter {
+    /// Every instance of these services.
+    pub(crate) fn all_of(namespace: Namespace, selection: Selection) -> Self {
+        Self { namespace, selection, statuses: BTreeSet::new() }
+    }
+
+    /// Whether it leaves out no instance of the services that it covers.
+    pub(crate) fn is_all(&self) -> bool {
+        self.statuses.is_empty()
+    }
+
     pub(crate) fn covers_service(&self, key: &ServiceKey) -> bool {
         key.namespace == self.namespace
             && match &self.selection {
@@ -52,7 +62,7 @@ impl Filter {
             }
     }
 
-    pub(crate) fn covers_status(&self, instance: &Instance) -> bool {
+    pub(crate) fn covers_instance(&self, instance: &Instance) -> bool {
         self.statuses.is_empty() || self.statuses.contains(&instance.status())
     }
 
@@ -65,7 +75,7 @@ impl Filter {
     /// leaves it removed. `None`: it was not and is not covered.
     pub(crate) fn view(&self, event: &Event) -> Option<View> {
         let covered = |instance: Option<&Arc<Instance>>| {
-            instance.is_some_and(|instance| self.covers_status(instance))
+            instance.is_some_and(|instance| self.covers_instance(instance))
         };
         match (covered(event.before()), covered(event.after())) {
             (false, false) => None,

@@ -319,7 +319,7 @@ pub(crate) fn part_of(key: &ServiceKey, service: Option<&Service>, filter: &Filt
     Part {
         key: key.clone(),
         revision: service.map(|service| service.revision),
-        instances: instances.filter(|instance| filter.covers_status(instance)).cloned().collect(),
+        instances: instances.filter(|instance| filter.covers_instance(instance)).cloned().collect(),
     }
 }
 

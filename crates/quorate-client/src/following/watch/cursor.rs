@@ -62,12 +62,9 @@ impl Cursor {
         self.parts = None;
         self.cluster_id = self.view.cluster_id();
         WatchSubscribe {
-            namespace: namespace.to_owned(),
-            services: selection.services.clone(),
-            prefix: selection.prefix.clone(),
-            statuses: selection.status_numbers(),
             from_revision: if self.anew { 0 } else { self.view.revision() },
             cluster_id: self.view.cluster_id(),
+            ..selection.subscribe(namespace)
         }
     }
 

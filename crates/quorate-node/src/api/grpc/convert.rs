@@ -142,11 +142,27 @@ pub(crate) fn set_override(request: wire::SetOverrideRequest) -> Result<Op, Inva
     Ok(Op::Override { key, value })
 }
 
-pub(crate) fn filter(
+pub(crate) fn fetch_filter(request: &wire::FetchRequest) -> Result<Filter, Invalid> {
+    let wire::FetchRequest { namespace, services, prefix, statuses, .. } = request;
+    let statuses = statuses_from_wire(statuses)?;
+    Ok(Filter { statuses, ..services_filter(namespace, services, prefix)? })
+}
+
+pub(crate) fn watch_filter(request: &wire::WatchSubscribe) -> Result<Filter, Invalid> {
+    let wire::WatchSubscribe { namespace, services, prefix, statuses, .. } = request;
+    let statuses = statuses_from_wire(statuses)?;
+    Ok(Filter { statuses, ..services_filter(namespace, services, prefix)? })
+}
+
+fn statuses_from_wire(statuses: &[i32]) -> Result<BTreeSet<Status>, Invalid> {
+    statuses.iter().filter_map(|value| status("statuses", *value).transpose()).collect()
+}
+
+/// Every instance of the services that are named, or of all with the prefix.
+fn services_filter(
     namespace_name: &str,
     services: &[String],
     prefix: &str,
-    statuses: &[i32],
 ) -> Result<Filter, Invalid> {
     let namespace = namespace(namespace_name)?;
     count("services", services.len(), 0, limits::INSTANCES_PER_CALL)?;
@@ -156,8 +172,7 @@ pub(crate) fn filter(
         let names = services.iter().map(|name| ServiceName::new("services", name));
         Selection::Services(names.collect::<Result<_, _>>()?)
     };
-    let statuses = statuses.iter().filter_map(|value| status("statuses", *value).transpose());
-    Ok(Filter { namespace, selection, statuses: statuses.collect::<Result<_, _>>()? })
+    Ok(Filter::all_of(namespace, selection))
 }
 
 pub(crate) fn checked_prefix(prefix: &str) -> Result<String, Invalid> {

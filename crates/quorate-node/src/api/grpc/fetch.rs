@@ -38,9 +38,7 @@ pub(super) async fn answer(
 ) -> Result<Response<EncodedFetchResponse>, Status> {
     let Call { message: request, deadline, caller } = call;
     let consistency = convert::consistency(request.consistency).map_err(CallError::from)?;
-    let FetchRequest { namespace, services, prefix, statuses, .. } = &request;
-    let filter = convert::filter(namespace, services, prefix, statuses);
-    let filter = filter.map_err(CallError::from)?;
+    let filter = convert::fetch_filter(&request).map_err(CallError::from)?;
     let after = pages::after(&request.after).map_err(CallError::from)?;
     let is_paged = request.limit > 0 || after.is_some();
     let min_revision = min_revision(node, request.min_revision, request.cluster_id);
@@ -50,7 +48,7 @@ pub(super) async fn answer(
     let is_ours = !is_foreign(node, request.cluster_id);
     if since > Revision(0) && is_ours && after.is_none() && !registry.forgot_after(since) {
         let revision = |key| registry.service(key).map(|service| service.revision);
-        let keys = keys(&registry, &filter, services);
+        let keys = keys(&registry, &filter, &request.services);
         if !keys.iter().filter_map(revision).any(|revision| revision > since) {
             let unchanged = EncodedFetchResponse { header, not_modified: true, ..<_>::default() };
             return Ok(Response::new(unchanged));
@@ -68,7 +66,7 @@ pub(super) async fn answer(
         reserved.attach(&mut response);
         return Ok(response);
     }
-    let keys = keys(&registry, &filter, services);
+    let keys = keys(&registry, &filter, &request.services);
     let instances = instances_of(&registry, &keys);
     let (services, reserved) = match instances > LARGE {
         false => {
@@ -179,5 +177,5 @@ fn encoded(node: &Node, registry: &Registry, filter: &Filter, key: &ServiceKey) 
 
 /// Whether whole services were asked for by name: the same ones are asked for again and again.
 fn is_by_name(filter: &Filter) -> bool {
-    filter.statuses.is_empty() && matches!(filter.selection, Selection::Services(_))
+    filter.is_all() && matches!(filter.selection, Selection::Services(_))
 }

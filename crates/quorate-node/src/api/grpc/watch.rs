@@ -38,9 +38,7 @@ pub(crate) async fn answers(
         let must = "the first message must subscribe";
         return Err(CallError::from(Invalid::text("kind", "", must)).into());
     };
-    let WatchSubscribe { namespace, services, prefix, statuses, .. } = &subscribe;
-    let filter = convert::filter(namespace, services, prefix, statuses);
-    let filter = filter.map_err(CallError::from)?;
+    let filter = convert::watch_filter(&subscribe).map_err(CallError::from)?;
     node.check_member()?;
     let begin = begin(&node, &subscribe, deadline).await?;
     let mut fresh = Fresh::now(&node);
@@ -258,11 +256,8 @@ mod tests {
     fn filters() -> Vec<Filter> {
         let chosen = |bits: usize| {
             let chosen = (0..4).filter(|at| bits & (1 << at) != 0).map(|at| STATUSES[at]);
-            Filter {
-                namespace: Namespace::default(),
-                selection: Selection::Prefix(String::new()),
-                statuses: chosen.collect(),
-            }
+            let all = Filter::all_of(Namespace::default(), Selection::Prefix(String::new()));
+            Filter { statuses: chosen.collect(), ..all }
         };
         (0..16).map(chosen).collect()
     }

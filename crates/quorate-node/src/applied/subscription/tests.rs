@@ -56,11 +56,7 @@ fn watch(
     leaders: &watch::Sender<Option<u64>>,
     begin: Begin,
 ) -> Subscription<Infallible> {
-    let filter = Filter {
-        namespace: Namespace::default(),
-        selection: Selection::Prefix(String::new()),
-        statuses: std::collections::BTreeSet::default(),
-    };
+    let filter = Filter::all_of(Namespace::default(), Selection::Prefix(String::new()));
     let bookmark = Duration::from_secs(60);
     let (leaders, end) = (leaders.subscribe(), std::future::pending());
     Subscription::start(applied.clone(), filter, begin, leaders, bookmark, end)
@@ -186,11 +182,7 @@ async fn what_comes_seldom_is_told_between_changes() {
     let applied = Arc::new(Applied::new(100_000, usize::MAX));
     let leaders = watch::Sender::new(None);
     let (end, ended) = tokio::sync::oneshot::channel();
-    let filter = Filter {
-        namespace: Namespace::default(),
-        selection: Selection::Prefix(String::new()),
-        statuses: std::collections::BTreeSet::default(),
-    };
+    let filter = Filter::all_of(Namespace::default(), Selection::Prefix(String::new()));
     let (leader, bookmark) = (leaders.subscribe(), Duration::from_secs(60));
     let mut watcher =
         Subscription::start(applied.clone(), filter, Begin::Snapshot, leader, bookmark, ended);
