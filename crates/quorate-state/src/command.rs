@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::checks::HealthReport;
 use crate::limits::Invalid;
+use crate::load::Load;
 use crate::record;
 use crate::replies::Request;
-use crate::spec::{InstanceSpec, Load, Override, Status, check_metadata, check_weight};
+use crate::spec::{InstanceSpec, Override, Status, check_metadata, check_weight};
 use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Ttl};
 
 /// One log entry: what time it is, and what to do.

@@ -16,6 +16,7 @@ mod event;
 mod forwarded;
 mod hash;
 pub mod limits;
+mod load;
 mod optional;
 mod registry;
 mod replies;
@@ -35,11 +36,12 @@ pub use checks::{
 pub use command::{Command, Deregister, InstanceRef, Op, Register, Rejection, Reply, Update};
 pub use event::{Applied, Change, Event, RemoveReason};
 pub use limits::Invalid;
+pub use load::Load;
 pub use optional::{Optional, read_whole};
 pub use registry::{Counts, Lease, Registry, Service};
 pub use replies::Request;
 pub use snapshot::{SnapshotError, read_snapshot, read_snapshot_cluster, write_snapshot};
-pub use spec::{Instance, InstanceSpec, Load, Override, SpecParts, Status};
+pub use spec::{Instance, InstanceSpec, Override, SpecParts, Status};
 pub use tables::SortedMap;
 pub use texts::TextMap;
 pub use types::{
