@@ -84,6 +84,11 @@ fn out_of_limits() -> Vec<Row> {
             i.requires = (0..65).map(|at| format!("s{at}")).collect();
         }),
         spec_row(&["instances[0].requires", "a b"], |i| i.requires = vec!["a b".to_owned()]),
+        spec_row(&["instances[0].tags", "33", "at most 32"], |i| {
+            i.tags = (0..33).map(|at| format!("t{at}")).collect();
+        }),
+        spec_row(&["instances[0].tags", "a b", "spaces"], |i| i.tags = vec!["a b".to_owned()]),
+        spec_row(&["instances[0].tags", "1 to 64 bytes"], |i| i.tags = vec!["t".repeat(65)]),
         spec_row(&["instances[0].endpoints name", "a b"], |i| {
             i.endpoints.insert("a b".to_owned(), "http://h".to_owned());
         }),
@@ -147,6 +152,7 @@ fn at_the_limits() -> RegisterRequest {
             };
             4
         ],
+        tags: (0..32).map(|at| format!("{at:064}")).collect(),
     };
     RegisterRequest {
         namespace: name("n"),

@@ -37,6 +37,9 @@ pub(crate) struct InstanceSettings {
     /// A service that it depends on (repeatable, up to 64)
     #[arg(long, value_name = "SERVICE")]
     pub(crate) requires: Vec<String>,
+    /// A short label, like canary (repeatable, up to 32 of 64 bytes)
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
     /// A health check that the cluster makes, where its operator allows it: http=/path, tcp or grpc=SERVICE, then perhaps
     /// ,endpoint=NAME,every=10s,timeout=2s,failures=3,successes=1 (repeatable, up to 4; every 1s to 1h)
     #[arg(long = "check", value_name = "CHECK", value_parser = parse::check)]
@@ -54,7 +57,7 @@ pub(crate) struct Wanted {
 impl InstanceSettings {
     /// What is to be registered.
     pub(crate) fn registration(&self, service: &str, id: &str) -> Registration {
-        let mut instance = InstanceBuilder::new(service, id);
+        let mut instance = InstanceBuilder::new(service, id).tags(&self.tags);
         for (name, uri) in &self.endpoints {
             instance = instance.endpoint(name, uri);
         }
@@ -111,6 +114,9 @@ pub(crate) fn json(instance: &Instance) -> Value {
     });
     if instance.load > 0 {
         value["load"] = json!(instance.load);
+    }
+    if !instance.tags.is_empty() {
+        value["tags"] = json!(instance.tags);
     }
     if let Some(decision) = &instance.r#override {
         value["override"] = r#override(decision);

@@ -88,6 +88,20 @@ impl InstanceBuilder {
         self
     }
 
+    /// A short label, e.g. `canary`; up to 32.
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.0.tags.push(tag.into());
+        self
+    }
+
+    /// Several of them.
+    #[must_use]
+    pub fn tags<S: Into<String>>(mut self, tags: impl IntoIterator<Item = S>) -> Self {
+        self.0.tags.extend(tags.into_iter().map(Into::into));
+        self
+    }
+
     /// How the cluster is to find out whether it works; up to 4.
     #[must_use]
     pub fn check(mut self, check: HealthCheck) -> Self {

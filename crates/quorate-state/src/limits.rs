@@ -15,6 +15,10 @@ pub const METADATA_ENTRIES: usize = 64;
 pub const METADATA_BYTES: usize = 16 * 1024;
 /// Services that one instance may require.
 pub const REQUIRES: usize = 64;
+/// Tags of one instance.
+pub const TAGS: usize = 32;
+/// One tag: bytes.
+pub const TAG_BYTES: usize = 64;
 /// Weight.
 pub const WEIGHT: u32 = 1_000_000;
 /// The weight of an instance that names none.

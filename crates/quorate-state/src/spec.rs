@@ -54,6 +54,8 @@ pub struct SpecParts {
     pub load: u32,
     /// How to find out whether it works.
     pub checks: Vec<HealthCheck>,
+    /// Short labels.
+    pub tags: BTreeSet<String>,
 }
 
 /// What a process registers of an instance: checked, so that a limit is broken nowhere behind this. A clone shares the texts
@@ -75,6 +77,7 @@ struct SpecTexts<'a> {
     metadata: TextMap<'a>,
     zone: &'a str,
     version: &'a str,
+    tags: TextList<'a>,
 }
 
 impl<'a> SpecTexts<'a> {
@@ -86,6 +89,7 @@ impl<'a> SpecTexts<'a> {
             metadata: texts.map(),
             zone: texts.text(),
             version: texts.text(),
+            tags: texts.list(),
         }
     }
 }
@@ -103,16 +107,18 @@ struct SpecRecord<'a, M, R, O> {
     optional: O,
 }
 
-/// A load of 0 and no checks are not written. New fields come at the end.
-type SpecOptional = Optional<(Option<Load>, Option<Arc<Checks>>)>;
+/// A load of 0, no checks and no tags are not written. New fields come at the end.
+type SpecOptional<'a> = Optional<(Option<Load>, Option<Arc<Checks>>, Option<BTreeSet<&'a str>>)>;
 
 impl Serialize for InstanceSpec {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Self { texts, checks, weight, status, load } = self;
-        let SpecTexts { requires, endpoints, metadata, zone, version } = SpecTexts::unpack(texts);
+        let texts = SpecTexts::unpack(texts);
+        let SpecTexts { requires, endpoints, metadata, zone, version, tags } = texts;
         let (weight, status) = (*weight, *status);
         let load = Some(*load).filter(|load| load.get() > 0);
-        let optional = Optional((load, checks.as_deref()));
+        let tags = Some(tags).filter(|tags| tags.iter().len() > 0);
+        let optional = Optional((load, checks.as_deref(), tags));
         let record: SpecRecord<'_, TextMap<'_>, TextList<'_>, _> =
             SpecRecord { endpoints, zone, version, weight, status, metadata, requires, optional };
         record.serialize(serializer)
@@ -123,17 +129,18 @@ impl Serialize for InstanceSpec {
 impl<'de> Deserialize<'de> for InstanceSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         type Map<'a> = BTreeMap<&'a str, &'a str>;
-        let record: SpecRecord<'de, Map<'de>, BTreeSet<&'de str>, SpecOptional> =
+        let record: SpecRecord<'de, Map<'de>, BTreeSet<&'de str>, SpecOptional<'de>> =
             SpecRecord::deserialize(deserializer)?;
         let SpecRecord { endpoints, zone, version, weight, status, metadata, requires, optional } =
             record;
-        let Optional((load, checks)) = optional;
+        let Optional((load, checks, tags)) = optional;
         let texts = Texts::pack(|texts| {
             texts.list(requires.into_iter());
             texts.map(endpoints.into_iter());
             texts.map(metadata.into_iter());
             texts.text(zone);
             texts.text(version);
+            texts.list(tags.unwrap_or_default().into_iter());
         });
         Ok(Self { texts, checks, weight, status, load: load.unwrap_or_default() })
     }
@@ -164,6 +171,7 @@ impl InstanceSpec {
             let limit = format!("at most {} services", limits::REQUIRES);
             return Err(Invalid::number(format_args!("{field}.requires"), requires, limit));
         }
+        check_tags(format_args!("{field}.tags"), &parts.tags)?;
         let load = Load::new(format_args!("{field}.load"), parts.load)?;
         let checks = Checks::new(field, &parts.endpoints, parts.checks)?.map(Arc::new);
         let texts = Texts::pack(|texts| {
@@ -172,8 +180,26 @@ impl InstanceSpec {
             texts.map(parts.metadata.iter().map(as_texts));
             texts.text(&parts.zone);
             texts.text(&parts.version);
+            texts.list(parts.tags.iter().map(String::as_str));
         });
         Ok(Self { texts, checks, weight, status: parts.status, load })
+    }
+
+    /// A tag, also one that is asked for.
+    ///
+    /// # Errors
+    /// Empty, too long, or with a character that is not allowed.
+    pub fn check_tag(field: impl Display + Copy, tag: &str) -> Result<(), Invalid> {
+        if tag.is_empty() || tag.len() > limits::TAG_BYTES {
+            let limit = format!("a tag is 1 to {} bytes long", limits::TAG_BYTES);
+            return Err(Invalid::text(field, tag, limit));
+        }
+        // A comma separates tags wherever several stand in one text.
+        if !tag.chars().all(|c| c.is_ascii_graphic() && c != ',') {
+            let limit = "only printable ASCII without spaces and commas is allowed";
+            return Err(Invalid::text(field, tag, limit));
+        }
+        Ok(())
     }
 
     /// Checks what was read from bytes, past [`InstanceSpec::new`].
@@ -186,7 +212,8 @@ impl InstanceSpec {
 
     fn to_parts(&self) -> SpecParts {
         let Self { texts, checks, weight, status, load } = self;
-        let SpecTexts { requires, endpoints, metadata, zone, version } = SpecTexts::unpack(texts);
+        let texts = SpecTexts::unpack(texts);
+        let SpecTexts { requires, endpoints, metadata, zone, version, tags } = texts;
         SpecParts {
             endpoints: endpoints.to_map(),
             zone: zone.to_owned(),
@@ -197,6 +224,7 @@ impl InstanceSpec {
             requires: requires.iter().map(ServiceName::known).collect(),
             load: load.get(),
             checks: checks.iter().flat_map(|checks| checks.iter()).cloned().collect(),
+            tags: tags.iter().map(str::to_owned).collect(),
         }
     }
 
@@ -229,11 +257,16 @@ impl InstanceSpec {
         self.texts.reader().list().iter().map(ServiceName::known)
     }
 
+    /// Short labels, in order, each once.
+    pub fn tags(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.texts().tags.iter()
+    }
+
     /// How many texts it is made of, and their bytes.
     pub fn texts_and_bytes(&self) -> (usize, usize) {
-        let SpecTexts { requires, endpoints, metadata, zone, version } = self.texts();
+        let SpecTexts { requires, endpoints, metadata, zone, version, tags } = self.texts();
         let entries = endpoints.iter().chain(metadata.iter()).flat_map(|(name, text)| [name, text]);
-        let texts = requires.iter().chain(entries).chain([zone, version]);
+        let texts = requires.iter().chain(entries).chain([zone, version]).chain(tags.iter());
         texts.fold((0, 0), |(texts, bytes), text| (texts + 1, bytes + text.len()))
     }
 
@@ -254,13 +287,14 @@ impl InstanceSpec {
         spec.weight = weight.unwrap_or(spec.weight);
         spec.load = load.unwrap_or(spec.load);
         if let Some(metadata) = metadata {
-            let SpecTexts { requires, endpoints, zone, version, .. } = self.texts();
+            let SpecTexts { requires, endpoints, zone, version, tags, .. } = self.texts();
             spec.texts = Texts::pack(|texts| {
                 texts.list(requires.iter());
                 texts.map(endpoints.iter());
                 texts.map(metadata.iter().map(as_texts));
                 texts.text(zone);
                 texts.text(version);
+                texts.list(tags.iter());
             });
         }
         spec
@@ -269,6 +303,14 @@ impl InstanceSpec {
 
 fn as_texts<'a>((name, text): (&'a String, &'a String)) -> (&'a str, &'a str) {
     (name, text)
+}
+
+fn check_tags(field: impl Display + Copy, tags: &BTreeSet<String>) -> Result<(), Invalid> {
+    if tags.len() > limits::TAGS {
+        let limit = format!("at most {} tags", limits::TAGS);
+        return Err(Invalid::number(field, tags.len(), limit));
+    }
+    tags.iter().try_for_each(|tag| InstanceSpec::check_tag(field, tag))
 }
 
 fn check_endpoints(

@@ -25,6 +25,8 @@ fn every_documented_line_parses() {
         "quorate register s i --endpoint http=http://10.0.0.1:8080 --ttl 10s --zone z --meta k=v --once",
         "quorate register s i --endpoint a=http://h:1 --endpoint b=http://h:2 --weight 1 --status starting \
          --version-tag 1.2 --requires a --requires b --meta k=v --meta l=w",
+        "quorate register s i --endpoint a=http://h:1 --tag canary --tag gpu",
+        "quorate run --service s --endpoint a=http://h:1 --tag canary -- ./server",
         "quorate register s i --endpoint a=http://h:1 --check http=/healthz,every=5s --check tcp",
         "quorate run --service s --endpoint a=http://h:1 --check grpc=a.B -- ./server",
         "quorate dev --health-checks-allow 127.0.0.0/8",

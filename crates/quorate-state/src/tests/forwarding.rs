@@ -54,6 +54,9 @@ fn what_breaks_a_limit_is_refused_however_it_was_built() {
     let mut register = register("web/a", 7);
     register.instances[0].1 = spec(SpecParts { requires, ..parts() });
     refused(register, Some(("db", "d ")), "instances[0].requires");
+    let mut register = super::register("web/a", 7);
+    register.instances[0].1 = spec(SpecParts { tags: ["canary".to_owned()].into(), ..parts() });
+    refused(register, Some(("canary", "can ry")), "instances[0].tags");
     refused(deregister("web/abc"), Some(("web", "w b")), "service");
     refused(Update { weight: Some(u32::MAX), ..update("web/a") }, None, "weight");
     let over = Override { status: None, weight: None, reason: String::new() };

@@ -81,10 +81,13 @@ fn registration() {
 fn registration_with_what_is_optional() {
     let load = |parts| SpecParts { load: 300, ..parts };
     let checks = |parts| SpecParts { checks: all_checks(), ..parts };
+    let tags = |parts| SpecParts { tags: ["b", "a"].map(str::to_owned).into(), ..parts };
     for (parts, expected) in [
         (load(full_parts()), "01_ac02".to_owned()),
         (checks(full_parts()), format!("02_{CHECKS}")),
         (load(checks(full_parts())), format!("03_ac02_{CHECKS}")),
+        (tags(full_parts()), "04_02_0161_0162".to_owned()),
+        (load(checks(tags(full_parts()))), format!("07_ac02_{CHECKS}_02_0161_0162")),
     ] {
         check(registration_of(parts), &format!("01_01_{WEB_A}_{SPEC}_{expected}_00"));
     }
@@ -185,7 +188,7 @@ fn what_is_not_known_is_not_read() {
     newest_bit(&mut of_command, 1);
     postcard::from_bytes::<Command>(&of_command).unwrap_err();
     let mut of_instance = postcard::to_stdvec(&spec(parts())).unwrap();
-    newest_bit(&mut of_instance, 2);
+    newest_bit(&mut of_instance, 3);
     postcard::from_bytes::<InstanceSpec>(&of_instance).unwrap_err();
     let mut of_update = postcard::to_stdvec(&update("web/a")).unwrap();
     newest_bit(&mut of_update, 4);

@@ -187,6 +187,24 @@ fn requires() {
 }
 
 #[test]
+fn tags() {
+    let many = |count: usize| (0..count).map(|i| format!("t{i}")).collect::<BTreeSet<_>>();
+    check(&spec_text(|p| p.tags = many(32)), "");
+    check(&spec_text(|p| p.tags = many(33)), "instances[3].tags = 33: at most 32 tags");
+    let one = |tag: &str| spec_text(|p| p.tags = [tag.to_owned()].into());
+    check(&one(&"t".repeat(64)), "");
+    check(&one("eu=1/a:b"), "");
+    check(&one(""), "instances[3].tags = \"\": a tag is 1 to 64 bytes long");
+    let long = "t".repeat(65);
+    let too_long = format!("instances[3].tags = \"{}…\": a tag is 1 to 64 bytes long", &long[..64]);
+    check(&one(&long), &too_long);
+    for bad in ["a b", "a,b", "a\n", "ü"] {
+        let limit = "only printable ASCII without spaces and commas is allowed";
+        check(&one(bad), &format!("instances[3].tags = {bad:?}: {limit}"));
+    }
+}
+
+#[test]
 fn weight() {
     for (weight, expected) in [
         (0, ""),

@@ -258,6 +258,7 @@ impl Model {
                 requires: held.spec.requires().collect(),
                 load: update.load.unwrap_or(held.spec.load()).get(),
                 checks: held.checks().into_iter().flat_map(Checks::iter).cloned().collect(),
+                tags: held.spec.tags().map(str::to_owned).collect(),
             },
         );
         let spec = spec.unwrap();

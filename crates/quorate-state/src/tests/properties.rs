@@ -41,11 +41,13 @@ fn any_metadata() -> impl Strategy<Value = BTreeMap<String, String>> {
 
 fn any_spec() -> impl Strategy<Value = InstanceSpec> {
     let required = prop_oneof![4 => Just(vec![]), 1 => vec(select(&["db", "web"][..]), 1..3)];
-    (any_metadata(), any_status(), required, 0..3_u32, any_checks()).prop_map(
-        |(metadata, status, required, load, checks)| {
+    let tags = proptest::collection::btree_set(select(&["canary", "gpu"][..]), 0..2);
+    (any_metadata(), any_status(), required, 0..3_u32, any_checks(), tags).prop_map(
+        |(metadata, status, required, load, checks, tags)| {
+            let tags = tags.into_iter().map(str::to_owned).collect();
             let requires: BTreeSet<_> =
                 required.iter().map(|name| ServiceName::new("requires", name).unwrap()).collect();
-            spec(SpecParts { metadata, status, requires, load, checks, ..parts() })
+            spec(SpecParts { metadata, status, requires, load, checks, tags, ..parts() })
         },
     )
 }

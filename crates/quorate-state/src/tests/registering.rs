@@ -11,6 +11,27 @@ fn first_instance_of_a_new_service_needs_nothing_else() {
 }
 
 #[test]
+fn tags_are_a_set_that_updates_leave_and_registrations_say_anew() {
+    let tagged = |tags: &[&str]| {
+        let tags = tags.iter().map(|tag| (*tag).to_owned()).collect();
+        let instance = (key("web/a"), spec(SpecParts { tags, ..parts() }));
+        Register { instances: vec![instance], ..register("", 7) }
+    };
+    let tags = |t: &Transcript| t.instance("web/a").spec.tags().collect::<Vec<_>>().join(" ");
+    let mut t = Transcript::default();
+    t.at(0, tagged(&["b", "a"]), "registered L1 15000ms @7 | #1 added web/a@7");
+    assert_eq!(tags(&t), "a b");
+    t.at(1, tagged(&["a", "b"]), "registered L1 15000ms @7");
+    let metadata = Some(BTreeMap::from([("k".to_owned(), "v".to_owned())]));
+    t.at(2, Update { metadata, ..update_load("web/a", 5) }, "updated | #2 changed web/a@7");
+    assert_eq!(tags(&t), "a b");
+    t.at(3, tagged(&["b"]), "registered L1 15000ms @7 | #3 changed web/a@7");
+    assert_eq!(tags(&t), "b");
+    let restored = read_snapshot(&mut &golden::snapshot_bytes(&t.registry)[..]).unwrap();
+    assert_eq!(tags(&Transcript { registry: restored }), "b");
+}
+
+#[test]
 fn instances_of_one_call_share_a_lease() {
     let mut t = Transcript::default();
     let both = "registered L1 15000ms @7 | #1 added api/a@7 | #2 added web/a@7";

@@ -79,6 +79,7 @@ fn instance_spec(
         requires,
         load: spec.load,
         checks: checks::checks(field, spec.checks)?,
+        tags: spec.tags.into_iter().collect(),
     };
     InstanceSpec::new(field, parts)
 }
@@ -254,6 +255,7 @@ pub(crate) fn instance_to_wire(instance: &Instance) -> wire::Instance {
         checks: checks::checks_to_wire(instance),
         health: checks::health_to_wire(instance),
         health_reason: instance.health_reason().to_owned(),
+        tags: spec.tags().map(str::to_owned).collect(),
     }
 }
 
