@@ -20,7 +20,8 @@ pub use self::instances::{Instances, Origin, Selector};
 use self::topics::{Feed, Queue};
 use crate::core::Core;
 use crate::error::{Attempt, Code, Error};
-use crate::following::watch::{WatchEvent, WatchStatus};
+use crate::following::status::WatchStatus;
+use crate::following::watch::WatchEvent;
 use crate::types::Instance;
 
 /// A live view of one service: a snapshot, then kept current by the registry for as long as it is held. Clones share it.
@@ -96,7 +97,7 @@ impl Hubs {
         let found = running.iter().filter_map(Weak::upgrade);
         let mut found = found.filter(|hub| hub.namespace() == namespace && hub.takes(service));
         found.next().unwrap_or_else(|| {
-            let hub = Hub::start(&self.core, namespace.clone());
+            let hub = Hub::start(self.core.clone(), namespace.clone());
             running.push(Arc::downgrade(&hub));
             hub
         })
@@ -175,6 +176,7 @@ impl Discovery {
     fn unreachable(&self) -> Error {
         match self.status() {
             WatchStatus::Interrupted { last_error, .. } => last_error,
+            WatchStatus::Refused { error } => error,
             _ => Error::Unreachable {
                 operation: "discover",
                 within: self.inner.call_timeout,

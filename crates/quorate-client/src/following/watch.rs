@@ -1,12 +1,10 @@
 //! [`Watch`]: what an application holds of a subscription. The work is done by the task in `following/watch/follow.rs`; between them
 //! stand the newest view and the backlog of events.
 
-mod cursor;
 mod follow;
 mod view;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use quorate_proto::v1::{Instance, RemoveReason};
 use tokio::sync::{Notify, watch};
@@ -16,6 +14,8 @@ pub(crate) use self::view::Backlog;
 pub use self::view::View;
 use crate::core::Core;
 use crate::error::Error;
+use crate::following::status::WatchStatus;
+use crate::following::stream::Follower;
 use crate::types::Selection;
 
 /// What happened to what a watch covers.
@@ -45,35 +45,6 @@ pub enum WatchEvent {
         reason: RemoveReason,
         /// When; 0 when it went while the watch was interrupted for long.
         revision: u64,
-    },
-}
-
-/// How a watch stands. Whatever it says, the view stays what was known last.
-///
-/// An example is at [`Watch`].
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum WatchStatus {
-    /// No node has been reached yet.
-    Connecting,
-    /// Changes arrive.
-    Following {
-        /// The node that sends them.
-        address: String,
-        /// False: the node has lost its leader, so nothing new can come.
-        has_leader: bool,
-    },
-    /// The stream broke off; the task goes on trying, for ever.
-    Interrupted {
-        /// Since when.
-        since: Instant,
-        /// What the last attempt came to.
-        last_error: Error,
-    },
-    /// The registry refused the subscription, for instance because of a name that cannot be: the task has stopped.
-    Refused {
-        /// The reason.
-        error: Error,
     },
 }
 
@@ -113,10 +84,10 @@ impl Watch {
         let (view_sender, view) = watch::channel(Arc::new(View::default()));
         let (status_sender, status) = watch::channel(WatchStatus::Connecting);
         let events = Arc::new(Events::default());
-        let publisher =
-            Publisher { events: events.clone(), view: view_sender, status: status_sender };
+        let publisher = Publisher { events: events.clone(), view: view_sender };
+        let follower = Follower::new(core.clone(), "watch", status_sender);
         let runtime = core.runtime.clone();
-        let task = runtime.spawn(follow::follow(core, selection, publisher));
+        let task = runtime.spawn(follow::follow(core, selection, follower, publisher));
         Self { events, view, status, _task: AbortOnDropHandle::new(task) }
     }
 
@@ -221,7 +192,6 @@ impl Events {
 struct Publisher {
     events: Arc<Events>,
     view: watch::Sender<Arc<View>>,
-    status: watch::Sender<WatchStatus>,
 }
 
 impl Publisher {

@@ -37,6 +37,8 @@ pub(crate) enum Mode {
     Broken,
     /// Has too much to do, and says when to come back.
     Overloaded,
+    /// Does nothing for this client, whose right it is not.
+    Refusing,
     /// Does everything, and takes so long.
     Slow(Duration),
 }

@@ -14,4 +14,5 @@ mod registering;
 mod renewing;
 mod serving;
 mod slow;
+mod streams;
 mod watching;

@@ -7,16 +7,12 @@ use quorate_proto::v1::{Consistency, FetchRequest, Service};
 
 use super::hub::Shared;
 use super::topics::Topics;
-use crate::core::Options;
-use crate::nodes::endpoints::{Endpoints, Target};
+use crate::nodes::endpoints::Target;
 use crate::reading::read;
 
 /// Compares with some node, which need not be the one that sends the changes. True: something is to be read anew.
-pub(super) async fn finds_difference(
-    shared: &Shared,
-    endpoints: &Endpoints,
-    options: &Options,
-) -> bool {
+pub(super) async fn finds_difference(shared: &Shared) -> bool {
+    let core = &shared.core;
     let request = {
         let topics = shared.topics();
         FetchRequest {
@@ -29,7 +25,7 @@ pub(super) async fn finds_difference(
             ..FetchRequest::default()
         }
     };
-    match read(endpoints, &options.plan("audit", Target::Any), request).await {
+    match read(&core.endpoints, &core.plan("audit", Target::Any), request).await {
         Ok(fetched) => {
             let mut topics = shared.topics();
             if fetched.header.cluster_id != topics.cluster_id {
@@ -43,7 +39,7 @@ pub(super) async fn finds_difference(
             for service in &wrong {
                 tracing::warn!(service = service.name, "a live view differed from the registry");
                 topics.distrust(&service.name);
-                options.counters.divergences.fetch_add(1, Ordering::Relaxed);
+                shared.counters().divergences.fetch_add(1, Ordering::Relaxed);
             }
             !wrong.is_empty()
         }

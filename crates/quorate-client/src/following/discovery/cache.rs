@@ -60,7 +60,7 @@ impl Cache {
         let (file, shared) = (self.file(&service), shared.clone());
         let namespace = self.namespace.clone();
         // Nobody waits for it: what it finds is either still of use then, or not.
-        let runtime = shared.runtime().clone();
+        let runtime = shared.core.runtime.clone();
         let _task = runtime.spawn_blocking(move || match read(&file, &namespace, &service) {
             Ok(Some((cluster_id, instances))) => {
                 shared.topics().take_cached(&service, cluster_id, instances);

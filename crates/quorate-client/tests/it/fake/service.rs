@@ -40,6 +40,7 @@ impl Node {
             Mode::Hang => std::future::pending().await,
             Mode::Unavailable => return Err(Status::unavailable("no leader")),
             Mode::Broken => return Err(Status::internal("the disk is failing")),
+            Mode::Refusing => return Err(Status::permission_denied("not for you")),
             Mode::Overloaded => {
                 let mut status = Status::resource_exhausted("too many calls wait");
                 let after = RETRY_AFTER.as_millis() as u64;
@@ -323,6 +324,7 @@ impl Registry for Node {
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let mode = *self.mode.lock().unwrap();
+        *locked(&self.state).calls.entry("watch").or_default() += 1;
         let mut requests = request.into_inner();
         let first = requests.next().await;
         let Some(Ok(WatchRequest { kind: Some(watch_request::Kind::Subscribe(subscribe)) })) =
@@ -334,6 +336,7 @@ impl Registry for Node {
             Mode::Hang | Mode::SwallowAnswers => std::future::pending().await,
             Mode::Unavailable => return Err(Status::unavailable("stopping")),
             Mode::Broken | Mode::Overloaded => return Err(Status::internal("broken")),
+            Mode::Refusing => return Err(Status::permission_denied("not for you")),
             Mode::Honest | Mode::Slow(_) => {}
         }
         if subscribe.services.iter().any(String::is_empty) {

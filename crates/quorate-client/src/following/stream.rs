@@ -1,0 +1,333 @@
+//! A subscription, kept on one node after the other: opened, resumed, given up when nothing arrives or no leader is there,
+//! moved to nodes that were added, acknowledged. What a message means to its stream is in `stream/cursor.rs`, what it means
+//! to those who read is theirs: a watch or a hub.
+
+mod cursor;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::v1::{
+    WatchAck, WatchRequest, WatchResponse, WatchSubscribe, watch_request::Kind,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+
+use self::cursor::Cursor;
+pub(super) use self::cursor::Taken;
+use super::status::WatchStatus;
+use crate::core::Core;
+use crate::error::{Attempt, Error, explain};
+use crate::nodes::call::Rounds;
+use crate::nodes::endpoints::{Address, Target};
+use crate::nodes::rebalance::{Move, Mover};
+use crate::nodes::retry::{BACKGROUND, Decision, decide};
+use crate::nodes::stub::registry;
+
+/// Acknowledgements on their way. The server keeps the last one only, so one that finds no room is left out.
+const ACKS_MAX: usize = 8;
+/// Between two streams there is at least this, however they ended. After the death of a node, changes wait for it; a node
+/// that ends every stream is left alone for longer (`Rounds::wait`).
+const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
+/// A stream that lived so long, or brought something new, was a good one: what ended it is a new failure, not the next of the
+/// same.
+const GOOD_STREAM: Duration = Duration::from_secs(1);
+
+/// What a stream brought.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A message.
+    Taken(Taken),
+    /// It is to move: see [`Follower::relocate`].
+    Due(Move),
+}
+
+/// Why a stream ended. The status says the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The node failed, or what lies between: go on elsewhere, after a pause.
+    Lost,
+    /// The registry is not as far as the subscription: the same, from 0.
+    Ahead,
+    /// The subscription was refused, and would be for ever. The node works.
+    Refused,
+}
+
+/// Opens a stream when the one before it has ended. One for each watch or hub.
+#[derive(Debug)]
+pub(super) struct Follower {
+    core: Arc<Core>,
+    /// What it is for, in errors and logs.
+    operation: &'static str,
+    status: watch::Sender<WatchStatus>,
+    rounds: Rounds,
+    mover: Mover,
+}
+
+/// A node that was chosen.
+#[derive(Debug)]
+pub(super) struct Node {
+    address: Address,
+    channel: Channel,
+}
+
+/// A subscription on some node.
+#[derive(Debug)]
+pub(super) struct Stream {
+    address: Address,
+    subscribe: WatchSubscribe,
+    cursor: Cursor,
+    begun: Instant,
+    /// Whether it brought something that was not known before.
+    progressed: bool,
+    /// When the last message came.
+    heard: Instant,
+    leaderless_since: Option<Instant>,
+    /// The first message, between its header and the rest.
+    pending: Option<WatchResponse>,
+    /// The position that was handed out last, to be acknowledged when the next message is asked for.
+    unacknowledged: Option<u64>,
+    answers: Streaming<WatchResponse>,
+    acks: mpsc::Sender<WatchRequest>,
+}
+
+impl Follower {
+    pub(super) fn new(
+        core: Arc<Core>,
+        operation: &'static str,
+        status: watch::Sender<WatchStatus>,
+    ) -> Self {
+        let mover = Mover::new(core.endpoints.clone());
+        Self { core, operation, status, rounds: Rounds::new(BACKGROUND), mover }
+    }
+
+    /// The node to go on at.
+    pub(super) fn pick(&mut self) -> Node {
+        let (address, channel) = self.rounds.pick(&self.core.endpoints, Target::Any);
+        Node { address, channel }
+    }
+
+    /// Subscribes on a node.
+    pub(super) async fn open(
+        &mut self,
+        node: &Node,
+        subscribe: WatchSubscribe,
+    ) -> Result<Stream, Ended> {
+        let within = self.core.options.attempt_timeout;
+        Stream::open(node.address.clone(), node.channel.clone(), subscribe, within)
+            .await
+            .map_err(|status| self.ended(&node.address, false, &status))
+    }
+
+    /// The next of a stream. To ask for it says that the one before it was taken in. Can be cancelled.
+    pub(super) async fn next(&mut self, stream: &mut Stream) -> Result<Event, Ended> {
+        let here = stream.address.clone();
+        let is_complete = stream.is_complete();
+        let taken = tokio::select! {
+            taken = stream.next(&self.core) => taken,
+            // A stream that has not brought all yet would begin again for nothing.
+            to = self.mover.due(&here), if is_complete => return Ok(Event::Due(to)),
+        };
+        match taken {
+            Ok(taken) => {
+                if let Taken::Leader(has_leader) = taken {
+                    let address = here.to_string();
+                    self.status.send_replace(WatchStatus::Following { address, has_leader });
+                }
+                Ok(Event::Taken(taken))
+            }
+            Err(status) => Err(self.ended(&here, stream.is_good(), &status)),
+        }
+    }
+
+    /// Goes on at another node, from where the stream is. It stays where that fails.
+    pub(super) async fn relocate(&mut self, stream: &mut Stream, to: Move) {
+        let (address, channel) = (to.address.clone(), to.channel.clone());
+        let within = self.core.options.attempt_timeout;
+        match Stream::open(address, channel, stream.resume(), within).await {
+            Ok(moved) => {
+                let (begun, progressed) = (stream.begun, stream.progressed);
+                *stream = Stream { begun, progressed, ..moved };
+            }
+            Err(status) => {
+                let (operation, address) = (self.operation, &to.address);
+                tracing::debug!(operation, %address, %status, "a new node did not take the stream; it stays");
+                self.mover.try_again(&to);
+            }
+        }
+    }
+
+    /// Waits until the next stream may be opened.
+    pub(super) async fn pause(&mut self) {
+        sleep(self.rounds.wait(&self.core.endpoints).max(SHORTEST_PAUSE)).await;
+    }
+
+    /// The next stream is opened for a reason of its own, not because the one before it failed.
+    pub(super) fn begin_afresh(&mut self) {
+        self.rounds.reset();
+    }
+
+    /// Notes the end of a stream.
+    fn ended(&mut self, address: &Address, was_good: bool, status: &Status) -> Ended {
+        let Self { core, operation, .. } = self;
+        if decide(status.code()) == Decision::Fail {
+            core.endpoints.refused(address, Target::Any);
+            let error = Error::rejected(operation, status);
+            tracing::warn!(%address, %error, "the subscription was refused");
+            self.status.send_replace(WatchStatus::Refused { error });
+            return Ended::Refused;
+        }
+        core.endpoints.failed(address);
+        if was_good {
+            self.rounds.reset();
+        }
+        let attempt =
+            Attempt { address: address.to_string(), code: status.code(), reason: explain(status) };
+        tracing::debug!(operation, %attempt, "the stream was interrupted; going on elsewhere");
+        let within = core.options.attempt_timeout;
+        let last_error = Error::Unreachable { operation, within, tried: vec![attempt] };
+        self.status.send_modify(|now| {
+            let since = match now {
+                WatchStatus::Interrupted { since, .. } => *since,
+                _ => std::time::Instant::now(),
+            };
+            *now = WatchStatus::Interrupted { since, last_error };
+        });
+        if status.code() == Code::OutOfRange { Ended::Ahead } else { Ended::Lost }
+    }
+}
+
+impl Stream {
+    async fn open(
+        address: Address,
+        channel: Channel,
+        subscribe: WatchSubscribe,
+        within: Duration,
+    ) -> Result<Self, Status> {
+        let begun = Instant::now();
+        let (acks, requests) = mpsc::channel(ACKS_MAX);
+        let cursor = Cursor::new(subscribe.cluster_id, subscribe.from_revision);
+        // A new channel has room.
+        let _has_room =
+            acks.try_send(WatchRequest { kind: Some(Kind::Subscribe(subscribe.clone())) });
+        let mut stub = registry(channel);
+        let opening = stub.watch(ReceiverStream::new(requests));
+        let answers = timeout(within, opening)
+            .await
+            .map_err(|_elapsed| Status::deadline_exceeded("the watch was not answered"))??
+            .into_inner();
+        Ok(Self {
+            address,
+            subscribe,
+            cursor,
+            begun,
+            progressed: false,
+            heard: Instant::now(),
+            leaderless_since: None,
+            pending: None,
+            unacknowledged: None,
+            answers,
+            acks,
+        })
+    }
+
+    /// Takes in the next message. Can be cancelled.
+    async fn next(&mut self, core: &Core) -> Result<Taken, Status> {
+        self.acknowledge();
+        let message = match self.pending.take() {
+            Some(message) => message,
+            None => {
+                let message = self.receive(core).await?;
+                self.heard = Instant::now();
+                let led = self.cursor.take_header(message.header.as_ref())?;
+                if message.header.is_some() {
+                    let header = message.header.as_ref();
+                    core.endpoints.succeeded(&self.address, Target::Any, header)?;
+                }
+                if self.cursor.cluster_id() != core.endpoints.cluster_id() {
+                    return Err(Status::unavailable("another cluster answers now"));
+                }
+                if let Some(has_leader) = led {
+                    self.pending = Some(message);
+                    return Ok(self.led(has_leader));
+                }
+                message
+            }
+        };
+        let before = self.cursor.position();
+        let taken = self.cursor.take(message)?;
+        match taken {
+            Taken::Leader(has_leader) => return Ok(self.led(has_leader)),
+            Taken::Part => {}
+            Taken::Snapshot { .. } | Taken::Changes { .. } => {
+                self.progressed |= self.cursor.position() != before;
+                self.unacknowledged = Some(self.cursor.position());
+            }
+        }
+        Ok(taken)
+    }
+
+    /// The next message, as long as the node shows signs of life and has a leader.
+    async fn receive(&mut self, core: &Core) -> Result<WatchResponse, Status> {
+        let idle = self.heard + core.options.watch_idle_timeout;
+        let leaderless = self.leaderless_since.map(|since| since + core.options.leaderless_timeout);
+        let deadline = leaderless.map_or(idle, |leaderless| leaderless.min(idle));
+        match timeout_at(deadline, self.answers.message()).await {
+            Ok(Ok(Some(message))) => Ok(message),
+            Ok(Ok(None)) => Err(Status::unavailable("the node ended the watch")),
+            Ok(Err(status)) => Err(status),
+            Err(_elapsed) if self.leaderless_since.is_some() => {
+                Err(Status::unavailable("the node has no leader"))
+            }
+            Err(_elapsed) => Err(Status::deadline_exceeded("no sign of life")),
+        }
+    }
+
+    fn led(&mut self, has_leader: bool) -> Taken {
+        self.leaderless_since = match (has_leader, self.leaderless_since) {
+            (true, _) => None,
+            (false, since) => since.or_else(|| Some(Instant::now())),
+        };
+        Taken::Leader(has_leader)
+    }
+
+    fn acknowledge(&mut self) {
+        if let Some(revision) = self.unacknowledged.take() {
+            let ack = WatchRequest { kind: Some(Kind::Ack(WatchAck { revision })) };
+            let _only_the_last_matters = self.acks.try_send(ack);
+        }
+    }
+
+    /// The same subscription, from where this one is.
+    fn resume(&self) -> WatchSubscribe {
+        let (from_revision, cluster_id) = (self.cursor.position(), self.cursor.cluster_id());
+        WatchSubscribe { from_revision, cluster_id, ..self.subscribe.clone() }
+    }
+
+    fn is_good(&self) -> bool {
+        self.progressed || self.begun.elapsed() >= GOOD_STREAM
+    }
+
+    /// The services subscribed to.
+    pub(super) fn services(&self) -> &[String] {
+        &self.subscribe.services
+    }
+
+    /// The cluster that sends it; known from the first `Leader` on.
+    pub(super) fn cluster_id(&self) -> u64 {
+        self.cursor.cluster_id()
+    }
+
+    /// Whether all that the node knew when the stream began is here.
+    pub(super) fn is_complete(&self) -> bool {
+        self.cursor.is_complete()
+    }
+
+    /// Whether it is complete, and its node has a leader.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.is_complete() && self.leaderless_since.is_none()
+    }
+}
