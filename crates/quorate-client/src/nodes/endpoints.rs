@@ -48,9 +48,9 @@ pub(crate) struct Endpoints {
     /// Held for a few list operations; never across an await.
     inner: Mutex<Inner>,
     /// Told when a node failed: the list may be out of date.
-    pub(crate) failure: Notify,
+    pub(super) failure: Notify,
     /// Told when nodes were added.
-    pub(crate) rebalance: Rebalance,
+    pub(super) rebalance: Rebalance,
     /// The cluster that answers; 0 before the first answer. Only changed while `inner` is held.
     cluster: watch::Sender<u64>,
     connect_timeout: Duration,
@@ -108,7 +108,7 @@ impl Endpoints {
     }
 
     /// The best node that is not among `tried`; `None` when all are.
-    pub(crate) fn pick(&self, target: Target, tried: &[Address]) -> Option<(Address, Channel)> {
+    pub(super) fn pick(&self, target: Target, tried: &[Address]) -> Option<(Address, Channel)> {
         let mut inner = self.lock();
         let at = inner.best(target, tried)?;
         let node = &mut inner.nodes[at];
@@ -116,14 +116,14 @@ impl Endpoints {
     }
 
     /// The connection to a node; `None` where it is no member.
-    pub(crate) fn channel_to_member(&self, address: &Address) -> Option<Channel> {
+    pub(super) fn channel_to_member(&self, address: &Address) -> Option<Channel> {
         let mut inner = self.lock();
         let mut nodes = inner.nodes.iter_mut();
         nodes.find(|node| node.member && node.address == *address).map(Node::channel)
     }
 
     /// Whether a node is left that is not among `tried`.
-    pub(crate) fn has_untried(&self, tried: &[Address]) -> bool {
+    pub(super) fn has_untried(&self, tried: &[Address]) -> bool {
         self.lock().nodes.iter().any(|node| !tried.contains(&node.address))
     }
 

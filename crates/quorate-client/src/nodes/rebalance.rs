@@ -17,15 +17,15 @@ use crate::nodes::retry::jittered;
 
 /// Nodes that came into the list, and how many there are with them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Growth {
-    pub(crate) added: Vec<Address>,
-    pub(crate) members: usize,
+pub(super) struct Growth {
+    pub(super) added: Vec<Address>,
+    pub(super) members: usize,
 }
 
 /// What the streams of a client share.
 #[derive(Debug)]
-pub(crate) struct Rebalance {
-    pub(crate) growth: watch::Sender<Growth>,
+pub(super) struct Rebalance {
+    pub(super) growth: watch::Sender<Growth>,
     /// Whoever moves has it.
     moving: Arc<Semaphore>,
     within: Duration,
@@ -49,7 +49,7 @@ pub(crate) struct Move {
 }
 
 impl Rebalance {
-    pub(crate) fn new(within: Duration) -> Self {
+    pub(super) fn new(within: Duration) -> Self {
         let moving = Arc::new(Semaphore::new(1));
         Self { growth: watch::Sender::default(), moving, within }
     }

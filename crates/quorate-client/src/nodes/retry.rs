@@ -71,9 +71,9 @@ pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pace {
     /// The first span.
-    pub(crate) base: Duration,
+    pub(super) base: Duration,
     /// Spans grow no further than this.
-    pub(crate) cap: Duration,
+    pub(super) cap: Duration,
 }
 
 /// The shortest wait. With the number of nodes, it bounds the attempts in a second whatever the dice say.
@@ -107,7 +107,7 @@ impl Backoff {
     }
 
     /// From now on no wait is longer than this (nor than the pace's own cap was to begin with).
-    pub(crate) fn cap(&mut self, cap: Duration) {
+    pub(super) fn cap(&mut self, cap: Duration) {
         self.pace.cap = self.pace.cap.min(cap).max(SHORTEST);
     }
 

@@ -20,7 +20,7 @@ use quorate_proto::v1::health_check::Kind;
 ///
 /// What is out of its limits is refused by the registry ([`Error::Rejected`](crate::Error)).
 #[derive(Debug, Clone, PartialEq)]
-pub struct HealthCheck(pub(crate) v1::HealthCheck);
+pub struct HealthCheck(pub(super) v1::HealthCheck);
 
 impl HealthCheck {
     fn new(kind: Kind) -> Self {

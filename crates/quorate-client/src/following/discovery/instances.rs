@@ -17,8 +17,8 @@ use crate::types::{Health, Instance, InstanceStatus};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {
-    pub(crate) service: String,
-    pub(crate) namespace: Option<String>,
+    pub(super) service: String,
+    pub(super) namespace: Option<String>,
     zone: Option<String>,
     version: Option<String>,
     metadata: BTreeMap<String, String>,
