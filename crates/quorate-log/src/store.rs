@@ -180,6 +180,18 @@ impl<C: RaftTypeConfig> LogStore<C> {
         self.put(MetaKey::Identity, &identity, |_| {}).await
     }
 
+    /// Give back what the log's file takes beyond what it holds, if that is much and can be done within a moment: best when
+    /// little is written. It is done when what was purged is removed; nobody is told.
+    ///
+    /// # Errors
+    /// Nothing can be written any more.
+    pub async fn shrink(&self) -> Result<(), LogError> {
+        self.submit(|_, _| {
+            Ok(Operation { change: Change::Shrink, seq: None, report: Report::Nobody })
+        })
+        .await
+    }
+
     /// What was written since the log was opened.
     pub fn stats(&self) -> Stats {
         self.shared().counters.read()
@@ -252,6 +264,7 @@ impl<C: RaftTypeConfig> LogStore<C> {
                 let operation = build(&mut shared.memory_mut(), next_seq)?;
                 writer.write_group(vec![operation]);
                 writer.purge_all();
+                writer.shrink_if_asked();
             }
         }
         Ok(())
@@ -329,6 +342,17 @@ impl<C: RaftTypeConfig> Shared<C> {
     ) -> Result<T, LogError> {
         let disk = self.disk.read().unwrap_or_else(PoisonError::into_inner);
         disk.as_ref().map_or_else(|| Err(self.closed()), work)
+    }
+
+    /// Put another disk in the place of the open one. Readers wait.
+    pub(crate) fn replace_disk(
+        &self,
+        replace: impl FnOnce(Disk) -> Result<Disk, LogError>,
+    ) -> Result<(), LogError> {
+        let mut open = self.disk.write().unwrap_or_else(PoisonError::into_inner);
+        let disk = open.take().ok_or_else(|| self.closed())?;
+        *open = Some(replace(disk)?);
+        Ok(())
     }
 
     /// The first failure of a write, as an error for those that come later.

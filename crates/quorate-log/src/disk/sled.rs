@@ -39,6 +39,9 @@ const UNSYNCED_BYTES_MAX: usize = journal::TURN_BYTES + journal::TURN_BYTES / 4;
 const ENTRIES_TREE: &str = "entries";
 const META_TREE: &str = "meta";
 
+/// What sled has opened: the database, its entries and its single values.
+pub(crate) type Trees = (sled::Db, sled::Tree, sled::Tree);
+
 /// An open sled database.
 pub(crate) struct Disk {
     db: sled::Db,
@@ -81,7 +84,7 @@ pub(crate) fn check_threads() -> io::Result<()> {
 
 impl Disk {
     /// Open or create sled in `dir`. Nothing is checked beyond what sled checks.
-    pub(crate) fn open_sled(dir: &Path) -> Result<(sled::Db, sled::Tree, sled::Tree), sled::Error> {
+    pub(crate) fn open_sled(dir: &Path) -> Result<Trees, sled::Error> {
         let db = sled::Config::new()
             .path(dir)
             .segment_size(SEGMENT_BYTES)
@@ -94,10 +97,7 @@ impl Disk {
         Ok((db, entries, meta))
     }
 
-    pub(crate) fn new(
-        (db, entries, meta): (sled::Db, sled::Tree, sled::Tree),
-        dir: &Path,
-    ) -> io::Result<Self> {
+    pub(crate) fn new((db, entries, meta): Trees, dir: &Path) -> io::Result<Self> {
         let db_path = Self::db_path_in(dir);
         let db_file = File::options().write(true).open(&db_path)?;
         let room = Room::default();
@@ -270,6 +270,30 @@ impl Disk {
             }
         }
         Err(missing(expected_index))
+    }
+
+    /// Bytes of all records.
+    pub(crate) fn live_bytes(&self) -> Result<u64, LogError> {
+        self.records().try_fold(0, |bytes, item| {
+            let (_, value) = item.map_err(|source| self.failed("read entries from", source))?;
+            Ok(bytes + value.len() as u64)
+        })
+    }
+
+    /// Put all that is here, checked, into a sled of its own in `dir`. The caller syncs its file.
+    pub(crate) fn copy_into(&self, dir: &Path) -> Result<(), LogError> {
+        let failed = |source| self.failed("copy", source);
+        let (db, entries, meta) = Self::open_sled(dir).map_err(failed)?;
+        for item in self.records() {
+            let (key, value) = item.map_err(failed)?;
+            self.decode(&key, &value)?;
+            entries.insert(key, value).map_err(failed)?;
+        }
+        for item in self.meta.iter() {
+            let (key, value) = item.map_err(failed)?;
+            meta.insert(key, value).map_err(failed)?;
+        }
+        db.flush().map(drop).map_err(failed)
     }
 
     /// Check a record and take it apart.

@@ -17,7 +17,8 @@ use crate::Identity;
 use crate::disk::codec::{self, Content};
 use crate::disk::journal::{FRAME_VERSION, Frame, Journal, NewerFrame};
 use crate::disk::meta::{self, DIRECTORY_FORMAT, MetaKey};
-use crate::disk::sled::{Disk, check_threads};
+use crate::disk::shrink;
+use crate::disk::sled::{Disk, Trees, check_threads};
 use crate::disk::witness::{Remembered, Witness};
 use crate::error::RecordError;
 use crate::error::{LogError, OpenError, panic_message};
@@ -62,6 +63,7 @@ pub(crate) fn open<C: RaftTypeConfig>(
     catching(|| {
         let trees = open_sled(dir)?;
         let disk = Disk::new(trees, dir).map_err(in_dir("open sled's file in"))?;
+        shrink::remove_leftover(dir);
         let journal = Journal::open(dir, journal_bytes).map_err(in_dir("open the journal in"))?;
         sync_names(dir).map_err(in_dir("sync"))?;
         #[cfg(test)]
@@ -80,7 +82,7 @@ pub(crate) fn open<C: RaftTypeConfig>(
 /// What sled and its libraries say when they get no memory.
 const NO_MEMORY: [&str; 2] = ["converting zero into `Owned`", "failed to allocate"];
 
-fn open_sled(dir: &Path) -> Result<(sled::Db, sled::Tree, sled::Tree), OpenError> {
+pub(crate) fn open_sled(dir: &Path) -> Result<Trees, OpenError> {
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
         let error = match Disk::open_sled(dir) {

@@ -6,6 +6,7 @@
 //! would hide that.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -18,9 +19,11 @@ use tokio::sync::oneshot;
 use crate::disk::codec::Record;
 use crate::disk::journal::{self, Journal, Tree};
 use crate::disk::meta::MetaKey;
+use crate::disk::shrink;
 use crate::disk::sled::Disk;
 use crate::disk::witness::Witness;
 use crate::error::{LogError, panic_message};
+use crate::opening::recover;
 use crate::panics::catching;
 use crate::store::{Io, Shared};
 
@@ -45,10 +48,24 @@ pub(crate) struct Operation<C: RaftTypeConfig> {
 }
 
 pub(crate) enum Change {
-    Append { records: Vec<Record>, entries: u64 },
-    Put { key: MetaKey, value: Vec<u8> },
-    Truncate { from_index: u64, mark: Vec<u8> },
-    Purge { last_index: u64, mark: Vec<u8> },
+    Append {
+        records: Vec<Record>,
+        entries: u64,
+    },
+    Put {
+        key: MetaKey,
+        value: Vec<u8>,
+    },
+    Truncate {
+        from_index: u64,
+        mark: Vec<u8>,
+    },
+    Purge {
+        last_index: u64,
+        mark: Vec<u8>,
+    },
+    /// Nothing of what is in the log changes.
+    Shrink,
 }
 
 /// Whom to tell that the change is durable. `Nobody` waits for no sync: the next one covers it.
@@ -67,11 +84,14 @@ pub(crate) struct Writer<C: RaftTypeConfig> {
     checkpoint: Option<Checkpoint>,
     /// Records up to this index were purged but are not all removed yet.
     purge_backlog: Option<u64>,
+    /// To be done when no record is left that was purged.
+    shrink_asked: bool,
 }
 
 impl<C: RaftTypeConfig> Writer<C> {
     pub(crate) fn new(shared: Arc<Shared<C>>, io: Io, witness: Witness, journal: Journal) -> Self {
-        Self { shared, io, witness, journal, checkpoint: None, purge_backlog: None }
+        let (checkpoint, purge_backlog, shrink_asked) = (None, None, false);
+        Self { shared, io, witness, journal, checkpoint, purge_backlog, shrink_asked }
     }
 
     /// Serve the queue until every sender is gone and it is empty.
@@ -94,12 +114,14 @@ impl<C: RaftTypeConfig> Writer<C> {
                 self.write_group(group);
             }
             self.purge_step();
+            self.shrink_if_asked();
         }
         self.finish();
     }
 
     /// Make a group durable, report it, and put it into sled.
     pub(crate) fn write_group(&mut self, mut group: Vec<Operation<C>>) {
+        self.shrink_asked |= group.iter().any(|one| matches!(one.change, Change::Shrink));
         let Some(seq) = group.iter().filter_map(|operation| operation.seq).max() else {
             return report(&mut group, Ok(()));
         };
@@ -129,6 +151,43 @@ impl<C: RaftTypeConfig> Writer<C> {
     pub(crate) fn purge_all(&mut self) {
         while self.purge_backlog.is_some() {
             self.purge_step();
+        }
+    }
+
+    /// Write the log anew, if that was asked for and is worth it. A failure to do so leaves it as it is; one to open what was
+    /// written is kept in `shared`.
+    pub(crate) fn shrink_if_asked(&mut self) {
+        if self.purge_backlog.is_some() || !std::mem::take(&mut self.shrink_asked) {
+            return;
+        }
+        let shared = self.shared.clone();
+        // What the journal has is then in sled, and durable there.
+        let synced = guarded(&shared, "flush", |disk| {
+            self.await_checkpoint(disk)?;
+            disk.sync()
+        });
+        if synced.is_err() {
+            return;
+        }
+        let started = Instant::now();
+        let written = shared
+            .with_disk(|disk| caught("write anew", disk.db_path(), || shrink::write_anew(disk)));
+        match written {
+            Ok(false) => return,
+            Ok(true) => {}
+            Err(error) => return tracing::warn!(%error, "the log stays as large as it is"),
+        }
+        let changed_over = shared.replace_disk(|disk| {
+            let path = disk.db_path().to_owned();
+            let change_over = || shrink::change_over(disk, recover::open_sled);
+            caught("change over to what was written anew of", &path, change_over)
+        });
+        match changed_over {
+            Ok(()) => tracing::debug!(took = ?started.elapsed(), "the log was written anew"),
+            Err(error) => {
+                tracing::error!(%error, "the log stops: it was written anew and cannot be opened");
+                shared.fail(error);
+            }
         }
     }
 
@@ -214,6 +273,7 @@ impl<C: RaftTypeConfig> Writer<C> {
             match change {
                 Change::Append { records, .. } => disk.append(records)?,
                 Change::Put { key, value } => disk.put_meta(*key, value)?,
+                Change::Shrink => {}
                 Change::Truncate { from_index, mark } => {
                     disk.put_meta(MetaKey::Truncated, mark)?;
                     disk.remove_from(*from_index, seq.unwrap_or(u64::MAX))?;
@@ -288,20 +348,24 @@ fn guarded<C: RaftTypeConfig, T>(
     operation: &'static str,
     work: impl FnOnce(&Disk) -> Result<T, LogError>,
 ) -> Result<T, LogError> {
-    let result = shared.with_disk(|disk| {
-        catching(|| work(disk)).unwrap_or_else(|payload| {
-            Err(LogError::Panicked {
-                operation,
-                path: disk.db_path().to_owned(),
-                message: panic_message(payload.as_ref()),
-            })
-        })
-    });
+    let result = shared.with_disk(|disk| caught(operation, disk.db_path(), || work(disk)));
     if let Err(error) = &result {
         tracing::error!(%error, "the log stops: a write failed");
         shared.fail(error.clone());
     }
     result
+}
+
+/// Turns a panic into an error.
+fn caught<T>(
+    operation: &'static str,
+    path: &Path,
+    work: impl FnOnce() -> Result<T, LogError>,
+) -> Result<T, LogError> {
+    catching(work).unwrap_or_else(|payload| {
+        let message = panic_message(payload.as_ref());
+        Err(LogError::Panicked { operation, path: path.to_owned(), message })
+    })
 }
 
 fn report<C: RaftTypeConfig>(group: &mut [Operation<C>], result: Result<(), LogError>) {
@@ -337,6 +401,7 @@ impl<C: RaftTypeConfig> Operation<C> {
             Change::Put { value: bytes, .. }
             | Change::Truncate { mark: bytes, .. }
             | Change::Purge { mark: bytes, .. } => bytes.len(),
+            Change::Shrink => 0,
         }
     }
 }
@@ -352,6 +417,7 @@ impl Change {
             Self::Put { key, value } => meta(*key, value),
             Self::Truncate { mark, .. } => meta(MetaKey::Truncated, mark),
             Self::Purge { mark, .. } => meta(MetaKey::Purged, mark),
+            Self::Shrink => {}
         }
     }
 

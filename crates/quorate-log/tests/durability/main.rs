@@ -7,5 +7,6 @@ mod conformance;
 mod crash;
 mod damage;
 mod reopen;
+mod shrink;
 mod snapshots;
 mod toy;
