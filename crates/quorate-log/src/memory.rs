@@ -159,6 +159,14 @@ impl<C: RaftTypeConfig> Memory<C> {
         }
     }
 
+    /// Let go of all entries that were written: they are read from the disk if anyone still needs them.
+    pub(crate) fn evict_all(&mut self, written_seq: u64) {
+        while self.recent.front().is_some_and(|kept| kept.seq <= written_seq) {
+            self.pop_front();
+        }
+        self.recent.shrink_to_fit();
+    }
+
     /// Clone entries of `range`, which begins at or behind `recent_index`, until `take` returns
     /// false.
     pub(crate) fn read(&self, range: Range<u64>, mut take: impl FnMut(EntryOf<C>, usize) -> bool)
@@ -197,6 +205,11 @@ mod tests {
         }
         for (written_seq, recent_index) in [(0, 1), (1, 2), (3, 3)] {
             memory.evict(written_seq);
+            assert_eq!(memory.recent_index(), recent_index, "after write {written_seq}");
+            assert_eq!(memory.next_index(), 4);
+        }
+        for (written_seq, recent_index) in [(2, 3), (3, 4), (4, 4)] {
+            memory.evict_all(written_seq);
             assert_eq!(memory.recent_index(), recent_index, "after write {written_seq}");
             assert_eq!(memory.next_index(), 4);
         }

@@ -139,6 +139,11 @@ impl Journal {
         self.frame = Vec::new();
     }
 
+    /// The last write that was put into it.
+    pub(crate) fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
     /// The file in use.
     pub(crate) fn path(&self) -> &Path {
         &self.files[self.current].path

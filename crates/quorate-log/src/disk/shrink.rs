@@ -173,7 +173,7 @@ mod tests {
                 log.close().unwrap();
             }
             let small = fs::metadata(dir.path().join("db")).unwrap().len();
-            assert_eq!(small * 2 < large, at == 3, "{small} bytes after step {at}");
+            assert!(at < 3 || small * 2 < large, "{small} bytes after step {at}, {large} before");
         }
     }
 

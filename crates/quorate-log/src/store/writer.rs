@@ -169,6 +169,7 @@ impl<C: RaftTypeConfig> Writer<C> {
         if synced.is_err() {
             return;
         }
+        shared.memory_mut().evict_all(self.journal.last_seq());
         let started = Instant::now();
         let written = shared
             .with_disk(|disk| caught("write anew", disk.db_path(), || shrink::write_anew(disk)));
