@@ -90,8 +90,8 @@ pub struct Tunables {
     pub snapshot_log_bytes: u64,
     /// So many log entries before the newest snapshot are kept for slow followers. Default 5,000.
     pub keep_entries: u64,
-    /// So many changes are kept in memory for watchers that resume. What is older than three minutes goes (not the latest 1,000
-    /// changes, up to a MiB). Default 100,000, minimum 1.
+    /// So many changes are kept in memory for watchers that resume. What is older than three minutes goes (not the latest 100
+    /// changes). Default 100,000, minimum 1.
     pub watch_ring: usize,
     /// They take no more than about this, bytes. Default 64 MiB, minimum 64 KiB.
     pub watch_ring_bytes: usize,

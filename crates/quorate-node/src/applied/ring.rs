@@ -22,10 +22,10 @@ const AGE_MAX: Duration = Duration::from_secs(180);
 /// Ages are looked at this often: so much older may a change become.
 pub(crate) const AGES_EVERY: Duration = Duration::from_secs(10);
 
-/// The latest changes stay, however old: so many, that take so much together, bytes. They cost little, and where changes are
-/// rare, a watcher can resume after days.
-const STAYING_MAX: usize = 1_000;
-const STAYING_BYTES_MAX: usize = 1024 * 1024;
+/// The latest changes stay, however old: so many, that take so much together, bytes. So a watcher can resume after days where
+/// changes are rare. Not many more: each keeps a few pages of the allocator's, whose other contents are gone.
+const STAYING_MAX: usize = 100;
+const STAYING_BYTES_MAX: usize = 256 * 1024;
 
 /// As many changes are let go under the lock at once, and only freed without it.
 const GOING_MAX: usize = 1_000;
@@ -245,8 +245,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_old_goes_though_nothing_new_comes_and_its_room_too() {
-        // Few bytes: the latest thousand stay; many: those that take a MiB.
-        for (changes, bytes) in [(6_000, 10), (900, 12_000), (900, 10)] {
+        // Few bytes: the latest hundred stay; many: those that take a part of a MiB.
+        for (changes, bytes) in [(6_000, 10), (900, 12_000), (90, 10)] {
             let (mut ring, end) = ring_of(changes, bytes);
             let fit = STAYING_BYTES_MAX / ring.latest[0].bytes;
             let stay = fit.min(STAYING_MAX).min(changes as usize) as u64;
@@ -290,11 +290,11 @@ mod tests {
         let made = Instant::now();
         assert!(!ring.age(made).is_full());
         let mut left = 5_500;
-        for expected in [4_500, 3_500, 2_500, 1_500, 1_000, 1_000] {
+        for expected in [4_500, 3_500, 2_500, 1_500, 500, 100, 100] {
             let gone = ring.age(made + AGE_MAX);
             left -= (gone.older.len() + gone.latest.len()) as u64;
             assert_eq!((left, end.0 - ring.base().0), (expected, expected));
-            assert_eq!(gone.is_full(), expected >= 1_500);
+            assert_eq!(gone.is_full(), expected >= 500);
         }
     }
 }
