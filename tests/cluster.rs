@@ -20,6 +20,7 @@
 //! | `removed` | a node that was taken out |
 //! | `moving` | nodes that come back under other addresses |
 //! | `candidates` | who goes on of those that stand in the same moment |
+//! | `idle` | what a node gives back when nothing happens any more |
 //! | `forwards` | calls through a follower while its leader stands still |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -38,6 +39,7 @@ mod cluster {
     mod founding;
     mod harness;
     mod health;
+    mod idle;
     mod impostor;
     mod leases;
     mod limits;

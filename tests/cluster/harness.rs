@@ -468,7 +468,7 @@ pub(crate) async fn within<T, F: Future<Output = Option<T>>>(
 
 /// A port outside the ephemeral range, so that no outgoing connection takes it while a node is down. Every process of
 /// tests begins somewhere else.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     const FIRST: u16 = 10_000;
     const COUNT: u16 = 22_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
