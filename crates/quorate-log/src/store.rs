@@ -180,14 +180,16 @@ impl<C: RaftTypeConfig> LogStore<C> {
         self.put(MetaKey::Identity, &identity, |_| {}).await
     }
 
-    /// Give back what the log's file takes beyond what it holds, if that is much and can be done within a moment: best when
-    /// little is written. It is done when what was purged is removed; nobody is told.
+    /// Give back what the log's file takes beyond what it holds, if that is much, can be done within a moment and with no more
+    /// than `room_bytes` of the disk meanwhile: best when little is written. It is done when what was purged is removed; nobody
+    /// is told.
     ///
     /// # Errors
     /// Nothing can be written any more.
-    pub async fn shrink(&self) -> Result<(), LogError> {
+    pub async fn shrink(&self, room_bytes: u64) -> Result<(), LogError> {
         self.submit(|_, _| {
-            Ok(Operation { change: Change::Shrink, seq: None, report: Report::Nobody })
+            let change = Change::Shrink { room_bytes };
+            Ok(Operation { change, seq: None, report: Report::Nobody })
         })
         .await
     }
@@ -344,15 +346,9 @@ impl<C: RaftTypeConfig> Shared<C> {
         disk.as_ref().map_or_else(|| Err(self.closed()), work)
     }
 
-    /// Put another disk in the place of the open one. Readers wait.
-    pub(crate) fn replace_disk(
-        &self,
-        replace: impl FnOnce(Disk) -> Result<Disk, LogError>,
-    ) -> Result<(), LogError> {
-        let mut open = self.disk.write().unwrap_or_else(PoisonError::into_inner);
-        let disk = open.take().ok_or_else(|| self.closed())?;
-        *open = Some(replace(disk)?);
-        Ok(())
+    /// Put another disk in the place of the open one, which is returned. Waits for those that read.
+    pub(crate) fn replace_disk(&self, disk: Disk) -> Option<Disk> {
+        self.disk.write().unwrap_or_else(PoisonError::into_inner).replace(disk)
     }
 
     /// The first failure of a write, as an error for those that come later.

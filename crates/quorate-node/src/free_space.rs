@@ -59,6 +59,11 @@ impl Disk {
         self.free_bytes.load(Ordering::Relaxed)
     }
 
+    /// What is free beside the reserve.
+    pub(crate) fn spare_bytes(&self) -> u64 {
+        self.free_bytes().saturating_sub(self.reserve_bytes)
+    }
+
     /// Whether there is room for what must go on below the reserve.
     ///
     /// # Errors

@@ -9,8 +9,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::disk::sled::{Disk, SEGMENT_BYTES, Trees};
-use crate::error::{LogError, OpenError};
+use crate::disk::room::ROOM_BYTES;
+use crate::disk::sled::{Disk, SEGMENT_BYTES, check_threads};
+use crate::error::LogError;
 
 /// Where the log is written anew, in its directory. What is left there was never in use.
 const DIR: &str = "anew";
@@ -22,53 +23,60 @@ const LIVE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Whether records of so many bytes should have a file of their own instead of one of that size. A new one takes about two and
 /// a half times what the records have.
 fn is_worth(live_bytes: u64, file_bytes: u64) -> bool {
-    let anew_bytes = SEGMENT_BYTES as u64 + 3 * live_bytes;
-    live_bytes <= LIVE_BYTES_MAX && file_bytes >= anew_bytes + SEGMENT_BYTES as u64
+    live_bytes <= LIVE_BYTES_MAX && file_bytes >= anew_bytes(live_bytes) + SEGMENT_BYTES as u64
 }
 
-/// Writes the log anew, where that is worth it: everything that is in sled, durably, into a directory beside. Whether it did.
+fn anew_bytes(live_bytes: u64) -> u64 {
+    SEGMENT_BYTES as u64 + 3 * live_bytes
+}
+
+/// Writes the log anew, where that is worth it and takes no more than `room_bytes` of the disk: everything that is in sled,
+/// durably, into a directory beside, where it stays open.
 ///
 /// # Errors
 /// It cannot be read, or the copy not be written. The log is as it was.
-pub(crate) fn write_anew(disk: &Disk) -> Result<bool, LogError> {
+pub(crate) fn write_anew(disk: &Disk, room_bytes: u64) -> Result<Option<Disk>, LogError> {
     let file_bytes = fs::metadata(disk.db_path()).map_err(|source| failed(disk, source))?.len();
-    if !is_worth(disk.live_bytes()?, file_bytes) {
-        return Ok(false);
+    if !is_worth(0, file_bytes) {
+        return Ok(None);
     }
+    let live_bytes = disk.live_bytes(LIVE_BYTES_MAX)?;
+    if !is_worth(live_bytes, file_bytes) || anew_bytes(live_bytes) + ROOM_BYTES > room_bytes {
+        return Ok(None);
+    }
+    // Without, sled would wait for ever.
+    check_threads().map_err(|source| failed(disk, source))?;
     remove_leftover(disk.dir());
-    let dir = disk.dir().join(DIR);
-    let written = disk.copy_into(&dir).and_then(|()| {
-        let file = File::options().write(true).open(Disk::db_path_in(&dir));
-        file.and_then(|file| file.sync_all()).map_err(|source| failed(disk, source))
-    });
-    if written.is_err() {
+    let anew = write_copy(disk, &disk.dir().join(DIR));
+    if anew.is_err() {
         remove_leftover(disk.dir());
     }
-    written.map(|()| true)
+    anew.map(Some)
 }
 
-/// Puts what was written anew in the place of the old file, and has it opened with `open`.
+fn write_copy(disk: &Disk, dir: &Path) -> Result<Disk, LogError> {
+    let anew = disk.copy_into(dir)?;
+    let finish = || {
+        // Only the one file gets a place.
+        if fs::read_dir(dir.join("blobs"))?.next().is_some() {
+            return Err(io::Error::other("sled gave a value a file of its own"));
+        }
+        File::open(dir)?.sync_all()?;
+        forget_page_tables(disk.dir())
+    };
+    finish().map_err(|source| failed(disk, source))?;
+    Ok(anew)
+}
+
+/// Puts what was written anew in the place of the old file. It stays open all the time, as the old one does: so nobody else can
+/// take either for unused.
 ///
 /// # Errors
-/// The files on the disk are whole, but none is open.
-pub(crate) fn change_over(
-    disk: Disk,
-    open: impl FnOnce(&Path) -> Result<Trees, OpenError>,
-) -> Result<Disk, LogError> {
-    let dir = disk.dir().to_owned();
-    forget_page_tables(&dir).map_err(|source| failed(&disk, source))?;
-    // The old file is open until the new one is there: nobody else can take the directory for unused and write to the old one.
-    rename(&dir).map_err(|source| failed(&disk, source))?;
-    let db_path = disk.db_path().to_owned();
-    drop(disk);
-    remove_leftover(&dir);
-    let failed = |source| LogError::Io {
-        operation: "open what was written anew of",
-        path: db_path.clone(),
-        source: Arc::new(source),
-    };
-    let trees = open(&dir).map_err(|error| failed(io::Error::other(error)))?;
-    Disk::new(trees, &dir).map_err(failed)
+/// Which of the two a power cut leaves is not known.
+pub(crate) fn put_in_place(disk: &Disk, anew: &mut Disk) -> Result<(), LogError> {
+    rename(disk.dir()).map_err(|source| failed(disk, source))?;
+    anew.moved_to(disk.dir());
+    Ok(())
 }
 
 /// What sled remembers of the old file to open it sooner. It works that out again from the file, and would take it for the new
@@ -113,8 +121,10 @@ mod tests {
     use openraft::testing::log_id;
     use openraft::type_config::TypeConfigExt;
     use openraft::type_config::alias::EntryOf;
+    use tempfile::TempDir;
 
     use super::*;
+    use crate::disk::meta::{self, MetaKey};
     use crate::opening::recover::open_sled;
     use crate::{Io, LogOptions, LogStore};
 
@@ -139,58 +149,121 @@ mod tests {
         }
     }
 
+    /// What a log may be like when it is written anew.
+    #[derive(Debug, Clone, Copy)]
+    enum Before {
+        Closed,
+        /// Only the journal has the last entries.
+        JournalAhead,
+        /// What was purged and truncated is still there, and the marks.
+        Marked,
+    }
+
     /// Every step is one that a crash may come after.
     #[tokio::test]
     async fn whatever_step_a_crash_comes_after_the_log_is_whole() {
-        let anew = |dir: &Path| {
-            let disk = Disk::new(open_sled(dir).unwrap(), dir).unwrap();
-            assert!(write_anew(&disk).unwrap());
+        let disk_of = |dir: &Path| Disk::new(open_sled(dir).unwrap(), dir).unwrap();
+        let copied = |dir: &Path| {
+            disk_of(dir).copy_into(&dir.join(DIR)).unwrap();
         };
         let half = |dir: &Path| {
-            anew(dir);
+            copied(dir);
             let db = File::options().write(true).open(dir.join(DIR).join("db")).unwrap();
             db.set_len(db.metadata().unwrap().len() / 2).unwrap();
         };
-        let forgotten = |dir: &Path| {
-            anew(dir);
-            forget_page_tables(dir).unwrap();
+        let anew = |dir: &Path| {
+            write_anew(&disk_of(dir), u64::MAX).unwrap().unwrap();
         };
         let renamed = |dir: &Path| {
-            forgotten(dir);
+            anew(dir);
             rename(dir).unwrap();
         };
-        let steps: [&dyn Fn(&Path); 4] = [&half, &anew, &forgotten, &renamed];
-        for (at, step) in steps.into_iter().enumerate() {
-            let dir = tempfile::tempdir().unwrap();
-            let written = fill(dir.path()).await;
-            let large = fs::metadata(dir.path().join("db")).unwrap().len();
-            step(dir.path());
-            for opening in 0..2 {
-                let mut log = LogStore::<Toy>::open(dir.path(), INLINE).unwrap();
-                let found = log.try_get_log_entries(..).await.unwrap();
-                assert_eq!(found, written, "step {at}, opened {opening} times before");
-                assert!(!dir.path().join(DIR).exists());
-                log.close().unwrap();
+        let placed = |dir: &Path| {
+            let disk = disk_of(dir);
+            let mut anew = write_anew(&disk, u64::MAX).unwrap().unwrap();
+            put_in_place(&disk, &mut anew).unwrap();
+            assert_eq!(anew.db_path(), disk.db_path());
+            drop(disk);
+            remove_leftover(dir);
+            anew.sync().unwrap();
+        };
+        let steps: [&dyn Fn(&Path); 5] = [&half, &copied, &anew, &renamed, &placed];
+        for before in [Before::Closed, Before::JournalAhead, Before::Marked] {
+            let (original, written) = fill(before).await;
+            for (at, step) in steps.into_iter().enumerate() {
+                let dir = tempfile::tempdir().unwrap();
+                copy_files(original.path(), dir.path());
+                let large = fs::metadata(dir.path().join("db")).unwrap().len();
+                step(dir.path());
+                for opening in 0..2 {
+                    let mut log = LogStore::<Toy>::open(dir.path(), INLINE).unwrap();
+                    let found = log.try_get_log_entries(..).await.unwrap();
+                    assert_eq!(found, written, "{before:?}, step {at}, opened {opening} times");
+                    assert!(!dir.path().join(DIR).exists());
+                    log.close().unwrap();
+                }
+                let small = fs::metadata(dir.path().join("db")).unwrap().len();
+                assert!(at < 3 || small * 2 < large, "{small} bytes after step {at} of {large}");
             }
-            let small = fs::metadata(dir.path().join("db")).unwrap().len();
-            assert!(at < 3 || small * 2 < large, "{small} bytes after step {at}, {large} before");
         }
     }
 
+    fn entry(index: u64) -> EntryOf<Toy> {
+        EntryOf::<Toy>::new_normal(log_id::<Toy>(1, 1, index), "x".repeat(600))
+    }
+
+    async fn append(log: &mut LogStore<Toy>, first: u64, count: u64) {
+        let (done, durable) = Toy::oneshot();
+        let entries: Vec<_> = (first..first + count).map(entry).collect();
+        log.append(entries, IOFlushed::signal(done)).await.unwrap();
+        durable.await.unwrap().unwrap();
+    }
+
     /// Many entries, of which the last few are left.
-    async fn fill(dir: &Path) -> Vec<EntryOf<Toy>> {
-        let mut log = LogStore::<Toy>::open(dir, INLINE).unwrap();
+    async fn fill(before: Before) -> (TempDir, Vec<EntryOf<Toy>>) {
+        let (dir, left_behind) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut log = LogStore::<Toy>::open(dir.path(), INLINE).unwrap();
         for first in (1..8_000).step_by(40) {
-            let entry =
-                |index| EntryOf::<Toy>::new_normal(log_id::<Toy>(1, 1, index), "x".repeat(600));
-            let (done, durable) = Toy::oneshot();
-            let entries: Vec<_> = (first..first + 40).map(entry).collect();
-            log.append(entries, IOFlushed::signal(done)).await.unwrap();
-            durable.await.unwrap().unwrap();
+            append(&mut log, first, 40).await;
         }
         log.purge(log_id::<Toy>(1, 1, 7_900)).await.unwrap();
-        let left = log.try_get_log_entries(..).await.unwrap();
-        log.close().unwrap();
-        left
+        let mut left: Vec<_> = (7_901..=8_000).map(entry).collect();
+        match before {
+            Before::Closed => log.close().unwrap(),
+            Before::JournalAhead => {
+                log.shared().with_disk(Disk::sync).unwrap();
+                append(&mut log, 8_001, 40).await;
+                left.extend((8_001..=8_040).map(entry));
+            }
+            Before::Marked => {
+                log.close().unwrap();
+                mark(dir.path(), 7_910, 7_991);
+                left.retain(|entry| (7_911..7_991).contains(&entry.log_id().index));
+            }
+        }
+        copy_files(dir.path(), left_behind.path());
+        if let Before::JournalAhead = before {
+            let disk = Disk::new(open_sled(left_behind.path()).unwrap(), left_behind.path());
+            let (last, _) = disk.unwrap().records().next_back().unwrap().unwrap();
+            assert!(last.as_ref() < 8_001_u64.to_be_bytes().as_slice());
+        }
+        (left_behind, left)
+    }
+
+    fn copy_files(from: &Path, to: &Path) {
+        for name in ["conf", "db", "journal-0", "journal-1", "acknowledged"] {
+            fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    }
+
+    /// As a purge and a truncation leave sled that did not get any further.
+    fn mark(dir: &Path, purged: u64, truncated_from: u64) {
+        let disk = Disk::new(open_sled(dir).unwrap(), dir).unwrap();
+        let purged = log_id::<Toy>(1, 1, purged);
+        let value = meta::encode(MetaKey::Purged, 1_000_000, &purged).unwrap();
+        disk.put_meta(MetaKey::Purged, &value).unwrap();
+        let value = meta::encode(MetaKey::Truncated, 1_000_001, &truncated_from).unwrap();
+        disk.put_meta(MetaKey::Truncated, &value).unwrap();
+        disk.sync().unwrap();
     }
 }

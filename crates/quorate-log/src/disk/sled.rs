@@ -272,28 +272,40 @@ impl Disk {
         Err(missing(expected_index))
     }
 
-    /// Bytes of all records.
-    pub(crate) fn live_bytes(&self) -> Result<u64, LogError> {
-        self.records().try_fold(0, |bytes, item| {
+    /// Bytes of all records, or of so many that they are more than `enough_bytes`.
+    pub(crate) fn live_bytes(&self, enough_bytes: u64) -> Result<u64, LogError> {
+        let mut bytes = 0;
+        for item in self.records() {
             let (_, value) = item.map_err(|source| self.failed("read entries from", source))?;
-            Ok(bytes + value.len() as u64)
-        })
+            bytes += value.len() as u64;
+            if bytes > enough_bytes {
+                break;
+            }
+        }
+        Ok(bytes)
     }
 
-    /// Put all that is here, checked, into a sled of its own in `dir`. The caller syncs its file.
-    pub(crate) fn copy_into(&self, dir: &Path) -> Result<(), LogError> {
+    /// Put all that is here, checked, into a sled of its own in `dir`, durably.
+    pub(crate) fn copy_into(&self, dir: &Path) -> Result<Self, LogError> {
         let failed = |source| self.failed("copy", source);
-        let (db, entries, meta) = Self::open_sled(dir).map_err(failed)?;
+        let trees = Self::open_sled(dir).map_err(failed)?;
+        let copy = Self::new(trees, dir).map_err(|source| failed(sled::Error::Io(source)))?;
         for item in self.records() {
             let (key, value) = item.map_err(failed)?;
             self.decode(&key, &value)?;
-            entries.insert(key, value).map_err(failed)?;
+            copy.entries.insert(key, value).map_err(failed)?;
         }
         for item in self.meta.iter() {
             let (key, value) = item.map_err(failed)?;
-            meta.insert(key, value).map_err(failed)?;
+            copy.meta.insert(key, value).map_err(failed)?;
         }
-        db.flush().map(drop).map_err(failed)
+        copy.sync()?;
+        Ok(copy)
+    }
+
+    /// Its file is in that directory now.
+    pub(crate) fn moved_to(&mut self, dir: &Path) {
+        (self.dir, self.db_path) = (dir.to_owned(), Self::db_path_in(dir));
     }
 
     /// Check a record and take it apart.

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -85,7 +86,12 @@ const NO_MEMORY: [&str; 2] = ["converting zero into `Owned`", "failed to allocat
 pub(crate) fn open_sled(dir: &Path) -> Result<Trees, OpenError> {
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
+        let before = file_number(dir);
         let error = match Disk::open_sled(dir) {
+            // What another process has just put another file in the place of is free, and not the log any more.
+            Ok(_) if before.is_some() && before != file_number(dir) => {
+                OpenError::Locked { path: dir.to_owned() }
+            }
             Ok(trees) => return Ok(trees),
             Err(source) => open_error("open the log", dir, source),
         };
@@ -95,6 +101,10 @@ pub(crate) fn open_sled(dir: &Path) -> Result<Trees, OpenError> {
             error => return Err(error),
         }
     }
+}
+
+fn file_number(dir: &Path) -> Option<u64> {
+    fs::metadata(Disk::db_path_in(dir)).ok().map(|file| file.ino())
 }
 
 /// sled takes a page table that it was still writing when the process died for a finished one, and

@@ -23,7 +23,6 @@ use crate::disk::shrink;
 use crate::disk::sled::Disk;
 use crate::disk::witness::Witness;
 use crate::error::{LogError, panic_message};
-use crate::opening::recover;
 use crate::panics::catching;
 use crate::store::{Io, Shared};
 
@@ -65,7 +64,9 @@ pub(crate) enum Change {
         mark: Vec<u8>,
     },
     /// Nothing of what is in the log changes.
-    Shrink,
+    Shrink {
+        room_bytes: u64,
+    },
 }
 
 /// Whom to tell that the change is durable. `Nobody` waits for no sync: the next one covers it.
@@ -84,14 +85,14 @@ pub(crate) struct Writer<C: RaftTypeConfig> {
     checkpoint: Option<Checkpoint>,
     /// Records up to this index were purged but are not all removed yet.
     purge_backlog: Option<u64>,
-    /// To be done when no record is left that was purged.
-    shrink_asked: bool,
+    /// The log is to be written anew when no record is left that was purged, within so many bytes.
+    shrink_within: Option<u64>,
 }
 
 impl<C: RaftTypeConfig> Writer<C> {
     pub(crate) fn new(shared: Arc<Shared<C>>, io: Io, witness: Witness, journal: Journal) -> Self {
-        let (checkpoint, purge_backlog, shrink_asked) = (None, None, false);
-        Self { shared, io, witness, journal, checkpoint, purge_backlog, shrink_asked }
+        let (checkpoint, purge_backlog, shrink_within) = (None, None, None);
+        Self { shared, io, witness, journal, checkpoint, purge_backlog, shrink_within }
     }
 
     /// Serve the queue until every sender is gone and it is empty.
@@ -121,7 +122,11 @@ impl<C: RaftTypeConfig> Writer<C> {
 
     /// Make a group durable, report it, and put it into sled.
     pub(crate) fn write_group(&mut self, mut group: Vec<Operation<C>>) {
-        self.shrink_asked |= group.iter().any(|one| matches!(one.change, Change::Shrink));
+        let asked = group.iter().rev().find_map(|operation| match operation.change {
+            Change::Shrink { room_bytes } => Some(room_bytes),
+            _ => None,
+        });
+        self.shrink_within = asked.or(self.shrink_within);
         let Some(seq) = group.iter().filter_map(|operation| operation.seq).max() else {
             return report(&mut group, Ok(()));
         };
@@ -154,12 +159,13 @@ impl<C: RaftTypeConfig> Writer<C> {
         }
     }
 
-    /// Write the log anew, if that was asked for and is worth it. A failure to do so leaves it as it is; one to open what was
-    /// written is kept in `shared`.
+    /// Write the log anew, if that was asked for and is worth it. A failure to do so leaves it as it is; one to put it in place
+    /// ends all writing.
     pub(crate) fn shrink_if_asked(&mut self) {
-        if self.purge_backlog.is_some() || !std::mem::take(&mut self.shrink_asked) {
+        if self.purge_backlog.is_some() {
             return;
         }
+        let Some(room_bytes) = self.shrink_within.take() else { return };
         let shared = self.shared.clone();
         // What the journal has is then in sled, and durable there.
         let synced = guarded(&shared, "flush", |disk| {
@@ -171,24 +177,24 @@ impl<C: RaftTypeConfig> Writer<C> {
         }
         shared.memory_mut().evict_all(self.journal.last_seq());
         let started = Instant::now();
-        let written = shared
-            .with_disk(|disk| caught("write anew", disk.db_path(), || shrink::write_anew(disk)));
-        match written {
-            Ok(false) => return,
-            Ok(true) => {}
-            Err(error) => return tracing::warn!(%error, "the log stays as large as it is"),
-        }
-        let changed_over = shared.replace_disk(|disk| {
-            let path = disk.db_path().to_owned();
-            let change_over = || shrink::change_over(disk, recover::open_sled);
-            caught("change over to what was written anew of", &path, change_over)
+        let written = shared.with_disk(|disk| {
+            caught("write anew", disk.db_path(), || shrink::write_anew(disk, room_bytes))
         });
-        match changed_over {
-            Ok(()) => tracing::debug!(took = ?started.elapsed(), "the log was written anew"),
-            Err(error) => {
-                tracing::error!(%error, "the log stops: it was written anew and cannot be opened");
-                shared.fail(error);
-            }
+        let mut anew = match written {
+            Ok(Some(anew)) => anew,
+            Ok(None) => return,
+            Err(error) => return tracing::warn!(%error, "the log stays as large as it is"),
+        };
+        let placed = guarded(&shared, "change over to what was written anew of", |disk| {
+            shrink::put_in_place(disk, &mut anew)
+        });
+        if placed.is_ok() {
+            drop(shared.replace_disk(anew));
+            let _ = shared.with_disk(|disk| {
+                shrink::remove_leftover(disk.dir());
+                Ok(())
+            });
+            tracing::debug!(took = ?started.elapsed(), "the log was written anew");
         }
     }
 
@@ -274,7 +280,7 @@ impl<C: RaftTypeConfig> Writer<C> {
             match change {
                 Change::Append { records, .. } => disk.append(records)?,
                 Change::Put { key, value } => disk.put_meta(*key, value)?,
-                Change::Shrink => {}
+                Change::Shrink { .. } => {}
                 Change::Truncate { from_index, mark } => {
                     disk.put_meta(MetaKey::Truncated, mark)?;
                     disk.remove_from(*from_index, seq.unwrap_or(u64::MAX))?;
@@ -402,7 +408,7 @@ impl<C: RaftTypeConfig> Operation<C> {
             Change::Put { value: bytes, .. }
             | Change::Truncate { mark: bytes, .. }
             | Change::Purge { mark: bytes, .. } => bytes.len(),
-            Change::Shrink => 0,
+            Change::Shrink { .. } => 0,
         }
     }
 }
@@ -418,7 +424,7 @@ impl Change {
             Self::Put { key, value } => meta(*key, value),
             Self::Truncate { mark, .. } => meta(MetaKey::Truncated, mark),
             Self::Purge { mark, .. } => meta(MetaKey::Purged, mark),
-            Self::Shrink => {}
+            Self::Shrink { .. } => {}
         }
     }
 

@@ -1,9 +1,12 @@
 //! A log that was long and is not any more gives its file back, and loses nothing.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use openraft::storage::RaftLogStorage;
-use quorate_log::LogStore;
+use quorate_log::{LogOptions, LogStore, OpenError};
 
 use crate::toy::{
     INLINE, Toy, ToyVote, append, contents, copy_dir, entry, open, remove_journal, run,
@@ -35,6 +38,10 @@ fn file_bytes(dir: &Path) -> u64 {
     std::fs::metadata(dir.join("db")).unwrap().len()
 }
 
+fn inode(dir: &Path) -> u64 {
+    std::fs::metadata(dir.join("db")).unwrap().ino()
+}
+
 #[test]
 fn a_log_that_was_long_gives_its_file_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -42,7 +49,7 @@ fn a_log_that_was_long_gives_its_file_back() {
         let mut log = purged(dir.path()).await;
         let before = contents(&mut log).await;
         let large = file_bytes(dir.path());
-        log.shrink().await.unwrap();
+        log.shrink(u64::MAX).await.unwrap();
         let small = file_bytes(dir.path());
         assert!(small * 3 < large, "{small} bytes, {large} before");
         assert_eq!(contents(&mut log).await, before);
@@ -51,11 +58,8 @@ fn a_log_that_was_long_gives_its_file_back() {
         // It goes on where it was, and another time there is nothing to gain.
         add(&mut log, LAST + 1..LAST + 101).await;
         let before = contents(&mut log).await;
-        let inode = |dir: &Path| {
-            std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(dir.join("db")).unwrap())
-        };
         let file = inode(dir.path());
-        log.shrink().await.unwrap();
+        log.shrink(u64::MAX).await.unwrap();
         assert_eq!(inode(dir.path()), file, "written anew for nothing");
 
         // As after a crash, with what the journal has and without.
@@ -72,5 +76,72 @@ fn a_log_that_was_long_gives_its_file_back() {
             assert_eq!((found.entries, found.vote), (before.entries.clone(), before.vote));
             log.close().unwrap();
         }
+    });
+}
+
+#[test]
+fn without_room_for_the_copy_or_a_place_for_it_the_log_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    run(async {
+        let mut log = purged(dir.path()).await;
+        let file = inode(dir.path());
+        // Of the room also what is kept beyond the end of the file.
+        log.shrink(8 * 1024 * 1024).await.unwrap();
+        assert_eq!(inode(dir.path()), file);
+        assert!(!dir.path().join("anew").exists());
+
+        std::fs::write(dir.path().join("anew"), "not a directory").unwrap();
+        log.shrink(u64::MAX).await.unwrap();
+        assert_eq!(inode(dir.path()), file);
+
+        add(&mut log, LAST + 1..LAST + 101).await;
+        std::fs::remove_file(dir.path().join("anew")).unwrap();
+        log.shrink(u64::MAX).await.unwrap();
+        assert_ne!(inode(dir.path()), file);
+        assert_eq!(contents(&mut log).await.entries.len() as u64, KEPT + 100);
+    });
+}
+
+/// Nobody else ever gets the directory, and readers and writers notice nothing.
+#[test]
+fn while_a_log_is_written_anew_it_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let is_done = AtomicBool::new(false);
+    let log = run(async {
+        drop(purged(dir.path()).await);
+        open(dir.path(), LogOptions { recent_bytes_max: Some(0), ..LogOptions::default() })
+    });
+    let file = inode(dir.path());
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !is_done.load(Ordering::Acquire) {
+                    let opened = LogStore::<Toy>::open(dir.path(), INLINE);
+                    assert!(matches!(opened, Err(OpenError::Locked { .. })), "{opened:?}");
+                }
+            });
+        }
+        scope.spawn(|| {
+            let mut reader = log.clone();
+            run(async {
+                while !is_done.load(Ordering::Acquire) {
+                    let found = contents(&mut reader).await;
+                    assert!(found.entries.len() as u64 >= KEPT);
+                }
+            });
+        });
+        let mut log = log.clone();
+        let (found, next) = run(async {
+            log.shrink(u64::MAX).await.unwrap();
+            let mut next = LAST + 1;
+            while inode(dir.path()) == file && next < 2 * LAST || next < LAST + 101 {
+                add(&mut log, next..next + 20).await;
+                next += 20;
+            }
+            (contents(&mut log).await.entries, next)
+        });
+        is_done.store(true, Ordering::Release);
+        assert_ne!(inode(dir.path()), file);
+        assert_eq!(found.len() as u64, KEPT + next - LAST - 1);
     });
 }

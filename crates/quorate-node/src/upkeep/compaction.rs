@@ -99,7 +99,7 @@ impl Compaction {
         if is_quiet && purged != self.shrunk {
             self.shrunk = purged;
             // A failure ends the node elsewhere.
-            let _ = self.log.shrink().await;
+            let _ = self.log.shrink(self.node.disk().spare_bytes()).await;
         }
         let is_asked = self.asked.is_some_and(|(asked, _)| asked.elapsed() < AGAIN_AFTER);
         let is_long =
