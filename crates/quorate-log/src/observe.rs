@@ -11,6 +11,10 @@ pub(crate) enum Event<'a> {
     Wrote(&'a Path),
     /// All that was written before is durable.
     Synced(&'a Path),
+    /// Another file, all of it durable, has this name now. A power cut may give it back to the old one.
+    Replaced(&'a Path),
+    /// The names in this directory are durable.
+    SyncedNames(&'a Path),
 }
 
 type Observer = Box<dyn FnMut(Event<'_>)>;

@@ -136,7 +136,7 @@ impl Run {
                 {
                     // Begin with many small frames that nobody waits for.
                     let is_burst = step == 0 && self.is_regular;
-                    let kind = if is_burst { 1 } else { self.random.random_range(0..16) };
+                    let kind = if is_burst { 1 } else { self.random.random_range(0..17) };
                     self.change(&mut log, kind).await;
                     cuts.append(&mut self.check_images(&image).await);
                 }
@@ -222,6 +222,7 @@ impl Run {
             1..=3 => self.truncate(log).await,
             4 => self.purge(log).await,
             5 => self.commit(log).await,
+            16 => log.shrink_within(None).await.unwrap(),
             _ if self.work.journal_bytes_max.is_none() => {
                 self.append(log, self.work.entries_max, 0..3_000).await;
             }

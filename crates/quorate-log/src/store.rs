@@ -187,6 +187,11 @@ impl<C: RaftTypeConfig> LogStore<C> {
     /// # Errors
     /// Nothing can be written any more.
     pub async fn shrink(&self, room_bytes: u64) -> Result<(), LogError> {
+        self.shrink_within(Some(room_bytes)).await
+    }
+
+    /// Without a bound, it is done even if that gives nothing back.
+    pub(crate) async fn shrink_within(&self, room_bytes: Option<u64>) -> Result<(), LogError> {
         self.submit(|_, _| {
             let change = Change::Shrink { room_bytes };
             Ok(Operation { change, seq: None, report: Report::Nobody })

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use crate::disk::room::ROOM_BYTES;
 use crate::disk::sled::{Disk, SEGMENT_BYTES, check_threads};
 use crate::error::LogError;
+#[cfg(test)]
+use crate::observe;
 
 /// Where the log is written anew, in its directory. What is left there was never in use.
 const DIR: &str = "anew";
@@ -30,20 +32,25 @@ fn anew_bytes(live_bytes: u64) -> u64 {
     SEGMENT_BYTES as u64 + 3 * live_bytes
 }
 
-/// Writes the log anew, where that is worth it and takes no more than `room_bytes` of the disk: everything that is in sled,
-/// durably, into a directory beside, where it stays open.
+/// Whether it is worth it to write the log anew, and takes no more than `room_bytes` of the disk.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn is_worth_it(disk: &Disk, room_bytes: u64) -> Result<bool, LogError> {
+    let file_bytes = fs::metadata(disk.db_path()).map_err(|source| failed(disk, source))?.len();
+    if !is_worth(0, file_bytes) {
+        return Ok(false);
+    }
+    let live_bytes = disk.live_bytes(LIVE_BYTES_MAX)?;
+    let has_room = anew_bytes(live_bytes) + ROOM_BYTES <= room_bytes;
+    Ok(has_room && is_worth(live_bytes, file_bytes))
+}
+
+/// Writes the log anew: everything that is in sled, durably, into a directory beside, where it stays open.
 ///
 /// # Errors
 /// It cannot be read, or the copy not be written. The log is as it was.
-pub(crate) fn write_anew(disk: &Disk, room_bytes: u64) -> Result<Option<Disk>, LogError> {
-    let file_bytes = fs::metadata(disk.db_path()).map_err(|source| failed(disk, source))?.len();
-    if !is_worth(0, file_bytes) {
-        return Ok(None);
-    }
-    let live_bytes = disk.live_bytes(LIVE_BYTES_MAX)?;
-    if !is_worth(live_bytes, file_bytes) || anew_bytes(live_bytes) + ROOM_BYTES > room_bytes {
-        return Ok(None);
-    }
+pub(crate) fn write_anew(disk: &Disk) -> Result<Disk, LogError> {
     // Without, sled would wait for ever.
     check_threads().map_err(|source| failed(disk, source))?;
     remove_leftover(disk.dir());
@@ -51,7 +58,7 @@ pub(crate) fn write_anew(disk: &Disk, room_bytes: u64) -> Result<Option<Disk>, L
     if anew.is_err() {
         remove_leftover(disk.dir());
     }
-    anew.map(Some)
+    anew
 }
 
 fn write_copy(disk: &Disk, dir: &Path) -> Result<Disk, LogError> {
@@ -88,12 +95,22 @@ fn forget_page_tables(dir: &Path) -> io::Result<()> {
             fs::remove_file(item.path())?;
         }
     }
-    File::open(dir)?.sync_all()
+    sync_names(dir)
 }
 
 fn rename(dir: &Path) -> io::Result<()> {
-    fs::rename(Disk::db_path_in(&dir.join(DIR)), Disk::db_path_in(dir))?;
-    File::open(dir)?.sync_all()
+    let db_path = Disk::db_path_in(dir);
+    fs::rename(Disk::db_path_in(&dir.join(DIR)), &db_path)?;
+    #[cfg(test)]
+    observe::tell(observe::Event::Replaced(&db_path));
+    sync_names(dir)
+}
+
+fn sync_names(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()?;
+    #[cfg(test)]
+    observe::tell(observe::Event::SyncedNames(dir));
+    Ok(())
 }
 
 /// What an interrupted attempt has left. To be called by whoever has the log open.
@@ -172,7 +189,7 @@ mod tests {
             db.set_len(db.metadata().unwrap().len() / 2).unwrap();
         };
         let anew = |dir: &Path| {
-            write_anew(&disk_of(dir), u64::MAX).unwrap().unwrap();
+            write_anew(&disk_of(dir)).unwrap();
         };
         let renamed = |dir: &Path| {
             anew(dir);
@@ -180,7 +197,7 @@ mod tests {
         };
         let placed = |dir: &Path| {
             let disk = disk_of(dir);
-            let mut anew = write_anew(&disk, u64::MAX).unwrap().unwrap();
+            let mut anew = write_anew(&disk).unwrap();
             put_in_place(&disk, &mut anew).unwrap();
             assert_eq!(anew.db_path(), disk.db_path());
             drop(disk);

@@ -68,7 +68,10 @@ pub(crate) fn open<C: RaftTypeConfig>(
         let journal = Journal::open(dir, journal_bytes).map_err(in_dir("open the journal in"))?;
         sync_names(dir).map_err(in_dir("sync"))?;
         #[cfg(test)]
-        observe::tell(observe::Event::Synced(disk.db_path()));
+        {
+            observe::tell(observe::Event::Synced(disk.db_path()));
+            observe::tell(observe::Event::SyncedNames(dir));
+        }
         verify(disk, journal)
     })
     .unwrap_or_else(|payload| {

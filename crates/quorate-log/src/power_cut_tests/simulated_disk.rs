@@ -1,5 +1,6 @@
 //! What a power cut may leave: of each file all that was there at its last sync, and of what was written since then each
-//! sector or page on its own, or not.
+//! sector or page on its own, or not. A file that got another one's name may have lost it again, and one that was removed may be
+//! there.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -49,6 +50,10 @@ struct Inner {
     dir: PathBuf,
     /// Of each file what it was at its last sync, and after each write since then.
     versions: BTreeMap<String, Vec<Vec<u8>>>,
+    /// What has had a name when names were synced last, and then: what was there.
+    named: BTreeMap<String, Vec<u8>>,
+    /// The file that has lost its name since then.
+    replaced: Option<Vec<u8>>,
     acknowledged: usize,
     asked: usize,
     cuts: Vec<Cut>,
@@ -58,9 +63,17 @@ impl PoweredDisk {
     /// A cut is taken at each sync of sled, and once in so many other writes and syncs.
     pub(super) fn new(seed: u64, events_per_cut: u32) -> Self {
         let random = StdRng::seed_from_u64(!seed);
-        let (dir, versions, cuts) = (PathBuf::new(), BTreeMap::new(), Vec::new());
-        let inner =
-            Inner { random, events_per_cut, dir, versions, acknowledged: 0, asked: 0, cuts };
+        let inner = Inner {
+            random,
+            events_per_cut,
+            dir: PathBuf::new(),
+            versions: BTreeMap::new(),
+            named: BTreeMap::new(),
+            replaced: None,
+            acknowledged: 0,
+            asked: 0,
+            cuts: Vec::new(),
+        };
         Self { inner: Rc::new(RefCell::new(inner)) }
     }
 
@@ -68,6 +81,7 @@ impl PoweredDisk {
     pub(super) fn start(&self, dir: &Path) {
         let mut inner = self.inner.borrow_mut();
         inner.dir = dir.to_owned();
+        (inner.named, inner.replaced) = (read_all(dir), None);
         inner.versions = read_all(dir).into_iter().map(|(name, b)| (name, vec![b])).collect();
         drop(inner);
         self.resume();
@@ -98,19 +112,40 @@ impl PoweredDisk {
 
 impl Inner {
     fn observe(&mut self, event: Event<'_>) {
-        let (Event::Wrote(path) | Event::Synced(path)) = event;
-        if !path.starts_with(&self.dir) {
+        let path = match event {
+            Event::Wrote(path) | Event::Synced(path) | Event::Replaced(path) => path,
+            Event::SyncedNames(dir) if dir == self.dir => {
+                (self.named, self.replaced) = (read_all(dir), None);
+                return self.cut_sometimes();
+            }
+            Event::SyncedNames(_) => return,
+        };
+        // What lies in a directory below is not looked at by whoever opens the log.
+        if path.parent() != Some(&self.dir) {
             return;
         }
         let name = path.file_name().unwrap().to_str().unwrap().to_owned();
         let bytes = fs::read(path).unwrap();
-        let is_sled = name == DB && matches!(event, Event::Wrote(_));
+        let is_sled = name == DB && matches!(event, Event::Wrote(_) | Event::Replaced(_));
         let versions = self.versions.entry(name).or_default();
-        if matches!(event, Event::Synced(_)) {
+        if matches!(event, Event::Replaced(_)) {
+            // All of it was synced just before.
+            self.replaced = versions.first().cloned();
+        }
+        if !matches!(event, Event::Wrote(_)) {
             versions.clear();
         }
         versions.push(bytes);
-        if is_sled || self.random.random_ratio(1, self.events_per_cut) {
+        if is_sled {
+            let cut = self.cut();
+            self.cuts.push(cut);
+        } else {
+            self.cut_sometimes();
+        }
+    }
+
+    fn cut_sometimes(&mut self) {
+        if self.random.random_ratio(1, self.events_per_cut) {
             let cut = self.cut();
             self.cuts.push(cut);
         }
@@ -132,6 +167,14 @@ impl Inner {
                 WITNESS => now.clone(),
                 _ => mixed(&mut self.random, versions),
             };
+        }
+        if let Some(replaced) = self.replaced.as_ref().filter(|_| self.random.random()) {
+            files.insert(DB.to_owned(), replaced.clone());
+        }
+        for (name, bytes) in &self.named {
+            if !files.contains_key(name) && self.random.random() {
+                files.insert(name.clone(), bytes.clone());
+            }
         }
         Cut { files, acknowledged: self.acknowledged, asked: self.asked }
     }

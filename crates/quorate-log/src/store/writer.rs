@@ -63,9 +63,10 @@ pub(crate) enum Change {
         last_index: u64,
         mark: Vec<u8>,
     },
-    /// Nothing of what is in the log changes.
+    /// Nothing of what is in the log changes. To be done where it is worth it and the disk has so much room; without that,
+    /// always.
     Shrink {
-        room_bytes: u64,
+        room_bytes: Option<u64>,
     },
 }
 
@@ -85,14 +86,14 @@ pub(crate) struct Writer<C: RaftTypeConfig> {
     checkpoint: Option<Checkpoint>,
     /// Records up to this index were purged but are not all removed yet.
     purge_backlog: Option<u64>,
-    /// The log is to be written anew when no record is left that was purged, within so many bytes.
-    shrink_within: Option<u64>,
+    /// A [`Change::Shrink`], with its room: to be done when no record is left that was purged.
+    shrink_asked: Option<Option<u64>>,
 }
 
 impl<C: RaftTypeConfig> Writer<C> {
     pub(crate) fn new(shared: Arc<Shared<C>>, io: Io, witness: Witness, journal: Journal) -> Self {
-        let (checkpoint, purge_backlog, shrink_within) = (None, None, None);
-        Self { shared, io, witness, journal, checkpoint, purge_backlog, shrink_within }
+        let (checkpoint, purge_backlog, shrink_asked) = (None, None, None);
+        Self { shared, io, witness, journal, checkpoint, purge_backlog, shrink_asked }
     }
 
     /// Serve the queue until every sender is gone and it is empty.
@@ -122,11 +123,11 @@ impl<C: RaftTypeConfig> Writer<C> {
 
     /// Make a group durable, report it, and put it into sled.
     pub(crate) fn write_group(&mut self, mut group: Vec<Operation<C>>) {
-        let asked = group.iter().rev().find_map(|operation| match operation.change {
-            Change::Shrink { room_bytes } => Some(room_bytes),
-            _ => None,
-        });
-        self.shrink_within = asked.or(self.shrink_within);
+        for Operation { change, .. } in &group {
+            if let Change::Shrink { room_bytes } = change {
+                self.shrink_asked = Some(*room_bytes);
+            }
+        }
         let Some(seq) = group.iter().filter_map(|operation| operation.seq).max() else {
             return report(&mut group, Ok(()));
         };
@@ -165,7 +166,7 @@ impl<C: RaftTypeConfig> Writer<C> {
         if self.purge_backlog.is_some() {
             return;
         }
-        let Some(room_bytes) = self.shrink_within.take() else { return };
+        let Some(room_bytes) = self.shrink_asked.take() else { return };
         let shared = self.shared.clone();
         // What the journal has is then in sled, and durable there.
         let synced = guarded(&shared, "flush", |disk| {
@@ -178,7 +179,10 @@ impl<C: RaftTypeConfig> Writer<C> {
         shared.memory_mut().evict_all(self.journal.last_seq());
         let started = Instant::now();
         let written = shared.with_disk(|disk| {
-            caught("write anew", disk.db_path(), || shrink::write_anew(disk, room_bytes))
+            caught("write anew", disk.db_path(), || {
+                let room = room_bytes.map_or(Ok(true), |room| shrink::is_worth_it(disk, room));
+                room?.then(|| shrink::write_anew(disk)).transpose()
+            })
         });
         let mut anew = match written {
             Ok(Some(anew)) => anew,
