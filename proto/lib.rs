@@ -2,9 +2,15 @@
 //! among themselves. The `.proto` files document every field and error. By hand are only `requests`, the rule by which
 //! writes are numbered, and what both sides have to agree on: `limits` and `trailers`.
 
-#![allow(clippy::all, missing_docs, unreachable_pub)] // generated code
+#![warn(missing_docs)]
 
+/// `proto/quorate/v1/`: the services Registry and Admin, and their messages.
 pub mod v1 {
+    #![allow(
+        clippy::all,
+        missing_docs,
+        reason = "generated; the .proto files are the documentation"
+    )]
     tonic::include_proto!("quorate.v1");
 }
 
@@ -16,13 +22,26 @@ mod server_codec;
 
 /// The services for servers, which keep services encoded: see `build.rs`.
 pub mod encoded {
+    /// As [`crate::v1`].
     pub mod v1 {
+        #![allow(
+            clippy::all,
+            missing_docs,
+            reason = "generated; the .proto files are the documentation"
+        )]
         include!(concat!(env!("OUT_DIR"), "/encoded/quorate.v1.rs"));
     }
 }
 
+/// What nodes say to each other.
 pub mod peer {
+    /// `proto/quorate/peer/v1/`.
     pub mod v1 {
+        #![allow(
+            clippy::all,
+            missing_docs,
+            reason = "generated; the .proto files are the documentation"
+        )]
         tonic::include_proto!("quorate.peer.v1");
     }
 }

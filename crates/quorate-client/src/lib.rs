@@ -60,8 +60,6 @@
 //! | `counters` | what is counted |
 //! | `types/`, `error` | what goes in and out |
 
-#![warn(missing_docs)]
-
 mod admin;
 mod calling;
 mod client;
