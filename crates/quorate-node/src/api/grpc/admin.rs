@@ -140,16 +140,7 @@ impl AdminService {
 
     async fn on_remove_node(&self, call: Call<RemoveNodeRequest>) -> Handled<RemoveNodeResponse> {
         let id = call.message.id;
-        let change = MembershipCall::Remove { id };
-        let mut attempts = 0;
-        let members = match self.node.attempt_on_leader(change, call.deadline, &mut attempts).await
-        {
-            // An attempt whose answer was lost with its leader has taken it out.
-            Err(NodeError::Membership(MembershipError::Unknown { .. })) if attempts > 1 => {
-                self.node.members()
-            }
-            members => members?,
-        };
+        let members = self.take_out(id, MembershipCall::Remove { id }, call.deadline).await?;
         let members = members.iter().map(convert::member_to_wire).collect();
         Ok(Response::new(RemoveNodeResponse { header: self.header(), members }))
     }
@@ -165,7 +156,8 @@ impl AdminService {
             return Err(Invalid::number("new_id", new, must).into());
         }
         let change = MembershipCall::Replace { old, new, peer_address };
-        let members = self.members_after(change, call.deadline).await?;
+        let members = self.take_out(old, change, call.deadline).await?;
+        let members = members.iter().map(convert::member_to_wire).collect();
         Ok(Response::new(ReplaceNodeResponse { header: self.header(), members }))
     }
 
@@ -260,6 +252,35 @@ impl AdminService {
 
     fn header(&self) -> Option<quorate_proto::v1::ResponseHeader> {
         header(&self.node, self.node.applied().position().revision, self.node.age_ms())
+    }
+
+    /// Has the leader do what takes a node out. An attempt may have done so without its answer: it was lost with its leader, or
+    /// this node led, and took itself out before it could tell.
+    async fn take_out(
+        &self,
+        id: u64,
+        change: MembershipCall,
+        deadline: Instant,
+    ) -> Result<Vec<MemberInfo>, NodeError> {
+        let successor = match change {
+            MembershipCall::Replace { new, .. } => Some(new),
+            _ => None,
+        };
+        let mut attempts = 0;
+        let error = match self.node.attempt_on_leader(change, deadline, &mut attempts).await {
+            Ok(members) => return Ok(members),
+            Err(error) => error,
+        };
+        let is_out = match error {
+            NodeError::Membership(MembershipError::Unknown { id: unknown }) => {
+                attempts > 1 && unknown == id
+            }
+            NodeError::NotMember { node } => attempts > 0 && node == id,
+            _ => false,
+        };
+        let members = self.node.members();
+        let is_in = |new| members.iter().any(|info| info.id == new && info.voter);
+        if is_out && successor.is_none_or(is_in) { Ok(members) } else { Err(error) }
     }
 
     async fn members_after(
