@@ -15,6 +15,31 @@ fn instance(id: &str) -> InstanceBuilder {
     InstanceBuilder::new("web", id).endpoint("http", "http://h:1")
 }
 
+/// Views, watches and reads of one client agree on who has the tags. // S2.9
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_sees_who_has_the_tags_that_it_asks_for() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().await;
+    let view = client.discover(Selector::service("web").tag("canary")).unwrap();
+    let selection = Selection::service("web").tags(["gpu", "canary"]);
+    let watch = client.watch(selection.clone());
+    let _both = client.register(instance("both").tags(["canary", "gpu"])).await.unwrap();
+    let _none = client.register(instance("none")).await.unwrap();
+    let _one = client.register(instance("one").tag("canary")).await.unwrap();
+    let shown = || view.current().iter().map(|i| i.id.clone()).collect::<Vec<_>>();
+    let watched = || watch.snapshot().iter().map(|i| i.id.clone()).collect::<Vec<_>>();
+    eventually("the view has both", || async { (shown() == ["both", "one"]).then_some(()) }).await;
+    eventually("the watch has one", || async { (watched() == ["both"]).then_some(()) }).await;
+    let fetched = client.fetch_with(&FetchOptions::new(selection)).await.unwrap();
+    let fetched = fetched.services.unwrap().remove(0).instances;
+    assert_eq!(fetched.iter().map(|i| i.id.as_str()).collect::<Vec<_>>(), ["both"]);
+    // Another run of the process, without one of them.
+    let newer = cluster.client().await;
+    let _both = newer.register(instance("both").tag("gpu")).await.unwrap();
+    eventually("it left the view", || async { (shown() == ["one"]).then_some(()) }).await;
+    eventually("it left the watch", || async { watched().is_empty().then_some(()) }).await;
+}
+
 /// Ten thousand changes, views that come in the middle of them, and nodes that are left. // S2.7
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_changes_and_every_view_ends_the_same() {

@@ -319,6 +319,11 @@ async fn reads_and_watches_check_their_input_too() {
     assert_refused(registry.fetch(unknown).await, bad, &["consistency", "3"]);
     let unknown = FetchRequest { statuses: vec![2, 5], ..Default::default() };
     assert_refused(registry.fetch(unknown).await, bad, &["statuses", "5"]);
+    let tagged = |tags: Vec<String>| FetchRequest { tags, ..Default::default() };
+    let many = tagged((0..33).map(|at| at.to_string()).collect());
+    assert_refused(registry.fetch(many).await, bad, &["tags", "33", "0 to 32"]);
+    let no_tag = tagged(vec!["a,b".to_owned()]);
+    assert_refused(registry.fetch(no_tag).await, bad, &["tags", "a,b", "commas"]);
     let foreign = FetchRequest { namespace: "a/b".to_owned(), ..Default::default() };
     assert_refused(registry.fetch(foreign).await, bad, &["namespace", "a/b"]);
     let list = |change: fn(&mut ListServicesRequest)| {

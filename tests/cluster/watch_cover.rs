@@ -5,15 +5,15 @@ use std::time::Duration;
 use quorate_node::Tunables;
 use quorate_proto::v1::watch_request::Kind as Ask;
 use quorate_proto::v1::{
-    ChangeKind, InstanceOverride, InstanceStatus, RegisterRequest, RemoveReason,
-    SetOverrideRequest, UpdateRequest, WatchAck, WatchRequest, WatchSubscribe,
+    ChangeKind, FetchRequest, InstanceOverride, InstanceSpec, InstanceStatus, RegisterRequest,
+    RemoveReason, SetOverrideRequest, UpdateRequest, WatchAck, WatchRequest, WatchSubscribe,
 };
 use tokio::time::timeout;
 use tonic::Code;
 
 use super::calls::{
-    Registry, assert_refused, deregister, fetch_all, named, register, registration, renewal,
-    set_weight, spec, timed,
+    Registry, assert_refused, deregister, fetch_all, fetch_of, ids, named, register, registration,
+    renewal, set_weight, spec, timed,
 };
 use super::harness::{Cluster, SOON};
 use super::stream::{Stream, subscribe_to, subscribe_to_prefix};
@@ -73,6 +73,57 @@ async fn one_subscription_covers_several_services_or_a_prefix_and_nothing_else()
             c.kind() != ChangeKind::Removed || c.reason() == RemoveReason::Deregistered
         })
     );
+}
+
+/// Only a registration changes tags. Fetch and Watch agree on who has them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_enters_and_leaves_what_is_asked_for_by_its_tags() {
+    // S2.9
+    let cluster = Cluster::start(1).await;
+    let mut registry = cluster.registry(1);
+    let owned = |tags: &[&str]| tags.iter().map(|tag| (*tag).to_owned()).collect::<Vec<_>>();
+    let tagged = |id: &str, tags: &[&str]| {
+        registration(vec![InstanceSpec { tags: owned(tags), ..spec("web", id) }])
+    };
+    registry.register(tagged("both", &["gpu", "canary", "gpu"])).await.unwrap();
+    registry.register(tagged("one", &["canary"])).await.unwrap();
+    registry.register(tagged("none", &[])).await.unwrap();
+    let wanted = owned(&["canary", "gpu"]);
+    let subscribe = WatchSubscribe { tags: wanted.clone(), ..subscribe_to(&["web"]) };
+    let mut stream = Stream::open(&registry, subscribe).await.unwrap();
+    stream.snapshot().await;
+    assert_eq!(stream.ids(), ["both"]);
+    assert_eq!(stream.map[&("web".to_owned(), "both".to_owned())].tags, ["canary", "gpu"]);
+    let steps = [
+        ("one", &["canary", "gpu", "arm"][..], Some(ChangeKind::Added)),
+        ("none", &["gpu"], None),
+        ("one", &["canary", "gpu"], Some(ChangeKind::Modified)),
+        ("both", &["gpu"], Some(ChangeKind::Removed)),
+    ];
+    for (id, tags, kind) in steps {
+        let answer = registry.register(tagged(id, tags)).await.unwrap().into_inner();
+        let end = answer.header.unwrap().revision;
+        if let Some(kind) = kind {
+            stream.reach(end).await;
+            let last = stream.changes.last().unwrap();
+            assert_eq!((last.revision, last.kind()), (end, kind), "{id} {tags:?}");
+            assert_eq!(last.instance.as_ref().unwrap().tags.len(), tags.len());
+        }
+        for limit in [0, 10] {
+            let fetch = FetchRequest { tags: wanted.clone(), limit, ..fetch_of(&["web"]) };
+            let found = registry.fetch(fetch).await.unwrap().into_inner();
+            assert_eq!(ids(&found), stream.ids(), "in pages of {limit}");
+        }
+        // Services that are asked for whole are kept encoded: neither is given what was made for the other.
+        let whole = registry.fetch(fetch_of(&["web"])).await.unwrap().into_inner();
+        assert_eq!(ids(&whole).len(), 3);
+    }
+    assert_eq!(stream.changes.last().unwrap().reason(), RemoveReason::Filtered);
+    assert_eq!(stream.changes.len(), 3, "of the others nothing is told");
+    // An update leaves them.
+    let end = set_weight(&mut registry, "web", "one", 7).await;
+    stream.reach(end).await;
+    assert_eq!(stream.ids(), ["one"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -52,6 +52,9 @@ pub(crate) struct Wanted {
     /// Only instances with this status (repeatable)
     #[arg(long = "status", value_parser = parse::status)]
     pub(crate) statuses: Vec<InstanceStatus>,
+    /// Only instances with this tag (repeatable: with all of them)
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
 }
 
 impl InstanceSettings {
@@ -90,7 +93,7 @@ impl InstanceSettings {
 impl Wanted {
     /// Only these of the selection's instances.
     pub(crate) fn of(&self, selection: Selection) -> Selection {
-        selection.statuses(self.statuses.iter().copied())
+        selection.statuses(self.statuses.iter().copied()).tags(&self.tags)
     }
 }
 

@@ -266,6 +266,7 @@ pub struct Selection {
     pub(crate) services: Vec<String>,
     pub(crate) prefix: String,
     pub(crate) statuses: Vec<InstanceStatus>,
+    tags: Vec<String>,
 }
 
 impl Selection {
@@ -294,8 +295,21 @@ impl Selection {
         self
     }
 
+    /// Only instances that have this tag, too.
+    #[must_use]
+    pub fn tag(self, tag: impl Into<String>) -> Self {
+        self.tags([tag])
+    }
+
+    /// Only instances that have all of these tags, up to 32.
+    #[must_use]
+    pub fn tags<S: Into<String>>(mut self, tags: impl IntoIterator<Item = S>) -> Self {
+        self.tags.extend(tags.into_iter().map(Into::into));
+        self
+    }
+
     fn anything() -> Self {
-        Self { services: Vec::new(), prefix: String::new(), statuses: Vec::new() }
+        Self { services: Vec::new(), prefix: String::new(), statuses: Vec::new(), tags: Vec::new() }
     }
 
     /// Reads this, however fresh.
@@ -305,6 +319,7 @@ impl Selection {
             services: self.services.clone(),
             prefix: self.prefix.clone(),
             statuses: self.status_numbers(),
+            tags: self.tags.clone(),
             ..v1::FetchRequest::default()
         }
     }
@@ -316,6 +331,7 @@ impl Selection {
             services: self.services.clone(),
             prefix: self.prefix.clone(),
             statuses: self.status_numbers(),
+            tags: self.tags.clone(),
             ..v1::WatchSubscribe::default()
         }
     }

@@ -34,6 +34,8 @@ pub(crate) struct Filter {
     pub(crate) selection: Selection,
     /// Effective status; empty: any.
     pub(crate) statuses: BTreeSet<Status>,
+    /// It has all of these.
+    pub(crate) tags: BTreeSet<String>,
 }
 
 /// Which services.
@@ -46,12 +48,12 @@ pub(crate) enum Selection {
 impl Filter {
     /// Every instance of these services.
     pub(crate) fn all_of(namespace: Namespace, selection: Selection) -> Self {
-        Self { namespace, selection, statuses: BTreeSet::new() }
+        Self { namespace, selection, statuses: BTreeSet::new(), tags: BTreeSet::new() }
     }
 
     /// Whether it leaves out no instance of the services that it covers.
     pub(crate) fn is_all(&self) -> bool {
-        self.statuses.is_empty()
+        self.statuses.is_empty() && self.tags.is_empty()
     }
 
     pub(crate) fn covers_service(&self, key: &ServiceKey) -> bool {
@@ -63,7 +65,9 @@ impl Filter {
     }
 
     pub(crate) fn covers_instance(&self, instance: &Instance) -> bool {
-        self.statuses.is_empty() || self.statuses.contains(&instance.status())
+        let has = |tag: &String| instance.spec.tags().any(|it| it == tag);
+        (self.statuses.is_empty() || self.statuses.contains(&instance.status()))
+            && self.tags.iter().all(has)
     }
 
     /// Whether somebody with this filter sees anything of the change.

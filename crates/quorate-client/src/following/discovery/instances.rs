@@ -22,6 +22,7 @@ pub struct Selector {
     zone: Option<String>,
     version: Option<String>,
     metadata: BTreeMap<String, String>,
+    tags: Vec<String>,
     /// Empty: any.
     statuses: Vec<InstanceStatus>,
     /// Empty: any.
@@ -38,6 +39,7 @@ impl Selector {
             zone: None,
             version: None,
             metadata: BTreeMap::new(),
+            tags: Vec::new(),
             statuses: vec![InstanceStatus::Up],
             healths: vec![Health::Unspecified, Health::Unknown, Health::Passing],
         }
@@ -71,6 +73,13 @@ impl Selector {
         self
     }
 
+    /// Only with this tag; can be repeated.
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<String>) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
+
     /// Only with one of these effective statuses, not only those that are UP; with none named, any.
     #[must_use]
     pub fn statuses(mut self, statuses: impl IntoIterator<Item = InstanceStatus>) -> Self {
@@ -99,6 +108,7 @@ impl Selector {
             && (self.statuses.is_empty() || self.statuses.contains(&instance.status()))
             && (self.healths.is_empty() || self.healths.contains(&instance.health()))
             && self.metadata.iter().all(|(key, value)| instance.metadata.get(key) == Some(value))
+            && self.tags.iter().all(|tag| instance.tags.contains(tag))
     }
 }
 
@@ -214,6 +224,7 @@ mod tests {
             version: "1.2".to_owned(),
             status: InstanceStatus::Up as i32,
             metadata: [("k".to_owned(), "v".to_owned())].into(),
+            tags: vec!["canary".to_owned(), "gpu".to_owned()],
             ..Instance::default()
         };
         let plain = Selector::service("s");
@@ -224,6 +235,8 @@ mod tests {
             (plain.clone().version("1"), false),
             (plain.clone().meta("k", "w"), false),
             (plain.clone().meta("l", "v"), false),
+            (plain.clone().tag("gpu").tag("canary"), true),
+            (plain.clone().tag("gpu").tag("arm"), false),
             (plain.clone().statuses([InstanceStatus::Draining]), false),
         ] {
             assert_eq!(selector.admits(&instance), admits, "{selector:?}");

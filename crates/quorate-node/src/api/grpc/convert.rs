@@ -144,19 +144,25 @@ pub(crate) fn set_override(request: wire::SetOverrideRequest) -> Result<Op, Inva
 }
 
 pub(crate) fn fetch_filter(request: &wire::FetchRequest) -> Result<Filter, Invalid> {
-    let wire::FetchRequest { namespace, services, prefix, statuses, .. } = request;
-    let statuses = statuses_from_wire(statuses)?;
-    Ok(Filter { statuses, ..services_filter(namespace, services, prefix)? })
+    let wire::FetchRequest { namespace, services, prefix, statuses, tags, .. } = request;
+    let (statuses, tags) = (statuses_from_wire(statuses)?, tags_from_wire(tags)?);
+    Ok(Filter { statuses, tags, ..services_filter(namespace, services, prefix)? })
 }
 
 pub(crate) fn watch_filter(request: &wire::WatchSubscribe) -> Result<Filter, Invalid> {
-    let wire::WatchSubscribe { namespace, services, prefix, statuses, .. } = request;
-    let statuses = statuses_from_wire(statuses)?;
-    Ok(Filter { statuses, ..services_filter(namespace, services, prefix)? })
+    let wire::WatchSubscribe { namespace, services, prefix, statuses, tags, .. } = request;
+    let (statuses, tags) = (statuses_from_wire(statuses)?, tags_from_wire(tags)?);
+    Ok(Filter { statuses, tags, ..services_filter(namespace, services, prefix)? })
 }
 
 fn statuses_from_wire(statuses: &[i32]) -> Result<BTreeSet<Status>, Invalid> {
     statuses.iter().filter_map(|value| status("statuses", *value).transpose()).collect()
+}
+
+fn tags_from_wire(tags: &[String]) -> Result<BTreeSet<String>, Invalid> {
+    count("tags", tags.len(), 0, limits::TAGS)?;
+    let checked = |tag: &String| InstanceSpec::check_tag("tags", tag).map(|()| tag.clone());
+    tags.iter().map(checked).collect()
 }
 
 /// Every instance of the services that are named, or of all with the prefix.
