@@ -107,3 +107,31 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> 
         other => Err(WireError::Version(other.map(|(version, _)| *version))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member() -> Member {
+        Member { peer_address: "p:1".to_owned(), client_address: "c".to_owned() }
+    }
+
+    /// What peers and the membership in the log have of a member: the version, two texts, no optional fields.
+    #[test]
+    fn the_bytes_of_a_member() {
+        let bytes = encode(&member());
+        assert_eq!(&bytes[..], b"\x01\x03p:1\x01c\x00");
+        assert_eq!(decode::<Member>(&bytes).unwrap(), member());
+    }
+
+    #[test]
+    fn what_a_newer_peer_has_added_is_refused_with_words() {
+        let told = |bytes: &[u8]| decode::<Member>(bytes).unwrap_err().to_string();
+        let newer = "peer message holds what this version does not know: its sender is newer";
+        assert_eq!(told(b"\x01\x03p:1\x01c\x01\x07"), newer, "an optional field");
+        assert_eq!(told(b"\x01\x03p:1\x01c\x00\x07"), newer, "bytes that are left over");
+        let other = "peer message has format version Some(2), this node speaks 1";
+        assert_eq!(told(b"\x02\x03p:1\x01c\x00"), other);
+        assert_eq!(told(b"\x01\x03p:1\x01"), "peer message is damaged");
+    }
+}
