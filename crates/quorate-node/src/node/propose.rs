@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::error::{CallError, NodeError};
 use crate::node::calls::{Ask, LeaderAnswer, LeaderCall};
+use crate::node::membership::MembershipCall;
 use crate::node::{Node, requests, unreachable};
 use crate::peers::Lane;
 use crate::types::{Outcome, decode, encode};
@@ -75,6 +76,7 @@ impl Node {
         attempts: &mut u32,
     ) -> Result<LeaderAnswer, NodeError> {
         let since = Instant::now();
+        let for_client = !matches!(call, LeaderCall::Membership(MembershipCall::Announce { .. }));
         loop {
             if self.stop.is_cancelled() {
                 return Err(NodeError::Stopping { node: self.id });
@@ -87,6 +89,10 @@ impl Node {
             let attempt = async {
                 match leader {
                     None => Err(NodeError::NotLeader { node: 0 }),
+                    // Its answer could not say of which cluster it is.
+                    Some(_) if for_client && self.peers.cluster_id() == 0 => {
+                        Err(NodeError::Founding { node: self.id })
+                    }
                     Some(id) if id == self.id => self.execute(call.clone(), deadline).await,
                     Some(id) => self.forward(id, &call, deadline).await,
                 }
