@@ -95,6 +95,24 @@ async fn a_removed_node_that_starts_again_does_not_join_again() {
     assert_eq!(cluster.members(1).await.len(), 3);
 }
 
+/// The one that leads by then is none of those that it knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_node_learns_so_from_members_that_do_not_lead() {
+    let mut cluster = Cluster::start(3).await;
+    let gone = cluster.follower().await;
+    cluster.stop(gone).await;
+    cluster.add_waiting(4).await;
+    let admin = cluster.client().await.admin();
+    admin.replace_node(gone, 4, cluster.peer_address(4)).await.expect("a replacement");
+    assert_eq!(admin.transfer_leader(4).await.expect("another leader"), 4);
+    cluster.restart(gone).await;
+    eventually("it says that it was removed", || async {
+        let status = cluster.admin(gone).status(StatusRequest { local_only: false }).await;
+        status.err().filter(|status| status.message().contains("was removed"))
+    })
+    .await;
+}
+
 async fn replace(cluster: &Cluster, old_id: u64, new_id: u64) {
     let peer_address = cluster.peer_address(new_id).to_owned();
     let replace = ReplaceNodeRequest { old_id, new_id, peer_address };

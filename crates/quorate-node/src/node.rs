@@ -277,6 +277,14 @@ impl Node {
         self.view.borrow_watched().membership_config.get_node(&id).cloned()
     }
 
+    /// The log index of the membership in effect, if this node is a member by it.
+    pub(crate) fn member_as_of(&self) -> Option<u64> {
+        let view = self.view.borrow_watched();
+        let membership = &view.membership_config;
+        membership.get_node(&self.id)?;
+        membership.log_id().map(|log_id| log_id.index())
+    }
+
     /// All members in effect, by id.
     pub(crate) fn members(&self) -> Vec<MemberInfo> {
         let view = self.view.borrow_watched();

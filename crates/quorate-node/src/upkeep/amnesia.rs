@@ -107,15 +107,23 @@ pub(crate) async fn ask_founders(
     }
 }
 
-/// Whether the leader of this node's cluster, at one of the members' addresses, says that this node is no member any more.
-pub(crate) async fn is_removed(id: u64, members: &[MemberInfo], peers: &Peers) -> bool {
+/// Whether this node is no member any more, as the leader of its cluster says, at one of the members' addresses, or whoever has
+/// applied a change of the members after `member_as_of`, the last by which this node is one. (The leader need not be among
+/// those that this node knows.)
+pub(crate) async fn is_removed(
+    id: u64,
+    members: &[MemberInfo],
+    member_as_of: Option<u64>,
+    peers: &Peers,
+) -> bool {
     let others = members.iter().filter(|other| other.id != id);
     let answers = join_all(others.map(|other| async move {
         let mut client = peers.client(&other.member.peer_address, Lane::Control).ok()?;
         let request = peers.request(other.id, IdentifyRequest { id }, Some(ASK_TIMEOUT));
         let answer = timeout(ASK_TIMEOUT, client.identify(request)).await.ok()?.ok()?.into_inner();
         let ours = answer.cluster_id == peers.cluster_id() && answer.node_id == other.id;
-        Some(ours && answer.founded && answer.leads && !answer.counts_caller)
+        let is_out = member_as_of.is_some_and(|index| answer.out_as_of > index);
+        Some(ours && answer.founded && (answer.leads && !answer.counts_caller || is_out))
     }));
     answers.await.into_iter().flatten().any(|removed| removed)
 }

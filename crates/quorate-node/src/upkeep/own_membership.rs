@@ -109,9 +109,10 @@ impl MemberLoop {
         !own.voter && matches!(self.start, Start::Join { observer: false, .. })
     }
 
-    /// No leader talks to this node: it may have been taken out without being told. Whoever leads knows.
+    /// No leader talks to this node: it may have been taken out without being told.
     async fn ask_whether_member(&self, members: &[MemberInfo]) {
-        if is_removed(self.node.id(), members, self.node.peers()).await {
+        let as_of = self.node.member_as_of();
+        if is_removed(self.node.id(), members, as_of, self.node.peers()).await {
             if !self.node.leadership().is_removed() {
                 let id = self.node.id();
                 tracing::warn!(id, "this node was removed from the cluster; stop it");

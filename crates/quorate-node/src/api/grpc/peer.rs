@@ -55,6 +55,11 @@ impl Peer for PeerService {
         let id = self.enter(PeerMethod::Identify, request).await?.message.id;
         let node = &self.node;
         let caller = node.member(id);
+        let out_as_of = {
+            let state = node.applied().lock();
+            let out = state.membership.get_node(&id).is_none();
+            state.membership.log_id().filter(|_| out).map_or(0, |log_id| log_id.index())
+        };
         let recalled = node.recall().recalled(&self.log, id).await.map_err(failed)?;
         Ok(Response::new(IdentifyResponse {
             founded: node.is_founded() && node.member(node.id()).is_some(),
@@ -69,6 +74,7 @@ impl Peer for PeerService {
             peer_address: self.node.me().peer_address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             recalled: encode(&recalled),
+            out_as_of,
         }))
     }
 
