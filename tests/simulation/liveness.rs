@@ -53,29 +53,34 @@ pub(crate) async fn burst(mut nodes: Nodes, notes: Shared) {
     notes.borrow_mut().note("the burst is over".to_owned());
 }
 
-/// When everybody has stopped: what each node has, read linearizably.
-pub(crate) async fn last_look(mut nodes: Nodes, notes: Shared) {
+/// When everybody has stopped: what each node has, read linearizably, and who it says the members are. All at once: nobody
+/// renews any more.
+pub(crate) async fn last_look(nodes: Nodes, notes: Shared) {
     while now() < END + 300 {
         sleep(Duration::from_millis(50)).await;
     }
     let members = notes.borrow().members.clone();
-    for node in members {
-        nodes.go_to(node);
-        if let Err(status) = fetch(&nodes, true, 0, &notes).await {
-            let line = format!("the last read from n{node} failed: {status}");
-            notes.borrow_mut().violation(line);
-        }
-        match nodes.client().list_members(timed(ListMembersRequest {})).await {
-            Ok(told) => {
-                let members = Members::told(&told.into_inner().members);
-                notes.borrow_mut().last_members.insert(node, members);
-            }
-            Err(status) => {
-                let line = format!("n{node} does not tell its members at the end: {status}");
+    join_all(members.into_iter().map(|node| {
+        let (mut nodes, notes) = (nodes.clone(), notes.clone());
+        async move {
+            nodes.go_to(node);
+            if let Err(status) = fetch(&nodes, true, 0, &notes).await {
+                let line = format!("the last read from n{node} failed: {status}");
                 notes.borrow_mut().violation(line);
             }
+            match nodes.client().list_members(timed(ListMembersRequest {})).await {
+                Ok(told) => {
+                    let members = Members::told(&told.into_inner().members);
+                    notes.borrow_mut().last_members.insert(node, members);
+                }
+                Err(status) => {
+                    let line = format!("n{node} does not tell its members at the end: {status}");
+                    notes.borrow_mut().violation(line);
+                }
+            }
         }
-    }
+    }))
+    .await;
 }
 
 /// The last reads of each node: after `END`.

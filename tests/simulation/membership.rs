@@ -9,6 +9,9 @@ use super::plan::{END, Fault, Kind, Ms, NODES, Plan, Way};
 /// A leader does not notice shorter stalls (`STALL` in quorate-node's clock.rs).
 const UNSEEN_STALL: Ms = 400;
 
+/// A message that takes so long comes back too late for the shortest election timeout (240 ms).
+const VOTE_TIMELY: Ms = 120;
+
 /// A change of the members that the operator makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Act {
@@ -132,7 +135,9 @@ impl<'a> Quorums<'a> {
             let leaders = |set: &BTreeSet<u64>| leaders(plan, set, at);
             possible.resize(until, sets.iter().any(|set| !leaders(set).is_empty()));
             let all = sets.iter().map(leaders).reduce(|all, more| &all & &more);
-            certain.resize(until, all.is_some_and(|all| !all.is_empty()));
+            // Where a vote takes longer than candidates wait for it, nobody may come to lead.
+            let in_time = plan.latency_ms(at) < VOTE_TIMELY;
+            certain.resize(until, in_time && all.is_some_and(|all| !all.is_empty()));
         }
         Self { plan, possible, certain }
     }

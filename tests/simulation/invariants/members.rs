@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::simulation::history::{Answer, Notes};
-use crate::simulation::membership::Members;
+use crate::simulation::history::{Answer, Ask, Call, Notes, Read};
+use crate::simulation::membership::{Act, Change, Members};
 use crate::simulation::plan::Ms;
 
 pub(crate) fn check(notes: &Notes) -> Vec<String> {
@@ -14,6 +14,9 @@ pub(crate) fn check(notes: &Notes) -> Vec<String> {
         if *members != expected {
             wrong.push(format!("at the end, n{node} says {members:?}: {:?}", notes.changes));
         }
+    }
+    for node in expected.all().iter().filter(|node| !notes.last_members.contains_key(node)) {
+        wrong.push(format!("at the end, n{node} does not say who the members are"));
     }
     for change in notes.changes.iter().filter(|change| change.done.is_none()) {
         wrong.push(format!("never done: {change:?}"));
@@ -34,4 +37,35 @@ pub(crate) fn check(notes: &Notes) -> Vec<String> {
         }
     }
     wrong
+}
+
+#[test]
+fn the_check_sees_who_answers_though_it_is_out() {
+    let (act, read) = (Act::Remove { old: 3 }, |from, linearizable| Read {
+        from,
+        to: from + 5,
+        node: 3,
+        linearizable,
+        min_revision: 0,
+        revision: 1,
+        age_ms: 0,
+        map: BTreeMap::new(),
+    });
+    let mut notes = Notes::default();
+    notes.changes.push(Change { act, begun: 100, done: Some(200) });
+    notes.reads = vec![read(150, true), read(200, true), read(300, false)];
+    let two = Members { voters: [1, 2].into(), learners: [].into() };
+    notes.last_members = [(1, two.clone()), (2, two)].into();
+    assert_eq!(check(&notes), Vec::<String>::new());
+    notes.reads.push(read(201, true));
+    assert_eq!(check(&notes).len(), 1, "a read after it was out");
+    let ask = Ask::Renew { lease: 7 };
+    let answer = Answer::Done { revision: 1, lease: 7 };
+    let key = "svc/a".to_owned();
+    notes.calls.push(Call { key, node: 3, sent: 201, from: 150, to: 210, ask, answer });
+    assert_eq!(check(&notes).len(), 2, "a write that it was asked for then");
+    notes.last_members.insert(1, Members::founders());
+    assert_eq!(check(&notes).len(), 3, "other members than the change made");
+    notes.changes.push(Change { act: Act::Remove { old: 2 }, begun: 300, done: None });
+    assert_eq!(check(&notes).len(), 4, "a change that does not end");
 }
