@@ -129,6 +129,7 @@ fn told(event: &WatchEvent) -> String {
         WatchEvent::Removed { instance, reason, .. } => {
             format!("instance {} is gone, {reason:?}", instance.id)
         }
+        other => format!("{other:?}"),
     }
 }
 

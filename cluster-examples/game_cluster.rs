@@ -220,6 +220,7 @@ async fn listen(frontend: &str, mut rooms: Listener, state: Arc<State>) {
                 (Some(text), room.id.clone())
             }
             DiscoveryEvent::Removed { instance, .. } => (None, instance.id.clone()),
+            _ => continue,
         };
         println!("  {frontend}: {id} {}", if change.is_some() { "is there" } else { "is gone" });
         state.rooms.send_modify(|rooms| match change {

@@ -292,6 +292,7 @@ async fn follow(id: &str, mut changes: Listener, heard: Arc<watch::Sender<Vec<St
             DiscoveryEvent::Added(instance) => ("+", instance),
             DiscoveryEvent::Updated(instance) => ("~", instance),
             DiscoveryEvent::Removed { instance, .. } => ("-", instance),
+            _ => continue,
         };
         let revision = instance.modify_revision;
         let before = revisions.insert(instance.id.clone(), revision).unwrap_or(0);

@@ -109,6 +109,7 @@ fn note(mirror: &mut BTreeMap<String, u32>, event: DiscoveryEvent) {
         DiscoveryEvent::Removed { instance, .. } => {
             assert!(mirror.remove(&instance.id).is_some());
         }
+        other => panic!("{other:?}"),
     }
 }
 
@@ -201,7 +202,7 @@ async fn views_move_to_a_node_that_is_added() {
                 DiscoveryEvent::Added(i) | DiscoveryEvent::Updated(i) => {
                     assert_eq!(i.weight, expected, "in order, none twice");
                 }
-                DiscoveryEvent::Removed { .. } => panic!("nobody left"),
+                other => panic!("{other:?}"),
             }
             expected += 1;
         }

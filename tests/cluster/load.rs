@@ -266,6 +266,7 @@ async fn follow(mut watch: Watch, stop: Arc<AtomicBool>) -> Followed {
             WatchEvent::Removed { instance, .. } => {
                 assert!(weights.remove(&key(&instance)).is_some(), "not there: {instance:?}");
             }
+            other => panic!("{other:?}"),
         }
         // The node that it begins with may be a moment behind. From then on, none is ever lost.
         let is_there =

@@ -26,6 +26,7 @@ async fn told(listener: &mut Listener, count: usize) -> Vec<String> {
             DiscoveryEvent::Added(i) => format!("+{}{}", i.id, i.weight),
             DiscoveryEvent::Updated(i) => format!("~{}{}", i.id, i.weight),
             DiscoveryEvent::Removed { instance, .. } => format!("-{}", instance.id),
+            other => panic!("{other:?}"),
         });
     }
     told

@@ -193,6 +193,7 @@ pub enum AddressFault {
 ///
 /// An example is at [`Error`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Attempt {
     /// The node's address.
     pub address: String,

@@ -18,6 +18,7 @@
 //!     DiscoveryEvent::Added(instance) => println!("+ {}", instance.id),
 //!     DiscoveryEvent::Updated(instance) => println!("~ {}", instance.id),
 //!     DiscoveryEvent::Removed { instance, .. } => println!("- {}", instance.id),
+//!     _ => {}
 //! }
 //! registration.deregister().await?;
 //! # Ok(())

@@ -416,6 +416,7 @@ impl FetchOptions {
 ///
 /// An example is at [`FetchOptions`].
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Fetched {
     /// Who answered, and at which revision.
     pub header: ResponseHeader,

@@ -127,6 +127,7 @@ fn to_json(event: &WatchEvent) -> Value {
             "reason": json::reason(*reason),
             "instance": instance::json(instance),
         }),
+        other => json!({ "event": format!("{other:?}") }),
     }
 }
 
@@ -147,6 +148,7 @@ fn to_text(event: &WatchEvent) -> String {
         WatchEvent::Removed { instance, reason, .. } => {
             format!("- {}/{} {}", instance.service, instance.id, json::reason(*reason))
         }
+        other => format!("? {other:?}"),
     }
 }
 

@@ -232,6 +232,7 @@ impl Discovery {
 ///
 /// An example is at the head of [the crate](crate).
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum DiscoveryEvent {
     /// An instance that was not shown before.
     Added(Arc<Instance>),

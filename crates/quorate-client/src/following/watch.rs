@@ -22,6 +22,7 @@ use crate::types::Selection;
 ///
 /// An example is at [`Watch`].
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum WatchEvent {
     /// The first event, and the only one of its kind: all that there is.
     Snapshot(Arc<View>),

@@ -19,6 +19,7 @@ const COMMANDS_MAX: usize = 8;
 ///
 /// An example is at [`RegistrationState`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Lease {
     /// The cluster that granted it. Id and revision mean nothing in another one.
     pub cluster_id: u64,

@@ -130,7 +130,7 @@ async fn views_share_a_stream_and_a_new_one_interrupts_nobody() {
     while told.last() != Some(&40) {
         match within(listener.next()).await {
             DiscoveryEvent::Added(a) | DiscoveryEvent::Updated(a) => told.push(a.weight),
-            removed @ DiscoveryEvent::Removed { .. } => panic!("{removed:?}"),
+            other => panic!("{other:?}"),
         }
     }
     assert!(told.is_sorted_by(|a, b| a < b), "told in order, none twice: {told:?}");
@@ -187,6 +187,7 @@ async fn a_listener_that_reads_along_is_told_the_exact_history() {
                 assert_eq!(reason, RemoveReason::Deregistered);
                 format!("-{}", instance.id)
             }
+            other => panic!("{other:?}"),
         };
         let expected = match round % 9 {
             0..=2 => format!("+{id}{round}"),

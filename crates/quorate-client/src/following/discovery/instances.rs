@@ -122,6 +122,7 @@ impl From<&str> for Selector {
 ///
 /// An example is at [`Instances`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Origin {
     /// Nowhere yet: nothing is known, and empty means nothing.
     Nowhere,
