@@ -2,8 +2,10 @@
 
 mod balance;
 mod caller;
+#[cfg(feature = "channel")]
 mod channel;
 
 pub use balance::{Balancer, Picked, Policy};
 pub use caller::{CallError, Caller, FailMode, Fault};
+#[cfg(feature = "channel")]
 pub use channel::ChannelBuilder;

@@ -2,6 +2,7 @@
 
 mod reads;
 
+#[cfg(feature = "cache")]
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +10,11 @@ use std::time::Duration;
 use quorate_proto::requests::Origin;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
+#[cfg(feature = "channel")]
 use tonic::transport::Channel;
 
 use crate::admin::Admin;
+#[cfg(feature = "channel")]
 use crate::calling::ChannelBuilder;
 use crate::core::{Core, Options};
 use crate::counters::Counters;
@@ -19,7 +22,9 @@ use crate::error::{Error, check_duration};
 use crate::following::{Discovery, Hubs, Selector, Watch};
 use crate::nodes::endpoints::{Endpoints, Target};
 use crate::nodes::members;
-use crate::registering::{Registrar, RegistrationHandle, Serving};
+#[cfg(feature = "serve")]
+use crate::registering::Serving;
+use crate::registering::{Registrar, RegistrationHandle};
 use crate::types::{Registration, Selection};
 
 /// A connection to the registry, as many nodes as it has. Cheap to clone; clones share connections.
@@ -108,6 +113,7 @@ impl ClientBuilder {
 
     /// A directory for the last known view of each service that is discovered: a start while the registry is down then
     /// begins with that. Made if it is not there; several processes may share it.
+    #[cfg(feature = "cache")]
     #[must_use]
     pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> Self {
         self.options.cache_dir = Some(dir.into());
@@ -231,6 +237,7 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidName`].
+    #[cfg(feature = "channel")]
     pub fn channel(&self, selector: impl Into<Selector>) -> Result<Channel, Error> {
         Ok(self.channel_to(selector)?.connect())
     }
@@ -239,11 +246,13 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::InvalidName`].
+    #[cfg(feature = "channel")]
     pub fn channel_to(&self, selector: impl Into<Selector>) -> Result<ChannelBuilder, Error> {
         Ok(ChannelBuilder::new(self.discover(selector)?))
     }
 
     /// Begins to serve under this registration: see [`Serving`].
+    #[cfg(feature = "serve")]
     pub fn serve(&self, registration: impl Into<Registration>) -> Serving {
         Serving::new(self.registrar.clone(), registration.into())
     }

@@ -46,6 +46,16 @@
 //! # }
 //! ```
 //!
+//! # Features
+//!
+//! All are on unless `default-features = false`; then what is left registers, reads, follows and balances.
+//!
+//! | feature | gives |
+//! |---|---|
+//! | `cache` | [`ClientBuilder::cache_dir`], last known views in files |
+//! | `channel` | [`Client::channel`], a tonic channel that follows a view |
+//! | `serve` | [`Client::serve`], the life of a server; needs tokio's signals |
+//!
 //! # Rooms
 //!
 //! | room | duty |
@@ -75,7 +85,9 @@ mod registering;
 mod types;
 
 pub use admin::{Admin, Backup};
-pub use calling::{Balancer, CallError, Caller, ChannelBuilder, FailMode, Fault, Picked, Policy};
+#[cfg(feature = "channel")]
+pub use calling::ChannelBuilder;
+pub use calling::{Balancer, CallError, Caller, FailMode, Fault, Picked, Policy};
 pub use client::{Client, ClientBuilder};
 pub use counters::Counters;
 pub use environment::parse_nodes;
@@ -84,7 +96,9 @@ pub use following::{
     Discovery, DiscoveryEvent, Instances, Listener, Origin, Selector, View, Watch, WatchEvent,
     WatchStatus,
 };
-pub use registering::{Gone, Lease, RegistrationHandle, RegistrationState, Served, Serving, Stop};
+pub use registering::{Gone, Lease, RegistrationHandle, RegistrationState};
+#[cfg(feature = "serve")]
+pub use registering::{Served, Serving, Stop};
 /// An example is at [`Selector::healths`].
 pub use types::Health;
 pub use types::HealthCheck;
@@ -104,6 +118,6 @@ pub use types::{
     InstanceOverride, Member, MemberRole, MemberStatus, NodeState, OverriddenInstance,
 };
 
-/// The version of tonic whose types stand in this crate's interface ([`Code`], [`ChannelBuilder`], [`Caller`]): stubs that are
+/// The version of tonic whose types stand in this crate's interface ([`Code`], `ChannelBuilder`, [`Caller`]): stubs that are
 /// generated for this one fit.
 pub use tonic;

@@ -14,8 +14,10 @@ mod handle;
 mod keeper;
 mod registrar;
 mod renewals;
+#[cfg(feature = "serve")]
 mod serve;
 
 pub use handle::{Gone, Lease, RegistrationHandle, RegistrationState};
 pub(crate) use registrar::Registrar;
+#[cfg(feature = "serve")]
 pub use serve::{Served, Serving, Stop};

@@ -2,6 +2,10 @@
 //! the work is done by the hub that all views of a client share (`following/discovery/hub.rs`).
 
 mod audit;
+#[cfg(feature = "cache")]
+mod cache;
+#[cfg(not(feature = "cache"))]
+#[path = "discovery/no_cache.rs"]
 mod cache;
 mod hub;
 mod instances;

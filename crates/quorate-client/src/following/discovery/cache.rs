@@ -45,9 +45,10 @@ enum Unusable {
 }
 
 impl Cache {
-    pub(super) fn new(dir: PathBuf, namespace: &str) -> Self {
+    /// `None`: without a directory, nothing is kept.
+    pub(super) fn new(dir: Option<&Path>, namespace: &str) -> Option<Self> {
         let namespace = if namespace.is_empty() { "default" } else { namespace };
-        Self { dir, namespace: namespace.to_owned() }
+        Some(Self { dir: dir?.to_owned(), namespace: namespace.to_owned() })
     }
 
     /// Names are of letters, digits, '.', '_' and '-', and begin with a letter or digit: so they are file names, too.
@@ -160,7 +161,7 @@ mod tests {
     #[test]
     fn a_file_is_read_as_it_was_written_or_not_at_all() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::new(dir.path().to_owned(), "");
+        let cache = Cache::new(Some(dir.path()), "").unwrap();
         let file = cache.file("s");
         assert!(matches!(read(&file, "default", "s"), Ok(None)));
         write(&file, 7, &service(3)).unwrap();

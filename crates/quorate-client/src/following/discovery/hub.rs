@@ -59,7 +59,7 @@ pub(super) struct Shared {
 
 impl Hub {
     pub(super) fn start(core: Arc<Core>, namespace: String) -> Arc<Self> {
-        let cache = core.options.cache_dir.clone().map(|dir| Cache::new(dir, &namespace));
+        let cache = Cache::new(core.options.cache_dir.as_deref(), &namespace);
         let shared = Arc::new(Shared {
             namespace,
             core,

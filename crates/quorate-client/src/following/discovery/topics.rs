@@ -324,6 +324,7 @@ impl Topics {
     }
 
     /// Takes what an earlier run left, where nothing better is there, nor another cluster than it was of.
+    #[cfg_attr(not(feature = "cache"), allow(dead_code, reason = "nothing is cached"))]
     pub(super) fn take_cached(&mut self, name: &str, cluster_id: u64, all: Vec<Instance>) {
         let may_be = [0, cluster_id].contains(&self.cluster_id);
         if let Some(topic) = self.by_name.get_mut(name)
