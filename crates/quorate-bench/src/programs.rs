@@ -15,18 +15,28 @@ pub(crate) fn quorate(told: Option<&Path>) -> Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let own = std::env::current_exe().context("finding our own executable")?;
+    let profile = profile(&own)?;
+    if profile != "dist" {
+        output::note(&format!(
+            "profile {profile}: for figures, cargo run --profile dist -p quorate-bench"
+        ));
+    }
     let beside = own.with_file_name("quorate");
     if !beside.is_file() || std::env::var_os("CARGO").is_some() {
-        build(&own)?;
+        build(&profile)?;
     }
     ensure!(beside.is_file(), "cargo made no {}; name the server with --quorate", beside.display());
     Ok(beside)
 }
 
-fn build(own: &Path) -> Result<()> {
-    let profile = own.parent().and_then(Path::file_name).context("no profile folder")?;
-    let profile = profile.to_string_lossy();
-    let profile = if profile == "debug" { "dev" } else { &*profile };
+/// The profile that we were built with: cargo's folder for it.
+fn profile(own: &Path) -> Result<String> {
+    let folder = own.parent().and_then(Path::file_name).context("no profile folder")?;
+    let name = folder.to_string_lossy();
+    Ok(if name == "debug" { "dev".to_owned() } else { name.into_owned() })
+}
+
+fn build(profile: &str) -> Result<()> {
     output::note(&format!("building quorate, if it is not up to date (profile {profile})"));
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let status = Command::new(cargo)

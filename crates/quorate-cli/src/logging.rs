@@ -1,7 +1,8 @@
 //! Logging to stderr.
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -24,12 +25,14 @@ pub(crate) const CLIENT: &str = "error";
 /// Starts logging; to be called once.
 pub(crate) fn start(default: &str, format: LogFormat) {
     let variables = ["QUORATE_LOG", "RUST_LOG"];
-    let filter = variables.iter().find_map(|name| EnvFilter::try_from_env(name).ok());
-    let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let told = variables.iter().find_map(|name| std::env::var(name).ok()?.parse().ok());
+    // `EnvFilter` could also filter by span and field; it would bring a regex engine to be built.
+    let filter: Targets = told.or_else(|| default.parse().ok()).unwrap_or_default();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry();
     // Fails only where a test has installed another before.
     let _already_started = match format {
-        LogFormat::Text => subscriber.with_ansi(false).try_init(),
-        LogFormat::Json => subscriber.json().try_init(),
+        LogFormat::Text => registry.with(lines.with_ansi(false).with_filter(filter)).try_init(),
+        LogFormat::Json => registry.with(lines.json().with_filter(filter)).try_init(),
     };
 }
