@@ -104,7 +104,7 @@ async fn a_replaced_node_learns_so_from_members_that_do_not_lead() {
     cluster.add_waiting(4).await;
     let admin = cluster.client().await.admin();
     admin.replace_node(gone, 4, cluster.peer_address(4)).await.expect("a replacement");
-    assert_eq!(admin.transfer_leader(4).await.expect("another leader"), 4);
+    assert_eq!(admin.transfer_leader(Some(4)).await.expect("another leader"), 4);
     cluster.restart(gone).await;
     eventually("it says that it was removed", || async {
         let status = cluster.admin(gone).status(StatusRequest { local_only: false }).await;

@@ -8,12 +8,12 @@
 mod opening;
 
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
 use quorate_log::SnapshotStore;
@@ -93,7 +93,15 @@ impl Server {
     ///
     /// # Errors
     /// As [`Server::bind`].
-    pub async fn bind_in(config: Config, environment: Environment) -> Result<Bound, StartError> {
+    #[inline(never)]
+    pub fn bind_in(
+        config: Config,
+        environment: Environment,
+    ) -> BoxFuture<'static, Result<Bound, StartError>> {
+        Box::pin(Self::build(config, environment)) // for the reason of `boxed_run`
+    }
+
+    async fn build(config: Config, environment: Environment) -> Result<Bound, StartError> {
         config.validate()?;
         let Environment { net, log_io, raft_on } = environment;
         let raft_on = raft_on.unwrap_or_else(tokio::runtime::Handle::current);
@@ -163,6 +171,16 @@ impl Bound {
     /// # Errors
     /// What failed, or that stopping took longer than its grace.
     pub async fn run(self, stop: impl Future<Output = ()> + Send) -> Result<(), RunError> {
+        self.boxed_run(Box::pin(stop)).await
+    }
+
+    /// Boxed and without a type parameter, a node is compiled once, in this crate, not again in each crate that runs one.
+    #[inline(never)]
+    fn boxed_run<'a>(self, stop: BoxFuture<'a, ()>) -> BoxFuture<'a, Result<(), RunError>> {
+        Box::pin(self.run_until(stop))
+    }
+
+    async fn run_until(self, stop: BoxFuture<'_, ()>) -> Result<(), RunError> {
         tracing::info!(
             id = self.node.id(),
             cluster_id = format!("{:016x}", self.node.peers().cluster_id()),
