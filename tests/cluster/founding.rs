@@ -169,9 +169,10 @@ async fn forwarded_calls_are_checked_like_those_of_clients() {
     // Under the name 1-1.
     let largest_grace = [&[1, 0, 6][..], &LARGEST, &[1, 1, 1, 0, 0]].concat();
     let removal = vec![1, 2, 1, member as u8];
-    let addresses_of_99 = vec![1, 2, 3, 99, 3, b'a', b':', b'1', 3, b'a', b':', b'1'];
-    let own =
-        |client_address: &[u8]| [&[1, 2, 3, member as u8, 3][..], b"a:1", client_address].concat();
+    let addresses_of_99 = vec![1, 2, 3, 99, 3, b'a', b':', b'1', 3, b'a', b':', b'1', 0];
+    let own = |client_address: &[u8]| {
+        [&[1, 2, 3, member as u8, 3][..], b"a:1", client_address, &[0]].concat()
+    };
     let bad_address = own(&[1, b'a']);
     let long_address = own(&[&[0xae, 2][..], "a".repeat(300).as_bytes(), b":1"].concat());
     for (sender, call, code, why) in [
