@@ -34,10 +34,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compile_encoded(descriptors, &out_dir)
 }
 
-/// The clients' services once more, for servers: what they cannot read is the caller's mistake (`server_codec.rs`), and they
-/// may have parts of an answer encoded already. In the place of each message of
-/// [`ENCODED`] stands `Encoded...`, in which those parts are bytes. On the wire, an encoded message in a field of bytes is the
-/// same as the message.
+/// The clients' services once more, for servers: what they cannot read is the caller's mistake
+/// (`server_codec.rs`), and they may have parts of an answer encoded already. In the place of each
+/// message of [`ENCODED`] stands `Encoded...`, in which those parts are bytes. On the wire, an
+/// encoded message in a field of bytes is the same as the message.
 fn compile_encoded(
     mut descriptors: FileDescriptorSet,
     out_dir: &Path,

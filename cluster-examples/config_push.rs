@@ -1,12 +1,13 @@
-//! Controllers and agents. Agents report to any controller; an operator has any controller push a configuration to every agent
-//! that is online, and gets a result for each of them. What an agent has, and what the newest configuration is, stands in
-//! their registrations: so all controllers answer alike, and none is special. Ends by itself, and with an error if a report
-//! failed, an agent was missed or a controller lost. While `quorate dev` runs:
+//! Controllers and agents. Agents report to any controller; an operator has any controller push a
+//! configuration to every agent that is online, and gets a result for each of them. What an agent
+//! has, and what the newest configuration is, stands in their registrations: so all controllers
+//! answer alike, and none is special. Ends by itself, and with an error if a report failed, an
+//! agent was missed or a controller lost. While `quorate dev` runs:
 //!
 //!     cargo run --example config_push
 //!
-//! QUORATE_NODES=host:port,host:port,... names another cluster. Everybody has a client of his own, as processes would; killing
-//! a node of the registry meanwhile makes no difference.
+//! QUORATE_NODES=host:port,host:port,... names another cluster. Everybody has a client of his own,
+//! as processes would; killing a node of the registry meanwhile makes no difference.
 
 #![allow(clippy::print_stdout, reason = "an example tells its story")]
 
@@ -227,7 +228,8 @@ impl Process {
         self.tasks.push(AbortOnDropHandle::new(tokio::spawn(task)));
     }
 
-    /// Leaves, goes on for those who have not heard of it, and stops when the calls in flight are done.
+    /// Leaves, goes on for those who have not heard of it, and stops when the calls in flight are
+    /// done.
     async fn stop(self) -> anyhow::Result<()> {
         drop(self.tasks);
         self.handle.deregister().await?;
@@ -237,7 +239,8 @@ impl Process {
     }
 }
 
-/// A controller: takes reports, pushes, tells who has what; and takes over what another controller has pushed.
+/// A controller: takes reports, pushes, tells who has what; and takes over what another controller
+/// has pushed.
 async fn controller(number: u32) -> anyhow::Result<Process> {
     let client = connect(NAMESPACE).await?;
     let config = Arc::new(watch::Sender::new(Config::default()));

@@ -1,10 +1,12 @@
-//! A service that comes, grows, changes and dies, and a caller that follows it by watch: it never asks twice, and always
-//! has the list of instances that can be called. Ends by itself, after about five seconds. While `quorate dev` runs:
+//! A service that comes, grows, changes and dies, and a caller that follows it by watch: it never
+//! asks twice, and always has the list of instances that can be called. Ends by itself, after about
+//! five seconds. While `quorate dev` runs:
 //!
 //!     cargo run --example follow
 //!
-//! QUORATE_NODES=host:port,host:port,... names another cluster. The two sides have a client each, as they would as two
-//! processes; an instance is "killed" by dropping what renews it, which to the registry is the same as kill -9.
+//! QUORATE_NODES=host:port,host:port,... names another cluster. The two sides have a client each,
+//! as they would as two processes; an instance is "killed" by dropping what renews it, which to the
+//! registry is the same as kill -9.
 
 #![allow(clippy::print_stdout, reason = "an example tells its story")]
 

@@ -1,12 +1,13 @@
-//! A game's servers by type: frontends ("connector"), to which players are connected, and backends ("room"), which keep the
-//! players' state. A frontend listens to rooms that come and go, holds a connection to each, and routes a player to the same
-//! room as long as that is there; a room finds the player's frontend by its id. Ends by itself, and with an error if a player
-//! was moved without need or lost. While `quorate dev` runs:
+//! A game's servers by type: frontends ("connector"), to which players are connected, and backends
+//! ("room"), which keep the players' state. A frontend listens to rooms that come and go, holds a
+//! connection to each, and routes a player to the same room as long as that is there; a room finds
+//! the player's frontend by its id. Ends by itself, and with an error if a player was moved without
+//! need or lost. While `quorate dev` runs:
 //!
 //!     cargo run --example game_cluster
 //!
-//! QUORATE_NODES=host:port,host:port,... names another cluster. Every server has a client of its own, as it would as a
-//! process; killing a node of the registry meanwhile makes no difference.
+//! QUORATE_NODES=host:port,host:port,... names another cluster. Every server has a client of its
+//! own, as it would as a process; killing a node of the registry meanwhile makes no difference.
 
 #![allow(clippy::print_stdout, reason = "an example tells its story")]
 
@@ -167,8 +168,9 @@ impl State {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The room of a player: of all pairs of him with a room, that with the highest hash (rendezvous hashing). So he moves
-    /// when his room goes, or a new one suits him better. (All frontends must hash alike.)
+    /// The room of a player: of all pairs of him with a room, that with the highest hash
+    /// (rendezvous hashing). So he moves when his room goes, or a new one suits him better. (All
+    /// frontends must hash alike.)
     fn room_of(&self, player: &str) -> Result<Text, Status> {
         let suits = |room: &str| {
             let mut hasher = DefaultHasher::new();

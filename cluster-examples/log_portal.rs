@@ -1,13 +1,15 @@
-//! A portal that requires a grading and a log service, and a grading service that requires the log service. Each says so when
-//! it registers, starts whether or not they are there, follows all of them by one stream, and hears at once of those that
-//! come, change and go; what is to be logged waits until somebody can take it. Ends by itself, and with an error if a request
-//! failed that should not have, or a line was lost. At the end, an active check finds an archive that hangs. While
-//! `quorate dev --health-checks-allow 127.0.0.0/8` runs (or without, and then without the check):
+//! A portal that requires a grading and a log service, and a grading service that requires the log
+//! service. Each says so when it registers, starts whether or not they are there, follows all of
+//! them by one stream, and hears at once of those that come, change and go; what is to be logged
+//! waits until somebody can take it. Ends by itself, and with an error if a request failed that
+//! should not have, or a line was lost. At the end, an active check finds an archive that hangs.
+//! While `quorate dev --health-checks-allow 127.0.0.0/8` runs (or without, and then without the
+//! check):
 //!
 //!     cargo run --example log_portal
 //!
-//! QUORATE_NODES=host:port,host:port,... names another cluster. Every service has a client of its own, as it would as a
-//! process; killing a node of the registry meanwhile makes no difference.
+//! QUORATE_NODES=host:port,host:port,... names another cluster. Every service has a client of its
+//! own, as it would as a process; killing a node of the registry meanwhile makes no difference.
 
 #![allow(clippy::print_stdout, reason = "an example tells its story")]
 
@@ -40,7 +42,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 const NAMESPACE: &str = "log-portal-example";
-/// Dependants hear of a change by then: mostly within milliseconds, but the registry may be electing a new leader.
+/// Dependants hear of a change by then: mostly within milliseconds, but the registry may be
+/// electing a new leader.
 const AT_ONCE: Duration = Duration::from_secs(5);
 /// The registry makes its first check by then, if it makes any.
 const CHECKED_WITHIN: Duration = Duration::from_secs(10);
@@ -125,7 +128,8 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An instance that says nothing when it stops working: the registry finds out, and tells its callers.
+/// An instance that says nothing when it stops working: the registry finds out, and tells its
+/// callers.
 async fn checked(client: &Client) -> anyhow::Result<()> {
     println!("\nThe archive declares an active check, and stops listening without a word");
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -284,7 +288,8 @@ impl Service {
     }
 }
 
-/// What comes, changes and goes of something that a service requires. (All views of a client share one stream.)
+/// What comes, changes and goes of something that a service requires. (All views of a client share
+/// one stream.)
 async fn follow(id: &str, mut changes: Listener, heard: Arc<watch::Sender<Vec<String>>>) {
     let mut revisions = BTreeMap::new();
     loop {
@@ -344,8 +349,8 @@ impl Log {
     }
 }
 
-/// One line after the other, each until it was taken; while there is nobody to take it, until somebody comes. Ends when the
-/// service has ended and all is delivered.
+/// One line after the other, each until it was taken; while there is nobody to take it, until
+/// somebody comes. Ends when the service has ended and all is delivered.
 async fn deliver(mut view: Discovery, mut lines: mpsc::Receiver<String>) {
     let logs = Stub::new(view.clone());
     while let Some(line) = lines.recv().await {

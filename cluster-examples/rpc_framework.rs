@@ -1,11 +1,11 @@
-//! What an RPC framework asks of a registry: servers that start and stop without a failed call, balancers that follow the
-//! live view, fail modes, and a restart of everything under load. Ends by itself, and with an error if a call failed that
-//! should not have. While `quorate dev` runs:
+//! What an RPC framework asks of a registry: servers that start and stop without a failed call,
+//! balancers that follow the live view, fail modes, and a restart of everything under load. Ends by
+//! itself, and with an error if a call failed that should not have. While `quorate dev` runs:
 //!
 //!     cargo run --example rpc_framework
 //!
-//! QUORATE_NODES=host:port,host:port,... names another cluster. Providers and caller have a client each, as they would as
-//! processes; killing a node of the registry meanwhile makes no difference.
+//! QUORATE_NODES=host:port,host:port,... names another cluster. Providers and caller have a client
+//! each, as they would as processes; killing a node of the registry meanwhile makes no difference.
 
 #![allow(clippy::print_stdout, reason = "an example tells its story")]
 
@@ -105,7 +105,8 @@ struct Provider {
 }
 
 impl Provider {
-    /// What its main function does, with `until_signal()` in place of `until(...)`. Weights are 3 to 2 to 1.
+    /// What its main function does, with `until_signal()` in place of `until(...)`. Weights are 3
+    /// to 2 to 1.
     async fn start(number: u32) -> anyhow::Result<Self> {
         let me = InstanceBuilder::new(SERVICE, id(number)).endpoint("grpc", "http://{addr}");
         let me = me.weight((4 - number) * 100);

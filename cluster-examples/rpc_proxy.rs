@@ -1,11 +1,13 @@
-//! A load-balancing gRPC proxy. Workers register with how much they can do at once, and publish how much of that is taken;
-//! the proxy passes each call on to the one with most room, says UNAVAILABLE at once when there is none, and drains when it
-//! is stopped. Ends by itself, and with an error if a call failed that should not have. While `quorate dev` runs:
+//! A load-balancing gRPC proxy. Workers register with how much they can do at once, and publish how
+//! much of that is taken; the proxy passes each call on to the one with most room, says UNAVAILABLE
+//! at once when there is none, and drains when it is stopped. Ends by itself, and with an error if
+//! a call failed that should not have. While `quorate dev` runs:
 //!
 //!     cargo run --example rpc_proxy
 //!
-//! QUORATE_NODES=host:port,host:port,... names another cluster. Workers, proxies and callers have a client each, as they
-//! would as processes; killing a node of the registry meanwhile makes no difference.
+//! QUORATE_NODES=host:port,host:port,... names another cluster. Workers, proxies and callers have a
+//! client each, as they would as processes; killing a node of the registry meanwhile makes no
+//! difference.
 
 #![allow(clippy::print_stdout, reason = "an example tells its story")]
 
@@ -38,7 +40,8 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 const NAMESPACE: &str = "rpc-proxy-example";
-/// A worker publishes its load at most this often. (The proxy knows its own calls; this is for those of others.)
+/// A worker publishes its load at most this often. (The proxy knows its own calls; this is for
+/// those of others.)
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 /// A stopped worker goes on for so long after it is deregistered.
 const GRACE: Duration = Duration::from_millis(500);
@@ -180,8 +183,8 @@ impl Worker {
         self.room.take(self.room.slots).context("nobody calls now")
     }
 
-    /// Leaves, goes on for those who have not heard of it, and stops when the calls in flight are done. (`Client::serve` does
-    /// the same by itself; here the handle is needed for publishing.)
+    /// Leaves, goes on for those who have not heard of it, and stops when the calls in flight are
+    /// done. (`Client::serve` does the same by itself; here the handle is needed for publishing.)
     async fn stop(self) -> anyhow::Result<()> {
         drop(self.publisher);
         self.handle.set_status(InstanceStatus::Draining).await?;
@@ -193,8 +196,8 @@ impl Worker {
     }
 }
 
-/// Tells the registry how much is taken, when that has changed. An error is none: the change stays wanted, and the handle
-/// makes it when the registry can be reached.
+/// Tells the registry how much is taken, when that has changed. An error is none: the change stays
+/// wanted, and the handle makes it when the registry can be reached.
 async fn publish(handle: Arc<RegistrationHandle>, room: Arc<Room>) {
     let mut load = room.load.subscribe();
     while load.changed().await.is_ok() {

@@ -1,5 +1,6 @@
-//! The cluster in one process: whole nodes, real sockets, real disks, clients of both kinds (the client crate, and the bare
-//! wire API). `cargo test -p quorate-cli --test cluster`; `QUORATE_TEST_LOG=info` shows what the nodes say.
+//! The cluster in one process: whole nodes, real sockets, real disks, clients of both kinds (the
+//! client crate, and the bare wire API). `cargo test -p quorate-cli --test cluster`;
+//! `QUORATE_TEST_LOG=info` shows what the nodes say.
 //!
 //! | file | what is tested |
 //! |---|---|

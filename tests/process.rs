@@ -1,6 +1,7 @@
-//! The real binary under faults: `quorate serve` processes on loopback that are killed, paused, starved of a quorum or of
-//! disk, and stopped, while the client crate and the binary's own commands use them. One file per fault; comments
-//! like `S0.3` name the requirement that a test covers. Times are measured where there is a limit.
+//! The real binary under faults: `quorate serve` processes on loopback that are killed, paused,
+//! starved of a quorum or of disk, and stopped, while the client crate and the binary's own
+//! commands use them. One file per fault; comments like `S0.3` name the requirement that a test
+//! covers. Times are measured where there is a limit.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stderr, reason = "measured times, and the logs of a failed test")]

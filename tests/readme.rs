@@ -1,13 +1,17 @@
-//! README.md and `cluster-examples/` do what they say: every command and snippet of README.md is run, top to bottom, as its
-//! reader would; the examples tell their stories; the deployment files start real nodes. What a README says that these
-//! tests do not recognise fails them.
+//! README.md and `cluster-examples/` do what they say: every command and snippet of README.md is
+//! run, top to bottom, as its reader would; the examples tell their stories; the deployment files
+//! start real nodes. What a README says that these tests do not recognise fails them.
 //!
-//! What is substituted, so that tests can run beside each other and beside a developer's own `quorate dev`:
-//! - ports: 70NN and 71NN of the texts become B+NN and B+1NN for a free block of ports that begins at B (`readme/ports.rs`),
-//!   and QUORATE_NODES names the first three instead of the default of `--nodes`;
-//! - binaries: `cargo run --release -- ARGS` and `quorate ARGS` are the binary that cargo built for these tests;
+//! What is substituted, so that tests can run beside each other and beside a developer's own
+//! `quorate dev`:
+//! - ports: 70NN and 71NN of the texts become B+NN and B+1NN for a free block of ports that begins
+//!   at B (`readme/ports.rs`), and QUORATE_NODES names the first three instead of the default of
+//!   `--nodes`;
+//! - binaries: `cargo run --release -- ARGS` and `quorate ARGS` are the binary that cargo built for
+//!   these tests;
 //! - `cargo test` is what runs here, so it is only recognised;
-//! - directories: everything runs in a temporary one, with a copy of `cluster-examples/three-nodes`.
+//! - directories: everything runs in a temporary one, with a copy of
+//!   `cluster-examples/three-nodes`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

@@ -1,22 +1,24 @@
-//! A whole cluster, simulated from a seed: three nodes (real Raft, real gRPC, real state machine, real log on disk) on a
-//! simulated network and simulated time (turmoil), with crashes, partitions, slow and stuck links and stalls, before
-//! the cluster is founded and after, while processes register, renew, restart and die, others read and watch, and an operator
-//! moves the lead and replaces, adds and removes nodes. Afterwards everything is healed, and has to work again.
+//! A whole cluster, simulated from a seed: three nodes (real Raft, real gRPC, real state machine,
+//! real log on disk) on a simulated network and simulated time (turmoil), with crashes, partitions,
+//! slow and stuck links and stalls, before the cluster is founded and after, while processes
+//! register, renew, restart and die, others read and watch, and an operator moves the lead and
+//! replaces, adds and removes nodes. Afterwards everything is healed, and has to work again.
 //!
 //! - `cargo test -p quorate-cli --test simulation` runs a few seeds, as part of every `cargo test`.
-//! - `QUORATE_SIM_SEEDS=1000 cargo sim` runs seeds 1 to 1000. `cargo sim` builds the same test into `target/sim` with
-//!   `--cfg tokio_unstable`, which makes runs exact (below).
+//! - `QUORATE_SIM_SEEDS=1000 cargo sim` runs seeds 1 to 1000. `cargo sim` builds the same test into
+//!   `target/sim` with `--cfg tokio_unstable`, which makes runs exact (below).
 //! - `QUORATE_SIM_FIRST=301 QUORATE_SIM_SEEDS=600 cargo sim` runs seeds 301 to 600.
 //! - `QUORATE_SIM_SEED=123 cargo sim` runs that one; a failing seed prints its command.
 //! - `QUORATE_SIM_LOG=info` with one seed shows what the nodes say.
 //!
-//! What a seed fixes: the faults and their moments, the network's delays, the election timeouts, what the clients do, and
-//! that what blocks does so at once. Only with `tokio_unstable`: in which order tokio polls the arms of a `select!`. Without
-//! it, a replay has the same faults at the same moments, and then goes its own way; with it, every message is the same, at
-//! the same moment (`a_seed_runs_the_same_way_twice`), but for some seeds in which members change: they part late, often by a
-//! message of a node that was taken out (5, 10, 11, 44, 116); real time has a say there, where is not known. Every seed gets a
-//! process of its own, because tokio's task ids count on from run to run and have a say in the order in which a crashed node's
-//! tasks go.
+//! What a seed fixes: the faults and their moments, the network's delays, the election timeouts,
+//! what the clients do, and that what blocks does so at once. Only with `tokio_unstable`: in which
+//! order tokio polls the arms of a `select!`. Without it, a replay has the same faults at the same
+//! moments, and then goes its own way; with it, every message is the same, at the same moment
+//! (`a_seed_runs_the_same_way_twice`), but for some seeds in which members change: they part late,
+//! often by a message of a node that was taken out (5, 10, 11, 44, 116); real time has a say there,
+//! where is not known. Every seed gets a process of its own, because tokio's task ids count on from
+//! run to run and have a say in the order in which a crashed node's tasks go.
 //!
 //! | file | duty |
 //! |---|---|
@@ -61,10 +63,12 @@ use simulation::{invariants, world};
 /// Seeds in a plain `cargo test`; in 5 the members change.
 const SEEDS: u64 = 6;
 
-/// Seeds that are run twice: a quiet one, and some with kills and snapshots that travel; in 37 the members change.
+/// Seeds that are run twice: a quiet one, and some with kills and snapshots that travel; in 37 the
+/// members change.
 const EXACT: [u64; 4] = [4, 19, 37, 59];
 
-/// A run that takes this long hangs: something in it is always ready, so that simulated time stands still.
+/// A run that takes this long hangs: something in it is always ready, so that simulated time stands
+/// still.
 const HANGS: Duration = Duration::from_secs(240);
 
 const THIS_TEST: &str = "every_seed_keeps_every_promise";

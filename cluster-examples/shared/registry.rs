@@ -9,7 +9,8 @@ use tokio::time::timeout;
 /// Each step of a story ends by then, or something is wrong.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A client, as each process would have one. The namespace keeps the example apart from all else in the cluster.
+/// A client, as each process would have one. The namespace keeps the example apart from all else in
+/// the cluster.
 pub(crate) async fn connect(namespace: &str) -> anyhow::Result<Client> {
     let nodes = std::env::var("QUORATE_NODES");
     let nodes = nodes.as_deref().unwrap_or("127.0.0.1:7001,7002,7003");

@@ -1,5 +1,6 @@
-//! The gRPC that the examples speak: `examples.Text/Say`, a string there and a string back (`google.protobuf.StringValue`).
-//! In a service of your own, a .proto and its generated code take the place of this file. Knows nothing of the registry.
+//! The gRPC that the examples speak: `examples.Text/Say`, a string there and a string back
+//! (`google.protobuf.StringValue`). In a service of your own, a .proto and its generated code take
+//! the place of this file. Knows nothing of the registry.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -64,7 +65,8 @@ impl Connections {
     }
 }
 
-/// The server: answers each text with what `answer` makes of it, until `stop`, and finishes the calls in flight.
+/// The server: answers each text with what `answer` makes of it, until `stop`, and finishes the
+/// calls in flight.
 pub(crate) fn serve<A, F>(
     listener: TcpListener,
     stop: Stop,

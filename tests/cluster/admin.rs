@@ -1,4 +1,5 @@
-//! What operators see: the status of every node from every node, health, reflection, transfers of the lead.
+//! What operators see: the status of every node from every node, health, reflection, transfers of
+//! the lead.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -64,7 +65,8 @@ async fn every_node_tells_how_all_of_them_are() {
                 !member.version.is_empty() && member.disk_free_bytes > 0 && member.uptime_ms > 0
             );
         }
-        // Those that stand at the same index must have the same hash; after 256 more entries, all of them do.
+        // Those that stand at the same index must have the same hash; after 256 more entries, all
+        // of them do.
         let hashes: BTreeSet<(u64, u64)> =
             status.members.iter().map(|m| (m.state_hash_index, m.state_hash)).collect();
         assert_eq!(hashes.len(), 1, "{hashes:?}");

@@ -1,4 +1,5 @@
-//! A client with several addresses (`ipv4:a:1,b:2` in Python) sends all of them as the authority of its calls.
+//! A client with several addresses (`ipv4:a:1,b:2` in Python) sends all of them as the authority of
+//! its calls.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -1,5 +1,6 @@
-//! When leases end: in time, and never because of an outage. These tests let real time pass, because that is what they
-//! are about; how late the machine itself was meanwhile is measured and allowed for.
+//! When leases end: in time, and never because of an outage. These tests let real time pass,
+//! because that is what they are about; how late the machine itself was meanwhile is measured and
+//! allowed for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -115,7 +116,8 @@ async fn the_client_keeps_the_shortest_lease_there_is() {
     let lease = kept.registered().await.unwrap();
     let registered = lease.revision;
     let mut states = kept.watch_state();
-    // Four TTLs. On a busy machine a renewal may be late and be tried again; the lease stays the same all the while.
+    // Four TTLs. On a busy machine a renewal may be late and be tried again; the lease stays the
+    // same all the while.
     let end = Instant::now() + Duration::from_secs(4);
     while timeout_at(end, states.changed()).await.is_ok() {
         match &*states.borrow_and_update() {

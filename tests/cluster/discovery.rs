@@ -167,8 +167,8 @@ async fn namespaces_do_not_see_each_other() {
     }
 }
 
-/// A node is added while a service changes: some views follow there from then on, and none misses a change or is told one
-/// twice. // S1.2, S2.7
+/// A node is added while a service changes: some views follow there from then on, and none misses a
+/// change or is told one twice. // S1.2, S2.7
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn views_move_to_a_node_that_is_added() {
     const VIEWS: usize = 40;

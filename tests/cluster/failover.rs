@@ -1,4 +1,5 @@
-//! Who is not to be deposed. (How soon a leader that died is replaced is tested with real processes.)
+//! Who is not to be deposed. (How soon a leader that died is replaced is tested with real
+//! processes.)
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What a caller carries from another cluster: here its lease ids and revisions may be anybody's, and count for nothing.
+//! What a caller carries from another cluster: here its lease ids and revisions may be anybody's,
+//! and count for nothing.
 
 use std::time::Duration;
 
@@ -43,7 +44,8 @@ async fn a_lease_of_another_cluster_is_unknown_and_nothing_is_done_with_it() {
     assert_refused(registry.deregister(deregister).await, Code::NotFound, &["lease"]);
     assert_eq!(fetch_all(&mut registry).await.1.len(), 2, "nothing was done");
 
-    // Over a stream, messages of both clusters are answered in order, and the stranger's lease is not kept alive by ours.
+    // Over a stream, messages of both clusters are answered in order, and the stranger's lease is
+    // not kept alive by ours.
     let (asks, requests) = tokio::sync::mpsc::channel(8);
     let answers = registry.renew_stream(ReceiverStream::new(requests)).await.unwrap();
     let mut answers = answers.into_inner();

@@ -14,7 +14,8 @@ use super::harness::{Cluster, SOON};
 /// More than the messages that are under way at once hold.
 const WAITING: usize = 1_500;
 
-/// Those who have to wait until connections to the frozen node end, one message after the other, are 3 s late.
+/// Those who have to wait until connections to the frozen node end, one message after the other,
+/// are 3 s late.
 const AFTER_ELECTION: Duration = Duration::from_millis(1_500);
 
 const WRITERS: u64 = 16;
@@ -83,7 +84,8 @@ async fn a_renewal_waits_for_a_leader_as_long_as_its_caller_does() {
     renews.await.expect("it is renewed when there is a leader again");
 }
 
-/// Renewals may be held back to be sent with others; the writes of the same moment are not held back with them.
+/// Renewals may be held back to be sent with others; the writes of the same moment are not held
+/// back with them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renewals_hold_up_no_writes() {
     let window = Duration::from_millis(300);

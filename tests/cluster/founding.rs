@@ -1,4 +1,5 @@
-//! A cluster has an identity of its own, drawn when it is founded; nobody founds a second one beside it.
+//! A cluster has an identity of its own, drawn when it is founded; nobody founds a second one
+//! beside it.
 
 use quorate_proto::peer::v1::peer_client::PeerClient;
 use quorate_proto::peer::v1::{Forwarded, Payload, SnapshotChunk};
@@ -44,7 +45,8 @@ async fn a_cluster_founded_again_on_the_same_addresses_is_another_one() {
     }
 }
 
-/// The machines of replaced founders are repaired: they boot with empty directories and their old flags.
+/// The machines of replaced founders are repaired: they boot with empty directories and their old
+/// flags.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn replaced_founders_that_come_back_empty_found_nothing() {
     let mut cluster = Cluster::start(3).await;
@@ -75,8 +77,9 @@ async fn replaced_founders_that_come_back_empty_found_nothing() {
     assert_eq!(status.instances, 1);
 }
 
-/// Founders lose their disks before they have told where clients reach them: that they are known would show that they have
-/// run before. Node 2 is left, and stands for election later than the two would.
+/// Founders lose their disks before they have told where clients reach them: that they are known
+/// would show that they have run before. Node 2 is left, and stands for election later than the two
+/// would.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn founders_that_come_back_empty_and_untold_found_no_second_cluster() {
     let mut cluster = Cluster::prepare_founders(3).await;

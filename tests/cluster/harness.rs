@@ -1,8 +1,8 @@
-//! Whole nodes in this process, on loopback and in a temporary directory: started, stopped, restarted on the same
-//! directory and the same ports, cut off from the others.
+//! Whole nodes in this process, on loopback and in a temporary directory: started, stopped,
+//! restarted on the same directory and the same ports, cut off from the others.
 //!
-//! Must not know what a test wants to see. Everything that has to be waited for goes through [`eventually`], which has a
-//! deadline and says what did not come.
+//! Must not know what a test wants to see. Everything that has to be waited for goes through
+//! [`eventually`], which has a deadline and says what did not come.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -263,7 +263,8 @@ impl Cluster {
         self.run(id).await;
     }
 
-    /// A stopped node gets other ports; it finds the others by what it has, unless it is given a new list.
+    /// A stopped node gets other ports; it finds the others by what it has, unless it is given a
+    /// new list.
     pub(crate) fn move_away(&mut self, id: u64) {
         let node = self.node_mut(id);
         assert!(node.running.is_none() && node.link.is_none(), "node {id} cannot move");
@@ -466,8 +467,8 @@ pub(crate) async fn within<T, F: Future<Output = Option<T>>>(
     }
 }
 
-/// A port outside the ephemeral range, so that no outgoing connection takes it while a node is down. Every process of
-/// tests begins somewhere else.
+/// A port outside the ephemeral range, so that no outgoing connection takes it while a node is
+/// down. Every process of tests begins somewhere else.
 pub(crate) fn free_address() -> SocketAddr {
     const FIRST: u16 = 10_000;
     const COUNT: u16 = 22_000;

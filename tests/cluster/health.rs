@@ -1,5 +1,6 @@
-//! Active health checks, with targets on loopback: what makes an instance critical, and what brings it back; that many are
-//! probed on schedule, whatever some of them do; that nothing is probed that the operator does not allow.
+//! Active health checks, with targets on loopback: what makes an instance critical, and what brings
+//! it back; that many are probed on schedule, whatever some of them do; that nothing is probed that
+//! the operator does not allow.
 
 use std::time::Duration;
 
@@ -205,7 +206,8 @@ async fn targets_that_hang_hold_nobody_up() {
         map.values().all(|instance| instance.health() == Health::Critical).then_some(())
     })
     .await;
-    // More hang than may be under way at a time; those that answer are probed as if they were alone.
+    // More hang than may be under way at a time; those that answer are probed as if they were
+    // alone.
     let prompt: Vec<_> = (0..20).map(|at| format!("prompt{at}")).collect();
     let specs = prompt.iter().map(|id| targets.instance("web", id, 2_000)).collect();
     register(&mut registry, specs).await;

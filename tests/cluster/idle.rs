@@ -1,5 +1,6 @@
-//! A node on which nothing happens any more: it gives back what a busy minute took, and then stays as it is. The clock of
-//! these tests is one that can be let run ahead; so minutes pass in seconds, and the node does in them all that it would do.
+//! A node on which nothing happens any more: it gives back what a busy minute took, and then stays
+//! as it is. The clock of these tests is one that can be let run ahead; so minutes pass in seconds,
+//! and the node does in them all that it would do.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Something that listens where a member was, takes all that is sent to it, and answers each message of the Raft library with
-//! the same vote. Knows nothing of what a test does with it.
+//! Something that listens where a member was, takes all that is sent to it, and answers each
+//! message of the Raft library with the same vote. Knows nothing of what a test does with it.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -61,7 +61,8 @@ async fn a_renewal_stream_answers_each_request_and_outlives_leaders() {
     let mut answers = answers.into_inner();
     let admin = cluster.client().await.admin();
     for turn in 0..6_u64 {
-        // Two on their way at once; the answers come in their order. Unknown ones never end the stream.
+        // Two on their way at once; the answers come in their order. Unknown ones never end the
+        // stream.
         asks.send(renewal([lease, 50_000 + turn])).await.unwrap();
         asks.send(renewal([60_000 + turn])).await.unwrap();
         for unknown in [50_000 + turn, 60_000 + turn] {

@@ -1,5 +1,5 @@
-//! Bad input: every limit of the wire contract just kept, and just broken. A refusal names the field, the value and the
-//! limit, and leaves nothing behind (S2.2, S4.11).
+//! Bad input: every limit of the wire contract just kept, and just broken. A refusal names the
+//! field, the value and the limit, and leaves nothing behind (S2.2, S4.11).
 
 use std::collections::BTreeMap;
 

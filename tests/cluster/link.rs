@@ -1,4 +1,5 @@
-//! A line to a node that can be cut or made slow: a forwarder in front of its peer listener. Knows nothing of what goes over it.
+//! A line to a node that can be cut or made slow: a forwarder in front of its peer listener. Knows
+//! nothing of what goes over it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -94,7 +95,8 @@ async fn accept(
     }
 }
 
-/// Carries all bytes in their order, each so long after it was sent as the delay is then, and the end too.
+/// Carries all bytes in their order, each so long after it was sent as the delay is then, and the
+/// end too.
 async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,

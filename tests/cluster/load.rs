@@ -1,5 +1,6 @@
-//! Continuous load through the client crate: processes that register, update and leave, renewals, fetches, watches. Every
-//! call is judged where it is made; [`Load::finish`] compares what everybody knows at the end.
+//! Continuous load through the client crate: processes that register, update and leave, renewals,
+//! fetches, watches. Every call is judged where it is made; [`Load::finish`] compares what
+//! everybody knows at the end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -171,7 +171,8 @@ async fn no_removal_loses_the_live_majority() {
     let (dead, alive) = (others[0], others[1]);
     let admin = cluster.client().await.admin();
     cluster.stop(dead).await;
-    // A node counts as alive until it was not heard of for twice the silence that a leader may keep: that has to pass.
+    // A node counts as alive until it was not heard of for twice the silence that a leader may
+    // keep: that has to pass.
     sleep(Duration::from_millis(2 * 560 + 400)).await;
     for id in [alive, leader] {
         let refused = admin.remove_node(id).await.unwrap_err().to_string();
@@ -197,7 +198,8 @@ async fn no_removal_loses_the_live_majority() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_stops_leads_no_more_and_its_calls_are_answered() {
-    // A planned stop hands the lead over: writes through the others go on without an election timeout.
+    // A planned stop hands the lead over: writes through the others go on without an election
+    // timeout.
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;
     let other = cluster.follower().await;

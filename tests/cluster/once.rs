@@ -1,4 +1,5 @@
-//! A write is done once: by a node that hands it in again when another one leads, and by a caller that sends it again.
+//! A write is done once: by a node that hands it in again when another one leads, and by a caller
+//! that sends it again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -79,7 +80,8 @@ async fn a_write_that_is_sent_again_is_answered_as_it_was_on_every_node() {
     assert!(other.message().contains("request_id.number = 2"), "{other}");
 }
 
-/// Each weight is set by one call. Many write to the same instance: what is done again shows where others wrote in between.
+/// Each weight is set by one call. Many write to the same instance: what is done again shows where
+/// others wrote in between.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn updates_through_followers_are_done_once_while_the_lead_moves() {
     const WRITERS: usize = 48;

@@ -1,4 +1,5 @@
-//! What operators ask for by mistake: it is refused in words, and a refused change of members leaves nothing behind.
+//! What operators ask for by mistake: it is refused in words, and a refused change of members
+//! leaves nothing behind.
 
 use std::time::Duration;
 
@@ -73,7 +74,8 @@ async fn without_a_quorum_no_change_begins_and_the_caller_soon_hears_why() {
     let client = cluster.client_builder().call_timeout(Duration::from_secs(4));
     let admin = client.build().expect("a client").admin();
     cluster.stop(dead).await;
-    // A node counts as alive until it was not heard of for twice the silence that a leader may keep: that has to pass.
+    // A node counts as alive until it was not heard of for twice the silence that a leader may
+    // keep: that has to pass.
     sleep(Duration::from_millis(2 * 560 + 400)).await;
     let (took, refused) = timed(admin.remove_node(dead)).await;
     assert_says(refused, &["only 1 of 2 voters", "2 are needed"]);
@@ -149,7 +151,8 @@ async fn overrides_are_listed_in_pages_and_say_whether_the_instance_is_there() {
     assert_refused(cluster.admin(2).list_overrides(bad).await, Code::InvalidArgument, &["a/b"]);
 }
 
-/// Those of instances that are not registered; who is refused hears by which limit, and one less makes room.
+/// Those of instances that are not registered; who is refused hears by which limit, and one less
+/// makes room.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_overrides_ahead_are_refused_by_their_limit() {
     const AHEAD: u64 = 10_000;

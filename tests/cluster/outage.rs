@@ -1,4 +1,5 @@
-//! The whole registry is down for much longer than the leases live, and returns: what its users see of that.
+//! The whole registry is down for much longer than the leases live, and returns: what its users see
+//! of that.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,8 +15,8 @@ use super::harness::{Cluster, SOON, eventually};
 const SERVICES: usize = 200;
 /// Of the callers' services, too.
 const LAST: &str = "s-last";
-/// Twice the shortest that the registry grants: 200 clients and three nodes share a debug process here, which on a busy
-/// machine does not come round to all of them within a second.
+/// Twice the shortest that the registry grants: 200 clients and three nodes share a debug process
+/// here, which on a busy machine does not come round to all of them within a second.
 const TTL: Duration = Duration::from_secs(2);
 
 /// Waits until the registry has confirmed it again; when that was.
@@ -73,8 +74,8 @@ async fn everything_is_back_after_an_outage_of_ten_ttls() {
         assert_eq!(lease.id, before.id, "nothing ended because of the outage");
         arrivals.push(at);
     }
-    // Answers, not requests: what came before there was a leader is answered together. (How requests spread is tested
-    // in the client's own tests, which see them arrive.)
+    // Answers, not requests: what came before there was a leader is answered together. (How
+    // requests spread is tested in the client's own tests, which see them arrive.)
     let mut histogram = [0_usize; 20];
     for at in &arrivals {
         histogram[(at.duration_since(restarting).as_millis() as usize / 100).min(19)] += 1;
@@ -96,8 +97,8 @@ async fn everything_is_back_after_an_outage_of_ten_ttls() {
     .await;
 }
 
-/// Reads along all that a watch tells until the last service is there: which it told of. Nobody is ever gone, nor is told
-/// twice.
+/// Reads along all that a watch tells until the last service is there: which it told of. Nobody is
+/// ever gone, nor is told twice.
 async fn read_along(mut watch: Watch) -> BTreeSet<String> {
     let mut told = BTreeSet::new();
     while !told.contains(LAST) {

@@ -326,7 +326,8 @@ async fn local_reads_go_on_without_a_quorum_and_tell_their_age() {
     assert_refused(answer, Code::Unavailable, &[]);
     let node_limit = Duration::from_millis(4_500)..Duration::from_millis(5_500);
     assert!(node_limit.contains(&took), "{took:?}");
-    // A restart in a minority: what is on disk is still there to be read, and nobody knows how old it is.
+    // A restart in a minority: what is on disk is still there to be read, and nobody knows how old
+    // it is.
     cluster.stop(survivor).await;
     cluster.restart(survivor).await;
     let answer = eventually("local reads after a restart", || async {
@@ -444,7 +445,8 @@ async fn a_node_that_stood_still_tells_no_age_that_is_too_young() {
     }
 }
 
-/// What the leader sends takes long, what the follower sends does not: so a message tells nothing of how long it was under way.
+/// What the leader sends takes long, what the follower sends does not: so a message tells nothing
+/// of how long it was under way.
 // S3.1
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_hears_its_leader_late_tells_no_age_that_is_too_young() {

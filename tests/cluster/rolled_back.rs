@@ -1,4 +1,5 @@
-//! Nodes that are started on older copies of their directories: what they had acknowledged is not forgotten, and they catch up.
+//! Nodes that are started on older copies of their directories: what they had acknowledged is not
+//! forgotten, and they catch up.
 
 use std::fs;
 use std::path::Path;
@@ -29,8 +30,8 @@ async fn recovering(cluster: &Cluster, node: u64) -> Option<String> {
     Some(cluster.own_status(node).await?.members.first()?.recovering.clone())
 }
 
-/// A stopped node gets its directory back from a copy: as new files, or, as from an image of the disk, with the old ones
-/// brought back.
+/// A stopped node gets its directory back from a copy: as new files, or, as from an image of the
+/// disk, with the old ones brought back.
 fn roll_back(cluster: &Cluster, node: u64, copy: &TempDir, as_image: bool) {
     let dir = cluster.data_dir(node);
     if !as_image {
@@ -76,8 +77,8 @@ async fn transfer(cluster: &Cluster, to: u64) {
     }
 }
 
-/// Three nodes, of which the first has a copy of its directory from before `COUNT` registrations, which 1 and 2 acknowledged
-/// while 3 was down, and node 2 led. Nodes 1 and 3 are stopped.
+/// Three nodes, of which the first has a copy of its directory from before `COUNT` registrations,
+/// which 1 and 2 acknowledged while 3 was down, and node 2 led. Nodes 1 and 3 are stopped.
 async fn cluster_with_copy() -> (Cluster, TempDir) {
     let mut cluster = Cluster::start(3).await;
     cluster.stop(1).await;
@@ -119,7 +120,8 @@ async fn a_copy_forgets_nothing_together_with_a_node_that_was_away() {
     wait_for_all(&cluster).await;
 }
 
-/// Without a word and until the next election it would wait, while its leader takes it for one that has everything.
+/// Without a word and until the next election it would wait, while its leader takes it for one that
+/// has everything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_catches_up_with_a_leader_that_lives() {
     let (mut cluster, copy) = cluster_with_copy().await;

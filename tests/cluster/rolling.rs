@@ -1,4 +1,5 @@
-//! Providers and nodes are restarted one after the other while a generated client calls through `channel()`.
+//! Providers and nodes are restarted one after the other while a generated client calls through
+//! `channel()`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,7 +21,8 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::harness::{Cluster, SOON, eventually};
 
-/// Answers after a while, so that there are always calls in flight, and not before the gate is open.
+/// Answers after a while, so that there are always calls in flight, and not before the gate is
+/// open.
 #[derive(Clone)]
 struct Slow {
     entered: Arc<AtomicU64>,
@@ -160,7 +162,8 @@ fn greeter(id: impl std::fmt::Display) -> InstanceBuilder {
     InstanceBuilder::new("greeter", format!("greeter-{id}"))
 }
 
-/// No call fails while three providers, then three nodes are restarted in turn. // S0.11, S0.15, S1.14, S3.3
+/// No call fails while three providers, then three nodes are restarted in turn. // S0.11, S0.15,
+/// S1.14, S3.3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_call_fails_in_a_rolling_restart_of_providers_and_nodes() {
     let mut cluster = Cluster::start(3).await;
@@ -248,7 +251,8 @@ async fn an_instance_of_weight_0_gets_no_call_of_a_channel() {
     assert_eq!(idle.answered.load(Ordering::Relaxed), 0);
 }
 
-/// A process that dies without a word, with all of its connections: a server on a runtime of its own.
+/// A process that dies without a word, with all of its connections: a server on a runtime of its
+/// own.
 struct Mortal {
     runtime: Option<tokio::runtime::Runtime>,
     address: std::net::SocketAddr,
@@ -298,7 +302,8 @@ async fn in_a_row(channel: &Channel, calls: usize) -> usize {
     calls
 }
 
-/// Registered, and not there: whoever died stays in the view until its lease ends, and gets no calls.
+/// Registered, and not there: whoever died stays in the view until its lease ends, and gets no
+/// calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_that_cannot_be_reached_gets_no_call_of_a_channel() {
     // S0.15

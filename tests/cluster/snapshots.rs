@@ -1,5 +1,5 @@
-//! Snapshots and the log behind them: taken, purged, sent to a node that needs one, read after a restart, streamed as a
-//! backup.
+//! Snapshots and the log behind them: taken, purged, sent to a node that needs one, read after a
+//! restart, streamed as a backup.
 
 use std::collections::BTreeSet;
 use std::io::Read;

@@ -1,4 +1,5 @@
-//! What no peer can do to a node's log, whatever it says: messages in the bytes of the Raft library, written by hand.
+//! What no peer can do to a node's log, whatever it says: messages in the bytes of the Raft
+//! library, written by hand.
 
 use quorate_proto::peer::v1::{Payload, SnapshotChunk};
 use quorate_proto::v1::{BackupRequest, TriggerSnapshotRequest};
@@ -45,7 +46,8 @@ fn append(vote: &[u8], previous: Option<Vec<u8>>, entries: &[Vec<u8>]) -> Payloa
     Payload { data: data.into() }
 }
 
-/// The id of a cluster of three with an instance, its leader and another node, and that one's term and last applied entry.
+/// The id of a cluster of three with an instance, its leader and another node, and that one's term
+/// and last applied entry.
 async fn of_three() -> (Cluster, u64, [u64; 2], [u64; 2]) {
     let cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;

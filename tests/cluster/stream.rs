@@ -1,5 +1,5 @@
-//! A watch stream as a receiver of another make would read it: keeps the state it was told, and checks every message
-//! against the contract on the way. Uses the wire API only.
+//! A watch stream as a receiver of another make would read it: keeps the state it was told, and
+//! checks every message against the contract on the way. Uses the wire API only.
 
 use quorate_proto::v1::watch_request::Kind as Ask;
 use quorate_proto::v1::watch_response::Kind;
@@ -153,7 +153,8 @@ impl Stream {
         self.until("a snapshot", |stream| stream.snapshots > 0 && !stream.in_snapshot).await;
     }
 
-    /// Receives until this revision is there, and forgets which changes that took: what comes after is counted.
+    /// Receives until this revision is there, and forgets which changes that took: what comes after
+    /// is counted.
     pub(crate) async fn begin_after(&mut self, revision: u64) {
         self.reach(revision).await;
         assert_eq!(self.position, revision, "nothing else was to change");

@@ -1,4 +1,5 @@
-//! What health checks are aimed at: an HTTP server that answers each path as it is told, and keeps who asked when.
+//! What health checks are aimed at: an HTTP server that answers each path as it is told, and keeps
+//! who asked when.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -34,7 +35,8 @@ struct Told {
     connections: usize,
 }
 
-/// An HTTP server on loopback; ends when it is dropped. A path that it was told nothing of is answered with 200.
+/// An HTTP server on loopback; ends when it is dropped. A path that it was told nothing of is
+/// answered with 200.
 pub(crate) struct Targets {
     pub(crate) port: u16,
     told: Arc<Mutex<Told>>,

@@ -1,5 +1,5 @@
-//! How a watch begins: nothing is missed between the snapshot and the first change, however much is going on, and a large
-//! snapshot comes in parts.
+//! How a watch begins: nothing is missed between the snapshot and the first change, however much is
+//! going on, and a large snapshot comes in parts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,8 @@ type Counts = [u64; 3];
 const OPERATIONS: u64 = 10_000;
 const WRITERS: u64 = 40;
 
-/// Registers, changes and removes instances of its own, one operation after the other; every one changes something.
+/// Registers, changes and removes instances of its own, one operation after the other; every one
+/// changes something.
 async fn churn(mut registry: Registry, writer: u64, operations: u64) -> Counts {
     let mut counts = Counts::default();
     let service = format!("churn-{}", writer % 7);
@@ -70,7 +71,8 @@ async fn ten_thousand_operations_reach_every_watcher_once_and_in_order() {
         let mut node = at as usize % 3;
         let open = Stream::open(&registries[node], subscribe_to_prefix(""));
         let mut stream = open.await.expect("a watch");
-        // Here, not in the task: what is written before a watcher has its snapshot is never told to it as a change.
+        // Here, not in the task: what is written before a watcher has its snapshot is never told to
+        // it as a change.
         stream.snapshot().await;
         assert_eq!(stream.position, begin, "nothing is written yet");
         watchers.spawn(async move {
@@ -143,7 +145,8 @@ async fn nothing_is_missed_between_the_snapshot_and_the_first_change() {
     for (begin, mut stream) in streams {
         stream.reach(end).await;
         assert_eq!(stream.map, map);
-        // One that fell far behind may have been coalesced; that is not what is tested here, and 1,024 changes away.
+        // One that fell far behind may have been coalesced; that is not what is tested here, and
+        // 1,024 changes away.
         let expected: Vec<u64> = (begin + 1..=end).collect();
         assert_eq!(stream.revisions(), expected, "after a snapshot at {begin}");
         begins.insert(begin, ());
@@ -176,7 +179,8 @@ async fn ten_thousand_instances_are_one_stream_in_several_parts() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_stay_small_however_large_the_instances_are() {
-    // The contract says about 256 KiB; a receiver with the usual limit of 4 MiB must be able to follow.
+    // The contract says about 256 KiB; a receiver with the usual limit of 4 MiB must be able to
+    // follow.
     const USUAL_LIMIT: usize = 4 * 1024 * 1024;
     let cluster =
         Cluster::start_with(1, Tunables { watch_ring: 5_000, ..Tunables::default() }).await;

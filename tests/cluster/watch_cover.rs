@@ -114,7 +114,8 @@ async fn an_instance_enters_and_leaves_what_is_asked_for_by_its_tags() {
             let found = registry.fetch(fetch).await.unwrap().into_inner();
             assert_eq!(ids(&found), stream.ids(), "in pages of {limit}");
         }
-        // Services that are asked for whole are kept encoded: neither is given what was made for the other.
+        // Services that are asked for whole are kept encoded: neither is given what was made for
+        // the other.
         let whole = registry.fetch(fetch_of(&["web"])).await.unwrap().into_inner();
         assert_eq!(ids(&whole).len(), 3);
     }

@@ -1,5 +1,5 @@
-//! How a watch goes on: on another node, after a restart, after what it missed was forgotten, with a position that is not
-//! this cluster's, or ahead of the node.
+//! How a watch goes on: on another node, after a restart, after what it missed was forgotten, with
+//! a position that is not this cluster's, or ahead of the node.
 
 use std::time::Duration;
 
@@ -47,7 +47,8 @@ async fn a_position_that_is_too_old_gets_a_reset_in_band() {
     stream.begin_after(old).await;
     assert!(!stream.reset, "a first snapshot is no reset");
     let end = register_many(&mut registry, "web", 60).await.header.unwrap().revision;
-    // What the leader has acknowledged, this follower may apply later: the rest would come as changes.
+    // What the leader has acknowledged, this follower may apply later: the rest would come as
+    // changes.
     let applied = FetchRequest { min_revision: end, ..local(fetch_of(&["web"])) };
     registry.fetch(applied).await.unwrap();
     let mut stream = stream.resume(&registry, subscribe_to(&["web"])).await.unwrap();
@@ -163,7 +164,8 @@ async fn transfers_and_restarts_lose_and_repeat_nothing() {
     end = register(&mut registry, "web", "meanwhile").await.header.unwrap().revision;
     cluster.restart(other).await;
     cluster.settled().await;
-    // The restarted node has read its log again, and with it the changes: it can resume old positions.
+    // The restarted node has read its log again, and with it the changes: it can resume old
+    // positions.
     let mut again = subscribe_to_prefix("");
     again.from_revision = begin;
     let mut again = Stream::open(&cluster.registry(other), again).await.unwrap();

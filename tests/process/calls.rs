@@ -28,8 +28,8 @@ const PING_FRAME: u8 = 6;
 const GOAWAY_FRAME: u8 = 7;
 const ACK: u8 = 1;
 
-/// A client that greets, answers whatever has to be answered, and never calls: until when it was left in peace, and the
-/// reasons of the GOAWAY frames before the end.
+/// A client that greets, answers whatever has to be answered, and never calls: until when it was
+/// left in peace, and the reasons of the GOAWAY frames before the end.
 async fn never_calls(address: &str) -> (Duration, Vec<u32>) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
@@ -71,8 +71,8 @@ async fn watch_over(mut registry: RegistryClient<Channel>) -> Result<Watch, Stat
     Ok((asks, answers.into_inner()))
 }
 
-/// Whoever answers pings but has had no call for long is told to go; those that call meanwhile, or now and then, notice
-/// nothing.
+/// Whoever answers pings but has had no call for long is told to go; those that call meanwhile, or
+/// now and then, notice nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_are_told_to_go_and_calls_do_not_fail() {
     let tunables = format!("connection_idle_ms = {}", IDLE.as_millis());
@@ -80,8 +80,9 @@ async fn idle_connections_are_told_to_go_and_calls_do_not_fail() {
     let node = &cluster.nodes[0];
     node.register("before", "a", TTL).await.unwrap();
     let (_asks, mut watched) = watch(node).await.unwrap();
-    // Calls from then on when the connection ends: one each 20 ms around it. A call that finds it closing was not sent, and the
-    // client crate sends it on another; a bare channel of tonic's may tell the caller so.
+    // Calls from then on when the connection ends: one each 20 ms around it. A call that finds it
+    // closing was not sent, and the client crate sends it on another; a bare channel of tonic's may
+    // tell the caller so.
     let mut callers = JoinSet::new();
     for pause in (0..32).map(|at| IDLE + Duration::from_millis(20 * at)) {
         let client = cluster.client().build().unwrap();
@@ -111,7 +112,8 @@ async fn idle_connections_are_told_to_go_and_calls_do_not_fail() {
     .await;
 }
 
-/// Streams on several connections count together; what is under way goes on, and a place that is given back is taken again.
+/// Streams on several connections count together; what is under way goes on, and a place that is
+/// given back is taken again.
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_above_the_bound_are_refused_and_streams_under_way_go_on() {
     let tunables = format!("calls_max = {CALLS}");
@@ -150,7 +152,8 @@ async fn calls_above_the_bound_are_refused_and_streams_under_way_go_on() {
     .await;
 }
 
-/// One address takes as many places as it may have, whatever the number of its connections; others are served meanwhile.
+/// One address takes as many places as it may have, whatever the number of its connections; others
+/// are served meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_address_does_not_take_all_places() {
     let tunables = format!("calls_per_address_max = {CALLS}");

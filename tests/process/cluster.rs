@@ -1,5 +1,6 @@
-//! A cluster of `quorate serve` processes on loopback, each with its data directory and its log in one temporary directory.
-//! When a test fails, the end of every node's log is printed and the directory stays.
+//! A cluster of `quorate serve` processes on loopback, each with its data directory and its log in
+//! one temporary directory. When a test fails, the end of every node's log is printed and the
+//! directory stays.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -180,8 +181,8 @@ impl Cluster {
         }
     }
 
-    /// Waits until all running nodes have the same state, as their hashes at an index after now tell, and as their local
-    /// reads tell; that state.
+    /// Waits until all running nodes have the same state, as their hashes at an index after now
+    /// tell, and as their local reads tell; that state.
     pub(crate) async fn equal_states(&self) -> BTreeMap<String, Instance> {
         let running = self.running();
         let client = self.client().build().unwrap();
@@ -287,7 +288,8 @@ impl Node {
         });
     }
 
-    /// Another machine at the same addresses: it has an id of its own and nothing on its disk, and waits to be taken in.
+    /// Another machine at the same addresses: it has an id of its own and nothing on its disk, and
+    /// waits to be taken in.
     pub(crate) fn become_new(&mut self, id: u64) {
         assert!(self.process.is_none(), "node {} runs", self.id);
         self.id = id;

@@ -1,4 +1,5 @@
-//! Strangers that take what a node has: connections by the hundred, connections that say nothing, clients that stand still.
+//! Strangers that take what a node has: connections by the hundred, connections that say nothing,
+//! clients that stand still.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -38,7 +39,8 @@ fn count(log: &str, words: &str) -> usize {
     log.matches(words).count()
 }
 
-/// With 256 descriptors, 356 idle connections: clients from elsewhere are served, snapshots are written, nothing ends.
+/// With 256 descriptors, 356 idle connections: clients from elsewhere are served, snapshots are
+/// written, nothing ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_do_not_take_all_descriptors() {
     let tunables = "snapshot_every = 200\nkeep_entries = 20".to_owned();

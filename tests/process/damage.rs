@@ -1,5 +1,6 @@
-//! Damage to the files of a stopped node. It may refuse to start, naming a file and what to do, or start with everything
-//! that was acknowledged; it never starts with less. One node alone, so that no other can make up for it.
+//! Damage to the files of a stopped node. It may refuse to start, naming a file and what to do, or
+//! start with everything that was acknowledged; it never starts with less. One node alone, so that
+//! no other can make up for it.
 //!
 //! `QUORATE_DAMAGE_SEED=n cargo test -p quorate-cli --test process damage` tries other places.
 
@@ -183,7 +184,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A follower that refuses to start because of damage can be replaced by an empty one; one that starts catches up.
+/// A follower that refuses to start because of damage can be replaced by an empty one; one that
+/// starts catches up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_follower_does_not_harm_its_cluster() {
     let mut cluster = Cluster::start(3).await;

@@ -1,5 +1,5 @@
-//! `quorate dev` as a newcomer uses it: one of its nodes may be killed, is missed by nobody and comes back; when `dev` ends, by
-//! whatever, nothing of it is left.
+//! `quorate dev` as a newcomer uses it: one of its nodes may be killed, is missed by nobody and
+//! comes back; when `dev` ends, by whatever, nothing of it is left.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -61,8 +61,8 @@ impl Dev {
     }
 }
 
-/// The first of three free ports; those of peers are free, too. Below those of other tests: these could be given one that is
-/// not listened on yet.
+/// The first of three free ports; those of peers are free, too. Below those of other tests: these
+/// could be given one that is not listened on yet.
 fn free_ports() -> u16 {
     static HANDED_OUT: AtomicU32 = AtomicU32::new(0);
     let next = || std::process::id().wrapping_add(HANDED_OUT.fetch_add(1, Ordering::Relaxed)) % 120;

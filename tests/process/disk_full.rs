@@ -1,6 +1,6 @@
-//! A node whose disk is full, on a small tmpfs of its own: writes fail with a clear error or go on without it, reads go on,
-//! leases stay, and when there is room again the node goes on by itself. Mounting needs root; without it the tests say so
-//! and end.
+//! A node whose disk is full, on a small tmpfs of its own: writes fail with a clear error or go on
+//! without it, reads go on, leases stay, and when there is room again the node goes on by itself.
+//! Mounting needs root; without it the tests say so and end.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -174,7 +174,8 @@ async fn a_leader_whose_disk_is_nearly_full_takes_no_writes_and_recovers() {
         if is_full(&disk.data_dir(), &log) { Ok(()) } else { Err("nothing in its log") }
     })
     .await;
-    // Either it has given up the lead, and writes go on without it, or it says what is wrong, wherever the write arrives.
+    // Either it has given up the lead, and writes go on without it, or it says what is wrong,
+    // wherever the write arrives.
     for at in 0..3 {
         let id = format!("d{at}");
         let written = cluster.nodes[at].register("during", &id, Duration::from_secs(60)).await;
@@ -210,7 +211,8 @@ async fn a_leader_whose_disk_is_nearly_full_takes_no_writes_and_recovers() {
     feed.assert_gapless();
 }
 
-/// Not a byte left, under load, before the node has noticed: whatever it does, the cluster loses nothing.
+/// Not a byte left, under load, before the node has noticed: whatever it does, the cluster loses
+/// nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whose_disk_fills_up_at_once_loses_nothing() {
     let Some(disk) = SmallDisk::mount(96) else { return };
@@ -247,8 +249,8 @@ async fn a_leader_whose_disk_fills_up_at_once_loses_nothing() {
     feed.assert_gapless();
 }
 
-/// All nodes are below their reserve: what is read is true, time passes, and the registry can be emptied; also after an
-/// election, whose leader has to commit an entry first.
+/// All nodes are below their reserve: what is read is true, time passes, and the registry can be
+/// emptied; also after an election, whose leader has to commit an entry first.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_all_disks_nearly_full_reads_expiry_and_deregistrations_go_on() {
     let Some(disk) = SmallDisk::mount(128) else { return };

@@ -1,6 +1,6 @@
-//! The reference systems of `cluster-examples/`: each tells its story to its end, although the leader is killed (-9) in the
-//! middle of it. What they promise they check by themselves, and end with an error if it does not hold; here is checked that
-//! they say so, and go on after the kill.
+//! The reference systems of `cluster-examples/`: each tells its story to its end, although the
+//! leader is killed (-9) in the middle of it. What they promise they check by themselves, and end
+//! with an error if it does not hold; here is checked that they say so, and go on after the kill.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ const STORY_WITHIN: Duration = Duration::from_secs(120);
 /// What fits a terminal.
 const WIDTH: usize = 100;
 
-/// An example that was run to its good end, with the leader killed as soon as it said `kill_at`: what it said before the
-/// kill, and after it.
+/// An example that was run to its good end, with the leader killed as soon as it said `kill_at`:
+/// what it said before the kill, and after it.
 async fn story(name: &str, kill_at: &str) -> (String, String) {
     let health_checks = "allow = [\"127.0.0.0/8\"]".to_owned();
     let settings = Settings { health_checks, ..Settings::default() };

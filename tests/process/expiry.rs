@@ -1,4 +1,5 @@
-//! Instances that stop renewing: a few in a cluster where nothing else happens, and thousands at once.
+//! Instances that stop renewing: a few in a cluster where nothing else happens, and thousands at
+//! once.
 
 use std::time::{Duration, Instant};
 

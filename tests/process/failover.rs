@@ -1,4 +1,5 @@
-//! How long writes and renewals wait when the leader goes: its process dies (kill -9), or it falls silent (SIGSTOP).
+//! How long writes and renewals wait when the leader goes: its process dies (kill -9), or it falls
+//! silent (SIGSTOP).
 
 use std::time::{Duration, Instant};
 
@@ -52,8 +53,8 @@ async fn writes_and_renewals_are_back_soon_after_the_leader_fell_silent() {
     assert!(median(&renewals) < AFTER_SILENCE, "renewals were back after {renewals:?}");
 }
 
-/// Takes one leader after the other away and back; the outage of writes (client crate, all nodes) and of renewals (generated
-/// stub, a survivor) each time. Nobody may lose a lease meanwhile.
+/// Takes one leader after the other away and back; the outage of writes (client crate, all nodes)
+/// and of renewals (generated stub, a survivor) each time. Nobody may lose a lease meanwhile.
 async fn outages(
     cluster: &mut Cluster,
     mut turn: impl FnMut(&mut Cluster, usize, bool),

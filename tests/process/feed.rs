@@ -1,5 +1,6 @@
-//! A watch on one node with the generated stub, so that revisions can be checked: it follows everything in the default
-//! namespace, so with no other namespace in use every revision is one change, and none may be missing or come twice.
+//! A watch on one node with the generated stub, so that revisions can be checked: it follows
+//! everything in the default namespace, so with no other namespace in use every revision is one
+//! change, and none may be missing or come twice.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};

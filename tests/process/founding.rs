@@ -1,4 +1,5 @@
-//! kill -9 of founders while they found their cluster: it has one id, whatever of it was on whose disk.
+//! kill -9 of founders while they found their cluster: it has one id, whatever of it was on whose
+//! disk.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -16,7 +17,8 @@ const FOUNDED: &str = "the cluster is founded cluster_id=";
 enum Moment {
     /// So long after all were started.
     After(Duration),
-    /// When one of them has stamped its directory: the entry is committed, and the others may not know.
+    /// When one of them has stamped its directory: the entry is committed, and the others may not
+    /// know.
     OneIsStamped,
 }
 

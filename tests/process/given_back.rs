@@ -23,7 +23,8 @@ const TAKEN: u64 = 2;
 /// Ten seconds until the allocator gives pages back, of connections that end at once.
 const BACK_WITHIN: Duration = Duration::from_secs(60);
 
-/// After a flood of streams, and one of answers that nobody reads, a node is back within 1.5 times what it had before them.
+/// After a flood of streams, and one of answers that nobody reads, a node is back within 1.5 times
+/// what it had before them.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_that_floods_took_is_given_back() {
     let mut cluster = Cluster::start(1).await;

@@ -11,7 +11,8 @@ use crate::load::{Load, keep};
 
 /// The node's `shutdown_grace_ms`, and a little.
 const STOPS_WITHIN: Duration = Duration::from_secs(12);
-/// Handing over is to be quicker than an election, which begins after 560 ms of silence at the earliest.
+/// Handing over is to be quicker than an election, which begins after 560 ms of silence at the
+/// earliest.
 const HANDED_OVER_WITHIN: Duration = Duration::from_millis(1_000);
 
 /// The order that `server.rs` documents, as the log tells it.
@@ -68,7 +69,8 @@ async fn the_leader_stops_under_load_and_no_call_fails() {
     assert_eq!(state.keys().filter(|key| key.starts_with("kept/")).count(), 10);
 }
 
-/// The one that would be first choice (both are as far along; the later id counts) stands still: the other gets the lead.
+/// The one that would be first choice (both are as far along; the later id counts) stands still:
+/// the other gets the lead.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lead_goes_to_one_that_answers() {
     let mut cluster = Cluster::start(3).await;

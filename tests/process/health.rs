@@ -1,5 +1,5 @@
-//! Health checks by the command line: allowed in the configuration file, declared with `--check`, shown by `fetch` and
-//! `watch`.
+//! Health checks by the command line: allowed in the configuration file, declared with `--check`,
+//! shown by `fetch` and `watch`.
 
 use std::time::Duration;
 
@@ -65,7 +65,8 @@ async fn checks_are_declared_and_shown() {
     watch.interrupt().await.expect(0);
 }
 
-/// A node that stands still while a probe is under way finds its time over when it goes on: that is not the target's fault.
+/// A node that stands still while a probe is under way finds its time over when it goes on: that is
+/// not the target's fault.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_stood_still_blames_nobody() {
     let health_checks = "allow = [\"127.0.0.0/8\"]".to_owned();

@@ -11,7 +11,8 @@ use crate::feed::Feed;
 use crate::load::{Load, keep};
 use crate::wait::{eventually, time_passes};
 
-/// Writes are back in less than this after the leader was killed, each time; `upkeep/failover.rs` has the median.
+/// Writes are back in less than this after the leader was killed, each time; `upkeep/failover.rs`
+/// has the median.
 const WRITES_BACK_WITHIN: Duration = Duration::from_millis(1_500);
 /// Of leases that are renewed all the time.
 const KEPT_TTL: Duration = Duration::from_secs(3);
@@ -74,7 +75,8 @@ fn assert_kept(state: &BTreeMap<String, Instance>) {
     assert_eq!(kept, KEPT, "of the instances that are renewed");
 }
 
-/// The outage is longer than the leases; some of them are renewed afterwards, some are not. S4.12, S0.5, S1.6
+/// The outage is longer than the leases; some of them are renewed afterwards, some are not. S4.12,
+/// S0.5, S1.6
 #[tokio::test(flavor = "multi_thread")]
 async fn all_nodes_are_killed_under_load_and_everything_is_back() {
     let mut cluster = Cluster::start(3).await;
@@ -138,7 +140,8 @@ async fn all_nodes_are_killed_under_load_and_everything_is_back() {
     });
 }
 
-/// The leader is back before the others miss it: what it answers first has everything that was acknowledged. S4.12, S3.1
+/// The leader is back before the others miss it: what it answers first has everything that was
+/// acknowledged. S4.12, S3.1
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_back_at_once_answers_nothing_old() {
     let mut cluster = Cluster::start(3).await;

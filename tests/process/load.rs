@@ -1,4 +1,5 @@
-//! Load through the client crate, and what came of it: every acknowledged call with its times, and every failure.
+//! Load through the client crate, and what came of it: every acknowledged call with its times, and
+//! every failure.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,7 +16,8 @@ use tokio::task::JoinHandle;
 use crate::cluster::Node;
 use crate::wait::{eventually, time_passes};
 
-/// Longer than any of these tests: what such a lease keeps is there because it was acknowledged, not because it is renewed.
+/// Longer than any of these tests: what such a lease keeps is there because it was acknowledged,
+/// not because it is renewed.
 const LONG: Duration = Duration::from_secs(120);
 /// Between two calls of one worker: a stream of calls, not a test of throughput.
 const PAUSE: Duration = Duration::from_millis(5);

@@ -1,5 +1,5 @@
-//! A founder whose disk was lost: whether the others run on or the power failed for all of them, it does not come back
-//! under its id, and what was acknowledged stays.
+//! A founder whose disk was lost: whether the others run on or the power failed for all of them, it
+//! does not come back under its id, and what was acknowledged stays.
 
 use std::fs;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use quorate_proto::v1::ListMembersRequest;
 use crate::cluster::Cluster;
 use crate::wait::eventually;
 
-/// Every node has told the others its addresses, as it does within its first second: from then on it is known.
+/// Every node has told the others its addresses, as it does within its first second: from then on
+/// it is known.
 async fn all_are_known(cluster: &Cluster) {
     for at in 0..3 {
         eventually("all addresses are told", Duration::from_secs(10), || async {

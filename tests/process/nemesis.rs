@@ -1,10 +1,12 @@
-//! Everything at once: nodes are killed, paused, cut off and replaced by new ones, and the lead moves, while many write to the
-//! same instances and read them, some through the client crate (which tries again by itself), some with the generated stub. Afterwards a checker
-//! looks at all that was told: every write was done once at most, all happened in one order, and that order is the one
-//! in which calls followed each other (linearizability; revisions are the witness of the order).
+//! Everything at once: nodes are killed, paused, cut off and replaced by new ones, and the lead
+//! moves, while many write to the same instances and read them, some through the client crate
+//! (which tries again by itself), some with the generated stub. Afterwards a checker looks at all
+//! that was told: every write was done once at most, all happened in one order, and that order is
+//! the one in which calls followed each other (linearizability; revisions are the witness of the
+//! order).
 //!
-//! `QUORATE_NEMESIS_SECONDS=1800 cargo test -p quorate-cli --test process nemesis -- --nocapture` runs for so long;
-//! `QUORATE_NEMESIS_SEED` chooses other faults.
+//! `QUORATE_NEMESIS_SECONDS=1800 cargo test -p quorate-cli --test process
+//! nemesis -- --nocapture` runs for so long; `QUORATE_NEMESIS_SEED` chooses other faults.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};

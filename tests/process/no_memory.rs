@@ -9,8 +9,8 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 /// Longer than any start takes.
 const DECIDED_WITHIN: Duration = Duration::from_secs(15);
 
-/// With so little address space (MiB) that it is missing here or there: wherever that is, the node serves or ends, and
-/// nobody is told to remove sound files.
+/// With so little address space (MiB) that it is missing here or there: wherever that is, the node
+/// serves or ends, and nobody is told to remove sound files.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_memory_serves_or_ends() {
     let (mut served, mut ended) = (0, 0);

@@ -1,5 +1,5 @@
-//! One node of three is left: writes and linearizable reads end with an error in time, local reads go on, and time stands
-//! still for the leases until there is a quorum again.
+//! One node of three is left: writes and linearizable reads end with an error in time, local reads
+//! go on, and time stands still for the leases until there is a quorum again.
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,8 @@ async fn without_a_quorum_nothing_hangs_and_local_reads_go_on() {
 
         let out_for = killed.elapsed();
         assert!(out_for > TTL * 2, "the outage is to be longer than the lease");
-        // One of the two, so that the one that was left is part of the quorum, and what its log says of time counts.
+        // One of the two, so that the one that was left is part of the quorum, and what its log
+        // says of time counts.
         let back = cluster.others(alone);
         cluster.nodes[back[0]].start();
         cluster.leader().await;

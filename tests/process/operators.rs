@@ -11,7 +11,8 @@ use crate::wait::eventually;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The terminal is gone: a node stops in order, `register` deregisters, `dev` leaves no directory behind.
+/// The terminal is gone: a node stops in order, `register` deregisters, `dev` leaves no directory
+/// behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hang_up_ends_everything_in_order() {
     let mut cluster = Cluster::start(1).await;

@@ -1,4 +1,5 @@
-//! SIGSTOP: the leader stands still for longer than the leases live, while the others take over, and then goes on.
+//! SIGSTOP: the leader stands still for longer than the leases live, while the others take over,
+//! and then goes on.
 
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,8 @@ async fn a_leader_that_stood_still_costs_no_live_lease() {
 
     cluster.nodes[leader].go_on();
     let again = Load::registering(&client, "after", 2);
-    // What the old leader believes, and leases that it may believe to be over, come out within a TTL.
+    // What the old leader believes, and leases that it may believe to be over, come out within a
+    // TTL.
     again.until_more(50, Duration::from_secs(10)).await;
     time_passes(TTL + Duration::from_secs(1)).await;
     let after = again.finish().await;

@@ -1,5 +1,6 @@
-//! One run of the binary: its output goes into files, its end is waited for with a deadline, and whatever happens to the
-//! test, it is gone when the test is. Kills nothing but what it started, by its handle.
+//! One run of the binary: its output goes into files, its end is waited for with a deadline, and
+//! whatever happens to the test, it is gone when the test is. Kills nothing but what it started, by
+//! its handle.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -18,7 +19,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `quorate ARGS`, appending to the two files. Nothing of our own environment reaches it.
+    /// Starts `quorate ARGS`, appending to the two files. Nothing of our own environment reaches
+    /// it.
     pub(crate) fn start<I, S>(args: I, stdout: &Path, stderr: &Path) -> Self
     where
         I: IntoIterator<Item = S>,

@@ -1,5 +1,5 @@
-//! Calls with the generated stub on one node, where a test has to choose what the client crate chooses by itself: the node,
-//! the incarnation, when to renew.
+//! Calls with the generated stub on one node, where a test has to choose what the client crate
+//! chooses by itself: the node, the incarnation, when to renew.
 
 use std::time::Duration;
 

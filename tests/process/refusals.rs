@@ -1,5 +1,6 @@
-//! What a node refuses to start with: settings that cannot be, and data directories that are not its own, in use, or of a
-//! newer release. Exit code 2 for settings, 1 for the rest; each message names what is wrong and what to do.
+//! What a node refuses to start with: settings that cannot be, and data directories that are not
+//! its own, in use, or of a newer release. Exit code 2 for settings, 1 for the rest; each message
+//! names what is wrong and what to do.
 
 use std::time::Duration;
 
@@ -121,7 +122,8 @@ async fn a_snapshot_that_is_gone_is_named() {
     refused.says(&[&file, "restore this node"]);
 }
 
-/// The value's first byte is the version of its own encoding; a reader looks at nothing else of a newer one.
+/// The value's first byte is the version of its own encoding; a reader looks at nothing else of a
+/// newer one.
 fn set_format(cluster: &Cluster, version: u8) {
     let log = cluster.nodes[0].data_dir.join("log");
     let config = sled::Config::new().path(log).segment_size(2 * 1024 * 1024);
@@ -130,8 +132,9 @@ fn set_format(cluster: &Cluster, version: u8) {
     db.flush().unwrap();
 }
 
-/// Founders that find a node of another cluster among them found nothing, and say where it is. A node that comes with the data
-/// of another cluster later takes no part, and is told of in the status.
+/// Founders that find a node of another cluster among them found nothing, and say where it is. A
+/// node that comes with the data of another cluster later takes no part, and is told of in the
+/// status.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_another_clusters_data_takes_no_part() {
     let mut other = Cluster::start(3).await;

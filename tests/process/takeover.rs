@@ -1,4 +1,5 @@
-//! A process that crashed and comes back under the same instance id while its old lease still lives.
+//! A process that crashed and comes back under the same instance id while its old lease still
+//! lives.
 
 use std::time::Duration;
 

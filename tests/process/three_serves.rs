@@ -1,4 +1,5 @@
-//! The first picture: three `quorate serve` processes, and the binary's own commands on each of them.
+//! The first picture: three `quorate serve` processes, and the binary's own commands on
+//! each of them.
 
 use std::time::Duration;
 

@@ -116,8 +116,8 @@ fn small() -> FetchRequest {
     FetchRequest { services: vec!["one".to_owned()], ..FetchRequest::default() }
 }
 
-/// What all but 1 % of small reads take at most. They begin at fixed times, also while others wait: a node that stands still
-/// holds all up that come meanwhile.
+/// What all but 1 % of small reads take at most. They begin at fixed times, also while others wait:
+/// a node that stands still holds all up that come meanwhile.
 async fn p99_of_small_reads(node: &Node) -> Duration {
     let (registry, mut reads) = (node.registry(), JoinSet::new());
     let begun = Instant::now();
@@ -157,8 +157,9 @@ impl Drop for Busy {
     }
 }
 
-/// The yardstick is what the same reads take just before, beside threads that are as busy as those that encode: cores are no
-/// part of the question. The machine may have much else to do in any one moment: the best of three rounds counts.
+/// The yardstick is what the same reads take just before, beside threads that are as busy as those
+/// that encode: cores are no part of the question. The machine may have much else to do in any one
+/// moment: the best of three rounds counts.
 #[tokio::test(flavor = "multi_thread")]
 async fn small_reads_keep_their_pace_beside_answers_that_nobody_reads() {
     let cluster = Cluster::start(1).await;

@@ -1,4 +1,5 @@
-//! Waiting for conditions: every wait of these tests has a deadline, and says what it waited for and what it saw last.
+//! Waiting for conditions: every wait of these tests has a deadline, and says what it waited for
+//! and what it saw last.
 
 use std::fmt::Display;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! The fenced blocks of a Markdown text, and the words of a shell command. Knows only as much of both as README.md uses;
-//! what it does not know, it refuses.
+//! The fenced blocks of a Markdown text, and the words of a shell command. Knows only as much of
+//! both as README.md uses; what it does not know, it refuses.
 
 /// A fenced block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,8 @@ pub(crate) fn commands(block: &Block) -> Vec<(usize, Vec<String>)> {
     lines.filter(|(_, words)| !words.is_empty()).collect()
 }
 
-/// The words of one command: spaces, double quotes, comments; nothing that a shell would expand, except within quotes.
+/// The words of one command: spaces, double quotes, comments; nothing that a shell would expand,
+/// except within quotes.
 fn words(line: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut word: Option<String> = None;

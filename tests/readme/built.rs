@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The root of the repository: as cargo says when it runs the test, so that another copy can be checked, too.
+/// The root of the repository: as cargo says when it runs the test, so that another copy can be
+/// checked, too.
 pub(crate) fn root() -> PathBuf {
     let package = std::env::var("CARGO_MANIFEST_DIR");
     let package = package.unwrap_or(env!("CARGO_MANIFEST_DIR").to_owned());
     Path::new(&package).join("../..").canonicalize().unwrap()
 }
 
-/// An example's binary. `cargo test` has built it; `cargo test --test readme` has not, so then it is built here.
+/// An example's binary. `cargo test` has built it; `cargo test --test readme` has not, so then it
+/// is built here.
 pub(crate) fn example(name: &str) -> PathBuf {
     let binary = PathBuf::from(env!("CARGO_BIN_EXE_quorate"));
     let example = binary.parent().unwrap().join("examples").join(name);

@@ -1,5 +1,5 @@
-//! The deployment files against the binary and against each other: flags and variables that exist, times that are long
-//! enough, ports that are the same everywhere, defaults that are the defaults.
+//! The deployment files against the binary and against each other: flags and variables that exist,
+//! times that are long enough, ports that are the same everywhere, defaults that are the defaults.
 
 use std::process::Command;
 use std::time::Duration;
@@ -149,7 +149,8 @@ fn the_tunables_shown_are_the_defaults() {
     assert_eq!(shown, all, "every tunable, in the order of config.rs");
 }
 
-/// The systemd unit does not restart after exit code 2, so that has to be the one of a bad configuration.
+/// The systemd unit does not restart after exit code 2, so that has to be the one of a bad
+/// configuration.
 #[test]
 fn a_bad_configuration_is_told_apart() {
     let directory = tempfile::tempdir().unwrap();

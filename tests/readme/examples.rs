@@ -1,5 +1,5 @@
-//! That `follow` tells its story, and that each example says how it is run. The examples of the reference systems are run by
-//! `tests/process/examples.rs`.
+//! That `follow` tells its story, and that each example says how it is run. The examples of the
+//! reference systems are run by `tests/process/examples.rs`.
 
 use std::process::Command;
 

@@ -1,5 +1,6 @@
-//! Blocks of free loopback ports, and how the ports of the texts become those of a block. The blocks are below the range
-//! from which the kernel gives ports to outgoing connections, and below those of `tests/process`.
+//! Blocks of free loopback ports, and how the ports of the texts become those of a block. The
+//! blocks are below the range from which the kernel gives ports to outgoing connections, and below
+//! those of `tests/process`.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,5 +1,5 @@
-//! One running command: its output goes into files, every wait has a deadline, and it is gone when the test is. Signals
-//! nothing but what it started, by its process id.
+//! One running command: its output goes into files, every wait has a deadline, and it is gone when
+//! the test is. Signals nothing but what it started, by its process id.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

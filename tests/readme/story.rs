@@ -1,6 +1,6 @@
-//! README.md, run from top to bottom as its reader would: each command has to be recognised, succeed, and say what the text
-//! around it promises. Commands that stay until Ctrl-C get one at the end of their section; a cluster stays until the next
-//! one, as the text says.
+//! README.md, run from top to bottom as its reader would: each command has to be recognised,
+//! succeed, and say what the text around it promises. Commands that stay until Ctrl-C get one at
+//! the end of their section; a cluster stays until the next one, as the text says.
 
 use std::path::Path;
 use std::process::Command;

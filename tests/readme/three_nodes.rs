@@ -1,6 +1,7 @@
-//! What `cluster-examples/three-nodes` makes: the settings that compose.yaml and kubernetes.yaml give to their nodes, as real
-//! nodes (only the names of the hosts, the ports and the data directories are other ones, because here all run on one
-//! machine), and when the script says "ready". What the README does with the script is in `story.rs`.
+//! What `cluster-examples/three-nodes` makes: the settings that compose.yaml and kubernetes.yaml
+//! give to their nodes, as real nodes (only the names of the hosts, the ports and the data
+//! directories are other ones, because here all run on one machine), and when the script says
+//! "ready". What the README does with the script is in `story.rs`.
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;
@@ -66,7 +67,8 @@ fn pod_settings(env: &Value, ordinal: u64) -> Settings {
     settings
 }
 
-/// The second node is late by a second: the script says "ready" when that one is there too, as whoever reads it expects.
+/// The second node is late by a second: the script says "ready" when that one is there too, as
+/// whoever reads it expects.
 #[test]
 fn the_script_is_ready_when_all_nodes_are() {
     let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
@@ -113,7 +115,8 @@ fn the_script_goes_on_when_a_node_is_killed() {
     nodes.succeed();
 }
 
-/// Starts all nodes at once, and looks whether they form one cluster whose members are told by the names that others use.
+/// Starts all nodes at once, and looks whether they form one cluster whose members are told by the
+/// names that others use.
 fn makes_a_cluster(nodes: &[Settings], host: impl Fn(u64) -> String) {
     let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
     let mut running = Vec::new();
@@ -166,7 +169,8 @@ fn in_words(status: &Value) -> String {
     format!("{client} {peer} {role}, reachable: {}", status["reachable"])
 }
 
-/// A setting of node `id`, for one machine: port 7001 of host N is our 700N, and every host is this one.
+/// A setting of node `id`, for one machine: port 7001 of host N is our 700N, and every host is this
+/// one.
 fn here(value: &str, id: u64, ports: Ports, host: &impl Fn(u64) -> String) -> String {
     let mut value = value.to_owned();
     for node in 1..=3 {

@@ -152,7 +152,8 @@ impl Notes {
         self.trace.push(format!("{:>6} ms  {line}", now()));
     }
 
-    /// A node named its cluster in an answer: there is one in a run, whatever happens while it is founded.
+    /// A node named its cluster in an answer: there is one in a run, whatever happens while it is
+    /// founded.
     pub(crate) fn cluster(&mut self, id: u64, node: u64) {
         let who = format!("n{node} at {} ms", now());
         let known = self.clusters.len();

@@ -1,4 +1,5 @@
-//! What must hold of every run, one file each. Each looks at the notes of a whole run and says what is wrong.
+//! What must hold of every run, one file each. Each looks at the notes of a whole run and says what
+//! is wrong.
 
 mod acknowledged;
 mod dead_instances;

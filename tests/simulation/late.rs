@@ -1,4 +1,5 @@
-//! A way between two nodes that is slow in one direction: turmoil's links have one latency for both.
+//! A way between two nodes that is slow in one direction: turmoil's links have one latency for
+//! both.
 
 use std::collections::VecDeque;
 use std::future::Future;

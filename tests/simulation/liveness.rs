@@ -1,4 +1,5 @@
-//! After the faults: the cluster works again, at once and everywhere. Drives the last phase, and judges it.
+//! After the faults: the cluster works again, at once and everywhere. Drives the last phase, and
+//! judges it.
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use super::plan::{CALM, END, HEALED, Ms};
 use super::process::{Nodes, timed};
 use super::reader::fetch;
 
-/// Enough writes for one more mark at which nodes keep the hash of their state (every 256 log entries).
+/// Enough writes for one more mark at which nodes keep the hash of their state (every 256 log
+/// entries).
 const WRITES: u32 = 280;
 const WRITERS: u32 = 20;
 
@@ -53,8 +55,8 @@ pub(crate) async fn burst(mut nodes: Nodes, notes: Shared) {
     notes.borrow_mut().note("the burst is over".to_owned());
 }
 
-/// When everybody has stopped: what each node has, read linearizably, and who it says the members are. All at once: nobody
-/// renews any more.
+/// When everybody has stopped: what each node has, read linearizably, and who it says the members
+/// are. All at once: nobody renews any more.
 pub(crate) async fn last_look(nodes: Nodes, notes: Shared) {
     while now() < END + 300 {
         sleep(Duration::from_millis(50)).await;
@@ -92,7 +94,8 @@ pub(crate) fn last_maps(notes: &Notes) -> impl Iterator<Item = (u64, &Map)> {
         .map(|read| (read.node, &read.map))
 }
 
-/// Every attempt after `CALM` succeeds; watchers are where the cluster is; hashes are compared after the healing.
+/// Every attempt after `CALM` succeeds; watchers are where the cluster is; hashes are compared
+/// after the healing.
 pub(crate) fn check(notes: &Notes) -> Vec<String> {
     let mut wrong: Vec<String> =
         notes.late_failures.iter().map(|line| format!("failed in the calm: {line}")).collect();

@@ -142,8 +142,9 @@ impl<'a> Quorums<'a> {
         Self { plan, possible, certain }
     }
 
-    /// The most that registry time may have moved on between two moments: as much as the clock on the wall, without the
-    /// times when no quorum was possible, of which a leader may count `slack`.
+    /// The most that registry time may have moved on between two moments: as much as the clock on
+    /// the wall, without the times when no quorum was possible, of which a leader may count
+    /// `slack`.
     pub(crate) fn registry_ms_max(&self, from: Ms, to: Ms, slack: Ms) -> Ms {
         let mut passed = 0;
         let mut before = true;

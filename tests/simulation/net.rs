@@ -56,8 +56,8 @@ thread_local! {
     static DIALS: RefCell<Dials> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// Nobody needs more attempts to reach somebody within a second: a node has four lanes to another one, and each of them is
-/// tried with pauses.
+/// Nobody needs more attempts to reach somebody within a second: a node has four lanes to another
+/// one, and each of them is tried with pauses.
 const DIALS_MAX: u32 = 80;
 
 fn count_dial(me: Option<u64>, uri: &Uri) {
@@ -81,7 +81,8 @@ struct Turmoil {
 }
 
 impl Turmoil {
-    /// turmoil refuses a connection at once when nothing gets through; in the real world it is a matter of waiting.
+    /// turmoil refuses a connection at once when nothing gets through; in the real world it is a
+    /// matter of waiting.
     fn hangs(plan: &Plan, me: Option<u64>, uri: &Uri) -> bool {
         let target = uri.host().and_then(node_of);
         let target = target.expect("all connections are to nodes");

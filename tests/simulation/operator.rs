@@ -1,5 +1,6 @@
-//! The simulated operator: moves the lead and changes the members, each change until it is done, as `quorate cluster` does when
-//! it is called again. A ghost seeker keeps asking the nodes that were taken out.
+//! The simulated operator: moves the lead and changes the members, each change until it is done, as
+//! `quorate cluster` does when it is called again. A ghost seeker keeps asking the nodes that were
+//! taken out.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +24,8 @@ use super::process::Nodes;
 use super::reader::fetch;
 use super::steps::StepKind;
 
-/// How long an attempt may take, one or the other: a short one is given up in the midst of the change.
+/// How long an attempt may take, one or the other: a short one is given up in the midst of the
+/// change.
 const PATIENCES: [Ms; 3] = [400, 1_500, 5_000];
 
 /// A change that has begun is done by then.
@@ -190,8 +192,8 @@ fn within<T>(patience: Ms, message: T) -> Request<T> {
     request
 }
 
-/// Asks those that were taken out, wherever they still run, for linearizable reads; whoever answers one is found by
-/// `invariants/members.rs`.
+/// Asks those that were taken out, wherever they still run, for linearizable reads; whoever answers
+/// one is found by `invariants/members.rs`.
 async fn seek_ghosts(mut nodes: Nodes, notes: Shared) {
     while !notes.borrow().stop {
         let out: BTreeSet<u64> = {

@@ -1,4 +1,5 @@
-//! What a seed means: which faults happen when, and how the nodes are tuned. A pure function of the seed.
+//! What a seed means: which faults happen when, and how the nodes are tuned. A pure function of the
+//! seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -52,7 +53,8 @@ pub(crate) struct Fault {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The nodes lose their memory. `kill`: what they had not handed to the operating system is lost too.
+    /// The nodes lose their memory. `kill`: what they had not handed to the operating system is
+    /// lost too.
     Crash { nodes: BTreeSet<u64>, kill: bool },
     /// A node hears and is heard by no other node; `clients`: nor by clients.
     Isolate { node: u64, clients: bool },
@@ -68,7 +70,8 @@ pub(crate) enum Kind {
     Late { from: u64, to: u64, ms: u64 },
     /// A node loses its disk, and comes back on an empty one. Only while the cluster is founded.
     Wipe { node: u64 },
-    /// A node's clock jumps ahead, as after a stall: all of its timers are late at once. Takes no time.
+    /// A node's clock jumps ahead, as after a stall: all of its timers are late at once. Takes no
+    /// time.
     Stall { node: u64, ms: u64 },
 }
 
@@ -235,7 +238,8 @@ fn late(rng: &mut StdRng) -> Fault {
     Fault { from: begins, until: begins + pick(rng, &[3_000, 8_000]), kind }
 }
 
-/// Founders crash, lose their disks, and are cut off from each other before there is a cluster and while there is none.
+/// Founders crash, lose their disks, and are cut off from each other before there is a cluster and
+/// while there is none.
 fn while_founding(rng: &mut StdRng) -> Fault {
     let (node, other) = two(rng);
     let kind = match rng.random_range(0..100) {

@@ -1,5 +1,6 @@
-//! A simulated process: registers one instance, renews its lease, changes it, and at some time deregisters, restarts
-//! (leaving a zombie of its former run behind), or dies. Talks to one node until that fails, then to the next.
+//! A simulated process: registers one instance, renews its lease, changes it, and at some time
+//! deregisters, restarts (leaving a zombie of its former run behind), or dies. Talks to one node
+//! until that fails, then to the next.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -183,7 +184,8 @@ impl Process {
         }
     }
 
-    /// Keeps the lease, and changes the instance now and then, until the end of this life or of the run.
+    /// Keeps the lease, and changes the instance now and then, until the end of this life or of the
+    /// run.
     async fn live(&mut self, mut lease: u64, until: Ms) -> u64 {
         let mut renew_at = now() + self.ttl_ms / 3;
         loop {

@@ -1,4 +1,5 @@
-//! Simulated readers: fetch everything from one node after the other, and ask nodes for the hash of their state.
+//! Simulated readers: fetch everything from one node after the other, and ask nodes for the hash of
+//! their state.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What the operator does in a run and the faults that go with it. A pure function of the seed, drawn apart from the rest of the
-//! plan.
+//! What the operator does in a run and the faults that go with it. A pure function of the seed,
+//! drawn apart from the rest of the plan.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;

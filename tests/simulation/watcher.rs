@@ -1,5 +1,5 @@
-//! A simulated watcher of everything: follows one node, or roams, and always goes on from its cursor. Checks every message
-//! as it comes.
+//! A simulated watcher of everything: follows one node, or roams, and always goes on from its
+//! cursor. Checks every message as it comes.
 
 use std::time::Duration;
 

@@ -1,8 +1,9 @@
-//! One run: three whole nodes, processes, watchers and readers on turmoil's network and time, and the plan's faults.
+//! One run: three whole nodes, processes, watchers and readers on turmoil's network and time, and
+//! the plan's faults.
 //!
-//! A killed node restarts from a copy of its data directory taken at the moment of the crash: what the log had not handed
-//! to the operating system is not in it. (What the operating system had not handed to the disk is: power cuts are tested in
-//! quorate-log.)
+//! A killed node restarts from a copy of its data directory taken at the moment of the crash: what
+//! the log had not handed to the operating system is not in it. (What the operating system had not
+//! handed to the disk is: power cuts are tested in quorate-log.)
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -284,7 +285,8 @@ impl World<'_> {
         }
     }
 
-    /// A node that stopped because its disk was lost gets it back, as its message says; it did nothing without it.
+    /// A node that stopped because its disk was lost gets it back, as its message says; it did
+    /// nothing without it.
     fn give_disks_back(&mut self) {
         for (node, handle) in &mut self.nodes {
             if !handle.refused.take() {

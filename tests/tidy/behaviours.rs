@@ -1,4 +1,5 @@
-//! Every row of docs/behaviours.md has a test that names it, and every test names rows that are there.
+//! Every row of docs/behaviours.md has a test that names it, and every test names rows that are
+//! there.
 
 use crate::no_faults;
 use crate::sources::{Source, file, rust};
@@ -17,7 +18,8 @@ fn rows(table: &Source) -> Vec<(usize, &str, Vec<&str>)> {
     rows.collect()
 }
 
-/// The rows that a line's comment names. Those of other things ("S3.1" in a text) would be named here, too: so none may.
+/// The rows that a line's comment names. Those of other things ("S3.1" in a text) would be named
+/// here, too: so none may.
 fn named(line: &str) -> impl Iterator<Item = &str> {
     let comment = line.split_once("//").map_or("", |(_, comment)| comment);
     let words = comment.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.'));

@@ -5,8 +5,8 @@ use std::process::Command;
 use crate::no_faults;
 use crate::sources::{Source, manifests, root};
 
-/// Each package with those of ours that it may name, in any kind of dependency. Another edge needs an argument in the
-/// commit that adds it here.
+/// Each package with those of ours that it may name, in any kind of dependency. Another edge needs
+/// an argument in the commit that adds it here.
 const EDGES: [(&str, &[&str]); 7] = [
     ("quorate-proto", &[]),
     ("quorate-state", &[]),
@@ -18,7 +18,8 @@ const EDGES: [(&str, &[&str]); 7] = [
     ("quorate-bench", &["quorate-client", "quorate-proto"]),
 ];
 
-/// What a package must not name as a normal dependency: only quorate-node sees Raft, gRPC and the registry together.
+/// What a package must not name as a normal dependency: only quorate-node sees Raft, gRPC and the
+/// registry together.
 const FORBIDDEN: [(&str, &[&str]); 5] = [
     ("quorate-proto", &["tokio", "openraft", "sled", "serde"]),
     ("quorate-log", &["tonic", "prost"]),
@@ -27,7 +28,8 @@ const FORBIDDEN: [(&str, &[&str]); 5] = [
     ("quorate-bench", &["openraft", "sled"]),
 ];
 
-/// What must be nowhere below quorate-state: it is synchronous, deterministic, and does no input or output.
+/// What must be nowhere below quorate-state: it is synchronous, deterministic, and does no input or
+/// output.
 const NOT_BELOW_STATE: [&str; 7] =
     ["tokio", "tonic", "prost", "openraft", "sled", "rand", "tracing"];
 

@@ -59,14 +59,16 @@ fn clocks_are_read_where_they_may_be() {
     no_faults(&faults);
 }
 
-/// Where changes of the membership wait for each other, which is what that lock is for. No call of a service comes there.
+/// Where changes of the membership wait for each other, which is what that lock is for. No call of
+/// a service comes there.
 const ONE_AT_A_TIME: [&str; 3] = [
     "crates/quorate-node/src/node.rs",
     "crates/quorate-node/src/node/membership.rs",
     "crates/quorate-node/src/server.rs",
 ];
 
-/// Locks of the standard library are found across an await by clippy; tokio's, which are made for that, are not used.
+/// Locks of the standard library are found across an await by clippy; tokio's, which are made for
+/// that, are not used.
 #[test]
 fn no_lock_is_held_across_an_await() {
     // S3.7

@@ -1,10 +1,11 @@
-//! Who inside a crate may name whom. A room is a file of `src/` with its folder. It names rooms that stand below it in its
-//! crate's table, and so none that names it.
+//! Who inside a crate may name whom. A room is a file of `src/` with its folder. It names rooms
+//! that stand below it in its crate's table, and so none that names it.
 
 use crate::no_faults;
 use crate::sources::{Source, file, rust};
 
-/// A room and those that it may name. Another arrow needs an argument in the commit that adds it here.
+/// A room and those that it may name. Another arrow needs an argument in the commit that adds it
+/// here.
 type Room = (&'static str, &'static [&'static str]);
 
 /// Of each crate with rooms, from the top down. `lib.rs` and `main.rs` may name all.
@@ -146,7 +147,8 @@ const ROOMS: [(&str, &[Room]); 4] = [
     ),
 ];
 
-/// `crates/NAME/src/ROOM.rs` and below: the crate and the room. None for what is only compiled for tests.
+/// `crates/NAME/src/ROOM.rs` and below: the crate and the room. None for what is only compiled for
+/// tests.
 fn place(source: &Source) -> Option<(&str, &str)> {
     let (name, inside) = source.path.strip_prefix("crates/")?.split_once("/src/")?;
     let room = inside.split('/').next()?.trim_end_matches(".rs");

@@ -1,10 +1,16 @@
-//! How files begin, and how long files and functions may be.
+//! How files begin, and how long files, functions and lines may be.
+
+use std::collections::BTreeSet;
 
 use crate::no_faults;
 use crate::sources::{Source, rust};
 
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
+const COLUMNS_MAX: usize = 100;
+/// Where comments are still wider. To become shorter only.
+const WIDE_STILL: [&str; 4] =
+    ["crates/quorate-client/", "crates/quorate-node/", "crates/quorate-state/", "proto/"];
 
 #[test]
 fn each_file_says_what_it_is_for() {
@@ -18,6 +24,49 @@ fn files_are_short() {
     let long = rust().into_iter().filter(|file| file.text.lines().count() > FILE_LINES_MAX);
     let what = format!("more than {FILE_LINES_MAX} lines; split it by interface");
     no_faults(&long.map(|file| file.fault(FILE_LINES_MAX + 1, &what)).collect::<Vec<_>>());
+}
+
+/// rustfmt sees to code.
+#[test]
+fn comments_are_narrow() {
+    let mut faults = Vec::new();
+    let mut wide_still = BTreeSet::new();
+    for file in rust() {
+        let still = WIDE_STILL.iter().find(|folder| file.path.starts_with(**folder));
+        let what = format!("more than {COLUMNS_MAX} columns; break the line");
+        match (still, wide_comments(&file)) {
+            (Some(folder), wide) if !wide.is_empty() => drop(wide_still.insert(*folder)),
+            (_, wide) => faults.extend(wide.into_iter().map(|line| file.fault(line, &what))),
+        }
+    }
+    no_faults(&faults);
+    let narrow = WIDE_STILL.iter().find(|folder| !wide_still.contains(**folder));
+    assert_eq!(narrow, None, "is narrow now; take it off WIDE_STILL in tests/tidy");
+}
+
+/// The lines of comments that are too wide, but for what cannot be broken: rows of tables,
+/// addresses, examples of code.
+fn wide_comments(file: &Source) -> Vec<usize> {
+    let mut is_code = false;
+    let mut wide = Vec::new();
+    for (number, line) in (1..).zip(file.text.lines()) {
+        let Some(comment) = line.trim_start().strip_prefix("//") else { continue };
+        let text = comment.trim_start_matches(['/', '!']).trim_start();
+        is_code ^= text.starts_with("```");
+        let breaks = !is_code && !text.starts_with('|') && !text.contains("://");
+        if breaks && line.chars().count() > COLUMNS_MAX {
+            wide.push(number);
+        }
+    }
+    wide
+}
+
+#[test]
+fn wide_comments_are_found() {
+    let (prose, code) = ("a ".repeat(60), "b".repeat(120));
+    let text = format!("//! {prose}\n/// ```\n/// {code}\n/// ```\n// | {code}\n    // {prose}\n");
+    let file = Source { path: "x.rs".to_owned(), text };
+    assert_eq!(wide_comments(&file), [1, 6]);
 }
 
 #[test]
@@ -39,8 +88,8 @@ fn functions_are_short() {
     no_faults(&faults);
 }
 
-/// Every function with a body of several lines: where it begins, its name, its length. rustfmt puts the closing brace
-/// under the beginning.
+/// Every function with a body of several lines: where it begins, its name, its length. rustfmt puts
+/// the closing brace under the beginning.
 fn lengths(file: &Source) -> Vec<(usize, String, usize)> {
     let lines: Vec<&str> = file.text.lines().collect();
     let mut found = Vec::new();

@@ -23,7 +23,8 @@ impl Source {
         lines.filter(|(_, line)| !line.trim_start().starts_with("//"))
     }
 
-    /// The same without what is only compiled for tests: those stand at the end of a file, or in a file of their own.
+    /// The same without what is only compiled for tests: those stand at the end of a file, or in a
+    /// file of their own.
     pub(crate) fn shipped_code(&self) -> impl Iterator<Item = (usize, &str)> {
         let crates_source = self.path.starts_with("crates/") && self.path.contains("/src/");
         let own_file = self.path.contains("/tests/") || self.path.ends_with("tests.rs");
@@ -32,7 +33,8 @@ impl Source {
     }
 }
 
-/// The root of the repository: as cargo says when it runs the test, so that another copy can be checked, too.
+/// The root of the repository: as cargo says when it runs the test, so that another copy can be
+/// checked, too.
 pub(crate) fn root() -> PathBuf {
     let package = std::env::var("CARGO_MANIFEST_DIR");
     let package = package.unwrap_or(env!("CARGO_MANIFEST_DIR").to_owned());

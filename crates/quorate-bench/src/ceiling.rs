@@ -1,5 +1,5 @@
-//! What gRPC and the disk can do at most on this machine: an echo server in a process of its own, called as the workloads
-//! call, and a file that is written and synced like a log.
+//! What gRPC and the disk can do at most on this machine: an echo server in a process of its own,
+//! called as the workloads call, and a file that is written and synced like a log.
 
 use std::collections::VecDeque;
 use std::io::{Seek, SeekFrom, Write};
@@ -195,7 +195,8 @@ async fn one_stream(
     }
 }
 
-/// Writes blocks one behind the other, each synced: at the end of a file, or within one that was made before.
+/// Writes blocks one behind the other, each synced: at the end of a file, or within one that was
+/// made before.
 fn syncs(path: &Path, grow: bool, time: Duration) -> Result<Measured> {
     const BLOCKS: u64 = 4096;
     let mut file = std::fs::File::create(path)?;

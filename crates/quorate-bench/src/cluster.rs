@@ -1,5 +1,6 @@
-//! Three nodes of one peer as child processes on loopback, each with its data and its log below one directory. Every setting
-//! is the peer's default; both wait for their disks before they acknowledge.
+//! Three nodes of one peer as child processes on loopback, each with its data and its log below one
+//! directory. Every setting is the peer's default; both wait for their disks before they
+//! acknowledge.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -109,7 +110,8 @@ impl Cluster {
         place.map(|(place, _)| *place).with_context(|| format!("no agreed leader: {seen:?}"))
     }
 
-    /// Waits until every running node has applied what the furthest had applied when this was called.
+    /// Waits until every running node has applied what the furthest had applied when this was
+    /// called.
     pub(crate) async fn caught_up(&self) -> Result<()> {
         let mut furthest = 0;
         for node in self.nodes.iter().filter(|node| node.runs()) {
@@ -125,7 +127,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// New connections, so many to each node, ordered round the nodes: each run of three goes to three nodes.
+    /// New connections, so many to each node, ordered round the nodes: each run of three goes to
+    /// three nodes.
     pub(crate) async fn connect(&self, per_node: usize) -> Result<Vec<Connection>> {
         let mut connections = Vec::new();
         for _ in 0..per_node {

@@ -1,4 +1,5 @@
-//! Where the clusters keep their data while they are measured: a directory on a real disk, removed afterwards.
+//! Where the clusters keep their data while they are measured: a directory on a real disk, removed
+//! afterwards.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -6,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// What statfs says of file systems that live in memory: nothing measured there would say anything of disks.
+/// What statfs says of file systems that live in memory: nothing measured there would say anything
+/// of disks.
 const IN_MEMORY: [(i64, &str); 2] = [(0x0102_1994, "tmpfs"), (0x8584_58f6, "ramfs")];
 
 /// A directory of one run; its drop removes it.
@@ -16,7 +18,8 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// Makes `base/run-PID`. Without a base: beside our own executable's profile folder, `target/bench`.
+    /// Makes `base/run-PID`. Without a base: beside our own executable's profile folder,
+    /// `target/bench`.
     pub(crate) fn create(base: Option<&Path>, keep: bool) -> Result<Self> {
         let base = match base {
             Some(base) => base.to_owned(),
@@ -50,7 +53,8 @@ impl Drop for Workspace {
     }
 }
 
-/// Bytes that the files below a directory occupy on their disk (not their lengths: both peers reserve room for logs).
+/// Bytes that the files below a directory occupy on their disk (not their lengths: both peers
+/// reserve room for logs).
 pub(crate) fn used(directory: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(directory) else { return 0 };
     let of = |entry: fs::DirEntry| match entry.metadata() {

@@ -1,5 +1,5 @@
-//! What is registered: the same instances with the same 256 bytes on both peers. Everything derives from its number, so that
-//! what comes back can be checked without keeping it.
+//! What is registered: the same instances with the same 256 bytes on both peers. Everything derives
+//! from its number, so that what comes back can be checked without keeping it.
 
 use std::fmt::Write;
 
@@ -44,7 +44,8 @@ pub(crate) fn number(id: &str) -> Option<u64> {
     id.strip_prefix("instance-")?.parse().ok()
 }
 
-/// 256 letters and digits that do not repeat: nothing that one peer could compress better than the other.
+/// 256 letters and digits that do not repeat: nothing that one peer could compress better than the
+/// other.
 pub(crate) fn value(number: u64, stamp: u64) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut value = String::with_capacity(VALUE_BYTES);

@@ -1,5 +1,6 @@
-//! How work is brought to a cluster: so many calls at once, each as soon as the one before is answered, or at a fixed rate.
-//! Counts operations, latencies and processor time; knows nothing of what the calls do.
+//! How work is brought to a cluster: so many calls at once, each as soon as the one before is
+//! answered, or at a fixed rate. Counts operations, latencies and processor time; knows nothing of
+//! what the calls do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -104,8 +105,9 @@ where
     closed_loop_of(cluster.pids(), workers, until, operation).await
 }
 
-/// Runs `operation` so many times at once until the end, and counts the processor time of these processes. It is given the worker's number and the operation's, which count
-/// from 0 on. The first error ends everything.
+/// Runs `operation` so many times at once until the end, and counts the processor time of these
+/// processes. It is given the worker's number and the operation's, which count from 0 on. The first
+/// error ends everything.
 pub(crate) async fn closed_loop_of<F>(
     pids: Vec<u32>,
     workers: usize,
@@ -147,9 +149,9 @@ where
     Ok(Measured { operations: all.len(), elapsed, latencies: all, cpu: mark.used()? })
 }
 
-/// Runs `operation` at a fixed rate until `over`, whether earlier ones are answered or not, up to `open_max` at once.
-/// Latencies count from when an operation was due where it was late by more than timers are: a stall is not hidden by what
-/// could not be sent during it.
+/// Runs `operation` at a fixed rate until `over`, whether earlier ones are answered or not, up to
+/// `open_max` at once. Latencies count from when an operation was due where it was late by more
+/// than timers are: a stall is not hidden by what could not be sent during it.
 pub(crate) async fn paced<F>(
     per_second: f64,
     over: impl Fn() -> bool,

@@ -1,4 +1,5 @@
-//! Runs workloads, repetition by repetition, one peer after the other, and puts the figures together.
+//! Runs workloads, repetition by repetition, one peer after the other, and puts the figures
+//! together.
 
 use std::path::PathBuf;
 use std::time::Instant;

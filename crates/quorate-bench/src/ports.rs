@@ -1,5 +1,5 @@
-//! Free loopback ports below the range from which the kernel gives ports to outgoing connections: one of those could take
-//! the port of a node that was killed and is to come back.
+//! Free loopback ports below the range from which the kernel gives ports to outgoing connections:
+//! one of those could take the port of a node that was killed and is to come back.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -14,7 +14,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `program args`, appending both outputs to `log`. Of our own environment it gets nothing but PATH.
+    /// Starts `program args`, appending both outputs to `log`. Of our own environment it gets
+    /// nothing but PATH.
     pub(crate) fn start(program: &Path, args: &[String], log: &Path) -> Result<Self> {
         let child = Command::new(program)
             .args(args)

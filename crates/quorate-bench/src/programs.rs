@@ -7,8 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::output;
 
-/// `quorate`: as told, else beside our own executable, where cargo puts both. Built if it is not there; and whenever cargo
-/// started us, so that nobody measures yesterday's server.
+/// `quorate`: as told, else beside our own executable, where cargo puts both. Built if it is not
+/// there; and whenever cargo started us, so that nobody measures yesterday's server.
 pub(crate) fn quorate(told: Option<&Path>) -> Result<PathBuf> {
     if let Some(path) = told {
         ensure!(path.is_file(), "{} is not there", path.display());

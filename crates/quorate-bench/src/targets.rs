@@ -1,4 +1,5 @@
-//! What is wanted: bounds that results are compared with, and nothing else. No figure is made from them.
+//! What is wanted: bounds that results are compared with, and nothing else. No figure is made from
+//! them.
 
 use crate::ceiling::APPEND;
 
@@ -64,7 +65,8 @@ pub(crate) fn bound(workload: &str, variant: &str, metric: &str) -> Option<Bound
     found.map(|(_, _, _, bound)| *bound)
 }
 
-/// Workload, variant, metric, and the limit of the machine that nothing of this kind can pass: one call or message each.
+/// Workload, variant, metric, and the limit of the machine that nothing of this kind can pass: one
+/// call or message each.
 const LIMITS: &[(&str, &str, &str, &str)] = &[
     ("W1", "1 in flight", "registrations", APPEND),
     ("W1", "64 in flight", "registrations", "unary, 64 in flight"),

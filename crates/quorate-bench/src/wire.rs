@@ -1,6 +1,6 @@
-//! One connection to one node, whichever the peer: the calls that the workloads make, with the same meaning on both. Both
-//! peers are driven by the same code below: generated stubs over one HTTP/2 connection each, and answers in bulk as `bulk` reads
-//! them.
+//! One connection to one node, whichever the peer: the calls that the workloads make, with the same
+//! meaning on both. Both peers are driven by the same code below: generated stubs over one HTTP/2
+//! connection each, and answers in bulk as `bulk` reads them.
 
 mod bulk;
 mod etcd;
@@ -96,8 +96,8 @@ impl Connection {
         })
     }
 
-    /// Registers an instance: under a lease of its own where `lease` is 0 (on etcd a grant and a put), else under that
-    /// one. Returns the lease.
+    /// Registers an instance: under a lease of its own where `lease` is 0 (on etcd a grant and a
+    /// put), else under that one. Returns the lease.
     pub(crate) async fn register(&self, item: &Item, lease: u64, ttl: Duration) -> Result<u64> {
         match self {
             Self::Quorate(quorate) => quorate.register(&[item], lease, ttl).await,
@@ -133,7 +133,8 @@ impl Connection {
         }
     }
 
-    /// Opens a stream of renewals with a first one, which is answered when this returns: etcd says nothing before.
+    /// Opens a stream of renewals with a first one, which is answered when this returns: etcd says
+    /// nothing before.
     pub(crate) async fn renew_stream(&self, lease: u64) -> Result<RenewStream> {
         Ok(match self {
             Self::Quorate(quorate) => RenewStream::Quorate(quorate.renew_stream(lease).await?),
@@ -165,8 +166,8 @@ impl Connection {
         }
     }
 
-    /// Follows all services whose names begin with `group`. Returns when the position is taken: what is written from then
-    /// on will come.
+    /// Follows all services whose names begin with `group`. Returns when the position is taken:
+    /// what is written from then on will come.
     pub(crate) async fn watch(&self, group: &str) -> Result<WatchStream> {
         Ok(match self {
             Self::Quorate(quorate) => WatchStream::Quorate(quorate.watch(group).await?),
@@ -217,7 +218,8 @@ impl RenewStream {
 }
 
 impl WatchStream {
-    /// Waits for the next message and adds its events. Messages without events (bookmarks) add none.
+    /// Waits for the next message and adds its events. Messages without events (bookmarks) add
+    /// none.
     pub(crate) async fn next(&mut self, events: &mut Vec<Event>) -> Result<()> {
         match self {
             Self::Quorate(stream) => stream.next(events).await,

@@ -1,4 +1,5 @@
-//! The workloads, one file each. Each brings the same work to one peer, checks what is there afterwards, and tells figures.
+//! The workloads, one file each. Each brings the same work to one peer, checks what is there
+//! afterwards, and tells figures.
 
 mod expiry;
 mod failover;

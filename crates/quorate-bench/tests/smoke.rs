@@ -1,5 +1,5 @@
-//! The tool does a little of each kind of work on a real cluster and tells figures that can be. How large they are is no
-//! matter of a test.
+//! The tool does a little of each kind of work on a real cluster and tells figures that can be. How
+//! large they are is no matter of a test.
 
 #![allow(clippy::print_stderr, reason = "says why a part is skipped")]
 
@@ -12,7 +12,8 @@ use serde_json::Value;
 fn bench(dir: &Path, args: &[&str]) -> Output {
     let bench = Path::new(env!("CARGO_BIN_EXE_quorate-bench"));
     let mut command = Command::new(bench);
-    // Where all packages are tested, the server was just built beside the tool; else the tool builds it.
+    // Where all packages are tested, the server was just built beside the tool; else the tool
+    // builds it.
     let quorate = bench.with_file_name("quorate");
     if quorate.is_file() {
         command.arg(args[0]).arg("--quorate").arg(quorate).args(&args[1..]);

@@ -85,14 +85,16 @@ pub(crate) struct DevArgs {
     /// How many nodes
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     pub(crate) nodes: u16,
-    /// Where the nodes keep their data; without it, in a temporary directory that is removed at the end
+    /// Where the nodes keep their data; without it, in a temporary directory that is removed at the
+    /// end
     #[arg(long)]
     pub(crate) data_dir: Option<PathBuf>,
-    /// The first node's address for clients; the others have the ports after it, peers have theirs 100 higher; port 0
-    /// picks free ones
+    /// The first node's address for clients; the others have the ports after it, peers have theirs
+    /// 100 higher; port 0 picks free ones
     #[arg(long, default_value = "127.0.0.1:7001")]
     pub(crate) listen: SocketAddr,
-    /// Networks whose addresses may be probed for health checks, for example 127.0.0.0/8; without any, none are made
+    /// Networks whose addresses may be probed for health checks, for example 127.0.0.0/8; without
+    /// any, none are made
     #[arg(long, value_name = "CIDR,...")]
     pub(crate) health_checks_allow: Option<Networks>,
     #[command(flatten)]
@@ -101,7 +103,8 @@ pub(crate) struct DevArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogArgs {
-    /// How the log is written to stderr (what is logged: QUORATE_LOG, for example `debug` or `info,quorate_node=debug`)
+    /// How the log is written to stderr (what is logged: QUORATE_LOG, for example `debug` or
+    /// `info,quorate_node=debug`)
     #[arg(long, env = "QUORATE_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
 }
@@ -137,8 +140,8 @@ pub(crate) struct ServeArgs {
     /// The address that the other nodes are told, if it is another than it listens on
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) peer_advertise: Option<String>,
-    /// First start of a new cluster: all of its nodes with their peer addresses, the same list on each. It is founded when
-    /// all of three, or four of five, are up; later ignored
+    /// First start of a new cluster: all of its nodes with their peer addresses, the same list on
+    /// each. It is founded when all of three, or four of five, are up; later ignored
     #[arg(long, value_name = "ID=HOST:PORT,...")]
     pub(crate) bootstrap: Option<String>,
     /// Instead: ask a running cluster to take this node in; addresses of some of its nodes
@@ -147,8 +150,8 @@ pub(crate) struct ServeArgs {
     /// With --join: replicate and serve, but never vote
     #[arg(long)]
     pub(crate) observer: bool,
-    /// Networks whose addresses may be probed for the health checks that instances declare; the same on every node. Without
-    /// any, no health checks are made
+    /// Networks whose addresses may be probed for the health checks that instances declare; the
+    /// same on every node. Without any, no health checks are made
     #[arg(long, value_name = "CIDR,...")]
     pub(crate) health_checks_allow: Option<Networks>,
     /// A file with the same settings, and the tunables
@@ -200,14 +203,15 @@ pub(crate) struct RunArgs {
     pub(crate) id: Option<String>,
     #[command(flatten)]
     pub(crate) instance: InstanceSettings,
-    /// If its first endpoint accepts no connection for so long, it is said that it stays STARTING; 0s: it is UP at once, and
-    /// nobody looks
+    /// If its first endpoint accepts no connection for so long, it is said that it stays STARTING;
+    /// 0s: it is UP at once, and nobody looks
     #[arg(long, default_value = "10s", value_parser = parse::duration)]
     pub(crate) ready_within: Duration,
     /// What to do if an operator deregisters it, or a newer run takes its id
     #[arg(long, default_value = "keep")]
     pub(crate) if_deregistered: IfDeregistered,
-    /// How long it goes on serving after it was deregistered, so that all callers have heard, before it gets the signal
+    /// How long it goes on serving after it was deregistered, so that all callers have heard,
+    /// before it gets the signal
     #[arg(long, default_value = "1s", value_parser = parse::duration)]
     pub(crate) drain: Duration,
     #[command(flatten)]
@@ -320,7 +324,8 @@ pub(crate) enum ClusterCommand {
         quorate cluster status\n  \
         quorate cluster status --wait --timeout 60s    # after a rolling restart")]
     Status {
-        /// Wait, up to --timeout, until a node leads, every member answers and all are known by their addresses
+        /// Wait, up to --timeout, until a node leads, every member answers and all are known by
+        /// their addresses
         #[arg(long)]
         wait: bool,
         #[command(flatten)]

@@ -1,5 +1,5 @@
-//! A node's settings from three layers: flags win over QUORATE_* variables, variables over the file. Knows nothing of what
-//! the settings do; `quorate_node::Config` checks their ranges.
+//! A node's settings from three layers: flags win over QUORATE_* variables, variables over the
+//! file. Knows nothing of what the settings do; `quorate_node::Config` checks their ranges.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,7 +12,8 @@ use serde::Deserialize;
 use crate::args::ServeArgs;
 use crate::parse;
 
-/// A setting that is missing or cannot be. The message names it by flag, variable or file key, with its value.
+/// A setting that is missing or cannot be. The message names it by flag, variable or file key, with
+/// its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BadSetting(pub(crate) String);
 
@@ -142,7 +143,8 @@ fn from_file(text: &str) -> Result<Layer, String> {
 }
 
 fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
-    // How the node starts is one setting with two spellings: the first layer that says either decides.
+    // How the node starts is one setting with two spellings: the first layer that says either
+    // decides.
     let start = layers.iter().find(|layer| layer.bootstrap.is_some() || layer.join.is_some());
     let start = start.map(|layer| (layer.bootstrap.clone(), layer.join.clone()));
     let observer = layers.iter().find_map(|layer| layer.observer).unwrap_or(false);

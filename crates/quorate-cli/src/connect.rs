@@ -8,7 +8,8 @@ use crate::failure::Failure;
 use crate::logging::{self, LogFormat};
 use crate::output::{self, Format};
 
-/// Whether a command stays, and so has to learn of members that come and go, or asks only the nodes that were named.
+/// Whether a command stays, and so has to learn of members that come and go, or asks only the nodes
+/// that were named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stay {
     Once,

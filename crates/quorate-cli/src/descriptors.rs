@@ -1,13 +1,15 @@
-//! File descriptors: as many as the process may have, and some of them kept for the log, snapshots and peers.
+//! File descriptors: as many as the process may have, and some of them kept for the log, snapshots
+//! and peers.
 
 use quorate_node::Tunables;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Kept from clients: files of the log and of snapshots, connections of peers, probes (256 at a time). Where
-/// there are few descriptors, half of them.
+/// Kept from clients: files of the log and of snapshots, connections of peers, probes (256 at a
+/// time). Where there are few descriptors, half of them.
 const RESERVE: usize = 512;
 
-/// Raises the soft limit to the hard one, and lets the node of this process take no more connections than fit.
+/// Raises the soft limit to the hard one, and lets the node of this process take no more
+/// connections than fit.
 pub(crate) fn share(tunables: &mut Tunables) {
     bound(tunables, raise());
     tracing::info!(

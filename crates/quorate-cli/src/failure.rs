@@ -1,4 +1,5 @@
-//! Why a command failed, and the exit code that tells it to scripts: 1 refused or failed, 2 usage, 3 cluster unreachable.
+//! Why a command failed, and the exit code that tells it to scripts: 1 refused or failed, 2 usage,
+//! 3 cluster unreachable.
 
 use std::io;
 
@@ -86,8 +87,8 @@ impl From<Error> for Failure {
     }
 }
 
-/// Only output is written outside the commands that name their files. A reader that has gone (`| head`) is no failure to
-/// talk about.
+/// Only output is written outside the commands that name their files. A reader that has gone
+/// (`| head`) is no failure to talk about.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {

@@ -1,4 +1,5 @@
-//! An instance on the command line: the arguments that describe one, those that say which are wanted, and its JSON.
+//! An instance on the command line: the arguments that describe one, those that say which are
+//! wanted, and its JSON.
 
 use std::time::Duration;
 
@@ -40,8 +41,9 @@ pub(crate) struct InstanceSettings {
     /// A short label, like canary (repeatable, up to 32 of 64 bytes)
     #[arg(long = "tag", value_name = "TAG")]
     pub(crate) tags: Vec<String>,
-    /// A health check that the cluster makes, where its operator allows it: http=/path, tcp or grpc=SERVICE, then perhaps
-    /// ,endpoint=NAME,every=10s,timeout=2s,failures=3,successes=1 (repeatable, up to 4; every 1s to 1h)
+    /// A health check that the cluster makes, where its operator allows it: http=/path, tcp or
+    /// grpc=SERVICE, then perhaps ,endpoint=NAME,every=10s,timeout=2s,failures=3,successes=1
+    /// (repeatable, up to 4; every 1s to 1h)
     #[arg(long = "check", value_name = "CHECK", value_parser = parse::check)]
     pub(crate) checks: Vec<HealthCheck>,
 }

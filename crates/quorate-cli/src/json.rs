@@ -1,5 +1,5 @@
-//! Wire types as JSON, and the words that tables share with it. Numbers that JSON readers would round (cluster ids, state
-//! hashes) are hexadecimal texts.
+//! Wire types as JSON, and the words that tables share with it. Numbers that JSON readers would
+//! round (cluster ids, state hashes) are hexadecimal texts.
 
 use quorate_client::{
     Member, MemberRole, MemberStatus, NodeState, OverriddenInstance, RemoveReason, ResponseHeader,

@@ -13,11 +13,12 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// What a node logs unless QUORATE_LOG or RUST_LOG says otherwise. The Raft library's own lines are left out: while a peer
-/// is away they repeat many times a second what the node says once, and what stops Raft is an error of the node.
+/// What a node logs unless QUORATE_LOG or RUST_LOG says otherwise. The Raft library's own lines are
+/// left out: while a peer is away they repeat many times a second what the node says once, and what
+/// stops Raft is an error of the node.
 pub(crate) const NODE: &str = "info,openraft=off";
-/// What the nodes of `dev` log: its addresses and commands should stay in sight, and nodes that all stop at once complain about
-/// each other.
+/// What the nodes of `dev` log: its addresses and commands should stay in sight, and nodes that all
+/// stop at once complain about each other.
 pub(crate) const DEV: &str = "warn,openraft=off,quorate_node::server=error";
 /// What the other commands log: their errors are written by themselves.
 pub(crate) const CLIENT: &str = "error";

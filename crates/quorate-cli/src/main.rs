@@ -1,5 +1,6 @@
-//! The one binary, `quorate`: serve, dev, and the operators' commands. Parses, dispatches, and turns a failure into a
-//! message and an exit code; everything else is in the file of the command (`commands/`).
+//! The one binary, `quorate`: serve, dev, and the operators' commands. Parses, dispatches, and
+//! turns a failure into a message and an exit code; everything else is in the file of the command
+//! (`commands/`).
 
 mod args;
 mod commands;
@@ -25,7 +26,8 @@ use crate::commands::{cluster, dev, fetch, register, run as run_child, serve, wa
 use crate::failure::Failure;
 use crate::patience::{told, trying};
 
-/// Gives freed memory back to the system within seconds, with threads of its own, whichever thread freed it.
+/// Gives freed memory back to the system within seconds, with threads of its own, whichever thread
+/// freed it.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
@@ -38,7 +40,8 @@ fn main() -> ExitCode {
         Err(error) => return report(&Failure::failed(format!("cannot start: {error}"))),
     };
     let result = runtime.block_on(run(cli.command));
-    // What is left are blocking reads of the disk or a name server, which nobody waits for any more.
+    // What is left are blocking reads of the disk or a name server, which nobody waits for any
+    // more.
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,5 @@
-//! What commands write: tables that fit 80 columns, lines, JSON. The only file that writes to stdout or stderr. Knows nothing
-//! of what is written.
+//! What commands write: tables that fit 80 columns, lines, JSON. The only file that writes to
+//! stdout or stderr. Knows nothing of what is written.
 
 use std::io::{self, Write};
 
@@ -44,7 +44,8 @@ const GAP: usize = 2;
 /// No column is made narrower than this to save room.
 const NARROWEST: usize = 8;
 
-/// A table: a heading and rows of cells. A cell may have several lines; one that is too wide is broken, never cut off.
+/// A table: a heading and rows of cells. A cell may have several lines; one that is too wide is
+/// broken, never cut off.
 #[derive(Debug)]
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
@@ -115,7 +116,8 @@ fn width(cell: &str) -> usize {
     cell.lines().map(|line| line.chars().count()).max().unwrap_or(0)
 }
 
-/// The lines of a cell, none wider than `width`. Control characters, which metadata may have, do not reach the terminal.
+/// The lines of a cell, none wider than `width`. Control characters, which metadata may have, do
+/// not reach the terminal.
 fn broken(cell: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for line in cell.lines() {

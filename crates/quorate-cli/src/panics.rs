@@ -5,10 +5,11 @@ use std::panic::PanicHookInfo;
 use crate::failure::FAILED;
 use crate::output;
 
-/// From now on a panic in any thread ends the process with its reason, and without a backtrace: a node that goes on with a
-/// part of itself missing listens and answers nothing, and nobody replaces it. What was acknowledged is on the disk. A panic
-/// that is caught (sled's, on damaged files) becomes an error of whoever catches it. Comes first of all: where memory is missing
-/// for a thread, it is missing for a backtrace, too, and the process would stand still over it.
+/// From now on a panic in any thread ends the process with its reason, and without a backtrace: a
+/// node that goes on with a part of itself missing listens and answers nothing, and nobody replaces
+/// it. What was acknowledged is on the disk. A panic that is caught (sled's, on damaged files)
+/// becomes an error of whoever catches it. Comes first of all: where memory is missing for a
+/// thread, it is missing for a backtrace, too, and the process would stand still over it.
 pub(crate) fn end_the_process() {
     std::panic::set_hook(Box::new(|info| {
         if !quorate_node::catches_panics() {
@@ -37,7 +38,8 @@ mod tests {
 
     const CHILD: &str = "QUORATE_TEST_PANICS";
 
-    /// In a process of its own, which is this test again: there a thread panics while another would go on.
+    /// In a process of its own, which is this test again: there a thread panics while another would
+    /// go on.
     #[test]
     fn a_panic_in_any_thread_ends_the_process_with_its_reason() {
         if std::env::var_os(CHILD).is_some() {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use quorate_client::{HealthCheck, InstanceStatus};
 
-/// Node addresses from one argument. (Under this name, clap does not take it for an argument that repeats.)
+/// Node addresses from one argument. (Under this name, clap does not take it for an argument that
+/// repeats.)
 pub(crate) type NodeList = Vec<String>;
 
 /// "500ms", "10s", "5m", "1h"; larger units may stand before smaller ones: "2m30s".

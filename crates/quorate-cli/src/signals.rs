@@ -48,7 +48,8 @@ impl HangUp {
     }
 }
 
-/// Whether a process with this /proc/PID/status ignores SIGHUP: the lowest bit of the signals that it ignores.
+/// Whether a process with this /proc/PID/status ignores SIGHUP: the lowest bit of the signals that
+/// it ignores.
 fn ignores_hang_up(status: &str) -> bool {
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());

@@ -1,5 +1,5 @@
-//! What an append costs until it is durable: `cargo bench -p quorate-log`. On the disk that the build is on. Figures are in
-//! docs/performance.md.
+//! What an append costs until it is durable: `cargo bench -p quorate-log`. On the disk that the
+//! build is on. Figures are in docs/performance.md.
 
 use divan::Bencher;
 use openraft::entry::RaftEntry;

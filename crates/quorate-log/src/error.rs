@@ -42,7 +42,8 @@ pub enum RecordError {
     /// The value is sound but its content is not of the type that belongs here.
     #[error("its content cannot be decoded")]
     Content(#[source] postcard::Error),
-    /// The value is sound and its content well-formed, but there is more in it than this release knows.
+    /// The value is sound and its content well-formed, but there is more in it than this release
+    /// knows.
     #[error("its content holds what this release does not know")]
     Unknown,
 }

@@ -10,7 +10,8 @@ use crate::error::LogError;
 /// The node and the cluster that a data directory belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Identity {
-    /// Drawn at random when the cluster was founded. Shown as 16 hexadecimal digits. 0: not known yet.
+    /// Drawn at random when the cluster was founded. Shown as 16 hexadecimal digits. 0: not known
+    /// yet.
     pub cluster_id: u64,
     /// A hash of the founders' list, by which they know each other until the id is drawn. 0: none.
     pub founders: u64,

@@ -12,8 +12,9 @@ use openraft::type_config::alias::{EntryOf, LogIdOf, VoteOf};
 
 use crate::Identity;
 
-/// Entries kept for replication, in encoded bytes (they take about half as much again, without what they share with the state):
-/// what a follower that was away for a sixth of a second of a very busy cluster needs. What is older is read from sled.
+/// Entries kept for replication, in encoded bytes (they take about half as much again, without what
+/// they share with the state): what a follower that was away for a sixth of a second of a very busy
+/// cluster needs. What is older is read from sled.
 const RECENT_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// The same bound for small entries, whose cost is the allocation rather than the bytes.
@@ -144,7 +145,8 @@ impl<C: RaftTypeConfig> Memory<C> {
         self.committed_unwritten = Some((seq, value));
     }
 
-    /// The value of `committed` that is still to be written and may be, after everything up to `seq`.
+    /// The value of `committed` that is still to be written and may be, after everything up to
+    /// `seq`.
     pub(crate) fn take_committed(&mut self, seq: u64) -> Option<Vec<u8>> {
         let (_, value) = self.committed_unwritten.take_if(|(after_seq, _)| *after_seq <= seq)?;
         Some(value)
@@ -159,7 +161,8 @@ impl<C: RaftTypeConfig> Memory<C> {
         }
     }
 
-    /// Let go of all entries that were written: they are read from the disk if anyone still needs them.
+    /// Let go of all entries that were written: they are read from the disk if anyone still needs
+    /// them.
     pub(crate) fn evict_all(&mut self, written_seq: u64) {
         while self.recent.front().is_some_and(|kept| kept.seq <= written_seq) {
             self.pop_front();

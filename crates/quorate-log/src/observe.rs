@@ -1,5 +1,5 @@
-//! Tells a test what a log writes and syncs, on the thread that does it, so that the test knows what a power cut at that
-//! moment would leave. Not part of a release.
+//! Tells a test what a log writes and syncs, on the thread that does it, so that the test knows
+//! what a power cut at that moment would leave. Not part of a release.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -11,7 +11,8 @@ pub(crate) enum Event<'a> {
     Wrote(&'a Path),
     /// All that was written before is durable.
     Synced(&'a Path),
-    /// Another file, all of it durable, has this name now. A power cut may give it back to the old one.
+    /// Another file, all of it durable, has this name now. A power cut may give it back to the old
+    /// one.
     Replaced(&'a Path),
     /// The names in this directory are durable.
     SyncedNames(&'a Path),

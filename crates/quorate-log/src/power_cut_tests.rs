@@ -1,5 +1,6 @@
-//! Power cuts: what they may leave of a log, at random moments of random work, is opened again. All that was reported as
-//! durable must be there, and nothing that was never written; work goes on from there until the next cut.
+//! Power cuts: what they may leave of a log, at random moments of random work, is opened again. All
+//! that was reported as durable must be there, and nothing that was never written; work goes on
+//! from there until the next cut.
 //!
 //! `QUORATE_CUT_SEED` runs one seed, `QUORATE_CUT_SEEDS` so many of them.
 
@@ -56,7 +57,8 @@ const SMALL: Work = Work {
     images_min: 40,
 };
 
-/// sled must not write much more than one of its segments between two syncs: else it can be beyond help after a power cut.
+/// sled must not write much more than one of its segments between two syncs: else it can be beyond
+/// help after a power cut.
 #[test]
 fn sled_survives_power_cuts_with_a_journal_of_the_real_size() {
     let real = Work { turns: 1, events_per_cut: 100, images_min: 1, ..SMALL };
@@ -83,7 +85,8 @@ struct Run {
     random: StdRng,
     options: LogOptions,
     images: usize,
-    /// What the log must contain: what was durable last, and then, one by one, what was asked of it since.
+    /// What the log must contain: what was durable last, and then, one by one, what was asked of it
+    /// since.
     states: Vec<State>,
     /// The number of the last one of them that is durable for certain.
     acknowledged: usize,
@@ -200,7 +203,8 @@ impl Run {
         cuts
     }
 
-    /// What was found must be one of the states from the last acknowledged one on, or lie between two of them.
+    /// What was found must be one of the states from the last acknowledged one on, or lie between
+    /// two of them.
     fn check(&self, mut found: State, cut: &Cut) -> State {
         let asked = &self.states[cut.acknowledged..=cut.asked];
         let is_same = asked.iter().find(|state| found.is_same(state));

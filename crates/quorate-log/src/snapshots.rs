@@ -25,8 +25,8 @@ pub use file::{SnapshotBody, SnapshotBytes, SnapshotFile};
 const FINAL_EXTENSION: &str = "snapshot";
 const TEMPORARY_EXTENSION: &str = "incomplete";
 
-/// A file that is being made is synced after so many bytes: the log's syncs, which share its disk, would wait for as long as
-/// one sync of all of it takes.
+/// A file that is being made is synced after so many bytes: the log's syncs, which share its disk,
+/// would wait for as long as one sync of all of it takes.
 const SYNC_AFTER_BYTES: usize = 1024 * 1024;
 
 /// The snapshots of one node. Clones share the directory; no other process may use it (the log's
@@ -58,7 +58,8 @@ pub struct SnapshotWriter<C: RaftTypeConfig> {
     encoder: SnapshotEncoder<Temporary>,
 }
 
-/// Makes the bytes of a snapshot file, wherever they go: write the body, then [`finish`](Self::finish).
+/// Makes the bytes of a snapshot file, wherever they go: write the body, then
+/// [`finish`](Self::finish).
 pub struct SnapshotEncoder<W: Write> {
     encoder: FrameEncoder<BufWriter<Checked<W>>>,
     header_bytes: u64,

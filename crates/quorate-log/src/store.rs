@@ -48,8 +48,8 @@ pub struct LogOptions {
     /// Keep at most this many encoded bytes of recent entries in memory; the default and maximum is
     /// 2 MiB. Lower it to make tests read from the disk.
     pub recent_bytes_max: Option<usize>,
-    /// Give each of the journal's two files at most this many bytes; the default and maximum is 2 MiB. Lower it to make
-    /// tests begin them anew.
+    /// Give each of the journal's two files at most this many bytes; the default and maximum is 2
+    /// MiB. Lower it to make tests begin them anew.
     pub journal_bytes_max: Option<usize>,
 }
 
@@ -163,8 +163,8 @@ impl<C: RaftTypeConfig> LogStore<C> {
         written.await.map_err(|source| StampError::Write { claimant: identity, source })
     }
 
-    /// Whether this log may be older than what was acknowledged: it lies in a copy of its directory, or was said to be
-    /// ([`LogStore::set_doubted`]). Only others can know.
+    /// Whether this log may be older than what was acknowledged: it lies in a copy of its
+    /// directory, or was said to be ([`LogStore::set_doubted`]). Only others can know.
     pub fn is_doubted(&self) -> bool {
         self.shared().doubted.load(Ordering::Acquire)
     }
@@ -180,9 +180,9 @@ impl<C: RaftTypeConfig> LogStore<C> {
         self.put(MetaKey::Identity, &identity, |_| {}).await
     }
 
-    /// Give back what the log's file takes beyond what it holds, if that is much, can be done within a moment and with no more
-    /// than `room_bytes` of the disk meanwhile: best when little is written. It is done when what was purged is removed; nobody
-    /// is told.
+    /// Give back what the log's file takes beyond what it holds, if that is much, can be done
+    /// within a moment and with no more than `room_bytes` of the disk meanwhile: best when little
+    /// is written. It is done when what was purged is removed; nobody is told.
     ///
     /// # Errors
     /// Nothing can be written any more.

@@ -1,5 +1,6 @@
-//! What was acknowledged stands in the history at the revision that was told, and stays until somebody who may do so ends
-//! it: a deregistration of that run or a later one, a takeover, or the end of its lease (`live_leases.rs`).
+//! What was acknowledged stands in the history at the revision that was told, and stays until
+//! somebody who may do so ends it: a deregistration of that run or a later one, a takeover, or the
+//! end of its lease (`live_leases.rs`).
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! A dead instance is gone within its TTL and 10 s, elections included; time without a possible quorum does not count.
+//! A dead instance is gone within its TTL and 10 s, elections included; time without a possible
+//! quorum does not count.
 
 use quorate_proto::v1::ChangeKind;
 

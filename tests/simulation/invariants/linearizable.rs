@@ -1,6 +1,7 @@
-//! A read shows the state of one moment: exactly what the history says of its revision. A linearizable one sees every write
-//! that was acknowledged, and every state that was read linearizably, before it began; a local one has at least the
-//! revision that it was to wait for. Writes take effect in the order in which they are acknowledged.
+//! A read shows the state of one moment: exactly what the history says of its revision. A
+//! linearizable one sees every write that was acknowledged, and every state that was read
+//! linearizably, before it began; a local one has at least the revision that it was to wait for.
+//! Writes take effect in the order in which they are acknowledged.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +40,8 @@ fn ages(notes: &Notes) -> Vec<String> {
     }
     let too_old = notes.reads.iter().filter_map(|read| {
         let Read { node, from, revision, age_ms, .. } = read;
-        // It was made when it was asked for, or later. A millisecond more: moments are cut to whole ones.
+        // It was made when it was asked for, or later. A millisecond more: moments are cut to whole
+        // ones.
         let current = from.checked_sub(age_ms.saturating_add(1))?;
         let before = done.iter().filter(|(at, _)| *at < current);
         let (at, missing) = before.max_by_key(|(_, revision)| revision)?;

@@ -1,5 +1,5 @@
-//! No lease ends before its time: since the last acknowledged renewal began, registry time cannot have moved on by a whole
-//! TTL unless that much time went by in which a quorum was possible.
+//! No lease ends before its time: since the last acknowledged renewal began, registry time cannot
+//! have moved on by a whole TTL unless that much time went by in which a quorum was possible.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
-//! Changes of the members are done, and what was accepted last is so in the end, as every member says. A node that was taken
-//! out answers nothing that only a member may: no linearizable read, no write.
+//! Changes of the members are done, and what was accepted last is so in the end, as every member
+//! says. A node that was taken out answers nothing that only a member may: no linearizable read, no
+//! write.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
-//! A write is done once, however often it is handed in: each update has a weight of its own, so an instance gets each weight
-//! at most once. (A deregistration that is done twice removes what was registered in between: `acknowledged.rs`.)
+//! A write is done once, however often it is handed in: each update has a weight of its own, so an
+//! instance gets each weight at most once. (A deregistration that is done twice removes what was
+//! registered in between: `acknowledged.rs`.)
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,5 +1,6 @@
-//! There is one history: revisions are dense, every node tells the same change for each of them, and nodes with the same
-//! log position have the same state hash (compared while the run goes on, see `reader.rs`).
+//! There is one history: revisions are dense, every node tells the same change for each of them,
+//! and nodes with the same log position have the same state hash (compared while the run goes on,
+//! see `reader.rs`).
 
 use crate::simulation::history::{History, Notes};
 use crate::simulation::plan::HEALED;

@@ -1,5 +1,5 @@
-//! Whoever follows by cursor, from one node or from many, has what the history says of its position (that nothing is left
-//! out or repeated on the way is checked as it comes, in `watcher.rs`).
+//! Whoever follows by cursor, from one node or from many, has what the history says of its position
+//! (that nothing is left out or repeated on the way is checked as it comes, in `watcher.rs`).
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,10 @@
 //! Stands in for the crate of this name, for openraft alone, and keeps nothing.
 //!
-//! openraft fills histograms with statistics of its own work, which can only be read with its feature `runtime-stats`;
-//! Quorate builds without it. The real crate (0.2.3) makes lookup tables for sixteen widths at the first use, 26 MiB in
-//! every node, of which openraft uses the third. This has what openraft calls, and nothing behind it. When the real one
-//! makes its tables as they are needed, delete this directory and its line under `[patch.crates-io]`.
+//! openraft fills histograms with statistics of its own work, which can only be read with its
+//! feature `runtime-stats`; Quorate builds without it. The real crate (0.2.3) makes lookup tables
+//! for sixteen widths at the first use, 26 MiB in every node, of which openraft uses the third.
+//! This has what openraft calls, and nothing behind it. When the real one makes its tables as they
+//! are needed, delete this directory and its line under `[patch.crates-io]`.
 
 use std::fmt;
 use std::marker::PhantomData;

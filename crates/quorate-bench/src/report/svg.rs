@@ -1,4 +1,5 @@
-//! Two kinds of plots: bars of one figure for each variant, ours and theirs, and ratios on a logarithmic scale.
+//! Two kinds of plots: bars of one figure for each variant, ours and theirs, and ratios on a
+//! logarithmic scale.
 
 use std::fmt::Write;
 

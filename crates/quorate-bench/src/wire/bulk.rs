@@ -1,6 +1,7 @@
-//! Answers in bulk, of either peer, read where they lie: fetches and watches bring hundreds of instances in a message. The
-//! driver shares the machine with the servers, so a driver that makes an object of each instance would measure itself: with 64
-//! callers of `Fetch` that took more of two cores than the three servers did.
+//! Answers in bulk, of either peer, read where they lie: fetches and watches bring hundreds of
+//! instances in a message. The driver shares the machine with the servers, so a driver that makes
+//! an object of each instance would measure itself: with 64 callers of `Fetch` that took more of
+//! two cores than the three servers did.
 
 use std::marker::PhantomData;
 

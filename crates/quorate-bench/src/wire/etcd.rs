@@ -1,4 +1,5 @@
-//! The calls of the workloads on a node of etcd: an instance is a key below its service's, with a lease.
+//! The calls of the workloads on a node of etcd: an instance is a key below its service's, with a
+//! lease.
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
-//! An HTTP/2 connection for the generated stubs. tonic's own channel keeps a queue, a task for each call and a connection that
-//! comes back; here a call is written where it is made. On two cores that the servers share, that is theirs: with 512
-//! registrations in flight the driver took a third of all processor time.
+//! An HTTP/2 connection for the generated stubs. tonic's own channel keeps a queue, a task for each
+//! call and a connection that comes back; here a call is written where it is made. On two cores
+//! that the servers share, that is theirs: with 512 registrations in flight the driver took a third
+//! of all processor time.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -26,8 +27,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
-/// A connection, until its last clone is gone. What is sent waits in memory for the peer's windows: workloads bound what is
-/// under way.
+/// A connection, until its last clone is gone. What is sent waits in memory for the peer's windows:
+/// workloads bound what is under way.
 #[derive(Clone)]
 pub(crate) struct Http2 {
     requests: SendRequest<Bytes>,
@@ -84,7 +85,8 @@ impl Service<Request<tonic::body::Body>> for Http2 {
     }
 }
 
-/// Sends the pieces of a body that are there, which are all of a unary call, and has the others sent when they come.
+/// Sends the pieces of a body that are there, which are all of a unary call, and has the others
+/// sent when they come.
 fn send(mut body: tonic::body::Body, mut stream: SendStream<Bytes>) -> Result<(), StdError> {
     let mut last = None;
     loop {

@@ -1,5 +1,5 @@
-//! W7: many leases stop being renewed at once. When the last instance is gone for a watcher, and what a writer that has
-//! nothing to do with it feels.
+//! W7: many leases stop being renewed at once. When the last instance is gone for a watcher, and
+//! what a writer that has nothing to do with it feels.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,7 +26,8 @@ const OTHERS: u64 = 64;
 const WRITES_PER_SECOND: f64 = 200.0;
 /// Writes under way at once; fewer than there are instances.
 const OPEN_MAX: usize = 32;
-/// How long the writer is measured before anything ends, and where there is no end to wait for, at least.
+/// How long the writer is measured before anything ends, and where there is no end to wait for, at
+/// least.
 const IDLE: Duration = Duration::from_secs(5);
 /// The writer's second phase begins so long before the first deadline.
 const LEAD: Duration = Duration::from_millis(200);

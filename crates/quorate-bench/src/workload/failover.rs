@@ -1,5 +1,5 @@
-//! W5: the leader dies or falls silent under writes. How long until a write and a renewal that are sent afterwards are
-//! acknowledged, and whether live leases stay.
+//! W5: the leader dies or falls silent under writes. How long until a write and a renewal that are
+//! sent afterwards are acknowledged, and whether live leases stay.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! W8: what an operation costs the servers as the state grows, and as the watchers do. Ours only: the wish is that it hardly
-//! grows.
+//! W8: what an operation costs the servers as the state grows, and as the watchers do. Ours only:
+//! the wish is that it hardly grows.
 
 use std::sync::Arc;
 use std::time::Duration;

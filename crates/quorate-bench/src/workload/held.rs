@@ -1,5 +1,6 @@
-//! W2b: leases that are only held. Ours by the client crate, as services hold theirs: a client with many registrations, or
-//! many clients with one. etcd's as its clients do it: a stream a client, a message a lease three times a TTL.
+//! W2b: leases that are only held. Ours by the client crate, as services hold theirs: a client with
+//! many registrations, or many clients with one. etcd's as its clients do it: a stream a client, a
+//! message a lease three times a TTL.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,8 @@ const GROUP: &str = "held";
 const SECONDS: f64 = 20.0;
 /// Clients that register at once.
 const REGISTERING: usize = 64;
-/// To register a million takes minutes, beside renewals and snapshots; one call that is late then shall not end it all.
+/// To register a million takes minutes, beside renewals and snapshots; one call that is late then
+/// shall not end it all.
 const REGISTER_WITHIN: Duration = Duration::from_secs(60);
 
 /// Who holds what.
@@ -108,7 +110,8 @@ impl Holders {
 
 pub(super) async fn run(setting: &Setting<'_>, peer: Peer, samples: &mut Samples) -> Result<()> {
     for shape in SHAPES.iter().filter(|shape| setting.large || !shape.large) {
-        // etcd renews some 25,000 leases a second with all of this machine, a third of what this needs.
+        // etcd renews some 25,000 leases a second with all of this machine, a third of what this
+        // needs.
         if peer == Peer::Etcd && shape.large {
             continue;
         }

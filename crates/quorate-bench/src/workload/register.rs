@@ -46,7 +46,8 @@ pub(super) async fn own_leases(
     Ok(())
 }
 
-/// W1b: a hundred instances to a lease, one call each: the first makes the lease, the others come under it.
+/// W1b: a hundred instances to a lease, one call each: the first makes the lease, the others come
+/// under it.
 pub(super) async fn shared_leases(
     setting: &Setting<'_>,
     peer: Peer,

@@ -1,4 +1,5 @@
-//! W6: what a state of many instances costs: memory, disk, copies of it, and the way back after all nodes died.
+//! W6: what a state of many instances costs: memory, disk, copies of it, and the way back after all
+//! nodes died.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -95,8 +96,8 @@ async fn filled(
     verify::all_there(&connections, GROUP, count).await
 }
 
-/// Waits until no node works on its files any more: a copy that was begun while the state grew has the size of the state, and
-/// goes on after the last write.
+/// Waits until no node works on its files any more: a copy that was begun while the state grew has
+/// the size of the state, and goes on after the last write.
 async fn at_rest(cluster: &Cluster) -> Result<()> {
     let begun = Instant::now();
     let (mut held, mut same) = (cluster.disk(), 0);

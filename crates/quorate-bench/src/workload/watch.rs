@@ -18,7 +18,8 @@ const GROUP: &str = "watch";
 /// The instances that change, in turn.
 const INSTANCES: u64 = SERVICE_SIZE;
 const SECONDS: f64 = 10.0;
-/// Changes under way at once when they come at a rate. Fewer than instances, so that no two are of one instance.
+/// Changes under way at once when they come at a rate. Fewer than instances, so that no two are of
+/// one instance.
 const OPEN_MAX: usize = 64;
 const WRITERS: usize = 16;
 /// Watches that are opened at once.
@@ -168,7 +169,8 @@ pub(super) async fn drive(
 }
 
 impl Driven {
-    /// Processor time of all servers for each event that arrived while changes were made, in microseconds.
+    /// Processor time of all servers for each event that arrived while changes were made, in
+    /// microseconds.
     pub(super) fn server_cpu_each_us(&self) -> f64 {
         let servers: Duration = self.cpu.servers.iter().sum();
         servers.as_secs_f64() * 1e6 / self.all.in_time.max(1) as f64

@@ -125,8 +125,8 @@ fn goal(status: &StatusResponse) -> Option<u64> {
     led.then(|| status.members.iter().map(|member| member.applied_index).max().unwrap_or(0))
 }
 
-/// What is wrong, if not: a node leads, every member answers, has a part in it and what it should, and clients can be told
-/// where.
+/// What is wrong, if not: a node leads, every member answers, has a part in it and what it should,
+/// and clients can be told where.
 fn lacking(status: &StatusResponse, goal: Option<u64>) -> Vec<String> {
     let led = status.header.as_ref().is_some_and(|header| header.leader_id != 0);
     let Some(goal) = goal.filter(|_| led && !status.members.is_empty()) else {
@@ -299,7 +299,8 @@ fn members_now(args: &ClientArgs, what: &str, members: &[Member]) -> Result<(), 
     Ok(())
 }
 
-/// Writes to a file beside the one named, which only gets its name when it is whole and on the disk.
+/// Writes to a file beside the one named, which only gets its name when it is whole and on the
+/// disk.
 async fn backup(file: &Path, args: &ClientArgs) -> Result<(), Failure> {
     let exists = fs::try_exists(file).await.map_err(|error| on_file(file, &error))?;
     if exists {

@@ -1,5 +1,5 @@
-//! `dev`: a whole cluster on this machine, on loopback, to try things out. Each node is a process of its own, so that one can
-//! be killed (`dev/node.rs`).
+//! `dev`: a whole cluster on this machine, on loopback, to try things out. Each node is a process
+//! of its own, so that one can be killed (`dev/node.rs`).
 
 mod node;
 
@@ -160,7 +160,8 @@ fn addresses(first: SocketAddr, nodes: u16) -> Result<Vec<(SocketAddr, SocketAdd
     })
 }
 
-/// The nodes have to know each other's addresses before they listen, so free ports are found, given back, and taken again.
+/// The nodes have to know each other's addresses before they listen, so free ports are found, given
+/// back, and taken again.
 fn free_addresses(first: SocketAddr, nodes: u16) -> Result<Vec<(SocketAddr, SocketAddr)>, Failure> {
     let found: std::io::Result<Vec<TcpListener>> =
         (0..2 * nodes).map(|_| TcpListener::bind(first)).collect();

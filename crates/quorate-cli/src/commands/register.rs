@@ -112,7 +112,8 @@ fn tell_registered(
     Ok(())
 }
 
-/// Tells how the registration fares, until it is lost for good; `granted` is told what another cluster has granted.
+/// Tells how the registration fares, until it is lost for good; `granted` is told what another
+/// cluster has granted.
 pub(crate) async fn superseded(
     handle: &RegistrationHandle,
     granted: impl Fn(&Lease) -> Result<(), Failure>,

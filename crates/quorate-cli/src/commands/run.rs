@@ -1,7 +1,7 @@
 //! `run`: a program that is registered while it runs, so that it needs no library for that.
 //!
-//! The program has a process group of its own: a Ctrl-C of the terminal comes here first, and reaches it when callers have
-//! heard that it leaves.
+//! The program has a process group of its own: a Ctrl-C of the terminal comes here first, and
+//! reaches it when callers have heard that it leaves.
 
 use std::convert::Infallible;
 use std::net::TcpListener;
@@ -25,7 +25,8 @@ use crate::signals::HangUp;
 
 /// Whether the program accepts connections is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// The registry has so long to take in that the program is draining; then it is deregistered all the same.
+/// The registry has so long to take in that the program is draining; then it is deregistered all
+/// the same.
 const DRAINING_WITHIN: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(mut args: Box<RunArgs>) -> Result<(), Failure> {
@@ -128,8 +129,8 @@ fn choose_port(args: &mut RunArgs) -> Result<Option<u16>, Failure> {
     Ok(Some(port))
 }
 
-/// The first endpoint with a host and a port, which tells by accepting a connection that the program is ready; `None`: nothing
-/// tells.
+/// The first endpoint with a host and a port, which tells by accepting a connection that the
+/// program is ready; `None`: nothing tells.
 fn look_at(args: &RunArgs) -> Option<&str> {
     let mut endpoints = args.instance.endpoints.iter();
     let address = endpoints.find_map(|(_, uri)| authority(uri));
@@ -165,8 +166,8 @@ async fn accepts(address: &str) {
     }
 }
 
-/// Takes the program out of the registry and lets it serve on for a while; not any longer than it runs, nor after a second
-/// signal.
+/// Takes the program out of the registry and lets it serve on for a while; not any longer than it
+/// runs, nor after a second signal.
 async fn leave(
     handle: &RegistrationHandle,
     child: &mut Child,

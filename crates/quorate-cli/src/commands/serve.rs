@@ -35,12 +35,12 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     ended
 }
 
-/// Nodes of `dev` that all stop at once cannot hand the lead over; they need not be given time to try. What was acknowledged is on
-/// the disk already.
+/// Nodes of `dev` that all stop at once cannot hand the lead over; they need not be given time to
+/// try. What was acknowledged is on the disk already.
 const DEV_SHUTDOWN_GRACE_MS: u64 = 1_000;
 
-/// Ends this process at once when its stdin ends: whoever started it holds the other end, and is gone. As if both had been
-/// killed together; a stop in order comes as a signal.
+/// Ends this process at once when its stdin ends: whoever started it holds the other end, and is
+/// gone. As if both had been killed together; a stop in order comes as a signal.
 fn end_with_stdin() -> io::Result<()> {
     let until_it_ends = || {
         let _error_is_the_end = io::copy(&mut io::stdin(), &mut io::sink());
@@ -50,8 +50,9 @@ fn end_with_stdin() -> io::Result<()> {
     Ok(())
 }
 
-/// A runtime with one thread (see `Environment::raft_on`), until the sender is gone. One that knows of no other threads
-/// takes 4 % fewer instructions for a registration than one that could have several.
+/// A runtime with one thread (see `Environment::raft_on`), until the sender is gone. One that knows
+/// of no other threads takes 4 % fewer instructions for a registration than one that could have
+/// several.
 fn raft_thread(stopped: oneshot::Receiver<()>) -> io::Result<Handle> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();

@@ -51,7 +51,8 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
     }
 }
 
-/// Waits for the first snapshot: a cluster that cannot be reached at all is an error here, later on it is not.
+/// Waits for the first snapshot: a cluster that cannot be reached at all is an error here, later on
+/// it is not.
 async fn begin(watch: &Watch, within: Duration) -> Result<(), Failure> {
     match tokio::time::timeout(within, watch.synced()).await {
         Ok(Ok(_)) => Ok(()),

@@ -42,7 +42,8 @@ const BODY_BYTES_MAX: usize = VALUE_BYTES_MAX - HEADER_BYTES;
 const KIND_ENTRIES: u8 = 0;
 const KIND_CHUNK: u8 = 1;
 
-/// Reads the content of a sound value, all of it: postcard itself passes over bytes that are left over.
+/// Reads the content of a sound value, all of it: postcard itself passes over bytes that are left
+/// over.
 pub(crate) fn content<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
     match postcard::take_from_bytes(bytes) {
         Ok((content, [])) => Ok(content),

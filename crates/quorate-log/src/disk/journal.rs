@@ -1,12 +1,14 @@
 //! The journal in front of sled: makes a group of changes durable with one write and one sync.
 //!
-//! sled has a flush done by threads of its own, all of which it wakes, and its file grows, so that a sync also writes what
-//! the file system knows of it. An append took 79 us until it was durable and takes 30 through the journal (`cargo bench -p
-//! quorate-log`); a cluster that commits one entry at a time switches threads a third less often. So the writer puts changes
-//! here first, syncs, reports them, and hands them to sled afterwards; at open, sled is given what it does not have.
+//! sled has a flush done by threads of its own, all of which it wakes, and its file grows, so that
+//! a sync also writes what the file system knows of it. An append took 79 us until it was durable
+//! and takes 30 through the journal (`cargo bench -p quorate-log`); a cluster that commits one
+//! entry at a time switches threads a third less often. So the writer puts changes here first,
+//! syncs, reports them, and hands them to sled afterwards; at open, sled is given what it does not
+//! have.
 //!
-//! Two files of a fixed size are used in turn. One is begun anew once sled has synced all that was in it.
-//! Bytes in, bytes out: it must not know sled, nor what a value means.
+//! Two files of a fixed size are used in turn. One is begun anew once sled has synced all that was
+//! in it. Bytes in, bytes out: it must not know sled, nor what a value means.
 //!
 //! A file is a run of frames, one for each group. All numbers little endian:
 //!
@@ -21,10 +23,10 @@
 //!     28    -  per value: its tree (1 byte), the length of its key (1), its own length (4), key, value
 //! ```
 //!
-//! Sequence numbers are dense, so a frame that does not begin behind the one before it is left from an earlier turn: the
-//! file ends there. So it does where a frame was torn by a crash; nothing behind it was ever acknowledged. The numbers of
-//! such frames are given out again, and they may still lie where the next use of the file comes to: that is why each use has
-//! a number.
+//! Sequence numbers are dense, so a frame that does not begin behind the one before it is left from
+//! an earlier turn: the file ends there. So it does where a frame was torn by a crash; nothing
+//! behind it was ever acknowledged. The numbers of such frames are given out again, and they may
+//! still lie where the next use of the file comes to: that is why each use has a number.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -35,13 +37,15 @@ use crate::disk::numbers::{u32_at, u64_at};
 #[cfg(test)]
 use crate::observe;
 
-/// One file. It is full of zeros first: a sync is cheap as long as the file's length and blocks stay.
+/// One file. It is full of zeros first: a sync is cheap as long as the file's length and blocks
+/// stay.
 pub(crate) const FILE_BYTES: usize = 2 * 1024 * 1024;
 
-/// A file is left when it holds this much, though a large frame may take more: that is when sled is synced. What sled
-/// writes between two syncs, up to six times as much, must not be much more than one of its segments
-/// (`disk::SEGMENT_BYTES`): it takes a segment that a later one says is durable for whole, and uses those again whose pages
-/// it has written elsewhere. After a power cut that left the later segments alone, it is damaged beyond help.
+/// A file is left when it holds this much, though a large frame may take more: that is when sled is
+/// synced. What sled writes between two syncs, up to six times as much, must not be much more than
+/// one of its segments (`disk::SEGMENT_BYTES`): it takes a segment that a later one says is durable
+/// for whole, and uses those again whose pages it has written elsewhere. After a power cut that
+/// left the later segments alone, it is damaged beyond help.
 pub(crate) const TURN_BYTES: usize = 512 * 1024;
 
 /// The newest version of the frame format that this code reads, and the one it writes.
@@ -217,7 +221,8 @@ impl Journal {
     pub(crate) fn read(&mut self) -> io::Result<Result<Vec<Frame>, NewerFrame>> {
         let mut runs = Vec::new();
         let mut hasher = crc32fast::Hasher::new();
-        // One for both: the allocator keeps a second one of that size for good when it is freed (2 MiB of a node).
+        // One for both: the allocator keeps a second one of that size for good when it is freed (2
+        // MiB of a node).
         let mut bytes = Vec::new();
         for OneFile { file, .. } in &mut self.files {
             bytes.clear();

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use crate::error::RecordError;
 
-/// The version of the whole directory's format: the only one that this code reads, and the one it writes.
+/// The version of the whole directory's format: the only one that this code reads, and the one it
+/// writes.
 pub(crate) const DIRECTORY_FORMAT: u32 = 1;
 
 const META_VERSION: u8 = 1;

@@ -1,5 +1,6 @@
-//! Room for the log, taken from the disk before it is needed: blocks beyond the end of sled's file. A disk that others fill
-//! up within a moment would otherwise stop the log for good, before the node has noticed and takes no more writes.
+//! Room for the log, taken from the disk before it is needed: blocks beyond the end of sled's file.
+//! A disk that others fill up within a moment would otherwise stop the log for good, before the
+//! node has noticed and takes no more writes.
 //!
 //! Best effort: a file system that cannot do this, or is full already, is no error here.
 
@@ -20,7 +21,8 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// To be called after every sync; does something when half of the room is used up, or was cut off.
+    /// To be called after every sync; does something when half of the room is used up, or was cut
+    /// off.
     pub(crate) fn keep(&self, file: &File) {
         let Ok(file_bytes) = file.metadata().map(|metadata| metadata.len()) else { return };
         // sled cuts free segments off the end, and with them what was kept beyond it.

@@ -1,6 +1,7 @@
-//! Gives back what a log that was once long still takes: sled's file does not shrink when records are removed from it, nor does
-//! what sled keeps in memory of it. So a log that is quiet is written anew: into a directory beside, whose file then takes the
-//! old one's place by a rename. What a crash leaves is the one or the other, and both are whole.
+//! Gives back what a log that was once long still takes: sled's file does not shrink when records
+//! are removed from it, nor does what sled keeps in memory of it. So a log that is quiet is written
+//! anew: into a directory beside, whose file then takes the old one's place by a rename. What a
+//! crash leaves is the one or the other, and both are whole.
 //!
 //! Nothing else may be written meanwhile; it is read until the files are changed over.
 
@@ -18,12 +19,12 @@ use crate::observe;
 /// Where the log is written anew, in its directory. What is left there was never in use.
 const DIR: &str = "anew";
 
-/// The records of a log that is written anew take no more than this: so long may a write have to wait (a second of a slow
-/// disk).
+/// The records of a log that is written anew take no more than this: so long may a write have to
+/// wait (a second of a slow disk).
 const LIVE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Whether records of so many bytes should have a file of their own instead of one of that size. A new one takes about two and
-/// a half times what the records have.
+/// Whether records of so many bytes should have a file of their own instead of one of that size. A
+/// new one takes about two and a half times what the records have.
 fn is_worth(live_bytes: u64, file_bytes: u64) -> bool {
     live_bytes <= LIVE_BYTES_MAX && file_bytes >= anew_bytes(live_bytes) + SEGMENT_BYTES as u64
 }
@@ -46,7 +47,8 @@ pub(crate) fn is_worth_it(disk: &Disk, room_bytes: u64) -> Result<bool, LogError
     Ok(has_room && is_worth(live_bytes, file_bytes))
 }
 
-/// Writes the log anew: everything that is in sled, durably, into a directory beside, where it stays open.
+/// Writes the log anew: everything that is in sled, durably, into a directory beside, where it
+/// stays open.
 ///
 /// # Errors
 /// It cannot be read, or the copy not be written. The log is as it was.
@@ -75,8 +77,8 @@ fn write_copy(disk: &Disk, dir: &Path) -> Result<Disk, LogError> {
     Ok(anew)
 }
 
-/// Puts what was written anew in the place of the old file. It stays open all the time, as the old one does: so nobody else can
-/// take either for unused.
+/// Puts what was written anew in the place of the old file. It stays open all the time, as the old
+/// one does: so nobody else can take either for unused.
 ///
 /// # Errors
 /// Which of the two a power cut leaves is not known.
@@ -86,8 +88,8 @@ pub(crate) fn put_in_place(disk: &Disk, anew: &mut Disk) -> Result<(), LogError>
     Ok(())
 }
 
-/// What sled remembers of the old file to open it sooner. It works that out again from the file, and would take it for the new
-/// one's.
+/// What sled remembers of the old file to open it sooner. It works that out again from the file,
+/// and would take it for the new one's.
 fn forget_page_tables(dir: &Path) -> io::Result<()> {
     for item in fs::read_dir(dir)? {
         let item = item?;

@@ -32,8 +32,9 @@ pub(crate) const SEGMENT_BYTES: usize = 2 * 1024 * 1024;
 /// behind.
 const SLED_CACHE_BYTES: u64 = 8 * 1024 * 1024;
 
-/// What may be put into sled, and removed from it, between two syncs; see [`journal::TURN_BYTES`] for the reason. Somewhat
-/// more than makes the journal turn, so that mostly the sync that is begun then comes first.
+/// What may be put into sled, and removed from it, between two syncs; see [`journal::TURN_BYTES`]
+/// for the reason. Somewhat more than makes the journal turn, so that mostly the sync that is begun
+/// then comes first.
 const UNSYNCED_BYTES_MAX: usize = journal::TURN_BYTES + journal::TURN_BYTES / 4;
 
 const ENTRIES_TREE: &str = "entries";
@@ -62,8 +63,8 @@ pub(crate) struct Disk {
 /// sled starts seven threads, the node about as many after it: so many must be possible at once.
 const THREADS: usize = 16;
 
-/// Whether there is room for threads. sled only logs that it could not start one, and without any it waits for ever: the
-/// node would live on and answer nothing.
+/// Whether there is room for threads. sled only logs that it could not start one, and without any
+/// it waits for ever: the node would live on and answer nothing.
 ///
 /// # Errors
 /// There is none.

@@ -6,13 +6,15 @@
 //! carries a sequence number, and after each sync the last one is written here. At open the log
 //! must reach at least that far.
 //!
-//! It also remembers which file it is itself, by its inode and the time of its creation (a file system gives the inode of a
-//! file that was removed to the next one): in a directory that was copied, the log is as old as the copy, and nothing in it
-//! shows that. Who opens it is told, and says when that is settled.
+//! It also remembers which file it is itself, by its inode and the time of its creation (a file
+//! system gives the inode of a file that was removed to the next one): in a directory that was
+//! copied, the log is as old as the copy, and nothing in it shows that. Who opens it is told, and
+//! says when that is settled.
 //!
-//! The file is synced when the log is opened, and never again: it costs about a microsecond. After a power cut it may be old,
-//! or torn where it was being written; then it proves less, but it is never ahead of what was made durable. If nothing in it
-//! can be read, something else has happened to it, and the log may have lost its end unnoticed.
+//! The file is synced when the log is opened, and never again: it costs about a microsecond. After
+//! a power cut it may be old, or torn where it was being written; then it proves less, but it is
+//! never ahead of what was made durable. If nothing in it can be read, something else has happened
+//! to it, and the log may have lost its end unnoticed.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -22,8 +24,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::UNIX_EPOCH;
 
-/// Two slots are written in turn, so that a torn write leaves the other one. Slot: sequence number, [`place_of`] the file (or
-/// [`NOWHERE`]), then the crc32 of both.
+/// Two slots are written in turn, so that a torn write leaves the other one. Slot: sequence number,
+/// [`place_of`] the file (or [`NOWHERE`]), then the crc32 of both.
 const SLOT_BYTES: usize = 20;
 const SLOTS: u64 = 2;
 /// No file is there: the log is doubted.

@@ -1,6 +1,6 @@
 //! Opening a log: take the lock, check every value that was ever acknowledged, finish what a crash
-//! interrupted, give sled what only the journal has, and refuse everything else. It never repairs: a node with a damaged log must not
-//! take part under its old id.
+//! interrupted, give sled what only the journal has, and refuse everything else. It never repairs:
+//! a node with a damaged log must not take part under its old id.
 
 use std::fs::{self, File};
 use std::io;
@@ -91,7 +91,8 @@ pub(crate) fn open_sled(dir: &Path) -> Result<Trees, OpenError> {
     loop {
         let before = file_number(dir);
         let error = match Disk::open_sled(dir) {
-            // What another process has just put another file in the place of is free, and not the log any more.
+            // What another process has just put another file in the place of is free, and not the
+            // log any more.
             Ok(_) if before.is_some() && before != file_number(dir) => {
                 OpenError::Locked { path: dir.to_owned() }
             }
@@ -165,7 +166,8 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
         Remembered::Acknowledged(seq) => seq,
         Remembered::Nothing | Remembered::Accepted => 0,
     };
-    // Before anything is written to the log. A slot that was torn is whole again: the next one to be torn could be the other.
+    // Before anything is written to the log. A slot that was torn is whole again: the next one to
+    // be torn could be the other.
     witness.begin(acknowledged_seq).map_err(witness_error("write"))?;
     let named = File::open(disk.dir()).and_then(|dir| dir.sync_all());
     named.map_err(witness_error("sync the directory of"))?;
@@ -439,7 +441,8 @@ fn open_error(operation: &'static str, dir: &Path, source: sled::Error) -> OpenE
         sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock") => {
             OpenError::Locked { path: dir.to_owned() }
         }
-        // What sled's settings file says is not what we always say: its checksum failed, which sled only warns of.
+        // What sled's settings file says is not what we always say: its checksum failed, which sled
+        // only warns of.
         source @ sled::Error::Unsupported(_) => {
             OpenError::Damaged { path: dir.join("conf"), offset_bytes: None, source }
         }
@@ -448,8 +451,9 @@ fn open_error(operation: &'static str, dir: &Path, source: sled::Error) -> OpenE
     }
 }
 
-/// Which of sled's files is damaged: its settings, if their checksum does not fit (sled goes on with what it makes of them, and
-/// does not say which file it cannot read); else the one that has everything.
+/// Which of sled's files is damaged: its settings, if their checksum does not fit (sled goes on
+/// with what it makes of them, and does not say which file it cannot read); else the one that has
+/// everything.
 fn blamed(dir: &Path) -> PathBuf {
     let conf = dir.join("conf");
     let is_damaged = fs::read(&conf).is_ok_and(|bytes| {

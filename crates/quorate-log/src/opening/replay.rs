@@ -1,4 +1,5 @@
-//! Gives sled what only the journal has: what was written, and perhaps acknowledged, after sled's last sync that survived.
+//! Gives sled what only the journal has: what was written, and perhaps acknowledged, after sled's
+//! last sync that survived.
 
 use crate::disk::codec::{self};
 use crate::disk::journal::{Frame, Put, Tree};
@@ -11,13 +12,15 @@ use crate::opening::recover::change_error;
 /// How far sled got.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reached {
-    /// It has every write up to this one and none after it: it recovers a prefix of what it was given.
+    /// It has every write up to this one and none after it: it recovers a prefix of what it was
+    /// given.
     pub(crate) seq: u64,
     /// The committed position has no number of its own, but that of the write before it.
     pub(crate) committed_seq: u64,
 }
 
-/// Put into sled what it does not have, in order. Returns whether there was anything; it is not synced yet.
+/// Put into sled what it does not have, in order. Returns whether there was anything; it is not
+/// synced yet.
 pub(crate) fn replay(disk: &Disk, frames: &[Frame], reached: Reached) -> Result<bool, OpenError> {
     let damaged = |source| OpenError::Journal { path: disk.dir().to_owned(), source };
     let mut is_changed = false;

@@ -1,6 +1,6 @@
-//! What a power cut may leave: of each file all that was there at its last sync, and of what was written since then each
-//! sector or page on its own, or not. A file that got another one's name may have lost it again, and one that was removed may be
-//! there.
+//! What a power cut may leave: of each file all that was there at its last sync, and of what was
+//! written since then each sector or page on its own, or not. A file that got another one's name
+//! may have lost it again, and one that was removed may be there.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -228,7 +228,8 @@ fn mixed(random: &mut StdRng, versions: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// Synced when the log was opened, and one slot after the other overwritten since: one of those cannot be read.
+/// Synced when the log was opened, and one slot after the other overwritten since: one of those
+/// cannot be read.
 fn torn(opened: &[u8], now: &[u8]) -> Vec<u8> {
     let half = now.len() / 2;
     let mut torn = now.to_owned();

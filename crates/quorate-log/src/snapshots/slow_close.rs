@@ -1,8 +1,9 @@
 //! A file that gives its blocks back a little at a time when it is closed and has no name any more.
 //!
-//! A file system that is mounted with `discard` tells the disk of every block that it gets back, and the disk does nothing
-//! else meanwhile: the log's syncs wait. At once, a snapshot of 100,000 instances (25 MiB) took 32 ms on a virtual disk, one
-//! of a million ten times that. So the file is made shorter piece by piece, and the disk is left alone in between.
+//! A file system that is mounted with `discard` tells the disk of every block that it gets back,
+//! and the disk does nothing else meanwhile: the log's syncs wait. At once, a snapshot of 100,000
+//! instances (25 MiB) took 32 ms on a virtual disk, one of a million ten times that. So the file is
+//! made shorter piece by piece, and the disk is left alone in between.
 
 use std::fs::File;
 use std::io;

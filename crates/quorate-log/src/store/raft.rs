@@ -148,7 +148,8 @@ where
     }
 
     async fn save_committed(&mut self, committed: Option<LogIdOf<C>>) -> Result<(), io::Error> {
-        // Only a hint, from which a restart applies sooner: it waits for the next write rather than wake the writer.
+        // Only a hint, from which a restart applies sooner: it waits for the next write rather than
+        // wake the writer.
         let seq = self.last_seq();
         let value = encode_meta(MetaKey::Committed, seq, &committed)?;
         self.shared().memory_mut().set_committed(committed, seq, value);

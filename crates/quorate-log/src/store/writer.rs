@@ -1,5 +1,5 @@
-//! Group commit: takes what is waiting, makes it durable in order with one write and one sync of the journal, reports each
-//! change as done, and puts it into sled.
+//! Group commit: takes what is waiting, makes it durable in order with one write and one sync of
+//! the journal, reports each change as done, and puts it into sled.
 //!
 //! The only code that changes the disk of an open log. It must not know what an entry is. After the
 //! first failure nothing more is written: what reached the disk is then unknown, and a retried sync
@@ -63,8 +63,8 @@ pub(crate) enum Change {
         last_index: u64,
         mark: Vec<u8>,
     },
-    /// Nothing of what is in the log changes. To be done where it is worth it and the disk has so much room; without that,
-    /// always.
+    /// Nothing of what is in the log changes. To be done where it is worth it and the disk has so
+    /// much room; without that, always.
     Shrink {
         room_bytes: Option<u64>,
     },
@@ -160,8 +160,8 @@ impl<C: RaftTypeConfig> Writer<C> {
         }
     }
 
-    /// Write the log anew, if that was asked for and is worth it. A failure to do so leaves it as it is; one to put it in place
-    /// ends all writing.
+    /// Write the log anew, if that was asked for and is worth it. A failure to do so leaves it as
+    /// it is; one to put it in place ends all writing.
     pub(crate) fn shrink_if_asked(&mut self) {
         if self.purge_backlog.is_some() {
             return;
@@ -216,8 +216,8 @@ impl<C: RaftTypeConfig> Writer<C> {
         }
     }
 
-    /// Write a group to the journal, and sync that if anyone waits; or, if it is too large for that, put it into sled and
-    /// sync that.
+    /// Write a group to the journal, and sync that if anyone waits; or, if it is too large for
+    /// that, put it into sled and sync that.
     fn journal_group(
         &mut self,
         disk: &Disk,
@@ -258,7 +258,8 @@ impl<C: RaftTypeConfig> Writer<C> {
 
     fn write_frame(&mut self, disk: &Disk, is_awaited: bool) -> Result<(), LogError> {
         if !self.journal.has_room() {
-            // The other file was left when the last checkpoint began; what this one has is in sled, not yet synced.
+            // The other file was left when the last checkpoint began; what this one has is in sled,
+            // not yet synced.
             self.await_checkpoint(disk)?;
             self.begin_checkpoint(disk)?;
             self.journal.turn().map_err(|source| self.journal_failed(source))?;

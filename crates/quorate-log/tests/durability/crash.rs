@@ -329,7 +329,8 @@ fn what_the_journal_has_no_more_room_for_is_in_sled() {
         run(async {
             let mut log = open(&live, options);
             log.save_vote(&ToyVote::new(3, 1)).await.unwrap();
-            // Some ten times what the journal has room for, which is less than sled keeps in memory.
+            // Some ten times what the journal has room for, which is less than sled keeps in
+            // memory.
             for first in (0..40_000).step_by(100) {
                 append(&mut log, entries(1, first..first + 100)).await;
             }

@@ -243,7 +243,8 @@ fn an_old_copy_of_the_log_is_refused() {
     });
 }
 
-/// Without its witness, a log could have lost its end unnoticed: it is refused, unless an operator has accepted that.
+/// Without its witness, a log could have lost its end unnoticed: it is refused, unless an operator
+/// has accepted that.
 #[test]
 fn a_log_without_a_sound_witness_is_refused_until_that_is_accepted() {
     let dir = tempfile::tempdir().unwrap();

@@ -232,7 +232,8 @@ fn a_directory_of_an_older_format_is_refused_and_left_as_it_is() {
     });
 }
 
-/// An entry of which this release knows only a part is not taken for that part: other nodes would do something else.
+/// An entry of which this release knows only a part is not taken for that part: other nodes would
+/// do something else.
 #[test]
 fn what_a_newer_release_has_added_is_refused_with_words() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! One node of `dev`: a `quorate serve` as a child process, which is started again when it ends. Knows nothing of the others.
+//! One node of `dev`: a `quorate serve` as a child process, which is started again when it ends.
+//! Knows nothing of the others.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -68,7 +69,8 @@ impl Node {
             })?;
             let (pid, how) = (self.pid.load(Ordering::Relaxed), ended.status);
             if *stopping.borrow() {
-                // It may have been told before it listened to signals, or was killed since it took too long.
+                // It may have been told before it listened to signals, or was killed since it took
+                // too long.
                 let told = [Signal::TERM, Signal::KILL].map(|signal| Some(signal.as_raw()));
                 if how.success() || told.contains(&how.signal()) {
                     return Ok(());
@@ -94,8 +96,8 @@ impl Node {
     /// Starts the node, and waits until it has ended, by itself or because of the stop.
     async fn run(&self, mut stopping: watch::Receiver<bool>) -> io::Result<Ended> {
         let mut child = self.start()?;
-        // The child reads it and ends with it (`serve.rs`): nobody is left behind, whatever ends this process. Taken, since
-        // `wait` would close it.
+        // The child reads it and ends with it (`serve.rs`): nobody is left behind, whatever ends
+        // this process. Taken, since `wait` would close it.
         let _until_this_ends = child.stdin.take();
         let log = child.stderr.take().expect("invariant: stderr is a pipe");
         let again = self.pid.swap(child.id().unwrap_or(0), Ordering::Relaxed) != 0;

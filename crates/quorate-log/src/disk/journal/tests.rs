@@ -1,4 +1,5 @@
-//! Tests of the journal files: what is read back after turns, torn writes and damage. See `disk/journal.rs`.
+//! Tests of the journal files: what is read back after turns, torn writes and damage. See
+//! `disk/journal.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a failed test")]
 
