@@ -1,6 +1,7 @@
-//! The wire contract of Quorate, generated from the files in `proto/`: `v1` for clients and operators, `peer::v1` for the nodes
-//! among themselves. The `.proto` files document every field and error. By hand are only `requests`, the rule by which
-//! writes are numbered, and what both sides have to agree on: `limits` and `trailers`.
+//! The wire contract of Quorate, generated from the files in `proto/`: `v1` for clients and
+//! operators, `peer::v1` for the nodes among themselves. The `.proto` files document every field
+//! and error. By hand are only `requests`, the rule by which writes are numbered, and what both
+//! sides have to agree on: `limits` and `trailers`.
 
 #![warn(missing_docs)]
 

@@ -1,5 +1,6 @@
-//! How a server reads requests and writes answers: as tonic does, but a request that is no protobuf is INVALID_ARGUMENT, the
-//! caller's mistake, and not INTERNAL, which is ours (or a broken connection's, and tried again elsewhere).
+//! How a server reads requests and writes answers: as tonic does, but a request that is no protobuf
+//! is INVALID_ARGUMENT, the caller's mistake, and not INTERNAL, which is ours (or a broken
+//! connection's, and tried again elsewhere).
 
 use std::marker::PhantomData;
 

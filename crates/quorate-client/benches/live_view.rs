@@ -1,4 +1,5 @@
-//! What a lookup in a live view costs: `cargo bench -p quorate-client`. Figures are in docs/performance.md.
+//! What a lookup in a live view costs: `cargo bench -p quorate-client`. Figures are in
+//! docs/performance.md.
 
 mod shared;
 
@@ -10,7 +11,8 @@ fn main() {
     divan::main();
 }
 
-/// A turn through all ids, so that no lookup finds what the one before has left in the nearest cache.
+/// A turn through all ids, so that no lookup finds what the one before has left in the nearest
+/// cache.
 fn ids() -> Vec<String> {
     (0..INSTANCES).map(|number| id(number * 617 % INSTANCES)).collect()
 }

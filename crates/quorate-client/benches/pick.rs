@@ -1,5 +1,5 @@
-//! What a balancer's pick costs, alone and with 16 threads on it: `cargo bench -p quorate-client`. Figures are in
-//! docs/performance.md.
+//! What a balancer's pick costs, alone and with 16 threads on it: `cargo bench -p quorate-client`.
+//! Figures are in docs/performance.md.
 
 mod shared;
 
@@ -33,8 +33,8 @@ fn pick_in_zone(bencher: Bencher, policy: Policy) {
     bencher.counter(1_u32).bench(|| black_box(balancer.pick().expect("there are instances")));
 }
 
-/// 16 threads that pick without a pause: what all of them get through. The time of a pick is the number of cores (or of
-/// threads, where there are more cores) by the picks in a second.
+/// 16 threads that pick without a pause: what all of them get through. The time of a pick is the
+/// number of cores (or of threads, where there are more cores) by the picks in a second.
 #[divan::bench(args = POLICIES, sample_size = 1, sample_count = 20)]
 fn sixteen_at_once(bencher: Bencher, policy: Policy) {
     const EACH: usize = if cfg!(debug_assertions) { 100 } else { 50_000 };

@@ -20,8 +20,8 @@ use crate::nodes::stub::admin as stub;
 use crate::nodes::write::Write;
 use crate::types::{InstanceOverride, Member, OverriddenInstance};
 
-/// Who takes a node in waits for it to catch up, snapshots for the disk. One node gets all of it: the connection's
-/// keep-alive finds out sooner when it hangs.
+/// Who takes a node in waits for it to catch up, snapshots for the disk. One node gets all of it:
+/// the connection's keep-alive finds out sooner when it hangs.
 const LONG_CALL: Duration = Duration::from_secs(60);
 /// The answering node gives each member 1 s, so it may itself need a little more.
 const STATUS_ATTEMPT: Duration = Duration::from_millis(2_500);
@@ -80,11 +80,12 @@ impl Admin {
         send!(self, Plan { attempt, ..plan }, StatusRequest { local_only }, status)
     }
 
-    /// Takes a running, empty node in and waits until it votes (or, with `learner_only`, replicates). `peer_address` is
-    /// where it listens for peers. Answers with the members.
+    /// Takes a running, empty node in and waits until it votes (or, with `learner_only`,
+    /// replicates). `peer_address` is where it listens for peers. Answers with the members.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Rejected`] (among others when the node has another id or cluster).
+    /// [`Error::Unreachable`], [`Error::Rejected`] (among others when the node has another id or
+    /// cluster).
     pub async fn add_node(
         &self,
         id: u64,
@@ -96,7 +97,8 @@ impl Admin {
         Ok(self.learned(answer.members))
     }
 
-    /// The members as an answer names them: whoever changes them is not to depend on nodes that it has taken out.
+    /// The members as an answer names them: whoever changes them is not to depend on nodes that it
+    /// has taken out.
     fn learned(&self, members: Vec<Member>) -> Vec<Member> {
         let addresses = members.iter().map(|member| member.client_address.as_str());
         self.core.endpoints.replace_members(addresses);
@@ -106,8 +108,8 @@ impl Admin {
     /// Takes a node out, within the call timeout. Answers with the members.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Rejected`] (among others when there is no such member, or the rest would have no live
-    /// quorum).
+    /// [`Error::Unreachable`], [`Error::Rejected`] (among others when there is no such member, or
+    /// the rest would have no live quorum).
     pub async fn remove_node(&self, id: u64) -> Result<Vec<Member>, Error> {
         let plan = self.whole("remove node");
         let send = |channel, request| async move { stub(channel).remove_node(request).await };
@@ -124,7 +126,8 @@ impl Admin {
         Ok(self.learned(members))
     }
 
-    /// One node gets all of the call timeout: what it says at the end of it tells more than asking others again.
+    /// One node gets all of the call timeout: what it says at the end of it tells more than asking
+    /// others again.
     fn whole(&self, operation: &'static str) -> Plan {
         let plan = self.core.plan(operation, Target::Leader);
         Plan { attempt: plan.within, ..plan }
@@ -145,8 +148,8 @@ impl Admin {
         Ok(self.learned(answer.members))
     }
 
-    /// Hands the lead to this voter, or to the one that is furthest along, and waits until it leads. Answers with the
-    /// leader's id.
+    /// Hands the lead to this voter, or to the one that is furthest along, and waits until it
+    /// leads. Answers with the leader's id.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Rejected`].
@@ -156,7 +159,8 @@ impl Admin {
         Ok(answer.leader_id)
     }
 
-    /// Builds a snapshot on the answering node and purges the log behind it. The header tells which node it was.
+    /// Builds a snapshot on the answering node and purges the log behind it. The header tells which
+    /// node it was.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Rejected`].
@@ -165,8 +169,8 @@ impl Admin {
         send!(self, plan, TriggerSnapshotRequest {}, trigger_snapshot)
     }
 
-    /// Overrides an instance's status or weight until it is cleared, whatever the instance registers meanwhile. The
-    /// instance need not be registered yet.
+    /// Overrides an instance's status or weight until it is cleared, whatever the instance
+    /// registers meanwhile. The instance need not be registered yet.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Rejected`].
@@ -187,7 +191,8 @@ impl Admin {
         self.put_override(service, id, None).await
     }
 
-    /// The overrides of the namespace, by service and id, also those of instances that are not registered.
+    /// The overrides of the namespace, by service and id, also those of instances that are not
+    /// registered.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Rejected`].
@@ -202,7 +207,8 @@ impl Admin {
             let place = |name: &Option<InstanceName>| {
                 name.as_ref().map(|name| (name.service.clone(), name.id.clone()))
             };
-            // Each page begins after the one before it, so this ends even with a node that repeats itself.
+            // Each page begins after the one before it, so this ends even with a node that repeats
+            // itself.
             if place(&answer.next) <= place(&request.after) {
                 return Ok(all);
             }
@@ -233,8 +239,8 @@ impl Admin {
         done.map(drop).map_err(|error| error.into_error(plan.operation))
     }
 
-    /// Begins a copy of the whole state. Tries one node after the other until one begins to send; from then on a failure
-    /// is the backup's, and the caller begins anew.
+    /// Begins a copy of the whole state. Tries one node after the other until one begins to send;
+    /// from then on a failure is the backup's, and the caller begins anew.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Rejected`].
@@ -244,7 +250,8 @@ impl Admin {
         let deadline = Instant::now() + LONG_CALL;
         let mut rounds = Rounds::new(FOREGROUND);
         let mut tried: Vec<Attempt> = Vec::new();
-        // Each node once: what keeps all of them from sending a backup will not pass within a second.
+        // Each node once: what keeps all of them from sending a backup will not pass within a
+        // second.
         for _ in 0..endpoints.len() {
             let (address, channel) = rounds.pick(endpoints, Target::Any);
             let begin = async {
@@ -286,11 +293,12 @@ pub struct Backup {
 }
 
 impl Backup {
-    /// The next chunk; `None` after the last. What the first one says of itself holds for the whole: compare
-    /// `total_bytes` with what arrived.
+    /// The next chunk; `None` after the last. What the first one says of itself holds for the
+    /// whole: compare `total_bytes` with what arrived.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] or [`Error::Rejected`] when it broke off: what arrived so far is worth nothing.
+    /// [`Error::Unreachable`] or [`Error::Rejected`] when it broke off: what arrived so far is
+    /// worth nothing.
     pub async fn next(&mut self) -> Result<Option<BackupChunk>, Error> {
         if let Some(first) = self.first.take() {
             return Ok(Some(first));

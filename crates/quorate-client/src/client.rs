@@ -1,4 +1,5 @@
-//! [`Client`]: how it is made, and the calls that lead to the rooms below. Reading is in `client/reads.rs`.
+//! [`Client`]: how it is made, and the calls that lead to the rooms below. Reading is in
+//! `client/reads.rs`.
 
 mod reads;
 
@@ -65,7 +66,8 @@ impl ClientBuilder {
         }
     }
 
-    /// The namespace of everything that the client registers, reads and follows; "default" unless set.
+    /// The namespace of everything that the client registers, reads and follows; "default" unless
+    /// set.
     #[must_use]
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.options.namespace = namespace.into();
@@ -79,17 +81,18 @@ impl ClientBuilder {
         self
     }
 
-    /// How long one node may take before the next is asked; 0.5 s unless set, and never more than half the call timeout.
-    /// Where no node answers in time, each round over all nodes waits twice as long, up to half the call timeout (a renewal:
-    /// half its interval), so that a cluster that is only slow is waited for.
+    /// How long one node may take before the next is asked; 0.5 s unless set, and never more than
+    /// half the call timeout. Where no node answers in time, each round over all nodes waits twice
+    /// as long, up to half the call timeout (a renewal: half its interval), so that a cluster that
+    /// is only slow is waited for.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.options.attempt_timeout = timeout;
         self
     }
 
-    /// A watch on which nothing arrives for so long goes to another node; 15 s unless set. Has to be longer than the
-    /// server's bookmark period (5 s unless configured).
+    /// A watch on which nothing arrives for so long goes to another node; 15 s unless set. Has to
+    /// be longer than the server's bookmark period (5 s unless configured).
     #[must_use]
     pub fn watch_idle_timeout(mut self, timeout: Duration) -> Self {
         self.options.watch_idle_timeout = timeout;
@@ -103,16 +106,17 @@ impl ClientBuilder {
         self
     }
 
-    /// How often live views are compared with the registry, about; 60 s unless set. A difference, which would be a bug, is
-    /// logged, counted ([`Client::counters`]) and repaired.
+    /// How often live views are compared with the registry, about; 60 s unless set. A difference,
+    /// which would be a bug, is logged, counted ([`Client::counters`]) and repaired.
     #[must_use]
     pub fn audit_interval(mut self, interval: Duration) -> Self {
         self.options.audit_interval = interval;
         self
     }
 
-    /// A directory for the last known view of each service that is discovered: a start while the registry is down then
-    /// begins with that. Made if it is not there; several processes may share it.
+    /// A directory for the last known view of each service that is discovered: a start while the
+    /// registry is down then begins with that. Made if it is not there; several processes may share
+    /// it.
     #[cfg(feature = "cache")]
     #[must_use]
     pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> Self {
@@ -120,9 +124,10 @@ impl ClientBuilder {
         self
     }
 
-    /// How often the cluster's members are looked up (and soon after a node failed); 30 s unless set. `None`: never, only
-    /// the addresses given are used. When nodes were added, their share of the streams moves to them within another such
-    /// interval, one stream at a time; nothing is missed or told twice.
+    /// How often the cluster's members are looked up (and soon after a node failed); 30 s unless
+    /// set. `None`: never, only the addresses given are used. When nodes were added, their share of
+    /// the streams moves to them within another such interval, one stream at a time; nothing is
+    /// missed or told twice.
     #[must_use]
     pub fn member_refresh(mut self, interval: Option<Duration>) -> Self {
         self.member_refresh = interval;
@@ -136,12 +141,13 @@ impl ClientBuilder {
         self
     }
 
-    /// Makes the client. Sends nothing and waits for nothing: it also succeeds while the registry is down. Has to be called
-    /// within a tokio runtime, on which the client's background work then runs, whichever thread calls it later.
+    /// Makes the client. Sends nothing and waits for nothing: it also succeeds while the registry
+    /// is down. Has to be called within a tokio runtime, on which the client's background work then
+    /// runs, whichever thread calls it later.
     ///
     /// # Errors
-    /// [`Error::NoAddresses`], [`Error::InvalidAddress`], [`Error::InvalidOption`] for a duration below 10 ms or over 365
-    /// days, or [`Error::NoRuntime`].
+    /// [`Error::NoAddresses`], [`Error::InvalidAddress`], [`Error::InvalidOption`] for a duration
+    /// below 10 ms or over 365 days, or [`Error::NoRuntime`].
     pub fn build(self) -> Result<Client, Error> {
         for (option, value) in [
             ("call_timeout", self.options.call_timeout),
@@ -176,7 +182,8 @@ impl ClientBuilder {
 }
 
 impl Client {
-    /// Begins to make a client from the addresses (`host:port`) of some nodes; it finds the others by itself.
+    /// Begins to make a client from the addresses (`host:port`) of some nodes; it finds the others
+    /// by itself.
     pub fn builder<S: Into<String>>(addresses: impl IntoIterator<Item = S>) -> ClientBuilder {
         ClientBuilder::new(addresses)
     }
@@ -189,12 +196,12 @@ impl Client {
         Self::builder(addresses).build()
     }
 
-    /// Registers, waits until that is committed, and keeps it so in the background until the handle is dropped or
-    /// deregistered.
+    /// Registers, waits until that is committed, and keeps it so in the background until the handle
+    /// is dropped or deregistered.
     ///
     /// # Errors
-    /// [`Error::AlreadyRegistered`], [`Error::InvalidOption`] for a renew interval over half the TTL,
-    /// [`Error::Unreachable`] at the deadline, [`Error::Rejected`] with the reason.
+    /// [`Error::AlreadyRegistered`], [`Error::InvalidOption`] for a renew interval over half the
+    /// TTL, [`Error::Unreachable`] at the deadline, [`Error::Rejected`] with the reason.
     pub async fn register(
         &self,
         registration: impl Into<Registration>,
@@ -202,8 +209,8 @@ impl Client {
         self.registrar.register(registration.into()).await
     }
 
-    /// Like [`Client::register`], but returns at once and goes on trying while the registry is down. The handle's state
-    /// tells when it is done.
+    /// Like [`Client::register`], but returns at once and goes on trying while the registry is
+    /// down. The handle's state tells when it is done.
     ///
     /// # Errors
     /// [`Error::AlreadyRegistered`], [`Error::InvalidOption`].
@@ -214,8 +221,8 @@ impl Client {
         self.registrar.register_in_background(registration.into())
     }
 
-    /// A live view of a service, by its name or a [`Selector`]: at once, and empty until the registry (or the cache) has
-    /// told something. All views of a client share one stream.
+    /// A live view of a service, by its name or a [`Selector`]: at once, and empty until the
+    /// registry (or the cache) has told something. All views of a client share one stream.
     ///
     /// # Errors
     /// [`Error::InvalidName`].
@@ -223,8 +230,8 @@ impl Client {
         self.hubs.discover(selector.into())
     }
 
-    /// A tonic channel to a service, for generated clients: its endpoints follow a live view. Must be called within a
-    /// tokio runtime. For settings, [`Client::channel_to`].
+    /// A tonic channel to a service, for generated clients: its endpoints follow a live view. Must
+    /// be called within a tokio runtime. For settings, [`Client::channel_to`].
     ///
     /// ```no_run
     /// # use tonic::transport::Channel;
@@ -267,11 +274,13 @@ impl Client {
         Watch::start(self.core.clone(), selection.into())
     }
 
-    /// Changes one instance, whoever registered it: what is not set in `update` stays. Lasts until its owner registers it
-    /// again with something else. For an instance that this process registered, use [`RegistrationHandle::update`].
+    /// Changes one instance, whoever registered it: what is not set in `update` stays. Lasts until
+    /// its owner registers it again with something else. For an instance that this process
+    /// registered, use [`RegistrationHandle::update`].
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Rejected`] (with [`tonic::Code::NotFound`] if it is not registered).
+    /// [`Error::Unreachable`], [`Error::Rejected`] (with [`tonic::Code::NotFound`] if it is not
+    /// registered).
     pub async fn update(
         &self,
         service: &str,
@@ -284,7 +293,8 @@ impl Client {
     /// Removes one instance, whoever registered it.
     ///
     /// # Errors
-    /// [`Error::Unreachable`], [`Error::Rejected`] (with [`tonic::Code::NotFound`] if it was not registered).
+    /// [`Error::Unreachable`], [`Error::Rejected`] (with [`tonic::Code::NotFound`] if it was not
+    /// registered).
     pub async fn deregister(&self, service: &str, id: &str) -> Result<(), Error> {
         self.registrar.deregister_foreign(service, id).await
     }
@@ -294,10 +304,11 @@ impl Client {
         Admin::new(self.core.clone())
     }
 
-    /// The cluster that answers, 0 before the first answer, and each change of it. It changes when the cluster was founded
-    /// again, or when all addresses lead to another one: the client then registers again what it keeps registered, and shows
-    /// in its watches and views what the other cluster has, once it has all of that. Where nodes of two clusters answer, it
-    /// stays with the one that it is of for as long as a node of that one answers (or failed less than 5 s ago).
+    /// The cluster that answers, 0 before the first answer, and each change of it. It changes when
+    /// the cluster was founded again, or when all addresses lead to another one: the client then
+    /// registers again what it keeps registered, and shows in its watches and views what the other
+    /// cluster has, once it has all of that. Where nodes of two clusters answer, it stays with the
+    /// one that it is of for as long as a node of that one answers (or failed less than 5 s ago).
     ///
     /// ```no_run
     /// # async fn example(client: quorate_client::Client) {

@@ -1,4 +1,5 @@
-//! [`Core`]: what all that a client started shares. The rooms below build on it and never name the client itself.
+//! [`Core`]: what all that a client started shares. The rooms below build on it and never name the
+//! client itself.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,7 +46,8 @@ impl Core {
 }
 
 impl Options {
-    /// A call with these timeouts. One attempt gets no more than half of it: a node that hangs must leave time for another.
+    /// A call with these timeouts. One attempt gets no more than half of it: a node that hangs must
+    /// leave time for another.
     pub(crate) fn plan(&self, operation: &'static str, target: Target) -> Plan {
         let within = self.call_timeout;
         let attempt = self.attempt_timeout.min(within / 2);

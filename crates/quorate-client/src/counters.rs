@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 /// What the parts of a client note for each other and for those who ask.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    /// The cluster in which this client registered something last, and the latest revision at which that stands.
+    /// The cluster in which this client registered something last, and the latest revision at which
+    /// that stands.
     written: Mutex<(u64, u64)>,
     pub(crate) divergences: AtomicU64,
     pub(crate) bad_cache_files: AtomicU64,
@@ -30,14 +31,16 @@ impl Counts {
         };
     }
 
-    /// The latest revision at which a registration of this client stands in this cluster; 0: none is known.
+    /// The latest revision at which a registration of this client stands in this cluster; 0: none
+    /// is known.
     pub(crate) fn written(&self, cluster_id: u64) -> u64 {
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         if written.0 == cluster_id { written.1 } else { 0 }
     }
 }
 
-/// How often something happened that should not, since the client was made; an example is among the [settings](crate#settings).
+/// How often something happened that should not, since the client was made; an example is among the
+/// [settings](crate#settings).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counters {

@@ -8,8 +8,8 @@ const NODES: &str = "QUORATE_NODES";
 const NAMESPACE: &str = "QUORATE_NAMESPACE";
 
 impl Client {
-    /// Makes a client from the environment: [`ClientBuilder::from_env`], with the usual settings for everything else. Needs a
-    /// tokio runtime, as [`ClientBuilder::build`].
+    /// Makes a client from the environment: [`ClientBuilder::from_env`], with the usual settings
+    /// for everything else. Needs a tokio runtime, as [`ClientBuilder::build`].
     ///
     /// # Errors
     /// As [`ClientBuilder::from_env`] and [`ClientBuilder::build`].
@@ -19,8 +19,9 @@ impl Client {
 }
 
 impl ClientBuilder {
-    /// Begins with what the environment says: `QUORATE_NODES`, the addresses of some nodes (`10.0.0.1:7001,10.0.0.2:7001`; a
-    /// port alone has the host before it: `127.0.0.1:7001,7002,7003`), and `QUORATE_NAMESPACE`, "default" unless set.
+    /// Begins with what the environment says: `QUORATE_NODES`, the addresses of some nodes
+    /// (`10.0.0.1:7001,10.0.0.2:7001`; a port alone has the host before it:
+    /// `127.0.0.1:7001,7002,7003`), and `QUORATE_NAMESPACE`, "default" unless set.
     ///
     /// ```no_run
     /// # fn example() -> Result<(), quorate_client::Error> {
@@ -30,8 +31,9 @@ impl ClientBuilder {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidVariable`]: `QUORATE_NODES` is not set, or names what is no address. There is no default for it: a service
-    /// that looks for a registry on its own machine by mistake would find none, or another one.
+    /// [`Error::InvalidVariable`]: `QUORATE_NODES` is not set, or names what is no address. There
+    /// is no default for it: a service that looks for a registry on its own machine by mistake
+    /// would find none, or another one.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(|name| {
             std::env::var_os(name).map(|text| text.to_string_lossy().into())
@@ -59,8 +61,8 @@ impl ClientBuilder {
     }
 }
 
-/// The node addresses of a list as `QUORATE_NODES` and the command line's `--nodes` have it: `host:port`, separated by commas; a
-/// port alone has the host before it.
+/// The node addresses of a list as `QUORATE_NODES` and the command line's `--nodes` have it:
+/// `host:port`, separated by commas; a port alone has the host before it.
 ///
 /// ```
 /// let nodes = quorate_client::parse_nodes("127.0.0.1:7001,7002").unwrap();

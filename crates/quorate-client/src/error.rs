@@ -1,5 +1,6 @@
-//! Every way in which a call of this crate fails, as types to match on. Messages are for people and say what was tried;
-//! nothing in the crate, and nothing that uses it, should have to look into a text.
+//! Every way in which a call of this crate fails, as types to match on. Messages are for people and
+//! say what was tried; nothing in the crate, and nothing that uses it, should have to look into a
+//! text.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -54,7 +55,8 @@ pub enum Error {
         /// What it must be.
         must: &'static str,
     },
-    /// An endpoint is to have the address of its listener, which is bound to all addresses and so has none to be called at.
+    /// An endpoint is to have the address of its listener, which is bound to all addresses and so
+    /// has none to be called at.
     #[error(
         "endpoint \"{endpoint}\": {{addr}} is {bound}, where nobody can call; write a host, and {{port}} for the port"
     )]
@@ -64,7 +66,8 @@ pub enum Error {
         /// What the listener is bound to.
         bound: SocketAddr,
     },
-    /// A name that nothing can have: 1 to 253 of `A-Z a-z 0-9 . _ -`, with a letter or digit at both ends.
+    /// A name that nothing can have: 1 to 253 of `A-Z a-z 0-9 . _ -`, with a letter or digit at
+    /// both ends.
     #[error(
         "\"{name}\" is no name of a {what}: 1 to 253 letters, digits, '.', '_' or '-', with a letter or digit at both ends"
     )]
@@ -106,8 +109,8 @@ pub enum Error {
         /// The registry's explanation, for people.
         message: String,
     },
-    /// Another cluster answers than the one that granted a registration's lease, or sent the first part of an answer: it was
-    /// founded again, or the addresses lead to another one.
+    /// Another cluster answers than the one that granted a registration's lease, or sent the first
+    /// part of an answer: it was founded again, or the addresses lead to another one.
     #[error("another cluster answers: {is:016x} instead of {was:016x}")]
     OtherCluster {
         /// The cluster before.
@@ -115,7 +118,8 @@ pub enum Error {
         /// The one that answers now.
         is: u64,
     },
-    /// A newer run of the process holds the instance (or it was deregistered by somebody else): this run has lost it.
+    /// A newer run of the process holds the instance (or it was deregistered by somebody else):
+    /// this run has lost it.
     #[error("a newer run holds the instance, or it was deregistered{}", Current(*current))]
     Superseded {
         /// The incarnation that holds it, where the registry told.
@@ -140,7 +144,8 @@ pub enum Error {
         /// The id asked for.
         id: String,
     },
-    /// The answer lacks something that the wire contract promises: the node is of another version, or has a bug.
+    /// The answer lacks something that the wire contract promises: the node is of another version,
+    /// or has a bug.
     #[error("{operation}: the answer has no {missing}")]
     BadAnswer {
         /// What was to be done.
@@ -224,7 +229,8 @@ pub(crate) fn current_incarnation(status: &Status) -> Option<u64> {
     status.metadata().get(trailers::INCARNATION)?.to_str().ok()?.parse().ok()
 }
 
-/// A status in words, with the innermost cause where the transport hides it ("transport error" says nothing).
+/// A status in words, with the innermost cause where the transport hides it ("transport error" says
+/// nothing).
 pub(crate) fn explain(status: &Status) -> String {
     let causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
     let cause = causes.last().map(ToString::to_string).unwrap_or_default();

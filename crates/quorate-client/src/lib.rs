@@ -1,4 +1,5 @@
-//! The Quorate client: register a process, and find others, over a list of nodes that may come and go.
+//! The Quorate client: register a process, and find others, over a list of nodes that may come and
+//! go.
 //!
 //! ```no_run
 //! use quorate_client::{Client, DiscoveryEvent, InstanceBuilder};
@@ -25,8 +26,9 @@
 //! # }
 //! ```
 //!
-//! Every call has a deadline and goes from node to node within it; every failure is an [`Error`] to match on, never an
-//! empty list. The only exceptions are the two streams (a watch and a backup), which have an idle timeout instead.
+//! Every call has a deadline and goes from node to node within it; every failure is an [`Error`] to
+//! match on, never an empty list. The only exceptions are the two streams (a watch and a backup),
+//! which have an idle timeout instead.
 //!
 //! # Settings
 //!
@@ -48,7 +50,8 @@
 //!
 //! # Features
 //!
-//! All are on unless `default-features = false`; then what is left registers, reads, follows and balances.
+//! All are on unless `default-features = false`; then what is left registers, reads, follows and
+//! balances.
 //!
 //! | feature | gives |
 //! |---|---|
@@ -118,6 +121,6 @@ pub use types::{
     InstanceOverride, Member, MemberRole, MemberStatus, NodeState, OverriddenInstance,
 };
 
-/// The version of tonic whose types stand in this crate's interface ([`Code`], `ChannelBuilder`, [`Caller`]): stubs that are
-/// generated for this one fit.
+/// The version of tonic whose types stand in this crate's interface ([`Code`], `ChannelBuilder`,
+/// [`Caller`]): stubs that are generated for this one fit.
 pub use tonic;

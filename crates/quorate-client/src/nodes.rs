@@ -1,4 +1,5 @@
-//! One call over many nodes: which node is asked next, of which cluster it is, what its answer means for the next attempt.
+//! One call over many nodes: which node is asked next, of which cluster it is, what its answer
+//! means for the next attempt.
 //!
 //! | file | duty |
 //! |---|---|

@@ -1,4 +1,5 @@
-//! Being registered: a handle and the task that keeps it, the stream that renews all leases, servers that register themselves.
+//! Being registered: a handle and the task that keeps it, the stream that renews all leases,
+//! servers that register themselves.
 //!
 //! | file | duty |
 //! |---|---|

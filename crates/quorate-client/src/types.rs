@@ -1,5 +1,5 @@
-//! What callers hand in and get back. Most of it is the wire contract itself, re-exported; here stand the builders, so that
-//! nobody has to spell out protobuf's "not set".
+//! What callers hand in and get back. Most of it is the wire contract itself, re-exported; here
+//! stand the builders, so that nobody has to spell out protobuf's "not set".
 
 mod checks;
 
@@ -26,7 +26,8 @@ pub use quorate_proto::v1::{
 pub struct InstanceBuilder(InstanceSpec);
 
 impl InstanceBuilder {
-    /// An instance of `service`. The id is to be unique within the service, and the same after a restart.
+    /// An instance of `service`. The id is to be unique within the service, and the same after a
+    /// restart.
     pub fn new(service: impl Into<String>, id: impl Into<String>) -> Self {
         let (service, id) = (service.into(), id.into());
         Self(InstanceSpec { service, id, ..InstanceSpec::default() })
@@ -210,9 +211,10 @@ impl Update {
         self
     }
 
-    /// The new load, 0 to 1,000,000, in a unit that the service agrees on; a balancer that goes by load
-    /// ([`crate::Policy::LeastLoaded`]) takes it for calls in flight. Every change is a write that all who follow the service
-    /// get: say it when it has changed by much, a few times a minute, not with every call.
+    /// The new load, 0 to 1,000,000, in a unit that the service agrees on; a balancer that goes by
+    /// load ([`crate::Policy::LeastLoaded`]) takes it for calls in flight. Every change is a write
+    /// that all who follow the service get: say it when it has changed by much, a few times a
+    /// minute, not with every call.
     #[must_use]
     pub fn load(mut self, load: u32) -> Self {
         self.load = Some(load);
@@ -275,10 +277,12 @@ impl Selection {
         Self::services([name])
     }
 
-    /// Several services, up to 1,000. No names at all select nothing but an error: use [`Selection::prefix`] for all.
+    /// Several services, up to 1,000. No names at all select nothing but an error: use
+    /// [`Selection::prefix`] for all.
     pub fn services<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Self {
         let services: Vec<String> = names.into_iter().map(Into::into).collect();
-        // With no names, the wire contract reads the prefix. An empty name is refused, which is what is wanted here.
+        // With no names, the wire contract reads the prefix. An empty name is refused, which is
+        // what is wanted here.
         let services = if services.is_empty() { vec![String::new()] } else { services };
         Self { services, ..Self::anything() }
     }
@@ -389,7 +393,8 @@ impl FetchOptions {
         self
     }
 
-    /// The answer holds at least this revision: with the one of a write, that write is seen, on any node.
+    /// The answer holds at least this revision: with the one of a write, that write is seen, on any
+    /// node.
     #[must_use]
     pub fn min_revision(mut self, revision: u64) -> Self {
         self.min_revision = revision;
@@ -403,8 +408,8 @@ impl FetchOptions {
         self
     }
 
-    /// The cluster that these revisions are of, from the lease or the header that they are from: where another one answers,
-    /// they are passed over.
+    /// The cluster that these revisions are of, from the lease or the header that they are from:
+    /// where another one answers, they are passed over.
     #[must_use]
     pub fn of_cluster(mut self, cluster_id: u64) -> Self {
         self.cluster_id = cluster_id;
@@ -420,10 +425,11 @@ impl FetchOptions {
 pub struct Fetched {
     /// Who answered, and at which revision.
     pub header: ResponseHeader,
-    /// `None`: nothing changed after the revision named in the request. With names, one service for each, in the order
-    /// asked, [`Service::known`] or not; with a prefix, the known ones.
+    /// `None`: nothing changed after the revision named in the request. With names, one service for
+    /// each, in the order asked, [`Service::known`] or not; with a prefix, the known ones.
     pub services: Option<Vec<Service>>,
-    /// `None`: all of it is as of the header's revision. Else it was too large for one answer, and something of it changed
-    /// while it was read in pages: each part is as of some revision from the header's to this one.
+    /// `None`: all of it is as of the header's revision. Else it was too large for one answer, and
+    /// something of it changed while it was read in pages: each part is as of some revision from
+    /// the header's to this one.
     pub mixed_until: Option<u64>,
 }

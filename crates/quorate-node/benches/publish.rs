@@ -1,5 +1,5 @@
-//! What a change costs the watch hub, under the lock that commands are applied under: `cargo bench -p quorate-node`.
-//! Figures are in docs/performance.md.
+//! What a change costs the watch hub, under the lock that commands are applied under: `cargo bench
+//! -p quorate-node`. Figures are in docs/performance.md.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

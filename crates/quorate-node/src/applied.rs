@@ -1,8 +1,9 @@
 //! What this node has applied: the registry, the watch hub and the log position, under one lock.
 //!
-//! Commands are applied and watchers are registered under the same lock, so that nothing can fall between the snapshot
-//! that a watcher begins with and the first change that it is told. The lock is held for short, never across an await; a
-//! long read clones the registry (which shares structure and costs almost nothing) and works on the clone.
+//! Commands are applied and watchers are registered under the same lock, so that nothing can fall
+//! between the snapshot that a watcher begins with and the first change that it is told. The lock
+//! is held for short, never across an await; a long read clones the registry (which shares
+//! structure and costs almost nothing) and works on the clone.
 
 pub(crate) mod encoded;
 pub(crate) mod hub;
@@ -23,8 +24,8 @@ use tokio::time::Instant;
 use crate::applied::hub::{AGES_EVERY, Hub};
 use crate::types::{Entry, LogId, Outcome, StoredMembership};
 
-/// The hash of the state is kept at every multiple of this log index, so that nodes at different positions can be
-/// compared at one that all of them passed.
+/// The hash of the state is kept at every multiple of this log index, so that nodes at different
+/// positions can be compared at one that all of them passed.
 const HASH_EVERY: u64 = 64;
 
 /// The applied state of this node.
@@ -59,7 +60,8 @@ impl Applied {
     pub(crate) fn new(watch_ring: usize, watch_ring_bytes: usize) -> Self {
         let registry = Registry::new();
         let state = State {
-            // The first entry, a membership, leaves it so: before and after it nodes have the same hash.
+            // The first entry, a membership, leaves it so: before and after it nodes have the same
+            // hash.
             hash_mark: (0, registry.hash()),
             registry,
             hub: Hub::new(watch_ring, watch_ring_bytes),
@@ -88,8 +90,8 @@ impl Applied {
         *self.position.borrow()
     }
 
-    /// Applies one log entry. Who waits for it is told by [`Applied::tell_position`], watchers of what it changes by
-    /// [`Applied::wake_watchers`].
+    /// Applies one log entry. Who waits for it is told by [`Applied::tell_position`], watchers of
+    /// what it changes by [`Applied::wake_watchers`].
     pub(crate) fn apply(&self, entry: Entry) -> Outcome {
         let index = entry.log_id.index();
         let mut state = self.lock();

@@ -1,12 +1,15 @@
-//! Registry time as the leader makes it; the only place where a clock is read to decide what a command says.
+//! Registry time as the leader makes it; the only place where a clock is read to decide what a
+//! command says.
 //!
-//! A leader stamps its commands with the clock that it found in the state when its term began, plus its own monotonic
-//! time since then. So registry time stands still without a leader, and jumps of the wall clock do not matter. Besides:
-//! - It stays within [`AHEAD_MAX`] of what is applied: while nothing commits (no quorum, full or slow disks), it waits.
-//! - A gap of more than [`STALL`] between two looks (the ticker looks every [`TICK`]) means that this process did not run:
-//!   SIGSTOP, a paused machine. The gap is not counted.
-//! - After any of these, and at the beginning of a term, it stands still until the grace that renewals are owed then is
-//!   applied: they may be waiting behind whatever held the leader up.
+//! A leader stamps its commands with the clock that it found in the state when its term began, plus
+//! its own monotonic time since then. So registry time stands still without a leader, and jumps of
+//! the wall clock do not matter. Besides:
+//! - It stays within [`AHEAD_MAX`] of what is applied: while nothing commits (no quorum, full or
+//!   slow disks), it waits.
+//! - A gap of more than [`STALL`] between two looks (the ticker looks every [`TICK`]) means that
+//!   this process did not run: SIGSTOP, a paused machine. The gap is not counted.
+//! - After any of these, and at the beginning of a term, it stands still until the grace that
+//!   renewals are owed then is applied: they may be waiting behind whatever held the leader up.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -17,10 +20,12 @@ use tokio::time::Instant;
 /// The ticker looks at the clock this often.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
-/// A longer gap between two looks at the clock is a stall: several ticks, well under the smallest TTL (1 s).
+/// A longer gap between two looks at the clock is a stall: several ticks, well under the smallest
+/// TTL (1 s).
 const STALL: Duration = Duration::from_millis(400);
 
-/// The clock runs no further ahead of the applied one: twice the idle tick (500 ms), the smallest TTL.
+/// The clock runs no further ahead of the applied one: twice the idle tick (500 ms), the smallest
+/// TTL.
 const AHEAD_MAX: Duration = Duration::from_millis(1_000);
 
 /// Makes the stamps of one node's commands.
@@ -39,8 +44,9 @@ struct Stamp {
 }
 
 impl LeaderClock {
-    /// What time it is for a leader of this term. `applied` is the clock of the state now, `pending` whether anything in the
-    /// state ends by it: only then does it matter how far this is ahead.
+    /// What time it is for a leader of this term. `applied` is the clock of the state now,
+    /// `pending` whether anything in the state ends by it: only then does it matter how far this is
+    /// ahead.
     pub(crate) fn read(&self, term: u64, applied: Clock, pending: bool) -> Clock {
         let now = Instant::now();
         let mut last = self.last.lock().expect("invariant: nothing panics under this lock");

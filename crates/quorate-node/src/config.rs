@@ -1,5 +1,6 @@
-//! Every knob of a node: meaning, unit, default and minimum. Parsed once by the binary, checked once by
-//! [`Config::validate`], then passed by value; nothing reads an environment variable or a constant tuned elsewhere.
+//! Every knob of a node: meaning, unit, default and minimum. Parsed once by the binary, checked
+//! once by [`Config::validate`], then passed by value; nothing reads an environment variable or a
+//! constant tuned elsewhere.
 
 mod networks;
 
@@ -15,7 +16,8 @@ pub use networks::{BadNetwork, Networks};
 /// A node's configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// This node's id, at least 1. Never reused: a node whose disk was lost comes back under a new id.
+    /// This node's id, at least 1. Never reused: a node whose disk was lost comes back under a new
+    /// id.
     pub id: u64,
     /// Where the log, the snapshots and the identity are kept. Created if missing.
     pub data_dir: PathBuf,
@@ -29,8 +31,9 @@ pub struct Config {
     pub peer_advertise: Option<String>,
     /// How the node comes to its cluster when its data directory is empty; ignored otherwise.
     pub start: Start,
-    /// The networks whose addresses this node may probe while it leads, for the health checks that instances declare. Default:
-    /// none, and nothing is probed. The same on every node: any of them may come to lead.
+    /// The networks whose addresses this node may probe while it leads, for the health checks that
+    /// instances declare. Default: none, and nothing is probed. The same on every node: any of them
+    /// may come to lead.
     pub health_checks: HealthChecks,
     /// The knobs that seldom need turning.
     pub tunables: Tunables,
@@ -40,18 +43,20 @@ pub struct Config {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HealthChecks {
-    /// Networks in CIDR notation (`10.0.0.0/8`) or single addresses. Whoever may register an instance chooses the address that
-    /// is probed: allow the networks of the services, and none where something listens that trusts its neighbours.
+    /// Networks in CIDR notation (`10.0.0.0/8`) or single addresses. Whoever may register an
+    /// instance chooses the address that is probed: allow the networks of the services, and none
+    /// where something listens that trusts its neighbours.
     pub allow: Networks,
 }
 
 /// How a node with an empty data directory comes to its cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// It is one of the first members of a new cluster: all of them, with their peer addresses (`host:port`), this node
-    /// included. Every one of them is started with the same list.
+    /// It is one of the first members of a new cluster: all of them, with their peer addresses
+    /// (`host:port`), this node included. Every one of them is started with the same list.
     Bootstrap(BTreeMap<u64, String>),
-    /// It asks a running cluster to take it in; the client addresses (`host:port`) of some of its nodes.
+    /// It asks a running cluster to take it in; the client addresses (`host:port`) of some of its
+    /// nodes.
     Join {
         /// Client addresses of the running cluster, tried in turn.
         nodes: Vec<String>,
@@ -62,69 +67,76 @@ pub enum Start {
     Wait,
 }
 
-/// The knobs that seldom need turning, with their defaults. In the configuration file: the table `[tunables]`.
+/// The knobs that seldom need turning, with their defaults. In the configuration file: the table
+/// `[tunables]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tunables {
     /// The leader's heartbeat, ms. Default 80, minimum 10. Longer than a round trip between nodes.
     pub heartbeat_ms: u64,
-    /// A follower that hears nothing of its leader for `election_timeout_max_ms`, and then nothing for a random time from
-    /// here ... Default 240, minimum 3 heartbeats. Longer than a node's disk needs for a sync (votes are kept on it).
+    /// A follower that hears nothing of its leader for `election_timeout_max_ms`, and then nothing
+    /// for a random time from here ... Default 240, minimum 3 heartbeats. Longer than a node's disk
+    /// needs for a sync (votes are kept on it).
     pub election_timeout_min_ms: u64,
-    /// ... to here, in ms, stands for election; in its first `election_timeout_max_ms` it votes for nobody either. Default
-    /// 320; more than `election_timeout_min_ms`. So a leader that stands still for less than the two together (560 ms) stays;
-    /// one whose process dies is replaced at once.
+    /// ... to here, in ms, stands for election; in its first `election_timeout_max_ms` it votes for
+    /// nobody either. Default 320; more than `election_timeout_min_ms`. So a leader that stands
+    /// still for less than the two together (560 ms) stays; one whose process dies is replaced at
+    /// once.
     pub election_timeout_max_ms: u64,
     /// How long a call without a deadline of its own may take, ms. Default 5,000, minimum 100.
     pub request_timeout_ms: u64,
-    /// Renewals are collected this long, at most, ms; one log entry carries them all. Default 50, minimum 1, maximum 300
-    /// (a third of the smallest TTL).
+    /// Renewals are collected this long, at most, ms; one log entry carries them all. Default 50,
+    /// minimum 1, maximum 300 (a third of the smallest TTL).
     pub renew_window_ms: u64,
-    /// After an election, no lease ends sooner than this, ms (nor later than its TTL and this after its last renewal).
-    /// Default 3,000, minimum 1.
+    /// After an election, no lease ends sooner than this, ms (nor later than its TTL and this after
+    /// its last renewal). Default 3,000, minimum 1.
     pub election_grace_ms: u64,
     /// A snapshot is taken after so many log entries. Default 50,000, minimum 100.
     pub snapshot_every: u64,
-    /// One is also taken after so many bytes of log entries, or, if that is more, half of what the last one took. Default
-    /// 7 MiB, minimum 64 KiB.
+    /// One is also taken after so many bytes of log entries, or, if that is more, half of what the
+    /// last one took. Default 7 MiB, minimum 64 KiB.
     pub snapshot_log_bytes: u64,
     /// So many log entries before the newest snapshot are kept for slow followers. Default 5,000.
     pub keep_entries: u64,
-    /// So many changes are kept in memory for watchers that resume. What is older than three minutes goes (not the latest 100
-    /// changes). Default 100,000, minimum 1.
+    /// So many changes are kept in memory for watchers that resume. What is older than three
+    /// minutes goes (not the latest 100 changes). Default 100,000, minimum 1.
     pub watch_ring: usize,
     /// They take no more than about this, bytes. Default 64 MiB, minimum 64 KiB.
     pub watch_ring_bytes: usize,
-    /// A watcher that nothing was sent to for this long gets a bookmark, ms. Default 5,000, minimum 10.
+    /// A watcher that nothing was sent to for this long gets a bookmark, ms. Default 5,000, minimum
+    /// 10.
     pub bookmark_ms: u64,
-    /// With less than this free on the disk, the node takes no registrations, bytes; with less than a quarter of it, nothing at
-    /// all. Default 64 MiB, minimum 16 MiB.
+    /// With less than this free on the disk, the node takes no registrations, bytes; with less than
+    /// a quarter of it, nothing at all. Default 64 MiB, minimum 16 MiB.
     pub disk_reserve_bytes: u64,
     /// Stopping takes no longer than this, ms. Default 10,000, minimum 100.
     pub shutdown_grace_ms: u64,
-    /// Connections of clients, in all; more are refused. Default 10,000, minimum 1. `quorate` lowers it to what its limit of
-    /// descriptors allows, less a reserve for the log, snapshots and peers.
+    /// Connections of clients, in all; more are refused. Default 10,000, minimum 1. `quorate`
+    /// lowers it to what its limit of descriptors allows, less a reserve for the log, snapshots and
+    /// peers.
     pub connections_max: usize,
-    /// Those from one address, so that one client does not take the place of all others. Default 5,000, minimum 1. Raise
-    /// both where many clients come through one proxy.
+    /// Those from one address, so that one client does not take the place of all others. Default
+    /// 5,000, minimum 1. Raise both where many clients come through one proxy.
     pub connections_per_address_max: usize,
     /// Connections to the listener for peers. Default 256, minimum 8: each peer has a few.
     pub peer_connections_max: usize,
-    /// A connection, to either listener, that has had no call or stream under way for so long is told to go and closed, ms.
-    /// Default 300,000 (five minutes): longer than the pauses of whoever calls at all, so a connection is rarely made anew,
-    /// and short enough that forgotten ones leave their places. Minimum 1,000.
+    /// A connection, to either listener, that has had no call or stream under way for so long is
+    /// told to go and closed, ms. Default 300,000 (five minutes): longer than the pauses of whoever
+    /// calls at all, so a connection is rarely made anew, and short enough that forgotten ones
+    /// leave their places. Minimum 1,000.
     pub connection_idle_ms: u64,
-    /// Calls under way, watches and other streams among them, of clients and as many of peers; more are refused. Default
-    /// 32,768, minimum 64: a watch, a stream of renewals and a call on each of `connections_max` connections; a stream takes
-    /// about 10 KiB.
+    /// Calls under way, watches and other streams among them, of clients and as many of peers; more
+    /// are refused. Default 32,768, minimum 64: a watch, a stream of renewals and a call on each of
+    /// `connections_max` connections; a stream takes about 10 KiB.
     pub calls_max: usize,
-    /// Those from one address, so that one client does not take the place of all others. Default 16,384, minimum 64. Raise it
-    /// where many clients come through one proxy.
+    /// Those from one address, so that one client does not take the place of all others. Default
+    /// 16,384, minimum 64. Raise it where many clients come through one proxy.
     pub calls_per_address_max: usize,
-    /// Bytes of answers that clients have not taken yet, in all; calls that would add some are refused. Default 256 MiB,
-    /// minimum 64 KiB.
+    /// Bytes of answers that clients have not taken yet, in all; calls that would add some are
+    /// refused. Default 256 MiB, minimum 64 KiB.
     pub answers_bytes_max: usize,
-    /// Those on one connection. Default 64 MiB, minimum 64 KiB; an answer that is larger cannot be given.
+    /// Those on one connection. Default 64 MiB, minimum 64 KiB; an answer that is larger cannot be
+    /// given.
     pub answers_per_connection_bytes_max: usize,
 }
 

@@ -18,7 +18,8 @@ pub(crate) enum NodeError {
         "no leader within {waited_ms} ms: a majority of the cluster's nodes is needed, see `quorate cluster status`"
     )]
     NoLeader { waited_ms: u64 },
-    /// There is a leader, but it did not answer or commit within the deadline; a write may yet happen.
+    /// There is a leader, but it did not answer or commit within the deadline; a write may yet
+    /// happen.
     #[error(
         "the leader (node {leader}) did not finish within {waited_ms} ms: no quorum, or too much load"
     )]
@@ -34,7 +35,8 @@ pub(crate) enum NodeError {
         "node {node} is not a member of the cluster, or has not caught up since it became one; ask another node"
     )]
     NotMember { node: u64 },
-    /// The cluster has no identity yet: nothing may be served that could be taken for another cluster's.
+    /// The cluster has no identity yet: nothing may be served that could be taken for another
+    /// cluster's.
     #[error("node {node}: this cluster is being founded; try again in a moment")]
     Founding { node: u64 },
     /// This node was taken out.

@@ -1,6 +1,7 @@
-//! How much room is left on the disk. Below its reserve a node takes no writes, so that neither the log store nor the
-//! rest of the machine ever sees a full disk; above it again, it goes on by itself. What keeps the registry readable and true,
-//! and what makes room, goes on down to a floor: first entries of a term, time, renewals, deregistrations, members.
+//! How much room is left on the disk. Below its reserve a node takes no writes, so that neither the
+//! log store nor the rest of the machine ever sees a full disk; above it again, it goes on by
+//! itself. What keeps the registry readable and true, and what makes room, goes on down to a floor:
+//! first entries of a term, time, renewals, deregistrations, members.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};

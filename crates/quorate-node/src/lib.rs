@@ -1,7 +1,8 @@
 //! The Quorate server as a library: Raft, gRPC and the watch hub around the replicated registry.
 //!
-//! Begin with `server.rs` (what runs), then `node.rs` (what a call can do), then `api/grpc/registry.rs` (the calls). Each room
-//! is a file with a folder; what others may use of it stands in that file. A room uses what is below it in this table.
+//! Begin with `server.rs` (what runs), then `node.rs` (what a call can do), then
+//! `api/grpc/registry.rs` (the calls). Each room is a file with a folder; what others may use of it
+//! stands in that file. A room uses what is below it in this table.
 //!
 //! | room | duty |
 //! |---|---|

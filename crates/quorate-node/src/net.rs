@@ -1,5 +1,5 @@
-//! The node's sockets, all of them: listening, accepting, connecting. [`Net::Tcp`] is the real network; a simulation
-//! brings its own. Nothing else in this crate opens a socket.
+//! The node's sockets, all of them: listening, accepting, connecting. [`Net::Tcp`] is the real
+//! network; a simulation brings its own. Nothing else in this crate opens a socket.
 
 pub(crate) mod answers;
 pub(crate) mod authority;
@@ -31,8 +31,9 @@ pub struct Environment {
     pub net: Net,
     /// Who writes its log to the disk.
     pub log_io: Io,
-    /// Where Raft runs, and what talks to peers. `None`: where the node is made. A runtime with one thread of its own is
-    /// best: a write then crosses few threads, and no load of clients keeps a heartbeat waiting.
+    /// Where Raft runs, and what talks to peers. `None`: where the node is made. A runtime with one
+    /// thread of its own is best: a write then crosses few threads, and no load of clients keeps a
+    /// heartbeat waiting.
     pub raft_on: Option<tokio::runtime::Handle>,
 }
 
@@ -88,7 +89,8 @@ pub struct Connection {
     from: Option<IpAddr>,
 }
 
-/// When no connection can be accepted (no descriptors, no memory), the next one is tried after so long.
+/// When no connection can be accepted (no descriptors, no memory), the next one is tried after so
+/// long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// That is told so often.
 const TELL_EVERY: Duration = Duration::from_secs(60);
@@ -97,8 +99,8 @@ trait Duplex: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Duplex for T {}
 
 impl Net {
-    /// Listens at an address. Accepted connections do without Nagle's algorithm, which would hold small messages back for
-    /// 40 ms.
+    /// Listens at an address. Accepted connections do without Nagle's algorithm, which would hold
+    /// small messages back for 40 ms.
     pub(crate) async fn listen(&self, address: SocketAddr) -> io::Result<Listener> {
         match self {
             Self::Tcp => {
@@ -143,8 +145,8 @@ impl Net {
     }
 }
 
-/// The next connection. One that cannot be accepted stays in the kernel's queue, so trying again at once would do nothing
-/// else.
+/// The next connection. One that cannot be accepted stays in the kernel's queue, so trying again at
+/// once would do nothing else.
 async fn accept(listener: &TcpListener, told: &mut Option<Instant>) -> Connection {
     loop {
         let error = match listener.accept().await {

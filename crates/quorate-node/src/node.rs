@@ -1,5 +1,5 @@
-//! One node: proposes writes (here or at the leader), reads, and answers what only a leader can. Handlers of calls reach
-//! Raft and the registry only through this.
+//! One node: proposes writes (here or at the leader), reads, and answers what only a leader can.
+//! Handlers of calls reach Raft and the registry only through this.
 //!
 //! | file | duty |
 //! |---|---|
@@ -81,7 +81,8 @@ pub(crate) struct Node {
     raft: Raft,
     /// Who leads and who the members are: changes seldom, so it is what calls wait on.
     view: View,
-    /// Everything that Raft tells of itself: changes with every step it takes, so nothing that a call does waits on it.
+    /// Everything that Raft tells of itself: changes with every step it takes, so nothing that a
+    /// call does waits on it.
     metrics: Metrics,
     applied: Arc<Applied>,
     peers: Arc<Peers>,
@@ -102,7 +103,8 @@ pub(crate) struct Node {
     started: Instant,
     /// The ids of those that are to found the cluster with this node; empty for one that joins.
     founders: BTreeSet<u64>,
-    /// False for a founder that does not know yet whether it has run before: see `upkeep/amnesia.rs`.
+    /// False for a founder that does not know yet whether it has run before: see
+    /// `upkeep/amnesia.rs`.
     takes_part: AtomicBool,
     /// Cancelled when the node begins to stop.
     stop: CancellationToken,
@@ -172,7 +174,8 @@ impl Node {
         &self.tunables
     }
 
-    /// The library, for its own messages, its snapshots and its end. Writes go by [`Node::propose`].
+    /// The library, for its own messages, its snapshots and its end. Writes go by
+    /// [`Node::propose`].
     pub(crate) fn raft(&self) -> &Raft {
         &self.raft
     }
@@ -235,7 +238,8 @@ impl Node {
         &self.founders
     }
 
-    /// False for a founder that does not know yet whether it has run before: see `upkeep/amnesia.rs`.
+    /// False for a founder that does not know yet whether it has run before: see
+    /// `upkeep/amnesia.rs`.
     pub(crate) fn takes_part(&self) -> bool {
         self.takes_part.load(Ordering::Acquire)
     }

@@ -1,4 +1,5 @@
-//! Connections to the other nodes, and the envelope of every call to them: which cluster, which node, by when.
+//! Connections to the other nodes, and the envelope of every call to them: which cluster, which
+//! node, by when.
 
 mod address_book;
 pub(crate) mod streams;
@@ -20,7 +21,8 @@ use crate::net::Net;
 use crate::peers::address_book::AddressBook;
 use crate::peers::streams::Streams;
 
-/// Metadata of every peer call: the sender's cluster, 16 hex digits; 0 from a founder that does not know it yet.
+/// Metadata of every peer call: the sender's cluster, 16 hex digits; 0 from a founder that does not
+/// know it yet.
 pub(crate) const CLUSTER_HEADER: &str = "quorate-cluster-id";
 /// Metadata of every peer call: the hash of the founders of the sender's cluster, 16 hex digits.
 pub(crate) const FOUNDERS_HEADER: &str = "quorate-founders";
@@ -29,10 +31,12 @@ pub(crate) const SENDER_HEADER: &str = "quorate-node-id";
 /// Metadata of every peer call: the node it is meant for, decimal.
 pub(crate) const TARGET_HEADER: &str = "quorate-target-id";
 
-/// Metadata of the Raft library's messages to a node that the sender counts as a voter; present or not.
+/// Metadata of the Raft library's messages to a node that the sender counts as a voter; present or
+/// not.
 const VOTER_HEADER: &str = "quorate-target-votes";
 
-/// One peer message at most: an append of one entry of the largest size (4 MiB) or of many (about 1 MiB), with room.
+/// One peer message at most: an append of one entry of the largest size (4 MiB) or of many (about 1
+/// MiB), with room.
 pub(crate) const MESSAGE_MAX: usize = 16 * 1024 * 1024;
 
 /// Connections that are kept: more than a cluster's members need, also where many of them move.
@@ -248,8 +252,9 @@ impl Envelope {
         }
     }
 
-    /// Whether the sender is of this node's cluster. Founders know each other by the hash of their list until both know the
-    /// id that was drawn. A node that is of no cluster yet takes any that has an id.
+    /// Whether the sender is of this node's cluster. Founders know each other by the hash of their
+    /// list until both know the id that was drawn. A node that is of no cluster yet takes any that
+    /// has an id.
     pub(crate) fn is_of_cluster_of(&self, ours: &Identity) -> bool {
         match (ours.cluster_id, self.cluster_id) {
             (0, theirs) if ours.founders == 0 => theirs != 0,

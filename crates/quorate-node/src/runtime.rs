@@ -1,5 +1,5 @@
-//! tokio as the Raft library uses it, except that its randomness (election timeouts, the phase of its tick) can be seeded
-//! for simulations, which would not run the same way twice without it.
+//! tokio as the Raft library uses it, except that its randomness (election timeouts, the phase of
+//! its tick) can be seeded for simulations, which would not run the same way twice without it.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -15,13 +15,14 @@ thread_local! {
     static SEED: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// From now on, all that is random in the nodes that run on this thread follows from the seed. For simulations.
+/// From now on, all that is random in the nodes that run on this thread follows from the seed. For
+/// simulations.
 pub fn seed_this_thread(seed: u64) {
     SEED.set(Some(seed));
 }
 
-/// Does work that blocks: on a thread of its own kind, or, in a seeded simulation, at once, since threads finish in any
-/// order.
+/// Does work that blocks: on a thread of its own kind, or, in a seeded simulation, at once, since
+/// threads finish in any order.
 ///
 /// # Errors
 /// It panicked.
@@ -109,8 +110,8 @@ pub(crate) fn random() -> u64 {
     random
 }
 
-/// SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", 2014): good enough to keep nodes from
-/// standing for election at the same moment.
+/// SplitMix64 (Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators", 2014): good
+/// enough to keep nodes from standing for election at the same moment.
 #[derive(Debug)]
 pub(crate) struct SplitMix(u64);
 

@@ -1,9 +1,9 @@
-//! Wires a node together and runs it: binds, builds, spawns, stops. Decides nothing else. Every task of a node is spawned
-//! here, by [`Bound::run`].
+//! Wires a node together and runs it: binds, builds, spawns, stops. Decides nothing else. Every
+//! task of a node is spawned here, by [`Bound::run`].
 //!
-//! Order of stopping, all within `shutdown_grace_ms`: health says "not serving"; a leader hands the lead over; new calls
-//! are refused, watch streams end with a status, calls that are under way finish; the loops end; Raft stops; the peer
-//! listener closes; the log is flushed and closed.
+//! Order of stopping, all within `shutdown_grace_ms`: health says "not serving"; a leader hands the
+//! lead over; new calls are refused, watch streams end with a status, calls that are under way
+//! finish; the loops end; Raft stops; the peer listener closes; the log is flushed and closed.
 
 mod opening;
 
@@ -59,7 +59,8 @@ use crate::upkeep::ticker::Ticker;
 /// When Raft has stopped, what is left of the node's tasks may take so long before it is cut off.
 const LAST_TASKS: Duration = Duration::from_secs(1);
 
-/// HTTP/2 flow control windows: large enough that snapshots and watches are not held up by round trips, bytes.
+/// HTTP/2 flow control windows: large enough that snapshots and watches are not held up by round
+/// trips, bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
@@ -81,10 +82,12 @@ pub struct Bound {
 }
 
 impl Server {
-    /// Checks the configuration, opens the data directory, binds both listeners and builds the node.
+    /// Checks the configuration, opens the data directory, binds both listeners and builds the
+    /// node.
     ///
     /// # Errors
-    /// A bad setting, an address that is taken, or a data directory that is damaged, in use, or another node's.
+    /// A bad setting, an address that is taken, or a data directory that is damaged, in use, or
+    /// another node's.
     pub async fn bind(config: Config) -> Result<Bound, StartError> {
         Self::bind_in(config, Environment::default()).await
     }
@@ -174,7 +177,8 @@ impl Bound {
         self.boxed_run(Box::pin(stop)).await
     }
 
-    /// Boxed and without a type parameter, a node is compiled once, in this crate, not again in each crate that runs one.
+    /// Boxed and without a type parameter, a node is compiled once, in this crate, not again in
+    /// each crate that runs one.
     #[inline(never)]
     fn boxed_run<'a>(self, stop: BoxFuture<'a, ()>) -> BoxFuture<'a, Result<(), RunError>> {
         Box::pin(self.run_until(stop))
@@ -362,7 +366,8 @@ fn transport() -> tonic::transport::Server {
 
 const DESCRIPTORS_FIT: &str = "invariant: the descriptors were compiled from the same files";
 
-/// What the listener for clients serves; the peer API has another one. Older tools ask for `v1alpha`.
+/// What the listener for clients serves; the peer API has another one. Older tools ask for
+/// `v1alpha`.
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -420,7 +425,8 @@ async fn hand_over(node: &Node) {
     }
 }
 
-/// Says "serving" while this node has a leader in sight; of its disk, by a name of its own, while that has room.
+/// Says "serving" while this node has a leader in sight; of its disk, by a name of its own, while
+/// that has room.
 async fn report_health(
     node: Arc<Node>,
     mut reporter: tonic_health::server::HealthReporter,

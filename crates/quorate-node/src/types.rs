@@ -15,8 +15,9 @@ openraft::declare_raft_types!(
         D = Command,
         R = Outcome,
         NodeId = u64,
-        // One leader in a term, as in Raft's own paper. The library's default lets several nodes lead one after the other
-        // in a term, and all that takes a term for a leader (clock.rs, headers, status, clients) would be wrong.
+        // One leader in a term, as in Raft's own paper. The library's default lets several nodes
+        // lead one after the other in a term, and all that takes a term for a leader (clock.rs,
+        // headers, status, clients) would be wrong.
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
         Node = Member,
         AsyncRuntime = Runtime,
@@ -29,9 +30,10 @@ pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfi
 pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 pub(crate) type Vote = openraft::alias::VoteOf<TypeConfig>;
 
-/// A term that is further ahead of this node's than this is nobody's: terms grow by one an election, an election takes 0.2 s
-/// at least, so no cluster gets there within two days of nothing but elections; and no sequence of messages reaches the
-/// largest term, behind which nobody could lead.
+/// A term that is further ahead of this node's than this is nobody's: terms grow by one an
+/// election, an election takes 0.2 s at least, so no cluster gets there within two days of nothing
+/// but elections; and no sequence of messages reaches the largest term, behind which nobody could
+/// lead.
 const TERM_JUMP_MAX: u64 = 1_000_000;
 
 /// Whether no node that works can be at this term, as seen from one that is at `ours`.
@@ -82,7 +84,8 @@ pub(crate) enum WireError {
 
 /// Writes a message for a peer: a version byte, then postcard.
 pub(crate) fn encode<T: Serialize>(message: &T) -> Bytes {
-    // Written where there is room already, then copied: memory that grows with a message is copied several times.
+    // Written where there is room already, then copied: memory that grows with a message is copied
+    // several times.
     let mut scratch = SCRATCH.take();
     scratch.clear();
     scratch.push(WIRE_VERSION);
@@ -116,7 +119,8 @@ mod tests {
         Member { peer_address: "p:1".to_owned(), client_address: "c".to_owned() }
     }
 
-    /// What peers and the membership in the log have of a member: the version, two texts, no optional fields.
+    /// What peers and the membership in the log have of a member: the version, two texts, no
+    /// optional fields.
     #[test]
     fn the_bytes_of_a_member() {
         let bytes = encode(&member());

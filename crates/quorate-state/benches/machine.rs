@@ -1,4 +1,5 @@
-//! What the state machine costs: `cargo bench -p quorate-state`. Figures are in docs/performance.md.
+//! What the state machine costs: `cargo bench -p quorate-state`. Figures are in
+//! docs/performance.md.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,8 @@ fn main() {
     divan::main();
 }
 
-/// Instances that are there already. Few where each runs only once, unoptimised, to see that it works.
+/// Instances that are there already. Few where each runs only once, unoptimised, to see that it
+/// works.
 const INSTANCES: u64 = if cfg!(debug_assertions) { 1_000 } else { 100_000 };
 /// Leases of one renewal.
 const RENEWED: u64 = if cfg!(debug_assertions) { 100 } else { 10_000 };

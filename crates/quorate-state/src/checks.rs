@@ -1,5 +1,5 @@
-//! Health checks: what a process declares of them, and what became of them. Nothing here probes; the outcome comes in
-//! commands.
+//! Health checks: what a process declares of them, and what became of them. Nothing here probes;
+//! the outcome comes in commands.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
@@ -25,7 +25,8 @@ pub enum CheckKind {
     },
     /// A connection passes.
     Tcp,
-    /// `grpc.health.v1.Health/Check` of this service; `SERVING` passes. Only for `http:` and `grpc:` endpoints.
+    /// `grpc.health.v1.Health/Check` of this service; `SERVING` passes. Only for `http:` and
+    /// `grpc:` endpoints.
     Grpc {
         /// Empty: the server as a whole.
         service: Box<str>,
@@ -37,7 +38,8 @@ pub enum CheckKind {
 pub struct HealthCheck {
     /// What a probe does.
     pub kind: CheckKind,
-    /// The name of the endpoint that is probed. Empty only before [`Checks::new`]: the instance's only one.
+    /// The name of the endpoint that is probed. Empty only before [`Checks::new`]: the instance's
+    /// only one.
     pub endpoint: Box<str>,
     /// From the beginning of one probe to that of the next, ms.
     pub interval_ms: u32,
@@ -114,7 +116,8 @@ impl HealthReport {
 }
 
 impl HealthReason {
-    /// Cut where it is too long. Part of the text may be what a target answered: control characters are replaced.
+    /// Cut where it is too long. Part of the text may be what a target answered: control characters
+    /// are replaced.
     pub fn new(text: &str) -> Self {
         let clean = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
         let mut text: String = text.chars().map(clean).collect();
@@ -154,11 +157,12 @@ impl<'de> Deserialize<'de> for HealthReason {
 }
 
 impl Checks {
-    /// Checks the checks of an instance with these endpoints; `field` is what errors call it, e.g. `instances[3]`. `None`: there
-    /// are none.
+    /// Checks the checks of an instance with these endpoints; `field` is what errors call it, e.g.
+    /// `instances[3]`. `None`: there are none.
     ///
     /// # Errors
-    /// Too many, a number out of its limits, or an endpoint that the instance does not have or that cannot be probed so.
+    /// Too many, a number out of its limits, or an endpoint that the instance does not have or that
+    /// cannot be probed so.
     pub fn new(
         field: impl Display + Copy,
         endpoints: &BTreeMap<String, String>,
@@ -266,8 +270,8 @@ fn settle_endpoint(
     Err(Invalid::text(format!("{named} {name}"), uri, limit))
 }
 
-/// The host and the port of a URI; the port that its scheme implies where it names none. An IPv6 address comes without
-/// its brackets. `None`: it has no host, or no port.
+/// The host and the port of a URI; the port that its scheme implies where it names none. An IPv6
+/// address comes without its brackets. `None`: it has no host, or no port.
 pub fn host_and_port(uri: &str) -> Option<(&str, u16)> {
     let (scheme, rest) = uri.split_once("://")?;
     let authority = rest.split(['/', '?', '#']).next()?;
@@ -290,14 +294,14 @@ pub fn host_and_port(uri: &str) -> Option<(&str, u16)> {
     (!host.is_empty()).then_some((host, port))
 }
 
-/// The instances that have health checks, as they were at one time. Shares structure with the registry it is of: cheap to
-/// make and to keep.
+/// The instances that have health checks, as they were at one time. Shares structure with the
+/// registry it is of: cheap to make and to keep.
 #[derive(Debug, Clone, Default)]
 pub struct CheckedInstances(OrdMap<InstanceKey, Arc<Instance>>);
 
 impl CheckedInstances {
-    /// The instances that came or changed since `before`, and the keys of those that went. Costs what changed, not what
-    /// there is.
+    /// The instances that came or changed since `before`, and the keys of those that went. Costs
+    /// what changed, not what there is.
     pub fn since<'a>(
         &'a self,
         before: &'a Self,

@@ -1,7 +1,8 @@
 //! The whole vocabulary of the state machine: commands in, replies out.
 //!
-//! Commands stand in the log as postcard: variants are only ever appended, fields only added as optional ones at the end of a
-//! record (`optional.rs`). The golden-bytes tests in `tests/golden.rs` guard this.
+//! Commands stand in the log as postcard: variants are only ever appended, fields only added as
+//! optional ones at the end of a record (`optional.rs`). The golden-bytes tests in
+//! `tests/golden.rs` guard this.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +20,8 @@ use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Ttl};
 /// One log entry: what time it is, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
-    /// The leader's clock when it proposed this. A lower one than the state machine's does not turn that back.
+    /// The leader's clock when it proposed this. A lower one than the state machine's does not turn
+    /// that back.
     pub clock: Clock,
     /// Which call it is for, where it must not be done twice.
     pub request: Option<Request>,
@@ -30,7 +32,8 @@ pub struct Command {
 record!(Command { clock, op } { request });
 
 impl Command {
-    /// A command that may be done twice: the same again changes nothing, or it is never handed in again.
+    /// A command that may be done twice: the same again changes nothing, or it is never handed in
+    /// again.
     pub fn new(clock: Clock, op: Op) -> Self {
         Self { clock, request: None, op }
     }
@@ -74,17 +77,17 @@ pub enum Op {
         /// `None` clears.
         value: Option<Override>,
     },
-    /// Gives every lease at least `min(grace_ms, its TTL)` from now; never more than that beyond its TTL since its last
-    /// renewal, however often it is given.
+    /// Gives every lease at least `min(grace_ms, its TTL)` from now; never more than that beyond
+    /// its TTL since its last renewal, however often it is given.
     Grace {
         /// In ms.
         grace_ms: u64,
     },
-    /// Sets what the health checks of instances say, and why. Nothing happens where the run of the instance is not there, has
-    /// no checks, or is known to be so for this reason.
+    /// Sets what the health checks of instances say, and why. Nothing happens where the run of the
+    /// instance is not there, has no checks, or is known to be so for this reason.
     SetHealth(Vec<HealthReport>),
-    /// Gives a new cluster its identity. The first one counts, any other changes nothing; what is random in it was drawn by
-    /// the leader that proposed it.
+    /// Gives a new cluster its identity. The first one counts, any other changes nothing; what is
+    /// random in it was drawn by the leader that proposed it.
     Found {
         /// The cluster's id; 0 is none.
         cluster_id: u64,
@@ -96,7 +99,8 @@ pub enum Op {
 /// Registers instances under one lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Register {
-    /// The lease to add them to; `None`: the one that holds them with this incarnation, else a new one.
+    /// The lease to add them to; `None`: the one that holds them with this incarnation, else a new
+    /// one.
     pub lease: Option<LeaseId>,
     /// The lease's TTL; `None`: as it is, or the default for a new one.
     pub ttl: Option<Ttl>,
@@ -122,8 +126,8 @@ pub enum Deregister {
 pub struct InstanceRef {
     /// Which instance.
     pub key: InstanceKey,
-    /// Not if a newer run than this has it; `None`: whichever. An update wants exactly this run, a deregistration takes
-    /// an older one along.
+    /// Not if a newer run than this has it; `None`: whichever. An update wants exactly this run, a
+    /// deregistration takes an older one along.
     pub incarnation: Option<Incarnation>,
 }
 
@@ -170,7 +174,8 @@ impl Update {
 /// What came of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// Time passed, the cluster was founded, or a grace was given, or an override or healths were set.
+    /// Time passed, the cluster was founded, or a grace was given, or an override or healths were
+    /// set.
     Done,
     /// Registered.
     Registered {

@@ -6,7 +6,8 @@ use crate::command::Reply;
 use crate::spec::Instance;
 use crate::types::{InstanceKey, Revision};
 
-/// One change of one instance. Every event has a revision of its own, one higher than the event before it.
+/// One change of one instance. Every event has a revision of its own, one higher than the event
+/// before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// The revision that this change made.

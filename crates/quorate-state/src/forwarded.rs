@@ -1,5 +1,6 @@
-//! Which commands one node may hand to another, and that they are within the limits: reading bytes builds types without
-//! their constructors, so what a client's call was checked for has to be checked again.
+//! Which commands one node may hand to another, and that they are within the limits: reading bytes
+//! builds types without their constructors, so what a client's call was checked for has to be
+//! checked again.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,8 @@ use crate::spec::Override;
 use crate::types::{InstanceKey, Ttl, check_name};
 
 impl Op {
-    /// Whether this is what a client's call may become, within the same limits. All else only a leader proposes, by itself.
+    /// Whether this is what a client's call may become, within the same limits. All else only a
+    /// leader proposes, by itself.
     ///
     /// # Errors
     /// What is wrong with it.

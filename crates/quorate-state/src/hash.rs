@@ -1,7 +1,8 @@
-//! A hash of the whole state that costs a few operations a change: the sum (modulo 2^64) of the hashes of all records, so
-//! that a record can be taken out again and the order does not matter (an additive multiset hash: Bellare and Micciancio,
-//! "A New Paradigm for Collision-Free Hashing", 1997). It finds replicas that differ by accident; it is no defence
-//! against somebody who wants a collision.
+//! A hash of the whole state that costs a few operations a change: the sum (modulo 2^64) of the
+//! hashes of all records, so that a record can be taken out again and the order does not matter (an
+//! additive multiset hash: Bellare and Micciancio, "A New Paradigm for Collision-Free Hashing",
+//! 1997). It finds replicas that differ by accident; it is no defence against somebody who wants a
+//! collision.
 
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -33,7 +34,8 @@ impl StateHash {
         self.0 = self.0.wrapping_sub(hash(kind, record));
     }
 
-    /// A number of a record that changes oftener than the rest of it: costs a tenth of hashing the record anew.
+    /// A number of a record that changes oftener than the rest of it: costs a tenth of hashing the
+    /// record anew.
     pub(crate) fn add_mark(&mut self, of: u64, number: u64) {
         self.0 = self.0.wrapping_add(mark(of, number));
     }
@@ -54,8 +56,9 @@ fn mark(of: u64, number: u64) -> u64 {
 }
 
 fn hash(kind: Kind, record: &impl Serialize) -> u64 {
-    // Most records fit, and need no allocation then: every change hashes two to four of them. A lease has four numbers of up to
-    // 10 bytes, an origin three, a reply that was kept up to seven; clearing 1 KiB took a tenth of a renewal.
+    // Most records fit, and need no allocation then: every change hashes two to four of them. A
+    // lease has four numbers of up to 10 bytes, an origin three, a reply that was kept up to seven;
+    // clearing 1 KiB took a tenth of a renewal.
     let within = match kind {
         Kind::Lease | Kind::Origin => hash_within::<40>(kind, record),
         Kind::Done => hash_within::<80>(kind, record),

@@ -1,12 +1,13 @@
-//! The replicated state machine of Quorate: which instances are registered, the leases that keep them, and the clock that
-//! leases end by.
+//! The replicated state machine of Quorate: which instances are registered, the leases that keep
+//! them, and the clock that leases end by.
 //!
-//! Synchronous and deterministic: [`Registry::apply`] is a function of the state and a [`Command`], so every node that
-//! applies the same log holds the same state and writes the same snapshot bytes. This crate knows no network, no disk,
-//! no runtime, no Raft, and reads no clock: time comes in commands.
+//! Synchronous and deterministic: [`Registry::apply`] is a function of the state and a [`Command`],
+//! so every node that applies the same log holds the same state and writes the same snapshot bytes.
+//! This crate knows no network, no disk, no runtime, no Raft, and reads no clock: time comes in
+//! commands.
 //!
-//! Begin with `command.rs` (the whole vocabulary), then `registry.rs` (what each command does), then
-//! `registry/leases.rs::expire_due` (the only place where a lease ends by time).
+//! Begin with `command.rs` (the whole vocabulary), then `registry.rs` (what each command does),
+//! then `registry/leases.rs::expire_due` (the only place where a lease ends by time).
 
 mod checks;
 mod command;

@@ -1,11 +1,13 @@
-//! Optional fields: how the records of the log and of snapshots grow (ARCHITECTURE, "How a format grows").
+//! Optional fields: how the records of the log and of snapshots grow (ARCHITECTURE, "How a format
+//! grows").
 //!
-//! postcard knows a field by its position alone, so nothing can be added to what was written before. A record therefore ends
-//! with its optional fields: a number with one bit for each that is there, lowest first, then these fields. A new field takes the
-//! next bit. Where it is not set, the bytes are as they were before there was one, and so is their hash.
+//! postcard knows a field by its position alone, so nothing can be added to what was written
+//! before. A record therefore ends with its optional fields: a number with one bit for each that is
+//! there, lowest first, then these fields. A new field takes the next bit. Where it is not set, the
+//! bytes are as they were before there was one, and so is their hash.
 //!
-//! A bit that this version does not know makes the record unreadable. To pass over the field would let this node apply a
-//! command in another way than the others do.
+//! A bit that this version does not know makes the record unreadable. To pass over the field would
+//! let this node apply a command in another way than the others do.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -81,8 +83,9 @@ fn next<'de, T: Deserialize<'de>, Q: SeqAccess<'de>>(fields: &mut Q) -> Result<T
 /// Reads a record that takes up all of these bytes.
 ///
 /// # Errors
-/// What postcard finds. `SerdeDeCustom`: it is well-formed, but holds what this version does not know, a field or a variant, or
-/// a value over its limit; also where bytes are left over, which postcard itself passes over.
+/// What postcard finds. `SerdeDeCustom`: it is well-formed, but holds what this version does not
+/// know, a field or a variant, or a value over its limit; also where bytes are left over, which
+/// postcard itself passes over.
 pub fn read_whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, postcard::Error> {
     match postcard::take_from_bytes(bytes)? {
         (record, []) => Ok(record),
@@ -90,8 +93,9 @@ pub fn read_whole<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, postcard
     }
 }
 
-/// Writes and reads a struct as a record: the fields that it always has, then its optional ones (see [`Optional`]), which are
-/// `Option`s. New ones are only ever put at the end of the second list.
+/// Writes and reads a struct as a record: the fields that it always has, then its optional ones
+/// (see [`Optional`]), which are `Option`s. New ones are only ever put at the end of the second
+/// list.
 #[macro_export]
 macro_rules! record {
     ($type:ident { $($field:ident),* } { $($optional:ident),* }) => {

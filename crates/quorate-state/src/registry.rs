@@ -1,13 +1,15 @@
-//! The registry itself, and what each command does to it ([`Registry::apply`]). Instances are kept in `registry/instances.rs`,
-//! leases in `registry/leases.rs`; deregistering is in `registry/deregister.rs`, reading in `registry/read.rs`.
+//! The registry itself, and what each command does to it ([`Registry::apply`]). Instances are kept
+//! in `registry/instances.rs`, leases in `registry/leases.rs`; deregistering is in
+//! `registry/deregister.rs`, reading in `registry/read.rs`.
 //!
-//! Invariants: the clock never goes back; revisions are dense and belong to one event each; every instance is kept by one
-//! lease, which lists it; a lease without instances does not exist; nothing of an older incarnation changes what a newer
-//! one holds; a refused command changes nothing but the clock and what that makes due (one exception: deregistering a run
-//! of an instance that is not there is remembered, see `registry/deregister.rs`).
+//! Invariants: the clock never goes back; revisions are dense and belong to one event each; every
+//! instance is kept by one lease, which lists it; a lease without instances does not exist; nothing
+//! of an older incarnation changes what a newer one holds; a refused command changes nothing but
+//! the clock and what that makes due (one exception: deregistering a run of an instance that is not
+//! there is remembered, see `registry/deregister.rs`).
 //!
-//! All maps are ordered and persistent (structure is shared between clones), so cloning a registry costs almost nothing:
-//! snapshots and long reads work on a clone while commands go on.
+//! All maps are ordered and persistent (structure is shared between clones), so cloning a registry
+//! costs almost nothing: snapshots and long reads work on a clone while commands go on.
 
 pub(crate) mod deregister;
 pub(crate) mod instances;
@@ -67,8 +69,8 @@ impl Registry {
         Self::default()
     }
 
-    /// Applies one command: lets time pass, ends what is due (a bounded part of it), then does what the command says, unless
-    /// that was done before: then it is answered as it was then.
+    /// Applies one command: lets time pass, ends what is due (a bounded part of it), then does what
+    /// the command says, unless that was done before: then it is answered as it was then.
     pub fn apply(&mut self, command: &Command) -> Applied {
         let mut events = Vec::new();
         self.clock = self.clock.max(command.clock);
@@ -116,7 +118,8 @@ impl Registry {
         done.unwrap_or_else(Reply::Rejected)
     }
 
-    /// The first one counts. A lease that is there (from commands before it, in logs made by hand) is never given out again.
+    /// The first one counts. A lease that is there (from commands before it, in logs made by hand)
+    /// is never given out again.
     fn found(&mut self, cluster_id: u64, lease_base: LeaseId) {
         if self.cluster_id == 0 {
             self.cluster_id = cluster_id;
@@ -140,7 +143,8 @@ impl Registry {
         Ok(Reply::Registered { lease, ttl, incarnation })
     }
 
-    /// The incarnation to register with, if nothing newer stands against it; `held`: what has the instances' keys now.
+    /// The incarnation to register with, if nothing newer stands against it; `held`: what has the
+    /// instances' keys now.
     fn admit(
         &self,
         register: &Register,

@@ -1,14 +1,18 @@
-//! Which writes were done, and with what reply, so that one which is handed in again is answered and not done again.
+//! Which writes were done, and with what reply, so that one which is handed in again is answered
+//! and not done again.
 //!
-//! A write that was proposed may be in the log although nobody heard so: its leader died, or its answer was lost. Whoever hands
-//! it in again gives it the same [`Request`]; the first entry with it does the write, later ones find its reply here.
-//! After RIFL (Lee et al., "Implementing Linearizability at Large Scale and Low Latency", SOSP 2015) and section 6.3 of
-//! Ongaro's thesis on Raft: whoever makes requests (an origin) numbers them, and says with each which of its earlier ones
-//! are over; only those that are not need a reply. A refused write changes nothing, so no reply is kept of it.
+//! A write that was proposed may be in the log although nobody heard so: its leader died, or its
+//! answer was lost. Whoever hands it in again gives it the same [`Request`]; the first entry with
+//! it does the write, later ones find its reply here. After RIFL (Lee et al., "Implementing
+//! Linearizability at Large Scale and Low Latency", SOSP 2015) and section 6.3 of Ongaro's thesis
+//! on Raft: whoever makes requests (an origin) numbers them, and says with each which of its
+//! earlier ones are over; only those that are not need a reply. A refused write changes nothing, so
+//! no reply is kept of it.
 //!
-//! An origin that made no request for [`ORIGIN_MS`] is forgotten, and so is the one that was first heard of longest ago when
-//! there are too many. Invariants: a write is done only where it can be told that it was not done before, that is, where
-//! its origin is known since before its first attempt, or no origin was forgotten that was heard of since then.
+//! An origin that made no request for [`ORIGIN_MS`] is forgotten, and so is the one that was first
+//! heard of longest ago when there are too many. Invariants: a write is done only where it can be
+//! told that it was not done before, that is, where its origin is known since before its first
+//! attempt, or no origin was forgotten that was heard of since then.
 
 use std::sync::Arc;
 
@@ -21,13 +25,15 @@ use crate::registry::Registry;
 use crate::tables::deadlines::Due;
 use crate::types::{Clock, Revision};
 
-/// How long an origin is remembered after its last request, ms of registry time: twice as long as any call may take.
+/// How long an origin is remembered after its last request, ms of registry time: twice as long as
+/// any call may take.
 pub(crate) const ORIGIN_MS: u64 = 120_000;
 
 /// The last use of an origin is known to this, ms: noting each would cost more than it is worth.
 pub(crate) const USED_STEP_MS: u64 = 10_000;
 
-/// So many origins are remembered: each process of a large site restarting within [`ORIGIN_MS`]. About 200 bytes each.
+/// So many origins are remembered: each process of a large site restarting within [`ORIGIN_MS`].
+/// About 200 bytes each.
 pub(crate) const ORIGINS_MAX: usize = if cfg!(test) { 4 } else { 131_072 };
 
 /// So many replies are kept for one origin: all calls that one node may have under way.
@@ -64,7 +70,8 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// What of it is hashed as a record; `done_below`, which changes with most of its requests, as its mark.
+    /// What of it is hashed as a record; `done_below`, which changes with most of its requests, as
+    /// its mark.
     pub(crate) fn hashed(&self) -> (u64, Clock, Clock) {
         (self.id, self.begun, self.used)
     }
@@ -111,7 +118,8 @@ impl Replies {
         }
         let origin = self.origins.get(&request.origin);
         let late = self.forgotten.is_none_or(|forgotten| request.since > forgotten);
-        // An origin may have been forgotten and come back: what it asked for before that is not known.
+        // An origin may have been forgotten and come back: what it asked for before that is not
+        // known.
         let told = late || origin.is_some_and(|origin| origin.begun <= request.since);
         let over = origin.is_some_and(|origin| request.number < origin.done_below);
         match told && !over {

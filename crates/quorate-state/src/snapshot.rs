@@ -1,8 +1,9 @@
-//! The whole state as a stream of records: each a length (u32, little endian) and postcard bytes, headed by a version and
-//! ended by a count and the state's hash. Derived indexes are not written; reading builds them anew.
+//! The whole state as a stream of records: each a length (u32, little endian) and postcard bytes,
+//! headed by a version and ended by a count and the state's hash. Derived indexes are not written;
+//! reading builds them anew.
 //!
-//! Every record ends with its optional fields, also where there are none yet, so that each can grow (`optional.rs`). What
-//! cannot be said so gets a new version.
+//! Every record ends with its optional fields, also where there are none yet, so that each can grow
+//! (`optional.rs`). What cannot be said so gets a new version.
 
 use std::io::{Read, Write};
 use std::sync::Arc;

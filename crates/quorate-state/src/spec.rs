@@ -58,8 +58,8 @@ pub struct SpecParts {
     pub tags: BTreeSet<String>,
 }
 
-/// What a process registers of an instance: checked, so that a limit is broken nowhere behind this. A clone shares the texts
-/// and the checks.
+/// What a process registers of an instance: checked, so that a limit is broken nowhere behind this.
+/// A clone shares the texts and the checks.
 #[derive(Clone, PartialEq, Eq)]
 pub struct InstanceSpec {
     texts: Texts,
@@ -94,7 +94,8 @@ impl<'a> SpecTexts<'a> {
     }
 }
 
-/// An [`InstanceSpec`] as it stands in logs and snapshots: `M` is a map of texts, `R` a sequence of them, `O` what is optional.
+/// An [`InstanceSpec`] as it stands in logs and snapshots: `M` is a map of texts, `R` a sequence of
+/// them, `O` what is optional.
 #[derive(Serialize, Deserialize)]
 struct SpecRecord<'a, M, R, O> {
     endpoints: M,
@@ -337,8 +338,8 @@ fn check_endpoints(
     Ok(())
 }
 
-/// RFC 3986, section 4.3, as far as it can be told without knowing the scheme: a scheme, a colon, something after it, and
-/// only characters that may stand in a URI.
+/// RFC 3986, section 4.3, as far as it can be told without knowing the scheme: a scheme, a colon,
+/// something after it, and only characters that may stand in a URI.
 fn is_absolute_uri(uri: &str) -> bool {
     let Some((scheme, rest)) = uri.split_once(':') else { return false };
     let mut scheme = scheme.chars();
@@ -378,7 +379,8 @@ pub(crate) fn check_metadata(
     Ok(())
 }
 
-/// An operator's decision about one instance; a record of its own that re-registration does not touch.
+/// An operator's decision about one instance; a record of its own that re-registration does not
+/// touch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
     /// Replaces the instance's status where set.
@@ -432,7 +434,8 @@ pub struct Instance {
     pub modified: Revision,
     /// What an operator decided about it. Boxed because few have one.
     pub overridden: Option<Box<Override>>,
-    /// What its health checks were found to say; `None`: nothing yet, or it declares none. Boxed because few have some.
+    /// What its health checks were found to say; `None`: nothing yet, or it declares none. Boxed
+    /// because few have some.
     pub found: Option<Box<Finding>>,
 }
 

@@ -1,5 +1,6 @@
-//! Tests of the state machine. Most read like a transcript: at this time, this command, gives this reply and these
-//! events, written as one line of text (see [`Transcript`]); after each line all invariants are checked.
+//! Tests of the state machine. Most read like a transcript: at this time, this command, gives this
+//! reply and these events, written as one line of text (see [`Transcript`]); after each line all
+//! invariants are checked.
 
 mod checking;
 mod deregistering;

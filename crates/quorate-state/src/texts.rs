@@ -1,9 +1,11 @@
-//! The texts of an instance in one piece of memory, which the log's entries, the state and its events share: 320 bytes for
-//! one endpoint and 256 bytes of metadata, where six pieces took 464, and each holder had its own.
+//! The texts of an instance in one piece of memory, which the log's entries, the state and its
+//! events share: 320 bytes for one endpoint and 256 bytes of metadata, where six pieces took 464,
+//! and each holder had its own.
 //!
-//! Each text stands behind its length, each list or map behind its count; which of them stand in which order is up to
-//! `spec.rs`. Numbers have digits to the base of 64, the lowest first, as characters below 128; all digits but the last have
-//! bit 6 set. So the whole is a text itself, and its parts need no check when they are read.
+//! Each text stands behind its length, each list or map behind its count; which of them stand in
+//! which order is up to `spec.rs`. Numbers have digits to the base of 64, the lowest first, as
+//! characters below 128; all digits but the last have bit 6 set. So the whole is a text itself, and
+//! its parts need no check when they are read.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{self, Invalid};
 
-/// Registry time in ms: it grows only by what leaders write into the log, and stands still without a leader.
+/// Registry time in ms: it grows only by what leaders write into the log, and stands still without
+/// a leader.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -20,7 +21,8 @@ impl Clock {
     }
 }
 
-/// Counts the changes of instances since the cluster began; dense: every change has the next number.
+/// Counts the changes of instances since the cluster began; dense: every change has the next
+/// number.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -143,7 +145,8 @@ impl ServiceName {
         Self(name.into())
     }
 
-    /// The lower end of all names that begin with `prefix`, for ranges in ordered maps: not a valid name by itself.
+    /// The lower end of all names that begin with `prefix`, for ranges in ordered maps: not a valid
+    /// name by itself.
     pub(crate) fn range_start(prefix: &str) -> Self {
         Self(prefix.into())
     }

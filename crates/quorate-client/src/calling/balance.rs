@@ -1,5 +1,6 @@
-//! [`Balancer`]: which instance of a live view gets the next call. A pick looks at two pointers and moves a counter; all that
-//! takes longer is done when the view changes (`calling/balance/prepared.rs`).
+//! [`Balancer`]: which instance of a live view gets the next call. A pick looks at two pointers and
+//! moves a counter; all that takes longer is done when the view changes
+//! (`calling/balance/prepared.rs`).
 
 mod prepared;
 
@@ -32,20 +33,24 @@ pub enum Policy {
     Random,
     /// One after the other, whatever their weights.
     RoundRobin,
-    /// In turn, in proportion to the weights, and the turns of each spread evenly (earliest deadline first, as Envoy and
-    /// gRPC do). Proportions are exact to 1 in 4,096.
+    /// In turn, in proportion to the weights, and the turns of each spread evenly (earliest
+    /// deadline first, as Envoy and gRPC do). Proportions are exact to 1 in 4,096.
     WeightedRoundRobin,
-    /// Two at random, and of them the one with the smaller load, in proportion to the weights (Mitzenmacher, "The Power of
-    /// Two Choices in Randomized Load Balancing", 2001). The load is what is in flight from here, and on top of it what the
-    /// instance itself says ([`crate::RegistrationHandle::set_load`]), taken for so many calls more: where it says calls, the
-    /// calls of all callers count; where it says percent, it decides between those that differ by much.
+    /// Two at random, and of them the one with the smaller load, in proportion to the weights
+    /// (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001). The load is
+    /// what is in flight from here, and on top of it what the instance itself says
+    /// ([`crate::RegistrationHandle::set_load`]), taken for so many calls more: where it says
+    /// calls, the calls of all callers count; where it says percent, it decides between those that
+    /// differ by much.
     LeastLoaded,
 }
 
-/// Chooses instances of a live view; shared by all who call. It always chooses among what the view shows now.
+/// Chooses instances of a live view; shared by all who call. It always chooses among what the view
+/// shows now.
 ///
-/// With a zone, calls stay in it as long as it has its share: with z zones, while its weights are at least 1/z of all. If it
-/// has less, it gets what it can carry (its weights over that share), and the rest goes to the others.
+/// With a zone, calls stay in it as long as it has its share: with z zones, while its weights are
+/// at least 1/z of all. If it has less, it gets what it can carry (its weights over that share),
+/// and the rest goes to the others.
 ///
 /// ```no_run
 /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
@@ -138,8 +143,8 @@ impl Balancer {
     /// The next instance.
     ///
     /// # Errors
-    /// [`Error::NoInstances`], also when all are going away or have weight 0; [`Error::UnknownService`];
-    /// [`Error::Unreachable`] while nothing is known.
+    /// [`Error::NoInstances`], also when all are going away or have weight 0;
+    /// [`Error::UnknownService`]; [`Error::Unreachable`] while nothing is known.
     pub fn pick(&self) -> Result<Picked, Error> {
         self.pick_except(&[])
     }
@@ -163,8 +168,8 @@ impl Balancer {
         }
     }
 
-    /// An instance has said that it is going away: it is not chosen any more, from now on, for half a minute or until it
-    /// changes.
+    /// An instance has said that it is going away: it is not chosen any more, from now on, for half
+    /// a minute or until it changes.
     pub fn go_away(&self, instance: &Instance) {
         let Instance { modify_revision, lease_id, .. } = *instance;
         let away = Away { modify_revision, lease_id, until: Instant::now() + AWAY_FOR };

@@ -1,5 +1,5 @@
-//! [`Caller`]: calls to the instances of a service, with what to do when one fails. Knows nothing of protocols: the
-//! application makes the call itself and says what came of it.
+//! [`Caller`]: calls to the instances of a service, with what to do when one fails. Knows nothing
+//! of protocols: the application makes the call itself and says what came of it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,7 +36,8 @@ pub enum FailMode {
 pub enum Fault<E> {
     /// Another attempt may succeed.
     Again(E),
-    /// The instance is going away: it gets no more calls from here, at once, and another instance is called.
+    /// The instance is going away: it gets no more calls from here, at once, and another instance
+    /// is called.
     GoingAway(E),
     /// Every attempt would fail, or must not be made.
     Final(E),
@@ -114,7 +115,8 @@ impl Caller {
         Self { balancer, mode, deadline: Duration::from_secs(5), at_once: CALLS_AT_ONCE }
     }
 
-    /// How long a call may take, all attempts together, and the wait for the first view before the first of them; 5 s unless set, at most 365 days (more counts as that).
+    /// How long a call may take, all attempts together, and the wait for the first view before the
+    /// first of them; 5 s unless set, at most 365 days (more counts as that).
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline.min(LONGEST);
@@ -185,7 +187,8 @@ impl Caller {
         }
     }
 
-    /// Whom to call first. While nothing is known at all, the first word of the registry (or the cache) is waited for.
+    /// Whom to call first. While nothing is known at all, the first word of the registry (or the
+    /// cache) is waited for.
     async fn first(&self, deadline: Instant) -> Result<Picked, Error> {
         let discovery = self.balancer.discovery();
         if discovery.with_current(Instances::origin) == Origin::Nowhere {
@@ -203,8 +206,9 @@ impl Caller {
         self.balancer.pick_except(tried).ok()
     }
 
-    /// Calls every instance of the view, many at once, and each that fails again as the mode says (on the same instance:
-    /// there is no other for it). The results are in the order of the view. Each call has the whole deadline.
+    /// Calls every instance of the view, many at once, and each that fails again as the mode says
+    /// (on the same instance: there is no other for it). The results are in the order of the view.
+    /// Each call has the whole deadline.
     ///
     /// # Errors
     /// When there is nobody to call. What came of each call is in the list.

@@ -1,4 +1,5 @@
-//! A tonic channel whose endpoints follow a live view, so that generated clients need not know of the registry.
+//! A tonic channel whose endpoints follow a live view, so that generated clients need not know of
+//! the registry.
 
 mod reach;
 
@@ -41,7 +42,8 @@ impl ChannelBuilder {
         Self { discovery, endpoint: None, connect_timeout: Duration::from_secs(1) }
     }
 
-    /// The name of the instances' endpoint to be called; unless set, "grpc", else "http", else the first.
+    /// The name of the instances' endpoint to be called; unless set, "grpc", else "http", else the
+    /// first.
     pub fn endpoint(mut self, name: impl Into<String>) -> Self {
         self.endpoint = Some(name.into());
         self
@@ -53,14 +55,16 @@ impl ChannelBuilder {
         self
     }
 
-    /// Makes the channel. A call goes to one of the instances that can be called and whose weight is not 0, at random and
-    /// evenly. While there is none, calls wait: give them a deadline. Calls in flight to an instance that leaves the view
-    /// are finished. The channel follows the view until its last clone is dropped.
+    /// Makes the channel. A call goes to one of the instances that can be called and whose weight
+    /// is not 0, at random and evenly. While there is none, calls wait: give them a deadline. Calls
+    /// in flight to an instance that leaves the view are finished. The channel follows the view
+    /// until its last clone is dropped.
     ///
-    /// An instance gets calls while it can be reached: one that refuses connections, or has closed its own, gets none until
-    /// a new one holds, which is tried every 2 s at most. When none can be reached, calls fail at once, as UNAVAILABLE. No
-    /// call is made twice, so that those in flight to an instance that dies fail. [`crate::Caller`] tries another one,
-    /// weighs, and counts the calls in flight.
+    /// An instance gets calls while it can be reached: one that refuses connections, or has closed
+    /// its own, gets none until a new one holds, which is tried every 2 s at most. When none can be
+    /// reached, calls fail at once, as UNAVAILABLE. No call is made twice, so that those in flight
+    /// to an instance that dies fail. [`crate::Caller`] tries another one, weighs, and counts the
+    /// calls in flight.
     ///
     /// Must be called within a tokio runtime.
     pub fn connect(self) -> Channel {
@@ -120,8 +124,8 @@ impl ChannelBuilder {
     }
 }
 
-/// The endpoints of a view, and which of them are in the channel's list: those that can be reached. When none can, all are,
-/// so that calls fail at once, with the reason, and do not wait for ever.
+/// The endpoints of a view, and which of them are in the channel's list: those that can be reached.
+/// When none can, all are, so that calls fail at once, with the reason, and do not wait for ever.
 struct List {
     shared: Shared,
     known: BTreeMap<Key, Known>,

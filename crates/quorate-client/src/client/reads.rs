@@ -16,11 +16,12 @@ use crate::types::{
 };
 
 impl Client {
-    /// The instances of a service that can be called now: those whose effective status is UP and whose health checks do not
-    /// fail. For all of them, use [`Client::fetch_with`].
+    /// The instances of a service that can be called now: those whose effective status is UP and
+    /// whose health checks do not fail. For all of them, use [`Client::fetch_with`].
     ///
     /// # Errors
-    /// [`Error::UnknownService`], [`Error::NoInstances`], [`Error::Unreachable`], [`Error::Rejected`]: never an empty list.
+    /// [`Error::UnknownService`], [`Error::NoInstances`], [`Error::Unreachable`],
+    /// [`Error::Rejected`]: never an empty list.
     pub async fn fetch(&self, service: &str) -> Result<Service, Error> {
         let selection = Selection::service(service).statuses([InstanceStatus::Up]);
         let fetched = self.fetch_with(&FetchOptions::new(selection)).await?;
@@ -36,9 +37,9 @@ impl Client {
         Ok(found)
     }
 
-    /// Reads services as the options say. Absent services and services without instances are no errors here. What is too large
-    /// for one answer (32 MiB) is read in pages, each with the whole call timeout; [`Fetched::mixed_until`] tells if something
-    /// of it changed meanwhile.
+    /// Reads services as the options say. Absent services and services without instances are no
+    /// errors here. What is too large for one answer (32 MiB) is read in pages, each with the whole
+    /// call timeout; [`Fetched::mixed_until`] tells if something of it changed meanwhile.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Rejected`], [`Error::OtherCluster`] between two pages.
@@ -83,7 +84,8 @@ impl Client {
                 return Err(Error::OtherCluster { was, is });
             }
             all.extend(answer.services);
-            // Each page begins after the one before it, so this ends even with a node that repeats itself.
+            // Each page begins after the one before it, so this ends even with a node that repeats
+            // itself.
             if answer.next <= request.after {
                 return Ok(all);
             }

@@ -1,5 +1,6 @@
-//! [`Discovery`]: a live view of one service, for those who call it. What it shows is an immutable value behind one pointer;
-//! the work is done by the hub that all views of a client share (`following/discovery/hub.rs`).
+//! [`Discovery`]: a live view of one service, for those who call it. What it shows is an immutable
+//! value behind one pointer; the work is done by the hub that all views of a client share
+//! (`following/discovery/hub.rs`).
 
 mod audit;
 #[cfg(feature = "cache")]
@@ -28,10 +29,11 @@ use crate::following::status::WatchStatus;
 use crate::following::watch::WatchEvent;
 use crate::types::Instance;
 
-/// A live view of one service: a snapshot, then kept current by the registry for as long as it is held. Clones share it.
+/// A live view of one service: a snapshot, then kept current by the registry for as long as it is
+/// held. Clones share it.
 ///
-/// No failure makes it smaller. While no node can be reached it stays as it was, and [`Discovery::age`] says how old that
-/// is.
+/// No failure makes it smaller. While no node can be reached it stays as it was, and
+/// [`Discovery::age`] says how old that is.
 ///
 /// ```no_run
 /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
@@ -126,7 +128,8 @@ impl Discovery {
         &self.inner.feed.selector.service
     }
 
-    /// What is known now, whatever it is worth ([`Instances::origin`]): a pointer is read, nothing else.
+    /// What is known now, whatever it is worth ([`Instances::origin`]): a pointer is read, nothing
+    /// else.
     pub fn current(&self) -> Arc<Instances> {
         self.inner.feed.current.load_full()
     }
@@ -136,12 +139,12 @@ impl Discovery {
         look(&self.inner.feed.current.load())
     }
 
-    /// The instances that can be called; waits for the first word of the registry (or the cache), no longer than the call
-    /// timeout. What this client itself registered before is among them.
+    /// The instances that can be called; waits for the first word of the registry (or the cache),
+    /// no longer than the call timeout. What this client itself registered before is among them.
     ///
     /// # Errors
-    /// [`Error::NoInstances`], [`Error::UnknownService`], and [`Error::Unreachable`] while nothing is known at all: never an
-    /// empty list.
+    /// [`Error::NoInstances`], [`Error::UnknownService`], and [`Error::Unreachable`] while nothing
+    /// is known at all: never an empty list.
     pub async fn usable(&self) -> Result<Arc<Instances>, Error> {
         let within = self.inner.call_timeout;
         let Ok(mut instances) = timeout(within, self.synced()).await else {
@@ -208,8 +211,8 @@ impl Discovery {
         }
     }
 
-    /// Waits until the view changes (or is there at all), and returns it. Changes since this clone was made or last asked
-    /// count; several of them are one. Can be cancelled at any time.
+    /// Waits until the view changes (or is there at all), and returns it. Changes since this clone
+    /// was made or last asked count; several of them are one. Can be cancelled at any time.
     pub async fn changed(&mut self) -> Arc<Instances> {
         // The sender lives as long as this handle.
         let _never_closed = self.seen.changed().await;
@@ -221,7 +224,8 @@ impl Discovery {
         Listener { queue: self.inner.hub.listen(&self.inner.feed), _view: self.clone() }
     }
 
-    /// How long ago the registry last said that the view is current; `None`: not since this process started.
+    /// How long ago the registry last said that the view is current; `None`: not since this process
+    /// started.
     pub fn age(&self) -> Option<Duration> {
         self.inner.hub.age()
     }
@@ -246,14 +250,15 @@ pub enum DiscoveryEvent {
     Removed {
         /// As it was last.
         instance: Arc<Instance>,
-        /// Why; unspecified when it is no longer admitted, or went while the stream was interrupted for long.
+        /// Why; unspecified when it is no longer admitted, or went while the stream was interrupted
+        /// for long.
         reason: RemoveReason,
     },
 }
 
-/// The changes of a view, in order, each as soon as the view shows it. One who reads along gets each of them; one who falls
-/// behind by more than 1,024 gets, for each instance, only the latest of those that wait (added and removed meanwhile: none),
-/// comes to the same end, and slows nobody.
+/// The changes of a view, in order, each as soon as the view shows it. One who reads along gets
+/// each of them; one who falls behind by more than 1,024 gets, for each instance, only the latest
+/// of those that wait (added and removed meanwhile: none), comes to the same end, and slows nobody.
 ///
 /// An example is at the head of [the crate](crate).
 #[derive(Debug)]

@@ -26,8 +26,9 @@ pub enum WatchStatus {
         /// What the last attempt came to.
         last_error: Error,
     },
-    /// The registry refused the subscription, for instance because of a name that cannot be. A [`Watch`](crate::Watch) has
-    /// stopped; a [`Discovery`](crate::Discovery) asks again when the client follows other services, and once a minute.
+    /// The registry refused the subscription, for instance because of a name that cannot be. A
+    /// [`Watch`](crate::Watch) has stopped; a [`Discovery`](crate::Discovery) asks again when the
+    /// client follows other services, and once a minute.
     Refused {
         /// The reason.
         error: Error,

@@ -1,6 +1,6 @@
-//! A subscription, kept on one node after the other: opened, resumed, given up when nothing arrives or no leader is there,
-//! moved to nodes that were added, acknowledged. What a message means to its stream is in `stream/cursor.rs`, what it means
-//! to those who read is theirs: a watch or a hub.
+//! A subscription, kept on one node after the other: opened, resumed, given up when nothing arrives
+//! or no leader is there, moved to nodes that were added, acknowledged. What a message means to its
+//! stream is in `stream/cursor.rs`, what it means to those who read is theirs: a watch or a hub.
 
 mod cursor;
 
@@ -27,13 +27,14 @@ use crate::nodes::rebalance::{Move, Mover};
 use crate::nodes::retry::{BACKGROUND, Decision, decide};
 use crate::nodes::stub::registry;
 
-/// Acknowledgements on their way. The server keeps the last one only, so one that finds no room is left out.
+/// Acknowledgements on their way. The server keeps the last one only, so one that finds no room is
+/// left out.
 const ACKS_MAX: usize = 8;
-/// Between two streams there is at least this, however they ended. After the death of a node, changes wait for it; a node
-/// that ends every stream is left alone for longer (`Rounds::wait`).
+/// Between two streams there is at least this, however they ended. After the death of a node,
+/// changes wait for it; a node that ends every stream is left alone for longer (`Rounds::wait`).
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
-/// A stream that lived so long, or brought something new, was a good one: what ended it is a new failure, not the next of the
-/// same.
+/// A stream that lived so long, or brought something new, was a good one: what ended it is a new
+/// failure, not the next of the same.
 const GOOD_STREAM: Duration = Duration::from_secs(1);
 
 /// What a stream brought.
@@ -88,7 +89,8 @@ pub(super) struct Stream {
     leaderless_since: Option<Instant>,
     /// The first message, between its header and the rest.
     pending: Option<WatchResponse>,
-    /// The position that was handed out last, to be acknowledged when the next message is asked for.
+    /// The position that was handed out last, to be acknowledged when the next message is asked
+    /// for.
     unacknowledged: Option<u64>,
     answers: Streaming<WatchResponse>,
     acks: mpsc::Sender<WatchRequest>,
@@ -122,7 +124,8 @@ impl Follower {
             .map_err(|status| self.ended(&node.address, false, &status))
     }
 
-    /// The next of a stream. To ask for it says that the one before it was taken in. Can be cancelled.
+    /// The next of a stream. To ask for it says that the one before it was taken in. Can be
+    /// cancelled.
     pub(super) async fn next(&mut self, stream: &mut Stream) -> Result<Event, Ended> {
         let here = stream.address.clone();
         let is_complete = stream.is_complete();

@@ -1,5 +1,5 @@
-//! [`Watch`]: what an application holds of a subscription. The work is done by the task in `following/watch/follow.rs`; between them
-//! stand the newest view and the backlog of events.
+//! [`Watch`]: what an application holds of a subscription. The work is done by the task in
+//! `following/watch/follow.rs`; between them stand the newest view and the backlog of events.
 
 mod follow;
 mod view;
@@ -26,8 +26,9 @@ use crate::types::Selection;
 pub enum WatchEvent {
     /// The first event, and the only one of its kind: all that there is.
     Snapshot(Arc<View>),
-    /// Another cluster answers now (it was founded again, or the addresses lead to another one): the view is all that this one
-    /// has. What differs follows, as events like all others; reasons and revisions of removals are not known.
+    /// Another cluster answers now (it was founded again, or the addresses lead to another one):
+    /// the view is all that this one has. What differs follows, as events like all others; reasons
+    /// and revisions of removals are not known.
     Reset {
         /// The cluster that answers now.
         cluster_id: u64,
@@ -49,10 +50,11 @@ pub enum WatchEvent {
     },
 }
 
-/// A subscription that goes on over every failure of nodes, for as long as it is held; dropping it ends its task at once.
+/// A subscription that goes on over every failure of nodes, for as long as it is held; dropping it
+/// ends its task at once.
 ///
-/// It gives the same facts in two ways, of which one or both can be used: a view that is always complete
-/// ([`Watch::snapshot`], [`Watch::changed`]), and events ([`Watch::next`]).
+/// It gives the same facts in two ways, of which one or both can be used: a view that is always
+/// complete ([`Watch::snapshot`], [`Watch::changed`]), and events ([`Watch::next`]).
 ///
 /// ```no_run
 /// use quorate_client::{Client, Selection, WatchEvent, WatchStatus};
@@ -92,9 +94,10 @@ impl Watch {
         Self { events, view, status, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// The next event. The first is the snapshot; after it come the changes, in order. A reader that falls behind gets, for
-    /// each instance, only the latest of the events that wait for it (added and removed meanwhile: none at all), so it
-    /// always comes to the same end and slows nobody. `None` when the task has stopped: [`Watch::status`] says why.
+    /// The next event. The first is the snapshot; after it come the changes, in order. A reader
+    /// that falls behind gets, for each instance, only the latest of the events that wait for it
+    /// (added and removed meanwhile: none at all), so it always comes to the same end and slows
+    /// nobody. `None` when the task has stopped: [`Watch::status`] says why.
     ///
     /// Can be cancelled at any time without losing an event.
     pub async fn next(&mut self) -> Option<WatchEvent> {
@@ -116,14 +119,14 @@ impl Watch {
         }
     }
 
-    /// All that is known now. Failures never make it smaller. Before the first snapshot it is empty and
-    /// [`View::is_synced`] is false.
+    /// All that is known now. Failures never make it smaller. Before the first snapshot it is empty
+    /// and [`View::is_synced`] is false.
     pub fn snapshot(&self) -> Arc<View> {
         self.view.borrow().clone()
     }
 
-    /// Waits until the view differs from the one that this method returned last (at first: from the empty one), and
-    /// returns it. Can be cancelled at any time.
+    /// Waits until the view differs from the one that this method returned last (at first: from the
+    /// empty one), and returns it. Can be cancelled at any time.
     ///
     /// # Errors
     /// The reason, when the task has stopped.
@@ -134,7 +137,8 @@ impl Watch {
         }
     }
 
-    /// Waits until the first snapshot is there. To give up after some time, put a timeout around it.
+    /// Waits until the first snapshot is there. To give up after some time, put a timeout around
+    /// it.
     ///
     /// # Errors
     /// The reason, when the task has stopped.
@@ -167,15 +171,16 @@ impl Watch {
 /// The events between the task and their reader.
 #[derive(Debug, Default)]
 struct Events {
-    /// Also held while the view is replaced, so that a snapshot and the events after it fit together. Never held across an
-    /// await; the view's own lock is only taken within it.
+    /// Also held while the view is replaced, so that a snapshot and the events after it fit
+    /// together. Never held across an await; the view's own lock is only taken within it.
     queue: Mutex<Queue>,
     arrived: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// Whether the reader has its snapshot. Until then no events are kept: the snapshot will have them.
+    /// Whether the reader has its snapshot. Until then no events are kept: the snapshot will have
+    /// them.
     begun: bool,
     backlog: Backlog,
     /// Whether the task has stopped.

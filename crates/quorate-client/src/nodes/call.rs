@@ -1,5 +1,5 @@
-//! One call over the nodes: attempt, decide, rotate, wait, until the deadline. The only place that sends a unary request.
-//! Must not know what a request means.
+//! One call over the nodes: attempt, decide, rotate, wait, until the deadline. The only place that
+//! sends a unary request. Must not know what a request means.
 
 use std::future::Future;
 use std::time::Duration;
@@ -104,7 +104,8 @@ impl Failure {
 pub(crate) enum CallError {
     /// Nobody served it in time.
     Unreachable(Error),
-    /// It was answered, and refused. `retried`: an attempt before it may have had its effect, if it has no name.
+    /// It was answered, and refused. `retried`: an attempt before it may have had its effect, if it
+    /// has no name.
     Refused { decision: Decision, status: Status, retried: bool },
 }
 
@@ -118,7 +119,8 @@ impl CallError {
     }
 }
 
-/// Which nodes were tried in this round, the waits between rounds, and how long a node is waited for.
+/// Which nodes were tried in this round, the waits between rounds, and how long a node is waited
+/// for.
 #[derive(Debug)]
 pub(crate) struct Rounds {
     tried: Vec<Address>,
@@ -147,8 +149,9 @@ impl Rounds {
         (address, channel)
     }
 
-    /// How long to wait for a node that is given so long at first: twice as long after each round in which all used up their
-    /// time. Where all nodes are slow, asking again and again would only add to what they have to do, and never end.
+    /// How long to wait for a node that is given so long at first: twice as long after each round
+    /// in which all used up their time. Where all nodes are slow, asking again and again would only
+    /// add to what they have to do, and never end.
     pub(crate) fn patience(&self, first: Duration, most: Duration) -> Duration {
         first.saturating_mul(1 << self.late_rounds.min(16)).min(most.max(first))
     }
@@ -180,8 +183,8 @@ impl Rounds {
         self.backoff.reset();
     }
 
-    /// An answer came, which took so long of what it was given. Where half of that had been enough, the next attempts are
-    /// shorter by a step; else they would only be made in vain.
+    /// An answer came, which took so long of what it was given. Where half of that had been enough,
+    /// the next attempts are shorter by a step; else they would only be made in vain.
     pub(crate) fn answered(&mut self, took: Duration, given: Duration) {
         self.reset();
         if took < given / 2 {
@@ -289,7 +292,8 @@ where
     Err(CallError::Unreachable(Error::Unreachable { operation, within, tried }))
 }
 
-/// Keeps the last outcome of each address: the list is bounded by the number of nodes, not of attempts.
+/// Keeps the last outcome of each address: the list is bounded by the number of nodes, not of
+/// attempts.
 fn note(tried: &mut Vec<Attempt>, failure: &Failure) {
     let attempt = failure.tried();
     // What a node said is worth more than that it said nothing in the time that was left.

@@ -1,10 +1,11 @@
-//! The nodes a client knows, which of them to ask next, and the connections to them. Must not know what is asked: it is told
-//! of success and failure, and of members and leaders.
+//! The nodes a client knows, which of them to ask next, and the connections to them. Must not know
+//! what is asked: it is told of success and failure, and of members and leaders.
 //!
-//! It also decides which cluster the client is of: that of the first answer, until no node is left that may be of it.
+//! It also decides which cluster the client is of: that of the first answer, until no node is left
+//! that may be of it.
 //!
-//! Invariants: the list is never empty; seeds never leave it; no failure and no empty answer makes it shorter; what counts as
-//! an answer is of one cluster at a time.
+//! Invariants: the list is never empty; seeds never leave it; no failure and no empty answer makes
+//! it shorter; what counts as an answer is of one cluster at a time.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,14 +19,16 @@ use tonic::transport::{Channel, Endpoint};
 use crate::error::{AddressFault, Error};
 use crate::nodes::rebalance::{Growth, Rebalance};
 
-/// A node that failed is asked after all others for so long: a hung one should not cost each call an attempt.
+/// A node that failed is asked after all others for so long: a hung one should not cost each call
+/// an attempt.
 const COOLDOWN: Duration = Duration::from_secs(5);
 /// A connection on which nothing arrives for so long is probed ...
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// ... and given up when the probe is not answered within this.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
-/// A node that failed may still be of the client's cluster for so long after one of that cluster answered last. Longer than
-/// an election: a cluster that is only between two leaders must not be left for a stranger.
+/// A node that failed may still be of the client's cluster for so long after one of that cluster
+/// answered last. Longer than an election: a cluster that is only between two leaders must not be
+/// left for a stranger.
 const MAY_RETURN: Duration = Duration::from_secs(5);
 /// No more nodes than this are taken from one answer: a bound, far above any cluster.
 const MEMBERS_MAX: usize = 64;
@@ -81,7 +84,8 @@ struct Node {
 }
 
 impl Endpoints {
-    /// Starts from the addresses given, in random order if `shuffle` (so that many clients with one list spread out).
+    /// Starts from the addresses given, in random order if `shuffle` (so that many clients with one
+    /// list spread out).
     pub(crate) fn new(
         addresses: &[String],
         connect_timeout: Duration,
@@ -145,8 +149,8 @@ impl Endpoints {
     /// A node answered.
     ///
     /// # Errors
-    /// It is of another cluster, while there may be nodes of the client's own: then its answer does not count, and the next
-    /// node is to be asked.
+    /// It is of another cluster, while there may be nodes of the client's own: then its answer does
+    /// not count, and the next node is to be asked.
     pub(crate) fn succeeded(
         &self,
         address: &Address,
@@ -171,9 +175,9 @@ impl Endpoints {
         self.lock().worked(address, target);
     }
 
-    /// Notes which cluster a node is of. The client goes over to another one when each node that it knows has failed or says
-    /// that it is of another: so it does at once where a cluster was founded again on the same addresses, and does not
-    /// waver where two clusters answer.
+    /// Notes which cluster a node is of. The client goes over to another one when each node that it
+    /// knows has failed or says that it is of another: so it does at once where a cluster was
+    /// founded again on the same addresses, and does not waver where two clusters answer.
     fn admit(&self, inner: &mut Inner, address: &Address, cluster_id: u64) -> Result<(), Status> {
         let ours = self.cluster_id();
         if let Some(node) = inner.nodes.iter_mut().find(|node| node.address == *address) {
@@ -215,7 +219,8 @@ impl Endpoints {
         self.failure.notify_one();
     }
 
-    /// Takes the cluster's members as the list, seeds behind them. An answer without a usable address changes nothing.
+    /// Takes the cluster's members as the list, seeds behind them. An answer without a usable
+    /// address changes nothing.
     pub(crate) fn replace_members<'a>(&self, addresses: impl Iterator<Item = &'a str>) {
         let mut members: Vec<Node> = Vec::new();
         for address in addresses.take(MEMBERS_MAX) {
@@ -241,7 +246,8 @@ impl Endpoints {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // What it guards is consistent between any two statements, so a panic elsewhere does no harm.
+        // What it guards is consistent between any two statements, so a panic elsewhere does no
+        // harm.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -263,7 +269,8 @@ impl Inner {
         }
     }
 
-    /// Whether some node may be of this cluster, which was the client's: one that was not asked yet, too.
+    /// Whether some node may be of this cluster, which was the client's: one that was not asked
+    /// yet, too.
     fn may_have_nodes_of(&self, cluster_id: u64) -> bool {
         let may_return = self.heard.is_some_and(|heard| heard.elapsed() < MAY_RETURN);
         let may_be = |node: &Node| {
@@ -292,8 +299,8 @@ impl Inner {
         let with = |member: bool| {
             order.iter().find(|at| self.nodes[**at].member == member && healthy(&self.nodes[**at]))
         };
-        // What served last goes on serving, a seed too: where the members' addresses cannot be reached from here, only
-        // the seeds can.
+        // What served last goes on serving, a seed too: where the members' addresses cannot be
+        // reached from here, only the seeds can.
         let current = order.first().filter(|at| **at == first && healthy(&self.nodes[first]));
         let least_recently_failed = || order.iter().min_by_key(|at| self.nodes[**at].failed_at);
         current

@@ -1,4 +1,5 @@
-//! Keeps the list of nodes up to date: asks for the members every now and then, and soon after a node failed.
+//! Keeps the list of nodes up to date: asks for the members every now and then, and soon after a
+//! node failed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,8 @@ use crate::nodes::endpoints::Endpoints;
 use crate::nodes::retry::jittered;
 use crate::nodes::stub::registry;
 
-/// After a failure the members are looked up no sooner than this; twice as long after each lookup that fails too.
+/// After a failure the members are looked up no sooner than this; twice as long after each lookup
+/// that fails too.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// Runs until it is aborted. An answer that fails or is empty leaves the list as it is.

@@ -1,7 +1,8 @@
-//! Streams move when nodes are added, so that the new ones get their share: with k new ones among n, each stream moves with
-//! probability k/n to one of them, after a random part of the interval of the member list, and one stream of a client at a
-//! time. A stream is opened on the new node before the old one is let go, and goes on from where it was; where that fails,
-//! it stays, and tries again an interval later. Knows nodes, not what the streams carry.
+//! Streams move when nodes are added, so that the new ones get their share: with k new ones among
+//! n, each stream moves with probability k/n to one of them, after a random part of the interval of
+//! the member list, and one stream of a client at a time. A stream is opened on the new node before
+//! the old one is let go, and goes on from where it was; where that fails, it stays, and tries
+//! again an interval later. Knows nodes, not what the streams carry.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! The one table from gRPC code to what to do next, and the pace of trying again. Knows neither nodes nor requests.
+//! The one table from gRPC code to what to do next, and the pace of trying again. Knows neither
+//! nodes nor requests.
 
 use std::time::Duration;
 
@@ -9,11 +10,14 @@ use tonic::{Code, Status};
 /// What a failed attempt calls for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// This node cannot serve now. Another may, and so may this one later: go on until the deadline.
+    /// This node cannot serve now. Another may, and so may this one later: go on until the
+    /// deadline.
     RetryElsewhere,
-    /// This node failed in a way that another might not. When all have, and one twice, it is the call's result.
+    /// This node failed in a way that another might not. When all have, and one twice, it is the
+    /// call's result.
     TryOthers,
-    /// The lease or instance is not there: who keeps it registers again, for all others it is a refusal.
+    /// The lease or instance is not there: who keeps it registers again, for all others it is a
+    /// refusal.
     Reregister,
     /// A newer run holds the instance: who keeps it stops, for all others it is a refusal.
     Superseded,
@@ -24,7 +28,8 @@ pub(crate) enum Decision {
 }
 
 impl Decision {
-    /// Whether the node is to be left for a while. An answer of any other kind proves that it works.
+    /// Whether the node is to be left for a while. An answer of any other kind proves that it
+    /// works.
     pub(crate) fn blames_node(self) -> bool {
         matches!(self, Self::RetryElsewhere | Self::TryOthers)
     }
@@ -35,9 +40,11 @@ pub(crate) fn decide(code: Code) -> Decision {
     match code {
         // No leader, no quorum, stopping; also every failure to connect.
         Code::Unavailable => Decision::RetryElsewhere,
-        // The attempt's own deadline: the node hangs or is slow. A write has a name (`nodes/write.rs`): sending again is safe.
+        // The attempt's own deadline: the node hangs or is slow. A write has a name
+        // (`nodes/write.rs`): sending again is safe.
         Code::DeadlineExceeded => Decision::RetryElsewhere,
-        // The transport's way to say that the connection or the stream went down under the call. (No node answers so.)
+        // The transport's way to say that the connection or the stream went down under the call.
+        // (No node answers so.)
         Code::Cancelled | Code::Aborted | Code::Unknown => Decision::RetryElsewhere,
         // A broken connection, or a bug, or a failing disk: the code alone does not tell.
         Code::Internal | Code::DataLoss => Decision::TryOthers,
@@ -45,7 +52,8 @@ pub(crate) fn decide(code: Code) -> Decision {
         Code::Unimplemented => Decision::TryOthers,
         Code::NotFound => Decision::Reregister,
         Code::FailedPrecondition => Decision::Superseded,
-        // Too large, or a full disk, or overload: sending it again at once makes none of them better.
+        // Too large, or a full disk, or overload: sending it again at once makes none of them
+        // better.
         Code::ResourceExhausted | Code::OutOfRange => Decision::Exhausted,
         Code::InvalidArgument
         | Code::AlreadyExists
@@ -59,8 +67,8 @@ pub(crate) fn decide(code: Code) -> Decision {
 /// No node is obeyed for longer than this.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 
-/// When the node wants to be asked again, if it said so: what it said and up to half of that more, so that those who were
-/// told the same do not come back together.
+/// When the node wants to be asked again, if it said so: what it said and up to half of that more,
+/// so that those who were told the same do not come back together.
 pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
     let told = status.metadata().get(trailers::RETRY_AFTER_MS)?.to_str().ok()?.parse().ok()?;
     let told = Duration::from_millis(told).min(RETRY_AFTER_MAX);
@@ -76,10 +84,12 @@ pub(crate) struct Pace {
     pub(super) cap: Duration,
 }
 
-/// The shortest wait. With the number of nodes, it bounds the attempts in a second whatever the dice say.
+/// The shortest wait. With the number of nodes, it bounds the attempts in a second whatever the
+/// dice say.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-/// For a caller that waits: an election takes up to a second, and the call should go on soon after it.
+/// For a caller that waits: an election takes up to a second, and the call should go on soon after
+/// it.
 pub(crate) const FOREGROUND: Pace =
     Pace { base: Duration::from_millis(25), cap: Duration::from_millis(400) };
 

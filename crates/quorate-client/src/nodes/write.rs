@@ -1,5 +1,5 @@
-//! A write under way: it has the same name at every node that it is sent to, so it is done once (`RequestId` in the wire
-//! contract).
+//! A write under way: it has the same name at every node that it is sent to, so it is done once
+//! (`RequestId` in the wire contract).
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,7 +7,8 @@ use quorate_proto::requests::{OpenWrite, Origin};
 use quorate_proto::v1::RequestId;
 use tokio::time::Instant;
 
-/// Over when it is dropped: what is still on its way then is not done any more once a later write of this client was.
+/// Over when it is dropped: what is still on its way then is not done any more once a later write
+/// of this client was.
 #[derive(Debug)]
 pub(crate) struct Write {
     open: OpenWrite,

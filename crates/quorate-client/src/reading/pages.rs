@@ -1,5 +1,5 @@
-//! A fetch that is too large for one answer: page after page, put together to what one answer would have been, if nothing of it
-//! changed meanwhile.
+//! A fetch that is too large for one answer: page after page, put together to what one answer would
+//! have been, if nothing of it changed meanwhile.
 
 use std::collections::BTreeMap;
 

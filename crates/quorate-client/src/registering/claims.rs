@@ -1,4 +1,5 @@
-//! Which instances this client keeps registered, so that none is kept twice; and the incarnations of this process.
+//! Which instances this client keeps registered, so that none is kept twice; and the incarnations
+//! of this process.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,7 +52,8 @@ impl Claim {
         lock(&self.held).len()
     }
 
-    /// Gives the instances back. Later claims of the same instances are not touched, however often it is called.
+    /// Gives the instances back. Later claims of the same instances are not touched, however often
+    /// it is called.
     pub(super) fn release(&self) {
         lock(&self.held).retain(|_, number| *number != self.number);
     }
@@ -70,7 +72,8 @@ fn lock(held: &Mutex<HashMap<Key, u64>>) -> MutexGuard<'_, HashMap<Key, u64>> {
 /// The highest incarnation that this process has used.
 static LAST_INCARNATION: AtomicU64 = AtomicU64::new(0);
 
-/// A new incarnation: microseconds since the epoch, and always higher than any before it in this process.
+/// A new incarnation: microseconds since the epoch, and always higher than any before it in this
+/// process.
 pub(super) fn new_incarnation() -> u64 {
     #[expect(
         clippy::disallowed_methods,

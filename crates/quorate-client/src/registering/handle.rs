@@ -1,5 +1,6 @@
-//! [`RegistrationHandle`]: what an application holds of its registration. The work is done by the keeper's task
-//! (`registering/keeper.rs`), to which the handle only sends commands: so a deregistration and a renewal can never cross.
+//! [`RegistrationHandle`]: what an application holds of its registration. The work is done by the
+//! keeper's task (`registering/keeper.rs`), to which the handle only sends commands: so a
+//! deregistration and a renewal can never cross.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +13,8 @@ use super::keeper::Keeper;
 use crate::error::{Error, LONGEST};
 use crate::types::{InstanceStatus, Update};
 
-/// Commands that wait for the task. Each caller waits for its answer, so more would only be many callers at once.
+/// Commands that wait for the task. Each caller waits for its answer, so more would only be many
+/// callers at once.
 const COMMANDS_MAX: usize = 8;
 
 /// What the registry granted.
@@ -52,8 +54,9 @@ pub struct Lease {
 pub enum RegistrationState {
     /// The registry has it.
     Registered(Lease),
-    /// The registry may not have it, or soon not have it any more; the task goes on trying, for ever. With
-    /// [`Error::OtherCluster`] when another cluster answers, where it is being registered anew.
+    /// The registry may not have it, or soon not have it any more; the task goes on trying, for
+    /// ever. With [`Error::OtherCluster`] when another cluster answers, where it is being
+    /// registered anew.
     Retrying {
         /// Since when.
         since: Instant,
@@ -62,7 +65,8 @@ pub enum RegistrationState {
     },
     /// It is being deregistered, or that failed: it is not renewed any more.
     Draining,
-    /// The registry does not have it any more, and this registration will not bring it back: the task has stopped.
+    /// The registry does not have it any more, and this registration will not bring it back: the
+    /// task has stopped.
     Gone(Gone),
 }
 
@@ -81,7 +85,8 @@ pub enum Gone {
     },
 }
 
-/// What the handle asks for. Small: every registration has a queue with room for 32 of them, whatever its bound.
+/// What the handle asks for. Small: every registration has a queue with room for 32 of them,
+/// whatever its bound.
 #[derive(Debug)]
 pub(super) enum Command {
     Update { change: Box<Wanted>, reply: oneshot::Sender<Result<(), Error>> },
@@ -96,11 +101,11 @@ pub(super) struct Wanted {
     pub(super) update: Update,
 }
 
-/// A registration that a background task keeps alive: it renews the lease, registers again when the registry has lost it,
-/// and never gives up because of an outage.
+/// A registration that a background task keeps alive: it renews the lease, registers again when the
+/// registry has lost it, and never gives up because of an outage.
 ///
-/// Dropping the handle stops the task at once and sends nothing: the registration then runs out with its TTL. To leave
-/// properly, await [`RegistrationHandle::deregister`] first.
+/// Dropping the handle stops the task at once and sends nothing: the registration then runs out
+/// with its TTL. To leave properly, await [`RegistrationHandle::deregister`] first.
 #[derive(Debug)]
 pub struct RegistrationHandle {
     commands: mpsc::Sender<Command>,
@@ -138,7 +143,8 @@ impl RegistrationHandle {
         self.state.clone()
     }
 
-    /// The incarnation it began with. (Only a first registration in the background may come to a higher one.)
+    /// The incarnation it began with. (Only a first registration in the background may come to a
+    /// higher one.)
     pub fn incarnation(&self) -> u64 {
         self.incarnation
     }
@@ -164,10 +170,11 @@ impl RegistrationHandle {
         }
     }
 
-    /// For processes that should rather die than run without being registered: resolves when the registration could not
-    /// be confirmed for longer than `after`, counted from the first attempt that failed, with what the last one came to;
-    /// when a newer run took its place, at once. The registration goes on trying all the same. Never resolves after a
-    /// deregistration, nor when the handle is dropped.
+    /// For processes that should rather die than run without being registered: resolves when the
+    /// registration could not be confirmed for longer than `after`, counted from the first attempt
+    /// that failed, with what the last one came to; when a newer run took its place, at once. The
+    /// registration goes on trying all the same. Never resolves after a deregistration, nor when
+    /// the handle is dropped.
     ///
     /// ```no_run
     /// # async fn example(registration: quorate_client::RegistrationHandle, serving: impl Future<Output = ()>) {
@@ -197,8 +204,9 @@ impl RegistrationHandle {
         self.update(Update::new().weight(weight)).await
     }
 
-    /// Changes the load that all instances say they have, 0 to 1,000,000: [`RegistrationHandle::update`] in short. What it
-    /// means, and how often to say it: [`Update::load`].
+    /// Changes the load that all instances say they have, 0 to 1,000,000:
+    /// [`RegistrationHandle::update`] in short. What it means, and how often to say it:
+    /// [`Update::load`].
     ///
     /// ```no_run
     /// # async fn example(registration: quorate_client::RegistrationHandle, in_flight: u32) -> Result<(), quorate_client::Error> {
@@ -227,9 +235,9 @@ impl RegistrationHandle {
     /// Changes all instances of the registration, and waits until that is committed.
     ///
     /// # Errors
-    /// [`Error::Rejected`]: the change is given up, and undone if an attempt before the refused one has made it.
-    /// [`Error::Unreachable`]: the change stays wanted, and is made when the registry can be reached again.
-    /// [`Error::Superseded`], [`Error::AlreadyDeregistered`].
+    /// [`Error::Rejected`]: the change is given up, and undone if an attempt before the refused one
+    /// has made it. [`Error::Unreachable`]: the change stays wanted, and is made when the registry
+    /// can be reached again. [`Error::Superseded`], [`Error::AlreadyDeregistered`].
     pub async fn update(&self, update: Update) -> Result<(), Error> {
         self.change(None, update).await
     }
@@ -253,14 +261,15 @@ impl RegistrationHandle {
         self.send(Command::Update { change, reply }, answer).await
     }
 
-    /// Removes the registration and waits until that is committed. From the moment it is called nothing renews the
-    /// registration or makes it again, also when it fails, and also when the caller stops waiting: it is then carried on
-    /// in the background. After a failure it can be called again; it succeeds exactly once.
+    /// Removes the registration and waits until that is committed. From the moment it is called
+    /// nothing renews the registration or makes it again, also when it fails, and also when the
+    /// caller stops waiting: it is then carried on in the background. After a failure it can be
+    /// called again; it succeeds exactly once.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] at the deadline (the call timeout): the registration then runs out with its TTL.
-    /// [`Error::AlreadyDeregistered`] after a success. [`Error::Superseded`]: a newer run holds the instance, which was
-    /// left alone.
+    /// [`Error::Unreachable`] at the deadline (the call timeout): the registration then runs out
+    /// with its TTL. [`Error::AlreadyDeregistered`] after a success. [`Error::Superseded`]: a newer
+    /// run holds the instance, which was left alone.
     pub async fn deregister(&self) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         let deadline = tokio::time::Instant::now() + self.call_timeout;
@@ -276,8 +285,8 @@ impl RegistrationHandle {
         if self.commands.send(command).await.is_err() {
             return Err(self.why_stopped());
         }
-        // A command that was sent just while the task ended stays in the channel, and its answer stays open, for as long as
-        // this handle lives: so look at the end of the task as well.
+        // A command that was sent just while the task ended stays in the channel, and its answer
+        // stays open, for as long as this handle lives: so look at the end of the task as well.
         tokio::select! {
             biased; // an answer that is there counts, also when the task has ended since
             answered = &mut answer => answered.unwrap_or_else(|_gone| Err(self.why_stopped())),

@@ -1,14 +1,17 @@
 //! The task behind a registration: makes the registry have what the application wants, for ever.
 //!
-//! It is one loop that does one thing at a time: an attempt to register (bounded by its timeout) or a command, never both.
-//! So once a deregistration has begun, no registration of ours is under way or follows. Renewals go with those of the
-//! client's other registrations (`registering/renewals.rs`); one may still be under way then, and is not listened to any more: it
-//! brings nothing back.
+//! It is one loop that does one thing at a time: an attempt to register (bounded by its timeout) or
+//! a command, never both. So once a deregistration has begun, no registration of ours is under way
+//! or follows. Renewals go with those of the client's other registrations
+//! (`registering/renewals.rs`); one may still be under way then, and is not listened to any more:
+//! it brings nothing back.
+
+mod leaving;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_proto::v1::{DeregisterRequest, InstanceRef, RegisterRequest, RegisterResponse};
+use quorate_proto::v1::{RegisterRequest, RegisterResponse};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -19,7 +22,7 @@ use super::handle::{Command, Gone, Lease, RegistrationState};
 use super::renewals::{Renewals, Renewed, next_renewal, slack};
 use crate::core::Core;
 use crate::error::{Error, current_incarnation};
-use crate::nodes::call::{CallError, Failure, Plan, Rounds, attempt, call};
+use crate::nodes::call::{CallError, Failure, Rounds, attempt, call};
 use crate::nodes::endpoints::Target;
 use crate::nodes::retry::{BACKGROUND, Decision, retry_after};
 use crate::nodes::stub::registry;
@@ -28,9 +31,11 @@ use crate::types::{InstanceSpec, Registration, Update};
 
 /// A renewal gets no less than this on one node, however short the TTL.
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
-/// How often a first registration takes the next higher incarnation, should others do the same meanwhile.
+/// How often a first registration takes the next higher incarnation, should others do the same
+/// meanwhile.
 const FIRST_INCARNATIONS_MAX: u32 = 3;
-/// Leases of a client that were lost together are registered again at this pace, on average, or within half an interval.
+/// Leases of a client that were lost together are registered again at this pace, on average, or
+/// within half an interval.
 const REREGISTER_EVERY: Duration = Duration::from_millis(5);
 
 /// What an undisturbed keeper has waited for.
@@ -68,7 +73,8 @@ pub(super) struct Keeper {
     higher_incarnations: u32,
     /// Set while the registry has what is wanted, as far as is known.
     lease: Option<Held>,
-    /// When the next attempt is due. Only attempts move it: commands must not be able to put a renewal off.
+    /// When the next attempt is due. Only attempts move it: commands must not be able to put a
+    /// renewal off.
     due: Instant,
     renewals: Arc<Renewals>,
     /// A renewal under way.
@@ -139,7 +145,8 @@ impl Keeper {
                 }
             };
             let Some(command) = command else { break };
-            // Boxed, as is an attempt to register: these calls would be most of what an idle registration takes.
+            // Boxed, as is an attempt to register: these calls would be most of what an idle
+            // registration takes.
             next = Box::pin(self.obey(command)).await;
         }
         self.claim.release();
@@ -195,7 +202,8 @@ impl Keeper {
                     Err(_) => Next::Idle,
                 };
                 if next == Next::Stop {
-                    // Before the answer, so that the caller can register the same instance again at once.
+                    // Before the answer, so that the caller can register the same instance again at
+                    // once.
                     self.claim.release();
                 }
                 let _caller_gone = reply.send(result);
@@ -282,8 +290,8 @@ impl Keeper {
         }
     }
 
-    /// The lease is gone, and those of so many others with it. One alone is registered again at once; many not all in the
-    /// same moment.
+    /// The lease is gone, and those of so many others with it. One alone is registered again at
+    /// once; many not all in the same moment.
     fn lost_with(&mut self, others: usize) -> Option<Lease> {
         let Held { lease, interval } = self.lease.take()?;
         self.renewing = None;
@@ -351,8 +359,8 @@ impl Keeper {
         if let (0, Some((service, id))) = (changed, only) {
             return Err(Error::NoSuchInstance { service: service.clone(), id: id.clone() });
         }
-        // Registering again under the same incarnation changes all instances in one write, renews the lease, and also
-        // works when the lease is gone.
+        // Registering again under the same incarnation changes all instances in one write, renews
+        // the lease, and also works when the lease is gone.
         let result = self.register_now().await;
         match &result {
             Ok(()) | Err(Error::Superseded { .. }) => {}
@@ -371,63 +379,12 @@ impl Keeper {
         result
     }
 
-    /// What the registry has is not known, since an attempt may have been made whose answer was lost: register, not renew,
-    /// until it is.
+    /// What the registry has is not known, since an attempt may have been made whose answer was
+    /// lost: register, not renew, until it is.
     fn register_anew(&mut self, at: Instant) {
         self.lease = None;
         self.renewing = None;
         self.due = at;
-    }
-
-    async fn deregister(&mut self, deadline: Instant) -> Result<(), Error> {
-        let instances = self.wanted.iter().map(|instance| InstanceRef {
-            service: instance.service.clone(),
-            id: instance.id.clone(),
-            incarnation: self.incarnation,
-        });
-        // By instance, not by lease: an attempt to register whose answer was lost may have made another lease.
-        let request = DeregisterRequest {
-            namespace: self.core.options.namespace.clone(),
-            instances: instances.collect(),
-            ..DeregisterRequest::default()
-        };
-        match self.deregister_call(deadline, &request).await {
-            Err(CallError::Refused { decision: Decision::Superseded, status, .. }) => {
-                if let Some(Held { lease, .. }) = self.lease.filter(|_| self.wanted.len() > 1) {
-                    // Another run has some of the instances; the rest goes with the lease.
-                    let Lease { id: lease_id, cluster_id, .. } = lease;
-                    let request =
-                        DeregisterRequest { lease_id, cluster_id, ..DeregisterRequest::default() };
-                    self.deregister_call(deadline, &request)
-                        .await
-                        .map_err(|error| error.into_error("deregister"))?;
-                }
-                Err(Error::superseded(&status))
-            }
-            Err(error) => Err(error.into_error("deregister")),
-            Ok(()) => Ok(()),
-        }
-    }
-
-    async fn deregister_call(
-        &self,
-        deadline: Instant,
-        request: &DeregisterRequest,
-    ) -> Result<(), CallError> {
-        let within = deadline.saturating_duration_since(Instant::now());
-        let plan = self.core.plan("deregister", Target::Leader);
-        let plan = Plan { within, attempt: plan.attempt.min(within), ..plan };
-        let write = Write::begin(&self.core.origin);
-        let send = |channel, mut request: Request<DeregisterRequest>| {
-            request.get_mut().request_id = write.id();
-            async move { registry(channel).deregister(request).await }
-        };
-        match call(&self.core.endpoints, &plan, request, send).await {
-            Ok(_) => Ok(()),
-            // It had run out, or an earlier call that was given up has removed it: it is not there.
-            Err(CallError::Refused { decision: Decision::Reregister, .. }) => Ok(()),
-            Err(error) => Err(error),
-        }
     }
 
     fn register_request(&self) -> RegisterRequest {
@@ -461,8 +418,9 @@ impl Keeper {
         Ok(())
     }
 
-    /// On a first registration only: the host's clock went back since the process before this one started, so go above
-    /// what that one had. Later on, a higher incarnation is a newer run, to which this one gives way.
+    /// On a first registration only: the host's clock went back since the process before this one
+    /// started, so go above what that one had. Later on, a higher incarnation is a newer run, to
+    /// which this one gives way.
     fn take_higher_incarnation(&mut self, status: &Status) -> bool {
         let Some(current) = current_incarnation(status) else { return false };
         if self.higher_incarnations == 0 || current < self.incarnation {

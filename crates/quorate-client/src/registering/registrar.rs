@@ -1,4 +1,5 @@
-//! [`Registrar`]: what the registrations of a client share, and how one begins. Also changes instances that others registered.
+//! [`Registrar`]: what the registrations of a client share, and how one begins. Also changes
+//! instances that others registered.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};

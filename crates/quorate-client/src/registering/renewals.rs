@@ -1,8 +1,10 @@
-//! The renewals of all registrations of a client, over one stream to one node: what is due at about the same time goes in
-//! one message, so that ten thousand leases cost a few messages an interval. Knows leases, not what they keep.
+//! The renewals of all registrations of a client, over one stream to one node: what is due at about
+//! the same time goes in one message, so that ten thousand leases cost a few messages an interval.
+//! Knows leases, not what they keep.
 //!
-//! When the stream breaks, is late, or cannot be had, the renewals on it go to another node; one that all nodes failed is
-//! given back to its keeper, which tells the application and submits it again.
+//! When the stream breaks, is late, or cannot be had, the renewals on it go to another node; one
+//! that all nodes failed is given back to its keeper, which tells the application and submits it
+//! again.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +29,8 @@ use crate::nodes::stub::registry;
 
 /// Messages under way. One is enough on a healthy node; more keep up with a slow one.
 const IN_FLIGHT_MAX: usize = 4;
-/// A stream on which nothing was sent for so long is closed: whoever renews so seldom opens another.
+/// A stream on which nothing was sent for so long is closed: whoever renews so seldom opens
+/// another.
 const IDLE: Duration = Duration::from_secs(60);
 /// However slow the nodes are, a stream is waited for no longer.
 const OPENED_WITHIN: Duration = Duration::from_secs(2);
@@ -39,7 +42,8 @@ pub(super) fn slack(interval: Duration) -> Duration {
     (interval / 10).min(SLACK_MAX)
 }
 
-/// When to hand in the next renewal: it waits for others for a while, and is on its way within the interval all the same.
+/// When to hand in the next renewal: it waits for others for a while, and is on its way within the
+/// interval all the same.
 pub(super) fn next_renewal(interval: Duration) -> Duration {
     jittered(interval).saturating_sub(slack(interval))
 }
@@ -86,8 +90,8 @@ impl Renewals {
         Self { waiting, _task: AbortOnDropHandle::new(runtime.spawn(sender.run())) }
     }
 
-    /// Renews a lease with the next message, which goes out within `slack`. A node gets `limit` to answer. Whoever drops
-    /// the receiver is not interested any more.
+    /// Renews a lease with the next message, which goes out within `slack`. A node gets `limit` to
+    /// answer. Whoever drops the receiver is not interested any more.
     pub(super) fn submit(
         &self,
         lease: Lease,
@@ -104,7 +108,8 @@ impl Renewals {
     }
 }
 
-/// Renewals to be sent: one for each registration at most, and those that were dropped since the last message.
+/// Renewals to be sent: one for each registration at most, and those that were dropped since the
+/// last message.
 #[derive(Debug, Default)]
 struct Waiting {
     /// Held for a few list operations, never across an await.
@@ -133,8 +138,8 @@ impl Waiting {
         }
     }
 
-    /// Takes what goes with the next message: all that waits and is of the same cluster as the most pressing; the most
-    /// pressing of them if it is too much.
+    /// Takes what goes with the next message: all that waits and is of the same cluster as the most
+    /// pressing; the most pressing of them if it is too much.
     fn take(&self) -> Vec<Renewal> {
         let mut renewals = self.lock();
         renewals.retain(|renewal| !renewal.reply.is_closed());
@@ -203,7 +208,8 @@ impl Sender {
         }
     }
 
-    /// Sends and receives until the stream fails, or has long been idle. It moves to another node between two messages.
+    /// Sends and receives until the stream fails, or has long been idle. It moves to another node
+    /// between two messages.
     async fn exchange(
         &self,
         mut stream: Stream,
@@ -252,8 +258,8 @@ impl Sender {
         }
     }
 
-    /// A node failed: what it had, and all that is due, goes to the next one, or back if all have failed it. Tells the
-    /// shortest interval among them.
+    /// A node failed: what it had, and all that is due, goes to the next one, or back if all have
+    /// failed it. Tells the shortest interval among them.
     fn failed(&self, address: &Address, status: &Status, batches: VecDeque<Batch>) -> Duration {
         let decision = decide(status.code());
         tracing::debug!(%address, %status, ?decision, "the stream of renewals failed");
@@ -298,7 +304,8 @@ struct Stream {
 }
 
 impl Stream {
-    /// Sends a message with these renewals, and notes it before anything can fail; nothing if there are none.
+    /// Sends a message with these renewals, and notes it before anything can fail; nothing if there
+    /// are none.
     fn send(
         &self,
         renewals: Vec<Renewal>,

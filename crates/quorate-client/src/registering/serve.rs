@@ -1,5 +1,6 @@
-//! [`Serving`]: the life of a process that serves: bind, register, serve, drain, deregister, finish, stop. Works with every
-//! server that takes a listener and a future to stop at (tonic, axum, hyper-util).
+//! [`Serving`]: the life of a process that serves: bind, register, serve, drain, deregister,
+//! finish, stop. Works with every server that takes a listener and a future to stop at (tonic,
+//! axum, hyper-util).
 
 use std::convert::Infallible;
 use std::fmt;
@@ -18,7 +19,8 @@ use super::registrar::Registrar;
 use crate::error::Error;
 use crate::types::{InstanceStatus, Registration};
 
-/// The registry has so long to take in that the process is draining; then it is deregistered all the same.
+/// The registry has so long to take in that the process is draining; then it is deregistered all
+/// the same.
 const DRAINING_WITHIN: Duration = Duration::from_secs(1);
 
 /// When the server is to take no new calls and to end when those in flight are done.
@@ -30,10 +32,10 @@ type Publish = Box<dyn FnOnce(Arc<RegistrationHandle>) -> BoxFuture<'static, ()>
 
 /// How a process serves; from [`crate::Client::serve`].
 ///
-/// In this order: the listener is bound by the caller; the server begins; the registration is made (and tried again for as
-/// long as it takes); at the signal its status becomes DRAINING, so that callers leave; it is deregistered; after a grace,
-/// in which callers hear of that, the server takes no new calls and finishes those in flight; at the hard deadline it is
-/// dropped.
+/// In this order: the listener is bound by the caller; the server begins; the registration is made
+/// (and tried again for as long as it takes); at the signal its status becomes DRAINING, so that
+/// callers leave; it is deregistered; after a grace, in which callers hear of that, the server
+/// takes no new calls and finishes those in flight; at the hard deadline it is dropped.
 ///
 /// ```no_run
 /// # use quorate_client::{Client, InstanceBuilder, Registration};
@@ -63,7 +65,8 @@ pub struct Serving {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Served<T> {
-    /// What the server returned; `None`: it had to be dropped at the hard deadline, with calls in flight.
+    /// What the server returned; `None`: it had to be dropped at the hard deadline, with calls in
+    /// flight.
     pub output: Option<T>,
     /// Whether the registration was removed; if not, it runs out with its TTL.
     pub deregistered: Result<(), Error>,
@@ -110,8 +113,9 @@ impl Serving {
         self
     }
 
-    /// Runs this beside the server, with the registration, to publish what changes while it serves: load, weight, status,
-    /// metadata. It is dropped when the process begins to drain; one that ends earlier ends nothing.
+    /// Runs this beside the server, with the registration, to publish what changes while it serves:
+    /// load, weight, status, metadata. It is dropped when the process begins to drain; one that
+    /// ends earlier ends nothing.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -139,8 +143,8 @@ impl Serving {
         self
     }
 
-    /// How long to go on taking calls after the registration is gone; 500 ms unless set. Callers that follow a live view
-    /// hear of it within milliseconds; those who poll need longer.
+    /// How long to go on taking calls after the registration is gone; 500 ms unless set. Callers
+    /// that follow a live view hear of it within milliseconds; those who poll need longer.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
@@ -152,13 +156,14 @@ impl Serving {
         self
     }
 
-    /// Serves; `serve` returns a future, or what becomes one, as axum's servers do. In the endpoints of the registration,
-    /// `{addr}` and `{port}` stand for those that the listener has. One that is bound to all addresses (`0.0.0.0`, `[::]`)
-    /// has only a port.
+    /// Serves; `serve` returns a future, or what becomes one, as axum's servers do. In the
+    /// endpoints of the registration, `{addr}` and `{port}` stand for those that the listener has.
+    /// One that is bound to all addresses (`0.0.0.0`, `[::]`) has only a port.
     ///
     /// # Errors
-    /// [`Error::NoAddress`], [`Error::AlreadyRegistered`], [`Error::InvalidOption`]; nothing was served then. An outage of the registry is none:
-    /// serving goes on, and so does the registering.
+    /// [`Error::NoAddress`], [`Error::AlreadyRegistered`], [`Error::InvalidOption`]; nothing was
+    /// served then. An outage of the registry is none: serving goes on, and so does the
+    /// registering.
     pub async fn run<T, F>(
         self,
         listener: TcpListener,

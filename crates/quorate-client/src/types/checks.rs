@@ -5,9 +5,9 @@ use std::time::Duration;
 use quorate_proto::v1;
 use quorate_proto::v1::health_check::Kind;
 
-/// One health check of an instance: made by the cluster, where its operator allows it, every 10 s unless set. What all checks
-/// of an instance say is its [`Instance::health`](crate::Instance); views leave out those that are
-/// [`Health::Critical`](crate::Health).
+/// One health check of an instance: made by the cluster, where its operator allows it, every 10 s
+/// unless set. What all checks of an instance say is its [`Instance::health`](crate::Instance);
+/// views leave out those that are [`Health::Critical`](crate::Health).
 ///
 /// ```
 /// use std::time::Duration;
@@ -37,8 +37,8 @@ impl HealthCheck {
         Self::new(Kind::Tcp(v1::TcpCheck {}))
     }
 
-    /// `grpc.health.v1.Health/Check` at an `http:` or `grpc:` endpoint; `SERVING` passes. The empty service is the server as
-    /// a whole.
+    /// `grpc.health.v1.Health/Check` at an `http:` or `grpc:` endpoint; `SERVING` passes. The empty
+    /// service is the server as a whole.
     pub fn grpc(service: impl Into<String>) -> Self {
         Self::new(Kind::Grpc(v1::GrpcCheck { service: service.into() }))
     }
@@ -57,7 +57,8 @@ impl HealthCheck {
         self
     }
 
-    /// How long one may take, 100 ms to the interval; 2 s (or the interval, if that is shorter) unless set.
+    /// How long one may take, 100 ms to the interval; 2 s (or the interval, if that is shorter)
+    /// unless set.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.0.timeout_ms = ms(timeout);

@@ -1,5 +1,5 @@
-//! A cluster that is founded again on the same addresses, and two clusters that answer at once: what was carried from one to
-//! the other counts for nothing.
+//! A cluster that is founded again on the same addresses, and two clusters that answer at once:
+//! what was carried from one to the other counts for nothing.
 
 use std::time::{Duration, Instant};
 
@@ -80,7 +80,8 @@ async fn registrations_are_back_within_an_interval_and_renew_no_strangers() {
             handles.iter().all(|handle| lease_cluster(handle) == Some(OTHER))
         })
         .await;
-        // The slack is for a busy machine and the nodes' round; without noticing they would never be back.
+        // The slack is for a busy machine and the nodes' round; without noticing they would never
+        // be back.
         let took = begun.elapsed();
         assert!(took < interval + Duration::from_millis(700), "{nodes} nodes: {took:?}");
         let renewals = fakes[0].calls("renewed leases");
@@ -121,7 +122,8 @@ async fn a_registration_says_why_it_registers_again() {
         }
     });
     found_again(&mut fakes);
-    // Nobody may take part in it yet: the reason is still seen when the registry can be asked again.
+    // Nobody may take part in it yet: the reason is still seen when the registry can be asked
+    // again.
     restart(&mut fakes);
     let told = within(told).await.unwrap();
     let is_reason =

@@ -323,7 +323,8 @@ async fn a_call_to_all_tells_what_came_of_each() {
     assert!(matches!(none, Err(Error::UnknownService { .. })), "no agent online is an error");
 }
 
-/// An instance that takes connections and closes them at once: its channel keeps trying, and not as fast as it can.
+/// An instance that takes connections and closes them at once: its channel keeps trying, and not as
+/// fast as it can.
 #[tokio::test]
 async fn a_channel_does_not_hammer_on_what_hangs_up() {
     // S3.8

@@ -42,7 +42,8 @@ fn a_client_needs_a_runtime() {
     assert!(matches!(Client::new(["127.0.0.1:7001"]), Err(Error::NoRuntime)));
 }
 
-/// What would be never, or later than clocks count, is refused where it is set: no task trips over it later.
+/// What would be never, or later than clocks count, is refused where it is set: no task trips over
+/// it later.
 #[tokio::test]
 async fn durations_out_of_range_are_an_error() {
     for out in [Duration::ZERO, Duration::from_secs(366 * 86_400), Duration::MAX] {

@@ -1,4 +1,5 @@
-//! Live views: one stream for all, nothing missed or told twice, nothing lost to failures; the cache; the audit.
+//! Live views: one stream for all, nothing missed or told twice, nothing lost to failures; the
+//! cache; the audit.
 
 use std::time::Duration;
 

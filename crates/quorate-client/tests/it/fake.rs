@@ -1,5 +1,6 @@
-//! A node to test against: a small honest registry in memory, which can be told to misbehave. Several fakes can share one
-//! registry, as the nodes of a cluster do. Each runs on a runtime of its own, so that killing it closes its connections.
+//! A node to test against: a small honest registry in memory, which can be told to misbehave.
+//! Several fakes can share one registry, as the nodes of a cluster do. Each runs on a runtime of
+//! its own, so that killing it closes its connections.
 
 mod service;
 
@@ -181,7 +182,8 @@ impl State {
         }
     }
 
-    /// It is founded again: another cluster, in which everything begins anew. (What tests look at stays.)
+    /// It is founded again: another cluster, in which everything begins anew. (What tests look at
+    /// stays.)
     pub(crate) fn found_again(&mut self, cluster_id: u64) {
         self.cluster_id = cluster_id;
         (self.revision, self.last_lease) = (0, 0);

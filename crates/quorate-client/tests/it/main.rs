@@ -1,5 +1,5 @@
-//! The client against fake nodes that misbehave on demand, over real sockets. One file per concern; each test names the row
-//! of behaviours.md that it covers.
+//! The client against fake nodes that misbehave on demand, over real sockets. One file per concern;
+//! each test names the row of behaviours.md that it covers.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "measured distributions")]

@@ -315,8 +315,8 @@ async fn register_and_deregister_a_thousand_times() {
     }
 }
 
-/// Deregistrations at every moment of a registration's life: in the middle of renewals, of lost leases, of attempts whose
-/// answers are lost. Nothing is ever there again afterwards.
+/// Deregistrations at every moment of a registration's life: in the middle of renewals, of lost
+/// leases, of attempts whose answers are lost. Nothing is ever there again afterwards.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_comes_back_after_a_deregistration() {
     // S0.7, S2.16

@@ -1,4 +1,5 @@
-//! Renewals of many registrations, over one stream; and how they come back together, but not in one moment.
+//! Renewals of many registrations, over one stream; and how they come back together, but not in one
+//! moment.
 
 use std::time::{Duration, Instant};
 

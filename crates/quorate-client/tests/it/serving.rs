@@ -1,4 +1,5 @@
-//! Serving: bound, then registered; drained, deregistered, finished, stopped; with axum and with tonic.
+//! Serving: bound, then registered; drained, deregistered, finished, stopped; with axum and with
+//! tonic.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -10,8 +10,8 @@ fn orders(id: &str) -> InstanceBuilder {
     InstanceBuilder::new("orders", id).endpoint("http", "http://h:1")
 }
 
-/// A cluster that takes longer for everything than a node is given at first: a call that asked again and again, and never
-/// waited for an answer, would only add to what the cluster has to do.
+/// A cluster that takes longer for everything than a node is given at first: a call that asked
+/// again and again, and never waited for an answer, would only add to what the cluster has to do.
 #[tokio::test]
 async fn a_cluster_that_is_slow_is_waited_for() {
     let fakes = Fake::cluster(3);

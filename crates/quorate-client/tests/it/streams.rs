@@ -1,4 +1,5 @@
-//! What the stream of a watch and that of live views have in common: one way to open, judge, leave and resume it.
+//! What the stream of a watch and that of live views have in common: one way to open, judge, leave
+//! and resume it.
 
 use std::time::{Duration, Instant};
 
@@ -138,7 +139,8 @@ async fn a_refused_subscription_is_not_asked_for_again_and_again() {
     assert_eq!(fakes[0].state().watchers_of(0), 1);
 }
 
-/// What ended a stream that brought something is a new failure: nothing has to be waited for but the shortest pause.
+/// What ended a stream that brought something is a new failure: nothing has to be waited for but
+/// the shortest pause.
 #[tokio::test]
 async fn after_a_stream_that_brought_something_the_next_is_opened_soon() {
     // S0.14, S3.8

@@ -186,7 +186,8 @@ async fn a_snapshot_that_breaks_off_is_not_shown() {
     fakes[0].state().end_watches();
     let view = within(watch.synced()).await.unwrap();
     assert_eq!(short(&view), "a1 b1");
-    // The same with a reset in the middle of its life: the old view stays until the new one is whole.
+    // The same with a reset in the middle of its life: the old view stays until the new one is
+    // whole.
     let broken = vec![snapshot(9, true, false, half.iter())];
     let subscribed = {
         let mut state = fakes[0].state();
@@ -310,8 +311,8 @@ async fn the_snapshot_event_is_the_newest_and_no_event_repeats_it() {
     assert!(is_silent(&mut watch).await);
 }
 
-/// The node that is watched dies again and again; after each death the client converges, and what it was told adds up to
-/// the truth, with nothing told twice.
+/// The node that is watched dies again and again; after each death the client converges, and what
+/// it was told adds up to the truth, with nothing told twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_deaths() {
     // S0.14, S2.7

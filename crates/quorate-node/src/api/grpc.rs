@@ -65,7 +65,8 @@ pub(crate) fn header(node: &Node, revision: u64, age_ms: u64) -> Option<Response
     })
 }
 
-/// Whether what a request carries is of another cluster, and so means nothing here. 0: it does not say.
+/// Whether what a request carries is of another cluster, and so means nothing here. 0: it does not
+/// say.
 fn is_foreign(node: &Node, cluster_id: u64) -> bool {
     ![0, node.peers().cluster_id()].contains(&cluster_id)
 }

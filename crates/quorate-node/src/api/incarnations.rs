@@ -1,16 +1,19 @@
-//! How high an incarnation may be. Clients take their start time in microseconds; the highest number there is would keep an
-//! instance's id from every later run. Only the node where a call enters looks: what is in the log counts as it stands.
+//! How high an incarnation may be. Clients take their start time in microseconds; the highest
+//! number there is would keep an instance's id from every later run. Only the node where a call
+//! enters looks: what is in the log counts as it stands.
 
 use std::fmt::Display;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_state::{Deregister, Incarnation, Invalid, Op};
 
-/// So far ahead of this node's wall clock an incarnation may be: ten years. More than any clock is wrong by that a service
-/// still runs with, and a later run (who takes the next higher number) always finds room above it.
+/// So far ahead of this node's wall clock an incarnation may be: ten years. More than any clock is
+/// wrong by that a service still runs with, and a later run (who takes the next higher number)
+/// always finds room above it.
 const AHEAD_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// A wall clock that is earlier is not set (2026-01-01T00:00:00Z, from the epoch): the limit counts from here instead.
+/// A wall clock that is earlier is not set (2026-01-01T00:00:00Z, from the epoch): the limit counts
+/// from here instead.
 const NOT_SET_BEFORE: Duration = Duration::from_secs(1_767_225_600);
 
 /// The incarnation that a request names; 0: none.

@@ -9,8 +9,9 @@ use quorate_state::{Revision, ServiceKey};
 /// Encoded services that are kept, bytes.
 const KEPT_MAX: usize = 16 * 1024 * 1024;
 
-/// Services as they were last sent. Many callers fetch the same few services, and each time all of their instances would be
-/// converted and encoded; a service of 100 instances is answered from here in a third of the processor time.
+/// Services as they were last sent. Many callers fetch the same few services, and each time all of
+/// their instances would be converted and encoded; a service of 100 instances is answered from here
+/// in a third of the processor time.
 #[derive(Debug, Default)]
 pub(crate) struct EncodedServices {
     kept: Mutex<Kept>,

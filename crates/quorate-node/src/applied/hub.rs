@@ -1,10 +1,11 @@
 //! The watch hub: the latest changes in a ring, and what each watcher still has to be told.
 //!
-//! Lives under the lock of `applied.rs`. A change is put into the ring and into the queue of each watcher that it
-//! concerns; a watcher takes its queue when its stream is polled. A queue that would grow over [`QUEUE_MAX`] is dropped
-//! and the watcher served from the ring instead, coalesced to the latest state of each instance; one that is even behind
-//! the ring gets a snapshot. So a slow watcher costs a bounded amount of memory and never holds anybody up: the ring is
-//! handed out in pieces of [`BATCH_MAX`], and what a watcher sees of a piece is found without the lock.
+//! Lives under the lock of `applied.rs`. A change is put into the ring and into the queue of each
+//! watcher that it concerns; a watcher takes its queue when its stream is polled. A queue that
+//! would grow over [`QUEUE_MAX`] is dropped and the watcher served from the ring instead, coalesced
+//! to the latest state of each instance; one that is even behind the ring gets a snapshot. So a
+//! slow watcher costs a bounded amount of memory and never holds anybody up: the ring is handed out
+//! in pieces of [`BATCH_MAX`], and what a watcher sees of a piece is found without the lock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -18,13 +19,15 @@ use quorate_state::{
 };
 use tokio::time::Instant;
 
-/// Changes that wait for one watcher: enough for a burst, small enough for 10,000 stalled watchers (8 bytes each).
+/// Changes that wait for one watcher: enough for a burst, small enough for 10,000 stalled watchers
+/// (8 bytes each).
 const QUEUE_MAX: usize = 1_024;
 
 /// Changes in one message, and taken from the ring under the lock at once.
 pub(crate) const BATCH_MAX: usize = 1_000;
 
-/// Changes of one command that are not queued for each watcher: an expiry or a large call, seldom anything else.
+/// Changes of one command that are not queued for each watcher: an expiry or a large call, seldom
+/// anything else.
 const MANY: usize = 64;
 
 /// What a watcher wants to see.
@@ -75,8 +78,8 @@ impl Filter {
         self.covers_service(&event.key().service) && self.view(event).is_some()
     }
 
-    /// How the change of a service that is covered looks: an instance that comes into what is covered is added, one that
-    /// leaves it removed. `None`: it was not and is not covered.
+    /// How the change of a service that is covered looks: an instance that comes into what is
+    /// covered is added, one that leaves it removed. `None`: it was not and is not covered.
     pub(crate) fn view(&self, event: &Event) -> Option<View> {
         let covered = |instance: Option<&Arc<Instance>>| {
             instance.is_some_and(|instance| self.covers_instance(instance))
@@ -95,8 +98,9 @@ impl Filter {
 pub(crate) enum Batch {
     /// These changes, all of which it sees, lead from its position to this revision.
     Changes { events: Vec<Arc<SharedEvent>>, upto: Revision },
-    /// All changes from its position to this revision, to be looked through. `coalesce`: the latest of each instance is
-    /// enough. `last`: what comes after them is queued; else there is more to take at once.
+    /// All changes from its position to this revision, to be looked through. `coalesce`: the latest
+    /// of each instance is enough. `last`: what comes after them is queued; else there is more to
+    /// take at once.
     Ring { events: Vec<Arc<SharedEvent>>, upto: Revision, coalesce: bool, last: bool },
     /// The ring does not reach back to its position: begin anew.
     Lost,
@@ -106,8 +110,8 @@ pub(crate) enum Batch {
 enum Backlog {
     /// The queue has everything after the watcher's position.
     Queued(VecDeque<Arc<SharedEvent>>),
-    /// The ring has it, after a revision up to which it has nothing else to be told; every change is told. Its wake is
-    /// pending.
+    /// The ring has it, after a revision up to which it has nothing else to be told; every change
+    /// is told. Its wake is pending.
     Replay { from: Revision },
     /// The same; the latest change of each instance is told.
     Coalesce { from: Revision },
@@ -126,8 +130,8 @@ pub(crate) struct Hub {
     ring: Ring,
     watchers: HashMap<u64, Watcher>,
     by_service: HashMap<ServiceKey, Vec<u64>>,
-    /// By namespace and prefix: each is compared once, however many watch it. In order, so that a simulation wakes
-    /// in the same order again.
+    /// By namespace and prefix: each is compared once, however many watch it. In order, so that a
+    /// simulation wakes in the same order again.
     by_prefix: BTreeMap<(Namespace, String), Vec<u64>>,
     /// Who has something to take and was not woken yet.
     wakes: Vec<Arc<Wake>>,
@@ -159,7 +163,8 @@ impl Hub {
         events.into_iter().for_each(|event| self.ring.push(event));
     }
 
-    /// Whom to wake for what was published since this was last asked; best done when the lock is free.
+    /// Whom to wake for what was published since this was last asked; best done when the lock is
+    /// free.
     #[must_use]
     pub(crate) fn take_wakes(&mut self) -> Vec<Arc<Wake>> {
         std::mem::take(&mut self.wakes)
@@ -182,7 +187,8 @@ impl Hub {
         }
     }
 
-    /// So many changes at once are found in the ring by those whom they may concern, outside the lock.
+    /// So many changes at once are found in the ring by those whom they may concern, outside the
+    /// lock.
     fn point_to_ring(&mut self, events: &[Arc<SharedEvent>]) {
         let Self { watchers, by_service, by_prefix, wakes, .. } = self;
         let mut done = HashSet::new();
@@ -230,7 +236,8 @@ impl Hub {
         revision >= self.ring.base()
     }
 
-    /// Adds a watcher. `replay`: it stands at an earlier revision that the ring reaches; else at the present one.
+    /// Adds a watcher. `replay`: it stands at an earlier revision that the ring reaches; else at
+    /// the present one.
     pub(crate) fn subscribe(&mut self, filter: Filter, replay: bool) -> (u64, Arc<Wake>) {
         self.last_id += 1;
         let id = self.last_id;
@@ -276,14 +283,16 @@ impl Hub {
         }
     }
 
-    /// A watcher that the ring does not reach back to begins anew: what comes from now on is queued.
+    /// A watcher that the ring does not reach back to begins anew: what comes from now on is
+    /// queued.
     pub(crate) fn begin_anew(&mut self, id: u64) {
         if let Some(watcher) = self.watchers.get_mut(&id) {
             watcher.backlog = Backlog::Queued(VecDeque::new());
         }
     }
 
-    /// What a watcher that has taken everything up to `position` is to take next; `now` is the state's revision.
+    /// What a watcher that has taken everything up to `position` is to take next; `now` is the
+    /// state's revision.
     pub(crate) fn take(&mut self, id: u64, position: Revision, now: Revision) -> Batch {
         let nothing = Batch::Changes { events: Vec::new(), upto: now };
         let Some(watcher) = self.watchers.get_mut(&id) else { return nothing };
@@ -335,7 +344,8 @@ impl Watcher {
         }
     }
 
-    /// Wakes it when this is the first that it has to take; until it has, another wake would tell it nothing.
+    /// Wakes it when this is the first that it has to take; until it has, another wake would tell
+    /// it nothing.
     fn wake_if_idle(&self, wakes: &mut Vec<Arc<Wake>>) {
         if matches!(&self.backlog, Backlog::Queued(queue) if queue.is_empty()) {
             wakes.push(self.wake.clone());
@@ -380,7 +390,8 @@ impl Coalesced {
         }
     }
 
-    /// For each instance one change, from what it was at first to what it is at last, in the order of the last ones.
+    /// For each instance one change, from what it was at first to what it is at last, in the order
+    /// of the last ones.
     pub(crate) fn into_events(self) -> Vec<Arc<SharedEvent>> {
         let mut events: Vec<_> = self.merged.into_values().collect();
         events.sort_by_key(|shared| shared.event.revision);

@@ -1,6 +1,7 @@
-//! The latest changes, for watchers that resume or fall behind: the newest as all watchers share them, with their encodings,
-//! the older ones as they are. A change takes 32 bytes here then, with what is shared 104: 6 MiB of a full ring. What is old
-//! goes although nothing new comes, or a node would keep for ever what a busy minute left.
+//! The latest changes, for watchers that resume or fall behind: the newest as all watchers share
+//! them, with their encodings, the older ones as they are. A change takes 32 bytes here then, with
+//! what is shared 104: 6 MiB of a full ring. What is old goes although nothing new comes, or a node
+//! would keep for ever what a busy minute left.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,19 +12,21 @@ use tokio::time::Instant;
 
 use crate::applied::shared_event::{SharedEvent, message_bytes};
 
-/// Of the latest changes that take so much together, encodings are kept, bytes. Most changes are seen in one way only; what
-/// is kept is three times as much at most.
+/// Of the latest changes that take so much together, encodings are kept, bytes. Most changes are
+/// seen in one way only; what is kept is three times as much at most.
 const ENCODED_MAX: usize = 8 * 1024 * 1024;
 
-/// A change that is so old goes. A client that resumes is seconds behind, after a restart of its node or of itself; one that
-/// was away for longer, with its machine or its network, is given a snapshot, which costs more and tells it as much.
+/// A change that is so old goes. A client that resumes is seconds behind, after a restart of its
+/// node or of itself; one that was away for longer, with its machine or its network, is given a
+/// snapshot, which costs more and tells it as much.
 const AGE_MAX: Duration = Duration::from_secs(180);
 
 /// Ages are looked at this often: so much older may a change become.
 pub(crate) const AGES_EVERY: Duration = Duration::from_secs(10);
 
-/// The latest changes stay, however old: so many, that take so much together, bytes. So a watcher can resume after days where
-/// changes are rare. Not many more: each keeps a few pages of the allocator's, whose other contents are gone.
+/// The latest changes stay, however old: so many, that take so much together, bytes. So a watcher
+/// can resume after days where changes are rare. Not many more: each keeps a few pages of the
+/// allocator's, whose other contents are gone.
 const STAYING_MAX: usize = 100;
 const STAYING_BYTES_MAX: usize = 256 * 1024;
 
@@ -139,7 +142,8 @@ impl Ring {
         gone
     }
 
-    /// At most so many changes after this revision, which is not before the base; whether they are the last.
+    /// At most so many changes after this revision, which is not before the base; whether they are
+    /// the last.
     pub(super) fn after(&self, position: Revision, most: usize) -> (Vec<Arc<SharedEvent>>, bool) {
         let length = self.older.len() + self.latest.len();
         let from = (position.0.saturating_sub(self.base.0) as usize).min(length);
@@ -225,7 +229,8 @@ mod tests {
         }
     }
 
-    /// A ring with so many changes of so many bytes each, made within no time, and the last revision.
+    /// A ring with so many changes of so many bytes each, made within no time, and the last
+    /// revision.
     fn ring_of(changes: u32, bytes: usize) -> (Ring, Revision) {
         let (mut registry, key) = registry(bytes);
         let mut ring = Ring::new(100_000, 64 * 1024 * 1024);

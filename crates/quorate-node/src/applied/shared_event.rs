@@ -1,4 +1,5 @@
-//! A change as all watchers share it: what it is, about how large, and its encodings. Knows no watcher and no filter.
+//! A change as all watchers share it: what it is, about how large, and its encodings. Knows no
+//! watcher and no filter.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -15,8 +16,9 @@ pub(crate) enum View {
     Removed,
 }
 
-/// See the head of this file. A change and a view make the message, so all who see a change the same way are sent the same
-/// bytes; a thousand watchers of one instance were converted and encoded for in half of the processor time of a fan-out.
+/// See the head of this file. A change and a view make the message, so all who see a change the
+/// same way are sent the same bytes; a thousand watchers of one instance were converted and encoded
+/// for in half of the processor time of a fan-out.
 #[derive(Debug)]
 pub(crate) struct SharedEvent {
     pub(crate) event: Event,

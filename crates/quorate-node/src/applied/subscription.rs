@@ -1,7 +1,8 @@
-//! One watcher's stream as a pull: a snapshot or a replay first, then changes, bookmarks and news of the leader.
+//! One watcher's stream as a pull: a snapshot or a replay first, then changes, bookmarks and news
+//! of the leader.
 //!
-//! Knows nothing of gRPC: `api/grpc/watch.rs` turns the messages into answers. There is no task for a watcher: the stream is
-//! driven by whoever polls it.
+//! Knows nothing of gRPC: `api/grpc/watch.rs` turns the messages into answers. There is no task for
+//! a watcher: the stream is driven by whoever polls it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +22,8 @@ use crate::applied::shared_event::SharedEvent;
 use crate::applied::wake::Wake;
 use crate::applied::wire_size::{instance_bytes, service_bytes};
 
-/// A message at most, bytes, unless one instance alone is larger: far below the 4 MiB that receivers take as a rule.
+/// A message at most, bytes, unless one instance alone is larger: far below the 4 MiB that
+/// receivers take as a rule.
 const MESSAGE_BYTES: usize = 256 * 1024;
 
 /// Where a subscription begins.
@@ -31,7 +33,8 @@ pub(crate) enum Begin {
     Snapshot,
     /// With a snapshot that says `reset`: what the watcher has is of another cluster.
     Reset,
-    /// After a revision that this node has reached; with a reset if the ring does not reach back to it.
+    /// After a revision that this node has reached; with a reset if the ring does not reach back to
+    /// it.
     After(Revision),
 }
 
@@ -89,7 +92,8 @@ pub(crate) struct Subscription<E> {
 }
 
 impl<E: Send + 'static> Subscription<E> {
-    /// Subscribes; the position is taken under the lock that commands are applied under, so there is no gap.
+    /// Subscribes; the position is taken under the lock that commands are applied under, so there
+    /// is no gap.
     pub(crate) fn start(
         applied: Arc<Applied>,
         filter: Filter,
@@ -132,7 +136,8 @@ impl<E: Send + 'static> Subscription<E> {
         subscription
     }
 
-    /// The next message, or what ended it. To be polled again and again costs next to nothing: the transport does so.
+    /// The next message, or what ended it. To be polled again and again costs next to nothing: the
+    /// transport does so.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Positioned, E>> {
         loop {
             if let Some((message, revision)) = self.ready.pop_front() {
@@ -201,7 +206,8 @@ impl<E: Send + 'static> Subscription<E> {
         }
     }
 
-    /// Tells what it sees of a piece of the ring, or keeps that until the last piece where it is coalesced.
+    /// Tells what it sees of a piece of the ring, or keeps that until the last piece where it is
+    /// coalesced.
     fn look_through(&mut self, mut events: Vec<Arc<SharedEvent>>, coalesce: bool, last: bool) {
         events.retain(|shared| self.filter.sees(&shared.event));
         let coalesced = coalesce || self.coalesced.is_some();
@@ -217,7 +223,8 @@ impl<E: Send + 'static> Subscription<E> {
         }
     }
 
-    /// Of coalesced changes, only the last message moves the position: before it, a change may still be missing.
+    /// Of coalesced changes, only the last message moves the position: before it, a change may
+    /// still be missing.
     fn queue_changes(
         &mut self,
         mut events: Vec<Arc<SharedEvent>>,

@@ -1,4 +1,5 @@
-//! A wake-up that costs who waits for it nothing while there is none: no lock, no list, nothing made anew for each wait.
+//! A wake-up that costs who waits for it nothing while there is none: no lock, no list, nothing
+//! made anew for each wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,5 @@
-//! About what services and instances take in a message, so that messages and the watch ring stay within their bounds
-//! without being encoded first.
+//! About what services and instances take in a message, so that messages and the watch ring stay
+//! within their bounds without being encoded first.
 
 use quorate_state::{Checks, Instance, ServiceKey};
 

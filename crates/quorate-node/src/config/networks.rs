@@ -1,5 +1,5 @@
-//! The networks that may be probed. An instance's owner chooses its address, so without this anybody who may register
-//! could have the cluster connect to anything that it reaches.
+//! The networks that may be probed. An instance's owner chooses its address, so without this
+//! anybody who may register could have the cluster connect to anything that it reaches.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -24,8 +24,8 @@ impl Networks {
         self.0.is_empty()
     }
 
-    /// Whether an address is in one of them. An IPv4 address that is written as an IPv6 one (`::ffff:10.0.0.1`) counts as
-    /// what it is.
+    /// Whether an address is in one of them. An IPv4 address that is written as an IPv6 one
+    /// (`::ffff:10.0.0.1`) counts as what it is.
     pub fn contain(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))

@@ -1,5 +1,6 @@
-//! Large answers that are under way: how many bytes of them there may be, in all and on one connection, and by when each
-//! must have been taken. An answer counts until its last byte has gone to the connection, however slowly it is read.
+//! Large answers that are under way: how many bytes of them there may be, in all and on one
+//! connection, and by when each must have been taken. An answer counts until its last byte has gone
+//! to the connection, however slowly it is read.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,12 +17,14 @@ use tonic::body::Body;
 use crate::error::CallError;
 use crate::net::connections::Line;
 
-/// Smaller answers are not counted, and go out as they are: with as many calls as a connection may have, they take no more than
-/// its share.
+/// Smaller answers are not counted, and go out as they are: with as many calls as a connection may
+/// have, they take no more than its share.
 const COUNTED_FROM: usize = 16 * 1024;
-/// Answers are handed to the connection in pieces of this size, bytes: what it has no room for stays whole and is not copied.
+/// Answers are handed to the connection in pieces of this size, bytes: what it has no room for
+/// stays whole and is not copied.
 const PIECE: usize = 64 * 1024;
-/// Answers of many instances that are encoded at the same time; others wait, and keep no thread busy.
+/// Answers of many instances that are encoded at the same time; others wait, and keep no thread
+/// busy.
 const ENCODED_AT_ONCE: usize = 2;
 
 /// What is under way at a node.

@@ -1,9 +1,10 @@
-//! Lets calls in whose `:authority` is none. A gRPC client with several addresses (`ipv4:a:1,b:2`) sends all of them as the
-//! authority of each call, and the HTTP/2 library resets a stream whose authority it cannot parse. Nothing here asks for the
-//! authority: what a client sends for it is overwritten, at the same length, before the library sees it.
+//! Lets calls in whose `:authority` is none. A gRPC client with several addresses (`ipv4:a:1,b:2`)
+//! sends all of them as the authority of each call, and the HTTP/2 library resets a stream whose
+//! authority it cannot parse. Nothing here asks for the authority: what a client sends for it is
+//! overwritten, at the same length, before the library sees it.
 //!
-//! Knows as much of HTTP/2 (RFC 9113) and HPACK (RFC 7541) as it takes to find the value. What is malformed stays so, for the
-//! library to refuse.
+//! Knows as much of HTTP/2 (RFC 9113) and HPACK (RFC 7541) as it takes to find the value. What is
+//! malformed stays so, for the library to refuse.
 
 use std::io;
 use std::pin::Pin;
@@ -111,13 +112,15 @@ impl Frames {
     }
 }
 
-/// The name, as it stands in a block of headers and in Huffman's code. Its place in the static table is 1.
+/// The name, as it stands in a block of headers and in Huffman's code. Its place in the static
+/// table is 1.
 const NAME: &[u8] = b":authority";
 const NAME_IN_CODE: &[u8] = &[0xb8, 0x3b, 0x53, 0x39, 0xec, 0x32, 0x7d, 0x7f];
 const STATIC_PLACE: u64 = 1;
 
-/// What a value is overwritten with: x, and in Huffman's code X, whose code is 8 bits long. So the value gets no longer than
-/// it was, and the table of values that both sides keep evicts nothing that the client still counts on.
+/// What a value is overwritten with: x, and in Huffman's code X, whose code is 8 bits long. So the
+/// value gets no longer than it was, and the table of values that both sides keep evicts nothing
+/// that the client still counts on.
 const FILLER: u8 = b'x';
 const FILLER_IN_CODE: u8 = 0xfc;
 
@@ -206,7 +209,8 @@ impl Block {
         }
     }
 
-    /// Takes one byte of a number whose first byte has so many bits of it; true: it was the last one.
+    /// Takes one byte of a number whose first byte has so many bits of it; true: it was the last
+    /// one.
     fn number(&mut self, byte: u8, bits: u32) -> bool {
         match self.shift {
             None => {
@@ -302,8 +306,8 @@ mod tests {
         bytes
     }
 
-    /// A connection's bytes with these authorities, and the same with them overwritten. The parts in between look like
-    /// authorities and are none.
+    /// A connection's bytes with these authorities, and the same with them overwritten. The parts
+    /// in between look like authorities and are none.
     fn connection(values: [&[u8]; 4]) -> Vec<u8> {
         let [by_place, by_name, in_code, continued] = values;
         let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();

@@ -1,5 +1,5 @@
-//! The calls of one listener: how many of them, watches and other streams among them, may be under way, and until when each
-//! connection is served.
+//! The calls of one listener: how many of them, watches and other streams among them, may be under
+//! way, and until when each connection is served.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -24,8 +24,9 @@ use tower::Service;
 use crate::error::CallError;
 use crate::net::connections::Line;
 
-/// Calls under way on one connection; a process needs a few, a proxy for many processes some thousands. What a connection has
-/// not been told yet counts, too, so this also bounds what is kept for one whose calls are refused.
+/// Calls under way on one connection; a process needs a few, a proxy for many processes some
+/// thousands. What a connection has not been told yet counts, too, so this also bounds what is kept
+/// for one whose calls are refused.
 pub(crate) const PER_CONNECTION_MAX: u32 = 4_096;
 /// Refused calls are told in one log line each time.
 const TELL_EVERY: Duration = Duration::from_secs(60);
@@ -87,8 +88,9 @@ impl Drop for Call {
     }
 }
 
-/// Serves each connection that arrives until it has ended or is to end; then it is told so (GOAWAY), takes no new call, and
-/// its calls end. Returns when the stop has come and no connection is left.
+/// Serves each connection that arrives until it has ended or is to end; then it is told so
+/// (GOAWAY), takes no new call, and its calls end. Returns when the stop has come and no connection
+/// is left.
 ///
 /// # Errors
 /// The transport's.
@@ -106,7 +108,8 @@ where
 {
     let arriving = arriving.take_until(stop.cancelled()).map(Ok);
     let serve = |(connection, end): (IO, CancellationToken)| {
-        // One of its own for each connection: the transport tells all connections of a server at once that it ends.
+        // One of its own for each connection: the transport tells all connections of a server at
+        // once that it ends.
         let connection = stream::iter([Ok::<_, Infallible>(connection)]).chain(stream::pending());
         let (transport, calls, stop) = (transport.clone(), calls.clone(), stop.clone());
         let end = async move {

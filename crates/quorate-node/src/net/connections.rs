@@ -1,5 +1,5 @@
-//! The connections of one listener: how many there may be, in all and from one address, and the end of those that say
-//! nothing. Knows bytes and times, nothing of what is said.
+//! The connections of one listener: how many there may be, in all and from one address, and the end
+//! of those that say nothing. Knows bytes and times, nothing of what is said.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -24,11 +24,13 @@ use crate::net::{Connection, Listener};
 const PREFACE_WITHIN: Duration = Duration::from_secs(10);
 /// Its length, bytes (RFC 9113, section 3.4).
 const PREFACE_LEN: usize = 24;
-/// When the node stops, whoever is connected is told with a ping. Who does not say a word for so long is not waited for.
+/// When the node stops, whoever is connected is told with a ping. Who does not say a word for so
+/// long is not waited for.
 const STOP_SILENCE: Duration = Duration::from_secs(1);
 /// How often the connections are looked through.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A caller that has not taken its answer so long after its deadline is gone, or stands still: its connection ends.
+/// A caller that has not taken its answer so long after its deadline is gone, or stands still: its
+/// connection ends.
 const SEND_GRACE: Duration = Duration::from_secs(5);
 /// Refused connections are told in one log line each time.
 const TELL_EVERY: Duration = Duration::from_secs(60);
@@ -113,8 +115,8 @@ impl Connections {
         Arc::new(Self { whose, limits, live: Mutex::default() })
     }
 
-    /// What arrives at the listener and finds a place, and the token that says when it is to end or has ended. Others are
-    /// closed at once.
+    /// What arrives at the listener and finds a place, and the token that says when it is to end or
+    /// has ended. Others are closed at once.
     pub(crate) fn accept(
         self: &Arc<Self>,
         listener: Listener,
@@ -171,8 +173,8 @@ impl Connections {
         );
     }
 
-    /// Ends connections that have not sent the preface in time, and asks those to leave that are idle; from the stop on, ends
-    /// those that say nothing. Never returns.
+    /// Ends connections that have not sent the preface in time, and asks those to leave that are
+    /// idle; from the stop on, ends those that say nothing. Never returns.
     pub(crate) async fn watch(&self, stop: CancellationToken) -> Infallible {
         while !stop.is_cancelled() {
             self.end_where(|_, line| !line.greeted() && line.since.elapsed() >= PREFACE_WITHIN);

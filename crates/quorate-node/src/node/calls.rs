@@ -1,4 +1,5 @@
-//! What only the leader can do, as it travels to it from any node, and the type of the answer to each.
+//! What only the leader can do, as it travels to it from any node, and the type of the answer to
+//! each.
 
 use quorate_state::{LeaseId, Op, Request};
 use serde::{Deserialize, Serialize};

@@ -1,11 +1,12 @@
 //! Calls to the leader of another node: those that wait at the same time become one message.
 //!
-//! A lone call goes out at once. With some messages under way, calls wait until one of these is back, so messages are as
-//! large as the leader is busy.
+//! A lone call goes out at once. With some messages under way, calls wait until one of these is
+//! back, so messages are as large as the leader is busy.
 //!
-//! A caller leaves when another node leads, and hands its call in again for that one. What it leaves behind must hold up
-//! nobody: a message ends when all its callers have left, and a call whose caller has left is not sent. So an answer is
-//! never lost that somebody waits for, and a leader that answers no more holds nobody up for longer than it leads.
+//! A caller leaves when another node leads, and hands its call in again for that one. What it
+//! leaves behind must hold up nobody: a message ends when all its callers have left, and a call
+//! whose caller has left is not sent. So an answer is never lost that somebody waits for, and a
+//! leader that answers no more holds nobody up for longer than it leads.
 
 use std::future::Future;
 
@@ -18,7 +19,8 @@ use tokio::time::Instant;
 use crate::error::NodeError;
 use crate::node::calls::LeaderAnswer;
 
-/// Calls that wait for a message; when another node leads, each of them may stand here twice for a moment.
+/// Calls that wait for a message; when another node leads, each of them may stand here twice for a
+/// moment.
 const QUEUE_MAX: usize = 16_384;
 /// Messages under way at once.
 const UNDER_WAY_MAX: usize = 4;
@@ -73,7 +75,8 @@ impl Forwards {
 }
 
 impl Messages {
-    /// Makes messages and sends them until [`Forwards`] is gone. `send` has a leader do calls until a deadline.
+    /// Makes messages and sends them until [`Forwards`] is gone. `send` has a leader do calls until
+    /// a deadline.
     pub(crate) async fn run<F>(mut self, send: impl Fn(u64, Vec<Bytes>, Instant) -> F)
     where
         F: Future<Output = Result<Vec<Answer>, NodeError>>,

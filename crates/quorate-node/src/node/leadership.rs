@@ -52,7 +52,8 @@ impl Leadership {
         self.view.subscribe()
     }
 
-    /// From now on no leader is in sight: health says "not serving", watchers look for another node.
+    /// From now on no leader is in sight: health says "not serving", watchers look for another
+    /// node.
     pub(crate) fn set_stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.set_leader(None);
@@ -68,8 +69,8 @@ impl Leadership {
         })
     }
 
-    /// Whether a leader said that this node is no member any more. A node that was taken out need not have been told: the
-    /// others stop talking to it.
+    /// Whether a leader said that this node is no member any more. A node that was taken out need
+    /// not have been told: the others stop talking to it.
     pub(crate) fn is_removed(&self) -> bool {
         *self.removed.borrow()
     }
@@ -95,7 +96,8 @@ impl Leadership {
         self.heard.load(Ordering::Relaxed)
     }
 
-    /// A leader's message was read, which says how far it has committed. Nobody knows when it was sent.
+    /// A leader's message was read, which says how far it has committed. Nobody knows when it was
+    /// sent.
     pub(crate) fn heard(&self, committed: u64) {
         self.heard.store(true, Ordering::Relaxed);
         self.committed.fetch_max(committed, Ordering::Relaxed);
@@ -103,7 +105,8 @@ impl Leadership {
         contact.at = Some(Instant::now());
     }
 
-    /// Everything that was acknowledged before `asked` is in the log up to `committed`; `applied` is how far this node is.
+    /// Everything that was acknowledged before `asked` is in the log up to `committed`; `applied`
+    /// is how far this node is.
     pub(crate) fn confirmed(&self, committed: u64, asked: Instant, applied: u64) {
         let mut contact = self.contact.lock().expect("invariant: nothing panics under this lock");
         contact.asked = contact.asked.max(Some(asked));
@@ -125,8 +128,8 @@ impl Leadership {
         self.suspect.subscribe()
     }
 
-    /// How long ago a leader was heard of, and led for sure; `None`: never. Messages alone prove neither: they may have
-    /// waited for a node that stood still.
+    /// How long ago a leader was heard of, and led for sure; `None`: never. Messages alone prove
+    /// neither: they may have waited for a node that stood still.
     pub(crate) fn silence(&self) -> Option<Duration> {
         let contact = self.contact.lock().expect("invariant: nothing panics under this lock");
         Some(contact.at?.min(contact.asked?).elapsed())

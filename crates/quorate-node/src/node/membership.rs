@@ -1,8 +1,10 @@
-//! Membership changes, on the leader, one at a time: each of them can be called again and goes on where it stopped.
+//! Membership changes, on the leader, one at a time: each of them can be called again and goes on
+//! where it stopped.
 //!
-//! No change may lose a live majority: a voter is only taken out when enough of the others were heard of lately. A leader
-//! that is to go hands the lead over first; the caller's retry then finds the new leader. What can be refused is refused
-//! before anything is proposed: a refused change leaves nothing behind.
+//! No change may lose a live majority: a voter is only taken out when enough of the others were
+//! heard of lately. A leader that is to go hands the lead over first; the caller's retry then finds
+//! the new leader. What can be refused is refused before anything is proposed: a refused change
+//! leaves nothing behind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,13 +23,15 @@ use crate::node::{MemberInfo, Node};
 use crate::peers::Lane;
 use crate::types::{Member, TypeConfig};
 
-/// A learner that is no more entries than this behind can become a voter without holding up commits for long.
+/// A learner that is no more entries than this behind can become a voter without holding up commits
+/// for long.
 const CAUGHT_UP_LAG: u64 = 256;
 
 /// How long a node that is to be taken in has to answer who it is.
 const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A voter that is to lead next has so long to answer: one that stands still must not hold a stop up for long.
+/// A voter that is to lead next has so long to answer: one that stands still must not hold a stop
+/// up for long.
 const SUCCESSOR_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
 
 /// A membership change or something that belongs to one.
@@ -105,7 +109,8 @@ impl Node {
         guard.map_err(|_| refused(MembershipError::Busy))
     }
 
-    /// Makes a node a learner and, unless it is to stay one, waits until it has nearly all of the log.
+    /// Makes a node a learner and, unless it is to stay one, waits until it has nearly all of the
+    /// log.
     async fn take_in(
         &self,
         id: u64,
@@ -120,7 +125,8 @@ impl Node {
             }
             Some(_) if self.voters().contains(&id) => {}
             Some(_) => {
-                // A learner may have lost its disk; it has no vote to forget, and gets the log from the beginning.
+                // A learner may have lost its disk; it has no vote to forget, and gets the log from
+                // the beginning.
                 let reverted = self.raft.trigger().allow_next_revert(&id, true).await;
                 reverted
                     .map_err(|error| self.fatal(&error))?
@@ -233,12 +239,14 @@ impl Node {
         swapped
     }
 
-    /// Whether one node may take another one's place, as far as that can be told before it is taken in.
+    /// Whether one node may take another one's place, as far as that can be told before it is taken
+    /// in.
     fn check_replace(&self, old: u64, new: u64) -> Result<(), NodeError> {
         let voters = self.voters();
         let known = self.member(old).is_some();
         let votes_already = voters.contains(&new);
-        // A change that was cut off between its two steps has both, one that was done has the new one only.
+        // A change that was cut off between its two steps has both, one that was done has the new
+        // one only.
         if known && votes_already && !self.in_joint_membership() {
             return Err(refused(MembershipError::VotesAlready { id: new, old }));
         }
@@ -265,7 +273,8 @@ impl Node {
         let after = voters.into_iter().filter(|voter| *voter != old).chain([new]).collect();
         self.keep_majority(old, &after).await?;
         if !alone {
-            // A single voter has nobody to hand the lead to: it leads until the change is committed, and then steps down.
+            // A single voter has nobody to hand the lead to: it leads until the change is
+            // committed, and then steps down.
             self.leave_lead(old, deadline).await?;
         }
         tracing::info!(old, new, "replacing a voter");
@@ -281,8 +290,8 @@ impl Node {
         self.once_heard(|| self.check_majority(id, after, |voter| self.hears(voter))).await
     }
 
-    /// A leader that was elected just now has not heard of the others yet: what that would refuse is looked at again for as
-    /// long as a node counts as alive.
+    /// A leader that was elected just now has not heard of the others yet: what that would refuse
+    /// is looked at again for as long as a node counts as alive.
     async fn once_heard<T>(
         &self,
         check: impl Fn() -> Result<T, NodeError>,
@@ -308,7 +317,8 @@ impl Node {
         2 * self.silence_max()
     }
 
-    /// Without a live majority of those that vote now, no change can be committed, and none is to wait in the log for one.
+    /// Without a live majority of those that vote now, no change can be committed, and none is to
+    /// wait in the log for one.
     fn check_quorum(&self) -> Result<(), NodeError> {
         let all = self.voters();
         let alive = all.iter().filter(|voter| self.hears(**voter)).count();
@@ -334,7 +344,8 @@ impl Node {
         Err(refused(MembershipError::WouldLoseQuorum { id, alive, voters, needed }))
     }
 
-    /// If this node is the one that is to go, it hands the lead over and says that it does not lead any more.
+    /// If this node is the one that is to go, it hands the lead over and says that it does not lead
+    /// any more.
     async fn leave_lead(&self, id: u64, deadline: Instant) -> Result<(), NodeError> {
         if id != self.id {
             return Ok(());
@@ -357,8 +368,8 @@ impl Node {
         if others.is_empty() { Err(refused(MembershipError::NoOther)) } else { Ok(others) }
     }
 
-    /// The other voter that is furthest along, of those that answer now: one that died or froze a moment ago still counts as
-    /// heard of.
+    /// The other voter that is furthest along, of those that answer now: one that died or froze a
+    /// moment ago still counts as heard of.
     pub(crate) async fn successor(&self) -> Result<u64, NodeError> {
         let asked = self.candidates()?.into_iter().map(async |(at, info)| {
             let answer = self.ask_status(&info, SUCCESSOR_ANSWERS_WITHIN).await;
@@ -436,7 +447,8 @@ impl Node {
         self.view.borrow_watched().membership_config.get_joint_config().len() > 1
     }
 
-    /// Ends a change that was cut off between its two steps; only while this node leads and no other change is going on.
+    /// Ends a change that was cut off between its two steps; only while this node leads and no
+    /// other change is going on.
     pub(crate) async fn settle_membership(&self) {
         let Ok(_guard) = self.membership.try_lock() else { return };
         if self.leads() && self.in_joint_membership() {

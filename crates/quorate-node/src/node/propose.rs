@@ -25,8 +25,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const BACKLOG_MAX: usize = 50_000;
 
 impl Node {
-    /// Proposes a write and waits until it is applied; forwards it if another node leads. Done once, whatever becomes of the
-    /// attempts; `given`: the name that the caller has for it, to try again itself.
+    /// Proposes a write and waits until it is applied; forwards it if another node leads. Done
+    /// once, whatever becomes of the attempts; `given`: the name that the caller has for it, to try
+    /// again itself.
     ///
     /// # Errors
     /// The state machine's refusal, or why it could not be told in time; the name is none.
@@ -45,8 +46,9 @@ impl Node {
         }
     }
 
-    /// Has the leader do something, wherever it is, trying again when the leader changes, until the deadline. An attempt
-    /// may have had its effect although another node leads since: what must not happen twice has a name ([`Node::propose`]).
+    /// Has the leader do something, wherever it is, trying again when the leader changes, until the
+    /// deadline. An attempt may have had its effect although another node leads since: what must
+    /// not happen twice has a name ([`Node::propose`]).
     ///
     /// # Errors
     /// The leader's refusal; [`NodeError::NoLeader`] or [`NodeError::NoAnswer`] at the deadline.
@@ -114,8 +116,9 @@ impl Node {
         }
     }
 
-    /// Waits a little before the next attempt, or until another node leads; false: the deadline is over. Where nobody leads
-    /// there is nothing to try: thousands may wait, and must not wake again and again while a leader is elected.
+    /// Waits a little before the next attempt, or until another node leads; false: the deadline is
+    /// over. Where nobody leads there is nothing to try: thousands may wait, and must not wake
+    /// again and again while a leader is elected.
     pub(crate) async fn pause(&self, leader: Option<u64>, deadline: Instant) -> bool {
         let until = match leader {
             Some(_) => deadline.min(Instant::now() + RETRY_PAUSE),
@@ -207,9 +210,9 @@ impl Node {
         }
     }
 
-    /// Asks another node to do something as the leader. Writes go with what else is asked of it now, and are answered
-    /// together. What may take longer goes alone: renewals, which the leader may hold back for others (there is one batch of
-    /// them at a time), and membership changes.
+    /// Asks another node to do something as the leader. Writes go with what else is asked of it
+    /// now, and are answered together. What may take longer goes alone: renewals, which the leader
+    /// may hold back for others (there is one batch of them at a time), and membership changes.
     pub(crate) async fn forward(
         &self,
         leader: u64,

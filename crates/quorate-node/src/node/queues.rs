@@ -49,7 +49,8 @@ pub(crate) fn queues(node: u64, renew_window: Duration) -> (Queues, Waiting) {
 }
 
 impl Waiting {
-    /// The loops that belong where Raft runs, and the one that belongs where the clients' calls are handled.
+    /// The loops that belong where Raft runs, and the one that belongs where the clients' calls are
+    /// handled.
     pub(crate) fn loops(self, node: &Arc<Node>) -> ([Loop; 3], Loop) {
         let Self { edge, log, forwards, reads } = self;
         let of = node.clone();
@@ -77,8 +78,8 @@ impl Waiting {
 }
 
 impl Node {
-    /// Renews leases with the next batch, and with later ones until the deadline: a batch has less time than a caller may
-    /// have, and another caller's may be spent when this one joins it.
+    /// Renews leases with the next batch, and with later ones until the deadline: a batch has less
+    /// time than a caller may have, and another caller's may be spent when this one joins it.
     ///
     /// # Errors
     /// Why it could not be done in time.

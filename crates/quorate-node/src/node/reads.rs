@@ -1,7 +1,8 @@
-//! Linearizable reads (ReadIndex, Raft thesis section 6.4): one round trip to a quorum confirms many reads at once.
+//! Linearizable reads (ReadIndex, Raft thesis section 6.4): one round trip to a quorum confirms
+//! many reads at once.
 //!
-//! A round may answer every read that began before the round did: reads wait in a queue, and each round answers all that
-//! were in it when the round began.
+//! A round may answer every read that began before the round did: reads wait in a queue, and each
+//! round answers all that were in it when the round began.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -26,14 +27,16 @@ use crate::types::{LogId, TypeConfig, Vote, encode};
 
 /// A node that has applied what its leader had so long ago counts as caught up, ms.
 const CAUGHT_UP_MS: u64 = 1_000;
-/// A caught-up node waits for a revision that is so far ahead at most. Its leader may be further by what is written within
-/// `CAUGHT_UP_MS`: some 100,000 instances where they come a thousand a call, on the fastest machine by far less than this.
-/// What is beyond is of a cluster that lost its state, or a mistake, and never comes.
+/// A caught-up node waits for a revision that is so far ahead at most. Its leader may be further by
+/// what is written within `CAUGHT_UP_MS`: some 100,000 instances where they come a thousand a call,
+/// on the fastest machine by far less than this. What is beyond is of a cluster that lost its
+/// state, or a mistake, and never comes.
 const AHEAD_MAX: u64 = 1_000_000;
 /// Reads that wait for a round.
 const QUEUE_MAX: usize = 65_536;
 
-/// So long a question for how fresh this node is may take: an answer that was long on its way still tells its age.
+/// So long a question for how fresh this node is may take: an answer that was long on its way still
+/// tells its age.
 const FRESHNESS_PATIENCE: Duration = Duration::from_secs(10);
 
 type Waiting = oneshot::Sender<Result<u64, NodeError>>;
@@ -89,8 +92,8 @@ impl Rounds {
 }
 
 impl Node {
-    /// A copy of the registry to read from, and, for a local read, a moment before which everything that was acknowledged is
-    /// in it.
+    /// A copy of the registry to read from, and, for a local read, a moment before which everything
+    /// that was acknowledged is in it.
     ///
     /// # Errors
     /// No quorum within the deadline (linearizable), or this node is not as far as `min_revision`.
@@ -138,7 +141,8 @@ impl Node {
         waited.map_err(|_| NodeError::Behind { applied, wanted })
     }
 
-    /// Whether this node is a member as of what it has applied; one that is not yet, or no more, has no list to answer with.
+    /// Whether this node is a member as of what it has applied; one that is not yet, or no more,
+    /// has no list to answer with.
     ///
     /// # Errors
     /// [`NodeError::NotMember`]; [`NodeError::Founding`] while the cluster has no identity.
@@ -159,17 +163,19 @@ impl Node {
         age_ms(self.fresh_at())
     }
 
-    /// A moment before which everything that was acknowledged is in what this node has; `None`: it knows of none.
+    /// A moment before which everything that was acknowledged is in what this node has; `None`: it
+    /// knows of none.
     pub(crate) fn fresh_at(&self) -> Option<Instant> {
         let confirmed = self.leadership.fresh_at(self.applied.position().index);
         confirmed.max(self.led_at())
     }
 
-    /// The same, as far as this node knows it from its own lead; `None`: it does not lead, or has not applied all of its
-    /// predecessors' entries.
+    /// The same, as far as this node knows it from its own lead; `None`: it does not lead, or has
+    /// not applied all of its predecessors' entries.
     ///
-    /// When a quorum acknowledged a message, nobody else led at the moment when it was sent: what had been acknowledged by
-    /// then was by this leader, which applies before it acknowledges, or by those before it.
+    /// When a quorum acknowledged a message, nobody else led at the moment when it was sent: what
+    /// had been acknowledged by then was by this leader, which applies before it acknowledges, or
+    /// by those before it.
     fn led_at(&self) -> Option<Instant> {
         let settled = {
             let metrics = self.metrics.borrow_watched();
@@ -181,9 +187,10 @@ impl Node {
         settled.then(|| self.quorum_silence()).and_then(|silence| now.checked_sub(silence))
     }
 
-    /// Asks the leader how far it has committed, sure of its lead, and notes down when this was asked. A leader that is no
-    /// more does not answer: its answer takes a vote of this node's for it, read after that moment, that is a quorum with
-    /// its own, or a round of heartbeats that began later.
+    /// Asks the leader how far it has committed, sure of its lead, and notes down when this was
+    /// asked. A leader that is no more does not answer: its answer takes a vote of this node's for
+    /// it, read after that moment, that is a quorum with its own, or a round of heartbeats that
+    /// began later.
     pub(crate) async fn ask_how_fresh(&self) {
         let asked = Instant::now();
         if let Some(led_at) = self.led_at() {
@@ -276,7 +283,8 @@ impl Node {
         let round = async {
             match leader == self.id {
                 true => self.read_index_here().await,
-                // Bounded, so that a leader that hangs does not hold up the reads that wait for this round.
+                // Bounded, so that a leader that hangs does not hold up the reads that wait for
+                // this round.
                 false => self.read_index_at(leader, self.silence_max()).await,
             }
         };
@@ -322,8 +330,8 @@ impl Node {
         }
     }
 
-    /// The index for the reads of another node, which has this vote: shares rounds with this node's own, unless that node
-    /// and this one are a quorum.
+    /// The index for the reads of another node, which has this vote: shares rounds with this node's
+    /// own, unless that node and this one are a quorum.
     ///
     /// # Errors
     /// [`NodeError::NotLeader`] if this node does not lead.
@@ -345,7 +353,8 @@ impl Node {
     }
 }
 
-/// The age to tell of a state that has everything from before this moment: rounded up, since it is "at most".
+/// The age to tell of a state that has everything from before this moment: rounded up, since it is
+/// "at most".
 pub(crate) fn age_ms(fresh_at: Option<Instant>) -> u64 {
     let ms = |at: Instant| u64::try_from(at.elapsed().as_micros().div_ceil(1_000));
     fresh_at.and_then(|at| ms(at).ok()).unwrap_or(u64::MAX)
@@ -373,11 +382,12 @@ impl<'a> Lead<'a> {
         }
     }
 
-    /// The index that reads of another node have to wait for, if it and this one, which leads, are a quorum.
+    /// The index that reads of another node have to wait for, if it and this one, which leads, are
+    /// a quorum.
     ///
-    /// That node read its vote after its reads had begun, and it is this leader's: until then it had voted for no later one.
-    /// So its question says what its answer to a heartbeat would (Raft thesis, section 6.4, steps 1 and 2), a round trip
-    /// sooner.
+    /// That node read its vote after its reads had begun, and it is this leader's: until then it
+    /// had voted for no later one. So its question says what its answer to a heartbeat would (Raft
+    /// thesis, section 6.4, steps 1 and 2), a round trip sooner.
     fn vouched(&self, from: u64, vote: &Vote) -> Option<u64> {
         let leads = self.leads && self.vote == vote && vote.is_committed();
         let is_quorum = |voters: &BTreeSet<u64>| {

@@ -1,13 +1,15 @@
-//! Collects renewals: they have slack (clients renew at a third of the TTL), so many of them become one message to the
-//! leader, and one log entry there.
+//! Collects renewals: they have slack (clients renew at a third of the TTL), so many of them become
+//! one message to the leader, and one log entry there.
 //!
-//! Idle clients come now and then: what came within a window makes one batch, so a million of them cost a few entries a
-//! second. A client that sends its next renewals as soon as the last ones are answered waits for them: its batch goes out
-//! when the last one is back, so batches are as large as the cluster is slow. Left alone, such clients fall into two halves,
-//! one of which waits while the other's batch is under way; so a batch waits a moment for as many calls as were there last
-//! time, those included that waited when it came back. (Measured with 64 streams, one renewal under way on each, against
-//! going out at once: 1.44 times the renewals per second, for 0.58 times the processor time each. Two or four batches under
-//! way at once gave no more renewals, for up to 1.8 times the processor time.)
+//! Idle clients come now and then: what came within a window makes one batch, so a million of them
+//! cost a few entries a second. A client that sends its next renewals as soon as the last ones are
+//! answered waits for them: its batch goes out when the last one is back, so batches are as large
+//! as the cluster is slow. Left alone, such clients fall into two halves, one of which waits while
+//! the other's batch is under way; so a batch waits a moment for as many calls as were there last
+//! time, those included that waited when it came back. (Measured with 64 streams, one renewal under
+//! way on each, against going out at once: 1.44 times the renewals per second, for 0.58 times the
+//! processor time each. Two or four batches under way at once gave no more renewals, for up to 1.8
+//! times the processor time.)
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -24,8 +26,8 @@ use crate::error::NodeError;
 /// Calls that wait for a batch: each holds at most 10,000 lease ids (80 KB), most hold one.
 const QUEUE_MAX: usize = 8_192;
 
-/// How long a batch waits for calls that could come with it. On one machine they are back within half of it; more would be
-/// felt by those who wait.
+/// How long a batch waits for calls that could come with it. On one machine they are back within
+/// half of it; more would be felt by those who wait.
 const GATHER: Duration = Duration::from_millis(1);
 
 /// How long renewals may be held back to be sent with others.
@@ -122,8 +124,8 @@ impl Batches {
         }
     }
 
-    /// The calls that wait, and those that come until `close_at` as long as nobody waits for the answer; where somebody
-    /// does, those that come soon, up to as many as are expected.
+    /// The calls that wait, and those that come until `close_at` as long as nobody waits for the
+    /// answer; where somebody does, those that come soon, up to as many as are expected.
     async fn collect(
         &mut self,
         first: Call,
@@ -145,7 +147,8 @@ impl Batches {
                 Patience::Window => timeout_at(close_at, self.calls.recv()).await.ok().flatten(),
             };
             let Some(call) = next else { break };
-            // Its caller gave up, and may have asked again: a cluster that is too slow must not do its work twice.
+            // Its caller gave up, and may have asked again: a cluster that is too slow must not do
+            // its work twice.
             if call.done.is_closed() {
                 continue;
             }

@@ -1,6 +1,7 @@
-//! The identity of a write from where it enters the cluster: the caller's own, which it carries over its attempts at other
-//! nodes, or one of this node's, which lasts for this node's attempts at other leaders. With it the state machine does a write
-//! once, however often it is handed in (`quorate_state::Request`).
+//! The identity of a write from where it enters the cluster: the caller's own, which it carries
+//! over its attempts at other nodes, or one of this node's, which lasts for this node's attempts at
+//! other leaders. With it the state machine does a write once, however often it is handed in
+//! (`quorate_state::Request`).
 
 use quorate_proto::requests::{OpenWrite, Origin};
 use quorate_proto::v1::RequestId;
@@ -9,11 +10,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::types::encode;
 
-/// A repetition may have been under way to this node for this long before it was read, ms: by so much longer ago may its first
-/// attempt have been made than the caller knew when it sent it. Half of the longest call.
+/// A repetition may have been under way to this node for this long before it was read, ms: by so
+/// much longer ago may its first attempt have been made than the caller knew when it sent it. Half
+/// of the longest call.
 const UNDER_WAY_MS: u64 = 30_000;
 
-/// A write and its name; of this node's own ones, none with a lower number is answered as long as this is there.
+/// A write and its name; of this node's own ones, none with a lower number is answered as long as
+/// this is there.
 #[derive(Debug)]
 pub(crate) struct Named {
     pub(crate) request: Request,

@@ -47,7 +47,8 @@ fn built(metrics: &RaftMetrics<TypeConfig>) -> u64 {
     metrics.snapshot.map_or(0, |log_id| log_id.index())
 }
 
-/// Not for any change: each trigger is one, and waiting for it would keep Raft busy with nothing else.
+/// Not for any change: each trigger is one, and waiting for it would keep Raft busy with nothing
+/// else.
 async fn wait_until_built(
     metrics: &mut WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
     wanted: u64,

@@ -1,7 +1,8 @@
-//! Where the other nodes may be. A member that moved has to be reached before the log can say where it is now.
+//! Where the other nodes may be. A member that moved has to be reached before the log can say where
+//! it is now.
 //!
-//! An address is only somewhere to try: who is there is settled by the envelope of each call (`peers.rs`), which any other
-//! node refuses.
+//! An address is only somewhere to try: who is there is settled by the envelope of each call
+//! (`peers.rs`), which any other node refuses.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -18,7 +19,8 @@ pub(crate) struct AddressBook(Mutex<BTreeMap<u64, Places>>);
 struct Places {
     /// As it told itself since it moved; the membership does not have it yet.
     told: Option<String>,
-    /// As another node was told. It may be news, or older than what the node told this one: both are tried.
+    /// As another node was told. It may be news, or older than what the node told this one: both
+    /// are tried.
     heard: Option<String>,
     /// By the membership in effect, committed or not.
     member: Option<String>,
@@ -54,7 +56,8 @@ impl AddressBook {
         }
     }
 
-    /// The membership in effect has this address for a node: news of it count more than what the node told before.
+    /// The membership in effect has this address for a node: news of it count more than what the
+    /// node told before.
     pub(crate) fn set_member(&self, id: u64, address: &str) {
         let mut book = self.lock();
         if book.len() >= NODES_MAX && !book.contains_key(&id) {
@@ -115,7 +118,8 @@ impl AddressBook {
             .map_or_else(Vec::new, |places| places.all().into_iter().cloned().collect())
     }
 
-    /// The node was not at this address: the next attempt is somewhere else, if there is another place.
+    /// The node was not at this address: the next attempt is somewhere else, if there is another
+    /// place.
     pub(crate) fn missed(&self, id: u64, address: &str) {
         if let Some(places) = self.lock().get_mut(&id)
             && places.now().is_some_and(|tried| tried == address)

@@ -1,4 +1,5 @@
-//! The Raft library's calls to other nodes, over the peer API. Payloads are the library's own types as opaque bytes.
+//! The Raft library's calls to other nodes, over the peer API. Payloads are the library's own types
+//! as opaque bytes.
 
 use std::future::Future;
 use std::io::Read;
@@ -87,7 +88,8 @@ enum Call {
 }
 
 impl Connection {
-    /// Where to try the member now: the library keeps a connection for as long as a node leads, and a member may move.
+    /// Where to try the member now: the library keeps a connection for as long as a node leads, and
+    /// a member may move.
     fn address(&self) -> String {
         self.peers.book.address(self.target, &self.first_address)
     }
@@ -105,7 +107,8 @@ impl Connection {
         request
     }
 
-    /// A node steps down for a later term also where it is answered with one: whoever answers may be anybody.
+    /// A node steps down for a later term also where it is answered with one: whoever answers may
+    /// be anybody.
     fn check_answer(&self, asked: &Vote, answered: &Vote) -> Result<(), RpcError> {
         let (ours, theirs) = (asked.leader_id().term(), answered.leader_id().term());
         if !is_absurd(theirs, ours) {
@@ -182,8 +185,9 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            // The library waits out its backoff inside this stream, so a request is taken before a connection is tried:
-            // else a peer that refuses connections would be tried without a pause.
+            // The library waits out its backoff inside this stream, so a request is taken before a
+            // connection is tried: else a peer that refuses connections would be tried without a
+            // pause.
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
             let (me, asked) = (&*self, first.vote);
             let term = asked.leader_id().term();
@@ -285,8 +289,9 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     }
 }
 
-/// The file's bytes in pieces, the first with the header; the next one is read when the network takes it. A file that cannot
-/// be read ends the stream early, and the receiver finds that it is not whole.
+/// The file's bytes in pieces, the first with the header; the next one is read when the network
+/// takes it. A file that cannot be read ends the stream early, and the receiver finds that it is
+/// not whole.
 fn chunks(
     file: &SnapshotFile<TypeConfig>,
     header: Bytes,

@@ -1,16 +1,20 @@
-//! A node that was started on an older copy of its directory has forgotten entries that it acknowledged and votes that it
-//! gave, on which the cluster counts (Raft, figure 2). It must not vote as if there had been none.
+//! A node that was started on an older copy of its directory has forgotten entries that it
+//! acknowledged and votes that it gave, on which the cluster counts (Raft, figure 2). It must not
+//! vote as if there had been none.
 //!
-//! - Every node remembers, since it started, what the others promised to it: the terms in which they voted for it or followed
-//!   it, and how far they acknowledged its entries ([`Promise`]).
-//! - A node that starts asks the other voters (`upkeep/recall.rs`) for that, before it votes or takes anything, once each. Those that do not answer
-//!   are asked until they do, but not waited for: or two of three could not start without the third.
-//! - When the log shows by itself that it may be old (its directory is a copy), it waits until so many have answered that one
-//!   of them is in every quorum that this node can have been part of, and takes their logs for what it had promised.
-//! - One that is behind what it promised votes only for nodes that have it, and stands for nothing itself, until it has it:
-//!   as it would have without the loss. It remembers on disk that its log is doubted.
-//! - A founder with an empty log is held to what the other founders have, where that is more than the founding's first entry
-//!   (`upkeep/amnesia.rs`): it may be one of those that acknowledged it.
+//! - Every node remembers, since it started, what the others promised to it: the terms in which
+//!   they voted for it or followed it, and how far they acknowledged its entries ([`Promise`]).
+//! - A node that starts asks the other voters (`upkeep/recall.rs`) for that, before it votes or
+//!   takes anything, once each. Those that do not answer are asked until they do, but not waited
+//!   for: or two of three could not start without the third.
+//! - When the log shows by itself that it may be old (its directory is a copy), it waits until so
+//!   many have answered that one of them is in every quorum that this node can have been part of,
+//!   and takes their logs for what it had promised.
+//! - One that is behind what it promised votes only for nodes that have it, and stands for nothing
+//!   itself, until it has it: as it would have without the loss. It remembers on disk that its log
+//!   is doubted.
+//! - A founder with an empty log is held to what the other founders have, where that is more than
+//!   the founding's first entry (`upkeep/amnesia.rs`): it may be one of those that acknowledged it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,7 +36,8 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 /// What a node promised to another one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Promise {
-    /// The latest term in which it voted for the other or followed it: it takes nothing of an earlier one.
+    /// The latest term in which it voted for the other or followed it: it takes nothing of an
+    /// earlier one.
     pub(crate) term: u64,
     /// The furthest entry that it acknowledged in that term ...
     pub(crate) in_term: Option<LogId>,
@@ -51,7 +56,8 @@ impl Promise {
         self.last = self.last.max(last);
     }
 
-    /// Whether a node that is so far still has it. In one term a log only grows; a later leader may have cut it.
+    /// Whether a node that is so far still has it. In one term a log only grows; a later leader may
+    /// have cut it.
     pub(crate) fn is_kept_by(&self, at: Reached) -> bool {
         at.term > self.term || at.term == self.term && at.last >= self.in_term
     }
@@ -98,7 +104,8 @@ impl Recalled {
 /// Whether this node may vote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// Not yet: it asks the others. `missing`: so many more have to answer, where its log may be old.
+    /// Not yet: it asks the others. `missing`: so many more have to answer, where its log may be
+    /// old.
     Asking {
         missing: usize,
     },

@@ -1,7 +1,9 @@
-//! The adapter between the Raft library and the applied state: entries in, outcomes out, snapshots as files.
+//! The adapter between the Raft library and the applied state: entries in, outcomes out, snapshots
+//! as files.
 //!
-//! The state lives in memory. It is durable because the log is, and because a snapshot is on disk before the log behind it
-//! is purged. Building a snapshot works on a clone, so commands go on meanwhile.
+//! The state lives in memory. It is durable because the log is, and because a snapshot is on disk
+//! before the log behind it is purged. Building a snapshot works on a clone, so commands go on
+//! meanwhile.
 
 use std::io::{self, BufReader};
 use std::sync::Arc;
@@ -34,8 +36,8 @@ pub(crate) struct StateMachine {
 }
 
 impl StateMachine {
-    /// Records the id of the cluster once it is applied, before anything is served with it. What another cluster's log or
-    /// snapshot holds stops the node.
+    /// Records the id of the cluster once it is applied, before anything is served with it. What
+    /// another cluster's log or snapshot holds stops the node.
     async fn settle_cluster(&self) -> io::Result<()> {
         let cluster_id = self.applied.lock().registry.cluster_id();
         let known = self.peers.identity();
@@ -69,7 +71,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok((state.last_log_id, state.membership.clone()))
     }
 
-    /// Watchers and readers are woken once for all entries that are ready together: to wake one costs more than to tell it.
+    /// Watchers and readers are woken once for all entries that are ready together: to wake one
+    /// costs more than to tell it.
     async fn apply<Strm>(&mut self, entries: Strm) -> io::Result<()>
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
@@ -82,7 +85,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 answers.push((responder, self.applied.apply(entry)));
             }
             self.settle_cluster().await?;
-            // First, so that whoever has an answer finds this node as far as that (a backup that is asked for next has it).
+            // First, so that whoever has an answer finds this node as far as that (a backup that is
+            // asked for next has it).
             self.applied.tell_position();
             for (responder, outcome) in answers {
                 if let Some(responder) = responder {
@@ -152,7 +156,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> io::Result<RaftSnapshot> {
         let meta = self.meta.clone();
-        // Taken, so that what only this copy still holds is not freed where Raft runs, which may take long.
+        // Taken, so that what only this copy still holds is not freed where Raft runs, which may
+        // take long.
         let registry = std::mem::take(&mut self.registry);
         let snapshots = self.snapshots.clone();
         let file = on_disk(move || {

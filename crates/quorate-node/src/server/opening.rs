@@ -1,4 +1,5 @@
-//! What a node finds and settles before it is built: its data, whose they are, its addresses, and Raft's settings.
+//! What a node finds and settles before it is built: its data, whose they are, its addresses, and
+//! Raft's settings.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -46,8 +47,8 @@ pub(crate) async fn open(
     }
 }
 
-/// Whose data this node has, as far as that is known. The id of its cluster is 0 until it has applied the command that drew
-/// it, or a leader has taken it in.
+/// Whose data this node has, as far as that is known. The id of its cluster is 0 until it has
+/// applied the command that drew it, or a leader has taken it in.
 pub(crate) async fn settle_identity(
     config: &Config,
     log: &LogStore,
@@ -77,8 +78,8 @@ pub(crate) async fn settle_identity(
     Ok(identity)
 }
 
-/// By what founders know each other: every one of them finds the same from the list that all of them were given. It is no
-/// cluster's id: clusters may be founded with the same list again.
+/// By what founders know each other: every one of them finds the same from the list that all of
+/// them were given. It is no cluster's id: clusters may be founded with the same list again.
 fn founders_hash(members: &BTreeMap<u64, String>) -> u64 {
     let listed: Vec<String> = members.iter().map(|(id, addr)| format!("{id}={addr}")).collect();
     xxhash_rust::xxh3::xxh3_64(listed.join(",").as_bytes()).max(1)
@@ -103,12 +104,13 @@ pub(crate) fn raft_config(tunables: &Tunables) -> Result<RaftConfig, StartError>
         election_timeout_min: tunables.election_timeout_min_ms,
         election_timeout_max: tunables.election_timeout_max_ms,
         enable_pre_vote: Some(true),
-        // A leader that is back at once would lead on in its old term: it would answer linearizable reads from before what
-        // it had acknowledged, and could give a log id that a follower holds to another entry (its last ones may have
-        // reached followers and not its own disk).
+        // A leader that is back at once would lead on in its old term: it would answer linearizable
+        // reads from before what it had acknowledged, and could give a log id that a follower holds
+        // to another entry (its last ones may have reached followers and not its own disk).
         enable_leader_restore: Some(false),
-        // A member that is back on an older copy of its directory is given what it lacks. Without this, a leader leaves it
-        // alone for as long as it leads. What was committed with its help stays so.
+        // A member that is back on an older copy of its directory is given what it lacks. Without
+        // this, a leader leaves it alone for as long as it leads. What was committed with its help
+        // stays so.
         allow_log_reversion: Some(true),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(tunables.snapshot_every),
         max_in_snapshot_log_to_keep: tunables.keep_entries,

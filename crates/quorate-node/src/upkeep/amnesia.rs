@@ -1,15 +1,16 @@
-//! A node whose disk was lost must not come back under its id: it has forgotten entries and votes that the cluster counts
-//! on (Raft, figure 2: both must survive a restart).
+//! A node whose disk was lost must not come back under its id: it has forgotten entries and votes
+//! that the cluster counts on (Raft, figure 2: both must survive a restart).
 //!
-//! - A founder with an empty log takes part in nothing until enough of the others have said that they do not know it: so
-//!   many that no quorum can have formed without one of them.
-//!   One that is a member of a cluster which was founded, without this node in it, ends the founding: the cluster stands.
-//!   A founder is known from when it has told its addresses, within the first second of a cluster's life. Before that, one
-//!   that lost its disk looks like one that never had an entry. So where one of the others has more than the founding's
-//!   first entry, both take entries, but found nothing, and vote only for nodes that have what the others had, until they
-//!   have it themselves (`raft/recall.rs`).
-//! - A joining node asks whether it is a voter already, and every message of the Raft library to a voter says so: a node
-//!   that is of no cluster yet refuses it (`api/grpc/peer.rs`).
+//! - A founder with an empty log takes part in nothing until enough of the others have said that
+//!   they do not know it: so many that no quorum can have formed without one of them. One that is a
+//!   member of a cluster which was founded, without this node in it, ends the founding: the cluster
+//!   stands. A founder is known from when it has told its addresses, within the first second of a
+//!   cluster's life. Before that, one that lost its disk looks like one that never had an entry. So
+//!   where one of the others has more than the founding's first entry, both take entries, but found
+//!   nothing, and vote only for nodes that have what the others had, until they have it themselves
+//!   (`raft/recall.rs`).
+//! - A joining node asks whether it is a voter already, and every message of the Raft library to a
+//!   voter says so: a node that is of no cluster yet refuses it (`api/grpc/peer.rs`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -35,11 +36,13 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 pub(crate) enum Verdict {
     /// It is new: it may take part.
     New,
-    /// A cluster is founded or about to be, with this node in it, which may have acknowledged up to here.
+    /// A cluster is founded or about to be, with this node in it, which may have acknowledged up to
+    /// here.
     Held(Reached),
     /// The node at this address says that it has run before.
     Known(String),
-    /// A node of the founders' list is a member of a cluster that was founded, and this one is not in it.
+    /// A node of the founders' list is a member of a cluster that was founded, and this one is not
+    /// in it.
     Outside(Outside),
     /// Not enough of them have answered yet.
     Unclear {
@@ -61,8 +64,8 @@ pub(crate) struct Outside {
     pub(crate) members: Vec<String>,
 }
 
-/// Asks the other founders. One that is of a cluster which was founded is not "new", and decides alone: while it does not
-/// count this node as a member there is nothing to found here.
+/// Asks the other founders. One that is of a cluster which was founded is not "new", and decides
+/// alone: while it does not count this node as a member there is nothing to found here.
 pub(crate) async fn ask_founders(
     id: u64,
     founders: &BTreeMap<u64, String>,
@@ -107,9 +110,9 @@ pub(crate) async fn ask_founders(
     }
 }
 
-/// Whether this node is no member any more, as the leader of its cluster says, at one of the members' addresses, or whoever has
-/// applied a change of the members after `member_as_of`, the last by which this node is one. (The leader need not be among
-/// those that this node knows.)
+/// Whether this node is no member any more, as the leader of its cluster says, at one of the
+/// members' addresses, or whoever has applied a change of the members after `member_as_of`, the
+/// last by which this node is one. (The leader need not be among those that this node knows.)
 pub(crate) async fn is_removed(
     id: u64,
     members: &[MemberInfo],

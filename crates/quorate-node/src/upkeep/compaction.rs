@@ -1,8 +1,10 @@
-//! Takes a snapshot when the log has become long in bytes. (The Raft library counts entries only: 50,000 of them are 20 MiB
-//! or a GiB.) The log store holds in memory what is not purged, and its files are about two and a half times that.
+//! Takes a snapshot when the log has become long in bytes. (The Raft library counts entries only:
+//! 50,000 of them are 20 MiB or a GiB.) The log store holds in memory what is not purged, and its
+//! files are about two and a half times that.
 //!
-//! When little is written, a snapshot is taken for much less, and the log gives back what its file took: else a node would
-//! keep for good what a busy minute left. Each node does so by itself, at a moment of its own.
+//! When little is written, a snapshot is taken for much less, and the log gives back what its file
+//! took: else a node would keep for good what a busy minute left. Each node does so by itself, at a
+//! moment of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +21,17 @@ use crate::types::{LogId, TypeConfig};
 /// The log is looked at this often: at full speed, a MiB is written meanwhile.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// A snapshot that was asked for and has not come by then (another one was under way, the disk is full) is asked for again.
+/// A snapshot that was asked for and has not come by then (another one was under way, the disk is
+/// full) is asked for again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-/// The log is quiet as long as it gets no more than so many bytes in such a time: the ticks of a cluster and the renewals of a
-/// thousand instances.
+/// The log is quiet as long as it gets no more than so many bytes in such a time: the ticks of a
+/// cluster and the renewals of a thousand instances.
 const QUIET_BYTES: u64 = 16 * 1024;
 const QUIET_WITHIN: Duration = Duration::from_secs(10);
 
-/// Quiet for so long, and up to half as long again, drawn by each node so that they do not all write at once, the log is made
-/// short.
+/// Quiet for so long, and up to half as long again, drawn by each node so that they do not all
+/// write at once, the log is made short.
 const QUIET_FOR: Duration = Duration::from_secs(120);
 
 /// A quiet log is worth a snapshot when that lets go of so much ...
@@ -41,7 +44,8 @@ pub(crate) struct Compaction {
     node: Arc<Node>,
     log: LogStore<TypeConfig>,
     snapshots: Arc<SnapshotStore<TypeConfig>>,
-    /// The log index of the last snapshot, its size, and what the log had written about when it was begun.
+    /// The log index of the last snapshot, its size, and what the log had written about when it was
+    /// begun.
     index: Option<u64>,
     snapshot_bytes: u64,
     written_bytes: u64,
@@ -149,7 +153,8 @@ impl Quiet {
 /// What of the log a snapshot may let go of.
 #[derive(Debug, Clone, Copy)]
 struct Log {
-    /// Entries behind the last snapshot, and their bytes (since the node started: none of those from before).
+    /// Entries behind the last snapshot, and their bytes (since the node started: none of those
+    /// from before).
     entries: u64,
     bytes: u64,
     /// Entries that are there.
@@ -164,8 +169,8 @@ impl Log {
     }
 }
 
-/// So many bytes of log after a snapshot of that size call for the next: so, for a large state, two bytes of snapshots are
-/// written for one of the log, and not more.
+/// So many bytes of log after a snapshot of that size call for the next: so, for a large state, two
+/// bytes of snapshots are written for one of the log, and not more.
 fn bound(least_bytes: u64, snapshot_bytes: u64) -> u64 {
     least_bytes.max(snapshot_bytes / 2)
 }

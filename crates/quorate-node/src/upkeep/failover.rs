@@ -1,18 +1,21 @@
 //! A leader whose process has died is replaced at once, without waiting for silence.
 //!
-//! When a process dies, its connections end. A follower whose stream of appends breaks, or whom another node asks for its
-//! vote, asks the leader's peer address for a new connection; only when that is refused (the machine answers that nobody
-//! listens there) is the process taken for dead. A broken connection to a leader that lives, a leader that stands still and
-//! a machine that is gone never look so: they are left to the election timeouts.
+//! When a process dies, its connections end. A follower whose stream of appends breaks, or whom
+//! another node asks for its vote, asks the leader's peer address for a new connection; only when
+//! that is refused (the machine answers that nobody listens there) is the process taken for dead. A
+//! broken connection to a leader that lives, a leader that stands still and a machine that is gone
+//! never look so: they are left to the election timeouts.
 //!
-//! Then this node gives up the lease that the dead leader has of it, and stands for election after a short random
-//! pause. Why that is safe:
-//! - Who may lead is decided by terms and logs alone, and nothing of that is touched here. The lease makes a node refuse
-//!   votes for a while after it heard of a leader, so that nobody disturbs one that works. Linearizable reads do not build
-//!   on it (`node/reads.rs` asks a quorum each time), nor does registry time (it is an entry of the log).
-//! - The round begins with a Pre-Vote, so it changes nothing unless a majority gave up the lease too: each of them has
-//!   found the leader dead by itself. If the proof was wrong (something on the way refuses connections for a machine that
-//!   lives), a leader that a majority hears stays, and without one the worst is an election.
+//! Then this node gives up the lease that the dead leader has of it, and stands for election after
+//! a short random pause. Why that is safe:
+//! - Who may lead is decided by terms and logs alone, and nothing of that is touched here. The
+//!   lease makes a node refuse votes for a while after it heard of a leader, so that nobody
+//!   disturbs one that works. Linearizable reads do not build on it (`node/reads.rs` asks a quorum
+//!   each time), nor does registry time (it is an entry of the log).
+//! - The round begins with a Pre-Vote, so it changes nothing unless a majority gave up the lease
+//!   too: each of them has found the leader dead by itself. If the proof was wrong (something on
+//!   the way refuses connections for a machine that lives), a leader that a majority hears stays,
+//!   and without one the worst is an election.
 
 use std::io;
 use std::sync::Arc;
@@ -29,18 +32,20 @@ use crate::node::Node;
 use crate::runtime::Runtime;
 use crate::types::Vote;
 
-/// The address is tried so often, with this pause between: a process that dies closes its connections and its listener
-/// one after the other.
+/// The address is tried so often, with this pause between: a process that dies closes its
+/// connections and its listener one after the other.
 const PROBES: u32 = 10;
 const PROBE_EVERY: Duration = Duration::from_millis(10);
 
 /// A refusal comes within a round trip; what takes longer is none.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// This node stands for election so often, until somebody leads or is being elected: the others may find out later.
+/// This node stands for election so often, until somebody leads or is being elected: the others may
+/// find out later.
 const ROUNDS: u32 = 10;
 
-/// A round begins after a random pause up to this, ms, so that the survivors seldom begin in the same moment.
+/// A round begins after a random pause up to this, ms, so that the survivors seldom begin in the
+/// same moment.
 const PAUSE_MS: u64 = 30;
 
 /// See the head of this file.
@@ -94,7 +99,8 @@ impl Failover {
     async fn replace(&self, leader: Vote) {
         let dead = leader.leader_id().voted_for;
         tracing::warn!(leader = dead, "the leader's process has died: electing the next");
-        // What a leader that hands over tells those who are not to follow it: its lease holds no longer.
+        // What a leader that hands over tells those who are not to follow it: its lease holds no
+        // longer.
         let release = TransferLeaderRequest::new(leader, dead, None);
         let _told_by_its_end = self.node.raft().handle_transfer_leader(release).await;
         for _ in 0..ROUNDS {

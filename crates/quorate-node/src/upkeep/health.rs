@@ -1,8 +1,9 @@
-//! Active health checks: while this node leads, and a quorum hears it, it probes the instances that declare checks, and
-//! puts what changed into the log. A follower probes nothing, and no node does unless the operator allows networks.
+//! Active health checks: while this node leads, and a quorum hears it, it probes the instances that
+//! declare checks, and puts what changed into the log. A follower probes nothing, and no node does
+//! unless the operator allows networks.
 //!
-//! One task makes all probes, so many at a time; nothing it knows is kept but the health in the registry: the next leader
-//! begins with that, and with new counts.
+//! One task makes all probes, so many at a time; nothing it knows is kept but the health in the
+//! registry: the next leader begins with that, and with new counts.
 
 mod grpc;
 mod http;
@@ -31,8 +32,8 @@ use crate::runtime::{Runtime, SplitMix};
 use probe::{Failure, Means};
 use schedule::{CheckId, Due, Schedule};
 
-/// Probes under way: far below the 1,024 descriptors that a process often may have, and enough for 1,000 checks a second
-/// that take a quarter of one.
+/// Probes under way: far below the 1,024 descriptors that a process often may have, and enough for
+/// 1,000 checks a second that take a quarter of one.
 const UNDER_WAY_MAX: usize = 256;
 
 /// Of these, so many of targets that did not answer in time before.
@@ -41,14 +42,15 @@ const HANGING_MAX: usize = UNDER_WAY_MAX / 2;
 /// The registry is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// When the task itself did not get to run for this long, probes of that time say nothing of their targets.
+/// When the task itself did not get to run for this long, probes of that time say nothing of their
+/// targets.
 const STALL: Duration = Duration::from_millis(800);
 
 /// Changes of health in one log entry.
 const REPORTS_PER_COMMAND: usize = 250;
 
-/// Changes are collected this long after an entry with some, and an entry is given up after the other: what it said is
-/// found again with the next probe.
+/// Changes are collected this long after an entry with some, and an entry is given up after the
+/// other: what it said is found again with the next probe.
 const REPORTS_APART: Duration = Duration::from_millis(50);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -1,4 +1,5 @@
-//! Members that moved tell each other where they are, without the log: with a majority elsewhere, nothing commits.
+//! Members that moved tell each other where they are, without the log: with a majority elsewhere,
+//! nothing commits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ const EVERY: Duration = Duration::from_millis(250);
 /// So long another node has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Keeps the address book, and tells this node's own address while others may not know it, until the node ends.
+/// Keeps the address book, and tells this node's own address while others may not know it, until
+/// the node ends.
 pub(crate) async fn run(node: Arc<Node>, start: Start) -> Result<(), RunError> {
     if let Start::Bootstrap(list) = &start {
         node.peers().book.set_listed(list);
@@ -41,7 +43,8 @@ pub(crate) async fn run(node: Arc<Node>, start: Start) -> Result<(), RunError> {
 }
 
 impl Node {
-    /// Tells all other members where this node is, everywhere where they may be, and learns what they were told.
+    /// Tells all other members where this node is, everywhere where they may be, and learns what
+    /// they were told.
     async fn tell_move(&self, members: &[MemberInfo]) {
         let others = members.iter().filter(|info| info.id != self.id());
         let places = others.flat_map(|info| {

@@ -1,5 +1,5 @@
-//! Keeps this node's own membership as it was configured: founds the cluster or asks to be taken in, and tells its
-//! addresses.
+//! Keeps this node's own membership as it was configured: founds the cluster or asks to be taken
+//! in, and tells its addresses.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,8 +68,8 @@ impl MemberLoop {
         self.node.settle_membership().await;
         let members = self.node.members();
         let own = members.iter().find(|info| info.id == self.node.id());
-        // Taken out, before it started or before it saw itself, or its log does not reach yet to where it was taken in: a
-        // leader that has it as a member talks to it.
+        // Taken out, before it started or before it saw itself, or its log does not reach yet to
+        // where it was taken in: a leader that has it as a member talks to it.
         let is_unsure = own.is_none() && self.was_of_cluster && !members.is_empty();
         match self.node.leadership().leader() {
             Some(_) => self.node.leadership().set_removed(false),
@@ -130,8 +130,9 @@ impl MemberLoop {
         }
     }
 
-    /// First start of a new cluster: every founder begins with the same membership. One would do; each of the others waits
-    /// a little longer, in case those before it are not there. Later starts find the membership in the log.
+    /// First start of a new cluster: every founder begins with the same membership. One would do;
+    /// each of the others waits a little longer, in case those before it are not there. Later
+    /// starts find the membership in the log.
     async fn found(&mut self, founders: &BTreeMap<u64, String>) -> Result<(), RunError> {
         let id = self.node.id();
         if !self.node.takes_part() {
@@ -143,7 +144,8 @@ impl MemberLoop {
                 }
                 Verdict::Known(told_by) => return Err(RunError::Amnesia { id, told_by }),
                 Verdict::Outside(Outside { cluster_id, told_by, members }) => {
-                    // A member that has only just started may not know where clients reach the others.
+                    // A member that has only just started may not know where clients reach the
+                    // others.
                     let members = match members.is_empty() {
                         true => "ADDRESSES".to_owned(),
                         false => members.join(","),
@@ -177,7 +179,8 @@ impl MemberLoop {
         Ok(())
     }
 
-    /// This node takes entries of the cluster that the other founders have, and votes as if it had lost as many.
+    /// This node takes entries of the cluster that the other founders have, and votes as if it had
+    /// lost as many.
     async fn hold_to(&mut self, floor: Reached) {
         // Its next start must not take the entries that it has by then for all that it had.
         if let Err(error) = self.log.set_doubted(true).await {

@@ -1,5 +1,5 @@
-//! Finds out what this node had promised before it started, and watches it catch up; what follows from it is in
-//! `raft/recall.rs`.
+//! Finds out what this node had promised before it started, and watches it catch up; what follows
+//! from it is in `raft/recall.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use crate::types::{LogId, LogStore, decode};
 /// How long each of the others has to answer.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// While something is not settled, a look this often; then those that did not answer yet are asked this often.
+/// While something is not settled, a look this often; then those that did not answer yet are asked
+/// this often.
 const EVERY: Duration = Duration::from_millis(50);
 const EVERY_SETTLED: Duration = Duration::from_secs(1);
 
@@ -142,8 +143,8 @@ impl Node {
     }
 }
 
-/// How many more have to answer, until one of them is in every quorum of which this node can have been: of n voters, all but
-/// so many as may be missing from a quorum that has this node.
+/// How many more have to answer, until one of them is in every quorum of which this node can have
+/// been: of n voters, all but so many as may be missing from a quorum that has this node.
 fn missing_answers(me: u64, configs: &[BTreeSet<u64>], answers: &BTreeMap<u64, Recalled>) -> usize {
     let missing = configs.iter().map(|voters| {
         let others = voters.iter().filter(|id| **id != me);

@@ -1,5 +1,5 @@
-//! The node's pulse. Every node looks at its leader and its disk; a leader lets registry time pass: it proposes a tick
-//! when something is due, and a grace first after an election or a stall.
+//! The node's pulse. Every node looks at its leader and its disk; a leader lets registry time pass:
+//! it proposes a tick when something is due, and a grace first after an election or a stall.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,26 +14,30 @@ use crate::node::Node;
 use crate::node::status::NodeStatus;
 use crate::runtime::random;
 
-/// With nothing due, the clock in the log is moved on this often, so that little time is lost when the leader dies, ms.
+/// With nothing due, the clock in the log is moved on this often, so that little time is lost when
+/// the leader dies, ms.
 const IDLE_TICK_MS: u64 = 500;
 
 /// Between two ticks: leases that end one after the other share an entry.
 const TICKS_APART: Duration = Duration::from_millis(20);
 
-/// When more is due than one command ends, the next tick comes when no other command was applied for so long: each of those
-/// ends as much, so a tick beside them only makes them wait. On two cores the writes of one at 200/s took 2.8 ms in
-/// the middle while 20,000 leases ended, with ticks every 5 ms between them; 1.9 ms without ticks, 0.6 ms when nothing ends.
-/// Alone, ticks end 20,000 leases in 80 such pauses: 0.8 s.
+/// When more is due than one command ends, the next tick comes when no other command was applied
+/// for so long: each of those ends as much, so a tick beside them only makes them wait. On two
+/// cores the writes of one at 200/s took 2.8 ms in the middle while 20,000 leases ended, with ticks
+/// every 5 ms between them; 1.9 ms without ticks, 0.6 ms when nothing ends. Alone, ticks end 20,000
+/// leases in 80 such pauses: 0.8 s.
 const LATE_PAUSE_MIN: Duration = Duration::from_millis(8);
-/// Where a tick takes long, the pause is twice of that, so that ending leases takes a third of the time; but no more than this.
+/// Where a tick takes long, the pause is twice of that, so that ending leases takes a third of the
+/// time; but no more than this.
 const LATE_PAUSE_MAX: Duration = Duration::from_millis(20);
 
 /// A command of the ticker that is not applied by then is given up; the next tick tries again.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A cluster's lease ids count on from a random number below this, so that a lease of a cluster that was founded again is
-/// not taken for one of this. Two clusters that gave a million leases each share ids with a probability of 10^-6. Not larger:
-/// each instance in an answer carries its lease, and up to 2^42 that takes six bytes.
+/// A cluster's lease ids count on from a random number below this, so that a lease of a cluster
+/// that was founded again is not taken for one of this. Two clusters that gave a million leases
+/// each share ids with a probability of 10^-6. Not larger: each instance in an answer carries its
+/// lease, and up to 2^42 that takes six bytes.
 const LEASE_BASES: u64 = 1 << 41;
 
 /// A leader without room on its disk looks for a voter that has some this often.
@@ -119,9 +123,9 @@ impl Ticker {
         }
     }
 
-    /// Gives renewals that may be waiting the time to arrive, then lets the clock go on. When this node was elected without
-    /// having heard of another leader since it started, the whole cluster was down: clients may be backing off, and every
-    /// lease gets a whole TTL.
+    /// Gives renewals that may be waiting the time to arrive, then lets the clock go on. When this
+    /// node was elected without having heard of another leader since it started, the whole cluster
+    /// was down: clients may be backing off, and every lease gets a whole TTL.
     async fn give_grace(&mut self) {
         let node = self.node.clone();
         let term = node.term();
@@ -200,20 +204,22 @@ impl Ticker {
     }
 }
 
-/// What the first leader of a new log proposes. The randomness travels in the command: applying it is the same everywhere.
+/// What the first leader of a new log proposes. The randomness travels in the command: applying it
+/// is the same everywhere.
 fn founding() -> Op {
     let cluster_id = random().max(1);
     let lease_base = LeaseId(random() % LEASE_BASES);
     Op::Found { cluster_id, lease_base }
 }
 
-/// How long nothing is to be applied before the next tick, when the last one took so long and left something due.
+/// How long nothing is to be applied before the next tick, when the last one took so long and left
+/// something due.
 fn late_pause(took: Duration) -> Duration {
     (took * 2).clamp(LATE_PAUSE_MIN, LATE_PAUSE_MAX)
 }
 
-/// Waits until the index of what is applied has stood still for a pause, but not much longer than a tick: the ticker has to
-/// look around, and what is applied may be no command.
+/// Waits until the index of what is applied has stood still for a pause, but not much longer than a
+/// tick: the ticker has to look around, and what is applied may be no command.
 async fn until_nothing_is_applied(pause: Duration, index: impl Fn() -> u64) {
     let latest = Instant::now() + TICK;
     let mut seen = index();

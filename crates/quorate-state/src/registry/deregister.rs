@@ -1,8 +1,8 @@
-//! Deregistering, and remembering for a while what was deregistered (its tombstone), so that a registration that was
-//! delayed on its way cannot bring it back.
+//! Deregistering, and remembering for a while what was deregistered (its tombstone), so that a
+//! registration that was delayed on its way cannot bring it back.
 //!
-//! Invariants: a registered instance has a higher incarnation than its tombstone; a tombstone is only ever replaced by
-//! one of the same or a higher incarnation.
+//! Invariants: a registered instance has a higher incarnation than its tombstone; a tombstone is
+//! only ever replaced by one of the same or a higher incarnation.
 
 use std::sync::Arc;
 
@@ -57,8 +57,9 @@ impl Registry {
         Ok(Reply::Deregistered { removed: (before - self.instances) as u32 })
     }
 
-    /// Removes an instance and remembers its incarnation. A named one that is not there (yet) is remembered too, and
-    /// takes its predecessor along: all is as if its registration had come first.
+    /// Removes an instance and remembers its incarnation. A named one that is not there (yet) is
+    /// remembered too, and takes its predecessor along: all is as if its registration had come
+    /// first.
     fn deregister_instance(
         &mut self,
         key: &InstanceKey,

@@ -1,7 +1,9 @@
-//! Instances in their services: putting in, changing, taking out, each with its event, revision and indexes.
+//! Instances in their services: putting in, changing, taking out, each with its event, revision and
+//! indexes.
 //!
-//! Invariants: every change has the next revision and one event; what changes nothing makes neither; the indexes, the
-//! count and the hash follow every change. Who may change what is decided before (`registry.rs`, `registry/deregister.rs`).
+//! Invariants: every change has the next revision and one event; what changes nothing makes
+//! neither; the indexes, the count and the hash follow every change. Who may change what is decided
+//! before (`registry.rs`, `registry/deregister.rs`).
 
 use std::sync::Arc;
 
@@ -26,7 +28,8 @@ pub struct Service {
 }
 
 impl Registry {
-    /// Makes the instance what is said here; nothing happens, and no event is told, where it is that already.
+    /// Makes the instance what is said here; nothing happens, and no event is told, where it is
+    /// that already.
     pub(crate) fn put_instance(
         &mut self,
         key: &InstanceKey,
@@ -36,10 +39,11 @@ impl Registry {
         events: &mut Vec<Arc<Event>>,
     ) {
         let before = self.instance(key).cloned();
-        // What is known of the health belongs to a run of the process. A new run begins as UNKNOWN, which callers take for
-        // callable (Consul begins as critical): it says by its status when it is ready, its lease shows that it lives, and
-        // a restart of many instances must not leave their callers without any until a leader has probed them. What its
-        // checks then find takes it out.
+        // What is known of the health belongs to a run of the process. A new run begins as UNKNOWN,
+        // which callers take for callable (Consul begins as critical): it says by its status when
+        // it is ready, its lease shows that it lives, and a restart of many instances must not
+        // leave their callers without any until a leader has probed them. What its checks then find
+        // takes it out.
         let same_run = before.as_ref().filter(|before| before.incarnation == incarnation);
         let found = same_run.filter(|_| spec.checks().is_some()).and_then(|it| it.found.clone());
         let next = Revision(self.revision.0 + 1);
@@ -58,7 +62,8 @@ impl Registry {
         self.replace_instance(before, after, events);
     }
 
-    /// Puts the instance in the place of what has its key now, with the next revision, if it differs.
+    /// Puts the instance in the place of what has its key now, with the next revision, if it
+    /// differs.
     pub(crate) fn replace_instance(
         &mut self,
         before: Option<Arc<Instance>>,
@@ -93,7 +98,8 @@ impl Registry {
         events.push(Arc::new(Event { revision: next, change }));
     }
 
-    /// The same key with the names that its service has already: all instances of a service share one copy of them.
+    /// The same key with the names that its service has already: all instances of a service share
+    /// one copy of them.
     pub(crate) fn with_known_names(&self, key: &InstanceKey) -> InstanceKey {
         let known = self.services.get_key_value(&key.service);
         let service = known.map_or(&key.service, |(known, _)| known).clone();
@@ -138,7 +144,8 @@ impl Registry {
         }
     }
 
-    /// Takes an instance out of everything but its service and its lease, where the next one takes its place.
+    /// Takes an instance out of everything but its service and its lease, where the next one takes
+    /// its place.
     fn unindex_instance(&mut self, instance: &Arc<Instance>) {
         self.hash.remove(Kind::Instance, instance);
         self.instances -= 1;
@@ -151,7 +158,8 @@ impl Registry {
         }
     }
 
-    /// Changes a service's instances with this revision, and notes whether that leaves it empty. A new one is made.
+    /// Changes a service's instances with this revision, and notes whether that leaves it empty. A
+    /// new one is made.
     fn change_service<T>(
         &mut self,
         key: &ServiceKey,

@@ -1,13 +1,16 @@
-//! Leases, and everything that ends by the clock: [`Registry::expire_due`] is the only place where a lease ends by time.
+//! Leases, and everything that ends by the clock: [`Registry::expire_due`] is the only place where
+//! a lease ends by time.
 //!
-//! Every deadline stands in an ordered index (`tables/deadlines.rs`): what is due, and when to look next, is its first element.
+//! Every deadline stands in an ordered index (`tables/deadlines.rs`): what is due, and when to look
+//! next, is its first element.
 //!
-//! When many leases are due at once, each command ends [`ENDED_PER_COMMAND`] and leaves the rest to the next ones (the leader
-//! proposes ticks as long as something is due), so that no command takes long to apply and others come in between. What
-//! waits for its turn is there in every respect; a lease that is renewed before its turn has proved that it lives, and stays.
+//! When many leases are due at once, each command ends [`ENDED_PER_COMMAND`] and leaves the rest to
+//! the next ones (the leader proposes ticks as long as something is due), so that no command takes
+//! long to apply and others come in between. What waits for its turn is there in every respect; a
+//! lease that is renewed before its turn has proved that it lives, and stays.
 //!
-//! Mass-expiry protection (holding the instances of a service as SUSPECT when too many of them would expire at once)
-//! belongs into `expire_due`, before a lease is ended; it is not built yet.
+//! Mass-expiry protection (holding the instances of a service as SUSPECT when too many of them
+//! would expire at once) belongs into `expire_due`, before a lease is ended; it is not built yet.
 
 use std::sync::Arc;
 
@@ -20,15 +23,17 @@ use crate::tables::deadlines::Due;
 use crate::tables::kept::Kept;
 use crate::types::{Clock, InstanceKey, LeaseId, Ttl};
 
-/// A deregistered incarnation is remembered this long, so that a delayed registration of it cannot bring it back, ms of
-/// registry time. Longer than any call may take (the node caps deadlines at 60 s).
+/// A deregistered incarnation is remembered this long, so that a delayed registration of it cannot
+/// bring it back, ms of registry time. Longer than any call may take (the node caps deadlines at 60
+/// s).
 pub(crate) const TOMBSTONE_MS: u64 = 120_000;
 
 /// A service without instances is remembered as known this long, ms of registry time.
 pub(crate) const EMPTY_SERVICE_MS: u64 = 60 * 60 * 1_000;
 
-/// So many instances (and records that only wait to be forgotten) end by time in one command; the last lease of them ends
-/// whole. About 0.5 ms of work. All nodes must have the same: another number would be another state machine.
+/// So many instances (and records that only wait to be forgotten) end by time in one command; the
+/// last lease of them ends whole. About 0.5 ms of work. All nodes must have the same: another
+/// number would be another state machine.
 pub(crate) const ENDED_PER_COMMAND: usize = if cfg!(test) { 2 } else { 250 };
 
 /// Keeps the instances of one process.
@@ -68,8 +73,8 @@ impl Registry {
         }
     }
 
-    /// When something is due next; `None`: nothing ever. The leader proposes a command by then. Not later than the clock:
-    /// something waits for its turn.
+    /// When something is due next; `None`: nothing ever. The leader proposes a command by then. Not
+    /// later than the clock: something waits for its turn.
     pub fn next_deadline(&self) -> Option<Clock> {
         self.deadlines.first()
     }

@@ -57,12 +57,14 @@ impl Registry {
         self.services.get(&key.service)?.instances.get(&key.id)
     }
 
-    /// One service; `None`: nothing of that name was registered within the last hour of registry time.
+    /// One service; `None`: nothing of that name was registered within the last hour of registry
+    /// time.
     pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
         self.services.get(key)
     }
 
-    /// The known services of a namespace whose names begin with `prefix`, in order, those after `after` only.
+    /// The known services of a namespace whose names begin with `prefix`, in order, those after
+    /// `after` only.
     pub fn services<'a>(
         &'a self,
         namespace: &Namespace,
@@ -99,7 +101,8 @@ impl Registry {
             .filter_map(|(_, key)| self.instance(key))
     }
 
-    /// The overrides of a namespace, by service and id, those after `after` only; whether or not the instances are there.
+    /// The overrides of a namespace, by service and id, those after `after` only; whether or not
+    /// the instances are there.
     pub fn overrides<'a>(
         &'a self,
         namespace: &Namespace,

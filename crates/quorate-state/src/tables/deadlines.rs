@@ -1,6 +1,8 @@
-//! Everything that ends by the clock, in the order in which it is due; of what is due at the same time, leases first.
+//! Everything that ends by the clock, in the order in which it is due; of what is due at the same
+//! time, leases first.
 //!
-//! Leases have an index of their own: there are many, and theirs takes a quarter of what a common one would.
+//! Leases have an index of their own: there are many, and theirs takes a quarter of what a common
+//! one would.
 
 use imbl::OrdSet;
 

@@ -1,4 +1,5 @@
-//! The keys of the instances that a lease keeps, in order. Most leases keep one, which stands in the lease itself.
+//! The keys of the instances that a lease keeps, in order. Most leases keep one, which stands in
+//! the lease itself.
 
 use crate::tables::sorted_map::SortedMap;
 use crate::types::InstanceKey;

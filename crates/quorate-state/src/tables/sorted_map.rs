@@ -1,9 +1,10 @@
-//! An ordered map that is cheap to clone and stays small: in blocks of up to 32 entries, which are full where entries came
-//! in order, and not much larger than what is in them where there are few. A B-tree's nodes are half full when entries come
-//! in order, and never smaller than 16 entries: an instance took 42 bytes more, of 578.
+//! An ordered map that is cheap to clone and stays small: in blocks of up to 32 entries, which are
+//! full where entries came in order, and not much larger than what is in them where there are few.
+//! A B-tree's nodes are half full when entries come in order, and never smaller than 16 entries: an
+//! instance took 42 bytes more, of 578.
 //!
-//! Changing it copies the block in question where a clone shares it, and the list of blocks: good for thousands of entries,
-//! not for millions.
+//! Changing it copies the block in question where a clone shares it, and the list of blocks: good
+//! for thousands of entries, not for millions.
 
 use std::sync::Arc;
 
@@ -156,7 +157,8 @@ impl<K: Ord + Clone, V: Clone> SortedMap<K, V> {
     }
 }
 
-/// Puts a small block together with one beside it, if they fill no more than three quarters of a block.
+/// Puts a small block together with one beside it, if they fill no more than three quarters of a
+/// block.
 fn merge<K: Clone, V: Clone>(blocks: &mut Vec<Block<K, V>>, at: usize) {
     let first = at.min(blocks.len().saturating_sub(2));
     let [left, right] = &mut blocks[first..first + 2] else { return };
@@ -168,7 +170,8 @@ fn merge<K: Clone, V: Clone>(blocks: &mut Vec<Block<K, V>>, at: usize) {
     }
 }
 
-/// Puts an entry into a block that has room, which grows by little at a time: most blocks are never full.
+/// Puts an entry into a block that has room, which grows by little at a time: most blocks are never
+/// full.
 fn put_in<K: Clone, V: Clone>(block: &mut Block<K, V>, place: usize, entry: (K, V)) {
     let block = Arc::make_mut(block);
     if block.len() == block.capacity() {
@@ -217,7 +220,8 @@ mod tests {
     }
 
     proptest! {
-        /// Keys of few or of many values, so that blocks are split, merged and emptied; what was cloned stays as it was.
+        /// Keys of few or of many values, so that blocks are split, merged and emptied; what was
+        /// cloned stays as it was.
         #[test]
         fn it_is_a_map(
             changes in vec((any::<bool>(), 0_u16..400), 0..800),

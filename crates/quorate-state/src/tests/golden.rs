@@ -1,5 +1,6 @@
-//! The bytes that stand in logs and snapshots. Where one of these tests fails, nodes of the version before cannot read
-//! what this one writes: append variants or optional fields instead (`optional.rs`), or give the format a new version.
+//! The bytes that stand in logs and snapshots. Where one of these tests fails, nodes of the version
+//! before cannot read what this one writes: append variants or optional fields instead
+//! (`optional.rs`), or give the format a new version.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +10,8 @@ use super::*;
 const WEB_A: &str = "0764656661756c74_03776562_0161";
 const WEB_B: &str = "0764656661756c74_03776562_0162";
 
-/// The command is written as these bytes between its clock of 300 and its optional fields, none, and is read back; in hex,
-/// `_` only serves reading.
+/// The command is written as these bytes between its clock of 300 and its optional fields, none,
+/// and is read back; in hex, `_` only serves reading.
 #[track_caller]
 fn check(op: impl Into<Op>, expected: &str) {
     let command = Command::new(Clock(300), op.into());
@@ -284,7 +285,8 @@ fn snapshot() {
     assert_eq!(restored.hash(), t.registry.hash());
 }
 
-/// The optional fields of an instance in a snapshot: an override, what its checks say, and those of what it registered.
+/// The optional fields of an instance in a snapshot: an override, what its checks say, and those of
+/// what it registered.
 #[test]
 fn snapshot_of_an_instance_with_everything() {
     let mut t = Transcript::default();

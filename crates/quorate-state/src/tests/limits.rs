@@ -1,5 +1,5 @@
-//! Every limit at its boundary: just in is taken, just out is refused with field, value and limit in the text. The limits
-//! are those in the head of `proto/quorate/v1/types.proto`.
+//! Every limit at its boundary: just in is taken, just out is refused with field, value and limit
+//! in the text. The limits are those in the head of `proto/quorate/v1/types.proto`.
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,6 @@
-//! The same registry as simple as can be, written from the specification (ARCHITECTURE.md, the proto files, `command.rs`) and
-//! not from the code: flat lists, full scans, a copy of everything to go back to where a command is refused.
+//! The same registry as simple as can be, written from the specification (ARCHITECTURE.md, the
+//! proto files, `command.rs`) and not from the code: flat lists, full scans, a copy of everything
+//! to go back to where a command is refused.
 
 use std::collections::BTreeMap;
 
@@ -229,7 +230,8 @@ impl Model {
         }
     }
 
-    /// Refuses this incarnation of the instance and all before it for a while; the highest one ever remembered stands.
+    /// Refuses this incarnation of the instance and all before it for a while; the highest one ever
+    /// remembered stands.
     fn remember(&mut self, key: &InstanceKey, incarnation: u64) {
         if self.ended(key).is_some_and(|ended| ended > incarnation) {
             return;

@@ -1,6 +1,7 @@
-//! What holds for any sequence of commands. A failing one is cut down and printed as the list of its commands; its seed
-//! is written to `proptest-regressions/`: commit that file and it is tried first ever after. For more cases:
-//! `PROPTEST_CASES=100000 cargo test -p quorate-state properties`.
+//! What holds for any sequence of commands. A failing one is cut down and printed as the list of
+//! its commands; its seed is written to `proptest-regressions/`: commit that file and it is tried
+//! first ever after. For more cases: `PROPTEST_CASES=100000 cargo test -p quorate-state
+//! properties`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -125,7 +126,8 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Commands whose clocks mostly go on by little, sometimes up to or over a deadline, sometimes back.
+/// Commands whose clocks mostly go on by little, sometimes up to or over a deadline, sometimes
+/// back.
 fn any_log() -> impl Strategy<Value = Vec<Command>> {
     let step = prop_oneof![
         6 => 0..1_000_i64,
@@ -297,7 +299,8 @@ proptest! {
         }
     }
 
-    /// However many graces are given, who does not renew is gone by TTL + min(grace, TTL) after the last renewal.
+    /// However many graces are given, who does not renew is gone by TTL + min(grace, TTL) after the
+    /// last renewal.
     #[test]
     fn graces_are_bounded(
         ttl_ms in 1_000..60_000_u64,

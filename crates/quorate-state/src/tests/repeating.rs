@@ -153,7 +153,8 @@ fn replies_stand_in_snapshots() {
 /// A request, what it does, and what came of it.
 type Asked = (Request, Op, Option<(Reply, Revision)>);
 
-/// One step of a log: who asks (for something new, or for the request so many before its last again), and when.
+/// One step of a log: who asks (for something new, or for the request so many before its last
+/// again), and when.
 #[derive(Debug, Clone)]
 struct Step {
     passes_ms: u64,
@@ -183,7 +184,8 @@ fn option_again() -> impl Strategy<Value = Option<usize>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
-    /// However late and however often a write is handed in again: it is done once, and its first reply is the only one.
+    /// However late and however often a write is handed in again: it is done once, and its first
+    /// reply is the only one.
     #[test]
     fn nothing_is_done_twice(steps in any_steps()) {
         let mut registry = Registry::new();

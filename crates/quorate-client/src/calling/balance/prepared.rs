@@ -1,4 +1,5 @@
-//! What a balancer works out when a view changes, so that a pick need not: groups, turns, and sums of weights.
+//! What a balancer works out when a view changes, so that a pick need not: groups, turns, and sums
+//! of weights.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -11,8 +12,8 @@ use super::{Picked, Policy};
 use crate::following::Instances;
 use crate::types::Instance;
 
-/// The turns of a weighted round at most (and at least four for each instance): a bound on its memory, and on how exact it
-/// is.
+/// The turns of a weighted round at most (and at least four for each instance): a bound on its
+/// memory, and on how exact it is.
 const TURNS_MAX: u64 = 4_096;
 
 #[derive(Debug)]
@@ -37,14 +38,17 @@ pub(super) struct Group {
     turns: Vec<u32>,
 }
 
-/// An instance as of one of its changes, and the calls that were given to it. All that a pick writes stands side by side:
-/// with many threads, each cache line that is written is one to wait for.
+/// An instance as of one of its changes, and the calls that were given to it. All that a pick
+/// writes stands side by side: with many threads, each cache line that is written is one to wait
+/// for.
 #[derive(Debug)]
 pub(super) struct Seat {
     pub(super) instance: Arc<Instance>,
-    /// Calls in flight; with [`RETIRED`] once the instance has changed, from when on all count as `older`.
+    /// Calls in flight; with [`RETIRED`] once the instance has changed, from when on all count as
+    /// `older`.
     in_flight: AtomicU32,
-    /// The calls in flight that were given to its retired seats, all of them together; not there before there is one.
+    /// The calls in flight that were given to its retired seats, all of them together; not there
+    /// before there is one.
     older: OnceLock<Arc<AtomicU32>>,
 }
 
@@ -196,8 +200,9 @@ impl Seat {
     }
 }
 
-/// A round in which each place comes as often as its weight says, evenly spread: the turn n of weight w is due at
-/// (n + phase) / w, and the earliest is next. The phases, multiples of the golden ratio, keep those of equal weight apart.
+/// A round in which each place comes as often as its weight says, evenly spread: the turn n of
+/// weight w is due at (n + phase) / w, and the earliest is next. The phases, multiples of the
+/// golden ratio, keep those of equal weight apart.
 fn turns(weights: &[u64]) -> Vec<u32> {
     let common = weights.iter().fold(0, |a, b| gcd(a, *b)).max(1);
     let sum: u64 = weights.iter().map(|weight| weight / common).sum();

@@ -1,8 +1,10 @@
-//! Whether an endpoint of a channel can be reached. A connection is made until one holds; then the endpoint gets calls, until
-//! that connection is closed. Knows nothing of views, nor of the other endpoints.
+//! Whether an endpoint of a channel can be reached. A connection is made until one holds; then the
+//! endpoint gets calls, until that connection is closed. Knows nothing of views, nor of the other
+//! endpoints.
 //!
-//! The transport makes its own connection with the first call, and tells nobody when it closes, except that it spawns what
-//! drives it on the endpoint's executor: ours listens there. Until then a connection of this file stands in for it.
+//! The transport makes its own connection with the first call, and tells nobody when it closes,
+//! except that it spawns what drives it on the endpoint's executor: ours listens there. Until then
+//! a connection of this file stands in for it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +22,8 @@ use crate::nodes::retry::{BACKGROUND, Backoff};
 /// A connection that closes sooner than this was no better than none.
 const GOOD_CONNECTION: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Names an endpoint in the channel's list; a new one for each time it gets there, so that no late word takes out another.
+/// Names an endpoint in the channel's list; a new one for each time it gets there, so that no late
+/// word takes out another.
 pub(super) type Number = u64;
 
 /// What became of an endpoint.
@@ -106,7 +109,8 @@ enum Phase {
     Closed,
 }
 
-/// Spawns as tokio does, and tells of the first task that it is given: that lives as long as the first connection.
+/// Spawns as tokio does, and tells of the first task that it is given: that lives as long as the
+/// first connection.
 struct Listening {
     begun: AtomicBool,
     phase: Arc<watch::Sender<Phase>>,

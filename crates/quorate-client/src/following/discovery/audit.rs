@@ -1,5 +1,6 @@
-//! Now and then, while changes go on: whether what is shown is what the registry has. It always should be; a difference is a bug somewhere, which
-//! is told, counted, and repaired by reading the service anew.
+//! Now and then, while changes go on: whether what is shown is what the registry has. It always
+//! should be; a difference is a bug somewhere, which is told, counted, and repaired by reading the
+//! service anew.
 
 use std::sync::atomic::Ordering;
 
@@ -10,7 +11,8 @@ use super::topics::Topics;
 use crate::nodes::endpoints::Target;
 use crate::reading::read;
 
-/// Compares with some node, which need not be the one that sends the changes. True: something is to be read anew.
+/// Compares with some node, which need not be the one that sends the changes. True: something is to
+/// be read anew.
 pub(super) async fn finds_difference(shared: &Shared) -> bool {
     let core = &shared.core;
     let request = {
@@ -51,8 +53,9 @@ pub(super) async fn finds_difference(shared: &Shared) -> bool {
     }
 }
 
-/// Whether a service is shown otherwise than it was at this revision. Not if it changed after what is known here, which is
-/// still to come, nor if what is known here is later: changes go on while the registry is asked.
+/// Whether a service is shown otherwise than it was at this revision. Not if it changed after what
+/// is known here, which is still to come, nor if what is known here is later: changes go on while
+/// the registry is asked.
 fn differs(topics: &Topics, service: &Service, as_of: u64) -> bool {
     let Some((position, shown)) = topics.known(&service.name) else { return false };
     let same = shown.len() == service.instances.len()

@@ -1,7 +1,8 @@
 //! The last known view of each service in a file, for a start while the registry is down.
 //!
-//! A file is written whole under another name and then renamed; it says what it is, of which service, and ends with a
-//! checksum. One that is not what it should be is passed over, logged and counted: never an empty view.
+//! A file is written whole under another name and then renamed; it says what it is, of which
+//! service, and ends with a checksum. One that is not what it should be is passed over, logged and
+//! counted: never an empty view.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ use super::hub::Shared;
 
 /// A service is written no more often than this.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
-/// What the files begin with: "Quorate cache", version 2. The cluster follows, 8 bytes, little endian.
+/// What the files begin with: "Quorate cache", version 2. The cluster follows, 8 bytes, little
+/// endian.
 const MAGIC: &[u8; 8] = b"QRTCACH2";
 /// No larger file is written or read.
 const FILE_MAX: u64 = 64 * 1024 * 1024;
@@ -51,7 +53,8 @@ impl Cache {
         Some(Self { dir: dir?.to_owned(), namespace: namespace.to_owned() })
     }
 
-    /// Names are of letters, digits, '.', '_' and '-', and begin with a letter or digit: so they are file names, too.
+    /// Names are of letters, digits, '.', '_' and '-', and begin with a letter or digit: so they
+    /// are file names, too.
     fn file(&self, service: &str) -> PathBuf {
         self.dir.join(&self.namespace).join(format!("{service}.cache"))
     }

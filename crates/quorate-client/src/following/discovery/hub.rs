@@ -1,9 +1,10 @@
-//! [`Hub`]: one stream for all services that a client follows in a namespace. The task keeps it on some node, for ever; what
-//! the messages mean to each service is the matter of `topics.rs`.
+//! [`Hub`]: one stream for all services that a client follows in a namespace. The task keeps it on
+//! some node, for ever; what the messages mean to each service is the matter of `topics.rs`.
 //!
-//! A stream subscribes to a list of services, so one that is added needs another stream. The new service is read first, on
-//! a short stream of its own; then all go on from the lowest position among them, and each passes over the changes that it
-//! has already. So nobody misses a change or sees one twice, and nobody is shown less meanwhile.
+//! A stream subscribes to a list of services, so one that is added needs another stream. The new
+//! service is read first, on a short stream of its own; then all go on from the lowest position
+//! among them, and each passes over the changes that it has already. So nobody misses a change or
+//! sees one twice, and nobody is shown less meanwhile.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -28,8 +29,8 @@ use crate::nodes::retry::jittered;
 
 /// Services that are added within this go together.
 const GATHER: Duration = Duration::from_millis(5);
-/// Services that were refused are asked for again after this, or when others are followed: the views have no way to begin
-/// anew, and whoever refuses may learn better.
+/// Services that were refused are asked for again after this, or when others are followed: the
+/// views have no way to begin anew, and whoever refuses may learn better.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
 /// The stream that the views of a client share. Ends with the last of them.

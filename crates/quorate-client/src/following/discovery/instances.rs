@@ -1,5 +1,5 @@
-//! [`Instances`]: what a live view shows at one moment, as an immutable value; and which instances it shows. Knows nothing
-//! of streams.
+//! [`Instances`]: what a live view shows at one moment, as an immutable value; and which instances
+//! it shows. Knows nothing of streams.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -9,7 +9,8 @@ use hashbrown::HashTable;
 
 use crate::types::{Health, Instance, InstanceStatus};
 
-/// Which instances of which service a [`crate::Discovery`] shows: unless told otherwise, those that can be called.
+/// Which instances of which service a [`crate::Discovery`] shows: unless told otherwise, those that
+/// can be called.
 ///
 /// ```
 /// use quorate_client::Selector;
@@ -30,8 +31,8 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// The instances of a service that can be called: whose effective status is UP, and whose health checks, if they declare
-    /// some, do not fail.
+    /// The instances of a service that can be called: whose effective status is UP, and whose
+    /// health checks, if they declare some, do not fail.
     pub fn service(name: impl Into<String>) -> Self {
         Self {
             service: name.into(),
@@ -126,14 +127,15 @@ impl From<&str> for Selector {
 pub enum Origin {
     /// Nowhere yet: nothing is known, and empty means nothing.
     Nowhere,
-    /// A file of an earlier run of this process or another on this machine; the registry was not reached since.
+    /// A file of an earlier run of this process or another on this machine; the registry was not
+    /// reached since.
     Cache,
     /// The registry.
     Registry,
 }
 
-/// The instances that a live view shows, as of one revision, ordered by id. It never changes; the view has a new one after
-/// each change.
+/// The instances that a live view shows, as of one revision, ordered by id. It never changes; the
+/// view has a new one after each change.
 ///
 /// ```no_run
 /// # async fn example(client: quorate_client::Client) -> Result<(), quorate_client::Error> {
@@ -181,7 +183,8 @@ impl Instances {
         self.revision
     }
 
-    /// Whether the registry knows the service: it has, or lately had, instances, whether they are shown or not.
+    /// Whether the registry knows the service: it has, or lately had, instances, whether they are
+    /// shown or not.
     pub fn is_known(&self) -> bool {
         self.known
     }

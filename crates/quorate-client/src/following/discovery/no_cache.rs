@@ -1,4 +1,5 @@
-//! Stands in for `cache.rs` where the crate is built without its feature `cache`: no view is in a file.
+//! Stands in for `cache.rs` where the crate is built without its feature `cache`: no view is in a
+//! file.
 
 use std::path::Path;
 use std::sync::Arc;

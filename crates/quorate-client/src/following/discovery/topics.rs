@@ -1,5 +1,5 @@
-//! What a hub knows: the services it follows, each with a position of its own, and who is shown what of them. Pure data;
-//! knows nothing of streams and time.
+//! What a hub knows: the services it follows, each with a position of its own, and who is shown
+//! what of them. Pure data; knows nothing of streams and time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,7 +46,8 @@ pub(super) struct Feed {
     staged: Mutex<Vec<WatchEvent>>,
 }
 
-/// Changes that wait for a listener one by one; with more than these, only the latest of each instance is kept.
+/// Changes that wait for a listener one by one; with more than these, only the latest of each
+/// instance is kept.
 const HISTORY_MAX: usize = 1_024;
 
 /// Events for one listener.
@@ -195,7 +196,8 @@ impl Topic {
         self.publish();
     }
 
-    /// Takes one change, if it is not among what is known already. True: something is different now.
+    /// Takes one change, if it is not among what is known already. True: something is different
+    /// now.
     fn apply(&mut self, change: Change) -> bool {
         let (kind, reason, revision) = (change.kind(), change.reason(), change.revision);
         let Some(instance) = change.instance.filter(|_| revision > self.position) else {
@@ -236,7 +238,8 @@ impl Topic {
         }
     }
 
-    /// Shows what is known, in all views, and only then tells: who hears of a change finds it, whichever view he asks.
+    /// Shows what is known, in all views, and only then tells: who hears of a change finds it,
+    /// whichever view he asks.
     fn publish(&self) {
         self.feeds.iter().for_each(|feed| self.show_in(feed));
         self.feeds.iter().for_each(|feed| feed.tell());
@@ -291,7 +294,8 @@ impl Topics {
         self.by_name.values().map(|topic| topic.position).min().unwrap_or(0)
     }
 
-    /// Another cluster answers: what is known is shown on, but counts for nothing when changes come.
+    /// Another cluster answers: what is known is shown on, but counts for nothing when changes
+    /// come.
     pub(super) fn belongs_to(&mut self, cluster_id: u64) {
         if self.cluster_id != cluster_id {
             self.cluster_id = cluster_id;
@@ -306,7 +310,8 @@ impl Topics {
         }
     }
 
-    /// Takes a whole snapshot of the services with these names, except those that are known up to a later revision.
+    /// Takes a whole snapshot of the services with these names, except those that are known up to a
+    /// later revision.
     pub(super) fn replace(&mut self, names: &[String], revision: u64, parts: Vec<Service>) {
         let mut fresh: BTreeMap<String, (bool, Vec<Instance>)> = BTreeMap::new();
         for part in parts {
@@ -323,7 +328,8 @@ impl Topics {
         }
     }
 
-    /// Takes what an earlier run left, where nothing better is there, nor another cluster than it was of.
+    /// Takes what an earlier run left, where nothing better is there, nor another cluster than it
+    /// was of.
     #[cfg_attr(not(feature = "cache"), allow(dead_code, reason = "nothing is cached"))]
     pub(super) fn take_cached(&mut self, name: &str, cluster_id: u64, all: Vec<Instance>) {
         let may_be = [0, cluster_id].contains(&self.cluster_id);
@@ -335,8 +341,8 @@ impl Topics {
         }
     }
 
-    /// Takes changes in order. Tells the services that are different now. They concern those that were read: of another, the
-    /// stream does not bring all.
+    /// Takes changes in order. Tells the services that are different now. They concern those that
+    /// were read: of another, the stream does not bring all.
     pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<String> {
         let mut changed: Vec<String> = Vec::new();
         for change in changes {
@@ -382,8 +388,8 @@ impl Topics {
         }
     }
 
-    /// Everything up to this revision is known of the services that were read. The others stay at 0, where a stream begins
-    /// with a snapshot.
+    /// Everything up to this revision is known of the services that were read. The others stay at
+    /// 0, where a stream begins with a snapshot.
     pub(super) fn move_to(&mut self, revision: u64) {
         for topic in self.by_name.values_mut().filter(|topic| topic.synced) {
             topic.position = topic.position.max(revision);
@@ -432,7 +438,8 @@ mod tests {
         topics.add(a.clone());
         topics.replace(&["a".to_owned()], 5, Vec::new());
         topics.add(b.clone());
-        // The stream of "a" brings one more message, which would bring "b" too if it had been asked for before.
+        // The stream of "a" brings one more message, which would bring "b" too if it had been asked
+        // for before.
         let instance = |id: &str| Instance {
             service: "b".to_owned(),
             id: id.to_owned(),

@@ -1,5 +1,5 @@
-//! Where a stream stands: takes its messages one by one, checks that none is missing, and says what each comes to. Knows
-//! neither connections nor time, nor what is known from other streams.
+//! Where a stream stands: takes its messages one by one, checks that none is missing, and says what
+//! each comes to. Knows neither connections nor time, nor what is known from other streams.
 
 use quorate_proto::v1::{Change, ResponseHeader, Service, WatchResponse, watch_response::Kind};
 use tonic::Status;
@@ -7,7 +7,8 @@ use tonic::Status;
 /// What a message came to.
 #[derive(Debug)]
 pub(in crate::following) enum Taken {
-    /// The node has a leader, or none. The first of a stream: now it is known which cluster sends it.
+    /// The node has a leader, or none. The first of a stream: now it is known which cluster sends
+    /// it.
     Leader(bool),
     /// Nothing to see yet: a part of a snapshot.
     Part,
@@ -25,7 +26,8 @@ pub(super) struct Cursor {
     asked_of: u64,
     /// What the last message led to, or the stream was asked to begin after.
     position: u64,
-    /// Whether changes can follow on the position: not before the first snapshot, if the stream was asked for one.
+    /// Whether changes can follow on the position: not before the first snapshot, if the stream was
+    /// asked for one.
     has_position: bool,
     /// The parts of a snapshot that is not complete.
     parts: Option<Vec<Service>>,
@@ -34,7 +36,8 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    /// Of a stream that was asked for what follows on this revision of this cluster; revision 0: for a snapshot.
+    /// Of a stream that was asked for what follows on this revision of this cluster; revision 0:
+    /// for a snapshot.
     pub(super) fn new(cluster_id: u64, from: u64) -> Self {
         Self {
             sender: None,
@@ -60,8 +63,9 @@ impl Cursor {
         self.complete
     }
 
-    /// Takes the header of the next message. The first message has to have one: without it nobody knows whose revisions the
-    /// stream is counted in. Says then whether the node has a leader. All messages are of the same cluster.
+    /// Takes the header of the next message. The first message has to have one: without it nobody
+    /// knows whose revisions the stream is counted in. Says then whether the node has a leader. All
+    /// messages are of the same cluster.
     pub(super) fn take_header(
         &mut self,
         header: Option<&ResponseHeader>,

@@ -13,7 +13,8 @@ use crate::types::Selection;
 #[derive(Debug, Default)]
 struct Known {
     view: View,
-    /// The registry is not as far as the view: the next stream begins with a snapshot, until which the view stays.
+    /// The registry is not as far as the view: the next stream begins with a snapshot, until which
+    /// the view stays.
     anew: bool,
 }
 

@@ -1,4 +1,5 @@
-//! [`View`]: what a watch knows, as an immutable value, and what changes from one to the next. Knows nothing of streams.
+//! [`View`]: what a watch knows, as an immutable value, and what changes from one to the next.
+//! Knows nothing of streams.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use super::WatchEvent;
 
 type Instances = BTreeMap<String, Arc<Instance>>;
 
-/// All instances that a watch covers, as of one revision. It never changes; the watch has a new one after each change.
+/// All instances that a watch covers, as of one revision. It never changes; the watch has a new one
+/// after each change.
 ///
 /// An example is at [`crate::Watch`].
 #[derive(Debug, Clone, Default)]
@@ -100,8 +102,8 @@ impl View {
         events
     }
 
-    /// Takes changes in their order; tells those that changed something here. A change that says nothing is passed over:
-    /// it must stop neither this nor the ones after it.
+    /// Takes changes in their order; tells those that changed something here. A change that says
+    /// nothing is passed over: it must stop neither this nor the ones after it.
     pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<WatchEvent> {
         let mut events = Vec::new();
         for change in changes {
@@ -148,9 +150,9 @@ impl View {
     }
 }
 
-/// Events that wait for their reader, no more than one for each instance: a new one takes the place of the one before it,
-/// so that what is lost to a slow reader is only what was outdated anyway. Bounded by the instances that the reader has
-/// seen and those that there are.
+/// Events that wait for their reader, no more than one for each instance: a new one takes the place
+/// of the one before it, so that what is lost to a slow reader is only what was outdated anyway.
+/// Bounded by the instances that the reader has seen and those that there are.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
     events: BTreeMap<u64, WatchEvent>,
@@ -283,7 +285,8 @@ mod tests {
         assert!(before.get("s", "a").is_some() && before.get("s", "b").is_none());
     }
 
-    /// Every sequence of changes comes to the same end through the backlog, whenever the reader reads. // S2.12
+    /// Every sequence of changes comes to the same end through the backlog, whenever the reader
+    /// reads. // S2.12
     #[test]
     fn a_slow_reader_sees_the_same_end() {
         use rand::{Rng, SeedableRng};
@@ -308,7 +311,8 @@ mod tests {
         }
     }
 
-    /// Reads one event as an application would, which trusts what it is told: nothing added twice, nothing unknown removed.
+    /// Reads one event as an application would, which trusts what it is told: nothing added twice,
+    /// nothing unknown removed.
     fn read(backlog: &mut Backlog, reader: &mut View) -> bool {
         let Some(event) = backlog.pop() else { return false };
         let known = |reader: &View, instance: &Instance| reader.get("s", &instance.id).is_some();

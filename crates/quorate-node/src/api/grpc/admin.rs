@@ -254,8 +254,8 @@ impl AdminService {
         header(&self.node, self.node.applied().position().revision, self.node.age_ms())
     }
 
-    /// Has the leader do what takes a node out. An attempt may have done so without its answer: it was lost with its leader, or
-    /// this node led, and took itself out before it could tell.
+    /// Has the leader do what takes a node out. An attempt may have done so without its answer: it
+    /// was lost with its leader, or this node led, and took itself out before it could tell.
     async fn take_out(
         &self,
         id: u64,

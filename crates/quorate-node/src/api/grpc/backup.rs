@@ -1,4 +1,5 @@
-//! Backups: the bytes of a snapshot file, read from one, or, where there is no room for one, made while they are sent.
+//! Backups: the bytes of a snapshot file, read from one, or, where there is no room for one, made
+//! while they are sent.
 
 use std::io::{self, Write};
 

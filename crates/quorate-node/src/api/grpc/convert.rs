@@ -1,4 +1,5 @@
-//! Every conversion between the wire's types and ours, with the limits of a call. Knows no node and no clock.
+//! Every conversion between the wire's types and ours, with the limits of a call. Knows no node and
+//! no clock.
 
 mod checks;
 

@@ -1,5 +1,5 @@
-//! The one way in for calls of clients. What holds for every call (its size, its deadline, who calls, a name for it in the
-//! log) is done here, once; a handler gets a [`Call`] and answers it.
+//! The one way in for calls of clients. What holds for every call (its size, its deadline, who
+//! calls, a name for it in the log) is done here, once; a handler gets a [`Call`] and answers it.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -19,17 +19,19 @@ use crate::error::CallError;
 use crate::net::connections::Line;
 use crate::node::Node;
 
-/// What the transport lets through, bytes: more than a request may have, so that the answer can say what is too large.
+/// What the transport lets through, bytes: more than a request may have, so that the answer can say
+/// what is too large.
 pub(crate) const TRANSPORT_MAX: usize = 4 * limits::REQUEST_BYTES;
 
 /// No call may take longer, whatever deadline it names.
 const DEADLINE_MAX: Duration = Duration::from_secs(60);
 
-/// A membership change or a snapshot without a deadline of its own: a learner may need a snapshot first.
+/// A membership change or a snapshot without a deadline of its own: a learner may need a snapshot
+/// first.
 const LONG: Duration = Duration::from_secs(55);
 
-/// So long before its caller gives up a call is answered at the latest, where that leaves it nine tenths of its time: the
-/// refusal has its way to go, and a busy machine lets it wait.
+/// So long before its caller gives up a call is answered at the latest, where that leaves it nine
+/// tenths of its time: the refusal has its way to go, and a busy machine lets it wait.
 const MARGIN_MAX: Duration = Duration::from_millis(500);
 
 /// Of the name that a caller gives its call, so much stands in the log, bytes.
@@ -164,7 +166,8 @@ where
     .await
 }
 
-/// Answers a call that is a stream of messages, each of which its handler has to [check](check_size).
+/// Answers a call that is a stream of messages, each of which its handler has to
+/// [check](check_size).
 ///
 /// # Errors
 /// Why it is not let in, or what its handler says.
@@ -202,7 +205,8 @@ where
     answer
 }
 
-/// What the log says of a call is in this: which one it is, by the name that its caller gave it or a number of this process.
+/// What the log says of a call is in this: which one it is, by the name that its caller gave it or
+/// a number of this process.
 fn span(method: Method, metadata: &MetadataMap, caller: &Caller) -> Span {
     macro_rules! span {
         ($level:ident) => {

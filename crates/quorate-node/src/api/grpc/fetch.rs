@@ -1,4 +1,5 @@
-//! Fetch: answers with services that are encoded already, if they were fetched before (`applied/encoded.rs`).
+//! Fetch: answers with services that are encoded already, if they were fetched before
+//! (`applied/encoded.rs`).
 
 use std::collections::HashMap;
 use std::sync::Arc;

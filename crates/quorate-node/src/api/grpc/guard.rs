@@ -1,5 +1,6 @@
-//! What is taken from which peer. Only members by the membership in effect are peers; who is not known here may still lead
-//! or stand for election when this node's own log is behind (ARCHITECTURE.md, "Who is a peer"). Refusals name the peer.
+//! What is taken from which peer. Only members by the membership in effect are peers; who is not
+//! known here may still lead or stand for election when this node's own log is behind
+//! (ARCHITECTURE.md, "Who is a peer"). Refusals name the peer.
 
 use std::cmp::Ordering;
 use std::io::BufReader;
@@ -24,10 +25,11 @@ use crate::runtime::blocking;
 use crate::types::{LogId, SnapshotMeta, TypeConfig, Vote, is_absurd};
 
 impl PeerService {
-    /// Whether this node goes before a candidate, and then its last log id. Two that stand in the same moment would each vote
-    /// for itself, again and again where messages take as long as their timeouts lie apart (a busy machine, a far network).
-    /// Of two with equal logs, the one with the higher id goes on: where it has just asked its own question, it says no to the
-    /// other's. Only a pre-vote is answered so, which binds nobody.
+    /// Whether this node goes before a candidate, and then its last log id. Two that stand in the
+    /// same moment would each vote for itself, again and again where messages take as long as their
+    /// timeouts lie apart (a busy machine, a far network). Of two with equal logs, the one with the
+    /// higher id goes on: where it has just asked its own question, it says no to the other's. Only
+    /// a pre-vote is answered so, which binds nobody.
     pub(super) async fn goes_before(
         &self,
         sender: u64,
@@ -50,8 +52,9 @@ impl PeerService {
         Ok(sender)
     }
 
-    /// Whether the sender may stand for election: it is a voter here, or has more of the log than this node, which may lack
-    /// the entry that made it one. Whether it gets the vote is Raft's to say.
+    /// Whether the sender may stand for election: it is a voter here, or has more of the log than
+    /// this node, which may lack the entry that made it one. Whether it gets the vote is Raft's to
+    /// say.
     pub(super) async fn check_candidate(&self, sender: u64, ballot: &Ballot) -> Result<(), Status> {
         self.check_claim(sender, &ballot.vote)?;
         if self.node.counts_as_voter(sender) {
@@ -108,7 +111,8 @@ impl PeerService {
         };
         let range = first.index()..=last.index().min(committed.index());
         let ours = log.try_get_log_entries(range).await.map_err(super::peer::failed)?;
-        // What is purged here cannot be compared, but is of no later term than what is committed behind it.
+        // What is purged here cannot be compared, but is of no later term than what is committed
+        // behind it.
         let other = sent.iter().find(|sent| {
             let held = ours.iter().find(|ours| ours.log_id.index() == sent.index());
             match held {
@@ -125,8 +129,8 @@ impl PeerService {
         }
     }
 
-    /// Whether a snapshot is of this cluster, and not behind what is committed here. Whether its leader is who it claims to
-    /// be was looked at before it was received.
+    /// Whether a snapshot is of this cluster, and not behind what is committed here. Whether its
+    /// leader is who it claims to be was looked at before it was received.
     pub(super) async fn check_snapshot(
         &self,
         envelope: Envelope,
@@ -162,7 +166,8 @@ impl Node {
         self.view().borrow_watched().membership_config.nodes().next().is_some()
     }
 
-    /// By the membership in effect, both halves of a joint one; before there is one, by the founders' list.
+    /// By the membership in effect, both halves of a joint one; before there is one, by the
+    /// founders' list.
     fn counts_as_voter(&self, id: u64) -> bool {
         let votes = self.view().borrow_watched().membership_config.voter_ids().any(|it| it == id);
         votes || !self.has_membership() && self.founders().contains(&id)
@@ -216,8 +221,9 @@ pub(super) fn check_forwarded(sender: u64, call: &LeaderCall) -> Result<(), Stat
     }
 }
 
-/// Whether a leader with this vote may replace what is committed here by a snapshot up to `last`. Both the term and the place
-/// count: a later term alone would let a snapshot in that goes less far.
+/// Whether a leader with this vote may replace what is committed here by a snapshot up to `last`.
+/// Both the term and the place count: a later term alone would let a snapshot in that goes less
+/// far.
 fn check_covered(
     last: Option<LogId>,
     vote: &Vote,

@@ -94,7 +94,8 @@ impl Peer for PeerService {
     ) -> Answer<Self::AppendStreamStream> {
         let call = self.enter(PeerMethod::AppendStream, request).await?;
         let sender = call.sender();
-        // What cannot be read or taken ends the input, and with it the stream: the leader begins a new one.
+        // What cannot be read or taken ends the input, and with it the stream: the leader begins a
+        // new one.
         let begun = (self.clone(), call.message, None);
         let appends = stream::unfold(begun, move |(service, mut payloads, leader)| async move {
             let append = service.take(sender, leader, payloads.next().await?).await?;
@@ -123,7 +124,8 @@ impl Peer for PeerService {
     async fn pre_vote(&self, request: Request<Payload>) -> Answer<Payload> {
         let call = self.enter(PeerMethod::PreVote, request).await?;
         let (sender, vote) = self.ballot(&call).await?;
-        // Of any term, since nothing is granted: a candidate whose term is too low for a vote raises it only by standing.
+        // Of any term, since nothing is granted: a candidate whose term is too low for a vote
+        // raises it only by standing.
         self.node.recall().check_stands(vote.last_log_id).await?;
         // Whoever asks misses the leader.
         let followed = self.node.view().borrow_watched().vote;
@@ -245,7 +247,8 @@ impl PeerService {
         Ok(())
     }
 
-    /// A node that is not of a cluster yet becomes one of the cluster whose leader calls it, for good.
+    /// A node that is not of a cluster yet becomes one of the cluster whose leader calls it, for
+    /// good.
     pub(super) async fn adopt(&self, metadata: &MetadataMap) -> Result<(), Status> {
         self.check(metadata)?;
         let Envelope { cluster_id, founders, .. } = Envelope::of(metadata);
@@ -262,7 +265,8 @@ impl PeerService {
         Ok(())
     }
 
-    /// Answers one message after the other. When this node begins to stop, the one that it is at is the last.
+    /// Answers one message after the other. When this node begins to stop, the one that it is at is
+    /// the last.
     fn answer_each<Q, A, F>(
         &self,
         messages: Streaming<Q>,
@@ -307,8 +311,8 @@ impl PeerService {
         }
     }
 
-    /// Notes that there is a leader; refuses entries while there is no room at all for them. Those of a leader that is short of
-    /// room itself are few, and have to be committed.
+    /// Notes that there is a leader; refuses entries while there is no room at all for them. Those
+    /// of a leader that is short of room itself are few, and have to be committed.
     async fn admit(&self, sender: u64, append: &Append) -> Result<(), Status> {
         let term = append.vote.leader_id().term();
         self.node.recall().check_leader(term).await?;

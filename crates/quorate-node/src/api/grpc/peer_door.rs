@@ -1,5 +1,5 @@
-//! The one way in for calls of other nodes: who may make which call. What a call says is checked by `guard.rs`, where that
-//! takes more than its sender.
+//! The one way in for calls of other nodes: who may make which call. What a call says is checked by
+//! `guard.rs`, where that takes more than its sender.
 
 use tonic::{Request, Status};
 

@@ -1,4 +1,5 @@
-//! Streams of renewals: what has arrived at once is renewed together and answered message by message.
+//! Streams of renewals: what has arrived at once is renewed together and answered message by
+//! message.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard};

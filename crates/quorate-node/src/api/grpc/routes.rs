@@ -19,8 +19,8 @@ type Registry = RegistryServer<RegistryService>;
 type Answer = Result<Response<Body>, Infallible>;
 type InPieces = fn(Answer) -> Answer;
 
-/// The registry's calls go straight to it; the others by the transport's router, which makes each call and each message of
-/// a stream a box or two more.
+/// The registry's calls go straight to it; the others by the transport's router, which makes each
+/// call and each message of a stream a box or two more.
 #[derive(Clone)]
 pub(crate) struct ClientCalls {
     pub(crate) registry: Registry,

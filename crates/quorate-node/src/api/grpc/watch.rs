@@ -1,4 +1,5 @@
-//! The Watch call: reads the subscription, then turns a [`Subscription`]'s messages into answers, and takes in acks.
+//! The Watch call: reads the subscription, then turns a [`Subscription`]'s messages into answers,
+//! and takes in acks.
 
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -75,8 +76,8 @@ async fn begin(
     Ok(Begin::After(Revision(wanted)))
 }
 
-/// A watcher whose node has no leader is told so (`leader_id` 0) and may go elsewhere. Who has not by then is sent away: a
-/// caller with the bare stub may know nothing of it.
+/// A watcher whose node has no leader is told so (`leader_id` 0) and may go elsewhere. Who has not
+/// by then is sent away: a caller with the bare stub may know nothing of it.
 const LEADERLESS_FOR: Duration = Duration::from_secs(60);
 /// The same where this node is no member any more, and never will have a leader.
 const REMOVED_FOR: Duration = Duration::from_secs(10);
@@ -109,8 +110,8 @@ async fn lost(leadership: &Leadership, node: u64) -> NodeError {
     }
 }
 
-/// What ends a watch: this node stops, or has lost the cluster for good, or the caller is gone or sends what is no ack. Acks are
-/// only taken in so far.
+/// What ends a watch: this node stops, or has lost the cluster for good, or the caller is gone or
+/// sends what is no ack. Acks are only taken in so far.
 async fn end(node: Arc<Node>, mut asks: Streaming<WatchRequest>) -> Status {
     let asked = async {
         loop {
@@ -132,7 +133,8 @@ async fn end(node: Arc<Node>, mut asks: Streaming<WatchRequest>) -> Status {
     }
 }
 
-/// A moment before which everything that was acknowledged is in each state that has come as far as `revision`.
+/// A moment before which everything that was acknowledged is in each state that has come as far as
+/// `revision`.
 #[derive(Debug, Clone, Copy)]
 struct Fresh {
     at: Option<Instant>,
@@ -140,13 +142,15 @@ struct Fresh {
 }
 
 impl Fresh {
-    /// Of what this node has now. The revision is read last: what is applied in between makes it no less.
+    /// Of what this node has now. The revision is read last: what is applied in between makes it no
+    /// less.
     fn now(node: &Node) -> Self {
         let at = node.fresh_at();
         Self { at, revision: node.applied().position().revision }
     }
 
-    /// The moment for a watcher that has come to `told`, if this knows one or what the node has now does, which is then kept.
+    /// The moment for a watcher that has come to `told`, if this knows one or what the node has now
+    /// does, which is then kept.
     fn of(&mut self, told: u64, now: Self) -> Option<Instant> {
         if now.revision <= told {
             *self = now;
@@ -163,7 +167,8 @@ fn answer(
     fresh: &mut Fresh,
 ) -> EncodedWatchResponse {
     let Positioned { message, previous, revision } = positioned;
-    // A message may have waited for long before it is sent, and what a watcher has is as old as the last one.
+    // A message may have waited for long before it is sent, and what a watcher has is as old as the
+    // last one.
     let age = match &message {
         // Copied after `fresh` was taken.
         Message::Snapshot { .. } if first => Some(fresh.at),
@@ -315,7 +320,8 @@ mod tests {
         assert!(matches!(ended, Ok(NodeError::NotMember { node: 1 })), "{ended:?}");
     }
 
-    /// Whoever comes first, nobody is sent what was encoded for somebody who sees the change in another way.
+    /// Whoever comes first, nobody is sent what was encoded for somebody who sees the change in
+    /// another way.
     #[test]
     fn who_shares_an_encoding_sees_only_what_its_filter_covers() {
         let filters = filters();

@@ -8,8 +8,8 @@ use super::probe::Failure;
 /// A status line that is longer is none.
 const STATUS_LINE_MAX: usize = 4_096;
 
-/// Passes with a status of 200 to 299. `host` is what the URI names, with its port. `path` has no character that could
-/// end the line (`Checks::new` sees to that).
+/// Passes with a status of 200 to 299. `host` is what the URI names, with its port. `path` has no
+/// character that could end the line (`Checks::new` sees to that).
 pub(super) async fn probe(mut stream: TcpStream, host: &str, path: &str) -> Result<(), Failure> {
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: quorate-health-check/{}\r\nAccept: */*\r\n\

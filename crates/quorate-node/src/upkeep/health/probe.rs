@@ -1,4 +1,5 @@
-//! One probe: whom to connect to, whether that is allowed, and what came of it. Nothing is kept between probes.
+//! One probe: whom to connect to, whether that is allowed, and what came of it. Nothing is kept
+//! between probes.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
@@ -16,8 +17,8 @@ use crate::config::Networks;
 use crate::net::Net;
 use crate::runtime::blocking;
 
-/// Names that are resolved at the same time: each holds one of the threads that the log store needs too, for as long as
-/// the system's resolver likes.
+/// Names that are resolved at the same time: each holds one of the threads that the log store needs
+/// too, for as long as the system's resolver likes.
 const LOOKUPS_MAX: usize = 32;
 
 /// How much of a reason tells what was asked, bytes.
@@ -51,10 +52,12 @@ pub(super) enum Failure {
     /// Says nothing of the target.
     #[error("{address} is in none of the allowed networks")]
     NotAllowed { address: IpAddr },
-    /// Says nothing of the target: while names cannot be resolved, instances must not all be taken out.
+    /// Says nothing of the target: while names cannot be resolved, instances must not all be taken
+    /// out.
     #[error("its name is not resolved: {0}")]
     Lookup(io::Error),
-    /// Says nothing of the target: without descriptors, ports or a way into its network, this node reaches nobody.
+    /// Says nothing of the target: without descriptors, ports or a way into its network, this node
+    /// reaches nobody.
     #[error("this node cannot connect: {0}")]
     OwnTrouble(io::Error),
     /// Says nothing of the target.
@@ -129,8 +132,8 @@ impl Means {
         }
     }
 
-    /// The addresses of a host that may be connected to. They are what is connected to, so it does not matter what the
-    /// name means a moment later.
+    /// The addresses of a host that may be connected to. They are what is connected to, so it does
+    /// not matter what the name means a moment later.
     async fn allowed_addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Failure> {
         let all = match host.parse::<IpAddr>() {
             Ok(address) => vec![SocketAddr::new(address, port)],
@@ -192,8 +195,8 @@ fn named(host: &str, port: u16) -> String {
     }
 }
 
-/// What a check asks, for people: a URI, cut where it is so long that little room would be left for what came of it. URIs are
-/// ASCII.
+/// What a check asks, for people: a URI, cut where it is so long that little room would be left for
+/// what came of it. URIs are ASCII.
 fn target(instance: &Instance, check: &HealthCheck) -> String {
     let address = address(instance, check);
     let named =
@@ -217,7 +220,8 @@ fn more_telling(before: Option<Failure>, next: Failure) -> Failure {
     }
 }
 
-/// Without descriptors, memory, ports or a network of its own, a node finds nobody; that must not take the whole fleet out.
+/// Without descriptors, memory, ports or a network of its own, a node finds nobody; that must not
+/// take the whole fleet out.
 fn is_own_trouble(error: &io::Error) -> bool {
     let own = [
         Errno::MFILE,

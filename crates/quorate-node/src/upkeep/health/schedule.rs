@@ -1,8 +1,9 @@
 //! Which checks there are, when each is due, and what each has come to.
 //!
-//! A check has one probe at a time. The next one is due a whole interval (10 % more or less, so that checks that began
-//! together drift apart) after the last one began. Checks whose last probe was not answered in time wait in a queue of
-//! their own: they may only take a part of the room, so that targets that hang do not hold up those that answer.
+//! A check has one probe at a time. The next one is due a whole interval (10 % more or less, so
+//! that checks that began together drift apart) after the last one began. Checks whose last probe
+//! was not answered in time wait in a queue of their own: they may only take a part of the room, so
+//! that targets that hang do not hold up those that answer.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use tokio::time::Instant;
 use super::probe::Failure;
 use super::verdict::{self, Streak, Verdict};
 
-/// The first probes of checks that came at the same time are spread over this, or over the interval if it is shorter.
+/// The first probes of checks that came at the same time are spread over this, or over the interval
+/// if it is shorter.
 const FIRST_WITHIN: Duration = Duration::from_secs(5);
 
 /// Which check; never used twice.
@@ -90,8 +92,9 @@ impl Schedule {
         }
     }
 
-    /// Where the health of an instance is another one than its checks say here, somebody else had it set: a leader before
-    /// this one, of which not everything was applied yet. The checks begin anew from there.
+    /// Where the health of an instance is another one than its checks say here, somebody else had
+    /// it set: a leader before this one, of which not everything was applied yet. The checks begin
+    /// anew from there.
     fn agree(&mut self, key: &InstanceKey) {
         let Some(Watched { instance, checks }) = self.instances.get(key) else { return };
         let Some(known) = instance.health() else { return };
@@ -161,8 +164,8 @@ impl Schedule {
         Some(Due { id, instance, check, hangs })
     }
 
-    /// Notes what came of a probe; what is to be reported, if that is news. `share` is from 0 to 1. A failure that says
-    /// nothing of the target is told in the log, once.
+    /// Notes what came of a probe; what is to be reported, if that is news. `share` is from 0 to 1.
+    /// A failure that says nothing of the target is told in the log, once.
     pub(super) fn done(
         &mut self,
         now: Instant,
@@ -202,9 +205,10 @@ impl Schedule {
 
     /// What the checks of an instance say that is not known yet.
     ///
-    /// A reason is that of a check that fails, whichever probe ended last. Another one alone is news only when the known one
-    /// is of no check that fails any more: one that passes again, or, after a change of the leader, one that fails with other
-    /// words now. So it is written once for a check that begins to fail, not with each of its probes.
+    /// A reason is that of a check that fails, whichever probe ended last. Another one alone is
+    /// news only when the known one is of no check that fails any more: one that passes again, or,
+    /// after a change of the leader, one that fails with other words now. So it is written once for
+    /// a check that begins to fail, not with each of its probes.
     pub(super) fn news(&self, key: &InstanceKey) -> Option<HealthReport> {
         let Watched { instance, checks } = self.instances.get(key)?;
         let known = instance.health()?;

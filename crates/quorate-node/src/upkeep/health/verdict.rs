@@ -19,7 +19,8 @@ pub(super) struct Streak {
 }
 
 impl Streak {
-    /// Where a prober begins that only knows what the checks of the instance, so many of them, said together.
+    /// Where a prober begins that only knows what the checks of the instance, so many of them, said
+    /// together.
     pub(super) fn from_health(health: Health, checks: usize) -> Self {
         let verdict = match health {
             Health::Passing => Verdict::Passing,

@@ -28,7 +28,8 @@ fn a_promise_is_broken_by_an_older_vote_or_a_shorter_log_of_the_same_term() {
     ] {
         assert_eq!(promise.is_kept_by(Reached { term, last }), kept, "{what}");
     }
-    // It voted in a later term, and no entry of that one is known: a crash may have come between a cut and an append.
+    // It voted in a later term, and no entry of that one is known: a crash may have come between a
+    // cut and an append.
     promise.note(5, None);
     assert!(promise.is_kept_by(Reached { term: 5, last: at(2, 8) }));
     assert!(!promise.is_kept_by(Reached { term: 4, last: at(4, 99) }));
