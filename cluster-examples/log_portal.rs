@@ -1,10 +1,8 @@
 //! A portal that requires a grading and a log service, and a grading service that requires the log
-//! service. Each says so when it registers, starts whether or not they are there, follows all of
-//! them by one stream, and hears at once of those that come, change and go; what is to be logged
-//! waits until somebody can take it. Ends by itself, and with an error if a request failed that
-//! should not have, or a line was lost. At the end, an active check finds an archive that hangs.
-//! While `quorate dev --health-checks-allow 127.0.0.0/8` runs (or without, and then without the
-//! check):
+//! service. Each says so when it registers, starts whether or not they are there, and hears at once
+//! of those that come, change and go. Ends by itself, and with an error if a request failed that
+//! should not have, or a line was lost. At the end a check finds an archive that hangs. While
+//! `quorate dev --health-checks-allow 127.0.0.0/8` runs (or without, and then without the check):
 //!
 //!     cargo run --example log_portal
 //!
