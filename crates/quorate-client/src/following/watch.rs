@@ -67,6 +67,7 @@ pub enum WatchEvent {
 ///         WatchEvent::Added(instance) => println!("+ {}/{}", instance.service, instance.id),
 ///         WatchEvent::Modified(instance) => println!("~ {}/{}", instance.service, instance.id),
 ///         WatchEvent::Removed { instance, reason, .. } => println!("- {} {reason:?}", instance.id),
+///         _ => {} // what a later release may add
 ///     }
 ///     if let WatchStatus::Interrupted { last_error, .. } = everything.status() {
 ///         println!("going on elsewhere: {last_error}");
