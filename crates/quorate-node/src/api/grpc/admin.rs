@@ -271,6 +271,7 @@ impl AdminService {
             Ok(members) => return Ok(members),
             Err(error) => error,
         };
+        let is_own = id == self.node.id();
         let is_out = match error {
             NodeError::Membership(MembershipError::Unknown { id: unknown }) => {
                 attempts > 1 && unknown == id
@@ -279,8 +280,13 @@ impl AdminService {
             _ => false,
         };
         let members = self.node.members();
+        // What this node knows of its own removal may be hearsay: then the operator asks another.
+        let is_known = !is_own || members.iter().all(|info| info.id != id);
         let is_in = |new| members.iter().any(|info| info.id == new && info.voter);
-        if is_out && successor.is_none_or(is_in) { Ok(members) } else { Err(error) }
+        match is_out && is_known && successor.is_none_or(is_in) {
+            true => Ok(members.iter().filter(|info| info.id != id).cloned().collect()),
+            false => Err(error),
+        }
     }
 
     async fn members_after(
