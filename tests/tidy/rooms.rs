@@ -29,7 +29,6 @@ const ROOMS: [(&str, &[Room]); 4] = [
                     "config",
                     "types",
                     "runtime",
-                    "runtime",
                 ],
             ),
             (

@@ -1,5 +1,5 @@
-//! What is answered: handlers of calls. They reach Raft and the registry through [`crate::node`]
-//! and [`crate::applied`] only.
+//! What is answered: handlers of calls. Those of clients reach Raft and the registry by
+//! [`crate::node`]; those of other nodes hand messages to the Raft library.
 
 pub(crate) mod grpc;
 mod incarnations;

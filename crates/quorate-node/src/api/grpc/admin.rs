@@ -134,7 +134,8 @@ impl AdminService {
         let AddNodeRequest { id, peer_address, learner_only } = call.message;
         check_node("id", id, &peer_address)?;
         let change = MembershipCall::Add { id, peer_address, learner_only };
-        let members = self.members_after(change, call.deadline).await?;
+        let members = self.node.on_leader(change, call.deadline).await?;
+        let members = members.iter().map(convert::member_to_wire).collect();
         Ok(Response::new(AddNodeResponse { header: self.header(), members }))
     }
 
@@ -287,15 +288,6 @@ impl AdminService {
             true => Ok(members.iter().filter(|info| info.id != id).cloned().collect()),
             false => Err(error),
         }
-    }
-
-    async fn members_after(
-        &self,
-        call: MembershipCall,
-        deadline: Instant,
-    ) -> Result<Vec<quorate_proto::v1::Member>, NodeError> {
-        let members = self.node.on_leader(call, deadline).await?;
-        Ok(members.iter().map(convert::member_to_wire).collect())
     }
 }
 
