@@ -132,9 +132,15 @@ impl<'a> Quorums<'a> {
         while let Some(at) = moments.next() {
             let until = moments.peek().copied().unwrap_or(2 * END) as usize;
             let sets = may_count(changes, at);
-            let leaders = |set: &BTreeSet<u64>| leaders(plan, set, at);
-            possible.resize(until, sets.iter().any(|set| !leaders(set).is_empty()));
-            let all = sets.iter().map(leaders).reduce(|all, more| &all & &more);
+            // What a held way has taken before may arrive; a question and its answer may not.
+            let may_lead =
+                leaders_of(plan, at, |a, b| matches!(plan.way(a, b, at), Way::Open | Way::Held));
+            possible.resize(until, sets.iter().any(|set| !may_lead(set).is_empty()));
+            let can_lead = leaders_of(plan, at, |a, b| {
+                let late = plan.late_ms(a, b, at) + plan.late_ms(b, a, at);
+                plan.way(a, b, at) == Way::Open && late < VOTE_TIMELY
+            });
+            let all = sets.iter().map(can_lead).reduce(|all, more| &all & &more);
             // Where a vote takes longer than candidates wait for it, nobody may come to lead.
             let in_time = plan.latency_ms(at) < VOTE_TIMELY;
             certain.resize(until, in_time && all.is_some_and(|all| !all.is_empty()));
@@ -169,15 +175,41 @@ impl<'a> Quorums<'a> {
     }
 }
 
-/// Those of these voters that can talk to enough of them to lead.
-fn leaders(plan: &Plan, voters: &BTreeSet<u64>, at: Ms) -> BTreeSet<u64> {
+/// Of a set of voters, those that can lead it: up, and on a way that `talk` takes (of the lower id
+/// to the higher) with enough of the others that are.
+fn leaders_of(
+    plan: &Plan,
+    at: Ms,
+    talk: impl Fn(u64, u64) -> bool,
+) -> impl Fn(&BTreeSet<u64>) -> BTreeSet<u64> {
     let down = plan.down(at);
-    let talk = |a: u64, b: u64| {
-        a == b || matches!(plan.way(a.min(b), a.max(b), at), Way::Open | Way::Held)
-    };
-    let up: Vec<u64> = voters.iter().copied().filter(|node| !down.contains_key(node)).collect();
-    let hears = |leader: u64| up.iter().filter(|node| talk(leader, **node)).count();
-    up.iter().copied().filter(|leader| hears(*leader) > voters.len() / 2).collect()
+    move |voters| {
+        let up: Vec<u64> = voters.iter().copied().filter(|node| !down.contains_key(node)).collect();
+        let hears = |leader: u64| {
+            let heard =
+                |node: &&u64| **node == leader || talk(leader.min(**node), leader.max(**node));
+            up.iter().filter(heard).count()
+        };
+        up.iter().copied().filter(|leader| hears(*leader) > voters.len() / 2).collect()
+    }
+}
+
+#[test]
+fn a_held_way_gives_no_certain_quorum() {
+    let hold = Fault { from: 100, until: 300, kind: Kind::Hold { a: 2, b: 3 } };
+    let nodes = BTreeSet::from([1]);
+    let kill = Fault { from: 200, until: 400, kind: Kind::Crash { nodes, kill: true } };
+    let late = Fault { from: 500, until: 600, kind: Kind::Late { from: 3, to: 2, ms: 500 } };
+    let mut plan = Plan::new(0);
+    plan.steps.clear();
+    plan.tuning.latency_max_ms = 5;
+    plan.faults = vec![hold, kill, late];
+    let quorums = Quorums::new(&plan, &[]);
+    assert_eq!(quorums.quorum_ms(0, 700), 600, "2 and 3 alone cannot agree from 200 to 300");
+    assert_eq!(quorums.registry_ms_max(0, 700, 0), 700, "what is held may be a last vote");
+    plan.faults[1].until = 650;
+    let quorums = Quorums::new(&plan, &[]);
+    assert_eq!(quorums.quorum_ms(0, 700), 500, "nor while what 3 says is late");
 }
 
 #[test]
