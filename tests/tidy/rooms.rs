@@ -9,7 +9,7 @@ use crate::sources::{Source, file, rust};
 type Room = (&'static str, &'static [&'static str]);
 
 /// Of each crate with rooms, from the top down. `lib.rs` and `main.rs` may name all.
-const ROOMS: [(&str, &[Room]); 4] = [
+const ROOMS: [(&str, &[Room]); 5] = [
     (
         "quorate-node",
         &[
@@ -64,6 +64,28 @@ const ROOMS: [(&str, &[Room]); 4] = [
             ("config", &[]),
             ("types", &["runtime"]),
             ("runtime", &[]),
+        ],
+    ),
+    (
+        "quorate-state",
+        &[
+            ("snapshot", &["registry", "spec", "optional", "types"]),
+            (
+                "registry",
+                &["event", "command", "hash", "tables", "checks", "spec", "limits", "types"],
+            ),
+            ("forwarded", &["command", "spec", "limits", "types"]),
+            ("event", &["command", "spec", "types"]),
+            ("command", &["checks", "spec", "load", "limits", "types"]),
+            ("spec", &["checks", "load", "optional", "texts", "limits", "types"]),
+            ("checks", &["limits", "types"]),
+            ("load", &["limits"]),
+            ("tables", &["types"]),
+            ("hash", &[]),
+            ("optional", &[]),
+            ("texts", &[]),
+            ("types", &["limits"]),
+            ("limits", &[]),
         ],
     ),
     (

@@ -3,16 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
-use std::sync::Arc;
 
-use imbl::OrdMap;
-use imbl::ordmap::DiffItem;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::limits::{self, Invalid};
 use crate::record;
-use crate::registry::Registry;
-use crate::spec::Instance;
 use crate::types::{Incarnation, InstanceKey};
 
 /// What a probe does.
@@ -45,9 +40,9 @@ pub struct HealthCheck {
     pub interval_ms: u32,
     /// A probe that takes longer has failed, ms.
     pub timeout_ms: u32,
-    /// So many failed probes in a row make it critical.
+    /// The number of failed probes in a row that make it critical.
     pub failures_before_critical: u32,
-    /// So many good probes in a row make it passing.
+    /// The number of good probes in a row that make it passing.
     pub successes_before_passing: u32,
 }
 
@@ -292,32 +287,4 @@ pub fn host_and_port(uri: &str) -> Option<(&str, u16)> {
         (port, _) => port.parse().ok().filter(|port| *port != 0)?,
     };
     (!host.is_empty()).then_some((host, port))
-}
-
-/// The instances that have health checks, as they were at one time. Shares structure with the
-/// registry it is of: cheap to make and to keep.
-#[derive(Debug, Clone, Default)]
-pub struct CheckedInstances(OrdMap<InstanceKey, Arc<Instance>>);
-
-impl CheckedInstances {
-    /// The instances that came or changed since `before`, and the keys of those that went. Costs
-    /// what changed, not what there is.
-    pub fn since<'a>(
-        &'a self,
-        before: &'a Self,
-    ) -> impl Iterator<Item = (&'a InstanceKey, Option<&'a Arc<Instance>>)> {
-        before.0.diff(&self.0).map(|difference| match difference {
-            DiffItem::Add(key, after) | DiffItem::Update { new: (key, after), .. } => {
-                (key, Some(after))
-            }
-            DiffItem::Remove(key, _) => (key, None),
-        })
-    }
-}
-
-impl Registry {
-    /// The instances that have health checks.
-    pub fn checked(&self) -> CheckedInstances {
-        CheckedInstances(self.checked.clone())
-    }
 }

@@ -13,8 +13,7 @@ use crate::checks::HealthReport;
 use crate::limits::Invalid;
 use crate::load::Load;
 use crate::record;
-use crate::replies::Request;
-use crate::spec::{InstanceSpec, Override, Status, check_metadata, check_weight};
+use crate::spec::{InstanceSpec, NewValues, Override, Status, check_metadata, check_weight};
 use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Ttl};
 
 /// One log entry: what time it is, and what to do.
@@ -37,6 +36,22 @@ impl Command {
     pub fn new(clock: Clock, op: Op) -> Self {
         Self { clock, request: None, op }
     }
+}
+
+/// Names one write, the same for each attempt at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The process that makes it: a random number for each of its runs.
+    pub origin: u64,
+    /// Which of its requests it is.
+    pub number: u64,
+    /// All of its requests with lower numbers are over: answered or given up.
+    pub done_below: u64,
+    /// Registry time when the first attempt was made, or earlier.
+    pub since: Clock,
+    /// A digest of the write, which shows that an origin gave two writes one number; 0: none is
+    /// needed.
+    pub digest: u64,
 }
 
 /// For logs: the clock and the kind, without the content.
@@ -169,6 +184,11 @@ impl Update {
         }
         Ok(self)
     }
+
+    pub(crate) fn new_values(&self) -> NewValues<'_> {
+        let Self { status, weight, load, .. } = *self;
+        NewValues { status, weight, metadata: self.metadata.as_ref(), load }
+    }
 }
 
 /// What came of a command.
@@ -191,7 +211,7 @@ pub enum Reply {
         /// In the order of the command.
         unknown: Vec<LeaseId>,
     },
-    /// So many instances were removed.
+    /// The instances that were removed.
     Deregistered {
         /// At least one, unless the command named none.
         removed: u32,
@@ -245,12 +265,12 @@ pub enum Rejection {
         /// The number.
         number: u64,
     },
-    /// It was asked for before, so long ago that nobody knows what came of it.
+    /// It was asked for before, too long ago for its reply to be kept.
     #[error(
         "this write was asked for before and may have been done: what came of it is not known any more; read what is there, then send a new one"
     )]
     RequestForgotten,
-    /// There are so many overrides that there is no room for another one of this instance.
+    /// The registry holds as many overrides as it may.
     #[error(
         "{key} cannot be overridden: there are {limit} overrides, which is the limit for one {}; clear those that are of no use any more",
         if *registered { "more" } else { "of an instance that is not registered" }

@@ -78,7 +78,7 @@ impl Event {
 /// What applying one command gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
-    /// For whoever proposed the command.
+    /// The answer to the command.
     pub reply: Reply,
     /// For watchers, in the order of their revisions; empty when nothing changed.
     pub events: Vec<Arc<Event>>,

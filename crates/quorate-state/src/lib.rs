@@ -18,7 +18,6 @@ pub mod limits;
 mod load;
 mod optional;
 mod registry;
-mod replies;
 mod snapshot;
 mod spec;
 mod tables;
@@ -29,16 +28,16 @@ mod types;
 mod tests;
 
 pub use checks::{
-    CheckKind, CheckedInstances, Checks, Finding, Health, HealthCheck, HealthReason, HealthReport,
-    host_and_port,
+    CheckKind, Checks, Finding, Health, HealthCheck, HealthReason, HealthReport, host_and_port,
 };
-pub use command::{Command, Deregister, InstanceRef, Op, Register, Rejection, Reply, Update};
+pub use command::{
+    Command, Deregister, InstanceRef, Op, Register, Rejection, Reply, Request, Update,
+};
 pub use event::{Applied, Change, Event, RemoveReason};
 pub use limits::Invalid;
 pub use load::Load;
 pub use optional::{Optional, read_whole};
-pub use registry::{Counts, Lease, Registry, Service};
-pub use replies::Request;
+pub use registry::{CheckedInstances, Counts, Lease, Registry, Service};
 pub use snapshot::{SnapshotError, read_snapshot, read_snapshot_cluster, write_snapshot};
 pub use spec::{Instance, InstanceSpec, Override, SpecParts, Status};
 pub use tables::SortedMap;

@@ -11,11 +11,15 @@
 //! All maps are ordered and persistent (structure is shared between clones), so cloning a registry
 //! costs almost nothing: snapshots and long reads work on a clone while commands go on.
 
+mod checked;
 pub(crate) mod deregister;
 pub(crate) mod instances;
+mod lease_table;
 pub(crate) mod leases;
 mod read;
+pub(crate) mod replies;
 
+pub use checked::CheckedInstances;
 pub use instances::Service;
 pub use leases::Lease;
 pub use read::Counts;
@@ -30,10 +34,10 @@ use crate::event::{Applied, Event};
 use crate::hash::{Kind, StateHash};
 use crate::limits;
 use crate::registry::deregister::Tombstone;
-use crate::replies::{Known, Replies};
+use crate::registry::lease_table::LeaseTable;
+use crate::registry::replies::{Known, Replies};
 use crate::spec::{Instance, Override};
 use crate::tables::deadlines::Deadlines;
-use crate::tables::lease_table::LeaseTable;
 use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Revision, ServiceKey, Ttl};
 
 /// The whole replicated state.
@@ -218,7 +222,7 @@ impl Registry {
         if update.target.incarnation.is_some_and(|named| named > held.incarnation) {
             return Err(Rejection::UnknownInstance(key.clone()));
         }
-        let spec = held.spec.updated(update);
+        let spec = held.spec.updated(update.new_values());
         self.put_instance(key, spec, held.incarnation, held.lease, events);
         Ok(Reply::Updated)
     }

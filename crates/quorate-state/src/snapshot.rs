@@ -16,7 +16,7 @@ use crate::registry::Registry;
 use crate::registry::deregister::Tombstone;
 use crate::registry::instances::Service;
 use crate::registry::leases::Lease;
-use crate::replies::{Done, Origin};
+use crate::registry::replies::{Done, Origin};
 use crate::spec::{Instance, Override};
 use crate::types::{Clock, InstanceKey, LeaseId, Revision, ServiceKey};
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::checks::{Checks, Finding, Health, HealthCheck, HealthReason};
-use crate::command::Update;
 use crate::limits::{self, Invalid};
 use crate::load::Load;
 use crate::optional::Optional;
@@ -155,6 +154,15 @@ impl fmt::Debug for InstanceSpec {
     }
 }
 
+/// What is to change of an instance; `None`: nothing.
+pub(crate) struct NewValues<'a> {
+    pub(crate) status: Option<Status>,
+    pub(crate) weight: Option<u32>,
+    /// All of it.
+    pub(crate) metadata: Option<&'a BTreeMap<String, String>>,
+    pub(crate) load: Option<Load>,
+}
+
 impl InstanceSpec {
     /// Checks the parts; `field` is what errors call the instance, e.g. `instances[3]`.
     ///
@@ -281,8 +289,8 @@ impl InstanceSpec {
         self.checks.as_deref()
     }
 
-    pub(crate) fn updated(&self, update: &Update) -> Self {
-        let Update { target: _, status, weight, metadata, load } = update;
+    pub(crate) fn updated(&self, new: NewValues<'_>) -> Self {
+        let NewValues { status, weight, metadata, load } = new;
         let mut spec = self.clone();
         spec.status = status.unwrap_or(spec.status);
         spec.weight = weight.unwrap_or(spec.weight);
@@ -338,7 +346,7 @@ fn check_endpoints(
     Ok(())
 }
 
-/// RFC 3986, section 4.3, as far as it can be told without knowing the scheme: a scheme, a colon,
+/// RFC 3986, section 4.3, as far as it holds for every scheme: a scheme, a colon,
 /// something after it, and only characters that may stand in a URI.
 fn is_absolute_uri(uri: &str) -> bool {
     let Some((scheme, rest)) = uri.split_once(':') else { return false };

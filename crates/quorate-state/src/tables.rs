@@ -2,7 +2,6 @@
 
 pub(crate) mod deadlines;
 pub(crate) mod kept;
-pub(crate) mod lease_table;
 pub(crate) mod sorted_map;
 
 pub use sorted_map::SortedMap;

@@ -13,7 +13,8 @@ use std::fmt;
 use arcstr::ArcStr;
 use serde::{Serialize, Serializer};
 
-/// See the head of this file. Equal contents are equal texts. Never changed, only made anew.
+/// Several texts in one block of memory. Equal contents are equal texts. Never changed, only made
+/// anew.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Texts(ArcStr);
 
@@ -148,7 +149,7 @@ impl<'a> Reader<'a> {
         text
     }
 
-    /// How many there are, and all of them: each of so many texts.
+    /// The number of its items, and the items: each of this many texts.
     fn group(&mut self, texts: usize) -> (usize, &'a str) {
         let count = self.number();
         let mut end = 0;

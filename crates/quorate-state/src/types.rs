@@ -48,7 +48,7 @@ impl Ttl {
     /// What a registration gets that asks for none.
     pub const DEFAULT: Self = Self(limits::TTL_DEFAULT_MS as u32);
 
-    /// A TTL of so many ms.
+    /// A TTL in ms.
     ///
     /// # Errors
     /// Under a second or over 24 hours.

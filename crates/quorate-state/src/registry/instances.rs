@@ -28,7 +28,7 @@ pub struct Service {
 }
 
 impl Registry {
-    /// Makes the instance what is said here; nothing happens, and no event is told, where it is
+    /// Makes the instance what is said here; nothing happens, and there is no event, where it is
     /// that already.
     pub(crate) fn put_instance(
         &mut self,
@@ -106,7 +106,7 @@ impl Registry {
         InstanceKey { service, id: key.id.clone() }
     }
 
-    /// Takes an instance out and tells why; its lease still lists it.
+    /// Takes an instance out, for a reason that the event names; its lease still lists it.
     pub(crate) fn remove_instance(
         &mut self,
         key: &InstanceKey,

@@ -31,9 +31,9 @@ pub(crate) const TOMBSTONE_MS: u64 = 120_000;
 /// A service without instances is remembered as known this long, ms of registry time.
 pub(crate) const EMPTY_SERVICE_MS: u64 = 60 * 60 * 1_000;
 
-/// So many instances (and records that only wait to be forgotten) end by time in one command; the
-/// last lease of them ends whole. About 0.5 ms of work. All nodes must have the same: another
-/// number would be another state machine.
+/// The most instances (and records that only wait to be forgotten) that end by time in one command;
+/// the last lease of them ends whole. About 0.5 ms of work. All nodes must have the same: with
+/// another number, it would be another state machine.
 pub(crate) const ENDED_PER_COMMAND: usize = if cfg!(test) { 2 } else { 250 };
 
 /// Keeps the instances of one process.

@@ -17,7 +17,7 @@ pub(crate) enum Due {
     Origin(u64),
 }
 
-/// See the head of this file.
+/// Every deadline of a registry, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Deadlines {
     leases: OrdSet<(Clock, LeaseId)>,

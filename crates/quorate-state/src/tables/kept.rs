@@ -4,7 +4,7 @@
 use crate::tables::sorted_map::SortedMap;
 use crate::types::InstanceKey;
 
-/// See the head of this file. Equal sets are equal values: `Many` has at least two.
+/// The instances of one lease. Equal sets are equal values: `Many` has at least two.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Kept {
     #[default]

@@ -13,7 +13,7 @@ const BLOCK: usize = 32;
 
 type Block<K, V> = Arc<Vec<(K, V)>>;
 
-/// See the head of this file.
+/// A map that is ordered by key, in blocks.
 #[derive(Debug, Clone)]
 pub struct SortedMap<K, V>(Blocks<K, V>);
 

@@ -13,7 +13,7 @@ use crate::Revision;
 use crate::ServiceKey;
 use crate::hash::{Kind, StateHash};
 use crate::registry::leases::EMPTY_SERVICE_MS;
-use crate::replies::{Done, ORIGIN_MS, ORIGINS_MAX, REPLIES_MAX, USED_STEP_MS};
+use crate::registry::replies::{Done, ORIGIN_MS, ORIGINS_MAX, REPLIES_MAX, USED_STEP_MS};
 use crate::tables::deadlines::{Deadlines, Due};
 
 #[track_caller]

@@ -128,7 +128,7 @@ fn uri_text(uri: &str) -> String {
     spec_text(|p| p.endpoints = endpoints)
 }
 
-/// So many entries, of so many bytes of keys and values together.
+/// This many entries, whose keys and values take this many bytes together.
 fn metadata(entries: usize, bytes: usize) -> BTreeMap<String, String> {
     let mut metadata: BTreeMap<_, _> =
         (0..entries).map(|i| (format!("{i:04}"), String::new())).collect();

@@ -322,7 +322,7 @@ impl Model {
         }
     }
 
-    /// Makes or changes an instance; tells it only if that made a difference.
+    /// Makes or changes an instance; an event only if that made a difference.
     fn put(&mut self, key: &InstanceKey, change: impl FnOnce(&mut Instance)) {
         let next = Revision(self.revision + 1);
         let before = self.find(key).cloned();

@@ -299,8 +299,8 @@ proptest! {
         }
     }
 
-    /// However many graces are given, who does not renew is gone by TTL + min(grace, TTL) after the
-    /// last renewal.
+    /// However many graces are given, a lease without renewals ends by TTL + min(grace, TTL) after
+    /// the last renewal.
     #[test]
     fn graces_are_bounded(
         ttl_ms in 1_000..60_000_u64,

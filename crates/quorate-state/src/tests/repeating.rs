@@ -1,4 +1,5 @@
-//! A write that is handed in again is answered and not done again, for as long as that can be told.
+//! A write that is handed in again is answered and not done again, for as long as its reply is
+//! kept.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -6,7 +7,7 @@ use proptest::prelude::*;
 use super::golden::{hex, snapshot_bytes};
 use super::invariants::check_invariants;
 use super::*;
-use crate::replies::{ORIGIN_MS, ORIGINS_MAX, REPLIES_MAX, USED_STEP_MS};
+use crate::registry::replies::{ORIGIN_MS, ORIGINS_MAX, REPLIES_MAX, USED_STEP_MS};
 
 fn request(origin: u64, number: u64) -> Request {
     Request { origin, number, done_below: 0, since: Clock(0), digest: 0 }

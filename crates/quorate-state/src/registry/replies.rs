@@ -1,17 +1,17 @@
 //! Which writes were done, and with what reply, so that one which is handed in again is answered
 //! and not done again.
 //!
-//! A write that was proposed may be in the log although nobody heard so: its leader died, or its
-//! answer was lost. Whoever hands it in again gives it the same [`Request`]; the first entry with
-//! it does the write, later ones find its reply here. After RIFL (Lee et al., "Implementing
-//! Linearizability at Large Scale and Low Latency", SOSP 2015) and section 6.3 of Ongaro's thesis
-//! on Raft: whoever makes requests (an origin) numbers them, and says with each which of its
+//! A write that was proposed may be in the log although its answer never came: its leader died, or
+//! the answer was lost. A retry carries the same [`Request`]; the first entry with it does the
+//! write, later ones find its reply here. After RIFL (Lee et al., "Implementing Linearizability at
+//! Large Scale and Low Latency", SOSP 2015) and section 6.3 of Ongaro's thesis
+//! on Raft: an origin (a process that makes requests) numbers them, and says with each which of its
 //! earlier ones are over; only those that are not need a reply. A refused write changes nothing, so
 //! no reply is kept of it.
 //!
 //! An origin that made no request for [`ORIGIN_MS`] is forgotten, and so is the one that was first
-//! heard of longest ago when there are too many. Invariants: a write is done only where it can be
-//! told that it was not done before, that is, where its origin is known since before its first
+//! heard of longest ago when there are too many. Invariants: a write is done only where it is
+//! certain that it was not done before, that is, where its origin is known since before its first
 //! attempt, or no origin was forgotten that was heard of since then.
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Rejection, Reply};
+use crate::command::{Rejection, Reply, Request};
 use crate::hash::Kind;
 use crate::registry::Registry;
 use crate::tables::deadlines::Due;
@@ -32,29 +32,14 @@ pub(crate) const ORIGIN_MS: u64 = 120_000;
 /// The last use of an origin is known to this, ms: noting each would cost more than it is worth.
 pub(crate) const USED_STEP_MS: u64 = 10_000;
 
-/// So many origins are remembered: each process of a large site restarting within [`ORIGIN_MS`].
-/// About 200 bytes each.
+/// The most origins that are remembered: enough for each process of a large site to restart within
+/// [`ORIGIN_MS`]. About 200 bytes each.
 pub(crate) const ORIGINS_MAX: usize = if cfg!(test) { 4 } else { 131_072 };
 
-/// So many replies are kept for one origin: all calls that one node may have under way.
+/// The most replies that are kept for one origin: all calls that one node may have under way.
 pub(crate) const REPLIES_MAX: usize = if cfg!(test) { 4 } else { 32_768 };
 
-/// Names one write, the same for each attempt at it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
-    /// Who makes it: a random number, one for each run of a process.
-    pub origin: u64,
-    /// Which of its requests it is.
-    pub number: u64,
-    /// All of its requests with lower numbers are over: answered or given up.
-    pub done_below: u64,
-    /// Registry time when the first attempt was made, or earlier.
-    pub since: Clock,
-    /// Of what is to be done, to find out who gives two writes one number; 0 where that cannot be.
-    pub digest: u64,
-}
-
-/// Whoever makes requests.
+/// A process that makes requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Origin {
     pub(crate) id: u64,
@@ -87,7 +72,7 @@ pub(crate) struct Done {
     pub(crate) reply: Reply,
 }
 
-/// See the head of this file.
+/// The replies that are kept, by origin.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Replies {
     origins: OrdMap<u64, Origin>,
@@ -104,7 +89,7 @@ pub(crate) enum Known {
     New,
     /// It was, with this reply.
     Done(Arc<Done>),
-    /// It cannot be told any more, or is not to be done.
+    /// Its reply is not known any more, or it is not to be done.
     Refused(Rejection),
 }
 
@@ -119,7 +104,7 @@ impl Replies {
         let origin = self.origins.get(&request.origin);
         let late = self.forgotten.is_none_or(|forgotten| request.since > forgotten);
         // An origin may have been forgotten and come back: what it asked for before that is not
-        // known.
+        // An origin may have been forgotten and come back: its requests before that are not known.
         let told = late || origin.is_some_and(|origin| origin.begun <= request.since);
         let over = origin.is_some_and(|origin| request.number < origin.done_below);
         match told && !over {

@@ -9,10 +9,11 @@ use imbl::OrdMap;
 use crate::registry::leases::Lease;
 use crate::types::LeaseId;
 
-/// So many ids share a block, which is copied when one of them changes and a clone shares it.
+/// The number of ids that share a block. A block is copied when one of its leases changes while a
+/// clone shares it.
 const BLOCK: u64 = 16;
 
-/// See the head of this file. Cheap to clone, as all that a registry is made of.
+/// Leases by id. Cheap to clone, like all that a registry is made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LeaseTable {
     /// By id / [`BLOCK`]; none is empty. Leases in the order of their ids.
