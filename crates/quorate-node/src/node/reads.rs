@@ -213,7 +213,9 @@ impl Node {
         }
     }
 
-    /// Keeps asking, once in a heartbeat, and at once when somebody else leads.
+    /// Keeps asking, once in a heartbeat, and at once when another node leads. Messages that were
+    /// merely read prove no age: they may have waited while this node stood still. Not covered: a
+    /// machine whose monotonic clock stands still with it (a paused VM).
     pub(crate) async fn stay_fresh(&self) -> Infallible {
         let every = Duration::from_millis(self.tunables.heartbeat_ms);
         loop {
