@@ -35,7 +35,7 @@ pub(crate) struct RunArgs {
     /// Only these workloads, e.g. w1,w7
     #[arg(long, value_delimiter = ',')]
     pub(crate) only: Vec<Workload>,
-    /// Repetitions; medians are told
+    /// Repetitions; the medians are printed
     #[arg(long, default_value_t = 1)]
     pub(crate) reps: u32,
     /// The share of the work that is done: less than 1 for a look, not for a figure

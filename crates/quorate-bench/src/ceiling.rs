@@ -91,7 +91,7 @@ fn line(name: &str, figures: [String; 5]) -> String {
     format!("{name:<46} {}", figures.join(" "))
 }
 
-/// Measures all limits, so long each.
+/// Measures all limits, for this long each.
 pub(crate) async fn measure(dir: &Path, time: Duration) -> Result<Vec<Limit>> {
     let port = free_port()?;
     let own = std::env::current_exe().context("finding our own executable")?;

@@ -29,7 +29,7 @@ pub(crate) struct Programs {
     pub(crate) etcd: Option<PathBuf>,
 }
 
-/// See the head of this file. Dropped, its processes and data are gone.
+/// Three server processes. Dropped, its processes and data are gone.
 pub(crate) struct Cluster {
     pub(crate) peer: Peer,
     pub(crate) nodes: Vec<Node>,
@@ -127,7 +127,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// New connections, so many to each node, ordered round the nodes: each run of three goes to
+    /// New connections, this many to each node, ordered round the nodes: each run of three goes to
     /// three nodes.
     pub(crate) async fn connect(&self, per_node: usize) -> Result<Vec<Connection>> {
         let mut connections = Vec::new();

@@ -1,6 +1,6 @@
-//! How work is brought to a cluster: so many calls at once, each as soon as the one before is
-//! answered, or at a fixed rate. Counts operations, latencies and processor time; knows nothing of
-//! what the calls do.
+//! How work is brought to a cluster: a fixed number of calls at once, each as soon as the one
+//! before is answered, or at a fixed rate. Counts operations, latencies and processor time; knows
+//! nothing of what the calls do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -86,9 +86,9 @@ impl Measured {
 /// When a phase ends.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Until {
-    /// After so many operations.
+    /// After this many operations.
     Count(u64),
-    /// After so much time; what is under way then is still waited for and counted.
+    /// After this much time; what is under way then is still waited for and counted.
     Time(Duration),
 }
 
@@ -105,9 +105,9 @@ where
     closed_loop_of(cluster.pids(), workers, until, operation).await
 }
 
-/// Runs `operation` so many times at once until the end, and counts the processor time of these
-/// processes. It is given the worker's number and the operation's, which count from 0 on. The first
-/// error ends everything.
+/// Keeps this many runs of `operation` under way until the end, and counts the processor time of
+/// these processes. It is given the worker's number and the operation's, which count from 0 on. The
+/// first error ends everything.
 pub(crate) async fn closed_loop_of<F>(
     pids: Vec<u32>,
     workers: usize,

@@ -6,7 +6,7 @@
 //! | `workload`, `workload/*` | W1 to W8: what is done and checked |
 //! | `ceiling` | what gRPC and the disk can do at most |
 //! | `wire`, `wire/*` | the calls, on either peer |
-//! | `cluster`, `process`, `disk`, `ports`, `programs`, `machine` | three server processes; what /proc and the disk tell |
+//! | `cluster`, `process`, `disk`, `ports`, `programs`, `machine` | three server processes; what /proc and the disk say |
 //! | `load`, `item` | calls at once or at a rate; what is registered |
 //! | `sample`, `rows`, `targets` | figures, medians and ratios, what is wanted |
 //! | `table`, `report`, `report/*`, `output` | for terminals, for browsers |

@@ -82,7 +82,7 @@ async fn measure(args: &RunArgs, programs: &Programs, peers: &[Peer]) -> Result<
         limits,
         notes,
     };
-    tell(args, &outcome)?;
+    print(args, &outcome)?;
     ensure!(!outcome.rows.is_empty(), "nothing was measured");
     Ok(())
 }
@@ -96,7 +96,8 @@ async fn repeat(
     let (mut all, mut notes) = (Vec::new(), Vec::new());
     for repetition in 1..=reps {
         for workload in workloads {
-            // Who begins alternates, so that neither always gets the machine as the other left it.
+            // The peer that begins alternates, so that neither always gets the machine as the other
+            // left it.
             let turns: Vec<Peer> = if repetition % 2 == 1 {
                 peers.to_vec()
             } else {
@@ -122,7 +123,7 @@ async fn repeat(
     (all, notes)
 }
 
-fn tell(args: &RunArgs, outcome: &Outcome) -> Result<()> {
+fn print(args: &RunArgs, outcome: &Outcome) -> Result<()> {
     table::table(&outcome.rows, args.details).iter().for_each(|line| output::line(line));
     outcome.notes.iter().for_each(|note| output::line(&format!("note: {note}")));
     let write = |path: &Option<PathBuf>, text: &dyn Fn() -> Result<String>| match path {

@@ -1,4 +1,4 @@
-//! A child process, and what /proc tells of it. Ends nothing but what it started, by its handle.
+//! A child process, and what /proc says of it. Ends nothing but what it started, by its handle.
 
 use std::fs::{File, OpenOptions};
 use std::path::Path;

@@ -7,10 +7,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::output;
 
-/// `quorate`: as told, else beside our own executable, where cargo puts both. Built if it is not
+/// `quorate`: as given, else beside our own executable, where cargo puts both. Built if it is not
 /// there; and whenever cargo started us, so that nobody measures yesterday's server.
-pub(crate) fn quorate(told: Option<&Path>) -> Result<PathBuf> {
-    if let Some(path) = told {
+pub(crate) fn quorate(given: Option<&Path>) -> Result<PathBuf> {
+    if let Some(path) = given {
         ensure!(path.is_file(), "{} is not there", path.display());
         return Ok(path.to_owned());
     }

@@ -33,7 +33,7 @@ const DETAILS: [&str; 8] = [
     "client cpu each",
     "peak memory",
     "backup size",
-    "changes told one by one",
+    "changes seen one by one",
     "first write, worst",
     "first renewal, worst",
 ];

@@ -6,7 +6,7 @@ use crate::ceiling::APPEND;
 /// A bound on one figure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Bound {
-    /// So many times better than the peer in the same run.
+    /// This many times better than the peer in the same run.
     Times(f64),
     /// Our own figure, at least.
     AtLeast(f64),

@@ -63,7 +63,7 @@ pub(crate) struct NodeView {
     pub(crate) applied: u64,
 }
 
-/// What a watcher was told of one instance.
+/// What a watcher received of one instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Event {
     /// The instance's number.

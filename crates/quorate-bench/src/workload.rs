@@ -1,5 +1,5 @@
 //! The workloads, one file each. Each brings the same work to one peer, checks what is there
-//! afterwards, and tells figures.
+//! afterwards, and gives figures.
 
 mod expiry;
 mod failover;
@@ -125,7 +125,7 @@ const PREPARING: usize = 256;
 const WARM_UP: u64 = 300;
 
 impl Setting<'_> {
-    /// So many, scaled; never fewer than `least`.
+    /// This many, scaled; never fewer than `least`.
     fn scaled(&self, count: u64, least: u64) -> u64 {
         ((count as f64 * self.scale).round() as u64).max(least)
     }
@@ -173,7 +173,7 @@ impl Setting<'_> {
         Ok(std::mem::take(&mut *leases))
     }
 
-    /// The same with so many instances to a lease.
+    /// The same with this many instances to a lease.
     async fn prepare_shared(
         &self,
         cluster: &Cluster,

@@ -1,5 +1,5 @@
-//! The tool does a little of each kind of work on a real cluster and tells figures that can be. How
-//! large they are is no matter of a test.
+//! The tool does a little of each kind of work on a real cluster and prints figures that can be.
+//! How large they are is no matter of a test.
 
 #![allow(clippy::print_stderr, reason = "says why a part is skipped")]
 

@@ -18,7 +18,7 @@ fn main() {
 /// About what a registration's entry has.
 const PAYLOAD_BYTES: usize = 400;
 
-/// One append of so many entries, until it is reported as flushed.
+/// One append of this many entries, until it is reported as flushed.
 #[divan::bench(args = [1, 16, 256], max_time = 5)]
 fn append(bencher: Bencher, entries: u64) {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("can be made");

@@ -87,7 +87,7 @@ pub enum OpenError {
     Damaged {
         /// The damaged file.
         path: PathBuf,
-        /// Where, if sled could tell.
+        /// Where, if sled knows.
         offset_bytes: Option<u64>,
         /// What sled found.
         #[source]

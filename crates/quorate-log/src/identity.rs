@@ -35,15 +35,15 @@ pub enum StampError {
     Foreign {
         /// The log's directory.
         path: PathBuf,
-        /// Who it belongs to.
+        /// The node that it belongs to.
         owner: Identity,
-        /// Who tried to claim it.
+        /// The node that tried to claim it.
         claimant: Identity,
     },
     /// The identity could not be written.
     #[error("cannot record in the log that it belongs to {claimant}")]
     Write {
-        /// Who tried to claim it.
+        /// The node that tried to claim it.
         claimant: Identity,
         /// What went wrong.
         #[source]

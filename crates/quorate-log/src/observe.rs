@@ -24,7 +24,7 @@ thread_local! {
     static OBSERVER: RefCell<Option<Observer>> = const { RefCell::new(None) };
 }
 
-/// From now on `observer` is told what this thread does; `None` ends it.
+/// From now on `observer` learns what this thread does; `None` ends that.
 pub(crate) fn set(observer: Option<Observer>) {
     OBSERVER.with_borrow_mut(|place| *place = observer);
 }

@@ -2,7 +2,7 @@
 //! that was reported as durable must be there, and nothing that was never written; work goes on
 //! from there until the next cut.
 //!
-//! `QUORATE_CUT_SEED` runs one seed, `QUORATE_CUT_SEEDS` so many of them.
+//! `QUORATE_CUT_SEED` runs one seed, `QUORATE_CUT_SEEDS` that number of them.
 
 #![allow(clippy::unwrap_used, reason = "a step that fails is a failed test")]
 
@@ -34,7 +34,7 @@ struct Work {
     turns: usize,
     steps_max: usize,
     entries_max: u64,
-    /// An image is taken once in so many writes and syncs of the journal.
+    /// The number of writes and syncs of the journal for each image.
     events_per_cut: u32,
     images_min: usize,
 }
@@ -131,7 +131,7 @@ impl Run {
             let is_cut_early = !cuts.is_empty() && self.random.random_ratio(1, 4);
             if !is_cut_early {
                 cuts.clear();
-                // What it found, it may have told others: that must stay.
+                // Others may know of what it found: that must stay.
                 self.states = vec![found];
                 self.acknowledge();
                 for step in

@@ -25,8 +25,8 @@ pub use file::{SnapshotBody, SnapshotBytes, SnapshotFile};
 const FINAL_EXTENSION: &str = "snapshot";
 const TEMPORARY_EXTENSION: &str = "incomplete";
 
-/// A file that is being made is synced after so many bytes: the log's syncs, which share its disk,
-/// would wait for as long as one sync of all of it takes.
+/// A file that is being made is synced each time after this many bytes: the log's syncs, which
+/// share its disk, would wait for as long as one sync of all of it takes.
 const SYNC_AFTER_BYTES: usize = 1024 * 1024;
 
 /// The snapshots of one node. Clones share the directory; no other process may use it (the log's

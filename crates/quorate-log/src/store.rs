@@ -30,7 +30,7 @@ use crate::store::writer::{Change, Operation, QUEUE_OPERATIONS_MAX, Report, Writ
 mod raft;
 pub(crate) mod writer;
 
-/// Who writes to the disk.
+/// The thread that writes to the disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Io {
     /// A thread named `quorate-log`; appends that arrive while it syncs share the next sync.
@@ -43,7 +43,7 @@ pub enum Io {
 /// How to open a log.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LogOptions {
-    /// Who writes to the disk.
+    /// The thread that writes to the disk.
     pub io: Io,
     /// Keep at most this many encoded bytes of recent entries in memory; the default and maximum is
     /// 2 MiB. Lower it to make tests read from the disk.
@@ -169,7 +169,7 @@ impl<C: RaftTypeConfig> LogStore<C> {
         self.shared().doubted.load(Ordering::Acquire)
     }
 
-    /// Doubt the log, or put an end to that; remembered also by who opens it next.
+    /// Doubt the log, or put an end to that; the next opening finds it so.
     ///
     /// # Errors
     /// It cannot be written.
@@ -182,7 +182,7 @@ impl<C: RaftTypeConfig> LogStore<C> {
 
     /// Give back what the log's file takes beyond what it holds, if that is much, can be done
     /// within a moment and with no more than `room_bytes` of the disk meanwhile: best when little
-    /// is written. It is done when what was purged is removed; nobody is told.
+    /// is written. It is done when what was purged is removed, later than this returns.
     ///
     /// # Errors
     /// Nothing can be written any more.

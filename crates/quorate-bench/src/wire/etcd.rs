@@ -224,7 +224,7 @@ impl WatchStream {
         walk(&message, |number, value| {
             match (number, value) {
                 (WATCH_CANCELED, Value::Number(1)) => bail!("a watch was cancelled"),
-                (WATCH_EVENTS, Value::Bytes(told)) => events.push(event(told)?),
+                (WATCH_EVENTS, Value::Bytes(bytes)) => events.push(event(bytes)?),
                 _ => {}
             }
             Ok(())
@@ -260,9 +260,9 @@ fn found(kv: &[u8]) -> Result<Found<'_>> {
     Ok(found)
 }
 
-fn event(told: &[u8]) -> Result<Event> {
+fn event(bytes: &[u8]) -> Result<Event> {
     let (mut removed, mut kv) = (false, None);
-    walk(told, |number, value| {
+    walk(bytes, |number, value| {
         match (number, value) {
             (EVENT_TYPE, Value::Number(kind)) => removed = kind == EVENT_DELETE,
             (EVENT_KV, Value::Bytes(encoded)) => kv = Some(found(encoded)?),
@@ -326,11 +326,11 @@ mod tests {
             r#type: etcd::event::EventType::Delete.into(),
             kv: Some(KeyValue { value: Bytes::new(), ..kv(&items[1]) }),
         };
-        let told = WatchResponse { events: vec![put, delete], ..Default::default() };
+        let response = WatchResponse { events: vec![put, delete], ..Default::default() };
         let mut events = Vec::new();
-        walk(&told.encode_to_vec(), |number, value| {
-            if let (WATCH_EVENTS, Value::Bytes(told)) = (number, value) {
-                events.push(event(told)?);
+        walk(&response.encode_to_vec(), |number, value| {
+            if let (WATCH_EVENTS, Value::Bytes(bytes)) = (number, value) {
+                events.push(event(bytes)?);
             }
             Ok(())
         })

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tonic::codegen::{Service, StdError};
 
-/// No call of the workloads takes so long on a cluster that works.
+/// Longer than any call of the workloads takes on a cluster that works.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The same receive windows for both peers, so large that loopback never waits for them.
@@ -111,7 +111,7 @@ fn send(mut body: tonic::body::Body, mut stream: SendStream<Bytes>) -> Result<()
     }
 }
 
-/// Ends with the stream: whoever waits for its answers is told.
+/// Ends with the stream, and with it the wait for its answers.
 async fn send_rest(mut body: tonic::body::Body, mut stream: SendStream<Bytes>) {
     while let Some(Ok(piece)) = next(&mut body).await {
         if stream.send_data(piece, false).is_err() {

@@ -29,7 +29,7 @@ const OPEN_MAX: usize = 32;
 /// How long the writer is measured before anything ends, and where there is no end to wait for, at
 /// least.
 const IDLE: Duration = Duration::from_secs(5);
-/// The writer's second phase begins so long before the first deadline.
+/// The writer's second phase begins this long before the first deadline.
 const LEAD: Duration = Duration::from_millis(200);
 /// More than the slowest peer takes.
 const ALL_GONE_WITHIN: Duration = Duration::from_secs(180);
@@ -145,7 +145,7 @@ async fn write(
     .await
 }
 
-/// When the first and the last of so many removals arrived.
+/// When the first and the last of this many removals arrived.
 async fn until_all_are_gone(mut stream: WatchStream, count: u64) -> Result<(Instant, Instant)> {
     let (mut removed, mut first) = (0, None);
     let mut events = Vec::new();

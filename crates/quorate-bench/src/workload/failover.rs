@@ -18,7 +18,7 @@ use crate::wire::{Connection, Peer};
 const KEPT: &str = "kept";
 const LEASES: u64 = 1_000;
 const TTL: Duration = Duration::from_secs(10);
-/// Who renews them.
+/// The clients that renew them.
 const KEEPERS: u64 = 16;
 /// What the writers change.
 const WRITTEN: &str = "written";
@@ -29,7 +29,7 @@ const ATTEMPT_EVERY: Duration = Duration::from_millis(5);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS_OPEN_MAX: usize = 500;
 const RECOVERED_WITHIN: Duration = Duration::from_secs(60);
-/// A cluster whose nodes just came back is left alone so long.
+/// A cluster whose nodes just came back is left alone for this long.
 const SETTLE: Duration = Duration::from_millis(1500);
 
 /// How the leader goes.

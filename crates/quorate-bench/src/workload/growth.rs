@@ -54,13 +54,13 @@ pub(super) async fn run(setting: &Setting<'_>, peer: Peer, samples: &mut Samples
         watchers.push((count, cost.with_context(|| format!("{count} watchers"))?));
     }
     for (kind, costs) in kinds.iter().map(|(kind, costs)| (*kind, costs)) {
-        tell(samples, kind, costs);
+        add(samples, kind, costs);
     }
-    tell(samples, "event, watchers", &watchers);
+    add(samples, "event, watchers", &watchers);
     Ok(())
 }
 
-fn tell(samples: &mut Samples, name: &str, costs: &Costs) {
+fn add(samples: &mut Samples, name: &str, costs: &Costs) {
     for (size, cost) in costs {
         let mut variant = samples.of("W8", format!("{name} at {size}"));
         variant.add("server cpu each", "us", Better::Lower, *cost);
@@ -84,7 +84,7 @@ fn each_us(measured: &Measured) -> f64 {
     servers.as_secs_f64() * 1e6 / measured.operations as f64
 }
 
-/// The costs of a registration, a renewal, a fetch and an event with so many instances there.
+/// The costs of a registration, a renewal, a fetch and an event in a registry of this size.
 async fn at_size(setting: &Setting<'_>, size: u64) -> Result<[f64; 4]> {
     let (cluster, connections) = setting.cluster(Peer::Quorate).await?;
     let leases = setting.prepare(&cluster, &connections, GROUP, size, LONG_TTL).await?;
@@ -134,7 +134,7 @@ async fn fetches(
     closed_loop(cluster, IN_FLIGHT.min(PREPARING), Until::Time(time), fetch).await
 }
 
-/// The cost of an event with so many watchers.
+/// The cost of an event with this many watchers.
 async fn with_watchers(setting: &Setting<'_>, watchers: u64) -> Result<f64> {
     let (cluster, connections) = setting.cluster(Peer::Quorate).await?;
     let watched = watch::prepare(setting, &cluster, &connections).await?;

@@ -19,7 +19,7 @@ use crate::sample::{Better, Samples};
 use crate::wire::{Connection, Peer};
 
 const GROUP: &str = "held";
-/// Measured so long, after everything was renewed once.
+/// How long is measured, after everything was renewed once.
 const SECONDS: f64 = 20.0;
 /// Clients that register at once.
 const REGISTERING: usize = 64;
@@ -27,7 +27,7 @@ const REGISTERING: usize = 64;
 /// shall not end it all.
 const REGISTER_WITHIN: Duration = Duration::from_secs(60);
 
-/// Who holds what.
+/// The leases of one client.
 struct Shape {
     name: &'static str,
     clients: u64,

@@ -54,7 +54,7 @@ pub(super) async fn shared_leases(
     samples: &mut Samples,
 ) -> Result<()> {
     for in_flight in IN_FLIGHT {
-        // Enough leases that so many calls are in flight.
+        // Enough leases for that many calls in flight.
         let groups = (in_flight as u64).max(REGISTRATIONS / LEASE_SIZE);
         let groups = setting.scaled(groups, (in_flight as u64).min(8));
         let (cluster, connections) = setting.cluster(peer).await?;

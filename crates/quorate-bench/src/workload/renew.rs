@@ -64,7 +64,7 @@ async fn open(connections: &[Connection], leases: &[u64]) -> Result<Vec<RenewStr
     Ok(streams)
 }
 
-/// Renews round the leases, with so many messages under way, until the deadline; then waits for
+/// Renews round the leases, with this many messages under way, until the deadline; then waits for
 /// what is under way. Each answer is checked: a lease that is gone is an error.
 async fn keep_renewing(
     mut stream: RenewStream,

@@ -24,13 +24,13 @@ const WRITES_PER_SECOND: f64 = 200.0;
 const OPEN_MAX: usize = 32;
 const READ_WITHIN: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(2);
-/// The memory of a cluster with nothing in it is looked at so long after its start.
+/// The memory of an empty cluster is read this long after its start.
 const REST: Duration = Duration::from_secs(2);
-/// A node is at rest when it holds as much on its disk at so many looks in a row.
+/// A node is at rest when it holds as much on its disk at this many looks in a row.
 const SAME_LOOKS: usize = 4;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const REST_WITHIN: Duration = Duration::from_secs(120);
-/// The writer is measured so long before a copy is made.
+/// The writer is measured for this long before a copy is made.
 const IDLE: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(setting: &Setting<'_>, peer: Peer, samples: &mut Samples) -> Result<()> {
@@ -146,7 +146,7 @@ async fn copies(
     Ok(())
 }
 
-/// Writes until `work` is done; the writes' latencies, and how long the work took and what it told.
+/// Writes until `work` is done; the writes' latencies, how long the work took, and its result.
 async fn writing_while(
     connections: &[Connection],
     leases: &[u64],
@@ -158,9 +158,9 @@ async fn writing_while(
     let writing = write(connections, leases, stamps_from, move || over.load(Ordering::Relaxed));
     let working = async {
         let begun = Instant::now();
-        let told = work.await;
+        let result = work.await;
         done.store(true, Ordering::Relaxed);
-        told.map(|told| (begun.elapsed(), told))
+        result.map(|result| (begun.elapsed(), result))
     };
     let (writes, worked) = tokio::join!(writing, working);
     Ok((writes?, worked?))

@@ -31,7 +31,7 @@ const FIRST_STAMP: u64 = INSTANCES;
 /// When changes were sent, by their stamps modulo this: more than are ever under way.
 const SENT_MAX: usize = 1 << 22;
 
-/// Who watches, and how fast things change.
+/// The number of watchers, and how fast things change.
 pub(super) struct Shape {
     pub(super) name: &'static str,
     pub(super) watchers: usize,
@@ -118,7 +118,7 @@ async fn one(
     let leases = prepare(setting, &cluster, &connections).await?;
     let time = setting.seconds(SECONDS);
     let driven = drive(&cluster, &connections, shape, &leases, time).await?;
-    tell(samples, shape, &driven);
+    add(samples, shape, &driven);
     Ok(())
 }
 
@@ -177,7 +177,7 @@ impl Driven {
     }
 }
 
-fn tell(samples: &mut Samples, shape: &Shape, driven: &Driven) {
+fn add(samples: &mut Samples, shape: &Shape, driven: &Driven) {
     let mut variant = samples.of("W4", shape.name);
     let (all, written) = (&driven.all, driven.written.as_secs_f64());
     let changes = driven.changes as f64;
@@ -192,7 +192,7 @@ fn tell(samples: &mut Samples, shape: &Shape, driven: &Driven) {
         variant.latencies(&all.latencies);
     }
     let share = all.events as f64 / (changes * shape.watchers as f64) * 100.0;
-    variant.add("changes told one by one", "%", Better::Neither, share);
+    variant.add("changes seen one by one", "%", Better::Neither, share);
     variant.add("server cpu each", "us", Better::Lower, driven.server_cpu_each_us());
     let share = driven.cpu.client.as_secs_f64() / written * 100.0;
     variant.add("client cpu", "% of a core", Better::Neither, share);
@@ -276,13 +276,13 @@ async fn follow(mut stream: WatchStream, feed: Arc<Feed>) -> Result<Seen> {
     let mut events: Vec<Event> = Vec::new();
     loop {
         let next = tokio::time::timeout(COMPLETE_WITHIN, stream.next(&mut events));
-        next.await.context("a watcher was not told of the last changes")??;
+        next.await.context("a watcher did not get the last changes")??;
         let (now, deadline) = (feed.now(), feed.deadline.load(Ordering::Relaxed));
         let ended_by = feed.ended_by.load(Ordering::Relaxed);
         for event in events.drain(..) {
             let stamp = event.stamp.context("nothing is removed here")?;
             let last = &mut view[event.number as usize];
-            ensure!(stamp >= *last, "a watcher was told of older states after newer ones");
+            ensure!(stamp >= *last, "a watcher got older states after newer ones");
             *last = stamp;
             if stamp < ended_by {
                 seen.events += 1;

@@ -92,7 +92,7 @@ struct OneFile {
     path: PathBuf,
 }
 
-/// See the head of this file.
+/// The journal's files.
 #[derive(Debug)]
 pub(crate) struct Journal {
     files: [OneFile; 2],
@@ -255,7 +255,7 @@ impl Frame {
     }
 }
 
-/// Makes a file so long, where it is not yet.
+/// Makes a file at least this long.
 fn fill_with_zeros(file: &File, wanted_bytes: u64) -> io::Result<()> {
     let zeros = [0; 32 * 1024];
     let mut length = file.metadata()?.len();

@@ -19,12 +19,12 @@ use crate::observe;
 /// Where the log is written anew, in its directory. What is left there was never in use.
 const DIR: &str = "anew";
 
-/// The records of a log that is written anew take no more than this: so long may a write have to
-/// wait (a second of a slow disk).
+/// The records of a log that is written anew take no more than this, bytes: a write has to wait for
+/// that long (a second of a slow disk).
 const LIVE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Whether records of so many bytes should have a file of their own instead of one of that size. A
-/// new one takes about two and a half times what the records have.
+/// Whether records of this many bytes should have a file of their own instead of one of that size.
+/// A new one takes about two and a half times what the records have.
 fn is_worth(live_bytes: u64, file_bytes: u64) -> bool {
     live_bytes <= LIVE_BYTES_MAX && file_bytes >= anew_bytes(live_bytes) + SEGMENT_BYTES as u64
 }
@@ -115,7 +115,7 @@ fn sync_names(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What an interrupted attempt has left. To be called by whoever has the log open.
+/// Removes what an interrupted attempt has left. Only for the process that has the log open.
 pub(crate) fn remove_leftover(dir: &Path) {
     let path: PathBuf = dir.join(DIR);
     match fs::remove_dir_all(&path) {

@@ -60,7 +60,7 @@ pub(crate) struct Disk {
     db_path: PathBuf,
 }
 
-/// sled starts seven threads, the node about as many after it: so many must be possible at once.
+/// The threads that must be possible at once: sled starts seven, the node about as many after it.
 const THREADS: usize = 16;
 
 /// Whether there is room for threads. sled only logs that it could not start one, and without any
@@ -273,7 +273,7 @@ impl Disk {
         Err(missing(expected_index))
     }
 
-    /// Bytes of all records, or of so many that they are more than `enough_bytes`.
+    /// Bytes of all records; counting ends where there are more than `enough_bytes`.
     pub(crate) fn live_bytes(&self, enough_bytes: u64) -> Result<u64, LogError> {
         let mut bytes = 0;
         for item in self.records() {

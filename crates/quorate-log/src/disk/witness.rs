@@ -8,8 +8,8 @@
 //!
 //! It also remembers which file it is itself, by its inode and the time of its creation (a file
 //! system gives the inode of a file that was removed to the next one): in a directory that was
-//! copied, the log is as old as the copy, and nothing in it shows that. Who opens it is told, and
-//! says when that is settled.
+//! copied, the log is as old as the copy, and nothing in it shows that. Opening it reports that,
+//! and the node says when it is settled.
 //!
 //! The file is synced when the log is opened, and never again: it costs about a microsecond. After
 //! a power cut it may be old, or torn where it was being written; then it proves less, but it is

@@ -60,7 +60,7 @@ struct Inner {
 }
 
 impl PoweredDisk {
-    /// A cut is taken at each sync of sled, and once in so many other writes and syncs.
+    /// A cut is taken at each sync of sled, and once in this many other writes and syncs.
     pub(super) fn new(seed: u64, events_per_cut: u32) -> Self {
         let random = StdRng::seed_from_u64(!seed);
         let inner = Inner {
@@ -120,7 +120,7 @@ impl Inner {
             }
             Event::SyncedNames(_) => return,
         };
-        // What lies in a directory below is not looked at by whoever opens the log.
+        // A log that is opened does not look at what lies in a directory below.
         if path.parent() != Some(&self.dir) {
             return;
         }

@@ -1,6 +1,6 @@
 //! A file that gives its blocks back a little at a time when it is closed and has no name any more.
 //!
-//! A file system that is mounted with `discard` tells the disk of every block that it gets back,
+//! A file system that is mounted with `discard` names every block that it gets back to the disk,
 //! and the disk does nothing else meanwhile: the log's syncs wait. At once, a snapshot of 100,000
 //! instances (25 MiB) took 32 ms on a virtual disk, one of a million ten times that. So the file is
 //! made shorter piece by piece, and the disk is left alone in between.
@@ -12,13 +12,14 @@ use std::os::unix::fs::MetadataExt;
 use std::thread;
 use std::time::Duration;
 
-/// So much is given back at once: a millisecond of discarding.
+/// Bytes that are given back at once: a millisecond of discarding.
 const PIECE_BYTES: u64 = 1024 * 1024;
 
 /// The pause after a piece: so the disk is free for most of the time.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// See the head of this file. It must be the only one of its file, and open for writing.
+/// A file that is given back in parts. It must be the only handle of its file, and open for
+/// writing.
 #[derive(Debug)]
 pub(crate) struct SlowClose {
     /// `None` while it is dropped.

@@ -70,7 +70,7 @@ pub(crate) enum Change {
     },
 }
 
-/// Whom to tell that the change is durable. `Nobody` waits for no sync: the next one covers it.
+/// What learns that the change is durable. `Nobody` waits for no sync: the next one covers it.
 pub(crate) enum Report<C: RaftTypeConfig> {
     Nobody,
     Caller(oneshot::Sender<Result<(), LogError>>),
@@ -143,7 +143,7 @@ impl<C: RaftTypeConfig> Writer<C> {
         };
         report(&mut group, journaled.clone().map(|_| ()));
         let Ok(in_journal) = journaled else { return };
-        // A failure is kept in `shared`, and told to those who write next.
+        // A failure is kept in `shared`; the next writes get it.
         let applied = guarded(&shared, "write to", |disk| match in_journal {
             InJournal::Yes => self.apply(disk, &group, committed.as_deref()),
             InJournal::TooLarge => Ok(()),

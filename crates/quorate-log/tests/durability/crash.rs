@@ -359,7 +359,7 @@ fn a_log_is_refused_if_even_the_journal_lacks_what_sled_lost() {
         fs::copy(old.join("db"), live.join("db")).unwrap();
         let error = LogStore::<Toy>::open(&live, FROM_DISK).unwrap_err();
         assert!(matches!(error, OpenError::AcknowledgedLost { .. }), "{error}");
-        // Also when nothing tells how far the log went.
+        // Also when nothing shows how far the log went.
         fs::write(live.join("acknowledged"), "accept").unwrap();
         let error = LogStore::<Toy>::open(&live, FROM_DISK).unwrap_err();
         assert!(matches!(error, OpenError::AcknowledgedLost { .. }), "{error}");

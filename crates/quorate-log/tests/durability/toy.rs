@@ -41,7 +41,7 @@ pub(crate) fn entry(term: u64, index: u64, payload: impl Into<String>) -> ToyEnt
     ToyEntry::new_normal(id(term, index), payload.into())
 }
 
-/// Entries with a payload that tells term and index, so that a wrong one shows.
+/// Entries whose payload names their term and index, so that a wrong one shows.
 pub(crate) fn entries(term: u64, indexes: std::ops::Range<u64>) -> Vec<ToyEntry> {
     indexes.map(|index| entry(term, index, format!("payload {term}/{index}"))).collect()
 }
@@ -93,7 +93,8 @@ pub(crate) async fn contents(log: &mut LogStore<Toy>) -> Contents {
     }
 }
 
-/// Copy a directory as a crash would leave it: what is in the files now, whoever has them open.
+/// Copy a directory as a crash would leave it: what is in the files now, whether they are open or
+/// not.
 pub(crate) fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for item in std::fs::read_dir(from).unwrap() {
