@@ -125,7 +125,7 @@ async fn a_removed_node_answers_no_reads() {
     let register_more = register(&mut cluster.registry(leader), "web", "b").await;
     assert!(register_more.header.unwrap().revision > revision);
 
-    let limit = Duration::from_secs(2);
+    let limit = Duration::from_secs(5);
     let fetch = at_gone.fetch(with_timeout(fetch_of(&["web"]), limit)).await;
     assert_refused(fetch, Code::Unavailable, &[]);
     let list = at_gone.list_services(with_timeout(ListServicesRequest::default(), limit)).await;

@@ -35,12 +35,15 @@ async fn confirmed(handle: &RegistrationHandle) -> (Instant, Lease) {
 async fn everything_is_back_after_an_outage_of_ten_ttls() {
     let mut cluster = Cluster::start(3).await;
     let mut handles = Vec::new();
+    let begun = Instant::now();
     for number in 0..SERVICES {
         let client = cluster.client().await;
         let instance =
             InstanceBuilder::new(format!("s{number}"), "a").endpoint("http", "http://h:1");
         handles.push(client.register(Registration::new(instance).ttl(TTL)).await.unwrap());
     }
+    // What a busy machine takes for as many clients, one after the other.
+    let busy = begun.elapsed().max(TTL * 2 / 3);
     let caller = cluster.client().await;
     let watch = caller.watch(Selection::prefix("s"));
     let reading = tokio::spawn(read_along(caller.watch(Selection::prefix("s"))));
@@ -83,8 +86,9 @@ async fn everything_is_back_after_an_outage_of_ten_ttls() {
     let last = arrivals.iter().max().unwrap().saturating_duration_since(serving);
     eprintln!("all {SERVICES} back {last:?} after a leader was seen");
     eprintln!("from the restart on, in steps of 100 ms: {histogram:?}");
-    // Two renew intervals; and as much again for 200 clients and three nodes in one debug process.
-    assert!(last < TTL * 4 / 3, "the last was back after {last:?}");
+    // Two renew intervals; and what the machine takes for 200 clients and three nodes in one debug
+    // process.
+    assert!(last < TTL * 2 / 3 + busy, "the last was back after {last:?}, with {busy:?}");
 
     // Made after all that was told before, which is known once this is.
     let last = InstanceBuilder::new(LAST, "a").endpoint("http", "http://h:1");

@@ -52,10 +52,10 @@ async fn a_revision_that_does_not_come_is_told_within_the_deadline() {
     register(&mut registry, "web", "a").await;
     let request = FetchRequest { min_revision: 1_000, ..fetch_of(&["web"]) };
     for request in [local(request.clone()), request] {
-        let limit = Duration::from_millis(800);
+        let limit = Duration::from_secs(3);
         let (took, answer) = timed(registry.fetch(with_timeout(request, limit))).await;
         assert_refused(answer, Code::Unavailable, &["min_revision", "1000", "revision 1"]);
-        assert!(took < limit + Duration::from_millis(200), "{took:?}");
+        // Later, it would have been the caller's own timer: CANCELLED.
         assert!(took > limit / 2, "it is waited for: {took:?}");
     }
 }
@@ -74,23 +74,23 @@ async fn a_revision_that_no_node_can_have_is_refused_at_once() {
         for request in [local(request.clone()), request] {
             let (took, answer) = timed(registry.fetch(request)).await;
             assert_refused(answer, Code::OutOfRange, &["min_revision is 5000000", "revision 1"]);
-            assert!(took < Duration::from_secs(1), "{took:?}");
+            assert!(took < Duration::from_secs(2), "not waited for: {took:?}");
         }
         let (took, answer) = timed(registry.watch(from(5_000_000))).await;
         assert_refused(answer, Code::OutOfRange, &["from_revision is 5000000", "revision 1"]);
-        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert!(took < Duration::from_secs(2), "not waited for: {took:?}");
         // Nearer ones are waited for, and the refusal names the field.
         let waited = registry.watch(from(500_000)).await;
         assert_refused(waited, Code::Unavailable, &["from_revision is 500000"]);
     }
 }
 
-/// A subscription that begins there, for which half a second is given.
+/// A subscription that begins there, for which three seconds are given.
 fn from(from_revision: u64) -> Request<impl Stream<Item = WatchRequest> + Send + 'static> {
     let subscribe = WatchSubscribe { from_revision, ..WatchSubscribe::default() };
     let kind = Some(watch_request::Kind::Subscribe(subscribe));
     let asks = tokio_stream::once(WatchRequest { kind }).chain(tokio_stream::pending());
-    with_timeout(asks, Duration::from_millis(500))
+    with_timeout(asks, Duration::from_secs(3))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -310,22 +310,20 @@ async fn local_reads_go_on_without_a_quorum_and_tell_their_age() {
         last_ms = age_ms;
     }
     // Everything else fails in time, and says what is wrong.
-    let limit = Duration::from_secs(1);
-    for turn in 0..2 {
+    // Later, it would be the caller's own timer: CANCELLED.
+    let limit = Duration::from_secs(3);
+    for _ in 0..2 {
+        let mut writer = registry.clone();
         let fetch = registry.fetch(with_timeout(fetch_of(&["web"]), limit));
-        let (took, answer) = timed(fetch).await;
-        assert_refused(answer, Code::Unavailable, &[]);
-        assert!(took < limit + Duration::from_millis(150), "turn {turn}: {took:?}");
-        let write = with_timeout(registration(vec![spec("web", "b")]), limit);
-        let (took, answer) = timed(registry.register(write)).await;
-        assert_refused(answer, Code::Unavailable, &[]);
-        assert!(took < limit + Duration::from_millis(150), "turn {turn}: {took:?}");
+        let write = writer.register(with_timeout(registration(vec![spec("web", "b")]), limit));
+        let (fetched, written) = tokio::join!(fetch, write);
+        assert_refused(fetched, Code::Unavailable, &[]);
+        assert_refused(written, Code::Unavailable, &[]);
     }
     // Without a deadline of its own, a call gets the node's: 5 s.
     let (took, answer) = timed(registry.fetch(fetch_of(&["web"]))).await;
     assert_refused(answer, Code::Unavailable, &[]);
-    let node_limit = Duration::from_millis(4_500)..Duration::from_millis(5_500);
-    assert!(node_limit.contains(&took), "{took:?}");
+    assert!((Duration::from_millis(4_500)..SOON).contains(&took), "{took:?}");
     // A restart in a minority: what is on disk is still there to be read, and nobody knows how old
     // it is.
     cluster.stop(survivor).await;
@@ -370,12 +368,18 @@ async fn a_lagging_node_waits_before_it_answers_from_the_past() {
     assert_eq!(fetch_all(&mut at_lagging).await.1.len(), 1);
     cluster.cut_off(lagging);
     let header = register(&mut cluster.registry(leader), "web", "b").await.header.unwrap();
-    let limit = Duration::from_millis(700);
+    // The node refuses a tenth of this before the caller gives up: half a second, for a busy
+    // machine.
+    let limit = Duration::from_secs(5);
     let newer = FetchRequest { min_revision: header.revision, ..fetch_of(&["web"]) };
-    for request in [fetch_of(&["web"]), newer.clone(), local(newer)] {
-        let answer = at_lagging.fetch(with_timeout(request, limit)).await;
-        assert_refused(answer, Code::Unavailable, &[]);
-    }
+    let refused = [fetch_of(&["web"]), newer.clone(), local(newer)].map(|request| {
+        let mut registry = at_lagging.clone();
+        async move {
+            let answer = registry.fetch(with_timeout(request, limit)).await;
+            assert_refused(answer, Code::Unavailable, &[]);
+        }
+    });
+    futures_util::future::join_all(refused).await;
     // Who accepts that gets what there is, and is told how old it may be.
     let answer = at_lagging.fetch(local(fetch_of(&["web"]))).await.unwrap().into_inner();
     assert_eq!(ids(&answer), ["a"]);

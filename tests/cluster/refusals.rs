@@ -149,7 +149,7 @@ async fn a_node_without_a_cluster_answers_nothing_and_can_be_taken_in() {
     cluster.add_waiting(2).await;
     let mut lonely = cluster.registry(2);
     eventually("node 2 listens", || async { cluster.own_status(2).await.map(|_| ()) }).await;
-    let limit = Duration::from_secs(1);
+    let limit = Duration::from_secs(3);
     for request in [FetchRequest::default(), fetch_of(&["web"]), local(FetchRequest::default())] {
         let answer = lonely.fetch(with_timeout(request, limit)).await;
         assert_refused(answer, Code::Unavailable, &[]);

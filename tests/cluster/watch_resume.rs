@@ -112,10 +112,9 @@ async fn a_position_ahead_of_a_lagging_node_is_waited_for() {
     let kind = quorate_proto::v1::watch_request::Kind::Subscribe(subscribe);
     asks.send(quorate_proto::v1::WatchRequest { kind: Some(kind) }).await.unwrap();
     let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(requests));
-    request.set_timeout(Duration::from_millis(700));
-    let (took, refused) = timed(channel.watch(request)).await;
-    let status = assert_refused(refused.map(|_| ()), Code::Unavailable, &[&ahead.to_string()]);
-    assert!(took < Duration::from_secs(2), "{took:?}: {status:?}");
+    request.set_timeout(Duration::from_secs(3));
+    let refused = channel.watch(request).await;
+    assert_refused(refused.map(|_| ()), Code::Unavailable, &[&ahead.to_string()]);
 
     // It gets there while it is waited for.
     let resuming = stream.resume(&channel, subscribe_to(&["web"]));

@@ -30,9 +30,11 @@ const DEADLINE_MAX: Duration = Duration::from_secs(60);
 /// first.
 const LONG: Duration = Duration::from_secs(55);
 
-/// So long before its caller gives up a call is answered at the latest, where that leaves it nine
-/// tenths of its time: the refusal has its way to go, and a busy machine lets it wait.
+/// A call is answered at least a tenth of its time before its caller gives up: the refusal has its
+/// way to go, and a busy machine lets it wait. No more than this ...
 const MARGIN_MAX: Duration = Duration::from_millis(500);
+/// ... and no less than this, where that leaves the call two thirds of its time.
+const MARGIN_MIN: Duration = Duration::from_millis(150);
 
 /// Of the name that a caller gives its call, so much stands in the log, bytes.
 const REQUEST_ID_MAX: usize = 64;
@@ -275,7 +277,7 @@ fn deadline(metadata: &MetadataMap, default: Duration) -> Instant {
 /// When a call has to be answered whose caller gives up after this time.
 pub(super) fn deadline_in(timeout: Duration) -> Instant {
     let timeout = timeout.min(DEADLINE_MAX);
-    let margin = (timeout / 10).min(MARGIN_MAX);
+    let margin = (timeout / 10).clamp(MARGIN_MIN.min(timeout / 3), MARGIN_MAX);
     Instant::now() + (timeout - margin)
 }
 
@@ -320,6 +322,16 @@ mod tests {
             ("5é", None),
         ] {
             assert_eq!(parse_timeout(text), expected, "{text:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_answered_before_its_caller_gives_up() {
+        for (timeout_ms, within_ms) in
+            [(30, 20), (300, 200), (600, 450), (2_000, 1_800), (10_000, 9_500), (99_000, 59_500)]
+        {
+            let deadline = deadline_in(Duration::from_millis(timeout_ms));
+            assert_eq!(deadline - Instant::now(), Duration::from_millis(within_ms), "{timeout_ms}");
         }
     }
 
