@@ -1,18 +1,78 @@
 //! Whose data directory this is. A node must not run on another node's log, nor in another cluster.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::LogError;
+
+/// Which cluster: drawn at random when it was founded, never 0. Shown as 16 hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ClusterId(NonZeroU64);
+
+impl ClusterId {
+    /// The id that formats and messages write as this number; 0 stands for none there.
+    pub const fn new(number: u64) -> Option<Self> {
+        match NonZeroU64::new(number) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
+    }
+
+    /// What formats and messages write for an id that may not be known.
+    pub const fn number(id: Option<Self>) -> u64 {
+        match id {
+            Some(Self(number)) => number.get(),
+            None => 0,
+        }
+    }
+}
+
+impl From<NonZeroU64> for ClusterId {
+    fn from(number: NonZeroU64) -> Self {
+        Self(number)
+    }
+}
+
+impl From<ClusterId> for NonZeroU64 {
+    fn from(id: ClusterId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// In the file an id that is not known is a 0.
+mod known_or_zero {
+    use super::{ClusterId, Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        id: &Option<ClusterId>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        ClusterId::number(*id).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<ClusterId>, D::Error> {
+        u64::deserialize(deserializer).map(ClusterId::new)
+    }
+}
 
 /// The node and the cluster that a data directory belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Identity {
-    /// Drawn at random when the cluster was founded. Shown as 16 hexadecimal digits. 0: not known
-    /// yet.
-    pub cluster_id: u64,
+    /// `None`: not known yet.
+    #[serde(with = "known_or_zero")]
+    pub cluster_id: Option<ClusterId>,
     /// A hash of the founders' list, by which they know each other until the id is drawn. 0: none.
     pub founders: u64,
     /// The node's Raft id, never reused for another disk.
@@ -23,7 +83,7 @@ impl Identity {
     /// Whether this is the same node, of the same cluster as far as it knew that.
     pub(crate) fn may_become(&self, other: &Self) -> bool {
         let same = (self.founders, self.node_id) == (other.founders, other.node_id);
-        same && [0, other.cluster_id].contains(&self.cluster_id)
+        same && [None, other.cluster_id].contains(&self.cluster_id)
     }
 }
 
@@ -54,8 +114,8 @@ pub enum StampError {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.cluster_id {
-            0 => write!(f, "node {} of a cluster that is being founded", self.node_id),
-            id => write!(f, "node {} of cluster {id:016x}", self.node_id),
+            None => write!(f, "node {} of a cluster that is being founded", self.node_id),
+            Some(id) => write!(f, "node {} of cluster {id}", self.node_id),
         }
     }
 }

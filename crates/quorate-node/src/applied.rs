@@ -17,6 +17,7 @@ use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard};
 
 use openraft::EntryPayload;
+use quorate_log::ClusterId;
 use quorate_state::{Registry, Reply};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -42,8 +43,8 @@ pub(crate) struct Position {
     pub(crate) index: u64,
     /// The state's revision there.
     pub(crate) revision: u64,
-    /// Whose state it is; 0: of a cluster that has not been founded yet.
-    pub(crate) cluster_id: u64,
+    /// Whose state it is; `None`: of a cluster that has not been founded yet.
+    pub(crate) cluster_id: Option<ClusterId>,
 }
 
 #[derive(Debug)]
@@ -119,7 +120,7 @@ impl Applied {
     pub(crate) fn tell_position(&self) {
         let state = self.lock();
         let index = state.last_log_id.map_or(0, |log_id| log_id.index());
-        let (revision, cluster_id) = (state.registry.revision().0, state.registry.cluster_id());
+        let (revision, cluster_id) = revision_and_cluster(&state.registry);
         drop(state);
         self.position.send_replace(Position { index, revision, cluster_id });
     }
@@ -153,7 +154,7 @@ impl Applied {
         membership: StoredMembership,
     ) -> Registry {
         let index = last_log_id.map_or(0, |log_id| log_id.index());
-        let (revision, cluster_id) = (registry.revision().0, registry.cluster_id());
+        let (revision, cluster_id) = revision_and_cluster(&registry);
         let mut state = self.lock();
         state.hash_mark = (index, registry.hash());
         state.hub.restart(registry.revision());
@@ -164,6 +165,10 @@ impl Applied {
         self.position.send_replace(Position { index, revision, cluster_id });
         replaced
     }
+}
+
+fn revision_and_cluster(registry: &Registry) -> (u64, Option<ClusterId>) {
+    (registry.revision().0, registry.cluster_id().map(ClusterId::from))
 }
 
 impl State {

@@ -4,6 +4,7 @@ mod start;
 
 pub use start::{RunError, StartError};
 
+use quorate_log::ClusterId;
 use quorate_state::{Invalid, Rejection};
 use serde::{Deserialize, Serialize};
 
@@ -134,9 +135,9 @@ pub(crate) enum MembershipError {
     #[error("the node at {address} has id {found}, not {wanted}")]
     WrongId { address: String, wanted: u64, found: u64 },
     #[error(
-        "the node at {address} belongs to another cluster ({found:016x}); start it with an empty data directory"
+        "the node at {address} belongs to another cluster ({:016x}); start it with an empty data directory", ClusterId::number(*found)
     )]
-    OtherCluster { address: String, found: u64 },
+    OtherCluster { address: String, found: Option<ClusterId> },
     #[error("node {id} was not heard of lately; it cannot lead now")]
     Silent { id: u64 },
     #[error(

@@ -263,7 +263,7 @@ impl Node {
     /// Whether this node has applied which cluster it is of, and has that on disk.
     pub(crate) fn is_founded(&self) -> bool {
         let cluster_id = self.peers.cluster_id();
-        cluster_id != 0 && self.applied.position().cluster_id == cluster_id
+        cluster_id.is_some() && self.applied.position().cluster_id == cluster_id
     }
 
     /// Whether this node believes that it leads.

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use quorate_log::Identity;
+use quorate_log::{ClusterId, Identity};
 use quorate_proto::peer::v1::peer_client::PeerClient;
 use quorate_proto::peer::v1::{Forwarded, Payloads, ReadIndexRequest, ReadIndexResponse};
 use tokio::time::Instant;
@@ -69,6 +69,7 @@ pub(crate) enum Lane {
 #[derive(Debug)]
 pub(crate) struct Peers {
     node_id: u64,
+    /// 0: not known yet; [`Peers::cluster_id`] says so in its type.
     cluster_id: AtomicU64,
     founders: AtomicU64,
     net: Net,
@@ -91,7 +92,7 @@ impl Peers {
     pub(crate) fn new(identity: Identity, net: Net) -> Self {
         Self {
             node_id: identity.node_id,
-            cluster_id: AtomicU64::new(identity.cluster_id),
+            cluster_id: AtomicU64::new(ClusterId::number(identity.cluster_id)),
             founders: AtomicU64::new(identity.founders),
             net,
             channels: Mutex::default(),
@@ -108,8 +109,9 @@ impl Peers {
         &self.net
     }
 
-    pub(crate) fn cluster_id(&self) -> u64 {
-        self.cluster_id.load(Ordering::Acquire)
+    /// `None`: not known yet.
+    pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
+        ClusterId::new(self.cluster_id.load(Ordering::Acquire))
     }
 
     /// This node asks who would vote for it.
@@ -134,7 +136,7 @@ impl Peers {
     /// More is known, and on disk.
     pub(crate) fn set_identity(&self, identity: Identity) {
         self.founders.store(identity.founders, Ordering::Release);
-        self.cluster_id.store(identity.cluster_id, Ordering::Release);
+        self.cluster_id.store(ClusterId::number(identity.cluster_id), Ordering::Release);
     }
 
     /// A node answered: told once after it did not.
@@ -200,7 +202,7 @@ impl Peers {
         }
         let Identity { cluster_id, founders, .. } = self.identity();
         for (name, value) in [
-            (CLUSTER_HEADER, format!("{cluster_id:016x}")),
+            (CLUSTER_HEADER, format!("{:016x}", ClusterId::number(cluster_id))),
             (FOUNDERS_HEADER, format!("{founders:016x}")),
             (SENDER_HEADER, self.node_id.to_string()),
             (TARGET_HEADER, target.to_string()),
@@ -233,7 +235,7 @@ pub(crate) fn is_to_voter(metadata: &MetadataMap) -> bool {
 /// The envelope of a call that arrived; 0 where not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Envelope {
-    pub(crate) cluster_id: u64,
+    pub(crate) cluster_id: Option<ClusterId>,
     pub(crate) founders: u64,
     pub(crate) sender: u64,
     pub(crate) target: u64,
@@ -245,7 +247,7 @@ impl Envelope {
         let hex = |name| text(name).and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
         let decimal = |name| text(name).and_then(|text: &str| text.parse().ok()).unwrap_or(0);
         Self {
-            cluster_id: hex(CLUSTER_HEADER),
+            cluster_id: ClusterId::new(hex(CLUSTER_HEADER)),
             founders: hex(FOUNDERS_HEADER),
             sender: decimal(SENDER_HEADER),
             target: decimal(TARGET_HEADER),
@@ -257,8 +259,8 @@ impl Envelope {
     /// has an id.
     pub(crate) fn is_of_cluster_of(&self, ours: &Identity) -> bool {
         match (ours.cluster_id, self.cluster_id) {
-            (0, theirs) if ours.founders == 0 => theirs != 0,
-            (0, _) | (_, 0) => ours.founders != 0 && ours.founders == self.founders,
+            (None, theirs) if ours.founders == 0 => theirs.is_some(),
+            (None, _) | (_, None) => ours.founders != 0 && ours.founders == self.founders,
             (ours, theirs) => ours == theirs,
         }
     }
@@ -283,8 +285,9 @@ mod tests {
             ("the leader that invites a node that waits", (0, 0), (7, 1), true),
             ("one that was not founded, to a node that waits", (0, 0), (0, 1), false),
         ] {
-            let ours = Identity { cluster_id: ours.0, founders: ours.1, node_id: 3 };
-            let (cluster_id, founders) = theirs;
+            let id = ClusterId::new;
+            let ours = Identity { cluster_id: id(ours.0), founders: ours.1, node_id: 3 };
+            let (cluster_id, founders) = (id(theirs.0), theirs.1);
             let envelope = Envelope { cluster_id, founders, sender: 2, target: 3 };
             assert_eq!(envelope.is_of_cluster_of(&ours), same, "{what}");
         }

@@ -16,7 +16,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
-use quorate_log::SnapshotStore;
+use quorate_log::{ClusterId, SnapshotStore};
 use quorate_proto::FILE_DESCRIPTOR_SET;
 use quorate_proto::encoded::v1::admin_server::AdminServer;
 use quorate_proto::encoded::v1::registry_server::RegistryServer;
@@ -187,7 +187,7 @@ impl Bound {
     async fn run_until(self, stop: BoxFuture<'_, ()>) -> Result<(), RunError> {
         tracing::info!(
             id = self.node.id(),
-            cluster_id = format!("{:016x}", self.node.peers().cluster_id()),
+            cluster_id = format!("{:016x}", ClusterId::number(self.node.peers().cluster_id())),
             clients = %self.client_addr(),
             peers = %self.peer_addr(),
             log_entries = self.node.applied().position().index,

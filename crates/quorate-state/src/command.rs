@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
@@ -104,8 +105,8 @@ pub enum Op {
     /// Gives a new cluster its identity. The first one counts, any other changes nothing; what is
     /// random in it was drawn by the leader that proposed it.
     Found {
-        /// The cluster's id; 0 is none.
-        cluster_id: u64,
+        /// The cluster's id.
+        cluster_id: NonZeroU64,
         /// Lease ids begin behind this, so that those of two clusters do not meet.
         lease_base: LeaseId,
     },

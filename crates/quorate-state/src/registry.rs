@@ -24,6 +24,7 @@ pub use instances::Service;
 pub use leases::Lease;
 pub use read::Counts;
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
@@ -44,7 +45,7 @@ use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Revision, ServiceKe
 #[derive(Debug, Clone, Default)]
 pub struct Registry {
     /// Whose state this is; 0: not founded yet.
-    pub(crate) cluster_id: u64,
+    pub(crate) cluster_id: Option<NonZeroU64>,
     pub(crate) clock: Clock,
     pub(crate) revision: Revision,
     pub(crate) last_lease: LeaseId,
@@ -124,9 +125,9 @@ impl Registry {
 
     /// The first one counts. A lease that is there (from commands before it, in logs made by hand)
     /// is never given out again.
-    fn found(&mut self, cluster_id: u64, lease_base: LeaseId) {
-        if self.cluster_id == 0 {
-            self.cluster_id = cluster_id;
+    fn found(&mut self, cluster_id: NonZeroU64, lease_base: LeaseId) {
+        if self.cluster_id.is_none() {
+            self.cluster_id = Some(cluster_id);
             self.last_lease = self.last_lease.max(lease_base);
         }
     }

@@ -6,6 +6,7 @@
 //! (`optional.rs`). What cannot be said so gets a new version.
 
 use std::io::{Read, Write};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,7 @@ struct Head {
     revision: Revision,
     last_lease: LeaseId,
     forgotten: Revision,
+    /// 0: none.
     cluster_id: u64,
     forgotten_origins: Option<Clock>,
 }
@@ -107,8 +109,9 @@ pub enum SnapshotError {
 /// # Errors
 /// Those of `out`.
 pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Result<()> {
-    let Registry { clock, revision, last_lease, forgotten, cluster_id, .. } = *registry;
-    let (version, forgotten_origins) = (VERSION, registry.replies.forgotten);
+    let Registry { clock, revision, last_lease, forgotten, .. } = *registry;
+    let (version, cluster_id) = (VERSION, registry.cluster_number());
+    let forgotten_origins = registry.replies.forgotten;
     let head = Record::Head(Head {
         version,
         clock,
@@ -167,7 +170,8 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
         }
         match record {
             Record::Head(head) => {
-                let Head { clock, revision, last_lease, forgotten, cluster_id, .. } = head;
+                let Head { clock, revision, last_lease, forgotten, .. } = head;
+                let cluster_id = NonZeroU64::new(head.cluster_id);
                 let empty = Registry::new();
                 registry = Registry { clock, revision, last_lease, forgotten, cluster_id, ..empty };
                 registry.replies.forgotten = head.forgotten_origins;
@@ -202,13 +206,14 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
     unreachable!("invariant: the loop only ends by returning")
 }
 
-/// Whose state a snapshot is, from its first record; 0: of a cluster that was not founded yet.
+/// Whose state a snapshot is, from its first record; `None`: of a cluster that was not founded
+/// yet.
 ///
 /// # Errors
 /// It does not begin as one of this version does.
-pub fn read_snapshot_cluster(input: &mut impl Read) -> Result<u64, SnapshotError> {
+pub fn read_snapshot_cluster(input: &mut impl Read) -> Result<Option<NonZeroU64>, SnapshotError> {
     match read_record(input, 0)? {
-        Record::Head(head) => Ok(head.cluster_id),
+        Record::Head(head) => Ok(NonZeroU64::new(head.cluster_id)),
         _ => Err(SnapshotError::Damaged { record: 0 }),
     }
 }

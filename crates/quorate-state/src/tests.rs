@@ -19,6 +19,7 @@ mod snapshots;
 mod updating;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 use crate::tests::invariants::check_invariants;
 use crate::*;
@@ -101,6 +102,7 @@ fn change(change: &Change) -> String {
 }
 
 fn found(cluster_id: u64, lease_base: u64) -> Op {
+    let cluster_id = NonZeroU64::new(cluster_id).unwrap();
     Op::Found { cluster_id, lease_base: LeaseId(lease_base) }
 }
 

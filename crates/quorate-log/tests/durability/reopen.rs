@@ -5,7 +5,7 @@ use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::testing::log_id;
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::EntryOf;
-use quorate_log::{Identity, LogError, LogOptions, LogStore, OpenError, StampError};
+use quorate_log::{ClusterId, Identity, LogError, LogOptions, LogStore, OpenError, StampError};
 
 use crate::toy::{
     FROM_DISK, INLINE, Toy, ToyVote, append, append_queued, contents, entries, entry, id, open,
@@ -24,7 +24,7 @@ impl std::fmt::Display for Added {
     }
 }
 
-const OURS: Identity = Identity { cluster_id: 0xabc, founders: 1, node_id: 3 };
+const OURS: Identity = Identity { cluster_id: ClusterId::new(0xabc), founders: 1, node_id: 3 };
 
 #[test]
 fn everything_is_there_after_reopening() {
@@ -261,7 +261,7 @@ fn another_nodes_directory_is_refused() {
         log.stamp(OURS).await.unwrap();
         log.close().unwrap();
         let log = open(dir.path(), LogOptions::default());
-        let foreign = Identity { cluster_id: 1, ..OURS };
+        let foreign = Identity { cluster_id: ClusterId::new(1), ..OURS };
         let error = log.stamp(foreign).await.unwrap_err();
         assert!(matches!(error, StampError::Foreign { owner: OURS, .. }));
         let message = error.to_string();
@@ -276,14 +276,14 @@ fn a_node_learns_its_clusters_id_once() {
     let dir = tempfile::tempdir().unwrap();
     run(async {
         let log = open(dir.path(), LogOptions::default());
-        log.stamp(Identity { cluster_id: 0, ..OURS }).await.unwrap();
+        log.stamp(Identity { cluster_id: None, ..OURS }).await.unwrap();
         for other in [Identity { founders: 2, ..OURS }, Identity { node_id: 9, ..OURS }] {
             log.stamp(other).await.unwrap_err();
         }
         log.stamp(OURS).await.unwrap();
         log.close().unwrap();
         let log = open(dir.path(), LogOptions::default());
-        for cluster_id in [0, 1] {
+        for cluster_id in [None, ClusterId::new(1)] {
             log.stamp(Identity { cluster_id, ..OURS }).await.unwrap_err();
         }
         assert_eq!(log.identity(), Some(OURS));

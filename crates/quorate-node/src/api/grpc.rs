@@ -18,6 +18,7 @@ pub(crate) mod watch;
 
 use futures_util::{Stream, StreamExt, stream};
 use openraft::async_runtime::watch::WatchReceiver as _;
+use quorate_log::ClusterId;
 use quorate_proto::v1::ResponseHeader;
 use tokio::time::Instant;
 use tonic::Status;
@@ -55,7 +56,7 @@ pub(crate) fn header(node: &Node, revision: u64, age_ms: u64) -> Option<Response
     let leader_id = node.leadership().leader().unwrap_or(0);
     let leader = metrics.membership_config.get_node(&leader_id);
     Some(ResponseHeader {
-        cluster_id: node.peers().cluster_id(),
+        cluster_id: ClusterId::number(node.peers().cluster_id()),
         node_id: node.id(),
         term: metrics.current_term,
         leader_id,
@@ -65,10 +66,10 @@ pub(crate) fn header(node: &Node, revision: u64, age_ms: u64) -> Option<Response
     })
 }
 
-/// Whether what a request carries is of another cluster, and so means nothing here. 0: it does not
-/// say.
-fn is_foreign(node: &Node, cluster_id: u64) -> bool {
-    ![0, node.peers().cluster_id()].contains(&cluster_id)
+/// Whether what a request carries is of another cluster, and so means nothing here. `of`: as it
+/// says; 0: it does not.
+fn is_foreign(node: &Node, of: u64) -> bool {
+    ClusterId::new(of).is_some_and(|of| Some(of) != node.peers().cluster_id())
 }
 
 /// The revision that a read has to wait for, if it is one of this cluster.

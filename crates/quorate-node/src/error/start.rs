@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quorate_log::{Identity, LogError, OpenError, SnapshotError, StampError};
+use quorate_log::{ClusterId, Identity, LogError, OpenError, SnapshotError, StampError};
 use tokio::task::JoinError;
 
 use crate::config::ConfigError;
@@ -143,13 +143,13 @@ pub enum RunError {
     },
     /// A founder without data found the cluster founded, and itself not in it.
     #[error(
-        "node {id} was to found a cluster, but the node at {told_by} is a member of cluster {cluster_id:016x}, and node {id} is not in it: it was removed or replaced, or its addresses are another cluster's. Let it join under a new id (`--id NEW --join {members}`, an empty data directory), or give all nodes of a new cluster addresses of their own"
+        "node {id} was to found a cluster, but the node at {told_by} is a member of cluster {cluster_id}, and node {id} is not in it: it was removed or replaced, or its addresses are another cluster's. Let it join under a new id (`--id NEW --join {members}`, an empty data directory), or give all nodes of a new cluster addresses of their own"
     )]
     Founded {
         /// Who is not in it.
         id: u64,
         /// The cluster that is there.
-        cluster_id: u64,
+        cluster_id: ClusterId,
         /// The member that said so.
         told_by: String,
         /// Where clients reach its members, separated by commas.

@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _};
+use quorate_log::ClusterId;
 use quorate_proto::peer::v1::IdentifyRequest;
 use serde::{Deserialize, Serialize};
 use tokio::sync::MutexGuard;
@@ -159,10 +160,11 @@ impl Node {
             return Err(refused(MembershipError::WrongId { address, wanted, found }));
         }
         let ours = self.peers.identity();
-        if ![0, ours.cluster_id].contains(&found.cluster_id)
+        let its_cluster = ClusterId::new(found.cluster_id);
+        if ![None, ours.cluster_id].contains(&its_cluster)
             || ![0, ours.founders].contains(&found.founders)
         {
-            let found = found.cluster_id;
+            let found = its_cluster;
             return Err(refused(MembershipError::OtherCluster { address, found }));
         }
         Ok(Member { peer_address: address, client_address: found.client_address })

@@ -92,7 +92,7 @@ impl Node {
                 match leader {
                     None => Err(NodeError::NotLeader { node: 0 }),
                     // Its answer could not say of which cluster it is.
-                    Some(_) if for_client && self.peers.cluster_id() == 0 => {
+                    Some(_) if for_client && self.peers.cluster_id().is_none() => {
                         Err(NodeError::Founding { node: self.id })
                     }
                     Some(id) if id == self.id => self.execute(call.clone(), deadline).await,

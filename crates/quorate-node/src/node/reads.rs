@@ -14,6 +14,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::RaftError;
 use openraft::vote::RaftLeaderId;
 use openraft::{RaftState, ReadPolicy};
+use quorate_log::ClusterId;
 use quorate_proto::peer::v1::ReadIndexRequest;
 use quorate_state::Registry;
 use tokio::sync::{mpsc, oneshot};
@@ -152,7 +153,7 @@ impl Node {
         if self.leadership.is_removed() || state.membership.get_node(&self.id).is_none() {
             return Err(NodeError::NotMember { node: self.id });
         }
-        if cluster_id == 0 || state.registry.cluster_id() != cluster_id {
+        if cluster_id.is_none() || state.registry.cluster_id().map(ClusterId::from) != cluster_id {
             return Err(NodeError::Founding { node: self.id });
         }
         Ok(())

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{OptionalSend, Snapshot};
-use quorate_log::{Identity, SnapshotFile, SnapshotStore};
+use quorate_log::{ClusterId, Identity, SnapshotFile, SnapshotStore};
 use quorate_state::{Registry, read_snapshot, write_snapshot};
 
 use crate::applied::Applied;
@@ -39,15 +39,15 @@ impl StateMachine {
     /// Records the id of the cluster once it is applied, before anything is served with it. What
     /// another cluster's log or snapshot holds stops the node.
     async fn settle_cluster(&self) -> io::Result<()> {
-        let cluster_id = self.applied.lock().registry.cluster_id();
+        let applied = self.applied.lock().registry.cluster_id().map(ClusterId::from);
         let known = self.peers.identity();
-        if [0, known.cluster_id].contains(&cluster_id) {
+        let Some(cluster_id) = applied.filter(|_| applied != known.cluster_id) else {
             return Ok(());
-        }
-        let identity = Identity { cluster_id, ..known };
+        };
+        let identity = Identity { cluster_id: applied, ..known };
         self.log.stamp(identity).await.map_err(io::Error::other)?;
         self.peers.set_identity(identity);
-        tracing::info!(cluster_id = format!("{cluster_id:016x}"), "the cluster is founded");
+        tracing::info!(%cluster_id, "the cluster is founded");
         Ok(())
     }
 }

@@ -47,15 +47,15 @@ pub(crate) async fn open(
     }
 }
 
-/// Whose data this node has, as far as that is known. The id of its cluster is 0 until it has
-/// applied the command that drew it, or a leader has taken it in.
+/// Whose data this node has, as far as that is known. The id of its cluster is not known
+/// until it has applied the command that drew it, or a leader has taken it in.
 pub(crate) async fn settle_identity(
     config: &Config,
     log: &LogStore,
     snapshots: &SnapshotStore<TypeConfig>,
     net: &Net,
 ) -> Result<Identity, StartError> {
-    let nobody = Identity { cluster_id: 0, founders: 0, node_id: config.id };
+    let nobody = Identity { cluster_id: None, founders: 0, node_id: config.id };
     let dir = config.data_dir.clone();
     if let Some(owner) = log.identity() {
         if owner.node_id != config.id {

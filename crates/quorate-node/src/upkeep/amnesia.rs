@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use quorate_log::ClusterId;
 use quorate_proto::peer::v1::IdentifyRequest;
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{ListMembersRequest, MemberRole};
@@ -57,7 +58,7 @@ pub(crate) enum Verdict {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Outside {
     /// Its id.
-    pub(crate) cluster_id: u64,
+    pub(crate) cluster_id: ClusterId,
     /// The node that said so.
     pub(crate) told_by: String,
     /// Where clients reach its members.
@@ -89,9 +90,10 @@ pub(crate) async fn ask_founders(
         if of_these && answer.knows_caller {
             return Verdict::Known((*address).clone());
         }
-        if answer.founded && !(of_these && answer.counts_caller) {
+        let theirs = ClusterId::new(answer.cluster_id).filter(|_| answer.founded);
+        if let Some(cluster_id) = theirs.filter(|_| !(of_these && answer.counts_caller)) {
             return Verdict::Outside(Outside {
-                cluster_id: answer.cluster_id,
+                cluster_id,
                 told_by: (*address).clone(),
                 members: answer.member_addresses.clone(),
             });
@@ -124,7 +126,8 @@ pub(crate) async fn is_removed(
         let mut client = peers.client(&other.member.peer_address, Lane::Control).ok()?;
         let request = peers.request(other.id, IdentifyRequest { id }, Some(ASK_TIMEOUT));
         let answer = timeout(ASK_TIMEOUT, client.identify(request)).await.ok()?.ok()?.into_inner();
-        let ours = answer.cluster_id == peers.cluster_id() && answer.node_id == other.id;
+        let ours =
+            ClusterId::new(answer.cluster_id) == peers.cluster_id() && answer.node_id == other.id;
         let is_out = member_as_of.is_some_and(|index| answer.out_as_of > index);
         Some(ours && answer.founded && (answer.leads && !answer.counts_caller || is_out))
     }));

@@ -50,7 +50,7 @@ pub(crate) struct MemberLoop {
 
 impl MemberLoop {
     pub(crate) fn new(node: Arc<Node>, log: LogStore, start: Start) -> Self {
-        let was_of_cluster = node.peers().cluster_id() != 0;
+        let was_of_cluster = node.peers().cluster_id().is_some();
         let (founds_nothing, was_member, asked) = (false, false, 0);
         let told_to_wait = Instant::now();
         Self { node, log, start, founds_nothing, was_member, was_of_cluster, asked, told_to_wait }

@@ -1,6 +1,7 @@
 //! The node's pulse. Every node looks at its leader and its disk; a leader lets registry time pass:
 //! it proposes a tick when something is due, and a grace first after an election or a stall.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,7 +77,7 @@ impl Ticker {
         if node.disk().check_floor().is_err() {
             return TICK;
         }
-        let founded = node.applied().lock().registry.cluster_id() != 0;
+        let founded = node.applied().lock().registry.cluster_id().is_some();
         if !founded {
             return if self.propose(founding()).await { Duration::ZERO } else { TICK };
         }
@@ -207,7 +208,7 @@ impl Ticker {
 /// What the first leader of a new log proposes. The randomness travels in the command: applying it
 /// is the same everywhere.
 fn founding() -> Op {
-    let cluster_id = random().max(1);
+    let cluster_id = NonZeroU64::new(random()).unwrap_or(NonZeroU64::MIN);
     let lease_base = LeaseId(random() % LEASE_BASES);
     Op::Found { cluster_id, lease_base }
 }

@@ -1,5 +1,6 @@
 //! How a registry is read: nothing here changes it or looks at any clock but its own.
 
+use std::num::NonZeroU64;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -20,9 +21,14 @@ pub struct Counts {
 }
 
 impl Registry {
-    /// Whose state this is; 0: of a cluster that was not founded yet.
-    pub fn cluster_id(&self) -> u64 {
+    /// Whose state this is; `None`: of a cluster that was not founded yet.
+    pub fn cluster_id(&self) -> Option<NonZeroU64> {
         self.cluster_id
+    }
+
+    /// What formats write for its cluster; 0 stands for none there.
+    pub(crate) fn cluster_number(&self) -> u64 {
+        self.cluster_id.map_or(0, NonZeroU64::get)
     }
 
     /// What time it is in the registry.
@@ -37,8 +43,8 @@ impl Registry {
 
     /// A hash of the whole state: equal on every node that applied the same log.
     pub fn hash(&self) -> u64 {
-        let Self { clock, revision, last_lease, forgotten, cluster_id, .. } = *self;
-        let forgotten_origins = self.replies.forgotten;
+        let Self { clock, revision, last_lease, forgotten, .. } = *self;
+        let (cluster_id, forgotten_origins) = (self.cluster_number(), self.replies.forgotten);
         let head = (clock, revision, last_lease, forgotten, forgotten_origins, cluster_id);
         self.hash.with_head(&head)
     }

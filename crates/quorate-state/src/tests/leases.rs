@@ -166,7 +166,7 @@ fn the_first_founding_counts_and_lease_ids_begin_behind_its_base() {
     t.at(0, found(5, 3 << 32), "done");
     assert_ne!(t.registry.hash(), before, "whose state it is belongs to it");
     t.at(1, found(6, 9 << 32), "done");
-    assert_eq!(t.registry.cluster_id(), 5);
+    assert_eq!(t.registry.cluster_id(), NonZeroU64::new(5));
     t.at(2, register("web/a", 7), "registered L12884901889 15000ms @7 | #1 added web/a@7");
     t.at(3, found(6, 9 << 32), "done");
     t.at(3, register("web/b", 7), "registered L12884901890 15000ms @7 | #2 added web/b@7");

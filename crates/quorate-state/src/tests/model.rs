@@ -3,6 +3,7 @@
 //! to go back to where a command is refused.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 use crate::registry::leases::ENDED_PER_COMMAND;
 use crate::*;
@@ -12,7 +13,7 @@ const EMPTY_SERVICE_MS: u64 = 60 * 60 * 1_000;
 
 #[derive(Clone, Default)]
 pub(super) struct Model {
-    pub(super) cluster_id: u64,
+    pub(super) cluster_id: Option<NonZeroU64>,
     pub(super) clock: u64,
     pub(super) revision: u64,
     pub(super) forgotten: u64,
@@ -55,9 +56,9 @@ enum Time {
 }
 
 impl Model {
-    fn found(&mut self, cluster_id: u64, lease_base: LeaseId) -> Reply {
-        if self.cluster_id == 0 {
-            self.cluster_id = cluster_id;
+    fn found(&mut self, cluster_id: NonZeroU64, lease_base: LeaseId) -> Reply {
+        if self.cluster_id.is_none() {
+            self.cluster_id = Some(cluster_id);
             self.leases_given = self.leases_given.max(lease_base.0);
         }
         Reply::Done

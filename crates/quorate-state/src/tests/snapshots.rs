@@ -121,9 +121,9 @@ fn an_optional_field_of_a_newer_version_is_refused() {
 #[test]
 fn whose_it_is_is_read() {
     let bytes = written(&small());
-    assert_eq!(read_snapshot(&mut &bytes[..]).unwrap().cluster_id(), 5);
-    assert_eq!(read_snapshot_cluster(&mut &bytes[..]).unwrap(), 5);
-    assert_eq!(read_snapshot_cluster(&mut &written(&Registry::new())[..]).unwrap(), 0);
+    assert_eq!(read_snapshot(&mut &bytes[..]).unwrap().cluster_id(), NonZeroU64::new(5));
+    assert_eq!(read_snapshot_cluster(&mut &bytes[..]).unwrap(), NonZeroU64::new(5));
+    assert_eq!(read_snapshot_cluster(&mut &written(&Registry::new())[..]).unwrap(), None);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::storage::{RaftLogReader as _, RaftLogStorage as _};
 use openraft::vote::RaftLeaderId as _;
-use quorate_log::SnapshotFile;
+use quorate_log::{ClusterId, SnapshotFile};
 use quorate_state::read_snapshot_cluster;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
@@ -152,8 +152,10 @@ impl PeerService {
         let of = blocking(move || read_snapshot_cluster(&mut BufReader::new(body)));
         let of = of.await.map_err(super::peer::failed)?;
         let of = of.map_err(|error| Status::data_loss(error.to_string()))?;
-        if of == 0 || of != envelope.cluster_id {
-            let (ours, why) = (envelope.cluster_id, "its snapshot is of cluster");
+        let of = of.map(ClusterId::from);
+        if of.is_none() || of != envelope.cluster_id {
+            let [of, ours] = [of, envelope.cluster_id].map(ClusterId::number);
+            let why = "its snapshot is of cluster";
             return Err(refused(sender, &format!("{why} {of:016x}, not of {ours:016x}")));
         }
         Ok(())

@@ -10,7 +10,7 @@ use openraft::Snapshot;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, VoteResponse};
 use openraft::vote::RaftLeaderId as _;
-use quorate_log::{Identity, SnapshotFile, SnapshotStore};
+use quorate_log::{ClusterId, Identity, SnapshotFile, SnapshotStore};
 use quorate_proto::peer::v1::peer_server::Peer;
 use quorate_proto::peer::v1::{
     Forwarded, IdentifyRequest, IdentifyResponse, MovedRequest, MovedResponse, Payload, Payloads,
@@ -67,7 +67,7 @@ impl Peer for PeerService {
             leads: node.leads() && node.leadership().leader() == Some(node.id()),
             member_addresses: node.client_addresses(),
             knows_caller: caller.is_some_and(|member| !member.client_address.is_empty()),
-            cluster_id: self.node.peers().cluster_id(),
+            cluster_id: ClusterId::number(self.node.peers().cluster_id()),
             founders: self.node.peers().identity().founders,
             node_id: self.node.id(),
             client_address: self.node.me().client_address.clone(),
@@ -227,7 +227,8 @@ impl PeerService {
         let envelope = Envelope::of(metadata);
         let (target, ours) = (envelope.target, self.node.peers().identity());
         if !envelope.is_of_cluster_of(&ours) {
-            let (theirs, ours) = (envelope.cluster_id, ours.cluster_id);
+            let number = ClusterId::number;
+            let (theirs, ours) = (number(envelope.cluster_id), number(ours.cluster_id));
             let message = format!("this is a node of cluster {ours:016x}, not of {theirs:016x}");
             return Err(Status::failed_precondition(message));
         }
@@ -239,7 +240,7 @@ impl PeerService {
             let message = format!("node {target} waits to hear from the other founders");
             return Err(Status::unavailable(message));
         }
-        if ours.cluster_id == 0 && ours.founders == 0 && is_to_voter(metadata) {
+        if ours.cluster_id.is_none() && ours.founders == 0 && is_to_voter(metadata) {
             let message = format!("node {target} is a voter, but its disk was lost: replace it");
             self.node.peers().refused_as_voter(self.node.id());
             return Err(Status::failed_precondition(message));
@@ -254,14 +255,15 @@ impl PeerService {
         let Envelope { cluster_id, founders, .. } = Envelope::of(metadata);
         let known = self.node.peers().identity();
         // A founder waits until the id is applied: until then it may be anybody's.
-        if known.cluster_id != 0 || known.founders != 0 {
+        if known.cluster_id.is_some() || known.founders != 0 {
             return Ok(());
         }
         let identity = Identity { cluster_id, founders, ..known };
         let stamped = self.log.stamp(identity).await;
         stamped.map_err(|error| Status::failed_precondition(error.to_string()))?;
         self.node.peers().set_identity(identity);
-        tracing::info!(cluster_id = format!("{cluster_id:016x}"), "this node now belongs to");
+        let cluster_id = format!("{:016x}", ClusterId::number(cluster_id));
+        tracing::info!(cluster_id, "this node now belongs to");
         Ok(())
     }
 
