@@ -123,7 +123,7 @@ impl Caller {
 fn told(event: &WatchEvent) -> String {
     match event {
         WatchEvent::Snapshot(view) => format!("{} to begin with", view.len()),
-        WatchEvent::Reset { cluster_id, .. } => format!("cluster {cluster_id:016x} answers now"),
+        WatchEvent::Reset { cluster_id, .. } => format!("cluster {cluster_id} answers now"),
         WatchEvent::Added(instance) => format!("instance {} is there", instance.id),
         WatchEvent::Modified(instance) => {
             format!("instance {} changed, {:?}", instance.id, instance.status())

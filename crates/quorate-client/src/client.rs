@@ -17,6 +17,7 @@ use tonic::transport::Channel;
 use crate::admin::Admin;
 #[cfg(feature = "channel")]
 use crate::calling::ChannelBuilder;
+use crate::cluster_id::ClusterId;
 use crate::core::{Core, Options};
 use crate::counters::Counters;
 use crate::error::{Error, check_duration};
@@ -304,7 +305,7 @@ impl Client {
         Admin::new(self.core.clone())
     }
 
-    /// The cluster that answers, 0 before the first answer, and each change of it. It changes when
+    /// The cluster that answers, `None` before the first answer, and each change of it. It changes when
     /// the cluster was founded again, or when all addresses lead to another one: the client then
     /// registers again what it keeps registered, and shows in its watches and views what the other
     /// cluster has, once it has all of that. Where nodes of two clusters answer, it stays with the
@@ -314,11 +315,13 @@ impl Client {
     /// # async fn example(client: quorate_client::Client) {
     /// let mut cluster = client.watch_cluster();
     /// while cluster.changed().await.is_ok() {
-    ///     println!("with cluster {:016x} now", *cluster.borrow_and_update());
+    ///     if let Some(cluster) = *cluster.borrow_and_update() {
+    ///         println!("with cluster {cluster} now");
+    ///     }
     /// }
     /// # }
     /// ```
-    pub fn watch_cluster(&self) -> tokio::sync::watch::Receiver<u64> {
+    pub fn watch_cluster(&self) -> tokio::sync::watch::Receiver<Option<ClusterId>> {
         self.core.endpoints.watch_cluster()
     }
 

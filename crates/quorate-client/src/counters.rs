@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use crate::cluster_id::ClusterId;
+
 /// What the parts of a client note for each other and for those who ask.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// The cluster in which this client registered something last, and the latest revision at which
     /// that stands.
-    written: Mutex<(u64, u64)>,
+    written: Mutex<Option<(ClusterId, u64)>>,
     pub(crate) divergences: AtomicU64,
     pub(crate) bad_cache_files: AtomicU64,
 }
@@ -23,19 +25,21 @@ impl Counts {
     }
 
     /// A registration of this client stands at this revision.
-    pub(crate) fn wrote(&self, cluster_id: u64, revision: u64) {
+    pub(crate) fn wrote(&self, cluster_id: ClusterId, revision: u64) {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        *written = match *written {
-            (cluster, latest) if cluster == cluster_id => (cluster_id, latest.max(revision)),
-            _ => (cluster_id, revision),
+        let latest = match *written {
+            Some((cluster, latest)) if cluster == cluster_id => latest.max(revision),
+            _ => revision,
         };
+        *written = Some((cluster_id, latest));
     }
 
     /// The latest revision at which a registration of this client stands in this cluster; 0: none
     /// is known.
-    pub(crate) fn written(&self, cluster_id: u64) -> u64 {
+    pub(crate) fn written(&self, cluster_id: Option<ClusterId>) -> u64 {
         let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        if written.0 == cluster_id { written.1 } else { 0 }
+        let here = written.filter(|(cluster, _)| Some(*cluster) == cluster_id);
+        here.map_or(0, |(_, revision)| revision)
     }
 }
 

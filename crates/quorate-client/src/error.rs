@@ -10,6 +10,8 @@ use quorate_proto::trailers;
 pub use tonic::Code;
 use tonic::Status;
 
+use crate::cluster_id::ClusterId;
+
 /// Why a call failed.
 ///
 /// ```no_run
@@ -111,12 +113,12 @@ pub enum Error {
     },
     /// Another cluster answers than the one that granted a registration's lease, or sent the first
     /// part of an answer: it was founded again, or the addresses lead to another one.
-    #[error("another cluster answers: {is:016x} instead of {was:016x}")]
+    #[error("another cluster answers: {is} instead of {was}")]
     OtherCluster {
         /// The cluster before.
-        was: u64,
+        was: ClusterId,
         /// The one that answers now.
-        is: u64,
+        is: ClusterId,
     },
     /// A newer run of the process holds the instance (or it was deregistered by somebody else):
     /// this run has lost it.

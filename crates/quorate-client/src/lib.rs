@@ -72,11 +72,12 @@
 //! | `reading` | services, in one answer or in pages |
 //! | `core` | what all that a client started shares: settings, connections, its name |
 //! | `counters` | what is counted |
-//! | `types/`, `error` | what goes in and out |
+//! | `types/`, `cluster_id`, `error` | what goes in and out |
 
 mod admin;
 mod calling;
 mod client;
+mod cluster_id;
 mod core;
 mod counters;
 mod environment;
@@ -92,6 +93,7 @@ pub use admin::{Admin, Backup};
 pub use calling::ChannelBuilder;
 pub use calling::{Balancer, CallError, Caller, FailMode, Fault, Picked, Policy};
 pub use client::{Client, ClientBuilder};
+pub use cluster_id::ClusterId;
 pub use counters::Counters;
 pub use environment::parse_nodes;
 pub use error::{AddressFault, Attempt, Code, Error};

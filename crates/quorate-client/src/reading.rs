@@ -2,6 +2,8 @@
 
 mod pages;
 
+pub(crate) use pages::check_cluster;
+
 use quorate_proto::v1::{FetchRequest, FetchResponse};
 use tonic::{Code, Status};
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use quorate_proto::v1;
 
+use crate::cluster_id::ClusterId;
+
 pub use checks::HealthCheck;
 pub use quorate_proto::v1::{
     Consistency, Health, Instance, InstanceOverride, InstanceSpec, InstanceStatus, Member,
@@ -371,7 +373,7 @@ pub struct FetchOptions {
     pub(crate) consistency: Consistency,
     pub(crate) min_revision: u64,
     pub(crate) not_modified_since: u64,
-    pub(crate) cluster_id: u64,
+    pub(crate) cluster_id: Option<ClusterId>,
 }
 
 impl FetchOptions {
@@ -382,7 +384,7 @@ impl FetchOptions {
             consistency: Consistency::Linearizable,
             min_revision: 0,
             not_modified_since: 0,
-            cluster_id: 0,
+            cluster_id: None,
         }
     }
 
@@ -411,8 +413,8 @@ impl FetchOptions {
     /// The cluster that these revisions are of, from the lease or the header that they are from:
     /// where another one answers, they are passed over.
     #[must_use]
-    pub fn of_cluster(mut self, cluster_id: u64) -> Self {
-        self.cluster_id = cluster_id;
+    pub fn of_cluster(mut self, cluster_id: impl Into<Option<ClusterId>>) -> Self {
+        self.cluster_id = cluster_id.into();
         self
     }
 }

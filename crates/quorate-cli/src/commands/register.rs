@@ -9,7 +9,6 @@ use crate::args::{InstanceArgs, RegisterArgs, UpdateArgs};
 use crate::connect::{Stay, client, done};
 use crate::failure::Failure;
 use crate::instance::InstanceSettings;
-use crate::json;
 use crate::output::{self, Format};
 use crate::patience::{told, trying};
 use crate::signals::Stop;
@@ -98,7 +97,7 @@ fn tell_registered(
             "namespace": args.client.namespace,
             "service": service,
             "id": id,
-            "cluster_id": json::hex(lease.cluster_id),
+            "cluster_id": lease.cluster_id.to_string(),
             "lease_id": lease.id,
             "revision": lease.revision,
             "ttl_ms": u64::try_from(lease.ttl.as_millis()).unwrap_or(u64::MAX),
@@ -143,7 +142,7 @@ pub(crate) async fn superseded(
                 let before = cluster_id.replace(lease.cluster_id);
                 if before.is_some_and(|before| before != lease.cluster_id) {
                     let is = lease.cluster_id;
-                    output::note(&format!("registered again, with another cluster ({is:016x})"));
+                    output::note(&format!("registered again, with another cluster ({is})"));
                     if let Err(failure) = granted(&lease) {
                         return failure;
                     }

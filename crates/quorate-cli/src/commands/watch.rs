@@ -109,7 +109,7 @@ fn to_json(event: &WatchEvent) -> Value {
         }),
         WatchEvent::Reset { cluster_id, revision } => json!({
             "event": "reset",
-            "cluster_id": json::hex(*cluster_id),
+            "cluster_id": cluster_id.to_string(),
             "revision": revision,
         }),
         WatchEvent::Added(instance) => json!({
@@ -142,7 +142,7 @@ fn to_text(event: &WatchEvent) -> String {
             text
         }
         WatchEvent::Reset { cluster_id, revision } => format!(
-            "reset: another cluster answers ({cluster_id:016x}, revision {revision}); what differs follows"
+            "reset: another cluster answers ({cluster_id}, revision {revision}); what differs follows"
         ),
         WatchEvent::Added(instance) => format!("+ {}", in_line(instance)),
         WatchEvent::Modified(instance) => format!("~ {}", in_line(instance)),
@@ -207,7 +207,8 @@ mod tests {
             (&json!("expired"), &json!("orders-1"))
         );
         assert!(!json.to_string().contains('\n'));
-        let reset = WatchEvent::Reset { cluster_id: 0xab, revision: 3 };
+        let cluster_id = quorate_client::ClusterId::new(0xab).unwrap();
+        let reset = WatchEvent::Reset { cluster_id, revision: 3 };
         let text = to_text(&reset);
         assert!(text.starts_with("reset: another cluster answers (00000000000000ab, revision 3)"));
         assert_eq!(

@@ -5,11 +5,12 @@ use quorate_proto::v1::{
 };
 
 use super::Client;
+use crate::cluster_id::ClusterId;
 use crate::error::Error;
 use crate::nodes::call::call;
 use crate::nodes::endpoints::Target;
 use crate::nodes::stub::registry;
-use crate::reading::read;
+use crate::reading::{check_cluster, read};
 use crate::types::{
     Consistency, FetchOptions, Fetched, Health, Instance, InstanceStatus, Member, Selection,
     Service, ServiceSummary,
@@ -48,7 +49,7 @@ impl Client {
             consistency: options.consistency as i32,
             min_revision: options.min_revision,
             not_modified_since: options.not_modified_since,
-            cluster_id: options.cluster_id,
+            cluster_id: ClusterId::to_wire(options.cluster_id),
             ..options.selection.fetch(&self.core.options.namespace)
         };
         read(&self.core.endpoints, &self.core.plan("fetch", Target::Any), request).await
@@ -70,7 +71,7 @@ impl Client {
             consistency: consistency as i32,
             ..ListServicesRequest::default()
         };
-        let mut all = Vec::new();
+        let (mut all, mut last) = (Vec::new(), None);
         loop {
             let send =
                 |channel, request| async move { registry(channel).list_services(request).await };
@@ -79,9 +80,8 @@ impl Client {
                 .map_err(|error| error.into_error(plan.operation))?;
             let header = answer.header.unwrap_or_default();
             // A list of which one part is another cluster's would be nobody's.
-            if !request.after.is_empty() && header.cluster_id != request.cluster_id {
-                let (was, is) = (request.cluster_id, header.cluster_id);
-                return Err(Error::OtherCluster { was, is });
+            if let Some(last) = &last {
+                check_cluster(plan.operation, last, &header)?;
             }
             all.extend(answer.services);
             // Each page begins after the one before it, so this ends even with a node that repeats
@@ -93,6 +93,7 @@ impl Client {
             // The pages may come from different nodes: none may be older than the first.
             request.min_revision = request.min_revision.max(header.revision);
             request.cluster_id = header.cluster_id;
+            last = Some(header);
         }
     }
 

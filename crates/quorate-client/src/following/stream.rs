@@ -19,6 +19,7 @@ use tonic::{Code, Status, Streaming};
 use self::cursor::Cursor;
 pub(super) use self::cursor::Taken;
 use super::status::WatchStatus;
+use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::error::{Attempt, Error, explain};
 use crate::nodes::call::Rounds;
@@ -212,7 +213,7 @@ impl Stream {
     ) -> Result<Self, Status> {
         let begun = Instant::now();
         let (acks, requests) = mpsc::channel(ACKS_MAX);
-        let cursor = Cursor::new(subscribe.cluster_id, subscribe.from_revision);
+        let cursor = Cursor::new(ClusterId::new(subscribe.cluster_id), subscribe.from_revision);
         // A new channel has room.
         let _has_room =
             acks.try_send(WatchRequest { kind: Some(Kind::Subscribe(subscribe.clone())) });
@@ -306,7 +307,8 @@ impl Stream {
 
     /// The same subscription, from where this one is.
     fn resume(&self) -> WatchSubscribe {
-        let (from_revision, cluster_id) = (self.cursor.position(), self.cursor.cluster_id());
+        let from_revision = self.cursor.position();
+        let cluster_id = ClusterId::to_wire(self.cursor.cluster_id());
         WatchSubscribe { from_revision, cluster_id, ..self.subscribe.clone() }
     }
 
@@ -320,7 +322,7 @@ impl Stream {
     }
 
     /// The cluster that sends it; known from the first `Leader` on.
-    pub(super) fn cluster_id(&self) -> u64 {
+    pub(super) fn cluster_id(&self) -> Option<ClusterId> {
         self.cursor.cluster_id()
     }
 

@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use self::view::Backlog;
 pub use self::view::View;
+use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::error::Error;
 use crate::following::status::WatchStatus;
@@ -31,7 +32,7 @@ pub enum WatchEvent {
     /// and revisions of removals are not known.
     Reset {
         /// The cluster that answers now.
-        cluster_id: u64,
+        cluster_id: ClusterId,
         /// The revision of it that the view shows.
         revision: u64,
     },
@@ -63,7 +64,7 @@ pub enum WatchEvent {
 /// while let Some(event) = everything.next().await {
 ///     match event {
 ///         WatchEvent::Snapshot(view) => println!("{} at revision {}", view.len(), view.revision()),
-///         WatchEvent::Reset { cluster_id, .. } => println!("cluster {cluster_id:016x} answers now"),
+///         WatchEvent::Reset { cluster_id, .. } => println!("cluster {cluster_id} answers now"),
 ///         WatchEvent::Added(instance) => println!("+ {}/{}", instance.service, instance.id),
 ///         WatchEvent::Modified(instance) => println!("~ {}/{}", instance.service, instance.id),
 ///         WatchEvent::Removed { instance, reason, .. } => println!("- {} {reason:?}", instance.id),

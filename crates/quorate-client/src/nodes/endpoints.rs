@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::cluster_id::ClusterId;
 use crate::error::{AddressFault, Error};
 use crate::nodes::rebalance::{Growth, Rebalance};
 
@@ -54,8 +55,8 @@ pub(crate) struct Endpoints {
     pub(super) failure: Notify,
     /// Told when nodes were added.
     pub(super) rebalance: Rebalance,
-    /// The cluster that answers; 0 before the first answer. Only changed while `inner` is held.
-    cluster: watch::Sender<u64>,
+    /// The cluster that answers; `None` before the first answer. Only changed while `inner` is held.
+    cluster: watch::Sender<Option<ClusterId>>,
     connect_timeout: Duration,
 }
 
@@ -79,8 +80,8 @@ struct Node {
     seed: bool,
     member: bool,
     failed_at: Option<Instant>,
-    /// The cluster that its last answer was of; 0: none came yet.
-    cluster_id: u64,
+    /// The cluster that its last answer was of; `None`: none came yet.
+    cluster_id: Option<ClusterId>,
 }
 
 impl Endpoints {
@@ -107,7 +108,7 @@ impl Endpoints {
         let current = nodes.first().ok_or(Error::NoAddresses)?.address.clone();
         let inner = Mutex::new(Inner { nodes, current, leader: None, heard: None });
         let rebalance = Rebalance::new(rebalance_within);
-        let cluster = watch::Sender::new(0);
+        let cluster = watch::Sender::new(None);
         Ok(Self { inner, failure: Notify::new(), rebalance, cluster, connect_timeout })
     }
 
@@ -136,13 +137,13 @@ impl Endpoints {
         self.lock().nodes.len()
     }
 
-    /// The cluster that the client is of; 0 before the first answer.
-    pub(crate) fn cluster_id(&self) -> u64 {
+    /// The cluster that the client is of; `None` before the first answer.
+    pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
         *self.cluster.borrow()
     }
 
     /// Follows which cluster the client is of.
-    pub(crate) fn watch_cluster(&self) -> watch::Receiver<u64> {
+    pub(crate) fn watch_cluster(&self) -> watch::Receiver<Option<ClusterId>> {
         self.cluster.subscribe()
     }
 
@@ -158,8 +159,7 @@ impl Endpoints {
         header: Option<&ResponseHeader>,
     ) -> Result<(), Status> {
         let mut inner = self.lock();
-        let cluster_id = header.map_or(0, |header| header.cluster_id);
-        if cluster_id != 0 {
+        if let Some(cluster_id) = header.and_then(ClusterId::of) {
             self.admit(&mut inner, address, cluster_id)?;
         }
         inner.worked(address, target);
@@ -178,24 +178,23 @@ impl Endpoints {
     /// Notes which cluster a node is of. The client goes over to another one when each node that it
     /// knows has failed or says that it is of another: so it does at once where a cluster was
     /// founded again on the same addresses, and does not waver where two clusters answer.
-    fn admit(&self, inner: &mut Inner, address: &Address, cluster_id: u64) -> Result<(), Status> {
+    fn admit(&self, inner: &mut Inner, address: &Address, is: ClusterId) -> Result<(), Status> {
         let ours = self.cluster_id();
         if let Some(node) = inner.nodes.iter_mut().find(|node| node.address == *address) {
-            node.cluster_id = cluster_id;
+            node.cluster_id = Some(is);
         }
-        if ours != cluster_id {
-            if ours != 0 && inner.may_have_nodes_of(ours) {
+        if ours != Some(is) {
+            if let Some(ours) = ours.filter(|ours| inner.may_have_nodes_of(*ours)) {
                 return Err(Status::unavailable(format!(
-                    "the node is of cluster {cluster_id:016x}, and there may still be nodes of {ours:016x}"
+                    "the node is of cluster {is}, and there may still be nodes of {ours}"
                 )));
             }
-            let of_it = inner.nodes.iter_mut().filter(|node| node.cluster_id == cluster_id);
+            let of_it = inner.nodes.iter_mut().filter(|node| node.cluster_id == Some(is));
             of_it.for_each(|node| node.failed_at = None);
             inner.leader = None;
-            self.cluster.send_replace(cluster_id);
-            if ours != 0 {
-                let (was, is) = (format!("{ours:016x}"), format!("{cluster_id:016x}"));
-                tracing::warn!(was, is, %address, "another cluster answers: registering and reading anew");
+            self.cluster.send_replace(Some(is));
+            if let Some(was) = ours {
+                tracing::warn!(%was, %is, %address, "another cluster answers: registering and reading anew");
                 self.failure.notify_one(); // its members have to be learned
             }
         }
@@ -271,10 +270,11 @@ impl Inner {
 
     /// Whether some node may be of this cluster, which was the client's: one that was not asked
     /// yet, too.
-    fn may_have_nodes_of(&self, cluster_id: u64) -> bool {
+    fn may_have_nodes_of(&self, cluster_id: ClusterId) -> bool {
         let may_return = self.heard.is_some_and(|heard| heard.elapsed() < MAY_RETURN);
         let may_be = |node: &Node| {
-            [0, cluster_id].contains(&node.cluster_id) && (node.failed_at.is_none() || may_return)
+            node.cluster_id.is_none_or(|of| of == cluster_id)
+                && (node.failed_at.is_none() || may_return)
         };
         self.nodes.iter().any(may_be)
     }
@@ -390,7 +390,7 @@ fn parse(address: &str, connect_timeout: Duration) -> Result<Node, AddressFault>
         seed: false,
         member: false,
         failed_at: None,
-        cluster_id: 0,
+        cluster_id: None,
     })
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use quorate_proto::v1::{FetchRequest, FetchResponse, ResponseHeader, Service};
 
 use super::fetch_once;
+use crate::cluster_id::ClusterId;
 use crate::error::Error;
 use crate::nodes::call::Plan;
 use crate::nodes::endpoints::Endpoints;
@@ -46,7 +47,7 @@ pub(super) async fn fetch(
         (request.min_revision, request.cluster_id) = (last, header.cluster_id);
         page = fetch_page(endpoints, plan, &request).await?;
         let of_page = header_of(&page)?;
-        check_cluster(&header, &of_page)?;
+        check_cluster(plan.operation, &header, &of_page)?;
         header.age_ms = header.age_ms.max(of_page.age_ms);
         last = of_page.revision;
     }
@@ -82,7 +83,7 @@ async fn is_unchanged(
     };
     let answer = fetch_page(endpoints, plan, &request).await?;
     let missing = Error::BadAnswer { operation: plan.operation, missing: "header" };
-    check_cluster(first, answer.header.as_ref().ok_or(missing)?)?;
+    check_cluster(plan.operation, first, answer.header.as_ref().ok_or(missing)?)?;
     Ok(answer.not_modified)
 }
 
@@ -110,10 +111,15 @@ fn add(services: &mut Services, part: Service) {
 }
 
 /// Parts of two clusters would be nobody's.
-fn check_cluster(was: &ResponseHeader, is: &ResponseHeader) -> Result<(), Error> {
-    match (was.cluster_id, is.cluster_id) {
-        (was, is) if was != is => Err(Error::OtherCluster { was, is }),
-        _ => Ok(()),
+pub(crate) fn check_cluster(
+    operation: &'static str,
+    was: &ResponseHeader,
+    is: &ResponseHeader,
+) -> Result<(), Error> {
+    match (ClusterId::of(was), ClusterId::of(is)) {
+        (was, is) if was == is => Ok(()),
+        (Some(was), Some(is)) => Err(Error::OtherCluster { was, is }),
+        _ => Err(Error::BadAnswer { operation, missing: "cluster id" }),
     }
 }
 

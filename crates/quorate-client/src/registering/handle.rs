@@ -10,6 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::claims::Claim;
 use super::keeper::Keeper;
+use crate::cluster_id::ClusterId;
 use crate::error::{Error, LONGEST};
 use crate::types::{InstanceStatus, Update};
 
@@ -24,7 +25,7 @@ const COMMANDS_MAX: usize = 8;
 #[non_exhaustive]
 pub struct Lease {
     /// The cluster that granted it. Id and revision mean nothing in another one.
-    pub cluster_id: u64,
+    pub cluster_id: ClusterId,
     /// The lease that keeps the registration.
     pub id: u64,
     /// The revision at which it stands: a read with this as its minimum sees it on any node.

@@ -20,6 +20,7 @@ use tonic::{Code, Request, Status};
 use super::claims::{Claim, incarnation_at_least, new_incarnation};
 use super::handle::{Command, Gone, Lease, RegistrationState};
 use super::renewals::{Renewals, Renewed, next_renewal, slack};
+use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::error::{Error, current_incarnation};
 use crate::nodes::call::{CallError, Failure, Rounds, attempt, call};
@@ -46,7 +47,7 @@ enum Event {
     /// The renewal under way was answered, or failed on all nodes; `Err`: nobody renews any more.
     Renewed(Result<Result<Renewed, Failure>, oneshot::error::RecvError>),
     /// Another cluster answers than the one that granted the lease.
-    OtherCluster { is: u64 },
+    OtherCluster { is: ClusterId },
 }
 
 /// What comes next.
@@ -80,7 +81,7 @@ pub(super) struct Keeper {
     /// A renewal under way.
     renewing: Option<oneshot::Receiver<Result<Renewed, Failure>>>,
     /// The cluster that answers.
-    cluster: watch::Receiver<u64>,
+    cluster: watch::Receiver<Option<ClusterId>>,
     state: watch::Sender<RegistrationState>,
     rounds: Rounds,
 }
@@ -217,10 +218,11 @@ impl Keeper {
         let Self { lease, renewing, cluster, due, .. } = self;
         let granted_by = lease.map(|held| held.lease.cluster_id);
         let other_cluster = async {
-            let is_other = |is: &u64| granted_by.is_some_and(|granted_by| *is != granted_by);
+            let is_other = |is: &Option<ClusterId>| granted_by.is_some() && *is != granted_by;
             match cluster.wait_for(is_other).await.map(|is| *is) {
-                Ok(is) => is,
-                Err(_closed) => std::future::pending().await, // not while this has the core
+                Ok(Some(is)) => is,
+                // None only before there can be a lease.
+                Ok(None) | Err(_) => std::future::pending().await, // not while this has the core
             }
         };
         let turn = async {
@@ -405,7 +407,8 @@ impl Keeper {
         }
         let granted = Duration::from_millis(answer.ttl_ms);
         let interval = self.renew_every.unwrap_or(granted / 3).min(granted / 2);
-        let (cluster_id, revision) = (header.cluster_id, header.revision);
+        let cluster_id = ClusterId::of(header).ok_or(missing("cluster id"))?;
+        let revision = header.revision;
         let lease = Lease { cluster_id, id: answer.lease_id, revision, ttl: granted };
         self.core.options.counters.wrote(cluster_id, revision);
         self.lease = Some(Held { lease, interval });

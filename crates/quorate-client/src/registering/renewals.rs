@@ -21,6 +21,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use super::handle::Lease;
+use crate::cluster_id::ClusterId;
 use crate::nodes::call::{Failure, Plan, Rounds};
 use crate::nodes::endpoints::{Address, Endpoints, Target};
 use crate::nodes::rebalance::Mover;
@@ -63,7 +64,7 @@ type Outcome = Result<Renewed, Failure>;
 struct Renewal {
     lease_id: u64,
     /// The cluster that granted it.
-    cluster_id: u64,
+    cluster_id: ClusterId,
     send_by: Instant,
     /// How long a node may take to answer: about half an interval.
     limit: Duration,
@@ -161,7 +162,7 @@ impl Waiting {
 #[derive(Debug)]
 struct Batch {
     renewals: Vec<Renewal>,
-    cluster_id: u64,
+    cluster_id: ClusterId,
     sent: Instant,
     deadline: Instant,
 }
@@ -317,7 +318,8 @@ impl Stream {
         };
         let limit = renewals.iter().map(|renewal| renewal.limit).min().unwrap_or_default();
         let all = renewals.iter().map(|renewal| LeaseRenewal { lease_id: renewal.lease_id });
-        let request = RenewRequest { renewals: all.collect(), cluster_id };
+        let renewed = all.collect();
+        let request = RenewRequest { renewals: renewed, cluster_id: cluster_id.get() };
         let sent = Instant::now();
         let deadline = sent + limit.min(patience(limit));
         batches.push_back(Batch { renewals, cluster_id, sent, deadline });
@@ -329,9 +331,9 @@ impl Stream {
 
 /// Gives each renewal of a message its part of the answer.
 fn tell(batch: Batch, answer: &RenewResponse) {
-    let (revision, of) =
-        answer.header.as_ref().map_or((0, 0), |header| (header.revision, header.cluster_id));
-    let is_foreign = of != batch.cluster_id;
+    let header = answer.header.as_ref();
+    let revision = header.map_or(0, |header| header.revision);
+    let is_foreign = header.and_then(ClusterId::of) != Some(batch.cluster_id);
     let unknown: std::collections::HashSet<u64> =
         answer.unknown_lease_ids.iter().copied().collect();
     for renewal in batch.renewals {

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use quorate_client::{
-    Client, ClientBuilder, Consistency, Discovery, Error, FetchOptions, InstanceBuilder,
+    Client, ClientBuilder, ClusterId, Consistency, Discovery, Error, FetchOptions, InstanceBuilder,
     Registration, RegistrationHandle, RegistrationState, WatchEvent,
 };
 use quorate_proto::v1::{Instance, InstanceStatus};
@@ -12,6 +12,8 @@ use quorate_proto::v1::{Instance, InstanceStatus};
 use crate::fake::{CLUSTER, Fake, Mode, until, within};
 
 const OTHER: u64 = 8;
+const OURS: ClusterId = ClusterId::new(CLUSTER).unwrap();
+const THEIRS: ClusterId = ClusterId::new(OTHER).unwrap();
 
 fn builder(fakes: &[Fake]) -> ClientBuilder {
     Client::builder(fakes.iter().map(Fake::address))
@@ -42,7 +44,7 @@ fn restart(fakes: &mut [Fake]) {
     fakes.iter_mut().for_each(Fake::restart);
 }
 
-fn lease_cluster(handle: &RegistrationHandle) -> Option<u64> {
+fn lease_cluster(handle: &RegistrationHandle) -> Option<ClusterId> {
     match handle.state() {
         RegistrationState::Registered(lease) => Some(lease.cluster_id),
         _ => None,
@@ -66,7 +68,7 @@ async fn registrations_are_back_within_an_interval_and_renew_no_strangers() {
         }
         let state = handles[0].watch_state();
         let mut cluster = client.watch_cluster();
-        assert_eq!(*cluster.borrow_and_update(), CLUSTER);
+        assert_eq!(*cluster.borrow_and_update(), Some(OURS));
         until("they renew", || fakes[0].calls("renewed leases") >= 20).await;
 
         found_again(&mut fakes);
@@ -77,7 +79,7 @@ async fn registrations_are_back_within_an_interval_and_renew_no_strangers() {
         restart(&mut fakes);
         let begun = Instant::now();
         until("all are registered there", || {
-            handles.iter().all(|handle| lease_cluster(handle) == Some(OTHER))
+            handles.iter().all(|handle| lease_cluster(handle) == Some(THEIRS))
         })
         .await;
         // The slack is for a busy machine and the nodes' round; without noticing they would never
@@ -94,7 +96,7 @@ async fn registrations_are_back_within_an_interval_and_renew_no_strangers() {
         }
         // Said once: an event for each registration, one for the client.
         assert!(cluster.has_changed().unwrap());
-        assert_eq!(*cluster.borrow_and_update(), OTHER);
+        assert_eq!(*cluster.borrow_and_update(), Some(THEIRS));
         assert!(!cluster.has_changed().unwrap());
         assert!(state.has_changed().unwrap());
         handles.remove(3).deregister().await.unwrap();
@@ -116,7 +118,7 @@ async fn a_registration_says_why_it_registers_again() {
                 RegistrationState::Retrying { last_error: Some(error), .. } => {
                     told.push(error.clone());
                 }
-                RegistrationState::Registered(lease) if lease.cluster_id == OTHER => return told,
+                RegistrationState::Registered(lease) if lease.cluster_id == THEIRS => return told,
                 _ => {}
             }
         }
@@ -126,8 +128,7 @@ async fn a_registration_says_why_it_registers_again() {
     // again.
     restart(&mut fakes);
     let told = within(told).await.unwrap();
-    let is_reason =
-        |error: &Error| matches!(error, Error::OtherCluster { was: CLUSTER, is: OTHER });
+    let is_reason = |error: &Error| matches!(error, Error::OtherCluster { was: OURS, is: THEIRS });
     assert!(told.last().is_some_and(is_reason), "{told:?}");
 }
 
@@ -162,11 +163,11 @@ async fn watches_and_views_show_the_old_until_the_new_is_whole_and_then_just_tha
         until("the watch is the new cluster's", || {
             let snapshot = watch.snapshot();
             let ids: Vec<_> = snapshot.iter().map(|instance| instance.id.clone()).collect();
-            all_new(&ids) && snapshot.cluster_id() == OTHER
+            all_new(&ids) && snapshot.cluster_id() == Some(THEIRS)
         })
         .await;
         let event = within(watch.next()).await;
-        let reset = matches!(event, Some(WatchEvent::Reset { cluster_id: OTHER, .. }));
+        let reset = matches!(event, Some(WatchEvent::Reset { cluster_id: THEIRS, .. }));
         assert!(reset, "{event:?}");
         let (mut removed, mut added) = (0, 0);
         while removed + added < before + after {
@@ -200,7 +201,7 @@ async fn an_empty_service_of_the_new_cluster_is_told_at_once() {
     let handle = client.register(registration("mine", Duration::from_millis(100))).await.unwrap();
     found_again(&mut fakes);
     restart(&mut fakes);
-    until("it is back", || lease_cluster(&handle) == Some(OTHER)).await;
+    until("it is back", || lease_cluster(&handle) == Some(THEIRS)).await;
     let empty = client.discover("nobody").unwrap();
     within(empty.synced()).await;
     let begun = Instant::now();
@@ -222,7 +223,7 @@ async fn a_read_that_carries_the_old_clusters_revision_is_answered() {
         .consistency(Consistency::Local)
         .min_revision(before.revision)
         .not_modified_since(before.revision)
-        .of_cluster(before.cluster_id);
+        .of_cluster(ClusterId::of(&before));
     assert!(client.fetch_with(&again).await.unwrap().services.is_none(), "not modified");
     found_again(&mut fakes);
     fakes[0].state().put(instance("new"));
@@ -246,7 +247,7 @@ async fn of_two_clusters_that_answer_a_client_stays_with_its_own() {
     let (view, watch) = (client.discover("s").unwrap(), client.watch("s"));
     until("both are shown", || shown(&view) == ["a", "ours"]).await;
     let mut cluster = client.watch_cluster();
-    assert_eq!(*cluster.borrow_and_update(), CLUSTER);
+    assert_eq!(*cluster.borrow_and_update(), Some(OURS));
 
     // Its node fails for a moment, again and again.
     for _ in 0..5 {
@@ -268,10 +269,10 @@ async fn of_two_clusters_that_answer_a_client_stays_with_its_own() {
     // It is gone for good: the client goes over, once, and stays when the old one is back.
     ours.kill();
     tokio::time::timeout(Duration::from_secs(15), cluster.changed()).await.unwrap().unwrap();
-    assert_eq!(*cluster.borrow_and_update(), OTHER);
-    until("it is registered there", || lease_cluster(&handle) == Some(OTHER)).await;
+    assert_eq!(*cluster.borrow_and_update(), Some(THEIRS));
+    until("it is registered there", || lease_cluster(&handle) == Some(THEIRS)).await;
     until("its views are of it", || shown(&view) == ["a", "other"]).await;
-    until("its watches too", || watch.snapshot().cluster_id() == OTHER).await;
+    until("its watches too", || watch.snapshot().cluster_id() == Some(THEIRS)).await;
     ours.restart();
     for _ in 0..5 {
         other.state().end_watches();

@@ -54,7 +54,7 @@ async fn next(watch: &mut Watch) -> String {
     match event {
         None => "end".to_owned(),
         Some(WatchEvent::Snapshot(view)) => format!("snapshot {}", short(&view)),
-        Some(WatchEvent::Reset { cluster_id, .. }) => format!("reset {cluster_id}"),
+        Some(WatchEvent::Reset { cluster_id, .. }) => format!("reset {}", cluster_id.get()),
         Some(WatchEvent::Added(i)) => format!("+{}{}", i.id, i.weight),
         Some(WatchEvent::Modified(i)) => format!("~{}{}", i.id, i.weight),
         Some(WatchEvent::Removed { instance, reason, .. }) => {

@@ -8,6 +8,7 @@ use quorate_proto::v1::{Consistency, FetchRequest, Service};
 
 use super::hub::Shared;
 use super::topics::Topics;
+use crate::cluster_id::ClusterId;
 use crate::nodes::endpoints::Target;
 use crate::reading::read;
 
@@ -23,14 +24,14 @@ pub(super) async fn finds_difference(shared: &Shared) -> bool {
             consistency: Consistency::Local as i32,
             // The node has at least what is known here, unless it is of another cluster.
             min_revision: topics.lowest(),
-            cluster_id: topics.cluster_id,
+            cluster_id: ClusterId::to_wire(topics.cluster_id),
             ..FetchRequest::default()
         }
     };
     match read(&core.endpoints, &core.plan("audit", Target::Any), request).await {
         Ok(fetched) => {
             let mut topics = shared.topics();
-            if fetched.header.cluster_id != topics.cluster_id {
+            if ClusterId::of(&fetched.header) != topics.cluster_id {
                 return false; // the stream will bring what that one has
             }
             // What changed between two pages changed after this, and is not compared.

@@ -15,6 +15,7 @@ use quorate_proto::v1::{Instance, Service};
 use tokio::time::sleep;
 
 use super::hub::Shared;
+use crate::cluster_id::ClusterId;
 
 /// A service is written no more often than this.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
@@ -107,9 +108,9 @@ pub(super) async fn save(shared: Arc<Shared>) {
     }
 }
 
-fn write(file: &Path, cluster_id: u64, service: &Service) -> io::Result<()> {
+fn write(file: &Path, cluster_id: Option<ClusterId>, service: &Service) -> io::Result<()> {
     let mut bytes = MAGIC.to_vec();
-    bytes.extend(cluster_id.to_le_bytes());
+    bytes.extend(ClusterId::to_wire(cluster_id).to_le_bytes());
     service.encode(&mut bytes).map_err(io::Error::other)?;
     if bytes.len() as u64 > FILE_MAX - 4 {
         return Err(io::Error::other("the service is too large to be cached"));
@@ -124,7 +125,7 @@ fn write(file: &Path, cluster_id: u64, service: &Service) -> io::Result<()> {
 }
 
 /// What a file says: the cluster, and the instances.
-type Found = (u64, Vec<Instance>);
+type Found = (Option<ClusterId>, Vec<Instance>);
 
 /// What is in a file; `None`: there is none.
 fn read(file: &Path, namespace: &str, service: &str) -> Result<Option<Found>, Unusable> {
@@ -147,7 +148,7 @@ fn read(file: &Path, namespace: &str, service: &str) -> Result<Option<Found>, Un
     if found.namespace != namespace || found.name != service {
         return Err(Unusable::Foreign);
     }
-    Ok(Some((u64::from_le_bytes(*cluster_id), found.instances)))
+    Ok(Some((ClusterId::new(u64::from_le_bytes(*cluster_id)), found.instances)))
 }
 
 #[cfg(test)]
@@ -167,10 +168,10 @@ mod tests {
         let cache = Cache::new(Some(dir.path()), "").unwrap();
         let file = cache.file("s");
         assert!(matches!(read(&file, "default", "s"), Ok(None)));
-        write(&file, 7, &service(3)).unwrap();
-        write(&file, 8, &service(2)).unwrap();
+        write(&file, ClusterId::new(7), &service(3)).unwrap();
+        write(&file, ClusterId::new(8), &service(2)).unwrap();
         let (cluster_id, instances) = read(&file, "default", "s").unwrap().unwrap();
-        assert_eq!((cluster_id, instances.len()), (8, 2));
+        assert_eq!((cluster_id, instances.len()), (ClusterId::new(8), 2));
         assert!(matches!(read(&file, "default", "t"), Err(Unusable::Foreign)));
         assert!(matches!(read(&file, "other", "s"), Err(Unusable::Foreign)));
         let whole = std::fs::read(&file).unwrap();

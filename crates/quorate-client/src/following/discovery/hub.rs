@@ -21,6 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::audit;
 use super::cache::{self, Cache};
 use super::topics::{Feed, Queue, Topics};
+use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::counters::Counts;
 use crate::following::status::WatchStatus;
@@ -136,7 +137,7 @@ impl Shared {
 
     /// To these services, from this revision on.
     fn subscribe(&self, services: Vec<String>, from_revision: u64) -> WatchSubscribe {
-        let cluster_id = self.topics().cluster_id;
+        let cluster_id = ClusterId::to_wire(self.topics().cluster_id);
         let namespace = self.namespace.clone();
         WatchSubscribe { namespace, services, from_revision, cluster_id, ..Default::default() }
     }

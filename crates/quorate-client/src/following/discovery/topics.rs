@@ -9,14 +9,15 @@ use quorate_proto::v1::{Change, ChangeKind, Instance, RemoveReason, Service};
 use tokio::sync::{Notify, watch};
 
 use super::instances::{Instances, Origin, Selector};
+use crate::cluster_id::ClusterId;
 use crate::following::watch::{Backlog, WatchEvent};
 
 /// The services of a hub, by name.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     pub(super) by_name: BTreeMap<String, Topic>,
-    /// What the positions belong to; 0: none yet.
-    pub(super) cluster_id: u64,
+    /// What the positions belong to; `None`: none yet.
+    pub(super) cluster_id: Option<ClusterId>,
 }
 
 /// One service.
@@ -296,7 +297,7 @@ impl Topics {
 
     /// Another cluster answers: what is known is shown on, but counts for nothing when changes
     /// come.
-    pub(super) fn belongs_to(&mut self, cluster_id: u64) {
+    pub(super) fn belongs_to(&mut self, cluster_id: Option<ClusterId>) {
         if self.cluster_id != cluster_id {
             self.cluster_id = cluster_id;
             self.distrust_all();
@@ -331,8 +332,13 @@ impl Topics {
     /// Takes what an earlier run left, where nothing better is there, nor another cluster than it
     /// was of.
     #[cfg_attr(not(feature = "cache"), allow(dead_code, reason = "nothing is cached"))]
-    pub(super) fn take_cached(&mut self, name: &str, cluster_id: u64, all: Vec<Instance>) {
-        let may_be = [0, cluster_id].contains(&self.cluster_id);
+    pub(super) fn take_cached(
+        &mut self,
+        name: &str,
+        cluster_id: Option<ClusterId>,
+        all: Vec<Instance>,
+    ) {
+        let may_be = [None, cluster_id].contains(&self.cluster_id);
         if let Some(topic) = self.by_name.get_mut(name)
             && topic.origin == Origin::Nowhere
             && may_be
@@ -468,8 +474,8 @@ mod tests {
             let feed = Arc::new(Feed::new(Selector::service("s").statuses([])));
             let mut topics = Topics::default();
             topics.add(feed.clone());
-            topics.belongs_to(answers);
-            topics.take_cached("s", 7, vec![Instance::default()]);
+            topics.belongs_to(ClusterId::new(answers));
+            topics.take_cached("s", ClusterId::new(7), vec![Instance::default()]);
             assert_eq!(feed.current.load().len(), shown, "{answers} answers");
         }
     }

@@ -4,6 +4,8 @@
 use quorate_proto::v1::{Change, ResponseHeader, Service, WatchResponse, watch_response::Kind};
 use tonic::Status;
 
+use crate::cluster_id::ClusterId;
+
 /// What a message came to.
 #[derive(Debug)]
 pub(in crate::following) enum Taken {
@@ -21,9 +23,9 @@ pub(in crate::following) enum Taken {
 #[derive(Debug)]
 pub(super) struct Cursor {
     /// The cluster that sends the stream; `None` before the first header.
-    sender: Option<u64>,
-    /// The cluster that the position was of when the stream began; 0: not known.
-    asked_of: u64,
+    sender: Option<ClusterId>,
+    /// The cluster that the position was of when the stream began; `None`: not known.
+    asked_of: Option<ClusterId>,
     /// What the last message led to, or the stream was asked to begin after.
     position: u64,
     /// Whether changes can follow on the position: not before the first snapshot, if the stream was
@@ -38,7 +40,7 @@ pub(super) struct Cursor {
 impl Cursor {
     /// Of a stream that was asked for what follows on this revision of this cluster; revision 0:
     /// for a snapshot.
-    pub(super) fn new(cluster_id: u64, from: u64) -> Self {
+    pub(super) fn new(cluster_id: Option<ClusterId>, from: u64) -> Self {
         Self {
             sender: None,
             asked_of: cluster_id,
@@ -53,9 +55,9 @@ impl Cursor {
         self.position
     }
 
-    /// The cluster that sends the stream; 0 before the first header.
-    pub(super) fn cluster_id(&self) -> u64 {
-        self.sender.unwrap_or_default()
+    /// The cluster that sends the stream; `None` before the first header.
+    pub(super) fn cluster_id(&self) -> Option<ClusterId> {
+        self.sender
     }
 
     /// Whether all that the node knew when the stream began is here.
@@ -73,13 +75,16 @@ impl Cursor {
         match (self.sender, header) {
             (None, None) => Err(Status::aborted("the first message has no header")),
             (None, Some(header)) => {
-                self.sender = Some(header.cluster_id);
-                self.has_position &= [0, header.cluster_id].contains(&self.asked_of);
+                let Some(sender) = ClusterId::of(header) else {
+                    return Err(Status::aborted("the first message names no cluster"));
+                };
+                self.sender = Some(sender);
+                self.has_position &= self.asked_of.is_none_or(|of| of == sender);
                 Ok(Some(header.leader_id != 0))
             }
-            (Some(was), Some(header)) if header.cluster_id != was => {
+            (Some(was), Some(header)) if ClusterId::of(header) != Some(was) => {
                 let is = header.cluster_id;
-                Err(Status::aborted(format!("a message of {is:016x} in a stream of {was:016x}")))
+                Err(Status::aborted(format!("a message of {is:016x} in a stream of {was}")))
             }
             (Some(_), _) => Ok(None),
         }
@@ -166,7 +171,7 @@ mod tests {
 
     /// A stream of cluster 7 that was asked for what follows on this revision of cluster 7.
     fn stream(from: u64) -> Cursor {
-        let mut cursor = Cursor::new(7, from);
+        let mut cursor = Cursor::new(ClusterId::new(7), from);
         assert_eq!(cursor.take_header(Some(&header(7))).unwrap(), Some(true));
         cursor
     }
@@ -191,7 +196,7 @@ mod tests {
         };
         assert_eq!(services.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
         assert!(cursor.is_complete());
-        assert_eq!((cursor.cluster_id(), cursor.position()), (7, 5));
+        assert_eq!((cursor.cluster_id(), cursor.position()), (ClusterId::new(7), 5));
     }
 
     #[test]
@@ -223,19 +228,21 @@ mod tests {
 
     #[test]
     fn on_the_position_in_one_cluster_nothing_of_another_follows() {
-        let mut cursor = Cursor::new(7, 5);
+        let mut cursor = Cursor::new(ClusterId::new(7), 5);
         cursor.take_header(Some(&header(8))).unwrap();
         let early = refusal(cursor.take(changed(5, 6)));
         assert_eq!(early, "expected a snapshot, got what follows 5");
         cursor.take(snapshot(2, "a", true)).unwrap();
         cursor.take(changed(2, 3)).unwrap();
-        assert_eq!((cursor.cluster_id(), cursor.position()), (8, 3));
+        assert_eq!((cursor.cluster_id(), cursor.position()), (ClusterId::new(8), 3));
     }
 
     #[test]
     fn the_first_message_has_a_header_and_all_are_of_one_cluster() {
-        let mut cursor = Cursor::new(0, 0);
+        let mut cursor = Cursor::new(None, 0);
         assert_eq!(refusal(cursor.take_header(None)), "the first message has no header");
+        let of_none = refusal(cursor.take_header(Some(&header(0))));
+        assert_eq!(of_none, "the first message names no cluster");
         let leaderless = ResponseHeader { leader_id: 0, ..header(7) };
         assert_eq!(cursor.take_header(Some(&leaderless)).unwrap(), Some(false));
         assert_eq!(cursor.take_header(None).unwrap(), None);

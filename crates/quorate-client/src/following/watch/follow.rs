@@ -5,6 +5,7 @@ use std::sync::Arc;
 use quorate_proto::v1::WatchSubscribe;
 
 use super::{Publisher, View, WatchEvent};
+use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::following::stream::{Ended, Event, Follower, Stream, Taken};
 use crate::types::Selection;
@@ -67,25 +68,26 @@ impl Known {
     fn subscribe(&self, namespace: &str, selection: &Selection) -> WatchSubscribe {
         WatchSubscribe {
             from_revision: if self.anew { 0 } else { self.view.revision() },
-            cluster_id: self.view.cluster_id(),
+            cluster_id: ClusterId::to_wire(self.view.cluster_id()),
             ..selection.subscribe(namespace)
         }
     }
 
     /// Takes what a stream of this cluster brought. If the view has moved: what changed in it.
-    fn take(&mut self, taken: Taken, cluster_id: u64) -> Option<Vec<WatchEvent>> {
+    fn take(&mut self, taken: Taken, sender: Option<ClusterId>) -> Option<Vec<WatchEvent>> {
         let (events, revision) = match taken {
             Taken::Leader(_) | Taken::Part => return None,
             Taken::Snapshot { services, revision } => {
                 self.anew = false;
-                let is_other = self.view.is_synced() && self.view.cluster_id() != cluster_id;
-                let reset = is_other.then_some(WatchEvent::Reset { cluster_id, revision });
+                let is_other = self.view.is_synced() && self.view.cluster_id() != sender;
+                let other = sender.filter(|_| is_other);
+                let reset = other.map(|cluster_id| WatchEvent::Reset { cluster_id, revision });
                 let events = reset.into_iter().chain(self.view.replace(services)).collect();
                 (events, revision)
             }
             Taken::Changes { changes, revision } => (self.view.apply(changes), revision),
         };
-        self.view.move_to(revision, cluster_id);
+        self.view.move_to(revision, sender);
         Some(events)
     }
 }
@@ -110,11 +112,15 @@ mod tests {
     #[test]
     fn another_clusters_snapshot_resets_and_tells_what_differs() {
         let mut known = Known::default();
-        known.take(snapshot(5, &["a"]), 7).unwrap();
-        assert!(known.take(Taken::Part, 8).is_none());
-        assert_eq!((known.view.len(), known.view.cluster_id()), (1, 7), "until the other is whole");
-        let events = known.take(snapshot(2, &["b", "c"]), 8).unwrap();
-        let reset = WatchEvent::Reset { cluster_id: 8, revision: 2 };
+        known.take(snapshot(5, &["a"]), ClusterId::new(7)).unwrap();
+        assert!(known.take(Taken::Part, ClusterId::new(8)).is_none());
+        assert_eq!(
+            (known.view.len(), known.view.cluster_id()),
+            (1, ClusterId::new(7)),
+            "until the other is whole"
+        );
+        let events = known.take(snapshot(2, &["b", "c"]), ClusterId::new(8)).unwrap();
+        let reset = WatchEvent::Reset { cluster_id: ClusterId::new(8).unwrap(), revision: 2 };
         assert_eq!(format!("{:?}", events[0]), format!("{reset:?}"));
         assert_eq!(events.len(), 4, "and what differs: {events:?}");
         let subscribe = known.subscribe("", &Selection::service("s"));
@@ -124,11 +130,11 @@ mod tests {
     #[test]
     fn after_the_registry_went_back_the_view_stays_until_there_is_a_snapshot() {
         let mut known = Known::default();
-        known.take(snapshot(5, &["a"]), 7).unwrap();
+        known.take(snapshot(5, &["a"]), ClusterId::new(7)).unwrap();
         known.anew = true;
         assert_eq!(known.subscribe("", &Selection::service("s")).from_revision, 0);
         assert_eq!(known.view.len(), 1);
-        known.take(snapshot(2, &["b"]), 7).unwrap();
+        known.take(snapshot(2, &["b"]), ClusterId::new(7)).unwrap();
         assert_eq!(known.subscribe("", &Selection::service("s")).from_revision, 2);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use quorate_proto::v1::{Change, ChangeKind, Instance, RemoveReason, Service};
 
 use super::WatchEvent;
+use crate::cluster_id::ClusterId;
 
 type Instances = BTreeMap<String, Arc<Instance>>;
 
@@ -18,7 +19,7 @@ type Instances = BTreeMap<String, Arc<Instance>>;
 pub struct View {
     synced: bool,
     revision: u64,
-    cluster_id: u64,
+    cluster_id: Option<ClusterId>,
     /// Services with at least one instance.
     services: BTreeMap<String, Arc<Instances>>,
 }
@@ -34,8 +35,8 @@ impl View {
         self.revision
     }
 
-    /// The cluster that it is of.
-    pub fn cluster_id(&self) -> u64 {
+    /// The cluster that it is of; `None` until the first snapshot is there.
+    pub fn cluster_id(&self) -> Option<ClusterId> {
         self.cluster_id
     }
 
@@ -70,7 +71,7 @@ impl View {
     }
 
     /// It now shows this position.
-    pub(super) fn move_to(&mut self, revision: u64, cluster_id: u64) {
+    pub(super) fn move_to(&mut self, revision: u64, cluster_id: Option<ClusterId>) {
         self.synced = true;
         self.revision = revision;
         self.cluster_id = cluster_id;
@@ -221,7 +222,7 @@ mod tests {
     fn short(events: &[WatchEvent]) -> String {
         let words = events.iter().map(|event| match event {
             WatchEvent::Snapshot(_) => "snapshot".to_owned(),
-            WatchEvent::Reset { cluster_id, .. } => format!("reset{cluster_id}"),
+            WatchEvent::Reset { cluster_id, .. } => format!("reset{}", cluster_id.get()),
             WatchEvent::Added(i) => format!("+{}{}", i.id, i.weight),
             WatchEvent::Modified(i) => format!("~{}{}", i.id, i.weight),
             WatchEvent::Removed { instance, .. } => format!("-{}", instance.id),
@@ -241,7 +242,8 @@ mod tests {
     #[test]
     fn a_slow_reader_is_told_of_the_last_reset_only_and_before_what_follows_it() {
         let mut backlog = Backlog::default();
-        let reset = |cluster_id| WatchEvent::Reset { cluster_id, revision: 1 };
+        let id = |number| ClusterId::new(number).unwrap();
+        let reset = |number| WatchEvent::Reset { cluster_id: id(number), revision: 1 };
         let added = |id| WatchEvent::Added(Arc::new(instance(id, 1)));
         for event in [added("a"), reset(7), added("b"), reset(8), added("c")] {
             backlog.push(event);

@@ -135,7 +135,7 @@ fn a_cluster_founded_again_is_taken_when_the_last_node_says_so() {
         if counts.is_err() {
             endpoints.failed(&address.into());
         }
-        (counts.is_ok(), endpoints.cluster_id())
+        (counts.is_ok(), ClusterId::to_wire(endpoints.cluster_id()))
     };
     assert_eq!(answers("a:1", 7), (true, 7), "the first answer decides");
     assert_eq!(answers("a:1", 8), (false, 7), "the others have not been asked");
@@ -161,5 +161,5 @@ fn a_stranger_is_not_taken_while_a_node_of_the_cluster_may_return() {
     endpoints.lock().heard = Instant::now().checked_sub(MAY_RETURN);
     assert!(answers("b:1", 8));
     assert!(!answers("a:1", 7), "the client stays with the one that serves");
-    assert_eq!(endpoints.cluster_id(), 8);
+    assert_eq!(endpoints.cluster_id(), ClusterId::new(8));
 }

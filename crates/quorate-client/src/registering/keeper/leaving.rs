@@ -11,7 +11,6 @@ use crate::nodes::endpoints::Target;
 use crate::nodes::retry::Decision;
 use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
-use crate::registering::Lease;
 
 impl Keeper {
     pub(super) async fn deregister(&mut self, deadline: Instant) -> Result<(), Error> {
@@ -31,9 +30,11 @@ impl Keeper {
             Err(CallError::Refused { decision: Decision::Superseded, status, .. }) => {
                 if let Some(Held { lease, .. }) = self.lease.filter(|_| self.wanted.len() > 1) {
                     // Another run has some of the instances; the rest goes with the lease.
-                    let Lease { id: lease_id, cluster_id, .. } = lease;
-                    let request =
-                        DeregisterRequest { lease_id, cluster_id, ..DeregisterRequest::default() };
+                    let request = DeregisterRequest {
+                        lease_id: lease.id,
+                        cluster_id: lease.cluster_id.get(),
+                        ..DeregisterRequest::default()
+                    };
                     self.deregister_call(deadline, &request)
                         .await
                         .map_err(|error| error.into_error("deregister"))?;
