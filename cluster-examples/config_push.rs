@@ -6,8 +6,8 @@
 //!
 //!     cargo run --example config_push
 //!
-//! QUORATE_NODES=host:port,host:port,... names another cluster. Everybody has a client of his own,
-//! as processes would; killing a node of the registry meanwhile makes no difference.
+//! QUORATE_NODES=host:port,host:port,... names another cluster. Each part has a client of its own,
+//! as separate processes would. Killing a node of the registry meanwhile makes no difference.
 
 #![allow(clippy::print_stdout, reason = "an example tells its story")]
 
@@ -39,9 +39,9 @@ use tonic::Status;
 
 const NAMESPACE: &str = "config-push-example";
 const REPORT_EVERY: Duration = Duration::from_millis(100);
-/// One agent has so long to take a configuration, all attempts together.
+/// One agent has this long to take a configuration, all attempts together.
 const PUSH_WITHIN: Duration = Duration::from_millis(1_500);
-/// Who leaves goes on for so long, for those who have not heard of it.
+/// A process that leaves serves for this long more, for callers that do not know of it yet.
 const GRACE: Duration = Duration::from_millis(500);
 
 #[tokio::main]
@@ -113,7 +113,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a controller says of so many agents.
+/// What a controller says of this number of agents.
 fn versions(agents: u32, version: u32) -> String {
     let agents = (1..=agents).map(|number| format!("agent-{number}={version}"));
     agents.collect::<Vec<_>>().join(" ")
@@ -135,7 +135,7 @@ async fn push(operator: &mut Text, config: &str, expected: &[(usize, &str)]) -> 
     Ok(())
 }
 
-/// Waits until so many controllers say the same.
+/// Waits until there are `count` controllers and each of them says this.
 async fn all_say(client: &Client, count: usize, expected: &str) -> anyhow::Result<()> {
     let (view, connections) = (client.discover("controller")?, Connections::default());
     shows(&view, |controllers| controllers.len() == count).await?;
@@ -228,19 +228,19 @@ impl Process {
         self.tasks.push(AbortOnDropHandle::new(tokio::spawn(task)));
     }
 
-    /// Leaves, goes on for those who have not heard of it, and stops when the calls in flight are
+    /// Leaves, serves callers that do not know of it yet, and stops when the calls in flight are
     /// done.
     async fn stop(self) -> anyhow::Result<()> {
         drop(self.tasks);
         self.handle.deregister().await?;
         sleep(GRACE).await;
         drop(self.stop);
-        Ok(timeout(PATIENCE, self.server).await.context("somebody does not stop")???)
+        Ok(timeout(PATIENCE, self.server).await.context("a server does not stop")???)
     }
 }
 
-/// A controller: takes reports, pushes, tells who has what; and takes over what another controller
-/// has pushed.
+/// A controller: takes reports, pushes, says which agent has what; and takes over what another
+/// controller has pushed.
 async fn controller(number: u32) -> anyhow::Result<Process> {
     let client = connect(NAMESPACE).await?;
     let config = Arc::new(watch::Sender::new(Config::default()));
@@ -287,7 +287,7 @@ async fn controller(number: u32) -> anyhow::Result<Process> {
     Ok(process)
 }
 
-/// A line for each agent, whatever came of the others.
+/// A line for each agent, also if others failed.
 async fn push_to_all(
     agents: &Caller,
     connections: &Connections,
@@ -381,7 +381,7 @@ fn lock(mood: &Mutex<Mood>) -> std::sync::MutexGuard<'_, Mood> {
     mood.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// To any controller, which answers with the newest configuration: for those that have none yet.
+/// To any controller, which answers with the newest configuration: for agents that have none yet.
 async fn report(
     id: String,
     controllers: Caller,

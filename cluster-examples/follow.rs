@@ -85,7 +85,7 @@ async fn start(client: &Client, number: u16) -> anyhow::Result<RegistrationHandl
     Ok(registration)
 }
 
-/// Somebody who calls the service.
+/// A caller of the service.
 struct Caller {
     watch: Watch,
 }
@@ -103,7 +103,7 @@ impl Caller {
         Ok(Self { watch })
     }
 
-    /// Tells each change, until the instances that can be called are as expected.
+    /// Prints each change, until the instances that can be called are as expected.
     async fn follow(&mut self, expected: impl Fn(&[&str]) -> bool) -> anyhow::Result<()> {
         let story = async {
             loop {

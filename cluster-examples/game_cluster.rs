@@ -38,7 +38,7 @@ use tonic::Status;
 const REALM: &str = "game-cluster-example";
 const OTHER_REALM: &str = "game-cluster-example-2";
 const PLAYERS: usize = 24;
-/// A room is missed for so long after it was killed. Short, so that the story is; 15 s unless set.
+/// A killed room is missed for this long. Short, so that the story is; 15 s unless set.
 const TTL: Duration = Duration::from_secs(3);
 
 #[tokio::main]
@@ -65,7 +65,7 @@ async fn main() -> anyhow::Result<()> {
     ensure!(!moved.is_empty() && moved.iter().all(|(_, to)| to == "room-4"), "only there");
 
     println!("\nroom-2 is killed: it says nothing, and its lease runs out");
-    let lost = players.by_room.get("room-2").context("somebody was there")?.clone();
+    let lost = players.by_room.get("room-2").context("the room had players")?.clone();
     rooms.remove("room-2").context("it runs")?.ended.abort();
     let gone = know(&frontends, &["room-1", "room-3", "room-4"]);
     let moved = players.others_play_on(gone, &lost).await?;
@@ -73,14 +73,14 @@ async fn main() -> anyhow::Result<()> {
     ensure!(moved.is_empty(), "they are not concerned: {moved:?}");
     let moved = players.all_say_hello().await?;
     println!("  its {} players have moved: {}", moved.len(), players.by_room());
-    ensure!(moved.iter().map(|(player, _)| *player).eq(lost), "they, and nobody else: {moved:?}");
+    ensure!(moved.iter().map(|(player, _)| *player).eq(lost), "they, and no others: {moved:?}");
 
     println!("\nroom-3 closes: it drains, and leaves when nobody needs it");
-    let lost = players.by_room.get("room-3").context("somebody was there")?.clone();
+    let lost = players.by_room.get("room-3").context("the room had players")?.clone();
     let closing = rooms.remove("room-3").context("it runs")?.stop();
     let moved = players.others_play_on(closing, &BTreeSet::new()).await?;
     println!("  its {} players have moved, with no failed call", moved.len());
-    ensure!(moved.iter().map(|(player, _)| *player).eq(lost), "they, and nobody else: {moved:?}");
+    ensure!(moved.iter().map(|(player, _)| *player).eq(lost), "they, and no others: {moved:?}");
 
     let told: usize = frontends.iter().map(|frontend| frontend.state.inbox().len()).sum();
     println!("\nThe rooms have welcomed players {told} times, by the frontend of each");
@@ -157,7 +157,7 @@ async fn room(realm: &str, id: &'static str) -> anyhow::Result<Server> {
     Server::start(&client, "room", id, answer).await
 }
 
-/// What a frontend knows of rooms, and has been told by them.
+/// What a frontend knows of rooms, and what they have sent it.
 struct State {
     rooms: watch::Sender<BTreeMap<String, Text>>,
     inbox: Mutex<Vec<String>>,
@@ -268,7 +268,7 @@ impl Players {
         rooms.collect::<Vec<_>>().join(", ")
     }
 
-    /// Who has moved, and where to.
+    /// The players that have moved, and where to.
     async fn all_say_hello(&mut self) -> anyhow::Result<Vec<(usize, String)>> {
         self.say_hello(&BTreeSet::new()).await
     }

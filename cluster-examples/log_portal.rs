@@ -1,6 +1,6 @@
 //! A portal that requires a grading and a log service, and a grading service that requires the log
-//! service. Each says so when it registers, starts whether or not they are there, and hears at once
-//! of those that come, change and go. Ends by itself, and with an error if a request failed that
+//! service. Each says so when it registers, starts whether or not they are there, and learns at
+//! once when one comes, changes or goes. Ends by itself, and with an error if a request failed that
 //! should not have, or a line was lost. At the end a check finds an archive that hangs. While
 //! `quorate dev --health-checks-allow 127.0.0.0/8` runs (or without, and then without the check):
 //!
@@ -126,8 +126,8 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An instance that says nothing when it stops working: the registry finds out, and tells its
-/// callers.
+/// An instance that says nothing when it stops working: the registry finds out, and its callers
+/// learn it.
 async fn checked(client: &Client) -> anyhow::Result<()> {
     println!("\nThe archive declares an active check, and stops listening without a word");
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -175,7 +175,7 @@ async fn heard(services: &[&Service], change: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until there are so many lines.
+/// Waits until there are this many lines.
 async fn logged(stores: &Stores, lines: usize) -> anyhow::Result<()> {
     let wait = async {
         while lock(&stores.log).len() < lines {
@@ -343,12 +343,12 @@ impl Log {
         static NUMBERS: AtomicU32 = AtomicU32::new(0);
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let sent = self.lines.send(format!("{number} {}: {text}", self.id)).await;
-        sent.map_err(|_closed| Status::internal("nobody delivers lines"))
+        sent.map_err(|_closed| Status::internal("lines are not delivered any more"))
     }
 }
 
-/// One line after the other, each until it was taken; while there is nobody to take it, until
-/// somebody comes. Ends when the service has ended and all is delivered.
+/// One line after the other, each until it was taken; while there is no log service, until one
+/// comes. Ends when the service has ended and all is delivered.
 async fn deliver(mut view: Discovery, mut lines: mpsc::Receiver<String>) {
     let logs = Stub::new(view.clone());
     while let Some(line) = lines.recv().await {

@@ -85,7 +85,7 @@ async fn main() -> anyhow::Result<()> {
     shows(&view, Instances::is_empty).await?;
     match view.usable().await {
         Err(error @ Error::NoInstances { .. }) => println!("\nAfter the last: {error}"),
-        other => anyhow::bail!("nobody is left, and the view says {other:?}"),
+        other => anyhow::bail!("no instance is left, and the view says {other:?}"),
     }
     Ok(())
 }
@@ -151,7 +151,7 @@ fn fault(status: Status) -> Fault<Status> {
     }
 }
 
-/// A caller with its connections, and a note of whom it called.
+/// A caller with its connections, and a note of which instances it called.
 struct Stub {
     caller: Caller,
     connections: Connections,
@@ -238,7 +238,7 @@ async fn going_away(view: &Discovery, leaver: &Provider) -> anyhow::Result<()> {
     }
     let shares = stub.shares();
     println!("\ngreeter-3 answers that it is going away: of 30 calls, it gets {}", shares[&id(3)]);
-    ensure!(shares[&id(3)] == 1, "the first one tells: {shares:?}");
+    ensure!(shares[&id(3)] == 1, "the first answer is enough: {shares:?}");
     leaver.leaving.store(false, Ordering::Relaxed);
     Ok(())
 }

@@ -40,10 +40,10 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 const NAMESPACE: &str = "rpc-proxy-example";
-/// A worker publishes its load at most this often. (The proxy knows its own calls; this is for
-/// those of others.)
+/// A worker publishes its load at most this often. (The proxy knows its own calls; this is for the
+/// calls of others.)
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
-/// A stopped worker goes on for so long after it is deregistered.
+/// A stopped worker goes on for this long after it is deregistered.
 const GRACE: Duration = Duration::from_millis(500);
 /// How long the proxy looks for a worker with room.
 const ROOM_WITHIN: Duration = Duration::from_secs(2);
@@ -67,7 +67,7 @@ async fn main() -> anyhow::Result<()> {
     shows(&view, |workers| workers.len() == 3).await?;
     let shares = shares(&channel, &workers, 7, 40).await?;
     println!("  7 callers, 280 calls, 0 failed: the workers had {shares:?}");
-    ensure!(shares[0] < shares[1] && shares[1] < shares[2], "those with more room do more");
+    ensure!(shares[0] < shares[1] && shares[1] < shares[2], "workers with more room do more");
 
     println!("\nWorker 4 is busy with something else, and publishes that it has no room");
     let busy = workers[2].fill().await?;
@@ -138,7 +138,7 @@ impl Drop for Taken {
     }
 }
 
-/// Somebody who does the work.
+/// An instance that does the work.
 struct Worker {
     handle: Arc<RegistrationHandle>,
     room: Arc<Room>,
@@ -180,10 +180,10 @@ impl Worker {
     async fn fill(&self) -> anyhow::Result<Taken> {
         let mut load = self.room.load.subscribe();
         timeout(PATIENCE, load.wait_for(|load| *load == 0)).await??;
-        self.room.take(self.room.slots).context("nobody calls now")
+        self.room.take(self.room.slots).context("no call is under way now")
     }
 
-    /// Leaves, goes on for those who have not heard of it, and stops when the calls in flight are
+    /// Leaves, serves callers that do not know of it yet, and stops when the calls in flight are
     /// done. (`Client::serve` does the same by itself; here the handle is needed for publishing.)
     async fn stop(self) -> anyhow::Result<()> {
         drop(self.publisher);
@@ -196,8 +196,8 @@ impl Worker {
     }
 }
 
-/// Tells the registry how much is taken, when that has changed. An error is none: the change stays
-/// wanted, and the handle makes it when the registry can be reached.
+/// Reports to the registry how much is taken, when that has changed. An error is none: the change
+/// stays wanted, and the handle makes it when the registry can be reached.
 async fn publish(handle: Arc<RegistrationHandle>, room: Arc<Room>) {
     let mut load = room.load.subscribe();
     while load.changed().await.is_ok() {
@@ -249,7 +249,7 @@ impl Proxy {
     }
 }
 
-/// Who passes calls on.
+/// Passes calls on to workers.
 struct Router {
     workers: Discovery,
     connections: Connections,
@@ -270,7 +270,7 @@ struct Load {
 struct InFlight<'a>(&'a Router, String);
 
 impl Router {
-    /// One that is refused for want of room goes to somebody else, as long as there is time.
+    /// A call that is refused for want of room goes to another worker, as long as there is time.
     async fn pass_on(&self, text: String) -> Result<String, Status> {
         let deadline = Instant::now() + ROOM_WITHIN;
         let mut full = Vec::new();
@@ -288,7 +288,7 @@ impl Router {
         }
     }
 
-    /// The worker with most room, among those that were not full, if there are such.
+    /// The worker with most room, of the ones that were not full, if there are such.
     fn choose(&self, full: &[String]) -> Result<(Arc<Instance>, InFlight<'_>), Status> {
         let none = |error: Error| Status::unavailable(error.to_string());
         let workers = self.workers.usable_now().map_err(none)?;
@@ -318,7 +318,7 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// A call that nobody can answer is refused at once, and says why.
+/// A call that no worker can answer is refused at once, and the refusal says why.
 async fn nobody(channel: &Channel) -> anyhow::Result<()> {
     let begun = Instant::now();
     let Err(status) = Text::new(channel.clone()).say("x").await else {
@@ -329,7 +329,7 @@ async fn nobody(channel: &Channel) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// So many callers with so many calls each; how many calls each worker had.
+/// Makes `calls` calls from each of `callers` callers; how many calls each worker had.
 async fn shares(
     channel: &Channel,
     workers: &[Worker],

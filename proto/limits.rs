@@ -1,5 +1,5 @@
-//! The limits that both sides of the wire keep. Those of what may be registered stand in
-//! `types.proto`, and where they are checked, in the state machine.
+//! The limits that both sides of the wire keep. The limits of what may be registered stand in
+//! `types.proto`, and in the state machine, which checks them.
 
 /// A name: bytes.
 pub const NAME_BYTES: usize = 253;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Whoever sends writes: a node, or one run of a client.
+/// A sender of writes: a node, or one run of a client.
 #[derive(Debug, Clone)]
 pub struct Origin {
     id: u64,

@@ -13,14 +13,14 @@
 //! | `health`, `targets` | active health checks; what they are aimed at |
 //! | `limits`, `leases`, `reads` | the calls of the registry |
 //! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
-//! | `clock`, `failover`, `outage` | when leases end, and when not; who stays leader; all nodes down |
+//! | `clock`, `failover`, `outage` | when leases end, and when not; leaders that stay; all nodes down |
 //! | `once` | no write is done twice |
-//! | `founding` | a cluster's identity; nobody founds a second one |
+//! | `founding` | a cluster's identity; no second one is founded |
 //! | `rolled_back` | nodes on older copies of their directories |
 //! | `strangers`, `impostor` | what no peer can do to the log, whatever it says |
 //! | `removed` | a node that was taken out |
 //! | `moving` | nodes that come back under other addresses |
-//! | `candidates` | who goes on of those that stand in the same moment |
+//! | `candidates` | which of several candidates at the same moment goes on |
 //! | `idle` | what a node gives back when nothing happens any more |
 //! | `forwards` | calls through a follower while its leader stands still |
 

@@ -27,9 +27,9 @@
 //! | `world` | one run |
 //! | `net`, `late` | the simulated network under real gRPC, with ways that are slow in one direction |
 //! | `process`, `reader`, `watcher` | the clients |
-//! | `operator` | who moves the lead and changes the members |
-//! | `membership` | who the members are after each change, and when they can form a quorum |
-//! | `history` | what everybody did and saw |
+//! | `operator` | moves the lead and changes the members |
+//! | `membership` | the members after each change, and when they can form a quorum |
+//! | `history` | what each client and node did and saw |
 //! | `invariants/*`, `liveness` | what must hold |
 
 mod simulation {

@@ -1,7 +1,7 @@
-//! The rules of the code base that no compiler and no lint checks: who may depend on whom, where
-//! tasks are spawned and clocks are read, how long files and functions may be, what must not be
-//! there, whether links lead somewhere. Each fault is told as `file:line: what; what to do`. Plain
-//! std, and only as much Rust and TOML as rustfmt leaves to be read by lines.
+//! The rules of the code base that no compiler and no lint checks: which crate may depend on which,
+//! where tasks are spawned and clocks are read, how long files and functions may be, what must not
+//! be there, whether links lead somewhere. Each fault is reported as `file:line: what; what to do`.
+//! Plain std, and only as much Rust and TOML as rustfmt leaves to be read by lines.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 

@@ -1,4 +1,4 @@
-//! Callers that go on and on while something happens, none of whose calls may fail.
+//! Callers that go on and on while something happens. None of their calls may fail.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use anyhow::Context;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// So many calls succeed by then, or something is wrong.
+/// The calls that are waited for succeed by then, or something is wrong.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Default)]
@@ -20,7 +20,7 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    /// So many callers more, each of whom makes this call again and again.
+    /// Adds this number of callers, each of which makes this call again and again.
     pub(crate) fn start<F>(&mut self, callers: u32, call: impl Fn() -> F + Clone + Send + 'static)
     where
         F: Future<Output = anyhow::Result<()>> + Send,
@@ -38,7 +38,7 @@ impl Calls {
         }
     }
 
-    /// Waits for so many more that succeed.
+    /// Waits for this many more calls that succeed.
     pub(crate) async fn more(&self, count: u32) -> anyhow::Result<()> {
         let wanted = self.succeeded.load(Ordering::Relaxed) + count;
         let wait = async {

@@ -65,7 +65,7 @@ async fn every_node_tells_how_all_of_them_are() {
                 !member.version.is_empty() && member.disk_free_bytes > 0 && member.uptime_ms > 0
             );
         }
-        // Those that stand at the same index must have the same hash; after 256 more entries, all
+        // Nodes that stand at the same index must have the same hash; after 256 more entries, all
         // of them do.
         let hashes: BTreeSet<(u64, u64)> =
             status.members.iter().map(|m| (m.state_hash_index, m.state_hash)).collect();
@@ -135,7 +135,7 @@ async fn health_follows_the_leader() {
     let told = async {
         while changes.message().await.unwrap().unwrap().status() == ServingStatus::Serving {}
     };
-    tokio::time::timeout(SOON, told).await.expect("the loss is told");
+    tokio::time::timeout(SOON, told).await.expect("the loss is reported");
     cluster.restart(leader).await;
     all_are(&cluster, survivor, ServingStatus::Serving).await;
 }
@@ -206,7 +206,7 @@ async fn a_leader_can_hand_over_as_soon_as_it_leads() {
     let cluster = Cluster::start(3).await;
     let mut leader = cluster.leader().await;
     for turn in 0..40 {
-        // The next one is asked at once, before it has heard of anybody.
+        // The next leader is asked at once, before it has heard of any member.
         let request = TransferLeaderRequest { to_id: 0 };
         let answer = cluster.admin(leader).transfer_leader(request).await;
         let answer = answer.unwrap_or_else(|status| panic!("turn {turn}: {status:?}"));

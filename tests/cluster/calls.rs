@@ -46,7 +46,7 @@ pub(crate) async fn register(registry: &mut Registry, service: &str, id: &str) -
     registry.register(in_time(request)).await.expect("a registration").into_inner()
 }
 
-/// Registers so many instances of a service, a thousand at a time; the last answer.
+/// Registers this number of instances of a service, a thousand at a time; the last answer.
 pub(crate) async fn register_many(
     registry: &mut Registry,
     service: &str,

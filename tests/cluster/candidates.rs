@@ -1,4 +1,4 @@
-//! Who goes on of those that stand for election in the same moment.
+//! Which candidate goes on when several stand for election at the same moment.
 
 use quorate_proto::peer::v1::Payload;
 use quorate_proto::v1::TransferLeaderRequest;

@@ -15,7 +15,7 @@ use super::calls::{fetch_all, registration, renewal, spec};
 use super::harness::{Cluster, SOON, eventually};
 use super::stream::{Stream, subscribe_to};
 
-/// An idle cluster tells the end of a lease this long after its TTL, at most.
+/// An idle cluster reports the end of a lease this long after its TTL, at most.
 const LATE: Duration = Duration::from_millis(500);
 
 /// Measures how late this process is woken: what a loaded machine adds to everything.
@@ -89,7 +89,7 @@ async fn a_lease_ends_within_half_a_second_after_its_ttl() {
             if change.kind() == ChangeKind::Removed {
                 assert_eq!(change.reason(), RemoveReason::Expired);
                 let id = &change.instance.as_ref().unwrap().id;
-                ended[id[1..].parse::<usize>().expect("none but those may end")] = Some(now);
+                ended[id[1..].parse::<usize>().expect("none but these may end")] = Some(now);
             }
         }
     }
@@ -157,13 +157,13 @@ async fn an_outage_of_all_nodes_expires_nobody() {
     assert!(renewed.unknown_lease_ids.is_empty(), "expired by the outage: {renewed:?}");
     let (after, map) = fetch_all(&mut at_three).await;
     assert_eq!((after, map.len()), (before, 20), "nothing has changed");
-    // The others did not come back, and go; those that renew stay.
+    // The others did not come back, and go; the instances that renew stay.
     let limit = Duration::from_millis(TTL_MS) + Duration::from_secs(10);
     let gone = async {
         loop {
             at_three.renew(renewal(kept.clone())).await.expect("renewals");
             let (_, map) = fetch_all(&mut at_three).await;
-            assert!(map.len() >= 10, "who renews stays");
+            assert!(map.len() >= 10, "instances that renew stay");
             if map.len() == 10 {
                 return;
             }
@@ -187,7 +187,7 @@ async fn time_stands_still_without_a_quorum() {
     let options = FetchOptions::new("web").consistency(Consistency::Local);
     let client = cluster.client().await;
     let local = client.fetch_with(&options).await.unwrap().services.unwrap();
-    assert_eq!(local[0].instances.len(), 1, "nobody expires by a node's own clock");
+    assert_eq!(local[0].instances.len(), 1, "no lease expires by a node's own clock");
     let other = (1..=3).find(|id| *id != survivor).unwrap();
     cluster.restart(other).await;
     eventually("the renewal is served again", || async {

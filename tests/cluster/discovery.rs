@@ -15,7 +15,7 @@ fn instance(id: &str) -> InstanceBuilder {
     InstanceBuilder::new("web", id).endpoint("http", "http://h:1")
 }
 
-/// Views, watches and reads of one client agree on who has the tags. // S2.9
+/// Views, watches and reads of one client agree on which instances have the tags. // S2.9
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_sees_who_has_the_tags_that_it_asks_for() {
     let cluster = Cluster::start(1).await;
@@ -98,7 +98,7 @@ async fn churn(client: &Client, writer: u32, changes: u32) {
     drop(handle);
 }
 
-/// As an application would, which trusts what it is told.
+/// As an application would, which trusts every event.
 fn note(mirror: &mut BTreeMap<String, u32>, event: DiscoveryEvent) {
     match event {
         DiscoveryEvent::Added(i) => assert!(mirror.insert(i.id.clone(), i.weight).is_none()),
@@ -113,7 +113,7 @@ fn note(mirror: &mut BTreeMap<String, u32>, event: DiscoveryEvent) {
     }
 }
 
-/// Loads reach those who call, from the registration on, through every way to change an instance.
+/// Loads reach callers, from the registration on, through every way to change an instance.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loads_are_seen_by_callers() {
     // S0.9
@@ -168,7 +168,7 @@ async fn namespaces_do_not_see_each_other() {
 }
 
 /// A node is added while a service changes: some views follow there from then on, and none misses a
-/// change or is told one twice. // S1.2, S2.7
+/// change or gets one twice. // S1.2, S2.7
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn views_move_to_a_node_that_is_added() {
     const VIEWS: usize = 40;
@@ -187,10 +187,10 @@ async fn views_move_to_a_node_that_is_added() {
     cluster.add_joining(4, false).await;
     let new = cluster.client_address(4).to_owned();
     let mut weight = 1;
-    // One in 100,000 times, nobody moves.
+    // One in 100,000 times, no view moves.
     while !views.iter().any(|(view, ..)| is_at(view, &new)) {
         weight += 1;
-        assert!(weight < 1_000, "nobody moves to {new}");
+        assert!(weight < 1_000, "no view moves to {new}");
         handle.set_weight(weight).await.unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

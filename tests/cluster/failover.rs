@@ -1,4 +1,4 @@
-//! Who is not to be deposed. (How soon a leader that died is replaced is tested with real
+//! Leaders that are not to be deposed. (How soon a leader that died is replaced is tested with real
 //! processes.)
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::calls::register;
 use super::harness::Cluster;
 
-/// Connections stay cut for so long: time for everybody to notice.
+/// Connections stay cut for this long: time for every node to notice.
 const CUT: Duration = Duration::from_millis(300);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

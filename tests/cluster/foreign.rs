@@ -1,5 +1,5 @@
-//! What a caller carries from another cluster: here its lease ids and revisions may be anybody's,
-//! and count for nothing.
+//! What a caller carries from another cluster: here its lease ids and revisions may belong to
+//! others, and count for nothing.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Calls through a follower: whom they wait for, and for whom not.
+//! Calls through a follower: which nodes they wait for, and which not.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::harness::{Cluster, SOON};
 /// More than the messages that are under way at once hold.
 const WAITING: usize = 1_500;
 
-/// Those who have to wait until connections to the frozen node end, one message after the other,
+/// Calls that have to wait until connections to the frozen node end, one message after the other,
 /// are 3 s late.
 const AFTER_ELECTION: Duration = Duration::from_millis(1_500);
 
@@ -46,7 +46,8 @@ async fn many_calls_that_wait_for_a_frozen_leader_go_on_with_the_next() {
         written.sort();
         (renewed, written)
     });
-    // What a busy machine makes of a write that has to wait for nobody: the others may be as late.
+    // What a busy machine makes of a write that has to wait for no other node: the others may be as
+    // late.
     let elected = async {
         let (next, elected) = (cluster.leader_of(&followers).await, Instant::now());
         (next, elected, write(cluster.registry(next), 0, 0).await - elected)
@@ -66,7 +67,8 @@ async fn many_calls_that_wait_for_a_frozen_leader_go_on_with_the_next() {
     cluster.thaw(leader);
 }
 
-/// A batch of renewals has less time than a caller may have, who then goes with a later batch.
+/// A batch of renewals has less time than a caller may have, whose renewal then goes with a later
+/// batch.
 // S1.3
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_renewal_waits_for_a_leader_as_long_as_its_caller_does() {
@@ -79,7 +81,7 @@ async fn a_renewal_waits_for_a_leader_as_long_as_its_caller_does() {
     let renews = tokio::spawn(renew(cluster.registry(follower), lease));
     // Several batches end without a leader.
     sleep(Duration::from_millis(1_500)).await;
-    assert!(!renews.is_finished(), "nobody can have renewed it");
+    assert!(!renews.is_finished(), "it cannot have been renewed");
     others.iter().for_each(|id| cluster.thaw(*id));
     renews.await.expect("it is renewed when there is a leader again");
 }

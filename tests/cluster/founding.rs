@@ -1,5 +1,5 @@
-//! A cluster has an identity of its own, drawn when it is founded; nobody founds a second one
-//! beside it.
+//! A cluster has an identity of its own, drawn when it is founded; no second one is founded beside
+//! it.
 
 use quorate_proto::peer::v1::peer_client::PeerClient;
 use quorate_proto::peer::v1::{Forwarded, Payload, SnapshotChunk};
@@ -73,18 +73,18 @@ async fn replaced_founders_that_come_back_empty_found_nothing() {
     }
     let status = cluster.own_status(leader).await.unwrap();
     let header = status.header.unwrap();
-    assert_eq!((header.term, header.leader_id), (term, leader), "nobody was disturbed");
+    assert_eq!((header.term, header.leader_id), (term, leader), "the leader and its term stay");
     assert_eq!(status.instances, 1);
 }
 
-/// Founders lose their disks before they have told where clients reach them: that they are known
-/// would show that they have run before. Node 2 is left, and stands for election later than the two
-/// would.
+/// Founders lose their disks before they have reported where clients reach them: that they are
+/// known would show that they have run before. Node 2 is left, and stands for election later than
+/// the two would.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn founders_that_come_back_empty_and_untold_found_no_second_cluster() {
     let mut cluster = Cluster::prepare_founders(3).await;
     for id in [1, 3] {
-        // The same as in the membership that the founders begin with: nothing to tell.
+        // As in the membership that the founders begin with: nothing to report.
         cluster.config_mut(id).advertise = Some(String::new());
     }
     for id in 1..=3 {
@@ -113,7 +113,7 @@ async fn founders_that_come_back_empty_and_untold_found_no_second_cluster() {
     }
 }
 
-/// A call of a node that says who it is.
+/// A call of a node that names itself.
 pub(crate) fn from<T>(message: T, cluster_id: u64, sender: u64, target: u64) -> Request<T> {
     let mut request = Request::new(message);
     for (name, value) in [
@@ -160,7 +160,7 @@ async fn strangers_and_absurd_terms_are_refused_by_name() {
         }
     }
     let header = cluster.own_status(leader).await.unwrap().header.unwrap();
-    assert_eq!((header.term, header.leader_id), (term, leader), "nobody was disturbed");
+    assert_eq!((header.term, header.leader_id), (term, leader), "the leader and its term stay");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -243,5 +243,5 @@ async fn a_removed_node_that_is_back_says_so_and_disturbs_nobody() {
     let address = cluster.client_address(stays);
     assert_refused(Err::<(), _>(refused), Code::FailedPrecondition, &[address]);
     let header = cluster.own_status(leader).await.unwrap().header.unwrap();
-    assert_eq!((header.term, header.leader_id), (term, leader), "nobody was disturbed");
+    assert_eq!((header.term, header.leader_id), (term, leader), "the leader and its term stay");
 }

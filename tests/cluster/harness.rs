@@ -301,7 +301,7 @@ impl Cluster {
         }
     }
 
-    /// Nobody reaches this node's peer address any more; it still reaches the others.
+    /// No node reaches this node's peer address any more; it still reaches the others.
     pub(crate) fn cut_off(&self, id: u64) {
         self.node(id).link.as_ref().expect("a cuttable cluster").set_open(false);
     }
@@ -310,7 +310,8 @@ impl Cluster {
         self.node(id).link.as_ref().expect("a cuttable cluster").set_open(true);
     }
 
-    /// What the others send to this node takes so long from now on, and what it answers them.
+    /// What the others send to this node takes `there` from now on, and what it answers them
+    /// `back`.
     pub(crate) fn delay(&self, id: u64, there: Duration, back: Duration) {
         self.node(id).link.as_ref().expect("a cuttable cluster").set_delays(there, back);
     }
@@ -424,7 +425,7 @@ impl Cluster {
         members.filter(|m| m.role() == MemberRole::Voter).map(|m| m.id).collect()
     }
 
-    /// Waits until the nodes that run know all members with their addresses, and who leads.
+    /// Waits until the nodes that run know all members with their addresses, and the leader.
     pub(crate) async fn settled(&self) {
         for id in self.ids() {
             eventually("every node knows every member's address", || async {

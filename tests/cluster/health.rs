@@ -201,12 +201,12 @@ async fn targets_that_hang_hold_nobody_up() {
         spec
     });
     register(&mut registry, hanging.collect()).await;
-    within(IN_A_WHILE, "all of those that hang are critical", || async {
+    within(IN_A_WHILE, "all targets that hang are critical", || async {
         let (_, map) = fetch_all(&mut registry.clone()).await;
         map.values().all(|instance| instance.health() == Health::Critical).then_some(())
     })
     .await;
-    // More hang than may be under way at a time; those that answer are probed as if they were
+    // More hang than may be under way at a time; targets that answer are probed as if they were
     // alone.
     let prompt: Vec<_> = (0..20).map(|at| format!("prompt{at}")).collect();
     let specs = prompt.iter().map(|id| targets.instance("web", id, 2_000)).collect();

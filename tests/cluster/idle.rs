@@ -24,7 +24,7 @@ const METADATA_BYTES: usize = 1_000;
 const FIVE_MINUTES: Duration = Duration::from_secs(5 * 60);
 const MORE: Duration = Duration::from_secs(2 * 60);
 
-/// One node alone, in this thread; nobody calls it while time runs ahead.
+/// One node alone, in this thread; no client calls it while time runs ahead.
 struct Node {
     address: String,
     log_dir: PathBuf,

@@ -39,7 +39,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Impostor {
     pub(crate) async fn start(address: &str, vote: &[u8]) -> Self {
-        let listener = TcpListener::bind(address).await.expect("nobody listens there any more");
+        let listener = TcpListener::bind(address).await.expect("the address is free again");
         let asked = Arc::<Asked>::default();
         let answering = Answering { vote: vote.to_vec(), asked: asked.clone() };
         let server = Server::builder().add_service(PeerServer::new(answering));

@@ -228,7 +228,7 @@ async fn an_override_may_come_first_and_survives_registrations() {
         ..SetOverrideRequest::default()
     };
     admin.set_override(request.clone()).await.expect("before there is an instance");
-    assert_eq!(fetch_all(&mut registry).await.0, 0, "nothing that anybody sees has changed");
+    assert_eq!(fetch_all(&mut registry).await.0, 0, "nothing that clients see has changed");
     for incarnation in [1, 2] {
         registry.register(run(incarnation, "web", "a")).await.unwrap();
         let (_, map) = fetch_all(&mut registry).await;

@@ -223,7 +223,7 @@ async fn registrations_out_of_their_limits_are_refused_by_name_and_leave_nothing
     let mut shortest = registration(vec![spec("web", "a")]);
     shortest.ttl_ms = 1_000;
     assert_eq!(registry.register(shortest).await.unwrap().into_inner().ttl_ms, 1_000);
-    // S2.15: what is granted is told.
+    // S2.15: the answer has what is granted.
     let mut default = registration(vec![spec("web", "b")]);
     default.ttl_ms = 0;
     assert_eq!(registry.register(default).await.unwrap().into_inner().ttl_ms, 15_000);
@@ -369,7 +369,7 @@ async fn a_request_over_four_mebibytes_is_refused_by_its_size() {
     assert_refused(refused, Code::ResourceExhausted, &["the request", "4194304", "several"]);
     let accepted = registration((0..250).map(fat).collect());
     assert!(registry.register(accepted).await.is_ok(), "under 4 MiB it is accepted");
-    // Far larger: whoever refuses it, the connection goes on.
+    // Far larger: whichever layer refuses it, the connection goes on.
     let huge = registration(
         (0..1_000)
             .map(|at| {

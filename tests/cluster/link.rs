@@ -50,7 +50,7 @@ impl Link {
         self.open.send_replace(open);
     }
 
-    /// From now on what is sent to the node takes so long, and what it sends back.
+    /// From now on what is sent to the node takes `there`, and what it sends takes `back`.
     #[allow(dead_code, reason = "tests of processes only cut it")]
     pub(crate) fn set_delays(&self, there: Duration, back: Duration) {
         self.delays.there.store(there.as_millis() as u64, Ordering::Relaxed);
@@ -95,7 +95,7 @@ async fn accept(
     }
 }
 
-/// Carries all bytes in their order, each so long after it was sent as the delay is then, and the
+/// Carries all bytes in their order, each after the delay of the moment when it was sent, and the
 /// end too.
 async fn carry(
     mut from: impl AsyncRead + Unpin,

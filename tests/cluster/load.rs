@@ -1,6 +1,6 @@
 //! Continuous load through the client crate: processes that register, update and leave, renewals,
-//! fetches, watches. Every call is judged where it is made; [`Load::finish`] compares what
-//! everybody knows at the end.
+//! fetches, watches. Every call is judged where it is made; [`Load::finish`] compares what all of
+//! them know at the end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,11 +23,11 @@ const TTL: Duration = Duration::from_secs(6);
 const REGISTRARS: usize = 3;
 const FETCHERS: usize = 2;
 const WATCHERS: usize = 2;
-/// Registered before everything begins; nobody may ever miss one of them.
+/// Registered before everything begins; no read and no watcher may ever miss one of them.
 const STABLE: usize = 20;
 /// Between two calls of one caller.
 const PAUSE: Duration = Duration::from_millis(10);
-/// When nothing has arrived for so long after the end, everything has.
+/// When nothing has arrived for this long after the end, everything has.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// What runs.
@@ -125,7 +125,7 @@ impl Load {
         load
     }
 
-    /// Waits until so many more calls were made: that nothing stands still.
+    /// Waits until some more calls were made: that nothing stands still.
     pub(crate) async fn goes_on(&self) {
         let before = self.calls.made.load(Ordering::Relaxed);
         eventually("the load goes on", || async {

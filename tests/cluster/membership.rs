@@ -144,7 +144,7 @@ async fn a_removed_node_answers_no_reads() {
     .await;
     let opened = Stream::open(&at_gone, subscribe_to_prefix("")).await.map(|_| ());
     assert_refused(opened, Code::Unavailable, &[&format!("node {gone}")]);
-    // The watcher that was there is told that nothing new will come.
+    // The watcher that was there learns that nothing new will come.
     stream.until("the loss of the leader", |stream| stream.leader == Some(0)).await;
     assert!(stream.map.contains_key(&("web".to_owned(), "a".to_owned())), "and keeps its list");
     // One that does not go by itself is sent away.

@@ -90,7 +90,7 @@ async fn without_a_quorum_no_change_begins_and_the_caller_soon_hears_why() {
     register(&mut cluster.registry(leader), "web", "a").await;
     assert_members(&cluster, &[1, 2]).await;
 
-    // Nobody leads: the words come at the call's own deadline.
+    // There is no leader: the answer comes at the call's own deadline.
     cluster.stop(dead).await;
     cluster.stop(leader).await;
     cluster.restart(leader).await;
@@ -151,7 +151,7 @@ async fn overrides_are_listed_in_pages_and_say_whether_the_instance_is_there() {
     assert_refused(cluster.admin(2).list_overrides(bad).await, Code::InvalidArgument, &["a/b"]);
 }
 
-/// Those of instances that are not registered; who is refused hears by which limit, and one less
+/// Overrides of instances that are not registered; a refusal names the limit, and one override less
 /// makes room.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_overrides_ahead_are_refused_by_their_limit() {

@@ -90,19 +90,19 @@ async fn everything_is_back_after_an_outage_of_ten_ttls() {
     // process.
     assert!(last < TTL * 2 / 3 + busy, "the last was back after {last:?}, with {busy:?}");
 
-    // Made after all that was told before, which is known once this is.
+    // Made after all the others: the watch has them once it has this one.
     let last = InstanceBuilder::new(LAST, "a").endpoint("http", "http://h:1");
     let _last = caller.register(last).await.unwrap();
-    let told = timeout(SOON, reading).await.expect("the last is told").expect("no panic");
-    assert_eq!(told.len(), SERVICES + 1, "a caller is told of each");
+    let told = timeout(SOON, reading).await.expect("the last one arrives").expect("no panic");
+    assert_eq!(told.len(), SERVICES + 1, "a caller learns of each");
     eventually("the view has it too", || async {
         (watch.snapshot().len() == SERVICES + 1).then_some(())
     })
     .await;
 }
 
-/// Reads along all that a watch tells until the last service is there: which it told of. Nobody is
-/// ever gone, nor is told twice.
+/// Reads a watch until it reports the last service: the services that it reported. No instance is
+/// ever reported gone, nor reported twice.
 async fn read_along(mut watch: Watch) -> BTreeSet<String> {
     let mut told = BTreeSet::new();
     while !told.contains(LAST) {
@@ -112,7 +112,7 @@ async fn read_along(mut watch: Watch) -> BTreeSet<String> {
                 told.extend(view.iter().map(|instance| instance.service.clone()));
             }
             WatchEvent::Added(instance) => {
-                assert!(told.insert(instance.service.clone()), "told twice: {instance:?}");
+                assert!(told.insert(instance.service.clone()), "reported twice: {instance:?}");
             }
             WatchEvent::Modified(_) | WatchEvent::Reset { .. } => {}
             other => panic!("a caller sees less: {other:?}"),

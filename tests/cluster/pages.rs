@@ -39,7 +39,7 @@ async fn read(cluster: &Cluster, request: &FetchRequest) -> (Read, usize) {
         assert!(request.limit == 0 || count <= request.limit as usize);
         let is_last = page.next.is_empty();
         for (key, instance) in map_of(page) {
-            assert!(all.insert(key, instance).is_none(), "told twice");
+            assert!(all.insert(key, instance).is_none(), "listed twice");
         }
         if is_last {
             return ((order, all), pages);

@@ -324,8 +324,8 @@ async fn local_reads_go_on_without_a_quorum_and_tell_their_age() {
     let (took, answer) = timed(registry.fetch(fetch_of(&["web"]))).await;
     assert_refused(answer, Code::Unavailable, &[]);
     assert!((Duration::from_millis(4_500)..SOON).contains(&took), "{took:?}");
-    // A restart in a minority: what is on disk is still there to be read, and nobody knows how old
-    // it is.
+    // A restart in a minority: what is on disk is still there to be read, and the node does not
+    // know how old it is.
     cluster.stop(survivor).await;
     cluster.restart(survivor).await;
     let answer = eventually("local reads after a restart", || async {
@@ -380,7 +380,7 @@ async fn a_lagging_node_waits_before_it_answers_from_the_past() {
         }
     });
     futures_util::future::join_all(refused).await;
-    // Who accepts that gets what there is, and is told how old it may be.
+    // A caller that accepts that gets what there is, and how old it may be.
     let answer = at_lagging.fetch(local(fetch_of(&["web"]))).await.unwrap().into_inner();
     assert_eq!(ids(&answer), ["a"]);
     let old = answer.header.unwrap();
@@ -415,7 +415,7 @@ async fn reads_through_a_follower_take_a_quorum() {
     }
 }
 
-/// What a node reads when it goes on again was sent while it stood still: it tells nothing of now.
+/// What a node reads when it goes on again was sent while it stood still: it says nothing of now.
 // S3.1
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_stood_still_tells_no_age_that_is_too_young() {
@@ -424,7 +424,7 @@ async fn a_node_that_stood_still_tells_no_age_that_is_too_young() {
     let stands = cluster.follower().await;
     let (mut at_leader, at_stands) = (cluster.registry(leader), cluster.registry(stands));
     register(&mut at_leader, "web", "a").await;
-    eventually("it is told how fresh it is", || async {
+    eventually("it learns how fresh it is", || async {
         let answer = at_stands.clone().fetch(local(fetch_of(&["web"]))).await.ok()?.into_inner();
         (answer.header?.age_ms < 1_000).then_some(())
     })
@@ -449,8 +449,8 @@ async fn a_node_that_stood_still_tells_no_age_that_is_too_young() {
     }
 }
 
-/// What the leader sends takes long, what the follower sends does not: so a message tells nothing
-/// of how long it was under way.
+/// What the leader sends takes long, what the follower sends does not: so a message does not show
+/// how long it was under way.
 // S3.1
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_hears_its_leader_late_tells_no_age_that_is_too_young() {
@@ -487,6 +487,6 @@ async fn a_node_that_hears_its_leader_late_tells_no_age_that_is_too_young() {
                 sleep(Duration::from_millis(20)).await;
             }
         }
-        assert!(delay_ms > 800 || last < 4_000, "it is told how fresh it is: {last}");
+        assert!(delay_ms > 800 || last < 4_000, "it learns how fresh it is: {last}");
     }
 }

@@ -134,7 +134,7 @@ async fn adding_and_replacing_can_be_repeated_and_removing_is_done_once() {
     let answer = cluster.admin(5).remove_node(RemoveNodeRequest { id: 4 }).await.unwrap();
     let ids: Vec<u64> = answer.into_inner().members.iter().map(|m| m.id).collect();
     assert!(!ids.contains(&4) && !ids.contains(&old) && ids.len() == 3, "{ids:?}");
-    // Who is not there cannot be taken out: a mistyped id is not to look like a success.
+    // A node that is not a member cannot be taken out: a mistyped id is not to look like a success.
     for (at, id) in [(5, old), (leader, 4), (5, 99)] {
         let refused = cluster.admin(at).remove_node(RemoveNodeRequest { id }).await;
         assert_refused(refused, Code::NotFound, &[&format!("node {id} is not a member")]);

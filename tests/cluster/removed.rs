@@ -1,4 +1,5 @@
-//! A node that was taken out: what it says, to whom, and that it does not come back by itself.
+//! A node that was taken out: what it answers to clients and nodes, and that it does not come back
+//! by itself.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::stream::{Stream, subscribe_to_prefix};
 /// A call that is refused is refused within this, far below its deadline.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// It says that it was removed, and who the members are.
+/// It says that it was removed, and which nodes are members.
 async fn says_so(cluster: &Cluster, id: u64) {
     let refused = eventually("it says that it was removed", || async {
         let status = cluster.admin(id).status(StatusRequest { local_only: false }).await;
@@ -95,7 +96,7 @@ async fn a_removed_node_that_starts_again_does_not_join_again() {
     assert_eq!(cluster.members(1).await.len(), 3);
 }
 
-/// The one that leads by then is none of those that it knows.
+/// The leader by then is none of the nodes that it knows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replaced_node_learns_so_from_members_that_do_not_lead() {
     let mut cluster = Cluster::start(3).await;
@@ -125,7 +126,7 @@ async fn a_node_that_led_alone_and_was_replaced_stays_out_when_it_starts_again()
     let mut cluster = Cluster::start(1).await;
     let lease = register(&mut cluster.registry(1), "web", "a").await.lease_id;
     cluster.add_waiting(5).await;
-    // One that was told to join, by the addresses of nodes 1 and 5.
+    // A node that is to join, by the addresses of nodes 1 and 5.
     cluster.add_joining(4, false).await;
     eventually("node 4 votes", || async { (cluster.voters(1).await == [1, 4]).then_some(()) })
         .await;

@@ -102,8 +102,8 @@ async fn a_copy_forgets_nothing_together_with_a_node_that_was_away() {
     roll_back(&cluster, 1, &copy, false);
     cluster.restart(1).await;
     cluster.restart(3).await;
-    // Node 3 has told; it was not there.
-    eventually("the node waits for another one to tell how far it was", || async {
+    // Node 3 has answered; it was not there.
+    eventually("the node waits for another one to say how far it was", || async {
         let why = recovering(&cluster, 1).await?;
         (why.contains("copy") && why.contains("until 1 more")).then_some(())
     })

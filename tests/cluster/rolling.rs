@@ -131,7 +131,7 @@ impl Calls {
         Self { stop, succeeded, failures, tasks }
     }
 
-    /// Waits for so many more that succeed.
+    /// Waits for this many more calls that succeed.
     async fn more(&self, count: u64) {
         let wanted = self.succeeded.load(Ordering::Relaxed) + count;
         eventually("calls go on", || async {
@@ -152,7 +152,7 @@ impl Calls {
 }
 
 async fn shows(view: &Discovery, count: usize) {
-    eventually("the caller sees who is there", || async {
+    eventually("the caller sees the instances", || async {
         (view.current().len() == count).then_some(())
     })
     .await;
@@ -291,19 +291,20 @@ impl Drop for Mortal {
     }
 }
 
-/// So many calls, one after the other: how many succeed before the first one that does not.
+/// Makes this number of calls, one after the other: how many succeed before the first one that does
+/// not.
 async fn in_a_row(channel: &Channel, calls: usize) -> usize {
     let mut client = HealthClient::new(channel.clone());
     for done in 0..calls {
-        if timeout(SOON, client.check(ask())).await.expect("nobody waits").is_err() {
+        if timeout(SOON, client.check(ask())).await.expect("no call waits").is_err() {
             return done;
         }
     }
     calls
 }
 
-/// Registered, and not there: whoever died stays in the view until its lease ends, and gets no
-/// calls.
+/// Registered, and not there: an instance that died stays in the view until its lease ends, and
+/// gets no calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_that_cannot_be_reached_gets_no_call_of_a_channel() {
     // S0.15
@@ -316,7 +317,7 @@ async fn an_instance_that_cannot_be_reached_gets_no_call_of_a_channel() {
     let _dead = client.register(dead.instance(1)).await.unwrap();
     let view = client.discover("greeter").unwrap();
     shows(&view, 1).await;
-    // With nobody else there, calls fail and do not wait.
+    // With no other instance there, calls fail and do not wait.
     assert_eq!(in_a_row(&client.channel("greeter").unwrap(), 1).await, 0);
     let _living = client.register(living.instance(2)).await.unwrap();
     shows(&view, 2).await;
@@ -346,7 +347,7 @@ async fn an_instance_that_dies_gets_calls_again_when_it_is_back() {
     .await;
     for _ in 0..5 {
         mortal.kill();
-        // Calls that were under way may fail, and those that went where nobody had noticed yet.
+        // Calls that were under way may fail, and so may calls to it before the client has noticed.
         let mut failed = 0;
         while in_a_row(&channel, 300).await < 300 {
             failed += 1;

@@ -66,7 +66,7 @@ async fn nothing_happened(
     [term, applied]: [u64; 2],
 ) {
     let header = cluster.own_status(target).await.unwrap().header.unwrap();
-    assert_eq!((header.term, header.leader_id), (term, leader), "nobody was disturbed");
+    assert_eq!((header.term, header.leader_id), (term, leader), "the leader and its term stay");
     let own = cluster.own_status(target).await.unwrap().members[0].clone();
     assert!(own.last_log_index >= applied, "{own:?}");
     let found = cluster.registry(target).fetch(local(fetch_of(&["web"]))).await.unwrap();
@@ -182,7 +182,7 @@ async fn a_snapshot_of_the_past_or_of_another_cluster_replaces_nothing() {
     cluster.settled().await;
 }
 
-/// Whoever listens where a member was answers each message with the largest term.
+/// An impostor that listens where a member was answers each message with the largest term.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_absurd_term_in_an_answer_ends_no_lead() {
     let (mut cluster, _, nodes, at) = of_three().await;
@@ -192,11 +192,11 @@ async fn an_absurd_term_in_an_answer_ends_no_lead() {
     eventually("it is asked, and asked again", || async { (impostor.appends() > 3).then_some(()) })
         .await;
     register(&mut cluster.registry(leader), "web", "b").await;
-    // Whoever stands for election asks it, too.
+    // A candidate asks it, too.
     cluster.stop(leader).await;
     cluster.restart(leader).await;
     register(&mut cluster.registry(leader), "web", "c").await;
-    assert!(impostor.votes() > 0, "nobody asked it for its vote");
+    assert!(impostor.votes() > 0, "it was not asked for its vote");
     let term = cluster.own_status(leader).await.unwrap().header.unwrap().term;
     assert!(term < at[0] + 100, "{term}");
 }

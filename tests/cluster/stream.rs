@@ -1,5 +1,5 @@
-//! A watch stream as a receiver of another make would read it: keeps the state it was told, and
-//! checks every message against the contract on the way. Uses the wire API only.
+//! A watch stream as a receiver of another make would read it: keeps the state that it was sent,
+//! and checks every message against the contract on the way. Uses the wire API only.
 
 use quorate_proto::v1::watch_request::Kind as Ask;
 use quorate_proto::v1::watch_response::Kind;
@@ -23,9 +23,9 @@ pub(crate) struct Stream {
     messages: Streaming<WatchResponse>,
     /// Everything up to this revision was received.
     pub(crate) position: u64,
-    /// What there is, as told.
+    /// What there is, by snapshot and changes.
     pub(crate) map: Map,
-    /// Every change, as it was told.
+    /// Every change, as it arrived.
     pub(crate) changes: Vec<Change>,
     /// How many messages of each kind: snapshot, delta, bookmark, leader.
     pub(crate) snapshots: usize,
@@ -35,7 +35,7 @@ pub(crate) struct Stream {
     pub(crate) reset: bool,
     /// Of the first message.
     pub(crate) header: Option<ResponseHeader>,
-    /// The last leader that was told on the stream, where one was.
+    /// The last leader that the stream named, if it named one.
     pub(crate) leader: Option<u64>,
     in_snapshot: bool,
     begun: bool,
@@ -136,7 +136,7 @@ impl Stream {
         assert!(received.is_ok(), "{what} does not come, at {} after {SOON:?}", self.position);
     }
 
-    /// Receives until the stream ends, and tells why.
+    /// Receives until the stream ends; the status that it ends with.
     pub(crate) async fn end(&mut self) -> Status {
         let receiving = async {
             loop {
@@ -208,7 +208,7 @@ impl Stream {
     fn take_change(&mut self, change: &Change) {
         let instance = change.instance.clone().expect("a change has its instance");
         let (key, revision) = ((instance.service.clone(), instance.id.clone()), change.revision);
-        assert!(revision > self.position, "{key:?} at {revision} was told before");
+        assert!(revision > self.position, "{key:?} at {revision} was sent before");
         if let Some(last) = self.changes.last() {
             assert!(revision > last.revision, "{revision} after {}", last.revision);
         }
@@ -230,7 +230,7 @@ impl Stream {
         }
     }
 
-    /// The revisions of all changes that were told.
+    /// The revisions of all changes that arrived.
     pub(crate) fn revisions(&self) -> Vec<u64> {
         self.changes.iter().map(|change| change.revision).collect()
     }

@@ -1,5 +1,5 @@
-//! What health checks are aimed at: an HTTP server that answers each path as it is told, and keeps
-//! who asked when.
+//! What health checks are aimed at: an HTTP server that answers each path as it is set to, and
+//! records each request and its time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -35,8 +35,8 @@ struct Told {
     connections: usize,
 }
 
-/// An HTTP server on loopback; ends when it is dropped. A path that it was told nothing of is
-/// answered with 200.
+/// An HTTP server on loopback; ends when it is dropped. A path that was not set is answered with
+/// 200.
 pub(crate) struct Targets {
     pub(crate) port: u16,
     told: Arc<Mutex<Told>>,
@@ -72,7 +72,7 @@ impl Targets {
         self.told.lock().unwrap().connections
     }
 
-    /// An instance with an HTTP check of `/ID` here, every so many ms.
+    /// An instance with an HTTP check of `/ID` here, every `interval_ms`.
     pub(crate) fn instance(&self, service: &str, id: &str, interval_ms: u32) -> InstanceSpec {
         self.at("127.0.0.1", service, id, http(&format!("/{id}"), interval_ms))
     }

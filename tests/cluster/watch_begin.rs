@@ -71,8 +71,8 @@ async fn ten_thousand_operations_reach_every_watcher_once_and_in_order() {
         let mut node = at as usize % 3;
         let open = Stream::open(&registries[node], subscribe_to_prefix(""));
         let mut stream = open.await.expect("a watch");
-        // Here, not in the task: what is written before a watcher has its snapshot is never told to
-        // it as a change.
+        // Here, not in the task: what is written before a watcher has its snapshot never reaches it
+        // as a change.
         stream.snapshot().await;
         assert_eq!(stream.position, begin, "nothing is written yet");
         watchers.spawn(async move {
@@ -100,7 +100,7 @@ async fn ten_thousand_operations_reach_every_watcher_once_and_in_order() {
         .fold(Counts::default(), |sum, one| [sum[0] + one[0], sum[1] + one[1], sum[2] + one[2]]);
     assert_eq!(expected.iter().sum::<u64>(), OPERATIONS);
     done.store(true, Ordering::Relaxed);
-    // Wakes those that wait for a message.
+    // Wakes watchers that wait for a message.
     register(&mut cluster.registry(2), "churn-end", "end").await;
     let (end, map) = fetch_all(&mut cluster.registry(3)).await;
     assert_eq!(end, begin + OPERATIONS + 1, "every change has one revision");
@@ -255,7 +255,7 @@ async fn a_watch_on_an_unknown_service_begins_empty_and_gets_it() {
     let Some(Kind::Snapshot(snapshot)) = message.kind else { panic!("{message:?}") };
     assert!(snapshot.last && !snapshot.reset);
     let names: Vec<_> = snapshot.services.iter().map(|s| (s.name.as_str(), s.known)).collect();
-    assert_eq!(names, [("later", false)], "unknown is told as such");
+    assert_eq!(names, [("later", false)], "unknown is reported as such");
     let end = register(&mut registry, "later", "a").await.header.unwrap().revision;
     stream.reach(end).await;
     assert_eq!(stream.ids(), ["a"]);

@@ -47,7 +47,7 @@ async fn one_subscription_covers_several_services_or_a_prefix_and_nothing_else()
     }
     elsewhere.instances = vec![spec("api", "later")];
     registry.register(elsewhere).await.unwrap();
-    // Told to all of them, so that what should not come would have come before it.
+    // Sent to all of them, so that what should not come would have come before it.
     register(&mut registry, "api", "end").await;
     let keys = |stream: &Stream| {
         let keys = stream.map.keys().map(|(service, id)| format!("{service}/{id}"));
@@ -67,7 +67,7 @@ async fn one_subscription_covers_several_services_or_a_prefix_and_nothing_else()
     assert_eq!(keys(&staging), ["api/elsewhere", "api/later", "web/elsewhere"]);
     assert!(all.changes.iter().all(|c| c.instance.as_ref().unwrap().namespace == "default"));
     let vanished = prefixed.changes.iter().filter(|c| c.kind() == ChangeKind::Removed).count();
-    assert_eq!(vanished, 2, "the disappearance of a whole service is told");
+    assert_eq!(vanished, 2, "the disappearance of a whole service is reported");
     assert!(
         prefixed.changes.iter().all(|c| {
             c.kind() != ChangeKind::Removed || c.reason() == RemoveReason::Deregistered
@@ -75,7 +75,7 @@ async fn one_subscription_covers_several_services_or_a_prefix_and_nothing_else()
     );
 }
 
-/// Only a registration changes tags. Fetch and Watch agree on who has them.
+/// Only a registration changes tags. Fetch and Watch agree on which instances have them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_enters_and_leaves_what_is_asked_for_by_its_tags() {
     // S2.9
@@ -120,7 +120,7 @@ async fn an_instance_enters_and_leaves_what_is_asked_for_by_its_tags() {
         assert_eq!(ids(&whole).len(), 3);
     }
     assert_eq!(stream.changes.last().unwrap().reason(), RemoveReason::Filtered);
-    assert_eq!(stream.changes.len(), 3, "of the others nothing is told");
+    assert_eq!(stream.changes.len(), 3, "of the others nothing is sent");
     // An update leaves them.
     let end = set_weight(&mut registry, "web", "one", 7).await;
     stream.reach(end).await;
@@ -207,9 +207,9 @@ async fn what_changes_nothing_wakes_nobody_and_bookmarks_move_the_position() {
         set_weight(&mut registry, "web", "a", 100).await;
     }
     stream.until("two bookmarks", |stream| stream.bookmarks >= 2).await;
-    assert_eq!((stream.deltas, stream.position), (0, begin), "nobody was woken");
+    assert_eq!((stream.deltas, stream.position), (0, begin), "no watcher was woken");
 
-    // Changes of what is not covered are told by a bookmark: a quiet receiver does not fall behind.
+    // A bookmark stands for changes of what is not covered: a quiet receiver does not fall behind.
     let end = register(&mut registry, "other", "x").await.header.unwrap().revision;
     assert_eq!(end, begin + 1, "an idempotent call has no revision, so this one has the next");
     stream.reach(end).await;
@@ -311,7 +311,8 @@ async fn a_slow_watcher_gets_the_latest_state_and_slows_nobody() {
     let parts = slow.snapshots;
     let mut end = 0;
     for round in 1..=ROUNDS {
-        // One instance comes and goes again in every round: who was not looking never hears of it.
+        // One instance comes and goes again in every round: a watcher that was not reading never
+        // hears of it.
         register(&mut registry, "web", &format!("brief-{round}")).await;
         deregister(&mut registry, "web", &format!("brief-{round}")).await;
         let answer = registry.register(register_all(round)).await.unwrap().into_inner();
@@ -327,7 +328,7 @@ async fn a_slow_watcher_gets_the_latest_state_and_slows_nobody() {
     assert_eq!(slow.map, quick.map, "and it comes to the same end");
     assert_eq!(slow.map, fetch_all(&mut registry).await.1);
     let told = slow.changes.len() as u64;
-    assert!(told < changes / 2, "{told} of {changes} changes were told: nothing was coalesced");
+    assert!(told < changes / 2, "{told} of {changes} changes were sent: nothing was coalesced");
     // From now on it is as good as any.
     let end = set_weight(&mut registry, "web", "i00", 7_777).await;
     slow.reach(end).await;

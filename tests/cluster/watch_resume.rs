@@ -65,7 +65,7 @@ async fn a_position_that_is_too_old_gets_a_reset_in_band() {
         let mut subscribe = subscribe_to(&["nothing"]);
         subscribe.from_revision = from;
         let mut stream = Stream::open(&registry, subscribe).await.unwrap();
-        // Something has to be told for the position to move: the snapshot, or a bookmark.
+        // The position moves with a message only: the snapshot, or a bookmark.
         stream.reach(later).await;
         assert_eq!(stream.reset, reset, "from {from} with {later} reached");
     }

@@ -1,4 +1,4 @@
-//! Connections that nobody uses, and more calls than a node may have under way.
+//! Idle connections, and more calls than a node may have under way.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ const PING_FRAME: u8 = 6;
 const GOAWAY_FRAME: u8 = 7;
 const ACK: u8 = 1;
 
-/// A client that greets, answers whatever has to be answered, and never calls: until when it was
+/// A client that greets, answers all that has to be answered, and never calls: for how long it was
 /// left in peace, and the reasons of the GOAWAY frames before the end.
 async fn never_calls(address: &str) -> (Duration, Vec<u32>) {
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -71,8 +71,8 @@ async fn watch_over(mut registry: RegistryClient<Channel>) -> Result<Watch, Stat
     Ok((asks, answers.into_inner()))
 }
 
-/// Whoever answers pings but has had no call for long is told to go; those that call meanwhile, or
-/// now and then, notice nothing.
+/// A connection that answers pings but has had no call for long gets a GOAWAY. Clients that call
+/// meanwhile, or now and then, notice nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_are_told_to_go_and_calls_do_not_fail() {
     let tunables = format!("connection_idle_ms = {}", IDLE.as_millis());
@@ -82,7 +82,7 @@ async fn idle_connections_are_told_to_go_and_calls_do_not_fail() {
     let (_asks, mut watched) = watch(node).await.unwrap();
     // Calls from then on when the connection ends: one each 20 ms around it. A call that finds it
     // closing was not sent, and the client crate sends it on another; a bare channel of tonic's may
-    // tell the caller so.
+    // return that error.
     let mut callers = JoinSet::new();
     for pause in (0..32).map(|at| IDLE + Duration::from_millis(20 * at)) {
         let client = cluster.client().build().unwrap();
@@ -97,7 +97,7 @@ async fn idle_connections_are_told_to_go_and_calls_do_not_fail() {
     for address in [&node.clients, &node.peers()] {
         let ended = tokio::time::timeout(ENDED_WITHIN, never_calls(address)).await;
         let (left_in_peace, reasons) = ended.expect("an idle connection ends");
-        assert!(left_in_peace >= IDLE, "told to go after {left_in_peace:?}");
+        assert!(left_in_peace >= IDLE, "GOAWAY after {left_in_peace:?}");
         assert!(!reasons.is_empty() && reasons.iter().all(|reason| *reason == 0), "{reasons:?}");
     }
     while let Some(called) = callers.join_next().await {
@@ -141,7 +141,7 @@ async fn calls_above_the_bound_are_refused_and_streams_under_way_go_on() {
     assert!(refused.metadata().contains_key("retry-after-ms"), "{refused:?}");
     let status = node.instances(Consistency::Local).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "a call is one, too: {status}");
-    assert_eq!(node.log_text().matches("too many calls").count(), 1, "told once a minute");
+    assert_eq!(node.log_text().matches("too many calls").count(), 1, "logged once a minute");
 
     renewals.send(renewal).await.unwrap();
     renewed.message().await.unwrap().expect("streams under way go on");
@@ -152,8 +152,8 @@ async fn calls_above_the_bound_are_refused_and_streams_under_way_go_on() {
     .await;
 }
 
-/// One address takes as many places as it may have, whatever the number of its connections; others
-/// are served meanwhile.
+/// One address takes as many places as it may have, whatever the number of its connections; other
+/// addresses are served meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_address_does_not_take_all_places() {
     let tunables = format!("calls_per_address_max = {CALLS}");

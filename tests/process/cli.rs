@@ -58,7 +58,7 @@ fn args_of(nodes: &str, line: &str) -> Vec<String> {
     line.split_whitespace().chain(["--nodes", nodes]).map(str::to_owned).collect()
 }
 
-/// A command that goes on until it is told to stop.
+/// A command that goes on until it is stopped.
 pub(crate) struct Running {
     pub(crate) process: Process,
     dir: TempDir,
@@ -84,7 +84,7 @@ impl Running {
         text_of(&self.dir.path().join("err"))
     }
 
-    /// The whole lines so far, as JSON.
+    /// The whole lines until now, as JSON.
     pub(crate) fn json_lines(&self) -> Vec<Value> {
         let out = self.out();
         let whole = out.rfind('\n').map_or("", |end| &out[..end]);

@@ -46,11 +46,11 @@ pub(crate) struct Settings {
     pub(crate) cuttable: bool,
     /// Data directories that are somewhere else.
     pub(crate) data_dirs: BTreeMap<u64, PathBuf>,
-    /// What the shell's `ulimit` is told before each node starts, if anything.
+    /// The arguments of the shell's `ulimit` before each node starts, if any.
     pub(crate) ulimit: String,
 }
 
-/// See the head of this file.
+/// Running nodes, and what they leave on disk.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     dir: Option<TempDir>,
@@ -71,7 +71,7 @@ pub(crate) struct Node {
 }
 
 impl Cluster {
-    /// Starts so many nodes with `--bootstrap` and waits until all of them know the leader.
+    /// Starts this number of nodes with `--bootstrap` and waits until all of them know the leader.
     pub(crate) async fn start(size: u64) -> Self {
         Self::start_with(size, Settings::default()).await
     }
@@ -181,8 +181,8 @@ impl Cluster {
         }
     }
 
-    /// Waits until all running nodes have the same state, as their hashes at an index after now
-    /// tell, and as their local reads tell; that state.
+    /// Waits until all running nodes have the same state, by their hashes at an index after now and
+    /// by their local reads; that state.
     pub(crate) async fn equal_states(&self) -> BTreeMap<String, Instance> {
         let running = self.running();
         let client = self.client().build().unwrap();
@@ -315,7 +315,7 @@ impl Node {
         self.process = None;
     }
 
-    /// Waits for the end of a node that was told to stop or that stops by itself.
+    /// Waits for the end of a node that was asked to stop or that stops by itself.
     pub(crate) async fn exit_code(&mut self, within: Duration) -> i32 {
         let code = self.process().exit_code(within).await;
         self.process = None;

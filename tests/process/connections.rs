@@ -57,7 +57,7 @@ async fn idle_connections_do_not_take_all_descriptors() {
     let mut registry = node.registry();
     for at in 0..500 {
         let request = crate::raw::registration("kept", &format!("i{at}"), TTL, 0);
-        registry.register(request).await.expect("who comes from elsewhere is served");
+        registry.register(request).await.expect("a client from elsewhere is served");
     }
     let status = node.own_status().await.unwrap();
     assert!(status.snapshot_index >= 200, "a snapshot was written: {status:?}");
@@ -67,7 +67,7 @@ async fn idle_connections_do_not_take_all_descriptors() {
     }
     assert!(refused >= 356 - 128, "only {refused} were refused");
     let log = node.log_text();
-    assert_eq!(count(&log, "too many connections"), 1, "told once a minute: {log}");
+    assert_eq!(count(&log, "too many connections"), 1, "logged once a minute: {log}");
     assert!(cluster.nodes[0].process().ended().is_none(), "the node survives");
 }
 
@@ -90,13 +90,13 @@ async fn without_descriptors_a_node_waits_for_some() {
     time_passes(Duration::from_secs(2)).await;
     let spent = cpu_time(pid) - before;
     assert!(spent < Duration::from_millis(500), "it spent {spent:?} in two seconds");
-    assert_eq!(count(&node.log_text(), "cannot accept connections"), 1, "told once a minute");
+    assert_eq!(count(&node.log_text(), "cannot accept connections"), 1, "logged once a minute");
     limit(pid, Resource::Nofile, Some(1_024));
     node.register("after", "a", TTL).await.expect("it goes on");
     waiting.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
     let mut answer = [0; 9];
     let answered = tokio::time::timeout(Duration::from_secs(5), waiting.read_exact(&mut answer));
-    answered.await.expect("who waited is served").unwrap();
+    answered.await.expect("a connection that waited is served").unwrap();
 }
 
 /// Neither listener keeps a connection that says nothing, or half a preface.
@@ -119,7 +119,7 @@ async fn connections_that_say_nothing_end() {
         let left = SILENCE_ENDS_WITHIN.saturating_sub(since.elapsed());
         eventually("the end of a silent connection", left, async || is_closed(stream).await).await;
     }
-    assert!(is_closed(&mut greeted).await.is_err(), "whoever greeted may be idle");
+    assert!(is_closed(&mut greeted).await.is_err(), "a connection that greeted may be idle");
 }
 
 /// SIGTERM while some say nothing, and one has a call under way and stands still.

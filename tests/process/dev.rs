@@ -1,5 +1,5 @@
-//! `quorate dev` as a newcomer uses it: one of its nodes may be killed, is missed by nobody and
-//! comes back; when `dev` ends, by whatever, nothing of it is left.
+//! `quorate dev` as a newcomer uses it: one of its nodes may be killed, no call fails, and it comes
+//! back; when `dev` ends, in whatever way, nothing of it is left.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -61,8 +61,8 @@ impl Dev {
     }
 }
 
-/// The first of three free ports; those of peers are free, too. Below those of other tests: these
-/// could be given one that is not listened on yet.
+/// The first of three free ports; the peer ports are free, too. Below the ports of other tests:
+/// these could be given one that is not listened on yet.
 fn free_ports() -> u16 {
     static HANDED_OUT: AtomicU32 = AtomicU32::new(0);
     let next = || std::process::id().wrapping_add(HANDED_OUT.fetch_add(1, Ordering::Relaxed)) % 120;
@@ -153,7 +153,7 @@ async fn when_dev_is_killed_its_nodes_end_too() {
     gone(&nodes).await;
     // Threads of a process that is gone may hold its sockets for a moment.
     eventually("their ports are free", PATIENCE, async || {
-        if are_free(dev.first) { Ok(()) } else { Err("somebody listens") }
+        if are_free(dev.first) { Ok(()) } else { Err("a port is in use") }
     })
     .await;
 }
@@ -166,7 +166,7 @@ async fn a_node_that_does_not_start_ends_dev_with_what_it_said() {
     assert_eq!(dev.process.exit_code(PATIENCE).await, 1, "{}", dev.err());
     let err = dev.err();
     let told = format!("cannot listen on 127.0.0.1:{}", first + 1);
-    assert!(err.contains(&format!("node 2: error: {told}")), "whose line it is: {err}");
+    assert!(err.contains(&format!("node 2: error: {told}")), "the line names its node: {err}");
     let (_, last) = err.rsplit_once("error: node 2 does not start").expect("at the end");
     assert!(last.contains(&told), "{err}");
     assert!(

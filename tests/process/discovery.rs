@@ -55,7 +55,7 @@ async fn the_followed_node_dies_a_hundred_times() {
     let mut listener = view.listen();
     timeout(PATIENCE, view.synced()).await.unwrap();
     // From revision 0 there is no going on at another node: a watch begins with a snapshot there,
-    // and the history before it is not told.
+    // and the history before it is not sent.
     let lease = Registration::new(instance("first").weight(1)).ttl(Duration::from_secs(600));
     drop(writer.register(lease).await.unwrap());
     assert_eq!(told(&mut listener, 1).await, ["+first1"]);

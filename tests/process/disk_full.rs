@@ -65,7 +65,7 @@ impl SmallDisk {
         stat.f_bavail * stat.f_frsize
     }
 
-    /// Leaves only so much, all at once.
+    /// Leaves only this many bytes, all at once.
     fn fill(&self, leave_bytes: u64) {
         let file = fs::File::create(self.ballast()).unwrap();
         let fits = |bytes| fallocate(&file, FallocateFlags::empty(), 0, bytes).is_ok();

@@ -12,7 +12,7 @@ use crate::feed::{Feed, Seen};
 use crate::load::{Load, keep};
 use crate::wait::time_passes;
 
-/// The issue: gone, and watchers told, within the TTL and this.
+/// The issue: gone, and reported to watchers, within the TTL and this.
 const LATE_AT_MOST: Duration = Duration::from_millis(500);
 
 /// S0.2, S3.2
@@ -45,7 +45,7 @@ async fn what_stops_renewing_is_gone_in_time_and_its_neighbours_stay() {
                 let removed = seen.of(ChangeKind::Removed, key);
                 let [(at, change)] = &removed[..] else { panic!("{key}: {removed:?}") };
                 let (lived, late) = (*at - *sent, (*at - *renewed).saturating_sub(*ttl));
-                eprintln!("measured: {key} with TTL {ttl:?}: told {late:?} after its end");
+                eprintln!("measured: {key} with TTL {ttl:?}: reported {late:?} after its end");
                 assert_eq!(change.reason(), RemoveReason::Expired);
                 assert!(lived >= *ttl, "{key} ended early, after {lived:?}");
                 assert!(late <= LATE_AT_MOST, "{key} ended late by {late:?}");
@@ -70,7 +70,7 @@ const CROWD: usize = 3_000;
 const CROWD_TTL: Duration = Duration::from_secs(6);
 const CROWD_LATE: Duration = Duration::from_secs(1);
 
-/// All of them fall silent at the same moment, while somebody else goes on writing. S0.2
+/// All of them fall silent at the same moment, while another client goes on writing. S0.2
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_that_stops_renewing_is_gone_in_time_and_holds_nobody_up() {
     let cluster = Cluster::start(3).await;
@@ -83,7 +83,7 @@ async fn a_crowd_that_stops_renewing_is_gone_in_time_and_holds_nobody_up() {
             async move { node.register("crowd", &id, CROWD_TTL).await.unwrap().lease_id }
         });
         leases.extend(join_all(register).await);
-        // Those that are there wait for the rest, however long that takes.
+        // The leases of before stay alive while the rest register, however long that takes.
         renew_all(node, &leases).await;
     }
     let writes = Load::registering(&cluster.client().build().unwrap(), "writer", 2);
@@ -101,7 +101,7 @@ async fn a_crowd_that_stops_renewing_is_gone_in_time_and_holds_nobody_up() {
         let (first, last) = (times().min().unwrap(), times().max().unwrap());
         let late = last.saturating_duration_since(ends);
         let longest = writes.longest_call(first - Duration::from_millis(50));
-        eprintln!("measured: {CROWD} leases: the last told {late:?} after its end");
+        eprintln!("measured: {CROWD} leases: the last reported {late:?} after its end");
         eprintln!("  {:?} after the first; longest write {longest:?}", last - first);
         assert_eq!(removed.len(), CROWD);
         assert!(first - sent >= CROWD_TTL, "the first ended early");

@@ -54,7 +54,7 @@ async fn writes_and_renewals_are_back_soon_after_the_leader_fell_silent() {
 }
 
 /// Takes one leader after the other away and back; the outage of writes (client crate, all nodes)
-/// and of renewals (generated stub, a survivor) each time. Nobody may lose a lease meanwhile.
+/// and of renewals (generated stub, a survivor) each time. No lease may be lost meanwhile.
 async fn outages(
     cluster: &mut Cluster,
     mut turn: impl FnMut(&mut Cluster, usize, bool),

@@ -26,11 +26,11 @@ pub(crate) struct Seen {
     pub(crate) snapshots: usize,
     /// Every change, with the time when it arrived.
     pub(crate) changes: Vec<(Instant, Change)>,
-    /// What is there, as snapshot and changes tell.
+    /// What is there, by snapshot and changes.
     pub(crate) view: BTreeMap<String, Instance>,
     /// The position of the stream.
     pub(crate) revision: u64,
-    /// The leaders that it told of; 0: lost.
+    /// The leaders that it named; 0: lost.
     pub(crate) leaders: Vec<u64>,
     /// Revisions that were missing or came twice, and a stream that ended.
     pub(crate) faults: Vec<String>,
@@ -90,7 +90,8 @@ impl Seen {
         self.changes.push((Instant::now(), change));
     }
 
-    /// The changes of one kind of instances whose "service/id" begins so, with their times.
+    /// The changes of one kind of instances whose "service/id" begins with `prefix`, with their
+    /// times.
     pub(crate) fn of(&self, kind: ChangeKind, prefix: &str) -> Vec<(Instant, Change)> {
         let wanted = |change: &Change| {
             let instance = change.instance.as_ref();
@@ -130,7 +131,7 @@ impl Feed {
                         let revision = message.revision;
                         noted.lock().unwrap().take(message);
                         let ack = Ask::Ack(WatchAck { revision });
-                        // Full while the node is busy: an ack tells all before it too.
+                        // Full while the node is busy: an ack covers all before it too.
                         let _next_one_tells = asks.try_send(WatchRequest { kind: Some(ack) });
                         continue;
                     }

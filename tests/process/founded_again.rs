@@ -1,5 +1,5 @@
-//! A cluster that ends with all its data, and is founded again on the same addresses: who was in
-//! the old one is in the new one soon, and nobody is shown what is gone.
+//! A cluster that ends with all its data, and is founded again on the same addresses: an instance
+//! of the old one is in the new one soon, and no client is shown what is gone.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! kill -9 of founders while they found their cluster: it has one id, whatever of it was on whose
+//! kill -9 of founders while they found their cluster: it has one id, whatever each of them had on
 //! disk.
 
 use std::collections::BTreeSet;
@@ -9,13 +9,13 @@ use quorate_client::Consistency;
 use crate::cluster::{Cluster, LEADER_WITHIN, Settings};
 use crate::wait::{eventually, time_passes};
 
-/// As a node's log tells it once it has the id on its disk.
+/// A node's log line once it has the id on its disk.
 const FOUNDED: &str = "the cluster is founded cluster_id=";
 
 /// When a founder is killed.
 #[derive(Debug, Clone, Copy)]
 enum Moment {
-    /// So long after all were started.
+    /// This long after all were started.
     After(Duration),
     /// When one of them has stamped its directory: the entry is committed, and the others may not
     /// know.
@@ -31,7 +31,7 @@ fn stamped(cluster: &Cluster) -> BTreeSet<String> {
     cluster.nodes.iter().flat_map(|node| of(&node.log_text())).collect()
 }
 
-/// What each node tells, once it tells it.
+/// The cluster ids in the nodes' answers, once each has answered with one.
 async fn told(cluster: &Cluster) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for node in &cluster.nodes {

@@ -18,12 +18,12 @@ const CONNECTIONS: usize = 10;
 const STREAMS_ON_EACH: usize = 1_500;
 const UNREAD_ON_EACH: usize = 20;
 const TTL_MS: u64 = 600_000;
-/// A flood counts if the node took so many times what its state needs.
+/// A flood counts if the node took this many times what its state needs.
 const TAKEN: u64 = 2;
 /// Ten seconds until the allocator gives pages back, of connections that end at once.
 const BACK_WITHIN: Duration = Duration::from_secs(60);
 
-/// After a flood of streams, and one of answers that nobody reads, a node is back within 1.5 times
+/// After a flood of streams, and one of answers that are not read, a node is back within 1.5 times
 /// what it had before them.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_that_floods_took_is_given_back() {

@@ -15,7 +15,7 @@ const STOPS_WITHIN: Duration = Duration::from_secs(12);
 /// earliest.
 const HANDED_OVER_WITHIN: Duration = Duration::from_millis(1_000);
 
-/// The order that `server.rs` documents, as the log tells it.
+/// The order that `server.rs` documents, as the log shows it.
 const ORDER: [&str; 7] = [
     "not serving",
     "handed the lead over",

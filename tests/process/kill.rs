@@ -58,7 +58,7 @@ async fn the_leader_is_killed_under_load_and_nothing_acknowledged_is_lost() {
             feed.look(|seen| {
                 assert_eq!(seen.of(ChangeKind::Removed, ""), [], "nothing was to be removed");
                 assert!(seen.view == state, "the watch came to another state than the read");
-                assert_ne!(seen.leaders.last().copied(), Some(0), "no leader told");
+                assert_ne!(seen.leaders.last().copied(), Some(0), "no leader was named");
             });
         }
 
@@ -118,7 +118,7 @@ async fn all_nodes_are_killed_under_load_and_everything_is_back() {
         led - restarted
     );
 
-    // Who does not come back goes, but gets a whole TTL for coming back.
+    // A client that does not come back goes, but gets a whole TTL for coming back.
     let gone = |seen: &crate::feed::Seen| seen.of(ChangeKind::Removed, "short/").len() == KEPT;
     feed.until("the end of what is not renewed", KEPT_TTL + Duration::from_secs(10), gone).await;
     let state = cluster.equal_states().await;

@@ -115,7 +115,7 @@ impl Load {
         Self { stop, acked, workers }
     }
 
-    /// Waits until so many more calls were acknowledged.
+    /// Waits until this many more calls were acknowledged.
     pub(crate) async fn until_more(&self, calls: usize, within: Duration) {
         let enough = self.acked.load(Ordering::Relaxed) + calls;
         eventually("acknowledged calls", within, || async {

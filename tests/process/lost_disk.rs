@@ -10,11 +10,11 @@ use quorate_proto::v1::ListMembersRequest;
 use crate::cluster::Cluster;
 use crate::wait::eventually;
 
-/// Every node has told the others its addresses, as it does within its first second: from then on
-/// it is known.
+/// Every node has reported its addresses to the others, as it does within its first second: from
+/// then on it is known.
 async fn all_are_known(cluster: &Cluster) {
     for at in 0..3 {
-        eventually("all addresses are told", Duration::from_secs(10), || async {
+        eventually("all addresses are known", Duration::from_secs(10), || async {
             let answer = cluster.nodes[at].registry().list_members(ListMembersRequest {}).await;
             let members = answer.map_err(|error| error.to_string())?.into_inner().members;
             let known = members.iter().filter(|member| !member.client_address.is_empty()).count();

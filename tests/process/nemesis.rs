@@ -1,12 +1,11 @@
 //! Everything at once: nodes are killed, paused, cut off and replaced by new ones, and the lead
 //! moves, while many write to the same instances and read them, some through the client crate
 //! (which tries again by itself), some with the generated stub. Afterwards a checker looks at all
-//! that was told: every write was done once at most, all happened in one order, and that order is
-//! the one in which calls followed each other (linearizability; revisions are the witness of the
-//! order).
+//! answers: every write was done once at most, all happened in one order, and that order is the one
+//! in which calls followed each other (linearizability; revisions are the witness of the order).
 //!
-//! `QUORATE_NEMESIS_SECONDS=1800 cargo test -p quorate-cli --test process
-//! nemesis -- --nocapture` runs for so long; `QUORATE_NEMESIS_SEED` chooses other faults.
+//! `QUORATE_NEMESIS_SECONDS=1800 cargo test -p quorate-cli --test process nemesis -- --nocapture`
+//! runs for that long; `QUORATE_NEMESIS_SEED` chooses other faults.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -40,7 +39,7 @@ const REPLACED_WITHIN: Duration = Duration::from_secs(60);
 /// A write or a read that was answered, or may have happened.
 #[derive(Debug, Clone)]
 enum Seen {
-    /// `revision`: where it stands, if it was acknowledged and that was told.
+    /// `revision`: where it stands, if it was acknowledged with one.
     Write { instance: usize, weight: u32, revision: Option<u64>, refused: bool },
     /// Each instance's weight, and the revision that set it.
     Read { revision: u64, state: BTreeMap<usize, (u32, u64)> },
@@ -202,7 +201,7 @@ impl Shared {
     }
 }
 
-/// The client crate tells no revision, only that it was done.
+/// The client crate returns no revision, only that it was done.
 async fn write_as_client(client: Client, writer: usize, shared: Shared) {
     let mut instance = writer % INSTANCES;
     while !shared.stop.load(Ordering::Relaxed) {
@@ -273,16 +272,16 @@ async fn read_once(registry: &mut RegistryClient<Channel>, shared: &Shared) -> O
     Some(())
 }
 
-/// All that is wrong with what was told.
+/// All that is wrong with the answers.
 fn check(calls: &[Call]) -> Vec<String> {
     let mut wrong = Vec::new();
-    // What each revision set, and the revision that each weight was set at, whoever told it.
+    // What each revision set, and the revision that each weight was set at, by any answer.
     let mut set: BTreeMap<u64, (usize, u32)> = BTreeMap::new();
     let mut stands: BTreeMap<u32, u64> = BTreeMap::new();
     let mut told = |revision, instance, weight, call: &Call| {
         let other = *set.entry(revision).or_insert((instance, weight));
         let at = *stands.entry(weight).or_insert(revision);
-        // The weight that all are registered with is nobody's.
+        // The weight that all are registered with belongs to no write.
         if other != (instance, weight) || (weight >= 1_000 && at != revision) {
             wrong.push(format!("{revision} set {other:?}, {weight} was set at {at}: {call:?}"));
         }

@@ -10,7 +10,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 const DECIDED_WITHIN: Duration = Duration::from_secs(15);
 
 /// With so little address space (MiB) that it is missing here or there: wherever that is, the node
-/// serves or ends, and nobody is told to remove sound files.
+/// serves or ends, and never asks an operator to remove sound files.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_memory_serves_or_ends() {
     let (mut served, mut ended) = (0, 0);

@@ -1,4 +1,4 @@
-//! What operators do at the command line: signals, mistakes, and what they are told of them.
+//! What operators do at the command line: signals, mistakes, and what the output says of them.
 
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ async fn a_hang_up_ends_everything_in_order() {
     assert!(!std::path::Path::new(&place).exists(), "{place} is left");
 }
 
-/// Nobody listens: it is said soon what is tried, and Ctrl-C is heard at once.
+/// No node listens: the command says soon what it tries, and ends at once on Ctrl-C.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_tries_says_so_and_hears_ctrl_c() {
     for line in [

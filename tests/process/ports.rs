@@ -1,5 +1,5 @@
 //! Loopback ports that stay ours between a node's runs: outside the range from which the kernel
-//! gives ports to outgoing connections (one of those could take a killed node's port), each probed
+//! gives ports to outgoing connections (one of them could take a killed node's port), each probed
 //! for being free.
 
 use std::net::TcpListener;

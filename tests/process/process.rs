@@ -41,7 +41,7 @@ impl Process {
         Self::spawn(command, format!("quorate {args:?}"), output, output)
     }
 
-    /// Starts another program that belongs to us, which is told where the nodes are.
+    /// Starts another program that belongs to us, with the nodes' addresses.
     pub(crate) fn start_other(program: &Path, nodes: &str, stdout: &Path, stderr: &Path) -> Self {
         let mut command = Command::new(program);
         command.env_clear().env("QUORATE_NODES", nodes);

@@ -133,8 +133,7 @@ fn set_format(cluster: &Cluster, version: u8) {
 }
 
 /// Founders that find a node of another cluster among them found nothing, and say where it is. A
-/// node that comes with the data of another cluster later takes no part, and is told of in the
-/// status.
+/// node that comes with the data of another cluster later takes no part, and the status names it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_another_clusters_data_takes_no_part() {
     let mut other = Cluster::start(3).await;

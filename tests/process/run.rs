@@ -156,7 +156,7 @@ async fn a_program_gets_a_port_and_is_up_when_it_listens_there() {
     let port: u16 = told.split(' ').next().unwrap().parse().expect("a port");
     assert_eq!(told, format!("{port} web a --port={port}\n"));
     has_status(&client, &format!("Starting http://127.0.0.1:{port}/")).await;
-    eventually("it says that nobody listens", PATIENCE, async || {
+    eventually("it says that no node listens", PATIENCE, async || {
         let said = running.err();
         if said.contains("stays STARTING") { Ok(()) } else { Err(said) }
     })

@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 use crate::ports::free_port;
 use crate::wait::eventually;
 
-/// A watcher on another node is told within this.
+/// A watcher on another node gets it within this.
 const TOLD_WITHIN: Duration = Duration::from_secs(2);
 
 /// S0.1, S3.1
@@ -102,7 +102,7 @@ async fn refusals_and_failures_have_their_exit_codes_and_say_what_to_do() {
     ] {
         ask(&all, &line).await.expect(1).says(&says);
     }
-    // What the command line can tell by itself is a usage error.
+    // What the command line can find by itself is a usage error.
     for (line, says) in [
         (register("orders o-1 --ttl 1ms"), ["--ttl", "1s to 24h"]),
         (register("orders o-1 --ttl 25h"), ["--ttl", "1s to 24h"]),

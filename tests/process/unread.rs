@@ -22,18 +22,18 @@ const IN_ALL: usize = 16 << 20;
 const INSTANCES: usize = 4_000;
 const ASKED_AT_ONCE: usize = 40;
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-/// It takes a debug build half a second to encode so many.
+/// It takes a debug build half a second to encode this many.
 const MANY: usize = 20_000;
 const SMALL_READS: u32 = 400;
 const SMALL_READ_EVERY: Duration = Duration::from_millis(10);
 const UNREAD_CONNECTIONS: usize = 24;
 const UNREAD_ON_EACH: usize = 10;
 const UNREAD_FOR: Duration = Duration::from_secs(8);
-/// So many are given before the others are given up, also on a slow machine.
+/// This many are given before the others are given up, also on a slow machine.
 const GIVEN_MIN: usize = 2;
 /// As many answers as a node encodes at the same time.
 const ENCODED_AT_ONCE: usize = 2;
-/// Small reads are so much slower at most, or take no longer than this.
+/// Small reads are slower by at most this factor, or take no longer than [`UNNOTICED`].
 const SLOWER_MAX: u32 = 3;
 const UNNOTICED: Duration = Duration::from_millis(50);
 /// Five seconds after the deadline, and a little.
@@ -109,7 +109,7 @@ async fn answers_that_nobody_reads_are_bounded_and_end() {
         node.instances(Consistency::Linearizable).await
     })
     .await;
-    assert_eq!(unread.len(), 3, "nobody has read or given up anything until here");
+    assert_eq!(unread.len(), 3, "nothing was read or given up until here");
 }
 
 fn small() -> FetchRequest {
@@ -157,9 +157,9 @@ impl Drop for Busy {
     }
 }
 
-/// The yardstick is what the same reads take just before, beside threads that are as busy as those
-/// that encode: cores are no part of the question. The machine may have much else to do in any one
-/// moment: the best of three rounds counts.
+/// The yardstick is what the same reads take just before, beside threads that are as busy as the
+/// threads that encode: cores are no part of the question. The machine may have much else to do in
+/// any one moment: the best of three rounds counts.
 #[tokio::test(flavor = "multi_thread")]
 async fn small_reads_keep_their_pace_beside_answers_that_nobody_reads() {
     let cluster = Cluster::start(1).await;

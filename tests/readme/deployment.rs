@@ -31,7 +31,7 @@ fn strings(list: &Value) -> Vec<String> {
     list.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
 }
 
-/// Asked for its help after all other flags, the binary refuses those that it does not know.
+/// Asked for its help after all other flags, the binary refuses flags that it does not know.
 fn accepted(args: &[String], source: &str) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     command.args(args).arg("--help");

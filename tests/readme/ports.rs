@@ -1,6 +1,6 @@
 //! Blocks of free loopback ports, and how the ports of the texts become those of a block. The
 //! blocks are below the range from which the kernel gives ports to outgoing connections, and below
-//! those of `tests/process`.
+//! the ports of `tests/process`.
 
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +9,7 @@ const LOWEST: u32 = 9_000;
 const BLOCKS: u32 = 15;
 /// From one block to the next; the texts use the first ports of 7000 and of 7100.
 const BLOCK: u32 = 200;
-/// So many ports after 70_00_ and 71_00_ are used.
+/// This many ports after 70_00_ and 71_00_ are used.
 const USED: u16 = 9;
 
 /// One block.
@@ -33,7 +33,7 @@ impl Ports {
         panic!("no block of ports is free from {LOWEST} on");
     }
 
-    /// Whether nobody listens on any of them.
+    /// Whether all of them are free.
     pub(crate) fn all_free(self) -> bool {
         let used = (1..=USED).flat_map(|at| [self.begin + at, self.begin + 100 + at]);
         used.into_iter().all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())

@@ -33,12 +33,12 @@ impl Running {
         Self { what, child, stdout, stderr }
     }
 
-    /// What it has written to stdout so far.
+    /// What it has written to stdout until now.
     pub(crate) fn stdout(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.stdout).unwrap()).into_owned()
     }
 
-    /// What it has written so far.
+    /// What it has written until now.
     pub(crate) fn output(&self) -> String {
         let stderr = String::from_utf8_lossy(&std::fs::read(&self.stderr).unwrap()).into_owned();
         self.stdout() + &stderr
@@ -90,7 +90,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
-            // A script has children of its own, which it stops when it is told to stop.
+            // A script has children of its own, which it stops when it gets the signal.
             let kill = format!("kill -TERM {}", self.child.id());
             let _gone_meanwhile = Command::new("sh").args(["-c", &kill]).status();
             let deadline = Instant::now() + Duration::from_secs(15);

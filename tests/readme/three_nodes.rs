@@ -67,8 +67,8 @@ fn pod_settings(env: &Value, ordinal: u64) -> Settings {
     settings
 }
 
-/// The second node is late by a second: the script says "ready" when that one is there too, as
-/// whoever reads it expects.
+/// The second node is late by a second: the script says "ready" when that one is there too, as its
+/// reader expects.
 #[test]
 fn the_script_is_ready_when_all_nodes_are() {
     let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
@@ -103,7 +103,7 @@ fn the_script_goes_on_when_a_node_is_killed() {
     let mut nodes = Running::start(start, directory.path(), "start.sh");
     nodes.wait_for("ready; try: quorate cluster status");
     let said = nodes.stdout();
-    let line = said.lines().find(|line| line.starts_with("node 2")).expect("it tells its nodes");
+    let line = said.lines().find(|line| line.starts_with("node 2")).expect("it names its nodes");
     let pid = line.split("pid ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a pid");
     let killed = Command::new("sh").args(["-c", &format!("kill -9 {pid}")]).status().unwrap();
     assert!(killed.success(), "{line}");
@@ -115,8 +115,8 @@ fn the_script_goes_on_when_a_node_is_killed() {
     nodes.succeed();
 }
 
-/// Starts all nodes at once, and looks whether they form one cluster whose members are told by the
-/// names that others use.
+/// Starts all nodes at once, and looks whether they form one cluster whose members are listed by
+/// the names that others use.
 fn makes_a_cluster(nodes: &[Settings], host: impl Fn(u64) -> String) {
     let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
     let mut running = Vec::new();

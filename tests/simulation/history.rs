@@ -1,4 +1,5 @@
-//! What everybody did and saw during a run, and the cluster's history put together from it.
+//! What each client and node did and saw during a run, and the cluster's history put together from
+//! it.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +24,7 @@ pub(crate) struct Held {
 /// Instances by "service/id".
 pub(crate) type Map = BTreeMap<String, Held>;
 
-/// One change as a watcher is told it.
+/// One change as a watcher gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) key: String,
@@ -36,7 +37,7 @@ pub(crate) struct Told {
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) key: String,
-    /// Who was asked, and when; it was begun at `from`, maybe elsewhere.
+    /// The node that was asked, and when; it was begun at `from`, maybe elsewhere.
     pub(crate) node: u64,
     pub(crate) sent: Ms,
     pub(crate) from: Ms,
@@ -72,7 +73,7 @@ pub(crate) struct Read {
     pub(crate) linearizable: bool,
     pub(crate) min_revision: u64,
     pub(crate) revision: u64,
-    /// How old it may be, as it was told.
+    /// How old it may be, as the answer says.
     pub(crate) age_ms: u64,
     pub(crate) map: Map,
 }
@@ -93,7 +94,7 @@ pub(crate) enum Fate {
 pub(crate) struct Notes {
     pub(crate) calls: Vec<Call>,
     pub(crate) reads: Vec<Read>,
-    /// By revision: who told it, when (first), what.
+    /// By revision: the watcher that got it, when (first), what.
     pub(crate) told: BTreeMap<u64, Vec<(String, Ms, Told)>>,
     /// By log index: the hash of the state there, and which nodes said so.
     pub(crate) hashes: BTreeMap<u64, (u64, BTreeSet<u64>)>,
@@ -107,17 +108,17 @@ pub(crate) struct Notes {
     pub(crate) violations: Vec<String>,
     /// What happened, for a failing seed's report.
     pub(crate) trace: Vec<String>,
-    /// The ids that answers named, and who was the first to.
+    /// The ids that answers named, and the node that named each first.
     pub(crate) clusters: BTreeMap<u64, String>,
     pub(crate) resets: usize,
     pub(crate) leaders: BTreeMap<u64, u64>,
     /// What the operator changed, in order.
     pub(crate) changes: Vec<Change>,
-    /// The nodes that clients know: those that are members, or become it.
+    /// The nodes that clients know: members, and nodes that become members.
     pub(crate) members: BTreeSet<u64>,
     /// The machines that the operator set up for newcomers.
     pub(crate) machines: BTreeSet<u64>,
-    /// Who the members are, as each of them said at the end.
+    /// The members, as each of them named them at the end.
     pub(crate) last_members: BTreeMap<u64, Members>,
     pub(crate) stop: bool,
     weights: u32,
@@ -165,10 +166,10 @@ impl Notes {
         }
     }
 
-    /// A weight that nobody else gets.
+    /// A weight that no other write gets.
     pub(crate) fn new_weight(&mut self) -> u32 {
         self.weights += 1;
-        // Nobody updates to the weight that instances register with.
+        // No update has the weight that instances register with.
         1_000 + self.weights
     }
 
@@ -184,7 +185,7 @@ pub(crate) struct History {
 }
 
 impl History {
-    /// What somebody was told first for each revision, as far as there is no hole.
+    /// What was first reported for each revision, as far as there is no hole.
     pub(crate) fn new(notes: &Notes) -> Self {
         let mut changes = Vec::new();
         for (revision, told) in &notes.told {

@@ -22,7 +22,7 @@ const READ_BYTES: usize = 64 * 1024;
 pub(crate) struct Late {
     stream: TcpStream,
     plan: Arc<Plan>,
-    /// From whom it arrives, and at whom; `None`: not between two nodes.
+    /// The node that it comes from, and the node that it arrives at; `None`: not between two nodes.
     way: Option<(u64, u64)>,
     /// What arrived, and when it is handed on; nothing: the end.
     kept: VecDeque<(Instant, Vec<u8>)>,

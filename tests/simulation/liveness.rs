@@ -55,8 +55,8 @@ pub(crate) async fn burst(mut nodes: Nodes, notes: Shared) {
     notes.borrow_mut().note("the burst is over".to_owned());
 }
 
-/// When everybody has stopped: what each node has, read linearizably, and who it says the members
-/// are. All at once: nobody renews any more.
+/// When all clients have stopped: what each node has, read linearizably, and the members as it
+/// lists them. All at once: no client renews any more.
 pub(crate) async fn last_look(nodes: Nodes, notes: Shared) {
     while now() < END + 300 {
         sleep(Duration::from_millis(50)).await;
@@ -76,7 +76,7 @@ pub(crate) async fn last_look(nodes: Nodes, notes: Shared) {
                     notes.borrow_mut().last_members.insert(node, members);
                 }
                 Err(status) => {
-                    let line = format!("n{node} does not tell its members at the end: {status}");
+                    let line = format!("n{node} does not list its members at the end: {status}");
                     notes.borrow_mut().violation(line);
                 }
             }

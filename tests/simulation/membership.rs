@@ -1,4 +1,4 @@
-//! Who the members are, change after change, and when they could form a quorum.
+//! The members, change after change, and when they could form a quorum.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::plan::{END, Fault, Kind, Ms, NODES, Plan, Way};
 /// A leader does not notice shorter stalls (`STALL` in quorate-node's clock.rs).
 const UNSEEN_STALL: Ms = 400;
 
-/// A message that takes so long comes back too late for the shortest election timeout (240 ms).
+/// A message that takes this long comes back too late for the shortest election timeout (240 ms).
 const VOTE_TIMELY: Ms = 120;
 
 /// A change of the members that the operator makes.
@@ -58,7 +58,7 @@ impl Members {
         Self { voters: (1..=NODES).collect(), learners: BTreeSet::new() }
     }
 
-    /// As a node tells them.
+    /// As a node lists them.
     pub(crate) fn told(members: &[Member]) -> Self {
         let voter = |member: &&Member| member.role() == MemberRole::Voter;
         let (voters, learners): (Vec<_>, Vec<_>) = members.iter().partition(voter);
@@ -141,7 +141,7 @@ impl<'a> Quorums<'a> {
                 plan.way(a, b, at) == Way::Open && late < VOTE_TIMELY
             });
             let all = sets.iter().map(can_lead).reduce(|all, more| &all & &more);
-            // Where a vote takes longer than candidates wait for it, nobody may come to lead.
+            // Where a vote takes longer than candidates wait for it, no node may come to lead.
             let in_time = plan.latency_ms(at) < VOTE_TIMELY;
             certain.resize(until, in_time && all.is_some_and(|all| !all.is_empty()));
         }
@@ -175,8 +175,8 @@ impl<'a> Quorums<'a> {
     }
 }
 
-/// Of a set of voters, those that can lead it: up, and on a way that `talk` takes (of the lower id
-/// to the higher) with enough of the others that are.
+/// The voters of a set that can lead it: up, and on a way that `talk` takes (of the lower id to the
+/// higher) with enough of the others that are.
 fn leaders_of(
     plan: &Plan,
     at: Ms,

@@ -49,15 +49,15 @@ pub(crate) fn channel(plan: &Arc<Plan>, node: u64) -> Channel {
     Turmoil { plan: plan.clone(), me: None }.connect(&endpoint)
 }
 
-/// Attempts to connect, by who, where to, and simulated second.
+/// Attempts to connect, by sender, address, and simulated second.
 type Dials = BTreeMap<(Option<u64>, String, u64), u32>;
 
 thread_local! {
     static DIALS: RefCell<Dials> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// Nobody needs more attempts to reach somebody within a second: a node has four lanes to another
-/// one, and each of them is tried with pauses.
+/// No node and no client needs more attempts to reach an address within a second: a node has four
+/// lanes to another one, and each of them is tried with pauses.
 const DIALS_MAX: u32 = 80;
 
 fn count_dial(me: Option<u64>, uri: &Uri) {
@@ -65,7 +65,7 @@ fn count_dial(me: Option<u64>, uri: &Uri) {
     DIALS.with_borrow_mut(|dials| *dials.entry(key).or_default() += 1);
 }
 
-/// Who tried to connect as if there were no tomorrow.
+/// The senders that tried to connect more often than [`DIALS_MAX`] allows.
 pub(crate) fn storms() -> Vec<String> {
     let dials = DIALS.take();
     let storms = dials.iter().filter(|(_, count)| **count > DIALS_MAX);

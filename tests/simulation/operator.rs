@@ -31,7 +31,7 @@ const PATIENCES: [Ms; 3] = [400, 1_500, 5_000];
 /// A change that has begun is done by then.
 const DONE_BY: Ms = CALM - 1_000;
 
-/// Those that are out are asked this often.
+/// Nodes that are out are asked this often.
 const SEEK_EVERY: Duration = Duration::from_millis(120);
 
 struct Operator {
@@ -181,7 +181,7 @@ impl Operator {
     }
 }
 
-/// Without the headers, which tell the real time.
+/// Without the headers, which have the real time.
 fn said(status: &Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
 }
@@ -192,8 +192,8 @@ fn within<T>(patience: Ms, message: T) -> Request<T> {
     request
 }
 
-/// Asks those that were taken out, wherever they still run, for linearizable reads; whoever answers
-/// one is found by `invariants/members.rs`.
+/// Asks nodes that were taken out, wherever they still run, for linearizable reads. A node that
+/// answers one is found by `invariants/members.rs`.
 async fn seek_ghosts(mut nodes: Nodes, notes: Shared) {
     while !notes.borrow().stop {
         let out: BTreeSet<u64> = {

@@ -13,7 +13,7 @@ use super::steps::{Step, StepKind, steps};
 /// Simulated time since the run began, in ms.
 pub(crate) type Ms = u64;
 
-/// The founders; those that come later go on counting.
+/// The founders; nodes that come later go on counting.
 pub(crate) const NODES: u64 = 3;
 
 /// The cluster gets this long to form before the first fault.
@@ -22,7 +22,8 @@ const FAULTS_FROM: Ms = 3_000;
 pub(crate) const HEALED: Ms = 30_000;
 /// By then everything must work again, at the first attempt.
 pub(crate) const CALM: Ms = HEALED + 6_000;
-/// Long enough after `HEALED` that whatever died before is gone (the largest TTL, and 10 s).
+/// Far enough after `HEALED` that every process that died before is gone (the largest TTL, and 10
+/// s).
 pub(crate) const END: Ms = HEALED + 17_000;
 
 /// A run.
@@ -64,9 +65,9 @@ pub(crate) enum Kind {
     Deaf { from: u64, to: u64 },
     /// What two nodes send each other arrives only after the fault.
     Hold { a: u64, b: u64 },
-    /// Every message takes up to so many ms.
+    /// Every message takes up to `ms`.
     Slow { ms: u64 },
-    /// What a node sends another arrives so much later, in order; the way back is as it was.
+    /// What a node sends another arrives `ms` later, in order; the way back is as it was.
     Late { from: u64, to: u64, ms: u64 },
     /// A node loses its disk, and comes back on an empty one. Only while the cluster is founded.
     Wipe { node: u64 },

@@ -21,10 +21,10 @@ use super::history::{Answer, Ask, Call, Fate, Shared, now};
 use super::net::channel;
 use super::plan::{CALM, HEALED, Ms, NODES, Plan};
 
-/// How long a process waits for an answer, by its own clock and as the node is told.
+/// How long a process waits for an answer, by its own clock and by the deadline that the node gets.
 const PATIENCE: Duration = Duration::from_millis(1_200);
 
-/// An update whose fate is not known is tried so often in all, under one name.
+/// An update whose fate is not known is tried at most this often, under one name.
 const UPDATE_ATTEMPTS: u32 = 4;
 
 /// A write that is tried until its fate is known.
@@ -33,7 +33,7 @@ struct Write {
     from: Ms,
 }
 
-/// Clients of all nodes, as one host has them; goes round those that are members by now.
+/// Clients of all nodes, as one host has them; goes round the members of the moment.
 #[derive(Clone)]
 pub(crate) struct Nodes {
     clients: Vec<RegistryClient<Channel>>,
@@ -190,7 +190,7 @@ impl Process {
         let mut renew_at = now() + self.ttl_ms / 3;
         loop {
             let stop = self.notes.borrow().stop;
-            // Nobody ends after the faults did: the end of the run compares what everybody has.
+            // No process ends after the faults did: the end of the run compares what all have.
             if stop || (now() >= until && now() < HEALED) {
                 return lease;
             }
@@ -366,7 +366,7 @@ impl Process {
     }
 }
 
-/// With the deadline that the node is told: a little less than the process's own.
+/// With the deadline that the node gets: a little less than the process's own.
 pub(crate) fn timed<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(PATIENCE - Duration::from_millis(200));

@@ -74,7 +74,7 @@ pub(crate) async fn fetch(
     Ok(())
 }
 
-/// Compares the nodes' hashes wherever two of them name the same log index, and notes who leads.
+/// Compares the nodes' hashes wherever two of them name the same log index, and notes the leaders.
 pub(crate) async fn compare_hashes(plan: Arc<Plan>, notes: Shared) {
     let mut clients: Vec<(u64, AdminClient<Channel>)> =
         plan.nodes().map(|node| (node, AdminClient::new(channel(&plan, node)))).collect();

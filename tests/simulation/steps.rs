@@ -61,7 +61,7 @@ fn change_members(rng: &mut StdRng, steps: &mut Vec<Step>, faults: &mut Vec<Faul
         newest = newest.max(act.comes().unwrap_or(0));
         let voters: Vec<u64> = members.voters.iter().copied().collect();
         if rng.random_bool(0.4) {
-            // Whoever is to lead when it begins dies meanwhile.
+            // The node that is to lead when it begins dies meanwhile.
             let leader = pick(rng, &voters);
             let kind = StepKind::Transfer { to: leader };
             steps.push(Step { at: at - rng.random_range(200..1_000), kind });

@@ -18,7 +18,7 @@ use super::process::Nodes;
 /// A stream that is this quiet is dead: nodes send bookmarks every second.
 const QUIET: Duration = Duration::from_secs(3);
 
-/// See the head of this file.
+/// A watcher, with the state and the cursor that its messages give.
 pub(crate) struct Watcher {
     name: String,
     nodes: Nodes,
@@ -28,7 +28,7 @@ pub(crate) struct Watcher {
     position: u64,
     cluster: u64,
     map: Map,
-    /// A snapshot of several messages, so far.
+    /// The part of a snapshot of several messages that has come.
     incoming: Map,
 }
 
@@ -127,7 +127,7 @@ impl Watcher {
         self.position = revision;
     }
 
-    /// Nothing is filtered out and no watcher is slow, so every revision is told once.
+    /// Nothing is filtered out and no watcher is slow, so every revision is reported once.
     fn take_changes(&mut self, changes: &[Change], revision: u64) {
         let told: Vec<u64> = changes.iter().map(|change| change.revision).collect();
         if !told.iter().copied().eq(self.position + 1..=revision) {

@@ -43,7 +43,7 @@ const LAST: Ms = END + 1_500;
 struct Handle {
     /// Its present data directory.
     dir: Rc<RefCell<PathBuf>>,
-    /// Its clock is to jump ahead by so much.
+    /// Its clock is to jump ahead by this much.
     jump_ms: Rc<Cell<u64>>,
     /// How often it was killed.
     kills: usize,
@@ -303,7 +303,7 @@ impl World<'_> {
         }
     }
 
-    /// Those that the operator has set up since, unless the plan has them down.
+    /// Starts the nodes that the operator has set up since, unless the plan has them down.
     fn start_machines(&mut self, at: Ms) {
         let new: Vec<u64> =
             self.notes.borrow().machines.difference(&self.running).copied().collect();
@@ -347,7 +347,7 @@ fn config(id: u64, data_dir: PathBuf, plan: &Plan) -> Config {
     }
 }
 
-/// Of those that come later, every other one asks to be taken in itself.
+/// Of the nodes that come later, every other one asks to be taken in itself.
 fn start(id: u64, plan: &Plan) -> Start {
     let address = |id, port| format!("{}:{port}", host(id));
     match id {

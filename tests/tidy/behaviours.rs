@@ -18,8 +18,8 @@ fn rows(table: &Source) -> Vec<(usize, &str, Vec<&str>)> {
     rows.collect()
 }
 
-/// The rows that a line's comment names. Those of other things ("S3.1" in a text) would be named
-/// here, too: so none may.
+/// The rows that a line's comment names. The same pattern for something else ("S3.1" in a text)
+/// would be taken for a row, too: so there may be none.
 fn named(line: &str) -> impl Iterator<Item = &str> {
     let comment = line.split_once("//").map_or("", |(_, comment)| comment);
     let words = comment.split(|c: char| !(c.is_ascii_alphanumeric() || c == '.'));

@@ -1,12 +1,12 @@
-//! Who may depend on whom.
+//! Which crate may depend on which.
 
 use std::process::Command;
 
 use crate::no_faults;
 use crate::sources::{Source, manifests, root};
 
-/// Each package with those of ours that it may name, in any kind of dependency. Another edge needs
-/// an argument in the commit that adds it here.
+/// Each package with the packages of ours that it may name, in any kind of dependency. Another edge
+/// needs an argument in the commit that adds it here.
 const EDGES: [(&str, &[&str]); 7] = [
     ("quorate-proto", &[]),
     ("quorate-state", &[]),

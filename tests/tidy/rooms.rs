@@ -1,11 +1,11 @@
-//! Who inside a crate may name whom. A room is a file of `src/` with its folder. It names rooms
-//! that stand below it in its crate's table, and so none that names it.
+//! Which room inside a crate may name which. A room is a file of `src/` with its folder. It names
+//! rooms that stand below it in its crate's table, and so none that names it.
 
 use crate::no_faults;
 use crate::sources::{Source, file, rust};
 
-/// A room and those that it may name. Another arrow needs an argument in the commit that adds it
-/// here.
+/// A room and the rooms that it may name. Another arrow needs an argument in the commit that adds
+/// it here.
 type Room = (&'static str, &'static [&'static str]);
 
 /// Of each crate with rooms, from the top down. `lib.rs` and `main.rs` may name all.

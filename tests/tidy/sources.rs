@@ -23,7 +23,7 @@ impl Source {
         lines.filter(|(_, line)| !line.trim_start().starts_with("//"))
     }
 
-    /// The same without what is only compiled for tests: those stand at the end of a file, or in a
+    /// The code without what is only compiled for tests: tests stand at the end of a file, or in a
     /// file of their own.
     pub(crate) fn shipped_code(&self) -> impl Iterator<Item = (usize, &str)> {
         let crates_source = self.path.starts_with("crates/") && self.path.contains("/src/");
@@ -47,7 +47,7 @@ pub(crate) fn file(path: &str) -> Source {
     Source { path: path.to_owned(), text: text.unwrap_or_else(|error| panic!("{path}: {error}")) }
 }
 
-/// All Rust files of ours: those that git has or would add; all, where there is no git.
+/// All Rust files of ours: the files that git has or would add; all, where there is no git.
 pub(crate) fn rust() -> Vec<Source> {
     let mut git = Command::new("git");
     git.args(["ls-files", "--cached", "--others", "--exclude-standard", "--", "*.rs"]);

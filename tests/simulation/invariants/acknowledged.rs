@@ -1,6 +1,6 @@
-//! What was acknowledged stands in the history at the revision that was told, and stays until
-//! somebody who may do so ends it: a deregistration of that run or a later one, a takeover, or the
-//! end of its lease (`live_leases.rs`).
+//! What was acknowledged stands in the history at the revision of its answer, and stays until
+//! something ends it that may: a deregistration of that run or a later one, a takeover, or the end
+//! of its lease (`live_leases.rs`).
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ pub(crate) fn check(notes: &Notes, history: &History) -> Vec<String> {
     });
     let seen_at_the_end = |call: &&Call| call.to < END;
     for call in by_revision.into_values().flatten().filter(seen_at_the_end) {
-        wrong.push(format!("{call:?}: nobody was told of that revision"));
+        wrong.push(format!("{call:?}: no watcher got that revision"));
     }
     wrong.extend(unasked_deregistrations(notes, history));
     wrong.extend(wrong_ends(notes));
@@ -50,7 +50,7 @@ fn stands(call: &Call, map: &Map) -> bool {
     }
 }
 
-/// Nothing is deregistered that nobody asked to deregister.
+/// Nothing is deregistered that no call asked to deregister.
 fn unasked_deregistrations(notes: &Notes, history: &History) -> Vec<String> {
     let asked = |key: &str, run: u64, by: u64| {
         notes.calls.iter().any(|call| {
@@ -66,7 +66,7 @@ fn unasked_deregistrations(notes: &Notes, history: &History) -> Vec<String> {
     });
     ended
         .filter(|(_, at, told)| !asked(&told.key, told.held.incarnation, *at))
-        .map(|(revision, _, told)| format!("{revision}: nobody asked to deregister {told:?}"))
+        .map(|(revision, _, told)| format!("{revision}: no call asked to deregister {told:?}"))
         .collect()
 }
 

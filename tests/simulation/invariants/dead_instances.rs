@@ -9,7 +9,7 @@ use crate::simulation::membership::Quorums;
 use crate::simulation::plan::{END, Ms};
 
 const BOUND: Ms = 10_000;
-/// A renewal that was given up may still arrive for so long.
+/// A renewal that was given up may still arrive for this long.
 const LINGERS: Ms = 1_000;
 
 pub(crate) fn check(quorums: &Quorums<'_>, notes: &Notes, history: &History) -> Vec<String> {

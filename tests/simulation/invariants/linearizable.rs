@@ -30,7 +30,7 @@ pub(crate) fn check(notes: &Notes, history: &History) -> Vec<String> {
     wrong
 }
 
-/// A read has everything that was acknowledged before the age that it tells.
+/// A read has everything that was acknowledged before the age that it names.
 fn ages(notes: &Notes) -> Vec<String> {
     let mut done: Vec<(Ms, u64)> = Vec::new();
     for call in &notes.calls {
@@ -70,7 +70,7 @@ fn order(notes: &Notes) -> Vec<String> {
     ended.sort_by_key(|at| done[*at].1);
     done.iter()
         .filter_map(|(from, _, revision, what)| {
-            // The highest revision that was told before this began.
+            // The highest revision of an answer that came before this began.
             let before = ended.iter().take_while(|at| done[**at].1 < *from);
             let highest = before.max_by_key(|at| done[**at].2).map(|at| &done[*at])?;
             (highest.2 > *revision).then(|| {

@@ -17,12 +17,12 @@ pub(crate) fn check(notes: &Notes) -> Vec<String> {
         }
     }
     for node in expected.all().iter().filter(|node| !notes.last_members.contains_key(node)) {
-        wrong.push(format!("at the end, n{node} does not say who the members are"));
+        wrong.push(format!("at the end, n{node} does not list the members"));
     }
     for change in notes.changes.iter().filter(|change| change.done.is_none()) {
         wrong.push(format!("never done: {change:?}"));
     }
-    // When each of those that were taken out was out for sure.
+    // When each node that was taken out was out for sure.
     let out = notes.changes.iter().filter_map(|change| Some((change.act.goes()?, change.done?)));
     let out: BTreeMap<u64, Ms> = out.collect();
     let is_out = |node: u64, at: Ms| out.get(&node).is_some_and(|since| *since < at);

@@ -1,4 +1,4 @@
-//! There is one history: revisions are dense, every node tells the same change for each of them,
+//! There is one history: revisions are dense, every node reports the same change for each of them,
 //! and nodes with the same log position have the same state hash (compared while the run goes on,
 //! see `reader.rs`).
 
@@ -9,10 +9,7 @@ pub(crate) fn check(notes: &Notes, history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
     let last = notes.told.last_key_value().map_or(0, |(revision, _)| *revision);
     if history.last() != last {
-        wrong.push(format!(
-            "nobody was told of revision {}, the last is {last}",
-            history.last() + 1
-        ));
+        wrong.push(format!("no watcher got revision {}, the last is {last}", history.last() + 1));
     }
     for (revision, told) in &notes.told {
         let (first, _, change) = &told[0];
@@ -34,7 +31,7 @@ pub(crate) fn check(notes: &Notes, history: &History) -> Vec<String> {
         wrong.push(format!("the nodes' hashes were never compared: {:?}", notes.hashes));
     }
     if history.iter().all(|(_, at, _)| at < HEALED) {
-        wrong.push("nothing was told after the healing".to_owned());
+        wrong.push("no change was reported after the healing".to_owned());
     }
     wrong
 }

@@ -1,5 +1,6 @@
-//! Whoever follows by cursor, from one node or from many, has what the history says of its position
-//! (that nothing is left out or repeated on the way is checked as it comes, in `watcher.rs`).
+//! A watcher that follows by cursor, from one node or from many, has what the history says of its
+//! position (that nothing is left out or repeated on the way is checked as it comes, in
+//! `watcher.rs`).
 
 use std::collections::BTreeMap;
 
@@ -20,7 +21,7 @@ pub(crate) fn check(notes: &Notes, history: &History) -> Vec<String> {
     });
     for (position, watchers) in by_position {
         let names: Vec<_> = watchers.iter().map(|(name, _)| name).collect();
-        wrong.push(format!("{names:?} at {position}, where nobody was told of anything"));
+        wrong.push(format!("{names:?} at {position}, where no watcher got anything"));
     }
     wrong
 }
