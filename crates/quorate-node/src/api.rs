@@ -1,5 +1,5 @@
-//! What is answered: handlers of calls. Those of clients reach Raft and the registry by
-//! [`crate::node`]; those of other nodes hand messages to the Raft library.
+//! What is answered: handlers of calls. Handlers of clients' calls reach Raft and the registry by
+//! [`crate::node`]; handlers of other nodes' calls hand messages to the Raft library.
 
 pub(crate) mod grpc;
 mod incarnations;

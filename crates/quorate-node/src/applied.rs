@@ -1,7 +1,7 @@
 //! What this node has applied: the registry, the watch hub and the log position, under one lock.
 //!
 //! Commands are applied and watchers are registered under the same lock, so that nothing can fall
-//! between the snapshot that a watcher begins with and the first change that it is told. The lock
+//! between the snapshot that a watcher begins with and the first change that it is sent. The lock
 //! is held for short, never across an await; a long read clones the registry (which shares
 //! structure and costs almost nothing) and works on the clone.
 
@@ -43,7 +43,7 @@ pub(crate) struct Position {
     pub(crate) index: u64,
     /// The state's revision there.
     pub(crate) revision: u64,
-    /// Whose state it is; `None`: of a cluster that has not been founded yet.
+    /// The cluster that it is of; `None`: one that has not been founded yet.
     pub(crate) cluster_id: Option<ClusterId>,
 }
 
@@ -91,8 +91,8 @@ impl Applied {
         *self.position.borrow()
     }
 
-    /// Applies one log entry. Who waits for it is told by [`Applied::tell_position`], watchers of
-    /// what it changes by [`Applied::wake_watchers`].
+    /// Applies one log entry. [`Applied::tell_position`] wakes the tasks that wait for it,
+    /// [`Applied::wake_watchers`] the watchers of what it changes.
     pub(crate) fn apply(&self, entry: Entry) -> Outcome {
         let index = entry.log_id.index();
         let mut state = self.lock();
@@ -116,7 +116,7 @@ impl Applied {
         outcome
     }
 
-    /// Tells how far this node is.
+    /// Publishes how far this node is.
     pub(crate) fn tell_position(&self) {
         let state = self.lock();
         let index = state.last_log_id.map_or(0, |log_id| log_id.index());
@@ -125,7 +125,7 @@ impl Applied {
         self.position.send_replace(Position { index, revision, cluster_id });
     }
 
-    /// Wakes whom the entries concern that were applied since this was last called.
+    /// Wakes the watchers that the entries concern which were applied since this was last called.
     pub(crate) fn wake_watchers(&self) {
         let wakes = self.lock().hub.take_wakes();
         wakes.iter().for_each(|watcher| watcher.call());
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
     use crate::types::Vote;
 
-    /// Otherwise a node that is new would be told to disagree with those that have begun.
+    /// Otherwise a new node would seem to disagree with nodes that have begun.
     #[test]
     fn the_first_membership_leaves_the_hash_as_it_was() {
         let applied = Applied::new(1, 1);

@@ -29,7 +29,7 @@ pub(crate) enum NodeError {
     #[error("this node has applied revision {applied}, {wanted}; another node may be further")]
     Behind { applied: u64, wanted: Wanted },
     /// The caller wants to see what no node can have.
-    #[error("{wanted}, but this node is caught up with revision {applied}: no node is so far")]
+    #[error("{wanted}, but this node is caught up with revision {applied}: no node is that far")]
     Ahead { applied: u64, wanted: Wanted },
     /// This node was not taken in yet, or was taken out.
     #[error(
@@ -42,7 +42,7 @@ pub(crate) enum NodeError {
     Founding { node: u64 },
     /// This node was taken out.
     #[error(
-        "node {node} was removed from the cluster and tells nothing of it; stop it, and ask one of its members (as it knew them): {members}"
+        "node {node} was removed from the cluster and does not serve it; stop it, and ask one of its members (as it knew them): {members}"
     )]
     Removed { node: u64, members: String },
     /// This node has just started.
@@ -53,7 +53,7 @@ pub(crate) enum NodeError {
         "node {node} has an older copy of its directory: it had acknowledged up to entry {acknowledged}, in term {term}"
     )]
     RolledBack { node: u64, acknowledged: u64, term: u64 },
-    /// This node does not lead (any more); whoever forwarded to it tries again.
+    /// This node does not lead (any more); the node that forwarded to it tries again.
     #[error("node {node} is not the leader")]
     NotLeader { node: u64 },
     /// The disk is nearly full.

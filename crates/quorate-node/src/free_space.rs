@@ -81,7 +81,7 @@ impl Disk {
         self.check_room_for(0)
     }
 
-    /// Whether there is room for so much, beside the reserve.
+    /// Whether there is room for this many bytes, beside the reserve.
     ///
     /// # Errors
     /// [`NodeError::DiskFull`].

@@ -40,7 +40,7 @@ pub use quorate_log::{Io, catches_panics};
 pub use runtime::seed_this_thread;
 pub use server::{Bound, Server};
 
-/// What callers are told on the wire is what the state machine checks.
+/// The limits of the contract are the limits that the state machine checks.
 const _: () = {
     use quorate_proto::limits as wire;
     use quorate_state::limits as state;

@@ -6,9 +6,9 @@
 //! | `propose`, `calls` | does something on the leader, wherever it is; what only a leader can do, and the answer to each |
 //! | `forwards`, `renewals`, `queues` | calls in one message; renewals in one entry; where both wait, and the loops that do them |
 //! | `reads` | reads in one round, and how old what is read may be |
-//! | `membership`, `status`, `leadership` | changing members; how they are; who leads and how fresh |
+//! | `membership`, `status`, `leadership` | changing members; how they are; the leader and how fresh that is |
 //! | `requests` | the name of a write, so that it is done once |
-//! | `snapshot` | a snapshot that somebody waits for |
+//! | `snapshot` | a snapshot that a call waits for |
 
 pub(crate) mod calls;
 pub(crate) mod forwards;
@@ -72,16 +72,16 @@ pub(crate) enum Consistency {
 type View = openraft::alias::WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>;
 type Metrics = openraft::alias::WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>;
 
-/// See the head of this file.
+/// The parts of this node that calls and loops share.
 pub(crate) struct Node {
     id: u64,
-    /// The addresses that others are told.
+    /// The addresses that this node announces.
     me: Member,
     tunables: Tunables,
     raft: Raft,
-    /// Who leads and who the members are: changes seldom, so it is what calls wait on.
+    /// The leader and the members: changes seldom, so it is what calls wait on.
     view: View,
-    /// Everything that Raft tells of itself: changes with every step it takes, so nothing that a
+    /// Everything that Raft reports of itself: changes with every step it takes, so nothing that a
     /// call does waits on it.
     metrics: Metrics,
     applied: Arc<Applied>,
@@ -101,7 +101,8 @@ pub(crate) struct Node {
     /// Membership changes, one at a time.
     membership: AsyncMutex<()>,
     started: Instant,
-    /// The ids of those that are to found the cluster with this node; empty for one that joins.
+    /// The ids of the nodes that are to found the cluster with this one; empty for a node that
+    /// joins.
     founders: BTreeSet<u64>,
     /// False for a founder that does not know yet whether it has run before: see
     /// `upkeep/amnesia.rs`.
@@ -165,7 +166,7 @@ impl Node {
         self.id
     }
 
-    /// The addresses that others are told.
+    /// The addresses that this node announces.
     pub(crate) fn me(&self) -> &Member {
         &self.me
     }
@@ -180,12 +181,12 @@ impl Node {
         &self.raft
     }
 
-    /// Who leads and who the members are.
+    /// The leader and the members.
     pub(crate) fn view(&self) -> &View {
         &self.view
     }
 
-    /// Everything that Raft tells of itself.
+    /// Everything that Raft reports of itself.
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.metrics
     }
@@ -233,7 +234,8 @@ impl Node {
         self.started
     }
 
-    /// The ids of those that are to found the cluster with this node; empty for one that joins.
+    /// The ids of the nodes that are to found the cluster with this one; empty for a node that
+    /// joins.
     pub(crate) fn founders(&self) -> &BTreeSet<u64> {
         &self.founders
     }
@@ -255,7 +257,7 @@ impl Node {
 }
 
 impl Node {
-    /// Who leads, as far as this node's Raft knows.
+    /// The leader, as far as this node's Raft knows.
     pub(crate) fn current_leader(&self) -> Option<u64> {
         self.view.borrow_watched().current_leader
     }

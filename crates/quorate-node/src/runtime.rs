@@ -35,7 +35,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     }
 }
 
-/// See the head of this file.
+/// The Raft library's runtime: tokio's, with randomness that can be seeded.
 #[derive(Debug)]
 pub(crate) struct Runtime(TokioRuntime);
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::runtime::Runtime;
 
 openraft::declare_raft_types!(
-    /// What the log holds and who the members are.
+    /// The types of log entries, answers, node ids and members.
     pub(crate) TypeConfig:
         D = Command,
         R = Outcome,
@@ -30,9 +30,9 @@ pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfi
 pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 pub(crate) type Vote = openraft::alias::VoteOf<TypeConfig>;
 
-/// A term that is further ahead of this node's than this is nobody's: terms grow by one an
+/// No node is at a term that is further ahead of this node's than this: terms grow by one an
 /// election, an election takes 0.2 s at least, so no cluster gets there within two days of nothing
-/// but elections; and no sequence of messages reaches the largest term, behind which nobody could
+/// but elections; and no sequence of messages reaches the largest term, behind which no node could
 /// lead.
 const TERM_JUMP_MAX: u64 = 1_000_000;
 

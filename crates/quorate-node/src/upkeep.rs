@@ -6,7 +6,7 @@
 //! | `failover` | replaces a leader whose process has died |
 //! | `compaction` | a snapshot when the log is long |
 //! | `own_membership` | this node's own part in the membership: founding, joining, being removed |
-//! | `moving` | tells the others where this node is when the log cannot |
+//! | `moving` | reports to the others where this node is when the log cannot |
 //! | `amnesia` | refuses to come back under an id whose disk was lost |
 //! | `recall` | asks what it had promised, in case its directory is an older copy |
 //! | `health/` | active health checks, made by the leader |

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_state::{Deregister, Incarnation, Invalid, Op};
 
-/// So far ahead of this node's wall clock an incarnation may be: ten years. More than any clock is
-/// wrong by that a service still runs with, and a later run (who takes the next higher number)
+/// An incarnation may be this far ahead of this node's wall clock: ten years. No clock that a
+/// service still runs with is wrong by more, and a later run (which takes the next higher number)
 /// always finds room above it.
 const AHEAD_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 

@@ -1,11 +1,11 @@
-//! The watch hub: the latest changes in a ring, and what each watcher still has to be told.
+//! The watch hub: the latest changes in a ring, and what each watcher still has to be sent.
 //!
 //! Lives under the lock of `applied.rs`. A change is put into the ring and into the queue of each
 //! watcher that it concerns; a watcher takes its queue when its stream is polled. A queue that
 //! would grow over [`QUEUE_MAX`] is dropped and the watcher served from the ring instead, coalesced
 //! to the latest state of each instance; one that is even behind the ring gets a snapshot. So a
-//! slow watcher costs a bounded amount of memory and never holds anybody up: the ring is handed out
-//! in pieces of [`BATCH_MAX`], and what a watcher sees of a piece is found without the lock.
+//! slow watcher costs a bounded amount of memory and never holds the others up: the ring is handed
+//! out in pieces of [`BATCH_MAX`], and what a watcher sees of a piece is found without the lock.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -73,7 +73,7 @@ impl Filter {
             && self.tags.iter().all(has)
     }
 
-    /// Whether somebody with this filter sees anything of the change.
+    /// Whether a watcher with this filter sees anything of the change.
     pub(crate) fn sees(&self, event: &Event) -> bool {
         self.covers_service(&event.key().service) && self.view(event).is_some()
     }
@@ -110,10 +110,10 @@ pub(crate) enum Batch {
 enum Backlog {
     /// The queue has everything after the watcher's position.
     Queued(VecDeque<Arc<SharedEvent>>),
-    /// The ring has it, after a revision up to which it has nothing else to be told; every change
-    /// is told. Its wake is pending.
+    /// The ring has it, after a revision up to which the watcher has all; it is sent every change.
+    /// Its wake is pending.
     Replay { from: Revision },
-    /// The same; the latest change of each instance is told.
+    /// As `Replay`, but it is sent only the latest change of each instance.
     Coalesce { from: Revision },
 }
 
@@ -124,7 +124,7 @@ struct Watcher {
     wake: Arc<Wake>,
 }
 
-/// See the head of this file.
+/// The ring of changes and the watchers with their queues.
 #[derive(Debug)]
 pub(crate) struct Hub {
     ring: Ring,
@@ -133,13 +133,13 @@ pub(crate) struct Hub {
     /// By namespace and prefix: each is compared once, however many watch it. In order, so that a
     /// simulation wakes in the same order again.
     by_prefix: BTreeMap<(Namespace, String), Vec<u64>>,
-    /// Who has something to take and was not woken yet.
+    /// Watchers that have something to take and were not woken yet.
     wakes: Vec<Arc<Wake>>,
     last_id: u64,
 }
 
 impl Hub {
-    /// The ring keeps so many changes, and so many bytes of them.
+    /// The ring keeps at most this many changes, and this many bytes of them.
     pub(crate) fn new(ring_max: usize, ring_bytes_max: usize) -> Self {
         Self {
             ring: Ring::new(ring_max, ring_bytes_max),
@@ -151,7 +151,7 @@ impl Hub {
         }
     }
 
-    /// Takes in what a command changed. Those whom it concerns are still to be woken.
+    /// Takes in what a command changed. The watchers that it concerns are still to be woken.
     pub(crate) fn publish(&mut self, events: Vec<Arc<Event>>) {
         let shared = |event| Arc::new(SharedEvent::new(Arc::unwrap_or_clone(event)));
         let events: Vec<_> = events.into_iter().map(shared).collect();
@@ -163,8 +163,8 @@ impl Hub {
         events.into_iter().for_each(|event| self.ring.push(event));
     }
 
-    /// Whom to wake for what was published since this was last asked; best done when the lock is
-    /// free.
+    /// The watchers to wake for what was published since this was last called; best woken when the
+    /// lock is free.
     #[must_use]
     pub(crate) fn take_wakes(&mut self) -> Vec<Arc<Wake>> {
         std::mem::take(&mut self.wakes)
@@ -187,8 +187,8 @@ impl Hub {
         }
     }
 
-    /// So many changes at once are found in the ring by those whom they may concern, outside the
-    /// lock.
+    /// For many changes at once: the watchers that they may concern find them in the ring, outside
+    /// the lock.
     fn point_to_ring(&mut self, events: &[Arc<SharedEvent>]) {
         let Self { watchers, by_service, by_prefix, wakes, .. } = self;
         let mut done = HashSet::new();
@@ -344,8 +344,8 @@ impl Watcher {
         }
     }
 
-    /// Wakes it when this is the first that it has to take; until it has, another wake would tell
-    /// it nothing.
+    /// Wakes it when this is the first that it has to take; until it has, another wake would be in
+    /// vain.
     fn wake_if_idle(&self, wakes: &mut Vec<Arc<Wake>>) {
         if matches!(&self.backlog, Backlog::Queued(queue) if queue.is_empty()) {
             wakes.push(self.wake.clone());
@@ -357,7 +357,7 @@ fn covers((namespace, prefix): &(Namespace, String), service: &ServiceKey) -> bo
     service.namespace == *namespace && service.name.as_str().starts_with(prefix)
 }
 
-/// Whether nobody is left.
+/// Removes an id; whether none is left.
 fn remove_id(ids: Option<&mut Vec<u64>>, id: u64) -> bool {
     ids.is_some_and(|ids| {
         ids.retain(|other| *other != id);

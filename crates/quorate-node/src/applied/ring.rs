@@ -12,33 +12,33 @@ use tokio::time::Instant;
 
 use crate::applied::shared_event::{SharedEvent, message_bytes};
 
-/// Of the latest changes that take so much together, encodings are kept, bytes. Most changes are
-/// seen in one way only; what is kept is three times as much at most.
+/// Encodings are kept of the latest changes that take at most this much together, bytes. Most
+/// changes are seen in one way only; what is kept is three times as much at most.
 const ENCODED_MAX: usize = 8 * 1024 * 1024;
 
-/// A change that is so old goes. A client that resumes is seconds behind, after a restart of its
+/// A change that is this old goes. A client that resumes is seconds behind, after a restart of its
 /// node or of itself; one that was away for longer, with its machine or its network, is given a
-/// snapshot, which costs more and tells it as much.
+/// snapshot, which costs more and says as much.
 const AGE_MAX: Duration = Duration::from_secs(180);
 
-/// Ages are looked at this often: so much older may a change become.
+/// Ages are looked at this often, so a change may become this much older.
 pub(crate) const AGES_EVERY: Duration = Duration::from_secs(10);
 
-/// The latest changes stay, however old: so many, that take so much together, bytes. So a watcher
-/// can resume after days where changes are rare. Not many more: each keeps a few pages of the
-/// allocator's, whose other contents are gone.
+/// The latest changes stay, however old: at most this many, and this many bytes of them. So a
+/// watcher can resume after days where changes are rare. Not many more: each keeps a few pages of
+/// the allocator's, whose other contents are gone.
 const STAYING_MAX: usize = 100;
 const STAYING_BYTES_MAX: usize = 256 * 1024;
 
 /// As many changes are let go under the lock at once, and only freed without it.
 const GOING_MAX: usize = 1_000;
 
-/// See the head of this file.
+/// The latest changes, in order of their revisions.
 #[derive(Debug)]
 pub(super) struct Ring {
     /// Changes with revisions `base + 1, base + 2, ..`.
     older: VecDeque<Event>,
-    /// Those behind them.
+    /// The changes behind them.
     latest: VecDeque<Arc<SharedEvent>>,
     base: Revision,
     /// Of both; of the latest.
@@ -46,7 +46,7 @@ pub(super) struct Ring {
     latest_bytes: usize,
     max: usize,
     bytes_max: usize,
-    /// The last revision when ages were looked at: all up to it are at least so old.
+    /// The last revision when ages were looked at: all up to it are at least that old.
     seen: VecDeque<(Instant, Revision)>,
 }
 
@@ -65,13 +65,13 @@ impl Gone {
 }
 
 impl Ring {
-    /// Keeps so many changes, and so many bytes of them.
+    /// Keeps at most this many changes, and this many bytes of them.
     pub(super) fn new(max: usize, bytes_max: usize) -> Self {
         let (older, latest, seen) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
         Self { older, latest, base: Revision(0), bytes: 0, latest_bytes: 0, max, bytes_max, seen }
     }
 
-    /// So many changes are kept at most.
+    /// How many changes are kept at most.
     pub(super) fn max(&self) -> usize {
         self.max
     }
@@ -89,7 +89,7 @@ impl Ring {
         while self.latest_bytes > ENCODED_MAX.min(self.bytes_max) {
             let Some(shared) = self.latest.pop_front() else { break };
             self.latest_bytes -= shared.bytes;
-            // Somebody's queue may still have it.
+            // A watcher's queue may still have it.
             shared.forget_encodings();
             self.older.push_back(shared.event.clone());
         }
@@ -142,7 +142,7 @@ impl Ring {
         gone
     }
 
-    /// At most so many changes after this revision, which is not before the base; whether they are
+    /// At most `most` changes after this revision, which is not before the base; whether they are
     /// the last.
     pub(super) fn after(&self, position: Revision, most: usize) -> (Vec<Arc<SharedEvent>>, bool) {
         let length = self.older.len() + self.latest.len();
@@ -229,7 +229,7 @@ mod tests {
         }
     }
 
-    /// A ring with so many changes of so many bytes each, made within no time, and the last
+    /// A ring with `changes` changes of `bytes` bytes each, made within no time, and the last
     /// revision.
     fn ring_of(changes: u32, bytes: usize) -> (Ring, Revision) {
         let (mut registry, key) = registry(bytes);
@@ -250,7 +250,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_old_goes_though_nothing_new_comes_and_its_room_too() {
-        // Few bytes: the latest hundred stay; many: those that take a part of a MiB.
+        // Few bytes: the latest hundred stay; many: the latest that take a part of a MiB.
         for (changes, bytes) in [(6_000, 10), (900, 12_000), (90, 10)] {
             let (mut ring, end) = ring_of(changes, bytes);
             let fit = STAYING_BYTES_MAX / ring.latest[0].bytes;

@@ -16,9 +16,9 @@ pub(crate) enum View {
     Removed,
 }
 
-/// See the head of this file. A change and a view make the message, so all who see a change the
-/// same way are sent the same bytes; a thousand watchers of one instance were converted and encoded
-/// for in half of the processor time of a fan-out.
+/// A change with the encodings that watchers share. A change and a view make the message, so all
+/// watchers that see a change the same way are sent the same bytes; to convert and encode for each
+/// of a thousand watchers of one instance was half of the processor time of a fan-out.
 #[derive(Debug)]
 pub(crate) struct SharedEvent {
     pub(crate) event: Event,
@@ -48,7 +48,7 @@ impl SharedEvent {
         encoded
     }
 
-    /// From now on, whoever is still to be told encodes for itself.
+    /// From now on, watchers that still have to be sent it encode for themselves.
     pub(crate) fn forget_encodings(&self) {
         *self.lock() = None;
     }

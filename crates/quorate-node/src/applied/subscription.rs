@@ -2,7 +2,7 @@
 //! of the leader.
 //!
 //! Knows nothing of gRPC: `api/grpc/watch.rs` turns the messages into answers. There is no task for
-//! a watcher: the stream is driven by whoever polls it.
+//! a watcher: the stream is driven by the task that polls it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(crate) enum Begin {
     After(Revision),
 }
 
-/// What a watcher is told.
+/// What a watcher is sent.
 #[derive(Debug)]
 pub(crate) enum Message {
     /// A part of a snapshot.
@@ -81,7 +81,7 @@ pub(crate) struct Subscription<E> {
     position: Revision,
     /// Everything up to here was taken from the hub.
     taken: Revision,
-    /// Changes that are told when the rest of the ring is looked through, too.
+    /// Changes that are sent when the rest of the ring is looked through, too.
     coalesced: Option<Coalesced>,
     /// Messages that are ready, with the position that each of them leads to.
     ready: VecDeque<(Message, Revision)>,
@@ -166,7 +166,7 @@ impl<E: Send + 'static> Subscription<E> {
         self.seldom.push(next_leader(leaders).boxed());
     }
 
-    /// If nothing was sent for so long; else when that may be so.
+    /// Sends a bookmark if nothing was sent for its interval; else looks again when that may be so.
     fn tell_bookmark(&mut self) {
         let (now, mut since) = (Instant::now(), self.last_sent);
         if since + self.bookmark <= now {
@@ -206,7 +206,7 @@ impl<E: Send + 'static> Subscription<E> {
         }
     }
 
-    /// Tells what it sees of a piece of the ring, or keeps that until the last piece where it is
+    /// Queues what it sees of a piece of the ring, or keeps that until the last piece where it is
     /// coalesced.
     fn look_through(&mut self, mut events: Vec<Arc<SharedEvent>>, coalesce: bool, last: bool) {
         events.retain(|shared| self.filter.sees(&shared.event));

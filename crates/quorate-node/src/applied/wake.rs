@@ -1,4 +1,4 @@
-//! A wake-up that costs who waits for it nothing while there is none: no lock, no list, nothing
+//! A wake-up that costs its waiting task nothing while there is none: no lock, no list, nothing
 //! made anew for each wait.
 
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
-/// Tells one task that there is something for it to take. Calls before the task looks count as one.
+/// Wakes one task when there is something for it to take. Calls before the task looks count as one.
 #[derive(Debug, Default)]
 pub(crate) struct Wake {
     called: AtomicBool,
@@ -20,7 +20,7 @@ impl Wake {
         self.task.wake();
     }
 
-    /// Ready once for all calls so far.
+    /// Ready once for all calls until now.
     pub(crate) fn poll_called(&self, cx: &Context<'_>) -> Poll<()> {
         if !self.take_call() {
             self.task.register(cx.waker());

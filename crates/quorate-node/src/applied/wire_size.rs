@@ -13,7 +13,7 @@ pub(crate) fn service_bytes(key: &ServiceKey) -> usize {
 
 /// About what an instance takes in a message.
 pub(crate) fn instance_bytes(instance: &Instance) -> usize {
-    // A tag and a length, and its part of those of an entry.
+    // A tag and a length, and its part of the tag and length of an entry.
     const TEXT: usize = 5;
     let (texts, bytes) = instance.spec.texts_and_bytes();
     let reason = instance.overridden.as_ref().map_or(0, |value| value.reason.len());

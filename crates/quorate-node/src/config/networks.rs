@@ -1,5 +1,5 @@
-//! The networks that may be probed. An instance's owner chooses its address, so without this
-//! anybody who may register could have the cluster connect to anything that it reaches.
+//! The networks that may be probed. An instance's owner chooses its address, so without this any
+//! client that may register could have the cluster connect to anything that it reaches.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -50,7 +50,7 @@ pub enum StartError {
     OtherNode {
         /// Which directory.
         dir: PathBuf,
-        /// Whose it is.
+        /// The node and cluster that it belongs to.
         owner: Identity,
         /// The id that was given.
         id: u64,
@@ -72,11 +72,11 @@ pub enum StartError {
     /// The disk of a member was lost.
     #[error("node {id} is a member of the cluster already, says the node at {told_by}, but the data directory {} is empty: its disk was lost, and with it votes that the cluster counts on. Start a new node with another id and `quorate cluster replace {id} NEW ADDR`, or give node {id} its directory back", dir.display())]
     Amnesia {
-        /// Whose data is gone.
+        /// The node whose data is gone.
         id: u64,
         /// Which directory.
         dir: PathBuf,
-        /// Who knows the node.
+        /// The address of the node that knows it.
         told_by: String,
     },
     /// An address cannot be listened on.
@@ -136,9 +136,9 @@ pub enum RunError {
         "node {id} has run in this cluster before, says the node at {told_by}, but its data directory is empty: its disk was lost, and with it votes that the cluster counts on. Start a new node with another id and `quorate cluster replace {id} NEW ADDR`, or give node {id} its directory back"
     )]
     Amnesia {
-        /// Whose data is gone.
+        /// The node whose data is gone.
         id: u64,
-        /// Who knows the node.
+        /// The address of the node that knows it.
         told_by: String,
     },
     /// A founder without data found the cluster founded, and itself not in it.
@@ -146,7 +146,7 @@ pub enum RunError {
         "node {id} was to found a cluster, but the node at {told_by} is a member of cluster {cluster_id}, and node {id} is not in it: it was removed or replaced, or its addresses are another cluster's. Let it join under a new id (`--id NEW --join {members}`, an empty data directory), or give all nodes of a new cluster addresses of their own"
     )]
     Founded {
-        /// Who is not in it.
+        /// The node that is not in it.
         id: u64,
         /// The cluster that is there.
         cluster_id: ClusterId,

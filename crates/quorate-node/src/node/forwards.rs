@@ -1,12 +1,12 @@
-//! Calls to the leader of another node: those that wait at the same time become one message.
+//! Calls to the leader on another node: calls that wait at the same time become one message.
 //!
 //! A lone call goes out at once. With some messages under way, calls wait until one of these is
 //! back, so messages are as large as the leader is busy.
 //!
 //! A caller leaves when another node leads, and hands its call in again for that one. What it
-//! leaves behind must hold up nobody: a message ends when all its callers have left, and a call
-//! whose caller has left is not sent. So an answer is never lost that somebody waits for, and a
-//! leader that answers no more holds nobody up for longer than it leads.
+//! leaves behind must hold up no other call: a message ends when all its callers have left, and a
+//! call whose caller has left is not sent. So an answer is never lost that a caller waits for, and
+//! a leader that answers no more holds no call up for longer than it leads.
 
 use std::future::Future;
 
@@ -26,7 +26,7 @@ const QUEUE_MAX: usize = 16_384;
 const UNDER_WAY_MAX: usize = 4;
 /// Calls in one message.
 pub(crate) const FORWARDED_MAX: usize = 256;
-/// No call is added to a message that has so many bytes.
+/// No call is added to a message that has this many bytes.
 const MESSAGE_BYTES: usize = 256 * 1024;
 
 type Answer = Result<LeaderAnswer, NodeError>;
@@ -62,7 +62,7 @@ impl Forwards {
     /// Has a leader do what an encoded call says.
     ///
     /// # Errors
-    /// The leader's, or those of asking it; [`NodeError::Overloaded`] when too many calls wait.
+    /// The leader's, or why it could not be asked; [`NodeError::Overloaded`] when too many calls wait.
     pub(crate) async fn submit(&self, leader: u64, encoded: Bytes, deadline: Instant) -> Answer {
         let (done, answer) = oneshot::channel();
         let call = Call { leader, encoded, deadline, done };
@@ -104,7 +104,7 @@ impl Messages {
         }
     }
 
-    /// The next call that somebody waits for. Can be cancelled.
+    /// The next call that a caller waits for. Can be cancelled.
     async fn next(&mut self) -> Option<Call> {
         loop {
             let call = match self.next.take() {
@@ -117,7 +117,7 @@ impl Messages {
         }
     }
 
-    /// A call and those that wait for the same leader.
+    /// A call and the calls that wait for the same leader.
     fn collect(&mut self, first: Call) -> Vec<Call> {
         let mut bytes = first.encoded.len();
         let mut message = vec![first];
@@ -137,7 +137,7 @@ impl Messages {
     }
 }
 
-/// Waits until nobody waits for an answer to any of the calls.
+/// Waits until no caller waits for an answer to any of the calls.
 async fn all_left(message: &mut [Call]) {
     for call in message {
         call.done.closed().await;
@@ -251,11 +251,11 @@ mod tests {
         };
         let (stays, took) = tokio::join!(stays, callers);
         assert!(took < Duration::from_millis(720), "{took:?}");
-        assert!(matches!(stays.unwrap(), LeaderAnswer::Leader(2)), "who waits is told");
+        assert!(matches!(stays.unwrap(), LeaderAnswer::Leader(2)), "a waiting call is answered");
         assert_eq!(begun.elapsed(), minute);
         let sizes = sizes.lock().unwrap();
         assert_eq!(*sizes.last().unwrap(), (3, 1));
         let sent: usize = sizes.iter().filter(|(to, _)| *to == 2).map(|(_, calls)| calls).sum();
-        assert!(sent < 901, "nothing is sent that nobody waits for: {sizes:?}");
+        assert!(sent < 901, "nothing is sent that no caller waits for: {sizes:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Who leads, as far as this node can tell, and how fresh that is.
+//! The leader, as far as this node knows, and how fresh that is.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -59,7 +59,7 @@ impl Leadership {
         self.set_leader(None);
     }
 
-    /// The ticker tells what it found; true: this is news.
+    /// Notes the leader that the ticker found; true: this is news.
     pub(crate) fn set_leader(&self, leader: Option<u64>) -> bool {
         let leader = leader.filter(|_| !self.stopping.load(Ordering::Relaxed));
         self.view.send_if_modified(|view| {
@@ -70,7 +70,7 @@ impl Leadership {
     }
 
     /// Whether a leader said that this node is no member any more. A node that was taken out need
-    /// not have been told: the others stop talking to it.
+    /// not have heard of it: the others stop talking to it.
     pub(crate) fn is_removed(&self) -> bool {
         *self.removed.borrow()
     }
@@ -96,8 +96,8 @@ impl Leadership {
         self.heard.load(Ordering::Relaxed)
     }
 
-    /// A leader's message was read, which says how far it has committed. Nobody knows when it was
-    /// sent.
+    /// A leader's message was read, which says how far it has committed. When it was sent is not
+    /// known.
     pub(crate) fn heard(&self, committed: u64) {
         self.heard.store(true, Ordering::Relaxed);
         self.committed.fetch_max(committed, Ordering::Relaxed);
@@ -135,7 +135,7 @@ impl Leadership {
         Some(contact.at?.min(contact.asked?).elapsed())
     }
 
-    /// Everything that was acknowledged before this is in what is applied so far; `None`: unknown.
+    /// Everything that was acknowledged before this is in what is applied by now; `None`: unknown.
     pub(crate) fn fresh_at(&self, applied: u64) -> Option<Instant> {
         let mut contact = self.contact.lock().expect("invariant: nothing panics under this lock");
         contact.settle(applied);

@@ -28,10 +28,10 @@ use crate::types::{Member, TypeConfig};
 /// for long.
 const CAUGHT_UP_LAG: u64 = 256;
 
-/// How long a node that is to be taken in has to answer who it is.
+/// How long a node that is to be taken in has to name itself.
 const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A voter that is to lead next has so long to answer: one that stands still must not hold a stop
+/// A voter that is to lead next has this long to answer: one that stands still must not hold a stop
 /// up for long.
 const SUCCESSOR_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
 
@@ -44,14 +44,14 @@ pub(crate) enum MembershipCall {
     Remove { id: u64 },
     /// Take one in and another one out.
     Replace { old: u64, new: u64, peer_address: String },
-    /// A member tells its own addresses.
+    /// A member reports its own addresses.
     Announce { id: u64, member: Member },
 }
 
-/// Of handing the lead over; answered with who is to lead, or leads.
+/// Of handing the lead over; answered with the node that is to lead, or leads.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum LeadCall {
-    /// Who would lead next.
+    /// Which voter would lead next.
     Successor,
     /// Hand it over.
     Transfer { to: u64 },
@@ -84,7 +84,7 @@ impl Node {
         Ok(self.members())
     }
 
-    /// Hands the lead over, or says to whom it would go; only while this node leads.
+    /// Hands the lead over, or says which voter it would go to; only while this node leads.
     pub(crate) async fn hand_over(
         &self,
         call: LeadCall,
@@ -143,7 +143,7 @@ impl Node {
         if learner_only { Ok(()) } else { self.await_caught_up(id, deadline).await }
     }
 
-    /// Asks the node at an address who it is.
+    /// Asks the node at an address for its id.
     async fn identify(&self, wanted: u64, address: &str) -> Result<Member, NodeError> {
         let unreachable = |reason: &str| {
             let (id, address, reason) = (wanted, address.to_owned(), reason.to_owned());
@@ -241,7 +241,7 @@ impl Node {
         swapped
     }
 
-    /// Whether one node may take another one's place, as far as that can be told before it is taken
+    /// Whether one node may take another one's place, as far as that is known before it is taken
     /// in.
     fn check_replace(&self, old: u64, new: u64) -> Result<(), NodeError> {
         let voters = self.voters();
@@ -275,7 +275,7 @@ impl Node {
         let after = voters.into_iter().filter(|voter| *voter != old).chain([new]).collect();
         self.keep_majority(old, &after).await?;
         if !alone {
-            // A single voter has nobody to hand the lead to: it leads until the change is
+            // A single voter has no other to hand the lead to: it leads until the change is
             // committed, and then steps down.
             self.leave_lead(old, deadline).await?;
         }
@@ -287,7 +287,7 @@ impl Node {
         .await
     }
 
-    /// Refuses to take a node out if those that are to vote then have no live majority.
+    /// Refuses to take a node out if the voters that remain then have no live majority.
     async fn keep_majority(&self, id: u64, after: &BTreeSet<u64>) -> Result<(), NodeError> {
         self.once_heard(|| self.check_majority(id, after, |voter| self.hears(voter))).await
     }
@@ -319,7 +319,7 @@ impl Node {
         2 * self.silence_max()
     }
 
-    /// Without a live majority of those that vote now, no change can be committed, and none is to
+    /// Without a live majority of the present voters, no change can be committed, and none is to
     /// wait in the log for one.
     fn check_quorum(&self) -> Result<(), NodeError> {
         let all = self.voters();
@@ -370,8 +370,8 @@ impl Node {
         if others.is_empty() { Err(refused(MembershipError::NoOther)) } else { Ok(others) }
     }
 
-    /// The other voter that is furthest along, of those that answer now: one that died or froze a
-    /// moment ago still counts as heard of.
+    /// The other voter that is furthest along, of the ones that answer now: one that died or froze
+    /// a moment ago still counts as heard of.
     pub(crate) async fn successor(&self) -> Result<u64, NodeError> {
         let asked = self.candidates()?.into_iter().map(async |(at, info)| {
             let answer = self.ask_status(&info, SUCCESSOR_ANSWERS_WITHIN).await;
@@ -406,7 +406,7 @@ impl Node {
             let leader = self.current_leader();
             match leader {
                 Some(leader) if leader == to => return Ok(()),
-                // Somebody else won: the caller tries again there.
+                // Another node won: the caller tries again there.
                 Some(leader) if leader != self.id => {
                     return Err(NodeError::NotLeader { node: self.id });
                 }
@@ -419,7 +419,7 @@ impl Node {
         }
     }
 
-    /// A member's addresses changed, or are told for the first time.
+    /// A member's addresses changed, or are reported for the first time.
     async fn announce(&self, id: u64, member: Member) -> Result<(), NodeError> {
         match self.member(id) {
             None => Err(refused(MembershipError::Unknown { id })),

@@ -26,18 +26,18 @@ use crate::node::{Consistency, Node, unreachable};
 use crate::peers::Lane;
 use crate::types::{LogId, TypeConfig, Vote, encode};
 
-/// A node that has applied what its leader had so long ago counts as caught up, ms.
+/// A node that has applied what its leader had this long ago counts as caught up, ms.
 const CAUGHT_UP_MS: u64 = 1_000;
-/// A caught-up node waits for a revision that is so far ahead at most. Its leader may be further by
-/// what is written within `CAUGHT_UP_MS`: some 100,000 instances where they come a thousand a call,
-/// on the fastest machine by far less than this. What is beyond is of a cluster that lost its
+/// A caught-up node waits for a revision that is at most this far ahead. Its leader may be further
+/// by what is written within `CAUGHT_UP_MS`: some 100,000 instances where they come a thousand a
+/// call, on the fastest machine by far less than this. What is beyond is of a cluster that lost its
 /// state, or a mistake, and never comes.
 const AHEAD_MAX: u64 = 1_000_000;
 /// Reads that wait for a round.
 const QUEUE_MAX: usize = 65_536;
 
-/// So long a question for how fresh this node is may take: an answer that was long on its way still
-/// tells its age.
+/// A question for how fresh this node is may take this long: an answer that was long on its way
+/// still says its age.
 const FRESHNESS_PATIENCE: Duration = Duration::from_secs(10);
 
 type Waiting = oneshot::Sender<Result<u64, NodeError>>;
@@ -64,7 +64,7 @@ impl ReadIndex {
     /// A log index that a read which begins now has to wait for.
     ///
     /// # Errors
-    /// Those of the round, for all who waited for it; [`NodeError::Overloaded`] when too many wait.
+    /// The round's, for all reads that waited for it; [`NodeError::Overloaded`] when too many wait.
     pub(crate) async fn confirm(&self) -> Result<u64, NodeError> {
         let (done, index) = oneshot::channel();
         self.waiting.try_send(done).map_err(|error| match error {
@@ -171,12 +171,12 @@ impl Node {
         confirmed.max(self.led_at())
     }
 
-    /// The same, as far as this node knows it from its own lead; `None`: it does not lead, or has
-    /// not applied all of its predecessors' entries.
+    /// That moment, as far as this node knows it from its own lead; `None`: it does not lead, or
+    /// has not applied all of its predecessors' entries.
     ///
-    /// When a quorum acknowledged a message, nobody else led at the moment when it was sent: what
+    /// When a quorum acknowledged a message, no other node led at the moment when it was sent: what
     /// had been acknowledged by then was by this leader, which applies before it acknowledges, or
-    /// by those before it.
+    /// by the leaders before it.
     fn led_at(&self) -> Option<Instant> {
         let settled = {
             let metrics = self.metrics.borrow_watched();
@@ -278,7 +278,7 @@ impl Node {
         }
     }
 
-    /// One round with whoever leads when it begins; ends when that changes.
+    /// One round with the leader of its beginning; ends when another node leads.
     pub(crate) async fn read_index_round(&self) -> Result<u64, NodeError> {
         let Some(leader) = self.current_leader() else {
             return Err(NodeError::NotLeader { node: 0 });
@@ -304,7 +304,7 @@ impl Node {
         let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await;
         let mut vote = vote.map_err(|fatal| self.fatal(&fatal))?;
         if !self.recall.knows_its_vote(vote.leader_id().term()) {
-            // It may have given a later one: this one vouches for nobody.
+            // It may have given a later one: this one vouches for no leader.
             vote = Vote::new(0, self.id);
         }
         let vote = encode(&vote);
@@ -356,8 +356,8 @@ impl Node {
     }
 }
 
-/// The age to tell of a state that has everything from before this moment: rounded up, since it is
-/// "at most".
+/// The age to report of a state that has everything from before this moment: rounded up, since it
+/// is "at most".
 pub(crate) fn age_ms(fresh_at: Option<Instant>) -> u64 {
     let ms = |at: Instant| u64::try_from(at.elapsed().as_micros().div_ceil(1_000));
     fresh_at.and_then(|at| ms(at).ok()).unwrap_or(u64::MAX)
@@ -370,7 +370,7 @@ struct Lead<'a> {
     vote: &'a Vote,
     /// The last entry that a quorum has.
     committed: Option<&'a LogId>,
-    /// Those whose majorities count: two sets while a change of membership goes on.
+    /// The voters whose majorities count: two sets while a change of membership goes on.
     voters: &'a [BTreeSet<u64>],
 }
 
@@ -397,7 +397,7 @@ impl<'a> Lead<'a> {
             let both = [self.me, from].iter().filter(|id| voters.contains(id)).count();
             self.me != from && both > voters.len() / 2
         };
-        // Of an earlier term, it would not tell how far that term's leader got.
+        // Of an earlier term, it would not show how far that term's leader got.
         let committed = self.committed?;
         let of_this_term = committed.committed_leader_id() == &vote.leader_id().to_committed();
         (leads && of_this_term && self.voters.iter().all(is_quorum)).then_some(committed.index())

@@ -1,4 +1,4 @@
-//! Collects renewals: they have slack (clients renew at a third of the TTL), so many of them become
+//! Collects renewals. They have slack (clients renew at a third of the TTL), so many of them become
 //! one message to the leader, and one log entry there.
 //!
 //! Idle clients come now and then: what came within a window makes one batch, so a million of them
@@ -6,10 +6,10 @@
 //! answered waits for them: its batch goes out when the last one is back, so batches are as large
 //! as the cluster is slow. Left alone, such clients fall into two halves, one of which waits while
 //! the other's batch is under way; so a batch waits a moment for as many calls as were there last
-//! time, those included that waited when it came back. (Measured with 64 streams, one renewal under
-//! way on each, against going out at once: 1.44 times the renewals per second, for 0.58 times the
-//! processor time each. Two or four batches under way at once gave no more renewals, for up to 1.8
-//! times the processor time.)
+//! time, including the calls that waited when it came back. (Measured with 64 streams, one renewal
+//! under way on each, against going out at once: 1.44 times the renewals per second, for 0.58 times
+//! the processor time each. Two or four batches under way at once gave no more renewals, for up to
+//! 1.8 times the processor time.)
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -27,13 +27,13 @@ use crate::error::NodeError;
 const QUEUE_MAX: usize = 8_192;
 
 /// How long a batch waits for calls that could come with it. On one machine they are back within
-/// half of it; more would be felt by those who wait.
+/// half of it; more would be felt by callers that wait.
 const GATHER: Duration = Duration::from_millis(1);
 
 /// How long renewals may be held back to be sent with others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Patience {
-    /// Until the window is over: nobody is held up by it.
+    /// Until the window is over: that holds up no caller.
     Window,
     /// Not at all: the caller sends its next ones when these are answered.
     None,
@@ -82,7 +82,7 @@ impl Renewals {
     /// Renews leases with the next batch.
     ///
     /// # Errors
-    /// Those of sending the batch; [`NodeError::Overloaded`] when too many calls wait.
+    /// Why the batch could not be sent; [`NodeError::Overloaded`] when too many calls wait.
     pub(crate) async fn submit(
         &self,
         leases: Vec<LeaseId>,
@@ -113,7 +113,8 @@ impl Batches {
             last_sent = Instant::now();
             let all = batch.iter().flat_map(|call| call.leases.iter().copied()).collect();
             let sent = send(all, patience).await;
-            // Those that send their next ones now, and those that wait already, can come together.
+            // Callers that send their next ones now, and calls that wait already, can come
+            // together.
             let back_soon = batch.iter().filter(|call| call.patience == Patience::None).count();
             expected = back_soon + self.calls.len();
             for call in batch {
@@ -124,8 +125,8 @@ impl Batches {
         }
     }
 
-    /// The calls that wait, and those that come until `close_at` as long as nobody waits for the
-    /// answer; where somebody does, those that come soon, up to as many as are expected.
+    /// The calls that wait, and the calls that come until `close_at` as long as no caller waits for
+    /// the answer; where one does, the calls that come soon, up to as many as are expected.
     async fn collect(
         &mut self,
         first: Call,
@@ -270,7 +271,7 @@ mod tests {
             }
         }));
         let begun = Instant::now();
-        // The first one begins a window; nothing is sent in it unless somebody waits.
+        // The first one begins a window; nothing is sent in it unless a caller waits.
         renewals.submit(vec![LeaseId(1)], Patience::Window).await.unwrap();
         assert_eq!(begun.elapsed(), Duration::from_millis(1));
         let idle = renewals.submit(vec![LeaseId(2)], Patience::Window);

@@ -1,4 +1,4 @@
-//! Snapshots that somebody waits for.
+//! Snapshots that a call waits for.
 
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ async fn wait_until_built(
     wanted: u64,
     until: Instant,
 ) {
-    // Whether it was is looked at by whoever waits.
+    // The caller looks whether it was built.
     let _ = timeout_at(until, metrics.wait_until(|now| built(now) >= wanted)).await;
 }
 

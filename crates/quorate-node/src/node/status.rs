@@ -14,7 +14,7 @@ use crate::node::{MemberInfo, Node};
 use crate::peers::Lane;
 use crate::types::decode;
 
-/// How long another node has to tell how it is.
+/// How long another node has to report its status.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How many probes this node made since it started, and how many it was not allowed to make.

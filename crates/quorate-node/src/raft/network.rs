@@ -107,8 +107,8 @@ impl Connection {
         request
     }
 
-    /// A node steps down for a later term also where it is answered with one: whoever answers may
-    /// be anybody.
+    /// A node steps down for a later term also where it is answered with one: the answer may come
+    /// from any program.
     fn check_answer(&self, asked: &Vote, answered: &Vote) -> Result<(), RpcError> {
         let (ours, theirs) = (asked.leader_id().term(), answered.leader_id().term());
         if !is_absurd(theirs, ours) {

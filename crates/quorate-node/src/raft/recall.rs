@@ -5,16 +5,16 @@
 //! - Every node remembers, since it started, what the others promised to it: the terms in which
 //!   they voted for it or followed it, and how far they acknowledged its entries ([`Promise`]).
 //! - A node that starts asks the other voters (`upkeep/recall.rs`) for that, before it votes or
-//!   takes anything, once each. Those that do not answer are asked until they do, but not waited
+//!   takes anything, once each. Voters that do not answer are asked until they do, but not waited
 //!   for: or two of three could not start without the third.
-//! - When the log shows by itself that it may be old (its directory is a copy), it waits until so
-//!   many have answered that one of them is in every quorum that this node can have been part of,
-//!   and takes their logs for what it had promised.
+//! - When the log shows by itself that it may be old (its directory is a copy), it waits until
+//!   every quorum that this node can have been part of includes a voter that has answered, and
+//!   takes their logs for what it had promised.
 //! - One that is behind what it promised votes only for nodes that have it, and stands for nothing
 //!   itself, until it has it: as it would have without the loss. It remembers on disk that its log
 //!   is doubted.
 //! - A founder with an empty log is held to what the other founders have, where that is more than
-//!   the founding's first entry (`upkeep/amnesia.rs`): it may be one of those that acknowledged it.
+//!   the founding's first entry (`upkeep/amnesia.rs`): it may be a voter that acknowledged it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -30,7 +30,7 @@ use tokio::time::timeout;
 use crate::error::NodeError;
 use crate::types::{LogId, LogStore};
 
-/// A message of the Raft library waits so long until this node knows what it promised.
+/// A message of the Raft library waits at most this long until this node knows what it promised.
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What a node promised to another one.
@@ -56,8 +56,8 @@ impl Promise {
         self.last = self.last.max(last);
     }
 
-    /// Whether a node that is so far still has it. In one term a log only grows; a later leader may
-    /// have cut it.
+    /// Whether a node that is this far still has it. In one term a log only grows; a later leader
+    /// may have cut it.
     pub(crate) fn is_kept_by(&self, at: Reached) -> bool {
         at.term > self.term || at.term == self.term && at.last >= self.in_term
     }
@@ -85,7 +85,7 @@ impl Reached {
     }
 }
 
-/// What another node tells the one that asks.
+/// What another node answers the one that asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Recalled {
     /// How far it is itself.
@@ -104,7 +104,7 @@ impl Recalled {
 /// Whether this node may vote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// Not yet: it asks the others. `missing`: so many more have to answer, where its log may be
+    /// Not yet: it asks the others. `missing`: how many more have to answer, where its log may be
     /// old.
     Asking {
         missing: usize,
@@ -114,7 +114,7 @@ pub(crate) enum Standing {
     Sound,
 }
 
-/// See the head of this file.
+/// What this node remembers for the others, and whether it may vote itself.
 #[derive(Debug)]
 pub(crate) struct Recall {
     node: u64,
@@ -149,7 +149,7 @@ impl Recall {
         self.standing.send_replace(standing);
     }
 
-    /// What this node tells one that asks what it had promised.
+    /// What this node answers one that asks what it had promised.
     ///
     /// # Errors
     /// The log's.
@@ -207,7 +207,8 @@ impl Recall {
         }
     }
 
-    /// Whether a node with this log, this one or another, may ask who would vote for it.
+    /// Whether a node with this log, this one or another, may ask the others whether they would
+    /// vote for it.
     ///
     /// # Errors
     /// Why not.

@@ -20,7 +20,7 @@ use crate::peers::Peers;
 use crate::runtime::blocking;
 use crate::types::{LogId, LogStore, SnapshotMeta, StoredMembership, TypeConfig};
 
-/// Entries at most that are told of together.
+/// At most this many entries are announced together.
 const TOLD_TOGETHER: usize = 64;
 
 /// What the Raft library drives.
@@ -29,9 +29,9 @@ pub(crate) struct StateMachine {
     pub(crate) applied: Arc<Applied>,
     pub(crate) snapshots: Arc<SnapshotStore<TypeConfig>>,
     pub(crate) disk: Arc<Disk>,
-    /// Where it is recorded whose this node is ...
+    /// Records which node this is, and of which cluster ...
     pub(crate) log: LogStore,
-    /// ... and what the others are told of that.
+    /// ... and sends the others that identity.
     pub(crate) peers: Arc<Peers>,
 }
 
@@ -72,7 +72,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     /// Watchers and readers are woken once for all entries that are ready together: to wake one
-    /// costs more than to tell it.
+    /// costs more than what it then takes.
     async fn apply<Strm>(&mut self, entries: Strm) -> io::Result<()>
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
@@ -85,8 +85,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 answers.push((responder, self.applied.apply(entry)));
             }
             self.settle_cluster().await?;
-            // First, so that whoever has an answer finds this node as far as that (a backup that is
-            // asked for next has it).
+            // First, so that a caller that has its answer finds this node as far as that (a backup
+            // that it asks for next has it).
             self.applied.tell_position();
             for (responder, outcome) in answers {
                 if let Some(responder) = responder {
@@ -98,7 +98,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
-    /// Without room on the disk, a snapshot that nobody waits for is put off.
+    /// Without room on the disk, a snapshot that no call waits for is put off.
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
         let last_bytes = self.snapshots.current().ok().flatten().map_or(0, |file| file.len_bytes());
         if !force && self.disk.check_room_for(2 * last_bytes).is_err() {

@@ -1,5 +1,5 @@
-//! What a node finds and settles before it is built: its data, whose they are, its addresses, and
-//! Raft's settings.
+//! What a node finds and settles before it is built: its data, the node and cluster that they are
+//! of, its addresses, and Raft's settings.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -47,7 +47,7 @@ pub(crate) async fn open(
     }
 }
 
-/// Whose data this node has, as far as that is known. The id of its cluster is not known
+/// The node and cluster that the data are of, as far as that is known. The cluster's id is not known
 /// until it has applied the command that drew it, or a leader has taken it in.
 pub(crate) async fn settle_identity(
     config: &Config,

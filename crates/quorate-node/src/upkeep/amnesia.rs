@@ -2,9 +2,9 @@
 //! that the cluster counts on (Raft, figure 2: both must survive a restart).
 //!
 //! - A founder with an empty log takes part in nothing until enough of the others have said that
-//!   they do not know it: so many that no quorum can have formed without one of them. One that is a
-//!   member of a cluster which was founded, without this node in it, ends the founding: the cluster
-//!   stands. A founder is known from when it has told its addresses, within the first second of a
+//!   they do not know it: no quorum can have formed without one of them. A node that is a member of
+//!   a cluster which was founded, without this node in it, ends the founding: the cluster stands. A
+//!   founder is known from when it has reported its addresses, within the first second of a
 //!   cluster's life. Before that, one that lost its disk looks like one that never had an entry. So
 //!   where one of the others has more than the founding's first entry, both take entries, but found
 //!   nothing, and vote only for nodes that have what the others had, until they have it themselves
@@ -102,7 +102,7 @@ pub(crate) async fn ask_founders(
             held_to = held_to.or(*floor);
         }
     }
-    // One of so many is in every quorum: n - (n / 2 + 1) + 1.
+    // Of this many, one is in every quorum: n - (n / 2 + 1) + 1.
     let needed = (founders.len() - founders.len() / 2).min(answers.len());
     let answered = answers.iter().flatten().count();
     match answered >= needed {
@@ -113,8 +113,8 @@ pub(crate) async fn ask_founders(
 }
 
 /// Whether this node is no member any more, as the leader of its cluster says, at one of the
-/// members' addresses, or whoever has applied a change of the members after `member_as_of`, the
-/// last by which this node is one. (The leader need not be among those that this node knows.)
+/// members' addresses, or a node that has applied a change of the members after `member_as_of`, the
+/// last by which this node is one. (The leader need not be among the members that this node knows.)
 pub(crate) async fn is_removed(
     id: u64,
     members: &[MemberInfo],
@@ -134,7 +134,7 @@ pub(crate) async fn is_removed(
     answers.await.into_iter().flatten().any(|removed| removed)
 }
 
-/// Who says that a node of this id votes already; `None`: nobody who answered.
+/// The address of a node that lists this id as a voter already; `None`: no node that answered does.
 pub(crate) async fn member_knows(id: u64, nodes: &[String], peers: &Peers) -> Option<String> {
     for address in nodes {
         let Ok(endpoint) = endpoint(address, ASK_TIMEOUT) else { continue };

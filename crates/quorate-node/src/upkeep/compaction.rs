@@ -25,21 +25,21 @@ const EVERY: Duration = Duration::from_millis(100);
 /// full) is asked for again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-/// The log is quiet as long as it gets no more than so many bytes in such a time: the ticks of a
-/// cluster and the renewals of a thousand instances.
+/// The log is quiet as long as it gets at most this many bytes in this time: the ticks of a cluster
+/// and the renewals of a thousand instances.
 const QUIET_BYTES: u64 = 16 * 1024;
 const QUIET_WITHIN: Duration = Duration::from_secs(10);
 
-/// Quiet for so long, and up to half as long again, drawn by each node so that they do not all
-/// write at once, the log is made short.
+/// Once it has been quiet for this long, and up to half as long again, drawn by each node so that
+/// they do not all write at once, the log is made short.
 const QUIET_FOR: Duration = Duration::from_secs(120);
 
-/// A quiet log is worth a snapshot when that lets go of so much ...
+/// A quiet log is worth a snapshot when that lets go of this many bytes ...
 const QUIET_LOG_BYTES: u64 = 2 * 1024 * 1024;
-/// ... counting so many bytes for each entry, beside its own: what it takes in memory.
+/// ... counting this many for each entry, beside its own: what it takes in memory.
 const ENTRY_BYTES: u64 = 256;
 
-/// See the head of this file.
+/// Decides when a snapshot is taken, and when the log's file is made short.
 pub(crate) struct Compaction {
     node: Arc<Node>,
     log: LogStore<TypeConfig>,
@@ -138,7 +138,7 @@ impl Quiet {
         Self { since: now, looked: now, written_bytes: 0 }
     }
 
-    /// For how long it has been quiet; the log has had so many bytes by now.
+    /// For how long it has been quiet, when the log has had `written_bytes` by now.
     fn look(&mut self, now: Instant, written_bytes: u64) -> Duration {
         if now >= self.looked + QUIET_WITHIN {
             if written_bytes - self.written_bytes > QUIET_BYTES {
@@ -153,8 +153,8 @@ impl Quiet {
 /// What of the log a snapshot may let go of.
 #[derive(Debug, Clone, Copy)]
 struct Log {
-    /// Entries behind the last snapshot, and their bytes (since the node started: none of those
-    /// from before).
+    /// Entries behind the last snapshot, and their bytes (since the node started: no bytes from
+    /// before).
     entries: u64,
     bytes: u64,
     /// Entries that are there.
@@ -169,8 +169,8 @@ impl Log {
     }
 }
 
-/// So many bytes of log after a snapshot of that size call for the next: so, for a large state, two
-/// bytes of snapshots are written for one of the log, and not more.
+/// How many bytes of log after a snapshot of that size call for the next. So, for a large state,
+/// two bytes of snapshots are written for one of the log, and not more.
 fn bound(least_bytes: u64, snapshot_bytes: u64) -> u64 {
     least_bytes.max(snapshot_bytes / 2)
 }

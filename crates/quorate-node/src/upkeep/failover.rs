@@ -1,15 +1,15 @@
 //! A leader whose process has died is replaced at once, without waiting for silence.
 //!
-//! When a process dies, its connections end. A follower whose stream of appends breaks, or whom
+//! When a process dies, its connections end. A follower whose stream of appends breaks, or which
 //! another node asks for its vote, asks the leader's peer address for a new connection; only when
-//! that is refused (the machine answers that nobody listens there) is the process taken for dead. A
-//! broken connection to a leader that lives, a leader that stands still and a machine that is gone
-//! never look so: they are left to the election timeouts.
+//! that is refused (the machine answers that no process listens there) is the process taken for
+//! dead. A broken connection to a leader that lives, a leader that stands still and a machine that
+//! is gone never look so: they are left to the election timeouts.
 //!
 //! Then this node gives up the lease that the dead leader has of it, and stands for election after
 //! a short random pause. Why that is safe:
-//! - Who may lead is decided by terms and logs alone, and nothing of that is touched here. The
-//!   lease makes a node refuse votes for a while after it heard of a leader, so that nobody
+//! - Which node may lead is decided by terms and logs alone, and nothing of that is touched here.
+//!   The lease makes a node refuse votes for a while after it heard of a leader, so that no node
 //!   disturbs one that works. Linearizable reads do not build on it (`node/reads.rs` asks a quorum
 //!   each time), nor does registry time (it is an entry of the log).
 //! - The round begins with a Pre-Vote, so it changes nothing unless a majority gave up the lease
@@ -32,7 +32,7 @@ use crate::node::Node;
 use crate::runtime::Runtime;
 use crate::types::Vote;
 
-/// The address is tried so often, with this pause between: a process that dies closes its
+/// The address is tried this often, with this pause between: a process that dies closes its
 /// connections and its listener one after the other.
 const PROBES: u32 = 10;
 const PROBE_EVERY: Duration = Duration::from_millis(10);
@@ -40,15 +40,15 @@ const PROBE_EVERY: Duration = Duration::from_millis(10);
 /// A refusal comes within a round trip; what takes longer is none.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// This node stands for election so often, until somebody leads or is being elected: the others may
-/// find out later.
+/// This node stands for election at most this often, until a node leads or is being elected: the
+/// others may find out later.
 const ROUNDS: u32 = 10;
 
 /// A round begins after a random pause up to this, ms, so that the survivors seldom begin in the
 /// same moment.
 const PAUSE_MS: u64 = 30;
 
-/// See the head of this file.
+/// Looks whether a suspected leader is dead, and replaces it.
 pub(crate) struct Failover {
     node: Arc<Node>,
 }
@@ -81,7 +81,7 @@ impl Failover {
             let member = self.node.member(leader.leader_id().voted_for);
             let Some(member) = member.filter(|_| self.follows(leader)) else { return false };
             let id = leader.leader_id().voted_for;
-            // Where it was before it moved, nobody listens.
+            // Where it was before it moved, no node listens.
             let address = self.node.peers().book.address(id, &member.peer_address);
             let dial = self.node.peers().net().dial(&address);
             let dialled = timeout(PROBE_TIMEOUT, dial).await;
@@ -99,8 +99,8 @@ impl Failover {
     async fn replace(&self, leader: Vote) {
         let dead = leader.leader_id().voted_for;
         tracing::warn!(leader = dead, "the leader's process has died: electing the next");
-        // What a leader that hands over tells those who are not to follow it: its lease holds no
-        // longer.
+        // What a leader that hands over sends to nodes that are not to follow it: its lease holds
+        // no longer.
         let release = TransferLeaderRequest::new(leader, dead, None);
         let _told_by_its_end = self.node.raft().handle_transfer_leader(release).await;
         for _ in 0..ROUNDS {

@@ -2,8 +2,8 @@
 //! declare checks, and puts what changed into the log. A follower probes nothing, and no node does
 //! unless the operator allows networks.
 //!
-//! One task makes all probes, so many at a time; nothing it knows is kept but the health in the
-//! registry: the next leader begins with that, and with new counts.
+//! One task makes all probes, a bounded number at a time; nothing it knows is kept but the health
+//! in the registry: the next leader begins with that, and with new counts.
 
 mod grpc;
 mod http;
@@ -36,7 +36,7 @@ use schedule::{CheckId, Due, Schedule};
 /// 1,000 checks a second that take a quarter of one.
 const UNDER_WAY_MAX: usize = 256;
 
-/// Of these, so many of targets that did not answer in time before.
+/// Of these, at most this many of targets that did not answer in time before.
 const HANGING_MAX: usize = UNDER_WAY_MAX / 2;
 
 /// The registry is looked at this often.
@@ -54,7 +54,7 @@ const REPORTS_PER_COMMAND: usize = 250;
 const REPORTS_APART: Duration = Duration::from_millis(50);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// See the head of this file.
+/// Probes instances while this node leads.
 pub(crate) struct Prober {
     node: Arc<Node>,
     means: Means,
@@ -66,7 +66,7 @@ pub(crate) struct Prober {
 struct Lead<'a> {
     schedule: Schedule,
     under_way: FuturesUnordered<BoxFuture<'a, Probed>>,
-    /// Of those under way, how many are of targets that hang.
+    /// How many of the probes under way are of targets that hang.
     hanging: usize,
     /// Of which something is not in the log yet.
     news: BTreeSet<InstanceKey>,

@@ -1,5 +1,5 @@
-//! Members that moved tell each other where they are, without the log: with a majority elsewhere,
-//! nothing commits.
+//! Members that moved report to each other where they are, without the log: with a majority
+//! elsewhere, nothing commits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::peers::{ADDRESS_MAX, Lane};
 /// A look this often.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// So long another node has to answer.
+/// How long another node has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Keeps the address book, and tells this node's own address while others may not know it, until
+/// Keeps the address book, and reports this node's own address while others may not know it, until
 /// the node ends.
 pub(crate) async fn run(node: Arc<Node>, start: Start) -> Result<(), RunError> {
     if let Start::Bootstrap(list) = &start {
@@ -43,8 +43,8 @@ pub(crate) async fn run(node: Arc<Node>, start: Start) -> Result<(), RunError> {
 }
 
 impl Node {
-    /// Tells all other members where this node is, everywhere where they may be, and learns what
-    /// they were told.
+    /// Reports to all other members where this node is, everywhere where they may be, and learns
+    /// what others reported to them.
     async fn tell_move(&self, members: &[MemberInfo]) {
         let others = members.iter().filter(|info| info.id != self.id());
         let places = others.flat_map(|info| {
@@ -59,13 +59,13 @@ impl Node {
         }));
         for answer in answers.await.into_iter().flatten() {
             for (id, address) in answer.into_inner().moved {
-                // Whoever told this may be wrong, as anybody.
+                // The node that said this may be wrong, as any node.
                 let _ = self.hear_move(id, &address);
             }
         }
     }
 
-    /// A member is said to be there now. What others were told that way.
+    /// A member says that it is there now. The answer has what others said that way.
     ///
     /// # Errors
     /// It is no member, or that is no address.
@@ -81,7 +81,7 @@ impl Node {
         Ok(self.peers().book.told().into_iter().collect())
     }
 
-    /// The same from another node, which was told so.
+    /// Another node passes on where a member said that it is.
     fn hear_move(&self, id: u64, address: &str) -> Result<(), Status> {
         self.check_move(id, address)?;
         if id != self.id() && self.peers().book.set_heard(id, address) {

@@ -1,5 +1,5 @@
 //! Keeps this node's own membership as it was configured: founds the cluster or asks to be taken
-//! in, and tells its addresses.
+//! in, and reports its addresses.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 /// A founder waits this long for each founder before it.
 const FOUNDER_PATIENCE: Duration = Duration::from_millis(500);
 
-/// See the head of this file.
+/// Brings this node into the cluster, and keeps its addresses in the membership right.
 pub(crate) struct MemberLoop {
     node: Arc<Node>,
     log: LogStore,
@@ -109,7 +109,7 @@ impl MemberLoop {
         !own.voter && matches!(self.start, Start::Join { observer: false, .. })
     }
 
-    /// No leader talks to this node: it may have been taken out without being told.
+    /// No leader talks to this node: it may have been taken out without learning it.
     async fn ask_whether_member(&self, members: &[MemberInfo]) {
         let as_of = self.node.member_as_of();
         if is_removed(self.node.id(), members, as_of, self.node.peers()).await {
@@ -126,12 +126,12 @@ impl MemberLoop {
         let call = MembershipCall::Announce { id, member };
         let deadline = Instant::now() + self.node.tunables().request_timeout();
         if let Err(error) = self.node.on_leader(call, deadline).await {
-            tracing::debug!(%error, "telling this node's addresses failed; trying again");
+            tracing::debug!(%error, "reporting this node's addresses failed; trying again");
         }
     }
 
     /// First start of a new cluster: every founder begins with the same membership. One would do;
-    /// each of the others waits a little longer, in case those before it are not there. Later
+    /// each of the others waits a little longer, in case the ones before it are not there. Later
     /// starts find the membership in the log.
     async fn found(&mut self, founders: &BTreeMap<u64, String>) -> Result<(), RunError> {
         let id = self.node.id();

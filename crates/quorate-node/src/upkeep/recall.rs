@@ -19,8 +19,8 @@ use crate::types::{LogId, LogStore, decode};
 /// How long each of the others has to answer.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// While something is not settled, a look this often; then those that did not answer yet are asked
-/// this often.
+/// While something is not settled, a look this often; then the nodes that did not answer yet are
+/// asked this often.
 const EVERY: Duration = Duration::from_millis(50);
 const EVERY_SETTLED: Duration = Duration::from_secs(1);
 
@@ -53,7 +53,7 @@ struct LookingBack {
 }
 
 impl LookingBack {
-    /// Asks those that have not answered yet, and weighs what is known.
+    /// Asks the nodes that have not answered yet, and weighs what is known.
     async fn look(&mut self) -> Option<Standing> {
         let configs = {
             let view = self.node.view().borrow_watched();
@@ -92,7 +92,7 @@ impl LookingBack {
         if before != standing {
             tracing::warn!(
                 missing,
-                "the data directory is a copy and may be old: waiting for other voters to tell how far this node was"
+                "the data directory is a copy and may be old: waiting for other voters to say how far this node was"
             );
         }
         standing
@@ -144,7 +144,7 @@ impl Node {
 }
 
 /// How many more have to answer, until one of them is in every quorum of which this node can have
-/// been: of n voters, all but so many as may be missing from a quorum that has this node.
+/// been: of n voters, all but as many as may be missing from a quorum that has this node.
 fn missing_answers(me: u64, configs: &[BTreeSet<u64>], answers: &BTreeMap<u64, Recalled>) -> usize {
     let missing = configs.iter().map(|voters| {
         let others = voters.iter().filter(|id| **id != me);

@@ -23,7 +23,7 @@ const IDLE_TICK_MS: u64 = 500;
 const TICKS_APART: Duration = Duration::from_millis(20);
 
 /// When more is due than one command ends, the next tick comes when no other command was applied
-/// for so long: each of those ends as much, so a tick beside them only makes them wait. On two
+/// for this long: each of them ends as much, so a tick beside them only makes them wait. On two
 /// cores the writes of one at 200/s took 2.8 ms in the middle while 20,000 leases ended, with ticks
 /// every 5 ms between them; 1.9 ms without ticks, 0.6 ms when nothing ends. Alone, ticks end 20,000
 /// leases in 80 such pauses: 0.8 s.
@@ -44,7 +44,7 @@ const LEASE_BASES: u64 = 1 << 41;
 /// A leader without room on its disk looks for a voter that has some this often.
 const HAND_OVER_EVERY: Duration = Duration::from_secs(2);
 
-/// See the head of this file.
+/// Looks at the leader and the disk, and lets registry time pass while this node leads.
 pub(crate) struct Ticker {
     node: Arc<Node>,
     /// The last term in which this node led and gave a grace.
@@ -195,7 +195,7 @@ impl Ticker {
         };
         match done {
             Ok(Ok(_)) => true,
-            // Told elsewhere: by the election, the metrics, the disk's own log line.
+            // Reported elsewhere: by the election, the metrics, the disk's own log line.
             Err(_) | Ok(Err(NodeError::NotLeader { .. } | NodeError::DiskFull { .. })) => false,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "letting registry time pass failed");
@@ -213,8 +213,8 @@ fn founding() -> Op {
     Op::Found { cluster_id, lease_base }
 }
 
-/// How long nothing is to be applied before the next tick, when the last one took so long and left
-/// something due.
+/// How long nothing is to be applied before the next tick, when the last one took this long and
+/// left something due.
 fn late_pause(took: Duration) -> Duration {
     (took * 2).clamp(LATE_PAUSE_MIN, LATE_PAUSE_MAX)
 }
@@ -255,11 +255,11 @@ mod tests {
         }
     }
 
-    /// With other commands applied every so often until some time, a late tick waits so long.
+    /// With other commands applied every `every` ms until `until`, a late tick waits `waited` ms.
     #[tokio::test(start_paused = true)]
     async fn a_late_tick_waits_for_other_commands_but_not_for_ever() {
         let ms = Duration::from_millis;
-        // Nobody writes; somebody for a while; all the time; more seldom than the pause is long.
+        // No writes; writes for a while; all the time; more seldom than the pause is long.
         for (every, until, waited) in
             [(1_000, 10_000, 8), (5, 30, 40), (5, 10_000, 104), (20, 10_000, 8)]
         {

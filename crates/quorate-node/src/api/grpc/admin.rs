@@ -256,7 +256,7 @@ impl AdminService {
     }
 
     /// Has the leader do what takes a node out. An attempt may have done so without its answer: it
-    /// was lost with its leader, or this node led, and took itself out before it could tell.
+    /// was lost with its leader, or this node led, and took itself out before it could answer.
     async fn take_out(
         &self,
         id: u64,

@@ -51,7 +51,7 @@ impl Backup {
         })
     }
 
-    /// Made twice: how long it is has to be told first, and it may be too large to be kept.
+    /// Made twice: its length has to be sent first, and it may be too large to be kept.
     ///
     /// # Errors
     /// It cannot be encoded.

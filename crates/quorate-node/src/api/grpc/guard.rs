@@ -1,5 +1,5 @@
-//! What is taken from which peer. Only members by the membership in effect are peers; who is not
-//! known here may still lead or stand for election when this node's own log is behind
+//! What is taken from which peer. Only members by the membership in effect are peers. A node that
+//! is not known here may still lead or stand for election when this node's own log is behind
 //! (ARCHITECTURE.md, "Who is a peer"). Refusals name the peer.
 
 use std::cmp::Ordering;
@@ -29,7 +29,7 @@ impl PeerService {
     /// same moment would each vote for itself, again and again where messages take as long as their
     /// timeouts lie apart (a busy machine, a far network). Of two with equal logs, the one with the
     /// higher id goes on: where it has just asked its own question, it says no to the other's. Only
-    /// a pre-vote is answered so, which binds nobody.
+    /// a pre-vote is answered so, which binds no voter.
     pub(super) async fn goes_before(
         &self,
         sender: u64,
@@ -130,7 +130,7 @@ impl PeerService {
     }
 
     /// Whether a snapshot is of this cluster, and not behind what is committed here. Whether its
-    /// leader is who it claims to be was looked at before it was received.
+    /// sender is the leader that it claims to be was looked at before it was received.
     pub(super) async fn check_snapshot(
         &self,
         envelope: Envelope,
@@ -188,11 +188,11 @@ pub(super) fn check_still_member(node: &Node, sender: u64) -> Result<(), Status>
     }
 }
 
-/// A node tells of itself where it is, and of no other.
+/// A node reports its own addresses, and no other node's.
 pub(super) fn check_same(sender: u64, told: u64) -> Result<(), Status> {
     match sender == told {
         true => Ok(()),
-        false => Err(refused(sender, &format!("it tells the addresses of node {told}"))),
+        false => Err(refused(sender, &format!("it reports the addresses of node {told}"))),
     }
 }
 

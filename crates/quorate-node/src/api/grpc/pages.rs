@@ -1,5 +1,5 @@
-//! Pages of a Fetch: instances in the order of service and id, so many at a time that a client with
-//! the usual limits takes each answer.
+//! Pages of a Fetch: instances in the order of service and id, as many at a time as a client with
+//! the usual limits takes in an answer.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::applied::wire_size::{instance_bytes, service_bytes};
 /// Instances in one page at most.
 const INSTANCES_MAX: usize = 10_000;
 /// What is in a page takes no more than about this, or is a single instance, bytes. gRPC's clients
-/// take 4 MiB unless told otherwise, and the largest instance has about 100 KiB.
+/// take 4 MiB unless set otherwise, and the largest instance has about 100 KiB.
 const PAGE_BYTES: usize = 3 * 1024 * 1024;
 
 /// What a page goes on after: an instance, or a service that had none (no id).

@@ -127,7 +127,7 @@ impl Peer for PeerService {
         // Of any term, since nothing is granted: a candidate whose term is too low for a vote
         // raises it only by standing.
         self.node.recall().check_stands(vote.last_log_id).await?;
-        // Whoever asks misses the leader.
+        // A node that asks misses the leader.
         let followed = self.node.view().borrow_watched().vote;
         self.node.leadership().suspect(followed);
         if let Some(last) = self.goes_before(sender, &vote).await? {
@@ -254,7 +254,8 @@ impl PeerService {
         self.check(metadata)?;
         let Envelope { cluster_id, founders, .. } = Envelope::of(metadata);
         let known = self.node.peers().identity();
-        // A founder waits until the id is applied: until then it may be anybody's.
+        // A founder waits until the id is applied: until then the id may be any
+        // cluster's.
         if known.cluster_id.is_some() || known.founders != 0 {
             return Ok(());
         }
@@ -286,7 +287,7 @@ impl PeerService {
         Response::new(answers.boxed())
     }
 
-    /// The next append of a stream; `leader` is whose the last one was.
+    /// The next append of a stream; `leader` sent the last one.
     async fn take(
         &self,
         sender: u64,
@@ -313,15 +314,15 @@ impl PeerService {
         }
     }
 
-    /// Notes that there is a leader; refuses entries while there is no room at all for them. Those
-    /// of a leader that is short of room itself are few, and have to be committed.
+    /// Notes that there is a leader; refuses entries while there is no room at all for them. The
+    /// entries of a leader that is short of room itself are few, and have to be committed.
     async fn admit(&self, sender: u64, append: &Append) -> Result<(), Status> {
         let term = append.vote.leader_id().term();
         self.node.recall().check_leader(term).await?;
         if !append.entries.is_empty() {
             self.node.disk().check_floor()?;
         }
-        // A leader of the past leads nobody.
+        // A leader of the past leads no node.
         if append.vote >= self.node.view().borrow_watched().vote {
             let committed = append.leader_commit.map_or(0, |log_id| log_id.index());
             self.node.leadership().heard(committed);

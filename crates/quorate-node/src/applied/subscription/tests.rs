@@ -1,4 +1,4 @@
-//! What a watcher is told, and when.
+//! What a watcher is sent, and when.
 
 use std::convert::Infallible;
 
@@ -91,7 +91,7 @@ async fn a_slow_watcher_is_told_the_latest_of_each_instance() {
         .collect();
     assert_eq!(told, [("a".to_owned(), 100, 3_499), ("b".to_owned(), 100, 1)]);
     weigh(&applied, "b", 2);
-    assert_eq!(changes(slow.next().await).len(), 1, "from here on it is told all again");
+    assert_eq!(changes(slow.next().await).len(), 1, "from here on it is sent all again");
 }
 
 /// From many pieces of the ring ago.
@@ -113,7 +113,7 @@ async fn a_watcher_that_resumes_is_told_every_change() {
     assert!(told.into_iter().eq(2..=2_501));
 }
 
-/// Between single changes, so many at once that they are not queued.
+/// Between single changes, too many at once to be queued.
 #[tokio::test]
 async fn many_changes_of_one_command_are_told_once_and_in_order() {
     let applied = Arc::new(Applied::new(100_000, usize::MAX));

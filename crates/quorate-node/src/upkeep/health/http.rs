@@ -1,4 +1,4 @@
-//! An HTTP/1.1 probe: one GET on a fresh connection, of whose answer only the status is read.
+//! An HTTP/1.1 probe: one GET on a fresh connection; of the answer only the status is read.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;

@@ -1,4 +1,4 @@
-//! One probe: whom to connect to, whether that is allowed, and what came of it. Nothing is kept
+//! One probe: what to connect to, whether that is allowed, and what came of it. Nothing is kept
 //! between probes.
 
 use std::io;
@@ -21,7 +21,7 @@ use crate::runtime::blocking;
 /// too, for as long as the system's resolver likes.
 const LOOKUPS_MAX: usize = 32;
 
-/// How much of a reason tells what was asked, bytes.
+/// How much of a reason says what was asked, bytes.
 const TARGET_MAX: usize = limits::HEALTH_REASON_BYTES / 2;
 
 /// What all probes need.
@@ -57,7 +57,7 @@ pub(super) enum Failure {
     #[error("its name is not resolved: {0}")]
     Lookup(io::Error),
     /// Says nothing of the target: without descriptors, ports or a way into its network, this node
-    /// reaches nobody.
+    /// reaches no target.
     #[error("this node cannot connect: {0}")]
     OwnTrouble(io::Error),
     /// Says nothing of the target.
@@ -152,7 +152,7 @@ impl Means {
         let permit = self.lookups.clone().acquire_owned().await;
         let named = (host.to_owned(), port);
         let found = blocking(move || {
-            // Held until the resolver is done, also when nobody waits for it any more.
+            // Held until the resolver is done, also when no probe waits for it any more.
             let _permit = permit;
             named.to_socket_addrs().map(Iterator::collect)
         });
@@ -212,7 +212,7 @@ fn target(instance: &Instance, check: &HealthCheck) -> String {
     }
 }
 
-/// What came of several addresses: of those that say something of the target, the last.
+/// What came of several addresses: the last failure that says something of the target.
 fn more_telling(before: Option<Failure>, next: Failure) -> Failure {
     match before {
         Some(before) if before.is_the_targets() && !next.is_the_targets() => before,
@@ -220,8 +220,8 @@ fn more_telling(before: Option<Failure>, next: Failure) -> Failure {
     }
 }
 
-/// Without descriptors, memory, ports or a network of its own, a node finds nobody; that must not
-/// take the whole fleet out.
+/// Without descriptors, memory, ports or a network of its own, a node finds no target; that must
+/// not take the whole fleet out.
 fn is_own_trouble(error: &io::Error) -> bool {
     let own = [
         Errno::MFILE,

@@ -3,7 +3,7 @@
 //! A check has one probe at a time. The next one is due a whole interval (10 % more or less, so
 //! that checks that began together drift apart) after the last one began. Checks whose last probe
 //! was not answered in time wait in a queue of their own: they may only take a part of the room, so
-//! that targets that hang do not hold up those that answer.
+//! that targets that hang do not hold up targets that answer.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const FIRST_WITHIN: Duration = Duration::from_secs(5);
 /// Which check; never used twice.
 pub(super) type CheckId = u64;
 
-/// See the head of this file.
+/// All checks, and the queues in which they wait for their next probe.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     known: CheckedInstances,
@@ -52,7 +52,7 @@ struct Probed {
     due: Option<Instant>,
     began: Instant,
     hangs: bool,
-    /// That it is not probed was told.
+    /// That it is not probed was logged.
     told: bool,
 }
 
@@ -92,8 +92,8 @@ impl Schedule {
         }
     }
 
-    /// Where the health of an instance is another one than its checks say here, somebody else had
-    /// it set: a leader before this one, of which not everything was applied yet. The checks begin
+    /// Where the health of an instance is another one than its checks say here, another node had it
+    /// set: a leader before this one, of which not everything was applied yet. The checks begin
     /// anew from there.
     fn agree(&mut self, key: &InstanceKey) {
         let Some(Watched { instance, checks }) = self.instances.get(key) else { return };
@@ -145,7 +145,7 @@ impl Schedule {
         }
     }
 
-    /// When something is due next, among those that hang only if they have room.
+    /// When something is due next; checks of targets that hang count only if they have room.
     pub(super) fn next(&self, room_for_hanging: bool) -> Option<Instant> {
         let hanging = self.hanging.first().filter(|_| room_for_hanging);
         self.prompt.first().into_iter().chain(hanging).map(|(due, _)| *due).min()
@@ -165,7 +165,7 @@ impl Schedule {
     }
 
     /// Notes what came of a probe; what is to be reported, if that is news. `share` is from 0 to 1.
-    /// A failure that says nothing of the target is told in the log, once.
+    /// A failure that says nothing of the target is logged once.
     pub(super) fn done(
         &mut self,
         now: Instant,

@@ -19,7 +19,7 @@ pub(super) struct Streak {
 }
 
 impl Streak {
-    /// Where a prober begins that only knows what the checks of the instance, so many of them, said
+    /// Where a prober begins that only knows what the `checks` checks of the instance said
     /// together.
     pub(super) fn from_health(health: Health, checks: usize) -> Self {
         let verdict = match health {

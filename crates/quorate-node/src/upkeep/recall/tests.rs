@@ -1,4 +1,4 @@
-//! What a node is held to by its promises, and for whom it votes then.
+//! What a node is held to by its promises, and which candidates it votes for then.
 
 use openraft::vote::RaftLeaderId as _;
 

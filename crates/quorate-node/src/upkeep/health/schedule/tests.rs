@@ -38,7 +38,7 @@ impl Probing {
         Self { registry, schedule, begin: Instant::now() }
     }
 
-    /// Registers an instance with so many checks, and has the schedule see that.
+    /// Registers an instance with this number of checks, and has the schedule see that.
     fn register(&mut self, id: &str, incarnation: u64, checks: usize) {
         let endpoints = [("tcp".to_owned(), "tcp://h:1".to_owned())].into();
         let checks = vec![check(); checks];
