@@ -14,7 +14,7 @@ use super::calls::{
     assert_refused, deregister, fetch_all, fetch_of, ids, local, register, registration,
     set_weight, spec, timed, with_timeout,
 };
-use super::harness::{Cluster, eventually, within};
+use super::harness::{Cluster, SOON, eventually, within};
 use super::stream::{self, subscribe_to_prefix};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

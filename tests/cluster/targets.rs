@@ -152,6 +152,6 @@ pub(crate) fn on_schedule(all: &[Vec<Instant>], interval_ms: u32) -> f64 {
     let gaps = all.iter().flat_map(|asked| asked.windows(2).map(|pair| pair[1] - pair[0]));
     let gaps: Vec<_> = gaps.collect();
     let good =
-        gaps.iter().filter(|gap| (interval.mul_f64(0.8)..=interval.mul_f64(1.2)).contains(gap));
+        gaps.iter().filter(|gap| (interval.mul_f64(0.8)..=interval.mul_f64(1.2)).contains(*gap));
     good.count() as f64 / gaps.len() as f64
 }

@@ -8,7 +8,7 @@ use quorate_proto::v1::FetchRequest;
 use tonic::Code;
 
 use super::calls::{
-    assert_refused, fetch_all, fetch_of, local, register, register_many, set_weight, timed,
+    assert_refused, fetch_all, fetch_of, local, register, register_many, set_weight,
 };
 use super::harness::{Cluster, eventually, within};
 use super::stream::{Stream, subscribe_to, subscribe_to_prefix};

@@ -305,11 +305,12 @@ impl Client {
         Admin::new(self.core.clone())
     }
 
-    /// The cluster that answers, `None` before the first answer, and each change of it. It changes when
-    /// the cluster was founded again, or when all addresses lead to another one: the client then
-    /// registers again what it keeps registered, and shows in its watches and views what the other
-    /// cluster has, once it has all of that. Where nodes of two clusters answer, it stays with the
-    /// one that it is of for as long as a node of that one answers (or failed less than 5 s ago).
+    /// The cluster that answers, `None` before the first answer, and each change of it. It changes
+    /// when the cluster was founded again, or when all addresses lead to another one: the client
+    /// then registers again what it keeps registered, and shows in its watches and views what the
+    /// other cluster has, once it has all of that. Where nodes of two clusters answer, it stays
+    /// with the one that it is of for as long as a node of that one answers (or failed less than 5
+    /// s ago).
     ///
     /// ```no_run
     /// # async fn example(client: quorate_client::Client) {

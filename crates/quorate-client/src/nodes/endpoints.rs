@@ -55,7 +55,8 @@ pub(crate) struct Endpoints {
     pub(super) failure: Notify,
     /// Told when nodes were added.
     pub(super) rebalance: Rebalance,
-    /// The cluster that answers; `None` before the first answer. Only changed while `inner` is held.
+    /// The cluster that answers; `None` before the first answer. Only changed while `inner` is
+    /// held.
     cluster: watch::Sender<Option<ClusterId>>,
     connect_timeout: Duration,
 }

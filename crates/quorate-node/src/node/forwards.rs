@@ -62,7 +62,8 @@ impl Forwards {
     /// Has a leader do what an encoded call says.
     ///
     /// # Errors
-    /// The leader's, or why it could not be asked; [`NodeError::Overloaded`] when too many calls wait.
+    /// The leader's, or why it could not be asked; [`NodeError::Overloaded`] when too many calls
+    /// wait.
     pub(crate) async fn submit(&self, leader: u64, encoded: Bytes, deadline: Instant) -> Answer {
         let (done, answer) = oneshot::channel();
         let call = Call { leader, encoded, deadline, done };

@@ -47,8 +47,8 @@ pub(crate) async fn open(
     }
 }
 
-/// The node and cluster that the data are of, as far as that is known. The cluster's id is not known
-/// until it has applied the command that drew it, or a leader has taken it in.
+/// The node and cluster that the data are of, as far as that is known. The cluster's id is not
+/// known until it has applied the command that drew it, or a leader has taken it in.
 pub(crate) async fn settle_identity(
     config: &Config,
     log: &LogStore,
