@@ -20,12 +20,12 @@ use crate::nodes::stub::admin as stub;
 use crate::nodes::write::Write;
 use crate::types::{InstanceOverride, Member, OverriddenInstance};
 
-/// Who takes a node in waits for it to catch up, snapshots for the disk. One node gets all of it:
-/// the connection's keep-alive finds out sooner when it hangs.
+/// Taking a node in waits until it has caught up, a snapshot waits for the disk. One node gets all
+/// of it: the connection's keep-alive finds out sooner when it hangs.
 const LONG_CALL: Duration = Duration::from_secs(60);
 /// The answering node gives each member 1 s, so it may itself need a little more.
 const STATUS_ATTEMPT: Duration = Duration::from_millis(2_500);
-/// A backup in which nothing arrives for so long has failed.
+/// A backup in which nothing arrives for this long has failed.
 const BACKUP_IDLE: Duration = Duration::from_secs(30);
 
 /// The operators' calls, from [`crate::Client::admin`].
@@ -97,8 +97,8 @@ impl Admin {
         Ok(self.learned(answer.members))
     }
 
-    /// The members as an answer names them: whoever changes them is not to depend on nodes that it
-    /// has taken out.
+    /// The members as an answer names them: a client that changes them is not to depend on nodes
+    /// that it has taken out.
     fn learned(&self, members: Vec<Member>) -> Vec<Member> {
         let addresses = members.iter().map(|member| member.client_address.as_str());
         self.core.endpoints.replace_members(addresses);
@@ -126,8 +126,8 @@ impl Admin {
         Ok(self.learned(members))
     }
 
-    /// One node gets all of the call timeout: what it says at the end of it tells more than asking
-    /// others again.
+    /// One node gets all of the call timeout: what it says at the end of it is worth more than
+    /// asking others again.
     fn whole(&self, operation: &'static str) -> Plan {
         let plan = self.core.plan(operation, Target::Leader);
         Plan { attempt: plan.within, ..plan }
@@ -159,8 +159,8 @@ impl Admin {
         Ok(answer.leader_id)
     }
 
-    /// Builds a snapshot on the answering node and purges the log behind it. The header tells which
-    /// node it was.
+    /// Builds a snapshot on the answering node and purges the log behind it. The header names that
+    /// node.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Rejected`].
@@ -191,7 +191,7 @@ impl Admin {
         self.put_override(service, id, None).await
     }
 
-    /// The overrides of the namespace, by service and id, also those of instances that are not
+    /// The overrides of the namespace, by service and id, also overrides of instances that are not
     /// registered.
     ///
     /// # Errors
@@ -297,7 +297,7 @@ impl Backup {
     /// whole: compare `total_bytes` with what arrived.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] or [`Error::Rejected`] when it broke off: what arrived so far is
+    /// [`Error::Unreachable`] or [`Error::Rejected`] when it broke off: what has arrived is
     /// worth nothing.
     pub async fn next(&mut self) -> Result<Option<BackupChunk>, Error> {
         if let Some(first) = self.first.take() {

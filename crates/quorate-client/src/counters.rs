@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::cluster_id::ClusterId;
 
-/// What the parts of a client note for each other and for those who ask.
+/// What the parts of a client note for each other and for the application.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// The cluster in which this client registered something last, and the latest revision at which

@@ -11,7 +11,7 @@
 //! let me = InstanceBuilder::new("orders", "orders-1").endpoint("http", "http://10.0.0.1:8080");
 //! let registration = client.register(me).await?;
 //!
-//! // Who can be called now, and from now on: a live view, kept current over every failure of nodes.
+//! // Which instances can be called: a live view, kept current over every failure of nodes.
 //! let payments = client.discover("payments")?;
 //! println!("{} instances of payments", payments.usable().await?.len());
 //! let mut listener = payments.listen();

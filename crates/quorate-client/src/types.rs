@@ -1,5 +1,5 @@
 //! What callers hand in and get back. Most of it is the wire contract itself, re-exported; here
-//! stand the builders, so that nobody has to spell out protobuf's "not set".
+//! stand the builders, so that no caller has to spell out protobuf's "not set".
 
 mod checks;
 
@@ -215,7 +215,7 @@ impl Update {
 
     /// The new load, 0 to 1,000,000, in a unit that the service agrees on; a balancer that goes by
     /// load ([`crate::Policy::LeastLoaded`]) takes it for calls in flight. Every change is a write
-    /// that all who follow the service get: say it when it has changed by much, a few times a
+    /// that all followers of the service get: say it when it has changed by much, a few times a
     /// minute, not with every call.
     #[must_use]
     pub fn load(mut self, load: u32) -> Self {
@@ -425,7 +425,7 @@ impl FetchOptions {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Fetched {
-    /// Who answered, and at which revision.
+    /// The node that answered, and at which revision.
     pub header: ResponseHeader,
     /// `None`: nothing changed after the revision named in the request. With names, one service for
     /// each, in the order asked, [`Service::known`] or not; with a prefix, the known ones.

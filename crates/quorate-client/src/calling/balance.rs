@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::following::Discovery;
 use crate::types::Instance;
 
-/// Who reported that it goes away is left out for so long, unless it changes before.
+/// An instance that reported that it goes away is left out for this long, unless it changes before.
 const AWAY_FOR: Duration = Duration::from_secs(30);
 
 /// How a balancer chooses. Instances with weight 0 are never chosen.
@@ -39,13 +39,13 @@ pub enum Policy {
     /// Two at random, and of them the one with the smaller load, in proportion to the weights
     /// (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001). The load is
     /// what is in flight from here, and on top of it what the instance itself says
-    /// ([`crate::RegistrationHandle::set_load`]), taken for so many calls more: where it says
-    /// calls, the calls of all callers count; where it says percent, it decides between those that
-    /// differ by much.
+    /// ([`crate::RegistrationHandle::set_load`]), taken for that many calls more: where it says
+    /// calls, the calls of all callers count; where it says percent, it decides between instances
+    /// that differ by much.
     LeastLoaded,
 }
 
-/// Chooses instances of a live view; shared by all who call. It always chooses among what the view
+/// Chooses instances of a live view; all callers share it. It always chooses among what the view
 /// shows now.
 ///
 /// With a zone, calls stay in it as long as it has its share: with z zones, while its weights are
@@ -222,7 +222,7 @@ impl Balancer {
         other.or_else(|| self.choose_untried(second, tried)).or(Some(one))
     }
 
-    /// As the policy says, among those that were not tried; `None`: there are none.
+    /// As the policy says, among the instances that were not tried; `None`: there are none.
     fn choose_untried<'a>(&self, group: &'a Group, tried: &[String]) -> Option<&'a Arc<Seat>> {
         let untried = |seat: &&Arc<Seat>| !tried.contains(&seat.instance.id);
         let mut rng = rand::rng();

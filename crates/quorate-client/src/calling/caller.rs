@@ -55,13 +55,13 @@ impl<E> From<E> for Fault<E> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError<E> {
-    /// There is nobody to call.
+    /// There is no instance to call.
     #[error("there is no instance to call")]
     NoInstance(#[source] Error),
     /// All attempts failed.
     #[error("the call failed on {}", Ids(tried))]
     Failed {
-        /// Whom it was tried on, in order.
+        /// The instances that it was tried on, in order.
         tried: Vec<String>,
         /// What the last attempt came to.
         #[source]
@@ -72,7 +72,7 @@ pub enum CallError<E> {
     Deadline {
         /// The deadline.
         within: Duration,
-        /// Whom it was tried on, in order.
+        /// The instances that it was tried on, in order.
         tried: Vec<String>,
     },
 }
@@ -109,7 +109,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Calls whom the balancer chooses.
+    /// Calls the instances that the balancer chooses.
     pub fn new(balancer: impl Into<Arc<Balancer>>, mode: FailMode) -> Self {
         let balancer = balancer.into();
         Self { balancer, mode, deadline: Duration::from_secs(5), at_once: CALLS_AT_ONCE }
@@ -130,7 +130,7 @@ impl Caller {
         self
     }
 
-    /// Who chooses.
+    /// The balancer that chooses.
     pub fn balancer(&self) -> &Balancer {
         &self.balancer
     }
@@ -187,8 +187,8 @@ impl Caller {
         }
     }
 
-    /// Whom to call first. While nothing is known at all, the first word of the registry (or the
-    /// cache) is waited for.
+    /// The instance to call first. While nothing is known at all, the first word of the registry
+    /// (or the cache) is waited for.
     async fn first(&self, deadline: Instant) -> Result<Picked, Error> {
         let discovery = self.balancer.discovery();
         if discovery.with_current(Instances::origin) == Origin::Nowhere {
@@ -211,7 +211,7 @@ impl Caller {
     /// Each call has the whole deadline.
     ///
     /// # Errors
-    /// When there is nobody to call. What came of each call is in the list.
+    /// When there is no instance to call. What came of each call is in the list.
     pub async fn call_all<T, E, F>(
         &self,
         call: impl Fn(Arc<Instance>) -> F,

@@ -62,9 +62,9 @@ impl ChannelBuilder {
     ///
     /// An instance gets calls while it can be reached: one that refuses connections, or has closed
     /// its own, gets none until a new one holds, which is tried every 2 s at most. When none can be
-    /// reached, calls fail at once, as UNAVAILABLE. No call is made twice, so that those in flight
-    /// to an instance that dies fail. [`crate::Caller`] tries another one, weighs, and counts the
-    /// calls in flight.
+    /// reached, calls fail at once, as UNAVAILABLE. No call is made twice, so calls in flight to an
+    /// instance that dies fail. [`crate::Caller`] tries another one, weighs, and counts the calls
+    /// in flight.
     ///
     /// Must be called within a tokio runtime.
     pub fn connect(self) -> Channel {
@@ -124,8 +124,8 @@ impl ChannelBuilder {
     }
 }
 
-/// The endpoints of a view, and which of them are in the channel's list: those that can be reached.
-/// When none can, all are, so that calls fail at once, with the reason, and do not wait for ever.
+/// The endpoints of a view, and which of them are in the channel's list: the reachable ones. When
+/// none can, all are, so that calls fail at once, with the reason, and do not wait for ever.
 struct List {
     shared: Shared,
     known: BTreeMap<Key, Known>,
@@ -175,7 +175,7 @@ impl List {
         self.settle().await;
     }
 
-    /// Those that cannot be reached are in the list when there is nobody else, and only then.
+    /// Endpoints that cannot be reached are in the list when there is no other, and only then.
     async fn settle(&mut self) {
         let all_down = self.known.values().all(|known| known.is_up == Some(false));
         let any_up = self.known.values().any(|known| known.is_up == Some(true));

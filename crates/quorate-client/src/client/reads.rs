@@ -17,8 +17,8 @@ use crate::types::{
 };
 
 impl Client {
-    /// The instances of a service that can be called now: those whose effective status is UP and
-    /// whose health checks do not fail. For all of them, use [`Client::fetch_with`].
+    /// The instances of a service that can be called now: their effective status is UP and their
+    /// health checks do not fail. For all of them, use [`Client::fetch_with`].
     ///
     /// # Errors
     /// [`Error::UnknownService`], [`Error::NoInstances`], [`Error::Unreachable`],
@@ -40,7 +40,7 @@ impl Client {
 
     /// Reads services as the options say. Absent services and services without instances are no
     /// errors here. What is too large for one answer (32 MiB) is read in pages, each with the whole
-    /// call timeout; [`Fetched::mixed_until`] tells if something of it changed meanwhile.
+    /// call timeout; [`Fetched::mixed_until`] says if something of it changed meanwhile.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Rejected`], [`Error::OtherCluster`] between two pages.
@@ -79,7 +79,7 @@ impl Client {
                 .await
                 .map_err(|error| error.into_error(plan.operation))?;
             let header = answer.header.unwrap_or_default();
-            // A list of which one part is another cluster's would be nobody's.
+            // A list with a part of another cluster would belong to neither.
             if let Some(last) = &last {
                 check_cluster(plan.operation, last, &header)?;
             }

@@ -1,5 +1,5 @@
-//! [`Discovery`]: a live view of one service, for those who call it. What it shows is an immutable
-//! value behind one pointer; the work is done by the hub that all views of a client share
+//! [`Discovery`]: a live view of one service, for its callers. What it shows is an immutable value
+//! behind one pointer; the work is done by the hub that all views of a client share
 //! (`following/discovery/hub.rs`).
 
 mod audit;
@@ -47,7 +47,7 @@ use crate::types::Instance;
 #[derive(Debug, Clone)]
 pub struct Discovery {
     inner: Arc<Inner>,
-    /// Of this clone: what it has been told of.
+    /// Of this clone: the changes that it has reported.
     seen: watch::Receiver<()>,
 }
 
@@ -64,7 +64,7 @@ impl Drop for Inner {
     }
 }
 
-/// A node that has not seen yet what this client registered a moment ago is given so long to.
+/// A node that has not seen yet what this client registered a moment ago has this long to see it.
 const OWN_WRITES_WITHIN: Duration = Duration::from_secs(1);
 
 /// What follows services for all live views of a client.
@@ -256,9 +256,10 @@ pub enum DiscoveryEvent {
     },
 }
 
-/// The changes of a view, in order, each as soon as the view shows it. One who reads along gets
-/// each of them; one who falls behind by more than 1,024 gets, for each instance, only the latest
-/// of those that wait (added and removed meanwhile: none), comes to the same end, and slows nobody.
+/// The changes of a view, in order, each as soon as the view shows it. A reader that keeps up gets
+/// each of them; one that falls behind by more than 1,024 gets, for each instance, only the latest
+/// change that waits (added and removed meanwhile: none), comes to the same end, and slows no
+/// other.
 ///
 /// An example is at the head of [the crate](crate).
 #[derive(Debug)]

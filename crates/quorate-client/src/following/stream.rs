@@ -1,6 +1,6 @@
 //! A subscription, kept on one node after the other: opened, resumed, given up when nothing arrives
 //! or no leader is there, moved to nodes that were added, acknowledged. What a message means to its
-//! stream is in `stream/cursor.rs`, what it means to those who read is theirs: a watch or a hub.
+//! stream is in `stream/cursor.rs`, what it means to its reader is the reader's: a watch or a hub.
 
 mod cursor;
 
@@ -34,7 +34,7 @@ const ACKS_MAX: usize = 8;
 /// Between two streams there is at least this, however they ended. After the death of a node,
 /// changes wait for it; a node that ends every stream is left alone for longer (`Rounds::wait`).
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
-/// A stream that lived so long, or brought something new, was a good one: what ended it is a new
+/// A stream that lived this long, or brought something new, was a good one: what ended it is a new
 /// failure, not the next of the same.
 const GOOD_STREAM: Duration = Duration::from_secs(1);
 

@@ -98,8 +98,8 @@ impl Watch {
 
     /// The next event. The first is the snapshot; after it come the changes, in order. A reader
     /// that falls behind gets, for each instance, only the latest of the events that wait for it
-    /// (added and removed meanwhile: none at all), so it always comes to the same end and slows
-    /// nobody. `None` when the task has stopped: [`Watch::status`] says why.
+    /// (added and removed meanwhile: none at all), so it always comes to the same end and slows no
+    /// other. `None` when the task has stopped: [`Watch::status`] says why.
     ///
     /// Can be cancelled at any time without losing an event.
     pub async fn next(&mut self) -> Option<WatchEvent> {

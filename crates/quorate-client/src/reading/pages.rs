@@ -110,7 +110,7 @@ fn add(services: &mut Services, part: Service) {
     }
 }
 
-/// Parts of two clusters would be nobody's.
+/// Parts of two clusters would belong to neither.
 pub(crate) fn check_cluster(
     operation: &'static str,
     was: &ResponseHeader,

@@ -30,7 +30,7 @@ impl Claims {
     /// Takes all of them or none.
     pub(super) fn claim(&self, instances: &[InstanceSpec]) -> Result<Claim, Error> {
         let number = self.last_number.fetch_add(1, Ordering::Relaxed) + 1;
-        // Made first: if an instance is taken, its drop gives back those before it.
+        // Made first: if an instance is taken, its drop gives back the ones before it.
         let claim = Claim { held: self.held.clone(), number };
         for instance in instances {
             let key = (instance.service.clone(), instance.id.clone());

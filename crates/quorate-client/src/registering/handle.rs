@@ -79,9 +79,9 @@ pub enum RegistrationState {
 pub enum Gone {
     /// Its handle deregistered it.
     Deregistered,
-    /// A newer run of the process holds the instance, or somebody else deregistered it.
+    /// A newer run of the process holds the instance, or another client deregistered it.
     Superseded {
-        /// The incarnation that holds it, where the registry told.
+        /// The incarnation that holds it, where the registry named it.
         current: Option<u64>,
     },
 }
@@ -150,7 +150,7 @@ impl RegistrationHandle {
         self.incarnation
     }
 
-    /// Waits until the registry has it, and tells what was granted.
+    /// Waits until the registry has it. Returns what was granted.
     ///
     /// # Errors
     /// [`Error::Superseded`], [`Error::AlreadyDeregistered`]: then it never will.

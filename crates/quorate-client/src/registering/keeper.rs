@@ -2,7 +2,7 @@
 //!
 //! It is one loop that does one thing at a time: an attempt to register (bounded by its timeout) or
 //! a command, never both. So once a deregistration has begun, no registration of ours is under way
-//! or follows. Renewals go with those of the client's other registrations
+//! or follows. Renewals go with the renewals of the client's other registrations
 //! (`registering/renewals.rs`); one may still be under way then, and is not listened to any more:
 //! it brings nothing back.
 
@@ -44,7 +44,8 @@ const REREGISTER_EVERY: Duration = Duration::from_millis(5);
 enum Event {
     /// The next attempt is due.
     Due,
-    /// The renewal under way was answered, or failed on all nodes; `Err`: nobody renews any more.
+    /// The renewal under way was answered, or failed on all nodes; `Err`: the task that renews is
+    /// gone.
     Renewed(Result<Result<Renewed, Failure>, oneshot::error::RecvError>),
     /// Another cluster answers than the one that granted the lease.
     OtherCluster { is: ClusterId },
@@ -292,8 +293,8 @@ impl Keeper {
         }
     }
 
-    /// The lease is gone, and those of so many others with it. One alone is registered again at
-    /// once; many not all in the same moment.
+    /// The lease is gone, and with it the leases of `others` other registrations. One alone is
+    /// registered again at once; many not all in the same moment.
     fn lost_with(&mut self, others: usize) -> Option<Lease> {
         let Held { lease, interval } = self.lease.take()?;
         self.renewing = None;
@@ -310,7 +311,7 @@ impl Keeper {
             Decision::RetryElsewhere | Decision::TryOthers if self.lease.is_none() => {
                 self.rounds.wait(&self.core.endpoints)
             }
-            // The lease is gone: whether the instance is another's now, registering will tell.
+            // The lease is gone: whether another run has the instance now, registering will show.
             Decision::Reregister | Decision::Superseded if self.lease.take().is_some() => {
                 Duration::ZERO
             }
@@ -366,7 +367,7 @@ impl Keeper {
         let result = self.register_now().await;
         match &result {
             Ok(()) | Err(Error::Superseded { .. }) => {}
-            // What is wrong with the request, every node found: nobody has made it.
+            // Every node found the request wrong: none has done it.
             Err(Error::Rejected { code: Code::InvalidArgument, .. }) => self.wanted = before,
             Err(Error::Rejected { .. }) => {
                 self.wanted = before;
@@ -412,7 +413,7 @@ impl Keeper {
         let lease = Lease { cluster_id, id: answer.lease_id, revision, ttl: granted };
         self.core.options.counters.wrote(cluster_id, revision);
         self.lease = Some(Held { lease, interval });
-        // Who renews often has to be back soon after an outage, too.
+        // A registration that is renewed often has to be back soon after an outage, too.
         self.rounds.cap(interval);
         self.renewing = None;
         self.due = Instant::now() + next_renewal(interval);

@@ -72,7 +72,7 @@ impl Registrar {
         Ok((Keeper::new(core, claim, self.renewals(), registration, state), observer))
     }
 
-    /// Where leases are renewed. It ends with the last of those who have it.
+    /// Where leases are renewed. It ends with the last registration that has it.
     fn renewals(&self) -> Arc<Renewals> {
         let mut shared = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {

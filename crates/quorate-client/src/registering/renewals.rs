@@ -3,8 +3,8 @@
 //! Knows leases, not what they keep.
 //!
 //! When the stream breaks, is late, or cannot be had, the renewals on it go to another node; one
-//! that all nodes failed is given back to its keeper, which tells the application and submits it
-//! again.
+//! that all nodes failed is given back to its keeper, which reports that to the application and
+//! submits it again.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,12 +30,12 @@ use crate::nodes::stub::registry;
 
 /// Messages under way. One is enough on a healthy node; more keep up with a slow one.
 const IN_FLIGHT_MAX: usize = 4;
-/// A stream on which nothing was sent for so long is closed: whoever renews so seldom opens
+/// A stream on which nothing was sent for this long is closed: a client that renews so seldom opens
 /// another.
 const IDLE: Duration = Duration::from_secs(60);
 /// However slow the nodes are, a stream is waited for no longer.
 const OPENED_WITHIN: Duration = Duration::from_secs(2);
-/// Renewals may wait so long for others, at most; a tenth of their interval where that is shorter.
+/// Renewals may wait at most this long for others; a tenth of their interval where that is shorter.
 const SLACK_MAX: Duration = Duration::from_secs(1);
 
 /// How long a renewal with this interval may wait for others to go with.
@@ -92,7 +92,7 @@ impl Renewals {
     }
 
     /// Renews a lease with the next message, which goes out within `slack`. A node gets `limit` to
-    /// answer. Whoever drops the receiver is not interested any more.
+    /// answer. A caller that drops the receiver is not interested any more.
     pub(super) fn submit(
         &self,
         lease: Lease,
@@ -109,7 +109,7 @@ impl Renewals {
     }
 }
 
-/// Renewals to be sent: one for each registration at most, and those that were dropped since the
+/// Renewals to be sent: one for each registration at most, and renewals that were dropped since the
 /// last message.
 #[derive(Debug, Default)]
 struct Waiting {
@@ -260,7 +260,7 @@ impl Sender {
     }
 
     /// A node failed: what it had, and all that is due, goes to the next one, or back if all have
-    /// failed it. Tells the shortest interval among them.
+    /// failed it. Returns the shortest interval among them.
     fn failed(&self, address: &Address, status: &Status, batches: VecDeque<Batch>) -> Duration {
         let decision = decide(status.code());
         tracing::debug!(%address, %status, ?decision, "the stream of renewals failed");

@@ -19,11 +19,11 @@ use super::registrar::Registrar;
 use crate::error::Error;
 use crate::types::{InstanceStatus, Registration};
 
-/// The registry has so long to take in that the process is draining; then it is deregistered all
+/// The registry has this long to take in that the process is draining; then it is deregistered all
 /// the same.
 const DRAINING_WITHIN: Duration = Duration::from_secs(1);
 
-/// When the server is to take no new calls and to end when those in flight are done.
+/// When the server is to take no new calls and to end when the calls in flight are done.
 ///
 /// An example is at [`Serving`].
 pub type Stop = BoxFuture<'static, ()>;
@@ -35,7 +35,7 @@ type Publish = Box<dyn FnOnce(Arc<RegistrationHandle>) -> BoxFuture<'static, ()>
 /// In this order: the listener is bound by the caller; the server begins; the registration is made
 /// (and tried again for as long as it takes); at the signal its status becomes DRAINING, so that
 /// callers leave; it is deregistered; after a grace, in which callers hear of that, the server
-/// takes no new calls and finishes those in flight; at the hard deadline it is dropped.
+/// takes no new calls and finishes the ones in flight; at the hard deadline it is dropped.
 ///
 /// ```no_run
 /// # use quorate_client::{Client, InstanceBuilder, Registration};
@@ -70,7 +70,7 @@ pub struct Served<T> {
     pub output: Option<T>,
     /// Whether the registration was removed; if not, it runs out with its TTL.
     pub deregistered: Result<(), Error>,
-    /// Whether the server ended by itself, before it was told to.
+    /// Whether the server ended by itself, before it was stopped.
     pub by_itself: bool,
 }
 
@@ -144,7 +144,7 @@ impl Serving {
     }
 
     /// How long to go on taking calls after the registration is gone; 500 ms unless set. Callers
-    /// that follow a live view hear of it within milliseconds; those who poll need longer.
+    /// that follow a live view hear of it within milliseconds; callers that poll need longer.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
@@ -157,8 +157,8 @@ impl Serving {
     }
 
     /// Serves; `serve` returns a future, or what becomes one, as axum's servers do. In the
-    /// endpoints of the registration, `{addr}` and `{port}` stand for those that the listener has.
-    /// One that is bound to all addresses (`0.0.0.0`, `[::]`) has only a port.
+    /// endpoints of the registration, `{addr}` and `{port}` stand for the listener's own. One that
+    /// is bound to all addresses (`0.0.0.0`, `[::]`) has only a port.
     ///
     /// # Errors
     /// [`Error::NoAddress`], [`Error::AlreadyRegistered`], [`Error::InvalidOption`]; nothing was
@@ -194,11 +194,11 @@ impl Serving {
             }
             () = until => {}
         }
-        // The server goes on while the others are told.
+        // The server goes on while the others learn of it.
         let leaving = async {
             let told = timeout(DRAINING_WITHIN, handle.set_status(InstanceStatus::Draining)).await;
             if !matches!(told, Ok(Ok(()))) {
-                tracing::warn!("the registry could not be told that this process is draining");
+                tracing::warn!("the registry did not take in that this process is draining");
             }
             let deregistered = handle.deregister().await;
             sleep(grace).await;

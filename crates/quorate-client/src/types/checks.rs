@@ -65,14 +65,14 @@ impl HealthCheck {
         self
     }
 
-    /// So many in a row have to fail, 1 to 10; 3 unless set (or 0).
+    /// How many in a row have to fail, 1 to 10; 3 unless set (or 0).
     #[must_use]
     pub fn failures_before_critical(mut self, failures: u32) -> Self {
         self.0.failures_before_critical = failures;
         self
     }
 
-    /// So many in a row have to pass, 1 to 10; 1 unless set (or 0).
+    /// How many in a row have to pass, 1 to 10; 1 unless set (or 0).
     #[must_use]
     pub fn successes_before_passing(mut self, successes: u32) -> Self {
         self.0.successes_before_passing = successes;

@@ -25,7 +25,7 @@ pub(super) struct Prepared {
     /// How much of the calls stays near, when there are others.
     pub(super) share_of_near: f64,
     pub(super) away_version: u64,
-    /// When somebody who went away counts again.
+    /// When an instance that went away counts again.
     pub(super) valid_until: Option<Instant>,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Group {
     seats: Vec<Arc<Seat>>,
     /// Sums of weights up to and with each seat.
     sums: Vec<u64>,
-    /// Whose turn it is: places in `seats`.
+    /// The order of turns: places in `seats`.
     turns: Vec<u32>,
 }
 
@@ -67,7 +67,7 @@ impl Default for Prepared {
 }
 
 impl Prepared {
-    /// From the instances that may be chosen; calls in flight go on from those of `before`.
+    /// From the instances that may be chosen; calls in flight go on from the ones of `before`.
     pub(super) fn new(
         source: Arc<Instances>,
         here: &[Arc<Instance>],
@@ -202,7 +202,7 @@ impl Seat {
 
 /// A round in which each place comes as often as its weight says, evenly spread: the turn n of
 /// weight w is due at (n + phase) / w, and the earliest is next. The phases, multiples of the
-/// golden ratio, keep those of equal weight apart.
+/// golden ratio, keep places of equal weight apart.
 fn turns(weights: &[u64]) -> Vec<u32> {
     let common = weights.iter().fold(0, |a, b| gcd(a, *b)).max(1);
     let sum: u64 = weights.iter().map(|weight| weight / common).sum();
@@ -271,7 +271,7 @@ mod tests {
         let (c, d) = (Seat::pick(&first), Seat::pick(&second));
         assert_eq!(second.load(), 5);
         let third = Arc::new(second.renewed(instance()));
-        // Two who prepare a view, one after the other.
+        // Two tasks that prepare a view, one after the other.
         let fourth = Arc::new(second.renewed(instance()));
         for (picked, left) in [(a, 4), (d, 3), (c, 2), (b, 1)] {
             drop(picked);

@@ -2,7 +2,7 @@
 //! endpoint gets calls, until that connection is closed. Knows nothing of views, nor of the other
 //! endpoints.
 //!
-//! The transport makes its own connection with the first call, and tells nobody when it closes,
+//! The transport makes its own connection with the first call, and does not report when it closes,
 //! except that it spawns what drives it on the endpoint's executor: ours listens there. Until then
 //! a connection of this file stands in for it.
 
@@ -109,12 +109,12 @@ enum Phase {
     Closed,
 }
 
-/// Spawns as tokio does, and tells of the first task that it is given: that lives as long as the
-/// first connection.
+/// Spawns as tokio does, and reports the beginning and end of the first task that it is given: that
+/// lives as long as the first connection.
 struct Listening {
     begun: AtomicBool,
     phase: Arc<watch::Sender<Phase>>,
-    /// What to take out of the list at once, before anybody else can look.
+    /// What to take out of the list at once, before any other task can look.
     listed: Option<(Shared, Number)>,
 }
 

@@ -1,6 +1,6 @@
 //! Now and then, while changes go on: whether what is shown is what the registry has. It always
-//! should be; a difference is a bug somewhere, which is told, counted, and repaired by reading the
-//! service anew.
+//! should be; a difference is a bug somewhere, which is logged, counted, and repaired by reading
+//! the service anew.
 
 use std::sync::atomic::Ordering;
 

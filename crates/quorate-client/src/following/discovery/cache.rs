@@ -64,7 +64,7 @@ impl Cache {
     pub(super) fn load_in_background(&self, shared: &Arc<Shared>, service: String) {
         let (file, shared) = (self.file(&service), shared.clone());
         let namespace = self.namespace.clone();
-        // Nobody waits for it: what it finds is either still of use then, or not.
+        // No task waits for it: what it finds is either still of use then, or not.
         let runtime = shared.core.runtime.clone();
         let _task = runtime.spawn_blocking(move || match read(&file, &namespace, &service) {
             Ok(Some((cluster_id, instances))) => {

@@ -3,8 +3,8 @@
 //!
 //! A stream subscribes to a list of services, so one that is added needs another stream. The new
 //! service is read first, on a short stream of its own; then all go on from the lowest position
-//! among them, and each passes over the changes that it has already. So nobody misses a change or
-//! sees one twice, and nobody is shown less meanwhile.
+//! among them, and each passes over the changes that it has already. So no view misses a change or
+//! sees one twice, and none shows less meanwhile.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -31,7 +31,7 @@ use crate::nodes::retry::jittered;
 /// Services that are added within this go together.
 const GATHER: Duration = Duration::from_millis(5);
 /// Services that were refused are asked for again after this, or when others are followed: the
-/// views have no way to begin anew, and whoever refuses may learn better.
+/// views have no way to begin anew, and a node that refuses may learn better.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
 /// The stream that the views of a client share. Ends with the last of them.
@@ -48,7 +48,7 @@ pub(super) struct Shared {
     pub(super) core: Arc<Core>,
     /// Held for the length of one message, never across an await.
     topics: Mutex<Topics>,
-    /// Told when services were added or removed.
+    /// Notified when services were added or removed.
     subscriptions: Notify,
     pub(super) status: watch::Sender<WatchStatus>,
     /// When the registry last said that all is known, with a leader.
@@ -89,7 +89,7 @@ impl Hub {
     /// Whether one more service can be followed here.
     pub(super) fn takes(&self, service: &str) -> bool {
         let topics = self.shared.topics();
-        // Whoever follows more has several streams.
+        // A client that follows more has several streams.
         topics.by_name.len() < SERVICES_PER_CALL || topics.by_name.contains_key(service)
     }
 

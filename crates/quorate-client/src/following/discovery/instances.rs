@@ -9,8 +9,8 @@ use hashbrown::HashTable;
 
 use crate::types::{Health, Instance, InstanceStatus};
 
-/// Which instances of which service a [`crate::Discovery`] shows: unless told otherwise, those that
-/// can be called.
+/// Which instances of which service a [`crate::Discovery`] shows: unless set otherwise, the ones
+/// that can be called.
 ///
 /// ```
 /// use quorate_client::Selector;
@@ -31,7 +31,7 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// The instances of a service that can be called: whose effective status is UP, and whose
+    /// The instances of a service that can be called: their effective status is UP, and their
     /// health checks, if they declare some, do not fail.
     pub fn service(name: impl Into<String>) -> Self {
         Self {
@@ -53,7 +53,7 @@ impl Selector {
         self
     }
 
-    /// Only in this zone. (To prefer a zone and not to insist on it, tell the balancer.)
+    /// Only in this zone. (To prefer a zone and not to insist on it, set it at the balancer.)
     #[must_use]
     pub fn zone(mut self, zone: impl Into<String>) -> Self {
         self.zone = Some(zone.into());
@@ -81,7 +81,7 @@ impl Selector {
         self
     }
 
-    /// Only with one of these effective statuses, not only those that are UP; with none named, any.
+    /// Only with one of these effective statuses, not only UP ones; with none named, any.
     #[must_use]
     pub fn statuses(mut self, statuses: impl IntoIterator<Item = InstanceStatus>) -> Self {
         self.statuses = statuses.into_iter().collect();

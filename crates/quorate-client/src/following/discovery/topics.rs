@@ -1,4 +1,4 @@
-//! What a hub knows: the services it follows, each with a position of its own, and who is shown
+//! What a hub knows: the services it follows, each with a position of its own, and which view shows
 //! what of them. Pure data; knows nothing of streams and time.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -40,7 +40,7 @@ pub(super) struct Topic {
 pub(super) struct Feed {
     pub(super) selector: Selector,
     pub(super) current: ArcSwap<Instances>,
-    /// Told after `current` was replaced.
+    /// Notified after `current` was replaced.
     pub(super) changes: watch::Sender<()>,
     queues: Mutex<Vec<Arc<Queue>>>,
     /// Events that wait until `current` shows them.
@@ -127,7 +127,7 @@ impl Feed {
         self.staged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the listeners, those of them that are still there, what is shown now.
+    /// Reports what is shown now to the listeners that are still there.
     fn tell(&self) {
         let mut queues = self.queues();
         queues.retain(|queue| Arc::strong_count(queue) > 1);
@@ -170,7 +170,7 @@ impl Topic {
         }
     }
 
-    /// Puts everything in place of what was known; tells the difference.
+    /// Puts everything in place of what was known; stages the difference.
     fn replace(&mut self, origin: Origin, position: u64, known: bool, all: Vec<Instance>) {
         let mut fresh: BTreeMap<String, Arc<Instance>> = BTreeMap::new();
         for instance in all {
@@ -239,8 +239,8 @@ impl Topic {
         }
     }
 
-    /// Shows what is known, in all views, and only then tells: who hears of a change finds it,
-    /// whichever view he asks.
+    /// Shows what is known, in all views, and only then reports it: a listener that hears of a
+    /// change finds it in every view.
     fn publish(&self) {
         self.feeds.iter().for_each(|feed| self.show_in(feed));
         self.feeds.iter().for_each(|feed| feed.tell());
@@ -268,7 +268,7 @@ impl Topics {
         is_new
     }
 
-    /// Shows it to one less. True: nobody follows the service any more.
+    /// Shows it in one view less. True: no view follows the service any more.
     pub(super) fn remove(&mut self, feed: &Arc<Feed>) -> bool {
         let name = &feed.selector.service;
         let Some(topic) = self.by_name.get_mut(name) else { return false };
@@ -311,8 +311,8 @@ impl Topics {
         }
     }
 
-    /// Takes a whole snapshot of the services with these names, except those that are known up to a
-    /// later revision.
+    /// Takes a whole snapshot of the services with these names, except services that are known up
+    /// to a later revision.
     pub(super) fn replace(&mut self, names: &[String], revision: u64, parts: Vec<Service>) {
         let mut fresh: BTreeMap<String, (bool, Vec<Instance>)> = BTreeMap::new();
         for part in parts {
@@ -347,8 +347,8 @@ impl Topics {
         }
     }
 
-    /// Takes changes in order. Tells the services that are different now. They concern those that
-    /// were read: of another, the stream does not bring all.
+    /// Takes changes in order. Returns the services that are different now. Only services that were
+    /// read are changed: of another one, the stream does not bring all.
     pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<String> {
         let mut changed: Vec<String> = Vec::new();
         for change in changes {
@@ -494,6 +494,6 @@ mod tests {
         };
         assert_eq!(read(1_024), (0..1_024).collect::<Vec<_>>());
         assert_eq!(read(10_000), [9_999]);
-        assert_eq!(read(3), [0, 1, 2], "one who has caught up reads along again");
+        assert_eq!(read(3), [0, 1, 2], "a reader that has caught up gets each one again");
     }
 }

@@ -65,9 +65,9 @@ impl Cursor {
         self.complete
     }
 
-    /// Takes the header of the next message. The first message has to have one: without it nobody
-    /// knows whose revisions the stream is counted in. Says then whether the node has a leader. All
-    /// messages are of the same cluster.
+    /// Takes the header of the next message. The first message has to have one: without it, the
+    /// cluster whose revisions the stream counts in is not known. Says then whether the node has a
+    /// leader. All messages are of the same cluster.
     pub(super) fn take_header(
         &mut self,
         header: Option<&ResponseHeader>,

@@ -77,7 +77,7 @@ impl View {
         self.cluster_id = cluster_id;
     }
 
-    /// Takes a whole snapshot; tells the difference.
+    /// Takes a whole snapshot; returns the difference.
     pub(super) fn replace(&mut self, parts: Vec<Service>) -> Vec<WatchEvent> {
         let mut fresh: BTreeMap<String, Instances> = BTreeMap::new();
         for instance in parts.into_iter().flat_map(|service| service.instances) {
@@ -103,8 +103,8 @@ impl View {
         events
     }
 
-    /// Takes changes in their order; tells those that changed something here. A change that says
-    /// nothing is passed over: it must stop neither this nor the ones after it.
+    /// Takes changes in their order; returns the ones that changed something here. A change that
+    /// says nothing is passed over: it must stop neither this nor the ones after it.
     pub(super) fn apply(&mut self, changes: Vec<Change>) -> Vec<WatchEvent> {
         let mut events = Vec::new();
         for change in changes {
@@ -153,7 +153,7 @@ impl View {
 
 /// Events that wait for their reader, no more than one for each instance: a new one takes the place
 /// of the one before it, so that what is lost to a slow reader is only what was outdated anyway.
-/// Bounded by the instances that the reader has seen and those that there are.
+/// Bounded by the instances that the reader has seen and the instances that there are.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
     events: BTreeMap<u64, WatchEvent>,
@@ -188,7 +188,7 @@ fn key(event: &WatchEvent) -> Option<(String, String)> {
     Some((instance.service.clone(), instance.id.clone()))
 }
 
-/// What a reader is to be told who was told neither of two events of an instance.
+/// The event for a reader that has read neither of two events of an instance.
 fn coalesce(waiting: Option<WatchEvent>, event: WatchEvent) -> Option<WatchEvent> {
     use WatchEvent::{Added, Modified, Removed};
     match (waiting, event) {
@@ -313,7 +313,7 @@ mod tests {
         }
     }
 
-    /// Reads one event as an application would, which trusts what it is told: nothing added twice,
+    /// Reads one event as an application would, which trusts every event: nothing added twice,
     /// nothing unknown removed.
     fn read(backlog: &mut Backlog, reader: &mut View) -> bool {
         let Some(event) = backlog.pop() else { return false };
