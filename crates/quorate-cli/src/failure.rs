@@ -1,12 +1,12 @@
-//! Why a command failed, and the exit code that tells it to scripts: 1 refused or failed, 2 usage,
-//! 3 cluster unreachable.
+//! Why a command failed, and the exit code for scripts: 1 refused or failed, 2 usage, 3 cluster
+//! unreachable.
 
 use std::io;
 
 use quorate_client::{Code, Error};
 use quorate_node::StartError;
 
-/// A failed command: what to tell, and which code to exit with.
+/// A failed command: what to print, and which code to exit with.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
     code: u8,
@@ -75,7 +75,7 @@ impl From<Error> for Failure {
             Error::Rejected { code: Code::NotFound, .. } => {
                 (FAILED, "`quorate fetch SERVICE` shows what is registered; check --namespace too")
             }
-            Error::Rejected { code: Code::Internal, .. } => (FAILED, "the node's log tells more"),
+            Error::Rejected { code: Code::Internal, .. } => (FAILED, "the node's log says more"),
             Error::Superseded { .. } => (
                 FAILED,
                 "the instance runs elsewhere, or an operator removed it; register again to take it over",

@@ -1,5 +1,5 @@
-//! An instance on the command line: the arguments that describe one, those that say which are
-//! wanted, and its JSON.
+//! An instance on the command line: the arguments that describe one, the arguments that say which
+//! are wanted, and its JSON.
 
 use std::time::Duration;
 

@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         Err(error) => return report(&Failure::failed(format!("cannot start: {error}"))),
     };
     let result = runtime.block_on(run(cli.command));
-    // What is left are blocking reads of the disk or a name server, which nobody waits for any
+    // What is left are blocking reads of the disk or a name server, which no command waits for any
     // more.
     runtime.shutdown_background();
     match result {

@@ -22,7 +22,7 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// A line on stderr. That nobody can read it is no reason to fail.
+/// A line on stderr. That it cannot be written is no reason to fail.
 pub(crate) fn note(text: &str) {
     let _nobody_listens = writeln!(io::stderr().lock(), "{text}");
 }

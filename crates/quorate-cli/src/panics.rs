@@ -6,9 +6,9 @@ use crate::failure::FAILED;
 use crate::output;
 
 /// From now on a panic in any thread ends the process with its reason, and without a backtrace: a
-/// node that goes on with a part of itself missing listens and answers nothing, and nobody replaces
-/// it. What was acknowledged is on the disk. A panic that is caught (sled's, on damaged files)
-/// becomes an error of whoever catches it. Comes first of all: where memory is missing for a
+/// node that goes on with a part of itself missing listens and answers nothing, and nothing
+/// replaces it. What was acknowledged is on the disk. A panic that is caught (sled's, on damaged
+/// files) becomes an error where it is caught. Comes first of all: where memory is missing for a
 /// thread, it is missing for a backtrace, too, and the process would stand still over it.
 pub(crate) fn end_the_process() {
     std::panic::set_hook(Box::new(|info| {

@@ -71,7 +71,7 @@ pub(crate) fn endpoint(text: &str) -> Result<(String, String), String> {
     }
     if authority(&uri).is_some_and(|address| address.ends_with(":0")) {
         return Err(format!(
-            "\"{uri}\": nobody can call port 0; `quorate run` chooses a free one for {{port}}"
+            "\"{uri}\": no client can call port 0; `quorate run` chooses a free one for {{port}}"
         ));
     }
     Ok((name, uri))

@@ -28,7 +28,8 @@ impl Stop {
     }
 }
 
-/// SIGHUP: the terminal is gone. Who was started with `nohup` ignores it, and goes on doing so.
+/// SIGHUP: the terminal is gone. A process that was started with `nohup` ignores it, and goes on
+/// doing so.
 pub(crate) struct HangUp(Option<Signal>);
 
 impl HangUp {

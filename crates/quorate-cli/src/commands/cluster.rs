@@ -19,7 +19,7 @@ use crate::json;
 use crate::output::{self, Format, Table};
 use crate::patience::{SAY_AFTER, told, trying};
 
-/// Who waits for the members asks this often.
+/// A command that waits for the members asks this often.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
@@ -113,7 +113,7 @@ async fn status(wait: bool, args: &ClientArgs) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::failed(format!(
-        "not every member is there and follows a leader after {:?}:\n  {}\n  next: the log of such a node tells why; --timeout waits longer",
+        "not every member is there and follows a leader after {:?}:\n  {}\n  next: the log of such a node says why; --timeout waits longer",
         args.timeout,
         lacking.join("\n  ")
     )))
@@ -126,7 +126,7 @@ fn goal(status: &StatusResponse) -> Option<u64> {
 }
 
 /// What is wrong, if not: a node leads, every member answers, has a part in it and what it should,
-/// and clients can be told where.
+/// and has reported its address for clients.
 fn lacking(status: &StatusResponse, goal: Option<u64>) -> Vec<String> {
     let led = status.header.as_ref().is_some_and(|header| header.leader_id != 0);
     let Some(goal) = goal.filter(|_| led && !status.members.is_empty()) else {
@@ -149,7 +149,7 @@ fn lacking(status: &StatusResponse, goal: Option<u64>) -> Vec<String> {
         } else if status.applied_index < goal {
             Some(format!("node {id} lags: it has applied {} of {goal}", status.applied_index))
         } else if member.client_address.is_empty() {
-            Some(format!("node {id} has not told its addresses"))
+            Some(format!("node {id} has not reported its addresses"))
         } else {
             None
         }
@@ -157,7 +157,7 @@ fn lacking(status: &StatusResponse, goal: Option<u64>) -> Vec<String> {
     status.members.iter().filter_map(fault).collect()
 }
 
-/// What an operator should know of so many voters, of which so many answer.
+/// What an operator should know of `voters` voters, of which `answer` answer.
 fn voter_warnings(voters: usize, answer: usize) -> Vec<String> {
     let mut warnings = Vec::new();
     if voters == 1 {
@@ -291,7 +291,7 @@ fn members_now(args: &ClientArgs, what: &str, members: &[Member]) -> Result<(), 
             table.print()?;
         }
     }
-    // Who answers is not known here: those that do not were no reason to refuse.
+    // Which voters answer is not known here: the silent ones were no reason to refuse.
     let voters = members.iter().filter(|member| member.role() == MemberRole::Voter).count();
     for warning in voter_warnings(voters, voters) {
         output::note(&warning);

@@ -57,7 +57,7 @@ pub(crate) async fn register(args: Box<RegisterArgs>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says so if health checks are declared that nobody makes.
+/// Warns if health checks are declared that no node makes.
 pub(crate) async fn warn_of_checks(client: &Client, args: &InstanceSettings) {
     if args.checks.is_empty() {
         return;
@@ -111,8 +111,8 @@ fn tell_registered(
     Ok(())
 }
 
-/// Tells how the registration fares, until it is lost for good; `granted` is told what another
-/// cluster has granted.
+/// Reports how the registration fares, until it is lost for good; `granted` gets the lease that
+/// another cluster has granted.
 pub(crate) async fn superseded(
     handle: &RegistrationHandle,
     granted: impl Fn(&Lease) -> Result<(), Failure>,
@@ -123,7 +123,7 @@ pub(crate) async fn superseded(
     loop {
         let now = state.borrow_and_update().clone();
         match now {
-            // What was ended is this very run: nobody else has the id.
+            // What was ended is this very run: no other has the id.
             RegistrationState::Gone(Gone::Superseded { current: Some(current) })
                 if current == handle.incarnation() =>
             {
@@ -198,7 +198,7 @@ mod tests {
         };
         let (voter, learner) = (MemberRole::Voter, MemberRole::Learner);
         let warning = checks_warning(&[status(1, voter, false), status(2, voter, false)]);
-        let warning = warning.expect("nobody makes any");
+        let warning = warning.expect("no node makes any");
         assert!(warning.contains("node 1 or 2 leads") && warning.contains("--health-checks-allow"));
         assert_eq!(checks_warning(&[status(1, voter, true), status(2, learner, false)]), None);
     }

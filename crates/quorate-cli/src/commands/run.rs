@@ -25,7 +25,7 @@ use crate::signals::HangUp;
 
 /// Whether the program accepts connections is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// The registry has so long to take in that the program is draining; then it is deregistered all
+/// The registry has this long to take in that the program is draining; then it is deregistered all
 /// the same.
 const DRAINING_WITHIN: Duration = Duration::from_secs(1);
 
@@ -81,7 +81,7 @@ async fn tell_of_start(
     args: &RunArgs,
     look_at: Option<&str>,
 ) -> Infallible {
-    // A failure is told by whoever follows the registration's state.
+    // The task that follows the registration's state reports a failure.
     if let Ok(lease) = handle.registered().await {
         let status = if look_at.is_some() { "STARTING" } else { "UP" };
         let (service, lease) = (&args.service, lease.id);
@@ -129,8 +129,8 @@ fn choose_port(args: &mut RunArgs) -> Result<Option<u16>, Failure> {
     Ok(Some(port))
 }
 
-/// The first endpoint with a host and a port, which tells by accepting a connection that the
-/// program is ready; `None`: nothing tells.
+/// The first endpoint with a host and a port, which shows by accepting a connection that the
+/// program is ready; `None`: nothing shows it.
 fn look_at(args: &RunArgs) -> Option<&str> {
     let mut endpoints = args.instance.endpoints.iter();
     let address = endpoints.find_map(|(_, uri)| authority(uri));

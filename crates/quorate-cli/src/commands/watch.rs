@@ -73,7 +73,7 @@ fn refused(watch: &Watch) -> Failure {
     }
 }
 
-/// Tells on stderr when the watch is interrupted, and when it goes on.
+/// Reports on stderr when the watch is interrupted, and when it goes on.
 fn tell(status: &WatchStatus, interrupted: &mut bool) {
     match status {
         WatchStatus::Interrupted { last_error, .. } if !*interrupted => {
