@@ -91,7 +91,7 @@ async fn registrations_are_back_within_an_interval_and_renew_no_strangers() {
         {
             let state = fakes[0].state();
             let strangers = state.renewals.keys().filter(|lease| **lease <= 40).count();
-            assert_eq!(strangers, 0, "nobody keeps a stranger alive");
+            assert_eq!(strangers, 0, "no renewal keeps a stranger alive");
             assert_eq!(state.instances.len(), 60);
         }
         // Said once: an event for each registration, one for the client.
@@ -124,7 +124,7 @@ async fn a_registration_says_why_it_registers_again() {
         }
     });
     found_again(&mut fakes);
-    // Nobody may take part in it yet: the reason is still seen when the registry can be asked
+    // No client may take part in it yet: the reason is still seen when the registry can be asked
     // again.
     restart(&mut fakes);
     let told = within(told).await.unwrap();

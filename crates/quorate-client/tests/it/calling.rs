@@ -73,7 +73,8 @@ async fn every_policy_keeps_its_proportions_under_sixteen_threads() {
             Policy::RoundRobin | Policy::WeightedRoundRobin => {
                 assert!(chi_square < 0.01, "{policy:?}: {chi_square}");
             }
-            // By load, which is nothing here: near the weights' proportions, and nobody starves.
+            // By load, which is nothing here: near the weights' proportions, and no instance
+            // starves.
             _ => assert!(of("a") > 10_000.0 && of("b") > 10_000.0 && of("c") > 30_000.0),
         }
     }
@@ -357,7 +358,7 @@ async fn a_channel_does_not_hammer_on_what_hangs_up() {
         }
     };
     let stopped = tokio::time::timeout(Duration::from_secs(20), nobody_tries).await;
-    stopped.expect("nobody tries for a channel that is gone");
+    stopped.expect("no attempts for a channel that is gone");
     hangs_up.abort();
 }
 
@@ -375,7 +376,7 @@ async fn a_first_call_waits_for_the_first_view_within_its_deadline() {
     let all = caller(&client).call_all(async |one| Ok::<_, Fault<Error>>(one.id.clone())).await;
     assert_eq!(all.unwrap().len(), 1);
 
-    // What is known to be empty is told at once; what is not known at all, at the deadline.
+    // An empty service is an error at once; one of which nothing is known, at the deadline.
     let none = Balancer::new(client.discover("none").unwrap(), Policy::RoundRobin);
     let none = Caller::new(none, FailMode::FailFast).deadline(Duration::from_secs(60));
     let called = within(none.call(async |_| Ok::<_, Fault<Error>>(()))).await;

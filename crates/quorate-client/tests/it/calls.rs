@@ -74,7 +74,7 @@ async fn a_client_starts_while_the_registry_is_down() {
     let client = client(vec![fake.address()]).await;
     let begun = Instant::now();
     let Err(Error::Unreachable { tried, .. }) = client.fetch("orders").await else {
-        panic!("there is nobody to answer");
+        panic!("there is no node to answer");
     };
     assert_eq!((tried.len(), &tried[0].address), (1, &fake.address()));
     assert!(tried[0].reason.contains("refused"), "says why: {}", tried[0].reason);
@@ -249,7 +249,7 @@ async fn writes_go_to_the_leader_and_leave_it_when_it_hangs() {
     assert_eq!(calls, (3, 2), "the hung leader is left alone");
 }
 
-/// What cannot be used is not made, and what was not made is in nobody's way.
+/// What cannot be used is not made, and what was not made does not stand in the way.
 #[tokio::test]
 async fn there_is_an_error_or_something_that_works() {
     // S3.6

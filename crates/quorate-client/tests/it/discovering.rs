@@ -1,4 +1,4 @@
-//! Live views: one stream for all, nothing missed or told twice, nothing lost to failures; the
+//! Live views: one stream for all, no change missed or seen twice, nothing lost to failures; the
 //! cache; the audit.
 
 use std::time::Duration;
@@ -67,7 +67,7 @@ async fn a_view_follows_and_an_empty_one_says_why() {
     fakes[0].state().put(draining);
     assert!(within(view.changed()).await.is_empty());
     assert!(matches!(view.usable().await, Err(Error::NoInstances { .. })));
-    until("who asked for all sees it", || shown(&all) == ["a1"]).await;
+    until("a view of all sees it", || shown(&all) == ["a1"]).await;
     for bad in ["", "-s", "s s", &"s".repeat(254)] {
         assert!(matches!(client.discover(bad), Err(Error::InvalidName { .. })), "{bad:?}");
     }
@@ -115,7 +115,7 @@ async fn views_share_a_stream_and_a_new_one_interrupts_nobody() {
     within(first.synced()).await;
     let mut others = Vec::new();
     for round in 1..=20_u32 {
-        // Changes before, while and after a service is added: each is told once.
+        // Changes before, while and after a service is added: each is seen once.
         put(&fakes[0], "s", "a", round * 2 - 1);
         put(&fakes[0], &format!("t{round}"), "x", round);
         others.push(client.discover(format!("t{round}").as_str()).unwrap());
@@ -134,7 +134,7 @@ async fn views_share_a_stream_and_a_new_one_interrupts_nobody() {
             other => panic!("{other:?}"),
         }
     }
-    assert!(told.is_sorted_by(|a, b| a < b), "told in order, none twice: {told:?}");
+    assert!(told.is_sorted_by(|a, b| a < b), "in order, none twice: {told:?}");
     until("one stream is left for 21 services", || fakes[0].state().watchers_of(0) == 1).await;
     drop((first, listener, others));
     until("the stream ends with the last view", || fakes[0].state().watchers_of(0) == 0).await;
@@ -312,7 +312,7 @@ async fn the_audit_finds_and_repairs_a_difference() {
     within(view.synced()).await;
     until("some audits", || fakes[0].calls("fetch") >= 3).await;
     assert_eq!(client.counters().divergences, 0, "no false alarm");
-    // A change that nobody is told of.
+    // A change that no watcher is sent.
     let key = ("s".to_owned(), "a".to_owned());
     fakes[0].state().instances.get_mut(&key).unwrap().weight = 9;
     until("it is repaired", || shown(&view) == ["a9"]).await;

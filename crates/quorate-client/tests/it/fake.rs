@@ -1,4 +1,4 @@
-//! A node to test against: a small honest registry in memory, which can be told to misbehave.
+//! A node to test against: a small honest registry in memory, which can be made to misbehave.
 //! Several fakes can share one registry, as the nodes of a cluster do. Each runs on a runtime of
 //! its own, so that killing it closes its connections.
 
@@ -38,9 +38,9 @@ pub(crate) enum Mode {
     Broken,
     /// Has too much to do, and says when to come back.
     Overloaded,
-    /// Does nothing for this client, whose right it is not.
+    /// Does nothing for this client, which has no right to it.
     Refusing,
-    /// Does everything, and takes so long.
+    /// Does everything, and takes this long.
     Slow(Duration),
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct State {
     pub(crate) without_deadline: Vec<&'static str>,
     /// Reads that asked for a revision that is not there.
     pub(crate) behind: usize,
-    /// So many instances fit into one answer; 0: all.
+    /// How many instances fit into one answer; 0: all.
     pub(crate) page_of: usize,
     pub(crate) members: Vec<String>,
     pub(crate) leader_address: String,
@@ -195,7 +195,7 @@ impl State {
         self.watchers.clear();
     }
 
-    /// Somebody has this lease.
+    /// Another client has this lease.
     pub(crate) fn take_lease(&mut self, lease_id: u64, id: &str) {
         let key = ("strangers".to_owned(), id.to_owned());
         let (service, id) = key.clone();

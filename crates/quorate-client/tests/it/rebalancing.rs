@@ -1,4 +1,4 @@
-//! Streams that move to nodes that were added: some of them, and without anybody noticing.
+//! Streams that move to nodes that were added: some of them, and unnoticed.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ fn renewed_on(fakes: &[Fake], node: usize) -> usize {
     state.renewals.values().filter(|all| all.last().is_some_and(|(at, _)| *at == node)).count()
 }
 
-/// Nobody was given up, and nobody came near the end of a lease.
+/// No registration was given up, and none came near the end of its lease.
 async fn all_renewed_in_time(fakes: &[Fake]) {
     until("each has renewed three times", || {
         let state = fakes[0].state();
@@ -167,7 +167,7 @@ async fn a_watch_that_moves_misses_nothing() {
         let mut seen = 0;
         while seen <= weight {
             match within(watch.next()).await {
-                // One who falls behind gets the latest; nobody gets one twice, or an older one.
+                // A reader that falls behind gets the latest; none gets one twice, or an older one.
                 Some(WatchEvent::Added(i) | WatchEvent::Modified(i)) => {
                     assert!(i.weight > seen, "{} after {seen}", i.weight);
                     seen = i.weight;
@@ -179,7 +179,7 @@ async fn a_watch_that_moves_misses_nothing() {
     }
 }
 
-/// A new node that is not ready takes nobody in, and loses nobody.
+/// A new node that is not ready takes no stream, and loses none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_stay_until_the_new_node_takes_them() {
     // S0.14

@@ -346,7 +346,7 @@ async fn nothing_comes_back_after_a_deregistration() {
         ended.push((handle, id, registers));
         assert!(held(&fakes[0], &ended[round as usize].1).is_none());
     }
-    // Every handle is still held: whatever could come back would have had its time by now.
+    // Every handle is still held: all that could come back would have had its time by now.
     let registers = fakes[0].calls("register");
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(fakes[0].calls("register"), registers);
@@ -360,7 +360,7 @@ async fn a_deregistration_whose_answer_was_lost_is_done() {
     let handle = client.register(orders("a")).await.unwrap();
     fakes[0].set(Mode::SwallowAnswers);
     within(handle.deregister()).await.unwrap();
-    assert_eq!(fakes[0].calls("deregister"), 2, "the second was told NOT_FOUND");
+    assert_eq!(fakes[0].calls("deregister"), 2, "the second got NOT_FOUND");
     assert!(matches!(handle.state(), RegistrationState::Gone(Gone::Deregistered)));
 
     fakes[0].set(Mode::Honest);

@@ -68,7 +68,7 @@ async fn a_stream_that_fails_goes_on_at_another_node() {
         let renewed = fakes[0].calls("renewed leases");
         until("all go on", || fakes[0].calls("renewed leases") >= renewed + 2 * MANY).await;
         assert!(fakes[0].calls("renew stream") > streams, "over another stream");
-        assert!(all_registered(&handles), "nobody noticed");
+        assert!(all_registered(&handles), "unnoticed");
         assert_eq!(fakes[0].calls("register"), MANY);
     }
 }

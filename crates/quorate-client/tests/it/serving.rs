@@ -82,7 +82,7 @@ async fn an_axum_server_drains_in_order() {
     until("it is deregistered", || held(&fakes[0]).is_none()).await;
     let history: Vec<_> =
         fakes[0].state().log.iter().map(|c| c.instance.clone().unwrap().status()).collect();
-    assert_eq!(history[..2], [InstanceStatus::Up, InstanceStatus::Draining], "told before it left");
+    assert_eq!(history[..2], [InstanceStatus::Up, InstanceStatus::Draining], "it drains first");
     // Callers that have not heard of it yet are still served.
     let late = tokio::spawn(async move { call(&address).await });
     within(entered.notified()).await;
@@ -120,7 +120,7 @@ async fn a_stuck_call_does_not_outlive_the_deadline() {
     assert!(served.to_string().contains("cut off"), "{served}");
 }
 
-/// Nobody could call it there.
+/// It could not be called there.
 #[tokio::test]
 async fn a_wildcard_address_is_not_registered() {
     let fakes = Fake::cluster(1);

@@ -35,7 +35,7 @@ impl Reader {
         [Self::Watch(client.watch("s")), Self::View(client.discover(all()).unwrap())]
     }
 
-    /// Each of the two with nodes of its own, which were prepared before. Nobody holds the client.
+    /// Each of the two with nodes of its own, which were prepared before. The client is not held.
     fn each(
         nodes: usize,
         prepare: impl Fn(&Fake),
@@ -91,7 +91,7 @@ fn put_a(fake: &Fake) {
     fake.state().put(instance("a", 1));
 }
 
-/// Nobody knows whose revisions such a stream is counted in.
+/// It is not known which cluster's revisions such a stream counts in.
 #[tokio::test]
 async fn a_stream_that_does_not_say_of_which_cluster_it_is_is_left() {
     // S2.7
@@ -131,7 +131,7 @@ async fn a_refused_subscription_is_not_asked_for_again_and_again() {
     assert_eq!(fakes[0].calls("watch"), 2, "each was refused once");
     assert!(matches!(view.usable().await, Err(Error::Rejected { .. })));
 
-    // Other services are another subscription, and whoever refused has not failed.
+    // Other services are another subscription, and a node that refused has not failed.
     fakes.iter().for_each(|fake| fake.set(Mode::Honest));
     let other = client.discover("t").unwrap();
     within(other.synced()).await;
@@ -199,6 +199,6 @@ async fn the_nodes_are_kept_up_to_date_for_as_long_as_something_is_followed() {
         reader.shows("a1").await;
         let asked = fakes[0].calls("list members");
         let goes_on = || fakes[0].calls("list members") > asked + 1;
-        until(&format!("{} learns who there is", reader.name()), goes_on).await;
+        until(&format!("{} learns the members", reader.name()), goes_on).await;
     }
 }

@@ -279,7 +279,7 @@ async fn a_node_without_a_leader_from_the_beginning_is_left() {
     until("it goes to the other", || fakes[0].state().watchers_of(1) == 1).await;
 }
 
-/// A reader that does not read costs nobody anything, and comes to the same end.
+/// A reader that does not read costs the others nothing, and comes to the same end.
 #[tokio::test]
 async fn a_slow_reader_loses_nothing_but_what_is_outdated() {
     // S2.12
@@ -311,8 +311,8 @@ async fn the_snapshot_event_is_the_newest_and_no_event_repeats_it() {
     assert!(is_silent(&mut watch).await);
 }
 
-/// The node that is watched dies again and again; after each death the client converges, and what
-/// it was told adds up to the truth, with nothing told twice.
+/// The node that is watched dies again and again; after each death the client converges, and its
+/// events add up to the truth, with none twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_deaths() {
     // S0.14, S2.7
