@@ -32,6 +32,8 @@ mod expiry;
 mod failover;
 #[path = "process/feed.rs"]
 mod feed;
+#[path = "process/floods.rs"]
+mod floods;
 #[path = "process/founded_again.rs"]
 mod founded_again;
 #[path = "process/founding.rs"]

@@ -136,10 +136,10 @@ async fn p99_of_small_reads(node: &Node) -> Duration {
 }
 
 /// A thread that works until this is dropped.
-struct Busy(Arc<AtomicBool>);
+pub(crate) struct Busy(Arc<AtomicBool>);
 
 impl Busy {
-    fn begin() -> Self {
+    pub(crate) fn begin() -> Self {
         let works = Arc::new(AtomicBool::new(true));
         let until = works.clone();
         std::thread::spawn(move || {

@@ -64,6 +64,15 @@ const LAST_TASKS: Duration = Duration::from_secs(1);
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
+/// All headers of a call, bytes: a token, the deadline, and what tools add. More is refused.
+const HEADERS_MAX: u32 = 16 * 1024;
+/// Calls of one connection that were given up before the node looked at them; one more ends the
+/// connection (CVE-2023-44487). The libraries' default, which is not to change unseen.
+const RESETS_PENDING_MAX: usize = 20;
+/// Streams of one connection that the node reset for the caller's fault; one more ends the
+/// connection (CVE-2025-8671). The libraries' default, too.
+const LOCAL_RESETS_MAX: usize = 1_024;
+
 /// Makes nodes.
 #[derive(Debug)]
 pub struct Server;
@@ -362,6 +371,9 @@ fn transport() -> tonic::transport::Server {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_max_header_list_size(HEADERS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
+        .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
 }
 
 const DESCRIPTORS_FIT: &str = "invariant: the descriptors were compiled from the same files";

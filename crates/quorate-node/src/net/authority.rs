@@ -1,27 +1,82 @@
-//! Lets calls in whose `:authority` is none. A gRPC client with several addresses (`ipv4:a:1,b:2`)
-//! sends all of them as the authority of each call, and the HTTP/2 library resets a stream whose
-//! authority it cannot parse. Nothing here asks for the authority: what a client sends for it is
-//! overwritten, at the same length, before the library sees it.
+//! What a client sends, looked at before the HTTP/2 library sees it: calls are let in whose
+//! `:authority` is none, and frames that ask for nothing are held back.
 //!
-//! Knows as much of HTTP/2 (RFC 9113) and HPACK (RFC 7541) as it takes to find the value. What is
-//! malformed stays so, for the library to refuse.
+//! The authority: a gRPC client with several addresses (`ipv4:a:1,b:2`) sends all of them as the
+//! authority of each call, and the HTTP/2 library resets a stream whose authority it cannot parse.
+//! Nothing here asks for the authority: what a client sends for it is overwritten, at the same
+//! length, before the library sees it.
+//!
+//! Frames that ask for nothing: the library takes all that has arrived before it lets another
+//! connection's task run, and tens of thousands of 9-byte SETTINGS arrive at once (a flood of them
+//! held up the renewals of others for two seconds, in a debug build). So a connection that sends
+//! many such frames waits for the others after each read, and no more of them are read than a client
+//! can need (CVE-2019-9512, -9515, -9518): the rest waits with its sender, whose buffers are full.
+//!
+//! Knows as much of HTTP/2 (RFC 9113) and HPACK (RFC 7541) as it takes to find the value and to
+//! count frames. What is malformed stays so, for the library to refuse.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::transport::server::Connected;
 
 /// A client's connection on which every authority is a valid one.
 pub(crate) struct AnyAuthority<S> {
     stream: S,
     frames: Frames,
+    /// The next read lets other tasks run first.
+    yields: bool,
+    wasted: Wasted,
+    /// Nothing is read before it is over.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> AnyAuthority<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, frames: Frames::default() }
+        Self {
+            stream,
+            frames: Frames::default(),
+            yields: false,
+            wasted: Wasted::default(),
+            pause: None,
+        }
+    }
+}
+
+/// With this many frames that carry no part of a call in one read, other tasks run before the next.
+const YIELD_AFTER: u32 = 64;
+/// Of those that no client needs often, this many are read in [`INTERVAL`]. Some gRPC libraries
+/// measure the line with a ping for each round trip, thousands a second.
+const WASTED_MAX: u32 = 1_000;
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// The frames of one connection that no client needs often, in the present interval.
+#[derive(Debug, Default)]
+struct Wasted {
+    count: u32,
+    since: Option<Instant>,
+}
+
+impl Wasted {
+    /// When more may be read, if not at once.
+    fn add(&mut self, frames: u32) -> Option<Instant> {
+        if frames == 0 {
+            return None;
+        }
+        let now = Instant::now();
+        let since = match self.since.filter(|since| now - *since < INTERVAL) {
+            Some(since) => since,
+            None => {
+                self.count = 0;
+                *self.since.insert(now)
+            }
+        };
+        self.count = self.count.saturating_add(frames);
+        (self.count > WASTED_MAX).then_some(since + INTERVAL)
     }
 }
 
@@ -29,8 +84,14 @@ impl<S> AnyAuthority<S> {
 const PREFACE: usize = 24;
 /// A frame's head: length, type, flags, stream.
 const HEAD: usize = 9;
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PRIORITY_FRAME: u8 = 2;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const CONTINUATION: u8 = 9;
+/// In DATA, the last one of its stream; in SETTINGS and PING, an answer to ours.
+const END_STREAM_OR_ACK: u8 = 0x01;
 const PADDED: u8 = 0x08;
 const PRIORITY: u8 = 0x20;
 /// Dependency and weight, where a frame has `PRIORITY`: bytes.
@@ -50,6 +111,10 @@ struct Frames {
     padding: usize,
     priority_left: usize,
     block: Block,
+    /// Frames that carry no part of a call, since they were looked at last.
+    control: u32,
+    /// Of these, those that no client needs often.
+    wasted: u32,
 }
 
 impl Frames {
@@ -85,6 +150,14 @@ impl Frames {
         let [high, middle, low, kind, flags, ..] = self.head;
         self.payload_left = u32::from_be_bytes([0, high, middle, low]) as usize;
         self.headers = kind == HEADERS || kind == CONTINUATION;
+        let is_last_or_ack = flags & END_STREAM_OR_ACK != 0;
+        self.wasted += u32::from(match kind {
+            DATA => self.payload_left == 0 && !is_last_or_ack,
+            SETTINGS | PING => !is_last_or_ack,
+            PRIORITY_FRAME => true,
+            _ => false,
+        });
+        self.control += u32::from(kind != HEADERS && (kind != DATA || self.payload_left == 0));
         let (padded, priority) = match kind {
             HEADERS => (flags & PADDED != 0, flags & PRIORITY != 0),
             _ => (false, false),
@@ -240,9 +313,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for AnyAuthority<S> {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.yields) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
         let before = into.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, into);
         self.frames.pass(&mut into.filled_mut()[before..]);
+        let wasted = std::mem::take(&mut self.frames.wasted);
+        self.yields = std::mem::take(&mut self.frames.control) > YIELD_AFTER;
+        self.pause = self.wasted.add(wasted).map(|until| Box::pin(sleep_until(until)));
         read
     }
 }
@@ -352,6 +436,37 @@ mod tests {
                 frames.pass(part);
             }
             assert!(bytes == expected, "read {step} at a time");
+        }
+    }
+
+    #[test]
+    fn frames_that_ask_for_nothing_are_counted() {
+        for (kind, flags, payload, counted) in [
+            (SETTINGS, 0, &b""[..], (1, 1)),
+            (SETTINGS, END_STREAM_OR_ACK, b"", (1, 0)),
+            (PING, 0, b"12345678", (1, 1)),
+            (PING, END_STREAM_OR_ACK, b"12345678", (1, 0)),
+            (PRIORITY_FRAME, 0, b"12345", (1, 1)),
+            (DATA, 0, b"", (1, 1)),
+            (DATA, END_STREAM_OR_ACK, b"", (1, 0)),
+            (DATA, 0, b"a call's", (0, 0)),
+            (HEADERS, 4, b"\x83", (0, 0)),
+            (CONTINUATION, 4, b"\x83", (1, 0)),
+        ] {
+            let mut frames = Frames { preface: PREFACE, ..Frames::default() };
+            frames.pass(&mut frame(kind, flags, payload));
+            assert_eq!((frames.control, frames.wasted), counted, "{kind} {flags}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_read_as_fast_as_clients_need_them() {
+        let mut wasted = Wasted::default();
+        for _ in 0..3 {
+            assert_eq!(wasted.add(WASTED_MAX), None);
+            let more_from = wasted.add(1).expect("too many");
+            assert_eq!(more_from - Instant::now(), INTERVAL);
+            tokio::time::advance(INTERVAL).await;
         }
     }
 
