@@ -13,9 +13,11 @@ use crate::wait::time_passes;
 /// Leaders in turn; the median counts, because one election may be unlucky.
 const ROUNDS: usize = 5;
 
-/// With room for a debug build on a busy machine.
+/// With room for a debug build. On a busy machine, the time of [`STEPS`] calls more.
 const AFTER_DEATH: Duration = Duration::from_millis(500);
 const AFTER_SILENCE: Duration = Duration::from_millis(1_000);
+/// Connections that end, votes, syncs, the first entry of a term, and the call itself.
+const STEPS: u32 = 8;
 
 /// With these, no silence ends before 3.5 s: what is quicker is not the election timeouts' doing.
 const PATIENT: &str = "election_timeout_min_ms = 1500\nelection_timeout_max_ms = 2000";
@@ -29,39 +31,42 @@ const KEPT: usize = 10;
 async fn writes_and_renewals_are_back_soon_after_the_leader_died() {
     let settings = Settings { tunables: PATIENT.to_owned(), ..Settings::default() };
     let mut cluster = Cluster::start_with(3, settings).await;
-    let (writes, renewals) = outages(&mut cluster, |cluster, leader, gone| match gone {
+    let (writes, renewals, steps) = outages(&mut cluster, |cluster, leader, gone| match gone {
         true => cluster.nodes[leader].kill(),
         false => cluster.nodes[leader].start(),
     })
     .await;
     eprintln!("measured: leader killed: writes back after {writes:?}, renewals {renewals:?}");
-    assert!(median(&writes) < AFTER_DEATH, "writes were back after {writes:?}");
-    assert!(median(&renewals) < AFTER_DEATH, "renewals were back after {renewals:?}");
+    let most = AFTER_DEATH + steps;
+    assert!(median(&writes) < most, "writes were back after {writes:?}, not {most:?}");
+    assert!(median(&renewals) < most, "renewals were back after {renewals:?}, not {most:?}");
 }
 
 /// S1.3, S0.5
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_and_renewals_are_back_soon_after_the_leader_fell_silent() {
     let mut cluster = Cluster::start(3).await;
-    let (writes, renewals) = outages(&mut cluster, |cluster, leader, gone| match gone {
+    let (writes, renewals, steps) = outages(&mut cluster, |cluster, leader, gone| match gone {
         true => cluster.nodes[leader].pause(),
         false => cluster.nodes[leader].go_on(),
     })
     .await;
     eprintln!("measured: leader stopped: writes back after {writes:?}, renewals {renewals:?}");
-    assert!(median(&writes) < AFTER_SILENCE, "writes were back after {writes:?}");
-    assert!(median(&renewals) < AFTER_SILENCE, "renewals were back after {renewals:?}");
+    let most = AFTER_SILENCE + steps;
+    assert!(median(&writes) < most, "writes were back after {writes:?}, not {most:?}");
+    assert!(median(&renewals) < most, "renewals were back after {renewals:?}, not {most:?}");
 }
 
 /// Takes one leader after the other away and back; the outage of writes (client crate, all nodes)
-/// and of renewals (generated stub, a survivor) each time. No lease may be lost meanwhile.
+/// and of renewals (generated stub, a survivor) each time, and what [`STEPS`] calls take on this
+/// machine. No lease may be lost meanwhile.
 async fn outages(
     cluster: &mut Cluster,
     mut turn: impl FnMut(&mut Cluster, usize, bool),
-) -> (Vec<Duration>, Vec<Duration>) {
+) -> (Vec<Duration>, Vec<Duration>, Duration) {
     let client = cluster.client().build().unwrap();
     let _kept = keep(&client, "kept", KEPT, TTL).await;
-    let (mut writes, mut renewals) = (Vec::new(), Vec::new());
+    let (mut writes, mut renewals, mut paces) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         let leader = cluster.leader().await;
         let survivors = cluster.others(leader);
@@ -79,12 +84,13 @@ async fn outages(
         let (written, renewed) = (writing.finish().await, renewing.finish().await);
         written.assert_no_failure();
         renewed.assert_no_failure();
+        paces.push(written.pace(since));
         writes.push(written.outage(since));
         renewals.push(renewed.outage(since));
         feed.look(|seen| assert_eq!(seen.of(ChangeKind::Removed, "kept/"), [], "expired"));
         turn(cluster, leader, false);
     }
-    (writes, renewals)
+    (writes, renewals, STEPS * median(&paces))
 }
 
 fn median(times: &[Duration]) -> Duration {

@@ -26,7 +26,7 @@ enum Moment {
 fn stamped(cluster: &Cluster) -> BTreeSet<String> {
     let of = |log: &str| -> Vec<String> {
         let told = log.split(FOUNDED).skip(1);
-        told.map(|rest| rest.chars().skip(1).take(16).collect()).collect()
+        told.map(|rest| rest.chars().take(16).collect()).collect()
     };
     cluster.nodes.iter().flat_map(|node| of(&node.log_text())).collect()
 }

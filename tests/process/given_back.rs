@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::cluster::{Cluster, Node};
+use crate::cluster::{Cluster, Node, Settings};
 use crate::raw::spec;
 use crate::unread::{ask, resident_mib};
 use crate::wait::eventually;
@@ -27,7 +27,9 @@ const BACK_WITHIN: Duration = Duration::from_secs(60);
 /// what it had before them.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_that_floods_took_is_given_back() {
-    let mut cluster = Cluster::start(1).await;
+    // A busy machine takes long for all those streams at once.
+    let tunables = "request_timeout_ms = 60000".to_owned();
+    let mut cluster = Cluster::start_with(1, Settings { tunables, ..Settings::default() }).await;
     let pid = cluster.nodes[0].process().pid();
     let node = &cluster.nodes[0];
     fill(node).await;

@@ -14,6 +14,11 @@ use crate::wait::{eventually, time_passes};
 /// Writes are back in less than this after the leader was killed, each time; `upkeep/failover.rs`
 /// has the median.
 const WRITES_BACK_WITHIN: Duration = Duration::from_millis(1_500);
+/// As much more as this many calls take, on a busy machine.
+const STEPS: u32 = 8;
+/// Of leases that are not renewed any more. Longer than a busy machine takes for starting three
+/// nodes and reading from each.
+const SHORT_TTL: Duration = Duration::from_secs(10);
 /// Of leases that are renewed all the time.
 const KEPT_TTL: Duration = Duration::from_secs(3);
 const KEPT: usize = 20;
@@ -44,7 +49,8 @@ async fn the_leader_is_killed_under_load_and_nothing_acknowledged_is_lost() {
         eprintln!("measured: leader killed, round {round}: writes back after {outage:?}");
         eprintln!("  longest call {longest:?}, {} acknowledged", outcome.acks.len());
         outcome.assert_no_failure();
-        assert!(outage < WRITES_BACK_WITHIN, "writes were back after {outage:?}");
+        let most = WRITES_BACK_WITHIN + STEPS * outcome.pace(killed);
+        assert!(outage < most, "writes were back after {outage:?}, not {most:?}");
 
         for (at, feed) in survivors.iter().zip(&feeds) {
             let node = &cluster.nodes[*at];
@@ -86,15 +92,15 @@ async fn all_nodes_are_killed_under_load_and_everything_is_back() {
     load.until_more(200, Duration::from_secs(10)).await;
     for at in 0..KEPT {
         let node = &cluster.nodes[at % 3];
-        node.register("short", &format!("s{at}"), KEPT_TTL).await.unwrap();
+        node.register("short", &format!("s{at}"), SHORT_TTL).await.unwrap();
     }
     // So that a whole TTL from the restart on is more than what they have left.
-    time_passes(KEPT_TTL / 2).await;
+    time_passes(SHORT_TTL / 2).await;
     for node in &mut cluster.nodes {
         node.kill();
     }
     load.stop();
-    time_passes(KEPT_TTL * 2).await;
+    time_passes(SHORT_TTL * 3 / 2).await;
 
     for node in &mut cluster.nodes {
         node.start();
@@ -120,7 +126,7 @@ async fn all_nodes_are_killed_under_load_and_everything_is_back() {
 
     // A client that does not come back goes, but gets a whole TTL for coming back.
     let gone = |seen: &crate::feed::Seen| seen.of(ChangeKind::Removed, "short/").len() == KEPT;
-    feed.until("the end of what is not renewed", KEPT_TTL + Duration::from_secs(10), gone).await;
+    feed.until("the end of what is not renewed", SHORT_TTL + Duration::from_secs(10), gone).await;
     let state = cluster.equal_states().await;
     outcome.assert_all_in(&state, "all nodes");
     assert_kept(&state);

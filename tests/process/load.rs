@@ -176,6 +176,15 @@ impl Outcome {
         gaps.map(|pair| pair[1].done - pair[0].done).max().expect("calls succeeded afterwards")
     }
 
+    /// What a call takes at the median while nothing is wrong, until `end`: what a busy machine
+    /// makes of each step of an election.
+    pub(crate) fn pace(&self, end: Instant) -> Duration {
+        let calm = self.acks.iter().filter(|ack| ack.done < end);
+        let mut took: Vec<_> = calm.map(|ack| ack.done - ack.begun).collect();
+        took.sort();
+        took[took.len() / 2]
+    }
+
     /// The longest call that was begun, or under way, after `since`.
     pub(crate) fn longest_call(&self, since: Instant) -> Duration {
         let calls = self.acks.iter().filter(|ack| ack.done > since);
