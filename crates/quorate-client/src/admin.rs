@@ -250,6 +250,7 @@ impl Admin {
         let deadline = Instant::now() + LONG_CALL;
         let mut rounds = Rounds::new(FOREGROUND);
         let mut tried: Vec<Attempt> = Vec::new();
+        let mut token = endpoints.dial.token_changes();
         // Each node once: what keeps all of them from sending a backup will not pass within a
         // second.
         for _ in 0..endpoints.len() {
@@ -267,7 +268,13 @@ impl Admin {
                 Ok(Err(status)) => status,
                 Err(_elapsed) => Status::deadline_exceeded("nothing arrived"),
             };
-            if !decide(status.code()).blames_node() {
+            let decision = decide(status.code());
+            if decision == Decision::Reauthenticate && endpoints.dial.has_other_token(token).await {
+                token = endpoints.dial.token_changes();
+                rounds.reset();
+                continue;
+            }
+            if !decision.blames_node() {
                 return Err(Error::rejected(operation, &status));
             }
             endpoints.failed(&address);

@@ -3,7 +3,6 @@
 
 mod reads;
 
-#[cfg(feature = "cache")]
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +21,12 @@ use crate::core::{Core, Options};
 use crate::counters::Counters;
 use crate::error::{Error, check_duration};
 use crate::following::{Discovery, Hubs, Selector, Watch};
+use crate::nodes::dial::{Dial, Encryption};
 use crate::nodes::endpoints::{Endpoints, Target};
 use crate::nodes::members;
+#[cfg(feature = "tls")]
+use crate::nodes::tls::Tls;
+use crate::nodes::token::TokenSource;
 #[cfg(feature = "serve")]
 use crate::registering::Serving;
 use crate::registering::{Registrar, RegistrationHandle};
@@ -46,6 +49,10 @@ pub struct ClientBuilder {
     options: Options,
     member_refresh: Option<Duration>,
     shuffle: bool,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
+    token: Option<TokenSource>,
+    plaintext_token: bool,
 }
 
 impl ClientBuilder {
@@ -64,6 +71,10 @@ impl ClientBuilder {
             },
             member_refresh: Some(MEMBER_REFRESH),
             shuffle: true,
+            #[cfg(feature = "tls")]
+            tls: None,
+            token: None,
+            plaintext_token: false,
         }
     }
 
@@ -142,14 +153,76 @@ impl ClientBuilder {
         self
     }
 
+    /// Encrypts all connections: see [`Tls`]. Addresses are written as without it (`host:port`), or
+    /// with `https://` before them.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// The token that says who calls: opaque, or a JWT. It goes with every call, as
+    /// `authorization: Bearer TOKEN`, and is shown nowhere.
+    ///
+    /// ```no_run
+    /// # fn example(tls: quorate_client::Tls) -> Result<(), quorate_client::Error> {
+    /// let nodes = ["registry-1:7001", "registry-2:7001"];
+    /// let client = quorate_client::Client::builder(nodes).tls(tls).token_file("orders.token").build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(TokenSource::given(token.into()));
+        self
+    }
+
+    /// A file with the token, instead of [`ClientBuilder::token`]. It is looked at every 10 s and
+    /// when a node does not take the token (any more); until there is another one, a call fails
+    /// with [`tonic::Code::Unauthenticated`], registrations and watches go on trying.
+    #[must_use]
+    pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token = Some(TokenSource::file(path.into()));
+        self
+    }
+
+    /// True: the token may go unencrypted to nodes on other machines. Unless it is set, such
+    /// addresses are refused: whoever listens on the way could use the token.
+    #[must_use]
+    pub fn allow_plaintext_token(mut self, allow: bool) -> Self {
+        self.plaintext_token = allow;
+        self
+    }
+
+    fn encryption(&mut self) -> Result<Option<Arc<Encryption>>, Error> {
+        #[cfg(feature = "tls")]
+        if let Some(tls) = self.tls.take() {
+            let bad = |fault| Error::InvalidCredential { option: "tls", fault };
+            return Ok(Some(Arc::new(tls.load().map_err(bad)?)));
+        }
+        Ok(None)
+    }
+
+    fn dial(&mut self) -> Result<Dial, Error> {
+        let bad = |fault| Error::InvalidCredential { option: "token", fault };
+        let token = self.token.take().map(TokenSource::load).transpose().map_err(bad)?;
+        Ok(Dial {
+            timeout: self.options.attempt_timeout,
+            encryption: self.encryption()?,
+            token: token.map(Arc::new),
+            plaintext_token: self.plaintext_token,
+        })
+    }
+
     /// Makes the client. Sends nothing and waits for nothing: it also succeeds while the registry
     /// is down. Has to be called within a tokio runtime, on which the client's background work then
     /// runs, whichever thread calls it later.
     ///
     /// # Errors
     /// [`Error::NoAddresses`], [`Error::InvalidAddress`], [`Error::InvalidOption`] for a duration
-    /// below 10 ms or over 365 days, or [`Error::NoRuntime`].
-    pub fn build(self) -> Result<Client, Error> {
+    /// below 10 ms or over 365 days, [`Error::InvalidCredential`], or [`Error::NoRuntime`].
+    pub fn build(mut self) -> Result<Client, Error> {
         for (option, value) in [
             ("call_timeout", self.options.call_timeout),
             ("attempt_timeout", self.options.attempt_timeout),
@@ -161,9 +234,10 @@ impl ClientBuilder {
             check_duration(option, value)?;
         }
         let runtime = Handle::try_current().map_err(|_outside| Error::NoRuntime)?;
-        let (attempt, within) = (self.options.attempt_timeout, self.member_refresh);
-        let within = within.unwrap_or(MEMBER_REFRESH);
-        let endpoints = Endpoints::new(&self.addresses, attempt, self.shuffle, within)?;
+        let dial = self.dial()?;
+        let upkeep = dial.upkeep().map(|upkeep| AbortOnDropHandle::new(runtime.spawn(upkeep)));
+        let within = self.member_refresh.unwrap_or(MEMBER_REFRESH);
+        let endpoints = Endpoints::new(&self.addresses, dial, self.shuffle, within)?;
         let endpoints = Arc::new(endpoints);
         let plan = self.options.plan("list members", Target::Any);
         let refresh = self.member_refresh.map(|interval| {
@@ -176,6 +250,7 @@ impl ClientBuilder {
             origin: Origin::new(rand::random()),
             runtime,
             _member_refresh: refresh,
+            _upkeep: upkeep,
         });
         let (registrar, hubs) = (Registrar::new(core.clone()), Hubs::new(core.clone()));
         Ok(Client { core, registrar: Arc::new(registrar), hubs: Arc::new(hubs) })

@@ -24,6 +24,8 @@ pub(crate) struct Core {
     pub(crate) runtime: Handle,
     /// Ends with the last clone, registration and watch.
     pub(crate) _member_refresh: Option<AbortOnDropHandle<()>>,
+    /// Reads certificates and tokens again; ends with them, too.
+    pub(crate) _upkeep: Option<AbortOnDropHandle<()>>,
 }
 
 #[derive(Debug, Clone)]

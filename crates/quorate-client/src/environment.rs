@@ -2,10 +2,15 @@
 
 use crate::client::{Client, ClientBuilder};
 use crate::error::Error;
-use crate::nodes::endpoints::check;
+use crate::nodes::dial::check;
 
 const NODES: &str = "QUORATE_NODES";
 const NAMESPACE: &str = "QUORATE_NAMESPACE";
+const CA: &str = "QUORATE_CA";
+const CERTIFICATE: &str = "QUORATE_CERT";
+const KEY: &str = "QUORATE_KEY";
+const TOKEN: &str = "QUORATE_TOKEN";
+const TOKEN_FILE: &str = "QUORATE_TOKEN_FILE";
 
 impl Client {
     /// Makes a client from the environment: [`ClientBuilder::from_env`], with the usual settings
@@ -23,6 +28,10 @@ impl ClientBuilder {
     /// (`10.0.0.1:7001,10.0.0.2:7001`; a port alone has the host before it:
     /// `127.0.0.1:7001,7002,7003`), and `QUORATE_NAMESPACE`, "default" unless set.
     ///
+    /// For nodes with TLS: `QUORATE_CA`, the file with the CAs to trust, and `QUORATE_CERT` and
+    /// `QUORATE_KEY`, this client's certificate and key. For those that want a token:
+    /// `QUORATE_TOKEN_FILE`, or `QUORATE_TOKEN` with the token itself.
+    ///
     /// ```no_run
     /// # fn example() -> Result<(), quorate_client::Error> {
     /// let client = quorate_client::Client::from_env()?;
@@ -31,9 +40,9 @@ impl ClientBuilder {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidVariable`]: `QUORATE_NODES` is not set, or names what is no address. There
-    /// is no default for it: a service that looks for a registry on its own machine by mistake
-    /// would find none, or another one.
+    /// [`Error::InvalidVariable`]: `QUORATE_NODES` is not set, or names what is no address, or a
+    /// certificate is named without its key or without a CA. For nodes there is no default: a service
+    /// that looks for a registry on its own machine by mistake would find none, or another one.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(|name| {
             std::env::var_os(name).map(|text| text.to_string_lossy().into())
@@ -53,11 +62,36 @@ impl ClientBuilder {
             check(node)
                 .map_err(|fault| invalid(format!("\"{node}\" is no node address: {fault}")))?;
         }
+        let set = |name| value(name).filter(|value| !value.is_empty());
         let builder = Client::builder(nodes);
-        Ok(match value(NAMESPACE).filter(|namespace| !namespace.is_empty()) {
+        let builder = match set(NAMESPACE) {
             Some(namespace) => builder.namespace(namespace),
             None => builder,
-        })
+        };
+        let builder = match (set(TOKEN_FILE), set(TOKEN)) {
+            (Some(file), _) => builder.token_file(file),
+            (None, Some(token)) => builder.token(token),
+            (None, None) => builder,
+        };
+        let invalid = |variable, fault: &str| {
+            Err(Error::InvalidVariable { variable, fault: fault.to_owned() })
+        };
+        match (set(CA), set(CERTIFICATE), set(KEY)) {
+            (None, None, None) => Ok(builder),
+            (None, _, _) => invalid(CA, "it is not set, and without it no node can be trusted"),
+            (_, Some(_), None) => invalid(KEY, "it is not set, and QUORATE_CERT is"),
+            (_, None, Some(_)) => invalid(CERTIFICATE, "it is not set, and QUORATE_KEY is"),
+            #[cfg(feature = "tls")]
+            (Some(ca), certificate, key) => {
+                let tls = crate::nodes::tls::Tls::new().ca_file(ca);
+                Ok(builder.tls(match certificate.zip(key) {
+                    Some((certificate, key)) => tls.identity_files(certificate, key),
+                    None => tls,
+                }))
+            }
+            #[cfg(not(feature = "tls"))]
+            (Some(_), _, _) => invalid(CA, "this program was built without TLS"),
+        }
     }
 }
 
@@ -88,11 +122,49 @@ pub fn parse_nodes(text: &str) -> Result<Vec<String>, String> {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "tls")]
+    #[test]
+    fn the_environment_names_certificates_and_the_token() {
+        let from = |set: &'static [(&'static str, &'static str)]| {
+            ClientBuilder::from_variables(move |name| {
+                let nodes = (name == NODES).then_some("a:1");
+                let named =
+                    || set.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+                nodes.or_else(named).map(str::to_owned)
+            })
+        };
+        let plain = || Client::builder(["a:1"]);
+        let tls = || crate::Tls::new().ca_file("ca");
+        for (set, expected) in [
+            (&[(CA, "ca"), (CERTIFICATE, ""), (KEY, "")] as &[_], plain().tls(tls())),
+            (
+                &[(CA, "ca"), (CERTIFICATE, "c"), (KEY, "k")],
+                plain().tls(tls().identity_files("c", "k")),
+            ),
+            (&[(TOKEN_FILE, "f"), (TOKEN, "t")], plain().token_file("f")),
+            (&[(TOKEN_FILE, ""), (TOKEN, "t")], plain().token("t")),
+        ] {
+            assert_eq!(format!("{:?}", from(set).unwrap()), format!("{expected:?}"));
+        }
+        for (set, words) in [
+            (&[(CERTIFICATE, "c"), (KEY, "k")] as &[_], "QUORATE_CA: it is not set"),
+            (&[(CA, "ca"), (CERTIFICATE, "c")], "QUORATE_KEY: it is not set"),
+            (&[(CA, "ca"), (KEY, "k")], "QUORATE_CERT: it is not set"),
+        ] {
+            let refused = from(set).unwrap_err().to_string();
+            assert!(refused.starts_with(words), "{refused}");
+        }
+    }
+
     #[tokio::test]
     async fn the_environment_names_nodes_and_namespace_and_errors_name_the_variable() {
         let from = |nodes: Option<&'static str>, namespace: Option<&'static str>| {
             ClientBuilder::from_variables(move |name| {
-                let value = if name == NODES { nodes } else { namespace };
+                let value = match name {
+                    NODES => nodes,
+                    NAMESPACE => namespace,
+                    _ => None,
+                };
                 value.map(str::to_owned)
             })
         };

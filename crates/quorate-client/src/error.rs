@@ -2,6 +2,9 @@
 //! say what was tried; nothing in the crate, and nothing that uses it, should have to look into a
 //! text.
 
+#[cfg(feature = "tls")]
+mod handshake;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -45,6 +48,14 @@ pub enum Error {
         /// Its name.
         variable: &'static str,
         /// What is wrong, and what it should be.
+        fault: String,
+    },
+    /// Certificates or a token that cannot be used. Never tells a secret.
+    #[error("{option}: {fault}")]
+    InvalidCredential {
+        /// The option's name: `tls` or `token`.
+        option: &'static str,
+        /// What is wrong, and in which file.
         fault: String,
     },
     /// An option that is out of its range or contradicts another.
@@ -188,9 +199,15 @@ pub enum AddressFault {
     /// There is no port, or none from 1 to 65535.
     #[error("it has no port from 1 to 65535")]
     NoPort,
-    /// TLS is not there yet.
-    #[error("https is not supported")]
+    /// It asks for TLS, and the client was given no CA.
+    #[error("https needs a CA to trust, and the client has none")]
     Tls,
+    /// It asks for a connection without TLS, and the client is to use it.
+    #[error("http is not encrypted, and the client is to use TLS")]
+    Plaintext,
+    /// It is on another machine, and the token would go there for everybody to read.
+    #[error("the token would go there unencrypted")]
+    PlaintextToken,
     /// Characters that no address has.
     #[error("it has characters that an address cannot have")]
     Characters,
@@ -235,7 +252,7 @@ pub(crate) fn current_incarnation(status: &Status) -> Option<u64> {
 /// nothing).
 pub(crate) fn explain(status: &Status) -> String {
     let causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
-    let cause = causes.last().map(ToString::to_string).unwrap_or_default();
+    let cause = causes.last().map(in_words).unwrap_or_default();
     match (status.message(), cause.as_str()) {
         ("", "") => format!("{:?}", status.code()),
         (message, "") => message.to_owned(),
@@ -243,6 +260,14 @@ pub(crate) fn explain(status: &Status) -> String {
         (message, cause) if message.contains(cause) => message.to_owned(),
         (message, cause) => format!("{message}: {cause}"),
     }
+}
+
+fn in_words(cause: &(dyn std::error::Error + 'static)) -> String {
+    #[cfg(feature = "tls")]
+    if let Some(words) = handshake::in_words(cause) {
+        return words;
+    }
+    cause.to_string()
 }
 
 /// Fractions of a millisecond are of no use to a reader.

@@ -58,6 +58,7 @@
 //! | `cache` | [`ClientBuilder::cache_dir`], last known views in files |
 //! | `channel` | [`Client::channel`], a tonic channel that follows a view |
 //! | `serve` | [`Client::serve`], the life of a server; needs tokio's signals |
+//! | `tls` | [`ClientBuilder::tls`], encrypted connections |
 //!
 //! # Rooms
 //!
@@ -101,6 +102,8 @@ pub use following::{
     Discovery, DiscoveryEvent, Instances, Listener, Origin, Selector, View, Watch, WatchEvent,
     WatchStatus,
 };
+#[cfg(feature = "tls")]
+pub use nodes::tls::Tls;
 pub use registering::{Gone, Lease, RegistrationHandle, RegistrationState};
 #[cfg(feature = "serve")]
 pub use registering::{Served, Serving, Stop};

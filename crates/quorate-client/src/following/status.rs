@@ -26,7 +26,9 @@ pub enum WatchStatus {
         /// What the last attempt came to.
         last_error: Error,
     },
-    /// The registry refused the subscription, for instance because of a name that cannot be. A
+    /// The registry refused the subscription, for instance because of a name that cannot be, or a
+    /// right that is not there. (One that is lost later, or a token that has run out, is an
+    /// interruption.) A
     /// [`Watch`](crate::Watch) has stopped; a [`Discovery`](crate::Discovery) asks again when the
     /// client follows other services, and once a minute.
     Refused {

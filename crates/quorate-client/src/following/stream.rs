@@ -13,7 +13,6 @@ use quorate_proto::v1::{
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use self::cursor::Cursor;
@@ -23,9 +22,10 @@ use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::error::{Attempt, Error, explain};
 use crate::nodes::call::Rounds;
+use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Target};
 use crate::nodes::rebalance::{Move, Mover};
-use crate::nodes::retry::{BACKGROUND, Decision, decide};
+use crate::nodes::retry::{BACKGROUND, Decision, decide, rights_pause};
 use crate::nodes::stub::registry;
 
 /// Acknowledgements on their way. The server keeps the last one only, so one that finds no room is
@@ -67,13 +67,19 @@ pub(super) struct Follower {
     status: watch::Sender<WatchStatus>,
     rounds: Rounds,
     mover: Mover,
+    /// How often the token had changed when the last stream was opened.
+    token: u64,
+    /// Whether a subscription was ever taken.
+    was_taken: bool,
+    /// What the last stream ended for, if that was a right.
+    refused: Option<Decision>,
 }
 
 /// A node that was chosen.
 #[derive(Debug)]
 pub(super) struct Node {
     address: Address,
-    channel: Channel,
+    connection: Connection,
 }
 
 /// A subscription on some node.
@@ -104,13 +110,15 @@ impl Follower {
         status: watch::Sender<WatchStatus>,
     ) -> Self {
         let mover = Mover::new(core.endpoints.clone());
-        Self { core, operation, status, rounds: Rounds::new(BACKGROUND), mover }
+        let rounds = Rounds::new(BACKGROUND);
+        let (token, was_taken, refused) = (0, false, None);
+        Self { core, operation, status, rounds, mover, token, was_taken, refused }
     }
 
     /// The node to go on at.
     pub(super) fn pick(&mut self) -> Node {
-        let (address, channel) = self.rounds.pick(&self.core.endpoints, Target::Any);
-        Node { address, channel }
+        let (address, connection) = self.rounds.pick(&self.core.endpoints, Target::Any);
+        Node { address, connection }
     }
 
     /// Subscribes on a node.
@@ -120,7 +128,8 @@ impl Follower {
         subscribe: WatchSubscribe,
     ) -> Result<Stream, Ended> {
         let within = self.core.options.attempt_timeout;
-        Stream::open(node.address.clone(), node.channel.clone(), subscribe, within)
+        self.token = self.core.endpoints.dial.token_changes();
+        Stream::open(node.address.clone(), node.connection.clone(), subscribe, within)
             .await
             .map_err(|status| self.ended(&node.address, false, &status))
     }
@@ -137,6 +146,7 @@ impl Follower {
         };
         match taken {
             Ok(taken) => {
+                self.was_taken = true;
                 if let Taken::Leader(has_leader) = taken {
                     let address = here.to_string();
                     self.status.send_replace(WatchStatus::Following { address, has_leader });
@@ -149,9 +159,9 @@ impl Follower {
 
     /// Goes on at another node, from where the stream is. It stays where that fails.
     pub(super) async fn relocate(&mut self, stream: &mut Stream, to: Move) {
-        let (address, channel) = (to.address.clone(), to.channel.clone());
+        let (address, connection) = (to.address.clone(), to.connection.clone());
         let within = self.core.options.attempt_timeout;
-        match Stream::open(address, channel, stream.resume(), within).await {
+        match Stream::open(address, connection, stream.resume(), within).await {
             Ok(moved) => {
                 let (begun, progressed) = (stream.begun, stream.progressed);
                 *stream = Stream { begun, progressed, ..moved };
@@ -166,7 +176,15 @@ impl Follower {
 
     /// Waits until the next stream may be opened.
     pub(super) async fn pause(&mut self) {
-        sleep(self.rounds.wait(&self.core.endpoints).max(SHORTEST_PAUSE)).await;
+        let dial = &self.core.endpoints.dial;
+        let wait = match self.refused.take() {
+            Some(Decision::Reauthenticate) if dial.has_other_token(self.token).await => {
+                SHORTEST_PAUSE
+            }
+            Some(_) => rights_pause(self.rounds.wait_whole_round()),
+            None => self.rounds.wait(&self.core.endpoints),
+        };
+        sleep(wait.max(SHORTEST_PAUSE)).await;
     }
 
     /// The next stream is opened for a reason of its own, not because the one before it failed.
@@ -177,22 +195,31 @@ impl Follower {
     /// Notes the end of a stream.
     fn ended(&mut self, address: &Address, was_good: bool, status: &Status) -> Ended {
         let Self { core, operation, .. } = self;
-        if decide(status.code()) == Decision::Fail {
+        let decision = decide(status.code());
+        // What was never allowed is a mistake, to be told at once; a right that was there may come
+        // back, and tokens run out and are renewed.
+        if decision == Decision::Fail || (decision == Decision::Denied && !self.was_taken) {
             core.endpoints.refused(address, Target::Any);
             let error = Error::rejected(operation, status);
             tracing::warn!(%address, %error, "the subscription was refused");
             self.status.send_replace(WatchStatus::Refused { error });
             return Ended::Refused;
         }
-        core.endpoints.failed(address);
         if was_good {
             self.rounds.reset();
         }
-        let attempt =
-            Attempt { address: address.to_string(), code: status.code(), reason: explain(status) };
-        tracing::debug!(operation, %attempt, "the stream was interrupted; going on elsewhere");
-        let within = core.options.attempt_timeout;
-        let last_error = Error::Unreachable { operation, within, tried: vec![attempt] };
+        let last_error = if decision.is_of_rights() {
+            core.endpoints.refused(address, Target::Any);
+            self.refused = Some(decision);
+            Error::rejected(operation, status)
+        } else {
+            core.endpoints.failed(address);
+            let (address, code, reason) = (address.to_string(), status.code(), explain(status));
+            let within = core.options.attempt_timeout;
+            let tried = vec![Attempt { address, code, reason }];
+            Error::Unreachable { operation, within, tried }
+        };
+        tracing::debug!(error = %last_error, "the stream was interrupted; going on elsewhere");
         self.status.send_modify(|now| {
             let since = match now {
                 WatchStatus::Interrupted { since, .. } => *since,
@@ -207,7 +234,7 @@ impl Follower {
 impl Stream {
     async fn open(
         address: Address,
-        channel: Channel,
+        connection: Connection,
         subscribe: WatchSubscribe,
         within: Duration,
     ) -> Result<Self, Status> {
@@ -217,7 +244,7 @@ impl Stream {
         // A new channel has room.
         let _has_room =
             acks.try_send(WatchRequest { kind: Some(Kind::Subscribe(subscribe.clone())) });
-        let mut stub = registry(channel);
+        let mut stub = registry(connection);
         let opening = stub.watch(ReceiverStream::new(requests));
         let answers = timeout(within, opening)
             .await

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use quorate_proto::v1::{self, ResponseHeader};
 use tokio::time::{Instant, sleep_until, timeout};
-use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use crate::error::{Attempt, Error, explain};
+use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Endpoints, Target};
 use crate::nodes::retry::{Backoff, Decision, FOREGROUND, Pace, decide, retry_after};
 
@@ -137,7 +137,7 @@ impl Rounds {
     }
 
     /// The next node to try. Begins a new round when all were tried.
-    pub(crate) fn pick(&mut self, endpoints: &Endpoints, target: Target) -> (Address, Channel) {
+    pub(crate) fn pick(&mut self, endpoints: &Endpoints, target: Target) -> (Address, Connection) {
         let picked = endpoints.pick(target, &self.tried).or_else(|| {
             self.late_rounds += u32::from(self.late >= self.tried.len());
             self.late = 0;
@@ -210,7 +210,7 @@ pub(crate) async fn attempt<Req, Res, F, Fut>(
 where
     Req: Clone,
     Res: Answer,
-    F: Fn(Channel, Request<Req>) -> Fut,
+    F: Fn(Connection, Request<Req>) -> Fut,
     Fut: Future<Output = Result<Response<Res>, Status>>,
 {
     let (address, channel) = rounds.pick(endpoints, plan.target);
@@ -259,14 +259,16 @@ pub(crate) async fn call<Req, Res, F, Fut>(
 where
     Req: Clone,
     Res: Answer,
-    F: Fn(Channel, Request<Req>) -> Fut,
+    F: Fn(Connection, Request<Req>) -> Fut,
     Fut: Future<Output = Result<Response<Res>, Status>>,
 {
     let deadline = Instant::now() + plan.within;
     let mut rounds = Rounds::new(FOREGROUND);
     let mut tried: Vec<Attempt> = Vec::new();
     let mut failed_for_good = 0;
+    let mut reread = false;
     while deadline.saturating_duration_since(Instant::now()) > SHORTEST_ATTEMPT {
+        let token = endpoints.dial.token_changes();
         let failure = match attempt(endpoints, plan, &mut rounds, deadline, request, &send).await {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
@@ -275,9 +277,20 @@ where
         let over = match failure.decision {
             Decision::RetryElsewhere => false,
             Decision::TryOthers => failed_for_good > endpoints.len(),
-            Decision::Reregister | Decision::Superseded | Decision::Exhausted | Decision::Fail => {
+            Decision::Reauthenticate if !reread => {
+                reread = true;
+                if endpoints.dial.has_other_token(token).await {
+                    rounds.begin_round();
+                    continue;
+                }
                 true
             }
+            Decision::Reregister
+            | Decision::Superseded
+            | Decision::Exhausted
+            | Decision::Reauthenticate
+            | Decision::Denied
+            | Decision::Fail => true,
         };
         if over {
             let Failure { decision, status, .. } = failure;

@@ -14,19 +14,16 @@ use quorate_proto::v1::ResponseHeader;
 use rand::seq::{IndexedRandom, SliceRandom};
 use tokio::sync::{Notify, watch};
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::cluster_id::ClusterId;
 use crate::error::{AddressFault, Error};
+use crate::nodes::dial::{Connection, Dial};
 use crate::nodes::rebalance::{Growth, Rebalance};
 
 /// A node that failed is asked after all others for so long: a hung one should not cost each call
 /// an attempt.
 const COOLDOWN: Duration = Duration::from_secs(5);
-/// A connection on which nothing arrives for so long is probed ...
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// ... and given up when the probe is not answered within this.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A node that failed may still be of the client's cluster for so long after one of that cluster
 /// answered last. Longer than an election: a cluster that is only between two leaders must not be
 /// left for a stranger.
@@ -58,7 +55,7 @@ pub(crate) struct Endpoints {
     /// The cluster that answers; `None` before the first answer. Only changed while `inner` is
     /// held.
     cluster: watch::Sender<Option<ClusterId>>,
-    connect_timeout: Duration,
+    pub(crate) dial: Dial,
 }
 
 #[derive(Debug)]
@@ -77,7 +74,7 @@ struct Inner {
 struct Node {
     address: Address,
     endpoint: Endpoint,
-    channel: Option<Channel>,
+    connection: Option<Connection>,
     seed: bool,
     member: bool,
     failed_at: Option<Instant>,
@@ -90,13 +87,13 @@ impl Endpoints {
     /// list spread out).
     pub(crate) fn new(
         addresses: &[String],
-        connect_timeout: Duration,
+        dial: Dial,
         shuffle: bool,
         rebalance_within: Duration,
     ) -> Result<Self, Error> {
         let mut nodes: Vec<Node> = Vec::new();
         for address in addresses {
-            let mut node = parse(address, connect_timeout)
+            let mut node = Node::new(address, &dial)
                 .map_err(|fault| Error::InvalidAddress { address: address.clone(), fault })?;
             node.seed = true;
             if nodes.iter().all(|known| known.address != node.address) {
@@ -110,22 +107,23 @@ impl Endpoints {
         let inner = Mutex::new(Inner { nodes, current, leader: None, heard: None });
         let rebalance = Rebalance::new(rebalance_within);
         let cluster = watch::Sender::new(None);
-        Ok(Self { inner, failure: Notify::new(), rebalance, cluster, connect_timeout })
+        Ok(Self { inner, failure: Notify::new(), rebalance, cluster, dial })
     }
 
     /// The best node that is not among `tried`; `None` when all are.
-    pub(super) fn pick(&self, target: Target, tried: &[Address]) -> Option<(Address, Channel)> {
+    pub(super) fn pick(&self, target: Target, tried: &[Address]) -> Option<(Address, Connection)> {
         let mut inner = self.lock();
         let at = inner.best(target, tried)?;
         let node = &mut inner.nodes[at];
-        Some((node.address.clone(), node.channel()))
+        Some((node.address.clone(), node.connection(&self.dial)))
     }
 
     /// The connection to a node; `None` where it is no member.
-    pub(super) fn channel_to_member(&self, address: &Address) -> Option<Channel> {
+    pub(super) fn connection_to_member(&self, address: &Address) -> Option<Connection> {
         let mut inner = self.lock();
         let mut nodes = inner.nodes.iter_mut();
-        nodes.find(|node| node.member && node.address == *address).map(Node::channel)
+        let node = nodes.find(|node| node.member && node.address == *address)?;
+        Some(node.connection(&self.dial))
     }
 
     /// Whether a node is left that is not among `tried`.
@@ -166,7 +164,7 @@ impl Endpoints {
         inner.worked(address, target);
         let leader = header.map_or("", |header| header.leader_address.as_str());
         if !leader.is_empty() {
-            inner.lead(leader, self.connect_timeout);
+            inner.lead(leader, &self.dial);
         }
         Ok(())
     }
@@ -224,7 +222,7 @@ impl Endpoints {
     pub(crate) fn replace_members<'a>(&self, addresses: impl Iterator<Item = &'a str>) {
         let mut members: Vec<Node> = Vec::new();
         for address in addresses.take(MEMBERS_MAX) {
-            match parse(address, self.connect_timeout) {
+            match Node::new(address, &self.dial) {
                 Ok(node) if members.iter().any(|known| known.address == node.address) => {}
                 Ok(node) => members.push(Node { member: true, ..node }),
                 Err(fault) => tracing::warn!(address, %fault, "a member has an unusable address"),
@@ -253,8 +251,22 @@ impl Endpoints {
 }
 
 impl Node {
-    fn channel(&mut self) -> Channel {
-        self.channel.get_or_insert_with(|| self.endpoint.connect_lazy()).clone()
+    fn new(address: &str, dial: &Dial) -> Result<Self, AddressFault> {
+        let (address, endpoint) = dial.endpoint(address)?;
+        Ok(Self {
+            address,
+            endpoint,
+            connection: None,
+            seed: false,
+            member: false,
+            failed_at: None,
+            cluster_id: None,
+        })
+    }
+
+    fn connection(&mut self, dial: &Dial) -> Connection {
+        let made = || dial.connect(&self.address, &self.endpoint);
+        self.connection.get_or_insert_with(made).clone()
     }
 }
 
@@ -311,13 +323,16 @@ impl Inner {
             .copied()
     }
 
-    fn lead(&mut self, leader: &str, connect_timeout: Duration) {
+    fn lead(&mut self, leader: &str, dial: &Dial) {
         if self.leader.as_deref() == Some(leader) {
             return;
         }
-        let Ok(node) = parse(leader, connect_timeout) else {
-            tracing::warn!(address = leader, "the leader has an unusable address");
-            return;
+        let node = match Node::new(leader, dial) {
+            Ok(node) => node,
+            Err(fault) => {
+                tracing::warn!(address = leader, %fault, "the leader has an unusable address");
+                return;
+            }
         };
         self.leader = Some(node.address.clone());
         let known = self.nodes.iter().any(|known| known.address == node.address);
@@ -351,48 +366,6 @@ impl Inner {
         }
         growth
     }
-}
-
-/// # Errors
-/// Why it cannot be a node's address.
-pub(crate) fn check(address: &str) -> Result<(), AddressFault> {
-    parse(address, Duration::ZERO).map(drop)
-}
-
-fn parse(address: &str, connect_timeout: Duration) -> Result<Node, AddressFault> {
-    if address.starts_with("https://") {
-        return Err(AddressFault::Tls);
-    }
-    let plain = address.strip_prefix("http://").unwrap_or(address);
-    let plain = plain.strip_suffix('/').unwrap_or(plain);
-    let (host, port) = plain.rsplit_once(':').ok_or(AddressFault::NoPort)?;
-    if port.parse::<u16>().is_ok_and(|port| port > 0) && host.is_empty() {
-        return Err(AddressFault::NoHost);
-    }
-    if !port.parse::<u16>().is_ok_and(|port| port > 0) {
-        return Err(AddressFault::NoPort);
-    }
-    let bracketed = host.starts_with('[') && host.ends_with(']');
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-    if !host.chars().all(|c| allowed(c) || (bracketed && "[:]".contains(c))) {
-        return Err(AddressFault::Characters);
-    }
-    let endpoint =
-        Endpoint::from_shared(format!("http://{plain}")).map_err(|_| AddressFault::Characters)?;
-    Ok(Node {
-        address: plain.into(),
-        endpoint: endpoint
-            .connect_timeout(connect_timeout)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true),
-        channel: None,
-        seed: false,
-        member: false,
-        failed_at: None,
-        cluster_id: None,
-    })
 }
 
 #[cfg(test)]

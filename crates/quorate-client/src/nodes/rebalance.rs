@@ -11,8 +11,8 @@ use rand::Rng;
 use rand::seq::IndexedRandom;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until};
-use tonic::transport::Channel;
 
+use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Endpoints};
 use crate::nodes::retry::jittered;
 
@@ -45,7 +45,7 @@ pub(crate) struct Mover {
 #[derive(Debug)]
 pub(crate) struct Move {
     pub(crate) address: Address,
-    pub(crate) channel: Channel,
+    pub(crate) connection: Connection,
     _alone: OwnedSemaphorePermit,
 }
 
@@ -75,9 +75,9 @@ impl Mover {
             let alone = self.endpoints.rebalance.moving.clone().acquire_owned().await;
             let alone = alone.expect("invariant: nobody closes it");
             self.planned = None;
-            let channel = self.endpoints.channel_to_member(&address);
-            if let Some(channel) = channel.filter(|_| address != *here) {
-                return Move { address, channel, _alone: alone };
+            let connection = self.endpoints.connection_to_member(&address);
+            if let Some(connection) = connection.filter(|_| address != *here) {
+                return Move { address, connection, _alone: alone };
             }
         }
     }

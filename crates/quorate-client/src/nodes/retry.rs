@@ -23,6 +23,12 @@ pub(crate) enum Decision {
     Superseded,
     /// Not now, and not elsewhere: the call fails, background work waits.
     Exhausted,
+    /// The token or certificate is not accepted (any more): once there is another one, again. Until
+    /// then it is a refusal for all but background work, which goes on at `RIGHTS_PAUSE`.
+    Reauthenticate,
+    /// The caller may not do this now. Rights are given and taken: background work goes on at
+    /// `RIGHTS_PAUSE`.
+    Denied,
     /// The same request would be refused for ever.
     Fail,
 }
@@ -32,6 +38,11 @@ impl Decision {
     /// works.
     pub(crate) fn blames_node(self) -> bool {
         matches!(self, Self::RetryElsewhere | Self::TryOthers)
+    }
+
+    /// Whether it is about who calls, and what they may.
+    pub(crate) fn is_of_rights(self) -> bool {
+        matches!(self, Self::Reauthenticate | Self::Denied)
     }
 }
 
@@ -55,13 +66,21 @@ pub(crate) fn decide(code: Code) -> Decision {
         // Too large, or a full disk, or overload: sending it again at once makes none of them
         // better.
         Code::ResourceExhausted | Code::OutOfRange => Decision::Exhausted,
-        Code::InvalidArgument
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::Unauthenticated => Decision::Fail,
+        Code::Unauthenticated => Decision::Reauthenticate,
+        Code::PermissionDenied => Decision::Denied,
+        Code::InvalidArgument | Code::AlreadyExists => Decision::Fail,
         // Not an error; a call that failed with it is broken.
         Code::Ok => Decision::Fail,
     }
+}
+
+/// Background work that was refused for want of a right waits at least so long: it is people who
+/// change that, and thousands may be waiting for them.
+const RIGHTS_PAUSE: Duration = Duration::from_secs(1);
+
+/// The wait of background work after a refusal, where it would be `wait` after a failure.
+pub(crate) fn rights_pause(wait: Duration) -> Duration {
+    wait.max(rand::rng().random_range(RIGHTS_PAUSE..RIGHTS_PAUSE * 2))
 }
 
 /// No node is obeyed for longer than this.
@@ -147,7 +166,7 @@ mod tests {
             (Code::DeadlineExceeded, Decision::RetryElsewhere),
             (Code::NotFound, Decision::Reregister),
             (Code::AlreadyExists, Decision::Fail),
-            (Code::PermissionDenied, Decision::Fail),
+            (Code::PermissionDenied, Decision::Denied),
             (Code::ResourceExhausted, Decision::Exhausted),
             (Code::FailedPrecondition, Decision::Superseded),
             (Code::Aborted, Decision::RetryElsewhere),
@@ -156,7 +175,7 @@ mod tests {
             (Code::Internal, Decision::TryOthers),
             (Code::Unavailable, Decision::RetryElsewhere),
             (Code::DataLoss, Decision::TryOthers),
-            (Code::Unauthenticated, Decision::Fail),
+            (Code::Unauthenticated, Decision::Reauthenticate),
         ];
         for (at, (code, decision)) in rows.into_iter().enumerate() {
             assert_eq!(code as usize, at, "a row for each code, in order");

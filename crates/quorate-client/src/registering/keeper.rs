@@ -25,7 +25,7 @@ use crate::core::Core;
 use crate::error::{Error, current_incarnation};
 use crate::nodes::call::{CallError, Failure, Rounds, attempt, call};
 use crate::nodes::endpoints::Target;
-use crate::nodes::retry::{BACKGROUND, Decision, retry_after};
+use crate::nodes::retry::{BACKGROUND, Decision, retry_after, rights_pause};
 use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
 use crate::types::{InstanceSpec, Registration, Update};
@@ -322,6 +322,10 @@ impl Keeper {
             | Decision::Reregister
             | Decision::Exhausted
             | Decision::Fail => self.rounds.wait_whole_round(),
+            // Whatever was refused, the registration is wanted: the right may come (back).
+            Decision::Reauthenticate | Decision::Denied => {
+                rights_pause(self.rounds.wait_whole_round())
+            }
         };
         self.due = Instant::now() + wait.max(retry_after(status).unwrap_or_default());
         self.retrying(failure.into_error());
@@ -338,9 +342,19 @@ impl Keeper {
             async move { registry(channel).register(request).await }
         };
         let deadline = Instant::now() + plan.within;
+        let endpoints = &self.core.endpoints;
+        let token = endpoints.dial.token_changes();
         let answer =
-            attempt(&self.core.endpoints, &plan, &mut self.rounds, deadline, &request, send)
-                .await?;
+            match attempt(endpoints, &plan, &mut self.rounds, deadline, &request, send).await {
+                Ok(answer) => answer,
+                Err(failure) => {
+                    if failure.decision == Decision::Reauthenticate {
+                        // The next attempt takes it, if there is another one.
+                        endpoints.dial.has_other_token(token).await;
+                    }
+                    return Err(failure);
+                }
+            };
         self.accept(&answer)
             .map_err(|error| Failure::answered(&plan, Status::out_of_range(error.to_string())))
     }

@@ -17,15 +17,15 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
 
 use super::handle::Lease;
 use crate::cluster_id::ClusterId;
 use crate::nodes::call::{Failure, Plan, Rounds};
+use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Endpoints, Target};
 use crate::nodes::rebalance::Mover;
-use crate::nodes::retry::{BACKGROUND, decide, jittered, retry_after};
+use crate::nodes::retry::{BACKGROUND, Decision, decide, jittered, retry_after};
 use crate::nodes::stub::registry;
 
 /// Messages under way. One is enough on a healthy node; more keep up with a slow one.
@@ -180,9 +180,10 @@ impl Sender {
         let mut mover = Mover::new(self.endpoints.clone());
         loop {
             self.waiting.due().await;
-            let (mut address, channel) = rounds.pick(&self.endpoints, Target::Any);
+            let (mut address, connection) = rounds.pick(&self.endpoints, Target::Any);
             let mut batches = VecDeque::new();
-            let ended = match self.open(channel, &rounds).await {
+            let token = self.endpoints.dial.token_changes();
+            let ended = match self.open(connection, &rounds).await {
                 Ok(stream) => {
                     self.exchange(stream, &mut batches, &mut address, &mut rounds, &mut mover).await
                 }
@@ -192,16 +193,18 @@ impl Sender {
                 if status.code() == Code::DeadlineExceeded {
                     rounds.was_late();
                 }
-                let interval = self.failed(&address, &status, batches);
+                let again = decide(status.code()) == Decision::Reauthenticate
+                    && self.endpoints.dial.has_other_token(token).await;
+                let interval = self.failed(&address, &status, batches, again);
                 let wait = rounds.wait(&self.endpoints).min(interval);
                 sleep(retry_after(&status).map_or(wait, |told| told.max(wait))).await;
             }
         }
     }
 
-    async fn open(&self, channel: Channel, rounds: &Rounds) -> Result<Stream, Status> {
+    async fn open(&self, connection: Connection, rounds: &Rounds) -> Result<Stream, Status> {
         let (requests, outgoing) = mpsc::channel(IN_FLIGHT_MAX);
-        let mut stub = registry(channel);
+        let mut stub = registry(connection);
         let opening = stub.renew_stream(ReceiverStream::new(outgoing));
         match timeout(rounds.patience(self.attempt_timeout, OPENED_WITHIN), opening).await {
             Ok(answers) => Ok(Stream { requests, answers: answers?.into_inner() }),
@@ -247,7 +250,7 @@ impl Sender {
                 _ = timeout_at(send_at.unwrap_or(patience), self.waiting.arrived.notified()),
                     if has_room => {}
                 to = mover.due(address), if batches.is_empty() => {
-                    match self.open(to.channel.clone(), rounds).await {
+                    match self.open(to.connection.clone(), rounds).await {
                         Ok(moved) => (stream, *address) = (moved, to.address.clone()),
                         Err(status) => {
                             tracing::debug!(%status, ?to, "a new node did not take the renewals");
@@ -260,8 +263,15 @@ impl Sender {
     }
 
     /// A node failed: what it had, and all that is due, goes to the next one, or back if all have
-    /// failed it. Returns the shortest interval among them.
-    fn failed(&self, address: &Address, status: &Status, batches: VecDeque<Batch>) -> Duration {
+    /// failed it; with `again`, for the token that there is now, to whichever node. Returns the
+    /// shortest interval among them.
+    fn failed(
+        &self,
+        address: &Address,
+        status: &Status,
+        batches: VecDeque<Batch>,
+        again: bool,
+    ) -> Duration {
         let decision = decide(status.code());
         tracing::debug!(%address, %status, ?decision, "the stream of renewals failed");
         let nodes = if decision.blames_node() {
@@ -280,9 +290,9 @@ impl Sender {
         let mut shortest = Duration::MAX;
         for mut renewal in sent.chain(due) {
             shortest = shortest.min(renewal.limit * 2);
-            renewal.failures += 1;
+            renewal.failures += usize::from(!again);
             renewal.send_by = now;
-            if renewal.failures < nodes {
+            if again || renewal.failures < nodes {
                 waiting.push(renewal);
                 continue;
             }

@@ -2,6 +2,7 @@
 //! Several fakes can share one registry, as the nodes of a cluster do. Each runs on a runtime of
 //! its own, so that killing it closes its connections.
 
+mod secured;
 mod service;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -76,6 +77,8 @@ pub(crate) struct State {
     pub(crate) scripts: VecDeque<Vec<WatchResponse>>,
     /// Every change, for subscriptions that resume; emptied to force resets.
     pub(crate) log: Vec<Change>,
+    /// Calls without it are not taken.
+    pub(crate) wanted_token: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -92,6 +95,7 @@ pub(crate) struct Fake {
     pub(crate) state: Shared,
     mode: Arc<Mutex<Mode>>,
     number: usize,
+    tls: Option<Arc<rustls::ServerConfig>>,
     runtime: Option<Runtime>,
 }
 
@@ -106,10 +110,22 @@ impl Fake {
         let state = Shared::default();
         locked(&state).granted_ttl_ms = 15_000;
         locked(&state).cluster_id = CLUSTER;
-        (0..nodes).map(|number| Self::listen(number, state.clone(), "127.0.0.1:0")).collect()
+        (0..nodes).map(|number| Self::listen(number, state.clone(), "127.0.0.1:0", None)).collect()
     }
 
-    fn listen(number: usize, state: Shared, address: &str) -> Self {
+    /// The same node again, where it was, with these certificates: as one that ended all of its
+    /// connections.
+    pub(crate) fn secure(&mut self, tls: Arc<rustls::ServerConfig>) {
+        self.tls = Some(tls);
+        self.restart();
+    }
+
+    fn listen(
+        number: usize,
+        state: Shared,
+        address: &str,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.unwrap();
@@ -118,14 +134,16 @@ impl Fake {
         let listener = std::net::TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
+        let secured = tls.clone();
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            tonic::transport::Server::builder()
-                .add_service(RegistryServer::new(node))
-                .serve_with_incoming(TcpListenerStream::new(listener))
-                .await
+            let router = tonic::transport::Server::builder().add_service(RegistryServer::new(node));
+            match secured {
+                Some(tls) => router.serve_with_incoming(secured::incoming(listener, tls)).await,
+                None => router.serve_with_incoming(TcpListenerStream::new(listener)).await,
+            }
         });
-        Self { address, state, mode, number, runtime: Some(runtime) }
+        Self { address, state, mode, number, tls, runtime: Some(runtime) }
     }
 
     pub(crate) fn address(&self) -> String {
@@ -159,7 +177,8 @@ impl Fake {
     /// The same node again, at the same address.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        *self = Self::listen(self.number, self.state.clone(), &self.address.to_string());
+        let address = self.address.to_string();
+        *self = Self::listen(self.number, self.state.clone(), &address, self.tls.clone());
     }
 }
 

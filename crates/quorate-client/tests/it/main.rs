@@ -7,7 +7,9 @@
 mod another_cluster;
 mod calling;
 mod calls;
+mod certificates;
 mod discovering;
+mod encrypted;
 mod fake;
 mod rebalancing;
 mod registering;
@@ -15,4 +17,5 @@ mod renewing;
 mod serving;
 mod slow;
 mod streams;
+mod tokens;
 mod watching;

@@ -4,7 +4,7 @@ use super::*;
 
 fn endpoints(addresses: &[&str]) -> Endpoints {
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    Endpoints::new(&addresses, Duration::from_secs(1), false, Duration::ZERO).unwrap()
+    Endpoints::new(&addresses, Dial::default(), false, Duration::ZERO).unwrap()
 }
 
 fn picked(endpoints: &Endpoints, target: Target, tried: &[&str]) -> Option<String> {
@@ -18,31 +18,9 @@ fn leader_is(address: &str) -> ResponseHeader {
 }
 
 #[test]
-fn addresses_are_checked() {
-    let fault = |address| parse(address, Duration::from_secs(1)).err();
-    for good in ["127.0.0.1:7001", "node-1.example_x:1", "[::1]:7001", "http://h:65535/"] {
-        assert_eq!(fault(good), None, "{good}");
-    }
-    for (bad, expected) in [
-        ("", AddressFault::NoPort),
-        ("host", AddressFault::NoPort),
-        ("host:", AddressFault::NoPort),
-        ("host:0", AddressFault::NoPort),
-        ("host:65536", AddressFault::NoPort),
-        (":7001", AddressFault::NoHost),
-        ("::1:7001", AddressFault::Characters),
-        ("a b:1", AddressFault::Characters),
-        ("user@host:1", AddressFault::Characters),
-        ("https://host:1", AddressFault::Tls),
-    ] {
-        assert_eq!(fault(bad), Some(expected), "{bad}");
-    }
-}
-
-#[test]
 fn an_empty_list_is_an_error() {
     // S1.1
-    let made = Endpoints::new(&[], Duration::from_secs(1), true, Duration::ZERO);
+    let made = Endpoints::new(&[], Dial::default(), true, Duration::ZERO);
     assert!(matches!(made, Err(Error::NoAddresses)));
 }
 

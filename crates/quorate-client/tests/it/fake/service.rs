@@ -18,6 +18,18 @@ pub(super) struct Node {
     pub(super) number: usize,
 }
 
+/// A call or stream without the token that is wanted is not taken.
+fn authenticate<T>(state: &Shared, request: &Request<T>) -> Result<(), Status> {
+    let mut state = locked(state);
+    let Some(wanted) = state.wanted_token else { return Ok(()) };
+    let given = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+    if given.and_then(|given| given.strip_prefix("Bearer ")) == Some(wanted) {
+        return Ok(());
+    }
+    *state.calls.entry("unauthenticated").or_default() += 1;
+    Err(Status::unauthenticated("the token is not known, or has run out"))
+}
+
 impl Node {
     /// What every call does first and last.
     async fn serve<Req, Res>(
@@ -27,6 +39,9 @@ impl Node {
         serve: impl FnOnce(&mut State, ResponseHeader, Req) -> Result<Res, Status>,
     ) -> Result<Response<Res>, Status> {
         let mode = *self.mode.lock().unwrap();
+        if name != "renew" {
+            authenticate(&self.state, &request)?;
+        }
         {
             let mut state = locked(&self.state);
             *state.calls.entry(name).or_default() += 1;
@@ -304,6 +319,8 @@ impl Registry for Node {
         &self,
         request: Request<Streaming<RenewRequest>>,
     ) -> Result<Response<Self::RenewStreamStream>, Status> {
+        authenticate(&self.state, &request)?;
+        let token = request.metadata().get("authorization").cloned();
         {
             let mut state = locked(&self.state);
             *state.calls.entry("renew stream").or_default() += 1;
@@ -311,8 +328,14 @@ impl Registry for Node {
         }
         let node = self.clone();
         let answers = request.into_inner().then(move |request| {
-            let node = node.clone();
-            async move { node.renew_some(request?).await }
+            let (node, mut judged) = (node.clone(), Request::new(()));
+            token.iter().for_each(|token| {
+                judged.metadata_mut().insert("authorization", token.clone());
+            });
+            async move {
+                authenticate(&node.state, &judged)?;
+                node.renew_some(request?).await
+            }
         });
         Ok(Response::new(Box::pin(answers)))
     }
@@ -324,6 +347,7 @@ impl Registry for Node {
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let mode = *self.mode.lock().unwrap();
+        authenticate(&self.state, &request)?;
         *locked(&self.state).calls.entry("watch").or_default() += 1;
         let mut requests = request.into_inner();
         let first = requests.next().await;

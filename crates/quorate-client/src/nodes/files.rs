@@ -1,0 +1,234 @@
+//! What files say, or what was given instead of them, as it was when it could be used last. Files
+//! are read again every now and then and when somebody asks; one that is half written, gone or
+//! wrong changes nothing. Knows neither certificates nor tokens, and tells no content.
+
+use std::fmt;
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+
+/// Files are read again so often. Mounted secrets change by a link that is moved, so it is the
+/// content that is looked at.
+pub(crate) const REREAD_EVERY: Duration = Duration::from_secs(10);
+/// No file of certificates, and no token, is larger.
+const BYTES_MAX: u64 = 1024 * 1024;
+
+/// Where a content comes from.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    File(PathBuf),
+    Given(Arc<[u8]>),
+}
+
+impl Source {
+    pub(crate) fn file(path: impl Into<PathBuf>) -> Self {
+        Self::File(path.into())
+    }
+
+    pub(crate) fn given(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::Given(bytes.into().into())
+    }
+
+    fn read(&self) -> Result<Vec<u8>, String> {
+        match self {
+            Self::File(path) => read(path).map_err(|fault| format!("{}: {fault}", path.display())),
+            Self::Given(bytes) => Ok(bytes.to_vec()),
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let read = file.take(BYTES_MAX + 1).read_to_end(&mut bytes);
+    read.map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > BYTES_MAX {
+        return Err(format!("it has more than {BYTES_MAX} bytes"));
+    }
+    Ok(bytes)
+}
+
+/// For messages.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Given(_) => f.write_str("what was given"),
+        }
+    }
+}
+
+/// Never the content.
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+            Self::Given(_) => f.write_str("Given(..)"),
+        }
+    }
+}
+
+/// Makes something of the contents of all sources, or says in words why it cannot.
+type Make<T> = Box<dyn Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync>;
+
+/// What was made of some sources.
+pub(crate) struct Kept<T> {
+    /// What it is, for logs.
+    what: &'static str,
+    sources: Arc<[Source]>,
+    make: Make<T>,
+    now: ArcSwap<T>,
+    /// Whoever reads has it.
+    reading: Semaphore,
+    /// Readings that have begun.
+    readings: AtomicU64,
+    /// How often something new took the place of what was there.
+    changes: AtomicU64,
+    hasher: RandomState,
+    /// Of the contents that were read last, used or not, or why they could not be.
+    seen: AtomicU64,
+}
+
+impl<T> Kept<T> {
+    /// # Errors
+    /// What cannot be read or used, in words.
+    pub(crate) fn new(
+        what: &'static str,
+        sources: Vec<Source>,
+        make: impl Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync + 'static,
+    ) -> Result<Self, String> {
+        let contents = read_all(&sources)?;
+        let now = make(&contents)?;
+        let hasher = RandomState::new();
+        let seen = hasher.hash_one(Ok::<_, String>(contents));
+        Ok(Self {
+            what,
+            sources: sources.into(),
+            make: Box::new(make),
+            now: ArcSwap::from_pointee(now),
+            reading: Semaphore::new(1),
+            readings: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
+            hasher,
+            seen: AtomicU64::new(seen),
+        })
+    }
+
+    pub(crate) fn now(&self) -> Arc<T> {
+        self.now.load_full()
+    }
+
+    /// Another number after each change.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Whether it can change at all.
+    pub(crate) fn is_of_files(&self) -> bool {
+        self.sources.iter().any(|source| matches!(source, Source::File(_)))
+    }
+
+    /// Reads again. Who asks while others do is content with a reading that began after it asked.
+    pub(crate) async fn reread(&self) {
+        if !self.is_of_files() {
+            return;
+        }
+        let before = self.readings.load(Ordering::Acquire);
+        let _alone = self.reading.acquire().await.expect("invariant: nobody closes it");
+        if self.readings.load(Ordering::Acquire) > before {
+            return;
+        }
+        self.readings.fetch_add(1, Ordering::AcqRel);
+        let sources = self.sources.clone();
+        let Ok(read) = tokio::task::spawn_blocking(move || read_all(&sources)).await else {
+            return; // the runtime is being shut down
+        };
+        let found = self.hasher.hash_one(&read);
+        if self.seen.swap(found, Ordering::AcqRel) == found {
+            return;
+        }
+        match read.and_then(|contents| (self.make)(&contents)) {
+            Ok(new) => {
+                self.now.store(Arc::new(new));
+                self.changes.fetch_add(1, Ordering::AcqRel);
+                tracing::info!(what = self.what, "it has changed and was taken over");
+            }
+            Err(fault) => {
+                tracing::warn!(what = self.what, fault, "it cannot be used; the one before stays");
+            }
+        }
+    }
+
+    /// Reads again for ever.
+    pub(crate) async fn keep(&self) {
+        loop {
+            sleep(REREAD_EVERY).await;
+            self.reread().await;
+        }
+    }
+}
+
+fn read_all(sources: &[Source]) -> Result<Vec<Vec<u8>>, String> {
+    sources.iter().map(Source::read).collect()
+}
+
+/// Where it comes from, and nothing of what it is.
+impl<T> fmt::Debug for Kept<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").field("what", &self.what).field("sources", &self.sources).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(path: &Path) -> Result<Kept<u32>, String> {
+        Kept::new("a number", vec![Source::file(path)], |contents| {
+            let text = String::from_utf8_lossy(&contents[0]).trim().to_owned();
+            text.parse().map_err(|_| "it is no number".to_owned())
+        })
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_used_changes_nothing_and_the_next_that_can_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("number");
+        assert!(number(&path).unwrap_err().contains("number: "), "the file is named");
+        std::fs::write(&path, "1").unwrap();
+        let kept = number(&path).unwrap();
+        let after = async |text: Option<&str>| {
+            match text {
+                Some(text) => std::fs::write(&path, text).unwrap(),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+            kept.reread().await;
+            (*kept.now(), kept.changes())
+        };
+        assert_eq!(after(Some("1")).await, (1, 0));
+        assert_eq!(after(Some("half")).await, (1, 0));
+        assert_eq!(after(Some("2")).await, (2, 1));
+        assert_eq!(after(None).await, (2, 1));
+        assert_eq!(after(Some("3")).await, (3, 2));
+        let large = "9".repeat(BYTES_MAX as usize + 1);
+        assert_eq!(after(Some(&large)).await, (3, 2));
+        assert!(number(&path).unwrap_err().contains("more than 1048576 bytes"));
+    }
+
+    #[test]
+    fn no_content_is_shown() {
+        let kept = Kept::new("a secret", vec![Source::given("hunter2")], |contents| {
+            Ok(String::from_utf8_lossy(&contents[0]).into_owned())
+        });
+        let shown = format!("{:?} {:?}", kept, Source::given("hunter2"));
+        assert!(!shown.contains("hunter2") && shown.contains("a secret"), "{shown}");
+    }
+}

@@ -1,0 +1,240 @@
+//! Encrypted connections to the nodes: whom to trust, who we are, and the handshake. What was given
+//! as files is read again at each dial, so a connection is made with the newest of them; living
+//! ones stay as they are, until the node or the network ends them.
+
+use std::future::poll_fn;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls::client::ClientConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{InconsistentKeys, RootCertStore};
+use tokio::io::AsyncBufRead;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::nodes::files::{Kept, Source};
+
+/// What nodes speak (gRPC is HTTP/2).
+const ALPN: &[u8] = b"h2";
+/// Whoever says nothing for so long after the handshake is spoken to all the same.
+const FIRST_WORD_WITHIN: Duration = Duration::from_millis(200);
+
+/// How connections to the nodes are encrypted: which CAs to trust and, where nodes want to know who
+/// calls, the client's certificate. Only the given CAs are trusted, not those of the system.
+///
+/// Files are looked at every 10 s and whenever a node is dialled, by their content; so certificates
+/// are replaced, and CAs added or taken away, without a restart. What cannot be used, as a key that
+/// is not the certificate's, changes nothing until it can.
+///
+/// ```no_run
+/// use quorate_client::{Client, Tls};
+/// # fn example() -> Result<(), quorate_client::Error> {
+/// let tls = Tls::new().ca_file("ca.crt").identity_files("orders.crt", "orders.key");
+/// let client = Client::builder(["registry-1:7001", "registry-2:7001"]).tls(tls).build()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Tls {
+    cas: Vec<Source>,
+    identity: Option<(Source, Source)>,
+    server_name: Option<String>,
+}
+
+impl Tls {
+    /// Begins with nothing: a CA has to be named.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Trusts the certificates of this PEM file, too. One of them that cannot be read is an error,
+    /// not left out.
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cas.push(Source::file(path));
+        self
+    }
+
+    /// As [`Tls::ca_file`], with the file's content.
+    #[must_use]
+    pub fn ca_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.cas.push(Source::given(pem));
+        self
+    }
+
+    /// Who this client is: PEM files with its certificate (and those between it and the CA, if
+    /// there are any) and with its private key, which is not encrypted.
+    #[must_use]
+    pub fn identity_files(
+        mut self,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        self.identity = Some((Source::file(certificate), Source::file(key)));
+        self
+    }
+
+    /// As [`Tls::identity_files`], with the files' contents.
+    #[must_use]
+    pub fn identity_pem(
+        mut self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+    ) -> Self {
+        self.identity = Some((Source::given(certificate), Source::given(key)));
+        self
+    }
+
+    /// The DNS name or IP address that every node's certificate has to be for. Unless it is set,
+    /// that is the host of the node's address.
+    #[must_use]
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
+    /// # Errors
+    /// What is missing, or cannot be read or used, in words.
+    pub(crate) fn load(self) -> Result<Encryption, String> {
+        let server_name = self.server_name.map(|name| parse_name(&name)).transpose()?;
+        if self.cas.is_empty() {
+            return Err("no CA was given, so no node could be trusted".to_owned());
+        }
+        let cas = self.cas.len();
+        let mut sources = self.cas;
+        sources.extend(self.identity.into_iter().flat_map(|(certificate, key)| [certificate, key]));
+        let named = sources.clone();
+        let make = move |contents: &[Vec<u8>]| config(&named, contents, cas).map(Arc::new);
+        let kept = Kept::new("the client's certificates", sources, make)?;
+        Ok(Encryption { kept, server_name })
+    }
+}
+
+fn parse_name(name: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(name.to_owned())
+        .map_err(|_| format!("\"{name}\" is no DNS name and no IP address"))
+}
+
+/// Of `sources`, the first `cas` are CA bundles; a certificate and its key follow, or nothing.
+fn config(sources: &[Source], contents: &[Vec<u8>], cas: usize) -> Result<ClientConfig, String> {
+    let mut roots = RootCertStore::empty();
+    for (source, pem) in sources.iter().zip(contents).take(cas) {
+        let named = |fault: String| format!("{source}: {fault}");
+        for (number, certificate) in (1..).zip(certificates(pem).map_err(named)?) {
+            roots.add(certificate).map_err(|error| {
+                named(format!("certificate {number} cannot be one of a CA: {error}"))
+            })?;
+        }
+    }
+    // Whatever provider the program has installed, or none: this is the one that is tested.
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots);
+    let mut config = match (&sources[cas..], &contents[cas..]) {
+        ([certificate, key], [certificate_pem, key_pem]) => {
+            let chain =
+                certificates(certificate_pem).map_err(|fault| format!("{certificate}: {fault}"))?;
+            let private = PrivateKeyDer::from_pem_slice(key_pem).map_err(|_| {
+                format!("{key}: there is no private key in it that is whole and not encrypted")
+            })?;
+            config.with_client_auth_cert(chain, private).map_err(|error| match error {
+                rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                    format!("{key}: it is not the key of {certificate}")
+                }
+                error => format!("{certificate}, {key}: {error}"),
+            })?
+        }
+        _ => config.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config)
+}
+
+/// All certificates of a PEM text, which has at least one. The reader passes over what it does not
+/// know; a certificate with a broken frame is not to be lost that way.
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let read = read.map_err(|error| format!("it is no whole PEM file: {error}"))?;
+    let frames = String::from_utf8_lossy(pem).matches("CERTIFICATE--").count();
+    if frames != 2 * read.len() {
+        return Err(format!(
+            "it has {frames} lines that begin or end a certificate, and {} whole ones",
+            read.len()
+        ));
+    }
+    if read.is_empty() {
+        return Err("there is no certificate in it".to_owned());
+    }
+    Ok(read)
+}
+
+/// What is needed to dial.
+#[derive(Debug)]
+pub(crate) struct Encryption {
+    kept: Kept<Arc<ClientConfig>>,
+    server_name: Option<ServerName<'static>>,
+}
+
+impl Encryption {
+    pub(crate) fn is_of_files(&self) -> bool {
+        self.kept.is_of_files()
+    }
+
+    pub(crate) async fn keep(&self) {
+        self.kept.keep().await;
+    }
+
+    /// Connects to `host:port`.
+    pub(super) async fn connect(&self, address: &str) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+        let name = match &self.server_name {
+            Some(name) => name.clone(),
+            None => {
+                let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+                let host = host.trim_start_matches('[').trim_end_matches(']');
+                parse_name(host).map_err(io::Error::other)?
+            }
+        };
+        self.kept.reread().await;
+        let tcp = TcpStream::connect(address).await?;
+        tcp.set_nodelay(true)?;
+        let connector = TlsConnector::from((*self.kept.now()).clone());
+        let mut stream = connector.connect(name, tcp).await?;
+        if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
+            let error = rustls::Error::NoApplicationProtocol;
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+        if let Ok(judged) = timeout(FIRST_WORD_WITHIN, first_word(&mut stream)).await {
+            judged?;
+        }
+        Ok(TokioIo::new(stream))
+    }
+}
+
+/// Waits until the node speaks, as HTTP/2 servers do without being asked. With TLS 1.3 it judges
+/// the client's certificate when the handshake is already over for the client; left to itself,
+/// HTTP/2 would mostly tell of a closed connection only.
+async fn first_word(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
+    let spoke = poll_fn(|cx| {
+        let bytes = ready!(Pin::new(&mut *stream).poll_fill_buf(cx))?;
+        Poll::Ready(Ok::<_, io::Error>(!bytes.is_empty()))
+    });
+    if spoke.await? {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the node closed the connection at once"))
+}
+
+#[cfg(test)]
+mod tests;
