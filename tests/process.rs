@@ -10,6 +10,8 @@
 mod built;
 #[path = "process/calls.rs"]
 mod calls;
+#[path = "process/certs.rs"]
+mod certs;
 #[path = "process/cli.rs"]
 mod cli;
 #[path = "process/cluster.rs"]

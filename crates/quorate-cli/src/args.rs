@@ -1,5 +1,8 @@
 //! The command line: every command, flag and help text. Says nothing of what a command does.
 
+mod client;
+mod secure;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,9 +12,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorate_client::{Consistency, InstanceStatus};
 use quorate_node::Networks;
 
+pub(crate) use self::client::ClientArgs;
+pub(crate) use self::secure::{CertsCommand, Place, RoleArg, TokenArgs, TokenCommand};
 use crate::instance::{InstanceSettings, Wanted};
 use crate::logging::LogFormat;
-use crate::output::Format;
 use crate::parse;
 
 #[derive(Debug, Parser)]
@@ -54,23 +58,16 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ClusterCommand,
     },
-}
-
-/// What all commands that ask the cluster take.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ClientArgs {
-    /// Addresses of nodes, tried in this order; a bare port has the host before it
-    #[arg(long, env = "QUORATE_NODES", default_value = "127.0.0.1:7001,7002,7003", value_parser = parse::nodes)]
-    pub(crate) nodes: parse::NodeList,
-    /// The namespace
-    #[arg(long, env = "QUORATE_NAMESPACE", default_value = "default")]
-    pub(crate) namespace: String,
-    /// How the output is written
-    #[arg(short, long, default_value = "table")]
-    pub(crate) output: Format,
-    /// How long to go on trying: 10ms to 365 days, written like 500ms, 10s or 2m30s
-    #[arg(long, env = "QUORATE_TIMEOUT", default_value = "5s", value_parser = parse::duration)]
-    pub(crate) timeout: Duration,
+    /// Make certificates for nodes and clients
+    Certs {
+        #[command(subcommand)]
+        command: CertsCommand,
+    },
+    /// Make tokens for clients
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -1,11 +1,13 @@
 //! The commands, a file each.
 
+pub(crate) mod certs;
 pub(crate) mod cluster;
 pub(crate) mod dev;
 pub(crate) mod fetch;
 pub(crate) mod register;
 pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod tokens;
 pub(crate) mod watch;
 
 use quorate_client::Instance;

@@ -1,6 +1,6 @@
 //! How a command reaches the cluster, and how it says that it has done something there.
 
-use quorate_client::Client;
+use quorate_client::{Client, ClientBuilder, Tls};
 use serde_json::json;
 
 use crate::args::ClientArgs;
@@ -23,11 +23,33 @@ pub(crate) async fn client(args: &ClientArgs, stay: Stay) -> Result<Client, Fail
         .namespace(args.namespace.as_str())
         .call_timeout(args.timeout)
         .in_order(true);
+    let builder = with_credentials(builder, args);
     let builder = match stay {
         Stay::Once => builder.member_refresh(None),
         Stay::Long => builder,
     };
     Ok(builder.build()?)
+}
+
+/// Whom to trust, and who we are.
+fn with_credentials(builder: ClientBuilder, args: &ClientArgs) -> ClientBuilder {
+    let builder = match &args.ca {
+        Some(ca) => {
+            let tls = Tls::new().ca_file(ca);
+            builder.tls(match args.cert.as_ref().zip(args.key.as_ref()) {
+                Some((cert, key)) => tls.identity_files(cert, key),
+                None => tls,
+            })
+        }
+        None => builder,
+    };
+    let token = std::env::var("QUORATE_TOKEN").ok().filter(|token| !token.is_empty());
+    let builder = match (&args.token_file, token) {
+        (Some(file), _) => builder.token_file(file),
+        (None, Some(token)) => builder.token(token),
+        (None, None) => builder,
+    };
+    builder.allow_plaintext_token(args.allow_plaintext_token)
 }
 
 /// Says that something was done with an instance.

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use quorate_client::{Code, Error};
+use quorate_client::{AddressFault, Code, Error};
 use quorate_node::StartError;
 
 /// A failed command: what to print, and which code to exit with.
@@ -55,6 +55,14 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let (code, next) = match &error {
+            Error::InvalidAddress { fault: AddressFault::PlaintextToken, .. } => (
+                USAGE,
+                "give the CA of its certificate with --ca, or --allow-plaintext-token if nobody else can listen",
+            ),
+            Error::InvalidAddress { fault: AddressFault::Tls, .. } => {
+                (USAGE, "give the CA of its certificate with --ca or QUORATE_CA")
+            }
+            Error::InvalidCredential { .. } => (USAGE, ""),
             Error::NoAddresses | Error::InvalidAddress { .. } => {
                 (USAGE, "name the cluster's nodes with --nodes or QUORATE_NODES")
             }
@@ -74,6 +82,9 @@ impl From<Error> for Failure {
             }
             Error::Rejected { code: Code::NotFound, .. } => {
                 (FAILED, "`quorate fetch SERVICE` shows what is registered; check --namespace too")
+            }
+            Error::Rejected { code: Code::Unauthenticated, .. } => {
+                (FAILED, "say who you are: --token-file or QUORATE_TOKEN, or --cert and --key")
             }
             Error::Rejected { code: Code::Internal, .. } => (FAILED, "the node's log says more"),
             Error::Superseded { .. } => (

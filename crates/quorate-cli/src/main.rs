@@ -3,11 +3,13 @@
 //! (`commands/`).
 
 mod args;
+mod authority;
 mod commands;
 mod config;
 mod connect;
 mod descriptors;
 mod failure;
+mod files;
 mod instance;
 mod json;
 mod logging;
@@ -16,13 +18,16 @@ mod panics;
 mod parse;
 mod patience;
 mod signals;
+mod token;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::args::{Cli, Command};
-use crate::commands::{cluster, dev, fetch, register, run as run_child, serve, watch};
+use crate::commands::{
+    certs, cluster, dev, fetch, register, run as run_child, serve, tokens, watch,
+};
 use crate::failure::Failure;
 use crate::patience::{told, trying};
 
@@ -68,6 +73,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Watch(args) => watch::watch(args).await,
         Command::Cluster { command } => cluster::run(command).await,
+        Command::Certs { command } => certs::run(&command),
+        Command::Token { command } => tokens::run(&command),
     }
 }
 

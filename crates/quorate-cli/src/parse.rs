@@ -38,6 +38,30 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(ms))
 }
 
+/// "90d", or a duration.
+pub(crate) fn lifetime(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("\"{text}\" is no lifetime; write it like 90d or 12h");
+    match text.strip_suffix('d') {
+        // No more than fits into the dates of certificates.
+        Some(days) => match days.parse() {
+            Ok(days @ 1..=36_500) => Ok(Duration::from_secs(days * 86_400)),
+            _ => Err(wrong()),
+        },
+        None => duration(text).map_err(|_| wrong()),
+    }
+}
+
+/// A moment as RFC 3339 has it, with its offset from UTC.
+pub(crate) fn moment(text: &str) -> Result<String, String> {
+    let read: Option<toml::value::Datetime> = text.parse().ok();
+    let is_whole =
+        |at: &toml::value::Datetime| at.date.is_some() && at.time.is_some() && at.offset.is_some();
+    match read.filter(is_whole) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(format!("\"{text}\" is no moment; write it like 2027-01-01T00:00:00Z")),
+    }
+}
+
 /// What the registry takes for a TTL (proto/quorate/v1/types.proto).
 const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3_600);
 
@@ -221,6 +245,21 @@ mod tests {
             assert!(error.contains(text), "{error}");
         }
         assert!(ms("18446744073709551615h").is_err());
+    }
+
+    #[test]
+    fn lifetimes_and_moments() {
+        let days = |text| lifetime(text).map(|parsed| parsed.as_secs() as f64 / 86_400.0);
+        assert_eq!((days("90d"), days("12h")), (Ok(90.0), Ok(0.5)));
+        for text in ["", "d", "0d", "-1d", "1.5d", "99999999d", "90"] {
+            assert!(lifetime(text).unwrap_err().contains(text), "{text}");
+        }
+        for good in ["2027-01-01T00:00:00Z", "2027-01-01T00:00:00.5+02:00"] {
+            assert_eq!(moment(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "2027-01-01", "2027-01-01T00:00:00", "2027-13-01T00:00:00Z", "tomorrow"] {
+            assert!(moment(bad).unwrap_err().contains(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -52,6 +52,15 @@ fn every_documented_line_parses() {
         "quorate cluster override s i --status out-of-service --weight 0 --reason r",
         "quorate cluster override s i --clear",
         "quorate cluster overrides -o json",
+        "quorate certs init",
+        "quorate certs init --cluster-name prod --dir d --force",
+        "quorate certs node 1",
+        "quorate certs node 1 --host a.example --host 10.0.0.1 --valid-for 90d --dir d -o json",
+        "quorate certs client orders --valid-for 12h",
+        "quorate token new --id ci --role register --namespace default --prefix orders",
+        "quorate token new --id root --role admin --not-after 2027-01-01T00:00:00Z --out f",
+        "quorate token new --id root --role read --namespace * --valid-for 90d -o json",
+        "quorate fetch s --ca c --cert a --key b --token-file t --allow-plaintext-token",
         "quorate run --service s --endpoint a=http://h:{port} --if-deregistered stop -- ./server {port}",
     ] {
         if let Err(error) = parse(line) {
@@ -83,6 +92,18 @@ fn wrong_lines_are_usage_errors_that_name_what_is_wrong() {
         ("quorate serve --bootstrap 1=a:1 --join a:1", "--join"),
         ("quorate cluster override s i --clear --weight 1", "--clear"),
         ("quorate cluster add four a:1", "four"),
+        ("quorate certs node one", "one"),
+        ("quorate certs client a --valid-for 90", "90"),
+        ("quorate token new --id ci --role register", "--namespace"),
+        ("quorate token new --id ci --role root", "root"),
+        ("quorate token new --id ci --role admin --not-after soon", "soon"),
+        (
+            "quorate token new --id c --role admin --valid-for 1d --not-after 2027-01-01T00:00:00Z",
+            "--not-after",
+        ),
+        ("quorate fetch s --cert a --key b", "--ca"),
+        ("quorate fetch s --ca c --cert a", "--key"),
+        ("quorate fetch s --ca c --key b", "--cert"),
     ] {
         let error = parse(line).expect_err(line);
         assert_eq!(error.exit_code(), 2, "{line}");

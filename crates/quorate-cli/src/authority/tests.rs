@@ -1,0 +1,82 @@
+//! What is issued, and what is refused. That others can verify it: tests/process/certs.rs.
+
+use super::*;
+
+#[test]
+fn what_is_there_is_not_overwritten_unless_that_is_wanted() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (_, first) = Authority::init(dir, "prod", false).unwrap();
+    let before = std::fs::read(&first.key).unwrap();
+    let refused = Authority::init(dir, "prod", false).map(drop).unwrap_err();
+    assert!(refused.contains("ca.crt") && refused.contains("--force"), "{refused}");
+    assert_eq!(std::fs::read(&first.key).unwrap(), before);
+    std::fs::remove_file(&first.certificate).unwrap();
+    let refused = Authority::init(dir, "prod", false).map(drop).unwrap_err();
+    assert!(refused.contains("ca.key"), "one of the two is enough: {refused}");
+    Authority::init(dir, "prod", true).unwrap();
+    assert_ne!(std::fs::read(&first.key).unwrap(), before);
+}
+
+#[test]
+fn a_ca_is_found_again_with_the_cluster_that_it_is_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let missing = Authority::open(dir).map(drop).unwrap_err();
+    assert!(missing.contains("ca.crt") && missing.contains("certs init"), "{missing}");
+    Authority::init(dir, "prod.eu-1", false).unwrap();
+    let authority = Authority::open(dir).unwrap();
+    assert_eq!(authority.cluster_name(), "prod.eu-1");
+    let issued = authority.node(dir, 7, &[], LIFETIME, false).unwrap();
+    assert_eq!(
+        (issued.spiffe.as_str(), &issued.hosts[..]),
+        ("spiffe://prod.eu-1/node/7", &LOOPBACK.map(str::to_owned)[..])
+    );
+    let issued = authority.client(dir, "orders", LIFETIME, false).unwrap();
+    assert_eq!(issued.spiffe, "spiffe://prod.eu-1/client/orders");
+    assert_eq!(issued.certificate, dir.join("client-orders.crt"));
+
+    // A leaf is no CA, nor is the key of another.
+    std::fs::copy(&issued.key, dir.join("ca.key")).unwrap();
+    let other = Authority::open(dir).map(drop).unwrap_err();
+    assert!(other.contains("not the key of ca.crt"), "{other}");
+    std::fs::copy(&issued.certificate, dir.join("ca.crt")).unwrap();
+    let leaf = Authority::open(dir).map(drop).unwrap_err();
+    assert!(leaf.contains("no CA that `quorate certs init` made"), "{leaf}");
+}
+
+#[test]
+fn names_that_cannot_be_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    for name in ["", "Prod", "a/b", "-a", "a.", &"a".repeat(64)] {
+        let refused = Authority::init(dir, name, false).map(drop).unwrap_err();
+        assert!(refused.contains(&format!("\"{name}\" is no name of a cluster")), "{refused}");
+    }
+    let (authority, _) = Authority::init(dir, "prod", false).unwrap();
+    for name in ["", "a/b", "..", "a b", "\u{e9}"] {
+        assert!(authority.client(dir, name, LIFETIME, false).is_err(), "{name}");
+    }
+    for host in ["", "10.0.0.1:7001", "a b", "a..b", "http://a", "\u{e9}"] {
+        let refused = authority.node(dir, 1, &[host.to_owned()], LIFETIME, false).unwrap_err();
+        assert!(refused.contains(&format!("\"{host}\" is no DNS name")), "{refused}");
+    }
+    assert!(authority.node(dir, 0, &[], LIFETIME, false).is_err());
+    for lifetime in [DAY / 2, LIFETIME_MAX + DAY] {
+        assert!(
+            authority.client(dir, "a", lifetime, false).unwrap_err().contains("1 day to 5 years")
+        );
+    }
+    let left = std::fs::read_dir(dir).unwrap().count();
+    assert_eq!(left, 2, "the CA alone");
+    let hosts = ["*.example.com".to_owned(), "node_1".to_owned(), "fd00::1".to_owned()];
+    assert!(authority.node(dir, 1, &hosts, LIFETIME, false).is_ok());
+}
+
+#[test]
+fn moments() {
+    let at = |seconds| rfc3339(Duration::from_secs(seconds));
+    assert_eq!(at(0), "1970-01-01T00:00:00Z");
+    assert_eq!(at(1_798_761_599), "2026-12-31T23:59:59Z");
+    assert_eq!(at(4_107_542_400), "2100-03-01T00:00:00Z");
+}

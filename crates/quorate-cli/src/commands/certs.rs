@@ -1,0 +1,75 @@
+//! `certs`: a CA, and certificates for nodes and clients, as files.
+
+use serde_json::json;
+
+use crate::args::{CertsCommand, Place};
+use crate::authority::{Authority, Issued, ca_file};
+use crate::failure::Failure;
+use crate::output::{self, Format};
+
+pub(crate) fn run(command: &CertsCommand) -> Result<(), Failure> {
+    match command {
+        CertsCommand::Init { cluster_name, place } => {
+            let made = Authority::init(&place.dir, cluster_name, place.force);
+            let (_, issued) = made.map_err(Failure::failed)?;
+            let text = format!(
+                "{} and {}: a CA for cluster {cluster_name}, until {}\n  \
+                 next: quorate certs node 1, quorate certs client NAME",
+                issued.certificate.display(),
+                issued.key.display(),
+                issued.not_after,
+            );
+            tell(place, &issued, &text)
+        }
+        CertsCommand::Node { id, hosts, lifetime, place } => {
+            let authority = Authority::open(&place.dir).map_err(Failure::failed)?;
+            let issued = authority.node(&place.dir, *id, hosts, lifetime.valid_for, place.force);
+            let issued = issued.map_err(Failure::failed)?;
+            let text = format!(
+                "{} and {}: {}, called as {}, until {}\n  \
+                 next: quorate serve --id {id} --cluster-name {} --tls-ca {} --tls-cert {} --tls-key {}",
+                issued.certificate.display(),
+                issued.key.display(),
+                issued.spiffe,
+                issued.hosts.join(", "),
+                issued.not_after,
+                authority.cluster_name(),
+                ca_file(&place.dir).display(),
+                issued.certificate.display(),
+                issued.key.display(),
+            );
+            tell(place, &issued, &text)
+        }
+        CertsCommand::Client { name, lifetime, place } => {
+            let authority = Authority::open(&place.dir).map_err(Failure::failed)?;
+            let issued = authority.client(&place.dir, name, lifetime.valid_for, place.force);
+            let issued = issued.map_err(Failure::failed)?;
+            let text = format!(
+                "{} and {}: {}, until {}\n  next: quorate cluster status --ca {} --cert {} --key {}",
+                issued.certificate.display(),
+                issued.key.display(),
+                issued.spiffe,
+                issued.not_after,
+                ca_file(&place.dir).display(),
+                issued.certificate.display(),
+                issued.key.display(),
+            );
+            tell(place, &issued, &text)
+        }
+    }
+}
+
+fn tell(place: &Place, issued: &Issued, text: &str) -> Result<(), Failure> {
+    match place.output {
+        Format::Json => output::json(&json!({
+            "ca": ca_file(&place.dir),
+            "certificate": issued.certificate,
+            "key": issued.key,
+            "spiffe": issued.spiffe,
+            "hosts": issued.hosts,
+            "not_after": issued.not_after,
+        }))?,
+        Format::Table => output::line(text)?,
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! Files that are there whole or not at all, and secrets that nobody else can read.
+
+use std::fs::{File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+/// Who may read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Its owner.
+    Secret,
+    /// Everybody.
+    Public,
+}
+
+/// Makes the directory, and sees that what is to be written is not there, unless it may go.
+pub(crate) fn make_room(dir: &Path, targets: &[PathBuf], overwrite: bool) -> Result<(), String> {
+    std::fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    match targets.iter().find(|target| !overwrite && target.symlink_metadata().is_ok()) {
+        Some(there) => Err(is_there(there)),
+        None => Ok(()),
+    }
+}
+
+fn is_there(path: &Path) -> String {
+    format!("{} is there already\n  next: --force writes another in its place", path.display())
+}
+
+/// Writes a file beside where it is to be, and moves it there when it is on the disk.
+pub(crate) fn write(
+    path: &Path,
+    content: &[u8],
+    mode: Mode,
+    overwrite: bool,
+) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let dir = parent.unwrap_or(Path::new("."));
+    // As tempfile makes it, only its owner can read it.
+    let mut file = NamedTempFile::new_in(dir).map_err(failed)?;
+    file.write_all(content).map_err(failed)?;
+    if mode == Mode::Public {
+        file.as_file().set_permissions(Permissions::from_mode(0o644)).map_err(failed)?;
+    }
+    file.as_file().sync_all().map_err(failed)?;
+    if overwrite {
+        file.persist(path).map_err(|error| failed(error.error))?;
+    } else {
+        file.persist_noclobber(path).map_err(|error| match error.error.kind() {
+            std::io::ErrorKind::AlreadyExists => is_there(path),
+            _ => failed(error.error),
+        })?;
+    }
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+}
