@@ -232,7 +232,10 @@ impl Discovery {
 
     /// How the stream behind it stands.
     pub fn status(&self) -> WatchStatus {
-        self.inner.hub.shared.status.borrow().clone()
+        match self.inner.hub.refused(&self.inner.feed) {
+            Some(error) => WatchStatus::Refused { error },
+            None => self.inner.hub.shared.status.borrow().clone(),
+        }
     }
 }
 

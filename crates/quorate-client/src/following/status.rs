@@ -30,7 +30,7 @@ pub enum WatchStatus {
     /// right that is not there. (One that is lost later, or a token that has run out, is an
     /// interruption.) A
     /// [`Watch`](crate::Watch) has stopped; a [`Discovery`](crate::Discovery) asks again when the
-    /// client follows other services, and once a minute.
+    /// client follows other services, and every 10 s.
     Refused {
         /// The reason.
         error: Error,

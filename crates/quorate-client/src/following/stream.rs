@@ -69,8 +69,10 @@ pub(super) struct Follower {
     mover: Mover,
     /// How often the token had changed when the last stream was opened.
     token: u64,
-    /// Whether a subscription was ever taken.
+    /// Whether a subscription was ever taken: then a right that is not there is one that was lost,
+    /// and may come back.
     was_taken: bool,
+    gives_up_when_denied: bool,
     /// What the last stream ended for, if that was a right.
     refused: Option<Decision>,
 }
@@ -111,8 +113,22 @@ impl Follower {
     ) -> Self {
         let mover = Mover::new(core.endpoints.clone());
         let rounds = Rounds::new(BACKGROUND);
-        let (token, was_taken, refused) = (0, false, None);
-        Self { core, operation, status, rounds, mover, token, was_taken, refused }
+        Self {
+            core,
+            operation,
+            status,
+            rounds,
+            mover,
+            token: 0,
+            was_taken: false,
+            gives_up_when_denied: false,
+            refused: None,
+        }
+    }
+
+    /// A right that is not there always ends it: its user knows how to go on.
+    pub(super) fn gives_up_when_denied(&mut self) {
+        self.gives_up_when_denied = true;
     }
 
     /// The node to go on at.
@@ -198,7 +214,8 @@ impl Follower {
         let decision = decide(status.code());
         // What was never allowed is a mistake, to be told at once; a right that was there may come
         // back, and tokens run out and are renewed.
-        if decision == Decision::Fail || (decision == Decision::Denied && !self.was_taken) {
+        let denied = decision == Decision::Denied;
+        if decision == Decision::Fail || denied && (self.gives_up_when_denied || !self.was_taken) {
             core.endpoints.refused(address, Target::Any);
             let error = Error::rejected(operation, status);
             tracing::warn!(%address, %error, "the subscription was refused");

@@ -77,6 +77,8 @@ pub(crate) struct State {
     pub(crate) scripts: VecDeque<Vec<WatchResponse>>,
     /// Every change, for subscriptions that resume; emptied to force resets.
     pub(crate) log: Vec<Change>,
+    /// Services that may not be followed.
+    pub(crate) denied: Vec<&'static str>,
     /// Calls without it are not taken.
     pub(crate) wanted_token: Option<&'static str>,
 }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use quorate_client::{
-    AddressFault, Client, ClientBuilder, Code, Error, InstanceBuilder, RegistrationState,
-    WatchEvent, WatchStatus,
+    AddressFault, Client, ClientBuilder, Code, Discovery, Error, InstanceBuilder,
+    RegistrationState, WatchEvent, WatchStatus,
 };
 use quorate_proto::v1::{Instance, InstanceStatus};
 
@@ -150,6 +150,55 @@ async fn a_right_that_is_taken_away_is_waited_for() {
     put(&fakes[0], "b");
     assert!(matches!(within(watch.next()).await, Some(WatchEvent::Added(_))));
     until("it is back", || matches!(handle.state(), RegistrationState::Registered(_))).await;
+}
+
+/// All views of a client share a stream, and the registry takes or refuses a list as a whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_is_refused_is_no_others_loss() {
+    let fakes = Fake::cluster(2);
+    let client = builder(&fakes).build().unwrap();
+    let put = |service: &str, id: &str| {
+        let (service, id) = (service.to_owned(), id.to_owned());
+        let status = InstanceStatus::Up as i32;
+        fakes[0].state().put(Instance { service, id, status, ..Instance::default() });
+    };
+    let sees = async |view: &Discovery, id: &str| {
+        until(&format!("{id} in {}", view.service()), || view.current().get(id).is_some()).await;
+    };
+    let denied = |view: &Discovery| matches!(view.status(), WatchStatus::Refused { error: Error::Rejected { code, .. } } if code == Code::PermissionDenied);
+    fakes[0].state().denied = vec!["b"];
+    let all: Vec<_> = ["a", "b", "c"].map(|service| client.discover(service).unwrap()).into();
+    put("a", "a1");
+    sees(&all[0], "a1").await;
+    until("b is refused", || denied(&all[1])).await;
+    assert!(matches!(all[1].usable().await, Err(Error::Rejected { .. })));
+
+    // A right that is lost, and others go on; what was known is shown on.
+    put("c", "c1");
+    sees(&all[2], "c1").await;
+    fakes[0].state().denied = vec!["b", "c"];
+    fakes[0].state().end_watches();
+    put("a", "a2");
+    sees(&all[0], "a2").await;
+    until("c is refused", || denied(&all[2])).await;
+    assert!(all[2].current().get("c1").is_some());
+    let before = fakes[0].calls("watch");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(fakes[0].calls("watch"), before, "it is quiet");
+
+    // Changes of c pass by while a stream for a goes on; with the right back, nothing is missing.
+    put("c", "c2");
+    put("a", "a3");
+    sees(&all[0], "a3").await;
+    fakes[0].state().denied = Vec::new();
+    let other = client.discover("d").unwrap();
+    within(other.synced()).await;
+    sees(&all[2], "c2").await;
+    put("b", "b1");
+    sees(&all[1], "b1").await;
+    assert!(!denied(&all[1]) && !denied(&all[2]));
+    put("a", "a4");
+    sees(&all[0], "a4").await;
 }
 
 #[tokio::test]

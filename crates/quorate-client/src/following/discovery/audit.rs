@@ -18,12 +18,14 @@ pub(super) async fn finds_difference(shared: &Shared) -> bool {
     let core = &shared.core;
     let request = {
         let topics = shared.topics();
+        // The registry refuses all where one may not be read.
+        let services = topics.synced();
         FetchRequest {
             namespace: shared.namespace().to_owned(),
-            services: topics.names(),
             consistency: Consistency::Local as i32,
             // The node has at least what is known here, unless it is of another cluster.
-            min_revision: topics.lowest(),
+            min_revision: topics.lowest(&services),
+            services,
             cluster_id: ClusterId::to_wire(topics.cluster_id),
             ..FetchRequest::default()
         }

@@ -5,8 +5,11 @@
 //! service is read first, on a short stream of its own; then all go on from the lowest position
 //! among them, and each passes over the changes that it has already. So no view misses a change or
 //! sees one twice, and none shows less meanwhile.
+//!
+//! A node takes such a list or refuses it as a whole. Where it refuses one, the services are tried
+//! one by one; those that are allowed go on (`Apart`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,7 +18,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use quorate_proto::limits::SERVICES_PER_CALL;
 use quorate_proto::v1::WatchSubscribe;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::audit;
@@ -24,15 +27,16 @@ use super::topics::{Feed, Queue, Topics};
 use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::counters::Counts;
+use crate::error::Error;
 use crate::following::status::WatchStatus;
-use crate::following::stream::{Ended, Event, Follower, Stream, Taken};
+use crate::following::stream::{Ended, Event, Follower, Node, Stream, Taken};
 use crate::nodes::retry::jittered;
 
 /// Services that are added within this go together.
 const GATHER: Duration = Duration::from_millis(5);
-/// Services that were refused are asked for again after this, or when others are followed: the
-/// views have no way to begin anew, and a node that refuses may learn better.
-const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// Services that were refused are asked for again after this: the views have no way to begin anew,
+/// and rights change.
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 
 /// The stream that the views of a client share. Ends with the last of them.
 #[derive(Debug)]
@@ -120,6 +124,11 @@ impl Hub {
         position < Some(self.shared.counters().written(topics.cluster_id))
     }
 
+    /// Why the registry does not tell of its service, if that is so.
+    pub(super) fn refused(&self, feed: &Feed) -> Option<Error> {
+        self.shared.topics().refused(&feed.selector.service)
+    }
+
     pub(super) fn age(&self) -> Option<Duration> {
         let fresh_at = self.shared.fresh_at.lock().unwrap_or_else(PoisonError::into_inner);
         fresh_at.map(|at| at.elapsed())
@@ -172,63 +181,184 @@ impl From<Ended> for Next {
     }
 }
 
+/// The services that are not simply among those that are followed.
+#[derive(Debug, Default)]
+struct Apart {
+    /// One of several was refused, or each alone before: to be tried alone.
+    suspects: BTreeSet<String>,
+    /// Refused, and not to be asked for again before this.
+    refused: BTreeMap<String, Instant>,
+    /// How often several were refused together since a stream last brought something.
+    in_vain: u32,
+}
+
+impl Apart {
+    /// Forgets those that nobody follows any more; what was refused long enough ago is tried again.
+    fn review(&mut self, names: &[String]) {
+        self.suspects.retain(|name| names.contains(name));
+        self.refused.retain(|name, _| names.contains(name));
+        let now = Instant::now();
+        let due = self.refused.extract_if(.., |_, again| *again <= now);
+        self.suspects.extend(due.map(|(name, _)| name));
+    }
+
+    /// These were refused: together, so any of them may be the reason, or alone.
+    fn refuse(&mut self, shared: &Shared, names: &[String]) {
+        let [name] = names else {
+            self.in_vain += 1;
+            return self.suspects.extend(names.iter().cloned());
+        };
+        self.suspects.remove(name);
+        self.refused.insert(name.clone(), Instant::now() + jittered(REFUSED_PAUSE));
+        if let WatchStatus::Refused { error } = &*shared.status.borrow() {
+            shared.topics().refuse(name, error.clone());
+        }
+    }
+
+    /// What came of a subscription to these.
+    fn note<T>(
+        &mut self,
+        shared: &Shared,
+        names: &[String],
+        result: Result<T, Ended>,
+    ) -> Result<T, Ended> {
+        if matches!(result, Err(Ended::Refused)) {
+            self.refuse(shared, names);
+        }
+        result
+    }
+
+    /// Whoever refused may see it otherwise now.
+    fn try_all_again(&mut self) {
+        let refused = std::mem::take(&mut self.refused);
+        self.suspects.extend(refused.into_keys());
+    }
+
+    /// When to try again what was refused.
+    async fn due(&self) {
+        match self.refused.values().min() {
+            Some(at) => sleep_until(*at).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// The task: runs until it is aborted.
 async fn follow(shared: Arc<Shared>) {
     let status = shared.status.clone();
     let mut follower = Follower::new(shared.core.clone(), "discover", status);
+    follower.gives_up_when_denied();
+    let mut apart = Apart::default();
     loop {
         if shared.topics().by_name.is_empty() {
             shared.subscriptions.notified().await;
             continue;
         }
         sleep(GATHER).await;
-        let Err(next) = stream(&shared, &mut follower).await;
+        let Err(next) = stream(&shared, &mut follower, &mut apart).await;
         match next {
             Next::Services => follower.begin_afresh(),
-            Next::After(Ended::Lost) => follower.pause().await,
+            // Refused together, though each alone is taken.
+            Next::After(Ended::Refused) if apart.in_vain > 1 => {
+                let _or_others = timeout(REFUSED_PAUSE, shared.subscriptions.notified()).await;
+            }
+            // What was refused is known to `apart`.
+            Next::After(Ended::Lost | Ended::Refused) => follower.pause().await,
             Next::After(Ended::Ahead) => {
                 shared.topics().distrust_all();
                 follower.pause().await;
-            }
-            Next::After(Ended::Refused) => {
-                let _or_others = timeout(REFUSED_PAUSE, shared.subscriptions.notified()).await;
-                follower.begin_afresh();
             }
         }
     }
 }
 
-/// Follows all services, for as long as that works.
-async fn stream(shared: &Arc<Shared>, follower: &mut Follower) -> Result<Infallible, Next> {
+/// Follows all services that may be followed, for as long as that works.
+async fn stream(
+    shared: &Arc<Shared>,
+    follower: &mut Follower,
+    apart: &mut Apart,
+) -> Result<Infallible, Next> {
     // What was added until now is among the names.
     let _told = shared.subscriptions.notified().now_or_never();
-    let (names, new) = {
+    apart.review(&shared.topics().names());
+    let node = follower.pick();
+    while let Some(name) = apart.suspects.first().cloned() {
+        match read(shared, follower, &node, apart, vec![name.clone()]).await {
+            Err(Ended::Refused) => {}
+            tried => {
+                tried?;
+                apart.suspects.remove(&name);
+            }
+        }
+    }
+    let (mut names, mut new) = {
         let topics = shared.topics();
         (topics.names(), topics.unknown())
     };
-    let node = follower.pick();
-    if !new.is_empty() && new.len() < names.len() {
-        let mut reading = follower.open(&node, shared.subscribe(new, 0)).await?;
-        while !reading.is_complete() {
-            let event = follower.next(&mut reading).await?;
-            take(shared, follower, &mut reading, event).await;
-        }
+    names.retain(|name| !apart.refused.contains_key(name));
+    new.retain(|name| names.contains(name));
+    if names.is_empty() {
+        return Err(others_or_due(shared, apart).await);
     }
-    let from = shared.topics().lowest();
-    let mut stream = follower.open(&node, shared.subscribe(names, from)).await?;
+    if !new.is_empty() && new.len() < names.len() {
+        read(shared, follower, &node, apart, new).await?;
+    }
+    let from = shared.topics().lowest(&names);
+    let mut stream = open(shared, follower, &node, apart, names, from).await?;
     let mut audit = next_audit(shared);
     loop {
         tokio::select! {
             event = follower.next(&mut stream) => {
-                take(shared, follower, &mut stream, event?).await;
+                let event = apart.note(shared, stream.services(), event)?;
+                apart.in_vain = 0;
+                take(shared, follower, &mut stream, event).await;
             }
-            () = shared.subscriptions.notified() => return Err(Next::Services),
+            next = others_or_due(shared, apart) => return Err(next),
             differs = &mut audit, if stream.is_complete() => match differs {
                 true => return Err(Next::Services),
                 false => audit = next_audit(shared),
             },
         }
     }
+}
+
+/// Waits until other services are to be followed, or one that was refused is to be tried again.
+async fn others_or_due(shared: &Shared, apart: &mut Apart) -> Next {
+    tokio::select! {
+        () = shared.subscriptions.notified() => apart.try_all_again(),
+        () = apart.due() => {}
+    }
+    Next::Services
+}
+
+/// Subscribes to these services.
+async fn open(
+    shared: &Shared,
+    follower: &mut Follower,
+    node: &Node,
+    apart: &mut Apart,
+    names: Vec<String>,
+    from_revision: u64,
+) -> Result<Stream, Ended> {
+    let opened = follower.open(node, shared.subscribe(names.clone(), from_revision)).await;
+    apart.note(shared, &names, opened)
+}
+
+/// Takes all that the registry has of these services.
+async fn read(
+    shared: &Shared,
+    follower: &mut Follower,
+    node: &Node,
+    apart: &mut Apart,
+    names: Vec<String>,
+) -> Result<(), Ended> {
+    let mut reading = open(shared, follower, node, apart, names, 0).await?;
+    while !reading.is_complete() {
+        let event = follower.next(&mut reading).await;
+        let event = apart.note(shared, reading.services(), event)?;
+        take(shared, follower, &mut reading, event).await;
+    }
+    Ok(())
 }
 
 /// Waits for its time, and audits: whether something differs.

@@ -10,6 +10,7 @@ use tokio::sync::{Notify, watch};
 
 use super::instances::{Instances, Origin, Selector};
 use crate::cluster_id::ClusterId;
+use crate::error::Error;
 use crate::following::watch::{Backlog, WatchEvent};
 
 /// The services of a hub, by name.
@@ -33,6 +34,8 @@ pub(super) struct Topic {
     origin: Origin,
     instances: BTreeMap<String, Arc<Instance>>,
     feeds: Vec<Arc<Feed>>,
+    /// Why the registry does not tell of it, if that is so.
+    refused: Option<Error>,
 }
 
 /// What one view shows of a service.
@@ -167,6 +170,7 @@ impl Topic {
             origin: Origin::Nowhere,
             instances: BTreeMap::new(),
             feeds: Vec::new(),
+            refused: None,
         }
     }
 
@@ -194,6 +198,9 @@ impl Topic {
         self.origin = origin;
         (self.position, self.changed) = (position, position);
         self.synced = origin == Origin::Registry;
+        if self.synced {
+            self.refused = None;
+        }
         self.publish();
     }
 
@@ -268,6 +275,18 @@ impl Topics {
         is_new
     }
 
+    /// The registry refuses to show a service. What is known of it stays.
+    pub(super) fn refuse(&mut self, name: &str, error: Error) {
+        self.distrust(name);
+        if let Some(topic) = self.by_name.get_mut(name) {
+            topic.refused = Some(error);
+        }
+    }
+
+    pub(super) fn refused(&self, name: &str) -> Option<Error> {
+        self.by_name.get(name)?.refused.clone()
+    }
+
     /// Shows it in one view less. True: no view follows the service any more.
     pub(super) fn remove(&mut self, feed: &Arc<Feed>) -> bool {
         let name = &feed.selector.service;
@@ -290,9 +309,16 @@ impl Topics {
         unknown.map(|(name, _)| name.clone()).collect()
     }
 
-    /// From where on changes are needed: everything before it is known of every service.
-    pub(super) fn lowest(&self) -> u64 {
-        self.by_name.values().map(|topic| topic.position).min().unwrap_or(0)
+    /// Those of which everything is known from the registry up to some revision.
+    pub(super) fn synced(&self) -> Vec<String> {
+        let synced = self.by_name.iter().filter(|(_, topic)| topic.synced);
+        synced.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// From where on changes are needed: everything before it is known of each of these services.
+    pub(super) fn lowest(&self, names: &[String]) -> u64 {
+        let position = |name| self.by_name.get(name).map_or(0, |topic: &Topic| topic.position);
+        names.iter().map(position).min().unwrap_or(0)
     }
 
     /// Another cluster answers: what is known is shown on, but counts for nothing when changes
@@ -404,96 +430,4 @@ impl Topics {
 }
 
 #[cfg(test)]
-mod tests {
-    use quorate_proto::v1::InstanceStatus;
-
-    use super::*;
-
-    fn event(id: usize, weight: u32) -> WatchEvent {
-        let instance = Instance { id: id.to_string(), weight, ..Instance::default() };
-        WatchEvent::Modified(Arc::new(instance))
-    }
-
-    #[test]
-    fn who_hears_of_a_change_finds_it() {
-        // S2.12
-        let feed = Arc::new(Feed::new(Selector::service("web")));
-        let mut topics = Topics::default();
-        topics.add(feed.clone());
-        topics.replace(&["web".to_owned()], 1, Vec::new());
-        let queue = feed.listen();
-        let mut instance = Instance { id: "a".to_owned(), ..Instance::default() };
-        instance.set_status(InstanceStatus::Up);
-        let mut change = Change { revision: 2, instance: Some(instance), ..Change::default() };
-        change.set_kind(ChangeKind::Added);
-        let topic = topics.by_name.get_mut("web").unwrap();
-        assert!(topic.apply(change));
-        assert!(feed.current.load().is_empty() && queue.pop().is_none(), "neither yet");
-        topic.publish();
-        assert!(feed.current.load().get("a").is_some());
-        assert!(matches!(queue.pop(), Some(WatchEvent::Added(instance)) if instance.id == "a"));
-        assert!(queue.pop().is_none());
-    }
-
-    #[test]
-    fn a_service_that_was_not_read_yet_takes_no_changes() {
-        // S2.7, S0.13
-        let mut topics = Topics::default();
-        let (a, b) = (Feed::new(Selector::service("a")), Feed::new(Selector::service("b")));
-        let (a, b) = (Arc::new(a), Arc::new(b));
-        topics.add(a.clone());
-        topics.replace(&["a".to_owned()], 5, Vec::new());
-        topics.add(b.clone());
-        // The stream of "a" brings one more message, which would bring "b" too if it had been asked
-        // for before.
-        let instance = |id: &str| Instance {
-            service: "b".to_owned(),
-            id: id.to_owned(),
-            status: InstanceStatus::Up as i32,
-            ..Instance::default()
-        };
-        let kind = ChangeKind::Added as i32;
-        let change = Change { revision: 6, kind, instance: Some(instance("b2")), reason: 0 };
-        assert_eq!(topics.apply(vec![change]), Vec::<String>::new());
-        topics.move_to(7);
-        topics.remove(&a);
-        assert_eq!(topics.lowest(), 0, "the next stream has to begin with a snapshot");
-        assert_eq!(b.current.load().origin(), Origin::Nowhere);
-        // Which may come from a node that is behind.
-        let instances = vec![instance("b1"), instance("b2")];
-        let part = Service { name: "b".to_owned(), instances, ..Service::default() };
-        topics.replace(&["b".to_owned()], 6, vec![part]);
-        assert_eq!(b.current.load().len(), 2);
-        topics.move_to(8);
-        assert_eq!(topics.lowest(), 8);
-    }
-
-    #[test]
-    fn what_is_cached_of_another_cluster_is_not_shown() {
-        for (answers, shown) in [(0, 1), (7, 1), (8, 0)] {
-            let feed = Arc::new(Feed::new(Selector::service("s").statuses([])));
-            let mut topics = Topics::default();
-            topics.add(feed.clone());
-            topics.belongs_to(ClusterId::new(answers));
-            topics.take_cached("s", ClusterId::new(7), vec![Instance::default()]);
-            assert_eq!(feed.current.load().len(), shown, "{answers} answers");
-        }
-    }
-
-    #[test]
-    fn a_queue_keeps_each_change_until_there_are_too_many() {
-        // S2.12
-        let mut pending = Pending::default();
-        let mut read = |pushed: u32| {
-            (0..pushed).for_each(|weight| pending.push(event(0, weight)));
-            let mut all = Vec::new();
-            while let Some(WatchEvent::Modified(instance)) = pending.pop() {
-                all.push(instance.weight);
-            }
-            all
-        };
-        assert_eq!(read(1_024), (0..1_024).collect::<Vec<_>>());
-        assert_eq!(read(10_000), [9_999]);
-        assert_eq!(read(3), [0, 1, 2], "a reader that has caught up gets each one again");
-    }
-}
+mod tests;

@@ -368,6 +368,9 @@ impl Registry for Node {
         }
         let (last, ours) = {
             let state = locked(&self.state);
+            if subscribe.services.iter().any(|name| state.denied.contains(&name.as_str())) {
+                return Err(Status::permission_denied("not for you"));
+            }
             (state.revision, [0, state.cluster_id].contains(&subscribe.cluster_id))
         };
         if ours && subscribe.from_revision > last + 1_000_000 {
