@@ -18,6 +18,8 @@ mod cli;
 mod cluster;
 #[path = "process/connections.rs"]
 mod connections;
+#[path = "process/contexts.rs"]
+mod contexts;
 #[path = "process/damage.rs"]
 mod damage;
 #[path = "process/dev.rs"]

@@ -162,6 +162,7 @@ const ROOMS: [(&str, &[Room]); 5] = [
                 ],
             ),
             ("connect", &["args", "failure", "logging", "output"]),
+            ("contexts", &["args", "failure", "parse"]),
             ("panics", &["failure", "output"]),
             ("patience", &["args", "output"]),
             ("config", &["args", "parse"]),

@@ -27,6 +27,9 @@ use crate::parse;
                   Exit codes: 0 done, 1 refused or failed, 2 usage, 3 cluster unreachable."
 )]
 pub(crate) struct Cli {
+    /// As --context of the command
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

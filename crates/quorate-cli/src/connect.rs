@@ -19,8 +19,8 @@ pub(crate) enum Stay {
 /// The client of a command.
 pub(crate) async fn client(args: &ClientArgs, stay: Stay) -> Result<Client, Failure> {
     logging::start(logging::CLIENT, LogFormat::Text);
-    let builder = Client::builder(args.nodes.iter().cloned())
-        .namespace(args.namespace.as_str())
+    let builder = Client::builder(args.nodes())
+        .namespace(args.namespace())
         .call_timeout(args.timeout)
         .in_order(true);
     let builder = with_credentials(builder, args);

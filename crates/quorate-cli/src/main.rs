@@ -7,6 +7,7 @@ mod authority;
 mod commands;
 mod config;
 mod connect;
+mod contexts;
 mod descriptors;
 mod failure;
 mod files;
@@ -39,7 +40,13 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     panics::end_the_process();
     // Usage errors end here, with code 2.
-    let cli = Cli::parse();
+    let mut cli = Cli::parse();
+    if let Some(args) = cli.command.client() {
+        args.context = args.context.take().or(cli.context);
+        if let Err(failure) = contexts::settle(args) {
+            return report(&failure);
+        }
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(&Failure::failed(format!("cannot start: {error}"))),

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use quorate_client::{HealthCheck, InstanceStatus};
 
 /// Node addresses from one argument. (Under this name, clap does not take it for an argument that
@@ -60,6 +62,11 @@ pub(crate) fn moment(text: &str) -> Result<String, String> {
         Some(_) => Ok(text.to_owned()),
         None => Err(format!("\"{text}\" is no moment; write it like 2027-01-01T00:00:00Z")),
     }
+}
+
+/// A path. One that is empty is taken, too: an empty variable is one that is not set.
+pub(crate) fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// What the registry takes for a TTL (proto/quorate/v1/types.proto).

@@ -117,7 +117,7 @@ pub(crate) async fn services(args: ServicesArgs) -> Result<(), Failure> {
             output::json(&json!({ "services": services }))?;
         }
         Format::Table if services.is_empty() => {
-            let namespace = &args.client.namespace;
+            let namespace = args.client.namespace();
             output::line(&format!("no service in namespace {namespace}"))?;
         }
         Format::Table => {

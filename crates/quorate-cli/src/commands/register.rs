@@ -94,7 +94,7 @@ fn tell_registered(
     match args.client.output {
         Format::Json => output::json_line(&json!({
             "event": "registered",
-            "namespace": args.client.namespace,
+            "namespace": args.client.namespace(),
             "service": service,
             "id": id,
             "cluster_id": lease.cluster_id.to_string(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_client::{Instance, Selection, Watch, WatchEvent, WatchStatus};
+use quorate_client::{Error, Instance, Selection, Watch, WatchEvent, WatchStatus};
 use serde_json::{Value, json};
 
 use crate::args::WatchArgs;
@@ -54,7 +54,11 @@ pub(crate) async fn watch(args: WatchArgs) -> Result<(), Failure> {
 /// Waits for the first snapshot: a cluster that cannot be reached at all is an error here, later on
 /// it is not.
 async fn begin(watch: &Watch, within: Duration) -> Result<(), Failure> {
-    match tokio::time::timeout(within, watch.synced()).await {
+    let synced = tokio::select! {
+        synced = tokio::time::timeout(within, watch.synced()) => synced,
+        error = unauthenticated(watch) => return Err(error.into()),
+    };
+    match synced {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.into()),
         Err(_elapsed) => match watch.status() {
@@ -63,6 +67,22 @@ async fn begin(watch: &Watch, within: Duration) -> Result<(), Failure> {
                 "watch: no snapshot within {within:?}\n  next: check `quorate cluster status`"
             ))),
         },
+    }
+}
+
+/// Waits until a node has refused the token or certificate. The client goes on with it, for there
+/// may be another one later; who has just typed the command wants to hear of it.
+async fn unauthenticated(watch: &Watch) -> Error {
+    let mut status = watch.watch_status();
+    loop {
+        if let WatchStatus::Interrupted { last_error: error @ Error::Rejected { .. }, .. } =
+            &*status.borrow_and_update()
+        {
+            return error.clone();
+        }
+        if status.changed().await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 

@@ -49,10 +49,10 @@ pub(super) async fn list(args: &ClientArgs) -> Result<(), Failure> {
     match args.output {
         Format::Json => {
             let found: Vec<_> = found.iter().map(json::overridden).collect();
-            output::json(&json!({ "namespace": args.namespace, "overrides": found }))?;
+            output::json(&json!({ "namespace": args.namespace(), "overrides": found }))?;
         }
         Format::Table if found.is_empty() => {
-            output::line(&format!("no override in namespace {}", args.namespace))?;
+            output::line(&format!("no override in namespace {}", args.namespace()))?;
         }
         Format::Table => {
             let mut table =

@@ -1,0 +1,254 @@
+//! Named clusters: `~/.config/quorate/config.toml` says where their nodes are and who we are there.
+//! Flags win over variables, variables over the context. Holds no secrets, only where they are.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::args::ClientArgs;
+use crate::failure::Failure;
+use crate::parse;
+
+/// The file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    /// The context where none is named.
+    default: Option<String>,
+    #[serde(default)]
+    contexts: BTreeMap<String, Context>,
+}
+
+/// One cluster.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Context {
+    nodes: Option<Nodes>,
+    namespace: Option<String>,
+    ca: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    token_file: Option<PathBuf>,
+}
+
+/// As `--nodes` has them, or one by one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Nodes {
+    Text(String),
+    List(Vec<String>),
+}
+
+/// Fills up what neither flags nor variables say, and sees that the whole makes sense.
+pub(crate) fn settle(args: &mut ClientArgs) -> Result<(), Failure> {
+    let variable = |name: &str| std::env::var(name).ok();
+    settle_from(args, variable, |path| match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    })
+    .map_err(Failure::usage)
+}
+
+fn settle_from(
+    args: &mut ClientArgs,
+    variable: impl Fn(&str) -> Option<String>,
+    read: impl Fn(&Path) -> Result<Option<String>, String>,
+) -> Result<(), String> {
+    for path in [&mut args.ca, &mut args.cert, &mut args.key, &mut args.token_file] {
+        path.take_if(|path| path.as_os_str().is_empty());
+    }
+    args.namespace.take_if(|namespace| namespace.is_empty());
+    // An empty name asks for none.
+    if args.context.as_deref() != Some("")
+        && let Some(path) = path(&variable)
+    {
+        let named = |fault: String| format!("{}: {fault}", path.display());
+        let file = read(&path).map_err(named)?;
+        let context = chosen(file.as_deref(), args.context.as_deref()).map_err(named)?;
+        if let Some((name, context)) = context {
+            let key = |fault| named(format!("contexts.{name}.{fault}"));
+            let dir = path.parent().unwrap_or(Path::new(""));
+            fill(args, context, dir, variable("QUORATE_TOKEN").is_some()).map_err(key)?;
+        }
+    }
+    match (&args.ca, &args.cert, &args.key) {
+        (_, Some(_), None) => {
+            Err("a certificate without its key: --key, or QUORATE_KEY, or key in the context"
+                .to_owned())
+        }
+        (_, None, Some(_)) => {
+            Err("a key without its certificate: --cert, or QUORATE_CERT, or cert in the context"
+                .to_owned())
+        }
+        (None, Some(_), _) => {
+            Err("a certificate, and no CA to trust: --ca, or QUORATE_CA, or ca in the context"
+                .to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where the file is, if there is one.
+fn path(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let config = set("XDG_CONFIG_HOME").filter(|config| config.is_absolute());
+    let config = config.or_else(|| Some(set("HOME")?.join(".config")))?;
+    Some(config.join("quorate/config.toml"))
+}
+
+/// The context with this name, or the default one.
+fn chosen(file: Option<&str>, name: Option<&str>) -> Result<Option<(String, Context)>, String> {
+    let Some(text) = file else {
+        return match name {
+            Some(name) => Err(format!("no such file, so there is no context \"{name}\"")),
+            None => Ok(None),
+        };
+    };
+    let mut file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+    let (name, as_default) = match (name, file.default) {
+        (Some(name), _) => (name.to_owned(), ""),
+        (None, Some(default)) => (default, "default: "),
+        (None, None) => return Ok(None),
+    };
+    if let Some(context) = file.contexts.remove(&name) {
+        return Ok(Some((name, context)));
+    }
+    let all = file.contexts.into_keys().collect::<Vec<_>>().join(", ");
+    let all = if all.is_empty() { "none".to_owned() } else { all };
+    Err(format!("{as_default}there is no context \"{name}\"; there are: {all}"))
+}
+
+/// # Errors
+/// The key, and what is wrong with it.
+fn fill(
+    args: &mut ClientArgs,
+    context: Context,
+    dir: &Path,
+    has_token: bool,
+) -> Result<(), String> {
+    let nodes = match context.nodes {
+        Some(Nodes::Text(text)) => Some(text),
+        Some(Nodes::List(list)) => Some(list.join(",")),
+        None => None,
+    };
+    let nodes = nodes.map(|text| parse::nodes(&text)).transpose();
+    let nodes = nodes.map_err(|fault| format!("nodes: {fault}"))?;
+    args.nodes = args.nodes.take().or(nodes);
+    args.namespace = args.namespace.take().or(context.namespace);
+    // Relative to where they are written; an absolute path stays.
+    let beside = |path: Option<PathBuf>| path.map(|path| dir.join(path));
+    args.ca = args.ca.take().or(beside(context.ca));
+    // They belong together.
+    if args.cert.is_none() && args.key.is_none() {
+        (args.cert, args.key) = (beside(context.cert), beside(context.key));
+    }
+    if !has_token {
+        args.token_file = args.token_file.take().or(beside(context.token_file));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    const FILE: &str = r#"
+        default = "prod"
+
+        [contexts.prod]
+        nodes = ["10.0.0.1:7001", "10.0.0.2:7001"]
+        namespace = "shop"
+        ca = "prod/ca.crt"
+        cert = "/etc/me.crt"
+        key = "/etc/me.key"
+        token_file = "prod/token"
+
+        [contexts.dev]
+        nodes = "127.0.0.1:7001,7002"
+    "#;
+
+    fn settled(
+        line: &str,
+        file: Option<&str>,
+        variables: &[(&str, &str)],
+    ) -> Result<ClientArgs, String> {
+        let line = format!("quorate fetch s {line}");
+        let words = line.split_whitespace().map(|word| if word == "''" { "" } else { word });
+        let Command::Fetch(args) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("is a fetch")
+        };
+        let mut args = args.client;
+        let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
+        let variable = |name: &str| match variables.get(name) {
+            Some(value) => Some((*value).to_owned()),
+            None => (name == "HOME").then(|| "/home/me".to_owned()),
+        };
+        let read = |path: &Path| {
+            let home = path == Path::new("/home/me/.config/quorate/config.toml");
+            let other = path == Path::new("/xdg/quorate/config.toml");
+            assert!(home || other, "{}", path.display());
+            Ok(file.map(str::to_owned))
+        };
+        settle_from(&mut args, variable, read).map(|()| args)
+    }
+
+    #[test]
+    fn flags_win_over_the_context_key_by_key() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        let prod = settled("", Some(FILE), &[]).unwrap();
+        assert_eq!(prod.nodes(), ["10.0.0.1:7001", "10.0.0.2:7001"]);
+        assert_eq!(prod.namespace(), "shop");
+        assert_eq!(prod.ca, path("/home/me/.config/quorate/prod/ca.crt"));
+        assert_eq!((&prod.cert, &prod.key), (&path("/etc/me.crt"), &path("/etc/me.key")));
+        assert_eq!(prod.token_file, path("/home/me/.config/quorate/prod/token"));
+
+        let flags = "--nodes a:1 --ca c --cert d --key e --token-file f --namespace n";
+        let mine = settled(flags, Some(FILE), &[]).unwrap();
+        assert_eq!((mine.nodes(), mine.namespace()), (vec!["a:1".to_owned()], "n"));
+        assert_eq!((mine.ca, mine.cert, mine.key), (path("c"), path("d"), path("e")));
+        assert_eq!(mine.token_file, path("f"));
+
+        let xdg = [("XDG_CONFIG_HOME", "/xdg"), ("QUORATE_TOKEN", "t")];
+        let with_token = settled("--ca ''", Some(FILE), &xdg).unwrap();
+        assert_eq!(with_token.token_file, None, "the variable wins");
+        assert_eq!(with_token.ca, path("/xdg/quorate/prod/ca.crt"), "empty is not set");
+
+        let dev = settled("--context dev", Some(FILE), &[]).unwrap();
+        assert_eq!((dev.nodes().len(), dev.namespace()), (2, "default"));
+        for (line, file) in [("--context ''", Some(FILE)), ("", None), ("", Some(""))] {
+            let none = settled(line, file, &[]).unwrap();
+            assert_eq!(none.nodes()[2], "127.0.0.1:7003", "{line}");
+            assert_eq!((none.ca, none.token_file), (None, None));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_named_with_its_file_and_key() {
+        for (line, file, words) in [
+            ("--context x", Some(FILE), "there is no context \"x\"; there are: dev, prod"),
+            ("--context x", None, "no such file, so there is no context \"x\""),
+            ("", Some("default = \"x\""), "default: there is no context \"x\"; there are: none"),
+            ("--context a", Some("[contexts.a]\nnode = \"a:1\""), "unknown field `node`"),
+            ("--context a", Some("[contexts.a]\nnodes = \"here\""), "contexts.a.nodes: \"here\""),
+            ("--context a", Some("[contexts.a]\nnodes = 3"), "nodes"),
+            ("--context a", Some("contexts = ["), "config.toml: "),
+        ] {
+            let refused = settled(line, file, &[]).unwrap_err();
+            let named = refused.starts_with("/home/me/.config/quorate/config.toml: ");
+            assert!(named && refused.contains(words), "not \"{words}\": {refused}");
+        }
+        for (line, words) in [
+            ("--cert a --key b", "no CA to trust: --ca"),
+            ("--ca c --cert a", "without its key: --key"),
+            ("--ca c --key b", "without its certificate: --cert"),
+        ] {
+            let refused = settled(line, None, &[]).unwrap_err();
+            assert!(refused.contains(words), "{refused}");
+        }
+    }
+}

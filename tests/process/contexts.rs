@@ -1,0 +1,63 @@
+//! `quorate --context`: clusters by name, in a file of the user's.
+
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+const FILE: &str = r#"
+default = "here"
+
+[contexts.here]
+nodes = "127.0.0.1:9"
+
+[contexts.there]
+nodes = ["127.0.0.1:10", "127.0.0.1:11"]
+ca = "there.crt"
+"#;
+
+fn home(file: Option<&str>) -> TempDir {
+    let home = tempfile::tempdir().unwrap();
+    if let Some(file) = file {
+        let dir = home.path().join(".config/quorate");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("config.toml"), file).unwrap();
+    }
+    home
+}
+
+/// Exit code and stderr.
+fn run(home: &TempDir, line: &str, variables: &[(&str, &str)]) -> (i32, String) {
+    let mut quorate = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    quorate.args(line.split(' ')).env_clear().env("HOME", home.path());
+    let Output { status, stderr, .. } = quorate.envs(variables.iter().copied()).output().unwrap();
+    (status.code().unwrap(), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+#[test]
+fn a_context_says_where_the_cluster_is_and_flags_and_variables_win() {
+    let home = home(Some(FILE));
+    let services = "services --timeout 100ms";
+    for (line, variables, code, words) in [
+        (services.to_owned(), &[] as &[_], 3, "tried 127.0.0.1:9 ("),
+        (format!("{services} --nodes 127.0.0.1:12"), &[], 3, "tried 127.0.0.1:12 ("),
+        (services.to_owned(), &[("QUORATE_NODES", "127.0.0.1:13")], 3, "tried 127.0.0.1:13 ("),
+        (format!("{services} --context there"), &[], 2, "there.crt: No such file"),
+        (format!("--context there {services}"), &[], 2, ".config/quorate/there.crt: No such file"),
+        (services.to_owned(), &[("QUORATE_CONTEXT", "there")], 2, "there.crt: No such file"),
+        (format!("{services} --context nowhere"), &[], 2, "there are: here, there"),
+        ("certs node x --context there".to_owned(), &[], 2, "unexpected argument"),
+    ] {
+        let (ended, said) = run(&home, &line, variables);
+        let said = said.replace('\n', " ");
+        assert!(ended == code && said.contains(words), "{line}: {ended}, not \"{words}\": {said}");
+    }
+}
+
+#[test]
+fn without_the_file_all_is_as_without_contexts() {
+    let home = home(None);
+    let (code, said) = run(&home, "services --timeout 100ms --context x", &[]);
+    assert!(code == 2 && said.contains("no such file"), "{code}: {said}");
+    let (code, said) = run(&home, "services --timeout 100ms", &[]);
+    assert!(code != 2, "{code}: {said}");
+}
