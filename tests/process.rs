@@ -80,6 +80,8 @@ mod run;
 mod takeover;
 #[path = "process/three_serves.rs"]
 mod three_serves;
+#[path = "process/tls.rs"]
+mod tls;
 #[path = "process/unread.rs"]
 mod unread;
 #[path = "process/wait.rs"]

@@ -196,15 +196,11 @@ impl Cluster {
         let thread = (self.kind == Kind::Freezable).then(OwnThread::start);
         let peer = link.as_ref().map_or(peer_listen, Link::address).to_string();
         let config = Config {
-            id,
-            data_dir: self.dir.path().join(id.to_string()),
-            listen,
-            peer_listen,
-            advertise: None,
             peer_advertise: Some(peer.clone()),
             start,
             health_checks: self.health_checks.clone(),
             tunables: self.tunables.clone(),
+            ..Config::new(id, self.dir.path().join(id.to_string()), listen, peer_listen)
         };
         let node = Node { config, client: listen.to_string(), peer, link, thread, running: None };
         assert!(self.nodes.insert(id, node).is_none(), "node {id} is there already");

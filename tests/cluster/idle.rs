@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quorate_node::{Config, Environment, HealthChecks, Io, Server, Start, Tunables};
+use quorate_node::{Config, Environment, Io, Server, Start, Tunables};
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{DeregisterRequest, MemberStatus, StatusRequest};
@@ -83,15 +83,9 @@ async fn a_node_gives_back_what_a_busy_minute_took_and_is_flat_afterwards() {
         ..Tunables::default()
     };
     let config = Config {
-        id: 1,
-        data_dir: dir.path().to_owned(),
-        listen,
-        peer_listen,
-        advertise: None,
-        peer_advertise: None,
         start: Start::Bootstrap([(1, peer_listen.to_string())].into()),
-        health_checks: HealthChecks::default(),
         tunables,
+        ..Config::new(1, dir.path().to_owned(), listen, peer_listen)
     };
     // Writes to the disk take no time of that clock.
     let environment = Environment { log_io: Io::Inline, ..Environment::default() };

@@ -48,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) data_dirs: BTreeMap<u64, PathBuf>,
     /// The arguments of the shell's `ulimit` before each node starts, if any.
     pub(crate) ulimit: String,
+    /// What stands before the tables in the configuration file of each node.
+    pub(crate) head: BTreeMap<u64, String>,
 }
 
 /// Running nodes, and what they leave on disk.
@@ -109,7 +111,8 @@ impl Cluster {
             let data_dir = data_dir.unwrap_or_else(|| dir.path().join(format!("data-{id}")));
             let config = dir.path().join(format!("node-{id}.toml"));
             let (health_checks, tunables) = (&settings.health_checks, &settings.tunables);
-            let text = format!("[health_checks]\n{health_checks}\n[tunables]\n{tunables}");
+            let head = settings.head.get(&id).map_or("", String::as_str);
+            let text = format!("{head}\n[health_checks]\n{health_checks}\n[tunables]\n{tunables}");
             std::fs::write(&config, text).unwrap();
             let mut node =
                 Node::new(id, clients, peers, data_dir, &founders.join(","), &config, dir.path());

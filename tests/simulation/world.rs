@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_node::{Config, Environment, HealthChecks, Io, RunError, Server, Start, Tunables};
+use quorate_node::{Config, Environment, Io, RunError, Server, Start, Tunables};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tempfile::TempDir;
@@ -124,8 +124,11 @@ impl World<'_> {
                         tokio::time::advance(Duration::from_millis(jump.take())).await;
                     }
                 });
-                let environment =
-                    Environment { net: net(plan, id), log_io: Io::Inline, raft_on: None };
+                let environment = Environment {
+                    net: net(plan, id),
+                    log_io: Io::Inline,
+                    ..Environment::default()
+                };
                 let bound = Server::bind_in(config, environment).await?;
                 match bound.run(std::future::pending()).await {
                     Err(RunError::Amnesia { .. }) => stopped.set(true),
@@ -328,14 +331,10 @@ fn config(id: u64, data_dir: PathBuf, plan: &Plan) -> Config {
     let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
     let peer = |id| format!("{}:{PEER_PORT}", host(id));
     Config {
-        id,
-        data_dir,
-        listen: any(CLIENT_PORT),
-        peer_listen: any(PEER_PORT),
         advertise: Some(format!("{}:{CLIENT_PORT}", host(id))),
         peer_advertise: Some(peer(id)),
+        insecure: true,
         start: start(id, plan),
-        health_checks: HealthChecks::default(),
         tunables: Tunables {
             snapshot_every: tuning.snapshot_every,
             keep_entries: tuning.keep_entries,
@@ -344,6 +343,7 @@ fn config(id: u64, data_dir: PathBuf, plan: &Plan) -> Config {
             disk_reserve_bytes: 16 * 1024 * 1024,
             ..Tunables::default()
         },
+        ..Config::new(id, data_dir, any(CLIENT_PORT), any(PEER_PORT))
     }
 }
 

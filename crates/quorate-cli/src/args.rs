@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorate_client::{Consistency, InstanceStatus};
-use quorate_node::Networks;
+use quorate_node::{ClientCertificates, Networks};
 
 pub(crate) use self::client::ClientArgs;
 pub(crate) use self::secure::{CertsCommand, Place, RoleArg, TokenArgs, TokenCommand};
@@ -109,11 +109,58 @@ pub(crate) struct LogArgs {
     pub(crate) log_format: LogFormat,
 }
 
+/// TLS of a node.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct TlsArgs {
+    /// This node's certificate, PEM, which names spiffe://CLUSTER/node/ID (`quorate certs node`); with
+    /// --tls-key and --tls-ca, both listeners speak TLS
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// The authorities whose certificates are taken, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// Revoked certificates, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_crl: Option<PathBuf>,
+    /// Whether clients have to show a certificate (nodes always have to) [default: optional]
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) tls_clients: Option<Clients>,
+    /// Without TLS, listen on addresses that other machines reach all the same: the network keeps
+    /// strangers out
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+/// Whether clients have to show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Clients {
+    /// Connections without one are refused
+    Required,
+    /// One that is shown must be valid
+    Optional,
+    /// None is asked for
+    None,
+}
+
+impl From<Clients> for ClientCertificates {
+    fn from(clients: Clients) -> Self {
+        match clients {
+            Clients::Required => Self::Required,
+            Clients::Optional => Self::Optional,
+            Clients::None => Self::None,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 #[command(
     after_help = "Each setting can also stand in a variable (QUORATE_ID, QUORATE_DATA_DIR, QUORATE_LISTEN, \
     QUORATE_PEER_LISTEN,\nQUORATE_ADVERTISE, QUORATE_PEER_ADVERTISE, QUORATE_BOOTSTRAP, QUORATE_JOIN, QUORATE_OBSERVER,\n\
-    QUORATE_HEALTH_CHECKS_ALLOW, QUORATE_CONFIG) or in the file. Flags win over variables, variables over the file.\n\n\
+    QUORATE_HEALTH_CHECKS_ALLOW, QUORATE_CLUSTER_NAME, QUORATE_TLS_CERT, QUORATE_TLS_KEY, QUORATE_TLS_CA, QUORATE_TLS_CRL,\n\
+    QUORATE_TLS_CLIENTS, QUORATE_INSECURE, QUORATE_CONFIG) or in the file. Flags win over variables, variables over the file.\n\n\
     Examples:\n  \
     quorate serve --id 1 --data-dir /var/lib/quorate --listen 10.0.0.1:7001 --peer-listen 10.0.0.1:7101 \\\n      \
     --bootstrap 1=10.0.0.1:7101,2=10.0.0.2:7101,3=10.0.0.3:7101\n  \
@@ -160,6 +207,12 @@ pub(crate) struct ServeArgs {
     /// As a node of `dev`: it ends when its stdin does, and is quick to stop
     #[arg(long, hide = true)]
     pub(crate) child_of_dev: bool,
+    /// The cluster's name, as it stands in certificates and tokens: 1 to 63 of a-z 0-9 . - [default:
+    /// quorate]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster_name: Option<String>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }

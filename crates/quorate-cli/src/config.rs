@@ -6,10 +6,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use quorate_node::{Config, HealthChecks, Networks, Start, Tunables};
+use clap::ValueEnum;
+use quorate_node::{
+    CLUSTER_NAME, ClientCertificates, Config, HealthChecks, Networks, Start, Tls, Tunables,
+};
 use serde::Deserialize;
 
-use crate::args::ServeArgs;
+use crate::args::{Clients, ServeArgs};
 use crate::parse;
 
 /// A setting that is missing or cannot be. The message names it by flag, variable or file key, with
@@ -30,7 +33,21 @@ struct Layer {
     join: Option<Vec<String>>,
     observer: Option<bool>,
     health_checks: Option<HealthChecks>,
+    cluster_name: Option<String>,
+    tls: TlsLayer,
+    insecure: Option<bool>,
     tunables: Option<Tunables>,
+}
+
+/// The parts of [`Tls`] that flags and variables can set, and the whole of it from the file.
+#[derive(Debug, Default, Clone, PartialEq)]
+struct TlsLayer {
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    crl: Option<PathBuf>,
+    clients: Option<ClientCertificates>,
+    whole: Option<Tls>,
 }
 
 /// The configuration file.
@@ -47,6 +64,9 @@ struct File {
     join: Option<Vec<String>>,
     observer: Option<bool>,
     health_checks: Option<HealthChecks>,
+    cluster_name: Option<String>,
+    tls: Option<Tls>,
+    insecure: Option<bool>,
     tunables: Option<Tunables>,
 }
 
@@ -83,6 +103,16 @@ fn from_flags(args: &ServeArgs) -> Result<Layer, BadSetting> {
         // A flag can only say yes.
         observer: args.observer.then_some(true),
         health_checks: args.health_checks_allow.clone().map(|allow| HealthChecks { allow }),
+        cluster_name: args.cluster_name.clone(),
+        tls: TlsLayer {
+            cert: args.tls.tls_cert.clone(),
+            key: args.tls.tls_key.clone(),
+            ca: args.tls.tls_ca.clone(),
+            crl: args.tls.tls_crl.clone(),
+            clients: args.tls.tls_clients.map(ClientCertificates::from),
+            whole: None,
+        },
+        insecure: args.tls.insecure.then_some(true),
         tunables: None,
     })
 }
@@ -110,6 +140,20 @@ fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Layer, Ba
             .transpose()
             .map_err(|error| BadSetting(format!("QUORATE_HEALTH_CHECKS_ALLOW: {error}")))?
             .map(|allow| HealthChecks { allow }),
+        cluster_name: set("QUORATE_CLUSTER_NAME"),
+        tls: TlsLayer {
+            cert: set("QUORATE_TLS_CERT").map(PathBuf::from),
+            key: set("QUORATE_TLS_KEY").map(PathBuf::from),
+            ca: set("QUORATE_TLS_CA").map(PathBuf::from),
+            crl: set("QUORATE_TLS_CRL").map(PathBuf::from),
+            clients: set("QUORATE_TLS_CLIENTS")
+                .map(|text| Clients::from_str(&text, false))
+                .transpose()
+                .map_err(|error| BadSetting(format!("QUORATE_TLS_CLIENTS: {error}")))?
+                .map(ClientCertificates::from),
+            whole: None,
+        },
+        insecure: parsed("QUORATE_INSECURE", set("QUORATE_INSECURE"), "true or false")?,
         tunables: None,
     })
 }
@@ -138,6 +182,9 @@ fn from_file(text: &str) -> Result<Layer, String> {
         join: file.join,
         observer: file.observer,
         health_checks: file.health_checks,
+        cluster_name: file.cluster_name,
+        tls: TlsLayer { whole: file.tls, ..TlsLayer::default() },
+        insecure: file.insecure,
         tunables: file.tunables,
     })
 }
@@ -169,6 +216,16 @@ fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
             advertise: merged.advertise.or(layer.advertise),
             peer_advertise: merged.peer_advertise.or(layer.peer_advertise),
             health_checks: merged.health_checks.or(layer.health_checks),
+            cluster_name: merged.cluster_name.or(layer.cluster_name),
+            tls: TlsLayer {
+                cert: merged.tls.cert.or(layer.tls.cert),
+                key: merged.tls.key.or(layer.tls.key),
+                ca: merged.tls.ca.or(layer.tls.ca),
+                crl: merged.tls.crl.or(layer.tls.crl),
+                clients: merged.tls.clients.or(layer.tls.clients),
+                whole: merged.tls.whole.or(layer.tls.whole),
+            },
+            insecure: merged.insecure.or(layer.insecure),
             tunables: merged.tunables.or(layer.tunables),
             ..Layer::default()
         };
@@ -182,8 +239,30 @@ fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
         peer_advertise: merged.peer_advertise,
         start,
         health_checks: merged.health_checks.unwrap_or_default(),
+        cluster_name: merged.cluster_name.unwrap_or_else(|| CLUSTER_NAME.to_owned()),
+        tls: tls(merged.tls)?,
+        insecure: merged.insecure.unwrap_or(false),
         tunables: merged.tunables.unwrap_or_default(),
     })
+}
+
+/// TLS takes a certificate, its key and the authorities, in whichever layers they stand; `None`:
+/// none of them is set.
+fn tls(layer: TlsLayer) -> Result<Option<Tls>, BadSetting> {
+    let TlsLayer { cert, key, ca, crl, clients, whole } = layer;
+    let given = [&cert, &key, &ca, &crl].iter().any(|part| part.is_some()) || clients.is_some();
+    if !given && whole.is_none() {
+        return Ok(None);
+    }
+    let of_file = |part: fn(&Tls) -> &PathBuf| whole.as_ref().map(|tls| part(tls).clone());
+    let missing =
+        |name: &str| BadSetting(format!("tls_{name}: missing; TLS takes --tls-{name} too"));
+    let cert = cert.or_else(|| of_file(|tls| &tls.cert)).ok_or_else(|| missing("cert"))?;
+    let key = key.or_else(|| of_file(|tls| &tls.key)).ok_or_else(|| missing("key"))?;
+    let ca = ca.or_else(|| of_file(|tls| &tls.ca)).ok_or_else(|| missing("ca"))?;
+    let base = whole.unwrap_or_else(|| Tls::new(cert.clone(), key.clone(), ca.clone()));
+    let clients = clients.unwrap_or(base.clients);
+    Ok(Some(Tls { cert, key, ca, crl: crl.or(base.crl.clone()), clients, ..base }))
 }
 
 fn needed<T>(name: &str, value: Option<T>) -> Result<T, BadSetting> {

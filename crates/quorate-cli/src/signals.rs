@@ -1,4 +1,5 @@
-//! Ctrl-C, SIGTERM and SIGHUP: what ends a command in order.
+//! Ctrl-C, SIGTERM and SIGHUP: what ends a command in order; and SIGHUP for a node, which reads its
+//! files again.
 
 use std::io;
 
@@ -24,6 +25,25 @@ impl Stop {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
             () = self.hang_up.received() => {}
+        }
+    }
+}
+
+impl Stop {
+    /// For a process with files to read again: SIGHUP is for that then, as daemons have it.
+    pub(crate) fn listen_reloading() -> io::Result<Self> {
+        let hang_up = HangUp(Some(signal(SignalKind::hangup())?));
+        Ok(Self { hang_up, ..Self::listen()? })
+    }
+
+    /// Waits for Ctrl-C or SIGTERM; calls `reload` for each SIGHUP meanwhile.
+    pub(crate) async fn requested_reloading(&mut self, reload: impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+                () = self.hang_up.received() => reload(),
+            }
         }
     }
 }

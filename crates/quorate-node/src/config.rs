@@ -3,6 +3,7 @@
 //! constant tuned elsewhere.
 
 mod networks;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 pub use networks::{BadNetwork, Networks};
+pub use tls::{ClientCertificates, Tls};
 
 /// A node's configuration.
 #[derive(Debug, Clone)]
@@ -29,6 +31,14 @@ pub struct Config {
     pub advertise: Option<String>,
     /// The address that peers are told, `host:port`. Default: what `peer_listen` was bound to.
     pub peer_advertise: Option<String>,
+    /// The cluster's name: whom tokens are for (`aud`), and what stands in certificates. 1 to 63 of
+    /// `a-z 0-9 . -`. Default `quorate`; the same on every node.
+    pub cluster_name: String,
+    /// TLS on both listeners and towards the other nodes. Default: none.
+    pub tls: Option<Tls>,
+    /// Without TLS, both listeners may be on addresses that other machines reach. Default: false, and
+    /// such a node does not start.
+    pub insecure: bool,
     /// How the node comes to its cluster when its data directory is empty; ignored otherwise.
     pub start: Start,
     /// The networks whose addresses this node may probe while it leads, for the health checks that
@@ -169,6 +179,9 @@ impl Default for Tunables {
     }
 }
 
+/// A cluster's name, unless another one is configured.
+pub const CLUSTER_NAME: &str = "quorate";
+
 /// No time needs to be longer, ms.
 const HOUR_MS: u64 = 3_600_000;
 /// No log needs to be longer.
@@ -187,6 +200,24 @@ pub struct ConfigError {
 }
 
 impl Config {
+    /// A node that waits until an operator adds it, without TLS, with defaults for all else.
+    pub fn new(id: u64, data_dir: PathBuf, listen: SocketAddr, peer_listen: SocketAddr) -> Self {
+        Self {
+            id,
+            data_dir,
+            listen,
+            peer_listen,
+            advertise: None,
+            peer_advertise: None,
+            cluster_name: CLUSTER_NAME.to_owned(),
+            tls: None,
+            insecure: false,
+            start: Start::Wait,
+            health_checks: HealthChecks::default(),
+            tunables: Tunables::default(),
+        }
+    }
+
     /// Checks every setting by itself and against the others.
     ///
     /// # Errors
@@ -211,6 +242,15 @@ impl Config {
         if let Start::Join { nodes, .. } = &self.start {
             check("join", "", !nodes.is_empty(), "must name at least one address")?;
         }
+        let name = &self.cluster_name;
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-".contains(c);
+        let is_name = (1..=63).contains(&name.len()) && name.chars().all(allowed);
+        check("cluster_name", name, is_name, "must be 1 to 63 of a-z 0-9 . -")?;
+        if let Some(tls) = &self.tls {
+            let age = tls.connection_age_ms;
+            let is_age = (1_000..=24 * HOUR_MS).contains(&age);
+            check("connection_age_ms", age, is_age, "must be 1000 to 86400000 (a day)")?;
+        }
         self.validate_addresses()?;
         self.tunables.validate()
     }
@@ -226,6 +266,15 @@ impl Config {
                 listen,
                 advertised.is_some() || !listen.ip().is_unspecified(),
                 format!("nobody can call that; set {told} to the host:port that others use"),
+            )?;
+            let is_open = self.tls.is_none() && !self.insecure && !listen.ip().is_loopback();
+            check(
+                field,
+                listen,
+                !is_open,
+                "other machines reach that, and anybody there could read and change everything; set \
+                 up TLS (--tls-cert, --tls-key, --tls-ca; `quorate certs` makes a set), or say that \
+                 the network keeps strangers out (--insecure)",
             )?;
         }
         Ok(())

@@ -28,12 +28,16 @@ mod net;
 mod node;
 mod peers;
 mod raft;
+mod reload;
 mod runtime;
 mod server;
 mod types;
 mod upkeep;
 
-pub use config::{BadNetwork, Config, ConfigError, HealthChecks, Networks, Start, Tunables};
+pub use config::{
+    BadNetwork, CLUSTER_NAME, ClientCertificates, Config, ConfigError, HealthChecks, Networks,
+    Start, Tls, Tunables,
+};
 pub use error::{RunError, StartError};
 pub use net::{Connection, Environment, Listener, Net, SimulatedNet};
 pub use quorate_log::{Io, catches_panics};

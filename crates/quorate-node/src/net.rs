@@ -5,6 +5,7 @@ pub(crate) mod answers;
 pub(crate) mod authority;
 pub(crate) mod calls;
 pub(crate) mod connections;
+pub(crate) mod tls;
 
 use std::fmt;
 use std::io;
@@ -24,6 +25,8 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::net::tls::Tls;
+
 /// What a node stands on, replaceable for simulations. The default is the real thing.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
@@ -35,6 +38,8 @@ pub struct Environment {
     /// thread of its own is best: a write then crosses few threads, and no load of clients keeps a
     /// heartbeat waiting.
     pub raft_on: Option<tokio::runtime::Handle>,
+    /// Notified, files that may have changed are read again at once.
+    pub reload: Arc<tokio::sync::Notify>,
 }
 
 /// A network.
@@ -117,11 +122,18 @@ impl Net {
         }
     }
 
-    /// A channel that connects when it is first used.
-    pub(crate) fn connect(&self, endpoint: &Endpoint) -> Channel {
-        match self {
-            Self::Tcp => endpoint.connect_lazy(),
-            Self::Simulated(net) => net.connect(endpoint),
+    /// A channel that connects when it is first used; with TLS, only to a node of this cluster, and
+    /// only to `node` where that is known.
+    pub(crate) fn connect(
+        &self,
+        endpoint: &Endpoint,
+        tls: Option<&Arc<Tls>>,
+        node: Option<u64>,
+    ) -> Channel {
+        match (self, tls) {
+            (Self::Tcp, Some(tls)) => tls.connect(endpoint, node),
+            (Self::Tcp, None) => endpoint.connect_lazy(),
+            (Self::Simulated(net), _) => net.connect(endpoint),
         }
     }
 

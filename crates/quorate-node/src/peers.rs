@@ -5,8 +5,8 @@ mod address_book;
 pub(crate) mod streams;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate_log::{ClusterId, Identity};
@@ -18,6 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use crate::net::Net;
+use crate::net::tls::Tls;
 use crate::peers::address_book::AddressBook;
 use crate::peers::streams::Streams;
 
@@ -73,8 +74,9 @@ pub(crate) struct Peers {
     cluster_id: AtomicU64,
     founders: AtomicU64,
     net: Net,
+    tls: Option<Arc<Tls>>,
     /// In order, so that they are dropped in the same order in a simulation.
-    channels: Mutex<BTreeMap<(String, Lane), Channel>>,
+    channels: Mutex<BTreeMap<(u64, String, Lane), Channel>>,
     /// Nodes that did not answer the last message of the Raft library.
     lost: Mutex<HashSet<u64>>,
     /// When this node last asked who would vote for it.
@@ -89,12 +91,13 @@ pub(crate) struct Peers {
 
 impl Peers {
     /// As far as the node's identity is known.
-    pub(crate) fn new(identity: Identity, net: Net) -> Self {
+    pub(crate) fn new(identity: Identity, net: Net, tls: Option<Arc<Tls>>) -> Self {
         Self {
             node_id: identity.node_id,
             cluster_id: AtomicU64::new(ClusterId::number(identity.cluster_id)),
             founders: AtomicU64::new(identity.founders),
             net,
+            tls,
             channels: Mutex::default(),
             lost: Mutex::default(),
             stood: Mutex::default(),
@@ -165,17 +168,22 @@ impl Peers {
         }
     }
 
-    /// A client for the node at an address; connects when it is first used.
+    /// A channel to a node whose id is not known, at the address where clients reach it.
+    pub(crate) fn connect(&self, endpoint: &Endpoint) -> Channel {
+        self.net.connect(endpoint, self.tls.as_ref(), None)
+    }
+
+    /// A client for a node, at an address; connects when it is first used.
     ///
     /// # Errors
     /// The address is no `host:port`.
-    pub(crate) fn client(&self, address: &str, lane: Lane) -> Result<Client, Status> {
+    pub(crate) fn client(&self, node: u64, address: &str, lane: Lane) -> Result<Client, Status> {
         let mut channels = self.channels.lock().expect("invariant: nothing panics under this lock");
-        let key = (address.to_owned(), lane);
+        let key = (node, address.to_owned(), lane);
         let channel = match channels.get(&key) {
             Some(channel) => channel.clone(),
             None => {
-                let channel = self.net.connect(&endpoint(address)?);
+                let channel = self.net.connect(&endpoint(address)?, self.tls.as_ref(), Some(node));
                 if channels.len() >= CHANNELS_MAX {
                     // Who uses one now keeps it.
                     channels.clear();

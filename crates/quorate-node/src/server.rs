@@ -8,11 +8,11 @@
 mod opening;
 
 use std::collections::BTreeSet;
+use std::convert::identity;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
@@ -21,6 +21,7 @@ use quorate_proto::FILE_DESCRIPTOR_SET;
 use quorate_proto::encoded::v1::admin_server::AdminServer;
 use quorate_proto::encoded::v1::registry_server::RegistryServer;
 use quorate_proto::peer::v1::peer_server::PeerServer;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,7 @@ use crate::free_space::Disk;
 use crate::net::authority::AnyAuthority;
 use crate::net::calls::{self, Counted, UnderWay};
 use crate::net::connections::{Connections, Limits};
+use crate::net::tls::{Security, Tls, TlsError};
 use crate::net::{Environment, Listener};
 use crate::node::queues::{Loop, Waiting};
 use crate::node::{Node, Parts};
@@ -46,6 +48,7 @@ use crate::raft::Raft;
 use crate::raft::network::Network;
 use crate::raft::recall::Recall;
 use crate::raft::state_machine::StateMachine;
+use crate::reload::Reload;
 use crate::server::opening::{advertised, listen, open, raft_config, settle_identity};
 use crate::types::{LogStore, Member, TypeConfig};
 use crate::upkeep::compaction::Compaction;
@@ -88,6 +91,8 @@ pub struct Bound {
     waiting: Waiting,
     start: Start,
     raft_on: tokio::runtime::Handle,
+    tls: Option<Arc<Tls>>,
+    reload: Arc<Notify>,
 }
 
 impl Server {
@@ -115,11 +120,21 @@ impl Server {
 
     async fn build(config: Config, environment: Environment) -> Result<Bound, StartError> {
         config.validate()?;
-        let Environment { net, log_io, raft_on } = environment;
+        let Environment { net, log_io, raft_on, reload } = environment;
         let raft_on = raft_on.unwrap_or_else(tokio::runtime::Handle::current);
         let tunables = config.tunables.clone();
         let (log, snapshots) = open(&config.data_dir, log_io).await?;
-        let identity = settle_identity(&config, &log, &snapshots, &net).await?;
+        let tls = match config.tls.clone() {
+            Some(files) => {
+                let opened = Tls::open(files, &config.cluster_name, config.id).await;
+                Some(
+                    opened
+                        .map_err(|TlsError { path, problem }| StartError::Tls { path, problem })?,
+                )
+            }
+            None => None,
+        };
+        let identity = settle_identity(&config, &log, &snapshots, &net, tls.clone()).await?;
         let clients = listen(&net, "listen", config.listen).await?;
         let peers = listen(&net, "peer_listen", config.peer_listen).await?;
         let me = Member {
@@ -127,7 +142,7 @@ impl Server {
             peer_address: advertised(config.peer_advertise, &peers),
         };
         let applied = Arc::new(Applied::new(tunables.watch_ring, tunables.watch_ring_bytes));
-        let connections = Arc::new(Peers::new(identity, net));
+        let connections = Arc::new(Peers::new(identity, net, tls.clone()));
         let disk = Disk::new(config.id, config.data_dir, tunables.disk_reserve_bytes);
         let disk = Arc::new(disk);
         let machine = StateMachine {
@@ -163,7 +178,19 @@ impl Server {
             makes_checks: !config.health_checks.allow.is_empty(),
         });
         let (node, start, health_checks) = (Arc::new(node), config.start, config.health_checks);
-        Ok(Bound { node, log, snapshots, clients, peers, health_checks, waiting, start, raft_on })
+        Ok(Bound {
+            node,
+            log,
+            snapshots,
+            clients,
+            peers,
+            health_checks,
+            waiting,
+            start,
+            raft_on,
+            tls,
+            reload,
+        })
     }
 }
 
@@ -239,11 +266,12 @@ impl Bound {
             .add_service(admin);
         let connections = Connections::new("clients", client_limits(node.tunables()));
         let calls = ClientCalls { registry, others: others.prepare() };
-        let arriving = connections.accept(self.clients);
         let clients = calls::serve(
             transport(),
             Counted::new(calls, calls_under_way("clients", node.tunables())),
-            arriving.map(|(connection, leave)| (AnyAuthority::new(connection), leave)),
+            connections.accept(self.clients),
+            Security::clients(self.tls.clone()),
+            AnyAuthority::new,
             node.stop().clone(),
         );
         let (done, stop) = (stops.clients_done.clone().drop_guard(), node.stop().clone());
@@ -260,9 +288,14 @@ impl Bound {
         let members = MemberLoop::new(node.clone(), self.log.clone(), self.start.clone());
         let peer_service =
             PeerService { node: node.clone(), log: self.log, snapshots: self.snapshots };
-        let peers = serve_peers(peer_service, self.peers, stops.peers.clone());
+        let security = Security::peers(self.tls.clone());
+        let peers = serve_peers(peer_service, self.peers, security, stops.peers.clone());
         tasks.spawn_on(peers, &self.raft_on);
 
+        if let Some(tls) = self.tls {
+            let reload = Reload { requested: self.reload, tls };
+            tasks.spawn(until(stops.loops.clone(), reload.run()));
+        }
         // Not where Raft runs: probes must not keep a heartbeat waiting.
         if !self.health_checks.allow.is_empty() {
             let prober = Prober::new(node.clone(), self.health_checks.allow);
@@ -296,6 +329,7 @@ impl Bound {
 async fn serve_peers(
     service: PeerService,
     listener: Listener,
+    security: Security,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let tunables = &service.node.tunables();
@@ -305,7 +339,8 @@ async fn serve_peers(
         .max_decoding_message_size(MESSAGE_MAX)
         .max_encoding_message_size(MESSAGE_MAX);
     let calls = Counted::new(service, under_way);
-    let peers = calls::serve(transport(), calls, connections.accept(listener), stop.clone());
+    let arriving = connections.accept(listener);
+    let peers = calls::serve(transport(), calls, arriving, security, identity, stop.clone());
     tokio::select! {
         ended = peers => ended.map_err(RunError::Peers),
         never = connections.watch(stop) => match never {},

@@ -65,10 +65,17 @@ fn raft_thread(stopped: oneshot::Receiver<()>) -> io::Result<Handle> {
 }
 
 async fn serve(config: Config, raft_on: Handle, of_dev: bool) -> Result<(), Failure> {
-    let mut stop = Stop::listen()?;
+    let reloads = config.tls.is_some();
+    let mut stop = if reloads { Stop::listen_reloading()? } else { Stop::listen()? };
     let environment = Environment { raft_on: Some(raft_on), ..Environment::default() };
+    let reload = environment.reload.clone();
     let node = Server::bind_in(config, environment).await.map_err(not_started)?;
-    let requested = async move { stop.requested().await };
+    let requested = async move {
+        match reloads {
+            true => stop.requested_reloading(|| reload.notify_one()).await,
+            false => stop.requested().await,
+        }
+    };
     match node.run(requested).await {
         Err(RunError::SlowStop { .. }) if of_dev => Ok(()),
         ended => ended.map_err(|error| Failure::failed(format!("{:#}", chain(error)))),

@@ -24,6 +24,14 @@ pub enum StartError {
         #[source]
         source: Source,
     },
+    /// The files for TLS cannot be used.
+    #[error("cannot use {} for TLS: {problem}", path.display())]
+    Tls {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The data directory cannot be made.
     #[error("cannot use the data directory {}", dir.display())]
     DataDir {

@@ -1,7 +1,9 @@
 //! The calls of one listener: how many of them, watches and other streams among them, may be under
 //! way, and until when each connection is served.
 
+use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
+use std::hash::{BuildHasher, Hasher};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,7 +15,7 @@ use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
@@ -22,7 +24,8 @@ use tonic::transport::server::Connected;
 use tower::Service;
 
 use crate::error::CallError;
-use crate::net::connections::Line;
+use crate::net::connections::{Admitted, Line};
+use crate::net::tls::{Secured, Security};
 
 /// Calls under way on one connection; a process needs a few, a proxy for many processes some
 /// thousands. What a connection has not been told yet counts, too, so this also bounds what is kept
@@ -88,16 +91,22 @@ impl Drop for Call {
     }
 }
 
-/// Serves each connection that arrives until it has ended or is to end; then it is told so
-/// (GOAWAY), takes no new call, and its calls end. Returns when the stop has come and no connection
-/// is left.
+/// A connection that has reached its age has this long for the calls that are under way; streams end
+/// with it.
+const AGE_GRACE: Duration = Duration::from_secs(5);
+
+/// Serves each connection that arrives and can be secured, until it has ended or is to end; then a
+/// GOAWAY goes out, it takes no new call, and its calls end. Returns when the stop has come and no
+/// connection is left. `open` makes of it what the transport reads.
 ///
 /// # Errors
 /// The transport's.
 pub(crate) async fn serve<IO, S>(
     transport: Server,
     calls: Counted<S>,
-    arriving: impl Stream<Item = (IO, CancellationToken)>,
+    arriving: impl Stream<Item = (Admitted, CancellationToken)>,
+    security: Security,
+    open: impl Fn(Secured) -> IO,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error>
 where
@@ -106,21 +115,53 @@ where
     S: Clone + Send + 'static,
     S::Future: Unpin + Send,
 {
+    let (security, open) = (&security, &open);
     let arriving = arriving.take_until(stop.cancelled()).map(Ok);
-    let serve = |(connection, end): (IO, CancellationToken)| {
-        // One of its own for each connection: the transport tells all connections of a server at
-        // once that it ends.
-        let connection = stream::iter([Ok::<_, Infallible>(connection)]).chain(stream::pending());
+    let serve = |(connection, leave): (Admitted, CancellationToken)| {
         let (transport, calls, stop) = (transport.clone(), calls.clone(), stop.clone());
-        let end = async move {
-            tokio::select! {
-                () = end.cancelled() => {}
-                () = stop.cancelled() => {}
-            }
-        };
-        async move { transport.serve_with_incoming_shutdown(calls, connection, end).await }
+        async move {
+            let secured = tokio::select! {
+                secured = security.secure(connection) => secured,
+                () = stop.cancelled() => None,
+            };
+            let Some(secured) = secured else { return Ok(()) };
+            let line = secured.connect_info();
+            let end = ends(leave, stop, line, security.age());
+            // One of its own for each connection: the transport tells all connections of a server at
+            // once that it ends.
+            let connection = stream::iter([Ok::<_, Infallible>(open(secured))]);
+            let connection = connection.chain(stream::pending());
+            transport.serve_with_incoming_shutdown(calls, connection, end).await
+        }
     };
     arriving.try_for_each_concurrent(None, serve).await
+}
+
+/// Resolves when a connection is to end. One that has reached its age is cut off some time later.
+async fn ends(
+    leave: CancellationToken,
+    stop: CancellationToken,
+    line: Arc<Line>,
+    age: Option<Duration>,
+) {
+    let aged = async {
+        match age {
+            // Up to a tenth sooner: connections that began together do not end together.
+            Some(age) => sleep(age - age.mul_f64(0.1 * fraction())).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = leave.cancelled() => {}
+        () = stop.cancelled() => {}
+        () = aged => line.end_in(AGE_GRACE),
+    }
+}
+
+/// At random, at least 0 and below 1.
+fn fraction() -> f64 {
+    let random = RandomState::new().build_hasher().finish();
+    (random >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// A service whose calls are counted.

@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use crate::net::tls::CertificateId;
 use crate::net::{Connection, Listener};
 
 /// How long a new connection may take for the preface of HTTP/2.
@@ -71,6 +72,12 @@ struct OfAddress {
 #[derive(Debug)]
 pub(crate) struct Line {
     from: Option<IpAddr>,
+    /// The identity that its other end has proved, after a handshake.
+    certificate: OnceLock<Arc<CertificateId>>,
+    /// The node of this cluster that this is.
+    node: OnceLock<u64>,
+    /// It has reached its age, and ends then.
+    ends_at: OnceLock<Instant>,
     since: Instant,
     preface_left: AtomicUsize,
     /// How often something was read.
@@ -180,6 +187,7 @@ impl Connections {
             self.end_where(|_, line| !line.greeted() && line.since.elapsed() >= PREFACE_WITHIN);
             let now = Instant::now();
             self.end_where(|_, line| line.answers().is_overdue(now));
+            self.end_where(|_, line| line.ends_at.get().is_some_and(|at| *at <= now));
             for idle in self.lines_where(|_, line| line.is_idle(self.limits.idle)) {
                 idle.leave.cancel();
             }
@@ -242,6 +250,9 @@ impl Line {
     pub(crate) fn new(from: Option<IpAddr>, calls_of_address: Arc<AtomicUsize>) -> Self {
         Self {
             from,
+            certificate: OnceLock::new(),
+            node: OnceLock::new(),
+            ends_at: OnceLock::new(),
             since: Instant::now(),
             preface_left: AtomicUsize::new(PREFACE_LEN),
             heard: AtomicU64::new(0),
@@ -265,8 +276,39 @@ impl Line {
         call.get().cloned().unwrap_or_else(|| Arc::new(Self::new(None, Arc::default())))
     }
 
-    fn hear(&self, bytes: usize) {
+    /// Its other end has proved this identity, which may be that of a node of this cluster.
+    pub(crate) fn identify(&self, certificate: Option<CertificateId>, node: Option<u64>) {
+        if let Some(certificate) = certificate {
+            // A connection makes one handshake.
+            let _ = self.certificate.set(Arc::new(certificate));
+        }
+        if let Some(node) = node {
+            let _ = self.node.set(node);
+        }
+    }
+
+    /// The identity that its other end has proved; `None`: none.
+    pub(crate) fn certificate(&self) -> Option<&CertificateId> {
+        self.certificate.get().map(AsRef::as_ref)
+    }
+
+    /// The node of this cluster that its other end has proved to be.
+    pub(crate) fn node(&self) -> Option<u64> {
+        self.node.get().copied()
+    }
+
+    /// It is to end after this time, whatever is under way.
+    pub(crate) fn end_in(&self, grace: Duration) {
+        // Once.
+        let _ = self.ends_at.set(Instant::now() + grace);
+    }
+
+    fn hear(&self) {
         self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// This many bytes of what it has to say have arrived, decrypted.
+    pub(crate) fn greet(&self, bytes: usize) {
         let left = self.preface_left.load(Ordering::Relaxed);
         if left > 0 {
             self.preface_left.store(left.saturating_sub(bytes), Ordering::Relaxed);
@@ -389,10 +431,9 @@ impl AsyncRead for Admitted {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = into.filled().len();
         let polled = self.poll(cx, |stream, cx| stream.poll_read(cx, into));
         if let Poll::Ready(Ok(())) = polled {
-            self.line.hear(into.filled().len() - before);
+            self.line.hear();
         }
         polled
     }

@@ -149,7 +149,7 @@ impl Node {
             let (id, address, reason) = (wanted, address.to_owned(), reason.to_owned());
             refused(MembershipError::NoAnswer { id, address, reason })
         };
-        let client = self.peers.client(address, Lane::Control);
+        let client = self.peers.client(wanted, address, Lane::Control);
         let mut client = client.map_err(|status| unreachable(status.message()))?;
         let request = self.peers.request(wanted, IdentifyRequest { id: 0 }, Some(IDENTIFY_TIMEOUT));
         let answer = client.identify(request).await;

@@ -276,7 +276,7 @@ impl Node {
             return Err(unreachable(id, String::new(), "not a known member"));
         };
         let address = self.peers.book.address(id, &member.peer_address);
-        match self.peers.client(&address, lane) {
+        match self.peers.client(id, &address, lane) {
             Ok(client) => Ok((address, client)),
             Err(status) => Err(unreachable(id, address, status.message())),
         }

@@ -99,7 +99,7 @@ impl Node {
         within: Duration,
     ) -> Result<NodeStatus, String> {
         let address = self.peers.book.address(member.id, &member.member.peer_address);
-        let client = self.peers.client(&address, Lane::Control);
+        let client = self.peers.client(member.id, &address, Lane::Control);
         let mut client = client.map_err(|status| status.message().to_owned())?;
         let request = self.peers.request(member.id, StatusRequest {}, Some(within));
         match timeout(within, client.status(request)).await {

@@ -129,7 +129,8 @@ impl Connection {
     ) -> Result<R, RpcError> {
         let lane = if matches!(call, Call::Append) { self.appends } else { Lane::Control };
         let address = self.address();
-        let mut client = self.peers.client(&address, lane).map_err(|s| unreachable(&s))?;
+        let mut client =
+            self.peers.client(self.target, &address, lane).map_err(|s| unreachable(&s))?;
         let timeout = option.soft_ttl();
         let payload = Payload { data: encode(message) };
         let request = self.request(payload, Some(timeout));
@@ -193,7 +194,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let term = asked.leader_id().term();
             let input = stream::once(std::future::ready(first)).chain(input);
             let address = self.address();
-            let client = self.peers.client(&address, self.appends);
+            let client = self.peers.client(self.target, &address, self.appends);
             let mut client = client.map_err(|status| unreachable(&status))?;
             let requests = input.map(|request| Payload { data: encode(&request) });
             let request = self.request(requests, None);
@@ -270,7 +271,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let client = self.peers.client(&self.address(), Lane::Bulk);
+        let client = self.peers.client(self.target, &self.address(), Lane::Bulk);
         let mut client = client.map_err(|status| Unreachable::new(&status))?;
         let header = encode(&(vote, &snapshot.meta));
         let chunks = chunks(&snapshot.snapshot, header);

@@ -12,6 +12,7 @@ use quorate_log::{Identity, Io, LogOptions, SnapshotStore};
 
 use crate::config::{Config, Start, Tunables};
 use crate::error::StartError;
+use crate::net::tls::Tls;
 use crate::net::{Listener, Net};
 use crate::peers::Peers;
 use crate::runtime::blocking;
@@ -54,6 +55,7 @@ pub(crate) async fn settle_identity(
     log: &LogStore,
     snapshots: &SnapshotStore<TypeConfig>,
     net: &Net,
+    tls: Option<Arc<Tls>>,
 ) -> Result<Identity, StartError> {
     let nobody = Identity { cluster_id: None, founders: 0, node_id: config.id };
     let dir = config.data_dir.clone();
@@ -68,7 +70,7 @@ pub(crate) async fn settle_identity(
     }
     if let Start::Join { nodes, .. } = &config.start
         && let Some(told_by) =
-            member_knows(config.id, nodes, &Peers::new(nobody, net.clone())).await
+            member_knows(config.id, nodes, &Peers::new(nobody, net.clone(), tls)).await
     {
         return Err(StartError::Amnesia { id: config.id, dir, told_by });
     }

@@ -74,7 +74,7 @@ pub(crate) async fn ask_founders(
 ) -> Verdict {
     let others = founders.iter().filter(|(other, _)| **other != id);
     let answers = join_all(others.map(|(other, address)| async move {
-        let mut client = peers.client(address, Lane::Control).ok()?;
+        let mut client = peers.client(*other, address, Lane::Control).ok()?;
         let request = peers.request(*other, IdentifyRequest { id }, Some(ASK_TIMEOUT));
         let answer = timeout(ASK_TIMEOUT, client.identify(request)).await.ok()?.ok()?;
         let answer = answer.into_inner();
@@ -123,7 +123,7 @@ pub(crate) async fn is_removed(
 ) -> bool {
     let others = members.iter().filter(|other| other.id != id);
     let answers = join_all(others.map(|other| async move {
-        let mut client = peers.client(&other.member.peer_address, Lane::Control).ok()?;
+        let mut client = peers.client(other.id, &other.member.peer_address, Lane::Control).ok()?;
         let request = peers.request(other.id, IdentifyRequest { id }, Some(ASK_TIMEOUT));
         let answer = timeout(ASK_TIMEOUT, client.identify(request)).await.ok()?.ok()?.into_inner();
         let ours =
@@ -138,7 +138,7 @@ pub(crate) async fn is_removed(
 pub(crate) async fn member_knows(id: u64, nodes: &[String], peers: &Peers) -> Option<String> {
     for address in nodes {
         let Ok(endpoint) = endpoint(address, ASK_TIMEOUT) else { continue };
-        let channel = peers.net().connect(&endpoint);
+        let channel = peers.connect(&endpoint);
         let mut client = RegistryClient::new(channel);
         let mut request = Request::new(ListMembersRequest {});
         request.set_timeout(ASK_TIMEOUT);

@@ -51,7 +51,7 @@ impl Node {
             self.peers().book.all(info.id).into_iter().map(|address| (info.id, address))
         });
         let answers = join_all(places.map(|(id, address)| async move {
-            let mut client = self.peers().client(&address, Lane::Control).ok()?;
+            let mut client = self.peers().client(id, &address, Lane::Control).ok()?;
             let peer_address = self.me().peer_address.clone();
             let moved = MovedRequest { node_id: self.id(), peer_address };
             let request = self.peers().request(id, moved, Some(ANSWER_TIMEOUT));
@@ -100,6 +100,6 @@ impl Node {
             let message = format!("node {id} is no member, as far as node {} knows", self.id());
             return Err(Status::failed_precondition(message));
         }
-        self.peers().client(address, Lane::Control).map(drop)
+        self.peers().client(id, address, Lane::Control).map(drop)
     }
 }

@@ -201,7 +201,7 @@ impl MemberLoop {
             tracing::error!(address, "join: this is no host:port");
             return false;
         };
-        let channel = self.node.peers().net().connect(&endpoint);
+        let channel = self.node.peers().connect(&endpoint);
         let mut client = AdminClient::new(channel);
         let mut request = Request::new(AddNodeRequest {
             id: self.node.id(),

@@ -4,6 +4,7 @@
 use tonic::{Request, Status};
 
 use crate::api::grpc::peer::PeerService;
+use crate::net::connections::Line;
 use crate::peers::Envelope;
 
 /// Each call that the listener for peers takes.
@@ -74,10 +75,18 @@ impl PeerService {
         method: PeerMethod,
         request: Request<T>,
     ) -> Result<PeerCall<T>, Status> {
-        let (metadata, _, message) = request.into_parts();
+        let (metadata, extensions, message) = request.into_parts();
         let envelope = Envelope::of(&metadata);
         let call = PeerCall { message, envelope };
+        let proved = Line::of(&extensions).node();
         let allowed = match method.from() {
+            _ if proved.is_some_and(|node| node != call.sender()) => {
+                Err(Status::unauthenticated(format!(
+                    "the certificate is of node {}, not of node {}",
+                    proved.unwrap_or(0),
+                    call.sender()
+                )))
+            }
             From::Anybody => Ok(()),
             From::OfCluster => self.check(&metadata),
             From::Leader => self.adopt(&metadata).await,

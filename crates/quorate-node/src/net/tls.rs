@@ -1,0 +1,176 @@
+//! TLS of a node, in both directions: one policy for both listeners and for what the node dials. A
+//! certificate of the cluster's authority alone opens no door between nodes: it has to name a node
+//! of this cluster, and the one that is wanted.
+
+mod accept;
+mod files;
+mod verify;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ServerConfig};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::config;
+use crate::net::tls::files::{Digest, Loaded};
+use crate::net::tls::verify::NodeVerifier;
+
+pub(crate) use accept::{Secured, Security};
+pub(crate) use files::TlsError;
+
+/// A peer that has accepted a connection has this long for its handshake, beside what the endpoint
+/// grants in all.
+const DIAL_HANDSHAKE: Duration = Duration::from_secs(2);
+
+/// The identity that a verified certificate gives its holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CertificateId {
+    /// The only URI among its names.
+    pub(crate) spiffe: Option<String>,
+    pub(crate) common_name: Option<String>,
+}
+
+impl CertificateId {
+    /// The node of this cluster that it names, if any.
+    fn node(&self, cluster: &str) -> Option<u64> {
+        let path = self.spiffe.as_deref()?.strip_prefix("spiffe://")?.strip_prefix(cluster)?;
+        let id = path.strip_prefix("/node/")?;
+        // One spelling for each id.
+        let digits = id.bytes().all(|byte| byte.is_ascii_digit()) && !id.starts_with('0');
+        id.parse().ok().filter(|_| digits)
+    }
+}
+
+/// The TLS of one node: what its files had when they could be used last.
+pub(crate) struct Tls {
+    files: config::Tls,
+    cluster: Arc<str>,
+    node: u64,
+    loaded: ArcSwap<Loaded>,
+    /// Of the files that were looked at last, refused ones included.
+    seen: ArcSwap<Digest>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Which of them cannot be used, and why.
+    pub(crate) async fn open(
+        files: config::Tls,
+        cluster: &str,
+        node: u64,
+    ) -> Result<Arc<Self>, TlsError> {
+        let read = files::read(&files).await?;
+        let loaded = files::load(&files, cluster, node, &read)?;
+        let (loaded, seen) = (ArcSwap::from_pointee(loaded), ArcSwap::from_pointee(read.digest()));
+        Ok(Arc::new(Self { files, cluster: cluster.into(), node, loaded, seen }))
+    }
+
+    /// Reads the files again, and takes what they have if it has changed and can be used.
+    pub(crate) async fn reload(&self) {
+        let read = match files::read(&self.files).await {
+            Ok(read) => read,
+            Err(error) => {
+                // A file that is away is told once, as a change of the content is.
+                let gone = Digest::of(&[error.to_string().as_bytes()]);
+                if self.seen.swap(Arc::new(gone.clone())).as_ref() != &gone {
+                    tracing::warn!(%error, "TLS: the files cannot be used; those before stay");
+                }
+                return;
+            }
+        };
+        let digest = read.digest();
+        if self.seen.swap(Arc::new(digest.clone())).as_ref() == &digest {
+            return;
+        }
+        match files::load(&self.files, &self.cluster, self.node, &read) {
+            Ok(loaded) => {
+                self.loaded.store(Arc::new(loaded));
+                tracing::info!("TLS: new certificates are in use for new connections");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "TLS: the files cannot be used; those before stay");
+            }
+        }
+    }
+
+    /// What a connection's age may be.
+    pub(crate) fn connection_age(&self) -> Duration {
+        Duration::from_millis(self.files.connection_age_ms)
+    }
+
+    fn clients(&self) -> Arc<ServerConfig> {
+        self.loaded.load().clients.clone()
+    }
+
+    fn peers(&self) -> Arc<ServerConfig> {
+        self.loaded.load().peers.clone()
+    }
+
+    /// To dial a node; `node`: the one that must be there, where that is known.
+    fn dial(&self, node: Option<u64>) -> io::Result<Arc<ClientConfig>> {
+        let loaded = self.loaded.load();
+        let cluster = self.cluster.clone();
+        let verifier = NodeVerifier { chain: loaded.nodes.clone(), cluster, node };
+        let config = ClientConfig::builder_with_provider(files::provider())
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(loaded.identity.clone());
+        let mut config = config;
+        config.alpn_protocols = vec![files::H2.to_vec()];
+        // Each dial is verified whole, by the newest files.
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(Arc::new(config))
+    }
+
+    /// A channel to a node that connects when it is first used, each time by the newest files.
+    pub(crate) fn connect(self: &Arc<Self>, endpoint: &Endpoint, node: Option<u64>) -> Channel {
+        let tls = self.clone();
+        endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
+            let tls = tls.clone();
+            async move {
+                let address = uri.authority().map(ToString::to_string).unwrap_or_default();
+                let stream = TcpStream::connect(&address).await?;
+                stream.set_nodelay(true)?;
+                let connector = TlsConnector::from(tls.dial(node)?);
+                // The node's id is looked at instead of the name.
+                let name = ServerName::try_from("node").expect("invariant: it is a DNS name");
+                let handshake = timeout(DIAL_HANDSHAKE, connector.connect(name, stream)).await;
+                let late = || io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time");
+                Ok::<_, io::Error>(TokioIo::new(handshake.map_err(|_elapsed| late())??))
+            }
+        }))
+    }
+
+    /// The identity in the certificate that the other end has shown; `None`: it has shown none.
+    ///
+    /// # Errors
+    /// It names several identities.
+    fn certificate(
+        &self,
+        shown: Option<&[CertificateDer<'_>]>,
+    ) -> io::Result<Option<CertificateId>> {
+        let Some(leaf) = shown.and_then(<[_]>::first) else { return Ok(None) };
+        verify::identity(leaf).map(Some).map_err(|problem| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("its certificate {problem}"))
+        })
+    }
+}

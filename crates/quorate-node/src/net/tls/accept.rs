@@ -1,0 +1,177 @@
+//! Accepted connections: with TLS or without, as both listeners serve them.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+
+use crate::net::connections::{Admitted, Line};
+use crate::net::tls::Tls;
+
+/// A handshake takes a round trip or two; a half-open one is given up.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+/// Handshakes of a listener that are under way at the same time; more connections are closed. A
+/// half-open one takes some KiB.
+const HANDSHAKES_MAX: usize = 4_096;
+
+/// How a listener secures its connections.
+#[derive(Clone)]
+pub(crate) enum Security {
+    /// Not at all.
+    Plain,
+    /// TLS for clients.
+    Clients(Arc<Tls>, Arc<Semaphore>),
+    /// TLS for the other nodes, and for nobody else.
+    Peers(Arc<Tls>, Arc<Semaphore>),
+}
+
+/// A connection that calls come on.
+pub(crate) struct Secured {
+    stream: Stream,
+    line: Arc<Line>,
+}
+
+enum Stream {
+    Plain(Admitted),
+    Tls(Box<TlsStream<Admitted>>),
+}
+
+impl Security {
+    pub(crate) fn clients(tls: Option<Arc<Tls>>) -> Self {
+        tls.map_or(Self::Plain, |tls| Self::Clients(tls, Arc::new(Semaphore::new(HANDSHAKES_MAX))))
+    }
+
+    pub(crate) fn peers(tls: Option<Arc<Tls>>) -> Self {
+        tls.map_or(Self::Plain, |tls| Self::Peers(tls, Arc::new(Semaphore::new(HANDSHAKES_MAX))))
+    }
+
+    /// The age at which a connection is to end, if any.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        match self {
+            Self::Plain => None,
+            Self::Clients(tls, _) | Self::Peers(tls, _) => Some(tls.connection_age()),
+        }
+    }
+
+    /// Makes the handshake. `None`: it failed, and the connection is closed.
+    pub(crate) async fn secure(&self, connection: Admitted) -> Option<Secured> {
+        let line = connection.connect_info();
+        let (tls, places) = match self {
+            Self::Plain => return Some(Secured { stream: Stream::Plain(connection), line }),
+            Self::Clients(tls, places) | Self::Peers(tls, places) => (tls, places),
+        };
+        let Ok(_place) = places.try_acquire() else {
+            tracing::debug!("too many handshakes: a connection is closed");
+            return None;
+        };
+        let from = line.address();
+        match timeout(HANDSHAKE_WITHIN, self.handshake(tls, connection, &line)).await {
+            Ok(Ok(stream)) => Some(Secured { stream: Stream::Tls(Box::new(stream)), line }),
+            Ok(Err(error)) => {
+                tracing::debug!(?from, %error, "a TLS handshake failed");
+                None
+            }
+            Err(_elapsed) => {
+                tracing::debug!(?from, "a TLS handshake took too long");
+                None
+            }
+        }
+    }
+
+    async fn handshake(
+        &self,
+        tls: &Tls,
+        connection: Admitted,
+        line: &Line,
+    ) -> io::Result<TlsStream<Admitted>> {
+        let config = match self {
+            Self::Peers(..) => tls.peers(),
+            _ => tls.clients(),
+        };
+        let stream = TlsAcceptor::from(config).accept(connection).await?;
+        let certificate = tls.certificate(stream.get_ref().1.peer_certificates())?;
+        if let Self::Peers(..) = self
+            && certificate.as_ref().and_then(|id| id.node(&tls.cluster)).is_none()
+        {
+            let problem = format!("its certificate is of no node of the cluster {:?}", tls.cluster);
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
+        }
+        let node = certificate.as_ref().and_then(|id| id.node(&tls.cluster));
+        line.identify(certificate, node);
+        Ok(stream)
+    }
+}
+
+impl Connected for Secured {
+    type ConnectInfo = Arc<Line>;
+
+    fn connect_info(&self) -> Arc<Line> {
+        self.line.clone()
+    }
+}
+
+impl AsyncRead for Secured {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let polled = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, into),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, into),
+        };
+        self.line.greet(into.filled().len() - before);
+        polled
+    }
+}
+
+macro_rules! to_stream {
+    ($self:ident, $stream:ident => $polled:expr) => {
+        match &mut $self.get_mut().stream {
+            Stream::Plain($stream) => $polled,
+            Stream::Tls($stream) => $polled,
+        }
+    };
+}
+
+impl AsyncWrite for Secured {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        to_stream!(self, stream => Pin::new(stream).poll_write(cx, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        to_stream!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        to_stream!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        to_stream!(self, stream => Pin::new(stream).poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The files of a node's TLS: read, checked whole, and made into what handshakes need. A set that is
+//! half written, does not fit together or has expired is refused as a whole.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+
+use ring::digest::{Context, SHA256};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
+};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{CertificateError, RootCertStore, ServerConfig};
+
+use crate::config;
+use crate::config::ClientCertificates;
+use crate::net::tls::verify;
+
+/// The protocol that both listeners speak (ALPN).
+pub(super) const H2: &[u8] = b"h2";
+
+/// A file that is larger is none of ours, bytes: a bundle of some hundred authorities.
+const FILE_MAX: u64 = 1 << 20;
+
+/// A file that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {problem}", path.display())]
+pub(crate) struct TlsError {
+    pub(crate) path: PathBuf,
+    pub(crate) problem: String,
+}
+
+/// What handshakes need.
+pub(super) struct Loaded {
+    pub(super) clients: Arc<ServerConfig>,
+    pub(super) peers: Arc<ServerConfig>,
+    /// Verifies the chain of a node's certificate.
+    pub(super) nodes: Arc<WebPkiServerVerifier>,
+    /// This node's own certificate and key.
+    pub(super) identity: Arc<SingleCertAndKey>,
+}
+
+/// Of the content of files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Digest(Vec<u8>);
+
+impl Digest {
+    pub(super) fn of(parts: &[&[u8]]) -> Self {
+        let mut context = Context::new(&SHA256);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        Self(context.finish().as_ref().to_vec())
+    }
+}
+
+/// The content of all files.
+pub(super) struct Read {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    ca: Vec<u8>,
+    crl: Vec<u8>,
+    peer_ca: Vec<u8>,
+}
+
+impl Read {
+    pub(super) fn digest(&self) -> Digest {
+        Digest::of(&[&self.cert, &self.key, &self.ca, &self.crl, &self.peer_ca])
+    }
+}
+
+/// One provider for all of the process.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::ring::default_provider()));
+    PROVIDER.clone()
+}
+
+/// # Errors
+/// A file that is not there, or is too large.
+pub(super) async fn read(files: &config::Tls) -> Result<Read, TlsError> {
+    let one = async |path: &Path| {
+        let failed = |problem: String| TlsError { path: path.to_owned(), problem };
+        let size =
+            tokio::fs::metadata(path).await.map_err(|error| failed(error.to_string()))?.len();
+        if size > FILE_MAX {
+            return Err(failed(format!("{size} bytes long, at most {FILE_MAX}")));
+        }
+        tokio::fs::read(path).await.map_err(|error| failed(error.to_string()))
+    };
+    let some = async |path: &Option<PathBuf>| match path {
+        Some(path) => one(path).await,
+        None => Ok(Vec::new()),
+    };
+    Ok(Read {
+        cert: one(&files.cert).await?,
+        key: one(&files.key).await?,
+        ca: one(&files.ca).await?,
+        crl: some(&files.crl).await?,
+        peer_ca: some(&files.peer_ca).await?,
+    })
+}
+
+/// # Errors
+/// What does not fit together, is of another node, or is not valid now.
+pub(super) fn load(
+    files: &config::Tls,
+    cluster: &str,
+    node: u64,
+    read: &Read,
+) -> Result<Loaded, TlsError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |problem: String| TlsError { path: path.clone(), problem }
+    };
+    let of_cert = failed(&files.cert);
+    let chain = certificates(&read.cert).map_err(&of_cert)?;
+    let key = PrivateKeyDer::from_pem_slice(&read.key)
+        .map_err(|error| failed(&files.key)(format!("no private key: {error}")))?;
+    let own = CertifiedKey::from_der(chain.clone(), key, &provider());
+    let own = own.map_err(|error| failed(&files.key)(format!("not the certificate's: {error}")))?;
+    let ca = roots(&read.ca).map_err(failed(&files.ca))?;
+    let peer_ca_path = files.peer_ca.as_ref().unwrap_or(&files.ca);
+    let peer_ca = match &files.peer_ca {
+        Some(path) => roots(&read.peer_ca).map_err(failed(path))?,
+        None => ca.clone(),
+    };
+    let crls = match &files.crl {
+        Some(path) => revoked(&read.crl).map_err(failed(path))?,
+        None => Vec::new(),
+    };
+    let refused = |error: rustls::server::VerifierBuilderError| error.to_string();
+    let nodes = WebPkiServerVerifier::builder_with_provider(peer_ca.clone(), provider())
+        .with_crls(crls.clone())
+        .allow_unknown_revocation_status()
+        .build()
+        .map_err(|error| failed(peer_ca_path)(refused(error)))?;
+    check_own(&nodes, &chain, cluster, node).map_err(&of_cert)?;
+    let of_peers = verifier(peer_ca, &crls, false).map_err(|e| failed(peer_ca_path)(refused(e)))?;
+    let of_clients = match files.clients {
+        ClientCertificates::None => WebPkiClientVerifier::no_client_auth(),
+        wanted => verifier(ca, &crls, wanted == ClientCertificates::Optional)
+            .map_err(|error| failed(&files.ca)(refused(error)))?,
+    };
+    let identity = Arc::new(SingleCertAndKey::from(own));
+    let config = |clients: Arc<dyn ClientCertVerifier>| server(clients, identity.clone());
+    Ok(Loaded {
+        clients: config(of_clients).map_err(&of_cert)?,
+        peers: config(of_peers).map_err(&of_cert)?,
+        nodes,
+        identity,
+    })
+}
+
+fn verifier(
+    roots: Arc<RootCertStore>,
+    crls: &[CertificateRevocationListDer<'static>],
+    optional: bool,
+) -> Result<Arc<dyn ClientCertVerifier>, rustls::server::VerifierBuilderError> {
+    let builder = WebPkiClientVerifier::builder_with_provider(roots, provider())
+        .with_crls(crls.to_vec())
+        .allow_unknown_revocation_status();
+    match optional {
+        true => builder.allow_unauthenticated().build(),
+        false => builder.build(),
+    }
+}
+
+fn server(
+    clients: Arc<dyn ClientCertVerifier>,
+    identity: Arc<SingleCertAndKey>,
+) -> Result<Arc<ServerConfig>, String> {
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let mut config = builder.with_client_cert_verifier(clients).with_cert_resolver(identity);
+    config.alpn_protocols = vec![H2.to_vec()];
+    // No ticket of an old authority outlives its set of files.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// What other nodes would see wrong with this node's certificate is seen here first.
+fn check_own(
+    nodes: &WebPkiServerVerifier,
+    chain: &[CertificateDer<'static>],
+    cluster: &str,
+    node: u64,
+) -> Result<(), String> {
+    let (leaf, intermediates) = chain.split_first().ok_or("no certificate")?;
+    let name = ServerName::try_from("node").map_err(|error| error.to_string())?;
+    match nodes.verify_server_cert(leaf, intermediates, &name, &[], UnixTime::now()) {
+        Ok(_)
+        | Err(rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        )) => {}
+        Err(error) => return Err(error.to_string()),
+    }
+    let wanted = format!("spiffe://{cluster}/node/{node}");
+    let found = verify::identity(leaf)?.spiffe;
+    if found.as_deref() != Some(&wanted) {
+        let found = found.unwrap_or_else(|| "nothing".to_owned());
+        return Err(format!("names {found}, must name {wanted}: this node of this cluster"));
+    }
+    Ok(())
+}
+
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let read = read.map_err(|error| format!("a part of it cannot be read: {error}"))?;
+    if read.is_empty() { Err("no certificate in it".to_owned()) } else { Ok(read) }
+}
+
+fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, String> {
+    let mut roots = RootCertStore::empty();
+    for (at, certificate) in certificates(pem)?.into_iter().enumerate() {
+        let added = roots.add(certificate);
+        added.map_err(|error| format!("certificate {} in it: {error}", at + 1))?;
+    }
+    Ok(Arc::new(roots))
+}
+
+fn revoked(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let read: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
+    let read = read.map_err(|error| format!("a part of it cannot be read: {error}"))?;
+    if read.is_empty() { Err("no revocation list in it".to_owned()) } else { Ok(read) }
+}

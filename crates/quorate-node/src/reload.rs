@@ -1,0 +1,32 @@
+//! What a node reads again while it runs: every [`EVERY`], since a mounted file changes without a
+//! word, and at once on SIGHUP. Each thing sees by the content whether it has changed, and keeps
+//! what it has if the new one cannot be used.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::error::RunError;
+use crate::net::tls::Tls;
+
+/// A change is seen after this time at most.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// The loop that reads again.
+pub(crate) struct Reload {
+    pub(crate) requested: Arc<Notify>,
+    pub(crate) tls: Arc<Tls>,
+}
+
+impl Reload {
+    /// Never returns.
+    pub(crate) async fn run(self) -> Result<(), RunError> {
+        loop {
+            // Either way it is time.
+            let _ = timeout(EVERY, self.requested.notified()).await;
+            self.tls.reload().await;
+        }
+    }
+}
