@@ -199,6 +199,8 @@ impl Cluster {
             peer_advertise: Some(peer.clone()),
             start,
             health_checks: self.health_checks.clone(),
+            cluster_name: quorate_node::CLUSTER_NAME.to_owned(),
+            access: None,
             tunables: self.tunables.clone(),
             ..Config::new(id, self.dir.path().join(id.to_string()), listen, peer_listen)
         };

@@ -36,6 +36,7 @@ struct Layer {
     cluster_name: Option<String>,
     tls: TlsLayer,
     insecure: Option<bool>,
+    access: Option<PathBuf>,
     tunables: Option<Tunables>,
 }
 
@@ -67,6 +68,7 @@ struct File {
     cluster_name: Option<String>,
     tls: Option<Tls>,
     insecure: Option<bool>,
+    access: Option<PathBuf>,
     tunables: Option<Tunables>,
 }
 
@@ -113,6 +115,7 @@ fn from_flags(args: &ServeArgs) -> Result<Layer, BadSetting> {
             whole: None,
         },
         insecure: args.tls.insecure.then_some(true),
+        access: args.access.clone(),
         tunables: None,
     })
 }
@@ -154,6 +157,7 @@ fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Layer, Ba
             whole: None,
         },
         insecure: parsed("QUORATE_INSECURE", set("QUORATE_INSECURE"), "true or false")?,
+        access: set("QUORATE_ACCESS").map(PathBuf::from),
         tunables: None,
     })
 }
@@ -185,6 +189,7 @@ fn from_file(text: &str) -> Result<Layer, String> {
         cluster_name: file.cluster_name,
         tls: TlsLayer { whole: file.tls, ..TlsLayer::default() },
         insecure: file.insecure,
+        access: file.access,
         tunables: file.tunables,
     })
 }
@@ -226,6 +231,7 @@ fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
                 whole: merged.tls.whole.or(layer.tls.whole),
             },
             insecure: merged.insecure.or(layer.insecure),
+            access: merged.access.or(layer.access),
             tunables: merged.tunables.or(layer.tunables),
             ..Layer::default()
         };
@@ -242,6 +248,7 @@ fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
         cluster_name: merged.cluster_name.unwrap_or_else(|| CLUSTER_NAME.to_owned()),
         tls: tls(merged.tls)?,
         insecure: merged.insecure.unwrap_or(false),
+        access: merged.access,
         tunables: merged.tunables.unwrap_or_default(),
     })
 }

@@ -45,6 +45,9 @@ pub struct Config {
     /// instances declare. Default: none, and nothing is probed. The same on every node: any of them
     /// may come to lead.
     pub health_checks: HealthChecks,
+    /// A file that says who may do what; it is followed. Default: none, and everybody who can
+    /// connect may do everything.
+    pub access: Option<PathBuf>,
     /// The knobs that seldom need turning.
     pub tunables: Tunables,
 }
@@ -212,6 +215,7 @@ impl Config {
             cluster_name: CLUSTER_NAME.to_owned(),
             tls: None,
             insecure: false,
+            access: None,
             start: Start::Wait,
             health_checks: HealthChecks::default(),
             tunables: Tunables::default(),

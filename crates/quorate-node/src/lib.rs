@@ -10,14 +10,17 @@
 //! | `api/` | what is answered: handlers, wire types to ours and back, errors to codes |
 //! | `upkeep/` | what a node does unasked: time, health checks, snapshots, its own part in the membership |
 //! | `node/` | what a call can do: propose, read, ask the leader, change members |
+//! | `access/` | who calls, and what they may |
 //! | `raft/` | the adapters to the Raft library: its state machine, its network |
 //! | `peers/` | connections to the other nodes, and where those may be |
 //! | `applied/` | the applied state and its watchers under one lock |
 //! | `net/` | sockets, real or simulated; what bounds connections, calls and answers |
 //! | `clock`, `free_space` | how a leader makes registry time; room on the disk |
+//! | `reload` | what is read again while a node runs |
 //! | `config/`, `error/` | every knob; why a call fails, a node does not start, or ends |
 //! | `types`, `runtime` | the Raft library's types as this node uses them; tokio as it uses it |
 
+mod access;
 mod api;
 mod applied;
 mod clock;

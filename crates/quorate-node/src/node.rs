@@ -38,6 +38,7 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::applied::Applied;
 use crate::applied::encoded::EncodedServices;
 use crate::clock::LeaderClock;
@@ -91,6 +92,7 @@ pub(crate) struct Node {
     /// What this node had promised, and others to it.
     recall: Arc<Recall>,
     disk: Arc<Disk>,
+    access: Arc<Access>,
     queues: Queues,
     probes: ProbeCounts,
     /// Names the writes of callers that do not name theirs.
@@ -121,6 +123,7 @@ pub(crate) struct Parts {
     pub(crate) peers: Arc<Peers>,
     pub(crate) recall: Arc<Recall>,
     pub(crate) disk: Arc<Disk>,
+    pub(crate) access: Arc<Access>,
     pub(crate) founders: BTreeSet<u64>,
     pub(crate) takes_part: bool,
     /// Whether the operator allows health checks.
@@ -144,6 +147,7 @@ impl Node {
             leadership: Leadership::new(),
             recall,
             disk,
+            access: parts.access,
             queues,
             probes: ProbeCounts { allowed: parts.makes_checks, ..ProbeCounts::default() },
             origin: Origin::new(Runtime::thread_rng().next_u64()),
@@ -214,6 +218,11 @@ impl Node {
 
     pub(crate) fn disk(&self) -> &Arc<Disk> {
         &self.disk
+    }
+
+    /// Who may do what.
+    pub(crate) fn access(&self) -> &Arc<Access> {
+        &self.access
     }
 
     pub(crate) fn probes(&self) -> &ProbeCounts {

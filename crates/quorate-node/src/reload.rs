@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::access::Access;
 use crate::error::RunError;
 use crate::net::tls::Tls;
 
@@ -17,7 +18,8 @@ const EVERY: Duration = Duration::from_secs(10);
 /// The loop that reads again.
 pub(crate) struct Reload {
     pub(crate) requested: Arc<Notify>,
-    pub(crate) tls: Arc<Tls>,
+    pub(crate) access: Arc<Access>,
+    pub(crate) tls: Option<Arc<Tls>>,
 }
 
 impl Reload {
@@ -26,7 +28,10 @@ impl Reload {
         loop {
             // Either way it is time.
             let _ = timeout(EVERY, self.requested.notified()).await;
-            self.tls.reload().await;
+            if let Some(tls) = &self.tls {
+                tls.reload().await;
+            }
+            self.access.reload().await;
         }
     }
 }

@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::access::Access;
 use crate::api::grpc::admin::AdminService;
 use crate::api::grpc::door::TRANSPORT_MAX;
 use crate::api::grpc::peer::PeerService;
@@ -123,6 +124,8 @@ impl Server {
         let Environment { net, log_io, raft_on, reload } = environment;
         let raft_on = raft_on.unwrap_or_else(tokio::runtime::Handle::current);
         let tunables = config.tunables.clone();
+        let access = Access::open(&config.cluster_name, config.access.clone()).await;
+        let access = Arc::new(access.map_err(|problem| StartError::Access { problem })?);
         let (log, snapshots) = open(&config.data_dir, log_io).await?;
         let tls = match config.tls.clone() {
             Some(files) => {
@@ -173,6 +176,7 @@ impl Server {
             peers: connections,
             recall,
             disk,
+            access,
             founders: founders(&config.start),
             takes_part,
             makes_checks: !config.health_checks.allow.is_empty(),
@@ -229,6 +233,12 @@ impl Bound {
             log_entries = self.node.applied().position().index,
             "node starts"
         );
+        if !self.node.access().is_checked() && !self.client_addr().ip().is_loopback() {
+            tracing::warn!(
+                clients = %self.client_addr(),
+                "whoever reaches this address may read, change and remove everything: `access` is not set"
+            );
+        }
         let (node, log) = (self.node.clone(), self.log.clone());
         let stops = Stops::default();
         let mut tasks = self.spawn_all(&stops).await;
@@ -292,8 +302,9 @@ impl Bound {
         let peers = serve_peers(peer_service, self.peers, security, stops.peers.clone());
         tasks.spawn_on(peers, &self.raft_on);
 
-        if let Some(tls) = self.tls {
-            let reload = Reload { requested: self.reload, tls };
+        if self.tls.is_some() || node.access().is_checked() {
+            let reload =
+                Reload { requested: self.reload, access: node.access().clone(), tls: self.tls };
             tasks.spawn(until(stops.loops.clone(), reload.run()));
         }
         // Not where Raft runs: probes must not keep a heartbeat waiting.

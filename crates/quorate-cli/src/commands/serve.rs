@@ -65,7 +65,7 @@ fn raft_thread(stopped: oneshot::Receiver<()>) -> io::Result<Handle> {
 }
 
 async fn serve(config: Config, raft_on: Handle, of_dev: bool) -> Result<(), Failure> {
-    let reloads = config.tls.is_some();
+    let reloads = config.tls.is_some() || config.access.is_some();
     let mut stop = if reloads { Stop::listen_reloading()? } else { Stop::listen()? };
     let environment = Environment { raft_on: Some(raft_on), ..Environment::default() };
     let reload = environment.reload.clone();

@@ -13,7 +13,9 @@ pub(crate) mod peer;
 mod peer_door;
 pub(crate) mod registry;
 pub(crate) mod renew;
+mod rights;
 pub(crate) mod routes;
+mod touched;
 pub(crate) mod watch;
 
 use futures_util::{Stream, StreamExt, stream};

@@ -87,6 +87,12 @@ pub enum StartError {
         /// The address of the node that knows it.
         told_by: String,
     },
+    /// The access file cannot be used.
+    #[error("cannot use the access file: {problem}")]
+    Access {
+        /// Which file, where in it, and what is wrong.
+        problem: String,
+    },
     /// An address cannot be listened on.
     #[error("cannot listen on {address} ({field})")]
     Listen {

@@ -52,7 +52,19 @@ pub struct Lease {
     pub(crate) instances: Kept,
 }
 
+impl Lease {
+    /// What it keeps, in order.
+    pub fn instances(&self) -> impl Iterator<Item = &InstanceKey> {
+        self.instances.iter()
+    }
+}
+
 impl Registry {
+    /// The last lease that was given out: whatever comes later has a higher id.
+    pub fn last_lease(&self) -> LeaseId {
+        self.last_lease
+    }
+
     /// Ends what has been due longest, up to [`ENDED_PER_COMMAND`].
     pub(crate) fn expire_due(&mut self, events: &mut Vec<Arc<Event>>) {
         let mut ended = 0;

@@ -4,6 +4,7 @@ use quorate_proto::trailers;
 use quorate_state::Rejection;
 use tonic::{Code, Status};
 
+use crate::access::Unidentified;
 use crate::error::{CallError, MembershipError, NodeError};
 
 /// A few batches of renewals, a few hundred writes: what waits has gone by then.
@@ -12,6 +13,12 @@ const RETRY_AFTER_MS: u64 = 250;
 impl From<NodeError> for Status {
     fn from(error: NodeError) -> Self {
         CallError::from(error).into()
+    }
+}
+
+impl From<Unidentified> for Status {
+    fn from(error: Unidentified) -> Self {
+        Self::new(Code::Unauthenticated, error.to_string())
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use http::HeaderValue;
 use prost::Message;
 use quorate_proto::{limits, trailers};
 use tokio::time::Instant;
@@ -14,6 +15,9 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Instrument, Span};
 
+use crate::access::{self, Principal, Role};
+use crate::api::grpc::rights;
+use crate::api::grpc::touched::{Touched, Touches};
 use crate::config::Tunables;
 use crate::error::CallError;
 use crate::net::connections::Line;
@@ -39,9 +43,16 @@ const MARGIN_MIN: Duration = Duration::from_millis(150);
 /// Of the name that a caller gives its call, so much stands in the log, bytes.
 const REQUEST_ID_MAX: usize = 64;
 
+const ANYBODY: Option<Role> = None;
+const READ: Option<Role> = Some(Role::Read);
+const REGISTER: Option<Role> = Some(Role::Register);
+const OPERATOR: Option<Role> = Some(Role::Operator);
+const ADMIN: Option<Role> = Some(Role::Admin);
+
 macro_rules! methods {
-    ($($service:literal: $($method:ident $name:literal $kind:ident,)*)*) => {
-        /// Each call that the listener for clients takes, but health and reflection.
+    ($($service:literal: $($method:ident $name:literal $kind:ident $needed:ident,)*)*) => {
+        /// Each call that the listener for clients takes, but health and reflection: those are open
+        /// to all, as probes have no credentials and the contract is no secret.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(crate) enum Method { $($($method,)*)* }
 
@@ -57,32 +68,37 @@ macro_rules! methods {
             fn kind(self) -> Kind {
                 match self { $($(Self::$method => Kind::$kind,)*)* }
             }
+
+            /// The role that it takes, for what its request touches; `None`: any identity.
+            pub(super) fn needed(self) -> Option<Role> {
+                match self { $($(Self::$method => $needed,)*)* }
+            }
         }
     };
 }
 
 methods! {
     "Registry":
-        Register "Register" Write,
-        Renew "Renew" Write,
-        RenewStream "RenewStream" Write,
-        Deregister "Deregister" Write,
-        Update "Update" Write,
-        Fetch "Fetch" Read,
-        ListServices "ListServices" Read,
-        ListDependents "ListDependents" Read,
-        Watch "Watch" Read,
-        ListMembers "ListMembers" Read,
+        Register "Register" Write REGISTER,
+        Renew "Renew" Write REGISTER,
+        RenewStream "RenewStream" Write REGISTER,
+        Deregister "Deregister" Write REGISTER,
+        Update "Update" Write REGISTER,
+        Fetch "Fetch" Read READ,
+        ListServices "ListServices" Read READ,
+        ListDependents "ListDependents" Read READ,
+        Watch "Watch" Read READ,
+        ListMembers "ListMembers" Read ANYBODY,
     "Admin":
-        Status "Status" Read,
-        AddNode "AddNode" Operate,
-        RemoveNode "RemoveNode" Operate,
-        ReplaceNode "ReplaceNode" Operate,
-        TransferLeader "TransferLeader" Operate,
-        TriggerSnapshot "TriggerSnapshot" Operate,
-        Backup "Backup" Operate,
-        SetOverride "SetOverride" Operate,
-        ListOverrides "ListOverrides" Read,
+        Status "Status" Read ANYBODY,
+        AddNode "AddNode" Operate ADMIN,
+        RemoveNode "RemoveNode" Operate ADMIN,
+        ReplaceNode "ReplaceNode" Operate ADMIN,
+        TransferLeader "TransferLeader" Operate ADMIN,
+        TriggerSnapshot "TriggerSnapshot" Operate ADMIN,
+        Backup "Backup" Operate ADMIN,
+        SetOverride "SetOverride" Operate OPERATOR,
+        ListOverrides "ListOverrides" Read OPERATOR,
 }
 
 /// What a method is for.
@@ -105,17 +121,38 @@ impl Method {
     }
 }
 
-/// Who calls. The place for an identity, once callers have one.
+/// Who calls.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     /// The connection that the call came on.
     pub(super) line: Arc<Line>,
+    authorization: Option<HeaderValue>,
+    /// Who that is.
+    pub(super) principal: Arc<Principal>,
 }
 
 impl Caller {
-    /// The address of the connection's other end, where it has one.
-    pub(crate) fn address(&self) -> Option<IpAddr> {
-        self.line.address()
+    /// # Errors
+    /// Nobody who is known.
+    fn identify(node: &Node, line: Arc<Line>, metadata: &MetadataMap) -> Result<Self, Status> {
+        let access = node.access();
+        let authorization = match access.is_checked() {
+            true => access::authorization(metadata.as_ref())?,
+            false => None,
+        };
+        let principal = access.identify(line.certificate(), authorization)?;
+        if access.is_checked() {
+            Span::current().record("principal", principal.name());
+        }
+        Ok(Self { line, authorization: rights::kept(authorization), principal })
+    }
+
+    /// The same caller as of now, when rights may have changed since it came in.
+    ///
+    /// # Errors
+    /// It is not known any more.
+    pub(super) fn again(&self, node: &Node) -> Result<Arc<Principal>, Status> {
+        Ok(node.access().identify(self.line.certificate(), self.authorization.as_ref())?)
     }
 
     /// An answer to it whose bytes count as long as they are under way.
@@ -156,20 +193,27 @@ pub(super) async fn answer<T, A, E, F>(
     handle: impl FnOnce(Call<T>) -> F,
 ) -> Result<Response<A>, Status>
 where
-    T: Message,
+    T: Message + Touches,
     E: Into<Status>,
     F: Future<Output = Result<Response<A>, E>>,
 {
     let size = check_size(request.get_ref());
     enter(node, method, request, |call| async move {
         size?;
+        if node.access().is_checked() {
+            let (principal, touched) = (&call.caller.principal, call.message.touches());
+            rights::check(principal, method.needed(), &touched)?;
+            if touched.lease != 0 || touched.incarnation != 0 {
+                Box::pin(rights::check_lease(node, principal, &touched, call.deadline)).await?;
+            }
+        }
         handle(call).await.map_err(Into::into)
     })
     .await
 }
 
-/// Answers a call that is a stream of messages, each of which its handler has to
-/// [check](check_size).
+/// Answers a call that is a stream of messages, each of which its handler has to check: its
+/// [size](check_size), and what the caller [may](rights).
 ///
 /// # Errors
 /// Why it is not let in, or what its handler says.
@@ -183,7 +227,11 @@ where
     E: Into<Status>,
     F: Future<Output = Result<Response<A>, E>>,
 {
-    enter(node, method, request, |call| async move { handle(call).await.map_err(Into::into) }).await
+    enter(node, method, request, |call| async move {
+        rights::check(&call.caller.principal, method.needed(), &Touched::nothing())?;
+        handle(call).await.map_err(Into::into)
+    })
+    .await
 }
 
 async fn enter<T, A, F>(
@@ -196,20 +244,23 @@ where
     F: Future<Output = Result<Response<A>, Status>>,
 {
     let deadline = deadline(request.metadata(), method.patience(node.tunables()));
-    let caller = Caller { line: Line::of(request.extensions()) };
-    let span = span(method, request.metadata(), &caller);
-    let call = Call { message: request.into_inner(), deadline, caller };
+    let line = Line::of(request.extensions());
+    let span = span(method, request.metadata(), line.address());
+    let answer = async {
+        let caller = Caller::identify(node, line, request.metadata())?;
+        handle(Call { message: request.into_inner(), deadline, caller }).await
+    };
     if span.is_disabled() {
-        return handle(call).await;
+        return answer.await;
     }
-    let answer = handle(call).instrument(span.clone()).await;
+    let answer = answer.instrument(span.clone()).await;
     span.in_scope(|| log(method, answer.as_ref().err()));
     answer
 }
 
 /// What the log says of a call is in this: which one it is, by the name that its caller gave it or
 /// a number of this process.
-fn span(method: Method, metadata: &MetadataMap, caller: &Caller) -> Span {
+fn span(method: Method, metadata: &MetadataMap, from: Option<IpAddr>) -> Span {
     macro_rules! span {
         ($level:ident) => {
             tracing::span!(
@@ -217,7 +268,8 @@ fn span(method: Method, metadata: &MetadataMap, caller: &Caller) -> Span {
                 "call",
                 method = method.path(),
                 id = tracing::field::Empty,
-                from = tracing::field::Empty
+                from = tracing::field::Empty,
+                principal = tracing::field::Empty
             )
         };
     }
@@ -230,7 +282,7 @@ fn span(method: Method, metadata: &MetadataMap, caller: &Caller) -> Span {
             Some(id) => span.record("id", id.get(..REQUEST_ID_MAX).unwrap_or(id)),
             None => span.record("id", next_number()),
         };
-        if let Some(from) = caller.address() {
+        if let Some(from) = from {
             span.record("from", tracing::field::display(from));
         }
     }

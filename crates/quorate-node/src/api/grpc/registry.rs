@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
-use crate::api::grpc::{age_ms, header, is_foreign, min_revision, until_stopped};
+use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights, until_stopped};
 use crate::error::{CallError, NodeError};
 use crate::node::Node;
 use crate::node::renewals::Patience;
@@ -124,22 +124,29 @@ impl RegistryService {
     }
 
     async fn on_renew(&self, call: Call<RenewRequest>) -> Handled<RenewResponse> {
-        let Call { message: request, deadline, .. } = call;
+        let Call { message: request, deadline, caller } = call;
         let leases = convert::renewals(&request)?;
         let (asked, first) = (leases.len(), leases[0]);
         self.check_lease(first.0, request.cluster_id)?;
-        let renewed = self.node.renew(leases, Patience::Window, deadline).await?;
-        if renewed.unknown.len() == asked {
-            return Err(NodeError::Rejected(Rejection::UnknownLease(first)).into());
+        let own = rights::own_leases(&self.node, &caller.principal, leases, deadline).await?;
+        let (leases, mut unknown) = own;
+        let unknown_lease = || NodeError::Rejected(Rejection::UnknownLease(first)).into();
+        if leases.is_empty() {
+            return Err(unknown_lease());
         }
-        Ok(Response::new(super::renew::answer(&self.node, renewed.unknown, renewed.revision)))
+        let renewed = self.node.renew(leases, Patience::Window, deadline).await?;
+        unknown.extend(renewed.unknown);
+        if unknown.len() == asked {
+            return Err(unknown_lease());
+        }
+        Ok(Response::new(super::renew::answer(&self.node, unknown, renewed.revision)))
     }
 
     async fn on_renew_stream(
         &self,
         call: Call<Streaming<RenewRequest>>,
     ) -> Handled<Answers<RenewResponse>> {
-        let answers = super::renew::answers(self.node.clone(), call.message);
+        let answers = super::renew::answers(self.node.clone(), call.caller, call.message);
         Ok(Response::new(until_stopped(answers, &self.node).boxed()))
     }
 
@@ -232,7 +239,7 @@ impl RegistryService {
         &self,
         call: Call<Streaming<WatchRequest>>,
     ) -> Result<Response<Answers<EncodedWatchResponse>>, Status> {
-        let answers = super::watch::answers(self.node.clone(), call.message, call.deadline);
+        let answers = super::watch::answers(self.node.clone(), call);
         Ok(Response::new(answers.await?.boxed()))
     }
 

@@ -11,10 +11,11 @@ use quorate_state::{LeaseId, limits};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
+use crate::access::Principal;
 use crate::api::grpc::convert;
-use crate::api::grpc::door::check_size;
-use crate::api::grpc::{header, is_foreign};
-use crate::error::CallError;
+use crate::api::grpc::door::{Caller, check_size};
+use crate::api::grpc::{header, is_foreign, rights};
+use crate::error::{CallError, NodeError};
 use crate::node::Node;
 use crate::node::renewals::{Patience, Renewed};
 
@@ -28,17 +29,21 @@ type Answer = Result<RenewResponse, Status>;
 /// The answers to a stream of renewals, in the order asked; the first error is the last answer.
 pub(crate) fn answers(
     node: Arc<Node>,
+    caller: Caller,
     requests: Streaming<RenewRequest>,
 ) -> impl Stream<Item = Answer> + Send {
     let window = Duration::from_millis(node.tunables().renew_window_ms);
     let answered = Arc::new(Mutex::new(None::<Instant>));
     let lots = requests.ready_chunks(TOGETHER_MAX).map(move |messages| {
-        let (node, answered) = (node.clone(), answered.clone());
+        let (node, caller, answered) = (node.clone(), caller.clone(), answered.clone());
         // Who comes again soon after an answer was waiting for it.
         let waited = lock(&answered).is_some_and(|at| at.elapsed() < window);
         let patience = if waited { Patience::None } else { Patience::Window };
         async move {
-            let answers = renew_all(&node, messages, patience).await;
+            let answers = match caller.again(&node) {
+                Ok(principal) => renew_all(&node, &principal, messages, patience).await,
+                Err(status) => vec![Err(status)],
+            };
             *lock(&answered) = Some(Instant::now());
             stream::iter(answers)
         }
@@ -65,6 +70,7 @@ struct Asked {
 /// Renews message after message, as many together as one call may hold.
 async fn renew_all(
     node: &Node,
+    principal: &Principal,
     messages: Vec<Result<RenewRequest, Status>>,
     patience: Patience,
 ) -> Vec<Answer> {
@@ -75,19 +81,20 @@ async fn renew_all(
         let asked = match message.and_then(|message| asked(node, message)) {
             Ok(asked) => asked,
             Err(status) => {
-                answers.extend(renew_together(node, together, patience).await);
+                answers.extend(renew_together(node, principal, together, patience).await);
                 answers.push(Err(status));
                 return answers;
             }
         };
         if count + asked.leases.len() > limits::LEASES_PER_CALL {
-            answers.extend(renew_together(node, std::mem::take(&mut together), patience).await);
+            let together = std::mem::take(&mut together);
+            answers.extend(renew_together(node, principal, together, patience).await);
             count = 0;
         }
         count += asked.leases.len();
         together.push(asked);
     }
-    answers.extend(renew_together(node, together, patience).await);
+    answers.extend(renew_together(node, principal, together, patience).await);
     answers
 }
 
@@ -97,24 +104,39 @@ fn asked(node: &Node, message: RenewRequest) -> Result<Asked, Status> {
     Ok(Asked { leases: convert::renewals(&message).map_err(CallError::from)?, foreign })
 }
 
-async fn renew_together(node: &Node, messages: Vec<Asked>, patience: Patience) -> Vec<Answer> {
+async fn renew_together(
+    node: &Node,
+    principal: &Principal,
+    messages: Vec<Asked>,
+    patience: Patience,
+) -> Vec<Answer> {
     let ours = messages.iter().filter(|asked| !asked.foreign);
     let leases: Vec<LeaseId> = ours.flat_map(|asked| &asked.leases).copied().collect();
-    let renewed = match leases.is_empty() {
-        true => Renewed { unknown: Vec::new(), revision: node.applied().position().revision },
-        false => {
-            let deadline = Instant::now() + node.tunables().request_timeout();
-            match node.renew(leases, patience, deadline).await {
-                Ok(renewed) => renewed,
-                Err(error) => return vec![Err(error.into())],
-            }
-        }
+    let Renewed { unknown, revision } = match renew_own(node, principal, leases, patience).await {
+        Ok(renewed) => renewed,
+        Err(error) => return vec![Err(error.into())],
     };
-    let Renewed { unknown, revision } = renewed;
     let all_unknown: HashSet<LeaseId> = unknown.into_iter().collect();
     let each = messages.into_iter().map(|Asked { mut leases, foreign }| {
         leases.retain(|lease| foreign || all_unknown.contains(lease));
         Ok(answer(node, leases, revision))
     });
     each.collect()
+}
+
+/// Renews those of the leases that are the principal's; the others are unknown to it.
+async fn renew_own(
+    node: &Node,
+    principal: &Principal,
+    leases: Vec<LeaseId>,
+    patience: Patience,
+) -> Result<Renewed, NodeError> {
+    let deadline = Instant::now() + node.tunables().request_timeout();
+    let (leases, foreign) = rights::own_leases(node, principal, leases, deadline).await?;
+    if leases.is_empty() {
+        return Ok(Renewed { unknown: foreign, revision: node.applied().position().revision });
+    }
+    let mut renewed = node.renew(leases, patience, deadline).await?;
+    renewed.unknown.extend(foreign);
+    Ok(renewed)
 }

@@ -17,7 +17,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Status, Streaming};
 
 use crate::api::grpc::convert;
-use crate::api::grpc::{header, is_foreign};
+use crate::api::grpc::door::{Call, Caller, Method};
+use crate::api::grpc::touched::Touches as _;
+use crate::api::grpc::{header, is_foreign, rights};
 use crate::applied::hub::Filter;
 use crate::applied::shared_event::SharedEvent;
 use crate::applied::subscription::{Begin, Message, Positioned, Subscription};
@@ -27,11 +29,11 @@ use crate::node::leadership::Leadership;
 use crate::node::reads::age_ms;
 
 /// Answers a Watch call.
-pub(crate) async fn answers(
+pub(super) async fn answers(
     node: Arc<Node>,
-    mut asks: Streaming<WatchRequest>,
-    deadline: Instant,
+    call: Call<Streaming<WatchRequest>>,
 ) -> Result<impl Stream<Item = Result<EncodedWatchResponse, Status>> + Send + use<>, Status> {
+    let Call { message: mut asks, deadline, caller } = call;
     let first = timeout_at(deadline, asks.message()).await;
     let first =
         first.map_err(|_| Status::deadline_exceeded("no subscription arrived in time"))??;
@@ -39,6 +41,7 @@ pub(crate) async fn answers(
         let must = "the first message must subscribe";
         return Err(CallError::from(Invalid::text("kind", "", must)).into());
     };
+    rights::check(&caller.principal, Method::Watch.needed(), &subscribe.touches())?;
     let filter = convert::watch_filter(&subscribe).map_err(CallError::from)?;
     node.check_member()?;
     let begin = begin(&node, &subscribe, deadline).await?;
@@ -49,7 +52,7 @@ pub(crate) async fn answers(
         begin,
         node.leadership().views(),
         node.tunables().bookmark(),
-        end(node.clone(), asks),
+        end(node.clone(), caller, subscribe, asks),
     );
     let mut first = true;
     Ok(stream::poll_fn(move |cx| {
@@ -110,9 +113,14 @@ async fn lost(leadership: &Leadership, node: u64) -> NodeError {
     }
 }
 
-/// What ends a watch: this node stops, or has lost the cluster for good, or the caller is gone or
-/// sends what is no ack. Acks are only taken in so far.
-async fn end(node: Arc<Node>, mut asks: Streaming<WatchRequest>) -> Status {
+/// What ends a watch: this node stops, or has lost the cluster for good, or the caller is gone,
+/// sends what is no ack, or may not watch this any more. Acks are only taken in so far.
+async fn end(
+    node: Arc<Node>,
+    caller: Caller,
+    subscribe: WatchSubscribe,
+    mut asks: Streaming<WatchRequest>,
+) -> Status {
     let asked = async {
         loop {
             match asks.message().await {
@@ -126,8 +134,10 @@ async fn end(node: Arc<Node>, mut asks: Streaming<WatchRequest>) -> Status {
             }
         }
     };
+    let touched = subscribe.touches();
     tokio::select! {
         status = asked => status,
+        status = rights::lost(&node, &caller, Method::Watch.needed(), &touched) => status,
         () = node.stop().cancelled() => NodeError::Stopping { node: node.id() }.into(),
         error = lost(node.leadership(), node.id()) => error.into(),
     }

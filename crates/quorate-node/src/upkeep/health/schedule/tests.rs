@@ -112,11 +112,11 @@ fn hung() -> Result<(), Failure> {
 async fn a_check_is_due_an_interval_after_it_began() {
     let mut p = Probing::new();
     p.register("a", 1, 1);
-    assert_eq!(p.due(2_499, true), [], "the first ones are spread over 5 s");
+    assert_eq!(p.due(2_499, true), [0_u64; 0], "the first ones are spread over 5 s");
     assert_eq!(p.due(2_500, true), [1]);
-    assert_eq!(p.due(20_000, true), [], "one is under way");
+    assert_eq!(p.due(20_000, true), [0_u64; 0], "one is under way");
     p.done(4_000, 1, Ok(()));
-    assert_eq!(p.due(12_499, true), []);
+    assert_eq!(p.due(12_499, true), [0_u64; 0]);
     assert_eq!(p.due(12_500, true), [1]);
     // One that took longer than its interval is due at once.
     p.done(30_000, 1, Ok(()));

@@ -1,0 +1,228 @@
+//! Who calls, and what they may: identities, proved by a certificate, a token or a JWT, and the
+//! rights that the access file gives them. Without that file, everybody may do everything.
+//!
+//! Denies by default: what no entry of the file grants is not granted. Knows no call and no
+//! registry; `api/grpc/door.rs` asks before anything is looked up.
+//!
+//! | file | duty |
+//! |---|---|
+//! | `rights` | principals, roles, what they reach |
+//! | `file` | the access file, read strictly |
+//! | `bearer` | the token of a call, and digests |
+//! | `jwt`, `keys` | JSON Web Tokens, and the keys that sign them |
+//! | `time` | the wall clock, by which credentials end |
+
+mod bearer;
+mod file;
+mod jwt;
+mod keys;
+mod rights;
+pub(crate) mod time;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use tokio::sync::watch;
+
+pub(crate) use crate::access::bearer::authorization;
+use crate::access::bearer::{Bearer, Digest};
+use crate::access::file::Contents;
+pub(crate) use crate::access::rights::{Principal, Reach, Role};
+use crate::net::tls::CertificateId;
+use crate::runtime::blocking;
+
+/// JWTs that were verified and are kept, so that a caller's next call need not be: some KiB each.
+const VERIFIED_MAX: usize = 4_096;
+
+/// Why nobody is known to call. Says nothing of what there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unidentified {
+    #[error(
+        "no credential came with the call; it needs a token (metadata `authorization: Bearer TOKEN`) or a client certificate"
+    )]
+    None,
+    #[error("the metadata `authorization` must be `Bearer TOKEN`")]
+    NoBearer,
+    #[error("the metadata `authorization` came more than once")]
+    Several,
+    #[error("the credential is not known here, or not any more")]
+    Unknown,
+    #[error("the credential has expired")]
+    Expired,
+    #[error("the credential is not valid yet; clocks may differ by a minute")]
+    NotYet,
+    #[error("the token is for another audience than this cluster's name")]
+    Audience,
+    #[error("the token lives longer than a day")]
+    TooLong,
+    #[error("the token's claims are missing or of another type than they must be: {0}")]
+    Claims(&'static str),
+    #[error("no rule takes this credential")]
+    NoRule,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Access {
+    /// The cluster's name: whom tokens must be for, and what its nodes' certificates name.
+    cluster: String,
+    file: Option<PathBuf>,
+    rights: ArcSwap<Rights>,
+    /// Counts the changes.
+    changes: watch::Sender<u64>,
+    anonymous: Arc<Principal>,
+    /// What was wrong with the file when it was last read, so that it is told once.
+    told: Mutex<Option<String>>,
+}
+
+#[derive(Debug, Default)]
+struct Rights {
+    contents: Contents,
+    /// Whose JWTs were verified, with the keys and rules of now.
+    verified: Mutex<HashMap<Digest, Arc<Principal>>>,
+}
+
+impl Access {
+    /// Reads the access file, if there is to be one.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub(crate) async fn open(cluster: &str, file: Option<PathBuf>) -> Result<Self, String> {
+        let contents = match file.clone() {
+            Some(file) => read(file).await?,
+            None => Contents::default(),
+        };
+        Ok(Self {
+            cluster: cluster.to_owned(),
+            file,
+            rights: ArcSwap::from_pointee(Rights { contents, ..Rights::default() }),
+            changes: watch::Sender::new(0),
+            anonymous: Arc::new(Principal::anonymous()),
+            told: Mutex::default(),
+        })
+    }
+
+    /// Whether rights are checked at all.
+    pub(crate) fn is_checked(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Tells when rights have changed.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Reads the file again. What cannot be used is told, and everything stays as it is.
+    pub(crate) async fn reload(&self) {
+        let Some(file) = self.file.clone() else { return };
+        let path = file.display().to_string();
+        let news = match read(file).await {
+            Ok(contents) => {
+                let changed = contents.fingerprint != self.rights.load().contents.fingerprint;
+                if changed {
+                    self.rights.store(Arc::new(Rights { contents, ..Rights::default() }));
+                    self.changes.send_modify(|count| *count += 1);
+                    tracing::info!(file = path, "the rights are those of the changed access file");
+                }
+                None
+            }
+            Err(error) => Some(error),
+        };
+        let mut told = self.told.lock().expect("invariant: nothing panics under this lock");
+        if let Some(error) = news.as_ref().filter(|error| told.as_ref() != Some(*error)) {
+            tracing::warn!(error, "the access file cannot be used; the rights stay as they were");
+        }
+        *told = news;
+    }
+
+    /// Who calls: by the [`authorization`] of the call, or, if it has none, by the certificate of
+    /// its connection.
+    ///
+    /// # Errors
+    /// Nobody who is known.
+    pub(crate) fn identify(
+        &self,
+        certificate: Option<&CertificateId>,
+        authorization: Option<&HeaderValue>,
+    ) -> Result<Arc<Principal>, Unidentified> {
+        if !self.is_checked() {
+            return Ok(self.anonymous.clone());
+        }
+        let (rights, now) = (self.rights.load(), time::now());
+        let principal = match (authorization, certificate) {
+            (Some(value), _) => rights.of_bearer(Bearer::read(value)?, &self.cluster, now)?,
+            (None, Some(certificate)) => rights.of_certificate(certificate, &self.cluster)?,
+            (None, None) => return Err(Unidentified::None),
+        };
+        match principal.is_live(now) {
+            true => Ok(principal),
+            false => Err(Unidentified::Expired),
+        }
+    }
+}
+
+impl Rights {
+    fn of_bearer(
+        &self,
+        bearer: Bearer<'_>,
+        cluster: &str,
+        now: time::Seconds,
+    ) -> Result<Arc<Principal>, Unidentified> {
+        let digest = bearer.digest();
+        let mut same = self.contents.tokens.get(&digest.shelf()).into_iter().flatten();
+        if let Some((_, principal)) = same.find(|(of, _)| of.is(&digest)) {
+            return Ok(principal.clone());
+        }
+        let jwt = bearer.jwt().ok_or(Unidentified::Unknown)?;
+        if let Some(known) = self.verified().get(&digest).filter(|known| known.is_live(now)) {
+            return Ok(known.clone());
+        }
+        let verified = jwt::verify(jwt, &self.contents.jwts, cluster, now)?;
+        let verified = Arc::new(verified);
+        let mut kept = self.verified();
+        if kept.len() >= VERIFIED_MAX {
+            kept.retain(|_, principal| principal.is_live(now));
+        }
+        if kept.len() >= VERIFIED_MAX {
+            kept.clear();
+        }
+        kept.insert(digest, verified.clone());
+        Ok(verified)
+    }
+
+    fn of_certificate(
+        &self,
+        certificate: &CertificateId,
+        cluster: &str,
+    ) -> Result<Arc<Principal>, Unidentified> {
+        let CertificateId { spiffe, common_name } = certificate;
+        // Who has an id is known by that alone.
+        let (names, name) = match spiffe {
+            Some(spiffe) => (&self.contents.by_spiffe, Some(spiffe)),
+            None => (&self.contents.by_common_name, common_name.as_ref()),
+        };
+        if let Some(principal) = name.and_then(|name| names.get(name)) {
+            return Ok(principal.clone());
+        }
+        let node = spiffe.as_deref().and_then(|spiffe| {
+            let rest = spiffe.strip_prefix("spiffe://")?.strip_prefix(cluster)?;
+            rest.strip_prefix("/node/")?.parse().ok()
+        });
+        node.map(|id| Arc::new(Principal::node(id))).ok_or(Unidentified::NoRule)
+    }
+
+    fn verified(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<Principal>>> {
+        self.verified.lock().expect("invariant: nothing panics under this lock")
+    }
+}
+
+async fn read(file: PathBuf) -> Result<Contents, String> {
+    let read = blocking(move || file::read(&file)).await;
+    read.unwrap_or_else(|panicked| Err(panicked.to_string()))
+}
+
+#[cfg(test)]
+mod tests;

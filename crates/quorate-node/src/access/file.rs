@@ -1,0 +1,275 @@
+//! The access file: who has which rights. Read strictly: what is not understood is an error that
+//! names its line, and no error shows a value that could be a secret.
+
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quorate_state::{Namespace, ServiceName};
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::access::bearer::Digest;
+use crate::access::jwt;
+use crate::access::keys::KeySet;
+use crate::access::rights::{Grant, Principal, Role};
+use crate::access::time;
+
+/// The access file, or one with keys, at most: some ten thousand tokens, bytes.
+const FILE_MAX: u64 = 4 * 1024 * 1024;
+
+/// Everything that the access file and those that it names say.
+#[derive(Debug, Default)]
+pub(crate) struct Contents {
+    /// By some bits of their digests.
+    pub(crate) tokens: HashMap<u64, Vec<(Digest, Arc<Principal>)>>,
+    pub(crate) by_spiffe: HashMap<String, Arc<Principal>>,
+    pub(crate) by_common_name: HashMap<String, Arc<Principal>>,
+    pub(crate) jwts: Vec<jwt::Rule>,
+    /// What was read, to see a change by.
+    pub(crate) fingerprint: Vec<Digest>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    token: Vec<Spanned<Token>>,
+    #[serde(default)]
+    certificate: Vec<Spanned<Certificate>>,
+    #[serde(default)]
+    jwt: Vec<Spanned<Jwt>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Token {
+    id: String,
+    digest: String,
+    role: Role,
+    namespace: Option<String>,
+    prefix: Option<String>,
+    not_after: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Certificate {
+    spiffe: Option<String>,
+    common_name: Option<String>,
+    role: Role,
+    namespace: Option<String>,
+    prefix: Option<String>,
+    not_after: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Jwt {
+    issuer: String,
+    jwks: PathBuf,
+    claims: toml::Table,
+    role: Role,
+    namespace: Option<String>,
+    prefix: Option<String>,
+    not_after: Option<String>,
+}
+
+/// Reads the access file and the keys that it names.
+///
+/// # Errors
+/// Which file cannot be used, and why.
+pub(crate) fn read(path: &Path) -> Result<Contents, String> {
+    let text = read_file(path)?;
+    let mut files = vec![Digest::of(&text)];
+    let named = |error| format!("{}: {error}", path.display());
+    let text = String::from_utf8(text).map_err(|_| named("is no UTF-8".to_owned()))?;
+    let read_keys = |jwks: &Path| {
+        let bytes = read_file(jwks)?;
+        files.push(Digest::of(&bytes));
+        KeySet::parse(&bytes).map_err(|error| format!("{}: {error}", jwks.display()))
+    };
+    let mut contents = parse(&text, read_keys).map_err(named)?;
+    contents.fingerprint = files;
+    Ok(contents)
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
+    let named = |error: String| format!("{}: {error}", path.display());
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| named(error.to_string()))?;
+    let read = file.take(FILE_MAX + 1).read_to_end(&mut bytes);
+    match read.map_err(|error| named(error.to_string()))? as u64 > FILE_MAX {
+        true => Err(named(format!("is larger than {FILE_MAX} bytes"))),
+        false => Ok(bytes),
+    }
+}
+
+/// What the text says; `read_keys` reads each file with keys once.
+pub(crate) fn parse(
+    text: &str,
+    mut read_keys: impl FnMut(&Path) -> Result<KeySet, String>,
+) -> Result<Contents, String> {
+    let at = |at: usize, error: &dyn std::fmt::Display| {
+        let line = text.get(..at).unwrap_or_default().matches('\n').count() + 1;
+        format!("line {line}: {error}")
+    };
+    let file: File = toml::from_str(text).map_err(|error| {
+        let begin = error.span().map_or(0, |span| span.start);
+        // Its message, not its display: that shows the line.
+        without_tokens(&at(begin, &error.message()))
+    })?;
+    let mut tokens: Vec<(Digest, String, Vec<Grant>)> = Vec::new();
+    for entry in file.token {
+        let begin = entry.span().start;
+        take_token(entry.into_inner(), &mut tokens).map_err(|error| at(begin, &error))?;
+    }
+    let mut certificates = [const { Vec::new() }; 2];
+    for entry in file.certificate {
+        let begin = entry.span().start;
+        take_certificate(entry.into_inner(), &mut certificates)
+            .map_err(|error| at(begin, &error))?;
+    }
+    let mut keys: HashMap<PathBuf, Arc<KeySet>> = HashMap::new();
+    let mut jwts = Vec::new();
+    for entry in file.jwt {
+        let begin = entry.span().start;
+        let entry = entry.into_inner();
+        let known = keys.get(&entry.jwks).cloned();
+        let of = known.map_or_else(|| read_keys(&entry.jwks).map(Arc::new), Ok);
+        let of = of.map_err(|error| at(begin, &format!("jwks: {error}")))?;
+        keys.insert(entry.jwks.clone(), of.clone());
+        jwts.push(jwt_rule(entry, of).map_err(|error| at(begin, &error))?);
+    }
+    let mut contents = Contents { jwts, ..Contents::default() };
+    for (digest, id, grants) in tokens {
+        let principal = Arc::new(Principal::new("token", &id, grants));
+        contents.tokens.entry(digest.shelf()).or_default().push((digest, principal));
+    }
+    let [by_spiffe, by_common_name] = certificates.map(|of_kind| {
+        let principal = |(name, grants): (String, Vec<Grant>)| {
+            let principal = Principal::new("certificate", &name, grants);
+            (name, Arc::new(principal))
+        };
+        of_kind.into_iter().map(principal).collect::<HashMap<_, _>>()
+    });
+    (contents.by_spiffe, contents.by_common_name) = (by_spiffe, by_common_name);
+    Ok(contents)
+}
+
+/// Entries of one token are its rights together.
+fn take_token(entry: Token, tokens: &mut Vec<(Digest, String, Vec<Grant>)>) -> Result<(), String> {
+    let Token { id, digest, role, namespace, prefix, not_after } = entry;
+    if id.is_empty() || id.len() > 128 {
+        return Err("id: must have 1 to 128 bytes".to_owned());
+    }
+    // Not shown: it may be the token itself.
+    let digest = Digest::parse(&digest)
+        .ok_or("digest: must be sha256: and 64 hexadecimal digits; `quorate token new` makes it")?;
+    let grant = grant(role, namespace, prefix, not_after)?;
+    match tokens.iter_mut().find(|(other, other_id, _)| digest == *other || id == *other_id) {
+        None => tokens.push((digest, id, vec![grant])),
+        Some((other, other_id, grants)) if digest == *other && id == *other_id => {
+            grants.push(grant);
+        }
+        Some((_, other_id, _)) if id == *other_id => {
+            return Err(format!("id = {id:?}: another token has it already"));
+        }
+        Some((_, other_id, _)) => {
+            return Err(format!("digest: is that of the token {other_id:?} already"));
+        }
+    }
+    Ok(())
+}
+
+fn take_certificate(
+    entry: Certificate,
+    certificates: &mut [Vec<(String, Vec<Grant>)>; 2],
+) -> Result<(), String> {
+    let Certificate { spiffe, common_name, role, namespace, prefix, not_after } = entry;
+    let grant = grant(role, namespace, prefix, not_after)?;
+    let (of_kind, name) = match (spiffe, common_name) {
+        (Some(spiffe), None) if spiffe.starts_with("spiffe://") => (0, spiffe),
+        (None, Some(name)) if !name.is_empty() => (1, name),
+        (Some(_), None) => return Err("spiffe: must begin with spiffe://".to_owned()),
+        (None, Some(_)) => return Err("common_name: must not be empty".to_owned()),
+        _ => return Err("spiffe, common_name: exactly one of them is needed".to_owned()),
+    };
+    let of_kind = &mut certificates[of_kind];
+    match of_kind.iter_mut().find(|(other, _)| *other == name) {
+        Some((_, grants)) => grants.push(grant),
+        None => of_kind.push((name, vec![grant])),
+    }
+    Ok(())
+}
+
+fn jwt_rule(entry: Jwt, keys: Arc<KeySet>) -> Result<jwt::Rule, String> {
+    let Jwt { issuer, claims, role, namespace, prefix, not_after, .. } = entry;
+    if issuer.is_empty() {
+        return Err("issuer: must not be empty".to_owned());
+    }
+    if claims.is_empty() {
+        // Whoever may have a token of this issuer may name any audience, as a rule.
+        return Err("claims: must name at least one claim; without, all tokens of the issuer would be taken".to_owned());
+    }
+    let claim = |(path, value): (String, toml::Value)| match value {
+        toml::Value::String(text) => Ok((path, text.into())),
+        toml::Value::Integer(number) => Ok((path, number.into())),
+        toml::Value::Boolean(is) => Ok((path, is.into())),
+        _ => Err(format!("claims.{path:?}: must be a text, a whole number, true or false")),
+    };
+    let claims = claims.into_iter().map(claim).collect::<Result<_, _>>()?;
+    Ok(jwt::Rule { issuer, keys, claims, grant: grant(role, namespace, prefix, not_after)? })
+}
+
+fn grant(
+    role: Role,
+    namespace: Option<String>,
+    prefix: Option<String>,
+    not_after: Option<String>,
+) -> Result<Grant, String> {
+    let until = match not_after {
+        None => None,
+        Some(text) => Some(time::parse(&text).ok_or_else(|| {
+            format!("not_after = {text:?}: must be a time like \"2027-01-01T00:00:00Z\"")
+        })?),
+    };
+    if role == Role::Admin {
+        return match (namespace, prefix) {
+            (None, None) => Ok(Grant { role, namespace: None, prefix: String::new(), until }),
+            _ => Err("namespace, prefix: not with the role \"admin\", which may do all".to_owned()),
+        };
+    }
+    let namespace = match namespace.as_deref() {
+        None => return Err("namespace: is missing; \"*\" for all".to_owned()),
+        Some("*") => None,
+        Some(name) => {
+            Namespace::new("namespace", name).map_err(|error| error.to_string())?;
+            namespace
+        }
+    };
+    let prefix = prefix.unwrap_or_default();
+    // A name may not end with a dot, a prefix may.
+    if !prefix.is_empty() {
+        let whole = format!("{prefix}0");
+        ServiceName::new("prefix", &whole)
+            .map_err(|_| format!("prefix = {prefix:?}: no name of a service can begin so"))?;
+    }
+    Ok(Grant { role, namespace, prefix, until })
+}
+
+/// What a parser says of what it did not expect may hold a token that stands in the wrong place.
+fn without_tokens(text: &str) -> String {
+    let mut parts = text.split("qrt_");
+    let mut safe = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "_-".contains(c));
+        safe.push_str("qrt_***");
+        safe.push_str(rest);
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests;

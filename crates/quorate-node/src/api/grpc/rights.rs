@@ -1,0 +1,190 @@
+//! Whether a caller may do what it asks for: decided for the whole request before anything that it
+//! names is looked up, but the instances of a lease, of which nothing is told.
+
+use std::time::Duration;
+
+use http::HeaderValue;
+use quorate_state::{
+    Incarnation, InstanceId, InstanceKey, LeaseId, Namespace, Registry, Rejection, ServiceKey,
+    ServiceName,
+};
+use tokio::time::{Instant, sleep};
+use tonic::{Code, Status};
+
+use crate::access::{Principal, Reach, Role, time};
+use crate::api::grpc::door::Caller;
+use crate::api::grpc::touched::{Touched, What};
+use crate::error::NodeError;
+use crate::node::{Consistency, Node};
+
+/// The end of a credential is looked for so often at least: the wall clock that says so may jump.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
+/// Lets a request in, or says what its caller lacks. All of a batch, or nothing.
+///
+/// # Errors
+/// PERMISSION_DENIED.
+pub(super) fn check(
+    principal: &Principal,
+    needed: Option<Role>,
+    touched: &Touched<'_>,
+) -> Result<(), Status> {
+    let Some(role) = needed else { return Ok(()) };
+    let (now, namespace) = (time::now(), touched.namespace());
+    if principal.may_all(role, now) {
+        return Ok(());
+    }
+    let may = |reach: Reach<'_>| match principal.may(role, reach, now) {
+        true => Ok(()),
+        false => Err(denied(principal, role, &format!(" for {reach}"))),
+    };
+    let service = |name| may(Reach::Service { namespace, name });
+    match &touched.what {
+        What::Nothing if principal.may_some(role, now) => Ok(()),
+        What::Nothing => Err(denied(principal, role, "")),
+        What::Cluster => may(Reach::Cluster),
+        What::Member(id) => may(Reach::Member(*id)),
+        What::Instances(names) => names.iter().try_for_each(|(name, _)| service(name)),
+        What::Services(names) => names.iter().try_for_each(|name| service(name)),
+        What::Prefix(prefix) => may(Reach::Prefix { namespace, prefix }),
+    }
+}
+
+/// Tells what the caller asked for and would need, nothing of what there is.
+fn denied(principal: &Principal, role: Role, what: &str) -> Status {
+    let message = format!("{} needs the role {role}{what}", principal.name());
+    Status::new(Code::PermissionDenied, message)
+}
+
+/// Whether the leases that a request works with are the caller's. A lease is worth what its holder
+/// may do to the instances that it keeps: one that keeps others', or may come to, is as good as
+/// unknown.
+///
+/// # Errors
+/// There is no such lease, as far as the caller may know; the state of now cannot be read.
+pub(super) async fn check_lease(
+    node: &Node,
+    principal: &Principal,
+    touched: &Touched<'_>,
+    deadline: Instant,
+) -> Result<(), Status> {
+    if principal.may_all(Role::Register, time::now()) {
+        return Ok(());
+    }
+    if touched.lease == 0 {
+        return check_same_run(node, principal, touched);
+    }
+    // What is removed or joined must be what it keeps now.
+    let (registry, _) = node.read(Consistency::Linearizable, 0, deadline).await?;
+    let id = LeaseId(touched.lease);
+    let is_own = match registry.lease(id) {
+        Some(_) => is_own(&registry, principal, id),
+        // One that has been is nobody's for ever: the state machine answers, to a repeated write
+        // what it answered the first time. One that has not been may come to be another's.
+        None => id <= registry.last_lease(),
+    };
+    match is_own {
+        true => Ok(()),
+        false => Err(NodeError::Rejected(Rejection::UnknownLease(id)).into()),
+    }
+}
+
+/// A registration of the run that holds an instance already joins the lease that it has, and sets
+/// its TTL.
+fn check_same_run(node: &Node, principal: &Principal, touched: &Touched<'_>) -> Result<(), Status> {
+    let What::Instances(names) = &touched.what else { return Ok(()) };
+    if touched.incarnation == 0 {
+        return Ok(());
+    }
+    // What is no name is refused by the handler.
+    let Ok(namespace) = Namespace::new("", touched.namespace()) else { return Ok(()) };
+    let registry = node.applied().registry();
+    for (service, id) in names {
+        let (name, id) = (ServiceName::new("", service), InstanceId::new("", id));
+        let (Ok(name), Ok(id)) = (name, id) else { return Ok(()) };
+        let key = InstanceKey { service: ServiceKey { namespace: namespace.clone(), name }, id };
+        let held = registry.instance(&key);
+        let same = held.filter(|held| held.incarnation == Incarnation(touched.incarnation));
+        if same.is_some_and(|held| !is_own(&registry, principal, held.lease)) {
+            let what = " for all that the lease of this run keeps";
+            return Err(denied(principal, Role::Register, what));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the lease is there, and all that it keeps is the principal's to register.
+fn is_own(registry: &Registry, principal: &Principal, id: LeaseId) -> bool {
+    let now = time::now();
+    let may = |key: &InstanceKey| {
+        let ServiceKey { namespace, name } = &key.service;
+        let (namespace, name) = (namespace.as_str(), name.as_str());
+        principal.may(Role::Register, Reach::Service { namespace, name }, now)
+    };
+    registry.lease(id).is_some_and(|lease| lease.instances().all(may))
+}
+
+/// The leases among these that the principal may renew, and those that are unknown to it.
+///
+/// # Errors
+/// The state of now cannot be read.
+pub(super) async fn own_leases(
+    node: &Node,
+    principal: &Principal,
+    leases: Vec<LeaseId>,
+    deadline: Instant,
+) -> Result<(Vec<LeaseId>, Vec<LeaseId>), NodeError> {
+    if principal.may_all(Role::Register, time::now()) {
+        return Ok((leases, Vec::new()));
+    }
+    let registry = node.applied().registry();
+    let split = |registry: &Registry, leases: Vec<LeaseId>| {
+        leases.into_iter().partition::<Vec<_>, _>(|id| is_own(registry, principal, *id))
+    };
+    let (mut own, rest) = split(&registry, leases);
+    if rest.is_empty() {
+        return Ok((own, rest));
+    }
+    // This node may be behind. Foreign ones take the same way as those that are not there.
+    let (registry, _) = node.read(Consistency::Linearizable, 0, deadline).await?;
+    let (more, unknown) = split(&registry, rest);
+    own.extend(more);
+    Ok((own, unknown))
+}
+
+/// Waits until somebody who follows something may not any more; why.
+pub(super) async fn lost(
+    node: &Node,
+    caller: &Caller,
+    needed: Option<Role>,
+    touched: &Touched<'_>,
+) -> Status {
+    let access = node.access();
+    if !access.is_checked() {
+        std::future::pending::<()>().await;
+    }
+    let mut changes = access.changes();
+    loop {
+        changes.mark_unchanged();
+        let principal = match caller.again(node) {
+            Ok(principal) => principal,
+            Err(status) => return status,
+        };
+        if let Err(status) = check(&principal, needed, touched) {
+            return status;
+        }
+        let now = time::now();
+        let ends_in = principal.next_end(now).map(|end| Duration::from_secs(end - now));
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = sleep(ends_in.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)) => {}
+        }
+    }
+}
+
+/// What proved who calls, to be judged again; shown to nobody.
+pub(super) fn kept(authorization: Option<&HeaderValue>) -> Option<HeaderValue> {
+    let mut kept = authorization?.clone();
+    kept.set_sensitive(true);
+    Some(kept)
+}

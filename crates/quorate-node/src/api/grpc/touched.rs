@@ -1,0 +1,162 @@
+//! What each request is about: what its caller needs a right to. A call whose request does not say
+//! so does not compile (`door::answer`).
+
+use quorate_proto::v1::{
+    AddNodeRequest, BackupRequest, DeregisterRequest, FetchRequest, InstanceRef,
+    ListDependentsRequest, ListMembersRequest, ListOverridesRequest, ListServicesRequest,
+    RegisterRequest, RemoveNodeRequest, RenewRequest, ReplaceNodeRequest, SetOverrideRequest,
+    StatusRequest, TransferLeaderRequest, TriggerSnapshotRequest, UpdateRequest, WatchSubscribe,
+};
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Touched<'a> {
+    /// As the request has it; empty where it has none.
+    namespace: &'a str,
+    pub(crate) what: What<'a>,
+    /// A lease that it names; 0: none.
+    pub(crate) lease: u64,
+    /// The run that it registers; 0: it names none.
+    pub(crate) incarnation: u64,
+}
+
+#[derive(Debug)]
+pub(crate) enum What<'a> {
+    /// Nothing that has a name, or only leases.
+    Nothing,
+    /// The cluster itself, with all that it holds.
+    Cluster,
+    /// The membership of this node.
+    Member(u64),
+    /// By service and id.
+    Instances(Vec<(&'a str, &'a str)>),
+    Services(Vec<&'a str>),
+    /// All services whose names begin so.
+    Prefix(&'a str),
+}
+
+/// See the head of this file.
+pub(crate) trait Touches {
+    fn touches(&self) -> Touched<'_>;
+}
+
+impl<'a> Touched<'a> {
+    fn of(namespace: &'a str, what: What<'a>) -> Self {
+        Self { namespace, what, lease: 0, incarnation: 0 }
+    }
+
+    /// As long as a stream has not said more.
+    pub(crate) fn nothing() -> Self {
+        Self::of("", What::Nothing)
+    }
+
+    /// Empty means "default", as everywhere.
+    pub(crate) fn namespace(&self) -> &'a str {
+        if self.namespace.is_empty() { "default" } else { self.namespace }
+    }
+}
+
+fn of_instance(instance: &InstanceRef) -> (&str, &str) {
+    (&instance.service, &instance.id)
+}
+
+/// Exact names, or, without any, a prefix.
+fn selected<'a>(services: &'a [String], prefix: &'a str) -> What<'a> {
+    match services {
+        [] => What::Prefix(prefix),
+        names => What::Services(names.iter().map(String::as_str).collect()),
+    }
+}
+
+impl Touches for RegisterRequest {
+    fn touches(&self) -> Touched<'_> {
+        let names = self.instances.iter().map(|spec| (spec.service.as_str(), spec.id.as_str()));
+        let what = What::Instances(names.collect());
+        let (lease, incarnation) = (self.lease_id, self.incarnation);
+        Touched { lease, incarnation, ..Touched::of(&self.namespace, what) }
+    }
+}
+
+/// Each lease is looked at by the handler: those that are not the caller's are unknown to it.
+impl Touches for RenewRequest {
+    fn touches(&self) -> Touched<'_> {
+        Touched::nothing()
+    }
+}
+
+impl Touches for DeregisterRequest {
+    fn touches(&self) -> Touched<'_> {
+        let what = match self.instances.as_slice() {
+            [] => What::Nothing,
+            instances => What::Instances(instances.iter().map(of_instance).collect()),
+        };
+        Touched { lease: self.lease_id, ..Touched::of(&self.namespace, what) }
+    }
+}
+
+impl Touches for UpdateRequest {
+    fn touches(&self) -> Touched<'_> {
+        let instance = self.instance.as_ref().map(of_instance);
+        Touched::of(&self.namespace, What::Instances(vec![instance.unwrap_or_default()]))
+    }
+}
+
+impl Touches for FetchRequest {
+    fn touches(&self) -> Touched<'_> {
+        Touched::of(&self.namespace, selected(&self.services, &self.prefix))
+    }
+}
+
+impl Touches for WatchSubscribe {
+    fn touches(&self) -> Touched<'_> {
+        Touched::of(&self.namespace, selected(&self.services, &self.prefix))
+    }
+}
+
+impl Touches for ListServicesRequest {
+    fn touches(&self) -> Touched<'_> {
+        Touched::of(&self.namespace, What::Prefix(&self.prefix))
+    }
+}
+
+/// Its answer may have instances of any service of the namespace, and a list that leaves some out
+/// would look like a whole one.
+impl Touches for ListDependentsRequest {
+    fn touches(&self) -> Touched<'_> {
+        Touched::of(&self.namespace, What::Prefix(""))
+    }
+}
+
+/// As for `ListDependents`.
+impl Touches for ListOverridesRequest {
+    fn touches(&self) -> Touched<'_> {
+        Touched::of(&self.namespace, What::Prefix(""))
+    }
+}
+
+impl Touches for SetOverrideRequest {
+    fn touches(&self) -> Touched<'_> {
+        Touched::of(&self.namespace, What::Instances(vec![(&self.service, &self.id)]))
+    }
+}
+
+/// A node may ask for its own, by its certificate (`--join`).
+impl Touches for AddNodeRequest {
+    fn touches(&self) -> Touched<'_> {
+        Touched::of("", What::Member(self.id))
+    }
+}
+
+macro_rules! touches {
+    ($what:ident: $($request:ident)*) => {
+        $(impl Touches for $request {
+            fn touches(&self) -> Touched<'_> {
+                Touched::of("", What::$what)
+            }
+        })*
+    };
+}
+
+touches!(Nothing: ListMembersRequest StatusRequest);
+touches!(Cluster: RemoveNodeRequest ReplaceNodeRequest TransferLeaderRequest);
+touches!(Cluster: TriggerSnapshotRequest BackupRequest);
