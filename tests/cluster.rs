@@ -12,6 +12,7 @@
 //! | `watch_*` | no gap, resume, reset, slow watchers, what a subscription covers |
 //! | `health`, `targets` | active health checks; what they are aimed at |
 //! | `limits`, `leases`, `reads` | the calls of the registry |
+//! | `rights*`, `guarded` | who may call what, and for how long; a cluster with an access file |
 //! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
 //! | `clock`, `failover`, `outage` | when leases end, and when not; leaders that stay; all nodes down |
 //! | `once` | no write is done twice |
@@ -38,6 +39,7 @@ mod cluster {
     mod foreign;
     mod forwards;
     mod founding;
+    mod guarded;
     mod harness;
     mod health;
     mod idle;
@@ -56,6 +58,8 @@ mod cluster {
     mod reads;
     mod refusals;
     mod removed;
+    mod rights;
+    mod rights_held;
     mod rolled_back;
     mod rolling;
     mod snapshots;

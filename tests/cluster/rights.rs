@@ -1,0 +1,274 @@
+//! Who may call what: every method of the contract, with every kind of credential. A method that
+//! has no row here fails.
+
+use std::collections::BTreeSet;
+
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use quorate_proto::v1::watch_request::Kind as Ask;
+use quorate_proto::v1::{
+    AddNodeRequest, BackupRequest, DeregisterRequest, InstanceOverride, ListDependentsRequest,
+    ListMembersRequest, ListOverridesRequest, ListServicesRequest, RemoveNodeRequest,
+    ReplaceNodeRequest, SetOverrideRequest, StatusRequest, TransferLeaderRequest,
+    TriggerSnapshotRequest, UpdateRequest, WatchRequest,
+};
+use tonic::{Code, Status};
+
+use super::calls::{fetch_of, named, registration, renewal, spec};
+use super::guarded::{Guarded, ROOT, by, entry};
+use super::stream::{subscribe_to, subscribe_to_prefix};
+
+/// Those that prove nothing, by what they say.
+const NOBODY: [Option<&str>; 4] =
+    [None, Some("qrt_wrong"), Some("qrt_expired"), Some("eyJhbGciOiJub25lIn0.e30.")];
+
+/// Those that prove somebody, in the order of the columns below. All but `elsewhere` are for the
+/// namespace "default", all but `other` for the prefix "orders".
+const SOMEBODY: [&str; 6] =
+    ["qrt_read", "qrt_register", "qrt_elsewhere", "qrt_other", "qrt_operator", ROOT];
+
+/// What a method answers to each of them: `y` what the row says, `d` PERMISSION_DENIED, `u` as for
+/// what is not there.
+const ROWS: [(&str, &str, Code); 27] = [
+    ("Registry/Register", "dyddyy", Code::Ok),
+    ("Registry/Register of two, one of them another\'s", "dddddy", Code::Ok),
+    ("Registry/Register under a lease", "dyddyy", Code::Ok),
+    ("Registry/Renew", "dyuuyy", Code::Ok),
+    ("Registry/RenewStream", "dyuuyy", Code::Ok),
+    ("Registry/Deregister", "dyddyy", Code::Ok),
+    ("Registry/Deregister of a lease", "dyuuyy", Code::Ok),
+    ("Registry/Update", "dyddyy", Code::Ok),
+    ("Registry/Fetch", "yyddyy", Code::Ok),
+    ("Registry/Fetch of two, one of them another\'s", "dddddy", Code::Ok),
+    ("Registry/Fetch of all", "dddddy", Code::Ok),
+    ("Registry/ListServices", "yyddyy", Code::Ok),
+    ("Registry/ListServices of all", "dddddy", Code::Ok),
+    ("Registry/ListDependents", "dddddy", Code::Ok),
+    ("Registry/Watch", "yyddyy", Code::Ok),
+    ("Registry/Watch of more than the prefix", "dddddy", Code::Ok),
+    ("Registry/ListMembers", "yyyyyy", Code::Ok),
+    ("Admin/Status", "yyyyyy", Code::Ok),
+    ("Admin/AddNode", "dddddy", Code::InvalidArgument),
+    ("Admin/RemoveNode", "dddddy", Code::NotFound),
+    ("Admin/ReplaceNode", "dddddy", Code::NotFound),
+    ("Admin/TransferLeader", "dddddy", Code::FailedPrecondition),
+    ("Admin/TriggerSnapshot", "dddddy", Code::Ok),
+    ("Admin/Backup", "dddddy", Code::Ok),
+    ("Admin/SetOverride", "ddddyy", Code::Ok),
+    ("Admin/SetOverride of another namespace", "ddyddy", Code::Ok),
+    ("Admin/ListOverrides", "dddddy", Code::Ok),
+];
+
+fn access() -> String {
+    let of = |role: &str, namespace: &str, prefix: &str| {
+        format!("role = '{role}'\nnamespace = '{namespace}'\nprefix = '{prefix}'")
+    };
+    let expired = of("operator", "*", "") + "\nnot_after = '2020-01-01T00:00:00Z'";
+    entry("qrt_read", &of("read", "default", "orders"))
+        + &entry("qrt_register", &of("register", "default", "orders"))
+        + &entry("qrt_elsewhere", &of("operator", "elsewhere", ""))
+        + &entry("qrt_other", &of("operator", "default", "pay"))
+        + &entry("qrt_operator", &of("operator", "default", "orders"))
+        + &entry("qrt_expired", &expired)
+}
+
+/// Calls a method as its row says. What is to be there was made before by somebody who may.
+async fn call(guarded: &Guarded, row: &str, token: Option<&str>) -> Result<(), Status> {
+    const READS: [&str; 4] = ["Fetch", "List", "Watch", "Renew"];
+    match row.split_once('/').unwrap() {
+        ("Admin", _) => administer(guarded, row, token).await,
+        (_, method) if READS.iter().any(|read| method.starts_with(read)) => {
+            read_or_renew(guarded, row, token).await
+        }
+        _ => write(guarded, row, token).await,
+    }
+}
+
+async fn write(guarded: &Guarded, row: &str, token: Option<&str>) -> Result<(), Status> {
+    let mut registry = guarded.cluster.registry(1);
+    match row {
+        "Registry/Register" => {
+            let request = registration(vec![spec("orders", "a")]);
+            registry.register(by(token, request)).await.map(drop)
+        }
+        "Registry/Register of two, one of them another\'s" => {
+            let mut specs: Vec<_> = (0..999).map(|at| spec("orders", &format!("b{at}"))).collect();
+            specs.push(spec("payments", "b"));
+            registry.register(by(token, registration(specs))).await.map(drop)
+        }
+        "Registry/Register under a lease" => {
+            let lease_id = lease(guarded, "orders", "l").await;
+            let mut request = registration(vec![spec("orders", "m")]);
+            request.lease_id = lease_id;
+            registry.register(by(token, request)).await.map(drop)
+        }
+        "Registry/Deregister" => {
+            lease(guarded, "orders", "d").await;
+            let instances = vec![named("orders", "d")];
+            let request = DeregisterRequest { instances, ..DeregisterRequest::default() };
+            registry.deregister(by(token, request)).await.map(drop)
+        }
+        "Registry/Deregister of a lease" => {
+            let lease_id = lease(guarded, "orders", "e").await;
+            let request = DeregisterRequest { lease_id, ..DeregisterRequest::default() };
+            registry.deregister(by(token, request)).await.map(drop)
+        }
+        "Registry/Update" => {
+            lease(guarded, "orders", "u").await;
+            let instance = Some(named("orders", "u"));
+            let request = UpdateRequest { instance, weight: Some(7), ..UpdateRequest::default() };
+            registry.update(by(token, request)).await.map(drop)
+        }
+        _ => panic!("{row} is not called"),
+    }
+}
+
+async fn read_or_renew(guarded: &Guarded, row: &str, token: Option<&str>) -> Result<(), Status> {
+    let mut registry = guarded.cluster.registry(1);
+    match row {
+        "Registry/Renew" => {
+            let request = renewal([lease(guarded, "orders", "r").await]);
+            registry.renew(by(token, request)).await.map(drop)
+        }
+        "Registry/RenewStream" => {
+            let request = renewal([lease(guarded, "orders", "r").await]);
+            let requests = tokio_stream::iter([request]);
+            let mut answers = registry.renew_stream(by(token, requests)).await?.into_inner();
+            let answer = answers.message().await?.expect("an answer");
+            match answer.unknown_lease_ids.is_empty() {
+                true => Ok(()),
+                false => Err(Status::not_found("unknown")),
+            }
+        }
+        "Registry/Fetch" => registry.fetch(by(token, fetch_of(&["orders"]))).await.map(drop),
+        "Registry/Fetch of two, one of them another\'s" => {
+            registry.fetch(by(token, fetch_of(&["orders", "payments"]))).await.map(drop)
+        }
+        "Registry/Fetch of all" => registry.fetch(by(token, fetch_of(&[]))).await.map(drop),
+        "Registry/ListServices" | "Registry/ListServices of all" => {
+            let prefix = if row.ends_with("all") { "" } else { "orders" }.to_owned();
+            let request = ListServicesRequest { prefix, ..ListServicesRequest::default() };
+            registry.list_services(by(token, request)).await.map(drop)
+        }
+        "Registry/ListDependents" => {
+            let service = "orders".to_owned();
+            let request = ListDependentsRequest { service, ..ListDependentsRequest::default() };
+            registry.list_dependents(by(token, request)).await.map(drop)
+        }
+        "Registry/Watch" | "Registry/Watch of more than the prefix" => {
+            let subscribe = match row {
+                "Registry/Watch" => subscribe_to(&["orders"]),
+                _ => subscribe_to_prefix("order"),
+            };
+            let ask = WatchRequest { kind: Some(Ask::Subscribe(subscribe)) };
+            let asks =
+                tokio_stream::StreamExt::chain(tokio_stream::iter([ask]), tokio_stream::pending());
+            let mut answers = registry.watch(by(token, asks)).await?.into_inner();
+            answers.message().await.map(drop)
+        }
+        "Registry/ListMembers" => {
+            registry.list_members(by(token, ListMembersRequest {})).await.map(drop)
+        }
+        _ => panic!("{row} is not called"),
+    }
+}
+
+async fn administer(guarded: &Guarded, row: &str, token: Option<&str>) -> Result<(), Status> {
+    let mut admin = guarded.cluster.admin(1);
+    match row {
+        "Admin/Status" => {
+            admin.status(by(token, StatusRequest { local_only: false })).await.map(drop)
+        }
+        "Admin/AddNode" => admin.add_node(by(token, AddNodeRequest::default())).await.map(drop),
+        "Admin/RemoveNode" => {
+            admin.remove_node(by(token, RemoveNodeRequest { id: 99 })).await.map(drop)
+        }
+        "Admin/ReplaceNode" => {
+            let (old_id, new_id, peer_address) = (98, 99, "127.0.0.1:9".to_owned());
+            let request = ReplaceNodeRequest { old_id, new_id, peer_address };
+            admin.replace_node(by(token, request)).await.map(drop)
+        }
+        "Admin/TransferLeader" => {
+            let request = TransferLeaderRequest { to_id: 99 };
+            admin.transfer_leader(by(token, request)).await.map(drop)
+        }
+        "Admin/TriggerSnapshot" => {
+            admin.trigger_snapshot(by(token, TriggerSnapshotRequest {})).await.map(drop)
+        }
+        "Admin/Backup" => admin.backup(by(token, BackupRequest {})).await.map(drop),
+        "Admin/SetOverride" | "Admin/SetOverride of another namespace" => {
+            let namespace = if row.ends_with("namespace") { "elsewhere" } else { "" }.to_owned();
+            let (service, id) = ("orders".to_owned(), "o".to_owned());
+            let value = InstanceOverride { weight: Some(1), ..InstanceOverride::default() };
+            let request = SetOverrideRequest {
+                namespace,
+                service,
+                id,
+                r#override: Some(value),
+                ..SetOverrideRequest::default()
+            };
+            admin.set_override(by(token, request)).await.map(drop)
+        }
+        "Admin/ListOverrides" => {
+            admin.list_overrides(by(token, ListOverridesRequest::default())).await.map(drop)
+        }
+        _ => panic!("{row} is not called"),
+    }
+}
+
+/// That of an instance which is registered now.
+async fn lease(guarded: &Guarded, service: &str, id: &str) -> u64 {
+    let mut request = registration(vec![spec(service, id)]);
+    // One more than the run that was deregistered.
+    request.incarnation = 0;
+    let answer = guarded.cluster.registry(1).register(by(Some(ROOT), request)).await;
+    answer.unwrap().into_inner().lease_id
+}
+
+#[test]
+fn each_method_has_a_row() {
+    let descriptors = FileDescriptorSet::decode(quorate_proto::FILE_DESCRIPTOR_SET).unwrap();
+    let files = descriptors.file.iter().filter(|file| file.package() == "quorate.v1");
+    let services = files.flat_map(|file| &file.service);
+    let methods: BTreeSet<String> = services
+        .flat_map(|service| {
+            let path = |method: &str| format!("{}/{method}", service.name());
+            service.method.iter().map(move |method| path(method.name()))
+        })
+        .collect();
+    let method = |row: &str| row.split(' ').next().unwrap().to_owned();
+    let rows: BTreeSet<String> = ROWS.iter().map(|(row, _, _)| method(row)).collect();
+    assert_eq!(rows, methods);
+}
+
+/// CVE-2026-33413 (etcd): calls that nobody had thought of. CVE-2026-33343 (etcd): one foreign part
+/// in a batch. GHSA-xg4h-6gfc-h4m8 (etcd): a range wider than the right.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_method_takes_those_who_may_and_nobody_else() {
+    let guarded = Guarded::start(1, &access()).await;
+    let mut wrong = Vec::new();
+    for (row, columns, taken) in ROWS {
+        for token in NOBODY {
+            let code = code(call(&guarded, row, token).await);
+            if code != Code::Unauthenticated {
+                wrong.push(format!("{row} for {token:?}: {code:?}"));
+            }
+        }
+        for (token, column) in SOMEBODY.into_iter().zip(columns.chars()) {
+            let code = code(call(&guarded, row, Some(token)).await);
+            let expected = match column {
+                'y' => taken,
+                'u' => Code::NotFound,
+                _ => Code::PermissionDenied,
+            };
+            if code != expected {
+                wrong.push(format!("{row} for {token}: {code:?}, not {expected:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn code(answer: Result<(), Status>) -> Code {
+    answer.map_or_else(|status| status.code(), |()| Code::Ok)
+}

@@ -1,0 +1,323 @@
+//! What a right is worth after it was given: on leases that keep what is another's, and on streams
+//! whose caller loses it.
+
+use std::collections::BTreeSet;
+
+use quorate_proto::v1::watch_request::Kind as Ask;
+use quorate_proto::v1::watch_response::Kind;
+use quorate_proto::v1::{
+    DeregisterRequest, FetchRequest, InstanceRef, RegisterRequest, RegisterResponse, RenewRequest,
+    RequestId, UpdateRequest, WatchRequest, WatchResponse, WatchSubscribe,
+};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use super::calls::{Registry, assert_refused, fetch_of, ids, named, registration, renewal, spec};
+use super::guarded::{Guarded, ROOT, by, entry};
+use super::harness::{SOON, eventually};
+use super::stream::{subscribe_to, subscribe_to_prefix};
+
+const ORDERS: &str = "role = 'register'\nnamespace = 'default'\nprefix = 'orders'";
+const PAYMENTS: &str = "role = 'register'\nnamespace = 'default'\nprefix = 'payments'";
+
+async fn register(registry: &mut Registry, token: &str, request: RegisterRequest) -> u64 {
+    registry.register(by(Some(token), request)).await.unwrap().into_inner().lease_id
+}
+
+async fn ids_of(registry: &mut Registry, service: &str) -> Vec<String> {
+    let answer = registry.fetch(by(Some(ROOT), fetch_of(&[service]))).await.unwrap().into_inner();
+    ids(&answer).into_iter().map(str::to_owned).collect()
+}
+
+fn deregistration(lease_id: u64) -> DeregisterRequest {
+    DeregisterRequest { lease_id, ..DeregisterRequest::default() }
+}
+
+/// CVE-2026-44283 (etcd): others' leases were taken. CVE-2023-32082 (etcd): a lease told what it
+/// keeps to those who may not see that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_worth_what_its_holder_may_do_to_all_that_it_keeps() {
+    let access = entry("qrt_orders", ORDERS) + &entry("qrt_payments", PAYMENTS);
+    let guarded = Guarded::start(3, &access).await;
+    // The node where the calls come in learns of what is registered at another one.
+    let (mut here, mut there) = (guarded.cluster.registry(1), guarded.cluster.registry(2));
+    let orders = Some("qrt_orders");
+    let own = register(&mut there, "qrt_orders", registration(vec![spec("orders", "own")])).await;
+    let foreign = registration(vec![spec("payments", "a")]);
+    let foreign = register(&mut there, "qrt_payments", foreign).await;
+    let both = registration(vec![spec("orders", "b"), spec("payments", "b")]);
+    let both = register(&mut there, ROOT, both).await;
+    let never = both + 1;
+
+    let renewed = here.renew(by(orders, renewal([foreign, own, both, never]))).await.unwrap();
+    let unknown: BTreeSet<u64> = renewed.into_inner().unknown_lease_ids.into_iter().collect();
+    assert_eq!(unknown, [foreign, both, never].into());
+
+    // Whatever is asked of them, they look like one that never was.
+    let mut refusals = Vec::new();
+    for lease in [foreign, both, never] {
+        let mut as_told = |answer: Result<(), Status>| {
+            let status = assert_refused(answer, Code::NotFound, &[&lease.to_string()]);
+            let trailers: Vec<String> =
+                status.metadata().keys().map(|key| format!("{key:?}")).collect();
+            refusals.push((status.message().replace(&lease.to_string(), "LEASE"), trailers));
+        };
+        as_told(here.renew(by(orders, renewal([lease]))).await.map(drop));
+        as_told(here.deregister(by(orders, deregistration(lease))).await.map(drop));
+        let request_id = Some(RequestId { origin: 7, number: lease, ..RequestId::default() });
+        let named = DeregisterRequest { request_id, ..deregistration(lease) };
+        as_told(here.deregister(by(orders, named)).await.map(drop));
+        let mut under = registration(vec![spec("orders", "c")]);
+        (under.lease_id, under.ttl_ms) = (lease, 1_000);
+        as_told(here.register(by(orders, under)).await.map(drop));
+    }
+    let as_never: Vec<_> = refusals.split_off(8);
+    assert_eq!(refusals[..4], as_never[..]);
+    assert_eq!(refusals[4..], as_never[..]);
+
+    // The run that holds an instance is known to all who see it: to register it again would set
+    // the TTL of all that its lease keeps.
+    let mut same_run = registration(vec![spec("orders", "b")]);
+    same_run.ttl_ms = 1_000;
+    let refused = here.register(by(orders, same_run)).await;
+    assert_refused(refused, Code::PermissionDenied, &["register"]);
+    assert_eq!(ids_of(&mut here, "payments").await, ["a", "b"]);
+    assert_eq!(ids_of(&mut here, "orders").await, ["b", "own"]);
+
+    // What is its own it may leave, and is told so again when it asks again.
+    let request_id = Some(RequestId { origin: 7, number: 1_000, ..RequestId::default() });
+    let leave = DeregisterRequest { request_id, ..deregistration(own) };
+    for _ in 0..2 {
+        let left = here.deregister(by(orders, leave.clone())).await.unwrap().into_inner();
+        assert_eq!(left.removed, 1);
+    }
+    let left = here.deregister(by(orders, deregistration(own))).await;
+    assert_refused(left, Code::NotFound, &[&own.to_string()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_keeps_anothers_lease_alive() {
+    let access = entry("qrt_orders", ORDERS) + &entry("qrt_payments", PAYMENTS);
+    let guarded = Guarded::start(1, &access).await;
+    let mut registry = guarded.cluster.registry(1);
+    let mut dying = registration(vec![spec("payments", "a")]);
+    dying.ttl_ms = 1_000;
+    let lease = register(&mut registry, "qrt_payments", dying).await;
+    let (asks, requests) = mpsc::channel(4);
+    asks.send(renewal([lease])).await.unwrap();
+    let requests = by(Some("qrt_orders"), ReceiverStream::new(requests));
+    let mut answers = registry.renew_stream(requests).await.unwrap().into_inner();
+    assert_eq!(next(&mut answers).await.unwrap().unknown_lease_ids, [lease]);
+    eventually("it expires, however often it is renewed by another", || async {
+        let mut registry = guarded.cluster.registry(1);
+        let renewed = registry.renew(by(Some("qrt_orders"), renewal([lease]))).await;
+        assert_refused(renewed, Code::NotFound, &[]);
+        ids_of(&mut registry, "payments").await.is_empty().then_some(())
+    })
+    .await;
+}
+
+async fn next<T>(answers: &mut Streaming<T>) -> Result<T, Status> {
+    let next = timeout(SOON, answers.message()).await.expect("silence")?;
+    next.ok_or_else(|| Status::unknown("it ended without a status"))
+}
+
+/// A watch, and what keeps it open.
+struct Watching {
+    answers: Streaming<WatchResponse>,
+    _asks: mpsc::Sender<WatchRequest>,
+}
+
+impl Watching {
+    async fn open(guarded: &Guarded, token: &str, of: WatchSubscribe) -> Result<Self, Status> {
+        let (asks, requests) = mpsc::channel(4);
+        let _ = asks.try_send(WatchRequest { kind: Some(Ask::Subscribe(of)) });
+        let request = by(None, ReceiverStream::new(requests));
+        let mut request = request;
+        let value = format!("bearer {token}").parse().unwrap();
+        request.metadata_mut().insert("authorization", value);
+        // A stream has no deadline.
+        request.metadata_mut().remove("grpc-timeout");
+        let answers = guarded.cluster.registry(1).watch(request).await?.into_inner();
+        Ok(Self { answers, _asks: asks })
+    }
+
+    /// Why it ends.
+    async fn end(&mut self) -> Status {
+        loop {
+            if let Err(status) = next(&mut self.answers).await {
+                return status;
+            }
+        }
+    }
+}
+
+/// GHSA-xg4h-6gfc-h4m8 (etcd), and what goes on after a right is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_stream_ends_with_the_right_to_it_and_says_why() {
+    let narrow = |rest: &str| {
+        entry("qrt_kept", ORDERS)
+            + &entry("qrt_narrowed", rest)
+            + &entry("qrt_moved", &ORDERS.replace("default", "elsewhere"))
+    };
+    let ends = std::time::SystemTime::now() + std::time::Duration::from_secs(6);
+    let access = entry("qrt_kept", ORDERS)
+        + &entry("qrt_narrowed", ORDERS)
+        + &entry("qrt_moved", ORDERS)
+        + &entry("qrt_removed", ORDERS)
+        + &entry("qrt_ends", &format!("{ORDERS}\nnot_after = '{}'", rfc3339(ends)));
+    let guarded = Guarded::start(1, &access).await;
+    let watch = |token| Watching::open(&guarded, token, subscribe_to_prefix("orders"));
+    let (mut kept, mut narrowed) =
+        (watch("qrt_kept").await.unwrap(), watch("qrt_narrowed").await.unwrap());
+    let (mut moved, mut removed) =
+        (watch("qrt_moved").await.unwrap(), watch("qrt_removed").await.unwrap());
+    let mut ending = watch("qrt_ends").await.unwrap();
+    let (asks, requests) = mpsc::channel::<RenewRequest>(4);
+    let mut renewing = by(Some("qrt_removed"), ReceiverStream::new(requests));
+    renewing.metadata_mut().remove("grpc-timeout");
+    asks.send(renewal([5])).await.unwrap();
+    let mut renewing =
+        guarded.cluster.registry(1).renew_stream(renewing).await.unwrap().into_inner();
+    assert_eq!(next(&mut renewing).await.unwrap().unknown_lease_ids, [5]);
+
+    // Resumed from a revision, a wider prefix is no narrower.
+    for (prefix, from_revision) in [("", 0), ("order", 0), ("order", 1), ("", 1)] {
+        let wider = WatchSubscribe { from_revision, ..subscribe_to_prefix(prefix) };
+        let refused = Watching::open(&guarded, "qrt_kept", wider).await.err();
+        assert_refused(Err::<(), _>(refused.unwrap()), Code::PermissionDenied, &["read"]);
+    }
+
+    let status = ending.end().await;
+    assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+    assert!(status.message().contains("expired"), "{status:?}");
+    guarded.rewrite(&narrow(&ORDERS.replace("'orders'", "'orders.eu'")));
+    let status = narrowed.end().await;
+    assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
+    assert!(status.message().contains("token:narrowed needs the role read"), "{status:?}");
+    assert_eq!(moved.end().await.code(), Code::PermissionDenied);
+    assert_eq!(removed.end().await.code(), Code::Unauthenticated);
+    asks.send(renewal([5])).await.unwrap();
+    assert_eq!(next(&mut renewing).await.unwrap_err().code(), Code::Unauthenticated);
+    // The others go on.
+    let mut registry = guarded.cluster.registry(1);
+    register(&mut registry, "qrt_kept", registration(vec![spec("orders", "a")])).await;
+    loop {
+        let message = next(&mut kept.answers).await.unwrap();
+        if let Some(Kind::Delta(delta)) = message.kind {
+            assert_eq!(delta.changes.len(), 1);
+            break;
+        }
+    }
+}
+
+fn rfc3339(at: std::time::SystemTime) -> String {
+    let seconds = at.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let (days, of_day) = (seconds / 86_400, seconds % 86_400);
+    // From a day of which the calendar is known.
+    let (mut year, mut left) = (2026, days - 20_454);
+    let length = |year: u64| if year % 4 == 0 { 366 } else { 365 };
+    while left >= length(year) {
+        left -= length(year);
+        year += 1;
+    }
+    let mut month = 1;
+    for days in [31, length(year) - 337, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+        if left < days {
+            break;
+        }
+        left -= days;
+        month += 1;
+    }
+    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
+    format!("{year}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", left + 1)
+}
+
+/// etcd#22065: what was encoded for one was sent to another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_sent_what_was_encoded_for_another() {
+    let access = entry("qrt_orders", ORDERS) + &entry("qrt_payments", PAYMENTS);
+    let guarded = Guarded::start(1, &access).await;
+    let mut registry = guarded.cluster.registry(1);
+    let both = [("qrt_orders", "orders"), ("qrt_payments", "payments")];
+    let mut watches = Vec::new();
+    for (token, service) in both {
+        let watch = Watching::open(&guarded, token, subscribe_to(&[service])).await.unwrap();
+        watches.push((watch, service));
+    }
+    const CHANGES: u32 = 20;
+    let specs = both.map(|(_, service)| spec(service, "a"));
+    register(&mut registry, ROOT, registration(specs.to_vec())).await;
+    for weight in 0..CHANGES {
+        for (token, service) in both {
+            let instance = Some(named(service, "a"));
+            let weight = Some(weight);
+            let update = UpdateRequest { instance, weight, ..UpdateRequest::default() };
+            registry.update(by(Some(ROOT), update)).await.unwrap();
+            let answer = registry.fetch(by(Some(token), fetch_of(&[service]))).await.unwrap();
+            let answer = answer.into_inner();
+            assert!(answer.services.iter().all(|of| of.name == service), "{answer:?}");
+            for (other, _) in both.iter().filter(|(other, _)| *other != token) {
+                let refused = registry.fetch(by(Some(other), fetch_of(&[service]))).await;
+                assert_refused(refused, Code::PermissionDenied, &[service]);
+                let page = FetchRequest { limit: 1, ..fetch_of(&[service]) };
+                let refused = registry.fetch(by(Some(other), page)).await;
+                assert_refused(refused, Code::PermissionDenied, &[service]);
+            }
+        }
+    }
+    for (watch, service) in &mut watches {
+        let mut seen = 0;
+        while seen < CHANGES {
+            if let Some(Kind::Delta(delta)) = next(&mut watch.answers).await.unwrap().kind {
+                for change in delta.changes {
+                    let instance = change.instance.unwrap();
+                    assert_eq!(instance.service, *service);
+                    seen = seen.max(instance.weight % 100 + 1);
+                }
+            }
+        }
+    }
+}
+
+/// A newer run is only told to those who may register the instance.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_tells_nothing_to_those_who_may_not_ask() {
+    let guarded = Guarded::start(1, &entry("qrt_orders", ORDERS)).await;
+    let mut registry = guarded.cluster.registry(1);
+    let held = |service: &str| RegisterRequest {
+        incarnation: 9,
+        ..registration(vec![spec(service, "a")])
+    };
+    for service in ["orders", "payments"] {
+        register(&mut registry, ROOT, held(service)).await;
+    }
+    let older = |service: &str| registration(vec![spec(service, "a")]);
+    let refused = registry.register(by(Some("qrt_orders"), older("orders"))).await;
+    let refused = assert_refused(refused, Code::FailedPrecondition, &["9"]);
+    assert!(refused.metadata().get("quorate-incarnation").is_some());
+    let nothing = |service: &str| older(&format!("{service}-that-is-not-there"));
+    let mut words = Vec::new();
+    for request in [older("payments"), nothing("payments")] {
+        let service = request.instances[0].service.clone();
+        let refused: Result<RegisterResponse, _> = registry
+            .register(by(Some("qrt_orders"), request))
+            .await
+            .map(tonic::Response::into_inner);
+        let refused = assert_refused(refused, Code::PermissionDenied, &[&service]);
+        assert!(refused.metadata().get("quorate-incarnation").is_none());
+        words.push(refused.message().replace(&service, "SERVICE"));
+        let target = InstanceRef { incarnation: 1, ..named(&service, "a") };
+        let request =
+            DeregisterRequest { instances: vec![target.clone()], ..DeregisterRequest::default() };
+        let refused = registry.deregister(by(Some("qrt_orders"), request)).await;
+        assert_refused(refused, Code::PermissionDenied, &[&service]);
+        let request =
+            UpdateRequest { instance: Some(target), weight: Some(1), ..UpdateRequest::default() };
+        let refused = registry.update(by(Some("qrt_orders"), request)).await;
+        assert_refused(refused, Code::PermissionDenied, &[&service]);
+    }
+    assert_eq!(words[0], words[1]);
+}
