@@ -248,11 +248,17 @@ pub(crate) fn current_incarnation(status: &Status) -> Option<u64> {
     status.metadata().get(trailers::INCARNATION)?.to_str().ok()?.parse().ok()
 }
 
+/// How HTTP/2 reads the alert with which a TLS server answers a client that does not encrypt.
+const FIRST_BYTES_OF_TLS: &str = "frame with invalid size";
+
 /// A status in words, with the innermost cause where the transport hides it ("transport error" says
 /// nothing).
 pub(crate) fn explain(status: &Status) -> String {
     let causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
     let cause = causes.last().map(in_words).unwrap_or_default();
+    if cause.ends_with(FIRST_BYTES_OF_TLS) {
+        return format!("{cause} (does the node want TLS?)");
+    }
     match (status.message(), cause.as_str()) {
         ("", "") => format!("{:?}", status.code()),
         (message, "") => message.to_owned(),

@@ -1,6 +1,6 @@
-//! What files say, or what was given instead of them, as it was when it could be used last. Files
-//! are read again every now and then and when somebody asks; one that is half written, gone or
-//! wrong changes nothing. Knows neither certificates nor tokens, and tells no content.
+//! Contents of files (or bytes given instead), parsed into a value that is replaced when they
+//! change. Files are read again every 10 s and on demand; one that is half written, gone or invalid
+//! changes nothing. Knows neither certificates nor tokens, and shows no content.
 
 use std::fmt;
 use std::fs::File;
@@ -76,24 +76,24 @@ impl fmt::Debug for Source {
     }
 }
 
-/// Makes something of the contents of all sources, or says in words why it cannot.
+/// Parses the contents of all sources; the error is in words.
 type Make<T> = Box<dyn Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync>;
 
-/// What was made of some sources.
+/// A value parsed from some sources.
 pub(crate) struct Kept<T> {
     /// What it is, for logs.
     what: &'static str,
     sources: Arc<[Source]>,
     make: Make<T>,
     now: ArcSwap<T>,
-    /// Whoever reads has it.
+    /// Held for one reading.
     reading: Semaphore,
     /// Readings that have begun.
     readings: AtomicU64,
-    /// How often something new took the place of what was there.
+    /// How often the value was replaced.
     changes: AtomicU64,
     hasher: RandomState,
-    /// Of the contents that were read last, used or not, or why they could not be.
+    /// Hash of the contents that were read last, used or not, or of the error.
     seen: AtomicU64,
 }
 
@@ -136,7 +136,7 @@ impl<T> Kept<T> {
         self.sources.iter().any(|source| matches!(source, Source::File(_)))
     }
 
-    /// Reads again. Who asks while others do is content with a reading that began after it asked.
+    /// Reads again. Concurrent callers share a reading that began after they called.
     pub(crate) async fn reread(&self) {
         if !self.is_of_files() {
             return;
@@ -180,7 +180,7 @@ fn read_all(sources: &[Source]) -> Result<Vec<Vec<u8>>, String> {
     sources.iter().map(Source::read).collect()
 }
 
-/// Where it comes from, and nothing of what it is.
+/// Its sources, without their contents.
 impl<T> fmt::Debug for Kept<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kept").field("what", &self.what).field("sources", &self.sources).finish()

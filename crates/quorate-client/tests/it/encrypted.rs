@@ -21,7 +21,7 @@ fn builder(fakes: &[Fake], tls: Tls) -> ClientBuilder {
         .in_order(true)
         .member_refresh(None)
         .attempt_timeout(Duration::from_millis(500))
-        .call_timeout(Duration::from_secs(2))
+        .call_timeout(Duration::from_secs(1))
         .tls(tls)
 }
 
@@ -112,6 +112,13 @@ async fn what_is_wrong_is_said_in_words() {
     }
     let wanted = "the node asks for a client certificate, and none was given";
     said(&good, Some(&theirs), EACH[0], trusting(), wanted).await;
+
+    let mut fakes = [Fake::start()];
+    fakes[0].secure(server(&good, None, BOTH));
+    let client = Client::builder([fakes[0].address()]).member_refresh(None);
+    let client = client.call_timeout(Duration::from_secs(1)).build().unwrap();
+    let refused = client.fetch("s").await.unwrap_err();
+    assert!(refused.to_string().contains("does the node want TLS?"), "{refused}: {refused:?}");
 
     let plain = reason(&[Fake::start()], trusting()).await;
     assert!(plain.contains("does not speak TLS"), "{plain}");
