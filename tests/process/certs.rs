@@ -171,8 +171,18 @@ async fn a_token_is_shown_once_and_its_entry_does_not_have_it() {
     quorate(&with(&[])).await.expect(1).says(&["is there already"]);
     assert_eq!(std::fs::read_to_string(out).unwrap(), written);
     quorate(&with(&["--namespace", "default"])).await.expect(2).says(&["--namespace", "admin"]);
-    let escaped = ["token", "new", "--id", "a\"b", "--role", "read", "--namespace", "*"];
-    quorate(&escaped).await.expect(2).says(&["--id"]);
+    for (id, namespace, prefix, named) in [
+        ("a\"b", "*", "", "--id"),
+        (&*"a".repeat(129), "*", "", "--id"),
+        ("a", "de fault", "", "--namespace"),
+        ("a", "default.", "", "--namespace"),
+        ("a", "*", ".orders", "--prefix"),
+        ("a", "*", "orders*", "--prefix"),
+    ] {
+        let args = ["token", "new", "--role", "read", "--id", id, "--namespace", namespace];
+        let args = args.into_iter().chain(["--prefix", prefix]).collect::<Vec<_>>();
+        quorate(&args).await.expect(2).says(&[named]);
+    }
 }
 
 #[test]

@@ -42,13 +42,13 @@ pub(crate) fn run(command: &TokenCommand) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What no access file could say.
+/// Refuses what the nodes would refuse in their access file.
 fn check(args: &TokenArgs) -> Result<(), Failure> {
     let plain = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-', '@', '/', ':'].contains(&c);
-    if args.id.is_empty() || args.id.len() > 253 || !args.id.chars().all(plain) {
+    if args.id.is_empty() || args.id.len() > 128 || !args.id.chars().all(plain) {
         let id = &args.id;
         return Err(Failure::usage(format!(
-            "--id \"{id}\": 1 to 253 letters, digits, '.', '_', '-', '@', '/' or ':'"
+            "--id \"{id}\": 1 to 128 letters, digits, '.', '_', '-', '@', '/' or ':'"
         )));
     }
     if args.role == RoleArg::Admin && (args.namespace.is_some() || args.prefix.is_some()) {
@@ -56,15 +56,24 @@ fn check(args: &TokenArgs) -> Result<(), Failure> {
             "--role admin: it may do everything everywhere, so --namespace and --prefix cannot be given",
         ));
     }
-    let in_names = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c);
-    for (flag, value) in [("--namespace", &args.namespace), ("--prefix", &args.prefix)] {
-        let Some(value) = value else { continue };
-        let is_all = flag == "--namespace" && value == "*";
-        if !is_all && (value.len() > 253 || !value.chars().all(in_names)) {
-            return Err(Failure::usage(format!(
-                "{flag} \"{value}\": up to 253 letters, digits, '.', '_' or '-'"
-            )));
-        }
+    let is_end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let is_name = |name: &str, ends: bool| {
+        name.len() <= 253
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c))
+            && is_end(name.chars().next())
+            && (!ends || is_end(name.chars().last()))
+    };
+    if let Some(namespace) = args.namespace.as_deref().filter(|name| *name != "*")
+        && !is_name(namespace, true)
+    {
+        return Err(Failure::usage(format!(
+            "--namespace \"{namespace}\": no namespace has that name"
+        )));
+    }
+    if let Some(prefix) = args.prefix.as_deref().filter(|prefix| !prefix.is_empty())
+        && !is_name(prefix, false)
+    {
+        return Err(Failure::usage(format!("--prefix \"{prefix}\": no service's name begins so")));
     }
     Ok(())
 }
