@@ -119,6 +119,35 @@ fn says_what_it_is_for(dir: &TempDir) {
 }
 
 #[tokio::test]
+async fn what_is_revoked_is_on_the_list_with_what_was_before() {
+    let dir = tempfile::tempdir().unwrap();
+    for line in ["init", "client a", "client b", "client c", "revoke"] {
+        certs(&dir, line).await.expect(0);
+    }
+    let path = |name: &str| dir.path().join(format!("client-{name}.crt")).display().to_string();
+    let taken = |name: &str| {
+        let line = format!("verify -crl_check -CAfile ca.crt -CRLfile ca.crl client-{name}.crt");
+        openssl(&dir, &line)
+    };
+    let Some((good, said)) = taken("a") else { return };
+    assert!(good, "the first list is empty: {said}");
+    for (revoked, all) in [("a", 1), ("b", 2), ("a", 2)] {
+        let ran = certs(&dir, &format!("revoke {} -o json", path(revoked))).await.expect(0);
+        assert_eq!(ran.json()["certificates"], all);
+    }
+    for (name, good) in [("a", false), ("b", false), ("c", true)] {
+        let (verified, said) = taken(name).unwrap();
+        assert_eq!(verified, good, "{name}: {said}");
+        assert!(good || said.contains("certificate revoked"), "{said}");
+    }
+    let other = tempfile::tempdir().unwrap();
+    certs(&other, "init").await.expect(0);
+    let stranger = format!("revoke {}", path("c"));
+    certs(&other, &stranger).await.expect(1).says(&["not issued by this CA"]);
+    certs(&other, "revoke /no/such/file").await.expect(1).says(&["/no/such/file: "]);
+}
+
+#[tokio::test]
 async fn what_is_there_stays_unless_it_is_to_go() {
     let dir = tempfile::tempdir().unwrap();
     certs(&dir, "node 1").await.expect(1).says(&["ca.crt", "quorate certs init"]);

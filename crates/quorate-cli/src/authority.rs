@@ -2,6 +2,8 @@
 //! trials and small sites; whoever has a CA uses that. Knows nothing of who shows a certificate to
 //! whom.
 
+mod revocation;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -13,6 +15,7 @@ use rcgen::{
     Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
 
+pub(crate) use self::revocation::Revoked;
 use crate::files::{self, Mode};
 
 const DAY: Duration = Duration::from_secs(86_400);

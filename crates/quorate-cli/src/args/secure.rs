@@ -56,6 +56,21 @@ pub(crate) enum CertsCommand {
         #[command(flatten)]
         place: Place,
     },
+    /// Write the CA's list of revoked certificates (ca.crl), with these and all earlier ones
+    #[command(
+        after_help = "Nodes take such certificates no more when they have the new list: serve --tls-crl.\n\n\
+        Example:\n  quorate certs revoke certs/client-orders.crt"
+    )]
+    Revoke {
+        /// The certificates; without any, the list is made that nodes can begin with
+        certificates: Vec<PathBuf>,
+        /// The directory with the CA
+        #[arg(long, default_value = "certs")]
+        dir: PathBuf,
+        /// How the output is written
+        #[arg(short, long, default_value = "table")]
+        output: Format,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -57,6 +57,8 @@ fn every_documented_line_parses() {
         "quorate certs node 1",
         "quorate certs node 1 --host a.example --host 10.0.0.1 --valid-for 90d --dir d -o json",
         "quorate certs client orders --valid-for 12h",
+        "quorate certs revoke",
+        "quorate certs revoke a.crt b.crt --dir d -o json",
         "quorate token new --id ci --role register --namespace default --prefix orders",
         "quorate token new --id root --role admin --not-after 2027-01-01T00:00:00Z --out f",
         "quorate token new --id root --role read --namespace * --valid-for 90d -o json",

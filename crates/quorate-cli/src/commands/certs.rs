@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::args::{CertsCommand, Place};
-use crate::authority::{Authority, Issued, ca_file};
+use crate::authority::{Authority, Issued, Revoked, ca_file};
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
@@ -55,6 +55,21 @@ pub(crate) fn run(command: &CertsCommand) -> Result<(), Failure> {
                 issued.key.display(),
             );
             tell(place, &issued, &text)
+        }
+        CertsCommand::Revoke { certificates, dir, output } => {
+            let authority = Authority::open(dir).map_err(Failure::failed)?;
+            let revoked = authority.revoke(dir, certificates).map_err(Failure::failed)?;
+            let Revoked { list, certificates } = &revoked;
+            match output {
+                Format::Json => {
+                    output::json(&json!({ "list": list, "certificates": certificates }))?;
+                }
+                Format::Table => output::line(&format!(
+                    "{}: {certificates} revoked\n  next: give it to each node, whose --tls-crl names it",
+                    list.display()
+                ))?,
+            }
+            Ok(())
         }
     }
 }

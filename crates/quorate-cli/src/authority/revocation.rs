@@ -1,0 +1,103 @@
+//! Certificates that are no longer to be taken: the CA's list of their serial numbers.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rcgen::{
+    CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber, date_time_ymd,
+};
+
+use super::{Authority, CA_LIFETIME, SINCE, ca, contains, der, now};
+use crate::files::{self, Mode};
+
+/// The list of what is revoked.
+#[derive(Debug)]
+pub(crate) struct Revoked {
+    pub(crate) list: PathBuf,
+    /// How many are on it.
+    pub(crate) certificates: usize,
+}
+
+impl Authority {
+    /// Puts a certificate on the list of those that are revoked, and writes the whole list. The
+    /// serial numbers of earlier ones are kept beside it.
+    ///
+    /// # Errors
+    /// What cannot be read or written, or is not of this CA; in words.
+    pub(crate) fn revoke(&self, dir: &Path, certificates: &[PathBuf]) -> Result<Revoked, String> {
+        let (record, list) = (dir.join("ca.revoked"), dir.join("ca.crl"));
+        let mut known = match std::fs::read_to_string(&record) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(format!("{}: {error}", record.display())),
+        };
+        for certificate in certificates {
+            let bad = |what: &str| format!("{}: {what}", certificate.display());
+            let pem = std::fs::read_to_string(certificate).map_err(|e| bad(&e.to_string()))?;
+            let der = der(&pem).ok_or_else(|| bad("there is no certificate in it"))?;
+            let ours = ca(&self.cluster_name)?.key_identifier(self.issuer.key());
+            if !contains(&der, &ours) {
+                return Err(bad("it was not issued by this CA"));
+            }
+            let serial = serial(&der).ok_or_else(|| bad("it is no certificate"))?;
+            let serial: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
+            if !known.lines().any(|line| line.starts_with(&format!("{serial} "))) {
+                known.push_str(&format!("{serial} {}\n", now().as_secs()));
+            }
+        }
+        let revoked = known.lines().map(|line| {
+            parse_revoked(line).ok_or_else(|| format!("{}: \"{line}\"", record.display()))
+        });
+        let revoked: Vec<_> = revoked.collect::<Result<_, _>>()?;
+        let certificates = revoked.len();
+        let params = CertificateRevocationListParams {
+            this_update: date_time_ymd(1970, 1, 1) + now().saturating_sub(SINCE),
+            next_update: date_time_ymd(1970, 1, 1) + now() + CA_LIFETIME,
+            crl_number: SerialNumber::from(now().as_secs()),
+            issuing_distribution_point: None,
+            revoked_certs: revoked,
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let signed = params.signed_by(&self.issuer).and_then(|list| list.pem());
+        let signed = signed.map_err(|error| error.to_string())?;
+        files::write(&record, known.as_bytes(), Mode::Public, true)?;
+        files::write(&list, signed.as_bytes(), Mode::Public, true)?;
+        Ok(Revoked { list, certificates })
+    }
+}
+
+/// A line of `ca.revoked`: the serial number in hexadecimal, and when it was revoked.
+fn parse_revoked(line: &str) -> Option<RevokedCertParams> {
+    let (serial, since_1970) = line.split_once(' ')?;
+    let byte = |at| u8::from_str_radix(serial.get(at..at + 2)?, 16).ok();
+    let serial: Option<Vec<u8>> = (0..serial.len()).step_by(2).map(byte).collect();
+    Some(RevokedCertParams {
+        serial_number: SerialNumber::from_slice(&serial?),
+        revocation_time: date_time_ymd(1970, 1, 1) + Duration::from_secs(since_1970.parse().ok()?),
+        reason_code: None,
+        invalidity_date: None,
+    })
+}
+
+/// The serial number of a certificate: an integer, behind the version of what is signed.
+fn serial(der: &[u8]) -> Option<&[u8]> {
+    const SEQUENCE: u8 = 0x30;
+    const VERSION: u8 = 0xa0;
+    const INTEGER: u8 = 0x02;
+    let (certificate, _) = element(der, SEQUENCE)?;
+    let (signed, _) = element(certificate, SEQUENCE)?;
+    let rest = element(signed, VERSION).map_or(signed, |(_, rest)| rest);
+    element(rest, INTEGER).map(|(serial, _)| serial)
+}
+
+/// What an element with this tag, which comes first, has in it, and what comes behind it.
+fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    let [first, length, rest @ ..] = der else { return None };
+    let (length, rest) = match *length {
+        short @ ..=0x7f => (usize::from(short), rest),
+        0x81 => (usize::from(*rest.first()?), rest.get(1..)?),
+        0x82 => (usize::from(*rest.first()?) << 8 | usize::from(*rest.get(1)?), rest.get(2..)?),
+        _ => return None,
+    };
+    (*first == tag).then(|| rest.split_at_checked(length)).flatten()
+}
