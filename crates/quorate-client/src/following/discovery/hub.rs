@@ -198,8 +198,14 @@ impl Apart {
         self.suspects.retain(|name| names.contains(name));
         self.refused.retain(|name, _| names.contains(name));
         let now = Instant::now();
-        let due = self.refused.extract_if(.., |_, again| *again <= now);
-        self.suspects.extend(due.map(|(name, _)| name));
+        let suspects = &mut self.suspects;
+        self.refused.retain(|name, again| {
+            let due = *again <= now;
+            if due {
+                suspects.insert(name.clone());
+            }
+            !due
+        });
     }
 
     /// These were refused: together, so any of them may be the reason, or alone.
