@@ -136,7 +136,7 @@ async fn a_refused_subscription_is_not_asked_for_again_and_again() {
     let other = client.discover("t").unwrap();
     within(other.synced()).await;
     assert_eq!(Reader::View(view).shown(), "a1");
-    assert_eq!(fakes[0].state().watchers_of(0), 1);
+    until("both are on one stream", || fakes[0].state().watchers_of(0) == 1).await;
 }
 
 /// What ended a stream that brought something is a new failure: nothing has to be waited for but
