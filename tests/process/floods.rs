@@ -1,6 +1,6 @@
 //! Connections that speak HTTP/2 to do harm: what they make a node do is bounded, and others hardly
-//! notice. Frames are written by hand (RFC 9113, sections 4 and 6; RFC 7541), since no library sends
-//! such things.
+//! notice. Frames are written by hand (RFC 9113, sections 4 and 6; RFC 7541), since no library
+//! sends such things.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

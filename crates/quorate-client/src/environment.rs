@@ -41,8 +41,9 @@ impl ClientBuilder {
     ///
     /// # Errors
     /// [`Error::InvalidVariable`]: `QUORATE_NODES` is not set, or names what is no address, or a
-    /// certificate is named without its key or without a CA. For nodes there is no default: a service
-    /// that looks for a registry on its own machine by mistake would find none, or another one.
+    /// certificate is named without its key or without a CA. For nodes there is no default: a
+    /// service that looks for a registry on its own machine by mistake would find none, or another
+    /// one.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(|name| {
             std::env::var_os(name).map(|text| text.to_string_lossy().into())

@@ -36,8 +36,8 @@ pub struct Config {
     pub cluster_name: String,
     /// TLS on both listeners and towards the other nodes. Default: none.
     pub tls: Option<Tls>,
-    /// Without TLS, both listeners may be on addresses that other machines reach. Default: false, and
-    /// such a node does not start.
+    /// Without TLS, both listeners may be on addresses that other machines reach. Default: false,
+    /// and such a node does not start.
     pub insecure: bool,
     /// How the node comes to its cluster when its data directory is empty; ignored otherwise.
     pub start: Start,

@@ -5,10 +5,10 @@
 //! lead over; new calls are refused, watch streams end with a status, calls that are under way
 //! finish; the loops end; Raft stops; the peer listener closes; the log is flushed and closed.
 
+mod listeners;
 mod opening;
 
 use std::collections::BTreeSet;
-use std::convert::identity;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,40 +17,30 @@ use futures_util::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
 use quorate_log::{ClusterId, SnapshotStore};
-use quorate_proto::FILE_DESCRIPTOR_SET;
-use quorate_proto::encoded::v1::admin_server::AdminServer;
-use quorate_proto::encoded::v1::registry_server::RegistryServer;
-use quorate_proto::peer::v1::peer_server::PeerServer;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 
-use crate::access::Access;
-use crate::api::grpc::admin::AdminService;
-use crate::api::grpc::door::TRANSPORT_MAX;
 use crate::api::grpc::peer::PeerService;
-use crate::api::grpc::registry::RegistryService;
-use crate::api::grpc::routes::ClientCalls;
 use crate::applied::Applied;
-use crate::config::{Config, HealthChecks, Start, Tunables};
+use crate::config::{Config, HealthChecks, Start};
 use crate::error::{RunError, StartError};
 use crate::free_space::Disk;
-use crate::net::authority::AnyAuthority;
-use crate::net::calls::{self, Counted, UnderWay};
-use crate::net::connections::{Connections, Limits};
-use crate::net::tls::{Security, Tls, TlsError};
+use crate::net::tls::{Security, Tls};
 use crate::net::{Environment, Listener};
 use crate::node::queues::{Loop, Waiting};
 use crate::node::{Node, Parts};
-use crate::peers::{MESSAGE_MAX, Peers};
+use crate::peers::Peers;
 use crate::raft::Raft;
 use crate::raft::network::Network;
 use crate::raft::recall::Recall;
 use crate::raft::state_machine::StateMachine;
 use crate::reload::Reload;
-use crate::server::opening::{advertised, listen, open, raft_config, settle_identity};
+use crate::server::listeners::{client_connections, serve_clients, serve_peers};
+use crate::server::opening::{
+    advertised, listen, open, open_access, open_tls, raft_config, settle_identity,
+};
 use crate::types::{LogStore, Member, TypeConfig};
 use crate::upkeep::compaction::Compaction;
 use crate::upkeep::failover::Failover;
@@ -62,20 +52,6 @@ use crate::upkeep::ticker::Ticker;
 
 /// When Raft has stopped, what is left of the node's tasks may take so long before it is cut off.
 const LAST_TASKS: Duration = Duration::from_secs(1);
-
-/// HTTP/2 flow control windows: large enough that snapshots and watches are not held up by round
-/// trips, bytes.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-
-/// All headers of a call, bytes: a token, the deadline, and what tools add. More is refused.
-const HEADERS_MAX: u32 = 16 * 1024;
-/// Calls of one connection that were given up before the node looked at them; one more ends the
-/// connection (CVE-2023-44487). The libraries' default, which is not to change unseen.
-const RESETS_PENDING_MAX: usize = 20;
-/// Streams of one connection that the node reset for the caller's fault; one more ends the
-/// connection (CVE-2025-8671). The libraries' default, too.
-const LOCAL_RESETS_MAX: usize = 1_024;
 
 /// Makes nodes.
 #[derive(Debug)]
@@ -124,19 +100,9 @@ impl Server {
         let Environment { net, log_io, raft_on, reload } = environment;
         let raft_on = raft_on.unwrap_or_else(tokio::runtime::Handle::current);
         let tunables = config.tunables.clone();
-        let access = Access::open(&config.cluster_name, config.access.clone()).await;
-        let access = Arc::new(access.map_err(|problem| StartError::Access { problem })?);
+        let access = open_access(&config).await?;
         let (log, snapshots) = open(&config.data_dir, log_io).await?;
-        let tls = match config.tls.clone() {
-            Some(files) => {
-                let opened = Tls::open(files, &config.cluster_name, config.id).await;
-                Some(
-                    opened
-                        .map_err(|TlsError { path, problem }| StartError::Tls { path, problem })?,
-                )
-            }
-            None => None,
-        };
+        let tls = open_tls(&config).await?;
         let identity = settle_identity(&config, &log, &snapshots, &net, tls.clone()).await?;
         let clients = listen(&net, "listen", config.listen).await?;
         let peers = listen(&net, "peer_listen", config.peer_listen).await?;
@@ -236,7 +202,7 @@ impl Bound {
         if !self.node.access().is_checked() && !self.client_addr().ip().is_loopback() {
             tracing::warn!(
                 clients = %self.client_addr(),
-                "whoever reaches this address may read, change and remove everything: `access` is not set"
+                "every caller that reaches this address may do everything: `access` is not set"
             );
         }
         let (node, log) = (self.node.clone(), self.log.clone());
@@ -266,24 +232,10 @@ impl Bound {
         let node = self.node;
         let mut tasks = JoinSet::new();
         let (health_reporter, health_service) = tonic_health::server::health_reporter();
-        let registry = RegistryServer::new(RegistryService { node: node.clone() })
-            .max_decoding_message_size(TRANSPORT_MAX);
-        let admin = AdminServer::new(AdminService { node: node.clone() })
-            .max_decoding_message_size(TRANSPORT_MAX);
-        let others = Routes::new(health_service)
-            .add_service(reflection().build_v1().expect(DESCRIPTORS_FIT))
-            .add_service(reflection().build_v1alpha().expect(DESCRIPTORS_FIT))
-            .add_service(admin);
-        let connections = Connections::new("clients", client_limits(node.tunables()));
-        let calls = ClientCalls { registry, others: others.prepare() };
-        let clients = calls::serve(
-            transport(),
-            Counted::new(calls, calls_under_way("clients", node.tunables())),
-            connections.accept(self.clients),
-            Security::clients(self.tls.clone()),
-            AnyAuthority::new,
-            node.stop().clone(),
-        );
+        let connections = client_connections(&node);
+        let security = Security::clients(self.tls.clone());
+        let clients =
+            serve_clients(node.clone(), &connections, self.clients, security, health_service);
         let (done, stop) = (stops.clients_done.clone().drop_guard(), node.stop().clone());
         tasks.spawn(async move {
             let _done = done;
@@ -336,28 +288,6 @@ impl Bound {
     }
 }
 
-/// The listener for peers, until the stop.
-async fn serve_peers(
-    service: PeerService,
-    listener: Listener,
-    security: Security,
-    stop: CancellationToken,
-) -> Result<(), RunError> {
-    let tunables = &service.node.tunables();
-    let connections = Connections::new("peers", peer_limits(tunables));
-    let under_way = calls_under_way("peers", tunables);
-    let service = PeerServer::new(service)
-        .max_decoding_message_size(MESSAGE_MAX)
-        .max_encoding_message_size(MESSAGE_MAX);
-    let calls = Counted::new(service, under_way);
-    let arriving = connections.accept(listener);
-    let peers = calls::serve(transport(), calls, arriving, security, identity, stop.clone());
-    tokio::select! {
-        ended = peers => ended.map_err(RunError::Peers),
-        never = connections.watch(stop) => match never {},
-    }
-}
-
 fn failed_in_raft(source: Fatal<TypeConfig>) -> StartError {
     StartError::Raft { source: Box::new(source) }
 }
@@ -388,51 +318,6 @@ fn founders(start: &Start) -> BTreeSet<u64> {
         Start::Bootstrap(founders) => founders.keys().copied().collect(),
         Start::Join { .. } | Start::Wait => BTreeSet::new(),
     }
-}
-
-fn client_limits(tunables: &Tunables) -> Limits {
-    let Tunables { connections_max, connections_per_address_max, .. } = *tunables;
-    let (in_all, per_address) = (connections_max, connections_per_address_max);
-    Limits { in_all, per_address, idle: idle(tunables) }
-}
-
-fn calls_under_way(whose: &'static str, tunables: &Tunables) -> Arc<UnderWay> {
-    UnderWay::new(whose, tunables.calls_max, tunables.calls_per_address_max)
-}
-
-/// Peers may share an address.
-fn peer_limits(tunables: &Tunables) -> Limits {
-    let in_all = tunables.peer_connections_max;
-    Limits { in_all, per_address: in_all, idle: idle(tunables) }
-}
-
-fn idle(tunables: &Tunables) -> Duration {
-    Duration::from_millis(tunables.connection_idle_ms)
-}
-
-fn transport() -> tonic::transport::Server {
-    tonic::transport::Server::builder()
-        .max_concurrent_streams(calls::PER_CONNECTION_MAX)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .http2_keepalive_interval(Some(Duration::from_secs(10)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .http2_max_header_list_size(HEADERS_MAX)
-        .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
-        .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
-}
-
-const DESCRIPTORS_FIT: &str = "invariant: the descriptors were compiled from the same files";
-
-/// What the listener for clients serves; the peer API has another one. Older tools ask for
-/// `v1alpha`.
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .with_service_name("quorate.v1.Registry")
-        .with_service_name("quorate.v1.Admin")
-        .with_service_name("grpc.health.v1.Health")
 }
 
 async fn stop_all(

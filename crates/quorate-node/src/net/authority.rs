@@ -9,8 +9,9 @@
 //! Frames that ask for nothing: the library takes all that has arrived before it lets another
 //! connection's task run, and tens of thousands of 9-byte SETTINGS arrive at once (a flood of them
 //! held up the renewals of others for two seconds, in a debug build). So a connection that sends
-//! many such frames waits for the others after each read, and no more of them are read than a client
-//! can need (CVE-2019-9512, -9515, -9518): the rest waits with its sender, whose buffers are full.
+//! many such frames waits for the others after each read, and no more of them are read than a
+//! client can need (CVE-2019-9512, -9515, -9518): the rest waits with its sender, whose buffers are
+//! full.
 //!
 //! Knows as much of HTTP/2 (RFC 9113) and HPACK (RFC 7541) as it takes to find the value and to
 //! count frames. What is malformed stays so, for the library to refuse.

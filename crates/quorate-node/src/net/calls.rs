@@ -91,8 +91,8 @@ impl Drop for Call {
     }
 }
 
-/// A connection that has reached its age has this long for the calls that are under way; streams end
-/// with it.
+/// A connection that has reached its age has this long for the calls that are under way; streams
+/// end with it.
 const AGE_GRACE: Duration = Duration::from_secs(5);
 
 /// Serves each connection that arrives and can be secured, until it has ended or is to end; then a
@@ -127,8 +127,8 @@ where
             let Some(secured) = secured else { return Ok(()) };
             let line = secured.connect_info();
             let end = ends(leave, stop, line, security.age());
-            // One of its own for each connection: the transport tells all connections of a server at
-            // once that it ends.
+            // One of its own for each connection: the transport tells all connections of a server
+            // at once that it ends.
             let connection = stream::iter([Ok::<_, Infallible>(open(secured))]);
             let connection = connection.chain(stream::pending());
             transport.serve_with_incoming_shutdown(calls, connection, end).await

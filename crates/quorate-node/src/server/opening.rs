@@ -10,9 +10,10 @@ use openraft::storage::RaftLogStorage as _;
 use openraft::{Config as RaftConfig, SnapshotPolicy};
 use quorate_log::{Identity, Io, LogOptions, SnapshotStore};
 
+use crate::access::Access;
 use crate::config::{Config, Start, Tunables};
 use crate::error::StartError;
-use crate::net::tls::Tls;
+use crate::net::tls::{Tls, TlsError};
 use crate::net::{Listener, Net};
 use crate::peers::Peers;
 use crate::runtime::blocking;
@@ -85,6 +86,22 @@ pub(crate) async fn settle_identity(
 fn founders_hash(members: &BTreeMap<u64, String>) -> u64 {
     let listed: Vec<String> = members.iter().map(|(id, addr)| format!("{id}={addr}")).collect();
     xxhash_rust::xxh3::xxh3_64(listed.join(",").as_bytes()).max(1)
+}
+
+/// # Errors
+/// A file that cannot be used.
+pub(crate) async fn open_tls(config: &Config) -> Result<Option<Arc<Tls>>, StartError> {
+    let Some(files) = config.tls.clone() else { return Ok(None) };
+    let opened = Tls::open(files, &config.cluster_name, config.id).await;
+    let failed = |TlsError { path, problem }| StartError::Tls { path, problem };
+    opened.map(Some).map_err(failed)
+}
+
+/// # Errors
+/// The access file cannot be used.
+pub(crate) async fn open_access(config: &Config) -> Result<Arc<Access>, StartError> {
+    let opened = Access::open(&config.cluster_name, config.access.clone()).await;
+    opened.map(Arc::new).map_err(|problem| StartError::Access { problem })
 }
 
 pub(crate) async fn listen(

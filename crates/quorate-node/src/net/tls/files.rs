@@ -1,5 +1,5 @@
-//! The files of a node's TLS: read, checked whole, and made into what handshakes need. A set that is
-//! half written, does not fit together or has expired is refused as a whole.
+//! The files of a node's TLS: read, checked whole, and made into what handshakes need. A set that
+//! is half written, does not fit together or has expired is refused as a whole.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};

@@ -1,0 +1,121 @@
+//! The arguments of `serve`: the settings of one node.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use quorate_node::{ClientCertificates, Networks};
+
+use crate::args::LogArgs;
+
+/// TLS of a node.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct TlsArgs {
+    /// This node's certificate, PEM, which names spiffe://CLUSTER/node/ID (`quorate certs node`);
+    /// with --tls-key and --tls-ca, both listeners speak TLS
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// The authorities whose certificates are taken, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// Revoked certificates, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_crl: Option<PathBuf>,
+    /// Whether clients have to show a certificate (nodes always have to) [default: optional]
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) tls_clients: Option<Clients>,
+    /// Without TLS, listen on addresses that other machines reach all the same: the network keeps
+    /// strangers out
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+/// Whether clients have to show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Clients {
+    /// Connections without one are refused
+    Required,
+    /// One that is shown must be valid
+    Optional,
+    /// None is asked for
+    None,
+}
+
+impl From<Clients> for ClientCertificates {
+    fn from(clients: Clients) -> Self {
+        match clients {
+            Clients::Required => Self::Required,
+            Clients::Optional => Self::Optional,
+            Clients::None => Self::None,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each setting can also stand in a variable (QUORATE_ID, QUORATE_DATA_DIR, QUORATE_LISTEN, \
+    QUORATE_PEER_LISTEN,\nQUORATE_ADVERTISE, QUORATE_PEER_ADVERTISE, QUORATE_BOOTSTRAP, QUORATE_JOIN, QUORATE_OBSERVER,\n\
+    QUORATE_HEALTH_CHECKS_ALLOW, QUORATE_ACCESS, QUORATE_CLUSTER_NAME, QUORATE_TLS_CERT, QUORATE_TLS_KEY, QUORATE_TLS_CA, QUORATE_TLS_CRL,\n\
+    QUORATE_TLS_CLIENTS, QUORATE_INSECURE, QUORATE_CONFIG) or in the file. Flags win over variables, variables over the file.\n\n\
+    Examples:\n  \
+    quorate serve --id 1 --data-dir /var/lib/quorate --listen 10.0.0.1:7001 --peer-listen 10.0.0.1:7101 \\\n      \
+    --bootstrap 1=10.0.0.1:7101,2=10.0.0.2:7101,3=10.0.0.3:7101\n  \
+    quorate serve --id 4 --data-dir /var/lib/quorate --listen 10.0.0.4:7001 --peer-listen 10.0.0.4:7101 \\\n      \
+    --join 10.0.0.1:7001\n  \
+    quorate serve --config /etc/quorate.toml"
+)]
+pub(crate) struct ServeArgs {
+    /// This node's id, never used by another before
+    #[arg(long)]
+    pub(crate) id: Option<u64>,
+    /// Where it keeps its data
+    #[arg(long)]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Its address for clients
+    #[arg(long)]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Its address for the other nodes
+    #[arg(long)]
+    pub(crate) peer_listen: Option<SocketAddr>,
+    /// The address that clients are told, if it is another than it listens on
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<String>,
+    /// The address that the other nodes are told, if it is another than it listens on
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) peer_advertise: Option<String>,
+    /// First start of a new cluster: all of its nodes with their peer addresses, the same list on
+    /// each. It is founded when all of three, or four of five, are up; later ignored
+    #[arg(long, value_name = "ID=HOST:PORT,...")]
+    pub(crate) bootstrap: Option<String>,
+    /// Instead: ask a running cluster to take this node in; addresses of some of its nodes
+    #[arg(long, value_name = "HOST:PORT,...", conflicts_with = "bootstrap")]
+    pub(crate) join: Option<String>,
+    /// With --join: replicate and serve, but never vote
+    #[arg(long)]
+    pub(crate) observer: bool,
+    /// Networks whose addresses may be probed for the health checks that instances declare; the
+    /// same on every node. Without any, no health checks are made
+    #[arg(long, value_name = "CIDR,...")]
+    pub(crate) health_checks_allow: Option<Networks>,
+    /// A file that says who may do what: tokens, certificates, JWTs; it is followed. Without it,
+    /// everybody who can connect may do everything
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) access: Option<PathBuf>,
+    /// A file with the same settings, and the tunables
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) config: Option<PathBuf>,
+    /// As a node of `dev`: it ends when its stdin does, and is quick to stop
+    #[arg(long, hide = true)]
+    pub(crate) child_of_dev: bool,
+    /// The cluster's name, as it stands in certificates and tokens: 1 to 63 of a-z 0-9 . -
+    /// [default: quorate]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster_name: Option<String>,
+    #[command(flatten)]
+    pub(crate) tls: TlsArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}

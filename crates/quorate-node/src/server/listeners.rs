@@ -1,0 +1,135 @@
+//! What the two listeners of a node serve, and how much of it.
+
+use std::convert::identity;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_proto::FILE_DESCRIPTOR_SET;
+use quorate_proto::encoded::v1::admin_server::AdminServer;
+use quorate_proto::encoded::v1::registry_server::RegistryServer;
+use quorate_proto::peer::v1::peer_server::PeerServer;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic_health::pb::health_server::{Health, HealthServer};
+
+use crate::api::grpc::admin::AdminService;
+use crate::api::grpc::door::TRANSPORT_MAX;
+use crate::api::grpc::peer::PeerService;
+use crate::api::grpc::registry::RegistryService;
+use crate::api::grpc::routes::ClientCalls;
+use crate::config::Tunables;
+use crate::error::RunError;
+use crate::net::Listener;
+use crate::net::authority::AnyAuthority;
+use crate::net::calls::{self, Counted, UnderWay};
+use crate::net::connections::{Connections, Limits};
+use crate::net::tls::Security;
+use crate::node::Node;
+use crate::peers::MESSAGE_MAX;
+
+/// HTTP/2 flow control windows: large enough that snapshots and watches are not held up by round
+/// trips, bytes.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// All headers of a call, bytes: a token, the deadline, and what tools add. More is refused.
+const HEADERS_MAX: u32 = 16 * 1024;
+/// Calls of one connection that were given up before the node looked at them; one more ends the
+/// connection (CVE-2023-44487). The libraries' default, which is not to change unseen.
+const RESETS_PENDING_MAX: usize = 20;
+/// Streams of one connection that the node reset for the caller's fault; one more ends the
+/// connection (CVE-2025-8671). The libraries' default, too.
+const LOCAL_RESETS_MAX: usize = 1_024;
+
+/// The connections of clients.
+pub(super) fn client_connections(node: &Node) -> Arc<Connections> {
+    Connections::new("clients", client_limits(node.tunables()))
+}
+
+/// The listener for clients, until new calls are to be refused and none is left.
+pub(super) fn serve_clients<H: Health>(
+    node: Arc<Node>,
+    connections: &Arc<Connections>,
+    listener: Listener,
+    security: Security,
+    health: HealthServer<H>,
+) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<H> {
+    let (stop, under_way) = (node.stop().clone(), calls_under_way("clients", node.tunables()));
+    let registry = RegistryServer::new(RegistryService { node: node.clone() })
+        .max_decoding_message_size(TRANSPORT_MAX);
+    let admin = AdminServer::new(AdminService { node }).max_decoding_message_size(TRANSPORT_MAX);
+    let others = Routes::new(health)
+        .add_service(reflection().build_v1().expect(DESCRIPTORS_FIT))
+        .add_service(reflection().build_v1alpha().expect(DESCRIPTORS_FIT))
+        .add_service(admin);
+    let calls = Counted::new(ClientCalls { registry, others: others.prepare() }, under_way);
+    let arriving = connections.accept(listener);
+    calls::serve(transport(), calls, arriving, security, AnyAuthority::new, stop)
+}
+
+/// The listener for peers, until the stop.
+pub(super) async fn serve_peers(
+    service: PeerService,
+    listener: Listener,
+    security: Security,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let tunables = &service.node.tunables();
+    let connections = Connections::new("peers", peer_limits(tunables));
+    let under_way = calls_under_way("peers", tunables);
+    let service = PeerServer::new(service)
+        .max_decoding_message_size(MESSAGE_MAX)
+        .max_encoding_message_size(MESSAGE_MAX);
+    let calls = Counted::new(service, under_way);
+    let arriving = connections.accept(listener);
+    let peers = calls::serve(transport(), calls, arriving, security, identity, stop.clone());
+    tokio::select! {
+        ended = peers => ended.map_err(RunError::Peers),
+        never = connections.watch(stop) => match never {},
+    }
+}
+
+fn client_limits(tunables: &Tunables) -> Limits {
+    let Tunables { connections_max, connections_per_address_max, .. } = *tunables;
+    let (in_all, per_address) = (connections_max, connections_per_address_max);
+    Limits { in_all, per_address, idle: idle(tunables) }
+}
+
+fn calls_under_way(whose: &'static str, tunables: &Tunables) -> Arc<UnderWay> {
+    UnderWay::new(whose, tunables.calls_max, tunables.calls_per_address_max)
+}
+
+/// Peers may share an address.
+fn peer_limits(tunables: &Tunables) -> Limits {
+    let in_all = tunables.peer_connections_max;
+    Limits { in_all, per_address: in_all, idle: idle(tunables) }
+}
+
+fn idle(tunables: &Tunables) -> Duration {
+    Duration::from_millis(tunables.connection_idle_ms)
+}
+
+fn transport() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(calls::PER_CONNECTION_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_max_header_list_size(HEADERS_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
+        .http2_max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
+}
+
+const DESCRIPTORS_FIT: &str = "invariant: the descriptors were compiled from the same files";
+
+/// What the listener for clients serves; the peer API has another one. Older tools ask for
+/// `v1alpha`.
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name("quorate.v1.Registry")
+        .with_service_name("quorate.v1.Admin")
+        .with_service_name("grpc.health.v1.Health")
+}
