@@ -31,7 +31,7 @@ pub(crate) async fn client(args: &ClientArgs, stay: Stay) -> Result<Client, Fail
     Ok(builder.build()?)
 }
 
-/// Whom to trust, and who we are.
+/// The CAs to trust, and this client's certificate or token.
 fn with_credentials(builder: ClientBuilder, args: &ClientArgs) -> ClientBuilder {
     let builder = match &args.ca {
         Some(ca) => {

@@ -1,5 +1,6 @@
-//! Named clusters: `~/.config/quorate/config.toml` says where their nodes are and who we are there.
-//! Flags win over variables, variables over the context. Holds no secrets, only where they are.
+//! Named clusters: `~/.config/quorate/config.toml` says where their nodes are, and which
+//! credentials this client has there. Flags win over variables, variables over the context. Holds
+//! no secrets, only where they are.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -57,7 +57,7 @@ impl From<Error> for Failure {
         let (code, next) = match &error {
             Error::InvalidAddress { fault: AddressFault::PlaintextToken, .. } => (
                 USAGE,
-                "give the CA of its certificate with --ca, or --allow-plaintext-token if nobody else can listen",
+                "give the CA of its certificate with --ca, or --allow-plaintext-token if no one else can listen",
             ),
             Error::InvalidAddress { fault: AddressFault::Tls, .. } => {
                 (USAGE, "give the CA of its certificate with --ca or QUORATE_CA")

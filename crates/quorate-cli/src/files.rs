@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all, and secrets that nobody else can read.
+//! Files that are there whole or not at all, and secrets that only their owner can read.
 
 use std::fs::{File, Permissions};
 use std::io::Write;
@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-/// Who may read it.
+/// The users that may read it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Its owner.
     Secret,
-    /// Everybody.
+    /// All users.
     Public,
 }
 

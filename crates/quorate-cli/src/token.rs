@@ -1,5 +1,5 @@
-//! Tokens: 256 random bits, written so that those who look for leaked secrets recognise one, and
-//! what the nodes are given of it.
+//! Tokens: 256 random bits, written so that scanners for leaked secrets recognise one, and what the
+//! nodes are given of it.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,7 +12,7 @@ const CHECKSUM_DIGITS: usize = 6;
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// `qrt_`, 43 characters with 256 random bits (base64url), 6 with the CRC-32 of all that (base62):
-/// a text that only looks like a token can be told from one without asking a node.
+/// a text that only looks like a token can be recognised without asking a node.
 pub(crate) fn new() -> Result<String, String> {
     let mut random = [0; 32];
     let filled = SystemRandom::new().fill(&mut random);
@@ -31,7 +31,7 @@ fn written(random: &[u8; 32]) -> String {
     text + str::from_utf8(&checksum).expect("invariant: digits are ASCII")
 }
 
-/// What stands for it in the access file: whoever reads that cannot use it.
+/// What stands for it in the access file: it cannot be used as the token.
 pub(crate) fn digest_of(token: &str) -> String {
     let digest = digest(&SHA256, token.as_bytes());
     let hex = digest.as_ref().iter().map(|byte| format!("{byte:02x}"));

@@ -9,7 +9,7 @@ use super::{ClusterCommand, Command};
 use crate::output::Format;
 use crate::parse;
 
-/// The nodes where nothing else is said: those of `dev`.
+/// The nodes where nothing else is said: the nodes of `dev`.
 const NODES: [&str; 3] = ["127.0.0.1:7001", "127.0.0.1:7002", "127.0.0.1:7003"];
 const NAMESPACE: &str = "default";
 
@@ -34,14 +34,14 @@ pub(crate) struct ClientArgs {
     /// Use TLS, and trust the CAs in this PEM file
     #[arg(long, env = "QUORATE_CA", value_name = "FILE", value_parser = parse::path())]
     pub(crate) ca: Option<PathBuf>,
-    /// With a CA: who we are, a certificate in a PEM file ...
+    /// With a CA: this client's certificate in a PEM file ...
     #[arg(long, env = "QUORATE_CERT", value_name = "FILE", value_parser = parse::path())]
     pub(crate) cert: Option<PathBuf>,
     /// ... and its private key
     #[arg(long, env = "QUORATE_KEY", value_name = "FILE", value_parser = parse::path())]
     pub(crate) key: Option<PathBuf>,
     /// A file with the token that goes with every call. (The token itself may stand in the variable
-    /// QUORATE_TOKEN, never on a command line, which everybody on the machine can read)
+    /// QUORATE_TOKEN, never on a command line, which every user of the machine can read)
     #[arg(long, env = "QUORATE_TOKEN_FILE", value_name = "FILE", value_parser = parse::path())]
     pub(crate) token_file: Option<PathBuf>,
     /// Send the token to other machines without TLS, too

@@ -71,7 +71,7 @@ async fn begin(watch: &Watch, within: Duration) -> Result<(), Failure> {
 }
 
 /// Waits until a node has refused the token or certificate. The client goes on with it, for there
-/// may be another one later; who has just typed the command wants to hear of it.
+/// may be another one later; an operator who has just typed the command wants to hear of it.
 async fn unauthenticated(watch: &Watch) -> Error {
     let mut status = watch.watch_status();
     loop {

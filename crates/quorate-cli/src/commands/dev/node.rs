@@ -21,19 +21,19 @@ use crate::failure::{Failure, USAGE};
 use crate::logging::LogFormat;
 use crate::output;
 
-/// One that ran is away for so long: time to look at the cluster without it.
+/// One that ran is away for this long: time to look at the cluster without it.
 const AWAY: Duration = Duration::from_secs(2);
 /// One that ends sooner than that after its start has failed to start.
 const RAN: Duration = Duration::from_secs(5);
 /// Then it is started again after this, and after twice as long each time.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// So many failed starts in a row end `dev`.
+/// This many failed starts in a row end `dev`.
 const FAILED_STARTS_MAX: u32 = 4;
-/// A node that is told to stop takes about a second.
+/// A node that gets SIGTERM takes about a second to stop.
 const STOPPED_WITHIN: Duration = Duration::from_secs(10);
 /// A longer line of a node's log is passed on in pieces.
 const LINE_MAX: u64 = 64 << 10;
-/// So many of a node's last lines are told once more if they are why `dev` ends.
+/// This many of a node's last lines are printed once more if they are why `dev` ends.
 const LAST_WORDS: usize = 3;
 
 /// What a node is started with, each time.
@@ -69,8 +69,8 @@ impl Node {
             })?;
             let (pid, how) = (self.pid.load(Ordering::Relaxed), ended.status);
             if *stopping.borrow() {
-                // It may have been told before it listened to signals, or was killed since it took
-                // too long.
+                // The signal may have come before it listened to signals, or it was killed since it
+                // took too long.
                 let told = [Signal::TERM, Signal::KILL].map(|signal| Some(signal.as_raw()));
                 if how.success() || told.contains(&how.signal()) {
                     return Ok(());
@@ -96,7 +96,7 @@ impl Node {
     /// Starts the node, and waits until it has ended, by itself or because of the stop.
     async fn run(&self, mut stopping: watch::Receiver<bool>) -> io::Result<Ended> {
         let mut child = self.start()?;
-        // The child reads it and ends with it (`serve.rs`): nobody is left behind, whatever ends
+        // The child reads it and ends with it (`serve.rs`): no node is left behind, whatever ends
         // this process. Taken, since `wait` would close it.
         let _until_this_ends = child.stdin.take();
         let log = child.stderr.take().expect("invariant: stderr is a pipe");
@@ -131,7 +131,7 @@ impl Node {
             command.env_remove(name);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        // Ctrl-C comes here; then all nodes are told to stop.
+        // Ctrl-C comes here; then all nodes get SIGTERM.
         command.process_group(0).kill_on_drop(true).spawn()
     }
 
@@ -184,7 +184,7 @@ impl Ended {
     }
 }
 
-/// Resolves when all are to stop, also when nobody is left to say so.
+/// Resolves when all are to stop, also when the sender is gone.
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     let _sender_gone = stopping.wait_for(|stop| *stop).await;
 }
