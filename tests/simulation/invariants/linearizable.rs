@@ -47,7 +47,7 @@ fn ages(notes: &Notes) -> Vec<String> {
         let (at, missing) = before.max_by_key(|(_, revision)| revision)?;
         (missing > revision).then(|| {
             format!(
-                "n{node} at {from} ms told {revision}, {age_ms} ms old, but {missing} was \
+                "n{node} at {from} ms answered {revision}, {age_ms} ms old, but {missing} was \
                  acknowledged at {at} ms"
             )
         })

@@ -66,22 +66,22 @@ impl Answers {
         Ok(reserved)
     }
 
-    /// About what so many instances take, going by the last ones.
+    /// About what this number of instances takes, going by the last ones.
     pub(crate) fn estimate(&self, instances: usize) -> usize {
         instances * self.instance_bytes.load(Ordering::Relaxed)
     }
 
-    /// So many instances took so many bytes.
+    /// Notes that `instances` instances took `bytes` bytes.
     pub(crate) fn learn(&self, instances: usize, bytes: usize) {
         self.instance_bytes.store(bytes / instances.max(1), Ordering::Relaxed);
     }
 }
 
 impl Reserved {
-    /// So many bytes more.
+    /// Adds this many bytes.
     ///
     /// # Errors
-    /// Too many are under way. What was reserved so far is given back with this value.
+    /// Too many are under way. What is reserved already is given back with this value.
     pub(crate) fn add(&mut self, bytes: usize) -> Result<(), CallError> {
         let before = self.counted();
         self.bytes += bytes;
@@ -94,12 +94,12 @@ impl Reserved {
         self.check(0)
     }
 
-    /// So many of its bytes are counted.
+    /// How many of its bytes are counted.
     fn counted(&self) -> usize {
         if self.bytes < COUNTED_FROM { 0 } else { self.bytes }
     }
 
-    /// Whether so many bytes more may be under way.
+    /// Whether `more` bytes may be under way besides.
     ///
     /// # Errors
     /// They may not.

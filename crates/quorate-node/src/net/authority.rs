@@ -50,7 +50,7 @@ impl<S> AnyAuthority<S> {
 
 /// With this many frames that carry no part of a call in one read, other tasks run before the next.
 const YIELD_AFTER: u32 = 64;
-/// Of those that no client needs often, this many are read in [`INTERVAL`]. Some gRPC libraries
+/// Of frames that no client needs often, this many are read in [`INTERVAL`]. Some gRPC libraries
 /// measure the line with a ping for each round trip, thousands a second.
 const WASTED_MAX: u32 = 1_000;
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -114,7 +114,7 @@ struct Frames {
     block: Block,
     /// Frames that carry no part of a call, since they were looked at last.
     control: u32,
-    /// Of these, those that no client needs often.
+    /// Of these, the ones that no client needs often.
     wasted: u32,
 }
 
@@ -219,7 +219,7 @@ struct Block {
     literal: bool,
     in_code: bool,
     authority: bool,
-    /// Bytes of the text so far.
+    /// Bytes of the text until now.
     at: u64,
 }
 
@@ -283,7 +283,7 @@ impl Block {
         }
     }
 
-    /// Takes one byte of a number whose first byte has so many bits of it; true: it was the last
+    /// Takes one byte of a number whose first byte has `bits` bits of it; true: it was the last
     /// one.
     fn number(&mut self, byte: u8, bits: u32) -> bool {
         match self.shift {
