@@ -1,5 +1,5 @@
-//! Nodes that speak TLS: who gets in by which certificate, on both listeners, and what happens when
-//! the files change while everybody goes on.
+//! Nodes that speak TLS: which certificates get in, on both listeners, and what happens when the
+//! files change while clients and nodes go on.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -91,7 +91,7 @@ impl Files {
         Self(dir)
     }
 
-    /// Replaces a file whole, as whoever hands certificates out should.
+    /// Replaces a file whole, as tools that hand certificates out should.
     fn put(&self, name: &str, text: &str) {
         let new = self.0.join(format!("{name}.new"));
         std::fs::write(&new, text).unwrap();
@@ -208,7 +208,7 @@ async fn each_listener_takes_whom_it_should() {
             assert_eq!(served.is_ok(), taken, "{what} at the listener for {listener}: {served:?}");
         }
     }
-    // A node is who its certificate says, whatever it claims.
+    // A node is the one that its certificate names, whatever it claims.
     let refused = claims_to_be(&cluster, &authority, 2, 3).await;
     assert_eq!(refused.code(), tonic::Code::Unauthenticated, "{refused:?}");
     assert!(refused.message().contains("node 2"), "{refused:?}");
@@ -266,7 +266,7 @@ async fn claims_to_be(
     }
 }
 
-/// CVE of etcd 3.5.33 (GHSA-6vch-q96h-7gc3): half-open handshakes keep nobody out, and end.
+/// CVE of etcd 3.5.33 (GHSA-6vch-q96h-7gc3): half-open handshakes keep no client out, and end.
 #[tokio::test(flavor = "multi_thread")]
 async fn half_open_handshakes_keep_nobody_out() {
     let authority = Authority::new("ours");

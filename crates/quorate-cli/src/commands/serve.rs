@@ -39,8 +39,8 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
 /// try. What was acknowledged is on the disk already.
 const DEV_SHUTDOWN_GRACE_MS: u64 = 1_000;
 
-/// Ends this process at once when its stdin ends: whoever started it holds the other end, and is
-/// gone. As if both had been killed together; a stop in order comes as a signal.
+/// Ends this process at once when its stdin ends: the process that started it holds the other end,
+/// and is gone. As if both had been killed together; a stop in order comes as a signal.
 fn end_with_stdin() -> io::Result<()> {
     let until_it_ends = || {
         let _error_is_the_end = io::copy(&mut io::stdin(), &mut io::sink());
@@ -57,7 +57,7 @@ fn raft_thread(stopped: oneshot::Receiver<()>) -> io::Result<Handle> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
     std::thread::Builder::new().name("raft".to_owned()).spawn(move || {
-        // An error is how it is told.
+        // The sender ends it by being dropped, which is an error here.
         let _ = runtime.block_on(stopped);
         runtime.shutdown_background();
     })?;

@@ -10,9 +10,9 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
-    /// This node's certificate, with those of intermediate authorities behind it. Among its names
-    /// is `spiffe://CLUSTER/node/ID` as the only URI, with the cluster's name and the node's id,
-    /// and the hosts that clients dial.
+    /// This node's certificate, with the intermediate authorities' behind it. Among its names is
+    /// `spiffe://CLUSTER/node/ID` as the only URI, with the cluster's name and the node's id, and
+    /// the hosts that clients dial.
     pub cert: PathBuf,
     /// Its private key.
     pub key: PathBuf,

@@ -28,10 +28,10 @@ use crate::net::connections::{Admitted, Line};
 use crate::net::tls::{Secured, Security};
 
 /// Calls under way on one connection; a process needs a few, a proxy for many processes some
-/// thousands. What a connection has not been told yet counts, too, so this also bounds what is kept
-/// for one whose calls are refused.
+/// thousands. An answer that is not sent yet counts, too, so this also bounds what is kept for one
+/// whose calls are refused.
 pub(crate) const PER_CONNECTION_MAX: u32 = 4_096;
-/// Refused calls are told in one log line each time.
+/// Refused calls are logged at most this often, all in one line.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// How many are under way.
@@ -127,8 +127,8 @@ where
             let Some(secured) = secured else { return Ok(()) };
             let line = secured.connect_info();
             let end = ends(leave, stop, line, security.age());
-            // One of its own for each connection: the transport tells all connections of a server
-            // at once that it ends.
+            // One of its own for each connection: the transport ends all connections of a server at
+            // once.
             let connection = stream::iter([Ok::<_, Infallible>(open(secured))]);
             let connection = connection.chain(stream::pending());
             transport.serve_with_incoming_shutdown(calls, connection, end).await
@@ -214,7 +214,7 @@ where
         let (response, call) = match &mut *self {
             Self::Coming(answer, call) => (ready!(Pin::new(answer).poll(cx))?, call.take()),
             Self::Refused(status) => {
-                let status = status.take().expect("invariant: nobody polls what has ended");
+                let status = status.take().expect("invariant: what has ended is not polled");
                 (status.into_http(), None)
             }
         };

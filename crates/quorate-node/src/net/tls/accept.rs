@@ -29,7 +29,7 @@ pub(crate) enum Security {
     Plain,
     /// TLS for clients.
     Clients(Arc<Tls>, Arc<Semaphore>),
-    /// TLS for the other nodes, and for nobody else.
+    /// TLS for the other nodes, and for no clients.
     Peers(Arc<Tls>, Arc<Semaphore>),
 }
 

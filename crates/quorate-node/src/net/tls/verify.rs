@@ -1,4 +1,4 @@
-//! Whom a certificate is of, and whether that is a node of this cluster.
+//! Which node or client a certificate is of, and whether that is a node of this cluster.
 
 use std::sync::Arc;
 
