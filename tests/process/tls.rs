@@ -332,6 +332,11 @@ async fn certificates_and_authorities_are_replaced_while_all_goes_on() {
         }
     });
     let both = format!("{}{}", old.pem, new.pem);
+    let unreachable = |cluster: &Cluster| {
+        let logs = cluster.nodes.iter().map(|node| node.log_text());
+        logs.map(|log| log.matches("a node is unreachable").count()).sum::<usize>()
+    };
+    let before = unreachable(&cluster);
     // Each step as an operator would take it: to all, and then the next one.
     for (issuer, trusted) in [(&old, &old.pem), (&old, &both), (&new, &both), (&new, &new.pem)] {
         for (id, files) in (1..).zip(&files) {
@@ -355,6 +360,11 @@ async fn certificates_and_authorities_are_replaced_while_all_goes_on() {
         // Connections of before end at their age, and are made anew by the new files.
         tokio::time::sleep(Duration::from_secs(8)).await;
     }
+    assert_eq!(
+        unreachable(&cluster),
+        before,
+        "connections of nodes that end at their age are no fault"
+    );
     let refused = is_served(&cluster.nodes[0].clients, &new.pem, Some(&old.client())).await;
     assert!(refused.is_err(), "the old authority is not trusted any more");
     let stop = InstanceBuilder::new("stop", "s").endpoint("http", "http://h:1");

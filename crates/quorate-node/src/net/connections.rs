@@ -297,10 +297,16 @@ impl Line {
         self.node.get().copied()
     }
 
+    /// Cancelled when it is to take no more calls: streams on it are to end, for a new connection.
+    pub(crate) fn leaving(&self) -> CancellationToken {
+        self.leave.clone()
+    }
+
     /// It is to end after this time, whatever is under way.
     pub(crate) fn end_in(&self, grace: Duration) {
         // Once.
         let _ = self.ends_at.set(Instant::now() + grace);
+        self.leave.cancel();
     }
 
     fn hear(&self) {

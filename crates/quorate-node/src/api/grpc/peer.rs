@@ -94,15 +94,15 @@ impl Peer for PeerService {
     ) -> Answer<Self::AppendStreamStream> {
         let call = self.enter(PeerMethod::AppendStream, request).await?;
         let sender = call.sender();
-        // What cannot be read or taken ends the input, and with it the stream: the leader begins a
-        // new one.
+        // What cannot be read or taken ends the input, and with it the stream, and so does the age of
+        // its connection: the leader begins a new one.
         let begun = (self.clone(), call.message, None);
         let appends = stream::unfold(begun, move |(service, mut payloads, leader)| async move {
             let append = service.take(sender, leader, payloads.next().await?).await?;
             let leader = Some(append.vote);
             Some((append, (service, payloads, leader)))
         });
-        let appends = appends.boxed();
+        let appends = appends.take_until(call.leaving.cancelled_owned()).boxed();
         let answers = self.node.raft().stream_append(appends);
         let answers = answers.map(|answer| match answer {
             Ok(answer) => Ok(Payload { data: encode(&answer) }),
@@ -173,7 +173,7 @@ impl Peer for PeerService {
     async fn forward(&self, request: Request<Streaming<Forwarded>>) -> Answer<Self::ForwardStream> {
         let call = self.enter(PeerMethod::Forward, request).await?;
         let (sender, node) = (call.sender(), self.node.clone());
-        Ok(self.answer_each(call.message, move |message: Forwarded| {
+        Ok(self.answer_each(call, move |message: Forwarded| {
             let node = node.clone();
             async move { execute_all(&node, sender, message).await }
         }))
@@ -185,7 +185,7 @@ impl Peer for PeerService {
     ) -> Answer<Self::ReadIndexStream> {
         let call = self.enter(PeerMethod::ReadIndex, request).await?;
         let (sender, node) = (call.sender(), self.node.clone());
-        Ok(self.answer_each(call.message, move |question: ReadIndexRequest| {
+        Ok(self.answer_each(call, move |question: ReadIndexRequest| {
             let node = node.clone();
             async move {
                 check_still_member(&node, sender)?;
@@ -272,14 +272,21 @@ impl PeerService {
     /// the last.
     fn answer_each<Q, A, F>(
         &self,
-        messages: Streaming<Q>,
+        call: PeerCall<Streaming<Q>>,
         mut answer: impl FnMut(Q) -> F + Send + 'static,
     ) -> Response<Answers<A>>
     where
         Q: Send + 'static,
         F: Future<Output = Result<A, Status>> + Send + 'static,
     {
-        let messages = messages.take_until(self.node.stop().clone().cancelled_owned());
+        let (stop, leaving) = (self.node.stop().clone(), call.leaving);
+        let end = async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = leaving.cancelled() => {}
+            }
+        };
+        let messages = call.message.take_until(Box::pin(end));
         let answers = messages.then(move |message| {
             let answer = message.map(&mut answer);
             async move { answer?.await }

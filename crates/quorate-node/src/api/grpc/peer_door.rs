@@ -1,6 +1,7 @@
 //! The one way in for calls of other nodes: who may make which call. What a call says is checked by
 //! `guard.rs`, where that takes more than its sender.
 
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
 use crate::api::grpc::peer::PeerService;
@@ -56,6 +57,8 @@ impl PeerMethod {
 pub(super) struct PeerCall<T> {
     pub(super) message: T,
     pub(super) envelope: Envelope,
+    /// The connection takes no more: a stream on it is to end.
+    pub(super) leaving: CancellationToken,
 }
 
 impl<T> PeerCall<T> {
@@ -77,8 +80,9 @@ impl PeerService {
     ) -> Result<PeerCall<T>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         let envelope = Envelope::of(&metadata);
-        let call = PeerCall { message, envelope };
-        let proved = Line::of(&extensions).node();
+        let line = Line::of(&extensions);
+        let (proved, leaving) = (line.node(), line.leaving());
+        let call = PeerCall { message, envelope, leaving };
         let allowed = match method.from() {
             _ if proved.is_some_and(|node| node != call.sender()) => {
                 Err(Status::unauthenticated(format!(
