@@ -12,7 +12,7 @@ use super::harness::{Cluster, SOON, eventually};
 /// May do everything; in the file of each guarded cluster.
 pub(crate) const ROOT: &str = "qrt_root";
 
-/// See the head of this file.
+/// A cluster, and the access file that its nodes follow.
 pub(crate) struct Guarded {
     pub(crate) cluster: Cluster,
     file: PathBuf,
@@ -20,7 +20,7 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    /// So many nodes that follow an access file with this text, and [`ROOT`].
+    /// Starts this number of nodes, which follow an access file with this text and [`ROOT`].
     pub(crate) async fn start(size: u64, access: &str) -> Self {
         let mut cluster = Cluster::prepare_founders(size).await;
         let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! `quorate certs` and `quorate token`: what they make is what others take it for, nobody else can
-//! read what is secret, and nothing that is there is lost.
+//! `quorate certs` and `quorate token`: what they make is what others take it for, only their owner
+//! can read what is secret, and nothing that is there is lost.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -50,7 +50,7 @@ pub enum Error {
         /// What is wrong, and what it should be.
         fault: String,
     },
-    /// Certificates or a token that cannot be used. Never tells a secret.
+    /// Certificates or a token that cannot be used. Never shows a secret.
     #[error("{option}: {fault}")]
     InvalidCredential {
         /// The option's name: `tls` or `token`.
@@ -205,7 +205,7 @@ pub enum AddressFault {
     /// It asks for a connection without TLS, and the client is to use it.
     #[error("http is not encrypted, and the client is to use TLS")]
     Plaintext,
-    /// It is on another machine, and the token would go there for everybody to read.
+    /// It is on another machine, and the token would go there for all to read.
     #[error("the token would go there unencrypted")]
     PlaintextToken,
     /// Characters that no address has.

@@ -1,5 +1,5 @@
-//! Who calls, and what they may: identities, proved by a certificate, a token or a JWT, and the
-//! rights that the access file gives them. Without that file, everybody may do everything.
+//! Callers and their rights: identities, proved by a certificate, a token or a JWT, and the rights
+//! that the access file gives them. Without that file, every caller may do everything.
 //!
 //! Denies by default: what no entry of the file grants is not granted. Knows no call and no
 //! registry; `api/grpc/door.rs` asks before anything is looked up.
@@ -37,7 +37,7 @@ use crate::runtime::blocking;
 /// JWTs that were verified and are kept, so that a caller's next call need not be: some KiB each.
 const VERIFIED_MAX: usize = 4_096;
 
-/// Why nobody is known to call. Says nothing of what there is.
+/// Why a caller is not known. Says nothing of what there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unidentified {
     #[error(
@@ -64,24 +64,25 @@ pub(crate) enum Unidentified {
     NoRule,
 }
 
-/// See the head of this file.
+/// Identifies callers, by the access file as it is now.
 #[derive(Debug)]
 pub(crate) struct Access {
-    /// The cluster's name: whom tokens must be for, and what its nodes' certificates name.
+    /// The cluster's name: the audience that tokens must be for, and what its nodes' certificates
+    /// name.
     cluster: String,
     file: Option<PathBuf>,
     rights: ArcSwap<Rights>,
     /// Counts the changes.
     changes: watch::Sender<u64>,
     anonymous: Arc<Principal>,
-    /// What was wrong with the file when it was last read, so that it is told once.
+    /// What was wrong with the file when it was last read, so that it is logged once.
     told: Mutex<Option<String>>,
 }
 
 #[derive(Debug, Default)]
 struct Rights {
     contents: Contents,
-    /// Whose JWTs were verified, with the keys and rules of now.
+    /// The principals of JWTs that were verified with the keys and rules of now.
     verified: Mutex<HashMap<Digest, Arc<Principal>>>,
 }
 
@@ -110,12 +111,12 @@ impl Access {
         self.file.is_some()
     }
 
-    /// Tells when rights have changed.
+    /// Changes when rights have changed.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// Reads the file again. What cannot be used is told, and everything stays as it is.
+    /// Reads the file again. What cannot be used is logged, and everything stays as it is.
     pub(crate) async fn reload(&self) {
         let Some(file) = self.file.clone() else { return };
         let path = file.display().to_string();
@@ -138,11 +139,11 @@ impl Access {
         *told = news;
     }
 
-    /// Who calls: by the [`authorization`] of the call, or, if it has none, by the certificate of
+    /// The caller: by the [`authorization`] of the call, or, if it has none, by the certificate of
     /// its connection.
     ///
     /// # Errors
-    /// Nobody who is known.
+    /// The caller is not known.
     pub(crate) fn identify(
         &self,
         certificate: Option<&CertificateId>,
@@ -199,7 +200,7 @@ impl Rights {
         cluster: &str,
     ) -> Result<Arc<Principal>, Unidentified> {
         let CertificateId { spiffe, common_name } = certificate;
-        // Who has an id is known by that alone.
+        // A certificate with an id is known by that alone.
         let (names, name) = match spiffe {
             Some(spiffe) => (&self.contents.by_spiffe, Some(spiffe)),
             None => (&self.contents.by_common_name, common_name.as_ref()),

@@ -32,7 +32,7 @@ use crate::net::tls::Tls;
 pub struct Environment {
     /// Its network.
     pub net: Net,
-    /// Who writes its log to the disk.
+    /// What writes its log to the disk.
     pub log_io: Io,
     /// Where Raft runs, and what talks to peers. `None`: where the node is made. A runtime with one
     /// thread of its own is best: a write then crosses few threads, and no load of clients keeps a
@@ -67,7 +67,7 @@ pub trait SimulatedNet: Send + Sync {
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Listener>>;
     /// A channel that connects when it is first used; the settings of the endpoint hold.
     fn connect(&self, endpoint: &Endpoint) -> Channel;
-    /// Connects to `host:port` and closes the connection again: whether anybody listens there.
+    /// Connects to `host:port` and closes the connection again: whether a process listens there.
     fn dial(&self, address: &str) -> BoxFuture<'static, io::Result<()>>;
 }
 
@@ -94,10 +94,10 @@ pub struct Connection {
     from: Option<IpAddr>,
 }
 
-/// When no connection can be accepted (no descriptors, no memory), the next one is tried after so
+/// When no connection can be accepted (no descriptors, no memory), the next one is tried after this
 /// long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// That is told so often.
+/// That is logged at most this often.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 trait Duplex: AsyncRead + AsyncWrite + Send {}
@@ -137,7 +137,7 @@ impl Net {
         }
     }
 
-    /// Connects to `host:port` and closes the connection again: whether anybody listens there.
+    /// Connects to `host:port` and closes the connection again: whether a process listens there.
     pub(crate) fn dial(&self, address: &str) -> BoxFuture<'static, io::Result<()>> {
         match self {
             Self::Tcp => {

@@ -98,7 +98,7 @@ pub(crate) struct Place {
 pub(crate) enum TokenCommand {
     /// Make a token: print it, and what the nodes' access file has to say of it
     #[command(
-        after_help = "The token is shown once and kept nowhere: the access file has its digest, which nobody can use.\n\n\
+        after_help = "The token is shown once and kept nowhere: the access file has its digest, which cannot be used as a token.\n\n\
         Examples:\n  \
         quorate token new --id orders --role register --namespace default --prefix orders\n  \
         quorate token new --id console --role read --namespace '*' --valid-for 90d\n  \
@@ -118,7 +118,7 @@ pub(crate) struct TokenArgs {
     /// In which namespace; '*' for all
     #[arg(long, required_if_eq_any = [("role", "read"), ("role", "register"), ("role", "operator")])]
     pub(crate) namespace: Option<String>,
-    /// Of which services: those whose name begins so [default: all]
+    /// Of which services: the ones whose name begins with this [default: all]
     #[arg(long)]
     pub(crate) prefix: Option<String>,
     /// Until when, like 2027-01-01T00:00:00Z [default: for ever]

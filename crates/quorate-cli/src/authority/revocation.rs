@@ -19,8 +19,8 @@ pub(crate) struct Revoked {
 }
 
 impl Authority {
-    /// Puts a certificate on the list of those that are revoked, and writes the whole list. The
-    /// serial numbers of earlier ones are kept beside it.
+    /// Puts a certificate on the list of revoked ones, and writes the whole list. The serial
+    /// numbers of earlier ones are kept beside it.
     ///
     /// # Errors
     /// What cannot be read or written, or is not of this CA; in words.

@@ -1,4 +1,4 @@
-//! `token`: a secret for who calls, and what stands for it in the nodes' access file.
+//! `token`: a secret for a caller, and what stands for it in the nodes' access file.
 
 use std::path::Path;
 

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
-/// Files are read again so often. Mounted secrets change by a link that is moved, so it is the
+/// Files are read again this often. Mounted secrets change by a link that is moved, so it is the
 /// content that is looked at.
 pub(crate) const REREAD_EVERY: Duration = Duration::from_secs(10);
 /// No file of certificates, and no token, is larger.
@@ -142,7 +142,7 @@ impl<T> Kept<T> {
             return;
         }
         let before = self.readings.load(Ordering::Acquire);
-        let _alone = self.reading.acquire().await.expect("invariant: nobody closes it");
+        let _alone = self.reading.acquire().await.expect("invariant: it is never closed");
         if self.readings.load(Ordering::Acquire) > before {
             return;
         }

@@ -12,7 +12,7 @@ use crate::access::Unidentified;
 /// A longer token is none: projected tokens of Kubernetes have about one and a half KiB, bytes.
 const TOKEN_MAX: usize = 8 * 1024;
 
-/// What somebody has to know.
+/// A token: the secret that a caller has to know.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bearer<'a>(&'a str);
 
@@ -22,10 +22,10 @@ impl fmt::Debug for Bearer<'_> {
     }
 }
 
-/// What a call says to prove who makes it, if anything.
+/// What a call says to prove its caller's identity, if anything.
 ///
 /// # Errors
-/// It says so more than once: who reads the first and who reads the last would differ.
+/// It says so more than once: readers of the first and readers of the last would differ.
 pub(crate) fn authorization(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Unidentified> {
     let mut all = headers.get_all(AUTHORIZATION).iter();
     let first = all.next();
@@ -68,7 +68,7 @@ impl<'a> Bearer<'a> {
     }
 }
 
-/// SHA-256. What is looked up has 256 random bits, so nothing slower is needed; nobody finds it
+/// SHA-256. What is looked up has 256 random bits, so nothing slower is needed; it cannot be found
 /// from this.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Digest([u8; 32]);

@@ -1,5 +1,5 @@
-//! The access file: who has which rights. Read strictly: what is not understood is an error that
-//! names its line, and no error shows a value that could be a secret.
+//! The access file: which credentials have which rights. Read strictly: what is not understood is
+//! an error that names its line, and no error shows a value that could be a secret.
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -19,7 +19,7 @@ use crate::access::time;
 /// The access file, or one with keys, at most: some ten thousand tokens, bytes.
 const FILE_MAX: u64 = 4 * 1024 * 1024;
 
-/// Everything that the access file and those that it names say.
+/// Everything that the access file and the files that it names say.
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
     /// By some bits of their digests.
@@ -210,7 +210,7 @@ fn jwt_rule(entry: Jwt, keys: Arc<KeySet>) -> Result<jwt::Rule, String> {
         return Err("issuer: must not be empty".to_owned());
     }
     if claims.is_empty() {
-        // Whoever may have a token of this issuer may name any audience, as a rule.
+        // A client that may have a token of this issuer may name any audience, as a rule.
         return Err("claims: must name at least one claim; without, all tokens of the issuer would be taken".to_owned());
     }
     let claim = |(path, value): (String, toml::Value)| match value {

@@ -14,12 +14,12 @@ use crate::access::keys::KeySet;
 use crate::access::rights::{Grant, Principal};
 use crate::access::time::Seconds;
 
-/// Clocks differ by so much at most.
+/// Clocks differ by at most this much.
 const LEEWAY: Seconds = 60;
 /// A token of a longer life is none: nothing can take it back before its end.
 const LIFE_MAX: Seconds = 24 * 60 * 60;
 
-/// Whose tokens have which right.
+/// Which tokens have which right.
 #[derive(Debug, Clone)]
 pub(crate) struct Rule {
     pub(crate) issuer: String,
@@ -38,8 +38,8 @@ struct Header {
     crit: Option<Value>,
 }
 
-/// Those that every token has to have. A time that is no whole number is none at all, rather than
-/// one that is not there (CVE-2026-25537).
+/// The claims that every token has to have. A time that is no whole number is none at all, rather
+/// than one that is not there (CVE-2026-25537).
 #[derive(Deserialize)]
 struct Claims {
     iss: String,
@@ -72,7 +72,7 @@ impl Audience {
     }
 }
 
-/// Whom a token names, with all the rights that the rules give it.
+/// The principal that a token names, with all the rights that the rules give it.
 ///
 /// # Errors
 /// It is not signed by a key of these rules, or is not for this cluster or this time, or no rule is
@@ -84,7 +84,7 @@ pub(crate) fn verify(
     now: Seconds,
 ) -> Result<Principal, Unidentified> {
     let (rules, payload) = signed(token, rules).ok_or(Unidentified::Unknown)?;
-    // From here on the words may say more: somebody whom a rule trusts has signed this.
+    // From here on the words may say more: an issuer that a rule trusts has signed this.
     let claims: Claims = serde_json::from_slice(&payload)
         .map_err(|_| Unidentified::Claims("iss sub aud exp iat"))?;
     check(&claims, cluster, now)?;

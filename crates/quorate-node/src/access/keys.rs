@@ -1,5 +1,5 @@
 //! The keys that sign JWTs (RFC 7517): each of one algorithm, found by its id. Symmetric ones are
-//! none: whoever checks with them could sign.
+//! none: a node that checks with them could sign.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -47,7 +47,7 @@ struct Jwk {
 }
 
 impl KeySet {
-    /// Those of a JWKS that can check signatures; others are passed over (RFC 7517, section 5).
+    /// The keys of a JWKS that can check signatures; others are passed over (RFC 7517, section 5).
     ///
     /// # Errors
     /// It is none, two keys have the same id, or none can be used.

@@ -1,5 +1,5 @@
-//! Who somebody is, and what that allows. Knows no credential: what proves an identity is in the
-//! other files of this room.
+//! A caller's identity, and what that allows. Knows no credential: what proves an identity is in
+//! the other files of this room.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::access::time::Seconds;
 
-/// Each may do what those before it may.
+/// Each may do what the ones before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Role {
@@ -28,7 +28,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// What somebody wants to do something to.
+/// What a call is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach<'a> {
     /// The cluster itself: its members, its snapshots, all that it holds.
@@ -39,7 +39,7 @@ pub(crate) enum Reach<'a> {
         namespace: &'a str,
         name: &'a str,
     },
-    /// All services of a namespace whose names begin so.
+    /// All services of a namespace whose names begin with `prefix`.
     Prefix {
         namespace: &'a str,
         prefix: &'a str,
@@ -87,7 +87,7 @@ impl Grant {
         let (namespace, name) = match reach {
             Reach::Cluster | Reach::Member(_) => return false,
             Reach::Service { namespace, name } => (namespace, name),
-            // Whatever begins with something longer begins with this, too; never the other way.
+            // A name that begins with something longer begins with this, too; never the other way.
             Reach::Prefix { namespace, prefix } => (namespace, prefix),
         };
         let covers = self.namespace.as_deref().is_none_or(|granted| granted == namespace);
@@ -95,7 +95,7 @@ impl Grant {
     }
 }
 
-/// Somebody whose identity is proved.
+/// A caller whose identity is proved.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Principal {
     /// For logs: what proved it, and its name there. No secret.
@@ -113,7 +113,7 @@ impl Principal {
         Self { name: format!("{kind}:{name}"), grants, node: None }
     }
 
-    /// Everybody, where there is no access file.
+    /// Every caller, where there is no access file.
     pub(crate) fn anonymous() -> Self {
         let (namespace, prefix, until) = (None, String::new(), None);
         let all = Grant { role: Role::Admin, namespace, prefix, until };

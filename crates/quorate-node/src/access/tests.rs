@@ -1,4 +1,4 @@
-//! Who is known by which credential, and the file that says so, while it changes.
+//! Which credential identifies which caller, and the file that says so, while it changes.
 
 use http::HeaderValue;
 

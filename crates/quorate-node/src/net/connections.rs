@@ -1,5 +1,5 @@
 //! The connections of one listener: how many there may be, in all and from one address, and the end
-//! of those that say nothing. Knows bytes and times, nothing of what is said.
+//! of the silent ones. Knows bytes and times, nothing of what is said.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -25,15 +25,15 @@ use crate::net::{Connection, Listener};
 const PREFACE_WITHIN: Duration = Duration::from_secs(10);
 /// Its length, bytes (RFC 9113, section 3.4).
 const PREFACE_LEN: usize = 24;
-/// When the node stops, whoever is connected is told with a ping. Who does not say a word for so
-/// long is not waited for.
+/// When the node stops, each connection is sent a ping. One that says nothing for this long is not
+/// waited for.
 const STOP_SILENCE: Duration = Duration::from_secs(1);
 /// How often the connections are looked through.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A caller that has not taken its answer so long after its deadline is gone, or stands still: its
-/// connection ends.
+/// A caller that has not taken its answer this long after its deadline is gone, or stands still:
+/// its connection ends.
 const SEND_GRACE: Duration = Duration::from_secs(5);
-/// Refused connections are told in one log line each time.
+/// Refused connections are logged at most this often, all in one line.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// How many connections a listener takes.
@@ -41,11 +41,11 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Limits {
     pub(crate) in_all: usize,
     pub(crate) per_address: usize,
-    /// A connection that has had no call under way for so long is to end.
+    /// A connection that has had no call under way for this long is to end.
     pub(crate) idle: Duration,
 }
 
-/// See the head of this file.
+/// A listener's connections, with their limits.
 pub(crate) struct Connections {
     whose: &'static str,
     limits: Limits,
@@ -91,7 +91,7 @@ pub(crate) struct Line {
     /// It is to take no more calls and to end when it has none.
     leave: CancellationToken,
     answers: Mutex<UnderWay>,
-    /// Whoever drives the connection, to be told of the end.
+    /// Wakes the task that drives the connection when it is to end.
     driver: AtomicWaker,
 }
 
@@ -180,8 +180,8 @@ impl Connections {
         );
     }
 
-    /// Ends connections that have not sent the preface in time, and asks those to leave that are
-    /// idle; from the stop on, ends those that say nothing. Never returns.
+    /// Ends connections that have not sent the preface in time, and asks idle ones to leave; from
+    /// the stop on, ends the silent ones. Never returns.
     pub(crate) async fn watch(&self, stop: CancellationToken) -> Infallible {
         while !stop.is_cancelled() {
             self.end_where(|_, line| !line.greeted() && line.since.elapsed() >= PREFACE_WITHIN);
@@ -210,7 +210,7 @@ impl Connections {
         }
     }
 
-    /// To be told without the lock: who is woken may give its place back at once.
+    /// To be ended without the lock: a task that is woken may give its place back at once.
     fn lines_where(&self, wanted: impl Fn(u64, &Line) -> bool) -> Vec<Arc<Line>> {
         let live = self.lock();
         let wanted = live.lines.iter().filter(|(id, line)| wanted(**id, line));
@@ -334,7 +334,7 @@ impl Line {
     pub(crate) fn end_call(&self) {
         self.calls_of_address.fetch_sub(1, Ordering::Relaxed);
         self.idle_since_ms.store(self.age_ms(), Ordering::Relaxed);
-        // Whoever sees that no call is left sees since when.
+        // A reader that sees that no call is left sees since when.
         self.calls.fetch_sub(1, Ordering::Release);
     }
 
@@ -384,7 +384,7 @@ impl UnderWay {
         self.bytes
     }
 
-    /// So many bytes more for an answer that has some already, or none yet.
+    /// Adds to the bytes of an answer, which has `before` already.
     pub(crate) fn add(&mut self, before: usize, bytes: usize, deadline: Instant) {
         if before == 0 && bytes > 0 {
             *self.due.entry(deadline).or_default() += 1;

@@ -7,7 +7,7 @@
 //! sees one twice, and none shows less meanwhile.
 //!
 //! A node takes such a list or refuses it as a whole. Where it refuses one, the services are tried
-//! one by one; those that are allowed go on (`Apart`).
+//! one by one; the ones that are allowed go on (`Apart`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -124,7 +124,7 @@ impl Hub {
         position < Some(self.shared.counters().written(topics.cluster_id))
     }
 
-    /// Why the registry does not tell of its service, if that is so.
+    /// Why the registry refuses its service, if it does.
     pub(super) fn refused(&self, feed: &Feed) -> Option<Error> {
         self.shared.topics().refused(&feed.selector.service)
     }
@@ -181,7 +181,7 @@ impl From<Ended> for Next {
     }
 }
 
-/// The services that are not simply among those that are followed.
+/// The services that are not simply followed with the others.
 #[derive(Debug, Default)]
 struct Apart {
     /// One of several was refused, or each alone before: to be tried alone.
@@ -193,7 +193,8 @@ struct Apart {
 }
 
 impl Apart {
-    /// Forgets those that nobody follows any more; what was refused long enough ago is tried again.
+    /// Forgets services that no view follows any more; what was refused long enough ago is tried
+    /// again.
     fn review(&mut self, names: &[String]) {
         self.suspects.retain(|name| names.contains(name));
         self.refused.retain(|name, _| names.contains(name));
@@ -234,7 +235,7 @@ impl Apart {
         result
     }
 
-    /// Whoever refused may see it otherwise now.
+    /// The nodes that refused may see it otherwise now.
     fn try_all_again(&mut self) {
         let refused = std::mem::take(&mut self.refused);
         self.suspects.extend(refused.into_keys());
