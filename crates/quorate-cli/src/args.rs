@@ -152,8 +152,8 @@ pub(crate) struct RunArgs {
     pub(crate) id: Option<String>,
     #[command(flatten)]
     pub(crate) instance: InstanceSettings,
-    /// If its first endpoint accepts no connection for so long, it is said that it stays STARTING;
-    /// 0s: it is UP at once, and nobody looks
+    /// If its first endpoint accepts no connection for this long, a line says that it stays
+    /// STARTING; 0s: it is UP at once, without a look
     #[arg(long, default_value = "10s", value_parser = parse::duration)]
     pub(crate) ready_within: Duration,
     /// What to do if an operator deregisters it, or a newer run takes its id
@@ -233,7 +233,7 @@ pub(crate) struct WatchArgs {
     /// The services; they need not be there yet
     #[arg(required_unless_present = "prefix")]
     pub(crate) services: Vec<String>,
-    /// All services whose name begins so; "" for all
+    /// All services whose name begins with this; "" for all
     #[arg(long, conflicts_with = "services")]
     pub(crate) prefix: Option<String>,
     #[command(flatten)]
@@ -245,7 +245,7 @@ pub(crate) struct WatchArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  quorate services --prefix pay")]
 pub(crate) struct ServicesArgs {
-    /// Only those whose name begins so
+    /// Only services whose name begins with this
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) prefix: String,
     /// How fresh the answer has to be
@@ -268,7 +268,7 @@ pub(crate) struct DependentsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
-    /// Show the members: who leads, how far each is, whether they agree
+    /// Show the members: which one leads, how far each is, whether they agree
     #[command(after_help = "Examples:\n  \
         quorate cluster status\n  \
         quorate cluster status --wait --timeout 60s    # after a rolling restart")]
@@ -341,7 +341,7 @@ pub(crate) enum ClusterCommand {
         quorate cluster override orders orders-1 --status out-of-service --reason \"disk errors\"\n  \
         quorate cluster override orders orders-1 --clear")]
     Override(OverrideArgs),
-    /// List the overrides, also those of instances that are not registered
+    /// List the overrides, also overrides of instances that are not registered
     #[command(after_help = "Example:\n  quorate cluster overrides")]
     Overrides {
         #[command(flatten)]
@@ -361,7 +361,7 @@ pub(crate) struct OverrideArgs {
     /// Its weight, whatever it says: 0 to 1000000
     #[arg(long, value_parser = parse::weight())]
     pub(crate) weight: Option<u32>,
-    /// Why, for those who read it later; up to 1024 bytes
+    /// Why, for operators who read it later; up to 1024 bytes
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) reason: String,
     /// Clear the override

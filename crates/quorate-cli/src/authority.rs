@@ -1,6 +1,6 @@
 //! A small certificate authority: a CA in a directory, and what it issues to nodes and clients. For
-//! trials and small sites; whoever has a CA uses that. Knows nothing of who shows a certificate to
-//! whom.
+//! trials and small sites; a site that has a CA uses that. Knows nothing of how certificates are
+//! used.
 
 mod revocation;
 
@@ -28,7 +28,7 @@ pub(crate) const LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 pub(crate) const LIFETIME_MAX: Duration = Duration::from_secs(5 * 365 * 86_400);
 /// What a node's certificate is for where nothing else is said.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
-/// Certificates begin so long ago: clocks differ.
+/// Certificates begin this long ago: clocks differ.
 const SINCE: Duration = Duration::from_secs(3_600);
 
 /// A CA that may issue.
@@ -199,7 +199,7 @@ impl Authority {
     }
 }
 
-/// Whom a certificate is for.
+/// The node or client that a certificate is for.
 struct Who {
     file: String,
     common_name: String,

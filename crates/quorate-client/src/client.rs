@@ -103,7 +103,7 @@ impl ClientBuilder {
         self
     }
 
-    /// A watch on which nothing arrives for so long goes to another node; 15 s unless set. Has to
+    /// A watch on which nothing arrives for this long goes to another node; 15 s unless set. Has to
     /// be longer than the server's bookmark period (5 s unless configured).
     #[must_use]
     pub fn watch_idle_timeout(mut self, timeout: Duration) -> Self {
@@ -111,7 +111,7 @@ impl ClientBuilder {
         self
     }
 
-    /// A watch whose node has had no leader for so long goes to another node; 3 s unless set.
+    /// A watch whose node has had no leader for this long goes to another node; 3 s unless set.
     #[must_use]
     pub fn leaderless_timeout(mut self, timeout: Duration) -> Self {
         self.options.leaderless_timeout = timeout;
@@ -138,8 +138,8 @@ impl ClientBuilder {
 
     /// How often the cluster's members are looked up (and soon after a node failed); 30 s unless
     /// set. `None`: never, only the addresses given are used. When nodes were added, their share of
-    /// the streams moves to them within another such interval, one stream at a time; nothing is
-    /// missed or told twice.
+    /// the streams moves to them within another such interval, one stream at a time; no change is
+    /// missed or comes twice.
     #[must_use]
     pub fn member_refresh(mut self, interval: Option<Duration>) -> Self {
         self.member_refresh = interval;
@@ -162,7 +162,7 @@ impl ClientBuilder {
         self
     }
 
-    /// The token that says who calls: opaque, or a JWT. It goes with every call, as
+    /// The token that identifies this client: opaque, or a JWT. It goes with every call, as
     /// `authorization: Bearer TOKEN`, and is shown nowhere.
     ///
     /// ```no_run
@@ -188,7 +188,7 @@ impl ClientBuilder {
     }
 
     /// True: the token may go unencrypted to nodes on other machines. Unless it is set, such
-    /// addresses are refused: whoever listens on the way could use the token.
+    /// addresses are refused: a listener on the way could use the token.
     #[must_use]
     pub fn allow_plaintext_token(mut self, allow: bool) -> Self {
         self.plaintext_token = allow;
@@ -286,7 +286,7 @@ impl Client {
     }
 
     /// Like [`Client::register`], but returns at once and goes on trying while the registry is
-    /// down. The handle's state tells when it is done.
+    /// down. The handle's state says when it is done.
     ///
     /// # Errors
     /// [`Error::AlreadyRegistered`], [`Error::InvalidOption`].
@@ -298,7 +298,7 @@ impl Client {
     }
 
     /// A live view of a service, by its name or a [`Selector`]: at once, and empty until the
-    /// registry (or the cache) has told something. All views of a client share one stream.
+    /// registry (or the cache) has answered. All views of a client share one stream.
     ///
     /// # Errors
     /// [`Error::InvalidName`].
@@ -350,9 +350,9 @@ impl Client {
         Watch::start(self.core.clone(), selection.into())
     }
 
-    /// Changes one instance, whoever registered it: what is not set in `update` stays. Lasts until
-    /// its owner registers it again with something else. For an instance that this process
-    /// registered, use [`RegistrationHandle::update`].
+    /// Changes one instance, whichever process registered it: what is not set in `update` stays.
+    /// Lasts until its owner registers it again with something else. For an instance that this
+    /// process registered, use [`RegistrationHandle::update`].
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Rejected`] (with [`tonic::Code::NotFound`] if it is not
@@ -366,7 +366,7 @@ impl Client {
         self.registrar.update_foreign(service, id, update).await
     }
 
-    /// Removes one instance, whoever registered it.
+    /// Removes one instance, whichever process registered it.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Rejected`] (with [`tonic::Code::NotFound`] if it was not

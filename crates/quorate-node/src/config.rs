@@ -27,12 +27,13 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Listens here for peers. Port 0 picks a free one.
     pub peer_listen: SocketAddr,
-    /// The address that clients are told, `host:port`. Default: what `listen` was bound to.
+    /// The address that it announces to clients, `host:port`. Default: what `listen` was bound to.
     pub advertise: Option<String>,
-    /// The address that peers are told, `host:port`. Default: what `peer_listen` was bound to.
+    /// The address that it announces to peers, `host:port`. Default: what `peer_listen` was bound
+    /// to.
     pub peer_advertise: Option<String>,
-    /// The cluster's name: whom tokens are for (`aud`), and what stands in certificates. 1 to 63 of
-    /// `a-z 0-9 . -`. Default `quorate`; the same on every node.
+    /// The cluster's name: the audience of tokens (`aud`), and what stands in certificates. 1 to 63
+    /// of `a-z 0-9 . -`. Default `quorate`; the same on every node.
     pub cluster_name: String,
     /// TLS on both listeners and towards the other nodes. Default: none.
     pub tls: Option<Tls>,
@@ -45,8 +46,8 @@ pub struct Config {
     /// instances declare. Default: none, and nothing is probed. The same on every node: any of them
     /// may come to lead.
     pub health_checks: HealthChecks,
-    /// A file that says who may do what; it is followed. Default: none, and everybody who can
-    /// connect may do everything.
+    /// A file with the rights of credentials; it is followed. Default: none, and every client that
+    /// can connect may do everything.
     pub access: Option<PathBuf>,
     /// The knobs that seldom need turning.
     pub tunables: Tunables,
@@ -56,7 +57,7 @@ pub struct Config {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HealthChecks {
-    /// Networks in CIDR notation (`10.0.0.0/8`) or single addresses. Whoever may register an
+    /// Networks in CIDR notation (`10.0.0.0/8`) or single addresses. A client that may register an
     /// instance chooses the address that is probed: allow the networks of the services, and none
     /// where something listens that trusts its neighbours.
     pub allow: Networks,
@@ -91,10 +92,9 @@ pub struct Tunables {
     /// for a random time from here ... Default 240, minimum 3 heartbeats. Longer than a node's disk
     /// needs for a sync (votes are kept on it).
     pub election_timeout_min_ms: u64,
-    /// ... to here, in ms, stands for election; in its first `election_timeout_max_ms` it votes for
-    /// nobody either. Default 320; more than `election_timeout_min_ms`. So a leader that stands
-    /// still for less than the two together (560 ms) stays; one whose process dies is replaced at
-    /// once.
+    /// ... to here, in ms, stands for election; in its first `election_timeout_max_ms` it does not
+    /// vote either. Default 320; more than `election_timeout_min_ms`. So a leader that stands still
+    /// for less than the two together (560 ms) stays; one whose process dies is replaced at once.
     pub election_timeout_max_ms: u64,
     /// How long a call without a deadline of its own may take, ms. Default 5,000, minimum 100.
     pub request_timeout_ms: u64,
@@ -104,15 +104,15 @@ pub struct Tunables {
     /// After an election, no lease ends sooner than this, ms (nor later than its TTL and this after
     /// its last renewal). Default 3,000, minimum 1.
     pub election_grace_ms: u64,
-    /// A snapshot is taken after so many log entries. Default 50,000, minimum 100.
+    /// A snapshot is taken after this many log entries. Default 50,000, minimum 100.
     pub snapshot_every: u64,
-    /// One is also taken after so many bytes of log entries, or, if that is more, half of what the
-    /// last one took. Default 7 MiB, minimum 64 KiB.
+    /// One is also taken after this many bytes of log entries, or, if that is more, half of what
+    /// the last one took. Default 7 MiB, minimum 64 KiB.
     pub snapshot_log_bytes: u64,
-    /// So many log entries before the newest snapshot are kept for slow followers. Default 5,000.
+    /// This many log entries before the newest snapshot are kept for slow followers. Default 5,000.
     pub keep_entries: u64,
-    /// So many changes are kept in memory for watchers that resume. What is older than three
-    /// minutes goes (not the latest 100 changes). Default 100,000, minimum 1.
+    /// At most this many changes are kept in memory for watchers that resume. What is older than
+    /// three minutes goes (not the latest 100 changes). Default 100,000, minimum 1.
     pub watch_ring: usize,
     /// They take no more than about this, bytes. Default 64 MiB, minimum 64 KiB.
     pub watch_ring_bytes: usize,
@@ -128,28 +128,28 @@ pub struct Tunables {
     /// lowers it to what its limit of descriptors allows, less a reserve for the log, snapshots and
     /// peers.
     pub connections_max: usize,
-    /// Those from one address, so that one client does not take the place of all others. Default
-    /// 5,000, minimum 1. Raise both where many clients come through one proxy.
+    /// Connections from one address, so that one client does not take the place of all others.
+    /// Default 5,000, minimum 1. Raise both where many clients come through one proxy.
     pub connections_per_address_max: usize,
     /// Connections to the listener for peers. Default 256, minimum 8: each peer has a few.
     pub peer_connections_max: usize,
-    /// A connection, to either listener, that has had no call or stream under way for so long is
-    /// told to go and closed, ms. Default 300,000 (five minutes): longer than the pauses of whoever
-    /// calls at all, so a connection is rarely made anew, and short enough that forgotten ones
-    /// leave their places. Minimum 1,000.
+    /// A connection, to either listener, that has had no call or stream under way for this long
+    /// gets a GOAWAY and is closed, ms. Default 300,000 (five minutes): longer than the pauses of
+    /// clients that call at all, so a connection is rarely made anew, and short enough that
+    /// forgotten ones leave their places. Minimum 1,000.
     pub connection_idle_ms: u64,
     /// Calls under way, watches and other streams among them, of clients and as many of peers; more
     /// are refused. Default 32,768, minimum 64: a watch, a stream of renewals and a call on each of
     /// `connections_max` connections; a stream takes about 10 KiB.
     pub calls_max: usize,
-    /// Those from one address, so that one client does not take the place of all others. Default
+    /// Calls from one address, so that one client does not take the place of all others. Default
     /// 16,384, minimum 64. Raise it where many clients come through one proxy.
     pub calls_per_address_max: usize,
     /// Bytes of answers that clients have not taken yet, in all; calls that would add some are
     /// refused. Default 256 MiB, minimum 64 KiB.
     pub answers_bytes_max: usize,
-    /// Those on one connection. Default 64 MiB, minimum 64 KiB; an answer that is larger cannot be
-    /// given.
+    /// Bytes of answers on one connection. Default 64 MiB, minimum 64 KiB; an answer that is larger
+    /// cannot be given.
     pub answers_per_connection_bytes_max: usize,
 }
 
@@ -269,14 +269,14 @@ impl Config {
                 field,
                 listen,
                 advertised.is_some() || !listen.ip().is_unspecified(),
-                format!("nobody can call that; set {told} to the host:port that others use"),
+                format!("that cannot be called; set {told} to the host:port that others use"),
             )?;
             let is_open = self.tls.is_none() && !self.insecure && !listen.ip().is_loopback();
             check(
                 field,
                 listen,
                 !is_open,
-                "other machines reach that, and anybody there could read and change everything; set \
+                "other machines reach that, and anyone there could read and change everything; set \
                  up TLS (--tls-cert, --tls-key, --tls-ca; `quorate certs` makes a set), or say that \
                  the network keeps strangers out (--insecure)",
             )?;

@@ -117,7 +117,7 @@ impl Peers {
         ClusterId::new(self.cluster_id.load(Ordering::Acquire))
     }
 
-    /// This node asks who would vote for it.
+    /// This node asks the others whether they would vote for it.
     pub(crate) fn stands(&self) {
         let mut stood = self.stood.lock().expect("invariant: nothing panics under this lock");
         *stood = Some(Instant::now());
@@ -129,7 +129,7 @@ impl Peers {
         stood.map(|stood| stood.elapsed())
     }
 
-    /// What is known, also on disk, of whose node this is.
+    /// The node and cluster that this is, as far as that is known and on disk.
     pub(crate) fn identity(&self) -> Identity {
         let cluster_id = self.cluster_id();
         let founders = self.founders.load(Ordering::Acquire);
@@ -185,7 +185,7 @@ impl Peers {
             None => {
                 let channel = self.net.connect(&endpoint(address)?, self.tls.as_ref(), Some(node));
                 if channels.len() >= CHANNELS_MAX {
-                    // Who uses one now keeps it.
+                    // A call that uses one now keeps it.
                     channels.clear();
                 }
                 channels.insert(key, channel.clone());
@@ -285,10 +285,10 @@ mod tests {
             ("another cluster of the same founders", (7, 1), (8, 1), false),
             ("the sender does not know it yet", (7, 1), (0, 1), true),
             ("this node does not know it yet", (0, 1), (7, 1), true),
-            ("nobody knows it yet", (0, 1), (0, 1), true),
+            ("not known anywhere yet", (0, 1), (0, 1), true),
             ("other founders", (0, 1), (0, 2), false),
             ("other founders, with an id", (0, 1), (7, 2), false),
-            ("a stranger that tells nothing", (7, 1), (0, 0), false),
+            ("a stranger that says nothing", (7, 1), (0, 0), false),
             ("a stranger, while this cluster is founded", (0, 1), (0, 0), false),
             ("the leader that invites a node that waits", (0, 0), (7, 1), true),
             ("one that was not founded, to a node that waits", (0, 0), (0, 1), false),

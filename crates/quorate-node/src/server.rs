@@ -50,7 +50,7 @@ use crate::upkeep::own_membership::MemberLoop;
 use crate::upkeep::recall;
 use crate::upkeep::ticker::Ticker;
 
-/// When Raft has stopped, what is left of the node's tasks may take so long before it is cut off.
+/// When Raft has stopped, what is left of the node's tasks may take this long before it is cut off.
 const LAST_TASKS: Duration = Duration::from_secs(1);
 
 /// Makes nodes.
@@ -394,7 +394,7 @@ async fn report_health(
             () = node.stop().cancelled() => {}
         }
     }
-    // Ends the streams of those who follow it, which would hold the listener up.
+    // Ends the streams of clients that follow it, which would hold the listener up.
     for service in SERVICES.into_iter().chain([DISK]) {
         reporter.clear_service_status(service).await;
     }

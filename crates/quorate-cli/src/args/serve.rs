@@ -80,10 +80,10 @@ pub(crate) struct ServeArgs {
     /// Its address for the other nodes
     #[arg(long)]
     pub(crate) peer_listen: Option<SocketAddr>,
-    /// The address that clients are told, if it is another than it listens on
+    /// The address that it announces to clients, if it is another than it listens on
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Option<String>,
-    /// The address that the other nodes are told, if it is another than it listens on
+    /// The address that it announces to other nodes, if it is another than it listens on
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) peer_advertise: Option<String>,
     /// First start of a new cluster: all of its nodes with their peer addresses, the same list on
@@ -100,8 +100,8 @@ pub(crate) struct ServeArgs {
     /// same on every node. Without any, no health checks are made
     #[arg(long, value_name = "CIDR,...")]
     pub(crate) health_checks_allow: Option<Networks>,
-    /// A file that says who may do what: tokens, certificates, JWTs; it is followed. Without it,
-    /// everybody who can connect may do everything
+    /// A file with the rights of tokens, certificates and JWTs; it is followed. Without it, every
+    /// client that can connect may do everything
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) access: Option<PathBuf>,
     /// A file with the same settings, and the tunables

@@ -1,5 +1,5 @@
 //! The nodes a client knows, which of them to ask next, and the connections to them. Must not know
-//! what is asked: it is told of success and failure, and of members and leaders.
+//! what is asked: it learns of success and failure, and of members and leaders.
 //!
 //! It also decides which cluster the client is of: that of the first answer, until no node is left
 //! that may be of it.
@@ -21,10 +21,10 @@ use crate::error::{AddressFault, Error};
 use crate::nodes::dial::{Connection, Dial};
 use crate::nodes::rebalance::{Growth, Rebalance};
 
-/// A node that failed is asked after all others for so long: a hung one should not cost each call
+/// A node that failed is asked after all others for this long: a hung one should not cost each call
 /// an attempt.
 const COOLDOWN: Duration = Duration::from_secs(5);
-/// A node that failed may still be of the client's cluster for so long after one of that cluster
+/// A node that failed may still be of the client's cluster for this long after one of that cluster
 /// answered last. Longer than an election: a cluster that is only between two leaders must not be
 /// left for a stranger.
 const MAY_RETURN: Duration = Duration::from_secs(5);
@@ -48,9 +48,9 @@ pub(crate) enum Target {
 pub(crate) struct Endpoints {
     /// Held for a few list operations; never across an await.
     inner: Mutex<Inner>,
-    /// Told when a node failed: the list may be out of date.
+    /// Notified when a node failed: the list may be out of date.
     pub(super) failure: Notify,
-    /// Told when nodes were added.
+    /// Notified when nodes were added.
     pub(super) rebalance: Rebalance,
     /// The cluster that answers; `None` before the first answer. Only changed while `inner` is
     /// held.
@@ -341,7 +341,7 @@ impl Inner {
         }
     }
 
-    /// Tells which members were none before; the first list that there is adds nobody.
+    /// Returns which members were none before; the first list that there is adds none.
     fn replace(&mut self, members: Vec<Node>) -> Growth {
         let mut old = std::mem::take(&mut self.nodes);
         let is_new = |fresh: &&Node| !old.iter().any(|n| n.member && n.address == fresh.address);

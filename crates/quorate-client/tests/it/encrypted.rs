@@ -1,4 +1,4 @@
-//! Nodes that are reached by TLS: whom the client takes for a node, what it says when it does not,
+//! Nodes that are reached by TLS: what the client takes for a node, what it says when it does not,
 //! and how it gets through a change of every certificate.
 
 use std::path::Path;
@@ -183,7 +183,7 @@ async fn a_watch_goes_on_through_a_change_of_every_certificate_and_of_the_ca() {
     std::fs::write(file("ca"), &new.pem()[..100]).unwrap();
     goes_on(&mut fakes, server(&new.issue(&["127.0.0.1"]), Some(&new.pem()), BOTH), "half").await;
 
-    // Who is not of the new CA is not spoken to any more.
+    // A node that is not of the new CA is not spoken to any more.
     std::fs::write(file("ca"), new.pem()).unwrap();
     write(dir.path(), &new.issue(&["client"]));
     fakes[0].secure(server(&old.issue(&["127.0.0.1"]), Some(&both), BOTH));

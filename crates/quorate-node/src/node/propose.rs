@@ -30,7 +30,7 @@ impl Node {
     /// again itself.
     ///
     /// # Errors
-    /// The state machine's refusal, or why it could not be told in time; the name is none.
+    /// The state machine's refusal, or why it did not come in time; the name is none.
     pub(crate) async fn propose(
         &self,
         op: Op,
@@ -117,7 +117,7 @@ impl Node {
     }
 
     /// Waits a little before the next attempt, or until another node leads; false: the deadline is
-    /// over. Where nobody leads there is nothing to try: thousands may wait, and must not wake
+    /// over. Where no node leads there is nothing to try: thousands may wait, and must not wake
     /// again and again while a leader is elected.
     pub(crate) async fn pause(&self, leader: Option<u64>, deadline: Instant) -> bool {
         let until = match leader {

@@ -1,8 +1,8 @@
 //! Where the other nodes may be. A member that moved has to be reached before the log can say where
 //! it is now.
 //!
-//! An address is only somewhere to try: who is there is settled by the envelope of each call
-//! (`peers.rs`), which any other node refuses.
+//! An address is only somewhere to try. The envelope of each call settles which node is there
+//! (`peers.rs`): any other node refuses it.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -17,16 +17,16 @@ pub(crate) struct AddressBook(Mutex<BTreeMap<u64, Places>>);
 /// Where one node may be.
 #[derive(Debug, Default)]
 struct Places {
-    /// As it told itself since it moved; the membership does not have it yet.
+    /// As it said itself since it moved; the membership does not have it yet.
     told: Option<String>,
-    /// As another node was told. It may be news, or older than what the node told this one: both
-    /// are tried.
+    /// As another node has it from that node. It may be news, or older than what the node said
+    /// here: both are tried.
     heard: Option<String>,
     /// By the membership in effect, committed or not.
     member: Option<String>,
     /// By the list that this node was started with.
     listed: Option<String>,
-    /// So often the place that was tried last was the wrong one.
+    /// How often the place that was tried last was the wrong one.
     turns: usize,
 }
 

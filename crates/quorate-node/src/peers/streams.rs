@@ -13,14 +13,14 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-/// So many idle streams are kept: as many as there are questions at once, and a few to a leader
-/// that was.
+/// At most this many idle streams are kept: as many as there are questions at once, and a few to a
+/// leader that was.
 const KEPT_MAX: usize = 8;
 
 /// What answers come on.
 pub(crate) type Answers<A> = BoxStream<'static, Result<A, Status>>;
 
-/// The streams of one kind that nobody uses now, the last used at the end.
+/// The streams of one kind that no task uses now, the last used at the end.
 #[derive(Debug)]
 pub(crate) struct Streams<Q, A>(Mutex<VecDeque<Open<Q, A>>>);
 
@@ -38,11 +38,11 @@ impl<Q: Send + 'static, A> Streams<Q, A> {
     }
 
     /// Asks a node on a stream that is there, or else on one that `open` opens for such questions.
-    /// Whoever gives up meanwhile leaves no stream behind: the other node stops working for it, and
-    /// its answer is not taken for one to a later question.
+    /// A caller that gives up meanwhile leaves no stream behind: the other node stops working for
+    /// it, and its answer is not taken for one to a later question.
     ///
     /// # Errors
-    /// The node's, or those of asking it. It may have done what it was asked for.
+    /// The node's, or why it could not be asked. It may have done what it was asked for.
     pub(crate) async fn ask<F>(
         &self,
         node: u64,
@@ -122,7 +122,7 @@ mod tests {
             let before = std::mem::replace(over, number == 5);
             std::future::ready((!before).then_some(number))
         });
-        // The end is told at once, not with the next question.
+        // The end is seen at once, not with the next question.
         let until_5 = until_5.flat_map(|number| {
             let end = (number == 5).then_some(None);
             stream::iter([Some(number)].into_iter().chain(end))

@@ -1,5 +1,5 @@
-//! The one way in for calls of clients. What holds for every call (its size, its deadline, who
-//! calls, a name for it in the log) is done here, once; a handler gets a [`Call`] and answers it.
+//! The one way in for calls of clients. What holds for every call (its size, its deadline, its
+//! caller, a name for it in the log) is done here, once; a handler gets a [`Call`] and answers it.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -40,7 +40,7 @@ const MARGIN_MAX: Duration = Duration::from_millis(500);
 /// ... and no less than this, where that leaves the call two thirds of its time.
 const MARGIN_MIN: Duration = Duration::from_millis(150);
 
-/// Of the name that a caller gives its call, so much stands in the log, bytes.
+/// This much of the name that a caller gives its call stands in the log, bytes.
 const REQUEST_ID_MAX: usize = 64;
 
 const ANYBODY: Option<Role> = None;

@@ -1,5 +1,5 @@
-//! The one way in for calls of other nodes: who may make which call. What a call says is checked by
-//! `guard.rs`, where that takes more than its sender.
+//! The one way in for calls of other nodes: which node may make which call. What a call says is
+//! checked by `guard.rs`, where that takes more than its sender.
 
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
@@ -25,13 +25,13 @@ pub(super) enum PeerMethod {
     Status,
 }
 
-/// From whom a call is taken.
+/// The senders from which a call is taken.
 enum From {
-    /// It tells nothing that could harm, and whoever asks may not know yet whose node this is.
+    /// The answer could harm nothing, and the caller may not know yet which node this is.
     Anybody,
     /// A node that names this cluster and this node.
     OfCluster,
-    /// The same; a node that is of no cluster yet becomes one of the caller's.
+    /// As `OfCluster`, but a node that is of no cluster yet becomes one of the caller's.
     Leader,
     /// A member by the membership in effect.
     Member,

@@ -36,7 +36,7 @@ pub(crate) fn answers(
     let answered = Arc::new(Mutex::new(None::<Instant>));
     let lots = requests.ready_chunks(TOGETHER_MAX).map(move |messages| {
         let (node, caller, answered) = (node.clone(), caller.clone(), answered.clone());
-        // Who comes again soon after an answer was waiting for it.
+        // A client that sends again soon after an answer was waiting for it.
         let waited = lock(&answered).is_some_and(|at| at.elapsed() < window);
         let patience = if waited { Patience::None } else { Patience::Window };
         async move {

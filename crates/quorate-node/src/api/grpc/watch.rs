@@ -79,10 +79,10 @@ async fn begin(
     Ok(Begin::After(Revision(wanted)))
 }
 
-/// A watcher whose node has no leader is told so (`leader_id` 0) and may go elsewhere. Who has not
-/// by then is sent away: a caller with the bare stub may know nothing of it.
+/// A watcher whose node has no leader learns so (`leader_id` 0) and may go elsewhere. One that has
+/// not by then is sent away: a caller with the bare stub may know nothing of it.
 const LEADERLESS_FOR: Duration = Duration::from_secs(60);
-/// The same where this node is no member any more, and never will have a leader.
+/// If this node is no member any more, and never will have a leader, it is sent away after this.
 const REMOVED_FOR: Duration = Duration::from_secs(10);
 
 /// Waits until nothing new will come here for long: this node was taken out, or has no leader.
@@ -114,7 +114,7 @@ async fn lost(leadership: &Leadership, node: u64) -> NodeError {
 }
 
 /// What ends a watch: this node stops, or has lost the cluster for good, or the caller is gone,
-/// sends what is no ack, or may not watch this any more. Acks are only taken in so far.
+/// sends what is no ack, or may not watch this any more. Acks are only taken in.
 async fn end(
     node: Arc<Node>,
     caller: Caller,
@@ -159,8 +159,8 @@ impl Fresh {
         Self { at, revision: node.applied().position().revision }
     }
 
-    /// The moment for a watcher that has come to `told`, if this knows one or what the node has now
-    /// does, which is then kept.
+    /// The moment for a watcher that has everything up to `told`, if this knows one or what the
+    /// node has now does, which is then kept.
     fn of(&mut self, told: u64, now: Self) -> Option<Instant> {
         if now.revision <= told {
             *self = now;
@@ -206,7 +206,7 @@ fn answer(
     }
 }
 
-/// The change as somebody with this filter sees it, if at all.
+/// The change as a watcher with this filter sees it, if at all.
 fn encoded(shared: &SharedEvent, filter: &Filter) -> Option<Bytes> {
     let view = filter.view(&shared.event)?;
     let encode = || convert::change_to_wire(&shared.event, view).encode_to_vec().into();
@@ -330,7 +330,7 @@ mod tests {
         assert!(matches!(ended, Ok(NodeError::NotMember { node: 1 })), "{ended:?}");
     }
 
-    /// Whoever comes first, nobody is sent what was encoded for somebody who sees the change in
+    /// Whichever watcher comes first, none is sent what was encoded for one that sees the change in
     /// another way.
     #[test]
     fn who_shares_an_encoding_sees_only_what_its_filter_covers() {
