@@ -29,7 +29,7 @@ impl ClientBuilder {
     /// `127.0.0.1:7001,7002,7003`), and `QUORATE_NAMESPACE`, "default" unless set.
     ///
     /// For nodes with TLS: `QUORATE_CA`, the file with the CAs to trust, and `QUORATE_CERT` and
-    /// `QUORATE_KEY`, this client's certificate and key. For those that want a token:
+    /// `QUORATE_KEY`, this client's certificate and key. For nodes that want a token:
     /// `QUORATE_TOKEN_FILE`, or `QUORATE_TOKEN` with the token itself.
     ///
     /// ```no_run

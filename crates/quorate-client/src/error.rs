@@ -22,7 +22,7 @@ use crate::cluster_id::ClusterId;
 /// # async fn example(client: Client) {
 /// match client.fetch("payments").await {
 ///     Ok(payments) => println!("{} can be called", payments.instances.len()),
-///     Err(Error::UnknownService { .. } | Error::NoInstances { .. }) => println!("nobody there"),
+///     Err(Error::UnknownService { .. } | Error::NoInstances { .. }) => println!("none is there"),
 ///     Err(Error::Unreachable { tried, .. }) => println!("no node answers: {tried:?}"),
 ///     Err(error) => println!("a mistake of ours: {error}"),
 /// }
@@ -71,7 +71,7 @@ pub enum Error {
     /// An endpoint is to have the address of its listener, which is bound to all addresses and so
     /// has none to be called at.
     #[error(
-        "endpoint \"{endpoint}\": {{addr}} is {bound}, where nobody can call; write a host, and {{port}} for the port"
+        "endpoint \"{endpoint}\": {{addr}} is {bound}, which cannot be called; write a host, and {{port}} for the port"
     )]
     NoAddress {
         /// The endpoint's name.
@@ -131,11 +131,11 @@ pub enum Error {
         /// The one that answers now.
         is: ClusterId,
     },
-    /// A newer run of the process holds the instance (or it was deregistered by somebody else):
-    /// this run has lost it.
+    /// A newer run of the process holds the instance (or another client deregistered it): this run
+    /// has lost it.
     #[error("a newer run holds the instance, or it was deregistered{}", Current(*current))]
     Superseded {
-        /// The incarnation that holds it, where the registry told.
+        /// The incarnation that holds it, where the registry named it.
         current: Option<u64>,
     },
     /// This client already keeps this instance registered.
@@ -243,7 +243,7 @@ impl Error {
     }
 }
 
-/// The incarnation that holds the instance, as told with a FAILED_PRECONDITION.
+/// The incarnation that holds the instance, as a FAILED_PRECONDITION names it.
 pub(crate) fn current_incarnation(status: &Status) -> Option<u64> {
     status.metadata().get(trailers::INCARNATION)?.to_str().ok()?.parse().ok()
 }

@@ -69,7 +69,7 @@
 //! | `calling/` | [`Balancer`]; calls with retries, and to all; a tonic channel that follows a view |
 //! | `registering/` | [`RegistrationHandle`] and the task that keeps it, the stream that renews all, [`Serving`] |
 //! | `following/` | [`Discovery`], live views over one shared stream; [`Watch`], a stream of changes |
-//! | `nodes/` | one call over many nodes: which node, of which cluster; what a code means; who there is |
+//! | `nodes/` | one call over many nodes: which node, of which cluster; what a code means; the members |
 //! | `reading` | services, in one answer or in pages |
 //! | `core` | what all that a client started shares: settings, connections, its name |
 //! | `counters` | what is counted |

@@ -7,7 +7,7 @@
 //! | `dial` | how a node is reached: its address, the connection |
 //! | `endpoints` | the nodes and their connections; of which cluster they are |
 //! | `files` | what files say, read again when they change |
-//! | `members` | learns who there is |
+//! | `members` | learns which nodes there are |
 //! | `rebalance` | streams move to nodes that were added |
 //! | `retry` | what a code means: another node, a pause, the end |
 //! | `stub` | the generated stubs, with our limits |

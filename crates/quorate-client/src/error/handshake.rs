@@ -1,5 +1,5 @@
-//! What went wrong between two ends of an encrypted connection, in the words of those who have to
-//! repair it. Knows nothing of where certificates come from.
+//! What went wrong between two ends of an encrypted connection, in words for the operators who have
+//! to repair it. Knows nothing of where certificates come from.
 
 use std::error::Error;
 use std::io;
@@ -8,7 +8,7 @@ use rustls::{CertificateError, InvalidMessage};
 
 /// In plain words, if this is what the TLS library said, or an I/O error that holds it.
 pub(super) fn in_words(error: &(dyn Error + 'static)) -> Option<String> {
-    // An I/O error shows what it holds, and does not tell it as its source.
+    // An I/O error shows what it holds, and does not return it as its source.
     let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     let held = held.and_then(|held| held.downcast_ref::<rustls::Error>());
     if let Some(error) = held.or_else(|| error.downcast_ref()) {

@@ -212,8 +212,8 @@ impl Follower {
     fn ended(&mut self, address: &Address, was_good: bool, status: &Status) -> Ended {
         let Self { core, operation, .. } = self;
         let decision = decide(status.code());
-        // What was never allowed is a mistake, to be told at once; a right that was there may come
-        // back, and tokens run out and are renewed.
+        // What was never allowed is a mistake, to be reported at once; a right that was there may
+        // come back, and tokens run out and are renewed.
         let denied = decision == Decision::Denied;
         if decision == Decision::Fail || denied && (self.gives_up_when_denied || !self.was_taken) {
             core.endpoints.refused(address, Target::Any);

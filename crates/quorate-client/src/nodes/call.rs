@@ -102,7 +102,7 @@ impl Failure {
 /// How a whole call failed.
 #[derive(Debug)]
 pub(crate) enum CallError {
-    /// Nobody served it in time.
+    /// No node served it in time.
     Unreachable(Error),
     /// It was answered, and refused. `retried`: an attempt before it may have had its effect, if it
     /// has no name.
@@ -149,9 +149,9 @@ impl Rounds {
         (address, channel)
     }
 
-    /// How long to wait for a node that is given so long at first: twice as long after each round
-    /// in which all used up their time. Where all nodes are slow, asking again and again would only
-    /// add to what they have to do, and never end.
+    /// How long to wait for a node that is given `first` to begin with: twice as long after each
+    /// round in which all used up their time. Where all nodes are slow, asking again and again
+    /// would only add to what they have to do, and never end.
     pub(crate) fn patience(&self, first: Duration, most: Duration) -> Duration {
         first.saturating_mul(1 << self.late_rounds.min(16)).min(most.max(first))
     }
@@ -183,8 +183,8 @@ impl Rounds {
         self.backoff.reset();
     }
 
-    /// An answer came, which took so long of what it was given. Where half of that had been enough,
-    /// the next attempts are shorter by a step; else they would only be made in vain.
+    /// An answer came, which took `took` of the time that it was `given`. Where half of that had
+    /// been enough, the next attempts are shorter by a step; else they would only be made in vain.
     pub(crate) fn answered(&mut self, took: Duration, given: Duration) {
         self.reset();
         if took < given / 2 {
@@ -234,7 +234,7 @@ where
         }
         Err(status) => {
             let decision = decide(status.code());
-            // A node answers a little before the deadline that it was told.
+            // A node answers a little before the deadline that it was given.
             if begun.elapsed() >= limit * 9 / 10 {
                 rounds.was_late();
             }

@@ -14,7 +14,7 @@ use crate::nodes::endpoints::Address;
 pub(crate) use crate::nodes::tls::Encryption;
 use crate::nodes::token::{Authorize, Token};
 
-/// A connection on which nothing arrives for so long is probed ...
+/// A connection on which nothing arrives for this long is probed ...
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// ... and given up when the probe is not answered within this.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -93,7 +93,7 @@ impl Dial {
         self.token.as_ref().map_or(0, |token| token.changes())
     }
 
-    /// A call was refused for its token, and the token had changed so often before it. Looks
+    /// A call was refused for its token, and the token had changed this often before it. Looks
     /// whether there is another one by now.
     pub(crate) async fn has_other_token(&self, changes_before: u64) -> bool {
         if let Some(token) = &self.token {

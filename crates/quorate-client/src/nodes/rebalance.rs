@@ -27,7 +27,7 @@ pub(super) struct Growth {
 #[derive(Debug)]
 pub(super) struct Rebalance {
     pub(super) growth: watch::Sender<Growth>,
-    /// Whoever moves has it.
+    /// A stream that moves has it.
     moving: Arc<Semaphore>,
     within: Duration,
 }
@@ -73,7 +73,7 @@ impl Mover {
             };
             sleep_until(at).await;
             let alone = self.endpoints.rebalance.moving.clone().acquire_owned().await;
-            let alone = alone.expect("invariant: nobody closes it");
+            let alone = alone.expect("invariant: it is never closed");
             self.planned = None;
             let connection = self.endpoints.connection_to_member(&address);
             if let Some(connection) = connection.filter(|_| address != *here) {

@@ -16,10 +16,10 @@ pub(crate) enum Decision {
     /// This node failed in a way that another might not. When all have, and one twice, it is the
     /// call's result.
     TryOthers,
-    /// The lease or instance is not there: who keeps it registers again, for all others it is a
+    /// The lease or instance is not there: its keeper registers again, for all other calls it is a
     /// refusal.
     Reregister,
-    /// A newer run holds the instance: who keeps it stops, for all others it is a refusal.
+    /// A newer run holds the instance: its keeper stops, for all other calls it is a refusal.
     Superseded,
     /// Not now, and not elsewhere: the call fails, background work waits.
     Exhausted,
@@ -40,7 +40,7 @@ impl Decision {
         matches!(self, Self::RetryElsewhere | Self::TryOthers)
     }
 
-    /// Whether it is about who calls, and what they may.
+    /// Whether it is about the caller's identity or rights.
     pub(crate) fn is_of_rights(self) -> bool {
         matches!(self, Self::Reauthenticate | Self::Denied)
     }
@@ -57,7 +57,7 @@ pub(crate) fn decide(code: Code) -> Decision {
         // The transport's way to say that the connection or the stream went down under the call.
         // (No node answers so.)
         Code::Cancelled | Code::Aborted | Code::Unknown => Decision::RetryElsewhere,
-        // A broken connection, or a bug, or a failing disk: the code alone does not tell.
+        // A broken connection, or a bug, or a failing disk: the code alone does not say which.
         Code::Internal | Code::DataLoss => Decision::TryOthers,
         // A node of another version.
         Code::Unimplemented => Decision::TryOthers,
@@ -74,8 +74,8 @@ pub(crate) fn decide(code: Code) -> Decision {
     }
 }
 
-/// Background work that was refused for want of a right waits at least so long: it is people who
-/// change that, and thousands may be waiting for them.
+/// Background work that was refused for want of a right waits at least this long: operators change
+/// that, and thousands of clients may be waiting for them.
 const RIGHTS_PAUSE: Duration = Duration::from_secs(1);
 
 /// The wait of background work after a refusal, where it would be `wait` after a failure.
@@ -87,7 +87,7 @@ pub(crate) fn rights_pause(wait: Duration) -> Duration {
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
 
 /// When the node wants to be asked again, if it said so: what it said and up to half of that more,
-/// so that those who were told the same do not come back together.
+/// so that clients with the same answer do not come back together.
 pub(crate) fn retry_after(status: &Status) -> Option<Duration> {
     let told = status.metadata().get(trailers::RETRY_AFTER_MS)?.to_str().ok()?.parse().ok()?;
     let told = Duration::from_millis(told).min(RETRY_AFTER_MAX);

@@ -1,6 +1,6 @@
-//! Encrypted connections to the nodes: whom to trust, who we are, and the handshake. What was given
-//! as files is read again at each dial, so a connection is made with the newest of them; living
-//! ones stay as they are, until the node or the network ends them.
+//! Encrypted connections to the nodes: the CAs to trust, the client's certificate, and the
+//! handshake. What was given as files is read again at each dial, so a connection is made with the
+//! newest of them; living ones stay as they are, until the node or the network ends them.
 
 use std::future::poll_fn;
 use std::io;
@@ -26,11 +26,11 @@ use crate::nodes::files::{Kept, Source};
 
 /// What nodes speak (gRPC is HTTP/2).
 const ALPN: &[u8] = b"h2";
-/// Whoever says nothing for so long after the handshake is spoken to all the same.
+/// A node that says nothing for this long after the handshake is spoken to all the same.
 const FIRST_WORD_WITHIN: Duration = Duration::from_millis(200);
 
-/// How connections to the nodes are encrypted: which CAs to trust and, where nodes want to know who
-/// calls, the client's certificate. Only the given CAs are trusted, not those of the system.
+/// How connections to the nodes are encrypted: which CAs to trust and, where nodes want one, the
+/// client's certificate. Only the given CAs are trusted, not the system's.
 ///
 /// Files are looked at every 10 s and whenever a node is dialled, by their content; so certificates
 /// are replaced, and CAs added or taken away, without a restart. What cannot be used, as a key that
@@ -73,8 +73,8 @@ impl Tls {
         self
     }
 
-    /// Who this client is: PEM files with its certificate (and those between it and the CA, if
-    /// there are any) and with its private key, which is not encrypted.
+    /// This client's identity: PEM files with its certificate (and the ones between it and the CA,
+    /// if there are any) and with its private key, which is not encrypted.
     #[must_use]
     pub fn identity_files(
         mut self,
@@ -224,7 +224,7 @@ impl Encryption {
 
 /// Waits until the node speaks, as HTTP/2 servers do without being asked. With TLS 1.3 it judges
 /// the client's certificate when the handshake is already over for the client; left to itself,
-/// HTTP/2 would mostly tell of a closed connection only.
+/// HTTP/2 would mostly report a closed connection only.
 async fn first_word(stream: &mut TlsStream<TcpStream>) -> io::Result<()> {
     let spoke = poll_fn(|cx| {
         let bytes = ready!(Pin::new(&mut *stream).poll_fill_buf(cx))?;

@@ -55,7 +55,7 @@ impl Authority {
 }
 
 /// What a node serves with: its certificate; the CA of the clients that it takes, if it takes only
-/// those that have a certificate.
+/// clients that have a certificate.
 pub(crate) fn server(
     pair: &Pair,
     clients: Option<&str>,

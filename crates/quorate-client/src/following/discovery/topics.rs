@@ -34,7 +34,7 @@ pub(super) struct Topic {
     origin: Origin,
     instances: BTreeMap<String, Arc<Instance>>,
     feeds: Vec<Arc<Feed>>,
-    /// Why the registry does not tell of it, if that is so.
+    /// Why the registry refuses it, if it does.
     refused: Option<Error>,
 }
 
@@ -309,7 +309,7 @@ impl Topics {
         unknown.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Those of which everything is known from the registry up to some revision.
+    /// The services of which everything is known from the registry up to some revision.
     pub(super) fn synced(&self) -> Vec<String> {
         let synced = self.by_name.iter().filter(|(_, topic)| topic.synced);
         synced.map(|(name, _)| name.clone()).collect()

@@ -118,7 +118,7 @@ fn a_cluster_founded_again_is_taken_when_the_last_node_says_so() {
     assert_eq!(answers("a:1", 7), (true, 7), "the first answer decides");
     assert_eq!(answers("a:1", 8), (false, 7), "the others have not been asked");
     assert_eq!(answers("b:1", 8), (false, 7));
-    assert_eq!(answers("c:1", 8), (true, 8), "nobody is left");
+    assert_eq!(answers("c:1", 8), (true, 8), "no node is left");
     assert_eq!(answers("a:1", 8), (true, 8));
     // One that is left behind changes nothing any more.
     assert_eq!(answers("b:1", 7), (false, 8));

@@ -13,7 +13,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-/// Those whose handshake is done, of all that come; each has a task of its own.
+/// The connections whose handshake is done, of all that come; each has a task of its own.
 pub(super) fn incoming(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
