@@ -14,7 +14,7 @@ use quorate_proto::v1::{
 };
 use tonic::{Code, Status};
 
-use super::calls::{fetch_of, named, registration, renewal, spec};
+use super::calls::{assert_refused, fetch_of, named, registration, renewal, spec};
 use super::guarded::{Guarded, ROOT, by, entry};
 use super::stream::{subscribe_to, subscribe_to_prefix};
 
@@ -271,4 +271,47 @@ async fn each_method_takes_those_who_may_and_nobody_else() {
 
 fn code(answer: Result<(), Status>) -> Code {
     answer.map_or_else(|status| status.code(), |()| Code::Ok)
+}
+
+/// CVE-2024-10005, CVE-2024-10006 (Consul); Nacos #4701, #4779: a header that let in any caller.
+/// What is no single bearer is no credential, and no other header counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_header_counts_and_it_has_to_be_whole() {
+    let guarded = Guarded::start(1, &access()).await;
+    let registry = guarded.cluster.registry(1);
+    let fetch = async |headers: &[(&'static str, &str)]| {
+        let mut request = by(None, fetch_of(&["orders"]));
+        for (name, value) in headers {
+            request.metadata_mut().append(*name, value.parse().unwrap());
+        }
+        registry.clone().fetch(request).await.map(drop)
+    };
+    let right = "Bearer qrt_root";
+    for scheme in ["Bearer", "bearer", "BEARER"] {
+        let value = format!("{scheme} qrt_root");
+        assert_eq!(code(fetch(&[("authorization", &value)]).await), Code::Ok, "{scheme}");
+    }
+    for headers in [
+        &[("authorization", right), ("authorization", right)][..],
+        &[("authorization", "Bearer qrt_wrong"), ("authorization", right)],
+        &[("authorization", right), ("authorization", "")],
+        &[("authorization", "qrt_root")],
+        &[("authorization", "Basic cXJ0X3Jvb3Q6")],
+        &[("authorization", "Bearer qrt_root qrt_root")],
+        &[("authorization", "Bearer qrt_root,")],
+        &[("proxy-authorization", right)],
+        &[("accesstoken", "qrt_root"), ("x-consul-token", "qrt_root")],
+        &[("x-identity", "Nacos-Server"), ("serveridentity", "security")],
+        &[("x-forwarded-client-cert", "URI=spiffe://quorate/node/1")],
+        &[("x-forwarded-for", "127.0.0.1"), ("x-real-ip", "127.0.0.1")],
+    ] {
+        let refused = assert_refused(fetch(headers).await, Code::Unauthenticated, &[]);
+        assert!(!refused.message().contains("root"), "{refused:?}");
+    }
+    let long = format!("Bearer {}", "a".repeat(12 * 1024));
+    assert_refused(fetch(&[("authorization", &long)]).await, Code::Unauthenticated, &[]);
+    // The transport takes no headers of this size.
+    let longer = format!("Bearer {}", "a".repeat(64 * 1024));
+    assert!(fetch(&[("authorization", &longer)]).await.is_err());
+    assert_eq!(code(fetch(&[("authorization", right)]).await), Code::Ok, "and goes on");
 }

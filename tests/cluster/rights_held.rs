@@ -146,11 +146,14 @@ impl Watching {
 
     /// Why it ends.
     async fn end(&mut self) -> Status {
-        loop {
-            if let Err(status) = next(&mut self.answers).await {
-                return status;
+        let ending = async {
+            loop {
+                if let Err(status) = next(&mut self.answers).await {
+                    return status;
+                }
             }
-        }
+        };
+        timeout(SOON, ending).await.expect("it goes on")
     }
 }
 

@@ -69,6 +69,8 @@ fn what_is_not_understood_is_named_with_its_line_and_without_its_value() {
         (of_token(&format!("role = '{secret}'\n{scope}")), ["line 4", "qrt_***"]),
         (of_token(&format!("role = 'read'\n{scope}\n{secret} = 1")), ["line 6", "qrt_***"]),
         (token("a", secret, "role = 'read'\nnamespace = '*'"), ["line 1", "digest"]),
+        // The example of the documentation, copied (Nacos #10060).
+        (token("a", "sha256:...", "role = 'admin'"), ["line 1", "digest"]),
         (token("", DIGEST, "role = 'read'\nnamespace = '*'"), ["line 1", "id"]),
         (
             token("a", DIGEST, "role = 'admin'") + &token("a", OTHER, "role = 'admin'"),

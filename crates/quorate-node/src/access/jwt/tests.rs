@@ -284,6 +284,45 @@ fn key_sets_are_read_strictly() {
     }
 }
 
+/// As a node does it: by the bearer of a call, with keys from a file that change while it runs.
+#[tokio::test]
+async fn a_service_account_token_is_the_bearer_as_long_as_its_key_is_there() {
+    let now = crate::access::time::now();
+    let (issuer, next) = (Issuer::new(), Issuer::new());
+    let dir = tempfile::tempdir().unwrap();
+    let (path, jwks) = (dir.path().join("access.toml"), dir.path().join("jwks.json"));
+    let text = format!("[[jwt]]\nissuer = 'https://issuer'\njwks = '{}'\n", jwks.display())
+        + "claims = { \"kubernetes.io.namespace\" = 'shop' }\nrole = 'read'\nnamespace = 'shop'";
+    let write =
+        |keys: &[Value]| std::fs::write(&jwks, json!({ "keys": keys }).to_string()).unwrap();
+    std::fs::write(&path, text).unwrap();
+    write(&[issuer.public()]);
+    let access = crate::access::Access::open("prod", Some(path)).await.unwrap();
+    let mut claims = of_kubernetes();
+    for (claim, value) in [("iat", now), ("nbf", now), ("exp", now + 3_607)] {
+        claims[claim] = json!(value);
+    }
+    let bearer = |token: String| http::HeaderValue::from_str(&format!("Bearer {token}")).unwrap();
+    let (old, new) = (bearer(issuer.issue(&claims)), bearer(next.issue(&claims)));
+    let of = |bearer| access.identify(None, Some(bearer));
+    for _ in 0..2 {
+        let principal = of(&old).unwrap();
+        assert_eq!(principal.name(), "jwt:system:serviceaccount:shop:web");
+        assert!(principal.may(Role::Read, SHOP, now));
+        assert_eq!(of(&new).unwrap_err(), Unidentified::Unknown);
+    }
+    write(&[next.public()]);
+    access.reload().await;
+    assert!(of(&new).is_ok());
+    assert_eq!(of(&old).unwrap_err(), Unidentified::Unknown, "what was verified is not kept");
+    std::fs::write(&jwks, "{").unwrap();
+    access.reload().await;
+    assert!(of(&new).is_ok(), "the last good keys stay");
+    claims["exp"] = json!(now - 61);
+    claims["iat"] = json!(now - 600);
+    assert_eq!(of(&bearer(next.issue(&claims))).unwrap_err(), Unidentified::Expired);
+}
+
 #[test]
 fn a_claim_is_found_by_its_own_name_before_its_parts() {
     let claims = json!({"a.b": 1, "a": {"b": 2, "b.c": 3, "d": {"e": 4}}, "a.b.c": {"d": 5}});
