@@ -76,6 +76,8 @@ mod raw;
 mod refusals;
 #[path = "process/run.rs"]
 mod run;
+#[path = "process/secrets.rs"]
+mod secrets;
 #[path = "process/takeover.rs"]
 mod takeover;
 #[path = "process/three_serves.rs"]

@@ -201,6 +201,7 @@ impl Cluster {
             health_checks: self.health_checks.clone(),
             cluster_name: quorate_node::CLUSTER_NAME.to_owned(),
             access: None,
+            audit: None,
             tunables: self.tunables.clone(),
             ..Config::new(id, self.dir.path().join(id.to_string()), listen, peer_listen)
         };

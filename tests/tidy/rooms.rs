@@ -21,6 +21,7 @@ const ROOMS: [(&str, &[Room]); 5] = [
                     "reload",
                     "node",
                     "access",
+                    "audit",
                     "raft",
                     "peers",
                     "applied",
@@ -36,8 +37,8 @@ const ROOMS: [(&str, &[Room]); 5] = [
             (
                 "api",
                 &[
-                    "node", "access", "raft", "peers", "applied", "net", "error", "config",
-                    "types", "runtime",
+                    "node", "access", "audit", "raft", "peers", "applied", "net", "error",
+                    "config", "types", "runtime",
                 ],
             ),
             (
@@ -49,6 +50,7 @@ const ROOMS: [(&str, &[Room]); 5] = [
                 "node",
                 &[
                     "access",
+                    "audit",
                     "raft",
                     "peers",
                     "applied",
@@ -62,6 +64,7 @@ const ROOMS: [(&str, &[Room]); 5] = [
                 ],
             ),
             ("access", &["net", "runtime"]),
+            ("audit", &["error", "runtime"]),
             ("raft", &["peers", "applied", "free_space", "error", "types", "runtime"]),
             ("peers", &["net"]),
             ("applied", &["types"]),

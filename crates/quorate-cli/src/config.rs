@@ -37,6 +37,7 @@ struct Layer {
     tls: TlsLayer,
     insecure: Option<bool>,
     access: Option<PathBuf>,
+    audit: Option<PathBuf>,
     tunables: Option<Tunables>,
 }
 
@@ -69,6 +70,7 @@ struct File {
     tls: Option<Tls>,
     insecure: Option<bool>,
     access: Option<PathBuf>,
+    audit: Option<PathBuf>,
     tunables: Option<Tunables>,
 }
 
@@ -116,6 +118,7 @@ fn from_flags(args: &ServeArgs) -> Result<Layer, BadSetting> {
         },
         insecure: args.tls.insecure.then_some(true),
         access: args.access.clone(),
+        audit: args.audit.clone(),
         tunables: None,
     })
 }
@@ -158,6 +161,7 @@ fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Layer, Ba
         },
         insecure: parsed("QUORATE_INSECURE", set("QUORATE_INSECURE"), "true or false")?,
         access: set("QUORATE_ACCESS").map(PathBuf::from),
+        audit: set("QUORATE_AUDIT").map(PathBuf::from),
         tunables: None,
     })
 }
@@ -190,6 +194,7 @@ fn from_file(text: &str) -> Result<Layer, String> {
         tls: TlsLayer { whole: file.tls, ..TlsLayer::default() },
         insecure: file.insecure,
         access: file.access,
+        audit: file.audit,
         tunables: file.tunables,
     })
 }
@@ -232,6 +237,7 @@ fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
             },
             insecure: merged.insecure.or(layer.insecure),
             access: merged.access.or(layer.access),
+            audit: merged.audit.or(layer.audit),
             tunables: merged.tunables.or(layer.tunables),
             ..Layer::default()
         };
@@ -249,6 +255,7 @@ fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
         tls: tls(merged.tls)?,
         insecure: merged.insecure.unwrap_or(false),
         access: merged.access,
+        audit: merged.audit,
         tunables: merged.tunables.unwrap_or_default(),
     })
 }

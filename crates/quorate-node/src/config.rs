@@ -49,6 +49,9 @@ pub struct Config {
     /// A file with the rights of credentials; it is followed. Default: none, and every client that
     /// can connect may do everything.
     pub access: Option<PathBuf>,
+    /// A file that gets a line of JSON for each write and for each call that was refused for want
+    /// of a right. Default: none.
+    pub audit: Option<PathBuf>,
     /// The knobs that seldom need turning.
     pub tunables: Tunables,
 }
@@ -216,6 +219,7 @@ impl Config {
             tls: None,
             insecure: false,
             access: None,
+            audit: None,
             start: Start::Wait,
             health_checks: HealthChecks::default(),
             tunables: Tunables::default(),

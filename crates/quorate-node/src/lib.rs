@@ -10,7 +10,7 @@
 //! | `api/` | what is answered: handlers, wire types to ours and back, errors to codes |
 //! | `upkeep/` | what a node does unasked: time, health checks, snapshots, its own part in the membership |
 //! | `node/` | what a call can do: propose, read, ask the leader, change members |
-//! | `access/` | who calls, and what they may |
+//! | `access/`, `audit` | who calls, and what they may; what they did, for others to read later |
 //! | `raft/` | the adapters to the Raft library: its state machine, its network |
 //! | `peers/` | connections to the other nodes, and where those may be |
 //! | `applied/` | the applied state and its watchers under one lock |
@@ -23,6 +23,7 @@
 mod access;
 mod api;
 mod applied;
+mod audit;
 mod clock;
 mod config;
 mod error;

@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Access;
 use crate::applied::Applied;
 use crate::applied::encoded::EncodedServices;
+use crate::audit::Audit;
 use crate::clock::LeaderClock;
 use crate::config::Tunables;
 use crate::error::NodeError;
@@ -93,6 +94,7 @@ pub(crate) struct Node {
     recall: Arc<Recall>,
     disk: Arc<Disk>,
     access: Arc<Access>,
+    audit: Arc<Audit>,
     queues: Queues,
     probes: ProbeCounts,
     /// Names the writes of callers that do not name theirs.
@@ -124,6 +126,7 @@ pub(crate) struct Parts {
     pub(crate) recall: Arc<Recall>,
     pub(crate) disk: Arc<Disk>,
     pub(crate) access: Arc<Access>,
+    pub(crate) audit: Arc<Audit>,
     pub(crate) founders: BTreeSet<u64>,
     pub(crate) takes_part: bool,
     /// Whether the operator allows health checks.
@@ -148,6 +151,7 @@ impl Node {
             recall,
             disk,
             access: parts.access,
+            audit: parts.audit,
             queues,
             probes: ProbeCounts { allowed: parts.makes_checks, ..ProbeCounts::default() },
             origin: Origin::new(Runtime::thread_rng().next_u64()),
@@ -223,6 +227,11 @@ impl Node {
     /// Who may do what.
     pub(crate) fn access(&self) -> &Arc<Access> {
         &self.access
+    }
+
+    /// What is said of what they did.
+    pub(crate) fn audit(&self) -> &Arc<Audit> {
+        &self.audit
     }
 
     pub(crate) fn probes(&self) -> &ProbeCounts {

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::grpc::peer::PeerService;
 use crate::applied::Applied;
+use crate::audit;
 use crate::config::{Config, HealthChecks, Start};
 use crate::error::{RunError, StartError};
 use crate::free_space::Disk;
@@ -39,7 +40,7 @@ use crate::raft::state_machine::StateMachine;
 use crate::reload::Reload;
 use crate::server::listeners::{client_connections, serve_clients, serve_peers};
 use crate::server::opening::{
-    advertised, listen, open, open_access, open_tls, raft_config, settle_identity,
+    advertised, listen, open, open_access, open_audit, open_tls, raft_config, settle_identity,
 };
 use crate::types::{LogStore, Member, TypeConfig};
 use crate::upkeep::compaction::Compaction;
@@ -70,6 +71,7 @@ pub struct Bound {
     raft_on: tokio::runtime::Handle,
     tls: Option<Arc<Tls>>,
     reload: Arc<Notify>,
+    audit: Option<audit::Writer>,
 }
 
 impl Server {
@@ -101,6 +103,7 @@ impl Server {
         let raft_on = raft_on.unwrap_or_else(tokio::runtime::Handle::current);
         let tunables = config.tunables.clone();
         let access = open_access(&config).await?;
+        let (audit, writer) = open_audit(&config)?;
         let (log, snapshots) = open(&config.data_dir, log_io).await?;
         let tls = open_tls(&config).await?;
         let identity = settle_identity(&config, &log, &snapshots, &net, tls.clone()).await?;
@@ -143,6 +146,7 @@ impl Server {
             recall,
             disk,
             access,
+            audit,
             founders: founders(&config.start),
             takes_part,
             makes_checks: !config.health_checks.allow.is_empty(),
@@ -160,6 +164,7 @@ impl Server {
             raft_on,
             tls,
             reload,
+            audit: writer,
         })
     }
 }
@@ -254,6 +259,9 @@ impl Bound {
         let peers = serve_peers(peer_service, self.peers, security, stops.peers.clone());
         tasks.spawn_on(peers, &self.raft_on);
 
+        if let Some(audit) = self.audit {
+            tasks.spawn(audit.run(stops.loops.clone()));
+        }
         if self.tls.is_some() || node.access().is_checked() {
             let reload =
                 Reload { requested: self.reload, access: node.access().clone(), tls: self.tls };

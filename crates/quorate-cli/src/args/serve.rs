@@ -58,7 +58,7 @@ impl From<Clients> for ClientCertificates {
 #[command(
     after_help = "Each setting can also stand in a variable (QUORATE_ID, QUORATE_DATA_DIR, QUORATE_LISTEN, \
     QUORATE_PEER_LISTEN,\nQUORATE_ADVERTISE, QUORATE_PEER_ADVERTISE, QUORATE_BOOTSTRAP, QUORATE_JOIN, QUORATE_OBSERVER,\n\
-    QUORATE_HEALTH_CHECKS_ALLOW, QUORATE_ACCESS, QUORATE_CLUSTER_NAME, QUORATE_TLS_CERT, QUORATE_TLS_KEY, QUORATE_TLS_CA, QUORATE_TLS_CRL,\n\
+    QUORATE_HEALTH_CHECKS_ALLOW, QUORATE_ACCESS, QUORATE_AUDIT, QUORATE_CLUSTER_NAME, QUORATE_TLS_CERT, QUORATE_TLS_KEY, QUORATE_TLS_CA, QUORATE_TLS_CRL,\n\
     QUORATE_TLS_CLIENTS, QUORATE_INSECURE, QUORATE_CONFIG) or in the file. Flags win over variables, variables over the file.\n\n\
     Examples:\n  \
     quorate serve --id 1 --data-dir /var/lib/quorate --listen 10.0.0.1:7001 --peer-listen 10.0.0.1:7101 \\\n      \
@@ -104,6 +104,10 @@ pub(crate) struct ServeArgs {
     /// client that can connect may do everything
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) access: Option<PathBuf>,
+    /// A file that gets a line of JSON for each write, and for each call that is refused for
+    /// lack of a right
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit: Option<PathBuf>,
     /// A file with the same settings, and the tunables
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) config: Option<PathBuf>,

@@ -1,17 +1,40 @@
 //! The wall clock, which says when credentials end. Nothing else in this node follows it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Since 1970, UTC.
 pub(crate) type Seconds = u64;
 
 pub(crate) fn now() -> Seconds {
+    since_1970().as_secs()
+}
+
+/// The time as in RFC 3339, in UTC.
+pub(crate) fn stamp() -> String {
+    format(since_1970())
+}
+
+fn since_1970() -> Duration {
     #[expect(
         clippy::disallowed_methods,
         reason = "credentials name their end by the wall clock; no command carries it"
     )]
     let now = SystemTime::now();
-    now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    now.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn format(since_1970: Duration) -> String {
+    let (seconds, ms) = (since_1970.as_secs(), since_1970.subsec_millis());
+    let (day, of_day) = ((seconds / 86_400) as i64, seconds % 86_400);
+    // At most a few years too early.
+    let mut year = 1970 + day / 366;
+    while days(year + 1, 1, 1) <= day {
+        year += 1;
+    }
+    let month = (1..=12).rfind(|month| days(year, *month, 1) <= day).unwrap_or(1);
+    let date = day - days(year, month, 1) + 1;
+    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
 /// A time as in RFC 3339, with its offset.
@@ -54,6 +77,15 @@ mod tests {
             ("tomorrow", None),
         ] {
             assert_eq!(parse(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_written_as_they_are_read() {
+        assert_eq!(format(Duration::from_millis(1_709_209_815_007)), "2024-02-29T12:30:15.007Z");
+        for day in 0..200_000 {
+            let seconds = day * 86_400 + 86_399;
+            assert_eq!(parse(&format(Duration::from_secs(seconds))), Some(seconds), "{day}");
         }
     }
 }

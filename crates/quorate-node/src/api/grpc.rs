@@ -15,6 +15,7 @@ pub(crate) mod registry;
 pub(crate) mod renew;
 mod rights;
 pub(crate) mod routes;
+mod told;
 mod touched;
 pub(crate) mod watch;
 

@@ -93,6 +93,15 @@ pub enum StartError {
         /// Which file, where in it, and what is wrong.
         problem: String,
     },
+    /// The audit log cannot be written.
+    #[error("cannot write the audit log {}", file.display())]
+    Audit {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// An address cannot be listened on.
     #[error("cannot listen on {address} ({field})")]
     Listen {

@@ -11,6 +11,7 @@ use openraft::{Config as RaftConfig, SnapshotPolicy};
 use quorate_log::{Identity, Io, LogOptions, SnapshotStore};
 
 use crate::access::Access;
+use crate::audit::{Audit, Writer};
 use crate::config::{Config, Start, Tunables};
 use crate::error::StartError;
 use crate::net::tls::{Tls, TlsError};
@@ -102,6 +103,16 @@ pub(crate) async fn open_tls(config: &Config) -> Result<Option<Arc<Tls>>, StartE
 pub(crate) async fn open_access(config: &Config) -> Result<Arc<Access>, StartError> {
     let opened = Access::open(&config.cluster_name, config.access.clone()).await;
     opened.map(Arc::new).map_err(|problem| StartError::Access { problem })
+}
+
+/// # Errors
+/// The audit log cannot be written.
+pub(crate) fn open_audit(config: &Config) -> Result<(Arc<Audit>, Option<Writer>), StartError> {
+    let opened = Audit::open(config.audit.clone());
+    opened.map_err(|source| {
+        let file = config.audit.clone().unwrap_or_default();
+        StartError::Audit { file, source }
+    })
 }
 
 pub(crate) async fn listen(

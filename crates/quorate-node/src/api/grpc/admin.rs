@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status};
 use crate::api::grpc::backup::Backup;
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
+use crate::api::grpc::told::standing;
 use crate::api::grpc::{header, until_stopped};
 use crate::error::{CallError, MembershipError, NodeError};
 use crate::node::membership::{LeadCall, MembershipCall};
@@ -214,7 +215,7 @@ impl AdminService {
         let id = request.request_id.take();
         let op = convert::set_override(request)?;
         let revision = self.node.propose(op, id, deadline).await?.revision.0;
-        Ok(Response::new(SetOverrideResponse { header: header(&self.node, revision, 0) }))
+        Ok(standing(revision, SetOverrideResponse { header: header(&self.node, revision, 0) }))
     }
 
     async fn on_list_overrides(

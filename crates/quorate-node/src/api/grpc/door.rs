@@ -17,7 +17,9 @@ use tracing::{Instrument, Span};
 
 use crate::access::{self, Principal, Role};
 use crate::api::grpc::rights;
+use crate::api::grpc::told::Told;
 use crate::api::grpc::touched::{Touched, Touches};
+use crate::audit::Subject;
 use crate::config::Tunables;
 use crate::error::CallError;
 use crate::net::connections::Line;
@@ -111,6 +113,12 @@ enum Kind {
 }
 
 impl Method {
+    /// Whether each call has a line in the audit log, and not only one that was refused for want of
+    /// a right. Renewals change nothing, and come by the thousand.
+    pub(super) fn is_audited(self) -> bool {
+        !matches!(self, Self::Renew | Self::RenewStream) && self.kind() != Kind::Read
+    }
+
     /// How long a call may take whose caller names no deadline.
     fn patience(self, tunables: &Tunables) -> Duration {
         match self {
@@ -127,6 +135,8 @@ pub(crate) struct Caller {
     /// The connection that the call came on.
     pub(super) line: Arc<Line>,
     authorization: Option<HeaderValue>,
+    /// What the call goes by in logs, where that is kept.
+    name: Option<Arc<str>>,
     /// Who that is.
     pub(super) principal: Arc<Principal>,
 }
@@ -144,7 +154,17 @@ impl Caller {
         if access.is_checked() {
             Span::current().record("principal", principal.name());
         }
-        Ok(Self { line, authorization: rights::kept(authorization), principal })
+        let authorization = rights::kept(authorization);
+        Ok(Self { line, authorization, name: None, principal })
+    }
+
+    /// Tells the audit log that something was refused which the call did not begin with.
+    pub(super) fn refused(&self, node: &Node, method: Method, subject: Subject, why: &Status) {
+        if node.audit().is_on() {
+            let mut told = Told::new(method, subject, self.name.clone(), self.line.address());
+            told.principal = Some(self.principal.clone());
+            told.tell::<()>(node, &Err(why.clone()));
+        }
     }
 
     /// The same caller as of now, when rights may have changed since it came in.
@@ -198,7 +218,8 @@ where
     F: Future<Output = Result<Response<A>, E>>,
 {
     let size = check_size(request.get_ref());
-    enter(node, method, request, |call| async move {
+    let subject = node.audit().is_on().then(|| request.get_ref().touches().subject());
+    enter(node, method, request, subject, |call| async move {
         size?;
         if node.access().is_checked() {
             let (principal, touched) = (&call.caller.principal, call.message.touches());
@@ -227,7 +248,8 @@ where
     E: Into<Status>,
     F: Future<Output = Result<Response<A>, E>>,
 {
-    enter(node, method, request, |call| async move {
+    let subject = node.audit().is_on().then(Subject::default);
+    enter(node, method, request, subject, |call| async move {
         rights::check(&call.caller.principal, method.needed(), &Touched::nothing())?;
         handle(call).await.map_err(Into::into)
     })
@@ -238,6 +260,7 @@ async fn enter<T, A, F>(
     node: &Node,
     method: Method,
     request: Request<T>,
+    subject: Option<Subject>,
     handle: impl FnOnce(Call<T>) -> F,
 ) -> Result<Response<A>, Status>
 where
@@ -245,22 +268,34 @@ where
 {
     let deadline = deadline(request.metadata(), method.patience(node.tunables()));
     let line = Line::of(request.extensions());
-    let span = span(method, request.metadata(), line.address());
+    let name = subject.is_some().then(|| name_of(request.metadata()).unwrap_or_else(next_number));
+    let span = span(method, request.metadata(), name.as_deref(), line.address());
+    let mut told = subject.map(|subject| Told::new(method, subject, name.clone(), line.address()));
     let answer = async {
-        let caller = Caller::identify(node, line, request.metadata())?;
+        let mut caller = Caller::identify(node, line, request.metadata())?;
+        if let Some(told) = &mut told {
+            told.principal = Some(caller.principal.clone());
+            caller.name = name;
+        }
         handle(Call { message: request.into_inner(), deadline, caller }).await
     };
-    if span.is_disabled() {
-        return answer.await;
+    let answer = match span.is_disabled() {
+        true => answer.await,
+        false => {
+            let answer = answer.instrument(span.clone()).await;
+            span.in_scope(|| log(method, answer.as_ref().err()));
+            answer
+        }
+    };
+    if let Some(told) = told {
+        told.tell(node, &answer);
     }
-    let answer = answer.instrument(span.clone()).await;
-    span.in_scope(|| log(method, answer.as_ref().err()));
     answer
 }
 
 /// What the log says of a call is in this: which one it is, by the name that its caller gave it or
 /// a number of this process.
-fn span(method: Method, metadata: &MetadataMap, from: Option<IpAddr>) -> Span {
+fn span(method: Method, metadata: &MetadataMap, name: Option<&str>, from: Option<IpAddr>) -> Span {
     macro_rules! span {
         ($level:ident) => {
             tracing::span!(
@@ -278,9 +313,9 @@ fn span(method: Method, metadata: &MetadataMap, from: Option<IpAddr>) -> Span {
         Kind::Read | Kind::Write => span!(DEBUG),
     };
     if !span.is_disabled() {
-        match metadata.get(trailers::REQUEST_ID).and_then(|id| id.to_str().ok()) {
-            Some(id) => span.record("id", id.get(..REQUEST_ID_MAX).unwrap_or(id)),
-            None => span.record("id", next_number()),
+        match name {
+            Some(name) => span.record("id", name),
+            None => span.record("id", &*name_of(metadata).unwrap_or_else(next_number)),
         };
         if let Some(from) = from {
             span.record("from", tracing::field::display(from));
@@ -289,9 +324,16 @@ fn span(method: Method, metadata: &MetadataMap, from: Option<IpAddr>) -> Span {
     span
 }
 
-fn next_number() -> u64 {
+/// What its caller calls a call.
+fn name_of(metadata: &MetadataMap) -> Option<Arc<str>> {
+    let name = metadata.get(trailers::REQUEST_ID)?.to_str().ok()?;
+    Some(name.get(..REQUEST_ID_MAX).unwrap_or(name).into())
+}
+
+/// What it goes by that has no name.
+fn next_number() -> Arc<str> {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
+    NEXT.fetch_add(1, Ordering::Relaxed).to_string().into()
 }
 
 fn log(method: Method, refused: Option<&Status>) {

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
+use crate::api::grpc::told::standing;
 use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights, until_stopped};
 use crate::error::{CallError, NodeError};
 use crate::node::Node;
@@ -115,12 +116,13 @@ impl RegistryService {
         let Reply::Registered { lease, ttl, incarnation } = reply else {
             return Err(self.node.unexpected(&ANOTHER_REPLY).into());
         };
-        Ok(Response::new(RegisterResponse {
+        let answer = RegisterResponse {
             header: header(&self.node, revision.0, 0),
             lease_id: lease.0,
             ttl_ms: ttl.as_ms(),
             incarnation: incarnation.0,
-        }))
+        };
+        Ok(standing(revision.0, answer))
     }
 
     async fn on_renew(&self, call: Call<RenewRequest>) -> Handled<RenewResponse> {
@@ -161,7 +163,7 @@ impl RegistryService {
             return Err(self.node.unexpected(&ANOTHER_REPLY).into());
         };
         let header = header(&self.node, revision.0, 0);
-        Ok(Response::new(DeregisterResponse { header, removed }))
+        Ok(standing(revision.0, DeregisterResponse { header, removed }))
     }
 
     async fn on_update(&self, call: Call<UpdateRequest>) -> Handled<UpdateResponse> {
@@ -169,7 +171,7 @@ impl RegistryService {
         let id = request.request_id.take();
         let op = convert::update(request)?;
         let revision = self.node.propose(op, id, deadline).await?.revision.0;
-        Ok(Response::new(UpdateResponse { header: header(&self.node, revision, 0) }))
+        Ok(standing(revision, UpdateResponse { header: header(&self.node, revision, 0) }))
     }
 
     async fn on_fetch(&self, call: Call<FetchRequest>) -> Answer<EncodedFetchResponse> {

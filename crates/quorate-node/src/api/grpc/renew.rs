@@ -13,8 +13,9 @@ use tonic::{Status, Streaming};
 
 use crate::access::Principal;
 use crate::api::grpc::convert;
-use crate::api::grpc::door::{Caller, check_size};
+use crate::api::grpc::door::{Caller, Method, check_size};
 use crate::api::grpc::{header, is_foreign, rights};
+use crate::audit::Subject;
 use crate::error::{CallError, NodeError};
 use crate::node::Node;
 use crate::node::renewals::{Patience, Renewed};
@@ -42,7 +43,10 @@ pub(crate) fn answers(
         async move {
             let answers = match caller.again(&node) {
                 Ok(principal) => renew_all(&node, &principal, messages, patience).await,
-                Err(status) => vec![Err(status)],
+                Err(status) => {
+                    caller.refused(&node, Method::RenewStream, Subject::default(), &status);
+                    vec![Err(status)]
+                }
             };
             *lock(&answered) = Some(Instant::now());
             stream::iter(answers)

@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
 use crate::access::{Principal, Reach, Role, time};
-use crate::api::grpc::door::Caller;
+use crate::api::grpc::door::{Caller, Method};
+use crate::api::grpc::told;
 use crate::api::grpc::touched::{Touched, What};
 use crate::error::NodeError;
 use crate::node::{Consistency, Node};
@@ -85,7 +86,7 @@ pub(super) async fn check_lease(
     };
     match is_own {
         true => Ok(()),
-        false => Err(NodeError::Rejected(Rejection::UnknownLease(id)).into()),
+        false => Err(told::not_theirs(NodeError::Rejected(Rejection::UnknownLease(id)).into())),
     }
 }
 
@@ -134,7 +135,7 @@ pub(super) async fn own_leases(
     leases: Vec<LeaseId>,
     deadline: Instant,
 ) -> Result<(Vec<LeaseId>, Vec<LeaseId>), NodeError> {
-    if principal.may_all(Role::Register, time::now()) {
+    if !node.access().is_checked() || principal.may_all(Role::Register, time::now()) {
         return Ok((leases, Vec::new()));
     }
     let registry = node.applied().registry();
@@ -156,9 +157,15 @@ pub(super) async fn own_leases(
 pub(super) async fn lost(
     node: &Node,
     caller: &Caller,
-    needed: Option<Role>,
+    method: Method,
     touched: &Touched<'_>,
 ) -> Status {
+    let status = until_lost(node, caller, method, touched).await;
+    caller.refused(node, method, touched.subject(), &status);
+    status
+}
+
+async fn until_lost(node: &Node, caller: &Caller, method: Method, touched: &Touched<'_>) -> Status {
     let access = node.access();
     if !access.is_checked() {
         std::future::pending::<()>().await;
@@ -170,7 +177,7 @@ pub(super) async fn lost(
             Ok(principal) => principal,
             Err(status) => return status,
         };
-        if let Err(status) = check(&principal, needed, touched) {
+        if let Err(status) = check(&principal, method.needed(), touched) {
             return status;
         }
         let now = time::now();

@@ -1,6 +1,7 @@
 //! What each request is about: what its caller needs a right to. A call whose request does not say
 //! so does not compile (`door::answer`).
 
+use crate::audit::Subject;
 use quorate_proto::v1::{
     AddNodeRequest, BackupRequest, DeregisterRequest, FetchRequest, InstanceRef,
     ListDependentsRequest, ListMembersRequest, ListOverridesRequest, ListServicesRequest,
@@ -50,11 +51,42 @@ impl<'a> Touched<'a> {
         Self::of("", What::Nothing)
     }
 
+    /// What an audit line says of it.
+    pub(crate) fn subject(&self) -> Subject {
+        let cut = |name: String| name.chars().take(NAME_MAX).collect::<String>();
+        let (names, count): (Vec<String>, _) = match &self.what {
+            What::Instances(names) => {
+                let first = names.iter().take(NAMES_MAX);
+                (first.map(|(service, id)| format!("{service}/{id}")).collect(), names.len())
+            }
+            What::Services(names) => {
+                let first = names.iter().take(NAMES_MAX);
+                (first.map(|name| (*name).to_owned()).collect(), names.len())
+            }
+            What::Prefix(prefix) => (vec![format!("{prefix}*")], 1),
+            What::Member(id) => (vec![format!("node {id}")], 1),
+            What::Nothing | What::Cluster => (Vec::new(), 0),
+        };
+        let has_namespace =
+            matches!(self.what, What::Instances(_) | What::Services(_) | What::Prefix(_));
+        Subject {
+            namespace: has_namespace.then(|| cut(self.namespace().to_owned())),
+            names: names.into_iter().map(cut).collect(),
+            count: (count > 0).then_some(count),
+            leases: (self.lease != 0).then_some(self.lease).into_iter().collect(),
+        }
+    }
+
     /// Empty means "default", as everywhere.
     pub(crate) fn namespace(&self) -> &'a str {
         if self.namespace.is_empty() { "default" } else { self.namespace }
     }
 }
+
+/// Of the names in an audit line, so many.
+const NAMES_MAX: usize = 10;
+/// Of each, so many characters: it may be none at all.
+const NAME_MAX: usize = 256;
 
 fn of_instance(instance: &InstanceRef) -> (&str, &str) {
     (&instance.service, &instance.id)

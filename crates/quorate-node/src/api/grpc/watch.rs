@@ -41,7 +41,8 @@ pub(super) async fn answers(
         let must = "the first message must subscribe";
         return Err(CallError::from(Invalid::text("kind", "", must)).into());
     };
-    rights::check(&caller.principal, Method::Watch.needed(), &subscribe.touches())?;
+    let touched = subscribe.touches();
+    rights::check(&caller.principal, Method::Watch.needed(), &touched)?;
     let filter = convert::watch_filter(&subscribe).map_err(CallError::from)?;
     node.check_member()?;
     let begin = begin(&node, &subscribe, deadline).await?;
@@ -137,7 +138,7 @@ async fn end(
     let touched = subscribe.touches();
     tokio::select! {
         status = asked => status,
-        status = rights::lost(&node, &caller, Method::Watch.needed(), &touched) => status,
+        status = rights::lost(&node, &caller, Method::Watch, &touched) => status,
         () = node.stop().cancelled() => NodeError::Stopping { node: node.id() }.into(),
         error = lost(node.leadership(), node.id()) => error.into(),
     }
