@@ -117,8 +117,12 @@ async fn what_is_wrong_is_said_in_words() {
     fakes[0].secure(server(&good, None, BOTH));
     let client = Client::builder([fakes[0].address()]).member_refresh(None);
     let client = client.call_timeout(Duration::from_secs(1)).build().unwrap();
-    let refused = client.fetch("s").await.unwrap_err();
-    assert!(refused.to_string().contains("does the node want TLS?"), "{refused}: {refused:?}");
+    // Its answer may be lost with the connection, which it closes at once.
+    let mut said = Vec::new();
+    for _ in 0..10 {
+        said.push(client.fetch("s").await.unwrap_err().to_string());
+    }
+    assert!(said.iter().any(|said| said.contains("does the node want TLS?")), "{said:?}");
 
     let plain = reason(&[Fake::start()], trusting()).await;
     assert!(plain.contains("does not speak TLS"), "{plain}");

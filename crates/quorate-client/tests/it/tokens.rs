@@ -182,6 +182,8 @@ async fn a_view_that_is_refused_is_no_others_loss() {
     sees(&all[0], "a2").await;
     until("c is refused", || denied(&all[2])).await;
     assert!(all[2].current().get("c1").is_some());
+    let follows = || matches!(all[0].status(), WatchStatus::Following { .. });
+    until("the stream of the others is there", follows).await;
     let before = fakes[0].calls("watch");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(fakes[0].calls("watch"), before, "it is quiet");
