@@ -145,6 +145,64 @@ async fn a_node_may_be_killed_and_comes_back_and_nothing_is_left_at_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_secure_it_takes_the_operators_certificate_and_nothing_less() {
+    let (first, data) = (free_ports(), tempfile::tempdir().unwrap());
+    let listen = format!("127.0.0.1:{first}");
+    let data = data.path().to_str().unwrap();
+    let start = async || {
+        let dev = Running::start(&["dev", "--secure", "--listen", &listen, "--data-dir", data]);
+        eventually("it is ready", PATIENCE, async || {
+            if dev.out().contains("Quorate is ready.") { Ok(()) } else { Err(dev.err()) }
+        })
+        .await;
+        dev
+    };
+    let mut dev = start().await;
+    let out = dev.out();
+    let exported = |name: &str| {
+        let line =
+            out.lines().find_map(|line| line.trim().strip_prefix(&format!("export {name}=")));
+        line.unwrap_or_else(|| panic!("no {name} in {out}")).to_owned()
+    };
+    let nodes: String = exported("QUORATE_NODES");
+    let with = [
+        ("--ca", exported("QUORATE_CA")),
+        ("--cert", exported("QUORATE_CERT")),
+        ("--key", exported("QUORATE_KEY")),
+    ];
+    let with = with.map(|(flag, path)| format!(" {flag} {path}"));
+    let register =
+        format!("register web one --endpoint http=http://h:1 --ttl 1h --once{}", with.concat());
+    ask(&nodes, &register).await.expect(0);
+    let status = ask(&nodes, &format!("cluster status{}", with.concat())).await.expect(0);
+    assert!(status.out.contains("follower"), "{}", status.out);
+    let quick = "fetch web --timeout 1s";
+    assert_ne!(ask(&nodes, quick).await.code, 0);
+    let without = ask(&nodes, &format!("{quick}{}", with[0])).await.expect(3).err;
+    assert!(without.contains("asks for a client certificate"), "{without}");
+
+    let alone = out.lines().find_map(|line| line.split_once("as orders alone: ")).expect("it").1;
+    let as_orders = async |line: &str| ask(&nodes, &format!("{line}{} {alone}", with[0])).await;
+    let line = "register orders one --endpoint http=http://h:1 --ttl 1h --once";
+    as_orders(line).await.expect(0);
+    as_orders("fetch orders").await.expect(0);
+    as_orders("fetch web").await.expect(1).says(&["PermissionDenied"]);
+    as_orders("watch web").await.expect(1).says(&["PermissionDenied"]);
+    as_orders("cluster snapshot").await.expect(1).says(&["PermissionDenied"]);
+
+    // The CA stays with the data; what it issued is made anew.
+    let read = |path: &str| std::fs::read(path).unwrap();
+    let before = (read(&exported("QUORATE_CA")), read(&exported("QUORATE_KEY")));
+    dev.process.signal(Signal::INT);
+    assert_eq!(dev.process.exit_code(PATIENCE).await, 0, "{}", dev.err());
+    let _again = start().await;
+    assert_eq!(read(&exported("QUORATE_CA")), before.0);
+    assert_ne!(read(&exported("QUORATE_KEY")), before.1);
+    let fetched = ask(&nodes, &format!("fetch web{}", with.concat())).await.expect(0).out;
+    assert!(fetched.contains("one"), "{fetched}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn when_dev_is_killed_its_nodes_end_too() {
     let mut dev = Dev::start().await;
     let nodes = pids(&dev.running.out(), "node ");

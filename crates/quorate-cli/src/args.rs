@@ -83,7 +83,8 @@ pub(crate) enum Command {
     command ends, however it does, so do they.\n\n\
     Examples:\n  \
     quorate dev\n  \
-    quorate dev --nodes 5 --data-dir ./dev-data --listen 127.0.0.1:8001"
+    quorate dev --nodes 5 --data-dir ./dev-data --listen 127.0.0.1:8001\n  \
+    quorate dev --secure"
 )]
 pub(crate) struct DevArgs {
     /// How many nodes
@@ -93,6 +94,10 @@ pub(crate) struct DevArgs {
     /// end
     #[arg(long)]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Encrypt all connections, and take only clients with a certificate, by their rights; a CA,
+    /// certificates and an access file are made beside the data
+    #[arg(long)]
+    pub(crate) secure: bool,
     /// The first node's address for clients; the others have the ports after it, peers have theirs
     /// 100 higher; port 0 picks free ones
     #[arg(long, default_value = "127.0.0.1:7001")]

@@ -22,7 +22,6 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// How long a CA is good for.
 const CA_LIFETIME: Duration = Duration::from_secs(10 * 365 * 86_400);
 /// And what it issues, unless something else is asked for.
-#[cfg(test)]
 pub(crate) const LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 /// Nothing is issued for longer: the CA should not end before it.
 pub(crate) const LIFETIME_MAX: Duration = Duration::from_secs(5 * 365 * 86_400);

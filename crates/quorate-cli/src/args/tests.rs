@@ -17,6 +17,7 @@ fn the_definition_is_sound() {
 fn every_documented_line_parses() {
     for line in [
         "quorate dev",
+        "quorate dev --secure",
         "quorate dev --nodes 5 --data-dir d --listen 127.0.0.1:8001",
         "quorate serve --id 1 --data-dir d --listen 127.0.0.1:7001 --peer-listen 127.0.0.1:7101 --bootstrap \
          1=127.0.0.1:7101,2=127.0.0.1:7102,3=127.0.0.1:7103",

@@ -2,6 +2,7 @@
 //! of its own, so that one can be killed (`dev/node.rs`).
 
 mod node;
+mod secure;
 
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::node::Node;
+use self::secure::Secure;
 use crate::args::DevArgs;
 use crate::failure::Failure;
 use crate::signals::Stop;
@@ -31,7 +33,9 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
     logging::start(logging::DEV, args.log.log_format);
     let mut stop = Stop::listen()?;
     let data = Data::new(args.data_dir.as_deref())?;
-    let nodes = nodes(&args, data.path())?;
+    let secure = args.secure.then(|| Secure::prepare(data.path(), args.listen, args.nodes));
+    let secure = secure.transpose()?;
+    let nodes = nodes(&args, data.path(), secure.as_ref())?;
     let (stop_all, stopping) = watch::channel(false);
     let mut running = JoinSet::new();
     for node in &nodes {
@@ -39,7 +43,7 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
         running.spawn(async move { node.keep(stopping).await });
     }
     let mut result = tokio::select! {
-        ready = ready(&nodes, &data, &mut stop) => ready,
+        ready = ready(&nodes, &data, secure.as_ref(), &mut stop) => ready,
         Some(ended) = running.join_next() => node_ended(ended),
     };
     let _receivers_may_be_gone = stop_all.send(true);
@@ -50,12 +54,21 @@ pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
 }
 
 /// Waits for the leader, says what there is, and waits for the end.
-async fn ready(nodes: &[Arc<Node>], data: &Data, stop: &mut Stop) -> Result<(), Failure> {
-    let client = Client::builder(nodes.iter().map(|node| node.address.to_string()))
+async fn ready(
+    nodes: &[Arc<Node>],
+    data: &Data,
+    secure: Option<&Secure>,
+    stop: &mut Stop,
+) -> Result<(), Failure> {
+    let builder = Client::builder(nodes.iter().map(|node| node.address.to_string()))
         .call_timeout(LEADER_WITHIN)
         .attempt_timeout(Duration::from_secs(1))
-        .member_refresh(None)
-        .build()?;
+        .member_refresh(None);
+    let builder = match secure {
+        Some(secure) => builder.tls(secure.tls()),
+        None => builder,
+    };
+    let client = builder.build()?;
     let admin = client.admin();
     let up = async {
         client.list_services("", Consistency::Linearizable).await?;
@@ -66,13 +79,13 @@ async fn ready(nodes: &[Arc<Node>], data: &Data, stop: &mut Stop) -> Result<(), 
         () = stop.requested() => return Ok(()),
     };
     let leader = status.header.unwrap_or_default().leader_id;
-    output::line(&welcome(nodes, leader, data))?;
+    output::line(&welcome(nodes, leader, data, secure))?;
     stop.requested().await;
     output::note("stopping");
     Ok(())
 }
 
-fn welcome(nodes: &[Arc<Node>], leader: u64, data: &Data) -> String {
+fn welcome(nodes: &[Arc<Node>], leader: u64, data: &Data, secure: Option<&Secure>) -> String {
     let pid = |node: &Node| node.pid.load(Ordering::Relaxed);
     let mut text = String::from("Quorate is ready.\n\n");
     for node in nodes {
@@ -84,11 +97,18 @@ fn welcome(nodes: &[Arc<Node>], leader: u64, data: &Data) -> String {
             format!("in {}, removed at the end", directory.path().display())
         }
     };
-    text.push_str(&format!("  data     {kept}\n\nTo try, in another terminal:\n\n"));
+    text.push_str(&format!("  data     {kept}\n"));
+    if let Some(secure) = secure {
+        text.push_str(&secure.rights());
+    }
+    text.push_str("\nTo try, in another terminal:\n\n");
     let addresses: Vec<String> = nodes.iter().map(|node| node.address.to_string()).collect();
     let addresses = addresses.join(",");
     if addresses != "127.0.0.1:7001,127.0.0.1:7002,127.0.0.1:7003" {
         text.push_str(&format!("  export QUORATE_NODES={addresses}\n"));
+    }
+    if let Some(secure) = secure {
+        text.push_str(&secure.exports());
     }
     for command in [
         "quorate watch orders",
@@ -172,7 +192,7 @@ fn free_addresses(first: SocketAddr, nodes: u16) -> Result<Vec<(SocketAddr, Sock
 }
 
 /// The nodes, each with its command line.
-fn nodes(args: &DevArgs, data: &Path) -> Result<Vec<Arc<Node>>, Failure> {
+fn nodes(args: &DevArgs, data: &Path, secure: Option<&Secure>) -> Result<Vec<Arc<Node>>, Failure> {
     let program = std::env::current_exe()
         .map_err(|error| Failure::failed(format!("cannot find this program: {error}")))?;
     let addresses = addresses(args.listen, args.nodes)?;
@@ -188,6 +208,9 @@ fn nodes(args: &DevArgs, data: &Path) -> Result<Vec<Arc<Node>>, Failure> {
         line.extend(["--peer-listen".into(), peer.to_string().into()]);
         line.extend(["--bootstrap".into(), members.join(",").into()]);
         line.extend(["--log-format".into(), format.get_name().into()]);
+        if let Some(secure) = secure {
+            line.extend(secure.node_args(id));
+        }
         if let Some(networks) = &args.health_checks_allow {
             line.extend(["--health-checks-allow".into(), networks.to_string().into()]);
         }
