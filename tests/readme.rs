@@ -27,6 +27,8 @@ mod examples;
 mod ports;
 #[path = "readme/process.rs"]
 mod process;
+#[path = "readme/security.rs"]
+mod security;
 #[path = "readme/story.rs"]
 mod story;
 #[path = "readme/three_nodes.rs"]

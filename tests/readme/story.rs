@@ -101,9 +101,9 @@ impl Story {
         let promise = PROMISES.iter().find(|(first, _)| joined.starts_with(first));
         let promise = promise.map(|(_, promise)| *promise);
         match promise {
-            Some(Promise::Stays(text)) if args == ["dev"] => {
+            Some(Promise::Stays(text)) if args.first() == Some(&"dev") => {
                 self.end_cluster();
-                let mut dev = self.run(&["dev", "--listen", "127.0.0.1:7001"]);
+                let mut dev = self.run(&[args, &["--listen", "127.0.0.1:7001"]].concat());
                 dev.wait_for(text);
                 self.cluster = Some(dev);
             }

@@ -3,7 +3,7 @@
 use crate::no_faults;
 use crate::sources::{file, root};
 
-const DOCUMENTS: [&str; 7] = [
+const DOCUMENTS: [&str; 8] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
@@ -11,6 +11,7 @@ const DOCUMENTS: [&str; 7] = [
     "SECURITY.md",
     "docs/behaviours.md",
     "docs/performance.md",
+    "docs/security.md",
 ];
 /// What begins so in code spans is a path of the repository.
 const PATHS: [&str; 5] = ["crates/", "proto/", "tests/", "cluster-examples/", ".ci/"];
