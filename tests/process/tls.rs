@@ -298,6 +298,28 @@ async fn half_open_handshakes_keep_nobody_out() {
     assert!(matches!(handle.state(), RegistrationState::Registered(_)), "{:?}", handle.state());
 }
 
+/// Calls one after the other, until an instance of `stop` is there: how many, and what failed.
+async fn call_until_stopped(client: Client) -> (u32, Vec<String>) {
+    let mut failed = Vec::new();
+    for calls in 0_u32.. {
+        if let Err(error) = client.fetch("web").await {
+            failed.push(error.to_string());
+        }
+        if calls % 16 == 0
+            && client.fetch("stop").await.is_ok_and(|stop| !stop.instances.is_empty())
+        {
+            return (calls, failed);
+        }
+    }
+    unreachable!("numbers end")
+}
+
+/// How often the nodes have logged that another one is unreachable.
+fn unreachable(cluster: &Cluster) -> usize {
+    let logs = cluster.nodes.iter().map(|node| node.log_text());
+    logs.map(|log| log.matches("a node is unreachable").count()).sum()
+}
+
 /// Every certificate is replaced, then the authority (the old and the new together, then the new
 /// one alone), while calls and a watch go on.
 #[tokio::test(flavor = "multi_thread")]
@@ -314,28 +336,8 @@ async fn certificates_and_authorities_are_replaced_while_all_goes_on() {
     let handle = client.register(Registration::new(instance).ttl(TTL)).await.unwrap();
     let watch = client.watch(Selection::service("web"));
     watch.synced().await.unwrap();
-    let calling = tokio::spawn({
-        let client = client.clone();
-        async move {
-            let mut failed = Vec::new();
-            for calls in 0_u32.. {
-                if let Err(error) = client.fetch("web").await {
-                    failed.push(error.to_string());
-                }
-                if calls % 16 == 0
-                    && client.fetch("stop").await.is_ok_and(|stop| !stop.instances.is_empty())
-                {
-                    return (calls, failed);
-                }
-            }
-            unreachable!("numbers end")
-        }
-    });
+    let calling = tokio::spawn(call_until_stopped(client.clone()));
     let both = format!("{}{}", old.pem, new.pem);
-    let unreachable = |cluster: &Cluster| {
-        let logs = cluster.nodes.iter().map(|node| node.log_text());
-        logs.map(|log| log.matches("a node is unreachable").count()).sum::<usize>()
-    };
     let before = unreachable(&cluster);
     // Each step as an operator would take it: to all, and then the next one.
     for (issuer, trusted) in [(&old, &old.pem), (&old, &both), (&new, &both), (&new, &new.pem)] {

@@ -94,8 +94,8 @@ impl Peer for PeerService {
     ) -> Answer<Self::AppendStreamStream> {
         let call = self.enter(PeerMethod::AppendStream, request).await?;
         let sender = call.sender();
-        // What cannot be read or taken ends the input, and with it the stream, and so does the age of
-        // its connection: the leader begins a new one.
+        // What cannot be read or taken ends the input, and with it the stream, and so does the age
+        // of its connection: the leader begins a new one.
         let begun = (self.clone(), call.message, None);
         let appends = stream::unfold(begun, move |(service, mut payloads, leader)| async move {
             let append = service.take(sender, leader, payloads.next().await?).await?;
