@@ -255,7 +255,12 @@ const FIRST_BYTES_OF_TLS: &str = "frame with invalid size";
 /// nothing).
 pub(crate) fn explain(status: &Status) -> String {
     let causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
-    let cause = causes.last().map(in_words).unwrap_or_default();
+    let innermost = causes.last();
+    #[cfg(feature = "tls")]
+    if let Some(words) = innermost.and_then(handshake::in_words) {
+        return words;
+    }
+    let cause = innermost.map(ToString::to_string).unwrap_or_default();
     if cause.ends_with(FIRST_BYTES_OF_TLS) {
         return format!("{cause} (does the node want TLS?)");
     }
@@ -266,14 +271,6 @@ pub(crate) fn explain(status: &Status) -> String {
         (message, cause) if message.contains(cause) => message.to_owned(),
         (message, cause) => format!("{message}: {cause}"),
     }
-}
-
-fn in_words(cause: &(dyn std::error::Error + 'static)) -> String {
-    #[cfg(feature = "tls")]
-    if let Some(words) = handshake::in_words(cause) {
-        return words;
-    }
-    cause.to_string()
 }
 
 /// Fractions of a millisecond are of no use to a reader.

@@ -86,6 +86,7 @@ async fn what_is_wrong_is_said_in_words() {
         fakes[0].secure(server(node, clients, versions));
         let reason = reason(&fakes, tls).await;
         assert!(reason.contains(words), "not \"{words}\": {reason}");
+        assert!(!reason.contains("alert") && !reason.contains("transport"), "{reason}");
     };
     for (node, tls, words) in [
         (&other.issue(&["127.0.0.1"]), trusting(), "of a CA that this client does not trust"),
