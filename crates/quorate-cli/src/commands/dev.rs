@@ -32,6 +32,12 @@ const LEADER_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
     logging::start(logging::DEV, args.log.log_format);
     let mut stop = Stop::listen()?;
+    if !args.secure && !args.listen.ip().is_loopback() {
+        return Err(Failure::usage(format!(
+            "--listen {}: other machines reach that, and anybody there could read and change everything; add --secure",
+            args.listen
+        )));
+    }
     let data = Data::new(args.data_dir.as_deref())?;
     let secure = args.secure.then(|| Secure::prepare(data.path(), args.listen, args.nodes));
     let secure = secure.transpose()?;
