@@ -167,7 +167,11 @@ async fn secrets_are_nowhere_and_deeds_are_in_the_audit_log() {
     let count = |words: &str| text(&log).matches(words).count();
     let seen = |times| if count(warned) >= times { Ok(()) } else { Err("no warning") };
     eventually("the bad file is told", SOON, async || seen(1)).await;
-    std::fs::write(dir.path().join("access.toml"), access + "role = 'qrt_CANARY-role'\n").unwrap();
+    std::fs::write(
+        dir.path().join("access.toml"),
+        access + &bad.replace("'admin'", "'qrt_CANARY-role'").replace("qrt_CANARY-digest", ""),
+    )
+    .unwrap();
     eventually("the other bad file is told", SOON, async || seen(2)).await;
     fetch(&client, "Bearer qrt_CANARY-ok").await.expect("the rights are as they were");
 

@@ -87,6 +87,17 @@ pub(crate) struct Subject {
     pub(crate) leases: Vec<u64>,
 }
 
+/// Of the names in a line, so many.
+pub(crate) const NAMES_MAX: usize = 10;
+
+impl Subject {
+    /// Leases that have no other name.
+    pub(crate) fn of_leases(leases: impl ExactSizeIterator<Item = u64>) -> Self {
+        let count = Some(leases.len());
+        Self { count, leases: leases.take(NAMES_MAX).collect(), ..Self::default() }
+    }
+}
+
 /// Where lines are handed in.
 #[derive(Debug, Default)]
 pub(crate) struct Audit {

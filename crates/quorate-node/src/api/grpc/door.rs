@@ -171,8 +171,10 @@ impl Caller {
     ///
     /// # Errors
     /// It is not known any more.
-    pub(super) fn again(&self, node: &Node) -> Result<Arc<Principal>, Status> {
-        Ok(node.access().identify(self.line.certificate(), self.authorization.as_ref())?)
+    pub(super) fn again(&self, node: &Node) -> Result<Self, Status> {
+        let authorization = self.authorization.as_ref();
+        let principal = node.access().identify(self.line.certificate(), authorization)?;
+        Ok(Self { principal, ..self.clone() })
     }
 
     /// An answer to it whose bytes count as long as they are under way.
@@ -270,7 +272,8 @@ where
     let line = Line::of(request.extensions());
     let name = subject.is_some().then(|| name_of(request.metadata()).unwrap_or_else(next_number));
     let span = span(method, request.metadata(), name.as_deref(), line.address());
-    let mut told = subject.map(|subject| Told::new(method, subject, name.clone(), line.address()));
+    let mut told =
+        subject.map(|subject| Box::new(Told::new(method, subject, name.clone(), line.address())));
     let answer = async {
         let mut caller = Caller::identify(node, line, request.metadata())?;
         if let Some(told) = &mut told {

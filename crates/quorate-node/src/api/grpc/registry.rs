@@ -130,7 +130,7 @@ impl RegistryService {
         let leases = convert::renewals(&request)?;
         let (asked, first) = (leases.len(), leases[0]);
         self.check_lease(first.0, request.cluster_id)?;
-        let own = rights::own_leases(&self.node, &caller.principal, leases, deadline).await?;
+        let own = rights::own_leases(&self.node, &caller, leases, deadline).await?;
         let (leases, mut unknown) = own;
         let unknown_lease = || NodeError::Rejected(Rejection::UnknownLease(first)).into();
         if leases.is_empty() {

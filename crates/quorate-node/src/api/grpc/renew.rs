@@ -11,7 +11,6 @@ use quorate_state::{LeaseId, limits};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
-use crate::access::Principal;
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{Caller, Method, check_size};
 use crate::api::grpc::{header, is_foreign, rights};
@@ -42,7 +41,7 @@ pub(crate) fn answers(
         let patience = if waited { Patience::None } else { Patience::Window };
         async move {
             let answers = match caller.again(&node) {
-                Ok(principal) => renew_all(&node, &principal, messages, patience).await,
+                Ok(caller) => renew_all(&node, &caller, messages, patience).await,
                 Err(status) => {
                     caller.refused(&node, Method::RenewStream, Subject::default(), &status);
                     vec![Err(status)]
@@ -74,7 +73,7 @@ struct Asked {
 /// Renews message after message, as many together as one call may hold.
 async fn renew_all(
     node: &Node,
-    principal: &Principal,
+    caller: &Caller,
     messages: Vec<Result<RenewRequest, Status>>,
     patience: Patience,
 ) -> Vec<Answer> {
@@ -85,20 +84,20 @@ async fn renew_all(
         let asked = match message.and_then(|message| asked(node, message)) {
             Ok(asked) => asked,
             Err(status) => {
-                answers.extend(renew_together(node, principal, together, patience).await);
+                answers.extend(renew_together(node, caller, together, patience).await);
                 answers.push(Err(status));
                 return answers;
             }
         };
         if count + asked.leases.len() > limits::LEASES_PER_CALL {
             let together = std::mem::take(&mut together);
-            answers.extend(renew_together(node, principal, together, patience).await);
+            answers.extend(renew_together(node, caller, together, patience).await);
             count = 0;
         }
         count += asked.leases.len();
         together.push(asked);
     }
-    answers.extend(renew_together(node, principal, together, patience).await);
+    answers.extend(renew_together(node, caller, together, patience).await);
     answers
 }
 
@@ -110,13 +109,13 @@ fn asked(node: &Node, message: RenewRequest) -> Result<Asked, Status> {
 
 async fn renew_together(
     node: &Node,
-    principal: &Principal,
+    caller: &Caller,
     messages: Vec<Asked>,
     patience: Patience,
 ) -> Vec<Answer> {
     let ours = messages.iter().filter(|asked| !asked.foreign);
     let leases: Vec<LeaseId> = ours.flat_map(|asked| &asked.leases).copied().collect();
-    let Renewed { unknown, revision } = match renew_own(node, principal, leases, patience).await {
+    let Renewed { unknown, revision } = match renew_own(node, caller, leases, patience).await {
         Ok(renewed) => renewed,
         Err(error) => return vec![Err(error.into())],
     };
@@ -128,15 +127,15 @@ async fn renew_together(
     each.collect()
 }
 
-/// Renews those of the leases that are the principal's; the others are unknown to it.
+/// Renews those of the leases that are the caller's; the others are unknown to it.
 async fn renew_own(
     node: &Node,
-    principal: &Principal,
+    caller: &Caller,
     leases: Vec<LeaseId>,
     patience: Patience,
 ) -> Result<Renewed, NodeError> {
     let deadline = Instant::now() + node.tunables().request_timeout();
-    let (leases, foreign) = rights::own_leases(node, principal, leases, deadline).await?;
+    let (leases, foreign) = rights::own_leases(node, caller, leases, deadline).await?;
     if leases.is_empty() {
         return Ok(Renewed { unknown: foreign, revision: node.applied().position().revision });
     }

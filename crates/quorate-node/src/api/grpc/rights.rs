@@ -15,6 +15,7 @@ use crate::access::{Principal, Reach, Role, time};
 use crate::api::grpc::door::{Caller, Method};
 use crate::api::grpc::told;
 use crate::api::grpc::touched::{Touched, What};
+use crate::audit::Subject;
 use crate::error::NodeError;
 use crate::node::{Consistency, Node};
 
@@ -125,16 +126,17 @@ fn is_own(registry: &Registry, principal: &Principal, id: LeaseId) -> bool {
     registry.lease(id).is_some_and(|lease| lease.instances().all(may))
 }
 
-/// The leases among these that the principal may renew, and those that are unknown to it.
+/// The leases among these that the caller may renew, and those that are unknown to it.
 ///
 /// # Errors
 /// The state of now cannot be read.
 pub(super) async fn own_leases(
     node: &Node,
-    principal: &Principal,
+    caller: &Caller,
     leases: Vec<LeaseId>,
     deadline: Instant,
 ) -> Result<(Vec<LeaseId>, Vec<LeaseId>), NodeError> {
+    let principal = &caller.principal;
     if !node.access().is_checked() || principal.may_all(Role::Register, time::now()) {
         return Ok((leases, Vec::new()));
     }
@@ -150,6 +152,13 @@ pub(super) async fn own_leases(
     let (registry, _) = node.read(Consistency::Linearizable, 0, deadline).await?;
     let (more, unknown) = split(&registry, rest);
     own.extend(more);
+    let foreign: Vec<_> =
+        unknown.iter().copied().filter(|id| registry.lease(*id).is_some()).collect();
+    if let Some(first) = foreign.first() {
+        let refusal = NodeError::Rejected(Rejection::UnknownLease(*first)).into();
+        let subject = Subject::of_leases(foreign.iter().map(|id| id.0));
+        caller.refused(node, Method::Renew, subject, &told::not_theirs(refusal));
+    }
     Ok((own, unknown))
 }
 
@@ -174,7 +183,7 @@ async fn until_lost(node: &Node, caller: &Caller, method: Method, touched: &Touc
     loop {
         changes.mark_unchanged();
         let principal = match caller.again(node) {
-            Ok(principal) => principal,
+            Ok(caller) => caller.principal,
             Err(status) => return status,
         };
         if let Err(status) = check(&principal, method.needed(), touched) {

@@ -1,7 +1,7 @@
 //! What each request is about: what its caller needs a right to. A call whose request does not say
 //! so does not compile (`door::answer`).
 
-use crate::audit::Subject;
+use crate::audit::{NAMES_MAX, Subject};
 use quorate_proto::v1::{
     AddNodeRequest, BackupRequest, DeregisterRequest, FetchRequest, InstanceRef,
     ListDependentsRequest, ListMembersRequest, ListOverridesRequest, ListServicesRequest,
@@ -83,9 +83,7 @@ impl<'a> Touched<'a> {
     }
 }
 
-/// Of the names in an audit line, so many.
-const NAMES_MAX: usize = 10;
-/// Of each, so many characters: it may be none at all.
+/// Of each name in an audit line, so many characters: it may be no name at all.
 const NAME_MAX: usize = 256;
 
 fn of_instance(instance: &InstanceRef) -> (&str, &str) {

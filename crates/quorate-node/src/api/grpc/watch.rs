@@ -6,6 +6,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::OptionFuture;
 use futures_util::{Stream, stream};
 use prost::Message as _;
 use quorate_proto::encoded::v1::encoded_watch_response::Kind;
@@ -114,6 +115,11 @@ async fn lost(leadership: &Leadership, node: u64) -> NodeError {
     }
 }
 
+/// Waits until the caller may not watch this any more; why.
+async fn lost_right(node: Arc<Node>, caller: Caller, subscribe: WatchSubscribe) -> Status {
+    rights::lost(&node, &caller, Method::Watch, &subscribe.touches()).await
+}
+
 /// What ends a watch: this node stops, or has lost the cluster for good, or the caller is gone,
 /// sends what is no ack, or may not watch this any more. Acks are only taken in.
 async fn end(
@@ -135,10 +141,15 @@ async fn end(
             }
         }
     };
-    let touched = subscribe.touches();
+    // Most nodes check no rights, and have many watches.
+    let lost_right = match node.access().is_checked() {
+        true => Some(Box::pin(lost_right(node.clone(), caller, subscribe))),
+        false => None,
+    };
+    let lost_right = OptionFuture::from(lost_right);
     tokio::select! {
         status = asked => status,
-        status = rights::lost(&node, &caller, Method::Watch, &touched) => status,
+        Some(status) = lost_right => status,
         () = node.stop().cancelled() => NodeError::Stopping { node: node.id() }.into(),
         error = lost(node.leadership(), node.id()) => error.into(),
     }
