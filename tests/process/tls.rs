@@ -429,7 +429,7 @@ async fn files_that_cannot_be_used_change_nothing() {
         eventually("good files again", SOON, async || {
             let log = cluster.nodes[node].log_text();
             match log.lines().rfind(|line| line.contains("TLS:")) {
-                Some(line) if line.contains("are in use") => Ok(()),
+                Some(line) if line.contains("in use") => Ok(()),
                 last => Err(format!("{last:?}")),
             }
         })

@@ -8,7 +8,7 @@ mod verify;
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -56,8 +56,10 @@ pub(crate) struct Tls {
     cluster: Arc<str>,
     node: u64,
     loaded: ArcSwap<Loaded>,
-    /// Of the files that were looked at last, refused ones included.
-    seen: ArcSwap<Digest>,
+    /// Of the files that are in use.
+    used: ArcSwap<Digest>,
+    /// The last refusal in the log: one line for each fault, however often it is found.
+    refusal: Mutex<String>,
 }
 
 impl fmt::Debug for Tls {
@@ -78,33 +80,36 @@ impl Tls {
     ) -> Result<Arc<Self>, TlsError> {
         let read = files::read(&files).await?;
         let loaded = files::load(&files, cluster, node, &read)?;
-        let (loaded, seen) = (ArcSwap::from_pointee(loaded), ArcSwap::from_pointee(read.digest()));
-        Ok(Arc::new(Self { files, cluster: cluster.into(), node, loaded, seen }))
+        let (loaded, used) = (ArcSwap::from_pointee(loaded), ArcSwap::from_pointee(read.digest()));
+        let (cluster, refusal) = (cluster.into(), Mutex::default());
+        Ok(Arc::new(Self { files, cluster, node, loaded, used, refusal }))
     }
 
     /// Reads the files again, and takes what they have if it has changed and can be used.
     pub(crate) async fn reload(&self) {
-        let read = match files::read(&self.files).await {
-            Ok(read) => read,
-            Err(error) => {
-                // A file that is away is told once, as a change of the content is.
-                let gone = Digest::of(&[error.to_string().as_bytes()]);
-                if self.seen.swap(Arc::new(gone.clone())).as_ref() != &gone {
-                    tracing::warn!(%error, "TLS: the files cannot be used; those before stay");
-                }
-                return;
-            }
+        let loaded = match files::read(&self.files).await {
+            Ok(read) if self.used.load().as_ref() == &read.digest() => Ok(None),
+            // Also where they were refused before: a certificate may be valid by now.
+            Ok(read) => files::load(&self.files, &self.cluster, self.node, &read)
+                .map(|loaded| Some((loaded, read.digest()))),
+            Err(error) => Err(error),
         };
-        let digest = read.digest();
-        if self.seen.swap(Arc::new(digest.clone())).as_ref() == &digest {
-            return;
-        }
-        match files::load(&self.files, &self.cluster, self.node, &read) {
-            Ok(loaded) => {
+        let mut refusal = self.refusal.lock().expect("invariant: nothing panics under this lock");
+        match loaded {
+            Ok(None) if refusal.is_empty() => {}
+            Ok(None) => {
+                refusal.clear();
+                tracing::info!("TLS: the files are those that are in use again");
+            }
+            Ok(Some((loaded, digest))) => {
                 self.loaded.store(Arc::new(loaded));
+                self.used.store(Arc::new(digest));
+                refusal.clear();
                 tracing::info!("TLS: new certificates are in use for new connections");
             }
+            Err(error) if *refusal == error.to_string() => {}
             Err(error) => {
+                *refusal = error.to_string();
                 tracing::warn!(%error, "TLS: the files cannot be used; those before stay");
             }
         }

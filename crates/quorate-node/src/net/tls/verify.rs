@@ -10,8 +10,15 @@ use webpki::EndEntityCert;
 
 use crate::net::tls::CertificateId;
 
-/// The tag of a common name (2.5.4.3, `id-at-commonName`) in DER.
-const COMMON_NAME: [u8; 5] = [0x06, 0x03, 0x55, 0x04, 0x03];
+/// `id-at-commonName` (2.5.4.3) in DER.
+const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
+/// Tags of DER (X.690): what a subject is made of.
+const OID: u8 = 0x06;
+const UTF8: u8 = 0x0c;
+const PRINTABLE: u8 = 0x13;
+const IA5: u8 = 0x16;
+const SEQUENCE: u8 = 0x30;
+const SET: u8 = 0x31;
 
 /// The identity in a certificate that was verified.
 ///
@@ -29,23 +36,52 @@ pub(super) fn identity(leaf: &CertificateDer<'_>) -> Result<CertificateId, Strin
     Ok(CertificateId { spiffe, common_name: common_name(certificate.subject()) })
 }
 
-/// The common name in a subject, a sequence of sets of (type, value) pairs (RFC 5280, section
-/// 4.1.2.4); `None`: there is none, or more than one, or it is longer than 127 bytes.
+/// The common name in a subject: sets of (type, value) pairs (RFC 5280, section 4.1.2.4). `None`:
+/// there is none, or more than one, or the subject cannot be read.
 fn common_name(subject: &[u8]) -> Option<String> {
     let mut found = None;
-    for (at, window) in subject.windows(COMMON_NAME.len()).enumerate() {
-        if window != COMMON_NAME {
-            continue;
-        }
-        let value = subject.get(at + COMMON_NAME.len()..)?;
-        let (&[tag, length], text) = value.split_first_chunk::<2>()?;
-        // UTF8String, PrintableString, IA5String; short form of the length.
-        if ![0x0c, 0x13, 0x16].contains(&tag) || length > 127 || found.is_some() {
+    let mut sets = subject;
+    while !sets.is_empty() {
+        let (tag, mut pairs) = element(&mut sets)?;
+        if tag != SET {
             return None;
         }
-        found = Some(String::from_utf8(text.get(..usize::from(length))?.to_vec()).ok()?);
+        while !pairs.is_empty() {
+            let (tag, mut pair) = element(&mut pairs)?;
+            let (kind, id) = element(&mut pair)?;
+            let (text, value) = element(&mut pair)?;
+            if tag != SEQUENCE || kind != OID {
+                return None;
+            }
+            if id != COMMON_NAME {
+                continue;
+            }
+            if found.is_some() || ![UTF8, PRINTABLE, IA5].contains(&text) {
+                return None;
+            }
+            found = Some(String::from_utf8(value.to_vec()).ok()?);
+        }
     }
     found
+}
+
+/// Takes the first element of DER off: its tag and its content.
+fn element<'a>(der: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
+    let (&[tag, first], mut rest) = der.split_first_chunk::<2>()?;
+    let length = match first {
+        short @ ..=0x7f => usize::from(short),
+        // The long form, of up to two bytes: a subject is no longer.
+        0x81 => usize::from(*rest.split_off_first()?),
+        0x82 => {
+            let (bytes, behind) = rest.split_first_chunk::<2>()?;
+            rest = behind;
+            usize::from(u16::from_be_bytes(*bytes))
+        }
+        _ => return None,
+    };
+    let (content, behind) = rest.split_at_checked(length)?;
+    *der = behind;
+    Some((tag, content))
 }
 
 /// Verifies that a node of this cluster answers, and the one that was wanted, whatever host it is
@@ -122,5 +158,44 @@ impl ServerCertVerifier for NodeVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.chain.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+        let length = content.len();
+        let head = match length {
+            0..0x80 => vec![tag, length as u8],
+            0x80..0x100 => vec![tag, 0x81, length as u8],
+            _ => vec![tag, 0x82, (length >> 8) as u8, length as u8],
+        };
+        [head, content.to_vec()].concat()
+    }
+
+    fn set(id: &[u8], value: &[u8]) -> Vec<u8> {
+        der(SET, &der(SEQUENCE, &[der(OID, id), der(UTF8, value)].concat()))
+    }
+
+    #[test]
+    fn a_common_name_is_one_that_stands_for_itself() {
+        const ORGANISATION: [u8; 3] = [0x55, 0x04, 0x0a];
+        let name = set(&COMMON_NAME, b"orders");
+        // Another field, whose text looks like a common name.
+        let forged =
+            set(&ORGANISATION, &[&[OID, 3], &COMMON_NAME[..], &[UTF8, 5], b"admin"].concat());
+        let long = set(&ORGANISATION, &[b'o'; 300]);
+        for (what, subject, expected) in [
+            ("it", name.clone(), Some("orders")),
+            ("none", Vec::new(), None),
+            ("another field", forged.clone(), None),
+            ("it, behind others", [forged, long, name.clone()].concat(), Some("orders")),
+            ("two", [name.clone(), name.clone()].concat(), None),
+            ("cut off", name[..name.len() - 1].to_vec(), None),
+        ] {
+            assert_eq!(common_name(&subject).as_deref(), expected, "{what}");
+        }
     }
 }
