@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::Fatal;
 use openraft::metrics::RaftServerMetrics;
 use openraft::{AsyncRuntime as _, Instant as _, RaftMetrics};
 use quorate_proto::requests::Origin;
@@ -364,7 +365,8 @@ impl Node {
         }
     }
 
-    pub(crate) fn fatal(&self, reason: &impl std::fmt::Display) -> NodeError {
+    /// Raft has stopped; takes no other error, since no node tries again after this one.
+    pub(crate) fn fatal(&self, reason: &Fatal<TypeConfig>) -> NodeError {
         NodeError::Fatal { node: self.id, reason: reason.to_string() }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::errors::{AllowNextRevertError, ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _};
 use quorate_log::ClusterId;
 use quorate_proto::peer::v1::IdentifyRequest;
@@ -131,7 +131,7 @@ impl Node {
                 let reverted = self.raft.trigger().allow_next_revert(&id, true).await;
                 reverted
                     .map_err(|error| self.fatal(&error))?
-                    .map_err(|error| self.fatal(&error))?;
+                    .map_err(|error| revert_error(self.id, &error))?;
             }
             None => {
                 let member = self.identify(id, peer_address).await?;
@@ -483,3 +483,16 @@ impl Node {
 fn refused(error: MembershipError) -> NodeError {
     NodeError::Membership(error)
 }
+
+/// Raft goes on after either.
+fn revert_error(node: u64, error: &AllowNextRevertError<TypeConfig>) -> NodeError {
+    match error {
+        AllowNextRevertError::ForwardToLeader(_) => NodeError::NotLeader { node },
+        AllowNextRevertError::NodeNotFound(missing) => {
+            refused(MembershipError::Unknown { id: missing.node_id })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt, stream};
 use openraft::ServerState;
+use openraft::errors::RaftError;
 use quorate_proto::encoded::v1::admin_server::Admin;
 use quorate_proto::v1::{
     AddNodeRequest, AddNodeResponse, BackupChunk, BackupRequest, InstanceName,
@@ -191,7 +192,10 @@ impl AdminService {
             Ok(()) => {
                 self.node.snapshot(call.deadline).await?;
                 let current = self.node.raft().get_snapshot().await;
-                let snapshot = current.map_err(|error| self.node.fatal(&error))?;
+                let snapshot = current.map_err(|error| match error {
+                    RaftError::Fatal(fatal) => self.node.fatal(&fatal),
+                    RaftError::APIError(other) => self.node.unexpected(&other),
+                })?;
                 let snapshot =
                     snapshot.ok_or_else(|| self.node.unexpected(&"no snapshot was built"))?;
                 Backup::of_file(&snapshot.meta, snapshot.snapshot)
