@@ -58,7 +58,7 @@ impl Scene {
         let spec = InstanceSpec::new("instance", parts).expect("is within the limits");
         let instances = vec![(key.clone(), spec)];
         let incarnation = Some(Incarnation(1));
-        let register = Register { lease: None, ttl: None, incarnation, instances };
+        let register = Register { lease: None, ttl: None, incarnation, instances, within: None };
         let mut registry = Registry::new();
         let clock = registry.clock();
         registry.apply(&Command::new(clock, Op::Register(register)));

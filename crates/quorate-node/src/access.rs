@@ -22,10 +22,12 @@ pub(crate) mod time;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 pub(crate) use crate::access::bearer::authorization;
 use crate::access::bearer::{Bearer, Digest};
@@ -208,10 +210,7 @@ impl Rights {
         if let Some(principal) = name.and_then(|name| names.get(name)) {
             return Ok(principal.clone());
         }
-        let node = spiffe.as_deref().and_then(|spiffe| {
-            let rest = spiffe.strip_prefix("spiffe://")?.strip_prefix(cluster)?;
-            rest.strip_prefix("/node/")?.parse().ok()
-        });
+        let node = certificate.node(cluster);
         node.map(|id| Arc::new(Principal::node(id))).ok_or(Unidentified::NoRule)
     }
 
@@ -220,9 +219,16 @@ impl Rights {
     }
 }
 
+/// A file that takes longer cannot be used: it may be a pipe, or of a server that is gone.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+
 async fn read(file: PathBuf) -> Result<Contents, String> {
-    let read = blocking(move || file::read(&file)).await;
-    read.unwrap_or_else(|panicked| Err(panicked.to_string()))
+    let named = format!("{}: not read within {READ_WITHIN:?}", file.display());
+    let read = blocking(move || file::read(&file));
+    match timeout(READ_WITHIN, read).await {
+        Ok(read) => read.unwrap_or_else(|panicked| Err(panicked.to_string())),
+        Err(_elapsed) => Err(named),
+    }
 }
 
 #[cfg(test)]

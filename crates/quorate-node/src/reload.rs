@@ -23,15 +23,19 @@ pub(crate) struct Reload {
 }
 
 impl Reload {
+    async fn reload_tls(&self) {
+        if let Some(tls) = &self.tls {
+            tls.reload().await;
+        }
+    }
+
     /// Never returns.
     pub(crate) async fn run(self) -> Result<(), RunError> {
         loop {
             // Either way it is time.
             let _ = timeout(EVERY, self.requested.notified()).await;
-            if let Some(tls) = &self.tls {
-                tls.reload().await;
-            }
-            self.access.reload().await;
+            // One that takes long, of a server that is gone, does not hold up the other.
+            tokio::join!(self.reload_tls(), self.access.reload());
         }
     }
 }

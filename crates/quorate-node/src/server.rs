@@ -210,6 +210,13 @@ impl Bound {
                 "every caller that reaches this address may do everything: `access` is not set"
             );
         }
+        if self.node.access().is_checked() && self.tls.is_none() {
+            tracing::warn!(
+                peers = %self.peer_addr(),
+                "rights are checked for clients only: without TLS, every caller that reaches this address may \
+                 act as a node of the cluster, and so do everything"
+            );
+        }
         let (node, log) = (self.node.clone(), self.log.clone());
         let stops = Stops::default();
         let mut tasks = self.spawn_all(&stops).await;

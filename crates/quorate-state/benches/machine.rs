@@ -45,6 +45,7 @@ fn register(number: u64) -> Command {
         ttl: Some(Ttl::from_ms(HOUR_MS).expect("is within the limits")),
         incarnation: Some(Incarnation(1)),
         instances: vec![(key(number), spec)],
+        within: None,
     });
     Command::new(Clock(number), op)
 }

@@ -15,7 +15,7 @@ use crate::limits::Invalid;
 use crate::load::Load;
 use crate::record;
 use crate::spec::{InstanceSpec, NewValues, Override, Status, check_metadata, check_weight};
-use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Ttl};
+use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Namespace, ServiceKey, Ttl};
 
 /// One log entry: what time it is, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,9 +124,31 @@ pub struct Register {
     pub incarnation: Option<Incarnation>,
     /// Instances, at least one, each at most once.
     pub instances: Vec<(InstanceKey, InstanceSpec)>,
+    /// What the caller may register, where that is not everything: a lease that keeps something
+    /// else is not joined. At most
+    /// [`crate::limits::SCOPES`].
+    pub within: Option<Vec<Scope>>,
 }
 
-record!(Register { instances } { lease, ttl, incarnation });
+record!(Register { instances } { lease, ttl, incarnation, within });
+
+/// Services of one namespace, or of all, by the beginning of their names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scope {
+    /// `None`: all.
+    pub namespace: Option<Namespace>,
+    /// Of the services' names; empty: all.
+    pub prefix: Box<str>,
+}
+
+impl Scope {
+    /// Whether an instance is of these services.
+    pub fn covers(&self, key: &InstanceKey) -> bool {
+        let ServiceKey { namespace, name } = &key.service;
+        self.namespace.as_ref().is_none_or(|covered| covered == namespace)
+            && name.as_str().starts_with(&*self.prefix)
+    }
+}
 
 /// Removes a lease with all of its instances, or single instances.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -287,4 +309,7 @@ pub enum Rejection {
     /// There is nothing to clear.
     #[error("instance {0} is not overridden: there is nothing to clear")]
     NoOverride(InstanceKey),
+    /// The lease of this run keeps instances that the caller may not register.
+    #[error("the lease of this run keeps instances that the caller may not register")]
+    ForeignLease,
 }

@@ -59,6 +59,10 @@ fn check_key(key: &InstanceKey) -> Result<(), Invalid> {
 fn check_register(register: &Register) -> Result<(), Invalid> {
     check_count(register.instances.len())?;
     register.ttl.map(|ttl| Ttl::from_ms(ttl.as_ms())).transpose()?;
+    let scopes = register.within.as_ref().map_or(0, Vec::len);
+    if scopes > limits::SCOPES {
+        return Err(Invalid::number("within", scopes, format!("at most {}", limits::SCOPES)));
+    }
     let mut keys = BTreeSet::new();
     for (place, (key, spec)) in register.instances.iter().enumerate() {
         check_key(key)?;

@@ -31,7 +31,7 @@ pub use checks::{
     CheckKind, Checks, Finding, Health, HealthCheck, HealthReason, HealthReport, host_and_port,
 };
 pub use command::{
-    Command, Deregister, InstanceRef, Op, Register, Rejection, Reply, Request, Update,
+    Command, Deregister, InstanceRef, Op, Register, Rejection, Reply, Request, Scope, Update,
 };
 pub use event::{Applied, Change, Event, RemoveReason};
 pub use limits::Invalid;

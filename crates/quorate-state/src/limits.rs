@@ -3,6 +3,10 @@
 
 use std::fmt::Display;
 
+/// Scopes that one command carries of its caller's rights; more of them are left out, and only less
+/// is allowed.
+pub const SCOPES: usize = 64;
+
 /// Names: bytes. The longest DNS name (RFC 1035, section 2.3.4).
 pub const NAME_BYTES: usize = 253;
 /// Endpoints of one instance.

@@ -194,6 +194,14 @@ impl Registry {
             return Ok(self.add_lease(register.ttl.unwrap_or(Ttl::DEFAULT)));
         };
         let lease = self.leases.get(id).ok_or(Rejection::UnknownLease(id))?;
+        if let Some(within) = &register.within {
+            let is_own = |key: &InstanceKey| within.iter().any(|scope| scope.covers(key));
+            if !lease.instances.iter().all(is_own) {
+                // One that was named is as good as unknown to the caller.
+                let named = register.lease.map(Rejection::UnknownLease);
+                return Err(named.unwrap_or(Rejection::ForeignLease));
+            }
+        }
         let new = register.instances.iter().filter(|(key, _)| !lease.instances.contains(key));
         check_room(id, lease.instances.len() + new.count())?;
         self.renew_lease(id, register.ttl);

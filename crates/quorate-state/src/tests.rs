@@ -146,6 +146,7 @@ fn register(names: &str, incarnation: u64) -> Register {
         ttl: None,
         incarnation: (incarnation != 0).then_some(Incarnation(incarnation)),
         instances: names.split_whitespace().map(|name| (key(name), spec(parts()))).collect(),
+        within: None,
     }
 }
 

@@ -98,6 +98,11 @@ pub(crate) fn read(path: &Path) -> Result<Contents, String> {
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let named = |error: String| format!("{}: {error}", path.display());
     let mut bytes = Vec::new();
+    // To open a pipe would wait for its other end.
+    let kind = std::fs::metadata(path).map_err(|error| named(error.to_string()))?;
+    if !kind.is_file() {
+        return Err(named("is no regular file".to_owned()));
+    }
     let file = std::fs::File::open(path).map_err(|error| named(error.to_string()))?;
     let read = file.take(FILE_MAX + 1).read_to_end(&mut bytes);
     match read.map_err(|error| named(error.to_string()))? as u64 > FILE_MAX {

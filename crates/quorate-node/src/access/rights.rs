@@ -156,6 +156,16 @@ impl Principal {
         self.grants.iter().any(|grant| grant.is_live(now) && all(grant))
     }
 
+    /// The namespaces (`None`: all) and prefixes in which it may do this.
+    pub(crate) fn scopes(
+        &self,
+        role: Role,
+        now: Seconds,
+    ) -> impl Iterator<Item = (Option<&str>, &str)> {
+        let live = self.grants.iter().filter(move |it| it.is_live(now) && role <= it.role);
+        live.map(|grant| (grant.namespace.as_deref(), grant.prefix.as_str()))
+    }
+
     /// Whether it may do this to anything at all.
     pub(crate) fn may_some(&self, role: Role, now: Seconds) -> bool {
         self.grants.iter().any(|grant| grant.is_live(now) && role <= grant.role)

@@ -78,7 +78,13 @@ mod tests {
         for (named, refused) in [(None, false), (Some(7), false), (Some(u64::MAX), true)] {
             let incarnation = named.map(Incarnation);
             let target = InstanceRef { key: key.clone(), incarnation };
-            let register = Register { lease: None, ttl: None, incarnation, instances: Vec::new() };
+            let register = Register {
+                lease: None,
+                ttl: None,
+                incarnation,
+                instances: Vec::new(),
+                within: None,
+            };
             let update = Update { weight: Some(1), ..Update::of(target.clone()) };
             for op in [
                 Op::Register(register),

@@ -41,7 +41,7 @@ pub(crate) struct CertificateId {
 
 impl CertificateId {
     /// The node of this cluster that it names, if any.
-    fn node(&self, cluster: &str) -> Option<u64> {
+    pub(crate) fn node(&self, cluster: &str) -> Option<u64> {
         let path = self.spiffe.as_deref()?.strip_prefix("spiffe://")?.strip_prefix(cluster)?;
         let id = path.strip_prefix("/node/")?;
         // One spelling for each id.

@@ -195,7 +195,7 @@ fn what_is_not_known_is_not_read() {
     newest_bit(&mut of_update, 4);
     postcard::from_bytes::<Update>(&of_update).unwrap_err();
     let mut of_register = postcard::to_stdvec(&register("web/a", 0)).unwrap();
-    newest_bit(&mut of_register, 3);
+    newest_bit(&mut of_register, 4);
     postcard::from_bytes::<Register>(&of_register).unwrap_err();
     let another_op = [0xac, 2, 9, 0];
     postcard::from_bytes::<Command>(&another_op).unwrap_err();
@@ -249,6 +249,7 @@ fn replies() {
             "05_07_0764656661756c74_03776562_0161_00_09",
         ),
         (Reply::Rejected(Rejection::NoOverride(key)), "05_08_0764656661756c74_03776562_0161"),
+        (Reply::Rejected(Rejection::ForeignLease), "05_09"),
     ] {
         let bytes = postcard::to_stdvec(&reply).unwrap();
         assert_eq!(hex(&bytes), expected.replace('_', ""), "{reply:?}");

@@ -62,6 +62,7 @@ fn any_register() -> impl Strategy<Value = Register> {
             ttl: ttl.map(|ms| Ttl::from_ms(ms).unwrap()),
             incarnation,
             instances,
+            within: None,
         },
     )
 }

@@ -241,3 +241,35 @@ fn namespaces_do_not_see_each_other() {
     let seen: Vec<_> = t.registry.services(&green, "", None).map(|(key, _)| key).collect();
     assert_eq!(seen, [&service_key("green/web")]);
 }
+
+/// A caller with rights to some services joins no lease that keeps others, also where that lease
+/// came to be after its rights were checked.
+#[test]
+fn a_caller_joins_no_lease_that_keeps_what_is_not_its_to_register() {
+    let mut t = Transcript::default();
+    let added = "registered L1 15000ms @7 | #1 added orders/z@7 | #2 added billing/z@7";
+    t.at(0, register("orders/z billing/z", 7), added);
+    let scope = |namespace: Option<&str>, prefix: &str| Scope {
+        namespace: namespace.map(|name| Namespace::new("namespace", name).unwrap()),
+        prefix: prefix.into(),
+    };
+    let within =
+        |scopes| Register { ttl: ttl(1_000), within: Some(scopes), ..register("orders/z", 7) };
+    for scopes in [
+        vec![],
+        vec![scope(None, "orders")],
+        vec![scope(Some("default"), "orders")],
+        vec![scope(Some("other"), ""), scope(None, "orders")],
+    ] {
+        let refused =
+            "rejected: the lease of this run keeps instances that the caller may not register";
+        t.at(0, within(scopes.clone()), refused);
+        let named = Register { lease: Some(LeaseId(1)), ..within(scopes) };
+        t.at(0, named, "rejected: lease 1 is unknown: it expired, was deregistered or taken over; register again");
+    }
+    for scopes in
+        [vec![scope(None, "")], vec![scope(Some("default"), "orders"), scope(None, "bill")]]
+    {
+        t.at(0, within(scopes), "registered L1 1000ms @7");
+    }
+}

@@ -61,6 +61,7 @@ fn code(error: &CallError) -> Code {
                     Code::InvalidArgument
                 }
                 Rejection::RequestForgotten => Code::Unavailable,
+                Rejection::ForeignLease => Code::PermissionDenied,
                 Rejection::TooManyOverrides { .. } => Code::ResourceExhausted,
             },
             NodeError::NoLeader { .. }

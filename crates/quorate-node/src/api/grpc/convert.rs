@@ -58,7 +58,7 @@ pub(crate) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
     }
     let lease = (request.lease_id != 0).then_some(LeaseId(request.lease_id));
     let incarnation = incarnations::named("incarnation", request.incarnation)?;
-    Ok(Op::Register(Register { lease, ttl, incarnation, instances }))
+    Ok(Op::Register(Register { lease, ttl, incarnation, instances, within: None }))
 }
 
 fn instance_spec(

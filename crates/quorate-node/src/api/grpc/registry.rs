@@ -12,7 +12,7 @@ use quorate_proto::v1::{
     ListServicesResponse, RegisterRequest, RegisterResponse, RenewRequest, RenewResponse,
     ServiceSummary, UpdateRequest, UpdateResponse, WatchRequest,
 };
-use quorate_state::{LeaseId, Rejection, Reply, ServiceName, Status as State};
+use quorate_state::{LeaseId, Op, Rejection, Reply, ServiceName, Status as State};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::grpc::convert;
@@ -107,10 +107,13 @@ impl Registry for RegistryService {
 
 impl RegistryService {
     async fn on_register(&self, call: Call<RegisterRequest>) -> Handled<RegisterResponse> {
-        let Call { message: mut request, deadline, .. } = call;
+        let Call { message: mut request, deadline, caller } = call;
         let id = request.request_id.take();
         let (lease_id, cluster_id) = (request.lease_id, request.cluster_id);
-        let op = convert::register(request)?;
+        let mut op = convert::register(request)?;
+        if let Op::Register(register) = &mut op {
+            register.within = rights::within(&self.node, &caller);
+        }
         self.check_lease(lease_id, cluster_id)?;
         let Outcome { reply, revision } = self.node.propose(op, id, deadline).await?;
         let Reply::Registered { lease, ttl, incarnation } = reply else {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use quorate_state::{
-    Incarnation, InstanceId, InstanceKey, LeaseId, Namespace, Registry, Rejection, ServiceKey,
-    ServiceName,
+    Incarnation, InstanceId, InstanceKey, LeaseId, Namespace, Registry, Rejection, Scope,
+    ServiceKey, ServiceName, limits,
 };
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
@@ -89,6 +89,22 @@ pub(super) async fn check_lease(
         true => Ok(()),
         false => Err(told::not_theirs(NodeError::Rejected(Rejection::UnknownLease(id)).into())),
     }
+}
+
+/// What the caller may register, where that is not everything. The state machine looks at it again
+/// when it applies the command: a lease may come to be between the check and that.
+pub(super) fn within(node: &Node, caller: &Caller) -> Option<Vec<Scope>> {
+    let (principal, now) = (&caller.principal, time::now());
+    if !node.access().is_checked() || principal.may_all(Role::Register, now) {
+        return None;
+    }
+    // A namespace that cannot be is no instance's.
+    let scope = |(namespace, prefix): (Option<&str>, &str)| {
+        let namespace = namespace.map(|name| Namespace::new("namespace", name)).transpose().ok()?;
+        Some(Scope { namespace, prefix: prefix.into() })
+    };
+    let scopes = principal.scopes(Role::Register, now).filter_map(scope);
+    Some(scopes.take(limits::SCOPES).collect())
 }
 
 /// A registration of the run that holds an instance already joins the lease that it has, and sets

@@ -264,6 +264,7 @@ mod tests {
             ttl: None,
             incarnation: Some(Incarnation(1)),
             instances: vec![(key, spec)],
+            within: None,
         };
         let become_ =
             |status| Op::Update(Update { status: Some(status), ..Update::of(target.clone()) });

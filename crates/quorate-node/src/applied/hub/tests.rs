@@ -19,7 +19,7 @@ pub(in crate::applied) fn registry(bytes: usize) -> (Registry, InstanceKey) {
     };
     let instances = vec![(key.clone(), InstanceSpec::new("", parts).unwrap())];
     let incarnation = Some(Incarnation(1));
-    let register = Register { lease: None, ttl: None, incarnation, instances };
+    let register = Register { lease: None, ttl: None, incarnation, instances, within: None };
     let mut registry = Registry::new();
     let clock = registry.clock();
     registry.apply(&Command::new(clock, Op::Register(register)));

@@ -43,7 +43,10 @@ fn register_all(applied: &Applied, ids: &[&str]) {
     let spec = InstanceSpec::new("", parts).unwrap();
     let instances = ids.iter().map(|id| (key(id), spec.clone())).collect();
     let incarnation = Some(Incarnation(1));
-    apply(applied, Op::Register(Register { lease: None, ttl: None, incarnation, instances }));
+    apply(
+        applied,
+        Op::Register(Register { lease: None, ttl: None, incarnation, instances, within: None }),
+    );
 }
 
 fn weigh(applied: &Applied, id: &str, weight: u32) {

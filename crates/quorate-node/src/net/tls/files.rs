@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use ring::digest::{Context, SHA256};
 use rustls::client::WebPkiServerVerifier;
@@ -16,6 +17,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, RootCertStore, ServerConfig};
+use tokio::time::timeout;
 
 use crate::config;
 use crate::config::ClientCertificates;
@@ -26,6 +28,9 @@ pub(super) const H2: &[u8] = b"h2";
 
 /// A file that is larger is none of ours, bytes: a bundle of some hundred authorities.
 const FILE_MAX: u64 = 1 << 20;
+
+/// A file that takes longer cannot be used: it may be of a server that is gone.
+const READ_WITHIN: Duration = Duration::from_secs(5);
 
 /// A file that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,12 +92,19 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 pub(super) async fn read(files: &config::Tls) -> Result<Read, TlsError> {
     let one = async |path: &Path| {
         let failed = |problem: String| TlsError { path: path.to_owned(), problem };
-        let size =
-            tokio::fs::metadata(path).await.map_err(|error| failed(error.to_string()))?.len();
+        let found = tokio::fs::metadata(path).await.map_err(|error| failed(error.to_string()))?;
+        // To open a pipe would wait for its other end.
+        if !found.is_file() {
+            return Err(failed("no regular file".to_owned()));
+        }
+        let size = found.len();
         if size > FILE_MAX {
             return Err(failed(format!("{size} bytes long, at most {FILE_MAX}")));
         }
-        tokio::fs::read(path).await.map_err(|error| failed(error.to_string()))
+        match timeout(READ_WITHIN, tokio::fs::read(path)).await {
+            Ok(read) => read.map_err(|error| failed(error.to_string())),
+            Err(_elapsed) => Err(failed(format!("not read within {READ_WITHIN:?}"))),
+        }
     };
     let some = async |path: &Option<PathBuf>| match path {
         Some(path) => one(path).await,

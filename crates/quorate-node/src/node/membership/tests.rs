@@ -1,3 +1,5 @@
+//! What errors of a change of the members become.
+
 use openraft::errors::{ForwardToLeader, NodeNotFound, Operation};
 
 use super::*;

@@ -45,7 +45,7 @@ impl Probing {
         let parts = SpecParts { endpoints, checks, ..SpecParts::default() };
         let instances = vec![(key(id), InstanceSpec::new("", parts).unwrap())];
         let incarnation = Some(Incarnation(incarnation));
-        let register = Register { lease: None, ttl: None, incarnation, instances };
+        let register = Register { lease: None, ttl: None, incarnation, instances, within: None };
         self.apply(Op::Register(register));
     }
 
