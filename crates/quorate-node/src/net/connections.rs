@@ -90,6 +90,8 @@ pub(crate) struct Line {
     idle_since_ms: AtomicU64,
     /// It is to take no more calls and to end when it has none.
     leave: CancellationToken,
+    /// Its age is reached.
+    aged: CancellationToken,
     answers: Mutex<UnderWay>,
     /// Wakes the task that drives the connection when it is to end.
     driver: AtomicWaker,
@@ -261,6 +263,7 @@ impl Line {
             calls_of_address,
             idle_since_ms: AtomicU64::new(0),
             leave: CancellationToken::new(),
+            aged: CancellationToken::new(),
             answers: Mutex::default(),
             driver: AtomicWaker::new(),
         }
@@ -297,15 +300,17 @@ impl Line {
         self.node.get().copied()
     }
 
-    /// Cancelled when it is to take no more calls: streams on it are to end, for a new connection.
+    /// Cancelled when it has reached its age: streams on it are to end, for a new connection. Not
+    /// when it ends by itself: a follower has to see that its leader's connection broke.
     pub(crate) fn leaving(&self) -> CancellationToken {
-        self.leave.clone()
+        self.aged.clone()
     }
 
     /// It is to end after this time, whatever is under way.
     pub(crate) fn end_in(&self, grace: Duration) {
         // Once.
         let _ = self.ends_at.set(Instant::now() + grace);
+        self.aged.cancel();
         self.leave.cancel();
     }
 
