@@ -15,6 +15,7 @@
 //! | `rights*`, `guarded` | who may call what, and for how long; a cluster with an access file |
 //! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
 //! | `clock`, `failover`, `outage` | when leases end, and when not; leaders that stay; all nodes down |
+//! | `metrics` | what the HTTP listener answers |
 //! | `once` | no write is done twice |
 //! | `founding` | a cluster's identity; no second one is founded |
 //! | `rolled_back` | nodes on older copies of their directories |
@@ -49,6 +50,7 @@ mod cluster {
     mod link;
     mod load;
     mod membership;
+    mod metrics;
     mod moving;
     mod once;
     mod operators;

@@ -202,6 +202,7 @@ impl Cluster {
             cluster_name: quorate_node::CLUSTER_NAME.to_owned(),
             access: None,
             audit: None,
+            http_listen: Some(free_address()),
             tunables: self.tunables.clone(),
             ..Config::new(id, self.dir.path().join(id.to_string()), listen, peer_listen)
         };
@@ -284,19 +285,17 @@ impl Cluster {
 
     /// Stops nodes at the same time.
     pub(crate) async fn stop_all(&mut self) {
-        let running: Vec<_> = self
-            .nodes
-            .iter_mut()
-            .filter_map(|(id, node)| Some((*id, node.running.take()?)))
-            .collect();
+        let running = self.nodes.iter_mut();
+        let running = running.filter_map(|(id, node)| Some((*id, node.running.take()?)));
+        let running: Vec<_> = running.collect();
         let mut ending = Vec::new();
         for (id, Running { stop, ended }) in running {
             let _ = stop.send(());
             ending.push((id, ended));
         }
         for (id, ended) in ending {
-            let ended = timeout(SOON, ended).await.unwrap_or_else(|_| panic!("{id} does not stop"));
-            ended.expect("no panic").unwrap_or_else(|error| panic!("node {id}: {error:?}"));
+            let ended = timeout(SOON, ended).await.expect("it stops").expect("no panic");
+            ended.unwrap_or_else(|error| panic!("node {id}: {error:?}"));
         }
     }
 
@@ -347,6 +346,9 @@ impl Cluster {
         &self.node(id).client
     }
 
+    pub(crate) fn http_address(&self, id: u64) -> SocketAddr {
+        self.node(id).config.http_listen.expect("every node has one")
+    }
     pub(crate) fn peer_address(&self, id: u64) -> &str {
         &self.node(id).peer
     }

@@ -36,5 +36,5 @@ pub use snapshots::{
     SnapshotBody, SnapshotBytes, SnapshotEncoder, SnapshotError, SnapshotFile, SnapshotProblem,
     SnapshotReceiver, SnapshotStore, SnapshotWriter,
 };
-pub use stats::Stats;
+pub use stats::{FLUSH_BOUNDS, Stats};
 pub use store::{Io, LogOptions, LogStore};

@@ -2,4 +2,5 @@
 //! [`crate::node`]; handlers of other nodes' calls hand messages to the Raft library.
 
 pub(crate) mod grpc;
+pub(crate) mod http;
 mod incarnations;

@@ -17,6 +17,7 @@ use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard};
 
 use openraft::EntryPayload;
+use prometheus_client::metrics::histogram::Histogram;
 use quorate_log::ClusterId;
 use quorate_state::{Registry, Reply};
 use tokio::sync::watch;
@@ -34,6 +35,8 @@ const HASH_EVERY: u64 = 64;
 pub(crate) struct Applied {
     state: Mutex<State>,
     position: watch::Sender<Position>,
+    /// How long changes take from here to watchers.
+    propagation: Histogram,
 }
 
 /// How far this node is.
@@ -58,7 +61,7 @@ pub(crate) struct State {
 }
 
 impl Applied {
-    pub(crate) fn new(watch_ring: usize, watch_ring_bytes: usize) -> Self {
+    pub(crate) fn new(watch_ring: usize, watch_ring_bytes: usize, propagation: Histogram) -> Self {
         let registry = Registry::new();
         let state = State {
             // The first entry, a membership, leaves it so: before and after it nodes have the same
@@ -69,7 +72,8 @@ impl Applied {
             last_log_id: None,
             membership: StoredMembership::default(),
         };
-        Self { state: Mutex::new(state), position: watch::Sender::new(Position::default()) }
+        let position = watch::Sender::new(Position::default());
+        Self { state: Mutex::new(state), position, propagation }
     }
 
     /// The state, locked: for short, and never across an await.
@@ -188,7 +192,7 @@ mod tests {
     /// Otherwise a new node would seem to disagree with nodes that have begun.
     #[test]
     fn the_first_membership_leaves_the_hash_as_it_was() {
-        let applied = Applied::new(1, 1);
+        let applied = Applied::new(1, 1, Histogram::new([]));
         let before = applied.lock().hash_mark;
         let log_id = LogId::new(Vote::new_committed(0, 0).leader_id().to_committed(), 0);
         let payload = EntryPayload::Membership(Membership::default());

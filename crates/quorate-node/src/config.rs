@@ -27,6 +27,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Listens here for peers. Port 0 picks a free one.
     pub peer_listen: SocketAddr,
+    /// Listens here for operators' tools, HTTP/1.1: `/healthz`, `/readyz`, `/metrics`. Port 0 picks
+    /// a free one. Default: not at all.
+    pub http_listen: Option<SocketAddr>,
     /// The address that it announces to clients, `host:port`. Default: what `listen` was bound to.
     pub advertise: Option<String>,
     /// The address that it announces to peers, `host:port`. Default: what `peer_listen` was bound
@@ -213,6 +216,7 @@ impl Config {
             data_dir,
             listen,
             peer_listen,
+            http_listen: None,
             advertise: None,
             peer_advertise: None,
             cluster_name: CLUSTER_NAME.to_owned(),
@@ -275,17 +279,29 @@ impl Config {
                 advertised.is_some() || !listen.ip().is_unspecified(),
                 format!("that cannot be called; set {told} to the host:port that others use"),
             )?;
-            let is_open = self.tls.is_none() && !self.insecure && !listen.ip().is_loopback();
             check(
                 field,
                 listen,
-                !is_open,
+                !self.is_open(listen),
                 "other machines reach that, and anyone there could read and change everything; set \
                  up TLS (--tls-cert, --tls-key, --tls-ca; `quorate certs` makes a set), or say that \
                  the network keeps strangers out (--insecure)",
             )?;
         }
-        Ok(())
+        let Some(listen) = self.http_listen else { return Ok(()) };
+        check(
+            "http_listen",
+            listen,
+            !self.is_open(listen),
+            "other machines reach that, and anyone there could read what this node measures; set up \
+             TLS (--tls-cert, --tls-key, --tls-ca), or say that the network keeps strangers out \
+             (--insecure)",
+        )
+    }
+
+    /// Whether anyone on other machines could come in here.
+    fn is_open(&self, listen: SocketAddr) -> bool {
+        self.tls.is_none() && !self.insecure && !listen.ip().is_loopback()
     }
 }
 

@@ -15,6 +15,7 @@
 //! | `peers/` | connections to the other nodes, and where those may be |
 //! | `applied/` | the applied state and its watchers under one lock |
 //! | `net/` | sockets, real or simulated; what bounds connections, calls and answers |
+//! | `meters` | what is measured, and by which names |
 //! | `clock`, `free_space` | how a leader makes registry time; room on the disk |
 //! | `reload` | what is read again while a node runs |
 //! | `config/`, `error/` | every knob; why a call fails, a node does not start, or ends |
@@ -28,6 +29,7 @@ mod clock;
 mod config;
 mod error;
 mod free_space;
+mod meters;
 mod net;
 mod node;
 mod peers;

@@ -5,6 +5,7 @@ pub(crate) mod answers;
 pub(crate) mod authority;
 pub(crate) mod calls;
 pub(crate) mod connections;
+pub(crate) mod http;
 pub(crate) mod tls;
 
 use std::fmt;

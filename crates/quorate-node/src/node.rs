@@ -7,6 +7,7 @@
 //! | `forwards`, `renewals`, `queues` | calls in one message; renewals in one entry; where both wait, and the loops that do them |
 //! | `reads` | reads in one round, and how old what is read may be |
 //! | `membership`, `status`, `leadership` | changing members; how they are; the leader and how fresh that is |
+//! | `quorum` | which voters answer |
 //! | `requests` | the name of a write, so that it is done once |
 //! | `snapshot` | a snapshot that a call waits for |
 
@@ -16,6 +17,7 @@ pub(crate) mod leadership;
 pub(crate) mod membership;
 mod propose;
 pub(crate) mod queues;
+mod quorum;
 pub(crate) mod reads;
 pub(crate) mod renewals;
 mod requests;
@@ -47,6 +49,7 @@ use crate::clock::LeaderClock;
 use crate::config::Tunables;
 use crate::error::NodeError;
 use crate::free_space::Disk;
+use crate::meters::Meters;
 use crate::net::answers::Answers;
 use crate::node::leadership::Leadership;
 use crate::node::queues::{Queues, Waiting, queues};
@@ -96,6 +99,7 @@ pub(crate) struct Node {
     disk: Arc<Disk>,
     access: Arc<Access>,
     audit: Arc<Audit>,
+    meters: Arc<Meters>,
     queues: Queues,
     probes: ProbeCounts,
     /// Names the writes of callers that do not name theirs.
@@ -128,6 +132,7 @@ pub(crate) struct Parts {
     pub(crate) disk: Arc<Disk>,
     pub(crate) access: Arc<Access>,
     pub(crate) audit: Arc<Audit>,
+    pub(crate) meters: Arc<Meters>,
     pub(crate) founders: BTreeSet<u64>,
     pub(crate) takes_part: bool,
     /// Whether the operator allows health checks.
@@ -153,6 +158,7 @@ impl Node {
             disk,
             access: parts.access,
             audit: parts.audit,
+            meters: parts.meters,
             queues,
             probes: ProbeCounts { allowed: parts.makes_checks, ..ProbeCounts::default() },
             origin: Origin::new(Runtime::thread_rng().next_u64()),
@@ -233,6 +239,11 @@ impl Node {
     /// What is said of what they did.
     pub(crate) fn audit(&self) -> &Arc<Audit> {
         &self.audit
+    }
+
+    /// What is measured.
+    pub(crate) fn meters(&self) -> &Arc<Meters> {
+        &self.meters
     }
 
     pub(crate) fn probes(&self) -> &ProbeCounts {

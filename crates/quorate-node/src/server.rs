@@ -22,12 +22,15 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::grpc::door::Method;
 use crate::api::grpc::peer::PeerService;
+use crate::api::http::Observed;
 use crate::applied::Applied;
 use crate::audit;
-use crate::config::{Config, HealthChecks, Start};
+use crate::config::{Config, HealthChecks, Start, Tunables};
 use crate::error::{RunError, StartError};
 use crate::free_space::Disk;
+use crate::meters::Meters;
 use crate::net::tls::{Security, Tls};
 use crate::net::{Environment, Listener};
 use crate::node::queues::{Loop, Waiting};
@@ -38,9 +41,9 @@ use crate::raft::network::Network;
 use crate::raft::recall::Recall;
 use crate::raft::state_machine::StateMachine;
 use crate::reload::Reload;
-use crate::server::listeners::{client_connections, serve_clients, serve_peers};
+use crate::server::listeners::{client_connections, serve_clients, serve_peers, serve_tools};
 use crate::server::opening::{
-    advertised, listen, open, open_access, open_audit, open_tls, raft_config, settle_identity,
+    Listeners, advertised, open, open_access, open_audit, open_tls, raft_config, settle_identity,
 };
 use crate::types::{LogStore, Member, TypeConfig};
 use crate::upkeep::compaction::Compaction;
@@ -63,8 +66,7 @@ pub struct Bound {
     node: Arc<Node>,
     log: LogStore,
     snapshots: Arc<SnapshotStore<TypeConfig>>,
-    clients: Listener,
-    peers: Listener,
+    listeners: Listeners,
     health_checks: HealthChecks,
     waiting: Waiting,
     start: Start,
@@ -107,16 +109,15 @@ impl Server {
         let (log, snapshots) = open(&config.data_dir, log_io).await?;
         let tls = open_tls(&config).await?;
         let identity = settle_identity(&config, &log, &snapshots, &net, tls.clone()).await?;
-        let clients = listen(&net, "listen", config.listen).await?;
-        let peers = listen(&net, "peer_listen", config.peer_listen).await?;
+        let listeners = Listeners::bind(&net, &config).await?;
         let me = Member {
-            client_address: advertised(config.advertise, &clients),
-            peer_address: advertised(config.peer_advertise, &peers),
+            client_address: advertised(config.advertise, &listeners.clients),
+            peer_address: advertised(config.peer_advertise, &listeners.peers),
         };
-        let applied = Arc::new(Applied::new(tunables.watch_ring, tunables.watch_ring_bytes));
+        let meters = Arc::new(Meters::new(Method::ALL.iter().map(|method| method.measured())));
+        let applied = Arc::new(applied(&tunables, &meters));
         let connections = Arc::new(Peers::new(identity, net, tls.clone()));
-        let disk = Disk::new(config.id, config.data_dir, tunables.disk_reserve_bytes);
-        let disk = Arc::new(disk);
+        let disk = Arc::new(Disk::new(config.id, config.data_dir, tunables.disk_reserve_bytes));
         let machine = StateMachine {
             applied: applied.clone(),
             snapshots: snapshots.clone(),
@@ -129,6 +130,7 @@ impl Server {
             peers: connections.clone(),
             applied: applied.clone(),
             recall: recall.clone(),
+            meters: meters.clone(),
         };
         let raft_config = Arc::new(raft_config(&tunables)?);
         let raft = Raft::new(config.id, raft_config, network, log.clone(), machine);
@@ -147,6 +149,7 @@ impl Server {
             disk,
             access,
             audit,
+            meters,
             founders: founders(&config.start),
             takes_part,
             makes_checks: !config.health_checks.allow.is_empty(),
@@ -156,8 +159,7 @@ impl Server {
             node,
             log,
             snapshots,
-            clients,
-            peers,
+            listeners,
             health_checks,
             waiting,
             start,
@@ -172,12 +174,17 @@ impl Server {
 impl Bound {
     /// Where it listens for clients.
     pub fn client_addr(&self) -> SocketAddr {
-        self.clients.address()
+        self.listeners.clients.address()
     }
 
     /// Where it listens for peers.
     pub fn peer_addr(&self) -> SocketAddr {
-        self.peers.address()
+        self.listeners.peers.address()
+    }
+
+    /// Where it listens for operators' tools, if it does.
+    pub fn http_addr(&self) -> Option<SocketAddr> {
+        self.listeners.tools.as_ref().map(Listener::address)
     }
 
     /// Runs the node until `stop` resolves or something in it fails, then stops it in order.
@@ -201,6 +208,7 @@ impl Bound {
             cluster_id = format!("{:016x}", ClusterId::number(self.node.peers().cluster_id())),
             clients = %self.client_addr(),
             peers = %self.peer_addr(),
+            http = self.http_addr().map(|http| http.to_string()),
             log_entries = self.node.applied().position().index,
             "node starts"
         );
@@ -241,13 +249,22 @@ impl Bound {
     }
 
     async fn spawn_all(self, stops: &Stops) -> JoinSet<Result<(), RunError>> {
-        let node = self.node;
+        let (node, listeners) = (self.node, self.listeners);
         let mut tasks = JoinSet::new();
         let (health_reporter, health_service) = tonic_health::server::health_reporter();
         let connections = client_connections(&node);
         let security = Security::clients(self.tls.clone());
         let clients =
-            serve_clients(node.clone(), &connections, self.clients, security, health_service);
+            serve_clients(node.clone(), &connections, listeners.clients, security, health_service);
+        if let Some(listener) = listeners.tools {
+            let observed = Observed {
+                node: node.clone(),
+                log: self.log.clone(),
+                connections: connections.clone(),
+            };
+            let security = Security::tools(self.tls.clone());
+            tasks.spawn(serve_tools(observed, listener, security, stops.loops.clone()));
+        }
         let (done, stop) = (stops.clients_done.clone().drop_guard(), node.stop().clone());
         tasks.spawn(async move {
             let _done = done;
@@ -263,7 +280,7 @@ impl Bound {
         let peer_service =
             PeerService { node: node.clone(), log: self.log, snapshots: self.snapshots };
         let security = Security::peers(self.tls.clone());
-        let peers = serve_peers(peer_service, self.peers, security, stops.peers.clone());
+        let peers = serve_peers(peer_service, listeners.peers, security, stops.peers.clone());
         tasks.spawn_on(peers, &self.raft_on);
 
         if let Some(audit) = self.audit {
@@ -301,6 +318,11 @@ impl Bound {
         spawn_loop(Box::pin(watch_raft(node)));
         tasks
     }
+}
+
+fn applied(tunables: &Tunables, meters: &Meters) -> Applied {
+    let (ring, bytes) = (tunables.watch_ring, tunables.watch_ring_bytes);
+    Applied::new(ring, bytes, meters.propagation.clone())
 }
 
 fn failed_in_raft(source: Fatal<TypeConfig>) -> StartError {

@@ -57,7 +57,7 @@ impl From<Clients> for ClientCertificates {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Each setting can also stand in a variable (QUORATE_ID, QUORATE_DATA_DIR, QUORATE_LISTEN, \
-    QUORATE_PEER_LISTEN,\nQUORATE_ADVERTISE, QUORATE_PEER_ADVERTISE, QUORATE_BOOTSTRAP, QUORATE_JOIN, QUORATE_OBSERVER,\n\
+    QUORATE_PEER_LISTEN,\nQUORATE_HTTP_LISTEN, QUORATE_ADVERTISE, QUORATE_PEER_ADVERTISE, QUORATE_BOOTSTRAP, QUORATE_JOIN, QUORATE_OBSERVER,\n\
     QUORATE_HEALTH_CHECKS_ALLOW, QUORATE_ACCESS, QUORATE_AUDIT, QUORATE_CLUSTER_NAME, QUORATE_TLS_CERT, QUORATE_TLS_KEY, QUORATE_TLS_CA, QUORATE_TLS_CRL,\n\
     QUORATE_TLS_CLIENTS, QUORATE_INSECURE, QUORATE_CONFIG) or in the file. Flags win over variables, variables over the file.\n\n\
     Examples:\n  \
@@ -80,6 +80,9 @@ pub(crate) struct ServeArgs {
     /// Its address for the other nodes
     #[arg(long)]
     pub(crate) peer_listen: Option<SocketAddr>,
+    /// Its address for operators' tools: /healthz, /readyz and /metrics [default: none]
+    #[arg(long)]
+    pub(crate) http_listen: Option<SocketAddr>,
     /// The address that it announces to clients, if it is another than it listens on
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Option<String>,

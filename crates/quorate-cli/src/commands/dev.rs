@@ -26,6 +26,8 @@ use crate::{logging, output};
 
 /// From a node's port for clients to its port for peers.
 const PEER_PORT_OFFSET: u16 = 100;
+/// To its port for HTTP.
+const HTTP_PORT_OFFSET: u16 = 200;
 /// A cluster on one machine that has no leader by then never will.
 const LEADER_WITHIN: Duration = Duration::from_secs(30);
 
@@ -93,9 +95,13 @@ async fn ready(
 
 fn welcome(nodes: &[Arc<Node>], leader: u64, data: &Data, secure: Option<&Secure>) -> String {
     let pid = |node: &Node| node.pid.load(Ordering::Relaxed);
+    let scheme = if secure.is_some() { "https" } else { "http" };
     let mut text = String::from("Quorate is ready.\n\n");
     for node in nodes {
-        text.push_str(&format!("  node {}   {}   pid {}\n", node.id, node.address, pid(node)));
+        let (id, address, http, pid) = (node.id, node.address, node.http, pid(node));
+        text.push_str(&format!(
+            "  node {id}   {address}   pid {pid}   {scheme}://{http}/metrics\n"
+        ));
     }
     let kept = match data {
         Data::Kept(path) => format!("kept in {}", path.display()),
@@ -169,32 +175,44 @@ impl Data {
     }
 }
 
-/// Each node's addresses for clients and for peers.
-fn addresses(first: SocketAddr, nodes: u16) -> Result<Vec<(SocketAddr, SocketAddr)>, Failure> {
+/// The addresses of one node.
+#[derive(Clone, Copy)]
+struct Addresses {
+    clients: SocketAddr,
+    peers: SocketAddr,
+    http: SocketAddr,
+}
+
+fn addresses(first: SocketAddr, nodes: u16) -> Result<Vec<Addresses>, Failure> {
     if first.port() == 0 {
         return free_addresses(first, nodes);
     }
     let with_port = |port: u16| SocketAddr::new(first.ip(), port);
-    let pair = |at: u16| {
-        let client = first.port().checked_add(at)?;
-        Some((with_port(client), with_port(client.checked_add(PEER_PORT_OFFSET)?)))
+    let of_node = |at: u16| {
+        let clients = first.port().checked_add(at)?;
+        Some(Addresses {
+            clients: with_port(clients),
+            peers: with_port(clients.checked_add(PEER_PORT_OFFSET)?),
+            http: with_port(clients.checked_add(HTTP_PORT_OFFSET)?),
+        })
     };
-    let all: Option<Vec<_>> = (0..nodes).map(pair).collect();
+    let all: Option<Vec<_>> = (0..nodes).map(of_node).collect();
     all.ok_or_else(|| {
-        let needed = PEER_PORT_OFFSET + nodes;
+        let needed = HTTP_PORT_OFFSET + nodes;
         Failure::usage(format!("--listen {first}: there are not {needed} ports from there on"))
     })
 }
 
 /// The nodes have to know each other's addresses before they listen, so free ports are found, given
 /// back, and taken again.
-fn free_addresses(first: SocketAddr, nodes: u16) -> Result<Vec<(SocketAddr, SocketAddr)>, Failure> {
+fn free_addresses(first: SocketAddr, nodes: u16) -> Result<Vec<Addresses>, Failure> {
     let found: std::io::Result<Vec<TcpListener>> =
-        (0..2 * nodes).map(|_| TcpListener::bind(first)).collect();
+        (0..3 * nodes).map(|_| TcpListener::bind(first)).collect();
     let found = found.and_then(|listeners| listeners.iter().map(TcpListener::local_addr).collect());
     let found: Vec<SocketAddr> =
         found.map_err(|error| Failure::failed(format!("cannot listen on {first}: {error}")))?;
-    Ok(found.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+    let of_node = |of: &[SocketAddr]| Addresses { clients: of[0], peers: of[1], http: of[2] };
+    Ok(found.chunks_exact(3).map(of_node).collect())
 }
 
 /// The nodes, each with its command line.
@@ -203,15 +221,16 @@ fn nodes(args: &DevArgs, data: &Path, secure: Option<&Secure>) -> Result<Vec<Arc
         .map_err(|error| Failure::failed(format!("cannot find this program: {error}")))?;
     let addresses = addresses(args.listen, args.nodes)?;
     let ids = || (1_u64..).zip(&addresses);
-    let members: Vec<String> = ids().map(|(id, (_, peer))| format!("{id}={peer}")).collect();
+    let members: Vec<String> = ids().map(|(id, of)| format!("{id}={}", of.peers)).collect();
     let log_format = args.log.log_format;
     let format = log_format.to_possible_value().expect("invariant: no format is hidden");
-    let node = |(id, (client, peer)): (u64, &(SocketAddr, SocketAddr))| {
+    let node = |(id, of): (u64, &Addresses)| {
         let mut line: Vec<OsString> = ["serve", "--child-of-dev", "--id"].map(Into::into).into();
         line.push(id.to_string().into());
         line.extend(["--data-dir".into(), data.join(format!("node-{id}")).into()]);
-        line.extend(["--listen".into(), client.to_string().into()]);
-        line.extend(["--peer-listen".into(), peer.to_string().into()]);
+        line.extend(["--listen".into(), of.clients.to_string().into()]);
+        line.extend(["--peer-listen".into(), of.peers.to_string().into()]);
+        line.extend(["--http-listen".into(), of.http.to_string().into()]);
         line.extend(["--bootstrap".into(), members.join(",").into()]);
         line.extend(["--log-format".into(), format.get_name().into()]);
         if let Some(secure) = secure {
@@ -222,7 +241,8 @@ fn nodes(args: &DevArgs, data: &Path, secure: Option<&Secure>) -> Result<Vec<Arc
         }
         Arc::new(Node {
             id,
-            address: *client,
+            address: of.clients,
+            http: of.http,
             program: program.clone(),
             args: line,
             log_format,
@@ -239,13 +259,14 @@ mod tests {
     #[test]
     fn ports_follow_each_other() {
         let all = addresses("127.0.0.1:7001".parse().unwrap(), 3).unwrap();
-        let ports: Vec<_> = all.iter().map(|(client, peer)| (client.port(), peer.port())).collect();
-        assert_eq!(ports, [(7001, 7101), (7002, 7102), (7003, 7103)]);
+        let ports = |of: &Addresses| [of.clients, of.peers, of.http].map(|it| it.port());
+        let ports_of: Vec<_> = all.iter().map(ports).collect();
+        assert_eq!(ports_of, [[7001, 7101, 7201], [7002, 7102, 7202], [7003, 7103, 7203]]);
         assert!(addresses("127.0.0.1:65500".parse().unwrap(), 3).is_err());
         let free = addresses("127.0.0.1:0".parse().unwrap(), 3).unwrap();
-        let mut ports: Vec<_> = free.iter().flat_map(|(c, p)| [c.port(), p.port()]).collect();
+        let mut ports: Vec<_> = free.iter().flat_map(ports).collect();
         ports.sort_unstable();
         ports.dedup();
-        assert_eq!(ports.len(), 6);
+        assert_eq!(ports.len(), 9);
     }
 }

@@ -15,7 +15,8 @@ use crate::applied::ring::{Gone, Ring};
 use crate::applied::shared_event::{SharedEvent, View};
 use crate::applied::wake::Wake;
 use quorate_state::{
-    Change, Event, Instance, InstanceKey, Namespace, Revision, ServiceKey, ServiceName, Status,
+    Change, Event, Instance, InstanceKey, Namespace, RemoveReason, Revision, ServiceKey,
+    ServiceName, Status,
 };
 use tokio::time::Instant;
 
@@ -136,6 +137,20 @@ pub(crate) struct Hub {
     /// Watchers that have something to take and were not woken yet.
     wakes: Vec<Arc<Wake>>,
     last_id: u64,
+    counts: WatchCounts,
+}
+
+/// What became of watches since this node started.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct WatchCounts {
+    /// Changes that were published.
+    pub(crate) changes: u64,
+    /// Of them, instances whose lease ended without renewal.
+    pub(crate) expired: u64,
+    /// Queues that were full: these watchers got the latest of each instance.
+    pub(crate) overflows: u64,
+    /// Watchers that the ring did not reach back to: they were given a snapshot.
+    pub(crate) resets: u64,
 }
 
 impl Hub {
@@ -148,13 +163,32 @@ impl Hub {
             by_prefix: BTreeMap::new(),
             wakes: Vec::new(),
             last_id: 0,
+            counts: WatchCounts::default(),
         }
+    }
+
+    /// How many watchers there are.
+    pub(crate) fn watchers(&self) -> usize {
+        self.watchers.len()
+    }
+
+    pub(crate) fn counts(&self) -> WatchCounts {
+        self.counts
     }
 
     /// Takes in what a command changed. The watchers that it concerns are still to be woken.
     pub(crate) fn publish(&mut self, events: Vec<Arc<Event>>) {
-        let shared = |event| Arc::new(SharedEvent::new(Arc::unwrap_or_clone(event)));
+        if events.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let shared = |event| Arc::new(SharedEvent::new(Arc::unwrap_or_clone(event), now));
         let events: Vec<_> = events.into_iter().map(shared).collect();
+        self.counts.changes += events.len() as u64;
+        let expired = |shared: &&Arc<SharedEvent>| {
+            matches!(&shared.event.change, Change::Removed { reason: RemoveReason::Expired, .. })
+        };
+        self.counts.expired += events.iter().filter(expired).count() as u64;
         if events.len() >= MANY && events.len() <= self.ring.max() / 2 {
             self.point_to_ring(&events);
         } else {
@@ -171,7 +205,7 @@ impl Hub {
     }
 
     fn queue_for_each(&mut self, events: &[Arc<SharedEvent>]) {
-        let Self { watchers, by_service, by_prefix, wakes, .. } = self;
+        let Self { watchers, by_service, by_prefix, wakes, counts, .. } = self;
         for shared in events {
             let event = &shared.event;
             let service = &event.key().service;
@@ -181,7 +215,7 @@ impl Hub {
                 if let Some(watcher) = watchers.get_mut(id)
                     && watcher.filter.view(event).is_some()
                 {
-                    watcher.queue(shared, wakes);
+                    counts.overflows += u64::from(watcher.queue(shared, wakes));
                 }
             }
         }
@@ -311,6 +345,7 @@ impl Hub {
         };
         let position = position.max(from);
         if position < self.ring.base() {
+            self.counts.resets += 1;
             return Batch::Lost;
         }
         let (events, last) = self.ring.after(position, BATCH_MAX);
@@ -325,15 +360,16 @@ impl Hub {
 }
 
 impl Watcher {
-    /// Another change that it sees.
-    fn queue(&mut self, event: &Arc<SharedEvent>, wakes: &mut Vec<Arc<Wake>>) {
+    /// Another change that it sees. Whether that is one too many for its queue.
+    fn queue(&mut self, event: &Arc<SharedEvent>, wakes: &mut Vec<Arc<Wake>>) -> bool {
         self.wake_if_idle(wakes);
-        let Backlog::Queued(queue) = &mut self.backlog else { return };
+        let Backlog::Queued(queue) = &mut self.backlog else { return false };
         if queue.len() < QUEUE_MAX {
             queue.push_back(event.clone());
-        } else {
-            self.backlog = Backlog::Coalesce { from: before(queue.front().unwrap_or(event)) };
+            return false;
         }
+        self.backlog = Backlog::Coalesce { from: before(queue.front().unwrap_or(event)) };
+        true
     }
 
     /// Other changes that it may see, from this one on.
@@ -382,7 +418,7 @@ impl Coalesced {
             None => Some(later),
             Some(earlier) => {
                 let both = merge(&earlier.event, &later.event);
-                both.map(|both| Arc::new(SharedEvent::new(both)))
+                both.map(|both| Arc::new(SharedEvent::new(both, later.at)))
             }
         };
         if let Some(event) = event {

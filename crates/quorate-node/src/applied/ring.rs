@@ -1,6 +1,6 @@
 //! The latest changes, for watchers that resume or fall behind: the newest as all watchers share
 //! them, with their encodings, the older ones as they are. A change takes 32 bytes here then, with
-//! what is shared 104: 6 MiB of a full ring. What is old goes although nothing new comes, or a node
+//! what is shared 120: 8 MiB of a full ring. What is old goes although nothing new comes, or a node
 //! would keep for ever what a busy minute left.
 
 use std::collections::VecDeque;
@@ -149,7 +149,7 @@ impl Ring {
         let from = (position.0.saturating_sub(self.base.0) as usize).min(length);
         let to = (from + most).min(length);
         let older = self.older.len();
-        let shared = |event: &Event| Arc::new(SharedEvent::new(event.clone()));
+        let shared = |event: &Event| Arc::new(SharedEvent::new(event.clone(), Instant::now()));
         let mut changes = Vec::with_capacity(to - from);
         changes.extend(self.older.range(from.min(older)..to.min(older)).map(shared));
         let latest = from.saturating_sub(older)..to.saturating_sub(older);
@@ -196,7 +196,7 @@ mod tests {
             let mut pushed = Vec::new();
             for weight in 0..3_000 {
                 let event = Arc::unwrap_or_clone(weigh(&mut registry, &key, weight).remove(0));
-                pushed.push(Arc::new(SharedEvent::new(event)));
+                pushed.push(Arc::new(SharedEvent::new(event, Instant::now())));
                 ring.push(pushed[pushed.len() - 1].clone());
             }
             let end = registry.revision();
@@ -237,7 +237,7 @@ mod tests {
         ring.restart(registry.revision());
         for weight in 0..changes {
             let event = Arc::unwrap_or_clone(weigh(&mut registry, &key, weight).remove(0));
-            ring.push(Arc::new(SharedEvent::new(event)));
+            ring.push(Arc::new(SharedEvent::new(event, Instant::now())));
         }
         (ring, registry.revision())
     }
@@ -279,7 +279,7 @@ mod tests {
         for look in 0..60 {
             for weight in 0..200 {
                 let event = weigh(&mut registry, &key, 1_000 * look + weight).remove(0);
-                ring.push(Arc::new(SharedEvent::new(Arc::unwrap_or_clone(event))));
+                ring.push(Arc::new(SharedEvent::new(Arc::unwrap_or_clone(event), Instant::now())));
             }
             let kept = left(&mut ring, Instant::now(), registry.revision());
             // One more look than fits into the age.

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use bytes::Bytes;
 use quorate_state::Event;
+use tokio::time::Instant;
 
 use crate::applied::wire_size::instance_bytes;
 
@@ -22,6 +23,8 @@ pub(crate) enum View {
 #[derive(Debug)]
 pub(crate) struct SharedEvent {
     pub(crate) event: Event,
+    /// When it was applied here.
+    pub(crate) at: Instant,
     /// About what it takes in a message.
     pub(crate) bytes: usize,
     /// `None`: they are not kept (any more).
@@ -29,9 +32,9 @@ pub(crate) struct SharedEvent {
 }
 
 impl SharedEvent {
-    pub(crate) fn new(event: Event) -> Self {
+    pub(crate) fn new(event: Event, at: Instant) -> Self {
         let bytes = message_bytes(&event);
-        Self { event, bytes, encodings: Mutex::new(Some(Vec::new())) }
+        Self { event, at, bytes, encodings: Mutex::new(Some(Vec::new())) }
     }
 
     /// The change in this view, encoded now or before.

@@ -184,7 +184,8 @@ impl<E: Send + 'static> Subscription<E> {
             Batch::Changes { events, upto } => {
                 drop(guard);
                 self.taken = upto;
-                if !events.is_empty() {
+                if let Some(first) = events.first() {
+                    self.applied.propagation.observe(first.at.elapsed().as_secs_f64());
                     self.queue_changes(events, upto, false);
                 } else if bookmark {
                     self.ready.push_back((Message::Bookmark, upto));

@@ -57,7 +57,7 @@ impl UnderWay {
 
     /// # Errors
     /// There are too many already.
-    fn begin(self: &Arc<Self>, line: Arc<Line>) -> Result<Call, Status> {
+    pub(super) fn begin(self: &Arc<Self>, line: Arc<Line>) -> Result<Call, Status> {
         // Counted first: two that begin at once do not share the last place.
         let of_address = line.begin_call();
         let before = self.count.fetch_add(1, Ordering::Relaxed);
@@ -138,7 +138,7 @@ where
 }
 
 /// Resolves when a connection is to end. One that has reached its age is cut off some time later.
-async fn ends(
+pub(super) async fn ends(
     leave: CancellationToken,
     stop: CancellationToken,
     line: Arc<Line>,

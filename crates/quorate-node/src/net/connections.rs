@@ -142,6 +142,12 @@ impl Connections {
         })
     }
 
+    /// How many there are, and how many were refused.
+    pub(crate) fn counts(&self) -> (usize, u64) {
+        let live = self.lock();
+        (live.lines.len(), live.refused)
+    }
+
     fn admit(self: &Arc<Self>, stream: Connection) -> Option<(Admitted, CancellationToken)> {
         let from = stream.from();
         let mut live = self.lock();

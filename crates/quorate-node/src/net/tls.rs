@@ -124,6 +124,10 @@ impl Tls {
         self.loaded.load().clients.clone()
     }
 
+    fn tools(&self) -> Arc<ServerConfig> {
+        self.loaded.load().tools.clone()
+    }
+
     fn peers(&self) -> Arc<ServerConfig> {
         self.loaded.load().peers.clone()
     }

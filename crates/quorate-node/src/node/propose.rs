@@ -12,17 +12,20 @@ use quorate_state::{Command, Op, Reply, Request};
 use tokio::time::Instant;
 
 use crate::error::{CallError, NodeError};
+use crate::meters::Reason;
 use crate::node::calls::{Ask, LeaderAnswer, LeaderCall};
 use crate::node::membership::MembershipCall;
 use crate::node::{Node, requests, unreachable};
 use crate::peers::Lane;
-use crate::types::{Outcome, decode, encode};
+use crate::types::{Outcome, TypeConfig, decode, encode};
 
 /// After a failed attempt, the next one waits this long unless the leader changes before.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// Entries that may wait to be committed and applied: some seconds of a busy cluster.
 const BACKLOG_MAX: usize = 50_000;
+
+type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
 impl Node {
     /// Proposes a write and waits until it is applied; forwards it if another node leads. Done
@@ -170,6 +173,38 @@ impl Node {
         op: Op,
         request: Option<Request>,
     ) -> Result<Outcome, NodeError> {
+        let since = Instant::now();
+        let written = match self.check_room(&op) {
+            Ok(()) => {
+                let clock = self.read_clock();
+                let written = self.raft.client_write(Command { clock, request, op }).await;
+                written.map(|written| written.data).map_err(|error| self.not_written(error))
+            }
+            Err(full) => Err(full),
+        };
+        match &written {
+            Ok(_) => self.meters.commit_seconds.observe(since.elapsed().as_secs_f64()),
+            Err(error) => {
+                let reason = Reason { reason: failed_for(error) };
+                self.meters.proposals_failed.get_or_create(&reason).inc();
+            }
+        }
+        written
+    }
+
+    fn not_written(&self, error: WriteError) -> NodeError {
+        match error {
+            RaftError::Fatal(fatal) => self.fatal(&fatal),
+            RaftError::APIError(
+                ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_),
+            ) => NodeError::NotLeader { node: self.id },
+            RaftError::APIError(other) => self.unexpected(&other),
+        }
+    }
+
+    /// # Errors
+    /// There is no room for it on the disk, or in the log.
+    fn check_room(&self, op: &Op) -> Result<(), NodeError> {
         match op {
             // Or the registry would be wrong, or could not be emptied.
             Op::Tick | Op::Grace { .. } | Op::Renew(_) | Op::Deregister(_) | Op::Found { .. } => {
@@ -177,17 +212,7 @@ impl Node {
             }
             _ => self.disk.check()?,
         }
-        self.check_backlog()?;
-        let clock = self.read_clock();
-        match self.raft.client_write(Command { clock, request, op }).await {
-            Ok(written) => Ok(written.data),
-            Err(RaftError::Fatal(fatal)) => Err(self.fatal(&fatal)),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))
-            | Err(RaftError::APIError(ClientWriteError::LogEntryDiscarded(_))) => {
-                Err(NodeError::NotLeader { node: self.id })
-            }
-            Err(RaftError::APIError(other)) => Err(self.unexpected(&other)),
-        }
+        self.check_backlog()
     }
 
     /// Refuses to grow a log that does not commit: what is in it would all come at once, and late.
@@ -280,5 +305,15 @@ impl Node {
             Ok(client) => Ok((address, client)),
             Err(status) => Err(unreachable(id, address, status.message())),
         }
+    }
+}
+
+/// The label of a write that could not be committed.
+fn failed_for(error: &NodeError) -> &'static str {
+    match error {
+        NodeError::DiskFull { .. } => "disk_full",
+        NodeError::Overloaded { .. } => "overloaded",
+        NodeError::NotLeader { .. } => "lost_lead",
+        _ => "failed",
     }
 }

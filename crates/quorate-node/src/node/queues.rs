@@ -134,6 +134,8 @@ impl Node {
         leases: Vec<LeaseId>,
     ) -> Result<BatchRenewed, NodeError> {
         let since = Instant::now();
+        self.meters.renewals.inc_by(leases.len() as u64);
+        self.meters.renewal_batches.inc();
         let proposed = self.propose_here(Op::Renew(leases), None);
         let proposed = timeout(self.tunables.request_timeout(), proposed).await;
         let Outcome { reply, revision } = proposed.map_err(|_| self.late(since))??;

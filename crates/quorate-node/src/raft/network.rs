@@ -17,13 +17,16 @@ use openraft::raft::{
     StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::vote::RaftLeaderId as _;
+use prometheus_client::metrics::histogram::Histogram;
 use quorate_log::SnapshotFile;
 use quorate_proto::peer::v1::{Payload, SnapshotChunk};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use tonic::{Request, Status};
 
 use crate::applied::Applied;
+use crate::meters::{Meters, OfPeer};
 use crate::peers::{Lane, Peers, mark_to_voter};
 use crate::raft::recall::Recall;
 use crate::runtime::blocking;
@@ -44,6 +47,7 @@ pub(crate) struct Network {
     pub(crate) peers: Arc<Peers>,
     pub(crate) applied: Arc<Applied>,
     pub(crate) recall: Arc<Recall>,
+    pub(crate) meters: Arc<Meters>,
 }
 
 /// Calls one member.
@@ -52,6 +56,8 @@ pub(crate) struct Connection {
     peers: Arc<Peers>,
     applied: Arc<Applied>,
     recall: Arc<Recall>,
+    /// How long its answers to heartbeats take.
+    round_trips: Histogram,
     target: u64,
     /// Where it was when this was made; the address book counts more.
     first_address: String,
@@ -73,9 +79,10 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
 impl Network {
     fn connection(&self, target: u64, node: &Member, appends: Lane) -> Connection {
-        let Self { peers, applied, recall } = self.clone();
+        let Self { peers, applied, recall, meters } = self.clone();
+        let round_trips = meters.peer_rtt.get_or_create_owned(&OfPeer { peer: target });
         let first_address = node.peer_address.clone();
-        Connection { peers, applied, recall, target, first_address, appends }
+        Connection { peers, applied, recall, round_trips, target, first_address, appends }
     }
 }
 
@@ -190,7 +197,7 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             // connection is tried: else a peer that refuses connections would be tried without a
             // pause.
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
-            let (me, asked) = (&*self, first.vote);
+            let (me, asked, since) = (&*self, first.vote, Instant::now());
             let term = asked.leader_id().term();
             let input = stream::once(std::future::ready(first)).chain(input);
             let address = self.address();
@@ -208,6 +215,10 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let answers = answers.map(move |answer| match answer {
                 Ok(payload) => {
                     me.peers.answered(me.target, &address);
+                    // A heartbeat is one message and its answer; entries come in a row.
+                    if matches!(me.appends, Lane::Control) {
+                        me.round_trips.observe(since.elapsed().as_secs_f64());
+                    }
                     let answer: StreamAppendResult<TypeConfig> = read(&payload.data)?;
                     match &answer {
                         Ok(acknowledged) => me.recall.note(me.target, term, *acknowledged),

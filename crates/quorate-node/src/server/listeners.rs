@@ -1,4 +1,4 @@
-//! What the two listeners of a node serve, and how much of it.
+//! What the listeners of a node serve, and how much of it.
 
 use std::convert::identity;
 use std::sync::Arc;
@@ -17,12 +17,14 @@ use crate::api::grpc::door::TRANSPORT_MAX;
 use crate::api::grpc::peer::PeerService;
 use crate::api::grpc::registry::RegistryService;
 use crate::api::grpc::routes::ClientCalls;
+use crate::api::http::{Observed, router};
 use crate::config::Tunables;
 use crate::error::RunError;
 use crate::net::Listener;
 use crate::net::authority::AnyAuthority;
 use crate::net::calls::{self, Counted, UnderWay};
 use crate::net::connections::{Connections, Limits};
+use crate::net::http;
 use crate::net::tls::Security;
 use crate::node::Node;
 use crate::peers::MESSAGE_MAX;
@@ -40,6 +42,11 @@ const RESETS_PENDING_MAX: usize = 20;
 /// Streams of one connection that the node reset for the caller's fault; one more ends the
 /// connection (CVE-2025-8671). The libraries' default, too.
 const LOCAL_RESETS_MAX: usize = 1_024;
+
+/// Connections of operators' tools, and requests of them: some scrapers, and some probes. More than
+/// a cluster's monitoring needs, and few against the descriptors that clients need.
+const TOOLS_MAX: usize = 256;
+const TOOLS_PER_ADDRESS_MAX: usize = 128;
 
 /// The connections of clients.
 pub(super) fn client_connections(node: &Node) -> Arc<Connections> {
@@ -85,6 +92,26 @@ pub(super) async fn serve_peers(
     let peers = calls::serve(transport(), calls, arriving, security, identity, stop.clone());
     tokio::select! {
         ended = peers => ended.map_err(RunError::Peers),
+        never = connections.watch(stop) => match never {},
+    }
+}
+
+/// The listener for operators' tools, until the stop.
+pub(super) async fn serve_tools(
+    observed: Observed,
+    listener: Listener,
+    security: Security,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let tunables = observed.node.tunables();
+    let limits =
+        Limits { in_all: TOOLS_MAX, per_address: TOOLS_PER_ADDRESS_MAX, idle: idle(tunables) };
+    let connections = Connections::new("tools", limits);
+    let under_way = UnderWay::new("tools", TOOLS_MAX, TOOLS_PER_ADDRESS_MAX);
+    let arriving = connections.accept(listener);
+    let tools = http::serve(router(observed), under_way, arriving, security, stop.clone());
+    tokio::select! {
+        () = tools => Ok(()),
         never = connections.watch(stop) => match never {},
     }
 }

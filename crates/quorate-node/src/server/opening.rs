@@ -115,7 +115,29 @@ pub(crate) fn open_audit(config: &Config) -> Result<(Arc<Audit>, Option<Writer>)
     })
 }
 
-pub(crate) async fn listen(
+/// Where a node listens.
+pub(crate) struct Listeners {
+    pub(crate) clients: Listener,
+    pub(crate) peers: Listener,
+    /// For operators' tools.
+    pub(crate) tools: Option<Listener>,
+}
+
+impl Listeners {
+    /// # Errors
+    /// An address that is taken, or not this machine's.
+    pub(crate) async fn bind(net: &Net, config: &Config) -> Result<Self, StartError> {
+        let clients = listen(net, "listen", config.listen).await?;
+        let peers = listen(net, "peer_listen", config.peer_listen).await?;
+        let tools = match config.http_listen {
+            Some(address) => Some(listen(net, "http_listen", address).await?),
+            None => None,
+        };
+        Ok(Self { clients, peers, tools })
+    }
+}
+
+async fn listen(
     net: &Net,
     field: &'static str,
     address: SocketAddr,

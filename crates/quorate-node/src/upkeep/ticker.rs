@@ -117,6 +117,7 @@ impl Ticker {
         node.disk().measure();
         let leader = self.leader_in_sight();
         if node.leadership().set_leader(leader) {
+            node.meters().leader_changes.inc();
             match leader {
                 Some(leader) => tracing::info!(leader, term = node.term(), "there is a leader"),
                 None => tracing::warn!("no leader in sight: no writes; local reads go on"),

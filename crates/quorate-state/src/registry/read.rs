@@ -18,6 +18,8 @@ pub struct Counts {
     pub instances: usize,
     /// Leases.
     pub leases: usize,
+    /// Instances with an override, registered or not.
+    pub overrides: usize,
 }
 
 impl Registry {
@@ -55,6 +57,7 @@ impl Registry {
             services: self.services.len(),
             instances: self.instances,
             leases: self.leases.len(),
+            overrides: self.overrides.len(),
         }
     }
 
@@ -67,6 +70,11 @@ impl Registry {
     /// time.
     pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
         self.services.get(key)
+    }
+
+    /// The known services of all namespaces.
+    pub fn all_services(&self) -> impl Iterator<Item = (&ServiceKey, &Service)> {
+        self.services.iter()
     }
 
     /// The known services of a namespace whose names begin with `prefix`, in order, those after

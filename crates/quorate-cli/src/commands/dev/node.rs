@@ -41,6 +41,8 @@ pub(super) struct Node {
     pub(super) id: u64,
     /// Its address for clients.
     pub(super) address: SocketAddr,
+    /// Its address for operators' tools.
+    pub(super) http: SocketAddr,
     pub(super) program: PathBuf,
     pub(super) args: Vec<OsString>,
     pub(super) log_format: LogFormat,

@@ -59,12 +59,18 @@ macro_rules! methods {
         pub(crate) enum Method { $($($method,)*)* }
 
         impl Method {
-            #[cfg(test)]
-            const ALL: &[Self] = &[$($(Self::$method,)*)*];
+            pub(crate) const ALL: &[Self] = &[$($(Self::$method,)*)*];
 
             /// As it stands in the contract: service and method.
             pub(crate) fn path(self) -> &'static str {
                 match self { $($(Self::$method => concat!("quorate.v1.", $service, "/", $name),)*)* }
+            }
+
+            /// By which its calls are counted: its path, and whether the caller and the node
+            /// send streams.
+            pub(crate) fn measured(self) -> (&'static str, (bool, bool)) {
+                let streams = (self == Self::RenewStream, matches!(self, Self::RenewStream | Self::Watch | Self::Backup));
+                (self.path(), streams)
             }
 
             fn kind(self) -> Kind {
@@ -268,6 +274,7 @@ async fn enter<T, A, F>(
 where
     F: Future<Output = Result<Response<A>, Status>>,
 {
+    let since = Instant::now();
     let deadline = deadline(request.metadata(), method.patience(node.tunables()));
     let line = Line::of(request.extensions());
     let name = subject.is_some().then(|| name_of(request.metadata()).unwrap_or_else(next_number));
@@ -290,6 +297,8 @@ where
             answer
         }
     };
+    let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+    node.meters().handled(method as usize, code, since.elapsed());
     if let Some(told) = told {
         told.tell(node, &answer);
     }

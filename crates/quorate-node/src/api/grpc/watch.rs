@@ -349,7 +349,8 @@ mod tests {
     fn who_shares_an_encoding_sees_only_what_its_filter_covers() {
         let filters = filters();
         for first in 0..filters.len() {
-            for shared in events().into_iter().map(SharedEvent::new) {
+            for shared in events().into_iter().map(|event| SharedEvent::new(event, Instant::now()))
+            {
                 for filter in filters[first..].iter().chain(&filters[..first]) {
                     let sent = encoded(&shared, filter);
                     let sent = sent.map(|bytes| Change::decode(bytes).unwrap());
@@ -391,7 +392,8 @@ mod tests {
 
     #[test]
     fn a_change_is_encoded_once_for_each_view() {
-        let shared: Vec<_> = events().into_iter().map(SharedEvent::new).collect();
+        let shared: Vec<_> =
+            events().into_iter().map(|event| SharedEvent::new(event, Instant::now())).collect();
         let up = Filter { statuses: [Status::Up].into(), ..filters()[0].clone() };
         for shared in &shared {
             let Some(view) = up.view(&shared.event) else { continue };
@@ -408,7 +410,8 @@ mod tests {
 
     #[test]
     fn the_bytes_are_those_of_the_message_itself() {
-        let shared: Vec<_> = events().into_iter().map(SharedEvent::new).collect();
+        let shared: Vec<_> =
+            events().into_iter().map(|event| SharedEvent::new(event, Instant::now())).collect();
         let all = &filters()[0];
         let changes: Vec<Bytes> = shared.iter().filter_map(|shared| encoded(shared, all)).collect();
         assert_eq!(changes.len(), shared.len());

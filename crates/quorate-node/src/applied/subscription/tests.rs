@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 
+use prometheus_client::metrics::histogram::Histogram;
 use quorate_state::{
     Command, Event, Incarnation, InstanceId, InstanceKey, InstanceRef, InstanceSpec, Namespace, Op,
     Register, ServiceName, SpecParts, Update,
@@ -73,7 +74,7 @@ fn changes(positioned: Positioned) -> Vec<Event> {
 /// More changes than its queue holds, and than one piece of the ring.
 #[tokio::test]
 async fn a_slow_watcher_is_told_the_latest_of_each_instance() {
-    let applied = Arc::new(Applied::new(100_000, usize::MAX));
+    let applied = Arc::new(Applied::new(100_000, usize::MAX, Histogram::new([])));
     let leaders = watch::Sender::new(None);
     register(&applied, "a");
     register(&applied, "b");
@@ -100,7 +101,7 @@ async fn a_slow_watcher_is_told_the_latest_of_each_instance() {
 /// From many pieces of the ring ago.
 #[tokio::test]
 async fn a_watcher_that_resumes_is_told_every_change() {
-    let applied = Arc::new(Applied::new(100_000, usize::MAX));
+    let applied = Arc::new(Applied::new(100_000, usize::MAX, Histogram::new([])));
     let leaders = watch::Sender::new(None);
     register(&applied, "a");
     for weight in 0..2_500 {
@@ -119,7 +120,7 @@ async fn a_watcher_that_resumes_is_told_every_change() {
 /// Between single changes, too many at once to be queued.
 #[tokio::test]
 async fn many_changes_of_one_command_are_told_once_and_in_order() {
-    let applied = Arc::new(Applied::new(100_000, usize::MAX));
+    let applied = Arc::new(Applied::new(100_000, usize::MAX, Histogram::new([])));
     let leaders = watch::Sender::new(None);
     let mut watcher = watch(&applied, &leaders, Begin::Snapshot);
     assert!(matches!(watcher.next().await.message, Message::Snapshot { last: true, .. }));
@@ -144,7 +145,7 @@ async fn many_changes_of_one_command_are_told_once_and_in_order() {
 /// A watcher from before what the ring keeps begins anew.
 #[tokio::test]
 async fn the_ring_is_bounded_by_bytes() {
-    let applied = Arc::new(Applied::new(100_000, 10_000));
+    let applied = Arc::new(Applied::new(100_000, 10_000, Histogram::new([])));
     let leaders = watch::Sender::new(None);
     register(&applied, "a");
     for weight in 0..100 {
@@ -159,7 +160,7 @@ async fn the_ring_is_bounded_by_bytes() {
 /// Counted from the last message, whatever that was.
 #[tokio::test(start_paused = true)]
 async fn a_bookmark_comes_when_nothing_was_sent_for_long() {
-    let applied = Arc::new(Applied::new(100_000, usize::MAX));
+    let applied = Arc::new(Applied::new(100_000, usize::MAX, Histogram::new([])));
     let leaders = watch::Sender::new(None);
     let mut watcher = watch(&applied, &leaders, Begin::Snapshot);
     assert!(matches!(watcher.next().await.message, Message::Snapshot { last: true, .. }));
@@ -182,7 +183,7 @@ async fn a_bookmark_comes_when_nothing_was_sent_for_long() {
 /// Each of them is polled only when it has woken.
 #[tokio::test(start_paused = true)]
 async fn what_comes_seldom_is_told_between_changes() {
-    let applied = Arc::new(Applied::new(100_000, usize::MAX));
+    let applied = Arc::new(Applied::new(100_000, usize::MAX, Histogram::new([])));
     let leaders = watch::Sender::new(None);
     let (end, ended) = tokio::sync::oneshot::channel();
     let filter = Filter::all_of(Namespace::default(), Selection::Prefix(String::new()));
@@ -212,7 +213,7 @@ async fn what_comes_seldom_is_told_between_changes() {
 
 #[tokio::test(start_paused = true)]
 async fn old_changes_are_forgotten_while_nothing_happens_and_recent_ones_are_not() {
-    let applied = Applied::new(100_000, 64 * 1024 * 1024);
+    let applied = Applied::new(100_000, 64 * 1024 * 1024, Histogram::new([]));
     register(&applied, "a");
     (0..5_000).for_each(|weight| weigh(&applied, "a", weight));
     let reaches = |after| applied.lock().hub.reaches(Revision(after));

@@ -29,6 +29,8 @@ pub(crate) enum Security {
     Plain,
     /// TLS for clients.
     Clients(Arc<Tls>, Arc<Semaphore>),
+    /// TLS for operators' tools, which speak HTTP/1.1.
+    Tools(Arc<Tls>, Arc<Semaphore>),
     /// TLS for the other nodes, and for no clients.
     Peers(Arc<Tls>, Arc<Semaphore>),
 }
@@ -49,6 +51,10 @@ impl Security {
         tls.map_or(Self::Plain, |tls| Self::Clients(tls, Arc::new(Semaphore::new(HANDSHAKES_MAX))))
     }
 
+    pub(crate) fn tools(tls: Option<Arc<Tls>>) -> Self {
+        tls.map_or(Self::Plain, |tls| Self::Tools(tls, Arc::new(Semaphore::new(HANDSHAKES_MAX))))
+    }
+
     pub(crate) fn peers(tls: Option<Arc<Tls>>) -> Self {
         tls.map_or(Self::Plain, |tls| Self::Peers(tls, Arc::new(Semaphore::new(HANDSHAKES_MAX))))
     }
@@ -57,7 +63,9 @@ impl Security {
     pub(crate) fn age(&self) -> Option<Duration> {
         match self {
             Self::Plain => None,
-            Self::Clients(tls, _) | Self::Peers(tls, _) => Some(tls.connection_age()),
+            Self::Clients(tls, _) | Self::Tools(tls, _) | Self::Peers(tls, _) => {
+                Some(tls.connection_age())
+            }
         }
     }
 
@@ -66,7 +74,9 @@ impl Security {
         let line = connection.connect_info();
         let (tls, places) = match self {
             Self::Plain => return Some(Secured { stream: Stream::Plain(connection), line }),
-            Self::Clients(tls, places) | Self::Peers(tls, places) => (tls, places),
+            Self::Clients(tls, places) | Self::Tools(tls, places) | Self::Peers(tls, places) => {
+                (tls, places)
+            }
         };
         let Ok(_place) = places.try_acquire() else {
             tracing::debug!("too many handshakes: a connection is closed");
@@ -94,6 +104,7 @@ impl Security {
     ) -> io::Result<TlsStream<Admitted>> {
         let config = match self {
             Self::Peers(..) => tls.peers(),
+            Self::Tools(..) => tls.tools(),
             _ => tls.clients(),
         };
         let stream = TlsAcceptor::from(config).accept(connection).await?;

@@ -23,8 +23,10 @@ use crate::config;
 use crate::config::ClientCertificates;
 use crate::net::tls::verify;
 
-/// The protocol that both listeners speak (ALPN).
+/// The protocol that the listeners for clients and peers speak (ALPN).
 pub(super) const H2: &[u8] = b"h2";
+/// The one that operators' tools speak.
+const HTTP: &[u8] = b"http/1.1";
 
 /// A file that is larger is none of ours, bytes: a bundle of some hundred authorities.
 const FILE_MAX: u64 = 1 << 20;
@@ -43,6 +45,7 @@ pub(crate) struct TlsError {
 /// What handshakes need.
 pub(super) struct Loaded {
     pub(super) clients: Arc<ServerConfig>,
+    pub(super) tools: Arc<ServerConfig>,
     pub(super) peers: Arc<ServerConfig>,
     /// Verifies the chain of a node's certificate.
     pub(super) nodes: Arc<WebPkiServerVerifier>,
@@ -161,10 +164,13 @@ pub(super) fn load(
             .map_err(|error| failed(&files.ca)(refused(error)))?,
     };
     let identity = Arc::new(SingleCertAndKey::from(own));
-    let config = |clients: Arc<dyn ClientCertVerifier>| server(clients, identity.clone());
+    let config = |clients: Arc<dyn ClientCertVerifier>, protocol| {
+        server(clients, identity.clone(), protocol).map_err(&of_cert)
+    };
     Ok(Loaded {
-        clients: config(of_clients).map_err(&of_cert)?,
-        peers: config(of_peers).map_err(&of_cert)?,
+        clients: config(of_clients.clone(), H2)?,
+        tools: config(of_clients, HTTP)?,
+        peers: config(of_peers, H2)?,
         nodes,
         identity,
     })
@@ -187,12 +193,13 @@ fn verifier(
 fn server(
     clients: Arc<dyn ClientCertVerifier>,
     identity: Arc<SingleCertAndKey>,
+    protocol: &[u8],
 ) -> Result<Arc<ServerConfig>, String> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     let mut config = builder.with_client_cert_verifier(clients).with_cert_resolver(identity);
-    config.alpn_protocols = vec![H2.to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     // No ticket of an old authority outlives its set of files.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

@@ -1,0 +1,130 @@
+//! What the HTTP listener answers: whether the node lives, whether it is ready, and what it
+//! measures. Probes have no credentials, so the first two are open to all and tell no secret.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/healthz` | 200 as long as the process answers at all |
+//! | `/readyz` | 200, or 503 and why calls should go to another node |
+//! | `/metrics` | everything that is measured, for Prometheus; needs the role `read` for everything |
+
+mod scrape;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Extension, State};
+use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::access::{self, Role, time};
+use crate::net::connections::{Connections, Line};
+use crate::node::Node;
+use crate::runtime::blocking;
+use crate::types::LogStore;
+
+/// A node whose state is older than this is not ready, ms: its leader is far away, or it is not
+/// caught up. Longer than an election takes.
+const READY_AGE_MS: u64 = 5_000;
+
+/// Version 0.0.4 of Prometheus' text format.
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What there is to look at.
+#[derive(Clone)]
+pub(crate) struct Observed {
+    pub(crate) node: Arc<Node>,
+    pub(crate) log: LogStore,
+    /// Of clients.
+    pub(crate) connections: Arc<Connections>,
+}
+
+pub(crate) fn router(observed: Observed) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "alive\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .fallback(|| async {
+            (StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics here\n")
+        })
+        .with_state(observed)
+}
+
+async fn readyz(State(observed): State<Observed>) -> Response {
+    let problems = problems(&observed.node);
+    if problems.is_empty() {
+        return "ready\n".into_response();
+    }
+    let mut text = "not ready\n".to_owned();
+    for problem in problems {
+        let _ = writeln!(text, "- {problem}");
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+/// Why calls should go to another node; nothing: they need not.
+fn problems(node: &Node) -> Vec<String> {
+    if node.stop().is_cancelled() {
+        return vec!["it is stopping".to_owned()];
+    }
+    if node.leadership().is_removed() {
+        return vec!["it was removed from its cluster".to_owned()];
+    }
+    if !node.is_founded() {
+        return vec!["it is not in a cluster yet: it waits to be founded or added".to_owned()];
+    }
+    let mut problems = Vec::new();
+    match node.leadership().leader() {
+        None => problems.push("it has no leader in sight: no quorum, or cut off".to_owned()),
+        Some(_) => match node.age_ms() {
+            age if age <= READY_AGE_MS => {}
+            u64::MAX => problems.push("it does not know yet how old its state is".to_owned()),
+            age => problems.push(format!("its state is {age} ms old: it is not caught up")),
+        },
+    }
+    if let Err(full) = node.disk().check() {
+        problems.push(full.to_string());
+    }
+    problems
+}
+
+async fn metrics(
+    State(observed): State<Observed>,
+    Extension(line): Extension<Arc<Line>>,
+    headers: HeaderMap,
+) -> Response {
+    if let Some(refused) = refusal(&observed.node, &line, &headers) {
+        return refused;
+    }
+    match blocking(move || scrape::text(&observed)).await {
+        Ok(text) => ([(CONTENT_TYPE, PROMETHEUS)], text).into_response(),
+        Err(panicked) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, format!("{panicked}\n")).into_response()
+        }
+    }
+}
+
+/// The names of services are among what is measured, so it is for callers who may read all; `None`:
+/// this is one.
+fn refusal(node: &Node, line: &Line, headers: &HeaderMap) -> Option<Response> {
+    let access = node.access();
+    if !access.is_checked() {
+        return None;
+    }
+    let principal = access::authorization(headers)
+        .and_then(|authorization| access.identify(line.certificate(), authorization));
+    match principal {
+        Ok(principal) if principal.may_all(Role::Read, time::now()) => None,
+        Ok(principal) => {
+            let needs = format!("{} needs the role read for all namespaces\n", principal.name());
+            Some((StatusCode::FORBIDDEN, needs).into_response())
+        }
+        Err(unidentified) => {
+            let how = [(WWW_AUTHENTICATE, "Bearer")];
+            let why = format!("{unidentified}\n");
+            Some((StatusCode::UNAUTHORIZED, how, why).into_response())
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Looks at what is not counted as it happens, when somebody asks for the metrics.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use quorate_log::FLUSH_BOUNDS;
+use quorate_state::{Registry, ServiceKey};
+
+use crate::api::http::Observed;
+use crate::meters::{Build, Meters, OfService, SERVICES_MAX};
+use crate::node::Node;
+
+/// All metrics of a node as they are now.
+pub(super) fn text(observed: &Observed) -> String {
+    observed.node.meters().text(|meters| {
+        of_raft(meters, &observed.node);
+        of_state(meters, &observed.node);
+        of_log(meters, observed);
+        of_process(meters, observed);
+    })
+}
+
+fn set(gauge: &Gauge, value: u64) {
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+}
+
+fn count(counter: &Counter, value: u64) {
+    counter.inner().store(value, Ordering::Relaxed);
+}
+
+fn of_raft(meters: &Meters, node: &Node) {
+    let status = node.own_status();
+    set(&meters.term, status.term);
+    set(&meters.last_index, status.last_log_index);
+    set(&meters.applied_index, status.applied_index);
+    set(&meters.snapshot_index, status.snapshot_index);
+    set(&meters.purged_index, status.purged_index);
+    set(&meters.revision, status.revision);
+    set(&meters.has_leader, u64::from(node.leadership().leader().is_some()));
+    let leads = node.leads();
+    set(&meters.is_leader, u64::from(leads));
+    let quorum = node.quorum();
+    set(&meters.is_voter, u64::from(quorum.is_voter));
+    set(&meters.voters, quorum.voters as u64);
+    set(&meters.voters_reachable, quorum.reachable as u64);
+    set(&meters.committed_index, quorum.committed);
+    meters.last_contact.set(quorum.silence.map_or(-1.0, |silence| silence.as_secs_f64()));
+    set(&meters.clock_held, u64::from(leads && node.clock().is_held()));
+}
+
+fn of_state(meters: &Meters, node: &Node) {
+    let (registry, watches, watchers) = {
+        let state = node.applied().lock();
+        (state.registry.clone(), state.hub.counts(), state.hub.watchers())
+    };
+    let counts = registry.counts();
+    set(&meters.instances, counts.instances as u64);
+    set(&meters.leases, counts.leases as u64);
+    set(&meters.services, counts.services as u64);
+    set(&meters.overrides, counts.overrides as u64);
+    meters.service_instances.clear();
+    for (size, key) in largest(&registry) {
+        let (namespace, service) = (key.namespace.to_string(), key.name.to_string());
+        let of = meters.service_instances.get_or_create_owned(&OfService { namespace, service });
+        set(&of, size as u64);
+    }
+    set(&meters.watches, watchers as u64);
+    count(&meters.changes, watches.changes);
+    count(&meters.expired, watches.expired);
+    count(&meters.watch_overflows, watches.overflows);
+    count(&meters.watch_resets, watches.resets);
+}
+
+/// The services with the most instances, and how many these are.
+fn largest(registry: &Registry) -> Vec<(usize, &ServiceKey)> {
+    let sizes = registry.all_services().map(|(key, service)| (service.instances.len(), key));
+    let mut sizes: Vec<_> = sizes.filter(|(size, _)| *size > 0).collect();
+    if sizes.len() > SERVICES_MAX {
+        sizes.select_nth_unstable_by(SERVICES_MAX, |one, other| other.0.cmp(&one.0));
+        sizes.truncate(SERVICES_MAX);
+    }
+    sizes
+}
+
+fn of_log(meters: &Meters, observed: &Observed) {
+    let stats = observed.log.stats();
+    count(&meters.log_entries, stats.entries);
+    count(&meters.log_bytes, stats.entry_bytes);
+    let bounds = FLUSH_BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::MAX]);
+    meters.log_flush.set(stats.flush_time.as_secs_f64(), bounds.zip(stats.flushes_within));
+    let disk = observed.node.disk();
+    set(&meters.disk_free, disk.free_bytes());
+    set(&meters.disk_reserve, observed.node.tunables().disk_reserve_bytes);
+    set(&meters.disk_low, u64::from(disk.check().is_err()));
+}
+
+fn of_process(meters: &Meters, observed: &Observed) {
+    let node = &observed.node;
+    let (connections, refused) = observed.connections.counts();
+    set(&meters.connections, connections as u64);
+    count(&meters.connections_refused, refused);
+    count(&meters.probes, node.probes().made.load(Ordering::Relaxed));
+    count(&meters.probes_refused, node.probes().refused.load(Ordering::Relaxed));
+    meters.uptime.set(node.started().elapsed().as_secs_f64());
+    let version = env!("CARGO_PKG_VERSION");
+    meters.build.get_or_create_owned(&Build { version }).set(1);
+    if let Some((resident_bytes, cpu)) = process() {
+        set(&meters.resident, resident_bytes);
+        meters.cpu.inner().store(cpu.as_secs_f64().to_bits(), Ordering::Relaxed);
+    }
+}
+
+/// What the process takes: resident bytes, processor time. `None`: the system does not say.
+fn process() -> Option<(u64, Duration)> {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = pages.split(' ').nth(1)?.parse().ok()?;
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name, in brackets, may have spaces in it.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut ticks = rest.split(' ').skip(12).map_while(|ticks| ticks.parse::<u64>().ok());
+    let ticks = ticks.next()? + ticks.next()?;
+    let per_second = rustix::param::clock_ticks_per_second();
+    let cpu = Duration::from_secs_f64(ticks as f64 / per_second as f64);
+    Some((pages * rustix::param::page_size() as u64, cpu))
+}

@@ -1,0 +1,297 @@
+//! What a node measures, for `/metrics`: every name stands in this file, and nowhere else. Whoever
+//! does a thing counts it here; what only has to be looked at is set when somebody asks
+//! (`api/http/scrape.rs`). docs/metrics.md is made from this table.
+//!
+//! Names follow <https://prometheus.io/docs/practices/naming/>; those of calls are the names that
+//! go-grpc-prometheus gave them, so that dashboards made for etcd fit. No instance and no caller is
+//! ever a label: what has labels is bounded by the contract (methods and codes), by the membership,
+//! or by [`SERVICES_MAX`].
+
+mod durations;
+
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, prometheus_text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use tonic::Code;
+
+pub(crate) use crate::meters::durations::Durations;
+
+/// Of so many services the size is told, the largest.
+pub(crate) const SERVICES_MAX: usize = 50;
+
+/// Bounds of durations in seconds: half a millisecond, which is what a write takes on an idle
+/// machine, to the longest deadline of most calls.
+const SECONDS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// All codes of gRPC, by their numbers.
+const CODES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+type Seconds = Gauge<f64, AtomicU64>;
+
+/// A call by its method.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct CallLabels {
+    grpc_type: &'static str,
+    grpc_service: &'static str,
+    grpc_method: &'static str,
+}
+
+/// A call by how it ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct HandledLabels {
+    grpc_type: &'static str,
+    grpc_service: &'static str,
+    grpc_method: &'static str,
+    grpc_code: &'static str,
+}
+
+/// Why something was refused or failed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Reason {
+    pub(crate) reason: &'static str,
+}
+
+/// One of the services.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfService {
+    pub(crate) namespace: String,
+    pub(crate) service: String,
+}
+
+/// One of the other nodes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfPeer {
+    pub(crate) peer: u64,
+}
+
+/// Which binary this is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Build {
+    pub(crate) version: &'static str,
+}
+
+macro_rules! meters {
+    ($($field:ident: $kind:ty = $made:expr, $name:literal, $help:literal;)*) => {
+        /// The instruments of one node.
+        pub(crate) struct Meters {
+            /// Locked while somebody is answered: what is set for one answer is of one moment.
+            registry: Mutex<Registry>,
+            calls: Vec<OfMethod>,
+            $(pub(crate) $field: $kind,)*
+        }
+
+        impl Meters {
+            fn registered() -> Self {
+                let mut registry = Registry::default();
+                $(
+                    let $field: $kind = $made;
+                    registry.register($name, $help, $field.clone());
+                )*
+                Self { registry: Mutex::new(registry), calls: Vec::new(), $($field,)* }
+            }
+        }
+    };
+}
+
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+// The library adds `_total` to the names of counters.
+meters! {
+    handled: Family<HandledLabels, Counter> = Family::default(),
+        "grpc_server_handled", "Calls of clients that were answered, by code; a stream once, when it has begun";
+    handling: Family<CallLabels, Histogram> = Family::new_with_constructor(seconds),
+        "grpc_server_handling_seconds", "From a call of a client to its answer; of a stream, to its beginning";
+
+    has_leader: Gauge = Gauge::default(),
+        "quorate_raft_has_leader", "1: this node has a leader in sight";
+    is_leader: Gauge = Gauge::default(),
+        "quorate_raft_is_leader", "1: this node leads";
+    is_voter: Gauge = Gauge::default(),
+        "quorate_raft_is_voter", "1: this node votes; 0: it is an observer, or no member";
+    term: Gauge = Gauge::default(),
+        "quorate_raft_term", "The term of Raft that this node is in";
+    leader_changes: Counter = Counter::default(),
+        "quorate_raft_leader_changes", "How often this node saw another leader, or lost sight of the leader";
+    voters: Gauge = Gauge::default(),
+        "quorate_raft_voters", "Members that vote";
+    voters_reachable: Gauge = Gauge::default(),
+        "quorate_raft_voters_reachable", "Of a leader: voters, itself among them, that answered it within an election timeout. Of others: 0";
+    last_contact: Seconds = Seconds::default(),
+        "quorate_raft_last_contact_seconds", "Since this node last heard of its leader, or, as leader, of a majority; -1: never";
+    last_index: Gauge = Gauge::default(),
+        "quorate_raft_last_log_index", "The index of the last entry in this node's log";
+    committed_index: Gauge = Gauge::default(),
+        "quorate_raft_committed_index", "The last index that this node knows to be committed";
+    applied_index: Gauge = Gauge::default(),
+        "quorate_raft_applied_index", "The last index that this node has applied";
+    peer_rtt: Family<OfPeer, Histogram> = Family::new_with_constructor(seconds),
+        "quorate_peer_rtt_seconds", "Of a leader: from a heartbeat to a node to its answer";
+    commit_seconds: Histogram = seconds(),
+        "quorate_commit_seconds", "Of a leader: from a write that is handed in to its answer, applied";
+    proposals_failed: Family<Reason, Counter> = Family::default(),
+        "quorate_proposals_failed", "Writes that this node, as leader, could not commit: disk_full, overloaded, lost_lead, failed";
+
+    log_entries: Counter = Counter::default(),
+        "quorate_log_entries", "Log entries made durable since the start";
+    log_bytes: Counter = Counter::default(),
+        "quorate_log_entry_bytes", "Bytes of them";
+    log_flush: Durations = Durations::default(),
+        "quorate_log_flush_seconds", "One append to the log and its sync of the disk; several entries may share it";
+    snapshot_index: Gauge = Gauge::default(),
+        "quorate_snapshot_index", "The log index of the newest snapshot";
+    purged_index: Gauge = Gauge::default(),
+        "quorate_log_purged_index", "Up to here, entries are gone from the log";
+    disk_free: Gauge = Gauge::default(),
+        "quorate_disk_free_bytes", "Free on the disk of the data directory";
+    disk_reserve: Gauge = Gauge::default(),
+        "quorate_disk_reserve_bytes", "With less free than this, the node takes no registrations; with less than a quarter, nothing";
+    disk_low: Gauge = Gauge::default(),
+        "quorate_disk_low", "1: the node takes no registrations, for want of disk";
+
+    revision: Gauge = Gauge::default(),
+        "quorate_revision", "The revision of the registry that this node has applied";
+    instances: Gauge = Gauge::default(),
+        "quorate_instances", "Registered instances";
+    leases: Gauge = Gauge::default(),
+        "quorate_leases", "Live leases";
+    services: Gauge = Gauge::default(),
+        "quorate_services", "Services with instances, or known to have had some within an hour";
+    overrides: Gauge = Gauge::default(),
+        "quorate_overrides", "Instances whose status or weight an operator has set";
+    service_instances: Family<OfService, Gauge> = Family::default(),
+        "quorate_service_instances", "Instances of the 50 largest services";
+    expired: Counter = Counter::default(),
+        "quorate_expired_instances", "Instances that went because their lease ended without a renewal";
+    changes: Counter = Counter::default(),
+        "quorate_changes", "Changes of instances that this node has applied";
+    renewals: Counter = Counter::default(),
+        "quorate_renewals", "Of a leader: leases in the renewals that it put into the log";
+    renewal_batches: Counter = Counter::default(),
+        "quorate_renewal_batches", "Log entries that carried them";
+    clock_held: Gauge = Gauge::default(),
+        "quorate_clock_held", "1: this node leads, and registry time stands still until it has been applied that renewals are owed a grace; no lease ends meanwhile";
+
+    watches: Gauge = Gauge::default(),
+        "quorate_watches", "Watches that are open at this node";
+    watch_resets: Counter = Counter::default(),
+        "quorate_watch_resets", "Watches that fell so far behind that they were given a snapshot";
+    watch_overflows: Counter = Counter::default(),
+        "quorate_watch_overflows", "Watches whose queue was full, and which get the latest of each instance instead of each change";
+    propagation: Histogram = seconds(),
+        "quorate_watch_propagation_seconds", "From the apply of a change on this node to its message to a watcher that is not behind; once for each message";
+    probes: Counter = Counter::default(),
+        "quorate_probes", "Health checks that this node made";
+    probes_refused: Counter = Counter::default(),
+        "quorate_probes_refused", "Health checks to addresses that the configuration does not allow";
+
+    connections: Gauge = Gauge::default(),
+        "quorate_connections", "Connections to the listener for clients";
+    connections_refused: Counter = Counter::default(),
+        "quorate_connections_refused", "Connections of clients that were closed at once: there were too many";
+    uptime: Seconds = Seconds::default(),
+        "quorate_uptime_seconds", "Since the node started";
+    resident: Gauge = Gauge::default(),
+        "process_resident_memory_bytes", "Memory of the process that is resident";
+    cpu: Counter<f64, AtomicU64> = Counter::default(),
+        "process_cpu_seconds", "Processor time of the process, user and system";
+    build: Family<Build, Gauge> = Family::default(),
+        "quorate_build_info", "1, with the version of the binary";
+}
+
+impl Meters {
+    /// Counts the calls of these methods: each with its path, and whether it is a stream (of the
+    /// caller, of the node).
+    pub(crate) fn new(methods: impl Iterator<Item = (&'static str, (bool, bool))>) -> Self {
+        let meters = Self::registered();
+        let of = |(path, streams)| OfMethod::new(&meters.handled, &meters.handling, path, streams);
+        let calls = methods.map(of).collect();
+        Self { calls, ..meters }
+    }
+
+    /// A call has been answered; `method`: its place among those that this was made with.
+    pub(crate) fn handled(&self, method: usize, code: Code, took: Duration) {
+        if let Some(of) = self.calls.get(method) {
+            of.handling.observe(took.as_secs_f64());
+            if let Some(handled) = of.handled.get(code as usize) {
+                handled.inc();
+            }
+        }
+    }
+
+    /// Everything, in Prometheus' text format (version 0.0.4). `set` looks at what is not counted
+    /// as it happens.
+    pub(crate) fn text(&self, set: impl FnOnce(&Self)) -> String {
+        let registry = self.registry.lock().expect("invariant: encoding does not panic");
+        set(self);
+        let mut text = String::new();
+        // A String takes everything.
+        let _ = prometheus_text::encode(&mut text, &registry);
+        text
+    }
+}
+
+impl std::fmt::Debug for Meters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Meters").finish_non_exhaustive()
+    }
+}
+
+/// The instruments of one method. They are found once: a renewal is too short to look for labels.
+struct OfMethod {
+    handling: Histogram,
+    handled: [Counter; CODES.len()],
+}
+
+impl OfMethod {
+    fn new(
+        handled: &Family<HandledLabels, Counter>,
+        handling: &Family<CallLabels, Histogram>,
+        path: &'static str,
+        streams: (bool, bool),
+    ) -> Self {
+        let (grpc_service, grpc_method) = path.split_once('/').unwrap_or(("", path));
+        let grpc_type = match streams {
+            (false, false) => "unary",
+            (true, false) => "client_stream",
+            (false, true) => "server_stream",
+            (true, true) => "bidi_stream",
+        };
+        let of_code = |grpc_code| {
+            let labels = HandledLabels { grpc_type, grpc_service, grpc_method, grpc_code };
+            handled.get_or_create(&labels).clone()
+        };
+        let labels = CallLabels { grpc_type, grpc_service, grpc_method };
+        Self { handling: handling.get_or_create(&labels).clone(), handled: CODES.map(of_code) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! What the table of metrics promises.
+
+use super::*;
+
+fn meters() -> Meters {
+    let methods = [("a.v1.S/Get", (false, false)), ("a.v1.S/Follow", (false, true))];
+    Meters::new(methods.into_iter())
+}
+
+#[test]
+fn a_call_is_counted_by_its_code_under_the_names_of_etcd() {
+    let meters = meters();
+    meters.handled(0, Code::Ok, Duration::from_millis(2));
+    meters.handled(0, Code::NotFound, Duration::from_millis(2));
+    meters.handled(1, Code::Unauthenticated, Duration::from_secs(20));
+    let text = meters.text(|_| {});
+    let unary = r#"grpc_type="unary",grpc_service="a.v1.S",grpc_method="Get""#;
+    for line in [
+        format!("grpc_server_handled_total{{{unary},grpc_code=\"OK\"}} 1"),
+        format!("grpc_server_handled_total{{{unary},grpc_code=\"NotFound\"}} 1"),
+        format!("grpc_server_handled_total{{{unary},grpc_code=\"Internal\"}} 0"),
+        format!("grpc_server_handling_seconds_bucket{{{unary},le=\"0.001\"}} 0"),
+        format!("grpc_server_handling_seconds_bucket{{{unary},le=\"0.0025\"}} 2"),
+        format!("grpc_server_handling_seconds_count{{{unary}}} 2"),
+    ] {
+        assert!(text.lines().any(|it| it == line), "{line} in\n{text}");
+    }
+    let other = r#"grpc_type="server_stream",grpc_service="a.v1.S",grpc_method="Follow""#;
+    assert!(text.contains(&format!("{other},grpc_code=\"Unauthenticated\"}} 1")), "{text}");
+}
+
+/// By the rules of Prometheus: a scraper would take what breaks them for another metric.
+#[test]
+fn names_have_units_and_no_two_are_the_same() {
+    let text = meters().text(|_| {});
+    let mut names: Vec<_> = text.lines().filter_map(|it| it.strip_prefix("# TYPE ")).collect();
+    assert!(names.len() > 40, "{names:?}");
+    for line in &names {
+        let (name, kind) = line.split_once(' ').unwrap();
+        assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+        let known = ["grpc_server_", "quorate_", "process_"];
+        assert!(known.iter().any(|prefix| name.starts_with(prefix)), "{line}");
+        assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
+        if kind == "histogram" {
+            assert!(name.ends_with("_seconds"), "{line}");
+        }
+    }
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count);
+}
+
+#[test]
+fn what_others_counted_is_a_histogram_like_any() {
+    let meters = meters();
+    let text = meters.text(|meters| {
+        meters.log_flush.set(0.5, [(0.001, 3), (0.1, 2), (f64::MAX, 1)].into_iter());
+    });
+    for line in [
+        "quorate_log_flush_seconds_bucket{le=\"0.001\"} 3",
+        "quorate_log_flush_seconds_bucket{le=\"0.1\"} 5",
+        "quorate_log_flush_seconds_bucket{le=\"+Inf\"} 6",
+        "quorate_log_flush_seconds_count 6",
+        "quorate_log_flush_seconds_sum 0.5",
+    ] {
+        assert!(text.lines().any(|it| it == line), "{line} in\n{text}");
+    }
+}

@@ -1,0 +1,94 @@
+//! HTTP/1.1 on a listener of its own, for operators' tools: bounded like the others, in
+//! connections, calls, headers and time.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, StreamExt};
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+use tower::ServiceExt;
+
+use crate::net::calls::{UnderWay, ends};
+use crate::net::connections::{Admitted, Line};
+use crate::net::tls::Security;
+
+/// All headers of a request, bytes: a token and what tools add. More is refused.
+const HEADERS_MAX: usize = 16 * 1024;
+/// A request's headers have this long to arrive; a connection without a request ends then, too.
+const HEADERS_WITHIN: Duration = Duration::from_secs(30);
+/// A request is answered within this time, or refused.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// A connection that is to end has this long for the answer that is under way.
+const END_GRACE: Duration = Duration::from_secs(5);
+
+/// Serves each connection that arrives and can be secured, until the stop has come and none is
+/// left.
+pub(crate) async fn serve(
+    router: Router,
+    calls: Arc<UnderWay>,
+    arriving: impl Stream<Item = (Admitted, CancellationToken)>,
+    security: Security,
+    stop: CancellationToken,
+) {
+    let (router, calls, security) = (&router, &calls, &security);
+    let serve = |(connection, leave): (Admitted, CancellationToken)| {
+        let stop = stop.clone();
+        async move {
+            let secured = tokio::select! {
+                secured = security.secure(connection) => secured,
+                () = stop.cancelled() => None,
+            };
+            let Some(secured) = secured else { return };
+            let line = secured.connect_info();
+            let end = ends(leave, stop, line.clone(), security.age());
+            let service = service_fn(|request| answer(router.clone(), calls, &line, request));
+            let mut transport = http1::Builder::new();
+            transport.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
+            transport.max_buf_size(HEADERS_MAX);
+            let mut served = pin!(transport.serve_connection(TokioIo::new(secured), service));
+            tokio::select! {
+                // Its other end is gone, or speaks no HTTP: nobody to tell.
+                _ = served.as_mut() => {}
+                () = end => {
+                    served.as_mut().graceful_shutdown();
+                    let _ = timeout(END_GRACE, served).await;
+                }
+            }
+        }
+    };
+    arriving.take_until(stop.cancelled()).for_each_concurrent(None, serve).await;
+}
+
+async fn answer(
+    router: Router,
+    calls: &Arc<UnderWay>,
+    line: &Arc<Line>,
+    mut request: Request<Incoming>,
+) -> Result<Response, Infallible> {
+    let _call = match calls.begin(line.clone()) {
+        Ok(call) => call,
+        Err(status) => {
+            let refused = (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", status.message()));
+            return Ok(refused.into_response());
+        }
+    };
+    request.extensions_mut().insert(line.clone());
+    match timeout(ANSWER_WITHIN, router.oneshot(request)).await {
+        Ok(answered) => answered,
+        Err(_elapsed) => {
+            let late = format!("no answer within {} s\n", ANSWER_WITHIN.as_secs());
+            Ok((StatusCode::SERVICE_UNAVAILABLE, late).into_response())
+        }
+    }
+}

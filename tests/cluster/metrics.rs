@@ -1,0 +1,211 @@
+//! What the HTTP listener answers: health, readiness, metrics, and nothing to those who may not
+//! read.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::calls::{fetch_of, register, register_many};
+use super::guarded::{Guarded, ROOT, entry};
+use super::harness::{Cluster, SOON, eventually};
+use super::stream::{Stream, subscribe_to};
+
+/// An answer: its status, its headers, its body.
+struct Answer {
+    status: u16,
+    headers: String,
+    body: String,
+}
+
+/// Sends bytes and reads until the other end closes.
+async fn exchange(to: SocketAddr, request: &[u8]) -> Option<Answer> {
+    let exchanged = async {
+        let mut stream = TcpStream::connect(to).await.ok()?;
+        stream.write_all(request).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        Some(answer)
+    };
+    let answer = timeout(SOON, exchanged).await.expect("it answers or closes")?;
+    let (headers, body) = answer.split_once("\r\n\r\n")?;
+    let status = headers.split(' ').nth(1)?.parse().ok()?;
+    Some(Answer { status, headers: headers.to_lowercase(), body: body.to_owned() })
+}
+
+async fn get(to: SocketAddr, path: &str, token: Option<&str>) -> Option<Answer> {
+    let authorization =
+        token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: q\r\n{authorization}Connection: close\r\n\r\n");
+    exchange(to, request.as_bytes()).await
+}
+
+/// All samples without their comments, by name and labels.
+async fn metrics(cluster: &Cluster, id: u64) -> BTreeMap<String, f64> {
+    let answer = get(cluster.http_address(id), "/metrics", None).await.expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let lines = answer.body.lines().filter(|line| !line.starts_with('#'));
+    let sample = |line: &str| {
+        let (name, value) = line.rsplit_once(' ')?;
+        Some((name.to_owned(), value.parse().ok()?))
+    };
+    lines.map(|line| sample(line).unwrap_or_else(|| panic!("no sample: {line}"))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_what_happened() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let mut watch =
+        Stream::open(&cluster.registry(leader), subscribe_to(&["orders"])).await.unwrap();
+    register_many(&mut cluster.registry(leader), "orders", 7).await;
+    register(&mut cluster.registry(leader), "billing", "b").await;
+    let unknown = cluster.registry(leader).fetch(fetch_of(&["a b"])).await;
+    assert!(unknown.is_err(), "no such name can be");
+    watch.until("all are there", |watch| watch.map.len() == 7).await;
+
+    let now = metrics(&cluster, leader).await;
+    let is = |name: &str| *now.get(name).unwrap_or_else(|| panic!("{name} in {now:#?}"));
+    for (name, value) in [
+        ("quorate_instances", 8.0),
+        ("quorate_leases", 2.0),
+        ("quorate_services", 2.0),
+        ("quorate_service_instances{namespace=\"default\",service=\"orders\"}", 7.0),
+        ("quorate_changes_total", 8.0),
+        ("quorate_watches", 1.0),
+        ("quorate_raft_has_leader", 1.0),
+        ("quorate_raft_is_leader", 1.0),
+        ("quorate_raft_is_voter", 1.0),
+        ("quorate_raft_voters", 3.0),
+        ("quorate_raft_voters_reachable", 3.0),
+        ("quorate_disk_low", 0.0),
+    ] {
+        assert_eq!(is(name), value, "{name}");
+    }
+    let handled = |method: &str, code: &str| {
+        is(&format!(
+            "grpc_server_handled_total{{grpc_type=\"unary\",grpc_service=\"quorate.v1.Registry\",\
+             grpc_method=\"{method}\",grpc_code=\"{code}\"}}"
+        ))
+    };
+    assert_eq!(handled("Register", "OK"), 2.0);
+    assert_eq!(handled("Fetch", "InvalidArgument"), 1.0);
+    assert!(is("quorate_commit_seconds_count") >= 2.0);
+    assert!(is("quorate_log_flush_seconds_count") >= 1.0 && is("quorate_log_entries_total") >= 2.0);
+    assert!(is("quorate_watch_propagation_seconds_count") >= 1.0);
+    assert!(is("process_resident_memory_bytes") > 1e6 && is("process_cpu_seconds_total") > 0.0);
+    let others: Vec<_> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
+    for other in others.clone() {
+        eventually("heartbeats are timed", || async {
+            let count = format!("quorate_peer_rtt_seconds_count{{peer=\"{other}\"}}");
+            (metrics(&cluster, leader).await[&count] >= 1.0).then_some(())
+        })
+        .await;
+        let theirs = metrics(&cluster, other).await;
+        assert_eq!(theirs["quorate_raft_is_leader"], 0.0);
+        assert!(theirs["quorate_raft_last_contact_seconds"] >= 0.0);
+    }
+
+    cluster.stop(others[0]).await;
+    eventually("the leader misses it", || async {
+        let now = metrics(&cluster, leader).await;
+        (now["quorate_raft_voters_reachable"] == 2.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_is_ready_while_it_can_serve() {
+    let mut cluster = Cluster::prepare_founders(3).await;
+    cluster.restart(1).await;
+    let http = cluster.http_address(1);
+    let ready = || get(http, "/readyz", None);
+    let alone = ready().await.expect("an answer");
+    assert_eq!((alone.status, alone.body.contains("waits to be founded")), (503, true));
+    assert_eq!(get(http, "/healthz", None).await.unwrap().status, 200, "but it lives");
+    cluster.restart(2).await;
+    cluster.restart(3).await;
+    eventually("it is ready", || async { (ready().await?.status == 200).then_some(()) }).await;
+    cluster.stop(2).await;
+    cluster.stop(3).await;
+    eventually("it has no quorum", || async {
+        let answer = ready().await?;
+        (answer.status == 503 && answer.body.contains("no leader in sight")).then_some(())
+    })
+    .await;
+    let refused = get(http, "/metrics", None).await.unwrap();
+    assert_eq!(refused.status, 200, "that is when metrics are needed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_for_those_who_may_read_everything() {
+    let part = "role = 'read'\nnamespace = 'default'\nprefix = 'orders'";
+    let all = "role = 'read'\nnamespace = '*'\nprefix = ''";
+    let access = entry("qrt_part", part) + &entry("qrt_all", all);
+    let guarded = Guarded::start(1, &access).await;
+    let http = guarded.cluster.http_address(1);
+    for (token, status) in [
+        (None, 401),
+        (Some("qrt_wrong"), 401),
+        (Some("qrt_part"), 403),
+        (Some("qrt_all"), 200),
+        (Some(ROOT), 200),
+    ] {
+        let answer = get(http, "/metrics", token).await.unwrap();
+        assert_eq!(answer.status, status, "{token:?}: {}", answer.body);
+        assert_eq!(answer.headers.contains("www-authenticate: bearer"), status == 401);
+        assert_eq!(answer.body.contains("quorate_instances"), status == 200);
+    }
+    // Probes have no credentials.
+    for path in ["/healthz", "/readyz"] {
+        let answer = get(http, path, None).await.unwrap();
+        assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_request_for_it_gets_an_answer_that_says_so() {
+    let cluster = Cluster::start(1).await;
+    let http = cluster.http_address(1);
+    let other = get(http, "/nothing", None).await.unwrap();
+    assert_eq!((other.status, other.body.contains("/metrics")), (404, true), "{}", other.body);
+    let post =
+        b"POST /metrics HTTP/1.1\r\nHost: q\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let post = exchange(http, post).await.unwrap();
+    assert_eq!((post.status, post.headers.contains("allow: get,head")), (405, true));
+    let long = format!("GET / HTTP/1.1\r\nHost: q\r\nX-Long: {}\r\n\r\n", "x".repeat(64 << 10));
+    let long = exchange(http, long.as_bytes()).await;
+    assert!(long.is_none_or(|answer| answer.status == 431), "too long");
+    let nonsense = exchange(http, b"\x16\x03\x01\x02\x00 this is no HTTP at all\r\n\r\n").await;
+    assert!(nonsense.is_none_or(|answer| answer.status == 400));
+    let after = get(http, "/healthz", None).await.unwrap();
+    assert_eq!(after.status, 200, "it goes on");
+}
+
+/// The table of the documentation is what a node says of itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_metrics_are_those_that_there_are() {
+    let cluster = Cluster::start(1).await;
+    let text =
+        eventually("an answer", || get(cluster.http_address(1), "/metrics", None)).await.body;
+    let of = |prefix: &'static str| {
+        let lines = text.lines().filter_map(move |line| line.strip_prefix(prefix));
+        lines.filter_map(|line| line.split_once(' ')).collect::<BTreeMap<_, _>>()
+    };
+    let (help, kinds) = (of("# HELP "), of("# TYPE "));
+    let rows = kinds.iter().map(|(name, kind)| {
+        let help = help[name].trim_end_matches('.');
+        format!("| `{name}` | {kind} | {help} |\n")
+    });
+    let table: String = rows.collect();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+    let documented = std::fs::read_to_string(path).unwrap();
+    if !documented.contains(&table) {
+        let wanted = std::env::temp_dir().join("quorate-metrics-table.md");
+        std::fs::write(&wanted, table).unwrap();
+        panic!("docs/metrics.md has not the table in {}", wanted.display());
+    }
+}
