@@ -78,6 +78,8 @@ mod refusals;
 mod run;
 #[path = "process/secrets.rs"]
 mod secrets;
+#[path = "process/secured.rs"]
+mod secured;
 #[path = "process/takeover.rs"]
 mod takeover;
 #[path = "process/three_serves.rs"]

@@ -16,12 +16,13 @@ use quorate_proto::v1::{
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::link::Link;
 use crate::ports::free_port;
 use crate::process::{Process, text_of};
+use crate::secured::{Secured, plain};
 use crate::wait::eventually;
 
 /// Live nodes of all tests together: on two cores, more would measure the machine.
@@ -50,11 +51,14 @@ pub(crate) struct Settings {
     pub(crate) ulimit: String,
     /// What stands before the tables in the configuration file of each node.
     pub(crate) head: BTreeMap<u64, String>,
+    /// TLS between nodes and to clients, with certificates for all.
+    pub(crate) secured: bool,
 }
 
 /// Running nodes, and what they leave on disk.
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
+    pub(crate) secured: Option<Secured>,
     dir: Option<TempDir>,
     _room: SemaphorePermit<'static>,
 }
@@ -68,6 +72,7 @@ pub(crate) struct Node {
     args: Vec<String>,
     log: PathBuf,
     link: Option<Link>,
+    secured: Option<Secured>,
     ulimit: String,
     process: Option<Process>,
 }
@@ -93,6 +98,10 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("quorate-process-").tempdir().unwrap();
         let places: Vec<(u64, u16, u16)> =
             (1..=size).map(|id| (id, free_port(), free_port())).collect();
+        let secured = match settings.secured {
+            true => Some(Secured::make(dir.path().join("certs"), size).await),
+            false => None,
+        };
         let mut links = BTreeMap::new();
         if settings.cuttable {
             for (id, _, peers) in &places {
@@ -112,17 +121,20 @@ impl Cluster {
             let config = dir.path().join(format!("node-{id}.toml"));
             let (health_checks, tunables) = (&settings.health_checks, &settings.tunables);
             let head = settings.head.get(&id).map_or("", String::as_str);
-            let text = format!("{head}\n[health_checks]\n{health_checks}\n[tunables]\n{tunables}");
+            let tls = secured.as_ref().map(|secured| secured.table(id)).unwrap_or_default();
+            let text =
+                format!("{head}\n{tls}[health_checks]\n{health_checks}\n[tunables]\n{tunables}");
             std::fs::write(&config, text).unwrap();
             let mut node =
                 Node::new(id, clients, peers, data_dir, &founders.join(","), &config, dir.path());
             node.args.extend(["--peer-advertise".to_owned(), advertised]);
             node.ulimit = settings.ulimit.clone();
+            node.secured = secured.clone();
             node
         });
         let mut nodes: Vec<Node> = nodes.collect();
         nodes.iter_mut().for_each(|node| node.link = links.remove(&node.id));
-        Self { nodes, dir: Some(dir), _room: room }
+        Self { nodes, secured, dir: Some(dir), _room: room }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -140,7 +152,11 @@ impl Cluster {
 
     /// The client crate, given all addresses.
     pub(crate) fn client(&self) -> ClientBuilder {
-        Client::builder(self.addresses())
+        let client = Client::builder(self.addresses());
+        match &self.secured {
+            Some(secured) => client.tls(secured.tls()),
+            None => client,
+        }
     }
 
     /// The places (not the ids) of the nodes that run.
@@ -268,8 +284,8 @@ impl Node {
         let flags = args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
         let args = std::iter::once("serve".to_owned()).chain(flags).collect();
         let log = dir.join(format!("node-{id}.log"));
-        let (link, ulimit) = (None, String::new());
-        Self { id, clients, data_dir, args, log, link, ulimit, process: None }
+        let (link, secured, ulimit) = (None, None, String::new());
+        Self { id, clients, data_dir, args, log, link, secured, ulimit, process: None }
     }
 
     /// Where other nodes reach it.
@@ -354,8 +370,10 @@ impl Node {
 
     /// A connection to this node and no other.
     pub(crate) fn channel(&self) -> Channel {
-        let endpoint = Endpoint::from_shared(format!("http://{}", self.clients)).unwrap();
-        endpoint.connect_timeout(Duration::from_secs(1)).connect_lazy()
+        match &self.secured {
+            Some(secured) => secured.channel(&self.clients),
+            None => plain(&self.clients).connect_lazy(),
+        }
     }
 
     /// The generated stub on this node.

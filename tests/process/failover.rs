@@ -1,5 +1,5 @@
 //! How long writes and renewals wait when the leader goes: its process dies (kill -9), or it falls
-//! silent (SIGSTOP).
+//! silent (SIGSTOP); the same with TLS between nodes and to clients.
 
 use std::time::{Duration, Instant};
 
@@ -29,29 +29,53 @@ const KEPT: usize = 10;
 /// S1.3, S0.5
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_and_renewals_are_back_soon_after_the_leader_died() {
-    let settings = Settings { tunables: PATIENT.to_owned(), ..Settings::default() };
+    after_the_leader_died(false).await;
+}
+
+/// S1.3, S0.5
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_and_renewals_are_back_soon_after_the_leader_fell_silent() {
+    after_the_leader_fell_silent(false).await;
+}
+
+/// S1.3, S0.5
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tls_writes_and_renewals_are_back_as_soon_after_the_leader_died() {
+    after_the_leader_died(true).await;
+}
+
+/// S1.3, S0.5
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tls_writes_and_renewals_are_back_as_soon_after_the_leader_fell_silent() {
+    after_the_leader_fell_silent(true).await;
+}
+
+async fn after_the_leader_died(secured: bool) {
+    let settings = Settings { tunables: PATIENT.to_owned(), secured, ..Settings::default() };
     let mut cluster = Cluster::start_with(3, settings).await;
     let (writes, renewals, steps) = outages(&mut cluster, |cluster, leader, gone| match gone {
         true => cluster.nodes[leader].kill(),
         false => cluster.nodes[leader].start(),
     })
     .await;
-    eprintln!("measured: leader killed: writes back after {writes:?}, renewals {renewals:?}");
+    eprintln!(
+        "measured: leader killed (TLS: {secured}): writes back after {writes:?}, renewals {renewals:?}"
+    );
     let most = AFTER_DEATH + steps;
     assert!(median(&writes) < most, "writes were back after {writes:?}, not {most:?}");
     assert!(median(&renewals) < most, "renewals were back after {renewals:?}, not {most:?}");
 }
 
-/// S1.3, S0.5
-#[tokio::test(flavor = "multi_thread")]
-async fn writes_and_renewals_are_back_soon_after_the_leader_fell_silent() {
-    let mut cluster = Cluster::start(3).await;
+async fn after_the_leader_fell_silent(secured: bool) {
+    let mut cluster = Cluster::start_with(3, Settings { secured, ..Settings::default() }).await;
     let (writes, renewals, steps) = outages(&mut cluster, |cluster, leader, gone| match gone {
         true => cluster.nodes[leader].pause(),
         false => cluster.nodes[leader].go_on(),
     })
     .await;
-    eprintln!("measured: leader stopped: writes back after {writes:?}, renewals {renewals:?}");
+    eprintln!(
+        "measured: leader stopped (TLS: {secured}): writes back after {writes:?}, renewals {renewals:?}"
+    );
     let most = AFTER_SILENCE + steps;
     assert!(median(&writes) < most, "writes were back after {writes:?}, not {most:?}");
     assert!(median(&renewals) < most, "renewals were back after {renewals:?}, not {most:?}");

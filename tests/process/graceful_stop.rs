@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use quorate_client::Consistency;
 use quorate_proto::v1::ChangeKind;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Settings};
 use crate::feed::Feed;
 use crate::load::{Load, keep};
 
@@ -29,7 +29,17 @@ const ORDER: [&str; 7] = [
 /// Every node in turn, as in a rolling restart. S0.11, S1.3, S2.13
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_stops_under_load_and_no_call_fails() {
-    let mut cluster = Cluster::start(3).await;
+    the_leader_stops_under_load(false).await;
+}
+
+/// S0.11, S1.3, S2.13
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tls_the_leader_stops_under_load_and_no_call_fails() {
+    the_leader_stops_under_load(true).await;
+}
+
+async fn the_leader_stops_under_load(secured: bool) {
+    let mut cluster = Cluster::start_with(3, Settings { secured, ..Settings::default() }).await;
     let client = cluster.client().build().unwrap();
     let _kept = keep(&client, "kept", 10, Duration::from_secs(2)).await;
     for service in ["first", "second", "third"] {
@@ -44,7 +54,10 @@ async fn the_leader_stops_under_load_and_no_call_fails() {
         cluster.nodes[leader].terminate();
         let told = Instant::now();
         let code = cluster.nodes[leader].exit_code(STOPS_WITHIN).await;
-        eprintln!("measured: SIGTERM: the leader had stopped after {:?}", told.elapsed());
+        eprintln!(
+            "measured: SIGTERM (TLS: {secured}): the leader had stopped after {:?}",
+            told.elapsed()
+        );
         assert_eq!(code, 0);
         let next = cluster.leader_among(&survivors).await;
         writes.until_more(100, Duration::from_secs(10)).await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use quorate_proto::v1::ChangeKind;
 
-use crate::cluster::{Cluster, LEADER_WITHIN};
+use crate::cluster::{Cluster, LEADER_WITHIN, Settings};
 use crate::feed::{Feed, Seen};
 use crate::load::{Load, keep};
 use crate::wait::time_passes;
@@ -17,7 +17,17 @@ const KEPT: usize = 30;
 /// S0.5, S1.3, S2.7
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_stood_still_costs_no_live_lease() {
-    let mut cluster = Cluster::start(3).await;
+    a_leader_stands_still(false).await;
+}
+
+/// S0.5, S1.3, S2.7
+#[tokio::test(flavor = "multi_thread")]
+async fn with_tls_a_leader_that_stood_still_costs_no_live_lease() {
+    a_leader_stands_still(true).await;
+}
+
+async fn a_leader_stands_still(secured: bool) {
+    let mut cluster = Cluster::start_with(3, Settings { secured, ..Settings::default() }).await;
     let client = cluster.client().build().unwrap();
     let kept = keep(&client, "kept", KEPT, TTL).await;
     let leader = cluster.leader().await;
@@ -29,7 +39,10 @@ async fn a_leader_that_stood_still_costs_no_live_lease() {
     cluster.nodes[leader].pause();
     let paused = Instant::now();
     let next = cluster.leader_among(&survivors).await;
-    eprintln!("measured: leader stopped: the next one leads after {:?}", paused.elapsed());
+    eprintln!(
+        "measured: leader stopped (TLS: {secured}): the next one leads after {:?}",
+        paused.elapsed()
+    );
     load.until_more(50, Duration::from_secs(10)).await;
     let outcome = load.finish().await;
     eprintln!("measured: leader stopped: writes back after {:?}", outcome.outage(paused));
