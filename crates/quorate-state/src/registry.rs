@@ -11,6 +11,7 @@
 //! All maps are ordered and persistent (structure is shared between clones), so cloning a registry
 //! costs almost nothing: snapshots and long reads work on a clone while commands go on.
 
+mod anew;
 mod checked;
 pub(crate) mod deregister;
 pub(crate) mod instances;
@@ -46,6 +47,8 @@ use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Revision, ServiceKe
 pub struct Registry {
     /// Whose state this is; 0: not founded yet.
     pub(crate) cluster_id: Option<NonZeroU64>,
+    /// The clusters whose registrations it has taken over, the latest last.
+    pub(crate) predecessors: Arc<[NonZeroU64]>,
     pub(crate) clock: Clock,
     pub(crate) revision: Revision,
     pub(crate) last_lease: LeaseId,

@@ -54,9 +54,14 @@ struct Head {
     /// 0: none.
     cluster_id: u64,
     forgotten_origins: Option<Clock>,
+    /// Never empty.
+    predecessors: Option<Arc<[NonZeroU64]>>,
 }
 
-record!(Head { version, clock, revision, last_lease, forgotten, cluster_id } { forgotten_origins });
+record!(
+    Head { version, clock, revision, last_lease, forgotten, cluster_id }
+    { forgotten_origins, predecessors }
+);
 
 /// Stands before its instances.
 struct ServiceHead {
@@ -112,6 +117,7 @@ pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Res
     let Registry { clock, revision, last_lease, forgotten, .. } = *registry;
     let (version, cluster_id) = (VERSION, registry.cluster_number());
     let forgotten_origins = registry.replies.forgotten;
+    let predecessors = Some(registry.predecessors.clone()).filter(|ids| !ids.is_empty());
     let head = Record::Head(Head {
         version,
         clock,
@@ -120,6 +126,7 @@ pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Res
         forgotten,
         cluster_id,
         forgotten_origins,
+        predecessors,
     });
     let none = Optional(());
     let leases = registry.leases.values().map(|lease| Record::Lease(lease.clone(), none));
@@ -175,6 +182,7 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
                 let empty = Registry::new();
                 registry = Registry { clock, revision, last_lease, forgotten, cluster_id, ..empty };
                 registry.replies.forgotten = head.forgotten_origins;
+                registry.predecessors = head.predecessors.unwrap_or_default();
             }
             Record::Service(ServiceHead { key, revision, empty_since }) => {
                 let service = Service { revision, empty_since, ..Service::default() };

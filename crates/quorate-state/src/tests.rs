@@ -2,6 +2,7 @@
 //! reply and these events, written as one line of text (see [`Transcript`]); after each line all
 //! invariants are checked.
 
+mod anew;
 mod checking;
 mod deregistering;
 mod forwarding;

@@ -48,7 +48,10 @@ impl Registry {
         let Self { clock, revision, last_lease, forgotten, .. } = *self;
         let (cluster_id, forgotten_origins) = (self.cluster_number(), self.replies.forgotten);
         let head = (clock, revision, last_lease, forgotten, forgotten_origins, cluster_id);
-        self.hash.with_head(&head)
+        match &*self.predecessors {
+            [] => self.hash.with_head(&head),
+            predecessors => self.hash.with_head(&(head, predecessors)),
+        }
     }
 
     /// How much there is.
