@@ -112,6 +112,17 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
         Ok(Self { inner: Arc::new(Inner { dir, state: Mutex::new(state) }) })
     }
 
+    /// The snapshot that a store in this directory would begin with, read without changing anything
+    /// there.
+    ///
+    /// # Errors
+    /// As [`SnapshotStore::current`].
+    pub fn look(dir: &Path) -> Result<Option<SnapshotFile<C>>, SnapshotError> {
+        let is_final = |path: &PathBuf| path.extension().is_some_and(|it| it == FINAL_EXTENSION);
+        let newest = list(dir)?.into_iter().filter(is_final).max_by_key(|path| number_of(path));
+        newest.map(|path| SnapshotFile::open_behind(&path, 0)).transpose()
+    }
+
     /// The current snapshot. Reads and checks the whole file the first time.
     ///
     /// # Errors

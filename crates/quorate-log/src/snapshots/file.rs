@@ -45,8 +45,10 @@ pub struct SnapshotFile<C: RaftTypeConfig> {
     meta: SnapshotMetaOf<C>,
     path: PathBuf,
     file: Arc<SlowClose>,
+    /// Where it begins in the file: not at 0 in a backup.
+    start: u64,
     body_start: u64,
-    len_bytes: u64,
+    end: u64,
 }
 
 /// Bytes of a snapshot file as they lie on disk, for sending it to a peer. Each has a position of
@@ -75,21 +77,21 @@ impl<C: RaftTypeConfig> SnapshotFile<C> {
         &self.path
     }
 
-    /// Size of the file.
+    /// Its size.
     pub fn len_bytes(&self) -> u64 {
-        self.len_bytes
+        self.end - self.start
     }
 
     /// The body as it was given to [`crate::SnapshotWriter`]. Damage that appeared since the file
     /// was checked is an error of reading.
     pub fn body(&self) -> SnapshotBody {
-        let end = self.len_bytes - FOOTER_BYTES as u64;
+        let end = self.end - FOOTER_BYTES as u64;
         SnapshotBody { decoder: FrameDecoder::new(self.slice(self.body_start, end)) }
     }
 
     /// The whole file, for [`crate::SnapshotReceiver::write_chunk`] on another node.
     pub fn raw(&self) -> SnapshotBytes {
-        self.slice(0, self.len_bytes)
+        self.slice(self.start, self.end)
     }
 
     pub(crate) fn moved_to(self, path: PathBuf) -> Self {
@@ -98,6 +100,20 @@ impl<C: RaftTypeConfig> SnapshotFile<C> {
 
     /// Open a file and check all of it.
     pub(crate) fn open(path: &Path) -> Result<Self, SnapshotError> {
+        // For writing, because `SlowClose` shortens it in the end.
+        Self::check(path, File::options().read(true).write(true).open(path), 0)
+    }
+
+    /// Open what lies behind the first `start` bytes of a file, to read it and nothing else, and
+    /// check all of it.
+    ///
+    /// # Errors
+    /// It cannot be read, is no snapshot, is damaged, or was written by a newer release.
+    pub fn open_behind(path: &Path, start: u64) -> Result<Self, SnapshotError> {
+        Self::check(path, File::open(path), start)
+    }
+
+    fn check(path: &Path, file: io::Result<File>, start: u64) -> Result<Self, SnapshotError> {
         let failed = |operation| {
             move |source| SnapshotError::Io { operation, path: path.to_owned(), source }
         };
@@ -106,53 +122,53 @@ impl<C: RaftTypeConfig> SnapshotFile<C> {
             offset_bytes,
             problem,
         };
-        // For writing, because `SlowClose` shortens it in the end.
-        let file = File::options().read(true).write(true).open(path).map_err(failed("open"))?;
-        let len_bytes = file.metadata().map_err(failed("read the size of"))?.len();
-        if len_bytes < (HEAD_BYTES + CRC_BYTES + FOOTER_BYTES) as u64 {
-            return Err(damaged(len_bytes, SnapshotProblem::TooShort));
+        let file = file.map_err(failed("open"))?;
+        let end = file.metadata().map_err(failed("read the size of"))?.len();
+        if end.saturating_sub(start) < (HEAD_BYTES + CRC_BYTES + FOOTER_BYTES) as u64 {
+            return Err(damaged(end, SnapshotProblem::TooShort));
         }
         let mut head = [0; HEAD_BYTES];
-        file.read_exact_at(&mut head, 0).map_err(failed("read"))?;
+        file.read_exact_at(&mut head, start).map_err(failed("read"))?;
         if !head.starts_with(HEAD_MARK) {
-            return Err(damaged(0, SnapshotProblem::Mark));
+            return Err(damaged(start, SnapshotProblem::Mark));
         }
         let found = u32_at(&head, 8);
         if found > FORMAT_VERSION {
             let path = path.to_owned();
             return Err(SnapshotError::NewerFormat { path, found, supported: FORMAT_VERSION });
         }
-        let meta_end = HEAD_BYTES as u64 + u64::from(u32_at(&head, 12));
+        let meta_start = start + HEAD_BYTES as u64;
+        let meta_end = meta_start + u64::from(u32_at(&head, 12));
         let body_start = meta_end + CRC_BYTES as u64;
-        let footer_start = len_bytes - FOOTER_BYTES as u64;
+        let footer_start = end - FOOTER_BYTES as u64;
         if body_start > footer_start {
-            return Err(damaged(12, SnapshotProblem::Length));
+            return Err(damaged(start + 12, SnapshotProblem::Length));
         }
         let mut meta_crc = [0; CRC_BYTES];
         file.read_exact_at(&mut meta_crc, meta_end).map_err(failed("read"))?;
-        if crc_of(&file, 0..meta_end).map_err(failed("read"))? != u32::from_le_bytes(meta_crc) {
+        if crc_of(&file, start..meta_end).map_err(failed("read"))? != u32::from_le_bytes(meta_crc) {
             return Err(damaged(meta_end, SnapshotProblem::Checksum));
         }
         let mut footer = [0; FOOTER_BYTES];
         file.read_exact_at(&mut footer, footer_start).map_err(failed("read"))?;
         if !footer.ends_with(END_MARK) {
-            return Err(damaged(len_bytes - END_MARK.len() as u64, SnapshotProblem::Mark));
+            return Err(damaged(end - END_MARK.len() as u64, SnapshotProblem::Mark));
         }
         if u64_at(&footer, 0) != footer_start - body_start {
             return Err(damaged(footer_start, SnapshotProblem::Length));
         }
-        let crc = crc_of(&file, 0..footer_start + 8).map_err(failed("read"))?;
+        let crc = crc_of(&file, start..footer_start + 8).map_err(failed("read"))?;
         if crc != u32_at(&footer, 8) {
             return Err(damaged(footer_start + 8, SnapshotProblem::Checksum));
         }
-        let mut meta = vec![0; (meta_end - HEAD_BYTES as u64) as usize];
-        file.read_exact_at(&mut meta, HEAD_BYTES as u64).map_err(failed("read"))?;
+        let mut meta = vec![0; (meta_end - meta_start) as usize];
+        file.read_exact_at(&mut meta, meta_start).map_err(failed("read"))?;
         let meta = codec::content(&meta).map_err(|error| match error {
-            RecordError::Unknown => damaged(HEAD_BYTES as u64, SnapshotProblem::Unknown),
-            _ => damaged(HEAD_BYTES as u64, SnapshotProblem::Metadata),
+            RecordError::Unknown => damaged(meta_start, SnapshotProblem::Unknown),
+            _ => damaged(meta_start, SnapshotProblem::Metadata),
         })?;
         let file = Arc::new(SlowClose::new(file));
-        Ok(Self { meta, path: path.to_owned(), file, body_start, len_bytes })
+        Ok(Self { meta, path: path.to_owned(), file, start, body_start, end })
     }
 
     fn slice(&self, position: u64, end: u64) -> SnapshotBytes {

@@ -185,3 +185,42 @@ fn a_snapshot_that_is_made_without_a_file_has_the_same_bytes() {
         assert!(encoder.finish().unwrap() == in_file, "{len_bytes} bytes");
     }
 }
+
+/// As in a backup, and on media that cannot be written.
+#[test]
+fn a_snapshot_behind_other_bytes_is_read_and_checked_as_one_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir.path().join("store"));
+    let body = sample_body(300_000);
+    let written = write(&store, 7, &body);
+    let alone = fs::read(written.path()).unwrap();
+    let looked = SnapshotStore::<Toy>::look(&dir.path().join("store")).unwrap().unwrap();
+    assert_eq!((looked.path(), body_of(&looked)), (written.path(), body.clone()));
+    let path = dir.path().join("backup");
+    let before = b"some other bytes";
+    let whole = [&before[..], &alone].concat();
+    let read = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        let mut mode = fs::metadata(&path).unwrap().permissions();
+        mode.set_readonly(true);
+        fs::set_permissions(&path, mode).unwrap();
+        let read = SnapshotFile::<Toy>::open_behind(&path, before.len() as u64);
+        fs::remove_file(&path).unwrap();
+        read
+    };
+    let file = read(&whole).unwrap();
+    assert_eq!((file.meta(), file.len_bytes()), (&meta(7), alone.len() as u64));
+    assert_eq!(body_of(&file), body);
+    let mut raw = Vec::new();
+    file.raw().read_to_end(&mut raw).unwrap();
+    assert_eq!(raw, alone);
+    for cut in [0, before.len(), before.len() + 30, whole.len() - 1] {
+        let error = read(&whole[..cut]).unwrap_err();
+        assert!(matches!(error, SnapshotError::Damaged { .. }), "cut at {cut}: {error}");
+    }
+    for at in (before.len()..whole.len()).step_by(997) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 4;
+        assert!(read(&damaged).is_err(), "byte {at}");
+    }
+}
