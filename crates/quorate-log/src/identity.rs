@@ -49,6 +49,32 @@ impl fmt::Display for ClusterId {
     }
 }
 
+/// Which node: its Raft id, at least 1, never reused for another disk. Shown in decimal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeId(NonZeroU64);
+
+impl NodeId {
+    /// The id that formats and messages write as this number; 0 stands for none there.
+    pub const fn new(number: u64) -> Option<Self> {
+        match NonZeroU64::new(number) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
+    }
+
+    /// As formats and messages write it.
+    pub const fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// In the file an id that is not known is a 0.
 mod known_or_zero {
     use super::{ClusterId, Deserialize, Deserializer, Serialize, Serializer};
@@ -75,8 +101,8 @@ pub struct Identity {
     pub cluster_id: Option<ClusterId>,
     /// A hash of the founders' list, by which they know each other until the id is drawn. 0: none.
     pub founders: u64,
-    /// The node's Raft id, never reused for another disk.
-    pub node_id: u64,
+    /// The node.
+    pub node_id: NodeId,
 }
 
 impl Identity {

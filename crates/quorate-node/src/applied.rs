@@ -185,6 +185,7 @@ impl State {
 mod tests {
     use openraft::Membership;
     use openraft::vote::RaftLeaderId as _;
+    use quorate_log::NodeId;
 
     use super::*;
     use crate::types::Vote;
@@ -194,7 +195,10 @@ mod tests {
     fn the_first_membership_leaves_the_hash_as_it_was() {
         let applied = Applied::new(1, 1, Histogram::new([]));
         let before = applied.lock().hash_mark;
-        let log_id = LogId::new(Vote::new_committed(0, 0).leader_id().to_committed(), 0);
+        let log_id = LogId::new(
+            Vote::new_committed(0, NodeId::new(1).unwrap()).leader_id().to_committed(),
+            0,
+        );
         let payload = EntryPayload::Membership(Membership::default());
         applied.apply(Entry { log_id, payload });
         assert_eq!(applied.lock().hash_mark, before);

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use quorate_log::NodeId;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -37,7 +38,7 @@ const STRANGERS_MAX: u32 = 100;
 #[derive(Debug, Serialize)]
 pub(crate) struct Event {
     pub(crate) time: String,
-    pub(crate) node: u64,
+    pub(crate) node: NodeId,
     /// The name that the caller gave its call, or a number of the node.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(crate) request: String,
@@ -224,7 +225,7 @@ mod tests {
     fn event(principal: Option<&str>) -> Event {
         Event {
             time: "2026-11-28T12:00:00.000Z".to_owned(),
-            node: 1,
+            node: NodeId::new(1).unwrap(),
             request: String::new(),
             principal: principal.map(str::to_owned),
             method: "quorate.v1.Registry/Register",

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use quorate_log::NodeId;
 use serde::Deserialize;
 
 pub use networks::{BadNetwork, Networks};
@@ -85,6 +86,15 @@ pub enum Start {
     },
     /// It waits until an operator adds it (`quorate cluster add`).
     Wait,
+}
+
+impl Start {
+    /// The first members of a new cluster, if this node is to be one of them.
+    pub(crate) fn founders(&self) -> Option<BTreeMap<NodeId, String>> {
+        let Self::Bootstrap(listed) = self else { return None };
+        let founder = |(id, address): (&u64, &String)| Some((NodeId::new(*id)?, address.clone()));
+        Some(listed.iter().filter_map(founder).collect())
+    }
 }
 
 /// The knobs that seldom need turning, with their defaults. In the configuration file: the table
@@ -235,7 +245,7 @@ impl Config {
     /// # Errors
     /// The first setting that is out of its range or contradicts another.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        check("id", self.id, self.id >= 1, "must be at least 1")?;
+        self.node_id()?;
         if let Start::Bootstrap(members) = &self.start {
             let listed = members.keys().map(u64::to_string).collect::<Vec<_>>().join(",");
             check(
@@ -265,6 +275,11 @@ impl Config {
         }
         self.validate_addresses()?;
         self.tunables.validate()
+    }
+
+    pub(crate) fn node_id(&self) -> Result<NodeId, ConfigError> {
+        let (field, value, must) = ("id", self.id.to_string(), "must be at least 1".to_owned());
+        NodeId::new(self.id).ok_or(ConfigError { field, value, must })
     }
 
     /// What others are told must be something they can call.

@@ -4,7 +4,7 @@ mod start;
 
 pub use start::{RunError, StartError};
 
-use quorate_log::ClusterId;
+use quorate_log::{ClusterId, NodeId};
 use quorate_state::{Invalid, Rejection};
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ pub(crate) enum NodeError {
     #[error(
         "the leader (node {leader}) did not finish within {waited_ms} ms: no quorum, or too much load"
     )]
-    NoAnswer { leader: u64, waited_ms: u64 },
+    NoAnswer { leader: NodeId, waited_ms: u64 },
     /// This node has not applied what the caller wants to see.
     #[error("this node has applied revision {applied}, {wanted}; another node may be further")]
     Behind { applied: u64, wanted: Wanted },
@@ -35,41 +35,41 @@ pub(crate) enum NodeError {
     #[error(
         "node {node} is not a member of the cluster, or has not caught up since it became one; ask another node"
     )]
-    NotMember { node: u64 },
+    NotMember { node: NodeId },
     /// The cluster has no identity yet: nothing may be served that could be taken for another
     /// cluster's.
     #[error("node {node}: this cluster is being founded; try again in a moment")]
-    Founding { node: u64 },
+    Founding { node: NodeId },
     /// This node was taken out.
     #[error(
         "node {node} was removed from the cluster and does not serve it; stop it, and ask one of its members (as it knew them): {members}"
     )]
-    Removed { node: u64, members: String },
+    Removed { node: NodeId, members: String },
     /// This node has just started.
     #[error("node {node} asks the others how far it was before it started")]
-    Recalling { node: u64 },
+    Recalling { node: NodeId },
     /// This node was started on an older copy of its directory.
     #[error(
         "node {node} has an older copy of its directory: it had acknowledged up to entry {acknowledged}, in term {term}"
     )]
-    RolledBack { node: u64, acknowledged: u64, term: u64 },
+    RolledBack { node: NodeId, acknowledged: u64, term: u64 },
     /// This node does not lead (any more); the node that forwarded to it tries again.
     #[error("node {node} is not the leader")]
-    NotLeader { node: u64 },
+    NotLeader { node: NodeId },
     /// The disk is nearly full.
     #[error(
         "the disk of node {node} has {free_bytes} bytes free, below its reserve of {reserve_bytes}: no registrations until there is room; reads, renewals and deregistrations go on"
     )]
-    DiskFull { node: u64, free_bytes: u64, reserve_bytes: u64 },
+    DiskFull { node: NodeId, free_bytes: u64, reserve_bytes: u64 },
     /// Too many calls wait already.
     #[error("{waiting} calls wait already: too much load, try again")]
     Overloaded { waiting: usize },
     /// The node is stopping.
     #[error("node {node} is stopping")]
-    Stopping { node: u64 },
+    Stopping { node: NodeId },
     /// Another node could not be reached.
     #[error("node {node} at {address} did not answer: {reason}")]
-    PeerUnreachable { node: u64, address: String, reason: String },
+    PeerUnreachable { node: NodeId, address: String, reason: String },
     /// A snapshot takes too long.
     #[error("the snapshot was not finished within {waited_ms} ms; it goes on, ask again")]
     SnapshotLate { waited_ms: u64 },
@@ -78,10 +78,10 @@ pub(crate) enum NodeError {
     Membership(MembershipError),
     /// What cannot be: a bug of ours, or of a library.
     #[error("node {node}: {what}; this is a bug, please report it with the node's log")]
-    Unexpected { node: u64, what: String },
+    Unexpected { node: NodeId, what: String },
     /// The Raft library stopped for good: its disk failed, or a bug.
     #[error("node {node} has stopped taking part: {reason}; see its log")]
-    Fatal { node: u64, reason: String },
+    Fatal { node: NodeId, reason: String },
 }
 
 /// The revision that a caller has to see, with the name of the field in which it said so.
@@ -123,35 +123,35 @@ impl NodeError {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub(crate) enum MembershipError {
     #[error("node {id} is not a member of this cluster; `quorate cluster status` lists them")]
-    Unknown { id: u64 },
+    Unknown { id: NodeId },
     #[error(
         "node {id} votes already and cannot take the place of node {old}: name a new node, or take node {old} out with `quorate cluster remove {old}`"
     )]
-    VotesAlready { id: u64, old: u64 },
+    VotesAlready { id: NodeId, old: NodeId },
     #[error(
         "only {alive} of {voters} voters can be reached, {needed} are needed for any change of members; bring the others back first"
     )]
     NoQuorum { alive: usize, voters: usize, needed: usize },
     #[error("the node at {address} has id {found}, not {wanted}")]
-    WrongId { address: String, wanted: u64, found: u64 },
+    WrongId { address: String, wanted: NodeId, found: u64 },
     #[error(
         "the node at {address} belongs to another cluster ({:016x}); start it with an empty data directory", ClusterId::number(*found)
     )]
     OtherCluster { address: String, found: Option<ClusterId> },
     #[error("node {id} was not heard of lately; it cannot lead now")]
-    Silent { id: u64 },
+    Silent { id: NodeId },
     #[error(
         "node {id} is a member already, at {address}; a new address needs a new id, or remove the old one first"
     )]
-    Taken { id: u64, address: String },
+    Taken { id: NodeId, address: String },
     #[error(
         "without node {id}, only {alive} of {voters} voters would be reachable, {needed} are needed; bring the others back first"
     )]
-    WouldLoseQuorum { id: u64, alive: usize, voters: usize, needed: usize },
+    WouldLoseQuorum { id: NodeId, alive: usize, voters: usize, needed: usize },
     #[error("node {id} is the last voter and cannot be removed")]
-    LastVoter { id: u64 },
+    LastVoter { id: NodeId },
     #[error("node {id} is no voter, only voters can lead")]
-    NotVoter { id: u64 },
+    NotVoter { id: NodeId },
     #[error("there is no other voter to hand the lead to")]
     NoOther,
     #[error("another membership change is going on; try again when it is done")]
@@ -159,9 +159,9 @@ pub(crate) enum MembershipError {
     #[error(
         "node {id} did not catch up within {waited_ms} ms: it is at log index {at} of {of}; it stays a learner, the same call goes on from there"
     )]
-    TooSlow { id: u64, waited_ms: u64, at: u64, of: u64 },
+    TooSlow { id: NodeId, waited_ms: u64, at: u64, of: u64 },
     #[error("node {id} does not answer at {address}: {reason}; start it first")]
-    NoAnswer { id: u64, address: String, reason: String },
+    NoAnswer { id: NodeId, address: String, reason: String },
 }
 
 /// What a handler can answer instead of a result.

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use quorate_log::NodeId;
 use tokio::sync::watch;
 
 use crate::error::NodeError;
@@ -16,7 +17,7 @@ const FLOOR_PART: u64 = 4;
 /// Watches the file system of the data directory.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    node: u64,
+    node: NodeId,
     dir: PathBuf,
     reserve_bytes: u64,
     free_bytes: AtomicU64,
@@ -24,7 +25,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    pub(crate) fn new(node: u64, dir: PathBuf, reserve_bytes: u64) -> Self {
+    pub(crate) fn new(node: NodeId, dir: PathBuf, reserve_bytes: u64) -> Self {
         let (free_bytes, low) = (AtomicU64::new(u64::MAX), watch::Sender::new(false));
         let disk = Self { node, dir, reserve_bytes, free_bytes, low };
         disk.measure();

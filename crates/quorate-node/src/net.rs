@@ -19,7 +19,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
-use quorate_log::Io;
+use quorate_log::{Io, NodeId};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -129,7 +129,7 @@ impl Net {
         &self,
         endpoint: &Endpoint,
         tls: Option<&Arc<Tls>>,
-        node: Option<u64>,
+        node: Option<NodeId>,
     ) -> Channel {
         match (self, tls) {
             (Self::Tcp, Some(tls)) => tls.connect(endpoint, node),

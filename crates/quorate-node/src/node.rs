@@ -33,6 +33,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
 use openraft::metrics::RaftServerMetrics;
 use openraft::{AsyncRuntime as _, Instant as _, RaftMetrics};
+use quorate_log::NodeId;
 use quorate_proto::requests::Origin;
 use quorate_state::Clock;
 use rand_core::Rng as _;
@@ -63,7 +64,7 @@ use crate::types::{Member, TypeConfig};
 /// A member as the membership has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MemberInfo {
-    pub(crate) id: u64,
+    pub(crate) id: NodeId,
     pub(crate) member: Member,
     pub(crate) voter: bool,
 }
@@ -80,7 +81,7 @@ type Metrics = openraft::alias::WatchReceiverOf<TypeConfig, RaftMetrics<TypeConf
 
 /// The parts of this node that calls and loops share.
 pub(crate) struct Node {
-    id: u64,
+    id: NodeId,
     /// The addresses that this node announces.
     me: Member,
     tunables: Tunables,
@@ -112,7 +113,7 @@ pub(crate) struct Node {
     started: Instant,
     /// The ids of the nodes that are to found the cluster with this one; empty for a node that
     /// joins.
-    founders: BTreeSet<u64>,
+    founders: BTreeSet<NodeId>,
     /// False for a founder that does not know yet whether it has run before: see
     /// `upkeep/amnesia.rs`.
     takes_part: AtomicBool,
@@ -122,7 +123,7 @@ pub(crate) struct Node {
 
 /// What a node is made of that is there before it.
 pub(crate) struct Parts {
-    pub(crate) id: u64,
+    pub(crate) id: NodeId,
     pub(crate) me: Member,
     pub(crate) tunables: Tunables,
     pub(crate) raft: Raft,
@@ -133,7 +134,7 @@ pub(crate) struct Parts {
     pub(crate) access: Arc<Access>,
     pub(crate) audit: Arc<Audit>,
     pub(crate) meters: Arc<Meters>,
-    pub(crate) founders: BTreeSet<u64>,
+    pub(crate) founders: BTreeSet<NodeId>,
     pub(crate) takes_part: bool,
     /// Whether the operator allows health checks.
     pub(crate) makes_checks: bool,
@@ -177,7 +178,7 @@ impl Node {
         (node, waiting)
     }
 
-    pub(crate) fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> NodeId {
         self.id
     }
 
@@ -266,7 +267,7 @@ impl Node {
 
     /// The ids of the nodes that are to found the cluster with this one; empty for a node that
     /// joins.
-    pub(crate) fn founders(&self) -> &BTreeSet<u64> {
+    pub(crate) fn founders(&self) -> &BTreeSet<NodeId> {
         &self.founders
     }
 
@@ -288,7 +289,7 @@ impl Node {
 
 impl Node {
     /// The leader, as far as this node's Raft knows.
-    pub(crate) fn current_leader(&self) -> Option<u64> {
+    pub(crate) fn current_leader(&self) -> Option<NodeId> {
         self.view.borrow_watched().current_leader
     }
 
@@ -309,7 +310,7 @@ impl Node {
     }
 
     /// A member's addresses, as far as this node's membership has them.
-    pub(crate) fn member(&self, id: u64) -> Option<Member> {
+    pub(crate) fn member(&self, id: NodeId) -> Option<Member> {
         self.view.borrow_watched().membership_config.get_node(&id).cloned()
     }
 
@@ -325,8 +326,8 @@ impl Node {
     pub(crate) fn members(&self) -> Vec<MemberInfo> {
         let view = self.view.borrow_watched();
         let membership = &view.membership_config;
-        let voters: BTreeSet<u64> = membership.voter_ids().collect();
-        let info = |(id, member): (&u64, &Member)| MemberInfo {
+        let voters: BTreeSet<NodeId> = membership.voter_ids().collect();
+        let info = |(id, member): (&NodeId, &Member)| MemberInfo {
             id: *id,
             member: member.clone(),
             voter: voters.contains(id),
@@ -386,6 +387,6 @@ impl Node {
     }
 }
 
-pub(crate) fn unreachable(node: u64, address: String, reason: &str) -> NodeError {
+pub(crate) fn unreachable(node: NodeId, address: String, reason: &str) -> NodeError {
     NodeError::PeerUnreachable { node, address, reason: reason.to_owned() }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use quorate_log::{ClusterId, Identity};
+use quorate_log::{ClusterId, Identity, NodeId};
 use quorate_proto::peer::v1::peer_client::PeerClient;
 use quorate_proto::peer::v1::{Forwarded, Payloads, ReadIndexRequest, ReadIndexResponse};
 use tokio::time::Instant;
@@ -69,16 +69,16 @@ pub(crate) enum Lane {
 /// The connections of one node.
 #[derive(Debug)]
 pub(crate) struct Peers {
-    node_id: u64,
+    node_id: NodeId,
     /// 0: not known yet; [`Peers::cluster_id`] says so in its type.
     cluster_id: AtomicU64,
     founders: AtomicU64,
     net: Net,
     tls: Option<Arc<Tls>>,
     /// In order, so that they are dropped in the same order in a simulation.
-    channels: Mutex<BTreeMap<(u64, String, Lane), Channel>>,
+    channels: Mutex<BTreeMap<(NodeId, String, Lane), Channel>>,
     /// Nodes that did not answer the last message of the Raft library.
-    lost: Mutex<HashSet<u64>>,
+    lost: Mutex<HashSet<NodeId>>,
     /// When this node last asked who would vote for it.
     stood: Mutex<Option<Instant>>,
     /// Where the nodes may be.
@@ -143,25 +143,25 @@ impl Peers {
     }
 
     /// A node answered: told once after it did not.
-    pub(crate) fn answered(&self, id: u64, address: &str) {
+    pub(crate) fn answered(&self, id: NodeId, address: &str) {
         if self.lost.lock().expect("invariant: nothing panics under this lock").remove(&id) {
-            tracing::info!(id, address, "a node is reachable again");
+            tracing::info!(id = id.get(), address, "a node is reachable again");
         }
     }
 
     /// A node did not answer: told once until it does.
-    pub(crate) fn missed(&self, id: u64, address: &str, reason: &str) {
+    pub(crate) fn missed(&self, id: NodeId, address: &str, reason: &str) {
         self.book.missed(id, address);
         if self.lost.lock().expect("invariant: nothing panics under this lock").insert(id) {
-            tracing::warn!(id, address, reason, "a node is unreachable");
+            tracing::warn!(id = id.get(), address, reason, "a node is unreachable");
         }
     }
 
     /// This node is counted as a voter and has no data: told once.
-    pub(crate) fn refused_as_voter(&self, id: u64) {
+    pub(crate) fn refused_as_voter(&self, id: NodeId) {
         if self.lost.lock().expect("invariant: nothing panics under this lock").insert(id) {
             tracing::error!(
-                id,
+                id = id.get(),
                 "the cluster counts this node as a voter, but its data directory is empty: its disk was lost; \
                  stop it and replace it by a node with a new id"
             );
@@ -177,7 +177,7 @@ impl Peers {
     ///
     /// # Errors
     /// The address is no `host:port`.
-    pub(crate) fn client(&self, node: u64, address: &str, lane: Lane) -> Result<Client, Status> {
+    pub(crate) fn client(&self, node: NodeId, address: &str, lane: Lane) -> Result<Client, Status> {
         let mut channels = self.channels.lock().expect("invariant: nothing panics under this lock");
         let key = (node, address.to_owned(), lane);
         let channel = match channels.get(&key) {
@@ -200,7 +200,7 @@ impl Peers {
     /// A call to a node; `timeout` `None`: a stream that lives on.
     pub(crate) fn request<T>(
         &self,
-        target: u64,
+        target: NodeId,
         message: T,
         timeout: Option<Duration>,
     ) -> Request<T> {
@@ -240,25 +240,25 @@ pub(crate) fn is_to_voter(metadata: &MetadataMap) -> bool {
     metadata.contains_key(VOTER_HEADER)
 }
 
-/// The envelope of a call that arrived; 0 where not set.
+/// The envelope of a call that arrived; `None` (and no founders: 0) where not set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Envelope {
     pub(crate) cluster_id: Option<ClusterId>,
     pub(crate) founders: u64,
-    pub(crate) sender: u64,
-    pub(crate) target: u64,
+    pub(crate) sender: Option<NodeId>,
+    pub(crate) target: Option<NodeId>,
 }
 
 impl Envelope {
     pub(crate) fn of(metadata: &MetadataMap) -> Self {
         let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
         let hex = |name| text(name).and_then(|hex| u64::from_str_radix(hex, 16).ok()).unwrap_or(0);
-        let decimal = |name| text(name).and_then(|text: &str| text.parse().ok()).unwrap_or(0);
+        let node = |name| NodeId::new(text(name)?.parse().ok()?);
         Self {
             cluster_id: ClusterId::new(hex(CLUSTER_HEADER)),
             founders: hex(FOUNDERS_HEADER),
-            sender: decimal(SENDER_HEADER),
-            target: decimal(TARGET_HEADER),
+            sender: node(SENDER_HEADER),
+            target: node(TARGET_HEADER),
         }
     }
 
@@ -294,9 +294,13 @@ mod tests {
             ("one that was not founded, to a node that waits", (0, 0), (0, 1), false),
         ] {
             let id = ClusterId::new;
-            let ours = Identity { cluster_id: id(ours.0), founders: ours.1, node_id: 3 };
+            let ours = Identity {
+                cluster_id: id(ours.0),
+                founders: ours.1,
+                node_id: NodeId::new(3).unwrap(),
+            };
             let (cluster_id, founders) = (id(theirs.0), theirs.1);
-            let envelope = Envelope { cluster_id, founders, sender: 2, target: 3 };
+            let envelope = Envelope { cluster_id, founders, sender: None, target: None };
             assert_eq!(envelope.is_of_cluster_of(&ours), same, "{what}");
         }
     }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
-use quorate_log::{ClusterId, SnapshotStore};
+use quorate_log::{ClusterId, NodeId, SnapshotStore};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -101,6 +101,7 @@ impl Server {
 
     async fn build(config: Config, environment: Environment) -> Result<Bound, StartError> {
         config.validate()?;
+        let id = config.node_id()?;
         let Environment { net, log_io, raft_on, reload } = environment;
         let raft_on = raft_on.unwrap_or_else(tokio::runtime::Handle::current);
         let tunables = config.tunables.clone();
@@ -108,7 +109,7 @@ impl Server {
         let (audit, writer) = open_audit(&config)?;
         let (log, snapshots) = open(&config.data_dir, log_io).await?;
         let tls = open_tls(&config).await?;
-        let identity = settle_identity(&config, &log, &snapshots, &net, tls.clone()).await?;
+        let identity = settle_identity(id, &config, &log, &snapshots, &net, tls.clone()).await?;
         let listeners = Listeners::bind(&net, &config).await?;
         let me = Member {
             client_address: advertised(config.advertise, &listeners.clients),
@@ -117,7 +118,7 @@ impl Server {
         let meters = Arc::new(Meters::new(Method::ALL.iter().map(|method| method.measured())));
         let applied = Arc::new(applied(&tunables, &meters));
         let connections = Arc::new(Peers::new(identity, net, tls.clone()));
-        let disk = Arc::new(Disk::new(config.id, config.data_dir, tunables.disk_reserve_bytes));
+        let disk = Arc::new(Disk::new(id, config.data_dir, tunables.disk_reserve_bytes));
         let machine = StateMachine {
             applied: applied.clone(),
             snapshots: snapshots.clone(),
@@ -125,7 +126,7 @@ impl Server {
             log: log.clone(),
             peers: connections.clone(),
         };
-        let recall = Arc::new(Recall::new(config.id));
+        let recall = Arc::new(Recall::new(id));
         let network = Network {
             peers: connections.clone(),
             applied: applied.clone(),
@@ -133,13 +134,13 @@ impl Server {
             meters: meters.clone(),
         };
         let raft_config = Arc::new(raft_config(&tunables)?);
-        let raft = Raft::new(config.id, raft_config, network, log.clone(), machine);
+        let raft = Raft::new(id, raft_config, network, log.clone(), machine);
         let raft = raft_on.spawn(raft).await.map_err(|source| StartError::Panicked { source })?;
         let raft = raft.map_err(failed_in_raft)?;
         let has_log = raft.is_initialized().await.map_err(failed_in_raft)?;
         let takes_part = has_log || !matches!(config.start, Start::Bootstrap(_));
         let (node, waiting) = Node::new(Parts {
-            id: config.id,
+            id,
             me,
             tunables,
             raft,
@@ -204,7 +205,7 @@ impl Bound {
 
     async fn run_until(self, stop: BoxFuture<'_, ()>) -> Result<(), RunError> {
         tracing::info!(
-            id = self.node.id(),
+            id = self.node.id().get(),
             cluster_id = format!("{:016x}", ClusterId::number(self.node.peers().cluster_id())),
             clients = %self.client_addr(),
             peers = %self.peer_addr(),
@@ -238,11 +239,14 @@ impl Bound {
         match (ended, stopped) {
             (Err(error), _) => Err(error),
             (Ok(()), Ok(stopped)) => {
-                tracing::info!(id = node.id(), "node stopped");
+                tracing::info!(id = node.id().get(), "node stopped");
                 stopped
             }
             (Ok(()), Err(_elapsed)) => {
-                tracing::warn!(id = node.id(), "node did not stop in time; leaving all the same");
+                tracing::warn!(
+                    id = node.id().get(),
+                    "node did not stop in time; leaving all the same"
+                );
                 Err(RunError::SlowStop { grace })
             }
         }
@@ -350,11 +354,8 @@ async fn until(
     }
 }
 
-fn founders(start: &Start) -> BTreeSet<u64> {
-    match start {
-        Start::Bootstrap(founders) => founders.keys().copied().collect(),
-        Start::Join { .. } | Start::Wait => BTreeSet::new(),
-    }
+fn founders(start: &Start) -> BTreeSet<NodeId> {
+    start.founders().unwrap_or_default().into_keys().collect()
 }
 
 async fn stop_all(
@@ -400,7 +401,7 @@ async fn hand_over(node: &Node) {
     };
     let deadline = Instant::now() + 2 * node.silence_max();
     match node.transfer(next, deadline).await {
-        Ok(()) => tracing::info!(to = next, "handed the lead over"),
+        Ok(()) => tracing::info!(to = next.get(), "handed the lead over"),
         Err(error) => tracing::warn!(%error, "could not hand the lead over; the others will elect"),
     }
 }

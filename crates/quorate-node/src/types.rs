@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use bytes::Bytes;
+use quorate_log::NodeId;
 use quorate_state::{Command, Reply, Revision, record};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -14,11 +15,11 @@ openraft::declare_raft_types!(
     pub(crate) TypeConfig:
         D = Command,
         R = Outcome,
-        NodeId = u64,
+        NodeId = NodeId,
         // One leader in a term, as in Raft's own paper. The library's default lets several nodes
         // lead one after the other in a term, and all that takes a term for a leader (clock.rs,
         // headers, status, clients) would be wrong.
-        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<u64, NodeId>,
         Node = Member,
         AsyncRuntime = Runtime,
 );

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use openraft::storage::{RaftLogReader, RaftLogStorage};
-use quorate_log::{ClusterId, Identity, LogOptions, LogStore, OpenError};
+use quorate_log::{ClusterId, Identity, LogOptions, LogStore, NodeId, OpenError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -150,7 +150,11 @@ fn a_saved_vote_and_a_stamp_survive_a_kill() {
                 copy_dir(&live, &crashed);
                 assert_eq!(open(&crashed, options).read_vote().await.unwrap(), Some(vote));
             }
-            let ours = Identity { cluster_id: ClusterId::new(7), founders: 1, node_id: 2 };
+            let ours = Identity {
+                cluster_id: ClusterId::new(7),
+                founders: 1,
+                node_id: NodeId::new(2).unwrap(),
+            };
             log.stamp(ours).await.unwrap();
             let crashed = dir.path().join("stamped");
             copy_dir(&live, &crashed);

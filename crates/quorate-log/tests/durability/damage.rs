@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use openraft::storage::{RaftLogReader, RaftLogStorage};
-use quorate_log::{ClusterId, Identity, LogOptions, LogStore, OpenError};
+use quorate_log::{ClusterId, Identity, LogOptions, LogStore, NodeId, OpenError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -285,9 +285,13 @@ fn a_copied_log_is_doubted_until_that_is_settled_or_accepted() {
     let (live, copied) = (dir.path().join("live"), dir.path().join("copied"));
     run(async {
         let mut log = open(&live, LogOptions::default());
-        log.stamp(Identity { cluster_id: ClusterId::new(7), founders: 1, node_id: 1 })
-            .await
-            .unwrap();
+        log.stamp(Identity {
+            cluster_id: ClusterId::new(7),
+            founders: 1,
+            node_id: NodeId::new(1).unwrap(),
+        })
+        .await
+        .unwrap();
         append(&mut log, entries(1, 0..10)).await;
         assert!(!log.is_doubted());
         log.close().unwrap();

@@ -5,7 +5,9 @@ use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::testing::log_id;
 use openraft::type_config::TypeConfigExt;
 use openraft::type_config::alias::EntryOf;
-use quorate_log::{ClusterId, Identity, LogError, LogOptions, LogStore, OpenError, StampError};
+use quorate_log::{
+    ClusterId, Identity, LogError, LogOptions, LogStore, NodeId, OpenError, StampError,
+};
 
 use crate::toy::{
     FROM_DISK, INLINE, Toy, ToyVote, append, append_queued, contents, entries, entry, id, open,
@@ -24,7 +26,8 @@ impl std::fmt::Display for Added {
     }
 }
 
-const OURS: Identity = Identity { cluster_id: ClusterId::new(0xabc), founders: 1, node_id: 3 };
+const OURS: Identity =
+    Identity { cluster_id: ClusterId::new(0xabc), founders: 1, node_id: NodeId::new(3).unwrap() };
 
 #[test]
 fn everything_is_there_after_reopening() {
@@ -277,7 +280,10 @@ fn a_node_learns_its_clusters_id_once() {
     run(async {
         let log = open(dir.path(), LogOptions::default());
         log.stamp(Identity { cluster_id: None, ..OURS }).await.unwrap();
-        for other in [Identity { founders: 2, ..OURS }, Identity { node_id: 9, ..OURS }] {
+        for other in [
+            Identity { founders: 2, ..OURS },
+            Identity { node_id: NodeId::new(9).unwrap(), ..OURS },
+        ] {
             log.stamp(other).await.unwrap_err();
         }
         log.stamp(OURS).await.unwrap();

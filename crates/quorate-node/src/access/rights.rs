@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use quorate_log::NodeId;
 use serde::Deserialize;
 
 use crate::access::time::Seconds;
@@ -102,7 +103,7 @@ pub(crate) struct Principal {
     name: String,
     grants: Vec<Grant>,
     /// It is a node of this cluster, by its certificate.
-    node: Option<u64>,
+    node: Option<NodeId>,
 }
 
 impl Principal {
@@ -120,7 +121,7 @@ impl Principal {
         Self { name: "anonymous".to_owned(), grants: vec![all], node: None }
     }
 
-    pub(crate) fn node(id: u64) -> Self {
+    pub(crate) fn node(id: NodeId) -> Self {
         Self { node: Some(id), ..Self::new("node", &id.to_string(), Vec::new()) }
     }
 
@@ -140,7 +141,7 @@ impl Principal {
 
     pub(crate) fn may(&self, role: Role, reach: Reach<'_>, now: Seconds) -> bool {
         if let Reach::Member(id) = reach
-            && self.node == Some(id)
+            && self.node.map(NodeId::get) == Some(id)
         {
             return true;
         }

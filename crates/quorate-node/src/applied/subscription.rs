@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
+use quorate_log::NodeId;
 use quorate_state::{Instance, Registry, Revision, Service, ServiceKey};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -48,7 +49,7 @@ pub(crate) enum Message {
     /// Nothing new up to here.
     Bookmark,
     /// This node now follows this leader.
-    Leader(Option<u64>),
+    Leader(Option<NodeId>),
 }
 
 /// Some instances of one service.
@@ -98,7 +99,7 @@ impl<E: Send + 'static> Subscription<E> {
         applied: Arc<Applied>,
         filter: Filter,
         begin: Begin,
-        leader: watch::Receiver<Option<u64>>,
+        leader: watch::Receiver<Option<NodeId>>,
         bookmark: Duration,
         end: impl Future<Output = E> + Send + 'static,
     ) -> Self {
@@ -160,7 +161,7 @@ impl<E: Send + 'static> Subscription<E> {
         }
     }
 
-    fn tell_leader(&mut self, mut leaders: watch::Receiver<Option<u64>>) {
+    fn tell_leader(&mut self, mut leaders: watch::Receiver<Option<NodeId>>) {
         let leader = *leaders.borrow_and_update();
         self.ready.push_back((Message::Leader(leader), self.position));
         self.seldom.push(next_leader(leaders).boxed());
@@ -289,14 +290,14 @@ fn split_off_rest(events: &mut Vec<Arc<SharedEvent>>) -> Option<Vec<Arc<SharedEv
 
 /// What comes seldom.
 enum News<E> {
-    Leader(watch::Receiver<Option<u64>>),
+    Leader(watch::Receiver<Option<NodeId>>),
     /// Perhaps nothing was sent for long.
     Quiet,
     /// The watch is over.
     End(E),
 }
 
-async fn next_leader<E>(mut leaders: watch::Receiver<Option<u64>>) -> News<E> {
+async fn next_leader<E>(mut leaders: watch::Receiver<Option<NodeId>>) -> News<E> {
     match leaders.changed().await {
         Ok(()) => News::Leader(leaders),
         Err(_) => std::future::pending().await,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quorate_log::{ClusterId, Identity, LogError, OpenError, SnapshotError, StampError};
+use quorate_log::{ClusterId, Identity, LogError, NodeId, OpenError, SnapshotError, StampError};
 use tokio::task::JoinError;
 
 use crate::config::ConfigError;
@@ -61,7 +61,7 @@ pub enum StartError {
         /// The node and cluster that it belongs to.
         owner: Identity,
         /// The id that was given.
-        id: u64,
+        id: NodeId,
     },
     /// Snapshots without a log.
     #[error("the data directory {} has snapshots but no log: part of it is lost; remove the node from the cluster and start a new one (new id, empty directory) with --join", dir.display())]
@@ -81,7 +81,7 @@ pub enum StartError {
     #[error("node {id} is a member of the cluster already, says the node at {told_by}, but the data directory {} is empty: its disk was lost, and with it votes that the cluster counts on. Start a new node with another id and `quorate cluster replace {id} NEW ADDR`, or give node {id} its directory back", dir.display())]
     Amnesia {
         /// The node whose data is gone.
-        id: u64,
+        id: NodeId,
         /// Which directory.
         dir: PathBuf,
         /// The address of the node that knows it.
@@ -160,7 +160,7 @@ pub enum RunError {
     )]
     Amnesia {
         /// The node whose data is gone.
-        id: u64,
+        id: NodeId,
         /// The address of the node that knows it.
         told_by: String,
     },
@@ -170,7 +170,7 @@ pub enum RunError {
     )]
     Founded {
         /// The node that is not in it.
-        id: u64,
+        id: NodeId,
         /// The cluster that is there.
         cluster_id: ClusterId,
         /// The member that said so.

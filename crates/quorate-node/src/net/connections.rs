@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use futures_util::{Stream, StreamExt};
+use quorate_log::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -75,7 +76,7 @@ pub(crate) struct Line {
     /// The identity that its other end has proved, after a handshake.
     certificate: OnceLock<Arc<CertificateId>>,
     /// The node of this cluster that this is.
-    node: OnceLock<u64>,
+    node: OnceLock<NodeId>,
     /// It has reached its age, and ends then.
     ends_at: OnceLock<Instant>,
     since: Instant,
@@ -286,7 +287,7 @@ impl Line {
     }
 
     /// Its other end has proved this identity, which may be that of a node of this cluster.
-    pub(crate) fn identify(&self, certificate: Option<CertificateId>, node: Option<u64>) {
+    pub(crate) fn identify(&self, certificate: Option<CertificateId>, node: Option<NodeId>) {
         if let Some(certificate) = certificate {
             // A connection makes one handshake.
             let _ = self.certificate.set(Arc::new(certificate));
@@ -302,7 +303,7 @@ impl Line {
     }
 
     /// The node of this cluster that its other end has proved to be.
-    pub(crate) fn node(&self) -> Option<u64> {
+    pub(crate) fn node(&self) -> Option<NodeId> {
         self.node.get().copied()
     }
 

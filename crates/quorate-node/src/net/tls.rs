@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use hyper_util::rt::TokioIo;
+use quorate_log::NodeId;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpStream;
@@ -41,12 +42,12 @@ pub(crate) struct CertificateId {
 
 impl CertificateId {
     /// The node of this cluster that it names, if any.
-    pub(crate) fn node(&self, cluster: &str) -> Option<u64> {
+    pub(crate) fn node(&self, cluster: &str) -> Option<NodeId> {
         let path = self.spiffe.as_deref()?.strip_prefix("spiffe://")?.strip_prefix(cluster)?;
         let id = path.strip_prefix("/node/")?;
         // One spelling for each id.
         let digits = id.bytes().all(|byte| byte.is_ascii_digit()) && !id.starts_with('0');
-        id.parse().ok().filter(|_| digits)
+        id.parse().ok().filter(|_| digits).and_then(NodeId::new)
     }
 }
 
@@ -54,7 +55,7 @@ impl CertificateId {
 pub(crate) struct Tls {
     files: config::Tls,
     cluster: Arc<str>,
-    node: u64,
+    node: NodeId,
     loaded: ArcSwap<Loaded>,
     /// Of the files that are in use.
     used: ArcSwap<Digest>,
@@ -76,7 +77,7 @@ impl Tls {
     pub(crate) async fn open(
         files: config::Tls,
         cluster: &str,
-        node: u64,
+        node: NodeId,
     ) -> Result<Arc<Self>, TlsError> {
         let read = files::read(&files).await?;
         let loaded = files::load(&files, cluster, node, &read)?;
@@ -133,7 +134,7 @@ impl Tls {
     }
 
     /// To dial a node; `node`: the one that must be there, where that is known.
-    fn dial(&self, node: Option<u64>) -> io::Result<Arc<ClientConfig>> {
+    fn dial(&self, node: Option<NodeId>) -> io::Result<Arc<ClientConfig>> {
         let loaded = self.loaded.load();
         let cluster = self.cluster.clone();
         let verifier = NodeVerifier { chain: loaded.nodes.clone(), cluster, node };
@@ -151,7 +152,7 @@ impl Tls {
     }
 
     /// A channel to a node that connects when it is first used, each time by the newest files.
-    pub(crate) fn connect(self: &Arc<Self>, endpoint: &Endpoint, node: Option<u64>) -> Channel {
+    pub(crate) fn connect(self: &Arc<Self>, endpoint: &Endpoint, node: Option<NodeId>) -> Channel {
         let tls = self.clone();
         endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
             let tls = tls.clone();

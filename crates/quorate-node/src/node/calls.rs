@@ -1,6 +1,7 @@
 //! What only the leader can do, as it travels to it from any node, and the type of the answer to
 //! each.
 
+use quorate_log::NodeId;
 use quorate_state::{LeaseId, Op, Request};
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,7 @@ pub(crate) enum LeaderAnswer {
     Outcome(Outcome),
     Renewed(Renewed),
     Members(Vec<MemberInfo>),
-    Leader(u64),
+    Leader(NodeId),
 }
 
 /// A call, and what it is answered with.
@@ -62,5 +63,5 @@ asks! {
     (Op, Request) => Outcome: |(op, request)| LeaderCall::Propose(op, request), Outcome;
     (Vec<LeaseId>, Patience) => Renewed: |(leases, patience)| LeaderCall::Renew(leases, patience), Renewed;
     MembershipCall => Vec<MemberInfo>: LeaderCall::Membership, Members;
-    LeadCall => u64: LeaderCall::Lead, Leader;
+    LeadCall => NodeId: LeaderCall::Lead, Leader;
 }

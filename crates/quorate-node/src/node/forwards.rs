@@ -13,6 +13,7 @@ use std::future::Future;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use quorate_log::NodeId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -32,7 +33,7 @@ const MESSAGE_BYTES: usize = 256 * 1024;
 type Answer = Result<LeaderAnswer, NodeError>;
 
 struct Call {
-    leader: u64,
+    leader: NodeId,
     encoded: Bytes,
     deadline: Instant,
     done: oneshot::Sender<Answer>,
@@ -41,7 +42,7 @@ struct Call {
 /// Where calls are handed in.
 #[derive(Debug)]
 pub(crate) struct Forwards {
-    node: u64,
+    node: NodeId,
     calls: mpsc::Sender<Call>,
 }
 
@@ -53,7 +54,7 @@ pub(crate) struct Messages {
 }
 
 /// A queue for calls and the loop that empties it.
-pub(crate) fn forwards(node: u64) -> (Forwards, Messages) {
+pub(crate) fn forwards(node: NodeId) -> (Forwards, Messages) {
     let (sender, receiver) = mpsc::channel(QUEUE_MAX);
     (Forwards { node, calls: sender }, Messages { calls: receiver, next: None })
 }
@@ -64,7 +65,7 @@ impl Forwards {
     /// # Errors
     /// The leader's, or why it could not be asked; [`NodeError::Overloaded`] when too many calls
     /// wait.
-    pub(crate) async fn submit(&self, leader: u64, encoded: Bytes, deadline: Instant) -> Answer {
+    pub(crate) async fn submit(&self, leader: NodeId, encoded: Bytes, deadline: Instant) -> Answer {
         let (done, answer) = oneshot::channel();
         let call = Call { leader, encoded, deadline, done };
         self.calls.try_send(call).map_err(|error| match error {
@@ -78,7 +79,7 @@ impl Forwards {
 impl Messages {
     /// Makes messages and sends them until [`Forwards`] is gone. `send` has a leader do calls until
     /// a deadline.
-    pub(crate) async fn run<F>(mut self, send: impl Fn(u64, Vec<Bytes>, Instant) -> F)
+    pub(crate) async fn run<F>(mut self, send: impl Fn(NodeId, Vec<Bytes>, Instant) -> F)
     where
         F: Future<Output = Result<Vec<Answer>, NodeError>>,
     {
@@ -165,9 +166,13 @@ mod tests {
 
     use super::*;
 
+    fn node(number: u64) -> NodeId {
+        NodeId::new(number).unwrap()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_lone_call_goes_at_once_and_those_that_wait_go_together() {
-        let (forwards, messages) = forwards(1);
+        let (forwards, messages) = forwards(node(1));
         let forwards = Arc::new(forwards);
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let sent = sizes.clone();
@@ -175,55 +180,60 @@ mod tests {
             sent.lock().unwrap().push((leader, calls.len()));
             async move {
                 tokio::time::sleep(Duration::from_millis(1)).await;
-                let answer = |call: Bytes| Ok(LeaderAnswer::Leader(u64::from(call[0])));
+                let answer = |call: Bytes| Ok(LeaderAnswer::Leader(node(u64::from(call[0]))));
                 Ok(calls.into_iter().map(answer).collect())
             }
         }));
         let mut calls = tokio::task::JoinSet::new();
         let deadline = Instant::now() + Duration::from_secs(1);
-        for number in 0..100_u8 {
+        for number in 1..=100_u8 {
             let forwards = forwards.clone();
-            let leader = if number < 90 { 2 } else { 3 };
+            let leader = node(if number <= 90 { 2 } else { 3 });
             calls.spawn(async move {
                 // The first ones one after the other, so that each finds the loop idle.
-                tokio::time::sleep(Duration::from_micros(u64::from(number.min(4)))).await;
+                tokio::time::sleep(Duration::from_micros(u64::from((number - 1).min(4)))).await;
                 let answer = forwards.submit(leader, Bytes::from(vec![number]), deadline).await;
                 (number, answer.unwrap())
             });
         }
         for (number, answer) in calls.join_all().await {
-            assert!(matches!(answer, LeaderAnswer::Leader(told) if told == u64::from(number)));
+            assert!(
+                matches!(answer, LeaderAnswer::Leader(told) if told == node(u64::from(number)))
+            );
         }
         let sizes = sizes.lock().unwrap();
         assert!(sizes.len() <= 8, "{sizes:?}");
-        assert_eq!(sizes[0], (2, 1), "at once");
-        let to =
-            |leader| sizes.iter().filter(|(to, _)| *to == leader).map(|(_, n)| n).sum::<usize>();
+        assert_eq!(sizes[0], (node(2), 1), "at once");
+        let to = |leader| {
+            sizes.iter().filter(|(to, _)| *to == node(leader)).map(|(_, n)| n).sum::<usize>()
+        };
         assert_eq!((to(2), to(3)), (90, 10), "each to its leader");
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_call_of_a_message_is_told_that_it_failed() {
-        let (forwards, messages) = forwards(1);
+        let (forwards, messages) = forwards(node(1));
         let _running = tokio::spawn(messages.run(|leader, _, _| async move {
             Err(crate::node::unreachable(leader, String::new(), "down"))
         }));
         let deadline = Instant::now() + Duration::from_secs(1);
-        let call = || forwards.submit(2, Bytes::from_static(b"x"), deadline);
+        let call = || forwards.submit(node(2), Bytes::from_static(b"x"), deadline);
         for answer in <[_; 3]>::from(tokio::join!(call(), call(), call())) {
-            assert!(matches!(answer, Err(NodeError::PeerUnreachable { node: 2, .. })));
+            assert!(
+                matches!(answer, Err(NodeError::PeerUnreachable { node: to, .. }) if to == node(2))
+            );
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_leader_that_hangs_holds_up_only_those_who_wait_for_it() {
-        let (forwards, messages) = forwards(1);
+        let (forwards, messages) = forwards(node(1));
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let sent = sizes.clone();
         let _running = tokio::spawn(messages.run(move |leader, calls, until| {
             sent.lock().unwrap().push((leader, calls.len()));
             async move {
-                match leader {
+                match leader.get() {
                     2 => tokio::time::sleep_until(until).await,
                     _ => tokio::time::sleep(Duration::from_millis(10)).await,
                 }
@@ -231,7 +241,8 @@ mod tests {
             }
         }));
         let (begun, minute) = (Instant::now(), Duration::from_secs(60));
-        let submit = |leader| forwards.submit(leader, Bytes::from_static(b"x"), begun + minute);
+        let submit =
+            |leader| forwards.submit(node(leader), Bytes::from_static(b"x"), begun + minute);
         let stays = submit(2);
         let callers = async {
             // As many as make four messages, and then more than one message holds.
@@ -247,16 +258,20 @@ mod tests {
             };
             tokio::join!(leaving, later);
             let answer = submit(3).await.unwrap();
-            assert!(matches!(answer, LeaderAnswer::Leader(3)));
+            assert!(matches!(answer, LeaderAnswer::Leader(told) if told == node(3)));
             begun.elapsed()
         };
         let (stays, took) = tokio::join!(stays, callers);
         assert!(took < Duration::from_millis(720), "{took:?}");
-        assert!(matches!(stays.unwrap(), LeaderAnswer::Leader(2)), "a waiting call is answered");
+        assert!(
+            matches!(stays.unwrap(), LeaderAnswer::Leader(told) if told == node(2)),
+            "a waiting call is answered"
+        );
         assert_eq!(begun.elapsed(), minute);
         let sizes = sizes.lock().unwrap();
-        assert_eq!(*sizes.last().unwrap(), (3, 1));
-        let sent: usize = sizes.iter().filter(|(to, _)| *to == 2).map(|(_, calls)| calls).sum();
+        assert_eq!(*sizes.last().unwrap(), (node(3), 1));
+        let sent: usize =
+            sizes.iter().filter(|(to, _)| *to == node(2)).map(|(_, calls)| calls).sum();
         assert!(sent < 901, "nothing is sent that no caller waits for: {sizes:?}");
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use quorate_log::NodeId;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -12,7 +13,7 @@ use crate::types::Vote;
 /// What this node knows of its leader from the leader's own messages.
 #[derive(Debug)]
 pub(crate) struct Leadership {
-    view: watch::Sender<Option<u64>>,
+    view: watch::Sender<Option<NodeId>>,
     contact: Mutex<Contact>,
     suspect: watch::Sender<Option<Vote>>,
     heard: AtomicBool,
@@ -44,11 +45,11 @@ impl Leadership {
     }
 
     /// The leader that this node follows or is; `None`: lost.
-    pub(crate) fn leader(&self) -> Option<u64> {
+    pub(crate) fn leader(&self) -> Option<NodeId> {
         *self.view.borrow()
     }
 
-    pub(crate) fn views(&self) -> watch::Receiver<Option<u64>> {
+    pub(crate) fn views(&self) -> watch::Receiver<Option<NodeId>> {
         self.view.subscribe()
     }
 
@@ -60,7 +61,7 @@ impl Leadership {
     }
 
     /// Notes the leader that the ticker found; true: this is news.
-    pub(crate) fn set_leader(&self, leader: Option<u64>) -> bool {
+    pub(crate) fn set_leader(&self, leader: Option<NodeId>) -> bool {
         let leader = leader.filter(|_| !self.stopping.load(Ordering::Relaxed));
         self.view.send_if_modified(|view| {
             let changed = *view != leader;

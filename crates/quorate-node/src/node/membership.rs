@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{AllowNextRevertError, ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _};
-use quorate_log::ClusterId;
+use quorate_log::{ClusterId, NodeId};
 use quorate_proto::peer::v1::IdentifyRequest;
 use serde::{Deserialize, Serialize};
 use tokio::sync::MutexGuard;
@@ -39,13 +39,13 @@ const SUCCESSOR_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum MembershipCall {
     /// Take a node in; it stays a learner if `learner_only`.
-    Add { id: u64, peer_address: String, learner_only: bool },
+    Add { id: NodeId, peer_address: String, learner_only: bool },
     /// Take a node out.
-    Remove { id: u64 },
+    Remove { id: NodeId },
     /// Take one in and another one out.
-    Replace { old: u64, new: u64, peer_address: String },
+    Replace { old: NodeId, new: NodeId, peer_address: String },
     /// A member reports its own addresses.
-    Announce { id: u64, member: Member },
+    Announce { id: NodeId, member: Member },
 }
 
 /// Of handing the lead over; answered with the node that is to lead, or leads.
@@ -54,7 +54,7 @@ pub(crate) enum LeadCall {
     /// Which voter would lead next.
     Successor,
     /// Hand it over.
-    Transfer { to: u64 },
+    Transfer { to: NodeId },
 }
 
 type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
@@ -89,7 +89,7 @@ impl Node {
         &self,
         call: LeadCall,
         deadline: Instant,
-    ) -> Result<u64, NodeError> {
+    ) -> Result<NodeId, NodeError> {
         let _guard = self.one_at_a_time(deadline).await?;
         match call {
             LeadCall::Successor if self.voters().len() > 1 => {
@@ -114,7 +114,7 @@ impl Node {
     /// log.
     async fn take_in(
         &self,
-        id: u64,
+        id: NodeId,
         peer_address: &str,
         deadline: Instant,
         learner_only: bool,
@@ -135,7 +135,7 @@ impl Node {
             }
             None => {
                 let member = self.identify(id, peer_address).await?;
-                tracing::info!(id, peer_address, "taking a node in as a learner");
+                tracing::info!(id = id.get(), peer_address, "taking a node in as a learner");
                 let added = self.raft.add_learner(id, member, false).await;
                 added.map_err(|error| self.raft_error(error))?;
             }
@@ -144,7 +144,7 @@ impl Node {
     }
 
     /// Asks the node at an address for its id.
-    async fn identify(&self, wanted: u64, address: &str) -> Result<Member, NodeError> {
+    async fn identify(&self, wanted: NodeId, address: &str) -> Result<Member, NodeError> {
         let unreachable = |reason: &str| {
             let (id, address, reason) = (wanted, address.to_owned(), reason.to_owned());
             refused(MembershipError::NoAnswer { id, address, reason })
@@ -155,7 +155,7 @@ impl Node {
         let answer = client.identify(request).await;
         let found = answer.map_err(|status| unreachable(status.message()))?.into_inner();
         let address = address.to_owned();
-        if found.node_id != wanted {
+        if found.node_id != wanted.get() {
             let found = found.node_id;
             return Err(refused(MembershipError::WrongId { address, wanted, found }));
         }
@@ -170,7 +170,7 @@ impl Node {
         Ok(Member { peer_address: address, client_address: found.client_address })
     }
 
-    async fn await_caught_up(&self, id: u64, deadline: Instant) -> Result<(), NodeError> {
+    async fn await_caught_up(&self, id: NodeId, deadline: Instant) -> Result<(), NodeError> {
         let since = Instant::now();
         let mut metrics = self.metrics.clone();
         loop {
@@ -193,22 +193,22 @@ impl Node {
         }
     }
 
-    async fn promote(&self, id: u64) -> Result<(), NodeError> {
+    async fn promote(&self, id: NodeId) -> Result<(), NodeError> {
         if self.voters().contains(&id) && !self.in_joint_membership() {
             return Ok(());
         }
-        tracing::info!(id, "promoting a learner to voter");
+        tracing::info!(id = id.get(), "promoting a learner to voter");
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await
     }
 
-    async fn take_out(&self, id: u64, deadline: Instant) -> Result<(), NodeError> {
+    async fn take_out(&self, id: NodeId, deadline: Instant) -> Result<(), NodeError> {
         if self.member(id).is_none() {
             return Err(refused(MembershipError::Unknown { id }));
         }
         self.once_heard(|| self.check_quorum()).await?;
         let voters = self.voters();
         if !voters.contains(&id) {
-            tracing::info!(id, "taking a learner out");
+            tracing::info!(id = id.get(), "taking a learner out");
             return self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await;
         }
         if voters.len() == 1 {
@@ -216,14 +216,14 @@ impl Node {
         }
         self.keep_majority(id, &voters.into_iter().filter(|voter| *voter != id).collect()).await?;
         self.leave_lead(id, deadline).await?;
-        tracing::info!(id, "taking a voter out");
+        tracing::info!(id = id.get(), "taking a voter out");
         self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
     }
 
     async fn replace(
         &self,
-        old: u64,
-        new: u64,
+        old: NodeId,
+        new: NodeId,
         peer_address: &str,
         deadline: Instant,
     ) -> Result<(), NodeError> {
@@ -235,7 +235,7 @@ impl Node {
             && !was_member
         {
             // Only if something changed since it was checked.
-            tracing::info!(new, %reason, "refused; taking the new node out again");
+            tracing::info!(new = new.get(), %reason, "refused; taking the new node out again");
             self.change(ChangeMembers::RemoveNodes(BTreeSet::from([new]))).await?;
         }
         swapped
@@ -243,7 +243,7 @@ impl Node {
 
     /// Whether one node may take another one's place, as far as that is known before it is taken
     /// in.
-    fn check_replace(&self, old: u64, new: u64) -> Result<(), NodeError> {
+    fn check_replace(&self, old: NodeId, new: NodeId) -> Result<(), NodeError> {
         let voters = self.voters();
         let known = self.member(old).is_some();
         let votes_already = voters.contains(&new);
@@ -256,13 +256,13 @@ impl Node {
             return Err(refused(MembershipError::Unknown { id: old }));
         }
         self.check_quorum()?;
-        let after: BTreeSet<u64> =
+        let after: BTreeSet<NodeId> =
             voters.into_iter().filter(|voter| *voter != old).chain([new]).collect();
         // The new one is asked when it is taken in.
         self.check_majority(old, &after, |voter| voter == new || self.hears(voter))
     }
 
-    async fn swap(&self, old: u64, new: u64, deadline: Instant) -> Result<(), NodeError> {
+    async fn swap(&self, old: NodeId, new: NodeId, deadline: Instant) -> Result<(), NodeError> {
         let voters = self.voters();
         if !voters.contains(&old) {
             self.promote(new).await?;
@@ -279,7 +279,7 @@ impl Node {
             // committed, and then steps down.
             self.leave_lead(old, deadline).await?;
         }
-        tracing::info!(old, new, "replacing a voter");
+        tracing::info!(old = old.get(), new = new.get(), "replacing a voter");
         self.change(ChangeMembers::Batch(vec![
             ChangeMembers::AddVoterIds(BTreeSet::from([new])),
             ChangeMembers::RemoveVoters(BTreeSet::from([old])),
@@ -288,7 +288,7 @@ impl Node {
     }
 
     /// Refuses to take a node out if the voters that remain then have no live majority.
-    async fn keep_majority(&self, id: u64, after: &BTreeSet<u64>) -> Result<(), NodeError> {
+    async fn keep_majority(&self, id: NodeId, after: &BTreeSet<NodeId>) -> Result<(), NodeError> {
         self.once_heard(|| self.check_majority(id, after, |voter| self.hears(voter))).await
     }
 
@@ -333,9 +333,9 @@ impl Node {
 
     fn check_majority(
         &self,
-        id: u64,
-        after: &BTreeSet<u64>,
-        alive: impl Fn(u64) -> bool,
+        id: NodeId,
+        after: &BTreeSet<NodeId>,
+        alive: impl Fn(NodeId) -> bool,
     ) -> Result<(), NodeError> {
         let alive = after.iter().filter(|voter| alive(**voter)).count();
         let voters = after.len();
@@ -348,7 +348,7 @@ impl Node {
 
     /// If this node is the one that is to go, it hands the lead over and says that it does not lead
     /// any more.
-    async fn leave_lead(&self, id: u64, deadline: Instant) -> Result<(), NodeError> {
+    async fn leave_lead(&self, id: NodeId, deadline: Instant) -> Result<(), NodeError> {
         if id != self.id {
             return Ok(());
         }
@@ -362,7 +362,7 @@ impl Node {
         let others = members.filter(|info| info.voter && info.id != self.id && self.hears(info.id));
         let others: Vec<MemberInfo> = others.collect();
         let metrics = self.metrics.borrow_watched();
-        let progress = |id: &u64| {
+        let progress = |id: &NodeId| {
             let matched = metrics.replication.as_ref().and_then(|all| all.get(id));
             matched.and_then(|matched| matched.as_ref()).map_or(0, |log_id| log_id.index())
         };
@@ -372,7 +372,7 @@ impl Node {
 
     /// The other voter that is furthest along, of the ones that answer now: one that died or froze
     /// a moment ago still counts as heard of.
-    pub(crate) async fn successor(&self) -> Result<u64, NodeError> {
+    pub(crate) async fn successor(&self) -> Result<NodeId, NodeError> {
         let asked = self.candidates()?.into_iter().map(async |(at, info)| {
             let answer = self.ask_status(&info, SUCCESSOR_ANSWERS_WITHIN).await;
             answer.ok().map(|_| (at, info.id))
@@ -382,7 +382,7 @@ impl Node {
         Ok(id)
     }
 
-    fn check_successor(&self, to: u64) -> Result<(), NodeError> {
+    fn check_successor(&self, to: NodeId) -> Result<(), NodeError> {
         if !self.voters().contains(&to) {
             return Err(refused(MembershipError::NotVoter { id: to }));
         }
@@ -393,12 +393,12 @@ impl Node {
     }
 
     /// Hands the lead over and waits until the other node leads.
-    pub(crate) async fn transfer(&self, to: u64, deadline: Instant) -> Result<(), NodeError> {
+    pub(crate) async fn transfer(&self, to: NodeId, deadline: Instant) -> Result<(), NodeError> {
         if to == self.id {
             return Ok(());
         }
         self.check_successor(to)?;
-        tracing::info!(to, "handing the lead over");
+        tracing::info!(to = to.get(), "handing the lead over");
         let asked = self.raft.trigger().transfer_leader(to).await;
         asked.map_err(|error| self.fatal(&error))?;
         let since = Instant::now();
@@ -420,7 +420,7 @@ impl Node {
     }
 
     /// A member's addresses changed, or are reported for the first time.
-    async fn announce(&self, id: u64, member: Member) -> Result<(), NodeError> {
+    async fn announce(&self, id: NodeId, member: Member) -> Result<(), NodeError> {
         match self.member(id) {
             None => Err(refused(MembershipError::Unknown { id })),
             Some(known) if known == member => Ok(()),
@@ -428,17 +428,17 @@ impl Node {
         }
     }
 
-    async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), NodeError> {
+    async fn change(&self, change: ChangeMembers<NodeId, Member>) -> Result<(), NodeError> {
         let done = self.raft.change_membership(change, false).await;
         done.map(|_| ()).map_err(|error| self.raft_error(error))
     }
 
-    fn voters(&self) -> BTreeSet<u64> {
+    fn voters(&self) -> BTreeSet<NodeId> {
         self.view.borrow_watched().membership_config.voter_ids().collect()
     }
 
     /// Whether a node acknowledged this leader lately; a leader hears itself.
-    fn hears(&self, id: u64) -> bool {
+    fn hears(&self, id: NodeId) -> bool {
         let metrics = self.metrics.borrow_watched();
         let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&id));
         let recent = self.counts_as_alive();
@@ -485,7 +485,7 @@ fn refused(error: MembershipError) -> NodeError {
 }
 
 /// Raft goes on after either.
-fn revert_error(node: u64, error: &AllowNextRevertError<TypeConfig>) -> NodeError {
+fn revert_error(node: NodeId, error: &AllowNextRevertError<TypeConfig>) -> NodeError {
     match error {
         AllowNextRevertError::ForwardToLeader(_) => NodeError::NotLeader { node },
         AllowNextRevertError::NodeNotFound(missing) => {

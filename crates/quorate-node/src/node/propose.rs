@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
+use quorate_log::NodeId;
 use quorate_proto::peer::v1::Forwarded;
 use quorate_proto::v1::RequestId;
 use quorate_state::{Command, Op, Reply, Request};
@@ -93,7 +94,7 @@ impl Node {
             *attempts += u32::from(leader.is_some());
             let attempt = async {
                 match leader {
-                    None => Err(NodeError::NotLeader { node: 0 }),
+                    None => Err(NodeError::NotLeader { node: self.id }),
                     // Its answer could not say of which cluster it is.
                     Some(_) if for_client && self.peers.cluster_id().is_none() => {
                         Err(NodeError::Founding { node: self.id })
@@ -122,7 +123,7 @@ impl Node {
     /// Waits a little before the next attempt, or until another node leads; false: the deadline is
     /// over. Where no node leads there is nothing to try: thousands may wait, and must not wake
     /// again and again while a leader is elected.
-    pub(crate) async fn pause(&self, leader: Option<u64>, deadline: Instant) -> bool {
+    pub(crate) async fn pause(&self, leader: Option<NodeId>, deadline: Instant) -> bool {
         let until = match leader {
             Some(_) => deadline.min(Instant::now() + RETRY_PAUSE),
             None => deadline,
@@ -226,7 +227,7 @@ impl Node {
     }
 
     /// Waits until another node leads than this one, as far as is known here, or none.
-    pub(crate) async fn leader_is_other_than(&self, leader: Option<u64>) {
+    pub(crate) async fn leader_is_other_than(&self, leader: Option<NodeId>) {
         let mut view = self.view.clone();
         while view.borrow_watched().current_leader == leader {
             if view.changed().await.is_err() {
@@ -240,7 +241,7 @@ impl Node {
     /// may hold back for others (there is one batch of them at a time), and membership changes.
     pub(crate) async fn forward(
         &self,
-        leader: u64,
+        leader: NodeId,
         call: &LeaderCall,
         deadline: Instant,
     ) -> Result<LeaderAnswer, NodeError> {
@@ -257,7 +258,7 @@ impl Node {
     /// Sends encoded calls to another node in one message; an answer for each.
     pub(crate) async fn forward_all(
         &self,
-        leader: u64,
+        leader: NodeId,
         calls: Vec<Bytes>,
         deadline: Instant,
     ) -> Result<Vec<Result<LeaderAnswer, NodeError>>, NodeError> {
@@ -294,7 +295,7 @@ impl Node {
 
     pub(crate) fn peer_client(
         &self,
-        id: u64,
+        id: NodeId,
         lane: Lane,
     ) -> Result<(String, crate::peers::Client), NodeError> {
         let Some(member) = self.member(id) else {

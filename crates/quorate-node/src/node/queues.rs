@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_log::NodeId;
 use quorate_state::{LeaseId, Op, Reply};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -39,7 +40,7 @@ pub(crate) struct Waiting {
 
 pub(crate) type Loop = Pin<Box<dyn Future<Output = Result<(), RunError>> + Send>>;
 
-pub(crate) fn queues(node: u64, renew_window: Duration) -> (Queues, Waiting) {
+pub(crate) fn queues(node: NodeId, renew_window: Duration) -> (Queues, Waiting) {
     let (edge_renewals, edge) = renewals(node, renew_window);
     let (log_renewals, log) = renewals(node, renew_window);
     let (forwards, messages) = forwards(node);

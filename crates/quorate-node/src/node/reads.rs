@@ -14,7 +14,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::RaftError;
 use openraft::vote::RaftLeaderId;
 use openraft::{RaftState, ReadPolicy};
-use quorate_log::ClusterId;
+use quorate_log::{ClusterId, NodeId};
 use quorate_proto::peer::v1::ReadIndexRequest;
 use quorate_state::Registry;
 use tokio::sync::{mpsc, oneshot};
@@ -45,7 +45,7 @@ type Waiting = oneshot::Sender<Result<u64, NodeError>>;
 /// Where reads wait.
 #[derive(Debug)]
 pub(crate) struct ReadIndex {
-    node: u64,
+    node: NodeId,
     waiting: mpsc::Sender<Waiting>,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct Rounds {
 }
 
 /// A queue for reads and the loop that empties it.
-pub(crate) fn read_index(node: u64) -> (ReadIndex, Rounds) {
+pub(crate) fn read_index(node: NodeId) -> (ReadIndex, Rounds) {
     let (sender, receiver) = mpsc::channel(QUEUE_MAX);
     (ReadIndex { node, waiting: sender }, Rounds { waiting: receiver })
 }
@@ -281,7 +281,7 @@ impl Node {
     /// One round with the leader of its beginning; ends when another node leads.
     pub(crate) async fn read_index_round(&self) -> Result<u64, NodeError> {
         let Some(leader) = self.current_leader() else {
-            return Err(NodeError::NotLeader { node: 0 });
+            return Err(NodeError::NotLeader { node: self.id });
         };
         let round = async {
             match leader == self.id {
@@ -300,7 +300,7 @@ impl Node {
         }
     }
 
-    async fn read_index_at(&self, leader: u64, patience: Duration) -> Result<u64, NodeError> {
+    async fn read_index_at(&self, leader: NodeId, patience: Duration) -> Result<u64, NodeError> {
         let vote = self.raft.with_raft_state(|state| *state.vote_ref()).await;
         let mut vote = vote.map_err(|fatal| self.fatal(&fatal))?;
         if !self.recall.knows_its_vote(vote.leader_id().term()) {
@@ -308,7 +308,7 @@ impl Node {
             vote = Vote::new(0, self.id);
         }
         let vote = encode(&vote);
-        let question = ReadIndexRequest { node_id: self.id, vote };
+        let question = ReadIndexRequest { node_id: self.id.get(), vote };
         let (address, mut client) = self.peer_client(leader, Lane::Control)?;
         let asked = self.peers.reads.ask(leader, &address, question, async |questions| {
             let answers = client.read_index(self.peers.request(leader, questions, None)).await?;
@@ -340,7 +340,7 @@ impl Node {
     /// [`NodeError::NotLeader`] if this node does not lead.
     pub(crate) async fn read_index_for_peer(
         &self,
-        from: u64,
+        from: NodeId,
         vote: Vote,
     ) -> Result<u64, NodeError> {
         if !self.leads() {
@@ -365,17 +365,17 @@ pub(crate) fn age_ms(fresh_at: Option<Instant>) -> u64 {
 
 /// What a node's Raft says of its lead.
 struct Lead<'a> {
-    me: u64,
+    me: NodeId,
     leads: bool,
     vote: &'a Vote,
     /// The last entry that a quorum has.
     committed: Option<&'a LogId>,
     /// The voters whose majorities count: two sets while a change of membership goes on.
-    voters: &'a [BTreeSet<u64>],
+    voters: &'a [BTreeSet<NodeId>],
 }
 
 impl<'a> Lead<'a> {
-    fn of(state: &'a RaftState<TypeConfig>, me: u64) -> Self {
+    fn of(state: &'a RaftState<TypeConfig>, me: NodeId) -> Self {
         Self {
             me,
             leads: state.server_state.is_leader(),
@@ -391,9 +391,9 @@ impl<'a> Lead<'a> {
     /// That node read its vote after its reads had begun, and it is this leader's: until then it
     /// had voted for no later one. So its question says what its answer to a heartbeat would (Raft
     /// thesis, section 6.4, steps 1 and 2), a round trip sooner.
-    fn vouched(&self, from: u64, vote: &Vote) -> Option<u64> {
+    fn vouched(&self, from: NodeId, vote: &Vote) -> Option<u64> {
         let leads = self.leads && self.vote == vote && vote.is_committed();
-        let is_quorum = |voters: &BTreeSet<u64>| {
+        let is_quorum = |voters: &BTreeSet<NodeId>| {
             let both = [self.me, from].iter().filter(|id| voters.contains(id)).count();
             self.me != from && both > voters.len() / 2
         };
@@ -411,9 +411,13 @@ mod tests {
 
     use super::*;
 
+    fn node(number: u64) -> NodeId {
+        NodeId::new(number).unwrap()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn reads_that_wait_share_one_later_round() {
-        let (reads, rounds) = read_index(1);
+        let (reads, rounds) = read_index(node(1));
         let reads = Arc::new(reads);
         let (begun, begins) = mpsc::channel(100);
         let count = Arc::new(AtomicU64::new(0));
@@ -446,7 +450,7 @@ mod tests {
     /// Node 1 asks whether it can vouch for node 2's reads.
     #[test]
     fn a_voter_with_the_leaders_vote_is_vouched_for_where_two_are_a_quorum() {
-        let committed = |term, node| Vote::new_committed(term, node);
+        let committed = |term, number| Vote::new_committed(term, node(number));
         let (ours, at) =
             (committed(5, 1), |vote: Vote| LogId::new(vote.leader_id().to_committed(), 9));
         let three: &[&[u64]] = &[&[1, 2, 3]];
@@ -466,7 +470,7 @@ mod tests {
                 three,
                 false,
             ),
-            ("a vote in an election", 2, Vote::new(5, 1), true, Some(ours), three, false),
+            ("a vote in an election", 2, Vote::new(5, node(1)), true, Some(ours), three, false),
             ("nothing committed", 2, ours, true, None, three, false),
             ("committed in an earlier term", 2, ours, true, Some(committed(4, 1)), three, false),
             ("a learner", 4, ours, true, Some(ours), three, false),
@@ -477,18 +481,18 @@ mod tests {
             ("of the old only", 2, ours, true, Some(ours), &[&[1, 2, 3], &[1, 3, 4]], false),
             ("of the new only", 2, ours, true, Some(ours), &[&[1, 3, 4], &[1, 2, 3]], false),
         ] {
-            let voters: Vec<BTreeSet<u64>> =
-                voters.iter().map(|ids| ids.iter().copied().collect()).collect();
+            let voters: Vec<BTreeSet<NodeId>> =
+                voters.iter().map(|ids| ids.iter().copied().map(node).collect()).collect();
             let last: Option<LogId> = last.map(at);
             let committed = last.as_ref();
-            let lead = Lead { me: 1, leads, vote: &ours, committed, voters: &voters };
-            assert_eq!(lead.vouched(from, &vote), vouched.then_some(9), "{what}");
+            let lead = Lead { me: node(1), leads, vote: &ours, committed, voters: &voters };
+            assert_eq!(lead.vouched(node(from), &vote), vouched.then_some(9), "{what}");
         }
         // A leader whose own vote is not for itself as the leader, but the same as the asker's.
-        let (candidate, voters) = (Vote::new(5, 1), [BTreeSet::from([1, 2, 3])]);
+        let (candidate, voters) = (Vote::new(5, node(1)), [BTreeSet::from([1, 2, 3].map(node))]);
         let last = at(ours);
         let (vote, committed) = (&candidate, Some(&last));
-        let lead = Lead { me: 1, leads: true, vote, committed, voters: &voters };
-        assert_eq!(lead.vouched(2, &candidate), None, "not elected yet");
+        let lead = Lead { me: node(1), leads: true, vote, committed, voters: &voters };
+        assert_eq!(lead.vouched(node(2), &candidate), None, "not elected yet");
     }
 }

@@ -16,6 +16,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_log::NodeId;
 use quorate_state::{LeaseId, limits};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -62,7 +63,7 @@ struct Call {
 /// Where calls are handed in.
 #[derive(Debug, Clone)]
 pub(crate) struct Renewals {
-    node: u64,
+    node: NodeId,
     calls: mpsc::Sender<Call>,
 }
 
@@ -73,7 +74,7 @@ pub(crate) struct Batches {
 }
 
 /// A queue for calls and the loop that empties it.
-pub(crate) fn renewals(node: u64, window: Duration) -> (Renewals, Batches) {
+pub(crate) fn renewals(node: NodeId, window: Duration) -> (Renewals, Batches) {
     let (sender, receiver) = mpsc::channel(QUEUE_MAX);
     (Renewals { node, calls: sender }, Batches { calls: receiver, window })
 }
@@ -176,7 +177,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_thousand_calls_become_few_batches_and_each_gets_its_own_answer() {
-        let (renewals, batches) = renewals(1, Duration::from_millis(50));
+        let (renewals, batches) = renewals(NodeId::new(1).unwrap(), Duration::from_millis(50));
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let sent = sizes.clone();
         let running = tokio::spawn(batches.run(move |leases, _| {
@@ -204,7 +205,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn callers_that_wait_for_each_other_come_together_and_nobody_waits_for_one_that_left() {
-        let (renewals, batches) = renewals(1, Duration::from_millis(50));
+        let (renewals, batches) = renewals(NodeId::new(1).unwrap(), Duration::from_millis(50));
         let sent = Arc::new(Mutex::new(Vec::new()));
         let log = sent.clone();
         let commit = Duration::from_millis(10);
@@ -233,7 +234,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_renewed_for_callers_that_are_gone() {
-        let (renewals, batches) = renewals(1, Duration::from_millis(50));
+        let (renewals, batches) = renewals(NodeId::new(1).unwrap(), Duration::from_millis(50));
         let sent = Arc::new(Mutex::new(Vec::new()));
         let log = sent.clone();
         let _running = tokio::spawn(batches.run(move |leases, _| {
@@ -260,7 +261,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_is_not_held_up_and_who_does_not_is_sent_with_it() {
-        let (renewals, batches) = renewals(1, Duration::from_millis(50));
+        let (renewals, batches) = renewals(NodeId::new(1).unwrap(), Duration::from_millis(50));
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let sent = sizes.clone();
         let _running = tokio::spawn(batches.run(move |leases, patience| {

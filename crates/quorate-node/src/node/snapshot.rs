@@ -62,15 +62,18 @@ async fn wait_until_built(
 mod tests {
     use futures_util::poll;
     use openraft::async_runtime::watch::{Watch as _, WatchSender as _};
+    use quorate_log::NodeId;
 
     use super::*;
+
+    const NODE: NodeId = NodeId::new(1).unwrap();
 
     type WatchOf =
         <<TypeConfig as openraft::RaftTypeConfig>::AsyncRuntime as openraft::AsyncRuntime>::Watch;
 
     #[tokio::test]
     async fn only_a_snapshot_ends_the_wait_for_one() {
-        let (sender, mut metrics) = WatchOf::channel(RaftMetrics::<TypeConfig>::new_initial(1));
+        let (sender, mut metrics) = WatchOf::channel(RaftMetrics::<TypeConfig>::new_initial(NODE));
         let until = Instant::now() + Duration::from_secs(3600);
         let mut waiting = Box::pin(wait_until_built(&mut metrics, 7, until));
         let change = |change: &dyn Fn(&mut RaftMetrics<TypeConfig>)| {
@@ -83,7 +86,7 @@ mod tests {
             change(&|metrics| metrics.last_log_index = Some(index));
             assert!(poll!(&mut waiting).is_pending(), "after change {index} of something else");
         }
-        let snapshot = |index| Some(openraft::testing::log_id::<TypeConfig>(1, 1, index));
+        let snapshot = |index| Some(openraft::testing::log_id::<TypeConfig>(1, NODE, index));
         change(&|metrics| metrics.snapshot = snapshot(6));
         assert!(poll!(&mut waiting).is_pending(), "it is an older one");
         change(&|metrics| metrics.snapshot = snapshot(7));

@@ -7,12 +7,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
+use quorate_log::NodeId;
+
 /// Nodes that are kept in mind: more than a cluster has members.
 const NODES_MAX: usize = 256;
 
 /// What is known of all nodes.
 #[derive(Debug, Default)]
-pub(crate) struct AddressBook(Mutex<BTreeMap<u64, Places>>);
+pub(crate) struct AddressBook(Mutex<BTreeMap<NodeId, Places>>);
 
 /// Where one node may be.
 #[derive(Debug, Default)]
@@ -49,7 +51,7 @@ impl Places {
 
 impl AddressBook {
     /// The list that this node was started with.
-    pub(crate) fn set_listed(&self, list: &BTreeMap<u64, String>) {
+    pub(crate) fn set_listed(&self, list: &BTreeMap<NodeId, String>) {
         let mut book = self.lock();
         for (id, address) in list.iter().take(NODES_MAX) {
             book.entry(*id).or_default().listed = Some(address.clone());
@@ -58,7 +60,7 @@ impl AddressBook {
 
     /// The membership in effect has this address for a node: news of it count more than what the
     /// node told before.
-    pub(crate) fn set_member(&self, id: u64, address: &str) {
+    pub(crate) fn set_member(&self, id: NodeId, address: &str) {
         let mut book = self.lock();
         if book.len() >= NODES_MAX && !book.contains_key(&id) {
             return;
@@ -71,7 +73,7 @@ impl AddressBook {
     }
 
     /// A member tells where it is; true: this is news.
-    pub(crate) fn set_told(&self, id: u64, address: &str) -> bool {
+    pub(crate) fn set_told(&self, id: NodeId, address: &str) -> bool {
         let mut book = self.lock();
         let Some(places) = book.get_mut(&id) else { return false };
         let known = places.told.as_deref().or(places.member.as_deref()) == Some(address);
@@ -82,7 +84,7 @@ impl AddressBook {
     }
 
     /// Another node says where a member told that it is; true: this is news.
-    pub(crate) fn set_heard(&self, id: u64, address: &str) -> bool {
+    pub(crate) fn set_heard(&self, id: NodeId, address: &str) -> bool {
         let mut book = self.lock();
         let Some(places) = book.get_mut(&id) else { return false };
         let known = places.all().into_iter().any(|place| place == address);
@@ -93,26 +95,26 @@ impl AddressBook {
     }
 
     /// What nodes told this one or another, and the membership does not have.
-    pub(crate) fn told(&self) -> Vec<(u64, String)> {
+    pub(crate) fn told(&self) -> Vec<(NodeId, String)> {
         let book = self.lock();
         let told = |places: &Places| places.told.clone().or(places.heard.clone());
         book.iter().filter_map(|(id, places)| Some((*id, told(places)?))).collect()
     }
 
     /// Nodes that are no members any more make room.
-    pub(crate) fn keep(&self, is_member: impl Fn(u64) -> bool) {
+    pub(crate) fn keep(&self, is_member: impl Fn(NodeId) -> bool) {
         self.lock().retain(|id, places| is_member(*id) || places.listed.is_some());
     }
 
     /// Where to try this node now; `otherwise` if nothing is known.
-    pub(crate) fn address(&self, id: u64, otherwise: &str) -> String {
+    pub(crate) fn address(&self, id: NodeId, otherwise: &str) -> String {
         let book = self.lock();
         let place = book.get(&id).and_then(Places::now);
         place.map_or_else(|| otherwise.to_owned(), Clone::clone)
     }
 
     /// Everywhere where this node may be.
-    pub(crate) fn all(&self, id: u64) -> Vec<String> {
+    pub(crate) fn all(&self, id: NodeId) -> Vec<String> {
         self.lock()
             .get(&id)
             .map_or_else(Vec::new, |places| places.all().into_iter().cloned().collect())
@@ -120,7 +122,7 @@ impl AddressBook {
 
     /// The node was not at this address: the next attempt is somewhere else, if there is another
     /// place.
-    pub(crate) fn missed(&self, id: u64, address: &str) {
+    pub(crate) fn missed(&self, id: NodeId, address: &str) {
         if let Some(places) = self.lock().get_mut(&id)
             && places.now().is_some_and(|tried| tried == address)
         {
@@ -128,7 +130,7 @@ impl AddressBook {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Places>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Places>> {
         self.0.lock().expect("invariant: nothing panics under this lock")
     }
 }
@@ -137,45 +139,53 @@ impl AddressBook {
 mod tests {
     use super::*;
 
+    fn node(number: u64) -> NodeId {
+        NodeId::new(number).unwrap()
+    }
+
     #[test]
     fn tries_what_a_node_told_then_the_membership_then_the_list() {
         let book = AddressBook::default();
-        assert_eq!(book.address(1, "old"), "old");
-        assert!(!book.set_told(1, "x"), "of no member");
-        book.set_listed(&BTreeMap::from([(1, "list".to_owned())]));
-        book.set_member(1, "log");
-        assert_eq!(book.address(1, "old"), "log");
-        assert!(!book.set_told(1, "log"), "where it was");
-        assert!(book.set_told(1, "told"));
-        assert_eq!(book.told(), [(1, "told".to_owned())]);
+        assert_eq!(book.address(node(1), "old"), "old");
+        assert!(!book.set_told(node(1), "x"), "of no member");
+        book.set_listed(&BTreeMap::from([(node(1), "list".to_owned())]));
+        book.set_member(node(1), "log");
+        assert_eq!(book.address(node(1), "old"), "log");
+        assert!(!book.set_told(node(1), "log"), "where it was");
+        assert!(book.set_told(node(1), "told"));
+        assert_eq!(book.told(), [(node(1), "told".to_owned())]);
         for expected in ["told", "log", "list", "told"] {
-            let tried = book.address(1, "old");
+            let tried = book.address(node(1), "old");
             assert_eq!(tried, expected);
-            book.missed(1, "elsewhere");
-            book.missed(1, &tried);
+            book.missed(node(1), "elsewhere");
+            book.missed(node(1), &tried);
         }
-        book.set_member(1, "log");
-        assert_eq!(book.all(1), ["told", "log", "list"], "no news");
-        assert!(!book.set_heard(1, "list") && book.set_heard(1, "other"));
-        assert_eq!(book.all(1), ["told", "other", "log", "list"], "it displaces nothing");
-        assert_eq!(book.told(), [(1, "told".to_owned())], "nor is it told as news");
-        assert!(book.set_told(1, "told2") && book.set_heard(1, "told"));
-        assert_eq!(book.all(1), ["told2", "told", "log", "list"], "what came last stays first");
-        book.set_member(1, "log2");
-        assert_eq!(book.all(1), ["log2", "list"]);
-        assert_eq!(book.address(1, "old"), "log2");
+        book.set_member(node(1), "log");
+        assert_eq!(book.all(node(1)), ["told", "log", "list"], "no news");
+        assert!(!book.set_heard(node(1), "list") && book.set_heard(node(1), "other"));
+        assert_eq!(book.all(node(1)), ["told", "other", "log", "list"], "it displaces nothing");
+        assert_eq!(book.told(), [(node(1), "told".to_owned())], "nor is it told as news");
+        assert!(book.set_told(node(1), "told2") && book.set_heard(node(1), "told"));
+        assert_eq!(
+            book.all(node(1)),
+            ["told2", "told", "log", "list"],
+            "what came last stays first"
+        );
+        book.set_member(node(1), "log2");
+        assert_eq!(book.all(node(1)), ["log2", "list"]);
+        assert_eq!(book.address(node(1), "old"), "log2");
     }
 
     #[test]
     fn members_that_were_taken_out_leave_room_for_others() {
         let book = AddressBook::default();
-        book.set_listed(&BTreeMap::from([(1, "list".to_owned())]));
-        for id in 1..2_000 {
+        book.set_listed(&BTreeMap::from([(node(1), "list".to_owned())]));
+        for id in (1..2_000).map(node) {
             book.set_member(id, "here");
             book.keep(|member| member == id);
             assert_eq!(book.address(id, "otherwise"), "here");
         }
-        assert_eq!(book.all(1), ["here", "list"]);
-        assert!(book.all(2).is_empty());
+        assert_eq!(book.all(node(1)), ["here", "list"]);
+        assert!(book.all(node(2)).is_empty());
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt};
+use quorate_log::NodeId;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -26,7 +27,7 @@ pub(crate) struct Streams<Q, A>(Mutex<VecDeque<Open<Q, A>>>);
 
 /// All its questions have been answered.
 struct Open<Q, A> {
-    node: u64,
+    node: NodeId,
     address: String,
     questions: mpsc::Sender<Q>,
     answers: Answers<A>,
@@ -45,7 +46,7 @@ impl<Q: Send + 'static, A> Streams<Q, A> {
     /// The node's, or why it could not be asked. It may have done what it was asked for.
     pub(crate) async fn ask<F>(
         &self,
-        node: u64,
+        node: NodeId,
         address: &str,
         question: Q,
         open: impl FnOnce(ReceiverStream<Q>) -> F,
@@ -76,7 +77,7 @@ impl<Q: Send + 'static, A> Streams<Q, A> {
     }
 
     /// A stream to this node that has not ended since it was used.
-    fn take(&self, node: u64, address: &str) -> Option<Open<Q, A>> {
+    fn take(&self, node: NodeId, address: &str) -> Option<Open<Q, A>> {
         let mut kept = self.lock();
         loop {
             let at = kept.iter().rposition(|open| open.node == node && open.address == address)?;
@@ -114,6 +115,10 @@ mod tests {
 
     use super::*;
 
+    fn node(number: u64) -> NodeId {
+        NodeId::new(number).unwrap()
+    }
+
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Answers each question with its number, number 9 after a second, and ends behind number 5.
@@ -139,14 +144,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_question_gets_its_own_answer_and_most_need_no_new_stream() {
         let (streams, opened) = (Streams::new(), Cell::new(0));
-        let ask = |node, number| {
+        let ask = |to, number| {
             let opened = &opened;
-            streams.ask(node, "here", number, move |questions| {
+            streams.ask(node(to), "here", number, move |questions| {
                 opened.set(opened.get() + 1);
                 async { Ok(answers(questions)) }
             })
         };
-        for (what, node, number, count) in [
+        for (what, to, number, count) in [
             ("the first", 1, 1, 1),
             ("on the same stream", 1, 2, 1),
             ("to another node", 2, 3, 2),
@@ -154,7 +159,7 @@ mod tests {
             ("the last of its stream", 2, 5, 2),
             ("the stream has ended", 2, 6, 3),
         ] {
-            assert_eq!(ask(node, number).await.unwrap(), number, "{what}");
+            assert_eq!(ask(to, number).await.unwrap(), number, "{what}");
             assert_eq!(opened.get(), count, "{what}");
         }
         assert!(timeout(SECOND / 2, ask(2, 9)).await.is_err());
@@ -170,13 +175,13 @@ mod tests {
     async fn a_refusal_is_told_and_few_streams_are_kept() {
         let streams = Streams::new();
         let refused = |_| async { Ok(stream::iter([Err(Status::aborted("no"))]).boxed()) };
-        let status = streams.ask(1, "here", 1, refused).await.unwrap_err();
+        let status = streams.ask(node(1), "here", 1, refused).await.unwrap_err();
         assert_eq!(status.message(), "no");
         let down = |_| async { Err(Status::unavailable("down")) };
-        assert_eq!(streams.ask(1, "here", 1, down).await.unwrap_err().message(), "down");
-        for node in 0..20 {
+        assert_eq!(streams.ask(node(1), "here", 1, down).await.unwrap_err().message(), "down");
+        for to in 1..=20 {
             let opened = |questions| async { Ok(answers(questions)) };
-            assert_eq!(streams.ask(node, "here", 1, opened).await.unwrap(), 1);
+            assert_eq!(streams.ask(node(to), "here", 1, opened).await.unwrap(), 1);
         }
         assert_eq!(streams.lock().len(), KEPT_MAX);
     }

@@ -18,7 +18,7 @@ use openraft::raft::{
 };
 use openraft::vote::RaftLeaderId as _;
 use prometheus_client::metrics::histogram::Histogram;
-use quorate_log::SnapshotFile;
+use quorate_log::{NodeId, SnapshotFile};
 use quorate_proto::peer::v1::{Payload, SnapshotChunk};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -58,7 +58,7 @@ pub(crate) struct Connection {
     recall: Arc<Recall>,
     /// How long its answers to heartbeats take.
     round_trips: Histogram,
-    target: u64,
+    target: NodeId,
     /// Where it was when this was made; the address book counts more.
     first_address: String,
     /// Where its append calls go: heartbeats do not wait behind entries.
@@ -68,19 +68,19 @@ pub(crate) struct Connection {
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Connection;
 
-    async fn new_client(&mut self, target: u64, node: &Member) -> Connection {
+    async fn new_client(&mut self, target: NodeId, node: &Member) -> Connection {
         self.connection(target, node, Lane::Append)
     }
 
-    async fn new_heartbeat_client(&mut self, target: u64, node: &Member) -> Connection {
+    async fn new_heartbeat_client(&mut self, target: NodeId, node: &Member) -> Connection {
         self.connection(target, node, Lane::Control)
     }
 }
 
 impl Network {
-    fn connection(&self, target: u64, node: &Member, appends: Lane) -> Connection {
+    fn connection(&self, target: NodeId, node: &Member, appends: Lane) -> Connection {
         let Self { peers, applied, recall, meters } = self.clone();
-        let round_trips = meters.peer_rtt.get_or_create_owned(&OfPeer { peer: target });
+        let round_trips = meters.peer_rtt.get_or_create_owned(&OfPeer { peer: target.get() });
         let first_address = node.peer_address.clone();
         Connection { peers, applied, recall, round_trips, target, first_address, appends }
     }

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use openraft::storage::{RaftLogReader as _, RaftLogStorage as _};
 use openraft::vote::RaftLeaderId as _;
+use quorate_log::NodeId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -117,20 +118,20 @@ pub(crate) enum Standing {
 /// What this node remembers for the others, and whether it may vote itself.
 #[derive(Debug)]
 pub(crate) struct Recall {
-    node: u64,
+    node: NodeId,
     standing: watch::Sender<Standing>,
     /// What others promised to this node.
-    promised: Mutex<BTreeMap<u64, Promise>>,
+    promised: Mutex<BTreeMap<NodeId, Promise>>,
 }
 
 impl Recall {
-    pub(crate) fn new(node: u64) -> Self {
+    pub(crate) fn new(node: NodeId) -> Self {
         let standing = watch::Sender::new(Standing::Asking { missing: 0 });
         Self { node, standing, promised: Mutex::default() }
     }
 
     /// Another node took part in a term, as far as this one knows, and has the log up to `last`.
-    pub(crate) fn note(&self, id: u64, term: u64, last: Option<LogId>) {
+    pub(crate) fn note(&self, id: NodeId, term: u64, last: Option<LogId>) {
         let mut promised = self.promised.lock().expect("invariant: nothing panics under this lock");
         promised.entry(id).or_default().note(term, last);
     }
@@ -153,11 +154,16 @@ impl Recall {
     ///
     /// # Errors
     /// The log's.
-    pub(crate) async fn recalled(&self, log: &LogStore, asker: u64) -> io::Result<Recalled> {
-        Ok(Recalled { reached: reached(log).await?, promise: self.promise_of(asker) })
+    pub(crate) async fn recalled(
+        &self,
+        log: &LogStore,
+        asker: Option<NodeId>,
+    ) -> io::Result<Recalled> {
+        let promise = asker.map(|id| self.promise_of(id)).unwrap_or_default();
+        Ok(Recalled { reached: reached(log).await?, promise })
     }
 
-    fn promise_of(&self, id: u64) -> Promise {
+    fn promise_of(&self, id: NodeId) -> Promise {
         let promised = self.promised.lock().expect("invariant: nothing panics under this lock");
         promised.get(&id).copied().unwrap_or_default()
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use openraft::storage::RaftLogStorage as _;
 use openraft::{Config as RaftConfig, SnapshotPolicy};
-use quorate_log::{Identity, Io, LogOptions, SnapshotStore};
+use quorate_log::{Identity, Io, LogOptions, NodeId, SnapshotStore};
 
 use crate::access::Access;
 use crate::audit::{Audit, Writer};
@@ -53,17 +53,18 @@ pub(crate) async fn open(
 /// The node and cluster that the data are of, as far as that is known. The cluster's id is not
 /// known until it has applied the command that drew it, or a leader has taken it in.
 pub(crate) async fn settle_identity(
+    id: NodeId,
     config: &Config,
     log: &LogStore,
     snapshots: &SnapshotStore<TypeConfig>,
     net: &Net,
     tls: Option<Arc<Tls>>,
 ) -> Result<Identity, StartError> {
-    let nobody = Identity { cluster_id: None, founders: 0, node_id: config.id };
+    let nobody = Identity { cluster_id: None, founders: 0, node_id: id };
     let dir = config.data_dir.clone();
     if let Some(owner) = log.identity() {
-        if owner.node_id != config.id {
-            return Err(StartError::OtherNode { dir, owner, id: config.id });
+        if owner.node_id != id {
+            return Err(StartError::OtherNode { dir, owner, id });
         }
         return Ok(owner);
     }
@@ -71,20 +72,19 @@ pub(crate) async fn settle_identity(
         return Err(StartError::LogMissing { dir });
     }
     if let Start::Join { nodes, .. } = &config.start
-        && let Some(told_by) =
-            member_knows(config.id, nodes, &Peers::new(nobody, net.clone(), tls)).await
+        && let Some(told_by) = member_knows(id, nodes, &Peers::new(nobody, net.clone(), tls)).await
     {
-        return Err(StartError::Amnesia { id: config.id, dir, told_by });
+        return Err(StartError::Amnesia { id, dir, told_by });
     }
-    let Start::Bootstrap(members) = &config.start else { return Ok(nobody) };
-    let identity = Identity { founders: founders_hash(members), ..nobody };
+    let Some(members) = config.start.founders() else { return Ok(nobody) };
+    let identity = Identity { founders: founders_hash(&members), ..nobody };
     log.stamp(identity).await?;
     Ok(identity)
 }
 
 /// By what founders know each other: every one of them finds the same from the list that all of
 /// them were given. It is no cluster's id: clusters may be founded with the same list again.
-fn founders_hash(members: &BTreeMap<u64, String>) -> u64 {
+fn founders_hash(members: &BTreeMap<NodeId, String>) -> u64 {
     let listed: Vec<String> = members.iter().map(|(id, addr)| format!("{id}={addr}")).collect();
     xxhash_rust::xxh3::xxh3_64(listed.join(",").as_bytes()).max(1)
 }
@@ -93,7 +93,7 @@ fn founders_hash(members: &BTreeMap<u64, String>) -> u64 {
 /// A file that cannot be used.
 pub(crate) async fn open_tls(config: &Config) -> Result<Option<Arc<Tls>>, StartError> {
     let Some(files) = config.tls.clone() else { return Ok(None) };
-    let opened = Tls::open(files, &config.cluster_name, config.id).await;
+    let opened = Tls::open(files, &config.cluster_name, config.node_id()?).await;
     let failed = |TlsError { path, problem }| StartError::Tls { path, problem };
     opened.map(Some).map_err(failed)
 }

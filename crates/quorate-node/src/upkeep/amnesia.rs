@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use quorate_log::ClusterId;
+use quorate_log::{ClusterId, NodeId};
 use quorate_proto::peer::v1::IdentifyRequest;
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{ListMembersRequest, MemberRole};
@@ -68,14 +68,14 @@ pub(crate) struct Outside {
 /// Asks the other founders. One that is of a cluster which was founded is not "new", and decides
 /// alone: while it does not count this node as a member there is nothing to found here.
 pub(crate) async fn ask_founders(
-    id: u64,
-    founders: &BTreeMap<u64, String>,
+    id: NodeId,
+    founders: &BTreeMap<NodeId, String>,
     peers: &Peers,
 ) -> Verdict {
     let others = founders.iter().filter(|(other, _)| **other != id);
     let answers = join_all(others.map(|(other, address)| async move {
         let mut client = peers.client(*other, address, Lane::Control).ok()?;
-        let request = peers.request(*other, IdentifyRequest { id }, Some(ASK_TIMEOUT));
+        let request = peers.request(*other, IdentifyRequest { id: id.get() }, Some(ASK_TIMEOUT));
         let answer = timeout(ASK_TIMEOUT, client.identify(request)).await.ok()?.ok()?;
         let answer = answer.into_inner();
         let floor = decode::<Recalled>(&answer.recalled).ok()?.floor();
@@ -116,7 +116,7 @@ pub(crate) async fn ask_founders(
 /// members' addresses, or a node that has applied a change of the members after `member_as_of`, the
 /// last by which this node is one. (The leader need not be among the members that this node knows.)
 pub(crate) async fn is_removed(
-    id: u64,
+    id: NodeId,
     members: &[MemberInfo],
     member_as_of: Option<u64>,
     peers: &Peers,
@@ -124,10 +124,10 @@ pub(crate) async fn is_removed(
     let others = members.iter().filter(|other| other.id != id);
     let answers = join_all(others.map(|other| async move {
         let mut client = peers.client(other.id, &other.member.peer_address, Lane::Control).ok()?;
-        let request = peers.request(other.id, IdentifyRequest { id }, Some(ASK_TIMEOUT));
+        let request = peers.request(other.id, IdentifyRequest { id: id.get() }, Some(ASK_TIMEOUT));
         let answer = timeout(ASK_TIMEOUT, client.identify(request)).await.ok()?.ok()?.into_inner();
-        let ours =
-            ClusterId::new(answer.cluster_id) == peers.cluster_id() && answer.node_id == other.id;
+        let ours = ClusterId::new(answer.cluster_id) == peers.cluster_id()
+            && answer.node_id == other.id.get();
         let is_out = member_as_of.is_some_and(|index| answer.out_as_of > index);
         Some(ours && answer.founded && (answer.leads && !answer.counts_caller || is_out))
     }));
@@ -135,7 +135,7 @@ pub(crate) async fn is_removed(
 }
 
 /// The address of a node that lists this id as a voter already; `None`: no node that answered does.
-pub(crate) async fn member_knows(id: u64, nodes: &[String], peers: &Peers) -> Option<String> {
+pub(crate) async fn member_knows(id: NodeId, nodes: &[String], peers: &Peers) -> Option<String> {
     for address in nodes {
         let Ok(endpoint) = endpoint(address, ASK_TIMEOUT) else { continue };
         let channel = peers.connect(&endpoint);
@@ -148,7 +148,7 @@ pub(crate) async fn member_knows(id: u64, nodes: &[String], peers: &Peers) -> Op
         let members = &answer.get_ref().members;
         // A learner has no vote to forget, and may be one that was taken in but never reached.
         let voter = |role: i32| role == i32::from(MemberRole::Voter);
-        if members.iter().any(|member| member.id == id && voter(member.role)) {
+        if members.iter().any(|member| member.id == id.get() && voter(member.role)) {
             return Some(address.clone());
         }
     }

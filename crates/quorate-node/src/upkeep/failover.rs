@@ -98,7 +98,7 @@ impl Failover {
     /// Gives up the leader's lease, and stands for election until there is a candidate or a leader.
     async fn replace(&self, leader: Vote) {
         let dead = leader.leader_id().voted_for;
-        tracing::warn!(leader = dead, "the leader's process has died: electing the next");
+        tracing::warn!(leader = dead.get(), "the leader's process has died: electing the next");
         // What a leader that hands over sends to nodes that are not to follow it: its lease holds
         // no longer.
         let release = TransferLeaderRequest::new(leader, dead, None);

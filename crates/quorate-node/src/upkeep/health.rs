@@ -185,7 +185,7 @@ impl<'a> Lead<'a> {
         let Some(report) = self.schedule.done(Instant::now(), id, &result, share) else { return };
         let reason = report.reason.as_ref().map_or("its checks pass", HealthReason::as_str);
         let health = report.health;
-        tracing::info!(node = node.id(), instance = %report.key, ?health, reason, "health changes");
+        tracing::info!(node = node.id().get(), instance = %report.key, ?health, reason, "health changes");
         self.news.insert(report.key);
     }
 

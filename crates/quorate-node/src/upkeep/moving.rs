@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use quorate_log::NodeId;
 use quorate_proto::peer::v1::MovedRequest;
 use tokio::time::timeout;
 use tonic::Status;
@@ -24,8 +25,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Keeps the address book, and reports this node's own address while others may not know it, until
 /// the node ends.
 pub(crate) async fn run(node: Arc<Node>, start: Start) -> Result<(), RunError> {
-    if let Start::Bootstrap(list) = &start {
-        node.peers().book.set_listed(list);
+    if let Some(list) = start.founders() {
+        node.peers().book.set_listed(&list);
     }
     loop {
         let members = node.members();
@@ -53,14 +54,14 @@ impl Node {
         let answers = join_all(places.map(|(id, address)| async move {
             let mut client = self.peers().client(id, &address, Lane::Control).ok()?;
             let peer_address = self.me().peer_address.clone();
-            let moved = MovedRequest { node_id: self.id(), peer_address };
+            let moved = MovedRequest { node_id: self.id().get(), peer_address };
             let request = self.peers().request(id, moved, Some(ANSWER_TIMEOUT));
             timeout(ANSWER_TIMEOUT, client.moved(request)).await.ok()?.ok()
         }));
         for answer in answers.await.into_iter().flatten() {
             for (id, address) in answer.into_inner().moved {
                 // The node that said this may be wrong, as any node.
-                let _ = self.hear_move(id, &address);
+                let _ = NodeId::new(id).map(|id| self.hear_move(id, &address));
             }
         }
     }
@@ -71,26 +72,26 @@ impl Node {
     /// It is no member, or that is no address.
     pub(crate) fn take_move(
         &self,
-        id: u64,
+        id: NodeId,
         address: &str,
-    ) -> Result<BTreeMap<u64, String>, Status> {
+    ) -> Result<BTreeMap<NodeId, String>, Status> {
         self.check_move(id, address)?;
         if id != self.id() && self.peers().book.set_told(id, address) {
-            tracing::info!(id, address, "a member says that it is there now");
+            tracing::info!(id = id.get(), address, "a member says that it is there now");
         }
         Ok(self.peers().book.told().into_iter().collect())
     }
 
     /// Another node passes on where a member said that it is.
-    fn hear_move(&self, id: u64, address: &str) -> Result<(), Status> {
+    fn hear_move(&self, id: NodeId, address: &str) -> Result<(), Status> {
         self.check_move(id, address)?;
         if id != self.id() && self.peers().book.set_heard(id, address) {
-            tracing::info!(id, address, "a member is said to be there now");
+            tracing::info!(id = id.get(), address, "a member is said to be there now");
         }
         Ok(())
     }
 
-    fn check_move(&self, id: u64, address: &str) -> Result<(), Status> {
+    fn check_move(&self, id: NodeId, address: &str) -> Result<(), Status> {
         if address.len() > ADDRESS_MAX {
             let message =
                 format!("peer_address has {} bytes, at most {ADDRESS_MAX}", address.len());

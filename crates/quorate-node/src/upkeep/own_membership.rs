@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_log::NodeId;
 use quorate_proto::v1::AddNodeRequest;
 use quorate_proto::v1::admin_client::AdminClient;
 use tokio::time::Instant;
@@ -82,15 +83,15 @@ impl MemberLoop {
             // Taken out: it does not ask to be taken in again by itself.
             None if self.was_member => {
                 if !self.node.leadership().is_removed() {
-                    tracing::warn!(id = self.node.id(), "this node was removed; stop it");
+                    tracing::warn!(id = self.node.id().get(), "this node was removed; stop it");
                 }
                 self.node.leadership().set_removed(true);
             }
             None if is_unsure => {}
             _ if self.node.leadership().is_removed() => {}
             _ => match &self.start {
-                Start::Bootstrap(founders) if own.is_none() => {
-                    let founders = founders.clone();
+                Start::Bootstrap(_) if own.is_none() => {
+                    let founders = self.start.founders().unwrap_or_default();
                     self.found(&founders).await?;
                 }
                 Start::Join { nodes, observer } => {
@@ -114,7 +115,7 @@ impl MemberLoop {
         let as_of = self.node.member_as_of();
         if is_removed(self.node.id(), members, as_of, self.node.peers()).await {
             if !self.node.leadership().is_removed() {
-                let id = self.node.id();
+                let id = self.node.id().get();
                 tracing::warn!(id, "this node was removed from the cluster; stop it");
             }
             self.node.leadership().set_removed(true);
@@ -133,7 +134,7 @@ impl MemberLoop {
     /// First start of a new cluster: every founder begins with the same membership. One would do;
     /// each of the others waits a little longer, in case the ones before it are not there. Later
     /// starts find the membership in the log.
-    async fn found(&mut self, founders: &BTreeMap<u64, String>) -> Result<(), RunError> {
+    async fn found(&mut self, founders: &BTreeMap<NodeId, String>) -> Result<(), RunError> {
         let id = self.node.id();
         if !self.node.takes_part() {
             match ask_founders(id, founders, self.node.peers()).await {
@@ -204,14 +205,14 @@ impl MemberLoop {
         let channel = self.node.peers().connect(&endpoint);
         let mut client = AdminClient::new(channel);
         let mut request = Request::new(AddNodeRequest {
-            id: self.node.id(),
+            id: self.node.id().get(),
             peer_address: self.node.me().peer_address.clone(),
             learner_only: observer,
         });
         request.set_timeout(JOIN_TIMEOUT);
         match client.add_node(request).await {
             Ok(_) => {
-                tracing::info!(id = self.node.id(), address, "joined the cluster");
+                tracing::info!(id = self.node.id().get(), address, "joined the cluster");
                 true
             }
             Err(status) => {

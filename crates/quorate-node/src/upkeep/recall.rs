@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use quorate_log::NodeId;
 use quorate_proto::peer::v1::RecallRequest;
 use tokio::time::timeout;
 
@@ -49,7 +50,7 @@ struct LookingBack {
     /// The log was doubted when the node started.
     copied: bool,
     at_start: Reached,
-    answers: BTreeMap<u64, Recalled>,
+    answers: BTreeMap<NodeId, Recalled>,
 }
 
 impl LookingBack {
@@ -60,7 +61,7 @@ impl LookingBack {
             view.membership_config.membership().get_joint_config().clone()
         };
         let me = self.node.id();
-        let others: BTreeSet<u64> = configs.iter().flatten().copied().collect();
+        let others: BTreeSet<NodeId> = configs.iter().flatten().copied().collect();
         let missing = others.iter().filter(|id| **id != me && !self.answers.contains_key(id));
         let node = &self.node;
         let asked = join_all(missing.map(|id| async move { Some((*id, node.ask(*id).await?)) }));
@@ -135,7 +136,7 @@ impl LookingBack {
 }
 
 impl Node {
-    async fn ask(&self, id: u64) -> Option<Recalled> {
+    async fn ask(&self, id: NodeId) -> Option<Recalled> {
         let (_, mut client) = self.peer_client(id, Lane::Control).ok()?;
         let request = self.peers().request(id, RecallRequest {}, Some(ASK_TIMEOUT));
         let answer = timeout(ASK_TIMEOUT, client.recall(request)).await.ok()?.ok()?;
@@ -145,7 +146,11 @@ impl Node {
 
 /// How many more have to answer, until one of them is in every quorum of which this node can have
 /// been: of n voters, all but as many as may be missing from a quorum that has this node.
-fn missing_answers(me: u64, configs: &[BTreeSet<u64>], answers: &BTreeMap<u64, Recalled>) -> usize {
+fn missing_answers(
+    me: NodeId,
+    configs: &[BTreeSet<NodeId>],
+    answers: &BTreeMap<NodeId, Recalled>,
+) -> usize {
     let missing = configs.iter().map(|voters| {
         let others = voters.iter().filter(|id| **id != me);
         let answered = others.clone().filter(|id| answers.contains_key(id)).count();

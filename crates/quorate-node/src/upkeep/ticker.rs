@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_log::NodeId;
 use quorate_state::{Clock, LeaseId, Op, limits};
 use tokio::time::Instant;
 
@@ -119,7 +120,9 @@ impl Ticker {
         if node.leadership().set_leader(leader) {
             node.meters().leader_changes.inc();
             match leader {
-                Some(leader) => tracing::info!(leader, term = node.term(), "there is a leader"),
+                Some(leader) => {
+                    tracing::info!(leader = leader.get(), term = node.term(), "there is a leader")
+                }
                 None => tracing::warn!("no leader in sight: no writes; local reads go on"),
             }
         }
@@ -162,7 +165,7 @@ impl Ticker {
             fit.then_some(member.id)
         });
         let Some(next) = next else { return };
-        tracing::warn!(to = next, "no room on this leader's disk: handing the lead over");
+        tracing::warn!(to = next.get(), "no room on this leader's disk: handing the lead over");
         let handed = self.node.transfer(next, Instant::now() + PROPOSE_TIMEOUT).await;
         if let Err(error) = handed {
             tracing::warn!(%error, "handing the lead over failed");
@@ -170,7 +173,7 @@ impl Ticker {
     }
 
     /// The leader, if it was heard of lately; this node itself, if it leads and a quorum was.
-    fn leader_in_sight(&self) -> Option<u64> {
+    fn leader_in_sight(&self) -> Option<NodeId> {
         let node = &self.node;
         let patience = node.silence_max();
         let leader = node.current_leader()?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt, stream};
 use openraft::ServerState;
 use openraft::errors::RaftError;
+use quorate_log::NodeId;
 use quorate_proto::encoded::v1::admin_server::Admin;
 use quorate_proto::v1::{
     AddNodeRequest, AddNodeResponse, BackupChunk, BackupRequest, InstanceName,
@@ -134,7 +135,8 @@ impl AdminService {
 
     async fn on_add_node(&self, call: Call<AddNodeRequest>) -> Handled<AddNodeResponse> {
         let AddNodeRequest { id, peer_address, learner_only } = call.message;
-        check_node("id", id, &peer_address)?;
+        let id = node_id("id", id)?;
+        check_address("peer_address", &peer_address)?;
         let change = MembershipCall::Add { id, peer_address, learner_only };
         let members = self.node.on_leader(change, call.deadline).await?;
         let members = members.iter().map(convert::member_to_wire).collect();
@@ -142,7 +144,7 @@ impl AdminService {
     }
 
     async fn on_remove_node(&self, call: Call<RemoveNodeRequest>) -> Handled<RemoveNodeResponse> {
-        let id = call.message.id;
+        let id = node_id("id", call.message.id)?;
         let members = self.take_out(id, MembershipCall::Remove { id }, call.deadline).await?;
         let members = members.iter().map(convert::member_to_wire).collect();
         Ok(Response::new(RemoveNodeResponse { header: self.header(), members }))
@@ -153,10 +155,11 @@ impl AdminService {
         call: Call<ReplaceNodeRequest>,
     ) -> Handled<ReplaceNodeResponse> {
         let ReplaceNodeRequest { old_id: old, new_id: new, peer_address } = call.message;
-        check_node("new_id", new, &peer_address)?;
+        let (old, new) = (node_id("old_id", old)?, node_id("new_id", new)?);
+        check_address("peer_address", &peer_address)?;
         if old == new {
             let must = "must differ from old_id: a node whose disk was lost gets a new id";
-            return Err(Invalid::number("new_id", new, must).into());
+            return Err(Invalid::number("new_id", new.get(), must).into());
         }
         let change = MembershipCall::Replace { old, new, peer_address };
         let members = self.take_out(old, change, call.deadline).await?;
@@ -168,11 +171,12 @@ impl AdminService {
         &self,
         call: Call<TransferLeaderRequest>,
     ) -> Handled<TransferLeaderResponse> {
-        let to = match call.message.to_id {
-            0 => self.node.on_leader(LeadCall::Successor, call.deadline).await?,
-            id => id,
+        let to = match NodeId::new(call.message.to_id) {
+            None => self.node.on_leader(LeadCall::Successor, call.deadline).await?,
+            Some(id) => id,
         };
         let leader_id = self.node.on_leader(LeadCall::Transfer { to }, call.deadline).await?;
+        let leader_id = leader_id.get();
         Ok(Response::new(TransferLeaderResponse { header: self.header(), leader_id }))
     }
 
@@ -264,7 +268,7 @@ impl AdminService {
     /// was lost with its leader, or this node led, and took itself out before it could answer.
     async fn take_out(
         &self,
-        id: u64,
+        id: NodeId,
         change: MembershipCall,
         deadline: Instant,
     ) -> Result<Vec<MemberInfo>, NodeError> {
@@ -296,11 +300,8 @@ impl AdminService {
     }
 }
 
-pub(super) fn check_node(field: &str, id: u64, peer_address: &str) -> Result<(), CallError> {
-    if id == 0 {
-        return Err(Invalid::number(field, id, "must be at least 1").into());
-    }
-    check_address("peer_address", peer_address)
+fn node_id(field: &str, id: u64) -> Result<NodeId, CallError> {
+    NodeId::new(id).ok_or_else(|| Invalid::number(field, id, "must be at least 1").into())
 }
 
 pub(super) fn check_address(field: &str, address: &str) -> Result<(), CallError> {

@@ -311,7 +311,7 @@ pub(crate) fn change_to_wire(event: &Event, view: View) -> wire::Change {
 pub(crate) fn member_to_wire(info: &MemberInfo) -> wire::Member {
     let role = if info.voter { wire::MemberRole::Voter } else { wire::MemberRole::Learner };
     wire::Member {
-        id: info.id,
+        id: info.id.get(),
         client_address: info.member.client_address.clone(),
         peer_address: info.member.peer_address.clone(),
         role: role.into(),

@@ -9,13 +9,14 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::storage::{RaftLogReader as _, RaftLogStorage as _};
 use openraft::vote::RaftLeaderId as _;
-use quorate_log::{ClusterId, SnapshotFile};
+use quorate_log::{ClusterId, NodeId, SnapshotFile};
 use quorate_state::read_snapshot_cluster;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
-use crate::api::grpc::admin::{check_address, check_node};
+use crate::api::grpc::admin::check_address;
 use crate::api::grpc::peer::{Append, Ballot, PeerService};
+use crate::api::grpc::peer_door::sender;
 use crate::api::incarnations;
 use crate::node::Node;
 use crate::node::calls::LeaderCall;
@@ -32,7 +33,7 @@ impl PeerService {
     /// a pre-vote is answered so, which binds no voter.
     pub(super) async fn goes_before(
         &self,
-        sender: u64,
+        sender: NodeId,
         ballot: &Ballot,
     ) -> Result<Option<Option<LogId>>, Status> {
         let node = &self.node;
@@ -45,9 +46,9 @@ impl PeerService {
     }
 
     /// The sender of a call that only a member may make.
-    pub(super) fn check_member(&self, metadata: &MetadataMap) -> Result<u64, Status> {
+    pub(super) fn check_member(&self, metadata: &MetadataMap) -> Result<NodeId, Status> {
         self.check(metadata)?;
-        let sender = Envelope::of(metadata).sender;
+        let sender = sender(&Envelope::of(metadata))?;
         check_still_member(&self.node, sender)?;
         Ok(sender)
     }
@@ -55,7 +56,11 @@ impl PeerService {
     /// Whether the sender may stand for election: it is a voter here, or has more of the log than
     /// this node, which may lack the entry that made it one. Whether it gets the vote is Raft's to
     /// say.
-    pub(super) async fn check_candidate(&self, sender: u64, ballot: &Ballot) -> Result<(), Status> {
+    pub(super) async fn check_candidate(
+        &self,
+        sender: NodeId,
+        ballot: &Ballot,
+    ) -> Result<(), Status> {
         self.check_claim(sender, &ballot.vote)?;
         if self.node.counts_as_voter(sender) {
             return Ok(());
@@ -70,7 +75,7 @@ impl PeerService {
     }
 
     /// Whether a vote is the sender's own and of a term that can be.
-    pub(super) fn check_claim(&self, sender: u64, vote: &Vote) -> Result<(), Status> {
+    pub(super) fn check_claim(&self, sender: NodeId, vote: &Vote) -> Result<(), Status> {
         let claimed = *vote.leader_id().node_id();
         if claimed != sender {
             return Err(refused(sender, &format!("it speaks for node {claimed}")));
@@ -86,7 +91,7 @@ impl PeerService {
     }
 
     /// Whether an append is its leader's own, and leaves what is committed here as it is.
-    pub(super) async fn check_append(&self, sender: u64, append: &Append) -> Result<(), Status> {
+    pub(super) async fn check_append(&self, sender: NodeId, append: &Append) -> Result<(), Status> {
         self.check_claim(sender, &append.vote)?;
         let applied = self.node.applied().lock().last_log_id;
         let committed = self.node.leadership().committed().max(applied.map_or(0, |id| id.index()));
@@ -138,7 +143,7 @@ impl PeerService {
         meta: &SnapshotMeta,
         snapshot: &SnapshotFile<TypeConfig>,
     ) -> Result<(), Status> {
-        let sender = envelope.sender;
+        let sender = sender(&envelope)?;
         if snapshot.meta() != meta {
             return Err(refused(sender, "its snapshot is another one than it says"));
         }
@@ -170,7 +175,7 @@ impl Node {
 
     /// By the membership in effect, both halves of a joint one; before there is one, by the
     /// founders' list.
-    fn counts_as_voter(&self, id: u64) -> bool {
+    fn counts_as_voter(&self, id: NodeId) -> bool {
         let votes = self.view().borrow_watched().membership_config.voter_ids().any(|it| it == id);
         votes || !self.has_membership() && self.founders().contains(&id)
     }
@@ -181,7 +186,7 @@ impl Node {
 }
 
 /// A stream outlives its beginning: each message on it is looked at.
-pub(super) fn check_still_member(node: &Node, sender: u64) -> Result<(), Status> {
+pub(super) fn check_still_member(node: &Node, sender: NodeId) -> Result<(), Status> {
     match node.member(sender) {
         Some(_) => Ok(()),
         None => Err(refused(sender, "it is no member of this cluster")),
@@ -189,15 +194,15 @@ pub(super) fn check_still_member(node: &Node, sender: u64) -> Result<(), Status>
 }
 
 /// A node reports its own addresses, and no other node's.
-pub(super) fn check_same(sender: u64, told: u64) -> Result<(), Status> {
-    match sender == told {
+pub(super) fn check_same(sender: NodeId, told: u64) -> Result<(), Status> {
+    match sender.get() == told {
         true => Ok(()),
         false => Err(refused(sender, &format!("it reports the addresses of node {told}"))),
     }
 }
 
 /// What arrives from another node is checked as if it came from a client.
-pub(super) fn check_forwarded(sender: u64, call: &LeaderCall) -> Result<(), Status> {
+pub(super) fn check_forwarded(sender: NodeId, call: &LeaderCall) -> Result<(), Status> {
     let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
     match call {
         LeaderCall::Propose(op, _) => {
@@ -206,15 +211,15 @@ pub(super) fn check_forwarded(sender: u64, call: &LeaderCall) -> Result<(), Stat
         }
         LeaderCall::Renew(..) | LeaderCall::Lead(_) => Ok(()),
         LeaderCall::Membership(call) => match call {
-            MembershipCall::Add { id, peer_address, .. } => {
-                check_node("id", *id, peer_address).map_err(|error| invalid(&error))
+            MembershipCall::Add { peer_address, .. } => {
+                check_address("peer_address", peer_address).map_err(|error| invalid(&error))
             }
-            MembershipCall::Replace { new, peer_address, .. } => {
-                check_node("new_id", *new, peer_address).map_err(|error| invalid(&error))
+            MembershipCall::Replace { peer_address, .. } => {
+                check_address("peer_address", peer_address).map_err(|error| invalid(&error))
             }
             MembershipCall::Announce { id, member } => {
-                check_same(sender, *id)?;
-                check_node("id", *id, &member.peer_address)
+                check_same(sender, id.get())?;
+                check_address("peer_address", &member.peer_address)
                     .and_then(|()| check_address("client_address", &member.client_address))
                     .map_err(|error| invalid(&error))
             }
@@ -246,8 +251,8 @@ fn check_covered(
     }
 }
 
-fn refused(sender: u64, why: &str) -> Status {
-    tracing::debug!(sender, why, "a peer's message is refused");
+fn refused(sender: NodeId, why: &str) -> Status {
+    tracing::debug!(sender = sender.get(), why, "a peer's message is refused");
     Status::failed_precondition(format!("node {sender} is refused: {why}"))
 }
 
@@ -258,7 +263,10 @@ mod tests {
     #[test]
     fn a_snapshot_never_goes_less_far_than_what_is_committed() {
         let id = |term, index| {
-            Some(LogId::new(Vote::new_committed(term, 1).leader_id().to_committed(), index))
+            Some(LogId::new(
+                Vote::new_committed(term, NodeId::new(1).unwrap()).leader_id().to_committed(),
+                index,
+            ))
         };
         for (what, last, term, committed, fits) in [
             ("further", id(3, 20), 4, id(3, 10), true),
@@ -273,7 +281,8 @@ mod tests {
             ("of nothing", None, 4, id(3, 10), false),
             ("of nothing, to a node that has nothing", None, 4, None, false),
         ] {
-            let checked = check_covered(last, &Vote::new_committed(term, 1), committed);
+            let checked =
+                check_covered(last, &Vote::new_committed(term, NodeId::new(1).unwrap()), committed);
             assert_eq!(checked.is_ok(), fits, "{what}: {checked:?}");
         }
     }

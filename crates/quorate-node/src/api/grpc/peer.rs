@@ -10,7 +10,7 @@ use openraft::Snapshot;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, VoteResponse};
 use openraft::vote::RaftLeaderId as _;
-use quorate_log::{ClusterId, Identity, SnapshotFile, SnapshotStore};
+use quorate_log::{ClusterId, Identity, NodeId, SnapshotFile, SnapshotStore};
 use quorate_proto::peer::v1::peer_server::Peer;
 use quorate_proto::peer::v1::{
     Forwarded, IdentifyRequest, IdentifyResponse, MovedRequest, MovedResponse, Payload, Payloads,
@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::grpc::door::deadline_in;
 use crate::api::grpc::guard::{check_forwarded, check_same, check_still_member};
-use crate::api::grpc::peer_door::{PeerCall, PeerMethod};
+use crate::api::grpc::peer_door::{PeerCall, PeerMethod, name, sender};
 use crate::api::grpc::until_stopped;
 use crate::node::Node;
 use crate::node::calls::LeaderCall;
@@ -52,12 +52,12 @@ impl Peer for PeerService {
     type ReadIndexStream = Answers<ReadIndexResponse>;
 
     async fn identify(&self, request: Request<IdentifyRequest>) -> Answer<IdentifyResponse> {
-        let id = self.enter(PeerMethod::Identify, request).await?.message.id;
+        let id = NodeId::new(self.enter(PeerMethod::Identify, request).await?.message.id);
         let node = &self.node;
-        let caller = node.member(id);
+        let caller = id.and_then(|id| node.member(id));
         let out_as_of = {
             let state = node.applied().lock();
-            let out = state.membership.get_node(&id).is_none();
+            let out = id.is_none_or(|id| state.membership.get_node(&id).is_none());
             state.membership.log_id().filter(|_| out).map_or(0, |log_id| log_id.index())
         };
         let recalled = node.recall().recalled(&self.log, id).await.map_err(failed)?;
@@ -69,7 +69,7 @@ impl Peer for PeerService {
             knows_caller: caller.is_some_and(|member| !member.client_address.is_empty()),
             cluster_id: ClusterId::number(self.node.peers().cluster_id()),
             founders: self.node.peers().identity().founders,
-            node_id: self.node.id(),
+            node_id: self.node.id().get(),
             client_address: self.node.me().client_address.clone(),
             peer_address: self.node.me().peer_address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -80,7 +80,7 @@ impl Peer for PeerService {
 
     async fn append(&self, request: Request<Payload>) -> Answer<Payload> {
         let call = self.enter(PeerMethod::Append, request).await?;
-        let sender = call.sender();
+        let sender = call.sender()?;
         let append: Append = read(&call.message)?;
         self.check_append(sender, &append).await?;
         self.admit(sender, &append).await?;
@@ -93,7 +93,7 @@ impl Peer for PeerService {
         request: Request<Streaming<Payload>>,
     ) -> Answer<Self::AppendStreamStream> {
         let call = self.enter(PeerMethod::AppendStream, request).await?;
-        let sender = call.sender();
+        let sender = call.sender()?;
         // What cannot be read or taken ends the input, and with it the stream, and so does the age
         // of its connection: the leader begins a new one.
         let begun = (self.clone(), call.message, None);
@@ -138,7 +138,7 @@ impl Peer for PeerService {
 
     async fn transfer_leader(&self, request: Request<Payload>) -> Answer<Payload> {
         let call = self.enter(PeerMethod::TransferLeader, request).await?;
-        let sender = call.sender();
+        let sender = call.sender()?;
         let transfer: TransferLeaderRequest<TypeConfig> = read(&call.message)?;
         self.check_claim(sender, transfer.from_leader())?;
         self.node.recall().check_leader(transfer.from_leader().leader_id().term()).await?;
@@ -154,7 +154,7 @@ impl Peer for PeerService {
         let (envelope, mut chunks) = (call.envelope, call.message);
         let first = chunks.message().await?.unwrap_or_default();
         let (vote, meta): (Vote, SnapshotMeta) = decode(&first.header).map_err(damaged)?;
-        self.check_claim(envelope.sender, &vote)?;
+        self.check_claim(sender(&envelope)?, &vote)?;
         self.node.recall().check_leader(vote.leader_id().term()).await?;
         let snapshot = self.receive(chunks).await?;
         let received = snapshot.path().to_owned();
@@ -172,7 +172,7 @@ impl Peer for PeerService {
 
     async fn forward(&self, request: Request<Streaming<Forwarded>>) -> Answer<Self::ForwardStream> {
         let call = self.enter(PeerMethod::Forward, request).await?;
-        let (sender, node) = (call.sender(), self.node.clone());
+        let (sender, node) = (call.sender()?, self.node.clone());
         Ok(self.answer_each(call, move |message: Forwarded| {
             let node = node.clone();
             async move { execute_all(&node, sender, message).await }
@@ -184,7 +184,7 @@ impl Peer for PeerService {
         request: Request<Streaming<ReadIndexRequest>>,
     ) -> Answer<Self::ReadIndexStream> {
         let call = self.enter(PeerMethod::ReadIndex, request).await?;
-        let (sender, node) = (call.sender(), self.node.clone());
+        let (sender, node) = (call.sender()?, self.node.clone());
         Ok(self.answer_each(call, move |question: ReadIndexRequest| {
             let node = node.clone();
             async move {
@@ -198,15 +198,15 @@ impl Peer for PeerService {
 
     async fn moved(&self, request: Request<MovedRequest>) -> Answer<MovedResponse> {
         let call = self.enter(PeerMethod::Moved, request).await?;
-        check_same(call.sender(), call.message.node_id)?;
-        let MovedRequest { node_id, peer_address } = call.message;
-        let moved = self.node.take_move(node_id, &peer_address)?;
-        Ok(Response::new(MovedResponse { moved: moved.into_iter().collect() }))
+        let (sender, MovedRequest { node_id, peer_address }) = (call.sender()?, call.message);
+        check_same(sender, node_id)?;
+        let moved = self.node.take_move(sender, &peer_address)?.into_iter();
+        Ok(Response::new(MovedResponse { moved: moved.map(|(id, at)| (id.get(), at)).collect() }))
     }
 
     async fn recall(&self, request: Request<RecallRequest>) -> Answer<Payload> {
-        let sender = self.enter(PeerMethod::Recall, request).await?.sender();
-        Ok(payload(&self.node.recall().recalled(&self.log, sender).await.map_err(failed)?))
+        let sender = self.enter(PeerMethod::Recall, request).await?.sender()?;
+        Ok(payload(&self.node.recall().recalled(&self.log, Some(sender)).await.map_err(failed)?))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<Payload> {
@@ -216,24 +216,26 @@ impl Peer for PeerService {
 }
 
 impl PeerService {
-    async fn ballot(&self, call: &PeerCall<Payload>) -> Result<(u64, Ballot), Status> {
+    async fn ballot(&self, call: &PeerCall<Payload>) -> Result<(NodeId, Ballot), Status> {
         let ballot: Ballot = read(&call.message)?;
-        self.check_candidate(call.sender(), &ballot).await?;
-        Ok((call.sender(), ballot))
+        self.check_candidate(call.sender()?, &ballot).await?;
+        Ok((call.sender()?, ballot))
     }
 
     /// Refuses calls that are meant for another cluster or another node.
     pub(super) fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
         let envelope = Envelope::of(metadata);
-        let (target, ours) = (envelope.target, self.node.peers().identity());
+        let ours = self.node.peers().identity();
         if !envelope.is_of_cluster_of(&ours) {
             let number = ClusterId::number;
             let (theirs, ours) = (number(envelope.cluster_id), number(ours.cluster_id));
             let message = format!("this is a node of cluster {ours:016x}, not of {theirs:016x}");
             return Err(Status::failed_precondition(message));
         }
-        if target != self.node.id() {
-            let message = format!("this is node {}, not node {target}", self.node.id());
+        let target = self.node.id();
+        if envelope.target != Some(target) {
+            let meant = name(envelope.target);
+            let message = format!("this is node {target}, not {meant}");
             return Err(Status::failed_precondition(message));
         }
         if !self.node.takes_part() {
@@ -297,7 +299,7 @@ impl PeerService {
     /// The next append of a stream; `leader` sent the last one.
     async fn take(
         &self,
-        sender: u64,
+        sender: NodeId,
         leader: Option<Vote>,
         payload: Result<Payload, Status>,
     ) -> Option<Append> {
@@ -323,7 +325,7 @@ impl PeerService {
 
     /// Notes that there is a leader; refuses entries while there is no room at all for them. The
     /// entries of a leader that is short of room itself are few, and have to be committed.
-    async fn admit(&self, sender: u64, append: &Append) -> Result<(), Status> {
+    async fn admit(&self, sender: NodeId, append: &Append) -> Result<(), Status> {
         let term = append.vote.leader_id().term();
         self.node.recall().check_leader(term).await?;
         if !append.entries.is_empty() {
@@ -358,7 +360,7 @@ impl PeerService {
     }
 }
 
-async fn execute_all(node: &Node, sender: u64, message: Forwarded) -> Result<Payloads, Status> {
+async fn execute_all(node: &Node, sender: NodeId, message: Forwarded) -> Result<Payloads, Status> {
     let Forwarded { data, timeout_ms } = message;
     let deadline = deadline_in(Duration::from_millis(timeout_ms));
     if data.len() > FORWARDED_MAX {

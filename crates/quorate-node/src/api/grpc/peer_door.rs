@@ -1,6 +1,7 @@
 //! The one way in for calls of other nodes: which node may make which call. What a call says is
 //! checked by `guard.rs`, where that takes more than its sender.
 
+use quorate_log::NodeId;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
@@ -63,9 +64,29 @@ pub(super) struct PeerCall<T> {
 
 impl<T> PeerCall<T> {
     /// The node that says it sent this.
-    pub(super) fn sender(&self) -> u64 {
-        self.envelope.sender
+    pub(super) fn sender(&self) -> Result<NodeId, Status> {
+        sender(&self.envelope)
     }
+}
+
+/// The node that says it sent a call.
+///
+/// # Errors
+/// The call does not say.
+pub(super) fn sender(envelope: &Envelope) -> Result<NodeId, Status> {
+    let nobody = || Status::failed_precondition("the call does not say which node sent it");
+    envelope.sender.ok_or_else(nobody)
+}
+
+/// As messages say it.
+pub(super) fn name(node: Option<NodeId>) -> String {
+    node.map_or("no node".to_owned(), |id| format!("node {id}"))
+}
+
+/// A certificate speaks for its own node only.
+fn of_another(proved: Option<NodeId>, said: Option<NodeId>) -> Status {
+    let (proved, said) = (name(proved), name(said));
+    Status::unauthenticated(format!("the certificate is of {proved}, not of {said}"))
 }
 
 impl PeerService {
@@ -81,16 +102,10 @@ impl PeerService {
         let (metadata, extensions, message) = request.into_parts();
         let envelope = Envelope::of(&metadata);
         let line = Line::of(&extensions);
-        let (proved, leaving) = (line.node(), line.leaving());
+        let (proved, said, leaving) = (line.node(), envelope.sender, line.leaving());
         let call = PeerCall { message, envelope, leaving };
         let allowed = match method.from() {
-            _ if proved.is_some_and(|node| node != call.sender()) => {
-                Err(Status::unauthenticated(format!(
-                    "the certificate is of node {}, not of node {}",
-                    proved.unwrap_or(0),
-                    call.sender()
-                )))
-            }
+            _ if proved.is_some_and(|node| Some(node) != said) => Err(of_another(proved, said)),
             From::Anybody => Ok(()),
             From::OfCluster => self.check(&metadata),
             From::Leader => self.adopt(&metadata).await,
@@ -99,7 +114,7 @@ impl PeerService {
         match allowed {
             Ok(()) => Ok(call),
             Err(refused) => {
-                let (sender, message) = (call.sender(), refused.message());
+                let (sender, message) = (call.envelope.sender.map(NodeId::get), refused.message());
                 tracing::debug!(?method, sender, message, "refused a call of another node");
                 Err(refused)
             }

@@ -57,7 +57,7 @@ fn weigh(applied: &Applied, id: &str, weight: u32) {
 
 fn watch(
     applied: &Arc<Applied>,
-    leaders: &watch::Sender<Option<u64>>,
+    leaders: &watch::Sender<Option<NodeId>>,
     begin: Begin,
 ) -> Subscription<Infallible> {
     let filter = Filter::all_of(Namespace::default(), Selection::Prefix(String::new()));
@@ -200,7 +200,7 @@ async fn what_comes_seldom_is_told_between_changes() {
         }
     });
     assert!(matches!(told.recv().await.unwrap().message, Message::Snapshot { .. }));
-    for leader in [Some(1), None, Some(3)] {
+    for leader in [NodeId::new(1), None, NodeId::new(3)] {
         leaders.send_replace(leader);
         let news = told.recv().await.unwrap().message;
         assert!(matches!(news, Message::Leader(now) if now == leader), "{news:?}");

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use quorate_log::NodeId;
 use ring::digest::{Context, SHA256};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
@@ -127,7 +128,7 @@ pub(super) async fn read(files: &config::Tls) -> Result<Read, TlsError> {
 pub(super) fn load(
     files: &config::Tls,
     cluster: &str,
-    node: u64,
+    node: NodeId,
     read: &Read,
 ) -> Result<Loaded, TlsError> {
     let failed = |path: &Path| {
@@ -211,7 +212,7 @@ fn check_own(
     nodes: &WebPkiServerVerifier,
     chain: &[CertificateDer<'static>],
     cluster: &str,
-    node: u64,
+    node: NodeId,
 ) -> Result<(), String> {
     let (leaf, intermediates) = chain.split_first().ok_or("no certificate")?;
     let name = ServerName::try_from("node").map_err(|error| error.to_string())?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use quorate_log::NodeId;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -90,7 +91,7 @@ fn element<'a>(der: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
 pub(super) struct NodeVerifier {
     pub(super) chain: Arc<WebPkiServerVerifier>,
     pub(super) cluster: Arc<str>,
-    pub(super) node: Option<u64>,
+    pub(super) node: Option<NodeId>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +101,7 @@ enum NotTheNode {
     #[error("its certificate is of no node of the cluster {0:?}")]
     NoNode(Arc<str>),
     #[error("node {found} answers there, not node {wanted}")]
-    Another { found: u64, wanted: u64 },
+    Another { found: NodeId, wanted: NodeId },
 }
 
 impl NodeVerifier {

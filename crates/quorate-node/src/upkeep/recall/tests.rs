@@ -6,8 +6,12 @@ use super::*;
 use crate::raft::recall::{Promise, Recall};
 use crate::types::{LogId, Vote};
 
+fn node(number: u64) -> NodeId {
+    NodeId::new(number).unwrap()
+}
+
 fn at(term: u64, index: u64) -> Option<LogId> {
-    Some(LogId::new(Vote::new_committed(term, 1).leader_id().to_committed(), index))
+    Some(LogId::new(Vote::new_committed(term, node(1)).leader_id().to_committed(), index))
 }
 
 #[test]
@@ -41,7 +45,7 @@ fn a_promise_is_broken_by_an_older_vote_or_a_shorter_log_of_the_same_term() {
 fn a_copy_waits_until_one_of_every_quorum_that_it_was_in_has_answered() {
     let told = |ids: &[u64]| {
         let none = Recalled { reached: Reached::default(), promise: Promise::default() };
-        ids.iter().map(|id| (*id, none)).collect::<BTreeMap<_, _>>()
+        ids.iter().map(|id| (node(*id), none)).collect::<BTreeMap<_, _>>()
     };
     for (configs, answered, missing) in [
         (&[&[1][..]][..], &[][..], 0),
@@ -56,16 +60,16 @@ fn a_copy_waits_until_one_of_every_quorum_that_it_was_in_has_answered() {
         (&[&[2, 3, 4]], &[2, 3], 0),
         (&[], &[], 0),
     ] {
-        let sets: Vec<BTreeSet<u64>> =
-            configs.iter().map(|ids| ids.iter().copied().collect()).collect();
-        let found = missing_answers(1, &sets, &told(answered));
+        let sets: Vec<BTreeSet<NodeId>> =
+            configs.iter().map(|ids| ids.iter().copied().map(node).collect()).collect();
+        let found = missing_answers(node(1), &sets, &told(answered));
         assert_eq!(found, missing, "of {configs:?} {answered:?} answered");
     }
 }
 
 #[tokio::test]
 async fn one_that_is_behind_votes_only_for_who_has_what_it_promised() {
-    let recall = Recall::new(1);
+    let recall = Recall::new(node(1));
     let floor = Reached { term: 5, last: at(5, 20) };
     recall.settle(Standing::Behind(floor));
     for (term, last, votes) in [
