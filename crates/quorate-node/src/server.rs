@@ -133,8 +133,7 @@ impl Server {
             recall: recall.clone(),
             meters: meters.clone(),
         };
-        let raft_config = Arc::new(raft_config(&tunables)?);
-        let raft = Raft::new(id, raft_config, network, log.clone(), machine);
+        let raft = Raft::new(id, raft_config(&tunables)?, network, log.clone(), machine);
         let raft = raft_on.spawn(raft).await.map_err(|source| StartError::Panicked { source })?;
         let raft = raft.map_err(failed_in_raft)?;
         let has_log = raft.is_initialized().await.map_err(failed_in_raft)?;

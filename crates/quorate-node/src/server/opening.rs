@@ -150,7 +150,7 @@ pub(crate) fn advertised(configured: Option<String>, listener: &Listener) -> Str
     configured.unwrap_or_else(|| listener.address().to_string())
 }
 
-pub(crate) fn raft_config(tunables: &Tunables) -> Result<RaftConfig, StartError> {
+pub(crate) fn raft_config(tunables: &Tunables) -> Result<Arc<RaftConfig>, StartError> {
     let config = RaftConfig {
         heartbeat_interval: tunables.heartbeat_ms,
         election_timeout_min: tunables.election_timeout_min_ms,
@@ -171,5 +171,6 @@ pub(crate) fn raft_config(tunables: &Tunables) -> Result<RaftConfig, StartError>
         install_snapshot_timeout: 600_000,
         ..RaftConfig::default()
     };
-    config.validate().map_err(|source| StartError::RaftConfig { source: Box::new(source) })
+    let config = config.validate();
+    config.map(Arc::new).map_err(|source| StartError::RaftConfig { source: Box::new(source) })
 }
