@@ -312,4 +312,7 @@ pub enum Rejection {
     /// The lease of this run keeps instances that the caller may not register.
     #[error("the lease of this run keeps instances that the caller may not register")]
     ForeignLease,
+    /// It names neither a lease nor instances for a new one: a lease that keeps nothing is none.
+    #[error("neither a lease nor an instance is named: there is nothing to register")]
+    NothingToKeep,
 }

@@ -190,8 +190,7 @@ impl Registry {
         };
         let Some(id) = register.lease.or_else(of_same_run) else {
             if register.instances.is_empty() {
-                // A lease that keeps nothing must not be; 0 is no lease's id.
-                return Err(Rejection::UnknownLease(LeaseId(0)));
+                return Err(Rejection::NothingToKeep);
             }
             check_room(LeaseId(self.last_lease.0 + 1), register.instances.len())?;
             return Ok(self.add_lease(register.ttl.unwrap_or(Ttl::DEFAULT)));

@@ -250,6 +250,7 @@ fn replies() {
         ),
         (Reply::Rejected(Rejection::NoOverride(key)), "05_08_0764656661756c74_03776562_0161"),
         (Reply::Rejected(Rejection::ForeignLease), "05_09"),
+        (Reply::Rejected(Rejection::NothingToKeep), "05_0a"),
     ] {
         let bytes = postcard::to_stdvec(&reply).unwrap();
         assert_eq!(hex(&bytes), expected.replace('_', ""), "{reply:?}");

@@ -152,7 +152,7 @@ impl Model {
         }
         let id = match id {
             None if register.instances.is_empty() => {
-                return Err(Rejection::UnknownLease(LeaseId(0)));
+                return Err(Rejection::NothingToKeep);
             }
             None => {
                 self.leases_given += 1;

@@ -183,7 +183,7 @@ fn instance_moved_to_another_lease_leaves_its_own() {
 fn registration_of_nothing_makes_no_lease() {
     let mut t = Transcript::default();
     let refused =
-        "rejected: lease 0 is unknown: it expired, was deregistered or taken over; register again";
+        "rejected: neither a lease nor an instance is named: there is nothing to register";
     t.at(0, register("", 7), refused);
     assert_eq!(t.registry.counts(), Counts::default());
     t.at(0, register("web/a", 7), "registered L1 15000ms @7 | #1 added web/a@7");

@@ -57,9 +57,9 @@ fn code(error: &CallError) -> Code {
                 Rejection::NewerIncarnation { .. } | Rejection::Deregistered { .. } => {
                     Code::FailedPrecondition
                 }
-                Rejection::LeaseFull { .. } | Rejection::RequestReused { .. } => {
-                    Code::InvalidArgument
-                }
+                Rejection::LeaseFull { .. }
+                | Rejection::RequestReused { .. }
+                | Rejection::NothingToKeep => Code::InvalidArgument,
                 Rejection::RequestForgotten => Code::Unavailable,
                 Rejection::ForeignLease => Code::PermissionDenied,
                 Rejection::TooManyOverrides { .. } => Code::ResourceExhausted,
