@@ -1,6 +1,9 @@
 //! Nodes that speak TLS: which certificates get in, on both listeners, and what happens when the
 //! files change while clients and nodes go on.
 
+#[path = "tls_ends.rs"]
+mod ends;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -230,7 +233,20 @@ async fn claims_to_be(
     says: u64,
 ) -> tonic::Status {
     use quorate_proto::peer::v1::peer_client::PeerClient;
-    let Issued { cert, key } = authority.node(holds);
+    let channel = channel(&cluster.nodes[0].peers(), authority, &authority.node(holds));
+    let mut request = tonic::Request::new(quorate_proto::peer::v1::StatusRequest {});
+    for (name, value) in [("quorate-node-id", says), ("quorate-target-id", 1)] {
+        request.metadata_mut().insert(name, value.to_string().parse().unwrap());
+    }
+    match PeerClient::new(channel).status(request).await {
+        Ok(_) => panic!("a stranger to the cluster's id is answered"),
+        Err(status) => status,
+    }
+}
+
+/// What a holder of a certificate calls a listener over.
+fn channel(address: &str, authority: &Authority, shown: &Issued) -> tonic::transport::Channel {
+    let Issued { cert, key } = shown;
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -244,10 +260,9 @@ async fn claims_to_be(
         )
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let config = Arc::new(config);
-    let address = cluster.nodes[0].peers();
+    let (config, address) = (Arc::new(config), address.to_owned());
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap();
-    let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
         let (config, address) = (config.clone(), address.clone());
         async move {
             let stream = TcpStream::connect(address).await?;
@@ -255,15 +270,7 @@ async fn claims_to_be(
             let stream = TlsConnector::from(config).connect(name, stream).await?;
             Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
         }
-    }));
-    let mut request = tonic::Request::new(quorate_proto::peer::v1::StatusRequest {});
-    for (name, value) in [("quorate-node-id", says), ("quorate-target-id", 1)] {
-        request.metadata_mut().insert(name, value.to_string().parse().unwrap());
-    }
-    match PeerClient::new(channel).status(request).await {
-        Ok(_) => panic!("a stranger to the cluster's id is answered"),
-        Err(status) => status,
-    }
+    }))
 }
 
 /// CVE of etcd 3.5.33 (GHSA-6vch-q96h-7gc3): half-open handshakes keep no client out, and end.

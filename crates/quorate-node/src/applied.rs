@@ -105,7 +105,10 @@ impl Applied {
         let outcome = match entry.payload {
             EntryPayload::Blank => state.nothing(),
             EntryPayload::Membership(membership) => {
+                let before = state.membership.nodes().map(|(id, _)| id.get()).collect();
                 state.membership = StoredMembership::new(Some(entry.log_id), membership);
+                let after = state.membership.nodes().map(|(id, _)| id.get()).collect();
+                state.registry.members_changed(&before, &after);
                 state.nothing()
             }
             EntryPayload::Normal(command) => {

@@ -160,6 +160,10 @@ pub(crate) enum MembershipError {
         "node {id} did not catch up within {waited_ms} ms: it is at log index {at} of {of}; it stays a learner, the same call goes on from there"
     )]
     TooSlow { id: NodeId, waited_ms: u64, at: u64, of: u64 },
+    #[error(
+        "node {id} was taken out of the cluster at revision {revision}, and its certificate does not let it in again: give it a new id and an empty directory, or take it in as an admin, with `quorate cluster add {id} ADDRESS`"
+    )]
+    WasRemoved { id: NodeId, revision: u64 },
     #[error("node {id} does not answer at {address}: {reason}; start it first")]
     NoAnswer { id: NodeId, address: String, reason: String },
 }

@@ -23,6 +23,7 @@ pub(crate) enum Kind {
     Origin = 7,
     Done = 8,
     Mark = 9,
+    RemovedNodes = 10,
 }
 
 impl StateHash {

@@ -1,6 +1,7 @@
 //! The registry itself, and what each command does to it ([`Registry::apply`]). Instances are kept
 //! in `registry/instances.rs`, leases in `registry/leases.rs`; deregistering is in
-//! `registry/deregister.rs`, reading in `registry/read.rs`.
+//! `registry/deregister.rs`, reading in `registry/read.rs`. The nodes that were members
+//! once are in `registry/nodes.rs`: those change with the membership, by no command.
 //!
 //! Invariants: the clock never goes back; revisions are dense and belong to one event each; every
 //! instance is kept by one lease, which lists it; a lease without instances does not exist; nothing
@@ -17,6 +18,7 @@ pub(crate) mod deregister;
 pub(crate) mod instances;
 mod lease_table;
 pub(crate) mod leases;
+pub(crate) mod nodes;
 mod read;
 pub(crate) mod replies;
 
@@ -37,6 +39,7 @@ use crate::hash::{Kind, StateHash};
 use crate::limits;
 use crate::registry::deregister::Tombstone;
 use crate::registry::lease_table::LeaseTable;
+use crate::registry::nodes::RemovedNodes;
 use crate::registry::replies::{Known, Replies};
 use crate::spec::{Instance, Override};
 use crate::tables::deadlines::Deadlines;
@@ -59,6 +62,8 @@ pub struct Registry {
     pub(crate) overrides: OrdMap<InstanceKey, Override>,
     pub(crate) tombstones: OrdMap<InstanceKey, Tombstone>,
     pub(crate) replies: Replies,
+    /// By the last of each.
+    pub(crate) removed: OrdMap<u64, RemovedNodes>,
     /// Derived: every deadline there is.
     pub(crate) deadlines: Deadlines,
     /// Derived: (required service, instance that requires it).

@@ -17,6 +17,7 @@ use crate::registry::Registry;
 use crate::registry::deregister::Tombstone;
 use crate::registry::instances::Service;
 use crate::registry::leases::Lease;
+use crate::registry::nodes::RemovedNodes;
 use crate::registry::replies::{Done, Origin};
 use crate::spec::{Instance, Override};
 use crate::types::{Clock, InstanceKey, LeaseId, Revision, ServiceKey};
@@ -42,6 +43,7 @@ enum Record {
         records: u64,
         hash: u64,
     },
+    Removed(RemovedNodes, Optional<()>),
 }
 
 /// Begins with the version, whatever comes after that in others.
@@ -135,6 +137,7 @@ pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Res
     let tombstones = registry.tombstones.values().map(|it| Record::Tombstone(it.clone(), none));
     let origins = registry.replies.origins().map(|origin| Record::Origin(*origin, none));
     let replies = registry.replies.done().map(|done| Record::Done(done.clone(), none));
+    let removed = registry.removed.values().map(|it| Record::Removed(it.clone(), none));
     let services = registry.services.iter().flat_map(|(key, service)| {
         let Service { revision, empty_since, .. } = *service;
         let head = Record::Service(ServiceHead { key: key.clone(), revision, empty_since });
@@ -143,7 +146,7 @@ pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Res
     });
     let (mut records, mut scratch) = (0, Vec::new());
     let all = std::iter::once(head).chain(leases).chain(overrides).chain(tombstones);
-    for record in all.chain(origins).chain(replies).chain(services) {
+    for record in all.chain(origins).chain(replies).chain(removed).chain(services) {
         write_record(out, &mut scratch, &record)?;
         records += 1;
     }
@@ -205,6 +208,7 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
                     return Err(SnapshotError::Damaged { record: index });
                 }
             }
+            Record::Removed(removed, _) => registry.insert_removed(removed),
             Record::End { records, hash } => {
                 let whole = records == index && hash == registry.hash();
                 return if whole { Ok(registry) } else { Err(SnapshotError::Mismatch) };

@@ -12,6 +12,7 @@ mod leases;
 mod limits;
 mod loading;
 mod model;
+mod nodes;
 mod properties;
 mod reading;
 mod registering;

@@ -38,8 +38,8 @@ const SUCCESSOR_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
 /// A membership change or something that belongs to one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum MembershipCall {
-    /// Take a node in; it stays a learner if `learner_only`.
-    Add { id: NodeId, peer_address: String, learner_only: bool },
+    /// Take a node in, which may have asked for it itself; it stays a learner if `learner_only`.
+    Add { id: NodeId, peer_address: String, learner_only: bool, by_itself: bool },
     /// Take a node out.
     Remove { id: NodeId },
     /// Take one in and another one out.
@@ -68,8 +68,8 @@ impl Node {
     ) -> Result<Vec<MemberInfo>, NodeError> {
         let _guard = self.one_at_a_time(deadline).await?;
         match call {
-            MembershipCall::Add { id, peer_address, learner_only } => {
-                self.once_heard(|| self.check_quorum()).await?;
+            MembershipCall::Add { id, peer_address, learner_only, by_itself } => {
+                self.check_add(id, by_itself, deadline).await?;
                 self.take_in(id, &peer_address, deadline, learner_only).await?;
                 if !learner_only {
                     self.promote(id).await?;
@@ -494,5 +494,6 @@ fn revert_error(node: NodeId, error: &AllowNextRevertError<TypeConfig>) -> NodeE
     }
 }
 
+mod removed;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::registry::nodes::RemovedNodes;
 
 /// The keys default/web/a and default/web/b.
 const WEB_A: &str = "0764656661756c74_03776562_0161";
@@ -285,6 +286,17 @@ fn snapshot() {
     assert_eq!(hex(&bytes), expected.concat().replace('_', ""));
     let restored = read_snapshot(&mut &bytes[..]).unwrap();
     assert_eq!(restored.hash(), t.registry.hash());
+}
+
+/// A node that was taken out at revision 300, and a range of them.
+#[test]
+fn snapshot_with_nodes_that_were_taken_out() {
+    let mut registry = Registry { revision: Revision(300), ..Registry::new() };
+    registry.insert_removed(RemovedNodes { first: 4, last: 4, at: Revision(300) });
+    registry.insert_removed(RemovedNodes { first: 7, last: 9, at: Revision(3) });
+    let bytes = hex(&snapshot_bytes(&registry));
+    let expected = "06000000_09_04_04_ac02_00_05000000_09_07_09_03_00";
+    assert!(bytes.contains(&expected.replace('_', "")), "{bytes}");
 }
 
 /// The optional fields of an instance in a snapshot: an override, what its checks say, and those of

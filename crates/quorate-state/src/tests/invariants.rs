@@ -13,6 +13,7 @@ use crate::Revision;
 use crate::ServiceKey;
 use crate::hash::{Kind, StateHash};
 use crate::registry::leases::EMPTY_SERVICE_MS;
+use crate::registry::nodes::REMOVED_MAX;
 use crate::registry::replies::{Done, ORIGIN_MS, ORIGINS_MAX, REPLIES_MAX, USED_STEP_MS};
 use crate::tables::deadlines::{Deadlines, Due};
 
@@ -25,6 +26,12 @@ pub(super) fn check_invariants(registry: &Registry) {
     assert_eq!(registry.dependents, dependents(registry), "the index of dependents");
     assert_eq!(registry.checked, checked(registry), "the index of those with checks");
     assert_eq!(registry.hash, hash(registry), "the running hash");
+    assert!(registry.removed.len() <= REMOVED_MAX);
+    let mut behind = 0;
+    for (last, removed) in &registry.removed {
+        assert!(behind < removed.first && removed.first <= *last && *last == removed.last);
+        behind = *last;
+    }
     for (key, tombstone) in &registry.tombstones {
         let held = registry.instance(key).map(|instance| instance.incarnation);
         assert!(held.is_none_or(|held| held > tombstone.incarnation), "{key} is dead and alive");
@@ -168,5 +175,6 @@ fn hash(registry: &Registry) -> StateHash {
         hash.add_mark(origin.id, origin.done_below);
     }
     registry.replies.done().for_each(|done| hash.add(Kind::Done, &**done));
+    registry.removed.values().for_each(|removed| hash.add(Kind::RemovedNodes, removed));
     hash
 }

@@ -29,6 +29,7 @@ fn small_with_everything() -> Registry {
     let request = Request { origin: 1, number: 2, done_below: 1, since: Clock(1_000), digest: 5 };
     let op = update_load("web/d@7", 6).into();
     t.registry.apply(&Command { clock: Clock(1_008), request: Some(request), op });
+    t.registry.members_changed(&[1, 4].into(), &[1].into());
     t.registry
 }
 

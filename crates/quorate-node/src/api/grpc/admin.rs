@@ -19,6 +19,7 @@ use quorate_state::Invalid;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use crate::access::{Reach, Role, time};
 use crate::api::grpc::backup::Backup;
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
@@ -135,9 +136,10 @@ impl AdminService {
 
     async fn on_add_node(&self, call: Call<AddNodeRequest>) -> Handled<AddNodeResponse> {
         let AddNodeRequest { id, peer_address, learner_only } = call.message;
+        let by_itself = !call.caller.principal.may(Role::Admin, Reach::Cluster, time::now());
         let id = node_id("id", id)?;
         check_address("peer_address", &peer_address)?;
-        let change = MembershipCall::Add { id, peer_address, learner_only };
+        let change = MembershipCall::Add { id, peer_address, learner_only, by_itself };
         let members = self.node.on_leader(change, call.deadline).await?;
         let members = members.iter().map(convert::member_to_wire).collect();
         Ok(Response::new(AddNodeResponse { header: self.header(), members }))

@@ -85,6 +85,7 @@ fn code(error: &CallError) -> Code {
                 | MembershipError::NoAnswer { .. }
                 | MembershipError::OtherCluster { .. }
                 | MembershipError::Taken { .. }
+                | MembershipError::WasRemoved { .. }
                 | MembershipError::VotesAlready { .. }
                 | MembershipError::NoQuorum { .. }
                 | MembershipError::WouldLoseQuorum { .. }
