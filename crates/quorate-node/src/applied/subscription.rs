@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt as _, StreamExt as _};
 use quorate_log::NodeId;
 use quorate_state::{Instance, Registry, Revision, Service, ServiceKey};
 use tokio::sync::watch;
@@ -86,8 +86,10 @@ pub(crate) struct Subscription<E> {
     coalesced: Option<Coalesced>,
     /// Messages that are ready, with the position that each of them leads to.
     ready: VecDeque<(Message, Revision)>,
+    /// What ends it, alone.
+    end: FuturesUnordered<BoxFuture<'static, E>>,
     /// Each of them is polled only when it has woken.
-    seldom: FuturesUnordered<BoxFuture<'static, News<E>>>,
+    seldom: FuturesUnordered<BoxFuture<'static, News>>,
     bookmark: Duration,
     last_sent: Instant,
 }
@@ -114,7 +116,6 @@ impl<E: Send + 'static> Subscription<E> {
         drop(state);
         let last_sent = Instant::now();
         let seldom = FuturesUnordered::new();
-        seldom.push(end.map(News::End).boxed());
         seldom.push(next_leader(leader).boxed());
         seldom.push(quiet(last_sent + bookmark).boxed());
         let mut subscription = Self {
@@ -127,6 +128,7 @@ impl<E: Send + 'static> Subscription<E> {
             taken: position,
             coalesced: None,
             ready: VecDeque::new(),
+            end: FuturesUnordered::from_iter([end.boxed()]),
             seldom,
             bookmark,
             last_sent,
@@ -141,6 +143,11 @@ impl<E: Send + 'static> Subscription<E> {
     /// transport does so.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Positioned, E>> {
         loop {
+            let mut woken = Context::from_waker(&self.waker);
+            // First: what is queued may not be its watcher's to see any more.
+            if let Poll::Ready(Some(end)) = self.end.poll_next_unpin(&mut woken) {
+                return Poll::Ready(Err(end));
+            }
             if let Some((message, revision)) = self.ready.pop_front() {
                 let previous = self.position;
                 self.position = revision;
@@ -151,7 +158,6 @@ impl<E: Send + 'static> Subscription<E> {
             let mut woken = Context::from_waker(&self.waker);
             while let Poll::Ready(Some(news)) = self.seldom.poll_next_unpin(&mut woken) {
                 match news {
-                    News::End(end) => return Poll::Ready(Err(end)),
                     News::Leader(leaders) => self.tell_leader(leaders),
                     News::Quiet => self.tell_bookmark(),
                 }
@@ -289,22 +295,20 @@ fn split_off_rest(events: &mut Vec<Arc<SharedEvent>>) -> Option<Vec<Arc<SharedEv
 }
 
 /// What comes seldom.
-enum News<E> {
+enum News {
     Leader(watch::Receiver<Option<NodeId>>),
     /// Perhaps nothing was sent for long.
     Quiet,
-    /// The watch is over.
-    End(E),
 }
 
-async fn next_leader<E>(mut leaders: watch::Receiver<Option<NodeId>>) -> News<E> {
+async fn next_leader(mut leaders: watch::Receiver<Option<NodeId>>) -> News {
     match leaders.changed().await {
         Ok(()) => News::Leader(leaders),
         Err(_) => std::future::pending().await,
     }
 }
 
-async fn quiet<E>(until: Instant) -> News<E> {
+async fn quiet(until: Instant) -> News {
     tokio::time::sleep_until(until).await;
     News::Quiet
 }

@@ -71,6 +71,25 @@ fn changes(positioned: Positioned) -> Vec<Event> {
     events.iter().map(|shared| shared.event.clone()).collect()
 }
 
+/// One that reads slowly has much that is queued, and its right to that may be gone.
+#[tokio::test]
+async fn a_watch_that_is_over_sends_nothing_of_what_is_queued() {
+    let applied = Arc::new(Applied::new(100_000, usize::MAX, Histogram::new([])));
+    let leaders = watch::Sender::new(None);
+    let ids: Vec<String> = (0..5_000).map(|at| format!("i{at}")).collect();
+    register_all(&applied, &ids.iter().map(String::as_str).collect::<Vec<_>>());
+    let filter = Filter::all_of(Namespace::default(), Selection::Prefix(String::new()));
+    let (over, end) = tokio::sync::oneshot::channel();
+    let (leaders, bookmark) = (leaders.subscribe(), Duration::from_secs(60));
+    let mut slow =
+        Subscription::start(applied.clone(), filter, Begin::Snapshot, leaders, bookmark, end);
+    let mut next = async || std::future::poll_fn(|cx| slow.poll_next(cx)).await;
+    let first = next().await.unwrap();
+    assert!(matches!(first.message, Message::Snapshot { last: false, .. }), "{first:?}");
+    over.send("over").unwrap();
+    assert_eq!(next().await.map(drop).unwrap_err().unwrap(), "over");
+}
+
 /// More changes than its queue holds, and than one piece of the ring.
 #[tokio::test]
 async fn a_slow_watcher_is_told_the_latest_of_each_instance() {
