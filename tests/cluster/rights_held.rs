@@ -7,7 +7,7 @@ use quorate_proto::v1::watch_request::Kind as Ask;
 use quorate_proto::v1::watch_response::Kind;
 use quorate_proto::v1::{
     DeregisterRequest, FetchRequest, InstanceRef, RegisterRequest, RegisterResponse, RenewRequest,
-    RequestId, UpdateRequest, WatchRequest, WatchResponse, WatchSubscribe,
+    RequestId, StatusRequest, UpdateRequest, WatchRequest, WatchResponse, WatchSubscribe,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -95,6 +95,51 @@ async fn a_lease_is_worth_what_its_holder_may_do_to_all_that_it_keeps() {
     }
     let left = here.deregister(by(orders, deregistration(own))).await;
     assert_refused(left, Code::NotFound, &[&own.to_string()]);
+}
+
+/// Time and the length of the log told them apart: what asked for a dead lease went through the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_is_dead_looks_like_one_of_another_in_all() {
+    const CALLS: u64 = 50;
+    let access = entry("qrt_orders", ORDERS) + &entry("qrt_payments", PAYMENTS);
+    let guarded = Guarded::start(1, &access).await;
+    let mut registry = guarded.cluster.registry(1);
+    let orders = Some("qrt_orders");
+    let last_log_index = async || {
+        let status = by(Some(ROOT), StatusRequest { local_only: true });
+        let status = guarded.cluster.admin(1).status(status).await.unwrap();
+        status.into_inner().members[0].last_log_index
+    };
+    let name = |number| Some(RequestId { origin: 7, number, ..RequestId::default() });
+    let own = RegisterRequest { request_id: name(1), ..registration(vec![spec("orders", "a")]) };
+    let dead = register(&mut registry, "qrt_orders", own).await;
+    registry.deregister(by(orders, deregistration(dead))).await.unwrap();
+    let foreign = registration(vec![spec("payments", "a")]);
+    let foreign = register(&mut registry, "qrt_payments", foreign).await;
+    let mut told = Vec::new();
+    for lease in [dead, foreign, foreign + 1] {
+        let (before, mut words) = (last_log_index().await, BTreeSet::new());
+        let mut tell = |answer: Result<(), Status>| {
+            let refused = answer.unwrap_err();
+            let message = refused.message().replace(&lease.to_string(), "LEASE");
+            words.insert(format!("{:?}: {message}", refused.code()));
+        };
+        for _ in 0..CALLS {
+            // Without a name, with a new one, and with one that was for something else.
+            for request_id in [None, name(9), name(1)] {
+                let leave = DeregisterRequest { request_id, ..deregistration(lease) };
+                tell(registry.deregister(by(orders, leave)).await.map(drop));
+                let under = registration(vec![spec("orders", "c")]);
+                let under = RegisterRequest { lease_id: lease, request_id, ..under };
+                tell(registry.register(by(orders, under)).await.map(drop));
+            }
+        }
+        let grown = last_log_index().await - before;
+        assert!(grown < CALLS, "{CALLS} times six calls left {grown} entries");
+        told.push(words);
+    }
+    assert_eq!(told[0].len(), 2, "unknown, and a name that was used: {told:?}");
+    assert!(told.iter().all(|words| *words == told[0]), "{told:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,6 +8,7 @@ use quorate_proto::v1::RequestId;
 use quorate_state::{Clock, Invalid, Op, Request};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::node::Node;
 use crate::types::encode;
 
 /// A repetition may have been under way to this node for this long before it was read, ms: by so
@@ -50,6 +51,13 @@ pub(crate) fn name(
     let since = Clock(now.0.saturating_sub(ago_ms));
     let digest = xxh3_64(&encode(op)).max(1);
     Ok(Named { request: Request { origin, number, done_below, since, digest }, _open: None })
+}
+
+impl Node {
+    /// A write as its caller has named it; `None`: that is no name.
+    pub(crate) fn named(&self, op: &Op, given: RequestId, now: Clock) -> Option<Request> {
+        Some(name(&self.origin, Some(given), op, now).ok()?.request)
+    }
 }
 
 #[cfg(test)]

@@ -125,6 +125,16 @@ impl Replies {
 }
 
 impl Registry {
+    /// What a write would be answered without being done, if it is handed in again or can no longer
+    /// be told.
+    pub fn repeated(&self, request: &Request) -> Option<Reply> {
+        match self.replies.find(request) {
+            Known::New => None,
+            Known::Done(done) => Some(done.reply.clone()),
+            Known::Refused(rejection) => Some(Reply::Rejected(rejection)),
+        }
+    }
+
     /// Notes that a request of this origin came, and forgets what it needs no more.
     pub(crate) fn note_origin(&mut self, request: &Request) {
         let Request { origin: id, done_below, .. } = *request;

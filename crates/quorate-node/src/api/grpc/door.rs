@@ -230,10 +230,10 @@ where
     enter(node, method, request, subject, |call| async move {
         size?;
         if node.access().is_checked() {
-            let (principal, touched) = (&call.caller.principal, call.message.touches());
-            rights::check(principal, method.needed(), &touched)?;
+            let touched = call.message.touches();
+            rights::check(&call.caller.principal, method.needed(), &touched)?;
             if touched.lease != 0 || touched.incarnation != 0 {
-                Box::pin(rights::check_lease(node, principal, &touched, call.deadline)).await?;
+                Box::pin(rights::check_lease(node, &call, &touched)).await?;
             }
         }
         handle(call).await.map_err(Into::into)

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use quorate_state::{
-    Incarnation, InstanceId, InstanceKey, LeaseId, Namespace, Registry, Rejection, Scope,
-    ServiceKey, ServiceName, limits,
+    Incarnation, InstanceId, InstanceKey, LeaseId, Namespace, Op, Registry, Rejection, Reply,
+    Scope, ServiceKey, ServiceName, limits,
 };
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
 use crate::access::{Principal, Reach, Role, time};
-use crate::api::grpc::door::{Caller, Method};
+use crate::api::grpc::door::{Call, Caller, Method};
 use crate::api::grpc::told;
-use crate::api::grpc::touched::{Touched, What};
+use crate::api::grpc::touched::{Touched, Touches, What};
 use crate::audit::Subject;
 use crate::error::NodeError;
 use crate::node::{Consistency, Node};
@@ -59,17 +59,17 @@ fn denied(principal: &Principal, role: Role, what: &str) -> Status {
 }
 
 /// Whether the leases that a request works with are the caller's. A lease is worth what its holder
-/// may do to the instances that it keeps: one that keeps others', or may come to, is as good as
-/// unknown.
+/// may do to the instances that it keeps: one that keeps others' is as good as one that is not
+/// there, in what is answered, in what that takes, and in what it leaves in the log (nothing).
 ///
 /// # Errors
 /// There is no such lease, as far as the caller may know; the state of now cannot be read.
-pub(super) async fn check_lease(
+pub(super) async fn check_lease<T: Touches>(
     node: &Node,
-    principal: &Principal,
+    call: &Call<T>,
     touched: &Touched<'_>,
-    deadline: Instant,
 ) -> Result<(), Status> {
+    let (principal, deadline) = (&call.caller.principal, call.deadline);
     if principal.may_all(Role::Register, time::now()) {
         return Ok(());
     }
@@ -79,16 +79,28 @@ pub(super) async fn check_lease(
     // What is removed or joined must be what it keeps now.
     let (registry, _) = node.read(Consistency::Linearizable, 0, deadline).await?;
     let id = LeaseId(touched.lease);
-    let is_own = match registry.lease(id) {
-        Some(_) => is_own(&registry, principal, id),
-        // One that has been is nobody's for ever: the state machine answers, to a repeated write
-        // what it answered the first time. One that has not been may come to be another's.
-        None => id <= registry.last_lease(),
-    };
-    match is_own {
-        true => Ok(()),
-        false => Err(told::not_theirs(NodeError::Rejected(Rejection::UnknownLease(id)).into())),
+    if is_own(&registry, principal, id) {
+        return Ok(());
     }
+    let is_there = registry.lease(id).is_some();
+    let refusal = match repeated(node, &registry, call) {
+        Some(Reply::Rejected(rejection)) => rejection,
+        // The state machine answers as it did the first time, when the lease was there. One that
+        // has been is nobody's for ever; one that has not may come to be another's.
+        Some(_) if !is_there && id <= registry.last_lease() => return Ok(()),
+        _ => Rejection::UnknownLease(id),
+    };
+    let refusal = NodeError::Rejected(refusal).into();
+    Err(if is_there { told::not_theirs(refusal) } else { refusal })
+}
+
+/// What a write that has a name is answered where it is none to be done.
+fn repeated<T: Touches>(node: &Node, registry: &Registry, call: &Call<T>) -> Option<Reply> {
+    let (mut op, id) = call.message.write()?;
+    if let Op::Register(register) = &mut op {
+        register.within = within(node, &call.caller);
+    }
+    registry.repeated(&node.named(&op, id, registry.clock())?)
 }
 
 /// What the caller may register, where that is not everything. The state machine looks at it again

@@ -5,9 +5,13 @@ use crate::audit::{NAMES_MAX, Subject};
 use quorate_proto::v1::{
     AddNodeRequest, BackupRequest, DeregisterRequest, FetchRequest, InstanceRef,
     ListDependentsRequest, ListMembersRequest, ListOverridesRequest, ListServicesRequest,
-    RegisterRequest, RemoveNodeRequest, RenewRequest, ReplaceNodeRequest, SetOverrideRequest,
-    StatusRequest, TransferLeaderRequest, TriggerSnapshotRequest, UpdateRequest, WatchSubscribe,
+    RegisterRequest, RemoveNodeRequest, RenewRequest, ReplaceNodeRequest, RequestId,
+    SetOverrideRequest, StatusRequest, TransferLeaderRequest, TriggerSnapshotRequest,
+    UpdateRequest, WatchSubscribe,
 };
+use quorate_state::Op;
+
+use crate::api::grpc::convert;
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -39,6 +43,11 @@ pub(crate) enum What<'a> {
 /// See the head of this file.
 pub(crate) trait Touches {
     fn touches(&self) -> Touched<'_>;
+
+    /// The write that it asks for under a lease, and the caller's name for it, if it has both.
+    fn write(&self) -> Option<(Op, RequestId)> {
+        None
+    }
 }
 
 impl<'a> Touched<'a> {
@@ -105,6 +114,11 @@ impl Touches for RegisterRequest {
         let (lease, incarnation) = (self.lease_id, self.incarnation);
         Touched { lease, incarnation, ..Touched::of(&self.namespace, what) }
     }
+
+    fn write(&self) -> Option<(Op, RequestId)> {
+        let id = self.request_id?;
+        Some((convert::register(Self { request_id: None, ..self.clone() }).ok()?, id))
+    }
 }
 
 /// Each lease is looked at by the handler: those that are not the caller's are unknown to it.
@@ -121,6 +135,11 @@ impl Touches for DeregisterRequest {
             instances => What::Instances(instances.iter().map(of_instance).collect()),
         };
         Touched { lease: self.lease_id, ..Touched::of(&self.namespace, what) }
+    }
+
+    fn write(&self) -> Option<(Op, RequestId)> {
+        let id = self.request_id?;
+        Some((convert::deregister(Self { request_id: None, ..self.clone() }).ok()?, id))
     }
 }
 
