@@ -38,6 +38,8 @@ mod failover;
 mod feed;
 #[path = "process/floods.rs"]
 mod floods;
+#[path = "process/foreign_clients.rs"]
+mod foreign_clients;
 #[path = "process/founded_again.rs"]
 mod founded_again;
 #[path = "process/founding.rs"]
