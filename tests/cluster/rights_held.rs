@@ -97,7 +97,8 @@ async fn a_lease_is_worth_what_its_holder_may_do_to_all_that_it_keeps() {
     assert_refused(left, Code::NotFound, &[&own.to_string()]);
 }
 
-/// Time and the length of the log told them apart: what asked for a dead lease went through the log.
+/// Time and the length of the log told them apart: what asked for a dead lease went through the
+/// log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_is_dead_looks_like_one_of_another_in_all() {
     const CALLS: u64 = 50;
