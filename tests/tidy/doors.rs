@@ -7,12 +7,12 @@ const HANDLERS: [(&str, &str, &[&str]); 3] = [
     (
         "crates/quorate-node/src/api/grpc/registry.rs",
         "impl Registry for ",
-        &["door::answer(&self.node, Method::", "door::answer_stream(&self.node, Method::"],
+        &["door::answer(&self.node, Method::"],
     ),
     (
         "crates/quorate-node/src/api/grpc/admin.rs",
         "impl Admin for ",
-        &["door::answer(&self.node, Method::", "door::answer_stream(&self.node, Method::"],
+        &["door::answer(&self.node, Method::"],
     ),
     ("crates/quorate-node/src/api/grpc/peer.rs", "impl Peer for ", &["self.enter(PeerMethod::"]),
 ];

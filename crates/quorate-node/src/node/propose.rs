@@ -43,7 +43,7 @@ impl Node {
     ) -> Result<Outcome, CallError> {
         let now = self.applied.lock().registry.clock();
         let named = requests::name(&self.origin, given, &op, now)?;
-        let outcome = self.on_leader((op, named.request), deadline).await?;
+        let outcome = self.on_leader((op, named.request), deadline, &mut 0).await?;
         match outcome.reply {
             Reply::Rejected(rejection) => Err(NodeError::Rejected(rejection).into()),
             _ => Ok(outcome),
@@ -52,7 +52,8 @@ impl Node {
 
     /// Has the leader do something, wherever it is, trying again when the leader changes, until the
     /// deadline. An attempt may have had its effect although another node leads since: what must
-    /// not happen twice has a name ([`Node::propose`]).
+    /// not happen twice has a name ([`Node::propose`]). Adds the attempts that it makes to
+    /// `attempts`.
     ///
     /// # Errors
     /// The leader's refusal; [`NodeError::NoLeader`] or [`NodeError::NoAnswer`] at the deadline.
@@ -60,27 +61,9 @@ impl Node {
         &self,
         call: C,
         deadline: Instant,
-    ) -> Result<C::Answer, NodeError> {
-        self.attempt_on_leader(call, deadline, &mut 0).await
-    }
-
-    /// As [`Node::on_leader`]; counts the attempts.
-    pub(crate) async fn attempt_on_leader<C: Ask>(
-        &self,
-        call: C,
-        deadline: Instant,
         attempts: &mut u32,
     ) -> Result<C::Answer, NodeError> {
-        let answer = self.attempts_on_leader(call.into(), deadline, attempts).await?;
-        C::read(answer).ok_or_else(|| self.unexpected(&"an answer to another call"))
-    }
-
-    async fn attempts_on_leader(
-        &self,
-        call: LeaderCall,
-        deadline: Instant,
-        attempts: &mut u32,
-    ) -> Result<LeaderAnswer, NodeError> {
+        let call: LeaderCall = call.into();
         let since = Instant::now();
         let for_client = !matches!(call, LeaderCall::Membership(MembershipCall::Announce { .. }));
         loop {
@@ -93,14 +76,19 @@ impl Node {
             let leader = self.current_leader();
             *attempts += u32::from(leader.is_some());
             let attempt = async {
-                match leader {
-                    None => Err(NodeError::NotLeader { node: self.id }),
+                match (leader, &call) {
+                    (None, _) => Err(NodeError::NotLeader { node: self.id }),
                     // Its answer could not say of which cluster it is.
-                    Some(_) if for_client && self.peers.cluster_id().is_none() => {
+                    (Some(_), _) if for_client && self.peers.cluster_id().is_none() => {
                         Err(NodeError::Founding { node: self.id })
                     }
-                    Some(id) if id == self.id => self.execute(call.clone(), deadline).await,
-                    Some(id) => self.forward(id, &call, deadline).await,
+                    (Some(id), _) if id != self.id => self.forward(id, &call, deadline).await,
+                    (Some(_), LeaderCall::Propose(op, request)) => {
+                        self.check_leads()?;
+                        let written = self.propose_here(op.clone(), Some(*request)).await;
+                        written.map(LeaderAnswer::Outcome)
+                    }
+                    (Some(_), other) => self.execute(other.clone(), deadline).await,
                 }
             };
             let done = tokio::select! {
@@ -112,7 +100,10 @@ impl Node {
             match done {
                 Err(_elapsed) => return Err(self.late(since)),
                 Ok(Err(error)) if error.may_pass() => {}
-                Ok(answer) => return answer,
+                Ok(answer) => {
+                    let of_another = || self.unexpected(&"an answer to another call");
+                    return answer.and_then(|answer| C::read(answer).ok_or_else(of_another));
+                }
             }
             if !self.pause(leader, deadline).await {
                 return Err(self.late(since));
@@ -136,7 +127,18 @@ impl Node {
         Instant::now() < deadline
     }
 
-    /// Does here what only a leader can do.
+    /// Whether this node leads a cluster that has its identity.
+    fn check_leads(&self) -> Result<(), NodeError> {
+        if !self.leads() {
+            return Err(NodeError::NotLeader { node: self.id });
+        }
+        if !self.is_founded() {
+            return Err(NodeError::Founding { node: self.id });
+        }
+        Ok(())
+    }
+
+    /// Does here what only a leader can do; writes of this node's own callers go past this.
     ///
     /// # Errors
     /// [`NodeError::NotLeader`] if this node is not it.
@@ -145,12 +147,7 @@ impl Node {
         call: LeaderCall,
         deadline: Instant,
     ) -> Result<LeaderAnswer, NodeError> {
-        if !self.leads() {
-            return Err(NodeError::NotLeader { node: self.id });
-        }
-        if !self.is_founded() {
-            return Err(NodeError::Founding { node: self.id });
-        }
+        self.check_leads()?;
         match call {
             LeaderCall::Propose(op, request) => {
                 self.propose_here(op, Some(request)).await.map(LeaderAnswer::Outcome)

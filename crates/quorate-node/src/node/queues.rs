@@ -126,7 +126,7 @@ impl Node {
         patience: Patience,
         deadline: Instant,
     ) -> Result<Renewed, NodeError> {
-        self.on_leader((leases, patience), deadline).await
+        self.on_leader((leases, patience), deadline, &mut 0).await
     }
 
     /// Proposes one entry with many renewals; only while this node leads.

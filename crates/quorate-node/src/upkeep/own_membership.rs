@@ -126,7 +126,7 @@ impl MemberLoop {
         let (id, member) = (self.node.id(), self.node.me().clone());
         let call = MembershipCall::Announce { id, member };
         let deadline = Instant::now() + self.node.tunables().request_timeout();
-        if let Err(error) = self.node.on_leader(call, deadline).await {
+        if let Err(error) = self.node.on_leader(call, deadline, &mut 0).await {
             tracing::debug!(%error, "reporting this node's addresses failed; trying again");
         }
     }

@@ -140,7 +140,7 @@ impl AdminService {
         let id = node_id("id", id)?;
         check_address("peer_address", &peer_address)?;
         let change = MembershipCall::Add { id, peer_address, learner_only, by_itself };
-        let members = self.node.on_leader(change, call.deadline).await?;
+        let members = self.node.on_leader(change, call.deadline, &mut 0).await?;
         let members = members.iter().map(convert::member_to_wire).collect();
         Ok(Response::new(AddNodeResponse { header: self.header(), members }))
     }
@@ -174,11 +174,11 @@ impl AdminService {
         call: Call<TransferLeaderRequest>,
     ) -> Handled<TransferLeaderResponse> {
         let to = match NodeId::new(call.message.to_id) {
-            None => self.node.on_leader(LeadCall::Successor, call.deadline).await?,
+            None => self.node.on_leader(LeadCall::Successor, call.deadline, &mut 0).await?,
             Some(id) => id,
         };
-        let leader_id = self.node.on_leader(LeadCall::Transfer { to }, call.deadline).await?;
-        let leader_id = leader_id.get();
+        let leader_id =
+            self.node.on_leader(LeadCall::Transfer { to }, call.deadline, &mut 0).await?.get();
         Ok(Response::new(TransferLeaderResponse { header: self.header(), leader_id }))
     }
 
@@ -279,7 +279,7 @@ impl AdminService {
             _ => None,
         };
         let mut attempts = 0;
-        let error = match self.node.attempt_on_leader(change, deadline, &mut attempts).await {
+        let error = match self.node.on_leader(change, deadline, &mut attempts).await {
             Ok(members) => return Ok(members),
             Err(error) => error,
         };

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use prost::Message;
+use quorate_proto::v1::RequestId;
 use quorate_proto::{limits, trailers};
+use quorate_state::Op;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -210,7 +212,50 @@ pub(super) struct Call<T> {
     pub(super) caller: Caller,
 }
 
-/// Answers a call of one message.
+/// What a call comes with: a message, or a stream of them.
+pub(super) trait Arrived {
+    /// # Errors
+    /// It is too large.
+    fn check_size(&self) -> Result<(), CallError>;
+
+    /// What it is about.
+    fn touched(&self) -> Touched<'_>;
+
+    /// The write that it asks for under a lease, and the caller's name for it, if it has both.
+    fn named_write(&self) -> Option<(Op, RequestId)>;
+}
+
+impl<T: Message + Touches> Arrived for T {
+    fn check_size(&self) -> Result<(), CallError> {
+        check_size(self)
+    }
+
+    fn touched(&self) -> Touched<'_> {
+        self.touches()
+    }
+
+    fn named_write(&self) -> Option<(Op, RequestId)> {
+        self.write()
+    }
+}
+
+/// The handler checks each message of a stream: its [size](check_size), and what the caller
+/// [may](rights).
+impl<T> Arrived for Streaming<T> {
+    fn check_size(&self) -> Result<(), CallError> {
+        Ok(())
+    }
+
+    fn touched(&self) -> Touched<'_> {
+        Touched::nothing()
+    }
+
+    fn named_write(&self) -> Option<(Op, RequestId)> {
+        None
+    }
+}
+
+/// Answers a call.
 ///
 /// # Errors
 /// Why it is not let in, or what its handler says.
@@ -221,62 +266,14 @@ pub(super) async fn answer<T, A, E, F>(
     handle: impl FnOnce(Call<T>) -> F,
 ) -> Result<Response<A>, Status>
 where
-    T: Message + Touches,
+    T: Arrived,
     E: Into<Status>,
     F: Future<Output = Result<Response<A>, E>>,
-{
-    let size = check_size(request.get_ref());
-    let subject = node.audit().is_on().then(|| request.get_ref().touches().subject());
-    enter(node, method, request, subject, |call| async move {
-        size?;
-        if node.access().is_checked() {
-            let touched = call.message.touches();
-            rights::check(&call.caller.principal, method.needed(), &touched)?;
-            if touched.lease != 0 || touched.incarnation != 0 {
-                Box::pin(rights::check_lease(node, &call, &touched)).await?;
-            }
-        }
-        handle(call).await.map_err(Into::into)
-    })
-    .await
-}
-
-/// Answers a call that is a stream of messages, each of which its handler has to check: its
-/// [size](check_size), and what the caller [may](rights).
-///
-/// # Errors
-/// Why it is not let in, or what its handler says.
-pub(super) async fn answer_stream<T, A, E, F>(
-    node: &Node,
-    method: Method,
-    request: Request<Streaming<T>>,
-    handle: impl FnOnce(Call<Streaming<T>>) -> F,
-) -> Result<Response<A>, Status>
-where
-    E: Into<Status>,
-    F: Future<Output = Result<Response<A>, E>>,
-{
-    let subject = node.audit().is_on().then(Subject::default);
-    enter(node, method, request, subject, |call| async move {
-        rights::check(&call.caller.principal, method.needed(), &Touched::nothing())?;
-        handle(call).await.map_err(Into::into)
-    })
-    .await
-}
-
-async fn enter<T, A, F>(
-    node: &Node,
-    method: Method,
-    request: Request<T>,
-    subject: Option<Subject>,
-    handle: impl FnOnce(Call<T>) -> F,
-) -> Result<Response<A>, Status>
-where
-    F: Future<Output = Result<Response<A>, Status>>,
 {
     let since = Instant::now();
     let deadline = deadline(request.metadata(), method.patience(node.tunables()));
     let line = Line::of(request.extensions());
+    let subject = node.audit().is_on().then(|| request.get_ref().touched().subject());
     let name = subject.is_some().then(|| name_of(request.metadata()).unwrap_or_else(next_number));
     let span = span(method, request.metadata(), name.as_deref(), line.address());
     let mut told =
@@ -287,7 +284,16 @@ where
             told.principal = Some(caller.principal.clone());
             caller.name = name;
         }
-        handle(Call { message: request.into_inner(), deadline, caller }).await
+        let call = Call { message: request.into_inner(), deadline, caller };
+        call.message.check_size()?;
+        if node.access().is_checked() {
+            let touched = call.message.touched();
+            rights::check(&call.caller.principal, method.needed(), &touched)?;
+            if touched.lease != 0 || touched.incarnation != 0 {
+                Box::pin(rights::check_lease(node, &call, &touched)).await?;
+            }
+        }
+        handle(call).await.map_err(Into::into)
     };
     let answer = match span.is_disabled() {
         true => answer.await,

@@ -56,10 +56,8 @@ impl Registry for RegistryService {
         &self,
         request: Request<Streaming<RenewRequest>>,
     ) -> Answer<Self::RenewStreamStream> {
-        door::answer_stream(&self.node, Method::RenewStream, request, |call| {
-            self.on_renew_stream(call)
-        })
-        .await
+        door::answer(&self.node, Method::RenewStream, request, |call| self.on_renew_stream(call))
+            .await
     }
 
     async fn deregister(&self, request: Request<DeregisterRequest>) -> Answer<DeregisterResponse> {
@@ -93,7 +91,7 @@ impl Registry for RegistryService {
     }
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Answer<Self::WatchStream> {
-        door::answer_stream(&self.node, Method::Watch, request, |call| self.on_watch(call)).await
+        door::answer(&self.node, Method::Watch, request, |call| self.on_watch(call)).await
     }
 
     async fn list_members(

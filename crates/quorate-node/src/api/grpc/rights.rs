@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
 use crate::access::{Principal, Reach, Role, time};
-use crate::api::grpc::door::{Call, Caller, Method};
+use crate::api::grpc::door::{Arrived, Call, Caller, Method};
 use crate::api::grpc::told;
-use crate::api::grpc::touched::{Touched, Touches, What};
+use crate::api::grpc::touched::{Touched, What};
 use crate::audit::Subject;
 use crate::error::NodeError;
 use crate::node::{Consistency, Node};
@@ -64,7 +64,7 @@ fn denied(principal: &Principal, role: Role, what: &str) -> Status {
 ///
 /// # Errors
 /// There is no such lease, as far as the caller may know; the state of now cannot be read.
-pub(super) async fn check_lease<T: Touches>(
+pub(super) async fn check_lease<T: Arrived>(
     node: &Node,
     call: &Call<T>,
     touched: &Touched<'_>,
@@ -95,8 +95,8 @@ pub(super) async fn check_lease<T: Touches>(
 }
 
 /// What a write that has a name is answered where it is none to be done.
-fn repeated<T: Touches>(node: &Node, registry: &Registry, call: &Call<T>) -> Option<Reply> {
-    let (mut op, id) = call.message.write()?;
+fn repeated<T: Arrived>(node: &Node, registry: &Registry, call: &Call<T>) -> Option<Reply> {
+    let (mut op, id) = call.message.named_write()?;
     if let Op::Register(register) = &mut op {
         register.within = within(node, &call.caller);
     }
