@@ -1,15 +1,32 @@
 //! What a certificate is worth once it should be worth nothing any more.
 
-use quorate_client::Admin;
-use quorate_proto::v1::admin_client::AdminClient;
-use quorate_proto::v1::{AddNodeRequest, Member};
-use tonic::Code;
+use std::time::Duration;
 
-use super::{Authority, Cluster, SOON, channel, eventually, prepare};
+use quorate_client::{Admin, InstanceBuilder, Registration};
+use quorate_proto::peer::v1::peer_client::PeerClient;
+use quorate_proto::v1::admin_client::AdminClient;
+use quorate_proto::v1::{AddNodeRequest, Member, StatusRequest};
+use rcgen::{
+    CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber, date_time_ymd,
+};
+use rustix::process::Signal;
+use tonic::transport::Channel;
+use tonic::{Code, Request};
+
+use super::{Authority, Cluster, Issued, SOON, channel, eventually, is_served, prepare, start};
 
 /// An entry of the access file.
 fn rule(spiffe: &str, role: &str) -> String {
     format!("[[certificate]]\nspiffe = '{spiffe}'\nrole = '{role}'\n")
+}
+
+/// Changes the configuration file of each node, by its id.
+fn configure(cluster: &Cluster, change: impl Fn(u64, String) -> String) {
+    for id in 1..=3 {
+        let config = cluster.dir().join(format!("node-{id}.toml"));
+        let text = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(config, change(id, text)).unwrap();
+    }
 }
 
 /// Three nodes that follow an access file.
@@ -17,13 +34,162 @@ async fn guarded(authority: &Authority, access: &str) -> Cluster {
     let (mut cluster, _files) = prepare(authority, 3_600_000).await;
     let file = cluster.dir().join("access.toml");
     std::fs::write(&file, access).unwrap();
-    for id in 1..=3 {
-        let config = cluster.dir().join(format!("node-{id}.toml"));
-        let text = std::fs::read_to_string(&config).unwrap();
-        std::fs::write(config, format!("access = '{}'\n{text}", file.display())).unwrap();
-    }
+    configure(&cluster, |_, text| format!("access = '{}'\n{text}", file.display()));
     cluster.nodes.iter_mut().for_each(|node| node.start());
     cluster
+}
+
+impl Authority {
+    fn client_with(&self, serial: u64) -> Issued {
+        let serial = SerialNumber::from(serial);
+        self.issue(&["spiffe://quorate/client/orders"], |it| it.serial_number = Some(serial))
+    }
+
+    /// Its list of the revoked ones, PEM.
+    fn list(&self, number: u64, revoked: &[u64]) -> String {
+        let revoked = revoked.iter().map(|serial| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2026, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2026, 1, 1),
+            next_update: date_time_ymd(2060, 1, 1),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+}
+
+/// Asks a node for its own status.
+async fn ask(channel: &Channel) -> Result<(), String> {
+    let status = StatusRequest { local_only: true };
+    let answer = AdminClient::new(channel.clone()).status(status).await;
+    answer.map(drop).map_err(|status| status.to_string())
+}
+
+async fn eventually_refused(what: &str, channel: &Channel) {
+    eventually(what, SOON, async || match ask(channel).await {
+        Ok(()) => Err("it is answered".to_owned()),
+        Err(_) => Ok(()),
+    })
+    .await;
+}
+
+/// What is open ends when its certificate is on the list, on both listeners and where a node has
+/// dialled; all else goes on. A list that goes back changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_when_its_certificate_is_revoked() {
+    const KEPT: u64 = 100;
+    const LOST: u64 = 101;
+    const NODE_3: u64 = 103;
+    let (authority, stranger) = (Authority::new("ours"), Authority::new("stranger"));
+    let (mut cluster, files) = prepare(&authority, 3_600_000).await;
+    let of_node_3 = authority.issue(&["spiffe://quorate/node/3"], |params| {
+        params.serial_number = Some(SerialNumber::from(NODE_3));
+    });
+    files[2].put_all(&of_node_3, &authority.pem);
+    files.iter().for_each(|files| files.put("ca.crl", &authority.list(256, &[])));
+    configure(&cluster, |id, text| {
+        let list = files[id as usize - 1].0.join("ca.crl");
+        text.replace("[tls]", &format!("[tls]\ncrl = '{}'", list.display()))
+    });
+    cluster.nodes.iter_mut().for_each(|node| node.start());
+    let client = cluster.client().tls(authority.tls()).build().unwrap();
+    let admin = client.admin();
+    let reachable = async || {
+        let status = admin.status(false).await.map_err(|error| error.to_string())?;
+        let reachable = status.members.iter().filter(|status| status.reachable);
+        let ids: Vec<u64> = reachable.filter_map(|it| Some(it.member.as_ref()?.id)).collect();
+        Ok::<_, String>(ids)
+    };
+    eventually("all know each other", SOON, async || match reachable().await? {
+        all if all == [1, 2, 3] => Ok(()),
+        some => Err(format!("{some:?}")),
+    })
+    .await;
+    let instance = InstanceBuilder::new("web", "a").endpoint("http", "http://h:1");
+    let handle = client.register(Registration::new(instance)).await.unwrap();
+    let at_first = |shown: &Issued| channel(&cluster.nodes[0].clients, &authority, shown);
+    let kept = at_first(&authority.client_with(KEPT));
+    let of_lost = authority.client_with(LOST);
+    let lost = at_first(&of_lost);
+    let peer = channel(&cluster.nodes[0].peers(), &authority, &of_node_3);
+    let at_peer = async || {
+        let id = quorate_proto::peer::v1::IdentifyRequest { id: 3 };
+        let mut request = Request::new(id);
+        request.metadata_mut().insert("quorate-node-id", "3".parse().unwrap());
+        PeerClient::new(peer.clone()).identify(request).await.map_err(|error| error.to_string())
+    };
+    ask(&kept).await.unwrap();
+    ask(&lost).await.unwrap();
+    at_peer().await.unwrap();
+
+    let revoked = authority.list(257, &[LOST, NODE_3]);
+    for (at, files) in files.iter().enumerate().take(2) {
+        files.put("ca.crl", &revoked);
+        cluster.nodes[at].process().signal(Signal::HUP);
+    }
+    eventually_refused("the client's connection ends", &lost).await;
+    eventually("node 3's connection ends", SOON, async || match at_peer().await {
+        Ok(_) => Err("it is answered".to_owned()),
+        Err(_) => Ok(()),
+    })
+    .await;
+    ask(&kept).await.expect("another's goes on");
+    eventually("the others do without node 3", SOON, async || match reachable().await? {
+        two if two == [1, 2] => Ok(()),
+        some => Err(format!("{some:?}")),
+    })
+    .await;
+    let dialled = "a connection to another node ends";
+    let logs: String = cluster.nodes[..2].iter().map(|node| node.log_text()).collect();
+    assert!(logs.lines().any(|line| line.contains(dialled) && line.contains("Revoked")), "{logs}");
+    handle.set_weight(7).await.expect("writes go on");
+
+    for (what, list, words) in [
+        ("an older one", authority.list(256, &[]), "older than the one in use"),
+        ("a stranger's", stranger.list(999, &[]), "\"stranger\", which is no authority"),
+    ] {
+        files[0].put("ca.crl", &list);
+        cluster.nodes[0].process().signal(Signal::HUP);
+        eventually(what, SOON, async || {
+            let log = cluster.nodes[0].log_text();
+            match log.lines().rfind(|line| line.contains("cannot be used")) {
+                Some(line) if line.contains(words) => Ok(()),
+                last => Err(format!("{last:?}")),
+            }
+        })
+        .await;
+        let served = is_served(&cluster.nodes[0].clients, &authority.pem, Some(&of_lost)).await;
+        assert!(served.is_err(), "{what}: the list before stays");
+    }
+}
+
+/// The wall clock of this machine, seconds since 1970.
+fn wall_clock() -> u64 {
+    let said = std::process::Command::new("date").arg("+%s").output().unwrap();
+    String::from_utf8(said.stdout).unwrap().trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_with_its_certificate() {
+    let authority = Authority::new("ours");
+    let (cluster, _files, _client) = start(&authority, 3_600_000).await;
+    let ends = Duration::from_secs(wall_clock() + 5);
+    let short = authority.issue(&["spiffe://quorate/client/orders"], |params| {
+        params.not_after = date_time_ymd(1970, 1, 1) + ends;
+    });
+    let short = channel(&cluster.nodes[0].clients, &authority, &short);
+    let long = channel(&cluster.nodes[0].clients, &authority, &authority.client());
+    ask(&short).await.unwrap();
+    ask(&long).await.unwrap();
+    eventually_refused("it ends", &short).await;
+    ask(&long).await.expect("another goes on");
 }
 
 async fn members(admin: &Admin) -> Result<Vec<Member>, String> {
@@ -55,7 +221,12 @@ async fn a_node_that_was_taken_out_does_not_take_itself_in_again() {
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     assert!(refused.message().contains("node 3 was taken out"), "{refused:?}");
     assert!(refused.message().contains("cluster add 3"), "{refused:?}");
-    assert_eq!(members(&admin).await.unwrap().len(), 2);
+    eventually("it stays out", SOON, async || match members(&admin).await?.len() {
+        2 => Ok(()),
+        // A node that has not seen it go yet.
+        more => Err(format!("{more}")),
+    })
+    .await;
     // One that was never in is let in by the same right: here the address is another node's.
     let refused = by(4).add_node(add(4)).await.expect_err("it is node 3");
     assert!(refused.message().contains("found: 3, wanted: 4"), "{refused:?}");

@@ -18,7 +18,8 @@ pub struct Tls {
     pub key: PathBuf,
     /// The authorities whose certificates are taken, of clients and of nodes.
     pub ca: PathBuf,
-    /// Certificates that were revoked, one list for each authority. Default: none.
+    /// Certificates that were revoked, one list for each authority. A list that is older than the
+    /// one before is refused; connections whose certificate is on a new one end. Default: none.
     #[serde(default)]
     pub crl: Option<PathBuf>,
     /// Whether clients have to show a certificate. Default: `optional`. Other nodes always have to.

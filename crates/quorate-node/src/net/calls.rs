@@ -126,7 +126,7 @@ where
             };
             let Some(secured) = secured else { return Ok(()) };
             let line = secured.connect_info();
-            let end = ends(leave, stop, line, security.age());
+            let end = ends(leave, stop, line, security.clone());
             // One of its own for each connection: the transport ends all connections of a server at
             // once.
             let connection = stream::iter([Ok::<_, Infallible>(open(secured))]);
@@ -142,10 +142,10 @@ pub(super) async fn ends(
     leave: CancellationToken,
     stop: CancellationToken,
     line: Arc<Line>,
-    age: Option<Duration>,
+    security: Security,
 ) {
     let aged = async {
-        match age {
+        match security.age() {
             // Up to a tenth sooner: connections that began together do not end together.
             Some(age) => sleep(age - age.mul_f64(0.1 * fraction())).await,
             None => std::future::pending().await,
@@ -155,6 +155,11 @@ pub(super) async fn ends(
         () = leave.cancelled() => {}
         () = stop.cancelled() => {}
         () = aged => line.end_in(AGE_GRACE),
+        outlived = security.outlived(&line) => {
+            let (from, why) = (line.address(), outlived.why);
+            tracing::info!(?from, why, "a connection ends");
+            line.end_in(outlived.grace);
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-use crate::net::tls::CertificateId;
+use crate::net::tls::{CertificateId, Shown};
 use crate::net::{Connection, Listener};
 
 /// How long a new connection may take for the preface of HTTP/2.
@@ -77,6 +77,8 @@ pub(crate) struct Line {
     certificate: OnceLock<Arc<CertificateId>>,
     /// The node of this cluster that this is.
     node: OnceLock<NodeId>,
+    /// What has proved it.
+    shown: OnceLock<Shown>,
     /// It has reached its age, and ends then.
     ends_at: OnceLock<Instant>,
     since: Instant,
@@ -261,6 +263,7 @@ impl Line {
             from,
             certificate: OnceLock::new(),
             node: OnceLock::new(),
+            shown: OnceLock::new(),
             ends_at: OnceLock::new(),
             since: Instant::now(),
             preface_left: AtomicUsize::new(PREFACE_LEN),
@@ -287,7 +290,12 @@ impl Line {
     }
 
     /// Its other end has proved this identity, which may be that of a node of this cluster.
-    pub(crate) fn identify(&self, certificate: Option<CertificateId>, node: Option<NodeId>) {
+    pub(crate) fn identify(
+        &self,
+        certificate: Option<CertificateId>,
+        node: Option<NodeId>,
+        shown: Option<Shown>,
+    ) {
         if let Some(certificate) = certificate {
             // A connection makes one handshake.
             let _ = self.certificate.set(Arc::new(certificate));
@@ -295,6 +303,14 @@ impl Line {
         if let Some(node) = node {
             let _ = self.node.set(node);
         }
+        if let Some(shown) = shown {
+            let _ = self.shown.set(shown);
+        }
+    }
+
+    /// The certificates that its other end has shown.
+    pub(crate) fn shown(&self) -> Option<&Shown> {
+        self.shown.get()
     }
 
     /// The identity that its other end has proved; `None`: none.

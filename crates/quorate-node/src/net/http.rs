@@ -51,7 +51,7 @@ pub(crate) async fn serve(
             };
             let Some(secured) = secured else { return };
             let line = secured.connect_info();
-            let end = ends(leave, stop, line.clone(), security.age());
+            let end = ends(leave, stop, line.clone(), security.clone());
             let service = service_fn(|request| answer(router.clone(), calls, &line, request));
             let mut transport = http1::Builder::new();
             transport.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);

@@ -3,7 +3,9 @@
 //! of this cluster, and the one that is wanted.
 
 mod accept;
+mod der;
 mod files;
+mod lasting;
 mod verify;
 
 use std::fmt;
@@ -14,9 +16,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use hyper_util::rt::TokioIo;
 use quorate_log::NodeId;
+use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ServerConfig};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -27,6 +30,7 @@ use crate::net::tls::verify::NodeVerifier;
 
 pub(crate) use accept::{Secured, Security};
 pub(crate) use files::TlsError;
+pub(crate) use lasting::{Outlived, Shown};
 
 /// A peer that has accepted a connection has this long for its handshake, beside what the endpoint
 /// grants in all.
@@ -57,6 +61,8 @@ pub(crate) struct Tls {
     cluster: Arc<str>,
     node: NodeId,
     loaded: ArcSwap<Loaded>,
+    /// The number of the set that is in use.
+    changes: watch::Sender<u64>,
     /// Of the files that are in use.
     used: ArcSwap<Digest>,
     /// The last refusal in the log: one line for each fault, however often it is found.
@@ -80,10 +86,11 @@ impl Tls {
         node: NodeId,
     ) -> Result<Arc<Self>, TlsError> {
         let read = files::read(&files).await?;
-        let loaded = files::load(&files, cluster, node, &read)?;
+        let loaded = files::load(&files, cluster, node, &read, None)?;
         let (loaded, used) = (ArcSwap::from_pointee(loaded), ArcSwap::from_pointee(read.digest()));
         let (cluster, refusal) = (cluster.into(), Mutex::default());
-        Ok(Arc::new(Self { files, cluster, node, loaded, used, refusal }))
+        let changes = watch::Sender::new(0);
+        Ok(Arc::new(Self { files, cluster, node, loaded, changes, used, refusal }))
     }
 
     /// Reads the files again, and takes what they have if it has changed and can be used.
@@ -91,8 +98,7 @@ impl Tls {
         let loaded = match files::read(&self.files).await {
             Ok(read) if self.used.load().as_ref() == &read.digest() => Ok(None),
             // Also where they were refused before: a certificate may be valid by now.
-            Ok(read) => files::load(&self.files, &self.cluster, self.node, &read)
-                .map(|loaded| Some((loaded, read.digest()))),
+            Ok(read) => self.load(&read).map(|loaded| Some((loaded, read.digest()))),
             Err(error) => Err(error),
         };
         let mut refusal = self.refusal.lock().expect("invariant: nothing panics under this lock");
@@ -103,7 +109,9 @@ impl Tls {
                 tracing::info!("TLS: the files are those that are in use again");
             }
             Ok(Some((loaded, digest))) => {
+                let set = loaded.set;
                 self.loaded.store(Arc::new(loaded));
+                self.changes.send_replace(set);
                 self.used.store(Arc::new(digest));
                 refusal.clear();
                 tracing::info!("TLS: new certificates are in use for new connections");
@@ -121,23 +129,19 @@ impl Tls {
         Duration::from_millis(self.files.connection_age_ms)
     }
 
-    fn clients(&self) -> Arc<ServerConfig> {
-        self.loaded.load().clients.clone()
+    fn load(&self, read: &files::Read) -> Result<Loaded, TlsError> {
+        let before = self.loaded.load();
+        files::load(&self.files, &self.cluster, self.node, read, Some(&before))
     }
 
-    fn tools(&self) -> Arc<ServerConfig> {
-        self.loaded.load().tools.clone()
+    /// `node`: the one that must be there, where that is known.
+    fn verifier(&self, loaded: &Loaded, node: Option<NodeId>) -> NodeVerifier {
+        NodeVerifier { chain: loaded.nodes.clone(), cluster: self.cluster.clone(), node }
     }
 
-    fn peers(&self) -> Arc<ServerConfig> {
-        self.loaded.load().peers.clone()
-    }
-
-    /// To dial a node; `node`: the one that must be there, where that is known.
-    fn dial(&self, node: Option<NodeId>) -> io::Result<Arc<ClientConfig>> {
-        let loaded = self.loaded.load();
-        let cluster = self.cluster.clone();
-        let verifier = NodeVerifier { chain: loaded.nodes.clone(), cluster, node };
+    /// To dial a node.
+    fn dial(&self, loaded: &Loaded, node: Option<NodeId>) -> io::Result<Arc<ClientConfig>> {
+        let verifier = self.verifier(loaded, node);
         let config = ClientConfig::builder_with_provider(files::provider())
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?
@@ -160,12 +164,14 @@ impl Tls {
                 let address = uri.authority().map(ToString::to_string).unwrap_or_default();
                 let stream = TcpStream::connect(&address).await?;
                 stream.set_nodelay(true)?;
-                let connector = TlsConnector::from(tls.dial(node)?);
+                let loaded = tls.loaded.load_full();
+                let connector = TlsConnector::from(tls.dial(&loaded, node)?);
                 // The node's id is looked at instead of the name.
                 let name = ServerName::try_from("node").expect("invariant: it is a DNS name");
                 let handshake = timeout(DIAL_HANDSHAKE, connector.connect(name, stream)).await;
                 let late = || io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time");
-                Ok::<_, io::Error>(TokioIo::new(handshake.map_err(|_elapsed| late())??))
+                let stream = handshake.map_err(|_elapsed| late())??;
+                Ok::<_, io::Error>(TokioIo::new(tls.watched(stream, node, loaded.set)))
             }
         }))
     }

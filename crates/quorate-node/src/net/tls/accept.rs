@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -14,7 +15,8 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::net::connections::{Admitted, Line};
-use crate::net::tls::Tls;
+use crate::net::tls::files::Loaded;
+use crate::net::tls::{Outlived, Shown, Tls};
 
 /// A handshake takes a round trip or two; a half-open one is given up.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
@@ -102,12 +104,13 @@ impl Security {
         connection: Admitted,
         line: &Line,
     ) -> io::Result<TlsStream<Admitted>> {
+        let loaded = tls.loaded.load_full();
         let config = match self {
-            Self::Peers(..) => tls.peers(),
-            Self::Tools(..) => tls.tools(),
-            _ => tls.clients(),
+            Self::Peers(..) => &loaded.peers,
+            Self::Tools(..) => &loaded.tools,
+            _ => &loaded.clients,
         };
-        let stream = TlsAcceptor::from(config).accept(connection).await?;
+        let stream = TlsAcceptor::from(config.clone()).accept(connection).await?;
         let certificate = tls.certificate(stream.get_ref().1.peer_certificates())?;
         if let Self::Peers(..) = self
             && certificate.as_ref().and_then(|id| id.node(&tls.cluster)).is_none()
@@ -116,8 +119,24 @@ impl Security {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
         }
         let node = certificate.as_ref().and_then(|id| id.node(&tls.cluster));
-        line.identify(certificate, node);
+        let shown = Shown::new(stream.get_ref().1.peer_certificates(), loaded.set);
+        line.identify(certificate, node, shown);
         Ok(stream)
+    }
+
+    /// Waits until what the other end of a connection has shown is not good any more.
+    pub(crate) async fn outlived(&self, line: &Line) -> Outlived {
+        let (tls, of_peers) = match self {
+            Self::Plain => return std::future::pending().await,
+            Self::Clients(tls, _) | Self::Tools(tls, _) => (tls, false),
+            Self::Peers(tls, _) => (tls, true),
+        };
+        let Some(shown) = line.shown() else { return std::future::pending().await };
+        let verify = |loaded: &Loaded, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]| {
+            let verifier = if of_peers { &loaded.of_peers } else { &loaded.of_clients };
+            verifier.verify_client_cert(leaf, rest, UnixTime::now()).map(drop)
+        };
+        tls.outlived(shown, verify).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! The files of a node's TLS: read, checked whole, and made into what handshakes need. A set that
 //! is half written, does not fit together or has expired is refused as a whole.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -19,9 +20,11 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, RootCertStore, ServerConfig};
 use tokio::time::timeout;
+use webpki::{BorrowedCertRevocationList, CertRevocationList, EndEntityCert};
 
 use crate::config;
 use crate::config::ClientCertificates;
+use crate::net::tls::der::{self, ListAge};
 use crate::net::tls::verify;
 
 /// The protocol that the listeners for clients and peers speak (ALPN).
@@ -52,6 +55,12 @@ pub(super) struct Loaded {
     pub(super) nodes: Arc<WebPkiServerVerifier>,
     /// This node's own certificate and key.
     pub(super) identity: Arc<SingleCertAndKey>,
+    pub(super) of_clients: Arc<dyn ClientCertVerifier>,
+    pub(super) of_peers: Arc<dyn ClientCertVerifier>,
+    /// How new its revocation lists are, by their authorities' subjects.
+    lists: BTreeMap<Vec<u8>, ListAge>,
+    /// Sets are numbered as they come into use.
+    pub(super) set: u64,
 }
 
 /// Of the content of files.
@@ -130,6 +139,7 @@ pub(super) fn load(
     cluster: &str,
     node: NodeId,
     read: &Read,
+    before: Option<&Loaded>,
 ) -> Result<Loaded, TlsError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
@@ -147,9 +157,14 @@ pub(super) fn load(
         Some(path) => roots(&read.peer_ca).map_err(failed(path))?,
         None => ca.clone(),
     };
-    let crls = match &files.crl {
-        Some(path) => revoked(&read.crl).map_err(failed(path))?,
-        None => Vec::new(),
+    let (crls, lists) = match &files.crl {
+        Some(path) => {
+            let crls = revoked(&read.crl).map_err(failed(path))?;
+            let trusted = trusted(&[&ca, &peer_ca], &chain);
+            let lists = lists(&crls, &trusted, before.map(|before| &before.lists));
+            (crls, lists.map_err(failed(path))?)
+        }
+        None => (Vec::new(), BTreeMap::new()),
     };
     let refused = |error: rustls::server::VerifierBuilderError| error.to_string();
     let nodes = WebPkiServerVerifier::builder_with_provider(peer_ca.clone(), provider())
@@ -165,15 +180,19 @@ pub(super) fn load(
             .map_err(|error| failed(&files.ca)(refused(error)))?,
     };
     let identity = Arc::new(SingleCertAndKey::from(own));
-    let config = |clients: Arc<dyn ClientCertVerifier>, protocol| {
-        server(clients, identity.clone(), protocol).map_err(&of_cert)
+    let config = |clients: &Arc<dyn ClientCertVerifier>, protocol| {
+        server(clients.clone(), identity.clone(), protocol).map_err(&of_cert)
     };
     Ok(Loaded {
-        clients: config(of_clients.clone(), H2)?,
-        tools: config(of_clients, HTTP)?,
-        peers: config(of_peers, H2)?,
+        clients: config(&of_clients, H2)?,
+        tools: config(&of_clients, HTTP)?,
+        peers: config(&of_peers, H2)?,
         nodes,
         identity,
+        of_clients,
+        of_peers,
+        lists,
+        set: before.map_or(0, |before| before.set + 1),
     })
 }
 
@@ -251,4 +270,53 @@ fn revoked(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, Str
     let read: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
     let read = read.map_err(|error| format!("a part of it cannot be read: {error}"))?;
     if read.is_empty() { Err("no revocation list in it".to_owned()) } else { Ok(read) }
+}
+
+/// The subjects of the authorities whose lists are taken: the configured ones, and those between
+/// them and this node's certificate.
+fn trusted(roots: &[&RootCertStore], chain: &[CertificateDer<'static>]) -> BTreeSet<Vec<u8>> {
+    let configured = roots.iter().flat_map(|roots| &roots.roots).map(|root| root.subject.to_vec());
+    let between = chain.iter().skip(1).filter_map(|certificate| {
+        EndEntityCert::try_from(certificate).ok().map(|certificate| certificate.subject().to_vec())
+    });
+    configured.chain(between).collect()
+}
+
+/// How new the lists are, by authority.
+///
+/// # Errors
+/// One is of an authority that is not trusted here; it goes back behind the one before, by which
+/// something would be taken again that was revoked; or it is missing, which does the same.
+fn lists(
+    crls: &[CertificateRevocationListDer<'static>],
+    trusted: &BTreeSet<Vec<u8>>,
+    before: Option<&BTreeMap<Vec<u8>, ListAge>>,
+) -> Result<BTreeMap<Vec<u8>, ListAge>, String> {
+    let mut lists: BTreeMap<Vec<u8>, ListAge> = BTreeMap::new();
+    for (at, der) in crls.iter().enumerate() {
+        let at = at + 1;
+        let list = BorrowedCertRevocationList::from_der(der);
+        let list = CertRevocationList::Borrowed(list.map_err(|e| format!("list {at} in it: {e}"))?);
+        let issuer = list.issuer();
+        let name = verify::common_name(issuer).unwrap_or_else(|| "an authority".to_owned());
+        if !trusted.contains(issuer) {
+            return Err(format!(
+                "list {at} in it is of {name:?}, which is no authority of this node's"
+            ));
+        }
+        let age = der::list_age(der).ok_or_else(|| format!("list {at} in it says no time"))?;
+        if before.and_then(|before| before.get(issuer)).is_some_and(|before| age.is_before(before))
+        {
+            return Err(format!("list {at} in it, of {name:?}, is older than the one in use"));
+        }
+        lists.insert(issuer.to_vec(), age);
+    }
+    let missing = before.and_then(|before| {
+        let mut of_now = before.keys().filter(|issuer| trusted.contains(*issuer));
+        of_now.find(|issuer| !lists.contains_key(*issuer))
+    });
+    match missing.map(|issuer| verify::common_name(issuer).unwrap_or_default()) {
+        Some(name) => Err(format!("the list of {name:?}, which is in use, is not in it any more")),
+        None => Ok(lists),
+    }
 }

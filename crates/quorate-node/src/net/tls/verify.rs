@@ -10,6 +10,7 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, Signatu
 use webpki::EndEntityCert;
 
 use crate::net::tls::CertificateId;
+use crate::net::tls::der::element;
 
 /// `id-at-commonName` (2.5.4.3) in DER.
 const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
@@ -39,7 +40,7 @@ pub(super) fn identity(leaf: &CertificateDer<'_>) -> Result<CertificateId, Strin
 
 /// The common name in a subject: sets of (type, value) pairs (RFC 5280, section 4.1.2.4). `None`:
 /// there is none, or more than one, or the subject cannot be read.
-fn common_name(subject: &[u8]) -> Option<String> {
+pub(super) fn common_name(subject: &[u8]) -> Option<String> {
     let mut found = None;
     let mut sets = subject;
     while !sets.is_empty() {
@@ -64,25 +65,6 @@ fn common_name(subject: &[u8]) -> Option<String> {
         }
     }
     found
-}
-
-/// Takes the first element of DER off: its tag and its content.
-fn element<'a>(der: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
-    let (&[tag, first], mut rest) = der.split_first_chunk::<2>()?;
-    let length = match first {
-        short @ ..=0x7f => usize::from(short),
-        // The long form, of up to two bytes: a subject is no longer.
-        0x81 => usize::from(*rest.split_off_first()?),
-        0x82 => {
-            let (bytes, behind) = rest.split_first_chunk::<2>()?;
-            rest = behind;
-            usize::from(u16::from_be_bytes(*bytes))
-        }
-        _ => return None,
-    };
-    let (content, behind) = rest.split_at_checked(length)?;
-    *der = behind;
-    Some((tag, content))
 }
 
 /// Verifies that a node of this cluster answers, and the one that was wanted, whatever host it is
@@ -115,6 +97,17 @@ impl NodeVerifier {
             (Some(_), _) => Ok(()),
         }
     }
+}
+
+/// Whether this is a certificate of the node that is wanted, whatever host it is on.
+pub(super) fn is_node(
+    verifier: &NodeVerifier,
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Result<(), Error> {
+    let name = ServerName::try_from("node").expect("invariant: it is a DNS name");
+    verifier.verify_server_cert(leaf, intermediates, &name, &[], now).map(drop)
 }
 
 impl ServerCertVerifier for NodeVerifier {

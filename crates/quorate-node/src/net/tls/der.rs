@@ -1,0 +1,190 @@
+//! What the libraries do not tell of a certificate and of a revocation list (RFC 5280, sections 4.1
+//! and 5.1): when the one ends, and how new the other is. Read after they were verified.
+
+/// Seconds since 1970, UTC.
+pub(super) type Seconds = u64;
+
+/// Tags of DER (X.690).
+const INTEGER: u8 = 0x02;
+const OCTETS: u8 = 0x04;
+const OID: u8 = 0x06;
+const UTC_TIME: u8 = 0x17;
+const TIME: u8 = 0x18;
+const SEQUENCE: u8 = 0x30;
+/// The fields `[0]`: a certificate's version, a list's extensions.
+const FIELD_0: u8 = 0xa0;
+
+/// `id-ce-cRLNumber` (2.5.29.20).
+const CRL_NUMBER: [u8; 3] = [0x55, 0x1d, 0x14];
+
+/// Takes the first element off: its tag and its content.
+pub(super) fn element<'a>(der: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
+    let (&[tag, first], mut rest) = der.split_first_chunk::<2>()?;
+    let length = match first {
+        short @ ..=0x7f => usize::from(short),
+        // The long form; no file is larger than three bytes say.
+        0x81..=0x83 => {
+            let (bytes, behind) = rest.split_at_checked(usize::from(first & 0x7f))?;
+            rest = behind;
+            bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte))
+        }
+        _ => return None,
+    };
+    let (content, behind) = rest.split_at_checked(length)?;
+    *der = behind;
+    Some((tag, content))
+}
+
+/// Takes the first element off if it has this tag.
+fn take<'a>(der: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
+    let mut rest = *der;
+    let (_, content) = element(&mut rest).filter(|(found, _)| *found == tag)?;
+    *der = rest;
+    Some(content)
+}
+
+/// The last moment at which a certificate is valid.
+pub(super) fn not_after(mut certificate: &[u8]) -> Option<Seconds> {
+    let mut signed = take(&mut take(&mut certificate, SEQUENCE)?, SEQUENCE)?;
+    take(&mut signed, FIELD_0);
+    take(&mut signed, INTEGER)?;
+    let (_algorithm, _issuer) = (take(&mut signed, SEQUENCE)?, take(&mut signed, SEQUENCE)?);
+    let mut validity = take(&mut signed, SEQUENCE)?;
+    let _not_before = element(&mut validity)?;
+    time(&mut validity)
+}
+
+/// How new a revocation list is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ListAge {
+    /// Big-endian, without zeros in front.
+    pub(super) number: Vec<u8>,
+    pub(super) this_update: Seconds,
+}
+
+impl ListAge {
+    /// Whether a list that is to replace the other one was made before it.
+    pub(super) fn is_before(&self, other: &Self) -> bool {
+        let number = |age: &Self| (age.number.len(), age.number.clone());
+        number(self) < number(other) || self.this_update < other.this_update
+    }
+}
+
+pub(super) fn list_age(mut list: &[u8]) -> Option<ListAge> {
+    let mut signed = take(&mut take(&mut list, SEQUENCE)?, SEQUENCE)?;
+    take(&mut signed, INTEGER);
+    let (_algorithm, _issuer) = (take(&mut signed, SEQUENCE)?, take(&mut signed, SEQUENCE)?);
+    let this_update = time(&mut signed)?;
+    // `nextUpdate` and what is revoked may not be there.
+    let _next_update = time(&mut signed);
+    let _revoked = take(&mut signed, SEQUENCE);
+    let mut number = Vec::new();
+    let extensions = take(&mut signed, FIELD_0).and_then(|mut field| take(&mut field, SEQUENCE));
+    let mut extensions = extensions.unwrap_or_default();
+    while let Some(mut extension) = take(&mut extensions, SEQUENCE) {
+        if take(&mut extension, OID)? != CRL_NUMBER {
+            continue;
+        }
+        // Whether it is critical may stand in between.
+        let (tag, mut value) = element(&mut extension)?;
+        if tag != OCTETS {
+            value = take(&mut extension, OCTETS)?;
+        }
+        let digits = take(&mut value, INTEGER)?;
+        number = digits.iter().copied().skip_while(|digit| *digit == 0).collect();
+    }
+    Some(ListAge { number, this_update })
+}
+
+/// `YYMMDDHHMMSSZ`, until 2049, or with four digits for the year.
+fn time(der: &mut &[u8]) -> Option<Seconds> {
+    let mut rest = *der;
+    let (tag, text) = element(&mut rest)?;
+    let digits = text.strip_suffix(b"Z")?;
+    let number = |at: usize, length: usize| -> Option<i64> {
+        std::str::from_utf8(digits.get(at..at + length)?).ok()?.parse().ok()
+    };
+    let (year, at) = match tag {
+        UTC_TIME => {
+            (number(0, 2).map(|year| if year < 50 { 2_000 + year } else { 1_900 + year })?, 2)
+        }
+        TIME => (number(0, 4)?, 4),
+        _ => return None,
+    };
+    let of = |place: usize| number(at + 2 * place, 2);
+    let days = days(year, of(0)?, of(1)?);
+    *der = rest;
+    u64::try_from(days * 86_400 + of(2)? * 3_600 + of(3)? * 60 + of(4)?).ok().or(Some(0))
+}
+
+/// From 1970-01-01 to a day of the Gregorian calendar, whose years are taken to begin in March.
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    365 * year + year / 4 - year / 100 + year / 400 + of_year - 719_468
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
+        KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
+    };
+
+    use super::*;
+
+    /// 2027-01-01.
+    const IN_2027: Seconds = 1_798_761_600;
+    /// 2060-03-01.
+    const IN_2060: Seconds = 2_845_324_800;
+
+    #[test]
+    fn the_end_of_a_certificate_is_read() {
+        for (year, month, expected) in [(2027, 1, IN_2027), (2060, 3, IN_2060)] {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(vec!["h".repeat(60); 20]).unwrap();
+            params.not_after = date_time_ymd(year, month, 1);
+            let made = params.self_signed(&key).unwrap();
+            assert_eq!(not_after(made.der()), Some(expected), "{year}");
+            for cut in 0..200 {
+                let _no_panic = not_after(&made.der()[..cut]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_age_of_a_list_is_read() {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::CrlSign];
+        let issuer = Issuer::new(params, KeyPair::generate().unwrap());
+        let list = |number: u64, revoked: usize| {
+            let revoked = (0..revoked).map(|at| RevokedCertParams {
+                serial_number: SerialNumber::from(at as u64),
+                revocation_time: date_time_ymd(2026, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            });
+            let params = CertificateRevocationListParams {
+                this_update: date_time_ymd(2027, 1, 1),
+                next_update: date_time_ymd(2060, 3, 1),
+                crl_number: SerialNumber::from(number),
+                issuing_distribution_point: None,
+                revoked_certs: revoked.collect(),
+                key_identifier_method: KeyIdMethod::Sha256,
+            };
+            params.signed_by(&issuer).unwrap().der().to_vec()
+        };
+        // The last is longer than two bytes say.
+        for (number, revoked) in [(1, 0), (255, 1), (65_536, 5_000)] {
+            let age = list_age(&list(number, revoked)).unwrap();
+            let digits = number.to_be_bytes();
+            let digits: Vec<u8> = digits.into_iter().skip_while(|digit| *digit == 0).collect();
+            assert_eq!(age, ListAge { number: digits, this_update: IN_2027 });
+        }
+        let age = |number: &[u8], this_update| ListAge { number: number.to_vec(), this_update };
+        assert!(age(&[255], 9).is_before(&age(&[1, 0], 9)));
+        assert!(age(&[2], 8).is_before(&age(&[1], 9)));
+        assert!(!age(&[1], 9).is_before(&age(&[1], 9)));
+    }
+}
