@@ -82,16 +82,16 @@ pub(super) async fn check_lease<T: Arrived>(
     if is_own(&registry, principal, id) {
         return Ok(());
     }
-    let is_there = registry.lease(id).is_some();
+    // One that has been is nobody's for ever; one that has not may come to be another's.
+    let is_dead = registry.lease(id).is_none() && id <= registry.last_lease();
     let refusal = match repeated(node, &registry, call) {
         Some(Reply::Rejected(rejection)) => rejection,
-        // The state machine answers as it did the first time, when the lease was there. One that
-        // has been is nobody's for ever; one that has not may come to be another's.
-        Some(_) if !is_there && id <= registry.last_lease() => return Ok(()),
+        // The state machine answers as it did the first time, when the lease was there.
+        Some(_) if is_dead => return Ok(()),
         _ => Rejection::UnknownLease(id),
     };
     let refusal = NodeError::Rejected(refusal).into();
-    Err(if is_there { told::not_theirs(refusal) } else { refusal })
+    Err(if is_dead { refusal } else { told::not_theirs(refusal) })
 }
 
 /// What a write that has a name is answered where it is none to be done.
