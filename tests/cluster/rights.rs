@@ -269,6 +269,31 @@ async fn each_method_takes_those_who_may_and_nobody_else() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// How much there is in all namespaces was told to whoever was known.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_much_the_cluster_holds_is_told_to_those_who_may_see_it() {
+    let all = entry("qrt_all", "role = 'read'\nnamespace = '*'");
+    let guarded = Guarded::start(1, &(access() + &all)).await;
+    lease(&guarded, "payments", "p").await;
+    let sees =
+        |token| ["qrt_elsewhere", "qrt_other", "qrt_operator", "qrt_all", ROOT].contains(token);
+    for token in SOMEBODY.iter().chain(&["qrt_all"]) {
+        let asked = by(Some(*token), StatusRequest { local_only: false });
+        let status = guarded.cluster.admin(1).status(asked).await.unwrap().into_inner();
+        let member = status.members[0].clone();
+        let told = [status.services, status.instances, status.leases, member.last_log_index];
+        assert_eq!(told.iter().all(|number| *number > 0), sees(token), "{token}: {status:?}");
+        assert_eq!(told.iter().all(|number| *number == 0), !sees(token), "{token}: {status:?}");
+        assert_eq!(status.partial, !sees(token));
+        let asked = by(Some(*token), ListMembersRequest {});
+        let members = guarded.cluster.registry(1).list_members(asked).await.unwrap().into_inner();
+        for listed in [member.member.unwrap(), members.members[0].clone()] {
+            assert!(!listed.client_address.is_empty() && listed.id == 1, "{token}: {listed:?}");
+            assert_eq!(listed.peer_address.is_empty(), !sees(token), "{token}: {listed:?}");
+        }
+    }
+}
+
 fn code(answer: Result<(), Status>) -> Code {
     answer.map_or_else(|status| status.code(), |()| Code::Ok)
 }

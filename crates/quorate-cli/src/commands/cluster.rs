@@ -187,9 +187,10 @@ fn show_status(status: &StatusResponse, args: &ClientArgs) -> Result<(), Failure
             "services": status.services,
             "instances": status.instances,
             "leases": status.leases,
+            "partial": status.partial,
         }))?,
         Format::Table => {
-            table(&status.members).print()?;
+            table(status).print()?;
             output::line("")?;
             for line in summary(status) {
                 output::line(&line)?;
@@ -199,23 +200,24 @@ fn show_status(status: &StatusResponse, args: &ClientArgs) -> Result<(), Failure
     Ok(())
 }
 
-fn table(members: &[MemberStatus]) -> Table {
+fn table(whole: &StatusResponse) -> Table {
     let mut table =
         Table::new(["ID", "STATE", "CLIENTS", "PEERS", "TERM", "APPLIED", "LAG", "HASH@INDEX"]);
-    for status in members {
+    for status in &whole.members {
         let member = status.member.clone().unwrap_or_default();
-        let known = |value: u64| if status.reachable { value.to_string() } else { "-".to_owned() };
+        let is_known = status.reachable && !whole.partial;
+        let known = |value: u64| if is_known { value.to_string() } else { "-".to_owned() };
         // Comparable between nodes at the same index only.
         let hash = format!("{}@{}", &json::hex(status.state_hash)[..8], status.state_hash_index);
         table.row([
             member.id.to_string(),
             if status.reachable { json::state(status.state()) } else { "DOWN" }.to_owned(),
             member.client_address,
-            member.peer_address,
+            if whole.partial { "-".to_owned() } else { member.peer_address },
             known(status.term),
             known(status.applied_index),
             known(status.lag),
-            if status.reachable { hash } else { "-".to_owned() },
+            if is_known { hash } else { "-".to_owned() },
         ]);
     }
     table
@@ -234,10 +236,13 @@ fn summary(status: &StatusResponse) -> Vec<String> {
             json::hex(header.cluster_id),
             header.node_id
         ),
-        format!(
-            "revision {}: {} services, {} instances, {} leases",
-            header.revision, status.services, status.instances, status.leases
-        ),
+        match status.partial {
+            true => "what it holds is told to operators, and to those who may read all".to_owned(),
+            false => format!(
+                "revision {}: {} services, {} instances, {} leases",
+                header.revision, status.services, status.instances, status.leases
+            ),
+        },
     ];
     for down in status.members.iter().filter(|member| !member.reachable) {
         let id = down.member.as_ref().map_or(0, |member| member.id);

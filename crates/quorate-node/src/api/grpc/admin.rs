@@ -10,10 +10,10 @@ use quorate_log::NodeId;
 use quorate_proto::encoded::v1::admin_server::Admin;
 use quorate_proto::v1::{
     AddNodeRequest, AddNodeResponse, BackupChunk, BackupRequest, InstanceName,
-    ListOverridesRequest, ListOverridesResponse, MemberStatus, NodeState, OverriddenInstance,
-    RemoveNodeRequest, RemoveNodeResponse, ReplaceNodeRequest, ReplaceNodeResponse,
-    SetOverrideRequest, SetOverrideResponse, StatusRequest, StatusResponse, TransferLeaderRequest,
-    TransferLeaderResponse, TriggerSnapshotRequest, TriggerSnapshotResponse,
+    ListOverridesRequest, ListOverridesResponse, Member, MemberStatus, NodeState,
+    OverriddenInstance, RemoveNodeRequest, RemoveNodeResponse, ReplaceNodeRequest,
+    ReplaceNodeResponse, SetOverrideRequest, SetOverrideResponse, StatusRequest, StatusResponse,
+    TransferLeaderRequest, TransferLeaderResponse, TriggerSnapshotRequest, TriggerSnapshotResponse,
 };
 use quorate_state::Invalid;
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ use crate::api::grpc::backup::Backup;
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
 use crate::api::grpc::told::standing;
-use crate::api::grpc::{header, until_stopped};
+use crate::api::grpc::{header, rights, until_stopped};
 use crate::error::{CallError, MembershipError, NodeError};
 use crate::node::membership::{LeadCall, MembershipCall};
 use crate::node::status::NodeStatus;
@@ -113,7 +113,7 @@ impl Admin for AdminService {
 
 impl AdminService {
     async fn on_status(&self, call: Call<StatusRequest>) -> Handled<StatusResponse> {
-        let request = call.message;
+        let Call { message: request, caller, .. } = call;
         if self.node.leadership().is_removed() && !request.local_only {
             let (node, members) = (self.node.id(), self.node.client_addresses().join(","));
             return Err(NodeError::Removed { node, members }.into());
@@ -125,12 +125,25 @@ impl AdminService {
             let state = self.node.applied().lock();
             (state.registry.counts(), state.registry.revision().0)
         };
+        let members = all.iter().map(|(m, status)| member_status(m, status, furthest));
+        let header = header(&self.node, revision, self.node.age_ms());
+        if !rights::sees_cluster(&caller.principal) {
+            let members = members.map(for_all).collect();
+            let partial = true;
+            return Ok(Response::new(StatusResponse {
+                header,
+                members,
+                partial,
+                ..<_>::default()
+            }));
+        }
         Ok(Response::new(StatusResponse {
-            header: header(&self.node, revision, self.node.age_ms()),
-            members: all.iter().map(|(m, status)| member_status(m, status, furthest)).collect(),
+            header,
+            members: members.collect(),
             services: counts.services as u64,
             instances: counts.instances as u64,
             leases: counts.leases as u64,
+            partial: false,
         }))
     }
 
@@ -354,6 +367,14 @@ fn member_status(
         recovering: status.recovering.clone(),
         disk_low: status.disk_low,
     }
+}
+
+/// What every known caller may see of a member.
+fn for_all(status: MemberStatus) -> MemberStatus {
+    let mut shown = MemberStatus { reachable: status.reachable, ..MemberStatus::default() };
+    shown.state = status.state;
+    shown.member = status.member.map(|it| Member { peer_address: String::new(), ..it });
+    shown
 }
 
 fn node_state(state: ServerState) -> NodeState {

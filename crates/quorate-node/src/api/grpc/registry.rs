@@ -246,8 +246,14 @@ impl RegistryService {
         Ok(Response::new(answers.await?.boxed()))
     }
 
-    async fn on_list_members(&self, _: Call<ListMembersRequest>) -> Handled<ListMembersResponse> {
-        let members = self.node.members().iter().map(convert::member_to_wire).collect();
+    async fn on_list_members(
+        &self,
+        call: Call<ListMembersRequest>,
+    ) -> Handled<ListMembersResponse> {
+        let mut members: Vec<_> = self.node.members().iter().map(convert::member_to_wire).collect();
+        if !rights::sees_cluster(&call.caller.principal) {
+            members.iter_mut().for_each(|member| member.peer_address.clear());
+        }
         let age_ms = self.node.age_ms();
         let revision = self.node.applied().position().revision;
         let header = header(&self.node, revision, age_ms);

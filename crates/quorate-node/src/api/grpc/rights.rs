@@ -52,6 +52,13 @@ pub(super) fn check(
     }
 }
 
+/// Whether a caller may see how much the cluster holds, and how it works inside: those who look
+/// after it, and those who may read all of it.
+pub(super) fn sees_cluster(principal: &Principal) -> bool {
+    let now = time::now();
+    principal.may_some(Role::Operator, now) || principal.may_all(Role::Read, now)
+}
+
 /// Tells what the caller asked for and would need, nothing of what there is.
 fn denied(principal: &Principal, role: Role, what: &str) -> Status {
     let message = format!("{} needs the role {role}{what}", principal.name());
