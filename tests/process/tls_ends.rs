@@ -1,6 +1,6 @@
 //! What a certificate is worth once it should be worth nothing any more.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_client::{Admin, InstanceBuilder, Registration};
 use quorate_proto::peer::v1::peer_client::PeerClient;
@@ -10,10 +10,14 @@ use rcgen::{
     CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use rustix::process::Signal;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
-use super::{Authority, Cluster, Issued, SOON, channel, eventually, is_served, prepare, start};
+use super::{
+    Authority, Cluster, Issued, PREFACE, SOON, channel, eventually, is_served, prepare, start,
+};
 
 /// An entry of the access file.
 fn rule(spiffe: &str, role: &str) -> String {
@@ -234,4 +238,54 @@ async fn a_node_that_was_taken_out_does_not_take_itself_in_again() {
     admin.add_node(3, &peer_address, false).await.unwrap();
     let refused = by(3).add_node(add(3)).await.err();
     assert!(refused.is_none(), "a member's own call changes nothing: {refused:?}");
+}
+
+/// Waits for a line of a node's log with all of these words; that line.
+async fn logged(cluster: &Cluster, at: usize, words: &[&str]) -> String {
+    eventually(&words.join(" "), SOON, async || {
+        let log = cluster.nodes[at].log_text();
+        let mut lines = log.lines().rev();
+        let found = lines.find(|line| words.iter().all(|word| line.contains(word)));
+        found.map(str::to_owned).ok_or_else(|| "no such line".to_owned())
+    })
+    .await
+}
+
+/// What an operator has to know stands in the log, and a flood of it does not fill the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_who_was_refused_and_what_ends() {
+    const DAY: u64 = 86_400;
+    let authority = Authority::new("ours");
+    let (mut cluster, files) = prepare(&authority, 3_600_000).await;
+    let ending_in = |id: u64, seconds: u64| {
+        let ends = Duration::from_secs(wall_clock() + seconds);
+        authority.issue(&[&format!("spiffe://quorate/node/{id}")], |params| {
+            params.not_after = date_time_ymd(1970, 1, 1) + ends;
+        })
+    };
+    files[0].put_all(&ending_in(1, 5 * DAY + 9_000), &authority.pem);
+    cluster.nodes.iter_mut().for_each(|node| node.start());
+    logged(&cluster, 0, &["WARN", "certificate ends soon", "days=5", "hours=2"]).await;
+    logged(&cluster, 1, &["node starts"]).await;
+    assert!(!cluster.nodes[1].log_text().contains("ends soon"));
+
+    let address = cluster.nodes[0].clients.clone();
+    let begun = Instant::now();
+    for _ in 0..30 {
+        is_served(&address, &authority.pem, None).await.expect_err("it shows no certificate");
+    }
+    let words = ["WARN", "a TLS handshake was refused", "from=\"127.0.0.1\"", "no certificates"];
+    logged(&cluster, 0, &words).await;
+    let lines = cluster.nodes[0].log_text().matches("handshake was refused").count() as u64;
+    assert!(lines <= begun.elapsed().as_secs() + 1, "{lines} lines in {:?}", begun.elapsed());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut plain = TcpStream::connect(&address).await.unwrap();
+    plain.write_all(PREFACE).await.unwrap();
+    let line = logged(&cluster, 0, &["handshake was refused", "does not speak TLS"]).await;
+    assert!(!line.contains("left_out=0"), "{line}");
+
+    files[1].put_all(&ending_in(2, 2), &authority.pem);
+    cluster.nodes[1].process().signal(Signal::HUP);
+    logged(&cluster, 1, &["WARN", "certificate ends soon", "days=0"]).await;
+    logged(&cluster, 1, &["ERROR", "certificate has ended"]).await;
 }

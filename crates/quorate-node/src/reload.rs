@@ -26,11 +26,15 @@ impl Reload {
     async fn reload_tls(&self) {
         if let Some(tls) = &self.tls {
             tls.reload().await;
+            tls.tell_end();
         }
     }
 
     /// Never returns.
     pub(crate) async fn run(self) -> Result<(), RunError> {
+        if let Some(tls) = &self.tls {
+            tls.tell_end();
+        }
         loop {
             // Either way it is time.
             let _ = timeout(EVERY, self.requested.notified()).await;

@@ -6,6 +6,7 @@ mod accept;
 mod der;
 mod files;
 mod lasting;
+mod told;
 mod verify;
 
 use std::fmt;
@@ -17,7 +18,7 @@ use arc_swap::ArcSwap;
 use hyper_util::rt::TokioIo;
 use quorate_log::NodeId;
 use rustls::ClientConfig;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -26,6 +27,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::config;
 use crate::net::tls::files::{Digest, Loaded};
+use crate::net::tls::told::Told;
 use crate::net::tls::verify::NodeVerifier;
 
 pub(crate) use accept::{Secured, Security};
@@ -67,6 +69,7 @@ pub(crate) struct Tls {
     used: ArcSwap<Digest>,
     /// The last refusal in the log: one line for each fault, however often it is found.
     refusal: Mutex<String>,
+    told: Told,
 }
 
 impl fmt::Debug for Tls {
@@ -90,7 +93,8 @@ impl Tls {
         let (loaded, used) = (ArcSwap::from_pointee(loaded), ArcSwap::from_pointee(read.digest()));
         let (cluster, refusal) = (cluster.into(), Mutex::default());
         let changes = watch::Sender::new(0);
-        Ok(Arc::new(Self { files, cluster, node, loaded, changes, used, refusal }))
+        let told = Told::default();
+        Ok(Arc::new(Self { files, cluster, node, loaded, changes, used, refusal, told }))
     }
 
     /// Reads the files again, and takes what they have if it has changed and can be used.
@@ -121,6 +125,13 @@ impl Tls {
                 *refusal = error.to_string();
                 tracing::warn!(%error, "TLS: the files cannot be used; those before stay");
             }
+        }
+    }
+
+    /// Says in the log, if it is time, that this node's certificate ends.
+    pub(crate) fn tell_end(&self) {
+        if let Some(lifetime) = self.loaded.load().lifetime {
+            self.told.end(lifetime, UnixTime::now().as_secs());
         }
     }
 

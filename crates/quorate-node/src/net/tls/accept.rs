@@ -80,19 +80,19 @@ impl Security {
                 (tls, places)
             }
         };
+        let from = line.address();
         let Ok(_place) = places.try_acquire() else {
-            tracing::debug!("too many handshakes: a connection is closed");
+            tls.told.refused(from, &format!("{HANDSHAKES_MAX} are under way already"));
             return None;
         };
-        let from = line.address();
         match timeout(HANDSHAKE_WITHIN, self.handshake(tls, connection, &line)).await {
             Ok(Ok(stream)) => Some(Secured { stream: Stream::Tls(Box::new(stream)), line }),
             Ok(Err(error)) => {
-                tracing::debug!(?from, %error, "a TLS handshake failed");
+                tls.told.handshake_failed(from, &error);
                 None
             }
             Err(_elapsed) => {
-                tracing::debug!(?from, "a TLS handshake took too long");
+                tls.told.refused(from, &format!("it took longer than {HANDSHAKE_WITHIN:?}"));
                 None
             }
         }

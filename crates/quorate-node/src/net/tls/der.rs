@@ -43,15 +43,20 @@ fn take<'a>(der: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
     Some(content)
 }
 
-/// The last moment at which a certificate is valid.
-pub(super) fn not_after(mut certificate: &[u8]) -> Option<Seconds> {
+/// The first and the last moment at which a certificate is valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lifetime {
+    pub(super) not_before: Seconds,
+    pub(super) not_after: Seconds,
+}
+
+pub(super) fn lifetime(mut certificate: &[u8]) -> Option<Lifetime> {
     let mut signed = take(&mut take(&mut certificate, SEQUENCE)?, SEQUENCE)?;
     take(&mut signed, FIELD_0);
     take(&mut signed, INTEGER)?;
     let (_algorithm, _issuer) = (take(&mut signed, SEQUENCE)?, take(&mut signed, SEQUENCE)?);
     let mut validity = take(&mut signed, SEQUENCE)?;
-    let _not_before = element(&mut validity)?;
-    time(&mut validity)
+    Some(Lifetime { not_before: time(&mut validity)?, not_after: time(&mut validity)? })
 }
 
 /// How new a revocation list is.
@@ -143,11 +148,14 @@ mod tests {
         for (year, month, expected) in [(2027, 1, IN_2027), (2060, 3, IN_2060)] {
             let key = KeyPair::generate().unwrap();
             let mut params = CertificateParams::new(vec!["h".repeat(60); 20]).unwrap();
+            params.not_before = date_time_ymd(2026, 1, 1);
             params.not_after = date_time_ymd(year, month, 1);
             let made = params.self_signed(&key).unwrap();
-            assert_eq!(not_after(made.der()), Some(expected), "{year}");
+            let not_before = IN_2027 - 365 * 86_400;
+            let expected = Lifetime { not_before, not_after: expected };
+            assert_eq!(lifetime(made.der()), Some(expected), "{year}");
             for cut in 0..200 {
-                let _no_panic = not_after(&made.der()[..cut]);
+                let _no_panic = lifetime(&made.der()[..cut]);
             }
         }
     }

@@ -24,7 +24,7 @@ use webpki::{BorrowedCertRevocationList, CertRevocationList, EndEntityCert};
 
 use crate::config;
 use crate::config::ClientCertificates;
-use crate::net::tls::der::{self, ListAge};
+use crate::net::tls::der::{self, Lifetime, ListAge};
 use crate::net::tls::verify;
 
 /// The protocol that the listeners for clients and peers speak (ALPN).
@@ -57,6 +57,8 @@ pub(super) struct Loaded {
     pub(super) identity: Arc<SingleCertAndKey>,
     pub(super) of_clients: Arc<dyn ClientCertVerifier>,
     pub(super) of_peers: Arc<dyn ClientCertVerifier>,
+    /// Of this node's own certificate.
+    pub(super) lifetime: Option<Lifetime>,
     /// How new its revocation lists are, by their authorities' subjects.
     lists: BTreeMap<Vec<u8>, ListAge>,
     /// Sets are numbered as they come into use.
@@ -191,6 +193,7 @@ pub(super) fn load(
         identity,
         of_clients,
         of_peers,
+        lifetime: chain.first().and_then(|own| der::lifetime(own)),
         lists,
         set: before.map_or(0, |before| before.set + 1),
     })

@@ -52,7 +52,7 @@ impl Shown {
     pub(super) fn new(chain: Option<&[CertificateDer<'_>]>, set: u64) -> Option<Self> {
         let chain: Vec<_> =
             chain?.iter().map(|certificate| certificate.clone().into_owned()).collect();
-        let ends = |certificate: &CertificateDer<'_>| der::not_after(certificate);
+        let ends = |of: &CertificateDer<'_>| Some(der::lifetime(of)?.not_after);
         // One that says no time that can be read was not verified.
         let until = chain.iter().filter_map(ends).min()?;
         Some(Self { chain, until, set })

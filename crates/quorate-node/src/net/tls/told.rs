@@ -1,0 +1,124 @@
+//! What the log is told of TLS beside its files: handshakes that were refused, and a certificate of
+//! this node's own that ends.
+
+use std::fmt::Display;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rustls::InvalidMessage;
+use tokio::time::Instant;
+
+use crate::net::tls::der::{Lifetime, Seconds};
+
+/// Refused handshakes are logged at most this often; what was left out is counted.
+const REFUSED_EVERY: Duration = Duration::from_secs(1);
+
+/// An end that is near is said this often ...
+const END_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
+/// ... and once more whenever it has come as near as this, days.
+const NEAR: [u64; 3] = [1, 7, 30];
+
+const DAY: Seconds = 24 * 60 * 60;
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    refused: Mutex<Refused>,
+    end: Mutex<Option<(Instant, u64)>>,
+}
+
+#[derive(Debug, Default)]
+struct Refused {
+    told: Option<Instant>,
+    left_out: u64,
+}
+
+impl Told {
+    pub(super) fn handshake_failed(&self, from: Option<IpAddr>, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset, UnexpectedEof};
+        // Load balancers look whether a port is open.
+        if let UnexpectedEof | ConnectionReset | ConnectionAborted = error.kind() {
+            tracing::debug!(?from, %error, "a connection ended before its TLS handshake did");
+            return;
+        }
+        let held = error.get_ref().and_then(|held| held.downcast_ref::<rustls::Error>());
+        match held {
+            Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+                self.refused(from, &"it does not speak TLS, and this port takes nothing else");
+            }
+            _ => self.refused(from, error),
+        }
+    }
+
+    pub(super) fn refused(&self, from: Option<IpAddr>, why: &dyn Display) {
+        let mut refused = self.refused.lock().expect("invariant: nothing panics under this lock");
+        if refused.told.is_some_and(|told| told.elapsed() < REFUSED_EVERY) {
+            refused.left_out += 1;
+            return;
+        }
+        let left_out = std::mem::take(&mut refused.left_out);
+        refused.told = Some(Instant::now());
+        let from = from.map(|from| from.to_string());
+        tracing::warn!(from, %why, left_out, "a TLS handshake was refused");
+    }
+
+    /// Says, if it is time, that this node's certificate ends.
+    pub(super) fn end(&self, of: Lifetime, now: Seconds) {
+        let Some(near) = near(of, now) else { return };
+        let mut end = self.end.lock().expect("invariant: nothing panics under this lock");
+        if end.is_some_and(|(told, before)| told.elapsed() < END_EVERY && before == near) {
+            return;
+        }
+        *end = Some((Instant::now(), near));
+        drop(end);
+        let left = Duration::from_secs(of.not_after.saturating_sub(now));
+        let (days, hours) = (left.as_secs() / DAY, left.as_secs() % DAY / 3_600);
+        match near {
+            0 => tracing::error!(
+                "this node's certificate has ended: nobody takes it; put another in its place"
+            ),
+            _ => tracing::warn!(
+                days,
+                hours,
+                "this node's certificate ends soon: put another in its place"
+            ),
+        }
+    }
+}
+
+/// How near the end is: within so many days, 0 where it has come. A certificate of which most is
+/// left is not near its end, however short it is.
+fn near(Lifetime { not_before, not_after }: Lifetime, now: Seconds) -> Option<u64> {
+    let left = not_after.saturating_sub(now);
+    if left == 0 {
+        return Some(0);
+    }
+    let is_short = left > not_after.saturating_sub(not_before) / 3;
+    NEAR.into_iter().find(|days| left <= days * DAY).filter(|_| !is_short)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_near_in_steps() {
+        let year = Lifetime { not_before: 0, not_after: 365 * DAY };
+        let hour = Lifetime { not_before: 0, not_after: 3_600 };
+        for (of, now, expected) in [
+            (year, 0, None),
+            (year, 335 * DAY - 1, None),
+            (year, 335 * DAY, Some(30)),
+            (year, 358 * DAY, Some(7)),
+            (year, 364 * DAY, Some(1)),
+            (year, 365 * DAY, Some(0)),
+            (year, 400 * DAY, Some(0)),
+            (hour, 10, None),
+            (hour, 3_000, Some(1)),
+        ] {
+            assert_eq!(near(of, now), expected, "{of:?} at {now}");
+        }
+    }
+}
