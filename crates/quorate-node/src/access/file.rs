@@ -125,6 +125,10 @@ pub(crate) fn parse(
         // Its message, not its display: that shows the line.
         without_tokens(&at(begin, &error.message()))
     })?;
+    if file.token.is_empty() && file.certificate.is_empty() && file.jwt.is_empty() {
+        // As of one that is half written.
+        return Err("there is no entry in it, so nobody could call".to_owned());
+    }
     let mut tokens: Vec<(Digest, String, Vec<Grant>)> = Vec::new();
     for entry in file.token {
         let begin = entry.span().start;
@@ -195,9 +199,17 @@ fn take_certificate(
     let Certificate { spiffe, common_name, role, namespace, prefix, not_after } = entry;
     let grant = grant(role, namespace, prefix, not_after)?;
     let (of_kind, name) = match (spiffe, common_name) {
-        (Some(spiffe), None) if spiffe.starts_with("spiffe://") => (0, spiffe),
+        (Some(name), None) | (None, Some(name)) if name.contains('*') => {
+            let must =
+                "stands for one certificate, and `*` for nothing else: write one entry for each";
+            return Err(without_tokens(&format!("spiffe, common_name = {name:?}: {must}")));
+        }
+        (Some(spiffe), None) if is_spiffe(&spiffe) => (0, spiffe),
         (None, Some(name)) if !name.is_empty() => (1, name),
-        (Some(_), None) => return Err("spiffe: must begin with spiffe://".to_owned()),
+        (Some(_), None) => {
+            let must = "must be spiffe://TRUST-DOMAIN/PATH, of letters, digits and -._";
+            return Err(format!("spiffe: {must}"));
+        }
         (None, Some(_)) => return Err("common_name: must not be empty".to_owned()),
         _ => return Err("spiffe, common_name: exactly one of them is needed".to_owned()),
     };
@@ -207,6 +219,16 @@ fn take_certificate(
         None => of_kind.push((name, vec![grant])),
     }
     Ok(())
+}
+
+/// As the standard has it (SPIFFE-ID, section 2).
+fn is_spiffe(name: &str) -> bool {
+    let part = |part: &str| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        !part.is_empty() && part.chars().all(fits)
+    };
+    let parts = name.strip_prefix("spiffe://").map(|rest| rest.split('/'));
+    parts.is_some_and(|mut parts| parts.all(part))
 }
 
 fn jwt_rule(entry: Jwt, keys: Arc<KeySet>) -> Result<jwt::Rule, String> {
@@ -219,6 +241,10 @@ fn jwt_rule(entry: Jwt, keys: Arc<KeySet>) -> Result<jwt::Rule, String> {
         return Err("claims: must name at least one claim; without, all tokens of the issuer would be taken".to_owned());
     }
     let claim = |(path, value): (String, toml::Value)| match value {
+        toml::Value::String(text) if text.contains('*') => {
+            let must = "must be equal, and `*` stands for nothing else";
+            Err(without_tokens(&format!("claims.{path:?} = {text:?}: {must}")))
+        }
         toml::Value::String(text) => Ok((path, text.into())),
         toml::Value::Integer(number) => Ok((path, number.into())),
         toml::Value::Boolean(is) => Ok((path, is.into())),

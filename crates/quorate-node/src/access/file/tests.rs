@@ -95,11 +95,29 @@ fn what_is_not_understood_is_named_with_its_line_and_without_its_value() {
             "[[jwt]]\nissuer = 'i'\njwks = 'keys'\nclaims = {a = ['b']}\nrole = 'admin'".to_owned(),
             ["line 1", "claims"],
         ),
+        (
+            "[[certificate]]\nspiffe = 'spiffe://prod/client/*'\nrole = 'admin'".to_owned(),
+            ["spiffe://prod/client/*", "one entry for each"],
+        ),
+        (
+            "[[certificate]]\nspiffe = 'spiffe://prod/cli ent'\nrole = 'admin'".to_owned(),
+            ["line 1", "spiffe:"],
+        ),
+        (
+            format!("[[certificate]]\ncommon_name = '{secret}*'\nrole = 'admin'"),
+            ["line 1", "common_name = \"qrt_***"],
+        ),
+        (
+            "[[jwt]]\nissuer = 'i'\njwks = 'keys'\nclaims = {sub = 'a:*'}\nrole = 'admin'"
+                .to_owned(),
+            ["claims.\"sub\"", "must be equal"],
+        ),
+        (String::new(), ["no entry in it", "nobody could call"]),
+        ("# nothing yet\n".to_owned(), ["no entry in it", "nobody could call"]),
         ("token = 1".to_owned(), ["line 1", "sequence"]),
     ] {
         let error = read(&text).expect_err(&text);
         assert!(names.iter().all(|name| error.contains(name)), "{text}\n{error}");
         assert!(!error.contains("CANARY") && !error.contains("ba7816"), "{error}");
     }
-    assert!(read("").is_ok(), "nobody may do anything");
 }
