@@ -289,3 +289,22 @@ async fn the_log_says_who_was_refused_and_what_ends() {
     logged(&cluster, 1, &["WARN", "certificate ends soon", "days=0"]).await;
     logged(&cluster, 1, &["ERROR", "certificate has ended"]).await;
 }
+
+/// One end speaks TLS, the other does not: each is told so, and what to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_told_that_the_node_wants_tls_or_has_none() {
+    let authority = Authority::new("ours");
+    let (mut cluster, files) = prepare(&authority, 3_600_000).await;
+    cluster.nodes[0].start();
+    logged(&cluster, 0, &["node starts"]).await;
+    let ask = async |address: &str, more: &[&str]| {
+        let args = ["services", "--timeout", "2s", "--nodes", address];
+        crate::cli::quorate(&[&args, more].concat()).await.expect(3)
+    };
+    let without = ask(&cluster.nodes[0].clients, &[]).await;
+    without.says(&["the node wants TLS", "next: give the CA", "--ca"]);
+    let plain = Cluster::start(1).await;
+    let ca = files[0].0.join("ca.crt").display().to_string();
+    let with = ask(&plain.nodes[0].clients, &["--ca", &ca]).await;
+    with.says(&["does not speak TLS", "next: leave out --ca"]);
+}

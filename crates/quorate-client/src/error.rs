@@ -251,6 +251,9 @@ pub(crate) fn current_incarnation(status: &Status) -> Option<u64> {
 /// How HTTP/2 reads the alert with which a TLS server answers a client that does not encrypt.
 const FIRST_BYTES_OF_TLS: &str = "frame with invalid size";
 
+/// In the words of an attempt at a node that wants TLS of a client that has none.
+const WANTS_TLS: &str = "the node wants TLS, and this client does not use it";
+
 /// A status in words, with the innermost cause where the transport hides it ("transport error" says
 /// nothing).
 pub(crate) fn explain(status: &Status) -> String {
@@ -262,7 +265,7 @@ pub(crate) fn explain(status: &Status) -> String {
     }
     let cause = innermost.map(ToString::to_string).unwrap_or_default();
     if cause.ends_with(FIRST_BYTES_OF_TLS) {
-        return format!("{cause} (does the node want TLS?)");
+        return format!("{WANTS_TLS}: give the CA of its certificate");
     }
     match (status.message(), cause.as_str()) {
         ("", "") => format!("{:?}", status.code()),

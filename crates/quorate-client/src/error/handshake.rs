@@ -24,7 +24,7 @@ fn words(error: &rustls::Error) -> String {
         rustls::Error::InvalidCertificate(fault) => of_node(fault),
         rustls::Error::AlertReceived(alert) => of_ours(&format!("{alert:?}")),
         rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "the node does not speak TLS on this port".to_owned()
+            "the node does not speak TLS on this port, and this client was given a CA".to_owned()
         }
         rustls::Error::NoApplicationProtocol => {
             "the server does not speak HTTP/2; is it a Quorate node?".to_owned()
