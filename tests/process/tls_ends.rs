@@ -16,7 +16,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Request};
 
 use super::{
-    Authority, Cluster, Issued, PREFACE, SOON, channel, eventually, is_served, prepare, start,
+    Authority, Cluster, Files, Issued, PREFACE, SOON, channel, eventually, is_served, prepare,
+    start,
 };
 
 /// An entry of the access file.
@@ -84,17 +85,11 @@ async fn eventually_refused(what: &str, channel: &Channel) {
     .await;
 }
 
-/// What is open ends when its certificate is on the list, on both listeners and where a node has
-/// dialled; all else goes on. A list that goes back changes nothing.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_connection_ends_when_its_certificate_is_revoked() {
-    const KEPT: u64 = 100;
-    const LOST: u64 = 101;
-    const NODE_3: u64 = 103;
-    let (authority, stranger) = (Authority::new("ours"), Authority::new("stranger"));
-    let (mut cluster, files) = prepare(&authority, 3_600_000).await;
+/// Three nodes that follow lists of what is revoked: none at first. Node 3 has this serial number.
+async fn with_lists(authority: &Authority, node_3: u64) -> (Cluster, Vec<Files>, Issued) {
+    let (mut cluster, files) = prepare(authority, 3_600_000).await;
     let of_node_3 = authority.issue(&["spiffe://quorate/node/3"], |params| {
-        params.serial_number = Some(SerialNumber::from(NODE_3));
+        params.serial_number = Some(SerialNumber::from(node_3));
     });
     files[2].put_all(&of_node_3, &authority.pem);
     files.iter().for_each(|files| files.put("ca.crl", &authority.list(256, &[])));
@@ -103,19 +98,31 @@ async fn a_connection_ends_when_its_certificate_is_revoked() {
         text.replace("[tls]", &format!("[tls]\ncrl = '{}'", list.display()))
     });
     cluster.nodes.iter_mut().for_each(|node| node.start());
-    let client = cluster.client().tls(authority.tls()).build().unwrap();
-    let admin = client.admin();
-    let reachable = async || {
+    (cluster, files, of_node_3)
+}
+
+async fn eventually_reachable(admin: &Admin, expected: &[u64]) {
+    eventually("these are reachable", SOON, async || {
         let status = admin.status(false).await.map_err(|error| error.to_string())?;
         let reachable = status.members.iter().filter(|status| status.reachable);
         let ids: Vec<u64> = reachable.filter_map(|it| Some(it.member.as_ref()?.id)).collect();
-        Ok::<_, String>(ids)
-    };
-    eventually("all know each other", SOON, async || match reachable().await? {
-        all if all == [1, 2, 3] => Ok(()),
-        some => Err(format!("{some:?}")),
+        if ids == expected { Ok(()) } else { Err(format!("{ids:?}")) }
     })
     .await;
+}
+
+/// What is open ends when its certificate is on the list, on both listeners and where a node has
+/// dialled; all else goes on. A list that goes back changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_when_its_certificate_is_revoked() {
+    const KEPT: u64 = 100;
+    const LOST: u64 = 101;
+    const NODE_3: u64 = 103;
+    let authority = Authority::new("ours");
+    let (mut cluster, files, of_node_3) = with_lists(&authority, NODE_3).await;
+    let client = cluster.client().tls(authority.tls()).build().unwrap();
+    let admin = client.admin();
+    eventually_reachable(&admin, &[1, 2, 3]).await;
     let instance = InstanceBuilder::new("web", "a").endpoint("http", "http://h:1");
     let handle = client.register(Registration::new(instance)).await.unwrap();
     let at_first = |shown: &Issued| channel(&cluster.nodes[0].clients, &authority, shown);
@@ -133,9 +140,8 @@ async fn a_connection_ends_when_its_certificate_is_revoked() {
     ask(&lost).await.unwrap();
     at_peer().await.unwrap();
 
-    let revoked = authority.list(257, &[LOST, NODE_3]);
     for (at, files) in files.iter().enumerate().take(2) {
-        files.put("ca.crl", &revoked);
+        files.put("ca.crl", &authority.list(257, &[LOST, NODE_3]));
         cluster.nodes[at].process().signal(Signal::HUP);
     }
     eventually_refused("the client's connection ends", &lost).await;
@@ -145,21 +151,26 @@ async fn a_connection_ends_when_its_certificate_is_revoked() {
     })
     .await;
     ask(&kept).await.expect("another's goes on");
-    eventually("the others do without node 3", SOON, async || match reachable().await? {
-        two if two == [1, 2] => Ok(()),
-        some => Err(format!("{some:?}")),
-    })
-    .await;
+    eventually_reachable(&admin, &[1, 2]).await;
     let dialled = "a connection to another node ends";
     let logs: String = cluster.nodes[..2].iter().map(|node| node.log_text()).collect();
     assert!(logs.lines().any(|line| line.contains(dialled) && line.contains("Revoked")), "{logs}");
     handle.set_weight(7).await.expect("writes go on");
+    no_list_goes_back(&mut cluster, &files[0], &authority, &of_lost).await;
+}
 
+async fn no_list_goes_back(
+    cluster: &mut Cluster,
+    files: &Files,
+    authority: &Authority,
+    revoked: &Issued,
+) {
+    let stranger = Authority::new("stranger");
     for (what, list, words) in [
         ("an older one", authority.list(256, &[]), "older than the one in use"),
         ("a stranger's", stranger.list(999, &[]), "\"stranger\", which is no authority"),
     ] {
-        files[0].put("ca.crl", &list);
+        files.put("ca.crl", &list);
         cluster.nodes[0].process().signal(Signal::HUP);
         eventually(what, SOON, async || {
             let log = cluster.nodes[0].log_text();
@@ -169,7 +180,7 @@ async fn a_connection_ends_when_its_certificate_is_revoked() {
             }
         })
         .await;
-        let served = is_served(&cluster.nodes[0].clients, &authority.pem, Some(&of_lost)).await;
+        let served = is_served(&cluster.nodes[0].clients, &authority.pem, Some(revoked)).await;
         assert!(served.is_err(), "{what}: the list before stays");
     }
 }

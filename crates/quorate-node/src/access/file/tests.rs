@@ -112,7 +112,6 @@ fn what_is_not_understood_is_named_with_its_line_and_without_its_value() {
                 .to_owned(),
             ["claims.\"sub\"", "must be equal"],
         ),
-        (String::new(), ["no entry in it", "nobody could call"]),
         ("# nothing yet\n".to_owned(), ["no entry in it", "nobody could call"]),
         ("token = 1".to_owned(), ["line 1", "sequence"]),
     ] {
