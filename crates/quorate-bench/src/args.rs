@@ -47,6 +47,9 @@ pub(crate) struct RunArgs {
     /// Connections to each node
     #[arg(long, default_value_t = 2)]
     pub(crate) connections: usize,
+    /// TLS between nodes and to clients, all of whom show certificates
+    #[arg(long)]
+    pub(crate) tls: bool,
     /// Where the clusters keep their data meanwhile; default: target/bench. Not in memory (tmpfs)
     #[arg(long)]
     pub(crate) data_dir: Option<PathBuf>,
@@ -82,6 +85,8 @@ pub(crate) struct CompareArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ComparePeer {
     Etcd,
+    /// Quorate without TLS; ours is with it
+    Plain,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::args::CeilingArgs;
+use crate::certs::Address;
 use crate::disk::Workspace;
 use crate::echo::Ping;
 use crate::echo::echo_client::EchoClient;
@@ -138,7 +139,7 @@ fn limit(what: &str, unit: &'static str, measured: &Measured) -> Limit {
 }
 
 async fn connect(port: u16) -> Result<Vec<Http2>> {
-    let address = format!("127.0.0.1:{port}");
+    let address = Address { text: format!("127.0.0.1:{port}"), certs: None };
     let deadline = Instant::now() + UP_WITHIN;
     let mut connections = Vec::new();
     while connections.len() < CONNECTIONS {

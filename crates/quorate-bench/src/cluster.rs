@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
+use crate::certs::{Address, Certs};
 use crate::disk;
 use crate::ports::free_port;
 use crate::process::{self, Process};
@@ -21,12 +22,14 @@ const POLL: Duration = Duration::from_millis(10);
 /// How much of a node's log is shown when it does not come up.
 const TAIL_LINES: usize = 15;
 
-/// The servers' programs.
+/// The servers' programs, and what they show each other.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
     pub(crate) quorate: PathBuf,
     /// None: only Quorate is measured.
     pub(crate) etcd: Option<PathBuf>,
+    /// None: nobody speaks TLS.
+    pub(crate) certs: Option<Certs>,
 }
 
 /// Three server processes. Dropped, its processes and data are gone.
@@ -39,8 +42,8 @@ pub(crate) struct Cluster {
 
 /// One server process, running or not.
 pub(crate) struct Node {
-    /// Its address for clients, "host:port".
-    pub(crate) address: String,
+    /// Its address for clients.
+    pub(crate) address: Address,
     pub(crate) data_dir: PathBuf,
     program: PathBuf,
     args: Vec<String>,
@@ -62,12 +65,14 @@ impl Cluster {
         let dir = base.join(format!("{}-{number}", peer.name()));
         std::fs::create_dir_all(&dir)?;
         let program = match peer {
-            Peer::Quorate => &programs.quorate,
+            Peer::Quorate | Peer::Plain => &programs.quorate,
             Peer::Etcd => programs.etcd.as_ref().context("no etcd program")?,
         };
         let ports = (0..NODES).map(|_| Ok((free_port()?, free_port()?)));
         let ports = ports.collect::<Result<Vec<_>>>()?;
-        let nodes = (0..NODES).map(|at| Node::new(peer, at, &ports, program, &dir)).collect();
+        let certs = programs.certs.as_ref().filter(|_| peer != Peer::Plain);
+        let node = |at| Node::new(peer, at, &ports, program, certs, &dir);
+        let nodes = (0..NODES).map(node).collect();
         let mut cluster = Self { peer, nodes, dir, keep };
         for node in &mut cluster.nodes {
             node.start()?;
@@ -167,18 +172,26 @@ impl Drop for Cluster {
 }
 
 impl Node {
-    fn new(peer: Peer, at: usize, ports: &[(u16, u16)], program: &Path, dir: &Path) -> Self {
+    fn new(
+        peer: Peer,
+        at: usize,
+        ports: &[(u16, u16)],
+        program: &Path,
+        certs: Option<&Certs>,
+        dir: &Path,
+    ) -> Self {
         let address = |port: u16| format!("127.0.0.1:{port}");
         let (clients, peers) = (address(ports[at].0), address(ports[at].1));
         let data_dir = dir.join(format!("data-{}", at + 1));
         let data = data_dir.display().to_string();
-        let url = |address: &str| format!("http://{address}");
+        let scheme = if certs.is_some() { "https" } else { "http" };
+        let url = |address: &str| format!("{scheme}://{address}");
         let founders = |separator: &str, named: &dyn Fn(usize, String) -> String| {
             let all = ports.iter().enumerate().map(|(at, (_, port))| named(at + 1, address(*port)));
             all.collect::<Vec<_>>().join(separator)
         };
-        let args = match peer {
-            Peer::Quorate => vec![
+        let mut args = match peer {
+            Peer::Quorate | Peer::Plain => vec![
                 "serve".to_owned(),
                 format!("--id={}", at + 1),
                 format!("--data-dir={data}"),
@@ -195,12 +208,14 @@ impl Node {
                 format!("--initial-advertise-peer-urls={}", url(&peers)),
                 format!(
                     "--initial-cluster={}",
-                    founders(",", &|id, peer| format!("n{id}=http://{peer}"))
+                    founders(",", &|id, peer| format!("n{id}={}", url(&peer)))
                 ),
             ],
         };
+        args.extend(certs.into_iter().flat_map(|certs| tls(peer, certs, at + 1)));
         let log = dir.join(format!("node-{}.log", at + 1));
-        Self { address: clients, data_dir, program: program.to_owned(), args, log, process: None }
+        let address = Address { text: clients, certs: certs.cloned() };
+        Self { address, data_dir, program: program.to_owned(), args, log, process: None }
     }
 
     /// Starts it, for the first time or again.
@@ -250,5 +265,28 @@ impl Node {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+    }
+}
+
+/// What a node is told of TLS: everybody shows a certificate, clients and nodes.
+fn tls(peer: Peer, certs: &Certs, id: usize) -> Vec<String> {
+    let (ca, (cert, key)) = (certs.ca(), certs.node(id));
+    match peer {
+        Peer::Quorate | Peer::Plain => vec![
+            format!("--tls-ca={ca}"),
+            format!("--tls-cert={cert}"),
+            format!("--tls-key={key}"),
+            "--tls-clients=required".to_owned(),
+        ],
+        Peer::Etcd => vec![
+            format!("--trusted-ca-file={ca}"),
+            format!("--cert-file={cert}"),
+            format!("--key-file={key}"),
+            "--client-cert-auth".to_owned(),
+            format!("--peer-trusted-ca-file={ca}"),
+            format!("--peer-cert-file={cert}"),
+            format!("--peer-key-file={key}"),
+            "--peer-client-cert-auth".to_owned(),
+        ],
     }
 }

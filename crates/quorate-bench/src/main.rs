@@ -6,13 +6,14 @@
 //! | `workload`, `workload/*` | W1 to W8: what is done and checked |
 //! | `ceiling` | what gRPC and the disk can do at most |
 //! | `wire`, `wire/*` | the calls, on either peer |
-//! | `cluster`, `process`, `disk`, `ports`, `programs`, `machine` | three server processes; what /proc and the disk say |
+//! | `cluster`, `certs`, `process`, `disk`, `ports`, `programs`, `machine` | three server processes; what /proc and the disk say |
 //! | `load`, `item` | calls at once or at a rate; what is registered |
 //! | `sample`, `rows`, `targets` | figures, medians and ratios, what is wanted |
 //! | `table`, `report`, `report/*`, `output` | for terminals, for browsers |
 
 mod args;
 mod ceiling;
+mod certs;
 mod cluster;
 mod disk;
 mod item;
@@ -81,6 +82,7 @@ async fn run(command: Command) -> Result<()> {
         Command::Run(args) => measure::run(&args).await,
         Command::Compare(args) => match args.peer {
             args::ComparePeer::Etcd => measure::compare(&args.run).await,
+            args::ComparePeer::Plain => measure::compare_with_plain(&args.run).await,
         },
         Command::Ceiling(args) => ceiling::run(&args).await,
         Command::EchoServer { port } => ceiling::serve(port).await,

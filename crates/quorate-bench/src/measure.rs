@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::args::RunArgs;
 use crate::ceiling::{self, Limit};
+use crate::certs::Certs;
 use crate::cluster::Programs;
 use crate::disk::Workspace;
 use crate::machine::Machine;
@@ -25,6 +26,8 @@ pub(crate) struct Outcome {
     pub(crate) repetitions: u32,
     pub(crate) scale: f64,
     pub(crate) connections_per_node: usize,
+    /// Nodes and clients spoke TLS.
+    pub(crate) tls: bool,
     /// What the machine can do at most.
     pub(crate) limits: Vec<Limit>,
     pub(crate) rows: Vec<Row>,
@@ -37,28 +40,41 @@ const CEILING_SECONDS: f64 = 2.0;
 
 /// Quorate alone.
 pub(crate) async fn run(args: &RunArgs) -> Result<()> {
-    let programs = Programs { quorate: programs::quorate(args.quorate.as_deref())?, etcd: None };
-    measure(args, &programs, &[Peer::Quorate]).await
+    let quorate = programs::quorate(args.quorate.as_deref())?;
+    measure(args, args.tls, quorate, None, &[Peer::Quorate]).await
 }
 
 /// Quorate and etcd.
 pub(crate) async fn compare(args: &RunArgs) -> Result<()> {
-    let quorate = programs::quorate(args.quorate.as_deref())?;
-    let programs = Programs { quorate, etcd: Some(programs::etcd()?) };
-    measure(args, &programs, &[Peer::Quorate, Peer::Etcd]).await
+    let (quorate, etcd) = (programs::quorate(args.quorate.as_deref())?, programs::etcd()?);
+    measure(args, args.tls, quorate, Some(etcd), &[Peer::Quorate, Peer::Etcd]).await
 }
 
-async fn measure(args: &RunArgs, programs: &Programs, peers: &[Peer]) -> Result<()> {
+/// Quorate with TLS and without.
+pub(crate) async fn compare_with_plain(args: &RunArgs) -> Result<()> {
+    let quorate = programs::quorate(args.quorate.as_deref())?;
+    measure(args, true, quorate, None, &[Peer::Quorate, Peer::Plain]).await
+}
+
+async fn measure(
+    args: &RunArgs,
+    tls: bool,
+    quorate: PathBuf,
+    etcd: Option<PathBuf>,
+    peers: &[Peer],
+) -> Result<()> {
     ensure!(args.scale > 0.0 && args.reps > 0 && args.connections > 0, "nothing to do");
     raise_file_limit();
     let workspace = Workspace::create(args.data_dir.as_deref(), args.keep)?;
-    let machine = Machine::look(&programs.quorate, programs.etcd.as_deref());
+    let machine = Machine::look(&quorate, etcd.as_deref());
     output::line(&machine.line());
     if args.scale != 1.0 {
         output::line(&format!("scale {}: a look, not a figure", args.scale));
     }
+    let certs = tls.then(|| Certs::make(&quorate, workspace.path())).transpose()?;
+    let programs = Programs { quorate, etcd, certs };
     let setting = Setting {
-        programs,
+        programs: &programs,
         dir: workspace.path(),
         scale: args.scale,
         per_node: args.connections,
@@ -78,11 +94,12 @@ async fn measure(args: &RunArgs, programs: &Programs, peers: &[Peer]) -> Result<
         repetitions: args.reps,
         scale: args.scale,
         connections_per_node: args.connections,
+        tls,
         rows: rows(&samples, &limits),
         limits,
         notes,
     };
-    print(args, &outcome)?;
+    print(args, peers.get(1).map_or("-", |peer| peer.name()), &outcome)?;
     ensure!(!outcome.rows.is_empty(), "nothing was measured");
     Ok(())
 }
@@ -123,8 +140,8 @@ async fn repeat(
     (all, notes)
 }
 
-fn print(args: &RunArgs, outcome: &Outcome) -> Result<()> {
-    table::table(&outcome.rows, args.details).iter().for_each(|line| output::line(line));
+fn print(args: &RunArgs, theirs: &str, outcome: &Outcome) -> Result<()> {
+    table::table(&outcome.rows, theirs, args.details).iter().for_each(|line| output::line(line));
     outcome.notes.iter().for_each(|note| output::line(&format!("note: {note}")));
     let write = |path: &Option<PathBuf>, text: &dyn Fn() -> Result<String>| match path {
         Some(path) => {

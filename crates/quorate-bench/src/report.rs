@@ -69,7 +69,7 @@ fn section(workload: &str, rows: &[Row]) -> String {
         }
     }
     text.push_str(
-        "<table><tr><th>variant<th>figure<th class=n>quorate<th class=n>etcd<th class=n>ratio\
+        "<table><tr><th>variant<th>figure<th class=n>quorate<th class=n>peer<th class=n>ratio\
          <th class=n>wanted<th><th class=n>of the limit</tr>\n",
     );
     let mut before = "";

@@ -58,10 +58,11 @@ pub(crate) fn rows(samples: &[(Peer, Sample)], limits: &[Limit]) -> Vec<Row> {
         };
         match peer {
             Peer::Quorate => row.ours_all.push(sample.value),
-            Peer::Etcd => row.theirs_all.push(sample.value),
+            Peer::Etcd | Peer::Plain => row.theirs_all.push(sample.value),
         }
     }
-    rows.iter_mut().for_each(|row| conclude(row, limits));
+    let is_plain = samples.iter().any(|(peer, _)| *peer == Peer::Plain);
+    rows.iter_mut().for_each(|row| conclude(row, is_plain, limits));
     rows
 }
 
@@ -86,7 +87,7 @@ fn empty(sample: &Sample) -> Row {
     }
 }
 
-fn conclude(row: &mut Row, limits: &[Limit]) {
+fn conclude(row: &mut Row, is_plain: bool, limits: &[Limit]) {
     row.ours = median(&row.ours_all);
     row.theirs = median(&row.theirs_all);
     row.ratio = match (row.ours, row.theirs, row.better) {
@@ -94,7 +95,7 @@ fn conclude(row: &mut Row, limits: &[Limit]) {
         (Some(ours), Some(theirs), Better::Lower) if ours != 0.0 => Some(theirs / ours),
         _ => None,
     };
-    match targets::bound(row.workload, &row.variant, row.metric) {
+    match targets::bound(is_plain, row.workload, &row.variant, row.metric) {
         Some(Bound::Times(times)) => {
             row.at_least = Some(times);
             row.met = row.ratio.map(|ratio| ratio >= times);

@@ -2,9 +2,9 @@
 
 use crate::rows::Row;
 
-/// The lines of the table. With `details`, every figure.
-pub(crate) fn table(rows: &[Row], details: bool) -> Vec<String> {
-    let mut lines = vec![line(["", "", "", "quorate", "etcd", "ratio", "wanted", ""])];
+/// The lines of the table; `theirs`: who is beside Quorate. With `details`, every figure.
+pub(crate) fn table(rows: &[Row], theirs: &str, details: bool) -> Vec<String> {
+    let mut lines = vec![line(["", "", "", "quorate", theirs, "ratio", "wanted", ""])];
     let mut before = ("", String::new());
     for row in rows.iter().filter(|row| details || shown(row)) {
         let here = (row.workload, row.variant.clone());
@@ -98,7 +98,7 @@ mod tests {
             value,
         };
         let rows = rows(&[(Peer::Quorate, sample(123_456.7)), (Peer::Etcd, sample(9_876.5))], &[]);
-        let table = table(&rows, true);
+        let table = table(&rows, "etcd", true);
         assert_eq!(table.len(), 2);
         assert!(table[1].ends_with(">=100000 met"), "{}", table[1]);
         assert!(table.iter().all(|line| line.chars().count() <= 100), "{table:#?}");

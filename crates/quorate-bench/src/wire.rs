@@ -13,6 +13,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::http2::Http2;
+use crate::certs::Address;
 use crate::item::Item;
 
 /// What is measured.
@@ -21,6 +22,8 @@ use crate::item::Item;
 pub(crate) enum Peer {
     Quorate,
     Etcd,
+    /// Quorate without TLS, beside Quorate with it.
+    Plain,
 }
 
 impl Peer {
@@ -28,6 +31,7 @@ impl Peer {
         match self {
             Self::Quorate => "quorate",
             Self::Etcd => "etcd",
+            Self::Plain => "plain",
         }
     }
 }
@@ -88,10 +92,10 @@ pub(crate) enum WatchStream {
 const DECODE_MAX: usize = 1024 * 1024 * 1024;
 
 impl Connection {
-    pub(crate) async fn open(peer: Peer, address: &str) -> Result<Self> {
+    pub(crate) async fn open(peer: Peer, address: &Address) -> Result<Self> {
         let http2 = Http2::connect(address).await?;
         Ok(match peer {
-            Peer::Quorate => Self::Quorate(quorate::Connection::new(http2)),
+            Peer::Quorate | Peer::Plain => Self::Quorate(quorate::Connection::new(http2)),
             Peer::Etcd => Self::Etcd(etcd::Connection::new(http2)),
         })
     }

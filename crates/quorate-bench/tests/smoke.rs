@@ -87,6 +87,19 @@ fn a_little_of_each_workload_is_measured() {
 }
 
 #[test]
+fn quorate_with_tls_is_measured_beside_quorate_without() {
+    let dir = directory("tls");
+    let args = ["compare", "--peer", "plain", "--scale", "0.01", "--no-ceiling", "--only", "w2"];
+    let rows = rows(&dir, &bench(&dir, &args));
+    let cpu = rows.iter().find(|row| row["metric"] == "server cpu each").expect("it is measured");
+    assert!(cpu["ours"].as_f64() > Some(0.0) && cpu["theirs"].as_f64() > Some(0.0), "{cpu}");
+    assert_eq!(cpu["at_least"], 0.77, "{cpu}");
+    let text = std::fs::read_to_string(dir.join("result.json")).expect("the result is written");
+    let result: Value = serde_json::from_str(&text).expect("is JSON");
+    assert_eq!(result["tls"], true);
+}
+
+#[test]
 fn the_same_work_is_done_on_etcd_where_there_is_one() {
     let dir = directory("compare");
     let args = ["compare", "--scale", "0.01", "--no-ceiling", "--only", "w1,w2,w3"];
@@ -109,4 +122,12 @@ fn the_same_work_is_done_on_etcd_where_there_is_one() {
     }
     let bound = rows.iter().find(|row| !row["at_least"].is_null()).expect("something is wanted");
     assert!(bound["met"].is_boolean(), "{bound}");
+
+    let dir = directory("compare-tls");
+    let args = ["compare", "--tls", "--scale", "0.01", "--no-ceiling", "--only", "w1"];
+    let output = bench(&dir, &args);
+    let rows = self::rows(&dir, &output);
+    for whose in ["ours", "theirs"] {
+        assert!(figure(&rows, "W1", "registrations", whose) > 0.0, "with TLS, {whose}");
+    }
 }

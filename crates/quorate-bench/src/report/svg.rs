@@ -31,7 +31,7 @@ pub(super) fn bars(metric: &str, rows: &[&Row]) -> String {
     let unit = rows.first().map_or("", |row| row.unit);
     plot.text(0.0, 14.0, "start", &format!("{metric}, {unit}"));
     if both {
-        plot.text(LEFT, 14.0, "start", "blue: quorate, yellow: etcd; dots: repetitions");
+        plot.text(LEFT, 14.0, "start", "blue: quorate, yellow: peer; dots: repetitions");
     }
     for (at, row) in rows.iter().enumerate() {
         let y = TOP + at as f64 * (height + GAP);

@@ -16,9 +16,14 @@ use h2::{RecvStream, SendStream};
 use http::uri::{Authority, Scheme};
 use http::{Request, Response, Uri};
 use http_body::{Body, Frame};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 use tonic::codegen::{Service, StdError};
+
+use crate::certs::Address;
 
 /// Longer than any call of the workloads takes on a cluster that works.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -32,6 +37,7 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 #[derive(Clone)]
 pub(crate) struct Http2 {
     requests: SendRequest<Bytes>,
+    scheme: Scheme,
     authority: Authority,
 }
 
@@ -39,22 +45,39 @@ pub(crate) struct Http2 {
 pub(crate) struct Answer(RecvStream);
 
 impl Http2 {
-    /// Connects to `host:port`.
-    pub(crate) async fn connect(address: &str) -> Result<Self> {
+    /// Connects to a node, with TLS where it has certificates.
+    pub(crate) async fn connect(address: &Address) -> Result<Self> {
+        let Address { text, certs } = address;
         let opening = async {
-            let tcp = TcpStream::connect(address).await?;
+            let authority = text.parse::<Authority>()?;
+            let tcp = TcpStream::connect(text).await?;
             tcp.set_nodelay(true)?;
-            let mut builder = Builder::new();
-            builder.initial_window_size(STREAM_WINDOW);
-            builder.initial_connection_window_size(CONNECTION_WINDOW);
-            let (requests, connection) = builder.handshake(tcp).await?;
-            // Its end is an error of the calls that are under way.
-            tokio::spawn(async { drop(connection.await) });
-            anyhow::Ok(Self { requests, authority: address.parse()? })
+            let (requests, scheme) = match certs {
+                None => (handshake(tcp).await?, Scheme::HTTP),
+                Some(certs) => {
+                    let name = ServerName::try_from(authority.host().to_owned())?;
+                    let connector = TlsConnector::from(certs.driver.clone());
+                    (handshake(connector.connect(name, tcp).await?).await?, Scheme::HTTPS)
+                }
+            };
+            anyhow::Ok(Self { requests, scheme, authority })
         };
         let opened = timeout(CONNECT_TIMEOUT, opening).await.context("no connection in time");
-        opened.and_then(|opened| opened).with_context(|| format!("connecting to {address}"))
+        opened.and_then(|opened| opened).with_context(|| format!("connecting to {text}"))
     }
+}
+
+async fn handshake<S>(stream: S) -> Result<SendRequest<Bytes>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = Builder::new();
+    builder.initial_window_size(STREAM_WINDOW);
+    builder.initial_connection_window_size(CONNECTION_WINDOW);
+    let (requests, connection) = builder.handshake(stream).await?;
+    // Its end is an error of the calls that are under way.
+    tokio::spawn(async { drop(connection.await) });
+    Ok(requests)
 }
 
 impl Service<Request<tonic::body::Body>> for Http2 {
@@ -68,10 +91,10 @@ impl Service<Request<tonic::body::Body>> for Http2 {
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
         let (mut head, body) = request.into_parts();
-        let (requests, authority) = (self.requests.clone(), self.authority.clone());
+        let Self { requests, scheme, authority } = self.clone();
         Box::pin(async move {
             let mut uri = head.uri.into_parts();
-            (uri.scheme, uri.authority) = (Some(Scheme::HTTP), Some(authority));
+            (uri.scheme, uri.authority) = (Some(scheme), Some(authority));
             head.uri = Uri::from_parts(uri)?;
             let calling = async {
                 let mut requests = requests.ready().await?;

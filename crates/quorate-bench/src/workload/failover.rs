@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::{LONG_TTL, Setting};
+use crate::certs::Address;
 use crate::cluster::{Cluster, NODES};
 use crate::item::Item;
 use crate::sample::{Better, Samples};
@@ -178,7 +179,7 @@ fn under_writes(connections: &[Connection], leases: &[u64]) -> Vec<AbortHandle> 
 /// Renews every lease three times a TTL, by whichever node answers.
 fn keep(cluster: &Cluster, leases: &Arc<[u64]>, kept: &Arc<AtomicU64>) -> JoinSet<()> {
     let mut keepers = JoinSet::new();
-    let addresses: Vec<String> = cluster.nodes.iter().map(|node| node.address.clone()).collect();
+    let addresses: Vec<Address> = cluster.nodes.iter().map(|node| node.address.clone()).collect();
     for keeper in 0..KEEPERS {
         let own: Vec<u64> =
             leases.iter().copied().skip(keeper as usize).step_by(KEEPERS as usize).collect();
@@ -187,7 +188,7 @@ fn keep(cluster: &Cluster, leases: &Arc<[u64]>, kept: &Arc<AtomicU64>) -> JoinSe
     keepers
 }
 
-async fn keep_some(peer: Peer, addresses: Vec<String>, leases: Vec<u64>, kept: Arc<AtomicU64>) {
+async fn keep_some(peer: Peer, addresses: Vec<Address>, leases: Vec<u64>, kept: Arc<AtomicU64>) {
     let mut connection: Option<Connection> = None;
     let mut node = leases.len();
     let mut tick = tokio::time::interval(TTL / 3 / u32::try_from(leases.len()).unwrap_or(1));

@@ -11,6 +11,7 @@ use quorate_client::{
 use tokio::task::JoinSet;
 
 use super::Setting;
+use crate::certs::Address;
 use crate::cluster::Cluster;
 use crate::item::Item;
 use crate::load::{Cpu, CpuMark};
@@ -128,7 +129,7 @@ async fn one(
 ) -> Result<()> {
     let clients = setting.scaled(shape.clients, 2);
     let cluster = Cluster::start(peer, setting.programs, setting.dir, setting.keep).await?;
-    let addresses: Vec<String> = cluster.nodes.iter().map(|node| node.address.clone()).collect();
+    let addresses: Vec<Address> = cluster.nodes.iter().map(|node| node.address.clone()).collect();
     let mut holders = start(peer, &addresses, clients, shape).await?;
     tokio::time::sleep(shape.ttl / 2).await;
     let before = holders.ended();
@@ -182,7 +183,7 @@ async fn measure(cluster: &Cluster, long: Duration) -> Result<Used> {
 }
 
 /// Starts the clients; each renews from when it has registered.
-async fn start(peer: Peer, addresses: &[String], clients: u64, shape: &Shape) -> Result<Holders> {
+async fn start(peer: Peer, addresses: &[Address], clients: u64, shape: &Shape) -> Result<Holders> {
     let (mut starting, mut holders) = (JoinSet::new(), Holders::default());
     let ttl = shape.ttl;
     for client in 0..clients {
@@ -193,7 +194,7 @@ async fn start(peer: Peer, addresses: &[String], clients: u64, shape: &Shape) ->
         let numbers = client * shape.leases_each..(client + 1) * shape.leases_each;
         starting.spawn(async move {
             match peer {
-                Peer::Quorate => hold(addresses, numbers, ttl).await,
+                Peer::Quorate | Peer::Plain => hold(addresses, numbers, ttl).await,
                 Peer::Etcd => {
                     let node = &addresses[client as usize % addresses.len()];
                     Ok(Started::Etcd(Keeper::start(node, numbers, ttl).await?))
@@ -209,11 +210,17 @@ async fn start(peer: Peer, addresses: &[String], clients: u64, shape: &Shape) ->
 
 /// A client of ours with its registrations, each with a lease of its own.
 async fn hold(
-    addresses: Vec<String>,
+    addresses: Vec<Address>,
     numbers: std::ops::Range<u64>,
     ttl: Duration,
 ) -> Result<Started> {
-    let client = Client::builder(addresses).call_timeout(REGISTER_WITHIN).build()?;
+    let certs = addresses.first().and_then(|node| node.certs.as_ref());
+    let client = Client::builder(addresses.iter().map(|node| node.text.clone()));
+    let client = match certs {
+        Some(certs) => client.tls(certs.tls()),
+        None => client,
+    };
+    let client = client.call_timeout(REGISTER_WITHIN).build()?;
     let mut held = Vec::new();
     for number in numbers {
         let item = Item::new(GROUP, number, 0);
@@ -235,7 +242,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn start(node: &str, numbers: std::ops::Range<u64>, ttl: Duration) -> Result<Self> {
+    async fn start(node: &Address, numbers: std::ops::Range<u64>, ttl: Duration) -> Result<Self> {
         let connection = Connection::open(Peer::Etcd, node).await?;
         let mut leases = Vec::new();
         for number in numbers {
