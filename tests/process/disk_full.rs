@@ -29,12 +29,12 @@ const TTL: Duration = Duration::from_secs(3);
 const KEPT: usize = 10;
 
 /// A small file system that goes with the test.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     dir: TempDir,
 }
 
 impl SmallDisk {
-    fn mount(mib: usize) -> Option<Self> {
+    pub(crate) fn mount(mib: usize) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let size = std::ffi::CString::new(format!("size={mib}m")).unwrap();
         let flags = MountFlags::empty();
@@ -45,6 +45,10 @@ impl SmallDisk {
                 None
             }
         }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
     }
 
     fn data_dir(&self) -> PathBuf {
@@ -66,14 +70,14 @@ impl SmallDisk {
     }
 
     /// Leaves only this many bytes, all at once.
-    fn fill(&self, leave_bytes: u64) {
+    pub(crate) fn fill(&self, leave_bytes: u64) {
         let file = fs::File::create(self.ballast()).unwrap();
         let fits = |bytes| fallocate(&file, FallocateFlags::empty(), 0, bytes).is_ok();
         // The nodes go on writing meanwhile.
         while !fits(self.free().saturating_sub(leave_bytes)) {}
     }
 
-    fn make_room(&self) {
+    pub(crate) fn make_room(&self) {
         fs::remove_file(self.ballast()).unwrap();
     }
 }

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use quorate_node::{
-    CLUSTER_NAME, ClientCertificates, Config, HealthChecks, Networks, Start, Tls, Tunables,
+    Audit, CLUSTER_NAME, ClientCertificates, Config, HealthChecks, Networks, Start, Tls, Tunables,
 };
 use serde::Deserialize;
 
@@ -39,6 +39,7 @@ struct Layer {
     insecure: Option<bool>,
     access: Option<PathBuf>,
     audit: Option<PathBuf>,
+    audit_required: Option<bool>,
     tunables: Option<Tunables>,
 }
 
@@ -72,7 +73,7 @@ struct File {
     tls: Option<Tls>,
     insecure: Option<bool>,
     access: Option<PathBuf>,
-    audit: Option<PathBuf>,
+    audit: Option<Audit>,
     tunables: Option<Tunables>,
 }
 
@@ -122,6 +123,7 @@ fn from_flags(args: &ServeArgs) -> Result<Layer, BadSetting> {
         insecure: args.tls.insecure.then_some(true),
         access: args.access.clone(),
         audit: args.audit.clone(),
+        audit_required: args.audit_required.then_some(true),
         tunables: None,
     })
 }
@@ -166,6 +168,11 @@ fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Layer, Ba
         insecure: parsed("QUORATE_INSECURE", set("QUORATE_INSECURE"), "true or false")?,
         access: set("QUORATE_ACCESS").map(PathBuf::from),
         audit: set("QUORATE_AUDIT").map(PathBuf::from),
+        audit_required: parsed(
+            "QUORATE_AUDIT_REQUIRED",
+            set("QUORATE_AUDIT_REQUIRED"),
+            "true or false",
+        )?,
         tunables: None,
     })
 }
@@ -199,7 +206,8 @@ fn from_file(text: &str) -> Result<Layer, String> {
         tls: TlsLayer { whole: file.tls, ..TlsLayer::default() },
         insecure: file.insecure,
         access: file.access,
-        audit: file.audit,
+        audit_required: file.audit.as_ref().map(|audit| audit.required),
+        audit: file.audit.map(|audit| audit.file),
         tunables: file.tunables,
     })
 }
@@ -244,6 +252,7 @@ fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
             insecure: merged.insecure.or(layer.insecure),
             access: merged.access.or(layer.access),
             audit: merged.audit.or(layer.audit),
+            audit_required: merged.audit_required.or(layer.audit_required),
             tunables: merged.tunables.or(layer.tunables),
             ..Layer::default()
         };
@@ -262,9 +271,21 @@ fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
         tls: tls(merged.tls)?,
         insecure: merged.insecure.unwrap_or(false),
         access: merged.access,
-        audit: merged.audit,
+        audit: audit(merged.audit, merged.audit_required)?,
         tunables: merged.tunables.unwrap_or_default(),
     })
+}
+
+/// An audit log is a file, in whichever layer it stands.
+fn audit(file: Option<PathBuf>, required: Option<bool>) -> Result<Option<Audit>, BadSetting> {
+    match (file, required.unwrap_or(false)) {
+        (Some(file), required) => Ok(Some(Audit { file, required })),
+        (None, false) => Ok(None),
+        (None, true) => {
+            let missing = "audit_required: needs a file; set --audit too";
+            Err(BadSetting(missing.to_owned()))
+        }
+    }
 }
 
 /// TLS takes a certificate, its key and the authorities, in whichever layers they stand; `None`:
@@ -373,6 +394,21 @@ mod tests {
         assert_eq!(allowed("--health-checks-allow 10.3.0.0/16", &[variable]), "10.3.0.0/16");
     }
 
+    #[test]
+    fn an_audit_log_that_is_required_is_so_from_any_layer() {
+        let audit = |flags: &str, variables: &[_], file: &str| {
+            let audit = loaded(flags, variables, &format!("{FILE}\n{file}")).unwrap().audit;
+            audit.map(|audit| (audit.file.display().to_string(), audit.required))
+        };
+        let some = |file: &str, required| Some((file.to_owned(), required));
+        assert_eq!(audit("", &[], ""), None);
+        assert_eq!(audit("", &[], "[audit]\nfile = 'f'"), some("f", false));
+        assert_eq!(audit("", &[], "[audit]\nfile = 'f'\nrequired = true"), some("f", true));
+        assert_eq!(audit("--audit-required", &[], "[audit]\nfile = 'f'"), some("f", true));
+        let variables = [("QUORATE_AUDIT", "v"), ("QUORATE_AUDIT_REQUIRED", "true")];
+        assert_eq!(audit("", &variables, ""), some("v", true));
+    }
+
     /// Each message names the setting and its value.
     #[test]
     fn bad_settings_are_named() {
@@ -385,6 +421,8 @@ mod tests {
             (loaded("", &[], "id = 1"), ["data_dir", "--data-dir"]),
             (loaded("--bootstrap 1", &[], FILE), ["--bootstrap", "\"1\""]),
             (loaded("--observer", &[], FILE), ["observer", "join"]),
+            (loaded("--audit-required", &[], FILE), ["audit_required", "--audit"]),
+            (variable("QUORATE_AUDIT_REQUIRED", "maybe"), ["QUORATE_AUDIT_REQUIRED", "maybe"]),
             (loaded("", &[], "bootstrap = {}\njoin = [\"a:1\"]"), ["bootstrap", "join"]),
             (variable("QUORATE_ID", "one"), ["QUORATE_ID", "one"]),
             (variable("QUORATE_LISTEN", "nowhere"), ["QUORATE_LISTEN", "nowhere"]),

@@ -2,34 +2,28 @@
 //! right. Knows no call: the door says what happened. Holds names, never what proves them.
 //!
 //! What is done does not wait for it: what the file does not take in time is counted, and the next
-//! line says how much (`left_out`).
+//! line says how much (`left_out`). Unless it is required: then no write is acknowledged before its
+//! line is in the file, none is begun while the file takes none, and lines are kept until it does.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+mod writer;
+
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate_log::NodeId;
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::error::RunError;
-use crate::runtime::blocking;
+pub(crate) use self::writer::Writer;
+use crate::error::Unwritten;
 
 /// Lines that wait to be written: some hundred KiB.
 const QUEUE_MAX: usize = 8_192;
-/// Lines that are written at once.
-const BATCH_MAX: usize = 1_024;
-/// The file is opened again after so long, as another one may have its name by now.
-const REOPEN_AFTER: Duration = Duration::from_secs(10);
-/// That it cannot be written is told so often.
-const TELL_EVERY: Duration = Duration::from_secs(60);
 /// Calls of nobody who is known that have a line of their own, a second. Whoever has no credential
 /// must not fill the disk.
 const STRANGERS_MAX: u32 = 100;
@@ -99,50 +93,104 @@ impl Subject {
     }
 }
 
+/// A line on its way, and who waits until it is written.
+#[derive(Debug)]
+struct Line {
+    event: Event,
+    written: Option<oneshot::Sender<()>>,
+}
+
+/// A place for the line of a write that is not to be done without one.
+#[derive(Debug)]
+pub(crate) struct Place(mpsc::OwnedPermit<Line>);
+
+/// The line of a write that waits for it. An error: it is not written, and may yet be.
+pub(crate) type Written = oneshot::Receiver<()>;
+
+/// What is known of a file without which nothing is written.
+#[derive(Debug)]
+struct Required {
+    file: PathBuf,
+    /// Why it took the last lines not.
+    trouble: Mutex<Option<String>>,
+}
+
 /// Where lines are handed in.
 #[derive(Debug, Default)]
 pub(crate) struct Audit {
-    lines: Option<mpsc::Sender<Event>>,
+    lines: Option<mpsc::Sender<Line>>,
+    required: Option<Required>,
     left_out: AtomicU64,
     /// Since when calls of nobody are counted, and how many there were.
     strangers: Mutex<Option<(Instant, u32)>>,
 }
 
-/// The other end: the loop that writes them.
-pub(crate) struct Writer {
-    path: PathBuf,
-    file: Option<(File, Instant)>,
-    lines: mpsc::Receiver<Event>,
-    audit: Arc<Audit>,
-    told: Option<Instant>,
-}
-
 impl Audit {
     /// # Errors
     /// The file cannot be written.
-    pub(crate) fn open(path: Option<PathBuf>) -> io::Result<(Arc<Self>, Option<Writer>)> {
-        let Some(path) = path else { return Ok((Arc::default(), None)) };
-        let file = Some((append_to(&path)?, Instant::now()));
+    pub(crate) fn open(path: PathBuf, is_required: bool) -> io::Result<(Arc<Self>, Writer)> {
         let (sender, lines) = mpsc::channel(QUEUE_MAX);
-        let audit = Arc::new(Self { lines: Some(sender), ..Self::default() });
-        let writer = Writer { path, file, lines, audit: audit.clone(), told: None };
-        Ok((audit, Some(writer)))
+        let required =
+            is_required.then(|| Required { file: path.clone(), trouble: Mutex::default() });
+        let audit = Arc::new(Self { lines: Some(sender), required, ..Self::default() });
+        let writer = Writer::open(path, lines, audit.clone())?;
+        Ok((audit, writer))
     }
 
     pub(crate) fn is_on(&self) -> bool {
         self.lines.is_some()
     }
 
-    pub(crate) fn tell(&self, mut event: Event) {
-        let Some(lines) = &self.lines else { return };
-        if event.principal.is_none() && !self.takes_stranger() {
+    /// A place for the line of a write that has not begun; `None`: it needs none.
+    ///
+    /// # Errors
+    /// It is not to begin.
+    pub(crate) fn reserve(&self) -> Result<Option<Place>, Unwritten> {
+        let (Some(lines), Some(required)) = (&self.lines, &self.required) else { return Ok(None) };
+        let reason = match required.trouble() {
+            Some(reason) => reason,
+            None => match lines.clone().try_reserve_owned() {
+                Ok(place) => return Ok(Some(Place(place))),
+                Err(_) => format!("{QUEUE_MAX} lines wait for it"),
+            },
+        };
+        Err(required.unwritten(reason, "nothing was done"))
+    }
+
+    /// Hands a line in. What waits is for a write with a place.
+    pub(crate) fn tell(&self, mut event: Event, place: Option<Place>) -> Option<Written> {
+        let lines = self.lines.as_ref()?;
+        if let Some(place) = place {
+            event.left_out = self.left_out.swap(0, Ordering::Relaxed);
+            let (written, waits) = oneshot::channel();
+            place.0.send(Line { event, written: Some(written) });
+            return Some(waits);
+        }
+        let is_stuck = self.required.as_ref().is_some_and(|required| required.trouble().is_some());
+        if is_stuck || event.principal.is_none() && !self.takes_stranger() {
             self.left_out.fetch_add(1, Ordering::Relaxed);
-            return;
+            return None;
         }
         event.left_out = self.left_out.swap(0, Ordering::Relaxed);
-        if let Err(error) = lines.try_send(event) {
-            let event = error.into_inner();
+        if let Err(error) = lines.try_send(Line { event, written: None }) {
+            let event = error.into_inner().event;
             self.left_out.fetch_add(event.left_out + 1, Ordering::Relaxed);
+        }
+        None
+    }
+
+    /// Waits for the line of a write that was done.
+    ///
+    /// # Errors
+    /// It is not in the file.
+    pub(crate) async fn written(&self, line: Written, deadline: Instant) -> Result<(), Unwritten> {
+        let Some(required) = &self.required else { return Ok(()) };
+        match tokio::time::timeout_at(deadline, line).await {
+            Ok(Ok(())) => Ok(()),
+            _ => {
+                let reason = required.trouble().unwrap_or_else(|| "it takes too long".to_owned());
+                Err(required.unwritten(reason, "the call may have been done"))
+            }
         }
     }
 
@@ -157,69 +205,23 @@ impl Audit {
     }
 }
 
-impl Writer {
-    /// Writes until the stop, and then what still waits.
-    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), RunError> {
-        loop {
-            let mut batch = Vec::new();
-            tokio::select! {
-                _ = self.lines.recv_many(&mut batch, BATCH_MAX) => {}
-                () = stop.cancelled() => {}
-            }
-            let is_last = stop.is_cancelled();
-            if is_last {
-                self.lines.close();
-                while let Ok(event) = self.lines.try_recv() {
-                    batch.push(event);
-                }
-            }
-            self.write(batch).await;
-            if is_last {
-                return Ok(());
-            }
-        }
+impl Required {
+    fn trouble(&self) -> Option<String> {
+        self.trouble.lock().expect("invariant: nothing panics under it").clone()
     }
 
-    async fn write(&mut self, batch: Vec<Event>) {
-        if batch.is_empty() {
-            return;
-        }
-        let count = batch.len() as u64;
-        let path = self.path.clone();
-        let file = self.file.take().filter(|(_, since)| since.elapsed() < REOPEN_AFTER);
-        let write = move || -> io::Result<(File, Instant)> {
-            let mut text = Vec::new();
-            for event in &batch {
-                serde_json::to_writer(&mut text, event)?;
-                text.push(b'\n');
-            }
-            let (mut file, since) = match file {
-                Some(file) => file,
-                None => (append_to(&path)?, Instant::now()),
-            };
-            file.write_all(&text)?;
-            Ok((file, since))
-        };
-        match blocking(write).await.unwrap_or_else(|panicked| Err(io::Error::other(panicked))) {
-            Ok(file) => self.file = Some(file),
-            Err(error) => {
-                self.audit.left_out.fetch_add(count, Ordering::Relaxed);
-                if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-                    self.told = Some(Instant::now());
-                    let file = self.path.display();
-                    tracing::error!(%error, %file, "the audit log cannot be written");
-                }
-            }
-        }
+    fn unwritten(&self, reason: String, done: &'static str) -> Unwritten {
+        Unwritten { file: self.file.clone(), reason, done }
     }
-}
-
-fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::writer::{AGAIN_AFTER, REOPEN_AFTER};
     use super::*;
 
     fn event(principal: Option<&str>) -> Event {
@@ -248,13 +250,13 @@ mod tests {
     async fn what_was_handed_in_before_the_stop_is_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit");
-        let (audit, writer) = Audit::open(Some(path.clone())).unwrap();
+        let (audit, writer) = Audit::open(path.clone(), false).unwrap();
         let stop = CancellationToken::new();
         for _ in 0..3 {
-            audit.tell(event(Some("token:a")));
+            audit.tell(event(Some("token:a")), None);
         }
         stop.cancel();
-        writer.unwrap().run(stop).await.unwrap();
+        writer.run(stop).await.unwrap();
         let lines = lines(&path);
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[0]["principal"], "token:a");
@@ -267,17 +269,17 @@ mod tests {
     async fn strangers_fill_no_disk_and_what_is_left_out_is_counted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit");
-        let (audit, writer) = Audit::open(Some(path.clone())).unwrap();
+        let (audit, writer) = Audit::open(path.clone(), false).unwrap();
         for _ in 0..STRANGERS_MAX + 50 {
-            audit.tell(event(None));
+            audit.tell(event(None), None);
         }
-        audit.tell(event(Some("token:a")));
+        audit.tell(event(Some("token:a")), None);
         for _ in 0..QUEUE_MAX {
-            audit.tell(event(Some("token:b")));
+            audit.tell(event(Some("token:b")), None);
         }
         let stop = CancellationToken::new();
         stop.cancel();
-        writer.unwrap().run(stop).await.unwrap();
+        writer.run(stop).await.unwrap();
         let lines = lines(&path);
         assert_eq!(lines.len(), QUEUE_MAX);
         let by_a = lines.iter().position(|line| line["principal"] == "token:a").unwrap();
@@ -291,13 +293,10 @@ mod tests {
     async fn a_file_that_was_moved_away_is_made_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit");
-        let (audit, writer) = Audit::open(Some(path.clone())).unwrap();
-        let mut writer = writer.unwrap();
+        let (audit, mut writer) = Audit::open(path.clone(), false).unwrap();
         let mut write = async || {
-            audit.tell(event(Some("token:a")));
-            let mut batch = Vec::new();
-            writer.lines.recv_many(&mut batch, BATCH_MAX).await;
-            writer.write(batch).await;
+            audit.tell(event(Some("token:a")), None);
+            writer.write_waiting().await;
         };
         write().await;
         std::fs::rename(&path, dir.path().join("audit.1")).unwrap();
@@ -310,9 +309,46 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_written_is_told_at_once() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(Audit::open(Some(dir.path().to_owned())).is_err());
-        let (off, writer) = Audit::open(None).unwrap();
-        assert!(!off.is_on() && writer.is_none());
-        off.tell(event(None));
+        assert!(Audit::open(dir.path().to_owned(), true).is_err());
+        let off = Audit::default();
+        assert!(!off.is_on() && off.reserve().unwrap().is_none());
+        assert!(off.tell(event(None), None).is_none());
+    }
+
+    /// The directory goes and comes back: what was accepted before is written then, in order, and
+    /// nothing is accepted meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn no_write_is_without_a_line_where_one_is_required() {
+        let dir = tempfile::tempdir().unwrap();
+        let inside = dir.path().join("inside");
+        std::fs::create_dir(&inside).unwrap();
+        let path = inside.join("audit");
+        let (audit, writer) = Audit::open(path.clone(), true).unwrap();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(writer.run(stop.clone()));
+        let write = async |principal: &'static str, place| {
+            let line = audit.tell(event(Some(principal)), place).expect("it waits");
+            audit.written(line, Instant::now() + AGAIN_AFTER).await
+        };
+        write("token:a", audit.reserve().unwrap()).await.unwrap();
+        let under_way = audit.reserve().unwrap();
+        std::fs::remove_dir_all(&inside).unwrap();
+        let done = write("token:b", audit.reserve().unwrap()).await.unwrap_err().to_string();
+        assert!(done.contains("may have been done") && done.contains("No such file"), "{done}");
+        write("token:c", under_way).await.unwrap_err();
+        let refused = audit.reserve().unwrap_err().to_string();
+        let named = path.display().to_string();
+        assert!(refused.contains("nothing was done") && refused.contains(&named), "{refused}");
+        assert!(audit.tell(event(Some("token:d")), None).is_none());
+
+        std::fs::create_dir(&inside).unwrap();
+        tokio::time::sleep(AGAIN_AFTER * 3).await;
+        write("token:e", audit.reserve().unwrap()).await.unwrap();
+        stop.cancel();
+        running.await.unwrap().unwrap();
+        let lines = lines(&path);
+        let by: Vec<&str> = lines.iter().map(|line| line["principal"].as_str().unwrap()).collect();
+        assert_eq!(by, ["token:b", "token:c", "token:e"], "the first went with its directory");
+        assert_eq!(lines[2]["left_out"], 1, "a refusal of then is counted");
     }
 }

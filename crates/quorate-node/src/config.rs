@@ -53,11 +53,24 @@ pub struct Config {
     /// A file with the rights of credentials; it is followed. Default: none, and every client that
     /// can connect may do everything.
     pub access: Option<PathBuf>,
-    /// A file that gets a line of JSON for each write and for each call that was refused for want
-    /// of a right. Default: none.
-    pub audit: Option<PathBuf>,
+    /// What was done, for others to read later. Default: nothing is written down.
+    pub audit: Option<Audit>,
     /// The knobs that seldom need turning.
     pub tunables: Tunables,
+}
+
+/// The audit log. In the configuration file: the table `[audit]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    /// A file that gets a line of JSON for each write and for each call that was refused for want
+    /// of a right.
+    pub file: PathBuf,
+    /// No write without a line: while the file cannot be written, this node refuses writes
+    /// (UNAVAILABLE) and answers reads and renewals. Default: false, and lines are left out and
+    /// counted.
+    #[serde(default)]
+    pub required: bool,
 }
 
 /// Active health checks. In the configuration file: the table `[health_checks]`.

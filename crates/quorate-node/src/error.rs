@@ -4,6 +4,8 @@ mod start;
 
 pub use start::{RunError, StartError};
 
+use std::path::PathBuf;
+
 use quorate_log::{ClusterId, NodeId};
 use quorate_state::{Invalid, Rejection};
 use serde::{Deserialize, Serialize};
@@ -168,6 +170,15 @@ pub(crate) enum MembershipError {
     NoAnswer { id: NodeId, address: String, reason: String },
 }
 
+/// No line can be written, and no write is to be without one.
+#[derive(Debug, thiserror::Error)]
+#[error("the audit log {} cannot be written ({reason}), and it is required: {done}", file.display())]
+pub(crate) struct Unwritten {
+    pub(crate) file: PathBuf,
+    pub(crate) reason: String,
+    pub(crate) done: &'static str,
+}
+
 /// What a handler can answer instead of a result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
@@ -183,6 +194,9 @@ pub(crate) enum CallError {
         "{limit} calls and streams are under way {place}, as many as may be: end some, or ask another node"
     )]
     CallsUnderWay { limit: usize, place: &'static str },
+    /// Another node may have a file that can be written.
+    #[error(transparent)]
+    Unwritten(#[from] Unwritten),
     #[error(transparent)]
     Node(#[from] NodeError),
 }

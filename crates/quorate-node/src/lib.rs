@@ -41,8 +41,8 @@ mod types;
 mod upkeep;
 
 pub use config::{
-    BadNetwork, CLUSTER_NAME, ClientCertificates, Config, ConfigError, HealthChecks, Networks,
-    Start, Tls, Tunables,
+    Audit, BadNetwork, CLUSTER_NAME, ClientCertificates, Config, ConfigError, HealthChecks,
+    Networks, Start, Tls, Tunables,
 };
 pub use error::{RunError, StartError};
 pub use net::{Connection, Environment, Listener, Net, SimulatedNet};

@@ -111,6 +111,10 @@ pub(crate) struct ServeArgs {
     /// lack of a right
     #[arg(long, value_name = "FILE")]
     pub(crate) audit: Option<PathBuf>,
+    /// With --audit: no write without a line. While the file cannot be written, this node refuses
+    /// writes, and answers reads and renewals
+    #[arg(long)]
+    pub(crate) audit_required: bool,
     /// A file with the same settings, and the tunables
     #[arg(long, value_name = "FILE.toml")]
     pub(crate) config: Option<PathBuf>,

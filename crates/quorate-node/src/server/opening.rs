@@ -12,7 +12,7 @@ use quorate_log::{Identity, Io, LogOptions, NodeId, SnapshotStore};
 
 use crate::access::Access;
 use crate::audit::{Audit, Writer};
-use crate::config::{Config, Start, Tunables};
+use crate::config::{self, Config, Start, Tunables};
 use crate::error::StartError;
 use crate::net::tls::{Tls, TlsError};
 use crate::net::{Listener, Net};
@@ -108,11 +108,12 @@ pub(crate) async fn open_access(config: &Config) -> Result<Arc<Access>, StartErr
 /// # Errors
 /// The audit log cannot be written.
 pub(crate) fn open_audit(config: &Config) -> Result<(Arc<Audit>, Option<Writer>), StartError> {
-    let opened = Audit::open(config.audit.clone());
-    opened.map_err(|source| {
-        let file = config.audit.clone().unwrap_or_default();
-        StartError::Audit { file, source }
-    })
+    let Some(config::Audit { file, required }) = config.audit.clone() else {
+        return Ok((Arc::default(), None));
+    };
+    let failed = |source| StartError::Audit { file: file.clone(), source };
+    let (audit, writer) = Audit::open(file.clone(), required).map_err(failed)?;
+    Ok((audit, Some(writer)))
 }
 
 /// Where a node listens.

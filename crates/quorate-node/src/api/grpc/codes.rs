@@ -49,6 +49,7 @@ fn code(error: &CallError) -> Code {
         CallError::TooLarge { .. }
         | CallError::AnswersUnderWay { .. }
         | CallError::CallsUnderWay { .. } => Code::ResourceExhausted,
+        CallError::Unwritten(_) => Code::Unavailable,
         CallError::Node(error) => match error {
             NodeError::Rejected(rejection) => match rejection {
                 Rejection::UnknownLease(_)

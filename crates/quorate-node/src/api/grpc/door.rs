@@ -171,7 +171,7 @@ impl Caller {
         if node.audit().is_on() {
             let mut told = Told::new(method, subject, self.name.clone(), self.line.address());
             told.principal = Some(self.principal.clone());
-            told.tell::<()>(node, &Err(why.clone()));
+            let _nobody_waits = told.tell::<()>(node, &Err(why.clone()));
         }
     }
 
@@ -283,6 +283,9 @@ where
         if let Some(told) = &mut told {
             told.principal = Some(caller.principal.clone());
             caller.name = name;
+            if method.is_audited() {
+                told.place = node.audit().reserve().map_err(CallError::from)?;
+            }
         }
         let call = Call { message: request.into_inner(), deadline, caller };
         call.message.check_size()?;
@@ -303,11 +306,15 @@ where
             answer
         }
     };
+    let answer = match told.and_then(|told| told.tell(node, &answer)) {
+        Some(line) if answer.is_ok() => {
+            let written = node.audit().written(line, deadline).await;
+            written.map_err(CallError::from).map_err(Status::from).and(answer)
+        }
+        _ => answer,
+    };
     let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
     node.meters().handled(method as usize, code, since.elapsed());
-    if let Some(told) = told {
-        told.tell(node, &answer);
-    }
     answer
 }
 

@@ -9,7 +9,7 @@ use tonic::{Code, Response, Status};
 
 use crate::access::{Principal, time};
 use crate::api::grpc::door::Method;
-use crate::audit::{Decision, Event, Subject};
+use crate::audit::{Decision, Event, Place, Subject, Written};
 use crate::node::Node;
 
 /// A call as long as it is under way.
@@ -19,6 +19,8 @@ pub(super) struct Told {
     request: Option<Arc<str>>,
     from: Option<IpAddr>,
     pub(super) principal: Option<Arc<Principal>>,
+    /// Where no write is to be without a line.
+    pub(super) place: Option<Place>,
 }
 
 /// Where a write stands; in the extensions of its answer.
@@ -57,23 +59,27 @@ impl Told {
         request: Option<Arc<str>>,
         from: Option<IpAddr>,
     ) -> Self {
-        Self { method, subject, request, from, principal: None }
+        Self { method, subject, request, from, principal: None, place: None }
     }
 
-    /// Tells what came of it, if that is worth a line.
-    pub(super) fn tell<A>(self, node: &Node, answer: &Result<Response<A>, Status>) {
+    /// Tells what came of it, if that is worth a line; the line, where the call waits for it.
+    pub(super) fn tell<A>(
+        self,
+        node: &Node,
+        answer: &Result<Response<A>, Status>,
+    ) -> Option<Written> {
         let refused = answer.as_ref().err();
         let is_denied = refused.is_some_and(|status| {
             matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied)
                 || status.source().is_some_and(|source| source.is::<NotTheirs>())
         });
         if !is_denied && !self.method.is_audited() {
-            return;
+            return None;
         }
         let stands = answer.as_ref().ok().and_then(|answer| answer.extensions().get::<Stands>());
         let decision = if is_denied { Decision::Denied } else { Decision::Allowed };
-        let Self { method, subject, request, from, principal } = self;
-        node.audit().tell(Event {
+        let Self { method, subject, request, from, principal, place } = self;
+        let event = Event {
             time: time::stamp(),
             node: node.id(),
             request: request.as_deref().unwrap_or_default().to_owned(),
@@ -86,7 +92,8 @@ impl Told {
             revision: stands.map(|stands| stands.0),
             from,
             left_out: 0,
-        });
+        };
+        node.audit().tell(event, place)
     }
 }
 

@@ -1,0 +1,131 @@
+//! An audit log that is required: while its file cannot be written, a node does no writes, answers
+//! reads and renewals, and goes on by itself when it can.
+
+use std::path::Path;
+use std::time::Duration;
+
+use quorate_client::Consistency;
+use serde_json::Value;
+use tonic::{Code, Status};
+
+use crate::cluster::{Cluster, Node, Settings};
+use crate::disk_full::SmallDisk;
+use crate::load::Load;
+use crate::wait::{eventually, time_passes};
+
+/// Tried again twice a second.
+const BACK_WITHIN: Duration = Duration::from_secs(10);
+const TTL: Duration = Duration::from_secs(3);
+/// What a line leaves of a page that a file on a full disk still has.
+const PAGE: usize = 4_096;
+
+fn table(file: &Path) -> String {
+    format!("[audit]\nfile = \"{}\"\nrequired = true\n", file.display())
+}
+
+fn audited(files: impl IntoIterator<Item = (u64, String)>) -> Settings {
+    Settings { head: files.into_iter().collect(), ..Settings::default() }
+}
+
+#[track_caller]
+fn assert_refused(answer: Result<impl Sized, Status>, file: &Path, why: &str) {
+    let Err(status) = answer else { panic!("a write is done without a line") };
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    for words in [&*file.display().to_string(), why] {
+        assert!(status.message().contains(words), "no {words:?} in {status:?}");
+    }
+}
+
+/// The names in the lines of writes that were done. Each line is whole.
+fn done(file: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect(line));
+    let done = lines.filter(|line| line["code"] == "OK");
+    done.map(|line| line["names"][0].as_str().unwrap().to_owned()).collect()
+}
+
+/// Fills what is left of the page that the log ends in, by registrations: their ids.
+async fn until_refused(node: &Node) -> (Vec<String>, Status) {
+    let mut ids = Vec::new();
+    for at in 0..PAGE {
+        let id = format!("filling-{at}");
+        match node.register("web", &id, Duration::from_secs(600)).await {
+            Ok(_) => ids.push(id),
+            Err(status) => return (ids, status),
+        }
+    }
+    panic!("writes go on without a line");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_under_a_required_audit_log_stops_writes_and_nothing_else() {
+    let Some(disk) = SmallDisk::mount(1) else { return };
+    let file = disk.path().join("audit");
+    let cluster = Cluster::start_with(1, audited([(1, table(&file))])).await;
+    let node = &cluster.nodes[0];
+    let kept = node.register("kept", "a", TTL).await.unwrap();
+    disk.fill(0);
+    let (mut ids, status) = until_refused(node).await;
+    // The one that met the full disk was done, and its caller was not told so.
+    assert_refused(Err::<(), _>(status), &file, "may have been done");
+    ids.push(format!("filling-{}", ids.len()));
+
+    let refused = node.register("web", "refused", TTL).await;
+    assert_refused(refused, &file, "No space left on device");
+    let refused = node.deregister("kept", "a", 0).await;
+    assert_refused(refused, &file, "nothing was done");
+    for _ in 0..10 {
+        node.renew(kept.lease_id).await.expect("renewals are no writes of the log's");
+        time_passes(TTL / 6).await;
+    }
+    let there = node.instances(Consistency::Linearizable).await.expect("reads go on");
+    assert!(there.contains_key("kept/a"), "longer than its TTL: {there:?}");
+    assert!(!there.contains_key("web/refused"), "{there:?}");
+    assert_eq!(there.len(), ids.len() + 1);
+
+    disk.make_room();
+    eventually("writes are done again", BACK_WITHIN, async || {
+        node.register("web", "after", TTL).await.map(drop)
+    })
+    .await;
+    let mut expected = vec!["kept/a".to_owned()];
+    expected.extend(ids.iter().map(|id| format!("web/{id}")));
+    expected.push("web/after".to_owned());
+    assert_eq!(done(&file), expected, "a line for each write, in order, and no half one");
+}
+
+/// A file that takes nothing from the start, on one of three nodes: the client crate goes to
+/// another one. And a file whose directory goes and comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_audit_log_fails_leaves_writes_to_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let inside = dir.path().join("inside");
+    std::fs::create_dir(&inside).unwrap();
+    let full = Path::new("/dev/full").to_owned();
+    let files = [full.clone(), inside.join("audit"), dir.path().join("audit")];
+    let heads = (1..).zip(files.iter().map(|file| table(file)));
+    let cluster = Cluster::start_with(3, audited(heads)).await;
+    let [first, second, _] = &cluster.nodes[..] else { unreachable!("three were started") };
+    assert_refused(first.register("web", "a", TTL).await, &full, "No space left on device");
+    assert_refused(first.register("web", "b", TTL).await, &full, "nothing was done");
+    let client = cluster.client().build().unwrap();
+    let load = Load::registering(&client, "web", 2);
+    load.until_more(50, Duration::from_secs(10)).await;
+    second.register("gone", "before", TTL).await.unwrap();
+    std::fs::remove_dir_all(&inside).unwrap();
+    let refused = second.register("gone", "meanwhile", TTL).await;
+    assert_refused(refused, &files[1], "No such file");
+    load.until_more(50, Duration::from_secs(10)).await;
+    let outcome = load.finish().await;
+    outcome.assert_no_failure();
+    std::fs::create_dir(&inside).unwrap();
+    eventually("it goes on", BACK_WITHIN, async || {
+        second.register("gone", "after", TTL).await.map(drop)
+    })
+    .await;
+    let lines = done(&files[1]);
+    assert_eq!(lines.first().map(String::as_str), Some("gone/meanwhile"), "{lines:?}");
+    assert_eq!(lines.last().map(String::as_str), Some("gone/after"), "{lines:?}");
+    let state = second.instances(Consistency::Linearizable).await.unwrap();
+    outcome.assert_all_in(&state, "the cluster");
+}
