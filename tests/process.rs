@@ -22,6 +22,8 @@ mod cluster;
 mod connections;
 #[path = "process/contexts.rs"]
 mod contexts;
+#[path = "process/crowd.rs"]
+mod crowd;
 #[path = "process/damage.rs"]
 mod damage;
 #[path = "process/dev.rs"]
@@ -78,6 +80,8 @@ mod process;
 mod raw;
 #[path = "process/refusals.rs"]
 mod refusals;
+#[path = "process/restored.rs"]
+mod restored;
 #[path = "process/run.rs"]
 mod run;
 #[path = "process/secrets.rs"]

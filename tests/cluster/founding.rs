@@ -9,6 +9,7 @@ use tonic::{Code, Request};
 
 use super::calls::{assert_refused, register};
 use super::harness::{Cluster, eventually};
+use super::snapshots::snapshot_in;
 
 /// Which cluster a registration was done in, and the id of its lease.
 async fn registered(cluster: &Cluster) -> (u64, u64) {
@@ -211,9 +212,12 @@ async fn a_snapshot_that_does_not_fit_changes_nothing() {
     let header = [1, 5, 1, leader as u8, 1, 1, 5, 0xa0, 0x8d, 6, 0, 0, 0, 0];
     let mut chunks =
         vec![SnapshotChunk { header: header.to_vec().into(), data: Vec::new().into() }];
+    let mut file = Vec::new();
     while let Some(chunk) = backup.message().await.unwrap() {
-        chunks.push(SnapshotChunk { header: Vec::new().into(), data: chunk.data.into() });
+        file.extend(chunk.data);
     }
+    let data = snapshot_in(&file).to_vec().into();
+    chunks.push(SnapshotChunk { header: Vec::new().into(), data });
     let mut peer = peer(&cluster, target).await;
     for (cluster_id, why) in
         [(0, "not of 0000000000000000"), (cluster_id, "another one than it says")]

@@ -184,7 +184,11 @@ async fn a_backup_is_a_whole_snapshot_file() {
         }
         assert_eq!(bytes.len() as u64, first.total_bytes);
         assert!(first.applied_index > 0 && count > 3, "{count} chunks");
-        let body = checked_body(&bytes);
+        let snapshot = snapshot_in(&bytes);
+        let head = &bytes[..bytes.len() - snapshot.len()];
+        assert!(head.starts_with(b"QBACKUP\n\x01\0\0\0"), "{head:?}");
+        assert!(head.windows(8).any(|window| window == b"\x07quorate"), "the cluster's name");
+        let body = checked_body(snapshot);
         if header.revision >= revision {
             for id in ["b0-0000", "b1-0500", "b2-0999"] {
                 let found = body.windows(id.len()).any(|window| window == id.as_bytes());
@@ -192,6 +196,13 @@ async fn a_backup_is_a_whole_snapshot_file() {
             }
         }
     }
+}
+
+/// The snapshot file in a backup.
+pub(crate) fn snapshot_in(backup: &[u8]) -> &[u8] {
+    let mark = b"QSNAPSHT";
+    let start = backup.windows(mark.len()).position(|window| window == mark);
+    &backup[start.expect("a backup has a snapshot")..]
 }
 
 /// Checks a snapshot file by its documented format (`snapshot_file.rs`); its body, decompressed.

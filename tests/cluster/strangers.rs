@@ -9,6 +9,7 @@ use super::calls::{assert_refused, fetch_of, ids, local, register, set_weight};
 use super::founding::{from, peer};
 use super::harness::{Cluster, eventually};
 use super::impostor::Impostor;
+use super::snapshots::snapshot_in;
 
 /// A number as postcard has it.
 pub(crate) fn number(mut value: u64) -> Vec<u8> {
@@ -130,14 +131,14 @@ async fn nothing_that_is_committed_is_cut_whatever_a_peer_says() {
     assert!(own.last_log_index >= applied, "also on its disk: {own:?}");
 }
 
-/// A whole backup of a node, which is a snapshot file.
+/// The snapshot file in a backup of a node.
 async fn backup(cluster: &Cluster, id: u64) -> Vec<u8> {
     let mut backup = cluster.admin(id).backup(BackupRequest {}).await.unwrap().into_inner();
     let mut file = Vec::new();
     while let Some(chunk) = backup.message().await.unwrap() {
         file.extend(chunk.data);
     }
-    file
+    snapshot_in(&file).to_vec()
 }
 
 /// A snapshot with the metadata that it has, as its leader sends it.

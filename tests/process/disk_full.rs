@@ -144,7 +144,7 @@ async fn a_nearly_full_disk_is_told_and_can_be_backed_up() {
     ask(&cluster.all(), &line).await.expect(0);
     assert!(disk.free() + 1024 * 1024 > before, "nothing of its size was written there");
     let backup = fs::read(&file).unwrap();
-    assert!(backup.starts_with(b"QSNAPSHT") && backup.ends_with(b"QEND"), "a snapshot file");
+    assert!(backup.starts_with(b"QBACKUP") && backup.ends_with(b"QEND"), "a whole backup");
     disk.make_room();
     eventually("health says it", NOTICED_WITHIN, async || match disk_health(node).await {
         ServingStatus::Serving => Ok(()),

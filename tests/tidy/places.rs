@@ -36,10 +36,11 @@ fn clocks_are_read_where_they_may_be() {
     let limit = "crates/quorate-node/src/api/incarnations.rs";
     let credentials = "crates/quorate-node/src/access/time.rs";
     let issued = "crates/quorate-cli/src/authority.rs";
+    let taken = "crates/quorate-node/src/backup.rs";
     let mut faults = found(
-        &of("crates/", &[claims, limit, credentials, issued]),
+        &of("crates/", &[claims, limit, credentials, issued, taken]),
         &["SystemTime::now"],
-        "outside claims.rs of the client and api/incarnations.rs of the node, which limits what that makes, access/time.rs, by which credentials end, and authority.rs, which issues them; wall clocks jump, use tokio's Instant or registry time",
+        "outside claims.rs of the client and api/incarnations.rs of the node, which limits what that makes, access/time.rs, by which credentials end, authority.rs, which issues them, and backup.rs, which says when a backup was taken; wall clocks jump, use tokio's Instant or registry time",
     );
     faults.extend(found(
         &of("crates/quorate-state/", &[]),

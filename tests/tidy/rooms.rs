@@ -18,6 +18,7 @@ const ROOMS: [(&str, &[Room]); 5] = [
                 &[
                     "api",
                     "upkeep",
+                    "rescue",
                     "reload",
                     "node",
                     "access",
@@ -39,13 +40,14 @@ const ROOMS: [(&str, &[Room]); 5] = [
                 "api",
                 &[
                     "node", "access", "audit", "raft", "peers", "applied", "net", "meters",
-                    "error", "config", "types", "runtime",
+                    "error", "backup", "config", "types", "runtime",
                 ],
             ),
             (
                 "upkeep",
                 &["node", "raft", "peers", "net", "clock", "error", "config", "types", "runtime"],
             ),
+            ("rescue", &["applied", "backup", "types", "runtime"]),
             ("reload", &["access", "net", "error"]),
             (
                 "node",
@@ -75,6 +77,7 @@ const ROOMS: [(&str, &[Room]); 5] = [
             ("clock", &[]),
             ("free_space", &["error"]),
             ("error", &["config"]),
+            ("backup", &[]),
             ("config", &[]),
             ("types", &["runtime"]),
             ("runtime", &[]),

@@ -1,6 +1,7 @@
 //! The command line: every command, flag and help text. Says nothing of what a command does.
 
 mod client;
+mod rescue;
 mod secure;
 
 mod serve;
@@ -15,6 +16,7 @@ use quorate_client::{Consistency, InstanceStatus};
 use quorate_node::Networks;
 
 pub(crate) use self::client::ClientArgs;
+pub(crate) use self::rescue::{BackupCommand, RestoreArgs};
 pub(crate) use self::secure::{CertsCommand, Place, RoleArg, TokenArgs, TokenCommand};
 use crate::instance::{InstanceSettings, Wanted};
 use crate::logging::LogFormat;
@@ -65,6 +67,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ClusterCommand,
     },
+    /// Look into backups
+    Backup {
+        #[command(subcommand)]
+        command: BackupCommand,
+    },
+    /// Make a new cluster from a backup
+    Restore(RestoreArgs),
     /// Make certificates for nodes and clients
     Certs {
         #[command(subcommand)]

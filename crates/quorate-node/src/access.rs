@@ -89,6 +89,11 @@ struct Rights {
 }
 
 impl Access {
+    /// The cluster's name.
+    pub(crate) fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
     /// Reads the access file, if there is to be one.
     ///
     /// # Errors

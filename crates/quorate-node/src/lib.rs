@@ -17,6 +17,7 @@
 //! | `net/` | sockets, real or simulated; what bounds connections, calls and answers |
 //! | `meters` | what is measured, and by which names |
 //! | `clock`, `free_space` | how a leader makes registry time; room on the disk |
+//! | `backup`, `rescue/` | the file of a backup; a new cluster from one, or from a lost majority's remains |
 //! | `reload` | what is read again while a node runs |
 //! | `config/`, `error/` | every knob; why a call fails, a node does not start, or ends |
 //! | `types`, `runtime` | the Raft library's types as this node uses them; tokio as it uses it |
@@ -25,6 +26,7 @@ mod access;
 mod api;
 mod applied;
 mod audit;
+mod backup;
 mod clock;
 mod config;
 mod error;
@@ -35,6 +37,7 @@ mod node;
 mod peers;
 mod raft;
 mod reload;
+pub mod rescue;
 mod runtime;
 mod server;
 mod types;
@@ -46,7 +49,7 @@ pub use config::{
 };
 pub use error::{RunError, StartError};
 pub use net::{Connection, Environment, Listener, Net, SimulatedNet};
-pub use quorate_log::{Io, catches_panics};
+pub use quorate_log::{ClusterId, Io, NodeId, catches_panics};
 pub use runtime::seed_this_thread;
 pub use server::{Bound, Server};
 

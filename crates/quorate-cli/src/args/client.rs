@@ -85,7 +85,12 @@ impl Command {
                 | ClusterCommand::Overrides { client } => client,
                 ClusterCommand::Override(args) => &mut args.client,
             },
-            Self::Dev(_) | Self::Serve(_) | Self::Certs { .. } | Self::Token { .. } => return None,
+            Self::Dev(_)
+            | Self::Serve(_)
+            | Self::Backup { .. }
+            | Self::Restore(_)
+            | Self::Certs { .. }
+            | Self::Token { .. } => return None,
         })
     }
 }

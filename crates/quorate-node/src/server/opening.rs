@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use openraft::storage::RaftLogStorage as _;
 use openraft::{Config as RaftConfig, SnapshotPolicy};
-use quorate_log::{Identity, Io, LogOptions, NodeId, SnapshotStore};
+use quorate_log::{Identity, Io, LogOptions, NodeId, OpenError, SnapshotStore};
 
 use crate::access::Access;
 use crate::audit::{Audit, Writer};
@@ -17,11 +17,14 @@ use crate::error::StartError;
 use crate::net::tls::{Tls, TlsError};
 use crate::net::{Listener, Net};
 use crate::peers::Peers;
+use crate::rescue::RescueError;
+use crate::rescue::place::{self, Lock};
 use crate::runtime::blocking;
 use crate::types::{LogStore, TypeConfig};
 use crate::upkeep::amnesia::member_knows;
 
-/// Opens the log and the snapshots in a data directory, which is made if it is missing.
+/// Opens the log and the snapshots in a data directory, which is made if it is missing. A new state
+/// that was decided on (`rescue/place.rs`) is put into its place first.
 ///
 /// # Errors
 /// It cannot be made or read, is damaged, or is in use.
@@ -33,6 +36,8 @@ pub(crate) async fn open(
     let opened = blocking(move || {
         std::fs::create_dir_all(&dir)
             .map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
+        let _until_it_is_open = Lock::take(&dir).map_err(|error| in_use(&dir, error))?;
+        place::finish(&dir).map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
         let log = LogStore::open(dir.join("log"), LogOptions { io, ..LogOptions::default() })?;
         let snapshots = SnapshotStore::<TypeConfig>::open(dir.join("snapshots"))?;
         let covered = snapshots.current()?.and_then(|file| file.meta().last_log_id);
@@ -47,6 +52,13 @@ pub(crate) async fn open(
             let dir = data_dir.join("snapshots");
             Err(StartError::SnapshotMissing { dir, purged: purged.index() })
         }
+    }
+}
+
+fn in_use(dir: &Path, error: RescueError) -> StartError {
+    match error {
+        RescueError::InUse { .. } => OpenError::Locked { path: dir.to_owned() }.into(),
+        error => StartError::DataDir { dir: dir.to_owned(), source: std::io::Error::other(error) },
     }
 }
 

@@ -75,7 +75,7 @@ impl Registry {
         self.services.get(key)
     }
 
-    /// The known services of all namespaces.
+    /// The known services of all namespaces, in order.
     pub fn all_services(&self) -> impl Iterator<Item = (&ServiceKey, &Service)> {
         self.services.iter()
     }

@@ -217,7 +217,7 @@ impl AdminService {
                 })?;
                 let snapshot =
                     snapshot.ok_or_else(|| self.node.unexpected(&"no snapshot was built"))?;
-                Backup::of_file(&snapshot.meta, snapshot.snapshot)
+                Backup::of_file(&self.node, &snapshot.meta, snapshot.snapshot)
             }
             // No room for a snapshot.
             Err(_) => {

@@ -1,5 +1,5 @@
-//! Backups: the bytes of a snapshot file, read from one, or, where there is no room for one, made
-//! while they are sent.
+//! Backups: a head, then the bytes of a snapshot file, read from one, or, where there is no room
+//! for one, made while they are sent.
 
 use std::io::{self, Write};
 
@@ -10,6 +10,7 @@ use quorate_state::{Registry, write_snapshot};
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use crate::backup::Head;
 use crate::node::Node;
 use crate::raft::network::{CHUNK_BYTES, read_chunks};
 use crate::runtime::blocking;
@@ -45,8 +46,15 @@ impl Backup {
         Self { first, chunks }
     }
 
-    pub(super) fn of_file(meta: &SnapshotMeta, file: SnapshotFile<TypeConfig>) -> Self {
-        Self::new(meta.last_log_id, file.len_bytes(), move |sender| {
+    pub(super) fn of_file(
+        node: &Node,
+        meta: &SnapshotMeta,
+        file: SnapshotFile<TypeConfig>,
+    ) -> Self {
+        let head = head(node);
+        let total_bytes = head.len() as u64 + file.len_bytes();
+        Self::new(meta.last_log_id, total_bytes, move |sender| {
+            send(sender, head)?;
             read_chunks(&file, |data| send(sender, data.to_vec()).is_ok())
         })
     }
@@ -63,8 +71,10 @@ impl Backup {
         };
         let (counted, of) = (registry.clone(), meta.clone());
         let total_bytes = blocking(move || encode(&counted, &of, Count(0)).map(|count| count.0));
-        let total_bytes = total_bytes.await.map_err(io::Error::other)??;
+        let head = head(node);
+        let total_bytes = head.len() as u64 + total_bytes.await.map_err(io::Error::other)??;
         Ok(Self::new(meta.last_log_id, total_bytes, move |sender| {
+            send(sender, head)?;
             let chunk = Vec::with_capacity(CHUNK_BYTES);
             let Chunking { chunk, .. } = encode(&registry, &meta, Chunking { chunk, sender })?;
             send(sender, chunk)
@@ -77,6 +87,10 @@ impl Backup {
             Some((chunk, chunks))
         })
     }
+}
+
+fn head(node: &Node) -> Vec<u8> {
+    Head::now(node.access().cluster(), node.id().get()).encode()
 }
 
 /// The same state gives the same bytes each time.

@@ -1,0 +1,53 @@
+//! `backup`, `restore` and `recover`: what they take. None of them asks a cluster.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::output::Format;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Check a backup, and show what is in it
+    #[command(
+        after_help = "`quorate cluster backup` makes them. A file that is damaged or cut off is refused.\n\n\
+        Examples:\n  \
+        quorate backup inspect registry.backup\n  \
+        quorate backup inspect registry.backup --instances -o json"
+    )]
+    Inspect {
+        /// The backup
+        file: PathBuf,
+        /// List the instances, too
+        #[arg(long)]
+        instances: bool,
+        /// How the output is written
+        #[arg(long, short, default_value = "table")]
+        output: Format,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The new cluster has an id of its own and one node: start that, let others join with empty directories. Clients\n\
+    find out that it is another cluster: they register again, so what was registered after the backup comes back by\n\
+    itself, and their watches begin anew. What nobody renews is gone after its TTL.\n\n\
+    Examples:\n  \
+    quorate restore registry.backup --data-dir /var/lib/quorate --id 1\n  \
+    quorate serve --id 1 --data-dir /var/lib/quorate --listen 10.0.0.1:7001 --peer-listen 10.0.0.1:7101\n  \
+    quorate serve --id 2 --data-dir /var/lib/quorate --listen 10.0.0.2:7001 --peer-listen 10.0.0.2:7101 \\\n      \
+    --join 10.0.0.1:7001"
+)]
+pub(crate) struct RestoreArgs {
+    /// The backup
+    pub(crate) file: PathBuf,
+    /// The data directory of the new node, missing or empty
+    #[arg(long)]
+    pub(crate) data_dir: PathBuf,
+    /// The new node's id
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) id: u64,
+    /// How the output is written
+    #[arg(long, short, default_value = "table")]
+    pub(crate) output: Format,
+}

@@ -1,0 +1,84 @@
+//! What is done with backups and data directories while no node runs on them: a look into a backup,
+//! a new cluster from one, and a new cluster from what is left of one that lost its majority.
+//!
+//! A new cluster has an id of its own and one member. So nodes of the old one are strangers to it,
+//! wherever they come back, and its clients find out that it is another cluster.
+//!
+//! | file | duty |
+//! |---|---|
+//! | `backup` | a backup that was read and checked |
+//! | `remains` | what a data directory holds, found without changing it |
+//! | `place` | puts a new state into a data directory: it is there whole or not at all |
+//! | `error` | why not |
+
+mod backup;
+mod error;
+pub(crate) mod place;
+mod remains;
+
+pub use backup::{BackedUp, Backup};
+pub use error::RescueError;
+pub use remains::Remains;
+
+use std::num::NonZeroU64;
+use std::path::Path;
+
+use quorate_log::{ClusterId, NodeId};
+use quorate_state::Registry;
+
+use crate::rescue::place::{Lock, NewState};
+use crate::runtime::random;
+use crate::types::{LogId, Member};
+
+/// A cluster that was founded in a data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Founded {
+    /// Its id.
+    pub cluster_id: ClusterId,
+    /// Its only member.
+    pub node_id: NodeId,
+    /// The revision that it begins with.
+    pub revision: u64,
+}
+
+/// Makes a directory that is missing or empty the one of a new cluster with the content of a
+/// backup, and this node as its only member.
+///
+/// # Errors
+/// There is something in the directory, or it cannot be written; then it is as it was.
+pub async fn restore(backup: &Backup, dir: &Path, node_id: NodeId) -> Result<Founded, RescueError> {
+    std::fs::create_dir_all(dir).map_err(error::io("create directory", dir))?;
+    let lock = Lock::take(dir)?;
+    place::check_empty(dir)?;
+    let nowhere = Member::default();
+    found(&lock, &backup.registry, backup.last, backup.term(), node_id, nowhere).await
+}
+
+/// Makes the directory the one of a new cluster with all that is in its log, and its node as the
+/// only member. What was in it stays beside.
+///
+/// # Errors
+/// It cannot be written; then it is as it was.
+pub async fn recover(remains: &Remains) -> Result<Founded, RescueError> {
+    let (id, member) = (remains.node_id, remains.member.clone());
+    let last = Some(remains.last);
+    found(&remains.lock, &remains.registry, last, remains.term, id, member).await
+}
+
+async fn found(
+    lock: &Lock,
+    registry: &Registry,
+    last: Option<LogId>,
+    term: u64,
+    node_id: NodeId,
+    member: Member,
+) -> Result<Founded, RescueError> {
+    let drawn = NonZeroU64::new(random()).unwrap_or(NonZeroU64::MIN);
+    let registry = registry.founded_anew(drawn);
+    let (cluster_id, revision) = (ClusterId::from(drawn), registry.revision().0);
+    let state = NewState { cluster_id, node_id, member, registry, last, term };
+    let dir = lock.dir().to_owned();
+    state.write(&dir).await?;
+    place::finish(&dir).map_err(error::io("put the new state into", &dir))?;
+    Ok(Founded { cluster_id, node_id, revision })
+}

@@ -1,0 +1,186 @@
+//! What a data directory holds, found without changing a byte of it: the log is copied, and the
+//! copy is opened, since opening a log writes to it.
+
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use openraft::storage::{RaftLogReader as _, RaftLogStorage as _};
+use openraft::vote::RaftLeaderId as _;
+use prometheus_client::metrics::histogram::Histogram;
+use quorate_log::{ClusterId, Io, LogOptions, NodeId, SnapshotStore};
+use quorate_state::{Counts, Registry, read_snapshot};
+
+use crate::applied::Applied;
+use crate::rescue::error::{self, RescueError};
+use crate::rescue::place::{self, Lock};
+use crate::types::{LogId, LogStore, Member, TypeConfig};
+
+/// Entries that are read from the log at once.
+const READ_AT_ONCE: u64 = 256;
+
+/// What the directory of a node holds that does not run. While this is there, none can be started
+/// on it.
+#[derive(Debug)]
+pub struct Remains {
+    pub(super) lock: Lock,
+    pub(super) node_id: NodeId,
+    pub(super) member: Member,
+    pub(super) registry: Registry,
+    pub(super) last: LogId,
+    pub(super) term: u64,
+    cluster_id: ClusterId,
+    committed: u64,
+    voters: Vec<NodeId>,
+    written: SystemTime,
+}
+
+impl Remains {
+    /// Reads a data directory; `scratch` is an empty directory with room for a copy of its log.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// A node runs on it, it is damaged, or it is of no cluster.
+    pub async fn of(dir: &Path, scratch: &Path) -> Result<Self, RescueError> {
+        let log_dir = dir.join("log");
+        if !log_dir.join("db").exists() {
+            return Err(RescueError::NoLog { dir: dir.to_owned() });
+        }
+        let lock = Lock::take(dir)?.with_log()?;
+        if place::is_unfinished(dir).map_err(error::io("list directory", dir))? {
+            return Err(RescueError::Unfinished { dir: dir.to_owned() });
+        }
+        let written = copy(&log_dir, scratch)?;
+        let options = LogOptions { io: Io::Inline, ..LogOptions::default() };
+        let mut log = LogStore::open(scratch, options)
+            .map_err(|source| RescueError::Log { dir: dir.to_owned(), source })?;
+        let unfounded = || RescueError::Unfounded { path: dir.to_owned() };
+        let identity = log.identity().ok_or_else(unfounded)?;
+        let reading = |source| error::io("read the log in", dir)(source);
+        let state = log.get_log_state().await.map_err(reading)?;
+        let vote = log.read_vote().await.map_err(reading)?;
+        let committed = log.read_committed().await.map_err(reading)?;
+        let last = state.last_log_id.ok_or_else(unfounded)?;
+        let applied = Applied::new(1, 1, Histogram::new([]));
+        let covered = restore(dir, &applied)?;
+        if state.last_purged_log_id > covered {
+            let problem = "is missing or older than the log needs it".to_owned();
+            return Err(RescueError::Snapshot { dir: dir.to_owned(), problem });
+        }
+        let mut next = covered.map_or(0, |covered| covered.index() + 1);
+        while next <= last.index() {
+            let end = (last.index() + 1).min(next + READ_AT_ONCE);
+            let entries = log.try_get_log_entries(next..end).await.map_err(reading)?;
+            entries.into_iter().for_each(|entry| drop(applied.apply(entry)));
+            next = end;
+        }
+        let (registry, membership) = {
+            let state = applied.lock();
+            (state.registry.clone(), state.membership.clone())
+        };
+        let cluster_id = registry.cluster_id().map(ClusterId::from).ok_or_else(unfounded)?;
+        let term = vote.map_or(0, |vote| vote.leader_id().term());
+        Ok(Self {
+            lock,
+            node_id: identity.node_id,
+            member: membership.get_node(&identity.node_id).cloned().unwrap_or_default(),
+            registry,
+            last,
+            term: term.max(last.committed_leader_id().term),
+            cluster_id,
+            committed: committed.max(covered).map_or(0, |id| id.index()),
+            voters: membership.voter_ids().collect(),
+            written,
+        })
+    }
+
+    /// Where they are.
+    pub fn dir(&self) -> &Path {
+        self.lock.dir()
+    }
+
+    /// The node that they are of.
+    pub fn node_id(&self) -> NodeId {
+        self.node_id
+    }
+
+    /// The cluster that they are of.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.cluster_id
+    }
+
+    /// How far the log goes, as Raft compares logs: the term of the last entry, its index.
+    pub fn reaches(&self) -> (u64, u64) {
+        (self.last.committed_leader_id().term, self.last.index())
+    }
+
+    /// The last entry that this node knew to be committed.
+    pub fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    /// The revision, once all of the log is applied.
+    pub fn revision(&self) -> u64 {
+        self.registry.revision().0
+    }
+
+    /// Services, instances and leases, once all of the log is applied.
+    pub fn counts(&self) -> [usize; 3] {
+        let Counts { services, instances, leases, .. } = self.registry.counts();
+        [services, instances, leases]
+    }
+
+    /// The voters, by the last change of them in the log.
+    pub fn voters(&self) -> &[NodeId] {
+        &self.voters
+    }
+
+    /// When the log was written last, by the file system.
+    pub fn written(&self) -> SystemTime {
+        self.written
+    }
+}
+
+/// What the snapshot has, if there is one, and what it covers.
+fn restore(dir: &Path, applied: &Applied) -> Result<Option<LogId>, RescueError> {
+    let snapshots = dir.join("snapshots");
+    if !snapshots.exists() {
+        return Ok(None);
+    }
+    let newest = SnapshotStore::<TypeConfig>::look(&snapshots);
+    let Some(file) = newest.map_err(|error| RescueError::snapshot(dir, &error))? else {
+        return Ok(None);
+    };
+    let registry = read_snapshot(&mut BufReader::new(file.body()));
+    let registry = registry.map_err(|error| RescueError::snapshot(dir, &error))?;
+    let meta = file.meta().clone();
+    drop(applied.restore(registry, meta.last_log_id, meta.last_membership));
+    Ok(meta.last_log_id)
+}
+
+/// Copies a log; when the newest of its files was written.
+fn copy(from: &Path, to: &Path) -> Result<SystemTime, RescueError> {
+    let mut written = SystemTime::UNIX_EPOCH;
+    let mut folders: Vec<(PathBuf, PathBuf)> = vec![(from.to_owned(), to.to_owned())];
+    while let Some((from, to)) = folders.pop() {
+        fs::create_dir_all(&to).map_err(error::io("create directory", &to))?;
+        for item in fs::read_dir(&from).map_err(error::io("list directory", &from))? {
+            let path = item.map_err(error::io("list directory", &from))?.path();
+            let target = to.join(path.file_name().unwrap_or_default());
+            if path.is_dir() {
+                folders.push((path, target));
+                continue;
+            }
+            let read = error::io("read", &path);
+            let (mut source, mut out) = (
+                File::open(&path).map_err(read)?,
+                File::create(&target).map_err(error::io("create", &target))?,
+            );
+            let modified = source.metadata().and_then(|found| found.modified());
+            written = written.max(modified.map_err(error::io("look at", &path))?);
+            std::io::copy(&mut source, &mut out).map_err(error::io("copy", &path))?;
+        }
+    }
+    Ok(written)
+}

@@ -1,0 +1,183 @@
+//! Clients that live through the loss of their cluster: registrations that are kept, watches and
+//! live views, over several clients; and what they are to show at the end.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use quorate_client::{
+    Client, Consistency, Discovery, InstanceBuilder, Registration, RegistrationHandle, Watch,
+};
+use tokio::task::JoinHandle;
+
+use crate::cluster::{Cluster, Node};
+use crate::wait::{LOOK_EVERY, eventually};
+
+/// Their leases; they renew after a third of it.
+pub(crate) const TTL: Duration = Duration::from_secs(15);
+pub(crate) const INTERVAL: Duration = Duration::from_secs(5);
+/// Beyond what is promised: the machine may be slow.
+const SLACK: Duration = Duration::from_secs(3);
+
+const CLIENTS: usize = 5;
+const SERVICES: usize = 10;
+/// Of each of [`SERVICES`], by each of [`CLIENTS`]: 50 of each kind.
+pub(crate) const REGISTRATIONS: usize = 4;
+
+/// All of them.
+pub(crate) struct Crowd {
+    clients: Vec<Client>,
+    kept: Vec<(String, RegistrationHandle)>,
+    watches: Vec<(usize, Watch)>,
+    views: Arc<Vec<(usize, Discovery)>>,
+    stop: Arc<AtomicBool>,
+    /// The views that were seen empty.
+    sampler: JoinHandle<BTreeSet<String>>,
+}
+
+fn service(number: usize) -> String {
+    format!("s{number}")
+}
+
+async fn register(client: &Client, key: &str) -> RegistrationHandle {
+    let (service, id) = key.split_once('/').unwrap();
+    let instance = InstanceBuilder::new(service, id).endpoint("http", "http://h:1");
+    client.register(Registration::new(instance).ttl(TTL)).await.unwrap()
+}
+
+impl Crowd {
+    /// Everybody is there, and sees everybody.
+    pub(crate) async fn gather(cluster: &Cluster) -> Self {
+        let clients: Vec<Client> =
+            (0..CLIENTS).map(|_| cluster.client().build().unwrap()).collect();
+        let mut kept = Vec::new();
+        for (number, client) in clients.iter().enumerate() {
+            for of in 0..SERVICES * REGISTRATIONS {
+                let key = format!("{}/c{number}-{of}", service(of % SERVICES));
+                kept.push((key.clone(), register(client, &key).await));
+            }
+        }
+        let each = || clients.iter().flat_map(|client| (0..SERVICES).map(move |of| (of, client)));
+        let watches: Vec<_> =
+            each().map(|(of, client)| (of, client.watch(service(of).as_str()))).collect();
+        let views: Vec<_> = each()
+            .map(|(of, client)| (of, client.discover(service(of).as_str()).unwrap()))
+            .collect();
+        for (_, view) in &views {
+            view.synced().await;
+        }
+        let (views, stop) = (Arc::new(views), Arc::new(AtomicBool::new(false)));
+        let sampler = tokio::spawn(sample(views.clone(), stop.clone()));
+        let crowd = Self { clients, kept, watches, views, stop, sampler };
+        crowd.shows_what(&cluster.nodes[0], Instant::now() + SLACK + INTERVAL).await;
+        crowd
+    }
+
+    /// How many are registered.
+    pub(crate) fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// One more of each client for each service.
+    pub(crate) async fn grow(&mut self) {
+        for (number, client) in self.clients.iter().enumerate() {
+            for of in 0..SERVICES {
+                let key = format!("{}/late-{number}", service(of));
+                self.kept.push((key.clone(), register(client, &key).await));
+            }
+        }
+    }
+
+    /// So many leave in order, and with them the oldest registrations; who they were.
+    pub(crate) async fn leave(&mut self, count: usize) -> Vec<String> {
+        let mut gone = Vec::new();
+        for (key, handle) in self.kept.drain(..count) {
+            handle.deregister().await.unwrap();
+            gone.push(key);
+        }
+        gone
+    }
+
+    /// Within two intervals from now, all are registered with the node, and each watch and each
+    /// view shows what is registered.
+    pub(crate) async fn is_back_with(&self, node: &Node) {
+        let deadline = Instant::now() + 2 * INTERVAL + SLACK;
+        self.shows_what(node, deadline).await;
+    }
+
+    /// All of them and nobody else.
+    pub(crate) async fn is_alone_with(&self, node: &Node) {
+        let expected: BTreeSet<String> = self.kept.iter().map(|(key, _)| key.clone()).collect();
+        eventually("no ghost is left", TTL + INTERVAL + 2 * SLACK, async || {
+            let there = registered(node).await?;
+            if there == expected { Ok(()) } else { Err(difference(&there, &expected)) }
+        })
+        .await;
+        self.shows_what(node, Instant::now() + INTERVAL).await;
+    }
+
+    async fn shows_what(&self, node: &Node, deadline: Instant) {
+        let within = deadline.saturating_duration_since(Instant::now());
+        eventually("everybody sees what is registered", within, async || {
+            let there = registered(node).await?;
+            if let Some((lost, _)) = self.kept.iter().find(|(key, _)| !there.contains(key)) {
+                return Err(format!("{lost} is not registered"));
+            }
+            for (of, watch) in &self.watches {
+                let seen = watch.snapshot().iter().map(|it| it.id.clone()).collect();
+                compare("a watch", *of, &seen, &there)?;
+            }
+            for (of, view) in self.views.iter() {
+                let seen = view.current().iter().map(|it| it.id.clone()).collect();
+                compare("a view", *of, &seen, &there)?;
+            }
+            Ok(())
+        })
+        .await;
+    }
+
+    /// No view was ever empty.
+    pub(crate) async fn end(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let empty = self.sampler.await.unwrap();
+        assert!(empty.is_empty(), "views that were empty: {empty:?}");
+    }
+}
+
+/// "service/id" of everything that is registered.
+async fn registered(node: &Node) -> Result<BTreeSet<String>, String> {
+    let state = node.instances(Consistency::Linearizable).await;
+    Ok(state.map_err(|status| status.to_string())?.into_keys().collect())
+}
+
+fn compare(
+    what: &str,
+    of: usize,
+    seen: &BTreeSet<String>,
+    there: &BTreeSet<String>,
+) -> Result<(), String> {
+    let service = service(of);
+    let of_it = there.iter().filter_map(|key| key.strip_prefix(&format!("{service}/")));
+    let expected: BTreeSet<String> = of_it.map(str::to_owned).collect();
+    match *seen == expected {
+        true => Ok(()),
+        false => Err(format!("{what} of {service}: {}", difference(seen, &expected))),
+    }
+}
+
+fn difference(seen: &BTreeSet<String>, expected: &BTreeSet<String>) -> String {
+    let (missing, extra): (Vec<_>, Vec<_>) =
+        (expected.difference(seen).collect(), seen.difference(expected).collect());
+    format!("{} too few: {missing:?}, {} too many: {extra:?}", missing.len(), extra.len())
+}
+
+async fn sample(views: Arc<Vec<(usize, Discovery)>>, stop: Arc<AtomicBool>) -> BTreeSet<String> {
+    let mut empty = BTreeSet::new();
+    while !stop.load(Ordering::Relaxed) {
+        let now = views.iter().filter(|(_, view)| view.current().is_empty());
+        empty.extend(now.map(|(of, _)| service(*of)));
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    empty
+}

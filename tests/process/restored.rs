@@ -1,0 +1,151 @@
+//! A backup, a look into it, and a cluster that is made from it while clients of the old one live.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use quorate_client::Consistency;
+
+use crate::cli::{Ran, ask, quorate};
+use crate::cluster::{Cluster, LEADER_WITHIN};
+use crate::crowd::Crowd;
+use crate::wait::eventually;
+
+async fn backup(cluster: &Cluster) -> PathBuf {
+    let file = cluster.dir().join("registry.backup");
+    ask(&cluster.all(), &format!("cluster backup {}", file.display())).await.expect(0);
+    file
+}
+
+async fn inspect(file: &Path, flags: &str) -> Ran {
+    let line = format!("backup inspect {} {flags}", file.display());
+    quorate(&line.split_whitespace().collect::<Vec<_>>()).await
+}
+
+async fn restore(file: &Path, dir: &Path, id: u64) -> Ran {
+    let (file, dir) = (file.display().to_string(), dir.display().to_string());
+    quorate(&["restore", &file, "--data-dir", &dir, "--id", &id.to_string(), "-o", "json"]).await
+}
+
+/// Every node is lost; what was registered after the backup, and who had left, show whether the
+/// new cluster is what its clients make of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_restored_beside_its_clients() {
+    let mut cluster = Cluster::start(3).await;
+    let mut crowd = Crowd::gather(&cluster).await;
+    assert_eq!(crowd.len(), 200);
+    let file = backup(&cluster).await;
+    crowd.grow().await;
+    let gone = crowd.leave(10).await;
+    for node in &mut cluster.nodes {
+        node.kill();
+        fs::remove_dir_all(&node.data_dir).unwrap();
+    }
+    let restored = restore(&file, &cluster.nodes[0].data_dir, 1).await.expect(0).json();
+    assert_eq!(restored["backup"]["instances"], 200);
+    assert_ne!(restored["cluster_id"], restored["backup"]["cluster_id"]);
+    // With its old flags: the others of its --bootstrap do not exist any more.
+    cluster.nodes[0].start();
+    cluster.leader().await;
+    let there = cluster.nodes[0].instances(Consistency::Local).await.unwrap();
+    assert!(gone.iter().all(|key| there.contains_key(key)), "they are there until their TTL ends");
+    crowd.is_back_with(&cluster.nodes[0]).await;
+    crowd.is_alone_with(&cluster.nodes[0]).await;
+
+    let first = cluster.nodes[0].clients.clone();
+    for (at, id) in [(1, 4), (2, 5)] {
+        cluster.nodes[at].become_new(id);
+        cluster.nodes[at].start();
+        let address = cluster.nodes[at].peer_address();
+        eventually("it runs, and is taken in", LEADER_WITHIN, async || {
+            let added = ask(&first, &format!("cluster add {id} {address}")).await;
+            if added.code == 0 { Ok(()) } else { Err(added.err) }
+        })
+        .await;
+    }
+    cluster.leader().await;
+    let state = cluster.equal_states().await;
+    assert_eq!(state.len(), crowd.len());
+    crowd.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_says_what_is_in_it() {
+    let cluster = Cluster::start(1).await;
+    let line = "register web a --endpoint http=http://h:1 --ttl 1h --once --namespace shop";
+    ask(&cluster.all(), line).await.expect(0);
+    ask(&cluster.all(), "register api b --endpoint grpc=http://h:2 --ttl 2h --once")
+        .await
+        .expect(0);
+    let file = backup(&cluster).await;
+    let told = inspect(&file, "-o json").await.expect(0).json();
+    let header = cluster.nodes[0].status().await.unwrap().header.unwrap();
+    assert_eq!(told["cluster_id"], format!("{:016x}", header.cluster_id));
+    assert_eq!(told["cluster_name"], "quorate");
+    assert_eq!((&told["revision"], &told["node_id"]), (&2.into(), &1.into()));
+    let counts = ["services", "instances", "leases"].map(|of| told[of].as_u64().unwrap());
+    assert_eq!(counts, [2, 2, 2]);
+    assert_eq!(told["bytes"], fs::metadata(&file).unwrap().len());
+    assert!(told["taken"].as_str().unwrap().starts_with("20"), "{told}");
+    assert!(told.get("list").is_none());
+    let listed = inspect(&file, "--instances -o json").await.expect(0).json();
+    let names: Vec<_> = listed["list"].as_array().unwrap().iter().map(|it| &it["id"]).collect();
+    assert_eq!(names, ["b", "a"], "by namespace");
+    let shown = inspect(&file, "--instances").await.expect(0).out;
+    for part in ["checksums verified", "2 instances", "shop", "http=http://h:1", "3600s"] {
+        assert!(shown.contains(part), "no {part:?} in: {shown}");
+    }
+}
+
+/// Nothing is made of what is not a whole backup, and nothing is written over.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_backup_is_refused_in_words() {
+    let cluster = Cluster::start(1).await;
+    let line = "register web a --endpoint http=http://h:1 --ttl 1h --once";
+    ask(&cluster.all(), line).await.expect(0);
+    let whole = fs::read(backup(&cluster).await).unwrap();
+    let dir = cluster.dir();
+    let (file, fresh) = (dir.join("bad.backup"), dir.join("fresh"));
+    let snapshot = whole.windows(8).position(|window| window == b"QSNAPSHT").unwrap();
+    let flipped = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 8;
+        bytes
+    };
+    let newer = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] = 9;
+        bytes
+    };
+    for (what, bytes, says) in [
+        ("empty", Vec::new(), "is no backup"),
+        ("foreign", b"# Changelog\n\nSomething else".to_vec(), "is no backup"),
+        ("a node's own snapshot", whole[snapshot..].to_vec(), "is no backup"),
+        ("damaged in its head", flipped(20), "is damaged"),
+        ("damaged in its content", flipped(whole.len() - 40), "is damaged or cut off"),
+        ("cut in its head", whole[..20].to_vec(), "is damaged"),
+        ("cut behind its head", whole[..snapshot].to_vec(), "is damaged or cut off"),
+        ("cut in the middle", whole[..snapshot + 60].to_vec(), "is damaged or cut off"),
+        ("cut at its end", whole[..whole.len() - 1].to_vec(), "is damaged or cut off"),
+        ("with something behind it", [&whole[..], b"x"].concat(), "is damaged or cut off"),
+        ("of a newer format", newer(8), "has format version 9"),
+        ("with a newer snapshot", newer(snapshot + 8), "has format version 9"),
+    ] {
+        fs::write(&file, bytes).unwrap();
+        for ran in [inspect(&file, "").await, restore(&file, &fresh, 1).await] {
+            assert_eq!(ran.code, 1, "{what}: {}", ran.err);
+            ran.says(&[says, &file.display().to_string()]);
+        }
+        assert!(!fresh.exists(), "{what}: something was made of it");
+    }
+    inspect(&dir.join("missing"), "").await.expect(1).says(&["missing", "No such file"]);
+
+    fs::write(&file, &whole).unwrap();
+    let own = &cluster.nodes[0].data_dir;
+    restore(&file, own, 1).await.expect(1).says(&["is not empty", "nothing is overwritten"]);
+    let other = dir.join("other");
+    fs::create_dir_all(other.join("lost+found")).unwrap();
+    restore(&file, &other, 7).await.expect(0);
+    restore(&file, &other, 7).await.expect(1).says(&["is not empty"]);
+    let instances = cluster.nodes[0].instances(Consistency::Local).await;
+    assert_eq!(instances.unwrap().len(), 1, "the cluster goes on");
+}
