@@ -1,11 +1,12 @@
 //! The connections of one listener: how many there may be, in all and from one address, and the end
 //! of the silent ones. Knows bytes and times, nothing of what is said.
 
+mod admitted;
+
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll};
@@ -14,11 +15,10 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use futures_util::{Stream, StreamExt};
 use quorate_log::NodeId;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
 
+pub(crate) use crate::net::connections::admitted::Admitted;
 use crate::net::tls::{CertificateId, Shown};
 use crate::net::{Connection, Listener};
 
@@ -106,13 +106,6 @@ pub(crate) struct UnderWay {
     bytes: usize,
     /// How many are due when.
     due: BTreeMap<Instant, usize>,
-}
-
-/// A connection that counts as long as it lives.
-pub(crate) struct Admitted {
-    stream: Connection,
-    line: Arc<Line>,
-    _place: Place,
 }
 
 /// Gives the place back.
@@ -434,71 +427,5 @@ impl UnderWay {
 
     fn is_overdue(&self, now: Instant) -> bool {
         self.due.first_key_value().is_some_and(|(first, _)| *first + SEND_GRACE < now)
-    }
-}
-
-impl Connected for Admitted {
-    type ConnectInfo = Arc<Line>;
-
-    fn connect_info(&self) -> Arc<Line> {
-        self.line.clone()
-    }
-}
-
-impl Admitted {
-    fn poll<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        poll: impl FnOnce(Pin<&mut Connection>, &mut Context<'_>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        self.line.check()?;
-        match poll(Pin::new(&mut self.stream), cx) {
-            Poll::Pending => self.line.not_ready(cx),
-            ready => ready,
-        }
-    }
-}
-
-impl AsyncRead for Admitted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let polled = self.poll(cx, |stream, cx| stream.poll_read(cx, into));
-        if let Poll::Ready(Ok(())) = polled {
-            self.line.hear();
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Admitted {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll(cx, |stream, cx| stream.poll_write(cx, bytes))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll(cx, |stream, cx| stream.poll_flush(cx))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll(cx, |stream, cx| stream.poll_shutdown(cx))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll(cx, |stream, cx| stream.poll_write_vectored(cx, slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
