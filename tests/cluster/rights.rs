@@ -269,6 +269,24 @@ async fn each_method_takes_those_who_may_and_nobody_else() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// CVE-2025-11374, CVE-2025-11375 (Consul): messages without bounds. A stranger's, of some MiB, was
+/// read and decoded before it was refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_stranger_sends_is_not_read() {
+    let guarded = Guarded::start(1, &access()).await;
+    let mut large = spec("orders", "a");
+    large.metadata.insert("k".to_owned(), "v".repeat(17 * 1024 * 1024));
+    let send = async |token| {
+        let registry = guarded.cluster.registry(1).max_encoding_message_size(usize::MAX);
+        registry.clone().register(by(token, registration(vec![large.clone()]))).await.map(drop)
+    };
+    for token in NOBODY {
+        assert_refused(send(token).await, Code::Unauthenticated, &[]);
+    }
+    // More than the transport takes.
+    assert_refused(send(Some(ROOT)).await, Code::OutOfRange, &[]);
+}
+
 /// How much there is in all namespaces was told to whoever was known.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn how_much_the_cluster_holds_is_told_to_those_who_may_see_it() {

@@ -64,12 +64,13 @@ pub(super) fn serve_clients<H: Health>(
     let (stop, under_way) = (node.stop().clone(), calls_under_way("clients", node.tunables()));
     let registry = RegistryServer::new(RegistryService { node: node.clone() })
         .max_decoding_message_size(TRANSPORT_MAX);
-    let admin = AdminServer::new(AdminService { node }).max_decoding_message_size(TRANSPORT_MAX);
+    let admin = AdminServer::new(AdminService { node: node.clone() })
+        .max_decoding_message_size(TRANSPORT_MAX);
     let others = Routes::new(health)
         .add_service(reflection().build_v1().expect(DESCRIPTORS_FIT))
         .add_service(reflection().build_v1alpha().expect(DESCRIPTORS_FIT))
         .add_service(admin);
-    let calls = Counted::new(ClientCalls { registry, others: others.prepare() }, under_way);
+    let calls = Counted::new(ClientCalls { node, registry, others: others.prepare() }, under_way);
     let arriving = connections.accept(listener);
     calls::serve(transport(), calls, arriving, security, AnyAuthority::new, stop)
 }

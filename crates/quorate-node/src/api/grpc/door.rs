@@ -255,6 +255,34 @@ impl<T> Arrived for Streaming<T> {
     }
 }
 
+/// Refuses a call of nobody who is known, by its headers alone. Those of health and reflection are
+/// open to all.
+///
+/// # Errors
+/// UNAUTHENTICATED.
+pub(crate) fn check_known<B>(node: &Node, request: &http::Request<B>) -> Result<(), Status> {
+    if !node.access().is_checked() {
+        return Ok(());
+    }
+    let path = request.uri().path().strip_prefix('/');
+    let method = Method::ALL.iter().find(|method| Some(method.path()) == path);
+    let Some(method) = method.copied() else { return Ok(()) };
+    let line = Line::of(request.extensions());
+    let known = access::authorization(request.headers())
+        .and_then(|authorization| node.access().identify(line.certificate(), authorization));
+    let Err(unidentified) = known else { return Ok(()) };
+    let status = Status::from(unidentified);
+    node.meters().handled(method as usize, status.code(), Duration::ZERO);
+    let metadata = MetadataMap::from_headers(request.headers().clone());
+    let name = name_of(&metadata).unwrap_or_else(next_number);
+    span(method, &metadata, Some(&name), line.address()).in_scope(|| log(method, Some(&status)));
+    if node.audit().is_on() {
+        let told = Told::new(method, Subject::default(), Some(name), line.address());
+        told.tell::<()>(node, &Err(status.clone()));
+    }
+    Err(status)
+}
+
 /// Answers a call.
 ///
 /// # Errors

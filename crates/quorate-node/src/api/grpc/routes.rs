@@ -1,6 +1,8 @@
 //! Which service a client's call is for.
 
 use std::convert::Infallible;
+use std::future::Ready;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
@@ -12,8 +14,10 @@ use tonic::server::NamedService;
 use tonic::service::Routes;
 use tower::Service;
 
+use crate::api::grpc::door;
 use crate::api::grpc::registry::RegistryService;
 use crate::net::answers;
+use crate::node::Node;
 
 type Registry = RegistryServer<RegistryService>;
 type Answer = Result<Response<Body>, Infallible>;
@@ -23,6 +27,7 @@ type InPieces = fn(Answer) -> Answer;
 /// call and each message of a stream a box or two more.
 #[derive(Clone)]
 pub(crate) struct ClientCalls {
+    pub(crate) node: Arc<Node>,
     pub(crate) registry: Registry,
     pub(crate) others: Routes,
 }
@@ -31,8 +36,11 @@ impl Service<Request<Body>> for ClientCalls {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Either<
-        Map<<Registry as Service<Request<Body>>>::Future, InPieces>,
-        <Routes as Service<Request<Body>>>::Future,
+        Ready<Answer>,
+        Either<
+            Map<<Registry as Service<Request<Body>>>::Future, InPieces>,
+            <Routes as Service<Request<Body>>>::Future,
+        >,
     >;
 
     /// Both are always ready.
@@ -41,12 +49,16 @@ impl Service<Request<Body>> for ClientCalls {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // Before its message is read, which may have some MiB.
+        if let Err(status) = door::check_known(&self.node, &request) {
+            return Either::Left(std::future::ready(Ok(status.into_http())));
+        }
         let service = request.uri().path().split('/').nth(1);
         if service == Some(<Registry as NamedService>::NAME) {
             let in_pieces: InPieces = |answer| answer.map(answers::in_pieces);
-            Either::Left(self.registry.call(request).map(in_pieces))
+            Either::Right(Either::Left(self.registry.call(request).map(in_pieces)))
         } else {
-            Either::Right(self.others.call(request))
+            Either::Right(Either::Right(self.others.call(request)))
         }
     }
 }
