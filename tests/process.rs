@@ -12,6 +12,8 @@ mod audited;
 mod built;
 #[path = "process/calls.rs"]
 mod calls;
+#[path = "process/canaries.rs"]
+mod canaries;
 #[path = "process/certs.rs"]
 mod certs;
 #[path = "process/cli.rs"]

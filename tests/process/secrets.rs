@@ -14,10 +14,10 @@ use crate::ports::free_port;
 use crate::raw::registration;
 use crate::wait::eventually;
 
-const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// Ends with its test.
-struct Serving(Child);
+pub(crate) struct Serving(pub(crate) Child);
 
 impl Drop for Serving {
     fn drop(&mut self) {
@@ -26,13 +26,13 @@ impl Drop for Serving {
     }
 }
 
-fn entry(id: &str, token: &str, rest: &str) -> String {
+pub(crate) fn entry(id: &str, token: &str, rest: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
     let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("[[token]]\nid = '{id}'\ndigest = 'sha256:{hex}'\n{rest}\n")
 }
 
-fn serve(dir: &Path, address: &str, peer: &str) -> Serving {
+pub(crate) fn serve(dir: &Path, address: &str, peer: &str) -> Serving {
     let log = std::fs::File::create(dir.join("log")).unwrap();
     let child = Command::new(env!("CARGO_BIN_EXE_quorate"))
         .args(["serve", "--id", "1", "--listen", address, "--peer-listen", peer])
@@ -65,7 +65,7 @@ async fn fetch(client: &RegistryClient<Channel>, authorization: &str) -> Result<
     client.clone().fetch(by(authorization, request)).await.map(drop)
 }
 
-fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned()
 }
 
