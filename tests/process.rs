@@ -80,6 +80,8 @@ mod ports;
 mod process;
 #[path = "process/raw.rs"]
 mod raw;
+#[path = "process/recovered.rs"]
+mod recovered;
 #[path = "process/refusals.rs"]
 mod refusals;
 #[path = "process/restored.rs"]

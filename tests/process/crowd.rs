@@ -99,10 +99,27 @@ impl Crowd {
         gone
     }
 
-    /// Within two intervals from now, all are registered with the node, and each watch and each
-    /// view shows what is registered.
+    /// Within two intervals from now, all are registered with the node, as members of its cluster,
+    /// and each watch and each view shows what is registered.
     pub(crate) async fn is_back_with(&self, node: &Node) {
         let deadline = Instant::now() + 2 * INTERVAL + SLACK;
+        let header = node.status().await.unwrap().header.unwrap();
+        let cluster_id = format!("{:016x}", header.cluster_id);
+        eventually("all clients have gone over", 2 * INTERVAL + SLACK, async || {
+            let of = |client: &Client| client.watch_cluster().borrow().map(|id| id.to_string());
+            let there = |client: &&Client| of(client).as_ref() == Some(&cluster_id);
+            let of_it = |(_, watch): &&(usize, Watch)| {
+                let id = watch.snapshot().cluster_id().map(|id| id.to_string());
+                id.as_ref() == Some(&cluster_id)
+            };
+            let clients = self.clients.iter().filter(there).count();
+            let watches = self.watches.iter().filter(of_it).count();
+            match (clients, watches) == (self.clients.len(), self.watches.len()) {
+                true => Ok(()),
+                false => Err(format!("{clients} clients and {watches} watches")),
+            }
+        })
+        .await;
         self.shows_what(node, deadline).await;
     }
 

@@ -16,7 +16,7 @@ use quorate_client::{Consistency, InstanceStatus};
 use quorate_node::Networks;
 
 pub(crate) use self::client::ClientArgs;
-pub(crate) use self::rescue::{BackupCommand, RestoreArgs};
+pub(crate) use self::rescue::{BackupCommand, RecoverArgs, RestoreArgs};
 pub(crate) use self::secure::{CertsCommand, Place, RoleArg, TokenArgs, TokenCommand};
 use crate::instance::{InstanceSettings, Wanted};
 use crate::logging::LogFormat;
@@ -74,6 +74,8 @@ pub(crate) enum Command {
     },
     /// Make a new cluster from a backup
     Restore(RestoreArgs),
+    /// Make a new cluster from what is left of one that lost its majority
+    Recover(RecoverArgs),
     /// Make certificates for nodes and clients
     Certs {
         #[command(subcommand)]

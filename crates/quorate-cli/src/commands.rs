@@ -4,6 +4,7 @@ pub(crate) mod certs;
 pub(crate) mod cluster;
 pub(crate) mod dev;
 pub(crate) mod fetch;
+pub(crate) mod recover;
 pub(crate) mod register;
 pub(crate) mod rescue;
 pub(crate) mod run;

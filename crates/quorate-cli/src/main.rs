@@ -27,7 +27,7 @@ use clap::Parser;
 
 use crate::args::{Cli, Command};
 use crate::commands::{
-    certs, cluster, dev, fetch, register, rescue, run as run_child, serve, tokens, watch,
+    certs, cluster, dev, fetch, recover, register, rescue, run as run_child, serve, tokens, watch,
 };
 use crate::failure::Failure;
 use crate::patience::{told, trying};
@@ -82,6 +82,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Cluster { command } => cluster::run(command).await,
         Command::Backup { command } => rescue::backup(&command),
         Command::Restore(args) => rescue::restore(&args).await,
+        Command::Recover(args) => recover::recover(&args).await,
         Command::Certs { command } => certs::run(&command),
         Command::Token { command } => tokens::run(&command),
     }

@@ -31,6 +31,9 @@ pub(crate) const FOUNDERS_HEADER: &str = "quorate-founders";
 pub(crate) const SENDER_HEADER: &str = "quorate-node-id";
 /// Metadata of every peer call: the node it is meant for, decimal.
 pub(crate) const TARGET_HEADER: &str = "quorate-target-id";
+/// In a refusal: the cluster (decimal) that an operator made from the caller's, and in which the
+/// refusing node is now.
+pub(crate) const SUCCEEDED_BY: &str = "quorate-succeeded-by";
 
 /// Metadata of the Raft library's messages to a node that the sender counts as a voter; present or
 /// not.

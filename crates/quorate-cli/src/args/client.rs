@@ -89,6 +89,7 @@ impl Command {
             | Self::Serve(_)
             | Self::Backup { .. }
             | Self::Restore(_)
+            | Self::Recover(_)
             | Self::Certs { .. }
             | Self::Token { .. } => return None,
         })

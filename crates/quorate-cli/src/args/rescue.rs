@@ -51,3 +51,25 @@ pub(crate) struct RestoreArgs {
     #[arg(long, short, default_value = "table")]
     pub(crate) output: Format,
 }
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "For a cluster whose majority is lost for good. Give it the data directories of all nodes that are left, with no node\n\
+    running on them. Without --accept-data-loss it only says how far each is, which is the best, and what may be lost;\n\
+    nothing is written. With it, the best becomes a new cluster of one, with an id of its own: nodes of the old cluster\n\
+    that come back are refused. What was in the directory stays in it, in before-ID.\n\n\
+    Examples:\n  \
+    quorate recover --data-dir /mnt/node-1 --data-dir /mnt/node-3\n  \
+    quorate recover --data-dir /mnt/node-1 --data-dir /mnt/node-3 --accept-data-loss"
+)]
+pub(crate) struct RecoverArgs {
+    /// The data directory of a node that is left (repeatable)
+    #[arg(long = "data-dir", value_name = "DIR", required = true)]
+    pub(crate) data_dirs: Vec<PathBuf>,
+    /// Make the best of them a new cluster, although what only the lost nodes had is gone
+    #[arg(long)]
+    pub(crate) accept_data_loss: bool,
+    /// How the output is written
+    #[arg(long, short, default_value = "table")]
+    pub(crate) output: Format,
+}

@@ -53,6 +53,8 @@ fn every_documented_line_parses() {
         "quorate backup inspect file",
         "quorate backup inspect file --instances -o json",
         "quorate restore file --data-dir d --id 1",
+        "quorate recover --data-dir d --data-dir e",
+        "quorate recover --data-dir d --accept-data-loss -o json",
         "quorate cluster override s i --status out-of-service --weight 0 --reason r",
         "quorate cluster override s i --clear",
         "quorate cluster overrides -o json",

@@ -1,5 +1,4 @@
-//! `backup`, `restore`, `recover`: what is done with backups and data directories, without a
-//! cluster.
+//! `backup`, `restore`: what is done with backups, without a cluster.
 
 use std::path::Path;
 use std::time::Duration;
@@ -65,7 +64,7 @@ pub(crate) async fn restore(args: &RestoreArgs) -> Result<(), Failure> {
 }
 
 /// What is to be done with a new cluster of one.
-fn start(founded: &Founded, dir: &Path, cluster_name: &str) -> Result<(), Failure> {
+pub(super) fn start(founded: &Founded, dir: &Path, cluster_name: &str) -> Result<(), Failure> {
     let name = match cluster_name {
         "quorate" => String::new(),
         name => format!(" --cluster-name {name}"),
@@ -159,7 +158,7 @@ fn age_of(ms: u64) -> String {
     ago(now().saturating_sub(Duration::from_millis(ms)))
 }
 
-fn ago(age: Duration) -> String {
+pub(super) fn ago(age: Duration) -> String {
     let seconds = age.as_secs();
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
@@ -170,7 +169,7 @@ fn ago(age: Duration) -> String {
     }
 }
 
-fn refused(error: rescue::RescueError) -> Failure {
+pub(super) fn refused(error: rescue::RescueError) -> Failure {
     Failure::failed(format!("{:#}", chain(error)))
 }
 

@@ -178,6 +178,20 @@ pub enum RunError {
         /// Where clients reach its members, separated by commas.
         members: String,
     },
+    /// Another cluster was made from this node's.
+    #[error(
+        "node {id} is of cluster {cluster_id:016x}, and an operator has made cluster {by} from that, in which node {told_by} is now (`quorate recover` or `restore`): two of them would give different answers. Move the data directory of node {id} away, and let it join cluster {by} with an empty one. If cluster {by} is a mistake, stop its nodes, then start this one again"
+    )]
+    Succeeded {
+        /// The node that is of the old one.
+        id: NodeId,
+        /// Its cluster's id.
+        cluster_id: u64,
+        /// The member of the old one that is of the new one.
+        told_by: NodeId,
+        /// The new one.
+        by: ClusterId,
+    },
     /// A task panicked: a bug.
     #[error("a task of the node panicked")]
     Panicked(#[source] JoinError),

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use quorate_log::NodeId;
+use quorate_log::{ClusterId, NodeId};
 use quorate_proto::peer::v1::RecallRequest;
 use tokio::time::timeout;
 
 use crate::error::RunError;
 use crate::node::Node;
-use crate::peers::Lane;
+use crate::peers::{Lane, SUCCEEDED_BY};
 use crate::raft::recall::{Reached, Recalled, Standing, reached};
 use crate::types::{LogId, LogStore, decode};
 
@@ -36,7 +36,7 @@ pub(crate) async fn run(node: Arc<Node>, log: LogStore) -> Result<(), RunError> 
     let copied = log.is_doubted() && !is_held;
     let mut looking = LookingBack { node, log, copied, at_start, answers: BTreeMap::new() };
     // None: the log has failed, and with it soon the node.
-    while let Some(standing) = looking.look().await {
+    while let Some(standing) = looking.look().await? {
         looking.node.recall().settle(standing);
         let settled = standing == Standing::Sound;
         tokio::time::sleep(if settled { EVERY_SETTLED } else { EVERY }).await;
@@ -55,7 +55,10 @@ struct LookingBack {
 
 impl LookingBack {
     /// Asks the nodes that have not answered yet, and weighs what is known.
-    async fn look(&mut self) -> Option<Standing> {
+    ///
+    /// # Errors
+    /// One of them is of a cluster that was made from this one.
+    async fn look(&mut self) -> Result<Option<Standing>, RunError> {
         let configs = {
             let view = self.node.view().borrow_watched();
             view.membership_config.membership().get_joint_config().clone()
@@ -64,13 +67,23 @@ impl LookingBack {
         let others: BTreeSet<NodeId> = configs.iter().flatten().copied().collect();
         let missing = others.iter().filter(|id| **id != me && !self.answers.contains_key(id));
         let node = &self.node;
-        let asked = join_all(missing.map(|id| async move { Some((*id, node.ask(*id).await?)) }));
-        self.answers.extend(asked.await.into_iter().flatten());
+        let asked = join_all(missing.map(|id| async move { (*id, node.ask(*id).await) }));
+        for (id, answer) in asked.await {
+            match answer {
+                Answer::Recalled(recalled) => drop(self.answers.insert(id, recalled)),
+                Answer::Succeeded(by) => return Err(self.node.is_succeeded(id, by)),
+                Answer::None => {}
+            }
+        }
+        Ok(self.weigh(me, &configs).await)
+    }
 
+    /// What follows from the answers until now; `None`: the log has failed.
+    async fn weigh(&self, me: NodeId, configs: &[BTreeSet<NodeId>]) -> Option<Standing> {
         let before = self.node.recall().standing();
         let reached = reached(&self.log).await.ok()?;
         let floor = match self.copied && self.log.is_doubted() {
-            true => match missing_answers(me, &configs, &self.answers) {
+            true => match missing_answers(me, configs, &self.answers) {
                 0 => floor_of_copy(self.answers.values()),
                 missing => return Some(self.asks_on(before, missing)),
             },
@@ -135,12 +148,35 @@ impl LookingBack {
     }
 }
 
+/// What came of asking one of the others.
+enum Answer {
+    None,
+    Recalled(Recalled),
+    /// It is a member of this cluster now, which an operator made from that of this node.
+    Succeeded(ClusterId),
+}
+
 impl Node {
-    async fn ask(&self, id: NodeId) -> Option<Recalled> {
-        let (_, mut client) = self.peer_client(id, Lane::Control).ok()?;
+    async fn ask(&self, id: NodeId) -> Answer {
+        let Ok((_, mut client)) = self.peer_client(id, Lane::Control) else { return Answer::None };
         let request = self.peers().request(id, RecallRequest {}, Some(ASK_TIMEOUT));
-        let answer = timeout(ASK_TIMEOUT, client.recall(request)).await.ok()?.ok()?;
-        decode(&answer.into_inner().data).ok()
+        match timeout(ASK_TIMEOUT, client.recall(request)).await {
+            Ok(Ok(answer)) => match decode(&answer.into_inner().data) {
+                Ok(recalled) => Answer::Recalled(recalled),
+                Err(_) => Answer::None,
+            },
+            Ok(Err(status)) => {
+                let by = status.metadata().get(SUCCEEDED_BY).and_then(|by| by.to_str().ok());
+                let by = by.and_then(|by| by.parse().ok()).and_then(ClusterId::new);
+                by.map_or(Answer::None, Answer::Succeeded)
+            }
+            Err(_) => Answer::None,
+        }
+    }
+
+    fn is_succeeded(&self, told_by: NodeId, by: ClusterId) -> RunError {
+        let cluster_id = ClusterId::number(self.peers().cluster_id());
+        RunError::Succeeded { id: self.id(), cluster_id, told_by, by }
     }
 }
 

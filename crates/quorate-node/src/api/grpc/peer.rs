@@ -29,7 +29,7 @@ use crate::node::Node;
 use crate::node::calls::LeaderCall;
 use crate::node::forwards::FORWARDED_MAX;
 use crate::peers::streams::Answers;
-use crate::peers::{Envelope, is_to_voter};
+use crate::peers::{Envelope, SUCCEEDED_BY, is_to_voter};
 use crate::runtime::blocking;
 use crate::types::{LogStore, SnapshotMeta, TypeConfig, Vote, decode, encode};
 
@@ -225,14 +225,17 @@ impl PeerService {
     /// Refuses calls that are meant for another cluster or another node.
     pub(super) fn check(&self, metadata: &MetadataMap) -> Result<(), Status> {
         let envelope = Envelope::of(metadata);
-        let ours = self.node.peers().identity();
+        let (ours, target) = (self.node.peers().identity(), self.node.id());
         if !envelope.is_of_cluster_of(&ours) {
             let number = ClusterId::number;
             let (theirs, ours) = (number(envelope.cluster_id), number(ours.cluster_id));
             let message = format!("this is a node of cluster {ours:016x}, not of {theirs:016x}");
-            return Err(Status::failed_precondition(message));
+            let mut status = Status::failed_precondition(message);
+            if envelope.target == Some(target) && self.has_succeeded(envelope.cluster_id) {
+                status.metadata_mut().insert(SUCCEEDED_BY, ours.into());
+            }
+            return Err(status);
         }
-        let target = self.node.id();
         if envelope.target != Some(target) {
             let meant = name(envelope.target);
             let message = format!("this is node {target}, not {meant}");
@@ -248,6 +251,13 @@ impl PeerService {
             return Err(Status::failed_precondition(message));
         }
         Ok(())
+    }
+
+    /// Whether this cluster was made from that one.
+    fn has_succeeded(&self, other: Option<ClusterId>) -> bool {
+        let state = self.node.applied().lock();
+        let mut before = state.registry.predecessors().iter().copied().map(ClusterId::from);
+        before.any(|id| Some(id) == other)
     }
 
     /// A node that is not of a cluster yet becomes one of the cluster whose leader calls it, for

@@ -1,0 +1,164 @@
+//! `recover`: what is left of a cluster that lost its majority, and a new cluster from the best of
+//! it.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use quorate_node::NodeId;
+use quorate_node::rescue::{self, Founded, Remains};
+use serde_json::{Value, json};
+
+use crate::args::RecoverArgs;
+use crate::authority::{now, rfc3339};
+use crate::commands::rescue::{ago, refused, start};
+use crate::failure::Failure;
+use crate::output::{self, Format, Table};
+
+pub(crate) async fn recover(args: &RecoverArgs) -> Result<(), Failure> {
+    let scratch = tempfile::Builder::new().prefix("quorate-recover-").tempdir();
+    let scratch = scratch.map_err(|error| {
+        Failure::failed(format!("cannot make a directory for copies of the logs: {error}"))
+    })?;
+    let mut found = Vec::new();
+    for (number, dir) in args.data_dirs.iter().enumerate() {
+        let copy = scratch.path().join(number.to_string());
+        found.push(Remains::of(dir, &copy).await.map_err(refused)?);
+    }
+    let best = best(&found)?;
+    let founded = match args.accept_data_loss {
+        true => Some(rescue::recover(best).await.map_err(refused)?),
+        false => None,
+    };
+    let loss = loss(best, &found);
+    match args.output {
+        Format::Json => output::json(&as_json(best, &found, &loss, founded))?,
+        Format::Table => {
+            table(&found).print()?;
+            output::line("")?;
+            for line in loss {
+                output::line(&line)?;
+            }
+            match founded {
+                None => output::line(
+                    "nothing was changed\n  next: the same command with --accept-data-loss, if the others are lost for good",
+                )?,
+                Some(founded) => {
+                    output::line(&format!(
+                        "{} is a new cluster, {}; what was there is in before-{} in it",
+                        best.dir().display(),
+                        founded.cluster_id,
+                        founded.cluster_id
+                    ))?;
+                    start(&founded, best.dir(), "quorate")?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The one whose log goes furthest, as Raft compares logs.
+fn best(found: &[Remains]) -> Result<&Remains, Failure> {
+    let first = &found[0];
+    if let Some(other) = found.iter().find(|it| it.cluster_id() != first.cluster_id()) {
+        return Err(Failure::failed(format!(
+            "{} is of cluster {}, {} of cluster {}\n  next: name directories of one cluster",
+            first.dir().display(),
+            first.cluster_id(),
+            other.dir().display(),
+            other.cluster_id()
+        )));
+    }
+    Ok(found.iter().max_by_key(|it| it.reaches()).unwrap_or(first))
+}
+
+/// What is known of what would be lost.
+fn loss(best: &Remains, found: &[Remains]) -> Vec<String> {
+    let is_left = |id: &&NodeId| found.iter().any(|it| it.node_id() == **id);
+    let voters = best.voters();
+    let left = voters.iter().filter(is_left).count();
+    let lost: Vec<String> =
+        voters.iter().filter(|id| !is_left(id)).map(ToString::to_string).collect();
+    let (term, index) = best.reaches();
+    let mut lines = vec![format!(
+        "best: node {} in {}, up to entry {index} of term {term}",
+        best.node_id(),
+        best.dir().display()
+    )];
+    if left > voters.len() / 2 {
+        lines.push(format!(
+            "these are {left} of {} voters, a majority: nothing is lost, and nothing is to be recovered; start them again \
+             (also on other machines: each with its own id and directory)",
+            voters.len()
+        ));
+    } else {
+        lines.push(format!(
+            "may be lost: what was acknowledged by {} after entry {index} alone; how much that is, nobody can tell. \
+             Registrations of clients that run come back by themselves; deregistrations, updates and overrides do not",
+            match lost.as_slice() {
+                [one] => format!("node {one}"),
+                several => format!("nodes {}", several.join(", ")),
+            }
+        ));
+        lines.push(
+            "make sure that the others are off for good: with a majority of them running, there would be two clusters"
+                .to_owned(),
+        );
+    }
+    lines
+}
+
+fn written(remains: &Remains) -> Duration {
+    remains.written().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn table(found: &[Remains]) -> Table {
+    let heading =
+        ["NODE", "TERM", "LAST", "COMMITTED", "REVISION", "INSTANCES", "WRITTEN", "DIRECTORY"];
+    let mut table = Table::new(heading);
+    for remains in found {
+        let (term, index) = remains.reaches();
+        let [_, instances, _] = remains.counts();
+        table.row([
+            remains.node_id().to_string(),
+            term.to_string(),
+            index.to_string(),
+            remains.committed().to_string(),
+            remains.revision().to_string(),
+            instances.to_string(),
+            format!("{} ago", ago(now().saturating_sub(written(remains)))),
+            remains.dir().display().to_string(),
+        ]);
+    }
+    table
+}
+
+fn as_json(best: &Remains, found: &[Remains], loss: &[String], founded: Option<Founded>) -> Value {
+    let directories = found.iter().map(|remains| {
+        let (term, index) = remains.reaches();
+        let [services, instances, leases] = remains.counts();
+        json!({
+            "data_dir": remains.dir().display().to_string(),
+            "node_id": remains.node_id(),
+            "cluster_id": remains.cluster_id().to_string(),
+            "term": term,
+            "last_index": index,
+            "committed_index": remains.committed(),
+            "revision": remains.revision(),
+            "services": services,
+            "instances": instances,
+            "leases": leases,
+            "voters": remains.voters(),
+            "written": rfc3339(written(remains)),
+        })
+    });
+    json!({
+        "directories": directories.collect::<Vec<_>>(),
+        "best": best.dir().display().to_string(),
+        "loss": loss,
+        "founded": founded.map(|founded| json!({
+            "cluster_id": founded.cluster_id.to_string(),
+            "node_id": founded.node_id,
+            "revision": founded.revision,
+        })),
+    })
+}

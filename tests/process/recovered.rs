@@ -1,0 +1,106 @@
+//! A majority that is lost, and a new cluster from what is left, while clients of the old one live.
+
+use std::path::Path;
+use std::time::Duration;
+
+use quorate_client::Consistency;
+
+use crate::cli::{Ran, quorate};
+use crate::cluster::{Cluster, LEADER_WITHIN};
+use crate::crowd::Crowd;
+use crate::wait::eventually;
+
+const TTL: Duration = Duration::from_secs(3_600);
+
+async fn recover(dirs: &[&Path], flags: &[&str]) -> Ran {
+    let dirs: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
+    let named = dirs.iter().flat_map(|dir| ["--data-dir", dir.as_str()]);
+    let args: Vec<&str> =
+        ["recover"].into_iter().chain(named).chain(flags.iter().copied()).collect();
+    quorate(&args).await
+}
+
+/// Two of three are lost; the third goes on as a new cluster; then the two come back after all.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_of_three_goes_on_and_those_that_come_back_are_refused() {
+    let mut cluster = Cluster::start(3).await;
+    let mut crowd = Crowd::gather(&cluster).await;
+    let last = cluster.others(cluster.leader().await)[0];
+    let lost = cluster.others(last);
+    for at in &lost {
+        cluster.nodes[*at].kill();
+    }
+    let dir = cluster.nodes[last].data_dir.clone();
+    recover(&[&dir], &["--accept-data-loss"]).await.expect(1).says(&["is in use"]);
+    cluster.nodes[last].kill();
+
+    let told = recover(&[&dir], &[]).await.expect(0).out;
+    for part in ["best: node", "may be lost", "nothing was changed", "--accept-data-loss"] {
+        assert!(told.contains(part), "no {part:?} in: {told}");
+    }
+    let done = recover(&[&dir], &["--accept-data-loss", "-o", "json"]).await.expect(0).json();
+    assert_eq!(done["directories"][0]["instances"], 200, "{done}");
+    assert_ne!(done["founded"]["cluster_id"], done["directories"][0]["cluster_id"]);
+    let kept = dir.join(format!("before-{}", done["founded"]["cluster_id"].as_str().unwrap()));
+    assert!(kept.join("log/db").exists() && kept.join("snapshots").exists(), "the old state");
+
+    cluster.nodes[last].start();
+    assert_eq!(cluster.leader_among(&[last]).await, last);
+    crowd.is_back_with(&cluster.nodes[last]).await;
+
+    // Both at once: a majority of the old cluster.
+    for at in &lost {
+        cluster.nodes[*at].start();
+    }
+    for at in &lost {
+        let node = &mut cluster.nodes[*at];
+        assert_eq!(node.exit_code(LEADER_WITHIN).await, 1);
+        let log = node.log_text();
+        let new = done["founded"]["cluster_id"].as_str().unwrap();
+        assert!(log.contains(&format!("has made cluster {new} from that")), "{log}");
+        assert!(!log.contains("this node leads term=3"), "{log}");
+    }
+    crowd.grow().await;
+    crowd.is_alone_with(&cluster.nodes[last]).await;
+    crowd.end().await;
+}
+
+/// The furthest is found, and what is no directory to recover from is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_best_of_several_directories_is_taken() {
+    let mut cluster = Cluster::start(3).await;
+    let dirs: Vec<_> = cluster.nodes.iter().map(|node| node.data_dir.clone()).collect();
+    let [behind, further] = [2, 0];
+    cluster.nodes[further].register("kept", "early", TTL).await.unwrap();
+    cluster.equal_states().await;
+    cluster.nodes[behind].kill();
+    cluster.leader_among(&[0, 1]).await;
+    cluster.nodes[further].register("kept", "late", TTL).await.unwrap();
+    cluster.nodes[1].kill();
+    cluster.nodes[further].kill();
+
+    let both = [&*dirs[behind], &*dirs[further]];
+    let told = recover(&both, &["-o", "json"]).await.expect(0).json();
+    assert_eq!(told["best"], dirs[further].display().to_string());
+    assert!(told["loss"].to_string().contains("a majority: nothing is lost"), "{told}");
+    assert!(told["founded"].is_null());
+    let alone = recover(&both[..1], &[]).await.expect(0).out;
+    assert!(alone.contains("may be lost: what was acknowledged by nodes 1, 2"), "{alone}");
+
+    let empty = cluster.dir().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    recover(&[&empty], &[]).await.expect(1).says(&["is no data directory"]);
+    recover(&[&cluster.dir().join("none")], &[]).await.expect(1).says(&["is no data directory"]);
+    assert!(std::fs::read_dir(&empty).unwrap().next().is_none(), "nothing was written");
+
+    recover(&both, &["--accept-data-loss"]).await.expect(0);
+    let mixed = recover(&both, &[]).await.expect(1);
+    mixed.says(&["of cluster", "name directories of one cluster"]);
+    cluster.nodes[further].start();
+    let node = &cluster.nodes[further];
+    let there = eventually("it serves alone", LEADER_WITHIN, async || {
+        node.instances(Consistency::Linearizable).await
+    })
+    .await;
+    assert_eq!(there.into_keys().collect::<Vec<_>>(), ["kept/early", "kept/late"]);
+}
