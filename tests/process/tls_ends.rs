@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use quorate_client::{Admin, InstanceBuilder, Registration};
+use quorate_client::{Admin, Client, InstanceBuilder, Registration};
 use quorate_proto::peer::v1::peer_client::PeerClient;
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::{AddNodeRequest, Member, StatusRequest};
@@ -120,7 +120,7 @@ async fn a_connection_ends_when_its_certificate_is_revoked() {
     const NODE_3: u64 = 103;
     let authority = Authority::new("ours");
     let (mut cluster, files, of_node_3) = with_lists(&authority, NODE_3).await;
-    let client = cluster.client().tls(authority.tls()).build().unwrap();
+    let client = of_first(&cluster, &authority);
     let admin = client.admin();
     eventually_reachable(&admin, &[1, 2, 3]).await;
     let instance = InstanceBuilder::new("web", "a").endpoint("http", "http://h:1");
@@ -207,6 +207,12 @@ async fn a_connection_ends_with_its_certificate() {
     ask(&long).await.expect("another goes on");
 }
 
+/// A client of node 1 alone: the others are asked nothing once they are out.
+fn of_first(cluster: &Cluster, authority: &Authority) -> Client {
+    let client = Client::builder([cluster.nodes[0].clients.clone()]).member_refresh(None);
+    client.tls(authority.tls()).build().unwrap()
+}
+
 async fn members(admin: &Admin) -> Result<Vec<Member>, String> {
     let status = admin.status(false).await.map_err(|error| error.to_string())?;
     Ok(status.members.into_iter().filter_map(|status| status.member).collect())
@@ -217,7 +223,7 @@ async fn members(admin: &Admin) -> Result<Vec<Member>, String> {
 async fn a_node_that_was_taken_out_does_not_take_itself_in_again() {
     let authority = Authority::new("ours");
     let cluster = guarded(&authority, &rule("spiffe://quorate/client/orders", "admin")).await;
-    let client = cluster.client().tls(authority.tls()).build().unwrap();
+    let client = of_first(&cluster, &authority);
     let admin = client.admin();
     eventually("all are known", SOON, async || {
         let members = members(&admin).await?;
