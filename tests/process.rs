@@ -100,5 +100,7 @@ mod three_serves;
 mod tls;
 #[path = "process/unread.rs"]
 mod unread;
+#[path = "process/unread_watches.rs"]
+mod unread_watches;
 #[path = "process/wait.rs"]
 mod wait;

@@ -74,7 +74,7 @@ const FLOODS: [Flood; 7] = [
     Flood::WindowUpdates,
 ];
 
-fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+pub(crate) fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     out.extend_from_slice(&length[1..]);
     out.extend([kind, flags]);
@@ -83,7 +83,7 @@ fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
 }
 
 /// A header that no table keeps; name and value are shorter than 127 bytes, or the value is a KiB.
-fn literal(out: &mut Vec<u8>, name: &str, value: &str) {
+pub(crate) fn literal(out: &mut Vec<u8>, name: &str, value: &str) {
     out.extend([0, u8::try_from(name.len()).unwrap()]);
     out.extend_from_slice(name.as_bytes());
     match value.len() {
@@ -178,7 +178,7 @@ impl Flood {
 }
 
 /// What all but 1 % of the renewals of a lease take at most, over a fixed time.
-async fn p99_of_renewals(node: &Node, lease: u64) -> Duration {
+pub(crate) async fn p99_of_renewals(node: &Node, lease: u64) -> Duration {
     let (begun, mut renewals) = (Instant::now(), JoinSet::new());
     let registry = node.registry();
     let count = u32::try_from(FLOOD_FOR.as_millis() / RENEW_EVERY.as_millis()).unwrap();
