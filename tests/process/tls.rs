@@ -3,6 +3,8 @@
 
 #[path = "tls_ends.rs"]
 mod ends;
+#[path = "tls_rotation.rs"]
+mod rotation;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -303,91 +305,6 @@ async fn half_open_handshakes_keep_nobody_out() {
     })
     .await;
     assert!(matches!(handle.state(), RegistrationState::Registered(_)), "{:?}", handle.state());
-}
-
-/// Calls one after the other, until an instance of `stop` is there: how many, and what failed.
-async fn call_until_stopped(client: Client) -> (u32, Vec<String>) {
-    let mut failed = Vec::new();
-    for calls in 0_u32.. {
-        if let Err(error) = client.fetch("web").await {
-            failed.push(error.to_string());
-        }
-        if calls % 16 == 0
-            && client.fetch("stop").await.is_ok_and(|stop| !stop.instances.is_empty())
-        {
-            return (calls, failed);
-        }
-    }
-    unreachable!("numbers end")
-}
-
-/// How often the nodes have logged that another one is unreachable.
-fn unreachable(cluster: &Cluster) -> usize {
-    let logs = cluster.nodes.iter().map(|node| node.log_text());
-    logs.map(|log| log.matches("a node is unreachable").count()).sum()
-}
-
-/// Every certificate is replaced, then the authority (the old and the new together, then the new
-/// one alone), while calls and a watch go on.
-#[tokio::test(flavor = "multi_thread")]
-async fn certificates_and_authorities_are_replaced_while_all_goes_on() {
-    let (old, new) = (Authority::new("old"), Authority::new("new"));
-    let (mut cluster, files, _) = start(&old, 2_000).await;
-    let own = Files::of(files[0].0.parent().unwrap(), 9);
-    own.put_all(&old.client(), &old.pem);
-    let tls = Tls::new()
-        .ca_file(own.0.join("ca.crt"))
-        .identity_files(own.0.join("node.crt"), own.0.join("node.key"));
-    let client = cluster.client().tls(tls).build().unwrap();
-    let instance = InstanceBuilder::new("web", "a").endpoint("http", "http://h:1");
-    let handle = client.register(Registration::new(instance).ttl(TTL)).await.unwrap();
-    let watch = client.watch(Selection::service("web"));
-    watch.synced().await.unwrap();
-    let calling = tokio::spawn(call_until_stopped(client.clone()));
-    let both = format!("{}{}", old.pem, new.pem);
-    let before = unreachable(&cluster);
-    // Each step as an operator would take it: to all, and then the next one.
-    for (issuer, trusted) in [(&old, &old.pem), (&old, &both), (&new, &both), (&new, &new.pem)] {
-        for (id, files) in (1..).zip(&files) {
-            files.put_all(&issuer.node(id), trusted);
-        }
-        own.put_all(&issuer.client(), trusted);
-        cluster.nodes.iter_mut().for_each(|node| node.process().signal(Signal::HUP));
-        for node in &cluster.nodes {
-            let shown = new.client();
-            let wanted = trusted.contains(&new.pem);
-            eventually("the node has read its files", SOON, async || {
-                let ca = if std::ptr::eq(issuer, &new) { &new.pem } else { &old.pem };
-                let by_new = is_served(&node.clients, ca, Some(&shown)).await;
-                match by_new.is_ok() == wanted {
-                    true => Ok(()),
-                    false => Err(format!("{by_new:?}")),
-                }
-            })
-            .await;
-        }
-        // Connections of before end at their age, and are made anew by the new files.
-        tokio::time::sleep(Duration::from_secs(8)).await;
-    }
-    assert_eq!(
-        unreachable(&cluster),
-        before,
-        "connections of nodes that end at their age are no fault"
-    );
-    let refused = is_served(&cluster.nodes[0].clients, &new.pem, Some(&old.client())).await;
-    assert!(refused.is_err(), "the old authority is not trusted any more");
-    let stop = InstanceBuilder::new("stop", "s").endpoint("http", "http://h:1");
-    let _stop = client.register(Registration::new(stop)).await.unwrap();
-    let (calls, failed) = tokio::time::timeout(SOON, calling).await.unwrap().unwrap();
-    eprintln!("measured: {calls} calls through four sets of files, {} failed", failed.len());
-    assert_eq!(failed, Vec::<String>::new(), "of {calls} calls");
-    assert!(matches!(handle.state(), RegistrationState::Registered(_)), "{:?}", handle.state());
-    handle.set_weight(7).await.unwrap();
-    eventually("the watch goes on", SOON, async || {
-        let weights: Vec<u32> = watch.snapshot().iter().map(|web| web.weight).collect();
-        if weights == [7] { Ok(()) } else { Err(format!("{weights:?}")) }
-    })
-    .await;
 }
 
 /// A set that cannot be used is refused as a whole, said so once, and what was there stays.

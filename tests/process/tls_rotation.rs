@@ -1,0 +1,184 @@
+//! Every certificate is replaced, then the authority (the old and the new together, then the new
+//! one alone), then a right is taken, while callers and watches go on: none of their calls fails
+//! until the right is gone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use quorate_client::{
+    Client, Code, Error, InstanceBuilder, Registration, RegistrationState, Selection, Tls, Watch,
+    WatchStatus,
+};
+use rustix::process::Signal;
+use tokio::task::JoinSet;
+
+use super::{Authority, Cluster, Files, SOON, TTL, eventually, is_served, prepare};
+use crate::secrets::entry;
+use crate::wait::time_passes;
+
+const CALLERS: usize = 2;
+/// In each of the four steps.
+const CALLS: u32 = 2_500;
+const CALLS_WITHIN: Duration = Duration::from_secs(120);
+const WATCHES: usize = 100;
+const AGE: Duration = Duration::from_secs(2);
+/// All connections of before have ended at their age then, and files are read every 10 s at most.
+const STEP: Duration = Duration::from_secs(8);
+const TOKEN: &str = "qrt_rotation";
+
+/// Calls one after the other until one fails: why.
+async fn call_until_refused(client: Client, calls: Arc<AtomicU32>) -> Error {
+    loop {
+        match client.fetch("web").await {
+            Ok(_) => calls.fetch_add(1, Ordering::Relaxed),
+            Err(error) => return error,
+        };
+    }
+}
+
+/// How often the nodes have logged that another one is unreachable. A call that meets the end of
+/// its connection was not sent; it is done again, and nobody was unreachable.
+fn unreachable(cluster: &Cluster) -> usize {
+    let is_fault = |line: &&str| {
+        line.contains("a node is unreachable") && !line.contains("operation was canceled")
+    };
+    cluster.nodes.iter().map(|node| node.log_text().lines().filter(is_fault).count()).sum()
+}
+
+fn reload(cluster: &mut Cluster) {
+    cluster.nodes.iter_mut().for_each(|node| node.process().signal(Signal::HUP));
+}
+
+/// What a token may do, for all nodes; each follows the file.
+fn allow(files: &Files, rights: &str) {
+    files.put("access.toml", &entry("rotation", TOKEN, rights));
+}
+
+async fn all_see(watches: &[Watch], weight: u32) {
+    eventually("the watches go on", SOON, async || {
+        let sees = |watch: &&Watch| watch.snapshot().iter().all(|web| web.weight == weight);
+        match watches.iter().filter(sees).count() {
+            WATCHES => Ok(()),
+            some => Err(format!("{some} of {WATCHES} see the weight {weight}")),
+        }
+    })
+    .await;
+}
+
+fn is_denied(error: &Error) -> bool {
+    matches!(error, Error::Rejected { code: Code::PermissionDenied, .. })
+}
+
+/// Three nodes that check rights, their files, and a client with its files and a token.
+async fn guarded(authority: &Authority) -> (Cluster, Vec<Files>, Client, Files) {
+    let age_ms = u64::try_from(AGE.as_millis()).unwrap();
+    let (mut cluster, files) = prepare(authority, age_ms).await;
+    let own = Files::of(files[0].0.parent().unwrap(), 9);
+    allow(&own, "role = 'register'\nnamespace = 'default'");
+    for id in 1..=3 {
+        let config = cluster.dir().join(format!("node-{id}.toml"));
+        let text = std::fs::read_to_string(&config).unwrap();
+        let access = own.0.join("access.toml").display().to_string();
+        std::fs::write(config, format!("access = \"{access}\"\n{text}")).unwrap();
+    }
+    cluster.nodes.iter_mut().for_each(|node| node.start());
+    own.put_all(&authority.client(), &authority.pem);
+    own.put("token", TOKEN);
+    let tls = Tls::new()
+        .ca_file(own.0.join("ca.crt"))
+        .identity_files(own.0.join("node.crt"), own.0.join("node.key"));
+    let client = cluster.client().tls(tls).token_file(own.0.join("token")).build().unwrap();
+    (cluster, files, client, own)
+}
+
+/// Gives a set of files to all nodes and the client, and waits until all nodes use it.
+async fn hand_out(
+    cluster: &mut Cluster,
+    (files, own): (&[Files], &Files),
+    (issuer, trusted): (&Authority, &str),
+    new: &Authority,
+) {
+    for (id, files) in (1..).zip(files) {
+        files.put_all(&issuer.node(id), trusted);
+    }
+    own.put_all(&issuer.client(), trusted);
+    reload(cluster);
+    for node in &cluster.nodes {
+        let shown = new.client();
+        let wanted = trusted.contains(&new.pem);
+        eventually("the node has read its files", SOON, async || {
+            let by_new = is_served(&node.clients, &issuer.pem, Some(&shown)).await;
+            match by_new.is_ok() == wanted {
+                true => Ok(()),
+                false => Err(format!("{by_new:?}")),
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_authorities_and_rights_are_replaced_while_all_goes_on() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let (mut cluster, files, client, own) = guarded(&old).await;
+    let instance = InstanceBuilder::new("web", "a").endpoint("http", "http://h:1");
+    let handle = client.register(Registration::new(instance).ttl(TTL)).await.unwrap();
+    handle.registered().await.unwrap();
+    let watches: Vec<Watch> =
+        (0..WATCHES).map(|_| client.watch(Selection::service("web"))).collect();
+    for watch in &watches {
+        watch.synced().await.unwrap();
+    }
+    let (mut calling, calls) = (JoinSet::new(), Arc::new(AtomicU32::new(0)));
+    for _ in 0..CALLERS {
+        calling.spawn(call_until_refused(client.clone(), calls.clone()));
+    }
+    let both = format!("{}{}", old.pem, new.pem);
+    let before = unreachable(&cluster);
+    // Each step as an operator would take it: to all, and then the next one.
+    let steps = [(&old, &old.pem), (&old, &both), (&new, &both), (&new, &new.pem)];
+    for (step, (issuer, trusted)) in (1_u32..).zip(steps) {
+        hand_out(&mut cluster, (&files, &own), (issuer, trusted), &new).await;
+        // Connections of before end at their age, and are made anew by the new files.
+        time_passes(STEP).await;
+        eventually("calls through this set", CALLS_WITHIN, async || {
+            let failed = calling.try_join_next();
+            assert!(failed.is_none(), "in step {step}: {failed:?}");
+            match calls.load(Ordering::Relaxed) {
+                done if done >= CALLS * step => Ok(()),
+                done => Err(format!("{done} calls in {step} steps")),
+            }
+        })
+        .await;
+        handle.set_weight(step).await.unwrap();
+        all_see(&watches, step).await;
+    }
+    let after = unreachable(&cluster);
+    assert_eq!(after, before, "connections of nodes that end at their age are no fault");
+    let refused = is_served(&cluster.nodes[0].clients, &new.pem, Some(&old.client())).await;
+    assert!(refused.is_err(), "the old authority is not trusted any more");
+    assert!(matches!(handle.state(), RegistrationState::Registered(_)), "{:?}", handle.state());
+    let failed = calling.try_join_next();
+    assert!(failed.is_none(), "while the right was there: {failed:?}");
+
+    allow(&own, "role = 'register'\nnamespace = 'default'\nprefix = 'other'");
+    reload(&mut cluster);
+    let refusals = tokio::time::timeout(SOON, calling.join_all()).await.expect("the right is gone");
+    assert!(refusals.iter().all(is_denied), "{refusals:?}");
+    eventually("the watches are told", SOON, async || {
+        let told = |watch: &&Watch| match watch.status() {
+            WatchStatus::Interrupted { last_error, .. } => is_denied(&last_error),
+            _ => false,
+        };
+        match watches.iter().filter(told).count() {
+            WATCHES => Ok(()),
+            some => Err(format!("{some} of {WATCHES}: {:?}", watches[0].status())),
+        }
+    })
+    .await;
+    let left = client.fetch("other").await;
+    assert!(matches!(left, Err(Error::UnknownService { .. })), "what is left holds: {left:?}");
+    let calls = calls.load(Ordering::Relaxed);
+    eprintln!("measured: {calls} calls and {WATCHES} watches through four sets of files, 0 failed");
+}
