@@ -23,6 +23,8 @@ mod built;
 mod deployment;
 #[path = "readme/examples.rs"]
 mod examples;
+#[path = "readme/operations.rs"]
+mod operations;
 #[path = "readme/ports.rs"]
 mod ports;
 #[path = "readme/process.rs"]

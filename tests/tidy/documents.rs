@@ -3,13 +3,14 @@
 use crate::no_faults;
 use crate::sources::{file, root};
 
-const DOCUMENTS: [&str; 8] = [
+const DOCUMENTS: [&str; 9] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "docs/behaviours.md",
+    "docs/operations.md",
     "docs/performance.md",
     "docs/security.md",
 ];
