@@ -121,5 +121,7 @@ async fn commands_fail_with_what_to_do(cluster: &Cluster, alone: usize) {
     let told = format!("as node {} knew it", cluster.nodes[alone].id);
     assert!(table.contains(&told), "{table}");
     let status = ask(&all, "cluster status").await.expect(0).out;
+    assert!(status.starts_with("NO QUORUM: 1 of 3 voters answer"), "{status}");
+    ask(&all, "cluster status --exit-code").await.expect(2);
     assert_eq!(status.matches("DOWN").count(), 2, "{status}");
 }

@@ -287,12 +287,17 @@ pub(crate) enum ClusterCommand {
     /// Show the members: which one leads, how far each is, whether they agree
     #[command(after_help = "Examples:\n  \
         quorate cluster status\n  \
-        quorate cluster status --wait --timeout 60s    # after a rolling restart")]
+        quorate cluster status --wait --timeout 60s    # after a rolling restart\n  \
+        quorate cluster status --exit-code > /dev/null || page-somebody")]
     Status {
         /// Wait, up to --timeout, until a node leads, every member answers and all are known by
         /// their addresses
         #[arg(long)]
         wait: bool,
+        /// Exit with 0 if the first line says OK, 1 for DEGRADED, 2 for NO QUORUM (3 as ever: no
+        /// node answers); without it, 0 for all of them
+        #[arg(long)]
+        exit_code: bool,
         #[command(flatten)]
         client: ClientArgs,
     },

@@ -43,6 +43,7 @@ fn every_documented_line_parses() {
         "quorate services",
         "quorate dependents s",
         "quorate cluster status",
+        "quorate cluster status --exit-code -o json",
         "quorate cluster add 4 127.0.0.1:7104",
         "quorate cluster remove 4",
         "quorate cluster replace 3 4 127.0.0.1:7104",

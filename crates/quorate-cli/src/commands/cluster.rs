@@ -1,6 +1,7 @@
 //! `cluster`: what operators do with the cluster itself.
 
 mod overrides;
+mod verdict;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
 
 use crate::args::{ClientArgs, ClusterCommand};
+use crate::commands::cluster::verdict::{Verdict, verdict};
 use crate::connect::{Stay, client};
 use crate::failure::Failure;
 use crate::json;
@@ -24,7 +26,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
     match command {
-        ClusterCommand::Status { wait, client } => status(wait, &client).await,
+        ClusterCommand::Status { wait, exit_code, client } => {
+            status(wait, exit_code, &client).await
+        }
         ClusterCommand::Add { id, address, observer, client } => {
             let admin = answering(&client, "cluster add").await?;
             let what = format!("cluster add: waiting until node {id} has caught up");
@@ -91,7 +95,7 @@ async fn answering(args: &ClientArgs, what: &str) -> Result<Admin, Failure> {
     Ok(client.admin())
 }
 
-async fn status(wait: bool, args: &ClientArgs) -> Result<(), Failure> {
+async fn status(wait: bool, exit_code: bool, args: &ClientArgs) -> Result<(), Failure> {
     let deadline = Instant::now() + args.timeout;
     let admin = admin(args).await?;
     let mut status = told(trying("cluster status", args), admin.status(false)).await?;
@@ -107,10 +111,16 @@ async fn status(wait: bool, args: &ClientArgs) -> Result<(), Failure> {
         status = admin.status(false).await?;
         goal = goal.or_else(|| self::goal(&status));
     }
-    show_status(&status, args)?;
+    // Without a goal, nobody lags.
+    let verdict = verdict(&status, &lacking(&status, Some(0)));
+    show_status(&status, &verdict, args)?;
     let lacking = if wait { lacking(&status, goal) } else { Vec::new() };
     if lacking.is_empty() {
-        return Ok(());
+        return match verdict.health.code() {
+            0 => Ok(()),
+            code if exit_code => Err(Failure::of_program(code)),
+            _ => Ok(()),
+        };
     }
     Err(Failure::failed(format!(
         "not every member is there and follows a leader after {:?}:\n  {}\n  next: the log of such a node says why; --timeout waits longer",
@@ -171,7 +181,7 @@ fn voter_warnings(voters: usize, answer: usize) -> Vec<String> {
             voters - 1
         ));
     }
-    if voters > 2 && answer <= voters / 2 + 1 {
+    if voters > 2 && answer == voters / 2 + 1 {
         warnings.push(format!(
             "warning: {answer} of {voters} voters answer: no failure to spare; bring the others back, or replace them"
         ));
@@ -179,9 +189,16 @@ fn voter_warnings(voters: usize, answer: usize) -> Vec<String> {
     warnings
 }
 
-fn show_status(status: &StatusResponse, args: &ClientArgs) -> Result<(), Failure> {
+fn show_status(
+    status: &StatusResponse,
+    verdict: &Verdict,
+    args: &ClientArgs,
+) -> Result<(), Failure> {
     match args.output {
         Format::Json => output::json(&json!({
+            "health": verdict.health.word(),
+            "meaning": verdict.meaning,
+            "next": verdict.next,
             "header": json::header(&status.header.clone().unwrap_or_default()),
             "members": status.members.iter().map(json::member_status).collect::<Vec<_>>(),
             "services": status.services,
@@ -190,6 +207,11 @@ fn show_status(status: &StatusResponse, args: &ClientArgs) -> Result<(), Failure
             "partial": status.partial,
         }))?,
         Format::Table => {
+            output::line(&format!("{}: {}", verdict.health.word(), verdict.meaning))?;
+            if !verdict.next.is_empty() {
+                output::line(&format!("  next: {}", verdict.next))?;
+            }
+            output::line("")?;
             table(status).print()?;
             output::line("")?;
             for line in summary(status) {
