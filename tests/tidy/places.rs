@@ -114,11 +114,8 @@ fn modules_are_named_after_themselves() {
     no_faults(&unnamed.map(|file| file.fault(1, what)).collect::<Vec<_>>());
 }
 
-/// Where Raft and gRPC meet by their nature: Raft messages over gRPC, and the wiring.
-const RAFT_AND_GRPC: [&str; 4] =
-    ["raft/network.rs", "api/grpc/peer.rs", "api/grpc/guard.rs", "server.rs"];
-/// Where they still meet, and should not. To become shorter only.
-const RAFT_AND_GRPC_STILL: [&str; 2] = ["api/grpc.rs", "api/grpc/admin.rs"];
+/// Where Raft and gRPC meet by their nature: Raft messages over gRPC.
+const RAFT_AND_GRPC: [&str; 2] = ["raft/network.rs", "api/grpc/peer.rs"];
 
 #[test]
 fn raft_and_grpc_meet_in_few_files() {
@@ -126,15 +123,14 @@ fn raft_and_grpc_meet_in_few_files() {
     for file in of("crates/quorate-node/src/", &[]) {
         let first = |word: &str| file.shipped_code().find(|(_, text)| text.contains(word));
         let name = file.path.trim_start_matches("crates/quorate-node/src/");
-        let still = RAFT_AND_GRPC_STILL.contains(&name);
+        let may = RAFT_AND_GRPC.contains(&name);
         match (first("openraft"), first("tonic::")) {
-            (Some(_), Some(_)) if still || RAFT_AND_GRPC.contains(&name) => {}
-            (Some((line, _)), Some((other, _))) => {
+            (Some((line, _)), Some((other, _))) if !may => {
                 let what = format!("openraft here and tonic in line {other}; reach Raft by Node");
                 faults.push(file.fault(line, &what));
             }
-            _ if still => {
-                let what = "no longer mixes the two; take it off RAFT_AND_GRPC_STILL in tests/tidy";
+            (None, _) | (_, None) if may => {
+                let what = "does not mix the two; take it off RAFT_AND_GRPC in tests/tidy";
                 faults.push(file.fault(1, what));
             }
             _ => {}

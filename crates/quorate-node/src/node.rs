@@ -322,6 +322,23 @@ impl Node {
         membership.log_id().map(|log_id| log_id.index())
     }
 
+    /// Whether this node knows any members: not before a cluster was founded or this node taken in.
+    pub(crate) fn has_membership(&self) -> bool {
+        self.view.borrow_watched().membership_config.nodes().next().is_some()
+    }
+
+    /// By the membership in effect, both halves of a joint one; before there is one, by the
+    /// founders' list.
+    pub(crate) fn counts_as_voter(&self, id: NodeId) -> bool {
+        let votes = self.view.borrow_watched().membership_config.voter_ids().any(|it| it == id);
+        votes || !self.has_membership() && self.founders.contains(&id)
+    }
+
+    /// The highest term that this node has voted in, or followed a leader of.
+    pub(crate) fn vote_term(&self) -> u64 {
+        self.view.borrow_watched().vote.leader_id().term
+    }
+
     /// All members in effect, by id.
     pub(crate) fn members(&self) -> Vec<MemberInfo> {
         let view = self.view.borrow_watched();

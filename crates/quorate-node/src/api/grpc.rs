@@ -20,13 +20,13 @@ mod touched;
 pub(crate) mod watch;
 
 use futures_util::{Stream, StreamExt, stream};
-use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_log::{ClusterId, NodeId};
 use quorate_proto::v1::ResponseHeader;
 use tokio::time::Instant;
 use tonic::Status;
 
 use crate::error::NodeError;
+use crate::node::status::Lead;
 use crate::node::{Consistency, Node};
 
 /// A stream of answers that ends with a status when the node begins to stop.
@@ -55,15 +55,13 @@ where
 
 /// The header of an answer that stands at this revision.
 pub(crate) fn header(node: &Node, revision: u64, age_ms: u64) -> Option<ResponseHeader> {
-    let metrics = node.metrics().borrow_watched();
-    let leader_id = node.leadership().leader();
-    let leader = leader_id.and_then(|id| metrics.membership_config.get_node(&id));
+    let Lead { term, leader, address } = node.lead();
     Some(ResponseHeader {
         cluster_id: ClusterId::number(node.peers().cluster_id()),
         node_id: node.id().get(),
-        term: metrics.current_term,
-        leader_id: leader_id.map_or(0, NodeId::get),
-        leader_address: leader.map(|member| member.client_address.clone()).unwrap_or_default(),
+        term,
+        leader_id: leader.map_or(0, NodeId::get),
+        leader_address: address,
         revision,
         age_ms,
     })

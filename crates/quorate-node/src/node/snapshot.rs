@@ -5,11 +5,13 @@ use std::time::Duration;
 use openraft::RaftMetrics;
 use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::RaftError;
+use quorate_log::SnapshotFile;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::NodeError;
 use crate::node::Node;
-use crate::types::TypeConfig;
+use crate::types::{SnapshotMeta, TypeConfig};
 
 /// While a snapshot is waited for, it is asked for this often.
 const TRIGGER_EVERY: Duration = Duration::from_millis(100);
@@ -39,6 +41,32 @@ impl Node {
                 return Err(NodeError::SnapshotLate { waited_ms });
             }
         }
+    }
+
+    /// Builds such a snapshot and removes the log behind it; the index that both cover.
+    ///
+    /// # Errors
+    /// As [`Node::snapshot`].
+    pub(crate) async fn compact(&self, deadline: Instant) -> Result<u64, NodeError> {
+        let index = self.snapshot(deadline).await?;
+        let purged = self.raft.trigger().purge_log(index).await;
+        purged.map_err(|error| self.fatal(&error))?;
+        Ok(index)
+    }
+
+    /// The newest snapshot there is, where one was built.
+    ///
+    /// # Errors
+    /// Raft has stopped.
+    pub(crate) async fn newest_snapshot(
+        &self,
+    ) -> Result<(SnapshotMeta, SnapshotFile<TypeConfig>), NodeError> {
+        let newest = self.raft.get_snapshot().await.map_err(|error| match error {
+            RaftError::Fatal(fatal) => self.fatal(&fatal),
+            RaftError::APIError(other) => self.unexpected(&other),
+        })?;
+        let newest = newest.ok_or_else(|| self.unexpected(&"no snapshot was built"))?;
+        Ok((newest.meta, newest.snapshot))
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use quorate_log::NodeId;
 use quorate_proto::peer::v1::StatusRequest;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -26,10 +27,41 @@ pub(crate) struct ProbeCounts {
     pub(crate) refused: AtomicU64,
 }
 
+/// What this node does in Raft. Nodes send it to each other: new ones go to the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum RaftState {
+    Learner,
+    Follower,
+    Candidate,
+    Leader,
+    ShuttingDown,
+}
+
+impl From<ServerState> for RaftState {
+    fn from(state: ServerState) -> Self {
+        match state {
+            ServerState::Learner => Self::Learner,
+            ServerState::Follower => Self::Follower,
+            ServerState::Candidate => Self::Candidate,
+            ServerState::Leader => Self::Leader,
+            ServerState::Shutdown => Self::ShuttingDown,
+        }
+    }
+}
+
+/// The lead, as far as this node knows.
+#[derive(Debug)]
+pub(crate) struct Lead {
+    pub(crate) term: u64,
+    pub(crate) leader: Option<NodeId>,
+    /// Where clients reach the leader; empty if that is not known.
+    pub(crate) address: String,
+}
+
 /// One node's own view of itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct NodeStatus {
-    pub(crate) state: ServerState,
+    pub(crate) state: RaftState,
     pub(crate) term: u64,
     pub(crate) last_log_index: u64,
     pub(crate) applied_index: u64,
@@ -49,13 +81,22 @@ pub(crate) struct NodeStatus {
 }
 
 impl Node {
+    /// For the header of an answer.
+    pub(crate) fn lead(&self) -> Lead {
+        let metrics = self.metrics.borrow_watched();
+        let leader = self.leadership.leader();
+        let member = leader.and_then(|id| metrics.membership_config.get_node(&id));
+        let address = member.map(|member| member.client_address.clone()).unwrap_or_default();
+        Lead { term: metrics.current_term, leader, address }
+    }
+
     /// This node's own part of the status.
     pub(crate) fn own_status(&self) -> NodeStatus {
         let (hash_index, hash) = self.applied.lock().hash_mark;
         let position = self.applied.position();
         let metrics = self.metrics.borrow_watched();
         NodeStatus {
-            state: metrics.state,
+            state: metrics.state.into(),
             term: metrics.current_term,
             last_log_index: metrics.last_log_index.unwrap_or(0),
             applied_index: position.index,
@@ -106,6 +147,26 @@ impl Node {
             Err(_) => Err(format!("no answer within {} ms", within.as_millis())),
             Ok(Err(status)) => Err(status.message().to_owned()),
             Ok(Ok(answer)) => decode(&answer.into_inner().data).map_err(|e| e.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::encode;
+
+    /// Nodes that know the library's own type read the same.
+    #[test]
+    fn a_state_has_the_bytes_of_the_librarys_own() {
+        for state in [
+            ServerState::Learner,
+            ServerState::Follower,
+            ServerState::Candidate,
+            ServerState::Leader,
+            ServerState::Shutdown,
+        ] {
+            assert_eq!(encode(&RaftState::from(state)), encode(&state), "{state:?}");
         }
     }
 }

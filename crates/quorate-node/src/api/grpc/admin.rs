@@ -4,8 +4,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt, stream};
-use openraft::ServerState;
-use openraft::errors::RaftError;
 use quorate_log::NodeId;
 use quorate_proto::encoded::v1::admin_server::Admin;
 use quorate_proto::v1::{
@@ -27,7 +25,7 @@ use crate::api::grpc::told::standing;
 use crate::api::grpc::{header, rights, until_stopped};
 use crate::error::{CallError, MembershipError, NodeError};
 use crate::node::membership::{LeadCall, MembershipCall};
-use crate::node::status::NodeStatus;
+use crate::node::status::{NodeStatus, RaftState};
 use crate::node::{Consistency, MemberInfo, Node};
 use crate::peers::ADDRESS_MAX;
 
@@ -199,9 +197,7 @@ impl AdminService {
         &self,
         call: Call<TriggerSnapshotRequest>,
     ) -> Handled<TriggerSnapshotResponse> {
-        let snapshot_index = self.node.snapshot(call.deadline).await?;
-        let purged = self.node.raft().trigger().purge_log(snapshot_index).await;
-        purged.map_err(|error| self.node.fatal(&error))?;
+        let snapshot_index = self.node.compact(call.deadline).await?;
         Ok(Response::new(TriggerSnapshotResponse { header: self.header(), snapshot_index }))
     }
 
@@ -210,14 +206,8 @@ impl AdminService {
         let backup = match self.node.disk().check() {
             Ok(()) => {
                 self.node.snapshot(call.deadline).await?;
-                let current = self.node.raft().get_snapshot().await;
-                let snapshot = current.map_err(|error| match error {
-                    RaftError::Fatal(fatal) => self.node.fatal(&fatal),
-                    RaftError::APIError(other) => self.node.unexpected(&other),
-                })?;
-                let snapshot =
-                    snapshot.ok_or_else(|| self.node.unexpected(&"no snapshot was built"))?;
-                Backup::of_file(&self.node, &snapshot.meta, snapshot.snapshot)
+                let (meta, file) = self.node.newest_snapshot().await?;
+                Backup::of_file(&self.node, &meta, file)
             }
             // No room for a snapshot.
             Err(_) => {
@@ -377,12 +367,12 @@ fn for_all(status: MemberStatus) -> MemberStatus {
     shown
 }
 
-fn node_state(state: ServerState) -> NodeState {
+fn node_state(state: RaftState) -> NodeState {
     match state {
-        ServerState::Leader => NodeState::Leader,
-        ServerState::Follower => NodeState::Follower,
-        ServerState::Candidate => NodeState::Candidate,
-        ServerState::Learner => NodeState::Learner,
-        ServerState::Shutdown => NodeState::ShuttingDown,
+        RaftState::Leader => NodeState::Leader,
+        RaftState::Follower => NodeState::Follower,
+        RaftState::Candidate => NodeState::Candidate,
+        RaftState::Learner => NodeState::Learner,
+        RaftState::ShuttingDown => NodeState::ShuttingDown,
     }
 }

@@ -2,26 +2,23 @@
 //! is not known here may still lead or stand for election when this node's own log is behind
 //! (ARCHITECTURE.md, "Who is a peer"). Refusals name the peer.
 
-use std::cmp::Ordering;
 use std::io::BufReader;
 use std::time::Duration;
 
-use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::storage::{RaftLogReader as _, RaftLogStorage as _};
-use openraft::vote::RaftLeaderId as _;
 use quorate_log::{ClusterId, NodeId, SnapshotFile};
 use quorate_state::read_snapshot_cluster;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::api::grpc::admin::check_address;
-use crate::api::grpc::peer::{Append, Ballot, PeerService};
+use crate::api::grpc::peer::{Append, Ballot, PeerService, failed};
 use crate::api::grpc::peer_door::sender;
 use crate::api::incarnations;
 use crate::node::Node;
 use crate::node::calls::LeaderCall;
 use crate::node::membership::MembershipCall;
 use crate::peers::Envelope;
+use crate::raft::committed;
 use crate::runtime::blocking;
 use crate::types::{LogId, SnapshotMeta, TypeConfig, Vote, is_absurd};
 
@@ -41,7 +38,7 @@ impl PeerService {
         if sender > node.id() || node.peers().stood().is_none_or(|ago| ago > window) {
             return Ok(None);
         }
-        let last = self.log.clone().get_log_state().await.map_err(super::peer::failed)?.last_log_id;
+        let last = committed::last_log_id(&self.log).await.map_err(failed)?;
         Ok((ballot.last_log_id <= last).then_some(last))
     }
 
@@ -66,8 +63,8 @@ impl PeerService {
             return Ok(());
         }
         if self.node.has_membership() {
-            let state = self.log.clone().get_log_state().await.map_err(super::peer::failed)?;
-            if ballot.last_log_id > state.last_log_id {
+            let last = committed::last_log_id(&self.log).await.map_err(failed)?;
+            if ballot.last_log_id > last {
                 return Ok(());
             }
         }
@@ -76,11 +73,11 @@ impl PeerService {
 
     /// Whether a vote is the sender's own and of a term that can be.
     pub(super) fn check_claim(&self, sender: NodeId, vote: &Vote) -> Result<(), Status> {
-        let claimed = *vote.leader_id().node_id();
+        let claimed = vote.leader_id().voted_for;
         if claimed != sender {
             return Err(refused(sender, &format!("it speaks for node {claimed}")));
         }
-        let (theirs, ours) = (vote.leader_id().term(), self.node.vote_term());
+        let (theirs, ours) = (vote.leader_id().term, self.node.vote_term());
         // A node that has nothing yet may be taken in by a cluster of any age.
         let has_nothing = !self.node.has_membership() && self.node.founders().is_empty();
         if !has_nothing && is_absurd(theirs, ours) {
@@ -94,38 +91,8 @@ impl PeerService {
     pub(super) async fn check_append(&self, sender: NodeId, append: &Append) -> Result<(), Status> {
         self.check_claim(sender, &append.vote)?;
         let applied = self.node.applied().lock().last_log_id;
-        let committed = self.node.leadership().committed().max(applied.map_or(0, |id| id.index()));
-        let previous = append.prev_log_id;
-        // Mostly it goes on behind what is committed, and only then nothing has to be read.
-        let goes_on = |previous: LogId| match previous.index().cmp(&committed) {
-            Ordering::Greater => true,
-            Ordering::Equal => applied == Some(previous),
-            Ordering::Less => false,
-        };
-        if previous.is_some_and(goes_on) {
-            return Ok(());
-        }
-        let sent = previous.into_iter().chain(append.entries.iter().map(|entry| entry.log_id));
-        let sent: Vec<LogId> = sent.collect();
-        let Some((first, last)) = sent.first().zip(sent.last()) else { return Ok(()) };
-        let mut log = self.log.clone();
-        let committed = log.read_committed().await.map_err(super::peer::failed)?.max(applied);
-        let Some(committed) = committed.filter(|committed| first.index() <= committed.index())
-        else {
-            return Ok(());
-        };
-        let range = first.index()..=last.index().min(committed.index());
-        let ours = log.try_get_log_entries(range).await.map_err(super::peer::failed)?;
-        // What is purged here cannot be compared, but is of no later term than what is committed
-        // behind it.
-        let other = sent.iter().find(|sent| {
-            let held = ours.iter().find(|ours| ours.log_id.index() == sent.index());
-            match held {
-                Some(held) => held.log_id != **sent,
-                None => sent.index() <= committed.index() && **sent > committed,
-            }
-        });
-        match other.map(LogId::index) {
+        let known = self.node.leadership().committed();
+        match committed::other_entry(&self.log, append, applied, known).await.map_err(failed)? {
             None => Ok(()),
             Some(at) => {
                 let why = format!("it has another entry at {at} than was committed there");
@@ -150,12 +117,13 @@ impl PeerService {
         if meta.last_membership.nodes().next().is_none() {
             return Err(refused(sender, "its snapshot is of no cluster"));
         }
-        let committed = self.log.clone().read_committed().await.map_err(super::peer::failed)?;
-        let committed = committed.max(self.node.applied().lock().last_log_id);
-        check_covered(meta.last_log_id, vote, committed).map_err(|why| refused(sender, why))?;
+        let applied = self.node.applied().lock().last_log_id;
+        let committed = committed::up_to(&self.log, applied).await.map_err(failed)?;
+        committed::check_covered(meta.last_log_id, vote, committed)
+            .map_err(|why| refused(sender, why))?;
         let body = snapshot.body();
         let of = blocking(move || read_snapshot_cluster(&mut BufReader::new(body)));
-        let of = of.await.map_err(super::peer::failed)?;
+        let of = of.await.map_err(failed)?;
         let of = of.map_err(|error| Status::data_loss(error.to_string()))?;
         let of = of.map(ClusterId::from);
         if of.is_none() || of != envelope.cluster_id {
@@ -164,24 +132,6 @@ impl PeerService {
             return Err(refused(sender, &format!("{why} {of:016x}, not of {ours:016x}")));
         }
         Ok(())
-    }
-}
-
-impl Node {
-    /// Whether this node knows any members: not before a cluster was founded or this node taken in.
-    fn has_membership(&self) -> bool {
-        self.view().borrow_watched().membership_config.nodes().next().is_some()
-    }
-
-    /// By the membership in effect, both halves of a joint one; before there is one, by the
-    /// founders' list.
-    fn counts_as_voter(&self, id: NodeId) -> bool {
-        let votes = self.view().borrow_watched().membership_config.voter_ids().any(|it| it == id);
-        votes || !self.has_membership() && self.founders().contains(&id)
-    }
-
-    fn vote_term(&self) -> u64 {
-        self.view().borrow_watched().vote.leader_id().term()
     }
 }
 
@@ -228,62 +178,7 @@ pub(super) fn check_forwarded(sender: NodeId, call: &LeaderCall) -> Result<(), S
     }
 }
 
-/// Whether a leader with this vote may replace what is committed here by a snapshot up to `last`.
-/// Both the term and the place count: a later term alone would let a snapshot in that goes less
-/// far.
-fn check_covered(
-    last: Option<LogId>,
-    vote: &Vote,
-    committed: Option<LogId>,
-) -> Result<(), &'static str> {
-    let Some(last) = last else { return Err("its snapshot is of no entries") };
-    if *last.committed_leader_id() > vote.leader_id().to_committed() {
-        return Err("its snapshot is of a later term than its lead");
-    }
-    match committed {
-        Some(committed) if last < committed => {
-            Err("its snapshot is older than what is committed here")
-        }
-        Some(committed) if last.index() <= committed.index() && last != committed => {
-            Err("its snapshot has another entry at its end than was committed there")
-        }
-        _ => Ok(()),
-    }
-}
-
 fn refused(sender: NodeId, why: &str) -> Status {
     tracing::debug!(sender = sender.get(), why, "a peer's message is refused");
     Status::failed_precondition(format!("node {sender} is refused: {why}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_snapshot_never_goes_less_far_than_what_is_committed() {
-        let id = |term, index| {
-            Some(LogId::new(
-                Vote::new_committed(term, NodeId::new(1).unwrap()).leader_id().to_committed(),
-                index,
-            ))
-        };
-        for (what, last, term, committed, fits) in [
-            ("further", id(3, 20), 4, id(3, 10), true),
-            ("further, of a later term", id(4, 20), 4, id(3, 10), true),
-            ("the same again", id(3, 10), 4, id(3, 10), true),
-            ("to a node that has nothing", id(3, 10), 4, None, true),
-            ("older", id(3, 9), 4, id(3, 10), false),
-            ("further, of an earlier term", id(2, 20), 4, id(3, 10), false),
-            ("less far, of a later term", id(4, 9), 4, id(3, 10), false),
-            ("another one at the same place", id(4, 10), 4, id(3, 10), false),
-            ("of a term after its lead", id(5, 20), 4, id(3, 10), false),
-            ("of nothing", None, 4, id(3, 10), false),
-            ("of nothing, to a node that has nothing", None, 4, None, false),
-        ] {
-            let checked =
-                check_covered(last, &Vote::new_committed(term, NodeId::new(1).unwrap()), committed);
-            assert_eq!(checked.is_ok(), fits, "{what}: {checked:?}");
-        }
-    }
 }

@@ -1,0 +1,126 @@
+//! What is committed on this node, and whether what a leader sends leaves that as it is.
+
+use std::cmp::Ordering;
+use std::io;
+
+use openraft::raft::AppendEntriesRequest;
+use openraft::storage::{RaftLogReader as _, RaftLogStorage as _};
+use openraft::vote::RaftLeaderId as _;
+
+use crate::types::{LogId, LogStore, TypeConfig, Vote};
+
+/// The last entry of this node's log.
+///
+/// # Errors
+/// The log cannot be read.
+pub(crate) async fn last_log_id(log: &LogStore) -> io::Result<Option<LogId>> {
+    Ok(log.clone().get_log_state().await?.last_log_id)
+}
+
+/// The last entry that this node knows to be committed; `applied`: the last that it has applied.
+///
+/// # Errors
+/// The log cannot be read.
+pub(crate) async fn up_to(log: &LogStore, applied: Option<LogId>) -> io::Result<Option<LogId>> {
+    Ok(log.clone().read_committed().await?.max(applied))
+}
+
+/// The index, if any, where an append has another entry than is committed here. `applied`: the last
+/// entry that is applied here; `known`: an index up to which entries are known to be committed.
+///
+/// # Errors
+/// The log cannot be read.
+pub(crate) async fn other_entry(
+    log: &LogStore,
+    append: &AppendEntriesRequest<TypeConfig>,
+    applied: Option<LogId>,
+    known: u64,
+) -> io::Result<Option<u64>> {
+    let known = known.max(applied.map_or(0, |id| id.index()));
+    let previous = append.prev_log_id;
+    // Mostly it goes on behind what is committed, and only then nothing has to be read.
+    let goes_on = |previous: LogId| match previous.index().cmp(&known) {
+        Ordering::Greater => true,
+        Ordering::Equal => applied == Some(previous),
+        Ordering::Less => false,
+    };
+    if previous.is_some_and(goes_on) {
+        return Ok(None);
+    }
+    let sent = previous.into_iter().chain(append.entries.iter().map(|entry| entry.log_id));
+    let sent: Vec<LogId> = sent.collect();
+    let Some((first, last)) = sent.first().zip(sent.last()) else { return Ok(None) };
+    let committed = up_to(log, applied).await?;
+    let Some(committed) = committed.filter(|committed| first.index() <= committed.index()) else {
+        return Ok(None);
+    };
+    let range = first.index()..=last.index().min(committed.index());
+    let ours = log.clone().try_get_log_entries(range).await?;
+    // What is purged here cannot be compared, but is of no later term than what is committed behind
+    // it.
+    let other = sent.iter().find(|sent| {
+        let held = ours.iter().find(|ours| ours.log_id.index() == sent.index());
+        match held {
+            Some(held) => held.log_id != **sent,
+            None => sent.index() <= committed.index() && **sent > committed,
+        }
+    });
+    Ok(other.map(LogId::index))
+}
+
+/// Whether a leader with this vote may replace what is committed here by a snapshot up to `last`.
+/// Both the term and the place count: a later term alone would let a snapshot in that goes less
+/// far.
+pub(crate) fn check_covered(
+    last: Option<LogId>,
+    vote: &Vote,
+    committed: Option<LogId>,
+) -> Result<(), &'static str> {
+    let Some(last) = last else { return Err("its snapshot is of no entries") };
+    if *last.committed_leader_id() > vote.leader_id().to_committed() {
+        return Err("its snapshot is of a later term than its lead");
+    }
+    match committed {
+        Some(committed) if last < committed => {
+            Err("its snapshot is older than what is committed here")
+        }
+        Some(committed) if last.index() <= committed.index() && last != committed => {
+            Err("its snapshot has another entry at its end than was committed there")
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_log::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn a_snapshot_never_goes_less_far_than_what_is_committed() {
+        let id = |term, index| {
+            Some(LogId::new(
+                Vote::new_committed(term, NodeId::new(1).unwrap()).leader_id().to_committed(),
+                index,
+            ))
+        };
+        for (what, last, term, committed, fits) in [
+            ("further", id(3, 20), 4, id(3, 10), true),
+            ("further, of a later term", id(4, 20), 4, id(3, 10), true),
+            ("the same again", id(3, 10), 4, id(3, 10), true),
+            ("to a node that has nothing", id(3, 10), 4, None, true),
+            ("older", id(3, 9), 4, id(3, 10), false),
+            ("further, of an earlier term", id(2, 20), 4, id(3, 10), false),
+            ("less far, of a later term", id(4, 9), 4, id(3, 10), false),
+            ("another one at the same place", id(4, 10), 4, id(3, 10), false),
+            ("of a term after its lead", id(5, 20), 4, id(3, 10), false),
+            ("of nothing", None, 4, id(3, 10), false),
+            ("of nothing, to a node that has nothing", None, 4, None, false),
+        ] {
+            let checked =
+                check_covered(last, &Vote::new_committed(term, NodeId::new(1).unwrap()), committed);
+            assert_eq!(checked.is_ok(), fits, "{what}: {checked:?}");
+        }
+    }
+}
