@@ -123,7 +123,7 @@ async fn what_is_wrong_is_said_in_words() {
     for _ in 0..10 {
         said.push(client.fetch("s").await.unwrap_err().to_string());
     }
-    assert!(said.iter().any(|said| said.contains("does the node want TLS?")), "{said:?}");
+    assert!(said.iter().any(|said| said.contains("the node wants TLS")), "{said:?}");
 
     let plain = reason(&[Fake::start()], trusting()).await;
     assert!(plain.contains("does not speak TLS"), "{plain}");
