@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "tidy/alerts.rs"]
+mod alerts;
 #[path = "tidy/behaviours.rs"]
 mod behaviours;
 #[path = "tidy/dependencies.rs"]

@@ -184,28 +184,3 @@ async fn what_is_no_request_for_it_gets_an_answer_that_says_so() {
     let after = get(http, "/healthz", None).await.unwrap();
     assert_eq!(after.status, 200, "it goes on");
 }
-
-/// The table of the documentation is what a node says of itself.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_documented_metrics_are_those_that_there_are() {
-    let cluster = Cluster::start(1).await;
-    let text =
-        eventually("an answer", || get(cluster.http_address(1), "/metrics", None)).await.body;
-    let of = |prefix: &'static str| {
-        let lines = text.lines().filter_map(move |line| line.strip_prefix(prefix));
-        lines.filter_map(|line| line.split_once(' ')).collect::<BTreeMap<_, _>>()
-    };
-    let (help, kinds) = (of("# HELP "), of("# TYPE "));
-    let rows = kinds.iter().map(|(name, kind)| {
-        let help = help[name].trim_end_matches('.');
-        format!("| `{name}` | {kind} | {help} |\n")
-    });
-    let table: String = rows.collect();
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
-    let documented = std::fs::read_to_string(path).unwrap();
-    if !documented.contains(&table) {
-        let wanted = std::env::temp_dir().join("quorate-metrics-table.md");
-        std::fs::write(&wanted, table).unwrap();
-        panic!("docs/metrics.md has not the table in {}", wanted.display());
-    }
-}

@@ -3,19 +3,20 @@
 use crate::no_faults;
 use crate::sources::{file, root};
 
-const DOCUMENTS: [&str; 9] = [
+const DOCUMENTS: [&str; 10] = [
     "README.md",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "docs/behaviours.md",
+    "docs/metrics.md",
     "docs/operations.md",
     "docs/performance.md",
     "docs/security.md",
 ];
 /// What begins so in code spans is a path of the repository.
-const PATHS: [&str; 5] = ["crates/", "proto/", "tests/", "cluster-examples/", ".ci/"];
+const PATHS: [&str; 6] = ["crates/", "proto/", "tests/", "cluster-examples/", ".ci/", "ops/"];
 
 #[test]
 fn links_and_paths_lead_somewhere() {

@@ -118,6 +118,11 @@ impl Access {
         self.file.is_some()
     }
 
+    /// Whether the file as it is now cannot be used, and the rights before stay.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.told.lock().expect("invariant: nothing panics under this lock").is_some()
+    }
+
     /// Changes when rights have changed.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()

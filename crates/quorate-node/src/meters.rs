@@ -18,6 +18,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+#[cfg(test)]
+use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 use tonic::Code;
 
@@ -90,6 +92,12 @@ pub(crate) struct OfPeer {
     pub(crate) peer: u64,
 }
 
+/// A certificate, by whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Certificate {
+    pub(crate) certificate: &'static str,
+}
+
 /// Which binary this is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Build {
@@ -105,6 +113,11 @@ macro_rules! meters {
             calls: Vec<OfMethod>,
             $(pub(crate) $field: $kind,)*
         }
+
+        /// Name, kind and meaning of each, as a scraper sees them.
+        #[cfg(test)]
+        const DESCRIBED: &[(&str, MetricType, &str)] =
+            &[$(($name, <$kind as TypedMetric>::TYPE, $help),)*];
 
         impl Meters {
             fn registered() -> Self {
@@ -216,6 +229,14 @@ meters! {
         "quorate_connections", "Connections to the listener for clients";
     connections_refused: Counter = Counter::default(),
         "quorate_connections_refused", "Connections of clients that were closed at once: there were too many";
+    certificate_expiry: Family<Certificate, Gauge> = Family::default(),
+        "quorate_tls_certificate_expiry_seconds", "Until the node's certificate ends; negative: it has ended. Not there without TLS";
+    tls_refused: Gauge = Gauge::default(),
+        "quorate_tls_files_refused", "1: the TLS files as they are now cannot be used, and those before stay in use";
+    handshakes_refused: Counter = Counter::default(),
+        "quorate_tls_handshakes_refused", "TLS handshakes that were refused, on all listeners";
+    access_refused: Gauge = Gauge::default(),
+        "quorate_access_file_refused", "1: the access file as it is now cannot be used, and the rights before stay";
     uptime: Seconds = Seconds::default(),
         "quorate_uptime_seconds", "Since the node started";
     resident: Gauge = Gauge::default(),

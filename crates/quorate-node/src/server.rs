@@ -260,11 +260,8 @@ impl Bound {
         let clients =
             serve_clients(node.clone(), &connections, listeners.clients, security, health_service);
         if let Some(listener) = listeners.tools {
-            let observed = Observed {
-                node: node.clone(),
-                log: self.log.clone(),
-                connections: connections.clone(),
-            };
+            let (log, tls, connections) = (self.log.clone(), self.tls.clone(), connections.clone());
+            let observed = Observed { node: node.clone(), log, tls, connections };
             let security = Security::tools(self.tls.clone());
             tasks.spawn(serve_tools(observed, listener, security, stops.loops.clone()));
         }

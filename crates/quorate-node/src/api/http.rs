@@ -21,6 +21,7 @@ use axum::routing::get;
 
 use crate::access::{self, Role, time};
 use crate::net::connections::{Connections, Line};
+use crate::net::tls::Tls;
 use crate::node::Node;
 use crate::runtime::blocking;
 use crate::types::LogStore;
@@ -37,6 +38,7 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(crate) struct Observed {
     pub(crate) node: Arc<Node>,
     pub(crate) log: LogStore,
+    pub(crate) tls: Option<Arc<Tls>>,
     /// Of clients.
     pub(crate) connections: Arc<Connections>,
 }

@@ -1,5 +1,8 @@
 //! What the table of metrics promises.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use super::*;
 
 fn meters() -> Meters {
@@ -65,5 +68,26 @@ fn what_others_counted_is_a_histogram_like_any() {
         "quorate_log_flush_seconds_sum 0.5",
     ] {
         assert!(text.lines().any(|it| it == line), "{line} in\n{text}");
+    }
+}
+
+#[test]
+fn the_documented_metrics_are_those_that_there_are() {
+    let row = |(name, kind, help): &(&str, MetricType, &str)| {
+        let (kind, end) = match kind {
+            MetricType::Counter => ("counter", "_total"),
+            MetricType::Histogram => ("histogram", ""),
+            _ => ("gauge", ""),
+        };
+        (format!("{name}{end}"), format!("| {kind} | {help} |\n"))
+    };
+    let rows: BTreeMap<_, _> = DESCRIBED.iter().map(row).collect();
+    let table: String = rows.iter().map(|(name, rest)| format!("| `{name}` {rest}")).collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
+    let documented = std::fs::read_to_string(path).unwrap();
+    if !documented.ends_with(&table) {
+        let wanted = std::env::temp_dir().join("quorate-metrics-table.md");
+        std::fs::write(&wanted, table).unwrap();
+        panic!("the table of docs/metrics.md must be what is in {}", wanted.display());
     }
 }

@@ -135,6 +135,22 @@ impl Tls {
         }
     }
 
+    /// Seconds until this node's certificate ends, negative when it has; `None`: it does not say.
+    pub(crate) fn ends_in(&self) -> Option<i64> {
+        let not_after = self.loaded.load().lifetime?.not_after;
+        i64::try_from(not_after).ok()?.checked_sub_unsigned(UnixTime::now().as_secs())
+    }
+
+    /// Whether the files as they are now cannot be used, and those before stay.
+    pub(crate) fn is_refused(&self) -> bool {
+        !self.refusal.lock().expect("invariant: nothing panics under this lock").is_empty()
+    }
+
+    /// How many handshakes were refused.
+    pub(crate) fn handshakes_refused(&self) -> u64 {
+        self.told.handshakes_refused()
+    }
+
     /// What a connection's age may be.
     pub(crate) fn connection_age(&self) -> Duration {
         Duration::from_millis(self.files.connection_age_ms)

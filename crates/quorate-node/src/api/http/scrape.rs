@@ -9,7 +9,7 @@ use quorate_log::FLUSH_BOUNDS;
 use quorate_state::{Registry, ServiceKey};
 
 use crate::api::http::Observed;
-use crate::meters::{Build, Meters, OfService, SERVICES_MAX};
+use crate::meters::{Build, Certificate, Meters, OfService, SERVICES_MAX};
 use crate::node::Node;
 
 /// All metrics of a node as they are now.
@@ -18,6 +18,7 @@ pub(super) fn text(observed: &Observed) -> String {
         of_raft(meters, &observed.node);
         of_state(meters, &observed.node);
         of_log(meters, observed);
+        of_credentials(meters, observed);
         of_process(meters, observed);
     })
 }
@@ -94,6 +95,17 @@ fn of_log(meters: &Meters, observed: &Observed) {
     set(&meters.disk_free, disk.free_bytes());
     set(&meters.disk_reserve, observed.node.tunables().disk_reserve_bytes);
     set(&meters.disk_low, u64::from(disk.check().is_err()));
+}
+
+fn of_credentials(meters: &Meters, observed: &Observed) {
+    set(&meters.access_refused, u64::from(observed.node.access().is_refused()));
+    let Some(tls) = &observed.tls else { return };
+    set(&meters.tls_refused, u64::from(tls.is_refused()));
+    count(&meters.handshakes_refused, tls.handshakes_refused());
+    if let Some(ends_in) = tls.ends_in() {
+        let of = Certificate { certificate: "node" };
+        meters.certificate_expiry.get_or_create_owned(&of).set(ends_in);
+    }
 }
 
 fn of_process(meters: &Meters, observed: &Observed) {

@@ -31,6 +31,7 @@ pub(super) struct Told {
 
 #[derive(Debug, Default)]
 struct Refused {
+    count: u64,
     told: Option<Instant>,
     left_out: u64,
 }
@@ -52,8 +53,13 @@ impl Told {
         }
     }
 
+    pub(super) fn handshakes_refused(&self) -> u64 {
+        self.refused.lock().expect("invariant: nothing panics under this lock").count
+    }
+
     pub(super) fn refused(&self, from: Option<IpAddr>, why: &dyn Display) {
         let mut refused = self.refused.lock().expect("invariant: nothing panics under this lock");
+        refused.count += 1;
         if refused.told.is_some_and(|told| told.elapsed() < REFUSED_EVERY) {
             refused.left_out += 1;
             return;

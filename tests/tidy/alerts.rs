@@ -1,0 +1,89 @@
+//! The alerts in ops/ are about metrics that there are, lead to a runbook, and do what they say.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::process::Command;
+
+use crate::no_faults;
+use crate::sources::{file, root};
+
+/// The names in an expression that look like metrics of a node.
+fn metrics(expression: &str) -> BTreeSet<&str> {
+    let words = expression.split(|c: char| !c.is_ascii_lowercase() && c != '_');
+    let of_ours = |word: &&str| {
+        ["quorate_", "grpc_server_", "process_"].iter().any(|prefix| word.starts_with(prefix))
+    };
+    words.filter(of_ours).collect()
+}
+
+#[test]
+fn alerts_are_about_metrics_that_there_are() {
+    let documented = file("docs/metrics.md").text;
+    let alerts = file("ops/alerts.yaml");
+    let mut faults = Vec::new();
+    let mut known = 0;
+    for (line, text) in (1..).zip(alerts.text.lines()) {
+        for name in metrics(text) {
+            let family = name.trim_end_matches("_bucket");
+            match documented.contains(&format!("| `{family}` |")) {
+                true => known += 1,
+                false => faults.push(alerts.fault(line, &format!("there is no metric {name}"))),
+            }
+        }
+    }
+    assert!(known > 20, "it finds metrics");
+    no_faults(&faults);
+}
+
+/// GitHub's anchor of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn each_alert_has_a_runbook() {
+    let operations = file("docs/operations.md").text;
+    let headings = operations.lines().filter_map(|line| line.strip_prefix("## "));
+    let anchors: BTreeSet<_> = headings.map(anchor).collect();
+    let alerts = file("ops/alerts.yaml");
+    let lines = || (1..).zip(alerts.text.lines());
+    let mut faults = Vec::new();
+    let mut runbooks = 0;
+    for (line, text) in lines() {
+        let Some((_, runbook)) = text.split_once("runbook: docs/operations.md#") else { continue };
+        runbooks += 1;
+        if !anchors.contains(runbook) {
+            faults.push(alerts.fault(line, &format!("no heading has the anchor {runbook}")));
+        }
+    }
+    let count = lines().filter(|(_, text)| text.contains("- alert: ")).count();
+    assert_eq!(runbooks, count, "each alert has one");
+    no_faults(&faults);
+}
+
+/// Fires when it should, and is quiet in a healthy cluster: each of them.
+#[test]
+fn alerts_fire_when_they_should() {
+    let alerts = file("ops/alerts.yaml").text;
+    let tests = file("ops/alerts_test.yaml").text;
+    for name in alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(tests.contains(&format!("name: {name}\n")), "{name} is not tested");
+    }
+    for (what, rules) in [("check", "ops/alerts.yaml"), ("test", "ops/alerts_test.yaml")] {
+        let ran =
+            Command::new("promtool").args([what, "rules", rules]).current_dir(root()).output();
+        match ran {
+            Ok(ran) => {
+                let said = [ran.stdout, ran.stderr].concat();
+                assert!(ran.status.success(), "{}", String::from_utf8_lossy(&said));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                println!(
+                    "SKIPPED: promtool {what} rules: it is not installed (Debian: prometheus)"
+                );
+            }
+            Err(error) => panic!("promtool: {error}"),
+        }
+    }
+}
