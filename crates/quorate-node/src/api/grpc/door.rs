@@ -304,11 +304,12 @@ where
     let subject = node.audit().is_on().then(|| request.get_ref().touched().subject());
     let name = subject.is_some().then(|| name_of(request.metadata()).unwrap_or_else(next_number));
     let span = span(method, request.metadata(), name.as_deref(), line.address());
-    let mut told =
+    let told =
         subject.map(|subject| Box::new(Told::new(method, subject, name.clone(), line.address())));
+    let mut telling = Telling { node, told };
     let answer = async {
         let mut caller = Caller::identify(node, line, request.metadata())?;
-        if let Some(told) = &mut told {
+        if let Some(told) = &mut telling.told {
             told.principal = Some(caller.principal.clone());
             caller.name = name;
             if method.is_audited() {
@@ -334,7 +335,7 @@ where
             answer
         }
     };
-    let answer = match told.and_then(|told| told.tell(node, &answer)) {
+    let answer = match telling.told.take().and_then(|told| told.tell(node, &answer)) {
         Some(line) if answer.is_ok() => {
             let written = node.audit().written(line, deadline).await;
             written.map_err(CallError::from).map_err(Status::from).and(answer)
@@ -344,6 +345,22 @@ where
     let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
     node.meters().handled(method as usize, code, since.elapsed());
     answer
+}
+
+/// What is to be told of a call that is under way. Its caller may go away under it, and it may be
+/// done nevertheless.
+struct Telling<'a> {
+    node: &'a Node,
+    told: Option<Box<Told>>,
+}
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        if let Some(told) = self.told.take() {
+            let gone = Status::cancelled("the caller went away; it may have been done");
+            let _nobody_waits = told.tell::<()>(self.node, &Err(gone));
+        }
+    }
 }
 
 /// What the log says of a call is in this: which one it is, by the name that its caller gave it or
