@@ -11,6 +11,7 @@ mod guard;
 pub(crate) mod pages;
 pub(crate) mod peer;
 mod peer_door;
+mod peer_error;
 pub(crate) mod registry;
 pub(crate) mod renew;
 mod rights;

@@ -309,15 +309,15 @@ fn node_id(field: &str, id: u64) -> Result<NodeId, CallError> {
     NodeId::new(id).ok_or_else(|| Invalid::number(field, id, "must be at least 1").into())
 }
 
-pub(super) fn check_address(field: &str, address: &str) -> Result<(), CallError> {
+pub(super) fn check_address(field: &str, address: &str) -> Result<(), Invalid> {
     if address.len() > ADDRESS_MAX {
         let limit = format!("at most {ADDRESS_MAX} bytes");
-        return Err(Invalid::number(field, address.len(), limit).into());
+        return Err(Invalid::number(field, address.len(), limit));
     }
     let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
     if port.is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
         let must = "must be host:port, where the node listens";
-        return Err(Invalid::text(field, address, must).into());
+        return Err(Invalid::text(field, address, must));
     }
     Ok(())
 }

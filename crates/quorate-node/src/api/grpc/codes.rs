@@ -1,10 +1,13 @@
 //! The one table from errors to gRPC codes.
 
+use std::sync::Arc;
+
 use quorate_proto::trailers;
 use quorate_state::Rejection;
 use tonic::{Code, Status};
 
 use crate::access::Unidentified;
+use crate::api::grpc::peer_error::PeerError;
 use crate::error::{CallError, MembershipError, NodeError};
 
 /// A few batches of renewals, a few hundred writes: what waits has gone by then.
@@ -39,6 +42,24 @@ impl From<CallError> for Status {
         {
             status.metadata_mut().insert(trailers::RETRY_AFTER_MS, RETRY_AFTER_MS.into());
         }
+        status
+    }
+}
+
+impl From<PeerError> for Status {
+    fn from(error: PeerError) -> Self {
+        let code = match &error {
+            PeerError::Unreadable(_) | PeerError::Invalid(_) => Code::InvalidArgument,
+            PeerError::Stamp(_) => Code::FailedPrecondition,
+            PeerError::Snapshot(_) | PeerError::Registry(_) => Code::DataLoss,
+            PeerError::Log(_)
+            | PeerError::Receive(_)
+            | PeerError::Raft(_)
+            | PeerError::Stopped(_)
+            | PeerError::Panicked(_) => Code::Internal,
+        };
+        let mut status = Self::new(code, error.to_string());
+        status.set_source(Arc::new(error));
         status
     }
 }

@@ -11,8 +11,9 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::api::grpc::admin::check_address;
-use crate::api::grpc::peer::{Append, Ballot, PeerService, failed};
+use crate::api::grpc::peer::{Append, Ballot, PeerService};
 use crate::api::grpc::peer_door::sender;
+use crate::api::grpc::peer_error::PeerError;
 use crate::api::incarnations;
 use crate::node::Node;
 use crate::node::calls::LeaderCall;
@@ -38,7 +39,7 @@ impl PeerService {
         if sender > node.id() || node.peers().stood().is_none_or(|ago| ago > window) {
             return Ok(None);
         }
-        let last = committed::last_log_id(&self.log).await.map_err(failed)?;
+        let last = committed::last_log_id(&self.log).await.map_err(PeerError::from)?;
         Ok((ballot.last_log_id <= last).then_some(last))
     }
 
@@ -63,7 +64,7 @@ impl PeerService {
             return Ok(());
         }
         if self.node.has_membership() {
-            let last = committed::last_log_id(&self.log).await.map_err(failed)?;
+            let last = committed::last_log_id(&self.log).await.map_err(PeerError::from)?;
             if ballot.last_log_id > last {
                 return Ok(());
             }
@@ -92,7 +93,10 @@ impl PeerService {
         self.check_claim(sender, &append.vote)?;
         let applied = self.node.applied().lock().last_log_id;
         let known = self.node.leadership().committed();
-        match committed::other_entry(&self.log, append, applied, known).await.map_err(failed)? {
+        match committed::other_entry(&self.log, append, applied, known)
+            .await
+            .map_err(PeerError::from)?
+        {
             None => Ok(()),
             Some(at) => {
                 let why = format!("it has another entry at {at} than was committed there");
@@ -118,13 +122,13 @@ impl PeerService {
             return Err(refused(sender, "its snapshot is of no cluster"));
         }
         let applied = self.node.applied().lock().last_log_id;
-        let committed = committed::up_to(&self.log, applied).await.map_err(failed)?;
+        let committed = committed::up_to(&self.log, applied).await.map_err(PeerError::from)?;
         committed::check_covered(meta.last_log_id, vote, committed)
             .map_err(|why| refused(sender, why))?;
         let body = snapshot.body();
         let of = blocking(move || read_snapshot_cluster(&mut BufReader::new(body)));
-        let of = of.await.map_err(failed)?;
-        let of = of.map_err(|error| Status::data_loss(error.to_string()))?;
+        let of = of.await.map_err(PeerError::from)?;
+        let of = of.map_err(PeerError::from)?;
         let of = of.map(ClusterId::from);
         if of.is_none() || of != envelope.cluster_id {
             let [of, ours] = [of, envelope.cluster_id].map(ClusterId::number);
@@ -153,29 +157,25 @@ pub(super) fn check_same(sender: NodeId, told: u64) -> Result<(), Status> {
 
 /// What arrives from another node is checked as if it came from a client.
 pub(super) fn check_forwarded(sender: NodeId, call: &LeaderCall) -> Result<(), Status> {
-    let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
-    match call {
+    let checked = match call {
         LeaderCall::Propose(op, _) => {
-            let checked = op.check_forwarded().and_then(|()| incarnations::check_forwarded(op));
-            checked.map_err(|error| invalid(&error))
+            op.check_forwarded().and_then(|()| incarnations::check_forwarded(op))
         }
         LeaderCall::Renew(..) | LeaderCall::Lead(_) => Ok(()),
         LeaderCall::Membership(call) => match call {
-            MembershipCall::Add { peer_address, .. } => {
-                check_address("peer_address", peer_address).map_err(|error| invalid(&error))
-            }
-            MembershipCall::Replace { peer_address, .. } => {
-                check_address("peer_address", peer_address).map_err(|error| invalid(&error))
+            MembershipCall::Add { peer_address, .. }
+            | MembershipCall::Replace { peer_address, .. } => {
+                check_address("peer_address", peer_address)
             }
             MembershipCall::Announce { id, member } => {
                 check_same(sender, id.get())?;
                 check_address("peer_address", &member.peer_address)
                     .and_then(|()| check_address("client_address", &member.client_address))
-                    .map_err(|error| invalid(&error))
             }
             MembershipCall::Remove { .. } => Ok(()),
         },
-    }
+    };
+    Ok(checked.map_err(PeerError::from)?)
 }
 
 fn refused(sender: NodeId, why: &str) -> Status {

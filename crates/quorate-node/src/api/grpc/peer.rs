@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::api::grpc::door::deadline_in;
 use crate::api::grpc::guard::{check_forwarded, check_same, check_still_member};
 use crate::api::grpc::peer_door::{PeerCall, PeerMethod, name, sender};
+use crate::api::grpc::peer_error::PeerError;
 use crate::api::grpc::until_stopped;
 use crate::node::Node;
 use crate::node::calls::LeaderCall;
@@ -60,7 +61,7 @@ impl Peer for PeerService {
             let out = id.is_none_or(|id| state.membership.get_node(&id).is_none());
             state.membership.log_id().filter(|_| out).map_or(0, |log_id| log_id.index())
         };
-        let recalled = node.recall().recalled(&self.log, id).await.map_err(failed)?;
+        let recalled = node.recall().recalled(&self.log, id).await.map_err(PeerError::from)?;
         Ok(Response::new(IdentifyResponse {
             founded: node.is_founded() && node.member(node.id()).is_some(),
             counts_caller: caller.is_some(),
@@ -84,7 +85,7 @@ impl Peer for PeerService {
         let append: Append = read(&call.message)?;
         self.check_append(sender, &append).await?;
         self.admit(sender, &append).await?;
-        let answer = self.node.raft().append_entries(append).await.map_err(failed)?;
+        let answer = self.node.raft().append_entries(append).await.map_err(PeerError::from)?;
         Ok(payload(&answer))
     }
 
@@ -106,7 +107,7 @@ impl Peer for PeerService {
         let answers = self.node.raft().stream_append(appends);
         let answers = answers.map(|answer| match answer {
             Ok(answer) => Ok(Payload { data: encode(&answer) }),
-            Err(fatal) => Err(failed(fatal)),
+            Err(fatal) => Err(PeerError::from(fatal).into()),
         });
         Ok(Response::new(until_stopped(answers, &self.node).boxed()))
     }
@@ -118,7 +119,7 @@ impl Peer for PeerService {
         self.node.recall().check_candidate(term, vote.last_log_id).await?;
         // It has given its own vote.
         self.node.recall().note(sender, term, None);
-        Ok(payload(&self.node.raft().vote(vote).await.map_err(failed)?))
+        Ok(payload(&self.node.raft().vote(vote).await.map_err(PeerError::from)?))
     }
 
     async fn pre_vote(&self, request: Request<Payload>) -> Answer<Payload> {
@@ -133,7 +134,7 @@ impl Peer for PeerService {
         if let Some(last) = self.goes_before(sender, &vote).await? {
             return Ok(payload(&VoteResponse::<TypeConfig>::new(followed, last, false)));
         }
-        Ok(payload(&self.node.raft().pre_vote(vote).await.map_err(failed)?))
+        Ok(payload(&self.node.raft().pre_vote(vote).await.map_err(PeerError::from)?))
     }
 
     async fn transfer_leader(&self, request: Request<Payload>) -> Answer<Payload> {
@@ -142,7 +143,8 @@ impl Peer for PeerService {
         let transfer: TransferLeaderRequest<TypeConfig> = read(&call.message)?;
         self.check_claim(sender, transfer.from_leader())?;
         self.node.recall().check_leader(transfer.from_leader().leader_id().term()).await?;
-        let answer = self.node.raft().handle_transfer_leader(transfer).await.map_err(failed)?;
+        let answer =
+            self.node.raft().handle_transfer_leader(transfer).await.map_err(PeerError::from)?;
         Ok(payload(&answer))
     }
 
@@ -153,7 +155,7 @@ impl Peer for PeerService {
         let call = self.enter(PeerMethod::InstallSnapshot, request).await?;
         let (envelope, mut chunks) = (call.envelope, call.message);
         let first = chunks.message().await?.unwrap_or_default();
-        let (vote, meta): (Vote, SnapshotMeta) = decode(&first.header).map_err(damaged)?;
+        let (vote, meta): (Vote, SnapshotMeta) = decode(&first.header).map_err(PeerError::from)?;
         self.check_claim(sender(&envelope)?, &vote)?;
         self.node.recall().check_leader(vote.leader_id().term()).await?;
         let snapshot = self.receive(chunks).await?;
@@ -167,7 +169,7 @@ impl Peer for PeerService {
         let installed = self.node.raft().install_full_snapshot(vote, snapshot).await;
         // Installing renames it; one that was not wanted any more would stay.
         let _ = blocking(move || std::fs::remove_file(received)).await;
-        Ok(payload(&installed.map_err(failed)?))
+        Ok(payload(&installed.map_err(PeerError::from)?))
     }
 
     async fn forward(&self, request: Request<Streaming<Forwarded>>) -> Answer<Self::ForwardStream> {
@@ -189,7 +191,7 @@ impl Peer for PeerService {
             let node = node.clone();
             async move {
                 check_still_member(&node, sender)?;
-                let vote = decode(&question.vote).map_err(damaged)?;
+                let vote = decode(&question.vote).map_err(PeerError::from)?;
                 let index = node.read_index_for_peer(sender, vote).await?;
                 Ok(ReadIndexResponse { index })
             }
@@ -206,7 +208,9 @@ impl Peer for PeerService {
 
     async fn recall(&self, request: Request<RecallRequest>) -> Answer<Payload> {
         let sender = self.enter(PeerMethod::Recall, request).await?.sender()?;
-        Ok(payload(&self.node.recall().recalled(&self.log, Some(sender)).await.map_err(failed)?))
+        Ok(payload(
+            &self.node.recall().recalled(&self.log, Some(sender)).await.map_err(PeerError::from)?,
+        ))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<Payload> {
@@ -273,7 +277,7 @@ impl PeerService {
         }
         let identity = Identity { cluster_id, founders, ..known };
         let stamped = self.log.stamp(identity).await;
-        stamped.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        stamped.map_err(PeerError::from)?;
         self.node.peers().set_identity(identity);
         let cluster_id = format!("{:016x}", ClusterId::number(cluster_id));
         tracing::info!(cluster_id, "this node now belongs to");
@@ -354,19 +358,16 @@ impl PeerService {
         &self,
         mut chunks: Streaming<SnapshotChunk>,
     ) -> Result<SnapshotFile<TypeConfig>, Status> {
-        let io = |error: quorate_log::SnapshotError| Status::internal(error.to_string());
-        let mut receiver = self.snapshots.receive().map_err(io)?;
+        let mut receiver = self.snapshots.receive().map_err(PeerError::Receive)?;
         while let Some(chunk) = chunks.message().await? {
             self.node.disk().check()?;
             receiver = blocking(move || receiver.write_chunk(&chunk.data).map(|()| receiver))
                 .await
-                .map_err(|error| Status::internal(error.to_string()))?
-                .map_err(io)?;
+                .map_err(PeerError::from)?
+                .map_err(PeerError::Receive)?;
         }
-        blocking(move || receiver.finish())
-            .await
-            .map_err(|error| Status::internal(error.to_string()))?
-            .map_err(|error| Status::data_loss(error.to_string()))
+        let received = blocking(move || receiver.finish()).await.map_err(PeerError::from)?;
+        Ok(received.map_err(PeerError::Snapshot)?)
     }
 }
 
@@ -387,17 +388,9 @@ async fn execute_all(node: &Node, sender: NodeId, message: Forwarded) -> Result<
 }
 
 fn read<T: DeserializeOwned>(payload: &Payload) -> Result<T, Status> {
-    decode(&payload.data).map_err(damaged)
+    Ok(decode(&payload.data).map_err(PeerError::from)?)
 }
 
 fn payload<T: Serialize>(message: &T) -> Response<Payload> {
     Response::new(Payload { data: encode(message) })
-}
-
-fn damaged(error: impl std::error::Error) -> Status {
-    Status::invalid_argument(error.to_string())
-}
-
-pub(super) fn failed(error: impl std::error::Error) -> Status {
-    Status::internal(error.to_string())
 }
