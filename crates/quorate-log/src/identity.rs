@@ -50,7 +50,7 @@ impl fmt::Display for ClusterId {
 }
 
 /// Which node: its Raft id, at least 1, never reused for another disk. Shown in decimal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct NodeId(NonZeroU64);
 
@@ -66,6 +66,13 @@ impl NodeId {
     /// As formats and messages write it.
     pub const fn get(self) -> u64 {
         self.0.get()
+    }
+}
+
+/// It stands in errors of libraries that show them so.
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::grpc::door::Method;
+use crate::api::grpc::measured;
 use crate::api::grpc::peer::PeerService;
 use crate::api::http::Observed;
 use crate::applied::Applied;
@@ -115,7 +115,7 @@ impl Server {
             client_address: advertised(config.advertise, &listeners.clients),
             peer_address: advertised(config.peer_advertise, &listeners.peers),
         };
-        let meters = Arc::new(Meters::new(Method::ALL.iter().map(|method| method.measured())));
+        let meters = Arc::new(Meters::new(measured()));
         let applied = Arc::new(applied(&tunables, &meters));
         let connections = Arc::new(Peers::new(identity, net, tls.clone()));
         let disk = Arc::new(Disk::new(id, config.data_dir, tunables.disk_reserve_bytes));

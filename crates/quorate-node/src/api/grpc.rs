@@ -1,24 +1,25 @@
 //! The gRPC services: thin handlers that convert, call the node, and convert back.
 
+mod arrived;
 mod codes;
 mod convert;
 
 pub(crate) mod admin;
 mod backup;
 pub(crate) mod door;
-pub(crate) mod fetch;
+mod fetch;
 mod guard;
-pub(crate) mod pages;
+mod pages;
 pub(crate) mod peer;
 mod peer_door;
 mod peer_error;
 pub(crate) mod registry;
-pub(crate) mod renew;
+mod renew;
 mod rights;
 pub(crate) mod routes;
 mod told;
 mod touched;
-pub(crate) mod watch;
+mod watch;
 
 use futures_util::{Stream, StreamExt, stream};
 use quorate_log::{ClusterId, NodeId};
@@ -29,6 +30,12 @@ use tonic::Status;
 use crate::error::NodeError;
 use crate::node::status::Lead;
 use crate::node::{Consistency, Node};
+
+/// The calls of clients as they are counted: path, and whether the caller and the node send
+/// streams.
+pub(crate) fn measured() -> impl Iterator<Item = (&'static str, (bool, bool))> {
+    door::Method::ALL.iter().map(|method| method.measured())
+}
 
 /// A stream of answers that ends with a status when the node begins to stop.
 fn until_stopped<T, S>(
@@ -55,7 +62,7 @@ where
 }
 
 /// The header of an answer that stands at this revision.
-pub(crate) fn header(node: &Node, revision: u64, age_ms: u64) -> Option<ResponseHeader> {
+fn header(node: &Node, revision: u64, age_ms: u64) -> Option<ResponseHeader> {
     let Lead { term, leader, address } = node.lead();
     Some(ResponseHeader {
         cluster_id: ClusterId::number(node.peers().cluster_id()),

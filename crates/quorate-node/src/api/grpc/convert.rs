@@ -19,16 +19,16 @@ use crate::applied::shared_event::View;
 use crate::applied::subscription::Part;
 use crate::node::{Consistency, MemberInfo};
 
-pub(crate) fn namespace(name: &str) -> Result<Namespace, Invalid> {
+pub(super) fn namespace(name: &str) -> Result<Namespace, Invalid> {
     if name.is_empty() { Ok(Namespace::default()) } else { Namespace::new("namespace", name) }
 }
 
-pub(crate) fn service_key(namespace: &Namespace, name: &str) -> Result<ServiceKey, Invalid> {
+pub(super) fn service_key(namespace: &Namespace, name: &str) -> Result<ServiceKey, Invalid> {
     let name = ServiceName::new("service", name)?;
     Ok(ServiceKey { namespace: namespace.clone(), name })
 }
 
-pub(crate) fn instance_key(
+pub(super) fn instance_key(
     field: impl Display + Copy,
     namespace: &Namespace,
     service: &str,
@@ -39,7 +39,7 @@ pub(crate) fn instance_key(
     Ok(InstanceKey { service, id: InstanceId::new(format_args!("{field}id"), id)? })
 }
 
-pub(crate) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
+pub(super) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
     let namespace = namespace(&request.namespace)?;
     count("instances", request.instances.len(), 1, limits::INSTANCES_PER_CALL)?;
     let ttl = match request.ttl_ms {
@@ -85,12 +85,12 @@ fn instance_spec(
     InstanceSpec::new(field, parts)
 }
 
-pub(crate) fn renewals(request: &wire::RenewRequest) -> Result<Vec<LeaseId>, Invalid> {
+pub(super) fn renewals(request: &wire::RenewRequest) -> Result<Vec<LeaseId>, Invalid> {
     count("renewals", request.renewals.len(), 1, limits::LEASES_PER_CALL)?;
     Ok(request.renewals.iter().map(|renewal| LeaseId(renewal.lease_id)).collect())
 }
 
-pub(crate) fn deregister(request: wire::DeregisterRequest) -> Result<Op, Invalid> {
+pub(super) fn deregister(request: wire::DeregisterRequest) -> Result<Op, Invalid> {
     let namespace = namespace(&request.namespace)?;
     if (request.lease_id == 0) == request.instances.is_empty() {
         let given = format!("{} and {} instances", request.lease_id, request.instances.len());
@@ -118,7 +118,7 @@ fn instance_ref(
     Ok(InstanceRef { key, incarnation })
 }
 
-pub(crate) fn update(request: wire::UpdateRequest) -> Result<Op, Invalid> {
+pub(super) fn update(request: wire::UpdateRequest) -> Result<Op, Invalid> {
     let namespace = namespace(&request.namespace)?;
     let instance = request.instance.unwrap_or_default();
     let update = Update {
@@ -131,7 +131,7 @@ pub(crate) fn update(request: wire::UpdateRequest) -> Result<Op, Invalid> {
     Ok(Op::Update(update.check()?))
 }
 
-pub(crate) fn set_override(request: wire::SetOverrideRequest) -> Result<Op, Invalid> {
+pub(super) fn set_override(request: wire::SetOverrideRequest) -> Result<Op, Invalid> {
     let namespace = namespace(&request.namespace)?;
     let key = instance_key("", &namespace, &request.service, &request.id)?;
     let value = match request.r#override {
@@ -144,13 +144,13 @@ pub(crate) fn set_override(request: wire::SetOverrideRequest) -> Result<Op, Inva
     Ok(Op::Override { key, value })
 }
 
-pub(crate) fn fetch_filter(request: &wire::FetchRequest) -> Result<Filter, Invalid> {
+pub(super) fn fetch_filter(request: &wire::FetchRequest) -> Result<Filter, Invalid> {
     let wire::FetchRequest { namespace, services, prefix, statuses, tags, .. } = request;
     let (statuses, tags) = (statuses_from_wire(statuses)?, tags_from_wire(tags)?);
     Ok(Filter { statuses, tags, ..services_filter(namespace, services, prefix)? })
 }
 
-pub(crate) fn watch_filter(request: &wire::WatchSubscribe) -> Result<Filter, Invalid> {
+pub(super) fn watch_filter(request: &wire::WatchSubscribe) -> Result<Filter, Invalid> {
     let wire::WatchSubscribe { namespace, services, prefix, statuses, tags, .. } = request;
     let (statuses, tags) = (statuses_from_wire(statuses)?, tags_from_wire(tags)?);
     Ok(Filter { statuses, tags, ..services_filter(namespace, services, prefix)? })
@@ -183,7 +183,7 @@ fn services_filter(
     Ok(Filter::all_of(namespace, selection))
 }
 
-pub(crate) fn checked_prefix(prefix: &str) -> Result<String, Invalid> {
+pub(super) fn checked_prefix(prefix: &str) -> Result<String, Invalid> {
     if prefix.len() > limits::NAME_BYTES {
         let limit = format!("is {} bytes long, at most {}", prefix.len(), limits::NAME_BYTES);
         return Err(Invalid::text("prefix", prefix, limit));
@@ -196,7 +196,7 @@ pub(crate) fn checked_prefix(prefix: &str) -> Result<String, Invalid> {
     Ok(prefix.to_owned())
 }
 
-pub(crate) fn consistency(value: i32) -> Result<Consistency, Invalid> {
+pub(super) fn consistency(value: i32) -> Result<Consistency, Invalid> {
     match wire::Consistency::try_from(value) {
         Ok(wire::Consistency::Unspecified | wire::Consistency::Linearizable) => {
             Ok(Consistency::Linearizable)
@@ -240,7 +240,7 @@ fn count(
     Err(Invalid::number(field, found, format!("must be {least} to {most} in one call")))
 }
 
-pub(crate) fn instance_to_wire(instance: &Instance) -> wire::Instance {
+pub(super) fn instance_to_wire(instance: &Instance) -> wire::Instance {
     let Instance { key, spec, .. } = instance;
     wire::Instance {
         namespace: key.service.namespace.to_string(),
@@ -266,7 +266,7 @@ pub(crate) fn instance_to_wire(instance: &Instance) -> wire::Instance {
     }
 }
 
-pub(crate) fn override_to_wire(value: &Override) -> wire::InstanceOverride {
+pub(super) fn override_to_wire(value: &Override) -> wire::InstanceOverride {
     wire::InstanceOverride {
         status: value.status.map_or(0, status_to_wire),
         weight: value.weight,
@@ -274,7 +274,7 @@ pub(crate) fn override_to_wire(value: &Override) -> wire::InstanceOverride {
     }
 }
 
-pub(crate) fn service_to_wire(part: &Part) -> wire::Service {
+pub(super) fn service_to_wire(part: &Part) -> wire::Service {
     wire::Service {
         namespace: part.key.namespace.to_string(),
         name: part.key.name.to_string(),
@@ -285,7 +285,7 @@ pub(crate) fn service_to_wire(part: &Part) -> wire::Service {
 }
 
 /// The change in this view.
-pub(crate) fn change_to_wire(event: &Event, view: View) -> wire::Change {
+pub(super) fn change_to_wire(event: &Event, view: View) -> wire::Change {
     let kind = match view {
         View::Added => wire::ChangeKind::Added,
         View::Modified => wire::ChangeKind::Modified,
@@ -308,7 +308,7 @@ pub(crate) fn change_to_wire(event: &Event, view: View) -> wire::Change {
     }
 }
 
-pub(crate) fn member_to_wire(info: &MemberInfo) -> wire::Member {
+pub(super) fn member_to_wire(info: &MemberInfo) -> wire::Member {
     let role = if info.voter { wire::MemberRole::Voter } else { wire::MemberRole::Learner };
     wire::Member {
         id: info.id.get(),

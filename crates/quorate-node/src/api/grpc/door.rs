@@ -9,18 +9,16 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use prost::Message;
-use quorate_proto::v1::RequestId;
 use quorate_proto::{limits, trailers};
-use quorate_state::Op;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status};
 use tracing::{Instrument, Span};
 
 use crate::access::{self, Principal, Role};
+use crate::api::grpc::arrived::Arrived;
 use crate::api::grpc::rights;
 use crate::api::grpc::told::Told;
-use crate::api::grpc::touched::{Touched, Touches};
 use crate::audit::Subject;
 use crate::config::Tunables;
 use crate::error::CallError;
@@ -58,19 +56,19 @@ macro_rules! methods {
         /// Each call that the listener for clients takes, but health and reflection: those are open
         /// to all, as probes have no credentials and the contract is no secret.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(crate) enum Method { $($($method,)*)* }
+        pub(super) enum Method { $($($method,)*)* }
 
         impl Method {
-            pub(crate) const ALL: &[Self] = &[$($(Self::$method,)*)*];
+            pub(super) const ALL: &[Self] = &[$($(Self::$method,)*)*];
 
             /// As it stands in the contract: service and method.
-            pub(crate) fn path(self) -> &'static str {
+            pub(super) fn path(self) -> &'static str {
                 match self { $($(Self::$method => concat!("quorate.v1.", $service, "/", $name),)*)* }
             }
 
             /// By which its calls are counted: its path, and whether the caller and the node
             /// send streams.
-            pub(crate) fn measured(self) -> (&'static str, (bool, bool)) {
+            pub(super) fn measured(self) -> (&'static str, (bool, bool)) {
                 let streams = (self == Self::RenewStream, matches!(self, Self::RenewStream | Self::Watch | Self::Backup));
                 (self.path(), streams)
             }
@@ -139,7 +137,7 @@ impl Method {
 
 /// Who calls.
 #[derive(Debug, Clone)]
-pub(crate) struct Caller {
+pub(super) struct Caller {
     /// The connection that the call came on.
     pub(super) line: Arc<Line>,
     authorization: Option<HeaderValue>,
@@ -210,49 +208,6 @@ pub(super) struct Call<T> {
     /// When it has to be answered.
     pub(super) deadline: Instant,
     pub(super) caller: Caller,
-}
-
-/// What a call comes with: a message, or a stream of them.
-pub(super) trait Arrived {
-    /// # Errors
-    /// It is too large.
-    fn check_size(&self) -> Result<(), CallError>;
-
-    /// What it is about.
-    fn touched(&self) -> Touched<'_>;
-
-    /// The write that it asks for under a lease, and the caller's name for it, if it has both.
-    fn named_write(&self) -> Option<(Op, RequestId)>;
-}
-
-impl<T: Message + Touches> Arrived for T {
-    fn check_size(&self) -> Result<(), CallError> {
-        check_size(self)
-    }
-
-    fn touched(&self) -> Touched<'_> {
-        self.touches()
-    }
-
-    fn named_write(&self) -> Option<(Op, RequestId)> {
-        self.write()
-    }
-}
-
-/// The handler checks each message of a stream: its [size](check_size), and what the caller
-/// [may](rights).
-impl<T> Arrived for Streaming<T> {
-    fn check_size(&self) -> Result<(), CallError> {
-        Ok(())
-    }
-
-    fn touched(&self) -> Touched<'_> {
-        Touched::nothing()
-    }
-
-    fn named_write(&self) -> Option<(Op, RequestId)> {
-        None
-    }
 }
 
 /// Refuses a call of nobody who is known, by its headers alone. Those of health and reflection are
@@ -419,17 +374,6 @@ fn log(method: Method, refused: Option<&Status>) {
             }
         }
     }
-}
-
-/// # Errors
-/// The message is too large.
-pub(super) fn check_size(message: &impl Message) -> Result<(), CallError> {
-    let bytes = message.encoded_len();
-    if bytes <= limits::REQUEST_BYTES {
-        return Ok(());
-    }
-    let instead = "send it in several calls";
-    Err(CallError::TooLarge { what: "the request", bytes, limit: limits::REQUEST_BYTES, instead })
 }
 
 /// When a call has to be answered: a little before the caller gives up, so that it learns why.

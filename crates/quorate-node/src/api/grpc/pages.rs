@@ -18,21 +18,21 @@ const PAGE_BYTES: usize = 3 * 1024 * 1024;
 
 /// What a page goes on after: an instance, or a service that had none (no id).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct After {
+pub(super) struct After {
     service: ServiceName,
     id: Option<InstanceId>,
 }
 
 /// One page.
 #[derive(Debug)]
-pub(crate) struct Page {
-    pub(crate) services: Vec<Part>,
+pub(super) struct Page {
+    pub(super) services: Vec<Part>,
     /// Empty: it is the last one.
-    pub(crate) next: String,
+    pub(super) next: String,
 }
 
 /// Reads the `after` of a request; `None`: from the beginning.
-pub(crate) fn after(text: &str) -> Result<Option<After>, Invalid> {
+pub(super) fn after(text: &str) -> Result<Option<After>, Invalid> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -44,7 +44,7 @@ pub(crate) fn after(text: &str) -> Result<Option<After>, Invalid> {
 }
 
 /// The page of this many instances at most (0: as many as there may be) that follows `after`.
-pub(crate) fn page(
+pub(super) fn page(
     registry: &Registry,
     filter: &Filter,
     limit: u32,

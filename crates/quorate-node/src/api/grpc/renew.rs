@@ -11,8 +11,9 @@ use quorate_state::{LeaseId, limits};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
+use crate::api::grpc::arrived::check_size;
 use crate::api::grpc::convert;
-use crate::api::grpc::door::{Caller, Method, check_size};
+use crate::api::grpc::door::{Caller, Method};
 use crate::api::grpc::{header, is_foreign, rights};
 use crate::audit::Subject;
 use crate::error::{CallError, NodeError};
@@ -27,7 +28,7 @@ const LOTS_MAX: usize = 4;
 type Answer = Result<RenewResponse, Status>;
 
 /// The answers to a stream of renewals, in the order asked; the first error is the last answer.
-pub(crate) fn answers(
+pub(super) fn answers(
     node: Arc<Node>,
     caller: Caller,
     requests: Streaming<RenewRequest>,
@@ -58,7 +59,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("invariant: nothing panics while it holds this lock")
 }
 
-pub(crate) fn answer(node: &Node, unknown: Vec<LeaseId>, revision: u64) -> RenewResponse {
+pub(super) fn answer(node: &Node, unknown: Vec<LeaseId>, revision: u64) -> RenewResponse {
     let unknown_lease_ids = unknown.into_iter().map(|id| id.0).collect();
     RenewResponse { header: header(node, revision, 0), unknown_lease_ids }
 }

@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
 use crate::access::{Principal, Reach, Role, time};
-use crate::api::grpc::door::{Arrived, Call, Caller, Method};
+use crate::api::grpc::arrived::Arrived;
+use crate::api::grpc::door::{Call, Caller, Method};
 use crate::api::grpc::told;
 use crate::api::grpc::touched::{Touched, What};
 use crate::audit::Subject;

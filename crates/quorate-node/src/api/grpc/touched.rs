@@ -15,18 +15,18 @@ use crate::api::grpc::convert;
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(crate) struct Touched<'a> {
+pub(super) struct Touched<'a> {
     /// As the request has it; empty where it has none.
     namespace: &'a str,
-    pub(crate) what: What<'a>,
+    pub(super) what: What<'a>,
     /// A lease that it names; 0: none.
-    pub(crate) lease: u64,
+    pub(super) lease: u64,
     /// The run that it registers; 0: it names none.
-    pub(crate) incarnation: u64,
+    pub(super) incarnation: u64,
 }
 
 #[derive(Debug)]
-pub(crate) enum What<'a> {
+pub(super) enum What<'a> {
     /// Nothing that has a name, or only leases.
     Nothing,
     /// The cluster itself, with all that it holds.
@@ -41,7 +41,7 @@ pub(crate) enum What<'a> {
 }
 
 /// See the head of this file.
-pub(crate) trait Touches {
+pub(super) trait Touches {
     fn touches(&self) -> Touched<'_>;
 
     /// The write that it asks for under a lease, and the caller's name for it, if it has both.
@@ -56,12 +56,12 @@ impl<'a> Touched<'a> {
     }
 
     /// As long as a stream has not said more.
-    pub(crate) fn nothing() -> Self {
+    pub(super) fn nothing() -> Self {
         Self::of("", What::Nothing)
     }
 
     /// What an audit line says of it.
-    pub(crate) fn subject(&self) -> Subject {
+    pub(super) fn subject(&self) -> Subject {
         let cut = |name: String| name.chars().take(NAME_MAX).collect::<String>();
         let (names, count): (Vec<String>, _) = match &self.what {
             What::Instances(names) => {
@@ -87,7 +87,7 @@ impl<'a> Touched<'a> {
     }
 
     /// Empty means "default", as everywhere.
-    pub(crate) fn namespace(&self) -> &'a str {
+    pub(super) fn namespace(&self) -> &'a str {
         if self.namespace.is_empty() { "default" } else { self.namespace }
     }
 }
