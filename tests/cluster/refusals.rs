@@ -9,9 +9,9 @@ use quorate_proto::v1::{
 use tonic::Code;
 
 use super::calls::{
-    assert_refused, fetch_all, fetch_of, local, register, registration, spec, with_timeout,
+    assert_refused, fetch_all, fetch_of, local, register, registration, renewal, spec, with_timeout,
 };
-use super::harness::{Cluster, eventually};
+use super::harness::{Cluster, SOON, eventually};
 use super::stream::{Stream, subscribe_to_prefix};
 
 fn add(id: u64, peer_address: &str) -> AddNodeRequest {
@@ -35,6 +35,30 @@ async fn calls_that_there_are_not_are_refused_as_such() {
         let refused = caller.unary(request, path.parse().unwrap(), codec).await;
         assert_refused(refused, Code::Unimplemented, &[]);
     }
+}
+
+/// It may wait for days; a client that has its address is to go on with the next one at once, and
+/// not when its deadline is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_waits_to_be_taken_in_sends_callers_elsewhere() {
+    let mut cluster = Cluster::start(1).await;
+    let lease = register(&mut cluster.registry(1), "web", "a").await.lease_id;
+    cluster.add_waiting(2).await;
+    fn in_time<T>(message: T) -> tonic::Request<T> {
+        with_timeout(message, SOON)
+    }
+    let (mut waiting, mut admin) = (cluster.registry(2), cluster.admin(2));
+    let words = ["node 2 is not a member of the cluster", "ask another node"];
+    let written = waiting.register(in_time(registration(vec![spec("web", "b")]))).await;
+    assert_refused(written, Code::Unavailable, &words);
+    assert_refused(waiting.renew(in_time(renewal([lease]))).await, Code::Unavailable, &words);
+    let read = waiting.fetch(in_time(fetch_of(&["web"]))).await;
+    assert_refused(read, Code::Unavailable, &words);
+    let peer_address = cluster.peer_address(2).to_owned();
+    let add = add(2, &peer_address);
+    assert_refused(admin.add_node(in_time(add.clone())).await, Code::Unavailable, &words);
+    cluster.admin(1).add_node(in_time(add)).await.expect("it is taken in");
+    register(&mut waiting, "web", "b").await;
 }
 
 /// Field 1 is a number here, and a text or a message in what the methods take.

@@ -299,6 +299,19 @@ impl Node {
         cluster_id.is_some() && self.applied.position().cluster_id == cluster_id
     }
 
+    /// A node that is in no cluster and founds none may wait for days to be taken in; another node
+    /// can do now what it is asked for.
+    ///
+    /// # Errors
+    /// [`NodeError::NotMember`].
+    pub(crate) fn check_inside(&self) -> Result<(), NodeError> {
+        let waits = self.founders.is_empty() && self.peers.cluster_id().is_none();
+        match waits && self.current_leader().is_none() {
+            true => Err(NodeError::NotMember { node: self.id }),
+            false => Ok(()),
+        }
+    }
+
     /// Whether this node believes that it leads.
     pub(crate) fn leads(&self) -> bool {
         let view = self.view.borrow_watched();

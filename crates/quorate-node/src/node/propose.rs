@@ -74,6 +74,9 @@ impl Node {
                 return Err(NodeError::NotMember { node: self.id });
             }
             let leader = self.current_leader();
+            if for_client {
+                self.check_inside()?;
+            }
             *attempts += u32::from(leader.is_some());
             let attempt = async {
                 match (leader, &call) {

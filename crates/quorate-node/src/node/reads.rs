@@ -105,6 +105,7 @@ impl Node {
         deadline: Instant,
     ) -> Result<(Registry, Option<Instant>), NodeError> {
         if consistency == Consistency::Linearizable {
+            self.check_inside()?;
             let index = self.read_index(deadline).await?;
             self.await_applied(deadline, |position| position.index >= index).await?;
             if !self.is_founded() {
