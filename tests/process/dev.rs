@@ -14,6 +14,7 @@ use crate::wait::eventually;
 /// For what is not measured.
 const PATIENCE: Duration = Duration::from_secs(20);
 const PEER_PORT_OFFSET: u16 = 100;
+const HTTP_PORT_OFFSET: u16 = 200;
 
 /// `quorate dev` of three nodes, at ports of its own; and its nodes for clients.
 pub(crate) struct Dev {
@@ -61,19 +62,20 @@ impl Dev {
     }
 }
 
-/// The first of three free ports; the peer ports are free, too. Below the ports of other tests:
+/// The first of three free ports; those for peers and for HTTP are free, too. Below the ports of other tests:
 /// these could be given one that is not listened on yet.
 fn free_ports() -> u16 {
     static HANDED_OUT: AtomicU32 = AtomicU32::new(0);
     let next = || std::process::id().wrapping_add(HANDED_OUT.fetch_add(1, Ordering::Relaxed)) % 120;
-    let first = |at: u32| u16::try_from(9_000 + at / 12 * 200 + at % 12 * 8).expect("a port");
+    let first = |at: u32| u16::try_from(9_000 + at / 12 * 300 + at % 12 * 8).expect("a port");
     let mut all = std::iter::repeat_with(next).take(120).map(first);
-    all.find(|first| are_free(*first)).expect("six free ports")
+    all.find(|first| are_free(*first)).expect("nine free ports")
 }
 
 fn are_free(first: u16) -> bool {
     let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-    (first..first + 3).all(|port| is_free(port) && is_free(port + PEER_PORT_OFFSET))
+    let of_node = |port: u16| [port, port + PEER_PORT_OFFSET, port + HTTP_PORT_OFFSET];
+    (first..first + 3).flat_map(of_node).all(is_free)
 }
 
 /// The number after "pid " in each line that begins so.
