@@ -62,8 +62,8 @@ impl Dev {
     }
 }
 
-/// The first of three free ports; those for peers and for HTTP are free, too. Below the ports of other tests:
-/// these could be given one that is not listened on yet.
+/// The first of three free ports; those for peers and for HTTP are free, too. Below the ports of
+/// other tests: these could be given one that is not listened on yet.
 fn free_ports() -> u16 {
     static HANDED_OUT: AtomicU32 = AtomicU32::new(0);
     let next = || std::process::id().wrapping_add(HANDED_OUT.fetch_add(1, Ordering::Relaxed)) % 120;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 const LOWEST: u32 = 9_000;
 const BLOCKS: u32 = 10;
-/// From one block to the next; the texts use the first ports of 7000, of 7100 and, `dev` for HTTP, of
-/// 7200.
+/// From one block to the next; the texts use the first ports of 7000, of 7100 and (`dev`, for HTTP)
+/// of 7200.
 const BLOCK: u32 = 300;
 /// This many ports after 70_00_, 71_00_ and 72_00_ are used.
 const USED: u16 = 9;
