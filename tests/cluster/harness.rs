@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use quorate_client::{Client, ClientBuilder};
-use quorate_node::{Bound, Config, HealthChecks, RunError, Server, Start, Tunables};
+use quorate_node::{Bound, Config, Environment, HealthChecks, RunError, Server, Start, Tunables};
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{
@@ -69,7 +69,9 @@ struct Node {
     /// Where peers reach it.
     peer: String,
     link: Option<Link>,
-    thread: Option<OwnThread>,
+    /// For its calls and for Raft, as `quorate serve` has them: else calls that wait by thousands
+    /// starve heartbeats and elections.
+    threads: Option<[OwnThread; 2]>,
     running: Option<Running>,
 }
 
@@ -193,7 +195,8 @@ impl Cluster {
             Kind::Cuttable => Some(Link::open(peer_listen).await),
             Kind::Plain | Kind::Freezable => None,
         };
-        let thread = (self.kind == Kind::Freezable).then(OwnThread::start);
+        let threads = || [OwnThread::start(), OwnThread::start()];
+        let threads = (self.kind == Kind::Freezable).then(threads);
         let peer = link.as_ref().map_or(peer_listen, Link::address).to_string();
         let config = Config {
             peer_advertise: Some(peer.clone()),
@@ -206,15 +209,20 @@ impl Cluster {
             tunables: self.tunables.clone(),
             ..Config::new(id, self.dir.path().join(id.to_string()), listen, peer_listen)
         };
-        let node = Node { config, client: listen.to_string(), peer, link, thread, running: None };
+        let node = Node { config, client: listen.to_string(), peer, link, threads, running: None };
         assert!(self.nodes.insert(id, node).is_none(), "node {id} is there already");
     }
 
     async fn run(&mut self, id: u64) {
         let node = self.node_mut(id);
         assert!(node.running.is_none(), "node {id} runs already");
-        let on = node.thread.as_ref().map_or_else(Handle::current, OwnThread::handle);
-        let bound = on.spawn(Server::bind(node.config.clone())).await.expect("no panic");
+        let (on, raft_on) = match &node.threads {
+            Some([calls, raft]) => (calls.handle(), Some(raft.handle())),
+            None => (Handle::current(), None),
+        };
+        let environment = Environment { raft_on, ..Environment::default() };
+        let bound = on.spawn(Server::bind_in(node.config.clone(), environment));
+        let bound = bound.await.expect("no panic");
         let bound: Bound =
             bound.unwrap_or_else(|error| panic!("node {id} does not start: {error:?}"));
         assert_eq!(bound.client_addr(), node.config.listen);
@@ -316,11 +324,15 @@ impl Cluster {
 
     /// This node stands still until it is thawed: its sockets take what fits and answer nothing.
     pub(crate) fn freeze(&mut self, id: u64) {
-        self.node_mut(id).thread.as_mut().expect("a freezable cluster").freeze();
+        self.threads(id).iter_mut().for_each(OwnThread::freeze);
     }
 
     pub(crate) fn thaw(&mut self, id: u64) {
-        self.node_mut(id).thread.as_mut().expect("a freezable cluster").thaw();
+        self.threads(id).iter_mut().for_each(OwnThread::thaw);
+    }
+
+    fn threads(&mut self, id: u64) -> &mut [OwnThread; 2] {
+        self.node_mut(id).threads.as_mut().expect("a freezable cluster")
     }
 
     fn node(&self, id: u64) -> &Node {

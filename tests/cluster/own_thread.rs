@@ -1,4 +1,4 @@
-//! A thread for the tasks of one node, which can be made to stand still. Knows nothing of what runs
+//! A thread for tasks of one node, which can be made to stand still. Knows nothing of what runs
 //! there.
 
 use std::sync::mpsc;
