@@ -70,6 +70,7 @@ struct World<'a> {
 pub(crate) fn run(plan: &Arc<Plan>) -> Notes {
     let root = temp_dir();
     quorate_node::seed_this_thread(plan.seed);
+    quorate_node::set_wall_clock_of_this_thread(wall_clock);
     let mut builder = turmoil::Builder::new();
     builder
         .rng_seed(plan.seed)
@@ -98,6 +99,13 @@ pub(crate) fn run(plan: &Arc<Plan>) -> Notes {
     notes.borrow_mut().violations.extend(storms());
     drop(world);
     Rc::into_inner(notes).expect("everything else is gone").into_inner()
+}
+
+/// The wall clock of all nodes jumps by a year every second: nothing that is simulated follows it.
+fn wall_clock() -> Duration {
+    let now = turmoil::since_epoch().unwrap_or_default();
+    let year = Duration::from_secs(365 * 86_400);
+    if now.as_secs().is_multiple_of(2) { now } else { now + year }
 }
 
 /// In memory where that can be had: every append is flushed, and power cuts are not simulated here.

@@ -30,23 +30,42 @@ fn a_node_spawns_its_tasks_in_one_file() {
     no_faults(&found(&files, &["tokio::spawn", ".spawn("], what));
 }
 
+/// Where each program reads the wall clock: the node for all that is outside its cluster, the
+/// client for the incarnations of its process, the command line for what it signs.
+const WALL_CLOCKS: [&str; 3] = [
+    "crates/quorate-node/src/wall.rs",
+    "crates/quorate-client/src/registering/claims.rs",
+    "crates/quorate-cli/src/authority.rs",
+];
+const READS_WALL_CLOCK: [&str; 3] = ["SystemTime::now", "UnixTime::now", "now_utc"];
+
+#[test]
+fn each_program_reads_the_wall_clock_in_one_place() {
+    let mut faults = found(
+        &of("crates/", &WALL_CLOCKS),
+        &READS_WALL_CLOCK,
+        "outside the files of WALL_CLOCKS in tests/tidy; wall clocks jump, use tokio's Instant or registry time",
+    );
+    for path in WALL_CLOCKS {
+        let reads = found(&[file(path)], &READS_WALL_CLOCK, "a second time; call the first");
+        assert!(!reads.is_empty(), "{path} reads no clock; take it off WALL_CLOCKS in tests/tidy");
+        faults.extend(reads.into_iter().skip(1));
+    }
+    faults.extend(found(
+        &of("crates/quorate-node/src/", &[]),
+        &["Config::builder_with_provider", "Config::builder("],
+        "has a clock of its own; use builder_with_details and WallTime of net/tls.rs",
+    ));
+    no_faults(&faults);
+}
+
 #[test]
 fn clocks_are_read_where_they_may_be() {
-    let claims = "crates/quorate-client/src/registering/claims.rs";
-    let limit = "crates/quorate-node/src/api/incarnations.rs";
-    let credentials = "crates/quorate-node/src/access/time.rs";
-    let issued = "crates/quorate-cli/src/authority.rs";
-    let taken = "crates/quorate-node/src/backup.rs";
     let mut faults = found(
-        &of("crates/", &[claims, limit, credentials, issued, taken]),
-        &["SystemTime::now"],
-        "outside claims.rs of the client and api/incarnations.rs of the node, which limits what that makes, access/time.rs, by which credentials end, authority.rs, which issues them, and backup.rs, which says when a backup was taken; wall clocks jump, use tokio's Instant or registry time",
-    );
-    faults.extend(found(
         &of("crates/quorate-state/", &[]),
         &["Instant"],
         "in the state machine; time comes in with the command",
-    ));
+    );
     faults.extend(found(
         &of("crates/quorate-node/src/", &[]),
         &["std::time::Instant", "std::time::{Duration, Instant}"],

@@ -10,14 +10,12 @@
 //! | `file` | the access file, read strictly |
 //! | `bearer` | the token of a call, and digests |
 //! | `jwt`, `keys` | JSON Web Tokens, and the keys that sign them |
-//! | `time` | the wall clock, by which credentials end |
 
 mod bearer;
 mod file;
 mod jwt;
 mod keys;
 mod rights;
-pub(crate) mod time;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -35,6 +33,7 @@ use crate::access::file::Contents;
 pub(crate) use crate::access::rights::{Principal, Reach, Role};
 use crate::net::tls::CertificateId;
 use crate::runtime::blocking;
+use crate::wall;
 
 /// JWTs that were verified and are kept, so that a caller's next call need not be: some KiB each.
 const VERIFIED_MAX: usize = 4_096;
@@ -164,7 +163,7 @@ impl Access {
         if !self.is_checked() {
             return Ok(self.anonymous.clone());
         }
-        let (rights, now) = (self.rights.load(), time::now());
+        let (rights, now) = (self.rights.load(), wall::now());
         let principal = match (authorization, certificate) {
             (Some(value), _) => rights.of_bearer(Bearer::read(value)?, &self.cluster, now)?,
             (None, Some(certificate)) => rights.of_certificate(certificate, &self.cluster)?,
@@ -182,7 +181,7 @@ impl Rights {
         &self,
         bearer: Bearer<'_>,
         cluster: &str,
-        now: time::Seconds,
+        now: wall::Seconds,
     ) -> Result<Arc<Principal>, Unidentified> {
         let digest = bearer.digest();
         let mut same = self.contents.tokens.get(&digest.shelf()).into_iter().flatten();

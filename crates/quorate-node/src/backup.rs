@@ -12,10 +12,11 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use quorate_state::{read_whole, record};
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::wall;
 
 const MARK: &[u8; 8] = b"QBACKUP\n";
 const VERSION: u32 = 1;
@@ -57,16 +58,10 @@ pub(crate) enum HeadError {
 impl Head {
     /// Of a backup that is made now.
     pub(crate) fn now(cluster_name: &str, node_id: u64) -> Self {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "told to people, who ask how old a backup is; nothing depends on it"
-        )]
-        let now = SystemTime::now();
-        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             cluster_name: cluster_name.to_owned(),
             node_id,
-            taken_ms: since.as_millis() as u64,
+            taken_ms: wall::since_1970().as_millis() as u64,
             software: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

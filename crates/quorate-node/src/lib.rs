@@ -16,7 +16,7 @@
 //! | `applied/` | the applied state and its watchers under one lock |
 //! | `net/` | sockets, real or simulated; what bounds connections, calls and answers |
 //! | `meters` | what is measured, and by which names |
-//! | `clock`, `free_space` | how a leader makes registry time; room on the disk |
+//! | `clock`, `wall`, `free_space` | how a leader makes registry time; the wall clock; room on the disk |
 //! | `backup`, `rescue/` | the file of a backup; a new cluster from one, or from a lost majority's remains |
 //! | `reload` | what is read again while a node runs |
 //! | `config/`, `error/` | every knob; why a call fails, a node does not start, or ends |
@@ -42,6 +42,7 @@ mod runtime;
 mod server;
 mod types;
 mod upkeep;
+mod wall;
 
 pub use config::{
     Audit, BadNetwork, CLUSTER_NAME, ClientCertificates, Config, ConfigError, HealthChecks,
@@ -52,6 +53,7 @@ pub use net::{Connection, Environment, Listener, Net, SimulatedNet};
 pub use quorate_log::{ClusterId, Io, NodeId, catches_panics};
 pub use runtime::seed_this_thread;
 pub use server::{Bound, Server};
+pub use wall::set_wall_clock_of_this_thread;
 
 /// The limits of the contract are the limits that the state machine checks.
 const _: () = {

@@ -14,7 +14,7 @@ use crate::access::bearer::Digest;
 use crate::access::jwt;
 use crate::access::keys::KeySet;
 use crate::access::rights::{Grant, Principal, Role};
-use crate::access::time;
+use crate::wall;
 
 /// The access file, or one with keys, at most: some ten thousand tokens, bytes.
 const FILE_MAX: u64 = 4 * 1024 * 1024;
@@ -262,7 +262,7 @@ fn grant(
 ) -> Result<Grant, String> {
     let until = match not_after {
         None => None,
-        Some(text) => Some(time::parse(&text).ok_or_else(|| {
+        Some(text) => Some(wall::parse(&text).ok_or_else(|| {
             format!("not_after = {text:?}: must be a time like \"2027-01-01T00:00:00Z\"")
         })?),
     };

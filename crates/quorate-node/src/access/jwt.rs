@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::access::Unidentified;
 use crate::access::keys::KeySet;
 use crate::access::rights::{Grant, Principal};
-use crate::access::time::Seconds;
+use crate::wall::Seconds;
 
 /// Clocks differ by at most this much.
 const LEEWAY: Seconds = 60;

@@ -6,7 +6,7 @@ use std::fmt;
 use quorate_log::NodeId;
 use serde::Deserialize;
 
-use crate::access::time::Seconds;
+use crate::wall::Seconds;
 
 /// Each may do what the ones before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]

@@ -19,12 +19,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use crate::access::{self, Role, time};
+use crate::access::{self, Role};
 use crate::net::connections::{Connections, Line};
 use crate::net::tls::Tls;
 use crate::node::Node;
 use crate::runtime::blocking;
 use crate::types::LogStore;
+use crate::wall;
 
 /// A node whose state is older than this is not ready, ms: its leader is far away, or it is not
 /// caught up. Longer than an election takes.
@@ -118,7 +119,7 @@ fn refusal(node: &Node, line: &Line, headers: &HeaderMap) -> Option<Response> {
     let principal = access::authorization(headers)
         .and_then(|authorization| access.identify(line.certificate(), authorization));
     match principal {
-        Ok(principal) if principal.may_all(Role::Read, time::now()) => None,
+        Ok(principal) if principal.may_all(Role::Read, wall::now()) => None,
         Ok(principal) => {
             let needs = format!("{} needs the role read for all namespaces\n", principal.name());
             Some((StatusCode::FORBIDDEN, needs).into_response())

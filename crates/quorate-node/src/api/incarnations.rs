@@ -3,9 +3,11 @@
 //! enters looks: what is in the log counts as it stands.
 
 use std::fmt::Display;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use quorate_state::{Deregister, Incarnation, Invalid, Op};
+
+use crate::wall;
 
 /// An incarnation may be this far ahead of this node's wall clock: ten years. No clock that a
 /// service still runs with is wrong by more, and a later run (which takes the next higher number)
@@ -21,7 +23,7 @@ pub(crate) fn named(
     field: impl Display + Copy,
     value: u64,
 ) -> Result<Option<Incarnation>, Invalid> {
-    check(field, value, latest(since_epoch()))?;
+    check(field, value, latest(wall::since_1970()))?;
     Ok((value != 0).then_some(Incarnation(value)))
 }
 
@@ -35,7 +37,7 @@ pub(crate) fn check_forwarded(op: &Op) -> Result<(), Invalid> {
         }
         _ => None,
     };
-    let check = |named: Incarnation| check("incarnation", named.0, latest(since_epoch()));
+    let check = |named: Incarnation| check("incarnation", named.0, latest(wall::since_1970()));
     named.map_or(Ok(()), check)
 }
 
@@ -51,15 +53,6 @@ fn check(field: impl Display + Copy, value: u64, latest: u64) -> Result<(), Inva
 
 fn latest(now: Duration) -> u64 {
     (now.max(NOT_SET_BEFORE) + AHEAD_MAX).as_micros().try_into().unwrap_or(u64::MAX - 1)
-}
-
-fn since_epoch() -> Duration {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a limit that is years wide; nothing that a command says depends on it"
-    )]
-    let now = SystemTime::now();
-    now.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -99,7 +92,7 @@ mod tests {
     #[test]
     fn a_clock_that_is_not_set_refuses_no_client() {
         let in_2030 = 1_893_456_000_000_000;
-        for now in [Duration::ZERO, NOT_SET_BEFORE, since_epoch()] {
+        for now in [Duration::ZERO, NOT_SET_BEFORE, wall::since_1970()] {
             assert!(check("incarnation", in_2030, latest(now)).is_ok(), "{now:?}");
             let refused = check("incarnation", u64::MAX, latest(now)).unwrap_err().to_string();
             assert!(refused.contains("incarnation"), "{refused}");

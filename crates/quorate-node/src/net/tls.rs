@@ -19,6 +19,7 @@ use hyper_util::rt::TokioIo;
 use quorate_log::NodeId;
 use rustls::ClientConfig;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -29,6 +30,7 @@ use crate::config;
 use crate::net::tls::files::{Digest, Loaded};
 use crate::net::tls::told::Told;
 use crate::net::tls::verify::NodeVerifier;
+use crate::wall;
 
 pub(crate) use accept::{Secured, Security};
 pub(crate) use files::TlsError;
@@ -54,6 +56,21 @@ impl CertificateId {
         // One spelling for each id.
         let digits = id.bytes().all(|byte| byte.is_ascii_digit()) && !id.starts_with('0');
         id.parse().ok().filter(|_| digits).and_then(NodeId::new)
+    }
+}
+
+/// The time by which handshakes judge certificates.
+fn wall_time() -> UnixTime {
+    UnixTime::since_unix_epoch(wall::since_1970())
+}
+
+/// Gives the TLS library that time.
+#[derive(Debug)]
+struct WallTime;
+
+impl TimeProvider for WallTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(wall_time())
     }
 }
 
@@ -131,14 +148,14 @@ impl Tls {
     /// Says in the log, if it is time, that this node's certificate ends.
     pub(crate) fn tell_end(&self) {
         if let Some(lifetime) = self.loaded.load().lifetime {
-            self.told.end(lifetime, UnixTime::now().as_secs());
+            self.told.end(lifetime, wall::now());
         }
     }
 
     /// Seconds until this node's certificate ends, negative when it has; `None`: it does not say.
     pub(crate) fn ends_in(&self) -> Option<i64> {
         let not_after = self.loaded.load().lifetime?.not_after;
-        i64::try_from(not_after).ok()?.checked_sub_unsigned(UnixTime::now().as_secs())
+        i64::try_from(not_after).ok()?.checked_sub_unsigned(wall::now())
     }
 
     /// Whether the files as they are now cannot be used, and those before stay.
@@ -169,7 +186,7 @@ impl Tls {
     /// To dial a node.
     fn dial(&self, loaded: &Loaded, node: Option<NodeId>) -> io::Result<Arc<ClientConfig>> {
         let verifier = self.verifier(loaded, node);
-        let config = ClientConfig::builder_with_provider(files::provider())
+        let config = ClientConfig::builder_with_details(files::provider(), Arc::new(WallTime))
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?
             .dangerous()

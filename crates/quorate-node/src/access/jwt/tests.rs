@@ -287,7 +287,7 @@ fn key_sets_are_read_strictly() {
 /// As a node does it: by the bearer of a call, with keys from a file that change while it runs.
 #[tokio::test]
 async fn a_service_account_token_is_the_bearer_as_long_as_its_key_is_there() {
-    let now = crate::access::time::now();
+    let now = crate::wall::now();
     let (issuer, next) = (Issuer::new(), Issuer::new());
     let dir = tempfile::tempdir().unwrap();
     let (path, jwks) = (dir.path().join("access.toml"), dir.path().join("jwks.json"));

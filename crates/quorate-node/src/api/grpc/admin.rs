@@ -17,7 +17,7 @@ use quorate_state::Invalid;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use crate::access::{Reach, Role, time};
+use crate::access::{Reach, Role};
 use crate::api::grpc::backup::Backup;
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
@@ -28,6 +28,7 @@ use crate::node::membership::{LeadCall, MembershipCall};
 use crate::node::status::{NodeStatus, RaftState};
 use crate::node::{Consistency, MemberInfo, Node};
 use crate::peers::ADDRESS_MAX;
+use crate::wall;
 
 /// Overrides in one answer: with reasons and names at their limits, 1.8 MB.
 const OVERRIDES_MAX: usize = 1_000;
@@ -147,7 +148,7 @@ impl AdminService {
 
     async fn on_add_node(&self, call: Call<AddNodeRequest>) -> Handled<AddNodeResponse> {
         let AddNodeRequest { id, peer_address, learner_only } = call.message;
-        let by_itself = !call.caller.principal.may(Role::Admin, Reach::Cluster, time::now());
+        let by_itself = !call.caller.principal.may(Role::Admin, Reach::Cluster, wall::now());
         let id = node_id("id", id)?;
         check_address("peer_address", &peer_address)?;
         let change = MembershipCall::Add { id, peer_address, learner_only, by_itself };

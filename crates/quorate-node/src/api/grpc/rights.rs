@@ -11,7 +11,7 @@ use quorate_state::{
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
 
-use crate::access::{Principal, Reach, Role, time};
+use crate::access::{Principal, Reach, Role};
 use crate::api::grpc::arrived::Arrived;
 use crate::api::grpc::door::{Call, Caller, Method};
 use crate::api::grpc::told;
@@ -19,6 +19,7 @@ use crate::api::grpc::touched::{Touched, What};
 use crate::audit::Subject;
 use crate::error::NodeError;
 use crate::node::{Consistency, Node};
+use crate::wall;
 
 /// The end of a credential is looked for so often at least: the wall clock that says so may jump.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -33,7 +34,7 @@ pub(super) fn check(
     touched: &Touched<'_>,
 ) -> Result<(), Status> {
     let Some(role) = needed else { return Ok(()) };
-    let (now, namespace) = (time::now(), touched.namespace());
+    let (now, namespace) = (wall::now(), touched.namespace());
     if principal.may_all(role, now) {
         return Ok(());
     }
@@ -56,7 +57,7 @@ pub(super) fn check(
 /// Whether a caller may see how much the cluster holds, and how it works inside: those who look
 /// after it, and those who may read all of it.
 pub(super) fn sees_cluster(principal: &Principal) -> bool {
-    let now = time::now();
+    let now = wall::now();
     principal.may_some(Role::Operator, now) || principal.may_all(Role::Read, now)
 }
 
@@ -78,7 +79,7 @@ pub(super) async fn check_lease<T: Arrived>(
     touched: &Touched<'_>,
 ) -> Result<(), Status> {
     let (principal, deadline) = (&call.caller.principal, call.deadline);
-    if principal.may_all(Role::Register, time::now()) {
+    if principal.may_all(Role::Register, wall::now()) {
         return Ok(());
     }
     if touched.lease == 0 {
@@ -114,7 +115,7 @@ fn repeated<T: Arrived>(node: &Node, registry: &Registry, call: &Call<T>) -> Opt
 /// What the caller may register, where that is not everything. The state machine looks at it again
 /// when it applies the command: a lease may come to be between the check and that.
 pub(super) fn within(node: &Node, caller: &Caller) -> Option<Vec<Scope>> {
-    let (principal, now) = (&caller.principal, time::now());
+    let (principal, now) = (&caller.principal, wall::now());
     if !node.access().is_checked() || principal.may_all(Role::Register, now) {
         return None;
     }
@@ -153,7 +154,7 @@ fn check_same_run(node: &Node, principal: &Principal, touched: &Touched<'_>) -> 
 
 /// Whether the lease is there, and all that it keeps is the principal's to register.
 fn is_own(registry: &Registry, principal: &Principal, id: LeaseId) -> bool {
-    let now = time::now();
+    let now = wall::now();
     let may = |key: &InstanceKey| {
         let ServiceKey { namespace, name } = &key.service;
         let (namespace, name) = (namespace.as_str(), name.as_str());
@@ -173,7 +174,7 @@ pub(super) async fn own_leases(
     deadline: Instant,
 ) -> Result<(Vec<LeaseId>, Vec<LeaseId>), NodeError> {
     let principal = &caller.principal;
-    if !node.access().is_checked() || principal.may_all(Role::Register, time::now()) {
+    if !node.access().is_checked() || principal.may_all(Role::Register, wall::now()) {
         return Ok((leases, Vec::new()));
     }
     let registry = node.applied().registry();
@@ -225,7 +226,7 @@ async fn until_lost(node: &Node, caller: &Caller, method: Method, touched: &Touc
         if let Err(status) = check(&principal, method.needed(), touched) {
             return status;
         }
-        let now = time::now();
+        let now = wall::now();
         let ends_in = principal.next_end(now).map(|end| Duration::from_secs(end - now));
         tokio::select! {
             _ = changes.changed() => {}

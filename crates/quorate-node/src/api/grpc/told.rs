@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use tonic::{Code, Response, Status};
 
-use crate::access::{Principal, time};
+use crate::access::Principal;
 use crate::api::grpc::door::Method;
 use crate::audit::{Decision, Event, Place, Subject, Written};
 use crate::node::Node;
+use crate::wall;
 
 /// A call as long as it is under way.
 pub(super) struct Told {
@@ -80,7 +81,7 @@ impl Told {
         let decision = if is_denied { Decision::Denied } else { Decision::Allowed };
         let Self { method, subject, request, from, principal, place } = self;
         let event = Event {
-            time: time::stamp(),
+            time: wall::stamp(),
             node: node.id(),
             request: request.as_deref().unwrap_or_default().to_owned(),
             principal: principal.map(|principal| principal.name().to_owned()),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -16,7 +16,7 @@ use tonic::transport::server::Connected;
 
 use crate::net::connections::{Admitted, Line};
 use crate::net::tls::files::Loaded;
-use crate::net::tls::{Outlived, Shown, Tls};
+use crate::net::tls::{Outlived, Shown, Tls, wall_time};
 
 /// A handshake takes a round trip or two; a half-open one is given up.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
@@ -134,7 +134,7 @@ impl Security {
         let Some(shown) = line.shown() else { return std::future::pending().await };
         let verify = |loaded: &Loaded, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]| {
             let verifier = if of_peers { &loaded.of_peers } else { &loaded.of_clients };
-            verifier.verify_client_cert(leaf, rest, UnixTime::now()).map(drop)
+            verifier.verify_client_cert(leaf, rest, wall_time()).map(drop)
         };
         tls.outlived(shown, verify).await
     }

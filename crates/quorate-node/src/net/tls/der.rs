@@ -1,8 +1,7 @@
 //! What the libraries do not tell of a certificate and of a revocation list (RFC 5280, sections 4.1
 //! and 5.1): when the one ends, and how new the other is. Read after they were verified.
 
-/// Seconds since 1970, UTC.
-pub(super) type Seconds = u64;
+use crate::wall::{Seconds, days};
 
 /// Tags of DER (X.690).
 const INTEGER: u8 = 0x02;
@@ -120,13 +119,6 @@ fn time(der: &mut &[u8]) -> Option<Seconds> {
     let days = days(year, of(0)?, of(1)?);
     *der = rest;
     u64::try_from(days * 86_400 + of(2)? * 3_600 + of(3)? * 60 + of(4)?).ok().or(Some(0))
-}
-
-/// From 1970-01-01 to a day of the Gregorian calendar, whose years are taken to begin in March.
-fn days(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    365 * year + year / 4 - year / 100 + year / 400 + of_year - 719_468
 }
 
 #[cfg(test)]

@@ -12,9 +12,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{
-    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName, UnixTime,
-};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -25,7 +23,7 @@ use webpki::{BorrowedCertRevocationList, CertRevocationList, EndEntityCert};
 use crate::config;
 use crate::config::ClientCertificates;
 use crate::net::tls::der::{self, Lifetime, ListAge};
-use crate::net::tls::verify;
+use crate::net::tls::{WallTime, verify, wall_time};
 
 /// The protocol that the listeners for clients and peers speak (ALPN).
 pub(super) const H2: &[u8] = b"h2";
@@ -218,7 +216,7 @@ fn server(
     identity: Arc<SingleCertAndKey>,
     protocol: &[u8],
 ) -> Result<Arc<ServerConfig>, String> {
-    let builder = ServerConfig::builder_with_provider(provider())
+    let builder = ServerConfig::builder_with_details(provider(), Arc::new(WallTime))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     let mut config = builder.with_client_cert_verifier(clients).with_cert_resolver(identity);
@@ -238,7 +236,7 @@ fn check_own(
 ) -> Result<(), String> {
     let (leaf, intermediates) = chain.split_first().ok_or("no certificate")?;
     let name = ServerName::try_from("node").map_err(|error| error.to_string())?;
-    match nodes.verify_server_cert(leaf, intermediates, &name, &[], UnixTime::now()) {
+    match nodes.verify_server_cert(leaf, intermediates, &name, &[], wall_time()) {
         Ok(_)
         | Err(rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },

@@ -10,15 +10,15 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use quorate_log::NodeId;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tokio_rustls::client::TlsStream;
 
-use crate::net::tls::der::{self, Seconds};
 use crate::net::tls::files::Loaded;
-use crate::net::tls::{Tls, verify};
+use crate::net::tls::{Tls, der, verify, wall_time};
+use crate::wall::{self, Seconds};
 
 /// The end of a certificate is looked for so often at least: the wall clock that says so may jump.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -72,7 +72,7 @@ impl Tls {
     ) -> Outlived {
         let Shown { chain, until, set } = shown;
         let Some((leaf, rest)) = chain.split_first() else { return std::future::pending().await };
-        let left = || Duration::from_secs(until.saturating_sub(UnixTime::now().as_secs()));
+        let left = || Duration::from_secs(until.saturating_sub(wall::now()));
         let grace = EARLY_MAX.min(left() / 10);
         let (mut changes, mut set) = (self.changes.subscribe(), *set);
         loop {
@@ -108,7 +108,7 @@ impl Tls {
             let Some(shown) = shown else { return std::future::pending().await };
             let verify =
                 |loaded: &Loaded, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]| {
-                    verify::is_node(&tls.verifier(loaded, node), leaf, rest, UnixTime::now())
+                    verify::is_node(&tls.verifier(loaded, node), leaf, rest, wall_time())
                 };
             tls.outlived(&shown, verify).await
         };

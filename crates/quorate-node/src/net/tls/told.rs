@@ -10,7 +10,8 @@ use std::time::Duration;
 use rustls::InvalidMessage;
 use tokio::time::Instant;
 
-use crate::net::tls::der::{Lifetime, Seconds};
+use crate::net::tls::der::Lifetime;
+use crate::wall::Seconds;
 
 /// Refused handshakes are logged at most this often; what was left out is counted.
 const REFUSED_EVERY: Duration = Duration::from_secs(1);

@@ -1,9 +1,22 @@
-//! The wall clock, which says when credentials end. Nothing else in this node follows it.
+//! The wall clock, which this crate reads here and nowhere else, and the calendar. It says when
+//! credentials and certificates end, how high an incarnation may be, and when something was, for
+//! people. No command carries it, and registry time does not follow it (`clock.rs`).
 
+use std::cell::Cell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Since 1970, UTC.
 pub(crate) type Seconds = u64;
+
+thread_local! {
+    static SIMULATED: Cell<Option<fn() -> Duration>> = const { Cell::new(None) };
+}
+
+/// From now on, this is the wall clock of all nodes on this thread: the time since 1970. For
+/// simulations.
+pub fn set_wall_clock_of_this_thread(since_1970: fn() -> Duration) {
+    SIMULATED.set(Some(since_1970));
+}
 
 pub(crate) fn now() -> Seconds {
     since_1970().as_secs()
@@ -14,10 +27,13 @@ pub(crate) fn stamp() -> String {
     format(since_1970())
 }
 
-fn since_1970() -> Duration {
+pub(crate) fn since_1970() -> Duration {
+    if let Some(since_1970) = SIMULATED.get() {
+        return since_1970();
+    }
     #[expect(
         clippy::disallowed_methods,
-        reason = "credentials name their end by the wall clock; no command carries it"
+        reason = "what is outside this cluster follows it: credentials, people, clients' incarnations"
     )]
     let now = SystemTime::now();
     now.duration_since(UNIX_EPOCH).unwrap_or_default()
@@ -53,7 +69,7 @@ pub(crate) fn parse(text: &str) -> Option<Seconds> {
 }
 
 /// From 1970-01-01 to a day of the Gregorian calendar, whose years are taken to begin in March.
-fn days(year: i64, month: i64, day: i64) -> i64 {
+pub(crate) fn days(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     365 * year + year / 4 - year / 100 + year / 400 + of_year - 719_468
@@ -78,6 +94,17 @@ mod tests {
         ] {
             assert_eq!(parse(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn a_simulation_sets_it_for_its_thread() {
+        let simulated = std::thread::spawn(|| {
+            set_wall_clock_of_this_thread(|| Duration::from_millis(1_709_209_815_007));
+            (now(), stamp())
+        });
+        let expected = (1_709_209_815, "2024-02-29T12:30:15.007Z".to_owned());
+        assert_eq!(simulated.join().unwrap(), expected);
+        assert!(now() > 1_767_225_600, "another thread has the real one");
     }
 
     #[test]
