@@ -67,7 +67,7 @@ const ROOMS: [(&str, &[Room]); 5] = [
                     "runtime",
                 ],
             ),
-            ("access", &["net", "runtime", "wall"]),
+            ("access", &["net", "error", "runtime", "wall"]),
             ("audit", &["error", "runtime"]),
             ("raft", &["peers", "applied", "meters", "free_space", "error", "types", "runtime"]),
             ("peers", &["net"]),

@@ -12,6 +12,7 @@
 //! | `jwt`, `keys` | JSON Web Tokens, and the keys that sign them |
 
 mod bearer;
+mod error;
 mod file;
 mod jwt;
 mod keys;
@@ -20,7 +21,6 @@ mod rights;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -29,8 +29,10 @@ use tokio::time::timeout;
 
 pub(crate) use crate::access::bearer::authorization;
 use crate::access::bearer::{Bearer, Digest};
+use crate::access::error::{AccessError, Problem, READ_WITHIN};
 use crate::access::file::Contents;
 pub(crate) use crate::access::rights::{Principal, Reach, Role};
+use crate::error::with_causes;
 use crate::net::tls::CertificateId;
 use crate::runtime::blocking;
 use crate::wall;
@@ -97,7 +99,7 @@ impl Access {
     ///
     /// # Errors
     /// Why it cannot be used.
-    pub(crate) async fn open(cluster: &str, file: Option<PathBuf>) -> Result<Self, String> {
+    pub(crate) async fn open(cluster: &str, file: Option<PathBuf>) -> Result<Self, AccessError> {
         let contents = match file.clone() {
             Some(file) => read(file).await?,
             None => Contents::default(),
@@ -141,7 +143,7 @@ impl Access {
                 }
                 None
             }
-            Err(error) => Some(error),
+            Err(error) => Some(with_causes(&error)),
         };
         let mut told = self.told.lock().expect("invariant: nothing panics under this lock");
         if let Some(error) = news.as_ref().filter(|error| told.as_ref() != Some(*error)) {
@@ -228,15 +230,12 @@ impl Rights {
     }
 }
 
-/// A file that takes longer cannot be used: it may be a pipe, or of a server that is gone.
-const READ_WITHIN: Duration = Duration::from_secs(5);
-
-async fn read(file: PathBuf) -> Result<Contents, String> {
-    let named = format!("{}: not read within {READ_WITHIN:?}", file.display());
-    let read = blocking(move || file::read(&file));
-    match timeout(READ_WITHIN, read).await {
-        Ok(read) => read.unwrap_or_else(|panicked| Err(panicked.to_string())),
-        Err(_elapsed) => Err(named),
+async fn read(path: PathBuf) -> Result<Contents, AccessError> {
+    let of = path.clone();
+    match timeout(READ_WITHIN, blocking(move || file::read(&of))).await {
+        Ok(Ok(read)) => read,
+        Ok(Err(panicked)) => Err(AccessError { path, problem: Problem::Panicked(panicked) }),
+        Err(_elapsed) => Err(AccessError { path, problem: Problem::Slow }),
     }
 }
 

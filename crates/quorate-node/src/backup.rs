@@ -43,15 +43,15 @@ record!(Head { cluster_name, node_id, taken_ms, software } {});
 /// Why the head of a backup cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HeadError {
-    #[error("cannot be read")]
+    #[error("it cannot be read")]
     Io(#[source] io::Error),
-    #[error("is no backup: it does not begin as one")]
+    #[error("it is no backup: it does not begin as one")]
     Mark,
-    #[error("has format version {found}, this release reads {VERSION}")]
+    #[error("it has format version {found}, this release reads {VERSION}")]
     Version { found: u32 },
-    #[error("is damaged: the checksum of its head does not match")]
+    #[error("it is damaged: the checksum of its head does not match")]
     Checksum,
-    #[error("holds what this release does not know: a newer one wrote it")]
+    #[error("it holds what this release does not know: a newer one wrote it")]
     Unknown,
 }
 

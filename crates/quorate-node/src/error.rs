@@ -4,11 +4,19 @@ mod start;
 
 pub use start::{RunError, StartError};
 
+use std::io;
 use std::path::PathBuf;
 
 use quorate_log::{ClusterId, NodeId};
 use quorate_state::{Invalid, Rejection};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinError;
+
+/// An error and its causes, for people.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
+}
 
 /// Why a call failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -197,6 +205,11 @@ pub(crate) enum CallError {
     /// Another node may have a file that can be written.
     #[error(transparent)]
     Unwritten(#[from] Unwritten),
+    /// A thread of its own was to do it: a bug.
+    #[error("a thread that worked on the answer panicked")]
+    Panicked(#[from] JoinError),
+    #[error("the backup cannot be made")]
+    Backup(#[source] io::Error),
     #[error(transparent)]
     Node(#[from] NodeError),
 }

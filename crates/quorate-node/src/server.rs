@@ -383,7 +383,7 @@ async fn stop_all(
         .map_err(|panicked| RunError::of_task(Err(panicked)))?
         .map_err(|source| RunError::Log { source })?;
     tracing::info!("the log is closed");
-    raft.map_err(|error| RunError::Raft { reason: error.to_string() })
+    raft.map_err(|error| RunError::Raft { source: error.into() })
 }
 
 /// A leader hands the lead to a voter that answers, if there is one.
@@ -440,9 +440,8 @@ async fn watch_raft(node: Arc<Node>) -> Result<(), RunError> {
     // Changes seldom, unlike the metrics that hold the reason, and is closed when the library ends.
     let mut view = node.view().clone();
     while view.changed().await.is_ok() {}
-    let reason = match &node.metrics().borrow_watched().running_state {
-        Err(fatal) => fatal.to_string(),
-        Ok(()) => "it ended without a reason".to_owned(),
-    };
-    Err(RunError::Raft { reason })
+    Err(match &node.metrics().borrow_watched().running_state {
+        Err(fatal) => RunError::Raft { source: fatal.clone().into() },
+        Ok(()) => RunError::Ended,
+    })
 }

@@ -11,13 +11,11 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::access::bearer::Digest;
+use crate::access::error::{AccessError, EntryError, FILE_MAX, Problem};
 use crate::access::jwt;
 use crate::access::keys::KeySet;
 use crate::access::rights::{Grant, Principal, Role};
 use crate::wall;
-
-/// The access file, or one with keys, at most: some ten thousand tokens, bytes.
-const FILE_MAX: u64 = 4 * 1024 * 1024;
 
 /// Everything that the access file and the files that it names say.
 #[derive(Debug, Default)]
@@ -80,65 +78,64 @@ struct Jwt {
 ///
 /// # Errors
 /// Which file cannot be used, and why.
-pub(crate) fn read(path: &Path) -> Result<Contents, String> {
+pub(super) fn read(path: &Path) -> Result<Contents, AccessError> {
     let text = read_file(path)?;
     let mut files = vec![Digest::of(&text)];
-    let named = |error| format!("{}: {error}", path.display());
-    let text = String::from_utf8(text).map_err(|_| named("is no UTF-8".to_owned()))?;
     let read_keys = |jwks: &Path| {
         let bytes = read_file(jwks)?;
         files.push(Digest::of(&bytes));
-        KeySet::parse(&bytes).map_err(|error| format!("{}: {error}", jwks.display()))
+        KeySet::parse(&bytes).map_err(|error| of_file(jwks)(error.into()))
     };
-    let mut contents = parse(&text, read_keys).map_err(named)?;
+    let text = String::from_utf8(text).map_err(|_| of_file(path)(Problem::NoText))?;
+    let mut contents = parse(&text, read_keys).map_err(of_file(path))?;
     contents.fingerprint = files;
     Ok(contents)
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    let named = |error: String| format!("{}: {error}", path.display());
-    let mut bytes = Vec::new();
-    // To open a pipe would wait for its other end.
-    let kind = std::fs::metadata(path).map_err(|error| named(error.to_string()))?;
-    if !kind.is_file() {
-        return Err(named("is no regular file".to_owned()));
-    }
-    let file = std::fs::File::open(path).map_err(|error| named(error.to_string()))?;
-    let read = file.take(FILE_MAX + 1).read_to_end(&mut bytes);
-    match read.map_err(|error| named(error.to_string()))? as u64 > FILE_MAX {
-        true => Err(named(format!("is larger than {FILE_MAX} bytes"))),
-        false => Ok(bytes),
-    }
+fn of_file(path: &Path) -> impl FnOnce(Problem) -> AccessError {
+    move |problem| AccessError { path: path.to_owned(), problem }
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, AccessError> {
+    let read = || {
+        let mut bytes = Vec::new();
+        // To open a pipe would wait for its other end.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(Problem::NoFile);
+        }
+        let file = std::fs::File::open(path)?;
+        match file.take(FILE_MAX + 1).read_to_end(&mut bytes)? as u64 > FILE_MAX {
+            true => Err(Problem::TooLarge),
+            false => Ok(bytes),
+        }
+    };
+    read().map_err(of_file(path))
 }
 
 /// What the text says; `read_keys` reads each file with keys once.
-pub(crate) fn parse(
+fn parse(
     text: &str,
-    mut read_keys: impl FnMut(&Path) -> Result<KeySet, String>,
-) -> Result<Contents, String> {
-    let at = |at: usize, error: &dyn std::fmt::Display| {
-        let line = text.get(..at).unwrap_or_default().matches('\n').count() + 1;
-        format!("line {line}: {error}")
-    };
+    mut read_keys: impl FnMut(&Path) -> Result<KeySet, AccessError>,
+) -> Result<Contents, Problem> {
+    let line = |at: usize| text.get(..at).unwrap_or_default().matches('\n').count() + 1;
+    let at = |at: usize| move |source| Problem::Entry { line: line(at), source };
     let file: File = toml::from_str(text).map_err(|error| {
-        let begin = error.span().map_or(0, |span| span.start);
-        // Its message, not its display: that shows the line.
-        without_tokens(&at(begin, &error.message()))
+        let line = line(error.span().map_or(0, |span| span.start));
+        Problem::Syntax(without_tokens(&format!("line {line}: {}", error.message())))
     })?;
     if file.token.is_empty() && file.certificate.is_empty() && file.jwt.is_empty() {
         // As of one that is half written.
-        return Err("there is no entry in it, so nobody could call".to_owned());
+        return Err(Problem::Empty);
     }
     let mut tokens: Vec<(Digest, String, Vec<Grant>)> = Vec::new();
     for entry in file.token {
         let begin = entry.span().start;
-        take_token(entry.into_inner(), &mut tokens).map_err(|error| at(begin, &error))?;
+        take_token(entry.into_inner(), &mut tokens).map_err(at(begin))?;
     }
     let mut certificates = [const { Vec::new() }; 2];
     for entry in file.certificate {
         let begin = entry.span().start;
-        take_certificate(entry.into_inner(), &mut certificates)
-            .map_err(|error| at(begin, &error))?;
+        take_certificate(entry.into_inner(), &mut certificates).map_err(at(begin))?;
     }
     let mut keys: HashMap<PathBuf, Arc<KeySet>> = HashMap::new();
     let mut jwts = Vec::new();
@@ -147,9 +144,9 @@ pub(crate) fn parse(
         let entry = entry.into_inner();
         let known = keys.get(&entry.jwks).cloned();
         let of = known.map_or_else(|| read_keys(&entry.jwks).map(Arc::new), Ok);
-        let of = of.map_err(|error| at(begin, &format!("jwks: {error}")))?;
+        let of = of.map_err(|error| at(begin)(EntryError::Keys(error.into())))?;
         keys.insert(entry.jwks.clone(), of.clone());
-        jwts.push(jwt_rule(entry, of).map_err(|error| at(begin, &error))?);
+        jwts.push(jwt_rule(entry, of).map_err(at(begin))?);
     }
     let mut contents = Contents { jwts, ..Contents::default() };
     for (digest, id, grants) in tokens {
@@ -168,10 +165,13 @@ pub(crate) fn parse(
 }
 
 /// Entries of one token are its rights together.
-fn take_token(entry: Token, tokens: &mut Vec<(Digest, String, Vec<Grant>)>) -> Result<(), String> {
+fn take_token(
+    entry: Token,
+    tokens: &mut Vec<(Digest, String, Vec<Grant>)>,
+) -> Result<(), EntryError> {
     let Token { id, digest, role, namespace, prefix, not_after } = entry;
     if id.is_empty() || id.len() > 128 {
-        return Err("id: must have 1 to 128 bytes".to_owned());
+        return Err("id: must have 1 to 128 bytes".into());
     }
     // Not shown: it may be the token itself.
     let digest = Digest::parse(&digest)
@@ -183,10 +183,10 @@ fn take_token(entry: Token, tokens: &mut Vec<(Digest, String, Vec<Grant>)>) -> R
             grants.push(grant);
         }
         Some((_, other_id, _)) if id == *other_id => {
-            return Err(format!("id = {id:?}: another token has it already"));
+            return Err(format!("id = {id:?}: another token has it already").into());
         }
         Some((_, other_id, _)) => {
-            return Err(format!("digest: is that of the token {other_id:?} already"));
+            return Err(format!("digest: is that of the token {other_id:?} already").into());
         }
     }
     Ok(())
@@ -195,23 +195,23 @@ fn take_token(entry: Token, tokens: &mut Vec<(Digest, String, Vec<Grant>)>) -> R
 fn take_certificate(
     entry: Certificate,
     certificates: &mut [Vec<(String, Vec<Grant>)>; 2],
-) -> Result<(), String> {
+) -> Result<(), EntryError> {
     let Certificate { spiffe, common_name, role, namespace, prefix, not_after } = entry;
     let grant = grant(role, namespace, prefix, not_after)?;
     let (of_kind, name) = match (spiffe, common_name) {
         (Some(name), None) | (None, Some(name)) if name.contains('*') => {
             let must =
                 "stands for one certificate, and `*` for nothing else: write one entry for each";
-            return Err(without_tokens(&format!("spiffe, common_name = {name:?}: {must}")));
+            return Err(without_tokens(&format!("spiffe, common_name = {name:?}: {must}")).into());
         }
         (Some(spiffe), None) if is_spiffe(&spiffe) => (0, spiffe),
         (None, Some(name)) if !name.is_empty() => (1, name),
         (Some(_), None) => {
             let must = "must be spiffe://TRUST-DOMAIN/PATH, of letters, digits and -._";
-            return Err(format!("spiffe: {must}"));
+            return Err(format!("spiffe: {must}").into());
         }
-        (None, Some(_)) => return Err("common_name: must not be empty".to_owned()),
-        _ => return Err("spiffe, common_name: exactly one of them is needed".to_owned()),
+        (None, Some(_)) => return Err("common_name: must not be empty".into()),
+        _ => return Err("spiffe, common_name: exactly one of them is needed".into()),
     };
     let of_kind = &mut certificates[of_kind];
     match of_kind.iter_mut().find(|(other, _)| *other == name) {
@@ -231,14 +231,14 @@ fn is_spiffe(name: &str) -> bool {
     parts.is_some_and(|mut parts| parts.all(part))
 }
 
-fn jwt_rule(entry: Jwt, keys: Arc<KeySet>) -> Result<jwt::Rule, String> {
+fn jwt_rule(entry: Jwt, keys: Arc<KeySet>) -> Result<jwt::Rule, EntryError> {
     let Jwt { issuer, claims, role, namespace, prefix, not_after, .. } = entry;
     if issuer.is_empty() {
-        return Err("issuer: must not be empty".to_owned());
+        return Err("issuer: must not be empty".into());
     }
     if claims.is_empty() {
         // A client that may have a token of this issuer may name any audience, as a rule.
-        return Err("claims: must name at least one claim; without, all tokens of the issuer would be taken".to_owned());
+        return Err("claims: must name at least one claim; without, all tokens of the issuer would be taken".into());
     }
     let claim = |(path, value): (String, toml::Value)| match value {
         toml::Value::String(text) if text.contains('*') => {
@@ -250,7 +250,7 @@ fn jwt_rule(entry: Jwt, keys: Arc<KeySet>) -> Result<jwt::Rule, String> {
         toml::Value::Boolean(is) => Ok((path, is.into())),
         _ => Err(format!("claims.{path:?}: must be a text, a whole number, true or false")),
     };
-    let claims = claims.into_iter().map(claim).collect::<Result<_, _>>()?;
+    let claims = claims.into_iter().map(claim).collect::<Result<_, String>>()?;
     Ok(jwt::Rule { issuer, keys, claims, grant: grant(role, namespace, prefix, not_after)? })
 }
 
@@ -259,7 +259,7 @@ fn grant(
     namespace: Option<String>,
     prefix: Option<String>,
     not_after: Option<String>,
-) -> Result<Grant, String> {
+) -> Result<Grant, EntryError> {
     let until = match not_after {
         None => None,
         Some(text) => Some(wall::parse(&text).ok_or_else(|| {
@@ -269,14 +269,14 @@ fn grant(
     if role == Role::Admin {
         return match (namespace, prefix) {
             (None, None) => Ok(Grant { role, namespace: None, prefix: String::new(), until }),
-            _ => Err("namespace, prefix: not with the role \"admin\", which may do all".to_owned()),
+            _ => Err("namespace, prefix: not with the role \"admin\", which may do all".into()),
         };
     }
     let namespace = match namespace.as_deref() {
-        None => return Err("namespace: is missing; \"*\" for all".to_owned()),
+        None => return Err("namespace: is missing; \"*\" for all".into()),
         Some("*") => None,
         Some(name) => {
-            Namespace::new("namespace", name).map_err(|error| error.to_string())?;
+            Namespace::new("namespace", name)?;
             namespace
         }
     };

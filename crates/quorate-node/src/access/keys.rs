@@ -9,8 +9,7 @@ use ring::signature::{
 };
 use serde::Deserialize;
 
-/// Keys of one file.
-const KEYS_MAX: usize = 256;
+use crate::access::error::{KEYS_MAX, KeysError};
 
 /// The keys of one file, by their ids.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -51,21 +50,21 @@ impl KeySet {
     ///
     /// # Errors
     /// It is none, two keys have the same id, or none can be used.
-    pub(crate) fn parse(text: &[u8]) -> Result<Self, String> {
-        let set: JwkSet = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    pub(super) fn parse(text: &[u8]) -> Result<Self, KeysError> {
+        let set: JwkSet = serde_json::from_slice(text)?;
         if set.keys.len() > KEYS_MAX {
-            return Err(format!("has {} keys, at most {KEYS_MAX} allowed", set.keys.len()));
+            return Err(KeysError::Many { found: set.keys.len() });
         }
         let mut keys: Vec<(String, Key)> = Vec::new();
         for jwk in set.keys {
             let Some((kid, key)) = jwk.key() else { continue };
             if keys.iter().any(|(other, _)| *other == kid) {
-                return Err(format!("two keys have the kid {kid:?}"));
+                return Err(KeysError::Twice { kid });
             }
             keys.push((kid, key));
         }
         match keys.is_empty() {
-            true => Err("has no key with a kid for EdDSA, ES256 or RS256".to_owned()),
+            true => Err(KeysError::None),
             false => Ok(Self(keys)),
         }
     }

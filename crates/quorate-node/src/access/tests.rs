@@ -61,10 +61,10 @@ async fn a_file_is_followed_and_a_bad_one_changes_nothing() {
 async fn a_file_that_cannot_be_used_starts_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("access.toml");
-    let error = Access::open("prod", Some(path.clone())).await.unwrap_err();
+    let error = with_causes(&Access::open("prod", Some(path.clone())).await.unwrap_err());
     assert!(error.contains("access.toml"), "{error}");
     std::fs::write(&path, "\n[[token]]\n").unwrap();
-    let error = Access::open("prod", Some(path)).await.unwrap_err();
+    let error = with_causes(&Access::open("prod", Some(path)).await.unwrap_err());
     assert!(error.contains("access.toml") && error.contains("line 2"), "{error}");
 }
 

@@ -25,12 +25,13 @@ pub enum StartError {
         source: Source,
     },
     /// The files for TLS cannot be used.
-    #[error("cannot use {} for TLS: {problem}", path.display())]
+    #[error("cannot use {} for TLS", path.display())]
     Tls {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
-        problem: String,
+        #[source]
+        source: Source,
     },
     /// The data directory cannot be made.
     #[error("cannot use the data directory {}", dir.display())]
@@ -88,10 +89,11 @@ pub enum StartError {
         told_by: String,
     },
     /// The access file cannot be used.
-    #[error("cannot use the access file: {problem}")]
+    #[error("cannot use the access file")]
     Access {
         /// Which file, where in it, and what is wrong.
-        problem: String,
+        #[source]
+        source: Source,
     },
     /// The audit log cannot be written.
     #[error("cannot write the audit log {}", file.display())]
@@ -142,10 +144,11 @@ pub enum RunError {
     #[error("serving peers failed")]
     Peers(#[source] tonic::transport::Error),
     /// The Raft library stopped.
-    #[error("Raft stopped: {reason}")]
+    #[error("Raft stopped")]
     Raft {
         /// Why.
-        reason: String,
+        #[source]
+        source: Source,
     },
     /// The log could not be closed.
     #[error("closing the log failed")]

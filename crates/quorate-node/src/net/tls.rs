@@ -4,6 +4,7 @@
 
 mod accept;
 mod der;
+mod error;
 mod files;
 mod lasting;
 mod told;
@@ -27,13 +28,14 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::config;
+use crate::error::with_causes;
 use crate::net::tls::files::{Digest, Loaded};
 use crate::net::tls::told::Told;
 use crate::net::tls::verify::NodeVerifier;
 use crate::wall;
 
 pub(crate) use accept::{Secured, Security};
-pub(crate) use files::TlsError;
+pub(crate) use error::TlsError;
 pub(crate) use lasting::{Outlived, Shown};
 
 /// A peer that has accepted a connection has this long for its handshake, beside what the endpoint
@@ -137,10 +139,12 @@ impl Tls {
                 refusal.clear();
                 tracing::info!("TLS: new certificates are in use for new connections");
             }
-            Err(error) if *refusal == error.to_string() => {}
             Err(error) => {
-                *refusal = error.to_string();
-                tracing::warn!(%error, "TLS: the files cannot be used; those before stay");
+                let error = with_causes(&error);
+                if *refusal != error {
+                    tracing::warn!(error, "TLS: the files cannot be used; those before stay");
+                    *refusal = error;
+                }
             }
         }
     }
@@ -229,8 +233,7 @@ impl Tls {
         shown: Option<&[CertificateDer<'_>]>,
     ) -> io::Result<Option<CertificateId>> {
         let Some(leaf) = shown.and_then(<[_]>::first) else { return Ok(None) };
-        verify::identity(leaf).map(Some).map_err(|problem| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("its certificate {problem}"))
-        })
+        let read = verify::identity(leaf).map(Some);
+        read.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 }

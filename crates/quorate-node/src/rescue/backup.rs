@@ -45,9 +45,9 @@ impl Backup {
     pub fn read(path: &Path) -> Result<Self, RescueError> {
         let (head, start) = Head::read(path).map_err(|error| RescueError::head(path, error))?;
         let snapshot = SnapshotFile::<TypeConfig>::open_behind(path, start);
-        let snapshot = snapshot.map_err(|error| RescueError::content(path, &error))?;
+        let snapshot = snapshot.map_err(|error| RescueError::content(path, error))?;
         let registry = read_snapshot(&mut BufReader::new(snapshot.body()));
-        let registry = registry.map_err(|error| RescueError::content(path, &error))?;
+        let registry = registry.map_err(|error| RescueError::content(path, error))?;
         let cluster_id = registry.cluster_id().map(ClusterId::from);
         let cluster_id =
             cluster_id.ok_or_else(|| RescueError::Unfounded { path: path.to_owned() })?;

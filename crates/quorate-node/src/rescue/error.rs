@@ -7,6 +7,8 @@ use quorate_log::{LogError, OpenError, StampError};
 
 use crate::backup::HeadError;
 
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why a backup or a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RescueError {
@@ -22,12 +24,13 @@ pub enum RescueError {
         source: io::Error,
     },
     /// The file is no backup, or not a whole one.
-    #[error("{} {problem}; nothing in it is to be trusted: take another backup", path.display())]
+    #[error("nothing in {} is to be trusted, take another backup", path.display())]
     Backup {
         /// The file.
         path: PathBuf,
         /// In what way it is none.
-        problem: String,
+        #[source]
+        source: Source,
     },
     /// The backup is of a cluster that was not founded yet.
     #[error("{} is of a cluster that was not founded yet: there is nothing in it", path.display())]
@@ -79,13 +82,20 @@ pub enum RescueError {
         #[source]
         source: OpenError,
     },
-    /// A snapshot that the log needs is missing or damaged.
-    #[error("the snapshot in {} {problem}; recover from another node's directory, or restore a backup", dir.display())]
+    /// A snapshot that the log needs is not there.
+    #[error("the snapshot in {} is missing or older than the log needs it; recover from another node's directory, or restore a backup", dir.display())]
+    NoSnapshot {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// A snapshot that the log needs is damaged.
+    #[error("the snapshot in {} cannot be read; recover from another node's directory, or restore a backup", dir.display())]
     Snapshot {
         /// The data directory.
         dir: PathBuf,
         /// What is wrong with it.
-        problem: String,
+        #[source]
+        source: Source,
     },
     /// The new log cannot be written.
     #[error("cannot write the new log in {}", dir.display())]
@@ -94,9 +104,14 @@ pub enum RescueError {
         dir: PathBuf,
         /// Why.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Source,
     },
 }
+
+/// What is behind the head of a backup is not what was written there.
+#[derive(Debug, thiserror::Error)]
+#[error("it is damaged or cut off")]
+struct Damaged(#[source] Source);
 
 /// Names what was tried, and on what.
 pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RescueError {
@@ -108,18 +123,16 @@ impl RescueError {
     pub(super) fn head(path: &Path, error: HeadError) -> Self {
         match error {
             HeadError::Io(source) => io("read", path)(source),
-            problem => Self::Backup { path: path.to_owned(), problem: problem.to_string() },
+            error => Self::Backup { path: path.to_owned(), source: error.into() },
         }
     }
 
-    pub(super) fn content(path: &Path, error: &dyn std::error::Error) -> Self {
-        let problem = format!("is damaged or cut off: {}", with_causes(error));
-        Self::Backup { path: path.to_owned(), problem }
+    pub(super) fn content(path: &Path, error: impl Into<Source>) -> Self {
+        Self::Backup { path: path.to_owned(), source: Damaged(error.into()).into() }
     }
 
-    pub(super) fn snapshot(dir: &Path, error: &dyn std::error::Error) -> Self {
-        let problem = format!("cannot be read: {}", with_causes(error));
-        Self::Snapshot { dir: dir.to_owned(), problem }
+    pub(super) fn snapshot(dir: &Path, error: impl Into<Source>) -> Self {
+        Self::Snapshot { dir: dir.to_owned(), source: error.into() }
     }
 
     pub(super) fn write(dir: &Path) -> impl Fn(Written) -> Self {
@@ -129,7 +142,7 @@ impl RescueError {
 }
 
 /// Any error of writing a log or a snapshot.
-pub(super) struct Written(Box<dyn std::error::Error + Send + Sync>);
+pub(super) struct Written(Source);
 
 macro_rules! written {
     ($($error:ty),*) => {$(
@@ -142,8 +155,3 @@ macro_rules! written {
 }
 
 written!(io::Error, OpenError, LogError, StampError, quorate_log::SnapshotError);
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
-}

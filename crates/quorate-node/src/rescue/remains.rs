@@ -65,8 +65,7 @@ impl Remains {
         let applied = Applied::new(1, 1, Histogram::new([]));
         let covered = restore(dir, &applied)?;
         if state.last_purged_log_id > covered {
-            let problem = "is missing or older than the log needs it".to_owned();
-            return Err(RescueError::Snapshot { dir: dir.to_owned(), problem });
+            return Err(RescueError::NoSnapshot { dir: dir.to_owned() });
         }
         let mut next = covered.map_or(0, |covered| covered.index() + 1);
         while next <= last.index() {
@@ -149,11 +148,11 @@ fn restore(dir: &Path, applied: &Applied) -> Result<Option<LogId>, RescueError> 
         return Ok(None);
     }
     let newest = SnapshotStore::<TypeConfig>::look(&snapshots);
-    let Some(file) = newest.map_err(|error| RescueError::snapshot(dir, &error))? else {
+    let Some(file) = newest.map_err(|error| RescueError::snapshot(dir, error))? else {
         return Ok(None);
     };
     let registry = read_snapshot(&mut BufReader::new(file.body()));
-    let registry = registry.map_err(|error| RescueError::snapshot(dir, &error))?;
+    let registry = registry.map_err(|error| RescueError::snapshot(dir, error))?;
     let meta = file.meta().clone();
     drop(applied.restore(registry, meta.last_log_id, meta.last_membership));
     Ok(meta.last_log_id)

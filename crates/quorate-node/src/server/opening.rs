@@ -106,7 +106,7 @@ fn founders_hash(members: &BTreeMap<NodeId, String>) -> u64 {
 pub(crate) async fn open_tls(config: &Config) -> Result<Option<Arc<Tls>>, StartError> {
     let Some(files) = config.tls.clone() else { return Ok(None) };
     let opened = Tls::open(files, &config.cluster_name, config.node_id()?).await;
-    let failed = |TlsError { path, problem }| StartError::Tls { path, problem };
+    let failed = |TlsError { path, problem }| StartError::Tls { path, source: problem.into() };
     opened.map(Some).map_err(failed)
 }
 
@@ -114,7 +114,7 @@ pub(crate) async fn open_tls(config: &Config) -> Result<Option<Arc<Tls>>, StartE
 /// The access file cannot be used.
 pub(crate) async fn open_access(config: &Config) -> Result<Arc<Access>, StartError> {
     let opened = Access::open(&config.cluster_name, config.access.clone()).await;
-    opened.map(Arc::new).map_err(|problem| StartError::Access { problem })
+    opened.map(Arc::new).map_err(|error| StartError::Access { source: error.into() })
 }
 
 /// # Errors

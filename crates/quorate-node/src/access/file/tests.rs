@@ -2,15 +2,17 @@
 
 use super::*;
 use crate::access::rights::Reach;
+use crate::error::with_causes;
 
 const DIGEST: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 const OTHER: &str = "sha256:aa7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
 fn read(text: &str) -> Result<Contents, String> {
-    parse(text, |path| match path.to_str() {
+    let read = parse(text, |path| match path.to_str() {
         Some("keys") => Ok(KeySet::default()),
-        _ => Err("cannot be read".to_owned()),
-    })
+        _ => Err(AccessError { path: path.to_owned(), problem: Problem::NoFile }),
+    });
+    read.map_err(|error| with_causes(&error))
 }
 
 fn token(id: &str, digest: &str, rest: &str) -> String {
@@ -85,7 +87,7 @@ fn what_is_not_understood_is_named_with_its_line_and_without_its_value() {
         ("[[certificate]]\nspiffe = 'a'\nrole = 'admin'".to_owned(), ["line 1", "spiffe://"]),
         (
             "[[jwt]]\nissuer = 'i'\njwks = 'gone'\nclaims = {a = 'b'}\nrole = 'admin'".to_owned(),
-            ["line 1", "jwks: cannot be read"],
+            ["line 1: jwks: gone", "is no regular file"],
         ),
         (
             "[[jwt]]\nissuer = 'i'\njwks = 'keys'\nclaims = {}\nrole = 'admin'".to_owned(),

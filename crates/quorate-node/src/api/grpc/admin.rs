@@ -211,9 +211,7 @@ impl AdminService {
                 Backup::of_file(&self.node, &meta, file)
             }
             // No room for a snapshot.
-            Err(_) => {
-                Backup::of_memory(&self.node).await.map_err(|error| self.node.unexpected(&error))?
-            }
+            Err(_) => Backup::of_memory(&self.node).await?,
         };
         let first = BackupChunk { header: self.header(), ..backup.first.clone() };
         let chunks = backup.rest();

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::backup::Head;
+use crate::error::CallError;
 use crate::node::Node;
 use crate::raft::network::{CHUNK_BYTES, read_chunks};
 use crate::runtime::blocking;
@@ -36,9 +37,8 @@ impl Backup {
         let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
         tokio::task::spawn_blocking(move || {
             if let Err(error) = make(&sender) {
-                let status = Status::internal(format!("making the backup failed: {error}"));
                 // A caller that is gone needs no answer.
-                let _ = sender.blocking_send(Err(status));
+                let _ = sender.blocking_send(Err(CallError::Backup(error).into()));
             }
         });
         let applied_index = last_log_id.map_or(0, |log_id| log_id.index());
@@ -63,7 +63,7 @@ impl Backup {
     ///
     /// # Errors
     /// It cannot be encoded.
-    pub(super) async fn of_memory(node: &Node) -> io::Result<Self> {
+    pub(super) async fn of_memory(node: &Node) -> Result<Self, CallError> {
         let (registry, meta) = {
             let state = node.applied().lock();
             let (last_log_id, last_membership) = (state.last_log_id, state.membership.clone());
@@ -72,7 +72,7 @@ impl Backup {
         let (counted, of) = (registry.clone(), meta.clone());
         let total_bytes = blocking(move || encode(&counted, &of, Count(0)).map(|count| count.0));
         let head = head(node);
-        let total_bytes = head.len() as u64 + total_bytes.await.map_err(io::Error::other)??;
+        let total_bytes = head.len() as u64 + total_bytes.await?.map_err(CallError::Backup)?;
         Ok(Self::new(meta.last_log_id, total_bytes, move |sender| {
             send(sender, head)?;
             let chunk = Vec::with_capacity(CHUNK_BYTES);

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 
 use crate::access::Unidentified;
 use crate::api::grpc::peer_error::PeerError;
-use crate::error::{CallError, MembershipError, NodeError};
+use crate::error::{CallError, MembershipError, NodeError, with_causes};
 
 /// A few batches of renewals, a few hundred writes: what waits has gone by then.
 const RETRY_AFTER_MS: u64 = 250;
@@ -27,7 +27,7 @@ impl From<Unidentified> for Status {
 
 impl From<CallError> for Status {
     fn from(error: CallError) -> Self {
-        let mut status = Self::new(code(&error), error.to_string());
+        let mut status = Self::new(code(&error), with_causes(&error));
         if let CallError::Node(NodeError::Rejected(
             Rejection::NewerIncarnation { current, .. } | Rejection::Deregistered { current, .. },
         )) = &error
@@ -42,6 +42,7 @@ impl From<CallError> for Status {
         {
             status.metadata_mut().insert(trailers::RETRY_AFTER_MS, RETRY_AFTER_MS.into());
         }
+        status.set_source(Arc::new(error));
         status
     }
 }
@@ -58,7 +59,7 @@ impl From<PeerError> for Status {
             | PeerError::Stopped(_)
             | PeerError::Panicked(_) => Code::Internal,
         };
-        let mut status = Self::new(code, error.to_string());
+        let mut status = Self::new(code, with_causes(&error));
         status.set_source(Arc::new(error));
         status
     }
@@ -71,6 +72,7 @@ fn code(error: &CallError) -> Code {
         | CallError::AnswersUnderWay { .. }
         | CallError::CallsUnderWay { .. } => Code::ResourceExhausted,
         CallError::Unwritten(_) => Code::Unavailable,
+        CallError::Panicked(_) | CallError::Backup(_) => Code::Internal,
         CallError::Node(error) => match error {
             NodeError::Rejected(rejection) => match rejection {
                 Rejection::UnknownLease(_)

@@ -10,9 +10,8 @@ use quorate_proto::encoded::v1::EncodedFetchResponse;
 use quorate_proto::limits::ANSWER_BYTES;
 use quorate_proto::v1::FetchRequest;
 use quorate_state::{Registry, Revision, ServiceKey, ServiceName};
-use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
-use tonic::{Response, Status};
+use tonic::Response;
 
 use crate::api::grpc::convert;
 use crate::api::grpc::door::Call;
@@ -36,11 +35,11 @@ const LARGE: usize = 1_000;
 pub(super) async fn answer(
     node: &Arc<Node>,
     call: Call<FetchRequest>,
-) -> Result<Response<EncodedFetchResponse>, Status> {
+) -> Result<Response<EncodedFetchResponse>, CallError> {
     let Call { message: request, deadline, caller } = call;
-    let consistency = convert::consistency(request.consistency).map_err(CallError::from)?;
-    let filter = convert::fetch_filter(&request).map_err(CallError::from)?;
-    let after = pages::after(&request.after).map_err(CallError::from)?;
+    let consistency = convert::consistency(request.consistency)?;
+    let filter = convert::fetch_filter(&request)?;
+    let after = pages::after(&request.after)?;
     let is_paged = request.limit > 0 || after.is_some();
     let min_revision = min_revision(node, request.min_revision, request.cluster_id);
     let (registry, fresh_at) = node.read(consistency, min_revision, deadline).await?;
@@ -82,7 +81,7 @@ pub(super) async fn answer(
         node.answers().learn(instances, bytes);
     }
     if bytes > ANSWER_BYTES {
-        return Err(too_large(bytes).into());
+        return Err(too_large(bytes));
     }
     let mut response = Response::new(response);
     reserved.attach(&mut response);
@@ -97,14 +96,14 @@ async fn encode_elsewhere(
     keys: Vec<ServiceKey>,
     mut reserved: Reserved,
     deadline: Instant,
-) -> Result<(Vec<Bytes>, Reserved), Status> {
+) -> Result<(Vec<Bytes>, Reserved), CallError> {
     let turn = timeout_at(deadline, node.answers().encoding.acquire()).await;
-    let _turn = turn.map_err(|_elapsed| CallError::from(NodeError::Overloaded { waiting: 1 }))?;
+    let _turn = turn.map_err(|_elapsed| NodeError::Overloaded { waiting: 1 })?;
     // Not known before the turn came: what answers take, and how many are under way by now.
     let estimate = node.answers().estimate(instances_of(&registry, &keys));
     match reserved.check(estimate) {
         // It would be refused whatever else is under way: do not let its caller try again.
-        Err(_) if estimate > ANSWER_BYTES => return Err(too_large(estimate).into()),
+        Err(_) if estimate > ANSWER_BYTES => return Err(too_large(estimate)),
         checked => checked?,
     }
     let node = node.clone();
@@ -112,8 +111,7 @@ async fn encode_elsewhere(
         let services = encode_all(&node, &registry, &filter, &keys, &mut reserved)?;
         Ok::<_, CallError>((services, reserved))
     };
-    let failed = |error: JoinError| Status::internal(error.to_string());
-    Ok(blocking(encode).await.map_err(failed)??)
+    blocking(encode).await?
 }
 
 fn too_large(bytes: usize) -> CallError {

@@ -175,7 +175,7 @@ impl RegistryService {
         Ok(standing(revision, UpdateResponse { header: header(&self.node, revision, 0) }))
     }
 
-    async fn on_fetch(&self, call: Call<FetchRequest>) -> Answer<EncodedFetchResponse> {
+    async fn on_fetch(&self, call: Call<FetchRequest>) -> Handled<EncodedFetchResponse> {
         super::fetch::answer(&self.node, call).await
     }
 

@@ -23,6 +23,7 @@ use webpki::{BorrowedCertRevocationList, CertRevocationList, EndEntityCert};
 use crate::config;
 use crate::config::ClientCertificates;
 use crate::net::tls::der::{self, Lifetime, ListAge};
+use crate::net::tls::error::{ListError, Problem, TlsError};
 use crate::net::tls::{WallTime, verify, wall_time};
 
 /// The protocol that the listeners for clients and peers speak (ALPN).
@@ -31,18 +32,10 @@ pub(super) const H2: &[u8] = b"h2";
 const HTTP: &[u8] = b"http/1.1";
 
 /// A file that is larger is none of ours, bytes: a bundle of some hundred authorities.
-const FILE_MAX: u64 = 1 << 20;
+pub(super) const FILE_MAX: u64 = 1 << 20;
 
 /// A file that takes longer cannot be used: it may be of a server that is gone.
-const READ_WITHIN: Duration = Duration::from_secs(5);
-
-/// A file that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {problem}", path.display())]
-pub(crate) struct TlsError {
-    pub(crate) path: PathBuf,
-    pub(crate) problem: String,
-}
+pub(super) const READ_WITHIN: Duration = Duration::from_secs(5);
 
 /// What handshakes need.
 pub(super) struct Loaded {
@@ -104,20 +97,8 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 /// A file that is not there, or is too large.
 pub(super) async fn read(files: &config::Tls) -> Result<Read, TlsError> {
     let one = async |path: &Path| {
-        let failed = |problem: String| TlsError { path: path.to_owned(), problem };
-        let found = tokio::fs::metadata(path).await.map_err(|error| failed(error.to_string()))?;
-        // To open a pipe would wait for its other end.
-        if !found.is_file() {
-            return Err(failed("no regular file".to_owned()));
-        }
-        let size = found.len();
-        if size > FILE_MAX {
-            return Err(failed(format!("{size} bytes long, at most {FILE_MAX}")));
-        }
-        match timeout(READ_WITHIN, tokio::fs::read(path)).await {
-            Ok(read) => read.map_err(|error| failed(error.to_string())),
-            Err(_elapsed) => Err(failed(format!("not read within {READ_WITHIN:?}"))),
-        }
+        let bytes = read_file(path).await;
+        bytes.map_err(|problem| TlsError { path: path.to_owned(), problem })
     };
     let some = async |path: &Option<PathBuf>| match path {
         Some(path) => one(path).await,
@@ -132,6 +113,20 @@ pub(super) async fn read(files: &config::Tls) -> Result<Read, TlsError> {
     })
 }
 
+async fn read_file(path: &Path) -> Result<Vec<u8>, Problem> {
+    let found = tokio::fs::metadata(path).await?;
+    // To open a pipe would wait for its other end.
+    if !found.is_file() {
+        return Err(Problem::NoFile);
+    }
+    let bytes = found.len();
+    if bytes > FILE_MAX {
+        return Err(Problem::TooLarge { bytes });
+    }
+    let read = timeout(READ_WITHIN, tokio::fs::read(path)).await;
+    Ok(read.map_err(|_elapsed| Problem::Slow)??)
+}
+
 /// # Errors
 /// What does not fit together, is of another node, or is not valid now.
 pub(super) fn load(
@@ -143,14 +138,14 @@ pub(super) fn load(
 ) -> Result<Loaded, TlsError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |problem: String| TlsError { path: path.clone(), problem }
+        move |problem: Problem| TlsError { path: path.clone(), problem }
     };
     let of_cert = failed(&files.cert);
     let chain = certificates(&read.cert).map_err(&of_cert)?;
     let key = PrivateKeyDer::from_pem_slice(&read.key)
-        .map_err(|error| failed(&files.key)(format!("no private key: {error}")))?;
+        .map_err(|error| failed(&files.key)(Problem::NoKey(error)))?;
     let own = CertifiedKey::from_der(chain.clone(), key, &provider());
-    let own = own.map_err(|error| failed(&files.key)(format!("not the certificate's: {error}")))?;
+    let own = own.map_err(|error| failed(&files.key)(Problem::OtherKey(error)))?;
     let ca = roots(&read.ca).map_err(failed(&files.ca))?;
     let peer_ca_path = files.peer_ca.as_ref().unwrap_or(&files.ca);
     let peer_ca = match &files.peer_ca {
@@ -162,22 +157,22 @@ pub(super) fn load(
             let crls = revoked(&read.crl).map_err(failed(path))?;
             let trusted = trusted(&[&ca, &peer_ca], &chain);
             let lists = lists(&crls, &trusted, before.map(|before| &before.lists));
-            (crls, lists.map_err(failed(path))?)
+            (crls, lists.map_err(|error| failed(path)(error.into()))?)
         }
         None => (Vec::new(), BTreeMap::new()),
     };
-    let refused = |error: rustls::server::VerifierBuilderError| error.to_string();
     let nodes = WebPkiServerVerifier::builder_with_provider(peer_ca.clone(), provider())
         .with_crls(crls.clone())
         .allow_unknown_revocation_status()
         .build()
-        .map_err(|error| failed(peer_ca_path)(refused(error)))?;
+        .map_err(|error| failed(peer_ca_path)(error.into()))?;
     check_own(&nodes, &chain, cluster, node).map_err(&of_cert)?;
-    let of_peers = verifier(peer_ca, &crls, false).map_err(|e| failed(peer_ca_path)(refused(e)))?;
+    let of_peers = verifier(peer_ca, &crls, false);
+    let of_peers = of_peers.map_err(|error| failed(peer_ca_path)(error.into()))?;
     let of_clients = match files.clients {
         ClientCertificates::None => WebPkiClientVerifier::no_client_auth(),
         wanted => verifier(ca, &crls, wanted == ClientCertificates::Optional)
-            .map_err(|error| failed(&files.ca)(refused(error)))?,
+            .map_err(|error| failed(&files.ca)(error.into()))?,
     };
     let identity = Arc::new(SingleCertAndKey::from(own));
     let config = |clients: &Arc<dyn ClientCertVerifier>, protocol| {
@@ -215,10 +210,9 @@ fn server(
     clients: Arc<dyn ClientCertVerifier>,
     identity: Arc<SingleCertAndKey>,
     protocol: &[u8],
-) -> Result<Arc<ServerConfig>, String> {
+) -> Result<Arc<ServerConfig>, Problem> {
     let builder = ServerConfig::builder_with_details(provider(), Arc::new(WallTime))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
+        .with_safe_default_protocol_versions()?;
     let mut config = builder.with_client_cert_verifier(clients).with_cert_resolver(identity);
     config.alpn_protocols = vec![protocol.to_vec()];
     // No ticket of an old authority outlives its set of files.
@@ -233,44 +227,43 @@ fn check_own(
     chain: &[CertificateDer<'static>],
     cluster: &str,
     node: NodeId,
-) -> Result<(), String> {
-    let (leaf, intermediates) = chain.split_first().ok_or("no certificate")?;
-    let name = ServerName::try_from("node").map_err(|error| error.to_string())?;
+) -> Result<(), Problem> {
+    let (leaf, intermediates) = chain.split_first().ok_or(Problem::NoCertificate)?;
+    let name = ServerName::try_from("node").expect("invariant: it is a DNS name");
     match nodes.verify_server_cert(leaf, intermediates, &name, &[], wall_time()) {
         Ok(_)
         | Err(rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         )) => {}
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(error.into()),
     }
     let wanted = format!("spiffe://{cluster}/node/{node}");
     let found = verify::identity(leaf)?.spiffe;
     if found.as_deref() != Some(&wanted) {
         let found = found.unwrap_or_else(|| "nothing".to_owned());
-        return Err(format!("names {found}, must name {wanted}: this node of this cluster"));
+        return Err(Problem::OtherNode { found, wanted });
     }
     Ok(())
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let read = read.map_err(|error| format!("a part of it cannot be read: {error}"))?;
-    if read.is_empty() { Err("no certificate in it".to_owned()) } else { Ok(read) }
+    let read = read.map_err(Problem::Pem)?;
+    if read.is_empty() { Err(Problem::NoCertificate) } else { Ok(read) }
 }
 
-fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, String> {
+fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, Problem> {
     let mut roots = RootCertStore::empty();
-    for (at, certificate) in certificates(pem)?.into_iter().enumerate() {
-        let added = roots.add(certificate);
-        added.map_err(|error| format!("certificate {} in it: {error}", at + 1))?;
+    for (at, certificate) in (1..).zip(certificates(pem)?) {
+        roots.add(certificate).map_err(|source| Problem::Authority { at, source })?;
     }
     Ok(Arc::new(roots))
 }
 
-fn revoked(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+fn revoked(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, Problem> {
     let read: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
-    let read = read.map_err(|error| format!("a part of it cannot be read: {error}"))?;
-    if read.is_empty() { Err("no revocation list in it".to_owned()) } else { Ok(read) }
+    let read = read.map_err(Problem::Pem)?;
+    if read.is_empty() { Err(ListError::None.into()) } else { Ok(read) }
 }
 
 /// The subjects of the authorities whose lists are taken: the configured ones, and those between
@@ -292,23 +285,22 @@ fn lists(
     crls: &[CertificateRevocationListDer<'static>],
     trusted: &BTreeSet<Vec<u8>>,
     before: Option<&BTreeMap<Vec<u8>, ListAge>>,
-) -> Result<BTreeMap<Vec<u8>, ListAge>, String> {
+) -> Result<BTreeMap<Vec<u8>, ListAge>, ListError> {
     let mut lists: BTreeMap<Vec<u8>, ListAge> = BTreeMap::new();
-    for (at, der) in crls.iter().enumerate() {
-        let at = at + 1;
+    let name =
+        |issuer: &[u8]| verify::common_name(issuer).unwrap_or_else(|| "an authority".to_owned());
+    for (at, der) in (1..).zip(crls) {
         let list = BorrowedCertRevocationList::from_der(der);
-        let list = CertRevocationList::Borrowed(list.map_err(|e| format!("list {at} in it: {e}"))?);
+        let list = list.map_err(|source| ListError::Unreadable { at, source })?;
+        let list = CertRevocationList::Borrowed(list);
         let issuer = list.issuer();
-        let name = verify::common_name(issuer).unwrap_or_else(|| "an authority".to_owned());
         if !trusted.contains(issuer) {
-            return Err(format!(
-                "list {at} in it is of {name:?}, which is no authority of this node's"
-            ));
+            return Err(ListError::Foreign { at, issuer: name(issuer) });
         }
-        let age = der::list_age(der).ok_or_else(|| format!("list {at} in it says no time"))?;
+        let age = der::list_age(der).ok_or(ListError::NoTime { at })?;
         if before.and_then(|before| before.get(issuer)).is_some_and(|before| age.is_before(before))
         {
-            return Err(format!("list {at} in it, of {name:?}, is older than the one in use"));
+            return Err(ListError::Older { at, issuer: name(issuer) });
         }
         lists.insert(issuer.to_vec(), age);
     }
@@ -316,8 +308,8 @@ fn lists(
         let mut of_now = before.keys().filter(|issuer| trusted.contains(*issuer));
         of_now.find(|issuer| !lists.contains_key(*issuer))
     });
-    match missing.map(|issuer| verify::common_name(issuer).unwrap_or_default()) {
-        Some(name) => Err(format!("the list of {name:?}, which is in use, is not in it any more")),
+    match missing {
+        Some(issuer) => Err(ListError::Missing { issuer: name(issuer) }),
         None => Ok(lists),
     }
 }

@@ -11,6 +11,7 @@ use webpki::EndEntityCert;
 
 use crate::net::tls::CertificateId;
 use crate::net::tls::der::element;
+use crate::net::tls::error::IdentityError;
 
 /// `id-at-commonName` (2.5.4.3) in DER.
 const COMMON_NAME: [u8; 3] = [0x55, 0x04, 0x03];
@@ -26,14 +27,12 @@ const SET: u8 = 0x31;
 ///
 /// # Errors
 /// It has several, or it cannot be read.
-pub(super) fn identity(leaf: &CertificateDer<'_>) -> Result<CertificateId, String> {
-    let certificate = EndEntityCert::try_from(leaf).map_err(|error| error.to_string())?;
+pub(super) fn identity(leaf: &CertificateDer<'_>) -> Result<CertificateId, IdentityError> {
+    let certificate = EndEntityCert::try_from(leaf).map_err(IdentityError::Unreadable)?;
     let mut uris = certificate.valid_uri_names();
     let spiffe = uris.next().map(str::to_owned);
     if uris.next().is_some() {
-        return Err(
-            "has several URIs among its names, and one of them has to be its identity".to_owned()
-        );
+        return Err(IdentityError::Several);
     }
     Ok(CertificateId { spiffe, common_name: common_name(certificate.subject()) })
 }
@@ -78,8 +77,8 @@ pub(super) struct NodeVerifier {
 
 #[derive(Debug, thiserror::Error)]
 enum NotTheNode {
-    #[error("its certificate {0}")]
-    Unreadable(String),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     #[error("its certificate is of no node of the cluster {0:?}")]
     NoNode(Arc<str>),
     #[error("node {found} answers there, not node {wanted}")]
@@ -88,7 +87,7 @@ enum NotTheNode {
 
 impl NodeVerifier {
     fn check(&self, leaf: &CertificateDer<'_>) -> Result<(), NotTheNode> {
-        let found = identity(leaf).map_err(NotTheNode::Unreadable)?.node(&self.cluster);
+        let found = identity(leaf)?.node(&self.cluster);
         match (found, self.node) {
             (None, _) => Err(NotTheNode::NoNode(self.cluster.clone())),
             (Some(found), Some(wanted)) if found != wanted => {

@@ -1,0 +1,88 @@
+//! Why the files of TLS cannot be used: which of them, and what is wrong with it.
+
+use std::io;
+use std::path::PathBuf;
+
+use rustls::pki_types::pem;
+use rustls::server::VerifierBuilderError;
+
+use crate::net::tls::files::{FILE_MAX, READ_WITHIN};
+
+/// A file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", path.display())]
+pub(crate) struct TlsError {
+    pub(crate) path: PathBuf,
+    #[source]
+    pub(crate) problem: Problem,
+}
+
+/// What is wrong with it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Problem {
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    #[error("no regular file")]
+    NoFile,
+    #[error("{bytes} bytes long, at most {FILE_MAX}")]
+    TooLarge { bytes: u64 },
+    #[error("not read within {READ_WITHIN:?}")]
+    Slow,
+    #[error("a part of it cannot be read")]
+    Pem(#[source] pem::Error),
+    #[error("no private key")]
+    NoKey(#[source] pem::Error),
+    #[error("not the certificate's")]
+    OtherKey(#[source] rustls::Error),
+    #[error("no certificate in it")]
+    NoCertificate,
+    #[error("certificate {at} in it")]
+    Authority {
+        at: usize,
+        #[source]
+        source: rustls::Error,
+    },
+    #[error(transparent)]
+    Verifier(#[from] VerifierBuilderError),
+    /// What the TLS library says of this node's own certificate, or of all of it.
+    #[error(transparent)]
+    Refused(#[from] rustls::Error),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error("names {found}, must name {wanted}: this node of this cluster")]
+    OtherNode { found: String, wanted: String },
+    #[error(transparent)]
+    List(#[from] ListError),
+}
+
+/// What is wrong with the revocation lists.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ListError {
+    #[error("no revocation list in it")]
+    None,
+    #[error("list {at} in it")]
+    Unreadable {
+        at: usize,
+        #[source]
+        source: webpki::Error,
+    },
+    #[error("list {at} in it is of {issuer:?}, which is no authority of this node's")]
+    Foreign { at: usize, issuer: String },
+    #[error("list {at} in it says no time")]
+    NoTime { at: usize },
+    #[error("list {at} in it, of {issuer:?}, is older than the one in use")]
+    Older { at: usize, issuer: String },
+    #[error("the list of {issuer:?}, which is in use, is not in it any more")]
+    Missing { issuer: String },
+}
+
+/// Why a certificate that was verified identifies nobody.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IdentityError {
+    #[error("the certificate cannot be read")]
+    Unreadable(#[source] webpki::Error),
+    #[error(
+        "the certificate has several URIs among its names, and one of them has to be its identity"
+    )]
+    Several,
+}
