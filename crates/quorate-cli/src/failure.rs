@@ -3,7 +3,7 @@
 
 use std::io;
 
-use quorate_client::{AddressFault, Attempt, Code, Error};
+use quorate_client::{AddressFault, Attempt, Code, Error, TlsMismatch};
 use quorate_node::StartError;
 
 /// A failed command: what to print, and which code to exit with.
@@ -67,15 +67,11 @@ impl From<Error> for Failure {
                 (USAGE, "name the cluster's nodes with --nodes or QUORATE_NODES")
             }
             Error::InvalidOption { .. } => (USAGE, ""),
-            Error::Unreachable { tried, .. } if says(tried, WANTS_TLS) => (UNREACHABLE, GIVE_CA),
-            Error::Unreachable { tried, .. } if says(tried, "does not speak TLS") => (
-                UNREACHABLE,
-                "leave out --ca, QUORATE_CA and `ca` in the context, or have the nodes use TLS (`quorate serve --tls-cert`)",
-            ),
-            Error::Unreachable { .. } => (
-                UNREACHABLE,
-                "check that the nodes run and that --nodes or QUORATE_NODES names them; it is safe to repeat a write",
-            ),
+            Error::TlsMismatch { mismatch, .. } => (UNREACHABLE, to_agree(*mismatch)),
+            Error::Unreachable { tried, .. } => {
+                let mismatch = tried.last().and_then(|last: &Attempt| last.mismatch);
+                (UNREACHABLE, mismatch.map_or(NONE_ANSWERS, to_agree))
+            }
             Error::UnknownService { .. } => {
                 (FAILED, "`quorate services` lists what there is; check --namespace too")
             }
@@ -88,20 +84,10 @@ impl From<Error> for Failure {
             Error::Rejected { code: Code::NotFound, .. } => {
                 (FAILED, "`quorate fetch SERVICE` shows what is registered; check --namespace too")
             }
-            Error::Rejected { code: Code::Unauthenticated, message, .. }
-                if message.contains("no credential") =>
-            {
-                (FAILED, "say who you are: --token-file or QUORATE_TOKEN, or --cert and --key")
-            }
             Error::Rejected { code: Code::Unauthenticated, .. } => (
                 FAILED,
-                "check that the credential is of this cluster, has not ended, and stands in the access file of its nodes",
+                "say who you are: --token-file or QUORATE_TOKEN, or --cert and --key; the credential has to be of this cluster, not to have ended, and to stand in the access file of its nodes",
             ),
-            Error::Rejected { code: Code::Internal, message, .. }
-                if message.contains(WANTS_TLS) =>
-            {
-                (UNREACHABLE, GIVE_CA)
-            }
             Error::Rejected { code: Code::Internal, .. } => (FAILED, "the node's log says more"),
             Error::Superseded { .. } => (
                 FAILED,
@@ -114,13 +100,18 @@ impl From<Error> for Failure {
     }
 }
 
-/// As the client says it of a node.
-const WANTS_TLS: &str = "wants TLS";
-const GIVE_CA: &str = "give the CA of the nodes' certificates with --ca or QUORATE_CA";
+const NONE_ANSWERS: &str = "check that the nodes run and that --nodes or QUORATE_NODES names them; it is safe to repeat a write";
 
-/// Whether the last attempt was told this.
-fn says(tried: &[Attempt], words: &str) -> bool {
-    tried.last().is_some_and(|attempt| attempt.reason.contains(words))
+fn to_agree(mismatch: TlsMismatch) -> &'static str {
+    match mismatch {
+        TlsMismatch::NodeWantsTls => {
+            "give the CA of the nodes' certificates with --ca or QUORATE_CA"
+        }
+        TlsMismatch::NodeHasNoTls => {
+            "leave out --ca, QUORATE_CA and `ca` in the context, or have the nodes use TLS (`quorate serve --tls-cert`)"
+        }
+        _ => "",
+    }
 }
 
 /// Only output is written outside the commands that name their files. A reader that has gone
@@ -163,22 +154,22 @@ mod tests {
             code: Code::InvalidArgument,
             message: "ttl_ms = 1: at least 1000".to_owned(),
         };
-        let unauthenticated = |message: &str| Error::Rejected {
+        let unauthenticated = Error::Rejected {
             operation: "fetch",
             code: Code::Unauthenticated,
-            message: message.to_owned(),
+            message: "no credential came with the call".to_owned(),
         };
-        // Who has said so is not asked again.
-        for (message, asked) in
-            [("no credential came with the call", true), ("the credential has expired", false)]
+        let mismatch = TlsMismatch::NodeWantsTls;
+        let plain = Error::TlsMismatch { operation: "fetch", mismatch };
+        for (error, next) in [(unauthenticated.clone(), "say who you are"), (plain, "give the CA")]
         {
-            let failure = Failure::from(unauthenticated(message));
-            assert_eq!(failure.message().contains("say who you are"), asked, "{message}");
+            let failure = Failure::from(error);
+            assert!(failure.message().contains(&format!("next: {next}")), "{failure:?}");
         }
         for (error, code) in [
             (unreachable, 3),
             (refused, 1),
-            (unauthenticated("no credential came with the call"), 1),
+            (unauthenticated, 1),
             (Error::NoAddresses, 2),
             (Error::UnknownService { service: "s".to_owned() }, 1),
             (Error::Superseded { current: Some(1) }, 1),

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use tonic::{Request, Status, Streaming};
 
 use crate::core::Core;
-use crate::error::{Attempt, Error, explain};
+use crate::error::{Attempt, Error};
 use crate::nodes::call::{CallError, Plan, Rounds, call};
 use crate::nodes::endpoints::Target;
 use crate::nodes::retry::{Decision, FOREGROUND, decide};
@@ -278,8 +278,7 @@ impl Admin {
                 return Err(Error::rejected(operation, &status));
             }
             endpoints.failed(&address);
-            let (address, code) = (address.to_string(), status.code());
-            tried.push(Attempt { address, code, reason: explain(&status) });
+            tried.push(Attempt::of(&*address, &status));
         }
         Err(Error::Unreachable { operation, within: LONG_CALL, tried })
     }
@@ -318,8 +317,7 @@ impl Backup {
         if !decide(status.code()).blames_node() {
             return Err(Error::rejected("backup", &status));
         }
-        let (address, reason) = (self.address.clone(), explain(&status));
-        let tried = vec![Attempt { address, code: status.code(), reason }];
+        let tried = vec![Attempt::of(&self.address, &status)];
         Err(Error::Unreachable { operation: "backup", within: BACKUP_IDLE, tried })
     }
 }

@@ -122,6 +122,14 @@ pub enum Error {
         /// The registry's explanation, for people.
         message: String,
     },
+    /// The nodes that answer and this client do not agree on encryption.
+    #[error("{operation}: {mismatch}")]
+    TlsMismatch {
+        /// What was to be done.
+        operation: &'static str,
+        /// On what they do not agree.
+        mismatch: TlsMismatch,
+    },
     /// Another cluster answers than the one that granted a registration's lease, or sent the first
     /// part of an answer: it was founded again, or the addresses lead to another one.
     #[error("another cluster answers: {is} instead of {was}")]
@@ -225,6 +233,47 @@ pub struct Attempt {
     pub code: Code,
     /// The explanation, for people.
     pub reason: String,
+    /// Whether that was because the two do not agree on encryption.
+    pub mismatch: Option<TlsMismatch>,
+}
+
+impl Attempt {
+    pub(crate) fn of(address: impl Into<String>, status: &Status) -> Self {
+        Self {
+            address: address.into(),
+            code: status.code(),
+            reason: explain(status),
+            mismatch: TlsMismatch::of(status),
+        }
+    }
+}
+
+/// On what a node and a client do not agree.
+///
+/// Stands in [`Attempt`] and [`Error::TlsMismatch`]; an example is at [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsMismatch {
+    /// The node speaks TLS only.
+    #[error("the node wants TLS, and this client does not use it: give the CA of its certificate")]
+    NodeWantsTls,
+    /// The node does not speak TLS.
+    #[error("the node does not speak TLS on this port, and this client was given a CA")]
+    NodeHasNoTls,
+}
+
+impl TlsMismatch {
+    fn of(status: &Status) -> Option<Self> {
+        let cause = innermost(status)?;
+        #[cfg(feature = "tls")]
+        if handshake::is_not_tls(cause) {
+            return Some(Self::NodeHasNoTls);
+        }
+        let of_http2 = cause.downcast_ref::<h2::Error>()?;
+        // So it reads the alert with which a TLS server answers a client that does not encrypt.
+        let is_alert = of_http2.reason() == Some(h2::Reason::FRAME_SIZE_ERROR);
+        (is_alert && of_http2.is_library()).then_some(Self::NodeWantsTls)
+    }
 }
 
 impl fmt::Display for Attempt {
@@ -235,7 +284,10 @@ impl fmt::Display for Attempt {
 
 impl Error {
     pub(crate) fn rejected(operation: &'static str, status: &Status) -> Self {
-        Self::Rejected { operation, code: status.code(), message: explain(status) }
+        match TlsMismatch::of(status) {
+            Some(mismatch) => Self::TlsMismatch { operation, mismatch },
+            None => Self::Rejected { operation, code: status.code(), message: explain(status) },
+        }
     }
 
     pub(crate) fn superseded(status: &Status) -> Self {
@@ -248,25 +300,24 @@ pub(crate) fn current_incarnation(status: &Status) -> Option<u64> {
     status.metadata().get(trailers::INCARNATION)?.to_str().ok()?.parse().ok()
 }
 
-/// How HTTP/2 reads the alert with which a TLS server answers a client that does not encrypt.
-const FIRST_BYTES_OF_TLS: &str = "frame with invalid size";
-
-/// In the words of an attempt at a node that wants TLS of a client that has none.
-const WANTS_TLS: &str = "the node wants TLS, and this client does not use it";
+/// What a failure of the transport comes from.
+fn innermost(status: &Status) -> Option<&(dyn std::error::Error + 'static)> {
+    let first = std::error::Error::source(status);
+    std::iter::successors(first, |cause| cause.source()).last()
+}
 
 /// A status in words, with the innermost cause where the transport hides it ("transport error" says
 /// nothing).
-pub(crate) fn explain(status: &Status) -> String {
-    let causes = std::iter::successors(std::error::Error::source(status), |cause| cause.source());
-    let innermost = causes.last();
+fn explain(status: &Status) -> String {
+    if let Some(mismatch) = TlsMismatch::of(status) {
+        return mismatch.to_string();
+    }
+    let innermost = innermost(status);
     #[cfg(feature = "tls")]
     if let Some(words) = innermost.and_then(handshake::in_words) {
         return words;
     }
     let cause = innermost.map(ToString::to_string).unwrap_or_default();
-    if cause.ends_with(FIRST_BYTES_OF_TLS) {
-        return format!("{WANTS_TLS}: give the CA of its certificate");
-    }
     match (status.message(), cause.as_str()) {
         ("", "") => format!("{:?}", status.code()),
         (message, "") => message.to_owned(),

@@ -97,7 +97,7 @@ pub use client::{Client, ClientBuilder};
 pub use cluster_id::ClusterId;
 pub use counters::Counters;
 pub use environment::parse_nodes;
-pub use error::{AddressFault, Attempt, Code, Error};
+pub use error::{AddressFault, Attempt, Code, Error, TlsMismatch};
 pub use following::{
     Discovery, DiscoveryEvent, Instances, Listener, Origin, Selector, View, Watch, WatchEvent,
     WatchStatus,

@@ -6,12 +6,23 @@ use std::io;
 
 use rustls::{CertificateError, InvalidMessage};
 
-/// In plain words, if this is what the TLS library said, or an I/O error that holds it.
-pub(super) fn in_words(error: &(dyn Error + 'static)) -> Option<String> {
+/// What the TLS library said, if it is that, or an I/O error that holds it.
+fn of_library<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     // An I/O error shows what it holds, and does not return it as its source.
     let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
     let held = held.and_then(|held| held.downcast_ref::<rustls::Error>());
-    if let Some(error) = held.or_else(|| error.downcast_ref()) {
+    held.or_else(|| error.downcast_ref())
+}
+
+/// Whether something else than TLS came.
+pub(super) fn is_not_tls(error: &(dyn Error + 'static)) -> bool {
+    let wrong = rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType);
+    of_library(error) == Some(&wrong)
+}
+
+/// In plain words, if this is what the TLS library said.
+pub(super) fn in_words(error: &(dyn Error + 'static)) -> Option<String> {
+    if let Some(error) = of_library(error) {
         return Some(words(error));
     }
     // What the node says after the handshake (with TLS 1.3, all that it says of the client's
@@ -23,9 +34,6 @@ fn words(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InvalidCertificate(fault) => of_node(fault),
         rustls::Error::AlertReceived(alert) => of_ours(&format!("{alert:?}")),
-        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "the node does not speak TLS on this port, and this client was given a CA".to_owned()
-        }
         rustls::Error::NoApplicationProtocol => {
             "the server does not speak HTTP/2; is it a Quorate node?".to_owned()
         }

@@ -191,6 +191,7 @@ impl Discovery {
                     address: "the registry".to_owned(),
                     code: Code::Unavailable,
                     reason: "nothing has arrived yet".to_owned(),
+                    mismatch: None,
                 }],
             },
         }

@@ -20,7 +20,7 @@ pub(super) use self::cursor::Taken;
 use super::status::WatchStatus;
 use crate::cluster_id::ClusterId;
 use crate::core::Core;
-use crate::error::{Attempt, Error, explain};
+use crate::error::{Attempt, Error};
 use crate::nodes::call::Rounds;
 use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Target};
@@ -231,9 +231,8 @@ impl Follower {
             Error::rejected(operation, status)
         } else {
             core.endpoints.failed(address);
-            let (address, code, reason) = (address.to_string(), status.code(), explain(status));
             let within = core.options.attempt_timeout;
-            let tried = vec![Attempt { address, code, reason }];
+            let tried = vec![Attempt::of(&**address, status)];
             Error::Unreachable { operation, within, tried }
         };
         tracing::debug!(error = %last_error, "the stream was interrupted; going on elsewhere");

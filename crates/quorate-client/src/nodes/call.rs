@@ -8,7 +8,7 @@ use quorate_proto::v1::{self, ResponseHeader};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Code, Request, Response, Status};
 
-use crate::error::{Attempt, Error, explain};
+use crate::error::{Attempt, Error};
 use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Endpoints, Target};
 use crate::nodes::retry::{Backoff, Decision, FOREGROUND, Pace, decide, retry_after};
@@ -91,11 +91,7 @@ impl Failure {
     }
 
     fn tried(&self) -> Attempt {
-        Attempt {
-            address: self.address.to_string(),
-            code: self.status.code(),
-            reason: explain(&self.status),
-        }
+        Attempt::of(&*self.address, &self.status)
     }
 }
 
