@@ -24,7 +24,7 @@ use crate::error::Unwritten;
 
 /// Lines that wait to be written: some hundred KiB.
 const QUEUE_MAX: usize = 8_192;
-/// Calls of nobody who is known that have a line of their own, a second. Whoever has no credential
+/// Calls of unknown callers that have a line of their own, a second. A caller without a credential
 /// must not fill the disk.
 const STRANGERS_MAX: u32 = 100;
 
@@ -50,7 +50,7 @@ pub(crate) struct Event {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) revision: Option<u64>,
     pub(crate) from: Option<IpAddr>,
-    /// So many lines before this one were not written.
+    /// How many lines before this one were not written.
     #[serde(skip_serializing_if = "is_none")]
     pub(crate) left_out: u64,
 }
@@ -82,7 +82,7 @@ pub(crate) struct Subject {
     pub(crate) leases: Vec<u64>,
 }
 
-/// Of the names in a line, so many.
+/// Names in one line, at most.
 pub(crate) const NAMES_MAX: usize = 10;
 
 impl Subject {

@@ -1,6 +1,6 @@
-//! What a node measures, for `/metrics`: every name stands in this file, and nowhere else. Whoever
-//! does a thing counts it here; what only has to be looked at is set when somebody asks
-//! (`api/http/scrape.rs`). docs/metrics.md is made from this table.
+//! What a node measures, for `/metrics`: every name stands in this file, and nowhere else. What
+//! happens is counted here by the code that does it; what can be looked up at any time is set for
+//! each scrape (`api/http/scrape.rs`). docs/metrics.md is made from this table.
 //!
 //! Names follow <https://prometheus.io/docs/practices/naming/>; those of calls are the names that
 //! go-grpc-prometheus gave them, so that dashboards made for etcd fit. No instance and no caller is
@@ -25,7 +25,7 @@ use tonic::Code;
 
 pub(crate) use crate::meters::durations::Durations;
 
-/// Of so many services the size is told, the largest.
+/// Services whose sizes are exported, the largest.
 pub(crate) const SERVICES_MAX: usize = 50;
 
 /// Bounds of durations in seconds: half a millisecond, which is what a write takes on an idle
@@ -108,7 +108,7 @@ macro_rules! meters {
     ($($field:ident: $kind:ty = $made:expr, $name:literal, $help:literal;)*) => {
         /// The instruments of one node.
         pub(crate) struct Meters {
-            /// Locked while somebody is answered: what is set for one answer is of one moment.
+            /// Locked for each scrape: all that is set for one answer is of one moment.
             registry: Mutex<Registry>,
             calls: Vec<OfMethod>,
             $(pub(crate) $field: $kind,)*

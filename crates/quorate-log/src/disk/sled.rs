@@ -2,7 +2,7 @@
 //!
 //! Knows indexes and bytes, not entries. Every change of several steps is written so that sled,
 //! which recovers a prefix of the changes, never leaves a hole: appends go forward, a truncation or
-//! a purge is one mark (whoever opens the log finishes what the mark says), purged records go from
+//! a purge is one mark (the next open finishes what the mark says), purged records go from
 //! the front, truncated ones from the end.
 
 use std::fs::File;

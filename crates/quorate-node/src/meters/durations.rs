@@ -1,4 +1,5 @@
-//! A histogram that somebody else counts: the log store knows nothing of this node's instruments.
+//! A histogram whose counts come from elsewhere: the log store knows nothing of this node's
+//! instruments.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};

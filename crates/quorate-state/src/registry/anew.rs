@@ -15,15 +15,15 @@ use crate::registry::replies::Origin;
 use crate::tables::kept::Kept;
 use crate::types::{LeaseId, Revision};
 
-/// The old cluster has not made so many changes since: at 100,000 a second they take 115 days. It
+/// The old cluster has made fewer changes since: at 100,000 a second they take 115 days. It
 /// shows: revision 1000000000042 is 42 of the state before, and numbers stay exact in JSON for
 /// 9,000 foundings.
 const REVISIONS_AHEAD: u64 = 1_000_000_000_000;
 
-/// It has not granted so many leases since.
+/// It has granted fewer leases since.
 const LEASES_AHEAD: u64 = 1 << 32;
 
-/// So many clusters before this one are known; of more, the latest.
+/// Clusters before this one that are known, at most: the latest.
 const PREDECESSORS_MAX: usize = 16;
 
 impl Registry {

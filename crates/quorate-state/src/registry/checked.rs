@@ -1,4 +1,4 @@
-//! The instances that have health checks, for whoever probes.
+//! The instances that have health checks, for the prober.
 
 use std::sync::Arc;
 

@@ -199,7 +199,7 @@ pub(super) async fn own_leases(
     Ok((own, unknown))
 }
 
-/// Waits until somebody who follows something may not any more; why.
+/// Waits until a caller that follows something loses its right to; why.
 pub(super) async fn lost(
     node: &Node,
     caller: &Caller,

@@ -98,7 +98,7 @@ impl Told {
     }
 }
 
-/// Of what a caller is told, so many characters stand in a line.
+/// Characters of the reason for a refusal in one line, at most.
 const REASON_MAX: usize = 512;
 
 /// As everybody writes it: `PERMISSION_DENIED`.

@@ -92,7 +92,7 @@ impl<'a> Touched<'a> {
     }
 }
 
-/// Of each name in an audit line, so many characters: it may be no name at all.
+/// Characters of a name in an audit line, at most: it may be no name at all.
 const NAME_MAX: usize = 256;
 
 fn of_instance(instance: &InstanceRef) -> (&str, &str) {

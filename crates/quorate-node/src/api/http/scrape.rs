@@ -1,4 +1,4 @@
-//! Looks at what is not counted as it happens, when somebody asks for the metrics.
+//! Looks up, for each scrape, what is not counted as it happens.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -95,7 +95,7 @@ impl Told {
     }
 }
 
-/// How near the end is: within so many days, 0 where it has come. A certificate of which most is
+/// How near the end is: within this many days, 0 where it has come. A certificate of which most is
 /// left is not near its end, however short it is.
 fn near(Lifetime { not_before, not_after }: Lifetime, now: Seconds) -> Option<u64> {
     let left = not_after.saturating_sub(now);
