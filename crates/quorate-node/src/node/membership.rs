@@ -6,10 +6,12 @@
 //! the new leader. What can be refused is refused before anything is proposed: a refused change
 //! leaves nothing behind.
 
+mod lead;
+mod removed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{AllowNextRevertError, ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _};
@@ -24,16 +26,14 @@ use crate::node::{MemberInfo, Node};
 use crate::peers::Lane;
 use crate::types::{Member, TypeConfig};
 
+pub(crate) use lead::LeadCall;
+
 /// A learner that is no more entries than this behind can become a voter without holding up commits
 /// for long.
 const CAUGHT_UP_LAG: u64 = 256;
 
 /// How long a node that is to be taken in has to name itself.
 const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A voter that is to lead next has this long to answer: one that stands still must not hold a stop
-/// up for long.
-const SUCCESSOR_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
 
 /// A membership change or something that belongs to one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -46,15 +46,6 @@ pub(crate) enum MembershipCall {
     Replace { old: NodeId, new: NodeId, peer_address: String },
     /// A member reports its own addresses.
     Announce { id: NodeId, member: Member },
-}
-
-/// Of handing the lead over; answered with the node that is to lead, or leads.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) enum LeadCall {
-    /// Which voter would lead next.
-    Successor,
-    /// Hand it over.
-    Transfer { to: NodeId },
 }
 
 type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
@@ -82,27 +73,6 @@ impl Node {
             MembershipCall::Announce { id, member } => self.announce(id, member).await?,
         }
         Ok(self.members())
-    }
-
-    /// Hands the lead over, or says which voter it would go to; only while this node leads.
-    pub(crate) async fn hand_over(
-        &self,
-        call: LeadCall,
-        deadline: Instant,
-    ) -> Result<NodeId, NodeError> {
-        let _guard = self.one_at_a_time(deadline).await?;
-        match call {
-            LeadCall::Successor if self.voters().len() > 1 => {
-                self.once_heard(|| self.candidates().map(drop)).await?;
-                self.successor().await
-            }
-            LeadCall::Successor => Err(refused(MembershipError::NoOther)),
-            LeadCall::Transfer { to } => {
-                self.once_heard(|| self.check_successor(to)).await?;
-                self.transfer(to, deadline).await?;
-                Ok(to)
-            }
-        }
     }
 
     async fn one_at_a_time(&self, deadline: Instant) -> Result<MutexGuard<'_, ()>, NodeError> {
@@ -346,79 +316,6 @@ impl Node {
         Err(refused(MembershipError::WouldLoseQuorum { id, alive, voters, needed }))
     }
 
-    /// If this node is the one that is to go, it hands the lead over and says that it does not lead
-    /// any more.
-    async fn leave_lead(&self, id: NodeId, deadline: Instant) -> Result<(), NodeError> {
-        if id != self.id {
-            return Ok(());
-        }
-        self.transfer(self.successor().await?, deadline).await?;
-        Err(NodeError::NotLeader { node: self.id })
-    }
-
-    /// The other voters that were heard of lately, with how far along each is; at least one.
-    fn candidates(&self) -> Result<Vec<(u64, MemberInfo)>, NodeError> {
-        let members = self.members().into_iter();
-        let others = members.filter(|info| info.voter && info.id != self.id && self.hears(info.id));
-        let others: Vec<MemberInfo> = others.collect();
-        let metrics = self.metrics.borrow_watched();
-        let progress = |id: &NodeId| {
-            let matched = metrics.replication.as_ref().and_then(|all| all.get(id));
-            matched.and_then(|matched| matched.as_ref()).map_or(0, |log_id| log_id.index())
-        };
-        let others: Vec<_> = others.into_iter().map(|info| (progress(&info.id), info)).collect();
-        if others.is_empty() { Err(refused(MembershipError::NoOther)) } else { Ok(others) }
-    }
-
-    /// The other voter that is furthest along, of the ones that answer now: one that died or froze
-    /// a moment ago still counts as heard of.
-    pub(crate) async fn successor(&self) -> Result<NodeId, NodeError> {
-        let asked = self.candidates()?.into_iter().map(async |(at, info)| {
-            let answer = self.ask_status(&info, SUCCESSOR_ANSWERS_WITHIN).await;
-            answer.ok().map(|_| (at, info.id))
-        });
-        let furthest = join_all(asked).await.into_iter().flatten().max();
-        let (_, id) = furthest.ok_or_else(|| refused(MembershipError::NoOther))?;
-        Ok(id)
-    }
-
-    fn check_successor(&self, to: NodeId) -> Result<(), NodeError> {
-        if !self.voters().contains(&to) {
-            return Err(refused(MembershipError::NotVoter { id: to }));
-        }
-        if !self.hears(to) {
-            return Err(refused(MembershipError::Silent { id: to }));
-        }
-        Ok(())
-    }
-
-    /// Hands the lead over and waits until the other node leads.
-    pub(crate) async fn transfer(&self, to: NodeId, deadline: Instant) -> Result<(), NodeError> {
-        if to == self.id {
-            return Ok(());
-        }
-        self.check_successor(to)?;
-        tracing::info!(to = to.get(), "handing the lead over");
-        let asked = self.raft.trigger().transfer_leader(to).await;
-        asked.map_err(|error| self.fatal(&error))?;
-        let since = Instant::now();
-        loop {
-            let leader = self.current_leader();
-            match leader {
-                Some(leader) if leader == to => return Ok(()),
-                // Another node won: the caller tries again there.
-                Some(leader) if leader != self.id => {
-                    return Err(NodeError::NotLeader { node: self.id });
-                }
-                _ => {}
-            }
-            if timeout_at(deadline, self.leader_is_other_than(leader)).await.is_err() {
-                let waited_ms = since.elapsed().as_millis() as u64;
-                return Err(NodeError::NoAnswer { leader: to, waited_ms });
-            }
-        }
-    }
-
     /// A member's addresses changed, or are reported for the first time.
     async fn announce(&self, id: NodeId, member: Member) -> Result<(), NodeError> {
         match self.member(id) {
@@ -494,6 +391,5 @@ fn revert_error(node: NodeId, error: &AllowNextRevertError<TypeConfig>) -> NodeE
     }
 }
 
-mod removed;
 #[cfg(test)]
 mod tests;

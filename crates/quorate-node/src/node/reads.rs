@@ -4,16 +4,16 @@
 //! A round may answer every read that began before the round did: reads wait in a queue, and each
 //! round answers all that were in it when the round began.
 
-use std::collections::BTreeSet;
-use std::convert::Infallible;
+mod freshness;
+mod lead;
+
 use std::future::Future;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::ReadPolicy;
 use openraft::errors::RaftError;
-use openraft::vote::RaftLeaderId;
-use openraft::{RaftState, ReadPolicy};
+use openraft::vote::RaftLeaderId as _;
 use quorate_log::{ClusterId, NodeId};
 use quorate_proto::peer::v1::ReadIndexRequest;
 use quorate_state::Registry;
@@ -22,9 +22,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::applied::Position;
 use crate::error::{NodeError, Wanted};
+use crate::node::reads::lead::Lead;
 use crate::node::{Consistency, Node, unreachable};
 use crate::peers::Lane;
-use crate::types::{LogId, TypeConfig, Vote, encode};
+use crate::types::{Vote, encode};
+
+pub(crate) use freshness::age_ms;
 
 /// A node that has applied what its leader had this long ago counts as caught up, ms.
 const CAUGHT_UP_MS: u64 = 1_000;
@@ -35,10 +38,6 @@ const CAUGHT_UP_MS: u64 = 1_000;
 const AHEAD_MAX: u64 = 1_000_000;
 /// Reads that wait for a round.
 const QUEUE_MAX: usize = 65_536;
-
-/// A question for how fresh this node is may take this long: an answer that was long on its way
-/// still says its age.
-const FRESHNESS_PATIENCE: Duration = Duration::from_secs(10);
 
 type Waiting = oneshot::Sender<Result<u64, NodeError>>;
 
@@ -158,73 +157,6 @@ impl Node {
             return Err(NodeError::Founding { node: self.id });
         }
         Ok(())
-    }
-
-    /// How old what this node has may be, in ms; the maximum: it does not know.
-    pub(crate) fn age_ms(&self) -> u64 {
-        age_ms(self.fresh_at())
-    }
-
-    /// A moment before which everything that was acknowledged is in what this node has; `None`: it
-    /// knows of none.
-    pub(crate) fn fresh_at(&self) -> Option<Instant> {
-        let confirmed = self.leadership.fresh_at(self.applied.position().index);
-        confirmed.max(self.led_at())
-    }
-
-    /// That moment, as far as this node knows it from its own lead; `None`: it does not lead, or
-    /// has not applied all of its predecessors' entries.
-    ///
-    /// When a quorum acknowledged a message, no other node led at the moment when it was sent: what
-    /// had been acknowledged by then was by this leader, which applies before it acknowledges, or
-    /// by the leaders before it.
-    fn led_at(&self) -> Option<Instant> {
-        let settled = {
-            let metrics = self.metrics.borrow_watched();
-            let own = metrics.vote.leader_id().to_committed();
-            let applied = metrics.last_applied.as_ref();
-            metrics.state.is_leader() && applied.is_some_and(|at| *at.committed_leader_id() == own)
-        };
-        let now = Instant::now();
-        settled.then(|| self.quorum_silence()).and_then(|silence| now.checked_sub(silence))
-    }
-
-    /// Asks the leader how far it has committed, sure of its lead, and notes down when this was
-    /// asked. A leader that is no more does not answer: its answer takes a vote of this node's for
-    /// it, read after that moment, that is a quorum with its own, or a round of heartbeats that
-    /// began later.
-    pub(crate) async fn ask_how_fresh(&self) {
-        let asked = Instant::now();
-        if let Some(led_at) = self.led_at() {
-            // Kept for when it leads no more.
-            self.leadership.confirmed(0, led_at, self.applied.position().index);
-            return;
-        }
-        let Some(leader) = self.current_leader().filter(|leader| *leader != self.id) else {
-            return;
-        };
-        let answer = tokio::select! {
-            answer = self.read_index_at(leader, FRESHNESS_PATIENCE) => answer,
-            () = self.leader_is_other_than(Some(leader)) => return,
-        };
-        match answer {
-            Ok(index) => {
-                self.leadership.confirmed(index, asked, self.applied.position().index);
-            }
-            Err(error) => tracing::trace!(%error, "the leader did not say how far it is"),
-        }
-    }
-
-    /// Keeps asking, once in a heartbeat, and at once when another node leads. Messages that were
-    /// merely read prove no age: they may have waited while this node stood still. Not covered: a
-    /// machine whose monotonic clock stands still with it (a paused VM).
-    pub(crate) async fn stay_fresh(&self) -> Infallible {
-        let every = Duration::from_millis(self.tunables.heartbeat_ms);
-        loop {
-            let leader = self.current_leader();
-            self.ask_how_fresh().await;
-            let _ = timeout(every, self.leader_is_other_than(leader)).await;
-        }
     }
 
     /// Waits until this node has applied something.
@@ -357,54 +289,6 @@ impl Node {
     }
 }
 
-/// The age to report of a state that has everything from before this moment: rounded up, since it
-/// is "at most".
-pub(crate) fn age_ms(fresh_at: Option<Instant>) -> u64 {
-    let ms = |at: Instant| u64::try_from(at.elapsed().as_micros().div_ceil(1_000));
-    fresh_at.and_then(|at| ms(at).ok()).unwrap_or(u64::MAX)
-}
-
-/// What a node's Raft says of its lead.
-struct Lead<'a> {
-    me: NodeId,
-    leads: bool,
-    vote: &'a Vote,
-    /// The last entry that a quorum has.
-    committed: Option<&'a LogId>,
-    /// The voters whose majorities count: two sets while a change of membership goes on.
-    voters: &'a [BTreeSet<NodeId>],
-}
-
-impl<'a> Lead<'a> {
-    fn of(state: &'a RaftState<TypeConfig>, me: NodeId) -> Self {
-        Self {
-            me,
-            leads: state.server_state.is_leader(),
-            vote: state.vote_ref(),
-            committed: state.cluster_committed(),
-            voters: state.membership_state.effective().get_joint_config(),
-        }
-    }
-
-    /// The index that reads of another node have to wait for, if it and this one, which leads, are
-    /// a quorum.
-    ///
-    /// That node read its vote after its reads had begun, and it is this leader's: until then it
-    /// had voted for no later one. So its question says what its answer to a heartbeat would (Raft
-    /// thesis, section 6.4, steps 1 and 2), a round trip sooner.
-    fn vouched(&self, from: NodeId, vote: &Vote) -> Option<u64> {
-        let leads = self.leads && self.vote == vote && vote.is_committed();
-        let is_quorum = |voters: &BTreeSet<NodeId>| {
-            let both = [self.me, from].iter().filter(|id| voters.contains(id)).count();
-            self.me != from && both > voters.len() / 2
-        };
-        // Of an earlier term, it would not show how far that term's leader got.
-        let committed = self.committed?;
-        let of_this_term = committed.committed_leader_id() == &vote.leader_id().to_committed();
-        (leads && of_this_term && self.voters.iter().all(is_quorum)).then_some(committed.index())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -446,54 +330,5 @@ mod tests {
         let indexes = later.join_all().await;
         assert!(indexes.iter().all(|index| *index == 2), "a round that began before is no answer");
         assert_eq!(count.load(Ordering::SeqCst), 2, "one for all that waited");
-    }
-
-    /// Node 1 asks whether it can vouch for node 2's reads.
-    #[test]
-    fn a_voter_with_the_leaders_vote_is_vouched_for_where_two_are_a_quorum() {
-        let committed = |term, number| Vote::new_committed(term, node(number));
-        let (ours, at) =
-            (committed(5, 1), |vote: Vote| LogId::new(vote.leader_id().to_committed(), 9));
-        let three: &[&[u64]] = &[&[1, 2, 3]];
-        for (what, from, vote, leads, last, voters, vouched) in [
-            ("three voters", 2, ours, true, Some(ours), three, true),
-            ("two voters", 2, ours, true, Some(ours), &[&[1, 2]], true),
-            ("itself", 1, ours, true, Some(ours), three, false),
-            ("no leader any more", 2, ours, false, Some(ours), three, false),
-            ("a vote for another, later", 2, committed(6, 3), true, Some(ours), three, false),
-            ("a vote for another, earlier", 2, committed(4, 3), true, Some(ours), three, false),
-            (
-                "a vote for its last lead",
-                2,
-                committed(4, 1),
-                true,
-                Some(committed(4, 1)),
-                three,
-                false,
-            ),
-            ("a vote in an election", 2, Vote::new(5, node(1)), true, Some(ours), three, false),
-            ("nothing committed", 2, ours, true, None, three, false),
-            ("committed in an earlier term", 2, ours, true, Some(committed(4, 1)), three, false),
-            ("a learner", 4, ours, true, Some(ours), three, false),
-            ("a leader that is no voter", 2, ours, true, Some(ours), &[&[2, 3, 4]], false),
-            ("four voters", 2, ours, true, Some(ours), &[&[1, 2, 3, 4]], false),
-            ("five voters", 2, ours, true, Some(ours), &[&[1, 2, 3, 4, 5]], false),
-            ("a quorum of both", 2, ours, true, Some(ours), &[&[1, 2, 3], &[1, 2, 4]], true),
-            ("of the old only", 2, ours, true, Some(ours), &[&[1, 2, 3], &[1, 3, 4]], false),
-            ("of the new only", 2, ours, true, Some(ours), &[&[1, 3, 4], &[1, 2, 3]], false),
-        ] {
-            let voters: Vec<BTreeSet<NodeId>> =
-                voters.iter().map(|ids| ids.iter().copied().map(node).collect()).collect();
-            let last: Option<LogId> = last.map(at);
-            let committed = last.as_ref();
-            let lead = Lead { me: node(1), leads, vote: &ours, committed, voters: &voters };
-            assert_eq!(lead.vouched(node(from), &vote), vouched.then_some(9), "{what}");
-        }
-        // A leader whose own vote is not for itself as the leader, but the same as the asker's.
-        let (candidate, voters) = (Vote::new(5, node(1)), [BTreeSet::from([1, 2, 3].map(node))]);
-        let last = at(ours);
-        let (vote, committed) = (&candidate, Some(&last));
-        let lead = Lead { me: node(1), leads: true, vote, committed, voters: &voters };
-        assert_eq!(lead.vouched(node(2), &candidate), None, "not elected yet");
     }
 }
