@@ -172,3 +172,19 @@ fn generated_types_are_left_as_they_are() {
     }
     no_faults(&faults);
 }
+
+/// Where the contract's messages are made and read. Everything else has types of ours.
+const OF_CONTRACT: [&str; 4] = ["api/grpc", "peers", "raft/network.rs", "server/listeners.rs"];
+
+#[test]
+fn the_contracts_types_stay_at_the_edge() {
+    let mut files = of("crates/quorate-node/src/", &[]);
+    files.retain(|file| {
+        let inside = file.path.trim_start_matches("crates/quorate-node/src/");
+        !OF_CONTRACT.iter().any(|place| inside.starts_with(place))
+    });
+    let generated =
+        ["quorate_proto::v1", "quorate_proto::peer", "quorate_proto::encoded", "quorate_proto::{"];
+    let what = "inside the node; convert it in api/grpc/convert.rs or peers/calls.rs";
+    no_faults(&found(&files, &generated, what));
+}

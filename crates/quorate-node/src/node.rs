@@ -20,7 +20,7 @@ pub(crate) mod queues;
 mod quorum;
 pub(crate) mod reads;
 pub(crate) mod renewals;
-mod requests;
+pub(crate) mod requests;
 mod snapshot;
 pub(crate) mod status;
 

@@ -2,6 +2,7 @@
 //! node, by when.
 
 mod address_book;
+mod calls;
 pub(crate) mod streams;
 
 use std::collections::{BTreeMap, HashSet};
@@ -20,6 +21,7 @@ use tonic::{Request, Status};
 use crate::net::Net;
 use crate::net::tls::Tls;
 use crate::peers::address_book::AddressBook;
+pub(crate) use crate::peers::calls::succeeded_by;
 use crate::peers::streams::Streams;
 
 /// Metadata of every peer call: the sender's cluster, 16 hex digits; 0 from a founder that does not
@@ -87,9 +89,9 @@ pub(crate) struct Peers {
     /// Where the nodes may be.
     pub(crate) book: AddressBook,
     /// Calls for the leader.
-    pub(crate) forwards: Streams<Forwarded, Payloads>,
+    forwards: Streams<Forwarded, Payloads>,
     /// Questions for the index that linearizable reads have to wait for.
-    pub(crate) reads: Streams<ReadIndexRequest, ReadIndexResponse>,
+    reads: Streams<ReadIndexRequest, ReadIndexResponse>,
 }
 
 impl Peers {
@@ -172,7 +174,7 @@ impl Peers {
     }
 
     /// A channel to a node whose id is not known, at the address where clients reach it.
-    pub(crate) fn connect(&self, endpoint: &Endpoint) -> Channel {
+    fn connect(&self, endpoint: &Endpoint) -> Channel {
         self.net.connect(endpoint, self.tls.as_ref(), None)
     }
 

@@ -15,15 +15,13 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{AllowNextRevertError, ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _};
-use quorate_log::{ClusterId, NodeId};
-use quorate_proto::peer::v1::IdentifyRequest;
+use quorate_log::NodeId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::MutexGuard;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{MembershipError, NodeError};
 use crate::node::{MemberInfo, Node};
-use crate::peers::Lane;
 use crate::types::{Member, TypeConfig};
 
 pub(crate) use lead::LeadCall;
@@ -119,22 +117,18 @@ impl Node {
             let (id, address, reason) = (wanted, address.to_owned(), reason.to_owned());
             refused(MembershipError::NoAnswer { id, address, reason })
         };
-        let client = self.peers.client(wanted, address, Lane::Control);
-        let mut client = client.map_err(|status| unreachable(status.message()))?;
-        let request = self.peers.request(wanted, IdentifyRequest { id: 0 }, Some(IDENTIFY_TIMEOUT));
-        let answer = client.identify(request).await;
-        let found = answer.map_err(|status| unreachable(status.message()))?.into_inner();
+        let found = self.peers.identify(wanted, address, None, IDENTIFY_TIMEOUT).await;
+        let found = found.map_err(|status| unreachable(status.message()))?;
         let address = address.to_owned();
         if found.node_id != wanted.get() {
             let found = found.node_id;
             return Err(refused(MembershipError::WrongId { address, wanted, found }));
         }
         let ours = self.peers.identity();
-        let its_cluster = ClusterId::new(found.cluster_id);
-        if ![None, ours.cluster_id].contains(&its_cluster)
+        if ![None, ours.cluster_id].contains(&found.cluster_id)
             || ![0, ours.founders].contains(&found.founders)
         {
-            let found = its_cluster;
+            let found = found.cluster_id;
             return Err(refused(MembershipError::OtherCluster { address, found }));
         }
         Ok(Member { peer_address: address, client_address: found.client_address })

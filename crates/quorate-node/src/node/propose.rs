@@ -3,12 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use quorate_log::NodeId;
-use quorate_proto::peer::v1::Forwarded;
-use quorate_proto::v1::RequestId;
 use quorate_state::{Command, Op, Reply, Request};
 use tokio::time::Instant;
 
@@ -16,8 +13,8 @@ use crate::error::{CallError, NodeError};
 use crate::meters::Reason;
 use crate::node::calls::{Ask, LeaderAnswer, LeaderCall};
 use crate::node::membership::MembershipCall;
-use crate::node::{Node, requests, unreachable};
-use crate::peers::Lane;
+use crate::node::requests::{self, GivenName};
+use crate::node::{Node, unreachable};
 use crate::types::{Outcome, TypeConfig, decode, encode};
 
 /// After a failed attempt, the next one waits this long unless the leader changes before.
@@ -38,7 +35,7 @@ impl Node {
     pub(crate) async fn propose(
         &self,
         op: Op,
-        given: Option<RequestId>,
+        given: Option<GivenName>,
         deadline: Instant,
     ) -> Result<Outcome, CallError> {
         let now = self.applied.lock().registry.clock();
@@ -262,16 +259,12 @@ impl Node {
         calls: Vec<Bytes>,
         deadline: Instant,
     ) -> Result<Vec<Result<LeaderAnswer, NodeError>>, NodeError> {
-        let (address, mut client) = self.peer_client(leader, Lane::Forward)?;
+        let address = self.peer_address(leader)?;
         let timeout = deadline.saturating_duration_since(Instant::now());
         let asked = calls.len();
-        let message = Forwarded { data: calls, timeout_ms: timeout.as_millis() as u64 };
-        let answers = self.peers.forwards.ask(leader, &address, message, async |messages| {
-            let answers = client.forward(self.peers.request(leader, messages, None)).await?;
-            Ok(answers.into_inner().boxed())
-        });
+        let answers = self.peers.forward(leader, &address, calls, timeout);
         let answers = match tokio::time::timeout(timeout, answers).await {
-            Ok(Ok(answers)) => answers.data,
+            Ok(Ok(answers)) => answers,
             Ok(Err(status)) => {
                 self.peers.book.missed(leader, &address);
                 return Err(unreachable(leader, address, status.message()));
@@ -293,18 +286,14 @@ impl Node {
         Ok(answers.into_iter().map(read).collect())
     }
 
-    pub(crate) fn peer_client(
-        &self,
-        id: NodeId,
-        lane: Lane,
-    ) -> Result<(String, crate::peers::Client), NodeError> {
-        let Some(member) = self.member(id) else {
-            return Err(unreachable(id, String::new(), "not a known member"));
-        };
-        let address = self.peers.book.address(id, &member.peer_address);
-        match self.peers.client(id, &address, lane) {
-            Ok(client) => Ok((address, client)),
-            Err(status) => Err(unreachable(id, address, status.message())),
+    /// Where another member listens for peers, as far as this node knows.
+    ///
+    /// # Errors
+    /// It is no member.
+    pub(crate) fn peer_address(&self, id: NodeId) -> Result<String, NodeError> {
+        match self.member(id) {
+            Some(member) => Ok(self.peers.book.address(id, &member.peer_address)),
+            None => Err(unreachable(id, String::new(), "not a known member")),
         }
     }
 }

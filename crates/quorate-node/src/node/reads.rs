@@ -10,12 +10,10 @@ mod lead;
 use std::future::Future;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use openraft::ReadPolicy;
 use openraft::errors::RaftError;
 use openraft::vote::RaftLeaderId as _;
 use quorate_log::{ClusterId, NodeId};
-use quorate_proto::peer::v1::ReadIndexRequest;
 use quorate_state::Registry;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -24,7 +22,6 @@ use crate::applied::Position;
 use crate::error::{NodeError, Wanted};
 use crate::node::reads::lead::Lead;
 use crate::node::{Consistency, Node, unreachable};
-use crate::peers::Lane;
 use crate::types::{Vote, encode};
 
 pub(crate) use freshness::age_ms;
@@ -241,14 +238,9 @@ impl Node {
             vote = Vote::new(0, self.id);
         }
         let vote = encode(&vote);
-        let question = ReadIndexRequest { node_id: self.id.get(), vote };
-        let (address, mut client) = self.peer_client(leader, Lane::Control)?;
-        let asked = self.peers.reads.ask(leader, &address, question, async |questions| {
-            let answers = client.read_index(self.peers.request(leader, questions, None)).await?;
-            Ok(answers.into_inner().boxed())
-        });
-        match timeout(patience, asked).await {
-            Ok(Ok(answer)) => Ok(answer.index),
+        let address = self.peer_address(leader)?;
+        match timeout(patience, self.peers.read_index(leader, &address, vote)).await {
+            Ok(Ok(index)) => Ok(index),
             Ok(Err(status)) => {
                 self.peers.book.missed(leader, &address);
                 Err(unreachable(leader, address, status.message()))

@@ -4,7 +4,6 @@
 //! (`quorate_state::Request`).
 
 use quorate_proto::requests::{OpenWrite, Origin};
-use quorate_proto::v1::RequestId;
 use quorate_state::{Clock, Invalid, Op, Request};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -15,6 +14,17 @@ use crate::types::encode;
 /// much longer ago may its first attempt have been made than the caller knew when it sent it. Half
 /// of the longest call.
 const UNDER_WAY_MS: u64 = 30_000;
+
+/// The name that a caller has given a write, as it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GivenName {
+    pub(crate) origin: u64,
+    pub(crate) number: u64,
+    /// The caller waits for no answer to writes of its with lower numbers.
+    pub(crate) done_below: u64,
+    /// How long ago it made its first attempt.
+    pub(crate) age_ms: u64,
+}
 
 /// A write and its name; of this node's own ones, none with a lower number is answered as long as
 /// this is there.
@@ -30,11 +40,11 @@ pub(crate) struct Named {
 /// The caller's own name for it is none.
 pub(crate) fn name(
     own: &Origin,
-    given: Option<RequestId>,
+    given: Option<GivenName>,
     op: &Op,
     now: Clock,
 ) -> Result<Named, Invalid> {
-    let Some(RequestId { origin, number, done_below, age_ms }) = given else {
+    let Some(GivenName { origin, number, done_below, age_ms }) = given else {
         let open = own.begin();
         let (origin, number, done_below) = (open.origin(), open.number(), open.done_below());
         let request = Request { origin, number, done_below, since: now, digest: 0 };
@@ -55,7 +65,7 @@ pub(crate) fn name(
 
 impl Node {
     /// A write as its caller has named it; `None`: that is no name.
-    pub(crate) fn named(&self, op: &Op, given: RequestId, now: Clock) -> Option<Request> {
+    pub(crate) fn named(&self, op: &Op, given: GivenName, now: Clock) -> Option<Request> {
         Some(name(&self.origin, Some(given), op, now).ok()?.request)
     }
 }
@@ -77,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_same_write_has_the_same_name_and_digest_on_every_node() {
-        let given = |age_ms| Some(RequestId { origin: 7, number: 3, done_below: 2, age_ms });
+        let given = |age_ms| Some(GivenName { origin: 7, number: 3, done_below: 2, age_ms });
         let named = |node, age_ms, op: &Op, now| {
             name(&Origin::new(node), given(age_ms), op, Clock(now)).unwrap().request
         };
@@ -96,7 +106,7 @@ mod tests {
             (0, 0, "request_id.origin = 0: a random number, not 0"),
             (1, 4, "request_id.done_below = 4: at most request_id.number, 3"),
         ] {
-            let given = Some(RequestId { origin, number: 3, done_below, age_ms: 0 });
+            let given = Some(GivenName { origin, number: 3, done_below, age_ms: 0 });
             let refused = name(&Origin::new(5), given, &Op::Tick, Clock(0)).unwrap_err();
             assert_eq!(refused.to_string(), expected);
         }

@@ -7,12 +7,10 @@ use futures_util::future::join_all;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_log::NodeId;
-use quorate_proto::peer::v1::StatusRequest;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
 
+use crate::error::with_causes;
 use crate::node::{MemberInfo, Node};
-use crate::peers::Lane;
 use crate::types::decode;
 
 /// How long another node has to report its status.
@@ -140,14 +138,9 @@ impl Node {
         within: Duration,
     ) -> Result<NodeStatus, String> {
         let address = self.peers.book.address(member.id, &member.member.peer_address);
-        let client = self.peers.client(member.id, &address, Lane::Control);
-        let mut client = client.map_err(|status| status.message().to_owned())?;
-        let request = self.peers.request(member.id, StatusRequest {}, Some(within));
-        match timeout(within, client.status(request)).await {
-            Err(_) => Err(format!("no answer within {} ms", within.as_millis())),
-            Ok(Err(status)) => Err(status.message().to_owned()),
-            Ok(Ok(answer)) => decode(&answer.into_inner().data).map_err(|e| e.to_string()),
-        }
+        let answer = self.peers.status(member.id, &address, within).await;
+        let status = answer.map_err(|status| status.message().to_owned())?;
+        decode(&status).map_err(|error| with_causes(&error))
     }
 }
 

@@ -17,15 +17,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_log::{ClusterId, NodeId};
-use quorate_proto::peer::v1::IdentifyRequest;
-use quorate_proto::v1::registry_client::RegistryClient;
-use quorate_proto::v1::{ListMembersRequest, MemberRole};
-use tokio::time::timeout;
-use tonic::Request;
 
 use crate::net::endpoint;
 use crate::node::MemberInfo;
-use crate::peers::{Lane, Peers};
+use crate::peers::Peers;
 use crate::raft::recall::{Reached, Recalled};
 use crate::types::decode;
 
@@ -74,10 +69,7 @@ pub(crate) async fn ask_founders(
 ) -> Verdict {
     let others = founders.iter().filter(|(other, _)| **other != id);
     let answers = join_all(others.map(|(other, address)| async move {
-        let mut client = peers.client(*other, address, Lane::Control).ok()?;
-        let request = peers.request(*other, IdentifyRequest { id: id.get() }, Some(ASK_TIMEOUT));
-        let answer = timeout(ASK_TIMEOUT, client.identify(request)).await.ok()?.ok()?;
-        let answer = answer.into_inner();
+        let answer = peers.identify(*other, address, Some(id), ASK_TIMEOUT).await.ok()?;
         let floor = decode::<Recalled>(&answer.recalled).ok()?.floor();
         Some((address, answer, floor))
     }))
@@ -90,7 +82,7 @@ pub(crate) async fn ask_founders(
         if of_these && answer.knows_caller {
             return Verdict::Known((*address).clone());
         }
-        let theirs = ClusterId::new(answer.cluster_id).filter(|_| answer.founded);
+        let theirs = answer.cluster_id.filter(|_| answer.founded);
         if let Some(cluster_id) = theirs.filter(|_| !(of_these && answer.counts_caller)) {
             return Verdict::Outside(Outside {
                 cluster_id,
@@ -123,11 +115,9 @@ pub(crate) async fn is_removed(
 ) -> bool {
     let others = members.iter().filter(|other| other.id != id);
     let answers = join_all(others.map(|other| async move {
-        let mut client = peers.client(other.id, &other.member.peer_address, Lane::Control).ok()?;
-        let request = peers.request(other.id, IdentifyRequest { id: id.get() }, Some(ASK_TIMEOUT));
-        let answer = timeout(ASK_TIMEOUT, client.identify(request)).await.ok()?.ok()?.into_inner();
-        let ours = ClusterId::new(answer.cluster_id) == peers.cluster_id()
-            && answer.node_id == other.id.get();
+        let address = &other.member.peer_address;
+        let answer = peers.identify(other.id, address, Some(id), ASK_TIMEOUT).await.ok()?;
+        let ours = answer.cluster_id == peers.cluster_id() && answer.node_id == other.id.get();
         let is_out = member_as_of.is_some_and(|index| answer.out_as_of > index);
         Some(ours && answer.founded && (answer.leads && !answer.counts_caller || is_out))
     }));
@@ -138,17 +128,7 @@ pub(crate) async fn is_removed(
 pub(crate) async fn member_knows(id: NodeId, nodes: &[String], peers: &Peers) -> Option<String> {
     for address in nodes {
         let Ok(endpoint) = endpoint(address, ASK_TIMEOUT) else { continue };
-        let channel = peers.connect(&endpoint);
-        let mut client = RegistryClient::new(channel);
-        let mut request = Request::new(ListMembersRequest {});
-        request.set_timeout(ASK_TIMEOUT);
-        let Ok(Ok(answer)) = timeout(ASK_TIMEOUT, client.list_members(request)).await else {
-            continue;
-        };
-        let members = &answer.get_ref().members;
-        // A learner has no vote to forget, and may be one that was taken in but never reached.
-        let voter = |role: i32| role == i32::from(MemberRole::Voter);
-        if members.iter().any(|member| member.id == id.get() && voter(member.role)) {
+        if let Ok(true) = peers.lists_as_voter(&endpoint, id, ASK_TIMEOUT).await {
             return Some(address.clone());
         }
     }

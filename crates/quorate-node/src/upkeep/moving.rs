@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_log::NodeId;
-use quorate_proto::peer::v1::MovedRequest;
-use tokio::time::timeout;
 use tonic::Status;
 
 use crate::config::Start;
@@ -52,17 +50,12 @@ impl Node {
             self.peers().book.all(info.id).into_iter().map(|address| (info.id, address))
         });
         let answers = join_all(places.map(|(id, address)| async move {
-            let mut client = self.peers().client(id, &address, Lane::Control).ok()?;
             let peer_address = self.me().peer_address.clone();
-            let moved = MovedRequest { node_id: self.id().get(), peer_address };
-            let request = self.peers().request(id, moved, Some(ANSWER_TIMEOUT));
-            timeout(ANSWER_TIMEOUT, client.moved(request)).await.ok()?.ok()
+            self.peers().moved(id, &address, peer_address, ANSWER_TIMEOUT).await
         }));
-        for answer in answers.await.into_iter().flatten() {
-            for (id, address) in answer.into_inner().moved {
-                // The node that said this may be wrong, as any node.
-                let _ = NodeId::new(id).map(|id| self.hear_move(id, &address));
-            }
+        for (id, address) in answers.await.into_iter().flatten().flatten() {
+            // The node that said this may be wrong, as any node.
+            let _ = self.hear_move(id, &address);
         }
     }
 

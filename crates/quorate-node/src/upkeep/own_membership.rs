@@ -6,10 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_log::NodeId;
-use quorate_proto::v1::AddNodeRequest;
-use quorate_proto::v1::admin_client::AdminClient;
 use tokio::time::Instant;
-use tonic::Request;
 
 use crate::config::Start;
 use crate::error::RunError;
@@ -202,16 +199,10 @@ impl MemberLoop {
             tracing::error!(address, "join: this is no host:port");
             return false;
         };
-        let channel = self.node.peers().connect(&endpoint);
-        let mut client = AdminClient::new(channel);
-        let mut request = Request::new(AddNodeRequest {
-            id: self.node.id().get(),
-            peer_address: self.node.me().peer_address.clone(),
-            learner_only: observer,
-        });
-        request.set_timeout(JOIN_TIMEOUT);
-        match client.add_node(request).await {
-            Ok(_) => {
+        let own = self.node.me().peer_address.clone();
+        let asked = self.node.peers().ask_to_be_taken_in(&endpoint, own, observer, JOIN_TIMEOUT);
+        match asked.await {
+            Ok(()) => {
                 tracing::info!(id = self.node.id().get(), address, "joined the cluster");
                 true
             }

@@ -8,12 +8,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_log::{ClusterId, NodeId};
-use quorate_proto::peer::v1::RecallRequest;
-use tokio::time::timeout;
 
 use crate::error::RunError;
 use crate::node::Node;
-use crate::peers::{Lane, SUCCEEDED_BY};
+use crate::peers::succeeded_by;
 use crate::raft::recall::{Reached, Recalled, Standing, reached};
 use crate::types::{LogId, LogStore, decode};
 
@@ -158,19 +156,10 @@ enum Answer {
 
 impl Node {
     async fn ask(&self, id: NodeId) -> Answer {
-        let Ok((_, mut client)) = self.peer_client(id, Lane::Control) else { return Answer::None };
-        let request = self.peers().request(id, RecallRequest {}, Some(ASK_TIMEOUT));
-        match timeout(ASK_TIMEOUT, client.recall(request)).await {
-            Ok(Ok(answer)) => match decode(&answer.into_inner().data) {
-                Ok(recalled) => Answer::Recalled(recalled),
-                Err(_) => Answer::None,
-            },
-            Ok(Err(status)) => {
-                let by = status.metadata().get(SUCCEEDED_BY).and_then(|by| by.to_str().ok());
-                let by = by.and_then(|by| by.parse().ok()).and_then(ClusterId::new);
-                by.map_or(Answer::None, Answer::Succeeded)
-            }
-            Err(_) => Answer::None,
+        let Ok(address) = self.peer_address(id) else { return Answer::None };
+        match self.peers().recall(id, &address, ASK_TIMEOUT).await {
+            Ok(recalled) => decode(&recalled).map_or(Answer::None, Answer::Recalled),
+            Err(refusal) => succeeded_by(&refusal).map_or(Answer::None, Answer::Succeeded),
         }
     }
 

@@ -224,7 +224,7 @@ impl AdminService {
         call: Call<SetOverrideRequest>,
     ) -> Handled<SetOverrideResponse> {
         let Call { message: mut request, deadline, .. } = call;
-        let id = request.request_id.take();
+        let id = convert::request_id(request.request_id.take());
         let op = convert::set_override(request)?;
         let revision = self.node.propose(op, id, deadline).await?.revision.0;
         Ok(standing(revision, SetOverrideResponse { header: header(&self.node, revision, 0) }))

@@ -3,12 +3,12 @@
 
 use prost::Message;
 use quorate_proto::limits;
-use quorate_proto::v1::RequestId;
 use quorate_state::Op;
 use tonic::Streaming;
 
 use crate::api::grpc::touched::{Touched, Touches};
 use crate::error::CallError;
+use crate::node::requests::GivenName;
 
 /// What a call comes with: a message, or a stream of them.
 pub(super) trait Arrived {
@@ -20,7 +20,7 @@ pub(super) trait Arrived {
     fn touched(&self) -> Touched<'_>;
 
     /// The write that it asks for under a lease, and the caller's name for it, if it has both.
-    fn named_write(&self) -> Option<(Op, RequestId)>;
+    fn named_write(&self) -> Option<(Op, GivenName)>;
 }
 
 impl<T: Message + Touches> Arrived for T {
@@ -32,7 +32,7 @@ impl<T: Message + Touches> Arrived for T {
         self.touches()
     }
 
-    fn named_write(&self) -> Option<(Op, RequestId)> {
+    fn named_write(&self) -> Option<(Op, GivenName)> {
         self.write()
     }
 }
@@ -48,7 +48,7 @@ impl<T> Arrived for Streaming<T> {
         Touched::nothing()
     }
 
-    fn named_write(&self) -> Option<(Op, RequestId)> {
+    fn named_write(&self) -> Option<(Op, GivenName)> {
         None
     }
 }

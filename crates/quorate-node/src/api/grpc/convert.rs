@@ -17,6 +17,7 @@ use crate::api::incarnations;
 use crate::applied::hub::{Filter, Selection};
 use crate::applied::shared_event::View;
 use crate::applied::subscription::Part;
+use crate::node::requests::GivenName;
 use crate::node::{Consistency, MemberInfo};
 
 pub(super) fn namespace(name: &str) -> Result<Namespace, Invalid> {
@@ -37,6 +38,11 @@ pub(super) fn instance_key(
     let name = ServiceName::new(format_args!("{field}service"), service)?;
     let service = ServiceKey { namespace: namespace.clone(), name };
     Ok(InstanceKey { service, id: InstanceId::new(format_args!("{field}id"), id)? })
+}
+
+pub(super) fn request_id(id: Option<wire::RequestId>) -> Option<GivenName> {
+    let wire::RequestId { origin, number, done_below, age_ms } = id?;
+    Some(GivenName { origin, number, done_below, age_ms })
 }
 
 pub(super) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {

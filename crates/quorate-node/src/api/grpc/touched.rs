@@ -5,13 +5,13 @@ use crate::audit::{NAMES_MAX, Subject};
 use quorate_proto::v1::{
     AddNodeRequest, BackupRequest, DeregisterRequest, FetchRequest, InstanceRef,
     ListDependentsRequest, ListMembersRequest, ListOverridesRequest, ListServicesRequest,
-    RegisterRequest, RemoveNodeRequest, RenewRequest, ReplaceNodeRequest, RequestId,
-    SetOverrideRequest, StatusRequest, TransferLeaderRequest, TriggerSnapshotRequest,
-    UpdateRequest, WatchSubscribe,
+    RegisterRequest, RemoveNodeRequest, RenewRequest, ReplaceNodeRequest, SetOverrideRequest,
+    StatusRequest, TransferLeaderRequest, TriggerSnapshotRequest, UpdateRequest, WatchSubscribe,
 };
 use quorate_state::Op;
 
 use crate::api::grpc::convert;
+use crate::node::requests::GivenName;
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) trait Touches {
     fn touches(&self) -> Touched<'_>;
 
     /// The write that it asks for under a lease, and the caller's name for it, if it has both.
-    fn write(&self) -> Option<(Op, RequestId)> {
+    fn write(&self) -> Option<(Op, GivenName)> {
         None
     }
 }
@@ -115,8 +115,8 @@ impl Touches for RegisterRequest {
         Touched { lease, incarnation, ..Touched::of(&self.namespace, what) }
     }
 
-    fn write(&self) -> Option<(Op, RequestId)> {
-        let id = self.request_id?;
+    fn write(&self) -> Option<(Op, GivenName)> {
+        let id = convert::request_id(self.request_id)?;
         Some((convert::register(Self { request_id: None, ..self.clone() }).ok()?, id))
     }
 }
@@ -137,8 +137,8 @@ impl Touches for DeregisterRequest {
         Touched { lease: self.lease_id, ..Touched::of(&self.namespace, what) }
     }
 
-    fn write(&self) -> Option<(Op, RequestId)> {
-        let id = self.request_id?;
+    fn write(&self) -> Option<(Op, GivenName)> {
+        let id = convert::request_id(self.request_id)?;
         Some((convert::deregister(Self { request_id: None, ..self.clone() }).ok()?, id))
     }
 }

@@ -1,0 +1,220 @@
+//! What this node asks of others, in types of ours: the contract's messages are made and read here,
+//! those of Raft in `raft/network.rs`. Knows no node and no registry; what nodes send each other in
+//! an encoding of their own stays as it is.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use quorate_log::{ClusterId, NodeId};
+use quorate_proto::peer::v1::{
+    Forwarded, IdentifyRequest, MovedRequest, ReadIndexRequest, RecallRequest, StatusRequest,
+};
+use quorate_proto::v1::admin_client::AdminClient;
+use quorate_proto::v1::registry_client::RegistryClient;
+use quorate_proto::v1::{AddNodeRequest, ListMembersRequest, MemberRole};
+use tokio::time::timeout;
+use tonic::transport::Endpoint;
+use tonic::{Request, Response, Status};
+
+use crate::peers::{Lane, Peers, SUCCEEDED_BY};
+
+/// What a node says of itself and of the node that asks.
+#[derive(Debug, Clone)]
+pub(crate) struct Identified {
+    pub(crate) node_id: u64,
+    /// `None`: of none yet.
+    pub(crate) cluster_id: Option<ClusterId>,
+    pub(crate) founders: u64,
+    /// Where clients reach it.
+    pub(crate) client_address: String,
+    /// Its cluster is founded, and it is a member.
+    pub(crate) founded: bool,
+    pub(crate) leads: bool,
+    /// The node that asks is a member, as far as it knows ...
+    pub(crate) counts_caller: bool,
+    /// ... and has reported its addresses.
+    pub(crate) knows_caller: bool,
+    /// Where clients reach the members.
+    pub(crate) member_addresses: Vec<String>,
+    /// What it knows of the node that asks, encoded.
+    pub(crate) recalled: Bytes,
+    /// The log index of a membership without the node that asks; 0: it has none.
+    pub(crate) out_as_of: u64,
+}
+
+impl Peers {
+    /// Asks the node at an address who it is, and what it knows of `asker`.
+    ///
+    /// # Errors
+    /// It did not answer.
+    pub(crate) async fn identify(
+        &self,
+        node: NodeId,
+        address: &str,
+        asker: Option<NodeId>,
+        within: Duration,
+    ) -> Result<Identified, Status> {
+        let mut client = self.client(node, address, Lane::Control)?;
+        let message = IdentifyRequest { id: asker.map_or(0, NodeId::get) };
+        let request = self.request(node, message, Some(within));
+        let answer = in_time(within, client.identify(request)).await?;
+        Ok(Identified {
+            node_id: answer.node_id,
+            cluster_id: ClusterId::new(answer.cluster_id),
+            founders: answer.founders,
+            client_address: answer.client_address,
+            founded: answer.founded,
+            leads: answer.leads,
+            counts_caller: answer.counts_caller,
+            knows_caller: answer.knows_caller,
+            member_addresses: answer.member_addresses,
+            recalled: answer.recalled,
+            out_as_of: answer.out_as_of,
+        })
+    }
+
+    /// Has the leader do encoded calls, all of them in one message; its encoded answers.
+    ///
+    /// # Errors
+    /// It did not answer. It may have done them.
+    pub(crate) async fn forward(
+        &self,
+        leader: NodeId,
+        address: &str,
+        calls: Vec<Bytes>,
+        within: Duration,
+    ) -> Result<Vec<Bytes>, Status> {
+        let mut client = self.client(leader, address, Lane::Forward)?;
+        let message = Forwarded { data: calls, timeout_ms: within.as_millis() as u64 };
+        let answer = self.forwards.ask(leader, address, message, async |messages| {
+            let answers = client.forward(self.request(leader, messages, None)).await?;
+            Ok(answers.into_inner().boxed())
+        });
+        Ok(answer.await?.data)
+    }
+
+    /// Asks the leader for the index that reads have to wait for; `vote`: this node's own, encoded.
+    ///
+    /// # Errors
+    /// It did not answer, or does not lead.
+    pub(crate) async fn read_index(
+        &self,
+        leader: NodeId,
+        address: &str,
+        vote: Bytes,
+    ) -> Result<u64, Status> {
+        let mut client = self.client(leader, address, Lane::Control)?;
+        let question = ReadIndexRequest { node_id: self.identity().node_id.get(), vote };
+        let answer = self.reads.ask(leader, address, question, async |questions| {
+            let answers = client.read_index(self.request(leader, questions, None)).await?;
+            Ok(answers.into_inner().boxed())
+        });
+        Ok(answer.await?.index)
+    }
+
+    /// A node's own part of the status, encoded.
+    ///
+    /// # Errors
+    /// It did not answer.
+    pub(crate) async fn status(
+        &self,
+        node: NodeId,
+        address: &str,
+        within: Duration,
+    ) -> Result<Bytes, Status> {
+        let mut client = self.client(node, address, Lane::Control)?;
+        let request = self.request(node, StatusRequest {}, Some(within));
+        Ok(in_time(within, client.status(request)).await?.data)
+    }
+
+    /// Tells a node where this one is now, and learns where others are.
+    ///
+    /// # Errors
+    /// It did not answer.
+    pub(crate) async fn moved(
+        &self,
+        node: NodeId,
+        address: &str,
+        peer_address: String,
+        within: Duration,
+    ) -> Result<Vec<(NodeId, String)>, Status> {
+        let mut client = self.client(node, address, Lane::Control)?;
+        let message = MovedRequest { node_id: self.identity().node_id.get(), peer_address };
+        let request = self.request(node, message, Some(within));
+        let answer = in_time(within, client.moved(request)).await?;
+        let known = |(id, address)| NodeId::new(id).map(|id| (id, address));
+        Ok(answer.moved.into_iter().filter_map(known).collect())
+    }
+
+    /// What a node knows of what this one had promised, encoded.
+    ///
+    /// # Errors
+    /// It did not answer, or [its cluster has another successor](succeeded_by).
+    pub(crate) async fn recall(
+        &self,
+        node: NodeId,
+        address: &str,
+        within: Duration,
+    ) -> Result<Bytes, Status> {
+        let mut client = self.client(node, address, Lane::Control)?;
+        let request = self.request(node, RecallRequest {}, Some(within));
+        Ok(in_time(within, client.recall(request)).await?.data)
+    }
+
+    /// Whether a node, at the address where clients reach it, lists another as a voter. A learner
+    /// has no vote to forget, and may be one that was taken in but never reached.
+    ///
+    /// # Errors
+    /// It did not answer.
+    pub(crate) async fn lists_as_voter(
+        &self,
+        at: &Endpoint,
+        id: NodeId,
+        within: Duration,
+    ) -> Result<bool, Status> {
+        let mut client = RegistryClient::new(self.connect(at));
+        let request = with_timeout(ListMembersRequest {}, within);
+        let members = in_time(within, client.list_members(request)).await?.members;
+        let voter = i32::from(MemberRole::Voter);
+        Ok(members.iter().any(|member| member.id == id.get() && member.role == voter))
+    }
+
+    /// Asks a node, at the address where clients reach it, to take this one in.
+    ///
+    /// # Errors
+    /// It was refused, or not answered.
+    pub(crate) async fn ask_to_be_taken_in(
+        &self,
+        at: &Endpoint,
+        peer_address: String,
+        learner_only: bool,
+        within: Duration,
+    ) -> Result<(), Status> {
+        let mut client = AdminClient::new(self.connect(at));
+        let id = self.identity().node_id.get();
+        let request = AddNodeRequest { id, peer_address, learner_only };
+        client.add_node(with_timeout(request, within)).await.map(drop)
+    }
+}
+
+/// The cluster in which a node is now that refuses a call of its old one, if that is why.
+pub(crate) fn succeeded_by(refusal: &Status) -> Option<ClusterId> {
+    let by = refusal.metadata().get(SUCCEEDED_BY)?.to_str().ok()?;
+    ClusterId::new(by.parse().ok()?)
+}
+
+fn with_timeout<T>(message: T, within: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(within);
+    request
+}
+
+async fn in_time<T>(
+    within: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Status> {
+    let late = || Status::deadline_exceeded(format!("no answer within {} ms", within.as_millis()));
+    Ok(timeout(within, call).await.map_err(|_elapsed| late())??.into_inner())
+}
