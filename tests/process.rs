@@ -92,6 +92,8 @@ mod run;
 mod secrets;
 #[path = "process/secured.rs"]
 mod secured;
+#[path = "process/supervised.rs"]
+mod supervised;
 #[path = "process/takeover.rs"]
 mod takeover;
 #[path = "process/three_serves.rs"]

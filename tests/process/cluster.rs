@@ -307,6 +307,12 @@ impl Node {
         });
     }
 
+    /// As `start`, by a supervisor that sets these variables.
+    pub(crate) fn start_supervised(&mut self, variables: &[(&str, String)]) {
+        assert!(self.process.is_none(), "node {} runs", self.id);
+        self.process = Some(Process::start_supervised(variables, &self.args, &self.log));
+    }
+
     /// Another machine at the same addresses: it has an id of its own and nothing on its disk, and
     /// waits to be taken in.
     pub(crate) fn become_new(&mut self, id: u64) {

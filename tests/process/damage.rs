@@ -74,7 +74,7 @@ async fn damaged_in_many_places(what: &str, tunables: &str) {
                 let log = cluster.nodes[0].log_text()[before..].to_owned();
                 let error = log.rsplit("error: ").next().unwrap_or_default();
                 eprintln!("{what}, case {case}: {done}: refused: {}", error.trim());
-                assert_eq!(code, 1, "{done}");
+                assert_eq!(code, 4, "{done}");
                 let names_file = error.contains(&data_dir.display().to_string());
                 assert!(names_file, "{done}: the message names no file: {log}");
                 let helps = ["remove the node", "--join", "new id", "restore"];

@@ -26,7 +26,7 @@ async fn all_are_known(cluster: &Cluster) {
 
 async fn refused(cluster: &mut Cluster, at: usize) {
     let node = &mut cluster.nodes[at];
-    assert_eq!(node.exit_code(Duration::from_secs(10)).await, 1);
+    assert_eq!(node.exit_code(Duration::from_secs(10)).await, 4);
     let log = node.log_text();
     for part in ["its disk was lost", "cluster replace 3 NEW"] {
         assert!(log.contains(part), "the log does not say {part:?}: {log}");

@@ -32,6 +32,17 @@ impl Process {
         Self::spawn(command, format!("quorate {args:?}"), stdout, stderr)
     }
 
+    /// The same with variables that a supervisor sets.
+    pub(crate) fn start_supervised(
+        variables: &[(&str, String)],
+        args: &[String],
+        output: &Path,
+    ) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.args(args).env_clear().envs(variables.iter().map(|(name, value)| (name, value)));
+        Self::spawn(command, format!("quorate {args:?}"), output, output)
+    }
+
     /// The same under a limit of the shell's.
     pub(crate) fn start_limited(ulimit: &str, args: &[String], output: &Path) -> Self {
         let mut command = Command::new("/bin/sh");

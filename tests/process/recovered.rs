@@ -54,7 +54,7 @@ async fn the_last_of_three_goes_on_and_those_that_come_back_are_refused() {
     }
     for at in &lost {
         let node = &mut cluster.nodes[*at];
-        assert_eq!(node.exit_code(LEADER_WITHIN).await, 1);
+        assert_eq!(node.exit_code(LEADER_WITHIN).await, 4);
         let log = node.log_text();
         let new = done["founded"]["cluster_id"].as_str().unwrap();
         assert!(log.contains(&format!("has made cluster {new} from that")), "{log}");

@@ -1,6 +1,6 @@
 //! What a node refuses to start with: settings that cannot be, and data directories that are not
-//! its own, in use, or of a newer release. Exit code 2 for settings, 1 for the rest; each message
-//! names what is wrong and what to do.
+//! its own, in use, or of a newer release. Exit code 2 for settings, 4 for what does not pass by
+//! itself, 1 for the rest; each message names what is wrong and what to do.
 
 use std::time::Duration;
 
@@ -95,10 +95,10 @@ async fn a_directory_that_is_in_use_or_another_nodes_is_refused() {
     cluster.nodes[0].kill();
     let founders = format!("2={peers}");
     let other = changed(&args, &[("--id", "2"), ("--bootstrap", &founders)]);
-    quorate(&other).await.expect(1).says(&[&dir, "belongs to node 1", "not to node 2", "start"]);
+    quorate(&other).await.expect(4).says(&[&dir, "belongs to node 1", "not to node 2", "start"]);
 
     set_format(&cluster, 9);
-    let newer: Ran = quorate(&args).await.expect(1);
+    let newer: Ran = quorate(&args).await.expect(4);
     newer.says(&[&dir, "format version 9", "reads up to 1", "newer release"]);
 }
 
@@ -117,7 +117,7 @@ async fn a_snapshot_that_is_gone_is_named() {
     cluster.nodes[0].kill();
     let snapshots = cluster.nodes[0].data_dir.join("snapshots");
     std::fs::remove_dir_all(&snapshots).unwrap();
-    let refused = quorate(cluster.nodes[0].args()).await.expect(1);
+    let refused = quorate(cluster.nodes[0].args()).await.expect(4);
     let file = format!("{}/*.snapshot is missing", snapshots.display());
     refused.says(&[&file, "restore this node"]);
 }
@@ -148,7 +148,7 @@ async fn a_node_with_another_clusters_data_takes_no_part() {
     let mut mistaken = Cluster::prepare(3, settings).await;
     mistaken.nodes.iter_mut().for_each(|node| node.start());
     for at in [0, 1] {
-        assert_eq!(mistaken.nodes[at].exit_code(Duration::from_secs(10)).await, 1);
+        assert_eq!(mistaken.nodes[at].exit_code(Duration::from_secs(10)).await, 4);
         let said = mistaken.nodes[at].log_text();
         assert!(said.contains("is a member of cluster"), "{said}");
     }

@@ -154,7 +154,7 @@ fn the_tunables_shown_are_the_defaults() {
 #[test]
 fn a_bad_configuration_is_told_apart() {
     let directory = tempfile::tempdir().unwrap();
-    assert_eq!(setting(&file("quorate@.service"), "RestartPreventExitStatus"), "2");
+    assert_eq!(setting(&file("quorate@.service"), "RestartPreventExitStatus"), "2 4");
     for (args, named) in [
         ("serve", "--id"),
         (

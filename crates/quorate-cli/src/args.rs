@@ -30,7 +30,8 @@ pub(crate) use serve::{Clients, ServeArgs};
     version,
     about = "A service registry that several nodes keep as one",
     after_help = "Begin with `quorate dev`: a whole cluster on this machine, and what to try with it.\n\
-                  Exit codes: 0 done, 1 refused or failed, 2 usage, 3 cluster unreachable."
+                  Exit codes: 0 done, 1 refused or failed, 2 usage, 3 cluster unreachable, 4 a node that\n\
+                  does not start before an operator has done what the message says."
 )]
 pub(crate) struct Cli {
     /// As --context of the command

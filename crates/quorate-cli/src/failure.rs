@@ -1,10 +1,10 @@
-//! Why a command failed, and the exit code for scripts: 1 refused or failed, 2 usage, 3 cluster
-//! unreachable.
+//! Why a command failed, and the exit code for scripts and supervisors: 1 refused or failed, 2
+//! usage, 3 cluster unreachable, 4 a node that an operator has to look after.
 
 use std::io;
 
 use quorate_client::{AddressFault, Attempt, Code, Error, TlsMismatch};
-use quorate_node::StartError;
+use quorate_node::{RunError, StartError};
 
 /// A failed command: what to print, and which code to exit with.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub(crate) struct Failure {
 pub(crate) const FAILED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 const UNREACHABLE: u8 = 3;
+/// Starting the node again changes nothing.
+const NEEDS_OPERATOR: u8 = 4;
 /// As shells say it.
 const NOT_STARTED: u8 = 127;
 
@@ -127,9 +129,18 @@ impl From<io::Error> for Failure {
 
 /// A wrong setting is a usage error, everything else a failed start.
 pub(crate) fn not_started(error: StartError) -> Failure {
-    let usage = matches!(error, StartError::Config(_) | StartError::RaftConfig { .. });
-    let message = format!("{:#}", chain(error));
-    if usage { Failure::usage(message) } else { Failure::failed(message) }
+    let code = match &error {
+        StartError::Config(_) | StartError::RaftConfig { .. } => USAGE,
+        error if error.needs_operator() => NEEDS_OPERATOR,
+        _ => FAILED,
+    };
+    Failure { code, message: format!("{:#}", chain(error)) }
+}
+
+/// A node that ran, and ended by itself.
+pub(crate) fn ended(error: RunError) -> Failure {
+    let code = if error.needs_operator() { NEEDS_OPERATOR } else { FAILED };
+    Failure { code, message: format!("{:#}", chain(error)) }
 }
 
 /// An error with its causes.

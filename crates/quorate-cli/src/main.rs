@@ -19,6 +19,7 @@ mod panics;
 mod parse;
 mod patience;
 mod signals;
+mod supervisor;
 mod token;
 
 use std::process::ExitCode;

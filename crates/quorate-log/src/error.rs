@@ -258,6 +258,31 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether opening the log again, as it is, may go better: another process may have ended, a
+    /// disk may be back.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Locked { .. } | Self::Io { .. } | Self::Sled { .. } | Self::NoMemory { .. } => {
+                true
+            }
+            Self::Damaged { .. }
+            | Self::Panicked { .. }
+            | Self::Batch { .. }
+            | Self::Journal { .. }
+            | Self::ForeignKey { .. }
+            | Self::Meta { .. }
+            | Self::Unknown { .. }
+            | Self::OlderFormat { .. }
+            | Self::NewerFormat { .. }
+            | Self::Hole { .. }
+            | Self::CommittedLost { .. }
+            | Self::NoWitness { .. }
+            | Self::AcknowledgedLost { .. } => false,
+        }
+    }
+}
+
 /// Why an operation on an open log failed. After a failed write the log accepts no more: the node
 /// must stop.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -52,7 +52,7 @@ pub use error::{RunError, StartError};
 pub use net::{Connection, Environment, Listener, Net, SimulatedNet};
 pub use quorate_log::{ClusterId, Io, NodeId, catches_panics};
 pub use runtime::seed_this_thread;
-pub use server::{Bound, Server};
+pub use server::{Bound, Readiness, Server};
 pub use wall::set_wall_clock_of_this_thread;
 
 /// The limits of the contract are the limits that the state machine checks.

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::grpc::measured;
 use crate::api::grpc::peer::PeerService;
-use crate::api::http::Observed;
+use crate::api::http::{self, Observed};
 use crate::applied::Applied;
 use crate::audit;
 use crate::config::{Config, HealthChecks, Start, Tunables};
@@ -74,6 +74,17 @@ pub struct Bound {
     tls: Option<Arc<Tls>>,
     reload: Arc<Notify>,
     audit: Option<audit::Writer>,
+}
+
+/// Whether a node should be sent calls.
+#[derive(Clone)]
+pub struct Readiness(Arc<Node>);
+
+impl Readiness {
+    /// Why calls should go to another node, as `/readyz` says it; nothing: they need not.
+    pub fn problems(&self) -> Vec<String> {
+        http::problems(&self.0)
+    }
 }
 
 impl Server {
@@ -185,6 +196,11 @@ impl Bound {
     /// Where it listens for operators' tools, if it does.
     pub fn http_addr(&self) -> Option<SocketAddr> {
         self.listeners.tools.as_ref().map(Listener::address)
+    }
+
+    /// What says whether it is ready, before and while it runs.
+    pub fn readiness(&self) -> Readiness {
+        Readiness(self.node.clone())
     }
 
     /// Runs the node until `stop` resolves or something in it fails, then stops it in order.

@@ -9,9 +9,10 @@ use tokio::sync::oneshot;
 use crate::args::ServeArgs;
 use crate::config;
 use crate::descriptors;
-use crate::failure::{FAILED, Failure, chain, not_started};
+use crate::failure::{self, FAILED, Failure, not_started};
 use crate::logging;
 use crate::signals::Stop;
+use crate::supervisor;
 
 pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let variable = |name: &str| std::env::var(name).ok();
@@ -67,7 +68,7 @@ fn raft_thread(stopped: oneshot::Receiver<()>) -> io::Result<Handle> {
 async fn serve(config: Config, raft_on: Handle, of_dev: bool) -> Result<(), Failure> {
     let reloads = config.tls.is_some() || config.access.is_some();
     let mut stop = if reloads { Stop::listen_reloading()? } else { Stop::listen()? };
-    let environment = Environment { raft_on: Some(raft_on), ..Environment::default() };
+    let environment = Environment { raft_on: Some(raft_on.clone()), ..Environment::default() };
     let reload = environment.reload.clone();
     let node = Server::bind_in(config, environment).await.map_err(not_started)?;
     let requested = async move {
@@ -75,9 +76,15 @@ async fn serve(config: Config, raft_on: Handle, of_dev: bool) -> Result<(), Fail
             true => stop.requested_reloading(|| reload.notify_one()).await,
             false => stop.requested().await,
         }
+        supervisor::stopping();
     };
-    match node.run(requested).await {
+    let followed = supervisor::follow(node.readiness(), raft_on);
+    let ended = tokio::select! {
+        ended = node.run(requested) => ended,
+        never = followed => match never {},
+    };
+    match ended {
         Err(RunError::SlowStop { .. }) if of_dev => Ok(()),
-        ended => ended.map_err(|error| Failure::failed(format!("{:#}", chain(error)))),
+        ended => ended.map_err(failure::ended),
     }
 }

@@ -51,6 +51,16 @@ pub enum SnapshotError {
     },
 }
 
+impl SnapshotError {
+    /// Whether opening the snapshots again, as they are, may go better.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Io { .. } => true,
+            Self::Damaged { .. } | Self::NewerFormat { .. } | Self::Encode { .. } => false,
+        }
+    }
+}
+
 /// In what way a snapshot file is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotProblem {

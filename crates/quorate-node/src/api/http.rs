@@ -68,7 +68,7 @@ async fn readyz(State(observed): State<Observed>) -> Response {
 }
 
 /// Why calls should go to another node; nothing: they need not.
-fn problems(node: &Node) -> Vec<String> {
+pub(crate) fn problems(node: &Node) -> Vec<String> {
     if node.stop().is_cancelled() {
         return vec!["it is stopping".to_owned()];
     }

@@ -134,6 +134,32 @@ pub enum StartError {
     },
 }
 
+impl StartError {
+    /// Whether starting the node again changes nothing until an operator has done something: what
+    /// is wrong is in its settings, its files or its place in the cluster.
+    pub fn needs_operator(&self) -> bool {
+        match self {
+            Self::Config(_)
+            | Self::RaftConfig { .. }
+            | Self::OtherNode { .. }
+            | Self::LogMissing { .. }
+            | Self::SnapshotMissing { .. }
+            | Self::Amnesia { .. } => true,
+            Self::Log(error) => !error.may_pass(),
+            Self::Snapshots(error) => !error.may_pass(),
+            Self::Stamp(error) => matches!(error, StampError::Foreign { .. }),
+            // Files that something else writes, addresses that are free in a moment, bugs.
+            Self::Tls { .. }
+            | Self::DataDir { .. }
+            | Self::Access { .. }
+            | Self::Audit { .. }
+            | Self::Listen { .. }
+            | Self::Raft { .. }
+            | Self::Panicked { .. } => false,
+        }
+    }
+}
+
 /// Why a node stopped by itself, or did not stop as it should.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -210,6 +236,20 @@ pub enum RunError {
 }
 
 impl RunError {
+    /// As [`StartError::needs_operator`].
+    pub fn needs_operator(&self) -> bool {
+        match self {
+            Self::Amnesia { .. } | Self::Founded { .. } | Self::Succeeded { .. } => true,
+            Self::Clients(_)
+            | Self::Peers(_)
+            | Self::Raft { .. }
+            | Self::Log { .. }
+            | Self::Panicked(_)
+            | Self::Ended
+            | Self::SlowStop { .. } => false,
+        }
+    }
+
     /// What the end of a task means that should have gone on.
     pub(crate) fn of_task(ended: Result<Result<(), Self>, JoinError>) -> Self {
         match ended {

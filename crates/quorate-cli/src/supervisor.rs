@@ -1,0 +1,72 @@
+//! Tells a supervisor how the node is, by systemd's protocol (sd_notify(3), which others speak,
+//! too): when it is ready, what it waits for, that it lives, that it stops. Without a supervisor
+//! (`NOTIFY_SOCKET` is not set) it only logs what a start waits for.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use quorate_node::Readiness;
+use sd_notify::NotifyState;
+use tokio::runtime::Handle;
+use tokio::time::sleep;
+
+/// The node is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// What a start still waits for is logged this often.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// Follows a node for as long as it runs; `raft` runs its Raft.
+pub(crate) async fn follow(node: Readiness, raft: Handle) -> Infallible {
+    match sd_notify::watchdog_enabled() {
+        Some(within) => tokio::join!(report(node), live(raft, within / 2)).0,
+        None => report(node).await,
+    }
+}
+
+/// The node begins to stop.
+pub(crate) fn stopping() {
+    notify(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
+}
+
+async fn report(node: Readiness) -> Infallible {
+    let mut started = false;
+    let mut told = None;
+    let mut said = Instant::now();
+    loop {
+        let problems = node.problems();
+        let status = match problems.is_empty() {
+            true => "ready".to_owned(),
+            false => format!("not ready: {}", problems.join("; ")),
+        };
+        if !started && !problems.is_empty() && said.elapsed() >= SAY_EVERY {
+            said = Instant::now();
+            tracing::info!("{status}");
+        }
+        if !started && problems.is_empty() {
+            started = true;
+            notify(&[NotifyState::Ready]);
+        }
+        if told.as_ref() != Some(&status) {
+            notify(&[NotifyState::Status(&status)]);
+            told = Some(status);
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Says that the node lives for as long as its threads do what they are given.
+async fn live(raft: Handle, every: Duration) -> Infallible {
+    loop {
+        if raft.spawn(async {}).await.is_ok() {
+            notify(&[NotifyState::Watchdog]);
+        }
+        sleep(every).await;
+    }
+}
+
+/// A supervisor that does not listen is no reason to fail.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the supervisor was not told");
+    }
+}
