@@ -27,7 +27,7 @@ pub(crate) use serve::{Clients, ServeArgs};
 #[derive(Debug, Parser)]
 #[command(
     name = "quorate",
-    version,
+    version = env!("QUORATE_VERSION"),
     about = "A service registry that several nodes keep as one",
     after_help = "Begin with `quorate dev`: a whole cluster on this machine, and what to try with it.\n\
                   Exit codes: 0 done, 1 refused or failed, 2 usage, 3 cluster unreachable, 4 a node that\n\
@@ -86,6 +86,20 @@ pub(crate) enum Command {
     Token {
         #[command(subcommand)]
         command: TokenCommand,
+    },
+    /// Print a script that completes quorate's commands and flags in a shell
+    #[command(after_help = "Examples:\n  \
+        quorate completions bash > /etc/bash_completion.d/quorate\n  \
+        quorate completions zsh > /usr/local/share/zsh/site-functions/_quorate\n  \
+        quorate completions fish > ~/.config/fish/completions/quorate.fish")]
+    Completions { shell: clap_complete::Shell },
+    /// Write the man pages, one for each command
+    #[command(
+        after_help = "Example:\n  quorate man /usr/local/share/man/man1 && man quorate-serve"
+    )]
+    Man {
+        /// Where to: a directory that exists
+        dir: PathBuf,
     },
 }
 

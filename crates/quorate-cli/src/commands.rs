@@ -5,6 +5,7 @@ pub(crate) mod cluster;
 pub(crate) mod dev;
 pub(crate) mod fetch;
 pub(crate) mod recover;
+pub(crate) mod reference;
 pub(crate) mod register;
 pub(crate) mod rescue;
 pub(crate) mod run;

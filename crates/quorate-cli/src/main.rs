@@ -28,7 +28,8 @@ use clap::Parser;
 
 use crate::args::{Cli, Command};
 use crate::commands::{
-    certs, cluster, dev, fetch, recover, register, rescue, run as run_child, serve, tokens, watch,
+    certs, cluster, dev, fetch, recover, reference, register, rescue, run as run_child, serve,
+    tokens, watch,
 };
 use crate::failure::Failure;
 use crate::patience::{told, trying};
@@ -86,6 +87,8 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Recover(args) => recover::recover(&args).await,
         Command::Certs { command } => certs::run(&command),
         Command::Token { command } => tokens::run(&command),
+        Command::Completions { shell } => reference::completions(shell),
+        Command::Man { dir } => reference::man(&dir),
     }
 }
 

@@ -91,7 +91,9 @@ impl Command {
             | Self::Restore(_)
             | Self::Recover(_)
             | Self::Certs { .. }
-            | Self::Token { .. } => return None,
+            | Self::Token { .. }
+            | Self::Completions { .. }
+            | Self::Man { .. } => return None,
         })
     }
 }

@@ -71,6 +71,8 @@ fn every_documented_line_parses() {
         "quorate token new --id root --role read --namespace * --valid-for 90d -o json",
         "quorate fetch s --ca c --cert a --key b --token-file t --allow-plaintext-token",
         "quorate --context prod fetch s",
+        "quorate completions bash",
+        "quorate man .",
         "quorate fetch s --context prod",
         "quorate run --service s --endpoint a=http://h:{port} --if-deregistered stop -- ./server {port}",
     ] {
