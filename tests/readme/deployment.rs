@@ -17,10 +17,17 @@ fn file(name: &str) -> String {
     text_of(&format!("{DIRECTORY}/{name}"))
 }
 
+/// The first of its kind.
 fn kubernetes(kind: &str) -> Value {
+    kubernetes_all(kind)
+        .into_iter()
+        .next()
+        .unwrap_or_else(|| panic!("kubernetes.yaml has no {kind}"))
+}
+
+fn kubernetes_all(kind: &str) -> Vec<Value> {
     let documents = documents(&format!("{DIRECTORY}/kubernetes.yaml"));
-    let found = documents.into_iter().find(|document| document["kind"] == kind);
-    found.unwrap_or_else(|| panic!("kubernetes.yaml has no {kind}"))
+    documents.into_iter().filter(|document| document["kind"] == kind).collect()
 }
 
 fn compose() -> Value {
@@ -127,6 +134,64 @@ fn kubernetes_objects_fit_together() {
     let claim = &set["spec"]["volumeClaimTemplates"][0]["metadata"]["name"];
     assert_eq!(claim, &container["volumeMounts"][0]["name"]);
     assert_eq!(container["image"], compose()["services"]["node-1"]["image"]);
+}
+
+#[test]
+fn clients_and_nodes_reach_nodes_and_nobody_else_does() {
+    let set = kubernetes("StatefulSet");
+    let labels = &set["spec"]["template"]["metadata"]["labels"];
+    let clients = &kubernetes_all("Service")[1];
+    assert_eq!(&clients["spec"]["selector"], labels);
+    assert!(clients["spec"]["clusterIP"].is_null(), "one address for all nodes that are ready");
+    let policy = kubernetes("NetworkPolicy");
+    assert_eq!(&policy["spec"]["podSelector"]["matchLabels"], labels);
+    let ports = |rule: &Value| {
+        let ports = rule["ports"].as_array().unwrap();
+        ports.iter().map(|port| port["port"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let container = &set["spec"]["template"]["spec"]["containers"][0];
+    let [clients, peers] =
+        [0, 1].map(|at| container["ports"][at]["containerPort"].as_u64().unwrap());
+    let rules = policy["spec"]["ingress"].as_array().unwrap();
+    for rule in rules {
+        let from = &rule["from"][0]["podSelector"]["matchLabels"];
+        let node = from == labels;
+        assert_eq!(ports(rule), if node { vec![clients, peers] } else { vec![clients] }, "{from}");
+    }
+    assert_eq!(rules.len(), 2);
+}
+
+/// The Pod Security Standards' restricted profile: each of its controls
+/// (kubernetes.io/docs/concepts/security/pod-security-standards).
+#[test]
+fn pods_pass_the_restricted_profile() {
+    let set = kubernetes("StatefulSet");
+    let pod = &set["spec"]["template"]["spec"];
+    for shared in ["hostNetwork", "hostPID", "hostIPC"] {
+        assert!(pod[shared].is_null(), "{shared}");
+    }
+    assert!(pod["volumes"].is_null(), "no host paths, no other kinds of volumes than claims");
+    let of_pod = &pod["securityContext"];
+    assert_eq!(of_pod["runAsNonRoot"], true);
+    assert_ne!(of_pod["runAsUser"], 0);
+    assert_eq!(of_pod["seccompProfile"]["type"], "RuntimeDefault");
+    for denied in ["sysctls", "seLinuxOptions", "appArmorProfile", "windowsOptions"] {
+        assert!(of_pod[denied].is_null(), "{denied}");
+    }
+    let containers = pod["containers"].as_array().unwrap();
+    assert!(pod["initContainers"].is_null() && !containers.is_empty());
+    for container in containers {
+        let own = &container["securityContext"];
+        assert_eq!(own["allowPrivilegeEscalation"], false);
+        assert_eq!(strings(&own["capabilities"]["drop"]), ["ALL"]);
+        assert!(own["capabilities"]["add"].is_null());
+        assert!(own["privileged"].is_null() && own["procMount"].is_null());
+        assert!(own["runAsUser"].is_null() && own["seccompProfile"].is_null(), "as the pod's");
+        for port in container["ports"].as_array().unwrap() {
+            assert!(port["hostPort"].is_null());
+        }
+    }
+    assert_eq!(pod["automountServiceAccountToken"], false);
 }
 
 /// What a line `NAME=value` says.
