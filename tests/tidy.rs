@@ -17,6 +17,8 @@ mod documents;
 mod doors;
 #[path = "tidy/places.rs"]
 mod places;
+#[path = "tidy/privacy.rs"]
+mod privacy;
 #[path = "tidy/rooms.rs"]
 mod rooms;
 #[path = "tidy/sizes.rs"]

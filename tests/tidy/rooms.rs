@@ -200,6 +200,19 @@ const ROOMS: [(&str, &[Room]); 5] = [
     ),
 ];
 
+/// The crates of the table.
+pub(crate) fn crates_with_rooms() -> impl Iterator<Item = &'static str> {
+    ROOMS.iter().map(|(name, _)| *name)
+}
+
+/// The room of a file, whether it is shipped or only compiled for tests; of what is not in `src/`,
+/// its folder.
+pub(crate) fn room_of(source: &Source) -> &str {
+    let inside = source.path.splitn(3, '/').nth(2).unwrap_or_default();
+    let inside = inside.strip_prefix("src/").unwrap_or(inside);
+    inside.split('/').next().unwrap_or_default().trim_end_matches(".rs")
+}
+
 /// `crates/NAME/src/ROOM.rs` and below: the crate and the room. None for what is only compiled for
 /// tests.
 fn place(source: &Source) -> Option<(&str, &str)> {

@@ -58,7 +58,7 @@ pub(crate) async fn register(args: Box<RegisterArgs>) -> Result<(), Failure> {
 }
 
 /// Warns if health checks are declared that no node makes.
-pub(crate) async fn warn_of_checks(client: &Client, args: &InstanceSettings) {
+pub(super) async fn warn_of_checks(client: &Client, args: &InstanceSettings) {
     if args.checks.is_empty() {
         return;
     }
@@ -113,7 +113,7 @@ fn tell_registered(
 
 /// Reports how the registration fares, until it is lost for good; `granted` gets the lease that
 /// another cluster has granted.
-pub(crate) async fn superseded(
+pub(super) async fn superseded(
     handle: &RegistrationHandle,
     granted: impl Fn(&Lease) -> Result<(), Failure>,
 ) -> Failure {

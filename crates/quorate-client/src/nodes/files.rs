@@ -17,7 +17,7 @@ use tokio::time::sleep;
 
 /// Files are read again this often. Mounted secrets change by a link that is moved, so it is the
 /// content that is looked at.
-pub(crate) const REREAD_EVERY: Duration = Duration::from_secs(10);
+const REREAD_EVERY: Duration = Duration::from_secs(10);
 /// No file of certificates, and no token, is larger.
 const BYTES_MAX: u64 = 1024 * 1024;
 
@@ -132,12 +132,12 @@ impl<T> Kept<T> {
     }
 
     /// Whether it can change at all.
-    pub(crate) fn is_of_files(&self) -> bool {
+    pub(super) fn is_of_files(&self) -> bool {
         self.sources.iter().any(|source| matches!(source, Source::File(_)))
     }
 
     /// Reads again. Concurrent callers share a reading that began after they called.
-    pub(crate) async fn reread(&self) {
+    pub(super) async fn reread(&self) {
         if !self.is_of_files() {
             return;
         }

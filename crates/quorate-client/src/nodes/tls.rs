@@ -188,7 +188,7 @@ pub(crate) struct Encryption {
 }
 
 impl Encryption {
-    pub(crate) fn is_of_files(&self) -> bool {
+    pub(super) fn is_of_files(&self) -> bool {
         self.kept.is_of_files()
     }
 

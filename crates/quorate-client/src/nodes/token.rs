@@ -69,11 +69,11 @@ impl Token {
         self.0.changes()
     }
 
-    pub(crate) fn is_of_file(&self) -> bool {
+    pub(super) fn is_of_file(&self) -> bool {
         self.0.is_of_files()
     }
 
-    pub(crate) async fn reread(&self) {
+    pub(super) async fn reread(&self) {
         self.0.reread().await;
     }
 

@@ -26,13 +26,13 @@ use crate::disk::numbers::{u32_at, u64_at};
 use crate::error::RecordError;
 
 /// The newest version of the record format that this code reads, and the one it writes.
-pub(crate) const RECORD_VERSION: u8 = 1;
+const RECORD_VERSION: u8 = 1;
 
 /// Upper bound of one sled value. sled rewrites whole tree leaves, and one that exceeds a quarter
 /// of a segment goes to a "blob" file of its own, which neither sled nor an fdatasync of the `db`
 /// file makes durable. A leaf holds at most 17 values (it splits above 16) and takes in a neighbour
 /// of at most 3: 20 of these stay below a quarter of `disk::SEGMENT_BYTES`.
-pub(crate) const VALUE_BYTES_MAX: usize = 24 * 1024;
+const VALUE_BYTES_MAX: usize = 24 * 1024;
 
 const HEADER_BYTES: usize = 30;
 const CRC_START: usize = 6;
@@ -89,7 +89,7 @@ impl Header {
 }
 
 /// The key of the record whose first entry has `index`.
-pub(crate) fn key_of(index: u64) -> [u8; 8] {
+pub(super) fn key_of(index: u64) -> [u8; 8] {
     index.to_be_bytes()
 }
 
@@ -160,7 +160,7 @@ pub(crate) fn decode<'a>(
 }
 
 /// Read a record's header without checking its body.
-pub(crate) fn decode_header(value: &[u8]) -> Result<Header, RecordError> {
+pub(super) fn decode_header(value: &[u8]) -> Result<Header, RecordError> {
     let version = value.first().copied().unwrap_or(0);
     if version > RECORD_VERSION {
         return Err(RecordError::NewerFormat {

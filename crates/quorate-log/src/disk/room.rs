@@ -11,7 +11,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 /// Kept beyond the end of the file. Many times what a node writes between two looks at its disk.
-pub(crate) const ROOM_BYTES: u64 = 8 * 1024 * 1024;
+pub(super) const ROOM_BYTES: u64 = 8 * 1024 * 1024;
 
 /// How far the file has blocks.
 #[derive(Debug, Default)]

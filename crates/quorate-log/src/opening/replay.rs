@@ -16,12 +16,12 @@ pub(crate) struct Reached {
     /// given.
     pub(crate) seq: u64,
     /// The committed position has no number of its own, but that of the write before it.
-    pub(crate) committed_seq: u64,
+    pub(super) committed_seq: u64,
 }
 
 /// Put into sled what it does not have, in order. Returns whether there was anything; it is not
 /// synced yet.
-pub(crate) fn replay(disk: &Disk, frames: &[Frame], reached: Reached) -> Result<bool, OpenError> {
+pub(super) fn replay(disk: &Disk, frames: &[Frame], reached: Reached) -> Result<bool, OpenError> {
     let damaged = |source| OpenError::Journal { path: disk.dir().to_owned(), source };
     let mut is_changed = false;
     let mut replayed_seq = reached.seq;

@@ -34,7 +34,7 @@ const HEAD_MARK: &[u8; 8] = b"QSNAPSHT";
 const END_MARK: &[u8; 4] = b"QEND";
 const HEAD_BYTES: usize = 16;
 const CRC_BYTES: usize = 4;
-pub(crate) const FOOTER_BYTES: usize = 16;
+const FOOTER_BYTES: usize = 16;
 
 /// Read size while checking a file.
 const CHECK_CHUNK_BYTES: usize = 256 * 1024;
@@ -191,7 +191,7 @@ pub(crate) fn header<C: RaftTypeConfig>(
 }
 
 /// The bytes behind the body; `crc` is of everything before them.
-pub(crate) fn footer(body_bytes: u64, crc: crc32fast::Hasher) -> [u8; FOOTER_BYTES] {
+pub(super) fn footer(body_bytes: u64, crc: crc32fast::Hasher) -> [u8; FOOTER_BYTES] {
     let mut crc = crc;
     let mut footer = [0; FOOTER_BYTES];
     footer[..8].copy_from_slice(&body_bytes.to_le_bytes());

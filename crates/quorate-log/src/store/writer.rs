@@ -28,7 +28,7 @@ use crate::store::{Io, Shared};
 
 /// Operations that may wait for the writer. openraft sends one append per batch; when the disk is
 /// slower than that, the appenders wait here instead of filling memory.
-pub(crate) const QUEUE_OPERATIONS_MAX: usize = 256;
+pub(super) const QUEUE_OPERATIONS_MAX: usize = 256;
 
 /// A group is synced when it has this many bytes even if more is waiting, so that the first
 /// callback is not delayed by the last write, and that sled is synced often enough.
@@ -43,7 +43,7 @@ pub(crate) struct Operation<C: RaftTypeConfig> {
     pub(crate) change: Change,
     /// The highest sequence number among what is written; `None` if nothing is.
     pub(crate) seq: Option<u64>,
-    pub(crate) report: Report<C>,
+    pub(super) report: Report<C>,
 }
 
 pub(crate) enum Change {
@@ -122,7 +122,7 @@ impl<C: RaftTypeConfig> Writer<C> {
     }
 
     /// Make a group durable, report it, and put it into sled.
-    pub(crate) fn write_group(&mut self, mut group: Vec<Operation<C>>) {
+    pub(super) fn write_group(&mut self, mut group: Vec<Operation<C>>) {
         for Operation { change, .. } in &group {
             if let Change::Shrink { room_bytes } = change {
                 self.shrink_asked = Some(*room_bytes);
@@ -154,7 +154,7 @@ impl<C: RaftTypeConfig> Writer<C> {
     }
 
     /// Remove purged records until none is left.
-    pub(crate) fn purge_all(&mut self) {
+    pub(super) fn purge_all(&mut self) {
         while self.purge_backlog.is_some() {
             self.purge_step();
         }
@@ -162,7 +162,7 @@ impl<C: RaftTypeConfig> Writer<C> {
 
     /// Write the log anew, if that was asked for and is worth it. A failure to do so leaves it as
     /// it is; one to put it in place ends all writing.
-    pub(crate) fn shrink_if_asked(&mut self) {
+    pub(super) fn shrink_if_asked(&mut self) {
         if self.purge_backlog.is_some() {
             return;
         }

@@ -63,7 +63,7 @@ impl<'a> Bearer<'a> {
     }
 
     /// Itself, if it is a JWT by its looks.
-    pub(crate) fn jwt(self) -> Option<&'a str> {
+    pub(super) fn jwt(self) -> Option<&'a str> {
         self.0.contains('.').then_some(self.0)
     }
 }
@@ -101,7 +101,7 @@ impl Digest {
     }
 
     /// What it is filed under: some of its bits.
-    pub(crate) fn shelf(&self) -> u64 {
+    pub(super) fn shelf(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = self.0;
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }

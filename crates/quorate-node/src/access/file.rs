@@ -21,12 +21,12 @@ use crate::wall;
 #[derive(Debug, Default)]
 pub(crate) struct Contents {
     /// By some bits of their digests.
-    pub(crate) tokens: HashMap<u64, Vec<(Digest, Arc<Principal>)>>,
-    pub(crate) by_spiffe: HashMap<String, Arc<Principal>>,
-    pub(crate) by_common_name: HashMap<String, Arc<Principal>>,
-    pub(crate) jwts: Vec<jwt::Rule>,
+    pub(super) tokens: HashMap<u64, Vec<(Digest, Arc<Principal>)>>,
+    pub(super) by_spiffe: HashMap<String, Arc<Principal>>,
+    pub(super) by_common_name: HashMap<String, Arc<Principal>>,
+    pub(super) jwts: Vec<jwt::Rule>,
     /// What was read, to see a change by.
-    pub(crate) fingerprint: Vec<Digest>,
+    pub(super) fingerprint: Vec<Digest>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -27,7 +27,7 @@ pub(crate) struct Rule {
     pub(crate) keys: Arc<KeySet>,
     /// All of these have to be so.
     pub(crate) claims: Vec<(String, Value)>,
-    pub(crate) grant: Grant,
+    pub(super) grant: Grant,
 }
 
 #[derive(Deserialize)]

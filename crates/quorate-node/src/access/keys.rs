@@ -94,7 +94,7 @@ impl Jwk {
 
 impl Key {
     /// The only one that it is used with.
-    pub(crate) fn algorithm(&self) -> &'static str {
+    pub(super) fn algorithm(&self) -> &'static str {
         match self {
             Self::Ed25519(_) => "EdDSA",
             Self::P256(_) => "ES256",
@@ -102,7 +102,7 @@ impl Key {
         }
     }
 
-    pub(crate) fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+    pub(super) fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
         let verified = match self {
             Self::Ed25519(key) => UnparsedPublicKey::new(&ED25519, key).verify(message, signature),
             Self::P256(key) => {

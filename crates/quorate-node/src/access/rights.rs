@@ -115,7 +115,7 @@ impl Principal {
     }
 
     /// Every caller, where there is no access file.
-    pub(crate) fn anonymous() -> Self {
+    pub(super) fn anonymous() -> Self {
         let (namespace, prefix, until) = (None, String::new(), None);
         let all = Grant { role: Role::Admin, namespace, prefix, until };
         Self { name: "anonymous".to_owned(), grants: vec![all], node: None }
@@ -130,7 +130,7 @@ impl Principal {
     }
 
     /// Whether anything of it is left at this time.
-    pub(crate) fn is_live(&self, now: Seconds) -> bool {
+    pub(super) fn is_live(&self, now: Seconds) -> bool {
         self.node.is_some() || self.grants.iter().any(|grant| grant.is_live(now))
     }
 

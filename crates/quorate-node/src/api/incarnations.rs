@@ -28,7 +28,7 @@ pub(crate) fn named(
 }
 
 /// The same for a command that another node hands in.
-pub(crate) fn check_forwarded(op: &Op) -> Result<(), Invalid> {
+pub(super) fn check_forwarded(op: &Op) -> Result<(), Invalid> {
     let named = match op {
         Op::Register(register) => register.incarnation,
         Op::Update(update) => update.target.incarnation,

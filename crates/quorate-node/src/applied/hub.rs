@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-pub(crate) use crate::applied::ring::AGES_EVERY;
+pub(super) use crate::applied::ring::AGES_EVERY;
 use crate::applied::ring::{Gone, Ring};
 use crate::applied::shared_event::{SharedEvent, View};
 use crate::applied::wake::Wake;
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 const QUEUE_MAX: usize = 1_024;
 
 /// Changes in one message, and taken from the ring under the lock at once.
-pub(crate) const BATCH_MAX: usize = 1_000;
+pub(super) const BATCH_MAX: usize = 1_000;
 
 /// Changes of one command that are not queued for each watcher: an expiry or a large call, seldom
 /// anything else.
@@ -60,7 +60,7 @@ impl Filter {
         self.statuses.is_empty() && self.tags.is_empty()
     }
 
-    pub(crate) fn covers_service(&self, key: &ServiceKey) -> bool {
+    fn covers_service(&self, key: &ServiceKey) -> bool {
         key.namespace == self.namespace
             && match &self.selection {
                 Selection::Services(names) => names.contains(&key.name),
@@ -68,7 +68,7 @@ impl Filter {
             }
     }
 
-    pub(crate) fn covers_instance(&self, instance: &Instance) -> bool {
+    pub(super) fn covers_instance(&self, instance: &Instance) -> bool {
         let has = |tag: &String| instance.spec.tags().any(|it| it == tag);
         (self.statuses.is_empty() || self.statuses.contains(&instance.status()))
             && self.tags.iter().all(has)
@@ -261,7 +261,7 @@ impl Hub {
     }
 
     /// Lets go of changes that are old: of some at once, the rest when this is called again.
-    pub(crate) fn age(&mut self, now: Instant) -> Gone {
+    pub(super) fn age(&mut self, now: Instant) -> Gone {
         self.ring.age(now)
     }
 
@@ -296,7 +296,7 @@ impl Hub {
         (id, wake)
     }
 
-    pub(crate) fn unsubscribe(&mut self, id: u64) {
+    pub(super) fn unsubscribe(&mut self, id: u64) {
         let Some(watcher) = self.watchers.remove(&id) else { return };
         match watcher.filter.selection {
             Selection::Services(names) => {
@@ -319,7 +319,7 @@ impl Hub {
 
     /// A watcher that the ring does not reach back to begins anew: what comes from now on is
     /// queued.
-    pub(crate) fn begin_anew(&mut self, id: u64) {
+    pub(super) fn begin_anew(&mut self, id: u64) {
         if let Some(watcher) = self.watchers.get_mut(&id) {
             watcher.backlog = Backlog::Queued(VecDeque::new());
         }
@@ -407,7 +407,7 @@ fn before(shared: &SharedEvent) -> Revision {
 
 /// Changes of which only the latest of each instance counts.
 #[derive(Debug, Default)]
-pub(crate) struct Coalesced {
+pub(super) struct Coalesced {
     merged: HashMap<InstanceKey, Arc<SharedEvent>>,
 }
 
@@ -428,7 +428,7 @@ impl Coalesced {
 
     /// For each instance one change, from what it was at first to what it is at last, in the order
     /// of the last ones.
-    pub(crate) fn into_events(self) -> Vec<Arc<SharedEvent>> {
+    pub(super) fn into_events(self) -> Vec<Arc<SharedEvent>> {
         let mut events: Vec<_> = self.merged.into_values().collect();
         events.sort_by_key(|shared| shared.event.revision);
         events

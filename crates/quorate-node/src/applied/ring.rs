@@ -22,7 +22,7 @@ const ENCODED_MAX: usize = 8 * 1024 * 1024;
 const AGE_MAX: Duration = Duration::from_secs(180);
 
 /// Ages are looked at this often, so a change may become this much older.
-pub(crate) const AGES_EVERY: Duration = Duration::from_secs(10);
+pub(super) const AGES_EVERY: Duration = Duration::from_secs(10);
 
 /// The latest changes stay, however old: at most this many, and this many bytes of them. So a
 /// watcher can resume after days where changes are rare. Not many more: each keeps a few pages of
@@ -52,14 +52,14 @@ pub(super) struct Ring {
 
 /// Changes that were let go, to be dropped without the lock.
 #[derive(Debug, Default)]
-pub(crate) struct Gone {
+pub(super) struct Gone {
     older: Vec<Event>,
     latest: Vec<Arc<SharedEvent>>,
 }
 
 impl Gone {
     /// Whether there may be more that are old.
-    pub(crate) fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.older.len() + self.latest.len() >= GOING_MAX
     }
 }

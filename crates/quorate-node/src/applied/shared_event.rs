@@ -24,9 +24,9 @@ pub(crate) enum View {
 pub(crate) struct SharedEvent {
     pub(crate) event: Event,
     /// When it was applied here.
-    pub(crate) at: Instant,
+    pub(super) at: Instant,
     /// About what it takes in a message.
-    pub(crate) bytes: usize,
+    pub(super) bytes: usize,
     /// `None`: they are not kept (any more).
     encodings: Mutex<Option<Vec<(View, Bytes)>>>,
 }
@@ -62,6 +62,6 @@ impl SharedEvent {
 }
 
 /// About what a change takes in a message.
-pub(crate) fn message_bytes(event: &Event) -> usize {
+pub(super) fn message_bytes(event: &Event) -> usize {
     event.after().or(event.before()).map_or(0, |instance| instance_bytes(instance))
 }

@@ -337,7 +337,7 @@ pub(crate) fn part_of(key: &ServiceKey, service: Option<&Service>, filter: &Filt
 }
 
 /// Every service that a filter covers, with the instances that it covers.
-pub(crate) fn covered(registry: &Registry, filter: &Filter) -> Vec<Part> {
+pub(super) fn covered(registry: &Registry, filter: &Filter) -> Vec<Part> {
     let part = |key: &ServiceKey, service: Option<&Service>| part_of(key, service, filter);
     match &filter.selection {
         Selection::Services(names) => names

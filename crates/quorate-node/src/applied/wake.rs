@@ -15,13 +15,13 @@ pub(crate) struct Wake {
 }
 
 impl Wake {
-    pub(crate) fn call(&self) {
+    pub(super) fn call(&self) {
         self.called.store(true, Ordering::Release);
         self.task.wake();
     }
 
     /// Ready once for all calls until now.
-    pub(crate) fn poll_called(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(super) fn poll_called(&self, cx: &Context<'_>) -> Poll<()> {
         if !self.take_call() {
             self.task.register(cx.waker());
             // What was called in between found no waker.

@@ -323,7 +323,7 @@ impl Line {
     }
 
     /// It is to end after this time, whatever is under way.
-    pub(crate) fn end_in(&self, grace: Duration) {
+    pub(super) fn end_in(&self, grace: Duration) {
         // Once.
         let _ = self.ends_at.set(Instant::now() + grace);
         self.aged.cancel();
@@ -335,7 +335,7 @@ impl Line {
     }
 
     /// This many bytes of what it has to say have arrived, decrypted.
-    pub(crate) fn greet(&self, bytes: usize) {
+    pub(super) fn greet(&self, bytes: usize) {
         let left = self.preface_left.load(Ordering::Relaxed);
         if left > 0 {
             self.preface_left.store(left.saturating_sub(bytes), Ordering::Relaxed);
@@ -347,12 +347,12 @@ impl Line {
     }
 
     /// How many were under way from its address.
-    pub(crate) fn begin_call(&self) -> usize {
+    pub(super) fn begin_call(&self) -> usize {
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.calls_of_address.fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(crate) fn end_call(&self) {
+    pub(super) fn end_call(&self) {
         self.calls_of_address.fetch_sub(1, Ordering::Relaxed);
         self.idle_since_ms.store(self.age_ms(), Ordering::Relaxed);
         // A reader that sees that no call is left sees since when.

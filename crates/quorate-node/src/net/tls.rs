@@ -173,7 +173,7 @@ impl Tls {
     }
 
     /// What a connection's age may be.
-    pub(crate) fn connection_age(&self) -> Duration {
+    fn connection_age(&self) -> Duration {
         Duration::from_millis(self.files.connection_age_ms)
     }
 

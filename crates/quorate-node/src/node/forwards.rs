@@ -65,7 +65,7 @@ impl Forwards {
     /// # Errors
     /// The leader's, or why it could not be asked; [`NodeError::Overloaded`] when too many calls
     /// wait.
-    pub(crate) async fn submit(&self, leader: NodeId, encoded: Bytes, deadline: Instant) -> Answer {
+    pub(super) async fn submit(&self, leader: NodeId, encoded: Bytes, deadline: Instant) -> Answer {
         let (done, answer) = oneshot::channel();
         let call = Call { leader, encoded, deadline, done };
         self.calls.try_send(call).map_err(|error| match error {

@@ -108,7 +108,7 @@ impl Leadership {
 
     /// Everything that was acknowledged before `asked` is in the log up to `committed`; `applied`
     /// is how far this node is.
-    pub(crate) fn confirmed(&self, committed: u64, asked: Instant, applied: u64) {
+    pub(super) fn confirmed(&self, committed: u64, asked: Instant, applied: u64) {
         let mut contact = self.contact.lock().expect("invariant: nothing panics under this lock");
         contact.asked = contact.asked.max(Some(asked));
         contact.settle(applied);

@@ -50,7 +50,7 @@ type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
 
 impl Node {
     /// Does a membership change here; only while this node leads.
-    pub(crate) async fn change_membership(
+    pub(super) async fn change_membership(
         &self,
         call: MembershipCall,
         deadline: Instant,

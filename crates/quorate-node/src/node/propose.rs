@@ -224,7 +224,7 @@ impl Node {
     }
 
     /// Waits until another node leads than this one, as far as is known here, or none.
-    pub(crate) async fn leader_is_other_than(&self, leader: Option<NodeId>) {
+    pub(super) async fn leader_is_other_than(&self, leader: Option<NodeId>) {
         let mut view = self.view.clone();
         while view.borrow_watched().current_leader == leader {
             if view.changed().await.is_err() {
@@ -253,7 +253,7 @@ impl Node {
     }
 
     /// Sends encoded calls to another node in one message; an answer for each.
-    pub(crate) async fn forward_all(
+    pub(super) async fn forward_all(
         &self,
         leader: NodeId,
         calls: Vec<Bytes>,

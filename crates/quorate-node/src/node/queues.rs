@@ -21,9 +21,9 @@ use crate::types::Outcome;
 #[derive(Debug)]
 pub(crate) struct Queues {
     /// Renewals of this node's clients, on their way to the leader.
-    pub(crate) edge_renewals: Renewals,
+    edge_renewals: Renewals,
     /// Renewals of all nodes, on their way into the log; used while this node leads.
-    pub(crate) log_renewals: Renewals,
+    pub(super) log_renewals: Renewals,
     /// Calls on their way to the leader, where another node is it.
     pub(crate) forwards: Forwards,
     /// Linearizable reads that wait for a round.
@@ -120,7 +120,7 @@ impl Node {
     }
 
     /// Renews leases at the leader.
-    pub(crate) async fn renew_batch(
+    async fn renew_batch(
         &self,
         leases: Vec<LeaseId>,
         patience: Patience,
@@ -130,10 +130,7 @@ impl Node {
     }
 
     /// Proposes one entry with many renewals; only while this node leads.
-    pub(crate) async fn propose_renewals(
-        &self,
-        leases: Vec<LeaseId>,
-    ) -> Result<BatchRenewed, NodeError> {
+    async fn propose_renewals(&self, leases: Vec<LeaseId>) -> Result<BatchRenewed, NodeError> {
         let since = Instant::now();
         self.meters.renewals.inc_by(leases.len() as u64);
         self.meters.renewal_batches.inc();

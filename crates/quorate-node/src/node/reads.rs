@@ -61,7 +61,7 @@ impl ReadIndex {
     ///
     /// # Errors
     /// The round's, for all reads that waited for it; [`NodeError::Overloaded`] when too many wait.
-    pub(crate) async fn confirm(&self) -> Result<u64, NodeError> {
+    async fn confirm(&self) -> Result<u64, NodeError> {
         let (done, index) = oneshot::channel();
         self.waiting.try_send(done).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NodeError::Overloaded { waiting: QUEUE_MAX },
@@ -160,7 +160,7 @@ impl Node {
     ///
     /// # Errors
     /// Why it has not by the deadline.
-    pub(crate) async fn await_applied(
+    async fn await_applied(
         &self,
         deadline: Instant,
         mut reached: impl FnMut(&Position) -> bool,
@@ -209,7 +209,7 @@ impl Node {
     }
 
     /// One round with the leader of its beginning; ends when another node leads.
-    pub(crate) async fn read_index_round(&self) -> Result<u64, NodeError> {
+    pub(super) async fn read_index_round(&self) -> Result<u64, NodeError> {
         let Some(leader) = self.current_leader() else {
             return Err(NodeError::NotLeader { node: self.id });
         };

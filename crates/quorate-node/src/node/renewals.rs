@@ -84,7 +84,7 @@ impl Renewals {
     ///
     /// # Errors
     /// Why the batch could not be sent; [`NodeError::Overloaded`] when too many calls wait.
-    pub(crate) async fn submit(
+    pub(super) async fn submit(
         &self,
         leases: Vec<LeaseId>,
         patience: Patience,

@@ -132,7 +132,7 @@ impl Node {
     }
 
     /// What another node says of itself.
-    pub(crate) async fn ask_status(
+    pub(super) async fn ask_status(
         &self,
         member: &MemberInfo,
         within: Duration,

@@ -23,7 +23,7 @@ pub(crate) type Answers<A> = BoxStream<'static, Result<A, Status>>;
 
 /// The streams of one kind that no task uses now, the last used at the end.
 #[derive(Debug)]
-pub(crate) struct Streams<Q, A>(Mutex<VecDeque<Open<Q, A>>>);
+pub(super) struct Streams<Q, A>(Mutex<VecDeque<Open<Q, A>>>);
 
 /// All its questions have been answered.
 struct Open<Q, A> {
@@ -34,7 +34,7 @@ struct Open<Q, A> {
 }
 
 impl<Q: Send + 'static, A> Streams<Q, A> {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(Mutex::default())
     }
 
@@ -44,7 +44,7 @@ impl<Q: Send + 'static, A> Streams<Q, A> {
     ///
     /// # Errors
     /// The node's, or why it could not be asked. It may have done what it was asked for.
-    pub(crate) async fn ask<F>(
+    pub(super) async fn ask<F>(
         &self,
         node: NodeId,
         address: &str,

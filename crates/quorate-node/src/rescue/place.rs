@@ -58,7 +58,7 @@ impl Lock {
     ///
     /// # Errors
     /// One runs, or the log cannot be opened.
-    pub(crate) fn with_log(self) -> Result<Self, RescueError> {
+    pub(super) fn with_log(self) -> Result<Self, RescueError> {
         let of_log = lock(&self.dir, &self.dir.join("log").join("db"))?;
         Ok(Self { _of_log: Some(of_log), ..self })
     }
@@ -82,7 +82,7 @@ fn lock(dir: &Path, path: &Path) -> Result<File, RescueError> {
 
 /// # Errors
 /// There is something in the directory. What an attempt left that was not completed does not count.
-pub(crate) fn check_empty(dir: &Path) -> Result<(), RescueError> {
+pub(super) fn check_empty(dir: &Path) -> Result<(), RescueError> {
     let listed = names(dir).map_err(error::io("list directory", dir))?;
     match listed.into_iter().find(|name| name != NOT_OURS && !is_incomplete(name)) {
         Some(found) => Err(RescueError::NotEmpty { dir: dir.to_owned(), found }),
@@ -143,7 +143,7 @@ impl NewState {
 }
 
 /// Whether a new state counts that is not in its place yet.
-pub(crate) fn is_unfinished(dir: &Path) -> io::Result<bool> {
+pub(super) fn is_unfinished(dir: &Path) -> io::Result<bool> {
     Ok(next_step(dir)?.is_some_and(|step| !matches!(step, Step::Remove(_))))
 }
 

@@ -64,7 +64,7 @@ fn in_use(dir: &Path, error: RescueError) -> StartError {
 
 /// The node and cluster that the data are of, as far as that is known. The cluster's id is not
 /// known until it has applied the command that drew it, or a leader has taken it in.
-pub(crate) async fn settle_identity(
+pub(super) async fn settle_identity(
     id: NodeId,
     config: &Config,
     log: &LogStore,
@@ -103,7 +103,7 @@ fn founders_hash(members: &BTreeMap<NodeId, String>) -> u64 {
 
 /// # Errors
 /// A file that cannot be used.
-pub(crate) async fn open_tls(config: &Config) -> Result<Option<Arc<Tls>>, StartError> {
+pub(super) async fn open_tls(config: &Config) -> Result<Option<Arc<Tls>>, StartError> {
     let Some(files) = config.tls.clone() else { return Ok(None) };
     let opened = Tls::open(files, &config.cluster_name, config.node_id()?).await;
     let failed = |TlsError { path, problem }| StartError::Tls { path, source: problem.into() };
@@ -112,14 +112,14 @@ pub(crate) async fn open_tls(config: &Config) -> Result<Option<Arc<Tls>>, StartE
 
 /// # Errors
 /// The access file cannot be used.
-pub(crate) async fn open_access(config: &Config) -> Result<Arc<Access>, StartError> {
+pub(super) async fn open_access(config: &Config) -> Result<Arc<Access>, StartError> {
     let opened = Access::open(&config.cluster_name, config.access.clone()).await;
     opened.map(Arc::new).map_err(|error| StartError::Access { source: error.into() })
 }
 
 /// # Errors
 /// The audit log cannot be written.
-pub(crate) fn open_audit(config: &Config) -> Result<(Arc<Audit>, Option<Writer>), StartError> {
+pub(super) fn open_audit(config: &Config) -> Result<(Arc<Audit>, Option<Writer>), StartError> {
     let Some(config::Audit { file, required }) = config.audit.clone() else {
         return Ok((Arc::default(), None));
     };
@@ -163,7 +163,7 @@ pub(crate) fn advertised(configured: Option<String>, listener: &Listener) -> Str
     configured.unwrap_or_else(|| listener.address().to_string())
 }
 
-pub(crate) fn raft_config(tunables: &Tunables) -> Result<Arc<RaftConfig>, StartError> {
+pub(super) fn raft_config(tunables: &Tunables) -> Result<Arc<RaftConfig>, StartError> {
     let config = RaftConfig {
         heartbeat_interval: tunables.heartbeat_ms,
         election_timeout_min: tunables.election_timeout_min_ms,

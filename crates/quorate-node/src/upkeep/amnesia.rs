@@ -29,7 +29,7 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the other founders say of a founder with an empty log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(super) enum Verdict {
     /// It is new: it may take part.
     New,
     /// A cluster is founded or about to be, with this node in it, which may have acknowledged up to
@@ -51,18 +51,18 @@ pub(crate) enum Verdict {
 
 /// A cluster that stands where this node was to found one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Outside {
+pub(super) struct Outside {
     /// Its id.
     pub(crate) cluster_id: ClusterId,
     /// The node that said so.
-    pub(crate) told_by: String,
+    pub(super) told_by: String,
     /// Where clients reach its members.
-    pub(crate) members: Vec<String>,
+    pub(super) members: Vec<String>,
 }
 
 /// Asks the other founders. One that is of a cluster which was founded is not "new", and decides
 /// alone: while it does not count this node as a member there is nothing to found here.
-pub(crate) async fn ask_founders(
+pub(super) async fn ask_founders(
     id: NodeId,
     founders: &BTreeMap<NodeId, String>,
     peers: &Peers,
@@ -107,7 +107,7 @@ pub(crate) async fn ask_founders(
 /// Whether this node is no member any more, as the leader of its cluster says, at one of the
 /// members' addresses, or a node that has applied a change of the members after `member_as_of`, the
 /// last by which this node is one. (The leader need not be among the members that this node knows.)
-pub(crate) async fn is_removed(
+pub(super) async fn is_removed(
     id: NodeId,
     members: &[MemberInfo],
     member_as_of: Option<u64>,

@@ -81,7 +81,7 @@ impl Registry {
     }
 
     /// Refuses a command that names an older run than the one that is registered.
-    pub(crate) fn check_not_newer(&self, target: &InstanceRef) -> Result<(), Rejection> {
+    pub(super) fn check_not_newer(&self, target: &InstanceRef) -> Result<(), Rejection> {
         let (Some(named), Some(held)) = (target.incarnation, self.instance(&target.key)) else {
             return Ok(());
         };
@@ -97,7 +97,7 @@ impl Registry {
         self.tombstones.insert(tombstone.key.clone(), tombstone);
     }
 
-    pub(crate) fn forget_tombstone(&mut self, key: &InstanceKey) {
+    pub(super) fn forget_tombstone(&mut self, key: &InstanceKey) {
         if let Some(tombstone) = self.tombstones.remove(key) {
             self.hash.remove(Kind::Tombstone, &tombstone);
             self.deadlines.remove(tombstone.until, Due::Tombstone(key.clone()));

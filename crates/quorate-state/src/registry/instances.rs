@@ -30,7 +30,7 @@ pub struct Service {
 impl Registry {
     /// Makes the instance what is said here; nothing happens, and there is no event, where it is
     /// that already.
-    pub(crate) fn put_instance(
+    pub(super) fn put_instance(
         &mut self,
         key: &InstanceKey,
         spec: InstanceSpec,
@@ -64,7 +64,7 @@ impl Registry {
 
     /// Puts the instance in the place of what has its key now, with the next revision, if it
     /// differs.
-    pub(crate) fn replace_instance(
+    pub(super) fn replace_instance(
         &mut self,
         before: Option<Arc<Instance>>,
         mut after: Instance,
@@ -107,7 +107,7 @@ impl Registry {
     }
 
     /// Takes an instance out, for a reason that the event names; its lease still lists it.
-    pub(crate) fn remove_instance(
+    pub(super) fn remove_instance(
         &mut self,
         key: &InstanceKey,
         reason: RemoveReason,
@@ -183,7 +183,7 @@ impl Registry {
         self.services.insert(key, service);
     }
 
-    pub(crate) fn forget_service(&mut self, key: &ServiceKey) {
+    pub(super) fn forget_service(&mut self, key: &ServiceKey) {
         if let Some(service) = self.services.remove(key) {
             self.unindex_service(key, (service.revision, service.empty_since));
             self.forgotten = self.forgotten.max(service.revision);

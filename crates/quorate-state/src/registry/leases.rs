@@ -66,7 +66,7 @@ impl Registry {
     }
 
     /// Ends what has been due longest, up to [`ENDED_PER_COMMAND`].
-    pub(crate) fn expire_due(&mut self, events: &mut Vec<Arc<Event>>) {
+    pub(super) fn expire_due(&mut self, events: &mut Vec<Arc<Event>>) {
         let mut ended = 0;
         while ended < ENDED_PER_COMMAND
             && self.next_deadline().is_some_and(|deadline| deadline <= self.clock)
@@ -97,7 +97,7 @@ impl Registry {
     }
 
     /// Starts the lease's time again; false: there is no such lease.
-    pub(crate) fn renew_lease(&mut self, id: LeaseId, ttl: Option<Ttl>) -> bool {
+    pub(super) fn renew_lease(&mut self, id: LeaseId, ttl: Option<Ttl>) -> bool {
         let renewed = self.clock;
         self.change_lease(id, |lease| {
             lease.ttl = ttl.unwrap_or(lease.ttl);
@@ -105,7 +105,7 @@ impl Registry {
         })
     }
 
-    pub(crate) fn add_lease(&mut self, ttl: Ttl) -> LeaseId {
+    pub(super) fn add_lease(&mut self, ttl: Ttl) -> LeaseId {
         let id = LeaseId(self.last_lease.0 + 1);
         self.last_lease = id;
         let deadline = self.clock.plus_ms(ttl.as_ms());
@@ -121,7 +121,7 @@ impl Registry {
     }
 
     /// Removes a lease with all that it keeps; false: there is no such lease.
-    pub(crate) fn end_lease(
+    fn end_lease(
         &mut self,
         id: LeaseId,
         reason: RemoveReason,
@@ -136,7 +136,7 @@ impl Registry {
     }
 
     /// Takes an instance from its lease; a lease that keeps nothing any more ends.
-    pub(crate) fn detach(&mut self, id: LeaseId, key: &InstanceKey) {
+    pub(super) fn detach(&mut self, id: LeaseId, key: &InstanceKey) {
         let Some(lease) = self.leases.get_mut(id) else { return };
         lease.instances.remove(key);
         if lease.instances.is_empty() {
@@ -145,7 +145,7 @@ impl Registry {
     }
 
     /// See [`crate::Op::Grace`].
-    pub(crate) fn give_grace(&mut self, grace_ms: u64) {
+    pub(super) fn give_grace(&mut self, grace_ms: u64) {
         let horizon = self.clock.plus_ms(grace_ms);
         let near: Vec<LeaseId> = self.deadlines.leases_before(horizon).collect();
         let clock = self.clock;

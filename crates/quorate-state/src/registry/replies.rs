@@ -136,7 +136,7 @@ impl Registry {
     }
 
     /// Notes that a request of this origin came, and forgets what it needs no more.
-    pub(crate) fn note_origin(&mut self, request: &Request) {
+    pub(super) fn note_origin(&mut self, request: &Request) {
         let Request { origin: id, done_below, .. } = *request;
         match self.replies.origins.get(&id).copied() {
             None => {
@@ -163,7 +163,7 @@ impl Registry {
     }
 
     /// Keeps the reply to a request of an origin that was noted.
-    pub(crate) fn keep_reply(&mut self, request: &Request, reply: &Reply) {
+    pub(super) fn keep_reply(&mut self, request: &Request, reply: &Reply) {
         let Request { origin, number, digest, .. } = *request;
         let (revision, reply) = (self.revision, reply.clone());
         let kept = self.insert_reply(Arc::new(Done { origin, number, digest, revision, reply }));
@@ -175,7 +175,7 @@ impl Registry {
     }
 
     /// Forgets an origin and its replies.
-    pub(crate) fn forget_origin(&mut self, id: u64) {
+    pub(super) fn forget_origin(&mut self, id: u64) {
         let Some(origin) = self.replies.origins.get(&id).copied() else { return };
         let last = origin.used.plus_ms(USED_STEP_MS);
         self.replies.forgotten = self.replies.forgotten.max(Some(last));

@@ -215,7 +215,7 @@ pub(super) struct Call<T> {
 ///
 /// # Errors
 /// UNAUTHENTICATED.
-pub(crate) fn check_known<B>(node: &Node, request: &http::Request<B>) -> Result<(), Status> {
+pub(super) fn check_known<B>(node: &Node, request: &http::Request<B>) -> Result<(), Status> {
     if !node.access().is_checked() {
         return Ok(());
     }

@@ -72,7 +72,7 @@ impl Security {
     }
 
     /// Makes the handshake. `None`: it failed, and the connection is closed.
-    pub(crate) async fn secure(&self, connection: Admitted) -> Option<Secured> {
+    pub(in crate::net) async fn secure(&self, connection: Admitted) -> Option<Secured> {
         let line = connection.connect_info();
         let (tls, places) = match self {
             Self::Plain => return Some(Secured { stream: Stream::Plain(connection), line }),
@@ -125,7 +125,7 @@ impl Security {
     }
 
     /// Waits until what the other end of a connection has shown is not good any more.
-    pub(crate) async fn outlived(&self, line: &Line) -> Outlived {
+    pub(in crate::net) async fn outlived(&self, line: &Line) -> Outlived {
         let (tls, of_peers) = match self {
             Self::Plain => return std::future::pending().await,
             Self::Clients(tls, _) | Self::Tools(tls, _) => (tls, false),

@@ -48,7 +48,7 @@ impl Node {
     /// asked. A leader that is no more does not answer: its answer takes a vote of this node's for
     /// it, read after that moment, that is a quorum with its own, or a round of heartbeats that
     /// began later.
-    pub(crate) async fn ask_how_fresh(&self) {
+    async fn ask_how_fresh(&self) {
         let asked = Instant::now();
         if let Some(led_at) = self.led_at() {
             // Kept for when it leads no more.
