@@ -461,3 +461,11 @@ async fn watch_raft(node: Arc<Node>) -> Result<(), RunError> {
         Ok(()) => RunError::Ended,
     })
 }
+
+#[cfg(test)]
+impl Bound {
+    /// The node that it will run.
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+}

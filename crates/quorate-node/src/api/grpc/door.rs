@@ -409,6 +409,9 @@ fn parse_timeout(text: &str) -> Option<Duration> {
 }
 
 #[cfg(test)]
+mod cost_tests;
+
+#[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
