@@ -42,3 +42,14 @@ fn links_and_paths_lead_somewhere() {
     }
     no_faults(&faults);
 }
+
+/// A reader is to get through it in one sitting; what tunes a thing stands in its file.
+#[test]
+fn how_a_call_travels_is_short() {
+    const LINES_MAX: usize = 60;
+    let document = file("ARCHITECTURE.md");
+    let mut lines = document.text.lines().skip_while(|line| *line != "## How a call travels");
+    let section = lines.by_ref().skip(1).take_while(|line| !line.starts_with("## "));
+    let length = section.filter(|line| !line.is_empty()).count();
+    assert!((1..LINES_MAX).contains(&length), "ARCHITECTURE.md: {length} lines, under {LINES_MAX}");
+}

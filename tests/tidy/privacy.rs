@@ -1,6 +1,7 @@
 //! `pub(crate)` is for what other rooms use. What only its own room uses is `pub(super)`,
 //! `pub(in crate::room)`, or private. By names: an item whose name stands in another room for
-//! something else passes, too.
+//! something else passes, too. Types are left out: others may have them from a function without
+//! naming them, and then the compiler wants them to be seen.
 
 use std::collections::HashSet;
 
@@ -11,27 +12,24 @@ use crate::sources::{Source, rust};
 /// The name of the `pub(crate)` item or field that a line declares.
 fn declared(line: &str) -> Option<&str> {
     const BEFORE: [&str; 3] = ["async", "const", "unsafe"];
-    const KINDS: [&str; 8] = ["fn", "struct", "enum", "const", "static", "type", "trait", "mod"];
+    const KINDS: [&str; 4] = ["fn", "const", "static", "mod"];
     let rest = line.trim_start().strip_prefix("pub(crate) ")?;
-    let ident = |text: &'_ str| -> usize {
-        text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len())
-    };
     let words: Vec<&str> = rest.split(' ').collect();
-    let at = words.iter().position(|word| KINDS.contains(word));
-    let qualified = |at: &usize| words[..*at].iter().all(|word| BEFORE.contains(word));
-    let name = match at.filter(qualified) {
-        // "const fn name"
-        Some(at) if words.get(at + 1) == Some(&"fn") => words.get(at + 2)?,
-        Some(at) => words.get(at + 1)?,
-        None => rest.split_once(": ")?.0,
-    };
-    let name = &name[..ident(name)];
-    (!name.is_empty() && rest.contains(name)).then_some(name)
+    let kind = words.iter().rposition(|word| KINDS.contains(word));
+    match kind.filter(|kind| words[..*kind].iter().all(|word| BEFORE.contains(word))) {
+        Some(kind) => words.get(kind + 1)?.split(is_no_letter).next(),
+        None => {
+            rest.split_once(": ").map(|(field, _)| field).filter(|it| !it.contains(is_no_letter))
+        }
+    }
+}
+
+fn is_no_letter(c: char) -> bool {
+    !c.is_alphanumeric() && c != '_'
 }
 
 fn words(source: &Source) -> impl Iterator<Item = &str> {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    source.code().flat_map(move |(_, line)| line.split(move |c| !is_word(c)))
+    source.code().flat_map(|(_, line)| line.split(is_no_letter))
 }
 
 #[test]
@@ -70,7 +68,7 @@ fn declarations_are_found() {
         ("    pub(crate) async fn a_b(&self) {", Some("a_b")),
         ("pub(crate) const fn c() {", Some("c")),
         ("pub(crate) const D: u64 = 1;", Some("D")),
-        ("pub(crate) struct E<T> {", Some("E")),
+        ("pub(crate) struct E<T> {", None),
         ("    pub(crate) f: Vec<u8>,", Some("f")),
         ("pub(crate) mod g;", Some("g")),
         ("pub(crate) use h::I;", None),

@@ -12,7 +12,7 @@
 //! | `node/` | what a call can do: propose, read, ask the leader, change members |
 //! | `access/`, `audit` | who calls, and what they may; what they did, for others to read later |
 //! | `raft/` | the adapters to the Raft library: its state machine, its network |
-//! | `peers/` | connections to the other nodes, and where those may be |
+//! | `peers/` | connections to the other nodes, where those may be, and what is asked of them |
 //! | `applied/` | the applied state and its watchers under one lock |
 //! | `net/` | sockets, real or simulated; what bounds connections, calls and answers |
 //! | `meters` | what is measured, and by which names |
