@@ -20,7 +20,7 @@
 //! | `founding` | a cluster's identity; no second one is founded |
 //! | `rolled_back` | nodes on older copies of their directories |
 //! | `strangers`, `impostor` | what no peer can do to the log, whatever it says |
-//! | `removed` | a node that was taken out |
+//! | `removed`, `evicted` | a node that was taken out; one that goes on as if it led |
 //! | `moving` | nodes that come back under other addresses |
 //! | `candidates` | which of several candidates at the same moment goes on |
 //! | `idle` | what a node gives back when nothing happens any more |
@@ -36,6 +36,7 @@ mod cluster {
     mod candidates;
     mod clock;
     mod discovery;
+    mod evicted;
     mod failover;
     mod foreign;
     mod forwards;

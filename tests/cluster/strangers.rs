@@ -39,7 +39,7 @@ pub(crate) fn log_id(term: u64, index: u64) -> Vec<u8> {
 }
 
 /// An append of a leader, of entries that say nothing.
-fn append(vote: &[u8], previous: Option<Vec<u8>>, entries: &[Vec<u8>]) -> Payload {
+pub(crate) fn append(vote: &[u8], previous: Option<Vec<u8>>, entries: &[Vec<u8>]) -> Payload {
     let previous = previous.map_or(vec![0], |previous| some(&previous));
     let entries: Vec<u8> = entries.iter().flat_map(|id| [id, &[0][..]].concat()).collect();
     let count = number(u64::from(!entries.is_empty()));
@@ -132,7 +132,7 @@ async fn nothing_that_is_committed_is_cut_whatever_a_peer_says() {
 }
 
 /// The snapshot file in a backup of a node.
-async fn backup(cluster: &Cluster, id: u64) -> Vec<u8> {
+pub(crate) async fn backup(cluster: &Cluster, id: u64) -> Vec<u8> {
     let mut backup = cluster.admin(id).backup(BackupRequest {}).await.unwrap().into_inner();
     let mut file = Vec::new();
     while let Some(chunk) = backup.message().await.unwrap() {
@@ -142,7 +142,7 @@ async fn backup(cluster: &Cluster, id: u64) -> Vec<u8> {
 }
 
 /// A snapshot with the metadata that it has, as its leader sends it.
-fn snapshot(vote: &[u8], file: &[u8]) -> [SnapshotChunk; 2] {
+pub(crate) fn snapshot(vote: &[u8], file: &[u8]) -> [SnapshotChunk; 2] {
     let length = u32::from_le_bytes(file[12..16].try_into().unwrap()) as usize;
     let header = [&[1], vote, &file[16..16 + length]].concat();
     [(header, Vec::new()), (Vec::new(), file.to_vec())]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use quorate_client::{Admin, Client, InstanceBuilder, Registration};
+use quorate_proto::peer::v1::Payload;
 use quorate_proto::peer::v1::peer_client::PeerClient;
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::{AddNodeRequest, Member, StatusRequest};
@@ -26,7 +27,7 @@ fn rule(spiffe: &str, role: &str) -> String {
 }
 
 /// Changes the configuration file of each node, by its id.
-fn configure(cluster: &Cluster, change: impl Fn(u64, String) -> String) {
+pub(super) fn configure(cluster: &Cluster, change: impl Fn(u64, String) -> String) {
     for id in 1..=3 {
         let config = cluster.dir().join(format!("node-{id}.toml"));
         let text = std::fs::read_to_string(&config).unwrap();
@@ -51,7 +52,7 @@ impl Authority {
     }
 
     /// Its list of the revoked ones, PEM.
-    fn list(&self, number: u64, revoked: &[u64]) -> String {
+    pub(super) fn list(&self, number: u64, revoked: &[u64]) -> String {
         let revoked = revoked.iter().map(|serial| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
             revocation_time: date_time_ymd(2026, 1, 1),
@@ -255,6 +256,72 @@ async fn a_node_that_was_taken_out_does_not_take_itself_in_again() {
     admin.add_node(3, &peer_address, false).await.unwrap();
     let refused = by(3).add_node(add(3)).await.err();
     assert!(refused.is_none(), "a member's own call changes nothing: {refused:?}");
+}
+
+/// A number as it stands in a message between nodes.
+fn number(value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut left = value;
+    while left >= 0x80 {
+        bytes.push(left as u8 | 0x80);
+        left >>= 7;
+    }
+    bytes.push(left as u8);
+    bytes
+}
+
+/// By its certificate, which nobody has revoked, a node that was taken out can still call the
+/// others. It leads none of them, and none votes for it, whatever it says of its term and its log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_taken_out_leads_nobody() {
+    let authority = Authority::new("ours");
+    let (cluster, _files, client) = start(&authority, 3_600_000).await;
+    let admin = client.admin();
+    eventually_reachable(&admin, &[1, 2, 3]).await;
+    admin.remove_node(3).await.unwrap();
+    let status = |at: usize| {
+        let channel = channel(&cluster.nodes[at].clients, &authority, &authority.client());
+        async move { AdminClient::new(channel).status(StatusRequest { local_only: true }).await }
+    };
+    let [one, two] = [status(0).await.unwrap().into_inner(), status(1).await.unwrap().into_inner()];
+    let last = one.members[0].last_log_index.max(two.members[0].last_log_index);
+    let header = one.header.unwrap();
+    for at in 0..2 {
+        eventually("it is out everywhere", SOON, async || {
+            match status(at).await.map_err(|error| error.to_string())?.into_inner() {
+                own if own.members[0].applied_index >= last => Ok(()),
+                own => Err(format!("{own:?}")),
+            }
+        })
+        .await;
+        let shown = authority.node(3);
+        let mut peer = PeerClient::new(channel(&cluster.nodes[at].peers(), &authority, &shown));
+        let term = number(header.term + 1);
+        // A vote of its own, as a leader and as a candidate with the longest log of all.
+        let leads = [&[1], &term[..], &[1, 3, 1, 0, 0, 0]].concat();
+        let stands = [&[1], &term[..], &[1, 3, 0, 1], &term, &number(1 << 40), &[0]].concat();
+        let sent = |data: &[u8]| {
+            let mut request = Request::new(Payload { data: data.to_vec().into() });
+            for (name, value) in [
+                ("quorate-cluster-id", format!("{:016x}", header.cluster_id)),
+                ("quorate-node-id", "3".to_owned()),
+                ("quorate-target-id", (at + 1).to_string()),
+            ] {
+                request.metadata_mut().insert(name, value.parse().unwrap());
+            }
+            request
+        };
+        for answer in [
+            peer.append(sent(&leads)).await,
+            peer.vote(sent(&stands)).await,
+            peer.pre_vote(sent(&stands)).await,
+        ] {
+            let refused = answer.expect_err("it is taken").to_string();
+            assert!(refused.contains("node 3 is refused: it was taken out"), "{refused}");
+        }
+        let after = status(at).await.unwrap().into_inner().header.unwrap();
+        assert_eq!((after.term, after.leader_id), (header.term, header.leader_id));
+    }
 }
 
 /// Waits for a line of a node's log with all of these words; that line.

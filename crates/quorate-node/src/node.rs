@@ -8,10 +8,12 @@
 //! | `reads` | reads in one round, and how old what is read may be |
 //! | `membership`, `status`, `leadership` | changing members; how they are; the leader and how fresh that is |
 //! | `quorum` | which voters answer |
+//! | `evicted` | nodes that were taken out, and go on talking |
 //! | `requests` | the name of a write, so that it is done once |
 //! | `snapshot` | a snapshot that a call waits for |
 
 pub(crate) mod calls;
+pub(crate) mod evicted;
 pub(crate) mod forwards;
 pub(crate) mod leadership;
 pub(crate) mod membership;
@@ -110,6 +112,8 @@ pub(crate) struct Node {
     encoded: EncodedServices,
     /// Membership changes, one at a time.
     membership: AsyncMutex<()>,
+    /// What the others said of a node that was taken out.
+    evicted: evicted::Found,
     started: Instant,
     /// The ids of the nodes that are to found the cluster with this one; empty for a node that
     /// joins.
@@ -169,6 +173,7 @@ impl Node {
             )),
             encoded: EncodedServices::default(),
             membership: AsyncMutex::default(),
+            evicted: evicted::Found::default(),
             started: Instant::now(),
             founders,
             takes_part: AtomicBool::new(parts.takes_part),

@@ -8,6 +8,7 @@
 
 mod lead;
 mod removed;
+mod settling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -320,8 +321,13 @@ impl Node {
     }
 
     async fn change(&self, change: ChangeMembers<NodeId, Member>) -> Result<(), NodeError> {
+        let is_of_addresses = matches!(change, ChangeMembers::SetNodes(_));
         let done = self.raft.change_membership(change, false).await;
-        done.map(|_| ()).map_err(|error| self.raft_error(error))
+        done.map_err(|error| self.raft_error(error))?;
+        if !is_of_addresses {
+            self.make_known().await;
+        }
+        Ok(())
     }
 
     fn voters(&self) -> BTreeSet<NodeId> {
@@ -334,22 +340,6 @@ impl Node {
         let heard = metrics.heartbeat.as_ref().and_then(|heard| heard.get(&id));
         let recent = self.counts_as_alive();
         id == self.id || heard.and_then(|at| at.as_ref()).is_some_and(|at| at.elapsed() < recent)
-    }
-
-    fn in_joint_membership(&self) -> bool {
-        self.view.borrow_watched().membership_config.get_joint_config().len() > 1
-    }
-
-    /// Ends a change that was cut off between its two steps; only while this node leads and no
-    /// other change is going on.
-    pub(crate) async fn settle_membership(&self) {
-        let Ok(_guard) = self.membership.try_lock() else { return };
-        if self.leads() && self.in_joint_membership() {
-            tracing::info!("finishing a membership change that was cut off");
-            if let Err(error) = self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await {
-                tracing::debug!(%error, "finishing the membership change failed; trying again");
-            }
-        }
     }
 
     fn raft_error(&self, error: WriteError) -> NodeError {

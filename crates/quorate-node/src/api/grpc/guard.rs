@@ -66,7 +66,7 @@ impl PeerService {
         if self.node.has_membership() {
             let last = committed::last_log_id(&self.log).await.map_err(PeerError::from)?;
             if ballot.last_log_id > last {
-                return Ok(());
+                return self.check_not_evicted(sender, &ballot.vote).await;
             }
         }
         Err(refused(sender, "it is no voter of this cluster"))
@@ -88,9 +88,20 @@ impl PeerService {
         Ok(())
     }
 
+    /// Whether the sender may be the leader that it says it is: its word for that is its own, and
+    /// it is not known to be out of this cluster.
+    pub(super) async fn check_leader(&self, sender: NodeId, vote: &Vote) -> Result<(), Status> {
+        self.check_claim(sender, vote)?;
+        self.check_not_evicted(sender, vote).await
+    }
+
+    async fn check_not_evicted(&self, sender: NodeId, vote: &Vote) -> Result<(), Status> {
+        self.node.check_not_evicted(sender, vote).await.map_err(|why| refused(sender, why))
+    }
+
     /// Whether an append is its leader's own, and leaves what is committed here as it is.
     pub(super) async fn check_append(&self, sender: NodeId, append: &Append) -> Result<(), Status> {
-        self.check_claim(sender, &append.vote)?;
+        self.check_leader(sender, &append.vote).await?;
         let applied = self.node.applied().lock().last_log_id;
         let known = self.node.leadership().committed();
         match committed::other_entry(&self.log, append, applied, known)

@@ -56,11 +56,9 @@ impl Peer for PeerService {
         let id = NodeId::new(self.enter(PeerMethod::Identify, request).await?.message.id);
         let node = &self.node;
         let caller = id.and_then(|id| node.member(id));
-        let out_as_of = {
-            let state = node.applied().lock();
-            let out = id.is_none_or(|id| state.membership.get_node(&id).is_none());
-            state.membership.log_id().filter(|_| out).map_or(0, |log_id| log_id.index())
-        };
+        let word = id.and_then(|id| node.word_on(id));
+        let as_of = |member| word.filter(|it| it.is_member == member).map_or(0, |it| it.as_of);
+        let (in_as_of, out_as_of) = (as_of(true), as_of(false));
         let recalled = node.recall().recalled(&self.log, id).await.map_err(PeerError::from)?;
         Ok(Response::new(IdentifyResponse {
             founded: node.is_founded() && node.member(node.id()).is_some(),
@@ -76,6 +74,7 @@ impl Peer for PeerService {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             recalled: encode(&recalled),
             out_as_of,
+            in_as_of,
         }))
     }
 
@@ -156,7 +155,7 @@ impl Peer for PeerService {
         let (envelope, mut chunks) = (call.envelope, call.message);
         let first = chunks.message().await?.unwrap_or_default();
         let (vote, meta): (Vote, SnapshotMeta) = decode(&first.header).map_err(PeerError::from)?;
-        self.check_claim(sender(&envelope)?, &vote)?;
+        self.check_leader(sender(&envelope)?, &vote).await?;
         self.node.recall().check_leader(vote.leader_id().term()).await?;
         let snapshot = self.receive(chunks).await?;
         let received = snapshot.path().to_owned();

@@ -1,0 +1,185 @@
+//! Nodes that this one knows to have been taken out. Such a node may still run and hold its
+//! certificate, and what it says as a leader or a candidate is taken no more: not its vote, which
+//! would end the lead of another, and not its entries (ARCHITECTURE.md, "Who is a peer").
+//!
+//! What this node knows may be old, or not committed: the id may have been taken in again since,
+//! and a removal that only stands in this log may never come true, so that the node that it is
+//! about leads rightly. So the others are asked, and the latest word counts of those that a
+//! majority knows to be committed. Asking is rare: members are not asked about, nor are nodes that
+//! were never heard of.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use quorate_log::{ClusterId, NodeId};
+use quorate_proto::peer::v1::IdentifyRequest;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use crate::node::{MemberInfo, Node};
+use crate::peers::Lane;
+use crate::types::Vote;
+
+/// How long the others have to answer.
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+
+/// What they said is good for this long: a node that goes on talking makes nobody ask without end.
+const GOOD_FOR: Duration = Duration::from_millis(500);
+
+/// Whether a node is a member by the latest membership that one of the nodes knows to be committed,
+/// and the log index of that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Word {
+    pub(crate) as_of: u64,
+    pub(crate) is_member: bool,
+}
+
+/// What was found out last.
+#[derive(Debug, Default)]
+pub(super) struct Found(Mutex<Option<(NodeId, Instant, bool)>>);
+
+impl Node {
+    /// Whether a node may speak as a leader or a candidate, as far as it matters that nodes are
+    /// taken out: members and nodes that this one does not know may.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) async fn check_not_evicted(
+        &self,
+        sender: NodeId,
+        vote: &Vote,
+    ) -> Result<(), &'static str> {
+        let is_member = self.view.borrow_watched().membership_config.get_node(&sender).is_some();
+        if is_member || !self.has_taken_out(sender) {
+            return Ok(());
+        }
+        // A leader that takes itself out leads until that is committed.
+        if self.follows(vote) && self.word_on(sender).is_none_or(|word| word.is_member) {
+            return Ok(());
+        }
+        match self.is_member_after_all(sender).await {
+            true => Ok(()),
+            false => Err("it was taken out of this cluster"),
+        }
+    }
+
+    /// The latest that this node knows to be committed of a node's membership; `None`: it knows no
+    /// members.
+    pub(crate) fn word_on(&self, id: NodeId) -> Option<Word> {
+        let in_effect = {
+            let metrics = self.metrics.borrow_watched();
+            let membership = &metrics.membership_config;
+            let is_committed = *membership.log_id() <= metrics.local_committed;
+            is_committed.then(|| membership.clone())
+        };
+        let word = |log_id: Option<u64>, is_member| Some(Word { as_of: log_id?, is_member });
+        if let Some(membership) = in_effect {
+            let log_id = membership.log_id().map(|log_id| log_id.index());
+            return word(log_id, membership.get_node(&id).is_some());
+        }
+        let state = self.applied.lock();
+        let log_id = state.membership.log_id().map(|log_id| log_id.index());
+        word(log_id, state.membership.get_node(&id).is_some())
+    }
+
+    /// Of a node that is no member by the membership in effect: whether it was one by what is
+    /// applied, now or before.
+    fn has_taken_out(&self, id: NodeId) -> bool {
+        let state = self.applied.lock();
+        state.membership.get_node(&id).is_some() || state.registry.removed_at(id.get()).is_some()
+    }
+
+    fn follows(&self, vote: &Vote) -> bool {
+        self.view.borrow_watched().vote == *vote
+    }
+
+    /// Asks the other members, unless that was done a moment ago.
+    async fn is_member_after_all(&self, id: NodeId) -> bool {
+        let mut found = self.evicted.0.lock().await;
+        if let Some((_, _, is_member)) = *found
+            && found.is_some_and(|(of, at, _)| of == id && at.elapsed() < GOOD_FOR)
+        {
+            return is_member;
+        }
+        let members = self.members();
+        let others = members.iter().filter(|member| member.id != self.id);
+        let words: Vec<(NodeId, Option<Word>)> =
+            join_all(others.map(|other| self.ask_about(id, other)))
+                .await
+                .into_iter()
+                .flatten()
+                .chain([(self.id, self.word_on(id))])
+                .collect();
+        let voters = members.iter().filter(|member| member.voter).map(|member| member.id);
+        let is_member = is_member(&words, &voters.collect());
+        tracing::debug!(id = id.get(), ?words, is_member, "asked whether a node is a member again");
+        *found = Some((id, Instant::now(), is_member));
+        is_member
+    }
+
+    /// What another member knows of a node; `None`: it did not answer.
+    async fn ask_about(&self, id: NodeId, other: &MemberInfo) -> Option<(NodeId, Option<Word>)> {
+        let address = self.peers.book.address(other.id, &other.member.peer_address);
+        let mut client = self.peers.client(other.id, &address, Lane::Control).ok()?;
+        let question = IdentifyRequest { id: id.get() };
+        let question = self.peers.request(other.id, question, Some(ANSWER_WITHIN));
+        let answer = timeout(ANSWER_WITHIN, client.identify(question)).await.ok()?.ok()?;
+        let answer = answer.into_inner();
+        if ClusterId::new(answer.cluster_id) != self.peers.cluster_id()
+            || answer.node_id != other.id.get()
+        {
+            return None;
+        }
+        let word = match (answer.in_as_of, answer.out_as_of) {
+            (0, 0) => None,
+            (0, as_of) => Some(Word { as_of, is_member: false }),
+            (as_of, _) => Some(Word { as_of, is_member: true }),
+        };
+        Some((other.id, word))
+    }
+}
+
+/// What the words of these nodes come to; with fewer than a majority of the voters among them,
+/// nothing is sure.
+fn is_member(words: &[(NodeId, Option<Word>)], voters: &BTreeSet<NodeId>) -> bool {
+    let answered = words.iter().filter(|(id, _)| voters.contains(id)).count();
+    let latest = words.iter().filter_map(|(_, word)| *word).max_by_key(|word| word.as_of);
+    2 * answered > voters.len() && latest.is_some_and(|latest| latest.is_member)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: u64) -> NodeId {
+        NodeId::new(number).unwrap()
+    }
+
+    /// The one that asks is node 1; voters are 1, 2 and 3.
+    #[test]
+    fn the_latest_word_of_a_majority_counts() {
+        const IN: bool = true;
+        const OUT: bool = false;
+        let voters = (1..=3).map(node).collect();
+        for (what, words, expected) in [
+            ("it alone knows better", &[(1, 9, OUT), (2, 5, IN), (3, 5, IN)][..], OUT),
+            ("it has it in its log only", &[(1, 5, IN), (2, 5, IN), (3, 5, IN)], IN),
+            ("nobody can say whether it is committed", &[(1, 5, IN)], OUT),
+            ("a majority can: it is not", &[(1, 5, IN), (3, 5, IN)], IN),
+            ("one knows that it is committed", &[(1, 5, IN), (2, 5, IN), (3, 9, OUT)], OUT),
+            ("it was taken in again", &[(1, 9, OUT), (2, 20, IN)], IN),
+            ("and taken out again", &[(1, 9, OUT), (2, 20, IN), (3, 25, OUT)], OUT),
+            ("by the word of a node without a vote", &[(1, 9, OUT), (7, 20, IN)], OUT),
+        ] {
+            let word = |&(id, as_of, is_member): &(u64, u64, bool)| {
+                (node(id), Some(Word { as_of, is_member }))
+            };
+            let words: Vec<_> = words.iter().map(word).collect();
+            assert_eq!(is_member(&words, &voters), expected, "{what}");
+        }
+        let silent = [(node(1), Some(Word { as_of: 5, is_member: IN })), (node(2), None)];
+        assert!(is_member(&silent, &voters), "one that knows no members has answered");
+    }
+}

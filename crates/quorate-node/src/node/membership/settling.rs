@@ -1,0 +1,54 @@
+//! What a change of the members leaves to be done: one that was cut off is finished, and one that
+//! is done is made known.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use quorate_state::Op;
+use tokio::time::timeout;
+
+use crate::error::NodeError;
+use crate::node::Node;
+
+/// A majority that has committed a change takes the next entries within this, if it is well.
+const KNOWN_WITHIN: Duration = Duration::from_secs(1);
+
+impl Node {
+    pub(super) fn in_joint_membership(&self) -> bool {
+        self.view.borrow_watched().membership_config.get_joint_config().len() > 1
+    }
+
+    /// Ends a change that was cut off between its two steps; only while this node leads and no
+    /// other change is going on.
+    pub(crate) async fn settle_membership(&self) {
+        let Ok(_guard) = self.membership.try_lock() else { return };
+        if self.leads() && self.in_joint_membership() {
+            tracing::info!("finishing a membership change that was cut off");
+            if let Err(error) = self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await {
+                tracing::debug!(%error, "finishing the membership change failed; trying again");
+            }
+        }
+    }
+
+    /// A change is committed, and so far only this node knows that for sure. The next entry tells a
+    /// majority, and with the one after it they have that on disk. From then on, a node that was
+    /// taken out is refused (`node/evicted.rs`), whoever dies or restarts.
+    pub(super) async fn make_known(&self) {
+        let known = async {
+            for _ in 0..2 {
+                // A leader that has taken itself out proposes no more.
+                if self.voters().contains(&self.id) {
+                    self.propose_here(Op::Tick, None).await?;
+                }
+            }
+            Ok::<_, NodeError>(())
+        };
+        match timeout(KNOWN_WITHIN, known).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a change is not known to a majority yet"),
+            Err(_elapsed) => tracing::debug!("a change is not known to a majority yet"),
+        }
+    }
+}
