@@ -6,6 +6,8 @@ mod calls;
 pub(crate) mod streams;
 
 use std::collections::{BTreeMap, HashSet};
+use std::error::Error as _;
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -235,6 +237,31 @@ fn endpoint(address: &str) -> Result<Endpoint, Status> {
         .keep_alive_while_idle(true))
 }
 
+/// Makes a call, and once more at once where its connection ended under it: by its age, most often
+/// before anything was sent, or with the process there, which the second attempt shows. Only for
+/// calls that may come twice.
+pub(crate) async fn call_again<T, F>(mut call: impl FnMut() -> F) -> Result<T, Status>
+where
+    F: Future<Output = Result<T, Status>>,
+{
+    match call().await {
+        Err(status) if has_lost_its_connection(&status) => call().await,
+        answer => answer,
+    }
+}
+
+/// Whether a call had a connection, and that ended. Not one that could not be made, or is silent.
+fn has_lost_its_connection(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if let Some(of_connection) = error.downcast_ref::<hyper::Error>() {
+            return !of_connection.is_timeout();
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// Marks a message as one to a voter.
 pub(crate) fn mark_to_voter<T>(request: &mut Request<T>) {
     request.metadata_mut().insert(VOTER_HEADER, MetadataValue::from_static("1"));
@@ -281,7 +308,54 @@ impl Envelope {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+
     use super::*;
+
+    /// What the transport says of a call whose connection ended before it was sent.
+    async fn never_sent() -> Status {
+        let (here, _there) = tokio::io::duplex(1_024);
+        let io = TokioIo::new(here);
+        let made = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await;
+        let (mut sender, connection) = made.unwrap();
+        drop(connection);
+        let call = http::Request::new(String::new());
+        Status::from_error(Box::new(sender.send_request(call).await.unwrap_err()))
+    }
+
+    #[tokio::test]
+    async fn a_call_that_meets_the_end_of_its_connection_is_made_once_more() {
+        assert!(never_sent().await.message().contains("operation was canceled"));
+        let ended = never_sent;
+        for (what, first_answer, expected) in [
+            ("it is answered", Ok(1), (Ok(1), 1)),
+            ("its connection ended", Err(ended().await), (Ok(2), 2)),
+            ("it is refused", Err(Status::unavailable("no")), (Err("no"), 1)),
+            (
+                "in words",
+                Err(Status::cancelled("operation was canceled")),
+                (Err("operation was canceled"), 1),
+            ),
+        ] {
+            let (calls, first) = (Cell::new(0), Cell::new(Some(first_answer)));
+            let answer = call_again(|| {
+                calls.set(calls.get() + 1);
+                std::future::ready(first.take().unwrap_or(Ok(2)))
+            });
+            let answer = answer.await;
+            let answer = answer.as_ref().copied().map_err(Status::message);
+            assert_eq!((answer, calls.get()), expected, "{what}");
+        }
+        let calls = Cell::new(0);
+        let gone = async || {
+            calls.set(calls.get() + 1);
+            Err::<(), _>(ended().await)
+        };
+        assert!(call_again(gone).await.is_err());
+        assert_eq!(calls.get(), 2, "not without end");
+    }
 
     #[test]
     fn founders_know_each_other_by_their_list_and_all_others_by_the_drawn_id() {

@@ -1,6 +1,8 @@
 //! The Raft library's calls to other nodes, over the peer API. Payloads are the library's own types
 //! as opaque bytes.
 
+mod appends;
+
 use std::future::Future;
 use std::io::Read;
 use std::sync::Arc;
@@ -27,7 +29,8 @@ use tonic::{Request, Status};
 
 use crate::applied::Applied;
 use crate::meters::{Meters, OfPeer};
-use crate::peers::{Lane, Peers, mark_to_voter};
+use crate::peers::{Lane, Peers, call_again, mark_to_voter};
+use crate::raft::network::appends::Appends;
 use crate::raft::recall::Recall;
 use crate::runtime::blocking;
 use crate::types::{Member, TypeConfig, Vote, decode, encode, is_absurd};
@@ -136,19 +139,23 @@ impl Connection {
     ) -> Result<R, RpcError> {
         let lane = if matches!(call, Call::Append) { self.appends } else { Lane::Control };
         let address = self.address();
-        let mut client =
-            self.peers.client(self.target, &address, lane).map_err(|s| unreachable(&s))?;
+        let client = self.peers.client(self.target, &address, lane).map_err(|s| unreachable(&s))?;
         let timeout = option.soft_ttl();
         let payload = Payload { data: encode(message) };
-        let request = self.request(payload, Some(timeout));
-        let answer = tokio::time::timeout(timeout, async {
-            match call {
-                Call::Append => client.append(request).await,
-                Call::Vote => client.vote(request).await,
-                Call::PreVote => client.pre_vote(request).await,
-                Call::TransferLeader => client.transfer_leader(request).await,
+        // All of these may come twice.
+        let answer = call_again(|| {
+            let (mut client, request) =
+                (client.clone(), self.request(payload.clone(), Some(timeout)));
+            async move {
+                match call {
+                    Call::Append => client.append(request).await,
+                    Call::Vote => client.vote(request).await,
+                    Call::PreVote => client.pre_vote(request).await,
+                    Call::TransferLeader => client.transfer_leader(request).await,
+                }
             }
         });
+        let answer = tokio::time::timeout(timeout, answer);
         match answer.await {
             Ok(Ok(response)) => {
                 self.peers.answered(self.target, &address);
@@ -199,13 +206,20 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
             let (me, asked, since) = (&*self, first.vote, Instant::now());
             let term = asked.leader_id().term();
-            let input = stream::once(std::future::ready(first)).chain(input);
             let address = self.address();
             let client = self.peers.client(self.target, &address, self.appends);
-            let mut client = client.map_err(|status| unreachable(&status))?;
-            let requests = input.map(|request| Payload { data: encode(&request) });
-            let request = self.request(requests, None);
-            let answers = match client.append_stream(request).await {
+            let client = client.map_err(|status| unreachable(&status))?;
+            let payload = |request| Payload { data: encode(&request) };
+            let appends = Appends::new(payload(first), input.map(payload));
+            let opened = call_again(|| {
+                let (mut client, appends) = (client.clone(), appends.send());
+                async move {
+                    let appends =
+                        appends.ok_or_else(|| Status::aborted("the stream has broken"))?;
+                    client.append_stream(me.request(appends, None)).await
+                }
+            });
+            let answers = match opened.await {
                 Ok(answers) => answers.into_inner(),
                 Err(status) => {
                     self.peers.missed(self.target, &address, status.message());
