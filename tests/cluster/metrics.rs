@@ -3,12 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::{Duration, UNIX_EPOCH};
 
+use quorate_node::Tunables;
+use quorate_proto::v1::{BackupRequest, LeaseRenewal, RenewRequest, TriggerSnapshotRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tonic::Request;
 
-use super::calls::{fetch_of, register, register_many};
+use super::calls::{fetch_of, register, register_many, registration, spec};
 use super::guarded::{Guarded, ROOT, entry};
 use super::harness::{Cluster, SOON, eventually};
 use super::stream::{Stream, subscribe_to};
@@ -96,6 +100,12 @@ async fn metrics_are_what_happened() {
     assert!(is("quorate_commit_seconds_count") >= 2.0);
     assert!(is("quorate_log_flush_seconds_count") >= 1.0 && is("quorate_log_entries_total") >= 2.0);
     assert!(is("quorate_watch_propagation_seconds_count") >= 1.0);
+    assert!(is("quorate_log_journal_bytes_total") > 0.0 && is("quorate_log_size_bytes") > 1e6);
+    assert_eq!(
+        (is("quorate_snapshot_timestamp_seconds"), is("quorate_backup_timestamp_seconds")),
+        (0.0, 0.0)
+    );
+    assert!(is("process_open_fds") > 10.0 && is("process_max_fds") > is("process_open_fds"));
     assert!(is("process_resident_memory_bytes") > 1e6 && is("process_cpu_seconds_total") > 0.0);
     let others: Vec<_> = cluster.ids().into_iter().filter(|id| *id != leader).collect();
     for other in others.clone() {
@@ -113,6 +123,97 @@ async fn metrics_are_what_happened() {
     eventually("the leader misses it", || async {
         let now = metrics(&cluster, leader).await;
         (now["quorate_raft_voters_reachable"] == 2.0).then_some(())
+    })
+    .await;
+}
+
+/// Renewals go in few entries, and snapshots and backups have their times.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_together_and_what_was_saved_is_measured() {
+    let cluster = Cluster::start(1).await;
+    register_many(&mut cluster.registry(1), "orders", 300).await;
+    let fetched = cluster.registry(1).fetch(fetch_of(&["orders"])).await.unwrap().into_inner();
+    let lease_id = fetched.services[0].instances[0].lease_id;
+    let renewals = vec![LeaseRenewal { lease_id }; 3];
+    let request = RenewRequest { renewals, ..RenewRequest::default() };
+    cluster.registry(1).renew(request).await.unwrap();
+    let now = metrics(&cluster, 1).await;
+    assert_eq!(now["quorate_renewals_per_batch_count"], 1.0);
+    let leases = now["quorate_renewals_per_batch_sum"];
+    assert!((1.0..=3.0).contains(&leases), "{leases}");
+    assert_eq!(now["quorate_renewals_per_batch_bucket{le=\"3.0\"}"], 1.0);
+
+    let before = UNIX_EPOCH.elapsed().unwrap().as_secs_f64() - 1.0;
+    cluster.admin(1).trigger_snapshot(TriggerSnapshotRequest {}).await.unwrap();
+    let now = metrics(&cluster, 1).await;
+    assert!(
+        now["quorate_snapshot_timestamp_seconds"] >= before && now["quorate_snapshot_bytes"] > 1e3
+    );
+    assert_eq!(now["quorate_backup_timestamp_seconds"], 0.0);
+    let mut backup = cluster.admin(1).backup(BackupRequest {}).await.unwrap().into_inner();
+    let first = backup.message().await.unwrap();
+    assert!(first.is_some(), "it begins");
+    while let Some(_chunk) = backup.message().await.unwrap() {}
+    let now = metrics(&cluster, 1).await;
+    assert!(now["quorate_backup_timestamp_seconds"] >= before, "all of it was taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_limit_refuses_is_counted_by_the_limit() {
+    let tunables = Tunables {
+        calls_max: 64,
+        connections_max: 40,
+        connections_per_address_max: 30,
+        ..Tunables::default()
+    };
+    let cluster = Cluster::start_with(1, tunables).await;
+    let refused = async |lane: &str| {
+        metrics(&cluster, 1).await[&format!("quorate_refused_total{{lane=\"{lane}\"}}")]
+    };
+    let registry = cluster.registry(1);
+    let mut watches = Vec::new();
+    for _ in 0..64 {
+        watches.push(Stream::open(&registry, subscribe_to(&["orders"])).await.expect("a place"));
+    }
+    for lane in ["calls", "calls_of_address", "connections_of_address", "reads"] {
+        assert_eq!(refused(lane).await, 0.0, "{lane}");
+    }
+    for _ in 0..3 {
+        assert!(Stream::open(&registry, subscribe_to(&["orders"])).await.is_err(), "too many");
+    }
+    assert_eq!((refused("calls").await, refused("calls_of_address").await), (3.0, 0.0));
+    let mut connections = Vec::new();
+    for _ in 0..50 {
+        connections.push(TcpStream::connect(cluster.client_address(1)).await.unwrap());
+    }
+    eventually("those that are too many are refused", || async {
+        (refused("connections_of_address").await >= 20.0).then_some(())
+    })
+    .await;
+    assert_eq!(refused("connections").await, 0.0, "there was room for others");
+    assert_eq!(metrics(&cluster, 1).await["quorate_connections"], 30.0);
+}
+
+/// Nobody hears of a write that nobody waits for any more, but for this.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_were_given_up_count_as_failed() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let failed = async |cluster: &Cluster, reason: &str| {
+        metrics(cluster, leader).await
+            [&format!("quorate_proposals_failed_total{{reason=\"{reason}\"}}")]
+    };
+    register(&mut cluster.registry(leader), "orders", "a").await;
+    assert_eq!(failed(&cluster, "given_up").await, 0.0);
+    for other in cluster.ids().into_iter().filter(|id| *id != leader) {
+        cluster.stop(other).await;
+    }
+    eventually("a write is given up", || async {
+        let mut request = Request::new(registration(vec![spec("orders", "b")]));
+        request.set_timeout(Duration::from_millis(200));
+        let written = cluster.registry(leader).register(request).await;
+        assert!(written.is_err(), "without a quorum: {written:?}");
+        (failed(&cluster, "given_up").await >= 1.0).then_some(())
     })
     .await;
 }

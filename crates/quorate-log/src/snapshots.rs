@@ -13,6 +13,7 @@ use std::io::{self, BufWriter, Write};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use lz4_flex::frame::{BlockMode, FrameEncoder, FrameInfo};
 use openraft::RaftTypeConfig;
@@ -137,6 +138,14 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
                 Ok(Some(unchecked.insert(SnapshotFile::open(path)?).clone()))
             }
         }
+    }
+
+    /// When the current snapshot was written, by the clock of then, and its size; the file is not
+    /// read. Waits while another one takes its place.
+    pub fn written(&self) -> Option<(SystemTime, u64)> {
+        let (path, _) = self.state().current.clone()?;
+        let metadata = fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.len()))
     }
 
     /// Begin a snapshot of what `meta` says.

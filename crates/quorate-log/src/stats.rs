@@ -27,6 +27,10 @@ pub struct Stats {
     pub entries: u64,
     /// Bytes of them, as they lie in the log.
     pub entry_bytes: u64,
+    /// Bytes written to the journal: entries, votes and marks, with what frames them.
+    pub journal_bytes: u64,
+    /// How often the log was written anew, to give back what its file took.
+    pub rewrites: u64,
     /// Syncs of the disk; several appends may share one.
     pub flushes: u64,
     /// Time spent writing and syncing, over all flushes.
@@ -42,6 +46,8 @@ pub struct Stats {
 pub(crate) struct Counters {
     entries: AtomicU64,
     entry_bytes: AtomicU64,
+    journal_bytes: AtomicU64,
+    rewrites: AtomicU64,
     flushes: AtomicU64,
     flush_micros: AtomicU64,
     last_flush_micros: AtomicU64,
@@ -60,10 +66,20 @@ impl Counters {
         self.flushes_within[at].fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn journaled(&self, bytes: u64) {
+        self.journal_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn rewritten(&self) {
+        self.rewrites.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn read(&self) -> Stats {
         Stats {
             entries: self.entries.load(Ordering::Relaxed),
             entry_bytes: self.entry_bytes.load(Ordering::Relaxed),
+            journal_bytes: self.journal_bytes.load(Ordering::Relaxed),
+            rewrites: self.rewrites.load(Ordering::Relaxed),
             flushes: self.flushes.load(Ordering::Relaxed),
             flush_time: Duration::from_micros(self.flush_micros.load(Ordering::Relaxed)),
             last_flush: Duration::from_micros(self.last_flush_micros.load(Ordering::Relaxed)),

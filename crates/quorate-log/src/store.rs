@@ -4,6 +4,7 @@
 //! changes in the order in which readers do. It must not know how anything is laid out on disk.
 
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{
@@ -204,6 +205,11 @@ impl<C: RaftTypeConfig> LogStore<C> {
         self.shared().counters.read()
     }
 
+    /// What the log's files take on the disk, as the system says now; 0: it does not. Blocks.
+    pub fn file_bytes(&self) -> u64 {
+        files_in(&self.shared().dir)
+    }
+
     /// Write what is queued, stop the writer and release the directory, which can then be opened
     /// again. Blocks for that long. Further operations on any handle fail with
     /// [`LogError::Closed`]; closing again does nothing.
@@ -370,6 +376,16 @@ impl<C: RaftTypeConfig> Shared<C> {
     fn closed(&self) -> LogError {
         LogError::Closed { path: self.dir.clone() }
     }
+}
+
+/// The sizes of the files below a directory. What goes meanwhile counts or not.
+fn files_in(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let bytes = entries.filter_map(|entry| {
+        let metadata = entry.metadata().ok()?;
+        Some(if metadata.is_dir() { files_in(&entry.path()) } else { metadata.len() })
+    });
+    bytes.sum()
 }
 
 fn encode_meta<T: serde::Serialize>(

@@ -33,6 +33,10 @@ pub(crate) const SERVICES_MAX: usize = 50;
 const SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
+/// Bounds of how many leases a batch of renewals has, of which a call has 10,000 at most.
+const LEASES: [f64; 10] =
+    [1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0, 30_000.0];
+
 /// All codes of gRPC, by their numbers.
 const CODES: [&str; 17] = [
     "OK",
@@ -78,6 +82,38 @@ pub(crate) struct HandledLabels {
 pub(crate) struct Reason {
     pub(crate) reason: &'static str,
 }
+
+/// What refuses more than it takes; one of [`LANES`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Lane {
+    lane: &'static str,
+}
+
+/// The limits that refuse calls and connections. Those of peers and of HTTP have one each for all
+/// and for one address.
+pub(crate) const LANES: [&str; 14] = [
+    "connections",
+    "connections_of_address",
+    "calls",
+    "calls_of_address",
+    "answers",
+    "answers_of_connection",
+    "encoding",
+    "renewals",
+    "forwards",
+    "reads",
+    "peer_connections",
+    "peer_calls",
+    "http_connections",
+    "http_calls",
+];
+
+/// Why writes fail: the values of the label of `quorate_proposals_failed_total`.
+pub(crate) const FAILED_FOR: [&str; 5] =
+    ["disk_full", "overloaded", "lost_lead", "given_up", "failed"];
+
+/// Why a node shortens its log: the values of the label of `quorate_log_compactions_total`.
+pub(crate) const COMPACTED_FOR: [&str; 2] = ["long", "quiet"];
 
 /// One of the services.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -136,6 +172,10 @@ fn seconds() -> Histogram {
     Histogram::new(SECONDS)
 }
 
+fn lease_counts() -> Histogram {
+    Histogram::new(LEASES)
+}
+
 // The library adds `_total` to the names of counters.
 meters! {
     handled: Family<HandledLabels, Counter> = Family::default(),
@@ -170,16 +210,32 @@ meters! {
     commit_seconds: Histogram = seconds(),
         "quorate_commit_seconds", "Of a leader: from a write that is handed in to its answer, applied";
     proposals_failed: Family<Reason, Counter> = Family::default(),
-        "quorate_proposals_failed", "Writes that this node, as leader, could not commit: disk_full, overloaded, lost_lead, failed";
+        "quorate_proposals_failed", "Writes that this node, as leader, could not commit, by reason: disk_full, overloaded (too much of the log waits), lost_lead, given_up (its caller's time was over, or it went away; it may yet be committed), failed";
 
     log_entries: Counter = Counter::default(),
         "quorate_log_entries", "Log entries made durable since the start";
     log_bytes: Counter = Counter::default(),
         "quorate_log_entry_bytes", "Bytes of them";
+    log_journal_bytes: Counter = Counter::default(),
+        "quorate_log_journal_bytes", "Bytes written to the log's journal since the start: entries, votes and marks";
+    log_size: Gauge = Gauge::default(),
+        "quorate_log_size_bytes", "What the log's files take on the disk";
+    log_since_snapshot: Gauge = Gauge::default(),
+        "quorate_log_since_snapshot_bytes", "Bytes of log entries since the last snapshot (since the start, if that was later)";
+    compactions: Family<Reason, Counter> = Family::default(),
+        "quorate_log_compactions", "Snapshots that this node began by itself to shorten its log, by reason: long, quiet (little is written, and there is something to gain). Raft's own, by number of entries, are not among them";
+    log_rewrites: Counter = Counter::default(),
+        "quorate_log_rewrites", "How often the log's file was written anew to give its room back";
     log_flush: Durations = Durations::default(),
         "quorate_log_flush_seconds", "One append to the log and its sync of the disk; several entries may share it";
     snapshot_index: Gauge = Gauge::default(),
         "quorate_snapshot_index", "The log index of the newest snapshot";
+    snapshot_time: Seconds = Seconds::default(),
+        "quorate_snapshot_timestamp_seconds", "When the newest snapshot was written, seconds since 1970; 0: there is none";
+    snapshot_bytes: Gauge = Gauge::default(),
+        "quorate_snapshot_bytes", "The size of the newest snapshot";
+    backup_time: Seconds = Seconds::default(),
+        "quorate_backup_timestamp_seconds", "When the last backup was begun that this node handed out whole, seconds since 1970; 0: none since it started";
     purged_index: Gauge = Gauge::default(),
         "quorate_log_purged_index", "Up to here, entries are gone from the log";
     disk_free: Gauge = Gauge::default(),
@@ -205,15 +261,19 @@ meters! {
         "quorate_expired_instances", "Instances that went because their lease ended without a renewal";
     changes: Counter = Counter::default(),
         "quorate_changes", "Changes of instances that this node has applied";
-    renewals: Counter = Counter::default(),
-        "quorate_renewals", "Of a leader: leases in the renewals that it put into the log";
-    renewal_batches: Counter = Counter::default(),
-        "quorate_renewal_batches", "Log entries that carried them";
+    renewals: Histogram = lease_counts(),
+        "quorate_renewals_per_batch", "Of a leader: leases in each log entry of renewals; the sum is that of all renewals";
     clock_held: Gauge = Gauge::default(),
         "quorate_clock_held", "1: this node leads, and registry time stands still until it has been applied that renewals are owed a grace; no lease ends meanwhile";
 
     watches: Gauge = Gauge::default(),
         "quorate_watches", "Watches that are open at this node";
+    watches_behind: Gauge = Gauge::default(),
+        "quorate_watches_behind", "Watches that are served from what the node keeps of the past, not from their queues";
+    watch_queued: Gauge = Gauge::default(),
+        "quorate_watch_queued", "Changes that wait in the queues of all watches";
+    watch_queued_most: Gauge = Gauge::default(),
+        "quorate_watch_queued_most", "Changes that wait in the longest queue of a watch; one that would be longer than 1,024 is dropped";
     watch_resets: Counter = Counter::default(),
         "quorate_watch_resets", "Watches that fell so far behind that they were given a snapshot";
     watch_overflows: Counter = Counter::default(),
@@ -227,8 +287,8 @@ meters! {
 
     connections: Gauge = Gauge::default(),
         "quorate_connections", "Connections to the listener for clients";
-    connections_refused: Counter = Counter::default(),
-        "quorate_connections_refused", "Connections of clients that were closed at once: there were too many";
+    refused: Family<Lane, Counter> = Family::default(),
+        "quorate_refused", "Connections and calls that a limit of this node refused, by lane. Of clients: connections, connections_of_address, calls, calls_of_address, answers (bytes of them under way), answers_of_connection, encoding (of large answers, one after the other), and the queues renewals, forwards (writes on their way to the leader), reads. Of others: peer_connections, peer_calls, http_connections, http_calls";
     certificate_expiry: Family<Certificate, Gauge> = Family::default(),
         "quorate_tls_certificate_expiry_seconds", "Until the node's certificate ends; negative: it has ended. Not there without TLS";
     tls_refused: Gauge = Gauge::default(),
@@ -243,6 +303,10 @@ meters! {
         "process_resident_memory_bytes", "Memory of the process that is resident";
     cpu: Counter<f64, AtomicU64> = Counter::default(),
         "process_cpu_seconds", "Processor time of the process, user and system";
+    open_files: Gauge = Gauge::default(),
+        "process_open_fds", "File descriptors that the process has open";
+    open_files_max: Gauge = Gauge::default(),
+        "process_max_fds", "As many as it may have";
     build: Family<Build, Gauge> = Family::default(),
         "quorate_build_info", "1, with the version of the binary";
 }
@@ -254,7 +318,25 @@ impl Meters {
         let meters = Self::registered();
         let of = |(path, streams)| OfMethod::new(&meters.handled, &meters.handling, path, streams);
         let calls = methods.map(of).collect();
+        // There from the start: an increase from nothing to 1 is one that Prometheus does not see.
+        LANES.into_iter().for_each(|lane| drop(meters.refused(lane)));
+        for reason in FAILED_FOR {
+            meters.proposals_failed.get_or_create_owned(&Reason { reason });
+        }
+        for reason in COMPACTED_FOR {
+            meters.compactions.get_or_create_owned(&Reason { reason });
+        }
         Self { calls, ..meters }
+    }
+
+    /// What a limit refuses is counted with this; `lane`: one of [`LANES`].
+    pub(crate) fn refused(&self, lane: &'static str) -> Counter {
+        self.refused.get_or_create_owned(&Lane { lane })
+    }
+
+    /// The log is to be shortened; `reason`: one of [`COMPACTED_FOR`].
+    pub(crate) fn compacts(&self, reason: &'static str) {
+        self.compactions.get_or_create(&Reason { reason }).inc();
     }
 
     /// A call has been answered; `method`: its place among those that this was made with.

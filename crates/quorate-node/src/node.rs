@@ -53,7 +53,7 @@ use crate::config::Tunables;
 use crate::error::NodeError;
 use crate::free_space::Disk;
 use crate::meters::Meters;
-use crate::net::answers::Answers;
+use crate::net::answers::{Answers, Refused};
 use crate::node::leadership::Leadership;
 use crate::node::queues::{Queues, Waiting, queues};
 use crate::node::status::ProbeCounts;
@@ -148,7 +148,13 @@ impl Node {
     /// A node, and what waits in its queues for loops to do it.
     pub(crate) fn new(parts: Parts) -> (Self, Waiting) {
         let Parts { id, me, tunables, raft, applied, peers, recall, disk, founders, .. } = parts;
-        let (queues, waiting) = queues(id, Duration::from_millis(tunables.renew_window_ms));
+        let (queues, waiting) =
+            queues(id, Duration::from_millis(tunables.renew_window_ms), &parts.meters);
+        let refused = Refused {
+            in_all: parts.meters.refused("answers"),
+            of_connection: parts.meters.refused("answers_of_connection"),
+            encoding: parts.meters.refused("encoding"),
+        };
         let node = Self {
             id,
             me,
@@ -170,6 +176,7 @@ impl Node {
             answers: Arc::new(Answers::new(
                 tunables.answers_bytes_max,
                 tunables.answers_per_connection_bytes_max,
+                refused,
             )),
             encoded: EncodedServices::default(),
             membership: AsyncMutex::default(),

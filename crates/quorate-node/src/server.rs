@@ -277,7 +277,8 @@ impl Bound {
             serve_clients(node.clone(), &connections, listeners.clients, security, health_service);
         if let Some(listener) = listeners.tools {
             let (log, tls, connections) = (self.log.clone(), self.tls.clone(), connections.clone());
-            let observed = Observed { node: node.clone(), log, tls, connections };
+            let snapshots = self.snapshots.clone();
+            let observed = Observed { node: node.clone(), log, snapshots, tls, connections };
             let security = Security::tools(self.tls.clone());
             tasks.spawn(serve_tools(observed, listener, security, stops.loops.clone()));
         }

@@ -172,6 +172,11 @@ impl Journal {
         self.frame.extend_from_slice(value);
     }
 
+    /// How long the frame is.
+    pub(crate) fn frame_bytes(&self) -> u64 {
+        self.frame.len() as u64
+    }
+
     /// Whether the frame fits into a file at all.
     pub(crate) fn takes_frame(&self) -> bool {
         self.frame.len() <= self.file_bytes

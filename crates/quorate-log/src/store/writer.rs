@@ -198,6 +198,7 @@ impl<C: RaftTypeConfig> Writer<C> {
                 shrink::remove_leftover(disk.dir());
                 Ok(())
             });
+            shared.counters().rewritten();
             tracing::debug!(took = ?started.elapsed(), "the log was written anew");
         }
     }
@@ -265,6 +266,7 @@ impl<C: RaftTypeConfig> Writer<C> {
             self.journal.turn().map_err(|source| self.journal_failed(source))?;
         }
         let written = self.journal.write();
+        self.shared.counters().journaled(self.journal.frame_bytes());
         let synced = written.and_then(|()| if is_awaited { self.journal.sync() } else { Ok(()) });
         synced.map_err(|source| self.journal_failed(source))
     }

@@ -18,13 +18,14 @@ use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use quorate_log::SnapshotStore;
 
 use crate::access::{self, Role};
 use crate::net::connections::{Connections, Line};
 use crate::net::tls::Tls;
 use crate::node::Node;
 use crate::runtime::blocking;
-use crate::types::LogStore;
+use crate::types::{LogStore, TypeConfig};
 use crate::wall;
 
 /// A node whose state is older than this is not ready, ms: its leader is far away, or it is not
@@ -39,6 +40,7 @@ const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(crate) struct Observed {
     pub(crate) node: Arc<Node>,
     pub(crate) log: LogStore,
+    pub(crate) snapshots: Arc<SnapshotStore<TypeConfig>>,
     pub(crate) tls: Option<Arc<Tls>>,
     /// Of clients.
     pub(crate) connections: Arc<Connections>,

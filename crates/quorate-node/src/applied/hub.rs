@@ -153,6 +153,16 @@ pub(crate) struct WatchCounts {
     pub(crate) resets: u64,
 }
 
+/// What watchers have not taken yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    /// Changes in all queues, and in the longest.
+    pub(crate) queued: usize,
+    pub(crate) most: usize,
+    /// Watchers that take theirs from the ring.
+    pub(crate) behind: usize,
+}
+
 impl Hub {
     /// The ring keeps at most this many changes, and this many bytes of them.
     pub(crate) fn new(ring_max: usize, ring_bytes_max: usize) -> Self {
@@ -174,6 +184,21 @@ impl Hub {
 
     pub(crate) fn counts(&self) -> WatchCounts {
         self.counts
+    }
+
+    /// What waits for the watchers now; looks at each of them.
+    pub(crate) fn waiting(&self) -> Waiting {
+        let mut waiting = Waiting::default();
+        for watcher in self.watchers.values() {
+            match &watcher.backlog {
+                Backlog::Queued(queue) => {
+                    waiting.queued += queue.len();
+                    waiting.most = waiting.most.max(queue.len());
+                }
+                Backlog::Replay { .. } | Backlog::Coalesce { .. } => waiting.behind += 1,
+            }
+        }
+        waiting
     }
 
     /// Takes in what a command changed. The watchers that it concerns are still to be woken.

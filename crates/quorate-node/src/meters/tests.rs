@@ -45,13 +45,32 @@ fn names_have_units_and_no_two_are_the_same() {
         assert!(known.iter().any(|prefix| name.starts_with(prefix)), "{line}");
         assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
         if kind == "histogram" {
-            assert!(name.ends_with("_seconds"), "{line}");
+            assert!(name.ends_with("_seconds") || name.ends_with("_per_batch"), "{line}");
         }
     }
     let count = names.len();
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), count);
+}
+
+/// What is refused for the first time must be an increase, and what the table says must be so.
+#[test]
+fn each_reason_and_each_limit_is_there_from_the_start() {
+    let text = meters().text(|_| {});
+    let help = |name: &str| DESCRIBED.iter().find(|(it, ..)| *it == name).unwrap().2;
+    for (name, label, values) in [
+        ("quorate_refused", "lane", &LANES[..]),
+        ("quorate_proposals_failed", "reason", &FAILED_FOR),
+        ("quorate_log_compactions", "reason", &COMPACTED_FOR),
+    ] {
+        let words: Vec<_> = help(name).split(|c: char| c != '_' && !c.is_alphanumeric()).collect();
+        for value in values {
+            let line = format!("{name}_total{{{label}=\"{value}\"}} 0");
+            assert!(text.lines().any(|it| it == line), "{line} in\n{text}");
+            assert!(words.contains(value), "{value} in the meaning of {name}");
+        }
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use http::Response;
 use http_body::Frame;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::body::Body;
@@ -35,6 +36,16 @@ pub(crate) struct Answers {
     /// What an instance took in the last large answer.
     instance_bytes: AtomicUsize,
     pub(crate) encoding: Semaphore,
+    pub(crate) refused: Refused,
+}
+
+/// Counts the answers that were refused.
+#[derive(Debug, Default)]
+pub(crate) struct Refused {
+    pub(crate) in_all: Counter,
+    pub(crate) of_connection: Counter,
+    /// Their turn to be encoded did not come in time.
+    pub(crate) encoding: Counter,
 }
 
 /// The bytes of one answer; they are given back with it.
@@ -46,10 +57,10 @@ pub(crate) struct Reserved {
 }
 
 impl Answers {
-    pub(crate) fn new(max: usize, max_per_connection: usize) -> Self {
+    pub(crate) fn new(max: usize, max_per_connection: usize, refused: Refused) -> Self {
         let encoding = Semaphore::new(ENCODED_AT_ONCE);
         let (bytes, instance_bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { bytes, max, max_per_connection, instance_bytes, encoding }
+        Self { bytes, max, max_per_connection, instance_bytes, encoding, refused }
     }
 
     /// Begins an answer that is to be taken by the deadline.
@@ -104,13 +115,15 @@ impl Reserved {
     /// # Errors
     /// They may not.
     pub(crate) fn check(&self, more: usize) -> Result<(), CallError> {
-        let Answers { max, max_per_connection, .. } = *self.of;
+        let Answers { max, max_per_connection, refused, .. } = &*self.of;
         let on_line = self.line.answers().bytes() + more;
         let in_all = self.of.bytes.load(Ordering::Relaxed) + more;
-        for (under_way, limit, place) in
-            [(on_line, max_per_connection, "on this connection"), (in_all, max, "at this node")]
-        {
+        for (under_way, &limit, place, refused) in [
+            (on_line, max_per_connection, "on this connection", &refused.of_connection),
+            (in_all, max, "at this node", &refused.in_all),
+        ] {
             if under_way > limit {
+                refused.inc();
                 return Err(CallError::AnswersUnderWay { under_way, limit, place });
             }
         }

@@ -24,7 +24,7 @@ use tonic::transport::server::Connected;
 use tower::Service;
 
 use crate::error::CallError;
-use crate::net::connections::{Admitted, Line};
+use crate::net::connections::{Admitted, Line, Refusals};
 use crate::net::tls::{Secured, Security};
 
 /// Calls under way on one connection; a process needs a few, a proxy for many processes some
@@ -39,6 +39,7 @@ pub(crate) struct UnderWay {
     whose: &'static str,
     max: usize,
     per_address_max: usize,
+    refusals: Refusals,
     count: AtomicUsize,
     told: Mutex<Option<Instant>>,
 }
@@ -50,9 +51,14 @@ pub(crate) struct Call {
 }
 
 impl UnderWay {
-    pub(crate) fn new(whose: &'static str, max: usize, per_address_max: usize) -> Arc<Self> {
+    pub(crate) fn new(
+        whose: &'static str,
+        max: usize,
+        per_address_max: usize,
+        refusals: Refusals,
+    ) -> Arc<Self> {
         let (count, told) = (AtomicUsize::new(0), Mutex::default());
-        Arc::new(Self { whose, max, per_address_max, count, told })
+        Arc::new(Self { whose, max, per_address_max, refusals, count, told })
     }
 
     /// # Errors
@@ -62,11 +68,13 @@ impl UnderWay {
         let of_address = line.begin_call();
         let before = self.count.fetch_add(1, Ordering::Relaxed);
         let call = Call { line, of: self.clone() };
-        for (under_way, limit, place) in [
-            (before, self.max, "at this node"),
-            (of_address, self.per_address_max, "from this address"),
+        let Refusals { in_all, of_address: of_one } = &self.refusals;
+        for (under_way, limit, place, refused) in [
+            (before, self.max, "at this node", in_all),
+            (of_address, self.per_address_max, "from this address", of_one),
         ] {
             if under_way >= limit {
+                refused.inc();
                 self.tell(limit, place);
                 return Err(CallError::CallsUnderWay { limit, place }.into());
             }

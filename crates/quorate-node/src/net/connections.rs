@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use futures_util::{Stream, StreamExt};
+use prometheus_client::metrics::counter::Counter;
 use quorate_log::NodeId;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -46,10 +47,18 @@ pub(crate) struct Limits {
     pub(crate) idle: Duration,
 }
 
+/// Counts what is refused, for there are too many in all or too many from one address.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refusals {
+    pub(crate) in_all: Counter,
+    pub(crate) of_address: Counter,
+}
+
 /// A listener's connections, with their limits.
 pub(crate) struct Connections {
     whose: &'static str,
     limits: Limits,
+    refusals: Refusals,
     live: Mutex<Live>,
 }
 
@@ -58,7 +67,6 @@ struct Live {
     next: u64,
     lines: BTreeMap<u64, Arc<Line>>,
     by_address: HashMap<IpAddr, OfAddress>,
-    refused: u64,
     told: Option<Instant>,
 }
 
@@ -116,8 +124,8 @@ struct Place {
 }
 
 impl Connections {
-    pub(crate) fn new(whose: &'static str, limits: Limits) -> Arc<Self> {
-        Arc::new(Self { whose, limits, live: Mutex::default() })
+    pub(crate) fn new(whose: &'static str, limits: Limits, refusals: Refusals) -> Arc<Self> {
+        Arc::new(Self { whose, limits, refusals, live: Mutex::default() })
     }
 
     /// What arrives at the listener and finds a place, and the token that says when it is to end or
@@ -138,10 +146,9 @@ impl Connections {
         })
     }
 
-    /// How many there are, and how many were refused.
-    pub(crate) fn counts(&self) -> (usize, u64) {
-        let live = self.lock();
-        (live.lines.len(), live.refused)
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().lines.len()
     }
 
     fn admit(self: &Arc<Self>, stream: Connection) -> Option<(Admitted, CancellationToken)> {
@@ -167,14 +174,17 @@ impl Connections {
     }
 
     fn refuse(&self, live: &mut Live, from: Option<IpAddr>, of_address: usize) {
-        live.refused += 1;
+        match live.lines.len() >= self.limits.in_all {
+            true => self.refusals.in_all.inc(),
+            false => self.refusals.of_address.inc(),
+        };
         if live.told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
             return;
         }
         live.told = Some(Instant::now());
         tracing::warn!(
             of = self.whose,
-            refused = live.refused,
+            refused = self.refusals.in_all.get() + self.refusals.of_address.get(),
             last_from = from.map(|from| from.to_string()),
             connections = live.lines.len(),
             of_that_address = of_address,

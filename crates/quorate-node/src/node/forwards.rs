@@ -13,12 +13,14 @@ use std::future::Future;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use prometheus_client::metrics::counter::Counter;
 use quorate_log::NodeId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::error::NodeError;
 use crate::node::calls::LeaderAnswer;
+use crate::node::queues::hand_in;
 
 /// Calls that wait for a message; when another node leads, each of them may stand here twice for a
 /// moment.
@@ -44,6 +46,7 @@ struct Call {
 pub(crate) struct Forwards {
     node: NodeId,
     calls: mpsc::Sender<Call>,
+    refused: Counter,
 }
 
 /// The other end: the loop that makes messages.
@@ -53,10 +56,10 @@ pub(crate) struct Messages {
     next: Option<Call>,
 }
 
-/// A queue for calls and the loop that empties it.
-pub(crate) fn forwards(node: NodeId) -> (Forwards, Messages) {
+/// A queue for calls and the loop that empties it; `refused` counts those that are too many.
+pub(crate) fn forwards(node: NodeId, refused: Counter) -> (Forwards, Messages) {
     let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-    (Forwards { node, calls: sender }, Messages { calls: receiver, next: None })
+    (Forwards { node, calls: sender, refused }, Messages { calls: receiver, next: None })
 }
 
 impl Forwards {
@@ -68,10 +71,7 @@ impl Forwards {
     pub(super) async fn submit(&self, leader: NodeId, encoded: Bytes, deadline: Instant) -> Answer {
         let (done, answer) = oneshot::channel();
         let call = Call { leader, encoded, deadline, done };
-        self.calls.try_send(call).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => NodeError::Overloaded { waiting: QUEUE_MAX },
-            mpsc::error::TrySendError::Closed(_) => NodeError::Stopping { node: self.node },
-        })?;
+        hand_in(&self.calls, call, self.node, &self.refused)?;
         answer.await.unwrap_or(Err(NodeError::Stopping { node: self.node }))
     }
 }
@@ -172,7 +172,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lone_call_goes_at_once_and_those_that_wait_go_together() {
-        let (forwards, messages) = forwards(node(1));
+        let (forwards, messages) = forwards(node(1), Counter::default());
         let forwards = Arc::new(forwards);
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let sent = sizes.clone();
@@ -212,7 +212,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn each_call_of_a_message_is_told_that_it_failed() {
-        let (forwards, messages) = forwards(node(1));
+        let (forwards, messages) = forwards(node(1), Counter::default());
         let _running = tokio::spawn(messages.run(|leader, _, _| async move {
             Err(crate::node::unreachable(leader, String::new(), "down"))
         }));
@@ -227,7 +227,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_leader_that_hangs_holds_up_only_those_who_wait_for_it() {
-        let (forwards, messages) = forwards(node(1));
+        let (forwards, messages) = forwards(node(1), Counter::default());
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let sent = sizes.clone();
         let _running = tokio::spawn(messages.run(move |leader, calls, until| {

@@ -171,7 +171,7 @@ impl Node {
         op: Op,
         request: Option<Request>,
     ) -> Result<Outcome, NodeError> {
-        let since = Instant::now();
+        let counted = Counted { node: self, since: Instant::now(), ended: false };
         let written = match self.check_room(&op) {
             Ok(()) => {
                 let clock = self.read_clock();
@@ -180,14 +180,12 @@ impl Node {
             }
             Err(full) => Err(full),
         };
-        match &written {
-            Ok(_) => self.meters.commit_seconds.observe(since.elapsed().as_secs_f64()),
-            Err(error) => {
-                let reason = Reason { reason: failed_for(error) };
-                self.meters.proposals_failed.get_or_create(&reason).inc();
-            }
-        }
+        counted.end(&written);
         written
+    }
+
+    fn count_failed(&self, reason: &'static str) {
+        self.meters.proposals_failed.get_or_create(&Reason { reason }).inc();
     }
 
     fn not_written(&self, error: WriteError) -> NodeError {
@@ -294,6 +292,32 @@ impl Node {
         match self.member(id) {
             Some(member) => Ok(self.peers.book.address(id, &member.peer_address)),
             None => Err(unreachable(id, String::new(), "not a known member")),
+        }
+    }
+}
+
+/// A write that is under way. It counts as failed, too, when nobody waits for it any more.
+struct Counted<'a> {
+    node: &'a Node,
+    since: Instant,
+    ended: bool,
+}
+
+impl Counted<'_> {
+    fn end(mut self, written: &Result<Outcome, NodeError>) {
+        self.ended = true;
+        match written {
+            Ok(_) => self.node.meters.commit_seconds.observe(self.since.elapsed().as_secs_f64()),
+            Err(error) => self.node.count_failed(failed_for(error)),
+        }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            // A change of the leader ends the attempt, which is made again elsewhere.
+            self.node.count_failed(if self.node.leads() { "given_up" } else { "lost_lead" });
         }
     }
 }

@@ -5,12 +5,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use quorate_log::NodeId;
 use quorate_state::{LeaseId, Op, Reply};
+use tokio::sync::mpsc::{Sender, error::TrySendError};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::NodeError;
 use crate::error::RunError;
+use crate::meters::Meters;
 use crate::node::Node;
 use crate::node::forwards::{Forwards, Messages, forwards};
 use crate::node::reads::{ReadIndex, Rounds, read_index};
@@ -40,13 +43,33 @@ pub(crate) struct Waiting {
 
 pub(crate) type Loop = Pin<Box<dyn Future<Output = Result<(), RunError>> + Send>>;
 
-pub(crate) fn queues(node: NodeId, renew_window: Duration) -> (Queues, Waiting) {
-    let (edge_renewals, edge) = renewals(node, renew_window);
-    let (log_renewals, log) = renewals(node, renew_window);
-    let (forwards, messages) = forwards(node);
-    let (reads, rounds) = read_index(node);
+pub(crate) fn queues(node: NodeId, renew_window: Duration, meters: &Meters) -> (Queues, Waiting) {
+    let refused = meters.refused("renewals");
+    let (edge_renewals, edge) = renewals(node, renew_window, refused.clone());
+    let (log_renewals, log) = renewals(node, renew_window, refused);
+    let (forwards, messages) = forwards(node, meters.refused("forwards"));
+    let (reads, rounds) = read_index(node, meters.refused("reads"));
     let queues = Queues { edge_renewals, log_renewals, forwards, reads };
     (queues, Waiting { edge, log, forwards: messages, reads: rounds })
+}
+
+/// Puts a call into a queue of this node.
+///
+/// # Errors
+/// [`NodeError::Overloaded`] when too many wait there, which is counted.
+pub(crate) fn hand_in<T>(
+    queue: &Sender<T>,
+    call: T,
+    node: NodeId,
+    refused: &Counter,
+) -> Result<(), NodeError> {
+    queue.try_send(call).map_err(|error| match error {
+        TrySendError::Full(_) => {
+            refused.inc();
+            NodeError::Overloaded { waiting: queue.max_capacity() }
+        }
+        TrySendError::Closed(_) => NodeError::Stopping { node },
+    })
 }
 
 impl Waiting {
@@ -132,8 +155,7 @@ impl Node {
     /// Proposes one entry with many renewals; only while this node leads.
     async fn propose_renewals(&self, leases: Vec<LeaseId>) -> Result<BatchRenewed, NodeError> {
         let since = Instant::now();
-        self.meters.renewals.inc_by(leases.len() as u64);
-        self.meters.renewal_batches.inc();
+        self.meters.renewals.observe(leases.len() as f64);
         let proposed = self.propose_here(Op::Renew(leases), None);
         let proposed = timeout(self.tunables.request_timeout(), proposed).await;
         let Outcome { reply, revision } = proposed.map_err(|_| self.late(since))??;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use openraft::ReadPolicy;
 use openraft::errors::RaftError;
 use openraft::vote::RaftLeaderId as _;
+use prometheus_client::metrics::counter::Counter;
 use quorate_log::{ClusterId, NodeId};
 use quorate_state::Registry;
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::applied::Position;
 use crate::error::{NodeError, Wanted};
+use crate::node::queues::hand_in;
 use crate::node::reads::lead::Lead;
 use crate::node::{Consistency, Node, unreachable};
 use crate::types::{Vote, encode};
@@ -43,6 +45,7 @@ type Waiting = oneshot::Sender<Result<u64, NodeError>>;
 pub(crate) struct ReadIndex {
     node: NodeId,
     waiting: mpsc::Sender<Waiting>,
+    refused: Counter,
 }
 
 /// The other end: the loop of rounds.
@@ -50,10 +53,10 @@ pub(crate) struct Rounds {
     waiting: mpsc::Receiver<Waiting>,
 }
 
-/// A queue for reads and the loop that empties it.
-pub(crate) fn read_index(node: NodeId) -> (ReadIndex, Rounds) {
+/// A queue for reads and the loop that empties it; `refused` counts those that are too many.
+pub(crate) fn read_index(node: NodeId, refused: Counter) -> (ReadIndex, Rounds) {
     let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-    (ReadIndex { node, waiting: sender }, Rounds { waiting: receiver })
+    (ReadIndex { node, waiting: sender, refused }, Rounds { waiting: receiver })
 }
 
 impl ReadIndex {
@@ -63,10 +66,7 @@ impl ReadIndex {
     /// The round's, for all reads that waited for it; [`NodeError::Overloaded`] when too many wait.
     async fn confirm(&self) -> Result<u64, NodeError> {
         let (done, index) = oneshot::channel();
-        self.waiting.try_send(done).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => NodeError::Overloaded { waiting: QUEUE_MAX },
-            mpsc::error::TrySendError::Closed(_) => NodeError::Stopping { node: self.node },
-        })?;
+        hand_in(&self.waiting, done, self.node, &self.refused)?;
         index.await.unwrap_or(Err(NodeError::Stopping { node: self.node }))
     }
 }
@@ -294,7 +294,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn reads_that_wait_share_one_later_round() {
-        let (reads, rounds) = read_index(node(1));
+        let (reads, rounds) = read_index(node(1), Counter::default());
         let reads = Arc::new(reads);
         let (begun, begins) = mpsc::channel(100);
         let count = Arc::new(AtomicU64::new(0));

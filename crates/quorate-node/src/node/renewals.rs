@@ -16,6 +16,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
 use quorate_log::NodeId;
 use quorate_state::{LeaseId, limits};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::NodeError;
+use crate::node::queues::hand_in;
 
 /// Calls that wait for a batch: each holds at most 10,000 lease ids (80 KB), most hold one.
 const QUEUE_MAX: usize = 8_192;
@@ -65,6 +67,7 @@ struct Call {
 pub(crate) struct Renewals {
     node: NodeId,
     calls: mpsc::Sender<Call>,
+    refused: Counter,
 }
 
 /// The other end: the loop that makes batches.
@@ -73,10 +76,10 @@ pub(crate) struct Batches {
     window: Duration,
 }
 
-/// A queue for calls and the loop that empties it.
-pub(crate) fn renewals(node: NodeId, window: Duration) -> (Renewals, Batches) {
+/// A queue for calls and the loop that empties it; `refused` counts those that are too many.
+pub(crate) fn renewals(node: NodeId, window: Duration, refused: Counter) -> (Renewals, Batches) {
     let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-    (Renewals { node, calls: sender }, Batches { calls: receiver, window })
+    (Renewals { node, calls: sender, refused }, Batches { calls: receiver, window })
 }
 
 impl Renewals {
@@ -90,10 +93,7 @@ impl Renewals {
         patience: Patience,
     ) -> Result<Renewed, NodeError> {
         let (done, answer) = oneshot::channel();
-        self.calls.try_send(Call { leases, patience, done }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => NodeError::Overloaded { waiting: QUEUE_MAX },
-            mpsc::error::TrySendError::Closed(_) => NodeError::Stopping { node: self.node },
-        })?;
+        hand_in(&self.calls, Call { leases, patience, done }, self.node, &self.refused)?;
         answer.await.unwrap_or(Err(NodeError::Stopping { node: self.node }))
     }
 }
@@ -175,9 +175,13 @@ mod tests {
 
     use super::*;
 
+    fn queue() -> (Renewals, Batches) {
+        renewals(NodeId::new(1).unwrap(), Duration::from_millis(50), Counter::default())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_thousand_calls_become_few_batches_and_each_gets_its_own_answer() {
-        let (renewals, batches) = renewals(NodeId::new(1).unwrap(), Duration::from_millis(50));
+        let (renewals, batches) = queue();
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let sent = sizes.clone();
         let running = tokio::spawn(batches.run(move |leases, _| {
@@ -205,7 +209,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn callers_that_wait_for_each_other_come_together_and_nobody_waits_for_one_that_left() {
-        let (renewals, batches) = renewals(NodeId::new(1).unwrap(), Duration::from_millis(50));
+        let (renewals, batches) = queue();
         let sent = Arc::new(Mutex::new(Vec::new()));
         let log = sent.clone();
         let commit = Duration::from_millis(10);
@@ -234,7 +238,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_renewed_for_callers_that_are_gone() {
-        let (renewals, batches) = renewals(NodeId::new(1).unwrap(), Duration::from_millis(50));
+        let (renewals, batches) = queue();
         let sent = Arc::new(Mutex::new(Vec::new()));
         let log = sent.clone();
         let _running = tokio::spawn(batches.run(move |leases, _| {
@@ -261,7 +265,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_is_not_held_up_and_who_does_not_is_sent_with_it() {
-        let (renewals, batches) = renewals(NodeId::new(1).unwrap(), Duration::from_millis(50));
+        let (renewals, batches) = queue();
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let sent = sizes.clone();
         let _running = tokio::spawn(batches.run(move |leases, patience| {

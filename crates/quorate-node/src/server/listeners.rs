@@ -20,10 +20,11 @@ use crate::api::grpc::routes::ClientCalls;
 use crate::api::http::{Observed, router};
 use crate::config::Tunables;
 use crate::error::RunError;
+use crate::meters::Meters;
 use crate::net::Listener;
 use crate::net::authority::AnyAuthority;
 use crate::net::calls::{self, Counted, UnderWay};
-use crate::net::connections::{Connections, Limits};
+use crate::net::connections::{Connections, Limits, Refusals};
 use crate::net::http;
 use crate::net::tls::Security;
 use crate::node::Node;
@@ -50,7 +51,11 @@ const TOOLS_PER_ADDRESS_MAX: usize = 128;
 
 /// The connections of clients.
 pub(super) fn client_connections(node: &Node) -> Arc<Connections> {
-    Connections::new("clients", client_limits(node.tunables()))
+    let refusals = Refusals {
+        in_all: node.meters().refused("connections"),
+        of_address: node.meters().refused("connections_of_address"),
+    };
+    Connections::new("clients", client_limits(node.tunables()), refusals)
 }
 
 /// The listener for clients, until new calls are to be refused and none is left.
@@ -61,7 +66,12 @@ pub(super) fn serve_clients<H: Health>(
     security: Security,
     health: HealthServer<H>,
 ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<H> {
-    let (stop, under_way) = (node.stop().clone(), calls_under_way("clients", node.tunables()));
+    let refusals = Refusals {
+        in_all: node.meters().refused("calls"),
+        of_address: node.meters().refused("calls_of_address"),
+    };
+    let under_way = calls_under_way("clients", node.tunables(), refusals);
+    let stop = node.stop().clone();
     let registry = RegistryServer::new(RegistryService { node: node.clone() })
         .max_decoding_message_size(TRANSPORT_MAX);
     let admin = AdminServer::new(AdminService { node: node.clone() })
@@ -82,9 +92,10 @@ pub(super) async fn serve_peers(
     security: Security,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let tunables = &service.node.tunables();
-    let connections = Connections::new("peers", peer_limits(tunables));
-    let under_way = calls_under_way("peers", tunables);
+    let (tunables, meters) = (service.node.tunables(), service.node.meters());
+    let refusals = one_lane(meters, "peer_connections");
+    let connections = Connections::new("peers", peer_limits(tunables), refusals);
+    let under_way = calls_under_way("peers", tunables, one_lane(meters, "peer_calls"));
     let service = PeerServer::new(service)
         .max_decoding_message_size(MESSAGE_MAX)
         .max_encoding_message_size(MESSAGE_MAX);
@@ -104,11 +115,12 @@ pub(super) async fn serve_tools(
     security: Security,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
-    let tunables = observed.node.tunables();
+    let (tunables, meters) = (observed.node.tunables(), observed.node.meters());
     let limits =
         Limits { in_all: TOOLS_MAX, per_address: TOOLS_PER_ADDRESS_MAX, idle: idle(tunables) };
-    let connections = Connections::new("tools", limits);
-    let under_way = UnderWay::new("tools", TOOLS_MAX, TOOLS_PER_ADDRESS_MAX);
+    let connections = Connections::new("tools", limits, one_lane(meters, "http_connections"));
+    let refusals = one_lane(meters, "http_calls");
+    let under_way = UnderWay::new("tools", TOOLS_MAX, TOOLS_PER_ADDRESS_MAX, refusals);
     let arriving = connections.accept(listener);
     let tools = http::serve(router(observed), under_way, arriving, security, stop.clone());
     tokio::select! {
@@ -123,8 +135,14 @@ fn client_limits(tunables: &Tunables) -> Limits {
     Limits { in_all, per_address, idle: idle(tunables) }
 }
 
-fn calls_under_way(whose: &'static str, tunables: &Tunables) -> Arc<UnderWay> {
-    UnderWay::new(whose, tunables.calls_max, tunables.calls_per_address_max)
+fn calls_under_way(whose: &'static str, tunables: &Tunables, refusals: Refusals) -> Arc<UnderWay> {
+    UnderWay::new(whose, tunables.calls_max, tunables.calls_per_address_max, refusals)
+}
+
+/// Both limits of a listener that is not for clients count together.
+fn one_lane(meters: &Meters, lane: &'static str) -> Refusals {
+    let refused = meters.refused(lane);
+    Refusals { in_all: refused.clone(), of_address: refused }
 }
 
 /// Peers may share an address.

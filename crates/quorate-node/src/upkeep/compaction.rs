@@ -99,6 +99,8 @@ impl Compaction {
             self.index = index;
         }
         let log_bytes = written_bytes - self.written_bytes;
+        let meters = self.node.meters();
+        meters.log_since_snapshot.set(i64::try_from(log_bytes).unwrap_or(i64::MAX));
         let is_quiet = self.quiet.look(Instant::now(), written_bytes) >= self.quiet_for;
         if is_quiet && purged != self.shrunk {
             self.shrunk = purged;
@@ -119,6 +121,7 @@ impl Compaction {
             return;
         }
         self.asked = Some((Instant::now(), written_bytes));
+        meters.compacts(if is_long { "long" } else { "quiet" });
         tracing::debug!(log_bytes, self.snapshot_bytes, "the log is long: a snapshot");
         // It only fails when the library has ended, which others notice.
         let _ = self.node.raft().trigger().snapshot().await;

@@ -2,6 +2,7 @@
 //! for one, made while they are sent.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use futures_util::{Stream, stream};
 use quorate_log::{SnapshotEncoder, SnapshotFile};
@@ -12,6 +13,7 @@ use tonic::Status;
 
 use crate::backup::Head;
 use crate::error::CallError;
+use crate::meters::Meters;
 use crate::node::Node;
 use crate::raft::network::{CHUNK_BYTES, read_chunks};
 use crate::runtime::blocking;
@@ -25,16 +27,26 @@ type Chunk = Result<BackupChunk, Status>;
 /// A backup on its way: its first chunk, and where the others come from.
 pub(super) struct Backup {
     pub(super) first: BackupChunk,
-    chunks: mpsc::Receiver<Chunk>,
+    chunks: Chunks,
+}
+
+struct Chunks {
+    receiver: mpsc::Receiver<Chunk>,
+    /// When the backup was begun, ms since 1970, and where that is noted when all of it has gone.
+    taken_ms: u64,
+    meters: Arc<Meters>,
+    failed: bool,
 }
 
 impl Backup {
     fn new(
+        node: &Node,
+        taken_ms: u64,
         last_log_id: Option<LogId>,
         total_bytes: u64,
         make: impl FnOnce(&mpsc::Sender<Chunk>) -> io::Result<()> + Send + 'static,
     ) -> Self {
-        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
         tokio::task::spawn_blocking(move || {
             if let Err(error) = make(&sender) {
                 // A caller that is gone needs no answer.
@@ -43,7 +55,8 @@ impl Backup {
         });
         let applied_index = last_log_id.map_or(0, |log_id| log_id.index());
         let first = BackupChunk { applied_index, total_bytes, ..BackupChunk::default() };
-        Self { first, chunks }
+        let meters = node.meters().clone();
+        Self { first, chunks: Chunks { receiver, taken_ms, meters, failed: false } }
     }
 
     pub(super) fn of_file(
@@ -51,9 +64,9 @@ impl Backup {
         meta: &SnapshotMeta,
         file: SnapshotFile<TypeConfig>,
     ) -> Self {
-        let head = head(node);
+        let (head, taken_ms) = head(node);
         let total_bytes = head.len() as u64 + file.len_bytes();
-        Self::new(meta.last_log_id, total_bytes, move |sender| {
+        Self::new(node, taken_ms, meta.last_log_id, total_bytes, move |sender| {
             send(sender, head)?;
             read_chunks(&file, |data| send(sender, data.to_vec()).is_ok())
         })
@@ -71,9 +84,9 @@ impl Backup {
         };
         let (counted, of) = (registry.clone(), meta.clone());
         let total_bytes = blocking(move || encode(&counted, &of, Count(0)).map(|count| count.0));
-        let head = head(node);
+        let (head, taken_ms) = head(node);
         let total_bytes = head.len() as u64 + total_bytes.await?.map_err(CallError::Backup)?;
-        Ok(Self::new(meta.last_log_id, total_bytes, move |sender| {
+        Ok(Self::new(node, taken_ms, meta.last_log_id, total_bytes, move |sender| {
             send(sender, head)?;
             let chunk = Vec::with_capacity(CHUNK_BYTES);
             let Chunking { chunk, .. } = encode(&registry, &meta, Chunking { chunk, sender })?;
@@ -83,14 +96,30 @@ impl Backup {
 
     pub(super) fn rest(self) -> impl Stream<Item = Chunk> {
         stream::unfold(self.chunks, |mut chunks| async {
-            let chunk = chunks.recv().await?;
+            let chunk = chunks.next().await?;
             Some((chunk, chunks))
         })
     }
 }
 
-fn head(node: &Node) -> Vec<u8> {
-    Head::now(node.access().cluster(), node.id().get()).encode()
+impl Chunks {
+    async fn next(&mut self) -> Option<Chunk> {
+        let chunk = self.receiver.recv().await;
+        match &chunk {
+            None if !self.failed => {
+                self.meters.backup_time.set(self.taken_ms as f64 / 1_000.0);
+            }
+            None | Some(Ok(_)) => {}
+            Some(Err(_)) => self.failed = true,
+        }
+        chunk
+    }
+}
+
+/// What stands before the snapshot, and when that is, ms since 1970.
+fn head(node: &Node) -> (Vec<u8>, u64) {
+    let head = Head::now(node.access().cluster(), node.id().get());
+    (head.encode(), head.taken_ms)
 }
 
 /// The same state gives the same bytes each time.

@@ -98,7 +98,10 @@ async fn encode_elsewhere(
     deadline: Instant,
 ) -> Result<(Vec<Bytes>, Reserved), CallError> {
     let turn = timeout_at(deadline, node.answers().encoding.acquire()).await;
-    let _turn = turn.map_err(|_elapsed| NodeError::Overloaded { waiting: 1 })?;
+    let _turn = turn.map_err(|_elapsed| {
+        node.answers().refused.encoding.inc();
+        NodeError::Overloaded { waiting: 1 }
+    })?;
     // Not known before the turn came: what answers take, and how many are under way by now.
     let estimate = node.answers().estimate(instances_of(&registry, &keys));
     match reserved.check(estimate) {

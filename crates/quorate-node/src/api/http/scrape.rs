@@ -1,12 +1,13 @@
 //! Looks up, for each scrape, what is not counted as it happens.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use quorate_log::FLUSH_BOUNDS;
 use quorate_state::{Registry, ServiceKey};
+use rustix::process::{Resource, getrlimit};
 
 use crate::api::http::Observed;
 use crate::meters::{Build, Certificate, Meters, OfService, SERVICES_MAX};
@@ -52,9 +53,10 @@ fn of_raft(meters: &Meters, node: &Node) {
 }
 
 fn of_state(meters: &Meters, node: &Node) {
-    let (registry, watches, watchers) = {
+    let (registry, watches, watchers, waiting) = {
         let state = node.applied().lock();
-        (state.registry.clone(), state.hub.counts(), state.hub.watchers())
+        let hub = &state.hub;
+        (state.registry.clone(), hub.counts(), hub.watchers(), hub.waiting())
     };
     let counts = registry.counts();
     set(&meters.instances, counts.instances as u64);
@@ -68,6 +70,9 @@ fn of_state(meters: &Meters, node: &Node) {
         set(&of, size as u64);
     }
     set(&meters.watches, watchers as u64);
+    set(&meters.watches_behind, waiting.behind as u64);
+    set(&meters.watch_queued, waiting.queued as u64);
+    set(&meters.watch_queued_most, waiting.most as u64);
     count(&meters.changes, watches.changes);
     count(&meters.expired, watches.expired);
     count(&meters.watch_overflows, watches.overflows);
@@ -89,6 +94,14 @@ fn of_log(meters: &Meters, observed: &Observed) {
     let stats = observed.log.stats();
     count(&meters.log_entries, stats.entries);
     count(&meters.log_bytes, stats.entry_bytes);
+    count(&meters.log_journal_bytes, stats.journal_bytes);
+    count(&meters.log_rewrites, stats.rewrites);
+    set(&meters.log_size, observed.log.file_bytes());
+    if let Some((written, bytes)) = observed.snapshots.written() {
+        let since = written.duration_since(UNIX_EPOCH).unwrap_or_default();
+        meters.snapshot_time.set(since.as_secs_f64());
+        set(&meters.snapshot_bytes, bytes);
+    }
     let bounds = FLUSH_BOUNDS.iter().map(Duration::as_secs_f64).chain([f64::MAX]);
     meters.log_flush.set(stats.flush_time.as_secs_f64(), bounds.zip(stats.flushes_within));
     let disk = observed.node.disk();
@@ -110,9 +123,7 @@ fn of_credentials(meters: &Meters, observed: &Observed) {
 
 fn of_process(meters: &Meters, observed: &Observed) {
     let node = &observed.node;
-    let (connections, refused) = observed.connections.counts();
-    set(&meters.connections, connections as u64);
-    count(&meters.connections_refused, refused);
+    set(&meters.connections, observed.connections.count() as u64);
     count(&meters.probes, node.probes().made.load(Ordering::Relaxed));
     count(&meters.probes_refused, node.probes().refused.load(Ordering::Relaxed));
     meters.uptime.set(node.started().elapsed().as_secs_f64());
@@ -121,6 +132,19 @@ fn of_process(meters: &Meters, observed: &Observed) {
     if let Some((resident_bytes, cpu)) = process() {
         set(&meters.resident, resident_bytes);
         meters.cpu.inner().store(cpu.as_secs_f64().to_bits(), Ordering::Relaxed);
+    }
+    set(&meters.open_files, open_files());
+    set(&meters.open_files_max, getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX));
+}
+
+/// How many descriptors the process has open; 0: the system does not say. Linux has said it as the
+/// size of this directory since 6.2; listing it takes milliseconds where there are thousands.
+fn open_files() -> u64 {
+    const DESCRIPTORS: &str = "/proc/self/fd";
+    let counted = std::fs::metadata(DESCRIPTORS).map_or(0, |directory| directory.len());
+    match counted {
+        0 => std::fs::read_dir(DESCRIPTORS).map_or(0, |open| open.count() as u64),
+        counted => counted,
     }
 }
 
