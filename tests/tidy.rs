@@ -9,6 +9,8 @@
 mod alerts;
 #[path = "tidy/behaviours.rs"]
 mod behaviours;
+#[path = "tidy/dashboard.rs"]
+mod dashboard;
 #[path = "tidy/dependencies.rs"]
 mod dependencies;
 #[path = "tidy/documents.rs"]

@@ -7,12 +7,19 @@ use crate::no_faults;
 use crate::sources::{file, root};
 
 /// The names in an expression that look like metrics of a node.
-fn metrics(expression: &str) -> BTreeSet<&str> {
+pub(crate) fn metrics(expression: &str) -> BTreeSet<&str> {
     let words = expression.split(|c: char| !c.is_ascii_lowercase() && c != '_');
     let of_ours = |word: &&str| {
         ["quorate_", "grpc_server_", "process_"].iter().any(|prefix| word.starts_with(prefix))
     };
     words.filter(of_ours).collect()
+}
+
+/// Whether there is such a metric, or a histogram of which it is a part.
+pub(crate) fn is_documented(name: &str, documents: &str) -> bool {
+    let parts = ["", "_bucket", "_sum", "_count"];
+    let mut families = parts.iter().filter_map(|part| name.strip_suffix(part));
+    families.any(|family| documents.contains(&format!("| `{family}` |")))
 }
 
 #[test]
@@ -23,8 +30,7 @@ fn alerts_are_about_metrics_that_there_are() {
     let mut known = 0;
     for (line, text) in (1..).zip(alerts.text.lines()) {
         for name in metrics(text) {
-            let family = name.trim_end_matches("_bucket");
-            match documented.contains(&format!("| `{family}` |")) {
+            match is_documented(name, &documented) {
                 true => known += 1,
                 false => faults.push(alerts.fault(line, &format!("there is no metric {name}"))),
             }
