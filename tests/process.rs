@@ -78,6 +78,8 @@ mod pause;
 mod ports;
 #[path = "process/process.rs"]
 mod process;
+#[path = "process/prometheus.rs"]
+mod prometheus;
 #[path = "process/raw.rs"]
 mod raw;
 #[path = "process/recovered.rs"]

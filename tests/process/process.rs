@@ -59,6 +59,13 @@ impl Process {
         Self::spawn(command, program.display().to_string(), stdout, stderr)
     }
 
+    /// Starts a program that is not of ours.
+    pub(crate) fn start_foreign(program: &Path, args: &[String], output: &Path) -> Self {
+        let mut command = Command::new(program);
+        command.args(args).env_clear();
+        Self::spawn(command, format!("{} {args:?}", program.display()), output, output)
+    }
+
     fn spawn(mut command: Command, what: String, stdout: &Path, stderr: &Path) -> Self {
         let command = command.stdin(Stdio::null());
         let command = command.stdout(append_to(stdout)).stderr(append_to(stderr));

@@ -93,7 +93,7 @@ fn alerts_fire_when_they_should() {
 
 /// Where promtool is; why it cannot be had, otherwise.
 fn installed() -> Result<String, String> {
-    let ran = Command::new(root().join(".ci/install-promtool")).output();
+    let ran = Command::new(root().join(".ci/install-prometheus")).arg("promtool").output();
     let ran = ran.map_err(|error| error.to_string())?;
     match ran.status.success() {
         true => Ok(String::from_utf8_lossy(&ran.stdout).trim().to_owned()),
