@@ -67,7 +67,6 @@ impl ClientBuilder {
                 leaderless_timeout: Duration::from_secs(3),
                 audit_interval: Duration::from_secs(60),
                 cache_dir: None,
-                counters: Arc::default(),
             },
             member_refresh: Some(MEMBER_REFRESH),
             shuffle: true,
@@ -340,9 +339,9 @@ impl Client {
         Serving::new(self.registrar.clone(), registration.into())
     }
 
-    /// How often something happened that should not.
+    /// What this client and its clones have done until now.
     pub fn counters(&self) -> Counters {
-        self.core.options.counters.shown()
+        self.core.endpoints.counts.shown(self.hubs.age())
     }
 
     /// Follows services for as long as the [`Watch`] lives, over every failure of nodes.

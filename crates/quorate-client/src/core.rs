@@ -9,7 +9,6 @@ use quorate_proto::requests::Origin;
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::counters::Counts;
 use crate::nodes::call::Plan;
 use crate::nodes::endpoints::{Endpoints, Target};
 
@@ -37,7 +36,6 @@ pub(crate) struct Options {
     pub(crate) leaderless_timeout: Duration,
     pub(crate) audit_interval: Duration,
     pub(crate) cache_dir: Option<PathBuf>,
-    pub(crate) counters: Arc<Counts>,
 }
 
 impl Core {

@@ -96,6 +96,13 @@ impl Hubs {
         Ok(Discovery { inner: Arc::new(Inner { hub, feed, call_timeout }), seen })
     }
 
+    /// The age of the oldest live view; `None`: there is none, or one of unknown age.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let ages = running.iter().filter_map(Weak::upgrade).map(|hub| hub.age());
+        ages.collect::<Option<Vec<_>>>()?.into_iter().max()
+    }
+
     /// The hub of the namespace that follows the service or has room for it, else a new one.
     fn hub_for(&self, namespace: String, service: &str) -> Arc<Hub> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);

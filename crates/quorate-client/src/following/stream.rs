@@ -20,6 +20,7 @@ pub(super) use self::cursor::Taken;
 use super::status::WatchStatus;
 use crate::cluster_id::ClusterId;
 use crate::core::Core;
+use crate::counters::Counts;
 use crate::error::{Attempt, Error};
 use crate::nodes::call::Rounds;
 use crate::nodes::dial::Connection;
@@ -145,9 +146,29 @@ impl Follower {
     ) -> Result<Stream, Ended> {
         let within = self.core.options.attempt_timeout;
         self.token = self.core.endpoints.dial.token_changes();
-        Stream::open(node.address.clone(), node.connection.clone(), subscribe, within)
-            .await
-            .map_err(|status| self.ended(&node.address, false, &status))
+        match Stream::open(node.address.clone(), node.connection.clone(), subscribe, within).await {
+            Ok(stream) => {
+                self.counts().streams.one_more();
+                Ok(stream)
+            }
+            Err(status) => Err(self.ended(&node.address, false, &status)),
+        }
+    }
+
+    fn counts(&self) -> &Counts {
+        &self.core.endpoints.counts
+    }
+
+    /// Counts what a stream that was complete, or not, has brought.
+    fn count(&self, taken: &Taken, stream: &Stream, was_complete: bool) {
+        let counts = self.counts();
+        match taken {
+            Taken::Snapshot { .. } if was_complete || stream.subscribe.from_revision > 0 => {
+                counts.resets.one_more();
+            }
+            Taken::Changes { .. } if !was_complete => counts.streams_resumed.one_more(),
+            Taken::Leader(_) | Taken::Part | Taken::Snapshot { .. } | Taken::Changes { .. } => {}
+        }
     }
 
     /// The next of a stream. To ask for it says that the one before it was taken in. Can be
@@ -163,6 +184,7 @@ impl Follower {
         match taken {
             Ok(taken) => {
                 self.was_taken = true;
+                self.count(&taken, stream, is_complete);
                 if let Taken::Leader(has_leader) = taken {
                     let address = here.to_string();
                     self.status.send_replace(WatchStatus::Following { address, has_leader });
@@ -179,6 +201,7 @@ impl Follower {
         let within = self.core.options.attempt_timeout;
         match Stream::open(address, connection, stream.resume(), within).await {
             Ok(moved) => {
+                self.counts().streams.one_more();
                 let (begun, progressed) = (stream.begun, stream.progressed);
                 *stream = Stream { begun, progressed, ..moved };
             }
@@ -235,6 +258,7 @@ impl Follower {
             let tried = vec![Attempt::of(&**address, status)];
             Error::Unreachable { operation, within, tried }
         };
+        core.endpoints.counts.streams_interrupted.one_more();
         tracing::debug!(error = %last_error, "the stream was interrupted; going on elsewhere");
         self.status.send_modify(|now| {
             let since = match now {
@@ -243,7 +267,12 @@ impl Follower {
             };
             *now = WatchStatus::Interrupted { since, last_error };
         });
-        if status.code() == Code::OutOfRange { Ended::Ahead } else { Ended::Lost }
+        if status.code() != Code::OutOfRange {
+            return Ended::Lost;
+        }
+        // What is known here is given up for a snapshot.
+        self.counts().resets.one_more();
+        Ended::Ahead
     }
 }
 

@@ -236,6 +236,7 @@ where
             }
             tracing::debug!(operation = plan.operation, %address, %status, ?decision, "attempt failed");
             if decision.blames_node() {
+                count_retry(endpoints, status.code());
                 endpoints.failed(&address);
             } else {
                 endpoints.refused(&address, plan.target);
@@ -247,6 +248,26 @@ where
 
 /// Makes the call on one node after the other until one answers or the deadline is over.
 pub(crate) async fn call<Req, Res, F, Fut>(
+    endpoints: &Endpoints,
+    plan: &Plan,
+    request: &Req,
+    send: F,
+) -> Result<Res, CallError>
+where
+    Req: Clone,
+    Res: Answer,
+    F: Fn(Connection, Request<Req>) -> Fut,
+    Fut: Future<Output = Result<Response<Res>, Status>>,
+{
+    endpoints.counts.calls.one_more();
+    let answer = over_nodes(endpoints, plan, request, send).await;
+    if answer.is_err() {
+        endpoints.counts.calls_failed.one_more();
+    }
+    answer
+}
+
+async fn over_nodes<Req, Res, F, Fut>(
     endpoints: &Endpoints,
     plan: &Plan,
     request: &Req,
@@ -276,6 +297,7 @@ where
             Decision::Reauthenticate if !reread => {
                 reread = true;
                 if endpoints.dial.has_other_token(token).await {
+                    endpoints.counts.retries_token.one_more();
                     rounds.begin_round();
                     continue;
                 }
@@ -299,6 +321,16 @@ where
     }
     let Plan { operation, within, .. } = *plan;
     Err(CallError::Unreachable(Error::Unreachable { operation, within, tried }))
+}
+
+fn count_retry(endpoints: &Endpoints, code: Code) {
+    let counts = &endpoints.counts;
+    let retries = match code {
+        Code::Unavailable => &counts.retries_unavailable,
+        Code::DeadlineExceeded => &counts.retries_late,
+        _ => &counts.retries_other,
+    };
+    retries.one_more();
 }
 
 /// Keeps the last outcome of each address: the list is bounded by the number of nodes, not of

@@ -17,6 +17,7 @@ use tonic::Status;
 use tonic::transport::Endpoint;
 
 use crate::cluster_id::ClusterId;
+use crate::counters::Counts;
 use crate::error::{AddressFault, Error};
 use crate::nodes::dial::{Connection, Dial};
 use crate::nodes::rebalance::{Growth, Rebalance};
@@ -56,6 +57,8 @@ pub(crate) struct Endpoints {
     /// held.
     cluster: watch::Sender<Option<ClusterId>>,
     pub(crate) dial: Dial,
+    /// What all that calls counts.
+    pub(crate) counts: Counts,
 }
 
 #[derive(Debug)]
@@ -107,7 +110,8 @@ impl Endpoints {
         let inner = Mutex::new(Inner { nodes, current, leader: None, heard: None });
         let rebalance = Rebalance::new(rebalance_within);
         let cluster = watch::Sender::new(None);
-        Ok(Self { inner, failure: Notify::new(), rebalance, cluster, dial })
+        let counts = Counts::default();
+        Ok(Self { inner, failure: Notify::new(), rebalance, cluster, dial, counts })
     }
 
     /// The best node that is not among `tried`; `None` when all are.
@@ -193,6 +197,7 @@ impl Endpoints {
             inner.leader = None;
             self.cluster.send_replace(Some(is));
             if let Some(was) = ours {
+                self.counts.cluster_changes.one_more();
                 tracing::warn!(%was, %is, %address, "another cluster answers: registering and reading anew");
                 self.failure.notify_one(); // its members have to be learned
             }
@@ -212,6 +217,7 @@ impl Endpoints {
             && let Some(at) = inner.best(Target::Any, std::slice::from_ref(address))
         {
             inner.current = inner.nodes[at].address.clone();
+            self.counts.rotations.one_more();
         }
         drop(inner);
         self.failure.notify_one();

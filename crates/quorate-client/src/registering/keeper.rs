@@ -75,6 +75,8 @@ pub(super) struct Keeper {
     higher_incarnations: u32,
     /// Set while the registry has what is wanted, as far as is known.
     lease: Option<Held>,
+    /// Whether it was ever there.
+    had_lease: bool,
     /// When the next attempt is due. Only attempts move it: commands must not be able to put a
     /// renewal off.
     due: Instant,
@@ -112,6 +114,7 @@ impl Keeper {
             incarnation: new_incarnation(),
             higher_incarnations: FIRST_INCARNATIONS_MAX,
             lease: None,
+            had_lease: false,
             due: Instant::now(),
             renewing: None,
             state,
@@ -425,7 +428,13 @@ impl Keeper {
         let cluster_id = ClusterId::of(header).ok_or(missing("cluster id"))?;
         let revision = header.revision;
         let lease = Lease { cluster_id, id: answer.lease_id, revision, ttl: granted };
-        self.core.options.counters.wrote(cluster_id, revision);
+        let counts = &self.core.endpoints.counts;
+        counts.wrote(cluster_id, revision);
+        counts.registrations.one_more();
+        if self.had_lease && self.lease.is_none() {
+            counts.reregistrations.one_more();
+        }
+        self.had_lease = true;
         self.lease = Some(Held { lease, interval });
         // A registration that is renewed often has to be back soon after an outage, too.
         self.rounds.cap(interval);

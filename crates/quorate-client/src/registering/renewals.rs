@@ -21,6 +21,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::handle::Lease;
 use crate::cluster_id::ClusterId;
+use crate::counters::Counts;
 use crate::nodes::call::{Failure, Plan, Rounds};
 use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Endpoints, Target};
@@ -240,7 +241,7 @@ impl Sender {
                         let batch = batches.pop_front();
                         let batch = batch.ok_or_else(|| Status::internal("an answer to no request"))?;
                         rounds.answered(batch.sent.elapsed(), batch.deadline - batch.sent);
-                        tell(batch, &answer);
+                        tell(&self.endpoints.counts, batch, &answer);
                     }
                     Ok(Ok(None)) => return Err(Status::unavailable("the node ended the stream")),
                     Ok(Err(status)) => return Err(status),
@@ -302,6 +303,7 @@ impl Sender {
                 attempt: renewal.limit,
                 within: renewal.limit,
             };
+            self.endpoints.counts.renewals_failed.one_more();
             let _gone = renewal.reply.send(Err(Failure::at(&plan, address, status.clone())));
         }
         shortest
@@ -340,7 +342,7 @@ impl Stream {
 }
 
 /// Gives each renewal of a message its part of the answer.
-fn tell(batch: Batch, answer: &RenewResponse) {
+fn tell(counts: &Counts, batch: Batch, answer: &RenewResponse) {
     let header = answer.header.as_ref();
     let revision = header.map_or(0, |header| header.revision);
     let is_foreign = header.and_then(ClusterId::of) != Some(batch.cluster_id);
@@ -348,8 +350,10 @@ fn tell(batch: Batch, answer: &RenewResponse) {
         answer.unknown_lease_ids.iter().copied().collect();
     for renewal in batch.renewals {
         let outcome = if is_foreign || unknown.contains(&renewal.lease_id) {
+            counts.leases_lost.one_more();
             Renewed::Unknown { with: unknown.len() }
         } else {
+            counts.renewals.one_more();
             Renewed::Kept { revision }
         };
         let _gone = renewal.reply.send(Ok(outcome));

@@ -8,6 +8,7 @@ mod another_cluster;
 mod calling;
 mod calls;
 mod certificates;
+mod counters;
 mod discovering;
 mod encrypted;
 mod fake;

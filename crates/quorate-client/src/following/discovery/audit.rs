@@ -2,8 +2,6 @@
 //! should be; a difference is a bug somewhere, which is logged, counted, and repaired by reading
 //! the service anew.
 
-use std::sync::atomic::Ordering;
-
 use quorate_proto::v1::{Consistency, FetchRequest, Service};
 
 use super::hub::Shared;
@@ -44,7 +42,7 @@ pub(super) async fn finds_difference(shared: &Shared) -> bool {
             for service in &wrong {
                 tracing::warn!(service = service.name, "a live view differed from the registry");
                 topics.distrust(&service.name);
-                shared.counters().divergences.fetch_add(1, Ordering::Relaxed);
+                shared.counters().divergences.one_more();
             }
             !wrong.is_empty()
         }

@@ -6,7 +6,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -72,7 +71,7 @@ impl Cache {
             }
             Ok(None) => {}
             Err(error) => {
-                shared.counters().bad_cache_files.fetch_add(1, Ordering::Relaxed);
+                shared.counters().bad_cache_files.one_more();
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(file = %file.display(), error, "a cache file was passed over");
             }

@@ -163,7 +163,7 @@ impl Shared {
     }
 
     pub(super) fn counters(&self) -> &Counts {
-        &self.core.options.counters
+        &self.core.endpoints.counts
     }
 }
 

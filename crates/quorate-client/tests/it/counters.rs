@@ -1,0 +1,143 @@
+//! What a client counts: each counter moves when its thing happens, and not before.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use quorate_client::{Client, ClientBuilder, Counters, InstanceBuilder, Registration};
+use quorate_proto::v1::{Instance, InstanceStatus};
+
+use crate::fake::{Fake, Mode, until, within};
+
+fn builder(fakes: &[Fake]) -> ClientBuilder {
+    Client::builder(fakes.iter().map(Fake::address))
+        .in_order(true)
+        .member_refresh(None)
+        .attempt_timeout(Duration::from_millis(100))
+        .call_timeout(Duration::from_secs(1))
+}
+
+fn put(fake: &Fake, id: &str) {
+    let (service, id) = ("s".to_owned(), id.to_owned());
+    let status = InstanceStatus::Up as i32;
+    fake.state().put(Instance { service, id, status, ..Instance::default() });
+}
+
+fn registration(ttl: Duration) -> Registration {
+    Registration::new(InstanceBuilder::new("s", "me").endpoint("http", "http://h:1")).ttl(ttl)
+}
+
+/// The counters that are not 0.
+fn moved(counters: Counters) -> BTreeMap<&'static str, u64> {
+    counters.all().filter(|(_, count)| *count > 0).collect()
+}
+
+/// Those that have moved since: all of them, and none of them by less.
+fn since(before: Counters, after: Counters) -> BTreeMap<&'static str, u64> {
+    let (before, after) = (before.all(), after.all());
+    let more = before.zip(after).map(|((name, before), (_, after))| (name, after - before));
+    more.filter(|(_, more)| *more > 0).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_and_why_they_were_tried_again_are_counted() {
+    let mut fakes = Fake::cluster(2);
+    put(&fakes[0], "a");
+    let client = builder(&fakes).build().unwrap();
+    assert_eq!(moved(client.counters()), BTreeMap::new());
+    client.fetch("s").await.unwrap();
+    assert_eq!(moved(client.counters()), [("calls", 1)].into());
+
+    let step = |before| since(before, client.counters());
+    let before = client.counters();
+    fakes[0].set(Mode::Unavailable);
+    client.fetch("s").await.unwrap();
+    assert_eq!(step(before), [("calls", 1), ("retries_unavailable", 1), ("rotations", 1)].into());
+    let before = client.counters();
+    fakes[0].set(Mode::Honest);
+    fakes[1].set(Mode::Hang);
+    client.fetch("s").await.unwrap();
+    assert_eq!(step(before), [("calls", 1), ("retries_late", 1), ("rotations", 1)].into());
+    let before = client.counters();
+    fakes[0].set(Mode::Broken);
+    fakes[1].set(Mode::Honest);
+    client.fetch("s").await.unwrap();
+    assert_eq!(step(before), [("calls", 1), ("retries_other", 1), ("rotations", 1)].into());
+    let before = client.counters();
+    fakes[1].set(Mode::Refusing);
+    client.fetch("s").await.unwrap_err();
+    assert_eq!(step(before), [("calls", 1), ("calls_failed", 1)].into());
+    let before = client.counters();
+    fakes.iter_mut().for_each(Fake::kill);
+    client.fetch("s").await.unwrap_err();
+    let step = step(before);
+    assert_eq!((step["calls"], step["calls_failed"]), (1, 1));
+    assert!(step["retries_unavailable"] >= 2, "both, and again: {step:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_token_is_one_retry() {
+    let fakes = Fake::cluster(1);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "secret-1\n").unwrap();
+    fakes[0].state().wanted_token = Some("secret-1");
+    put(&fakes[0], "a");
+    let client = builder(&fakes).token_file(&file).build().unwrap();
+    client.fetch("s").await.unwrap();
+    std::fs::write(&file, "secret-2\n").unwrap();
+    fakes[0].state().wanted_token = Some("secret-2");
+    client.fetch("s").await.unwrap();
+    assert_eq!(moved(client.counters()), [("calls", 2), ("retries_token", 1)].into());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn registrations_renewals_and_what_became_of_leases_are_counted() {
+    let mut fakes = Fake::cluster(1);
+    let client = builder(&fakes).build().unwrap();
+    let handle = client.register(registration(Duration::from_millis(600))).await.unwrap();
+    until("it renews", || client.counters().renewals >= 2).await;
+    let counters = client.counters();
+    assert_eq!((counters.registrations, counters.reregistrations), (1, 0));
+    assert_eq!((counters.leases_lost, counters.renewals_failed), (0, 0));
+    handle.set_weight(7).await.unwrap();
+    let counters = client.counters();
+    assert_eq!((counters.registrations, counters.reregistrations), (2, 0), "it was there");
+
+    fakes[0].state().expire_all();
+    until("it is back", || client.counters().reregistrations == 1).await;
+    assert_eq!((client.counters().registrations, client.counters().leases_lost), (3, 1));
+    fakes[0].kill();
+    until("a renewal fails", || client.counters().renewals_failed >= 1).await;
+    fakes[0].state().found_again(8);
+    fakes[0].restart();
+    until("it is with the other one", || client.counters().reregistrations == 2).await;
+    assert_eq!(client.counters().cluster_changes, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_and_how_they_went_on_are_counted() {
+    let fakes = Fake::cluster(1);
+    put(&fakes[0], "a");
+    let client = builder(&fakes).build().unwrap();
+    assert_eq!(client.counters().view_age, None, "no view");
+    let view = client.discover("s").unwrap();
+    within(view.synced()).await;
+    let counters = client.counters();
+    assert_eq!(moved(counters), [("streams", 1)].into());
+    assert!(counters.view_age.unwrap() < Duration::from_secs(5), "{counters:?}");
+
+    fakes[0].state().end_watches();
+    until("it goes on", || client.counters().streams_resumed == 1).await;
+    let expected = [("streams", 1), ("streams_interrupted", 1), ("streams_resumed", 1)];
+    assert_eq!(since(counters, client.counters()), expected.into());
+    // What came meanwhile cannot be had any more.
+    fakes[0].state().log.clear();
+    put(&fakes[0], "b");
+    fakes[0].state().log.clear();
+    fakes[0].state().end_watches();
+    until("it begins anew", || client.counters().resets == 1).await;
+    assert_eq!((client.counters().streams, client.counters().streams_interrupted), (3, 2));
+    assert_eq!(client.counters().streams_resumed, 1);
+    drop(view);
+    until("no view is left", || client.counters().view_age.is_none()).await;
+}
