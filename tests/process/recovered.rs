@@ -93,7 +93,8 @@ async fn the_best_of_several_directories_is_taken() {
     recover(&[&cluster.dir().join("none")], &[]).await.expect(1).says(&["is no data directory"]);
     assert!(std::fs::read_dir(&empty).unwrap().next().is_none(), "nothing was written");
 
-    recover(&both, &["--accept-data-loss"]).await.expect(0);
+    let done = recover(&both, &["--accept-data-loss"]).await.expect(0).out;
+    assert!(done.contains("--cluster-name NAME"), "its directory does not say it: {done}");
     let mixed = recover(&both, &[]).await.expect(1);
     mixed.says(&["of cluster", "name directories of one cluster"]);
     cluster.nodes[further].start();

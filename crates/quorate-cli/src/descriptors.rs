@@ -9,13 +9,14 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const RESERVE: usize = 512;
 
 /// Raises the soft limit to the hard one, and lets the node of this process take no more
-/// connections than fit.
-pub(crate) fn share(tunables: &mut Tunables) {
-    bound(tunables, raise());
+/// connections than fit; `has_http`: it listens for HTTP, too.
+pub(crate) fn share(tunables: &mut Tunables, has_http: bool) {
+    bound(tunables, has_http, raise());
     tracing::info!(
         connections_max = tunables.connections_max,
         connections_per_address_max = tunables.connections_per_address_max,
         peer_connections_max = tunables.peer_connections_max,
+        http_connections_max = has_http.then_some(tunables.http_connections_max),
         "connections that a node takes"
     );
 }
@@ -34,8 +35,12 @@ fn raise() -> usize {
     limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-fn bound(tunables: &mut Tunables, descriptors: usize) {
-    let reserve = RESERVE.min(descriptors / 2);
+fn bound(tunables: &mut Tunables, has_http: bool, descriptors: usize) {
+    let for_http = if has_http { tunables.http_connections_max } else { 0 };
+    let reserve = (RESERVE + for_http).min(descriptors / 2);
+    if reserve < RESERVE + for_http {
+        tunables.http_connections_max = for_http.min((reserve / 4).max(4));
+    }
     let for_clients = (descriptors - reserve).max(1);
     if tunables.connections_max > for_clients {
         tunables.connections_max = for_clients;
@@ -51,19 +56,23 @@ mod tests {
 
     #[test]
     fn clients_get_what_the_reserve_leaves() {
-        for (descriptors, expected) in [
-            (1_000_000, (10_000, 5_000, 256)),
-            (4_096, (3_584, 1_792, 256)),
-            (256, (128, 64, 64)),
-            (20, (10, 5, 8)),
-            (0, (1, 1, 8)),
+        for (descriptors, has_http, expected) in [
+            (1_000_000, true, [10_000, 5_000, 256, 256]),
+            (4_096, false, [3_584, 1_792, 256, 256]),
+            (4_096, true, [3_328, 1_664, 256, 256]),
+            (256, true, [128, 64, 64, 32]),
+            (20, true, [10, 5, 8, 4]),
+            (0, true, [1, 1, 8, 4]),
         ] {
             let mut bounded = Tunables::default();
-            bound(&mut bounded, descriptors);
-            let Tunables { connections_max, connections_per_address_max, .. } = bounded;
-            let found =
-                (connections_max, connections_per_address_max, bounded.peer_connections_max);
-            assert_eq!(found, expected, "{descriptors}");
+            bound(&mut bounded, has_http, descriptors);
+            let found = [
+                bounded.connections_max,
+                bounded.connections_per_address_max,
+                bounded.peer_connections_max,
+                bounded.http_connections_max,
+            ];
+            assert_eq!(found, expected, "{descriptors}, HTTP: {has_http}");
         }
     }
 }

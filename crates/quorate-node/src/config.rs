@@ -154,14 +154,17 @@ pub struct Tunables {
     /// Stopping takes no longer than this, ms. Default 10,000, minimum 100.
     pub shutdown_grace_ms: u64,
     /// Connections of clients, in all; more are refused. Default 10,000, minimum 1. `quorate`
-    /// lowers it to what its limit of descriptors allows, less a reserve for the log, snapshots and
-    /// peers.
+    /// lowers it to what its limit of descriptors allows, less a reserve for the log, snapshots,
+    /// peers and HTTP.
     pub connections_max: usize,
     /// Connections from one address, so that one client does not take the place of all others.
     /// Default 5,000, minimum 1. Raise both where many clients come through one proxy.
     pub connections_per_address_max: usize,
     /// Connections to the listener for peers. Default 256, minimum 8: each peer has a few.
     pub peer_connections_max: usize,
+    /// Connections to the listener for HTTP, and requests of them; from one address half as many.
+    /// Default 256, minimum 4: some scrapers, and some probes.
+    pub http_connections_max: usize,
     /// A connection, to either listener, that has had no call or stream under way for this long
     /// gets a GOAWAY and is closed, ms. Default 300,000 (five minutes): longer than the pauses of
     /// clients that call at all, so a connection is rarely made anew, and short enough that
@@ -202,6 +205,7 @@ impl Default for Tunables {
             connections_max: 10_000,
             connections_per_address_max: 5_000,
             peer_connections_max: 256,
+            http_connections_max: 256,
             connection_idle_ms: 300_000,
             calls_max: 32_768,
             calls_per_address_max: 16_384,
@@ -370,6 +374,7 @@ impl Tunables {
         let per_address = self.connections_per_address_max as u64;
         at_least("connections_per_address_max", per_address, 1)?;
         at_least("peer_connections_max", self.peer_connections_max as u64, 8)?;
+        at_least("http_connections_max", self.http_connections_max as u64, 4)?;
         at_least("connection_idle_ms", self.connection_idle_ms, 1_000)?;
         at_least("calls_max", self.calls_max as u64, 64)?;
         at_least("calls_per_address_max", self.calls_per_address_max as u64, 64)?;

@@ -48,7 +48,8 @@ pub(crate) async fn recover(args: &RecoverArgs) -> Result<(), Failure> {
                         founded.cluster_id,
                         founded.cluster_id
                     ))?;
-                    start(&founded, best.dir(), "quorate")?;
+                    start(&founded, best.dir(), " --cluster-name NAME")?;
+                    output::line("  NAME: as before; leave that away if it had none")?;
                 }
             }
         }

@@ -57,18 +57,18 @@ pub(crate) async fn restore(args: &RestoreArgs) -> Result<(), Failure> {
                 "what was registered since then comes back by itself from clients that run; what nobody renews is gone \
                  after its TTL",
             )?;
-            start(&founded, data_dir, backup.cluster_name())?;
+            let name = match backup.cluster_name() {
+                "quorate" => String::new(),
+                name => format!(" --cluster-name {name}"),
+            };
+            start(&founded, data_dir, &name)?;
         }
     }
     Ok(())
 }
 
-/// What is to be done with a new cluster of one.
-pub(super) fn start(founded: &Founded, dir: &Path, cluster_name: &str) -> Result<(), Failure> {
-    let name = match cluster_name {
-        "quorate" => String::new(),
-        name => format!(" --cluster-name {name}"),
-    };
+/// What is to be done with a new cluster of one; `name`: the flag with its name, if it needs one.
+pub(super) fn start(founded: &Founded, dir: &Path, name: &str) -> Result<(), Failure> {
     let (id, dir) = (founded.node_id, dir.display());
     output::line(&format!(
         "  next: quorate serve --id {id} --data-dir {dir}{name} --listen IP:PORT --peer-listen IP:PORT ...\n  \

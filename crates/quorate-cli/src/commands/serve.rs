@@ -27,7 +27,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
             .map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))?;
         config.tunables.shutdown_grace_ms = DEV_SHUTDOWN_GRACE_MS;
     }
-    descriptors::share(&mut config.tunables);
+    descriptors::share(&mut config.tunables, config.http_listen.is_some());
     let (stop, stopped) = oneshot::channel();
     let raft = raft_thread(stopped)
         .map_err(|error| Failure::failed(format!("cannot start a thread for Raft: {error}")))?;

@@ -44,11 +44,6 @@ const RESETS_PENDING_MAX: usize = 20;
 /// connection (CVE-2025-8671). The libraries' default, too.
 const LOCAL_RESETS_MAX: usize = 1_024;
 
-/// Connections of operators' tools, and requests of them: some scrapers, and some probes. More than
-/// a cluster's monitoring needs, and few against the descriptors that clients need.
-const TOOLS_MAX: usize = 256;
-const TOOLS_PER_ADDRESS_MAX: usize = 128;
-
 /// The connections of clients.
 pub(super) fn client_connections(node: &Node) -> Arc<Connections> {
     let refusals = Refusals {
@@ -116,11 +111,12 @@ pub(super) async fn serve_tools(
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let (tunables, meters) = (observed.node.tunables(), observed.node.meters());
-    let limits =
-        Limits { in_all: TOOLS_MAX, per_address: TOOLS_PER_ADDRESS_MAX, idle: idle(tunables) };
+    let (in_all, per_address) =
+        (tunables.http_connections_max, tunables.http_connections_max.div_ceil(2));
+    let limits = Limits { in_all, per_address, idle: idle(tunables) };
     let connections = Connections::new("tools", limits, one_lane(meters, "http_connections"));
     let refusals = one_lane(meters, "http_calls");
-    let under_way = UnderWay::new("tools", TOOLS_MAX, TOOLS_PER_ADDRESS_MAX, refusals);
+    let under_way = UnderWay::new("tools", in_all, per_address, refusals);
     let arriving = connections.accept(listener);
     let tools = http::serve(router(observed), under_way, arriving, security, stop.clone());
     tokio::select! {
