@@ -60,6 +60,13 @@ impl Running {
         }
     }
 
+    /// Fails where it has ended; else waits a moment.
+    pub(crate) fn is_running(&mut self) {
+        let ended = self.child.try_wait().unwrap();
+        assert!(ended.is_none(), "{} ended: {}", self.what, self.output());
+        std::thread::sleep(LOOK_EVERY);
+    }
+
     /// Waits for its end, which has to be a good one; what it wrote to stdout.
     pub(crate) fn succeed(&mut self) -> String {
         let status = self.end();

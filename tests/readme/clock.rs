@@ -1,0 +1,70 @@
+//! "A wrong clock": one node's is far ahead (libfaketime), while somebody keeps an instance and
+//! somebody watches it. Where that library cannot be had, the test says so and ends.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use super::{CLOCK, commands, ended, says, walk};
+use crate::built::root;
+use crate::ports::Ports;
+
+/// Where libfaketime is; why it cannot be had, otherwise.
+fn installed() -> Result<String, String> {
+    let ran = Command::new(root().join(".ci/install-faketime")).output();
+    let ran = ran.map_err(|error| error.to_string())?;
+    match ran.status.success() {
+        true => Ok(String::from_utf8_lossy(&ran.stdout).trim().to_owned()),
+        false => Err(String::from_utf8_lossy(&ran.stderr).into_owned()),
+    }
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "why less was tested")]
+fn a_wrong_clock_cuts_one_node_off_and_ends_no_lease() {
+    let library = match installed() {
+        Ok(library) => library,
+        Err(reason) => return println!("SKIPPED: a wrong clock: {reason}"),
+    };
+    let (certs, rest) = ended::secured();
+    let serve = &rest[rest.find("  quorate serve").expect("nodes are started")..];
+    let serve = &serve[..serve.find("log &").expect("in the background") + 5];
+    // Node 3 is killed, and comes up with a clock of the far future: all certificates have ended.
+    let jump = format!(
+        "echo +400d > clock\nkill -9 $third\nid=3\n{serve}\n\
+         until grep -q 'has ended' node-3.log; do sleep 0.2; done\necho jumped\nsleep 16\n"
+    );
+    let set_up = "echo +0 > clock\nchronyc() { echo +0 > clock; }\nexport PATH=$PWD/bin:$PATH\n";
+    let living = format!("third=$(jobs -p | sed -n 3p)\n{}", ended::LIVING);
+    let runbook = commands(|heading| heading == CLOCK);
+    let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
+    let script = format!("{set_up}{certs}{rest}{living}{jump}{runbook}{}", ended::LIVED);
+    wrap(&library, directory.path());
+    let mut walking = walk(&ended::with_ports(&script, ports), ports, directory.path());
+    walking.wait_for("jumped");
+    let said = walking.succeed();
+    let after = &said[said.find("jumped").unwrap()..];
+    let promised = ["DEGRADED: 2 of 3 voters answer", "exit code 1", "has ended", "OK: node"];
+    says(after, &promised);
+    says(after, &["l-1"]);
+    ended::is_unbroken(&said);
+    assert!(ports.all_free(), "a node is left over: {said}");
+}
+
+/// A `quorate` in `bin/` whose node 3 goes by the clock in the file `clock`.
+fn wrap(library: &str, directory: &Path) {
+    let bin = directory.join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let clock = directory.join("clock");
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *'--id 3 '*)\n\
+         export LD_PRELOAD={library} FAKETIME_TIMESTAMP_FILE={} FAKETIME_NO_CACHE=1\n\
+         export FAKETIME_DONT_FAKE_MONOTONIC=1 DONT_FAKE_MONOTONIC=1\nesac\nexec {} \"$@\"\n",
+        clock.display(),
+        env!("CARGO_BIN_EXE_quorate")
+    );
+    let wrapper = bin.join("quorate");
+    std::fs::write(&wrapper, script).unwrap();
+    std::fs::set_permissions(wrapper, Permissions::from_mode(0o755)).unwrap();
+}

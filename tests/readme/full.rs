@@ -1,0 +1,63 @@
+//! "A full disk", on all nodes at once: a small tmpfs. Mounting needs root; without it the test
+//! says so and ends.
+
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::ended::is_unbroken;
+use super::{FULL, TRY, commands, says, walk};
+use crate::ports::Ports;
+
+/// The nodes take some 20 MiB of it, and want 64 MiB free (`disk_reserve_bytes`).
+const SIZE: &str = "size=144m";
+/// Leaves less than that, and more than the quarter of it below which nothing is written.
+const BALLAST: &str = "80M";
+
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    #[allow(clippy::print_stdout, reason = "why less was tested")]
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", SIZE, "tmpfs"]).arg(dir.path()).output();
+        match mounted {
+            Ok(mounted) if mounted.status.success() => Some(Self(dir)),
+            refused => {
+                println!(
+                    "SKIPPED: a full disk needs a tmpfs, and mounting is refused: {refused:?}"
+                );
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _stays_mounted = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn with_all_disks_full_the_way_back_is_room() {
+    let Some(disk) = SmallDisk::mount() else { return };
+    // Who lives through it. Its lease is far shorter than all of this takes.
+    let living = "quorate register living l-1 --endpoint http=http://h:1 --ttl 3s > living.out &\n\
+         quorate watch living > watch.out &\n\
+         until grep -q l-1 watch.out; do sleep 0.1; done\n";
+    let fill = format!("fallocate -l {BALLAST} ballast\n");
+    let noticed = "until quorate cluster status | grep -q 'the disk of node'; do sleep 0.2; done\n\
+         quorate register refused r-1 --endpoint http=http://h:1 --once --timeout 3s && exit 9\n\
+         sleep 6\n";
+    let lived = "quorate fetch living\nquorate fetch orders\ncat watch.out\n";
+    let runbook = commands(|heading| heading == FULL);
+    let set_up = commands(|heading| heading == TRY);
+    let script = format!("{set_up}{living}{fill}{noticed}{runbook}{lived}rm /tmp/full-$$.backup\n");
+    let ports = Ports::free();
+    let said = walk(&script, ports, disk.0.path()).succeed();
+    says(&said, &["the disk of node", "exit code 1", "ballast", "OK: node", "orders-2"]);
+    is_unbroken(&said);
+    assert!(ports.all_free(), "a node is left over: {said}");
+}
