@@ -21,6 +21,7 @@
 //! | `rolled_back` | nodes on older copies of their directories |
 //! | `strangers`, `impostor` | what no peer can do to the log, whatever it says |
 //! | `removed`, `evicted` | a node that was taken out; one that goes on as if it led |
+//! | `standing` | what a node says of its place in its cluster, and of its condition |
 //! | `moving` | nodes that come back under other addresses |
 //! | `candidates` | which of several candidates at the same moment goes on |
 //! | `idle` | what a node gives back when nothing happens any more |
@@ -66,6 +67,7 @@ mod cluster {
     mod rolled_back;
     mod rolling;
     mod snapshots;
+    mod standing;
     mod strangers;
     mod stream;
     mod targets;

@@ -3,12 +3,13 @@
 
 use quorate_proto::peer::v1::peer_client::PeerClient;
 use quorate_proto::peer::v1::{Forwarded, Payload, SnapshotChunk};
-use quorate_proto::v1::{BackupRequest, RemoveNodeRequest, ReplaceNodeRequest, StatusRequest};
+use quorate_proto::v1::{BackupRequest, RemoveNodeRequest, ReplaceNodeRequest};
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
 use super::calls::{assert_refused, register};
 use super::harness::{Cluster, eventually};
+use super::removed::says_removed;
 use super::snapshots::snapshot_in;
 
 /// Which cluster a registration was done in, and the id of its lease.
@@ -239,13 +240,8 @@ async fn a_removed_node_that_is_back_says_so_and_disturbs_nobody() {
     cluster.admin(leader).remove_node(remove).await.expect("a removal");
     let term = cluster.own_status(leader).await.unwrap().header.unwrap().term;
     cluster.restart(removed).await;
-    let refused = eventually("it says that it was removed", || async {
-        let status = cluster.admin(removed).status(StatusRequest { local_only: false }).await;
-        status.err().filter(|status| status.message().contains("was removed"))
-    })
-    .await;
-    let address = cluster.client_address(stays);
-    assert_refused(Err::<(), _>(refused), Code::FailedPrecondition, &[address]);
+    let reason = says_removed(&cluster, removed).await.condition.unwrap().reason;
+    assert!(reason.contains(cluster.client_address(stays)), "{reason}");
     let header = cluster.own_status(leader).await.unwrap().header.unwrap();
     assert_eq!((header.term, header.leader_id), (term, leader), "the leader and its term stay");
 }

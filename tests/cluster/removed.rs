@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use quorate_proto::v1::{
     DeregisterRequest, MemberRole, RemoveNodeRequest, ReplaceNodeRequest, SetOverrideRequest,
-    StatusRequest, UpdateRequest,
+    Standing, StatusRequest, StatusResponse, UpdateRequest,
 };
 use tonic::{Code, Status};
 
@@ -17,16 +17,27 @@ use super::stream::{Stream, subscribe_to_prefix};
 /// A call that is refused is refused within this, far below its deadline.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// It says that it was removed, and which nodes are members.
-async fn says_so(cluster: &Cluster, id: u64) {
-    let refused = eventually("it says that it was removed", || async {
+/// What it says of itself, when it says that it was removed.
+pub(super) async fn says_removed(cluster: &Cluster, id: u64) -> StatusResponse {
+    eventually("it says that it was removed", || async {
         let status = cluster.admin(id).status(StatusRequest { local_only: false }).await;
-        status.err().filter(|status| status.message().contains("was removed"))
+        let status = status.ok()?.into_inner();
+        (status.condition.as_ref()?.standing() == Standing::Removed).then_some(status)
     })
-    .await;
-    let members = cluster.ids().into_iter().filter(|member| *member != id);
-    let addresses: Vec<_> = members.map(|member| cluster.client_address(member)).collect();
-    assert_refused(Err::<(), _>(refused), Code::FailedPrecondition, &addresses);
+    .await
+}
+
+/// It says that it was removed, and which nodes are members, of which it asks none.
+async fn says_so(cluster: &Cluster, id: u64) {
+    let status = says_removed(cluster, id).await;
+    let reason = status.condition.unwrap().reason;
+    for member in cluster.ids().into_iter().filter(|member| *member != id) {
+        assert!(reason.contains(cluster.client_address(member)), "{member}: {reason}");
+    }
+    for member in status.members {
+        assert!(!member.reachable && member.member.unwrap().id != id, "{}", member.error);
+        assert!(member.error.contains("was removed, and does not ask"), "{}", member.error);
+    }
 }
 
 async fn refused<T: Debug>(id: u64, call: impl Future<Output = Result<T, Status>>) {
@@ -107,11 +118,7 @@ async fn a_replaced_node_learns_so_from_members_that_do_not_lead() {
     admin.replace_node(gone, 4, cluster.peer_address(4)).await.expect("a replacement");
     assert_eq!(admin.transfer_leader(Some(4)).await.expect("another leader"), 4);
     cluster.restart(gone).await;
-    eventually("it says that it was removed", || async {
-        let status = cluster.admin(gone).status(StatusRequest { local_only: false }).await;
-        status.err().filter(|status| status.message().contains("was removed"))
-    })
-    .await;
+    says_removed(&cluster, gone).await;
 }
 
 async fn replace(cluster: &Cluster, old_id: u64, new_id: u64) {

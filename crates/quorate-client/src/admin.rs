@@ -70,7 +70,9 @@ impl Admin {
         Self { core }
     }
 
-    /// All members as they are now; with `local_only`, just the answering node.
+    /// All members as they are now; with `local_only`, just the answering node. What that says of
+    /// itself is in `condition`: a node that was removed, or waits to be taken in, answers too, and
+    /// what it knows of members is old.
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Rejected`].

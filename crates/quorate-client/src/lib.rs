@@ -116,15 +116,16 @@ pub use types::InstanceSpec;
 pub use types::InstanceStatus;
 /// An example is among the [settings](crate#settings).
 pub use types::ServiceSummary;
+/// An example is at [`Admin`].
+pub use types::{
+    Condition, InstanceOverride, Member, MemberRole, MemberStatus, NodeState, OverriddenInstance,
+    Standing,
+};
 /// An example is at [`FetchOptions`].
 pub use types::{Consistency, ResponseHeader, Service};
 pub use types::{FetchOptions, Fetched, InstanceBuilder, Registration, Selection, Update};
 /// Examples are at [`Discovery`] and [`Watch`].
 pub use types::{Instance, RemoveReason};
-/// An example is at [`Admin`].
-pub use types::{
-    InstanceOverride, Member, MemberRole, MemberStatus, NodeState, OverriddenInstance,
-};
 
 /// The version of tonic whose types stand in this crate's interface ([`Code`], `ChannelBuilder`,
 /// [`Caller`]): stubs that are generated for this one fit.

@@ -11,9 +11,9 @@ use crate::cluster_id::ClusterId;
 
 pub use checks::HealthCheck;
 pub use quorate_proto::v1::{
-    Consistency, Health, Instance, InstanceOverride, InstanceSpec, InstanceStatus, Member,
-    MemberRole, MemberStatus, NodeState, OverriddenInstance, RemoveReason, ResponseHeader, Service,
-    ServiceSummary,
+    Condition, Consistency, Health, Instance, InstanceOverride, InstanceSpec, InstanceStatus,
+    Member, MemberRole, MemberStatus, NodeState, OverriddenInstance, RemoveReason, ResponseHeader,
+    Service, ServiceSummary, Standing,
 };
 
 /// Describes one instance.

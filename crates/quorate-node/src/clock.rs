@@ -41,6 +41,8 @@ struct Stamp {
     taken: Option<Instant>,
     /// Stands still until a grace is applied.
     held: bool,
+    /// Since when it stands still.
+    still_since: Option<Instant>,
 }
 
 impl LeaderClock {
@@ -53,13 +55,16 @@ impl LeaderClock {
         let applied_us = applied.0.saturating_mul(1_000);
         let passed = last.taken.map_or(Duration::MAX, |taken| now.saturating_duration_since(taken));
         if last.term != term {
-            *last = Stamp { term, clock_us: applied_us, taken: Some(now), held: true };
+            let (taken, still_since) = (Some(now), Some(now));
+            *last = Stamp { term, clock_us: applied_us, taken, held: true, still_since };
             return applied;
         }
         let wanted_us = last.clock_us.saturating_add(passed.as_micros() as u64);
         let ahead_us = wanted_us.saturating_sub(applied_us);
         let too_far = pending && ahead_us > AHEAD_MAX.as_micros() as u64;
-        last.held |= passed > STALL || too_far;
+        if (passed > STALL || too_far) && !last.held {
+            (last.held, last.still_since) = (true, last.taken);
+        }
         if !last.held {
             last.clock_us = wanted_us;
         }
@@ -73,11 +78,25 @@ impl LeaderClock {
         self.last.lock().expect("invariant: nothing panics under this lock").held
     }
 
+    /// For how long the clock of a leader of this term has stood still: until a grace is applied,
+    /// or since it was last looked at, where that is too long ago.
+    pub(crate) fn held(&self, term: u64) -> Duration {
+        let last = self.last.lock().expect("invariant: nothing panics under this lock");
+        let since = |at: Option<Instant>| at.map_or(Duration::ZERO, |at| at.elapsed());
+        let unread = since(last.taken);
+        match (last.term == term, last.held) {
+            (false, _) => Duration::ZERO,
+            (true, true) => since(last.still_since),
+            (true, false) if unread > STALL => unread,
+            (true, false) => Duration::ZERO,
+        }
+    }
+
     /// The grace is applied: time goes on from now.
     pub(crate) fn release(&self, term: u64) {
         let mut last = self.last.lock().expect("invariant: nothing panics under this lock");
         if last.term == term {
-            last.held = false;
+            (last.held, last.still_since) = (false, None);
             last.taken = Some(Instant::now());
         }
     }
@@ -143,6 +162,25 @@ mod tests {
         }
         assert_eq!(clock.read(1, Clock(0), true), Clock(1_000));
         assert!(clock.is_held());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_told_for_how_long_the_clock_stands_still() {
+        let clock = running(Clock(0));
+        pass(300).await;
+        assert_eq!(clock.held(1), Duration::ZERO);
+        pass(200).await;
+        assert_eq!(clock.held(1), Duration::from_millis(500), "nobody looks at it");
+        assert_eq!(clock.held(2), Duration::ZERO, "of another term");
+        clock.read(1, Clock(0), true);
+        pass(100).await;
+        clock.read(1, Clock(0), true);
+        assert_eq!(clock.held(1), Duration::from_millis(600), "until a grace is applied");
+        clock.release(1);
+        assert_eq!(clock.held(1), Duration::ZERO);
+        clock.read(2, Clock(0), true);
+        pass(100).await;
+        assert_eq!(clock.held(2), Duration::from_millis(100), "a new term waits for its grace");
     }
 
     #[tokio::test(start_paused = true)]

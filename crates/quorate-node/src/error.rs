@@ -50,11 +50,6 @@ pub(crate) enum NodeError {
     /// cluster's.
     #[error("node {node}: this cluster is being founded; try again in a moment")]
     Founding { node: NodeId },
-    /// This node was taken out.
-    #[error(
-        "node {node} was removed from the cluster and does not serve it; stop it, and ask one of its members (as it knew them): {members}"
-    )]
-    Removed { node: NodeId, members: String },
     /// This node has just started.
     #[error("node {node} asks the others how far it was before it started")]
     Recalling { node: NodeId },

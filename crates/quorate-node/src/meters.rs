@@ -264,7 +264,7 @@ meters! {
     renewals: Histogram = lease_counts(),
         "quorate_renewals_per_batch", "Of a leader: leases in each log entry of renewals; the sum is that of all renewals";
     clock_held: Gauge = Gauge::default(),
-        "quorate_clock_held", "1: this node leads, and registry time stands still until it has been applied that renewals are owed a grace; no lease ends meanwhile";
+        "quorate_clock_held", "1: this node leads, and registry time stands still: nothing is applied, or not yet that renewals are owed a grace; no lease ends meanwhile";
 
     watches: Gauge = Gauge::default(),
         "quorate_watches", "Watches that are open at this node";

@@ -9,10 +9,12 @@
 //! | `membership`, `status`, `leadership` | changing members; how they are; the leader and how fresh that is |
 //! | `quorum` | which voters answer |
 //! | `evicted` | nodes that were taken out, and go on talking |
+//! | `condition` | this node's place in its cluster, and what else an operator has to know of it |
 //! | `requests` | the name of a write, so that it is done once |
 //! | `snapshot` | a snapshot that a call waits for |
 
 pub(crate) mod calls;
+pub(crate) mod condition;
 pub(crate) mod evicted;
 pub(crate) mod forwards;
 pub(crate) mod leadership;
@@ -54,6 +56,7 @@ use crate::error::NodeError;
 use crate::free_space::Disk;
 use crate::meters::Meters;
 use crate::net::answers::{Answers, Refused};
+use crate::node::condition::Vitals;
 use crate::node::leadership::Leadership;
 use crate::node::queues::{Queues, Waiting, queues};
 use crate::node::status::ProbeCounts;
@@ -105,6 +108,7 @@ pub(crate) struct Node {
     meters: Arc<Meters>,
     queues: Queues,
     probes: ProbeCounts,
+    vitals: Vitals,
     /// Names the writes of callers that do not name theirs.
     origin: Origin,
     answers: Arc<Answers>,
@@ -140,6 +144,7 @@ pub(crate) struct Parts {
     pub(crate) meters: Arc<Meters>,
     pub(crate) founders: BTreeSet<NodeId>,
     pub(crate) takes_part: bool,
+    pub(crate) vitals: Vitals,
     /// Whether the operator allows health checks.
     pub(crate) makes_checks: bool,
 }
@@ -171,6 +176,7 @@ impl Node {
             audit: parts.audit,
             meters: parts.meters,
             queues,
+            vitals: parts.vitals,
             probes: ProbeCounts { allowed: parts.makes_checks, ..ProbeCounts::default() },
             origin: Origin::new(Runtime::thread_rng().next_u64()),
             answers: Arc::new(Answers::new(
@@ -261,6 +267,11 @@ impl Node {
 
     pub(crate) fn probes(&self) -> &ProbeCounts {
         &self.probes
+    }
+
+    /// What this node looks at to say how it is.
+    pub(crate) fn vitals(&self) -> &Vitals {
+        &self.vitals
     }
 
     /// The answers under way.

@@ -33,6 +33,7 @@ use crate::free_space::Disk;
 use crate::meters::Meters;
 use crate::net::tls::{Security, Tls};
 use crate::net::{Environment, Listener};
+use crate::node::condition::Vitals;
 use crate::node::queues::{Loop, Waiting};
 use crate::node::{Node, Parts};
 use crate::peers::Peers;
@@ -43,9 +44,9 @@ use crate::raft::state_machine::StateMachine;
 use crate::reload::Reload;
 use crate::server::listeners::{client_connections, serve_clients, serve_peers, serve_tools};
 use crate::server::opening::{
-    Listeners, advertised, open, open_access, open_audit, open_tls, raft_config, settle_identity,
+    Listeners, open, open_access, open_audit, open_tls, raft_config, settle_identity,
 };
-use crate::types::{LogStore, Member, TypeConfig};
+use crate::types::{LogStore, TypeConfig};
 use crate::upkeep::compaction::Compaction;
 use crate::upkeep::failover::Failover;
 use crate::upkeep::health::Prober;
@@ -122,10 +123,7 @@ impl Server {
         let tls = open_tls(&config).await?;
         let identity = settle_identity(id, &config, &log, &snapshots, &net, tls.clone()).await?;
         let listeners = Listeners::bind(&net, &config).await?;
-        let me = Member {
-            client_address: advertised(config.advertise, &listeners.clients),
-            peer_address: advertised(config.peer_advertise, &listeners.peers),
-        };
+        let me = listeners.member(config.advertise, config.peer_advertise);
         let meters = Arc::new(Meters::new(measured()));
         let applied = Arc::new(applied(&tunables, &meters));
         let connections = Arc::new(Peers::new(identity, net, tls.clone()));
@@ -137,6 +135,8 @@ impl Server {
             log: log.clone(),
             peers: connections.clone(),
         };
+        let exposed = listeners.open(tls.is_some(), access.is_checked());
+        let vitals = Vitals::of(&log, &snapshots, &tls, exposed, asked(&config.start));
         let recall = Arc::new(Recall::new(id));
         let network = Network {
             peers: connections.clone(),
@@ -163,6 +163,7 @@ impl Server {
             meters,
             founders: founders(&config.start),
             takes_part,
+            vitals,
             makes_checks: !config.health_checks.allow.is_empty(),
         });
         let (node, start, health_checks) = (Arc::new(node), config.start, config.health_checks);
@@ -272,6 +273,7 @@ impl Bound {
         let mut tasks = JoinSet::new();
         let (health_reporter, health_service) = tonic_health::server::health_reporter();
         let connections = client_connections(&node);
+        node.seen().follow(connections.clone());
         let security = Security::clients(self.tls.clone());
         let clients =
             serve_clients(node.clone(), &connections, listeners.clients, security, health_service);
@@ -369,6 +371,14 @@ async fn until(
 
 fn founders(start: &Start) -> BTreeSet<NodeId> {
     start.founders().unwrap_or_default().into_keys().collect()
+}
+
+/// The nodes that a node asks to take it in.
+fn asked(start: &Start) -> String {
+    match start {
+        Start::Join { nodes, .. } => nodes.join(", "),
+        Start::Bootstrap(_) | Start::Wait => String::new(),
+    }
 }
 
 async fn stop_all(

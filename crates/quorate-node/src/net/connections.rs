@@ -77,6 +77,18 @@ struct OfAddress {
     calls: Arc<AtomicUsize>,
 }
 
+/// Who has the most connections.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Busiest {
+    /// `None`: nobody has any, or they come from no address.
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) connections: usize,
+    /// Under way.
+    pub(crate) calls: usize,
+    /// All connections.
+    pub(crate) of: usize,
+}
+
 /// What is known of one connection.
 #[derive(Debug)]
 pub(crate) struct Line {
@@ -216,6 +228,18 @@ impl Connections {
         sleep(STOP_SILENCE).await;
         self.end_where(|id, line| before.get(&id) == Some(&line.heard()));
         std::future::pending().await
+    }
+
+    /// The address with the most connections.
+    pub(crate) fn busiest(&self) -> Busiest {
+        let live = self.lock();
+        let most = live.by_address.iter().max_by_key(|(from, of)| (of.connections, **from));
+        Busiest {
+            address: most.map(|(from, _)| *from),
+            connections: most.map_or(0, |(_, of)| of.connections),
+            calls: most.map_or(0, |(_, of)| of.calls.load(Ordering::Relaxed)),
+            of: live.lines.len(),
+        }
     }
 
     fn end_where(&self, ends: impl Fn(u64, &Line) -> bool) {

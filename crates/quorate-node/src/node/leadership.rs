@@ -60,9 +60,13 @@ impl Leadership {
         self.set_leader(None);
     }
 
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
     /// Notes the leader that the ticker found; true: this is news.
     pub(crate) fn set_leader(&self, leader: Option<NodeId>) -> bool {
-        let leader = leader.filter(|_| !self.stopping.load(Ordering::Relaxed));
+        let leader = leader.filter(|_| !self.is_stopping());
         self.view.send_if_modified(|view| {
             let changed = *view != leader;
             *view = leader;

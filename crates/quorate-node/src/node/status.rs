@@ -10,6 +10,7 @@ use quorate_log::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::error::with_causes;
+use crate::node::condition::Condition;
 use crate::node::{MemberInfo, Node};
 use crate::types::decode;
 
@@ -78,6 +79,13 @@ pub(crate) struct NodeStatus {
     pub(crate) disk_low: bool,
 }
 
+/// What a node reports to others.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) status: NodeStatus,
+    pub(crate) condition: Condition,
+}
+
 impl Node {
     /// For the header of an answer.
     pub(crate) fn lead(&self) -> Lead {
@@ -114,19 +122,33 @@ impl Node {
         }
     }
 
-    /// Every member with what it says of itself, or why it says nothing.
+    /// The same, and what there is to say beside it.
+    pub(crate) async fn own_report(&self) -> Report {
+        let condition = self.condition().await;
+        Report { status: self.own_status(), condition }
+    }
+
+    /// Every member with what it says of itself, or why it says nothing. A node that was removed
+    /// asks none.
     pub(crate) async fn cluster_status(
         &self,
         local_only: bool,
-    ) -> Vec<(MemberInfo, Result<NodeStatus, String>)> {
+    ) -> Vec<(MemberInfo, Result<Report, String>)> {
+        let is_removed = self.leadership.is_removed();
         let members = self.members().into_iter();
-        let asked = members.filter(|member| !local_only || member.id == self.id);
+        let asked = members.filter(|member| match local_only {
+            true => member.id == self.id,
+            false => !is_removed || member.id != self.id,
+        });
         join_all(asked.map(|member| async move {
-            let status = match member.id == self.id {
-                true => Ok(self.own_status()),
+            let report = match member.id == self.id {
+                true => Ok(self.own_report().await),
+                false if is_removed => {
+                    Err(format!("node {} was removed, and does not ask it", self.id))
+                }
                 false => self.ask_status(&member, ASK_TIMEOUT).await,
             };
-            (member, status)
+            (member, report)
         }))
         .await
     }
@@ -136,7 +158,7 @@ impl Node {
         &self,
         member: &MemberInfo,
         within: Duration,
-    ) -> Result<NodeStatus, String> {
+    ) -> Result<Report, String> {
         let address = self.peers.book.address(member.id, &member.member.peer_address);
         let answer = self.peers.status(member.id, &address, within).await;
         let status = answer.map_err(|status| status.message().to_owned())?;

@@ -20,7 +20,7 @@ use crate::peers::Peers;
 use crate::rescue::RescueError;
 use crate::rescue::place::{self, Lock};
 use crate::runtime::blocking;
-use crate::types::{LogStore, TypeConfig};
+use crate::types::{LogStore, Member, TypeConfig};
 use crate::upkeep::amnesia::member_knows;
 
 /// Opens the log and the snapshots in a data directory, which is made if it is missing. A new state
@@ -148,6 +148,35 @@ impl Listeners {
         };
         Ok(Self { clients, peers, tools })
     }
+
+    /// What this node tells others of where it is.
+    pub(crate) fn member(
+        &self,
+        advertise: Option<String>,
+        peer_advertise: Option<String>,
+    ) -> Member {
+        Member {
+            client_address: advertised(advertise, &self.clients),
+            peer_address: advertised(peer_advertise, &self.peers),
+        }
+    }
+
+    /// What strangers on other machines can reach of it, in words; empty: nothing.
+    pub(crate) fn open(&self, has_tls: bool, has_rights: bool) -> String {
+        let is_far = |listener: &Listener| !listener.address().ip().is_loopback();
+        let at = |whose: &str, listener: &Listener| format!("{whose} at {}", listener.address());
+        let mut open = Vec::new();
+        if !has_tls {
+            let tools = self.tools.iter().map(|tools| ("tools", tools));
+            let all = [("clients", &self.clients), ("peers", &self.peers)].into_iter().chain(tools);
+            let all = all.filter(|(_, listener)| is_far(listener));
+            open.extend(all.map(|(whose, listener)| at(whose, listener) + ", without TLS"));
+        }
+        if !has_rights && is_far(&self.clients) {
+            open.push(at("clients", &self.clients) + ", where every caller may do everything");
+        }
+        open.join("; ")
+    }
 }
 
 async fn listen(
@@ -159,7 +188,7 @@ async fn listen(
     bound.map_err(|source| StartError::Listen { field, address, source })
 }
 
-pub(crate) fn advertised(configured: Option<String>, listener: &Listener) -> String {
+fn advertised(configured: Option<String>, listener: &Listener) -> String {
     configured.unwrap_or_else(|| listener.address().to_string())
 }
 

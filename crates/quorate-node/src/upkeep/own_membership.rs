@@ -203,11 +203,13 @@ impl MemberLoop {
         let asked = self.node.peers().ask_to_be_taken_in(&endpoint, own, observer, JOIN_TIMEOUT);
         match asked.await {
             Ok(()) => {
+                self.node.seen().refused("");
                 tracing::info!(id = self.node.id().get(), address, "joined the cluster");
                 true
             }
             Err(status) => {
                 let (code, message) = (status.code(), status.message());
+                self.node.seen().refused(&format!("{address}: {message}"));
                 tracing::warn!(address, ?code, message, "joining failed; trying again");
                 false
             }

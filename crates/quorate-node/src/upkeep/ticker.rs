@@ -13,7 +13,7 @@ use crate::clock::TICK;
 use crate::error::NodeError;
 use crate::error::RunError;
 use crate::node::Node;
-use crate::node::status::NodeStatus;
+use crate::node::status::Report;
 use crate::runtime::random;
 
 /// With nothing due, the clock in the log is moved on this often, so that little time is lost when
@@ -116,6 +116,7 @@ impl Ticker {
     fn look(&self) {
         let node = &self.node;
         node.disk().measure();
+        node.count_of_late();
         let leader = self.leader_in_sight();
         if node.leadership().set_leader(leader) {
             node.meters().leader_changes.inc();
@@ -158,10 +159,10 @@ impl Ticker {
         }
         self.handed_over = Instant::now();
         let reserve_bytes = self.node.tunables().disk_reserve_bytes;
-        let has_room = |status: &NodeStatus| status.disk_free_bytes >= reserve_bytes;
+        let has_room = |report: &Report| report.status.disk_free_bytes >= reserve_bytes;
         let all = self.node.cluster_status(false).await;
-        let next = all.into_iter().find_map(|(member, status)| {
-            let fit = member.voter && status.as_ref().is_ok_and(has_room);
+        let next = all.into_iter().find_map(|(member, report)| {
+            let fit = member.voter && report.as_ref().is_ok_and(has_room);
             fit.then_some(member.id)
         });
         let Some(next) = next else { return };

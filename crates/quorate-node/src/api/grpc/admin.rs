@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt, stream};
 use quorate_log::NodeId;
 use quorate_proto::encoded::v1::admin_server::Admin;
+use quorate_proto::v1 as wire;
 use quorate_proto::v1::{
     AddNodeRequest, AddNodeResponse, BackupChunk, BackupRequest, InstanceName,
     ListOverridesRequest, ListOverridesResponse, Member, MemberStatus, NodeState,
@@ -24,8 +25,9 @@ use crate::api::grpc::door::{self, Call, Method};
 use crate::api::grpc::told::standing;
 use crate::api::grpc::{header, rights, until_stopped};
 use crate::error::{CallError, MembershipError, NodeError};
+use crate::node::condition::{Condition, Standing};
 use crate::node::membership::{LeadCall, MembershipCall};
-use crate::node::status::{NodeStatus, RaftState};
+use crate::node::status::{RaftState, Report};
 use crate::node::{Consistency, MemberInfo, Node};
 use crate::peers::ADDRESS_MAX;
 use crate::wall;
@@ -113,26 +115,25 @@ impl Admin for AdminService {
 impl AdminService {
     async fn on_status(&self, call: Call<StatusRequest>) -> Handled<StatusResponse> {
         let Call { message: request, caller, .. } = call;
-        if self.node.leadership().is_removed() && !request.local_only {
-            let (node, members) = (self.node.id(), self.node.client_addresses().join(","));
-            return Err(NodeError::Removed { node, members }.into());
-        }
+        // First: a node that says that it was removed is to have asked nobody.
+        let condition = Some(condition_to_wire(&self.node.condition().await));
         let all = self.node.cluster_status(request.local_only).await;
-        let furthest = all.iter().filter_map(|(_, status)| status.as_ref().ok());
-        let furthest = furthest.map(|status| status.last_log_index).max().unwrap_or(0);
+        let furthest = all.iter().filter_map(|(_, report)| report.as_ref().ok());
+        let furthest = furthest.map(|report| report.status.last_log_index).max().unwrap_or(0);
         let (counts, revision) = {
             let state = self.node.applied().lock();
             (state.registry.counts(), state.registry.revision().0)
         };
-        let members = all.iter().map(|(m, status)| member_status(m, status, furthest));
+        let members = all.iter().map(|(member, report)| member_status(member, report, furthest));
         let header = header(&self.node, revision, self.node.age_ms());
         if !rights::sees_cluster(&caller.principal) {
             let members = members.map(for_all).collect();
-            let partial = true;
+            let (partial, condition) = (true, condition.map(standing_only));
             return Ok(Response::new(StatusResponse {
                 header,
                 members,
                 partial,
+                condition,
                 ..<_>::default()
             }));
         }
@@ -143,6 +144,7 @@ impl AdminService {
             instances: counts.instances as u64,
             leases: counts.leases as u64,
             partial: false,
+            condition,
         }))
     }
 
@@ -214,8 +216,11 @@ impl AdminService {
             Err(_) => Backup::of_memory(&self.node).await?,
         };
         let first = BackupChunk { header: self.header(), ..backup.first.clone() };
-        let chunks = backup.rest();
-        let chunks = stream::once(std::future::ready(Ok(first))).chain(chunks);
+        let chunks = stream::once(std::future::ready(Ok(first))).chain(backup.rest());
+        // Nobody asks for what comes after an error.
+        let node = self.node.clone();
+        let whole = stream::once(async move { node.seen().backup_taken() });
+        let chunks = chunks.chain(whole.filter_map(|()| std::future::ready(None)));
         Ok(Response::new(until_stopped(chunks, &self.node).boxed()))
     }
 
@@ -323,12 +328,12 @@ pub(super) fn check_address(field: &str, address: &str) -> Result<(), Invalid> {
 
 fn member_status(
     member: &MemberInfo,
-    status: &Result<NodeStatus, String>,
+    report: &Result<Report, String>,
     furthest: u64,
 ) -> MemberStatus {
     let member = Some(convert::member_to_wire(member));
-    let status = match status {
-        Ok(status) => status,
+    let (status, condition) = match report {
+        Ok(Report { status, condition }) => (status, condition),
         Err(error) => {
             return MemberStatus { member, error: error.clone(), ..MemberStatus::default() };
         }
@@ -355,13 +360,53 @@ fn member_status(
         health_checks: status.health_checks,
         recovering: status.recovering.clone(),
         disk_low: status.disk_low,
+        condition: Some(condition_to_wire(condition)),
     }
+}
+
+fn condition_to_wire(condition: &Condition) -> wire::Condition {
+    let condition = condition.clone();
+    wire::Condition {
+        standing: match condition.standing {
+            Standing::Member => wire::Standing::Member,
+            Standing::Waiting => wire::Standing::Waiting,
+            Standing::Joining => wire::Standing::Joining,
+            Standing::Removed => wire::Standing::Removed,
+            Standing::CutOff => wire::Standing::CutOff,
+            Standing::Stopping => wire::Standing::Stopping,
+        }
+        .into(),
+        reason: condition.reason,
+        clock_held_ms: condition.clock_held_ms,
+        snapshot_written_ms: condition.snapshot_written_ms,
+        backup_age_ms: condition.backup_age_ms,
+        certificate_ends_in_s: condition.certificate_ends_in_s,
+        files_refused: condition.files_refused,
+        disk_reserve_bytes: condition.disk_reserve_bytes,
+        open_listeners: condition.open_listeners,
+        counted_ms: condition.counted_ms,
+        syncs: condition.syncs,
+        sync_p99_us: condition.sync_p99_us,
+        watch_resets: condition.watch_resets,
+        probes_refused: condition.probes_refused,
+        connections: condition.connections,
+        busiest_address: condition.busiest_address,
+        busiest_connections: condition.busiest_connections,
+        busiest_calls: condition.busiest_calls,
+        connections_per_address_max: condition.connections_per_address_max,
+    }
+}
+
+/// What every known caller may see of that: reasons name addresses.
+fn standing_only(condition: wire::Condition) -> wire::Condition {
+    wire::Condition { standing: condition.standing, ..<_>::default() }
 }
 
 /// What every known caller may see of a member.
 fn for_all(status: MemberStatus) -> MemberStatus {
     let mut shown = MemberStatus { reachable: status.reachable, ..MemberStatus::default() };
     shown.state = status.state;
+    shown.condition = status.condition.map(standing_only);
     shown.member = status.member.map(|it| Member { peer_address: String::new(), ..it });
     shown
 }

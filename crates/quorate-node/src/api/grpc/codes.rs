@@ -118,7 +118,6 @@ fn code(error: &CallError) -> Code {
                 | MembershipError::Silent { .. }
                 | MembershipError::NoOther => Code::FailedPrecondition,
             },
-            NodeError::Removed { .. } => Code::FailedPrecondition,
             NodeError::Fatal { .. } | NodeError::Unexpected { .. } => Code::Internal,
         },
     }

@@ -214,7 +214,7 @@ impl Peer for PeerService {
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<Payload> {
         self.enter(PeerMethod::Status, request).await?;
-        Ok(payload(&self.node.own_status()))
+        Ok(payload(&self.node.own_report().await))
     }
 }
 

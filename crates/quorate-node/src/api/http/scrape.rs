@@ -49,7 +49,7 @@ fn of_raft(meters: &Meters, node: &Node) {
     set(&meters.voters_reachable, quorum.reachable as u64);
     set(&meters.committed_index, quorum.committed);
     meters.last_contact.set(quorum.silence.map_or(-1.0, |silence| silence.as_secs_f64()));
-    set(&meters.clock_held, u64::from(leads && node.clock().is_held()));
+    set(&meters.clock_held, u64::from(leads && !node.clock().held(node.term()).is_zero()));
 }
 
 fn of_state(meters: &Meters, node: &Node) {

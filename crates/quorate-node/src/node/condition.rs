@@ -1,0 +1,332 @@
+//! How this node is beside its place in the log: its standing in the cluster, and what an operator
+//! has to know of its disk, its certificate, its callers. Only looks; what is done about it is done
+//! elsewhere.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, UNIX_EPOCH};
+
+use quorate_log::{FLUSH_BOUNDS, SnapshotStore, Stats};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::net::connections::Connections;
+use crate::net::tls::Tls;
+use crate::node::Node;
+use crate::runtime::blocking;
+use crate::types::{LogStore, TypeConfig};
+
+/// What is counted of late, is of this long to twice as long.
+const COUNTED: Duration = Duration::from_secs(60);
+
+/// A learner whose state is older than this has not caught up, ms.
+const CAUGHT_UP_MS: u64 = 5_000;
+
+/// Of what another node said when this one asked to be taken in, this many characters are kept.
+const TOLD_MAX: usize = 300;
+
+/// This node's place in its cluster. Nodes send it to each other: new ones go to the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Standing {
+    Member,
+    Waiting,
+    Joining,
+    Removed,
+    CutOff,
+    Stopping,
+}
+
+/// What a node says of itself, beside its status. Nodes send it to each other.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Condition {
+    pub(crate) standing: Standing,
+    pub(crate) reason: String,
+    pub(crate) clock_held_ms: u64,
+    pub(crate) snapshot_written_ms: Option<u64>,
+    pub(crate) backup_age_ms: Option<u64>,
+    pub(crate) certificate_ends_in_s: Option<i64>,
+    pub(crate) files_refused: bool,
+    pub(crate) disk_reserve_bytes: u64,
+    pub(crate) open_listeners: String,
+    pub(crate) counted_ms: u64,
+    pub(crate) syncs: u64,
+    pub(crate) sync_p99_us: u64,
+    pub(crate) watch_resets: u64,
+    pub(crate) probes_refused: u64,
+    pub(crate) connections: u64,
+    pub(crate) busiest_address: String,
+    pub(crate) busiest_connections: u64,
+    pub(crate) busiest_calls: u64,
+    pub(crate) connections_per_address_max: u64,
+}
+
+/// What a node looks at to say how it is.
+pub(crate) struct Vitals {
+    pub(crate) log: LogStore,
+    pub(crate) snapshots: Arc<SnapshotStore<TypeConfig>>,
+    pub(crate) tls: Option<Arc<Tls>>,
+    /// The listeners that others reach without TLS or rights.
+    pub(crate) open_listeners: String,
+    /// The nodes that this one asks to take it in; empty: it asks none.
+    pub(crate) asks: String,
+    pub(crate) seen: Seen,
+}
+
+/// What others tell it while the node runs.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// Of clients.
+    connections: OnceLock<Arc<Connections>>,
+    backup: Mutex<Option<Instant>>,
+    /// Why this node was not taken in, as it was told last.
+    refusal: Mutex<String>,
+    counted: Mutex<Option<[Counts; 2]>>,
+}
+
+/// Counts that only grow, at one moment.
+#[derive(Debug, Clone, Copy)]
+struct Counts {
+    at: Instant,
+    syncs: [u64; FLUSH_BOUNDS.len() + 1],
+    watch_resets: u64,
+    probes_refused: u64,
+}
+
+impl Vitals {
+    pub(crate) fn of(
+        log: &LogStore,
+        snapshots: &Arc<SnapshotStore<TypeConfig>>,
+        tls: &Option<Arc<Tls>>,
+        open_listeners: String,
+        asks: String,
+    ) -> Self {
+        let (log, snapshots, tls) = (log.clone(), snapshots.clone(), tls.clone());
+        Self { log, snapshots, tls, open_listeners, asks, seen: Seen::default() }
+    }
+}
+
+impl Seen {
+    /// The connections of clients are these.
+    pub(crate) fn follow(&self, connections: Arc<Connections>) {
+        // A node has one listener for clients.
+        let _ = self.connections.set(connections);
+    }
+
+    /// A backup was sent whole.
+    pub(crate) fn backup_taken(&self) {
+        *self.backup.lock().expect("invariant: nothing panics under this lock") =
+            Some(Instant::now());
+    }
+
+    /// Another node has not taken this one in, or (empty) has.
+    pub(crate) fn refused(&self, why: &str) {
+        *self.refusal.lock().expect("invariant: nothing panics under this lock") =
+            why.chars().take(TOLD_MAX).collect();
+    }
+
+    fn refusal(&self) -> String {
+        self.refusal.lock().expect("invariant: nothing panics under this lock").clone()
+    }
+
+    fn backup_age(&self) -> Option<Duration> {
+        let taken = *self.backup.lock().expect("invariant: nothing panics under this lock");
+        taken.map(|at| at.elapsed())
+    }
+
+    /// The counts that those of now are compared with: `now` where there are none yet.
+    fn before(&self, now: impl Fn() -> Counts) -> Counts {
+        let mut counted = self.counted.lock().expect("invariant: nothing panics under this lock");
+        let [before, since] = counted.get_or_insert_with(|| [now(), now()]);
+        if since.at.elapsed() >= COUNTED {
+            (*before, *since) = (*since, now());
+        }
+        *before
+    }
+}
+
+impl Counts {
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            at: self.at,
+            syncs: std::array::from_fn(|at| self.syncs[at].saturating_sub(before.syncs[at])),
+            watch_resets: self.watch_resets.saturating_sub(before.watch_resets),
+            probes_refused: self.probes_refused.saturating_sub(before.probes_refused),
+        }
+    }
+}
+
+impl Node {
+    /// Where the tasks of this node say what its condition is made of.
+    pub(crate) fn seen(&self) -> &Seen {
+        &self.vitals().seen
+    }
+
+    /// Keeps the counts from which those of late are told; called by the ticker.
+    pub(crate) fn count_of_late(&self) {
+        self.seen().before(|| self.counts());
+    }
+
+    fn counts(&self) -> Counts {
+        let Stats { flushes_within: syncs, .. } = self.vitals().log.stats();
+        let watch_resets = self.applied().lock().hub.counts().resets;
+        let probes_refused = self.probes().refused.load(Ordering::Relaxed);
+        Counts { at: Instant::now(), syncs, watch_resets, probes_refused }
+    }
+
+    pub(crate) async fn condition(&self) -> Condition {
+        let vitals = self.vitals();
+        let snapshots = vitals.snapshots.clone();
+        // Waits while a snapshot takes its place.
+        let written = blocking(move || snapshots.written()).await.ok().flatten();
+        let written = written.and_then(|(at, _)| at.duration_since(UNIX_EPOCH).ok());
+        let (standing, reason) = self.standing();
+        let (now, before) = (self.counts(), self.seen().before(|| self.counts()));
+        let late = now.since(&before);
+        let tls = vitals.tls.as_ref();
+        let busiest = self.seen().connections.get().map(|of| of.busiest()).unwrap_or_default();
+        Condition {
+            standing,
+            reason,
+            clock_held_ms: match self.leads() {
+                true => self.clock().held(self.term()).as_millis() as u64,
+                false => 0,
+            },
+            snapshot_written_ms: written.map(|since| since.as_millis() as u64),
+            backup_age_ms: self.seen().backup_age().map(|age| age.as_millis() as u64),
+            certificate_ends_in_s: tls.and_then(|tls| tls.ends_in()),
+            files_refused: tls.is_some_and(|tls| tls.is_refused()) || self.access().is_refused(),
+            disk_reserve_bytes: self.tunables().disk_reserve_bytes,
+            open_listeners: vitals.open_listeners.clone(),
+            counted_ms: now.at.duration_since(before.at).as_millis() as u64,
+            syncs: late.syncs.iter().sum(),
+            sync_p99_us: p99_us(&late.syncs),
+            watch_resets: late.watch_resets,
+            probes_refused: late.probes_refused,
+            connections: busiest.of as u64,
+            busiest_address: busiest.address.map(|from| from.to_string()).unwrap_or_default(),
+            busiest_connections: busiest.connections as u64,
+            busiest_calls: busiest.calls as u64,
+            connections_per_address_max: self.tunables().connections_per_address_max as u64,
+        }
+    }
+
+    /// This node's place in its cluster, and why, if that is not to be a member.
+    fn standing(&self) -> (Standing, String) {
+        if self.stop().is_cancelled() || self.leadership().is_stopping() {
+            return (Standing::Stopping, "it is stopping".to_owned());
+        }
+        if self.leadership().is_removed() {
+            let members = self.client_addresses().join(", ");
+            let reason = format!(
+                "it was removed from its cluster: stop it, and ask a member (as it knew them): {members}"
+            );
+            return (Standing::Removed, reason);
+        }
+        if !self.is_founded() {
+            return self.outside();
+        }
+        if self.leadership().leader().is_none() {
+            let silence = self.quorum().silence.map_or("since it started".to_owned(), |silence| {
+                format!("for {:.1} s", silence.as_secs_f64())
+            });
+            let reason =
+                format!("it has had no leader in sight {silence}: no quorum, or it is cut off");
+            return (Standing::CutOff, reason);
+        }
+        let is_voter = self.members().iter().any(|info| info.id == self.id() && info.voter);
+        if !is_voter && self.age_ms() > CAUGHT_UP_MS {
+            let at = self.applied().position().index;
+            let reason = format!("it was taken in, and catches up: it has applied entry {at}");
+            return (Standing::Joining, reason);
+        }
+        (Standing::Member, String::new())
+    }
+
+    /// Of a node that has applied nothing of a cluster.
+    fn outside(&self) -> (Standing, String) {
+        let asks = &self.vitals().asks;
+        if self.peers().cluster_id().is_some() && !self.has_founders() {
+            return (
+                Standing::Joining,
+                "it was taken in, and has nothing of the log yet".to_owned(),
+            );
+        }
+        if self.has_founders() {
+            let others = self.founders().iter().filter(|founder| **founder != self.id());
+            let others: Vec<String> = others.map(ToString::to_string).collect();
+            let reason = format!(
+                "it waits for the cluster to be founded, with nodes {}: start them",
+                others.join(", ")
+            );
+            return (Standing::Waiting, reason);
+        }
+        if !asks.is_empty() {
+            let told = match self.seen().refusal() {
+                told if told.is_empty() => "no answer yet".to_owned(),
+                told => format!("told last: {told}"),
+            };
+            return (Standing::Joining, format!("it asks {asks} to take it in; {told}"));
+        }
+        let reason = format!(
+            "it is in no cluster: take it in with `quorate cluster add {} {}`",
+            self.id(),
+            self.me().peer_address
+        );
+        (Standing::Waiting, reason)
+    }
+
+    fn has_founders(&self) -> bool {
+        !self.founders().is_empty()
+    }
+}
+
+/// The bound that 99 of 100 keep; the largest number: longer than all bounds.
+fn p99_us(within: &[u64; FLUSH_BOUNDS.len() + 1]) -> u64 {
+    let all: u64 = within.iter().sum();
+    let mut seen = 0;
+    let longest = within.iter().position(|count| {
+        seen += count;
+        seen * 100 >= all * 99
+    });
+    match longest {
+        _ if all == 0 => 0,
+        Some(at) => FLUSH_BOUNDS.get(at).map_or(u64::MAX, |bound| bound.as_micros() as u64),
+        None => u64::MAX,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ninety_nine_of_a_hundred_keep_the_bound() {
+        let mut within = [0; FLUSH_BOUNDS.len() + 1];
+        assert_eq!(p99_us(&within), 0, "there were none");
+        (within[0], within[6]) = (99, 1);
+        assert_eq!(p99_us(&within), 100);
+        (within[0], within[6]) = (98, 2);
+        assert_eq!(p99_us(&within), 10_000);
+        within[FLUSH_BOUNDS.len()] = 5;
+        assert_eq!(p99_us(&within), u64::MAX, "longer than all bounds");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn counts_of_late_are_of_one_to_two_minutes() {
+        let seen = Seen::default();
+        let counts = |watch_resets| {
+            let (at, syncs) = (Instant::now(), [0; FLUSH_BOUNDS.len() + 1]);
+            move || Counts { at, syncs, watch_resets, probes_refused: 0 }
+        };
+        let mut late = Vec::new();
+        for minute in 0..6 {
+            let now = counts(minute * 10);
+            late.push(now().since(&seen.before(now)).watch_resets);
+            tokio::time::advance(COUNTED).await;
+        }
+        assert_eq!(late, [0, 10, 10, 10, 10, 10], "those of the last look but one");
+        let now = counts(60);
+        tokio::time::advance(COUNTED / 2).await;
+        assert_eq!(seen.before(now).watch_resets, 50, "and half a minute later");
+    }
+}
