@@ -7,9 +7,10 @@ use std::time::Duration;
 use quorate_client::Consistency;
 use serde_json::Value;
 use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::cluster::{Cluster, Node, Settings};
-use crate::disk_full::SmallDisk;
+use crate::disk_full::{SmallDisk, health};
 use crate::load::Load;
 use crate::wait::{eventually, time_passes};
 
@@ -94,6 +95,15 @@ async fn a_full_disk_under_a_required_audit_log_stops_writes_and_nothing_else() 
     assert_eq!(done(&file), expected, "a line for each write, in order, and no half one");
 }
 
+/// A load balancer that asks sends writes elsewhere, or here again.
+async fn says(node: &Node, expected: ServingStatus) {
+    eventually("its health says so", BACK_WITHIN, async || match health(node, "").await {
+        health if health == expected => Ok(()),
+        health => Err(format!("{health:?}")),
+    })
+    .await;
+}
+
 /// A file that takes nothing from the start, on one of three nodes: the client crate goes to
 /// another one. And a file whose directory goes and comes back.
 #[tokio::test(flavor = "multi_thread")]
@@ -108,6 +118,8 @@ async fn a_node_whose_audit_log_fails_leaves_writes_to_the_others() {
     let [first, second, _] = &cluster.nodes[..] else { unreachable!("three were started") };
     assert_refused(first.register("web", "a", TTL).await, &full, "No space left on device");
     assert_refused(first.register("web", "b", TTL).await, &full, "nothing was done");
+    says(first, ServingStatus::NotServing).await;
+    assert_eq!(health(first, "quorate.disk").await, ServingStatus::Serving, "that has room");
     let client = cluster.client().build().unwrap();
     let load = Load::registering(&client, "web", 2);
     load.until_more(50, Duration::from_secs(10)).await;
@@ -123,6 +135,7 @@ async fn a_node_whose_audit_log_fails_leaves_writes_to_the_others() {
         second.register("gone", "after", TTL).await.map(drop)
     })
     .await;
+    says(second, ServingStatus::Serving).await;
     let lines = done(&files[1]);
     // Beside those of the client, which may come to any node.
     let own: Vec<_> = lines.iter().filter(|line| line.starts_with("gone/")).collect();

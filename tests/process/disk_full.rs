@@ -106,15 +106,23 @@ async fn cluster_on(disk: &SmallDisk) -> Cluster {
     cluster
 }
 
-/// What a node says of its disk in `quorate.disk`; of itself it says that it serves.
+/// What a node says of one of its names.
+pub(crate) async fn health(node: &Node, service: &str) -> ServingStatus {
+    let request = HealthCheckRequest { service: service.to_owned() };
+    HealthClient::new(node.channel()).check(request).await.unwrap().into_inner().status()
+}
+
+/// What a node says of its disk, and of itself: it takes no writes without room.
 async fn disk_health(node: &Node) -> ServingStatus {
-    let mut health = HealthClient::new(node.channel());
-    let mut ask = async |service: &str| {
-        let request = HealthCheckRequest { service: service.to_owned() };
-        health.check(request).await.unwrap().into_inner().status()
-    };
-    assert_eq!(ask("").await, ServingStatus::Serving, "to restart it would not help");
-    ask("quorate.disk").await
+    for service in ["", "quorate.v1.Registry", "quorate.v1.Admin"] {
+        // They are changed one after the other.
+        eventually("all say the same", NOTICED_WITHIN, async || {
+            let (it, disk) = (health(node, service).await, health(node, "quorate.disk").await);
+            if it == disk { Ok(()) } else { Err(format!("{service}: {it:?}, the disk: {disk:?}")) }
+        })
+        .await;
+    }
+    health(node, "quorate.disk").await
 }
 
 /// It says so, and what it has can be saved: a backup takes no room.

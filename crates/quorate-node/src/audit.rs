@@ -157,6 +157,18 @@ impl Audit {
         Err(required.unwritten(reason, "nothing was done"))
     }
 
+    /// Whether the file takes the lines without which nothing is written.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(crate) fn check(&self) -> Result<(), Unwritten> {
+        let Some(required) = &self.required else { return Ok(()) };
+        match required.trouble() {
+            Some(reason) => Err(required.unwritten(reason, "no write is done")),
+            None => Ok(()),
+        }
+    }
+
     /// Hands a line in. What waits is for a write with a place.
     pub(crate) fn tell(&self, mut event: Event, place: Option<Place>) -> Option<Written> {
         let lines = self.lines.as_ref()?;
@@ -336,6 +348,7 @@ mod tests {
         let done = write("token:b", audit.reserve().unwrap()).await.unwrap_err().to_string();
         assert!(done.contains("may have been done") && done.contains("No such file"), "{done}");
         write("token:c", under_way).await.unwrap_err();
+        assert!(audit.check().is_err());
         let refused = audit.reserve().unwrap_err().to_string();
         let named = path.display().to_string();
         assert!(refused.contains("nothing was done") && refused.contains(&named), "{refused}");
@@ -344,6 +357,7 @@ mod tests {
         std::fs::create_dir(&inside).unwrap();
         tokio::time::sleep(AGAIN_AFTER * 3).await;
         write("token:e", audit.reserve().unwrap()).await.unwrap();
+        assert!(audit.check().is_ok());
         stop.cancel();
         running.await.unwrap().unwrap();
         let lines = lines(&path);

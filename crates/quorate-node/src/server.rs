@@ -429,31 +429,42 @@ async fn hand_over(node: &Node) {
     }
 }
 
-/// Says "serving" while this node has a leader in sight; of its disk, by a name of its own, while
-/// that has room.
+/// Says "serving" while this node has a leader in sight and takes writes; of its disk, by a name of
+/// its own, while that has room.
 async fn report_health(
     node: Arc<Node>,
     mut reporter: tonic_health::server::HealthReporter,
 ) -> Result<(), RunError> {
     const SERVICES: [&str; 3] = ["", "quorate.v1.Registry", "quorate.v1.Admin"];
     const DISK: &str = "quorate.disk";
+    /// The audit log is looked at this often: it has nobody to tell.
+    const EVERY: Duration = Duration::from_secs(1);
     let (mut leaders, mut disk) = (node.leadership().views(), node.disk().follow());
+    let mut told = None;
     let status = |serving| match serving {
         true => tonic_health::ServingStatus::Serving,
         false => tonic_health::ServingStatus::NotServing,
     };
     while !node.stop().is_cancelled() {
-        let serving = leaders.borrow_and_update().is_some();
-        for service in SERVICES {
-            reporter.set_service_status(service, status(serving)).await;
-        }
+        let is_led = leaders.borrow_and_update().is_some();
         let has_room = !*disk.borrow_and_update();
-        reporter.set_service_status(DISK, status(has_room)).await;
-        tokio::select! {
-            _ = leaders.changed() => {}
-            _ = disk.changed() => {}
-            () = node.stop().cancelled() => {}
+        let now = (is_led && node.write_obstacle().is_none(), has_room);
+        // Who follows it hears of changes only.
+        if told.replace(now) != Some(now) {
+            for service in SERVICES {
+                reporter.set_service_status(service, status(now.0)).await;
+            }
+            reporter.set_service_status(DISK, status(has_room)).await;
         }
+        let news = async {
+            tokio::select! {
+                _ = leaders.changed() => {}
+                _ = disk.changed() => {}
+                () = node.stop().cancelled() => {}
+            }
+        };
+        // Late or not, it looks again.
+        let _ = tokio::time::timeout(EVERY, news).await;
     }
     // Ends the streams of clients that follow it, which would hold the listener up.
     for service in SERVICES.into_iter().chain([DISK]) {

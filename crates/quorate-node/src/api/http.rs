@@ -89,9 +89,7 @@ pub(crate) fn problems(node: &Node) -> Vec<String> {
             age => problems.push(format!("its state is {age} ms old: it is not caught up")),
         },
     }
-    if let Err(full) = node.disk().check() {
-        problems.push(full.to_string());
-    }
+    problems.extend(node.write_obstacle());
     problems
 }
 

@@ -173,6 +173,14 @@ impl Node {
         Counts { at: Instant::now(), syncs, watch_resets, probes_refused }
     }
 
+    /// Why no write can be taken here: a reason that the caller is told as well.
+    pub(crate) fn write_obstacle(&self) -> Option<String> {
+        if let Err(full) = self.disk().check() {
+            return Some(full.to_string());
+        }
+        self.audit().check().err().map(|unwritten| unwritten.to_string())
+    }
+
     pub(crate) async fn condition(&self) -> Condition {
         let vitals = self.vitals();
         let snapshots = vitals.snapshots.clone();
