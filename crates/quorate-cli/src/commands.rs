@@ -11,6 +11,7 @@ pub(crate) mod rescue;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod tokens;
+pub(crate) mod view;
 pub(crate) mod watch;
 
 use quorate_client::Instance;

@@ -19,7 +19,16 @@ pub(crate) enum Stay {
 /// The client of a command.
 pub(crate) async fn client(args: &ClientArgs, stay: Stay) -> Result<Client, Failure> {
     logging::start(logging::CLIENT, LogFormat::Text);
-    let builder = Client::builder(args.nodes())
+    client_of(args.nodes(), args, stay)
+}
+
+/// A client of these nodes, with the credentials of a command.
+pub(crate) fn client_of(
+    nodes: Vec<String>,
+    args: &ClientArgs,
+    stay: Stay,
+) -> Result<Client, Failure> {
+    let builder = Client::builder(nodes)
         .namespace(args.namespace())
         .call_timeout(args.timeout)
         .in_order(true);

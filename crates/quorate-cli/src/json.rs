@@ -2,8 +2,8 @@
 //! round (cluster ids, state hashes) are hexadecimal texts.
 
 use quorate_client::{
-    Member, MemberRole, MemberStatus, NodeState, OverriddenInstance, RemoveReason, ResponseHeader,
-    Service, ServiceSummary,
+    Condition, Member, MemberRole, MemberStatus, NodeState, OverriddenInstance, RemoveReason,
+    ResponseHeader, Service, ServiceSummary, Standing,
 };
 use serde_json::{Value, json};
 
@@ -88,7 +88,45 @@ pub(crate) fn member_status(status: &MemberStatus) -> Value {
         "health_checks": status.health_checks,
         "recovering": status.recovering,
         "disk_low": status.disk_low,
+        "condition": status.condition.as_ref().map(condition),
     })
+}
+
+pub(crate) fn condition(condition: &Condition) -> Value {
+    json!({
+        "standing": standing(condition.standing()),
+        "reason": condition.reason,
+        "clock_held_ms": condition.clock_held_ms,
+        "snapshot_written_ms": condition.snapshot_written_ms,
+        "backup_age_ms": condition.backup_age_ms,
+        "certificate_ends_in_s": condition.certificate_ends_in_s,
+        "files_refused": condition.files_refused,
+        "disk_reserve_bytes": condition.disk_reserve_bytes,
+        "open_listeners": condition.open_listeners,
+        "counted_ms": condition.counted_ms,
+        "syncs": condition.syncs,
+        // Longer than a second: there is no number for that.
+        "sync_p99_us": (condition.sync_p99_us != u64::MAX).then_some(condition.sync_p99_us),
+        "watch_resets": condition.watch_resets,
+        "probes_refused": condition.probes_refused,
+        "connections": condition.connections,
+        "busiest_address": condition.busiest_address,
+        "busiest_connections": condition.busiest_connections,
+        "busiest_calls": condition.busiest_calls,
+        "connections_per_address_max": condition.connections_per_address_max,
+    })
+}
+
+pub(crate) fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Unspecified => "unknown",
+        Standing::Member => "member",
+        Standing::Waiting => "waiting",
+        Standing::Joining => "joining",
+        Standing::Removed => "removed",
+        Standing::CutOff => "cut off",
+        Standing::Stopping => "stopping",
+    }
 }
 
 pub(crate) fn hex(number: u64) -> String {

@@ -74,6 +74,12 @@ impl Table {
         line(self.render().trim_end_matches('\n'))
     }
 
+    /// As it is printed.
+    #[cfg(test)]
+    pub(crate) fn text(&self) -> String {
+        self.render()
+    }
+
     fn render(&self) -> String {
         let widths = self.widths();
         let mut text = String::new();

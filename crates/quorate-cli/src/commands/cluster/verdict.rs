@@ -1,7 +1,12 @@
 //! What a status means, in one line, and what to do about it.
 
+use std::collections::BTreeSet;
+
 use quorate_client::{MemberRole, MemberStatus};
 use quorate_proto::v1::StatusResponse;
+
+use crate::commands::cluster::status::ends as ends_in;
+use crate::commands::view::View;
 
 /// How a cluster is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,20 +44,27 @@ pub(super) struct Verdict {
     pub(super) next: String,
 }
 
-/// The verdict on a status; `faults`: what is wrong with single members.
-pub(super) fn verdict(status: &StatusResponse, faults: &[String]) -> Verdict {
-    let is_voter = |status: &&MemberStatus| {
-        status.member.as_ref().is_some_and(|member| member.role() == MemberRole::Voter)
-    };
-    let id = |status: &MemberStatus| status.member.as_ref().map_or(0, |member| member.id);
-    let voters: Vec<_> = status.members.iter().filter(is_voter).collect();
+/// A member that has not applied this many entries that another one has, lags: more than a moment's
+/// work under load, and as many as leaders keep for slow followers.
+pub(crate) const LAG_MAX: u64 = 5_000;
+/// Registry time that stands still for longer is held up: an election and its grace take less, ms.
+pub(crate) const CLOCK_HELD_MAX_MS: u64 = 5_000;
+/// A certificate that ends within this is to be replaced now: a week.
+const CERTIFICATE_ENDS_S: i64 = 7 * 86_400;
+
+/// The verdict on what is seen; `faults`: what is wrong with single members.
+pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
+    let status = &view.status;
+    let voters: Vec<_> = status.members.iter().filter(|status| votes(status)).collect();
     let silent: Vec<String> =
         voters.iter().filter(|it| !it.reachable).map(|it| id(it).to_string()).collect();
     let (all, answer) = (voters.len(), voters.len() - silent.len());
     let needed = all / 2 + 1;
     let leader = status.header.as_ref().map_or(0, |header| header.leader_id);
-    let is_low = status.members.iter().find(|member| member.disk_low);
     let silent = silent.join(", ");
+    if let Some(verdict) = of_strangers(view) {
+        return verdict;
+    }
     if answer < needed {
         return Verdict {
             health: Health::NoQuorum,
@@ -72,15 +84,8 @@ pub(super) fn verdict(status: &StatusResponse, faults: &[String]) -> Verdict {
                 .to_owned(),
         };
     }
-    let (meaning, next) = match (faults, is_low) {
-        ([], None) => {
-            (format!("node {leader} leads, {answer} of {all} voters answer"), String::new())
-        }
-        (_, Some(low)) => (
-            format!("the disk of node {} is nearly full: writes may be refused", id(low)),
-            "make room there; it goes on by itself".to_owned(),
-        ),
-        _ if answer < all => (
+    let down = (answer < all).then(|| {
+        (
             format!(
                 "{answer} of {all} voters answer: all goes on, and so it does with {} more down",
                 answer - needed
@@ -88,16 +93,95 @@ pub(super) fn verdict(status: &StatusResponse, faults: &[String]) -> Verdict {
             format!(
                 "start node {silent} again, or replace it: `quorate cluster replace {silent} NEW-ID ADDRESS`"
             ),
-        ),
-        (faults, None) => (faults.join("; "), "the log of that node says why".to_owned()),
-    };
+        )
+    });
+    let is_ok = || (format!("node {leader} leads, {answer} of {all} voters answer"), String::new());
+    let (meaning, next) = of_disks(status, leader)
+        .or(down)
+        .or_else(|| (!faults.is_empty()).then(|| of_faults(faults)))
+        .or_else(|| of_members(status))
+        .unwrap_or_else(is_ok);
     let health = if next.is_empty() { Health::Ok } else { Health::Degraded };
     Verdict { health, meaning, next }
 }
 
+pub(crate) fn votes(status: &MemberStatus) -> bool {
+    status.member.as_ref().is_some_and(|member| member.role() == MemberRole::Voter)
+}
+
+pub(crate) fn id(status: &MemberStatus) -> u64 {
+    status.member.as_ref().map_or(0, |member| member.id)
+}
+
+type Found = (String, String);
+
+/// Where no member answers: nothing is known of the cluster.
+fn of_strangers(view: &View) -> Option<Verdict> {
+    let answering = view.status.header.as_ref()?.node_id;
+    let only = view.outsiders.iter().find(|outsider| outsider.id == answering)?;
+    Some(Verdict {
+        health: Health::NoQuorum,
+        meaning: format!(
+            "no member of the cluster answers: node {answering} is none: {}",
+            only.condition.reason
+        ),
+        next: "name nodes that are members: --nodes".to_owned(),
+    })
+}
+
+fn of_disks(status: &StatusResponse, leader: u64) -> Option<Found> {
+    let low: Vec<_> = status.members.iter().filter(|it| it.disk_low).map(id).collect();
+    let nodes = low.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let meaning = match low.contains(&leader) {
+        _ if low.is_empty() => return None,
+        true => format!(
+            "the disk of node {nodes} is nearly full, and node {leader} leads: no registrations; the rest goes on"
+        ),
+        false => format!("the disk of node {nodes} is nearly full: writes may be refused"),
+    };
+    Some((meaning, "make room there; it goes on by itself".to_owned()))
+}
+
+fn of_faults(faults: &[String]) -> Found {
+    (faults.join("; "), "the log of that node says why".to_owned())
+}
+
+/// What is wrong with members that answer and follow the leader.
+fn of_members(status: &StatusResponse) -> Option<Found> {
+    let members = || status.members.iter().filter(|it| it.reachable);
+    let condition = |it: &MemberStatus| it.condition.clone().unwrap_or_default();
+    let lags = members().find(|it| it.lag > LAG_MAX).map(|it| {
+        let meaning = format!("node {} lags: it has {} entries to apply", id(it), it.lag);
+        (meaning, "its log says why: a full or slow disk, or a slow network".to_owned())
+    });
+    let held = members().find(|it| condition(it).clock_held_ms > CLOCK_HELD_MAX_MS).map(|it| {
+        let seconds = condition(it).clock_held_ms / 1_000;
+        let meaning = format!("registry time stands still for {seconds} s: no lease ends");
+        (meaning, format!("the log of node {}, which leads, says why; `quorate doctor`", id(it)))
+    });
+    let ends = |it: &MemberStatus| condition(it).certificate_ends_in_s;
+    let certificate = members()
+        .filter_map(|it| Some((ends(it).filter(|left| *left < CERTIFICATE_ENDS_S)?, id(it))))
+        .min()
+        .map(|(left, id)| {
+            let meaning = match left {
+                ..0 => format!("the certificate of node {id} has ended: others refuse it"),
+                _ => format!("the certificate of node {id} ends in {}", ends_in(left)),
+            };
+            (meaning, format!("put a new one in its place: `quorate certs node {id} --force`"))
+        });
+    let versions: BTreeSet<&str> = members().map(|it| it.version.as_str()).collect();
+    let mixed = (versions.len() > 1).then(|| {
+        let versions: Vec<_> = versions.into_iter().collect();
+        let meaning = format!("the nodes run different versions: {}", versions.join(", "));
+        (meaning, "let all run the same: start each again with the new one".to_owned())
+    });
+    lags.or(held).or(certificate).or(mixed)
+}
+
 #[cfg(test)]
 mod tests {
-    use quorate_client::{Member, ResponseHeader};
+    use quorate_client::{Condition, Member, ResponseHeader, Standing};
 
     use super::*;
 
@@ -116,6 +200,22 @@ mod tests {
         let down = |id| vec![format!("node {id} does not answer: refused")];
         let mut low = status(2, &[true, true, true]);
         low.members[0].disk_low = true;
+        let mut all_low = low.clone();
+        all_low.members.iter_mut().for_each(|member| member.disk_low = true);
+        let mut lags = status(2, &[true; 3]);
+        lags.members[2].lag = LAG_MAX + 1;
+        let with = |condition: Condition| {
+            let mut status = status(2, &[true; 3]);
+            status.members[1].condition = Some(condition);
+            status
+        };
+        let held = |clock_held_ms| with(Condition { clock_held_ms, ..Default::default() });
+        let ends = |days: i64| {
+            let certificate_ends_in_s = Some(days * 86_400);
+            with(Condition { certificate_ends_in_s, ..Default::default() })
+        };
+        let mut mixed = status(2, &[true; 3]);
+        mixed.members[0].version = "0.2.0".to_owned();
         for (status, faults, health, meaning, next) in [
             (status(2, &[true; 3]), vec![], Health::Ok, "node 2 leads, 3 of 3", ""),
             (status(1, &[true]), vec![], Health::Ok, "1 of 1 voters", ""),
@@ -142,7 +242,15 @@ mod tests {
                 "start node 2, 3 again",
             ),
             (status(0, &[true, true]), vec![], Health::NoQuorum, "no node leads", "look again"),
-            (low, vec![], Health::Degraded, "the disk of node 1", "make room"),
+            (low, vec![], Health::Degraded, "the disk of node 1 is", "make room"),
+            (all_low, vec![], Health::Degraded, "node 1, 2, 3 is nearly full, and", "make room"),
+            (lags, vec![], Health::Degraded, "node 3 lags: it has 5001", "its log"),
+            (held(5_001), vec![], Health::Degraded, "stands still for 5 s", "log of node 2"),
+            (held(5_000), vec![], Health::Ok, "node 2 leads", ""),
+            (ends(6), vec![], Health::Degraded, "of node 2 ends in 6 d", "certs node 2"),
+            (ends(-1), vec![], Health::Degraded, "of node 2 has ended", "certs node 2"),
+            (ends(8), vec![], Health::Ok, "node 2 leads", ""),
+            (mixed, vec![], Health::Degraded, "different versions", "the same"),
             (
                 status(1, &[true; 3]),
                 vec!["node 3 lags".to_owned()],
@@ -151,10 +259,25 @@ mod tests {
                 "log of that node",
             ),
         ] {
-            let found = verdict(&status, &faults);
+            let found = verdict(&View::of(status), &faults);
             assert_eq!(found.health, health, "{found:?}");
             assert!(found.meaning.contains(meaning), "{found:?}");
             assert!(found.next.contains(next) && found.next.is_empty() == next.is_empty());
+        }
+    }
+
+    /// Nothing is known of a cluster of which no member answers.
+    #[test]
+    fn a_node_that_is_no_member_speaks_for_itself_only() {
+        for standing in [Standing::Removed, Standing::Waiting, Standing::Joining] {
+            let mut condition = Condition { reason: "because".to_owned(), ..Default::default() };
+            condition.set_standing(standing);
+            let mut status = status(0, &[]);
+            status.header.as_mut().unwrap().node_id = 7;
+            status.condition = Some(condition);
+            let found = verdict(&View::of(status), &[]);
+            assert_eq!(found.health, Health::NoQuorum);
+            assert!(found.meaning.contains("node 7 is none: because"), "{found:?}");
         }
     }
 }

@@ -1,0 +1,453 @@
+//! `cluster status`: how the cluster is in one line, then each member, then what else there is to
+//! know.
+
+use std::time::Duration;
+
+use quorate_client::{Member, MemberRole, MemberStatus, NodeState, Standing};
+use quorate_proto::v1::StatusResponse;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use crate::args::ClientArgs;
+use crate::commands::cluster::verdict::{Verdict, verdict};
+use crate::commands::rescue::ago;
+use crate::commands::view::{View, look, standing};
+use crate::connect::{Stay, client};
+use crate::failure::Failure;
+use crate::json;
+use crate::output::{self, Format, Table};
+use crate::patience::{SAY_AFTER, told, trying};
+
+/// A command that waits for the members asks this often.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+pub(super) async fn run(wait: bool, exit_code: bool, args: &ClientArgs) -> Result<(), Failure> {
+    let deadline = Instant::now() + args.timeout;
+    let client = client(args, Stay::Once).await?;
+    let mut view = told(trying("cluster status", args), look(&client, args, false)).await?;
+    let mut goal = goal(&view.status);
+    let mut said = false;
+    while wait && !lacking(&view.status, goal).is_empty() && Instant::now() < deadline {
+        if !said && deadline.duration_since(Instant::now()) + SAY_AFTER < args.timeout {
+            said = true;
+            let lacking = lacking(&view.status, goal).join("; ");
+            output::note(&format!("waiting for up to {:?}: {lacking}", args.timeout));
+        }
+        sleep(LOOK_EVERY).await;
+        view = look(&client, args, false).await?;
+        goal = goal.or_else(|| self::goal(&view.status));
+    }
+    // Without a goal, nobody lags.
+    let verdict = verdict(&view, &lacking(&view.status, Some(0)));
+    show(&view, &verdict, args)?;
+    let lacking = if wait { lacking(&view.status, goal) } else { Vec::new() };
+    if lacking.is_empty() {
+        return match verdict.health.code() {
+            0 => Ok(()),
+            code if exit_code => Err(Failure::of_program(code)),
+            _ => Ok(()),
+        };
+    }
+    Err(Failure::failed(format!(
+        "not every member is there and follows a leader after {:?}:\n  {}\n  next: the log of such a node says why; --timeout waits longer",
+        args.timeout,
+        lacking.join("\n  ")
+    )))
+}
+
+/// What every member is to have applied: what the furthest had when a leader was first seen.
+fn goal(status: &StatusResponse) -> Option<u64> {
+    let led = status.members.iter().any(|member| member.state() == NodeState::Leader);
+    led.then(|| status.members.iter().map(|member| member.applied_index).max().unwrap_or(0))
+}
+
+/// What is wrong, if not: a node leads, every member answers, has a part in it and what it should,
+/// and has reported its address for clients.
+fn lacking(status: &StatusResponse, goal: Option<u64>) -> Vec<String> {
+    let led = status.header.as_ref().is_some_and(|header| header.leader_id != 0);
+    let Some(goal) = goal.filter(|_| led && !status.members.is_empty()) else {
+        return vec!["no node leads".to_owned()];
+    };
+    let fault = |status: &MemberStatus| {
+        let member = status.member.clone().unwrap_or_default();
+        let (state, id) = (status.state(), member.id);
+        let follows = matches!(state, NodeState::Leader | NodeState::Follower | NodeState::Learner);
+        if !status.reachable {
+            Some(format!("node {id} does not answer: {}", status.error))
+        } else if member.role() == MemberRole::Voter && state == NodeState::Learner {
+            Some(format!(
+                "node {id} should vote and has no part in the log: if its disk was lost, `quorate cluster replace {id} NEW-ID ADDRESS`"
+            ))
+        } else if !status.recovering.is_empty() {
+            Some(format!("node {id}: {}", status.recovering))
+        } else if !follows {
+            Some(format!("node {id} follows no leader"))
+        } else if status.applied_index < goal {
+            Some(format!("node {id} lags: it has applied {} of {goal}", status.applied_index))
+        } else if member.client_address.is_empty() {
+            Some(format!("node {id} has not reported its addresses"))
+        } else {
+            None
+        }
+    };
+    status.members.iter().filter_map(fault).collect()
+}
+
+/// What an operator should know of `voters` voters, of which `answer` answer.
+pub(super) fn voter_warnings(voters: usize, answer: usize) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if voters == 1 {
+        warnings.push(
+            "warning: one voter: when its disk is lost, so is everything; add two nodes (`quorate cluster add`)"
+                .to_owned(),
+        );
+    } else if voters.is_multiple_of(2) && voters > 0 {
+        warnings.push(format!(
+            "warning: {voters} voters survive no more failures than {}: add a node, or remove one",
+            voters - 1
+        ));
+    }
+    if voters > 2 && answer == voters / 2 + 1 {
+        warnings.push(format!(
+            "warning: {answer} of {voters} voters answer: no failure to spare; bring the others back, or replace them"
+        ));
+    }
+    warnings
+}
+
+fn show(view: &View, verdict: &Verdict, args: &ClientArgs) -> Result<(), Failure> {
+    match args.output {
+        Format::Json => output::json(&as_json(view, verdict))?,
+        Format::Table => {
+            output::line(&format!("{}: {}", verdict.health.word(), verdict.meaning))?;
+            if !verdict.next.is_empty() {
+                output::line(&format!("  next: {}", verdict.next))?;
+            }
+            output::line("")?;
+            table(&view.status).print()?;
+            output::line("")?;
+            if !view.status.partial {
+                machines(&view.status, now()).print()?;
+                output::line("")?;
+            }
+            for line in summary(view) {
+                output::line(&line)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// All that is known, for programs.
+fn as_json(view: &View, verdict: &Verdict) -> serde_json::Value {
+    let status = &view.status;
+    let outsiders = view.outsiders.iter().map(
+        |outsider| json!({ "id": outsider.id, "condition": json::condition(&outsider.condition) }),
+    );
+    json!({
+        "health": verdict.health.word(),
+        "meaning": verdict.meaning,
+        "next": verdict.next,
+        "header": json::header(&status.header.clone().unwrap_or_default()),
+        "members": status.members.iter().map(json::member_status).collect::<Vec<_>>(),
+        "outsiders": outsiders.collect::<Vec<_>>(),
+        "services": status.services,
+        "instances": status.instances,
+        "leases": status.leases,
+        "partial": status.partial,
+    })
+}
+
+/// What a member is now, in a word.
+fn state(status: &MemberStatus) -> &'static str {
+    let role = status.member.as_ref().map_or(MemberRole::Unspecified, Member::role);
+    match (standing(status.condition.as_ref()), status.state()) {
+        _ if !status.reachable => "DOWN",
+        (Standing::CutOff, _) => "NO LEADER",
+        (Standing::Joining, _) => "joining",
+        (_, NodeState::Learner) if role == MemberRole::Learner => "observer",
+        (_, state) => json::state(state),
+    }
+}
+
+fn table(whole: &StatusResponse) -> Table {
+    let mut table =
+        Table::new(["ID", "STATE", "CLIENTS", "PEERS", "TERM", "APPLIED", "LAG", "HASH@INDEX"]);
+    for status in &whole.members {
+        let member = status.member.clone().unwrap_or_default();
+        let is_known = status.reachable && !whole.partial;
+        let known = |value: u64| if is_known { value.to_string() } else { "-".to_owned() };
+        // Comparable between nodes at the same index only.
+        let hash = format!("{}@{}", &json::hex(status.state_hash)[..8], status.state_hash_index);
+        table.row([
+            member.id.to_string(),
+            state(status).to_owned(),
+            member.client_address,
+            if whole.partial { "-".to_owned() } else { member.peer_address },
+            known(status.term),
+            known(status.applied_index),
+            known(status.lag),
+            if is_known { hash } else { "-".to_owned() },
+        ]);
+    }
+    table
+}
+
+/// What each member runs on; `now_ms` by the clock of this machine.
+fn machines(whole: &StatusResponse, now_ms: u64) -> Table {
+    let mut table = Table::new([
+        "ID",
+        "VERSION",
+        "UP",
+        "DISK FREE",
+        "SNAPSHOT",
+        "BACKUP",
+        "CERTIFICATE",
+        "CLOCK",
+    ]);
+    let none = || "-".to_owned();
+    let since = |ms: u64| ago(Duration::from_millis(ms));
+    for status in whole.members.iter().filter(|status| status.reachable) {
+        let condition = status.condition.clone().unwrap_or_default();
+        let low = if status.disk_low { " LOW" } else { "" };
+        let leads = status.state() == NodeState::Leader;
+        table.row([
+            status.member.as_ref().map_or(0, |member| member.id).to_string(),
+            status.version.clone(),
+            since(status.uptime_ms),
+            format!("{}{low}", size(status.disk_free_bytes)),
+            condition.snapshot_written_ms.map_or_else(none, |at| since(now_ms.saturating_sub(at))),
+            condition.backup_age_ms.map_or_else(none, since),
+            condition.certificate_ends_in_s.map_or_else(none, ends),
+            match condition.clock_held_ms {
+                0 if leads => "runs".to_owned(),
+                0 => none(),
+                held => format!("HELD {}", since(held)),
+            },
+        ]);
+    }
+    table
+}
+
+/// When a certificate ends, in a word or two.
+pub(crate) fn ends(in_s: i64) -> String {
+    match u64::try_from(in_s) {
+        Ok(left) => ago(Duration::from_secs(left)),
+        Err(_) => "ENDED".to_owned(),
+    }
+}
+
+/// Bytes for people.
+pub(crate) fn size(bytes: u64) -> String {
+    const MIB: u64 = 1024 * 1024;
+    match bytes / MIB {
+        mib if mib < 10 * 1024 => format!("{mib} MiB"),
+        mib => format!("{} GiB", mib / 1024),
+    }
+}
+
+fn now() -> u64 {
+    crate::authority::now().as_millis() as u64
+}
+
+/// What the table does not show, and what an operator should know of it.
+fn summary(view: &View) -> Vec<String> {
+    let status = &view.status;
+    let header = status.header.clone().unwrap_or_default();
+    let leader = match header.leader_id {
+        0 => "NO LEADER".to_owned(),
+        id => format!("leader {id}"),
+    };
+    let mut lines = vec![
+        format!(
+            "cluster {}, {leader}, as node {} sees it",
+            json::hex(header.cluster_id),
+            header.node_id
+        ),
+        match status.partial {
+            true => "what it holds is told to operators, and to those who may read all".to_owned(),
+            false => format!(
+                "revision {}: {} services, {} instances, {} leases",
+                header.revision, status.services, status.instances, status.leases
+            ),
+        },
+    ];
+    for outsider in &view.outsiders {
+        lines.push(format!("node {} is no member: {}", outsider.id, outsider.condition.reason));
+    }
+    for down in status.members.iter().filter(|member| !member.reachable) {
+        let id = down.member.as_ref().map_or(0, |member| member.id);
+        lines.push(format!("node {id} does not answer: {}", down.error));
+    }
+    for low in status.members.iter().filter(|member| member.disk_low) {
+        let id = low.member.as_ref().map_or(0, |member| member.id);
+        let mib = low.disk_free_bytes / 1024 / 1024;
+        lines.push(format!(
+            "warning: the disk of node {id} has {mib} MiB free, below its reserve: make room; it takes no registrations when it leads"
+        ));
+    }
+    for recovering in status.members.iter().filter(|member| !member.recovering.is_empty()) {
+        let id = recovering.member.as_ref().map_or(0, |member| member.id);
+        lines.push(format!("node {id} does not vote as others do: {}", recovering.recovering));
+    }
+    let up: Vec<_> = status.members.iter().filter(|member| member.reachable).collect();
+    let differ = |a: &&MemberStatus, b: &&MemberStatus| {
+        a.state_hash_index == b.state_hash_index && a.state_hash != b.state_hash
+    };
+    if up.iter().any(|a| up.iter().any(|b| differ(a, b))) {
+        lines.push(
+            "NODES DISAGREE: same index, different hash; keep the data and report it".to_owned(),
+        );
+    }
+    let votes = |status: &&MemberStatus| {
+        status.member.as_ref().is_some_and(|member| member.role() == MemberRole::Voter)
+    };
+    let voters = status.members.iter().filter(votes);
+    lines.extend(voter_warnings(voters.clone().count(), voters.filter(|v| v.reachable).count()));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_client::{Condition, ResponseHeader};
+
+    fn member(id: u64, reachable: bool, state_hash: u64) -> MemberStatus {
+        let member = Member {
+            id,
+            client_address: format!("10.0.0.{id}:7001"),
+            peer_address: format!("10.0.0.{id}:7101"),
+            role: 1,
+        };
+        let (member, error) = (Some(member), "connection refused".to_owned());
+        let (state, applied_index) = (NodeState::Follower.into(), 40);
+        MemberStatus {
+            member,
+            reachable,
+            error,
+            state,
+            state_hash,
+            applied_index,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_whole_when_it_is_led_and_all_are_there() {
+        let header = |leader_id| Some(ResponseHeader { leader_id, ..Default::default() });
+        let whole = |leader_id, members| {
+            let header = header(leader_id);
+            let status = StatusResponse { header, members, ..Default::default() };
+            lacking(&status, Some(40)).is_empty()
+        };
+        assert!(whole(2, vec![member(1, true, 5), member(2, true, 5)]));
+        assert!(!whole(0, vec![member(1, true, 5), member(2, true, 5)]));
+        assert!(!whole(2, vec![member(1, false, 5), member(2, true, 5)]));
+        assert!(!whole(2, Vec::new()));
+        let candidate = MemberStatus { state: NodeState::Candidate.into(), ..member(1, true, 5) };
+        assert!(!whole(2, vec![candidate, member(2, true, 5)]));
+        let mut unannounced = member(1, true, 5);
+        unannounced.member.as_mut().unwrap().client_address.clear();
+        assert!(!whole(2, vec![unannounced, member(2, true, 5)]));
+        let lagging = MemberStatus { applied_index: 39, ..member(1, true, 5) };
+        assert!(!whole(2, vec![lagging, member(2, true, 5)]), "its log lags");
+        let blank = MemberStatus { state: NodeState::Learner.into(), ..member(1, true, 5) };
+        assert!(!whole(2, vec![blank.clone(), member(2, true, 5)]), "a voter without its disk");
+        let mut observer = blank;
+        observer.member.as_mut().unwrap().set_role(MemberRole::Learner);
+        assert!(whole(2, vec![observer, member(2, true, 5)]));
+    }
+
+    #[test]
+    fn the_goal_is_set_when_a_leader_is_seen() {
+        let status = |members| StatusResponse { members, ..Default::default() };
+        assert_eq!(goal(&status(vec![member(1, true, 5)])), None);
+        let leader = MemberStatus {
+            state: NodeState::Leader.into(),
+            applied_index: 44,
+            ..member(2, true, 5)
+        };
+        assert_eq!(goal(&status(vec![member(1, true, 5), leader])), Some(44));
+    }
+
+    #[test]
+    fn voters_that_leave_no_room_for_failures_are_warned_of() {
+        let warned = |voters, answer| voter_warnings(voters, answer).join("\n");
+        assert_eq!([warned(3, 3), warned(5, 4)], [""; 2]);
+        assert!(warned(1, 1).contains("one voter"));
+        assert!(warned(2, 2).contains("no more failures than 1"));
+        assert!(warned(4, 4).contains("no more failures than 3"));
+        assert!(warned(3, 2).contains("2 of 3 voters answer: no failure to spare"));
+        assert!(warned(5, 3).contains("no failure to spare"));
+    }
+
+    #[test]
+    fn an_operator_sees_what_is_wrong() {
+        let header = Some(ResponseHeader { cluster_id: 0xab, node_id: 1, ..Default::default() });
+        let members = vec![member(1, true, 5), member(2, true, 6), member(3, false, 0)];
+        let status = StatusResponse { header, members, ..Default::default() };
+        let text = summary(&View { status, ..View::default() }).join("\n");
+        assert!(text.contains("NO LEADER"), "{text}");
+        assert!(text.contains("node 3 does not answer: connection refused"), "{text}");
+        assert!(text.contains("NODES DISAGREE"), "{text}");
+
+        let members = vec![member(1, true, 5), member(2, true, 5), member(3, false, 0)];
+        let header = Some(ResponseHeader { leader_id: 2, ..Default::default() });
+        let status = StatusResponse { header, members, ..Default::default() };
+        let text = summary(&View { status, ..View::default() }).join("\n");
+        assert!(text.contains("leader 2") && !text.contains("DISAGREE"), "{text}");
+    }
+    #[test]
+    fn a_member_is_called_what_it_is() {
+        let mut one = member(1, true, 5);
+        let condition = |standing| {
+            let mut condition = Condition::default();
+            condition.set_standing(standing);
+            Some(condition)
+        };
+        assert_eq!(state(&one), "follower");
+        one.condition = condition(Standing::CutOff);
+        one.state = NodeState::Leader.into();
+        assert_eq!(state(&one), "NO LEADER", "it leads nobody");
+        one.condition = condition(Standing::Member);
+        assert_eq!(state(&one), "leader");
+        one.state = NodeState::Learner.into();
+        assert_eq!(state(&one), "learner", "it should vote");
+        one.member.as_mut().unwrap().set_role(MemberRole::Learner);
+        assert_eq!(state(&one), "observer");
+        one.condition = condition(Standing::Joining);
+        assert_eq!(state(&one), "joining");
+        one.reachable = false;
+        assert_eq!(state(&one), "DOWN");
+    }
+
+    #[test]
+    fn what_members_run_on_is_told_in_words() {
+        let mut one = member(1, true, 5);
+        (one.version, one.uptime_ms, one.disk_free_bytes) =
+            ("0.1.0".to_owned(), 90_000_000, 20 << 30);
+        one.state = NodeState::Leader.into();
+        one.condition = Some(Condition {
+            snapshot_written_ms: Some(1_000_000),
+            backup_age_ms: Some(7_260_000),
+            certificate_ends_in_s: Some(86_400 * 13),
+            ..Default::default()
+        });
+        let mut two = MemberStatus { disk_low: true, ..member(2, true, 5) };
+        let certificate_ends_in_s = Some(-1);
+        let clock_held_ms = 61_000;
+        two.condition =
+            Some(Condition { certificate_ends_in_s, clock_held_ms, ..Default::default() });
+        let members = vec![one, two, member(3, false, 5)];
+        let status = StatusResponse { members, ..Default::default() };
+        let text = machines(&status, 1_060_000).text();
+        for (row, words) in text.lines().skip(1).zip([
+            ["0.1.0", "1 d 1 h", "20 GiB", "1 min", "2 h 1 min", "13 d 0 h", "runs"],
+            ["2", "0 s", "0 MiB LOW", "-", "-", "ENDED", "HELD 1 min"],
+        ]) {
+            assert!(words.iter().all(|word| row.contains(word)), "{row}: {words:?}");
+        }
+        assert_eq!(text.lines().count(), 3, "of a node that is down nothing is known: {text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
+}
