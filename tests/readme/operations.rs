@@ -69,6 +69,8 @@ fn whatever_is_lost_there_is_a_way_back() {
             "OK: node",
             "DEGRADED: 2 of 3 voters answer: all goes on, and so it does with 0 more down",
             "exit code 1",
+            "WARNING (quorum): node 3 does not answer; 0 more may fail before writes stop",
+            "doctor: exit code 1",
             "node 4 is in, node 3 is out",
             "NO QUORUM: 1 of 3 voters answer, 2 are needed",
             "exit code 2",

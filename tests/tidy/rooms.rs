@@ -163,6 +163,7 @@ const ROOMS: [(&str, &[Room]); 5] = [
                 "commands",
                 &[
                     "connect",
+                    "contexts",
                     "patience",
                     "config",
                     "args",

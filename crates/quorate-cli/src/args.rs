@@ -1,6 +1,7 @@
 //! The command line: every command, flag and help text. Says nothing of what a command does.
 
 mod client;
+mod look;
 mod rescue;
 mod secure;
 
@@ -16,6 +17,7 @@ use quorate_client::{Consistency, InstanceStatus};
 use quorate_node::Networks;
 
 pub(crate) use self::client::ClientArgs;
+pub(crate) use self::look::DoctorArgs;
 pub(crate) use self::rescue::{BackupCommand, RecoverArgs, RestoreArgs};
 pub(crate) use self::secure::{CertsCommand, Place, RoleArg, TokenArgs, TokenCommand};
 use crate::instance::{InstanceSettings, Wanted};
@@ -68,6 +70,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ClusterCommand,
     },
+    /// Say what is wrong with the cluster, and what to do about it
+    Doctor(DoctorArgs),
     /// Look into backups
     Backup {
         #[command(subcommand)]

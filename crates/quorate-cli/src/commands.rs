@@ -3,6 +3,7 @@
 pub(crate) mod certs;
 pub(crate) mod cluster;
 pub(crate) mod dev;
+pub(crate) mod doctor;
 pub(crate) mod fetch;
 pub(crate) mod recover;
 pub(crate) mod reference;

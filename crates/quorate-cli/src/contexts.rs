@@ -91,6 +91,11 @@ fn settle_from(
     }
 }
 
+/// Where the file is, if there can be one.
+pub(crate) fn file() -> Option<PathBuf> {
+    path(|name| std::env::var(name).ok())
+}
+
 /// Where the file is, if there is one.
 fn path(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
     let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);

@@ -85,6 +85,7 @@ impl Command {
                 | ClusterCommand::Overrides { client } => client,
                 ClusterCommand::Override(args) => &mut args.client,
             },
+            Self::Doctor(args) => &mut args.client,
             Self::Dev(_)
             | Self::Serve(_)
             | Self::Backup { .. }

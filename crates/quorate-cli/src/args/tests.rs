@@ -51,6 +51,8 @@ fn every_documented_line_parses() {
         "quorate cluster transfer-leader 2",
         "quorate cluster snapshot",
         "quorate cluster backup file",
+        "quorate doctor",
+        "quorate doctor -o json --nodes a:1,b:1",
         "quorate backup inspect file",
         "quorate backup inspect file --instances -o json",
         "quorate restore file --data-dir d --id 1",
