@@ -115,6 +115,36 @@ fn failures(dir: &TempDir, nodes: &str, all: &mut Vec<Shown>) {
     assert!(!all[all.len() - 1].succeeded && !all[all.len() - 2].succeeded);
 }
 
+/// A bundle of a node whose configuration, log and metrics are full of secrets, which no node
+/// writes.
+fn bundle(dir: &TempDir, nodes: &str, token: &str, all: &mut Vec<Shown>) {
+    let key = "-----BEGIN PRIVATE KEY-----\nCANARY+/CANARY\n-----END PRIVATE KEY-----\n";
+    let log = format!("token qrt_CANARY-log\nauthorization: Bearer CANARY.jwt\n{key}a last line\n");
+    let log = put(dir, "other.log", log.as_bytes());
+    let config = "# CANARY\nid = 1\npassword = 'CANARY'\n[more]\nkeys = ['CANARY']\n";
+    let config = put(dir, "odd.toml", config.as_bytes());
+    let (data, file) = (dir.path().join("data"), dir.path().join("bundle.tar"));
+    let own_log = dir.path().join("log");
+    let line = format!(
+        "debug bundle {} --nodes {nodes} --token-file {token} --log {log} --log {} --config {config} --data-dir {} \
+         --http 127.0.0.1:1",
+        file.display(),
+        own_log.display(),
+        data.display()
+    );
+    let shown = run(dir.path(), &line, &[]);
+    assert!(shown.succeeded, "{}", shown.text);
+    all.push(shown);
+    let bytes = std::fs::read(&file).unwrap();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    for word in
+        ["manifest.json", "status.json", "doctor.json", "a last line", "snapshots", "logs/2-log"]
+    {
+        assert!(text.contains(word), "no {word} in the bundle");
+    }
+    all.push(Shown { what: "the bundle".to_owned(), text, succeeded: true });
+}
+
 /// What everybody on the machine can read of a process.
 fn command_line(child: &Serving) -> String {
     text(Path::new(&format!("/proc/{}/cmdline", child.0.id()))).replace('\0', " ")
@@ -149,6 +179,7 @@ async fn secrets_that_commands_are_given_are_shown_nowhere() {
         assert!(shown.succeeded, "{line}: {}", shown.text);
         all.push(shown);
     }
+    bundle(&dir, &address, &file, &mut all);
     helps(dir.path(), &[right[0], ("QUORATE_TOKEN_FILE", &file)], &mut all);
     let helped = all.iter().filter(|shown| shown.what.ends_with("--help")).count();
     assert!(helped > 20, "{helped} helps");

@@ -81,6 +81,8 @@ fn whatever_is_lost_there_is_a_way_back() {
             "node 7 is in, node 6 is out",
             "checksums verified",
             "node-8 is a new cluster",
+            "problem.tar: 5 files",
+            "logs/2-node-9.log",
         ],
     );
     let fetched = said.matches("orders-1").count();

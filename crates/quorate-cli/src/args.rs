@@ -17,7 +17,7 @@ use quorate_client::{Consistency, InstanceStatus};
 use quorate_node::Networks;
 
 pub(crate) use self::client::ClientArgs;
-pub(crate) use self::look::DoctorArgs;
+pub(crate) use self::look::{BundleArgs, DebugCommand, DoctorArgs};
 pub(crate) use self::rescue::{BackupCommand, RecoverArgs, RestoreArgs};
 pub(crate) use self::secure::{CertsCommand, Place, RoleArg, TokenArgs, TokenCommand};
 use crate::instance::{InstanceSettings, Wanted};
@@ -72,6 +72,11 @@ pub(crate) enum Command {
     },
     /// Say what is wrong with the cluster, and what to do about it
     Doctor(DoctorArgs),
+    /// Collect what one needs to look into a problem
+    Debug {
+        #[command(subcommand)]
+        command: DebugCommand,
+    },
     /// Look into backups
     Backup {
         #[command(subcommand)]

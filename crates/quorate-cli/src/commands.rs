@@ -2,6 +2,7 @@
 
 pub(crate) mod certs;
 pub(crate) mod cluster;
+pub(crate) mod debug;
 pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod fetch;

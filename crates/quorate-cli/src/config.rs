@@ -94,6 +94,11 @@ pub(crate) fn load(
     merge([from_flags(args)?, from_variables(variable)?, file])
 }
 
+/// Whether a configuration file has nothing in it but settings that there are.
+pub(crate) fn is_known(text: &str) -> bool {
+    from_file(text).is_ok()
+}
+
 fn from_flags(args: &ServeArgs) -> Result<Layer, BadSetting> {
     let named = |flag: &str, error: String| BadSetting(format!("{flag}: {error}"));
     let bootstrap = args.bootstrap.as_deref().map(parse::bootstrap).transpose();

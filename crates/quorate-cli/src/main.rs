@@ -28,8 +28,8 @@ use clap::Parser;
 
 use crate::args::{Cli, Command};
 use crate::commands::{
-    certs, cluster, dev, doctor, fetch, recover, reference, register, rescue, run as run_child,
-    serve, tokens, watch,
+    certs, cluster, debug, dev, doctor, fetch, recover, reference, register, rescue,
+    run as run_child, serve, tokens, watch,
 };
 use crate::failure::Failure;
 use crate::patience::{told, trying};
@@ -83,6 +83,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Watch(args) => watch::watch(args).await,
         Command::Cluster { command } => cluster::run(command).await,
         Command::Doctor(args) => doctor::run(args).await,
+        Command::Debug { command } => debug::run(command).await,
         Command::Backup { command } => rescue::backup(&command),
         Command::Restore(args) => rescue::restore(&args).await,
         Command::Recover(args) => recover::recover(&args).await,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ClusterCommand, Command};
+use super::{ClusterCommand, Command, DebugCommand};
 use crate::output::Format;
 use crate::parse;
 
@@ -86,6 +86,7 @@ impl Command {
                 ClusterCommand::Override(args) => &mut args.client,
             },
             Self::Doctor(args) => &mut args.client,
+            Self::Debug { command: DebugCommand::Bundle(args) } => &mut args.client,
             Self::Dev(_)
             | Self::Serve(_)
             | Self::Backup { .. }

@@ -1,8 +1,11 @@
-//! `doctor`: what it takes.
+//! `doctor` and `debug`: what they take.
 
-use clap::Args;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
 
 use super::ClientArgs;
+use crate::parse;
 
 #[derive(Debug, Args)]
 #[command(
@@ -15,6 +18,42 @@ use super::ClientArgs;
     quorate doctor -o json --timeout 10s"
 )]
 pub(crate) struct DoctorArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DebugCommand {
+    /// Write what one needs to look into a problem to one file, without secrets
+    #[command(
+        after_help = "A tar archive with the status, what `doctor` finds, and, where they are named, the metrics of nodes, the ends of logs,\n\
+        a configuration file, and a list of the files of a data directory with their first bytes. manifest.json says what\n\
+        is missing and why; no node needs to answer. Tokens and private keys are taken out; names of services and\n\
+        addresses are not: look through it before you send it to others.\n\n\
+        Examples:\n  \
+        quorate debug bundle problem.tar\n  \
+        quorate debug bundle problem.tar --http 10.0.0.1:7201,10.0.0.2:7201 --log /var/log/quorate.log \\\n      \
+        --config /etc/quorate.toml --data-dir /var/lib/quorate"
+    )]
+    Bundle(BundleArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BundleArgs {
+    /// The archive, which must not exist
+    pub(crate) file: PathBuf,
+    /// Where nodes listen for HTTP (`serve --http-listen`): their metrics are taken
+    #[arg(long, value_name = "HOST:PORT,...", value_parser = parse::nodes)]
+    pub(crate) http: Option<parse::NodeList>,
+    /// A log of a node on this machine (repeatable)
+    #[arg(long = "log", value_name = "FILE")]
+    pub(crate) logs: Vec<PathBuf>,
+    /// The configuration file of a node on this machine
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The data directory of a node on this machine, which may run
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }

@@ -53,6 +53,8 @@ fn every_documented_line_parses() {
         "quorate cluster backup file",
         "quorate doctor",
         "quorate doctor -o json --nodes a:1,b:1",
+        "quorate debug bundle f.tar",
+        "quorate debug bundle f.tar --http a:1,2 --log l --log m --config c --data-dir d",
         "quorate backup inspect file",
         "quorate backup inspect file --instances -o json",
         "quorate restore file --data-dir d --id 1",

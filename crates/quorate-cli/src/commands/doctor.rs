@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::output::{self, Format};
 use crate::patience::{told, trying};
 
-use self::facts::gather;
+use self::facts::{Facts, gather};
 use self::findings::{Diagnosis, Severity, diagnose};
 
 pub(crate) async fn run(args: DoctorArgs) -> Result<(), Failure> {
@@ -34,6 +34,13 @@ pub(crate) async fn run(args: DoctorArgs) -> Result<(), Failure> {
         code => Err(Failure::of_program(code)),
     }
 }
+
+/// What is found with these facts, for programs.
+pub(super) fn of(facts: &Facts) -> Value {
+    as_json(&diagnose(facts))
+}
+
+pub(super) use self::facts::gather as facts_of;
 
 fn lines(diagnosis: &Diagnosis) -> Vec<String> {
     let Diagnosis { findings, left_out } = diagnosis;

@@ -158,6 +158,11 @@ fn as_json(view: &View, verdict: &Verdict) -> serde_json::Value {
     })
 }
 
+/// The same, with its verdict.
+pub(crate) fn judged(view: &View) -> serde_json::Value {
+    as_json(view, &verdict(view, &lacking(&view.status, Some(0))))
+}
+
 /// What a member is now, in a word.
 fn state(status: &MemberStatus) -> &'static str {
     let role = status.member.as_ref().map_or(MemberRole::Unspecified, Member::role);

@@ -7,7 +7,7 @@ use quorate_client::{
 };
 use quorate_proto::v1::StatusResponse;
 
-use super::facts::{Endpoints, Facts, LocalFile, name};
+use super::facts::{Endpoints, LocalFile, name};
 use super::*;
 use crate::commands::view::{Outsider, View};
 
