@@ -94,6 +94,8 @@ mod run;
 mod secrets;
 #[path = "process/secured.rs"]
 mod secured;
+#[path = "process/states.rs"]
+mod states;
 #[path = "process/supervised.rs"]
 mod supervised;
 #[path = "process/takeover.rs"]

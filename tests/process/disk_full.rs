@@ -51,12 +51,12 @@ impl SmallDisk {
         self.dir.path()
     }
 
-    fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
     /// All three nodes on it.
-    fn data_dirs(&self) -> BTreeMap<u64, PathBuf> {
+    pub(crate) fn data_dirs(&self) -> BTreeMap<u64, PathBuf> {
         (1..=3).map(|id| (id, self.dir.path().join(format!("data-{id}")))).collect()
     }
 

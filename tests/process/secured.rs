@@ -10,6 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::cli::quorate;
@@ -75,6 +76,15 @@ impl Secured {
                 Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
             }
         }))
+    }
+
+    /// A connection to a node's HTTP listener.
+    pub(crate) async fn http(&self, address: &str) -> Option<TlsStream<TcpStream>> {
+        let mut config = self.config();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let stream = TcpStream::connect(address).await.ok()?;
+        let name = ServerName::try_from("127.0.0.1").expect("an address is a name");
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()
     }
 
     fn config(&self) -> ClientConfig {

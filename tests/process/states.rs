@@ -1,0 +1,320 @@
+//! Twelve states of a cluster, and what each face of it says then: the first line of `cluster
+//! status` and its exit code, what `doctor` finds, `/readyz`, gRPC health, and the metric by which
+//! an alert of ops/alerts.yaml fires. One table for all; real processes are brought into each
+//! state.
+
+#[path = "states/table.rs"]
+mod table;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tonic::Request;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::built::root;
+use crate::cli::ask;
+use crate::cluster::{Cluster, Settings};
+use crate::disk_full::SmallDisk;
+use crate::ports::free_port;
+use crate::wait::eventually;
+use table::{Metrics, STATES, State};
+
+/// Each state shows everywhere within this; a clock has to stand still for 5 s first.
+const SOON: Duration = Duration::from_secs(40);
+/// A node that answers does so within this.
+const ANSWER: Duration = Duration::from_secs(2);
+const MIB: u64 = 1024 * 1024;
+
+/// A cluster whose nodes listen for HTTP, too.
+struct Watched {
+    cluster: Cluster,
+    http: Vec<String>,
+    /// Of the client commands.
+    flags: String,
+}
+
+/// The node that a state is about, and the one whose metric shows it: places, not ids.
+struct Where {
+    about: usize,
+    scraped: usize,
+    /// As `--nodes` has them.
+    asked: String,
+}
+
+impl Watched {
+    async fn prepare(size: u64, settings: Settings) -> Self {
+        let http: Vec<String> = (0..size).map(|_| format!("127.0.0.1:{}", free_port())).collect();
+        let head = (1..).zip(&http).map(|(id, at)| (id, format!("http_listen = \"{at}\"")));
+        let settings = Settings { head: head.collect(), ..settings };
+        let cluster = Cluster::prepare(size, settings).await;
+        Self { cluster, http, flags: String::new() }
+    }
+
+    async fn start(size: u64, settings: Settings) -> Self {
+        let mut watched = Self::prepare(size, settings).await;
+        watched.cluster.nodes.iter_mut().for_each(|node| node.start());
+        watched.cluster.leader().await;
+        watched
+    }
+
+    /// The addresses of these nodes, in this order.
+    fn nodes(&self, places: &[usize]) -> String {
+        let addresses = places.iter().map(|at| self.cluster.nodes[*at].clients.clone());
+        addresses.collect::<Vec<_>>().join(",")
+    }
+
+    /// One GET: the status and the body; `None`: no answer.
+    async fn get(&self, at: usize, path: &str) -> Option<(u16, String)> {
+        let address = &self.http[at];
+        let got = async {
+            match &self.cluster.secured {
+                Some(secured) => exchange(secured.http(address).await?, path).await,
+                None => exchange(TcpStream::connect(address).await.ok()?, path).await,
+            }
+        };
+        timeout(ANSWER, got).await.ok().flatten()
+    }
+
+    async fn health(&self, at: usize) -> Option<ServingStatus> {
+        let mut health = HealthClient::new(self.cluster.nodes[at].channel());
+        let asked = health.check(Request::new(HealthCheckRequest::default()));
+        let answer = timeout(ANSWER, asked).await.ok()?.ok()?;
+        Some(answer.into_inner().status())
+    }
+
+    /// Every face shows the state, at once or soon.
+    async fn shows(&self, name: &str, at: Where) {
+        let state = STATES.iter().find(|state| state.name == name).expect("it is in the table");
+        eventually(name, SOON, async || {
+            self.status_says(state, &at.asked).await?;
+            self.doctor_finds(state, &at.asked).await?;
+            let (code, answer) = self.get(at.about, "/readyz").await.unwrap_or_default();
+            if code != state.ready.0 || !answer.contains(state.ready.1) {
+                return Err(format!("/readyz: {code} {answer}"));
+            }
+            let health = self.health(at.about).await;
+            if health != state.health {
+                return Err(format!("health: {health:?}"));
+            }
+            let (_, text) = self.get(at.scraped, "/metrics").await.ok_or("no metrics")?;
+            match (state.shows)(&Metrics::read(&text)) {
+                true => Ok(()),
+                false => Err(format!("{} does not show it", state.alert.1)),
+            }
+        })
+        .await;
+        eprintln!("shown: {name}");
+    }
+
+    async fn status_says(&self, state: &State, asked: &str) -> Result<(), String> {
+        let shown = ask(asked, &format!("cluster status --exit-code {}", self.flags)).await;
+        let first = shown.out.lines().next().unwrap_or_default();
+        let mut rest = first;
+        for words in state.first {
+            let found = rest.split_once(words);
+            rest = found.ok_or_else(|| format!("status: {first} {}", shown.err))?.1;
+        }
+        match shown.code == state.code {
+            true => Ok(()),
+            false => Err(format!("status exits with {}: {first}", shown.code)),
+        }
+    }
+
+    async fn doctor_finds(&self, state: &State, asked: &str) -> Result<(), String> {
+        let shown = ask(asked, &format!("doctor -o json {}", self.flags)).await;
+        let found: Value =
+            serde_json::from_str(&shown.out).map_err(|error| format!("{error}: {shown:?}"))?;
+        let (check, words) = state.doctor;
+        let is_it = |finding: &Value| {
+            let says = finding["meaning"].as_str().is_some_and(|meaning| meaning.contains(words));
+            finding["check"] == check
+                && says
+                && finding["next"].as_str().is_some_and(|it| !it.is_empty())
+        };
+        let all = found["findings"].as_array().expect("a list");
+        if shown.code != state.doctor_code || !check.is_empty() && !all.iter().any(is_it) {
+            return Err(format!("doctor exits with {} and finds {all:#?}", shown.code));
+        }
+        let left_out = found["not_looked_at"].as_array().expect("a list");
+        match left_out.iter().all(|left| left["check"] == "endpoints") {
+            true => Ok(()),
+            false => Err(format!("doctor leaves out {left_out:?}")),
+        }
+    }
+}
+
+async fn exchange(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    path: &str,
+) -> Option<(u16, String)> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: q\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = Vec::new();
+    // Without a goodbye of TLS, too.
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
+/// Also that the alerts of the table are there and read these metrics.
+#[test]
+fn each_state_has_an_alert_that_reads_its_metric() {
+    let alerts = std::fs::read_to_string(root().join("ops/alerts.yaml")).unwrap();
+    let names: BTreeSet<_> = STATES.iter().map(|state| state.name).collect();
+    assert_eq!(names.len(), 12);
+    for State { name, alert: (alert, metric), .. } in &STATES {
+        let (_, rest) = alerts.split_once(&format!("- alert: {alert}\n")).expect(alert);
+        let rule = rest.split("- alert: ").next().unwrap();
+        assert!(rule.contains(metric), "{name}: {alert} does not read {metric}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_come_and_go_show_everywhere() {
+    let settings = Settings { cuttable: true, ..Settings::default() };
+    let mut watched = Watched::start(4, settings).await;
+    let rest = watched.nodes(&[0, 1, 2]);
+    if watched.cluster.leader().await == 3 {
+        ask(&rest, "cluster transfer-leader 1").await.expect(0);
+    }
+    ask(&rest, "cluster remove 4").await.expect(0);
+    let asked = watched.nodes(&[3, 0, 1, 2]);
+    watched.shows("removed", Where { about: 3, scraped: 3, asked: asked.clone() }).await;
+
+    // A new node at its place asks to be taken in, and the others do not reach it.
+    watched.cluster.nodes[3].kill();
+    watched.cluster.nodes[3].cut_off();
+    watched.cluster.nodes[3].become_new(5);
+    let config = watched.cluster.dir().join("node-4.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let first = watched.nodes(&[0]);
+    std::fs::write(&config, format!("join = [\"{first}\"]\n{text}")).unwrap();
+    watched.cluster.nodes[3].start();
+    watched.shows("joining", Where { about: 3, scraped: 3, asked }).await;
+    watched.cluster.nodes[3].kill();
+
+    let leader = watched.cluster.leader_among(&[0, 1, 2]).await;
+    let others: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
+    let at = |scraped| Where {
+        about: leader,
+        scraped,
+        asked: watched.nodes(&[leader, others[0], others[1]]),
+    };
+    watched.shows("healthy", at(leader)).await;
+    watched.shows("mixed versions", at(leader)).await;
+
+    let (frozen, leads) = (at(others[0]), at(others[1]));
+    watched.cluster.nodes[leader].pause();
+    let next = watched.cluster.leader_among(&others).await;
+    let frozen = if next == others[0] { frozen } else { leads };
+    watched.shows("leader frozen", frozen).await;
+    watched.cluster.nodes[leader].go_on();
+
+    let leader = watched.cluster.leader_among(&[0, 1, 2]).await;
+    let others: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
+    let asked = watched.nodes(&[others[0], leader, others[1]]);
+    watched.cluster.nodes[others[0]].kill();
+    watched.shows("one down", Where { about: leader, scraped: leader, asked: asked.clone() }).await;
+    watched.cluster.nodes[others[1]].kill();
+    watched.shows("no quorum", Where { about: leader, scraped: leader, asked }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_disk_without_room_shows_everywhere() {
+    let Some(disk) = SmallDisk::mount(96) else { return };
+    let tunables = format!("disk_reserve_bytes = {}", 16 * MIB);
+    let data_dirs = [(1, disk.data_dir())].into();
+    let watched = Watched::start(3, Settings { tunables, data_dirs, ..Settings::default() }).await;
+    let asked = watched.nodes(&[0, 1, 2]);
+    disk.fill(8 * MIB);
+    watched.shows("disk low", Where { about: 0, scraped: 0, asked: asked.clone() }).await;
+
+    // Below a quarter of its reserve it takes no entries.
+    disk.make_room();
+    disk.fill(2 * MIB);
+    let takes_none = async || match watched.get(0, "/metrics").await {
+        Some((_, text))
+            if Metrics::read(&text).of("quorate_disk_free_bytes") < 4.0 * MIB as f64 =>
+        {
+            Ok(())
+        }
+        _ => Err("it has room"),
+    };
+    eventually("it takes no entries", SOON, takes_none).await;
+    let client = watched.cluster.nodes[1].registry();
+    for _ in 0..60 {
+        let calls = (0..100).map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move {
+                // Changes nothing, and goes through the log.
+                let instance = quorate_proto::v1::InstanceRef {
+                    service: "nobody".to_owned(),
+                    id: "none".to_owned(),
+                    ..<_>::default()
+                };
+                let instances = vec![instance];
+                let request = quorate_proto::v1::DeregisterRequest { instances, ..<_>::default() };
+                client.deregister(request).await
+            })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            let _not_found = call.await.unwrap();
+        }
+    }
+    watched.shows("lagging", Where { about: 0, scraped: 0, asked }).await;
+    disk.make_room();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_disk_with_room_shows_everywhere() {
+    let Some(disk) = SmallDisk::mount(128) else { return };
+    let tunables = format!("disk_reserve_bytes = {}", 32 * MIB);
+    let settings = Settings { tunables, data_dirs: disk.data_dirs(), ..Settings::default() };
+    let watched = Watched::start(3, settings).await;
+    let asked = watched.nodes(&[0, 1, 2]);
+    watched.cluster.nodes[0].register("kept", "a", Duration::from_secs(600)).await.unwrap();
+    disk.fill(20 * MIB);
+    eventually("registrations are refused", SOON, async || {
+        let refused = watched.cluster.nodes[0].register("new", "a", Duration::from_secs(60)).await;
+        refused
+            .err()
+            .filter(|status| status.code() == tonic::Code::ResourceExhausted)
+            .ok_or("taken")
+    })
+    .await;
+    let leader = watched.cluster.leader().await;
+    let at = || Where { about: leader, scraped: leader, asked: asked.clone() };
+    watched.shows("disk full", at()).await;
+
+    disk.make_room();
+    disk.fill(4 * MIB);
+    watched.shows("clock stalled", at()).await;
+    disk.make_room();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_near_its_end_shows_everywhere() {
+    let settings = Settings { secured: true, ..Settings::default() };
+    let mut watched = Watched::prepare(3, settings).await;
+    let secured = watched.cluster.secured.clone().expect("it is");
+    secured.certs("node 2 --valid-for 5d --force").await;
+    let path = |name: &str| secured.path(name).display().to_string();
+    watched.flags = format!(
+        "--ca {} --cert {} --key {}",
+        path("ca.crt"),
+        path("client-tests.crt"),
+        path("client-tests.key")
+    );
+    watched.cluster.nodes.iter_mut().for_each(|node| node.start());
+    watched.cluster.leader().await;
+    let asked = watched.nodes(&[0, 1, 2]);
+    watched.shows("certificate near its end", Where { about: 1, scraped: 1, asked }).await;
+}

@@ -1,0 +1,204 @@
+//! The table of states: what each face of the cluster says in each of them.
+
+use std::collections::BTreeMap;
+
+use tonic_health::pb::health_check_response::ServingStatus;
+
+/// What every face of the cluster says.
+pub(super) struct State {
+    pub(super) name: &'static str,
+    /// The first line of `cluster status`, its words in this order, and its exit code.
+    pub(super) first: &'static [&'static str],
+    pub(super) code: i32,
+    /// A check of `doctor`, the words of its finding, and the exit code; empty: it finds nothing
+    /// that is worse than a note.
+    pub(super) doctor: (&'static str, &'static str),
+    pub(super) doctor_code: i32,
+    /// `/readyz` of the node that it is about: the code and a word of the answer. 0: no answer.
+    pub(super) ready: (u16, &'static str),
+    /// Its gRPC health; `None`: no answer.
+    pub(super) health: Option<ServingStatus>,
+    /// An alert that is about this, a metric that its expression reads, and what that shows.
+    pub(super) alert: (&'static str, &'static str),
+    pub(super) shows: fn(&Metrics) -> bool,
+}
+
+const SERVING: Option<ServingStatus> = Some(ServingStatus::Serving);
+const NOT_SERVING: Option<ServingStatus> = Some(ServingStatus::NotServing);
+
+pub(super) const STATES: [State; 12] = [
+    State {
+        name: "healthy",
+        first: &["OK: node ", " leads, 3 of 3 voters answer"],
+        code: 0,
+        doctor: ("", ""),
+        doctor_code: 0,
+        ready: (200, "ready"),
+        health: SERVING,
+        alert: ("QuorateNoLeader", "quorate_raft_has_leader"),
+        shows: |metrics| metrics.is("quorate_raft_has_leader", 1.0),
+    },
+    State {
+        name: "one down",
+        first: &["DEGRADED: 2 of 3 voters answer: all goes on", "with 0 more down"],
+        code: 1,
+        doctor: ("quorum", "does not answer; 0 more may fail"),
+        doctor_code: 1,
+        ready: (200, "ready"),
+        health: SERVING,
+        alert: ("QuorateNoFailureToSpare", "quorate_raft_voters_reachable"),
+        shows: |metrics| metrics.is("quorate_raft_voters_reachable", 2.0),
+    },
+    State {
+        name: "leader frozen",
+        first: &["DEGRADED: 2 of 3 voters answer: all goes on", "with 0 more down"],
+        code: 1,
+        doctor: ("quorum", "does not answer; 0 more may fail"),
+        doctor_code: 1,
+        ready: (0, ""),
+        health: None,
+        // At the next leader; of the frozen one, `up` is 0.
+        alert: ("QuorateNoFailureToSpare", "quorate_raft_voters_reachable"),
+        shows: |metrics| metrics.is("quorate_raft_voters_reachable", 2.0),
+    },
+    State {
+        name: "no quorum",
+        first: &["NO QUORUM: 1 of 3 voters answer, 2 are needed: no writes"],
+        code: 2,
+        doctor: ("quorum", "no quorum: 1 of 3 voters answer"),
+        doctor_code: 2,
+        ready: (503, "no leader in sight"),
+        health: NOT_SERVING,
+        alert: ("QuorateNoLeader", "quorate_raft_has_leader"),
+        shows: |metrics| metrics.is("quorate_raft_has_leader", 0.0),
+    },
+    // The cluster is well, the node is not in it: also where that one is asked first.
+    State {
+        name: "joining",
+        first: &["OK: node ", " leads, 3 of 3 voters answer"],
+        code: 0,
+        doctor: ("quorum", "node 5 is no member: it asks "),
+        doctor_code: 1,
+        ready: (503, "not in a cluster yet"),
+        health: NOT_SERVING,
+        alert: ("QuorateNodeCutOff", "quorate_raft_has_leader"),
+        shows: |metrics| metrics.is("quorate_raft_has_leader", 0.0),
+    },
+    State {
+        name: "removed",
+        first: &["OK: node ", " leads, 3 of 3 voters answer"],
+        code: 0,
+        doctor: ("quorum", "node 4 is no member: it was removed"),
+        doctor_code: 1,
+        ready: (503, "removed from its cluster"),
+        health: NOT_SERVING,
+        alert: ("QuorateNodeCutOff", "quorate_raft_has_leader"),
+        shows: |metrics| metrics.is("quorate_raft_has_leader", 0.0),
+    },
+    // A node lags for long, and answers, where its disk takes nothing: that is what the first line
+    // names.
+    State {
+        name: "lagging",
+        first: &["DEGRADED: the disk of node 1 is nearly full"],
+        code: 1,
+        doctor: ("lag", "node 1 has "),
+        doctor_code: 1,
+        ready: (503, "not caught up"),
+        health: NOT_SERVING,
+        alert: ("QuorateNodeBehind", "quorate_raft_applied_index"),
+        shows: |metrics| {
+            metrics.of("quorate_raft_committed_index") - metrics.of("quorate_raft_applied_index")
+                > 5_000.0
+        },
+    },
+    State {
+        name: "disk low",
+        first: &["DEGRADED: the disk of node 1 is nearly full: writes may be refused"],
+        code: 1,
+        doctor: ("disks", "the disk of node 1 has "),
+        doctor_code: 1,
+        ready: (503, "the disk of node 1"),
+        health: NOT_SERVING,
+        alert: ("QuorateDiskFull", "quorate_disk_low"),
+        shows: |metrics| metrics.is("quorate_disk_low", 1.0),
+    },
+    State {
+        name: "disk full",
+        first: &["DEGRADED: the disk of node 1, 2, 3 is nearly full", "leads: no registrations"],
+        code: 1,
+        doctor: ("disks", "which leads, has "),
+        doctor_code: 2,
+        ready: (503, "no registrations until there is room"),
+        health: NOT_SERVING,
+        alert: ("QuorateProposalsFail", "quorate_proposals_failed_total"),
+        shows: |metrics| metrics.of("quorate_proposals_failed_total{reason=\"disk_full\"}") > 0.0,
+    },
+    // All nodes of a test are one binary, and no setting makes one say another version. So the
+    // first line and the finding are shown by unit tests (`one_line_says_how_it_is_and_what_to_do`,
+    // `how_alike_and_how_far_the_members_are`), and here that nodes tell their versions: in the
+    // metric, and in the status.
+    State {
+        name: "mixed versions",
+        first: &["OK"],
+        code: 0,
+        doctor: ("", ""),
+        doctor_code: 0,
+        ready: (200, "ready"),
+        health: SERVING,
+        alert: ("QuorateVersionsMixed", "quorate_build_info"),
+        shows: |metrics| {
+            let version = env!("CARGO_PKG_VERSION");
+            metrics.is(&format!("quorate_build_info{{version=\"{version}\"}}"), 1.0)
+        },
+    },
+    State {
+        name: "certificate near its end",
+        first: &["DEGRADED: the certificate of node 2 ends in 4 d"],
+        code: 1,
+        doctor: ("certificates", "the certificate of node 2 ends in 4 d"),
+        doctor_code: 1,
+        ready: (200, "ready"),
+        health: SERVING,
+        alert: ("QuorateCertificateEnds", "quorate_tls_certificate_expiry_seconds"),
+        shows: |metrics| {
+            let left = metrics.of("quorate_tls_certificate_expiry_seconds{certificate=\"node\"}");
+            left > 0.0 && left < 7.0 * 86_400.0
+        },
+    },
+    // No disk takes an entry, so no time is applied: that is what the first line names.
+    State {
+        name: "clock stalled",
+        first: &["DEGRADED: the disk of node 1, 2, 3 is nearly full", "leads: no registrations"],
+        code: 1,
+        doctor: ("clock", "registry time has stood still for "),
+        doctor_code: 2,
+        ready: (503, "the disk of node "),
+        health: NOT_SERVING,
+        alert: ("QuorateClockHeld", "quorate_clock_held"),
+        shows: |metrics| metrics.is("quorate_clock_held", 1.0),
+    },
+];
+
+/// What a node measures, by name and labels.
+#[derive(Debug, Default)]
+pub(super) struct Metrics(BTreeMap<String, f64>);
+
+impl Metrics {
+    pub(super) fn read(text: &str) -> Self {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let sample = |line: &str| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        };
+        Self(lines.filter_map(sample).collect())
+    }
+
+    /// Not there: not a number, which is neither large nor small.
+    pub(super) fn of(&self, name: &str) -> f64 {
+        self.0.get(name).copied().unwrap_or(f64::NAN)
+    }
+
+    pub(super) fn is(&self, name: &str, value: f64) -> bool {
+        self.0.get(name) == Some(&value)
+    }
+}
