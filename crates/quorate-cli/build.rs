@@ -1,6 +1,8 @@
-//! What `quorate --version` says: the version, and for builds that are kept the commit and its date.
+//! What `quorate --version` says: the version, and for builds that are kept the commit and its
+//! date.
 //!
-//! `QUORATE_COMMIT` (for example "3f9c1d2e0 2026-11-28") says it where there is no git, as in a container.
+//! `QUORATE_COMMIT` (for example "3f9c1d2e0 2026-11-28") says it where there is no git, as in a
+//! container.
 
 use std::process::Command;
 

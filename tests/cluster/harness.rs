@@ -69,8 +69,7 @@ struct Node {
     /// Where peers reach it.
     peer: String,
     link: Option<Link>,
-    /// For its calls and for Raft, as `quorate serve` has them: else calls that wait by thousands
-    /// starve heartbeats and elections.
+    /// For its calls and for Raft, as `quorate serve` has them: else calls starve elections.
     threads: Option<[OwnThread; 2]>,
     running: Option<Running>,
 }

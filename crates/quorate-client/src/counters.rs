@@ -36,8 +36,9 @@ macro_rules! counters {
             $(pub(crate) $name: Count,)*
         }
 
-        /// What a client has done since it was made; from [`Client::counters`](crate::Client::counters).
-        /// All but the age only grow. To be exported as the application exports its own metrics:
+        /// What a client has done since it was made; from
+        /// [`Client::counters`](crate::Client::counters). All but the age only grow. To be exported
+        /// as the application exports its own metrics:
         ///
         /// ```no_run
         /// # fn example(client: &quorate_client::Client) -> String {
@@ -54,7 +55,8 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct Counters {
             $($(#[$doc])* pub $name: u64,)*
-            /// Not a counter: the age of the oldest live view ([`Discovery::age`](crate::Discovery::age)).
+            /// Not a counter: the age of the oldest live view
+            /// ([`Discovery::age`](crate::Discovery::age)).
             /// `None`: there is no view, or one that no node has answered for yet.
             pub view_age: Option<Duration>,
         }

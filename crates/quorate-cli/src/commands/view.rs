@@ -21,7 +21,7 @@ pub(crate) struct View {
     /// As the best of those sees it that were asked.
     pub(crate) status: StatusResponse,
     /// The nodes that were asked and are no members.
-    pub(crate) outsiders: Vec<Outsider>,
+    pub(super) outsiders: Vec<Outsider>,
 }
 
 /// A node that answers and is no member.

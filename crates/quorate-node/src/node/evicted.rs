@@ -9,17 +9,15 @@
 //! were never heard of.
 
 use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use quorate_log::{ClusterId, NodeId};
-use quorate_proto::peer::v1::IdentifyRequest;
-use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use quorate_log::NodeId;
+use tokio::time::Instant;
 
 use crate::node::{MemberInfo, Node};
-use crate::peers::Lane;
 use crate::types::Vote;
 
 /// How long the others have to answer.
@@ -97,9 +95,10 @@ impl Node {
 
     /// Asks the other members, unless that was done a moment ago.
     async fn is_member_after_all(&self, id: NodeId) -> bool {
-        let mut found = self.evicted.0.lock().await;
-        if let Some((_, _, is_member)) = *found
-            && found.is_some_and(|(of, at, _)| of == id && at.elapsed() < GOOD_FOR)
+        let found = *self.evicted.0.lock().expect("invariant: no holder panics");
+        if let Some((of, at, is_member)) = found
+            && of == id
+            && at.elapsed() < GOOD_FOR
         {
             return is_member;
         }
@@ -115,21 +114,16 @@ impl Node {
         let voters = members.iter().filter(|member| member.voter).map(|member| member.id);
         let is_member = is_member(&words, &voters.collect());
         tracing::debug!(id = id.get(), ?words, is_member, "asked whether a node is a member again");
-        *found = Some((id, Instant::now(), is_member));
+        let now = Instant::now();
+        *self.evicted.0.lock().expect("invariant: no holder panics") = Some((id, now, is_member));
         is_member
     }
 
     /// What another member knows of a node; `None`: it did not answer.
     async fn ask_about(&self, id: NodeId, other: &MemberInfo) -> Option<(NodeId, Option<Word>)> {
         let address = self.peers.book.address(other.id, &other.member.peer_address);
-        let mut client = self.peers.client(other.id, &address, Lane::Control).ok()?;
-        let question = IdentifyRequest { id: id.get() };
-        let question = self.peers.request(other.id, question, Some(ANSWER_WITHIN));
-        let answer = timeout(ANSWER_WITHIN, client.identify(question)).await.ok()?.ok()?;
-        let answer = answer.into_inner();
-        if ClusterId::new(answer.cluster_id) != self.peers.cluster_id()
-            || answer.node_id != other.id.get()
-        {
+        let answer = self.peers.identify(other.id, &address, Some(id), ANSWER_WITHIN).await.ok()?;
+        if answer.cluster_id != self.peers.cluster_id() || answer.node_id != other.id.get() {
             return None;
         }
         let word = match (answer.in_as_of, answer.out_as_of) {

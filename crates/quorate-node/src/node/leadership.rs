@@ -60,7 +60,7 @@ impl Leadership {
         self.set_leader(None);
     }
 
-    pub(crate) fn is_stopping(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
 

@@ -57,7 +57,7 @@ pub(crate) fn queues(node: NodeId, renew_window: Duration, meters: &Meters) -> (
 ///
 /// # Errors
 /// [`NodeError::Overloaded`] when too many wait there, which is counted.
-pub(crate) fn hand_in<T>(
+pub(super) fn hand_in<T>(
     queue: &Sender<T>,
     call: T,
     node: NodeId,

@@ -1,5 +1,5 @@
 //! What this node asks of others, in types of ours: the contract's messages are made and read here,
-//! those of Raft in `raft/network.rs`. Knows no node and no registry; what nodes send each other in
+//! those of Raft in `raft/network`. Knows no node and no registry; what nodes send each other in
 //! an encoding of their own stays as it is.
 
 use std::future::Future;
@@ -40,7 +40,9 @@ pub(crate) struct Identified {
     pub(crate) member_addresses: Vec<String>,
     /// What it knows of the node that asks, encoded.
     pub(crate) recalled: Bytes,
-    /// The log index of a membership without the node that asks; 0: it has none.
+    /// The log index of a membership with the node that is asked about; 0: it has none.
+    pub(crate) in_as_of: u64,
+    /// The log index of a membership without that node; 0: it has none.
     pub(crate) out_as_of: u64,
 }
 
@@ -71,6 +73,7 @@ impl Peers {
             knows_caller: answer.knows_caller,
             member_addresses: answer.member_addresses,
             recalled: answer.recalled,
+            in_as_of: answer.in_as_of,
             out_as_of: answer.out_as_of,
         })
     }

@@ -159,7 +159,7 @@ fn as_json(view: &View, verdict: &Verdict) -> serde_json::Value {
 }
 
 /// The same, with its verdict.
-pub(crate) fn judged(view: &View) -> serde_json::Value {
+pub(in crate::commands) fn judged(view: &View) -> serde_json::Value {
     as_json(view, &verdict(view, &lacking(&view.status, Some(0))))
 }
 
@@ -243,7 +243,7 @@ pub(crate) fn ends(in_s: i64) -> String {
 }
 
 /// Bytes for people.
-pub(crate) fn size(bytes: u64) -> String {
+pub(in crate::commands) fn size(bytes: u64) -> String {
     const MIB: u64 = 1024 * 1024;
     match bytes / MIB {
         mib if mib < 10 * 1024 => format!("{mib} MiB"),

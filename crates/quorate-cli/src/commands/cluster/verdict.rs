@@ -46,9 +46,9 @@ pub(super) struct Verdict {
 
 /// A member that has not applied this many entries that another one has, lags: more than a moment's
 /// work under load, and as many as leaders keep for slow followers.
-pub(crate) const LAG_MAX: u64 = 5_000;
+pub(in crate::commands) const LAG_MAX: u64 = 5_000;
 /// Registry time that stands still for longer is held up: an election and its grace take less, ms.
-pub(crate) const CLOCK_HELD_MAX_MS: u64 = 5_000;
+pub(in crate::commands) const CLOCK_HELD_MAX_MS: u64 = 5_000;
 /// A certificate that ends within this is to be replaced now: a week.
 const CERTIFICATE_ENDS_S: i64 = 7 * 86_400;
 
@@ -105,7 +105,7 @@ pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
     Verdict { health, meaning, next }
 }
 
-pub(crate) fn votes(status: &MemberStatus) -> bool {
+pub(in crate::commands) fn votes(status: &MemberStatus) -> bool {
     status.member.as_ref().is_some_and(|member| member.role() == MemberRole::Voter)
 }
 

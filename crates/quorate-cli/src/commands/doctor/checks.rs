@@ -21,7 +21,7 @@ const fn open_to_all(
 }
 
 /// In the order in which they are read.
-pub(crate) const CHECKS: [Check; 16] = [
+pub(in crate::commands) const CHECKS: [Check; 16] = [
     open_to_all("quorum", cluster::quorum),
     check("lag", cluster::lag),
     check("state hash", cluster::hash),

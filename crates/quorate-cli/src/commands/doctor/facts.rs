@@ -24,9 +24,9 @@ const NAMED_MAX: usize = 3;
 /// All that a diagnosis is made of.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
-    pub(crate) view: View,
+    pub(in crate::commands) view: View,
     /// By the clock of this machine, ms since 1970.
-    pub(crate) now_ms: u64,
+    pub(in crate::commands) now_ms: u64,
     pub(crate) files: Vec<LocalFile>,
     /// An error: they could not be fetched.
     pub(crate) endpoints: Option<Result<Endpoints, String>>,
@@ -37,7 +37,7 @@ pub(crate) struct Facts {
 pub(crate) struct LocalFile {
     pub(crate) path: PathBuf,
     /// Holds a key or a token.
-    pub(crate) is_secret: bool,
+    pub(in crate::commands) is_secret: bool,
     /// Its permissions.
     pub(crate) mode: u32,
 }
@@ -48,16 +48,19 @@ pub(crate) struct Endpoints {
     pub(crate) namespace: String,
     pub(crate) instances: u64,
     /// Instances that were looked at.
-    pub(crate) looked_at: u64,
+    pub(in crate::commands) looked_at: u64,
     /// Endpoints whose host is a name, no address.
-    pub(crate) by_name: u64,
+    pub(in crate::commands) by_name: u64,
     /// Some of them.
-    pub(crate) examples: Vec<String>,
+    pub(in crate::commands) examples: Vec<String>,
 }
 
 /// # Errors
 /// No node answers, or one refuses.
-pub(crate) async fn gather(client: &Client, args: &ClientArgs) -> Result<Facts, Failure> {
+pub(in crate::commands) async fn gather(
+    client: &Client,
+    args: &ClientArgs,
+) -> Result<Facts, Failure> {
     let view = look(client, args, true).await?;
     let endpoints = endpoints(client, args.namespace()).await.map_err(|error| error.to_string());
     let now_ms = authority::now().as_millis() as u64;

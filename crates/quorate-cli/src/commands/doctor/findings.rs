@@ -38,10 +38,10 @@ impl Severity {
 pub(crate) struct Finding {
     /// The check that found it.
     pub(crate) check: &'static str,
-    pub(crate) severity: Severity,
+    pub(in crate::commands) severity: Severity,
     /// `None`: it is of the cluster, or of this client.
     pub(crate) node: Option<u64>,
-    pub(crate) meaning: String,
+    pub(in crate::commands) meaning: String,
     /// What to do; the command, where there is one.
     pub(crate) next: String,
 }
@@ -57,7 +57,7 @@ pub(crate) struct LeftOut {
 pub(crate) struct Check {
     pub(crate) name: &'static str,
     /// Whether it takes what nodes tell only to those who may see the whole cluster.
-    pub(crate) needs_rights: bool,
+    pub(in crate::commands) needs_rights: bool,
     /// # Errors
     /// Why it cannot be made.
     pub(crate) find: fn(&Facts, &mut Found) -> Result<(), String>,
@@ -83,7 +83,7 @@ impl Found {
     }
 
     /// Of the cluster, or of this client.
-    pub(crate) fn of_all(
+    pub(in crate::commands) fn of_all(
         &mut self,
         severity: Severity,
         meaning: impl Into<String>,
@@ -101,17 +101,17 @@ impl Found {
 /// What is wrong, the worst first, and what could not be looked at.
 #[derive(Debug, Default)]
 pub(crate) struct Diagnosis {
-    pub(crate) findings: Vec<Finding>,
-    pub(crate) left_out: Vec<LeftOut>,
+    pub(in crate::commands) findings: Vec<Finding>,
+    pub(in crate::commands) left_out: Vec<LeftOut>,
 }
 
 impl Diagnosis {
-    pub(crate) fn worst(&self) -> Option<Severity> {
+    pub(in crate::commands) fn worst(&self) -> Option<Severity> {
         self.findings.iter().map(|finding| finding.severity).max()
     }
 }
 
-pub(crate) fn diagnose(facts: &Facts) -> Diagnosis {
+pub(in crate::commands) fn diagnose(facts: &Facts) -> Diagnosis {
     let mut diagnosis = Diagnosis::default();
     for check in &CHECKS {
         let mut found = Found { check: check.name, findings: Vec::new() };
