@@ -4,7 +4,7 @@
 //!
 //! | file | what is tested |
 //! |---|---|
-//! | `harness`, `link`, `own_thread` | nodes; lines to cut; threads to stop |
+//! | `harness`, `link`, `own_thread`, `ports` | nodes; lines to cut; threads to stop; ports that stay free |
 //! | `calls`, `stream`, `load` | requests in short; a watch; load through the client |
 //! | `membership`, `refusals` | members come and go under load; what must not be done to them |
 //! | `discovery` | live views of the client crate over dying nodes |
@@ -59,6 +59,7 @@ mod cluster {
     mod outage;
     mod own_thread;
     mod pages;
+    mod ports;
     mod reads;
     mod refusals;
     mod removed;

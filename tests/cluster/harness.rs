@@ -6,11 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Once;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use quorate_client::{Client, ClientBuilder};
@@ -29,6 +28,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::link::Link;
 use super::own_thread::OwnThread;
+use super::ports::free_address;
 
 /// Clusters that live at the same time, however many test threads there are.
 static LIVE: Semaphore = Semaphore::const_new(3);
@@ -478,33 +478,4 @@ pub(crate) async fn within<T, F: Future<Output = Option<T>>>(
         assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
         sleep(PROBE).await;
     }
-}
-
-/// A port outside the ephemeral range, so that no outgoing connection takes it while a node is
-/// down. Every process of tests begins somewhere else.
-pub(crate) fn free_address() -> SocketAddr {
-    const FIRST: u16 = 10_000;
-    const COUNT: u16 = 22_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let begin = (std::process::id().wrapping_mul(7_919) % u32::from(COUNT)) as u16;
-    for _ in 0..COUNT {
-        let next = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
-        let port = FIRST + (begin + next) % COUNT;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
-    panic!("no free port");
-}
-
-/// `QUORATE_TEST_LOG=info` (or finer) shows what the nodes say.
-fn log_if_asked() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        if let Ok(filter) = std::env::var("QUORATE_TEST_LOG") {
-            let filter = tracing_subscriber::EnvFilter::new(filter);
-            tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().init();
-        }
-    });
 }

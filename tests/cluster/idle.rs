@@ -13,7 +13,8 @@ use tokio::sync::oneshot;
 use tonic::transport::{Channel, Endpoint};
 
 use super::calls::{named, registration, spec};
-use super::harness::{eventually, free_address};
+use super::harness::eventually;
+use super::ports::free_address;
 
 /// What is kept of the log, whatever happens.
 const KEEP_ENTRIES: u64 = 20;
