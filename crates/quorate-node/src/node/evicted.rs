@@ -8,7 +8,7 @@
 //! majority knows to be committed. Asking is rare: members are not asked about, nor are nodes that
 //! were never heard of.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -34,9 +34,25 @@ pub(crate) struct Word {
     pub(crate) is_member: bool,
 }
 
-/// What was found out last.
+/// What was found out lately, and when.
 #[derive(Debug, Default)]
-pub(super) struct Found(Mutex<Option<(NodeId, Instant, bool)>>);
+pub(super) struct Found(Mutex<BTreeMap<NodeId, (Instant, bool)>>);
+
+impl Found {
+    /// What is known of a node; `None`: it has to be asked. Until that is done, the node is out.
+    fn lately(&self, id: NodeId) -> Option<bool> {
+        let mut found = self.0.lock().expect("invariant: nothing panics under this lock");
+        found.retain(|_, (at, _)| at.elapsed() < GOOD_FOR);
+        let known = found.get(&id).map(|(_, is_member)| *is_member);
+        found.entry(id).or_insert_with(|| (Instant::now(), false));
+        known
+    }
+
+    fn set(&self, id: NodeId, is_member: bool) {
+        let mut found = self.0.lock().expect("invariant: nothing panics under this lock");
+        found.insert(id, (Instant::now(), is_member));
+    }
+}
 
 impl Node {
     /// Whether a node may speak as a leader or a candidate, as far as it matters that nodes are
@@ -95,11 +111,7 @@ impl Node {
 
     /// Asks the other members, unless that was done a moment ago.
     async fn is_member_after_all(&self, id: NodeId) -> bool {
-        let found = *self.evicted.0.lock().expect("invariant: no holder panics");
-        if let Some((of, at, is_member)) = found
-            && of == id
-            && at.elapsed() < GOOD_FOR
-        {
+        if let Some(is_member) = self.evicted.lately(id) {
             return is_member;
         }
         let members = self.members();
@@ -114,8 +126,7 @@ impl Node {
         let voters = members.iter().filter(|member| member.voter).map(|member| member.id);
         let is_member = is_member(&words, &voters.collect());
         tracing::debug!(id = id.get(), ?words, is_member, "asked whether a node is a member again");
-        let now = Instant::now();
-        *self.evicted.0.lock().expect("invariant: no holder panics") = Some((id, now, is_member));
+        self.evicted.set(id, is_member);
         is_member
     }
 
