@@ -122,7 +122,7 @@ pub(crate) fn revision(header: Option<ResponseHeader>) -> u64 {
 }
 
 /// As long as a busy machine may take for what is no test's own.
-fn in_time<T>(message: T) -> Request<T> {
+pub(crate) fn in_time<T>(message: T) -> Request<T> {
     with_timeout(message, SOON)
 }
 

@@ -145,6 +145,7 @@ async fn an_outage_of_all_nodes_expires_nobody() {
     sleep(Duration::from_millis(TTL_MS * 3 / 4)).await;
     cluster.stop_all().await;
     sleep(Duration::from_millis(TTL_MS * 5 / 4)).await;
+    let back = Instant::now();
     for node in 1..=3 {
         cluster.restart(node).await;
     }
@@ -156,7 +157,10 @@ async fn an_outage_of_all_nodes_expires_nobody() {
     let renewed = at_three.renew(renewal(kept.clone())).await.expect("a renewal").into_inner();
     assert!(renewed.unknown_lease_ids.is_empty(), "expired by the outage: {renewed:?}");
     let (after, map) = fetch_all(&mut at_three).await;
-    assert_eq!((after, map.len()), (before, 20), "nothing has changed");
+    // On a machine so busy that a TTL went by since, the others are gone rightly.
+    if back.elapsed() < Duration::from_millis(TTL_MS) {
+        assert_eq!((after, map.len()), (before, 20), "nothing has changed");
+    }
     // The others did not come back, and go; the instances that renew stay.
     let limit = Duration::from_millis(TTL_MS) + Duration::from_secs(10);
     let gone = async {

@@ -52,7 +52,7 @@ async fn ten_thousand_changes_and_every_view_ends_the_same() {
     timeout(SOON, view.synced()).await.unwrap();
     let mut writers = tokio::task::JoinSet::new();
     for writer in 0..WRITERS {
-        let client = cluster.client().await;
+        let client = cluster.client_builder().call_timeout(SOON).build().unwrap();
         writers.spawn(async move { churn(&client, writer, CHANGES).await });
     }
     let mut mirror: BTreeMap<String, u32> = BTreeMap::new();

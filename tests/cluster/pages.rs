@@ -8,10 +8,10 @@ use quorate_proto::v1::{Consistency, FetchRequest, InstanceSpec};
 use tonic::Code;
 
 use super::calls::{
-    Map, assert_refused, deregister, fetch_all, fetch_of, local, map_of, register, register_many,
-    registration, spec,
+    Map, assert_refused, deregister, fetch_all, fetch_of, in_time, local, map_of, register,
+    register_many, registration, spec,
 };
-use super::harness::{Cluster, eventually};
+use super::harness::{Cluster, SOON, eventually};
 
 /// Services in the order of the answers, with how many instances came of each; and all instances.
 type Read = (Vec<(String, usize)>, Map);
@@ -142,10 +142,10 @@ async fn the_client_reads_what_one_answer_cannot_hold_and_says_what_changed_mean
     let mut registry = cluster.registry(1);
     for part in (0..2_400).collect::<Vec<_>>().chunks(200) {
         let specs = part.iter().map(|id| large(*id)).collect();
-        registry.register(registration(specs)).await.unwrap();
+        registry.register(in_time(registration(specs))).await.unwrap();
     }
     register(&mut registry, "a", "small").await;
-    let client = cluster.client().await;
+    let client = cluster.client_builder().call_timeout(SOON).build().unwrap();
     let asked = ["none", "large", "a", "large"];
     let fetch = async |selection: Selection| client.fetch_with(&FetchOptions::new(selection)).await;
 

@@ -16,6 +16,7 @@ use tonic::{Code, Status};
 
 use super::calls::{assert_refused, fetch_of, named, registration, renewal, spec};
 use super::guarded::{Guarded, ROOT, by, entry};
+use super::harness::eventually;
 use super::stream::{subscribe_to, subscribe_to_prefix};
 
 /// Those that prove nothing, by what they say.
@@ -356,5 +357,6 @@ async fn one_header_counts_and_it_has_to_be_whole() {
     // The transport takes no headers of this size.
     let longer = format!("Bearer {}", "a".repeat(64 * 1024));
     assert!(fetch(&[("authorization", &longer)]).await.is_err());
-    assert_eq!(code(fetch(&[("authorization", right)]).await), Code::Ok, "and goes on");
+    // By a new connection: the transport's own may be ending still.
+    eventually("it goes on", async || fetch(&[("authorization", right)]).await.ok()).await;
 }

@@ -12,7 +12,8 @@ use quorate_proto::v1::{ChangeKind, DeregisterRequest};
 use tokio::task::JoinSet;
 
 use super::calls::{
-    Registry, deregister, fetch_all, named, register, register_many, registration, set_weight, spec,
+    Registry, deregister, fetch_all, in_time, named, register, register_many, registration,
+    set_weight, spec,
 };
 use super::harness::Cluster;
 use super::stream::{Stream, subscribe_to, subscribe_to_prefix};
@@ -36,7 +37,7 @@ async fn churn(mut registry: Registry, writer: u64, operations: u64) -> Counts {
             0 => {
                 let mut request = registration(vec![spec(&service, &id)]);
                 request.incarnation = 10 + at;
-                registry.register(request).await.expect("a registration");
+                registry.register(in_time(request)).await.expect("a registration");
                 counts[0] += 1;
             }
             3 => {
