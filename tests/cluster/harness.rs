@@ -479,3 +479,14 @@ pub(crate) async fn within<T, F: Future<Output = Option<T>>>(
         sleep(PROBE).await;
     }
 }
+
+/// `QUORATE_TEST_LOG=info` (or finer) shows what the nodes say.
+fn log_if_asked() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if let Ok(filter) = std::env::var("QUORATE_TEST_LOG") {
+            let filter = tracing_subscriber::EnvFilter::new(filter);
+            tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().init();
+        }
+    });
+}

@@ -181,6 +181,17 @@ impl Prometheus {
         .await;
     }
 
+    /// Waits until an expression says something of one node, and it is not this one.
+    async fn until_of_others(&self, expression: &str, but: &str, within: Duration) {
+        eventually(&format!("{expression} is not of {but}"), within, async || {
+            match self.labels(expression, "instance").await? {
+                of if of.len() == 1 && !of.contains(but) => Ok(()),
+                of => Err(format!("{of:?}")),
+            }
+        })
+        .await;
+    }
+
     /// The alerts that have fired until now.
     async fn fired(&self) -> BTreeSet<String> {
         let all = "max_over_time(ALERTS{alertstate=\"firing\"}[1h])";
@@ -297,14 +308,12 @@ async fn prometheus_sees_the_end_of_a_leader_and_its_return() {
     cluster.nodes[old].kill();
     let pending = "ALERTS{alertname=\"QuorateNodeDown\", alertstate=\"pending\"}";
     prometheus.until_of(pending, &[&https[old]], SEEN_WITHIN).await;
-    let new = cluster.leader().await;
-    prometheus.until_of(leads, &[&https[new]], LEADER_WITHIN + SEEN_WITHIN).await;
+    prometheus.until_of_others(leads, &https[old], LEADER_WITHIN + SEEN_WITHIN).await;
     prometheus.until("max(quorate_raft_voters_reachable)", 2.0, SEEN_WITHIN).await;
-    for alert in OF_A_DEAD_NODE {
-        let of = if alert == "QuorateNodeDown" { &https[old] } else { &https[new] };
-        let firing = format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\"}}");
-        prometheus.until_of(&firing, &[of], FIRES_WITHIN).await;
-    }
+    let [down, no_spare] = OF_A_DEAD_NODE
+        .map(|alert| format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\"}}"));
+    prometheus.until_of(&down, &[&https[old]], FIRES_WITHIN).await;
+    prometheus.until_of_others(&no_spare, &https[old], FIRES_WITHIN).await;
 
     cluster.nodes[old].start();
     prometheus.until("sum(up{job=\"quorate\"})", 3.0, SEEN_WITHIN).await;

@@ -38,7 +38,7 @@ fn raise() -> usize {
 fn bound(tunables: &mut Tunables, has_http: bool, descriptors: usize) {
     let for_http = if has_http { tunables.http_connections_max } else { 0 };
     let reserve = (RESERVE + for_http).min(descriptors / 2);
-    if reserve < RESERVE + for_http {
+    if has_http && reserve < RESERVE + for_http {
         tunables.http_connections_max = for_http.min((reserve / 4).max(4));
     }
     let for_clients = (descriptors - reserve).max(1);
@@ -60,6 +60,7 @@ mod tests {
             (1_000_000, true, [10_000, 5_000, 256, 256]),
             (4_096, false, [3_584, 1_792, 256, 256]),
             (4_096, true, [3_328, 1_664, 256, 256]),
+            (256, false, [128, 64, 64, 256]),
             (256, true, [128, 64, 64, 32]),
             (20, true, [10, 5, 8, 4]),
             (0, true, [1, 1, 8, 4]),

@@ -46,7 +46,8 @@ macro_rules! counters {
         ///
         /// let mut text = String::new(); // of the application's /metrics, in Prometheus' format
         /// for (name, count) in client.counters().all() {
-        ///     let _ = writeln!(text, "# TYPE quorate_client_{name}_total counter\nquorate_client_{name}_total {count}");
+        ///     let _ = writeln!(text, "# TYPE quorate_client_{name}_total counter");
+        ///     let _ = writeln!(text, "quorate_client_{name}_total {count}");
         /// }
         /// # text
         /// # }
@@ -55,8 +56,8 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct Counters {
             $($(#[$doc])* pub $name: u64,)*
-            /// Not a counter: the age of the oldest live view
-            /// ([`Discovery::age`](crate::Discovery::age)).
+            /// Not a counter: the age of the oldest live view, as by
+            /// [`Discovery::age`](crate::Discovery::age).
             /// `None`: there is no view, or one that no node has answered for yet.
             pub view_age: Option<Duration>,
         }

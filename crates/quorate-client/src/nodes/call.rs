@@ -231,12 +231,13 @@ where
         Err(status) => {
             let decision = decide(status.code());
             // A node answers a little before the deadline that it was given.
-            if begun.elapsed() >= limit * 9 / 10 {
+            let is_late = begun.elapsed() >= limit * 9 / 10;
+            if is_late {
                 rounds.was_late();
             }
             tracing::debug!(operation = plan.operation, %address, %status, ?decision, "attempt failed");
             if decision.blames_node() {
-                count_retry(endpoints, status.code());
+                count_retry(endpoints, status.code(), is_late);
                 endpoints.failed(&address);
             } else {
                 endpoints.refused(&address, plan.target);
@@ -323,11 +324,13 @@ where
     Err(CallError::Unreachable(Error::Unreachable { operation, within, tried }))
 }
 
-fn count_retry(endpoints: &Endpoints, code: Code) {
+/// The transport says CANCELLED where it gives up before this crate does.
+fn count_retry(endpoints: &Endpoints, code: Code, is_late: bool) {
     let counts = &endpoints.counts;
     let retries = match code {
-        Code::Unavailable => &counts.retries_unavailable,
         Code::DeadlineExceeded => &counts.retries_late,
+        Code::Cancelled if is_late => &counts.retries_late,
+        Code::Unavailable => &counts.retries_unavailable,
         _ => &counts.retries_other,
     };
     retries.one_more();

@@ -21,7 +21,7 @@ impl From<NodeError> for Status {
 
 impl From<Unidentified> for Status {
     fn from(error: Unidentified) -> Self {
-        Self::new(Code::Unauthenticated, error.to_string())
+        Self::new(Code::Unauthenticated, with_causes(&error))
     }
 }
 

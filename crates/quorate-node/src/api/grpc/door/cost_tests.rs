@@ -18,7 +18,7 @@ use crate::server::Server;
 const CALLS: u32 = if cfg!(debug_assertions) { 2_000 } else { 200_000 };
 /// Renewals that are under way at a time.
 const UNDER_WAY: usize = 64;
-/// The door's part of it at most, percent. Optimised it is far below one (docs/performance.md).
+/// The door's part of it at most, percent; more where nothing is optimised.
 const PERCENT_MAX: f64 = if cfg!(debug_assertions) { 5.0 } else { 1.0 };
 
 /// The processor time of this thread, or of all threads of this process.
