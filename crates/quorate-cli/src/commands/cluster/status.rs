@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::args::ClientArgs;
-use crate::commands::cluster::verdict::{Verdict, verdict};
+use crate::commands::cluster::verdict::{Verdict, disagree, verdict};
 use crate::commands::rescue::ago;
 use crate::commands::view::{View, look, standing};
 use crate::connect::{Stay, client};
@@ -295,11 +295,7 @@ fn summary(view: &View) -> Vec<String> {
         let id = recovering.member.as_ref().map_or(0, |member| member.id);
         lines.push(format!("node {id} does not vote as others do: {}", recovering.recovering));
     }
-    let up: Vec<_> = status.members.iter().filter(|member| member.reachable).collect();
-    let differ = |a: &&MemberStatus, b: &&MemberStatus| {
-        a.state_hash_index == b.state_hash_index && a.state_hash != b.state_hash
-    };
-    if up.iter().any(|a| up.iter().any(|b| differ(a, b))) {
+    if disagree(status).is_some() {
         lines.push(
             "NODES DISAGREE: same index, different hash; keep the data and report it".to_owned(),
         );

@@ -96,7 +96,9 @@ pub(super) fn verdict(view: &View, faults: &[String]) -> Verdict {
         )
     });
     let is_ok = || (format!("node {leader} leads, {answer} of {all} voters answer"), String::new());
-    let (meaning, next) = of_disks(status, leader)
+    let (meaning, next) = disagree(status)
+        .map(of_states)
+        .or_else(|| of_disks(status, leader))
         .or(down)
         .or_else(|| (!faults.is_empty()).then(|| of_faults(faults)))
         .or_else(|| of_members(status))
@@ -127,6 +129,23 @@ fn of_strangers(view: &View) -> Option<Verdict> {
         ),
         next: "name nodes that are members: --nodes".to_owned(),
     })
+}
+
+/// Two members that have applied the same, and have different states.
+pub(super) fn disagree(status: &StatusResponse) -> Option<(u64, u64)> {
+    let up: Vec<_> = status.members.iter().filter(|member| member.reachable).collect();
+    let differ = |a: &MemberStatus, b: &MemberStatus| {
+        a.state_hash_index == b.state_hash_index && a.state_hash != b.state_hash
+    };
+    let pairs = up.iter().enumerate().flat_map(|(at, a)| up[at + 1..].iter().map(move |b| (a, b)));
+    pairs.into_iter().find(|(a, b)| differ(a, b)).map(|(a, b)| (id(a), id(b)))
+}
+
+fn of_states((a, b): (u64, u64)) -> Found {
+    (
+        format!("nodes {a} and {b} disagree: after the same entries, their states differ, and so do their answers"),
+        "keep the data directories of all nodes and report it; `quorate cluster backup` of the leader now".to_owned(),
+    )
 }
 
 fn of_disks(status: &StatusResponse, leader: u64) -> Option<Found> {
@@ -216,7 +235,15 @@ mod tests {
         };
         let mut mixed = status(2, &[true; 3]);
         mixed.members[0].version = "0.2.0".to_owned();
+        let mut differs = status(2, &[true, true, false]);
+        differs.members.iter_mut().for_each(|member| member.state_hash_index = 64);
+        differs.members[1].state_hash = 7;
+        let mut behind = status(2, &[true; 3]);
+        behind.members[1].state_hash = 7;
+        behind.members[1].state_hash_index = 64;
         for (status, faults, health, meaning, next) in [
+            (differs, down(3), Health::Degraded, "nodes 1 and 2 disagree", "report it"),
+            (behind, vec![], Health::Ok, "node 2 leads", ""),
             (status(2, &[true; 3]), vec![], Health::Ok, "node 2 leads, 3 of 3", ""),
             (status(1, &[true]), vec![], Health::Ok, "1 of 1 voters", ""),
             (
