@@ -1,5 +1,6 @@
 //! Deregistering, and remembering for a while what was deregistered (its tombstone), so that a
-//! registration that was delayed on its way cannot bring it back.
+//! registration that was delayed on its way cannot bring it back. So many are remembered at most
+//! ([`TOMBSTONES_MAX`]), the youngest.
 //!
 //! Invariants: a registered instance has a higher incarnation than its tombstone; a tombstone is
 //! only ever replaced by one of the same or a higher incarnation.
@@ -12,7 +13,7 @@ use crate::command::{Deregister, InstanceRef, Rejection, Reply};
 use crate::event::{Event, RemoveReason};
 use crate::hash::Kind;
 use crate::registry::Registry;
-use crate::registry::leases::TOMBSTONE_MS;
+use crate::registry::leases::{TOMBSTONE_MS, TOMBSTONES_MAX};
 use crate::tables::deadlines::Due;
 use crate::types::{Clock, Incarnation, InstanceKey};
 
@@ -78,6 +79,11 @@ impl Registry {
         self.forget_tombstone(key);
         let until = self.clock.plus_ms(TOMBSTONE_MS);
         self.insert_tombstone(Tombstone { key: key.clone(), incarnation, until });
+        if self.tombstones.len() > TOMBSTONES_MAX
+            && let Some(first) = self.deadlines.first_tombstone().cloned()
+        {
+            self.forget_tombstone(&first);
+        }
     }
 
     /// Refuses a command that names an older run than the one that is registered.

@@ -1,7 +1,7 @@
 //! Deregistering, and what is remembered of it.
 
 use super::*;
-use crate::registry::leases::TOMBSTONE_MS;
+use crate::registry::leases::{TOMBSTONE_MS, TOMBSTONES_MAX};
 
 const ENDED_7: &str = "rejected: incarnation 7 of instance default/web/a was deregistered; register with a higher one";
 const ABSENT: &str = "rejected: instance default/web/a is not registered";
@@ -110,6 +110,37 @@ fn deregistering_again_remembers_it_for_longer() {
     t.at(1_000, deregister("web/a@7"), ABSENT);
     t.at(TOMBSTONE_MS, register("web/a", 7), ENDED_7);
     t.at(TOMBSTONE_MS + 1_000, register("web/a", 7), "registered L2 15000ms @7 | #3 added web/a@7");
+}
+
+/// One caller that deregisters what never was.
+#[test]
+fn what_is_remembered_is_bounded_and_the_youngest_stay() {
+    let mut t = Transcript::default();
+    for at in 0..TOMBSTONES_MAX as u64 + 1 {
+        t.at(
+            at,
+            deregister(&format!("web/never-{at}@7")),
+            &format!("rejected: instance default/web/never-{at} is not registered"),
+        );
+    }
+    assert_eq!(t.registry.tombstones.len(), TOMBSTONES_MAX);
+    let at = TOMBSTONES_MAX as u64;
+    t.at(at, register("web/never-0", 7), "registered L1 15000ms @7 | #1 added web/never-0@7");
+    let refused = t.apply(at, register("web/never-1", 7));
+    assert!(matches!(refused.reply, Reply::Rejected(Rejection::Deregistered { .. })));
+}
+
+/// However many records wait to be forgotten, and however long they have been due.
+#[test]
+fn leases_end_before_anything_is_forgotten() {
+    let mut t = Transcript::default();
+    for at in 0..TOMBSTONES_MAX as u64 {
+        t.apply(at, deregister(&format!("web/never-{at}@7")));
+    }
+    t.apply(TOMBSTONE_MS - 10_000, register("web/a", 7));
+    // All is due, and the lease last.
+    t.at(TOMBSTONE_MS + 5_000, Op::Tick, "done | #2 expired web/a@7");
+    assert!(t.registry.tombstones.len() > 1, "they wait for their turn");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
-use crate::registry::leases::ENDED_PER_COMMAND;
+use crate::registry::leases::{ENDED_PER_COMMAND, TOMBSTONES_MAX};
 use crate::*;
 
 const TOMBSTONE_MS: u64 = 2 * 60 * 1_000;
@@ -95,7 +95,7 @@ impl Model {
         (reply, std::mem::take(&mut self.events))
     }
 
-    /// What is due, in order, until a command's share has ended.
+    /// What is due, leases first, each in order, until a command's share has ended.
     fn expire(&mut self) {
         let leases = self.leases.iter().map(|lease| (lease.deadline, Time::Lease(lease.id)));
         let ended = self.ended.iter().map(|ended| (ended.until, Time::Ended(ended.key.clone())));
@@ -105,6 +105,7 @@ impl Model {
         let mut due: Vec<_> = leases.chain(ended).chain(services).collect();
         due.retain(|(at, _)| *at <= self.clock);
         due.sort();
+        due.sort_by_key(|(_, what)| !matches!(what, Time::Lease(_)));
         let mut done = 0;
         for (_, what) in due {
             if done >= ENDED_PER_COMMAND {
@@ -240,6 +241,12 @@ impl Model {
         self.ended.retain(|ended| ended.key != *key);
         let until = self.clock + TOMBSTONE_MS;
         self.ended.push(Ended { key: key.clone(), incarnation, until });
+        if self.ended.len() > TOMBSTONES_MAX {
+            let first = (0..self.ended.len())
+                .min_by_key(|at| (self.ended[*at].until, self.ended[*at].key.clone()))
+                .unwrap();
+            self.ended.remove(first);
+        }
     }
 
     fn update(&mut self, update: &Update) -> Result<Reply, Rejection> {
