@@ -2,6 +2,7 @@
 //! whose caller loses it.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use quorate_proto::v1::watch_request::Kind as Ask;
 use quorate_proto::v1::watch_response::Kind;
@@ -95,6 +96,45 @@ async fn a_lease_is_worth_what_its_holder_may_do_to_all_that_it_keeps() {
     }
     let left = here.deregister(by(orders, deregistration(own))).await;
     assert_refused(left, Code::NotFound, &[&own.to_string()]);
+}
+
+/// One caller that named its own large lease again and again kept a node busy, and others' leases
+/// ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_lease_is_looked_at_once_however_often_it_is_named() {
+    let guarded = Guarded::start(1, &entry("qrt_orders", ORDERS)).await;
+    let mut registry = guarded.cluster.registry(1);
+    let orders = Some("qrt_orders");
+    let mut lease = 0;
+    for part in 0..5 {
+        let specs = (0..1_000).map(|at| spec("orders", &format!("i{part}-{at}"))).collect();
+        let mut request = registration(specs);
+        request.lease_id = lease;
+        lease = register(&mut registry, "qrt_orders", request).await;
+    }
+    let begun = Instant::now();
+    registry.renew(by(orders, renewal([lease]))).await.unwrap();
+    let bound = 20 * begun.elapsed() + Duration::from_secs(1);
+
+    let begun = Instant::now();
+    let renewed = registry.renew(by(orders, renewal([lease; 10_000]))).await.unwrap();
+    assert_eq!(renewed.into_inner().unknown_lease_ids, [0; 0]);
+    assert!(begun.elapsed() < bound, "{:?} of {bound:?}", begun.elapsed());
+
+    // More than one call may hold is refused for that, before anything is looked up.
+    let begun = Instant::now();
+    let mut many = registration(vec![spec("orders", "i0-0"); 20_000]);
+    many.incarnation = held(&mut registry, "orders", "i0-0").await;
+    let refused = registry.register(by(orders, many)).await;
+    assert_refused(refused, Code::InvalidArgument, &["20000", "1000"]);
+    assert!(begun.elapsed() < bound, "{:?} of {bound:?}", begun.elapsed());
+}
+
+/// The incarnation of an instance.
+async fn held(registry: &mut Registry, service: &str, id: &str) -> u64 {
+    let answer = registry.fetch(by(Some(ROOT), fetch_of(&[service]))).await.unwrap().into_inner();
+    let mut instances = answer.services.into_iter().flat_map(|service| service.instances);
+    instances.find(|instance| instance.id == id).expect("registered").incarnation
 }
 
 /// Time and the length of the log told them apart: what asked for a dead lease went through the

@@ -91,9 +91,15 @@ fn instance_spec(
     InstanceSpec::new(field, parts)
 }
 
+/// Each lease once, however often it is named: what is looked up for a lease may take long.
 pub(super) fn renewals(request: &wire::RenewRequest) -> Result<Vec<LeaseId>, Invalid> {
     count("renewals", request.renewals.len(), 1, limits::LEASES_PER_CALL)?;
-    Ok(request.renewals.iter().map(|renewal| LeaseId(renewal.lease_id)).collect())
+    let mut leases: Vec<_> = request.renewals.iter().map(|it| LeaseId(it.lease_id)).collect();
+    if leases.len() > 1 {
+        leases.sort_unstable();
+        leases.dedup();
+    }
+    Ok(leases)
 }
 
 pub(super) fn deregister(request: wire::DeregisterRequest) -> Result<Op, Invalid> {

@@ -1,6 +1,7 @@
 //! Whether a caller may do what it asks for: decided for the whole request before anything that it
 //! names is looked up, but the instances of a lease, of which nothing is told.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -135,16 +136,21 @@ fn check_same_run(node: &Node, principal: &Principal, touched: &Touched<'_>) -> 
     if touched.incarnation == 0 {
         return Ok(());
     }
-    // What is no name is refused by the handler.
+    // What is too much, or no name, is refused by the handler.
+    if names.len() > limits::INSTANCES_PER_CALL {
+        return Ok(());
+    }
     let Ok(namespace) = Namespace::new("", touched.namespace()) else { return Ok(()) };
     let registry = node.applied().registry();
+    let mut own = BTreeSet::new();
     for (service, id) in names {
         let (name, id) = (ServiceName::new("", service), InstanceId::new("", id));
         let (Ok(name), Ok(id)) = (name, id) else { return Ok(()) };
         let key = InstanceKey { service: ServiceKey { namespace: namespace.clone(), name }, id };
         let held = registry.instance(&key);
         let same = held.filter(|held| held.incarnation == Incarnation(touched.incarnation));
-        if same.is_some_and(|held| !is_own(&registry, principal, held.lease)) {
+        let Some(lease) = same.map(|held| held.lease) else { continue };
+        if own.insert(lease) && !is_own(&registry, principal, lease) {
             let what = " for all that the lease of this run keeps";
             return Err(denied(principal, Role::Register, what));
         }
@@ -152,15 +158,22 @@ fn check_same_run(node: &Node, principal: &Principal, touched: &Touched<'_>) -> 
     Ok(())
 }
 
-/// Whether the lease is there, and all that it keeps is the principal's to register.
+/// Whether the lease is there, and all that it keeps is the principal's to register. A lease may
+/// keep many thousands: they are in order, so each service is looked at once.
 fn is_own(registry: &Registry, principal: &Principal, id: LeaseId) -> bool {
     let now = wall::now();
-    let may = |key: &InstanceKey| {
-        let ServiceKey { namespace, name } = &key.service;
-        let (namespace, name) = (namespace.as_str(), name.as_str());
-        principal.may(Role::Register, Reach::Service { namespace, name }, now)
-    };
-    registry.lease(id).is_some_and(|lease| lease.instances().all(may))
+    let Some(lease) = registry.lease(id) else { return false };
+    let mut last = None;
+    for InstanceKey { service, .. } in lease.instances() {
+        if last.replace(service) == Some(service) {
+            continue;
+        }
+        let (namespace, name) = (service.namespace.as_str(), service.name.as_str());
+        if !principal.may(Role::Register, Reach::Service { namespace, name }, now) {
+            return false;
+        }
+    }
+    true
 }
 
 /// The leases among these that the caller may renew, and those that are unknown to it.
@@ -170,13 +183,16 @@ fn is_own(registry: &Registry, principal: &Principal, id: LeaseId) -> bool {
 pub(super) async fn own_leases(
     node: &Node,
     caller: &Caller,
-    leases: Vec<LeaseId>,
+    mut leases: Vec<LeaseId>,
     deadline: Instant,
 ) -> Result<(Vec<LeaseId>, Vec<LeaseId>), NodeError> {
     let principal = &caller.principal;
     if !node.access().is_checked() || principal.may_all(Role::Register, wall::now()) {
         return Ok((leases, Vec::new()));
     }
+    // Messages of one stream may name the same.
+    leases.sort_unstable();
+    leases.dedup();
     let registry = node.applied().registry();
     let split = |registry: &Registry, leases: Vec<LeaseId>| {
         leases.into_iter().partition::<Vec<_>, _>(|id| is_own(registry, principal, *id))
