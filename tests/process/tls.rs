@@ -5,6 +5,8 @@
 mod ends;
 #[path = "tls_rotation.rs"]
 mod rotation;
+#[path = "tls_separate.rs"]
+mod separate;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

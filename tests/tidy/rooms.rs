@@ -72,7 +72,8 @@ const ROOMS: [(&str, &[Room]); 5] = [
             ("raft", &["peers", "applied", "meters", "free_space", "error", "types", "runtime"]),
             ("peers", &["net"]),
             ("applied", &["types"]),
-            ("net", &["error", "config", "wall"]),
+            // What a simulation needs to be the same each time.
+            ("net", &["error", "config", "runtime", "wall"]),
             ("meters", &[]),
             ("clock", &[]),
             ("free_space", &["error"]),

@@ -51,6 +51,9 @@ struct TlsLayer {
     ca: Option<PathBuf>,
     crl: Option<PathBuf>,
     clients: Option<ClientCertificates>,
+    peer_ca: Option<PathBuf>,
+    peer_cert: Option<PathBuf>,
+    peer_key: Option<PathBuf>,
     whole: Option<Tls>,
 }
 
@@ -123,6 +126,9 @@ fn from_flags(args: &ServeArgs) -> Result<Layer, BadSetting> {
             ca: args.tls.tls_ca.clone(),
             crl: args.tls.tls_crl.clone(),
             clients: args.tls.tls_clients.map(ClientCertificates::from),
+            peer_ca: args.tls.peer_tls_ca.clone(),
+            peer_cert: args.tls.peer_tls_cert.clone(),
+            peer_key: args.tls.peer_tls_key.clone(),
             whole: None,
         },
         insecure: args.tls.insecure.then_some(true),
@@ -168,6 +174,9 @@ fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Layer, Ba
                 .transpose()
                 .map_err(|error| BadSetting(format!("QUORATE_TLS_CLIENTS: {error}")))?
                 .map(ClientCertificates::from),
+            peer_ca: set("QUORATE_PEER_TLS_CA").map(PathBuf::from),
+            peer_cert: set("QUORATE_PEER_TLS_CERT").map(PathBuf::from),
+            peer_key: set("QUORATE_PEER_TLS_KEY").map(PathBuf::from),
             whole: None,
         },
         insecure: parsed("QUORATE_INSECURE", set("QUORATE_INSECURE"), "true or false")?,
@@ -252,6 +261,9 @@ fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
                 ca: merged.tls.ca.or(layer.tls.ca),
                 crl: merged.tls.crl.or(layer.tls.crl),
                 clients: merged.tls.clients.or(layer.tls.clients),
+                peer_ca: merged.tls.peer_ca.or(layer.tls.peer_ca),
+                peer_cert: merged.tls.peer_cert.or(layer.tls.peer_cert),
+                peer_key: merged.tls.peer_key.or(layer.tls.peer_key),
                 whole: merged.tls.whole.or(layer.tls.whole),
             },
             insecure: merged.insecure.or(layer.insecure),
@@ -296,8 +308,9 @@ fn audit(file: Option<PathBuf>, required: Option<bool>) -> Result<Option<Audit>,
 /// TLS takes a certificate, its key and the authorities, in whichever layers they stand; `None`:
 /// none of them is set.
 fn tls(layer: TlsLayer) -> Result<Option<Tls>, BadSetting> {
-    let TlsLayer { cert, key, ca, crl, clients, whole } = layer;
-    let given = [&cert, &key, &ca, &crl].iter().any(|part| part.is_some()) || clients.is_some();
+    let TlsLayer { cert, key, ca, crl, clients, peer_ca, peer_cert, peer_key, whole } = layer;
+    let files = [&cert, &key, &ca, &crl, &peer_ca, &peer_cert, &peer_key];
+    let given = files.iter().any(|file| file.is_some()) || clients.is_some();
     if !given && whole.is_none() {
         return Ok(None);
     }
@@ -308,8 +321,17 @@ fn tls(layer: TlsLayer) -> Result<Option<Tls>, BadSetting> {
     let key = key.or_else(|| of_file(|tls| &tls.key)).ok_or_else(|| missing("key"))?;
     let ca = ca.or_else(|| of_file(|tls| &tls.ca)).ok_or_else(|| missing("ca"))?;
     let base = whole.unwrap_or_else(|| Tls::new(cert.clone(), key.clone(), ca.clone()));
-    let clients = clients.unwrap_or(base.clients);
-    Ok(Some(Tls { cert, key, ca, crl: crl.or(base.crl.clone()), clients, ..base }))
+    Ok(Some(Tls {
+        cert,
+        key,
+        ca,
+        crl: crl.or(base.crl),
+        clients: clients.unwrap_or(base.clients),
+        peer_ca: peer_ca.or(base.peer_ca),
+        peer_cert: peer_cert.or(base.peer_cert),
+        peer_key: peer_key.or(base.peer_key),
+        connection_age_ms: base.connection_age_ms,
+    }))
 }
 
 fn needed<T>(name: &str, value: Option<T>) -> Result<T, BadSetting> {
@@ -397,6 +419,20 @@ mod tests {
         let variable = ("QUORATE_HEALTH_CHECKS_ALLOW", "10.1.0.0/16,10.2.0.0/16");
         assert_eq!(allowed("", &[variable]), "10.1.0.0/16,10.2.0.0/16");
         assert_eq!(allowed("--health-checks-allow 10.3.0.0/16", &[variable]), "10.3.0.0/16");
+    }
+
+    #[test]
+    fn files_that_nodes_show_each_other_come_from_any_layer() {
+        let peers = |flags: &str, variables: &[_], file: &str| {
+            let given = "--tls-cert c --tls-key k --tls-ca a ".to_owned() + flags;
+            let tls = loaded(&given, variables, &format!("{FILE}\n{file}")).unwrap().tls.unwrap();
+            [tls.peer_ca, tls.peer_cert, tls.peer_key]
+                .map(|path| path.map_or("-".to_owned(), |path| path.display().to_string()))
+        };
+        assert_eq!(peers("", &[], ""), ["-", "-", "-"]);
+        let file = "[tls]\ncert = 'c'\nkey = 'k'\nca = 'a'\npeer_ca = 'fa'\npeer_cert = 'fc'";
+        let variables = [("QUORATE_PEER_TLS_CERT", "vc"), ("QUORATE_PEER_TLS_KEY", "vk")];
+        assert_eq!(peers("--peer-tls-key k2", &variables, file), ["fa", "vc", "k2"]);
     }
 
     #[test]

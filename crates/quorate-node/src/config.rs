@@ -289,6 +289,8 @@ impl Config {
             let age = tls.connection_age_ms;
             let is_age = (1_000..=24 * HOUR_MS).contains(&age);
             check("connection_age_ms", age, is_age, "must be 1000 to 86400000 (a day)")?;
+            let both = tls.peer_cert.is_some() == tls.peer_key.is_some();
+            check("peer_cert, peer_key", "only one of them", both, "must be set together")?;
         }
         self.validate_addresses()?;
         self.tunables.validate()

@@ -27,6 +27,17 @@ pub(crate) struct TlsArgs {
     /// Whether clients have to show a certificate (nodes always have to) [default: optional]
     #[arg(long, value_name = "WHEN")]
     pub(crate) tls_clients: Option<Clients>,
+    /// The authorities whose certificates are taken of other nodes, PEM [default: those of
+    /// --tls-ca]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) peer_tls_ca: Option<PathBuf>,
+    /// The certificate that other nodes see, PEM, which names spiffe://CLUSTER/node/ID; that of
+    /// --tls-cert then needs to name hosts only [default: that of --tls-cert]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) peer_tls_cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) peer_tls_key: Option<PathBuf>,
     /// Without TLS, listen on addresses that other machines reach all the same: the network keeps
     /// strangers out
     #[arg(long)]
@@ -59,7 +70,8 @@ impl From<Clients> for ClientCertificates {
     after_help = "Each setting can also stand in a variable (QUORATE_ID, QUORATE_DATA_DIR, QUORATE_LISTEN, \
     QUORATE_PEER_LISTEN,\nQUORATE_HTTP_LISTEN, QUORATE_ADVERTISE, QUORATE_PEER_ADVERTISE, QUORATE_BOOTSTRAP, QUORATE_JOIN, QUORATE_OBSERVER,\n\
     QUORATE_HEALTH_CHECKS_ALLOW, QUORATE_ACCESS, QUORATE_AUDIT, QUORATE_CLUSTER_NAME, QUORATE_TLS_CERT, QUORATE_TLS_KEY, QUORATE_TLS_CA, QUORATE_TLS_CRL,\n\
-    QUORATE_TLS_CLIENTS, QUORATE_INSECURE, QUORATE_CONFIG) or in the file. Flags win over variables, variables over the file.\n\n\
+    QUORATE_TLS_CLIENTS, QUORATE_PEER_TLS_CA, QUORATE_PEER_TLS_CERT, QUORATE_PEER_TLS_KEY, QUORATE_INSECURE, QUORATE_CONFIG) or in the\n\
+    file. Flags win over variables, variables over the file.\n\n\
     Examples:\n  \
     quorate serve --id 1 --data-dir /var/lib/quorate --listen 10.0.0.1:7001 --peer-listen 10.0.0.1:7101 \\\n      \
     --bootstrap 1=10.0.0.1:7101,2=10.0.0.2:7101,3=10.0.0.3:7101\n  \

@@ -28,6 +28,14 @@ pub struct Tls {
     /// The authorities whose certificates are taken of other nodes, if they are others than `ca`.
     #[serde(default)]
     pub peer_ca: Option<PathBuf>,
+    /// The certificate that other nodes see, if it is another than `cert`, and `peer_key` with it:
+    /// then only this one has to name the node, and `cert` only the hosts. A node that joins by
+    /// itself (`--join`) shows `cert`.
+    #[serde(default)]
+    pub peer_cert: Option<PathBuf>,
+    /// Its private key.
+    #[serde(default)]
+    pub peer_key: Option<PathBuf>,
     /// A connection ends at this age, ms (up to a tenth sooner, so that not all end at once), and
     /// with it what an old certificate granted. Default 3,600,000 (an hour), minimum 1,000. Streams
     /// of clients are resumed on a new one.
@@ -51,8 +59,9 @@ pub enum ClientCertificates {
 impl Tls {
     /// With these three files, and defaults for all else.
     pub fn new(cert: PathBuf, key: PathBuf, ca: PathBuf) -> Self {
-        let (crl, peer_ca, clients) = (None, None, ClientCertificates::default());
-        Self { cert, key, ca, crl, clients, peer_ca, connection_age_ms: connection_age_ms() }
+        let (clients, connection_age_ms) = (ClientCertificates::default(), connection_age_ms());
+        let (crl, peer_ca, peer_cert, peer_key) = (None, None, None, None);
+        Self { cert, key, ca, crl, clients, peer_ca, peer_cert, peer_key, connection_age_ms }
     }
 }
 

@@ -7,6 +7,7 @@ mod der;
 mod error;
 mod files;
 mod lasting;
+mod lists;
 mod told;
 mod verify;
 
@@ -19,6 +20,7 @@ use arc_swap::ArcSwap;
 use hyper_util::rt::TokioIo;
 use quorate_log::NodeId;
 use rustls::ClientConfig;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
 use tokio::net::TcpStream;
@@ -182,25 +184,39 @@ impl Tls {
         files::load(&self.files, &self.cluster, self.node, read, Some(&before))
     }
 
-    /// `node`: the one that must be there, where that is known.
-    fn verifier(&self, loaded: &Loaded, node: Option<NodeId>) -> NodeVerifier {
-        NodeVerifier { chain: loaded.nodes.clone(), cluster: self.cluster.clone(), node }
+    /// Of a node: `node`, where that is known. What it shows to clients may be of a host only.
+    fn verifier(&self, loaded: &Loaded, node: Option<NodeId>) -> Arc<dyn ServerCertVerifier> {
+        match &loaded.hosts {
+            Some(hosts) if node.is_none() => hosts.clone(),
+            _ => {
+                let (chain, cluster) = (loaded.nodes.clone(), self.cluster.clone());
+                Arc::new(NodeVerifier { chain, cluster, node })
+            }
+        }
     }
 
-    /// To dial a node.
-    fn dial(&self, loaded: &Loaded, node: Option<NodeId>) -> io::Result<Arc<ClientConfig>> {
-        let verifier = self.verifier(loaded, node);
-        let config = ClientConfig::builder_with_details(files::provider(), Arc::new(WallTime))
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(loaded.identity.clone());
-        let mut config = config;
-        config.alpn_protocols = vec![files::H2.to_vec()];
-        // Each dial is verified whole, by the newest files.
-        config.resumption = rustls::client::Resumption::disabled();
-        Ok(Arc::new(config))
+    /// To dial a node: where it listens for nodes, or, with `node` `None`, for clients.
+    fn dial(
+        &self,
+        loaded: &Loaded,
+        node: Option<NodeId>,
+    ) -> Result<Arc<ClientConfig>, rustls::Error> {
+        loaded.dialled.get_or_make(node, || {
+            let identity = match node {
+                Some(_) => &loaded.identity,
+                None => &loaded.of_listener,
+            };
+            let mut config =
+                ClientConfig::builder_with_details(files::provider(), Arc::new(WallTime))
+                    .with_safe_default_protocol_versions()?
+                    .dangerous()
+                    .with_custom_certificate_verifier(self.verifier(loaded, node))
+                    .with_client_cert_resolver(identity.clone());
+            config.alpn_protocols = vec![files::H2.to_vec()];
+            // Each dial is verified whole, by the newest files.
+            config.resumption = rustls::client::Resumption::disabled();
+            Ok(config)
+        })
     }
 
     /// A channel to a node that connects when it is first used, each time by the newest files.
@@ -213,13 +229,14 @@ impl Tls {
                 let stream = TcpStream::connect(&address).await?;
                 stream.set_nodelay(true)?;
                 let loaded = tls.loaded.load_full();
-                let connector = TlsConnector::from(tls.dial(&loaded, node)?);
-                // The node's id is looked at instead of the name.
-                let name = ServerName::try_from("node").expect("invariant: it is a DNS name");
-                let handshake = timeout(DIAL_HANDSHAKE, connector.connect(name, stream)).await;
+                let dial = tls.dial(&loaded, node).map_err(io::Error::other)?;
+                let connector = TlsConnector::from(dial);
+                let name = name(&uri, loaded.hosts.is_some() && node.is_none())?;
+                let handshake =
+                    timeout(DIAL_HANDSHAKE, connector.connect(name.clone(), stream)).await;
                 let late = || io::Error::new(io::ErrorKind::TimedOut, "no TLS handshake in time");
                 let stream = handshake.map_err(|_elapsed| late())??;
-                Ok::<_, io::Error>(TokioIo::new(tls.watched(stream, node, loaded.set)))
+                Ok::<_, io::Error>(TokioIo::new(tls.watched(stream, node, name, loaded.set)))
             }
         }))
     }
@@ -236,4 +253,13 @@ impl Tls {
         let read = verify::identity(leaf).map(Some);
         read.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
+}
+
+/// The name that a certificate must have: the host's, or any, where the node's id is looked at.
+fn name(uri: &Uri, by_host: bool) -> io::Result<ServerName<'static>> {
+    let host = match by_host {
+        true => uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned(),
+        false => "node".to_owned(),
+    };
+    ServerName::try_from(host).map_err(io::Error::other)
 }

@@ -1,10 +1,12 @@
 //! What the libraries do not tell of a certificate and of a revocation list (RFC 5280, sections 4.1
-//! and 5.1): when the one ends, and how new the other is. Read after they were verified.
+//! and 5.1): when the one ends, how new the other is, and what of it is signed. Read after they
+//! were verified, but for that.
 
 use crate::wall::{Seconds, days};
 
 /// Tags of DER (X.690).
 const INTEGER: u8 = 0x02;
+const BITS: u8 = 0x03;
 const OCTETS: u8 = 0x04;
 const OID: u8 = 0x06;
 const UTC_TIME: u8 = 0x17;
@@ -98,6 +100,37 @@ pub(super) fn list_age(mut list: &[u8]) -> Option<ListAge> {
         number = digits.iter().copied().skip_while(|digit| *digit == 0).collect();
     }
     Some(ListAge { number, this_update })
+}
+
+/// What is signed, how, and the signature.
+pub(super) struct Signed<'a> {
+    pub(super) message: &'a [u8],
+    pub(super) algorithm: &'a [u8],
+    pub(super) signature: &'a [u8],
+}
+
+/// The parts of a revocation list or a certificate.
+pub(super) fn signed(mut whole: &[u8]) -> Option<Signed<'_>> {
+    let mut parts = take(&mut whole, SEQUENCE)?;
+    let begin = parts;
+    take(&mut parts, SEQUENCE)?;
+    let message = begin.get(..begin.len() - parts.len())?;
+    let algorithm = take(&mut parts, SEQUENCE)?;
+    Some(Signed { message, algorithm, signature: bits(&mut parts)? })
+}
+
+/// The algorithm of a public key, and the key.
+pub(super) fn public_key(mut info: &[u8]) -> Option<(&[u8], &[u8])> {
+    let algorithm = take(&mut info, SEQUENCE)?;
+    Some((algorithm, bits(&mut info)?))
+}
+
+/// A string of whole bytes.
+fn bits<'a>(der: &mut &'a [u8]) -> Option<&'a [u8]> {
+    match take(der, BITS)?.split_first()? {
+        (0, bytes) => Some(bytes),
+        _ => None,
+    }
 }
 
 /// `YYMMDDHHMMSSZ`, until 2049, or with four digits for the year.

@@ -36,6 +36,12 @@ pub(crate) enum Problem {
     OtherKey(#[source] rustls::Error),
     #[error("no certificate in it")]
     NoCertificate,
+    #[error("its certificate says no time")]
+    NoTime,
+    #[error("its certificate is not valid yet")]
+    NotYet,
+    #[error("its certificate has expired")]
+    Ended,
     #[error("certificate {at} in it")]
     Authority {
         at: usize,
@@ -68,6 +74,12 @@ pub(crate) enum ListError {
     },
     #[error("list {at} in it is of {issuer:?}, which is no authority of this node's")]
     Foreign { at: usize, issuer: String },
+    #[error("list {at} in it is not signed by {issuer:?}, of which it says it is")]
+    NotSigned { at: usize, issuer: String },
+    #[error(
+        "list {at} in it is of {issuer:?}, as one before it: of an authority (and of two with one name) only one is looked at; keep the newest alone, and give authorities names of their own"
+    )]
+    Twice { at: usize, issuer: String },
     #[error("list {at} in it says no time")]
     NoTime { at: usize },
     #[error("list {at} in it, of {issuer:?}, is older than the one in use")]

@@ -1,9 +1,10 @@
 //! The files of a node's TLS: read, checked whole, and made into what handshakes need. A set that
 //! is half written, does not fit together or has expired is refused as a whole.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use quorate_log::NodeId;
@@ -16,15 +17,15 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{CertificateError, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 use tokio::time::timeout;
-use webpki::{BorrowedCertRevocationList, CertRevocationList, EndEntityCert};
 
 use crate::config;
 use crate::config::ClientCertificates;
 use crate::net::tls::der::{self, Lifetime, ListAge};
 use crate::net::tls::error::{ListError, Problem, TlsError};
-use crate::net::tls::{WallTime, verify, wall_time};
+use crate::net::tls::{WallTime, lists, verify, wall_time};
+use crate::runtime::blocking;
 
 /// The protocol that the listeners for clients and peers speak (ALPN).
 pub(super) const H2: &[u8] = b"h2";
@@ -44,16 +45,51 @@ pub(super) struct Loaded {
     pub(super) peers: Arc<ServerConfig>,
     /// Verifies the chain of a node's certificate.
     pub(super) nodes: Arc<WebPkiServerVerifier>,
-    /// This node's own certificate and key.
+    /// Verifies the certificate of a listener for clients, by host; `None`: nodes show the same
+    /// certificate there as to each other.
+    pub(super) hosts: Option<Arc<WebPkiServerVerifier>>,
+    /// This node's own certificate and key, for other nodes ...
     pub(super) identity: Arc<SingleCertAndKey>,
+    /// ... and for clients.
+    pub(super) of_listener: Arc<SingleCertAndKey>,
+    /// To dial a node, once it was.
+    pub(super) dialled: Dialled,
     pub(super) of_clients: Arc<dyn ClientCertVerifier>,
     pub(super) of_peers: Arc<dyn ClientCertVerifier>,
-    /// Of this node's own certificate.
+    /// Of this node's own certificate; of two, the one that ends first.
     pub(super) lifetime: Option<Lifetime>,
     /// How new its revocation lists are, by their authorities' subjects.
     lists: BTreeMap<Vec<u8>, ListAge>,
     /// Sets are numbered as they come into use.
     pub(super) set: u64,
+}
+
+/// The settings for dialling one node, or any; made once.
+#[derive(Default)]
+pub(super) struct Dialled(Mutex<BTreeMap<Option<NodeId>, Arc<ClientConfig>>>);
+
+/// More than a cluster has members.
+const DIALLED_MAX: usize = 256;
+
+impl Dialled {
+    /// # Errors
+    /// They cannot be made.
+    pub(super) fn get_or_make(
+        &self,
+        node: Option<NodeId>,
+        make: impl FnOnce() -> Result<ClientConfig, rustls::Error>,
+    ) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let mut made = self.0.lock().expect("invariant: nothing panics under this lock");
+        if let Some(made) = made.get(&node) {
+            return Ok(made.clone());
+        }
+        let new = Arc::new(make()?);
+        if made.len() >= DIALLED_MAX {
+            made.clear();
+        }
+        made.insert(node, new.clone());
+        Ok(new)
+    }
 }
 
 /// Of the content of files.
@@ -78,11 +114,14 @@ pub(super) struct Read {
     ca: Vec<u8>,
     crl: Vec<u8>,
     peer_ca: Vec<u8>,
+    peer_cert: Vec<u8>,
+    peer_key: Vec<u8>,
 }
 
 impl Read {
     pub(super) fn digest(&self) -> Digest {
-        Digest::of(&[&self.cert, &self.key, &self.ca, &self.crl, &self.peer_ca])
+        let Self { cert, key, ca, crl, peer_ca, peer_cert, peer_key } = self;
+        Digest::of(&[cert, key, ca, crl, peer_ca, peer_cert, peer_key])
     }
 }
 
@@ -97,8 +136,13 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 /// A file that is not there, or is too large.
 pub(super) async fn read(files: &config::Tls) -> Result<Read, TlsError> {
     let one = async |path: &Path| {
-        let bytes = read_file(path).await;
-        bytes.map_err(|problem| TlsError { path: path.to_owned(), problem })
+        let of = path.to_owned();
+        let read = match timeout(READ_WITHIN, blocking(move || read_one(&of))).await {
+            Ok(Ok(read)) => read,
+            Ok(Err(panicked)) => Err(io::Error::from(panicked).into()),
+            Err(_elapsed) => Err(Problem::Slow),
+        };
+        read.map_err(|problem| TlsError { path: path.to_owned(), problem })
     };
     let some = async |path: &Option<PathBuf>| match path {
         Some(path) => one(path).await,
@@ -110,11 +154,13 @@ pub(super) async fn read(files: &config::Tls) -> Result<Read, TlsError> {
         ca: one(&files.ca).await?,
         crl: some(&files.crl).await?,
         peer_ca: some(&files.peer_ca).await?,
+        peer_cert: some(&files.peer_cert).await?,
+        peer_key: some(&files.peer_key).await?,
     })
 }
 
-async fn read_file(path: &Path) -> Result<Vec<u8>, Problem> {
-    let found = tokio::fs::metadata(path).await?;
+fn read_one(path: &Path) -> Result<Vec<u8>, Problem> {
+    let found = std::fs::metadata(path)?;
     // To open a pipe would wait for its other end.
     if !found.is_file() {
         return Err(Problem::NoFile);
@@ -123,8 +169,7 @@ async fn read_file(path: &Path) -> Result<Vec<u8>, Problem> {
     if bytes > FILE_MAX {
         return Err(Problem::TooLarge { bytes });
     }
-    let read = timeout(READ_WITHIN, tokio::fs::read(path)).await;
-    Ok(read.map_err(|_elapsed| Problem::Slow)??)
+    Ok(std::fs::read(path)?)
 }
 
 /// # Errors
@@ -140,12 +185,8 @@ pub(super) fn load(
         let path = path.to_owned();
         move |problem: Problem| TlsError { path: path.clone(), problem }
     };
-    let of_cert = failed(&files.cert);
-    let chain = certificates(&read.cert).map_err(&of_cert)?;
-    let key = PrivateKeyDer::from_pem_slice(&read.key)
-        .map_err(|error| failed(&files.key)(Problem::NoKey(error)))?;
-    let own = CertifiedKey::from_der(chain.clone(), key, &provider());
-    let own = own.map_err(|error| failed(&files.key)(Problem::OtherKey(error)))?;
+    let owned = Owned::read(files, read)?;
+    let of_cert = failed(files.peer_cert.as_ref().unwrap_or(&files.cert));
     let ca = roots(&read.ca).map_err(failed(&files.ca))?;
     let peer_ca_path = files.peer_ca.as_ref().unwrap_or(&files.ca);
     let peer_ca = match &files.peer_ca {
@@ -155,55 +196,116 @@ pub(super) fn load(
     let (crls, lists) = match &files.crl {
         Some(path) => {
             let crls = revoked(&read.crl).map_err(failed(path))?;
-            let trusted = trusted(&[&ca, &peer_ca], &chain);
-            let lists = lists(&crls, &trusted, before.map(|before| &before.lists));
+            let between = owned.all().flat_map(|own| own.cert.iter().skip(1));
+            let trusted = lists::authorities(&[&ca, &peer_ca], between);
+            let lists = lists::check(&crls, &trusted, before.map(|before| &before.lists));
             (crls, lists.map_err(|error| failed(path)(error.into()))?)
         }
         None => (Vec::new(), BTreeMap::new()),
     };
-    let nodes = WebPkiServerVerifier::builder_with_provider(peer_ca.clone(), provider())
-        .with_crls(crls.clone())
-        .allow_unknown_revocation_status()
-        .build()
-        .map_err(|error| failed(peer_ca_path)(error.into()))?;
-    check_own(&nodes, &chain, cluster, node).map_err(&of_cert)?;
-    let of_peers = verifier(peer_ca, &crls, false);
-    let of_peers = of_peers.map_err(|error| failed(peer_ca_path)(error.into()))?;
+    let nodes = servers(peer_ca.clone(), &crls).map_err(failed(peer_ca_path))?;
+    check_own(&nodes, &owned.for_nodes().cert, cluster, node).map_err(&of_cert)?;
+    let mut hosts = None;
+    if owned.of_node.is_some() {
+        check_time(&owned.of_listener.cert).map_err(failed(&files.cert))?;
+        hosts = Some(servers(ca.clone(), &crls).map_err(failed(&files.ca))?);
+    }
+    let of_peers = verifier(peer_ca, &crls, false).map_err(failed(peer_ca_path))?;
     let of_clients = match files.clients {
         ClientCertificates::None => WebPkiClientVerifier::no_client_auth(),
         wanted => verifier(ca, &crls, wanted == ClientCertificates::Optional)
-            .map_err(|error| failed(&files.ca)(error.into()))?,
+            .map_err(failed(&files.ca))?,
     };
-    let identity = Arc::new(SingleCertAndKey::from(own));
-    let config = |clients: &Arc<dyn ClientCertVerifier>, protocol| {
-        server(clients.clone(), identity.clone(), protocol).map_err(&of_cert)
+    let lifetime = owned.lifetime();
+    let of_listener = Arc::new(SingleCertAndKey::from(owned.of_listener));
+    let identity = owned.of_node.map_or(of_listener.clone(), |own| Arc::new(own.into()));
+    let config = |of: &Arc<dyn ClientCertVerifier>, own: &Arc<SingleCertAndKey>, protocol| {
+        server(of.clone(), own.clone(), protocol).map_err(&of_cert)
     };
     Ok(Loaded {
-        clients: config(&of_clients, H2)?,
-        tools: config(&of_clients, HTTP)?,
-        peers: config(&of_peers, H2)?,
+        clients: config(&of_clients, &of_listener, H2)?,
+        tools: config(&of_clients, &of_listener, HTTP)?,
+        peers: config(&of_peers, &identity, H2)?,
         nodes,
+        hosts,
         identity,
+        of_listener,
+        dialled: Dialled::default(),
         of_clients,
         of_peers,
-        lifetime: chain.first().and_then(|own| der::lifetime(own)),
+        lifetime,
         lists,
         set: before.map_or(0, |before| before.set + 1),
     })
+}
+
+/// The certificates that a node shows, with their keys.
+struct Owned {
+    of_listener: CertifiedKey,
+    /// For other nodes, if it is another.
+    of_node: Option<CertifiedKey>,
+}
+
+impl Owned {
+    fn read(files: &config::Tls, read: &Read) -> Result<Self, TlsError> {
+        let of_node = match (&files.peer_cert, &files.peer_key) {
+            (Some(cert), Some(key)) => Some(own((cert, &read.peer_cert), (key, &read.peer_key))?),
+            _ => None,
+        };
+        let of_listener = own((&files.cert, &read.cert), (&files.key, &read.key))?;
+        Ok(Self { of_listener, of_node })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &CertifiedKey> {
+        self.of_node.iter().chain([&self.of_listener])
+    }
+
+    fn for_nodes(&self) -> &CertifiedKey {
+        self.of_node.as_ref().unwrap_or(&self.of_listener)
+    }
+
+    /// Of the one that ends first.
+    fn lifetime(&self) -> Option<Lifetime> {
+        let lifetimes = self.all().filter_map(|own| der::lifetime(own.cert.first()?));
+        lifetimes.min_by_key(|lifetime| lifetime.not_after)
+    }
+}
+
+/// A certificate and the key that fits it.
+fn own(
+    (cert_path, cert): (&Path, &[u8]),
+    (key_path, key): (&Path, &[u8]),
+) -> Result<CertifiedKey, TlsError> {
+    let of_cert = |problem| TlsError { path: cert_path.to_owned(), problem };
+    let of_key = |problem| TlsError { path: key_path.to_owned(), problem };
+    let chain = certificates(cert).map_err(of_cert)?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| of_key(Problem::NoKey(error)))?;
+    CertifiedKey::from_der(chain, key, &provider())
+        .map_err(|error| of_key(Problem::OtherKey(error)))
+}
+
+fn servers(
+    roots: Arc<RootCertStore>,
+    crls: &[CertificateRevocationListDer<'static>],
+) -> Result<Arc<WebPkiServerVerifier>, Problem> {
+    let builder = WebPkiServerVerifier::builder_with_provider(roots, provider())
+        .with_crls(crls.to_vec())
+        .allow_unknown_revocation_status();
+    Ok(builder.build()?)
 }
 
 fn verifier(
     roots: Arc<RootCertStore>,
     crls: &[CertificateRevocationListDer<'static>],
     optional: bool,
-) -> Result<Arc<dyn ClientCertVerifier>, rustls::server::VerifierBuilderError> {
+) -> Result<Arc<dyn ClientCertVerifier>, Problem> {
     let builder = WebPkiClientVerifier::builder_with_provider(roots, provider())
         .with_crls(crls.to_vec())
         .allow_unknown_revocation_status();
-    match optional {
-        true => builder.allow_unauthenticated().build(),
-        false => builder.build(),
-    }
+    Ok(match optional {
+        true => builder.allow_unauthenticated().build()?,
+        false => builder.build()?,
+    })
 }
 
 fn server(
@@ -246,6 +348,17 @@ fn check_own(
     Ok(())
 }
 
+/// A certificate that only clients see may be of any authority that they trust.
+fn check_time(chain: &[CertificateDer<'static>]) -> Result<(), Problem> {
+    let lifetime = chain.first().and_then(|leaf| der::lifetime(leaf));
+    let Lifetime { not_before, not_after } = lifetime.ok_or(Problem::NoTime)?;
+    match wall_time().as_secs() {
+        now if now < not_before => Err(Problem::NotYet),
+        now if now > not_after => Err(Problem::Ended),
+        _ => Ok(()),
+    }
+}
+
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Problem> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let read = read.map_err(Problem::Pem)?;
@@ -264,52 +377,4 @@ fn revoked(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, Pro
     let read: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
     let read = read.map_err(Problem::Pem)?;
     if read.is_empty() { Err(ListError::None.into()) } else { Ok(read) }
-}
-
-/// The subjects of the authorities whose lists are taken: the configured ones, and those between
-/// them and this node's certificate.
-fn trusted(roots: &[&RootCertStore], chain: &[CertificateDer<'static>]) -> BTreeSet<Vec<u8>> {
-    let configured = roots.iter().flat_map(|roots| &roots.roots).map(|root| root.subject.to_vec());
-    let between = chain.iter().skip(1).filter_map(|certificate| {
-        EndEntityCert::try_from(certificate).ok().map(|certificate| certificate.subject().to_vec())
-    });
-    configured.chain(between).collect()
-}
-
-/// How new the lists are, by authority.
-///
-/// # Errors
-/// One is of an authority that is not trusted here; it goes back behind the one before, by which
-/// something would be taken again that was revoked; or it is missing, which does the same.
-fn lists(
-    crls: &[CertificateRevocationListDer<'static>],
-    trusted: &BTreeSet<Vec<u8>>,
-    before: Option<&BTreeMap<Vec<u8>, ListAge>>,
-) -> Result<BTreeMap<Vec<u8>, ListAge>, ListError> {
-    let mut lists: BTreeMap<Vec<u8>, ListAge> = BTreeMap::new();
-    let name =
-        |issuer: &[u8]| verify::common_name(issuer).unwrap_or_else(|| "an authority".to_owned());
-    for (at, der) in (1..).zip(crls) {
-        let list = BorrowedCertRevocationList::from_der(der);
-        let list = list.map_err(|source| ListError::Unreadable { at, source })?;
-        let list = CertRevocationList::Borrowed(list);
-        let issuer = list.issuer();
-        if !trusted.contains(issuer) {
-            return Err(ListError::Foreign { at, issuer: name(issuer) });
-        }
-        let age = der::list_age(der).ok_or(ListError::NoTime { at })?;
-        if before.and_then(|before| before.get(issuer)).is_some_and(|before| age.is_before(before))
-        {
-            return Err(ListError::Older { at, issuer: name(issuer) });
-        }
-        lists.insert(issuer.to_vec(), age);
-    }
-    let missing = before.and_then(|before| {
-        let mut of_now = before.keys().filter(|issuer| trusted.contains(*issuer));
-        of_now.find(|issuer| !lists.contains_key(*issuer))
-    });
-    match missing {
-        Some(issuer) => Err(ListError::Missing { issuer: name(issuer) }),
-        None => Ok(lists),
-    }
 }

@@ -10,14 +10,14 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use quorate_log::NodeId;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tokio_rustls::client::TlsStream;
 
 use crate::net::tls::files::Loaded;
-use crate::net::tls::{Tls, der, verify, wall_time};
+use crate::net::tls::{Tls, der, wall_time};
 use crate::wall::{self, Seconds};
 
 /// The end of a certificate is looked for so often at least: the wall clock that says so may jump.
@@ -100,6 +100,7 @@ impl Tls {
         self: &Arc<Self>,
         stream: TlsStream<TcpStream>,
         node: Option<NodeId>,
+        name: ServerName<'static>,
         set: u64,
     ) -> Watched {
         let shown = Shown::new(stream.get_ref().1.peer_certificates(), set);
@@ -108,7 +109,8 @@ impl Tls {
             let Some(shown) = shown else { return std::future::pending().await };
             let verify =
                 |loaded: &Loaded, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]| {
-                    verify::is_node(&tls.verifier(loaded, node), leaf, rest, wall_time())
+                    let verifier = tls.verifier(loaded, node);
+                    verifier.verify_server_cert(leaf, rest, &name, &[], wall_time()).map(drop)
                 };
             tls.outlived(&shown, verify).await
         };

@@ -98,17 +98,6 @@ impl NodeVerifier {
     }
 }
 
-/// Whether this is a certificate of the node that is wanted, whatever host it is on.
-pub(super) fn is_node(
-    verifier: &NodeVerifier,
-    leaf: &CertificateDer<'_>,
-    intermediates: &[CertificateDer<'_>],
-    now: UnixTime,
-) -> Result<(), Error> {
-    let name = ServerName::try_from("node").expect("invariant: it is a DNS name");
-    verifier.verify_server_cert(leaf, intermediates, &name, &[], now).map(drop)
-}
-
 impl ServerCertVerifier for NodeVerifier {
     fn verify_server_cert(
         &self,

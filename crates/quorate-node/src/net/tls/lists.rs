@@ -1,0 +1,147 @@
+//! Lists of revoked certificates, as they come into use: each is of an authority that is trusted
+//! here, signed by it, and not older than the one before. Handshakes would refuse a list that is
+//! not, and with it everybody.
+
+use std::collections::BTreeMap;
+
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor};
+use webpki::{BorrowedCertRevocationList, CertRevocationList, anchor_from_trusted_cert};
+
+use crate::net::tls::der::{self, ListAge, Signed};
+use crate::net::tls::error::ListError;
+use crate::net::tls::files::provider;
+use crate::net::tls::verify;
+
+/// The keys of the authorities whose lists are taken, by subject. While an authority is replaced,
+/// two may have the same name.
+pub(super) type Authorities = BTreeMap<Vec<u8>, Vec<Vec<u8>>>;
+
+/// The configured authorities, and those between them and this node's certificates.
+pub(super) fn authorities<'a>(
+    roots: &[&RootCertStore],
+    between: impl Iterator<Item = &'a CertificateDer<'static>>,
+) -> Authorities {
+    let mut authorities = Authorities::new();
+    let mut add = |anchor: &TrustAnchor<'_>| {
+        let keys = authorities.entry(anchor.subject.to_vec()).or_default();
+        keys.push(anchor.subject_public_key_info.to_vec());
+    };
+    roots.iter().flat_map(|roots| &roots.roots).for_each(&mut add);
+    between.filter_map(|of| anchor_from_trusted_cert(of).ok()).for_each(|anchor| add(&anchor));
+    authorities
+}
+
+/// How new the lists are, by authority.
+///
+/// # Errors
+/// One is of an authority that is not trusted here, or not signed by it; it goes back behind the
+/// one before, by which something would be taken again that was revoked; or it is missing, which
+/// does the same; or there are two of one authority, of which handshakes would look at the first.
+pub(super) fn check(
+    crls: &[CertificateRevocationListDer<'static>],
+    trusted: &Authorities,
+    before: Option<&BTreeMap<Vec<u8>, ListAge>>,
+) -> Result<BTreeMap<Vec<u8>, ListAge>, ListError> {
+    let mut lists: BTreeMap<Vec<u8>, ListAge> = BTreeMap::new();
+    let name =
+        |issuer: &[u8]| verify::common_name(issuer).unwrap_or_else(|| "an authority".to_owned());
+    for (at, der) in (1..).zip(crls) {
+        let list = BorrowedCertRevocationList::from_der(der);
+        let list = list.map_err(|source| ListError::Unreadable { at, source })?;
+        let list = CertRevocationList::Borrowed(list);
+        let issuer = list.issuer();
+        let Some(keys) = trusted.get(issuer) else {
+            return Err(ListError::Foreign { at, issuer: name(issuer) });
+        };
+        if !keys.iter().any(|key| is_signed(der, key)) {
+            return Err(ListError::NotSigned { at, issuer: name(issuer) });
+        }
+        let age = der::list_age(der).ok_or(ListError::NoTime { at })?;
+        if before.and_then(|before| before.get(issuer)).is_some_and(|before| age.is_before(before))
+        {
+            return Err(ListError::Older { at, issuer: name(issuer) });
+        }
+        // Handshakes look at the first of a name alone.
+        if lists.insert(issuer.to_vec(), age).is_some() {
+            return Err(ListError::Twice { at, issuer: name(issuer) });
+        }
+    }
+    let missing = before.and_then(|before| {
+        let mut of_now = before.keys().filter(|issuer| trusted.contains_key(*issuer));
+        of_now.find(|issuer| !lists.contains_key(*issuer))
+    });
+    match missing {
+        Some(issuer) => Err(ListError::Missing { issuer: name(issuer) }),
+        None => Ok(lists),
+    }
+}
+
+/// Whether a list is signed with this key, by an algorithm that handshakes take, too.
+fn is_signed(list: &[u8], key: &[u8]) -> bool {
+    let (Some(signed), Some((kind, key))) = (der::signed(list), der::public_key(key)) else {
+        return false;
+    };
+    let Signed { message, algorithm, signature } = signed;
+    let mut fitting = provider().signature_verification_algorithms.all.iter().filter(|it| {
+        it.signature_alg_id().as_ref() == algorithm && it.public_key_alg_id().as_ref() == kind
+    });
+    fitting.any(|it| it.verify_signature(key, message, signature).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
+        KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384,
+        PKCS_ED25519, SerialNumber, SignatureAlgorithm, date_time_ymd,
+    };
+
+    use super::*;
+
+    fn authority(
+        algorithm: &'static SignatureAlgorithm,
+    ) -> (CertificateDer<'static>, Issuer<'static, KeyPair>) {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::CrlSign];
+        (params.self_signed(&key).unwrap().der().clone(), Issuer::new(params, key))
+    }
+
+    fn list(issuer: &Issuer<'static, KeyPair>) -> CertificateRevocationListDer<'static> {
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2027, 1, 1),
+            next_update: date_time_ymd(2060, 3, 1),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: Vec::new(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(issuer).unwrap().der().clone()
+    }
+
+    /// All of these have the same name.
+    #[test]
+    fn a_list_is_taken_with_the_signature_of_its_authority_alone() {
+        let (_, stranger) = authority(&PKCS_ECDSA_P256_SHA256);
+        for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519] {
+            let ((old, of_old), (new, of_new)) = (authority(algorithm), authority(algorithm));
+            let trusted = authorities(&[], [&old, &new].into_iter());
+            assert_eq!(trusted.len(), 1);
+            for issuer in [&of_old, &of_new] {
+                check(&[list(issuer)], &trusted, None).expect("its own");
+            }
+            let refused = check(&[list(&of_new), list(&stranger)], &trusted, None).unwrap_err();
+            assert!(matches!(refused, ListError::NotSigned { at: 2, .. }), "{refused}");
+            // An operator who appends the new one to the file.
+            let refused = check(&[list(&of_new), list(&of_new)], &trusted, None).unwrap_err();
+            assert!(matches!(refused, ListError::Twice { at: 2, .. }), "{refused}");
+            let mut changed = list(&of_new).to_vec();
+            let last = changed.len() - 1;
+            changed[last] ^= 1;
+            let refused = check(&[changed.into()], &trusted, None).unwrap_err();
+            assert!(matches!(refused, ListError::NotSigned { at: 1, .. }), "{refused}");
+        }
+    }
+}
