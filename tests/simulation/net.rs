@@ -15,6 +15,7 @@ use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 use turmoil::net::{TcpListener, TcpStream};
 
+use super::certificates::secured;
 use super::history::now;
 use super::late::Late;
 use super::plan::{Plan, Way};
@@ -46,7 +47,15 @@ pub(crate) fn channel(plan: &Arc<Plan>, node: u64) -> Channel {
         .http2_keep_alive_interval(Duration::from_secs(1))
         .keep_alive_timeout(Duration::from_secs(1))
         .keep_alive_while_idle(true);
-    Turmoil { plan: plan.clone(), me: None }.connect(&endpoint)
+    let (net, tls) = (Turmoil { plan: plan.clone(), me: None }, plan.tuning.tls);
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
+        let opened = net.open(uri.authority().expect("host:port").as_str());
+        async move {
+            let stream = opened.await?;
+            let stream = if tls { secured(node, stream).await? } else { stream };
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }
+    }))
 }
 
 /// Attempts to connect, by sender, address, and simulated second.
@@ -60,8 +69,8 @@ thread_local! {
 /// lanes to another one, and each of them is tried with pauses.
 const DIALS_MAX: u32 = 80;
 
-fn count_dial(me: Option<u64>, uri: &Uri) {
-    let key = (me, uri.to_string(), now() / 1_000);
+fn count_dial(me: Option<u64>, address: &str) {
+    let key = (me, address.to_owned(), now() / 1_000);
     DIALS.with_borrow_mut(|dials| *dials.entry(key).or_default() += 1);
 }
 
@@ -83,9 +92,8 @@ struct Turmoil {
 impl Turmoil {
     /// turmoil refuses a connection at once when nothing gets through; in the real world it is a
     /// matter of waiting.
-    fn hangs(plan: &Plan, me: Option<u64>, uri: &Uri) -> bool {
-        let target = uri.host().and_then(node_of);
-        let target = target.expect("all connections are to nodes");
+    fn hangs(plan: &Plan, me: Option<u64>, host: &str) -> bool {
+        let target = node_of(host).expect("all connections are to nodes");
         match me {
             Some(me) if me == target => false,
             Some(me) => matches!(
@@ -114,34 +122,19 @@ impl SimulatedNet for Turmoil {
         })
     }
 
-    fn connect(&self, endpoint: &Endpoint) -> Channel {
+    fn open(&self, address: &str) -> BoxFuture<'static, io::Result<Connection>> {
+        let (host, port) = address.rsplit_once(':').expect("host:port");
+        let (host, port) = (host.to_owned(), port.parse().expect("a port"));
+        let hangs = Self::hangs(&self.plan, self.me, &host);
+        count_dial(self.me, address);
         let (plan, me) = (self.plan.clone(), self.me);
-        endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
-            let hangs = Self::hangs(&plan, me, &uri);
-            count_dial(me, &uri);
-            let plan = plan.clone();
-            async move {
-                if hangs {
-                    std::future::pending::<()>().await;
-                }
-                let host = uri.host().unwrap_or_default().to_owned();
-                let stream = TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await?;
-                let way = uri.host().and_then(node_of).zip(me);
-                Ok::<_, io::Error>(TokioIo::new(Late::new(stream, plan, way)))
-            }
-        }))
-    }
-
-    fn dial(&self, address: &str) -> BoxFuture<'static, io::Result<()>> {
-        let uri: Uri = format!("http://{address}").parse().expect("a valid address");
-        let hangs = Self::hangs(&self.plan, self.me, &uri);
-        count_dial(self.me, &uri);
         Box::pin(async move {
             if hangs {
                 std::future::pending::<()>().await;
             }
-            let host = uri.host().unwrap_or_default().to_owned();
-            TcpStream::connect((host, uri.port_u16().unwrap_or_default())).await.map(drop)
+            let way = node_of(&host).zip(me);
+            let stream = TcpStream::connect((host, port)).await?;
+            Ok(Connection::new(Late::new(stream, plan, way)))
         })
     }
 }

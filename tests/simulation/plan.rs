@@ -42,6 +42,8 @@ pub(crate) struct Tuning {
     pub(crate) keep_entries: u64,
     pub(crate) watch_ring: usize,
     pub(crate) latency_max_ms: u64,
+    /// Nodes and clients speak TLS.
+    pub(crate) tls: bool,
 }
 
 /// One fault, from a time to a time.
@@ -95,6 +97,8 @@ impl Plan {
             keep_entries: pick(&mut rng, &[10, 1_000]),
             watch_ring: pick(&mut rng, &[200, 100_000]),
             latency_max_ms: pick(&mut rng, &[5, 20, 60]),
+            // Not drawn, so that all else stays what it was.
+            tls: seed % 4 == 2,
         };
         let count = rng.random_range(6..=11);
         let mut faults: Vec<Fault> = (0..count).map(|_| fault(&mut rng)).collect();

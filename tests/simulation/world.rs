@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 use turmoil::Sim;
 
+use super::certificates;
 use super::history::{Notes, Shared};
 use super::liveness;
 use super::membership::Act;
@@ -91,6 +92,9 @@ pub(crate) fn run(plan: &Arc<Plan>) -> Notes {
         notes: notes.clone(),
         root,
     };
+    if plan.tuning.tls {
+        certificates::make(world.root.path(), plan.nodes());
+    }
     for node in plan.nodes() {
         world.add_node(node);
     }
@@ -122,8 +126,9 @@ impl World<'_> {
         let refused = Rc::new(Cell::new(false));
         let (plan, current, jump) = (self.plan.clone(), dir.clone(), jump_ms.clone());
         let stopped = refused.clone();
+        let tls = plan.tuning.tls.then(|| certificates::of_node(self.root.path(), id));
         self.sim.host(host(id), move || {
-            let config = config(id, current.borrow().clone(), &plan);
+            let config = Config { tls: tls.clone(), ..config(id, current.borrow().clone(), &plan) };
             let (jump, plan, stopped) = (jump.clone(), plan.clone(), stopped.clone());
             async move {
                 tokio::task::spawn_local(async move {

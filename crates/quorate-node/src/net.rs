@@ -19,12 +19,13 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
+use hyper_util::rt::TokioIo;
 use quorate_log::{Io, NodeId};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::net::tls::Tls;
 
@@ -66,10 +67,8 @@ impl fmt::Debug for Net {
 pub trait SimulatedNet: Send + Sync {
     /// Listens at an address.
     fn listen(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Listener>>;
-    /// A channel that connects when it is first used; the settings of the endpoint hold.
-    fn connect(&self, endpoint: &Endpoint) -> Channel;
-    /// Connects to `host:port` and closes the connection again: whether a process listens there.
-    fn dial(&self, address: &str) -> BoxFuture<'static, io::Result<()>>;
+    /// Connects to `host:port`.
+    fn open(&self, address: &str) -> BoxFuture<'static, io::Result<Connection>>;
 }
 
 /// Where a node listens, for its peers or its clients.
@@ -132,9 +131,27 @@ impl Net {
         node: Option<NodeId>,
     ) -> Channel {
         match (self, tls) {
-            (Self::Tcp, Some(tls)) => tls.connect(endpoint, node),
+            (_, Some(tls)) => tls.connect(self, endpoint, node),
             (Self::Tcp, None) => endpoint.connect_lazy(),
-            (Self::Simulated(net), _) => net.connect(endpoint),
+            (Self::Simulated(net), None) => {
+                let net = net.clone();
+                endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
+                    let opened = net.open(authority_of(&uri));
+                    async { opened.await.map(TokioIo::new) }
+                }))
+            }
+        }
+    }
+
+    /// Connects to where an address says.
+    pub(crate) async fn reach(&self, uri: &Uri) -> io::Result<Connection> {
+        match self {
+            Self::Tcp => {
+                let stream = TcpStream::connect(authority_of(uri)).await?;
+                stream.set_nodelay(true)?;
+                Ok(Connection::new(stream))
+            }
+            Self::Simulated(net) => net.open(authority_of(uri)).await,
         }
     }
 
@@ -145,7 +162,10 @@ impl Net {
                 let address = address.to_owned();
                 Box::pin(async move { TcpStream::connect(address).await.map(drop) })
             }
-            Self::Simulated(net) => net.dial(address),
+            Self::Simulated(net) => {
+                let opened = net.open(address);
+                Box::pin(async move { opened.await.map(drop) })
+            }
         }
     }
 
@@ -156,6 +176,11 @@ impl Net {
             Self::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
+}
+
+/// `host:port`; a node's address has one.
+fn authority_of(uri: &Uri) -> &str {
+    uri.authority().map_or("", |authority| authority.as_str())
 }
 
 /// The next connection. One that cannot be accepted stays in the kernel's queue, so trying again at

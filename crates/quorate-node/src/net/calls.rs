@@ -1,9 +1,7 @@
 //! The calls of one listener: how many of them, watches and other streams among them, may be under
 //! way, and until when each connection is served.
 
-use std::collections::hash_map::RandomState;
 use std::convert::Infallible;
-use std::hash::{BuildHasher, Hasher};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -26,6 +24,7 @@ use tower::Service;
 use crate::error::CallError;
 use crate::net::connections::{Admitted, Line, Refusals};
 use crate::net::tls::{Secured, Security};
+use crate::runtime::random;
 
 /// Calls under way on one connection; a process needs a few, a proxy for many processes some
 /// thousands. An answer that is not sent yet counts, too, so this also bounds what is kept for one
@@ -173,8 +172,7 @@ pub(super) async fn ends(
 
 /// At random, at least 0 and below 1.
 fn fraction() -> f64 {
-    let random = RandomState::new().build_hasher().finish();
-    (random >> 11) as f64 / (1_u64 << 53) as f64
+    (random() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 /// A service whose calls are counted.

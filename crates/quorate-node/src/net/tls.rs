@@ -23,7 +23,6 @@ use rustls::ClientConfig;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -31,6 +30,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::config;
 use crate::error::with_causes;
+use crate::net::Net;
 use crate::net::tls::files::{Digest, Loaded};
 use crate::net::tls::told::Told;
 use crate::net::tls::verify::NodeVerifier;
@@ -220,14 +220,17 @@ impl Tls {
     }
 
     /// A channel to a node that connects when it is first used, each time by the newest files.
-    pub(crate) fn connect(self: &Arc<Self>, endpoint: &Endpoint, node: Option<NodeId>) -> Channel {
-        let tls = self.clone();
+    pub(crate) fn connect(
+        self: &Arc<Self>,
+        net: &Net,
+        endpoint: &Endpoint,
+        node: Option<NodeId>,
+    ) -> Channel {
+        let (tls, net) = (self.clone(), net.clone());
         endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: Uri| {
-            let tls = tls.clone();
+            let (tls, net) = (tls.clone(), net.clone());
             async move {
-                let address = uri.authority().map(ToString::to_string).unwrap_or_default();
-                let stream = TcpStream::connect(&address).await?;
-                stream.set_nodelay(true)?;
+                let stream = net.reach(&uri).await?;
                 let loaded = tls.loaded.load_full();
                 let dial = tls.dial(&loaded, node).map_err(io::Error::other)?;
                 let connector = TlsConnector::from(dial);

@@ -12,10 +12,10 @@ use futures_util::future::BoxFuture;
 use quorate_log::NodeId;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tokio_rustls::client::TlsStream;
 
+use crate::net::Connection;
 use crate::net::tls::files::Loaded;
 use crate::net::tls::{Tls, der, wall_time};
 use crate::wall::{self, Seconds};
@@ -98,7 +98,7 @@ impl Tls {
     /// is not good any more.
     pub(super) fn watched(
         self: &Arc<Self>,
-        stream: TlsStream<TcpStream>,
+        stream: TlsStream<Connection>,
         node: Option<NodeId>,
         name: ServerName<'static>,
         set: u64,
@@ -120,7 +120,7 @@ impl Tls {
 
 /// See [`Tls::watched`].
 pub(super) struct Watched {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Connection>,
     /// `None`: it has come.
     outlived: Option<BoxFuture<'static, Outlived>>,
 }
