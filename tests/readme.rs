@@ -19,6 +19,8 @@
 mod blocks;
 #[path = "readme/built.rs"]
 mod built;
+#[path = "process/ca_name.rs"]
+mod ca_name;
 #[path = "readme/deployment.rs"]
 mod deployment;
 #[path = "readme/examples.rs"]

@@ -11,6 +11,7 @@ use rcgen::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
+use crate::ca_name::ca_name;
 use crate::cluster::{Cluster, Settings};
 use crate::connections::{PREFACE, SETTINGS};
 use crate::secured::Secured;
@@ -200,7 +201,8 @@ fn expired(certs: &Secured) -> (PathBuf, PathBuf) {
     let mut ca = CertificateParams::default();
     ca.distinguished_name = rcgen::DistinguishedName::new();
     ca.distinguished_name.push(DnType::OrganizationName, "quorate");
-    ca.distinguished_name.push(DnType::CommonName, "Quorate CA");
+    let name = ca_name(&std::fs::read_to_string(certs.path("ca.crt")).unwrap());
+    ca.distinguished_name.push(DnType::CommonName, name);
     let ca_key = std::fs::read_to_string(certs.path("ca.key")).unwrap();
     let issuer = Issuer::new(ca, KeyPair::from_pem(&ca_key).unwrap());
     let mut params = CertificateParams::default();

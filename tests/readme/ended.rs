@@ -11,6 +11,7 @@ use rcgen::{
 
 use super::{ENDED, commands, says, walk};
 use crate::blocks::blocks;
+use crate::ca_name::ca_name;
 use crate::ports::Ports;
 use crate::text_of;
 
@@ -31,7 +32,8 @@ fn named(common_name: &str) -> CertificateParams {
 fn shorten(certs: &Path, file: &str, spiffe: &str, until: Duration) {
     let read = |name: &str| std::fs::read_to_string(certs.join(name)).unwrap();
     // What is issued names its issuer by its name and its key.
-    let issuer = Issuer::new(named("Quorate CA"), KeyPair::from_pem(&read("ca.key")).unwrap());
+    let issuer =
+        Issuer::new(named(&ca_name(&read("ca.crt"))), KeyPair::from_pem(&read("ca.key")).unwrap());
     let key = KeyPair::generate().unwrap();
     let mut params = named(file);
     params.not_before = date_time_ymd(2020, 1, 1);

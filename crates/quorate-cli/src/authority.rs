@@ -68,7 +68,7 @@ impl Authority {
         let targets = [ca_file(dir), dir.join("ca.key")];
         files::make_room(dir, &targets, overwrite)?;
         let key = new_key()?;
-        let params = ca(cluster_name)?;
+        let params = ca(cluster_name, &key)?;
         let certificate = params.self_signed(&key).map_err(|error| error.to_string())?;
         let [certificate_file, key_file] = targets;
         let issued = Issued {
@@ -104,7 +104,10 @@ impl Authority {
         if !contains(&der, key.public_key_raw()) {
             return Err(bad(&key_file, "it is not the key of ca.crt beside it"));
         }
-        Ok(Self { issuer: Issuer::new(ca(&cluster_name)?, key), cluster_name })
+        if !contains(&der, common_name(&key).as_bytes()) {
+            return Err(not_ours());
+        }
+        Ok(Self { issuer: Issuer::new(ca(&cluster_name, &key)?, key), cluster_name })
     }
 
     pub(crate) fn cluster_name(&self) -> &str {
@@ -223,9 +226,16 @@ fn named(common_name: &str, cluster_name: &str, lifetime: Duration) -> Certifica
     params
 }
 
+/// Of each CA its own: while one is replaced by the next, revocation lists are told apart by name.
+fn common_name(key: &KeyPair) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, key.public_key_raw());
+    let short: String = digest.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("Quorate CA {short}")
+}
+
 /// As it was when the CA was made, but for its times: what is issued names it by the rest.
-fn ca(cluster_name: &str) -> Result<CertificateParams, String> {
-    let mut params = named("Quorate CA", cluster_name, CA_LIFETIME);
+fn ca(cluster_name: &str, key: &KeyPair) -> Result<CertificateParams, String> {
+    let mut params = named(&common_name(key), cluster_name, CA_LIFETIME);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.subject_alt_names = vec![SanType::URI(ia5(&format!("spiffe://{cluster_name}"))?)];

@@ -35,7 +35,8 @@ impl Authority {
             let bad = |what: &str| format!("{}: {what}", certificate.display());
             let pem = std::fs::read_to_string(certificate).map_err(|e| bad(&e.to_string()))?;
             let der = der(&pem).ok_or_else(|| bad("there is no certificate in it"))?;
-            let ours = ca(&self.cluster_name)?.key_identifier(self.issuer.key());
+            let key = self.issuer.key();
+            let ours = ca(&self.cluster_name, key)?.key_identifier(key);
             if !contains(&der, &ours) {
                 return Err(bad("it was not issued by this CA"));
             }
