@@ -33,6 +33,7 @@
 mod cluster {
     mod admin;
     mod authority;
+    mod backups;
     mod calls;
     mod candidates;
     mod clock;

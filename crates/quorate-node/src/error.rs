@@ -197,6 +197,10 @@ pub(crate) enum CallError {
         "{limit} calls and streams are under way {place}, as many as may be: end some, or ask another node"
     )]
     CallsUnderWay { limit: usize, place: &'static str },
+    #[error(
+        "{limit} backups are under way at this node, as many as may be: ask another node, or later"
+    )]
+    BackupsUnderWay { limit: usize },
     /// Another node may have a file that can be written.
     #[error(transparent)]
     Unwritten(#[from] Unwritten),

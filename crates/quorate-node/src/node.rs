@@ -159,6 +159,7 @@ impl Node {
             in_all: parts.meters.refused("answers"),
             of_connection: parts.meters.refused("answers_of_connection"),
             encoding: parts.meters.refused("encoding"),
+            backups: parts.meters.refused("backups"),
         };
         let node = Self {
             id,

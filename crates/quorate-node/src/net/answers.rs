@@ -11,7 +11,7 @@ use bytes::{Buf, Bytes};
 use http::Response;
 use http_body::Frame;
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tonic::body::Body;
 
@@ -27,6 +27,9 @@ const PIECE: usize = 64 * 1024;
 /// Answers of many instances that are encoded at the same time; others wait, and keep no thread
 /// busy.
 const ENCODED_AT_ONCE: usize = 2;
+/// Backups under way: each keeps a thread while its caller does not read. Those of the pool also read
+/// the access file and write the audit log.
+const BACKUPS_AT_ONCE: usize = 4;
 
 /// What is under way at a node.
 pub(crate) struct Answers {
@@ -36,6 +39,7 @@ pub(crate) struct Answers {
     /// What an instance took in the last large answer.
     instance_bytes: AtomicUsize,
     pub(crate) encoding: Semaphore,
+    backups: Arc<Semaphore>,
     pub(crate) refused: Refused,
 }
 
@@ -46,6 +50,7 @@ pub(crate) struct Refused {
     pub(crate) of_connection: Counter,
     /// Their turn to be encoded did not come in time.
     pub(crate) encoding: Counter,
+    pub(crate) backups: Counter,
 }
 
 /// The bytes of one answer; they are given back with it.
@@ -59,8 +64,9 @@ pub(crate) struct Reserved {
 impl Answers {
     pub(crate) fn new(max: usize, max_per_connection: usize, refused: Refused) -> Self {
         let encoding = Semaphore::new(ENCODED_AT_ONCE);
+        let backups = Arc::new(Semaphore::new(BACKUPS_AT_ONCE));
         let (bytes, instance_bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Self { bytes, max, max_per_connection, instance_bytes, encoding, refused }
+        Self { bytes, max, max_per_connection, instance_bytes, encoding, backups, refused }
     }
 
     /// Begins an answer that is to be taken by the deadline.
@@ -75,6 +81,17 @@ impl Answers {
         let reserved = Reserved { bytes: 0, deadline, of: self.clone(), line: line.clone() };
         reserved.check(0)?;
         Ok(reserved)
+    }
+
+    /// A place for a backup, which counts until it has been sent or has failed.
+    ///
+    /// # Errors
+    /// There are too many already.
+    pub(crate) fn begin_backup(&self) -> Result<OwnedSemaphorePermit, CallError> {
+        self.backups.clone().try_acquire_owned().map_err(|_| {
+            self.refused.backups.inc();
+            CallError::BackupsUnderWay { limit: BACKUPS_AT_ONCE }
+        })
     }
 
     /// About what this number of instances takes, going by the last ones.

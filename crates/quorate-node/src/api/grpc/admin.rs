@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::access::{Reach, Role};
-use crate::api::grpc::backup::Backup;
+use crate::api::grpc::backup::{Backup, Sending};
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
 use crate::api::grpc::told::standing;
@@ -206,14 +206,15 @@ impl AdminService {
 
     async fn on_backup(&self, call: Call<BackupRequest>) -> Handled<<Self as Admin>::BackupStream> {
         self.node.check_member()?;
+        let sending = Sending::begin(&self.node, call.caller)?;
         let backup = match self.node.disk().check() {
             Ok(()) => {
                 self.node.snapshot(call.deadline).await?;
                 let (meta, file) = self.node.newest_snapshot().await?;
-                Backup::of_file(&self.node, &meta, file)
+                Backup::of_file(sending, &meta, file)
             }
             // No room for a snapshot.
-            Err(_) => Backup::of_memory(&self.node).await?,
+            Err(_) => Backup::of_memory(sending).await?,
         };
         let first = BackupChunk { header: self.header(), ..backup.first.clone() };
         let chunks = stream::once(std::future::ready(Ok(first))).chain(backup.rest());

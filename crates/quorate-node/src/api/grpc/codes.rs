@@ -38,6 +38,7 @@ impl From<CallError> for Status {
         }
         if let CallError::AnswersUnderWay { .. }
         | CallError::CallsUnderWay { .. }
+        | CallError::BackupsUnderWay { .. }
         | CallError::Node(NodeError::Overloaded { .. }) = &error
         {
             status.metadata_mut().insert(trailers::RETRY_AFTER_MS, RETRY_AFTER_MS.into());
@@ -70,7 +71,8 @@ fn code(error: &CallError) -> Code {
         CallError::Invalid(_) => Code::InvalidArgument,
         CallError::TooLarge { .. }
         | CallError::AnswersUnderWay { .. }
-        | CallError::CallsUnderWay { .. } => Code::ResourceExhausted,
+        | CallError::CallsUnderWay { .. }
+        | CallError::BackupsUnderWay { .. } => Code::ResourceExhausted,
         CallError::Unwritten(_) => Code::Unavailable,
         CallError::Panicked(_) | CallError::Backup(_) => Code::Internal,
         CallError::Node(error) => match error {
