@@ -32,6 +32,7 @@
 
 mod cluster {
     mod admin;
+    mod arriving;
     mod authority;
     mod backups;
     mod calls;

@@ -201,6 +201,10 @@ pub(crate) enum CallError {
         "{limit} backups are under way at this node, as many as may be: ask another node, or later"
     )]
     BackupsUnderWay { limit: usize },
+    #[error(
+        "{limit} bytes of requests are arriving {place}, as many as may be: send less at a time, or ask another node"
+    )]
+    Arriving { limit: usize, place: &'static str },
     /// Another node may have a file that can be written.
     #[error(transparent)]
     Unwritten(#[from] Unwritten),

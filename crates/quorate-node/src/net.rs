@@ -2,6 +2,7 @@
 //! network; a simulation brings its own. Nothing else in this crate opens a socket.
 
 pub(crate) mod answers;
+pub(crate) mod arriving;
 pub(crate) mod authority;
 pub(crate) mod calls;
 pub(crate) mod connections;

@@ -75,6 +75,7 @@ struct Live {
 struct OfAddress {
     connections: usize,
     calls: Arc<AtomicUsize>,
+    arriving: Arc<AtomicUsize>,
 }
 
 /// Who has the most connections.
@@ -109,6 +110,8 @@ pub(crate) struct Line {
     calls: AtomicUsize,
     /// On all connections from its address.
     calls_of_address: Arc<AtomicUsize>,
+    /// Bytes of requests on all connections from its address that are not whole yet.
+    arriving: Arc<AtomicUsize>,
     /// When the last call ended, ms after `since`.
     idle_since_ms: AtomicU64,
     /// It is to take no more calls and to end when it has none.
@@ -172,14 +175,15 @@ impl Connections {
             self.refuse(&mut live, from, of_address);
             return None;
         }
-        let calls_of_address = from.map(|from| {
+        let of_address = from.map(|from| {
             let of_address = live.by_address.entry(from).or_default();
             of_address.connections += 1;
-            of_address.calls.clone()
+            (of_address.calls.clone(), of_address.arriving.clone())
         });
         let id = live.next;
         live.next += 1;
-        let line = Arc::new(Line::new(from, calls_of_address.unwrap_or_default()));
+        let (calls, arriving) = of_address.unwrap_or_default();
+        let line = Arc::new(Line::new(from, calls, arriving));
         live.lines.insert(id, line.clone());
         let leave = line.leave.clone();
         Some((Admitted { stream, line, _place: Place { id, from, of: self.clone() } }, leave))
@@ -285,7 +289,11 @@ impl Place {
 }
 
 impl Line {
-    pub(crate) fn new(from: Option<IpAddr>, calls_of_address: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(
+        from: Option<IpAddr>,
+        calls_of_address: Arc<AtomicUsize>,
+        arriving: Arc<AtomicUsize>,
+    ) -> Self {
         Self {
             from,
             certificate: OnceLock::new(),
@@ -298,6 +306,7 @@ impl Line {
             ended: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
             calls_of_address,
+            arriving,
             idle_since_ms: AtomicU64::new(0),
             leave: CancellationToken::new(),
             aged: CancellationToken::new(),
@@ -313,7 +322,9 @@ impl Line {
 
     /// The one that a call came on.
     pub(crate) fn of(call: &http::Extensions) -> Arc<Self> {
-        call.get().cloned().unwrap_or_else(|| Arc::new(Self::new(None, Arc::default())))
+        call.get()
+            .cloned()
+            .unwrap_or_else(|| Arc::new(Self::new(None, Arc::default(), Arc::default())))
     }
 
     /// Its other end has proved this identity, which may be that of a node of this cluster.
@@ -378,6 +389,11 @@ impl Line {
 
     pub(crate) fn answers(&self) -> MutexGuard<'_, UnderWay> {
         self.answers.lock().expect("invariant: nothing panics while it holds this lock")
+    }
+
+    /// Of all connections from its address.
+    pub(super) fn arriving(&self) -> &AtomicUsize {
+        &self.arriving
     }
 
     /// How many were under way from its address.

@@ -22,6 +22,7 @@ use crate::config::Tunables;
 use crate::error::RunError;
 use crate::meters::Meters;
 use crate::net::Listener;
+use crate::net::arriving::Arriving;
 use crate::net::authority::AnyAuthority;
 use crate::net::calls::{self, Counted, UnderWay};
 use crate::net::connections::{Connections, Limits, Refusals};
@@ -34,6 +35,9 @@ use crate::peers::MESSAGE_MAX;
 /// trips, bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// A request of health or reflection, which are open to all: a name, bytes.
+const OPEN_MESSAGE_MAX: usize = 4 * 1024;
 
 /// All headers of a call, bytes: a token, the deadline, and what tools add. More is refused.
 const HEADERS_MAX: u32 = 16 * 1024;
@@ -67,15 +71,19 @@ pub(super) fn serve_clients<H: Health>(
     };
     let under_way = calls_under_way("clients", node.tunables(), refusals);
     let stop = node.stop().clone();
+    let arriving = Arc::new(Arriving::new(node.meters().refused("arriving")));
     let registry = RegistryServer::new(RegistryService { node: node.clone() })
         .max_decoding_message_size(TRANSPORT_MAX);
     let admin = AdminServer::new(AdminService { node: node.clone() })
         .max_decoding_message_size(TRANSPORT_MAX);
-    let others = Routes::new(health)
-        .add_service(reflection().build_v1().expect(DESCRIPTORS_FIT))
-        .add_service(reflection().build_v1alpha().expect(DESCRIPTORS_FIT))
+    let v1 = reflection().build_v1().expect(DESCRIPTORS_FIT);
+    let v1alpha = reflection().build_v1alpha().expect(DESCRIPTORS_FIT);
+    let others = Routes::new(health.max_decoding_message_size(OPEN_MESSAGE_MAX))
+        .add_service(v1.max_decoding_message_size(OPEN_MESSAGE_MAX))
+        .add_service(v1alpha.max_decoding_message_size(OPEN_MESSAGE_MAX))
         .add_service(admin);
-    let calls = Counted::new(ClientCalls { node, registry, others: others.prepare() }, under_way);
+    let calls =
+        Counted::new(ClientCalls { node, arriving, registry, others: others.prepare() }, under_way);
     let arriving = connections.accept(listener);
     calls::serve(transport(), calls, arriving, security, AnyAuthority::new, stop)
 }

@@ -38,6 +38,7 @@ impl From<CallError> for Status {
         }
         if let CallError::AnswersUnderWay { .. }
         | CallError::CallsUnderWay { .. }
+        | CallError::Arriving { .. }
         | CallError::BackupsUnderWay { .. }
         | CallError::Node(NodeError::Overloaded { .. }) = &error
         {
@@ -72,6 +73,7 @@ fn code(error: &CallError) -> Code {
         CallError::TooLarge { .. }
         | CallError::AnswersUnderWay { .. }
         | CallError::CallsUnderWay { .. }
+        | CallError::Arriving { .. }
         | CallError::BackupsUnderWay { .. } => Code::ResourceExhausted,
         CallError::Unwritten(_) => Code::Unavailable,
         CallError::Panicked(_) | CallError::Backup(_) => Code::Internal,

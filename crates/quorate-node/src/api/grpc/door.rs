@@ -42,6 +42,9 @@ const MARGIN_MAX: Duration = Duration::from_millis(500);
 /// ... and no less than this, where that leaves the call two thirds of its time.
 const MARGIN_MIN: Duration = Duration::from_millis(150);
 
+/// Its one call is a stream, in each version.
+const REFLECTION: &str = "grpc.reflection.";
+
 /// This much of the name that a caller gives its call stands in the log, bytes.
 const REQUEST_ID_MAX: usize = 64;
 
@@ -208,6 +211,13 @@ pub(super) struct Call<T> {
     /// When it has to be answered.
     pub(super) deadline: Instant,
     pub(super) caller: Caller,
+}
+
+/// Whether the caller of a path may send more than one message.
+pub(super) fn sends_stream(path: &str) -> bool {
+    let streams = [Method::RenewStream, Method::Watch];
+    let path = path.strip_prefix('/').unwrap_or(path);
+    streams.iter().any(|method| method.path() == path) || path.starts_with(REFLECTION)
 }
 
 /// Refuses a call of nobody who is known, by its headers alone. Those of health and reflection are

@@ -17,6 +17,8 @@ use tower::Service;
 use crate::api::grpc::door;
 use crate::api::grpc::registry::RegistryService;
 use crate::net::answers;
+use crate::net::arriving::Arriving;
+use crate::net::connections::Line;
 use crate::node::Node;
 
 type Registry = RegistryServer<RegistryService>;
@@ -28,6 +30,7 @@ type InPieces = fn(Answer) -> Answer;
 #[derive(Clone)]
 pub(crate) struct ClientCalls {
     pub(crate) node: Arc<Node>,
+    pub(crate) arriving: Arc<Arriving>,
     pub(crate) registry: Registry,
     pub(crate) others: Routes,
 }
@@ -53,6 +56,9 @@ impl Service<Request<Body>> for ClientCalls {
         if let Err(status) = door::check_known(&self.node, &request) {
             return Either::Left(std::future::ready(Ok(status.into_http())));
         }
+        let line = Line::of(request.extensions());
+        let streams = door::sends_stream(request.uri().path());
+        let request = request.map(|body| self.arriving.bounded(body, line, streams));
         let service = request.uri().path().split('/').nth(1);
         if service == Some(<Registry as NamedService>::NAME) {
             let in_pieces: InPieces = |answer| answer.map(answers::in_pieces);
