@@ -4,5 +4,7 @@
 pub const INCARNATION: &str = "quorate-incarnation";
 /// Of a refusal: how long to stay away, ms, decimal.
 pub const RETRY_AFTER_MS: &str = "retry-after-ms";
+/// Of a refusal: this node has no room for the call, and another one may. Its value says nothing.
+pub const TRY_ELSEWHERE: &str = "try-elsewhere";
 /// Of a call: its name for the node's log. The first 64 bytes count.
 pub const REQUEST_ID: &str = "x-request-id";

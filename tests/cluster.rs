@@ -38,6 +38,7 @@ mod cluster {
     mod calls;
     mod candidates;
     mod clock;
+    mod crowded;
     mod discovery;
     mod evicted;
     mod failover;

@@ -270,7 +270,7 @@ impl Admin {
                 Ok(Err(status)) => status,
                 Err(_elapsed) => Status::deadline_exceeded("nothing arrived"),
             };
-            let decision = decide(status.code());
+            let decision = decide(&status);
             if decision == Decision::Reauthenticate && endpoints.dial.has_other_token(token).await {
                 token = endpoints.dial.token_changes();
                 rounds.reset();
@@ -316,7 +316,7 @@ impl Backup {
             Ok(Err(status)) => status,
             Err(_elapsed) => Status::deadline_exceeded("nothing arrived"),
         };
-        if !decide(status.code()).blames_node() {
+        if !decide(&status).blames_node() {
             return Err(Error::rejected("backup", &status));
         }
         let tried = vec![Attempt::of(&self.address, &status)];

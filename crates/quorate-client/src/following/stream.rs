@@ -234,7 +234,7 @@ impl Follower {
     /// Notes the end of a stream.
     fn ended(&mut self, address: &Address, was_good: bool, status: &Status) -> Ended {
         let Self { core, operation, .. } = self;
-        let decision = decide(status.code());
+        let decision = decide(status);
         // What was never allowed is a mistake, to be reported at once; a right that was there may
         // come back, and tokens run out and are renewed.
         let denied = decision == Decision::Denied;

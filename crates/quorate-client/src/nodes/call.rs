@@ -79,7 +79,7 @@ impl Failure {
 
     /// An attempt on the node with this address.
     pub(crate) fn at(plan: &Plan, address: &Address, status: Status) -> Self {
-        Self { plan: *plan, address: address.clone(), decision: decide(status.code()), status }
+        Self { plan: *plan, address: address.clone(), decision: decide(&status), status }
     }
 
     pub(crate) fn into_error(self) -> Error {
@@ -229,7 +229,7 @@ where
             Ok(answer)
         }
         Err(status) => {
-            let decision = decide(status.code());
+            let decision = decide(&status);
             // A node answers a little before the deadline that it was given.
             let is_late = begun.elapsed() >= limit * 9 / 10;
             if is_late {
@@ -317,7 +317,11 @@ where
             return Err(CallError::Refused { decision, status, retried });
         }
         note(&mut tried, &failure);
-        let wait = retry_after(&failure.status).unwrap_or_default().max(rounds.wait(endpoints));
+        // What a node says of itself does not keep the call from the others.
+        let wait = match rounds.wait(endpoints) {
+            Duration::ZERO => Duration::ZERO,
+            wait => wait.max(retry_after(&failure.status).unwrap_or_default()),
+        };
         sleep_until((Instant::now() + wait).min(deadline)).await;
     }
     let Plan { operation, within, .. } = *plan;

@@ -46,8 +46,17 @@ impl Decision {
     }
 }
 
+/// What a refusal calls for.
+pub(crate) fn decide(status: &Status) -> Decision {
+    // This node is full, and not the request too large.
+    if status.metadata().contains_key(trailers::TRY_ELSEWHERE) {
+        return Decision::RetryElsewhere;
+    }
+    of_code(status.code())
+}
+
 /// The table. Exhaustive: a code that gRPC adds has to be decided here.
-pub(crate) fn decide(code: Code) -> Decision {
+fn of_code(code: Code) -> Decision {
     match code {
         // No leader, no quorum, stopping; also every failure to connect.
         Code::Unavailable => Decision::RetryElsewhere,
@@ -63,7 +72,7 @@ pub(crate) fn decide(code: Code) -> Decision {
         Code::Unimplemented => Decision::TryOthers,
         Code::NotFound => Decision::Reregister,
         Code::FailedPrecondition => Decision::Superseded,
-        // Too large, or a full disk, or overload: sending it again at once makes none of them
+        // Too large, or a full disk, or an overloaded leader: sending it again at once makes none of them
         // better.
         Code::ResourceExhausted | Code::OutOfRange => Decision::Exhausted,
         Code::Unauthenticated => Decision::Reauthenticate,
@@ -179,8 +188,16 @@ mod tests {
         ];
         for (at, (code, decision)) in rows.into_iter().enumerate() {
             assert_eq!(code as usize, at, "a row for each code, in order");
-            assert_eq!(decide(code), decision, "{code:?}");
+            assert_eq!(of_code(code), decision, "{code:?}");
         }
+    }
+
+    #[test]
+    fn a_full_node_is_left_and_a_large_request_is_not_sent_again() {
+        let mut status = Status::resource_exhausted("4096 calls are under way at this node");
+        assert_eq!(decide(&status), Decision::Exhausted);
+        status.metadata_mut().insert(trailers::TRY_ELSEWHERE, "1".parse().unwrap());
+        assert_eq!(decide(&status), Decision::RetryElsewhere);
     }
 
     #[test]

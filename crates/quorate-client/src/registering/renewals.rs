@@ -194,7 +194,7 @@ impl Sender {
                 if status.code() == Code::DeadlineExceeded {
                     rounds.was_late();
                 }
-                let again = decide(status.code()) == Decision::Reauthenticate
+                let again = decide(&status) == Decision::Reauthenticate
                     && self.endpoints.dial.has_other_token(token).await;
                 let interval = self.failed(&address, &status, batches, again);
                 let wait = rounds.wait(&self.endpoints).min(interval);
@@ -273,7 +273,7 @@ impl Sender {
         batches: VecDeque<Batch>,
         again: bool,
     ) -> Duration {
-        let decision = decide(status.code());
+        let decision = decide(status);
         tracing::debug!(%address, %status, ?decision, "the stream of renewals failed");
         let nodes = if decision.blames_node() {
             self.endpoints.failed(address);

@@ -90,7 +90,7 @@ async fn a_client_starts_while_the_registry_is_down() {
 #[tokio::test]
 async fn a_call_leaves_bad_nodes_within_its_deadline() {
     // S1.3
-    for mode in [Mode::Hang, Mode::Unavailable, Mode::Broken, Mode::SwallowAnswers] {
+    for mode in [Mode::Hang, Mode::Unavailable, Mode::Broken, Mode::SwallowAnswers, Mode::Full] {
         let mut fakes = Fake::cluster(4);
         fakes[0].kill();
         fakes[1].set(mode);

@@ -39,6 +39,8 @@ pub(crate) enum Mode {
     Broken,
     /// Has too much to do, and says when to come back.
     Overloaded,
+    /// Has no room for more calls, which is no other node's trouble.
+    Full,
     /// Does nothing for this client, which has no right to it.
     Refusing,
     /// Does everything, and takes this long.

@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn line() -> Arc<Line> {
-        Arc::new(Line::new(None, Arc::default(), Arc::default()))
+        Arc::new(Line::new(None, Arc::default()))
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(crate) struct UnderWay {
     max: usize,
     per_address_max: usize,
     refusals: Refusals,
+    /// These calls are open to all, or of callers that are not known.
+    is_open: bool,
     count: AtomicUsize,
     told: Mutex<Option<Instant>>,
 }
@@ -56,15 +58,35 @@ impl UnderWay {
         per_address_max: usize,
         refusals: Refusals,
     ) -> Arc<Self> {
+        Arc::new(Self::of(whose, max, per_address_max, refusals, false))
+    }
+
+    /// Calls that are counted apart, so that strangers do not take the places of known callers.
+    pub(crate) fn open(
+        whose: &'static str,
+        max: usize,
+        per_address_max: usize,
+        refusals: Refusals,
+    ) -> Arc<Self> {
+        Arc::new(Self::of(whose, max, per_address_max, refusals, true))
+    }
+
+    fn of(
+        whose: &'static str,
+        max: usize,
+        per_address_max: usize,
+        refusals: Refusals,
+        is_open: bool,
+    ) -> Self {
         let (count, told) = (AtomicUsize::new(0), Mutex::default());
-        Arc::new(Self { whose, max, per_address_max, refusals, count, told })
+        Self { whose, max, per_address_max, refusals, is_open, count, told }
     }
 
     /// # Errors
     /// There are too many already.
     pub(super) fn begin(self: &Arc<Self>, line: Arc<Line>) -> Result<Call, Status> {
         // Counted first: two that begin at once do not share the last place.
-        let of_address = line.begin_call();
+        let of_address = line.begin_call(self.is_open);
         let before = self.count.fetch_add(1, Ordering::Relaxed);
         let call = Call { line, of: self.clone() };
         let Refusals { in_all, of_address: of_one } = &self.refusals;
@@ -94,7 +116,7 @@ impl UnderWay {
 impl Drop for Call {
     fn drop(&mut self) {
         self.of.count.fetch_sub(1, Ordering::Relaxed);
-        self.line.end_call();
+        self.line.end_call(self.of.is_open);
     }
 }
 
@@ -180,11 +202,23 @@ fn fraction() -> f64 {
 pub(crate) struct Counted<S> {
     service: S,
     under_way: Arc<UnderWay>,
+    open: Option<Open>,
+}
+
+/// The calls that are counted apart, and which they are.
+#[derive(Clone)]
+pub(crate) struct Open {
+    pub(crate) under_way: Arc<UnderWay>,
+    pub(crate) is_open: Arc<dyn Fn(&Request<Body>) -> bool + Send + Sync>,
 }
 
 impl<S> Counted<S> {
     pub(crate) fn new(service: S, under_way: Arc<UnderWay>) -> Self {
-        Self { service, under_way }
+        Self { service, under_way, open: None }
+    }
+
+    pub(crate) fn apart(self, open: Open) -> Self {
+        Self { open: Some(open), ..self }
     }
 }
 
@@ -202,7 +236,9 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        match self.under_way.begin(Line::of(request.extensions())) {
+        let open = self.open.as_ref().filter(|open| (open.is_open)(&request));
+        let under_way = open.map_or(&self.under_way, |open| &open.under_way);
+        match under_way.begin(Line::of(request.extensions())) {
             Ok(call) => Answer::Coming(self.service.call(request), Some(call)),
             Err(status) => Answer::Refused(Some(status)),
         }

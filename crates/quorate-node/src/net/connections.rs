@@ -74,8 +74,17 @@ struct Live {
 #[derive(Default)]
 struct OfAddress {
     connections: usize,
-    calls: Arc<AtomicUsize>,
-    arriving: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
+}
+
+/// What is under way on all connections from one address.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    calls: AtomicUsize,
+    /// Of callers that are not known, and those that are open to all.
+    open_calls: AtomicUsize,
+    /// Bytes of requests that are not whole yet.
+    arriving: AtomicUsize,
 }
 
 /// Who has the most connections.
@@ -109,9 +118,7 @@ pub(crate) struct Line {
     ended: AtomicBool,
     calls: AtomicUsize,
     /// On all connections from its address.
-    calls_of_address: Arc<AtomicUsize>,
-    /// Bytes of requests on all connections from its address that are not whole yet.
-    arriving: Arc<AtomicUsize>,
+    of_address: Arc<Counts>,
     /// When the last call ended, ms after `since`.
     idle_since_ms: AtomicU64,
     /// It is to take no more calls and to end when it has none.
@@ -178,12 +185,11 @@ impl Connections {
         let of_address = from.map(|from| {
             let of_address = live.by_address.entry(from).or_default();
             of_address.connections += 1;
-            (of_address.calls.clone(), of_address.arriving.clone())
+            of_address.counts.clone()
         });
         let id = live.next;
         live.next += 1;
-        let (calls, arriving) = of_address.unwrap_or_default();
-        let line = Arc::new(Line::new(from, calls, arriving));
+        let line = Arc::new(Line::new(from, of_address.unwrap_or_default()));
         live.lines.insert(id, line.clone());
         let leave = line.leave.clone();
         Some((Admitted { stream, line, _place: Place { id, from, of: self.clone() } }, leave))
@@ -289,11 +295,7 @@ impl Place {
 }
 
 impl Line {
-    pub(crate) fn new(
-        from: Option<IpAddr>,
-        calls_of_address: Arc<AtomicUsize>,
-        arriving: Arc<AtomicUsize>,
-    ) -> Self {
+    pub(crate) fn new(from: Option<IpAddr>, of_address: Arc<Counts>) -> Self {
         Self {
             from,
             certificate: OnceLock::new(),
@@ -305,8 +307,7 @@ impl Line {
             heard: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             calls: AtomicUsize::new(0),
-            calls_of_address,
-            arriving,
+            of_address,
             idle_since_ms: AtomicU64::new(0),
             leave: CancellationToken::new(),
             aged: CancellationToken::new(),
@@ -322,9 +323,7 @@ impl Line {
 
     /// The one that a call came on.
     pub(crate) fn of(call: &http::Extensions) -> Arc<Self> {
-        call.get()
-            .cloned()
-            .unwrap_or_else(|| Arc::new(Self::new(None, Arc::default(), Arc::default())))
+        call.get().cloned().unwrap_or_else(|| Arc::new(Self::new(None, Arc::default())))
     }
 
     /// Its other end has proved this identity, which may be that of a node of this cluster.
@@ -393,17 +392,17 @@ impl Line {
 
     /// Of all connections from its address.
     pub(super) fn arriving(&self) -> &AtomicUsize {
-        &self.arriving
+        &self.of_address.arriving
     }
 
     /// How many were under way from its address.
-    pub(super) fn begin_call(&self) -> usize {
+    pub(super) fn begin_call(&self, is_open: bool) -> usize {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        self.calls_of_address.fetch_add(1, Ordering::Relaxed)
+        self.of_address.calls(is_open).fetch_add(1, Ordering::Relaxed)
     }
 
-    pub(super) fn end_call(&self) {
-        self.calls_of_address.fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn end_call(&self, is_open: bool) {
+        self.of_address.calls(is_open).fetch_sub(1, Ordering::Relaxed);
         self.idle_since_ms.store(self.age_ms(), Ordering::Relaxed);
         // A reader that sees that no call is left sees since when.
         self.calls.fetch_sub(1, Ordering::Release);
@@ -447,6 +446,12 @@ impl Line {
         // It may have been ended just before.
         self.check()?;
         Poll::Pending
+    }
+}
+
+impl Counts {
+    fn calls(&self, is_open: bool) -> &AtomicUsize {
+        if is_open { &self.open_calls } else { &self.calls }
     }
 }
 

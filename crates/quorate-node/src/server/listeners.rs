@@ -13,7 +13,7 @@ use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
 use crate::api::grpc::admin::AdminService;
-use crate::api::grpc::door::TRANSPORT_MAX;
+use crate::api::grpc::door::{self, TRANSPORT_MAX};
 use crate::api::grpc::peer::PeerService;
 use crate::api::grpc::registry::RegistryService;
 use crate::api::grpc::routes::ClientCalls;
@@ -24,7 +24,7 @@ use crate::meters::Meters;
 use crate::net::Listener;
 use crate::net::arriving::Arriving;
 use crate::net::authority::AnyAuthority;
-use crate::net::calls::{self, Counted, UnderWay};
+use crate::net::calls::{self, Counted, Open, UnderWay};
 use crate::net::connections::{Connections, Limits, Refusals};
 use crate::net::http;
 use crate::net::tls::Security;
@@ -38,6 +38,10 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// A request of health or reflection, which are open to all: a name, bytes.
 const OPEN_MESSAGE_MAX: usize = 4 * 1024;
+
+/// Calls that are open to all, or of nobody who is known: beside those of known callers, a quarter as
+/// many.
+const OPEN_SHARE: usize = 4;
 
 /// All headers of a call, bytes: a token, the deadline, and what tools add. More is refused.
 const HEADERS_MAX: u32 = 16 * 1024;
@@ -70,6 +74,7 @@ pub(super) fn serve_clients<H: Health>(
         of_address: node.meters().refused("calls_of_address"),
     };
     let under_way = calls_under_way("clients", node.tunables(), refusals);
+    let open = open_calls(&node);
     let stop = node.stop().clone();
     let arriving = Arc::new(Arriving::new(node.meters().refused("arriving")));
     let registry = RegistryServer::new(RegistryService { node: node.clone() })
@@ -83,7 +88,8 @@ pub(super) fn serve_clients<H: Health>(
         .add_service(v1alpha.max_decoding_message_size(OPEN_MESSAGE_MAX))
         .add_service(admin);
     let calls =
-        Counted::new(ClientCalls { node, arriving, registry, others: others.prepare() }, under_way);
+        Counted::new(ClientCalls { node, arriving, registry, others: others.prepare() }, under_way)
+            .apart(open);
     let arriving = connections.accept(listener);
     calls::serve(transport(), calls, arriving, security, AnyAuthority::new, stop)
 }
@@ -141,6 +147,16 @@ fn client_limits(tunables: &Tunables) -> Limits {
 
 fn calls_under_way(whose: &'static str, tunables: &Tunables, refusals: Refusals) -> Arc<UnderWay> {
     UnderWay::new(whose, tunables.calls_max, tunables.calls_per_address_max, refusals)
+}
+
+/// Calls of strangers, and those of health and reflection, have a share of their own.
+fn open_calls(node: &Arc<Node>) -> Open {
+    let Tunables { calls_max, calls_per_address_max, .. } = *node.tunables();
+    let (in_all, of_address) = (calls_max / OPEN_SHARE, calls_per_address_max / OPEN_SHARE);
+    let refusals = one_lane(node.meters(), "open_calls");
+    let under_way = UnderWay::open("strangers", in_all, of_address, refusals);
+    let node = node.clone();
+    Open { under_way, is_open: Arc::new(move |call| door::is_open(&node, call)) }
 }
 
 /// Both limits of a listener that is not for clients count together.

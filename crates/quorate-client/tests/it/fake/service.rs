@@ -56,6 +56,11 @@ impl Node {
             Mode::Unavailable => return Err(Status::unavailable("no leader")),
             Mode::Broken => return Err(Status::internal("the disk is failing")),
             Mode::Refusing => return Err(Status::permission_denied("not for you")),
+            Mode::Full => {
+                let mut status = Status::resource_exhausted("32768 calls are under way");
+                status.metadata_mut().insert("try-elsewhere", "1".parse().unwrap());
+                return Err(status);
+            }
             Mode::Overloaded => {
                 let mut status = Status::resource_exhausted("too many calls wait");
                 let after = RETRY_AFTER.as_millis() as u64;
@@ -359,7 +364,7 @@ impl Registry for Node {
         match mode {
             Mode::Hang | Mode::SwallowAnswers => std::future::pending().await,
             Mode::Unavailable => return Err(Status::unavailable("stopping")),
-            Mode::Broken | Mode::Overloaded => return Err(Status::internal("broken")),
+            Mode::Broken | Mode::Overloaded | Mode::Full => return Err(Status::internal("broken")),
             Mode::Refusing => return Err(Status::permission_denied("not for you")),
             Mode::Honest | Mode::Slow(_) => {}
         }

@@ -44,6 +44,12 @@ impl From<CallError> for Status {
         {
             status.metadata_mut().insert(trailers::RETRY_AFTER_MS, RETRY_AFTER_MS.into());
         }
+        if let CallError::CallsUnderWay { .. }
+        | CallError::Arriving { .. }
+        | CallError::BackupsUnderWay { .. } = &error
+        {
+            status.metadata_mut().insert(trailers::TRY_ELSEWHERE, 1.into());
+        }
         status.set_source(Arc::new(error));
         status
     }

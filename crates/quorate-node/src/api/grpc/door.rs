@@ -15,7 +15,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 use tracing::{Instrument, Span};
 
-use crate::access::{self, Principal, Role};
+use crate::access::{self, Principal, Role, Unidentified};
 use crate::api::grpc::arrived::Arrived;
 use crate::api::grpc::rights;
 use crate::api::grpc::told::Told;
@@ -42,6 +42,8 @@ const MARGIN_MAX: Duration = Duration::from_millis(500);
 /// ... and no less than this, where that leaves the call two thirds of its time.
 const MARGIN_MIN: Duration = Duration::from_millis(150);
 
+/// The paths of our own services begin so.
+const OWN: &str = "/quorate.v1.";
 /// Its one call is a stream, in each version.
 const REFLECTION: &str = "grpc.reflection.";
 
@@ -213,6 +215,21 @@ pub(super) struct Call<T> {
     pub(super) caller: Caller,
 }
 
+/// Whether a call is open to all, or of nobody who is known.
+pub(crate) fn is_open<B>(node: &Node, request: &http::Request<B>) -> bool {
+    !request.uri().path().starts_with(OWN) || unidentified(node, request).is_some()
+}
+
+fn unidentified<B>(node: &Node, request: &http::Request<B>) -> Option<Unidentified> {
+    if !node.access().is_checked() {
+        return None;
+    }
+    let line = Line::of(request.extensions());
+    let known = access::authorization(request.headers())
+        .and_then(|authorization| node.access().identify(line.certificate(), authorization));
+    known.err()
+}
+
 /// Whether the caller of a path may send more than one message.
 pub(super) fn sends_stream(path: &str) -> bool {
     let streams = [Method::RenewStream, Method::Watch];
@@ -232,10 +249,8 @@ pub(super) fn check_known<B>(node: &Node, request: &http::Request<B>) -> Result<
     let path = request.uri().path().strip_prefix('/');
     let method = Method::ALL.iter().find(|method| Some(method.path()) == path);
     let Some(method) = method.copied() else { return Ok(()) };
+    let Some(unidentified) = unidentified(node, request) else { return Ok(()) };
     let line = Line::of(request.extensions());
-    let known = access::authorization(request.headers())
-        .and_then(|authorization| node.access().identify(line.certificate(), authorization));
-    let Err(unidentified) = known else { return Ok(()) };
     let status = Status::from(unidentified);
     node.meters().handled(method as usize, status.code(), Duration::ZERO);
     let metadata = MetadataMap::from_headers(request.headers().clone());
