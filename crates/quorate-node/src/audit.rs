@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use quorate_log::NodeId;
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 pub(crate) use self::writer::Writer;
@@ -27,6 +27,9 @@ const QUEUE_MAX: usize = 8_192;
 /// Calls of unknown callers that have a line of their own, a second. A caller without a credential
 /// must not fill the disk.
 const STRANGERS_MAX: u32 = 100;
+/// Of the lines that wait, so many may be of calls that were refused, whoever made them. The other
+/// places are for writes: where a line is required, none is done without one.
+const REFUSALS_MAX: usize = QUEUE_MAX / 4;
 
 /// One line.
 #[derive(Debug, Serialize)]
@@ -98,6 +101,8 @@ impl Subject {
 struct Line {
     event: Event,
     written: Option<oneshot::Sender<()>>,
+    /// Of the share of refusals.
+    _share: Option<OwnedSemaphorePermit>,
 }
 
 /// A place for the line of a write that is not to be done without one.
@@ -123,6 +128,7 @@ pub(crate) struct Audit {
     left_out: AtomicU64,
     /// Since when calls of nobody are counted, and how many there were.
     strangers: Mutex<Option<(Instant, u32)>>,
+    refusals: Option<Arc<Semaphore>>,
 }
 
 impl Audit {
@@ -132,7 +138,8 @@ impl Audit {
         let (sender, lines) = mpsc::channel(QUEUE_MAX);
         let required =
             is_required.then(|| Required { file: path.clone(), trouble: Mutex::default() });
-        let audit = Arc::new(Self { lines: Some(sender), required, ..Self::default() });
+        let refusals = Some(Arc::new(Semaphore::new(REFUSALS_MAX)));
+        let audit = Arc::new(Self { lines: Some(sender), required, refusals, ..Self::default() });
         let writer = Writer::open(path, lines, audit.clone())?;
         Ok((audit, writer))
     }
@@ -175,16 +182,23 @@ impl Audit {
         if let Some(place) = place {
             event.left_out = self.left_out.swap(0, Ordering::Relaxed);
             let (written, waits) = oneshot::channel();
-            place.0.send(Line { event, written: Some(written) });
+            place.0.send(Line { event, written: Some(written), _share: None });
             return Some(waits);
         }
         let is_stuck = self.required.as_ref().is_some_and(|required| required.trouble().is_some());
-        if is_stuck || event.principal.is_none() && !self.takes_stranger() {
+        let share = match event.decision {
+            Decision::Allowed => None,
+            Decision::Denied => {
+                self.refusals.clone().and_then(|share| share.try_acquire_owned().ok())
+            }
+        };
+        let is_crowded = event.decision == Decision::Denied && share.is_none();
+        if is_stuck || is_crowded || event.principal.is_none() && !self.takes_stranger() {
             self.left_out.fetch_add(1, Ordering::Relaxed);
             return None;
         }
         event.left_out = self.left_out.swap(0, Ordering::Relaxed);
-        if let Err(error) = lines.try_send(Line { event, written: None }) {
+        if let Err(error) = lines.try_send(Line { event, written: None, _share: share }) {
             let event = error.into_inner().event;
             self.left_out.fetch_add(event.left_out + 1, Ordering::Relaxed);
         }
@@ -287,7 +301,8 @@ mod tests {
         }
         audit.tell(event(Some("token:a")), None);
         for _ in 0..QUEUE_MAX {
-            audit.tell(event(Some("token:b")), None);
+            let decision = Decision::Allowed;
+            audit.tell(Event { decision, ..event(Some("token:b")) }, None);
         }
         let stop = CancellationToken::new();
         stop.cancel();
@@ -299,6 +314,25 @@ mod tests {
         assert_eq!(lines[by_a]["left_out"], 50);
         let left = audit.left_out.load(Ordering::Relaxed);
         assert_eq!(left, u64::from(STRANGERS_MAX) + 1, "told with the next line");
+    }
+
+    /// A caller with a narrow right had all places, and others' writes were refused.
+    #[tokio::test]
+    async fn refusals_leave_room_for_the_lines_of_writes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (audit, mut writer) = Audit::open(dir.path().join("audit"), true).unwrap();
+        for _ in 0..QUEUE_MAX {
+            audit.tell(event(Some("token:narrow")), None);
+        }
+        let places: Vec<_> = (0..QUEUE_MAX - REFUSALS_MAX).map(|_| audit.reserve()).collect();
+        assert!(places.iter().all(Result::is_ok), "{:?}", places.iter().find(|it| it.is_err()));
+        assert!(audit.reserve().is_err(), "all places are taken");
+        // A share that was written is given back.
+        writer.write_waiting().await;
+        let before = audit.left_out.load(Ordering::Relaxed);
+        audit.tell(event(Some("token:narrow")), None);
+        assert_eq!(before, (QUEUE_MAX - REFUSALS_MAX) as u64);
+        assert_eq!(audit.left_out.load(Ordering::Relaxed), 0, "told with that line");
     }
 
     #[tokio::test(start_paused = true)]
