@@ -205,11 +205,13 @@ pub(crate) struct Counted<S> {
     open: Option<Open>,
 }
 
+type IsOpen = dyn Fn(&Request<Body>) -> bool + Send + Sync;
+
 /// The calls that are counted apart, and which they are.
 #[derive(Clone)]
 pub(crate) struct Open {
     pub(crate) under_way: Arc<UnderWay>,
-    pub(crate) is_open: Arc<dyn Fn(&Request<Body>) -> bool + Send + Sync>,
+    pub(crate) is_open: Arc<IsOpen>,
 }
 
 impl<S> Counted<S> {
