@@ -72,7 +72,8 @@ fn of_code(code: Code) -> Decision {
         Code::Unimplemented => Decision::TryOthers,
         Code::NotFound => Decision::Reregister,
         Code::FailedPrecondition => Decision::Superseded,
-        // Too large, or a full disk, or an overloaded leader: sending it again at once makes none of them
+        // Too large, or a full disk, or an overloaded leader: sending it again
+        // at once makes none of them
         // better.
         Code::ResourceExhausted | Code::OutOfRange => Decision::Exhausted,
         Code::Unauthenticated => Decision::Reauthenticate,

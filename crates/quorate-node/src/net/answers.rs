@@ -27,8 +27,8 @@ const PIECE: usize = 64 * 1024;
 /// Answers of many instances that are encoded at the same time; others wait, and keep no thread
 /// busy.
 const ENCODED_AT_ONCE: usize = 2;
-/// Backups under way: each keeps a thread while its caller does not read. Those of the pool also read
-/// the access file and write the audit log.
+/// Backups under way: each keeps a thread while its caller does not read. Those of the pool also
+/// read the access file and write the audit log.
 const BACKUPS_AT_ONCE: usize = 4;
 
 /// What is under way at a node.

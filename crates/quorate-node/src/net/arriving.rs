@@ -23,7 +23,7 @@ const IN_ALL_MAX: usize = 256 * 1024 * 1024;
 const OF_ADDRESS_MAX: usize = 64 * 1024 * 1024;
 /// A request, or a message of a stream, is whole this long after it began. The largest one takes 4
 /// Mbit/s for that.
-pub(crate) const ARRIVED_WITHIN: Duration = Duration::from_secs(10);
+const ARRIVED_WITHIN: Duration = Duration::from_secs(10);
 /// Compressed or not, and the length of the message (gRPC over HTTP/2, "Length-Prefixed-Message").
 const PREFIX: usize = 5;
 

@@ -39,8 +39,8 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// A request of health or reflection, which are open to all: a name, bytes.
 const OPEN_MESSAGE_MAX: usize = 4 * 1024;
 
-/// Calls that are open to all, or of nobody who is known: beside those of known callers, a quarter as
-/// many.
+/// Calls that are open to all, or of nobody who is known: beside those of known callers, a quarter
+/// as many.
 const OPEN_SHARE: usize = 4;
 
 /// All headers of a call, bytes: a token, the deadline, and what tools add. More is refused.
