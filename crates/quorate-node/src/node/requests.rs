@@ -4,7 +4,7 @@
 //! (`quorate_state::Request`).
 
 use quorate_proto::requests::{OpenWrite, Origin};
-use quorate_state::{Clock, Invalid, Op, Request};
+use quorate_state::{Clock, Invalid, Op, Register, Request};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::node::Node;
@@ -59,8 +59,19 @@ pub(crate) fn name(
     }
     let ago_ms = if age_ms == 0 { 0 } else { age_ms.saturating_add(UNDER_WAY_MS) };
     let since = Clock(now.0.saturating_sub(ago_ms));
-    let digest = xxh3_64(&encode(op)).max(1);
+    let digest = digest(op);
     Ok(Named { request: Request { origin, number, done_below, since, digest }, _open: None })
+}
+
+/// Of what the caller asks for: not of what it may, which can change between two attempts.
+fn digest(op: &Op) -> u64 {
+    let encoded = match op {
+        Op::Register(register) if register.within.is_some() => {
+            encode(&Op::Register(Register { within: None, ..register.clone() }))
+        }
+        op => encode(op),
+    };
+    xxh3_64(&encoded).max(1)
 }
 
 impl Node {
@@ -72,6 +83,8 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
+    use quorate_state::Scope;
+
     use super::*;
 
     #[test]
@@ -98,6 +111,17 @@ mod tests {
         assert!(again.since < first.since, "a repetition reaches back to its first attempt");
         assert_ne!(first.digest, named(1, 0, &Op::Tick, 90_000).digest);
         assert_eq!(named(1, u64::MAX, &Op::Tick, 90_000).since, Clock(0));
+    }
+
+    #[test]
+    fn a_write_has_the_same_digest_when_its_caller_may_do_more() {
+        let with = |within| {
+            let (lease, ttl, incarnation, instances) = (None, None, None, Vec::new());
+            digest(&Op::Register(Register { lease, ttl, incarnation, instances, within }))
+        };
+        let scope = |prefix: &str| Scope { namespace: None, prefix: prefix.into() };
+        assert_eq!(with(Some(vec![scope("a")])), with(Some(vec![scope("a"), scope("b")])));
+        assert_eq!(with(Some(vec![scope("a")])), with(None));
     }
 
     #[test]
