@@ -247,7 +247,7 @@ impl Connections {
         Busiest {
             address: most.map(|(from, _)| *from),
             connections: most.map_or(0, |(_, of)| of.connections),
-            calls: most.map_or(0, |(_, of)| of.calls.load(Ordering::Relaxed)),
+            calls: most.map_or(0, |(_, of)| of.counts.calls.load(Ordering::Relaxed)),
             of: live.lines.len(),
         }
     }
