@@ -3,7 +3,7 @@
 
 mod checks;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::Display;
 
 use quorate_proto::v1 as wire;
@@ -96,8 +96,8 @@ pub(super) fn renewals(request: &wire::RenewRequest) -> Result<Vec<LeaseId>, Inv
     count("renewals", request.renewals.len(), 1, limits::LEASES_PER_CALL)?;
     let mut leases: Vec<_> = request.renewals.iter().map(|it| LeaseId(it.lease_id)).collect();
     if leases.len() > 1 {
-        leases.sort_unstable();
-        leases.dedup();
+        let mut seen = HashSet::with_capacity(leases.len());
+        leases.retain(|lease| seen.insert(*lease));
     }
     Ok(leases)
 }
