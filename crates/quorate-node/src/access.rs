@@ -147,7 +147,7 @@ impl Access {
         };
         let mut told = self.told.lock().expect("invariant: nothing panics under this lock");
         if let Some(error) = news.as_ref().filter(|error| told.as_ref() != Some(*error)) {
-            tracing::warn!(error, "the access file cannot be used; the rights stay as they were");
+            tracing::warn!(%error, "the access file cannot be used; the rights stay as they were");
         }
         *told = news;
     }

@@ -144,7 +144,7 @@ impl Tls {
             Err(error) => {
                 let error = with_causes(&error);
                 if *refusal != error {
-                    tracing::warn!(error, "TLS: the files cannot be used; those before stay");
+                    tracing::warn!(%error, "TLS: the files cannot be used; those before stay");
                     *refusal = error;
                 }
             }
