@@ -177,7 +177,7 @@ async fn with_secure_it_takes_the_operators_certificate_and_nothing_less() {
         format!("register web one --endpoint http=http://h:1 --ttl 1h --once{}", with.concat());
     ask(&nodes, &register).await.expect(0);
     let status = ask(&nodes, &format!("cluster status{}", with.concat())).await.expect(0);
-    assert!(status.out.contains("follower"), "{}", status.out);
+    assert!(status.out.starts_with("OK: ") && status.out.contains("follower"), "{}", status.out);
     let quick = "fetch web --timeout 1s";
     assert_ne!(ask(&nodes, quick).await.code, 0);
     let without = ask(&nodes, &format!("{quick}{}", with[0])).await.expect(3).err;

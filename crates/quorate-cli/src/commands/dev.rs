@@ -16,10 +16,12 @@ use quorate_client::{Client, Consistency};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
 
 use self::node::Node;
 use self::secure::Secure;
 use crate::args::DevArgs;
+use crate::commands::cluster::status::is_settled;
 use crate::failure::Failure;
 use crate::signals::Stop;
 use crate::{logging, output};
@@ -30,6 +32,10 @@ const PEER_PORT_OFFSET: u16 = 100;
 const HTTP_PORT_OFFSET: u16 = 200;
 /// A cluster on one machine that has no leader by then never will.
 const LEADER_WITHIN: Duration = Duration::from_secs(30);
+/// Once there is a leader, the others have followed it and told their addresses by then, or it is
+/// ready without them.
+const SETTLED_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
     logging::start(logging::DEV, args.log.log_format);
@@ -78,9 +84,17 @@ async fn ready(
     };
     let client = builder.build()?;
     let admin = client.admin();
+    // The first `cluster status` that somebody types says OK.
     let up = async {
         client.list_services("", Consistency::Linearizable).await?;
-        admin.status(true).await
+        let start = Instant::now();
+        loop {
+            let status = admin.status(false).await?;
+            if is_settled(&status) || start.elapsed() > SETTLED_WITHIN {
+                return Ok::<_, Failure>(status);
+            }
+            sleep(LOOK_EVERY).await;
+        }
     };
     let status = tokio::select! {
         status = up => status?,

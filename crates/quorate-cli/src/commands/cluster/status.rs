@@ -61,6 +61,11 @@ fn goal(status: &StatusResponse) -> Option<u64> {
     led.then(|| status.members.iter().map(|member| member.applied_index).max().unwrap_or(0))
 }
 
+/// Nothing is wrong with a member.
+pub(in crate::commands) fn is_settled(status: &StatusResponse) -> bool {
+    lacking(status, Some(0)).is_empty()
+}
+
 /// What is wrong, if not: a node leads, every member answers, has a part in it and what it should,
 /// and has reported its address for clients.
 fn lacking(status: &StatusResponse, goal: Option<u64>) -> Vec<String> {
