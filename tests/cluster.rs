@@ -11,6 +11,7 @@
 //! | `rolling` | no failed call while providers and nodes are restarted |
 //! | `watch_*` | no gap, resume, reset, slow watchers, what a subscription covers |
 //! | `health`, `targets` | active health checks; what they are aimed at |
+//! | `levels` | rolling upgrades there and back; a cluster's level |
 //! | `limits`, `leases`, `reads` | the calls of the registry |
 //! | `rights*`, `guarded` | who may call what, and for how long; a cluster with an access file |
 //! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
@@ -51,6 +52,7 @@ mod cluster {
     mod idle;
     mod impostor;
     mod leases;
+    mod levels;
     mod limits;
     mod link;
     mod load;

@@ -13,7 +13,9 @@ use std::sync::Once;
 use std::time::Duration;
 
 use quorate_client::{Client, ClientBuilder};
-use quorate_node::{Bound, Config, Environment, HealthChecks, RunError, Server, Start, Tunables};
+use quorate_node::{
+    Bound, Config, Environment, HealthChecks, Levels, RunError, Server, Start, Tunables,
+};
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{
@@ -71,6 +73,8 @@ struct Node {
     link: Option<Link>,
     /// For its calls and for Raft, as `quorate serve` has them: else calls starve elections.
     threads: Option<[OwnThread; 2]>,
+    /// The levels of a cluster that its release works at.
+    levels: Levels,
     running: Option<Running>,
 }
 
@@ -181,6 +185,13 @@ impl Cluster {
         self.run(id).await;
     }
 
+    /// The same, of another release.
+    pub(crate) async fn add_waiting_with(&mut self, id: u64, levels: Levels) {
+        self.prepare(id, Start::Wait).await;
+        self.release(id, levels);
+        self.run(id).await;
+    }
+
     /// Starts one more node that asks the others to take it in.
     pub(crate) async fn add_joining(&mut self, id: u64, observer: bool) {
         let nodes = self.addresses();
@@ -208,7 +219,8 @@ impl Cluster {
             tunables: self.tunables.clone(),
             ..Config::new(id, self.dir.path().join(id.to_string()), listen, peer_listen)
         };
-        let node = Node { config, client: listen.to_string(), peer, link, threads, running: None };
+        let (client, levels) = (listen.to_string(), Levels::OWN);
+        let node = Node { config, client, peer, link, threads, levels, running: None };
         assert!(self.nodes.insert(id, node).is_none(), "node {id} is there already");
     }
 
@@ -219,7 +231,7 @@ impl Cluster {
             Some([calls, raft]) => (calls.handle(), Some(raft.handle())),
             None => (Handle::current(), None),
         };
-        let environment = Environment { raft_on, ..Environment::default() };
+        let environment = Environment { raft_on, levels: node.levels, ..Environment::default() };
         let bound = on.spawn(Server::bind_in(node.config.clone(), environment));
         let bound = bound.await.expect("no panic");
         let bound: Bound =
@@ -263,6 +275,11 @@ impl Cluster {
     pub(crate) fn data_dir(&self, id: u64) -> &Path {
         assert!(self.node(id).running.is_none(), "node {id} runs");
         &self.node(id).config.data_dir
+    }
+
+    /// What a stopped node is started with works at these levels, as another release would.
+    pub(crate) fn release(&mut self, id: u64, levels: Levels) {
+        self.node_mut(id).levels = levels;
     }
 
     /// Starts a stopped node again, on its directory and its ports.

@@ -10,7 +10,7 @@ use quorate_proto::v1::{
     AddNodeRequest, BackupRequest, DeregisterRequest, InstanceOverride, ListDependentsRequest,
     ListMembersRequest, ListOverridesRequest, ListServicesRequest, RemoveNodeRequest,
     ReplaceNodeRequest, SetOverrideRequest, StatusRequest, TransferLeaderRequest,
-    TriggerSnapshotRequest, UpdateRequest, WatchRequest,
+    TriggerSnapshotRequest, UpdateRequest, UpgradeRequest, WatchRequest,
 };
 use tonic::{Code, Status};
 
@@ -30,7 +30,7 @@ const SOMEBODY: [&str; 6] =
 
 /// What a method answers to each of them: `y` what the row says, `d` PERMISSION_DENIED, `u` as for
 /// what is not there.
-const ROWS: [(&str, &str, Code); 27] = [
+const ROWS: [(&str, &str, Code); 28] = [
     ("Registry/Register", "dyddyy", Code::Ok),
     ("Registry/Register of two, one of them another\'s", "dddddy", Code::Ok),
     ("Registry/Register under a lease", "dyddyy", Code::Ok),
@@ -53,6 +53,7 @@ const ROWS: [(&str, &str, Code); 27] = [
     ("Admin/RemoveNode", "dddddy", Code::NotFound),
     ("Admin/ReplaceNode", "dddddy", Code::NotFound),
     ("Admin/TransferLeader", "dddddy", Code::FailedPrecondition),
+    ("Admin/Upgrade", "dddddy", Code::InvalidArgument),
     ("Admin/TriggerSnapshot", "dddddy", Code::Ok),
     ("Admin/Backup", "dddddy", Code::Ok),
     ("Admin/SetOverride", "ddddyy", Code::Ok),
@@ -193,6 +194,7 @@ async fn administer(guarded: &Guarded, row: &str, token: Option<&str>) -> Result
             let request = TransferLeaderRequest { to_id: 99 };
             admin.transfer_leader(by(token, request)).await.map(drop)
         }
+        "Admin/Upgrade" => admin.upgrade(by(token, UpgradeRequest::default())).await.map(drop),
         "Admin/TriggerSnapshot" => {
             admin.trigger_snapshot(by(token, TriggerSnapshotRequest {})).await.map(drop)
         }

@@ -66,6 +66,9 @@ fn whatever_is_lost_there_is_a_way_back() {
     says(
         &said,
         &[
+            "the cluster stays at level 1",
+            "the cluster is at level 1, and is held there",
+            "the cluster is at level 1, the highest that every member works at",
             "OK: node",
             "DEGRADED: 2 of 3 voters answer: all goes on, and so it does with 0 more down",
             "exit code 1",

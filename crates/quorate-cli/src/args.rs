@@ -381,6 +381,11 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// The cluster's level, which says what releases can be its members
+    Upgrade {
+        #[command(subcommand)]
+        command: UpgradeCommand,
+    },
     /// Override what an instance says of itself, until it is cleared
     #[command(after_help = "Examples:\n  \
         quorate cluster override orders orders-1 --status out-of-service --reason \"disk errors\"\n  \
@@ -389,6 +394,30 @@ pub(crate) enum ClusterCommand {
     /// List the overrides, also overrides of instances that are not registered
     #[command(after_help = "Example:\n  quorate cluster overrides")]
     Overrides {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UpgradeCommand {
+    /// Show the level, what each member works at, and what comes next
+    #[command(after_help = "Example:\n  quorate cluster upgrade status")]
+    Status {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Raise it now to the highest that every member works at: no way back to older releases
+    #[command(after_help = "Example:\n  quorate cluster upgrade finalize")]
+    Finalize {
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Leave it where it is until it is finalized, so that each node can go back to its release
+    #[command(
+        after_help = "Example:\n  quorate cluster upgrade hold     # before the first node is upgraded"
+    )]
+    Hold {
         #[command(flatten)]
         client: ClientArgs,
     },

@@ -6,7 +6,8 @@ use std::time::Duration;
 use quorate_proto::v1::{
     AddNodeRequest, BackupChunk, BackupRequest, InstanceName, ListOverridesRequest,
     RemoveNodeRequest, ReplaceNodeRequest, SetOverrideRequest, StatusRequest, StatusResponse,
-    TransferLeaderRequest, TriggerSnapshotRequest, TriggerSnapshotResponse,
+    TransferLeaderRequest, TriggerSnapshotRequest, TriggerSnapshotResponse, UpgradeAction,
+    UpgradeRequest, UpgradeResponse,
 };
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Status, Streaming};
@@ -159,6 +160,17 @@ impl Admin {
         let request = TransferLeaderRequest { to_id: to_id.unwrap_or(0) };
         let answer = send!(self, self.whole("transfer leader"), request, transfer_leader)?;
         Ok(answer.leader_id)
+    }
+
+    /// Raises the cluster's level to the highest that every member works at, or, to `hold` it,
+    /// keeps it where it is until this is called without. The answer has the level of then.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Rejected`]: a member does not answer.
+    pub async fn upgrade(&self, hold: bool) -> Result<UpgradeResponse, Error> {
+        let action = if hold { UpgradeAction::Hold } else { UpgradeAction::Finalize };
+        let request = UpgradeRequest { action: action.into() };
+        send!(self, self.whole("upgrade"), request, upgrade)
     }
 
     /// Builds a snapshot on the answering node and purges the log behind it. The header names that

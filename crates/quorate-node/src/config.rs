@@ -151,6 +151,10 @@ pub struct Tunables {
     /// With less than this free on the disk, the node takes no registrations, bytes; with less than
     /// a quarter of it, nothing at all. Default 64 MiB, minimum 16 MiB.
     pub disk_reserve_bytes: u64,
+    /// When all members have worked at a higher level than the cluster's for this long, the leader
+    /// raises it; until then every node can go back to its release of before. Default 600,000 (ten
+    /// minutes), minimum 1,000; `quorate cluster upgrade hold` puts it off for good.
+    pub upgrade_after_ms: u64,
     /// Stopping takes no longer than this, ms. Default 10,000, minimum 100.
     pub shutdown_grace_ms: u64,
     /// Connections of clients, in all; more are refused. Default 10,000, minimum 1. `quorate`
@@ -201,6 +205,7 @@ impl Default for Tunables {
             watch_ring_bytes: 64 * 1024 * 1024,
             bookmark_ms: 5_000,
             disk_reserve_bytes: 64 * 1024 * 1024,
+            upgrade_after_ms: 600_000,
             shutdown_grace_ms: 10_000,
             connections_max: 10_000,
             connections_per_address_max: 5_000,
@@ -371,6 +376,7 @@ impl Tunables {
         at_least("watch_ring_bytes", self.watch_ring_bytes as u64, 64 * 1024)?;
         at_least("bookmark_ms", self.bookmark_ms, 10)?;
         at_least("disk_reserve_bytes", self.disk_reserve_bytes, 16 * 1024 * 1024)?;
+        at_least("upgrade_after_ms", self.upgrade_after_ms, 1_000)?;
         at_least("shutdown_grace_ms", self.shutdown_grace_ms, 100)?;
         at_least("connections_max", self.connections_max as u64, 1)?;
         let per_address = self.connections_per_address_max as u64;
@@ -390,6 +396,7 @@ impl Tunables {
             ("election_grace_ms", self.election_grace_ms),
             ("bookmark_ms", self.bookmark_ms),
             ("shutdown_grace_ms", self.shutdown_grace_ms),
+            ("upgrade_after_ms", self.upgrade_after_ms),
             ("connection_idle_ms", self.connection_idle_ms),
         ] {
             check(field, value, value <= HOUR_MS, format!("must be at most {HOUR_MS} (an hour)"))?;

@@ -81,6 +81,11 @@ pub(crate) enum NodeError {
     /// A membership change that must not be.
     #[error("{0}")]
     Membership(MembershipError),
+    /// The cluster is not as far as that.
+    #[error(
+        "this needs level {needed}, and the cluster is at level {level}: run this release on all nodes, then `quorate cluster upgrade finalize`"
+    )]
+    Level { needed: u32, level: u32 },
     /// What cannot be: a bug of ours, or of a library.
     #[error("node {node}: {what}; this is a bug, please report it with the node's log")]
     Unexpected { node: NodeId, what: String },
@@ -169,6 +174,14 @@ pub(crate) enum MembershipError {
         "node {id} was taken out of the cluster at revision {revision}, and its certificate does not let it in again: give it a new id and an empty directory, or take it in as an admin, with `quorate cluster add {id} ADDRESS`"
     )]
     WasRemoved { id: NodeId, revision: u64 },
+    #[error(
+        "node {id} at {address} works at levels {min} to {max}, and the cluster is at level {level}: start it with a release that works there (`quorate cluster upgrade status`)"
+    )]
+    OtherLevels { id: NodeId, address: String, level: u32, min: u32, max: u32 },
+    #[error(
+        "node {id} does not say which levels it works at: {reason}; the cluster's level is raised only while every member answers: start it, or take it out"
+    )]
+    Levels { id: NodeId, reason: String },
     #[error("node {id} does not answer at {address}: {reason}; start it first")]
     NoAnswer { id: NodeId, address: String, reason: String },
 }

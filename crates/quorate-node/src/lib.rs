@@ -51,6 +51,7 @@ pub use config::{
 pub use error::{RunError, StartError};
 pub use net::{Connection, Environment, Listener, Net, SimulatedNet};
 pub use quorate_log::{ClusterId, Io, NodeId, catches_panics};
+pub use quorate_state::Levels;
 pub use runtime::seed_this_thread;
 pub use server::{Bound, Readiness, Server};
 pub use wall::set_wall_clock_of_this_thread;

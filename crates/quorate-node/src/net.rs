@@ -22,6 +22,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, stream};
 use hyper_util::rt::TokioIo;
 use quorate_log::{Io, NodeId};
+use quorate_state::Levels;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -43,6 +44,9 @@ pub struct Environment {
     pub raft_on: Option<tokio::runtime::Handle>,
     /// Notified, files that may have changed are read again at once.
     pub reload: Arc<tokio::sync::Notify>,
+    /// The levels of a cluster that it works at: those of this release, but where a test has it be
+    /// another one.
+    pub levels: Levels,
 }
 
 /// A network.

@@ -39,7 +39,7 @@ use openraft::metrics::RaftServerMetrics;
 use openraft::{AsyncRuntime as _, Instant as _, RaftMetrics};
 use quorate_log::NodeId;
 use quorate_proto::requests::Origin;
-use quorate_state::Clock;
+use quorate_state::{Clock, Level, Levels};
 use rand_core::Rng as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex as AsyncMutex;
@@ -89,6 +89,8 @@ pub(crate) struct Node {
     id: NodeId,
     /// The addresses that this node announces.
     me: Member,
+    /// Those that it works at.
+    levels: Levels,
     tunables: Tunables,
     raft: Raft,
     /// The leader and the members: changes seldom, so it is what calls wait on.
@@ -133,6 +135,7 @@ pub(crate) struct Node {
 pub(crate) struct Parts {
     pub(crate) id: NodeId,
     pub(crate) me: Member,
+    pub(crate) levels: Levels,
     pub(crate) tunables: Tunables,
     pub(crate) raft: Raft,
     pub(crate) applied: Arc<Applied>,
@@ -164,6 +167,7 @@ impl Node {
         let node = Self {
             id,
             me,
+            levels: parts.levels,
             metrics: raft.metrics(),
             view: raft.server_metrics(),
             raft,
@@ -195,6 +199,16 @@ impl Node {
             tunables,
         };
         (node, waiting)
+    }
+
+    /// The levels of a cluster that it works at.
+    pub(crate) fn levels(&self) -> Levels {
+        self.levels
+    }
+
+    /// The cluster's level, as far as this node has applied.
+    pub(crate) fn level(&self) -> Level {
+        self.applied.lock().registry.level()
     }
 
     pub(crate) fn id(&self) -> NodeId {

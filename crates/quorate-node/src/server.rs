@@ -54,6 +54,7 @@ use crate::upkeep::moving;
 use crate::upkeep::own_membership::MemberLoop;
 use crate::upkeep::recall;
 use crate::upkeep::ticker::Ticker;
+use crate::upkeep::upgrade;
 
 /// When Raft has stopped, what is left of the node's tasks may take this long before it is cut off.
 const LAST_TASKS: Duration = Duration::from_secs(1);
@@ -114,7 +115,7 @@ impl Server {
     async fn build(config: Config, environment: Environment) -> Result<Bound, StartError> {
         config.validate()?;
         let id = config.node_id()?;
-        let Environment { net, log_io, raft_on, reload } = environment;
+        let Environment { net, log_io, raft_on, reload, levels } = environment;
         let raft_on = raft_on.unwrap_or_else(tokio::runtime::Handle::current);
         let tunables = config.tunables.clone();
         let access = open_access(&config).await?;
@@ -152,6 +153,7 @@ impl Server {
         let (node, waiting) = Node::new(Parts {
             id,
             me,
+            levels,
             tunables,
             raft,
             applied,
@@ -325,6 +327,7 @@ impl Bound {
         let ticker = Ticker::new(node.clone());
         spawn_loop(Box::pin(async move { ticker.run().await }));
         spawn_loop(Box::pin(moving::run(node.clone(), self.start)));
+        spawn_loop(Box::pin(upgrade::run(node.clone())));
         spawn_loop(Box::pin(async move { members.run().await }));
         spawn_loop(Box::pin(async move { compaction.run().await }));
         let failover = Failover::new(node.clone());

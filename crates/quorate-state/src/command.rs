@@ -11,6 +11,7 @@ use std::num::NonZeroU64;
 use serde::{Deserialize, Serialize};
 
 use crate::checks::HealthReport;
+use crate::level::Level;
 use crate::limits::Invalid;
 use crate::load::Load;
 use crate::record;
@@ -68,6 +69,7 @@ impl fmt::Display for Command {
             Op::Grace { .. } => "grace",
             Op::SetHealth(_) => "set health",
             Op::Found { .. } => "found",
+            Op::SetLevel(_) => "set level",
         };
         write!(f, "{kind} at {} ms", self.clock.0)
     }
@@ -110,6 +112,27 @@ pub enum Op {
         /// Lease ids begin behind this, so that those of two clusters do not meet.
         lease_base: LeaseId,
     },
+    /// Raises the cluster's level, or leaves it where it is if this is lower, and sets whether it
+    /// is held.
+    SetLevel(Level),
+}
+
+impl Op {
+    /// The level that a cluster must have for it.
+    pub fn level(&self) -> u32 {
+        match self {
+            Self::Tick
+            | Self::Register(_)
+            | Self::Renew(_)
+            | Self::Deregister(_)
+            | Self::Update(_)
+            | Self::Override { .. }
+            | Self::Grace { .. }
+            | Self::SetHealth(_)
+            | Self::Found { .. }
+            | Self::SetLevel(_) => 1,
+        }
+    }
 }
 
 /// Registers instances under one lease.

@@ -38,6 +38,7 @@ impl Op {
             Self::Grace { .. } => own("grace"),
             Self::SetHealth(_) => own("set health"),
             Self::Found { .. } => own("found"),
+            Self::SetLevel(_) => own("set level"),
         }
     }
 }

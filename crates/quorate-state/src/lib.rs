@@ -14,6 +14,7 @@ mod command;
 mod event;
 mod forwarded;
 mod hash;
+mod level;
 pub mod limits;
 mod load;
 mod optional;
@@ -34,6 +35,7 @@ pub use command::{
     Command, Deregister, InstanceRef, Op, Register, Rejection, Reply, Request, Scope, Update,
 };
 pub use event::{Applied, Change, Event, RemoveReason};
+pub use level::{Level, Levels};
 pub use limits::Invalid;
 pub use load::Load;
 pub use optional::{Optional, read_whole};

@@ -36,6 +36,7 @@ use crate::checks::HealthReport;
 use crate::command::{Command, Op, Register, Rejection, Reply, Update};
 use crate::event::{Applied, Event};
 use crate::hash::{Kind, StateHash};
+use crate::level::Level;
 use crate::limits;
 use crate::registry::deregister::Tombstone;
 use crate::registry::lease_table::LeaseTable;
@@ -52,6 +53,7 @@ pub struct Registry {
     pub(crate) cluster_id: Option<NonZeroU64>,
     /// The clusters whose registrations it has taken over, the latest last.
     pub(crate) predecessors: Arc<[NonZeroU64]>,
+    pub(crate) level: Level,
     pub(crate) clock: Clock,
     pub(crate) revision: Revision,
     pub(crate) last_lease: LeaseId,
@@ -125,6 +127,10 @@ impl Registry {
             Op::SetHealth(reports) => Ok(self.set_healths(reports, events)),
             Op::Found { cluster_id, lease_base } => {
                 self.found(*cluster_id, *lease_base);
+                Ok(Reply::Done)
+            }
+            Op::SetLevel(Level { number, held }) => {
+                self.level = Level { number: self.level.number.max(*number), held: *held };
                 Ok(Reply::Done)
             }
         };

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::level::Level;
 use crate::optional::{Optional, read_whole};
 use crate::record;
 use crate::registry::Registry;
@@ -58,11 +59,13 @@ struct Head {
     forgotten_origins: Option<Clock>,
     /// Never empty.
     predecessors: Option<Arc<[NonZeroU64]>>,
+    /// Never that of a new cluster.
+    level: Option<Level>,
 }
 
 record!(
     Head { version, clock, revision, last_lease, forgotten, cluster_id }
-    { forgotten_origins, predecessors }
+    { forgotten_origins, predecessors, level }
 );
 
 /// Stands before its instances.
@@ -120,6 +123,7 @@ pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Res
     let (version, cluster_id) = (VERSION, registry.cluster_number());
     let forgotten_origins = registry.replies.forgotten;
     let predecessors = Some(registry.predecessors.clone()).filter(|ids| !ids.is_empty());
+    let level = Some(registry.level).filter(|level| *level != Level::default());
     let head = Record::Head(Head {
         version,
         clock,
@@ -129,6 +133,7 @@ pub fn write_snapshot(registry: &Registry, out: &mut impl Write) -> std::io::Res
         cluster_id,
         forgotten_origins,
         predecessors,
+        level,
     });
     let none = Optional(());
     let leases = registry.leases.values().map(|lease| Record::Lease(lease.clone(), none));
@@ -186,6 +191,7 @@ pub fn read_snapshot(input: &mut impl Read) -> Result<Registry, SnapshotError> {
                 registry = Registry { clock, revision, last_lease, forgotten, cluster_id, ..empty };
                 registry.replies.forgotten = head.forgotten_origins;
                 registry.predecessors = head.predecessors.unwrap_or_default();
+                registry.level = head.level.unwrap_or_default();
             }
             Record::Service(ServiceHead { key, revision, empty_since }) => {
                 let service = Service { revision, empty_since, ..Service::default() };

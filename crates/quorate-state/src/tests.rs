@@ -9,6 +9,7 @@ mod forwarding;
 mod golden;
 mod invariants;
 mod leases;
+mod level;
 mod limits;
 mod loading;
 mod model;

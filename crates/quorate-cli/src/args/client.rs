@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{ClusterCommand, Command, DebugCommand};
+use super::{ClusterCommand, Command, DebugCommand, UpgradeCommand};
 use crate::output::Format;
 use crate::parse;
 
@@ -83,6 +83,11 @@ impl Command {
                 | ClusterCommand::Snapshot { client }
                 | ClusterCommand::Backup { client, .. }
                 | ClusterCommand::Overrides { client } => client,
+                ClusterCommand::Upgrade { command } => match command {
+                    UpgradeCommand::Status { client }
+                    | UpgradeCommand::Finalize { client }
+                    | UpgradeCommand::Hold { client } => client,
+                },
                 ClusterCommand::Override(args) => &mut args.client,
             },
             Self::Doctor(args) => &mut args.client,

@@ -2,6 +2,7 @@
 
 mod overrides;
 pub(super) mod status;
+mod upgrade;
 pub(super) mod verdict;
 
 use std::path::{Path, PathBuf};
@@ -69,6 +70,7 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
             let what = "cluster backup: waiting for a node to have sent it".to_owned();
             told(what, backup(&file, &client)).await
         }
+        ClusterCommand::Upgrade { command } => upgrade::run(command).await,
         ClusterCommand::Override(args) => {
             told(trying("cluster override", &args.client), overrides::set(args)).await
         }

@@ -58,6 +58,7 @@ answers!(
     ReplaceNodeResponse,
     TransferLeaderResponse,
     TriggerSnapshotResponse,
+    UpgradeResponse,
     SetOverrideResponse,
     ListOverridesResponse,
 );

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use quorate_log::{ClusterId, Identity, LogError, NodeId, OpenError, SnapshotError, StampError};
+use quorate_state::Levels;
 use tokio::task::JoinError;
 
 use crate::config::ConfigError;
@@ -221,6 +222,19 @@ pub enum RunError {
         /// The new one.
         by: ClusterId,
     },
+    /// The cluster was upgraded, and this node was not; or the other way round.
+    #[error(
+        "the cluster of node {id} is at level {level}, and this release of Quorate works at levels {} to {}: start it with a release that works at level {level}; a cluster never goes back to a lower level, and is upgraded one release after the other",
+        levels.min, levels.max
+    )]
+    Level {
+        /// The node.
+        id: NodeId,
+        /// The cluster's level.
+        level: u32,
+        /// Those that it works at.
+        levels: Levels,
+    },
     /// A task panicked: a bug.
     #[error("a task of the node panicked")]
     Panicked(#[source] JoinError),
@@ -239,7 +253,10 @@ impl RunError {
     /// As [`StartError::needs_operator`].
     pub fn needs_operator(&self) -> bool {
         match self {
-            Self::Amnesia { .. } | Self::Founded { .. } | Self::Succeeded { .. } => true,
+            Self::Amnesia { .. }
+            | Self::Founded { .. }
+            | Self::Succeeded { .. }
+            | Self::Level { .. } => true,
             Self::Clients(_)
             | Self::Peers(_)
             | Self::Raft { .. }

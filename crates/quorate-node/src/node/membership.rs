@@ -7,6 +7,7 @@
 //! leaves nothing behind.
 
 mod lead;
+mod level;
 mod removed;
 mod settling;
 
@@ -26,6 +27,7 @@ use crate::node::{MemberInfo, Node};
 use crate::types::{Member, TypeConfig};
 
 pub(crate) use lead::LeadCall;
+pub(crate) use level::LevelChange;
 
 /// A learner that is no more entries than this behind can become a voter without holding up commits
 /// for long.
@@ -45,6 +47,8 @@ pub(crate) enum MembershipCall {
     Replace { old: NodeId, new: NodeId, peer_address: String },
     /// A member reports its own addresses.
     Announce { id: NodeId, member: Member },
+    /// Raise the cluster's level, or hold it.
+    SetLevel(LevelChange),
 }
 
 type WriteError = RaftError<TypeConfig, ClientWriteError<TypeConfig>>;
@@ -70,6 +74,7 @@ impl Node {
                 self.replace(old, new, &peer_address, deadline).await?;
             }
             MembershipCall::Announce { id, member } => self.announce(id, member).await?,
+            MembershipCall::SetLevel(change) => self.set_level(change).await?,
         }
         Ok(self.members())
     }
@@ -132,6 +137,7 @@ impl Node {
             let found = found.cluster_id;
             return Err(refused(MembershipError::OtherCluster { address, found }));
         }
+        self.check_levels(wanted, &address, found.levels)?;
         Ok(Member { peer_address: address, client_address: found.client_address })
     }
 

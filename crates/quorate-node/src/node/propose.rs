@@ -6,7 +6,7 @@ use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use quorate_log::NodeId;
-use quorate_state::{Command, Op, Reply, Request};
+use quorate_state::{Command, Levels, Op, Reply, Request};
 use tokio::time::Instant;
 
 use crate::error::{CallError, NodeError};
@@ -172,7 +172,7 @@ impl Node {
         request: Option<Request>,
     ) -> Result<Outcome, NodeError> {
         let counted = Counted { node: self, since: Instant::now(), ended: false };
-        let written = match self.check_room(&op) {
+        let written = match self.check_level(&op).and_then(|()| self.check_room(&op)) {
             Ok(()) => {
                 let clock = self.read_clock();
                 let written = self.raft.client_write(Command { clock, request, op }).await;
@@ -195,6 +195,21 @@ impl Node {
                 ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_),
             ) => NodeError::NotLeader { node: self.id },
             RaftError::APIError(other) => self.unexpected(&other),
+        }
+    }
+
+    /// # Errors
+    /// Nodes that may be members do not know it.
+    fn check_level(&self, op: &Op) -> Result<(), NodeError> {
+        let needed = op.level();
+        // What every release knows that this one can be upgraded from: no look at the state.
+        if needed <= Levels::OWN.min {
+            return Ok(());
+        }
+        let level = self.level().number;
+        match needed <= level {
+            true => Ok(()),
+            false => Err(NodeError::Level { needed, level }),
         }
     }
 

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_log::NodeId;
+use quorate_state::Levels;
 use serde::{Deserialize, Serialize};
 
 use crate::error::with_causes;
@@ -77,6 +78,7 @@ pub(crate) struct NodeStatus {
     pub(crate) health_checks: bool,
     pub(crate) recovering: String,
     pub(crate) disk_low: bool,
+    pub(crate) levels: Levels,
 }
 
 /// What a node reports to others.
@@ -119,6 +121,7 @@ impl Node {
             health_checks: self.probes.allowed,
             recovering: self.recall.doubt(),
             disk_low: self.disk.check().is_err(),
+            levels: self.levels,
         }
     }
 

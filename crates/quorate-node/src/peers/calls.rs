@@ -14,6 +14,7 @@ use quorate_proto::peer::v1::{
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{AddNodeRequest, ListMembersRequest, MemberRole};
+use quorate_state::Levels;
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status};
@@ -44,6 +45,8 @@ pub(crate) struct Identified {
     pub(crate) in_as_of: u64,
     /// The log index of a membership without that node; 0: it has none.
     pub(crate) out_as_of: u64,
+    /// The levels of a cluster that its release works at.
+    pub(crate) levels: Levels,
 }
 
 impl Peers {
@@ -75,6 +78,7 @@ impl Peers {
             recalled: answer.recalled,
             in_as_of: answer.in_as_of,
             out_as_of: answer.out_as_of,
+            levels: Levels { min: answer.level_min, max: answer.level_max },
         })
     }
 

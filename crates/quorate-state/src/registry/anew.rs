@@ -37,6 +37,7 @@ impl Registry {
         let mut anew = Self {
             cluster_id: Some(cluster_id),
             predecessors: predecessors.split_off(forgotten).into(),
+            level: self.level,
             clock: self.clock,
             revision,
             last_lease: LeaseId(self.last_lease.0 + LEASES_AHEAD),

@@ -4,6 +4,7 @@ use std::num::NonZeroU64;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::level::Level;
 use crate::registry::Registry;
 use crate::registry::instances::Service;
 use crate::spec::{Instance, Override};
@@ -33,6 +34,11 @@ impl Registry {
         self.cluster_id.map_or(0, NonZeroU64::get)
     }
 
+    /// What its log and snapshots may hold.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
     /// What time it is in the registry.
     pub fn clock(&self) -> Clock {
         self.clock
@@ -48,9 +54,11 @@ impl Registry {
         let Self { clock, revision, last_lease, forgotten, .. } = *self;
         let (cluster_id, forgotten_origins) = (self.cluster_number(), self.replies.forgotten);
         let head = (clock, revision, last_lease, forgotten, forgotten_origins, cluster_id);
-        match &*self.predecessors {
-            [] => self.hash.with_head(&head),
-            predecessors => self.hash.with_head(&(head, predecessors)),
+        // What a new cluster does not have changes no hash.
+        match (&*self.predecessors, self.level == Level::default()) {
+            ([], true) => self.hash.with_head(&head),
+            (predecessors, true) => self.hash.with_head(&(head, predecessors)),
+            (predecessors, false) => self.hash.with_head(&(head, predecessors, self.level)),
         }
     }
 

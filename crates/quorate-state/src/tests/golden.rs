@@ -64,6 +64,11 @@ fn tick() {
 }
 
 #[test]
+fn level() {
+    check(Op::SetLevel(Level { number: 2, held: true }), "09_02_01");
+}
+
+#[test]
 fn registration() {
     let all = Register {
         lease: Some(LeaseId(3)),

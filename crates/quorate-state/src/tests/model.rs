@@ -81,6 +81,7 @@ impl Model {
             Op::Override { key, value } => self.set_override(key, value),
             Op::Grace { grace_ms } => Ok(self.grace(*grace_ms)),
             Op::Found { cluster_id, lease_base } => Ok(self.found(*cluster_id, *lease_base)),
+            Op::SetLevel(_) => Ok(Reply::Done),
         };
         self.drop_empty_leases();
         let reply = match outcome {

@@ -13,8 +13,9 @@ use quorate_proto::v1::{
     OverriddenInstance, RemoveNodeRequest, RemoveNodeResponse, ReplaceNodeRequest,
     ReplaceNodeResponse, SetOverrideRequest, SetOverrideResponse, StatusRequest, StatusResponse,
     TransferLeaderRequest, TransferLeaderResponse, TriggerSnapshotRequest, TriggerSnapshotResponse,
+    UpgradeAction, UpgradeRequest, UpgradeResponse,
 };
-use quorate_state::Invalid;
+use quorate_state::{Invalid, Level};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
@@ -26,7 +27,7 @@ use crate::api::grpc::told::standing;
 use crate::api::grpc::{header, rights, until_stopped};
 use crate::error::{CallError, MembershipError, NodeError};
 use crate::node::condition::{Condition, Standing};
-use crate::node::membership::{LeadCall, MembershipCall};
+use crate::node::membership::{LeadCall, LevelChange, MembershipCall};
 use crate::node::status::{RaftState, Report};
 use crate::node::{Consistency, MemberInfo, Node};
 use crate::peers::ADDRESS_MAX;
@@ -79,6 +80,10 @@ impl Admin for AdminService {
         .await
     }
 
+    async fn upgrade(&self, request: Request<UpgradeRequest>) -> Answer<UpgradeResponse> {
+        door::answer(&self.node, Method::Upgrade, request, |call| self.on_upgrade(call)).await
+    }
+
     async fn trigger_snapshot(
         &self,
         request: Request<TriggerSnapshotRequest>,
@@ -120,9 +125,9 @@ impl AdminService {
         let all = self.node.cluster_status(request.local_only).await;
         let furthest = all.iter().filter_map(|(_, report)| report.as_ref().ok());
         let furthest = furthest.map(|report| report.status.last_log_index).max().unwrap_or(0);
-        let (counts, revision) = {
+        let (counts, revision, level) = {
             let state = self.node.applied().lock();
-            (state.registry.counts(), state.registry.revision().0)
+            (state.registry.counts(), state.registry.revision().0, state.registry.level())
         };
         let members = all.iter().map(|(member, report)| member_status(member, report, furthest));
         let header = header(&self.node, revision, self.node.age_ms());
@@ -145,6 +150,8 @@ impl AdminService {
             leases: counts.leases as u64,
             partial: false,
             condition,
+            level: level.number,
+            level_held: level.held,
         }))
     }
 
@@ -194,6 +201,27 @@ impl AdminService {
         let leader_id =
             self.node.on_leader(LeadCall::Transfer { to }, call.deadline, &mut 0).await?.get();
         Ok(Response::new(TransferLeaderResponse { header: self.header(), leader_id }))
+    }
+
+    async fn on_upgrade(&self, call: Call<UpgradeRequest>) -> Handled<UpgradeResponse> {
+        let change = match call.message.action() {
+            UpgradeAction::Finalize => LevelChange::Raise,
+            UpgradeAction::Hold => LevelChange::Hold,
+            UpgradeAction::Unspecified => {
+                return Err(Invalid::number(
+                    "action",
+                    call.message.action,
+                    "must be FINALIZE or HOLD",
+                )
+                .into());
+            }
+        };
+        let set = MembershipCall::SetLevel(change);
+        self.node.on_leader(set, call.deadline, &mut 0).await?;
+        let (registry, _) = self.node.read(Consistency::Linearizable, 0, call.deadline).await?;
+        let Level { number: level, held } = registry.level();
+        let header = header(&self.node, registry.revision().0, 0);
+        Ok(Response::new(UpgradeResponse { header, level, held }))
     }
 
     async fn on_trigger_snapshot(
@@ -362,6 +390,8 @@ fn member_status(
         recovering: status.recovering.clone(),
         disk_low: status.disk_low,
         condition: Some(condition_to_wire(condition)),
+        level_min: status.levels.min,
+        level_max: status.levels.max,
     }
 }
 

@@ -111,6 +111,7 @@ fn code(error: &CallError) -> Code {
             | NodeError::PeerUnreachable { .. } => Code::Unavailable,
             NodeError::Ahead { .. } => Code::OutOfRange,
             NodeError::DiskFull { .. } | NodeError::Overloaded { .. } => Code::ResourceExhausted,
+            NodeError::Level { .. } => Code::FailedPrecondition,
             NodeError::Membership(error) => match error {
                 MembershipError::Unknown { .. } => Code::NotFound,
                 MembershipError::Busy => Code::Aborted,
@@ -118,6 +119,8 @@ fn code(error: &CallError) -> Code {
                 MembershipError::WrongId { .. }
                 | MembershipError::NoAnswer { .. }
                 | MembershipError::OtherCluster { .. }
+                | MembershipError::OtherLevels { .. }
+                | MembershipError::Levels { .. }
                 | MembershipError::Taken { .. }
                 | MembershipError::WasRemoved { .. }
                 | MembershipError::VotesAlready { .. }

@@ -108,6 +108,7 @@ methods! {
         RemoveNode "RemoveNode" Operate ADMIN,
         ReplaceNode "ReplaceNode" Operate ADMIN,
         TransferLeader "TransferLeader" Operate ADMIN,
+        Upgrade "Upgrade" Operate ADMIN,
         TriggerSnapshot "TriggerSnapshot" Operate ADMIN,
         Backup "Backup" Operate ADMIN,
         SetOverride "SetOverride" Operate OPERATOR,

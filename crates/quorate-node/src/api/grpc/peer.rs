@@ -75,6 +75,8 @@ impl Peer for PeerService {
             recalled: encode(&recalled),
             out_as_of,
             in_as_of,
+            level_min: node.levels().min,
+            level_max: node.levels().max,
         }))
     }
 

@@ -6,7 +6,8 @@ use quorate_proto::v1::{
     AddNodeRequest, BackupRequest, DeregisterRequest, FetchRequest, InstanceRef,
     ListDependentsRequest, ListMembersRequest, ListOverridesRequest, ListServicesRequest,
     RegisterRequest, RemoveNodeRequest, RenewRequest, ReplaceNodeRequest, SetOverrideRequest,
-    StatusRequest, TransferLeaderRequest, TriggerSnapshotRequest, UpdateRequest, WatchSubscribe,
+    StatusRequest, TransferLeaderRequest, TriggerSnapshotRequest, UpdateRequest, UpgradeRequest,
+    WatchSubscribe,
 };
 use quorate_state::Op;
 
@@ -208,4 +209,4 @@ macro_rules! touches {
 
 touches!(Nothing: ListMembersRequest StatusRequest);
 touches!(Cluster: RemoveNodeRequest ReplaceNodeRequest TransferLeaderRequest);
-touches!(Cluster: TriggerSnapshotRequest BackupRequest);
+touches!(Cluster: TriggerSnapshotRequest BackupRequest UpgradeRequest);

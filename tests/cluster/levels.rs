@@ -1,0 +1,123 @@
+//! Nodes of two releases in one cluster, and its level. The later release is this one, told that it
+//! works at one level more.
+
+use std::time::Duration;
+
+use quorate_client::Error;
+use quorate_node::{Levels, RunError, Tunables};
+use quorate_proto::v1::AddNodeRequest;
+use tokio::time::sleep;
+use tonic::Code;
+
+use super::harness::{Cluster, eventually};
+use super::load::Load;
+
+const LATER: Levels = Levels { min: 1, max: 2 };
+/// Not within a test.
+const NEVER_BY_ITSELF: u64 = 3_600_000;
+const SOON_BY_ITSELF: u64 = 1_000;
+
+fn tunables(upgrade_after_ms: u64) -> Tunables {
+    Tunables { upgrade_after_ms, ..Tunables::default() }
+}
+
+async fn start_with(cluster: &mut Cluster, id: u64, levels: Levels) {
+    cluster.stop(id).await;
+    cluster.release(id, levels);
+    cluster.restart(id).await;
+    cluster.settled().await;
+}
+
+/// What each node says of the level.
+async fn levels(cluster: &Cluster) -> Vec<(u32, bool)> {
+    let mut all = Vec::new();
+    for id in cluster.ids() {
+        let status = cluster.own_status(id).await.expect("it answers");
+        all.push((status.level, status.level_held));
+    }
+    all
+}
+
+async fn is_everywhere(cluster: &Cluster, level: u32) {
+    eventually("all nodes have the level", || async {
+        let all = levels(cluster).await;
+        all.iter().all(|it| *it == (level, false)).then_some(())
+    })
+    .await;
+}
+
+/// Three nodes go to the later release, back, and there again, one at a time under load; then the
+/// level rises, and there is no way back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_and_a_downgrade_of_all_nodes_fail_no_call() {
+    let mut cluster = Cluster::start_with(3, tunables(NEVER_BY_ITSELF)).await;
+    let admin = cluster.client().await.admin();
+    let load = Load::start(&cluster).await;
+    for release in [LATER, Levels::OWN, LATER] {
+        for id in 1..=3 {
+            start_with(&mut cluster, id, release).await;
+            load.goes_on().await;
+        }
+        assert_eq!(levels(&cluster).await, [(1, false); 3]);
+    }
+    let raised = admin.upgrade(false).await.unwrap();
+    assert_eq!((raised.level, raised.held), (2, false));
+    is_everywhere(&cluster, 2).await;
+    load.goes_on().await;
+
+    // Of the earlier release: back with its directory, and new.
+    let follower = cluster.follower().await;
+    cluster.stop(follower).await;
+    cluster.release(follower, Levels::OWN);
+    cluster.restart(follower).await;
+    let refused = cluster.ended(follower).await;
+    assert!(matches!(refused, RunError::Level { level: 2, .. }), "{refused}");
+    assert!(refused.needs_operator() && refused.to_string().contains("levels 1 to 1"), "{refused}");
+    cluster.release(follower, LATER);
+    cluster.restart(follower).await;
+    cluster.settled().await;
+    for (id, levels, words) in [
+        (4, Levels::OWN, "works at levels 1 to 1, and the cluster is at level 2"),
+        (5, Levels { min: 3, max: 4 }, "works at levels 3 to 4, and the cluster is at level 2"),
+    ] {
+        cluster.add_waiting_with(id, levels).await;
+        let peer_address = cluster.peer_address(id).to_owned();
+        let request = AddNodeRequest { id, peer_address, learner_only: false };
+        let refused = cluster.admin(1).add_node(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert!(refused.message().contains(words), "{refused}");
+    }
+    load.finish().await;
+}
+
+/// Not while a member works at less, is down, or the level is held.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_level_rises_by_itself_when_every_member_works_at_the_next_one() {
+    let mut cluster = Cluster::start_with(3, tunables(SOON_BY_ITSELF)).await;
+    let admin = cluster.client().await.admin();
+    assert!(admin.upgrade(true).await.unwrap().held);
+    start_with(&mut cluster, 1, LATER).await;
+    start_with(&mut cluster, 2, LATER).await;
+    // Lets go of it, and raises nothing: node 3 works at level 1.
+    let same = admin.upgrade(false).await.unwrap();
+    assert_eq!((same.level, same.held), (1, false));
+    cluster.stop(3).await;
+    let leader = cluster.leader_of(&[1, 2]).await;
+    let down = admin.upgrade(false).await.unwrap_err();
+    let Error::Rejected { message, .. } = &down else { panic!("{down}") };
+    assert!(message.contains("node 3 does not say which levels"), "{message}");
+    sleep(Duration::from_millis(3 * SOON_BY_ITSELF)).await;
+    let status = cluster.own_status(leader).await.unwrap();
+    assert_eq!(status.level, 1, "raised without node 3");
+
+    assert!(admin.upgrade(true).await.unwrap().held);
+    cluster.release(3, LATER);
+    cluster.restart(3).await;
+    cluster.settled().await;
+    sleep(Duration::from_millis(3 * SOON_BY_ITSELF)).await;
+    assert_eq!(levels(&cluster).await, [(1, true); 3], "raised although it is held");
+    start_with(&mut cluster, 3, Levels::OWN).await;
+    admin.upgrade(false).await.unwrap();
+    start_with(&mut cluster, 3, LATER).await;
+    is_everywhere(&cluster, 2).await;
+}
