@@ -1,46 +1,138 @@
 //! Links and paths in the documents lead to something.
 
-use crate::no_faults;
-use crate::sources::{file, root};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
-const DOCUMENTS: [&str; 10] = [
-    "README.md",
-    "ARCHITECTURE.md",
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "SECURITY.md",
-    "docs/behaviours.md",
-    "docs/metrics.md",
-    "docs/operations.md",
-    "docs/performance.md",
-    "docs/security.md",
-];
+use crate::no_faults;
+use crate::sources::{Source, file, root};
+
+const DOCUMENTS: [&str; 5] =
+    ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
 /// What begins so in code spans is a path of the repository.
 const PATHS: [&str; 6] = ["crates/", "proto/", "tests/", "cluster-examples/", ".ci/", "ops/"];
+/// The chapters of the book, in order.
+const SUMMARY: &str = "docs/SUMMARY.md";
+
+/// The files of the book.
+fn chapters() -> Vec<Source> {
+    let listed = fs::read_dir(root().join("docs")).unwrap();
+    let names = listed.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name.ends_with(".md")).collect();
+    names.sort();
+    names.iter().map(|name| file(&format!("docs/{name}"))).collect()
+}
+
+/// The lines that are not in a fenced block, with their numbers.
+fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut is_code = false;
+    (1..).zip(text.lines()).filter(move |(_, line)| {
+        let is_fence = line.trim_start().starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    })
+}
+
+/// The targets of a line's links, but for addresses.
+fn links(line: &str) -> impl Iterator<Item = &str> {
+    let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.filter(|target| !target.contains("://"))
+}
+
+/// What leads to a heading, as GitHub and mdbook say it.
+fn anchor(heading: &str) -> String {
+    let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+    heading.trim().to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")
+}
+
+/// What leads to the headings of a text. Of two that are equal, the second is told apart.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    let headings = prose(text).filter_map(|(_, line)| line.strip_prefix('#'));
+    for heading in headings {
+        let plain = anchor(heading.trim_start_matches('#'));
+        let numbered = (1..).map(|number| format!("{plain}-{number}"));
+        let free = std::iter::once(plain.clone()).chain(numbered).find(|name| !all.contains(name));
+        all.extend(free);
+    }
+    all
+}
+
+/// Why a link of a file leads nowhere.
+fn dead(from: &str, link: &str) -> Option<String> {
+    let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+    let folder = Path::new(from).parent().unwrap();
+    let target = if path.is_empty() { Path::new(from).to_owned() } else { folder.join(path) };
+    if !root().join(&target).exists() {
+        return Some(format!("{path} is not there; correct the link"));
+    }
+    let is_chapter = from.starts_with("docs/");
+    if is_chapter && (path.contains('/') || !(path.is_empty() || path.ends_with(".md"))) {
+        let what = format!("{path} is not in the book; name it as code, or link to the repository");
+        return Some(what);
+    }
+    if heading.is_empty() {
+        return None;
+    }
+    let text = fs::read_to_string(root().join(&target)).unwrap();
+    let is_there = anchors(&text).contains(heading);
+    (!is_there).then(|| format!("{} has no heading #{heading}; correct the link", target.display()))
+}
+
+/// Why a path in a code span leads nowhere. A pattern ("src/*.rs") or a place in a file
+/// ("file.rs::name") is for people.
+fn missing(span: &str) -> Option<String> {
+    let path = span.split(['#', ' ']).next().unwrap();
+    let exact = path.split("::").next().unwrap().split(['*', '{']).next().unwrap();
+    let is_there = root().join(exact.trim_end_matches('/')).exists() || path.contains(['*', '{']);
+    (!is_there).then(|| format!("{path} is not there; correct it"))
+}
 
 #[test]
 fn links_and_paths_lead_somewhere() {
     let mut faults = Vec::new();
-    for name in DOCUMENTS {
-        let document = file(name);
-        for (line, text) in (1..).zip(document.text.lines()) {
-            let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-            let links = links.filter(|link| !link.starts_with("http") && !link.starts_with('#'));
+    for document in DOCUMENTS.iter().map(|name| file(name)).chain(chapters()) {
+        for (line, text) in prose(&document.text) {
             let spans = text.split('`').skip(1).step_by(2);
             let paths = spans.filter(|span| PATHS.iter().any(|begin| span.starts_with(begin)));
-            for path in links.chain(paths) {
-                let path = path.split(['#', ' ']).next().unwrap();
-                // A pattern ("src/*.rs") or a place in a file ("file.rs::name") is for people.
-                let exact = path.split("::").next().unwrap().split(['*', '{']).next().unwrap();
-                if !root().join(exact.trim_end_matches('/')).exists() && !path.contains(['*', '{'])
-                {
-                    let what = format!("{path} is not there; correct the link");
-                    faults.push(document.fault(line, &what));
-                }
-            }
+            let dead = links(text).filter_map(|link| dead(&document.path, link));
+            let found = dead.chain(paths.filter_map(missing));
+            faults.extend(found.map(|what| document.fault(line, &what)));
         }
     }
     no_faults(&faults);
+}
+
+#[test]
+fn every_chapter_is_in_the_book_once() {
+    let summary = file(SUMMARY);
+    let mut listed: Vec<_> = summary.text.lines().flat_map(links).collect();
+    listed.sort_unstable();
+    let chapters = chapters();
+    let there: Vec<_> = chapters.iter().map(|chapter| &chapter.path["docs/".len()..]).collect();
+    let there: Vec<_> =
+        there.into_iter().filter(|name| SUMMARY != format!("docs/{name}")).collect();
+    assert_eq!(listed, there, "{SUMMARY} against docs/*.md");
+}
+
+#[test]
+fn headings_and_links_are_found() {
+    let text = "# A, `b` & c-d\n```sh\n# no heading\n```\n## E_f\n## E_f\n";
+    let expected = ["a-b--c-d", "e_f", "e_f-1"].map(str::to_owned);
+    assert_eq!(anchors(text), BTreeSet::from(expected));
+    let found: Vec<_> = links("see [a](b.md#c), [d](#e) and [f](https://g/h)").collect();
+    assert_eq!(found, ["b.md#c", "#e"]);
+    assert_eq!(dead("docs/security.md", "#rotation"), None);
+    assert_eq!(dead("README.md", "docs/security.md#rotation"), None);
+    for (from, link) in [
+        ("docs/security.md", "#rotations"),
+        ("docs/security.md", "nothing.md"),
+        ("docs/security.md", "../README.md"),
+        ("README.md", "security.md"),
+        ("README.md", "docs/security.md#rotations"),
+    ] {
+        assert!(dead(from, link).is_some(), "{link} in {from}");
+    }
 }
 
 /// A reader is to get through it in one sitting; what tunes a thing stands in its file.
