@@ -31,6 +31,8 @@ mod operations;
 mod ports;
 #[path = "readme/process.rs"]
 mod process;
+#[path = "readme/quick_start.rs"]
+mod quick_start;
 #[path = "readme/security.rs"]
 mod security;
 #[path = "readme/story.rs"]

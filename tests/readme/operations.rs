@@ -37,13 +37,17 @@ fn commands(wanted: impl Fn(&str) -> bool) -> String {
     commands
 }
 
+/// A script of these commands, with these ports.
+pub(crate) fn script(commands: &str, ports: Ports) -> String {
+    format!("{BEGIN}{}", ports.substituted(commands))
+}
+
 /// A script of these commands, with these ports, under way in a directory.
 fn walk(commands: &str, ports: Ports, directory: &Path) -> Running {
     // The function puts the last digit behind these.
     let tens = |port: u16| format!("{}$1", ports.of(port) / 10);
     let commands = commands.replace("700$1", &tens(7_000)).replace("710$1", &tens(7_100));
-    let script = format!("{BEGIN}{}", ports.substituted(&commands));
-    std::fs::write(directory.join("commands.sh"), script).unwrap();
+    std::fs::write(directory.join("commands.sh"), script(&commands, ports)).unwrap();
     let binary = Path::new(env!("CARGO_BIN_EXE_quorate")).parent().unwrap();
     let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
     let mut bash = Command::new("bash");
@@ -52,7 +56,7 @@ fn walk(commands: &str, ports: Ports, directory: &Path) -> Running {
     Running::start(bash, directory, "walk")
 }
 
-fn says(said: &str, promises: &[&str]) {
+pub(crate) fn says(said: &str, promises: &[&str]) {
     for promised in promises {
         assert!(said.contains(promised), "the walk said no {promised:?}: {said}");
     }

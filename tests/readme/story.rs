@@ -208,7 +208,7 @@ pub(crate) fn copy_three_nodes(directory: &Path, ports: Ports) {
 }
 
 /// What stands between the two marks, without the indentation.
-fn shown_part(source: &str) -> String {
+pub(crate) fn shown_part(source: &str) -> String {
     let lines = source.lines().skip_while(|line| line.trim() != "// README.md: begin").skip(1);
     let lines = lines.take_while(|line| line.trim() != "// README.md: end");
     lines.map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect()

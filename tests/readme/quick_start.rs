@@ -1,0 +1,116 @@
+//! docs/quick-start.md: its commands are run as its reader would, in one shell and an empty
+//! directory, and its programs in other languages are run by them. Only what installs their
+//! libraries is done by `.ci/install-foreign` instead; where that cannot, this language is left
+//! out, and said.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::blocks::{Block, blocks};
+use crate::built::root;
+use crate::operations::{says, script};
+use crate::ports::Ports;
+use crate::process::Running;
+use crate::story::shown_part;
+use crate::text_of;
+
+const PAGE: &str = "docs/quick-start.md";
+/// The program of a language, by the name of its blocks: how `.ci/install-foreign` calls it, where
+/// its libraries are looked for, and what its commands begin with.
+const FOREIGN: [(&str, &str, &str, [&str; 2]); 2] = [
+    ("python", "python", "PYTHONPATH", ["pip install", "python3 "]),
+    ("javascript", "node", "NODE_PATH", ["npm install", "node "]),
+];
+
+#[test]
+fn every_command_and_program_of_the_quick_start_works() {
+    // Its web server and its caller.
+    if let Some(reason) = ["python3", "curl"].into_iter().find_map(|name| there(name).err()) {
+        return skipped("the quick start", &reason);
+    }
+    let page = text_of(PAGE);
+    let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
+    let mut commands = String::new();
+    let mut bash = Command::new("bash");
+    for block in blocks(&page) {
+        match block.language.as_str() {
+            "sh" => commands.push_str(&block.text),
+            "rust,ignore" => {
+                let shown = shown_part(&text_of("cluster-examples/readme.rs"));
+                assert_eq!(block.text, shown, "{PAGE}:{}: README's lines are others", block.line);
+            }
+            // What comes before, and what goes into another project.
+            "console" | "toml" => {}
+            language => place(&block, language, ports, directory.path()),
+        }
+    }
+    let mut promises = vec![
+        "OK: node",
+        "registered orders/orders-1",
+        "http=http://10.0.0.1:8080",
+        "quorate_raft_has_leader 1",
+        "http=http://127.0.0.1:",
+        "the program's own exit code: 143",
+    ];
+    for (language, name, variable, [install, run]) in FOREIGN {
+        match installed(name) {
+            Ok(home) => {
+                bash.env(variable, if name == "node" { home + "/node_modules" } else { home });
+                promises.push(if name == "node" { "there is orders-1" } else { "deregistered" });
+                commands = without(&commands, |line| line.starts_with(install));
+            }
+            Err(reason) => {
+                skipped(&format!("the quick start in {language}"), &reason);
+                let of_it = |line: &str| line.starts_with(install) || line.starts_with(run);
+                commands = without(&commands, of_it);
+            }
+        }
+    }
+    let dev = format!("quorate dev --listen 127.0.0.1:{}", ports.of(7_001));
+    let commands = commands.replace("quorate dev", &dev);
+    std::fs::write(directory.path().join("commands.sh"), script(&commands, ports)).unwrap();
+    let binary = Path::new(env!("CARGO_BIN_EXE_quorate")).parent().unwrap();
+    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
+    bash.arg("commands.sh").current_dir(directory.path()).env("PATH", path);
+    bash.env("PROTO", root().join("proto")).env("QUORATE_NODES", ports.nodes());
+    let said = Running::start(bash, directory.path(), "quick-start").succeed();
+    says(&said, &promises);
+    assert!(ports.all_free(), "a node is left over: {said}");
+}
+
+/// Writes a program into the file that its first line names.
+fn place(block: &Block, language: &str, ports: Ports, directory: &Path) {
+    let what = format!("{PAGE}:{}", block.line);
+    let known = FOREIGN.iter().any(|(name, ..)| *name == language);
+    assert!(known, "{what}: no test runs blocks of {language:?}");
+    let first = block.text.lines().next().unwrap_or_default();
+    let name = first.strip_prefix("# ").or_else(|| first.strip_prefix("// "));
+    let name = name.unwrap_or_else(|| panic!("{what}: its first line names no file"));
+    std::fs::write(directory.join(name), ports.substituted(&block.text)).unwrap();
+}
+
+fn without(commands: &str, unwanted: impl Fn(&str) -> bool) -> String {
+    let kept = commands.lines().filter(|line| !unwanted(line));
+    kept.flat_map(|line| [line, "\n"]).collect()
+}
+
+fn there(program: &str) -> Result<(), String> {
+    let ran = Command::new(program).arg("--version").output();
+    ran.map(drop).map_err(|error| format!("{program}: {error}"))
+}
+
+/// Where a language's libraries were installed; why they cannot be, otherwise.
+fn installed(name: &str) -> Result<String, String> {
+    there(if name == "node" { "npm" } else { "python3" })?;
+    let output = Command::new(root().join(".ci/install-foreign")).arg(name).output();
+    let output = output.map_err(|error| error.to_string())?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "why less was tested")]
+fn skipped(what: &str, reason: &str) {
+    println!("SKIPPED: {what}: {reason}");
+}
