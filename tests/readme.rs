@@ -21,6 +21,8 @@ mod blocks;
 mod built;
 #[path = "process/ca_name.rs"]
 mod ca_name;
+#[path = "readme/command_line.rs"]
+mod command_line;
 #[path = "readme/deployment.rs"]
 mod deployment;
 #[path = "readme/examples.rs"]

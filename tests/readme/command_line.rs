@@ -1,0 +1,117 @@
+//! docs/command-line.md is what the binary says of itself: the help of each command, one after the
+//! other. With QUORATE_WRITE_DOCS=1, the test writes the file.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use crate::root;
+use crate::text_of;
+
+const PAGE: &str = "docs/command-line.md";
+/// What so many commands have stands at the top, once.
+const COMMON: usize = 10;
+
+const HEAD: &str = "# Command line
+
+What `quorate COMMAND -h` says; `--help` says it at more length, and `quorate man DIR` writes man pages. A test compares this page with the
+binary.
+
+";
+const CALLING: &str = "## Options of commands that call a cluster
+
+";
+const ALSO: &str = "
+And the [options of commands that call a cluster](#options-of-commands-that-call-a-cluster).
+";
+
+/// What a command says of itself.
+struct Help {
+    /// `cluster status`; empty: of all.
+    command: String,
+    text: String,
+}
+
+impl Help {
+    /// The options, each with all of its lines.
+    fn options(&self) -> Vec<String> {
+        let lines = self.text.lines().skip_while(|line| *line != "Options:").skip(1);
+        let mut options: Vec<String> = Vec::new();
+        for line in lines.take_while(|line| !line.is_empty()) {
+            match options.last_mut() {
+                Some(last) if !line.trim_start().starts_with('-') => {
+                    last.push_str(line);
+                    last.push('\n');
+                }
+                _ => options.push(format!("{line}\n")),
+            }
+        }
+        options
+    }
+
+    /// The names of the commands below it.
+    fn below(&self) -> Vec<String> {
+        let lines = self.text.lines().skip_while(|line| *line != "Commands:").skip(1);
+        let lines = lines.take_while(|line| !line.is_empty());
+        // What goes on from the line before is indented further.
+        let names = lines.filter(|line| !line.starts_with("   "));
+        let names = names.filter_map(|line| line.split_whitespace().next());
+        let with = |name: &str| format!("{} {name}", self.command).trim().to_owned();
+        names.filter(|name| *name != "help").map(with).collect()
+    }
+}
+
+/// The help of a command, and of all below it.
+fn help(command: &str) -> Vec<Help> {
+    let mut binary = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    // The help shows what variables say.
+    binary.env_clear().args(command.split_whitespace()).arg("-h");
+    let output = binary.output().unwrap();
+    assert!(output.status.success(), "quorate {command} -h: {output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines = text.lines().map(|line| format!("{}\n", line.trim_end()));
+    let help = Help { command: command.to_owned(), text: lines.collect() };
+    let below: Vec<_> = help.below().iter().flat_map(|command| self::help(command)).collect();
+    std::iter::once(help).chain(below).collect()
+}
+
+/// An option as it is told apart: columns are as wide as a command's widest option.
+fn words(option: &str) -> String {
+    option.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The page.
+fn page() -> String {
+    let all = help("");
+    let mut counts = BTreeMap::<String, usize>::new();
+    for option in all.iter().flat_map(Help::options) {
+        *counts.entry(words(&option)).or_default() += 1;
+    }
+    let is_help = |option: &str| option.trim_start().starts_with("-h, --help");
+    let is_common = |option: &String| counts[&words(option)] >= COMMON;
+    let calling = all.iter().find(|help| help.command == "cluster status").expect("it is there");
+    let common = calling.options().into_iter().filter(is_common);
+    let common: String = common.filter(|option| !is_help(option)).collect();
+    let mut page = format!("{HEAD}```text\n{}```\n\n{CALLING}```text\n{common}```\n", all[0].text);
+    for help in &all[1..] {
+        let mut text = help.text.clone();
+        let shared = help.options().into_iter().filter(is_common);
+        let calls = shared.fold(false, |calls, option| {
+            text = text.replacen(&option, "", 1);
+            calls || !is_help(&option)
+        });
+        let text = text.replace("\nOptions:\n\n", "\n");
+        page += &format!("\n## quorate {}\n\n```text\n{}\n```\n", help.command, text.trim_end());
+        page += if calls { ALSO } else { "" };
+    }
+    page
+}
+
+#[test]
+fn the_documented_command_line_is_the_one_that_there_is() {
+    let wanted = page();
+    if std::env::var_os("QUORATE_WRITE_DOCS").is_some() {
+        std::fs::write(root().join(PAGE), &wanted).unwrap();
+    }
+    let is_right = text_of(PAGE) == wanted;
+    assert!(is_right, "{PAGE} is not what the binary says; QUORATE_WRITE_DOCS=1 writes it");
+}
