@@ -21,6 +21,8 @@ mod doors;
 mod places;
 #[path = "tidy/privacy.rs"]
 mod privacy;
+#[path = "tidy/reference.rs"]
+mod reference;
 #[path = "tidy/rooms.rs"]
 mod rooms;
 #[path = "tidy/sizes.rs"]

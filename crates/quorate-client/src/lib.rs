@@ -130,3 +130,8 @@ pub use types::{Instance, RemoveReason};
 /// The version of tonic whose types stand in this crate's interface ([`Code`], `ChannelBuilder`,
 /// [`Caller`]): stubs that are generated for this one fit.
 pub use tonic;
+
+/// `cargo test` compiles the snippets of the book's guide.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/client-guide.md")]
+struct Guide;
