@@ -1,6 +1,7 @@
-//! README.md and `cluster-examples/` do what they say: every command and snippet of README.md is
-//! run, top to bottom, as its reader would; the examples tell their stories; the deployment files
-//! start real nodes. What a README says that these tests do not recognise fails them.
+//! README.md, docs/ and `cluster-examples/` do what they say: every command and snippet of
+//! README.md is run, top to bottom, as its reader would, and so are the quick start and the
+//! runbooks; the examples tell their stories; the deployment files start real nodes. What a README
+//! says that these tests do not recognise fails them.
 //!
 //! What is substituted, so that tests can run beside each other and beside a developer's own
 //! `quorate dev`:
