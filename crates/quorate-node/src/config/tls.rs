@@ -37,8 +37,8 @@ pub struct Tls {
     #[serde(default)]
     pub peer_key: Option<PathBuf>,
     /// A connection ends at this age, ms (up to a tenth sooner, so that not all end at once), and
-    /// with it what an old certificate granted. Default 3,600,000 (an hour), minimum 1,000. Streams
-    /// of clients are resumed on a new one.
+    /// with it what an old certificate granted. Default 3,600,000 (an hour), minimum 1,000, maximum
+    /// a day. Streams of clients are resumed on a new one.
     #[serde(default = "connection_age_ms")]
     pub connection_age_ms: u64,
 }
