@@ -18,6 +18,7 @@
 //! | `clock`, `failover`, `outage` | when leases end, and when not; leaders that stay; all nodes down |
 //! | `metrics` | what the HTTP listener answers |
 //! | `once` | no write is done twice |
+//! | `succession` | who can end a node by saying that its cluster has a successor |
 //! | `founding` | a cluster's identity; no second one is founded |
 //! | `rolled_back` | nodes on older copies of their directories |
 //! | `strangers`, `impostor` | what no peer can do to the log, whatever it says |
@@ -76,6 +77,7 @@ mod cluster {
     mod standing;
     mod strangers;
     mod stream;
+    mod succession;
     mod targets;
     mod watch_begin;
     mod watch_cover;

@@ -10,6 +10,7 @@ use quorate_proto::peer::v1::peer_server::{Peer, PeerServer};
 use quorate_proto::peer::v1::{
     Forwarded, IdentifyRequest, IdentifyResponse, MovedRequest, MovedResponse, Payload, Payloads,
     ReadIndexRequest, ReadIndexResponse, RecallRequest, SnapshotChunk, StatusRequest,
+    SucceedRequest, SucceedResponse,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -142,6 +143,10 @@ impl Peer for Answering {
     }
 
     async fn recall(&self, _: Request<RecallRequest>) -> Answer<Payload> {
+        not_here()
+    }
+
+    async fn succeed(&self, _: Request<SucceedRequest>) -> Answer<SucceedResponse> {
         not_here()
     }
 

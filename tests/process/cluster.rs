@@ -137,6 +137,26 @@ impl Cluster {
         Self { nodes, secured, dir: Some(dir), _room: room }
     }
 
+    /// One more machine, with addresses of its own and nothing on its disk: once it is started, it
+    /// waits to be taken in. Its place.
+    pub(crate) async fn add_new(&mut self, id: u64) -> usize {
+        let config = self.dir().join(format!("node-{id}.toml"));
+        let mut tls = String::new();
+        if let Some(secured) = &self.secured {
+            secured.certs(&format!("node {id}")).await;
+            tls = secured.table(id);
+        }
+        std::fs::write(&config, tls).unwrap();
+        let data_dir = self.dir().join(format!("data-{id}"));
+        let (clients, peers) = (free_port(), free_port());
+        let mut node = Node::new(id, clients, peers, data_dir, "", &config, self.dir());
+        node.args.extend(["--peer-advertise".to_owned(), format!("127.0.0.1:{peers}")]);
+        node.found_nothing();
+        node.secured = self.secured.clone();
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         self.dir.as_ref().expect("is there until the end").path()
     }
@@ -325,6 +345,11 @@ impl Node {
             let at = self.args.iter().position(|arg| arg == flag).expect("it is given");
             self.args[at + 1] = value;
         }
+        self.found_nothing();
+    }
+
+    /// It is started without founders.
+    fn found_nothing(&mut self) {
         if let Some(at) = self.args.iter().position(|arg| arg == "--bootstrap") {
             self.args.drain(at..at + 2);
         }

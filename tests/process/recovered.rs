@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use quorate_client::Consistency;
+use quorate_client::{Consistency, InstanceBuilder, Registration};
 
 use crate::cli::{Ran, quorate};
-use crate::cluster::{Cluster, LEADER_WITHIN};
+use crate::cluster::{Cluster, LEADER_WITHIN, Settings};
 use crate::crowd::Crowd;
 use crate::wait::eventually;
 
@@ -63,6 +63,78 @@ async fn the_last_of_three_goes_on_and_those_that_come_back_are_refused() {
     crowd.grow().await;
     crowd.is_alone_with(&cluster.nodes[last]).await;
     crowd.end().await;
+}
+
+/// Of three, the first goes on as a new cluster, which takes in two new nodes and loses the first.
+/// The nodes of the old cluster that come back are a majority of it, and none of its members is
+/// there to tell them.
+async fn those_that_come_back_meet_only_new_nodes(secured: bool, first_is_replaced: bool) {
+    let mut cluster = Cluster::start_with(3, Settings { secured, ..Settings::default() }).await;
+    let client = cluster.client().build().unwrap();
+    client.register(lasting("early")).await.unwrap().registered().await.unwrap();
+    cluster.equal_states().await;
+    cluster.nodes.iter_mut().for_each(|node| node.kill());
+    let dir = cluster.nodes[0].data_dir.clone();
+    let done = recover(&[&dir], &["--accept-data-loss", "-o", "json"]).await.expect(0).json();
+    let new = done["founded"]["cluster_id"].as_str().unwrap();
+    cluster.nodes[0].start();
+    cluster.leader_among(&[0]).await;
+    for id in [4, 5] {
+        let at = cluster.add_new(id).await;
+        cluster.nodes[at].start();
+        let address = cluster.nodes[at].peer_address();
+        eventually("it runs, and is taken in", LEADER_WITHIN, async || {
+            client.admin().add_node(id, &address, false).await
+        })
+        .await;
+    }
+    let mut rest = vec![3, 4];
+    if first_is_replaced {
+        let at = cluster.add_new(6).await;
+        rest.push(at);
+        cluster.nodes[at].start();
+        let address = cluster.nodes[at].peer_address();
+        eventually("it runs, and takes the first's place", LEADER_WITHIN, async || {
+            client.admin().replace_node(1, 6, &address).await
+        })
+        .await;
+    }
+    cluster.nodes[0].kill();
+    // What they tell they have from a snapshot, and it outlives them.
+    for at in &rest {
+        cluster.nodes[*at].kill();
+        cluster.nodes[*at].start();
+    }
+    let leader = cluster.leader_among(&rest).await;
+
+    for at in [1, 2] {
+        cluster.nodes[at].start();
+    }
+    for at in [1, 2] {
+        let node = &mut cluster.nodes[at];
+        assert_eq!(node.exit_code(LEADER_WITHIN).await, 4);
+        let log = node.log_text();
+        assert!(log.contains(&format!("has made cluster {new} from that")), "{log}");
+    }
+    let client = cluster.client().build().unwrap();
+    client.register(lasting("late")).await.unwrap().registered().await.unwrap();
+    let there = cluster.nodes[leader].instances(Consistency::Linearizable).await.unwrap();
+    assert_eq!(there.into_keys().collect::<Vec<_>>(), ["kept/early", "kept/late"]);
+}
+
+fn lasting(id: &str) -> Registration {
+    let instance = InstanceBuilder::new("kept", id).endpoint("http", "http://h:1");
+    Registration::new(instance).ttl(TTL)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_that_come_back_end_also_where_the_recovered_node_is_dead() {
+    those_that_come_back_meet_only_new_nodes(false, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_that_come_back_end_also_where_the_recovered_node_was_replaced() {
+    those_that_come_back_meet_only_new_nodes(true, true).await;
 }
 
 /// The furthest is found, and what is no directory to recover from is refused.

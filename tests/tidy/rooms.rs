@@ -45,9 +45,12 @@ const ROOMS: [(&str, &[Room]); 5] = [
             ),
             (
                 "upkeep",
-                &["node", "raft", "peers", "net", "clock", "error", "config", "types", "runtime"],
+                &[
+                    "node", "raft", "peers", "net", "clock", "error", "config", "types", "runtime",
+                    "wall",
+                ],
             ),
-            ("rescue", &["applied", "backup", "types", "runtime"]),
+            ("rescue", &["applied", "backup", "types", "runtime", "wall"]),
             ("reload", &["access", "net", "error"]),
             (
                 "node",

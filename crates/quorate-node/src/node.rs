@@ -9,6 +9,7 @@
 //! | `membership`, `status`, `leadership` | changing members; how they are; the leader and how fresh that is |
 //! | `quorum` | which voters answer |
 //! | `evicted` | nodes that were taken out, and go on talking |
+//! | `succession` | the end of a node from whose cluster another one was made |
 //! | `condition` | this node's place in its cluster, and what else an operator has to know of it |
 //! | `requests` | the name of a write, so that it is done once |
 //! | `snapshot` | a snapshot that a call waits for |
@@ -27,6 +28,7 @@ pub(crate) mod renewals;
 pub(crate) mod requests;
 mod snapshot;
 pub(crate) mod status;
+pub(crate) mod succession;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -120,6 +122,7 @@ pub(crate) struct Node {
     membership: AsyncMutex<()>,
     /// What the others said of a node that was taken out.
     evicted: evicted::Found,
+    succession: succession::Succession,
     started: Instant,
     /// The ids of the nodes that are to found the cluster with this one; empty for a node that
     /// joins.
@@ -192,6 +195,7 @@ impl Node {
             encoded: EncodedServices::default(),
             membership: AsyncMutex::default(),
             evicted: evicted::Found::default(),
+            succession: succession::Succession::default(),
             started: Instant::now(),
             founders,
             takes_part: AtomicBool::new(parts.takes_part),

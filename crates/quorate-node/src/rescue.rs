@@ -24,11 +24,12 @@ use std::num::NonZeroU64;
 use std::path::Path;
 
 use quorate_log::{ClusterId, NodeId};
-use quorate_state::Registry;
+use quorate_state::{Founding, OldNode, Registry};
 
 use crate::rescue::place::{Lock, NewState};
 use crate::runtime::random;
 use crate::types::{LogId, Member};
+use crate::wall;
 
 /// A cluster that was founded in a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +52,9 @@ pub async fn restore(backup: &Backup, dir: &Path, node_id: NodeId) -> Result<Fou
     let lock = Lock::take(dir)?;
     place::check_empty(dir)?;
     let nowhere = Member::default();
-    found(&lock, &backup.registry, backup.last, backup.term(), node_id, nowhere).await
+    let state = Taken { registry: &backup.registry, last: backup.last, term: backup.term() };
+    // The cluster of a backup may run on, and rightly: none of its nodes is told to end.
+    found(&lock, state, node_id, nowhere, Vec::new()).await
 }
 
 /// Makes the directory the one of a new cluster with all that is in its log, and its node as the
@@ -62,19 +65,28 @@ pub async fn restore(backup: &Backup, dir: &Path, node_id: NodeId) -> Result<Fou
 pub async fn recover(remains: &Remains) -> Result<Founded, RescueError> {
     let (id, member) = (remains.node_id, remains.member.clone());
     let last = Some(remains.last);
-    found(&remains.lock, &remains.registry, last, remains.term, id, member).await
+    let state = Taken { registry: &remains.registry, last, term: remains.term };
+    found(&remains.lock, state, id, member, remains.others.clone()).await
 }
 
-async fn found(
-    lock: &Lock,
-    registry: &Registry,
+/// What is taken over.
+struct Taken<'a> {
+    registry: &'a Registry,
     last: Option<LogId>,
     term: u64,
+}
+
+/// `left`: the nodes of the old cluster that may come back.
+async fn found(
+    lock: &Lock,
+    Taken { registry, last, term }: Taken<'_>,
     node_id: NodeId,
     member: Member,
+    left: Vec<OldNode>,
 ) -> Result<Founded, RescueError> {
     let drawn = NonZeroU64::new(random()).unwrap_or(NonZeroU64::MIN);
-    let registry = registry.founded_anew(drawn);
+    let wall_ms = wall::since_1970().as_millis() as u64;
+    let registry = registry.founded_anew(Founding { cluster_id: drawn, wall_ms, left });
     let (cluster_id, revision) = (ClusterId::from(drawn), registry.revision().0);
     let state = NewState { cluster_id, node_id, member, registry, last, term };
     let dir = lock.dir().to_owned();

@@ -53,6 +53,7 @@ use crate::upkeep::health::Prober;
 use crate::upkeep::moving;
 use crate::upkeep::own_membership::MemberLoop;
 use crate::upkeep::recall;
+use crate::upkeep::succession;
 use crate::upkeep::ticker::Ticker;
 use crate::upkeep::upgrade;
 
@@ -324,6 +325,7 @@ impl Bound {
         };
         beside_raft.into_iter().for_each(&mut spawn_loop);
         spawn_loop(Box::pin(looks_back));
+        spawn_loop(Box::pin(succession::run(node.clone())));
         let ticker = Ticker::new(node.clone());
         spawn_loop(Box::pin(async move { ticker.run().await }));
         spawn_loop(Box::pin(moving::run(node.clone(), self.start)));

@@ -39,7 +39,9 @@ pub use level::{Level, Levels};
 pub use limits::Invalid;
 pub use load::Load;
 pub use optional::{Optional, read_whole};
-pub use registry::{CheckedInstances, Counts, Lease, Registry, Service};
+pub use registry::{
+    CheckedInstances, Counts, Founding, Lease, OldNode, Predecessor, Registry, Service,
+};
 pub use snapshot::{SnapshotError, read_snapshot, read_snapshot_cluster, write_snapshot};
 pub use spec::{Instance, InstanceSpec, Override, SpecParts, Status};
 pub use tables::SortedMap;

@@ -22,6 +22,7 @@ pub(crate) mod nodes;
 mod read;
 pub(crate) mod replies;
 
+pub use anew::{Founding, OldNode, Predecessor};
 pub use checked::CheckedInstances;
 pub use instances::Service;
 pub use leases::Lease;
@@ -52,7 +53,7 @@ pub struct Registry {
     /// Whose state this is; 0: not founded yet.
     pub(crate) cluster_id: Option<NonZeroU64>,
     /// The clusters whose registrations it has taken over, the latest last.
-    pub(crate) predecessors: Arc<[NonZeroU64]>,
+    pub(crate) predecessors: Arc<[Predecessor]>,
     pub(crate) level: Level,
     pub(crate) clock: Clock,
     pub(crate) revision: Revision,

@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 use crate::level::Level;
 use crate::optional::{Optional, read_whole};
 use crate::record;
-use crate::registry::Registry;
 use crate::registry::deregister::Tombstone;
 use crate::registry::instances::Service;
 use crate::registry::leases::Lease;
 use crate::registry::nodes::RemovedNodes;
 use crate::registry::replies::{Done, Origin};
+use crate::registry::{Predecessor, Registry};
 use crate::spec::{Instance, Override};
 use crate::types::{Clock, InstanceKey, LeaseId, Revision, ServiceKey};
 
@@ -58,7 +58,7 @@ struct Head {
     cluster_id: u64,
     forgotten_origins: Option<Clock>,
     /// Never empty.
-    predecessors: Option<Arc<[NonZeroU64]>>,
+    predecessors: Option<Arc<[Predecessor]>>,
     /// Never that of a new cluster.
     level: Option<Level>,
 }

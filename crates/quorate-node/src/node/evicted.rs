@@ -100,7 +100,7 @@ impl Node {
 
     /// Of a node that is no member by the membership in effect: whether it was one by what is
     /// applied, now or before.
-    fn has_taken_out(&self, id: NodeId) -> bool {
+    pub(super) fn has_taken_out(&self, id: NodeId) -> bool {
         let state = self.applied.lock();
         state.membership.get_node(&id).is_some() || state.registry.removed_at(id.get()).is_some()
     }

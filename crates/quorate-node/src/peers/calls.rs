@@ -10,6 +10,7 @@ use futures_util::StreamExt;
 use quorate_log::{ClusterId, NodeId};
 use quorate_proto::peer::v1::{
     Forwarded, IdentifyRequest, MovedRequest, ReadIndexRequest, RecallRequest, StatusRequest,
+    SucceedRequest,
 };
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::registry_client::RegistryClient;
@@ -168,6 +169,26 @@ impl Peers {
         let mut client = self.client(node, address, Lane::Control)?;
         let request = self.request(node, RecallRequest {}, Some(within));
         Ok(in_time(within, client.recall(request)).await?.data)
+    }
+
+    /// Tells a node that an operator has made this cluster from the cluster `of`, `ago` or earlier;
+    /// true: it was of that one, and ends; false: it is of this one.
+    ///
+    /// # Errors
+    /// It did not answer, or goes on.
+    pub(crate) async fn succeed(
+        &self,
+        node: NodeId,
+        address: &str,
+        of: ClusterId,
+        ago: Duration,
+        within: Duration,
+    ) -> Result<bool, Status> {
+        let mut client = self.client(node, address, Lane::Control)?;
+        let (cluster_id, ago_ms) = (ClusterId::number(Some(of)), ago.as_millis() as u64);
+        let message = SucceedRequest { cluster_id, ago_ms };
+        let request = self.request(node, message, Some(within));
+        Ok(in_time(within, client.succeed(request)).await?.ends)
     }
 
     /// Whether a node, at the address where clients reach it, lists another as a voter. A learner

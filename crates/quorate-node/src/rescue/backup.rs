@@ -67,7 +67,8 @@ impl Backup {
 
     /// The clusters that were restored or recovered to become that one, the latest last.
     pub fn predecessors(&self) -> Vec<ClusterId> {
-        self.registry.predecessors().iter().copied().map(ClusterId::from).collect()
+        let before = self.registry.predecessors().iter();
+        before.map(|old| ClusterId::from(old.cluster_id)).collect()
     }
 
     /// When it was taken, by the clock of the node that made it, ms since 1970.

@@ -10,7 +10,7 @@ use openraft::storage::{RaftLogReader as _, RaftLogStorage as _};
 use openraft::vote::RaftLeaderId as _;
 use prometheus_client::metrics::histogram::Histogram;
 use quorate_log::{ClusterId, Io, LogOptions, NodeId, SnapshotStore};
-use quorate_state::{Counts, Registry, read_snapshot};
+use quorate_state::{Counts, OldNode, Registry, read_snapshot};
 
 use crate::applied::Applied;
 use crate::rescue::error::{self, RescueError};
@@ -27,6 +27,8 @@ pub struct Remains {
     pub(super) lock: Lock,
     pub(super) node_id: NodeId,
     pub(super) member: Member,
+    /// The other members, those first that vote.
+    pub(super) others: Vec<OldNode>,
     pub(super) registry: Registry,
     pub(super) last: LogId,
     pub(super) term: u64,
@@ -79,17 +81,26 @@ impl Remains {
             (state.registry.clone(), state.membership.clone())
         };
         let cluster_id = registry.cluster_id().map(ClusterId::from).ok_or_else(unfounded)?;
+        let voters: Vec<NodeId> = membership.voter_ids().collect();
+        let others = membership.nodes().filter(|(id, _)| **id != identity.node_id);
+        let mut others: Vec<_> = others.collect();
+        others.sort_by_key(|(id, _)| !voters.contains(id));
+        let other = |(id, member): (&NodeId, &Member)| OldNode {
+            id: id.get(),
+            address: member.peer_address.clone(),
+        };
         let term = vote.map_or(0, |vote| vote.leader_id().term());
         Ok(Self {
             lock,
             node_id: identity.node_id,
             member: membership.get_node(&identity.node_id).cloned().unwrap_or_default(),
+            others: others.into_iter().map(other).collect(),
             registry,
             last,
             term: term.max(last.committed_leader_id().term),
             cluster_id,
             committed: committed.max(covered).map_or(0, |id| id.index()),
-            voters: membership.voter_ids().collect(),
+            voters,
             written,
         })
     }

@@ -162,11 +162,6 @@ impl Node {
             Err(refusal) => succeeded_by(&refusal).map_or(Answer::None, Answer::Succeeded),
         }
     }
-
-    fn is_succeeded(&self, told_by: NodeId, by: ClusterId) -> RunError {
-        let cluster_id = ClusterId::number(self.peers().cluster_id());
-        RunError::Succeeded { id: self.id(), cluster_id, told_by, by }
-    }
 }
 
 /// How many more have to answer, until one of them is in every quorum of which this node can have

@@ -8,6 +8,7 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use crate::record;
 use crate::registry::Registry;
 use crate::registry::instances::Service;
 use crate::registry::leases::Lease;
@@ -26,17 +27,58 @@ const LEASES_AHEAD: u64 = 1 << 32;
 /// Clusters before this one that are known, at most: the latest.
 const PREDECESSORS_MAX: usize = 16;
 
+/// Of so many of these, also the nodes are known ...
+const WITH_NODES_MAX: usize = 4;
+
+/// ... at most so many of each, the first ...
+const NODES_MAX: usize = 16;
+
+/// ... whose addresses are no longer than this; bytes. What is longer is no `host:port`.
+const ADDRESS_BYTES_MAX: usize = 260;
+
+/// What was done to found a cluster from another one's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Founding {
+    /// The new cluster's id.
+    pub cluster_id: NonZeroU64,
+    /// When, ms since 1970, by the clock of whoever did it.
+    pub wall_ms: u64,
+    /// The nodes of the old cluster that may come back.
+    pub left: Vec<OldNode>,
+}
+
+/// A cluster whose registrations another one has taken over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Predecessor {
+    /// Its id.
+    pub cluster_id: NonZeroU64,
+    /// When that was, ms since 1970, by the clock of whoever did it.
+    pub wall_ms: u64,
+    /// Its nodes that may come back.
+    pub left: Vec<OldNode>,
+}
+
+record!(Predecessor { cluster_id, wall_ms, left } {});
+
+/// A node of a cluster whose registrations another one has taken over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldNode {
+    /// Its id.
+    pub id: u64,
+    /// Where the others reached it, `host:port`.
+    pub address: String,
+}
+
+record!(OldNode { id, address } {});
+
 impl Registry {
     /// The same registrations in a new cluster, each lease with its whole TTL.
     #[must_use]
-    pub fn founded_anew(&self, cluster_id: NonZeroU64) -> Self {
+    pub fn founded_anew(&self, founding: Founding) -> Self {
         let revision = Revision(self.revision.0 + REVISIONS_AHEAD);
-        let mut predecessors = self.predecessors.to_vec();
-        predecessors.extend(self.cluster_id);
-        let forgotten = predecessors.len().saturating_sub(PREDECESSORS_MAX);
         let mut anew = Self {
-            cluster_id: Some(cluster_id),
-            predecessors: predecessors.split_off(forgotten).into(),
+            cluster_id: Some(founding.cluster_id),
+            predecessors: self.predecessors_with_this(founding.wall_ms, founding.left).into(),
             level: self.level,
             clock: self.clock,
             revision,
@@ -69,8 +111,20 @@ impl Registry {
         anew
     }
 
+    /// The clusters before one that is made from this one.
+    fn predecessors_with_this(&self, wall_ms: u64, mut left: Vec<OldNode>) -> Vec<Predecessor> {
+        left.retain(|node| node.address.len() <= ADDRESS_BYTES_MAX);
+        left.truncate(NODES_MAX);
+        let mut all = self.predecessors.to_vec();
+        all.extend(self.cluster_id.map(|cluster_id| Predecessor { cluster_id, wall_ms, left }));
+        let mut latest = all.split_off(all.len().saturating_sub(PREDECESSORS_MAX));
+        let old = latest.len().saturating_sub(WITH_NODES_MAX);
+        latest[..old].iter_mut().for_each(|it| it.left.clear());
+        latest
+    }
+
     /// The clusters whose registrations this one has taken over, the latest last.
-    pub fn predecessors(&self) -> &[NonZeroU64] {
+    pub fn predecessors(&self) -> &[Predecessor] {
         &self.predecessors
     }
 }

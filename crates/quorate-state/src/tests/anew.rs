@@ -8,6 +8,12 @@ fn cluster(id: u64) -> NonZeroU64 {
     NonZeroU64::new(id).unwrap()
 }
 
+/// The old nodes that are left have the ids 1 to `left`.
+fn founding(id: u64, left: u64) -> Founding {
+    let node = |id| OldNode { id, address: format!("node-{id}:7101") };
+    Founding { cluster_id: cluster(id), wall_ms: id * 1_000, left: (1..=left).map(node).collect() }
+}
+
 /// One of everything, at 20,000 ms.
 fn old() -> Registry {
     let mut t = Transcript::default();
@@ -29,10 +35,11 @@ fn old() -> Registry {
 #[test]
 fn a_new_cluster_has_the_same_instances_and_each_lease_its_whole_time() {
     let old = old();
-    let anew = old.founded_anew(cluster(9));
+    let anew = old.founded_anew(founding(9, 0));
     check_invariants(&anew);
     assert_eq!((anew.cluster_id(), anew.clock()), (Some(cluster(9)), Clock(20_000)));
-    assert_eq!(anew.predecessors(), [cluster(5)]);
+    let [before] = anew.predecessors() else { panic!("{:?}", anew.predecessors()) };
+    assert_eq!(before.cluster_id, cluster(5));
     assert_eq!(anew.counts(), old.counts());
     assert_eq!(anew.counts().leases, 3);
     for name in ["web/a", "api/a", "once/a"] {
@@ -63,7 +70,7 @@ fn nothing_that_the_old_cluster_said_later_means_something_else() {
         later.apply(20_000, register(&format!("late/{run}"), 1));
     }
     let (revision, last_lease) = (later.registry.revision(), later.registry.last_lease());
-    let anew = old.founded_anew(cluster(9));
+    let anew = old.founded_anew(founding(9, 0));
     assert!(anew.revision() > revision && anew.last_lease() > last_lease);
     assert!(anew.forgot_after(revision), "a service of then is no longer known");
     for name in ["web", "api", "once", "gone"] {
@@ -79,7 +86,7 @@ fn nothing_that_the_old_cluster_said_later_means_something_else() {
 
 #[test]
 fn a_write_that_was_done_before_is_still_answered() {
-    let mut anew = old().founded_anew(cluster(9));
+    let mut anew = old().founded_anew(founding(9, 0));
     let request = Request { origin: 1, number: 2, done_below: 1, since: Clock(1_000), digest: 5 };
     let op = register("once/a", 3).into();
     let again = anew.apply(&Command { clock: Clock(20_001), request: Some(request), op });
@@ -91,7 +98,7 @@ fn a_write_that_was_done_before_is_still_answered() {
 fn it_is_written_and_read_with_the_clusters_before_it() {
     let mut registry = old();
     for id in 9..40 {
-        registry = registry.founded_anew(cluster(id));
+        registry = registry.founded_anew(founding(id, 3));
         check_invariants(&registry);
         let mut bytes = Vec::new();
         write_snapshot(&registry, &mut bytes).unwrap();
@@ -99,6 +106,33 @@ fn it_is_written_and_read_with_the_clusters_before_it() {
         assert_eq!(read.predecessors(), registry.predecessors());
         assert_eq!(read.hash(), registry.hash());
     }
-    let known: Vec<u64> = registry.predecessors().iter().map(|id| id.get()).collect();
+    let known: Vec<u64> = registry.predecessors().iter().map(|it| it.cluster_id.get()).collect();
     assert_eq!(known, (23..39).collect::<Vec<_>>(), "the latest");
+}
+
+#[test]
+fn of_the_latest_clusters_before_it_the_nodes_are_known_and_not_without_end() {
+    let mut registry = old();
+    for id in 9..20 {
+        let mut founding = founding(id, 40);
+        founding.left[1].address = "h".repeat(300);
+        registry = registry.founded_anew(founding);
+    }
+    let known: Vec<(u64, usize)> =
+        registry.predecessors().iter().map(|it| (it.wall_ms / 1_000, it.left.len())).collect();
+    let expected: Vec<_> = (9..20).map(|id| (id, if id < 16 { 0 } else { 16 })).collect();
+    assert_eq!(known, expected);
+    let nodes = &registry.predecessors().last().unwrap().left;
+    assert_eq!((nodes[0].id, nodes[0].address.as_str()), (1, "node-1:7101"));
+    assert_eq!(nodes[1].id, 3, "what is no address is left out");
+    let mut bytes = Vec::new();
+    write_snapshot(&registry, &mut bytes).unwrap();
+    let read = read_snapshot(&mut &bytes[..]).unwrap();
+    assert_eq!((read.predecessors(), read.hash()), (registry.predecessors(), registry.hash()));
+    let last = registry.predecessors().last().unwrap();
+    let last = Predecessor { left: last.left[..1].to_vec(), ..last.clone() };
+    let written = postcard::to_stdvec(&last).unwrap();
+    assert_eq!(written, b"\x12\xb8\x94\x01\x01\x01\x0bnode-1:7101\0\0");
+    let other = old().founded_anew(founding(9, 2)).hash();
+    assert_ne!(other, old().founded_anew(founding(9, 1)).hash(), "they are part of the state");
 }

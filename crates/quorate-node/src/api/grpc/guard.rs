@@ -189,7 +189,7 @@ pub(super) fn check_forwarded(sender: NodeId, call: &LeaderCall) -> Result<(), S
     Ok(checked.map_err(PeerError::from)?)
 }
 
-fn refused(sender: NodeId, why: &str) -> Status {
+pub(super) fn refused(sender: NodeId, why: &str) -> Status {
     tracing::debug!(sender = sender.get(), why, "a peer's message is refused");
     Status::failed_precondition(format!("node {sender} is refused: {why}"))
 }

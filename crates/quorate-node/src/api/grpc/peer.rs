@@ -15,6 +15,7 @@ use quorate_proto::peer::v1::peer_server::Peer;
 use quorate_proto::peer::v1::{
     Forwarded, IdentifyRequest, IdentifyResponse, MovedRequest, MovedResponse, Payload, Payloads,
     ReadIndexRequest, ReadIndexResponse, RecallRequest, SnapshotChunk, StatusRequest,
+    SucceedRequest, SucceedResponse,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,13 +23,14 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::grpc::door::deadline_in;
-use crate::api::grpc::guard::{check_forwarded, check_same, check_still_member};
+use crate::api::grpc::guard::{check_forwarded, check_same, check_still_member, refused};
 use crate::api::grpc::peer_door::{PeerCall, PeerMethod, name, sender};
 use crate::api::grpc::peer_error::PeerError;
 use crate::api::grpc::until_stopped;
 use crate::node::Node;
 use crate::node::calls::LeaderCall;
 use crate::node::forwards::FORWARDED_MAX;
+use crate::node::succession::Claim;
 use crate::peers::streams::Answers;
 use crate::peers::{Envelope, SUCCEEDED_BY, is_to_voter};
 use crate::runtime::blocking;
@@ -214,6 +216,16 @@ impl Peer for PeerService {
         ))
     }
 
+    async fn succeed(&self, request: Request<SucceedRequest>) -> Answer<SucceedResponse> {
+        let call = self.enter(PeerMethod::Succeed, request).await?;
+        let (told_by, by) = (call.sender()?, call.envelope.cluster_id);
+        let SucceedRequest { cluster_id, ago_ms } = call.message;
+        let (of, ago) = (ClusterId::new(cluster_id), Duration::from_millis(ago_ms));
+        let heard = self.node.hear_succession(Claim { told_by, by, of, ago });
+        let ends = heard.map_err(|why| refused(told_by, why))?;
+        Ok(Response::new(SucceedResponse { ends }))
+    }
+
     async fn status(&self, request: Request<StatusRequest>) -> Answer<Payload> {
         self.enter(PeerMethod::Status, request).await?;
         Ok(payload(&self.node.own_report().await))
@@ -261,8 +273,8 @@ impl PeerService {
     /// Whether this cluster was made from that one.
     fn has_succeeded(&self, other: Option<ClusterId>) -> bool {
         let state = self.node.applied().lock();
-        let mut before = state.registry.predecessors().iter().copied().map(ClusterId::from);
-        before.any(|id| Some(id) == other)
+        let mut before = state.registry.predecessors().iter();
+        before.any(|old| Some(ClusterId::from(old.cluster_id)) == other)
     }
 
     /// A node that is not of a cluster yet becomes one of the cluster whose leader calls it, for

@@ -23,6 +23,7 @@ pub(super) enum PeerMethod {
     ReadIndex,
     Moved,
     Recall,
+    Succeed,
     Status,
 }
 
@@ -36,6 +37,8 @@ enum From {
     Leader,
     /// A member by the membership in effect.
     Member,
+    /// A node of another cluster, too. What it says is looked at in `node/succession.rs`.
+    OtherCluster,
 }
 
 impl PeerMethod {
@@ -50,6 +53,7 @@ impl PeerMethod {
             | Self::Moved
             | Self::Recall
             | Self::Status => From::Member,
+            Self::Succeed => From::OtherCluster,
         }
     }
 }
@@ -110,6 +114,7 @@ impl PeerService {
             From::OfCluster => self.check(&metadata),
             From::Leader => self.adopt(&metadata).await,
             From::Member => self.check_member(&metadata).map(drop),
+            From::OtherCluster => sender(&envelope).map(drop),
         };
         match allowed {
             Ok(()) => Ok(call),

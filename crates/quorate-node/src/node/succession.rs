@@ -1,0 +1,84 @@
+//! The end of a node whose cluster an operator has made another one from (`quorate recover`): it
+//! learns that from nodes of the new one, unasked (`upkeep/succession.rs`) or when it asks
+//! (`upkeep/recall.rs`).
+//!
+//! One that ran already when that was done goes on: whoever recovers beside a running majority, or
+//! tries it out on a copy, has two clusters, and the majority goes on.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use quorate_log::{ClusterId, NodeId};
+use tokio::sync::watch;
+
+use crate::error::RunError;
+use crate::node::Node;
+
+/// What a node of another cluster says: that this was made from the cluster `of`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim {
+    pub(crate) told_by: NodeId,
+    pub(crate) by: Option<ClusterId>,
+    pub(crate) of: Option<ClusterId>,
+    /// How long ago, at least.
+    pub(crate) ago: Duration,
+}
+
+/// What this node has heard.
+#[derive(Debug, Default)]
+pub(super) struct Succession {
+    /// The new cluster, and the node of it that said so.
+    by: watch::Sender<Option<(NodeId, ClusterId)>>,
+    /// The log says that there are two clusters.
+    has_warned: AtomicBool,
+}
+
+impl Node {
+    /// Takes a claim; true: this node ends. False: it is of the new cluster itself.
+    ///
+    /// # Errors
+    /// Why it goes on.
+    pub(crate) fn hear_succession(&self, claim: Claim) -> Result<bool, &'static str> {
+        let ours = self.peers.cluster_id();
+        let Some(by) = claim.by else { return Err("it is of no cluster") };
+        if ours == claim.by {
+            return Ok(false);
+        }
+        if ours.is_none() || ours != claim.of {
+            return Err("it speaks of another cluster than this node's");
+        }
+        if self.has_taken_out(claim.told_by) && self.member(claim.told_by).is_none() {
+            return Err("it was taken out of this cluster");
+        }
+        if self.started.elapsed() >= claim.ago {
+            if !self.succession.has_warned.swap(true, Ordering::Relaxed) {
+                tracing::error!(
+                    told_by = claim.told_by.get(),
+                    %by,
+                    "an operator has made another cluster from this one while this node ran: there are two; stop the nodes of one of them"
+                );
+            }
+            return Err("it ran already when another cluster was made from its own");
+        }
+        self.succession.by.send_replace(Some((claim.told_by, by)));
+        Ok(true)
+    }
+
+    /// Returns when another cluster has taken the place of this node's.
+    pub(crate) async fn once_succeeded(&self) -> RunError {
+        let mut heard = self.succession.by.subscribe();
+        loop {
+            if let Some((told_by, by)) = *heard.borrow_and_update() {
+                return self.is_succeeded(told_by, by);
+            }
+            if heard.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    pub(crate) fn is_succeeded(&self, told_by: NodeId, by: ClusterId) -> RunError {
+        let cluster_id = ClusterId::number(self.peers.cluster_id());
+        RunError::Succeeded { id: self.id, cluster_id, told_by, by }
+    }
+}

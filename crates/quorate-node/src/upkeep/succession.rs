@@ -1,0 +1,95 @@
+//! Tells the nodes of the clusters that this one was made from (`quorate recover`) that it was, for
+//! as long as this node runs: they may come back at any time, and where none of their members is of
+//! this cluster, nobody else would tell them that they are a second one. Each node of this cluster
+//! does so, since they may be reached from one only. And ends this node when it is told that.
+//!
+//! What is told has how long ago that was: by the wall clock, or since this node knows. A wrong
+//! wall clock matters only for a node that was started about when the recovery was made: it may be
+//! taken for one that ran already, and go on, or the other way round.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use quorate_log::{ClusterId, NodeId};
+use quorate_state::{OldNode, Predecessor};
+use tokio::time::Instant;
+
+use crate::error::RunError;
+use crate::node::{MemberInfo, Node};
+use crate::runtime::random;
+use crate::wall;
+
+/// Each of them is called this often, on average: most often before two that come back together
+/// have elected a leader.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// How long each has to answer.
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
+
+/// Tells the old nodes, until this one is told.
+pub(crate) async fn run(node: Arc<Node>) -> Result<(), RunError> {
+    tokio::select! {
+        succeeded = node.once_succeeded() => Err(succeeded),
+        never = node.tell_old_nodes() => match never {},
+    }
+}
+
+impl Node {
+    async fn tell_old_nodes(&self) -> Infallible {
+        let mut known_since = None;
+        loop {
+            let before = self.applied().lock().registry.predecessors().to_vec();
+            if before.is_empty() || !self.is_founded() {
+                tokio::time::sleep(EVERY).await;
+                continue;
+            }
+            let known = known_since.get_or_insert_with(Instant::now).elapsed();
+            let members = self.members();
+            let told = before.iter().flat_map(|old| {
+                let ago = wall::since_1970().saturating_sub(Duration::from_millis(old.wall_ms));
+                let (ago, members) = (ago.max(known), &members);
+                old.left.iter().map(move |node| self.tell_old_node(old, node, ago, members))
+            });
+            join_all(told).await;
+            // So that the nodes of this cluster do not all call in the same moment.
+            tokio::time::sleep(EVERY / 2 + EVERY * (random() % 1_024) as u32 / 1_024).await;
+        }
+    }
+
+    /// A node of this cluster may be at its place now: that is called as itself first. With TLS, a
+    /// call for another node would fail in the handshake, and be told in the log there.
+    async fn tell_old_node(
+        &self,
+        cluster: &Predecessor,
+        old: &OldNode,
+        ago: Duration,
+        members: &[MemberInfo],
+    ) {
+        let address = &old.address;
+        let there = members.iter().find(|info| info.member.peer_address == *address);
+        let there = there.map(|info| info.id);
+        if there == Some(self.id()) {
+            return;
+        }
+        let of = ClusterId::from(cluster.cluster_id);
+        let old = NodeId::new(old.id).filter(|id| Some(*id) != there);
+        for id in there.into_iter().chain(old) {
+            match self.peers().succeed(id, address, of, ago, ANSWER_WITHIN).await {
+                Ok(true) => {
+                    let of = of.to_string();
+                    tracing::info!(
+                        id = id.get(),
+                        address,
+                        of,
+                        "a node of the cluster that this one was made from was back, and ends"
+                    );
+                    return;
+                }
+                Ok(false) => return,
+                Err(_gone_or_goes_on) => {}
+            }
+        }
+    }
+}
