@@ -181,8 +181,7 @@ impl Cluster {
 
     /// Starts one more node that waits to be taken in.
     pub(crate) async fn add_waiting(&mut self, id: u64) {
-        self.prepare(id, Start::Wait).await;
-        self.run(id).await;
+        self.add_waiting_with(id, Levels::OWN).await;
     }
 
     /// The same, of another release.

@@ -91,19 +91,23 @@ const ROOMS: [(&str, &[Room]); 5] = [
     (
         "quorate-state",
         &[
-            ("snapshot", &["registry", "spec", "optional", "types"]),
+            ("snapshot", &["registry", "spec", "level", "optional", "types"]),
             (
                 "registry",
-                &["event", "command", "hash", "tables", "checks", "spec", "limits", "types"],
+                &[
+                    "event", "command", "hash", "tables", "checks", "spec", "level", "limits",
+                    "types",
+                ],
             ),
             ("forwarded", &["command", "spec", "limits", "types"]),
             ("event", &["command", "spec", "types"]),
-            ("command", &["checks", "spec", "load", "limits", "types"]),
+            ("command", &["checks", "spec", "load", "level", "limits", "types"]),
             ("spec", &["checks", "load", "optional", "texts", "limits", "types"]),
             ("checks", &["limits", "types"]),
             ("load", &["limits"]),
             ("tables", &["types"]),
             ("hash", &[]),
+            ("level", &[]),
             ("optional", &[]),
             ("texts", &[]),
             ("types", &["limits"]),

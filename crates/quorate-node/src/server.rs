@@ -137,8 +137,8 @@ impl Server {
             log: log.clone(),
             peers: connections.clone(),
         };
-        let exposed = listeners.open(tls.is_some(), access.is_checked());
-        let vitals = Vitals::of(&log, &snapshots, &tls, exposed, asked(&config.start));
+        let open = listeners.open(tls.is_some(), access.is_checked());
+        let vitals = Vitals::of(&log, &snapshots, &tls, open, asked(&config.start));
         let recall = Arc::new(Recall::new(id));
         let network = Network {
             peers: connections.clone(),
@@ -149,8 +149,8 @@ impl Server {
         let raft = Raft::new(id, raft_config(&tunables)?, network, log.clone(), machine);
         let raft = raft_on.spawn(raft).await.map_err(|source| StartError::Panicked { source })?;
         let raft = raft.map_err(failed_in_raft)?;
-        let has_log = raft.is_initialized().await.map_err(failed_in_raft)?;
-        let takes_part = has_log || !matches!(config.start, Start::Bootstrap(_));
+        let takes_part = raft.is_initialized().await.map_err(failed_in_raft)?
+            || !matches!(config.start, Start::Bootstrap(_));
         let (node, waiting) = Node::new(Parts {
             id,
             me,
@@ -296,7 +296,7 @@ impl Bound {
             }
         });
 
-        let looks_back = recall::run(node.clone(), self.log.clone());
+        let recalls = recall::run(node.clone(), self.log.clone());
         let compaction = Compaction::new(node.clone(), self.log.clone(), self.snapshots.clone());
         let members = MemberLoop::new(node.clone(), self.log.clone(), self.start.clone());
         let peer_service =
@@ -324,12 +324,15 @@ impl Bound {
             tasks.spawn_on(until(stops.loops.clone(), running), &self.raft_on);
         };
         beside_raft.into_iter().for_each(&mut spawn_loop);
-        spawn_loop(Box::pin(looks_back));
-        spawn_loop(Box::pin(succession::run(node.clone())));
+        let alone: [Loop; 3] = [
+            Box::pin(recalls),
+            Box::pin(succession::run(node.clone())),
+            Box::pin(upgrade::run(node.clone())),
+        ];
+        alone.into_iter().for_each(&mut spawn_loop);
         let ticker = Ticker::new(node.clone());
         spawn_loop(Box::pin(async move { ticker.run().await }));
         spawn_loop(Box::pin(moving::run(node.clone(), self.start)));
-        spawn_loop(Box::pin(upgrade::run(node.clone())));
         spawn_loop(Box::pin(async move { members.run().await }));
         spawn_loop(Box::pin(async move { compaction.run().await }));
         let failover = Failover::new(node.clone());

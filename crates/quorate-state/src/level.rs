@@ -1,7 +1,7 @@
 //! What may be written into the log and snapshots: a cluster has a level, and each release works at
-//! a range of levels. A command that needs a higher one than the cluster's is not proposed, so nodes
-//! of an older release can stay members, and come back, until an operator or time has raised it.
-//! (As the finalised feature levels of Kafka's KRaft.)
+//! a range of levels. A command that needs a higher one than the cluster's is not proposed, so
+//! nodes of an older release can stay members, and come back, until an operator or time has raised
+//! it. (As the finalised feature levels of Kafka's KRaft.)
 
 use serde::{Deserialize, Serialize};
 

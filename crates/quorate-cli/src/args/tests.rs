@@ -12,6 +12,15 @@ fn the_definition_is_sound() {
     Cli::command().debug_assert();
 }
 
+/// The same, of the cluster's level.
+#[test]
+fn every_documented_line_of_an_upgrade_parses() {
+    for line in ["status -o json", "finalize", "hold --nodes a:1"] {
+        let line = format!("quorate cluster upgrade {line}");
+        parse(&line).unwrap_or_else(|error| panic!("{line}: {error}"));
+    }
+}
+
 /// The interface that scripts rely on.
 #[test]
 fn every_documented_line_parses() {
@@ -50,9 +59,6 @@ fn every_documented_line_parses() {
         "quorate cluster transfer-leader",
         "quorate cluster transfer-leader 2",
         "quorate cluster snapshot",
-        "quorate cluster upgrade status -o json",
-        "quorate cluster upgrade finalize",
-        "quorate cluster upgrade hold --nodes a:1",
         "quorate cluster backup file",
         "quorate doctor",
         "quorate doctor -o json --nodes a:1,b:1",

@@ -1,5 +1,5 @@
-//! The cluster's level (`quorate_state::Levels`): a leader raises it when all members have worked at
-//! a higher one for a while, and a node ends whose release does not work at it.
+//! The cluster's level (`quorate_state::Levels`): a leader raises it when all members have worked
+//! at a higher one for a while, and a node ends whose release does not work at it.
 
 use std::sync::Arc;
 use std::time::Duration;
