@@ -20,13 +20,12 @@ async fn no_stranger_ends_a_node_and_no_recovery_beside_it() {
     let mut cluster = Cluster::start(3).await;
     let ours = register(&mut cluster.registry(1), "web", "a").await.header.unwrap().cluster_id;
     let mut peer = peer(&cluster, 1).await;
-    for (what, call, why) in [
-        ("of another cluster", claim(7, ours ^ 1, LONG_AGO, 4), "of another cluster than this"),
-        ("of no cluster", claim(7, 0, LONG_AGO, 4), "of another cluster than this"),
-        ("by none", claim(0, ours, LONG_AGO, 4), "it is of no cluster"),
-        ("made while this node ran", claim(7, ours, 0, 4), "it ran already"),
+    for (call, why) in [
+        (claim(7, ours ^ 1, LONG_AGO, 4), "of another cluster than this"),
+        (claim(7, 0, LONG_AGO, 4), "of another cluster than this"),
+        (claim(0, ours, LONG_AGO, 4), "it is of no cluster"),
+        (claim(7, ours, 0, 4), "it ran already"),
     ] {
-        println!("{what}");
         assert_refused(peer.succeed(call).await, Code::FailedPrecondition, &["node 4", why]);
     }
     let nobody = Request::new(SucceedRequest { cluster_id: ours, ago_ms: LONG_AGO });

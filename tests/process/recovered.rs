@@ -8,7 +8,7 @@ use quorate_client::{Consistency, InstanceBuilder, Registration};
 use crate::cli::{Ran, quorate};
 use crate::cluster::{Cluster, LEADER_WITHIN, Settings};
 use crate::crowd::Crowd;
-use crate::wait::eventually;
+use crate::wait::{eventually, time_passes};
 
 const TTL: Duration = Duration::from_secs(3_600);
 
@@ -135,6 +135,40 @@ async fn those_that_come_back_end_also_where_the_recovered_node_is_dead() {
 #[tokio::test(flavor = "multi_thread")]
 async fn those_that_come_back_end_also_where_the_recovered_node_was_replaced() {
     those_that_come_back_meet_only_new_nodes(true, true).await;
+}
+
+/// New nodes at the addresses of the lost ones: no call is made to them that their TLS refuses.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_nodes_at_old_addresses_are_not_called_as_the_old_ones() {
+    let settings = Settings { secured: true, ..Settings::default() };
+    let mut cluster = Cluster::start_with(3, settings).await;
+    let client = cluster.client().build().unwrap();
+    cluster.nodes.iter_mut().for_each(|node| node.kill());
+    let dir = cluster.nodes[0].data_dir.clone();
+    recover(&[&dir], &["--accept-data-loss"]).await.expect(0);
+    cluster.nodes[0].start();
+    cluster.leader_among(&[0]).await;
+    let secured = cluster.secured.clone().unwrap();
+    for (at, id) in [(1, 4), (2, 5)] {
+        secured.certs(&format!("node {id}")).await;
+        let config = cluster.dir().join(format!("node-{}.toml", at + 1));
+        std::fs::write(config, secured.table(id)).unwrap();
+        cluster.nodes[at].become_new(id);
+        cluster.nodes[at].start();
+        let address = cluster.nodes[at].peer_address();
+        eventually("it runs, and is taken in", LEADER_WITHIN, async || {
+            client.admin().add_node(id, &address, false).await
+        })
+        .await;
+    }
+    cluster.leader().await;
+    let refused = |cluster: &Cluster| {
+        let logs = cluster.nodes.iter().map(|node| node.log_text());
+        logs.map(|log| log.matches("a TLS handshake was refused").count()).sum::<usize>()
+    };
+    let before = refused(&cluster);
+    time_passes(Duration::from_secs(3)).await;
+    assert_eq!(refused(&cluster), before);
 }
 
 /// The furthest is found, and what is no directory to recover from is refused.
