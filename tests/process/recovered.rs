@@ -8,6 +8,7 @@ use quorate_client::{Consistency, InstanceBuilder, Registration};
 use crate::cli::{Ran, quorate};
 use crate::cluster::{Cluster, LEADER_WITHIN, Settings};
 use crate::crowd::Crowd;
+use crate::damage::copy;
 use crate::wait::{eventually, time_passes};
 
 const TTL: Duration = Duration::from_secs(3_600);
@@ -199,7 +200,17 @@ async fn the_best_of_several_directories_is_taken() {
     recover(&[&cluster.dir().join("none")], &[]).await.expect(1).says(&["is no data directory"]);
     assert!(std::fs::read_dir(&empty).unwrap().next().is_none(), "nothing was written");
 
-    let done = recover(&both, &["--accept-data-loss"]).await.expect(0).out;
+    let refused = recover(&both, &["--accept-data-loss"]).await.expect(1);
+    refused.says(&["a majority: nothing is lost", "start them again", "nothing was changed"]);
+    let twice = cluster.dir().join("twice");
+    copy(&dirs[further], &twice);
+    for flags in [&[][..], &["--accept-data-loss"]] {
+        let copied = recover(&[both[1], &*twice], flags).await.expect(1);
+        copied.says(&["are both of node 1", "one of them is a copy"]);
+        recover(&[both[1], both[1]], flags).await.expect(1).says(&["is named twice"]);
+    }
+
+    let done = recover(&both[1..], &["--accept-data-loss"]).await.expect(0).out;
     assert!(done.contains("--cluster-name NAME"), "its directory does not say it: {done}");
     let mixed = recover(&both, &[]).await.expect(1);
     mixed.says(&["of cluster", "name directories of one cluster"]);

@@ -58,7 +58,8 @@ pub(crate) struct RestoreArgs {
     running on them. Without --accept-data-loss it only says how far each is, which is the best, and what may be lost;\n\
     nothing is written. With it, the best becomes a new cluster of one, with an id of its own: nodes of the old cluster\n\
     that come back are told to end, within seconds, where a node of the new one runs and reaches them at their old addresses.\n\
-    Until then they may serve: take their directories away. What was in its own stays there, in before-ID.\n\n\
+    Until then they may serve: take their directories away. What was in its own stays there, in before-ID. Directories of a\n\
+    majority are refused: their nodes only have to be started.\n\n\
     Examples:\n  \
     quorate recover --data-dir /mnt/node-1 --data-dir /mnt/node-3\n  \
     quorate recover --data-dir /mnt/node-1 --data-dir /mnt/node-3 --accept-data-loss"

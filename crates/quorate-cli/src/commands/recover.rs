@@ -20,15 +20,20 @@ pub(crate) async fn recover(args: &RecoverArgs) -> Result<(), Failure> {
     })?;
     let mut found = Vec::new();
     for (number, dir) in args.data_dirs.iter().enumerate() {
+        if args.data_dirs[..number].contains(dir) {
+            return Err(Failure::failed(format!("{} is named twice", dir.display())));
+        }
         let copy = scratch.path().join(number.to_string());
         found.push(Remains::of(dir, &copy).await.map_err(refused)?);
     }
     let best = best(&found)?;
-    let founded = match args.accept_data_loss {
-        true => Some(rescue::recover(best).await.map_err(refused)?),
-        false => None,
+    let majority = majority(best, &found);
+    let founded = match (args.accept_data_loss, &majority) {
+        (true, Some(majority)) => return Err(not_needed(best, majority)),
+        (true, None) => Some(rescue::recover(best).await.map_err(refused)?),
+        (false, _) => None,
     };
-    let loss = loss(best, &found);
+    let loss = loss(best, &found, majority.as_deref());
     match args.output {
         Format::Json => output::json(&as_json(best, &found, &loss, founded))?,
         Format::Table => {
@@ -38,6 +43,7 @@ pub(crate) async fn recover(args: &RecoverArgs) -> Result<(), Failure> {
                 output::line(&line)?;
             }
             match founded {
+                None if majority.is_some() => output::line("nothing was changed")?,
                 None => output::line(
                     "nothing was changed\n  next: the same command with --accept-data-loss, if the others are lost for good",
                 )?,
@@ -69,28 +75,57 @@ fn best(found: &[Remains]) -> Result<&Remains, Failure> {
             other.cluster_id()
         )));
     }
+    for (number, it) in found.iter().enumerate() {
+        if let Some(same) = found[..number].iter().find(|same| same.node_id() == it.node_id()) {
+            return Err(Failure::failed(format!(
+                "{} and {} are both of node {}: one of them is a copy\n  next: name the one that the node ran on last",
+                same.dir().display(),
+                it.dir().display(),
+                it.node_id()
+            )));
+        }
+    }
     Ok(found.iter().max_by_key(|it| it.reaches()).unwrap_or(first))
 }
 
-/// What is known of what would be lost.
-fn loss(best: &Remains, found: &[Remains]) -> Vec<String> {
-    let is_left = |id: &&NodeId| found.iter().any(|it| it.node_id() == **id);
+/// That these directories are a majority's, if they are.
+fn majority(best: &Remains, found: &[Remains]) -> Option<String> {
     let voters = best.voters();
-    let left = voters.iter().filter(is_left).count();
+    let left = voters.iter().filter(|id| found.iter().any(|it| it.node_id() == **id)).count();
+    (left > voters.len() / 2).then(|| {
+        format!(
+            "these are {left} of {} voters, a majority: nothing is lost, and nothing is to be recovered; start them again \
+             (also on other machines: each with its own id and directory)",
+            voters.len()
+        )
+    })
+}
+
+/// A new cluster would only leave the rest of the old one behind, which can run.
+fn not_needed(best: &Remains, majority: &str) -> Failure {
+    let alone = match best.voters().len() {
+        1 => String::new(),
+        _ => format!(
+            "; if the others cannot run any more, name the best alone: --data-dir {}",
+            best.dir().display()
+        ),
+    };
+    Failure::failed(format!("{majority}\n  next: nothing was changed{alone}"))
+}
+
+/// What is known of what would be lost.
+fn loss(best: &Remains, found: &[Remains], majority: Option<&str>) -> Vec<String> {
+    let is_left = |id: &&NodeId| found.iter().any(|it| it.node_id() == **id);
     let lost: Vec<String> =
-        voters.iter().filter(|id| !is_left(id)).map(ToString::to_string).collect();
+        best.voters().iter().filter(|id| !is_left(id)).map(ToString::to_string).collect();
     let (term, index) = best.reaches();
     let mut lines = vec![format!(
         "best: node {} in {}, up to entry {index} of term {term}",
         best.node_id(),
         best.dir().display()
     )];
-    if left > voters.len() / 2 {
-        lines.push(format!(
-            "these are {left} of {} voters, a majority: nothing is lost, and nothing is to be recovered; start them again \
-             (also on other machines: each with its own id and directory)",
-            voters.len()
-        ));
+    if let Some(majority) = majority {
+        lines.push(majority.to_owned());
     } else {
         lines.push(format!(
             "may be lost: what was acknowledged by {} after entry {index} alone; how much that is, nobody can tell. \
