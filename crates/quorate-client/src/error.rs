@@ -301,7 +301,7 @@ pub(crate) fn current_incarnation(status: &Status) -> Option<u64> {
 }
 
 /// What a failure of the transport comes from.
-fn innermost(status: &Status) -> Option<&(dyn std::error::Error + 'static)> {
+pub(crate) fn innermost(status: &Status) -> Option<&(dyn std::error::Error + 'static)> {
     let first = std::error::Error::source(status);
     std::iter::successors(first, |cause| cause.source()).last()
 }

@@ -11,7 +11,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::error::{Attempt, Error};
 use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Endpoints, Target};
-use crate::nodes::retry::{Backoff, Decision, FOREGROUND, Pace, decide, retry_after};
+use crate::nodes::retry::{Backoff, Decision, FOREGROUND, Pace, decide, met_an_end, retry_after};
 
 /// With less than this left, an attempt is not worth its while.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(1);
@@ -239,7 +239,9 @@ where
             tracing::debug!(operation = plan.operation, %address, %status, ?decision, "attempt failed");
             if decision.blames_node() {
                 count_retry(endpoints, status.code(), is_late);
-                endpoints.failed(&address);
+                if !met_an_end(&status) {
+                    endpoints.failed(&address);
+                }
             } else {
                 endpoints.refused(&address, plan.target);
             }

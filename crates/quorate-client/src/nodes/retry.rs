@@ -7,6 +7,8 @@ use quorate_proto::trailers;
 use rand::Rng;
 use tonic::{Code, Status};
 
+use crate::error::innermost;
+
 /// What a failed attempt calls for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decision {
@@ -49,10 +51,21 @@ impl Decision {
 /// What a refusal calls for.
 pub(crate) fn decide(status: &Status) -> Decision {
     // This node is full, and not the request too large.
-    if status.metadata().contains_key(trailers::TRY_ELSEWHERE) {
+    if status.metadata().contains_key(trailers::TRY_ELSEWHERE) || met_an_end(status) {
         return Decision::RetryElsewhere;
     }
     of_code(status.code())
+}
+
+/// Whether the call was given to a connection that came to its end in good order in this moment, as
+/// each does at its age: the node is well. The transport does not send such a call again by itself.
+pub(super) fn met_an_end(status: &Status) -> bool {
+    let Some(cause) = innermost(status) else { return false };
+    match cause.downcast_ref::<h2::Error>() {
+        Some(of_http2) => of_http2.is_go_away() && of_http2.reason() == Some(h2::Reason::NO_ERROR),
+        // It waited for its turn on the connection. The transport's error has no name to ask for.
+        None => status.code() == Code::Cancelled && cause.to_string() == "connection closed",
+    }
 }
 
 /// The table. Exhaustive: a code that gRPC adds has to be decided here.

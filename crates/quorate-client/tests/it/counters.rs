@@ -141,3 +141,29 @@ async fn streams_and_how_they_went_on_are_counted() {
     drop(view);
     until("no view is left", || client.counters().view_age.is_none()).await;
 }
+
+/// A connection that comes to its end in good order is no fault of its node: calls that meet the
+/// end are made again, and the client stays with the node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_meets_the_end_of_its_connection_is_made_again_and_nobody_is_blamed() {
+    let mut fakes = Fake::cluster(2);
+    put(&fakes[0], "a");
+    fakes[0].end_connections_at(Duration::from_millis(20));
+    // Time enough that no attempt is late on a busy machine.
+    let wait = Duration::from_secs(20);
+    let client = builder(&fakes).attempt_timeout(wait).call_timeout(wait * 2).build().unwrap();
+    let callers = (0..16).map(|_| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            let begun = std::time::Instant::now();
+            while begun.elapsed() < Duration::from_secs(60) && client.counters().retries_other < 3 {
+                client.fetch("s").await.unwrap();
+            }
+        })
+    });
+    futures_util::future::try_join_all(callers).await.unwrap();
+    let counts = moved(client.counters());
+    assert!(counts.contains_key("retries_other"), "no call met an end: {counts:?}");
+    assert_eq!(counts.get("rotations"), None, "{counts:?}");
+    assert_eq!(counts.get("calls_failed"), None, "{counts:?}");
+}

@@ -100,6 +100,8 @@ pub(crate) struct Fake {
     mode: Arc<Mutex<Mode>>,
     number: usize,
     tls: Option<Arc<rustls::ServerConfig>>,
+    /// Connections end in good order at this age.
+    age: Option<Duration>,
     runtime: Option<Runtime>,
 }
 
@@ -114,7 +116,14 @@ impl Fake {
         let state = Shared::default();
         locked(&state).granted_ttl_ms = 15_000;
         locked(&state).cluster_id = CLUSTER;
-        (0..nodes).map(|number| Self::listen(number, state.clone(), "127.0.0.1:0", None)).collect()
+        let listen = |number| Self::listen(number, state.clone(), "127.0.0.1:0", None, None);
+        (0..nodes).map(listen).collect()
+    }
+
+    /// The same node again, where it was, which ends each connection in good order at this age.
+    pub(crate) fn end_connections_at(&mut self, age: Duration) {
+        self.age = Some(age);
+        self.restart();
     }
 
     /// The same node again, where it was, with these certificates: as one that ended all of its
@@ -129,6 +138,7 @@ impl Fake {
         state: Shared,
         address: &str,
         tls: Option<Arc<rustls::ServerConfig>>,
+        age: Option<Duration>,
     ) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
@@ -141,13 +151,17 @@ impl Fake {
         let secured = tls.clone();
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            let router = tonic::transport::Server::builder().add_service(RegistryServer::new(node));
+            let mut server = tonic::transport::Server::builder();
+            if let Some(age) = age {
+                server = server.max_connection_age(age);
+            }
+            let router = server.add_service(RegistryServer::new(node));
             match secured {
                 Some(tls) => router.serve_with_incoming(secured::incoming(listener, tls)).await,
                 None => router.serve_with_incoming(TcpListenerStream::new(listener)).await,
             }
         });
-        Self { address, state, mode, number, tls, runtime: Some(runtime) }
+        Self { address, state, mode, number, tls, age, runtime: Some(runtime) }
     }
 
     pub(crate) fn address(&self) -> String {
@@ -182,7 +196,8 @@ impl Fake {
     pub(crate) fn restart(&mut self) {
         self.kill();
         let address = self.address.to_string();
-        *self = Self::listen(self.number, self.state.clone(), &address, self.tls.clone());
+        let (state, tls) = (self.state.clone(), self.tls.clone());
+        *self = Self::listen(self.number, state, &address, tls, self.age);
     }
 }
 
