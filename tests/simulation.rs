@@ -26,7 +26,7 @@
 //! | `steps` | what the operator does when, and the faults that go with it |
 //! | `world` | one run |
 //! | `net`, `late` | the simulated network under real gRPC, with ways that are slow in one direction |
-//! | `certificates` | those of runs with TLS: every fourth seed, from 10 on |
+//! | `certificates` | those of runs with TLS: every fourth seed, from 2 on |
 //! | `process`, `reader`, `watcher` | the clients |
 //! | `operator` | moves the lead and changes the members |
 //! | `membership` | the members after each change, and when they can form a quorum |

@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use super::history::{Map, Notes, Shared, now};
 use super::membership::Members;
+use super::net::again;
 use super::plan::{CALM, END, HEALED, Ms};
 use super::process::{Nodes, timed};
 use super::reader::fetch;
@@ -33,17 +34,19 @@ pub(crate) async fn burst(mut nodes: Nodes, notes: Shared) {
         ..InstanceSpec::default()
     };
     join_all((0..WRITERS).map(|writer| {
-        let (mut client, notes) = (nodes.client(), notes.clone());
+        let (client, notes) = (nodes.client(), notes.clone());
         async move {
             let instances = vec![spec(writer)];
             let request = RegisterRequest { instances, ttl_ms: 60_000, ..<_>::default() };
-            let mut failed = client.register(timed(request)).await.err();
+            let register = async || client.clone().register(timed(request.clone())).await;
+            let mut failed = again(register).await.err();
             for write in 0..WRITES / WRITERS {
                 let (service, id) = ("burst".to_owned(), format!("b{writer}"));
                 let instance = Some(InstanceRef { service, id, incarnation: 0 });
                 let weight = Some(1_000 + write);
                 let request = UpdateRequest { instance, weight, ..<_>::default() };
-                failed = failed.or(client.update(timed(request)).await.err());
+                let update = async || client.clone().update(timed(request.clone())).await;
+                failed = failed.or(again(update).await.err());
             }
             if let Some(status) = failed {
                 let line = format!("{} ms: a write of the burst: {status}", now());
@@ -70,7 +73,8 @@ pub(crate) async fn last_look(nodes: Nodes, notes: Shared) {
                 let line = format!("the last read from n{node} failed: {status}");
                 notes.borrow_mut().violation(line);
             }
-            match nodes.client().list_members(timed(ListMembersRequest {})).await {
+            let list = async || nodes.client().list_members(timed(ListMembersRequest {})).await;
+            match again(list).await {
                 Ok(told) => {
                     let members = Members::told(&told.into_inner().members);
                     notes.borrow_mut().last_members.insert(node, members);

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use quorate_node::{Connection, Listener, Net, SimulatedNet};
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 use turmoil::net::{TcpListener, TcpStream};
 
 use super::certificates::secured;
@@ -56,6 +57,22 @@ pub(crate) fn channel(plan: &Arc<Plan>, node: u64) -> Channel {
             Ok::<_, io::Error>(TokioIo::new(stream))
         }
     }))
+}
+
+/// A call as the client crate makes it: once more when its connection came to its end in good order
+/// in that moment, as each does at its age. A bare channel tells its caller instead: the request
+/// waited for its turn, or the connection had just read the GOAWAY.
+pub(crate) async fn again<T>(call: impl AsyncFn() -> Result<T, Status>) -> Result<T, Status> {
+    match call().await {
+        Err(status) if met_an_end(&status) => call().await,
+        answer => answer,
+    }
+}
+
+fn met_an_end(status: &Status) -> bool {
+    let cause = format!("{status:?}");
+    let is_waiting = status.code() == Code::Cancelled && cause.contains("\"connection closed\"");
+    is_waiting || (cause.contains("GoAway(") && cause.contains("NO_ERROR"))
 }
 
 /// Attempts to connect, by sender, address, and simulated second.

@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use super::history::{Answer, Ask, Call, Fate, Shared, now};
-use super::net::channel;
+use super::net::{again, channel};
 use super::plan::{CALM, HEALED, Ms, NODES, Plan};
 
 /// How long a process waits for an answer, by its own clock and by the deadline that the node gets.
@@ -280,7 +280,7 @@ impl Process {
             self.nodes.leave_removed();
         }
         let (node, sent) = (self.nodes.node(), now());
-        let attempt = timeout(PATIENCE, self.send(&ask, write)).await;
+        let attempt = timeout(PATIENCE, again(async || self.send(&ask, write).await)).await;
         let answer = match attempt {
             Ok(Ok((revision, lease))) => Answer::Done { revision, lease },
             Ok(Err(status)) => match status.code() {

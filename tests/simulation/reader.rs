@@ -14,7 +14,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::history::{Answer, Read, Shared, map, now};
-use super::net::channel;
+use super::net::{again, channel};
 use super::plan::{CALM, NODES, Plan};
 use super::process::{Nodes, timed};
 
@@ -63,8 +63,8 @@ pub(crate) async fn fetch(
     };
     let request =
         FetchRequest { consistency: consistency.into(), min_revision, ..FetchRequest::default() };
-    let mut client = nodes.client();
-    let answer = timeout(PATIENCE, client.fetch(timed(request))).await;
+    let ask = async || nodes.client().fetch(timed(request.clone())).await;
+    let answer = timeout(PATIENCE, again(ask)).await;
     let answer = answer.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
     let ResponseHeader { revision, age_ms, cluster_id, .. } = answer.header.unwrap_or_default();
     let (node, map) = (nodes.node(), map(&answer.services));
