@@ -176,3 +176,16 @@ async fn tables_say_what_they_count() {
     })
     .await;
 }
+
+/// What listens and never answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_goes_on_trying_for_its_timeout() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("registry.backup");
+    // The harness gives a command 12 s.
+    let line = format!("cluster backup {} --timeout 1s", file.display());
+    ask(&address, &line).await.expect(3).says(&["within 1s"]);
+    assert!(!file.exists());
+}

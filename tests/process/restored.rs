@@ -1,6 +1,7 @@
 //! A backup, a look into it, and a cluster that is made from it while clients of the old one live.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use quorate_client::Consistency;
@@ -148,4 +149,41 @@ async fn what_is_no_backup_is_refused_in_words() {
     restore(&file, &other, 7).await.expect(1).says(&["is not empty"]);
     let instances = cluster.nodes[0].instances(Consistency::Local).await;
     assert_eq!(instances.unwrap().len(), 1, "the cluster goes on");
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// All that is registered stands in them: nobody but their owner reads a backup and a data
+/// directory. What has a name like a backup's is not touched.
+#[tokio::test(flavor = "multi_thread")]
+async fn backups_and_data_are_their_owners_and_other_files_stay() {
+    let cluster = Cluster::start(1).await;
+    let foreign = cluster.dir().join("registry.backup.partial");
+    fs::write(&foreign, "mine").unwrap();
+    let file = backup(&cluster).await;
+    assert_eq!(fs::read_to_string(&foreign).unwrap(), "mine");
+    assert_eq!(mode(&file), 0o600);
+    let there = fs::read(&file).unwrap();
+    ask(&cluster.all(), &format!("cluster backup {}", file.display())).await.expect(1);
+    assert_eq!(fs::read(&file).unwrap(), there, "it exists: it stays");
+    let (data, nowhere) = (&cluster.nodes[0].data_dir, cluster.dir().join("nowhere.backup"));
+    ask("127.0.0.1:1", &format!("cluster backup {} --timeout 1s", nowhere.display()))
+        .await
+        .expect(3);
+    let left = fs::read_dir(cluster.dir()).unwrap();
+    let left =
+        left.filter(|item| item.as_ref().unwrap().file_name().to_string_lossy().contains("backup"));
+    assert_eq!(left.count(), 2, "the backup and the foreign file");
+
+    ask(&cluster.all(), "cluster snapshot").await.expect(0);
+    for dir in [data.clone(), data.join("log"), data.join("snapshots")] {
+        assert_eq!(mode(&dir), 0o700, "{}", dir.display());
+    }
+    let snapshots = fs::read_dir(data.join("snapshots")).unwrap().map(|item| item.unwrap().path());
+    let files = ["journal-0", "journal-1", "acknowledged"].map(|name| data.join("log").join(name));
+    for file in files.into_iter().chain(snapshots) {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
 }

@@ -373,7 +373,9 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
-    /// Write a consistent copy of the whole state to a file
+    /// Write a consistent copy of the whole state to a file that only its owner can read
+    ///
+    /// It is begun where a node answers within --timeout; to make and send it may take longer.
     #[command(after_help = "Example:\n  quorate cluster backup registry.backup")]
     Backup {
         /// The file, which must not exist

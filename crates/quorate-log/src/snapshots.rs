@@ -11,6 +11,7 @@ mod slow_close;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::marker::PhantomData;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -96,7 +97,7 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
     /// The directory cannot be created, read or cleaned.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, SnapshotError> {
         let dir = dir.as_ref().to_owned();
-        fs::create_dir_all(&dir).map_err(|source| failed("create directory", &dir, source))?;
+        recover::make_dir(&dir).map_err(|source| failed("create directory", &dir, source))?;
         recover::sync_parents(&dir).map_err(|source| failed("sync the parent of", &dir, source))?;
         let mut newest: Option<u64> = None;
         for path in list(&dir)? {
@@ -214,7 +215,8 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
         let name = format!("{:020}.{TEMPORARY_EXTENSION}", state.next_number);
         state.next_number += 1;
         let path = self.inner.dir.join(name);
-        let file = File::create_new(&path).map_err(|source| failed("create", &path, source))?;
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|source| failed("create", &path, source))?;
         Ok(Temporary { file, path, unsynced_bytes: 0, keep: false })
     }
 

@@ -48,7 +48,7 @@ pub struct Founded {
 /// # Errors
 /// There is something in the directory, or it cannot be written; then it is as it was.
 pub async fn restore(backup: &Backup, dir: &Path, node_id: NodeId) -> Result<Founded, RescueError> {
-    std::fs::create_dir_all(dir).map_err(error::io("create directory", dir))?;
+    place::make_dir(dir).map_err(error::io("create directory", dir))?;
     let lock = Lock::take(dir)?;
     place::check_empty(dir)?;
     let nowhere = Member::default();

@@ -5,10 +5,11 @@ pub(super) mod status;
 mod upgrade;
 pub(super) mod verdict;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use quorate_client::{Admin, Member, MemberRole};
 use serde_json::json;
+use tempfile::NamedTempFile;
 use tokio::fs;
 use tokio::io::AsyncWriteExt;
 
@@ -67,8 +68,11 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
             Ok(())
         }
         ClusterCommand::Backup { file, client } => {
+            let admin = admin(&client).await?;
+            // To make it may take longer than `--timeout`: it is only begun where a node answers.
+            told(trying("cluster backup", &client), admin.status(true)).await?;
             let what = "cluster backup: waiting for a node to have sent it".to_owned();
-            told(what, backup(&file, &client)).await
+            told(what, backup(&file, &client, &admin)).await
         }
         ClusterCommand::Upgrade { command } => upgrade::run(command).await,
         ClusterCommand::Override(args) => {
@@ -120,35 +124,24 @@ fn members_now(args: &ClientArgs, what: &str, members: &[Member]) -> Result<(), 
     Ok(())
 }
 
-/// Writes to a file beside the one named, which only gets its name when it is whole and on the
-/// disk.
-async fn backup(file: &Path, args: &ClientArgs) -> Result<(), Failure> {
+/// Writes to a file of its own beside the one named, which only gets its name when it is whole and
+/// on the disk. Nobody but its owner can read it, for all that is registered stands in it.
+async fn backup(file: &Path, args: &ClientArgs, admin: &Admin) -> Result<(), Failure> {
     let exists = fs::try_exists(file).await.map_err(|error| on_file(file, &error))?;
     if exists {
-        return Err(Failure::failed(format!(
-            "{} exists\n  next: name another file, or move that one away",
-            file.display()
-        )));
+        return Err(is_there(file));
     }
-    let mut partial = file.as_os_str().to_owned();
-    partial.push(".partial");
-    let partial = PathBuf::from(partial);
-    let written = write_backup(&partial, args).await;
-    let result = match written {
-        Ok(written) => fs::rename(&partial, file)
-            .await
-            .map_err(|error| on_file(file, &error))
-            .map(|()| written),
-        Err(failure) => Err(failure),
-    };
-    let (bytes, index) = match result {
-        Ok(written) => written,
-        Err(failure) => {
-            // It may not even have been made.
-            let _best_effort = fs::remove_file(&partial).await;
-            return Err(failure);
-        }
-    };
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let name = format!(".{}-", file.file_name().unwrap_or_default().to_string_lossy());
+    let mut partial = tempfile::Builder::new();
+    partial.prefix(&name).suffix(".partial");
+    let partial = partial.tempfile_in(parent.unwrap_or(Path::new(".")));
+    let partial = partial.map_err(|error| on_file(file, &error))?;
+    let (bytes, index) = write_backup(&partial, admin).await?;
+    partial.persist_noclobber(file).map_err(|error| match error.error.kind() {
+        std::io::ErrorKind::AlreadyExists => is_there(file),
+        _ => on_file(file, &error.error),
+    })?;
     match args.output {
         Format::Json => output::json(&json!({
             "file": file.display().to_string(),
@@ -163,9 +156,10 @@ async fn backup(file: &Path, args: &ClientArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn write_backup(partial: &Path, args: &ClientArgs) -> Result<(u64, u64), Failure> {
-    let mut backup = admin(args).await?.backup().await?;
-    let mut out = fs::File::create(partial).await.map_err(|error| on_file(partial, &error))?;
+async fn write_backup(partial: &NamedTempFile, admin: &Admin) -> Result<(u64, u64), Failure> {
+    let mut backup = admin.backup().await?;
+    let (out, partial) = (partial.as_file().try_clone(), partial.path());
+    let mut out = fs::File::from_std(out.map_err(|error| on_file(partial, &error))?);
     let mut bytes = 0;
     let mut promised = None;
     while let Some(chunk) = backup.next().await? {
@@ -182,6 +176,11 @@ async fn write_backup(partial: &Path, args: &ClientArgs) -> Result<(u64, u64), F
     }
     out.sync_all().await.map_err(|error| on_file(partial, &error))?;
     Ok((bytes, index))
+}
+
+fn is_there(file: &Path) -> Failure {
+    let next = "name another file, or move that one away";
+    Failure::failed(format!("{} exists\n  next: {next}", file.display()))
 }
 
 fn on_file(file: &Path, error: &std::io::Error) -> Failure {

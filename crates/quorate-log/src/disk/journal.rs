@@ -30,7 +30,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::disk::numbers::{u32_at, u64_at};
@@ -117,7 +117,8 @@ impl Journal {
         let open = |name: &str| -> io::Result<OneFile> {
             let path = dir.join(name);
             let mut options = OpenOptions::new();
-            let file = options.read(true).write(true).create(true).truncate(false).open(&path)?;
+            options.read(true).write(true).create(true).truncate(false).mode(0o600);
+            let file = options.open(&path)?;
             fill_with_zeros(&file, file_bytes as u64)?;
             Ok(OneFile { file, path })
         };

@@ -2,9 +2,9 @@
 //! interrupted, give sled what only the journal has, and refuse everything else. It never repairs:
 //! a node with a damaged log must not take part under its old id.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,13 +51,19 @@ pub(crate) struct Recovered<C: RaftTypeConfig> {
     pub(crate) next_seq: u64,
 }
 
+/// Makes a directory, and those above it that are missing, for its owner only: also what sled makes
+/// in it cannot be read by others.
+pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
 pub(crate) fn open<C: RaftTypeConfig>(
     dir: &Path,
     journal_bytes: usize,
 ) -> Result<Recovered<C>, OpenError> {
     let in_dir =
         |operation| move |source| OpenError::Io { operation, path: dir.to_owned(), source };
-    fs::create_dir_all(dir).map_err(in_dir("create directory"))?;
+    make_dir(dir).map_err(in_dir("create directory"))?;
     // sled panics on some kinds of damage. Nothing outlives the closure in that case, so nothing is
     // left half changed.
     check_threads().map_err(in_dir("start threads for the log in"))?;

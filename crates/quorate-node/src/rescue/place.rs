@@ -7,8 +7,9 @@
 //! the next look around finds: whoever comes next, this process or a node that starts, goes on with
 //! it. The old log and snapshots go to `before-ID`, and are left there.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -118,7 +119,7 @@ impl NewState {
     }
 
     async fn write_parts(&self, dir: &Path) -> Result<(), Written> {
-        fs::create_dir_all(dir)?;
+        make_dir(dir)?;
         let options = LogOptions { io: Io::Inline, ..LogOptions::default() };
         let mut log = LogStore::open(dir.join("log"), options)?;
         let (cluster_id, node_id) = (Some(self.cluster_id), self.node_id);
@@ -140,6 +141,11 @@ impl NewState {
         writer.finish()?;
         Ok(())
     }
+}
+
+/// Makes a directory if it is missing, for its owner only: all that is registered stands in it.
+pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// Whether a new state counts that is not in its place yet.
@@ -171,7 +177,7 @@ impl Step {
     fn take(self) -> io::Result<()> {
         let changed = match &self {
             Self::Make(dir) => {
-                fs::create_dir(dir)?;
+                make_dir(dir)?;
                 vec![dir]
             }
             Self::Move { from, to } => {

@@ -34,8 +34,7 @@ pub(crate) async fn open(
 ) -> Result<(LogStore, Arc<SnapshotStore<TypeConfig>>), StartError> {
     let dir = data_dir.to_owned();
     let opened = blocking(move || {
-        std::fs::create_dir_all(&dir)
-            .map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
+        place::make_dir(&dir).map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
         let _until_it_is_open = Lock::take(&dir).map_err(|error| in_use(&dir, error))?;
         place::finish(&dir).map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
         let log = LogStore::open(dir.join("log"), LogOptions { io, ..LogOptions::default() })?;
