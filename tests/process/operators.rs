@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use quorate_client::{Error, FetchOptions, InstanceOverride, Selection};
+use quorate_client::{
+    Error, FetchOptions, InstanceBuilder, InstanceOverride, Registration, Selection,
+};
 use rustix::process::Signal;
 
 use crate::cli::{Running, ask};
@@ -175,6 +177,41 @@ async fn tables_say_what_they_count() {
         if is_there && index > 0 { Ok(()) } else { Err(format!("{table} {expected}")) }
     })
     .await;
+}
+
+/// What a caller wrote does not steer the terminals of others.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_wrote_is_shown_without_control_characters() {
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().build().unwrap();
+    let evil = "\u{1b}[2Jgone\u{7f}\u{9b}31m\nrevision 9999";
+    let instance = InstanceBuilder::new("web", "a").endpoint("http", "http://h:1");
+    let instance = instance.meta("note", evil);
+    let handle = client.register(Registration::new(instance)).await.unwrap();
+    handle.registered().await.unwrap();
+    let decision = InstanceOverride { reason: evil.to_owned(), weight: Some(7), ..<_>::default() };
+    client.admin().set_override("web", "a", decision).await.unwrap();
+    let check = |line: &str, shown: &str| {
+        let steers = shown.chars().find(|c| c.is_control() && *c != '\n');
+        assert_eq!(steers, None, "{line}: {shown:?}");
+        assert!(!shown.lines().any(|line| line.starts_with("revision 9999")), "{line}: {shown}");
+    };
+    for line in ["fetch web", "fetch web -o json", "cluster overrides", "cluster overrides -o json"]
+    {
+        let ran = ask(&cluster.all(), line).await.expect(0);
+        check(line, &format!("{}{}", ran.out, ran.err));
+    }
+    for line in ["watch web", "watch web -o json"] {
+        let watching = Running::ask(&cluster.all(), line);
+        let shown = eventually("the instance is shown", PATIENCE, || {
+            let out = watching.out();
+            async move { if out.contains("http://h:1") { Ok(out) } else { Err(out) } }
+        });
+        check(line, &shown.await);
+    }
+    let told = ask(&cluster.all(), "fetch web -o json").await.expect(0).json();
+    let told = &told["services"][0]["instances"][0];
+    assert_eq!(told["metadata"]["note"], evil, "programs read all of it: {told}");
 }
 
 /// What listens and never answers.

@@ -1,5 +1,6 @@
 //! What commands write: tables that fit 80 columns, lines, JSON. The only file that writes to
-//! stdout or stderr. Knows nothing of what is written.
+//! stdout or stderr. Knows nothing of what is written. Some of it is what other callers sent: no
+//! control character of that reaches the terminal.
 
 use std::io::{self, Write};
 
@@ -18,23 +19,49 @@ pub(crate) enum Format {
 /// A line on stdout.
 pub(crate) fn line(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{text}")?;
+    writeln!(stdout, "{}", shown(text))?;
     stdout.flush()
 }
 
 /// A line on stderr. That it cannot be written is no reason to fail.
 pub(crate) fn note(text: &str) {
-    let _nobody_listens = writeln!(io::stderr().lock(), "{text}");
+    let _nobody_listens = writeln!(io::stderr().lock(), "{}", shown(text));
+}
+
+/// All but the ends of lines, which are ours: see [`one_line`].
+fn shown(text: &str) -> String {
+    text.chars().map(|c| if c == '\n' { c } else { harmless(c) }).collect()
+}
+
+/// What another caller wrote, for the middle of a line.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().map(harmless).collect()
+}
+
+fn harmless(c: char) -> char {
+    if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }
 }
 
 /// A whole answer as JSON.
 pub(crate) fn json(value: &Value) -> io::Result<()> {
-    line(&format!("{value:#}"))
+    line(&escaped(&format!("{value:#}")))
 }
 
 /// One of many, as JSON on one line.
 pub(crate) fn json_line(value: &Value) -> io::Result<()> {
-    line(&value.to_string())
+    line(&escaped(&value.to_string()))
+}
+
+/// JSON may have DEL and the controls above it as they are: they only stand in strings.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c.is_control() && c != '\n' {
+            true => text.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => text.push(c),
+        }
+    }
+    text
 }
 
 /// The width that tables fit into.
@@ -122,13 +149,11 @@ fn width(cell: &str) -> usize {
     cell.lines().map(|line| line.chars().count()).max().unwrap_or(0)
 }
 
-/// The lines of a cell, none wider than `width`. Control characters, which metadata may have, do
-/// not reach the terminal.
+/// The lines of a cell, none wider than `width`.
 fn broken(cell: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for line in cell.lines() {
-        let clean: Vec<char> =
-            line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        let clean: Vec<char> = line.chars().map(harmless).collect();
         if clean.is_empty() {
             lines.push(String::new());
         }
@@ -190,5 +215,12 @@ mod tests {
         let mut table = Table::new(["ID"]);
         table.row(strings(["a\x1b[31mb"]));
         assert!(!table.render().contains('\x1b'));
+        assert_eq!(shown("a\n\x1b[2J\r\u{9b}m\tb\u{7f}"), "a\n�[2J��m�b�");
+        assert_eq!(one_line("a\nb"), "a�b");
+        let value = serde_json::json!({ "reason": "\x1b\u{7f}\u{9b}\n" });
+        for text in [escaped(&value.to_string()), escaped(&format!("{value:#}"))] {
+            assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+            assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+        }
     }
 }

@@ -56,7 +56,8 @@ fn print(
             if !instance.health_reason.is_empty() {
                 output::line(&format!(
                     "! {} is CRITICAL: {}",
-                    instance.id, instance.health_reason
+                    instance.id,
+                    output::one_line(&instance.health_reason)
                 ))?;
             }
             if let Some(decision) = &instance.r#override {
@@ -75,7 +76,8 @@ fn print(
 }
 
 fn why(decision: &InstanceOverride) -> String {
-    if decision.reason.is_empty() { String::new() } else { format!(": {}", decision.reason) }
+    let reason = output::one_line(&decision.reason);
+    if reason.is_empty() { reason } else { format!(": {reason}") }
 }
 
 /// How old the answer may be, in words.

@@ -184,7 +184,7 @@ fn in_line(instance: &Instance) -> String {
     if !instance.health_reason.is_empty() {
         text.push_str(&format!(" ({})", instance.health_reason));
     }
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    output::one_line(&text)
 }
 
 #[cfg(test)]
