@@ -226,3 +226,24 @@ async fn a_backup_goes_on_trying_for_its_timeout() {
     ask(&address, &line).await.expect(3).says(&["within 1s"]);
     assert!(!file.exists());
 }
+
+/// Nobody has lost anything yet: there is no quorum to miss, and nothing to recover.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_before_the_founding_says_what_it_waits_for() {
+    let mut cluster = Cluster::prepare(3, Settings::default()).await;
+    cluster.nodes[0].start();
+    let first = cluster.nodes[0].clients.clone();
+    let shown = eventually("it answers", PATIENCE, async || {
+        let ran = ask(&first, "cluster status").await;
+        if ran.code == 0 { Ok(ran.out) } else { Err(ran.err) }
+    })
+    .await;
+    assert!(shown.contains("node 1 is in no cluster yet: it waits for"), "{shown}");
+    assert!(shown.contains("nodes 2, 3: start them"), "{shown}");
+    for nonsense in ["voters", "recover", "cluster 0000000000000000", "HASH@INDEX", "no member"] {
+        assert!(!shown.contains(nonsense), "{nonsense}: {shown}");
+    }
+    let found = ask(&first, "doctor").await;
+    assert!(found.out.contains("nodes 2, 3: start them"), "{}", found.out);
+    assert!(!found.out.contains("cluster add"), "{}", found.out);
+}

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::args::ClientArgs;
 use crate::commands::cluster::verdict::{Verdict, disagree, verdict};
 use crate::commands::rescue::ago;
-use crate::commands::view::{View, look, standing};
+use crate::commands::view::{Outsider, View, look, standing};
 use crate::connect::{Stay, client};
 use crate::failure::Failure;
 use crate::json;
@@ -127,6 +127,14 @@ fn show(view: &View, verdict: &Verdict, args: &ClientArgs) -> Result<(), Failure
             output::line(&format!("{}: {}", verdict.health.word(), verdict.meaning))?;
             if !verdict.next.is_empty() {
                 output::line(&format!("  next: {}", verdict.next))?;
+            }
+            let header = view.status.header.clone().unwrap_or_default();
+            if header.cluster_id == 0 {
+                let others = view.outsiders.iter().filter(|other| other.id != header.node_id);
+                for Outsider { id, condition } in others {
+                    output::line(&format!("node {id} is in none either: {}", condition.reason))?;
+                }
+                return Ok(());
             }
             output::line("")?;
             table(&view.status).print()?;

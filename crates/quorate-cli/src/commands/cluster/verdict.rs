@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use quorate_client::{MemberRole, MemberStatus};
+use quorate_client::{MemberRole, MemberStatus, Standing};
 use quorate_proto::v1::StatusResponse;
 
 use crate::commands::cluster::status::ends as ends_in;
@@ -121,14 +121,19 @@ type Found = (String, String);
 fn of_strangers(view: &View) -> Option<Verdict> {
     let answering = view.status.header.as_ref()?.node_id;
     let only = view.outsiders.iter().find(|outsider| outsider.id == answering)?;
-    Some(Verdict {
-        health: Health::NoQuorum,
-        meaning: format!(
-            "no member of the cluster answers: node {answering} is none: {}",
-            only.condition.reason
+    let reason = &only.condition.reason;
+    let (meaning, next) = match only.condition.standing() {
+        // There may be no cluster yet.
+        Standing::Waiting => (
+            format!("node {answering} is in no cluster yet: {reason}"),
+            "do what it waits for; if the cluster is there, name nodes of it: --nodes",
         ),
-        next: "name nodes that are members: --nodes".to_owned(),
-    })
+        _ => (
+            format!("no member of the cluster answers: node {answering} is none: {reason}"),
+            "name nodes that are members: --nodes",
+        ),
+    };
+    Some(Verdict { health: Health::NoQuorum, meaning, next: next.to_owned() })
 }
 
 /// Two members that have applied the same, and have different states.
@@ -312,7 +317,11 @@ mod tests {
             status.condition = Some(condition);
             let found = verdict(&View::of(status), &[]);
             assert_eq!(found.health, Health::NoQuorum);
-            assert!(found.meaning.contains("node 7 is none: because"), "{found:?}");
+            let words = match standing {
+                Standing::Waiting => "node 7 is in no cluster yet: because",
+                _ => "node 7 is none: because",
+            };
+            assert!(found.meaning.contains(words), "{found:?}");
         }
     }
 }

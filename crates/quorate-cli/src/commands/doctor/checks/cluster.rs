@@ -27,7 +27,8 @@ pub(super) fn quorum(facts: &Facts, found: &mut Found) -> Result<(), String> {
     let leader = status.header.as_ref().map_or(0, |header| header.leader_id);
     if all == 0 {
         let meaning = "no node that answers is a member of the cluster";
-        found.of_all(Severity::Critical, meaning, "name nodes that are: --nodes");
+        let next = "do what they wait for, or name nodes that are: --nodes";
+        found.of_all(Severity::Critical, meaning, next);
     } else if answer < needed {
         found.of_all(
             Severity::Critical,
@@ -105,7 +106,7 @@ fn members(facts: &Facts, found: &mut Found, leader: u64) {
         let next = match outsider.condition.standing() {
             Standing::Removed => "stop it, and take its address out of --nodes",
             Standing::Joining => "its log says who refuses it and why",
-            _ => "take it in (`quorate cluster add ID ADDRESS`), or stop it",
+            _ => "do that, or stop it",
         };
         let (node, reason) = (outsider.id, &outsider.condition.reason);
         let meaning = format!("node {node} is no member: {reason}");
