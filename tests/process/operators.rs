@@ -214,6 +214,21 @@ async fn what_others_wrote_is_shown_without_control_characters() {
     assert_eq!(told["metadata"]["note"], evil, "programs read all of it: {told}");
 }
 
+/// The most frequent mistake with addresses: the port for the other nodes where that for clients is
+/// wanted, and the other way round.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wrong_port_of_a_node_is_told_for_what_it_is() {
+    let cluster = Cluster::start(1).await;
+    let peers = cluster.nodes[0].peer_address();
+    for line in ["fetch web", "cluster status"] {
+        ask(&peers, line).await.expect(1).says(&["does not know this call", "--peer-listen"]);
+    }
+    let add = format!("cluster add 9 {}", cluster.nodes[0].clients);
+    let refused = ask(&cluster.all(), &add).await.expect(1);
+    let refused = refused.says(&["node 9 does not answer at", "--peer-listen"]);
+    assert!(!refused.err.contains(": ;"), "{}", refused.err);
+}
+
 /// What listens and never answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_goes_on_trying_for_its_timeout() {

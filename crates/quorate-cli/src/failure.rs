@@ -91,6 +91,10 @@ impl From<Error> for Failure {
                 "say who you are: --token-file or QUORATE_TOKEN, or --cert and --key; the credential has to be of this cluster, not to have ended, and to stand in the access file of its nodes",
             ),
             Error::Rejected { code: Code::Internal, .. } => (FAILED, "the node's log says more"),
+            Error::Rejected { code: Code::Unimplemented, .. } => (
+                FAILED,
+                "name the nodes' addresses for clients (`quorate serve --listen`), not those for other nodes (--peer-listen)",
+            ),
             Error::Superseded { .. } => (
                 FAILED,
                 "the instance runs elsewhere, or an operator removed it; register again to take it over",

@@ -319,6 +319,9 @@ fn explain(status: &Status) -> String {
     }
     let cause = innermost.map(ToString::to_string).unwrap_or_default();
     match (status.message(), cause.as_str()) {
+        ("", "") if status.code() == Code::Unimplemented => {
+            "what answers there does not know this call".to_owned()
+        }
         ("", "") => format!("{:?}", status.code()),
         (message, "") => message.to_owned(),
         ("", cause) => cause.to_owned(),

@@ -18,7 +18,7 @@ use quorate_proto::v1::{AddNodeRequest, ListMembersRequest, MemberRole};
 use quorate_state::Levels;
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::peers::{Lane, Peers, SUCCEEDED_BY};
 
@@ -244,5 +244,18 @@ async fn in_time<T>(
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, Status> {
     let late = || Status::deadline_exceeded(format!("no answer within {} ms", within.as_millis()));
-    Ok(timeout(within, call).await.map_err(|_elapsed| late())??.into_inner())
+    let answer = timeout(within, call).await.map_err(|_elapsed| late())?;
+    Ok(answer.map_err(in_words)?.into_inner())
+}
+
+/// What the transport answers of itself may have no words.
+fn in_words(status: Status) -> Status {
+    match (status.code(), status.message()) {
+        (code @ Code::Unimplemented, "") => Status::new(
+            code,
+            "what listens there is not for other nodes (--peer-listen), perhaps for clients",
+        ),
+        (code, "") => Status::new(code, code.description()),
+        _ => status,
+    }
 }
