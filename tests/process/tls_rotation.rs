@@ -1,6 +1,6 @@
-//! Every certificate is replaced, then the authority (the old and the new together, then the new
-//! one alone), then a right is taken, while callers and watches go on: none of their calls fails
-//! until the right is gone.
+//! Every certificate is replaced, then the authority and its list of what is revoked (the old and
+//! the new together, then the new one alone), then a right is taken, while callers and watches go
+//! on: none of their calls fails until the right is gone.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +13,7 @@ use quorate_client::{
 use rustix::process::Signal;
 use tokio::task::JoinSet;
 
+use super::ends::configure;
 use super::{Authority, Cluster, Files, SOON, TTL, eventually, is_served, prepare};
 use crate::secrets::entry;
 use crate::wait::time_passes;
@@ -74,12 +75,13 @@ async fn guarded(authority: &Authority) -> (Cluster, Vec<Files>, Client, Files) 
     let (mut cluster, files) = prepare(authority, age_ms).await;
     let own = Files::of(files[0].0.parent().unwrap(), 9);
     allow(&own, "role = 'register'\nnamespace = 'default'");
-    for id in 1..=3 {
-        let config = cluster.dir().join(format!("node-{id}.toml"));
-        let text = std::fs::read_to_string(&config).unwrap();
-        let access = own.0.join("access.toml").display().to_string();
-        std::fs::write(config, format!("access = \"{access}\"\n{text}")).unwrap();
-    }
+    let access = own.0.join("access.toml").display().to_string();
+    files.iter().for_each(|files| files.put("ca.crl", &authority.list(1, &[])));
+    configure(&cluster, |id, text| {
+        let list = files[id as usize - 1].0.join("ca.crl").display().to_string();
+        let text = text.replace("[tls]", &format!("[tls]\ncrl = '{list}'"));
+        format!("access = \"{access}\"\n{text}")
+    });
     cluster.nodes.iter_mut().for_each(|node| node.start());
     own.put_all(&authority.client(), &authority.pem);
     own.put("token", TOKEN);
@@ -94,11 +96,12 @@ async fn guarded(authority: &Authority) -> (Cluster, Vec<Files>, Client, Files) 
 async fn hand_out(
     cluster: &mut Cluster,
     (files, own): (&[Files], &Files),
-    (issuer, trusted): (&Authority, &str),
+    (issuer, trusted, lists): (&Authority, &str, &str),
     new: &Authority,
 ) {
     for (id, files) in (1..).zip(files) {
         files.put_all(&issuer.node(id), trusted);
+        files.put("ca.crl", lists);
     }
     own.put_all(&issuer.client(), trusted);
     reload(cluster);
@@ -133,11 +136,18 @@ async fn certificates_authorities_and_rights_are_replaced_while_all_goes_on() {
         calling.spawn(call_until_refused(client.clone(), calls.clone()));
     }
     let both = format!("{}{}", old.pem, new.pem);
+    let (of_old, of_new) = (old.list(1, &[]), new.list(1, &[]));
+    let lists = format!("{of_old}{of_new}");
     let before = unreachable(&cluster);
     // Each step as an operator would take it: to all, and then the next one.
-    let steps = [(&old, &old.pem), (&old, &both), (&new, &both), (&new, &new.pem)];
-    for (step, (issuer, trusted)) in (1_u32..).zip(steps) {
-        hand_out(&mut cluster, (&files, &own), (issuer, trusted), &new).await;
+    let steps = [
+        (&old, old.pem.as_str(), of_old.as_str()),
+        (&old, &both, &lists),
+        (&new, &both, &lists),
+        (&new, &new.pem, &of_new),
+    ];
+    for (step, set) in (1_u32..).zip(steps) {
+        hand_out(&mut cluster, (&files, &own), set, &new).await;
         // Connections of before end at their age, and are made anew by the new files.
         time_passes(STEP).await;
         eventually("calls through this set", CALLS_WITHIN, async || {
