@@ -68,7 +68,10 @@ async fn what_stops_renewing_is_gone_in_time_and_its_neighbours_stay() {
 /// More than end in one command, on machines of any speed.
 const CROWD: usize = 3_000;
 const CROWD_TTL: Duration = Duration::from_secs(6);
+/// The last ends no later than this, and so many times what a write takes before: a crowd ends in
+/// twelve commands, one after the other.
 const CROWD_LATE: Duration = Duration::from_secs(1);
+const CROWD_PACES: u32 = 20;
 
 /// All of them fall silent at the same moment, while another client goes on writing. S0.2
 #[tokio::test(flavor = "multi_thread")]
@@ -100,13 +103,18 @@ async fn a_crowd_that_stops_renewing_is_gone_in_time_and_holds_nobody_up() {
         let times = || removed.iter().map(|(at, _)| *at);
         let (first, last) = (times().min().unwrap(), times().max().unwrap());
         let late = last.saturating_duration_since(ends);
-        let longest = writes.longest_call(first - Duration::from_millis(50));
+        let before = first - Duration::from_millis(50);
+        let (longest, pace) = (writes.longest_call(before), writes.pace(before));
+        let bound = CROWD_LATE + CROWD_PACES * pace;
         eprintln!("measured: {CROWD} leases: the last reported {late:?} after its end");
-        eprintln!("  {:?} after the first; longest write {longest:?}", last - first);
+        eprintln!(
+            "  {:?} after the first; longest write {longest:?}, {pace:?} before",
+            last - first
+        );
         assert_eq!(removed.len(), CROWD);
         assert!(first - sent >= CROWD_TTL, "the first ended early");
-        assert!(late <= CROWD_LATE, "the last ended late by {late:?}");
-        assert!(longest <= CROWD_LATE, "a write took {longest:?}");
+        assert!(late <= bound, "the last ended late by {late:?}");
+        assert!(longest <= bound, "a write took {longest:?}");
     });
     feed.assert_gapless();
 }
