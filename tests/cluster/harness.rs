@@ -181,13 +181,7 @@ impl Cluster {
 
     /// Starts one more node that waits to be taken in.
     pub(crate) async fn add_waiting(&mut self, id: u64) {
-        self.add_waiting_with(id, Levels::OWN).await;
-    }
-
-    /// The same, of another release.
-    pub(crate) async fn add_waiting_with(&mut self, id: u64, levels: Levels) {
         self.prepare(id, Start::Wait).await;
-        self.release(id, levels);
         self.run(id).await;
     }
 

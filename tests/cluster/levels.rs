@@ -80,7 +80,10 @@ async fn an_upgrade_and_a_downgrade_of_all_nodes_fail_no_call() {
         (4, Levels::OWN, "works at levels 1 to 1, and the cluster is at level 2"),
         (5, Levels { min: 3, max: 4 }, "works at levels 3 to 4, and the cluster is at level 2"),
     ] {
-        cluster.add_waiting_with(id, levels).await;
+        cluster.add_waiting(id).await;
+        cluster.stop(id).await;
+        cluster.release(id, levels);
+        cluster.restart(id).await;
         let peer_address = cluster.peer_address(id).to_owned();
         let request = AddNodeRequest { id, peer_address, learner_only: false };
         let refused = cluster.admin(1).add_node(request).await.unwrap_err();

@@ -6,6 +6,7 @@
 //! finish; the loops end; Raft stops; the peer listener closes; the log is flushed and closed.
 
 mod listeners;
+mod loops;
 mod opening;
 
 use std::collections::BTreeSet;
@@ -43,19 +44,12 @@ use crate::raft::recall::Recall;
 use crate::raft::state_machine::StateMachine;
 use crate::reload::Reload;
 use crate::server::listeners::{client_connections, serve_clients, serve_peers, serve_tools};
+use crate::server::loops::loops;
 use crate::server::opening::{
     Listeners, open, open_access, open_audit, open_tls, raft_config, settle_identity,
 };
 use crate::types::{LogStore, TypeConfig};
-use crate::upkeep::compaction::Compaction;
-use crate::upkeep::failover::Failover;
 use crate::upkeep::health::Prober;
-use crate::upkeep::moving;
-use crate::upkeep::own_membership::MemberLoop;
-use crate::upkeep::recall;
-use crate::upkeep::succession;
-use crate::upkeep::ticker::Ticker;
-use crate::upkeep::upgrade;
 
 /// When Raft has stopped, what is left of the node's tasks may take this long before it is cut off.
 const LAST_TASKS: Duration = Duration::from_secs(1);
@@ -138,7 +132,6 @@ impl Server {
             peers: connections.clone(),
         };
         let open = listeners.open(tls.is_some(), access.is_checked());
-        let vitals = Vitals::of(&log, &snapshots, &tls, open, asked(&config.start));
         let recall = Arc::new(Recall::new(id));
         let network = Network {
             peers: connections.clone(),
@@ -166,7 +159,7 @@ impl Server {
             meters,
             founders: founders(&config.start),
             takes_part,
-            vitals,
+            vitals: Vitals::of(&log, &snapshots, &tls, open, asked(&config.start)),
             makes_checks: !config.health_checks.allow.is_empty(),
         });
         let (node, start, health_checks) = (Arc::new(node), config.start, config.health_checks);
@@ -296,9 +289,7 @@ impl Bound {
             }
         });
 
-        let recalls = recall::run(node.clone(), self.log.clone());
-        let compaction = Compaction::new(node.clone(), self.log.clone(), self.snapshots.clone());
-        let members = MemberLoop::new(node.clone(), self.log.clone(), self.start.clone());
+        let alone = loops(&node, &self.log, &self.snapshots, self.start);
         let peer_service =
             PeerService { node: node.clone(), log: self.log, snapshots: self.snapshots };
         let security = Security::peers(self.tls.clone());
@@ -324,23 +315,7 @@ impl Bound {
             tasks.spawn_on(until(stops.loops.clone(), running), &self.raft_on);
         };
         beside_raft.into_iter().for_each(&mut spawn_loop);
-        let alone: [Loop; 3] = [
-            Box::pin(recalls),
-            Box::pin(succession::run(node.clone())),
-            Box::pin(upgrade::run(node.clone())),
-        ];
         alone.into_iter().for_each(&mut spawn_loop);
-        let ticker = Ticker::new(node.clone());
-        spawn_loop(Box::pin(async move { ticker.run().await }));
-        spawn_loop(Box::pin(moving::run(node.clone(), self.start)));
-        spawn_loop(Box::pin(async move { members.run().await }));
-        spawn_loop(Box::pin(async move { compaction.run().await }));
-        let failover = Failover::new(node.clone());
-        spawn_loop(Box::pin(async move { failover.run().await }));
-        let of = node.clone();
-        spawn_loop(Box::pin(async move { match of.stay_fresh().await {} }));
-        let applied = node.applied().clone();
-        spawn_loop(Box::pin(async move { match applied.forget_old_changes().await {} }));
         spawn_loop(Box::pin(report_health(node.clone(), health_reporter)));
         spawn_loop(Box::pin(watch_raft(node)));
         tasks
