@@ -73,7 +73,6 @@ struct Node {
     link: Option<Link>,
     /// For its calls and for Raft, as `quorate serve` has them: else calls starve elections.
     threads: Option<[OwnThread; 2]>,
-    /// The levels of a cluster that its release works at.
     levels: Levels,
     running: Option<Running>,
 }
@@ -212,8 +211,8 @@ impl Cluster {
             tunables: self.tunables.clone(),
             ..Config::new(id, self.dir.path().join(id.to_string()), listen, peer_listen)
         };
-        let (client, levels) = (listen.to_string(), Levels::OWN);
-        let node = Node { config, client, peer, link, threads, levels, running: None };
+        let (client, levels, running) = (listen.to_string(), Levels::OWN, None);
+        let node = Node { config, client, peer, link, threads, levels, running };
         assert!(self.nodes.insert(id, node).is_none(), "node {id} is there already");
     }
 

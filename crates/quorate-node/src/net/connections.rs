@@ -2,6 +2,7 @@
 //! of the silent ones. Knows bytes and times, nothing of what is said.
 
 mod admitted;
+mod places;
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -19,9 +20,9 @@ use quorate_log::NodeId;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::net::Listener;
 pub(crate) use crate::net::connections::admitted::Admitted;
 use crate::net::tls::{CertificateId, Shown};
-use crate::net::{Connection, Listener};
 
 /// How long a new connection may take for the preface of HTTP/2.
 const PREFACE_WITHIN: Duration = Duration::from_secs(10);
@@ -35,14 +36,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A caller that has not taken its answer this long after its deadline is gone, or stands still:
 /// its connection ends.
 const SEND_GRACE: Duration = Duration::from_secs(5);
-/// Refused connections are logged at most this often, all in one line.
-const TELL_EVERY: Duration = Duration::from_secs(60);
-
 /// How many connections a listener takes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) in_all: usize,
     pub(crate) per_address: usize,
+    /// Silent ones (see [`Line::is_silent`]) from one address.
+    pub(crate) silent_per_address: usize,
     /// A connection that has had no call under way for this long is to end.
     pub(crate) idle: Duration,
 }
@@ -74,12 +74,16 @@ struct Live {
 #[derive(Default)]
 struct OfAddress {
     connections: usize,
+    /// Those that were silent when they came, the oldest first.
+    silent: BTreeMap<u64, Arc<Line>>,
     counts: Arc<Counts>,
 }
 
 /// What is under way on all connections from one address.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
+    /// Connections that are silent.
+    silent: AtomicUsize,
     calls: AtomicUsize,
     /// Of callers that are not known, and those that are open to all.
     open_calls: AtomicUsize,
@@ -116,6 +120,7 @@ pub(crate) struct Line {
     /// How often something was read.
     heard: AtomicU64,
     ended: AtomicBool,
+    silent: AtomicBool,
     calls: AtomicUsize,
     /// On all connections from its address.
     of_address: Arc<Counts>,
@@ -136,13 +141,6 @@ pub(crate) struct UnderWay {
     bytes: usize,
     /// How many are due when.
     due: BTreeMap<Instant, usize>,
-}
-
-/// Gives the place back.
-struct Place {
-    id: u64,
-    from: Option<IpAddr>,
-    of: Arc<Connections>,
 }
 
 impl Connections {
@@ -171,49 +169,6 @@ impl Connections {
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.lock().lines.len()
-    }
-
-    fn admit(self: &Arc<Self>, stream: Connection) -> Option<(Admitted, CancellationToken)> {
-        let from = stream.from();
-        let mut live = self.lock();
-        let of_address = from.and_then(|from| live.by_address.get(&from));
-        let of_address = of_address.map_or(0, |of_address| of_address.connections);
-        if live.lines.len() >= self.limits.in_all || of_address >= self.limits.per_address {
-            self.refuse(&mut live, from, of_address);
-            return None;
-        }
-        let of_address = from.map(|from| {
-            let of_address = live.by_address.entry(from).or_default();
-            of_address.connections += 1;
-            of_address.counts.clone()
-        });
-        let id = live.next;
-        live.next += 1;
-        let line = Arc::new(Line::new(from, of_address.unwrap_or_default()));
-        live.lines.insert(id, line.clone());
-        let leave = line.leave.clone();
-        Some((Admitted { stream, line, _place: Place { id, from, of: self.clone() } }, leave))
-    }
-
-    fn refuse(&self, live: &mut Live, from: Option<IpAddr>, of_address: usize) {
-        match live.lines.len() >= self.limits.in_all {
-            true => self.refusals.in_all.inc(),
-            false => self.refusals.of_address.inc(),
-        };
-        if live.told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
-            return;
-        }
-        live.told = Some(Instant::now());
-        tracing::warn!(
-            of = self.whose,
-            refused = self.refusals.in_all.get() + self.refusals.of_address.get(),
-            last_from = from.map(|from| from.to_string()),
-            connections = live.lines.len(),
-            of_that_address = of_address,
-            max = self.limits.in_all,
-            max_per_address = self.limits.per_address,
-            "too many connections: new ones are refused"
-        );
     }
 
     /// Ends connections that have not sent the preface in time, and asks idle ones to leave; from
@@ -270,32 +225,9 @@ impl Connections {
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut live = self.of.lock();
-        let line = live.lines.remove(&self.id);
-        self.give_back(&mut live);
-        drop(live);
-        if let Some(line) = line {
-            line.leave.cancel();
-        }
-    }
-}
-
-impl Place {
-    fn give_back(&self, live: &mut Live) {
-        let Some(from) = self.from else { return };
-        if let Some(of_address) = live.by_address.get_mut(&from) {
-            of_address.connections -= 1;
-            if of_address.connections == 0 {
-                live.by_address.remove(&from);
-            }
-        }
-    }
-}
-
 impl Line {
     pub(crate) fn new(from: Option<IpAddr>, of_address: Arc<Counts>) -> Self {
+        of_address.silent.fetch_add(1, Ordering::Relaxed);
         Self {
             from,
             certificate: OnceLock::new(),
@@ -306,6 +238,7 @@ impl Line {
             preface_left: AtomicUsize::new(PREFACE_LEN),
             heard: AtomicU64::new(0),
             ended: AtomicBool::new(false),
+            silent: AtomicBool::new(true),
             calls: AtomicUsize::new(0),
             of_address,
             idle_since_ms: AtomicU64::new(0),
@@ -334,6 +267,7 @@ impl Line {
         shown: Option<Shown>,
     ) {
         if let Some(certificate) = certificate {
+            self.speak();
             // A connection makes one handshake.
             let _ = self.certificate.set(Arc::new(certificate));
         }
@@ -397,6 +331,7 @@ impl Line {
 
     /// How many were under way from its address.
     pub(super) fn begin_call(&self, is_open: bool) -> usize {
+        self.speak();
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.of_address.calls(is_open).fetch_add(1, Ordering::Relaxed)
     }
@@ -416,6 +351,19 @@ impl Line {
 
     fn age_ms(&self) -> u64 {
         self.since.elapsed().as_millis() as u64
+    }
+
+    /// Its other end has proved no identity and has made no call: it may be anybody's, and gives
+    /// way where there is no place for another.
+    fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+
+    /// It is silent no more, or is gone.
+    fn speak(&self) {
+        if self.silent.swap(false, Ordering::Relaxed) {
+            self.of_address.silent.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn greeted(&self) -> bool {

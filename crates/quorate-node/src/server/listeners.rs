@@ -43,6 +43,13 @@ const OPEN_MESSAGE_MAX: usize = 4 * 1024;
 /// as many.
 const OPEN_SHARE: usize = 4;
 
+/// Connections of one address that have neither proved an identity nor made a call: this share of a
+/// listener's, and never more than so many. A fleet behind one address comes back all at once after
+/// a restart, and half-open handshakes take some KiB each. Small listeners have no need of shares.
+const SILENT_SHARE: usize = 4;
+const SILENT_PER_ADDRESS_MAX: usize = 1_024;
+const SILENT_PER_ADDRESS_MIN: usize = 32;
+
 /// All headers of a call, bytes: a token, the deadline, and what tools add. More is refused.
 const HEADERS_MAX: u32 = 16 * 1024;
 /// Calls of one connection that were given up before the node looked at them; one more ends the
@@ -127,7 +134,7 @@ pub(super) async fn serve_tools(
     let (tunables, meters) = (observed.node.tunables(), observed.node.meters());
     let (in_all, per_address) =
         (tunables.http_connections_max, tunables.http_connections_max.div_ceil(2));
-    let limits = Limits { in_all, per_address, idle: idle(tunables) };
+    let limits = limits(tunables, in_all, per_address);
     let connections = Connections::new("tools", limits, one_lane(meters, "http_connections"));
     let refusals = one_lane(meters, "http_calls");
     let under_way = UnderWay::new("tools", in_all, per_address, refusals);
@@ -142,7 +149,14 @@ pub(super) async fn serve_tools(
 fn client_limits(tunables: &Tunables) -> Limits {
     let Tunables { connections_max, connections_per_address_max, .. } = *tunables;
     let (in_all, per_address) = (connections_max, connections_per_address_max);
-    Limits { in_all, per_address, idle: idle(tunables) }
+    limits(tunables, in_all, per_address)
+}
+
+fn limits(tunables: &Tunables, in_all: usize, per_address: usize) -> Limits {
+    let share = in_all / SILENT_SHARE;
+    let silent_per_address = share.clamp(SILENT_PER_ADDRESS_MIN, SILENT_PER_ADDRESS_MAX);
+    let idle = Duration::from_millis(tunables.connection_idle_ms);
+    Limits { in_all, per_address, silent_per_address, idle }
 }
 
 fn calls_under_way(whose: &'static str, tunables: &Tunables, refusals: Refusals) -> Arc<UnderWay> {
@@ -168,11 +182,7 @@ fn one_lane(meters: &Meters, lane: &'static str) -> Refusals {
 /// Peers may share an address.
 fn peer_limits(tunables: &Tunables) -> Limits {
     let in_all = tunables.peer_connections_max;
-    Limits { in_all, per_address: in_all, idle: idle(tunables) }
-}
-
-fn idle(tunables: &Tunables) -> Duration {
-    Duration::from_millis(tunables.connection_idle_ms)
+    limits(tunables, in_all, in_all)
 }
 
 fn transport() -> tonic::transport::Server {

@@ -9,7 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
 use crate::net::Connection;
-use crate::net::connections::{Line, Place};
+use crate::net::connections::Line;
+use crate::net::connections::places::Place;
 
 /// A connection that counts as long as it lives.
 pub(crate) struct Admitted {

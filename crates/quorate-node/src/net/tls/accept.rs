@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -18,11 +17,9 @@ use crate::net::connections::{Admitted, Line};
 use crate::net::tls::files::Loaded;
 use crate::net::tls::{Outlived, Shown, Tls, wall_time};
 
-/// A handshake takes a round trip or two; a half-open one is given up.
+/// A handshake takes a round trip or two; a half-open one is given up. How many
+/// there may be is said where connections find their places.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
-/// Handshakes of a listener that are under way at the same time; more connections are closed. A
-/// half-open one takes some KiB.
-const HANDSHAKES_MAX: usize = 4_096;
 
 /// How a listener secures its connections.
 #[derive(Clone)]
@@ -30,11 +27,11 @@ pub(crate) enum Security {
     /// Not at all.
     Plain,
     /// TLS for clients.
-    Clients(Arc<Tls>, Arc<Semaphore>),
+    Clients(Arc<Tls>),
     /// TLS for operators' tools, which speak HTTP/1.1.
-    Tools(Arc<Tls>, Arc<Semaphore>),
+    Tools(Arc<Tls>),
     /// TLS for the other nodes, and for no clients.
-    Peers(Arc<Tls>, Arc<Semaphore>),
+    Peers(Arc<Tls>),
 }
 
 /// A connection that calls come on.
@@ -50,41 +47,33 @@ enum Stream {
 
 impl Security {
     pub(crate) fn clients(tls: Option<Arc<Tls>>) -> Self {
-        tls.map_or(Self::Plain, |tls| Self::Clients(tls, Arc::new(Semaphore::new(HANDSHAKES_MAX))))
+        tls.map_or(Self::Plain, Self::Clients)
     }
 
     pub(crate) fn tools(tls: Option<Arc<Tls>>) -> Self {
-        tls.map_or(Self::Plain, |tls| Self::Tools(tls, Arc::new(Semaphore::new(HANDSHAKES_MAX))))
+        tls.map_or(Self::Plain, Self::Tools)
     }
 
     pub(crate) fn peers(tls: Option<Arc<Tls>>) -> Self {
-        tls.map_or(Self::Plain, |tls| Self::Peers(tls, Arc::new(Semaphore::new(HANDSHAKES_MAX))))
+        tls.map_or(Self::Plain, Self::Peers)
     }
 
     /// The age at which a connection is to end, if any.
     pub(crate) fn age(&self) -> Option<Duration> {
         match self {
             Self::Plain => None,
-            Self::Clients(tls, _) | Self::Tools(tls, _) | Self::Peers(tls, _) => {
-                Some(tls.connection_age())
-            }
+            Self::Clients(tls) | Self::Tools(tls) | Self::Peers(tls) => Some(tls.connection_age()),
         }
     }
 
     /// Makes the handshake. `None`: it failed, and the connection is closed.
     pub(in crate::net) async fn secure(&self, connection: Admitted) -> Option<Secured> {
         let line = connection.connect_info();
-        let (tls, places) = match self {
+        let tls = match self {
             Self::Plain => return Some(Secured { stream: Stream::Plain(connection), line }),
-            Self::Clients(tls, places) | Self::Tools(tls, places) | Self::Peers(tls, places) => {
-                (tls, places)
-            }
+            Self::Clients(tls) | Self::Tools(tls) | Self::Peers(tls) => tls,
         };
         let from = line.address();
-        let Ok(_place) = places.try_acquire() else {
-            tls.told.refused(from, &format!("{HANDSHAKES_MAX} are under way already"));
-            return None;
-        };
         match timeout(HANDSHAKE_WITHIN, self.handshake(tls, connection, &line)).await {
             Ok(Ok(stream)) => Some(Secured { stream: Stream::Tls(Box::new(stream)), line }),
             Ok(Err(error)) => {
@@ -128,8 +117,8 @@ impl Security {
     pub(in crate::net) async fn outlived(&self, line: &Line) -> Outlived {
         let (tls, of_peers) = match self {
             Self::Plain => return std::future::pending().await,
-            Self::Clients(tls, _) | Self::Tools(tls, _) => (tls, false),
-            Self::Peers(tls, _) => (tls, true),
+            Self::Clients(tls) | Self::Tools(tls) => (tls, false),
+            Self::Peers(tls) => (tls, true),
         };
         let Some(shown) = line.shown() else { return std::future::pending().await };
         let verify = |loaded: &Loaded, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]| {
