@@ -213,7 +213,7 @@ impl Cluster {
         };
         let (client, levels, running) = (listen.to_string(), Levels::OWN, None);
         let node = Node { config, client, peer, link, threads, levels, running };
-        assert!(self.nodes.insert(id, node).is_none(), "node {id} is there already");
+        assert!(self.nodes.insert(id, node).is_none(), "node {id} is there");
     }
 
     async fn run(&mut self, id: u64) {
@@ -224,16 +224,14 @@ impl Cluster {
             None => (Handle::current(), None),
         };
         let environment = Environment { raft_on, levels: node.levels, ..Environment::default() };
-        let bound = on.spawn(Server::bind_in(node.config.clone(), environment));
-        let bound = bound.await.expect("no panic");
-        let bound: Bound =
-            bound.unwrap_or_else(|error| panic!("node {id} does not start: {error:?}"));
+        let bound = on.spawn(Server::bind_in(node.config.clone(), environment)).await;
+        let bound: Bound = bound
+            .expect("no panic")
+            .unwrap_or_else(|error| panic!("node {id} does not start: {error:?}"));
         assert_eq!(bound.client_addr(), node.config.listen);
         let (stop, stopped) = oneshot::channel::<()>();
-        let stopped = async {
-            // A cluster that is dropped stops its nodes too.
-            let _ = stopped.await;
-        };
+        // A cluster that is dropped stops its nodes too.
+        let stopped = async { drop(stopped.await) };
         node.running = Some(Running { stop, ended: on.spawn(bound.run(stopped)) });
     }
 
