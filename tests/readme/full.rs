@@ -48,7 +48,8 @@ fn with_all_disks_full_the_way_back_is_room() {
          quorate watch living > watch.out &\n\
          until grep -q l-1 watch.out; do sleep 0.1; done\n";
     let fill = format!("fallocate -l {BALLAST} ballast\n");
-    let noticed = "until quorate cluster status | grep -q 'the disk of node'; do sleep 0.2; done\n\
+    // All of them: each looks at its own disk, and the leader refuses by what it has seen itself.
+    let noticed = "until quorate cluster status | grep -q 'the disk of node 1, 2, 3'; do sleep 0.2; done\n\
          quorate register refused r-1 --endpoint http=http://h:1 --once --timeout 3s && exit 9\n\
          sleep 6\n";
     let lived = "quorate fetch living\nquorate fetch orders\ncat watch.out\n";
