@@ -157,7 +157,8 @@ pub struct Tunables {
     pub upgrade_after_ms: u64,
     /// Stopping takes no longer than this, ms. Default 10,000, minimum 100.
     pub shutdown_grace_ms: u64,
-    /// Connections of clients, in all; more are refused. Default 10,000, minimum 1. `quorate`
+    /// Connections of clients, in all; for more, those that have proved no identity and made no
+    /// call give way, else they are refused. Default 10,000, minimum 1. `quorate`
     /// lowers it to what its limit of descriptors allows, less a reserve for the log, snapshots,
     /// peers and HTTP.
     pub connections_max: usize,

@@ -103,7 +103,6 @@ impl Replies {
         }
         let origin = self.origins.get(&request.origin);
         let late = self.forgotten.is_none_or(|forgotten| request.since > forgotten);
-        // An origin may have been forgotten and come back: what it asked for before that is not
         // An origin may have been forgotten and come back: its requests before that are not known.
         let told = late || origin.is_some_and(|origin| origin.begun <= request.since);
         let over = origin.is_some_and(|origin| request.number < origin.done_below);
