@@ -40,6 +40,10 @@ const STEP: Duration = Duration::from_millis(2);
 /// Runs go on a little after `END`, for the last looks at the nodes.
 const LAST: Ms = END + 1_500;
 
+/// What the operating system's clock says when a run begins: far from 0, which an `Instant` of an
+/// hour ago would be below.
+const CLOCK_BEGINS: Duration = Duration::from_secs(1_000_000);
+
 /// A node as the simulation drives it.
 struct Handle {
     /// Its present data directory.
@@ -70,6 +74,7 @@ struct World<'a> {
 /// Runs a plan; everything that was noted down.
 pub(crate) fn run(plan: &Arc<Plan>) -> Notes {
     let root = temp_dir();
+    set_monotonic_clock(Some(Duration::ZERO));
     quorate_node::seed_this_thread(plan.seed);
     quorate_node::set_wall_clock_of_this_thread(wall_clock);
     let mut builder = turmoil::Builder::new();
@@ -102,6 +107,7 @@ pub(crate) fn run(plan: &Arc<Plan>) -> Notes {
     world.play();
     notes.borrow_mut().violations.extend(storms());
     drop(world);
+    set_monotonic_clock(None);
     Rc::into_inner(notes).expect("everything else is gone").into_inner()
 }
 
@@ -110,6 +116,16 @@ fn wall_clock() -> Duration {
     let now = turmoil::since_epoch().unwrap_or_default();
     let year = Duration::from_secs(365 * 86_400);
     if now.as_secs().is_multiple_of(2) { now } else { now + year }
+}
+
+/// h2 asks the operating system what time it is; where the clock can be set, it hears the simulated
+/// time.
+#[expect(unexpected_cfgs, reason = "tokio's own switch, set by `cargo sim`")]
+fn set_monotonic_clock(elapsed: Option<Duration>) {
+    #[cfg(tokio_unstable)]
+    simulated_clock::set(elapsed.map(|elapsed| CLOCK_BEGINS + elapsed));
+    #[cfg(not(tokio_unstable))]
+    let _ = (elapsed, CLOCK_BEGINS);
 }
 
 /// In memory where that can be had: every append is flushed, and power cuts are not simulated here.
@@ -210,6 +226,7 @@ impl World<'_> {
             if at >= LAST {
                 return;
             }
+            set_monotonic_clock(Some(self.sim.elapsed()));
             if let Err(error) = self.sim.step() {
                 let line = format!("at {at} ms: a node or a client ended by itself: {error}");
                 return self.notes.borrow_mut().violations.push(line);
