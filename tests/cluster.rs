@@ -7,6 +7,7 @@
 //! | `harness`, `link`, `own_thread`, `ports` | nodes; lines to cut; threads to stop; ports that stay free |
 //! | `calls`, `stream`, `load` | requests in short; a watch; load through the client |
 //! | `membership`, `refusals` | members come and go under load; what must not be done to them |
+//! | `newcomers` | clients learn of them in time |
 //! | `discovery` | live views of the client crate over dying nodes |
 //! | `rolling` | no failed call while providers and nodes are restarted |
 //! | `watch_*` | no gap, resume, reset, slow watchers, what a subscription covers |
@@ -60,6 +61,7 @@ mod cluster {
     mod membership;
     mod metrics;
     mod moving;
+    mod newcomers;
     mod once;
     mod operators;
     mod outage;

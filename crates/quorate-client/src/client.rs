@@ -135,10 +135,10 @@ impl ClientBuilder {
         self
     }
 
-    /// How often the cluster's members are looked up (and soon after a node failed); 30 s unless
-    /// set. `None`: never, only the addresses given are used. When nodes were added, their share of
-    /// the streams moves to them within another such interval, one stream at a time; no change is
-    /// missed or comes twice.
+    /// How often the cluster's members are looked up, beside when a node tells that they have
+    /// changed, on whatever is open, and when one failed; 30 s unless set. `None`: never, only the
+    /// addresses given are used. When nodes were added, their share of the streams moves to them
+    /// within another such interval, one stream at a time; no change is missed or comes twice.
     #[must_use]
     pub fn member_refresh(mut self, interval: Option<Duration>) -> Self {
         self.member_refresh = interval;

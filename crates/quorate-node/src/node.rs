@@ -377,6 +377,14 @@ impl Node {
         membership.log_id().map(|log_id| log_id.index())
     }
 
+    /// The log index of the membership in effect; 0: it is not applied yet, and may come to
+    /// nothing.
+    pub(crate) fn members_as_of(&self) -> u64 {
+        let of = *self.view.borrow_watched().membership_config.log_id();
+        let index = of.map_or(0, |log_id| log_id.index());
+        if index <= self.applied.position().index { index } else { 0 }
+    }
+
     /// Whether this node knows any members: not before a cluster was founded or this node taken in.
     pub(crate) fn has_membership(&self) -> bool {
         self.view.borrow_watched().membership_config.nodes().next().is_some()

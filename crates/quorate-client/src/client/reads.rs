@@ -126,9 +126,7 @@ impl Client {
         let answer = call(&self.core.endpoints, &plan, &ListMembersRequest {}, send)
             .await
             .map_err(|error| error.into_error(plan.operation))?;
-        self.core
-            .endpoints
-            .replace_members(answer.members.iter().map(|member| member.client_address.as_str()));
+        self.core.endpoints.learn_members(&answer);
         Ok(answer.members)
     }
 }

@@ -10,7 +10,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use quorate_proto::v1::ResponseHeader;
+use quorate_proto::v1::{ListMembersResponse, ResponseHeader};
 use rand::seq::{IndexedRandom, SliceRandom};
 use tokio::sync::{Notify, watch};
 use tonic::Status;
@@ -51,6 +51,8 @@ pub(crate) struct Endpoints {
     inner: Mutex<Inner>,
     /// Notified when a node failed: the list may be out of date.
     pub(super) failure: Notify,
+    /// Notified when an answer was of a later change of the members than any before.
+    news: Notify,
     /// Notified when nodes were added.
     pub(super) rebalance: Rebalance,
     /// The cluster that answers; `None` before the first answer. Only changed while `inner` is
@@ -71,6 +73,10 @@ struct Inner {
     leader: Option<Address>,
     /// When a node of the client's cluster answered last.
     heard: Option<Instant>,
+    /// The log index of the last change of the members that the list has.
+    members_as_of: u64,
+    /// The log index of the last change of the members that a node told of.
+    changed_at: u64,
 }
 
 #[derive(Debug)]
@@ -107,11 +113,13 @@ impl Endpoints {
             nodes.shuffle(&mut rand::rng());
         }
         let current = nodes.first().ok_or(Error::NoAddresses)?.address.clone();
-        let inner = Mutex::new(Inner { nodes, current, leader: None, heard: None });
+        let (members_as_of, changed_at) = (0, 0);
+        let inner = Inner { nodes, current, leader: None, heard: None, members_as_of, changed_at };
         let rebalance = Rebalance::new(rebalance_within);
         let cluster = watch::Sender::new(None);
         let counts = Counts::default();
-        Ok(Self { inner, failure: Notify::new(), rebalance, cluster, dial, counts })
+        let (inner, failure, news) = (Mutex::new(inner), Notify::new(), Notify::new());
+        Ok(Self { inner, failure, news, rebalance, cluster, dial, counts })
     }
 
     /// The best node that is not among `tried`; `None` when all are.
@@ -170,6 +178,11 @@ impl Endpoints {
         if !leader.is_empty() {
             inner.lead(leader, &self.dial);
         }
+        let as_of = header.map_or(0, |header| header.members_as_of);
+        if as_of > inner.changed_at {
+            inner.changed_at = as_of;
+            self.news.notify_one();
+        }
         Ok(())
     }
 
@@ -195,6 +208,7 @@ impl Endpoints {
             let of_it = inner.nodes.iter_mut().filter(|node| node.cluster_id == Some(is));
             of_it.for_each(|node| node.failed_at = None);
             inner.leader = None;
+            (inner.members_as_of, inner.changed_at) = (0, 0);
             self.cluster.send_replace(Some(is));
             if let Some(was) = ours {
                 self.counts.cluster_changes.one_more();
@@ -221,6 +235,42 @@ impl Endpoints {
         }
         drop(inner);
         self.failure.notify_one();
+    }
+
+    /// Waits until a node tells of a later change of the members than all before, and than the list
+    /// has.
+    pub(super) async fn members_changed(&self) {
+        loop {
+            self.news.notified().await;
+            if self.is_behind() {
+                return;
+            }
+        }
+    }
+
+    /// Whether a node told of a change of the members that the list does not have.
+    pub(super) fn is_behind(&self) -> bool {
+        let inner = self.lock();
+        inner.members_as_of < inner.changed_at
+    }
+
+    /// Takes the members that a node tells of as the list, unless the list has a later change of
+    /// them: one of many nodes may be behind.
+    pub(crate) fn learn_members(&self, answer: &ListMembersResponse) {
+        let as_of = answer.header.as_ref().map_or(0, |header| header.members_as_of);
+        {
+            let mut inner = self.lock();
+            if as_of < inner.members_as_of {
+                tracing::debug!(
+                    as_of,
+                    known = inner.members_as_of,
+                    "a list of nodes is out of date"
+                );
+                return;
+            }
+            inner.members_as_of = as_of;
+        }
+        self.replace_members(answer.members.iter().map(|member| member.client_address.as_str()));
     }
 
     /// Takes the cluster's members as the list, seeds behind them. An answer without a usable

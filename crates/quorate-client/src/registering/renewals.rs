@@ -238,6 +238,9 @@ impl Sender {
                 answer = timeout_at(patience, stream.answers.message()) => match answer {
                     Ok(Ok(Some(answer))) => {
                         self.endpoints.succeeded(address, Target::Any, answer.header.as_ref())?;
+                        if answer.news {
+                            continue;
+                        }
                         let batch = batches.pop_front();
                         let batch = batch.ok_or_else(|| Status::internal("an answer to no request"))?;
                         rounds.answered(batch.sent.elapsed(), batch.deadline - batch.sent);
@@ -331,7 +334,8 @@ impl Stream {
         let limit = renewals.iter().map(|renewal| renewal.limit).min().unwrap_or_default();
         let all = renewals.iter().map(|renewal| LeaseRenewal { lease_id: renewal.lease_id });
         let renewed = all.collect();
-        let request = RenewRequest { renewals: renewed, cluster_id: cluster_id.get() };
+        let of = cluster_id.get();
+        let request = RenewRequest { renewals: renewed, cluster_id: of, with_news: true };
         let sent = Instant::now();
         let deadline = sent + limit.min(patience(limit));
         batches.push_back(Batch { renewals, cluster_id, sent, deadline });

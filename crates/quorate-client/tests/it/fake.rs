@@ -47,6 +47,16 @@ pub(crate) enum Mode {
     Slow(Duration),
 }
 
+/// What lets clients know that the members have changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Tells {
+    #[default]
+    Nothing,
+    Answers,
+    Renewals,
+    Watches,
+}
+
 /// The registry that the fakes of a cluster share.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -70,6 +80,11 @@ pub(crate) struct State {
     /// How many instances fit into one answer; 0: all.
     pub(crate) page_of: usize,
     pub(crate) members: Vec<String>,
+    /// The log index of their last change, and what says so beside the list itself.
+    pub(crate) members_as_of: u64,
+    pub(crate) tells_of_members: Tells,
+    /// Streams of renewals that asked for news.
+    news: Vec<mpsc::Sender<Result<RenewResponse, Status>>>,
     pub(crate) leader_address: String,
     pub(crate) granted_ttl_ms: u64,
     pub(crate) subscriptions: Vec<WatchSubscribe>,
@@ -271,6 +286,25 @@ impl State {
             let message = delta(watcher.position, vec![change.clone()]);
             watcher.position = revision;
             let _gone = watcher.messages.try_send(Ok(message));
+        }
+    }
+
+    /// Other nodes are members now, which is told as `tells_of_members` says.
+    pub(crate) fn change_members(&mut self, members: Vec<String>) {
+        self.members = members;
+        self.members_as_of += 3;
+        let told = leader(1);
+        let header = told
+            .header
+            .clone()
+            .map(|it| ResponseHeader { members_as_of: self.members_as_of, ..it });
+        match self.tells_of_members {
+            Tells::Nothing | Tells::Answers => {}
+            Tells::Watches => self.send_raw(&WatchResponse { header, ..told }),
+            Tells::Renewals => {
+                let news = RenewResponse { header, news: true, ..RenewResponse::default() };
+                self.news.retain(|stream| stream.try_send(Ok(news.clone())).is_ok());
+            }
         }
     }
 

@@ -12,6 +12,7 @@ mod counters;
 mod discovering;
 mod encrypted;
 mod fake;
+mod members;
 mod rebalancing;
 mod registering;
 mod renewing;

@@ -46,6 +46,20 @@ where
     T: Send + 'static,
     S: Stream<Item = Result<T, Status>> + Send,
 {
+    with_news(answers, stream::pending(), node)
+}
+
+/// The same, with news between the answers, which comes seldom and does not end the stream.
+fn with_news<T, S, N>(
+    answers: S,
+    news: N,
+    node: &Node,
+) -> impl Stream<Item = Result<T, Status>> + Send + use<T, S, N>
+where
+    T: Send + 'static,
+    S: Stream<Item = Result<T, Status>> + Send,
+    N: Stream<Item = T> + Send + 'static,
+{
     let (id, stop) = (node.id(), node.stop().clone());
     let stopping = async move {
         stop.cancelled().await;
@@ -54,9 +68,10 @@ where
     // Whichever comes first ends it: the answers, or the stop with its status.
     let answers = answers.map(Some).chain(stream::once(std::future::ready(None)));
     let stopping = stream::once(stopping).map(Some).chain(stream::once(std::future::ready(None)));
-    // Among others it is polled only when it has woken, and not for each answer.
-    let stopping = stream::select_all([stopping.boxed()]);
-    stream::select(stopping, answers)
+    let news = news.map(|news| Some(Ok(news)));
+    // Among others each is polled only when it has woken, and not for each answer.
+    let seldom = stream::select_all([stopping.boxed(), news.boxed()]);
+    stream::select(seldom, answers)
         .take_while(|answer| std::future::ready(answer.is_some()))
         .filter_map(std::future::ready)
 }
@@ -72,6 +87,7 @@ fn header(node: &Node, revision: u64, age_ms: u64) -> Option<ResponseHeader> {
         leader_address: address,
         revision,
         age_ms,
+        members_as_of: node.members_as_of(),
     })
 }
 

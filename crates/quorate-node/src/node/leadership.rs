@@ -14,6 +14,8 @@ use crate::types::Vote;
 #[derive(Debug)]
 pub(crate) struct Leadership {
     view: watch::Sender<Option<NodeId>>,
+    /// The log index of the last change of the members that was told.
+    members_as_of: AtomicU64,
     contact: Mutex<Contact>,
     suspect: watch::Sender<Option<Vote>>,
     heard: AtomicBool,
@@ -39,9 +41,9 @@ impl Leadership {
     pub(crate) fn new() -> Self {
         let (view, contact) = (watch::Sender::new(None), Mutex::default());
         let suspect = watch::Sender::new(None);
-        let (heard, committed, stopping) = Default::default();
+        let (heard, committed, stopping, members_as_of) = Default::default();
         let removed = watch::Sender::new(false);
-        Self { view, contact, suspect, heard, committed, stopping, removed }
+        Self { view, members_as_of, contact, suspect, heard, committed, stopping, removed }
     }
 
     /// The leader that this node follows or is; `None`: lost.
@@ -49,6 +51,7 @@ impl Leadership {
         *self.view.borrow()
     }
 
+    /// Changes with the leader, and when the members do: clients are to know of both.
     pub(crate) fn views(&self) -> watch::Receiver<Option<NodeId>> {
         self.view.subscribe()
     }
@@ -72,6 +75,13 @@ impl Leadership {
             *view = leader;
             changed
         })
+    }
+
+    /// Notes as of which log index the ticker found the members; 0: not known.
+    pub(crate) fn set_members(&self, as_of: u64) {
+        if as_of > self.members_as_of.fetch_max(as_of, Ordering::Relaxed) {
+            self.view.send_modify(|_the_same| {});
+        }
     }
 
     /// Whether a leader said that this node is no member any more. A node that was taken out need

@@ -117,6 +117,7 @@ impl Ticker {
         let node = &self.node;
         node.disk().measure();
         node.count_of_late();
+        node.leadership().set_members(node.members_as_of());
         let leader = self.leader_in_sight();
         if node.leadership().set_leader(leader) {
             node.meters().leader_changes.inc();

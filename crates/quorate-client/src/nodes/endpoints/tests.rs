@@ -1,5 +1,7 @@
 //! Which node is asked, in which order, and which cluster counts.
 
+use quorate_proto::v1;
+
 use super::*;
 
 fn endpoints(addresses: &[&str]) -> Endpoints {
@@ -99,6 +101,35 @@ fn an_empty_or_unusable_answer_changes_nothing() {
     endpoints.replace_members([].into_iter());
     endpoints.replace_members(["", "no port"].into_iter());
     assert_eq!(endpoints.addresses(), ["a:1", "b:1", "seed:1"]);
+}
+
+/// The members as a node of the cluster has them, with the log index of their last change.
+fn list(cluster_id: u64, members_as_of: u64, members: &[&str]) -> ListMembersResponse {
+    let member =
+        |address: &&str| v1::Member { client_address: (*address).to_owned(), ..<_>::default() };
+    let header = ResponseHeader { cluster_id, members_as_of, ..ResponseHeader::default() };
+    ListMembersResponse { header: Some(header), members: members.iter().map(member).collect() }
+}
+
+#[test]
+fn a_list_from_before_the_one_that_is_known_is_left_out() {
+    // S1.2
+    let endpoints = endpoints(&["a:1"]);
+    let learns = |cluster_id, as_of, members: &[&str]| {
+        let list = list(cluster_id, as_of, members);
+        endpoints.succeeded(&"a:1".into(), Target::Any, list.header.as_ref()).unwrap();
+        let was_behind = endpoints.is_behind();
+        endpoints.learn_members(&list);
+        (was_behind, endpoints.addresses().join(" "))
+    };
+    let known = |was_behind, addresses: &str| (was_behind, addresses.to_owned());
+    assert_eq!(learns(7, 0, &["a:1", "b:1"]), known(false, "a:1 b:1"), "as they founded it");
+    assert_eq!(learns(7, 9, &["a:1", "c:1"]), known(true, "a:1 c:1"));
+    assert_eq!(learns(7, 5, &["a:1", "b:1"]), known(false, "a:1 c:1"), "a node that is behind");
+    assert_eq!(learns(7, 0, &["a:1", "b:1"]), known(false, "a:1 c:1"), "one that cannot tell");
+    assert_eq!(learns(7, 9, &["a:1", "c:1"]), known(false, "a:1 c:1"), "nothing new");
+    endpoints.succeeded(&"c:1".into(), Target::Any, Some(&of(8))).unwrap_err();
+    assert_eq!(learns(8, 2, &["a:1", "d:1"]), known(true, "a:1 d:1"), "another cluster");
 }
 
 fn of(cluster_id: u64) -> ResponseHeader {

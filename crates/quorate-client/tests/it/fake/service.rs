@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Mode, RETRY_AFTER, Shared, State, locked};
+use super::{Mode, RETRY_AFTER, Shared, State, Tells, WATCH_QUEUE, locked};
 
 #[derive(Clone)]
 pub(super) struct Node {
@@ -75,6 +75,12 @@ impl Node {
                 node_id: self.number as u64 + 1,
                 leader_id: 1,
                 leader_address: state.leader_address.clone(),
+                members_as_of: match name == "list members"
+                    || state.tells_of_members == Tells::Answers
+                {
+                    true => state.members_as_of,
+                    false => 0,
+                },
                 ..ResponseHeader::default()
             };
             serve(&mut state, header, request.into_inner())
@@ -95,7 +101,7 @@ impl Node {
             header.revision = state.revision;
             let all: Vec<u64> = request.renewals.iter().map(|renewal| renewal.lease_id).collect();
             if request.cluster_id != 0 && request.cluster_id != state.cluster_id {
-                return Ok(RenewResponse { header: Some(header), unknown_lease_ids: all });
+                return Ok(renewed(header, all));
             }
             *state.calls.entry("renewed leases").or_default() += all.len();
             for id in &all {
@@ -104,10 +110,14 @@ impl Node {
             }
             let unknown_lease_ids =
                 all.into_iter().filter(|id| !state.leases.contains_key(id)).collect();
-            Ok(RenewResponse { header: Some(header), unknown_lease_ids })
+            Ok(renewed(header, unknown_lease_ids))
         });
         Ok(answer.await?.into_inner())
     }
+}
+
+fn renewed(header: ResponseHeader, unknown_lease_ids: Vec<u64>) -> RenewResponse {
+    RenewResponse { header: Some(header), unknown_lease_ids, news: false }
 }
 
 fn newer(current: u64) -> Status {
@@ -193,7 +203,7 @@ impl Registry for Node {
             if unknown_lease_ids.len() == request.renewals.len() {
                 return Err(Status::not_found("unknown lease"));
             }
-            Ok(RenewResponse { header: Some(header), unknown_lease_ids })
+            Ok(renewed(header, unknown_lease_ids))
         })
         .await
     }
@@ -332,7 +342,12 @@ impl Registry for Node {
             state.streams_at.push(std::time::Instant::now());
         }
         let node = self.clone();
+        let (news, told) = tokio::sync::mpsc::channel(WATCH_QUEUE);
+        let mut news = Some(news);
         let answers = request.into_inner().then(move |request| {
+            if request.as_ref().is_ok_and(|request| request.with_news) {
+                locked(&node.state).news.extend(news.take());
+            }
             let (node, mut judged) = (node.clone(), Request::new(()));
             token.iter().for_each(|token| {
                 judged.metadata_mut().insert("authorization", token.clone());
@@ -342,7 +357,7 @@ impl Registry for Node {
                 node.renew_some(request?).await
             }
         });
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(Box::pin(answers.merge(ReceiverStream::new(told)))))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
 use crate::api::grpc::told::standing;
-use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights, until_stopped};
+use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights};
 use crate::error::{CallError, NodeError};
 use crate::node::Node;
 use crate::node::renewals::Patience;
@@ -150,7 +150,7 @@ impl RegistryService {
         call: Call<Streaming<RenewRequest>>,
     ) -> Handled<Answers<RenewResponse>> {
         let answers = super::renew::answers(self.node.clone(), call.caller, call.message);
-        Ok(Response::new(until_stopped(answers, &self.node).boxed()))
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn on_deregister(&self, call: Call<DeregisterRequest>) -> Handled<DeregisterResponse> {
@@ -250,13 +250,14 @@ impl RegistryService {
         &self,
         call: Call<ListMembersRequest>,
     ) -> Handled<ListMembersResponse> {
+        let age_ms = self.node.age_ms();
+        let revision = self.node.applied().position().revision;
+        // Before the members: they are no older than it says.
+        let header = header(&self.node, revision, age_ms);
         let mut members: Vec<_> = self.node.members().iter().map(convert::member_to_wire).collect();
         if !rights::sees_cluster(&call.caller.principal) {
             members.iter_mut().for_each(|member| member.peer_address.clear());
         }
-        let age_ms = self.node.age_ms();
-        let revision = self.node.applied().position().revision;
-        let header = header(&self.node, revision, age_ms);
         Ok(Response::new(ListMembersResponse { header, members }))
     }
 

@@ -2,6 +2,7 @@
 //! message.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tonic::{Status, Streaming};
 use crate::api::grpc::arrived::check_size;
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{Caller, Method};
-use crate::api::grpc::{header, is_foreign, rights};
+use crate::api::grpc::{header, is_foreign, rights, with_news};
 use crate::audit::Subject;
 use crate::error::{CallError, NodeError};
 use crate::node::Node;
@@ -28,15 +29,30 @@ const LOTS_MAX: usize = 4;
 type Answer = Result<RenewResponse, Status>;
 
 /// The answers to a stream of renewals, in the order asked; the first error is the last answer.
+/// Between them comes news, for who asked for it.
 pub(super) fn answers(
     node: Arc<Node>,
     caller: Caller,
     requests: Streaming<RenewRequest>,
 ) -> impl Stream<Item = Answer> + Send {
+    let wanted = Arc::new(AtomicBool::new(false));
+    let news = news(node.clone(), caller.clone(), wanted.clone());
+    with_news(renewed(node.clone(), caller, requests, wanted), news, &node)
+}
+
+fn renewed(
+    node: Arc<Node>,
+    caller: Caller,
+    requests: Streaming<RenewRequest>,
+    wants_news: Arc<AtomicBool>,
+) -> impl Stream<Item = Answer> + Send {
     let window = Duration::from_millis(node.tunables().renew_window_ms);
     let answered = Arc::new(Mutex::new(None::<Instant>));
     let lots = requests.ready_chunks(TOGETHER_MAX).map(move |messages| {
         let (node, caller, answered) = (node.clone(), caller.clone(), answered.clone());
+        if messages.iter().flatten().any(|message| message.with_news) {
+            wants_news.store(true, Ordering::Relaxed);
+        }
         // A client that sends again soon after an answer was waiting for it.
         let waited = lock(&answered).is_some_and(|at| at.elapsed() < window);
         let patience = if waited { Patience::None } else { Patience::Window };
@@ -55,13 +71,34 @@ pub(super) fn answers(
     lots.buffered(LOTS_MAX).flatten()
 }
 
+/// The leader or the members have changed. Without this, a client that renews every 20 s would know
+/// of a new node so late that all those that it knows may be gone by then.
+fn news(
+    node: Arc<Node>,
+    caller: Caller,
+    wanted: Arc<AtomicBool>,
+) -> impl Stream<Item = RenewResponse> + Send + 'static {
+    let views = node.leadership().views();
+    let changes = stream::unfold(views, async |mut views| {
+        views.changed().await.ok()?;
+        Some(((), views))
+    });
+    changes.filter_map(move |()| {
+        // Who has lost its right learns so by its next renewal, and nothing before.
+        let is_told = wanted.load(Ordering::Relaxed) && caller.again(&node).is_ok();
+        let revision = node.applied().position().revision;
+        let told = || RenewResponse { news: true, ..answer(&node, Vec::new(), revision) };
+        std::future::ready(is_told.then(told))
+    })
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("invariant: nothing panics while it holds this lock")
 }
 
 pub(super) fn answer(node: &Node, unknown: Vec<LeaseId>, revision: u64) -> RenewResponse {
     let unknown_lease_ids = unknown.into_iter().map(|id| id.0).collect();
-    RenewResponse { header: header(node, revision, 0), unknown_lease_ids }
+    RenewResponse { header: header(node, revision, 0), unknown_lease_ids, news: false }
 }
 
 /// What a message asks for.
