@@ -94,6 +94,30 @@ async fn every_node_tells_how_all_of_them_are() {
     .await;
 }
 
+/// A thousand callers at once do not have each node asked a thousand times. What each of them is
+/// told was asked after it came.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_ask_how_all_are_share_what_the_nodes_say() {
+    let mut cluster = Cluster::start(3).await;
+    let admin = cluster.admin(1);
+    let before = of(&status_from(&cluster, 1).await, 2).uptime_ms;
+    let calls = (0..1_000).map(|_| {
+        let mut admin = admin.clone();
+        async move { admin.status(StatusRequest { local_only: false }).await }
+    });
+    let answers = futures_util::future::join_all(calls).await;
+    let told = answers.into_iter().map(|answer| answer.expect("a status").into_inner());
+    // Each round tells another uptime; 0: there was no answer in time.
+    let uptimes = told.map(|status| of(&status, 2).uptime_ms);
+    let rounds: BTreeSet<u64> = uptimes.filter(|uptime| *uptime > 0).collect();
+    let took = rounds.last().expect("there are some") - before;
+    let most = took as usize / 50 + 2;
+    assert!(rounds.len() <= most, "{} rounds within {took} ms", rounds.len());
+    cluster.stop(3).await;
+    let status = status_from(&cluster, 1).await;
+    assert!(!of(&status, 3).reachable, "it was stopped before");
+}
+
 async fn health(cluster: &Cluster, node: u64, service: &str) -> Option<ServingStatus> {
     let request = HealthCheckRequest { service: service.to_owned() };
     let answer = HealthClient::new(cluster.channel(node)).check(request).await.ok()?;

@@ -123,6 +123,8 @@ pub(crate) struct Node {
     /// What the others said of a node that was taken out.
     evicted: evicted::Found,
     succession: succession::Succession,
+    /// In which all members are asked how they are.
+    rounds: status::Rounds<status::Reports>,
     started: Instant,
     /// The ids of the nodes that are to found the cluster with this one; empty for a node that
     /// joins.
@@ -196,6 +198,7 @@ impl Node {
             membership: AsyncMutex::default(),
             evicted: evicted::Found::default(),
             succession: succession::Succession::default(),
+            rounds: status::Rounds::default(),
             started: Instant::now(),
             founders,
             takes_part: AtomicBool::new(parts.takes_part),

@@ -1,6 +1,7 @@
 //! How the members are doing: this node's own part, and what the others say of theirs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -9,6 +10,8 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_log::NodeId;
 use quorate_state::Levels;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until};
 
 use crate::error::with_causes;
 use crate::node::condition::Condition;
@@ -17,6 +20,11 @@ use crate::types::decode;
 
 /// How long another node has to report its status.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Between the beginnings of two rounds in which all others are asked for callers: each takes time
+/// of every node's Raft, and anybody who is known may call. Who asks again and again is not held up
+/// for longer than it takes to look at an answer.
+const ROUNDS_APART: Duration = Duration::from_millis(50);
 
 /// How many probes this node made since it started, and how many it was not allowed to make.
 #[derive(Debug, Default)]
@@ -88,6 +96,53 @@ pub(crate) struct Report {
     pub(crate) condition: Condition,
 }
 
+/// Every member, with what it says of itself or why it says nothing.
+pub(crate) type Reports = Vec<(MemberInfo, Result<Report, String>)>;
+
+/// Rounds in which all members are asked, one at a time. Whoever asks gets one that began after it
+/// asked, so what was changed before is in it; all who wait share the next.
+#[derive(Debug)]
+pub(crate) struct Rounds<T> {
+    turn: Semaphore,
+    last: Mutex<Option<Round<T>>>,
+}
+
+#[derive(Debug)]
+struct Round<T> {
+    began: Instant,
+    /// `None`: it is not over, or never was, since its caller has gone.
+    reports: Option<Arc<T>>,
+}
+
+impl<T> Default for Rounds<T> {
+    fn default() -> Self {
+        Self { turn: Semaphore::new(1), last: Mutex::default() }
+    }
+}
+
+impl<T> Rounds<T> {
+    async fn join(&self, ask: impl AsyncFnOnce() -> T) -> Arc<T> {
+        let since = Instant::now();
+        let _turn = self.turn.acquire().await.expect("invariant: nobody closes it");
+        let last = self.last().as_ref().map(|last| (last.began, last.reports.clone()));
+        if let Some((began, reports)) = last {
+            if let Some(reports) = reports.filter(|_| began >= since) {
+                return reports;
+            }
+            sleep_until(began + ROUNDS_APART).await;
+        }
+        let began = Instant::now();
+        *self.last() = Some(Round { began, reports: None });
+        let reports = Arc::new(ask().await);
+        *self.last() = Some(Round { began, reports: Some(reports.clone()) });
+        reports
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<Round<T>>> {
+        self.last.lock().expect("invariant: nothing panics under this lock")
+    }
+}
+
 impl Node {
     /// For the header of an answer.
     pub(crate) fn lead(&self) -> Lead {
@@ -131,18 +186,25 @@ impl Node {
         Report { status: self.own_status(), condition }
     }
 
-    /// Every member with what it says of itself, or why it says nothing. A node that was removed
-    /// asks none.
-    pub(crate) async fn cluster_status(
-        &self,
-        local_only: bool,
-    ) -> Vec<(MemberInfo, Result<Report, String>)> {
+    /// This node alone, as far as it is a member.
+    pub(crate) async fn own_reports(&self) -> Reports {
+        let own = self.members().into_iter().find(|member| member.id == self.id);
+        match own {
+            Some(member) => vec![(member, Ok(self.own_report().await))],
+            None => Vec::new(),
+        }
+    }
+
+    /// All members, asked for this caller and others together.
+    pub(crate) async fn cluster_status(&self) -> Arc<Reports> {
+        self.rounds.join(async || self.ask_all().await).await
+    }
+
+    /// All members, asked now. A node that was removed asks none.
+    pub(crate) async fn ask_all(&self) -> Reports {
         let is_removed = self.leadership.is_removed();
         let members = self.members().into_iter();
-        let asked = members.filter(|member| match local_only {
-            true => member.id == self.id,
-            false => !is_removed || member.id != self.id,
-        });
+        let asked = members.filter(|member| !is_removed || member.id != self.id);
         join_all(asked.map(|member| async move {
             let report = match member.id == self.id {
                 true => Ok(self.own_report().await),
@@ -173,6 +235,45 @@ impl Node {
 mod tests {
     use super::*;
     use crate::types::encode;
+
+    /// What a round takes.
+    const TOOK: Duration = Duration::from_millis(8);
+
+    /// A thousand callers, one each ms: what they get was asked after they did, and soon.
+    #[tokio::test(start_paused = true)]
+    async fn callers_share_rounds_that_began_after_they_asked() {
+        let (rounds, begun, asked) = (Rounds::default(), Instant::now(), AtomicU64::new(0));
+        let callers = (0..1_000).map(async |at| {
+            tokio::time::sleep(Duration::from_millis(at)).await;
+            let since = Instant::now();
+            let round = rounds.join(async || {
+                asked.fetch_add(1, Ordering::Relaxed);
+                let began = Instant::now();
+                tokio::time::sleep(TOOK).await;
+                began
+            });
+            assert!(*round.await >= since, "asked before its caller");
+            assert!(since.elapsed() <= ROUNDS_APART + TOOK * 2, "waited {:?}", since.elapsed());
+        });
+        join_all(callers).await;
+        let most = begun.elapsed().as_millis() / ROUNDS_APART.as_millis() + 1;
+        let asked = u128::from(asked.into_inner());
+        assert!((2..=most).contains(&asked), "{asked} rounds, at most {most}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_that_go_away_begin_no_more_rounds() {
+        let (rounds, begun) = (Rounds::default(), Instant::now());
+        let mut asked = 0_u128;
+        while begun.elapsed() < ROUNDS_APART * 10 {
+            let round = rounds.join(async || {
+                asked += 1;
+                tokio::time::sleep(TOOK).await;
+            });
+            let _gone = tokio::time::timeout(Duration::from_millis(1), round).await;
+        }
+        assert!((2..=11).contains(&asked), "{asked} rounds");
+    }
 
     /// Nodes that know the library's own type read the same.
     #[test]

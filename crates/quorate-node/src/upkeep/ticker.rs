@@ -161,7 +161,8 @@ impl Ticker {
         self.handed_over = Instant::now();
         let reserve_bytes = self.node.tunables().disk_reserve_bytes;
         let has_room = |report: &Report| report.status.disk_free_bytes >= reserve_bytes;
-        let all = self.node.cluster_status(false).await;
+        // Not with the rounds of callers, which may have to wait.
+        let all = self.node.ask_all().await;
         let next = all.into_iter().find_map(|(member, report)| {
             let fit = member.voter && report.as_ref().is_ok_and(has_room);
             fit.then_some(member.id)

@@ -122,7 +122,10 @@ impl AdminService {
         let Call { message: request, caller, .. } = call;
         // First: a node that says that it was removed is to have asked nobody.
         let condition = Some(condition_to_wire(&self.node.condition().await));
-        let all = self.node.cluster_status(request.local_only).await;
+        let all = match request.local_only {
+            true => Arc::new(self.node.own_reports().await),
+            false => self.node.cluster_status().await,
+        };
         let furthest = all.iter().filter_map(|(_, report)| report.as_ref().ok());
         let furthest = furthest.map(|report| report.status.last_log_index).max().unwrap_or(0);
         let (counts, revision, level) = {
