@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use quorate_log::{FLUSH_BOUNDS, SnapshotStore, Stats};
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::net::connections::Connections;
@@ -25,38 +24,61 @@ const CAUGHT_UP_MS: u64 = 5_000;
 /// Of what another node said when this one asked to be taken in, this many characters are kept.
 const TOLD_MAX: usize = 300;
 
-/// This node's place in its cluster. Nodes send it to each other: new ones go to the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// This node's place in its cluster. Nodes send it to each other: a number stays what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
 pub(crate) enum Standing {
-    Member,
-    Waiting,
-    Joining,
-    Removed,
-    CutOff,
-    Stopping,
+    /// One that only a later release has.
+    Unknown = 0,
+    Member = 1,
+    Waiting = 2,
+    Joining = 3,
+    Removed = 4,
+    CutOff = 5,
+    Stopping = 6,
 }
 
-/// What a node says of itself, beside its status. Nodes send it to each other.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What a node says of itself, beside its status. Nodes send it to each other, see
+/// [`Report`](crate::node::status::Report).
+#[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Condition {
-    pub(crate) standing: Standing,
+    #[prost(enumeration = "Standing", tag = "1")]
+    pub(crate) standing: i32,
+    #[prost(string, tag = "2")]
     pub(crate) reason: String,
+    #[prost(uint64, tag = "3")]
     pub(crate) clock_held_ms: u64,
+    #[prost(uint64, optional, tag = "4")]
     pub(crate) snapshot_written_ms: Option<u64>,
+    #[prost(uint64, optional, tag = "5")]
     pub(crate) backup_age_ms: Option<u64>,
+    #[prost(int64, optional, tag = "6")]
     pub(crate) certificate_ends_in_s: Option<i64>,
+    #[prost(bool, tag = "7")]
     pub(crate) files_refused: bool,
+    #[prost(uint64, tag = "8")]
     pub(crate) disk_reserve_bytes: u64,
+    #[prost(string, tag = "9")]
     pub(crate) open_listeners: String,
+    #[prost(uint64, tag = "10")]
     pub(crate) counted_ms: u64,
+    #[prost(uint64, tag = "11")]
     pub(crate) syncs: u64,
+    #[prost(uint64, tag = "12")]
     pub(crate) sync_p99_us: u64,
+    #[prost(uint64, tag = "13")]
     pub(crate) watch_resets: u64,
+    #[prost(uint64, tag = "14")]
     pub(crate) probes_refused: u64,
+    #[prost(uint64, tag = "15")]
     pub(crate) connections: u64,
+    #[prost(string, tag = "16")]
     pub(crate) busiest_address: String,
+    #[prost(uint64, tag = "17")]
     pub(crate) busiest_connections: u64,
+    #[prost(uint64, tag = "18")]
     pub(crate) busiest_calls: u64,
+    #[prost(uint64, tag = "19")]
     pub(crate) connections_per_address_max: u64,
 }
 
@@ -193,7 +215,7 @@ impl Node {
         let tls = vitals.tls.as_ref();
         let busiest = self.seen().connections.get().map(|of| of.busiest()).unwrap_or_default();
         Condition {
-            standing,
+            standing: standing.into(),
             reason,
             clock_held_ms: match self.leads() {
                 true => self.clock().held(self.term()).as_millis() as u64,

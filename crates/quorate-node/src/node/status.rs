@@ -7,16 +7,13 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use prost::Message as _;
 use quorate_log::NodeId;
-use quorate_state::Levels;
-use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 
-use crate::error::with_causes;
 use crate::node::condition::Condition;
 use crate::node::{MemberInfo, Node};
-use crate::types::decode;
 
 /// How long another node has to report its status.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -35,14 +32,17 @@ pub(crate) struct ProbeCounts {
     pub(crate) refused: AtomicU64,
 }
 
-/// What this node does in Raft. Nodes send it to each other: new ones go to the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What this node does in Raft. Nodes send it to each other: a number stays what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
 pub(crate) enum RaftState {
-    Learner,
-    Follower,
-    Candidate,
-    Leader,
-    ShuttingDown,
+    /// One that only a later release has.
+    Unknown = 0,
+    Learner = 1,
+    Follower = 2,
+    Candidate = 3,
+    Leader = 4,
+    ShuttingDown = 5,
 }
 
 impl From<ServerState> for RaftState {
@@ -67,32 +67,57 @@ pub(crate) struct Lead {
 }
 
 /// One node's own view of itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct NodeStatus {
-    pub(crate) state: RaftState,
+    #[prost(enumeration = "RaftState", tag = "1")]
+    pub(crate) state: i32,
+    #[prost(uint64, tag = "2")]
     pub(crate) term: u64,
+    #[prost(uint64, tag = "3")]
     pub(crate) last_log_index: u64,
+    #[prost(uint64, tag = "4")]
     pub(crate) applied_index: u64,
+    #[prost(uint64, tag = "5")]
     pub(crate) revision: u64,
+    #[prost(fixed64, tag = "6")]
     pub(crate) state_hash: u64,
+    #[prost(uint64, tag = "7")]
     pub(crate) state_hash_index: u64,
+    #[prost(uint64, tag = "8")]
     pub(crate) snapshot_index: u64,
+    #[prost(uint64, tag = "9")]
     pub(crate) purged_index: u64,
+    #[prost(uint64, tag = "10")]
     pub(crate) disk_free_bytes: u64,
+    #[prost(string, tag = "11")]
     pub(crate) version: String,
+    #[prost(uint64, tag = "12")]
     pub(crate) uptime_ms: u64,
+    #[prost(uint64, tag = "13")]
     pub(crate) probes_made: u64,
+    #[prost(uint64, tag = "14")]
     pub(crate) probes_refused: u64,
+    #[prost(bool, tag = "15")]
     pub(crate) health_checks: bool,
+    #[prost(string, tag = "16")]
     pub(crate) recovering: String,
+    #[prost(bool, tag = "17")]
     pub(crate) disk_low: bool,
-    pub(crate) levels: Levels,
+    #[prost(uint32, tag = "18")]
+    pub(crate) level_min: u32,
+    #[prost(uint32, tag = "19")]
+    pub(crate) level_max: u32,
 }
 
-/// What a node reports to others.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What a node reports to others. Nodes of different releases are to read it of each other, so it
+/// is a protobuf message: a field that this release does not know is passed over, one that the
+/// sender does not know is 0, false, empty or not set, and [`RaftState`] and `Standing` have a
+/// value for those of later releases. A number is never used again.
+#[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Report {
+    #[prost(message, required, tag = "1")]
     pub(crate) status: NodeStatus,
+    #[prost(message, required, tag = "2")]
     pub(crate) condition: Condition,
 }
 
@@ -159,7 +184,7 @@ impl Node {
         let position = self.applied.position();
         let metrics = self.metrics.borrow_watched();
         NodeStatus {
-            state: metrics.state.into(),
+            state: RaftState::from(metrics.state).into(),
             term: metrics.current_term,
             last_log_index: metrics.last_log_index.unwrap_or(0),
             applied_index: position.index,
@@ -176,7 +201,8 @@ impl Node {
             health_checks: self.probes.allowed,
             recovering: self.recall.doubt(),
             disk_low: self.disk.check().is_err(),
-            levels: self.levels,
+            level_min: self.levels.min,
+            level_max: self.levels.max,
         }
     }
 
@@ -227,14 +253,14 @@ impl Node {
         let address = self.peers.book.address(member.id, &member.member.peer_address);
         let answer = self.peers.status(member.id, &address, within).await;
         let status = answer.map_err(|status| status.message().to_owned())?;
-        decode(&status).map_err(|error| with_causes(&error))
+        Report::decode(status).map_err(|error| format!("its report cannot be read: {error}"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::encode;
+    use crate::node::condition::Standing;
 
     /// What a round takes.
     const TOOK: Duration = Duration::from_millis(8);
@@ -275,17 +301,109 @@ mod tests {
         assert!((2..=11).contains(&asked), "{asked} rounds");
     }
 
-    /// Nodes that know the library's own type read the same.
+    /// As a later release may have it: with fields that this one does not know.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Later {
+        #[prost(message, required, tag = "1")]
+        status: LaterStatus,
+        #[prost(message, required, tag = "77")]
+        more: LaterStatus,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct LaterStatus {
+        #[prost(int32, tag = "1")]
+        state: i32,
+        #[prost(string, tag = "11")]
+        version: String,
+        #[prost(string, optional, tag = "99")]
+        mood: Option<String>,
+    }
+
     #[test]
-    fn a_state_has_the_bytes_of_the_librarys_own() {
-        for state in [
-            ServerState::Learner,
-            ServerState::Follower,
-            ServerState::Candidate,
-            ServerState::Leader,
-            ServerState::Shutdown,
-        ] {
-            assert_eq!(encode(&RaftState::from(state)), encode(&state), "{state:?}");
-        }
+    fn a_report_of_a_later_release_is_read_without_what_is_not_known() {
+        let (version, mood) = ("9.0.0".to_owned(), Some("good".to_owned()));
+        let status = LaterStatus { state: 12, version, mood };
+        let later = Later { status: status.clone(), more: status };
+        let read = Report::decode(&*later.encode_to_vec()).unwrap();
+        assert_eq!(
+            (read.status.version.as_str(), read.status.state()),
+            ("9.0.0", RaftState::Unknown)
+        );
+    }
+
+    #[test]
+    fn what_an_earlier_release_does_not_report_has_its_default() {
+        let read = Report::decode(&[][..]).unwrap();
+        assert_eq!(read, Report::default());
+        assert_eq!((read.status.state(), read.status.level_max), (RaftState::Unknown, 0));
+        let Condition { backup_age_ms, certificate_ends_in_s, .. } = read.condition;
+        assert_eq!((backup_age_ms, certificate_ends_in_s), (None, None));
+        assert_eq!(read.condition.standing(), Standing::Unknown);
+        let empty = LaterStatus::default().encode_to_vec();
+        assert!(empty.is_empty(), "what has its default takes no room");
+    }
+
+    /// Each field by its number: these bytes are read by releases that are out.
+    #[test]
+    fn the_bytes_of_a_report() {
+        let status = NodeStatus {
+            state: RaftState::Leader.into(),
+            term: 2,
+            last_log_index: 3,
+            applied_index: 4,
+            revision: 5,
+            state_hash: 6,
+            state_hash_index: 7,
+            snapshot_index: 8,
+            purged_index: 9,
+            disk_free_bytes: 10,
+            version: "v".to_owned(),
+            uptime_ms: 12,
+            probes_made: 13,
+            probes_refused: 14,
+            health_checks: true,
+            recovering: "r".to_owned(),
+            disk_low: true,
+            level_min: 18,
+            level_max: 19,
+        };
+        let condition = Condition {
+            standing: Standing::CutOff.into(),
+            reason: "w".to_owned(),
+            clock_held_ms: 3,
+            snapshot_written_ms: Some(4),
+            backup_age_ms: Some(0),
+            certificate_ends_in_s: Some(-1),
+            files_refused: true,
+            disk_reserve_bytes: 8,
+            open_listeners: "o".to_owned(),
+            counted_ms: 10,
+            syncs: 11,
+            sync_p99_us: 12,
+            watch_resets: 13,
+            probes_refused: 14,
+            connections: 15,
+            busiest_address: "b".to_owned(),
+            busiest_connections: 17,
+            busiest_calls: 18,
+            connections_per_address_max: 19,
+        };
+        let golden: &[&[u8]] = &[
+            // The status: its length, then number and kind of each field before its value.
+            &[0x0a, 51],
+            &[0x08, 4, 0x10, 2, 0x18, 3, 0x20, 4, 0x28, 5, 0x31, 6, 0, 0, 0, 0, 0, 0, 0],
+            &[0x38, 7, 0x40, 8, 0x48, 9, 0x50, 10, 0x5a, 1, b'v', 0x60, 12, 0x68, 13, 0x70, 14],
+            &[0x78, 1, 0x82, 1, 1, b'r', 0x88, 1, 1, 0x90, 1, 18, 0x98, 1, 19],
+            // The condition.
+            &[0x12, 54],
+            &[0x08, 5, 0x12, 1, b'w', 0x18, 3, 0x20, 4, 0x28, 0],
+            &[0x30, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1],
+            &[0x38, 1, 0x40, 8, 0x4a, 1, b'o', 0x50, 10, 0x58, 11, 0x60, 12, 0x68, 13, 0x70, 14],
+            &[0x78, 15, 0x82, 1, 1, b'b', 0x88, 1, 17, 0x90, 1, 18, 0x98, 1, 19],
+        ];
+        let report = Report { status, condition };
+        assert_eq!(report.encode_to_vec(), golden.concat());
+        assert_eq!(Report::decode(&*golden.concat()).unwrap(), report);
     }
 }

@@ -374,7 +374,7 @@ fn member_status(
         member,
         reachable: true,
         error: String::new(),
-        state: node_state(status.state).into(),
+        state: node_state(status.state()).into(),
         term: status.term,
         last_log_index: status.last_log_index,
         applied_index: status.applied_index,
@@ -393,15 +393,16 @@ fn member_status(
         recovering: status.recovering.clone(),
         disk_low: status.disk_low,
         condition: Some(condition_to_wire(condition)),
-        level_min: status.levels.min,
-        level_max: status.levels.max,
+        level_min: status.level_min,
+        level_max: status.level_max,
     }
 }
 
 fn condition_to_wire(condition: &Condition) -> wire::Condition {
     let condition = condition.clone();
     wire::Condition {
-        standing: match condition.standing {
+        standing: match condition.standing() {
+            Standing::Unknown => wire::Standing::Unspecified,
             Standing::Member => wire::Standing::Member,
             Standing::Waiting => wire::Standing::Waiting,
             Standing::Joining => wire::Standing::Joining,
@@ -447,6 +448,7 @@ fn for_all(status: MemberStatus) -> MemberStatus {
 
 fn node_state(state: RaftState) -> NodeState {
     match state {
+        RaftState::Unknown => NodeState::Unspecified,
         RaftState::Leader => NodeState::Leader,
         RaftState::Follower => NodeState::Follower,
         RaftState::Candidate => NodeState::Candidate,

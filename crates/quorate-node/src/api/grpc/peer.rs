@@ -10,6 +10,7 @@ use openraft::Snapshot;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, VoteResponse};
 use openraft::vote::RaftLeaderId as _;
+use prost::Message as _;
 use quorate_log::{ClusterId, Identity, NodeId, SnapshotFile, SnapshotStore};
 use quorate_proto::peer::v1::peer_server::Peer;
 use quorate_proto::peer::v1::{
@@ -228,7 +229,8 @@ impl Peer for PeerService {
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<Payload> {
         self.enter(PeerMethod::Status, request).await?;
-        Ok(payload(&self.node.own_report().await))
+        let report = self.node.own_report().await;
+        Ok(Response::new(Payload { data: report.encode_to_vec().into() }))
     }
 }
 
