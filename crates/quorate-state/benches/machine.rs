@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use divan::{Bencher, black_box};
 use quorate_state::{
     Clock, Command, Incarnation, InstanceId, InstanceKey, InstanceSpec, LeaseId, Namespace, Op,
-    Register, Registry, Reply, Request, ServiceKey, ServiceName, SpecParts, Ttl, Update,
+    Register, Registry, Reply, Request, ServiceKey, ServiceName, Share, SpecParts, Ttl, Update,
     read_snapshot, write_snapshot,
 };
 
@@ -82,7 +82,8 @@ fn apply_register_once(bencher: Bencher) {
         .with_inputs(|| {
             next += 1;
             let (done_below, since) = (next - 64, Clock(next));
-            let request = Request { origin: 1, number: next, done_below, since, digest: 0 };
+            let share = Share::default();
+            let request = Request { origin: 1, number: next, done_below, since, digest: 0, share };
             Command { request: Some(request), ..register(next) }
         })
         .bench_local_values(|command| registry.apply(&command));

@@ -54,7 +54,15 @@ pub struct Request {
     /// A digest of the write, which shows that an origin gave two writes one number; 0: none is
     /// needed.
     pub digest: u64,
+    /// In whose share of what is remembered its origin counts.
+    pub share: Share,
 }
+
+/// Who asks, as far as it takes to share out what is remembered of writes (`registry/replies.rs`):
+/// a digest of a name. Different callers may have the same, and a write may come again with another
+/// one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Share(pub u16);
 
 /// For logs: the clock and the kind, without the content.
 impl fmt::Display for Command {
@@ -338,4 +346,12 @@ pub enum Rejection {
     /// It names neither a lease nor instances for a new one: a lease that keeps nothing is none.
     #[error("neither a lease nor an instance is named: there is nothing to register")]
     NothingToKeep,
+    /// As many origins are remembered for this caller as there are places left.
+    #[error(
+        "request_id.origin: {origins} of this caller are remembered, and there is no room for one more now: number all writes of a process under one origin, or wait; each is forgotten 130 s after its last write"
+    )]
+    TooManyOrigins {
+        /// How many of its are.
+        origins: u64,
+    },
 }

@@ -32,7 +32,7 @@ pub use checks::{
     CheckKind, Checks, Finding, Health, HealthCheck, HealthReason, HealthReport, host_and_port,
 };
 pub use command::{
-    Command, Deregister, InstanceRef, Op, Register, Rejection, Reply, Request, Scope, Update,
+    Command, Deregister, InstanceRef, Op, Register, Rejection, Reply, Request, Scope, Share, Update,
 };
 pub use event::{Applied, Change, Event, RemoveReason};
 pub use level::{Level, Levels};

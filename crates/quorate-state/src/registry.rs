@@ -97,9 +97,15 @@ impl Registry {
         };
         match self.replies.find(request) {
             Known::New => {
-                self.note_origin(request);
-                let reply = self.perform(&command.op, &mut events);
-                if !matches!(reply, Reply::Rejected(_)) {
+                let reply = match self.replies.check_room(request) {
+                    Ok(()) => self.perform(&command.op, &mut events),
+                    Err(rejection) => Reply::Rejected(rejection),
+                };
+                let done = !matches!(reply, Reply::Rejected(_));
+                if done || self.replies.knows(request.origin) {
+                    self.note_origin(request);
+                }
+                if done {
                     self.keep_reply(request, &reply);
                 }
                 Applied { reply, events, revision: self.revision }

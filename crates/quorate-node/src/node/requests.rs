@@ -4,7 +4,7 @@
 //! (`quorate_state::Request`).
 
 use quorate_proto::requests::{OpenWrite, Origin};
-use quorate_state::{Clock, Invalid, Op, Register, Request};
+use quorate_state::{Clock, Invalid, Op, Register, Request, Share};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::node::Node;
@@ -24,6 +24,13 @@ pub(crate) struct GivenName {
     pub(crate) done_below: u64,
     /// How long ago it made its first attempt.
     pub(crate) age_ms: u64,
+    /// Of the caller.
+    pub(crate) share: Share,
+}
+
+/// The share of a caller that goes by this. Not the nodes' own, which are all in one.
+pub(crate) fn share_of(name: &[u8]) -> Share {
+    Share((xxh3_64(name) as u16).max(1))
 }
 
 /// A write and its name; of this node's own ones, none with a lower number is answered as long as
@@ -44,10 +51,11 @@ pub(crate) fn name(
     op: &Op,
     now: Clock,
 ) -> Result<Named, Invalid> {
-    let Some(GivenName { origin, number, done_below, age_ms }) = given else {
+    let Some(GivenName { origin, number, done_below, age_ms, share }) = given else {
         let open = own.begin();
         let (origin, number, done_below) = (open.origin(), open.number(), open.done_below());
-        let request = Request { origin, number, done_below, since: now, digest: 0 };
+        let share = Share::default();
+        let request = Request { origin, number, done_below, since: now, digest: 0, share };
         return Ok(Named { request, _open: Some(open) });
     };
     if origin == 0 {
@@ -60,7 +68,8 @@ pub(crate) fn name(
     let ago_ms = if age_ms == 0 { 0 } else { age_ms.saturating_add(UNDER_WAY_MS) };
     let since = Clock(now.0.saturating_sub(ago_ms));
     let digest = digest(op);
-    Ok(Named { request: Request { origin, number, done_below, since, digest }, _open: None })
+    let request = Request { origin, number, done_below, since, digest, share };
+    Ok(Named { request, _open: None })
 }
 
 /// Of what the caller asks for: not of what it may, which can change between two attempts.
@@ -92,7 +101,8 @@ mod tests {
         let own = Origin::new(5);
         let first = name(&own, None, &Op::Tick, Clock(9)).unwrap();
         let second = name(&own, None, &Op::Tick, Clock(9)).unwrap();
-        let expected = Request { origin: 5, number: 2, done_below: 1, since: Clock(9), digest: 0 };
+        let (since, share) = (Clock(9), Share(0));
+        let expected = Request { origin: 5, number: 2, done_below: 1, since, digest: 0, share };
         assert_eq!(second.request, expected);
         drop(first);
         assert_eq!(name(&own, None, &Op::Tick, Clock(9)).unwrap().request.done_below, 2);
@@ -100,14 +110,16 @@ mod tests {
 
     #[test]
     fn the_same_write_has_the_same_name_and_digest_on_every_node() {
-        let given = |age_ms| Some(GivenName { origin: 7, number: 3, done_below: 2, age_ms });
+        let given = |age_ms| {
+            Some(GivenName { origin: 7, number: 3, done_below: 2, age_ms, share: Share(9) })
+        };
         let named = |node, age_ms, op: &Op, now| {
             name(&Origin::new(node), given(age_ms), op, Clock(now)).unwrap().request
         };
         let grace = Op::Grace { grace_ms: 1 };
         let (first, again) = (named(1, 0, &grace, 90_000), named(2, 500, &grace, 90_400));
         assert_eq!((first.origin, first.number, first.digest), (again.origin, 3, again.digest));
-        assert_eq!(first.since, Clock(90_000));
+        assert_eq!((first.since, first.share), (Clock(90_000), Share(9)));
         assert!(again.since < first.since, "a repetition reaches back to its first attempt");
         assert_ne!(first.digest, named(1, 0, &Op::Tick, 90_000).digest);
         assert_eq!(named(1, u64::MAX, &Op::Tick, 90_000).since, Clock(0));
@@ -130,7 +142,8 @@ mod tests {
             (0, 0, "request_id.origin = 0: a random number, not 0"),
             (1, 4, "request_id.done_below = 4: at most request_id.number, 3"),
         ] {
-            let given = Some(GivenName { origin, number: 3, done_below, age_ms: 0 });
+            let share = Share(9);
+            let given = Some(GivenName { origin, number: 3, done_below, age_ms: 0, share });
             let refused = name(&Origin::new(5), given, &Op::Tick, Clock(0)).unwrap_err();
             assert_eq!(refused.to_string(), expected);
         }

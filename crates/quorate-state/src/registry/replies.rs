@@ -9,17 +9,28 @@
 //! earlier ones are over; only those that are not need a reply. A refused write changes nothing, so
 //! no reply is kept of it.
 //!
-//! An origin that made no request for [`ORIGIN_MS`] is forgotten, and so is the one that was first
-//! heard of longest ago when there are too many. Invariants: a write is done only where it is
-//! certain that it was not done before, that is, where its origin is known since before its first
-//! attempt, or no origin was forgotten that was heard of since then.
+//! Invariants: a write is done only where it is certain that it was not done before, that is, where
+//! its origin is known since before its first attempt, or no origin was forgotten that was heard of
+//! since then.
+//!
+//! An origin is forgotten when it made no request for [`ORIGIN_MS`], and never to make room. So no
+//! write is taken for one that may have been done which was first asked for within that time,
+//! however many write. Where there is no room, the first write of one more origin is refused before
+//! anything is done. Whom that meets depends on who asks ([`Share`]), and nothing else does: what
+//! was done is found by its name alone, also when it comes again through another node, or from a
+//! caller that goes by another name now.
+//!
+//! A share may have as many origins as there are places left (Choudhury and Hahne, "Dynamic Queue
+//! Length Thresholds for Shared-Memory Packet Switches", 1998): one that wants all gets half, two
+//! get a third each, and about as many as each of them has are left for who comes next. Replies are
+//! shared out alike, but what is over a share's part costs an older reply of the same origin.
 
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
-use crate::command::{Rejection, Reply, Request};
+use crate::command::{Rejection, Reply, Request, Share};
 use crate::hash::Kind;
 use crate::registry::Registry;
 use crate::tables::deadlines::Due;
@@ -32,12 +43,15 @@ pub(crate) const ORIGIN_MS: u64 = 120_000;
 /// The last use of an origin is known to this, ms: noting each would cost more than it is worth.
 pub(crate) const USED_STEP_MS: u64 = 10_000;
 
-/// The most origins that are remembered: enough for each process of a large site to restart within
-/// [`ORIGIN_MS`]. About 200 bytes each.
-pub(crate) const ORIGINS_MAX: usize = if cfg!(test) { 4 } else { 131_072 };
+/// The most origins that are remembered: enough for each process of a large site, with one name for
+/// all, to restart within [`ORIGIN_MS`]. About 200 bytes each. All nodes must have the same.
+pub(crate) const ORIGINS_MAX: usize = if cfg!(test) { 8 } else { 262_144 };
 
 /// The most replies that are kept for one origin: all calls that one node may have under way.
 pub(crate) const REPLIES_MAX: usize = if cfg!(test) { 4 } else { 32_768 };
+
+/// The most replies that are kept in all, but for the last one of each origin: some 200 MB.
+pub(crate) const REPLIES_IN_ALL_MAX: usize = if cfg!(test) { 12 } else { 1_048_576 };
 
 /// A process that makes requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +63,8 @@ pub(crate) struct Origin {
     pub(crate) used: Clock,
     /// No reply to a request with a lower number is kept.
     pub(crate) done_below: u64,
+    /// Of its first request. Later ones may come from others; it stays where it counts.
+    pub(crate) share: Share,
     /// How many of its replies are kept. Not part of the record: counted.
     #[serde(skip)]
     pub(crate) kept: usize,
@@ -57,8 +73,8 @@ pub(crate) struct Origin {
 impl Origin {
     /// What of it is hashed as a record; `done_below`, which changes with most of its requests, as
     /// its mark.
-    pub(crate) fn hashed(&self) -> (u64, Clock, Clock) {
-        (self.id, self.begun, self.used)
+    pub(crate) fn hashed(&self) -> (u64, Clock, Clock, Share) {
+        (self.id, self.begun, self.used, self.share)
     }
 }
 
@@ -72,14 +88,22 @@ pub(crate) struct Done {
     pub(crate) reply: Reply,
 }
 
+/// How much of what is remembered counts in one share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Held {
+    origins: usize,
+    replies: usize,
+}
+
 /// The replies that are kept, by origin.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Replies {
     origins: OrdMap<u64, Origin>,
     done: OrdMap<(u64, u64), Arc<Done>>,
-    /// Origins by their last use. Derived.
-    by_use: OrdSet<(Clock, u64)>,
-    /// No origin whose last request was later than this was forgotten; `None`: none was.
+    /// Of those that have something. Derived.
+    shares: OrdMap<Share, Held>,
+    /// No origin whose last request was later than this was forgotten; `None`: none was. At least
+    /// [`ORIGIN_MS`] behind the clock.
     pub(crate) forgotten: Option<Clock>,
 }
 
@@ -112,6 +136,39 @@ impl Replies {
         }
     }
 
+    pub(super) fn knows(&self, origin: u64) -> bool {
+        self.origins.contains_key(&origin)
+    }
+
+    /// # Errors
+    /// It is the first of its origin, and there is no room for one more in its share.
+    pub(super) fn check_room(&self, request: &Request) -> Result<(), Rejection> {
+        let held = self.held(request.share).origins;
+        let left = ORIGINS_MAX.saturating_sub(self.origins.len());
+        if held < left || self.knows(request.origin) {
+            return Ok(());
+        }
+        Err(Rejection::TooManyOrigins { origins: held as u64 })
+    }
+
+    /// Whether a share has more replies than there are places left.
+    fn has_too_many_replies(&self, share: Share) -> bool {
+        self.held(share).replies > REPLIES_IN_ALL_MAX.saturating_sub(self.done.len())
+    }
+
+    fn held(&self, share: Share) -> Held {
+        self.shares.get(&share).copied().unwrap_or_default()
+    }
+
+    fn count(&mut self, share: Share, change: impl FnOnce(&mut Held)) {
+        let mut held = self.held(share);
+        change(&mut held);
+        match held == Held::default() {
+            true => self.shares.remove(&share),
+            false => self.shares.insert(share, held),
+        };
+    }
+
     /// In the order of snapshots.
     pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
         self.origins.values()
@@ -136,20 +193,11 @@ impl Registry {
 
     /// Notes that a request of this origin came, and forgets what it needs no more.
     pub(super) fn note_origin(&mut self, request: &Request) {
-        let Request { origin: id, done_below, .. } = *request;
+        let Request { origin: id, done_below, share, .. } = *request;
         match self.replies.origins.get(&id).copied() {
             None => {
-                if self.replies.origins.len() >= ORIGINS_MAX {
-                    let oldest = self.replies.by_use.get_min().map(|(_, id)| *id);
-                    oldest.into_iter().for_each(|id| self.forget_origin(id));
-                }
-                self.insert_origin(Origin {
-                    id,
-                    begun: self.clock,
-                    used: self.clock,
-                    done_below,
-                    kept: 0,
-                });
+                let (begun, used) = (self.clock, self.clock);
+                self.insert_origin(Origin { id, begun, used, done_below, share, kept: 0 });
             }
             Some(known) if self.clock >= known.used.plus_ms(USED_STEP_MS) => {
                 self.drop_origin(&known);
@@ -165,10 +213,10 @@ impl Registry {
     pub(super) fn keep_reply(&mut self, request: &Request, reply: &Reply) {
         let Request { origin, number, digest, .. } = *request;
         let (revision, reply) = (self.revision, reply.clone());
-        let kept = self.insert_reply(Arc::new(Done { origin, number, digest, revision, reply }));
-        if kept.is_some_and(|kept| kept > REPLIES_MAX)
-            && let Some(lowest) = self.first_reply(origin)
-        {
+        let of = self.insert_reply(Arc::new(Done { origin, number, digest, revision, reply }));
+        let Some(Origin { kept, share, .. }) = of else { return };
+        let too_many = kept > REPLIES_MAX || kept > 1 && self.replies.has_too_many_replies(share);
+        if too_many && let Some(lowest) = self.first_reply(origin) {
             self.raise_done_below(origin, lowest + 1);
         }
     }
@@ -190,24 +238,26 @@ impl Registry {
         self.hash.add(Kind::Origin, &origin.hashed());
         self.hash.add_mark(origin.id, origin.done_below);
         self.deadlines.insert(ends(&origin), Due::Origin(origin.id));
-        self.replies.by_use.insert((origin.used, origin.id));
+        self.replies.count(origin.share, |held| held.origins += 1);
         self.replies.origins.insert(origin.id, origin);
     }
 
-    /// How many of its origin are kept now; `None`: that is not known.
-    pub(crate) fn insert_reply(&mut self, done: Arc<Done>) -> Option<usize> {
+    /// Its origin as it is now; `None`: that is not known.
+    pub(crate) fn insert_reply(&mut self, done: Arc<Done>) -> Option<Origin> {
         let origin = self.replies.origins.get_mut(&done.origin)?;
         self.hash.add(Kind::Done, &*done);
         let new = self.replies.done.insert((done.origin, done.number), done).is_none();
         origin.kept += usize::from(new);
-        Some(origin.kept)
+        let origin = *origin;
+        self.replies.count(origin.share, |held| held.replies += usize::from(new));
+        Some(origin)
     }
 
     fn drop_origin(&mut self, origin: &Origin) {
         self.hash.remove(Kind::Origin, &origin.hashed());
         self.hash.remove_mark(origin.id, origin.done_below);
         self.deadlines.remove(ends(origin), Due::Origin(origin.id));
-        self.replies.by_use.remove(&(origin.used, origin.id));
+        self.replies.count(origin.share, |held| held.origins -= 1);
         self.replies.origins.remove(&origin.id);
     }
 
@@ -235,6 +285,8 @@ impl Registry {
             self.hash.remove(Kind::Done, &*done);
             if let Some(origin) = self.replies.origins.get_mut(&id) {
                 origin.kept -= 1;
+                let share = origin.share;
+                self.replies.count(share, |held| held.replies -= 1);
             }
         }
     }

@@ -24,7 +24,14 @@ fn old() -> Registry {
     t.apply(1_003, set_override("web/a", Status::Draining));
     t.apply(1_004, register("gone/a", 1));
     t.apply(1_005, deregister("gone/a"));
-    let request = Request { origin: 1, number: 2, done_below: 1, since: Clock(1_000), digest: 5 };
+    let request = Request {
+        origin: 1,
+        number: 2,
+        done_below: 1,
+        since: Clock(1_000),
+        digest: 5,
+        share: Share(300),
+    };
     let op = register("once/a", 3).into();
     t.registry.apply(&Command { clock: Clock(1_006), request: Some(request), op });
     t.apply(14_000, renew(&[42, 44]));
@@ -87,7 +94,14 @@ fn nothing_that_the_old_cluster_said_later_means_something_else() {
 #[test]
 fn a_write_that_was_done_before_is_still_answered() {
     let mut anew = old().founded_anew(founding(9, 0));
-    let request = Request { origin: 1, number: 2, done_below: 1, since: Clock(1_000), digest: 5 };
+    let request = Request {
+        origin: 1,
+        number: 2,
+        done_below: 1,
+        since: Clock(1_000),
+        digest: 5,
+        share: Share(300),
+    };
     let op = register("once/a", 3).into();
     let again = anew.apply(&Command { clock: Clock(20_001), request: Some(request), op });
     assert_eq!(told(&again), "registered L44 15000ms @3");

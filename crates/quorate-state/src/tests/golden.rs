@@ -51,10 +51,17 @@ fn registration_of(parts: SpecParts) -> Register {
 /// A command for a call, and one that is for none.
 #[test]
 fn requests() {
-    let request = Request { origin: 1, number: 2, done_below: 1, since: Clock(200), digest: 5 };
+    let request = Request {
+        origin: 1,
+        number: 2,
+        done_below: 1,
+        since: Clock(200),
+        digest: 5,
+        share: Share(300),
+    };
     let command = Command { clock: Clock(300), request: Some(request), op: Op::Tick };
     let bytes = postcard::to_stdvec(&command).unwrap();
-    assert_eq!(hex(&bytes), "ac02_00_01_01_02_01_c801_05".replace('_', ""));
+    assert_eq!(hex(&bytes), "ac02_00_01_01_02_01_c801_05_ac02".replace('_', ""));
     assert_eq!(postcard::from_bytes::<Command>(&bytes).unwrap(), command);
 }
 
@@ -257,6 +264,7 @@ fn replies() {
         (Reply::Rejected(Rejection::NoOverride(key)), "05_08_0764656661756c74_03776562_0161"),
         (Reply::Rejected(Rejection::ForeignLease), "05_09"),
         (Reply::Rejected(Rejection::NothingToKeep), "05_0a"),
+        (Reply::Rejected(Rejection::TooManyOrigins { origins: 300 }), "05_0b_ac02"),
     ] {
         let bytes = postcard::to_stdvec(&reply).unwrap();
         assert_eq!(hex(&bytes), expected.replace('_', ""), "{reply:?}");

@@ -14,7 +14,9 @@ use crate::ServiceKey;
 use crate::hash::{Kind, StateHash};
 use crate::registry::leases::EMPTY_SERVICE_MS;
 use crate::registry::nodes::REMOVED_MAX;
-use crate::registry::replies::{Done, ORIGIN_MS, ORIGINS_MAX, REPLIES_MAX, USED_STEP_MS};
+use crate::registry::replies::{
+    Done, ORIGIN_MS, ORIGINS_MAX, REPLIES_IN_ALL_MAX, REPLIES_MAX, USED_STEP_MS,
+};
 use crate::tables::deadlines::{Deadlines, Due};
 
 #[track_caller]
@@ -106,6 +108,9 @@ fn check_services(registry: &Registry) {
 fn check_replies(registry: &Registry) {
     let origins: Vec<_> = registry.replies.origins().copied().collect();
     assert!(origins.len() <= ORIGINS_MAX);
+    assert!(registry.replies.done().count() <= REPLIES_IN_ALL_MAX + origins.len());
+    let mut forgotten = registry.replies.forgotten.iter();
+    assert!(forgotten.all(|last| last.plus_ms(ORIGIN_MS) <= registry.clock), "too early");
     for origin in &origins {
         let kept = registry.replies.done().filter(|done| done.origin == origin.id);
         let numbers: Vec<_> = kept.map(|done| done.number).collect();

@@ -10,7 +10,7 @@ use super::*;
 use crate::registry::replies::{ORIGIN_MS, ORIGINS_MAX, REPLIES_MAX, USED_STEP_MS};
 
 fn request(origin: u64, number: u64) -> Request {
-    Request { origin, number, done_below: 0, since: Clock(0), digest: 0 }
+    Request { origin, number, done_below: 0, since: Clock(0), digest: 0, share: Share(1) }
 }
 
 impl Transcript {
@@ -63,6 +63,7 @@ fn what_was_refused_may_be_done_later() {
     let mut t = Transcript::default();
     let refused = "rejected: instance default/web/a is not registered";
     t.asked(0, request(1, 1), update("web/a@7"), refused);
+    assert_eq!(t.registry.replies.origins().count(), 0, "it leaves no trace");
     t.apply(1, register("web/a", 7));
     t.asked(2, request(1, 1), update("web/a@7"), "updated");
 }
@@ -109,7 +110,7 @@ fn an_origin_is_forgotten_in_time_and_then_cannot_be_told_what_it_did() {
 }
 
 #[test]
-fn replies_and_origins_are_bounded() {
+fn replies_of_one_origin_are_bounded() {
     let mut t = Transcript::default();
     for number in 0..10 + REPLIES_MAX as u64 {
         t.apply(number, Op::Tick);
@@ -121,15 +122,55 @@ fn replies_and_origins_are_bounded() {
     }
     assert_eq!(t.registry.replies.done().count(), REPLIES_MAX);
     t.asked(50, request(1, 9), register("web/a", 7), FORGOTTEN);
-    for origin in 2..20 {
-        t.apply(100_000 + 11_000 * origin, Op::Tick);
-        let now = t.registry.clock();
-        let one = Request { since: now, ..request(origin, 1) };
-        let command = Command { clock: now, request: Some(one), op: register("web/a", 7).into() };
-        assert!(matches!(t.registry.apply(&command).reply, Reply::Registered { .. }), "{origin}");
-        check_invariants(&t.registry);
+}
+
+/// One caller's new origins drove out those of others, and first writes of others were taken for
+/// late ones that may have been done.
+#[test]
+fn origins_of_one_caller_take_no_place_of_others() {
+    const FULL: &str = "rejected: request_id.origin: 4 of this caller are remembered, and there is no room for one more now: number all writes of a process under one origin, or wait; each is forgotten 130 s after its last write";
+    let by = |share, origin, since| Request {
+        share: Share(share),
+        since: Clock(since),
+        ..request(origin, 1)
+    };
+    let mut t = Transcript::default();
+    t.apply(0, Register { ttl: ttl(86_400_000), ..register("web/a", 7) });
+    for origin in 1..=ORIGINS_MAX as u64 / 2 {
+        t.asked(origin, by(1, origin, origin - 1), update("web/a"), "updated");
     }
-    assert!(t.registry.replies.origins().count() <= ORIGINS_MAX);
+    t.asked(10, by(1, 99, 9), update("web/a"), FULL);
+    assert_eq!(t.registry.replies.origins().count(), ORIGINS_MAX / 2, "it leaves no trace");
+    let again = Request { number: 2, ..by(1, 4, 11) };
+    t.asked(11, again, update("web/a"), "updated");
+    let registered = "registered L2 86400000ms @7";
+    let (first, write) =
+        (by(2, 100, 11), Register { ttl: ttl(86_400_000), ..register("web/b", 7) });
+    t.asked(11, first, write.clone(), &format!("{registered} | #2 added web/b@7"));
+    // Under whatever name it comes, and however full that one's share is.
+    for share in [2, 1, 3] {
+        let again = Request { share: Share(share), since: Clock(0), ..first };
+        t.asked(12, again, write.clone(), registered);
+    }
+    let later = 1 + USED_STEP_MS + ORIGIN_MS;
+    t.asked(later, by(1, 99, later), update("web/a"), "updated");
+    t.asked(later, by(1, 1, 0), update("web/a"), FORGOTTEN);
+}
+
+/// Callers that never say which of their writes are over.
+#[test]
+fn replies_are_shared_out() {
+    let mut t = Transcript::default();
+    t.apply(0, Register { ttl: ttl(86_400_000), ..register("web/a", 7) });
+    let mut kept = |share, origin| {
+        for number in 1..=4 {
+            let request = Request { share: Share(share), ..request(origin, number) };
+            t.asked(1, request, update("web/a"), "updated");
+        }
+        t.registry.replies.done().filter(|done| done.origin == origin).count()
+    };
+    assert_eq!([1, 2, 3].map(|origin| kept(1, origin)), [4, 2, 1]);
+    assert_eq!(kept(2, 4), 2, "there is always room for others");
 }
 
 #[test]
@@ -142,8 +183,8 @@ fn replies_stand_in_snapshots() {
         "registered L1 15000ms @7 | #1 added web/a@7",
     );
     let bytes = snapshot_bytes(&t.registry);
-    // begun, used, done_below; then number, digest, revision and the reply.
-    for record in ["06_01_ac02_ac02_00_00", "07_01_02_00_01_01_01_9875_07_00"] {
+    // begun, used, done_below, share; then number, digest, revision and the reply.
+    for record in ["06_01_ac02_ac02_00_01_00", "07_01_02_00_01_01_01_9875_07_00"] {
         let record = record.replace('_', "");
         assert!(hex(&bytes).contains(&record), "{record} in {}", hex(&bytes));
     }
@@ -160,6 +201,7 @@ type Asked = (Request, Op, Option<(Reply, Revision)>);
 struct Step {
     passes_ms: u64,
     origin: u64,
+    share: u16,
     again: Option<usize>,
     over: bool,
     weight: u32,
@@ -167,10 +209,11 @@ struct Step {
 
 fn any_steps() -> impl Strategy<Value = Vec<Step>> {
     let passes = prop_oneof![6 => 0..50_u64, 2 => 0..40_000_u64, 1 => 0..200_000_u64];
-    let step = (passes, 1..8_u64, option_again(), any::<bool>(), 0..1_000_u32);
-    let step = step.prop_map(|(passes_ms, origin, again, over, weight)| Step {
+    let step = (passes, 1..12_u64, 0..3_u16, option_again(), any::<bool>(), 0..1_000_u32);
+    let step = step.prop_map(|(passes_ms, origin, share, again, over, weight)| Step {
         passes_ms,
         origin,
+        share,
         again,
         over,
         weight,
@@ -185,8 +228,8 @@ fn option_again() -> impl Strategy<Value = Option<usize>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
-    /// However late and however often a write is handed in again: it is done once, and its first
-    /// reply is the only one.
+    /// However late and however often a write is handed in again, and whoever asks for it then: it
+    /// is done once, and its first reply is the only one.
     #[test]
     fn nothing_is_done_twice(steps in any_steps()) {
         let mut registry = Registry::new();
@@ -209,16 +252,25 @@ proptest! {
             }
             let done_below = below.entry(step.origin).or_insert(0);
             if step.over {
-                *done_below = at as u64;
+                *done_below = (*done_below).max(at as u64);
             }
             let (request, op, first) = &mut own[at];
-            let request = Request { done_below: (*done_below).min(request.number), ..*request };
+            let share = Share(step.share);
+            let request =
+                Request { done_below: (*done_below).min(request.number), share, ..*request };
             let before = registry.revision();
             let told_before = registry.replies.forgotten;
             let command = Command { clock: Clock(now), request: Some(request), op: op.clone() };
             let applied = registry.apply(&command);
             check_invariants(&registry);
             match (&applied.reply, &first) {
+                (Reply::Rejected(Rejection::TooManyOrigins { origins }), first) => {
+                    let all: Vec<_> = registry.replies.origins().collect();
+                    let own = all.iter().filter(|origin| origin.share == request.share).count();
+                    assert!(*origins == own as u64 && own >= ORIGINS_MAX - all.len());
+                    assert!(first.is_none() && all.iter().all(|it| it.id != request.origin));
+                    assert_eq!(registry.revision(), before, "it was not done");
+                }
                 (Reply::Rejected(rejection), _) => {
                     assert_eq!(*rejection, Rejection::RequestForgotten);
                     assert_eq!(registry.revision(), before, "it was not done");
@@ -236,6 +288,54 @@ proptest! {
             assert_eq!(restored.hash(), registry.hash());
             assert_eq!(restored.replies, registry.replies);
             assert_eq!(restored.deadlines, registry.deadlines);
+        }
+    }
+
+    /// Three callers take origin after origin; what a fourth one asks for is done, and told again,
+    /// as if it were alone.
+    #[test]
+    fn a_flood_refuses_nothing_of_others(
+        steps in vec((prop_oneof![6 => 0..50_u64, 1 => 0..60_000_u64], 0..4_u16, 0..3_usize), 1..120),
+    ) {
+        let mut registry = Registry::new();
+        let forever = Register { ttl: ttl(86_400_000), ..register("web/a", 7) };
+        registry.apply(&Command::new(Clock(0), forever.into()));
+        let mut own: Vec<(Request, Reply, Revision)> = Vec::new();
+        let (mut now, mut origins) = (1, 100);
+        for (passes_ms, who, back) in steps {
+            now += passes_ms;
+            let since = registry.clock();
+            let write = |request: Request| {
+                let weight = Some((request.origin + request.number) as u32 % 1_000);
+                let op = Update { weight, ..update("web/a") }.into();
+                Command { clock: Clock(now), request: Some(request), op }
+            };
+            if who > 0 {
+                origins += 1;
+                let request = Request { share: Share(who), since, ..request(origins, 1) };
+                registry.apply(&write(request));
+                check_invariants(&registry);
+                continue;
+            }
+            let at = own.len().saturating_sub(back);
+            let request = match own.get(at) {
+                Some((request, ..)) => *request,
+                None => Request { share: Share(0), since, ..request(7, at as u64) },
+            };
+            let before = registry.revision();
+            let Applied { reply, revision, .. } = registry.apply(&write(request));
+            check_invariants(&registry);
+            match own.get(at) {
+                _ if request.since.plus_ms(ORIGIN_MS) <= registry.clock() => break,
+                None => {
+                    assert_eq!(reply, Reply::Updated);
+                    own.push((request, reply, revision));
+                }
+                Some((_, first, of_first)) => {
+                    assert_eq!((&reply, revision), (first, *of_first));
+                    assert_eq!(registry.revision(), before, "done twice");
+                }
+            }
         }
     }
 }

@@ -26,7 +26,14 @@ fn small_with_everything() -> Registry {
     let mut t = Transcript { registry: small_with_checks() };
     t.apply(1_006, update_load("web/c@7", 300));
     t.apply(1_007, with_loads("web/d", 7, &[5]));
-    let request = Request { origin: 1, number: 2, done_below: 1, since: Clock(1_000), digest: 5 };
+    let request = Request {
+        origin: 1,
+        number: 2,
+        done_below: 1,
+        since: Clock(1_000),
+        digest: 5,
+        share: Share(300),
+    };
     let op = update_load("web/d@7", 6).into();
     t.registry.apply(&Command { clock: Clock(1_008), request: Some(request), op });
     t.registry.members_changed(&[1, 4].into(), &[1].into());

@@ -260,8 +260,8 @@ impl AdminService {
         &self,
         call: Call<SetOverrideRequest>,
     ) -> Handled<SetOverrideResponse> {
-        let Call { message: mut request, deadline, .. } = call;
-        let id = convert::request_id(request.request_id.take());
+        let Call { message: mut request, deadline, caller } = call;
+        let id = convert::request_id(request.request_id.take(), rights::share(&self.node, &caller));
         let op = convert::set_override(request)?;
         let revision = self.node.propose(op, id, deadline).await?.revision.0;
         Ok(standing(revision, SetOverrideResponse { header: header(&self.node, revision, 0) }))

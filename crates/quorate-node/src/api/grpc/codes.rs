@@ -96,7 +96,9 @@ fn code(error: &CallError) -> Code {
                 | Rejection::NothingToKeep => Code::InvalidArgument,
                 Rejection::RequestForgotten => Code::Unavailable,
                 Rejection::ForeignLease => Code::PermissionDenied,
-                Rejection::TooManyOverrides { .. } => Code::ResourceExhausted,
+                Rejection::TooManyOverrides { .. } | Rejection::TooManyOrigins { .. } => {
+                    Code::ResourceExhausted
+                }
             },
             NodeError::NoLeader { .. }
             | NodeError::NoAnswer { .. }

@@ -10,7 +10,7 @@ use quorate_proto::v1 as wire;
 use quorate_state::{
     Change, Deregister, Event, Instance, InstanceId, InstanceKey, InstanceRef, InstanceSpec,
     Invalid, LeaseId, Load, Namespace, Op, Override, Register, RemoveReason, ServiceKey,
-    ServiceName, SpecParts, Status, Ttl, Update, limits,
+    ServiceName, Share, SpecParts, Status, Ttl, Update, limits,
 };
 
 use crate::api::incarnations;
@@ -40,9 +40,10 @@ pub(super) fn instance_key(
     Ok(InstanceKey { service, id: InstanceId::new(format_args!("{field}id"), id)? })
 }
 
-pub(super) fn request_id(id: Option<wire::RequestId>) -> Option<GivenName> {
+/// `share`: of the caller.
+pub(super) fn request_id(id: Option<wire::RequestId>, share: Share) -> Option<GivenName> {
     let wire::RequestId { origin, number, done_below, age_ms } = id?;
-    Some(GivenName { origin, number, done_below, age_ms })
+    Some(GivenName { origin, number, done_below, age_ms, share })
 }
 
 pub(super) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {

@@ -106,7 +106,7 @@ impl Registry for RegistryService {
 impl RegistryService {
     async fn on_register(&self, call: Call<RegisterRequest>) -> Handled<RegisterResponse> {
         let Call { message: mut request, deadline, caller } = call;
-        let id = convert::request_id(request.request_id.take());
+        let id = convert::request_id(request.request_id.take(), rights::share(&self.node, &caller));
         let (lease_id, cluster_id) = (request.lease_id, request.cluster_id);
         let mut op = convert::register(request)?;
         if let Op::Register(register) = &mut op {
@@ -154,8 +154,8 @@ impl RegistryService {
     }
 
     async fn on_deregister(&self, call: Call<DeregisterRequest>) -> Handled<DeregisterResponse> {
-        let Call { message: mut request, deadline, .. } = call;
-        let id = convert::request_id(request.request_id.take());
+        let Call { message: mut request, deadline, caller } = call;
+        let id = convert::request_id(request.request_id.take(), rights::share(&self.node, &caller));
         let (lease_id, cluster_id) = (request.lease_id, request.cluster_id);
         let op = convert::deregister(request)?;
         self.check_lease(lease_id, cluster_id)?;
@@ -168,8 +168,8 @@ impl RegistryService {
     }
 
     async fn on_update(&self, call: Call<UpdateRequest>) -> Handled<UpdateResponse> {
-        let Call { message: mut request, deadline, .. } = call;
-        let id = convert::request_id(request.request_id.take());
+        let Call { message: mut request, deadline, caller } = call;
+        let id = convert::request_id(request.request_id.take(), rights::share(&self.node, &caller));
         let op = convert::update(request)?;
         let revision = self.node.propose(op, id, deadline).await?.revision.0;
         Ok(standing(revision, UpdateResponse { header: header(&self.node, revision, 0) }))

@@ -2,12 +2,13 @@
 //! names is looked up, but the instances of a lease, of which nothing is told.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::HeaderValue;
 use quorate_state::{
     Incarnation, InstanceId, InstanceKey, LeaseId, Namespace, Op, Registry, Rejection, Reply,
-    Scope, ServiceKey, ServiceName, limits,
+    Scope, ServiceKey, ServiceName, Share, limits,
 };
 use tokio::time::{Instant, sleep};
 use tonic::{Code, Status};
@@ -19,6 +20,7 @@ use crate::api::grpc::told;
 use crate::api::grpc::touched::{Touched, What};
 use crate::audit::Subject;
 use crate::error::NodeError;
+use crate::node::requests::share_of;
 use crate::node::{Consistency, Node};
 use crate::wall;
 
@@ -127,6 +129,20 @@ pub(super) fn within(node: &Node, caller: &Caller) -> Option<Vec<Scope>> {
     };
     let scopes = principal.scopes(Role::Register, now).filter_map(scope);
     Some(scopes.take(limits::SCOPES).collect())
+}
+
+/// In whose share of what is remembered the caller's writes count: the principal's, or, where all
+/// are one principal, the address's.
+pub(super) fn share(node: &Node, caller: &Caller) -> Share {
+    if node.access().is_checked() {
+        return share_of(caller.principal.name().as_bytes());
+    }
+    match caller.line.address().map(|address| address.to_canonical()) {
+        Some(IpAddr::V4(address)) => share_of(&address.octets()),
+        // Whoever has one has all of its network.
+        Some(IpAddr::V6(address)) => share_of(&address.octets()[..8]),
+        None => share_of(b""),
+    }
 }
 
 /// A registration of the run that holds an instance already joins the lease that it has, and sets

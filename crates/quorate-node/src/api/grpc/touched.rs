@@ -9,7 +9,7 @@ use quorate_proto::v1::{
     StatusRequest, TransferLeaderRequest, TriggerSnapshotRequest, UpdateRequest, UpgradeRequest,
     WatchSubscribe,
 };
-use quorate_state::Op;
+use quorate_state::{Op, Share};
 
 use crate::api::grpc::convert;
 use crate::node::requests::GivenName;
@@ -117,7 +117,7 @@ impl Touches for RegisterRequest {
     }
 
     fn write(&self) -> Option<(Op, GivenName)> {
-        let id = convert::request_id(self.request_id)?;
+        let id = convert::request_id(self.request_id, Share::default())?;
         Some((convert::register(Self { request_id: None, ..self.clone() }).ok()?, id))
     }
 }
@@ -139,7 +139,7 @@ impl Touches for DeregisterRequest {
     }
 
     fn write(&self) -> Option<(Op, GivenName)> {
-        let id = convert::request_id(self.request_id)?;
+        let id = convert::request_id(self.request_id, Share::default())?;
         Some((convert::deregister(Self { request_id: None, ..self.clone() }).ok()?, id))
     }
 }
