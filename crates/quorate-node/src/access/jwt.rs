@@ -102,8 +102,13 @@ pub(crate) fn verify(
         matching.map(|rule| Grant { until: until(&rule.grant), ..rule.grant.clone() }).collect();
     match grants.is_empty() {
         true => Err(Unidentified::NoRule),
-        false => Ok(Principal::new("jwt", &claims.sub, grants)),
+        false => Ok(Principal::new("jwt", &name(&claims), grants)),
     }
+}
+
+/// A subject is of its issuer: another one may have the same. The first `#` ends the issuer.
+fn name(claims: &Claims) -> String {
+    format!("{}#{}", claims.iss.replace('#', "%23"), claims.sub)
 }
 
 /// The rules whose key has signed the token, and what it has signed.

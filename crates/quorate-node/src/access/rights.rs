@@ -109,7 +109,7 @@ pub(crate) struct Principal {
 impl Principal {
     /// `name` may have been chosen by a stranger: it is made fit for a log.
     pub(crate) fn new(kind: &str, name: &str, grants: Vec<Grant>) -> Self {
-        const NAME_MAX: usize = 256;
+        const NAME_MAX: usize = 512;
         let name: String = name.escape_debug().take(NAME_MAX).collect();
         Self { name: format!("{kind}:{name}"), grants, node: None }
     }

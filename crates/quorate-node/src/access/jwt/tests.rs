@@ -98,7 +98,7 @@ fn a_service_account_token_is_a_credential_by_its_nested_claims() {
     let rules = [rule(&keys, &by, "shop"), rule(&keys, &[by[0]], "shared")];
     let token = issuer.issue(&of_kubernetes());
     let principal = verify(&token, &rules, "prod", NOW).unwrap();
-    assert_eq!(principal.name(), "jwt:system:serviceaccount:shop:web");
+    assert_eq!(principal.name(), "jwt:https://issuer#system:serviceaccount:shop:web");
     assert!(principal.may(Role::Register, SHOP, NOW));
     let shared = Reach::Service { namespace: "shared", name: "web" };
     assert!(principal.may(Role::Register, shared, NOW), "the rules that match count together");
@@ -113,6 +113,27 @@ fn a_service_account_token_is_a_credential_by_its_nested_claims() {
     of_other["kubernetes.io"]["namespace"] = json!("evil");
     let refused = verify(&issuer.issue(&of_other), &rules, "prod", NOW);
     assert_eq!(refused, Err(Unidentified::NoRule));
+}
+
+/// Both have a caller of this name: in logs, and in what is remembered of writes, they are two.
+#[test]
+fn the_same_subject_of_two_issuers_is_two_principals() {
+    let (one, two) = (Issuer::new(), Issuer::new());
+    let by = [("kubernetes.io.namespace", "shop")];
+    let rule_of = |issuer: &Issuer, name: &str| Rule {
+        issuer: name.to_owned(),
+        ..rule(&keys(&[issuer.public()]), &by, "shop")
+    };
+    let name = |issuer: &Issuer, iss: &str, sub: &str| {
+        let rules = [rule_of(&one, "https://one"), rule_of(&two, "https://one#two")];
+        let mut claims = of_kubernetes();
+        (claims["iss"], claims["sub"]) = (json!(iss), json!(sub));
+        verify(&issuer.issue(&claims), &rules, "prod", NOW).unwrap().name().to_owned()
+    };
+    assert_eq!(name(&one, "https://one", "web"), "jwt:https://one#web");
+    assert_eq!(name(&two, "https://one#two", "web"), "jwt:https://one%23two#web");
+    let of_one = name(&one, "https://one", "two#web");
+    assert_ne!(of_one, name(&two, "https://one#two", "web"));
 }
 
 /// CVE-2026-25537 (jsonwebtoken): a time of another type counted as none. CVE-2020-13170 (Consul):
@@ -307,7 +328,7 @@ async fn a_service_account_token_is_the_bearer_as_long_as_its_key_is_there() {
     let of = |bearer| access.identify(None, Some(bearer));
     for _ in 0..2 {
         let principal = of(&old).unwrap();
-        assert_eq!(principal.name(), "jwt:system:serviceaccount:shop:web");
+        assert_eq!(principal.name(), "jwt:https://issuer#system:serviceaccount:shop:web");
         assert!(principal.may(Role::Read, SHOP, now));
         assert_eq!(of(&new).unwrap_err(), Unidentified::Unknown);
     }
