@@ -24,6 +24,7 @@
 //! | `rolled_back` | nodes on older copies of their directories |
 //! | `strangers`, `impostor` | what no peer can do to the log, whatever it says |
 //! | `removed`, `evicted` | a node that was taken out; one that goes on as if it led |
+//! | `audit_lines` | what the audit log says of whom and what |
 //! | `standing` | what a node says of its place in its cluster, and of its condition |
 //! | `moving` | nodes that come back under other addresses |
 //! | `candidates` | which of several candidates at the same moment goes on |
@@ -36,6 +37,7 @@
 mod cluster {
     mod admin;
     mod arriving;
+    mod audit_lines;
     mod authority;
     mod backups;
     mod calls;

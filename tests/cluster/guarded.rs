@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use quorate_node::Audit;
 use quorate_proto::v1::ListMembersRequest;
+use serde_json::Value;
 use tempfile::TempDir;
 use tonic::Request;
 
@@ -16,18 +18,30 @@ pub(crate) const ROOT: &str = "qrt_root";
 pub(crate) struct Guarded {
     pub(crate) cluster: Cluster,
     file: PathBuf,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Guarded {
     /// Starts this number of nodes, which follow an access file with this text and [`ROOT`].
     pub(crate) async fn start(size: u64, access: &str) -> Self {
+        Self::start_with(size, access, false).await
+    }
+
+    /// The same, and each writes an audit log.
+    pub(crate) async fn start_audited(size: u64, access: &str) -> Self {
+        Self::start_with(size, access, true).await
+    }
+
+    async fn start_with(size: u64, access: &str, audited: bool) -> Self {
         let mut cluster = Cluster::prepare_founders(size).await;
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("access.toml");
         write(&file, access);
         for id in 1..=size {
-            cluster.config_mut(id).access = Some(file.clone());
+            let config = cluster.config_mut(id);
+            config.access = Some(file.clone());
+            let log = dir.path().join(format!("audit-{id}"));
+            config.audit = audited.then_some(Audit { file: log, required: false });
             cluster.restart(id).await;
         }
         for id in 1..=size {
@@ -40,7 +54,15 @@ impl Guarded {
             })
             .await;
         }
-        Self { cluster, file, _dir: dir }
+        Self { cluster, file, dir }
+    }
+
+    /// The lines of a node's audit log of one method, in order.
+    pub(crate) fn audit(&self, id: u64, method: &str) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.dir.path().join(format!("audit-{id}"))).unwrap();
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let lines = whole.map(|line| serde_json::from_str::<Value>(line).expect(line));
+        lines.filter(|line| line["method"] == method).collect()
     }
 
     /// The nodes will see it within ten seconds.

@@ -18,8 +18,8 @@ use super::harness::{Cluster, SOON, eventually};
 use super::stream::{Stream, subscribe_to};
 
 /// An answer: its status, its headers, its body.
-struct Answer {
-    status: u16,
+pub(super) struct Answer {
+    pub(super) status: u16,
     headers: String,
     body: String,
 }
@@ -39,7 +39,7 @@ async fn exchange(to: SocketAddr, request: &[u8]) -> Option<Answer> {
     Some(Answer { status, headers: headers.to_lowercase(), body: body.to_owned() })
 }
 
-async fn get(to: SocketAddr, path: &str, token: Option<&str>) -> Option<Answer> {
+pub(super) async fn get(to: SocketAddr, path: &str, token: Option<&str>) -> Option<Answer> {
     let authorization =
         token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
     let request =

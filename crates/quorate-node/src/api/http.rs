@@ -7,6 +7,7 @@
 //! | `/readyz` | 200, or 503 and why calls should go to another node |
 //! | `/metrics` | everything that is measured, for Prometheus; needs the role `read` for everything |
 
+mod door;
 mod scrape;
 
 use std::fmt::Write as _;
@@ -14,19 +15,18 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Extension, State};
-use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use quorate_log::SnapshotStore;
 
-use crate::access::{self, Role};
+use crate::access::Role;
 use crate::net::connections::{Connections, Line};
 use crate::net::tls::Tls;
 use crate::node::Node;
 use crate::runtime::blocking;
 use crate::types::{LogStore, TypeConfig};
-use crate::wall;
 
 /// A node whose state is older than this is not ready, ms: its leader is far away, or it is not
 /// caught up. Longer than an election takes.
@@ -98,36 +98,15 @@ async fn metrics(
     Extension(line): Extension<Arc<Line>>,
     headers: HeaderMap,
 ) -> Response {
-    if let Some(refused) = refusal(&observed.node, &line, &headers) {
+    // The names of services are among what is measured.
+    let refused = door::refusal(&observed.node, "GET /metrics", Role::Read, &line, &headers);
+    if let Some(refused) = refused {
         return refused;
     }
     match blocking(move || scrape::text(&observed)).await {
         Ok(text) => ([(CONTENT_TYPE, PROMETHEUS)], text).into_response(),
         Err(panicked) => {
             (StatusCode::INTERNAL_SERVER_ERROR, format!("{panicked}\n")).into_response()
-        }
-    }
-}
-
-/// The names of services are among what is measured, so it is for callers who may read all; `None`:
-/// this is one.
-fn refusal(node: &Node, line: &Line, headers: &HeaderMap) -> Option<Response> {
-    let access = node.access();
-    if !access.is_checked() {
-        return None;
-    }
-    let principal = access::authorization(headers)
-        .and_then(|authorization| access.identify(line.certificate(), authorization));
-    match principal {
-        Ok(principal) if principal.may_all(Role::Read, wall::now()) => None,
-        Ok(principal) => {
-            let needs = format!("{} needs the role read for all namespaces\n", principal.name());
-            Some((StatusCode::FORBIDDEN, needs).into_response())
-        }
-        Err(unidentified) => {
-            let how = [(WWW_AUTHENTICATE, "Bearer")];
-            let why = format!("{unidentified}\n");
-            Some((StatusCode::UNAUTHORIZED, how, why).into_response())
         }
     }
 }

@@ -60,7 +60,8 @@ fn renewed(
             let answers = match caller.again(&node) {
                 Ok(caller) => renew_all(&node, &caller, messages, patience).await,
                 Err(status) => {
-                    caller.refused(&node, Method::RenewStream, Subject::default(), &status);
+                    let subject = Subject::of_leases(named(&messages).into_iter());
+                    caller.refused(&node, Method::RenewStream, subject, &status);
                     vec![Err(status)]
                 }
             };
@@ -90,6 +91,12 @@ fn news(
         let told = || RenewResponse { news: true, ..answer(&node, Vec::new(), revision) };
         std::future::ready(is_told.then(told))
     })
+}
+
+/// The leases that these messages name.
+fn named(messages: &[Result<RenewRequest, Status>]) -> Vec<u64> {
+    let renewals = messages.iter().flatten().flat_map(|message| &message.renewals);
+    renewals.map(|renewal| renewal.lease_id).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -49,7 +49,7 @@ pub(super) fn check(
     match &touched.what {
         What::Nothing if principal.may_some(role, now) => Ok(()),
         What::Nothing => Err(denied(principal, role, "")),
-        What::Cluster => may(Reach::Cluster),
+        What::Cluster(_) => may(Reach::Cluster),
         What::Member(id) => may(Reach::Member(*id)),
         What::Instances(names) => names.iter().try_for_each(|(name, _)| service(name)),
         What::Services(names) => names.iter().try_for_each(|name| service(name)),

@@ -40,6 +40,18 @@ impl fmt::Display for NotTheirs {
 
 impl Error for NotTheirs {}
 
+/// What was refused, where the call did not begin with it: the first message of a stream had it.
+#[derive(Debug)]
+struct About(Subject);
+
+impl fmt::Display for About {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("it is about what the stream asked for")
+    }
+}
+
+impl Error for About {}
+
 /// An answer to a write that stands at this revision.
 pub(super) fn standing<A>(revision: u64, answer: A) -> Response<A> {
     let mut response = Response::new(answer);
@@ -50,6 +62,12 @@ pub(super) fn standing<A>(revision: u64, answer: A) -> Response<A> {
 /// A refusal for want of a right, whatever it looks like.
 pub(super) fn not_theirs(mut refusal: Status) -> Status {
     refusal.set_source(Arc::new(NotTheirs));
+    refusal
+}
+
+/// A refusal, and what it is about.
+pub(super) fn about(mut refusal: Status, subject: Subject) -> Status {
+    refusal.set_source(Arc::new(About(subject)));
     refusal
 }
 
@@ -80,6 +98,8 @@ impl Told {
         let stands = answer.as_ref().ok().and_then(|answer| answer.extensions().get::<Stands>());
         let decision = if is_denied { Decision::Denied } else { Decision::Allowed };
         let Self { method, subject, request, from, principal, place } = self;
+        let about = refused.and_then(|status| status.source()?.downcast_ref::<About>());
+        let subject = about.map_or(subject, |About(subject)| subject.clone());
         let event = Event {
             time: wall::stamp(),
             node: node.id(),

@@ -6,8 +6,8 @@ use quorate_proto::v1::{
     AddNodeRequest, BackupRequest, DeregisterRequest, FetchRequest, InstanceRef,
     ListDependentsRequest, ListMembersRequest, ListOverridesRequest, ListServicesRequest,
     RegisterRequest, RemoveNodeRequest, RenewRequest, ReplaceNodeRequest, SetOverrideRequest,
-    StatusRequest, TransferLeaderRequest, TriggerSnapshotRequest, UpdateRequest, UpgradeRequest,
-    WatchSubscribe,
+    StatusRequest, TransferLeaderRequest, TriggerSnapshotRequest, UpdateRequest, UpgradeAction,
+    UpgradeRequest, WatchSubscribe,
 };
 use quorate_state::{Op, Share};
 
@@ -30,8 +30,8 @@ pub(super) struct Touched<'a> {
 pub(super) enum What<'a> {
     /// Nothing that has a name, or only leases.
     Nothing,
-    /// The cluster itself, with all that it holds.
-    Cluster,
+    /// The cluster itself, with all that it holds; which nodes of it, or what is to be done.
+    Cluster(Vec<String>),
     /// The membership of this node.
     Member(u64),
     /// By service and id.
@@ -74,8 +74,9 @@ impl<'a> Touched<'a> {
                 (first.map(|name| (*name).to_owned()).collect(), names.len())
             }
             What::Prefix(prefix) => (vec![format!("{prefix}*")], 1),
-            What::Member(id) => (vec![format!("node {id}")], 1),
-            What::Nothing | What::Cluster => (Vec::new(), 0),
+            What::Member(id) => (vec![node(*id)], 1),
+            What::Cluster(names) => (names.clone(), names.len()),
+            What::Nothing => (Vec::new(), 0),
         };
         let has_namespace =
             matches!(self.what, What::Instances(_) | What::Services(_) | What::Prefix(_));
@@ -95,6 +96,10 @@ impl<'a> Touched<'a> {
 
 /// Characters of a name in an audit line, at most: it may be no name at all.
 const NAME_MAX: usize = 256;
+
+fn node(id: u64) -> String {
+    format!("node {id}")
+}
 
 fn of_instance(instance: &InstanceRef) -> (&str, &str) {
     (&instance.service, &instance.id)
@@ -198,15 +203,31 @@ impl Touches for AddNodeRequest {
 }
 
 macro_rules! touches {
-    ($what:ident: $($request:ident)*) => {
+    ($($request:ident: $what:expr;)*) => {
         $(impl Touches for $request {
             fn touches(&self) -> Touched<'_> {
-                Touched::of("", What::$what)
+                let what: fn(&Self) -> What<'static> = $what;
+                Touched::of("", what(self))
             }
         })*
     };
 }
 
-touches!(Nothing: ListMembersRequest StatusRequest);
-touches!(Cluster: RemoveNodeRequest ReplaceNodeRequest TransferLeaderRequest);
-touches!(Cluster: TriggerSnapshotRequest BackupRequest UpgradeRequest);
+touches! {
+    ListMembersRequest: |_| What::Nothing;
+    StatusRequest: |_| What::Nothing;
+    RemoveNodeRequest: |it| What::Cluster(vec![node(it.id)]);
+    ReplaceNodeRequest: |it| What::Cluster(vec![node(it.old_id), node(it.new_id)]);
+    // Without one, the node chooses.
+    TransferLeaderRequest: |it| match it.to_id {
+        0 => What::Cluster(Vec::new()),
+        id => What::Cluster(vec![node(id)]),
+    };
+    UpgradeRequest: |it| What::Cluster(match it.action() {
+        UpgradeAction::Unspecified => Vec::new(),
+        UpgradeAction::Finalize => vec!["finalize".to_owned()],
+        UpgradeAction::Hold => vec!["hold".to_owned()],
+    });
+    TriggerSnapshotRequest: |_| What::Cluster(Vec::new());
+    BackupRequest: |_| What::Cluster(Vec::new());
+}

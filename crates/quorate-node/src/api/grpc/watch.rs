@@ -21,7 +21,7 @@ use tonic::{Status, Streaming};
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{Call, Caller, Method};
 use crate::api::grpc::touched::Touches as _;
-use crate::api::grpc::{header, is_foreign, rights};
+use crate::api::grpc::{header, is_foreign, rights, told};
 use crate::applied::hub::Filter;
 use crate::applied::shared_event::SharedEvent;
 use crate::applied::subscription::{Begin, Message, Positioned, Subscription};
@@ -44,7 +44,8 @@ pub(super) async fn answers(
         return Err(CallError::from(Invalid::text("kind", "", must)).into());
     };
     let touched = subscribe.touches();
-    rights::check(&caller.principal, Method::Watch.needed(), &touched)?;
+    let judged = rights::check(&caller.principal, Method::Watch.needed(), &touched);
+    judged.map_err(|refusal| told::about(refusal, touched.subject()))?;
     let filter = convert::watch_filter(&subscribe).map_err(CallError::from)?;
     node.check_member()?;
     let begin = begin(&node, &subscribe, deadline).await?;

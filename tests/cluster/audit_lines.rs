@@ -1,0 +1,138 @@
+//! What a line of the audit log says: of which nodes, which services, which leases, and of requests
+//! over HTTP.
+
+use std::time::Duration;
+
+use quorate_proto::v1::watch_request::Kind as Ask;
+use quorate_proto::v1::{
+    AddNodeRequest, RemoveNodeRequest, ReplaceNodeRequest, TransferLeaderRequest, UpgradeAction,
+    UpgradeRequest, WatchRequest, WatchSubscribe,
+};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use super::calls::{assert_refused, registration, renewal, spec};
+use super::guarded::{Guarded, ROOT, by, entry};
+use super::harness::eventually;
+use super::metrics::get;
+use super::stream::{subscribe_to, subscribe_to_prefix};
+
+const WATCH: &str = "quorate.v1.Registry/Watch";
+
+fn orders(role: &str) -> String {
+    format!("role = '{role}'\nnamespace = 'default'\nprefix = 'orders'")
+}
+
+/// The only line of a method.
+async fn line(guarded: &Guarded, method: &str) -> Value {
+    let lines = || async { guarded.audit(1, method).pop() };
+    eventually(&format!("{method} has a line"), lines).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_for_nodes_say_which() {
+    let guarded = Guarded::start_audited(1, "").await;
+    let admin = || guarded.cluster.admin(1);
+    let root = Some(ROOT);
+    let (old_id, new_id, peer_address) = (98, 99, "127.0.0.1:9".to_owned());
+    let done = [
+        admin().add_node(by(root, AddNodeRequest { id: 97, ..<_>::default() })).await.map(drop),
+        admin().remove_node(by(root, RemoveNodeRequest { id: 96 })).await.map(drop),
+        admin()
+            .replace_node(by(root, ReplaceNodeRequest { old_id, new_id, peer_address }))
+            .await
+            .map(drop),
+        admin().transfer_leader(by(root, TransferLeaderRequest { to_id: 95 })).await.map(drop),
+    ];
+    assert!(done.iter().all(Result::is_err), "there is one node: {done:?}");
+    let hold = UpgradeRequest { action: UpgradeAction::Hold.into() };
+    admin().upgrade(by(root, hold)).await.unwrap();
+    for (method, names) in [
+        ("AddNode", json!(["node 97"])),
+        ("RemoveNode", json!(["node 96"])),
+        ("ReplaceNode", json!(["node 98", "node 99"])),
+        ("TransferLeader", json!(["node 95"])),
+        ("Upgrade", json!(["hold"])),
+    ] {
+        let line = line(&guarded, &format!("quorate.v1.Admin/{method}")).await;
+        assert_eq!(line["names"], names, "{line}");
+        assert_eq!((&line["decision"], &line["namespace"]), (&json!("allowed"), &Value::Null));
+    }
+}
+
+async fn watch(guarded: &Guarded, token: &str, subscribe: WatchSubscribe) -> Result<(), Status> {
+    let ask = WatchRequest { kind: Some(Ask::Subscribe(subscribe)) };
+    let asks = tokio_stream::iter([ask]);
+    guarded.cluster.registry(1).watch(by(Some(token), asks)).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_watch_says_of_what() {
+    let guarded = Guarded::start_audited(1, &entry("qrt_part", &orders("read"))).await;
+    let many: Vec<String> = (0..12).map(|at| format!("pay{at:02}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let elsewhere = WatchSubscribe { namespace: "shop".to_owned(), ..subscribe_to(&["orders"]) };
+    let long = "x".repeat(1_000);
+    for (subscribe, namespace, names, count) in [
+        (subscribe_to_prefix("order"), "default", json!(["order*"]), 1),
+        (elsewhere, "shop", json!(["orders"]), 1),
+        (subscribe_to(&many), "default", json!(many[..10]), 12),
+        (subscribe_to(&[&long]), "default", json!([&long[..256]]), 1),
+    ] {
+        let before = guarded.audit(1, WATCH).len();
+        assert_refused(watch(&guarded, "qrt_part", subscribe).await, Code::PermissionDenied, &[]);
+        let told = || async { (guarded.audit(1, WATCH).len() > before).then_some(()) };
+        eventually("it has a line", told).await;
+        let line = guarded.audit(1, WATCH).pop().unwrap();
+        assert_eq!(line["principal"], "token:part", "{line}");
+        let expected = (&json!(namespace), &names, &json!(count));
+        assert_eq!((&line["namespace"], &line["names"], &line["count"]), expected, "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewals_of_a_caller_that_is_not_known_any_more_say_which() {
+    let guarded = Guarded::start_audited(1, &entry("qrt_gone", &orders("register"))).await;
+    let mut registry = guarded.cluster.registry(1);
+    let request = by(Some("qrt_gone"), registration(vec![spec("orders", "a")]));
+    let lease = registry.register(request).await.unwrap().into_inner().lease_id;
+    let (requests, asked) = mpsc::channel(1);
+    let stream = registry.renew_stream(by(Some("qrt_gone"), ReceiverStream::new(asked)));
+    requests.send(renewal([lease])).await.unwrap();
+    let mut answers = stream.await.unwrap().into_inner();
+    answers.message().await.unwrap().expect("it is renewed");
+    guarded.rewrite("");
+    let mut pace = tokio::time::interval(Duration::from_millis(300));
+    let refused = loop {
+        pace.tick().await;
+        requests.send(renewal([lease])).await.unwrap();
+        if let Err(refused) = answers.message().await {
+            break refused;
+        }
+    };
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    let line = line(&guarded, "quorate.v1.Registry/RenewStream").await;
+    assert_eq!((&line["leases"], &line["count"]), (&json!([lease]), &json!(1)), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_request_over_http_has_a_line() {
+    let guarded = Guarded::start_audited(1, &entry("qrt_part", &orders("read"))).await;
+    let http = guarded.cluster.http_address(1);
+    for (token, status) in [(Some(ROOT), 200), (Some("qrt_part"), 403), (Some("qrt_wrong"), 401)] {
+        assert_eq!(get(http, "/metrics", token).await.unwrap().status, status);
+    }
+    let both = || async { Some(guarded.audit(1, "GET /metrics")).filter(|all| all.len() > 1) };
+    let lines = eventually("both refusals have a line, and no other", both).await;
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    let unknown = [json!(null), json!("UNAUTHENTICATED")];
+    for (line, expected) in
+        lines.iter().zip([[json!("token:part"), json!("PERMISSION_DENIED")], unknown])
+    {
+        assert_eq!([&line["principal"], &line["code"]], expected.each_ref(), "{line}");
+        assert_eq!((&line["decision"], &line["from"]), (&json!("denied"), &json!("127.0.0.1")));
+        assert!(line["reason"].as_str().is_some_and(|why| !why.is_empty()), "{line}");
+    }
+}
