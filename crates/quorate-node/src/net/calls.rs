@@ -89,7 +89,7 @@ impl UnderWay {
         let of_address = line.begin_call(self.is_open);
         let before = self.count.fetch_add(1, Ordering::Relaxed);
         let call = Call { line, of: self.clone() };
-        let Refusals { in_all, of_address: of_one } = &self.refusals;
+        let Refusals { in_all, of_address: of_one, .. } = &self.refusals;
         for (under_way, limit, place, refused) in [
             (before, self.max, "at this node", in_all),
             (of_address, self.per_address_max, "from this address", of_one),

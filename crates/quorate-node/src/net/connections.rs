@@ -47,11 +47,13 @@ pub(crate) struct Limits {
     pub(crate) idle: Duration,
 }
 
-/// Counts what is refused, for there are too many in all or too many from one address.
+/// Counts what is refused, for there are too many in all or too many from one address, and the
+/// silent connections that gave way.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Refusals {
     pub(crate) in_all: Counter,
     pub(crate) of_address: Counter,
+    pub(crate) gave_way: Counter,
 }
 
 /// A listener's connections, with their limits.

@@ -64,6 +64,7 @@ pub(super) fn client_connections(node: &Node) -> Arc<Connections> {
     let refusals = Refusals {
         in_all: node.meters().refused("connections"),
         of_address: node.meters().refused("connections_of_address"),
+        gave_way: node.meters().refused("silent_connections"),
     };
     Connections::new("clients", client_limits(node.tunables()), refusals)
 }
@@ -79,6 +80,7 @@ pub(super) fn serve_clients<H: Health>(
     let refusals = Refusals {
         in_all: node.meters().refused("calls"),
         of_address: node.meters().refused("calls_of_address"),
+        ..Refusals::default()
     };
     let under_way = calls_under_way("clients", node.tunables(), refusals);
     let open = open_calls(&node);
@@ -176,7 +178,8 @@ fn open_calls(node: &Arc<Node>) -> Open {
 /// Both limits of a listener that is not for clients count together.
 fn one_lane(meters: &Meters, lane: &'static str) -> Refusals {
     let refused = meters.refused(lane);
-    Refusals { in_all: refused.clone(), of_address: refused }
+    let gave_way = meters.refused("silent_connections");
+    Refusals { in_all: refused.clone(), of_address: refused, gave_way }
 }
 
 /// Peers may share an address.

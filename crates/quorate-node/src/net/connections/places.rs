@@ -38,7 +38,12 @@ impl Connections {
         let is_full =
             live.lines.len() >= self.limits.in_all || of_address >= self.limits.per_address;
         if is_full || gave_way.is_some() {
-            self.tell(&mut live, from, all_taken);
+            match (gave_way.is_some(), all_taken) {
+                (true, _) => self.refusals.gave_way.inc(),
+                (false, true) => self.refusals.in_all.inc(),
+                (false, false) => self.refusals.of_address.inc(),
+            };
+            self.tell(&mut live, from);
         }
         let admitted = (!is_full).then(|| self.place(&mut live, from, stream));
         drop(live);
@@ -93,19 +98,16 @@ impl Connections {
         live.remove(oldest)
     }
 
-    fn tell(&self, live: &mut Live, from: Option<IpAddr>, all_taken: bool) {
+    fn tell(&self, live: &mut Live, from: Option<IpAddr>) {
         let of_address = live.connections_from(from);
-        match all_taken {
-            true => self.refusals.in_all.inc(),
-            false => self.refusals.of_address.inc(),
-        };
         if live.told.is_some_and(|told| told.elapsed() < TELL_EVERY) {
             return;
         }
         live.told = Some(Instant::now());
         tracing::warn!(
             of = self.whose,
-            ended = self.refusals.in_all.get() + self.refusals.of_address.get(),
+            ended = self.refusals.gave_way.get(),
+            refused = self.refusals.in_all.get() + self.refusals.of_address.get(),
             last_from = from.map(|from| from.to_string()),
             connections = live.lines.len(),
             of_that_address = of_address,
@@ -206,7 +208,9 @@ mod tests {
         let expected: Vec<bool> = (0..3 * SILENT).map(|at| at < 2 * SILENT).collect();
         assert_eq!(ended, expected);
         assert_eq!(of.count(), SILENT);
-        assert_eq!(of.refusals.of_address.get(), 2 * SILENT as u64);
+        let Refusals { in_all, of_address, gave_way } = &of.refusals;
+        let counted = (in_all.get(), of_address.get(), gave_way.get());
+        assert_eq!(counted, (0, 0, 2 * SILENT as u64), "none was refused");
         drop(all);
         let live = of.lock();
         assert!(live.lines.is_empty() && live.by_address.is_empty(), "all places are given back");
