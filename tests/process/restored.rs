@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use quorate_client::Consistency;
 
-use crate::cli::{Ran, ask, quorate};
+use crate::cli::{Ran, Running, ask, quorate};
 use crate::cluster::{Cluster, LEADER_WITHIN};
 use crate::crowd::Crowd;
 use crate::wait::eventually;
@@ -186,4 +187,36 @@ async fn backups_and_data_are_their_owners_and_other_files_stay() {
     for file in files.into_iter().chain(snapshots) {
         assert_eq!(mode(&file), 0o600, "{}", file.display());
     }
+}
+
+/// The names of what is a backup or a part of one.
+fn backups_in(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|item| item.unwrap().file_name());
+    let names = names.map(|name| name.to_string_lossy().into_owned());
+    names.filter(|name| name.contains("backup")).collect()
+}
+
+/// What it had written of it was left, in a hidden file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_interrupted_leaves_nothing() {
+    let cluster = Cluster::start(1).await;
+    let file = cluster.dir().join("registry.backup");
+    for _ in 0..100 {
+        let running = Running::ask(&cluster.all(), &format!("cluster backup {}", file.display()));
+        let begun = Instant::now();
+        while backups_in(cluster.dir()).is_empty() {
+            assert!(begun.elapsed() < LEADER_WITHIN, "{}", running.err());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let ran = running.interrupt().await;
+        if ran.code == 0 {
+            // It was faster.
+            fs::remove_file(&file).unwrap();
+            continue;
+        }
+        ran.expect(1).says(&["interrupted"]);
+        assert_eq!(backups_in(cluster.dir()), [""; 0]);
+        return;
+    }
+    panic!("each was done before it could be interrupted");
 }

@@ -20,6 +20,7 @@ use crate::failure::Failure;
 use crate::json;
 use crate::output::{self, Format, Table};
 use crate::patience::{told, trying};
+use crate::signals::Stop;
 
 pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
     match command {
@@ -131,13 +132,20 @@ async fn backup(file: &Path, args: &ClientArgs, admin: &Admin) -> Result<(), Fai
     if exists {
         return Err(is_there(file));
     }
+    // Caught from here on: a process that a signal ends takes nothing away.
+    let mut stop = Stop::listen()?;
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
     let name = format!(".{}-", file.file_name().unwrap_or_default().to_string_lossy());
     let mut partial = tempfile::Builder::new();
     partial.prefix(&name).suffix(".partial");
     let partial = partial.tempfile_in(parent.unwrap_or(Path::new(".")));
     let partial = partial.map_err(|error| on_file(file, &error))?;
-    let (bytes, index) = write_backup(&partial, admin).await?;
+    let (bytes, index) = tokio::select! {
+        written = write_backup(&partial, admin) => written?,
+        () = stop.requested() => {
+            return Err(Failure::failed("the backup was interrupted; nothing is left of it"));
+        }
+    };
     partial.persist_noclobber(file).map_err(|error| match error.error.kind() {
         std::io::ErrorKind::AlreadyExists => is_there(file),
         _ => on_file(file, &error.error),
