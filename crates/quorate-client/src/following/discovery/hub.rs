@@ -379,15 +379,22 @@ fn next_audit(shared: &Shared) -> BoxFuture<'_, bool> {
 
 /// Takes what the stream brought.
 async fn take(shared: &Shared, follower: &mut Follower, stream: &mut Stream, event: Event) {
-    match event {
+    let taken = match event {
         Event::Due(to) => return follower.relocate(stream, to).await,
-        Event::Taken(Taken::Leader(_)) => shared.topics().belongs_to(stream.cluster_id()),
-        Event::Taken(Taken::Part) => {}
-        Event::Taken(Taken::Snapshot { services, revision }) => {
+        Event::Taken(taken) => taken,
+    };
+    // First: whoever waits for the view asks for its age then.
+    if stream.is_fresh() {
+        shared.fresh();
+    }
+    match taken {
+        Taken::Leader(_) => shared.topics().belongs_to(stream.cluster_id()),
+        Taken::Part => {}
+        Taken::Snapshot { services, revision } => {
             shared.topics().replace(stream.services(), revision, services);
             shared.to_be_saved(stream.services().iter().cloned());
         }
-        Event::Taken(Taken::Changes { changes, revision }) => {
+        Taken::Changes { changes, revision } => {
             let changed = {
                 let mut topics = shared.topics();
                 let changed = topics.apply(changes);
@@ -396,8 +403,5 @@ async fn take(shared: &Shared, follower: &mut Follower, stream: &mut Stream, eve
             };
             shared.to_be_saved(changed);
         }
-    }
-    if stream.is_fresh() {
-        shared.fresh();
     }
 }
