@@ -17,7 +17,7 @@
 //! | `rights*`, `guarded` | who may call what, and for how long; a cluster with an access file |
 //! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
 //! | `clock`, `failover`, `outage` | when leases end, and when not; leaders that stay; all nodes down |
-//! | `metrics` | what the HTTP listener answers |
+//! | `metrics`, `http_*` | what the HTTP listener answers; its JSON API |
 //! | `once` | no write is done twice |
 //! | `succession` | who can end a node by saying that its cluster has a successor |
 //! | `founding` | a cluster's identity; no second one is founded |
@@ -53,6 +53,8 @@ mod cluster {
     mod guarded;
     mod harness;
     mod health;
+    mod http_api;
+    mod http_watch;
     mod idle;
     mod impostor;
     mod leases;

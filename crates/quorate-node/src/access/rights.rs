@@ -134,6 +134,11 @@ impl Principal {
         self.node.is_some() || self.grants.iter().any(|grant| grant.is_live(now))
     }
 
+    /// Its rights at this time.
+    pub(crate) fn rights(&self, now: Seconds) -> impl Iterator<Item = &Grant> {
+        self.grants.iter().filter(move |grant| grant.is_live(now))
+    }
+
     /// When the next of its rights ends.
     pub(crate) fn next_end(&self, now: Seconds) -> Option<Seconds> {
         self.grants.iter().filter_map(|grant| grant.until).filter(|until| *until > now).min()

@@ -6,9 +6,20 @@
 //! | `/healthz` | 200 as long as the process answers at all |
 //! | `/readyz` | 200, or 503 and why calls should go to another node |
 //! | `/metrics` | everything that is measured, for Prometheus; needs the role `read` for everything |
+//! | `/api/v1/...` | what gRPC answers, in JSON (`api/http/routes.rs`) |
 
+mod asked;
+mod body;
 mod door;
+mod problem;
+mod query;
+mod reading;
+mod routes;
 mod scrape;
+mod shown;
+mod shown_status;
+mod watching;
+mod writing;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -51,8 +62,9 @@ pub(crate) fn router(observed: Observed) -> Router {
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .nest("/api/v1", routes::router(observed.node.clone()))
         .fallback(|| async {
-            (StatusCode::NOT_FOUND, "there are /healthz, /readyz and /metrics here\n")
+            (StatusCode::NOT_FOUND, "there are /healthz, /readyz, /metrics and /api/v1/ here\n")
         })
         .with_state(observed)
 }

@@ -277,6 +277,12 @@ pub(crate) struct CountedBody {
     _call: Option<Call>,
 }
 
+impl CountedBody {
+    pub(super) fn new(body: Body, call: Call) -> Self {
+        Self { body, _call: Some(call) }
+    }
+}
+
 impl http_body::Body for CountedBody {
     type Data = Bytes;
     type Error = Status;

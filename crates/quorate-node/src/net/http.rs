@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 use tower::ServiceExt;
 
-use crate::net::calls::{UnderWay, ends};
+use crate::net::calls::{CountedBody, UnderWay, ends};
 use crate::net::connections::{Admitted, Line};
 use crate::net::tls::Security;
 
@@ -29,6 +29,8 @@ const HEADERS_MAX: usize = 16 * 1024;
 const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 /// A request is answered within this time, or refused.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// What begins so is bounded by what answers it: each call has a deadline, and some are to wait.
+const BOUNDED_BY_ITSELF: &str = "/api/";
 /// A connection that is to end has this long for the answer that is under way.
 const END_GRACE: Duration = Duration::from_secs(5);
 
@@ -76,7 +78,7 @@ async fn answer(
     line: &Arc<Line>,
     mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
-    let _call = match calls.begin(line.clone()) {
+    let call = match calls.begin(line.clone()) {
         Ok(call) => call,
         Err(status) => {
             let refused = (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", status.message()));
@@ -84,6 +86,13 @@ async fn answer(
         }
     };
     request.extensions_mut().insert(line.clone());
+    if request.uri().path().starts_with(BOUNDED_BY_ITSELF) {
+        let answered = router.oneshot(request).await?;
+        // Its body may go on for long.
+        let whole =
+            |body| axum::body::Body::new(CountedBody::new(tonic::body::Body::new(body), call));
+        return Ok(answered.map(whole));
+    }
     match timeout(ANSWER_WITHIN, router.oneshot(request)).await {
         Ok(answered) => answered,
         Err(_elapsed) => {

@@ -7,6 +7,7 @@ use quorate_state::Op;
 use tonic::Streaming;
 
 use crate::api::grpc::touched::{Touched, Touches};
+use crate::api::grpc::watch::Asks;
 use crate::error::CallError;
 use crate::node::requests::GivenName;
 
@@ -40,6 +41,20 @@ impl<T: Message + Touches> Arrived for T {
 /// The handler checks each message of a stream: its [size](check_size), and what the caller
 /// [may](rights).
 impl<T> Arrived for Streaming<T> {
+    fn check_size(&self) -> Result<(), CallError> {
+        Ok(())
+    }
+
+    fn touched(&self) -> Touched<'_> {
+        Touched::nothing()
+    }
+
+    fn named_write(&self) -> Option<(Op, GivenName)> {
+        None
+    }
+}
+
+impl Arrived for Asks {
     fn check_size(&self) -> Result<(), CallError> {
         Ok(())
     }

@@ -10,7 +10,7 @@ use quorate_proto::v1::{
     DeregisterRequest, DeregisterResponse, FetchRequest, ListDependentsRequest,
     ListDependentsResponse, ListMembersRequest, ListMembersResponse, ListServicesRequest,
     ListServicesResponse, RegisterRequest, RegisterResponse, RenewRequest, RenewResponse,
-    ServiceSummary, UpdateRequest, UpdateResponse, WatchRequest,
+    ServiceSummary, UpdateRequest, UpdateResponse, WatchRequest, WatchSubscribe,
 };
 use quorate_state::{LeaseId, Op, Rejection, Reply, ServiceName, Status as State};
 use tonic::{Request, Response, Status, Streaming};
@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
 use crate::api::grpc::told::standing;
+use crate::api::grpc::watch::Asks;
 use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights};
 use crate::error::{CallError, NodeError};
 use crate::node::Node;
@@ -91,7 +92,8 @@ impl Registry for RegistryService {
     }
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Answer<Self::WatchStream> {
-        door::answer(&self.node, Method::Watch, request, |call| self.on_watch(call)).await
+        door::answer(&self.node, Method::Watch, request.map(Asks::new), |call| self.on_watch(call))
+            .await
     }
 
     async fn list_members(
@@ -238,9 +240,18 @@ impl RegistryService {
         caller.counted(&self.node, deadline, answer)
     }
 
+    /// A watch of one that only listens.
+    pub(in crate::api) async fn watch_one(
+        &self,
+        request: Request<WatchSubscribe>,
+    ) -> Answer<Answers<EncodedWatchResponse>> {
+        door::answer(&self.node, Method::Watch, request.map(Asks::one), |call| self.on_watch(call))
+            .await
+    }
+
     async fn on_watch(
         &self,
-        call: Call<Streaming<WatchRequest>>,
+        call: Call<Asks>,
     ) -> Result<Response<Answers<EncodedWatchResponse>>, Status> {
         let answers = super::watch::answers(self.node.clone(), call);
         Ok(Response::new(answers.await?.boxed()))

@@ -122,7 +122,7 @@ impl Told {
 const REASON_MAX: usize = 512;
 
 /// As everybody writes it: `PERMISSION_DENIED`.
-fn name(code: Code) -> String {
+pub(in crate::api) fn name(code: Code) -> String {
     if code == Code::Ok {
         return "OK".to_owned();
     }

@@ -1,13 +1,14 @@
 //! The Watch call: reads the subscription, then turns a [`Subscription`]'s messages into answers,
 //! and takes in acks.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::OptionFuture;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, TryStreamExt as _, stream};
 use prost::Message as _;
 use quorate_log::NodeId;
 use quorate_proto::encoded::v1::encoded_watch_response::Kind;
@@ -16,7 +17,7 @@ use quorate_proto::v1::watch_request::Kind as Ask;
 use quorate_proto::v1::{WatchBookmark, WatchLeader, WatchRequest, WatchSnapshot, WatchSubscribe};
 use quorate_state::{Invalid, Revision};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{Call, Caller, Method};
@@ -30,10 +31,31 @@ use crate::node::Node;
 use crate::node::leadership::Leadership;
 use crate::node::reads::age_ms;
 
+/// What a watcher says, however it comes.
+pub(super) struct Asks(Pin<Box<dyn Stream<Item = Result<WatchRequest, Status>> + Send + Sync>>);
+
+impl Asks {
+    pub(super) fn new(
+        asks: impl Stream<Item = Result<WatchRequest, Status>> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Box::pin(asks))
+    }
+
+    /// Of one that subscribes and says no more.
+    pub(super) fn one(subscribe: WatchSubscribe) -> Self {
+        let ask = WatchRequest { kind: Some(Ask::Subscribe(subscribe)) };
+        Self::new(stream::iter([Ok(ask)]))
+    }
+
+    async fn message(&mut self) -> Result<Option<WatchRequest>, Status> {
+        self.0.try_next().await
+    }
+}
+
 /// Answers a Watch call.
 pub(super) async fn answers(
     node: Arc<Node>,
-    call: Call<Streaming<WatchRequest>>,
+    call: Call<Asks>,
 ) -> Result<impl Stream<Item = Result<EncodedWatchResponse, Status>> + Send + use<>, Status> {
     let Call { message: mut asks, deadline, caller } = call;
     let first = timeout_at(deadline, asks.message()).await;
@@ -124,12 +146,7 @@ async fn lost_right(node: Arc<Node>, caller: Caller, subscribe: WatchSubscribe) 
 
 /// What ends a watch: this node stops, or has lost the cluster for good, or the caller is gone,
 /// sends what is no ack, or may not watch this any more. Acks are only taken in.
-async fn end(
-    node: Arc<Node>,
-    caller: Caller,
-    subscribe: WatchSubscribe,
-    mut asks: Streaming<WatchRequest>,
-) -> Status {
+async fn end(node: Arc<Node>, caller: Caller, subscribe: WatchSubscribe, mut asks: Asks) -> Status {
     let asked = async {
         loop {
             match asks.message().await {

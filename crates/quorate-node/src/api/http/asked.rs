@@ -1,0 +1,193 @@
+//! A request as it came: its path, query, headers and body, and the call of the contract that is
+//! made of it. What browsers are not to do is refused here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::RequestExt as _;
+use axum::body::Body;
+use axum::extract::{FromRequest, RawPathParams, Request};
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
+use futures_util::StreamExt as _;
+use quorate_proto::trailers;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+use tonic::Code;
+use tonic::metadata::MetadataMap;
+
+use crate::api::http::problem::Problem;
+use crate::api::http::query::Query;
+use crate::api::http::routes::Api;
+use crate::net::connections::Line;
+use crate::node::Node;
+
+/// A body, bytes.
+const BODY_MAX: usize = 1024 * 1024;
+/// A body has this long to arrive.
+const BODY_WITHIN: Duration = Duration::from_secs(10);
+
+/// What of a request goes on to the call.
+const PASSED_ON: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static(trailers::REQUEST_ID)];
+
+pub(super) struct Asked {
+    path: Vec<(String, String)>,
+    pub(super) query: Query,
+    pub(super) headers: HeaderMap,
+    body: Vec<u8>,
+    pub(super) line: Arc<Line>,
+}
+
+impl FromRequest<Api> for Asked {
+    type Rejection = Problem;
+
+    async fn from_request(mut request: Request, api: &Api) -> Result<Self, Problem> {
+        check_origin(&api.node, request.method(), request.uri(), request.headers())?;
+        let query = Query::parse(request.uri().query().unwrap_or_default())?;
+        let path = request.extract_parts::<RawPathParams>().await;
+        let path = path.map_err(|error| Problem::invalid("path", "", &error.body_text()))?;
+        let path = path.iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
+        let line = Line::of(request.extensions());
+        let (parts, body) = request.into_parts();
+        let body = whole(&parts.headers, body).await?;
+        if !body.is_empty() || parts.method == Method::POST {
+            check_json(&parts.headers)?;
+        }
+        Ok(Self { path, query, headers: parts.headers, body, line })
+    }
+}
+
+impl Asked {
+    /// A segment of the path. The contract's limits are looked at where those of all calls are.
+    pub(super) fn path(&self, name: &str) -> String {
+        let found = self.path.iter().find(|(of, _)| of == name);
+        found.map(|(_, text)| text.clone()).unwrap_or_default()
+    }
+
+    /// The body.
+    ///
+    /// # Errors
+    /// It is no JSON, or not what is expected.
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            let why = error.to_string();
+            let unknown =
+                why.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+            Problem::invalid(unknown.unwrap_or("body"), "", &why)
+        })
+    }
+
+    /// # Errors
+    /// A body came where none is expected.
+    pub(super) fn no_body(&self) -> Result<(), Problem> {
+        match self.body.is_empty() || self.body == b"{}" {
+            true => Ok(()),
+            false => Err(Problem::invalid("body", "", "this route takes none")),
+        }
+    }
+
+    /// The call that this makes with a message.
+    pub(super) fn call<T>(&self, message: T) -> tonic::Request<T> {
+        let mut headers = HeaderMap::new();
+        for name in &PASSED_ON {
+            for value in self.headers.get_all(name) {
+                headers.append(name, value.clone());
+            }
+        }
+        let mut extensions = http::Extensions::new();
+        extensions.insert(self.line.clone());
+        tonic::Request::from_parts(MetadataMap::from_headers(headers), extensions, message)
+    }
+}
+
+async fn whole(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> {
+    let limit = || format!("at most {BODY_MAX} bytes");
+    let too_large = || {
+        let detail = format!("the body has more than {BODY_MAX} bytes");
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        Problem::new(status, Code::ResourceExhausted, detail).of("body", limit())
+    };
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    if length.and_then(|length| length.parse().ok()).is_some_and(|length: usize| length > BODY_MAX)
+    {
+        return Err(too_large());
+    }
+    let read = async {
+        let mut whole = Vec::new();
+        let mut pieces = body.into_data_stream();
+        while let Some(piece) = pieces.next().await {
+            let broken = |_| Problem::invalid("body", "", "did not arrive whole");
+            whole.extend_from_slice(&piece.map_err(broken)?);
+            if whole.len() > BODY_MAX {
+                return Err(too_large());
+            }
+        }
+        Ok(whole)
+    };
+    timeout(BODY_WITHIN, read).await.unwrap_or_else(|_elapsed| {
+        let detail = format!("the body did not arrive within {} s", BODY_WITHIN.as_secs());
+        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded, detail))
+    })
+}
+
+/// A page may send other types to other machines without asking first.
+fn check_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let found = headers.get(CONTENT_TYPE).and_then(|found| found.to_str().ok()).unwrap_or_default();
+    let essence = found.split(';').next().unwrap_or_default().trim();
+    match essence.eq_ignore_ascii_case("application/json") {
+        true => Ok(()),
+        false => {
+            let must = "must be application/json";
+            let detail = format!("content-type {must}, and is {found:?}");
+            let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            Err(Problem::new(status, Code::InvalidArgument, detail).of("content-type", must))
+        }
+    }
+}
+
+/// Refuses what a page of another origin has a browser do: writes to this node, and, where nobody
+/// needs a credential, anything under a name that only looks like this node's.
+fn check_origin(
+    node: &Node,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<(), Problem> {
+    let refused = |field, limit: &str, detail: String| {
+        let problem = Problem::new(StatusCode::FORBIDDEN, Code::PermissionDenied, detail);
+        Err(problem.of(field, limit))
+    };
+    let reads = [Method::GET, Method::HEAD].contains(method);
+    let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
+    if !reads && !matches!(site, None | Some(b"same-origin" | b"none")) {
+        let must = "must be same-origin or none for what changes something";
+        return refused("sec-fetch-site", must, format!("sec-fetch-site {must}"));
+    }
+    if node.access().is_checked() {
+        return Ok(());
+    }
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let host = uri.authority().map(|authority| authority.as_str()).or(host).unwrap_or_default();
+    if is_own_name(node, host) {
+        return Ok(());
+    }
+    let must = "must be an address, localhost, or a host under which a member is known";
+    refused("host", must, format!("the header host {must}, as no credentials are asked for here"))
+}
+
+/// Whoever may point a name to this machine may not point an address to it.
+fn is_own_name(node: &Node, host: &str) -> bool {
+    let name = without_port(host);
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    let is = |other: &str| name.eq_ignore_ascii_case(without_port(other));
+    address.parse::<std::net::IpAddr>().is_ok()
+        || is("localhost")
+        || node.members().iter().any(|member| is(&member.member.client_address))
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}

@@ -1,0 +1,258 @@
+//! The bodies of requests. What they do not know is refused.
+
+use std::collections::BTreeMap;
+
+use quorate_proto::v1::{
+    GrpcCheck, HealthCheck, HttpCheck, InstanceOverride, InstanceRef, InstanceSpec, Metadata,
+    RegisterRequest, RequestId, TcpCheck, UpdateRequest, health_check,
+};
+use serde::Deserialize;
+
+use crate::api::http::problem::Problem;
+use crate::api::http::query;
+
+/// A 64-bit number: digits in a text, or a number.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(try_from = "Digits")]
+pub(super) struct Number(pub(super) u64);
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "a whole number of up to 64 bits, or its decimal digits as a text")]
+enum Digits {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<Digits> for Number {
+    type Error = &'static str;
+
+    fn try_from(digits: Digits) -> Result<Self, Self::Error> {
+        match digits {
+            Digits::Number(number) => Ok(Self(number)),
+            Digits::Text(text) => query::number("", &text)
+                .map(Self)
+                .map_err(|_| "expected decimal digits of a number of up to 64 bits"),
+        }
+    }
+}
+
+/// See `RequestId` in types.proto.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GivenRequestId {
+    origin: Number,
+    number: Number,
+    #[serde(default)]
+    done_below: Number,
+    #[serde(default)]
+    age_ms: u64,
+}
+
+fn request_id(given: Option<GivenRequestId>) -> Option<RequestId> {
+    given.map(|GivenRequestId { origin, number, done_below, age_ms }| RequestId {
+        origin: origin.0,
+        number: number.0,
+        done_below: done_below.0,
+        age_ms,
+    })
+}
+
+/// What a PUT of an instance registers.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Registration {
+    endpoints: BTreeMap<String, String>,
+    /// 0: 15,000.
+    #[serde(default)]
+    ttl_ms: u64,
+    #[serde(default)]
+    zone: String,
+    #[serde(default)]
+    version: String,
+    weight: Option<u32>,
+    status: Option<String>,
+    #[serde(default)]
+    metadata: BTreeMap<String, String>,
+    #[serde(default)]
+    tags: Vec<String>,
+    #[serde(default)]
+    requires: Vec<String>,
+    #[serde(default)]
+    load: u32,
+    #[serde(default)]
+    checks: Vec<Check>,
+    #[serde(default)]
+    incarnation: Number,
+    #[serde(default)]
+    lease_id: Number,
+    cluster_id: Option<String>,
+    request_id: Option<GivenRequestId>,
+}
+
+impl Registration {
+    /// # Errors
+    /// A word in it is none.
+    pub(super) fn request(
+        self,
+        namespace: String,
+        service: String,
+        id: String,
+    ) -> Result<RegisterRequest, Problem> {
+        let checks = self.checks.into_iter().enumerate();
+        let checks = checks.map(|(at, check)| check.of(at)).collect::<Result<_, _>>()?;
+        let spec = InstanceSpec {
+            service,
+            id,
+            endpoints: self.endpoints,
+            zone: self.zone,
+            version: self.version,
+            weight: self.weight,
+            status: status(self.status)?,
+            metadata: self.metadata,
+            requires: self.requires,
+            load: self.load,
+            checks,
+            tags: self.tags,
+        };
+        Ok(RegisterRequest {
+            namespace,
+            instances: vec![spec],
+            ttl_ms: self.ttl_ms,
+            incarnation: self.incarnation.0,
+            lease_id: self.lease_id.0,
+            cluster_id: cluster_id(self.cluster_id)?,
+            request_id: request_id(self.request_id),
+        })
+    }
+}
+
+/// One of `http`, `tcp` and `grpc` is to be there.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Check {
+    http: Option<HttpKind>,
+    tcp: Option<TcpKind>,
+    grpc: Option<GrpcKind>,
+    #[serde(default)]
+    endpoint: String,
+    #[serde(default)]
+    interval_ms: u32,
+    #[serde(default)]
+    timeout_ms: u32,
+    #[serde(default)]
+    failures_before_critical: u32,
+    #[serde(default)]
+    successes_before_passing: u32,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HttpKind {
+    #[serde(default)]
+    path: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TcpKind {}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GrpcKind {
+    #[serde(default)]
+    service: String,
+}
+
+impl Check {
+    fn of(self, at: usize) -> Result<HealthCheck, Problem> {
+        let kind = match (self.http, self.tcp, self.grpc) {
+            (Some(HttpKind { path }), None, None) => health_check::Kind::Http(HttpCheck { path }),
+            (None, Some(TcpKind {}), None) => health_check::Kind::Tcp(TcpCheck {}),
+            (None, None, Some(GrpcKind { service })) => {
+                health_check::Kind::Grpc(GrpcCheck { service })
+            }
+            _ => {
+                let must = "must have one of http, tcp and grpc";
+                return Err(Problem::invalid(&format!("checks[{at}]"), "", must));
+            }
+        };
+        Ok(HealthCheck {
+            kind: Some(kind),
+            endpoint: self.endpoint,
+            interval_ms: self.interval_ms,
+            timeout_ms: self.timeout_ms,
+            failures_before_critical: self.failures_before_critical,
+            successes_before_passing: self.successes_before_passing,
+        })
+    }
+}
+
+/// What a PATCH of an instance changes; what is not there stays.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Changes {
+    status: Option<String>,
+    weight: Option<u32>,
+    /// Replaces all metadata.
+    metadata: Option<BTreeMap<String, String>>,
+    load: Option<u32>,
+    #[serde(default)]
+    incarnation: Number,
+    request_id: Option<GivenRequestId>,
+}
+
+impl Changes {
+    /// # Errors
+    /// A word in it is none.
+    pub(super) fn request(
+        self,
+        namespace: String,
+        service: String,
+        id: String,
+    ) -> Result<UpdateRequest, Problem> {
+        Ok(UpdateRequest {
+            namespace,
+            instance: Some(InstanceRef { service, id, incarnation: self.incarnation.0 }),
+            status: status(self.status)?,
+            weight: self.weight,
+            metadata: self.metadata.map(|entries| Metadata { entries }),
+            load: self.load,
+            request_id: request_id(self.request_id),
+        })
+    }
+}
+
+/// An operator's decision about an instance.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GivenOverride {
+    status: Option<String>,
+    weight: Option<u32>,
+    #[serde(default)]
+    reason: String,
+}
+
+impl GivenOverride {
+    /// # Errors
+    /// The status is none.
+    pub(super) fn of(self) -> Result<InstanceOverride, Problem> {
+        let status = status(self.status)?;
+        Ok(InstanceOverride { status, weight: self.weight, reason: self.reason })
+    }
+}
+
+/// Who is to lead; "0" or nothing: whoever is furthest along.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Transfer {
+    #[serde(default)]
+    pub(super) to_id: Number,
+}
+
+fn status(word: Option<String>) -> Result<i32, Problem> {
+    word.map_or(Ok(0), |word| query::status("status", &word))
+}
+
+fn cluster_id(text: Option<String>) -> Result<u64, Problem> {
+    text.map_or(Ok(0), |text| query::cluster_id("cluster_id", &text))
+}

@@ -1,0 +1,153 @@
+//! What an answer says that refuses something (RFC 9457), and the one table from gRPC codes to HTTP
+//! statuses.
+
+use std::error::Error as _;
+
+use axum::Json;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use quorate_proto::trailers;
+use quorate_state::Invalid;
+use serde::Serialize;
+use tonic::{Code, Status};
+
+use crate::access::Unidentified;
+use crate::api::grpc::code_name;
+use crate::error::CallError;
+
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+/// What can be tried again, and says not when, may be tried again after this.
+const RETRY_AFTER_MS: u64 = 1_000;
+
+/// Why something is refused.
+#[derive(Debug, Serialize)]
+pub(super) struct Problem(Box<Words>);
+
+#[derive(Debug, Serialize)]
+struct Words {
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// The gRPC code, as `NOT_FOUND`.
+    code: String,
+    /// What is wrong, for people; the same words as by gRPC.
+    detail: String,
+    /// Which field, parameter or header of the request is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    /// What it must be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<String>,
+    /// How long to stay away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    /// The incarnation that holds the instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incarnation: Option<String>,
+}
+
+impl Problem {
+    /// One that only HTTP knows.
+    pub(super) fn new(status: StatusCode, code: Code, detail: impl Into<String>) -> Self {
+        Self(Box::new(Words {
+            title: status.canonical_reason().unwrap_or("Error"),
+            status: status.as_u16(),
+            code: code_name(code),
+            detail: detail.into(),
+            field: None,
+            limit: None,
+            retry_after_ms: None,
+            incarnation: None,
+        }))
+    }
+
+    pub(super) fn of(mut self, field: &str, limit: impl Into<String>) -> Self {
+        self.0.field = Some(field.to_owned());
+        self.0.limit = Some(limit.into());
+        self
+    }
+
+    /// It may be tried again after a while.
+    pub(super) fn later(mut self) -> Self {
+        self.0.retry_after_ms = Some(RETRY_AFTER_MS);
+        self
+    }
+
+    /// Of a field that has this value.
+    pub(super) fn invalid(field: &str, value: &str, limit: &str) -> Self {
+        CallError::from(Invalid::text(field, value, limit)).into()
+    }
+
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, Code::NotFound, detail)
+    }
+}
+
+impl From<CallError> for Problem {
+    fn from(error: CallError) -> Self {
+        Status::from(error).into()
+    }
+}
+
+impl From<Unidentified> for Problem {
+    fn from(error: Unidentified) -> Self {
+        Status::from(error).into()
+    }
+}
+
+impl From<Status> for Problem {
+    fn from(status: Status) -> Self {
+        let mut problem = Self::new(http_status(status.code()), status.code(), status.message());
+        let error = status.source().and_then(|source| source.downcast_ref::<CallError>());
+        if let Some(CallError::Invalid(invalid)) = error {
+            problem = problem.of(&invalid.field, &*invalid.limit);
+        }
+        if let Some(CallError::TooLarge { what, limit, .. }) = error {
+            problem = problem.of(what, format!("at most {limit} bytes"));
+        }
+        let told = |name| status.metadata().get(name)?.to_str().ok().map(str::to_owned);
+        problem.0.incarnation = told(trailers::INCARNATION);
+        let retry_after = told(trailers::RETRY_AFTER_MS).and_then(|ms| ms.parse().ok());
+        let otherwise = (status.code() == Code::Unavailable).then_some(RETRY_AFTER_MS);
+        problem.0.retry_after_ms = retry_after.or(otherwise);
+        problem
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry_after = self.0.retry_after_ms;
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, PROBLEM_JSON);
+        if let Some(ms) = retry_after {
+            headers.insert(RETRY_AFTER, ms.div_ceil(1_000).into());
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// The table.
+fn http_status(code: Code) -> StatusCode {
+    match code {
+        Code::Ok => StatusCode::OK,
+        Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists => StatusCode::CONFLICT,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! The query of a URI: each parameter is taken out by its name, and what is left is refused.
+
+use std::str::FromStr;
+
+use percent_encoding::percent_decode_str;
+use quorate_log::ClusterId;
+use quorate_proto::v1::{Consistency, InstanceStatus};
+
+use crate::api::http::problem::Problem;
+
+/// Parameters of one request, at most.
+const PARAMETERS_MAX: usize = 2_000;
+
+/// The parameters that nobody has taken yet.
+#[derive(Debug, Default)]
+pub(super) struct Query(Vec<(String, String)>);
+
+/// A revision, and the cluster that it is of; 0: not said.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) cluster_id: u64,
+    pub(super) revision: u64,
+}
+
+impl Query {
+    /// # Errors
+    /// It is no UTF-8, or too much.
+    pub(super) fn parse(query: &str) -> Result<Self, Problem> {
+        let mut parameters = Vec::new();
+        for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let decode = |text: &str| {
+                let spaced = text.replace('+', " ");
+                let decoded = percent_decode_str(&spaced).decode_utf8();
+                decoded.map(String::from).map_err(|_| Problem::invalid(name, text, "must be UTF-8"))
+            };
+            parameters.push((decode(name)?, decode(value)?));
+            if parameters.len() > PARAMETERS_MAX {
+                let limit = format!("at most {PARAMETERS_MAX} parameters");
+                return Err(Problem::invalid("query", "", &limit));
+            }
+        }
+        Ok(Self(parameters))
+    }
+
+    /// All values of a parameter that may come more than once.
+    pub(super) fn all(&mut self, name: &str) -> Vec<String> {
+        self.0.extract_if(.., |(of, _)| of == name).map(|(_, value)| value).collect()
+    }
+
+    /// # Errors
+    /// The parameter came more than once.
+    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        let mut values = self.all(name);
+        match values.len() {
+            0 | 1 => Ok(values.pop()),
+            _ => Err(Problem::invalid(name, &values[1], "may be given once")),
+        }
+    }
+
+    /// # Errors
+    /// It is no such number.
+    pub(super) fn number<N: FromStr + Default>(&mut self, name: &str) -> Result<N, Problem> {
+        let Some(text) = self.text(name)? else { return Ok(N::default()) };
+        number(name, &text)
+    }
+
+    /// # Errors
+    /// There is no such consistency.
+    pub(super) fn consistency(&mut self) -> Result<i32, Problem> {
+        let name = "consistency";
+        let consistency = match self.text(name)?.as_deref() {
+            None => Consistency::Unspecified,
+            Some("linearizable") => Consistency::Linearizable,
+            Some("local") => Consistency::Local,
+            Some(other) => {
+                return Err(Problem::invalid(name, other, "must be linearizable or local"));
+            }
+        };
+        Ok(consistency.into())
+    }
+
+    /// # Errors
+    /// One of them is no status.
+    pub(super) fn statuses(&mut self) -> Result<Vec<i32>, Problem> {
+        self.all("status").iter().map(|text| status("status", text)).collect()
+    }
+
+    /// A revision, with or without its cluster.
+    ///
+    /// # Errors
+    /// It is none.
+    pub(super) fn position(&mut self, name: &str) -> Result<Position, Problem> {
+        match self.text(name)? {
+            None => Ok(Position::default()),
+            Some(text) => position(name, &text),
+        }
+    }
+
+    /// # Errors
+    /// There are parameters that the route does not know.
+    pub(super) fn done(&self) -> Result<(), Problem> {
+        match self.0.first() {
+            None => Ok(()),
+            Some((name, value)) => {
+                Err(Problem::invalid(name, value, "is no parameter of this route"))
+            }
+        }
+    }
+}
+
+/// # Errors
+/// It is no such number.
+pub(super) fn number<N: FromStr>(name: &str, text: &str) -> Result<N, Problem> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = digits.then(|| text.parse().ok()).flatten();
+    number.ok_or_else(|| Problem::invalid(name, text, "must be a number in decimal digits"))
+}
+
+/// # Errors
+/// It is no status.
+pub(super) fn status(field: &str, text: &str) -> Result<i32, Problem> {
+    let status = match text.to_ascii_uppercase().replace('-', "_").as_str() {
+        "STARTING" => InstanceStatus::Starting,
+        "UP" => InstanceStatus::Up,
+        "DRAINING" => InstanceStatus::Draining,
+        "OUT_OF_SERVICE" => InstanceStatus::OutOfService,
+        _ => {
+            let must = "must be STARTING, UP, DRAINING or OUT_OF_SERVICE";
+            return Err(Problem::invalid(field, text, must));
+        }
+    };
+    Ok(status.into())
+}
+
+/// `CLUSTER-REVISION`, as ETags and event ids have it, or a revision alone.
+///
+/// # Errors
+/// It is none.
+pub(super) fn position(field: &str, text: &str) -> Result<Position, Problem> {
+    let Some((cluster, revision)) = text.split_once('-') else {
+        return Ok(Position { cluster_id: 0, revision: number(field, text)? });
+    };
+    Ok(Position { cluster_id: cluster_id(field, cluster)?, revision: number(field, revision)? })
+}
+
+/// # Errors
+/// It is none.
+pub(super) fn cluster_id(field: &str, text: &str) -> Result<u64, Problem> {
+    let digits = text.len() <= 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let id = digits.then(|| u64::from_str_radix(text, 16).ok()).flatten();
+    id.filter(|id| ClusterId::new(*id).is_some()).ok_or_else(|| {
+        Problem::invalid(field, text, "must be a cluster's id, 16 hexadecimal digits")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_is_taken_once_and_what_is_left_is_refused_by_name() {
+        let mut query = Query::parse("a=1&tag=x%20y&tag=z+w&b=2").unwrap();
+        assert_eq!(query.all("tag"), ["x y", "z w"]);
+        assert_eq!(query.number::<u64>("a").unwrap(), 1);
+        let refused = format!("{:?}", query.done().unwrap_err());
+        assert!(refused.contains("\"b\""), "{refused}");
+        assert!(Query::parse("a=%FF").is_err());
+        assert!(Query::parse("a=1&a=2").unwrap().text("a").is_err());
+        for bad in ["", "-1", "+1", "1e3", "99999999999999999999999"] {
+            assert!(number::<u64>("n", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_position_names_its_cluster_or_not() {
+        let of = |cluster_id, revision| Position { cluster_id, revision };
+        assert_eq!(position("index", "17").unwrap(), of(0, 17));
+        assert_eq!(position("index", "00000000000000ff-17").unwrap(), of(255, 17));
+        for bad in ["", "-", "x-1", "ff-", "ff-x", "0-1", "00000000000000000-1"] {
+            assert!(position("index", bad).is_err(), "{bad}");
+        }
+    }
+}

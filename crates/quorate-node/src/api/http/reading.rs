@@ -1,0 +1,314 @@
+//! What reads.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header::{ETAG, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use prost::Message as _;
+use quorate_proto::encoded::v1::admin_server::Admin as _;
+use quorate_proto::encoded::v1::registry_server::Registry as _;
+use quorate_proto::v1::{
+    FetchRequest, InstanceName, ListDependentsRequest, ListMembersRequest, ListOverridesRequest,
+    ListServicesRequest, Service, StatusRequest,
+};
+use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
+use tonic::Extensions;
+
+use crate::access;
+use crate::api::http::asked::Asked;
+use crate::api::http::problem::Problem;
+use crate::api::http::routes::{Answered, Api};
+use crate::api::http::shown::{
+    self, Header, ShownInstance, ShownMember, ShownOverride, ShownService, ShownSummary,
+};
+use crate::api::http::shown_status::ShownStatus;
+use crate::api::http::watching::{self, Wanted};
+use crate::net::answers;
+use crate::wall;
+
+#[derive(Debug, Serialize)]
+struct Services {
+    header: Header,
+    services: Vec<ShownSummary>,
+    /// Not empty: there are more; ask again with `after` set to this.
+    next: String,
+}
+
+pub(super) async fn services(State(api): State<Api>, mut asked: Asked) -> Answered {
+    let query = &mut asked.query;
+    let min = query.position("min_revision")?;
+    let request = ListServicesRequest {
+        prefix: query.text("prefix")?.unwrap_or_default(),
+        limit: query.number("limit")?,
+        after: query.text("after")?.unwrap_or_default(),
+        consistency: query.consistency()?,
+        min_revision: min.revision,
+        cluster_id: min.cluster_id,
+        namespace: asked.path("ns"),
+    };
+    asked.query.done()?;
+    let answer = api.registry.list_services(asked.call(request)).await?;
+    let (_, answer, held) = answer.into_parts();
+    let services = answer.services.into_iter().map(ShownSummary::from).collect();
+    let shown = Services { header: Header::of(answer.header), services, next: answer.next };
+    Ok(holding(held, Json(shown).into_response()))
+}
+
+#[derive(Debug, Serialize)]
+struct OneService {
+    header: Header,
+    service: ShownService,
+    /// Not empty: there are more instances; ask again with `after` set to this.
+    next: String,
+    /// What `index` waits for a change after.
+    index: String,
+}
+
+pub(super) async fn service(State(api): State<Api>, mut asked: Asked) -> Answered {
+    let query = &mut asked.query;
+    let min = query.position("min_revision")?;
+    let request = FetchRequest {
+        statuses: query.statuses()?,
+        tags: query.all("tag"),
+        limit: query.number("limit")?,
+        after: query.text("after")?.unwrap_or_default(),
+        consistency: query.consistency()?,
+        min_revision: min.revision,
+        cluster_id: min.cluster_id,
+        namespace: asked.path("ns"),
+        services: vec![asked.path("service")],
+        ..FetchRequest::default()
+    };
+    let wanted = watching::wanted(&mut asked.query)?;
+    asked.query.done()?;
+    let since = wanted.map_or(0, |wanted| wanted.revision_of(&api.node));
+    let (header, service, next, held) = match wanted {
+        Some(wanted) if since > 0 => once_changed(&api, &asked, request, wanted, since).await?,
+        _ => fetch(&api, &asked, request).await?,
+    };
+    // Never backwards: a service that is forgotten has no revision any more.
+    let index = shown::position(header.cluster_id, service.revision.max(since).max(1));
+    let etag = format!("\"{index}\"");
+    let tag = HeaderValue::from_str(&etag).expect("invariant: digits are a header's value");
+    if is_known(&asked.headers, &etag) {
+        return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
+    }
+    let (header, service) = (Header::of(Some(header)), service.into());
+    let shown = OneService { header, service, next, index };
+    Ok(holding(held, ([(ETAG, tag)], Json(shown)).into_response()))
+}
+
+/// The same once the service has changed, or the time is over.
+async fn once_changed(
+    api: &Api,
+    asked: &Asked,
+    request: FetchRequest,
+    wanted: Wanted,
+    since: u64,
+) -> Result<Fetched, Problem> {
+    let _long = api.long()?;
+    let until = Instant::now() + wanted.wait;
+    let mut positions = api.node.applied().positions();
+    loop {
+        positions.mark_unchanged();
+        // Each time by the one door: its right may have ended meanwhile.
+        let fetched = fetch(api, asked, request.clone()).await?;
+        let over = Instant::now() >= until || api.node.stop().is_cancelled();
+        if fetched.1.revision > since || over {
+            return Ok(fetched);
+        }
+        let _ = timeout_at(until, watching::moved(&api.node, &mut positions, &fetched.1)).await;
+    }
+}
+
+type Fetched = (quorate_proto::v1::ResponseHeader, Service, String, Extensions);
+
+/// The one service that a request names.
+async fn fetch(api: &Api, asked: &Asked, request: FetchRequest) -> Result<Fetched, Problem> {
+    let answer = api.registry.fetch(asked.call(request)).await?;
+    let (_, answer, held) = answer.into_parts();
+    let service = answer.services.into_iter().next().unwrap_or_default();
+    let service = Service::decode(service).expect("invariant: this node has encoded it");
+    Ok((answer.header.unwrap_or_default(), service, answer.next, held))
+}
+
+/// Whether the caller has what has this tag.
+fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+    let lists = headers.get_all(IF_NONE_MATCH).iter().filter_map(|list| list.to_str().ok());
+    let mut tags = lists.flat_map(|list| list.split(',')).map(str::trim);
+    tags.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
+}
+
+#[derive(Debug, Serialize)]
+struct OneInstance {
+    header: Header,
+    instance: ShownInstance,
+}
+
+pub(super) async fn instance(State(api): State<Api>, mut asked: Asked) -> Answered {
+    let query = &mut asked.query;
+    let min = query.position("min_revision")?;
+    let request = FetchRequest {
+        consistency: query.consistency()?,
+        min_revision: min.revision,
+        cluster_id: min.cluster_id,
+        namespace: asked.path("ns"),
+        services: vec![asked.path("service")],
+        ..FetchRequest::default()
+    };
+    asked.query.done()?;
+    let (header, service, _, _held) = fetch(&api, &asked, request).await?;
+    let id = asked.path("id");
+    let Some(found) = service.instances.into_iter().find(|instance| instance.id == id) else {
+        return Err(Problem::not_found(format!(
+            "no instance {id:?} of this service is registered"
+        )));
+    };
+    let shown = OneInstance { header: Header::of(Some(header)), instance: found.into() };
+    Ok(Json(shown).into_response())
+}
+
+#[derive(Debug, Serialize)]
+struct Instances {
+    header: Header,
+    instances: Vec<ShownInstance>,
+}
+
+pub(super) async fn dependents(State(api): State<Api>, mut asked: Asked) -> Answered {
+    let min = asked.query.position("min_revision")?;
+    let request = ListDependentsRequest {
+        consistency: asked.query.consistency()?,
+        min_revision: min.revision,
+        cluster_id: min.cluster_id,
+        namespace: asked.path("ns"),
+        service: asked.path("service"),
+    };
+    asked.query.done()?;
+    let answer = api.registry.list_dependents(asked.call(request)).await?;
+    let (_, answer, held) = answer.into_parts();
+    let instances = answer.instances.into_iter().map(ShownInstance::from).collect();
+    let shown = Instances { header: Header::of(answer.header), instances };
+    Ok(holding(held, Json(shown).into_response()))
+}
+
+#[derive(Debug, Serialize)]
+struct Members {
+    header: Header,
+    members: Vec<ShownMember>,
+}
+
+pub(super) async fn members(State(api): State<Api>, asked: Asked) -> Answered {
+    asked.query.done()?;
+    let answer = api.registry.list_members(asked.call(ListMembersRequest {})).await?.into_inner();
+    let members = answer.members.into_iter().map(ShownMember::from).collect();
+    Ok(Json(Members { header: Header::of(answer.header), members }).into_response())
+}
+
+pub(super) async fn status(State(api): State<Api>, mut asked: Asked) -> Answered {
+    let local_only = match asked.query.text("local_only")?.as_deref() {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => {
+            return Err(Problem::invalid("local_only", other, "must be true or false"));
+        }
+    };
+    asked.query.done()?;
+    let answer = api.admin.status(asked.call(StatusRequest { local_only })).await?;
+    Ok(Json(ShownStatus::from(answer.into_inner())).into_response())
+}
+
+#[derive(Debug, Serialize)]
+struct Overrides {
+    header: Header,
+    /// Ordered by service and id.
+    overrides: Vec<Overridden>,
+    /// There are more; ask again with `after_service` and `after_id` set to these.
+    next: Option<Named>,
+}
+
+#[derive(Debug, Serialize)]
+struct Overridden {
+    service: String,
+    id: String,
+    registered: bool,
+    r#override: ShownOverride,
+}
+
+#[derive(Debug, Serialize)]
+struct Named {
+    service: String,
+    id: String,
+}
+
+pub(super) async fn overrides(State(api): State<Api>, mut asked: Asked) -> Answered {
+    let query = &mut asked.query;
+    let after = match (query.text("after_service")?, query.text("after_id")?) {
+        (None, None) => None,
+        (service, id) => {
+            let (service, id) = (service.unwrap_or_default(), id.unwrap_or_default());
+            Some(InstanceName { service, id })
+        }
+    };
+    let limit = query.number("limit")?;
+    let request = ListOverridesRequest { namespace: asked.path("ns"), limit, after };
+    asked.query.done()?;
+    let answer = api.admin.list_overrides(asked.call(request)).await?.into_inner();
+    let overrides = answer.overrides.into_iter().map(|found| Overridden {
+        service: found.service,
+        id: found.id,
+        registered: found.registered,
+        r#override: found.r#override.unwrap_or_default().into(),
+    });
+    let overrides = overrides.collect();
+    let next = answer.next.map(|InstanceName { service, id }| Named { service, id });
+    Ok(Json(Overrides { header: Header::of(answer.header), overrides, next }).into_response())
+}
+
+#[derive(Debug, Serialize)]
+struct Me {
+    principal: String,
+    /// False: this node asks nobody for a credential, and lets everybody do everything.
+    checked: bool,
+    rights: Vec<Right>,
+}
+
+#[derive(Debug, Serialize)]
+struct Right {
+    /// `read`, `register`, `operator` or `admin`; each has what stands before it.
+    role: String,
+    /// `null`: all.
+    namespace: Option<String>,
+    /// Of the names of services.
+    prefix: String,
+    /// When it ends, s since 1970; `null`: with nothing but a change of the rights.
+    until_s: Option<u64>,
+}
+
+/// Who calls, and what it may do.
+pub(super) async fn me(State(api): State<Api>, asked: Asked) -> Answered {
+    asked.query.done()?;
+    let access = api.node.access();
+    let authorization = match access.is_checked() {
+        true => access::authorization(&asked.headers)?,
+        false => None,
+    };
+    let principal = access.identify(asked.line.certificate(), authorization)?;
+    let rights = principal.rights(wall::now()).map(|grant| Right {
+        role: grant.role.to_string(),
+        namespace: grant.namespace.clone(),
+        prefix: grant.prefix.clone(),
+        until_s: grant.until,
+    });
+    let rights = rights.collect();
+    let (principal, checked) = (principal.name().to_owned(), access.is_checked());
+    Ok(Json(Me { principal, checked, rights }).into_response())
+}
+
+/// An answer whose bytes count until they are gone (`net/answers.rs`).
+fn holding(held: Extensions, answer: Response) -> Response {
+    let mut answer = answer.map(tonic::body::Body::new);
+    answer.extensions_mut().extend(held);
+    answers::in_pieces(answer).map(axum::body::Body::new)
+}

@@ -1,0 +1,172 @@
+//! What changes something.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use quorate_proto::encoded::v1::admin_server::Admin as _;
+use quorate_proto::encoded::v1::registry_server::Registry as _;
+use quorate_proto::v1::{
+    DeregisterRequest, InstanceOverride, InstanceRef, LeaseRenewal, RenewRequest, ResponseHeader,
+    SetOverrideRequest, TransferLeaderRequest, TriggerSnapshotRequest,
+};
+use serde::Serialize;
+
+use crate::api::http::asked::Asked;
+use crate::api::http::body::{Changes, GivenOverride, Registration, Transfer};
+use crate::api::http::problem::Problem;
+use crate::api::http::query;
+use crate::api::http::routes::{Answered, Api};
+use crate::api::http::shown::Header;
+
+#[derive(Debug, Serialize)]
+struct Registered {
+    header: Header,
+    lease_id: String,
+    /// The TTL that was granted; renew every third of it.
+    ttl_ms: u64,
+    incarnation: String,
+    /// What a later read waits for with `min_revision`.
+    revision: String,
+}
+
+pub(super) async fn register(State(api): State<Api>, asked: Asked) -> Answered {
+    asked.query.done()?;
+    let (namespace, service, id) = named(&asked);
+    let request = asked.json::<Registration>()?.request(namespace, service, id)?;
+    let answer = api.registry.register(asked.call(request)).await?.into_inner();
+    let shown = Registered {
+        lease_id: answer.lease_id.to_string(),
+        ttl_ms: answer.ttl_ms,
+        incarnation: answer.incarnation.to_string(),
+        revision: revision(answer.header.as_ref()),
+        header: Header::of(answer.header),
+    };
+    Ok(Json(shown).into_response())
+}
+
+/// The answer to a write that says no more than where it stands.
+#[derive(Debug, Serialize)]
+struct Done {
+    header: Header,
+    revision: String,
+    /// How many instances are gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removed: Option<u32>,
+}
+
+fn done(header: Option<ResponseHeader>, removed: Option<u32>) -> Answered {
+    let revision = revision(header.as_ref());
+    Ok(Json(Done { header: Header::of(header), revision, removed }).into_response())
+}
+
+pub(super) async fn renew(State(api): State<Api>, mut asked: Asked) -> Answered {
+    let cluster_id = cluster_id(&mut asked)?;
+    asked.query.done()?;
+    asked.no_body()?;
+    let renewals = vec![LeaseRenewal { lease_id: lease_id(&asked)? }];
+    let request = RenewRequest { renewals, cluster_id, with_news: false };
+    done(api.registry.renew(asked.call(request)).await?.into_inner().header, None)
+}
+
+/// Removes a lease, and every instance that it keeps.
+pub(super) async fn end_lease(State(api): State<Api>, mut asked: Asked) -> Answered {
+    let cluster_id = cluster_id(&mut asked)?;
+    asked.query.done()?;
+    asked.no_body()?;
+    let lease_id = lease_id(&asked)?;
+    let request = DeregisterRequest { lease_id, cluster_id, ..DeregisterRequest::default() };
+    let answer = api.registry.deregister(asked.call(request)).await?.into_inner();
+    done(answer.header, Some(answer.removed))
+}
+
+pub(super) async fn deregister(State(api): State<Api>, mut asked: Asked) -> Answered {
+    let incarnation = asked.query.number("incarnation")?;
+    asked.query.done()?;
+    asked.no_body()?;
+    let (namespace, service, id) = named(&asked);
+    let instances = vec![InstanceRef { service, id, incarnation }];
+    let request = DeregisterRequest { namespace, instances, ..DeregisterRequest::default() };
+    let answer = api.registry.deregister(asked.call(request)).await?.into_inner();
+    done(answer.header, Some(answer.removed))
+}
+
+pub(super) async fn update(State(api): State<Api>, asked: Asked) -> Answered {
+    asked.query.done()?;
+    let (namespace, service, id) = named(&asked);
+    let request = asked.json::<Changes>()?.request(namespace, service, id)?;
+    done(api.registry.update(asked.call(request)).await?.into_inner().header, None)
+}
+
+pub(super) async fn set_override(State(api): State<Api>, asked: Asked) -> Answered {
+    asked.query.done()?;
+    let decision = asked.json::<GivenOverride>()?.of()?;
+    decide(&api, &asked, Some(decision)).await
+}
+
+pub(super) async fn clear_override(State(api): State<Api>, asked: Asked) -> Answered {
+    asked.query.done()?;
+    asked.no_body()?;
+    decide(&api, &asked, None).await
+}
+
+async fn decide(api: &Api, asked: &Asked, decision: Option<InstanceOverride>) -> Answered {
+    let (namespace, service, id) = named(asked);
+    let request =
+        SetOverrideRequest { namespace, service, id, r#override: decision, request_id: None };
+    done(api.admin.set_override(asked.call(request)).await?.into_inner().header, None)
+}
+
+#[derive(Debug, Serialize)]
+struct Led {
+    header: Header,
+    /// Who leads now.
+    leader_id: String,
+}
+
+pub(super) async fn transfer_leader(State(api): State<Api>, asked: Asked) -> Answered {
+    asked.query.done()?;
+    let to = asked.json::<Transfer>()?;
+    let request = TransferLeaderRequest { to_id: to.to_id.0 };
+    let answer = api.admin.transfer_leader(asked.call(request)).await?.into_inner();
+    let leader_id = answer.leader_id.to_string();
+    Ok(Json(Led { header: Header::of(answer.header), leader_id }).into_response())
+}
+
+#[derive(Debug, Serialize)]
+struct Compacted {
+    header: Header,
+    /// The log index that the snapshot covers.
+    snapshot_index: u64,
+}
+
+pub(super) async fn snapshot(State(api): State<Api>, asked: Asked) -> Answered {
+    asked.query.done()?;
+    asked.no_body()?;
+    let request = asked.call(TriggerSnapshotRequest {});
+    let answer = api.admin.trigger_snapshot(request).await?.into_inner();
+    let (header, snapshot_index) = (Header::of(answer.header), answer.snapshot_index);
+    Ok(Json(Compacted { header, snapshot_index }).into_response())
+}
+
+/// Namespace, service and instance of the path.
+fn named(asked: &Asked) -> (String, String, String) {
+    (asked.path("ns"), asked.path("service"), asked.path("id"))
+}
+
+fn lease_id(asked: &Asked) -> Result<u64, Problem> {
+    let text = asked.path("lease_id");
+    let id = query::number("lease_id", &text)?;
+    match id {
+        0 => Err(Problem::invalid("lease_id", &text, "must be at least 1")),
+        id => Ok(id),
+    }
+}
+
+fn cluster_id(asked: &mut Asked) -> Result<u64, Problem> {
+    let text = asked.query.text("cluster_id")?;
+    text.map_or(Ok(0), |text| query::cluster_id("cluster_id", &text))
+}
+
+fn revision(header: Option<&ResponseHeader>) -> String {
+    header.map_or(0, |header| header.revision).to_string()
+}

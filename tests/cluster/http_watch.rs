@@ -1,0 +1,152 @@
+//! Following by HTTP: streams of events, and reads that wait.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::calls::register;
+use super::guarded::{Guarded, ROOT, entry};
+use super::harness::{Cluster, SOON};
+use super::http_api::{get, write};
+
+const WATCH: &str = "/api/v1/namespaces/default/watch?service=web";
+const WEB: &str = "/api/v1/namespaces/default/services/web";
+
+/// A stream of events.
+struct Events {
+    lines: BufReader<TcpStream>,
+    /// Of the last event that had one.
+    id: String,
+}
+
+impl Events {
+    async fn open(to: SocketAddr, path: &str, headers: &str) -> Self {
+        let stream = TcpStream::connect(to).await.unwrap();
+        let mut events = Self { lines: BufReader::new(stream), id: String::new() };
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{headers}\r\n");
+        events.lines.get_mut().write_all(request.as_bytes()).await.unwrap();
+        let status = events.line().await.unwrap();
+        assert!(status.contains(" 200 "), "{status}");
+        while events.line().await.is_some_and(|line| !line.is_empty()) {}
+        events
+    }
+
+    /// `None`: it is over.
+    async fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        let read = timeout(SOON, self.lines.read_line(&mut line)).await.expect("a line in time");
+        (read.unwrap_or(0) > 0).then(|| line.trim_end().to_owned())
+    }
+
+    /// The next event, its name and its data.
+    async fn next(&mut self) -> Option<(String, Value)> {
+        let (mut name, mut data) = (String::new(), None);
+        loop {
+            let line = self.line().await?;
+            match line.split_once(": ") {
+                Some(("id", id)) => self.id = id.to_owned(),
+                Some(("event", event)) => name = event.to_owned(),
+                Some(("data", text)) => data = Some(serde_json::from_str(text).unwrap()),
+                _ => match data.take() {
+                    Some(data) => return Some((name, data)),
+                    None => name.clear(), // a comment, or an id alone
+                },
+            }
+        }
+    }
+
+    /// The next one that is of the service.
+    async fn of_service(&mut self) -> (String, Value) {
+        loop {
+            match self.next().await.expect("an event") {
+                (name, _) if name == "leader" => {}
+                event => return event,
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_goes_on_at_another_node_where_it_was() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.leader().await;
+    register(&mut cluster.registry(1), "web", "a").await;
+    let mut events = Events::open(cluster.http_address(1), WATCH, "").await;
+    let (name, data) = events.of_service().await;
+    assert_eq!((&*name, &data["last"]), ("snapshot", &json!(true)), "{data}");
+    assert_eq!(data["services"][0]["instances"][0]["id"], "a", "{data}");
+    register(&mut cluster.registry(2), "web", "b").await;
+    let (name, data) = events.of_service().await;
+    assert_eq!((&*name, &data["changes"][0]["kind"]), ("change", &json!("added")), "{data}");
+    let id = events.id.clone();
+    assert_eq!(id.split_once('-').map(|(_, at)| at), data["revision"].as_str(), "{data}");
+
+    cluster.stop(1).await;
+    cluster.leader_of(&[2, 3]).await;
+    register(&mut cluster.registry(2), "web", "c").await;
+    let resume = format!("Last-Event-ID: {id}\r\n");
+    let mut resumed = Events::open(cluster.http_address(3), WATCH, &resume).await;
+    let (name, next) = resumed.of_service().await;
+    assert_eq!((&*name, &next["previous_revision"]), ("change", &data["revision"]), "{next}");
+    assert_eq!(next["changes"][0]["instance"]["id"], "c", "{next}");
+
+    let foreign = "Last-Event-ID: 00000000000000ff-3\r\n";
+    let mut anew = Events::open(cluster.http_address(3), WATCH, foreign).await;
+    assert_eq!(anew.of_service().await.0, "reset", "of another cluster");
+    let bad = get(cluster.http_address(3), &format!("{WATCH}&from=x")).await;
+    bad.refuses(400, "INVALID_ARGUMENT", Some("from"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_ends_with_its_right_and_with_its_node() {
+    let access = entry("qrt_reads", "role = 'read'\nnamespace = 'default'\nprefix = 'web'");
+    let mut guarded = Guarded::start(1, &access).await;
+    let http = guarded.cluster.http_address(1);
+    let by = |token: &str| format!("Authorization: Bearer {token}\r\n");
+    let mut reads = Events::open(http, WATCH, &by("qrt_reads")).await;
+    let mut root = Events::open(http, WATCH, &by(ROOT)).await;
+    assert_eq!(reads.of_service().await.0, "snapshot");
+    assert_eq!(root.of_service().await.0, "snapshot");
+    guarded.rewrite("");
+    let (name, data) = reads.of_service().await;
+    assert_eq!((&*name, &data["status"]), ("end", &json!(401)), "{data}");
+    assert_eq!(reads.next().await, None);
+    guarded.cluster.stop(1).await;
+    let (name, data) = root.of_service().await;
+    assert_eq!((&*name, &data["code"]), ("end", &json!("UNAVAILABLE")), "{data}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_waits_until_its_service_changes_and_no_other() {
+    let cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    let http = cluster.http_address(1);
+    register(&mut cluster.registry(1), "web", "a").await;
+    let index =
+        |answer: &super::http_api::Answer| answer.body["index"].as_str().unwrap().to_owned();
+    let at_once = get(http, &format!("{WEB}?index=0&wait=10m")).await;
+    let first = index(&at_once);
+    let waits = format!("{WEB}?index={first}&wait=10m");
+    let waiting = tokio::spawn(async move { get(http, &waits).await });
+    register(&mut cluster.registry(1), "other", "x").await;
+    let over = get(http, &format!("{WEB}?index={first}&wait=200ms")).await;
+    assert_eq!(index(&over), first, "another service's change is none");
+    assert!(!waiting.is_finished());
+    let spec = json!({ "endpoints": { "http": "http://h:1" } });
+    assert_eq!(write(http, &format!("PUT {WEB}/instances/b"), &spec).await.status, 200);
+    let changed = waiting.await.unwrap();
+    assert_ne!(index(&changed), first);
+    assert_eq!(changed.body["service"]["instances"].as_array().unwrap().len(), 2, "{changed:?}");
+    let foreign = get(http, &format!("{WEB}?index=00000000000000ff-99&wait=10m")).await;
+    assert_eq!(index(&foreign), index(&changed), "answered at once");
+    // Ahead of everything: it never goes back.
+    let (cluster_id, _) = first.split_once('-').unwrap();
+    let ahead = format!("{cluster_id}-999999");
+    let later = get(http, &format!("{WEB}?index={ahead}&wait=1ms")).await;
+    assert_eq!(index(&later), ahead);
+    let unknown = "/api/v1/namespaces/default/services/nobody";
+    assert_eq!(index(&get(http, unknown).await), format!("{cluster_id}-1"), "never 0");
+}
