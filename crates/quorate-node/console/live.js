@@ -1,0 +1,228 @@
+// Follows the registry over one stream of server-sent events, and keeps the page's copy. `fetch` reads it, since EventSource
+// cannot send a token. It resumes after the last event that was taken in, so that nothing is lost and nothing comes twice.
+
+import { Refused, headers, path, refusal } from './api.js';
+import { Copy, INSTANCES_MAX } from './copy.js';
+import { instance } from './shapes.js';
+
+/** The node says something every 5 s, or sends a comment every 15 s: after this long it is dead. */
+const SILENT_MS = 20_000;
+const FIRST_WAIT_MS = 500;
+const LONGEST_WAIT_MS = 15_000;
+/** More than any event is. */
+const EVENT_MAX = 16 * 1024 * 1024;
+
+export class Live {
+  constructor(onChange) {
+    this.copy = new Copy();
+    this.onChange = onChange;
+    /** connecting, live, waiting (for the next try), stopped (a right is missing) */
+    this.phase = 'connecting';
+    this.why = '';
+    /** When the node was heard last. */
+    this.heardAt = 0;
+    this.leader = '';
+    this.loaded = false;
+    this.retryAt = 0;
+    this.lastId = '';
+    this.run = 0;
+  }
+
+  /** Whether what is shown is what the registry has. */
+  get isLive() {
+    return this.phase === 'live' && this.leader !== '0';
+  }
+
+  get revision() {
+    return this.lastId.split('-').pop();
+  }
+
+  /** Follows another part, from its beginning. */
+  follow(namespace, prefix) {
+    this.namespace = namespace;
+    this.prefix = prefix;
+    this.copy = new Copy();
+    this.loaded = false;
+    this.lastId = '';
+    this.restart();
+  }
+
+  restart() {
+    this.stop();
+    this.loop(this.run);
+  }
+
+  stop() {
+    this.run += 1;
+    this.abort?.abort();
+    this.wake?.();
+  }
+
+  async loop(run) {
+    let failures = 0;
+    while (run === this.run) {
+      this.turn('connecting', this.why);
+      try {
+        await this.once(run, () => (failures = 0));
+        this.why = 'the node ended the stream';
+      } catch (error) {
+        if (run !== this.run) return;
+        this.why = error.message;
+        if (error instanceof Refused && [400, 401, 403, 404].includes(error.status)) {
+          this.refused = error.status;
+          return this.turn('stopped', this.why);
+        }
+        failures = Math.max(failures, error.retryAfterMs ? 1 : 0);
+        await this.wait(Math.max(delay(failures), error.retryAfterMs ?? 0));
+        failures += 1;
+        continue;
+      }
+      if (run !== this.run) return;
+      await this.wait(delay(failures));
+      failures += 1;
+    }
+  }
+
+  async wait(ms) {
+    this.retryAt = Date.now() + ms;
+    this.turn('waiting', this.why);
+    await new Promise((resolve) => {
+      this.wake = resolve;
+      setTimeout(resolve, ms);
+    });
+  }
+
+  /** Tries again at once. */
+  now() {
+    this.wake?.();
+  }
+
+  turn(phase, why) {
+    this.phase = phase;
+    this.why = why;
+    this.onChange();
+  }
+
+  async once(run, onAnswer) {
+    const abort = new AbortController();
+    this.abort = abort;
+    let timer;
+    const heard = () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => abort.abort(new Error(`nothing was heard for ${SILENT_MS / 1000} s`)), SILENT_MS);
+    };
+    heard();
+    try {
+      const more = { accept: 'text/event-stream' };
+      if (this.lastId) more['last-event-id'] = this.lastId;
+      const where = `${path(this.namespace, 'watch')}?prefix=${encodeURIComponent(this.prefix)}`;
+      const options = { headers: headers(more), cache: 'no-store', credentials: 'same-origin', signal: abort.signal };
+      const answer = await fetch(where, options);
+      if (!answer.ok) throw await refusal(answer);
+      onAnswer();
+      this.parts = this.lastId ? null : [];
+      const reader = answer.body.getReader();
+      const events = new Events((event) => run === this.run && this.take(event));
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done || run !== this.run) return;
+        heard();
+        this.heardAt = Date.now();
+        events.feed(value);
+      }
+    } catch (error) {
+      if (abort.signal.aborted && abort.signal.reason instanceof Error) throw abort.signal.reason;
+      if (error instanceof TypeError) throw new Refused(0, { detail: 'the node does not answer' });
+      throw error;
+    } finally {
+      clearTimeout(timer);
+      abort.abort();
+    }
+  }
+
+  take({ type, id, data }) {
+    const body = data ? JSON.parse(data) : {};
+    if (body.header?.leader_id !== undefined) this.leader = String(body.header.leader_id);
+    if (body.header?.node_id !== undefined) this.node = String(body.header.node_id);
+    if (type === 'error') throw new Refused(Number(body.status ?? 0), body);
+    if (type === 'snapshot' || type === 'reset') this.snapshot(type, body);
+    else if (type === 'change') this.changes(body);
+    else if (type === 'leader') this.leader = String(body.leader_id ?? this.leader);
+    // Within a snapshot the position does not count.
+    if (id && this.parts === null) this.lastId = id;
+    if (this.phase !== 'live' && this.loaded) this.turn('live', '');
+    this.onChange();
+  }
+
+  snapshot(type, body) {
+    if (type === 'reset' || body.reset) this.wasReset = this.loaded;
+    if (!body.services && type === 'reset') return;
+    this.parts ??= [];
+    for (const service of body.services ?? []) {
+      this.parts.push({ ...service, instances: (service.instances ?? []).map(instance) });
+    }
+    const size = this.parts.reduce((sum, part) => sum + part.instances.length, 0);
+    if (size > INSTANCES_MAX) throw new Refused(400, { detail: `more than ${INSTANCES_MAX} instances: give a narrower prefix` });
+    if (body.last === false) return;
+    this.copy.load(this.parts);
+    this.parts = null;
+    if (this.wasReset) this.copy.note('The node no longer knew what changed in between: all was read anew.');
+    this.wasReset = false;
+    this.loaded = true;
+  }
+
+  changes(body) {
+    for (const change of body.changes ?? [body]) {
+      const kind = String(change.kind).toLowerCase();
+      this.copy.apply({ kind, revision: String(change.revision), reason: change.reason, instance: instance(change.instance) });
+    }
+  }
+}
+
+/** Up to twice as long with each failure, and not at the same time as all the others. */
+function delay(failures) {
+  const longest = Math.min(LONGEST_WAIT_MS, FIRST_WAIT_MS * 2 ** failures);
+  return longest / 2 + Math.random() * (longest / 2);
+}
+
+/** Server-sent events, as https://html.spec.whatwg.org/multipage/server-sent-events.html parses them. */
+export class Events {
+  constructor(onEvent) {
+    this.onEvent = onEvent;
+    this.decoder = new TextDecoder();
+    this.rest = '';
+    this.begin();
+  }
+
+  begin() {
+    this.type = '';
+    this.data = [];
+    this.length = 0;
+  }
+
+  feed(bytes) {
+    const text = this.rest + this.decoder.decode(bytes, { stream: true });
+    // A CR at the end may be half of a CRLF.
+    const lines = text.split(/\r\n|\n|\r(?!$)/);
+    this.rest = lines.pop();
+    if (this.rest.length + this.length > EVENT_MAX) throw new Error('an event is too long');
+    for (const line of lines) this.line(line);
+  }
+
+  line(line) {
+    if (line === '') {
+      if (this.data.length) this.onEvent({ type: this.type || 'message', id: this.id, data: this.data.join('\n') });
+      return this.begin();
+    }
+    const colon = line.indexOf(':');
+    if (colon === 0) return;
+    const field = colon < 0 ? line : line.slice(0, colon);
+    const value = colon < 0 ? '' : line.slice(colon + 1).replace(/^ /, '');
+    if (field === 'event') this.type = value;
+    else if (field === 'id') this.id = value;
+    else if (field === 'data') {
+      this.data.push(value);
+      this.length += value.length;
+    }
+  }
+}

@@ -1,0 +1,102 @@
+// One service: its instances, and who requires it.
+
+import { fill, h, outward, say } from '../dom.js';
+import { count, many } from '../format.js';
+import { List } from '../list.js';
+import { mark, part, search, select, some, title } from './parts.js';
+
+const FILTERS = [['', 'Every status'], ['UP', 'Up'], ['STARTING', 'Starting'], ['DRAINING', 'Draining'], ['OUT_OF_SERVICE', 'Out of service'], ['CRITICAL', 'Critical'], ['overridden', 'Overridden']];
+
+export function service(page, [name]) {
+  const kept = page.kept(`service ${name}`, { text: '', filter: '' });
+  const list = new List({
+    label: `Instances of ${name}`, name: 'instances', key: (it) => it.id, place: (it) => page.place('instance', name, it.id),
+    none: () => (page.live.loaded ? 'No instance passes.' : 'Reading…'), columns: columns(),
+  });
+  const text = search('Search ids, endpoints, tags, metadata …', () => keep('text', text.value));
+  const filter = select('Which instances', FILTERS, () => keep('filter', filter.value));
+  text.value = kept.text;
+  filter.value = kept.filter;
+  const sum = h('p', { class: 'sum', role: 'status' });
+  const needs = part('needs-line');
+  const graph = h('a', { href: page.place('graph', name) }, 'Dependencies');
+  const root = h('div', { class: 'view tall' }, title(name, sum), needs.root, h('div', { class: 'filters' }, text, filter, graph), list.outer);
+  return { title: name, root, list, search: text, update, close: () => list.close(), up: page.place('services') };
+
+  function keep(field, value) {
+    kept[field] = value;
+    update();
+    list.scroll.scrollTop = 0;
+  }
+
+  function update() {
+    const service = page.live.copy.services.get(name);
+    const all = service ? [...service.instances.values()] : [];
+    all.sort((a, b) => (a.id < b.id ? -1 : 1));
+    const wanted = text.value.trim().toLowerCase();
+    list.set(all.filter((it) => fits(it, filter.value) && (!wanted || haystack(it).includes(wanted))));
+    say(sum, told(page, service));
+    const links = relations(page, name, all);
+    needs.show(links, () => links.map(([head, names]) => line(page, head, names)));
+  }
+}
+
+function told(page, service) {
+  if (!page.live.loaded) return '';
+  if (!service) return 'No such service is registered.';
+  const { instances, usable, up, critical, revision } = service.summary;
+  return `${count(usable)} usable of ${many(instances, 'instance')}: ${count(up)} up, ${count(critical)} critical; revision ${revision}`;
+}
+
+function fits(it, filter) {
+  if (!filter) return true;
+  if (filter === 'CRITICAL') return it.health === filter;
+  return filter === 'overridden' ? Boolean(it.override) : it.status === filter;
+}
+
+/** All of an instance that is searched, made once for each. */
+const searched = new WeakMap();
+function haystack(it) {
+  if (!searched.has(it)) {
+    const texts = [it.id, it.zone, it.version, it.status, it.health, it.health_reason, it.override?.reason, it.tags, Object.entries(it.endpoints), Object.entries(it.metadata)];
+    searched.set(it, texts.flat(2).filter(Boolean).join('\n').toLowerCase());
+  }
+  return searched.get(it);
+}
+
+const pairs = (map) => Object.entries(map).map(([key, value]) => `${key}=${value}`).join(', ');
+
+function columns() {
+  return [
+    { head: 'Instance', name: 'grow id', link: true, show: (it) => it.id, sort: (it) => it.id },
+    { head: 'Status', name: 'status', show: (it) => [mark(it.status), it.override && h('span', { class: 'by', title: 'An operator overrides it' }, ' overridden')], sort: (it) => it.status },
+    { head: 'Health', name: 'health', show: (it) => [mark(it.health), it.health_reason && h('span', { class: 'why' }, ` ${it.health_reason}`)], sort: (it) => it.health },
+    { head: 'Endpoints', name: 'grow endpoints wide', show: (it) => endpoints(it) },
+    { head: 'Zone', name: 'zone', show: (it) => it.zone ?? '', sort: (it) => it.zone ?? '' },
+    { head: 'Version', name: 'version wide', show: (it) => it.version ?? '', sort: (it) => it.version ?? '' },
+    { head: 'Weight', name: 'number wide', show: (it) => some(Number(it.weight)), sort: (it) => Number(it.weight) },
+    { head: 'Tags', name: 'tags wider', show: (it) => it.tags.join(', ') },
+    { head: 'Metadata', name: 'metadata wider', show: (it) => pairs(it.metadata) },
+    { head: 'Incarnation', name: 'incarnation wider', show: (it) => String(it.incarnation ?? ''), sort: (it) => Number(it.incarnation) },
+  ];
+}
+
+/** Addresses are links where they are of the web. */
+export function endpoints(it) {
+  return Object.entries(it.endpoints).flatMap(([, uri], at) => [at > 0 && ', ', outward(uri)]);
+}
+
+/** What it requires, and who requires it, as far as this page sees. */
+function relations(page, name, all) {
+  const by = [...new Set(page.live.copy.dependents(name).map((it) => it.service))].sort();
+  const needs = [...new Set(all.flatMap((it) => it.requires))].sort();
+  return [['Required by', by], ['Requires', needs]];
+}
+
+const NAMED_MAX = 20;
+
+function line(page, head, names) {
+  const links = names.slice(0, NAMED_MAX).flatMap((name, at) => [at > 0 && ', ', h('a', { href: page.place('service', name) }, name)]);
+  const more = names.length > NAMED_MAX && ` and ${names.length - NAMED_MAX} more`;
+  return fill(h('p', null), h('span', { class: 'quiet' }, `${head}: `), names.length ? [links, more] : 'none');
+}
