@@ -179,6 +179,8 @@ function hex(id) {
 function tell() {
   const { live } = page;
   const on = begun && live.isLive;
+  byId('nav').hidden = !begun;
+  byId('scope').hidden = !begun;
   const node = live.node ? `, node ${live.node}` : '';
   const header = page.status?.header ?? {};
   const cluster = header.cluster_id ? ` · cluster ${hex(header.cluster_id)}` : '';
@@ -197,9 +199,17 @@ function tell() {
 
 function stateOf(live) {
   if (live.phase === 'live') return 'The node has no leader in sight: what is shown stays as it was, and writes wait.';
-  if (live.phase === 'stopped') return live.why;
+  if (live.phase === 'stopped') return `${sentence(live.why)}${wider(live)}`;
   const next = live.phase === 'waiting' ? ` Next try in ${Math.max(1, Math.ceil((live.retryAt - Date.now()) / 1000))} s.` : ' Trying…';
-  return `${live.why.replace(/\.$/, '')}.${next}`.replace(/^./, (first) => first.toUpperCase());
+  return sentence(live.why) + next;
+}
+
+const sentence = (text) => `${text.replace(/\.$/, '')}.`.replace(/^./, (first) => first.toUpperCase());
+
+/** Who may read a part alone asks for all by mistake. */
+function wider(live) {
+  const prefix = page.rights.prefix(live.namespace);
+  return live.refused === 403 && prefix && prefix !== live.prefix ? ` You may read what begins with ${prefix}: give that as the prefix.` : '';
 }
 
 /** Only what is another is written, so that it is not read out each second, and its buttons stay. */

@@ -19,7 +19,7 @@ export class Live {
     /** connecting, live, waiting (for the next try), stopped (a right is missing) */
     this.phase = 'connecting';
     this.why = '';
-    /** When the node was heard last. */
+    /** When it was last so that what is shown was what the registry had. */
     this.heardAt = 0;
     this.leader = '';
     this.loaded = false;
@@ -43,6 +43,8 @@ export class Live {
     this.prefix = prefix;
     this.copy = new Copy();
     this.loaded = false;
+    this.heardAt = 0;
+    this.why = '';
     this.lastId = '';
     this.restart();
   }
@@ -127,8 +129,9 @@ export class Live {
         const { done, value } = await reader.read();
         if (done || run !== this.run) return;
         heard();
-        this.heardAt = Date.now();
         events.feed(value);
+        // Without a leader nothing new comes, however often the node is heard.
+        if (this.leader !== '0') this.heardAt = Date.now();
       }
     } catch (error) {
       if (abort.signal.aborted && abort.signal.reason instanceof Error) throw abort.signal.reason;

@@ -3,7 +3,7 @@
 import { h, s, table } from '../dom.js';
 import { many } from '../format.js';
 import { BOX, layout } from '../layout.js';
-import { part, title } from './parts.js';
+import { part, title, unread } from './parts.js';
 
 /** More boxes say nothing to anybody: one service and its surroundings are shown instead. */
 const BOXES_MAX = 80;
@@ -21,7 +21,7 @@ export function graph(page, [focus]) {
     const names = [...new Set(near.flat().concat(focus ? [focus] : []))].sort();
     sum.textContent = page.live.loaded ? `${many(near.length, 'requirement')} between ${many(names.length, 'service')}${focus ? ` around ${focus}` : ''}` : '';
     const states = names.map((name) => state(page.live.copy, name));
-    body.show([names, near, states, page.live.loaded], () => shown(page, names, near, states, focus));
+    body.show([names, near, states, page.live.loaded, page.live.phase], () => shown(page, names, near, states, focus));
   }
 }
 
@@ -59,7 +59,7 @@ function state(copy, name) {
 }
 
 function shown(page, names, near, states, focus) {
-  if (!page.live.loaded) return h('p', { class: 'none' }, 'Reading…');
+  if (!page.live.loaded) return h('p', { class: 'none' }, unread(page));
   if (!near.length) return h('p', { class: 'none' }, focus ? `No instance of ${focus} requires another service, and none requires it.` : 'No instance says that it requires a service.');
   const told = new Map(names.map((name, at) => [name, states[at]]));
   const big = names.length > BOXES_MAX;

@@ -5,7 +5,7 @@ import { Refused, call, path } from '../api.js';
 import { button, facts, h, outward, table } from '../dom.js';
 import { duration, incarnation, time } from '../format.js';
 import { instance as shaped, shown } from '../shapes.js';
-import { mark, part, section, title } from './parts.js';
+import { mark, part, section, title, unread } from './parts.js';
 
 const READ_EVERY_MS = 5_000;
 
@@ -57,7 +57,7 @@ export function instance(page, [service, id]) {
 }
 
 function missing(page, fault) {
-  if (!page.live.loaded) return h('p', { class: 'none' }, fault || 'Reading…');
+  if (!page.live.loaded) return h('p', { class: 'none' }, fault || unread(page));
   return h('p', { class: 'none' }, 'It is not registered. Its last changes, if this page saw them, stand below.');
 }
 

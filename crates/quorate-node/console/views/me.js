@@ -33,7 +33,7 @@ export function login(page, why) {
   } },
     h('label', { for: 'token' }, h('span', null, 'Token'), input),
     why && h('p', { class: 'problem', role: 'alert' }, why),
-    h('p', { class: 'quiet' }, 'It is kept for this tab, until the tab is closed, and sent to this node alone. `quorate token new` makes one.'),
+    h('p', { class: 'quiet' }, 'It is kept for this tab, until the tab is closed, and sent to this node alone. ', h('code', null, 'quorate token new'), ' makes one.'),
     h('div', { class: 'buttons' }, h('button', { type: 'submit', class: 'primary' }, 'Go on')));
   return { title: 'Token', root: h('div', { class: 'view' }, title('This node checks rights'), form), search: input, update() {}, focus: input };
 }

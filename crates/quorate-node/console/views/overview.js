@@ -3,7 +3,7 @@
 import { facts, h } from '../dom.js';
 import { count, many, time } from '../format.js';
 import { protection, verdict } from '../verdict.js';
-import { part, section, title } from './parts.js';
+import { part, section, title, unread } from './parts.js';
 
 const LISTED_MAX = 12;
 const ENDED_WITHIN_MS = 10 * 60_000;
@@ -27,7 +27,7 @@ export function overview(page) {
       guard.show(protection(status), () => h('p', null, protection(status)));
     }
     const needs = wants(page);
-    attention.show([needs, page.live.loaded], () => list(needs, page.live.loaded));
+    attention.show([needs, page.live.loaded, unread(page)], () => list(needs, page));
   }
 }
 
@@ -85,8 +85,8 @@ function wants(page) {
   return found;
 }
 
-function list(needs, loaded) {
-  if (!loaded) return h('p', { class: 'none' }, 'The services are not read yet.');
+function list(needs, page) {
+  if (!page.live.loaded) return h('p', { class: 'none' }, unread(page));
   if (!needs.length) return h('p', { class: 'none' }, 'Nothing in this namespace: every service has usable instances.');
   const line = ([, tone, what, text, href]) => h('li', { class: tone }, h('a', { href }, what), h('span', null, text));
   return h('ul', { class: 'needs' }, needs.map(line));

@@ -11,6 +11,9 @@ export const mark = (word) => (word ? h('span', { class: `mark ${TONES[word] ?? 
 /** A number that says nothing when it is 0. */
 export const some = (number) => (number ? String(number) : '–');
 
+/** What stands where there is nothing yet. */
+export const unread = (page) => (page.live.phase === 'stopped' ? 'This cannot be read.' : 'Reading…');
+
 /** A heading, with what stands beside it. */
 export const title = (text, ...beside) => h('div', { class: 'title' }, h('h1', null, text), beside);
 

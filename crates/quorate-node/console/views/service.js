@@ -3,7 +3,7 @@
 import { fill, h, outward, say } from '../dom.js';
 import { count, many } from '../format.js';
 import { List } from '../list.js';
-import { mark, part, search, select, some, title } from './parts.js';
+import { mark, part, search, select, some, title, unread } from './parts.js';
 
 const FILTERS = [['', 'Every status'], ['UP', 'Up'], ['STARTING', 'Starting'], ['DRAINING', 'Draining'], ['OUT_OF_SERVICE', 'Out of service'], ['CRITICAL', 'Critical'], ['overridden', 'Overridden']];
 
@@ -11,7 +11,7 @@ export function service(page, [name]) {
   const kept = page.kept(`service ${name}`, { text: '', filter: '' });
   const list = new List({
     label: `Instances of ${name}`, name: 'instances', key: (it) => it.id, place: (it) => page.place('instance', name, it.id),
-    none: () => (page.live.loaded ? 'No instance passes.' : 'Reading…'), columns: columns(),
+    none: () => (page.live.loaded ? 'No instance passes.' : unread(page)), columns: columns(),
   });
   const text = search('Search ids, endpoints, tags, metadata …', () => keep('text', text.value));
   const filter = select('Which instances', FILTERS, () => keep('filter', filter.value));

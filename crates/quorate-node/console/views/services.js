@@ -3,7 +3,7 @@
 import { h, say } from '../dom.js';
 import { count, many, time } from '../format.js';
 import { List } from '../list.js';
-import { search, select, some, title } from './parts.js';
+import { search, select, some, title, unread } from './parts.js';
 
 const FILTERS = {
   all: ['All services', () => true],
@@ -19,7 +19,7 @@ export function services(page) {
   const kept = page.kept('services', { text: '', filter: 'all' });
   const list = new List({
     label: 'Services', name: 'services', key: (it) => it.name, place: (it) => page.place('service', it.name),
-    none: () => (page.live.loaded ? 'No service passes.' : 'Reading…'),
+    none: () => (page.live.loaded ? 'No service passes.' : unread(page)),
     columns: [
       { head: 'Service', name: 'grow id', link: true, show: (it) => it.name, sort: (it) => it.name },
       { head: 'Usable', name: 'number usable', show: (it) => usable(it), sort: (it) => it.usable },
