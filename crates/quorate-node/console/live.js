@@ -8,6 +8,8 @@ import { instance } from './shapes.js';
 /** The node says something every 5 s, or sends a comment every 15 s: after this long it is dead. */
 const SILENT_MS = 20_000;
 const FIRST_WAIT_MS = 500;
+/** A stream that lasted so long was a good one: the next one is tried soon. */
+const STEADY_MS = 10_000;
 const LONGEST_WAIT_MS = 15_000;
 /** More than any event is. */
 const EVENT_MAX = 16 * 1024 * 1024;
@@ -19,6 +21,8 @@ export class Live {
     /** connecting, live, waiting (for the next try), stopped (a right is missing) */
     this.phase = 'connecting';
     this.why = '';
+    /** The status of an answer that no other try would change. */
+    this.refused = 0;
     /** When it was last so that what is shown was what the registry had. */
     this.heardAt = 0;
     this.leader = '';
@@ -62,26 +66,24 @@ export class Live {
 
   async loop(run) {
     let failures = 0;
+    this.refused = 0;
     while (run === this.run) {
       this.turn('connecting', this.why);
+      const began = Date.now();
+      let after = 0;
       try {
-        await this.once(run, () => (failures = 0));
-        this.why = 'the node ended the stream';
+        await this.once(run);
+        if (run === this.run) this.why = 'the node ended the stream';
       } catch (error) {
         if (run !== this.run) return;
         this.why = error.message;
-        if (error instanceof Refused && [400, 401, 403, 404].includes(error.status)) {
-          this.refused = error.status;
-          return this.turn('stopped', this.why);
-        }
-        failures = Math.max(failures, error.retryAfterMs ? 1 : 0);
-        await this.wait(Math.max(delay(failures), error.retryAfterMs ?? 0));
-        failures += 1;
-        continue;
+        this.refused = error instanceof Refused && [400, 401, 403, 404].includes(error.status) ? error.status : 0;
+        after = error.retryAfterMs ?? 0;
       }
       if (run !== this.run) return;
-      await this.wait(delay(failures));
-      failures += 1;
+      if (this.refused) return this.turn('stopped', this.why);
+      failures = Date.now() - began > STEADY_MS ? 0 : failures + 1;
+      await this.wait(Math.max(delay(failures), after));
     }
   }
 
@@ -105,7 +107,7 @@ export class Live {
     this.onChange();
   }
 
-  async once(run, onAnswer) {
+  async once(run) {
     const abort = new AbortController();
     this.abort = abort;
     let timer;
@@ -121,7 +123,6 @@ export class Live {
       const options = { headers: headers(more), cache: 'no-store', credentials: 'same-origin', signal: abort.signal };
       const answer = await fetch(where, options);
       if (!answer.ok) throw await refusal(answer);
-      onAnswer();
       this.parts = this.lastId ? null : [];
       const reader = answer.body.getReader();
       const events = new Events((event) => run === this.run && this.take(event));
