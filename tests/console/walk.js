@@ -11,6 +11,7 @@ import { parseArgs } from 'node:util';
 import { chromium } from 'playwright-core';
 import { Api, MARKUP, PAYLOADS } from './api.js';
 import { proxy } from './proxy.js';
+import { units } from './units.js';
 
 const { values } = parseArgs({ options: {
   node: { type: 'string', multiple: true, default: ['http://127.0.0.1:7201'] },
@@ -394,7 +395,8 @@ try {
   await headers(front.url);
   const page = await opened(browser);
   await login(page, front.url);
-  const steps = { views, payloads, keyboard, actions, pausing, scrolling: async (...of) => {
+  const modules = async () => (await page.evaluate(units)).forEach(fault);
+  const steps = { modules, views, payloads, keyboard, actions, pausing, scrolling: async (...of) => {
     await scrolling(...of, WIDE);
     await scrolling(...of, NARROW);
   }, reading: async () => values.reader && reading(browser, front.url), pictures: () => pictures(browser, front.url), dying: (...of) => dying(...of, front) };

@@ -1,0 +1,78 @@
+// What single modules of the console do, run in the page itself, since they are modules of a browser.
+
+/** Gives what is wrong. */
+export const units = () => (async () => {
+  const wrong = [];
+  const same = (is, should, what) => {
+    if (JSON.stringify(is) !== JSON.stringify(should)) wrong.push(`${what}: ${JSON.stringify(is)}, not ${JSON.stringify(should)}`);
+  };
+  const { Events } = await import('./live.js');
+  const { Rights } = await import('./api.js');
+  const { Ring } = await import('./ring.js');
+  const { Copy, differences } = await import('./copy.js');
+  const { layout } = await import('./layout.js');
+  const { verdict, protection } = await import('./verdict.js');
+  const { instance, status } = await import('./shapes.js');
+  const { outward } = await import('./dom.js');
+
+  // Events come in pieces of any length, with every end of a line.
+  const text = ': a comment\nid: c-1\nevent: change\ndata: {"a":\ndata: "ü€😀"}\n\nevent: empty\n\ndata:x\nretry: 5\n\ndata: unfinished\n';
+  const should = [{ type: 'change', id: 'c-1', data: '{"a":\n"ü€😀"}' }, { type: 'message', id: 'c-1', data: 'x' }];
+  for (const end of ['\n', '\r\n', '\r']) {
+    const bytes = new TextEncoder().encode(text.replaceAll('\n', end));
+    for (let size = 1; size < bytes.length; size += 1) {
+      const found = [];
+      const events = new Events((event) => found.push(event));
+      for (let at = 0; at < bytes.length; at += size) events.feed(bytes.subarray(at, at + size));
+      same(found, should, `events with ${JSON.stringify(end)} in pieces of ${size}`);
+    }
+  }
+
+  const operator = new Rights({ checked: true, rights: [{ role: 'operator', namespace: 'default', prefix: 'orders' }, { role: 'read', namespace: '*', prefix: '' }] });
+  const may = [['operator', 'default', 'orders-eu'], ['operator', 'default', 'order'], ['operator', 'other', 'orders'], ['register', 'default', 'orders'], ['read', 'other', 'x'], ['admin', 'default', 'orders']];
+  same(may.map((of) => operator.may(...of)), [true, false, false, true, true, false], 'rights of an operator');
+  same(new Rights({ checked: true, rights: [] }).may('read', 'default'), false, 'no rights');
+  same(new Rights({}).may('admin', ''), false, 'rights that were not told');
+  same(new Rights({ checked: false }).may('admin', ''), true, 'a node that checks none');
+  same(new Rights({ checked: true, rights: [{ role: 'admin' }] }).may('operator', 'any', 'any'), true, 'an admin');
+  same(new Rights({ checked: true, rights: [{ role: 'read', namespace: 'a', prefix: 'b' }] }).prefix('a'), 'b', 'the prefix that may be read');
+
+  const ring = new Ring(10);
+  for (let at = 0; at < 1000; at += 1) ring.push({ at });
+  same([ring.entries.length <= 11, ring.total, ring.newest().length, ring.newest()[0].at], [true, 1000, 10, 999], 'a ring');
+
+  const copy = new Copy();
+  const one = instance({ service: 's', id: 'i', status: 'INSTANCE_STATUS_UP', weight: 100, incarnation: '1' });
+  copy.load([{ name: 's', revision: '4', instances: [] }, { name: 's', revision: '4', instances: [one] }]);
+  same([copy.size, copy.services.get('s').summary.usable], [1, 1], 'a copy');
+  copy.apply({ kind: 'modified', revision: '5', instance: { ...one, health: 'CRITICAL' } });
+  same([copy.size, copy.services.get('s').summary.usable, copy.services.get('s').summary.critical], [1, 0, 1], 'a change');
+  for (let twice = 0; twice < 2; twice += 1) copy.apply({ kind: 'removed', revision: '6', reason: 'expired', instance: one });
+  same([copy.size, copy.changes.newest()[0].what], [0, 'expired'], 'a removal');
+  same(differences(one, { ...one, weight: 0, incarnation: '2' }), 'weight 100 → 0; a new run of its process', 'differences');
+
+  const edges = [['a', 'b'], ['b', 'c'], ['c', 'a'], ['a', 'c'], ['d', 'd']];
+  const drawn = layout(['a', 'b', 'c', 'd'], edges);
+  same(drawn.lines.map((line) => line.back), [false, false, true, false, true], 'lines of a circle');
+  same([...drawn.places.values()].every((it) => Number.isFinite(it.x + it.y)), true, 'places');
+  const long = Array.from({ length: 20_000 }, (_, at) => `n${at}`);
+  same(layout(long.slice(0, 300), long.slice(0, 299).map((it, at) => [it, `n${at + 1}`])).places.size > 299, true, 'a long chain');
+
+  const member = (id, more) => ({ member: { id, role: 'voter' }, reachable: true, state: 'follower', state_hash_index: '1', state_hash: '1', ...more });
+  const judged = (members, leader = '1') => verdict(status({ header: { leader_id: leader }, members })).health;
+  const three = [member('1', { state: 'leader' }), member('2'), member('3')];
+  same(judged(three), 'OK', 'three nodes');
+  same(judged([three[0], three[1], member('3', { reachable: false })]), 'DEGRADED', 'a node down');
+  same(judged([three[0], member('2', { reachable: false }), member('3', { reachable: false })]), 'NO QUORUM', 'two nodes down');
+  same(judged(three, '0'), 'NO QUORUM', 'no leader');
+  same(judged([three[0], three[1], member('3', { state_hash: '2' })]), 'DEGRADED', 'a node that disagrees');
+  same(judged([three[0], three[1], member('3', { disk_low: true })]), 'DEGRADED', 'a full disk');
+  const held = status({ members: [member('1', { state: 'leader', condition: { clock_held_ms: '9000' } })] });
+  same(protection(held).includes('9 s'), true, 'registry time that stands still');
+
+  for (const uri of ['javascript:alert(1)', ' javascript:alert(1)', 'data:text/html,x', 'blob:http://x/y', 'file:///etc', 'tcp://h:1', 'x', '//h/x', 'view-source:http://x']) {
+    same(outward(uri).tagName, 'SPAN', `${uri} is no link`);
+  }
+  same(outward('HTTPS://h/x').tagName, 'A', 'https is a link');
+  return wrong;
+})();
