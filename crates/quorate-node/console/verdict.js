@@ -42,7 +42,8 @@ function disks({ members }, leader) {
 
 function missing(of, silent, spare) {
   if (!silent) return null;
-  return [`${of}: all goes on, and so it does with ${spare} more down.`, `Start node ${silent} again, or replace it.`];
+  const left = spare > 0 ? `and so it does with ${spare} more down` : 'with no failure to spare';
+  return [`${of}: all goes on, ${left}.`, `Start node ${silent} again, or replace it.`];
 }
 
 /** What is wrong with members that answer. */

@@ -13,6 +13,7 @@ export function graph(page, [focus]) {
   const body = part('body');
   const sum = h('p', { class: 'sum', role: 'status' });
   const root = h('div', { class: 'view' }, title('Dependencies', sum), body.root);
+  let placed = false;
   return { title: 'Dependencies', root, update, up: focus && page.place('graph') };
 
   function update() {
@@ -22,6 +23,9 @@ export function graph(page, [focus]) {
     sum.textContent = page.live.loaded ? `${many(near.length, 'requirement')} between ${many(names.length, 'service')}${focus ? ` around ${focus}` : ''}` : '';
     const states = names.map((name) => state(page.live.copy, name));
     body.show([names, near, states, page.live.loaded, page.live.phase], () => shown(page, names, near, states, focus));
+    const box = placed ? null : root.querySelector('.box.focus');
+    box?.scrollIntoView({ block: 'nearest', inline: 'center' });
+    placed ||= Boolean(box);
   }
 }
 
