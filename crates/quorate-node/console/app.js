@@ -170,11 +170,6 @@ async function begin() {
   readStatus();
 }
 
-/** A cluster's id, as the command line writes it. */
-function hex(id) {
-  return /^\d{1,20}$/.test(id) ? BigInt(id).toString(16).padStart(16, '0') : String(id);
-}
-
 /** The line at the bottom, and the one that says that what is shown is old. */
 function tell() {
   const { live } = page;
@@ -183,7 +178,7 @@ function tell() {
   byId('scope').hidden = !begun;
   const node = live.node ? `, node ${live.node}` : '';
   const header = page.status?.header ?? {};
-  const cluster = header.cluster_id ? ` · cluster ${hex(header.cluster_id)}` : '';
+  const cluster = header.cluster_id ? ` · cluster ${header.cluster_id}` : '';
   say(byId('foot'), on ? `Live: revision ${live.revision}${node}${cluster}` : begun ? `Not live${node}` : 'No connection');
   byId('foot').className = on ? 'on' : 'off';
   const box = byId('stale');
@@ -228,14 +223,17 @@ function staleText(box, old, why) {
 /** A page may call the node alone that it came from: at another one, its own console goes on. */
 function elsewhere() {
   if (page.live.phase === 'stopped') return [];
-  const members = (page.status?.members ?? []).filter((it) => String(it.id) !== String(page.live.node));
-  const known = members.filter((it) => it.http_address);
-  if (known.length) {
-    const links = known.map((it) => outward(`${location.protocol}//${it.http_address}/console/${location.hash}`, `node ${it.id}`));
-    return [h('span', { class: 'others' }, 'Go on at ', links.flatMap((link, at) => [at > 0 && ', ', link]), '; it asks for the token again.')];
-  }
-  const named = members.filter((it) => it.client_address).map((it) => `${it.id} (${it.client_address.replace(/:\d+$/, '')})`);
-  return named.length ? [h('span', { class: 'others' }, `Or open the console of another node: ${named.join(', ')}.`)] : [];
+  const members = (page.status?.members ?? []).filter((it) => it.client_address);
+  const others = members.filter((it) => String(it.id) !== String(page.live.node));
+  if (!others.length) return [];
+  const ports = new Set(members.map((it) => it.client_address.split(':').pop()));
+  // Where all nodes have the same ports for clients, they mostly have the same for this, too.
+  const host = (it) => it.client_address.replace(/:\d+$/, '');
+  const name = (it) => {
+    const port = location.port && `:${location.port}`;
+    return ports.size > 1 ? `node ${it.id} (${host(it)})` : outward(`${location.protocol}//${host(it)}${port}/console/${location.hash}`, `node ${it.id} (${host(it)})`);
+  };
+  return [h('span', { class: 'others' }, 'Or go on at the console of ', others.flatMap((it, at) => [at > 0 && ', ', name(it)]), '.')];
 }
 
 // ---- Keyboard

@@ -148,7 +148,7 @@ export class Live {
     const body = data ? JSON.parse(data) : {};
     if (body.header?.leader_id !== undefined) this.leader = String(body.header.leader_id);
     if (body.header?.node_id !== undefined) this.node = String(body.header.node_id);
-    if (type === 'error') throw new Refused(Number(body.status ?? 0), body);
+    if (type === 'end') throw new Refused(Number(body.status ?? 0), body);
     if (type === 'snapshot' || type === 'reset') this.snapshot(type, body);
     else if (type === 'change') this.changes(body);
     else if (type === 'leader') this.leader = String(body.leader_id ?? this.leader);
@@ -202,6 +202,7 @@ export class Events {
     this.type = '';
     this.data = [];
     this.length = 0;
+    this.moved = false;
   }
 
   feed(bytes) {
@@ -215,7 +216,8 @@ export class Events {
 
   line(line) {
     if (line === '') {
-      if (this.data.length) this.onEvent({ type: this.type || 'message', id: this.id, data: this.data.join('\n') });
+      // One without data is none, but its id counts.
+      if (this.data.length || this.moved) this.onEvent({ type: this.type || 'message', id: this.id, data: this.data.join('\n') });
       return this.begin();
     }
     const colon = line.indexOf(':');
@@ -223,7 +225,10 @@ export class Events {
     const field = colon < 0 ? line : line.slice(0, colon);
     const value = colon < 0 ? '' : line.slice(colon + 1).replace(/^ /, '');
     if (field === 'event') this.type = value;
-    else if (field === 'id') this.id = value;
+    else if (field === 'id') {
+      this.id = value;
+      this.moved = true;
+    }
     else if (field === 'data') {
       this.data.push(value);
       this.length += value.length;

@@ -33,7 +33,6 @@ export function member(it) {
     id: String(it.member?.id ?? it.id ?? ''),
     role: word(it.member?.role ?? it.role, 'MEMBER_ROLE_').toLowerCase(),
     state: word(it.state, 'NODE_STATE_').toLowerCase(),
-    http_address: it.member?.http_address ?? it.http_address ?? '',
     condition: it.condition ?? {},
   };
 }

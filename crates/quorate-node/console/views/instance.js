@@ -1,67 +1,37 @@
 // One instance: all that is known of it, what can be done to it, and what changed since the page watches.
 
 import { buttons } from '../actions.js';
-import { Refused, call, path } from '../api.js';
 import { button, facts, h, outward, table } from '../dom.js';
 import { duration, incarnation, time } from '../format.js';
-import { instance as shaped, shown } from '../shapes.js';
+import { shown } from '../shapes.js';
 import { mark, part, section, title, unread } from './parts.js';
-
-const READ_EVERY_MS = 5_000;
 
 export function instance(page, [service, id]) {
   const head = part('beside');
   const about = part('about');
   const history = part('history');
   const json = part('json');
-  let read = null;
-  let readAt = 0;
-  let fault = '';
-  let timer = setInterval(reread, READ_EVERY_MS);
   const crumb = h('p', { class: 'crumb' }, h('a', { href: page.place('service', service) }, service));
   const root = h('div', { class: 'view' }, crumb, title(id, head.root), about.root,
     section('Changes since this page watches', history.root), section('As JSON', json.root));
-  reread();
-  return { title: `${service}/${id}`, root, update, close: () => clearInterval(timer), up: page.place('service', service) };
-
-  /** The lease's time stands in no change: it is asked for. */
-  async function reread() {
-    try {
-      const answer = await call('GET', path(page.namespace, 'services', service, 'instances', id));
-      read = answer.instance ?? answer;
-      readAt = Date.now();
-      fault = '';
-    } catch (error) {
-      fault = error instanceof Refused && error.status === 404 ? '' : error.message;
-      read = null;
-    }
-    if (timer) update();
-  }
+  return { title: `${service}/${id}`, root, update, up: page.place('service', service) };
 
   function update() {
-    const it = page.live.copy.instance(service, id) ?? (read && !page.live.loaded ? shaped(read) : null);
+    const it = page.live.copy.instance(service, id);
     head.show([it?.override, Boolean(it), page.rights.rights], () => h('div', { class: 'buttons' }, it ? buttons(page.rights, it) : []));
-    about.show([it, left(), fault, page.live.loaded], () => (it ? described(page, it, left()) : missing(page, fault)));
+    about.show([it, unread(page), page.live.loaded], () => (it ? described(page, it) : missing(page)));
     const seen = page.live.copy.changes.newest((each) => each.service === service && each.id === id, 200);
     history.show(seen.map((each) => each.number), () => changes(seen));
-    json.show(it, () => (it ? raw(it) : h('p', { class: 'none' }, 'There is nothing to show.')));
-  }
-
-  /** What is left of its lease, where the node says it. */
-  function left() {
-    const ms = read?.lease_left_ms ?? read?.lease?.left_ms ?? read?.expires_in_ms;
-    if (ms === undefined || ms === null) return '';
-    const now = Number(ms) - (Date.now() - readAt);
-    return now > 0 ? duration(now - (now % 1000)) : 'nothing, unless it was renewed just now';
+    json.show(it ?? null, () => (it ? raw(it) : h('p', { class: 'none' }, 'There is nothing to show.')));
   }
 }
 
-function missing(page, fault) {
-  if (!page.live.loaded) return h('p', { class: 'none' }, fault || unread(page));
+function missing(page) {
+  if (!page.live.loaded) return h('p', { class: 'none' }, unread(page));
   return h('p', { class: 'none' }, 'It is not registered. Its last changes, if this page saw them, stand below.');
 }
 
-function described(page, it, left) {
+function described(page, it) {
   const decided = it.override;
   return [
     decided && h('p', { class: 'override' }, h('strong', null, 'An operator decided: '), overridden(decided)),
@@ -74,7 +44,7 @@ function described(page, it, left) {
       ['Version', it.version],
       ['Tags', it.tags.join(', ')],
       ['Requires', it.requires.length ? it.requires.flatMap((name, at) => [at > 0 && ', ', h('a', { href: page.place('service', name) }, name)]) : ''],
-      ['Lease', it.lease_id && `${it.lease_id}${left ? `, ${left} left` : ''}`],
+      ['Lease', it.lease_id],
       ['Incarnation', incarnation(String(it.incarnation ?? ''))],
       ['Made at', it.create_revision && `revision ${it.create_revision}`],
       ['Changed at', it.modify_revision && `revision ${it.modify_revision}`],

@@ -2,6 +2,7 @@
 
 import { token } from '../api.js';
 import { button, h, table } from '../dom.js';
+import { date } from '../format.js';
 import { part, section, title } from './parts.js';
 
 export function me(page) {
@@ -12,7 +13,7 @@ export function me(page) {
 
 function shown(page) {
   const { rights } = page;
-  const row = (right) => [right.role, right.namespace && right.namespace !== '*' ? right.namespace : 'all', right.prefix || 'all', right.not_after ?? 'as long as it is granted'];
+  const row = (right) => [right.role, right.namespace && right.namespace !== '*' ? right.namespace : 'all', right.prefix || 'all', right.until_s ? date(right.until_s * 1000) : 'as long as it is granted'];
   return [
     h('p', null, rights.checked ? ['You are ', h('strong', null, rights.principal || 'unnamed'), '.'] : 'This node checks no rights: whoever reaches it may do everything.'),
     rights.checked && section('Rights', rights.rights.length

@@ -1,7 +1,7 @@
 // The nodes of the cluster.
 
 import { snapshot, transfer } from '../actions.js';
-import { button, h, outward, table } from '../dom.js';
+import { button, h, table } from '../dom.js';
 import { bytes, count, roughly } from '../format.js';
 import { part, section, title } from './parts.js';
 
@@ -25,7 +25,7 @@ function shown(page, status, fault) {
   const isAdmin = page.rights.may('admin', '');
   const node = status.header.node_id;
   const heads = isAdmin ? HEADS : HEADS.slice(0, -1);
-  const rows = status.members.map((it) => row(it, node, isAdmin).slice(0, heads.length));
+  const rows = status.members.map((it) => row(it, node, isAdmin, status.partial).slice(0, heads.length));
   return [
     told,
     table('Members', heads, rows),
@@ -40,9 +40,10 @@ const LINES = [
   ['Take a node out', 'quorate cluster remove ID'],
 ];
 
-function row(it, node, isAdmin) {
+function row(it, node, isAdmin, partial) {
   const { condition } = it;
-  const is = (value, show) => (value === undefined || value === null || value === '' ? '–' : show(value));
+  const isKnown = it.reachable && !partial;
+  const is = (value, show) => (!isKnown || value === undefined || value === null || value === '' ? '–' : show(value));
   const written = condition.snapshot_written_ms;
   return [
     h('strong', null, it.id, String(it.id) === String(node) ? h('span', { class: 'quiet' }, ' answers') : ''),
@@ -70,9 +71,7 @@ function state(it) {
 
 function addresses(it) {
   const told = [['clients', it.client_address], ['peers', it.peer_address]].filter(([, address]) => address);
-  const lines = told.map(([who, address]) => h('div', null, h('span', { class: 'quiet' }, `${who} `), address));
-  if (it.http_address) lines.push(h('div', null, h('span', { class: 'quiet' }, 'console '), outward(`${location.protocol}//${it.http_address}/console/`, it.http_address)));
-  return lines;
+  return told.map(([who, address]) => h('div', null, h('span', { class: 'quiet' }, `${who} `), address));
 }
 
 function actions(it, node) {

@@ -52,8 +52,7 @@ async function all(namespace) {
     const answer = await call('GET', path(namespace, 'overrides') + after);
     found.push(...(answer.overrides ?? []));
     if (!answer.next) break;
-    const next = typeof answer.next === 'string' ? answer.next : `${answer.next.service}/${answer.next.id}`;
-    after = `?after=${encodeURIComponent(next)}`;
+    after = `?after_service=${encodeURIComponent(answer.next.service)}&after_id=${encodeURIComponent(answer.next.id)}`;
   }
   return found.map((it) => ({ ...it, namespace, override: decision(it.override ?? {}) }));
 }

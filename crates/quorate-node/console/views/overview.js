@@ -42,7 +42,7 @@ function sentence({ health, meaning, next }, fault) {
 
 function numbers(status) {
   const { header } = status;
-  const lags = status.members.filter((it) => it.reachable && it.lag !== undefined).map((it) => Number(it.lag));
+  const lags = status.members.filter((it) => it.reachable && !status.partial && it.lag !== undefined).map((it) => Number(it.lag));
   const whole = (number) => (status.partial || number === undefined ? '' : count(number));
   const leader = String(header.leader_id ?? '0');
   return [
@@ -52,7 +52,6 @@ function numbers(status) {
     ['Services', whole(status.services)],
     ['Instances', whole(status.instances)],
     ['Leases', whole(status.leases)],
-    ['Expiring', status.expiring === undefined ? '' : count(status.expiring)],
     ['Greatest lag', lags.length ? many(Math.max(...lags), 'entry').replace('entrys', 'entries') : ''],
     ['Level', status.level && `${status.level}${status.level_held ? ', held' : ''}`],
     ['Answered by', header.node_id && `node ${header.node_id}`],
