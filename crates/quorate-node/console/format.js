@@ -36,7 +36,8 @@ export const date = (at) => day.format(at);
 
 export function bytes(number) {
   const mib = Number(number) / 1048576;
-  return mib < 10240 ? `${count(Math.floor(mib))} MiB` : `${count(Math.floor(mib / 1024))} GiB`;
+  if (mib < 1024) return `${Math.floor(mib)} MiB`;
+  return mib < 10240 ? `${(mib / 1024).toFixed(1)} GiB` : `${count(Math.floor(mib / 1024))} GiB`;
 }
 
 /** Incarnations are mostly the start of a process in microseconds: then the time says more. */

@@ -11,7 +11,7 @@ export function log(page) {
   const list = new List({
     label: 'Changes, the newest first', name: 'changes', key: (it) => it.number,
     place: (it) => (it.id ? page.place('instance', it.service, it.id) : null),
-    none: () => 'Nothing changed since this page watches.',
+    none: () => (text.value ? 'No change passes.' : 'Nothing changed since this page watches.'),
     columns: [
       { head: 'Time', name: 'time', show: (it) => time(it.at) },
       { head: 'Revision', name: 'number wide', show: (it) => it.revision },
