@@ -5,11 +5,13 @@
 //! |---|---|
 //! | `/healthz` | 200 as long as the process answers at all |
 //! | `/readyz` | 200, or 503 and why calls should go to another node |
+//! | `/console/` | a page for people, open to all: what it shows comes with their rights |
 //! | `/metrics` | everything that is measured, for Prometheus; needs the role `read` for everything |
 //! | `/api/v1/...` | what gRPC answers, in JSON (`api/http/routes.rs`) |
 
 mod asked;
 mod body;
+mod console;
 mod door;
 mod problem;
 mod query;
@@ -63,8 +65,10 @@ pub(crate) fn router(observed: Observed) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .nest("/api/v1", routes::router(observed.node.clone()))
+        .merge(console::router())
         .fallback(|| async {
-            (StatusCode::NOT_FOUND, "there are /healthz, /readyz, /metrics and /api/v1/ here\n")
+            let here = "there are /api/v1/, /console/, /healthz, /readyz and /metrics here\n";
+            (StatusCode::NOT_FOUND, here)
         })
         .with_state(observed)
 }
