@@ -92,7 +92,7 @@ pub(crate) struct ServeArgs {
     /// Its address for the other nodes
     #[arg(long)]
     pub(crate) peer_listen: Option<SocketAddr>,
-    /// Its address for operators' tools: /healthz, /readyz and /metrics [default: none]
+    /// Its address for HTTP: /api/v1, /console/, /healthz, /readyz and /metrics [default: none]
     #[arg(long)]
     pub(crate) http_listen: Option<SocketAddr>,
     /// The address that it announces to clients, if it is another than it listens on
