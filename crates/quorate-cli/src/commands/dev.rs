@@ -114,7 +114,7 @@ fn welcome(nodes: &[Arc<Node>], leader: u64, data: &Data, secure: Option<&Secure
     for node in nodes {
         let (id, address, http, pid) = (node.id, node.address, node.http, pid(node));
         text.push_str(&format!(
-            "  node {id}   {address}   pid {pid}   {scheme}://{http}/metrics\n"
+            "  node {id}   {address}   pid {pid}   {scheme}://{http}/console/\n"
         ));
     }
     let kept = match data {

@@ -5,8 +5,8 @@
 //! message than one that comes before. Nothing above h2 can set that second, so runs parted there.
 //!
 //! It takes the place of libc's function, as the tests of S2 and of madsim do. That is `unsafe`, so
-//! it is a package of its own, the one that does not take the workspace's lints: whatever ships, and
-//! every other test, forbids that. Only `cargo sim` links it.
+//! it is a package of its own, the one that does not take the workspace's lints: whatever ships,
+//! and every other test, forbids that. Only `cargo sim` links it.
 
 use std::cell::Cell;
 use std::time::Duration;
