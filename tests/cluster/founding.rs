@@ -171,8 +171,8 @@ async fn forwarded_calls_are_checked_like_those_of_clients() {
     let (cluster_id, _) = registered(&cluster).await;
     let leader = cluster.leader().await;
     let (mut peer, member) = (peer(&cluster, leader).await, leader % 3 + 1);
-    // Under the name 1-1.
-    let largest_grace = [&[1, 0, 6][..], &LARGEST, &[1, 1, 1, 0, 0]].concat();
+    // Under the name 1-1, of nobody's share.
+    let largest_grace = [&[1, 0, 6][..], &LARGEST, &[1, 1, 1, 0, 0, 0]].concat();
     let removal = vec![1, 2, 1, member as u8];
     let addresses_of_99 = vec![1, 2, 3, 99, 3, b'a', b':', b'1', 3, b'a', b':', b'1', 0];
     let own = |client_address: &[u8]| {
