@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::built::root;
+use crate::built::{installed, root};
 use crate::cli::ask;
 use crate::cluster::{Cluster, LEADER_WITHIN, Settings};
 use crate::ports::free_port;
@@ -44,16 +43,6 @@ const OF_THE_MACHINE: [&str; 5] = [
 const OF_A_DEAD_NODE: [&str; 2] = ["QuorateNodeDown", "QuorateNoFailureToSpare"];
 /// What the dashboard has nothing to show for in a healthy cluster without TLS.
 const NOTHING_THERE: [&str; 1] = ["quorate_tls_certificate_expiry_seconds"];
-
-/// Where Prometheus is; why it cannot be had, otherwise.
-fn installed() -> Result<PathBuf, String> {
-    let ran = Command::new(root().join(".ci/install-prometheus")).arg("prometheus").output();
-    let ran = ran.map_err(|error| error.to_string())?;
-    match ran.status.success() {
-        true => Ok(String::from_utf8_lossy(&ran.stdout).trim().into()),
-        false => Err(String::from_utf8_lossy(&ran.stderr).into_owned()),
-    }
-}
 
 /// The same rules, each of which has to hold for less time: for nothing else could a test wait.
 fn shortened(rules: &str) -> String {
@@ -282,7 +271,7 @@ async fn observed() -> (Cluster, Vec<String>) {
 #[tokio::test(flavor = "multi_thread")]
 #[allow(clippy::print_stdout, reason = "why less was tested")]
 async fn prometheus_sees_the_end_of_a_leader_and_its_return() {
-    let program = match installed() {
+    let program = match installed(".ci/install-prometheus", &["prometheus"]) {
         Ok(program) => program,
         Err(reason) => return println!("SKIPPED: a Prometheus that scrapes: {reason}"),
     };
@@ -291,7 +280,7 @@ async fn prometheus_sees_the_end_of_a_leader_and_its_return() {
     let load = Load::start(&client).await;
     let file = cluster.dir().join("registry.backup");
     ask(&cluster.all(), &format!("cluster backup {}", file.display())).await.expect(0);
-    let prometheus = Prometheus::start(&program, &https);
+    let prometheus = Prometheus::start(program.as_ref(), &https);
     prometheus.until("sum(up{job=\"quorate\"})", 3.0, SEEN_WITHIN).await;
     // Rules are looked at before anything was scraped; on a busy machine for longer than an alert
     // takes which also says that there is nothing to see.

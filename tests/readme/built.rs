@@ -1,4 +1,5 @@
-//! Where cargo has put the binaries of the Rust examples. Shared by the targets that run them.
+//! Where cargo has put the binaries of the Rust examples, and scripts of `.ci` what they install.
+//! Shared by the targets that run them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,4 +32,14 @@ pub(crate) fn example(name: &str) -> PathBuf {
         assert!(built.success(), "cargo build --example {name}: {built}");
     }
     example
+}
+
+/// Where a script of `.ci` has put what it installs; why it cannot, otherwise.
+pub(crate) fn installed(script: &str, args: &[&str]) -> Result<String, String> {
+    let output = Command::new(root().join(script)).args(args).output();
+    let output = output.map_err(|error| error.to_string())?;
+    match output.status.success() {
+        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
 }

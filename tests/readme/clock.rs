@@ -4,26 +4,15 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 
 use super::{CLOCK, commands, ended, says, walk};
-use crate::built::root;
+use crate::built::{installed, root};
 use crate::ports::Ports;
-
-/// Where libfaketime is; why it cannot be had, otherwise.
-fn installed() -> Result<String, String> {
-    let ran = Command::new(root().join(".ci/install-faketime")).output();
-    let ran = ran.map_err(|error| error.to_string())?;
-    match ran.status.success() {
-        true => Ok(String::from_utf8_lossy(&ran.stdout).trim().to_owned()),
-        false => Err(String::from_utf8_lossy(&ran.stderr).into_owned()),
-    }
-}
 
 #[test]
 #[allow(clippy::print_stdout, reason = "why less was tested")]
 fn a_wrong_clock_cuts_one_node_off_and_ends_no_lease() {
-    let library = match installed() {
+    let library = match installed(".ci/install-faketime", &[]) {
         Ok(library) => library,
         Err(reason) => return println!("SKIPPED: a wrong clock: {reason}"),
     };

@@ -7,6 +7,7 @@ use std::time::Duration;
 use quorate_node::Tunables;
 use serde_json::Value;
 
+use crate::built::{installed, root};
 use crate::process::Running;
 use crate::text_of;
 use crate::yaml::documents;
@@ -61,11 +62,75 @@ fn every_command_line_is_one_that_the_binary_accepts() {
     }
     let set = kubernetes("StatefulSet");
     accepted(&strings(&set["spec"]["template"]["spec"]["containers"][0]["args"]), "kubernetes");
+}
+
+/// Each instruction of the image, since nothing here can build it: one that is new fails until it
+/// is checked, too.
+#[test]
+fn the_image_is_small_and_runs_as_the_manifests_say() {
+    let file = file("Dockerfile");
+    let lines = file.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let instructions: Vec<_> = lines.map(|line| line.split_once(' ').unwrap()).collect();
+    let last = instructions.iter().rposition(|(name, _)| *name == "FROM").unwrap();
+    let (built, image) = instructions.split_at(last);
+    let wanted = [
+        // It has make and a C compiler, and the C library of the image below.
+        ("FROM", "rust:1-bookworm AS build"),
+        // Read by crates/quorate-cli/build.rs.
+        ("ARG", "QUORATE_COMMIT"),
+        ("WORKDIR", "/src"),
+        ("COPY", ". ."),
+    ];
+    assert_eq!(built[..wanted.len()], wanted);
+    let [("RUN", steps)] = built[wanted.len()..] else { panic!("{built:?}") };
+    let steps: Vec<_> = steps.split(" && ").collect();
+    let build = "cargo build --profile dist --locked -p quorate-cli";
+    assert_eq!(steps, [build, "strip --strip-debug target/dist/quorate", "mkdir /data"]);
+
+    let set = kubernetes("StatefulSet");
+    let pod = &set["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    let port = |at: usize| &container["ports"][at]["containerPort"];
+    let volume = container["volumeMounts"][0]["mountPath"].as_str().unwrap();
+    let (user, group) =
+        (&pod["securityContext"]["runAsUser"], &pod["securityContext"]["runAsGroup"]);
+    let wanted = [
+        ("FROM", "gcr.io/distroless/cc-debian12".to_owned()),
+        ("COPY", "--from=build /src/target/dist/quorate /usr/local/bin/quorate".to_owned()),
+        ("COPY", format!("--from=build --chown={user}:{group} /data {volume}")),
+        ("USER", format!("{user}:{group}")),
+        ("VOLUME", volume.to_owned()),
+        ("EXPOSE", format!("{} {}", port(0), port(1))),
+        ("ENTRYPOINT", "[\"quorate\"]".to_owned()),
+        ("CMD", "[\"serve\"]".to_owned()),
+    ];
+    assert_eq!(image, wanted.each_ref().map(|(name, rest)| (*name, rest.as_str())));
     accepted(&["serve".to_owned()], "Dockerfile");
-    let dockerfile = file("Dockerfile");
-    assert!(
-        dockerfile.contains("ENTRYPOINT [\"quorate\"]") && dockerfile.contains("CMD [\"serve\"]")
-    );
+    // No other program is there to be run.
+    let lifecycle = container["lifecycle"].to_string();
+    assert!(!lifecycle.contains("exec"), "{lifecycle}");
+}
+
+/// By the schemas of Kubernetes itself: of the oldest release that the file names, and of a new one.
+#[test]
+#[allow(clippy::print_stdout, reason = "why less was tested")]
+fn the_manifests_fit_the_schemas_of_kubernetes() {
+    let home = match installed(".ci/install-kubernetes-validate", &[]) {
+        Ok(home) => home,
+        Err(reason) => return println!("SKIPPED: the schemas of Kubernetes: {reason}"),
+    };
+    let path = root().join(DIRECTORY).join("kubernetes.yaml");
+    for version in ["1.30", "1.37"] {
+        let mut command = Command::new("python3");
+        command.args(["-m", "kubernetes_validate", "--strict", "-k", version]).arg(&path);
+        let output = command.env("PYTHONPATH", &home).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{version}: {said}");
+        let passed = said.lines().filter(|line| line.contains(" passed for resource ")).count();
+        assert_eq!(passed, documents(&format!("{DIRECTORY}/kubernetes.yaml")).len(), "{said}");
+    }
+    assert!(file("kubernetes.yaml").starts_with("# Three nodes on Kubernetes 1.30 or later."));
 }
 
 #[test]
@@ -75,7 +140,8 @@ fn every_variable_is_one_that_the_binary_reads() {
     for name in ["compose.yaml", "kubernetes.yaml", "quorate@.service", "Dockerfile"] {
         let text = file(name);
         let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_');
-        for variable in words.filter(|word| word.starts_with("QUORATE_")) {
+        let read = |word: &&str| word.starts_with("QUORATE_") && *word != "QUORATE_COMMIT";
+        for variable in words.filter(read) {
             let known = help.split(|c: char| !c.is_ascii_uppercase() && c != '_');
             let known = known.into_iter().any(|word| word == variable);
             assert!(known, "{name}: `quorate serve --help` does not know {variable}");
@@ -93,10 +159,9 @@ fn nobody_is_killed_while_it_stops_in_order() {
     }
     let set = kubernetes("StatefulSet");
     let pod = &set["spec"]["template"]["spec"];
-    let before = strings(&pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]);
-    assert_eq!(before[0], "sleep");
-    let allowed = Duration::from_secs(pod["terminationGracePeriodSeconds"].as_u64().unwrap());
-    assert!(allowed > seconds(&before[1]) + grace);
+    let whole = |seconds: &Value| Duration::from_secs(seconds.as_u64().unwrap());
+    let before = whole(&pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]);
+    assert!(whole(&pod["terminationGracePeriodSeconds"]) > before + grace);
 }
 
 #[test]

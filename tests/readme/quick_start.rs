@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::blocks::{Block, blocks};
-use crate::built::root;
+use crate::built::{installed, root};
 use crate::operations::{says, script};
 use crate::ports::Ports;
 use crate::process::Running;
@@ -53,7 +53,7 @@ fn every_command_and_program_of_the_quick_start_works() {
         "the program's own exit code: 143",
     ];
     for (language, name, variable, [install, run]) in FOREIGN {
-        match installed(name) {
+        match libraries(name) {
             Ok(home) => {
                 bash.env(variable, if name == "node" { home + "/node_modules" } else { home });
                 promises.push(if name == "node" { "there is orders-1" } else { "deregistered" });
@@ -102,14 +102,9 @@ fn there(program: &str) -> Result<(), String> {
 }
 
 /// Where a language's libraries were installed; why they cannot be, otherwise.
-fn installed(name: &str) -> Result<String, String> {
+fn libraries(name: &str) -> Result<String, String> {
     there(if name == "node" { "npm" } else { "python3" })?;
-    let output = Command::new(root().join(".ci/install-foreign")).arg(name).output();
-    let output = output.map_err(|error| error.to_string())?;
-    match output.status.success() {
-        true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-    }
+    installed(".ci/install-foreign", &[name])
 }
 
 #[allow(clippy::print_stdout, reason = "why less was tested")]
