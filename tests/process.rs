@@ -10,6 +10,8 @@
 mod audited;
 #[path = "readme/built.rs"]
 mod built;
+#[path = "process/bundles.rs"]
+mod bundles;
 #[path = "process/ca_name.rs"]
 mod ca_name;
 #[path = "process/calls.rs"]

@@ -1,84 +1,112 @@
-//! Takes the metrics of a node: one GET over plain HTTP.
+//! Takes the metrics of a node: one GET, with TLS and the credentials that the command has.
 
 use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper::header::{AUTHORIZATION, HOST};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use crate::args::ClientArgs;
 
 const WITHIN: Duration = Duration::from_secs(5);
 /// 50 services, some hundred series, and histograms take a few hundred KiB.
-const ANSWER_MAX: u64 = 8 * 1024 * 1024;
+const ANSWER_MAX: usize = 8 * 1024 * 1024;
 
 /// # Errors
 /// Why they cannot be had.
 pub(super) async fn metrics(address: &str, args: &ClientArgs) -> Result<String, String> {
-    if args.ca.is_some() {
-        return Err(format!(
-            "the node speaks TLS, and this command does not for HTTP: curl --cacert CA https://{address}/metrics"
-        ));
-    }
-    let authorization = match token(address, args) {
-        Some(token) => format!("Authorization: Bearer {token}\r\n"),
-        None => String::new(),
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_matches(['[', ']']);
+    let secured = args.ca.as_deref().map(|ca| config(ca, args)).transpose()?;
+    let request = Request::get("/metrics").header(HOST, address);
+    let request = match token(host, args) {
+        Some(token) => request.header(AUTHORIZATION, format!("Bearer {token}")),
+        None => request,
     };
-    let request = format!(
-        "GET /metrics HTTP/1.1\r\nHost: {address}\r\n{authorization}Connection: close\r\n\r\n"
-    );
-    match timeout(WITHIN, exchange(address, request)).await {
-        Ok(answer) => body(&answer.map_err(|error| format!("{address}: {error}"))?),
-        Err(_elapsed) => Err(format!("{address}: no answer within {WITHIN:?}")),
-    }
+    let request = request.body(Empty::new()).map_err(|error| error.to_string())?;
+    let asked = async {
+        let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+        let Some(config) = secured else { return exchange(stream, request).await };
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
+        let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+        exchange(connecting.await.map_err(|error| error.to_string())?, request).await
+    };
+    let answer = timeout(WITHIN, asked).await;
+    let answer = answer.unwrap_or_else(|_elapsed| Err(format!("no answer within {WITHIN:?}")));
+    answer.map_err(|why| format!("{address}: {why}"))
 }
 
 /// The token, where nobody else can read it on its way.
-fn token(address: &str, args: &ClientArgs) -> Option<String> {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    let is_near = host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback());
-    if !is_near && !args.allow_plaintext_token {
+fn token(host: &str, args: &ClientArgs) -> Option<String> {
+    let is_near = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if !is_near && args.ca.is_none() && !args.allow_plaintext_token {
         return None;
     }
     let token = match &args.token_file {
         Some(file) => std::fs::read_to_string(file).ok()?,
         None => std::env::var("QUORATE_TOKEN").ok()?,
     };
-    let token = token.trim();
-    // Nothing that would end the line.
-    let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-    is_token.then(|| token.to_owned())
+    Some(token.trim().to_owned()).filter(|token| !token.is_empty())
 }
 
-async fn exchange(address: &str, request: String) -> std::io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(request.as_bytes()).await?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_MAX).read_to_end(&mut answer).await?;
-    Ok(answer)
-}
-
-fn body(answer: &[u8]) -> Result<String, String> {
-    let text = String::from_utf8_lossy(answer);
-    let (head, body) = text.split_once("\r\n\r\n").ok_or("the answer is no HTTP")?;
-    let status = head.lines().next().unwrap_or_default();
-    match status.split(' ').nth(1) {
-        Some("200") => Ok(body.to_owned()),
-        _ => Err(format!("the node answered: {status}: {}", body.trim())),
+/// Trusts this CA, and shows the command's certificate if it has one.
+fn config(ca: &Path, args: &ClientArgs) -> Result<ClientConfig, String> {
+    let of = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let certificates = |path: &Path| {
+        let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+        read.map_err(|error| of(path, &error))
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca)? {
+        roots.add(certificate).map_err(|error| of(ca, &error))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots);
+    match args.cert.as_deref().zip(args.key.as_deref()) {
+        Some((cert, key)) => {
+            let own = PrivateKeyDer::from_pem_file(key).map_err(|error| of(key, &error))?;
+            let made = builder.with_client_auth_cert(certificates(cert)?, own);
+            made.map_err(|error| of(cert, &error))
+        }
+        None => Ok(builder.with_no_client_auth()),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answers_are_taken_apart() {
-        assert_eq!(body(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nx 1\n").unwrap(), "x 1\n");
-        let refused = body(b"HTTP/1.1 403 Forbidden\r\n\r\nneeds the role read\n").unwrap_err();
-        assert!(refused.contains("403") && refused.contains("needs the role read"), "{refused}");
-        assert!(body(b"\x15\x03\x01").unwrap_err().contains("no HTTP"));
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Empty<Bytes>>,
+) -> Result<String, String> {
+    let why = |error: hyper::Error| error.to_string();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(why)?;
+    let answered = async {
+        let answer = sender.send_request(request).await.map_err(why)?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
+        let body = body.map_err(|error| error.to_string())?.to_bytes();
+        let text = String::from_utf8_lossy(&body).into_owned();
+        match status {
+            StatusCode::OK => Ok(text),
+            _ => Err(format!("the node answered: {status}: {}", text.trim())),
+        }
+    };
+    tokio::select! {
+        answered = answered => answered,
+        Err(error) = connection => Err(error.to_string()),
     }
 }
