@@ -54,6 +54,7 @@ mod cluster {
     mod harness;
     mod health;
     mod http_api;
+    mod http_described;
     mod http_watch;
     mod idle;
     mod impostor;
@@ -77,6 +78,7 @@ mod cluster {
     mod removed;
     mod rights;
     mod rights_held;
+    mod rights_http;
     mod rolled_back;
     mod rolling;
     mod snapshots;

@@ -10,15 +10,17 @@ use quorate_proto::v1::{
     SetOverrideRequest, TransferLeaderRequest, TriggerSnapshotRequest,
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::api::http::asked::Asked;
-use crate::api::http::body::{Changes, GivenOverride, Registration, Transfer};
+use crate::api::http::body::{Changes, GivenOverride, Nothing, Registration, Transfer};
+use crate::api::http::described::{Incarnation, OfCluster};
 use crate::api::http::problem::Problem;
 use crate::api::http::query;
 use crate::api::http::routes::{Answered, Api};
 use crate::api::http::shown::Header;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Registered {
     header: Header,
     lease_id: String,
@@ -29,6 +31,13 @@ struct Registered {
     revision: String,
 }
 
+/// Registers an instance under a lease.
+#[utoipa::path(
+    put,
+    path = "/namespaces/{ns}/services/{service}/instances/{id}",
+    request_body = Registration,
+    responses((status = 200, body = Registered), (status = 404), (status = 409))
+)]
 pub(super) async fn register(State(api): State<Api>, asked: Asked) -> Answered {
     asked.query.done()?;
     let (namespace, service, id) = named(&asked);
@@ -45,7 +54,7 @@ pub(super) async fn register(State(api): State<Api>, asked: Asked) -> Answered {
 }
 
 /// The answer to a write that says no more than where it stands.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Done {
     header: Header,
     revision: String,
@@ -59,6 +68,13 @@ fn done(header: Option<ResponseHeader>, removed: Option<u32>) -> Answered {
     Ok(Json(Done { header: Header::of(header), revision, removed }).into_response())
 }
 
+/// Renews a lease.
+#[utoipa::path(
+    put,
+    path = "/leases/{lease_id}",
+    params(OfCluster),
+    responses((status = 200, body = Done), (status = 404))
+)]
 pub(super) async fn renew(State(api): State<Api>, mut asked: Asked) -> Answered {
     let cluster_id = cluster_id(&mut asked)?;
     asked.query.done()?;
@@ -69,6 +85,12 @@ pub(super) async fn renew(State(api): State<Api>, mut asked: Asked) -> Answered 
 }
 
 /// Removes a lease, and every instance that it keeps.
+#[utoipa::path(
+    delete,
+    path = "/leases/{lease_id}",
+    params(OfCluster),
+    responses((status = 200, body = Done), (status = 404))
+)]
 pub(super) async fn end_lease(State(api): State<Api>, mut asked: Asked) -> Answered {
     let cluster_id = cluster_id(&mut asked)?;
     asked.query.done()?;
@@ -79,6 +101,13 @@ pub(super) async fn end_lease(State(api): State<Api>, mut asked: Asked) -> Answe
     done(answer.header, Some(answer.removed))
 }
 
+/// Removes an instance.
+#[utoipa::path(
+    delete,
+    path = "/namespaces/{ns}/services/{service}/instances/{id}",
+    params(Incarnation),
+    responses((status = 200, body = Done), (status = 404), (status = 409))
+)]
 pub(super) async fn deregister(State(api): State<Api>, mut asked: Asked) -> Answered {
     let incarnation = asked.query.number("incarnation")?;
     asked.query.done()?;
@@ -90,6 +119,13 @@ pub(super) async fn deregister(State(api): State<Api>, mut asked: Asked) -> Answ
     done(answer.header, Some(answer.removed))
 }
 
+/// Changes status, weight, metadata or load of an instance.
+#[utoipa::path(
+    patch,
+    path = "/namespaces/{ns}/services/{service}/instances/{id}",
+    request_body = Changes,
+    responses((status = 200, body = Done), (status = 404), (status = 409))
+)]
 pub(super) async fn update(State(api): State<Api>, asked: Asked) -> Answered {
     asked.query.done()?;
     let (namespace, service, id) = named(&asked);
@@ -97,12 +133,25 @@ pub(super) async fn update(State(api): State<Api>, asked: Asked) -> Answered {
     done(api.registry.update(asked.call(request)).await?.into_inner().header, None)
 }
 
+/// Overrides status or weight of an instance.
+#[utoipa::path(
+    put,
+    path = "/namespaces/{ns}/services/{service}/instances/{id}/override",
+    request_body = GivenOverride,
+    responses((status = 200, body = Done), (status = 404), (status = 409))
+)]
 pub(super) async fn set_override(State(api): State<Api>, asked: Asked) -> Answered {
     asked.query.done()?;
     let decision = asked.json::<GivenOverride>()?.of()?;
     decide(&api, &asked, Some(decision)).await
 }
 
+/// Clears what an operator has decided about an instance.
+#[utoipa::path(
+    delete,
+    path = "/namespaces/{ns}/services/{service}/instances/{id}/override",
+    responses((status = 200, body = Done), (status = 404), (status = 409))
+)]
 pub(super) async fn clear_override(State(api): State<Api>, asked: Asked) -> Answered {
     asked.query.done()?;
     asked.no_body()?;
@@ -116,13 +165,20 @@ async fn decide(api: &Api, asked: &Asked, decision: Option<InstanceOverride>) ->
     done(api.admin.set_override(asked.call(request)).await?.into_inner().header, None)
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Led {
     header: Header,
     /// Who leads now.
     leader_id: String,
 }
 
+/// Gives the lead to another node.
+#[utoipa::path(
+    post,
+    path = "/transfer-leader",
+    request_body = Transfer,
+    responses((status = 200, body = Led), (status = 409))
+)]
 pub(super) async fn transfer_leader(State(api): State<Api>, asked: Asked) -> Answered {
     asked.query.done()?;
     let to = asked.json::<Transfer>()?;
@@ -132,13 +188,20 @@ pub(super) async fn transfer_leader(State(api): State<Api>, asked: Asked) -> Ans
     Ok(Json(Led { header: Header::of(answer.header), leader_id }).into_response())
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Compacted {
     header: Header,
     /// The log index that the snapshot covers.
     snapshot_index: u64,
 }
 
+/// Writes a snapshot, and shortens the log.
+#[utoipa::path(
+    post,
+    path = "/snapshot",
+    request_body = Nothing,
+    responses((status = 200, body = Compacted), (status = 409))
+)]
 pub(super) async fn snapshot(State(api): State<Api>, asked: Asked) -> Answered {
     asked.query.done()?;
     asked.no_body()?;
