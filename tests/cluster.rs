@@ -56,6 +56,7 @@ mod cluster {
     mod http_api;
     mod http_bodies;
     mod http_crowd;
+    mod http_described;
     mod http_large;
     mod http_watch;
     mod idle;
@@ -80,6 +81,7 @@ mod cluster {
     mod removed;
     mod rights;
     mod rights_held;
+    mod rights_http;
     mod rolled_back;
     mod rolling;
     mod snapshots;

@@ -8,7 +8,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::calls::register;
-use super::guarded::{Guarded, ROOT, entry};
 use super::harness::{Cluster, SOON};
 
 const WEB: &str = "/api/v1/namespaces/default/services/web";
@@ -62,18 +61,6 @@ pub(crate) async fn send(to: SocketAddr, lines: &[&str], body: &[u8]) -> Answer 
 
 pub(crate) async fn get(to: SocketAddr, path: &str) -> Answer {
     send(to, &[&format!("GET {path} HTTP/1.0"), "Host: localhost"], b"").await
-}
-
-/// With a token.
-async fn by(to: SocketAddr, token: Option<&str>, line: &str, body: &str) -> Answer {
-    let line = format!("{line} HTTP/1.0");
-    let authorization = token.map(|token| format!("Authorization: Bearer {token}"));
-    let mut lines = vec![&*line, "Host: elsewhere"];
-    lines.extend(authorization.as_deref());
-    if !body.is_empty() {
-        lines.push("Content-Type: application/json");
-    }
-    send(to, &lines, body.as_bytes()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,52 +139,6 @@ async fn what_cannot_be_read_is_refused_and_says_why() {
     // A name that somebody points to this machine.
     let rebound = of(&["GET /api/v1/members HTTP/1.0", "Host: evil.example"]).await;
     rebound.refuses(403, "PERMISSION_DENIED", Some("host"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_route_asks_for_the_right_that_its_call_takes() {
-    let access = entry("qrt_reads", "role = 'read'\nnamespace = 'default'\nprefix = 'web'")
-        + &entry("qrt_other", "role = 'read'\nnamespace = 'other'\nprefix = ''")
-        + &entry("qrt_registers", "role = 'register'\nnamespace = 'default'\nprefix = 'web'")
-        + &entry("qrt_operates", "role = 'operator'\nnamespace = '*'\nprefix = ''");
-    let guarded = Guarded::start(1, &access).await;
-    let http = guarded.cluster.http_address(1);
-    let callers = ["qrt_reads", "qrt_other", "qrt_registers", "qrt_operates", ROOT];
-    const PUT: &str = r#"{"endpoints":{"http":"http://h:1"}}"#;
-    const OPERATORS: [bool; 5] = [false, false, false, true, true];
-    let table: &[(&str, &str, [bool; 5])] = &[
-        ("GET /api/v1/me", "", [true; 5]),
-        ("GET /api/v1/members", "", [true; 5]),
-        ("GET /api/v1/status", "", [true; 5]),
-        (&format!("GET {WEB}"), "", [true, false, true, true, true]),
-        (&format!("GET {WEB}/dependents"), "", [false, false, false, true, true]),
-        (&format!("GET {WEB}/instances/a"), "", [true, false, true, true, true]),
-        ("GET /api/v1/namespaces/default/services?prefix=web", "", [true, false, true, true, true]),
-        ("GET /api/v1/namespaces/default/services", "", [false, false, false, true, true]),
-        ("GET /api/v1/namespaces/default/overrides", "", [false, false, false, true, true]),
-        (&format!("GET {WEB}?index=0&wait=1s"), "", [true, false, true, true, true]),
-        (&format!("PUT {WEB}/instances/a"), PUT, [false, false, true, true, true]),
-        (&format!("PATCH {WEB}/instances/a"), r#"{"load":3}"#, [false, false, true, true, true]),
-        ("PUT /api/v1/leases/77", "", [false, false, true, true, true]),
-        ("DELETE /api/v1/leases/77", "", [false, false, true, true, true]),
-        (&format!("PUT {WEB}/instances/a/override"), r#"{"weight":1}"#, OPERATORS),
-        (&format!("DELETE {WEB}/instances/a/override"), "", OPERATORS),
-        (&format!("DELETE {WEB}/instances/a"), "", [false, false, true, true, true]),
-        ("POST /api/v1/transfer-leader", "{}", [false, false, false, false, true]),
-        ("POST /api/v1/snapshot", "{}", [false, false, false, false, true]),
-    ];
-    for (line, body, allowed) in table {
-        for unknown in [None, Some("qrt_wrong")] {
-            let answer = by(http, unknown, line, body).await;
-            answer.refuses(401, "UNAUTHENTICATED", None);
-            assert_eq!(answer.header("www-authenticate"), Some("bearer"), "{line}");
-        }
-        for (token, allowed) in callers.iter().zip(allowed) {
-            let answer = by(http, Some(token), line, body).await;
-            assert_eq!(answer.status != 403, *allowed, "{token}, {line}: {answer:?}");
-            assert!(answer.status != 401 && answer.status < 500, "{token}, {line}: {answer:?}");
-        }
-    }
 }
 
 /// With a JSON body.

@@ -20,17 +20,17 @@ use super::harness::eventually;
 use super::stream::{subscribe_to, subscribe_to_prefix};
 
 /// Those that prove nothing, by what they say.
-const NOBODY: [Option<&str>; 4] =
+pub(crate) const NOBODY: [Option<&str>; 4] =
     [None, Some("qrt_wrong"), Some("qrt_expired"), Some("eyJhbGciOiJub25lIn0.e30.")];
 
 /// Those that prove somebody, in the order of the columns below. All but `elsewhere` are for the
 /// namespace "default", all but `other` for the prefix "orders".
-const SOMEBODY: [&str; 6] =
+pub(crate) const SOMEBODY: [&str; 6] =
     ["qrt_read", "qrt_register", "qrt_elsewhere", "qrt_other", "qrt_operator", ROOT];
 
 /// What a method answers to each of them: `y` what the row says, `d` PERMISSION_DENIED, `u` as for
 /// what is not there.
-const ROWS: [(&str, &str, Code); 28] = [
+pub(crate) const ROWS: [(&str, &str, Code); 28] = [
     ("Registry/Register", "dyddyy", Code::Ok),
     ("Registry/Register of two, one of them another\'s", "dddddy", Code::Ok),
     ("Registry/Register under a lease", "dyddyy", Code::Ok),
@@ -61,7 +61,7 @@ const ROWS: [(&str, &str, Code); 28] = [
     ("Admin/ListOverrides", "dddddy", Code::Ok),
 ];
 
-fn access() -> String {
+pub(crate) fn access() -> String {
     let of = |role: &str, namespace: &str, prefix: &str| {
         format!("role = '{role}'\nnamespace = '{namespace}'\nprefix = '{prefix}'")
     };
@@ -220,7 +220,7 @@ async fn administer(guarded: &Guarded, row: &str, token: Option<&str>) -> Result
 }
 
 /// That of an instance which is registered now.
-async fn lease(guarded: &Guarded, service: &str, id: &str) -> u64 {
+pub(crate) async fn lease(guarded: &Guarded, service: &str, id: &str) -> u64 {
     let mut request = registration(vec![spec(service, id)]);
     // One more than the run that was deregistered.
     request.incarnation = 0;

@@ -4,8 +4,8 @@
 //!
 //! Names follow <https://prometheus.io/docs/practices/naming/>; those of calls are the names that
 //! go-grpc-prometheus gave them, so that dashboards made for etcd fit. No instance and no caller is
-//! ever a label: what has labels is bounded by the contract (methods and codes), by the membership,
-//! or by [`SERVICES_MAX`].
+//! ever a label: what has labels is bounded by the contract (methods and codes), by the routes and
+//! statuses of HTTP, by the membership, or by [`SERVICES_MAX`].
 
 mod durations;
 
@@ -138,6 +138,15 @@ pub(crate) struct Certificate {
     pub(crate) certificate: &'static str,
 }
 
+/// A request by HTTP: one of a few methods, the path as it stands among the routes (`none`: there
+/// is no such path), and the status.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct OfRoute {
+    pub(crate) method: &'static str,
+    pub(crate) route: String,
+    pub(crate) code: u16,
+}
+
 /// Which binary this is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Build {
@@ -186,6 +195,8 @@ meters! {
         "grpc_server_handled", "Calls of clients that were answered, by code; a stream once, when it has begun";
     handling: Family<CallLabels, Histogram> = Family::new_with_constructor(seconds),
         "grpc_server_handling_seconds", "From a call of a client to its answer; of a stream, to its beginning";
+    http_requests: Family<OfRoute, Counter> = Family::default(),
+        "quorate_http_requests", "Requests by HTTP that were answered, by method, route (its template; none: there is no such path) and status; a stream once, when it has begun";
 
     has_leader: Gauge = Gauge::default(),
         "quorate_raft_has_leader", "1: this node has a leader in sight";
@@ -341,6 +352,11 @@ impl Meters {
     /// The log is to be shortened; `reason`: one of [`COMPACTED_FOR`].
     pub(crate) fn compacts(&self, reason: &'static str) {
         self.compactions.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// A request by HTTP has been answered.
+    pub(crate) fn requested(&self, of: &OfRoute) {
+        self.http_requests.get_or_create(of).inc();
     }
 
     /// A call has been answered; `method`: its place among those that this was made with.

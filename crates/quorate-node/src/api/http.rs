@@ -8,16 +8,19 @@
 //! | `/console/` | a page for people, open to all: what it shows comes with their rights |
 //! | `/metrics` | everything that is measured, for Prometheus; needs the role `read` for everything |
 //! | `/api/v1/...` | what gRPC answers, in JSON (`api/http/routes.rs`) |
+//! | `/openapi.json` | a description of that, open to all: it tells nothing of this cluster |
 
 mod asked;
 mod body;
 mod console;
+mod described;
 mod door;
 mod large;
 mod problem;
 mod query;
 mod reading;
 mod routes;
+mod schemas;
 mod scrape;
 mod shown;
 mod shown_status;
@@ -28,14 +31,17 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Extension, State};
+use axum::extract::{Extension, MatchedPath, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use quorate_log::SnapshotStore;
 
 use crate::access::Role;
+use crate::api::http::described::Document;
+use crate::meters::OfRoute;
 use crate::net::connections::{Connections, Line};
 use crate::net::tls::Tls;
 use crate::node::Node;
@@ -61,17 +67,47 @@ pub(crate) struct Observed {
 }
 
 pub(crate) fn router(observed: Observed) -> Router {
+    let (api, routes) = routes::router(observed.node.clone());
+    let document = Arc::new(Document::of(routes));
+    for (method, route) in document.operations() {
+        // There from the start: an increase from nothing to 1 is one that Prometheus does not see.
+        let of = OfRoute { method, route: route.clone(), code: 200 };
+        observed.node.meters().http_requests.get_or_create_owned(&of);
+    }
     Router::new()
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .nest("/api/v1", routes::router(observed.node.clone()))
+        .nest("/api/v1", api)
+        .route(
+            described::PLACE,
+            get(|headers: HeaderMap| async move { document.answer(&headers) }),
+        )
         .merge(console::router())
         .fallback(|| async {
-            let here = "there are /api/v1/, /console/, /healthz, /readyz and /metrics here\n";
+            let here = "there are /api/v1/, /openapi.json, /console/, /healthz, /readyz and /metrics here\n";
             (StatusCode::NOT_FOUND, here)
         })
+        .layer(middleware::from_fn_with_state(observed.node.clone(), counted))
         .with_state(observed)
+}
+
+/// Counts a request by the route that it took.
+async fn counted(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
+    let method = match request.method().as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "PUT" => "PUT",
+        "POST" => "POST",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        _ => "other",
+    };
+    let route = request.extensions().get::<MatchedPath>();
+    let route = route.map_or("none", MatchedPath::as_str).to_owned();
+    let response = next.run(request).await;
+    node.meters().requested(&OfRoute { method, route, code: response.status().as_u16() });
+    response
 }
 
 async fn readyz(State(observed): State<Observed>) -> Response {

@@ -7,9 +7,10 @@ use quorate_proto::v1::{
     RegisterRequest, RequestId, TcpCheck, UpdateRequest, health_check,
 };
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use crate::api::http::problem::Problem;
-use crate::api::http::query;
+use crate::api::http::{query, schemas};
 
 /// A 64-bit number: digits in a text, or a number.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
@@ -37,12 +38,16 @@ impl TryFrom<Digits> for Number {
 }
 
 /// See `RequestId` in types.proto.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = RequestId)]
 pub(super) struct GivenRequestId {
+    #[schema(schema_with = schemas::digits_or_number)]
     origin: Number,
+    #[schema(schema_with = schemas::digits_or_number)]
     number: Number,
     #[serde(default)]
+    #[schema(schema_with = schemas::digits_or_number)]
     done_below: Number,
     #[serde(default)]
     age_ms: u64,
@@ -58,33 +63,47 @@ fn request_id(given: Option<GivenRequestId>) -> Option<RequestId> {
 }
 
 /// What a PUT of an instance registers.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Registration {
+    #[schema(schema_with = schemas::endpoints)]
     endpoints: BTreeMap<String, String>,
     /// 0: 15,000.
     #[serde(default)]
+    #[schema(schema_with = schemas::ttl)]
     ttl_ms: u64,
     #[serde(default)]
+    #[schema(schema_with = schemas::optional_name)]
     zone: String,
     #[serde(default)]
+    #[schema(schema_with = schemas::optional_name)]
     version: String,
+    #[schema(schema_with = schemas::given_weight, required = false)]
     weight: Option<u32>,
+    #[schema(schema_with = schemas::given_status, required = false)]
     status: Option<String>,
     #[serde(default)]
+    #[schema(schema_with = schemas::metadata)]
     metadata: BTreeMap<String, String>,
     #[serde(default)]
+    #[schema(schema_with = schemas::tags)]
     tags: Vec<String>,
     #[serde(default)]
+    #[schema(schema_with = schemas::requires)]
     requires: Vec<String>,
     #[serde(default)]
+    #[schema(schema_with = schemas::load)]
     load: u32,
     #[serde(default)]
+    #[schema(max_items = 4)]
     checks: Vec<Check>,
     #[serde(default)]
+    #[schema(schema_with = schemas::digits_or_number)]
     incarnation: Number,
     #[serde(default)]
+    #[schema(schema_with = schemas::digits_or_number)]
     lease_id: Number,
+    #[schema(schema_with = schemas::given_cluster_id, required = false)]
     cluster_id: Option<String>,
     request_id: Option<GivenRequestId>,
 }
@@ -127,39 +146,50 @@ impl Registration {
 }
 
 /// One of `http`, `tcp` and `grpc` is to be there.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = GivenCheck)]
 struct Check {
     http: Option<HttpKind>,
     tcp: Option<TcpKind>,
     grpc: Option<GrpcKind>,
     #[serde(default)]
+    #[schema(schema_with = schemas::optional_name)]
     endpoint: String,
     #[serde(default)]
+    #[schema(schema_with = schemas::interval)]
     interval_ms: u32,
     #[serde(default)]
+    #[schema(schema_with = schemas::timeout)]
     timeout_ms: u32,
     #[serde(default)]
+    #[schema(schema_with = schemas::threshold)]
     failures_before_critical: u32,
     #[serde(default)]
+    #[schema(schema_with = schemas::threshold)]
     successes_before_passing: u32,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = GivenHttpCheck)]
 struct HttpKind {
     #[serde(default)]
+    #[schema(schema_with = schemas::check_path)]
     path: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = GivenTcpCheck)]
 struct TcpKind {}
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = GivenGrpcCheck)]
 struct GrpcKind {
     #[serde(default)]
+    #[schema(schema_with = schemas::check_service)]
     service: String,
 }
 
@@ -188,15 +218,20 @@ impl Check {
 }
 
 /// What a PATCH of an instance changes; what is not there stays.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Changes {
+    #[schema(schema_with = schemas::given_status, required = false)]
     status: Option<String>,
+    #[schema(schema_with = schemas::given_weight, required = false)]
     weight: Option<u32>,
     /// Replaces all metadata.
+    #[schema(schema_with = schemas::given_metadata, required = false)]
     metadata: Option<BTreeMap<String, String>>,
+    #[schema(schema_with = schemas::given_load, required = false)]
     load: Option<u32>,
     #[serde(default)]
+    #[schema(schema_with = schemas::digits_or_number)]
     incarnation: Number,
     request_id: Option<GivenRequestId>,
 }
@@ -223,12 +258,15 @@ impl Changes {
 }
 
 /// An operator's decision about an instance.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct GivenOverride {
+    #[schema(schema_with = schemas::given_status, required = false)]
     status: Option<String>,
+    #[schema(schema_with = schemas::given_weight, required = false)]
     weight: Option<u32>,
     #[serde(default)]
+    #[schema(schema_with = schemas::reason)]
     reason: String,
 }
 
@@ -242,12 +280,18 @@ impl GivenOverride {
 }
 
 /// Who is to lead; "0" or nothing: whoever is furthest along.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Transfer {
     #[serde(default)]
+    #[schema(schema_with = schemas::digits_or_number)]
     pub(super) to_id: Number,
 }
+
+/// A body with nothing in it.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
 
 fn status(word: Option<String>) -> Result<i32, Problem> {
     word.map_or(Ok(0), |word| query::status("status", &word))

@@ -86,7 +86,7 @@ fn content_type(path: &str) -> &'static str {
 }
 
 /// Another text has another one.
-fn tag(text: &str) -> String {
+pub(super) fn tag(text: &str) -> String {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     format!("\"{:016x}\"", hasher.finish())

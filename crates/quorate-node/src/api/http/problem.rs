@@ -11,6 +11,7 @@ use quorate_proto::trailers;
 use quorate_state::Invalid;
 use serde::Serialize;
 use tonic::{Code, Status};
+use utoipa::ToSchema;
 
 use crate::access::Unidentified;
 use crate::api::grpc::code_name;
@@ -24,10 +25,12 @@ const RETRY_AFTER_MS: u64 = 1_000;
 #[derive(Debug, Serialize)]
 pub(super) struct Problem(Box<Words>);
 
-#[derive(Debug, Serialize)]
-struct Words {
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Words {
     title: &'static str,
     /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
     status: u16,
     /// The gRPC code, as `NOT_FOUND`.
     code: String,

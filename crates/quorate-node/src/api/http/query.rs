@@ -11,9 +11,14 @@ use crate::api::http::problem::Problem;
 /// Parameters of one request, at most.
 const PARAMETERS_MAX: usize = 2_000;
 
-/// The parameters that nobody has taken yet.
+/// The parameters of a request.
 #[derive(Debug, Default)]
-pub(super) struct Query(Vec<(String, String)>);
+pub(super) struct Query {
+    /// Those that nobody has taken yet.
+    left: Vec<(String, String)>,
+    /// Those that this route takes, whether or not they came.
+    known: Vec<&'static str>,
+}
 
 /// A revision, and the cluster that it is of; 0: not said.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,17 +45,18 @@ impl Query {
                 return Err(Problem::invalid("query", "", &limit));
             }
         }
-        Ok(Self(parameters))
+        Ok(Self { left: parameters, known: Vec::new() })
     }
 
     /// All values of a parameter that may come more than once.
-    pub(super) fn all(&mut self, name: &str) -> Vec<String> {
-        self.0.extract_if(.., |(of, _)| of == name).map(|(_, value)| value).collect()
+    pub(super) fn all(&mut self, name: &'static str) -> Vec<String> {
+        self.known.push(name);
+        self.left.extract_if(.., |(of, _)| of == name).map(|(_, value)| value).collect()
     }
 
     /// # Errors
     /// The parameter came more than once.
-    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, Problem> {
+    pub(super) fn text(&mut self, name: &'static str) -> Result<Option<String>, Problem> {
         let mut values = self.all(name);
         match values.len() {
             0 | 1 => Ok(values.pop()),
@@ -60,7 +66,10 @@ impl Query {
 
     /// # Errors
     /// It is no such number.
-    pub(super) fn number<N: FromStr + Default>(&mut self, name: &str) -> Result<N, Problem> {
+    pub(super) fn number<N: FromStr + Default>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<N, Problem> {
         let Some(text) = self.text(name)? else { return Ok(N::default()) };
         number(name, &text)
     }
@@ -90,7 +99,7 @@ impl Query {
     ///
     /// # Errors
     /// It is none.
-    pub(super) fn position(&mut self, name: &str) -> Result<Position, Problem> {
+    pub(super) fn position(&mut self, name: &'static str) -> Result<Position, Problem> {
         match self.text(name)? {
             None => Ok(Position::default()),
             Some(text) => position(name, &text),
@@ -100,12 +109,13 @@ impl Query {
     /// # Errors
     /// There are parameters that the route does not know.
     pub(super) fn done(&self) -> Result<(), Problem> {
-        match self.0.first() {
-            None => Ok(()),
-            Some((name, value)) => {
-                Err(Problem::invalid(name, value, "is no parameter of this route"))
-            }
-        }
+        let Some((name, value)) = self.left.first() else { return Ok(()) };
+        let known = match &*self.known {
+            [] => "none".to_owned(),
+            known => known.join(", "),
+        };
+        let limit = format!("is no parameter of this route, which takes {known}");
+        Err(Problem::invalid(name, value, &limit))
     }
 }
 
@@ -114,7 +124,10 @@ impl Query {
 pub(super) fn number<N: FromStr>(name: &str, text: &str) -> Result<N, Problem> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let number = digits.then(|| text.parse().ok()).flatten();
-    number.ok_or_else(|| Problem::invalid(name, text, "must be a number in decimal digits"))
+    number.ok_or_else(|| {
+        let bits = 8 * size_of::<N>();
+        Problem::invalid(name, text, &format!("must be decimal digits of a number of {bits} bits"))
+    })
 }
 
 /// # Errors

@@ -17,9 +17,11 @@ use quorate_proto::v1::{
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use tonic::Response;
+use utoipa::ToSchema;
 
 use crate::access;
 use crate::api::http::asked::Asked;
+use crate::api::http::described::{Filters, Fresh, LocalOnly, OverridePage, Page, Prefix, Waiting};
 use crate::api::http::large;
 use crate::api::http::problem::Problem;
 use crate::api::http::routes::{Answered, Api};
@@ -30,7 +32,7 @@ use crate::api::http::shown_status::ShownStatus;
 use crate::api::http::watching::{self, Wanted};
 use crate::wall;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Services {
     header: Header,
     services: Vec<ShownSummary>,
@@ -38,6 +40,13 @@ struct Services {
     next: String,
 }
 
+/// The services of a namespace.
+#[utoipa::path(
+    get,
+    path = "/namespaces/{ns}/services",
+    params(Prefix, Page, Fresh),
+    responses((status = 200, body = Services))
+)]
 pub(super) async fn services(State(api): State<Api>, mut asked: Asked) -> Answered {
     let query = &mut asked.query;
     let min = query.position("min_revision")?;
@@ -60,7 +69,7 @@ pub(super) async fn services(State(api): State<Api>, mut asked: Asked) -> Answer
     large::json(&api, &asked, answer, show).await
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct OneService {
     header: Header,
     service: ShownService,
@@ -70,6 +79,16 @@ struct OneService {
     index: String,
 }
 
+/// A service with its instances; with `index`, once it has changed.
+#[utoipa::path(
+    get,
+    path = "/namespaces/{ns}/services/{service}",
+    params(Filters, Page, Fresh, Waiting),
+    responses(
+        (status = 200, body = OneService, headers(("etag" = String))),
+        (status = 304, description = "What `If-None-Match` names is there still.", headers(("etag" = String)))
+    )
+)]
 pub(super) async fn service(State(api): State<Api>, mut asked: Asked) -> Answered {
     let query = &mut asked.query;
     let min = query.position("min_revision")?;
@@ -157,18 +176,25 @@ async fn fetch(api: &Api, asked: &Asked, request: FetchRequest) -> Result<Fetche
 }
 
 /// Whether the caller has what has this tag.
-fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+pub(super) fn is_known(headers: &HeaderMap, etag: &str) -> bool {
     let lists = headers.get_all(IF_NONE_MATCH).iter().filter_map(|list| list.to_str().ok());
     let mut tags = lists.flat_map(|list| list.split(',')).map(str::trim);
     tags.any(|tag| tag == "*" || tag.trim_start_matches("W/") == etag)
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct OneInstance {
     header: Header,
     instance: ShownInstance,
 }
 
+/// One instance.
+#[utoipa::path(
+    get,
+    path = "/namespaces/{ns}/services/{service}/instances/{id}",
+    params(Fresh),
+    responses((status = 200, body = OneInstance), (status = 404))
+)]
 pub(super) async fn instance(State(api): State<Api>, mut asked: Asked) -> Answered {
     let query = &mut asked.query;
     let min = query.position("min_revision")?;
@@ -192,12 +218,19 @@ pub(super) async fn instance(State(api): State<Api>, mut asked: Asked) -> Answer
     Ok(Json(shown).into_response())
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Instances {
     header: Header,
     instances: Vec<ShownInstance>,
 }
 
+/// The instances that require this service.
+#[utoipa::path(
+    get,
+    path = "/namespaces/{ns}/services/{service}/dependents",
+    params(Fresh),
+    responses((status = 200, body = Instances))
+)]
 pub(super) async fn dependents(State(api): State<Api>, mut asked: Asked) -> Answered {
     let min = asked.query.position("min_revision")?;
     let request = ListDependentsRequest {
@@ -216,12 +249,14 @@ pub(super) async fn dependents(State(api): State<Api>, mut asked: Asked) -> Answ
     large::json(&api, &asked, answer, show).await
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Members {
     header: Header,
     members: Vec<ShownMember>,
 }
 
+/// The nodes of the cluster.
+#[utoipa::path(get, path = "/members", responses((status = 200, body = Members)))]
 pub(super) async fn members(State(api): State<Api>, asked: Asked) -> Answered {
     asked.query.done()?;
     let answer = api.registry.list_members(asked.call(ListMembersRequest {})).await?.into_inner();
@@ -229,6 +264,13 @@ pub(super) async fn members(State(api): State<Api>, asked: Asked) -> Answered {
     Ok(Json(Members { header: Header::of(answer.header), members }).into_response())
 }
 
+/// How the cluster is.
+#[utoipa::path(
+    get,
+    path = "/status",
+    params(LocalOnly),
+    responses((status = 200, body = ShownStatus))
+)]
 pub(super) async fn status(State(api): State<Api>, mut asked: Asked) -> Answered {
     let local_only = match asked.query.text("local_only")?.as_deref() {
         None | Some("false") => false,
@@ -242,7 +284,7 @@ pub(super) async fn status(State(api): State<Api>, mut asked: Asked) -> Answered
     Ok(Json(ShownStatus::from(answer.into_inner())).into_response())
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Overrides {
     header: Header,
     /// Ordered by service and id.
@@ -251,7 +293,7 @@ struct Overrides {
     next: Option<Named>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Overridden {
     service: String,
     id: String,
@@ -259,12 +301,19 @@ struct Overridden {
     r#override: ShownOverride,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Named {
     service: String,
     id: String,
 }
 
+/// What operators have decided about instances.
+#[utoipa::path(
+    get,
+    path = "/namespaces/{ns}/overrides",
+    params(OverridePage),
+    responses((status = 200, body = Overrides))
+)]
 pub(super) async fn overrides(State(api): State<Api>, mut asked: Asked) -> Answered {
     let query = &mut asked.query;
     let after = match (query.text("after_service")?, query.text("after_id")?) {
@@ -292,7 +341,7 @@ pub(super) async fn overrides(State(api): State<Api>, mut asked: Asked) -> Answe
     large::json(&api, &asked, answer, show).await
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Me {
     principal: String,
     /// False: this node asks nobody for a credential, and lets everybody do everything.
@@ -300,7 +349,7 @@ struct Me {
     rights: Vec<Right>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Right {
     /// `read`, `register`, `operator` or `admin`; each has what stands before it.
     role: String,
@@ -313,6 +362,7 @@ struct Right {
 }
 
 /// Who calls, and what it may do.
+#[utoipa::path(get, path = "/me", responses((status = 200, body = Me)))]
 pub(super) async fn me(State(api): State<Api>, asked: Asked) -> Answered {
     asked.query.done()?;
     let access = api.node.access();

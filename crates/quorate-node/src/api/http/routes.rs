@@ -22,15 +22,17 @@ use axum::http::HeaderValue;
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::response::Response;
-use axum::routing::{get, post, put};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Code;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::api::grpc::admin::AdminService;
 use crate::api::grpc::registry::RegistryService;
 use crate::api::http::problem::Problem;
 use crate::api::http::watching::Texts;
-use crate::api::http::{reading, watching, writing};
+use crate::api::http::{described, reading, watching, writing};
 use crate::net::arriving::Arriving;
 use crate::node::Node;
 
@@ -66,45 +68,43 @@ impl Api {
 /// What a handler answers.
 pub(super) type Answered = Result<Response, Problem>;
 
-pub(super) fn router<S>(node: Arc<Node>) -> Router<S> {
+/// The routes, and what there is to say of them: both of the attributes of the handlers, so that
+/// neither has what the other has not.
+pub(super) fn router<S>(node: Arc<Node>) -> (Router<S>, OpenApi) {
     let registry = RegistryService { node: node.clone() };
     let admin = AdminService { node: node.clone() };
     let long_max = node.tunables().http_streams_max();
     let long = Arc::new(Semaphore::new(long_max));
     let arriving = Arc::new(Arriving::new(node.meters().refused("arriving")));
     let api = Api { node, registry, admin, long, long_max, arriving, texts: Arc::default() };
-    let instance = "/namespaces/{ns}/services/{service}/instances/{id}";
-    Router::new()
-        .route("/me", get(reading::me))
-        .route("/members", get(reading::members))
-        .route("/status", get(reading::status))
-        .route("/namespaces/{ns}/services", get(reading::services))
-        .route("/namespaces/{ns}/services/{service}", get(reading::service))
-        .route("/namespaces/{ns}/services/{service}/dependents", get(reading::dependents))
-        .route(
-            instance,
-            get(reading::instance)
-                .put(writing::register)
-                .patch(writing::update)
-                .delete(writing::deregister),
-        )
-        .route(
-            "/namespaces/{ns}/services/{service}/instances/{id}/override",
-            put(writing::set_override).delete(writing::clear_override),
-        )
-        .route("/leases/{lease_id}", put(writing::renew).delete(writing::end_lease))
-        .route("/transfer-leader", post(writing::transfer_leader))
-        .route("/snapshot", post(writing::snapshot))
-        .route("/namespaces/{ns}/watch", get(watching::watch))
-        .route("/namespaces/{ns}/overrides", get(reading::overrides))
-        .fallback(|| async { Problem::not_found("there is no such path below /api/v1") })
+    let (router, described) = OpenApiRouter::new()
+        .routes(routes!(reading::me))
+        .routes(routes!(reading::members))
+        .routes(routes!(reading::status))
+        .routes(routes!(reading::services))
+        .routes(routes!(reading::service))
+        .routes(routes!(reading::dependents))
+        .routes(routes!(reading::instance, writing::register, writing::update, writing::deregister))
+        .routes(routes!(writing::set_override, writing::clear_override))
+        .routes(routes!(writing::renew, writing::end_lease))
+        .routes(routes!(writing::transfer_leader))
+        .routes(routes!(writing::snapshot))
+        .routes(routes!(watching::watch))
+        .routes(routes!(reading::overrides))
+        .split_for_parts();
+    let router = router
+        .fallback(|| async {
+            let place = described::PLACE;
+            Problem::not_found(format!("there is no such path below /api/v1; {place} has them all"))
+        })
         .method_not_allowed_fallback(|| async {
             let status = StatusCode::METHOD_NOT_ALLOWED;
             let detail = "this path does not take that method; see the header allow";
             Problem::new(status, Code::Unimplemented, detail)
         })
         .layer(axum::middleware::map_response(for_no_cache))
-        .with_state(api)
+        .with_state(api);
+    (router, described)
 }
 
 /// Nothing of this is to be kept on the way, or taken for something else.

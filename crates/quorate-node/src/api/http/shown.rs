@@ -9,16 +9,23 @@ use quorate_proto::v1::{
     MemberRole, RemoveReason, ResponseHeader, Service, ServiceSummary, health_check,
 };
 use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::api::http::schemas;
 
 /// Where an answer comes from, and how fresh it is.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Header {
+    #[schema(schema_with = schemas::cluster_id)]
     cluster_id: String,
+    #[schema(schema_with = schemas::digits)]
     node_id: String,
     term: u64,
     /// "0": none.
+    #[schema(schema_with = schemas::digits)]
     leader_id: String,
     leader_address: String,
+    #[schema(schema_with = schemas::digits)]
     revision: String,
     /// `null`: nobody knows.
     age_ms: Option<u64>,
@@ -39,7 +46,8 @@ impl Header {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Instance)]
 pub(super) struct ShownInstance {
     namespace: String,
     service: String,
@@ -50,18 +58,24 @@ pub(super) struct ShownInstance {
     /// Effective: an operator's, where there is an override.
     weight: u32,
     /// Effective, too.
+    #[schema(schema_with = schemas::shown_status)]
     status: &'static str,
     metadata: BTreeMap<String, String>,
     tags: Vec<String>,
     requires: Vec<String>,
     load: u32,
+    #[schema(schema_with = schemas::digits)]
     incarnation: String,
+    #[schema(schema_with = schemas::digits)]
     lease_id: String,
+    #[schema(schema_with = schemas::digits)]
     create_revision: String,
+    #[schema(schema_with = schemas::digits)]
     modify_revision: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     r#override: Option<ShownOverride>,
     /// `null`: it has no checks.
+    #[schema(schema_with = schemas::health)]
     health: Option<&'static str>,
     health_reason: String,
     checks: Vec<ShownCheck>,
@@ -99,9 +113,11 @@ impl From<Instance> for ShownInstance {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Override)]
 pub(super) struct ShownOverride {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schemas::status)]
     status: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<u32>,
@@ -117,7 +133,8 @@ impl From<InstanceOverride> for ShownOverride {
 }
 
 /// One of `http`, `tcp` and `grpc` is there.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Check)]
 struct ShownCheck {
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<HttpCheck>,
@@ -132,15 +149,15 @@ struct ShownCheck {
     successes_before_passing: u32,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct HttpCheck {
     path: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct TcpCheck {}
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct GrpcCheck {
     service: String,
 }
@@ -169,11 +186,13 @@ impl From<HealthCheck> for ShownCheck {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Service)]
 pub(super) struct ShownService {
     namespace: String,
     pub(super) name: String,
     known: bool,
+    #[schema(schema_with = schemas::digits)]
     revision: String,
     pub(super) instances: Vec<ShownInstance>,
 }
@@ -190,9 +209,11 @@ impl From<Service> for ShownService {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ServiceSummary)]
 pub(super) struct ShownSummary {
     name: String,
+    #[schema(schema_with = schemas::digits)]
     revision: String,
     instances: u32,
     up: u32,
@@ -206,11 +227,13 @@ impl From<ServiceSummary> for ShownSummary {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Member)]
 pub(super) struct ShownMember {
     id: String,
     client_address: String,
     peer_address: String,
+    #[schema(schema_with = schemas::role)]
     role: &'static str,
 }
 
@@ -230,13 +253,17 @@ impl From<Member> for ShownMember {
 }
 
 /// What became of an instance.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Change)]
 pub(super) struct ShownChange {
+    #[schema(schema_with = schemas::digits)]
     revision: String,
     /// `added`, `modified` or `removed`.
+    #[schema(schema_with = schemas::kind)]
     kind: &'static str,
     /// Why it was removed.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = schemas::removal)]
     reason: Option<&'static str>,
     instance: Option<ShownInstance>,
 }

@@ -2,10 +2,13 @@
 
 use quorate_proto::v1::{Condition, MemberStatus, NodeState, Standing, StatusResponse};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use crate::api::http::schemas;
 use crate::api::http::shown::{Header, ShownMember, hex, known};
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Status)]
 pub(super) struct ShownStatus {
     header: Header,
     members: Vec<ShownMemberStatus>,
@@ -19,7 +22,8 @@ pub(super) struct ShownStatus {
     level_held: bool,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = MemberStatus)]
 struct ShownMemberStatus {
     member: Option<ShownMember>,
     /// Without it, `error` says why, and the rest says nothing.
@@ -30,6 +34,7 @@ struct ShownMemberStatus {
     last_log_index: u64,
     applied_index: u64,
     lag: u64,
+    #[schema(schema_with = schemas::digits)]
     revision: String,
     state_hash: String,
     state_hash_index: u64,
@@ -48,7 +53,8 @@ struct ShownMemberStatus {
     level_max: u32,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Condition)]
 struct ShownCondition {
     standing: &'static str,
     reason: String,

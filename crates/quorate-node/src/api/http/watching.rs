@@ -20,9 +20,11 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout;
 use tonic::Status;
+use utoipa::ToSchema;
 
 use crate::api::grpc::door;
 use crate::api::http::asked::Asked;
+use crate::api::http::described::Watched;
 use crate::api::http::large;
 use crate::api::http::problem::Problem;
 use crate::api::http::query::{self, Position, Query};
@@ -100,6 +102,13 @@ pub(super) async fn moved<P>(node: &Node, positions: &mut watch::Receiver<P>, se
     }
 }
 
+/// Changes as Server-Sent Events: see docs/http.md.
+#[utoipa::path(
+    get,
+    path = "/namespaces/{ns}/watch",
+    params(Watched),
+    responses((status = 200, body = String, content_type = "text/event-stream"))
+)]
 pub(super) async fn watch(State(api): State<Api>, mut asked: Asked) -> Answered {
     let query = &mut asked.query;
     let from = query.position("from")?;
@@ -217,8 +226,9 @@ fn is_same(one: &EncodedWatchResponse, other: &EncodedWatchResponse) -> bool {
         && of_one.changes.iter().map(place).eq(of_other.changes.iter().map(place))
 }
 
-#[derive(Debug, Serialize)]
-struct Snapshot {
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WatchSnapshot)]
+pub(super) struct Snapshot {
     header: Option<Header>,
     revision: String,
     /// False: more of it follows.
@@ -226,16 +236,18 @@ struct Snapshot {
     services: Vec<ShownService>,
 }
 
-#[derive(Debug, Serialize)]
-struct Changes {
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WatchChanges)]
+pub(super) struct Changes {
     header: Option<Header>,
     revision: String,
     previous_revision: String,
     changes: Vec<ShownChange>,
 }
 
-#[derive(Debug, Serialize)]
-struct Leader {
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = WatchLeader)]
+pub(super) struct Leader {
     header: Option<Header>,
     /// "0": it is lost, and nothing new will come for now.
     leader_id: String,

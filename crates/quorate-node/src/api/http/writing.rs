@@ -12,16 +12,18 @@ use quorate_proto::v1::{
     UpdateRequest,
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::api::grpc::door::Method;
 use crate::api::http::asked::Asked;
-use crate::api::http::body::{Changes, GivenOverride, Registration, Transfer};
+use crate::api::http::body::{Changes, GivenOverride, Nothing, Registration, Transfer};
+use crate::api::http::described::{Incarnation, OfCluster};
 use crate::api::http::problem::Problem;
 use crate::api::http::query;
 use crate::api::http::routes::{Answered, Api};
 use crate::api::http::shown::Header;
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Registered {
     header: Header,
     lease_id: String,
@@ -32,6 +34,13 @@ struct Registered {
     revision: String,
 }
 
+/// Registers an instance under a lease.
+#[utoipa::path(
+    put,
+    path = "/namespaces/{ns}/services/{service}/instances/{id}",
+    request_body = Registration,
+    responses((status = 200, body = Registered), (status = 404), (status = 409))
+)]
 pub(super) async fn register(State(api): State<Api>, asked: Asked, body: Body) -> Answered {
     asked.query.done()?;
     let (namespace, service, id) = named(&asked);
@@ -53,7 +62,7 @@ pub(super) async fn register(State(api): State<Api>, asked: Asked, body: Body) -
 }
 
 /// The answer to a write that says no more than where it stands.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Done {
     header: Header,
     revision: String,
@@ -67,6 +76,13 @@ fn done(header: Option<ResponseHeader>, removed: Option<u32>) -> Answered {
     Ok(Json(Done { header: Header::of(header), revision, removed }).into_response())
 }
 
+/// Renews a lease.
+#[utoipa::path(
+    put,
+    path = "/leases/{lease_id}",
+    params(OfCluster),
+    responses((status = 200, body = Done), (status = 404))
+)]
 pub(super) async fn renew(State(api): State<Api>, mut asked: Asked, body: Body) -> Answered {
     let cluster_id = cluster_id(&mut asked)?;
     asked.query.done()?;
@@ -78,6 +94,12 @@ pub(super) async fn renew(State(api): State<Api>, mut asked: Asked, body: Body) 
 }
 
 /// Removes a lease, and every instance that it keeps.
+#[utoipa::path(
+    delete,
+    path = "/leases/{lease_id}",
+    params(OfCluster),
+    responses((status = 200, body = Done), (status = 404))
+)]
 pub(super) async fn end_lease(State(api): State<Api>, mut asked: Asked, body: Body) -> Answered {
     let cluster_id = cluster_id(&mut asked)?;
     asked.query.done()?;
@@ -89,6 +111,13 @@ pub(super) async fn end_lease(State(api): State<Api>, mut asked: Asked, body: Bo
     done(answer.header, Some(answer.removed))
 }
 
+/// Removes an instance.
+#[utoipa::path(
+    delete,
+    path = "/namespaces/{ns}/services/{service}/instances/{id}",
+    params(Incarnation),
+    responses((status = 200, body = Done), (status = 404), (status = 409))
+)]
 pub(super) async fn deregister(State(api): State<Api>, mut asked: Asked, body: Body) -> Answered {
     let incarnation = asked.query.number("incarnation")?;
     asked.query.done()?;
@@ -101,6 +130,13 @@ pub(super) async fn deregister(State(api): State<Api>, mut asked: Asked, body: B
     done(answer.header, Some(answer.removed))
 }
 
+/// Changes status, weight, metadata or load of an instance.
+#[utoipa::path(
+    patch,
+    path = "/namespaces/{ns}/services/{service}/instances/{id}",
+    request_body = Changes,
+    responses((status = 200, body = Done), (status = 404), (status = 409))
+)]
 pub(super) async fn update(State(api): State<Api>, asked: Asked, body: Body) -> Answered {
     asked.query.done()?;
     let (namespace, service, id) = named(&asked);
@@ -113,6 +149,13 @@ pub(super) async fn update(State(api): State<Api>, asked: Asked, body: Body) -> 
     done(api.registry.update(asked.call(request)).await?.into_inner().header, None)
 }
 
+/// Overrides status or weight of an instance.
+#[utoipa::path(
+    put,
+    path = "/namespaces/{ns}/services/{service}/instances/{id}/override",
+    request_body = GivenOverride,
+    responses((status = 200, body = Done), (status = 404), (status = 409))
+)]
 pub(super) async fn set_override(State(api): State<Api>, asked: Asked, body: Body) -> Answered {
     asked.query.done()?;
     let request = undecided(&asked);
@@ -121,6 +164,12 @@ pub(super) async fn set_override(State(api): State<Api>, asked: Asked, body: Bod
     decide(&api, &asked, SetOverrideRequest { r#override: Some(given.of()?), ..request }).await
 }
 
+/// Clears what an operator has decided about an instance.
+#[utoipa::path(
+    delete,
+    path = "/namespaces/{ns}/services/{service}/instances/{id}/override",
+    responses((status = 200, body = Done), (status = 404), (status = 409))
+)]
 pub(super) async fn clear_override(State(api): State<Api>, asked: Asked, body: Body) -> Answered {
     asked.query.done()?;
     let request = undecided(&asked);
@@ -138,13 +187,20 @@ async fn decide(api: &Api, asked: &Asked, request: SetOverrideRequest) -> Answer
     done(api.admin.set_override(asked.call(request)).await?.into_inner().header, None)
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Led {
     header: Header,
     /// Who leads now.
     leader_id: String,
 }
 
+/// Gives the lead to another node.
+#[utoipa::path(
+    post,
+    path = "/transfer-leader",
+    request_body = Transfer,
+    responses((status = 200, body = Led), (status = 409))
+)]
 pub(super) async fn transfer_leader(State(api): State<Api>, asked: Asked, body: Body) -> Answered {
     asked.query.done()?;
     asked.check_ahead(&api, Method::TransferLeader, TransferLeaderRequest::default())?;
@@ -155,13 +211,20 @@ pub(super) async fn transfer_leader(State(api): State<Api>, asked: Asked, body: 
     Ok(Json(Led { header: Header::of(answer.header), leader_id }).into_response())
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Compacted {
     header: Header,
     /// The log index that the snapshot covers.
     snapshot_index: u64,
 }
 
+/// Writes a snapshot, and shortens the log.
+#[utoipa::path(
+    post,
+    path = "/snapshot",
+    request_body = Nothing,
+    responses((status = 200, body = Compacted), (status = 409))
+)]
 pub(super) async fn snapshot(State(api): State<Api>, asked: Asked, body: Body) -> Answered {
     asked.query.done()?;
     asked.check_ahead(&api, Method::TriggerSnapshot, TriggerSnapshotRequest {})?;
