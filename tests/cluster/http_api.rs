@@ -139,6 +139,8 @@ async fn what_cannot_be_read_is_refused_and_says_why() {
     // A name that somebody points to this machine.
     let rebound = of(&["GET /api/v1/members HTTP/1.0", "Host: evil.example"]).await;
     rebound.refuses(403, "PERMISSION_DENIED", Some("host"));
+    let measured = of(&["GET /metrics HTTP/1.0", "Host: evil.example"]).await;
+    measured.refuses(403, "PERMISSION_DENIED", Some("host"));
 }
 
 /// With a JSON body.

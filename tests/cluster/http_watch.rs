@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::calls::register;
 use super::guarded::{Guarded, ROOT, entry};
 use super::harness::{Cluster, SOON};
-use super::http_api::{get, write};
+use super::http_api::{get, send, write};
 
 pub(crate) const WATCH: &str = "/api/v1/namespaces/default/watch?service=web";
 const WEB: &str = "/api/v1/namespaces/default/services/web";
@@ -145,11 +145,31 @@ async fn a_read_waits_until_its_service_changes_and_no_other() {
     assert_eq!(changed.body["service"]["instances"].as_array().unwrap().len(), 2, "{changed:?}");
     let foreign = get(http, &format!("{WEB}?index=00000000000000ff-99&wait=10m")).await;
     assert_eq!(index(&foreign), index(&changed), "answered at once");
-    // Ahead of everything: it never goes back.
+    // Ahead of everything: no list was ever there.
     let (cluster_id, _) = first.split_once('-').unwrap();
     let ahead = format!("{cluster_id}-999999");
     let later = get(http, &format!("{WEB}?index={ahead}&wait=1ms")).await;
-    assert_eq!(index(&later), ahead);
-    let unknown = "/api/v1/namespaces/default/services/nobody";
-    assert_eq!(index(&get(http, unknown).await), format!("{cluster_id}-1"), "never 0");
+    assert_eq!((later.status, &later.body["code"]), (400, &json!("OUT_OF_RANGE")), "{later:?}");
+}
+
+/// The first revision there is was once the place of a service that nobody knew.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_service_that_is_not_there_sees_its_first_instance() {
+    let cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    let http = cluster.http_address(1);
+    let nobody = get(http, WEB).await;
+    assert_eq!(nobody.body["service"]["known"], false, "{nobody:?}");
+    let (index, etag) = (nobody.body["index"].as_str().unwrap(), nobody.header("etag").unwrap());
+    let line = format!("GET {WEB}?index={index}&wait=10m HTTP/1.0");
+    let known = format!("If-None-Match: {etag}");
+    let waiting =
+        tokio::spawn(async move { send(http, &[&line, "Host: localhost", &known], b"").await });
+    register(&mut cluster.registry(1), "web", "a").await;
+    let seen = waiting.await.unwrap();
+    assert_eq!(seen.status, 200, "{seen:?}");
+    assert_eq!(seen.body["service"]["instances"].as_array().unwrap().len(), 1, "{seen:?}");
+    let again = format!("If-None-Match: {}", nobody.header("etag").unwrap());
+    let now = send(http, &[&format!("GET {WEB} HTTP/1.0"), "Host: localhost", &again], b"").await;
+    assert_eq!(now.status, 200, "{now:?}");
 }

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Extension, MatchedPath, Request, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -149,8 +149,12 @@ pub(crate) fn problems(node: &Node) -> Vec<String> {
 async fn metrics(
     State(observed): State<Observed>,
     Extension(line): Extension<Arc<Line>>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Response {
+    if let Err(problem) = asked::check_host(&observed.node, &uri, &headers) {
+        return problem.into_response();
+    }
     // The names of services are among what is measured.
     let refused = door::refusal(&observed.node, "GET /metrics", Role::Read, &line, &headers);
     if let Some(refused) = refused {

@@ -43,7 +43,8 @@ impl FromRequestParts<Api> for Asked {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
-        check_origin(&api.node, &parts.method, &parts.uri, &parts.headers)?;
+        check_site(&parts.method, &parts.headers)?;
+        check_host(&api.node, &parts.uri, &parts.headers)?;
         let query = Query::parse(parts.uri.query().unwrap_or_default())?;
         let path = parts.extract::<RawPathParams>().await;
         let path = path.map_err(|error| Problem::invalid("path", "", &error.body_text()))?;
@@ -169,24 +170,20 @@ fn check_json(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// Refuses what a page of another origin has a browser do: writes to this node, and, where nobody
-/// needs a credential, anything under a name that only looks like this node's.
-fn check_origin(
-    node: &Node,
-    method: &Method,
-    uri: &Uri,
-    headers: &HeaderMap,
-) -> Result<(), Problem> {
-    let refused = |field, limit: &str, detail: String| {
-        let problem = Problem::new(StatusCode::FORBIDDEN, Code::PermissionDenied, detail);
-        Err(problem.of(field, limit))
-    };
+/// Refuses what a page of another origin has a browser change.
+fn check_site(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
     let reads = [Method::GET, Method::HEAD].contains(method);
     let site = headers.get("sec-fetch-site").map(|site| site.as_bytes());
-    if !reads && !matches!(site, None | Some(b"same-origin" | b"none")) {
-        let must = "must be same-origin or none for what changes something";
-        return refused("sec-fetch-site", must, format!("sec-fetch-site {must}"));
+    if reads || matches!(site, None | Some(b"same-origin" | b"none")) {
+        return Ok(());
     }
+    let must = "must be same-origin or none for what changes something";
+    Err(no_page("sec-fetch-site", must, format!("sec-fetch-site {must}")))
+}
+
+/// Where nobody needs a credential, refuses anything under a name that only looks like this node's:
+/// a page whose own name was pointed here could read it.
+pub(super) fn check_host(node: &Node, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
     if node.access().is_checked() {
         return Ok(());
     }
@@ -196,7 +193,12 @@ fn check_origin(
         return Ok(());
     }
     let must = "must be an address, localhost, or a host under which a member is known";
-    refused("host", must, format!("the header host {must}, as no credentials are asked for here"))
+    let detail = format!("the header host {must}, as no credentials are asked for here");
+    Err(no_page("host", must, detail))
+}
+
+fn no_page(field: &str, limit: &str, detail: String) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, Code::PermissionDenied, detail).of(field, limit)
 }
 
 /// Whoever may point a name to this machine may not point an address to it.

@@ -37,31 +37,48 @@ pub(super) fn refusal(
             let why = format!("{} needs the role {role} for all namespaces", principal.name());
             (Some(principal), StatusCode::FORBIDDEN, "PERMISSION_DENIED", why)
         }
-        Err(unidentified) => {
-            (None, StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", unidentified.to_string())
-        }
+        Err(unidentified) => (None, StatusCode::UNAUTHORIZED, NOBODY, unidentified.to_string()),
     };
     let principal = principal.map(|principal| principal.name().to_owned());
-    let from = line.address();
-    tracing::debug!(method = route, ?from, principal, code, why, "refused");
-    if node.audit().is_on() {
-        let name = headers.get(trailers::REQUEST_ID).and_then(|name| name.to_str().ok());
-        let event = Event {
-            time: wall::stamp(),
-            node: node.id(),
-            request: name.unwrap_or_default().chars().take(NAME_MAX).collect(),
-            principal,
-            method: route,
-            subject: Subject::default(),
-            decision: Decision::Denied,
-            code: code.to_owned(),
-            reason: Some(why.chars().take(REASON_MAX).collect()),
-            revision: None,
-            from,
-            left_out: 0,
-        };
-        let _nobody_waits = node.audit().tell(event, None);
-    }
+    tell(node, Refused { route, principal, code, why: &why }, line, headers);
     let how = (status == StatusCode::UNAUTHORIZED).then_some([(WWW_AUTHENTICATE, "Bearer")]);
     Some((status, how, format!("{why}\n")).into_response())
+}
+
+/// The code of a request of nobody who is known.
+pub(super) const NOBODY: &str = "UNAUTHENTICATED";
+
+/// A request that no call of the contract was made of.
+pub(super) struct Refused<'a> {
+    /// Its method and path.
+    pub(super) route: &'static str,
+    pub(super) principal: Option<String>,
+    pub(super) code: &'static str,
+    pub(super) why: &'a str,
+}
+
+/// Tells the logs of a request that was refused.
+pub(super) fn tell(node: &Node, refused: Refused<'_>, line: &Line, headers: &HeaderMap) {
+    let Refused { route, principal, code, why } = refused;
+    let from = line.address();
+    tracing::debug!(method = route, ?from, principal, code, why, "refused");
+    if !node.audit().is_on() {
+        return;
+    }
+    let name = headers.get(trailers::REQUEST_ID).and_then(|name| name.to_str().ok());
+    let event = Event {
+        time: wall::stamp(),
+        node: node.id(),
+        request: name.unwrap_or_default().chars().take(NAME_MAX).collect(),
+        principal,
+        method: route,
+        subject: Subject::default(),
+        decision: Decision::Denied,
+        code: code.to_owned(),
+        reason: Some(why.chars().take(REASON_MAX).collect()),
+        revision: None,
+        from,
+        left_out: 0,
+    };
+    let _nobody_waits = node.audit().tell(event, None);
 }

@@ -1,5 +1,8 @@
 //! What reads.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::header::{ETAG, IF_NONE_MATCH};
@@ -14,22 +17,27 @@ use quorate_proto::v1::{
     ListOverridesRequest, ListOverridesResponse, ListServicesRequest, ListServicesResponse,
     Service, StatusRequest,
 };
+use quorate_state::Revision;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use tonic::Response;
 use utoipa::ToSchema;
 
 use crate::access;
+use crate::api::grpc::door::Method;
 use crate::api::http::asked::Asked;
 use crate::api::http::described::{Filters, Fresh, LocalOnly, OverridePage, Page, Prefix, Waiting};
+use crate::api::http::door::{self, NOBODY, Refused};
 use crate::api::http::large;
 use crate::api::http::problem::Problem;
+use crate::api::http::query::Position;
 use crate::api::http::routes::{Answered, Api};
 use crate::api::http::shown::{
     self, Header, ShownInstance, ShownMember, ShownOverride, ShownService, ShownSummary,
 };
 use crate::api::http::shown_status::ShownStatus;
-use crate::api::http::watching::{self, Wanted};
+use crate::api::http::watching;
+use crate::node::Node;
 use crate::wall;
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -106,15 +114,13 @@ pub(super) async fn service(State(api): State<Api>, mut asked: Asked) -> Answere
     };
     let wanted = watching::wanted(&mut asked.query)?;
     asked.query.done()?;
-    let since = wanted.map_or(0, |wanted| wanted.revision_of(&api.node));
-    let (answer, head) = match wanted {
-        Some(wanted) if since > 0 => once_changed(&api, &asked, request, wanted, since).await?,
-        _ => fetch(&api, &asked, request).await?,
+    let waits = wanted.and_then(|wanted| Some((wanted.since(&api.node)?, wanted.wait)));
+    let since = waits.map(|(since, _)| Revision(since.revision));
+    let (answer, head) = match waits {
+        Some((since, wait)) => once_changed(&api, &asked, request, since, wait).await?,
+        None => fetch(&api, &asked, request).await?,
     };
-    let cluster_id = answer.get_ref().header.as_ref().map_or(0, |header| header.cluster_id);
-    // Never backwards: a service that is forgotten has no revision any more.
-    let index = shown::position(cluster_id, head.revision.max(since).max(1));
-    let etag = format!("\"{index}\"");
+    let (index, etag) = place(&api.node, &answer, &head, since);
     let tag = HeaderValue::from_str(&etag).expect("invariant: digits are a header's value");
     if is_known(&asked.headers, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
@@ -130,28 +136,72 @@ pub(super) async fn service(State(api): State<Api>, mut asked: Asked) -> Answere
     Ok(response)
 }
 
-/// The same once the service has changed, or the time is over.
+/// Where a caller stands that has this answer, and the tag of what it is sent: a service has a
+/// revision of its own for each list of instances; one that is not known has none, and may have had
+/// instances before it was forgotten.
+fn place(
+    node: &Node,
+    answer: &Response<EncodedFetchResponse>,
+    head: &Head,
+    since: Option<Revision>,
+) -> (String, String) {
+    let (cluster_id, now) = answer
+        .get_ref()
+        .header
+        .as_ref()
+        .map_or((0, 0), |header| (header.cluster_id, header.revision));
+    if head.revision > 0 {
+        let index = shown::position(cluster_id, head.revision);
+        let etag = format!("\"{index}\"");
+        return (index, etag);
+    }
+    let stands = match since {
+        Some(since) if !node.applied().registry().forgot_after(since) => since.0,
+        _ => now,
+    };
+    let etag = format!("\"{}-unknown\"", shown::hex(cluster_id));
+    (shown::position(cluster_id, stands), etag)
+}
+
+/// The same once the service has changed, or the time is over. A node that is behind the caller
+/// catches up first.
 async fn once_changed(
     api: &Api,
     asked: &Asked,
     request: FetchRequest,
-    wanted: Wanted,
-    since: u64,
+    since: Position,
+    wait: Duration,
 ) -> Result<Fetched, Problem> {
     let _long = api.long()?;
-    let until = Instant::now() + wanted.wait;
+    let Position { cluster_id, revision } = since;
+    let min = if request.cluster_id == cluster_id { request.min_revision } else { 0 };
+    let request = FetchRequest { cluster_id, min_revision: min.max(revision), ..request };
+    let until = Instant::now() + wait;
     let mut positions = api.node.applied().positions();
     loop {
         positions.mark_unchanged();
         // Each time by the one door: its right may have ended meanwhile.
         let fetched = fetch(api, asked, request.clone()).await?;
         let over = Instant::now() >= until || api.node.stop().is_cancelled();
-        if fetched.1.revision > since || over {
+        let has_changed = match fetched.1.revision {
+            0 => api.node.applied().registry().forgot_after(Revision(revision)),
+            now => now > revision,
+        };
+        if has_changed || over {
             return Ok(fetched);
         }
-        let _ = timeout_at(until, watching::moved(&api.node, &mut positions, &fetched.1)).await;
+        let mut moved = pin!(watching::moved(&api.node, &mut positions, &fetched.1));
+        while timeout_at(until.min(Instant::now() + LOOK_AGAIN), &mut moved).await.is_err() {
+            asked.check_ahead(api, Method::Fetch, request.clone())?;
+            if Instant::now() >= until {
+                break;
+            }
+        }
     }
 }
+
+/// A caller that waits and has lost its right is told after this at the latest.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 type Fetched = (Response<EncodedFetchResponse>, Head);
 
@@ -367,10 +417,17 @@ pub(super) async fn me(State(api): State<Api>, asked: Asked) -> Answered {
     asked.query.done()?;
     let access = api.node.access();
     let authorization = match access.is_checked() {
-        true => access::authorization(&asked.headers)?,
-        false => None,
+        true => access::authorization(&asked.headers),
+        false => Ok(None),
     };
-    let principal = access.identify(asked.line.certificate(), authorization)?;
+    let known = authorization
+        .and_then(|authorization| access.identify(asked.line.certificate(), authorization));
+    let principal = known.map_err(|unidentified| {
+        let why = unidentified.to_string();
+        let refused = Refused { route: "GET /api/v1/me", principal: None, code: NOBODY, why: &why };
+        door::tell(&api.node, refused, &asked.line, &asked.headers);
+        unidentified
+    })?;
     let rights = principal.rights(wall::now()).map(|grant| Right {
         role: grant.role.to_string(),
         namespace: grant.namespace.clone(),

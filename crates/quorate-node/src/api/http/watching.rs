@@ -49,13 +49,10 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// The revision that the caller has; 0: nothing of this cluster.
-    pub(super) fn revision_of(self, node: &Node) -> u64 {
+    /// Where the caller stands; `None`: it has nothing of this cluster.
+    pub(super) fn since(self, node: &Node) -> Option<Position> {
         let own = quorate_log::ClusterId::number(node.peers().cluster_id());
-        match self.after.cluster_id == own {
-            true => self.after.revision,
-            false => 0,
-        }
+        (self.after.cluster_id == own).then_some(self.after)
     }
 }
 
