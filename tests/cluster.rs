@@ -54,6 +54,9 @@ mod cluster {
     mod harness;
     mod health;
     mod http_api;
+    mod http_bodies;
+    mod http_crowd;
+    mod http_large;
     mod http_watch;
     mod idle;
     mod impostor;

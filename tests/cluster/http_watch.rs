@@ -12,19 +12,22 @@ use super::guarded::{Guarded, ROOT, entry};
 use super::harness::{Cluster, SOON};
 use super::http_api::{get, write};
 
-const WATCH: &str = "/api/v1/namespaces/default/watch?service=web";
+pub(crate) const WATCH: &str = "/api/v1/namespaces/default/watch?service=web";
 const WEB: &str = "/api/v1/namespaces/default/services/web";
 
 /// A stream of events.
-struct Events {
+pub(crate) struct Events {
     lines: BufReader<TcpStream>,
     /// Of the last event that had one.
-    id: String,
+    pub(crate) id: String,
 }
 
 impl Events {
-    async fn open(to: SocketAddr, path: &str, headers: &str) -> Self {
-        let stream = TcpStream::connect(to).await.unwrap();
+    pub(crate) async fn open(to: SocketAddr, path: &str, headers: &str) -> Self {
+        Self::on(TcpStream::connect(to).await.unwrap(), path, headers).await
+    }
+
+    pub(crate) async fn on(stream: TcpStream, path: &str, headers: &str) -> Self {
         let mut events = Self { lines: BufReader::new(stream), id: String::new() };
         let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{headers}\r\n");
         events.lines.get_mut().write_all(request.as_bytes()).await.unwrap();
@@ -35,7 +38,7 @@ impl Events {
     }
 
     /// `None`: it is over.
-    async fn line(&mut self) -> Option<String> {
+    pub(crate) async fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         let read = timeout(SOON, self.lines.read_line(&mut line)).await.expect("a line in time");
         (read.unwrap_or(0) > 0).then(|| line.trim_end().to_owned())
@@ -59,7 +62,7 @@ impl Events {
     }
 
     /// The next one that is of the service.
-    async fn of_service(&mut self) -> (String, Value) {
+    pub(crate) async fn of_service(&mut self) -> (String, Value) {
         loop {
             match self.next().await.expect("an event") {
                 (name, _) if name == "leader" => {}

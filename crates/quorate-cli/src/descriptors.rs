@@ -36,10 +36,13 @@ fn raise() -> usize {
 }
 
 fn bound(tunables: &mut Tunables, has_http: bool, descriptors: usize) {
-    let for_http = if has_http { tunables.http_connections_max } else { 0 };
+    // No more than a quarter: a node is there for the clients first.
+    let for_http = if has_http { tunables.http_connections_max.min(descriptors / 4) } else { 0 };
     let reserve = (RESERVE + for_http).min(descriptors / 2);
-    if has_http && reserve < RESERVE + for_http {
-        tunables.http_connections_max = for_http.min((reserve / 4).max(4));
+    if has_http {
+        let all_fit = reserve == RESERVE + for_http;
+        tunables.http_connections_max = if all_fit { for_http } else { for_http.min(reserve / 4) };
+        tunables.http_connections_max = tunables.http_connections_max.max(4);
     }
     let for_clients = (descriptors - reserve).max(1);
     if tunables.connections_max > for_clients {
@@ -57,10 +60,11 @@ mod tests {
     #[test]
     fn clients_get_what_the_reserve_leaves() {
         for (descriptors, has_http, expected) in [
-            (1_000_000, true, [10_000, 5_000, 256, 256]),
-            (4_096, false, [3_584, 1_792, 256, 256]),
-            (4_096, true, [3_328, 1_664, 256, 256]),
-            (256, false, [128, 64, 64, 256]),
+            (1_000_000, true, [10_000, 5_000, 256, 2_560]),
+            (4_096, false, [3_584, 1_792, 256, 2_560]),
+            (4_096, true, [2_560, 1_280, 256, 1_024]),
+            (1_024, true, [512, 256, 256, 128]),
+            (256, false, [128, 64, 64, 2_560]),
             (256, true, [128, 64, 64, 32]),
             (20, true, [10, 5, 8, 4]),
             (0, true, [1, 1, 8, 4]),

@@ -168,7 +168,11 @@ pub struct Tunables {
     /// Connections to the listener for peers. Default 256, minimum 8: each peer has a few.
     pub peer_connections_max: usize,
     /// Connections to the listener for HTTP, and requests of them; from one address half as many.
-    /// Default 256, minimum 4: some scrapers, and some probes.
+    /// Three quarters of them may be streams of events and reads that wait, so that calls, probes
+    /// and scrapes find a place. Default 2,560, minimum 4: 1,000 pages or programs behind one
+    /// address that follow something, and what they call besides. One takes a descriptor and about
+    /// 25 KiB. `quorate` lowers it to a quarter of its limit of descriptors, or less where there
+    /// are few.
     pub http_connections_max: usize,
     /// A connection, to either listener, that has had no call or stream under way for this long
     /// gets a GOAWAY and is closed, ms. Default 300,000 (five minutes): longer than the pauses of
@@ -211,7 +215,7 @@ impl Default for Tunables {
             connections_max: 10_000,
             connections_per_address_max: 5_000,
             peer_connections_max: 256,
-            http_connections_max: 256,
+            http_connections_max: 2_560,
             connection_idle_ms: 300_000,
             calls_max: 32_768,
             calls_per_address_max: 16_384,
@@ -346,6 +350,11 @@ impl Config {
 }
 
 impl Tunables {
+    /// Answers of HTTP that are long in coming.
+    pub(crate) fn http_streams_max(&self) -> usize {
+        self.http_connections_max / 4 * 3
+    }
+
     fn validate(&self) -> Result<(), ConfigError> {
         let at_least = |field, value: u64, minimum: u64| {
             check(field, value, value >= minimum, format!("must be at least {minimum}"))

@@ -27,6 +27,7 @@ use quorate_proto::v1::ResponseHeader;
 use tokio::time::Instant;
 use tonic::Status;
 
+pub(in crate::api) use crate::api::grpc::arrived::Arrived;
 pub(in crate::api) use crate::api::grpc::told::name as code_name;
 use crate::error::NodeError;
 use crate::node::status::Lead;

@@ -13,6 +13,7 @@ mod asked;
 mod body;
 mod console;
 mod door;
+mod large;
 mod problem;
 mod query;
 mod reading;

@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::Response;
-use http_body::Frame;
+use http::{Extensions, Response};
+use http_body::{Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 
-use crate::error::CallError;
+use crate::error::{CallError, NodeError};
 use crate::net::connections::Line;
 
 /// Smaller answers are not counted, and go out as they are: with as many calls as a connection may
@@ -24,8 +24,8 @@ const COUNTED_FROM: usize = 16 * 1024;
 /// Answers are handed to the connection in pieces of this size, bytes: what it has no room for
 /// stays whole and is not copied.
 const PIECE: usize = 64 * 1024;
-/// Answers of many instances that are encoded at the same time; others wait, and keep no thread
-/// busy.
+/// Answers of many instances that are encoded, or made into JSON, at the same time; others wait,
+/// and keep no thread busy.
 const ENCODED_AT_ONCE: usize = 2;
 /// Backups under way: each keeps a thread while its caller does not read. Those of the pool also
 /// read the access file and write the audit log.
@@ -38,7 +38,7 @@ pub(crate) struct Answers {
     max_per_connection: usize,
     /// What an instance took in the last large answer.
     instance_bytes: AtomicUsize,
-    pub(crate) encoding: Semaphore,
+    encoding: Semaphore,
     backups: Arc<Semaphore>,
     pub(crate) refused: Refused,
 }
@@ -81,6 +81,21 @@ impl Answers {
         let reserved = Reserved { bytes: 0, deadline, of: self.clone(), line: line.clone() };
         reserved.check(0)?;
         Ok(reserved)
+    }
+
+    /// A turn to make a large answer.
+    ///
+    /// # Errors
+    /// None came in time.
+    pub(crate) async fn turn(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, CallError> {
+        let turn = timeout_at(deadline, self.encoding.acquire()).await;
+        match turn {
+            Ok(turn) => Ok(turn.expect("invariant: never closed")),
+            Err(_elapsed) => {
+                self.refused.encoding.inc();
+                Err(NodeError::Overloaded { waiting: 1 }.into())
+            }
+        }
     }
 
     /// A place for a backup, which counts until it has been sent or has failed.
@@ -148,10 +163,23 @@ impl Reserved {
     }
 
     /// Ties what was reserved to an answer.
-    pub(crate) fn attach<T>(self, response: &mut tonic::Response<T>) {
+    pub(crate) fn attach(self, extensions: &mut Extensions) {
         if self.counted() > 0 {
-            response.extensions_mut().insert(Arc::new(self));
+            extensions.insert(Arc::new(self));
         }
+    }
+
+    /// These bytes in pieces, as they go out, each of which holds what was reserved for them.
+    pub(crate) fn hold(self, mut bytes: Bytes) -> impl Iterator<Item = Bytes> + Send {
+        let reserved = (self.counted() > 0).then(|| Arc::new(self));
+        std::iter::from_fn(move || {
+            let len = if reserved.is_some() { bytes.len().min(PIECE) } else { bytes.len() };
+            let piece = Some(bytes.split_to(len)).filter(|piece| !piece.is_empty())?;
+            Some(match &reserved {
+                Some(reserved) => held(piece, reserved),
+                None => piece,
+            })
+        })
     }
 }
 
@@ -210,7 +238,19 @@ impl http_body::Body for InPieces {
             }
         }
         let len = self.rest.len().min(PIECE);
-        let piece = Piece { bytes: self.rest.split_to(len), _reserved: self.reserved.clone() };
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))))
+        let piece = self.rest.split_to(len);
+        Poll::Ready(Some(Ok(Frame::data(held(piece, &self.reserved)))))
     }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.len() as u64;
+        match self.body.size_hint().exact() {
+            Some(bytes) => SizeHint::with_exact(bytes + rest),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+fn held(bytes: Bytes, reserved: &Arc<Reserved>) -> Bytes {
+    Bytes::from_owner(Piece { bytes, _reserved: reserved.clone() })
 }

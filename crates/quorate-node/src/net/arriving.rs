@@ -23,7 +23,7 @@ const IN_ALL_MAX: usize = 256 * 1024 * 1024;
 const OF_ADDRESS_MAX: usize = 64 * 1024 * 1024;
 /// A request, or a message of a stream, is whole this long after it began. The largest one takes 4
 /// Mbit/s for that.
-const ARRIVED_WITHIN: Duration = Duration::from_secs(10);
+pub(crate) const ARRIVED_WITHIN: Duration = Duration::from_secs(10);
 /// Compressed or not, and the length of the message (gRPC over HTTP/2, "Length-Prefixed-Message").
 const PREFIX: usize = 5;
 
@@ -45,8 +45,53 @@ impl Arriving {
             return body;
         }
         let late = (!streams).then(|| Box::pin(sleep(ARRIVED_WITHIN)));
-        let partial = Partial::default();
-        Body::new(Bounded { body, of: self.clone(), line, streams, partial, counted: 0, late })
+        let (partial, here) = (Partial::default(), self.begin(line));
+        Body::new(Bounded { body, streams, partial, here, late })
+    }
+
+    /// Something that begins to arrive.
+    pub(crate) fn begin(self: &Arc<Self>, line: Arc<Line>) -> Here {
+        Here { of: self.clone(), line, bytes: 0 }
+    }
+}
+
+/// The bytes that are here of something that is not whole; they count as long as this lives.
+pub(crate) struct Here {
+    of: Arc<Arriving>,
+    line: Arc<Line>,
+    bytes: usize,
+}
+
+impl Here {
+    /// # Errors
+    /// Too much is arriving.
+    pub(crate) fn count(&mut self, bytes: usize) -> Result<(), CallError> {
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        if before > 0 {
+            self.of.bytes.fetch_sub(before, Ordering::Relaxed);
+            self.line.arriving().fetch_sub(before, Ordering::Relaxed);
+        }
+        if bytes == 0 {
+            return Ok(());
+        }
+        let in_all = self.of.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let of_address = self.line.arriving().fetch_add(bytes, Ordering::Relaxed) + bytes;
+        for (arriving, limit, place) in [
+            (of_address, OF_ADDRESS_MAX, "from this address"),
+            (in_all, IN_ALL_MAX, "at this node"),
+        ] {
+            if arriving > limit {
+                self.of.refused.inc();
+                return Err(CallError::Arriving { limit, place });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Here {
+    fn drop(&mut self) {
+        let _none_is_left = self.count(0);
     }
 }
 
@@ -85,45 +130,19 @@ impl Partial {
 
 struct Bounded {
     body: Body,
-    of: Arc<Arriving>,
-    line: Arc<Line>,
     streams: bool,
     partial: Partial,
-    /// Bytes of it that are counted.
-    counted: usize,
+    here: Here,
     /// When what has begun takes too long.
     late: Option<Pin<Box<Sleep>>>,
 }
 
 impl Bounded {
-    fn count(&mut self, bytes: usize) -> Result<(), CallError> {
-        let before = std::mem::replace(&mut self.counted, bytes);
-        if before > 0 {
-            self.of.bytes.fetch_sub(before, Ordering::Relaxed);
-            self.line.arriving().fetch_sub(before, Ordering::Relaxed);
-        }
-        if bytes == 0 {
-            return Ok(());
-        }
-        let in_all = self.of.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let of_address = self.line.arriving().fetch_add(bytes, Ordering::Relaxed) + bytes;
-        for (arriving, limit, place) in [
-            (of_address, OF_ADDRESS_MAX, "from this address"),
-            (in_all, IN_ALL_MAX, "at this node"),
-        ] {
-            if arriving > limit {
-                self.of.refused.inc();
-                return Err(CallError::Arriving { limit, place });
-            }
-        }
-        Ok(())
-    }
-
     /// # Errors
     /// Too much is arriving.
     fn take(&mut self, data: &[u8]) -> Result<(), Status> {
         self.partial.take(data);
-        self.count(self.partial.have)?;
+        self.here.count(self.partial.have)?;
         if !self.streams {
             return Ok(());
         }
@@ -135,12 +154,6 @@ impl Bounded {
             _ => {}
         }
         Ok(())
-    }
-}
-
-impl Drop for Bounded {
-    fn drop(&mut self) {
-        let _none_is_left = self.count(0);
     }
 }
 

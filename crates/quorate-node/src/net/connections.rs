@@ -36,6 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A caller that has not taken its answer this long after its deadline is gone, or stands still:
 /// its connection ends.
 const SEND_GRACE: Duration = Duration::from_secs(5);
+/// So is one that has taken nothing of what it was sent for this long: as HTTP/2 finds it by pings.
+const TAKES_WITHIN: Duration = Duration::from_secs(20);
 /// How many connections a listener takes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -121,6 +123,8 @@ pub(crate) struct Line {
     preface_left: AtomicUsize,
     /// How often something was read.
     heard: AtomicU64,
+    /// Since when it has taken nothing of what it was sent, ms after `since`; 0: it takes.
+    stuck_since_ms: AtomicU64,
     ended: AtomicBool,
     silent: AtomicBool,
     calls: AtomicUsize,
@@ -179,7 +183,7 @@ impl Connections {
         while !stop.is_cancelled() {
             self.end_where(|_, line| !line.greeted() && line.since.elapsed() >= PREFACE_WITHIN);
             let now = Instant::now();
-            self.end_where(|_, line| line.answers().is_overdue(now));
+            self.end_where(|_, line| line.answers().is_overdue(now) || line.is_stuck());
             self.end_where(|_, line| line.ends_at.get().is_some_and(|at| *at <= now));
             for idle in self.lines_where(|_, line| line.is_idle(self.limits.idle)) {
                 idle.leave.cancel();
@@ -239,6 +243,7 @@ impl Line {
             since: Instant::now(),
             preface_left: AtomicUsize::new(PREFACE_LEN),
             heard: AtomicU64::new(0),
+            stuck_since_ms: AtomicU64::new(0),
             ended: AtomicBool::new(false),
             silent: AtomicBool::new(true),
             calls: AtomicUsize::new(0),
@@ -349,6 +354,21 @@ impl Line {
         let calls = self.calls.load(Ordering::Acquire);
         let idle_ms = self.age_ms().saturating_sub(self.idle_since_ms.load(Ordering::Relaxed));
         calls == 0 && Duration::from_millis(idle_ms) >= max
+    }
+
+    /// It was given something to send, and took some of it or none.
+    fn send(&self, took_none: bool) {
+        match (took_none, self.stuck_since_ms.load(Ordering::Relaxed)) {
+            (true, 0) => self.stuck_since_ms.store(self.age_ms().max(1), Ordering::Relaxed),
+            (false, 1..) => self.stuck_since_ms.store(0, Ordering::Relaxed),
+            _ => {}
+        }
+    }
+
+    fn is_stuck(&self) -> bool {
+        let since_ms = self.stuck_since_ms.load(Ordering::Relaxed);
+        let stuck_ms = self.age_ms().saturating_sub(since_ms);
+        since_ms > 0 && Duration::from_millis(stuck_ms) >= TAKES_WITHIN
     }
 
     fn age_ms(&self) -> u64 {

@@ -12,7 +12,7 @@ use crate::error::CallError;
 use crate::node::requests::GivenName;
 
 /// What a call comes with: a message, or a stream of them.
-pub(super) trait Arrived {
+pub(in crate::api) trait Arrived {
     /// # Errors
     /// It is too large.
     fn check_size(&self) -> Result<(), CallError>;

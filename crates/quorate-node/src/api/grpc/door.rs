@@ -1,6 +1,8 @@
 //! The one way in for calls of clients. What holds for every call (its size, its deadline, its
 //! caller, a name for it in the log) is done here, once; a handler gets a [`Call`] and answers it.
 
+mod ahead;
+
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,8 +17,11 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 use tracing::{Instrument, Span};
 
-use crate::access::{self, Principal, Role, Unidentified};
+use crate::access::{self, Principal, Role};
 use crate::api::grpc::arrived::Arrived;
+pub(in crate::api) use crate::api::grpc::door::ahead::check_ahead;
+pub(super) use crate::api::grpc::door::ahead::check_known;
+pub(crate) use crate::api::grpc::door::ahead::is_open;
 use crate::api::grpc::rights;
 use crate::api::grpc::told::Told;
 use crate::audit::Subject;
@@ -61,7 +66,7 @@ macro_rules! methods {
         /// Each call that the listener for clients takes, but health and reflection: those are open
         /// to all, as probes have no credentials and the contract is no secret.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(super) enum Method { $($($method,)*)* }
+        pub(in crate::api) enum Method { $($($method,)*)* }
 
         impl Method {
             pub(super) const ALL: &[Self] = &[$($(Self::$method,)*)*];
@@ -202,7 +207,7 @@ impl Caller {
         let mut reserved = node.answers().begin(&self.line, deadline)?;
         reserved.add(answer.encoded_len())?;
         let mut response = Response::new(answer);
-        reserved.attach(&mut response);
+        reserved.attach(response.extensions_mut());
         Ok(response)
     }
 }
@@ -216,52 +221,11 @@ pub(super) struct Call<T> {
     pub(super) caller: Caller,
 }
 
-/// Whether a call is open to all, or of nobody who is known.
-pub(crate) fn is_open<B>(node: &Node, request: &http::Request<B>) -> bool {
-    !request.uri().path().starts_with(OWN) || unidentified(node, request).is_some()
-}
-
-fn unidentified<B>(node: &Node, request: &http::Request<B>) -> Option<Unidentified> {
-    if !node.access().is_checked() {
-        return None;
-    }
-    let line = Line::of(request.extensions());
-    let known = access::authorization(request.headers())
-        .and_then(|authorization| node.access().identify(line.certificate(), authorization));
-    known.err()
-}
-
 /// Whether the caller of a path may send more than one message.
 pub(super) fn sends_stream(path: &str) -> bool {
     let streams = [Method::RenewStream, Method::Watch];
     let path = path.strip_prefix('/').unwrap_or(path);
     streams.iter().any(|method| method.path() == path) || path.starts_with(REFLECTION)
-}
-
-/// Refuses a call of nobody who is known, by its headers alone. Those of health and reflection are
-/// open to all.
-///
-/// # Errors
-/// UNAUTHENTICATED.
-pub(super) fn check_known<B>(node: &Node, request: &http::Request<B>) -> Result<(), Status> {
-    if !node.access().is_checked() {
-        return Ok(());
-    }
-    let path = request.uri().path().strip_prefix('/');
-    let method = Method::ALL.iter().find(|method| Some(method.path()) == path);
-    let Some(method) = method.copied() else { return Ok(()) };
-    let Some(unidentified) = unidentified(node, request) else { return Ok(()) };
-    let line = Line::of(request.extensions());
-    let status = Status::from(unidentified);
-    node.meters().handled(method as usize, status.code(), Duration::ZERO);
-    let metadata = MetadataMap::from_headers(request.headers().clone());
-    let name = name_of(&metadata).unwrap_or_else(next_number);
-    span(method, &metadata, Some(&name), line.address()).in_scope(|| log(method, Some(&status)));
-    if node.audit().is_on() {
-        let told = Told::new(method, Subject::default(), Some(name), line.address());
-        told.tell::<()>(node, &Err(status.clone()));
-    }
-    Err(status)
 }
 
 /// Answers a call.
@@ -410,7 +374,7 @@ fn deadline(metadata: &MetadataMap, default: Duration) -> Instant {
 }
 
 /// When a call has to be answered whose caller gives up after this time.
-pub(super) fn deadline_in(timeout: Duration) -> Instant {
+pub(in crate::api) fn deadline_in(timeout: Duration) -> Instant {
     let timeout = timeout.min(DEADLINE_MAX);
     let margin = (timeout / 10).clamp(MARGIN_MIN.min(timeout / 3), MARGIN_MAX);
     Instant::now() + (timeout - margin)

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_proto::encoded::v1::EncodedFetchResponse;
 use quorate_proto::limits::ANSWER_BYTES;
-use quorate_proto::v1::FetchRequest;
-use quorate_state::{Registry, Revision, ServiceKey, ServiceName};
-use tokio::time::{Instant, timeout_at};
+use quorate_proto::v1::{FetchRequest, Instance, ResponseHeader};
+use quorate_state::{InstanceId, Registry, Revision, ServiceKey, ServiceName};
+use tokio::time::Instant;
 use tonic::Response;
 
 use crate::api::grpc::convert;
@@ -19,7 +19,7 @@ use crate::api::grpc::pages::{self, Page};
 use crate::api::grpc::{age_ms, header, is_foreign, min_revision};
 use crate::applied::hub::{Filter, Selection};
 use crate::applied::subscription::{Part, part_of};
-use crate::error::{CallError, NodeError};
+use crate::error::CallError;
 use crate::net::answers::Reserved;
 use crate::node::Node;
 use crate::runtime::blocking;
@@ -63,7 +63,7 @@ pub(super) async fn answer(
         reserved.add(services.iter().map(Bytes::len).sum())?;
         let page = EncodedFetchResponse { header, services, next, ..<_>::default() };
         let mut response = Response::new(page);
-        reserved.attach(&mut response);
+        reserved.attach(response.extensions_mut());
         return Ok(response);
     }
     let keys = keys(&registry, &filter, &request.services);
@@ -84,8 +84,31 @@ pub(super) async fn answer(
         return Err(too_large(bytes));
     }
     let mut response = Response::new(response);
-    reserved.attach(&mut response);
+    reserved.attach(response.extensions_mut());
     Ok(response)
+}
+
+/// One instance of the one service that a request names, read as consistently as the service would
+/// be; `None`: no such instance is registered.
+///
+/// # Errors
+/// A bad request, or a read that is not possible now.
+pub(super) async fn instance(
+    node: &Arc<Node>,
+    call: Call<FetchRequest>,
+    id: &str,
+) -> Result<Response<(Option<ResponseHeader>, Option<Instance>)>, CallError> {
+    let Call { message: request, deadline, .. } = call;
+    let consistency = convert::consistency(request.consistency)?;
+    let namespace = convert::namespace(&request.namespace)?;
+    let service = request.services.first().map_or("", String::as_str);
+    let key = convert::service_key(&namespace, service)?;
+    let id = InstanceId::new("id", id)?;
+    let min_revision = min_revision(node, request.min_revision, request.cluster_id);
+    let (registry, fresh_at) = node.read(consistency, min_revision, deadline).await?;
+    let header = header(node, registry.revision().0, age_ms(fresh_at, consistency));
+    let found = registry.service(&key).and_then(|service| service.instances.get(&id));
+    Ok(Response::new((header, found.map(|found| convert::instance_to_wire(found)))))
 }
 
 /// Encodes many services where that holds up no other call.
@@ -97,11 +120,7 @@ async fn encode_elsewhere(
     mut reserved: Reserved,
     deadline: Instant,
 ) -> Result<(Vec<Bytes>, Reserved), CallError> {
-    let turn = timeout_at(deadline, node.answers().encoding.acquire()).await;
-    let _turn = turn.map_err(|_elapsed| {
-        node.answers().refused.encoding.inc();
-        NodeError::Overloaded { waiting: 1 }
-    })?;
+    let _turn = node.answers().turn(deadline).await?;
     // Not known before the turn came: what answers take, and how many are under way by now.
     let estimate = node.answers().estimate(instances_of(&registry, &keys));
     match reserved.check(estimate) {

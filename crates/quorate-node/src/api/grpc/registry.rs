@@ -7,10 +7,10 @@ use futures_util::{Stream, StreamExt};
 use quorate_proto::encoded::v1::registry_server::Registry;
 use quorate_proto::encoded::v1::{EncodedFetchResponse, EncodedWatchResponse};
 use quorate_proto::v1::{
-    DeregisterRequest, DeregisterResponse, FetchRequest, ListDependentsRequest,
+    DeregisterRequest, DeregisterResponse, FetchRequest, Instance, ListDependentsRequest,
     ListDependentsResponse, ListMembersRequest, ListMembersResponse, ListServicesRequest,
     ListServicesResponse, RegisterRequest, RegisterResponse, RenewRequest, RenewResponse,
-    ServiceSummary, UpdateRequest, UpdateResponse, WatchRequest, WatchSubscribe,
+    ResponseHeader, ServiceSummary, UpdateRequest, UpdateResponse, WatchRequest, WatchSubscribe,
 };
 use quorate_state::{LeaseId, Op, Rejection, Reply, ServiceName, Status as State};
 use tonic::{Request, Response, Status, Streaming};
@@ -238,6 +238,18 @@ impl RegistryService {
         let header = header(&self.node, registry.revision().0, age_ms(fresh_at, consistency));
         let answer = ListDependentsResponse { header, instances };
         caller.counted(&self.node, deadline, answer)
+    }
+
+    /// A fetch of one instance: of the one service that the request names, the one with this id.
+    pub(in crate::api) async fn fetch_instance(
+        &self,
+        request: Request<FetchRequest>,
+        id: &str,
+    ) -> Answer<(Option<ResponseHeader>, Option<Instance>)> {
+        door::answer(&self.node, Method::Fetch, request, |call| {
+            super::fetch::instance(&self.node, call, id)
+        })
+        .await
     }
 
     /// A watch of one that only listens.

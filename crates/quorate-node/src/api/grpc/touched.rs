@@ -16,7 +16,7 @@ use crate::node::requests::GivenName;
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(super) struct Touched<'a> {
+pub(in crate::api) struct Touched<'a> {
     /// As the request has it; empty where it has none.
     namespace: &'a str,
     pub(super) what: What<'a>,

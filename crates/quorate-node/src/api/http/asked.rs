@@ -2,12 +2,12 @@
 //! made of it. What browsers are not to do is refused here.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::RequestExt as _;
-use axum::body::Body;
-use axum::extract::{FromRequest, RawPathParams, Request};
+use axum::RequestPartsExt as _;
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
 use futures_util::StreamExt as _;
 use quorate_proto::trailers;
@@ -16,44 +16,41 @@ use tokio::time::timeout;
 use tonic::Code;
 use tonic::metadata::MetadataMap;
 
+use crate::api::grpc::{Arrived, door};
 use crate::api::http::problem::Problem;
 use crate::api::http::query::Query;
 use crate::api::http::routes::Api;
+use crate::net::arriving::{ARRIVED_WITHIN, Here};
 use crate::net::connections::Line;
 use crate::node::Node;
 
 /// A body, bytes.
 const BODY_MAX: usize = 1024 * 1024;
-/// A body has this long to arrive.
-const BODY_WITHIN: Duration = Duration::from_secs(10);
 
 /// What of a request goes on to the call.
 const PASSED_ON: [HeaderName; 2] = [AUTHORIZATION, HeaderName::from_static(trailers::REQUEST_ID)];
 
+/// All of it but the body, which is read once its caller is let in.
 pub(super) struct Asked {
+    method: Method,
     path: Vec<(String, String)>,
     pub(super) query: Query,
     pub(super) headers: HeaderMap,
-    body: Vec<u8>,
     pub(super) line: Arc<Line>,
 }
 
-impl FromRequest<Api> for Asked {
+impl FromRequestParts<Api> for Asked {
     type Rejection = Problem;
 
-    async fn from_request(mut request: Request, api: &Api) -> Result<Self, Problem> {
-        check_origin(&api.node, request.method(), request.uri(), request.headers())?;
-        let query = Query::parse(request.uri().query().unwrap_or_default())?;
-        let path = request.extract_parts::<RawPathParams>().await;
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
+        check_origin(&api.node, &parts.method, &parts.uri, &parts.headers)?;
+        let query = Query::parse(parts.uri.query().unwrap_or_default())?;
+        let path = parts.extract::<RawPathParams>().await;
         let path = path.map_err(|error| Problem::invalid("path", "", &error.body_text()))?;
         let path = path.iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
-        let line = Line::of(request.extensions());
-        let (parts, body) = request.into_parts();
-        let body = whole(&parts.headers, body).await?;
-        if !body.is_empty() || parts.method == Method::POST {
-            check_json(&parts.headers)?;
-        }
-        Ok(Self { path, query, headers: parts.headers, body, line })
+        let line = Line::of(&parts.extensions);
+        let (method, headers) = (parts.method.clone(), parts.headers.clone());
+        Ok(Self { method, path, query, headers, line })
     }
 }
 
@@ -64,12 +61,31 @@ impl Asked {
         found.map(|(_, text)| text.clone()).unwrap_or_default()
     }
 
+    /// Refuses a request by what is known of it before its body is read: who makes it, and whether
+    /// they may do that to what its path names.
+    ///
+    /// # Errors
+    /// They may not.
+    pub(super) fn check_ahead<T: Arrived>(
+        &self,
+        api: &Api,
+        method: door::Method,
+        message: T,
+    ) -> Result<(), Problem> {
+        Ok(door::check_ahead(&api.node, method, &self.call(message))?)
+    }
+
     /// The body.
     ///
     /// # Errors
     /// It is no JSON, or not what is expected.
-    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, Problem> {
-        serde_json::from_slice(&self.body).map_err(|error| {
+    pub(super) async fn json<T: DeserializeOwned>(
+        &self,
+        api: &Api,
+        body: Body,
+    ) -> Result<T, Problem> {
+        let body = self.whole(api, body).await?;
+        serde_json::from_slice(&body).map_err(|error| {
             let why = error.to_string();
             let unknown =
                 why.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
@@ -79,11 +95,18 @@ impl Asked {
 
     /// # Errors
     /// A body came where none is expected.
-    pub(super) fn no_body(&self) -> Result<(), Problem> {
-        match self.body.is_empty() || self.body == b"{}" {
-            true => Ok(()),
-            false => Err(Problem::invalid("body", "", "this route takes none")),
+    pub(super) async fn no_body(&self, api: &Api, body: Body) -> Result<(), Problem> {
+        match &*self.whole(api, body).await? {
+            b"" | b"{}" => Ok(()),
+            _ => Err(Problem::invalid("body", "", "this route takes none")),
         }
+    }
+
+    async fn whole(&self, api: &Api, body: Body) -> Result<Vec<u8>, Problem> {
+        if !body.is_end_stream() || self.method == Method::POST {
+            check_json(&self.headers)?;
+        }
+        whole(&self.headers, body, api.arriving.begin(self.line.clone())).await
     }
 
     /// The call that this makes with a message.
@@ -100,7 +123,7 @@ impl Asked {
     }
 }
 
-async fn whole(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> {
+async fn whole(headers: &HeaderMap, body: Body, mut here: Here) -> Result<Vec<u8>, Problem> {
     let limit = || format!("at most {BODY_MAX} bytes");
     let too_large = || {
         let detail = format!("the body has more than {BODY_MAX} bytes");
@@ -121,11 +144,12 @@ async fn whole(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> {
             if whole.len() > BODY_MAX {
                 return Err(too_large());
             }
+            here.count(whole.len())?;
         }
         Ok(whole)
     };
-    timeout(BODY_WITHIN, read).await.unwrap_or_else(|_elapsed| {
-        let detail = format!("the body did not arrive within {} s", BODY_WITHIN.as_secs());
+    timeout(ARRIVED_WITHIN, read).await.unwrap_or_else(|_elapsed| {
+        let detail = format!("the body did not arrive within {} s", ARRIVED_WITHIN.as_secs());
         Err(Problem::new(StatusCode::REQUEST_TIMEOUT, Code::DeadlineExceeded, detail))
     })
 }

@@ -4,20 +4,23 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header::{ETAG, IF_NONE_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use prost::Message as _;
+use quorate_proto::encoded::v1::EncodedFetchResponse;
 use quorate_proto::encoded::v1::admin_server::Admin as _;
 use quorate_proto::encoded::v1::registry_server::Registry as _;
 use quorate_proto::v1::{
-    FetchRequest, InstanceName, ListDependentsRequest, ListMembersRequest, ListOverridesRequest,
-    ListServicesRequest, Service, StatusRequest,
+    FetchRequest, InstanceName, ListDependentsRequest, ListDependentsResponse, ListMembersRequest,
+    ListOverridesRequest, ListOverridesResponse, ListServicesRequest, ListServicesResponse,
+    Service, StatusRequest,
 };
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
-use tonic::Extensions;
+use tonic::Response;
 
 use crate::access;
 use crate::api::http::asked::Asked;
+use crate::api::http::large;
 use crate::api::http::problem::Problem;
 use crate::api::http::routes::{Answered, Api};
 use crate::api::http::shown::{
@@ -25,7 +28,6 @@ use crate::api::http::shown::{
 };
 use crate::api::http::shown_status::ShownStatus;
 use crate::api::http::watching::{self, Wanted};
-use crate::net::answers;
 use crate::wall;
 
 #[derive(Debug, Serialize)]
@@ -50,10 +52,12 @@ pub(super) async fn services(State(api): State<Api>, mut asked: Asked) -> Answer
     };
     asked.query.done()?;
     let answer = api.registry.list_services(asked.call(request)).await?;
-    let (_, answer, held) = answer.into_parts();
-    let services = answer.services.into_iter().map(ShownSummary::from).collect();
-    let shown = Services { header: Header::of(answer.header), services, next: answer.next };
-    Ok(holding(held, Json(shown).into_response()))
+    let show = |answer: ListServicesResponse| Services {
+        header: Header::of(answer.header),
+        services: answer.services.into_iter().map(ShownSummary::from).collect(),
+        next: answer.next,
+    };
+    large::json(&api, &asked, answer, show).await
 }
 
 #[derive(Debug, Serialize)]
@@ -84,20 +88,27 @@ pub(super) async fn service(State(api): State<Api>, mut asked: Asked) -> Answere
     let wanted = watching::wanted(&mut asked.query)?;
     asked.query.done()?;
     let since = wanted.map_or(0, |wanted| wanted.revision_of(&api.node));
-    let (header, service, next, held) = match wanted {
+    let (answer, head) = match wanted {
         Some(wanted) if since > 0 => once_changed(&api, &asked, request, wanted, since).await?,
         _ => fetch(&api, &asked, request).await?,
     };
+    let cluster_id = answer.get_ref().header.as_ref().map_or(0, |header| header.cluster_id);
     // Never backwards: a service that is forgotten has no revision any more.
-    let index = shown::position(header.cluster_id, service.revision.max(since).max(1));
+    let index = shown::position(cluster_id, head.revision.max(since).max(1));
     let etag = format!("\"{index}\"");
     let tag = HeaderValue::from_str(&etag).expect("invariant: digits are a header's value");
     if is_known(&asked.headers, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, tag)]).into_response());
     }
-    let (header, service) = (Header::of(Some(header)), service.into());
-    let shown = OneService { header, service, next, index };
-    Ok(holding(held, ([(ETAG, tag)], Json(shown)).into_response()))
+    let show = |answer: EncodedFetchResponse| {
+        let service = answer.services.into_iter().next().unwrap_or_default();
+        let service = Service::decode(service).expect(OWN);
+        let (header, next) = (Header::of(answer.header), answer.next);
+        OneService { header, service: service.into(), next, index }
+    };
+    let mut response = large::json(&api, &asked, answer, show).await?;
+    response.headers_mut().insert(ETAG, tag);
+    Ok(response)
 }
 
 /// The same once the service has changed, or the time is over.
@@ -123,15 +134,26 @@ async fn once_changed(
     }
 }
 
-type Fetched = (quorate_proto::v1::ResponseHeader, Service, String, Extensions);
+type Fetched = (Response<EncodedFetchResponse>, Head);
+
+/// What `Service` of the contract begins with: read without its instances, which may be many.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Head {
+    #[prost(string, tag = "1")]
+    pub(super) namespace: String,
+    #[prost(string, tag = "2")]
+    pub(super) name: String,
+    #[prost(uint64, tag = "4")]
+    pub(super) revision: u64,
+}
+
+const OWN: &str = "invariant: this node has encoded it";
 
 /// The one service that a request names.
 async fn fetch(api: &Api, asked: &Asked, request: FetchRequest) -> Result<Fetched, Problem> {
     let answer = api.registry.fetch(asked.call(request)).await?;
-    let (_, answer, held) = answer.into_parts();
-    let service = answer.services.into_iter().next().unwrap_or_default();
-    let service = Service::decode(service).expect("invariant: this node has encoded it");
-    Ok((answer.header.unwrap_or_default(), service, answer.next, held))
+    let service = answer.get_ref().services.first().cloned().unwrap_or_default();
+    Ok((answer, Head::decode(service).expect(OWN)))
 }
 
 /// Whether the caller has what has this tag.
@@ -159,14 +181,14 @@ pub(super) async fn instance(State(api): State<Api>, mut asked: Asked) -> Answer
         ..FetchRequest::default()
     };
     asked.query.done()?;
-    let (header, service, _, _held) = fetch(&api, &asked, request).await?;
     let id = asked.path("id");
-    let Some(found) = service.instances.into_iter().find(|instance| instance.id == id) else {
+    let answer = api.registry.fetch_instance(asked.call(request), &id).await?;
+    let (header, Some(found)) = answer.into_inner() else {
         return Err(Problem::not_found(format!(
             "no instance {id:?} of this service is registered"
         )));
     };
-    let shown = OneInstance { header: Header::of(Some(header)), instance: found.into() };
+    let shown = OneInstance { header: Header::of(header), instance: found.into() };
     Ok(Json(shown).into_response())
 }
 
@@ -187,10 +209,11 @@ pub(super) async fn dependents(State(api): State<Api>, mut asked: Asked) -> Answ
     };
     asked.query.done()?;
     let answer = api.registry.list_dependents(asked.call(request)).await?;
-    let (_, answer, held) = answer.into_parts();
-    let instances = answer.instances.into_iter().map(ShownInstance::from).collect();
-    let shown = Instances { header: Header::of(answer.header), instances };
-    Ok(holding(held, Json(shown).into_response()))
+    let show = |answer: ListDependentsResponse| Instances {
+        header: Header::of(answer.header),
+        instances: answer.instances.into_iter().map(ShownInstance::from).collect(),
+    };
+    large::json(&api, &asked, answer, show).await
 }
 
 #[derive(Debug, Serialize)]
@@ -254,16 +277,19 @@ pub(super) async fn overrides(State(api): State<Api>, mut asked: Asked) -> Answe
     let limit = query.number("limit")?;
     let request = ListOverridesRequest { namespace: asked.path("ns"), limit, after };
     asked.query.done()?;
-    let answer = api.admin.list_overrides(asked.call(request)).await?.into_inner();
-    let overrides = answer.overrides.into_iter().map(|found| Overridden {
-        service: found.service,
-        id: found.id,
-        registered: found.registered,
-        r#override: found.r#override.unwrap_or_default().into(),
-    });
-    let overrides = overrides.collect();
-    let next = answer.next.map(|InstanceName { service, id }| Named { service, id });
-    Ok(Json(Overrides { header: Header::of(answer.header), overrides, next }).into_response())
+    let answer = api.admin.list_overrides(asked.call(request)).await?;
+    let show = |answer: ListOverridesResponse| {
+        let overrides = answer.overrides.into_iter().map(|found| Overridden {
+            service: found.service,
+            id: found.id,
+            registered: found.registered,
+            r#override: found.r#override.unwrap_or_default().into(),
+        });
+        let overrides = overrides.collect();
+        let next = answer.next.map(|InstanceName { service, id }| Named { service, id });
+        Overrides { header: Header::of(answer.header), overrides, next }
+    };
+    large::json(&api, &asked, answer, show).await
 }
 
 #[derive(Debug, Serialize)]
@@ -304,11 +330,4 @@ pub(super) async fn me(State(api): State<Api>, asked: Asked) -> Answered {
     let rights = rights.collect();
     let (principal, checked) = (principal.name().to_owned(), access.is_checked());
     Ok(Json(Me { principal, checked, rights }).into_response())
-}
-
-/// An answer whose bytes count until they are gone (`net/answers.rs`).
-fn holding(held: Extensions, answer: Response) -> Response {
-    let mut answer = answer.map(tonic::body::Body::new);
-    answer.extensions_mut().extend(held);
-    answers::in_pieces(answer).map(axum::body::Body::new)
 }

@@ -29,7 +29,9 @@ use tonic::Code;
 use crate::api::grpc::admin::AdminService;
 use crate::api::grpc::registry::RegistryService;
 use crate::api::http::problem::Problem;
+use crate::api::http::watching::Texts;
 use crate::api::http::{reading, watching, writing};
+use crate::net::arriving::Arriving;
 use crate::node::Node;
 
 /// What handlers call.
@@ -40,10 +42,11 @@ pub(super) struct Api {
     pub(super) admin: AdminService,
     /// One permit for each answer that is long in coming: streams, and reads that wait.
     long: Arc<Semaphore>,
+    long_max: usize,
+    /// Bodies.
+    pub(super) arriving: Arc<Arriving>,
+    pub(super) texts: Arc<Texts>,
 }
-
-/// Answers that are long in coming, at one node.
-const LONG_MAX: usize = 512;
 
 impl Api {
     /// A place for an answer that is long in coming.
@@ -52,7 +55,8 @@ impl Api {
     /// There is none left.
     pub(super) fn long(&self) -> Result<OwnedSemaphorePermit, Problem> {
         self.long.clone().try_acquire_owned().map_err(|_| {
-            let detail = format!("{LONG_MAX} streams and waiting reads are under way at this node");
+            let max = self.long_max;
+            let detail = format!("{max} streams and waiting reads are under way at this node");
             let status = StatusCode::TOO_MANY_REQUESTS;
             Problem::new(status, Code::ResourceExhausted, detail).later()
         })
@@ -65,6 +69,10 @@ pub(super) type Answered = Result<Response, Problem>;
 pub(super) fn router<S>(node: Arc<Node>) -> Router<S> {
     let registry = RegistryService { node: node.clone() };
     let admin = AdminService { node: node.clone() };
+    let long_max = node.tunables().http_streams_max();
+    let long = Arc::new(Semaphore::new(long_max));
+    let arriving = Arc::new(Arriving::new(node.meters().refused("arriving")));
+    let api = Api { node, registry, admin, long, long_max, arriving, texts: Arc::default() };
     let instance = "/namespaces/{ns}/services/{service}/instances/{id}";
     Router::new()
         .route("/me", get(reading::me))
@@ -96,7 +104,7 @@ pub(super) fn router<S>(node: Arc<Node>) -> Router<S> {
             Problem::new(status, Code::Unimplemented, detail)
         })
         .layer(axum::middleware::map_response(for_no_cache))
-        .with_state(Api { node, registry, admin, long: Arc::new(Semaphore::new(LONG_MAX)) })
+        .with_state(api)
 }
 
 /// Nothing of this is to be kept on the way, or taken for something else.

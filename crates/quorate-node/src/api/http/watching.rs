@@ -1,5 +1,8 @@
 //! Following: a stream of events, and reads that wait for a change.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,18 +14,22 @@ use futures_util::{Stream, StreamExt, stream};
 use prost::Message as _;
 use quorate_proto::encoded::v1::EncodedWatchResponse;
 use quorate_proto::encoded::v1::encoded_watch_response::Kind;
-use quorate_proto::v1::{Change, Service, WatchSubscribe};
+use quorate_proto::v1::{Change, WatchSubscribe};
 use quorate_state::{Namespace, ServiceKey, ServiceName};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout;
 use tonic::Status;
 
+use crate::api::grpc::door;
 use crate::api::http::asked::Asked;
+use crate::api::http::large;
 use crate::api::http::problem::Problem;
 use crate::api::http::query::{self, Position, Query};
+use crate::api::http::reading::Head;
 use crate::api::http::routes::{Answered, Api};
 use crate::api::http::shown::{self, Header, ShownChange, ShownService};
+use crate::net::connections::Line;
 use crate::node::Node;
 
 /// A stream without an event gets a comment after this: nobody on the way is to take it for dead.
@@ -76,7 +83,7 @@ fn duration(text: &str) -> Result<Duration, Problem> {
 }
 
 /// Resolves once a service may have changed.
-pub(super) async fn moved<P>(node: &Node, positions: &mut watch::Receiver<P>, seen: &Service) {
+pub(super) async fn moved<P>(node: &Node, positions: &mut watch::Receiver<P>, seen: &Head) {
     let names = (Namespace::new("", &seen.namespace), ServiceName::new("", &seen.name));
     let (Ok(namespace), Ok(name)) = names else { return };
     let key = ServiceKey { namespace, name };
@@ -115,30 +122,99 @@ pub(super) async fn watch(State(api): State<Api>, mut asked: Asked) -> Answered 
         WatchSubscribe { from_revision: from.revision, cluster_id: from.cluster_id, ..request };
     let long = api.long()?;
     let answers = api.registry.watch_one(asked.call(request)).await?.into_inner();
-    let body = Body::from_stream(events(answers, long));
+    let (line, cluster_id) = (asked.line, 0);
+    let following = Following { api, line, answers, cluster_id, _long: long };
+    let pieces = stream::unfold(Some(following), |following| async { following?.next().await });
+    let body = Body::from_stream(pieces.flat_map(stream::iter).map(Ok::<_, Infallible>));
     let headers = [(CONTENT_TYPE.as_str(), "text/event-stream"), ("x-accel-buffering", "no")];
     Ok((headers, body).into_response())
 }
 
-/// The answers as events, until one of them says why it is the last.
-fn events(
-    answers: impl Stream<Item = Result<EncodedWatchResponse, Status>> + Send + Unpin + 'static,
-    long: OwnedSemaphorePermit,
-) -> impl Stream<Item = Result<Bytes, std::convert::Infallible>> + Send {
-    let begin = (answers, 0, Some(long));
-    stream::unfold(begin, |(mut answers, mut cluster_id, mut long)| async move {
-        long.as_ref()?;
-        let text = match timeout(COMMENT_AFTER, answers.next()).await {
-            Err(_elapsed) => ":\n\n".to_owned(),
-            Ok(None) => return None,
-            Ok(Some(Ok(answer))) => event(answer, &mut cluster_id),
-            Ok(Some(Err(status))) => {
-                long = None;
-                written("end", None, &Problem::from(status))
-            }
+/// A stream of events that is under way.
+struct Following<A> {
+    api: Api,
+    line: Arc<Line>,
+    answers: A,
+    /// As the last header said.
+    cluster_id: u64,
+    _long: OwnedSemaphorePermit,
+}
+
+impl<A: Stream<Item = Result<EncodedWatchResponse, Status>> + Unpin> Following<A> {
+    /// The next event, as it goes out, and what follows it; no more than that: it says why it is
+    /// the last one.
+    async fn next(mut self) -> Option<(Vec<Bytes>, Option<Self>)> {
+        let answer = match timeout(COMMENT_AFTER, self.answers.next()).await {
+            Err(_elapsed) => return Some((vec![Bytes::from_static(b":\n\n")], Some(self))),
+            Ok(answer) => answer?,
         };
-        Some((Ok(Bytes::from(text)), (answers, cluster_id, long)))
-    })
+        let event = match answer {
+            Ok(answer) => self.event(answer).await,
+            Err(status) => Err(status.into()),
+        };
+        Some(match event {
+            Ok(event) => (event, Some(self)),
+            Err(problem) => (vec![written("end", None, &problem)], None),
+        })
+    }
+
+    async fn event(&mut self, answer: EncodedWatchResponse) -> Result<Vec<Bytes>, Problem> {
+        if let Some(header) = &answer.header {
+            self.cluster_id = header.cluster_id;
+        }
+        let (cluster_id, bytes) = (self.cluster_id, answer.encoded_len());
+        if bytes < SMALL {
+            return Ok(vec![self.api.texts.of(answer, |answer| event(answer, cluster_id))]);
+        }
+        let deadline = door::deadline_in(self.api.node.tunables().request_timeout());
+        let make = move || event(answer, cluster_id);
+        let answers = self.api.node.answers();
+        let (text, reserved) = large::made(answers, &self.line, deadline, bytes, make).await?;
+        Ok(reserved.hold(text).collect())
+    }
+}
+
+/// Messages with fewer bytes are small: their texts are shared, and do not count as answers under
+/// way.
+const SMALL: usize = 8 * 1024;
+/// Texts that are kept.
+const TEXTS_MAX: usize = 64;
+
+/// The texts of the latest small messages. Most streams are sent the same ones at the same time.
+#[derive(Default)]
+pub(super) struct Texts(Mutex<VecDeque<(EncodedWatchResponse, Bytes)>>);
+
+impl Texts {
+    fn of(
+        &self,
+        answer: EncodedWatchResponse,
+        make: impl FnOnce(EncodedWatchResponse) -> Bytes,
+    ) -> Bytes {
+        // What a header says is of its stream.
+        let (None, Some(Kind::Delta(_))) = (&answer.header, &answer.kind) else {
+            return make(answer);
+        };
+        let mut texts = self.0.lock().expect("invariant: nothing panics while it is held");
+        if let Some((_, text)) = texts.iter().rev().find(|(of, _)| is_same(of, &answer)) {
+            return text.clone();
+        }
+        let text = make(answer.clone());
+        if texts.len() == TEXTS_MAX {
+            texts.pop_front();
+        }
+        texts.push_back((answer, text.clone()));
+        text
+    }
+}
+
+/// Whether these are the same changes in the same place of memory.
+fn is_same(one: &EncodedWatchResponse, other: &EncodedWatchResponse) -> bool {
+    let (Some(Kind::Delta(of_one)), Some(Kind::Delta(of_other))) = (&one.kind, &other.kind) else {
+        return false;
+    };
+    let place = |change: &Bytes| (change.as_ptr(), change.len());
+    (one.revision, one.previous_revision) == (other.revision, other.previous_revision)
+        && of_one.changes.iter().map(place).eq(of_other.changes.iter().map(place))
 }
 
 #[derive(Debug, Serialize)]
@@ -165,12 +241,9 @@ struct Leader {
     leader_id: String,
 }
 
-fn event(answer: EncodedWatchResponse, cluster_id: &mut u64) -> String {
-    if let Some(header) = &answer.header {
-        *cluster_id = header.cluster_id;
-    }
+fn event(answer: EncodedWatchResponse, cluster_id: u64) -> Bytes {
     let (revision, header) = (answer.revision.to_string(), answer.header.map(Some).map(Header::of));
-    let id = shown::position(*cluster_id, answer.revision);
+    let id = shown::position(cluster_id, answer.revision);
     match answer.kind {
         Some(Kind::Snapshot(snapshot)) => {
             let name = if snapshot.reset { "reset" } else { "snapshot" };
@@ -194,15 +267,15 @@ fn event(answer: EncodedWatchResponse, cluster_id: &mut u64) -> String {
             written("leader", None, &Leader { header, leader_id })
         }
         // Without data it is no event, and the id counts.
-        Some(Kind::Bookmark(_)) | None => format!("id: {id}\n\n"),
+        Some(Kind::Bookmark(_)) | None => format!("id: {id}\n\n").into(),
     }
 }
 
 /// JSON has no line breaks.
-fn written(name: &str, id: Option<String>, data: &impl Serialize) -> String {
+fn written(name: &str, id: Option<String>, data: &impl Serialize) -> Bytes {
     let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
     let data = serde_json::to_string(data).expect("invariant: texts and numbers can be written");
-    format!("{id}event: {name}\ndata: {data}\n\n")
+    format!("{id}event: {name}\ndata: {data}\n\n").into()
 }
 
 #[cfg(test)]

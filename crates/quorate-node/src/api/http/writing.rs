@@ -1,16 +1,19 @@
 //! What changes something.
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::IntoResponse;
 use quorate_proto::encoded::v1::admin_server::Admin as _;
 use quorate_proto::encoded::v1::registry_server::Registry as _;
 use quorate_proto::v1::{
-    DeregisterRequest, InstanceOverride, InstanceRef, LeaseRenewal, RenewRequest, ResponseHeader,
-    SetOverrideRequest, TransferLeaderRequest, TriggerSnapshotRequest,
+    DeregisterRequest, InstanceRef, InstanceSpec, LeaseRenewal, RegisterRequest, RenewRequest,
+    ResponseHeader, SetOverrideRequest, TransferLeaderRequest, TriggerSnapshotRequest,
+    UpdateRequest,
 };
 use serde::Serialize;
 
+use crate::api::grpc::door::Method;
 use crate::api::http::asked::Asked;
 use crate::api::http::body::{Changes, GivenOverride, Registration, Transfer};
 use crate::api::http::problem::Problem;
@@ -29,10 +32,15 @@ struct Registered {
     revision: String,
 }
 
-pub(super) async fn register(State(api): State<Api>, asked: Asked) -> Answered {
+pub(super) async fn register(State(api): State<Api>, asked: Asked, body: Body) -> Answered {
     asked.query.done()?;
     let (namespace, service, id) = named(&asked);
-    let request = asked.json::<Registration>()?.request(namespace, service, id)?;
+    let instances = vec![InstanceSpec { service, id, ..InstanceSpec::default() }];
+    let ahead = RegisterRequest { namespace, instances, ..RegisterRequest::default() };
+    asked.check_ahead(&api, Method::Register, ahead)?;
+    let (namespace, service, id) = named(&asked);
+    let given: Registration = asked.json(&api, body).await?;
+    let request = given.request(namespace, service, id)?;
     let answer = api.registry.register(asked.call(request)).await?.into_inner();
     let shown = Registered {
         lease_id: answer.lease_id.to_string(),
@@ -59,60 +67,74 @@ fn done(header: Option<ResponseHeader>, removed: Option<u32>) -> Answered {
     Ok(Json(Done { header: Header::of(header), revision, removed }).into_response())
 }
 
-pub(super) async fn renew(State(api): State<Api>, mut asked: Asked) -> Answered {
+pub(super) async fn renew(State(api): State<Api>, mut asked: Asked, body: Body) -> Answered {
     let cluster_id = cluster_id(&mut asked)?;
     asked.query.done()?;
-    asked.no_body()?;
     let renewals = vec![LeaseRenewal { lease_id: lease_id(&asked)? }];
     let request = RenewRequest { renewals, cluster_id, with_news: false };
+    asked.check_ahead(&api, Method::Renew, request.clone())?;
+    asked.no_body(&api, body).await?;
     done(api.registry.renew(asked.call(request)).await?.into_inner().header, None)
 }
 
 /// Removes a lease, and every instance that it keeps.
-pub(super) async fn end_lease(State(api): State<Api>, mut asked: Asked) -> Answered {
+pub(super) async fn end_lease(State(api): State<Api>, mut asked: Asked, body: Body) -> Answered {
     let cluster_id = cluster_id(&mut asked)?;
     asked.query.done()?;
-    asked.no_body()?;
     let lease_id = lease_id(&asked)?;
     let request = DeregisterRequest { lease_id, cluster_id, ..DeregisterRequest::default() };
+    asked.check_ahead(&api, Method::Deregister, request.clone())?;
+    asked.no_body(&api, body).await?;
     let answer = api.registry.deregister(asked.call(request)).await?.into_inner();
     done(answer.header, Some(answer.removed))
 }
 
-pub(super) async fn deregister(State(api): State<Api>, mut asked: Asked) -> Answered {
+pub(super) async fn deregister(State(api): State<Api>, mut asked: Asked, body: Body) -> Answered {
     let incarnation = asked.query.number("incarnation")?;
     asked.query.done()?;
-    asked.no_body()?;
     let (namespace, service, id) = named(&asked);
     let instances = vec![InstanceRef { service, id, incarnation }];
     let request = DeregisterRequest { namespace, instances, ..DeregisterRequest::default() };
+    asked.check_ahead(&api, Method::Deregister, request.clone())?;
+    asked.no_body(&api, body).await?;
     let answer = api.registry.deregister(asked.call(request)).await?.into_inner();
     done(answer.header, Some(answer.removed))
 }
 
-pub(super) async fn update(State(api): State<Api>, asked: Asked) -> Answered {
+pub(super) async fn update(State(api): State<Api>, asked: Asked, body: Body) -> Answered {
     asked.query.done()?;
     let (namespace, service, id) = named(&asked);
-    let request = asked.json::<Changes>()?.request(namespace, service, id)?;
+    let instance = Some(InstanceRef { service, id, incarnation: 0 });
+    let ahead = UpdateRequest { namespace, instance, ..UpdateRequest::default() };
+    asked.check_ahead(&api, Method::Update, ahead)?;
+    let (namespace, service, id) = named(&asked);
+    let given: Changes = asked.json(&api, body).await?;
+    let request = given.request(namespace, service, id)?;
     done(api.registry.update(asked.call(request)).await?.into_inner().header, None)
 }
 
-pub(super) async fn set_override(State(api): State<Api>, asked: Asked) -> Answered {
+pub(super) async fn set_override(State(api): State<Api>, asked: Asked, body: Body) -> Answered {
     asked.query.done()?;
-    let decision = asked.json::<GivenOverride>()?.of()?;
-    decide(&api, &asked, Some(decision)).await
+    let request = undecided(&asked);
+    asked.check_ahead(&api, Method::SetOverride, request.clone())?;
+    let given: GivenOverride = asked.json(&api, body).await?;
+    decide(&api, &asked, SetOverrideRequest { r#override: Some(given.of()?), ..request }).await
 }
 
-pub(super) async fn clear_override(State(api): State<Api>, asked: Asked) -> Answered {
+pub(super) async fn clear_override(State(api): State<Api>, asked: Asked, body: Body) -> Answered {
     asked.query.done()?;
-    asked.no_body()?;
-    decide(&api, &asked, None).await
+    let request = undecided(&asked);
+    asked.check_ahead(&api, Method::SetOverride, request.clone())?;
+    asked.no_body(&api, body).await?;
+    decide(&api, &asked, request).await
 }
 
-async fn decide(api: &Api, asked: &Asked, decision: Option<InstanceOverride>) -> Answered {
+fn undecided(asked: &Asked) -> SetOverrideRequest {
     let (namespace, service, id) = named(asked);
-    let request =
-        SetOverrideRequest { namespace, service, id, r#override: decision, request_id: None };
+    SetOverrideRequest { namespace, service, id, r#override: None, request_id: None }
+}
+
+async fn decide(api: &Api, asked: &Asked, request: SetOverrideRequest) -> Answered {
     done(api.admin.set_override(asked.call(request)).await?.into_inner().header, None)
 }
 
@@ -123,9 +145,10 @@ struct Led {
     leader_id: String,
 }
 
-pub(super) async fn transfer_leader(State(api): State<Api>, asked: Asked) -> Answered {
+pub(super) async fn transfer_leader(State(api): State<Api>, asked: Asked, body: Body) -> Answered {
     asked.query.done()?;
-    let to = asked.json::<Transfer>()?;
+    asked.check_ahead(&api, Method::TransferLeader, TransferLeaderRequest::default())?;
+    let to: Transfer = asked.json(&api, body).await?;
     let request = TransferLeaderRequest { to_id: to.to_id.0 };
     let answer = api.admin.transfer_leader(asked.call(request)).await?.into_inner();
     let leader_id = answer.leader_id.to_string();
@@ -139,9 +162,10 @@ struct Compacted {
     snapshot_index: u64,
 }
 
-pub(super) async fn snapshot(State(api): State<Api>, asked: Asked) -> Answered {
+pub(super) async fn snapshot(State(api): State<Api>, asked: Asked, body: Body) -> Answered {
     asked.query.done()?;
-    asked.no_body()?;
+    asked.check_ahead(&api, Method::TriggerSnapshot, TriggerSnapshotRequest {})?;
+    asked.no_body(&api, body).await?;
     let request = asked.call(TriggerSnapshotRequest {});
     let answer = api.admin.trigger_snapshot(request).await?.into_inner();
     let (header, snapshot_index) = (Header::of(answer.header), answer.snapshot_index);

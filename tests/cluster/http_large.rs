@@ -1,0 +1,88 @@
+//! Large answers by HTTP count among the answers under way as they are sent, and end when nobody
+//! reads them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use quorate_node::Tunables;
+use quorate_proto::v1::RegisterRequest;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::calls::{Registry, fetch_of, spec};
+use super::harness::{Cluster, within};
+use super::http_api::get;
+
+const MANY: &str = "/api/v1/namespaces/default/services/many";
+const MIB: usize = 1024 * 1024;
+/// An answer that nobody takes is given up after its deadline and a grace, 5 s each.
+const GIVEN_UP_WITHIN: Duration = Duration::from_secs(30);
+
+/// Registers this many instances with 15,000 times the letter.
+async fn register(registry: &mut Registry, count: usize, letter: &str) {
+    let numbers: Vec<usize> = (0..count).collect();
+    for some in numbers.chunks(50) {
+        let instances = some.iter().map(|number| {
+            let mut instance = spec("many", &format!("i{number:04}"));
+            instance.metadata = [("text".to_owned(), letter.repeat(15_000))].into();
+            instance
+        });
+        let instances = instances.collect();
+        let request = RegisterRequest { instances, ttl_ms: 600_000, ..RegisterRequest::default() };
+        registry.register(request).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_counts_is_the_json_that_is_sent() {
+    let max = 2 * MIB;
+    let tunables = Tunables { answers_per_connection_bytes_max: max, ..Tunables::default() };
+    let cluster = Cluster::start_with(1, tunables).await;
+    cluster.leader().await;
+    let mut registry = cluster.registry(1);
+    // A quotation mark is two bytes of JSON, and one of gRPC: 1.1 MB, and 2.2.
+    register(&mut registry, 75, "\"").await;
+    registry.fetch(fetch_of(&["many"])).await.expect("by gRPC, it fits");
+    let http = cluster.http_address(1);
+    let refused = get(http, MANY).await;
+    refused.refuses(429, "RESOURCE_EXHAUSTED", None);
+    assert!(refused.body["detail"].as_str().unwrap().contains("2097152"), "{refused:?}");
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    let page = get(http, &format!("{MANY}?limit=20")).await;
+    assert_eq!(page.body["service"]["instances"].as_array().unwrap().len(), 20);
+    let length = page.header("content-length").expect("its length is known");
+    assert!(length.parse::<usize>().unwrap() > 600_000, "{length}");
+}
+
+/// Asks for everything, and reads nothing.
+async fn unread(http: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    let mut stream = socket.connect(http).await.unwrap();
+    let request = format!("GET {MANY} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.readable().await.unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_reads_gives_its_memory_back() {
+    let max = 24 * MIB;
+    let tunables = Tunables {
+        answers_bytes_max: max,
+        answers_per_connection_bytes_max: max,
+        ..Tunables::default()
+    };
+    let cluster = Cluster::start_with(1, tunables).await;
+    cluster.leader().await;
+    // 6 MB: more than the kernel takes for a reader that does not read.
+    register(&mut cluster.registry(1), 400, "x").await;
+    let http = cluster.http_address(1);
+    assert_eq!(get(http, MANY).await.status, 200);
+    let _unread = [unread(http).await, unread(http).await];
+    get(http, MANY).await.refuses(429, "RESOURCE_EXHAUSTED", None);
+    let small = get(http, &format!("{MANY}/instances/i0001")).await;
+    assert_eq!(small.status, 200, "small ones are given");
+    let given = async || (get(http, MANY).await.status == 200).then_some(());
+    within(GIVEN_UP_WITHIN, "there is room again", given).await;
+}
