@@ -44,6 +44,8 @@ pub(crate) struct Cluster {
 pub(crate) struct Node {
     /// Its address for clients.
     pub(crate) address: Address,
+    /// Its address for HTTP; etcd's is the one for clients.
+    pub(crate) http: String,
     pub(crate) data_dir: PathBuf,
     program: PathBuf,
     args: Vec<String>,
@@ -68,7 +70,7 @@ impl Cluster {
             Peer::Quorate | Peer::Plain => &programs.quorate,
             Peer::Etcd => programs.etcd.as_ref().context("no etcd program")?,
         };
-        let ports = (0..NODES).map(|_| Ok((free_port()?, free_port()?)));
+        let ports = (0..NODES).map(|_| Ok((free_port()?, free_port()?, free_port()?)));
         let ports = ports.collect::<Result<Vec<_>>>()?;
         let certs = programs.certs.as_ref().filter(|_| peer != Peer::Plain);
         let node = |at| Node::new(peer, at, &ports, program, certs, &dir);
@@ -175,19 +177,21 @@ impl Node {
     fn new(
         peer: Peer,
         at: usize,
-        ports: &[(u16, u16)],
+        ports: &[(u16, u16, u16)],
         program: &Path,
         certs: Option<&Certs>,
         dir: &Path,
     ) -> Self {
         let address = |port: u16| format!("127.0.0.1:{port}");
         let (clients, peers) = (address(ports[at].0), address(ports[at].1));
+        let http = if peer == Peer::Etcd { clients.clone() } else { address(ports[at].2) };
         let data_dir = dir.join(format!("data-{}", at + 1));
         let data = data_dir.display().to_string();
         let scheme = if certs.is_some() { "https" } else { "http" };
         let url = |address: &str| format!("{scheme}://{address}");
         let founders = |separator: &str, named: &dyn Fn(usize, String) -> String| {
-            let all = ports.iter().enumerate().map(|(at, (_, port))| named(at + 1, address(*port)));
+            let all =
+                ports.iter().enumerate().map(|(at, (_, port, _))| named(at + 1, address(*port)));
             all.collect::<Vec<_>>().join(separator)
         };
         let mut args = match peer {
@@ -197,6 +201,7 @@ impl Node {
                 format!("--data-dir={data}"),
                 format!("--listen={clients}"),
                 format!("--peer-listen={peers}"),
+                format!("--http-listen={http}"),
                 format!("--bootstrap={}", founders(",", &|id, peer| format!("{id}={peer}"))),
             ],
             Peer::Etcd => vec![
@@ -215,7 +220,7 @@ impl Node {
         args.extend(certs.into_iter().flat_map(|certs| tls(peer, certs, at + 1)));
         let log = dir.join(format!("node-{}.log", at + 1));
         let address = Address { text: clients, certs: certs.cloned() };
-        Self { address, data_dir, program: program.to_owned(), args, log, process: None }
+        Self { address, http, data_dir, program: program.to_owned(), args, log, process: None }
     }
 
     /// Starts it, for the first time or again.

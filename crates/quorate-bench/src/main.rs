@@ -3,7 +3,7 @@
 //! | file | duty |
 //! |---|---|
 //! | `measure` | repetitions, the peers in turn, the result |
-//! | `workload`, `workload/*` | W1 to W8: what is done and checked |
+//! | `workload`, `workload/*` | W1 to W8, HTTP: what is done and checked |
 //! | `ceiling` | what gRPC and the disk can do at most |
 //! | `wire`, `wire/*` | the calls, on either peer |
 //! | `cluster`, `certs`, `process`, `disk`, `ports`, `programs`, `machine` | three server processes; what /proc and the disk say |

@@ -54,6 +54,10 @@ const TARGETS: &[(&str, &str, &str, Bound)] = &[
     ("W7", "*", "last removal", Bound::AtMost(1.0)),
     ("W7", "*", "writer p99, growth", Bound::AtMost(3.0)),
     ("W8", "*", "growth each 10x", Bound::AtMost(1.5)),
+    ("HTTP", "*", "registrations", Bound::Times(3.0)),
+    ("HTTP", "*", "renewals", Bound::Times(3.0)),
+    ("HTTP", "*", "fetches", Bound::Times(3.0)),
+    ("HTTP", "*", "events", Bound::Times(3.0)),
 ];
 
 /// The same for TLS beside plain text: a renewal costs less than 1.3 times as much.

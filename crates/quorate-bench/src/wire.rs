@@ -5,6 +5,7 @@
 mod bulk;
 mod etcd;
 mod http2;
+mod json;
 mod quorate;
 
 use std::time::Duration;
@@ -13,6 +14,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::http2::Http2;
+pub(crate) use self::json::Json;
 use crate::certs::Address;
 use crate::item::Item;
 
@@ -86,6 +88,8 @@ pub(crate) enum RenewStream {
 pub(crate) enum WatchStream {
     Quorate(quorate::WatchStream),
     Etcd(etcd::WatchStream),
+    /// Either peer's, by HTTP.
+    Lines(json::Lines),
 }
 
 /// The largest answer taken: a whole state of a few 100,000 instances in one.
@@ -228,6 +232,7 @@ impl WatchStream {
         match self {
             Self::Quorate(stream) => stream.next(events).await,
             Self::Etcd(stream) => stream.next(events).await,
+            Self::Lines(lines) => lines.next(events).await,
         }
     }
 }

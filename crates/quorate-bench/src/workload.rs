@@ -6,6 +6,7 @@ mod failover;
 mod fetch;
 mod growth;
 mod held;
+mod http;
 mod register;
 mod renew;
 mod state;
@@ -49,10 +50,12 @@ pub(crate) enum Workload {
     W7,
     /// What operations cost as instances and watchers grow
     W8,
+    /// By HTTP and JSON; etcd's by its gateway
+    Http,
 }
 
 impl Workload {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::W1,
         Self::W1b,
         Self::W1c,
@@ -64,6 +67,7 @@ impl Workload {
         Self::W6,
         Self::W7,
         Self::W8,
+        Self::Http,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -79,6 +83,7 @@ impl Workload {
             Self::W6 => "W6",
             Self::W7 => "W7",
             Self::W8 => "W8",
+            Self::Http => "HTTP",
         }
     }
 
@@ -97,6 +102,7 @@ impl Workload {
             Self::W6 => state::run(setting, peer, &mut samples).await?,
             Self::W7 => expiry::run(setting, peer, &mut samples).await?,
             Self::W8 => growth::run(setting, peer, &mut samples).await?,
+            Self::Http => http::run(setting, peer, &mut samples).await?,
         }
         Ok(samples)
     }

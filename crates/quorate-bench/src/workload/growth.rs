@@ -100,6 +100,7 @@ async fn at_size(setting: &Setting<'_>, size: u64) -> Result<[f64; 4]> {
         watchers: 100,
         connections: WATCH_CONNECTIONS,
         per_second: Some(200.0),
+        http: false,
     };
     let driven = watch::drive(&cluster, &connections, &shape, &watched, time).await?;
     // Last: these add to what is there.
@@ -144,6 +145,7 @@ async fn with_watchers(setting: &Setting<'_>, watchers: u64) -> Result<f64> {
         connections: WATCH_CONNECTIONS,
         // As many events a second whatever the number of watchers.
         per_second: Some(40_000.0 / watchers as f64),
+        http: false,
     };
     let time = setting.seconds(SECONDS * 2.0);
     Ok(watch::drive(&cluster, &connections, &shape, &watched, time).await?.server_cpu_each_us())

@@ -12,7 +12,7 @@ use crate::cluster::Cluster;
 use crate::item::{Item, SERVICE_SIZE};
 use crate::load::{Cpu, CpuMark, Latencies, Until, closed_loop, latencies, paced, record};
 use crate::sample::{Better, Samples};
-use crate::wire::{Connection, Event, Peer, WatchStream};
+use crate::wire::{Connection, Event, Json, Peer, WatchStream};
 
 const GROUP: &str = "watch";
 /// The instances that change, in turn.
@@ -38,15 +38,17 @@ pub(super) struct Shape {
     pub(super) connections: usize,
     /// None: as fast as the writers can.
     pub(super) per_second: Option<f64>,
+    /// Watchers have HTTP, and each a connection of its own.
+    pub(super) http: bool,
 }
 
-const fn shape(
+pub(super) const fn shape(
     name: &'static str,
     watchers: usize,
     connections: usize,
     per_second: Option<f64>,
 ) -> Shape {
-    Shape { name, watchers, connections, per_second }
+    Shape { name, watchers, connections, per_second, http: false }
 }
 
 const SHAPES: [Shape; 6] = [
@@ -59,8 +61,16 @@ const SHAPES: [Shape; 6] = [
 ];
 
 impl Shape {
+    pub(super) const fn by_http(
+        name: &'static str,
+        watchers: usize,
+        per_second: Option<f64>,
+    ) -> Self {
+        Self { http: true, ..shape(name, watchers, watchers, per_second) }
+    }
+
     /// The number of watchers makes the shape, so it shrinks last.
-    fn scaled(&self, scale: f64) -> Self {
+    pub(super) fn scaled(&self, scale: f64) -> Self {
         let few = |count: usize| ((count as f64 * scale * 10.0) as usize).clamp(1, count);
         let (watchers, connections) = (few(self.watchers), few(self.connections));
         Self { watchers, connections, ..*self }
@@ -118,7 +128,7 @@ async fn one(
     let leases = prepare(setting, &cluster, &connections).await?;
     let time = setting.seconds(SECONDS);
     let driven = drive(&cluster, &connections, shape, &leases, time).await?;
-    add(samples, shape, &driven);
+    add(samples, "W4", shape, &driven);
     Ok(())
 }
 
@@ -169,6 +179,11 @@ pub(super) async fn drive(
 }
 
 impl Driven {
+    /// That arrived while changes were made.
+    pub(super) fn events_per_second(&self) -> f64 {
+        self.all.in_time as f64 / self.written.as_secs_f64()
+    }
+
     /// Processor time of all servers for each event that arrived while changes were made, in
     /// microseconds.
     pub(super) fn server_cpu_each_us(&self) -> f64 {
@@ -177,8 +192,8 @@ impl Driven {
     }
 }
 
-fn add(samples: &mut Samples, shape: &Shape, driven: &Driven) {
-    let mut variant = samples.of("W4", shape.name);
+pub(super) fn add(samples: &mut Samples, workload: &'static str, shape: &Shape, driven: &Driven) {
+    let mut variant = samples.of(workload, shape.name);
     let (all, written) = (&driven.all, driven.written.as_secs_f64());
     let changes = driven.changes as f64;
     if shape.per_second.is_some() {
@@ -187,7 +202,7 @@ fn add(samples: &mut Samples, shape: &Shape, driven: &Driven) {
         let carried = changes / driven.until_last.as_secs_f64();
         variant.add("changes carried", "1/s", Better::Neither, carried);
     } else {
-        variant.add("events", "1/s", Better::Higher, all.in_time as f64 / written);
+        variant.add("events", "1/s", Better::Higher, driven.events_per_second());
         variant.add("changes", "1/s", Better::Neither, changes / written);
         variant.latencies(&all.latencies);
     }
@@ -205,17 +220,22 @@ async fn watch(
     feed: &Arc<Feed>,
 ) -> Result<JoinSet<Result<Seen>>> {
     let mut connections = Vec::new();
-    for at in 0..shape.connections {
-        let node = &cluster.nodes[at % cluster.nodes.len()];
-        connections.push(Connection::open(cluster.peer, &node.address).await?);
+    let node = |at: usize| &cluster.nodes[at % cluster.nodes.len()];
+    for at in (0..shape.connections).filter(|_| !shape.http) {
+        connections.push(Connection::open(cluster.peer, &node(at).address).await?);
     }
     let (mut opening, mut opened) = (JoinSet::new(), Vec::new());
     for at in 0..shape.watchers {
         if opening.len() >= OPENING {
             opened.extend(opening.join_next().await);
         }
-        let connection = connections[at % connections.len()].clone();
-        opening.spawn(async move { connection.watch(GROUP).await });
+        if shape.http {
+            let connection = Json::open(cluster.peer, node(at)).await?;
+            opening.spawn(async move { Ok(WatchStream::Lines(connection.watch(GROUP).await?)) });
+        } else {
+            let connection = connections[at % connections.len()].clone();
+            opening.spawn(async move { connection.watch(GROUP).await });
+        }
     }
     while let Some(stream) = opening.join_next().await {
         opened.push(stream);
