@@ -45,7 +45,7 @@ macro_rules! parameters {
 
             impl IntoParams for $set {
                 fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-                    vec![$(parameter($name)),*]
+                    vec![$(parameter($name, false)),*]
                 }
             }
         )*
@@ -68,13 +68,14 @@ parameters! {
 }
 
 /// One name means one thing, on all routes.
-fn parameter(name: &str) -> Parameter {
+fn parameter(name: &str, is_path: bool) -> Parameter {
     use schemas::U32;
     let position = "A revision, alone or behind its cluster's id: `CLUSTER-REVISION`.";
     let page = "What `next` of the page before said";
     let (schema, description) = match name {
         "ns" => (schemas::name(), "The namespace."),
-        "service" => (schemas::name(), "The service; of a watch, one of several."),
+        "service" if is_path => (schemas::name(), "The service."),
+        "service" => (schemas::many(schemas::name()), "The services, at most 1,000; or a prefix."),
         "id" => (schemas::name(), "The instance."),
         "lease_id" => (schemas::lease_id(), "As the registration said."),
         "consistency" => {
@@ -101,11 +102,11 @@ fn parameter(name: &str) -> Parameter {
         _ => unreachable!("invariant: each parameter has its words here"),
     };
     let place = match name {
-        "ns" | "id" | "lease_id" => ParameterIn::Path,
+        _ if is_path => ParameterIn::Path,
         "if-none-match" | "last-event-id" => ParameterIn::Header,
         _ => ParameterIn::Query,
     };
-    let required = if place == ParameterIn::Path { Required::True } else { Required::False };
+    let required = if is_path { Required::True } else { Required::False };
     let parameter = ParameterBuilder::new().name(name).parameter_in(place).required(required);
     parameter.schema(Some(schema)).description(Some(description)).build()
 }
@@ -161,7 +162,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 /// What the path says, and what holds for all.
 fn complete(path: &str, operation: &mut Operation) {
     let names = path.split(['{', '}']).skip(1).step_by(2);
-    let mut parameters: Vec<_> = names.map(|name| RefOr::T(in_path(name))).collect();
+    let mut parameters: Vec<_> = names.map(|name| RefOr::T(parameter(name, true))).collect();
     parameters.extend(operation.parameters.take().unwrap_or_default());
     operation.parameters = Some(parameters);
     let responses = &mut operation.responses.responses;
@@ -177,12 +178,6 @@ fn complete(path: &str, operation: &mut Operation) {
     for (status, _) in REFUSALS {
         responses.insert(status.to_owned(), Ref::from_response_name(status).into());
     }
-}
-
-fn in_path(name: &str) -> Parameter {
-    let mut parameter = parameter(name);
-    (parameter.parameter_in, parameter.required) = (ParameterIn::Path, Required::True);
-    parameter
 }
 
 /// The description as it is sent: the same for all, and until the program is another one.

@@ -2,7 +2,7 @@
 
 use quorate_state::limits;
 use utoipa::Number;
-use utoipa::openapi::schema::{ArrayBuilder, SchemaFormat, SchemaType, Type};
+use utoipa::openapi::schema::{ArrayBuilder, SchemaFormat, Type};
 use utoipa::openapi::{Object, ObjectBuilder, OneOfBuilder, RefOr, Schema};
 
 pub(super) const U32: u64 = u32::MAX as u64;
@@ -170,10 +170,7 @@ pub(super) fn shown_status() -> Schema {
 }
 
 pub(super) fn health() -> Schema {
-    let types = SchemaType::from_iter([Type::String, Type::Null]);
-    let words = ["UNKNOWN", "PASSING", "CRITICAL"].map(serde_json::Value::from);
-    let words = words.into_iter().chain([serde_json::Value::Null]);
-    ObjectBuilder::new().schema_type(types).enum_values(Some(words)).build().into()
+    or_null(words(&["UNKNOWN", "PASSING", "CRITICAL"]))
 }
 
 pub(super) fn role() -> Schema {
