@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::process::Command;
+use tokio::sync::OnceCell;
 
 use crate::cluster::{Cluster, Settings};
 use crate::foreign_clients::{installed, ran_within, said};
@@ -32,7 +33,8 @@ async fn cluster(size: u64) -> (Cluster, Vec<String>) {
 /// had here.
 #[allow(clippy::print_stdout, reason = "why less was tested")]
 async fn script(name: &str, arguments: &[&str], limit: Duration) -> Option<String> {
-    let home = match installed("openapi").await {
+    static HOME: OnceCell<Result<String, String>> = OnceCell::const_new();
+    let home = match HOME.get_or_init(|| installed("openapi")).await {
         Ok(home) => home,
         Err(reason) => {
             println!("SKIPPED: {name}: {reason}");

@@ -58,8 +58,18 @@ def valid_requests_are_taken(ctx, response, case):
     if case.meta is None or not case.meta.generation.mode.is_positive or response.status_code != 400:
         return
     problem = json.loads(response.content)
-    known = problem.get("code") == "OUT_OF_RANGE" or any(word in problem.get("field", "") for word in MAY_BE_WRONG)
+    known = problem.get("code") == "OUT_OF_RANGE" or any(word in problem["detail"] for word in MAY_BE_WRONG)
     assert known, f"a valid request is refused: {problem}"
+
+
+@schemathesis.check
+def nothing_is_a_fault(ctx, response, case):
+    """A busy machine may be too slow for a deadline, and says so; the state of a node is never a fault of its own."""
+    if response.status_code < 500:
+        return
+    problem = json.loads(response.content)
+    slow = {503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}
+    assert problem["code"] == slow.get(response.status_code), f"a fault: {problem}"
 
 
 def watches(address, number):
@@ -92,7 +102,7 @@ def main(address, number, seconds):
     there = requests.put(place, json={"endpoints": {"http": "http://h:1"}, "ttl_ms": 600_000}, timeout=WITHIN_S)
     assert there.status_code == 200, there.text
     watches(address, int(number))
-    options = ["--exclude-path", WATCH, "--checks", "all", "--exclude-checks", "positive_data_acceptance"]
+    options = ["--exclude-path", WATCH, "--checks", "all", "--exclude-checks", "positive_data_acceptance,not_a_server_error"]
     options += ["--phases", "coverage,fuzzing", "--seed", number, "--max-time", seconds, "--request-timeout", str(WITHIN_S)]
     options += ["--suppress-health-check", "all", "--no-color", "--max-failures", "20"]
     python = [sys.executable, "-m", "schemathesis.cli", "run", f"http://{address}/openapi.json", *options]

@@ -84,7 +84,7 @@ fn parameter(name: &str, is_path: bool) -> Parameter {
         }
         "min_revision" => (schemas::position(), position),
         "limit" => (schemas::number(0, U32), "In one answer, at most; 0: as many as it takes."),
-        "after" => (schemas::text(schemas::HEADER_MAX), page),
+        "after" => (schemas::any_text(), page),
         "after_service" | "after_id" => (schemas::name(), page),
         "prefix" => (schemas::prefix(), "Of the names of services."),
         "status" => (schemas::many(schemas::status()), "Instances of one of these alone."),
@@ -95,7 +95,7 @@ fn parameter(name: &str, is_path: bool) -> Parameter {
             (schemas::pattern("^[0-9]{1,9}(ms|s|m)?$"), about)
         }
         "from" | "last-event-id" => (schemas::position(), "The id of the last event that came."),
-        "if-none-match" => (schemas::text(schemas::HEADER_MAX), "The `ETag` of what is there."),
+        "if-none-match" => (schemas::any_text(), "The `ETag` of what is there."),
         "local_only" => (schemas::words(&["true", "false"]), "Do not ask the other members."),
         "incarnation" => (schemas::digits(), "Refuse where a newer one holds it."),
         "cluster_id" => (schemas::cluster_id(), "Refuse if it is another one."),
@@ -131,7 +131,12 @@ fn described(routes: OpenApi) -> OpenApi {
     for (status, what) in REFUSALS.iter().chain(&MORE_REFUSALS) {
         let response = ResponseBuilder::new().description(*what);
         let problem = || Content::new(Some(Ref::from_schema_name("Problem")));
-        let response = response.content("application/problem+json", problem());
+        let mut response = response.content("application/problem+json", problem());
+        if *status == "503" {
+            // From before there is a route: as many calls as are taken are under way.
+            response = response
+                .content("text/plain; charset=utf-8", Content::new(Some(schemas::any_text())));
+        }
         components.responses.insert((*status).to_owned(), response.build().into());
     }
     let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);

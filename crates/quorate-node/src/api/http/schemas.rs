@@ -7,8 +7,6 @@ use utoipa::openapi::{Object, ObjectBuilder, OneOfBuilder, RefOr, Schema};
 
 pub(super) const U32: u64 = u32::MAX as u64;
 pub(super) const U64: u64 = u64::MAX;
-/// A header, at most; what is longer is refused before anybody reads it.
-pub(super) const HEADER_MAX: usize = 1_024;
 pub(super) const NAME_MAX: usize = limits::NAME_BYTES;
 
 const NAME: &str = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
@@ -19,6 +17,10 @@ const STATUSES: [&str; 4] = ["STARTING", "UP", "DRAINING", "OUT_OF_SERVICE"];
 
 fn texts() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
+}
+
+pub(super) fn any_text() -> Schema {
+    texts().build().into()
 }
 
 pub(super) fn text(longest: usize) -> Schema {
