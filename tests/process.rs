@@ -52,6 +52,8 @@ mod feed;
 mod floods;
 #[path = "process/foreign_clients.rs"]
 mod foreign_clients;
+#[path = "process/foreign_http.rs"]
+mod foreign_http;
 #[path = "process/founded_again.rs"]
 mod founded_again;
 #[path = "process/founding.rs"]

@@ -5,9 +5,9 @@
 //!
 //! What is substituted, so that tests can run beside each other and beside a developer's own
 //! `quorate dev`:
-//! - ports: 70NN and 71NN of the texts become B+NN and B+1NN for a free block of ports that begins
-//!   at B (`readme/ports.rs`), and QUORATE_NODES names the first three instead of the default of
-//!   `--nodes`;
+//! - ports: 70NN, 71NN and 72NN of the texts become B+NN, B+1NN and B+2NN for a free block of ports
+//!   that begins at B (`readme/ports.rs`), and QUORATE_NODES names the first three instead of the
+//!   default of `--nodes`;
 //! - binaries: `cargo run --release -- ARGS` and `quorate ARGS` are the binary that cargo built for
 //!   these tests;
 //! - `cargo test` is what runs here, so it is only recognised;
@@ -28,6 +28,8 @@ mod command_line;
 mod deployment;
 #[path = "readme/examples.rs"]
 mod examples;
+#[path = "readme/http.rs"]
+mod http;
 #[path = "readme/operations.rs"]
 mod operations;
 #[path = "readme/ports.rs"]

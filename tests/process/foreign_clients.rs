@@ -81,13 +81,17 @@ impl Tool {
     }
 }
 
-async fn ran(command: &mut Command) -> Result<Output, String> {
+pub(crate) async fn ran(command: &mut Command) -> Result<Output, String> {
+    ran_within(TOOL_WITHIN, command).await
+}
+
+pub(crate) async fn ran_within(limit: Duration, command: &mut Command) -> Result<Output, String> {
     let running = command.stdin(Stdio::null()).kill_on_drop(true).output();
-    let ended = tokio::time::timeout(TOOL_WITHIN, running).await.map_err(|_| "it hangs")?;
+    let ended = tokio::time::timeout(limit, running).await.map_err(|_| "it hangs")?;
     ended.map_err(|error| error.to_string())
 }
 
-fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
 
@@ -165,7 +169,7 @@ async fn curl(dir: &Path, address: &str, shown: &Shown) -> Result<Vec<u8>, Strin
 }
 
 /// Where a client's library was installed; why it cannot be, otherwise.
-async fn installed(language: &str) -> Result<String, String> {
+pub(crate) async fn installed(language: &str) -> Result<String, String> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.ci/install-foreign");
     let mut command = Command::new(script);
     let running = command.arg(language).stdin(Stdio::null()).kill_on_drop(true).output();

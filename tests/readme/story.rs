@@ -35,7 +35,8 @@ fn every_command_and_snippet_of_the_readme_works() {
     }
     story.end_section();
     story.end_cluster();
-    let expected = ["cargo run", "cargo test", "snippet", "start.sh", "serve", "watch", "register"];
+    let expected =
+        ["cargo run", "cargo test", "snippet", "start.sh", "serve", "watch", "register", "curl"];
     let operator = ["status", "backup", "transfer-leader", "override", "replace"];
     for command in expected.iter().chain(&operator) {
         assert!(story.ran.iter().any(|ran| ran.contains(command)), "README.md shows no {command}");
@@ -88,6 +89,7 @@ impl Story {
                 self.quorate(line, args);
             }
             ["cargo", "test"] => {}
+            ["curl", args @ ..] => self.curl(line, args),
             ["export", "PATH=$PWD/target/release:$PATH"] => {}
             ["cluster-examples/three-nodes/start.sh"] => self.start_script(),
             _ => panic!(
@@ -127,6 +129,14 @@ impl Story {
             let length = self.directory.path().join(file).metadata().unwrap().len();
             assert!(length > 0, "README.md:{line}: {file} is empty");
         }
+    }
+
+    fn curl(&self, line: usize, args: &[&str]) {
+        let mut curl = Command::new("curl");
+        curl.args(args.iter().map(|arg| self.ports.substituted(arg)));
+        let said = Running::start(curl, self.directory.path(), "curl").succeed();
+        let promised = "http://10.0.0.1:8080";
+        assert!(said.contains(promised), "README.md:{line}: said no {promised:?}: {said}");
     }
 
     fn run(&self, args: &[&str]) -> Running {

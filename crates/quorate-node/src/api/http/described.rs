@@ -45,7 +45,7 @@ macro_rules! parameters {
 
             impl IntoParams for $set {
                 fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-                    vec![$(parameter($name)),*]
+                    vec![$(parameter($name, false)),*]
                 }
             }
         )*
@@ -68,13 +68,14 @@ parameters! {
 }
 
 /// One name means one thing, on all routes.
-fn parameter(name: &str) -> Parameter {
+fn parameter(name: &str, is_path: bool) -> Parameter {
     use schemas::U32;
     let position = "A revision, alone or behind its cluster's id: `CLUSTER-REVISION`.";
     let page = "What `next` of the page before said";
     let (schema, description) = match name {
         "ns" => (schemas::name(), "The namespace."),
-        "service" => (schemas::name(), "The service; of a watch, one of several."),
+        "service" if is_path => (schemas::name(), "The service."),
+        "service" => (schemas::many(schemas::name()), "The services, at most 1,000; or a prefix."),
         "id" => (schemas::name(), "The instance."),
         "lease_id" => (schemas::lease_id(), "As the registration said."),
         "consistency" => {
@@ -83,7 +84,7 @@ fn parameter(name: &str) -> Parameter {
         }
         "min_revision" => (schemas::position(), position),
         "limit" => (schemas::number(0, U32), "In one answer, at most; 0: as many as it takes."),
-        "after" => (schemas::text(schemas::HEADER_MAX), page),
+        "after" => (schemas::any_text(), page),
         "after_service" | "after_id" => (schemas::name(), page),
         "prefix" => (schemas::prefix(), "Of the names of services."),
         "status" => (schemas::many(schemas::status()), "Instances of one of these alone."),
@@ -94,18 +95,18 @@ fn parameter(name: &str) -> Parameter {
             (schemas::pattern("^[0-9]{1,9}(ms|s|m)?$"), about)
         }
         "from" | "last-event-id" => (schemas::position(), "The id of the last event that came."),
-        "if-none-match" => (schemas::text(schemas::HEADER_MAX), "The `ETag` of what is there."),
+        "if-none-match" => (schemas::any_text(), "The `ETag` of what is there."),
         "local_only" => (schemas::words(&["true", "false"]), "Do not ask the other members."),
         "incarnation" => (schemas::digits(), "Refuse where a newer one holds it."),
         "cluster_id" => (schemas::cluster_id(), "Refuse if it is another one."),
         _ => unreachable!("invariant: each parameter has its words here"),
     };
     let place = match name {
-        "ns" | "id" | "lease_id" => ParameterIn::Path,
+        _ if is_path => ParameterIn::Path,
         "if-none-match" | "last-event-id" => ParameterIn::Header,
         _ => ParameterIn::Query,
     };
-    let required = if place == ParameterIn::Path { Required::True } else { Required::False };
+    let required = if is_path { Required::True } else { Required::False };
     let parameter = ParameterBuilder::new().name(name).parameter_in(place).required(required);
     parameter.schema(Some(schema)).description(Some(description)).build()
 }
@@ -130,7 +131,12 @@ fn described(routes: OpenApi) -> OpenApi {
     for (status, what) in REFUSALS.iter().chain(&MORE_REFUSALS) {
         let response = ResponseBuilder::new().description(*what);
         let problem = || Content::new(Some(Ref::from_schema_name("Problem")));
-        let response = response.content("application/problem+json", problem());
+        let mut response = response.content("application/problem+json", problem());
+        if *status == "503" {
+            // From before there is a route: as many calls as are taken are under way.
+            response = response
+                .content("text/plain; charset=utf-8", Content::new(Some(schemas::any_text())));
+        }
         components.responses.insert((*status).to_owned(), response.build().into());
     }
     let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
@@ -161,7 +167,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 /// What the path says, and what holds for all.
 fn complete(path: &str, operation: &mut Operation) {
     let names = path.split(['{', '}']).skip(1).step_by(2);
-    let mut parameters: Vec<_> = names.map(|name| RefOr::T(in_path(name))).collect();
+    let mut parameters: Vec<_> = names.map(|name| RefOr::T(parameter(name, true))).collect();
     parameters.extend(operation.parameters.take().unwrap_or_default());
     operation.parameters = Some(parameters);
     let responses = &mut operation.responses.responses;
@@ -177,12 +183,6 @@ fn complete(path: &str, operation: &mut Operation) {
     for (status, _) in REFUSALS {
         responses.insert(status.to_owned(), Ref::from_response_name(status).into());
     }
-}
-
-fn in_path(name: &str) -> Parameter {
-    let mut parameter = parameter(name);
-    (parameter.parameter_in, parameter.required) = (ParameterIn::Path, Required::True);
-    parameter
 }
 
 /// The description as it is sent: the same for all, and until the program is another one.

@@ -114,3 +114,17 @@ async fn for_no_cache(mut response: Response) -> Response {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    /// What is not in the description cannot be found there: another way to add a route is none.
+    #[test]
+    fn each_route_comes_with_its_description() {
+        let text = include_str!("routes.rs");
+        let (shipped, _) = text.split_once("#[cfg(test)]").unwrap();
+        for way in [".route(", ".route_service(", ".nest(", ".nest_service(", ".merge("] {
+            assert!(!shipped.contains(way), "{way}");
+        }
+        assert!(shipped.matches(".routes(routes!(").count() > 10);
+    }
+}

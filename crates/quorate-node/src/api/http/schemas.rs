@@ -2,13 +2,11 @@
 
 use quorate_state::limits;
 use utoipa::Number;
-use utoipa::openapi::schema::{ArrayBuilder, SchemaFormat, SchemaType, Type};
+use utoipa::openapi::schema::{ArrayBuilder, SchemaFormat, Type};
 use utoipa::openapi::{Object, ObjectBuilder, OneOfBuilder, RefOr, Schema};
 
 pub(super) const U32: u64 = u32::MAX as u64;
 pub(super) const U64: u64 = u64::MAX;
-/// A header, at most; what is longer is refused before anybody reads it.
-pub(super) const HEADER_MAX: usize = 1_024;
 pub(super) const NAME_MAX: usize = limits::NAME_BYTES;
 
 const NAME: &str = "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$";
@@ -19,6 +17,10 @@ const STATUSES: [&str; 4] = ["STARTING", "UP", "DRAINING", "OUT_OF_SERVICE"];
 
 fn texts() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
+}
+
+pub(super) fn any_text() -> Schema {
+    texts().build().into()
 }
 
 pub(super) fn text(longest: usize) -> Schema {
@@ -170,10 +172,7 @@ pub(super) fn shown_status() -> Schema {
 }
 
 pub(super) fn health() -> Schema {
-    let types = SchemaType::from_iter([Type::String, Type::Null]);
-    let words = ["UNKNOWN", "PASSING", "CRITICAL"].map(serde_json::Value::from);
-    let words = words.into_iter().chain([serde_json::Value::Null]);
-    ObjectBuilder::new().schema_type(types).enum_values(Some(words)).build().into()
+    or_null(words(&["UNKNOWN", "PASSING", "CRITICAL"]))
 }
 
 pub(super) fn role() -> Schema {
