@@ -147,7 +147,7 @@ async fn a_read_waits_until_its_service_changes_and_no_other() {
     assert_eq!(index(&foreign), index(&changed), "answered at once");
     // Ahead of everything: no list was ever there.
     let (cluster_id, _) = first.split_once('-').unwrap();
-    let ahead = format!("{cluster_id}-999999");
+    let ahead = format!("{cluster_id}-{}", u64::MAX);
     let later = get(http, &format!("{WEB}?index={ahead}&wait=1ms")).await;
     assert_eq!((later.status, &later.body["code"]), (400, &json!("OUT_OF_RANGE")), "{later:?}");
 }

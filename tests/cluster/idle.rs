@@ -2,21 +2,18 @@
 //! as it is. The clock of these tests is one that can be let run ahead; so minutes pass in seconds,
 //! and the node does in them all that it would do.
 
-use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quorate_node::{Config, Environment, Io, RunError, Server, Start, Tunables};
+use quorate_node::{Config, Environment, Io, Server, Start, Tunables};
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{DeregisterRequest, MemberStatus, StatusRequest};
-use tempfile::TempDir;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tonic::transport::{Channel, Endpoint};
 
 use super::calls::{named, registration, spec};
 use super::harness::eventually;
-use super::http_api::{Answer, get, send};
 use super::ports::free_address;
 
 /// What is kept of the log, whatever happens.
@@ -28,49 +25,13 @@ const METADATA_BYTES: usize = 1_000;
 const FIVE_MINUTES: Duration = Duration::from_secs(5 * 60);
 const MORE: Duration = Duration::from_secs(2 * 60);
 
-const WEB: &str = "/api/v1/namespaces/default/services/web";
-/// An hour, and a tick.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(61 * 60);
-
 /// One node alone, in this thread; no client calls it while time runs ahead.
 struct Node {
     address: String,
-    http: SocketAddr,
-    dir: TempDir,
-    stop: oneshot::Sender<()>,
-    running: JoinHandle<Result<(), RunError>>,
+    log_dir: PathBuf,
 }
 
 impl Node {
-    async fn start(tunables: Tunables) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let [listen, peer_listen, http] = [(); 3].map(|()| free_address());
-        let config = Config {
-            start: Start::Bootstrap([(1, peer_listen.to_string())].into()),
-            tunables,
-            http_listen: Some(http),
-            ..Config::new(1, dir.path().to_owned(), listen, peer_listen)
-        };
-        // Writes to the disk take no time of that clock.
-        let environment = Environment { log_io: Io::Inline, ..Environment::default() };
-        let bound = Server::bind_in(config, environment).await.unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let running = tokio::spawn(bound.run(async { drop(stopped.await) }));
-        let node = Self { address: listen.to_string(), http, dir, stop, running };
-        let leads = async || node.status().await.filter(|status| status.applied_index > 2);
-        eventually("it leads", leads).await;
-        node
-    }
-
-    async fn end(self) {
-        drop(self.stop);
-        self.running.await.unwrap().unwrap();
-    }
-
-    fn log_bytes(&self) -> u64 {
-        std::fs::metadata(self.dir.path().join("log/db")).unwrap().len()
-    }
-
     fn channel(&self) -> Channel {
         Endpoint::new(format!("http://{}", self.address)).unwrap().connect_lazy()
     }
@@ -87,7 +48,7 @@ impl Node {
         tokio::time::sleep(idle).await;
         tokio::time::resume();
         let status = eventually("the status", || self.status()).await;
-        (status, self.log_bytes())
+        (status, file_bytes(&self.log_dir))
     }
 
     /// Registers and deregisters, so that nothing is left.
@@ -108,18 +69,37 @@ impl Node {
     }
 }
 
+fn file_bytes(log_dir: &Path) -> u64 {
+    std::fs::metadata(log_dir.join("db")).unwrap().len()
+}
+
 #[tokio::test]
 async fn a_node_gives_back_what_a_busy_minute_took_and_is_flat_afterwards() {
-    let node = Node::start(Tunables {
+    let dir = tempfile::tempdir().unwrap();
+    let (listen, peer_listen) = (free_address(), free_address());
+    let tunables = Tunables {
         keep_entries: KEEP_ENTRIES,
         // What is to be seen is what is done where this is not reached.
         snapshot_log_bytes: 1024 * 1024 * 1024,
         ..Tunables::default()
-    })
-    .await;
+    };
+    let config = Config {
+        start: Start::Bootstrap([(1, peer_listen.to_string())].into()),
+        tunables,
+        ..Config::new(1, dir.path().to_owned(), listen, peer_listen)
+    };
+    // Writes to the disk take no time of that clock.
+    let environment = Environment { log_io: Io::Inline, ..Environment::default() };
+    let bound = Server::bind_in(config, environment).await.unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(bound.run(async { drop(stopped.await) }));
+    let node = Node { address: listen.to_string(), log_dir: dir.path().join("log") };
+    eventually("it leads", async || node.status().await.filter(|status| status.applied_index > 2))
+        .await;
+
     node.churn().await;
     let busy = node.status().await.unwrap();
-    let (busy_bytes, needed_bytes) = (node.log_bytes(), 4 * 1024 * 1024);
+    let (busy_bytes, needed_bytes) = (file_bytes(&node.log_dir), 4 * 1024 * 1024);
     assert!(busy_bytes > 2 * needed_bytes, "{busy_bytes} bytes");
     assert_eq!((busy.snapshot_index, busy.purged_index), (0, 0));
 
@@ -133,30 +113,6 @@ async fn a_node_gives_back_what_a_busy_minute_took_and_is_flat_afterwards() {
     assert_eq!(later.snapshot_index, idle.snapshot_index);
     assert_eq!(later_bytes, idle_bytes);
 
-    node.end().await;
-}
-
-/// Who asks again after an hour has an old list; the service is not known any more.
-#[tokio::test]
-async fn a_service_that_was_forgotten_is_not_what_a_caller_has_of_it() {
-    let node = Node::start(Tunables::default()).await;
-    let mut registry = RegistryClient::new(node.channel());
-    registry.register(registration(vec![spec("web", "a")])).await.unwrap();
-    let index = |answer: &Answer| answer.body["index"].as_str().unwrap().to_owned();
-    let has = get(node.http, WEB).await;
-    assert_eq!(has.body["service"]["instances"].as_array().unwrap().len(), 1, "{has:?}");
-    let instances = vec![named("web", "a")];
-    let request = DeregisterRequest { instances, ..DeregisterRequest::default() };
-    registry.deregister(request).await.unwrap();
-    node.after(FORGOTTEN_AFTER).await;
-
-    let etag = format!("If-None-Match: \"{}\"", index(&has));
-    let line = format!("GET {WEB}?index={}&wait=10m HTTP/1.0", index(&has));
-    let now = send(node.http, &[&line, "Host: localhost", &etag], b"").await;
-    assert_eq!((now.status, &now.body["service"]["known"]), (200, &false.into()), "{now:?}");
-    assert_ne!(index(&now), index(&has));
-    // And from here on, nothing has changed.
-    let path = format!("{WEB}?index={}&wait=1ms", index(&now));
-    assert_eq!(index(&get(node.http, &path).await), index(&now));
-    node.end().await;
+    drop(stop);
+    running.await.unwrap().unwrap();
 }

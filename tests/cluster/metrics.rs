@@ -42,8 +42,9 @@ async fn exchange(to: SocketAddr, request: &[u8]) -> Option<Answer> {
 pub(super) async fn get(to: SocketAddr, path: &str, token: Option<&str>) -> Option<Answer> {
     let authorization =
         token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: q\r\n{authorization}Connection: close\r\n\r\n");
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\n{authorization}Connection: close\r\n\r\n"
+    );
     exchange(to, request.as_bytes()).await
 }
 
@@ -276,10 +277,11 @@ async fn what_is_no_request_for_it_gets_an_answer_that_says_so() {
     let other = get(http, "/nothing", None).await.unwrap();
     assert_eq!((other.status, other.body.contains("/metrics")), (404, true), "{}", other.body);
     let post =
-        b"POST /metrics HTTP/1.1\r\nHost: q\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     let post = exchange(http, post).await.unwrap();
     assert_eq!((post.status, post.headers.contains("allow: get,head")), (405, true));
-    let long = format!("GET / HTTP/1.1\r\nHost: q\r\nX-Long: {}\r\n\r\n", "x".repeat(64 << 10));
+    let long =
+        format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n\r\n", "x".repeat(64 << 10));
     let long = exchange(http, long.as_bytes()).await;
     assert!(long.is_none_or(|answer| answer.status == 431), "too long");
     let nonsense = exchange(http, b"\x16\x03\x01\x02\x00 this is no HTTP at all\r\n\r\n").await;

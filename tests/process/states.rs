@@ -154,7 +154,7 @@ async fn exchange(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     path: &str,
 ) -> Option<(u16, String)> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: q\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
     // Without a goodbye of TLS, too.

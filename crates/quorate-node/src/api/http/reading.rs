@@ -17,7 +17,7 @@ use quorate_proto::v1::{
     ListOverridesRequest, ListOverridesResponse, ListServicesRequest, ListServicesResponse,
     Service, StatusRequest,
 };
-use quorate_state::Revision;
+use quorate_state::{Registry, Revision};
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use tonic::Response;
@@ -150,17 +150,31 @@ fn place(
         .header
         .as_ref()
         .map_or((0, 0), |header| (header.cluster_id, header.revision));
-    if head.revision > 0 {
-        let index = shown::position(cluster_id, head.revision);
-        let etag = format!("\"{index}\"");
-        return (index, etag);
-    }
-    let stands = match since {
-        Some(since) if !node.applied().registry().forgot_after(since) => since.0,
-        _ => now,
+    let stands = stands(&node.applied().registry(), head.revision, since, now);
+    let index = shown::position(cluster_id, stands);
+    let etag = match head.revision {
+        0 => format!("\"{}-unknown\"", shown::hex(cluster_id)),
+        _ => format!("\"{index}\""),
     };
-    let etag = format!("\"{}-unknown\"", shown::hex(cluster_id));
-    (shown::position(cluster_id, stands), etag)
+    (index, etag)
+}
+
+/// The revision that a caller has of a service which is at `revision` (0: it is not known), and
+/// which it had as of `since`; `now`: what its answer is of.
+fn stands(registry: &Registry, revision: u64, since: Option<Revision>, now: u64) -> u64 {
+    match (revision, since) {
+        (0, Some(since)) if !registry.forgot_after(since) => since.0,
+        (0, _) => now,
+        (revision, _) => revision,
+    }
+}
+
+/// Whether a service which is at `revision` may not be what a caller has of it.
+fn has_changed(registry: &Registry, revision: u64, since: Revision) -> bool {
+    match revision {
+        0 => registry.forgot_after(since),
+        revision => revision > since.0,
+    }
 }
 
 /// The same once the service has changed, or the time is over. A node that is behind the caller
@@ -183,11 +197,8 @@ async fn once_changed(
         // Each time by the one door: its right may have ended meanwhile.
         let fetched = fetch(api, asked, request.clone()).await?;
         let over = Instant::now() >= until || api.node.stop().is_cancelled();
-        let has_changed = match fetched.1.revision {
-            0 => api.node.applied().registry().forgot_after(Revision(revision)),
-            now => now > revision,
-        };
-        if has_changed || over {
+        let registry = api.node.applied().registry();
+        if has_changed(&registry, fetched.1.revision, Revision(revision)) || over {
             return Ok(fetched);
         }
         let mut moved = pin!(watching::moved(&api.node, &mut positions, &fetched.1));
@@ -422,11 +433,10 @@ pub(super) async fn me(State(api): State<Api>, asked: Asked) -> Answered {
     };
     let known = authorization
         .and_then(|authorization| access.identify(asked.line.certificate(), authorization));
-    let principal = known.map_err(|unidentified| {
+    let principal = known.inspect_err(|unidentified| {
         let why = unidentified.to_string();
         let refused = Refused { route: "GET /api/v1/me", principal: None, code: NOBODY, why: &why };
         door::tell(&api.node, refused, &asked.line, &asked.headers);
-        unidentified
     })?;
     let rights = principal.rights(wall::now()).map(|grant| Right {
         role: grant.role.to_string(),
@@ -437,4 +447,58 @@ pub(super) async fn me(State(api): State<Api>, asked: Asked) -> Answered {
     let rights = rights.collect();
     let (principal, checked) = (principal.name().to_owned(), access.is_checked());
     Ok(Json(Me { principal, checked, rights }).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_state::{
+        Clock, Command, Deregister, InstanceId, InstanceKey, InstanceRef, InstanceSpec, Namespace,
+        Op, Register, ServiceKey, ServiceName, SpecParts,
+    };
+
+    use super::*;
+
+    const TWO_HOURS: Clock = Clock(7_200_000);
+
+    fn at(registry: &mut Registry, clock: Clock, op: Op) -> u64 {
+        registry.apply(&Command::new(clock, op)).revision.0
+    }
+
+    /// The first revision there is was once the place of a service that nobody knew.
+    #[test]
+    fn who_knows_of_no_service_has_no_place_of_one() {
+        let registry = Registry::new();
+        assert_eq!(stands(&registry, 0, None, 0), 0);
+        assert!(has_changed(&registry, 1, Revision(0)));
+        assert!(!has_changed(&registry, 0, Revision(0)));
+        assert_eq!(stands(&registry, 0, Some(Revision(0)), 7), 0, "others' changes are none");
+    }
+
+    /// Who asks again after an hour has an old list of a service that is not known any more.
+    #[test]
+    fn a_service_that_was_forgotten_is_not_what_a_caller_has_of_it() {
+        let service = ServiceKey {
+            namespace: Namespace::default(),
+            name: ServiceName::new("service", "web").unwrap(),
+        };
+        let key = InstanceKey { service, id: InstanceId::new("id", "a").unwrap() };
+        let parts = SpecParts {
+            endpoints: [("http".to_owned(), "http://10.0.0.1:80".to_owned())].into(),
+            ..SpecParts::default()
+        };
+        let instances = vec![(key.clone(), InstanceSpec::new("", parts).unwrap())];
+        let register =
+            Register { lease: None, ttl: None, incarnation: None, instances, within: None };
+        let mut registry = Registry::new();
+        let had = Revision(at(&mut registry, Clock(0), Op::Register(register)));
+        let gone = vec![InstanceRef { key: key.clone(), incarnation: None }];
+        at(&mut registry, Clock(0), Op::Deregister(Deregister::Instances(gone)));
+        let now = at(&mut registry, TWO_HOURS, Op::Tick);
+        assert!(registry.service(&key.service).is_none(), "it was forgotten");
+
+        assert!(has_changed(&registry, 0, had));
+        let stands = stands(&registry, 0, Some(had), now);
+        assert!(stands > had.0, "{stands}");
+        assert!(!has_changed(&registry, 0, Revision(stands)), "and from here on, nothing");
+    }
 }
