@@ -65,7 +65,8 @@ impl Told {
     }
 
     fn change(&mut self, data: &Value) {
-        if data["previous_revision"] != self.revision().to_string() {
+        let own = self.revision().to_string();
+        if data["previous_revision"].as_str() != Some(&*own) {
             self.faults.push(format!("after {}: {data}", self.revision()));
         }
         for change in data["changes"].as_array().expect("a list") {

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::{CLOCK, commands, ended, says, walk};
-use crate::built::{installed, root};
+use crate::built::installed;
 use crate::ports::Ports;
 
 #[test]

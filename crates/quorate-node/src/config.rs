@@ -1,6 +1,6 @@
-//! Every knob of a node: meaning, unit, default and minimum. Parsed once by the binary, checked
-//! once by [`Config::validate`], then passed by value; nothing reads an environment variable or a
-//! constant tuned elsewhere.
+//! Every setting of a node: meaning, unit, default and minimum. Parsed once by the binary, checked
+//! once by [`Config::validate`], then passed by value; nothing here reads an environment variable.
+//! What no operator needs to turn is a constant of the file that uses it.
 
 mod networks;
 mod tls;
@@ -28,8 +28,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Listens here for peers. Port 0 picks a free one.
     pub peer_listen: SocketAddr,
-    /// Listens here for operators' tools, HTTP/1.1: `/healthz`, `/readyz`, `/metrics`. Port 0 picks
-    /// a free one. Default: not at all.
+    /// Listens here for HTTP/1.1: `/api/v1`, `/openapi.json`, `/console/`, `/healthz`, `/readyz`,
+    /// `/metrics`. Port 0 picks a free one. Default: not at all.
     pub http_listen: Option<SocketAddr>,
     /// The address that it announces to clients, `host:port`. Default: what `listen` was bound to.
     pub advertise: Option<String>,
