@@ -28,7 +28,7 @@ use crate::api::grpc::peer::PeerService;
 use crate::api::http::{self, Observed};
 use crate::applied::Applied;
 use crate::audit;
-use crate::config::{Config, HealthChecks, Start, Tunables};
+use crate::config::{Config, Dns, HealthChecks, Start, Tunables};
 use crate::error::{RunError, StartError};
 use crate::free_space::Disk;
 use crate::meters::Meters;
@@ -43,7 +43,9 @@ use crate::raft::network::Network;
 use crate::raft::recall::Recall;
 use crate::raft::state_machine::StateMachine;
 use crate::reload::Reload;
-use crate::server::listeners::{client_connections, serve_clients, serve_peers, serve_tools};
+use crate::server::listeners::{
+    client_connections, serve_clients, serve_dns, serve_peers, serve_tools,
+};
 use crate::server::loops::loops;
 use crate::server::opening::{
     Listeners, open, open_access, open_audit, open_tls, raft_config, settle_identity,
@@ -65,6 +67,7 @@ pub struct Bound {
     snapshots: Arc<SnapshotStore<TypeConfig>>,
     listeners: Listeners,
     health_checks: HealthChecks,
+    dns: Dns,
     waiting: Waiting,
     start: Start,
     raft_on: tokio::runtime::Handle,
@@ -163,12 +166,14 @@ impl Server {
             makes_checks: !config.health_checks.allow.is_empty(),
         });
         let (node, start, health_checks) = (Arc::new(node), config.start, config.health_checks);
+        let dns = config.dns;
         Ok(Bound {
             node,
             log,
             snapshots,
             listeners,
             health_checks,
+            dns,
             waiting,
             start,
             raft_on,
@@ -193,6 +198,11 @@ impl Bound {
     /// Where it listens for operators' tools, if it does.
     pub fn http_addr(&self) -> Option<SocketAddr> {
         self.listeners.tools.as_ref().map(Listener::address)
+    }
+
+    /// Where it answers by DNS, if it does.
+    pub fn dns_addr(&self) -> Option<SocketAddr> {
+        self.listeners.dns.as_ref().map(|(_, listener)| listener.address())
     }
 
     /// What says whether it is ready, before and while it runs.
@@ -222,6 +232,7 @@ impl Bound {
             clients = %self.client_addr(),
             peers = %self.peer_addr(),
             http = self.http_addr().map(|http| http.to_string()),
+            dns = self.dns_addr().map(|dns| dns.to_string()),
             log_entries = self.node.applied().position().index,
             "node starts"
         );
@@ -279,6 +290,12 @@ impl Bound {
             let observed = Observed { node: node.clone(), log, snapshots, tls, connections };
             let security = Security::tools(self.tls.clone());
             tasks.spawn(serve_tools(observed, listener, security, stops.loops.clone()));
+        }
+        if let Some(sockets) = listeners.dns
+            && let Ok(settings) = quorate_dns::Settings::new(&self.dns.domain)
+        {
+            let stop = stops.loops.clone();
+            tasks.spawn(serve_dns(node.clone(), sockets, self.dns, settings, stop));
         }
         let (done, stop) = (stops.clients_done.clone().drop_guard(), node.stop().clone());
         tasks.spawn(async move {
