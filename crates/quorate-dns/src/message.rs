@@ -4,6 +4,7 @@
 //! missing, and nothing else; over TCP there is no other way to ask, and so no TC. At least one
 //! answer stays, unless it alone is too large.
 
+use hickory_proto::ProtoError;
 use hickory_proto::op::{Edns, Header, HeaderCounts, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder};
@@ -141,14 +142,14 @@ impl Query {
         // The name again, not its bytes: the encoder then knows where it stands.
         self.question.name.emit(&mut encoder).expect(fits);
         encoder.emit_vec(&self.question_bytes[self.question_bytes.len() - 4..]).expect(fits);
-        let full = most.saturating_sub(opt);
-        counts.answers = emit(&mut encoder, &answer.answers, full);
+        let (asked, full) = (&self.question.name, most.saturating_sub(opt));
+        counts.answers = emit(&mut encoder, &answer.answers, asked, full);
         let missing = usize::from(counts.answers) < answer.answers.len();
         if !missing {
-            counts.authorities = emit(&mut encoder, &answer.authority, full);
-            counts.additionals = emit(&mut encoder, &answer.additionals, full);
+            counts.authorities = emit(&mut encoder, &answer.authority, asked, full);
+            counts.additionals = emit(&mut encoder, &answer.additionals, asked, full);
         }
-        if let Some((_, _)) = self.edns {
+        if self.edns.is_some() {
             let mut edns = Edns::new();
             edns.set_max_payload(UDP_MAX).set_version(0).set_rcode_high(code.high());
             edns.emit(&mut encoder).expect("invariant: room was left for it");
@@ -164,11 +165,11 @@ impl Query {
 }
 
 /// Writes records until one does not fit; how many did.
-fn emit(encoder: &mut BinEncoder<'_>, records: &[Record], full: usize) -> u16 {
+fn emit(encoder: &mut BinEncoder<'_>, records: &[Record], asked: &Name, full: usize) -> u16 {
     let mut count = 0;
     for record in records {
         let before = encoder.offset();
-        if record.emit(encoder).is_err() || encoder.offset() > full {
+        if emit_one(encoder, record, asked).is_err() || encoder.offset() > full {
             encoder.set_offset(before);
             encoder.trim();
             break;
@@ -176,6 +177,22 @@ fn emit(encoder: &mut BinEncoder<'_>, records: &[Record], full: usize) -> u16 {
         count += 1;
     }
     count
+}
+
+/// The encoder shortens only the first names of a message; most records here are of the name that
+/// was asked for, which stands right behind the header.
+fn emit_one(encoder: &mut BinEncoder<'_>, record: &Record, asked: &Name) -> Result<(), ProtoError> {
+    if !record.name.eq_case(asked) {
+        return record.emit(encoder);
+    }
+    encoder.emit_u16(0xc000 | HEADER as u16)?;
+    record.record_type().emit(encoder)?;
+    record.dns_class.emit(encoder)?;
+    encoder.emit_u32(record.ttl)?;
+    let len = encoder.place::<u16>()?;
+    record.data.emit(encoder)?;
+    let data = encoder.len_since_place(&len);
+    encoder.emit_at(len, u16::try_from(data).unwrap_or(u16::MAX))
 }
 
 fn reply(header: &Metadata, code: ResponseCode) -> Metadata {
