@@ -38,6 +38,8 @@ mod dev;
 mod discovery;
 #[path = "process/disk_full.rs"]
 mod disk_full;
+#[path = "process/dns.rs"]
+mod dns;
 #[path = "process/event_source.rs"]
 mod event_source;
 #[path = "process/examples.rs"]

@@ -7,12 +7,14 @@ use crate::sources::{Source, manifests, root};
 
 /// Each package with the packages of ours that it may name, in any kind of dependency. Another edge
 /// needs an argument in the commit that adds it here.
-const EDGES: [(&str, &[&str]); 7] = [
+const EDGES: [(&str, &[&str]); 8] = [
     ("quorate-proto", &[]),
     ("quorate-state", &[]),
     ("quorate-log", &[]),
     ("quorate-client", &["quorate-proto"]),
-    ("quorate-node", &["quorate-proto", "quorate-state", "quorate-log"]),
+    // Reads the registry, and nothing else of ours.
+    ("quorate-dns", &["quorate-state"]),
+    ("quorate-node", &["quorate-proto", "quorate-state", "quorate-log", "quorate-dns"]),
     ("quorate-cli", &["quorate-node", "quorate-client", "quorate-proto"]),
     // Drives the server as a stranger would: by its binary, the wire contract and the client.
     ("quorate-bench", &["quorate-client", "quorate-proto"]),
@@ -20,10 +22,12 @@ const EDGES: [(&str, &[&str]); 7] = [
 
 /// What a package must not name as a normal dependency: only quorate-node sees Raft, gRPC and the
 /// registry together.
-const FORBIDDEN: [(&str, &[&str]); 5] = [
+const FORBIDDEN: [(&str, &[&str]); 6] = [
     ("quorate-proto", &["tokio", "openraft", "sled", "serde"]),
     ("quorate-log", &["tonic", "prost"]),
     ("quorate-client", &["openraft", "sled"]),
+    // No sockets, no runtime.
+    ("quorate-dns", &["tokio", "tonic", "prost", "openraft", "sled", "rand"]),
     ("quorate-cli", &["openraft", "sled"]),
     ("quorate-bench", &["openraft", "sled"]),
 ];

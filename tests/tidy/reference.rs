@@ -9,6 +9,7 @@ use crate::sources::{file, root};
 
 const NODE: &str = "crates/quorate-node/src/config.rs";
 const NODE_TLS: &str = "crates/quorate-node/src/config/tls.rs";
+const NODE_DNS: &str = "crates/quorate-node/src/config/dns.rs";
 const FLAGS: &str = "crates/quorate-cli/src/args/serve.rs";
 const LAYERS: &str = "crates/quorate-cli/src/config.rs";
 const CONTRACT: &str = "proto/quorate/v1/registry.proto";
@@ -85,6 +86,7 @@ fn settings() -> String {
         let inner = match key {
             "tls" => documented(NODE_TLS, "pub struct Tls {"),
             "audit" => documented(NODE, "pub struct Audit {"),
+            "dns" => documented(NODE_DNS, "pub struct Dns {"),
             "health_checks" => documented(NODE, "pub struct HealthChecks {"),
             "bootstrap" | "join" | "observer" => {
                 row(key, key, meaning(&told, key));

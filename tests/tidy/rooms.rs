@@ -9,7 +9,7 @@ use crate::sources::{Source, file, rust};
 type Room = (&'static str, &'static [&'static str]);
 
 /// Of each crate with rooms, from the top down. `lib.rs` and `main.rs` may name all.
-const ROOMS: [(&str, &[Room]); 5] = [
+const ROOMS: [(&str, &[Room]); 6] = [
     (
         "quorate-node",
         &[
@@ -162,6 +162,16 @@ const ROOMS: [(&str, &[Room]); 5] = [
             ("counters", &["cluster_id"]),
             ("error", &["cluster_id"]),
             ("cluster_id", &[]),
+        ],
+    ),
+    (
+        "quorate-dns",
+        &[
+            ("message", &["answer"]),
+            ("answer", &["found", "names", "settings"]),
+            ("found", &["names", "settings"]),
+            ("names", &["settings"]),
+            ("settings", &[]),
         ],
     ),
     (

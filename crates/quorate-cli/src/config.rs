@@ -8,7 +8,8 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use quorate_node::{
-    Audit, CLUSTER_NAME, ClientCertificates, Config, HealthChecks, Networks, Start, Tls, Tunables,
+    Audit, CLUSTER_NAME, ClientCertificates, Config, Dns, HealthChecks, Networks, Start, Tls,
+    Tunables,
 };
 use serde::Deserialize;
 
@@ -28,6 +29,10 @@ struct Layer {
     listen: Option<SocketAddr>,
     peer_listen: Option<SocketAddr>,
     http_listen: Option<SocketAddr>,
+    dns_listen: Option<SocketAddr>,
+    dns_domain: Option<String>,
+    dns_allow: Option<Networks>,
+    dns: Option<Dns>,
     advertise: Option<String>,
     peer_advertise: Option<String>,
     bootstrap: Option<BTreeMap<u64, String>>,
@@ -66,6 +71,8 @@ struct File {
     listen: Option<SocketAddr>,
     peer_listen: Option<SocketAddr>,
     http_listen: Option<SocketAddr>,
+    dns_listen: Option<SocketAddr>,
+    dns: Option<Dns>,
     advertise: Option<String>,
     peer_advertise: Option<String>,
     bootstrap: Option<BTreeMap<String, String>>,
@@ -112,6 +119,10 @@ fn from_flags(args: &ServeArgs) -> Result<Layer, BadSetting> {
         listen: args.listen,
         peer_listen: args.peer_listen,
         http_listen: args.http_listen,
+        dns_listen: args.dns_listen,
+        dns_domain: args.dns_domain.clone(),
+        dns_allow: args.dns_allow.clone(),
+        dns: None,
         advertise: args.advertise.clone(),
         peer_advertise: args.peer_advertise.clone(),
         bootstrap: bootstrap.map_err(|error| named("--bootstrap", error))?,
@@ -147,6 +158,13 @@ fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Layer, Ba
         listen: parsed("QUORATE_LISTEN", set("QUORATE_LISTEN"), "IP:PORT")?,
         peer_listen: parsed("QUORATE_PEER_LISTEN", set("QUORATE_PEER_LISTEN"), "IP:PORT")?,
         http_listen: parsed("QUORATE_HTTP_LISTEN", set("QUORATE_HTTP_LISTEN"), "IP:PORT")?,
+        dns_listen: parsed("QUORATE_DNS_LISTEN", set("QUORATE_DNS_LISTEN"), "IP:PORT")?,
+        dns_domain: set("QUORATE_DNS_DOMAIN"),
+        dns_allow: set("QUORATE_DNS_ALLOW")
+            .map(|text| text.parse::<Networks>())
+            .transpose()
+            .map_err(|error| BadSetting(format!("QUORATE_DNS_ALLOW: {error}")))?,
+        dns: None,
         advertise: set("QUORATE_ADVERTISE"),
         peer_advertise: set("QUORATE_PEER_ADVERTISE"),
         bootstrap: set("QUORATE_BOOTSTRAP")
@@ -210,6 +228,10 @@ fn from_file(text: &str) -> Result<Layer, String> {
         listen: file.listen,
         peer_listen: file.peer_listen,
         http_listen: file.http_listen,
+        dns_listen: file.dns_listen,
+        dns_domain: None,
+        dns_allow: None,
+        dns: file.dns,
         advertise: file.advertise,
         peer_advertise: file.peer_advertise,
         bootstrap: bootstrap.map_err(|error| format!("bootstrap: {error}"))?,
@@ -226,13 +248,12 @@ fn from_file(text: &str) -> Result<Layer, String> {
     })
 }
 
-fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
-    // How the node starts is one setting with two spellings: the first layer that says either
-    // decides.
+/// How the node starts is one setting with two spellings: the first layer that says either decides.
+fn start(layers: &[Layer; 3]) -> Result<Start, BadSetting> {
     let start = layers.iter().find(|layer| layer.bootstrap.is_some() || layer.join.is_some());
     let start = start.map(|layer| (layer.bootstrap.clone(), layer.join.clone()));
     let observer = layers.iter().find_map(|layer| layer.observer).unwrap_or(false);
-    let start = match start {
+    Ok(match start {
         Some((Some(_), Some(_))) => {
             return Err(BadSetting("bootstrap and join: only one of them can be set".to_owned()));
         }
@@ -242,7 +263,11 @@ fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
         }
         Some((Some(members), None)) => Start::Bootstrap(members),
         _ => Start::Wait,
-    };
+    })
+}
+
+fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
+    let start = start(&layers)?;
     let mut merged = Layer::default();
     for layer in layers {
         merged = Layer {
@@ -251,6 +276,10 @@ fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
             listen: merged.listen.or(layer.listen),
             peer_listen: merged.peer_listen.or(layer.peer_listen),
             http_listen: merged.http_listen.or(layer.http_listen),
+            dns_listen: merged.dns_listen.or(layer.dns_listen),
+            dns_domain: merged.dns_domain.or(layer.dns_domain),
+            dns_allow: merged.dns_allow.or(layer.dns_allow),
+            dns: merged.dns.or(layer.dns),
             advertise: merged.advertise.or(layer.advertise),
             peer_advertise: merged.peer_advertise.or(layer.peer_advertise),
             health_checks: merged.health_checks.or(layer.health_checks),
@@ -280,6 +309,8 @@ fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
         listen: needed("listen", merged.listen)?,
         peer_listen: needed("peer_listen", merged.peer_listen)?,
         http_listen: merged.http_listen,
+        dns_listen: merged.dns_listen,
+        dns: dns(merged.dns, merged.dns_domain, merged.dns_allow),
         advertise: merged.advertise,
         peer_advertise: merged.peer_advertise,
         start,
@@ -291,6 +322,12 @@ fn merge(layers: [Layer; 3]) -> Result<Config, BadSetting> {
         audit: audit(merged.audit, merged.audit_required)?,
         tunables: merged.tunables.unwrap_or_default(),
     })
+}
+
+/// The table of the file, with what flags and variables say instead.
+fn dns(table: Option<Dns>, domain: Option<String>, allow: Option<Networks>) -> Dns {
+    let table = table.unwrap_or_default();
+    Dns { domain: domain.unwrap_or(table.domain), allow: allow.unwrap_or(table.allow), ..table }
 }
 
 /// An audit log is a file, in whichever layer it stands.
@@ -345,139 +382,4 @@ fn needed<T>(name: &str, value: Option<T>) -> Result<T, BadSetting> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::args::{Cli, Command};
-    use clap::Parser;
-
-    const FILE: &str = r#"
-        id = 3
-        data_dir = "/file"
-        listen = "127.0.0.1:3"
-        peer_listen = "127.0.0.1:103"
-        advertise = "file:3"
-
-        [bootstrap]
-        1 = "a:101"
-        3 = "c:103"
-
-        [tunables]
-        heartbeat_ms = 50
-    "#;
-
-    fn loaded(flags: &str, variables: &[(&str, &str)], file: &str) -> Result<Config, String> {
-        let line = format!("quorate serve --config q.toml {flags}");
-        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
-        let Command::Serve(args) = cli.command else { panic!("is a serve") };
-        let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
-        let variable = |name: &str| variables.get(name).map(ToString::to_string);
-        load(&args, variable, |_| Ok(file.to_owned())).map_err(|bad| bad.0)
-    }
-
-    #[test]
-    fn flags_win_over_variables_and_variables_over_the_file() {
-        // S2.1
-        let variables = [
-            ("QUORATE_ID", "2"),
-            ("QUORATE_LISTEN", "127.0.0.1:2"),
-            ("QUORATE_ADVERTISE", ""),
-            ("QUORATE_BOOTSTRAP", "2=b:102"),
-        ];
-        let config = loaded("--id 1 --join x:7001", &variables, FILE).unwrap();
-        assert_eq!(config.id, 1, "flag");
-        assert_eq!(config.listen.port(), 2, "variable");
-        assert_eq!(config.peer_listen.port(), 103, "file");
-        assert_eq!(config.advertise.as_deref(), Some("file:3"), "an empty variable is not set");
-        let join = Start::Join { nodes: vec!["x:7001".to_owned()], observer: false };
-        assert_eq!(config.start, join, "a join above overrules a bootstrap below");
-        assert_eq!(config.tunables.heartbeat_ms, 50);
-        assert_eq!(config.tunables.bookmark_ms, Tunables::default().bookmark_ms);
-
-        let config = loaded("", &[], FILE).unwrap();
-        assert_eq!((config.id, config.data_dir), (3, PathBuf::from("/file")));
-        let members = [(1, "a:101".to_owned()), (3, "c:103".to_owned())];
-        assert_eq!(config.start, Start::Bootstrap(members.into()));
-    }
-
-    #[test]
-    fn a_node_without_a_start_waits() {
-        let file = "id = 1\ndata_dir = \"d\"\nlisten = \"[::1]:1\"\npeer_listen = \"[::1]:2\"";
-        assert_eq!(loaded("", &[], file).unwrap().start, Start::Wait);
-        let observer = loaded("--join a:1,2 --observer", &[], file).unwrap().start;
-        let nodes = vec!["a:1".to_owned(), "a:2".to_owned()];
-        assert_eq!(observer, Start::Join { nodes, observer: true });
-    }
-
-    #[test]
-    fn networks_to_probe_come_from_the_highest_layer() {
-        let file = format!("{FILE}\n[health_checks]\nallow = [\"10.0.0.0/8\", \"::1\"]");
-        let allowed = |flags, variables: &[_]| {
-            loaded(flags, variables, &file).unwrap().health_checks.allow.to_string()
-        };
-        assert_eq!(loaded("", &[], FILE).unwrap().health_checks, HealthChecks::default());
-        assert_eq!(allowed("", &[]), "10.0.0.0/8,::1/128");
-        let variable = ("QUORATE_HEALTH_CHECKS_ALLOW", "10.1.0.0/16,10.2.0.0/16");
-        assert_eq!(allowed("", &[variable]), "10.1.0.0/16,10.2.0.0/16");
-        assert_eq!(allowed("--health-checks-allow 10.3.0.0/16", &[variable]), "10.3.0.0/16");
-    }
-
-    #[test]
-    fn files_that_nodes_show_each_other_come_from_any_layer() {
-        let peers = |flags: &str, variables: &[_], file: &str| {
-            let given = "--tls-cert c --tls-key k --tls-ca a ".to_owned() + flags;
-            let tls = loaded(&given, variables, &format!("{FILE}\n{file}")).unwrap().tls.unwrap();
-            [tls.peer_ca, tls.peer_cert, tls.peer_key]
-                .map(|path| path.map_or("-".to_owned(), |path| path.display().to_string()))
-        };
-        assert_eq!(peers("", &[], ""), ["-", "-", "-"]);
-        let file = "[tls]\ncert = 'c'\nkey = 'k'\nca = 'a'\npeer_ca = 'fa'\npeer_cert = 'fc'";
-        let variables = [("QUORATE_PEER_TLS_CERT", "vc"), ("QUORATE_PEER_TLS_KEY", "vk")];
-        assert_eq!(peers("--peer-tls-key k2", &variables, file), ["fa", "vc", "k2"]);
-    }
-
-    #[test]
-    fn an_audit_log_that_is_required_is_so_from_any_layer() {
-        let audit = |flags: &str, variables: &[_], file: &str| {
-            let audit = loaded(flags, variables, &format!("{FILE}\n{file}")).unwrap().audit;
-            audit.map(|audit| (audit.file.display().to_string(), audit.required))
-        };
-        let some = |file: &str, required| Some((file.to_owned(), required));
-        assert_eq!(audit("", &[], ""), None);
-        assert_eq!(audit("", &[], "[audit]\nfile = 'f'"), some("f", false));
-        assert_eq!(audit("", &[], "[audit]\nfile = 'f'\nrequired = true"), some("f", true));
-        assert_eq!(audit("--audit-required", &[], "[audit]\nfile = 'f'"), some("f", true));
-        let variables = [("QUORATE_AUDIT", "v"), ("QUORATE_AUDIT_REQUIRED", "true")];
-        assert_eq!(audit("", &variables, ""), some("v", true));
-    }
-
-    /// Each message names the setting and its value.
-    #[test]
-    fn bad_settings_are_named() {
-        let variable = |name, value| loaded("", &[(name, value)], FILE);
-        for (result, named) in [
-            (loaded("", &[], "id = \"x\""), ["q.toml", "id"]),
-            (loaded("", &[], "idd = 1"), ["q.toml", "idd"]),
-            (loaded("", &[], "[tunables]\nheart = 1"), ["q.toml", "heart"]),
-            (loaded("", &[], "[bootstrap]\none = \"a:1\""), ["bootstrap", "one"]),
-            (loaded("", &[], "id = 1"), ["data_dir", "--data-dir"]),
-            (loaded("--bootstrap 1", &[], FILE), ["--bootstrap", "\"1\""]),
-            (loaded("--observer", &[], FILE), ["observer", "join"]),
-            (loaded("--audit-required", &[], FILE), ["audit_required", "--audit"]),
-            (variable("QUORATE_AUDIT_REQUIRED", "maybe"), ["QUORATE_AUDIT_REQUIRED", "maybe"]),
-            (loaded("", &[], "bootstrap = {}\njoin = [\"a:1\"]"), ["bootstrap", "join"]),
-            (variable("QUORATE_ID", "one"), ["QUORATE_ID", "one"]),
-            (variable("QUORATE_LISTEN", "nowhere"), ["QUORATE_LISTEN", "nowhere"]),
-            (variable("QUORATE_JOIN", "nowhere"), ["QUORATE_JOIN", "nowhere"]),
-            (variable("QUORATE_OBSERVER", "maybe"), ["QUORATE_OBSERVER", "maybe"]),
-            (
-                variable("QUORATE_HEALTH_CHECKS_ALLOW", "10.0.0.0/33"),
-                ["QUORATE_HEALTH_CHECKS_ALLOW", "10.0.0.0/33"],
-            ),
-            (loaded("", &[], "[health_checks]\nallow = [\"web\"]"), ["allow", "\"web\""]),
-            (loaded("", &[], "[health_checks]\ndeny = []"), ["q.toml", "deny"]),
-        ] {
-            let error = result.expect_err(named[1]);
-            assert!(named.iter().all(|name| error.contains(name)), "{named:?}: {error}");
-        }
-    }
-}
+mod tests;

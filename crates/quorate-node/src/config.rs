@@ -2,6 +2,7 @@
 //! once by [`Config::validate`], then passed by value; nothing here reads an environment variable.
 //! What no operator needs to turn is a constant of the file that uses it.
 
+mod dns;
 mod networks;
 mod tls;
 
@@ -13,6 +14,7 @@ use std::time::Duration;
 use quorate_log::NodeId;
 use serde::Deserialize;
 
+pub use dns::{AllFailing, Dns};
 pub use networks::{BadNetwork, Networks};
 pub use tls::{ClientCertificates, Tls};
 
@@ -31,6 +33,10 @@ pub struct Config {
     /// Listens here for HTTP/1.1: `/api/v1`, `/openapi.json`, `/console/`, `/healthz`, `/readyz`,
     /// `/metrics`. Port 0 picks a free one. Default: not at all.
     pub http_listen: Option<SocketAddr>,
+    /// Listens here for DNS, over UDP and TCP. Port 0 picks a free one. Default: not at all.
+    pub dns_listen: Option<SocketAddr>,
+    /// What is answered by DNS, and to whom.
+    pub dns: Dns,
     /// The address that it announces to clients, `host:port`. Default: what `listen` was bound to.
     pub advertise: Option<String>,
     /// The address that it announces to peers, `host:port`. Default: what `peer_listen` was bound
@@ -174,6 +180,16 @@ pub struct Tunables {
     /// 25 KiB. `quorate` lowers it to a quarter of its limit of descriptors, or less where there
     /// are few.
     pub http_connections_max: usize,
+    /// How long a resolver may keep what it was told by DNS, s. Default 5, maximum 3,600.
+    pub dns_ttl_s: u32,
+    /// A node whose registry may be older than this answers nothing by DNS (SERVFAIL), ms. Default
+    /// 3,600,000 (an hour), maximum a day.
+    pub dns_max_stale_ms: u64,
+    /// DNS queries of one network (a /24 of IPv4, a /56 of IPv6) that are answered in a second;
+    /// others are told to ask by TCP, or nothing. Default 1,000, minimum 1.
+    pub dns_queries_per_second: u32,
+    /// Connections for DNS over TCP; from one address half as many. Default 256, minimum 4.
+    pub dns_connections_max: usize,
     /// A connection, to either listener, that has had no call or stream under way for this long
     /// gets a GOAWAY and is closed, ms. Default 300,000 (five minutes): longer than the pauses of
     /// clients that call at all, so a connection is rarely made anew, and short enough that
@@ -216,6 +232,10 @@ impl Default for Tunables {
             connections_per_address_max: 5_000,
             peer_connections_max: 256,
             http_connections_max: 2_560,
+            dns_ttl_s: 5,
+            dns_max_stale_ms: HOUR_MS,
+            dns_queries_per_second: 1_000,
+            dns_connections_max: 256,
             connection_idle_ms: 300_000,
             calls_max: 32_768,
             calls_per_address_max: 16_384,
@@ -254,6 +274,8 @@ impl Config {
             listen,
             peer_listen,
             http_listen: None,
+            dns_listen: None,
+            dns: Dns::default(),
             advertise: None,
             peer_advertise: None,
             cluster_name: CLUSTER_NAME.to_owned(),
@@ -303,6 +325,7 @@ impl Config {
             check("peer_cert, peer_key", "only one of them", both, "must be set together")?;
         }
         self.validate_addresses()?;
+        self.validate_dns()?;
         self.tunables.validate()
     }
 
@@ -340,6 +363,26 @@ impl Config {
             "other machines reach that, and anyone there could read what this node measures; set up \
              TLS (--tls-cert, --tls-key, --tls-ca), or say that the network keeps strangers out \
              (--insecure)",
+        )
+    }
+
+    /// Who may ask is said by network: DNS has no tokens.
+    fn validate_dns(&self) -> Result<(), ConfigError> {
+        let Dns { domain, allow, namespaces, .. } = &self.dns;
+        if let Err(error) = quorate_dns::Settings::new(domain) {
+            check("dns.domain", domain, false, error.to_string())?;
+        }
+        for name in namespaces {
+            let known = quorate_state::Namespace::new("dns.namespaces", name);
+            check("dns.namespaces", name, known.is_ok(), "must be names of namespaces")?;
+        }
+        let Some(listen) = self.dns_listen else { return Ok(()) };
+        check(
+            "dns_listen",
+            listen,
+            listen.ip().is_loopback() || !allow.is_empty(),
+            "other machines reach that, and DNS knows no tokens: name the networks that may ask \
+             (--dns-allow 10.0.0.0/8)",
         )
     }
 
@@ -393,6 +436,11 @@ impl Tunables {
         at_least("connections_per_address_max", per_address, 1)?;
         at_least("peer_connections_max", self.peer_connections_max as u64, 8)?;
         at_least("http_connections_max", self.http_connections_max as u64, 4)?;
+        at_least("dns_queries_per_second", self.dns_queries_per_second.into(), 1)?;
+        at_least("dns_connections_max", self.dns_connections_max as u64, 4)?;
+        check("dns_ttl_s", self.dns_ttl_s, self.dns_ttl_s <= 3_600, "must be at most 3600")?;
+        let stale = self.dns_max_stale_ms;
+        check("dns_max_stale_ms", stale, stale <= 24 * HOUR_MS, "must be at most 86400000")?;
         at_least("connection_idle_ms", self.connection_idle_ms, 1_000)?;
         at_least("calls_max", self.calls_max as u64, 64)?;
         at_least("calls_per_address_max", self.calls_per_address_max as u64, 64)?;

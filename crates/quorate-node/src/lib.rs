@@ -50,8 +50,8 @@ mod upkeep;
 mod wall;
 
 pub use config::{
-    Audit, BadNetwork, CLUSTER_NAME, ClientCertificates, Config, ConfigError, HealthChecks,
-    Networks, Start, Tls, Tunables,
+    AllFailing, Audit, BadNetwork, CLUSTER_NAME, ClientCertificates, Config, ConfigError, Dns,
+    HealthChecks, Networks, Start, Tls, Tunables,
 };
 pub use error::{RunError, StartError};
 pub use net::{Connection, Environment, Listener, Net, SimulatedNet};

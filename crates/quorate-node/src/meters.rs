@@ -91,7 +91,7 @@ pub(crate) struct Lane {
 
 /// The limits that refuse calls and connections. Those of peers and of HTTP have one each for all
 /// and for one address.
-pub(crate) const LANES: [&str; 18] = [
+pub(crate) const LANES: [&str; 20] = [
     "connections",
     "connections_of_address",
     "silent_connections",
@@ -110,7 +110,21 @@ pub(crate) const LANES: [&str; 18] = [
     "peer_calls",
     "http_connections",
     "http_calls",
+    "dns",
+    "dns_connections",
 ];
+
+/// A query by DNS.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct DnsLabels {
+    /// One of [`DNS_TYPES`].
+    pub(crate) r#type: &'static str,
+    pub(crate) code: &'static str,
+}
+
+/// Types of DNS that are counted by themselves.
+pub(crate) const DNS_TYPES: [&str; 9] =
+    ["A", "AAAA", "SRV", "TXT", "PTR", "SOA", "NS", "ANY", "other"];
 
 /// Why writes fail: the values of the label of `quorate_proposals_failed_total`.
 pub(crate) const FAILED_FOR: [&str; 5] =
@@ -300,10 +314,15 @@ meters! {
     probes_refused: Counter = Counter::default(),
         "quorate_probes_refused", "Health checks to addresses that the configuration does not allow";
 
+    dns_queries: Family<DnsLabels, Counter> = Family::default(),
+        "quorate_dns_queries", "Queries by DNS that were answered, by type and code";
+    dns_truncated: Counter = Counter::default(),
+        "quorate_dns_truncated", "Answers by DNS that were too large for their message";
+
     connections: Gauge = Gauge::default(),
         "quorate_connections", "Connections to the listener for clients";
     refused: Family<Lane, Counter> = Family::default(),
-        "quorate_refused", "Connections and calls that a limit of this node refused, by lane, and silent_connections, which ended for new ones, on all listeners. Of clients: connections, connections_of_address, calls, calls_of_address, open_calls (of callers that are not known, and of health and reflection), arriving (bytes of requests that are not whole yet), answers (bytes of them under way), answers_of_connection, encoding (of large answers, one after the other), backups, and the queues renewals, forwards (writes on their way to the leader), reads. Of others: peer_connections, peer_calls, http_connections, http_calls";
+        "quorate_refused", "Connections and calls that a limit of this node refused, by lane, and silent_connections, which ended for new ones, on all listeners. Of clients: connections, connections_of_address, calls, calls_of_address, open_calls (of callers that are not known, and of health and reflection), arriving (bytes of requests that are not whole yet), answers (bytes of them under way), answers_of_connection, encoding (of large answers, one after the other), backups, and the queues renewals, forwards (writes on their way to the leader), reads. Of others: peer_connections, peer_calls, http_connections, http_calls, dns (queries of a network that asks too much), dns_connections";
     certificate_expiry: Family<Certificate, Gauge> = Family::default(),
         "quorate_tls_certificate_expiry_seconds", "Until the node's certificate ends; negative: it has ended. Not there without TLS";
     tls_refused: Gauge = Gauge::default(),

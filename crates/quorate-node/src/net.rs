@@ -24,7 +24,7 @@ use hyper_util::rt::TokioIo;
 use quorate_log::{Io, NodeId};
 use quorate_state::Levels;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -124,6 +124,14 @@ impl Net {
                 Ok(Listener::new(address, accepted))
             }
             Self::Simulated(net) => net.listen(address).await,
+        }
+    }
+
+    /// Takes datagrams at an address. A simulation has none.
+    pub(crate) async fn datagrams(&self, address: SocketAddr) -> io::Result<UdpSocket> {
+        match self {
+            Self::Tcp => UdpSocket::bind(address).await,
+            Self::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

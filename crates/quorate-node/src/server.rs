@@ -19,7 +19,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
 use quorate_log::{ClusterId, NodeId, SnapshotStore};
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +28,7 @@ use crate::api::grpc::peer::PeerService;
 use crate::api::http::{self, Observed};
 use crate::applied::Applied;
 use crate::audit;
-use crate::config::{Config, HealthChecks, Start, Tunables};
+use crate::config::{Config, Dns, HealthChecks, Start, Tunables};
 use crate::error::{RunError, StartError};
 use crate::free_space::Disk;
 use crate::meters::Meters;
@@ -43,7 +43,9 @@ use crate::raft::network::Network;
 use crate::raft::recall::Recall;
 use crate::raft::state_machine::StateMachine;
 use crate::reload::Reload;
-use crate::server::listeners::{client_connections, serve_clients, serve_peers, serve_tools};
+use crate::server::listeners::{
+    client_connections, serve_clients, serve_dns, serve_peers, serve_tools,
+};
 use crate::server::loops::loops;
 use crate::server::opening::{
     Listeners, open, open_access, open_audit, open_tls, raft_config, settle_identity,
@@ -65,6 +67,7 @@ pub struct Bound {
     snapshots: Arc<SnapshotStore<TypeConfig>>,
     listeners: Listeners,
     health_checks: HealthChecks,
+    dns: Dns,
     waiting: Waiting,
     start: Start,
     raft_on: tokio::runtime::Handle,
@@ -140,8 +143,7 @@ impl Server {
             meters: meters.clone(),
         };
         let raft = Raft::new(id, raft_config(&tunables)?, network, log.clone(), machine);
-        let raft = raft_on.spawn(raft).await.map_err(|source| StartError::Panicked { source })?;
-        let raft = raft.map_err(failed_in_raft)?;
+        let raft = raft_on.spawn(raft).await.map_err(panicked)?.map_err(failed_in_raft)?;
         let takes_part = raft.is_initialized().await.map_err(failed_in_raft)?
             || !matches!(config.start, Start::Bootstrap(_));
         let (node, waiting) = Node::new(Parts {
@@ -162,13 +164,14 @@ impl Server {
             vitals: Vitals::of(&log, &snapshots, &tls, open, asked(&config.start)),
             makes_checks: !config.health_checks.allow.is_empty(),
         });
-        let (node, start, health_checks) = (Arc::new(node), config.start, config.health_checks);
+        let Config { start, health_checks, dns, .. } = config;
         Ok(Bound {
-            node,
+            node: Arc::new(node),
             log,
             snapshots,
             listeners,
             health_checks,
+            dns,
             waiting,
             start,
             raft_on,
@@ -193,6 +196,11 @@ impl Bound {
     /// Where it listens for operators' tools, if it does.
     pub fn http_addr(&self) -> Option<SocketAddr> {
         self.listeners.tools.as_ref().map(Listener::address)
+    }
+
+    /// Where it answers by DNS, if it does.
+    pub fn dns_addr(&self) -> Option<SocketAddr> {
+        self.listeners.dns.as_ref().map(|(_, listener)| listener.address())
     }
 
     /// What says whether it is ready, before and while it runs.
@@ -222,6 +230,7 @@ impl Bound {
             clients = %self.client_addr(),
             peers = %self.peer_addr(),
             http = self.http_addr().map(|http| http.to_string()),
+            dns = self.dns_addr().map(|dns| dns.to_string()),
             log_entries = self.node.applied().position().index,
             "node starts"
         );
@@ -280,6 +289,12 @@ impl Bound {
             let security = Security::tools(self.tls.clone());
             tasks.spawn(serve_tools(observed, listener, security, stops.loops.clone()));
         }
+        if let Some(sockets) = listeners.dns
+            && let Ok(settings) = quorate_dns::Settings::new(&self.dns.domain)
+        {
+            let stop = stops.loops.clone();
+            tasks.spawn(serve_dns(node.clone(), sockets, self.dns, settings, stop));
+        }
         let (done, stop) = (stops.clients_done.clone().drop_guard(), node.stop().clone());
         tasks.spawn(async move {
             let _done = done;
@@ -325,6 +340,10 @@ impl Bound {
 fn applied(tunables: &Tunables, meters: &Meters) -> Applied {
     let (ring, bytes) = (tunables.watch_ring, tunables.watch_ring_bytes);
     Applied::new(ring, bytes, meters.propagation.clone())
+}
+
+fn panicked(source: JoinError) -> StartError {
+    StartError::Panicked { source }
 }
 
 fn failed_in_raft(source: Fatal<TypeConfig>) -> StartError {

@@ -68,7 +68,7 @@ impl From<Clients> for ClientCertificates {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Each setting can also stand in a variable (QUORATE_ID, QUORATE_DATA_DIR, QUORATE_LISTEN, \
-    QUORATE_PEER_LISTEN,\nQUORATE_HTTP_LISTEN, QUORATE_ADVERTISE, QUORATE_PEER_ADVERTISE, QUORATE_BOOTSTRAP, QUORATE_JOIN, QUORATE_OBSERVER,\n\
+    QUORATE_PEER_LISTEN,\nQUORATE_HTTP_LISTEN, QUORATE_DNS_LISTEN, QUORATE_DNS_DOMAIN, QUORATE_DNS_ALLOW, QUORATE_ADVERTISE, QUORATE_PEER_ADVERTISE, QUORATE_BOOTSTRAP, QUORATE_JOIN, QUORATE_OBSERVER,\n\
     QUORATE_HEALTH_CHECKS_ALLOW, QUORATE_ACCESS, QUORATE_AUDIT, QUORATE_CLUSTER_NAME, QUORATE_TLS_CERT, QUORATE_TLS_KEY, QUORATE_TLS_CA, QUORATE_TLS_CRL,\n\
     QUORATE_TLS_CLIENTS, QUORATE_PEER_TLS_CA, QUORATE_PEER_TLS_CERT, QUORATE_PEER_TLS_KEY, QUORATE_INSECURE, QUORATE_CONFIG) or in the\n\
     file. Flags win over variables, variables over the file.\n\n\
@@ -95,6 +95,15 @@ pub(crate) struct ServeArgs {
     /// Its address for HTTP: /api/v1, /console/, /healthz, /readyz and /metrics [default: none]
     #[arg(long)]
     pub(crate) http_listen: Option<SocketAddr>,
+    /// Its address for DNS, over UDP and TCP [default: none]
+    #[arg(long)]
+    pub(crate) dns_listen: Option<SocketAddr>,
+    /// The domain of the names that it answers by DNS [default: quorate.]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) dns_domain: Option<String>,
+    /// Networks that may ask by DNS, which knows no tokens [default: this machine]
+    #[arg(long, value_name = "CIDR,...")]
+    pub(crate) dns_allow: Option<Networks>,
     /// The address that it announces to clients, if it is another than it listens on
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Option<String>,

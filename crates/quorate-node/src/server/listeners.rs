@@ -4,21 +4,24 @@ use std::convert::identity;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_dns::Settings;
 use quorate_proto::FILE_DESCRIPTOR_SET;
 use quorate_proto::encoded::v1::admin_server::AdminServer;
 use quorate_proto::encoded::v1::registry_server::RegistryServer;
 use quorate_proto::peer::v1::peer_server::PeerServer;
+use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
+use crate::api::dns::Resolver;
 use crate::api::grpc::admin::AdminService;
 use crate::api::grpc::door::{self, TRANSPORT_MAX};
 use crate::api::grpc::peer::PeerService;
 use crate::api::grpc::registry::RegistryService;
 use crate::api::grpc::routes::ClientCalls;
 use crate::api::http::{Observed, router};
-use crate::config::Tunables;
+use crate::config::{Dns, Tunables};
 use crate::error::RunError;
 use crate::meters::Meters;
 use crate::net::Listener;
@@ -146,6 +149,27 @@ pub(super) async fn serve_tools(
         () = tools => Ok(()),
         never = connections.watch(stop) => match never {},
     }
+}
+
+/// Answers by DNS, until the stop.
+pub(super) async fn serve_dns(
+    node: Arc<Node>,
+    (socket, listener): (UdpSocket, Listener),
+    dns: Dns,
+    settings: Settings,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let tunables = node.tunables();
+    let in_all = tunables.dns_connections_max;
+    let limits = limits(tunables, in_all, in_all.div_ceil(2));
+    let connections = Connections::new("dns", limits, one_lane(node.meters(), "dns_connections"));
+    let resolver = Resolver::new(node, &dns, settings, listener.address());
+    let arriving = connections.accept(listener);
+    tokio::join!(
+        resolver.answer_datagrams(&socket, &stop),
+        resolver.answer_connections(arriving, &stop),
+    );
+    Ok(())
 }
 
 fn client_limits(tunables: &Tunables) -> Limits {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use openraft::storage::RaftLogStorage as _;
 use openraft::{Config as RaftConfig, SnapshotPolicy};
 use quorate_log::{Identity, Io, LogOptions, NodeId, OpenError, SnapshotStore};
+use tokio::net::UdpSocket;
 
 use crate::access::Access;
 use crate::audit::{Audit, Writer};
@@ -133,6 +134,8 @@ pub(crate) struct Listeners {
     pub(crate) peers: Listener,
     /// For operators' tools.
     pub(crate) tools: Option<Listener>,
+    /// For DNS, on the same port.
+    pub(crate) dns: Option<(UdpSocket, Listener)>,
 }
 
 impl Listeners {
@@ -145,7 +148,16 @@ impl Listeners {
             Some(address) => Some(listen(net, "http_listen", address).await?),
             None => None,
         };
-        Ok(Self { clients, peers, tools })
+        let dns = match config.dns_listen {
+            Some(address) => {
+                let listener = listen(net, "dns_listen", address).await?;
+                let bound = net.datagrams(listener.address()).await;
+                let failed = |source| StartError::Listen { field: "dns_listen", address, source };
+                Some((bound.map_err(failed)?, listener))
+            }
+            None => None,
+        };
+        Ok(Self { clients, peers, tools, dns })
     }
 
     /// What this node tells others of where it is.

@@ -7,7 +7,7 @@ use super::super::findings::{Found, Severity};
 const READ: u32 = 0o044;
 const WRITE: u32 = 0o022;
 
-/// DNS answers and xDS endpoints hold addresses, not names. Nodes serve neither yet.
+/// DNS answers and xDS endpoints hold addresses, not names. Nodes serve no xDS yet.
 pub(super) fn endpoints(facts: &Facts, found: &mut Found) -> Result<(), String> {
     let endpoints = match &facts.endpoints {
         Some(endpoints) => endpoints.as_ref().map_err(Clone::clone)?,

@@ -1,0 +1,252 @@
+//! Which name is what: of the domain, a service, an instance, an endpoint of either, a filter, or
+//! an address. Knows nothing of types and records.
+//!
+//! Names of the registry may have dots in them, and are then several labels. Of all ways to read
+//! the labels, the longest service that is known wins. A name that has names below it exists too
+//! (RFC 8020), also if it has no records itself. Where that would take a long look, it counts as
+//! existing: a resolver may take the names below one that does not exist for gone.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use hickory_proto::rr::Name;
+use quorate_state::{Instance, InstanceId, Namespace, Registry, Service, ServiceKey, ServiceName};
+
+use crate::settings::{NS, SVC, Settings};
+
+/// Labels of a name below `svc` that are looked at; a longer name is that of nothing.
+const LABELS_MAX: usize = 24;
+/// Labels of a namespace.
+const NAMESPACE_LABELS_MAX: usize = 4;
+/// Services or instances that are looked through for whether one of them is below a name.
+const LOOK_MAX: usize = 10_000;
+
+/// What a name is.
+#[derive(Debug)]
+pub(crate) enum Asked<'a> {
+    /// Not of this domain.
+    Outside,
+    /// Of a namespace that is not answered for.
+    NotAllowed,
+    /// The domain itself.
+    Domain,
+    /// Its name server.
+    NameServer,
+    /// It has no records, but names below it.
+    Branch,
+    /// It does not exist.
+    Nothing,
+    /// A service or a part of one.
+    Part(Part<'a>),
+    /// An address, backwards.
+    Address(IpAddr),
+}
+
+/// Instances of a service.
+#[derive(Debug)]
+pub(crate) struct Part<'a> {
+    pub(crate) key: ServiceKey,
+    pub(crate) service: &'a Service,
+    /// Only this one.
+    pub(crate) instance: Option<&'a Instance>,
+    /// Only this endpoint of theirs, in lower case.
+    pub(crate) endpoint: Option<String>,
+    /// Only those with all of these.
+    pub(crate) filters: Vec<Filter>,
+}
+
+/// What an instance must have, in lower case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Filter {
+    Zone(String),
+    Version(String),
+    Tag(String),
+}
+
+impl Filter {
+    /// `z-eu`, `v-2`, `t-canary`; `None`: no filter begins so.
+    fn begins(label: &str) -> Option<Self> {
+        let (kind, value) = label.split_at_checked(2)?;
+        let value = value.to_owned();
+        match kind {
+            _ if value.is_empty() => None,
+            "z-" => Some(Self::Zone(value)),
+            "v-" => Some(Self::Version(value)),
+            "t-" => Some(Self::Tag(value)),
+            _ => None,
+        }
+    }
+
+    fn value_mut(&mut self) -> &mut String {
+        match self {
+            Self::Zone(value) | Self::Version(value) | Self::Tag(value) => value,
+        }
+    }
+}
+
+/// What a name is; names of the registry are found in lower case.
+pub(crate) fn look_up<'a>(name: &Name, registry: &'a Registry, settings: &Settings) -> Asked<'a> {
+    let Some(labels) = labels(name) else {
+        return if settings.domain.zone_of(name) { Asked::Nothing } else { Asked::Outside };
+    };
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    if !settings.domain.zone_of(name) {
+        return backwards(&labels).map_or(Asked::Outside, Asked::Address);
+    }
+    let below = labels.len() - usize::from(settings.domain.num_labels());
+    match &labels[..below] {
+        [] => Asked::Domain,
+        [ns] if *ns == NS => Asked::NameServer,
+        [rest @ .., svc] if *svc == SVC => below_svc(rest, registry, settings),
+        _ => Asked::Nothing,
+    }
+}
+
+/// In lower case; `None`: one of them cannot be a part of any name of the registry.
+fn labels(name: &Name) -> Option<Vec<String>> {
+    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let text = |label: &[u8]| {
+        let label = label.iter().all(allowed).then(|| label.to_ascii_lowercase())?;
+        String::from_utf8(label).ok()
+    };
+    name.iter().map(text).collect()
+}
+
+/// `4.3.2.1.in-addr.arpa`, and the same for IPv6 in nibbles.
+fn backwards(labels: &[&str]) -> Option<IpAddr> {
+    match labels {
+        [d, c, b, a, "in-addr", "arpa"] => {
+            let part = |text: &str| text.parse::<u8>().ok();
+            Some(Ipv4Addr::new(part(a)?, part(b)?, part(c)?, part(d)?).into())
+        }
+        [nibbles @ .., "ip6", "arpa"] if nibbles.len() == 32 => {
+            let digit = |text: &&str| {
+                let digit = text.chars().next().filter(|_| text.len() == 1)?.to_digit(16)?;
+                Some(u128::from(digit))
+            };
+            let digits: Option<Vec<u128>> = nibbles.iter().map(digit).collect();
+            let bits = digits?.into_iter().rev().fold(0, |bits, digit| bits << 4 | digit);
+            Some(Ipv6Addr::from(bits).into())
+        }
+        _ => None,
+    }
+}
+
+fn below_svc<'a>(labels: &[&str], registry: &'a Registry, settings: &Settings) -> Asked<'a> {
+    if labels.is_empty() {
+        return Asked::Branch;
+    }
+    if labels.len() > LABELS_MAX {
+        return Asked::Nothing;
+    }
+    let mut refused = false;
+    for of_namespace in 1..=labels.len().min(NAMESPACE_LABELS_MAX) {
+        let (left, namespace) = labels.split_at(labels.len() - of_namespace);
+        let Ok(namespace) = Namespace::new("namespace", &namespace.join(".")) else { continue };
+        if !settings.allows(namespace.as_str()) {
+            refused = true;
+            continue;
+        }
+        for from in 0..left.len() {
+            let Ok(name) = ServiceName::new("service", &left[from..].join(".")) else { continue };
+            let key = ServiceKey { namespace: namespace.clone(), name };
+            if let Some(service) = registry.service(&key) {
+                return part(&left[..from], key, service);
+            }
+        }
+    }
+    match is_branch(labels, registry, settings) {
+        true => Asked::Branch,
+        false if refused => Asked::NotAllowed,
+        false => Asked::Nothing,
+    }
+}
+
+/// Whether these labels are a namespace, or the end of the name of one, or of a service in one.
+fn is_branch(labels: &[&str], registry: &Registry, settings: &Settings) -> bool {
+    let name = labels.join(".");
+    let of_namespace = |labels: &[&str]| Namespace::new("namespace", &labels.join(".")).ok();
+    // The common case: a namespace as it is, or a name that may be the end of a service's.
+    let mut looked = 0;
+    for at in (labels.len().saturating_sub(NAMESPACE_LABELS_MAX)..labels.len()).rev() {
+        let Some(namespace) = of_namespace(&labels[at..]) else { continue };
+        if !settings.allows(namespace.as_str()) {
+            continue;
+        }
+        let end = labels[..at].join(".");
+        for (key, _) in registry.services(&namespace, "", None) {
+            looked += 1;
+            if end.is_empty() || is_end(key.name.as_str(), &end) || looked > LOOK_MAX {
+                return true;
+            }
+        }
+    }
+    for (key, _) in registry.all_services() {
+        looked += 1;
+        let namespace = key.namespace.as_str();
+        if settings.allows(namespace) && is_end(namespace, &name) || looked > LOOK_MAX {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether `name` is `….end`.
+fn is_end(name: &str, end: &str) -> bool {
+    let at = name.len().checked_sub(end.len() + 1);
+    at.is_some_and(|at| {
+        name.as_bytes()[at] == b'.'
+            && name.as_bytes()[at + 1..].eq_ignore_ascii_case(end.as_bytes())
+    })
+}
+
+/// What stands before a service.
+fn part<'a>(labels: &[&str], key: ServiceKey, service: &'a Service) -> Asked<'a> {
+    let (is_tcp, endpoint, labels) = match labels {
+        ["_tcp", rest @ ..] => (true, None, rest),
+        [endpoint, "_tcp", rest @ ..] => match endpoint.strip_prefix('_') {
+            Some(name) if !name.is_empty() => (true, Some(name.to_owned()), rest),
+            _ => return Asked::Nothing,
+        },
+        rest => (false, None, rest),
+    };
+    let mut part = Part { key, service, instance: None, filters: Vec::new(), endpoint };
+    part.instance = instance(&labels.join("."), service);
+    if part.instance.is_none() {
+        let before = labels.iter().take_while(|label| Filter::begins(label).is_none()).count();
+        for label in &labels[before..] {
+            match (Filter::begins(label), part.filters.last_mut()) {
+                (None, Some(last)) => {
+                    let value = last.value_mut();
+                    value.push('.');
+                    value.push_str(label);
+                }
+                (begun, _) => part.filters.extend(begun),
+            }
+        }
+        let end = labels[..before].join(".");
+        if before > 0 {
+            return if has_below(&end, service) { Asked::Branch } else { Asked::Nothing };
+        }
+    }
+    if is_tcp && part.endpoint.is_none() { Asked::Branch } else { Asked::Part(part) }
+}
+
+/// An instance by its id, whose letters may be capitals.
+fn instance<'a>(id: &str, service: &'a Service) -> Option<&'a Instance> {
+    let instances = &service.instances;
+    let exact = InstanceId::new("instance", id).ok().and_then(|id| instances.get(&id));
+    let same = |key: &&InstanceId| key.as_str().eq_ignore_ascii_case(id);
+    let found = exact.or_else(|| instances.get(instances.keys().find(same)?));
+    found.map(|instance| &**instance)
+}
+
+/// Whether an instance or a filter has a name that ends so.
+fn has_below(end: &str, service: &Service) -> bool {
+    let mut looked = 0;
+    service.instances.iter().any(|(id, instance)| {
+        looked += 1;
+        let spec = &instance.spec;
+        let texts = [id.as_str(), spec.zone(), spec.version()];
+        looked > LOOK_MAX || texts.into_iter().chain(spec.tags()).any(|text| is_end(text, end))
+    })
+}

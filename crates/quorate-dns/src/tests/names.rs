@@ -1,0 +1,84 @@
+//! Which name and type gets what.
+
+use super::*;
+use crate::AllFailing;
+
+#[test]
+fn each_kind_of_name_is_answered() {
+    let mut registry = Registry::new();
+    put(&mut registry, "prod/orders/orders-1", "http://10.0.0.1:8080", |parts| {
+        (parts.zone, parts.version) = ("eu-1a".into(), "2.1".into());
+        parts.tags.insert("canary".into());
+        parts.endpoints.insert("grpc".into(), "http://10.0.0.1:9090".into());
+    });
+    put(&mut registry, "prod/orders/orders-2", "http://db.example.org:80", |parts| {
+        (parts.zone, parts.version) = ("eu-1b".into(), "2".into());
+        parts.weight = Some(7);
+    });
+    put(&mut registry, "prod/orders/Gone", "http://10.0.0.3:80", |parts| {
+        parts.status = Status::Draining;
+    });
+    put(&mut registry, "prod/com.acme.web/w.1", "http://10.0.0.4:80", |_| {});
+    let target = |id: &str| format!("{id}.orders.prod.svc.quorate.");
+    let one = target("orders-1");
+    let (http, grpc) = (format!("0 100 8080 {one}"), format!("0 100 9090 {one}"));
+    let named = "0 7 80 db.example.org.".to_owned();
+    use RecordType::{A, PTR, SRV, TXT};
+    for (name, kind, wanted) in [
+        ("orders.prod.svc.quorate.", A, vec!["10.0.0.1".to_owned()]),
+        ("ORDERS.prod.SVC.quorate.", A, vec!["10.0.0.1".to_owned()]),
+        ("orders.prod.svc.quorate.", SRV, vec![http.clone(), grpc.clone(), named.clone()]),
+        ("_http._tcp.orders.prod.svc.quorate.", SRV, vec![http.clone(), named.clone()]),
+        ("_grpc._tcp.orders.prod.svc.quorate.", SRV, vec![grpc.clone()]),
+        ("_http._tcp.orders-1.orders.prod.svc.quorate.", SRV, vec![http]),
+        ("_none._tcp.orders.prod.svc.quorate.", SRV, vec![]),
+        ("z-eu-1b.orders.prod.svc.quorate.", SRV, vec![named]),
+        ("v-2.1.orders.prod.svc.quorate.", A, vec!["10.0.0.1".to_owned()]),
+        ("t-canary.z-eu-1a.orders.prod.svc.quorate.", A, vec!["10.0.0.1".to_owned()]),
+        ("t-canary.z-eu-1b.orders.prod.svc.quorate.", SRV, vec![]),
+        ("orders-1.orders.prod.svc.quorate.", A, vec!["10.0.0.1".to_owned()]),
+        ("gone.orders.prod.svc.quorate.", A, vec![]),
+        ("1.orders.prod.svc.quorate.", A, vec![]),
+        ("com.acme.web.prod.svc.quorate.", A, vec!["10.0.0.4".to_owned()]),
+        ("acme.web.prod.svc.quorate.", A, vec![]),
+        ("w.1.com.acme.web.prod.svc.quorate.", A, vec!["10.0.0.4".to_owned()]),
+        ("1.0.0.10.in-addr.arpa.", PTR, vec![one.clone()]),
+        ("quorate.", RecordType::NS, vec!["ns.quorate.".to_owned()]),
+    ] {
+        let answer = ask(&registry, name, kind);
+        assert_eq!(told(&answer), wanted, "{name} {kind}");
+        assert_eq!(code(&answer), ResponseCode::NoError, "{name} {kind}");
+        assert!(answer.metadata.authoritative, "{name}");
+        let soa = usize::from(wanted.is_empty());
+        assert_eq!(answer.authorities.len(), soa, "{name}");
+    }
+    let txt = ask(&registry, &one, TXT);
+    assert!(told(&txt)[0].contains("version=2.1"), "{txt:?}");
+    assert_eq!(ask(&registry, "quorate.", RecordType::SOA).answers.len(), 1);
+    let any = ask(&registry, &one, RecordType::ANY);
+    assert!(told(&any)[0].contains("RFC8482"), "{any:?}");
+    for nothing in ["x.orders.prod.svc.quorate.", "_http._udp.orders.prod.svc.quorate."] {
+        assert_eq!(code(&ask(&registry, nothing, A)), ResponseCode::NXDomain, "{nothing}");
+    }
+}
+
+#[test]
+fn own_zone_comes_first_and_namespaces_are_kept_apart() {
+    let mut registry = orders(1);
+    put(&mut registry, "prod/orders/near", "http://10.9.0.1:80", |parts| {
+        (parts.zone, parts.weight) = ("eu".into(), Some(1_000_000));
+    });
+    put(&mut registry, "test/secret/s", "http://10.9.0.2:80", |_| {});
+    let settings =
+        Settings { own_zone: "eu".into(), namespaces: vec!["prod".into()], ..settings() };
+    let tcp = (Room::Tcp, None);
+    let (srv, _) = ask_in(&registry, &settings, "orders.prod.svc.quorate.", RecordType::SRV, tcp);
+    let told: Vec<_> = srv.answers.iter().map(|it| it.data.to_string()).collect();
+    assert_eq!(told[0], "0 65535 80 near.orders.prod.svc.quorate.");
+    assert_eq!(told[1], "1 6 8080 orders-0.orders.prod.svc.quorate.");
+    for name in ["secret.test.svc.quorate.", "test.svc.quorate.", "2.0.9.10.in-addr.arpa."] {
+        let (answer, _) = ask_in(&registry, &settings, name, RecordType::A, tcp);
+        assert_eq!(code(&answer), ResponseCode::Refused, "{name}");
+    }
+    assert_eq!(AllFailing::default(), AllFailing::Empty);
+}

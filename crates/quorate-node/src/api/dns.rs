@@ -1,0 +1,207 @@
+//! DNS over UDP and TCP: sockets, limits and counting around what `quorate-dns` answers.
+//!
+//! The loops are our own, for what they bound: a datagram is answered before the next one is read,
+//! a connection has one query under way, and idle ones end. Nothing is kept of a query.
+
+mod limit;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use quorate_dns::{Answer, Query, Refused, ResponseCode, Room, Settings};
+use quorate_state::Registry;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+
+use crate::api::dns::limit::{Limits, Verdict};
+use crate::config::{AllFailing, Dns, Networks};
+use crate::meters::{DNS_TYPES, DnsLabels};
+use crate::net::connections::Admitted;
+use crate::node::Node;
+
+/// A query has 512 bytes by the first standard, and a few hundred in practice.
+const QUERY_MAX: usize = 4 * 1024;
+/// Datagrams that are answered from one view of the registry.
+const AT_ONCE: usize = 64;
+/// A connection that asks nothing ends after this time, or takes no answer.
+const IDLE: Duration = Duration::from_secs(10);
+/// After an error of the socket.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers queries of this node's registry.
+pub(crate) struct Resolver {
+    node: Arc<Node>,
+    settings: Settings,
+    allow: Networks,
+    limits: Mutex<Limits>,
+    seed: AtomicU64,
+}
+
+/// What answers are made from.
+struct View {
+    registry: Registry,
+    /// It is too old to be told.
+    is_stale: bool,
+    now: Instant,
+}
+
+impl Resolver {
+    pub(crate) fn new(node: Arc<Node>, dns: &Dns, mut settings: Settings, at: SocketAddr) -> Self {
+        let tunables = node.tunables();
+        settings.ttl = tunables.dns_ttl_s;
+        settings.own_zone = dns.zone.clone();
+        settings.namespaces = dns.namespaces.clone();
+        settings.all_failing = match dns.all_failing {
+            AllFailing::Empty => quorate_dns::AllFailing::Empty,
+            AllFailing::Serve => quorate_dns::AllFailing::Serve,
+        };
+        settings.addresses = Some(at.ip()).filter(|ip| !ip.is_unspecified()).into_iter().collect();
+        let limits = Mutex::new(Limits::new(tunables.dns_queries_per_second));
+        let seed = AtomicU64::new(crate::runtime::random());
+        Self { allow: dns.allow.clone(), node, settings, limits, seed }
+    }
+
+    fn view(&self) -> View {
+        let is_stale = self.node.age_ms() > self.node.tunables().dns_max_stale_ms;
+        View { registry: self.node.applied().registry(), is_stale, now: Instant::now() }
+    }
+
+    /// What a message gets; `None`: nothing.
+    fn reply(&self, bytes: &[u8], from: IpAddr, room: Room, view: &View) -> Option<Vec<u8>> {
+        let mut limits = self.limits.lock().expect("invariant: nothing panics under this lock");
+        let verdict = limits.take(from, view.now);
+        drop(limits);
+        if verdict != Verdict::Answer {
+            self.node.meters().refused("dns").inc();
+        }
+        if verdict == Verdict::Silence || room == Room::Tcp && verdict == Verdict::Truncate {
+            return None;
+        }
+        let query = match Query::read(bytes) {
+            Ok(query) => query,
+            Err(Refused::Silently) => return None,
+            Err(Refused::With(reply, code)) => {
+                self.count("other", code);
+                return (verdict == Verdict::Answer).then_some(reply);
+            }
+        };
+        if verdict == Verdict::Truncate {
+            return Some(query.write_truncated());
+        }
+        let question = query.question();
+        let kind = question.kind.to_string();
+        let kind = DNS_TYPES.into_iter().find(|it| *it == kind).unwrap_or("other");
+        let answer = if !self.may_ask(from) {
+            Answer::code(ResponseCode::Refused)
+        } else if query.is_newer() {
+            Answer::code(ResponseCode::BADVERS)
+        } else if view.is_stale {
+            Answer::code(ResponseCode::ServFail)
+        } else {
+            let seed = self.seed.fetch_add(1, Ordering::Relaxed);
+            let registry = &view.registry;
+            quorate_dns::answer(question, registry, &self.settings, seed, query.room(room))
+        };
+        self.count(kind, answer.code);
+        let (reply, is_cut) = query.write(&answer, room);
+        if is_cut {
+            self.node.meters().dns_truncated.inc();
+        }
+        Some(reply)
+    }
+
+    fn may_ask(&self, from: IpAddr) -> bool {
+        match self.allow.is_empty() {
+            true => from.to_canonical().is_loopback(),
+            false => self.allow.contain(from),
+        }
+    }
+
+    fn count(&self, kind: &'static str, code: ResponseCode) {
+        let code = match code {
+            ResponseCode::NoError => "NOERROR",
+            ResponseCode::NXDomain => "NXDOMAIN",
+            ResponseCode::Refused => "REFUSED",
+            ResponseCode::ServFail => "SERVFAIL",
+            ResponseCode::FormErr => "FORMERR",
+            ResponseCode::NotImp => "NOTIMP",
+            _ => "BADVERS",
+        };
+        self.node.meters().dns_queries.get_or_create(&DnsLabels { r#type: kind, code }).inc();
+    }
+
+    /// Answers datagrams until the stop.
+    pub(crate) async fn answer_datagrams(&self, socket: &UdpSocket, stop: &CancellationToken) {
+        let mut bytes = vec![0; QUERY_MAX];
+        loop {
+            let received = tokio::select! {
+                received = socket.recv_from(&mut bytes) => received,
+                () = stop.cancelled() => return,
+            };
+            let mut next = match received {
+                Ok(next) => Some(next),
+                Err(error) => {
+                    tracing::debug!(%error, "cannot receive a query");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let view = self.view();
+            for _ in 0..AT_ONCE {
+                let Some((len, from)) = next else { break };
+                if let Some(reply) = self.reply(&bytes[..len], from.ip(), Room::Udp, &view) {
+                    // One that cannot go out now is lost, as any datagram may be.
+                    let _ = socket.try_send_to(&reply, from);
+                }
+                next = socket.try_recv_from(&mut bytes).ok();
+            }
+            if let Some((len, from)) = next
+                && let Some(reply) = self.reply(&bytes[..len], from.ip(), Room::Udp, &view)
+            {
+                let _ = socket.try_send_to(&reply, from);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Answers queries over connections until the stop.
+    pub(crate) async fn answer_connections(
+        &self,
+        arriving: impl Stream<Item = (Admitted, CancellationToken)>,
+        stop: &CancellationToken,
+    ) {
+        let serve = |(connection, leave): (Admitted, CancellationToken)| async move {
+            tokio::select! {
+                // Its other end is gone, silent, or speaks no DNS: nobody to tell.
+                _ended = self.answer_connection(connection) => {}
+                () = leave.cancelled() => {}
+                () = stop.cancelled() => {}
+            }
+        };
+        arriving.take_until(stop.cancelled()).for_each_concurrent(None, serve).await;
+    }
+
+    async fn answer_connection(&self, mut connection: Admitted) -> std::io::Result<()> {
+        let Some(from) = connection.connect_info().address() else { return Ok(()) };
+        let mut bytes = vec![0; QUERY_MAX];
+        loop {
+            let len = usize::from(timeout(IDLE, connection.read_u16()).await??);
+            let Some(message) = bytes.get_mut(..len) else { return Ok(()) };
+            timeout(IDLE, connection.read_exact(message)).await??;
+            let Some(reply) = self.reply(message, from, Room::Tcp, &self.view()) else {
+                return Ok(());
+            };
+            let mut framed = Vec::with_capacity(2 + reply.len());
+            framed.extend((reply.len() as u16).to_be_bytes());
+            framed.extend(reply);
+            timeout(IDLE, connection.write_all(&framed)).await??;
+            timeout(IDLE, connection.flush()).await??;
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! How many queries of one network are answered: a datagram's sender can be anybody, and what is
+//! sent in its name must not hurt it.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+
+use tokio::time::Instant;
+
+/// Networks share places by chance, which nobody outside can know: the table has this size however
+/// many there are.
+const PLACES: usize = 16 * 1024;
+/// What a network may ask at once after a pause: this many seconds' worth.
+const BURST_S: f32 = 2.0;
+
+/// What a query gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Answer,
+    /// The advice to ask by TCP, whose sender is who it says.
+    Truncate,
+    /// Nothing.
+    Silence,
+}
+
+/// What is left to each network.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    per_second: f32,
+    hasher: RandomState,
+    began: Instant,
+    places: Vec<Place>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    left: f32,
+    /// ms since `began`.
+    at: u32,
+    /// Of those over the limit, every other one is told to ask by TCP.
+    told: bool,
+}
+
+impl Limits {
+    pub(crate) fn new(per_second: u32) -> Self {
+        let per_second = per_second as f32;
+        let full = Place { left: per_second * BURST_S, at: 0, told: false };
+        let places = vec![full; PLACES];
+        Self { per_second, hasher: RandomState::new(), began: Instant::now(), places }
+    }
+
+    /// Takes one of what is left to a network.
+    pub(crate) fn take(&mut self, from: IpAddr, now: Instant) -> Verdict {
+        let hash = self.hasher.hash_one(network(from));
+        let place = &mut self.places[hash as usize % PLACES];
+        let at = now.saturating_duration_since(self.began).as_millis() as u32;
+        let passed = at.wrapping_sub(place.at) as f32 / 1_000.0;
+        place.at = at;
+        place.left = (place.left + passed * self.per_second).min(self.per_second * BURST_S);
+        if place.left >= 1.0 {
+            place.left -= 1.0;
+            return Verdict::Answer;
+        }
+        place.told = !place.told;
+        if place.told { Verdict::Truncate } else { Verdict::Silence }
+    }
+}
+
+/// The /24 of an IPv4 address, the /56 of an IPv6 one.
+fn network(address: IpAddr) -> u64 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => u64::from(address.to_bits() >> 8),
+        IpAddr::V6(address) => (address.to_bits() >> 72) as u64 | 1 << 63,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_network_has_its_limit_and_others_have_theirs() {
+        let (mut limits, now) = (Limits::new(10), Instant::now());
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        for _ in 0..20 {
+            assert_eq!(limits.take(address("192.0.2.1"), now), Verdict::Answer);
+        }
+        let over =
+            [limits.take(address("192.0.2.2"), now), limits.take(address("::ffff:192.0.2.3"), now)];
+        assert_eq!(over, [Verdict::Truncate, Verdict::Silence], "the same /24");
+        let others = ["192.0.3.1", "2001:db8::1", "198.51.100.1"].map(address);
+        // Two of four networks share a place once in thousands of runs.
+        let answered = others.into_iter().filter(|at| limits.take(*at, now) == Verdict::Answer);
+        assert!(answered.count() >= 2);
+        let later = now + Duration::from_millis(500);
+        let answered =
+            (0..20).filter(|_| limits.take(address("192.0.2.1"), later) == Verdict::Answer);
+        assert_eq!(answered.count(), 5, "ten a second");
+        assert_eq!(network(address("2001:db8:0:1::1")), network(address("2001:db8:0:ff::")));
+        assert_ne!(network(address("2001:db8:0:1::1")), network(address("2001:db8:0:100::")));
+    }
+
+    #[test]
+    fn the_table_stays_as_large_as_it_is() {
+        let (mut limits, now) = (Limits::new(10), Instant::now());
+        for at in 0..100_000_u32 {
+            limits.take(IpAddr::V4((at << 8).into()), now);
+        }
+        assert_eq!(limits.places.capacity(), PLACES);
+    }
+}

@@ -1,0 +1,154 @@
+//! A cluster that answers by DNS: packets made by hand, over real sockets.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
+
+use crate::cli::quorate;
+use crate::cluster::{Cluster, Settings};
+use crate::ports::free_port;
+use crate::wait::eventually;
+
+const SOON: Duration = Duration::from_secs(20);
+/// A datagram that is not answered within this is lost, or was not meant to be answered.
+const LOST: Duration = Duration::from_millis(500);
+
+const A: u16 = 1;
+const AAAA: u16 = 28;
+const NO_ERROR: u8 = 0;
+const NO_NAME: u8 = 3;
+const REFUSED: u8 = 5;
+
+const HEAD: usize = 12;
+
+/// One question, without EDNS.
+fn query(name: &str, kind: u16) -> Vec<u8> {
+    let mut packet = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.trim_end_matches('.').split('.') {
+        packet.push(u8::try_from(label.len()).unwrap());
+        packet.extend(label.bytes());
+    }
+    packet.push(0);
+    packet.extend(kind.to_be_bytes());
+    packet.extend([0, 1]);
+    packet
+}
+
+/// A code, how many records answer, and the end of the last of them.
+#[derive(Debug, PartialEq, Eq)]
+struct Answered {
+    code: u8,
+    answers: u16,
+    end: [u8; 4],
+}
+
+fn read(packet: &[u8]) -> Answered {
+    assert_eq!(packet[..2], [0x12, 0x34], "an answer to another question");
+    assert_eq!(packet[2] & 0x80, 0x80, "no answer");
+    Answered {
+        code: packet[3] & 15,
+        answers: u16::from_be_bytes([packet[6], packet[7]]),
+        end: packet[packet.len() - 4..].try_into().unwrap(),
+    }
+}
+
+async fn datagram(to: &str, packet: &[u8]) -> Option<Vec<u8>> {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(packet, to).await.unwrap();
+    let mut answer = vec![0; 65_535];
+    let length = timeout(LOST, socket.recv(&mut answer)).await.ok()?.ok()?;
+    answer.truncate(length);
+    Some(answer)
+}
+
+async fn asked(to: &str, name: &str, kind: u16) -> Option<Answered> {
+    datagram(to, &query(name, kind)).await.map(|answer| read(&answer))
+}
+
+async fn asked_by_tcp(to: &str, name: &str, kind: u16) -> Answered {
+    let exchange = async {
+        let packet = query(name, kind);
+        let mut stream = TcpStream::connect(to).await.unwrap();
+        stream.write_u16(u16::try_from(packet.len()).unwrap()).await.unwrap();
+        stream.write_all(&packet).await.unwrap();
+        let mut answer = vec![0; stream.read_u16().await.unwrap().into()];
+        stream.read_exact(&mut answer).await.unwrap();
+        read(&answer)
+    };
+    timeout(SOON, exchange).await.expect("an answer in time")
+}
+
+/// Nodes, and where each answers.
+async fn answering(nodes: u64) -> (Cluster, Vec<String>) {
+    let dns: Vec<_> = (0..nodes).map(|_| format!("127.0.0.1:{}", free_port())).collect();
+    let head: BTreeMap<_, _> =
+        (1..).zip(&dns).map(|(id, dns)| (id, format!("dns_listen = {dns:?}"))).collect();
+    (Cluster::start_with(nodes, Settings { head, ..Settings::default() }).await, dns)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_services_are_answered_by_each_node_that_lives() {
+    let (mut cluster, dns) = answering(3).await;
+    let nodes = cluster.all();
+    let run = async |line: &str| {
+        let args: Vec<&str> = line.split(' ').chain(["--nodes", &nodes]).collect();
+        quorate(&args).await.expect(0);
+    };
+    run("register web a --endpoint http=http://10.1.2.3:80 --ttl 1h --once").await;
+    let has = Answered { code: NO_ERROR, answers: 1, end: [10, 1, 2, 3] };
+    let name = "web.default.svc.quorate";
+    for to in &dns {
+        eventually("it answers", SOON, async || match asked(to, name, A).await {
+            Some(answer) if answer == has => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await;
+        assert_eq!(asked_by_tcp(to, name, A).await, has);
+        // A name that is there has no other records, and is not denied.
+        let other = asked_by_tcp(to, name, AAAA).await;
+        assert_eq!((other.code, other.answers), (NO_ERROR, 0));
+        let nobody = asked_by_tcp(to, "nobody.default.svc.quorate", A).await;
+        assert_eq!((nobody.code, nobody.answers), (NO_NAME, 0));
+        assert_eq!(asked_by_tcp(to, "example.org", A).await.code, REFUSED);
+    }
+    cluster.nodes[0].kill();
+    assert_eq!(asked_by_tcp(&dns[1], name, A).await, has);
+    run("deregister web a").await;
+    eventually("it is gone", SOON, async || match asked(&dns[2], name, A).await {
+        Some(Answered { answers: 0, .. }) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_that_are_no_questions_end_nothing_and_are_not_amplified() {
+    let (_cluster, dns) = answering(1).await;
+    let whole = query("web.default.svc.quorate", A);
+    let mut odd: Vec<Vec<u8>> = (0..whole.len()).map(|end| whole[..end].to_vec()).collect();
+    // A name that points to itself, a name without an end, answers, many questions, lengths that lie.
+    odd.push([&whole[..HEAD], &[0xc0, 12, 0, 1, 0, 1]].concat());
+    odd.push([&whole[..HEAD], &[63; 300]].concat());
+    odd.push([&[0x12, 0x34, 0x81, 0x80], &whole[4..]].concat());
+    odd.push([&whole[..4], &[0xff; 8], &whole[HEAD..]].concat());
+    odd.push(vec![0xff; 4_096]);
+    for packet in odd {
+        // Sent without waiting: most are answered by nothing.
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.send_to(&packet, &dns[0]).await.unwrap();
+        let mut answer = [0; 65_535];
+        if let Ok(length) = timeout(Duration::from_millis(20), socket.recv(&mut answer)).await {
+            let (length, asked) = (length.unwrap(), packet.len());
+            assert!(
+                length <= asked.max(HEAD),
+                "{asked} bytes were answered by {length}: {packet:?}"
+            );
+        }
+    }
+    assert_eq!(asked_by_tcp(&dns[0], "example.org", A).await.code, REFUSED);
+    let refused = datagram(&dns[0], &query("example.org", A)).await.expect("an answer");
+    assert!(refused.len() <= query("example.org", A).len(), "{refused:?}");
+}
