@@ -129,7 +129,8 @@ async fn packets_that_are_no_questions_end_nothing_and_are_not_amplified() {
     let (_cluster, dns) = answering(1).await;
     let whole = query("web.default.svc.quorate", A);
     let mut odd: Vec<Vec<u8>> = (0..whole.len()).map(|end| whole[..end].to_vec()).collect();
-    // A name that points to itself, a name without an end, answers, many questions, lengths that lie.
+    // A name that points to itself, a name without an end, an answer, many questions, lengths that
+    // lie.
     odd.push([&whole[..HEAD], &[0xc0, 12, 0, 1, 0, 1]].concat());
     odd.push([&whole[..HEAD], &[63; 300]].concat());
     odd.push([&[0x12, 0x34, 0x81, 0x80], &whole[4..]].concat());

@@ -111,7 +111,8 @@ fn the_image_is_small_and_runs_as_the_manifests_say() {
     assert!(!lifecycle.contains("exec"), "{lifecycle}");
 }
 
-/// By the schemas of Kubernetes itself: of the oldest release that the file names, and of a new one.
+/// By the schemas of Kubernetes itself: of the oldest release that the file names, and of a new
+/// one.
 #[test]
 #[allow(clippy::print_stdout, reason = "why less was tested")]
 fn the_manifests_fit_the_schemas_of_kubernetes() {

@@ -1,0 +1,51 @@
+//! Where callers stand that wait for a service.
+
+use quorate_state::{
+    Clock, Command, Deregister, InstanceId, InstanceKey, InstanceRef, InstanceSpec, Namespace, Op,
+    Register, ServiceKey, ServiceName, SpecParts,
+};
+
+use super::*;
+
+const TWO_HOURS: Clock = Clock(7_200_000);
+
+fn at(registry: &mut Registry, clock: Clock, op: Op) -> u64 {
+    registry.apply(&Command::new(clock, op)).revision.0
+}
+
+/// The first revision there is was once the place of a service that nobody knew.
+#[test]
+fn who_knows_of_no_service_has_no_place_of_one() {
+    let registry = Registry::new();
+    assert_eq!(stands(&registry, 0, None, 0), 0);
+    assert!(has_changed(&registry, 1, Revision(0)));
+    assert!(!has_changed(&registry, 0, Revision(0)));
+    assert_eq!(stands(&registry, 0, Some(Revision(0)), 7), 0, "others' changes are none");
+}
+
+/// Who asks again after an hour has an old list of a service that is not known any more.
+#[test]
+fn a_service_that_was_forgotten_is_not_what_a_caller_has_of_it() {
+    let service = ServiceKey {
+        namespace: Namespace::default(),
+        name: ServiceName::new("service", "web").unwrap(),
+    };
+    let key = InstanceKey { service, id: InstanceId::new("id", "a").unwrap() };
+    let parts = SpecParts {
+        endpoints: [("http".to_owned(), "http://10.0.0.1:80".to_owned())].into(),
+        ..SpecParts::default()
+    };
+    let instances = vec![(key.clone(), InstanceSpec::new("", parts).unwrap())];
+    let register = Register { lease: None, ttl: None, incarnation: None, instances, within: None };
+    let mut registry = Registry::new();
+    let had = Revision(at(&mut registry, Clock(0), Op::Register(register)));
+    let gone = vec![InstanceRef { key: key.clone(), incarnation: None }];
+    at(&mut registry, Clock(0), Op::Deregister(Deregister::Instances(gone)));
+    let now = at(&mut registry, TWO_HOURS, Op::Tick);
+    assert!(registry.service(&key.service).is_none(), "it was forgotten");
+
+    assert!(has_changed(&registry, 0, had));
+    let stands = stands(&registry, 0, Some(had), now);
+    assert!(stands > had.0, "{stands}");
+    assert!(!has_changed(&registry, 0, Revision(stands)), "and from here on, nothing");
+}
