@@ -12,7 +12,7 @@ use futures_util::{Stream, StreamExt, future, stream};
 use http::uri::PathAndQuery;
 use prost::Message as _;
 use prost::bytes::{Buf, BufMut, Bytes};
-use quorate_proto::peer::v1::{ForwardAnswers, Forwarded};
+use quorate_proto::peer::v1::{ForwardAnswers, Forwarded, StatusReport};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -28,6 +28,7 @@ use tower::Service;
 const MORE: &[u8] = &[0x98, 0x06, 1, 0x9a, 0x06, 2, b'h', b'i'];
 
 const FORWARD: &str = "/quorate.peer.v1.Peer/Forward";
+const STATUS: &str = "/quorate.peer.v1.Peer/Status";
 
 /// What is answered to forwarded calls in the place of the node's own answers, encoded.
 type Instead = Arc<Mutex<Option<Bytes>>>;
@@ -42,6 +43,8 @@ pub(crate) struct Newer {
 struct Relay {
     node: Channel,
     instead: Instead,
+    /// In the node's reports of its status, in the place of its own.
+    version: Arc<Mutex<String>>,
     /// How many messages had more than this release sends, by the call's path.
     messages: Arc<Mutex<BTreeMap<String, usize>>>,
 }
@@ -52,7 +55,8 @@ impl Newer {
         let address = listener.local_addr().expect("a bound socket has an address");
         let node = Endpoint::from_shared(format!("http://{target}")).expect("an address");
         let node = node.tcp_nodelay(true).connect_lazy();
-        let relay = Relay { node, instead: Arc::default(), messages: Arc::default() };
+        let (instead, version, messages) = (Arc::default(), Arc::default(), Arc::default());
+        let relay = Relay { node, instead, version, messages };
         let server = Server::builder().add_service(relay.clone());
         let serving = server.serve_with_incoming(TcpListenerStream::new(listener));
         let serving = tokio::spawn(async move { serving.await.expect("it serves") });
@@ -63,13 +67,21 @@ impl Newer {
         self.address
     }
 
+    /// To the others the node is of this version.
+    #[allow(dead_code, reason = "for tests of processes")]
+    pub(crate) fn set_version(&self, version: &str) {
+        version.clone_into(&mut self.relay.version.lock().unwrap());
+    }
+
     /// From now on this is the answer to each forwarded call, whatever the node does; `None`: the
     /// node's own again.
+    #[allow(dead_code, reason = "for tests in one process")]
     pub(crate) fn answer(&self, encoded: Option<Bytes>) {
         *self.relay.instead.lock().unwrap() = encoded;
     }
 
     /// Calls whose messages had more.
+    #[allow(dead_code, reason = "for tests in one process")]
     pub(crate) fn relayed(&self) -> Vec<String> {
         self.relay.messages.lock().unwrap().keys().cloned().collect()
     }
@@ -85,6 +97,13 @@ fn with_more(message: &[u8]) -> Bytes {
     [message, MORE].concat().into()
 }
 
+/// A field that comes twice counts as it came last, and of a message in a field each of its own:
+/// field 11 of what is in field 1 (`node/status.rs`).
+fn with_version(report: &[u8], version: &str) -> Bytes {
+    let length = u8::try_from(version.len()).expect("a short version");
+    [report, &[0x0a, length + 2, 0x5a, length], version.as_bytes()].concat().into()
+}
+
 impl Relay {
     fn asked(&self, path: &str, message: &Bytes) -> Bytes {
         *self.messages.lock().unwrap().entry(path.to_owned()).or_default() += 1;
@@ -97,6 +116,14 @@ impl Relay {
     }
 
     fn answered(&self, path: &str, message: &Bytes) -> Bytes {
+        if path == STATUS {
+            let mut report = StatusReport::decode(message.clone()).expect("a report");
+            let version = self.version.lock().unwrap().clone();
+            if !version.is_empty() {
+                report.report = with_version(&report.report, &version);
+            }
+            return with_more(&report.encode_to_vec());
+        }
         if path != FORWARD {
             return with_more(message);
         }
