@@ -68,8 +68,10 @@ mod cluster {
     mod load;
     mod membership;
     mod metrics;
+    mod mixed;
     mod moving;
     mod newcomers;
+    mod newer;
     mod once;
     mod operators;
     mod outage;

@@ -62,6 +62,8 @@ mod founded_again;
 mod founding;
 #[path = "process/given_back.rs"]
 mod given_back;
+#[path = "process/golden.rs"]
+mod golden;
 #[path = "process/graceful_stop.rs"]
 mod graceful_stop;
 #[path = "process/health.rs"]
@@ -76,6 +78,8 @@ mod load;
 mod lost_disk;
 #[path = "process/nemesis.rs"]
 mod nemesis;
+#[path = "cluster/newer.rs"]
+mod newer;
 #[path = "process/no_memory.rs"]
 mod no_memory;
 #[path = "process/no_quorum.rs"]
@@ -98,6 +102,8 @@ mod recovered;
 mod refusals;
 #[path = "process/restored.rs"]
 mod restored;
+#[path = "process/rolling.rs"]
+mod rolling;
 #[path = "process/run.rs"]
 mod run;
 #[path = "process/secrets.rs"]

@@ -1,18 +1,11 @@
 //! Which candidate goes on when several stand for election at the same moment.
 
-use quorate_proto::peer::v1::Payload;
 use quorate_proto::v1::TransferLeaderRequest;
 
 use super::calls::register;
 use super::founding::{from, peer};
 use super::harness::{Cluster, eventually};
-use super::strangers::{log_id, number, some, vote};
-
-/// Whether the answer to a ballot grants it: what follows the vote that the node has.
-fn granted(answer: &Payload, term: u64) -> bool {
-    let follows = [1].len() + number(term).len() + some(&number(0)).len() + [0].len();
-    answer.data[follows] == 1
-}
+use super::strangers::{ballot, log_id, vote};
 
 /// Each would vote for itself, again and again: `PeerService::goes_before`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -31,11 +24,9 @@ async fn of_two_equal_candidates_the_one_with_the_higher_id_goes_on() {
     let (term, last) = (status.header.expect("a header").term, status.members[0].last_log_index);
     let peer = peer(&cluster, 2).await;
     let ask = async |sender, last| {
-        let last = some(&log_id(term, last));
-        let data = [&[1], &vote(term + 1, sender, false)[..], &last, &[0]].concat();
-        let ballot = from(Payload { data: data.into() }, cluster_id, sender, 2);
-        let answer = peer.clone().pre_vote(ballot).await.expect("an answer").into_inner();
-        granted(&answer, term)
+        let stands = ballot(vote(term + 1, sender, false), Some(log_id(term, last)));
+        let answer = peer.clone().pre_vote(from(stands, cluster_id, sender, 2)).await;
+        answer.expect("an answer").into_inner().granted
     };
     eventually("it misses its leader", || async { ask(3, last).await.then_some(()) }).await;
     eventually("it has just asked itself", || async { (!ask(1, last).await).then_some(()) }).await;

@@ -1,13 +1,13 @@
 //! A node that was taken out, and goes on as if it led or stood for election; and nodes that only
 //! look like one to those that are behind.
 
-use quorate_proto::peer::v1::{Forwarded, Payload};
+use quorate_proto::peer::v1::Forwarded;
 use tonic::{Code, Status};
 
 use super::calls::{assert_refused, fetch_all, register};
 use super::founding::{from, peer};
 use super::harness::{Cluster, eventually};
-use super::strangers::{append, backup, log_id, snapshot, some, vote};
+use super::strangers::{append, backup, ballot, log_id, snapshot, vote};
 
 /// A removal is everywhere.
 async fn out_of_all(cluster: &Cluster, id: u64) {
@@ -31,7 +31,7 @@ async fn disturb(cluster: &Cluster, cluster_id: u64, gone: u64, target: u64, fil
     let mut peer = peer(cluster, target).await;
     let (leads, last) = (vote(term + 1, gone, true), Some(log_id(term, applied)));
     let entry = log_id(term + 1, applied + 1);
-    for append in [append(&leads, last.clone(), &[]), append(&leads, last, &[entry])] {
+    for append in [append(leads, last, &[]), append(leads, last, &[entry])] {
         let sent = from(append.clone(), cluster_id, gone, target);
         assert_out(gone, peer.append(sent).await);
         let sent = from(tokio_stream::once(append), cluster_id, gone, target);
@@ -40,14 +40,14 @@ async fn disturb(cluster: &Cluster, cluster_id: u64, gone: u64, target: u64, fil
         assert_eq!(answer.expect("it ends"), None, "it is not answered");
     }
     // Of a log that is longer than any.
-    let far = some(&log_id(term + 1, applied + 1_000));
-    let data = [&[1], &vote(term + 1, gone, false)[..], &far, &[0]].concat();
-    let ballot = || from(Payload { data: data.clone().into() }, cluster_id, gone, target);
+    let far = Some(log_id(term + 1, applied + 1_000));
+    let stands = ballot(vote(term + 1, gone, false), far);
+    let ballot = || from(stands, cluster_id, gone, target);
     assert_out(gone, peer.vote(ballot()).await);
     assert_out(gone, peer.pre_vote(ballot()).await);
-    let sent = from(tokio_stream::iter(snapshot(&leads, file)), cluster_id, gone, target);
+    let sent = from(tokio_stream::iter(snapshot(leads, file)), cluster_id, gone, target);
     assert_out(gone, peer.install_snapshot(sent).await);
-    let messages = tokio_stream::once(Forwarded { data: Vec::new(), timeout_ms: 1_000 });
+    let messages = tokio_stream::once(Forwarded { calls: Vec::new(), timeout_ms: 1_000 });
     let refused = match peer.forward(from(messages, cluster_id, gone, target)).await {
         Ok(answers) => answers.into_inner().message().await.map(drop),
         Err(status) => Err(status),

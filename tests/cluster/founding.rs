@@ -1,16 +1,23 @@
 //! A cluster has an identity of its own, drawn when it is founded; no second one is founded beside
 //! it.
 
+use bytes::Bytes;
+use prost::Message as _;
+use quorate_proto::peer::v1::leader_call::Call;
 use quorate_proto::peer::v1::peer_client::PeerClient;
-use quorate_proto::peer::v1::{Forwarded, Payload, SnapshotChunk};
+use quorate_proto::peer::v1::{
+    AnnounceMember, Forwarded, LeaderAnswer, LeaderCall, RemoveMember, SnapshotChunk, VoteRequest,
+    Write, leader_answer,
+};
 use quorate_proto::v1::{BackupRequest, RemoveNodeRequest, ReplaceNodeRequest};
 use tonic::transport::Channel;
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 
 use super::calls::{assert_refused, register};
 use super::harness::{Cluster, eventually};
 use super::removed::says_removed;
 use super::snapshots::snapshot_in;
+use super::strangers::{ballot, snapshot, vote};
 
 /// Which cluster a registration was done in, and the id of its lease.
 async fn registered(cluster: &Cluster) -> (u64, u64) {
@@ -132,12 +139,12 @@ pub(crate) async fn peer(cluster: &Cluster, id: u64) -> PeerClient<Channel> {
     PeerClient::connect(format!("http://{}", cluster.peer_address(id))).await.unwrap()
 }
 
-/// The largest number as it stands in a message.
+/// The largest number as the log has it.
 const LARGEST: [u8; 10] = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1];
 
 /// A vote of the largest term for this node, in an election, by an empty log.
-fn largest_vote(node: u8) -> Payload {
-    Payload { data: [&[1][..], &LARGEST, &[1, node, 0, 0, 0]].concat().into() }
+fn largest_vote(node: u64) -> VoteRequest {
+    ballot(vote(u64::MAX, node, false), None)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -156,7 +163,7 @@ async fn strangers_and_absurd_terms_are_refused_by_name() {
             (cluster_id, member, 99, "it speaks for node 99"),
             (cluster_id, member, member, "it claims term 18446744073709551615"),
         ] {
-            let vote = || from(largest_vote(speaks_for as u8), cluster_id, sender, target);
+            let vote = || from(largest_vote(speaks_for), cluster_id, sender, target);
             assert_refused(peer.vote(vote()).await, Code::FailedPrecondition, &[why]);
             assert_refused(peer.pre_vote(vote()).await, Code::FailedPrecondition, &[why]);
         }
@@ -171,31 +178,68 @@ async fn forwarded_calls_are_checked_like_those_of_clients() {
     let (cluster_id, _) = registered(&cluster).await;
     let leader = cluster.leader().await;
     let (mut peer, member) = (peer(&cluster, leader).await, leader % 3 + 1);
-    // Under the name 1-1, of nobody's share.
-    let largest_grace = [&[1, 0, 6][..], &LARGEST, &[1, 1, 1, 0, 0, 0]].concat();
-    let removal = vec![1, 2, 1, member as u8];
-    let addresses_of_99 = vec![1, 2, 3, 99, 3, b'a', b':', b'1', 3, b'a', b':', b'1', 0];
-    let own = |client_address: &[u8]| {
-        [&[1, 2, 3, member as u8, 3][..], b"a:1", client_address, &[0]].concat()
+    let own = |client_address: &str| {
+        Call::Announce(AnnounceMember {
+            id: member,
+            peer_address: "a:1".to_owned(),
+            client_address: client_address.to_owned(),
+        })
     };
-    let bad_address = own(&[1, b'a']);
-    let long_address = own(&[&[0xae, 2][..], "a".repeat(300).as_bytes(), b":1"].concat());
+    let largest_grace = [&[1, 6][..], &LARGEST].concat();
+    let largest_grace = || {
+        let op = largest_grace.clone().into();
+        Call::Write(Write { op, origin: 1, number: 1, done_below: 1, ..Write::default() })
+    };
+    let addresses_of_99 =
+        AnnounceMember { id: 99, peer_address: "a:1".to_owned(), client_address: "a:1".to_owned() };
+    let unknown = || Call::Write(Write { op: vec![1, 99].into(), ..Write::default() });
+    let long_address = format!("{}:1", "a".repeat(300));
+    let fine = || own("a:1");
     for (sender, call, code, why) in [
-        (member, largest_grace.clone(), Code::InvalidArgument, "only a leader proposes this"),
-        (member, addresses_of_99, Code::FailedPrecondition, "the addresses of node 99"),
-        (member, bad_address, Code::InvalidArgument, "client_address"),
-        (member, long_address, Code::InvalidArgument, "client_address = 302: at most 260"),
-        (99, largest_grace, Code::FailedPrecondition, "node 99 is refused"),
-        (99, removal, Code::FailedPrecondition, "node 99 is refused"),
+        (member, Some(largest_grace()), Code::InvalidArgument, "only a leader proposes this"),
+        (
+            member,
+            Some(Call::Announce(addresses_of_99)),
+            Code::FailedPrecondition,
+            "the addresses of node 99",
+        ),
+        (member, Some(own("a")), Code::InvalidArgument, "client_address"),
+        (
+            member,
+            Some(own(&long_address)),
+            Code::InvalidArgument,
+            "client_address = 302: at most 260",
+        ),
+        (member, None, Code::FailedPrecondition, "its sender is newer"),
+        (member, Some(unknown()), Code::FailedPrecondition, "its sender is newer"),
+        (99, Some(largest_grace()), Code::FailedPrecondition, "node 99 is refused"),
+        (
+            99,
+            Some(Call::Remove(RemoveMember { id: member })),
+            Code::FailedPrecondition,
+            "node 99 is refused",
+        ),
     ] {
-        let message = Forwarded { data: vec![call.into()], timeout_ms: 1_000 };
+        // Beside one that is no part of it.
+        let calls = [Some(fine()), call].map(|call| LeaderCall { call }.encode_to_vec().into());
+        let message = Forwarded { calls: calls.to_vec(), timeout_ms: 5_000 };
         let messages = tokio_stream::once(message);
         let answers = peer.forward(from(messages, cluster_id, sender, leader)).await;
-        let refused = match answers {
-            Ok(answers) => answers.into_inner().message().await.map(drop),
+        let answers = match answers {
+            Ok(answers) => answers.into_inner().message().await.map(Option::unwrap),
             Err(status) => Err(status),
         };
-        assert_refused(refused, code, &[why]);
+        let refused = answers.map(|answers| {
+            let [first, second] = answers.answers.try_into().expect("an answer to each");
+            let read = |bytes: Bytes| LeaderAnswer::decode(bytes).unwrap().answer;
+            let other = read(first);
+            assert!(matches!(other, Some(leader_answer::Answer::Members(_))), "{other:?}");
+            let Some(leader_answer::Answer::Failure(failure)) = read(second) else {
+                panic!("{why}: it is done");
+            };
+            Status::new(Code::from_i32(failure.code), failure.message)
+        });
+        assert_refused::<()>(Err(refused.unwrap_or_else(|status| status)), code, &[why]);
     }
     assert_eq!(cluster.voters(leader).await, [1, 2, 3]);
 }
@@ -209,22 +253,20 @@ async fn a_snapshot_that_does_not_fit_changes_nothing() {
     let mut backup = other.admin(7).backup(BackupRequest {}).await.unwrap().into_inner();
     let leader = cluster.leader().await;
     let target = leader % 3 + 1;
-    // Its vote of term 5, the log id 5-100000, no membership, and an empty name that is not used.
-    let header = [1, 5, 1, leader as u8, 1, 1, 5, 0xa0, 0x8d, 6, 0, 0, 0, 0];
-    let mut chunks =
-        vec![SnapshotChunk { header: header.to_vec().into(), data: Vec::new().into() }];
     let mut file = Vec::new();
     while let Some(chunk) = backup.message().await.unwrap() {
         file.extend(chunk.data);
     }
-    let data = snapshot_in(&file).to_vec().into();
-    chunks.push(SnapshotChunk { header: Vec::new().into(), data });
+    let whole = snapshot(vote(5, leader, true), snapshot_in(&file));
+    let no_vote = whole.clone().map(|chunk| SnapshotChunk { vote: None, ..chunk });
     let mut peer = peer(&cluster, target).await;
-    for (cluster_id, why) in
-        [(0, "not of 0000000000000000"), (cluster_id, "another one than it says")]
-    {
+    for (cluster_id, chunks, code, why) in [
+        (0, &whole, Code::FailedPrecondition, "not of 0000000000000000"),
+        (cluster_id, &whole, Code::FailedPrecondition, "is refused: its snapshot is"),
+        (cluster_id, &no_vote, Code::InvalidArgument, "lacks a vote"),
+    ] {
         let sent = from(tokio_stream::iter(chunks.clone()), cluster_id, leader, target);
-        assert_refused(peer.install_snapshot(sent).await, Code::FailedPrecondition, &[why]);
+        assert_refused(peer.install_snapshot(sent).await, code, &[why]);
     }
     assert_eq!(cluster.own_status(target).await.unwrap().instances, 1);
 }

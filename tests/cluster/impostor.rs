@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::{Stream, StreamExt};
 use quorate_proto::peer::v1::peer_server::{Peer, PeerServer};
 use quorate_proto::peer::v1::{
-    Forwarded, IdentifyRequest, IdentifyResponse, MovedRequest, MovedResponse, Payload, Payloads,
-    ReadIndexRequest, ReadIndexResponse, RecallRequest, SnapshotChunk, StatusRequest,
-    SucceedRequest, SucceedResponse,
+    AppendRequest, AppendResponse, Ballot, ForwardAnswers, Forwarded, IdentifyRequest,
+    IdentifyResponse, MovedRequest, MovedResponse, ReadIndexRequest, ReadIndexResponse,
+    RecallRequest, Recalled, SnapshotChunk, SnapshotResponse, StatusReport, StatusRequest,
+    SucceedRequest, SucceedResponse, TransferRequest, TransferResponse, VoteRequest, VoteResponse,
+    append_response,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -31,7 +33,7 @@ struct Asked {
 
 #[derive(Clone)]
 struct Answering {
-    vote: Vec<u8>,
+    vote: Ballot,
     asked: Arc<Asked>,
 }
 
@@ -39,10 +41,10 @@ type Answer<T> = Result<Response<T>, Status>;
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Impostor {
-    pub(crate) async fn start(address: &str, vote: &[u8]) -> Self {
+    pub(crate) async fn start(address: &str, vote: Ballot) -> Self {
         let listener = TcpListener::bind(address).await.expect("the address is free again");
         let asked = Arc::<Asked>::default();
-        let answering = Answering { vote: vote.to_vec(), asked: asked.clone() };
+        let answering = Answering { vote, asked: asked.clone() };
         let server = Server::builder().add_service(PeerServer::new(answering));
         let serving = server.serve_with_incoming(TcpListenerStream::new(listener));
         let serving = tokio::spawn(async move { serving.await.expect("it serves") });
@@ -67,15 +69,16 @@ impl Drop for Impostor {
 }
 
 impl Answering {
-    /// `before` and `behind` are what stands around the vote in the answer.
-    fn with_vote(&self, before: &[u8], behind: &[u8]) -> Payload {
-        Payload { data: [&[1], before, &self.vote, behind].concat().into() }
+    /// No vote is granted, and it has no log.
+    fn ballot(&self) -> Answer<VoteResponse> {
+        self.asked.votes.fetch_add(1, Ordering::Relaxed);
+        let vote = Some(self.vote);
+        Ok(Response::new(VoteResponse { vote, ..VoteResponse::default() }))
     }
 
-    /// No vote is granted, and it has no log.
-    fn ballot(&self) -> Answer<Payload> {
-        self.asked.votes.fetch_add(1, Ordering::Relaxed);
-        Ok(Response::new(self.with_vote(&[], &[0, 0])))
+    fn refuse(&self) -> AppendResponse {
+        self.asked.appends.fetch_add(1, Ordering::Relaxed);
+        AppendResponse { answer: Some(append_response::Answer::HigherVote(self.vote)) }
     }
 }
 
@@ -85,45 +88,46 @@ fn not_here<T>() -> Answer<T> {
 
 #[tonic::async_trait]
 impl Peer for Answering {
-    type AppendStreamStream = Answers<Payload>;
-    type ForwardStream = Answers<Payloads>;
+    type AppendStreamStream = Answers<AppendResponse>;
+    type ForwardStream = Answers<ForwardAnswers>;
     type ReadIndexStream = Answers<ReadIndexResponse>;
 
-    async fn append(&self, _: Request<Payload>) -> Answer<Payload> {
-        self.asked.appends.fetch_add(1, Ordering::Relaxed);
-        Ok(Response::new(self.with_vote(&[3], &[])))
+    async fn append(&self, _: Request<AppendRequest>) -> Answer<AppendResponse> {
+        Ok(Response::new(self.refuse()))
     }
 
     async fn append_stream(
         &self,
-        request: Request<Streaming<Payload>>,
+        request: Request<Streaming<AppendRequest>>,
     ) -> Answer<Self::AppendStreamStream> {
         let answering = self.clone();
         let answers = request.into_inner().map(move |append| {
             append?;
-            answering.asked.appends.fetch_add(1, Ordering::Relaxed);
-            Ok(answering.with_vote(&[1, 1], &[]))
+            Ok(answering.refuse())
         });
         Ok(Response::new(answers.boxed()))
     }
 
-    async fn vote(&self, _: Request<Payload>) -> Answer<Payload> {
+    async fn vote(&self, _: Request<VoteRequest>) -> Answer<VoteResponse> {
         self.ballot()
     }
 
-    async fn pre_vote(&self, _: Request<Payload>) -> Answer<Payload> {
+    async fn pre_vote(&self, _: Request<VoteRequest>) -> Answer<VoteResponse> {
         self.ballot()
     }
 
-    async fn install_snapshot(&self, _: Request<Streaming<SnapshotChunk>>) -> Answer<Payload> {
-        Ok(Response::new(self.with_vote(&[], &[])))
+    async fn install_snapshot(
+        &self,
+        _: Request<Streaming<SnapshotChunk>>,
+    ) -> Answer<SnapshotResponse> {
+        Ok(Response::new(SnapshotResponse { vote: Some(self.vote) }))
     }
 
     async fn identify(&self, _: Request<IdentifyRequest>) -> Answer<IdentifyResponse> {
         not_here()
     }
 
-    async fn transfer_leader(&self, _: Request<Payload>) -> Answer<Payload> {
+    async fn transfer_leader(&self, _: Request<TransferRequest>) -> Answer<TransferResponse> {
         not_here()
     }
 
@@ -142,7 +146,7 @@ impl Peer for Answering {
         not_here()
     }
 
-    async fn recall(&self, _: Request<RecallRequest>) -> Answer<Payload> {
+    async fn recall(&self, _: Request<RecallRequest>) -> Answer<Recalled> {
         not_here()
     }
 
@@ -150,7 +154,7 @@ impl Peer for Answering {
         not_here()
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Answer<Payload> {
+    async fn status(&self, _: Request<StatusRequest>) -> Answer<StatusReport> {
         not_here()
     }
 }

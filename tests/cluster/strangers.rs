@@ -1,7 +1,6 @@
-//! What no peer can do to a node's log, whatever it says: messages in the bytes of the Raft
-//! library, written by hand.
+//! What no peer can do to a node's log, whatever it says: messages that are written by hand.
 
-use quorate_proto::peer::v1::{Payload, SnapshotChunk};
+use quorate_proto::peer::v1::{AppendRequest, Ballot, LogId, SnapshotChunk, VoteRequest};
 use quorate_proto::v1::{BackupRequest, TriggerSnapshotRequest};
 use tonic::Code;
 
@@ -12,7 +11,7 @@ use super::impostor::Impostor;
 use super::snapshots::snapshot_in;
 
 /// A number as postcard has it.
-pub(crate) fn number(mut value: u64) -> Vec<u8> {
+fn number(mut value: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
         let low = (value & 0x7f) as u8;
@@ -25,26 +24,27 @@ pub(crate) fn number(mut value: u64) -> Vec<u8> {
     }
 }
 
-pub(crate) fn some(value: &[u8]) -> Vec<u8> {
-    [&[1], value].concat()
-}
-
 /// The vote of a node for itself in an election, or as the leader.
-pub(crate) fn vote(term: u64, node: u64, leads: bool) -> Vec<u8> {
-    [number(term), some(&number(node)), vec![u8::from(leads)]].concat()
+pub(crate) fn vote(term: u64, node_id: u64, committed: bool) -> Ballot {
+    Ballot { term, node_id, committed }
 }
 
-pub(crate) fn log_id(term: u64, index: u64) -> Vec<u8> {
-    [number(term), number(index)].concat()
+pub(crate) fn log_id(term: u64, index: u64) -> LogId {
+    LogId { term, index }
+}
+
+/// Of a candidate with this log.
+pub(crate) fn ballot(vote: Ballot, last: Option<LogId>) -> VoteRequest {
+    VoteRequest { vote: Some(vote), last, is_transfer: false }
 }
 
 /// An append of a leader, of entries that say nothing.
-pub(crate) fn append(vote: &[u8], previous: Option<Vec<u8>>, entries: &[Vec<u8>]) -> Payload {
-    let previous = previous.map_or(vec![0], |previous| some(&previous));
-    let entries: Vec<u8> = entries.iter().flat_map(|id| [id, &[0][..]].concat()).collect();
-    let count = number(u64::from(!entries.is_empty()));
-    let data = [&[1], vote, &previous, &count, &entries, &[0]].concat();
-    Payload { data: data.into() }
+pub(crate) fn append(vote: Ballot, previous: Option<LogId>, entries: &[LogId]) -> AppendRequest {
+    let blank = |id: &LogId| [number(id.term), number(id.index), vec![0]].concat();
+    let list = entries.iter().flat_map(blank);
+    let list = [1].into_iter().chain(number(entries.len() as u64)).chain(list);
+    let entries = if entries.is_empty() { Vec::new() } else { list.collect() };
+    AppendRequest { vote: Some(vote), previous, committed: None, entries: entries.into() }
 }
 
 /// The id of a cluster of three with an instance, its leader and another node, and that one's term
@@ -79,9 +79,9 @@ async fn a_stranger_gets_no_vote_however_modest_its_term() {
     let (cluster, cluster_id, nodes, at) = of_three().await;
     let mut peer = peer(&cluster, nodes[1]).await;
     // No entries, and as many as the node has.
-    for last in [vec![0], some(&log_id(at[0], at[1]))] {
-        let data = [&[1], &vote(at[0] + 1, 99, false)[..], &last, &[0]].concat();
-        let ballot = || from(Payload { data: data.clone().into() }, cluster_id, 99, nodes[1]);
+    for last in [None, Some(log_id(at[0], at[1]))] {
+        let stands = ballot(vote(at[0] + 1, 99, false), last);
+        let ballot = || from(stands, cluster_id, 99, nodes[1]);
         let why = ["node 99 is refused: it is no voter"];
         assert_refused(peer.vote(ballot()).await, Code::FailedPrecondition, &why);
         assert_refused(peer.pre_vote(ballot()).await, Code::FailedPrecondition, &why);
@@ -97,9 +97,9 @@ async fn nothing_that_is_committed_is_cut_whatever_a_peer_says() {
     for sender in [6 - nodes[0] - target, 99] {
         let leads = vote(term + 1, sender, true);
         for append in [
-            append(&leads, Some(log_id(term + 1, applied)), &[]),
-            append(&leads, Some(log_id(term, applied - 1)), &[log_id(term + 1, applied)]),
-            append(&leads, None, &[log_id(term + 1, 0)]),
+            append(leads, Some(log_id(term + 1, applied)), &[]),
+            append(leads, Some(log_id(term, applied - 1)), &[log_id(term + 1, applied)]),
+            append(leads, None, &[log_id(term + 1, 0)]),
         ] {
             let why = format!("node {sender} is refused: it has another entry at ");
             let sent = from(append.clone(), cluster_id, sender, target);
@@ -119,7 +119,7 @@ async fn nothing_that_is_committed_is_cut_whatever_a_peer_says() {
         (cluster.own_status(target).await?.members[0].purged_index >= index).then_some(())
     })
     .await;
-    let append = append(&vote(term + 1, 99, true), Some(log_id(term + 1, 1)), &[]);
+    let append = append(vote(term + 1, 99, true), Some(log_id(term + 1, 1)), &[]);
     let sent = from(append, cluster_id, 99, target);
     let why = "node 99 is refused: it has another entry at 1 ";
     assert_refused(peer.append(sent).await, Code::FailedPrecondition, &[why]);
@@ -141,12 +141,10 @@ pub(crate) async fn backup(cluster: &Cluster, id: u64) -> Vec<u8> {
     snapshot_in(&file).to_vec()
 }
 
-/// A snapshot with the metadata that it has, as its leader sends it.
-pub(crate) fn snapshot(vote: &[u8], file: &[u8]) -> [SnapshotChunk; 2] {
-    let length = u32::from_le_bytes(file[12..16].try_into().unwrap()) as usize;
-    let header = [&[1], vote, &file[16..16 + length]].concat();
-    [(header, Vec::new()), (Vec::new(), file.to_vec())]
-        .map(|(header, data)| SnapshotChunk { header: header.into(), data: data.into() })
+/// A snapshot as its leader sends it.
+pub(crate) fn snapshot(vote: Ballot, file: &[u8]) -> [SnapshotChunk; 2] {
+    [(Some(vote), Vec::new()), (None, file.to_vec())]
+        .map(|(vote, data)| SnapshotChunk { vote, data: data.into() })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,7 +170,7 @@ async fn a_snapshot_of_the_past_or_of_another_cluster_replaces_nothing() {
         (old, "its snapshot is older than what is committed"),
         (strange, "its snapshot is of cluster"),
     ] {
-        let chunks = snapshot(&vote(at[0] + 9, leader, true), &file);
+        let chunks = snapshot(vote(at[0] + 9, leader, true), &file);
         let sent = from(tokio_stream::iter(chunks), cluster_id, leader, target);
         let why = format!("node {leader} is refused: {why}");
         assert_refused(peer.install_snapshot(sent).await, Code::FailedPrecondition, &[&why]);
@@ -189,7 +187,7 @@ async fn an_absurd_term_in_an_answer_ends_no_lead() {
     let (mut cluster, _, nodes, at) = of_three().await;
     let [leader, gone] = nodes;
     cluster.stop(gone).await;
-    let impostor = Impostor::start(cluster.peer_address(gone), &vote(u64::MAX, gone, false)).await;
+    let impostor = Impostor::start(cluster.peer_address(gone), vote(u64::MAX, gone, false)).await;
     eventually("it is asked, and asked again", || async { (impostor.appends() > 3).then_some(()) })
         .await;
     register(&mut cluster.registry(leader), "web", "b").await;

@@ -20,8 +20,9 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::link::Link;
+use crate::newer::Newer;
 use crate::ports::free_port;
-use crate::process::{Process, text_of};
+use crate::process::{Process, THIS_RELEASE, text_of};
 use crate::secured::{Secured, plain};
 use crate::wait::eventually;
 
@@ -53,6 +54,8 @@ pub(crate) struct Settings {
     pub(crate) head: BTreeMap<u64, String>,
     /// TLS between nodes and to clients, with certificates for all.
     pub(crate) secured: bool,
+    /// Nodes that are of another version, as the others hear them.
+    pub(crate) versions: BTreeMap<u64, &'static str>,
 }
 
 /// Running nodes, and what they leave on disk.
@@ -72,8 +75,11 @@ pub(crate) struct Node {
     args: Vec<String>,
     log: PathBuf,
     link: Option<Link>,
+    _relay: Option<Newer>,
     secured: Option<Secured>,
     ulimit: String,
+    /// What it is started with.
+    pub(crate) binary: PathBuf,
     process: Option<Process>,
 }
 
@@ -108,9 +114,17 @@ impl Cluster {
                 links.insert(*id, Link::open(([127, 0, 0, 1], *peers).into()).await);
             }
         }
+        let mut relays = BTreeMap::new();
+        for (id, _, peers) in &places {
+            if let Some(version) = settings.versions.get(id) {
+                let relay = Newer::open(([127, 0, 0, 1], *peers).into()).await;
+                relay.set_version(version);
+                relays.insert(*id, relay);
+            }
+        }
         let reached = |id: u64, peers: u16| {
-            let direct = format!("127.0.0.1:{peers}");
-            links.get(&id).map_or(direct, |link| link.address().to_string())
+            let by = links.get(&id).map(Link::address).or(relays.get(&id).map(Newer::address));
+            by.unwrap_or(([127, 0, 0, 1], peers).into()).to_string()
         };
         let founders: Vec<String> =
             places.iter().map(|(id, _, peers)| format!("{id}={}", reached(*id, *peers))).collect();
@@ -133,7 +147,10 @@ impl Cluster {
             node
         });
         let mut nodes: Vec<Node> = nodes.collect();
-        nodes.iter_mut().for_each(|node| node.link = links.remove(&node.id));
+        for node in &mut nodes {
+            node.link = links.remove(&node.id);
+            node._relay = relays.remove(&node.id);
+        }
         Self { nodes, secured, dir: Some(dir), _room: room }
     }
 
@@ -304,8 +321,10 @@ impl Node {
         let flags = args.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
         let args = std::iter::once("serve".to_owned()).chain(flags).collect();
         let log = dir.join(format!("node-{id}.log"));
-        let (link, secured, ulimit) = (None, None, String::new());
-        Self { id, clients, data_dir, args, log, link, secured, ulimit, process: None }
+        let (link, _relay, secured, ulimit) = (None, None, None, String::new());
+        let binary = THIS_RELEASE.into();
+        let process = None;
+        Self { id, clients, data_dir, args, log, link, _relay, secured, ulimit, binary, process }
     }
 
     /// Where other nodes reach it.
@@ -322,7 +341,7 @@ impl Node {
     pub(crate) fn start(&mut self) {
         assert!(self.process.is_none(), "node {} runs", self.id);
         self.process = Some(match self.ulimit.as_str() {
-            "" => Process::start(&self.args, &self.log, &self.log),
+            "" => Process::start_as(&self.binary, &self.args, &self.log, &self.log),
             ulimit => Process::start_limited(ulimit, &self.args, &self.log),
         });
     }

@@ -12,6 +12,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wait::eventually;
 
+/// What is tested.
+pub(crate) const THIS_RELEASE: &str = env!("CARGO_BIN_EXE_quorate");
+
 /// A running (or finished) `quorate`.
 pub(crate) struct Process {
     what: String,
@@ -27,9 +30,19 @@ impl Process {
         S: AsRef<OsStr>,
     {
         let args: Vec<_> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
-        command.args(&args).env_clear().env("RUST_BACKTRACE", "1");
-        Self::spawn(command, format!("quorate {args:?}"), stdout, stderr)
+        Self::start_as(Path::new(THIS_RELEASE), &args, stdout, stderr)
+    }
+
+    /// The same with this binary.
+    pub(crate) fn start_as<S: AsRef<OsStr> + std::fmt::Debug>(
+        binary: &Path,
+        args: &[S],
+        stdout: &Path,
+        stderr: &Path,
+    ) -> Self {
+        let mut command = Command::new(binary);
+        command.args(args).env_clear().env("RUST_BACKTRACE", "1");
+        Self::spawn(command, format!("{} {args:?}", binary.display()), stdout, stderr)
     }
 
     /// The same with variables that a supervisor sets.

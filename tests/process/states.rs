@@ -209,7 +209,6 @@ async fn nodes_that_come_and_go_show_everywhere() {
         asked: watched.nodes(&[leader, others[0], others[1]]),
     };
     watched.shows("healthy", at(leader)).await;
-    watched.shows("mixed versions", at(leader)).await;
 
     let (frozen, leads) = (at(others[0]), at(others[1]));
     watched.cluster.nodes[leader].pause();
@@ -225,6 +224,18 @@ async fn nodes_that_come_and_go_show_everywhere() {
     watched.shows("one down", Where { about: leader, scraped: leader, asked: asked.clone() }).await;
     watched.cluster.nodes[others[1]].kill();
     watched.shows("no quorum", Where { about: leader, scraped: leader, asked }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_versions_show_everywhere() {
+    let versions = [(2, "9.0.0")].into();
+    let watched = Watched::start(3, Settings { versions, ..Settings::default() }).await;
+    // Node 2 says of itself what it is.
+    let asked = watched.nodes(&[0, 2]);
+    if watched.cluster.leader().await == 1 {
+        ask(&asked, "cluster transfer-leader 1").await.expect(0);
+    }
+    watched.shows("mixed versions", Where { about: 0, scraped: 0, asked }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

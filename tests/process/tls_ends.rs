@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use quorate_client::{Admin, Client, InstanceBuilder, Registration};
-use quorate_proto::peer::v1::Payload;
 use quorate_proto::peer::v1::peer_client::PeerClient;
+use quorate_proto::peer::v1::{AppendRequest, Ballot, LogId, VoteRequest};
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::{AddNodeRequest, Member, StatusRequest};
 use rcgen::{
@@ -13,6 +13,7 @@ use rcgen::{
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 
@@ -258,18 +259,6 @@ async fn a_node_that_was_taken_out_does_not_take_itself_in_again() {
     assert!(refused.is_none(), "a member's own call changes nothing: {refused:?}");
 }
 
-/// A number as it stands in a message between nodes.
-fn number(value: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut left = value;
-    while left >= 0x80 {
-        bytes.push(left as u8 | 0x80);
-        left >>= 7;
-    }
-    bytes.push(left as u8);
-    bytes
-}
-
 /// By its certificate, which nobody has revoked, a node that was taken out can still call the
 /// others. It leads none of them, and none votes for it, whatever it says of its term and its log.
 #[tokio::test(flavor = "multi_thread")]
@@ -296,25 +285,32 @@ async fn a_node_that_was_taken_out_leads_nobody() {
         .await;
         let shown = authority.node(3);
         let mut peer = PeerClient::new(channel(&cluster.nodes[at].peers(), &authority, &shown));
-        let term = number(header.term + 1);
+        let term = header.term + 1;
         // A vote of its own, as a leader and as a candidate with the longest log of all.
-        let leads = [&[1], &term[..], &[1, 3, 1, 0, 0, 0]].concat();
-        let stands = [&[1], &term[..], &[1, 3, 0, 1], &term, &number(1 << 40), &[0]].concat();
-        let sent = |data: &[u8]| {
-            let mut request = Request::new(Payload { data: data.to_vec().into() });
+        let vote = |committed| Some(Ballot { term, node_id: 3, committed });
+        let leads = AppendRequest { vote: vote(true), ..AppendRequest::default() };
+        let last = Some(LogId { term, index: 1 << 40 });
+        let stands = VoteRequest { vote: vote(false), last, is_transfer: false };
+        let named = |metadata: &mut MetadataMap| {
             for (name, value) in [
                 ("quorate-cluster-id", format!("{:016x}", header.cluster_id)),
                 ("quorate-node-id", "3".to_owned()),
                 ("quorate-target-id", (at + 1).to_string()),
             ] {
-                request.metadata_mut().insert(name, value.parse().unwrap());
+                metadata.insert(name, value.parse().unwrap());
             }
-            request
         };
+        let ballot = || {
+            let mut ballot = Request::new(stands);
+            named(ballot.metadata_mut());
+            ballot
+        };
+        let mut append = Request::new(leads);
+        named(append.metadata_mut());
         for answer in [
-            peer.append(sent(&leads)).await,
-            peer.vote(sent(&stands)).await,
-            peer.pre_vote(sent(&stands)).await,
+            peer.append(append).await.map(drop),
+            peer.vote(ballot()).await.map(drop),
+            peer.pre_vote(ballot()).await.map(drop),
         ] {
             let refused = answer.expect_err("it is taken").to_string();
             assert!(refused.contains("node 3 is refused: it was taken out"), "{refused}");

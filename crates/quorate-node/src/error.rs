@@ -9,7 +9,6 @@ use std::path::PathBuf;
 
 use quorate_log::{ClusterId, NodeId};
 use quorate_state::{Invalid, Rejection};
-use serde::{Deserialize, Serialize};
 use tokio::task::JoinError;
 
 /// An error and its causes, for people.
@@ -19,7 +18,7 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
 }
 
 /// Why a call failed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NodeError {
     /// The state machine refused: nothing changed.
     #[error(transparent)]
@@ -92,10 +91,39 @@ pub(crate) enum NodeError {
     /// The Raft library stopped for good: its disk failed, or a bug.
     #[error("node {node} has stopped taking part: {reason}; see its log")]
     Fatal { node: NodeId, reason: String },
+    /// What the leader, another node, says.
+    #[error("{}", .0.message)]
+    Told(Box<Told>),
+}
+
+/// An error of another node, with all that is done about it. Its kind stays there: a later release
+/// may have kinds that this one does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// Of gRPC, for a client.
+    pub(crate) code: i32,
+    pub(crate) message: String,
+    /// The same may succeed a little later, or with the next leader.
+    pub(crate) again: bool,
+    /// The time that was given for it was too short.
+    pub(crate) late: bool,
+    /// The call named this node, which is no member.
+    pub(crate) unknown: Option<NodeId>,
+    /// What a client's refusal has beside its words.
+    pub(crate) incarnation: Option<u64>,
+    pub(crate) retry_after_ms: Option<u64>,
+}
+
+impl Told {
+    /// For a client, and nothing else.
+    pub(crate) fn new(code: i32, message: String) -> Self {
+        let (again, late, unknown) = (false, false, None);
+        Self { code, message, again, late, unknown, incarnation: None, retry_after_ms: None }
+    }
 }
 
 /// The revision that a caller has to see, with the name of the field in which it said so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Wanted {
     #[error("min_revision is {0}")]
     MinRevision(u64),
@@ -114,23 +142,43 @@ impl Wanted {
 impl NodeError {
     /// Whether the time that was given for it was too short.
     pub(crate) fn is_late(&self) -> bool {
-        matches!(self, Self::NoLeader { .. } | Self::NoAnswer { .. })
+        match self {
+            Self::NoLeader { .. } | Self::NoAnswer { .. } => true,
+            Self::Told(told) => told.late,
+            _ => false,
+        }
     }
 
     /// Whether the same may succeed a little later, or with the next leader.
     pub(crate) fn may_pass(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::NotLeader { .. }
-                | Self::Founding { .. }
-                | Self::PeerUnreachable { .. }
-                | Self::Membership(MembershipError::Busy)
-        )
+            | Self::Founding { .. }
+            | Self::PeerUnreachable { .. }
+            | Self::Membership(MembershipError::Busy) => true,
+            Self::Told(told) => told.again,
+            _ => false,
+        }
+    }
+
+    /// Whether the same may succeed at the next leader, where this node is asked by another: one on
+    /// its way out leaves the lead.
+    pub(crate) fn may_pass_elsewhere(&self) -> bool {
+        self.may_pass() || matches!(self, Self::Stopping { .. } | Self::Fatal { .. })
+    }
+
+    /// The node that was named, and is no member.
+    pub(crate) fn unknown_node(&self) -> Option<NodeId> {
+        match self {
+            Self::Membership(MembershipError::Unknown { id }) => Some(*id),
+            Self::Told(told) => told.unknown,
+            _ => None,
+        }
     }
 }
 
 /// Why a membership change was refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum MembershipError {
     #[error("node {id} is not a member of this cluster; `quorate cluster status` lists them")]
     Unknown { id: NodeId },

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use quorate_log::{ClusterId, Identity, NodeId};
 use quorate_proto::peer::v1::peer_client::PeerClient;
-use quorate_proto::peer::v1::{Forwarded, Payloads, ReadIndexRequest, ReadIndexResponse};
+use quorate_proto::peer::v1::{ForwardAnswers, Forwarded, ReadIndexRequest, ReadIndexResponse};
 use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -91,7 +91,7 @@ pub(crate) struct Peers {
     /// Where the nodes may be.
     pub(crate) book: AddressBook,
     /// Calls for the leader.
-    forwards: Streams<Forwarded, Payloads>,
+    forwards: Streams<Forwarded, ForwardAnswers>,
     /// Questions for the index that linearizable reads have to wait for.
     reads: Streams<ReadIndexRequest, ReadIndexResponse>,
 }

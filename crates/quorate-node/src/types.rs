@@ -1,4 +1,5 @@
-//! The Raft library's types as this node uses them, and how they become bytes for peers.
+//! The Raft library's types as this node uses them, and how what stands in the log becomes bytes
+//! for peers.
 
 use std::cell::Cell;
 
@@ -62,7 +63,8 @@ pub(crate) struct Outcome {
     pub(crate) revision: Revision,
 }
 
-/// Peer messages begin with this byte; another one is of an incompatible version.
+/// What peers send each other of the log and of snapshots begins with this byte; another one is of
+/// an incompatible version.
 const WIRE_VERSION: u8 = 1;
 
 /// A longer message's room is not kept for the next one.
@@ -79,11 +81,15 @@ pub(crate) enum WireError {
     Version(Option<u8>),
     #[error("peer message is damaged")]
     Damaged(#[source] postcard::Error),
+    #[error("peer message is no protobuf of that kind")]
+    NoMessage(#[from] prost::DecodeError),
+    #[error("peer message lacks {0}")]
+    Lacks(&'static str),
     #[error("peer message holds what this version does not know: its sender is newer")]
     Unknown,
 }
 
-/// Writes a message for a peer: a version byte, then postcard.
+/// Writes for a peer what stands in the log or in snapshots: a version byte, then postcard.
 pub(crate) fn encode<T: Serialize>(message: &T) -> Bytes {
     // Written where there is room already, then copied: memory that grows with a message is copied
     // several times.
@@ -120,8 +126,7 @@ mod tests {
         Member { peer_address: "p:1".to_owned(), client_address: "c".to_owned() }
     }
 
-    /// What peers and the membership in the log have of a member: the version, two texts, no
-    /// optional fields.
+    /// What the membership in the log has of a member: the version, two texts, no optional fields.
     #[test]
     fn the_bytes_of_a_member() {
         let bytes = encode(&member());
@@ -130,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_newer_peer_has_added_is_refused_with_words() {
+    fn what_a_newer_release_has_in_the_log_is_refused_with_words() {
         let told = |bytes: &[u8]| decode::<Member>(bytes).unwrap_err().to_string();
         let newer = "peer message holds what this version does not know: its sender is newer";
         assert_eq!(told(b"\x01\x03p:1\x01c\x01\x07"), newer, "an optional field");

@@ -133,16 +133,14 @@ pub(super) const STATES: [State; 12] = [
         alert: ("QuorateProposalsFail", "quorate_proposals_failed_total"),
         shows: |metrics| metrics.of("quorate_proposals_failed_total{reason=\"disk_full\"}") > 0.0,
     },
-    // All nodes of a test are one binary, and no setting makes one say another version. So the
-    // first line and the finding are shown by unit tests (`one_line_says_how_it_is_and_what_to_do`,
-    // `how_alike_and_how_far_the_members_are`), and here that nodes tell their versions: in the
-    // metric, and in the status.
+    // All nodes of a test are one binary, and no setting makes one say another version: a relay in
+    // front of node 2 says so to the others. An alert sees what each node says of itself.
     State {
         name: "mixed versions",
-        first: &["OK"],
-        code: 0,
-        doctor: ("", ""),
-        doctor_code: 0,
+        first: &["DEGRADED: the nodes run different versions: ", "9.0.0"],
+        code: 1,
+        doctor: ("versions", "9.0.0 on {2}"),
+        doctor_code: 1,
         ready: (200, "ready"),
         health: SERVING,
         alert: ("QuorateVersionsMixed", "quorate_build_info"),

@@ -8,6 +8,7 @@ pub(crate) mod admin;
 mod backup;
 pub(crate) mod door;
 mod fetch;
+mod forwarded;
 mod guard;
 mod pages;
 pub(crate) mod peer;

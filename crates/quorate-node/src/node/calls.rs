@@ -1,9 +1,10 @@
 //! What only the leader can do, as it travels to it from any node, and the type of the answer to
-//! each.
+//! each. How they become messages stands in `calls/wire.rs`.
+
+pub(crate) mod wire;
 
 use quorate_log::NodeId;
 use quorate_state::{LeaseId, Op, Request};
-use serde::{Deserialize, Serialize};
 
 use crate::node::MemberInfo;
 use crate::node::membership::{LeadCall, MembershipCall};
@@ -11,7 +12,7 @@ use crate::node::renewals::{Patience, Renewed};
 use crate::types::Outcome;
 
 /// Any call.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum LeaderCall {
     Propose(Op, Request),
     Renew(Vec<LeaseId>, Patience),
@@ -20,7 +21,7 @@ pub(crate) enum LeaderCall {
 }
 
 /// The answer to any call.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum LeaderAnswer {
     Outcome(Outcome),
     Renewed(Renewed),

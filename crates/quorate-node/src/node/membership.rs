@@ -18,7 +18,6 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{AllowNextRevertError, ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _};
 use quorate_log::NodeId;
-use serde::{Deserialize, Serialize};
 use tokio::sync::MutexGuard;
 use tokio::time::{Instant, timeout_at};
 
@@ -37,7 +36,7 @@ const CAUGHT_UP_LAG: u64 = 256;
 const IDENTIFY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A membership change or something that belongs to one.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum MembershipCall {
     /// Take a node in, which may have asked for it itself; it stays a learner if `learner_only`.
     Add { id: NodeId, peer_address: String, learner_only: bool, by_itself: bool },

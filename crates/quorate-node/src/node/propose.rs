@@ -11,11 +11,12 @@ use tokio::time::Instant;
 
 use crate::error::{CallError, NodeError};
 use crate::meters::Reason;
+use crate::node::calls::wire::{encode_call, read_answer};
 use crate::node::calls::{Ask, LeaderAnswer, LeaderCall};
 use crate::node::membership::MembershipCall;
 use crate::node::requests::{self, GivenName};
 use crate::node::{Node, unreachable};
-use crate::types::{Outcome, TypeConfig, decode, encode};
+use crate::types::{Outcome, TypeConfig};
 
 /// After a failed attempt, the next one waits this long unless the leader changes before.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -150,7 +151,11 @@ impl Node {
         self.check_leads()?;
         match call {
             LeaderCall::Propose(op, request) => {
-                self.propose_here(op, Some(request)).await.map(LeaderAnswer::Outcome)
+                let outcome = self.propose_here(op, Some(request)).await?;
+                match outcome.reply {
+                    Reply::Rejected(rejection) => Err(NodeError::Rejected(rejection)),
+                    _ => Ok(LeaderAnswer::Outcome(outcome)),
+                }
             }
             LeaderCall::Renew(leases, patience) => {
                 let renewed = self.queues.log_renewals.submit(leases, patience).await?;
@@ -255,7 +260,7 @@ impl Node {
         call: &LeaderCall,
         deadline: Instant,
     ) -> Result<LeaderAnswer, NodeError> {
-        let encoded = encode(call);
+        let encoded = encode_call(call);
         match call {
             LeaderCall::Propose(..) => self.queues.forwards.submit(leader, encoded, deadline).await,
             LeaderCall::Renew(..) | LeaderCall::Membership(_) | LeaderCall::Lead(_) => {
@@ -288,15 +293,7 @@ impl Node {
             let reason = format!("it answered {} of {asked} calls", answers.len());
             return Err(unreachable(leader, address, &reason));
         }
-        let read = |answer: Bytes| match decode(&answer) {
-            Ok(Err(error @ (NodeError::Stopping { .. } | NodeError::Fatal { .. }))) => {
-                // That node is on its way out; the next leader may do better.
-                Err(unreachable(leader, address.clone(), &error.to_string()))
-            }
-            Ok(answer) => answer,
-            Err(error) => Err(unreachable(leader, address.clone(), &error.to_string())),
-        };
-        Ok(answers.into_iter().map(read).collect())
+        Ok(answers.into_iter().map(|answer| read_answer(leader, answer)).collect())
     }
 
     /// Where another member listens for peers, as far as this node knows.

@@ -24,7 +24,8 @@ use crate::error::{NodeError, Wanted};
 use crate::node::queues::hand_in;
 use crate::node::reads::lead::Lead;
 use crate::node::{Consistency, Node, unreachable};
-use crate::types::{Vote, encode};
+use crate::raft::network::messages::vote_to_wire;
+use crate::types::Vote;
 
 pub(crate) use freshness::age_ms;
 
@@ -237,7 +238,7 @@ impl Node {
             // It may have given a later one: this one vouches for no leader.
             vote = Vote::new(0, self.id);
         }
-        let vote = encode(&vote);
+        let vote = vote_to_wire(&vote);
         let address = self.peer_address(leader)?;
         match timeout(patience, self.peers.read_index(leader, &address, vote)).await {
             Ok(Ok(index)) => Ok(index),

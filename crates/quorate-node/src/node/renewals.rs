@@ -19,7 +19,6 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use quorate_log::NodeId;
 use quorate_state::{LeaseId, limits};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -34,7 +33,7 @@ const QUEUE_MAX: usize = 8_192;
 const GATHER: Duration = Duration::from_millis(1);
 
 /// How long renewals may be held back to be sent with others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
     /// Until the window is over: that holds up no caller.
     Window,
@@ -43,7 +42,7 @@ pub(crate) enum Patience {
 }
 
 /// What came of one call's renewals.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Renewed {
     pub(crate) unknown: Vec<LeaseId>,
     pub(crate) revision: u64,

@@ -1,6 +1,6 @@
 //! What this node asks of others, in types of ours: the contract's messages are made and read here,
-//! those of Raft in `raft/network`. Knows no node and no registry; what nodes send each other in
-//! an encoding of their own stays as it is.
+//! those of Raft in `raft/network`, calls of the leader in `node/calls`. Knows no node and no
+//! registry.
 
 use std::future::Future;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use quorate_log::{ClusterId, NodeId};
 use quorate_proto::peer::v1::{
-    Forwarded, IdentifyRequest, MovedRequest, ReadIndexRequest, RecallRequest, StatusRequest,
-    SucceedRequest,
+    Ballot, Forwarded, IdentifyRequest, MovedRequest, ReadIndexRequest, RecallRequest, Recalled,
+    StatusRequest, SucceedRequest,
 };
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::registry_client::RegistryClient;
@@ -40,8 +40,8 @@ pub(crate) struct Identified {
     pub(crate) knows_caller: bool,
     /// Where clients reach the members.
     pub(crate) member_addresses: Vec<String>,
-    /// What it knows of the node that asks, encoded.
-    pub(crate) recalled: Bytes,
+    /// What it knows of the node that asks.
+    pub(crate) recalled: Option<Recalled>,
     /// The log index of a membership with the node that is asked about; 0: it has none.
     pub(crate) in_as_of: u64,
     /// The log index of a membership without that node; 0: it has none.
@@ -95,15 +95,15 @@ impl Peers {
         within: Duration,
     ) -> Result<Vec<Bytes>, Status> {
         let mut client = self.client(leader, address, Lane::Forward)?;
-        let message = Forwarded { data: calls, timeout_ms: within.as_millis() as u64 };
+        let message = Forwarded { calls, timeout_ms: within.as_millis() as u64 };
         let answer = self.forwards.ask(leader, address, message, async |messages| {
             let answers = client.forward(self.request(leader, messages, None)).await?;
             Ok(answers.into_inner().boxed())
         });
-        Ok(answer.await?.data)
+        Ok(answer.await?.answers)
     }
 
-    /// Asks the leader for the index that reads have to wait for; `vote`: this node's own, encoded.
+    /// Asks the leader for the index that reads have to wait for; `vote`: this node's own.
     ///
     /// # Errors
     /// It did not answer, or does not lead.
@@ -111,10 +111,11 @@ impl Peers {
         &self,
         leader: NodeId,
         address: &str,
-        vote: Bytes,
+        vote: Ballot,
     ) -> Result<u64, Status> {
         let mut client = self.client(leader, address, Lane::Control)?;
-        let question = ReadIndexRequest { node_id: self.identity().node_id.get(), vote };
+        let question =
+            ReadIndexRequest { node_id: self.identity().node_id.get(), vote: Some(vote) };
         let answer = self.reads.ask(leader, address, question, async |questions| {
             let answers = client.read_index(self.request(leader, questions, None)).await?;
             Ok(answers.into_inner().boxed())
@@ -134,7 +135,7 @@ impl Peers {
     ) -> Result<Bytes, Status> {
         let mut client = self.client(node, address, Lane::Control)?;
         let request = self.request(node, StatusRequest {}, Some(within));
-        Ok(in_time(within, client.status(request)).await?.data)
+        Ok(in_time(within, client.status(request)).await?.report)
     }
 
     /// Tells a node where this one is now, and learns where others are.
@@ -156,7 +157,7 @@ impl Peers {
         Ok(answer.moved.into_iter().filter_map(known).collect())
     }
 
-    /// What a node knows of what this one had promised, encoded.
+    /// What a node knows of what this one had promised.
     ///
     /// # Errors
     /// It did not answer, or [its cluster has another successor](succeeded_by).
@@ -165,10 +166,10 @@ impl Peers {
         node: NodeId,
         address: &str,
         within: Duration,
-    ) -> Result<Bytes, Status> {
+    ) -> Result<Recalled, Status> {
         let mut client = self.client(node, address, Lane::Control)?;
         let request = self.request(node, RecallRequest {}, Some(within));
-        Ok(in_time(within, client.recall(request)).await?.data)
+        in_time(within, client.recall(request)).await
     }
 
     /// Tells a node that an operator has made this cluster from the cluster `of`, `ago` or earlier;

@@ -1,7 +1,8 @@
-//! The Raft library's calls to other nodes, over the peer API. Payloads are the library's own types
-//! as opaque bytes.
+//! The Raft library's calls to other nodes, over the peer API. How its types become messages stands
+//! in `network/messages.rs`.
 
 mod appends;
+pub(crate) mod messages;
 
 use std::future::Future;
 use std::io::Read;
@@ -21,19 +22,18 @@ use openraft::raft::{
 use openraft::vote::RaftLeaderId as _;
 use prometheus_client::metrics::histogram::Histogram;
 use quorate_log::{NodeId, SnapshotFile};
-use quorate_proto::peer::v1::{Payload, SnapshotChunk};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use quorate_proto::peer::v1::SnapshotChunk;
 use tokio::time::Instant;
-use tonic::{Request, Status};
+use tonic::{Request, Response, Status};
 
 use crate::applied::Applied;
 use crate::meters::{Meters, OfPeer};
-use crate::peers::{Lane, Peers, call_again, mark_to_voter};
+use crate::peers::{Client, Lane, Peers, call_again, mark_to_voter};
 use crate::raft::network::appends::Appends;
+use crate::raft::network::messages::Asked;
 use crate::raft::recall::Recall;
 use crate::runtime::blocking;
-use crate::types::{Member, TypeConfig, Vote, decode, encode, is_absurd};
+use crate::types::{Member, TypeConfig, Vote, WireError, is_absurd};
 
 /// Snapshots travel in pieces of this size.
 pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
@@ -89,14 +89,6 @@ impl Network {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Call {
-    Append,
-    Vote,
-    PreVote,
-    TransferLeader,
-}
-
 impl Connection {
     /// Where to try the member now: the library keeps a connection for as long as a node leads, and
     /// a member may move.
@@ -131,35 +123,28 @@ impl Connection {
         Err(unreachable(&Status::failed_precondition(why)))
     }
 
-    async fn call<M: Serialize, R: DeserializeOwned>(
+    /// Sends a message that may come twice, and waits for its answer.
+    async fn call<M, A, F>(
         &self,
-        call: Call,
-        message: &M,
+        lane: Lane,
+        message: M,
         option: &RPCOption,
-    ) -> Result<R, RpcError> {
-        let lane = if matches!(call, Call::Append) { self.appends } else { Lane::Control };
+        send: impl Fn(Client, Request<M>) -> F,
+    ) -> Result<A, RpcError>
+    where
+        M: Clone,
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
         let address = self.address();
         let client = self.peers.client(self.target, &address, lane).map_err(|s| unreachable(&s))?;
         let timeout = option.soft_ttl();
-        let payload = Payload { data: encode(message) };
-        // All of these may come twice.
-        let answer = call_again(|| {
-            let (mut client, request) =
-                (client.clone(), self.request(payload.clone(), Some(timeout)));
-            async move {
-                match call {
-                    Call::Append => client.append(request).await,
-                    Call::Vote => client.vote(request).await,
-                    Call::PreVote => client.pre_vote(request).await,
-                    Call::TransferLeader => client.transfer_leader(request).await,
-                }
-            }
-        });
+        let answer =
+            call_again(|| send(client.clone(), self.request(message.clone(), Some(timeout))));
         let answer = tokio::time::timeout(timeout, answer);
         match answer.await {
             Ok(Ok(response)) => {
                 self.peers.answered(self.target, &address);
-                read(&response.into_inner().data)
+                Ok(response.into_inner())
             }
             Ok(Err(status)) => {
                 self.peers.missed(self.target, &address, status.message());
@@ -181,7 +166,12 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RpcError> {
-        let answer = self.call(Call::Append, &rpc, &option).await?;
+        let (asked, append) = (Asked::by(&rpc), messages::append_to_wire(&rpc));
+        let answer = self.call(self.appends, append, &option, async |mut client, append| {
+            client.append(append).await
+        });
+        let answer = messages::appended_from_wire(answer.await?).map_err(unreadable)?;
+        let answer = messages::as_alone(answer, &asked);
         if let AppendEntriesResponse::HigherVote(vote) = &answer {
             self.check_answer(&rpc.vote, vote)?;
         }
@@ -209,8 +199,8 @@ impl RaftNetworkV2<TypeConfig> for Connection {
             let address = self.address();
             let client = self.peers.client(self.target, &address, self.appends);
             let client = client.map_err(|status| unreachable(&status))?;
-            let payload = |request| Payload { data: encode(&request) };
-            let appends = Appends::new(payload(first), input.map(payload));
+            let input = input.map(|append| messages::append_to_wire(&append));
+            let appends = Appends::new(messages::append_to_wire(&first), input);
             let opened = call_again(|| {
                 let (mut client, appends) = (client.clone(), appends.send());
                 async move {
@@ -227,13 +217,13 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                 }
             };
             let answers = answers.map(move |answer| match answer {
-                Ok(payload) => {
+                Ok(answer) => {
                     me.peers.answered(me.target, &address);
                     // A heartbeat is one message and its answer; entries come in a row.
                     if matches!(me.appends, Lane::Control) {
                         me.round_trips.observe(since.elapsed().as_secs_f64());
                     }
-                    let answer: StreamAppendResult<TypeConfig> = read(&payload.data)?;
+                    let answer = messages::appended_from_wire(answer).map_err(unreadable)?;
                     match &answer {
                         Ok(acknowledged) => me.recall.note(me.target, term, *acknowledged),
                         Err(StreamAppendError::HigherVote(vote)) => {
@@ -260,7 +250,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let term = rpc.vote.leader_id().term();
         let may_stand = self.recall.check_candidate(term, rpc.last_log_id).await;
         may_stand.map_err(|error| unreachable(&error.into()))?;
-        let answer: VoteResponse<TypeConfig> = self.call(Call::Vote, &rpc, &option).await?;
+        let ballot = messages::ballot_to_wire(&rpc);
+        let answer = self.call(Lane::Control, ballot, &option, async |mut client, ballot| {
+            client.vote(ballot).await
+        });
+        let answer = messages::voted_from_wire(answer.await?).map_err(unreadable)?;
         self.check_answer(&rpc.vote, &answer.vote)?;
         if answer.vote_granted {
             self.recall.note(self.target, term, None);
@@ -276,7 +270,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let may_stand = self.recall.check_stands(rpc.last_log_id).await;
         may_stand.map_err(|error| unreachable(&error.into()))?;
         self.peers.stands();
-        let answer: VoteResponse<TypeConfig> = self.call(Call::PreVote, &rpc, &option).await?;
+        let ballot = messages::ballot_to_wire(&rpc);
+        let answer = self.call(Lane::Control, ballot, &option, async |mut client, ballot| {
+            client.pre_vote(ballot).await
+        });
+        let answer = messages::voted_from_wire(answer.await?).map_err(unreadable)?;
         self.check_answer(&rpc.vote, &answer.vote)?;
         Ok(answer)
     }
@@ -286,7 +284,11 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         request: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
-        self.call(Call::TransferLeader, &request, &option).await
+        let transfer = messages::transfer_to_wire(&request);
+        let answer = self.call(Lane::Control, transfer, &option, async |mut client, transfer| {
+            client.transfer_leader(transfer).await
+        });
+        messages::transferred_from_wire(answer.await?).map_err(unreadable)
     }
 
     async fn full_snapshot(
@@ -298,14 +300,14 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let client = self.peers.client(self.target, &self.address(), Lane::Bulk);
         let mut client = client.map_err(|status| Unreachable::new(&status))?;
-        let header = encode(&(vote, &snapshot.meta));
-        let chunks = chunks(&snapshot.snapshot, header);
+        let chunks = chunks(&snapshot.snapshot, &vote);
         let request = self.request(chunks, Some(SNAPSHOT_TIMEOUT));
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             answer = client.install_snapshot(request) => match answer {
                 Ok(answer) => {
-                    let answer: SnapshotResponse<TypeConfig> = read(&answer.into_inner().data)?;
+                    let answer = messages::installed_from_wire(answer.into_inner());
+                    let answer = answer.map_err(unreadable)?;
                     self.check_answer(&vote, &answer.vote)?;
                     Ok(answer)
                 }
@@ -315,19 +317,20 @@ impl RaftNetworkV2<TypeConfig> for Connection {
     }
 }
 
-/// The file's bytes in pieces, the first with the header; the next one is read when the network
+/// The file's bytes in pieces, behind the leader's vote; the next one is read when the network
 /// takes it. A file that cannot be read ends the stream early, and the receiver finds that it is
 /// not whole.
 fn chunks(
     file: &SnapshotFile<TypeConfig>,
-    header: Bytes,
+    vote: &Vote,
 ) -> impl Stream<Item = SnapshotChunk> + Send + 'static {
-    let first = SnapshotChunk { header, data: Bytes::new() };
+    let vote = Some(messages::vote_to_wire(vote));
+    let first = SnapshotChunk { vote, data: Bytes::new() };
     let rest = stream::unfold(file.raw(), |mut raw| async {
         let read = blocking(move || read_chunk(&mut raw).map(|data| (data, raw))).await;
         match read.map_err(std::io::Error::other).and_then(|read| read) {
             Ok((data, _)) if data.is_empty() => None,
-            Ok((data, raw)) => Some((SnapshotChunk { header: Bytes::new(), data }, raw)),
+            Ok((data, raw)) => Some((SnapshotChunk { vote: None, data }, raw)),
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(error, "reading the snapshot to send failed");
@@ -360,8 +363,8 @@ fn read_chunk(raw: &mut impl Read) -> std::io::Result<Bytes> {
     Ok(chunk.into())
 }
 
-fn read<R: DeserializeOwned>(data: &[u8]) -> Result<R, RpcError> {
-    decode(data).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+fn unreadable(error: WireError) -> RpcError {
+    RPCError::Network(NetworkError::new(&error))
 }
 
 /// Any refusal makes the library wait a little before it tries that node again.

@@ -24,7 +24,6 @@ use std::time::Duration;
 use openraft::storage::{RaftLogReader as _, RaftLogStorage as _};
 use openraft::vote::RaftLeaderId as _;
 use quorate_log::NodeId;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -35,7 +34,7 @@ use crate::types::{LogId, LogStore};
 const WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What a node promised to another one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Promise {
     /// The latest term in which it voted for the other or followed it: it takes nothing of an
     /// earlier one.
@@ -65,7 +64,7 @@ impl Promise {
 }
 
 /// How far a node's vote and log are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Reached {
     pub(crate) term: u64,
     pub(crate) last: Option<LogId>,
@@ -87,7 +86,7 @@ impl Reached {
 }
 
 /// What another node answers the one that asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Recalled {
     /// How far it is itself.
     pub(crate) reached: Reached,

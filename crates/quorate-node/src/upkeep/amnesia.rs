@@ -21,8 +21,8 @@ use quorate_log::{ClusterId, NodeId};
 use crate::net::endpoint;
 use crate::node::MemberInfo;
 use crate::peers::Peers;
-use crate::raft::recall::{Reached, Recalled};
-use crate::types::decode;
+use crate::raft::network::messages::recalled_from_wire;
+use crate::raft::recall::Reached;
 
 /// How long each of the others has to answer.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -70,7 +70,7 @@ pub(super) async fn ask_founders(
     let others = founders.iter().filter(|(other, _)| **other != id);
     let answers = join_all(others.map(|(other, address)| async move {
         let answer = peers.identify(*other, address, Some(id), ASK_TIMEOUT).await.ok()?;
-        let floor = decode::<Recalled>(&answer.recalled).ok()?.floor();
+        let floor = answer.recalled.map(recalled_from_wire)?.floor();
         Some((address, answer, floor))
     }))
     .await;

@@ -12,8 +12,9 @@ use quorate_log::{ClusterId, NodeId};
 use crate::error::RunError;
 use crate::node::Node;
 use crate::peers::succeeded_by;
+use crate::raft::network::messages::recalled_from_wire;
 use crate::raft::recall::{Reached, Recalled, Standing, reached};
-use crate::types::{LogId, LogStore, decode};
+use crate::types::{LogId, LogStore};
 
 /// How long each of the others has to answer.
 const ASK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -158,7 +159,7 @@ impl Node {
     async fn ask(&self, id: NodeId) -> Answer {
         let Ok(address) = self.peer_address(id) else { return Answer::None };
         match self.peers().recall(id, &address, ASK_TIMEOUT).await {
-            Ok(recalled) => decode(&recalled).map_or(Answer::None, Answer::Recalled),
+            Ok(recalled) => Answer::Recalled(recalled_from_wire(recalled)),
             Err(refusal) => succeeded_by(&refusal).map_or(Answer::None, Answer::Succeeded),
         }
     }

@@ -25,7 +25,7 @@ use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
 use crate::api::grpc::told::standing;
 use crate::api::grpc::{header, rights, until_stopped};
-use crate::error::{CallError, MembershipError, NodeError};
+use crate::error::{CallError, NodeError};
 use crate::node::condition::{Condition, Standing};
 use crate::node::membership::{LeadCall, LevelChange, MembershipCall};
 use crate::node::status::{RaftState, Report};
@@ -324,9 +324,7 @@ impl AdminService {
         };
         let is_own = id == self.node.id();
         let is_out = match error {
-            NodeError::Membership(MembershipError::Unknown { id: unknown }) => {
-                attempts > 1 && unknown == id
-            }
+            _ if error.unknown_node().is_some() => attempts > 1 && error.unknown_node() == Some(id),
             NodeError::NotMember { node } => attempts > 0 && node == id,
             _ => false,
         };

@@ -7,8 +7,10 @@ use quorate_state::Rejection;
 use tonic::{Code, Status};
 
 use crate::access::Unidentified;
+use crate::api::grpc::forwarded::code_of;
 use crate::api::grpc::peer_error::PeerError;
 use crate::error::{CallError, MembershipError, NodeError, with_causes};
+use crate::types::WireError;
 
 /// A few batches of renewals, a few hundred writes: what waits has gone by then.
 const RETRY_AFTER_MS: u64 = 250;
@@ -36,6 +38,16 @@ impl From<CallError> for Status {
             let value = current.parse().expect("invariant: digits are valid metadata");
             status.metadata_mut().insert(trailers::INCARNATION, value);
         }
+        if let CallError::Node(NodeError::Told(told)) = &error {
+            for (name, value) in [
+                (trailers::INCARNATION, told.incarnation),
+                (trailers::RETRY_AFTER_MS, told.retry_after_ms),
+            ] {
+                if let Some(value) = value {
+                    status.metadata_mut().insert(name, value.into());
+                }
+            }
+        }
         if let CallError::AnswersUnderWay { .. }
         | CallError::CallsUnderWay { .. }
         | CallError::Arriving { .. }
@@ -58,6 +70,8 @@ impl From<CallError> for Status {
 impl From<PeerError> for Status {
     fn from(error: PeerError) -> Self {
         let code = match &error {
+            // As any call of which a later level is needed.
+            PeerError::Unreadable(WireError::Unknown) => Code::FailedPrecondition,
             PeerError::Unreadable(_) | PeerError::Invalid(_) => Code::InvalidArgument,
             PeerError::Stamp(_) => Code::FailedPrecondition,
             PeerError::Snapshot(_) | PeerError::Registry(_) => Code::DataLoss,
@@ -134,6 +148,7 @@ fn code(error: &CallError) -> Code {
                 | MembershipError::NoOther => Code::FailedPrecondition,
             },
             NodeError::Fatal { .. } | NodeError::Unexpected { .. } => Code::Internal,
+            NodeError::Told(told) => code_of(told),
         },
     }
 }

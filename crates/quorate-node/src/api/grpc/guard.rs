@@ -21,7 +21,7 @@ use crate::node::membership::MembershipCall;
 use crate::peers::Envelope;
 use crate::raft::committed;
 use crate::runtime::blocking;
-use crate::types::{LogId, SnapshotMeta, TypeConfig, Vote, is_absurd};
+use crate::types::{LogId, TypeConfig, Vote, is_absurd};
 
 impl PeerService {
     /// Whether this node goes before a candidate, and then its last log id. Two that stand in the
@@ -122,13 +122,10 @@ impl PeerService {
         &self,
         envelope: Envelope,
         vote: &Vote,
-        meta: &SnapshotMeta,
         snapshot: &SnapshotFile<TypeConfig>,
     ) -> Result<(), Status> {
         let sender = sender(&envelope)?;
-        if snapshot.meta() != meta {
-            return Err(refused(sender, "its snapshot is another one than it says"));
-        }
+        let meta = snapshot.meta();
         if meta.last_membership.nodes().next().is_none() {
             return Err(refused(sender, "its snapshot is of no cluster"));
         }

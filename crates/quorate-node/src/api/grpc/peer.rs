@@ -4,38 +4,35 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use openraft::Snapshot;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest, VoteRequest, VoteResponse};
+use openraft::raft::{AppendEntriesRequest, VoteRequest, VoteResponse};
 use openraft::vote::RaftLeaderId as _;
 use prost::Message as _;
 use quorate_log::{ClusterId, Identity, NodeId, SnapshotFile, SnapshotStore};
+use quorate_proto::peer::v1 as wire;
 use quorate_proto::peer::v1::peer_server::Peer;
 use quorate_proto::peer::v1::{
-    Forwarded, IdentifyRequest, IdentifyResponse, MovedRequest, MovedResponse, Payload, Payloads,
-    ReadIndexRequest, ReadIndexResponse, RecallRequest, SnapshotChunk, StatusRequest,
-    SucceedRequest, SucceedResponse,
+    AppendRequest, AppendResponse, ForwardAnswers, Forwarded, IdentifyRequest, IdentifyResponse,
+    MovedRequest, MovedResponse, ReadIndexRequest, ReadIndexResponse, RecallRequest, SnapshotChunk,
+    StatusReport, StatusRequest, SucceedRequest, SucceedResponse,
 };
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::api::grpc::door::deadline_in;
-use crate::api::grpc::guard::{check_forwarded, check_same, check_still_member, refused};
+use crate::api::grpc::forwarded::execute_all;
+use crate::api::grpc::guard::{check_same, check_still_member, refused};
 use crate::api::grpc::peer_door::{PeerCall, PeerMethod, name, sender};
 use crate::api::grpc::peer_error::PeerError;
 use crate::api::grpc::until_stopped;
 use crate::node::Node;
-use crate::node::calls::LeaderCall;
-use crate::node::forwards::FORWARDED_MAX;
 use crate::node::succession::Claim;
 use crate::peers::streams::Answers;
 use crate::peers::{Envelope, SUCCEEDED_BY, is_to_voter};
+use crate::raft::network::messages::{self, Asked};
 use crate::runtime::blocking;
-use crate::types::{LogStore, SnapshotMeta, TypeConfig, Vote, decode, encode};
+use crate::types::{LogStore, TypeConfig, Vote};
 
 /// Handles calls of other nodes.
 #[derive(Clone)]
@@ -51,8 +48,8 @@ pub(super) type Ballot = VoteRequest<TypeConfig>;
 
 #[tonic::async_trait]
 impl Peer for PeerService {
-    type AppendStreamStream = Answers<Payload>;
-    type ForwardStream = Answers<Payloads>;
+    type AppendStreamStream = Answers<AppendResponse>;
+    type ForwardStream = Answers<ForwardAnswers>;
     type ReadIndexStream = Answers<ReadIndexResponse>;
 
     async fn identify(&self, request: Request<IdentifyRequest>) -> Answer<IdentifyResponse> {
@@ -75,7 +72,7 @@ impl Peer for PeerService {
             client_address: self.node.me().client_address.clone(),
             peer_address: self.node.me().peer_address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            recalled: encode(&recalled),
+            recalled: Some(messages::recalled_to_wire(&recalled)),
             out_as_of,
             in_as_of,
             level_min: node.levels().min,
@@ -83,52 +80,55 @@ impl Peer for PeerService {
         }))
     }
 
-    async fn append(&self, request: Request<Payload>) -> Answer<Payload> {
+    async fn append(&self, request: Request<AppendRequest>) -> Answer<AppendResponse> {
         let call = self.enter(PeerMethod::Append, request).await?;
         let sender = call.sender()?;
-        let append: Append = read(&call.message)?;
+        let append = messages::append_from_wire(call.message).map_err(PeerError::from)?;
         self.check_append(sender, &append).await?;
         self.admit(sender, &append).await?;
+        let asked = Asked::by(&append);
         let answer = self.node.raft().append_entries(append).await.map_err(PeerError::from)?;
-        Ok(payload(&answer))
+        let answer = messages::as_on_stream(answer, &asked);
+        Ok(Response::new(messages::appended_to_wire(&answer)))
     }
 
     async fn append_stream(
         &self,
-        request: Request<Streaming<Payload>>,
+        request: Request<Streaming<AppendRequest>>,
     ) -> Answer<Self::AppendStreamStream> {
         let call = self.enter(PeerMethod::AppendStream, request).await?;
         let sender = call.sender()?;
         // What cannot be read or taken ends the input, and with it the stream, and so does the age
         // of its connection: the leader begins a new one.
         let begun = (self.clone(), call.message, None);
-        let appends = stream::unfold(begun, move |(service, mut payloads, leader)| async move {
-            let append = service.take(sender, leader, payloads.next().await?).await?;
+        let appends = stream::unfold(begun, move |(service, mut sent, leader)| async move {
+            let append = service.take(sender, leader, sent.next().await?).await?;
             let leader = Some(append.vote);
-            Some((append, (service, payloads, leader)))
+            Some((append, (service, sent, leader)))
         });
         let appends = appends.take_until(call.leaving.cancelled_owned()).boxed();
         let answers = self.node.raft().stream_append(appends);
         let answers = answers.map(|answer| match answer {
-            Ok(answer) => Ok(Payload { data: encode(&answer) }),
+            Ok(answer) => Ok(messages::appended_to_wire(&answer)),
             Err(fatal) => Err(PeerError::from(fatal).into()),
         });
         Ok(Response::new(until_stopped(answers, &self.node).boxed()))
     }
 
-    async fn vote(&self, request: Request<Payload>) -> Answer<Payload> {
+    async fn vote(&self, request: Request<wire::VoteRequest>) -> Answer<wire::VoteResponse> {
         let call = self.enter(PeerMethod::Vote, request).await?;
-        let (sender, vote) = self.ballot(&call).await?;
+        let (sender, vote) = self.ballot(call).await?;
         let term = vote.vote.leader_id().term();
         self.node.recall().check_candidate(term, vote.last_log_id).await?;
         // It has given its own vote.
         self.node.recall().note(sender, term, None);
-        Ok(payload(&self.node.raft().vote(vote).await.map_err(PeerError::from)?))
+        let answer = self.node.raft().vote(vote).await.map_err(PeerError::from)?;
+        Ok(Response::new(messages::voted_to_wire(&answer)))
     }
 
-    async fn pre_vote(&self, request: Request<Payload>) -> Answer<Payload> {
+    async fn pre_vote(&self, request: Request<wire::VoteRequest>) -> Answer<wire::VoteResponse> {
         let call = self.enter(PeerMethod::PreVote, request).await?;
-        let (sender, vote) = self.ballot(&call).await?;
+        let (sender, vote) = self.ballot(call).await?;
         // Of any term, since nothing is granted: a candidate whose term is too low for a vote
         // raises it only by standing.
         self.node.recall().check_stands(vote.last_log_id).await?;
@@ -136,44 +136,50 @@ impl Peer for PeerService {
         let followed = self.node.view().borrow_watched().vote;
         self.node.leadership().suspect(followed);
         if let Some(last) = self.goes_before(sender, &vote).await? {
-            return Ok(payload(&VoteResponse::<TypeConfig>::new(followed, last, false)));
+            let answer = VoteResponse::new(followed, last, false);
+            return Ok(Response::new(messages::voted_to_wire(&answer)));
         }
-        Ok(payload(&self.node.raft().pre_vote(vote).await.map_err(PeerError::from)?))
+        let answer = self.node.raft().pre_vote(vote).await.map_err(PeerError::from)?;
+        Ok(Response::new(messages::voted_to_wire(&answer)))
     }
 
-    async fn transfer_leader(&self, request: Request<Payload>) -> Answer<Payload> {
+    async fn transfer_leader(
+        &self,
+        request: Request<wire::TransferRequest>,
+    ) -> Answer<wire::TransferResponse> {
         let call = self.enter(PeerMethod::TransferLeader, request).await?;
         let sender = call.sender()?;
-        let transfer: TransferLeaderRequest<TypeConfig> = read(&call.message)?;
+        let transfer = messages::transfer_from_wire(call.message).map_err(PeerError::from)?;
         self.check_claim(sender, transfer.from_leader())?;
         self.node.recall().check_leader(transfer.from_leader().leader_id().term()).await?;
         let answer =
             self.node.raft().handle_transfer_leader(transfer).await.map_err(PeerError::from)?;
-        Ok(payload(&answer))
+        Ok(Response::new(messages::transferred_to_wire(&answer)))
     }
 
     async fn install_snapshot(
         &self,
         request: Request<Streaming<SnapshotChunk>>,
-    ) -> Answer<Payload> {
+    ) -> Answer<wire::SnapshotResponse> {
         let call = self.enter(PeerMethod::InstallSnapshot, request).await?;
         let (envelope, mut chunks) = (call.envelope, call.message);
         let first = chunks.message().await?.unwrap_or_default();
-        let (vote, meta): (Vote, SnapshotMeta) = decode(&first.header).map_err(PeerError::from)?;
+        let vote = messages::vote_from_wire(first.vote).map_err(PeerError::from)?;
         self.check_leader(sender(&envelope)?, &vote).await?;
         self.node.recall().check_leader(vote.leader_id().term()).await?;
         let snapshot = self.receive(chunks).await?;
         let received = snapshot.path().to_owned();
-        let fits = self.check_snapshot(envelope, &vote, &meta, &snapshot).await;
+        let fits = self.check_snapshot(envelope, &vote, &snapshot).await;
         if let Err(refused) = fits {
             let _ = blocking(move || std::fs::remove_file(received)).await;
             return Err(refused);
         }
-        let snapshot = Snapshot { meta, snapshot };
+        let snapshot = Snapshot { meta: snapshot.meta().clone(), snapshot };
         let installed = self.node.raft().install_full_snapshot(vote, snapshot).await;
         // Installing renames it; one that was not wanted any more would stay.
         let _ = blocking(move || std::fs::remove_file(received)).await;
-        Ok(payload(&installed.map_err(PeerError::from)?))
+        let answer = installed.map_err(PeerError::from)?;
+        Ok(Response::new(messages::installed_to_wire(&answer)))
     }
 
     async fn forward(&self, request: Request<Streaming<Forwarded>>) -> Answer<Self::ForwardStream> {
@@ -195,7 +201,7 @@ impl Peer for PeerService {
             let node = node.clone();
             async move {
                 check_still_member(&node, sender)?;
-                let vote = decode(&question.vote).map_err(PeerError::from)?;
+                let vote = messages::vote_from_wire(question.vote).map_err(PeerError::from)?;
                 let index = node.read_index_for_peer(sender, vote).await?;
                 Ok(ReadIndexResponse { index })
             }
@@ -210,11 +216,10 @@ impl Peer for PeerService {
         Ok(Response::new(MovedResponse { moved: moved.map(|(id, at)| (id.get(), at)).collect() }))
     }
 
-    async fn recall(&self, request: Request<RecallRequest>) -> Answer<Payload> {
+    async fn recall(&self, request: Request<RecallRequest>) -> Answer<wire::Recalled> {
         let sender = self.enter(PeerMethod::Recall, request).await?.sender()?;
-        Ok(payload(
-            &self.node.recall().recalled(&self.log, Some(sender)).await.map_err(PeerError::from)?,
-        ))
+        let recalled = self.node.recall().recalled(&self.log, Some(sender)).await;
+        Ok(Response::new(messages::recalled_to_wire(&recalled.map_err(PeerError::from)?)))
     }
 
     async fn succeed(&self, request: Request<SucceedRequest>) -> Answer<SucceedResponse> {
@@ -227,18 +232,19 @@ impl Peer for PeerService {
         Ok(Response::new(SucceedResponse { ends }))
     }
 
-    async fn status(&self, request: Request<StatusRequest>) -> Answer<Payload> {
+    async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusReport> {
         self.enter(PeerMethod::Status, request).await?;
         let report = self.node.own_report().await;
-        Ok(Response::new(Payload { data: report.encode_to_vec().into() }))
+        Ok(Response::new(StatusReport { report: report.encode_to_vec().into() }))
     }
 }
 
 impl PeerService {
-    async fn ballot(&self, call: &PeerCall<Payload>) -> Result<(NodeId, Ballot), Status> {
-        let ballot: Ballot = read(&call.message)?;
-        self.check_candidate(call.sender()?, &ballot).await?;
-        Ok((call.sender()?, ballot))
+    async fn ballot(&self, call: PeerCall<wire::VoteRequest>) -> Result<(NodeId, Ballot), Status> {
+        let sender = call.sender()?;
+        let ballot = messages::ballot_from_wire(call.message).map_err(PeerError::from)?;
+        self.check_candidate(sender, &ballot).await?;
+        Ok((sender, ballot))
     }
 
     /// Refuses calls that are meant for another cluster or another node.
@@ -330,15 +336,15 @@ impl PeerService {
         &self,
         sender: NodeId,
         leader: Option<Vote>,
-        payload: Result<Payload, Status>,
+        sent: Result<AppendRequest, Status>,
     ) -> Option<Append> {
-        if payload.is_err()
+        if sent.is_err()
             && let Some(leader) = leader
         {
             self.node.leadership().suspect(leader);
         }
         let taken = async {
-            let append: Append = read(&payload?)?;
+            let append = messages::append_from_wire(sent?).map_err(PeerError::from)?;
             self.check_append(sender, &append).await?;
             self.admit(sender, &append).await?;
             Ok::<_, Status>(append)
@@ -384,28 +390,4 @@ impl PeerService {
         let received = blocking(move || receiver.finish()).await.map_err(PeerError::from)?;
         Ok(received.map_err(PeerError::Snapshot)?)
     }
-}
-
-async fn execute_all(node: &Node, sender: NodeId, message: Forwarded) -> Result<Payloads, Status> {
-    let Forwarded { data, timeout_ms } = message;
-    let deadline = deadline_in(Duration::from_millis(timeout_ms));
-    if data.len() > FORWARDED_MAX {
-        let message = format!("{} calls in one message, at most {FORWARDED_MAX}", data.len());
-        return Err(Status::invalid_argument(message));
-    }
-    let calls = data.into_iter().map(|data| read::<LeaderCall>(&Payload { data }));
-    let calls = calls.collect::<Result<Vec<_>, _>>()?;
-    check_still_member(node, sender)?;
-    calls.iter().try_for_each(|call| check_forwarded(sender, call))?;
-    let answers = join_all(calls.into_iter().map(|call| node.execute(call, deadline)));
-    let data = answers.await.iter().map(encode).collect();
-    Ok(Payloads { data })
-}
-
-fn read<T: DeserializeOwned>(payload: &Payload) -> Result<T, Status> {
-    Ok(decode(&payload.data).map_err(PeerError::from)?)
-}
-
-fn payload<T: Serialize>(message: &T) -> Response<Payload> {
-    Response::new(Payload { data: encode(message) })
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_log::NodeId;
-use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{MembershipError, NodeError};
@@ -17,7 +16,7 @@ use crate::node::{MemberInfo, Node};
 const SUCCESSOR_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
 
 /// Of handing the lead over; answered with the node that is to lead, or leads.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum LeadCall {
     /// Which voter would lead next.
     Successor,

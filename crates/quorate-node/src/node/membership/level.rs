@@ -3,14 +3,13 @@
 use futures_util::future::try_join_all;
 use quorate_log::NodeId;
 use quorate_state::{Level, Levels, Op};
-use serde::{Deserialize, Serialize};
 
 use super::{IDENTIFY_TIMEOUT, refused};
 use crate::error::{MembershipError, NodeError};
 use crate::node::{MemberInfo, Node};
 
 /// What becomes of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LevelChange {
     /// To the highest that every member works at; it is not held any more.
     Raise,

@@ -4,13 +4,13 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::stream::{self, Fuse};
 use futures_util::{Stream, StreamExt};
-use quorate_proto::peer::v1::Payload;
+use quorate_proto::peer::v1::AppendRequest;
 
 /// Messages that can be sent anew as long as no more than the first of them was taken: one that
 /// meets the end of its connection takes a new one, and nothing is lost.
 #[derive(Debug)]
 pub(super) struct Appends<S> {
-    first: Payload,
+    first: AppendRequest,
     rest: Arc<Mutex<Rest<S>>>,
 }
 
@@ -22,14 +22,14 @@ struct Rest<S> {
     taken: bool,
 }
 
-impl<S: Stream<Item = Payload> + Send + Unpin + 'static> Appends<S> {
-    pub(super) fn new(first: Payload, rest: S) -> Self {
+impl<S: Stream<Item = AppendRequest> + Send + Unpin + 'static> Appends<S> {
+    pub(super) fn new(first: AppendRequest, rest: S) -> Self {
         let rest = Rest { stream: rest.fuse(), sending: 0, taken: false };
         Self { first, rest: Arc::new(Mutex::new(rest)) }
     }
 
     /// All of them; `None`: some are gone already.
-    pub(super) fn send(&self) -> Option<impl Stream<Item = Payload> + Send + use<S>> {
+    pub(super) fn send(&self) -> Option<impl Stream<Item = AppendRequest> + Send + use<S>> {
         let sending = {
             let mut rest = self.rest.lock().expect("invariant: no stream panics when it is polled");
             if rest.taken {
@@ -56,27 +56,27 @@ impl<S: Stream<Item = Payload> + Send + Unpin + 'static> Appends<S> {
 mod tests {
     use super::*;
 
-    fn payload(text: &'static str) -> Payload {
-        Payload { data: text.into() }
+    fn append(text: &'static str) -> AppendRequest {
+        AppendRequest { entries: text.into(), ..AppendRequest::default() }
     }
 
     #[tokio::test]
     async fn all_is_sent_anew_until_more_than_the_first_is_gone() {
-        let rest = stream::iter([payload("b"), payload("c")]);
-        let appends = Appends::new(payload("a"), rest);
+        let rest = stream::iter([append("b"), append("c")]);
+        let appends = Appends::new(append("a"), rest);
         let mut lost = Box::pin(appends.send().unwrap());
-        assert_eq!(lost.next().await, Some(payload("a")));
+        assert_eq!(lost.next().await, Some(append("a")));
         let sent = appends.send().unwrap();
         assert_eq!(lost.next().await, None, "one that was given up takes nothing");
-        assert_eq!(sent.collect::<Vec<_>>().await, [payload("a"), payload("b"), payload("c")]);
+        assert_eq!(sent.collect::<Vec<_>>().await, [append("a"), append("b"), append("c")]);
         assert!(appends.send().is_none());
     }
 
     #[tokio::test]
     async fn a_heartbeat_is_sent_as_often_as_it_takes() {
-        let appends = Appends::new(payload("a"), stream::iter([]));
+        let appends = Appends::new(append("a"), stream::iter([]));
         for _ in 0..3 {
-            assert_eq!(appends.send().unwrap().collect::<Vec<_>>().await, [payload("a")]);
+            assert_eq!(appends.send().unwrap().collect::<Vec<_>>().await, [append("a")]);
         }
     }
 }

@@ -1,0 +1,119 @@
+//! Nodes of two releases in one cluster: each is stopped and started with the other binary, there
+//! and back, under load.
+//!
+//! The older binary is that of `QUORATE_OLD_BINARY` (`.ci/rolling REVISION` builds one and sets
+//! it), else a copy of the one that is tested: then this shows what a rolling restart shows.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use quorate_client::Consistency;
+use quorate_proto::v1::ChangeKind;
+
+use crate::cli::ask;
+use crate::cluster::{Cluster, Settings};
+use crate::feed::Feed;
+use crate::load::{Load, keep};
+use crate::process::THIS_RELEASE;
+use crate::wait::eventually;
+
+/// The node's `shutdown_grace_ms`, and a little.
+const STOPS_WITHIN: Duration = Duration::from_secs(12);
+const SOON: Duration = Duration::from_secs(30);
+/// Registrations that are renewed all the time, three times within this.
+const KEPT: usize = 20;
+const KEPT_TTL: Duration = Duration::from_secs(6);
+
+/// The older binary, in a place of its own.
+fn old_binary(dir: &Path) -> PathBuf {
+    let given = std::env::var_os("QUORATE_OLD_BINARY").map(PathBuf::from);
+    if given.is_none() {
+        eprintln!("QUORATE_OLD_BINARY is not set: the other binary is a copy of this one");
+    }
+    let old = dir.join("quorate-old");
+    let from = given.unwrap_or_else(|| THIS_RELEASE.into());
+    std::fs::copy(&from, &old).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    old
+}
+
+/// What each node says it is: its version, and the cluster's level.
+async fn versions(cluster: &Cluster) -> Vec<(String, u32)> {
+    let mut all = Vec::new();
+    for node in &cluster.nodes {
+        let status = node.status().await.expect("it answers");
+        all.push((status.members[0].version.clone(), status.level));
+    }
+    all
+}
+
+/// Waits until it has all of the log that the others have, and is a voter.
+async fn has_caught_up(cluster: &Cluster, at: usize) {
+    cluster.leader().await;
+    let nodes = cluster.all();
+    eventually("all is well again", SOON, async || {
+        let shown = ask(&nodes, "cluster status --exit-code").await;
+        let mut rest = shown.out.lines();
+        let first = rest.next().unwrap_or_default();
+        // Two releases are no reason to wait.
+        match first.starts_with("OK") || first.contains("different versions") {
+            true => Ok(()),
+            false => Err(format!("node {}: {first} {}", cluster.nodes[at].id, shown.err)),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_rolls_to_another_release_and_back_under_load() {
+    let mut cluster = Cluster::prepare(3, Settings::default()).await;
+    let old = old_binary(cluster.dir());
+    for node in &mut cluster.nodes {
+        node.binary = old.clone();
+        node.start();
+    }
+    cluster.leader().await;
+    ask(&cluster.all(), "cluster upgrade hold").await.expect(0);
+    let before = versions(&cluster).await;
+
+    let client = cluster.client().build().unwrap();
+    let kept = keep(&client, "kept", KEPT, KEPT_TTL).await;
+    let writes = Load::registering(&client, "written", 3);
+    let reads = Load::fetching(&client, "kept", 2);
+    let mut feeds = Vec::new();
+    let new = PathBuf::from(THIS_RELEASE);
+    for binary in [&new, &old] {
+        for at in 0..3 {
+            // One that is on a node which stays.
+            let other = cluster.others(at)[0];
+            let feed = Feed::start(&cluster.nodes[other]).await;
+            cluster.nodes[at].terminate();
+            assert_eq!(cluster.nodes[at].exit_code(STOPS_WITHIN).await, 0);
+            writes.until_more(20, SOON).await;
+            cluster.nodes[at].binary = binary.clone();
+            cluster.nodes[at].start();
+            has_caught_up(&cluster, at).await;
+            writes.until_more(20, SOON).await;
+            reads.until_more(20, SOON).await;
+            feed.assert_gapless();
+            feed.look(|seen| assert_eq!(seen.of(ChangeKind::Removed, ""), [], "nothing expires"));
+            feeds.push(feed);
+        }
+        eprintln!("all with {}: {:?}", binary.display(), versions(&cluster).await);
+    }
+    assert_eq!(versions(&cluster).await, before, "back, and at the same level");
+
+    let (writes, reads) = (writes.finish().await, reads.finish().await);
+    eprintln!(
+        "measured: {} registrations, {} fetches, {} renewed leases, 0 failed",
+        writes.acks.len(),
+        reads.acks.len(),
+        kept.len()
+    );
+    writes.assert_no_failure();
+    reads.assert_no_failure();
+    let leader = cluster.leader().await;
+    let state = cluster.nodes[leader].instances(Consistency::Linearizable).await.unwrap();
+    writes.assert_all_in(&state, "the leader");
+    assert_eq!(state.keys().filter(|key| key.starts_with("kept/")).count(), KEPT);
+    cluster.equal_states().await;
+}
