@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use quorate_client::Error;
 use quorate_node::{Levels, RunError, Tunables};
+use quorate_proto::peer::v1::RecallRequest;
 use quorate_proto::v1::AddNodeRequest;
 use tokio::time::sleep;
 use tonic::Code;
 
+use super::founding::{from, peer};
 use super::harness::{Cluster, eventually};
 use super::load::Load;
 
@@ -73,6 +75,7 @@ async fn an_upgrade_and_a_downgrade_of_all_nodes_fail_no_call() {
     let refused = cluster.ended(follower).await;
     assert!(matches!(refused, RunError::Level { level: 2, .. }), "{refused}");
     assert!(refused.needs_operator() && refused.to_string().contains("levels 1 to 1"), "{refused}");
+    others_refuse(&cluster, follower).await;
     cluster.release(follower, LATER);
     cluster.restart(follower).await;
     cluster.settled().await;
@@ -91,6 +94,23 @@ async fn an_upgrade_and_a_downgrade_of_all_nodes_fail_no_call() {
         assert!(refused.message().contains(words), "{refused}");
     }
     load.finish().await;
+}
+
+/// On the other side, as long as it has not ended: whatever it sends.
+async fn others_refuse(cluster: &Cluster, earlier: u64) {
+    let target = cluster.leader().await;
+    let status = cluster.own_status(target).await.unwrap();
+    let cluster_id = status.header.unwrap().cluster_id;
+    let mut peer = peer(cluster, target).await;
+    let words = format!(
+        "node {earlier} is refused: it works at levels 1 to 1, and the cluster is at level 2"
+    );
+    for (levels, refusal) in [("1-1", Some(&words)), ("1-2", None), ("2-9", None)] {
+        let mut asks = from(RecallRequest {}, cluster_id, earlier, target);
+        asks.metadata_mut().insert("quorate-levels", levels.parse().unwrap());
+        let answer = peer.recall(asks).await;
+        assert_eq!(answer.err().map(|it| it.message().to_owned()).as_ref(), refusal, "{levels}");
+    }
 }
 
 /// Not while a member works at less, is down, or the level is held.

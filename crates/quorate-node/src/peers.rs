@@ -15,6 +15,7 @@ use std::time::Duration;
 use quorate_log::{ClusterId, Identity, NodeId};
 use quorate_proto::peer::v1::peer_client::PeerClient;
 use quorate_proto::peer::v1::{ForwardAnswers, Forwarded, ReadIndexRequest, ReadIndexResponse};
+use quorate_state::Levels;
 use tokio::time::Instant;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -35,6 +36,8 @@ pub(crate) const FOUNDERS_HEADER: &str = "quorate-founders";
 pub(crate) const SENDER_HEADER: &str = "quorate-node-id";
 /// Metadata of every peer call: the node it is meant for, decimal.
 pub(crate) const TARGET_HEADER: &str = "quorate-target-id";
+/// Metadata of every peer call: the levels of a cluster at which the sender works, "1-2".
+pub(crate) const LEVELS_HEADER: &str = "quorate-levels";
 /// In a refusal: the cluster (decimal) that an operator made from the caller's, and in which the
 /// refusing node is now.
 pub(crate) const SUCCEEDED_BY: &str = "quorate-succeeded-by";
@@ -80,6 +83,8 @@ pub(crate) struct Peers {
     /// 0: not known yet; [`Peers::cluster_id`] says so in its type.
     cluster_id: AtomicU64,
     founders: AtomicU64,
+    /// At which this node works.
+    levels: Levels,
     net: Net,
     tls: Option<Arc<Tls>>,
     /// In order, so that they are dropped in the same order in a simulation.
@@ -98,8 +103,9 @@ pub(crate) struct Peers {
 
 impl Peers {
     /// As far as the node's identity is known.
-    pub(crate) fn new(identity: Identity, net: Net, tls: Option<Arc<Tls>>) -> Self {
+    pub(crate) fn new(identity: Identity, net: Net, tls: Option<Arc<Tls>>, levels: Levels) -> Self {
         Self {
+            levels,
             node_id: identity.node_id,
             cluster_id: AtomicU64::new(ClusterId::number(identity.cluster_id)),
             founders: AtomicU64::new(identity.founders),
@@ -164,6 +170,13 @@ impl Peers {
         }
     }
 
+    /// A member's release does not work at the cluster's level: told once until it answers.
+    pub(crate) fn refused_release(&self, id: NodeId, why: &str) {
+        if self.lost.lock().expect("invariant: nothing panics under this lock").insert(id) {
+            tracing::warn!(id = id.get(), why, "a node of another release is refused");
+        }
+    }
+
     /// This node is counted as a voter and has no data: told once.
     pub(crate) fn refused_as_voter(&self, id: NodeId) {
         if self.lost.lock().expect("invariant: nothing panics under this lock").insert(id) {
@@ -221,8 +234,9 @@ impl Peers {
             (FOUNDERS_HEADER, format!("{founders:016x}")),
             (SENDER_HEADER, self.node_id.to_string()),
             (TARGET_HEADER, target.to_string()),
+            (LEVELS_HEADER, format!("{}-{}", self.levels.min, self.levels.max)),
         ] {
-            let value = value.parse().expect("invariant: digits are valid metadata");
+            let value = value.parse().expect("invariant: digits and a dash are valid metadata");
             request.metadata_mut().insert(name, value);
         }
         request
@@ -279,6 +293,8 @@ pub(crate) struct Envelope {
     pub(crate) founders: u64,
     pub(crate) sender: Option<NodeId>,
     pub(crate) target: Option<NodeId>,
+    /// At which the sender works.
+    pub(crate) levels: Option<Levels>,
 }
 
 impl Envelope {
@@ -291,6 +307,7 @@ impl Envelope {
             founders: hex(FOUNDERS_HEADER),
             sender: node(SENDER_HEADER),
             target: node(TARGET_HEADER),
+            levels: text(LEVELS_HEADER).and_then(levels),
         }
     }
 
@@ -304,6 +321,11 @@ impl Envelope {
             (ours, theirs) => ours == theirs,
         }
     }
+}
+
+fn levels(text: &str) -> Option<Levels> {
+    let (min, max) = text.split_once('-')?;
+    Some(Levels { min: min.parse().ok()?, max: max.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -379,7 +401,8 @@ mod tests {
                 node_id: NodeId::new(3).unwrap(),
             };
             let (cluster_id, founders) = (id(theirs.0), theirs.1);
-            let envelope = Envelope { cluster_id, founders, sender: None, target: None };
+            let envelope =
+                Envelope { cluster_id, founders, sender: None, target: None, levels: None };
             assert_eq!(envelope.is_of_cluster_of(&ours), same, "{what}");
         }
     }

@@ -125,7 +125,7 @@ impl Server {
         let me = listeners.member(config.advertise, config.peer_advertise);
         let meters = Arc::new(Meters::new(measured()));
         let applied = Arc::new(applied(&tunables, &meters));
-        let connections = Arc::new(Peers::new(identity, net, tls.clone()));
+        let connections = Arc::new(Peers::new(identity, net, tls.clone(), levels));
         let disk = Arc::new(Disk::new(id, config.data_dir, tunables.disk_reserve_bytes));
         let machine = StateMachine {
             applied: applied.clone(),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use openraft::storage::RaftLogStorage as _;
 use openraft::{Config as RaftConfig, SnapshotPolicy};
 use quorate_log::{Identity, Io, LogOptions, NodeId, OpenError, SnapshotStore};
+use quorate_state::Levels;
 use tokio::net::UdpSocket;
 
 use crate::access::Access;
@@ -84,7 +85,8 @@ pub(super) async fn settle_identity(
         return Err(StartError::LogMissing { dir });
     }
     if let Start::Join { nodes, .. } = &config.start
-        && let Some(told_by) = member_knows(id, nodes, &Peers::new(nobody, net.clone(), tls)).await
+        && let peers = Peers::new(nobody, net.clone(), tls, Levels::OWN)
+        && let Some(told_by) = member_knows(id, nodes, &peers).await
     {
         return Err(StartError::Amnesia { id, dir, told_by });
     }

@@ -18,6 +18,7 @@ use quorate_proto::peer::v1::{
     MovedRequest, MovedResponse, ReadIndexRequest, ReadIndexResponse, RecallRequest, SnapshotChunk,
     StatusReport, StatusRequest, SucceedRequest, SucceedResponse,
 };
+use quorate_state::Levels;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -275,7 +276,25 @@ impl PeerService {
             self.node.peers().refused_as_voter(self.node.id());
             return Err(Status::failed_precondition(message));
         }
-        Ok(())
+        self.check_levels(&envelope)
+    }
+
+    /// A node whose release does not work at the cluster's level ends when it has seen that
+    /// (`upkeep/upgrade.rs`). Until then, and while it does not, nobody takes anything from it.
+    fn check_levels(&self, envelope: &Envelope) -> Result<(), Status> {
+        let (Some(sender), Some(levels)) = (envelope.sender, envelope.levels) else {
+            return Ok(());
+        };
+        let level = self.node.level().number;
+        if !self.node.is_founded() || levels.contains(level) {
+            return Ok(());
+        }
+        let Levels { min, max } = levels;
+        let why = format!("it works at levels {min} to {max}, and the cluster is at level {level}");
+        if self.node.member(sender).is_some() {
+            self.node.peers().refused_release(sender, &why);
+        }
+        Err(refused(sender, &why))
     }
 
     /// Whether this cluster was made from that one.
