@@ -124,6 +124,16 @@ async fn a_refused_request_over_http_has_a_line() {
     for (token, status) in [(Some(ROOT), 200), (Some("qrt_part"), 403), (Some("qrt_wrong"), 401)] {
         assert_eq!(get(http, "/metrics", token).await.unwrap().status, status);
     }
+    // Who is somebody may ask who that is.
+    for (token, status) in [(Some(ROOT), 200), (Some("qrt_part"), 200), (Some("qrt_wrong"), 401)] {
+        assert_eq!(get(http, "/api/v1/me", token).await.unwrap().status, status);
+    }
+    let refused = line(&guarded, "GET /api/v1/me").await;
+    assert_eq!(
+        [&refused["code"], &refused["decision"]],
+        [&json!("UNAUTHENTICATED"), &json!("denied")]
+    );
+    assert_eq!(guarded.audit(1, "GET /api/v1/me").len(), 1);
     let both = || async { Some(guarded.audit(1, "GET /metrics")).filter(|all| all.len() > 1) };
     let lines = eventually("both refusals have a line, and no other", both).await;
     assert_eq!(lines.len(), 2, "{lines:?}");

@@ -21,11 +21,15 @@ use super::stream::{Stream, subscribe_to};
 pub(super) struct Answer {
     pub(super) status: u16,
     headers: String,
-    body: String,
+    pub(super) body: String,
 }
 
 /// Sends bytes and reads until the other end closes.
 async fn exchange(to: SocketAddr, request: &[u8]) -> Option<Answer> {
+    exchange_within(to, request, SOON).await
+}
+
+async fn exchange_within(to: SocketAddr, request: &[u8], within: Duration) -> Option<Answer> {
     let exchanged = async {
         let mut stream = TcpStream::connect(to).await.ok()?;
         stream.write_all(request).await.ok()?;
@@ -33,19 +37,29 @@ async fn exchange(to: SocketAddr, request: &[u8]) -> Option<Answer> {
         stream.read_to_string(&mut answer).await.ok()?;
         Some(answer)
     };
-    let answer = timeout(SOON, exchanged).await.expect("it answers or closes")?;
+    let answer = timeout(within, exchanged).await.expect("it answers or closes")?;
     let (headers, body) = answer.split_once("\r\n\r\n")?;
     let status = headers.split(' ').nth(1)?.parse().ok()?;
     Some(Answer { status, headers: headers.to_lowercase(), body: body.to_owned() })
 }
 
 pub(super) async fn get(to: SocketAddr, path: &str, token: Option<&str>) -> Option<Answer> {
+    get_within(to, path, token, SOON).await
+}
+
+/// The same, for what is answered late on purpose.
+pub(super) async fn get_within(
+    to: SocketAddr,
+    path: &str,
+    token: Option<&str>,
+    within: Duration,
+) -> Option<Answer> {
     let authorization =
         token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: localhost\r\n{authorization}Connection: close\r\n\r\n"
     );
-    exchange(to, request.as_bytes()).await
+    exchange_within(to, request.as_bytes(), within).await
 }
 
 /// All samples without their comments, by name and labels.

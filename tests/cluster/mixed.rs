@@ -54,6 +54,12 @@ async fn what_a_later_release_adds_to_any_message_breaks_nothing() {
     }
     load.goes_on().await;
     load.finish().await;
+    // Where nobody hands over the lead, who wants to stand asks first.
+    cluster.stop_all().await;
+    for id in 1..=3 {
+        cluster.restart(id).await;
+    }
+    cluster.settled().await;
     let mut relayed: Vec<String> = newer.values().flat_map(Newer::relayed).collect();
     relayed.sort();
     relayed.dedup();

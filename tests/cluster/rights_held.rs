@@ -18,6 +18,7 @@ use tonic::{Code, Status, Streaming};
 use super::calls::{Registry, assert_refused, fetch_of, ids, named, registration, renewal, spec};
 use super::guarded::{Guarded, ROOT, by, entry};
 use super::harness::{SOON, eventually};
+use super::metrics::{get, get_within};
 use super::stream::{subscribe_to, subscribe_to_prefix};
 
 const ORDERS: &str = "role = 'register'\nnamespace = 'default'\nprefix = 'orders'";
@@ -300,6 +301,27 @@ async fn a_stream_ends_with_the_right_to_it_and_says_why() {
             break;
         }
     }
+}
+
+/// By HTTP, a read that waits for a change is a stream of one answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_that_waits_ends_when_its_caller_loses_the_right() {
+    let guarded = Guarded::start(1, &entry("qrt_orders", ORDERS)).await;
+    register(&mut guarded.cluster.registry(1), ROOT, registration(vec![spec("orders", "a")])).await;
+    let http = guarded.cluster.http_address(1);
+    let path = "/api/v1/namespaces/default/services/orders";
+    let now = get(http, path, Some("qrt_orders")).await.unwrap();
+    let now: serde_json::Value = serde_json::from_str(&now.body).unwrap();
+    let index = now["index"].as_str().unwrap();
+
+    let waits = format!("{path}?index={index}&wait=5m");
+    let waiting =
+        tokio::spawn(async move { get_within(http, &waits, Some("qrt_orders"), 3 * SOON).await });
+    // Nobody sees that a node waits: it has had the time to begin when it has answered another one.
+    assert_eq!(get(http, path, Some("qrt_orders")).await.unwrap().status, 200);
+    guarded.rewrite("");
+    let answer = waiting.await.unwrap().unwrap();
+    assert_eq!(answer.status, 401, "{}", answer.body);
 }
 
 /// The wall clock this many seconds from now, as RFC 3339 has it.
