@@ -16,42 +16,32 @@ use quorate_client::{Client, Update};
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{
-    Consistency, FetchRequest, InstanceRef, RegisterRequest, ReplaceNodeRequest,
-    TransferLeaderRequest, UpdateRequest,
+    Consistency, DeregisterRequest, FetchRequest, InstanceRef, InstanceSpec, RegisterRequest,
+    ReplaceNodeRequest, ResponseHeader, TransferLeaderRequest, UpdateRequest,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 
 use crate::cluster::{Cluster, Settings};
 use crate::raw::spec;
 use crate::wait::{eventually, time_passes};
 
+#[path = "nemesis/checker.rs"]
+mod checker;
+
+use self::checker::{Call, Seen, check};
+
 const INSTANCES: usize = 4;
 const WRITERS: usize = 12;
 const READERS: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Nothing expires meanwhile.
+const TTL_MS: u64 = 86_400_000;
 /// Some elections, a snapshot, and the retries between, on a busy machine.
 const REPLACED_WITHIN: Duration = Duration::from_secs(60);
-
-/// A write or a read that was answered, or may have happened.
-#[derive(Debug, Clone)]
-enum Seen {
-    /// `revision`: where it stands, if it was acknowledged with one.
-    Write { instance: usize, weight: u32, revision: Option<u64>, refused: bool },
-    /// Each instance's weight, and the revision that set it.
-    Read { revision: u64, state: BTreeMap<usize, (u32, u64)> },
-}
-
-#[derive(Debug, Clone)]
-struct Call {
-    begun: Instant,
-    /// `None`: its end was not seen.
-    ended: Option<Instant>,
-    seen: Seen,
-}
 
 #[derive(Clone)]
 struct Shared {
@@ -73,7 +63,7 @@ async fn writes_are_done_once_and_in_order_whatever_happens_to_the_nodes() {
     let client = cluster.client().build().unwrap();
     let mut registry = cluster.nodes[0].registry();
     let instances = (0..INSTANCES).map(|at| spec("web", &name(at))).collect();
-    let request = RegisterRequest { instances, ttl_ms: 86_400_000, ..RegisterRequest::default() };
+    let request = RegisterRequest { instances, ttl_ms: TTL_MS, ..RegisterRequest::default() };
     registry.register(request).await.unwrap();
     let shared = Shared {
         stop: Arc::default(),
@@ -209,12 +199,12 @@ async fn write_as_client(client: Client, writer: usize, shared: Shared) {
         let (weight, begun) = (shared.new_weight(), Instant::now());
         let done = client.update("web", &name(instance), &Update::new().weight(weight)).await;
         let ended = done.is_ok().then(Instant::now);
-        let seen = Seen::Write { instance, weight, revision: None, refused: false };
-        shared.note(begun, ended, seen);
+        let (revision, refused, removes) = (None, false, false);
+        shared.note(begun, ended, Seen::Write { instance, weight, revision, refused, removes });
     }
 }
 
-/// Calls any node, and never again.
+/// Calls any node, and never again: it updates, registers anew, or deregisters.
 async fn write_as_stranger(
     mut nodes: Vec<RegistryClient<Channel>>,
     writer: usize,
@@ -225,14 +215,16 @@ async fn write_as_stranger(
     while !shared.stop.load(Ordering::Relaxed) {
         instance = (instance + 1) % INSTANCES;
         let (weight, begun) = (shared.new_weight(), Instant::now());
-        let id = InstanceRef { service: "web".to_owned(), id: name(instance), incarnation: 0 };
-        let request =
-            UpdateRequest { instance: Some(id), weight: Some(weight), ..UpdateRequest::default() };
-        let mut request = Request::new(request);
-        request.set_timeout(PATIENCE);
         let at = rng.random_range(0..nodes.len());
-        let (revision, refused) = match nodes[at].update(request).await {
-            Ok(answer) => (answer.into_inner().header.map(|header| header.revision), false),
+        let what = rng.random_range(0..10);
+        let removes = what == 0;
+        let answer = match what {
+            0 => deregister(&mut nodes[at], instance).await,
+            1..4 => register(&mut nodes[at], instance, weight).await,
+            _ => update(&mut nodes[at], instance, weight).await,
+        };
+        let (revision, refused) = match answer {
+            Ok(header) => (header.map(|header| header.revision), false),
             Err(status) => {
                 // Not to spin where a node is down.
                 time_passes(Duration::from_millis(20)).await;
@@ -240,8 +232,38 @@ async fn write_as_stranger(
             }
         };
         let ended = revision.map(|_| Instant::now());
-        shared.note(begun, ended, Seen::Write { instance, weight, revision, refused });
+        shared.note(begun, ended, Seen::Write { instance, weight, revision, refused, removes });
     }
+}
+
+type Written = Result<Option<ResponseHeader>, Status>;
+
+fn soon<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(PATIENCE);
+    request
+}
+
+fn named(instance: usize) -> InstanceRef {
+    InstanceRef { service: "web".to_owned(), id: name(instance), incarnation: 0 }
+}
+
+async fn update(node: &mut RegistryClient<Channel>, instance: usize, weight: u32) -> Written {
+    let instance = Some(named(instance));
+    let request = UpdateRequest { instance, weight: Some(weight), ..UpdateRequest::default() };
+    Ok(node.update(soon(request)).await?.into_inner().header)
+}
+
+async fn register(node: &mut RegistryClient<Channel>, instance: usize, weight: u32) -> Written {
+    let instances = vec![InstanceSpec { weight: Some(weight), ..spec("web", &name(instance)) }];
+    let request = RegisterRequest { instances, ttl_ms: TTL_MS, ..RegisterRequest::default() };
+    Ok(node.register(soon(request)).await?.into_inner().header)
+}
+
+async fn deregister(node: &mut RegistryClient<Channel>, instance: usize) -> Written {
+    let instances = vec![named(instance)];
+    let request = DeregisterRequest { instances, ..DeregisterRequest::default() };
+    Ok(node.deregister(soon(request)).await?.into_inner().header)
 }
 
 async fn read(mut nodes: Vec<RegistryClient<Channel>>, reader: usize, shared: Shared) {
@@ -270,130 +292,4 @@ async fn read_once(registry: &mut RegistryClient<Channel>, shared: &Shared) -> O
     let revision = answer.header?.revision;
     shared.note(begun, ended, Seen::Read { revision, state });
     Some(())
-}
-
-/// All that is wrong with the answers.
-fn check(calls: &[Call]) -> Vec<String> {
-    let mut wrong = Vec::new();
-    // What each revision set, and the revision that each weight was set at, by any answer.
-    let mut set: BTreeMap<u64, (usize, u32)> = BTreeMap::new();
-    let mut stands: BTreeMap<u32, u64> = BTreeMap::new();
-    let mut told = |revision, instance, weight, call: &Call| {
-        let other = *set.entry(revision).or_insert((instance, weight));
-        let at = *stands.entry(weight).or_insert(revision);
-        // The weight that all are registered with belongs to no write.
-        if other != (instance, weight) || (weight >= 1_000 && at != revision) {
-            wrong.push(format!("{revision} set {other:?}, {weight} was set at {at}: {call:?}"));
-        }
-    };
-    for call in calls {
-        match &call.seen {
-            Seen::Write { instance, weight, revision: Some(revision), .. } => {
-                told(*revision, *instance, *weight, call);
-            }
-            Seen::Write { .. } => {}
-            Seen::Read { state, .. } => {
-                for (instance, (weight, revision)) in state {
-                    told(*revision, *instance, *weight, call);
-                }
-            }
-        }
-    }
-    for call in calls {
-        let Seen::Write { weight, refused: true, .. } = &call.seen else { continue };
-        if let Some(at) = stands.get(weight) {
-            wrong.push(format!("refused, and stands at {at}: {call:?}"));
-        }
-    }
-    wrong.extend(check_order(calls, &stands));
-    wrong
-}
-
-/// What began after something had ended comes after it; a read has everything up to its revision.
-fn check_order(calls: &[Call], stands: &BTreeMap<u32, u64>) -> Vec<String> {
-    let place = |call: &Call| match &call.seen {
-        Seen::Read { revision, .. } => Some(*revision),
-        Seen::Write { weight, revision, .. } => revision.or_else(|| stands.get(weight).copied()),
-    };
-    let mut wrong = Vec::new();
-    let mut ended: Vec<(Instant, u64)> =
-        calls.iter().filter_map(|call| Some((call.ended?, place(call)?))).collect();
-    ended.sort();
-    // The highest place of all that ended by then.
-    let mut highest = 0;
-    for entry in &mut ended {
-        highest = highest.max(entry.1);
-        entry.1 = highest;
-    }
-    let before = |begun: Instant| {
-        let passed = ended.partition_point(|(at, _)| *at < begun);
-        passed.checked_sub(1).map_or(0, |last| ended[last].1)
-    };
-    // By instance: each revision that set it.
-    let mut set: BTreeMap<usize, BTreeMap<u64, u32>> = BTreeMap::new();
-    for call in calls {
-        if let Seen::Write { instance, weight, .. } = &call.seen
-            && let Some(at) = stands.get(weight)
-        {
-            set.entry(*instance).or_default().insert(*at, *weight);
-        }
-    }
-    for call in calls {
-        let Some(at) = place(call) else { continue };
-        let floor = before(call.begun);
-        let early = match call.seen {
-            Seen::Read { .. } => at < floor,
-            Seen::Write { .. } => at <= floor,
-        };
-        if early {
-            wrong.push(format!("at {at}, but something had ended before at {floor}: {call:?}"));
-        }
-        let Seen::Read { revision, state } = &call.seen else { continue };
-        for (instance, (weight, at)) in state {
-            let newer = set.get(instance).and_then(|set| set.range(at + 1..).next());
-            let newer = newer.filter(|(newer, _)| *newer <= revision);
-            if *at > *revision || newer.is_some() {
-                wrong.push(format!("{weight} of {at}, but {newer:?} was there: {call:?}"));
-            }
-        }
-    }
-    wrong
-}
-
-/// The checker finds what it is for.
-#[test]
-fn the_checker_sees_what_is_done_twice_lost_or_out_of_order() {
-    let start = Instant::now();
-    let at = |ms| start + Duration::from_millis(ms);
-    let call = |from, to, seen| Call { begun: at(from), ended: Some(at(to)), seen };
-    let write = |from, to, weight, revision| {
-        let seen = Seen::Write { instance: 0, weight, revision, refused: false };
-        call(from, to, seen)
-    };
-    let read = |from, to, revision, weight, set| {
-        call(from, to, Seen::Read { revision, state: [(0, (weight, set))].into() })
-    };
-    let good = vec![
-        write(0, 10, 1_000, Some(1)),
-        write(5, 20, 1_001, None),
-        read(15, 30, 2, 1_001, 2),
-        write(40, 50, 1_002, Some(3)),
-        read(60, 70, 3, 1_002, 3),
-    ];
-    assert_eq!(check(&good), Vec::<String>::new());
-    for (what, bad) in [
-        ("done twice", read(80, 90, 4, 1_001, 4)),
-        ("a stale read", read(80, 90, 2, 1_001, 2)),
-        ("an update that is lost", read(80, 90, 3, 1_001, 2)),
-        ("a write before one that had ended", write(80, 90, 1_003, Some(3))),
-        ("another's revision", write(80, 90, 1_003, Some(2))),
-        ("a state that never was", read(80, 90, 3, 1_004, 3)),
-    ] {
-        let mut calls = good.clone();
-        calls.push(bad);
-        assert!(!check(&calls).is_empty(), "{what}");
-    }
-    let mut refused = good;
-    refused[1].seen = Seen::Write { instance: 0, weight: 1_001, revision: None, refused: true };
-    assert!(!check(&refused).is_empty(), "refused and done");
 }
