@@ -92,6 +92,7 @@ mod cluster {
     mod stream;
     mod succession;
     mod targets;
+    mod waiting;
     mod watch_begin;
     mod watch_cover;
     mod watch_resume;

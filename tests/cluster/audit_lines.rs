@@ -16,7 +16,7 @@ use tonic::{Code, Status};
 use super::calls::{assert_refused, registration, renewal, spec};
 use super::guarded::{Guarded, ROOT, by, entry};
 use super::harness::eventually;
-use super::metrics::get;
+use super::metrics::{get, put};
 use super::stream::{subscribe_to, subscribe_to_prefix};
 
 const WATCH: &str = "quorate.v1.Registry/Watch";
@@ -144,5 +144,29 @@ async fn a_refused_request_over_http_has_a_line() {
         assert_eq!([&line["principal"], &line["code"]], expected.each_ref(), "{line}");
         assert_eq!((&line["decision"], &line["from"]), (&json!("denied"), &json!("127.0.0.1")));
         assert!(line["reason"].as_str().is_some_and(|why| !why.is_empty()), "{line}");
+    }
+}
+
+/// A write by HTTP has the line of the call that it makes, allowed or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_over_http_has_the_line_of_its_call() {
+    let guarded = Guarded::start_audited(1, &entry("qrt_part", &orders("register"))).await;
+    let http = guarded.cluster.http_address(1);
+    for (service, status) in [("orders", 200), ("payments", 403)] {
+        let path = format!("/api/v1/namespaces/default/services/{service}/instances/a");
+        let body = r#"{"endpoints":{"http":"http://h:1"}}"#;
+        assert_eq!(put(http, &path, Some("qrt_part"), body).await.unwrap().status, status);
+    }
+    let method = "quorate.v1.Registry/Register";
+    let both = || async { Some(guarded.audit(1, method)).filter(|lines| lines.len() > 1) };
+    let lines = eventually("both have a line", both).await;
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for (line, [decision, code, name]) in lines
+        .iter()
+        .zip([["allowed", "OK", "orders/a"], ["denied", "PERMISSION_DENIED", "payments/a"]])
+    {
+        let seen = [&line["decision"], &line["code"], &line["names"][0], &line["principal"]];
+        let expected = [json!(decision), json!(code), json!(name), json!("token:part")];
+        assert_eq!(seen, expected.each_ref(), "{line}");
     }
 }

@@ -1,7 +1,7 @@
 //! A node that was taken out, and goes on as if it led or stood for election; and nodes that only
 //! look like one to those that are behind.
 
-use quorate_proto::peer::v1::Forwarded;
+use quorate_proto::peer::v1::{Forwarded, TransferRequest};
 use tonic::{Code, Status};
 
 use super::calls::{assert_refused, fetch_all, register};
@@ -47,12 +47,15 @@ async fn disturb(cluster: &Cluster, cluster_id: u64, gone: u64, target: u64, fil
     assert_out(gone, peer.pre_vote(ballot()).await);
     let sent = from(tokio_stream::iter(snapshot(leads, file)), cluster_id, gone, target);
     assert_out(gone, peer.install_snapshot(sent).await);
+    let transfer = TransferRequest { leader: Some(leads), to_id: target, last: far };
+    let refused = peer.transfer_leader(from(transfer, cluster_id, gone, target)).await;
+    let why = format!("node {gone} is refused: it is no member");
+    assert_refused(refused, Code::FailedPrecondition, &[&why]);
     let messages = tokio_stream::once(Forwarded { calls: Vec::new(), timeout_ms: 1_000 });
     let refused = match peer.forward(from(messages, cluster_id, gone, target)).await {
         Ok(answers) => answers.into_inner().message().await.map(drop),
         Err(status) => Err(status),
     };
-    let why = format!("node {gone} is refused: it is no member");
     assert_refused(refused, Code::FailedPrecondition, &[&why]);
 }
 

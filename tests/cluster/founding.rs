@@ -6,8 +6,8 @@ use prost::Message as _;
 use quorate_proto::peer::v1::leader_call::Call;
 use quorate_proto::peer::v1::peer_client::PeerClient;
 use quorate_proto::peer::v1::{
-    AnnounceMember, Forwarded, LeaderAnswer, LeaderCall, RemoveMember, SnapshotChunk, VoteRequest,
-    Write, leader_answer,
+    AnnounceMember, Forwarded, LeaderAnswer, LeaderCall, RemoveMember, SnapshotChunk,
+    TransferRequest, VoteRequest, Write, leader_answer,
 };
 use quorate_proto::v1::{BackupRequest, RemoveNodeRequest, ReplaceNodeRequest};
 use tonic::transport::Channel;
@@ -17,7 +17,7 @@ use super::calls::{assert_refused, register};
 use super::harness::{Cluster, eventually};
 use super::removed::says_removed;
 use super::snapshots::snapshot_in;
-use super::strangers::{ballot, snapshot, vote};
+use super::strangers::{append, ballot, snapshot, vote};
 
 /// Which cluster a registration was done in, and the id of its lease.
 async fn registered(cluster: &Cluster) -> (u64, u64) {
@@ -166,6 +166,19 @@ async fn strangers_and_absurd_terms_are_refused_by_name() {
             let vote = || from(largest_vote(speaks_for), cluster_id, sender, target);
             assert_refused(peer.vote(vote()).await, Code::FailedPrecondition, &[why]);
             assert_refused(peer.pre_vote(vote()).await, Code::FailedPrecondition, &[why]);
+        }
+        // Of a member that says it leads.
+        let (leads, why) = (vote(u64::MAX, member, true), ["it claims term 18446744073709551615"]);
+        let sent = from(append(leads, None, &[]), cluster_id, member, target);
+        assert_refused(peer.append(sent).await, Code::FailedPrecondition, &why);
+        let chunks = tokio_stream::iter(snapshot(leads, b"it is not looked at"));
+        let sent = from(chunks, cluster_id, member, target);
+        assert_refused(peer.install_snapshot(sent).await, Code::FailedPrecondition, &why);
+        let transfer = TransferRequest { leader: Some(leads), to_id: target, last: None };
+        for (sender, why) in [(member, why[0]), (99, "node 99 is refused: it is no member")] {
+            let sent = from(transfer, cluster_id, sender, target);
+            let refused = peer.transfer_leader(sent).await;
+            assert_refused(refused, Code::FailedPrecondition, &[why]);
         }
     }
     let header = cluster.own_status(leader).await.unwrap().header.unwrap();

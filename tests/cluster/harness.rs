@@ -5,7 +5,6 @@
 //! [`eventually`], which has a deadline and says what did not come.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -25,21 +24,16 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
 use super::link::Link;
 use super::own_thread::OwnThread;
 use super::ports::free_address;
+pub(crate) use super::waiting::{SOON, eventually, within};
 
 /// Clusters that live at the same time, however many test threads there are.
 static LIVE: Semaphore = Semaphore::const_new(3);
-
-/// Something that should come soon has to come within this, on a machine with much else to do.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
-
-/// A probe that has not succeeded is repeated after this.
-const PROBE: Duration = Duration::from_millis(15);
 
 /// Messages a test takes in at most: larger than any that a node should send.
 pub(crate) const DECODE_MAX: usize = 64 * 1024 * 1024;
@@ -280,12 +274,23 @@ impl Cluster {
     /// A stopped node gets other ports; it finds the others by what it has, unless it is given a
     /// new list.
     pub(crate) fn move_away(&mut self, id: u64) {
+        self.listen_at(id, free_address(), free_address());
+    }
+
+    fn listen_at(&mut self, id: u64, listen: SocketAddr, peer_listen: SocketAddr) {
         let node = self.node_mut(id);
         assert!(node.running.is_none() && node.link.is_none(), "node {id} cannot move");
-        let (listen, peer_listen) = (free_address(), free_address());
         (node.client, node.peer) = (listen.to_string(), peer_listen.to_string());
         (node.config.listen, node.config.peer_listen) = (listen, peer_listen);
         node.config.peer_advertise = Some(node.peer.clone());
+    }
+
+    /// Each of two stopped nodes will listen where the other did.
+    pub(crate) fn change_places(&mut self, one: u64, other: u64) {
+        let [(a, a_peer), (b, b_peer)] =
+            [one, other].map(|id| (self.node(id).config.listen, self.node(id).config.peer_listen));
+        self.listen_at(one, b, b_peer);
+        self.listen_at(other, a, a_peer);
     }
 
     /// The bootstrap list of all nodes is written anew, with where they are now.
@@ -459,31 +464,6 @@ impl Cluster {
             .await;
         }
         self.leader().await;
-    }
-}
-
-/// Repeats a probe until it finds something; fails when that takes too long.
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    probe: impl FnMut() -> F,
-) -> T {
-    within(SOON, what, probe).await
-}
-
-/// As [`eventually`], with a deadline of the caller's.
-pub(crate) async fn within<T, F: Future<Output = Option<T>>>(
-    limit: Duration,
-    what: &str,
-    mut probe: impl FnMut() -> F,
-) -> T {
-    let deadline = Instant::now() + limit;
-    loop {
-        let found = timeout(limit, probe()).await;
-        if let Ok(Some(found)) = found {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not within {limit:?}: {what}");
-        sleep(PROBE).await;
     }
 }
 

@@ -62,6 +62,23 @@ pub(super) async fn get_within(
     exchange_within(to, request.as_bytes(), within).await
 }
 
+/// Sends a body of JSON.
+pub(super) async fn put(
+    to: SocketAddr,
+    path: &str,
+    token: Option<&str>,
+    body: &str,
+) -> Option<Answer> {
+    let authorization =
+        token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
+    let length = body.len();
+    let request = format!(
+        "PUT {path} HTTP/1.1\r\nHost: localhost\r\n{authorization}Content-Type: application/json\r\n\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+    exchange(to, request.as_bytes()).await
+}
+
 /// All samples without their comments, by name and labels.
 async fn metrics(cluster: &Cluster, id: u64) -> BTreeMap<String, f64> {
     let answer = get(cluster.http_address(id), "/metrics", None).await.expect("an answer");

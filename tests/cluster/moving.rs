@@ -1,6 +1,10 @@
 //! Nodes that come back under other addresses.
 
-use super::calls::{fetch_all, register};
+use quorate_proto::peer::v1::RecallRequest;
+use tonic::Code;
+
+use super::calls::{assert_refused, fetch_all, register};
+use super::founding::{from, peer};
 use super::harness::Cluster;
 
 /// All members are found, everything is there, and all of them can be written through.
@@ -49,4 +53,24 @@ async fn two_of_three_move_and_a_follower_stays() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_three_move_with_a_new_list() {
     works_with_all(&moved(|_| vec![1, 2, 3]).await).await;
+}
+
+/// A machine that listens where another member was is no such member, whoever it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_members_that_change_places_are_not_taken_for_each_other() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let registered = register(&mut cluster.registry(leader), "web", "before").await;
+    let cluster_id = registered.header.expect("a header").cluster_id;
+    let [one, other] = [1, 2].map(|further| (leader + further - 1) % 3 + 1);
+    cluster.stop(one).await;
+    cluster.stop(other).await;
+    cluster.change_places(one, other);
+    cluster.restart(one).await;
+    cluster.restart(other).await;
+    let meant = from(RecallRequest {}, cluster_id, leader, other);
+    let answer = peer(&cluster, one).await.recall(meant).await;
+    let why = format!("this is node {one}, not node {other}");
+    assert_refused(answer, Code::FailedPrecondition, &[&why]);
+    works_with_all(&cluster).await;
 }

@@ -50,6 +50,7 @@ async fn settings_that_cannot_be_are_usage_errors_that_name_them() {
             vec!["election_timeout_min_ms = 240", "heartbeat_ms = 200"],
         ),
         (tunables("c.toml", "renew_window_ms = 301"), vec!["renew_window_ms = 301", "1 to 300"]),
+        (tunables("d.toml", "disk_reserve_bytes = 0"), vec!["disk_reserve_bytes = 0", "at least"]),
         ("fetch".to_owned(), vec!["SERVICES"]),
         ("register orders o-1".to_owned(), vec!["--endpoint"]),
         ("register orders o-1 --endpoint here".to_owned(), vec!["--endpoint", "here"]),

@@ -174,8 +174,8 @@ async fn is_served(address: &str, ca: &str, shown: Option<&Issued>) -> Result<()
     answer.map(drop).map_err(|error| error.to_string())
 }
 
-/// CVE-2025-... and their like are of one kind: one listener is stricter than the other. Here both
-/// stand in one table.
+/// GHSA-3wh4-j44w-pg92 (etcd) and its like are of one kind: one listener is stricter than the other.
+/// Here both stand in one table.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_listener_takes_whom_it_should() {
     let (authority, stranger) = (Authority::new("ours"), Authority::new("ours"));
@@ -368,19 +368,19 @@ async fn files_that_cannot_be_used_change_nothing() {
 async fn a_node_without_tls_stays_on_loopback_unless_it_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data").display().to_string();
-    let args = [
-        "serve",
-        "--id",
-        "1",
-        "--data-dir",
-        &data,
-        "--listen",
-        "0.0.0.0:0",
-        "--advertise",
-        "h:1",
-        "--peer-listen",
-        "127.0.0.1:0",
-    ];
-    let refused = crate::cli::quorate(&args).await.expect(2);
-    refused.says(&["listen = 0.0.0.0:0", "--tls-cert", "quorate certs", "--insecure"]);
+    for (listener, setting) in
+        [("--listen", "listen"), ("--peer-listen", "peer_listen"), ("--http-listen", "http_listen")]
+    {
+        let at = |flag: &str| if flag == listener { "0.0.0.0:0" } else { "127.0.0.1:0" };
+        let rest = ["--data-dir", &data, "--advertise", "h:1", "--peer-advertise", "h:2"];
+        let listens = ["--listen", "--peer-listen", "--http-listen"].map(|flag| [flag, at(flag)]);
+        let args = [&["serve", "--id", "1"][..], &rest, listens.as_flattened()].concat();
+        let refused = crate::cli::quorate(&args).await.expect(2);
+        refused.says(&[
+            &format!("{setting} = 0.0.0.0:0"),
+            "--tls-cert",
+            "quorate certs",
+            "--insecure",
+        ]);
+    }
 }

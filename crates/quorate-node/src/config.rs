@@ -249,6 +249,11 @@ impl Default for Tunables {
 pub const CLUSTER_NAME: &str = "quorate";
 
 /// No time needs to be longer, ms.
+/// Of an address without TLS that others reach.
+const OPEN_TO_ALL: &str = "other machines reach that, and anyone there could read and change \
+                           everything; set up TLS (--tls-cert, --tls-key, --tls-ca; `quorate certs` \
+                           makes a set), or say that the network keeps strangers out (--insecure)";
+
 const HOUR_MS: u64 = 3_600_000;
 /// No log needs to be longer.
 const ENTRIES_MAX: u64 = 1_000_000_000;
@@ -346,24 +351,10 @@ impl Config {
                 advertised.is_some() || !listen.ip().is_unspecified(),
                 format!("that cannot be called; set {told} to the host:port that others use"),
             )?;
-            check(
-                field,
-                listen,
-                !self.is_open(listen),
-                "other machines reach that, and anyone there could read and change everything; set \
-                 up TLS (--tls-cert, --tls-key, --tls-ca; `quorate certs` makes a set), or say that \
-                 the network keeps strangers out (--insecure)",
-            )?;
+            check(field, listen, !self.is_open(listen), OPEN_TO_ALL)?;
         }
         let Some(listen) = self.http_listen else { return Ok(()) };
-        check(
-            "http_listen",
-            listen,
-            !self.is_open(listen),
-            "other machines reach that, and anyone there could read what this node measures; set up \
-             TLS (--tls-cert, --tls-key, --tls-ca), or say that the network keeps strangers out \
-             (--insecure)",
-        )
+        check("http_listen", listen, !self.is_open(listen), OPEN_TO_ALL)
     }
 
     /// Who may ask is said by network: DNS has no tokens.

@@ -161,10 +161,11 @@ pub(crate) struct OfRoute {
     pub(crate) code: u16,
 }
 
-/// Which binary this is.
+/// Which binary this is, of which cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Build {
     pub(crate) version: &'static str,
+    pub(crate) cluster: String,
 }
 
 macro_rules! meters {
@@ -342,7 +343,7 @@ meters! {
     open_files_max: Gauge = Gauge::default(),
         "process_max_fds", "As many as it may have";
     build: Family<Build, Gauge> = Family::default(),
-        "quorate_build_info", "1, with the version of the binary";
+        "quorate_build_info", "1, with the version of the binary and the name of the cluster";
 }
 
 impl Meters {

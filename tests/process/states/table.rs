@@ -146,7 +146,8 @@ pub(super) const STATES: [State; 12] = [
         alert: ("QuorateVersionsMixed", "quorate_build_info"),
         shows: |metrics| {
             let version = env!("CARGO_PKG_VERSION");
-            metrics.is(&format!("quorate_build_info{{version=\"{version}\"}}"), 1.0)
+            let labels = format!("version=\"{version}\",cluster=\"quorate\"");
+            metrics.is(&format!("quorate_build_info{{{labels}}}"), 1.0)
         },
     },
     State {

@@ -268,6 +268,14 @@ fn now() -> u64 {
     crate::authority::now().as_millis() as u64
 }
 
+/// Its name, before its id; those who may not see the cluster are not told.
+fn called(cluster_name: &str) -> String {
+    match cluster_name {
+        "" => String::new(),
+        name => format!("{name} "),
+    }
+}
+
 /// What the table does not show, and what an operator should know of it.
 fn summary(view: &View) -> Vec<String> {
     let status = &view.status;
@@ -278,7 +286,8 @@ fn summary(view: &View) -> Vec<String> {
     };
     let mut lines = vec![
         format!(
-            "cluster {}, {leader}, as node {} sees it",
+            "cluster {}{}, {leader}, as node {} sees it",
+            called(&status.cluster_name),
             json::hex(header.cluster_id),
             header.node_id
         ),
@@ -407,8 +416,10 @@ mod tests {
 
         let members = vec![member(1, true, 5), member(2, true, 5), member(3, false, 0)];
         let header = Some(ResponseHeader { leader_id: 2, ..Default::default() });
-        let status = StatusResponse { header, members, ..Default::default() };
+        let cluster_name = "prod".to_owned();
+        let status = StatusResponse { header, members, cluster_name, ..Default::default() };
         let text = summary(&View { status, ..View::default() }).join("\n");
+        assert!(text.starts_with("cluster prod 0000000000000000, leader 2, "), "{text}");
         assert!(text.contains("leader 2") && !text.contains("DISAGREE"), "{text}");
     }
     #[test]

@@ -155,6 +155,7 @@ impl AdminService {
             condition,
             level: level.number,
             level_held: level.held,
+            cluster_name: self.node.access().cluster().to_owned(),
         }))
     }
 

@@ -128,7 +128,8 @@ fn of_process(meters: &Meters, observed: &Observed) {
     count(&meters.probes_refused, node.probes().refused.load(Ordering::Relaxed));
     meters.uptime.set(node.started().elapsed().as_secs_f64());
     let version = env!("CARGO_PKG_VERSION");
-    meters.build.get_or_create_owned(&Build { version }).set(1);
+    let cluster = node.access().cluster().to_owned();
+    meters.build.get_or_create_owned(&Build { version, cluster }).set(1);
     if let Some((resident_bytes, cpu)) = process() {
         set(&meters.resident, resident_bytes);
         meters.cpu.inner().store(cpu.as_secs_f64().to_bits(), Ordering::Relaxed);

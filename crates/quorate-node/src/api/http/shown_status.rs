@@ -20,6 +20,7 @@ pub(super) struct ShownStatus {
     condition: Option<ShownCondition>,
     level: u32,
     level_held: bool,
+    cluster_name: String,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -90,6 +91,7 @@ impl From<StatusResponse> for ShownStatus {
             condition: status.condition.map(ShownCondition::from),
             level: status.level,
             level_held: status.level_held,
+            cluster_name: status.cluster_name,
         }
     }
 }
