@@ -81,6 +81,79 @@ fn clocks_are_read_where_they_may_be() {
     no_faults(&faults);
 }
 
+/// The only file of the node that makes commands, in one place.
+const MAKES_COMMANDS: &str = "crates/quorate-node/src/node/propose.rs";
+/// Both ways to write one down.
+const COMMAND: [&str; 2] = ["Command {", "Command::new"];
+
+#[test]
+fn commands_are_stamped_in_one_place() {
+    let what = "outside node/propose.rs; propose the operation, which is stamped there";
+    let mut faults = found(&of("crates/quorate-node/src/", &[MAKES_COMMANDS]), &COMMAND, what);
+    let propose = file(MAKES_COMMANDS);
+    let stamped = propose.shipped_code().any(|(_, text)| text.contains("self.read_clock()"));
+    let made = found(&[propose], &COMMAND, "a second time; call propose_here");
+    assert!(stamped && !made.is_empty(), "{MAKES_COMMANDS} no longer stamps: see MAKES_COMMANDS");
+    faults.extend(made.into_iter().skip(1));
+    no_faults(&faults);
+}
+
+/// A span of time or the room of a channel, as a number in the middle of the code.
+fn has_bare_bound(line: &str) -> bool {
+    ["Duration::from_", "channel(", "channel::<"].iter().any(|word| {
+        let mut uses = line.split(word).skip(1);
+        uses.any(|rest| {
+            let bound =
+                if word.ends_with('(') { rest } else { rest.split_once('(').unwrap_or_default().1 };
+            bound.starts_with(|first: char| first.is_ascii_digit())
+        })
+    })
+}
+
+/// Lines of a source with such a number, but for constants, which may begin on the line before.
+fn bare_bounds(source: &Source) -> Vec<usize> {
+    let is_constant = |line: &str| {
+        let line = line.trim_start();
+        let seen_by = line.strip_prefix("pub(").and_then(|rest| rest.split_once(") "));
+        let item = seen_by.map_or(line.trim_start_matches("pub "), |(_, item)| item);
+        item.starts_with("const ") || item.starts_with("static ")
+    };
+    let mut found = Vec::new();
+    let mut before = "";
+    for (number, line) in source.shipped_code() {
+        let goes_on = is_constant(before) && !before.trim_end().ends_with(';');
+        if has_bare_bound(line) && !is_constant(line) && !goes_on {
+            found.push(number);
+        }
+        before = line;
+    }
+    found
+}
+
+#[test]
+fn bounds_have_names() {
+    const NONE: [usize; 0] = [];
+    let bare = |text: &str| {
+        let path = "crates/quorate-node/src/some.rs".to_owned();
+        bare_bounds(&Source { path, text: text.to_owned() })
+    };
+    assert_eq!(bare("const A: Duration = Duration::from_secs(1);"), NONE);
+    assert_eq!(bare("pub(crate) const A: B =\n    B { a: Duration::from_secs(1) };"), NONE);
+    assert_eq!(bare("pub(in crate::a) const A: Duration = Duration::from_secs(1);"), NONE);
+    assert_eq!(bare("sleep(Duration::from_millis(wait_ms)); mpsc::channel(QUEUE_MAX);"), NONE);
+    assert_eq!(bare("const A: u8 = 1;\nsleep(Duration::from_millis(5));"), [2]);
+    assert_eq!(bare("let (a, b) = mpsc::channel(1);"), [1]);
+    assert_eq!(bare("let (a, b) = broadcast::channel::<u8>(16);"), [1]);
+    let mut faults = Vec::new();
+    for folder in ["crates/quorate-node/src/", "crates/quorate-client/src/"] {
+        for source in of(folder, &[]) {
+            let what = "a bound without a name; make it a const, with the reason for its size";
+            faults.extend(bare_bounds(&source).into_iter().map(|line| source.fault(line, what)));
+        }
+    }
+    no_faults(&faults);
+}
+
 /// Where changes of the membership wait for each other, which is what that lock is for. No call of
 /// a service comes there.
 const ONE_AT_A_TIME: [&str; 3] = [

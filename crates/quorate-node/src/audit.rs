@@ -24,9 +24,10 @@ use crate::error::Unwritten;
 
 /// Lines that wait to be written: some hundred KiB.
 const QUEUE_MAX: usize = 8_192;
-/// Calls of unknown callers that have a line of their own, a second. A caller without a credential
-/// must not fill the disk.
+/// Calls of unknown callers that have a line of their own, in this time. A caller without a
+/// credential must not fill the disk: these are some tens of KiB a second.
 const STRANGERS_MAX: u32 = 100;
+const STRANGERS_WITHIN: Duration = Duration::from_secs(1);
 /// Of the lines that wait, so many may be of calls that were refused, whoever made them. The other
 /// places are for writes: where a line is required, none is done without one.
 const REFUSALS_MAX: usize = QUEUE_MAX / 4;
@@ -223,7 +224,7 @@ impl Audit {
     fn takes_stranger(&self) -> bool {
         let mut strangers = self.strangers.lock().expect("invariant: nothing panics under it");
         let (since, count) = strangers.get_or_insert_with(|| (Instant::now(), 0));
-        if since.elapsed() >= Duration::from_secs(1) {
+        if since.elapsed() >= STRANGERS_WITHIN {
             (*since, *count) = (Instant::now(), 0);
         }
         *count += 1;

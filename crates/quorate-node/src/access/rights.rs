@@ -106,10 +106,13 @@ pub(crate) struct Principal {
     node: Option<NodeId>,
 }
 
+/// Characters of a caller's name in a log, at most: enough to tell callers apart by the paths that
+/// issuers write into a JWT's subject, and a stranger's does not fill the log.
+const NAME_MAX: usize = 512;
+
 impl Principal {
     /// `name` may have been chosen by a stranger: it is made fit for a log.
     pub(crate) fn new(kind: &str, name: &str, grants: Vec<Grant>) -> Self {
-        const NAME_MAX: usize = 512;
         let name: String = name.escape_debug().take(NAME_MAX).collect();
         Self { name: format!("{kind}:{name}"), grants, node: None }
     }

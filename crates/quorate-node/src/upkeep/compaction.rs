@@ -26,7 +26,8 @@ const EVERY: Duration = Duration::from_millis(100);
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// The log is quiet as long as it gets at most this many bytes in this time: the ticks of a cluster
-/// and the renewals of a thousand instances.
+/// and the renewals of a thousand instances, whose intervals (a third of a TTL, usually 5 to 10 s)
+/// are in it.
 const QUIET_BYTES: u64 = 16 * 1024;
 const QUIET_WITHIN: Duration = Duration::from_secs(10);
 
