@@ -2,6 +2,7 @@
 //! no clock.
 
 mod checks;
+mod status;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::Display;
@@ -13,6 +14,7 @@ use quorate_state::{
     ServiceName, Share, SpecParts, Status, Ttl, Update, limits,
 };
 
+pub(super) use self::status::{condition_to_wire, member_status};
 use crate::api::incarnations;
 use crate::applied::hub::{Filter, Selection};
 use crate::applied::shared_event::View;
