@@ -44,7 +44,7 @@ use quorate_proto::requests::Origin;
 use quorate_state::{Clock, Level, Levels};
 use rand_core::Rng as _;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -119,7 +119,7 @@ pub(crate) struct Node {
     /// What was fetched last.
     encoded: EncodedServices,
     /// Membership changes, one at a time.
-    membership: AsyncMutex<()>,
+    membership: Semaphore,
     /// What the others said of a node that was taken out.
     evicted: evicted::Found,
     succession: succession::Succession,
@@ -195,7 +195,7 @@ impl Node {
                 refused,
             )),
             encoded: EncodedServices::default(),
-            membership: AsyncMutex::default(),
+            membership: Semaphore::new(1),
             evicted: evicted::Found::default(),
             succession: succession::Succession::default(),
             rounds: status::Rounds::default(),

@@ -18,7 +18,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{AllowNextRevertError, ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _};
 use quorate_log::NodeId;
-use tokio::sync::MutexGuard;
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{MembershipError, NodeError};
@@ -59,7 +59,7 @@ impl Node {
         call: MembershipCall,
         deadline: Instant,
     ) -> Result<Vec<MemberInfo>, NodeError> {
-        let _guard = self.one_at_a_time(deadline).await?;
+        let _turn = self.one_at_a_time(deadline).await?;
         match call {
             MembershipCall::Add { id, peer_address, learner_only, by_itself } => {
                 self.check_add(id, by_itself, deadline).await?;
@@ -78,9 +78,10 @@ impl Node {
         Ok(self.members())
     }
 
-    async fn one_at_a_time(&self, deadline: Instant) -> Result<MutexGuard<'_, ()>, NodeError> {
-        let guard = timeout_at(deadline, self.membership.lock()).await;
-        guard.map_err(|_| refused(MembershipError::Busy))
+    async fn one_at_a_time(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, NodeError> {
+        let turn = timeout_at(deadline, self.membership.acquire()).await;
+        let turn = turn.map_err(|_| refused(MembershipError::Busy))?;
+        Ok(turn.expect("invariant: nobody closes it"))
     }
 
     /// Makes a node a learner and, unless it is to stay one, waits until it has nearly all of the

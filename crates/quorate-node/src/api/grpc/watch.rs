@@ -139,6 +139,14 @@ async fn lost(leadership: &Leadership, node: NodeId) -> NodeError {
     }
 }
 
+/// Waits until this node serves no watch any more: it stops, or nothing new will come here; why.
+async fn no_longer_serves(node: &Node) -> NodeError {
+    tokio::select! {
+        () = node.stop().cancelled() => NodeError::Stopping { node: node.id() },
+        error = lost(node.leadership(), node.id()) => error,
+    }
+}
+
 /// Waits until the caller may not watch this any more; why.
 async fn lost_right(node: Arc<Node>, caller: Caller, subscribe: WatchSubscribe) -> Status {
     rights::lost(&node, &caller, Method::Watch, &subscribe.touches()).await
@@ -169,8 +177,7 @@ async fn end(node: Arc<Node>, caller: Caller, subscribe: WatchSubscribe, mut ask
     tokio::select! {
         status = asked => status,
         Some(status) = lost_right => status,
-        () = node.stop().cancelled() => NodeError::Stopping { node: node.id() }.into(),
-        error = lost(node.leadership(), node.id()) => error.into(),
+        error = no_longer_serves(&node) => error.into(),
     }
 }
 
