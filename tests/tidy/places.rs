@@ -223,6 +223,40 @@ fn raft_and_grpc_meet_in_few_files() {
     no_faults(&faults);
 }
 
+/// Where statuses are made by hand: the table of what a node answers, and the calls that it makes
+/// itself, whose errors are the transport's.
+const MAKE_STATUSES: [&str; 4] = ["api/grpc/codes.rs", "peers.rs", "peers/", "raft/network.rs"];
+
+#[test]
+fn answers_have_their_codes_from_one_table() {
+    let mut files = of("crates/quorate-node/src/", &[]);
+    files.retain(|file| {
+        let inside = file.path.trim_start_matches("crates/quorate-node/src/");
+        !MAKE_STATUSES.iter().any(|place| inside.starts_with(place))
+    });
+    let makers = "new cancelled unknown invalid_argument deadline_exceeded not_found \
+                  already_exists permission_denied resource_exhausted failed_precondition aborted \
+                  out_of_range unimplemented internal unavailable data_loss unauthenticated";
+    let makes = |text: &str| {
+        text.match_indices("Status::").any(|(at, word)| {
+            // Not an `InstanceStatus`.
+            let whole = !text[..at].ends_with(char::is_alphanumeric);
+            let made = text[at + word.len()..].split_once('(');
+            whole && made.is_some_and(|(name, _)| makers.split_whitespace().any(|it| it == name))
+        })
+    };
+    assert!(makes("Err(Status::internal(text))") && makes("Status::new(code, text)"));
+    assert!(!makes("InstanceStatus::new(1)") && !makes("Status::from(error)"));
+    let mut faults = Vec::new();
+    for file in files {
+        for (line, _) in file.shipped_code().filter(|(_, text)| makes(text)) {
+            let what = "a status by hand; make it a variant of an error, with a row in codes.rs";
+            faults.push(file.fault(line, what));
+        }
+    }
+    no_faults(&faults);
+}
+
 #[test]
 fn generated_types_are_left_as_they_are() {
     let builds = of("build.rs", &[]);

@@ -6,6 +6,7 @@ pub use start::{RunError, StartError};
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use quorate_log::{ClusterId, NodeId};
 use quorate_state::{Invalid, Rejection};
@@ -234,6 +235,17 @@ pub(crate) enum MembershipError {
     NoAnswer { id: NodeId, address: String, reason: String },
 }
 
+/// Why what a member says of where it is now is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MoveError {
+    #[error("peer_address has {bytes} bytes, at most {limit}")]
+    TooLong { bytes: usize, limit: usize },
+    #[error("the node's address {address:?} is no host:port")]
+    NoAddress { address: String },
+    #[error("node {id} is no member, as far as node {node} knows")]
+    NotMember { id: NodeId, node: NodeId },
+}
+
 /// No line can be written, and no write is to be without one.
 #[derive(Debug, thiserror::Error)]
 #[error("the audit log {} cannot be written ({reason}), and it is required: {done}", file.display())]
@@ -266,6 +278,10 @@ pub(crate) enum CallError {
         "{limit} bytes of requests are arriving {place}, as many as may be: send less at a time, or ask another node"
     )]
     Arriving { limit: usize, place: &'static str },
+    #[error("{what} within {} s", within.as_secs())]
+    Late { what: &'static str, within: Duration },
+    #[error("no subscription arrived in time")]
+    NoSubscription,
     /// Another node may have a file that can be written.
     #[error(transparent)]
     Unwritten(#[from] Unwritten),

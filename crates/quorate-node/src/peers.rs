@@ -245,7 +245,8 @@ impl Peers {
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, Status> {
-    Ok(crate::net::endpoint(address, CONNECT_TIMEOUT)?
+    Ok(crate::net::endpoint(address, CONNECT_TIMEOUT)
+        .map_err(|error| Status::invalid_argument(error.to_string()))?
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)

@@ -106,6 +106,16 @@ pub(crate) struct Principal {
     node: Option<NodeId>,
 }
 
+/// A caller may not do this. Tells what it asked for and would need, nothing of what there is.
+#[derive(Debug, thiserror::Error)]
+#[error("{caller} needs the role {role}{what}")]
+pub(crate) struct Denied {
+    pub(crate) caller: String,
+    pub(crate) role: Role,
+    /// " for the service web", or nothing.
+    pub(crate) what: String,
+}
+
 /// Characters of a caller's name in a log, at most: enough to tell callers apart by the paths that
 /// issuers write into a JWT's subject, and a stranger's does not fill the log.
 const NAME_MAX: usize = 512;

@@ -59,8 +59,7 @@ pub(super) async fn answers(
 ) -> Result<impl Stream<Item = Result<EncodedWatchResponse, Status>> + Send + use<>, Status> {
     let Call { message: mut asks, deadline, caller } = call;
     let first = timeout_at(deadline, asks.message()).await;
-    let first =
-        first.map_err(|_| Status::deadline_exceeded("no subscription arrived in time"))??;
+    let first = first.map_err(|_elapsed| CallError::NoSubscription)??;
     let Some(WatchRequest { kind: Some(Ask::Subscribe(subscribe)) }) = first else {
         let must = "the first message must subscribe";
         return Err(CallError::from(Invalid::text("kind", "", must)).into());
