@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 pub(crate) use self::writer::Writer;
-use crate::error::Unwritten;
+use crate::error::{Trouble, Unwritten};
 
 /// Lines that wait to be written: some hundred KiB.
 const QUEUE_MAX: usize = 8_192;
@@ -118,7 +118,7 @@ pub(crate) type Written = oneshot::Receiver<()>;
 struct Required {
     file: PathBuf,
     /// Why it took the last lines not.
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Option<Trouble>>,
 }
 
 /// Where lines are handed in.
@@ -159,7 +159,7 @@ impl Audit {
             Some(reason) => reason,
             None => match lines.clone().try_reserve_owned() {
                 Ok(place) => return Ok(Some(Place(place))),
-                Err(_) => format!("{QUEUE_MAX} lines wait for it"),
+                Err(_) => Trouble::Full { waiting: QUEUE_MAX },
             },
         };
         Err(required.unwritten(reason, "nothing was done"))
@@ -215,7 +215,7 @@ impl Audit {
         match tokio::time::timeout_at(deadline, line).await {
             Ok(Ok(())) => Ok(()),
             _ => {
-                let reason = required.trouble().unwrap_or_else(|| "it takes too long".to_owned());
+                let reason = required.trouble().unwrap_or(Trouble::Late);
                 Err(required.unwritten(reason, "the call may have been done"))
             }
         }
@@ -233,11 +233,11 @@ impl Audit {
 }
 
 impl Required {
-    fn trouble(&self) -> Option<String> {
+    fn trouble(&self) -> Option<Trouble> {
         self.trouble.lock().expect("invariant: nothing panics under it").clone()
     }
 
-    fn unwritten(&self, reason: String, done: &'static str) -> Unwritten {
+    fn unwritten(&self, reason: Trouble, done: &'static str) -> Unwritten {
         Unwritten { file: self.file.clone(), reason, done }
     }
 }
@@ -248,7 +248,7 @@ mod tests {
 
     use tokio_util::sync::CancellationToken;
 
-    use super::writer::{AGAIN_AFTER, REOPEN_AFTER};
+    use super::writer::{REOPEN_AFTER, AGAIN_AFTER};
     use super::*;
 
     fn event(principal: Option<&str>) -> Event {

@@ -18,11 +18,11 @@ use quorate_log::NodeId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::error::NodeError;
+use crate::error::{NodeError, Unanswered};
 use crate::node::calls::wire::{encode_call, read_answer};
 use crate::node::calls::{LeaderAnswer, LeaderCall};
 use crate::node::queues::hand_in;
-use crate::node::{Node, unreachable};
+use crate::node::{Node, said, unreachable};
 
 /// Calls that wait for a message; when another node leads, each of them may stand here twice for a
 /// moment.
@@ -99,13 +99,13 @@ impl Node {
             Ok(Ok(answers)) => answers,
             Ok(Err(status)) => {
                 self.peers.book.missed(leader, &address);
-                return Err(unreachable(leader, address, status.message()));
+                return Err(unreachable(leader, address, said(status.code(), status.message())));
             }
-            Err(elapsed) => return Err(unreachable(leader, address, &elapsed.to_string())),
+            Err(_elapsed) => return Err(unreachable(leader, address, Unanswered::Late)),
         };
         if answers.len() != asked {
-            let reason = format!("it answered {} of {asked} calls", answers.len());
-            return Err(unreachable(leader, address, &reason));
+            let why = Unanswered::Partly { answers: answers.len(), asked };
+            return Err(unreachable(leader, address, why));
         }
         Ok(answers.into_iter().map(|answer| read_answer(leader, answer)).collect())
     }
@@ -117,7 +117,7 @@ impl Node {
     pub(crate) fn peer_address(&self, id: NodeId) -> Result<String, NodeError> {
         match self.member(id) {
             Some(member) => Ok(self.peers.book.address(id, &member.peer_address)),
-            None => Err(unreachable(id, String::new(), "not a known member")),
+            None => Err(unreachable(id, String::new(), Unanswered::NoMember)),
         }
     }
 }
@@ -273,10 +273,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_call_of_a_message_is_told_that_it_failed() {
         let (forwards, messages) = forwards(node(1), Counter::default());
-        let _running =
-            tokio::spawn(messages.run(|leader, _, _| async move {
-                Err(unreachable(leader, String::new(), "down"))
-            }));
+        let _running = tokio::spawn(messages.run(|leader, _, _| async move {
+            Err(unreachable(leader, String::new(), Unanswered::Late))
+        }));
         let deadline = Instant::now() + Duration::from_secs(1);
         let call = || forwards.submit(node(2), Bytes::from_static(b"x"), deadline);
         for answer in <[_; 3]>::from(tokio::join!(call(), call(), call())) {

@@ -22,7 +22,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{MembershipError, NodeError};
-use crate::node::{MemberInfo, Node};
+use crate::node::{MemberInfo, Node, said};
 use crate::types::{Member, TypeConfig};
 
 pub(crate) use lead::LeadCall;
@@ -119,12 +119,12 @@ impl Node {
 
     /// Asks the node at an address for its id.
     async fn identify(&self, wanted: NodeId, address: &str) -> Result<Member, NodeError> {
-        let unreachable = |reason: &str| {
-            let (id, address, reason) = (wanted, address.to_owned(), reason.to_owned());
-            refused(MembershipError::NoAnswer { id, address, reason })
-        };
         let found = self.peers.identify(wanted, address, None, IDENTIFY_TIMEOUT).await;
-        let found = found.map_err(|status| unreachable(status.message()))?;
+        let found = found.map_err(|status| {
+            let (id, address) = (wanted, address.to_owned());
+            let reason = said(status.code(), status.message());
+            refused(MembershipError::NoAnswer { id, address, reason })
+        })?;
         let address = address.to_owned();
         if found.node_id != wanted.get() {
             let found = found.node_id;
