@@ -81,23 +81,88 @@ fn clocks_are_read_where_they_may_be() {
     no_faults(&faults);
 }
 
-/// Where changes of the membership wait for each other, which is what that lock is for. No call of
-/// a service comes there.
-const ONE_AT_A_TIME: [&str; 3] = [
-    "crates/quorate-node/src/node.rs",
-    "crates/quorate-node/src/node/membership.rs",
-    "crates/quorate-node/src/server.rs",
-];
+/// The only file of the node that makes commands, in one place.
+const MAKES_COMMANDS: &str = "crates/quorate-node/src/node/propose.rs";
+/// Both ways to write one down.
+const COMMAND: [&str; 2] = ["Command {", "Command::new"];
+
+#[test]
+fn commands_are_stamped_in_one_place() {
+    let what = "outside node/propose.rs; propose the operation, which is stamped there";
+    let mut faults = found(&of("crates/quorate-node/src/", &[MAKES_COMMANDS]), &COMMAND, what);
+    let propose = file(MAKES_COMMANDS);
+    let stamped = propose.shipped_code().any(|(_, text)| text.contains("self.read_clock()"));
+    let made = found(&[propose], &COMMAND, "a second time; call propose_here");
+    assert!(stamped && !made.is_empty(), "{MAKES_COMMANDS} no longer stamps: see MAKES_COMMANDS");
+    faults.extend(made.into_iter().skip(1));
+    no_faults(&faults);
+}
+
+/// A span of time or the room of a channel, as a number in the middle of the code.
+fn has_bare_bound(line: &str) -> bool {
+    ["Duration::from_", "channel(", "channel::<"].iter().any(|word| {
+        let mut uses = line.split(word).skip(1);
+        uses.any(|rest| {
+            let bound =
+                if word.ends_with('(') { rest } else { rest.split_once('(').unwrap_or_default().1 };
+            bound.starts_with(|first: char| first.is_ascii_digit())
+        })
+    })
+}
+
+/// Lines of a source with such a number, but for constants, which may begin on the line before.
+fn bare_bounds(source: &Source) -> Vec<usize> {
+    let is_constant = |line: &str| {
+        let line = line.trim_start();
+        let seen_by = line.strip_prefix("pub(").and_then(|rest| rest.split_once(") "));
+        let item = seen_by.map_or(line.trim_start_matches("pub "), |(_, item)| item);
+        item.starts_with("const ") || item.starts_with("static ")
+    };
+    let mut found = Vec::new();
+    let mut before = "";
+    for (number, line) in source.shipped_code() {
+        let goes_on = is_constant(before) && !before.trim_end().ends_with(';');
+        if has_bare_bound(line) && !is_constant(line) && !goes_on {
+            found.push(number);
+        }
+        before = line;
+    }
+    found
+}
+
+#[test]
+fn bounds_have_names() {
+    const NONE: [usize; 0] = [];
+    let bare = |text: &str| {
+        let path = "crates/quorate-node/src/some.rs".to_owned();
+        bare_bounds(&Source { path, text: text.to_owned() })
+    };
+    assert_eq!(bare("const A: Duration = Duration::from_secs(1);"), NONE);
+    assert_eq!(bare("pub(crate) const A: B =\n    B { a: Duration::from_secs(1) };"), NONE);
+    assert_eq!(bare("pub(in crate::a) const A: Duration = Duration::from_secs(1);"), NONE);
+    assert_eq!(bare("sleep(Duration::from_millis(wait_ms)); mpsc::channel(QUEUE_MAX);"), NONE);
+    assert_eq!(bare("const A: u8 = 1;\nsleep(Duration::from_millis(5));"), [2]);
+    assert_eq!(bare("let (a, b) = mpsc::channel(1);"), [1]);
+    assert_eq!(bare("let (a, b) = broadcast::channel::<u8>(16);"), [1]);
+    let mut faults = Vec::new();
+    for folder in ["crates/quorate-node/src/", "crates/quorate-client/src/"] {
+        for source in of(folder, &[]) {
+            let what = "a bound without a name; make it a const, with the reason for its size";
+            faults.extend(bare_bounds(&source).into_iter().map(|line| source.fault(line, what)));
+        }
+    }
+    no_faults(&faults);
+}
 
 /// Locks of the standard library are found across an await by clippy; tokio's, which are made for
-/// that, are not used.
+/// that, are not used. What is done one at a time, and takes long, has a semaphore with one permit.
 #[test]
 fn no_lock_is_held_across_an_await() {
     // S3.7
     let lints = file("Cargo.toml").text;
     assert!(lints.contains("await_holding_lock = \"warn\""), "and warnings are denied in CI");
     let mut faults = Vec::new();
-    for source in of("crates/", &ONE_AT_A_TIME) {
+    for source in of("crates/", &[]) {
         for (line, text) in source.shipped_code() {
             let tokios = text.contains("tokio::sync") || text.contains("futures_util::lock");
             if tokios && (text.contains("Mutex") || text.contains("RwLock")) {
@@ -153,6 +218,40 @@ fn raft_and_grpc_meet_in_few_files() {
                 faults.push(file.fault(1, what));
             }
             _ => {}
+        }
+    }
+    no_faults(&faults);
+}
+
+/// Where statuses are made by hand: the table of what a node answers, and the calls that it makes
+/// itself, whose errors are the transport's.
+const MAKE_STATUSES: [&str; 4] = ["api/grpc/codes.rs", "peers.rs", "peers/", "raft/network.rs"];
+
+#[test]
+fn answers_have_their_codes_from_one_table() {
+    let mut files = of("crates/quorate-node/src/", &[]);
+    files.retain(|file| {
+        let inside = file.path.trim_start_matches("crates/quorate-node/src/");
+        !MAKE_STATUSES.iter().any(|place| inside.starts_with(place))
+    });
+    let makers = "new cancelled unknown invalid_argument deadline_exceeded not_found \
+                  already_exists permission_denied resource_exhausted failed_precondition aborted \
+                  out_of_range unimplemented internal unavailable data_loss unauthenticated";
+    let makes = |text: &str| {
+        text.match_indices("Status::").any(|(at, word)| {
+            // Not an `InstanceStatus`.
+            let whole = !text[..at].ends_with(char::is_alphanumeric);
+            let made = text[at + word.len()..].split_once('(');
+            whole && made.is_some_and(|(name, _)| makers.split_whitespace().any(|it| it == name))
+        })
+    };
+    assert!(makes("Err(Status::internal(text))") && makes("Status::new(code, text)"));
+    assert!(!makes("InstanceStatus::new(1)") && !makes("Status::from(error)"));
+    let mut faults = Vec::new();
+    for file in files {
+        for (line, _) in file.shipped_code().filter(|(_, text)| makes(text)) {
+            let what = "a status by hand; make it a variant of an error, with a row in codes.rs";
+            faults.push(file.fault(line, what));
         }
     }
     no_faults(&faults);

@@ -80,7 +80,7 @@ const ROOMS: [(&str, &[Room]); 6] = [
             ("meters", &[]),
             ("clock", &[]),
             ("free_space", &["error"]),
-            ("error", &["config"]),
+            ("error", &["config", "types"]),
             ("backup", &["wall"]),
             ("config", &[]),
             ("types", &["runtime"]),

@@ -40,6 +40,15 @@ pub struct Client {
     hubs: Arc<Hubs>,
 }
 
+/// What a client has unless it is set; the methods of the builder say what for. An election takes
+/// about a second, so a call outlasts one several times over, and an attempt is given up while
+/// there is time for the other nodes. A watch hears a bookmark every 5 s, so three may be missed.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(500);
+const WATCH_IDLE_TIMEOUT: Duration = Duration::from_secs(15);
+const LEADERLESS_TIMEOUT: Duration = Duration::from_secs(3);
+/// Seldom: both ask nodes for what usually has not changed.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(60);
 const MEMBER_REFRESH: Duration = Duration::from_secs(30);
 
 /// Makes a [`Client`]; an example is among the [settings](crate#settings).
@@ -61,11 +70,11 @@ impl ClientBuilder {
             addresses: addresses.into_iter().map(Into::into).collect(),
             options: Options {
                 namespace: String::new(),
-                call_timeout: Duration::from_secs(5),
-                attempt_timeout: Duration::from_millis(500),
-                watch_idle_timeout: Duration::from_secs(15),
-                leaderless_timeout: Duration::from_secs(3),
-                audit_interval: Duration::from_secs(60),
+                call_timeout: CALL_TIMEOUT,
+                attempt_timeout: ATTEMPT_TIMEOUT,
+                watch_idle_timeout: WATCH_IDLE_TIMEOUT,
+                leaderless_timeout: LEADERLESS_TIMEOUT,
+                audit_interval: AUDIT_INTERVAL,
                 cache_dir: None,
             },
             member_refresh: Some(MEMBER_REFRESH),

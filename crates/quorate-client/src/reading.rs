@@ -5,12 +5,11 @@ mod pages;
 pub(crate) use pages::check_cluster;
 
 use quorate_proto::v1::{FetchRequest, FetchResponse};
-use tonic::{Code, Status};
 
 use crate::error::Error;
 use crate::nodes::call::{CallError, Plan, call};
 use crate::nodes::endpoints::Endpoints;
-use crate::nodes::retry::retry_after;
+use crate::nodes::retry::is_too_large;
 use crate::nodes::stub::registry;
 use crate::types::Fetched;
 
@@ -43,9 +42,4 @@ async fn fetch_once(
 ) -> Result<FetchResponse, CallError> {
     let send = |channel, request| async move { registry(channel).fetch(request).await };
     call(endpoints, plan, request, send).await
-}
-
-/// Whether the answer was refused for its own size, not for what else is under way.
-fn is_too_large(status: &Status) -> bool {
-    status.code() == Code::ResourceExhausted && retry_after(status).is_none()
 }

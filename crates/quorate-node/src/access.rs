@@ -31,7 +31,7 @@ pub(crate) use crate::access::bearer::authorization;
 use crate::access::bearer::{Bearer, Digest};
 use crate::access::error::{AccessError, Problem, READ_WITHIN};
 use crate::access::file::Contents;
-pub(crate) use crate::access::rights::{Principal, Reach, Role};
+pub(crate) use crate::access::rights::{Denied, Principal, Reach, Role};
 use crate::error::with_causes;
 use crate::net::tls::CertificateId;
 use crate::runtime::blocking;

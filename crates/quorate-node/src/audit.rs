@@ -20,13 +20,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 
 pub(crate) use self::writer::Writer;
-use crate::error::Unwritten;
+use crate::error::{Trouble, Unwritten};
 
 /// Lines that wait to be written: some hundred KiB.
 const QUEUE_MAX: usize = 8_192;
-/// Calls of unknown callers that have a line of their own, a second. A caller without a credential
-/// must not fill the disk.
+/// Calls of unknown callers that have a line of their own, in this time. A caller without a
+/// credential must not fill the disk: these are some tens of KiB a second.
 const STRANGERS_MAX: u32 = 100;
+const STRANGERS_WITHIN: Duration = Duration::from_secs(1);
 /// Of the lines that wait, so many may be of calls that were refused, whoever made them. The other
 /// places are for writes: where a line is required, none is done without one.
 const REFUSALS_MAX: usize = QUEUE_MAX / 4;
@@ -117,7 +118,7 @@ pub(crate) type Written = oneshot::Receiver<()>;
 struct Required {
     file: PathBuf,
     /// Why it took the last lines not.
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Option<Trouble>>,
 }
 
 /// Where lines are handed in.
@@ -158,7 +159,7 @@ impl Audit {
             Some(reason) => reason,
             None => match lines.clone().try_reserve_owned() {
                 Ok(place) => return Ok(Some(Place(place))),
-                Err(_) => format!("{QUEUE_MAX} lines wait for it"),
+                Err(_) => Trouble::Full { waiting: QUEUE_MAX },
             },
         };
         Err(required.unwritten(reason, "nothing was done"))
@@ -214,7 +215,7 @@ impl Audit {
         match tokio::time::timeout_at(deadline, line).await {
             Ok(Ok(())) => Ok(()),
             _ => {
-                let reason = required.trouble().unwrap_or_else(|| "it takes too long".to_owned());
+                let reason = required.trouble().unwrap_or(Trouble::Late);
                 Err(required.unwritten(reason, "the call may have been done"))
             }
         }
@@ -223,7 +224,7 @@ impl Audit {
     fn takes_stranger(&self) -> bool {
         let mut strangers = self.strangers.lock().expect("invariant: nothing panics under it");
         let (since, count) = strangers.get_or_insert_with(|| (Instant::now(), 0));
-        if since.elapsed() >= Duration::from_secs(1) {
+        if since.elapsed() >= STRANGERS_WITHIN {
             (*since, *count) = (Instant::now(), 0);
         }
         *count += 1;
@@ -232,11 +233,11 @@ impl Audit {
 }
 
 impl Required {
-    fn trouble(&self) -> Option<String> {
+    fn trouble(&self) -> Option<Trouble> {
         self.trouble.lock().expect("invariant: nothing panics under it").clone()
     }
 
-    fn unwritten(&self, reason: String, done: &'static str) -> Unwritten {
+    fn unwritten(&self, reason: Trouble, done: &'static str) -> Unwritten {
         Unwritten { file: self.file.clone(), reason, done }
     }
 }
@@ -247,7 +248,7 @@ mod tests {
 
     use tokio_util::sync::CancellationToken;
 
-    use super::writer::{AGAIN_AFTER, REOPEN_AFTER};
+    use super::writer::{REOPEN_AFTER, RETRY_AFTER};
     use super::*;
 
     fn event(principal: Option<&str>) -> Event {
@@ -374,7 +375,7 @@ mod tests {
         let running = tokio::spawn(writer.run(stop.clone()));
         let write = async |principal: &'static str, place| {
             let line = audit.tell(event(Some(principal)), place).expect("it waits");
-            audit.written(line, Instant::now() + AGAIN_AFTER).await
+            audit.written(line, Instant::now() + RETRY_AFTER).await
         };
         write("token:a", audit.reserve().unwrap()).await.unwrap();
         let under_way = audit.reserve().unwrap();
@@ -389,7 +390,7 @@ mod tests {
         assert!(audit.tell(event(Some("token:d")), None).is_none());
 
         std::fs::create_dir(&inside).unwrap();
-        tokio::time::sleep(AGAIN_AFTER * 3).await;
+        tokio::time::sleep(RETRY_AFTER * 3).await;
         write("token:e", audit.reserve().unwrap()).await.unwrap();
         assert!(audit.check().is_ok());
         stop.cancel();

@@ -144,7 +144,8 @@ pub struct Tunables {
     /// One is also taken after this many bytes of log entries, or, if that is more, half of what
     /// the last one took. Default 7 MiB, minimum 64 KiB.
     pub snapshot_log_bytes: u64,
-    /// This many log entries before the newest snapshot are kept for slow followers. Default 5,000.
+    /// This many log entries before the newest snapshot are kept for slow followers. Default 5,000,
+    /// minimum 0: a follower behind the snapshot is sent it.
     pub keep_entries: u64,
     /// At most this many changes are kept in memory for watchers that resume. What is older than
     /// three minutes goes (not the latest 100 changes). Default 100,000, minimum 1.
@@ -325,9 +326,9 @@ impl Config {
         if let Some(tls) = &self.tls {
             let age = tls.connection_age_ms;
             let is_age = (1_000..=24 * HOUR_MS).contains(&age);
-            check("connection_age_ms", age, is_age, "must be 1000 to 86400000 (a day)")?;
+            check("tls.connection_age_ms", age, is_age, "must be 1000 to 86400000 (a day)")?;
             let both = tls.peer_cert.is_some() == tls.peer_key.is_some();
-            check("peer_cert, peer_key", "only one of them", both, "must be set together")?;
+            check("tls.peer_cert, tls.peer_key", "only one of them", both, "must be set together")?;
         }
         self.validate_addresses()?;
         self.validate_dns()?;

@@ -6,10 +6,14 @@ pub use start::{RunError, StartError};
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_log::{ClusterId, NodeId};
 use quorate_state::{Invalid, Rejection};
 use tokio::task::JoinError;
+
+use crate::types::Fatal;
 
 /// An error and its causes, for people.
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
@@ -66,14 +70,14 @@ pub(crate) enum NodeError {
     )]
     DiskFull { node: NodeId, free_bytes: u64, reserve_bytes: u64 },
     /// Too many calls wait already.
-    #[error("{waiting} calls wait already: too much load, try again")]
+    #[error("overloaded: {waiting} calls wait already; try again later")]
     Overloaded { waiting: usize },
     /// The node is stopping.
     #[error("node {node} is stopping")]
     Stopping { node: NodeId },
     /// Another node could not be reached.
-    #[error("node {node} at {address} did not answer: {reason}")]
-    PeerUnreachable { node: NodeId, address: String, reason: String },
+    #[error("node {node} at {address} did not answer: {why}")]
+    PeerUnreachable { node: NodeId, address: String, why: Unanswered },
     /// A snapshot takes too long.
     #[error("the snapshot was not finished within {waited_ms} ms; it goes on, ask again")]
     SnapshotLate { waited_ms: u64 },
@@ -90,10 +94,26 @@ pub(crate) enum NodeError {
     Unexpected { node: NodeId, what: String },
     /// The Raft library stopped for good: its disk failed, or a bug.
     #[error("node {node} has stopped taking part: {reason}; see its log")]
-    Fatal { node: NodeId, reason: String },
+    Fatal { node: NodeId, reason: Box<Fatal> },
     /// What the leader, another node, says.
     #[error("{}", .0.message)]
     Told(Box<Told>),
+}
+
+/// Why another node has not said what it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unanswered {
+    #[error("deadline has elapsed")]
+    Late,
+    /// What the node says, or the transport; `code`: of gRPC.
+    #[error("{message}")]
+    Refused { code: i32, message: String },
+    #[error("it answered {answers} of {asked} calls")]
+    Partly { answers: usize, asked: usize },
+    #[error("not a known member")]
+    NoMember,
+    #[error("node {found} is at {address}")]
+    OtherNode { found: u64, address: String },
 }
 
 /// An error of another node, with all that is done about it. Its kind stays there: a later release
@@ -223,23 +243,45 @@ pub(crate) enum MembershipError {
     )]
     WasRemoved { id: NodeId, revision: u64 },
     #[error(
-        "node {id} at {address} works at levels {min} to {max}, and the cluster is at level {level}: start it with a release that works there (`quorate cluster upgrade status`)"
+        "node {id} at {address} supports levels {min} to {max}, and the cluster is at level {level}: start it with a release that works there (`quorate cluster upgrade status`)"
     )]
     OtherLevels { id: NodeId, address: String, level: u32, min: u32, max: u32 },
     #[error(
         "node {id} does not say which levels it works at: {reason}; the cluster's level is raised only while every member answers: start it, or take it out"
     )]
-    Levels { id: NodeId, reason: String },
+    Levels { id: NodeId, reason: Unanswered },
     #[error("node {id} does not answer at {address}: {reason}; start it first")]
-    NoAnswer { id: NodeId, address: String, reason: String },
+    NoAnswer { id: NodeId, address: String, reason: Unanswered },
+}
+
+/// Why what a member says of where it is now is not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MoveError {
+    #[error("peer_address has {bytes} bytes, at most {limit}")]
+    TooLong { bytes: usize, limit: usize },
+    #[error("the node's address {address:?} is no host:port")]
+    NoAddress { address: String },
+    #[error("node {id} is no member, as far as node {node} knows")]
+    NotMember { id: NodeId, node: NodeId },
+}
+
+/// Why a file takes no lines.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Trouble {
+    #[error("{0}")]
+    Write(Arc<io::Error>),
+    #[error("{waiting} lines wait for it")]
+    Full { waiting: usize },
+    #[error("it takes too long")]
+    Late,
 }
 
 /// No line can be written, and no write is to be without one.
 #[derive(Debug, thiserror::Error)]
-#[error("the audit log {} cannot be written ({reason}), and it is required: {done}", file.display())]
+#[error("the audit log {} cannot be written ({reason}), and auditing is required: {done}", file.display())]
 pub(crate) struct Unwritten {
     pub(crate) file: PathBuf,
-    pub(crate) reason: String,
+    pub(crate) reason: Trouble,
     pub(crate) done: &'static str,
 }
 
@@ -266,6 +308,10 @@ pub(crate) enum CallError {
         "{limit} bytes of requests are arriving {place}, as many as may be: send less at a time, or ask another node"
     )]
     Arriving { limit: usize, place: &'static str },
+    #[error("{what} within {} s", within.as_secs())]
+    Late { what: &'static str, within: Duration },
+    #[error("no subscription arrived in time")]
+    NoSubscription,
     /// Another node may have a file that can be written.
     #[error(transparent)]
     Unwritten(#[from] Unwritten),

@@ -26,7 +26,6 @@ use quorate_state::Levels;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::Instant;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::net::tls::Tls;
@@ -80,11 +79,17 @@ pub trait SimulatedNet: Send + Sync {
 ///
 /// # Errors
 /// It is no `host:port`.
-pub(crate) fn endpoint(address: &str, connect_within: Duration) -> Result<Endpoint, Status> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| {
-        Status::invalid_argument(format!("the node's address {address:?} is no host:port"))
-    })?;
+pub(crate) fn endpoint(address: &str, connect_within: Duration) -> Result<Endpoint, NoAddress> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"));
+    let endpoint = endpoint.map_err(|_| NoAddress { address: address.to_owned() })?;
     Ok(endpoint.connect_timeout(connect_within))
+}
+
+/// Nothing can be called there.
+#[derive(Debug, thiserror::Error)]
+#[error("the node's address {address:?} is no host:port")]
+pub(crate) struct NoAddress {
+    address: String,
 }
 
 /// A bound address and the connections that arrive there.

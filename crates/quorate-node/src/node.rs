@@ -36,7 +36,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::Fatal;
 use openraft::metrics::RaftServerMetrics;
 use openraft::{AsyncRuntime as _, Instant as _, RaftMetrics};
 use quorate_log::NodeId;
@@ -44,7 +43,7 @@ use quorate_proto::requests::Origin;
 use quorate_state::{Clock, Level, Levels};
 use rand_core::Rng as _;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +53,7 @@ use crate::applied::encoded::EncodedServices;
 use crate::audit::Audit;
 use crate::clock::LeaderClock;
 use crate::config::Tunables;
-use crate::error::NodeError;
+use crate::error::{NodeError, Unanswered};
 use crate::free_space::Disk;
 use crate::meters::Meters;
 use crate::net::answers::{Answers, Refused};
@@ -66,7 +65,7 @@ use crate::peers::Peers;
 use crate::raft::Raft;
 use crate::raft::recall::Recall;
 use crate::runtime::Runtime;
-use crate::types::{Member, TypeConfig};
+use crate::types::{Fatal, Member, TypeConfig};
 
 /// A member as the membership has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,7 +118,7 @@ pub(crate) struct Node {
     /// What was fetched last.
     encoded: EncodedServices,
     /// Membership changes, one at a time.
-    membership: AsyncMutex<()>,
+    membership: Semaphore,
     /// What the others said of a node that was taken out.
     evicted: evicted::Found,
     succession: succession::Succession,
@@ -195,7 +194,7 @@ impl Node {
                 refused,
             )),
             encoded: EncodedServices::default(),
-            membership: AsyncMutex::default(),
+            membership: Semaphore::new(1),
             evicted: evicted::Found::default(),
             succession: succession::Succession::default(),
             rounds: status::Rounds::default(),
@@ -461,8 +460,8 @@ impl Node {
     }
 
     /// Raft has stopped; takes no other error, since no node tries again after this one.
-    pub(crate) fn fatal(&self, reason: &Fatal<TypeConfig>) -> NodeError {
-        NodeError::Fatal { node: self.id, reason: reason.to_string() }
+    pub(crate) fn fatal(&self, reason: &Fatal) -> NodeError {
+        NodeError::Fatal { node: self.id, reason: Box::new(reason.clone()) }
     }
 
     pub(crate) fn unexpected(&self, what: &impl std::fmt::Display) -> NodeError {
@@ -470,6 +469,11 @@ impl Node {
     }
 }
 
-pub(crate) fn unreachable(node: NodeId, address: String, reason: &str) -> NodeError {
-    NodeError::PeerUnreachable { node, address, reason: reason.to_owned() }
+pub(crate) fn unreachable(node: NodeId, address: String, why: Unanswered) -> NodeError {
+    NodeError::PeerUnreachable { node, address, why }
+}
+
+/// What a call to another node came back with.
+pub(crate) fn said(code: impl Into<i32>, message: &str) -> Unanswered {
+    Unanswered::Refused { code: code.into(), message: message.to_owned() }
 }

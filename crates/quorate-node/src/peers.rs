@@ -53,7 +53,8 @@ pub(crate) const MESSAGE_MAX: usize = 16 * 1024 * 1024;
 /// Connections that are kept: more than a cluster's members need, also where many of them move.
 const CHANNELS_MAX: usize = 1_024;
 
-/// A node's address, `host:port`, in bytes at most.
+/// A node's address, `host:port`, in bytes at most: a name of DNS has 253, and a port up to five
+/// digits.
 pub(crate) const ADDRESS_MAX: usize = 260;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -244,7 +245,8 @@ impl Peers {
 }
 
 fn endpoint(address: &str) -> Result<Endpoint, Status> {
-    Ok(crate::net::endpoint(address, CONNECT_TIMEOUT)?
+    Ok(crate::net::endpoint(address, CONNECT_TIMEOUT)
+        .map_err(|error| Status::invalid_argument(error.to_string()))?
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)

@@ -31,6 +31,8 @@ pub(crate) type Entry = openraft::alias::EntryOf<TypeConfig>;
 pub(crate) type StoredMembership = openraft::alias::StoredMembershipOf<TypeConfig>;
 pub(crate) type SnapshotMeta = openraft::alias::SnapshotMetaOf<TypeConfig>;
 pub(crate) type Vote = openraft::alias::VoteOf<TypeConfig>;
+/// Why the Raft library stopped for good.
+pub(crate) type Fatal = openraft::errors::Fatal<TypeConfig>;
 
 /// No node is at a term that is further ahead of this node's than this: terms grow by one an
 /// election, an election takes 0.2 s at least, so no cluster gets there within two days of nothing

@@ -88,6 +88,9 @@ impl fmt::Display for Ids<'_> {
 /// Calls of [`Caller::call_all`] that are under way at once, unless set.
 const CALLS_AT_ONCE: usize = 64;
 
+/// What a call may take, all attempts together, unless set: as a call to the registry.
+const DEADLINE: Duration = Duration::from_secs(5);
+
 /// Makes calls to the instances that a balancer chooses. Cheap to clone.
 ///
 /// ```no_run
@@ -112,7 +115,7 @@ impl Caller {
     /// Calls the instances that the balancer chooses.
     pub fn new(balancer: impl Into<Arc<Balancer>>, mode: FailMode) -> Self {
         let balancer = balancer.into();
-        Self { balancer, mode, deadline: Duration::from_secs(5), at_once: CALLS_AT_ONCE }
+        Self { balancer, mode, deadline: DEADLINE, at_once: CALLS_AT_ONCE }
     }
 
     /// How long a call may take, all attempts together, and the wait for the first view before the

@@ -17,6 +17,15 @@ use crate::following::{Discovery, Instances};
 /// Changes of the endpoints on their way to the channel, and what is reported of them.
 const CHANGES_MAX: usize = 1_024;
 
+/// A new connection has this long, unless set: a round trip or two across the world, and no call
+/// waits long for an instance that is gone.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A connection with calls under way is pinged this often, and given up when it does not answer for
+/// that long: an instance whose machine is gone fails its calls after 15 s at most.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PONG_WITHIN: Duration = Duration::from_secs(5);
+
 /// Makes a [`Channel`] to a service; from [`crate::Client::channel_to`].
 ///
 /// ```no_run
@@ -39,7 +48,7 @@ type Key = (String, u64, String);
 
 impl ChannelBuilder {
     pub(crate) fn new(discovery: Discovery) -> Self {
-        Self { discovery, endpoint: None, connect_timeout: Duration::from_secs(1) }
+        Self { discovery, endpoint: None, connect_timeout: CONNECT_TIMEOUT }
     }
 
     /// The name of the instances' endpoint to be called; unless set, "grpc", else "http", else the
@@ -119,8 +128,8 @@ impl ChannelBuilder {
         Ok(endpoint
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(5)))
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PONG_WITHIN))
     }
 }
 

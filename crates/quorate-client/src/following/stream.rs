@@ -13,7 +13,7 @@ use quorate_proto::v1::{
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use self::cursor::Cursor;
 pub(super) use self::cursor::Taken;
@@ -26,7 +26,7 @@ use crate::nodes::call::Rounds;
 use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Target};
 use crate::nodes::rebalance::{Move, Mover};
-use crate::nodes::retry::{BACKGROUND, Decision, decide, rights_pause};
+use crate::nodes::retry::{BACKGROUND, Decision, decide, is_ahead, rights_pause};
 use crate::nodes::stub::registry;
 
 /// Acknowledgements on their way. The server keeps the last one only, so one that finds no room is
@@ -267,7 +267,7 @@ impl Follower {
             };
             *now = WatchStatus::Interrupted { since, last_error };
         });
-        if status.code() != Code::OutOfRange {
+        if !is_ahead(status) {
             return Ended::Lost;
         }
         // What is known here is given up for a snapshot.

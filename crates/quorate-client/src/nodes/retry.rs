@@ -85,9 +85,8 @@ fn of_code(code: Code) -> Decision {
         Code::Unimplemented => Decision::TryOthers,
         Code::NotFound => Decision::Reregister,
         Code::FailedPrecondition => Decision::Superseded,
-        // Too large, or a full disk, or an overloaded leader: sending it again
-        // at once makes none of them
-        // better.
+        // Too large, or a full disk, or an overloaded leader: sending it again at once makes none
+        // of them better.
         Code::ResourceExhausted | Code::OutOfRange => Decision::Exhausted,
         Code::Unauthenticated => Decision::Reauthenticate,
         Code::PermissionDenied => Decision::Denied,
@@ -95,6 +94,27 @@ fn of_code(code: Code) -> Decision {
         // Not an error; a call that failed with it is broken.
         Code::Ok => Decision::Fail,
     }
+}
+
+/// Whether a node says that no node is as far as the caller wants to see: it has what another
+/// cluster, or one that was restored, gave out, and begins anew.
+pub(crate) fn is_ahead(status: &Status) -> bool {
+    status.code() == Code::OutOfRange
+}
+
+/// Whether nodes find the request itself wrong: none has done it, and none will.
+pub(crate) fn is_wrong(code: Code) -> bool {
+    code == Code::InvalidArgument
+}
+
+/// Whether an attempt had too little time: the next one gets more.
+pub(crate) fn is_late(status: &Status) -> bool {
+    status.code() == Code::DeadlineExceeded
+}
+
+/// Whether an answer was refused for its own size, not for what else is under way.
+pub(crate) fn is_too_large(status: &Status) -> bool {
+    status.code() == Code::ResourceExhausted && retry_after(status).is_none()
 }
 
 /// Background work that was refused for want of a right waits at least this long: operators change
@@ -204,6 +224,19 @@ mod tests {
             assert_eq!(code as usize, at, "a row for each code, in order");
             assert_eq!(of_code(code), decision, "{code:?}");
         }
+    }
+
+    #[test]
+    fn what_a_code_says_besides() {
+        let codes = || (0..=16).map(Code::from_i32);
+        let is = |says: fn(Code) -> bool| codes().filter(|code| says(*code)).collect::<Vec<_>>();
+        assert_eq!(is(|code| is_ahead(&Status::new(code, ""))), [Code::OutOfRange]);
+        assert_eq!(is(|code| is_late(&Status::new(code, ""))), [Code::DeadlineExceeded]);
+        assert_eq!(is(is_wrong), [Code::InvalidArgument]);
+        assert_eq!(is(|code| is_too_large(&Status::new(code, ""))), [Code::ResourceExhausted]);
+        let mut overloaded = Status::resource_exhausted("too many calls wait");
+        overloaded.metadata_mut().insert(trailers::RETRY_AFTER_MS, 250.into());
+        assert!(!is_too_large(&overloaded));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use quorate_proto::v1::{RegisterRequest, RegisterResponse};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
 use super::claims::{Claim, incarnation_at_least, new_incarnation};
 use super::handle::{Command, Gone, Lease, RegistrationState};
@@ -25,7 +25,7 @@ use crate::core::Core;
 use crate::error::{Error, current_incarnation};
 use crate::nodes::call::{CallError, Failure, Rounds, attempt, call};
 use crate::nodes::endpoints::Target;
-use crate::nodes::retry::{BACKGROUND, Decision, retry_after, rights_pause};
+use crate::nodes::retry::{BACKGROUND, Decision, is_wrong, retry_after, rights_pause};
 use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
 use crate::types::{InstanceSpec, Registration, Update};
@@ -385,7 +385,7 @@ impl Keeper {
         match &result {
             Ok(()) | Err(Error::Superseded { .. }) => {}
             // Every node found the request wrong: none has done it.
-            Err(Error::Rejected { code: Code::InvalidArgument, .. }) => self.wanted = before,
+            Err(Error::Rejected { code, .. }) if is_wrong(*code) => self.wanted = before,
             Err(Error::Rejected { .. }) => {
                 self.wanted = before;
                 let wait = self.rounds.wait_whole_round();

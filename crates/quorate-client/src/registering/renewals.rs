@@ -17,7 +17,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use super::handle::Lease;
 use crate::cluster_id::ClusterId;
@@ -26,7 +26,7 @@ use crate::nodes::call::{Failure, Plan, Rounds};
 use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Endpoints, Target};
 use crate::nodes::rebalance::Mover;
-use crate::nodes::retry::{BACKGROUND, Decision, decide, jittered, retry_after};
+use crate::nodes::retry::{BACKGROUND, Decision, decide, is_late, jittered, retry_after};
 use crate::nodes::stub::registry;
 
 /// Messages under way. One is enough on a healthy node; more keep up with a slow one.
@@ -191,7 +191,7 @@ impl Sender {
                 Err(status) => Err(status),
             };
             if let Err(status) = ended {
-                if status.code() == Code::DeadlineExceeded {
+                if is_late(&status) {
                     rounds.was_late();
                 }
                 let again = decide(&status) == Decision::Reauthenticate

@@ -23,6 +23,13 @@ use crate::types::{InstanceStatus, Registration};
 /// the same.
 const DRAINING_WITHIN: Duration = Duration::from_secs(1);
 
+/// Unless set: callers that follow a live view hear within milliseconds that an instance is gone,
+/// slow and busy ones within this.
+const GRACE: Duration = Duration::from_millis(500);
+/// Unless set: twice what a call of the client crate may take, and a third of what Kubernetes gives
+/// a process to end.
+const DRAIN: Duration = Duration::from_secs(10);
+
 /// When the server is to take no new calls and to end when the calls in flight are done.
 ///
 /// An example is at [`Serving`].
@@ -98,8 +105,7 @@ impl Serving {
     pub(crate) fn new(registrar: Arc<Registrar>, registration: Registration) -> Self {
         let until = std::future::pending().boxed();
         let publish: Publish = Box::new(|_| std::future::pending().boxed());
-        let (grace, drain) = (Duration::from_millis(500), Duration::from_secs(10));
-        Self { registrar, registration, until, publish, grace, drain }
+        Self { registrar, registration, until, publish, grace: GRACE, drain: DRAIN }
     }
 
     /// Until SIGTERM or SIGINT (Ctrl-C).

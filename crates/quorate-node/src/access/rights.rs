@@ -106,10 +106,23 @@ pub(crate) struct Principal {
     node: Option<NodeId>,
 }
 
+/// A caller may not do this. Tells what it asked for and would need, nothing of what there is.
+#[derive(Debug, thiserror::Error)]
+#[error("{caller} needs the role {role}{what}")]
+pub(crate) struct Denied {
+    pub(crate) caller: String,
+    pub(crate) role: Role,
+    /// " for the service web", or nothing.
+    pub(crate) what: String,
+}
+
+/// Characters of a caller's name in a log, at most: enough to tell callers apart by the paths that
+/// issuers write into a JWT's subject, and a stranger's does not fill the log.
+const NAME_MAX: usize = 512;
+
 impl Principal {
     /// `name` may have been chosen by a stranger: it is made fit for a log.
     pub(crate) fn new(kind: &str, name: &str, grants: Vec<Grant>) -> Self {
-        const NAME_MAX: usize = 512;
         let name: String = name.escape_debug().take(NAME_MAX).collect();
         Self { name: format!("{kind}:{name}"), grants, node: None }
     }
@@ -184,7 +197,7 @@ mod tests {
 
     use super::*;
 
-    /// The same, as it would be said: every service that there could be is tried.
+    /// What `may` says, word for word: every service that there could be is tried.
     fn naive(grants: &[Grant], role: Role, reach: Reach<'_>, now: Seconds, all: &[String]) -> bool {
         let services = |wanted: &dyn Fn(&str) -> bool, namespace: &str| {
             all.iter().filter(|name| wanted(name)).all(|name| {

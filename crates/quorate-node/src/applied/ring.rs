@@ -26,7 +26,8 @@ pub(super) const AGES_EVERY: Duration = Duration::from_secs(10);
 
 /// The latest changes stay, however old: at most this many, and this many bytes of them. So a
 /// watcher can resume after days where changes are rare. Not many more: each keeps a few pages of
-/// the allocator's, whose other contents are gone.
+/// the allocator's, whose other contents are gone; the bytes are of as many changes of 2.6 KiB, and
+/// of fewer larger ones.
 const STAYING_MAX: usize = 100;
 const STAYING_BYTES_MAX: usize = 256 * 1024;
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{Audit, Line, QUEUE_MAX};
-use crate::error::RunError;
+use crate::error::{RunError, Trouble};
 use crate::runtime::blocking;
 
 /// Lines that are written at once.
@@ -21,7 +21,7 @@ const BATCH_MAX: usize = 1_024;
 /// The file is opened again after so long, as another one may have its name by now.
 pub(super) const REOPEN_AFTER: Duration = Duration::from_secs(10);
 /// Lines that are kept, as none may be left out, are tried again after so long.
-pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(500);
+pub(super) const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// That it cannot be written is told so often.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
@@ -120,11 +120,11 @@ impl Writer {
                     let _nobody = written.send(());
                 }
             }
-            Err(error) => self.failed(&error, batch),
+            Err(error) => self.failed(error, batch),
         }
     }
 
-    fn failed(&mut self, error: &io::Error, mut batch: Vec<Line>) {
+    fn failed(&mut self, error: io::Error, mut batch: Vec<Line>) {
         if self.told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
             self.told = Some(Instant::now());
             let file = self.path.display();
@@ -135,12 +135,12 @@ impl Writer {
             return;
         }
         // Before those that wait are told.
-        self.took(Some(error.to_string()));
+        self.took(Some(Trouble::Write(Arc::new(error))));
         batch.iter_mut().for_each(|line| line.written = None);
-        self.held = (batch, Instant::now() + AGAIN_AFTER);
+        self.held = (batch, Instant::now() + RETRY_AFTER);
     }
 
-    fn took(&mut self, trouble: Option<String>) {
+    fn took(&mut self, trouble: Option<Trouble>) {
         let Some(required) = &self.audit.required else { return };
         let mut before = required.trouble.lock().expect("invariant: nothing panics under it");
         if before.is_some() && trouble.is_none() {

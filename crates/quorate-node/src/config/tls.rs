@@ -68,3 +68,24 @@ impl Tls {
 fn connection_age_ms() -> u64 {
     3_600_000
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn errors_name_the_table() {
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let field = |change: fn(&mut Tls)| {
+            let mut tls = Tls::new("c".into(), "k".into(), "a".into());
+            change(&mut tls);
+            let config = Config { tls: Some(tls), ..Config::new(1, "d".into(), listen, listen) };
+            config.validate().map_err(|error| error.field)
+        };
+        assert_eq!(field(|_| {}), Ok(()));
+        assert_eq!(field(|tls| tls.connection_age_ms = 0), Err("tls.connection_age_ms"));
+        let half = field(|tls| tls.peer_cert = Some("pc".into()));
+        assert_eq!(half, Err("tls.peer_cert, tls.peer_key"));
+    }
+}

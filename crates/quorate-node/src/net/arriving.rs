@@ -176,9 +176,9 @@ impl http_body::Body for Bounded {
         }
         let late = self.late.as_mut();
         if late.is_some_and(|late| late.as_mut().poll(cx).is_ready()) {
-            let within = ARRIVED_WITHIN.as_secs();
-            let late = format!("the request did not arrive whole within {within} s");
-            return Poll::Ready(Some(Err(Status::deadline_exceeded(late))));
+            let what = "the request did not arrive whole";
+            let late = CallError::Late { what, within: ARRIVED_WITHIN };
+            return Poll::Ready(Some(Err(late.into())));
         }
         Poll::Pending
     }

@@ -180,9 +180,14 @@ pub(super) async fn ends(
             None => std::future::pending().await,
         }
     };
+    let told = async {
+        tokio::select! {
+            () = leave.cancelled() => {}
+            () = stop.cancelled() => {}
+        }
+    };
     tokio::select! {
-        () = leave.cancelled() => {}
-        () = stop.cancelled() => {}
+        () = told => {}
         () = aged => line.end_in(AGE_GRACE),
         outlived = security.outlived(&line) => {
             let (from, why) = (line.address(), outlived.why);

@@ -18,9 +18,11 @@ use quorate_log::NodeId;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::error::NodeError;
-use crate::node::calls::LeaderAnswer;
+use crate::error::{NodeError, Unanswered};
+use crate::node::calls::wire::{encode_call, read_answer};
+use crate::node::calls::{LeaderAnswer, LeaderCall};
 use crate::node::queues::hand_in;
+use crate::node::{Node, said, unreachable};
 
 /// Calls that wait for a message; when another node leads, each of them may stand here twice for a
 /// moment.
@@ -60,6 +62,64 @@ pub(crate) struct Messages {
 pub(crate) fn forwards(node: NodeId, refused: Counter) -> (Forwards, Messages) {
     let (sender, receiver) = mpsc::channel(QUEUE_MAX);
     (Forwards { node, calls: sender, refused }, Messages { calls: receiver, next: None })
+}
+
+impl Node {
+    /// Asks another node to do something as the leader. Writes go with what else is asked of it
+    /// now, and are answered together. What may take longer goes alone: renewals, which the leader
+    /// may hold back for others (there is one batch of them at a time), and membership changes.
+    pub(crate) async fn forward(
+        &self,
+        leader: NodeId,
+        call: &LeaderCall,
+        deadline: Instant,
+    ) -> Result<LeaderAnswer, NodeError> {
+        let encoded = encode_call(call);
+        match call {
+            LeaderCall::Propose(..) => self.queues.forwards.submit(leader, encoded, deadline).await,
+            LeaderCall::Renew(..) | LeaderCall::Membership(_) | LeaderCall::Lead(_) => {
+                let mut answers = self.forward_all(leader, vec![encoded], deadline).await?;
+                answers.pop().unwrap_or_else(|| Err(self.unexpected(&"no answer to a call")))
+            }
+        }
+    }
+
+    /// Sends encoded calls to another node in one message; an answer for each.
+    pub(super) async fn forward_all(
+        &self,
+        leader: NodeId,
+        calls: Vec<Bytes>,
+        deadline: Instant,
+    ) -> Result<Vec<Result<LeaderAnswer, NodeError>>, NodeError> {
+        let address = self.peer_address(leader)?;
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        let asked = calls.len();
+        let answers = self.peers.forward(leader, &address, calls, timeout);
+        let answers = match tokio::time::timeout(timeout, answers).await {
+            Ok(Ok(answers)) => answers,
+            Ok(Err(status)) => {
+                self.peers.book.missed(leader, &address);
+                return Err(unreachable(leader, address, said(status.code(), status.message())));
+            }
+            Err(_elapsed) => return Err(unreachable(leader, address, Unanswered::Late)),
+        };
+        if answers.len() != asked {
+            let why = Unanswered::Partly { answers: answers.len(), asked };
+            return Err(unreachable(leader, address, why));
+        }
+        Ok(answers.into_iter().map(|answer| read_answer(leader, answer)).collect())
+    }
+
+    /// Where another member listens for peers, as far as this node knows.
+    ///
+    /// # Errors
+    /// It is no member.
+    pub(crate) fn peer_address(&self, id: NodeId) -> Result<String, NodeError> {
+        match self.member(id) {
+            Some(member) => Ok(self.peers.book.address(id, &member.peer_address)),
+            None => Err(unreachable(id, String::new(), Unanswered::NoMember)),
+        }
+    }
 }
 
 impl Forwards {
@@ -214,7 +274,7 @@ mod tests {
     async fn each_call_of_a_message_is_told_that_it_failed() {
         let (forwards, messages) = forwards(node(1), Counter::default());
         let _running = tokio::spawn(messages.run(|leader, _, _| async move {
-            Err(crate::node::unreachable(leader, String::new(), "down"))
+            Err(unreachable(leader, String::new(), Unanswered::Late))
         }));
         let deadline = Instant::now() + Duration::from_secs(1);
         let call = || forwards.submit(node(2), Bytes::from_static(b"x"), deadline);

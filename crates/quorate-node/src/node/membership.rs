@@ -18,11 +18,11 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{AllowNextRevertError, ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _};
 use quorate_log::NodeId;
-use tokio::sync::MutexGuard;
+use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{MembershipError, NodeError};
-use crate::node::{MemberInfo, Node};
+use crate::node::{MemberInfo, Node, said};
 use crate::types::{Member, TypeConfig};
 
 pub(crate) use lead::LeadCall;
@@ -59,7 +59,7 @@ impl Node {
         call: MembershipCall,
         deadline: Instant,
     ) -> Result<Vec<MemberInfo>, NodeError> {
-        let _guard = self.one_at_a_time(deadline).await?;
+        let _turn = self.one_at_a_time(deadline).await?;
         match call {
             MembershipCall::Add { id, peer_address, learner_only, by_itself } => {
                 self.check_add(id, by_itself, deadline).await?;
@@ -78,9 +78,10 @@ impl Node {
         Ok(self.members())
     }
 
-    async fn one_at_a_time(&self, deadline: Instant) -> Result<MutexGuard<'_, ()>, NodeError> {
-        let guard = timeout_at(deadline, self.membership.lock()).await;
-        guard.map_err(|_| refused(MembershipError::Busy))
+    async fn one_at_a_time(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, NodeError> {
+        let turn = timeout_at(deadline, self.membership.acquire()).await;
+        let turn = turn.map_err(|_| refused(MembershipError::Busy))?;
+        Ok(turn.expect("invariant: nobody closes it"))
     }
 
     /// Makes a node a learner and, unless it is to stay one, waits until it has nearly all of the
@@ -118,12 +119,12 @@ impl Node {
 
     /// Asks the node at an address for its id.
     async fn identify(&self, wanted: NodeId, address: &str) -> Result<Member, NodeError> {
-        let unreachable = |reason: &str| {
-            let (id, address, reason) = (wanted, address.to_owned(), reason.to_owned());
-            refused(MembershipError::NoAnswer { id, address, reason })
-        };
         let found = self.peers.identify(wanted, address, None, IDENTIFY_TIMEOUT).await;
-        let found = found.map_err(|status| unreachable(status.message()))?;
+        let found = found.map_err(|status| {
+            let (id, address) = (wanted, address.to_owned());
+            let reason = said(status.code(), status.message());
+            refused(MembershipError::NoAnswer { id, address, reason })
+        })?;
         let address = address.to_owned();
         if found.node_id != wanted.get() {
             let found = found.node_id;

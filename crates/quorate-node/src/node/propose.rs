@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use quorate_log::NodeId;
@@ -11,11 +10,10 @@ use tokio::time::Instant;
 
 use crate::error::{CallError, NodeError};
 use crate::meters::Reason;
-use crate::node::calls::wire::{encode_call, read_answer};
+use crate::node::Node;
 use crate::node::calls::{Ask, LeaderAnswer, LeaderCall};
 use crate::node::membership::MembershipCall;
 use crate::node::requests::{self, GivenName};
-use crate::node::{Node, unreachable};
 use crate::types::{Outcome, TypeConfig};
 
 /// After a failed attempt, the next one waits this long unless the leader changes before.
@@ -248,62 +246,6 @@ impl Node {
             if view.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
-        }
-    }
-
-    /// Asks another node to do something as the leader. Writes go with what else is asked of it
-    /// now, and are answered together. What may take longer goes alone: renewals, which the leader
-    /// may hold back for others (there is one batch of them at a time), and membership changes.
-    pub(crate) async fn forward(
-        &self,
-        leader: NodeId,
-        call: &LeaderCall,
-        deadline: Instant,
-    ) -> Result<LeaderAnswer, NodeError> {
-        let encoded = encode_call(call);
-        match call {
-            LeaderCall::Propose(..) => self.queues.forwards.submit(leader, encoded, deadline).await,
-            LeaderCall::Renew(..) | LeaderCall::Membership(_) | LeaderCall::Lead(_) => {
-                let mut answers = self.forward_all(leader, vec![encoded], deadline).await?;
-                answers.pop().unwrap_or_else(|| Err(self.unexpected(&"no answer to a call")))
-            }
-        }
-    }
-
-    /// Sends encoded calls to another node in one message; an answer for each.
-    pub(super) async fn forward_all(
-        &self,
-        leader: NodeId,
-        calls: Vec<Bytes>,
-        deadline: Instant,
-    ) -> Result<Vec<Result<LeaderAnswer, NodeError>>, NodeError> {
-        let address = self.peer_address(leader)?;
-        let timeout = deadline.saturating_duration_since(Instant::now());
-        let asked = calls.len();
-        let answers = self.peers.forward(leader, &address, calls, timeout);
-        let answers = match tokio::time::timeout(timeout, answers).await {
-            Ok(Ok(answers)) => answers,
-            Ok(Err(status)) => {
-                self.peers.book.missed(leader, &address);
-                return Err(unreachable(leader, address, status.message()));
-            }
-            Err(elapsed) => return Err(unreachable(leader, address, &elapsed.to_string())),
-        };
-        if answers.len() != asked {
-            let reason = format!("it answered {} of {asked} calls", answers.len());
-            return Err(unreachable(leader, address, &reason));
-        }
-        Ok(answers.into_iter().map(|answer| read_answer(leader, answer)).collect())
-    }
-
-    /// Where another member listens for peers, as far as this node knows.
-    ///
-    /// # Errors
-    /// It is no member.
-    pub(crate) fn peer_address(&self, id: NodeId) -> Result<String, NodeError> {
-        match self.member(id) {
-            Some(member) => Ok(self.peers.book.address(id, &member.peer_address)),
-            None => Err(unreachable(id, String::new(), "not a known member")),
         }
     }
 }

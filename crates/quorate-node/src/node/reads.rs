@@ -20,10 +20,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::applied::Position;
-use crate::error::{NodeError, Wanted};
+use crate::error::{NodeError, Unanswered, Wanted};
 use crate::node::queues::hand_in;
 use crate::node::reads::lead::Lead;
-use crate::node::{Consistency, Node, unreachable};
+use crate::node::{Consistency, Node, said, unreachable};
 use crate::raft::network::messages::vote_to_wire;
 use crate::types::Vote;
 
@@ -244,9 +244,9 @@ impl Node {
             Ok(Ok(index)) => Ok(index),
             Ok(Err(status)) => {
                 self.peers.book.missed(leader, &address);
-                Err(unreachable(leader, address, status.message()))
+                Err(unreachable(leader, address, said(status.code(), status.message())))
             }
-            Err(elapsed) => Err(unreachable(leader, address, &elapsed.to_string())),
+            Err(_elapsed) => Err(unreachable(leader, address, Unanswered::Late)),
         }
     }
 

@@ -18,6 +18,10 @@ use tonic::Status;
 /// leader that was.
 const KEPT_MAX: usize = 8;
 
+/// Questions that wait on a stream: one is asked at a time, so a place for more would only hide
+/// that a stream is not read.
+const QUESTIONS_MAX: usize = 1;
+
 /// What answers come on.
 pub(crate) type Answers<A> = BoxStream<'static, Result<A, Status>>;
 
@@ -60,7 +64,7 @@ impl<Q: Send + 'static, A> Streams<Q, A> {
                 kept
             }
             None => {
-                let (questions, receiver) = mpsc::channel(1);
+                let (questions, receiver) = mpsc::channel(QUESTIONS_MAX);
                 // Before the stream is there: it goes with what opens it.
                 questions.send(question).await.map_err(|_| ended())?;
                 let answers = open(ReceiverStream::new(receiver)).await?;

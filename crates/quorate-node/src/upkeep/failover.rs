@@ -33,7 +33,8 @@ use crate::runtime::Runtime;
 use crate::types::Vote;
 
 /// The address is tried this often, with this pause between: a process that dies closes its
-/// connections and its listener one after the other.
+/// connections and its listener one after the other, within some ms. After 100 ms without a refusal
+/// the leader is slow, not dead, and the usual timeout decides.
 const PROBES: u32 = 10;
 const PROBE_EVERY: Duration = Duration::from_millis(10);
 
@@ -41,7 +42,7 @@ const PROBE_EVERY: Duration = Duration::from_millis(10);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// This node stands for election at most this often, until a node leads or is being elected: the
-/// others may find out later.
+/// others may find out later, by their own probes. Ten pauses are about 150 ms, longer than these.
 const ROUNDS: u32 = 10;
 
 /// A round begins after a random pause up to this, ms, so that the survivors seldom begin in the

@@ -46,11 +46,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// targets.
 const STALL: Duration = Duration::from_millis(800);
 
-/// Changes of health in one log entry.
+/// Changes of health in one log entry: as many as leases that end in one (`registry/leases.rs`), so
+/// that an outage of many targets holds up other commands no longer than an expiry of as many.
 const REPORTS_PER_COMMAND: usize = 250;
 
-/// Changes are collected this long after an entry with some, and an entry is given up after the
-/// other: what it said is found again with the next probe.
+/// Changes are collected this long after an entry with some, so that they are at most 20 entries a
+/// second; an entry is given up after the other: what it said is found again with the next probe.
 const REPORTS_APART: Duration = Duration::from_millis(50);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 

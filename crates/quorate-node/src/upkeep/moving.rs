@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use quorate_log::NodeId;
-use tonic::Status;
 
 use crate::config::Start;
-use crate::error::RunError;
+use crate::error::{MoveError, RunError};
 use crate::node::{MemberInfo, Node};
 use crate::peers::{ADDRESS_MAX, Lane};
 
 /// A look this often.
-const EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How long another node has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
@@ -37,7 +36,7 @@ pub(crate) async fn run(node: Arc<Node>, start: Start) -> Result<(), RunError> {
         if own.is_some() && (moved || node.leadership().leader().is_none()) {
             node.tell_move(&members).await;
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -67,7 +66,7 @@ impl Node {
         &self,
         id: NodeId,
         address: &str,
-    ) -> Result<BTreeMap<NodeId, String>, Status> {
+    ) -> Result<BTreeMap<NodeId, String>, MoveError> {
         self.check_move(id, address)?;
         if id != self.id() && self.peers().book.set_told(id, address) {
             tracing::info!(id = id.get(), address, "a member says that it is there now");
@@ -76,7 +75,7 @@ impl Node {
     }
 
     /// Another node passes on where a member said that it is.
-    fn hear_move(&self, id: NodeId, address: &str) -> Result<(), Status> {
+    fn hear_move(&self, id: NodeId, address: &str) -> Result<(), MoveError> {
         self.check_move(id, address)?;
         if id != self.id() && self.peers().book.set_heard(id, address) {
             tracing::info!(id = id.get(), address, "a member is said to be there now");
@@ -84,16 +83,14 @@ impl Node {
         Ok(())
     }
 
-    fn check_move(&self, id: NodeId, address: &str) -> Result<(), Status> {
+    fn check_move(&self, id: NodeId, address: &str) -> Result<(), MoveError> {
         if address.len() > ADDRESS_MAX {
-            let message =
-                format!("peer_address has {} bytes, at most {ADDRESS_MAX}", address.len());
-            return Err(Status::invalid_argument(message));
+            return Err(MoveError::TooLong { bytes: address.len(), limit: ADDRESS_MAX });
         }
         if self.member(id).is_none() {
-            let message = format!("node {id} is no member, as far as node {} knows", self.id());
-            return Err(Status::failed_precondition(message));
+            return Err(MoveError::NotMember { id, node: self.id() });
         }
-        self.peers().client(id, address, Lane::Control).map(drop)
+        let client = self.peers().client(id, address, Lane::Control).map(drop);
+        client.map_err(|_| MoveError::NoAddress { address: address.to_owned() })
     }
 }

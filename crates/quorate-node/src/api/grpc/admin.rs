@@ -9,11 +9,11 @@ use quorate_proto::encoded::v1::admin_server::Admin;
 use quorate_proto::v1 as wire;
 use quorate_proto::v1::{
     AddNodeRequest, AddNodeResponse, BackupChunk, BackupRequest, InstanceName,
-    ListOverridesRequest, ListOverridesResponse, Member, MemberStatus, NodeState,
-    OverriddenInstance, RemoveNodeRequest, RemoveNodeResponse, ReplaceNodeRequest,
-    ReplaceNodeResponse, SetOverrideRequest, SetOverrideResponse, StatusRequest, StatusResponse,
-    TransferLeaderRequest, TransferLeaderResponse, TriggerSnapshotRequest, TriggerSnapshotResponse,
-    UpgradeAction, UpgradeRequest, UpgradeResponse,
+    ListOverridesRequest, ListOverridesResponse, Member, MemberStatus, OverriddenInstance,
+    RemoveNodeRequest, RemoveNodeResponse, ReplaceNodeRequest, ReplaceNodeResponse,
+    SetOverrideRequest, SetOverrideResponse, StatusRequest, StatusResponse, TransferLeaderRequest,
+    TransferLeaderResponse, TriggerSnapshotRequest, TriggerSnapshotResponse, UpgradeAction,
+    UpgradeRequest, UpgradeResponse,
 };
 use quorate_state::{Invalid, Level};
 use tokio::time::Instant;
@@ -26,9 +26,7 @@ use crate::api::grpc::door::{self, Call, Method};
 use crate::api::grpc::told::standing;
 use crate::api::grpc::{header, rights, until_stopped};
 use crate::error::{CallError, NodeError};
-use crate::node::condition::{Condition, Standing};
 use crate::node::membership::{LeadCall, LevelChange, MembershipCall};
-use crate::node::status::{RaftState, Report};
 use crate::node::{Consistency, MemberInfo, Node};
 use crate::peers::ADDRESS_MAX;
 use crate::wall;
@@ -121,7 +119,7 @@ impl AdminService {
     async fn on_status(&self, call: Call<StatusRequest>) -> Handled<StatusResponse> {
         let Call { message: request, caller, .. } = call;
         // First: a node that says that it was removed is to have asked nobody.
-        let condition = Some(condition_to_wire(&self.node.condition().await));
+        let condition = Some(convert::condition_to_wire(&self.node.condition().await));
         let all = match request.local_only {
             true => Arc::new(self.node.own_reports().await),
             false => self.node.cluster_status().await,
@@ -132,7 +130,8 @@ impl AdminService {
             let state = self.node.applied().lock();
             (state.registry.counts(), state.registry.revision().0, state.registry.level())
         };
-        let members = all.iter().map(|(member, report)| member_status(member, report, furthest));
+        let members =
+            all.iter().map(|(member, report)| convert::member_status(member, report, furthest));
         let header = header(&self.node, revision, self.node.age_ms());
         if !rights::sees_cluster(&caller.principal) {
             let members = members.map(for_all).collect();
@@ -357,80 +356,6 @@ pub(super) fn check_address(field: &str, address: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn member_status(
-    member: &MemberInfo,
-    report: &Result<Report, String>,
-    furthest: u64,
-) -> MemberStatus {
-    let member = Some(convert::member_to_wire(member));
-    let (status, condition) = match report {
-        Ok(Report { status, condition }) => (status, condition),
-        Err(error) => {
-            return MemberStatus { member, error: error.clone(), ..MemberStatus::default() };
-        }
-    };
-    MemberStatus {
-        member,
-        reachable: true,
-        error: String::new(),
-        state: node_state(status.state()).into(),
-        term: status.term,
-        last_log_index: status.last_log_index,
-        applied_index: status.applied_index,
-        lag: furthest.saturating_sub(status.applied_index),
-        revision: status.revision,
-        state_hash: status.state_hash,
-        state_hash_index: status.state_hash_index,
-        snapshot_index: status.snapshot_index,
-        purged_index: status.purged_index,
-        disk_free_bytes: status.disk_free_bytes,
-        version: status.version.clone(),
-        uptime_ms: status.uptime_ms,
-        probes_made: status.probes_made,
-        probes_refused: status.probes_refused,
-        health_checks: status.health_checks,
-        recovering: status.recovering.clone(),
-        disk_low: status.disk_low,
-        condition: Some(condition_to_wire(condition)),
-        level_min: status.level_min,
-        level_max: status.level_max,
-    }
-}
-
-fn condition_to_wire(condition: &Condition) -> wire::Condition {
-    let condition = condition.clone();
-    wire::Condition {
-        standing: match condition.standing() {
-            Standing::Unknown => wire::Standing::Unspecified,
-            Standing::Member => wire::Standing::Member,
-            Standing::Waiting => wire::Standing::Waiting,
-            Standing::Joining => wire::Standing::Joining,
-            Standing::Removed => wire::Standing::Removed,
-            Standing::CutOff => wire::Standing::CutOff,
-            Standing::Stopping => wire::Standing::Stopping,
-        }
-        .into(),
-        reason: condition.reason,
-        clock_held_ms: condition.clock_held_ms,
-        snapshot_written_ms: condition.snapshot_written_ms,
-        backup_age_ms: condition.backup_age_ms,
-        certificate_ends_in_s: condition.certificate_ends_in_s,
-        files_refused: condition.files_refused,
-        disk_reserve_bytes: condition.disk_reserve_bytes,
-        open_listeners: condition.open_listeners,
-        counted_ms: condition.counted_ms,
-        syncs: condition.syncs,
-        sync_p99_us: condition.sync_p99_us,
-        watch_resets: condition.watch_resets,
-        probes_refused: condition.probes_refused,
-        connections: condition.connections,
-        busiest_address: condition.busiest_address,
-        busiest_connections: condition.busiest_connections,
-        busiest_calls: condition.busiest_calls,
-        connections_per_address_max: condition.connections_per_address_max,
-    }
-}
-
 /// What every known caller may see of that: reasons name addresses.
 fn standing_only(condition: wire::Condition) -> wire::Condition {
     wire::Condition { standing: condition.standing, ..<_>::default() }
@@ -443,15 +368,4 @@ fn for_all(status: MemberStatus) -> MemberStatus {
     shown.condition = status.condition.map(standing_only);
     shown.member = status.member.map(|it| Member { peer_address: String::new(), ..it });
     shown
-}
-
-fn node_state(state: RaftState) -> NodeState {
-    match state {
-        RaftState::Unknown => NodeState::Unspecified,
-        RaftState::Leader => NodeState::Leader,
-        RaftState::Follower => NodeState::Follower,
-        RaftState::Candidate => NodeState::Candidate,
-        RaftState::Learner => NodeState::Learner,
-        RaftState::ShuttingDown => NodeState::ShuttingDown,
-    }
 }

@@ -85,8 +85,8 @@ impl Sending {
     /// It has lost its right, or takes too long.
     fn check(&self) -> Result<(), Status> {
         if Instant::now() >= self.until {
-            let within = SENT_WITHIN.as_secs();
-            return Err(Status::deadline_exceeded(format!("the backup is not sent in {within} s")));
+            let what = "the backup was not sent";
+            return Err(CallError::Late { what, within: SENT_WITHIN }.into());
         }
         if !self.node.access().is_checked() {
             return Ok(());

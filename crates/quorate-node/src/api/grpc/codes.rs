@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use quorate_log::ClusterId;
 use quorate_proto::trailers;
 use quorate_state::Rejection;
 use tonic::{Code, Status};
 
-use crate::access::Unidentified;
+use crate::access::{Denied, Unidentified};
 use crate::api::grpc::forwarded::code_of;
 use crate::api::grpc::peer_error::PeerError;
-use crate::error::{CallError, MembershipError, NodeError, with_causes};
+use crate::error::{CallError, MembershipError, MoveError, NodeError, with_causes};
+use crate::peers::SUCCEEDED_BY;
 use crate::types::WireError;
 
 /// A few batches of renewals, a few hundred writes: what waits has gone by then.
@@ -24,6 +26,12 @@ impl From<NodeError> for Status {
 impl From<Unidentified> for Status {
     fn from(error: Unidentified) -> Self {
         Self::new(Code::Unauthenticated, with_causes(&error))
+    }
+}
+
+impl From<Denied> for Status {
+    fn from(error: Denied) -> Self {
+        Self::new(Code::PermissionDenied, with_causes(&error))
     }
 }
 
@@ -73,7 +81,19 @@ impl From<PeerError> for Status {
             // As any call of which a later level is needed.
             PeerError::Unreadable(WireError::Unknown) => Code::FailedPrecondition,
             PeerError::Unreadable(_) | PeerError::Invalid(_) => Code::InvalidArgument,
-            PeerError::Stamp(_) => Code::FailedPrecondition,
+            PeerError::Stamp(_)
+            | PeerError::OtherCluster { .. }
+            | PeerError::OtherNode { .. }
+            | PeerError::LostDisk { .. }
+            | PeerError::NoSender
+            | PeerError::Refused { .. } => Code::FailedPrecondition,
+            PeerError::OtherSender { .. } => Code::Unauthenticated,
+            PeerError::Founding { .. } => Code::Unavailable,
+            PeerError::TooManyCalls { .. } => Code::InvalidArgument,
+            PeerError::Move(error) => match error {
+                MoveError::TooLong { .. } | MoveError::NoAddress { .. } => Code::InvalidArgument,
+                MoveError::NotMember { .. } => Code::FailedPrecondition,
+            },
             PeerError::Snapshot(_) | PeerError::Registry(_) => Code::DataLoss,
             PeerError::Log(_)
             | PeerError::Receive(_)
@@ -82,9 +102,17 @@ impl From<PeerError> for Status {
             | PeerError::Panicked(_) => Code::Internal,
         };
         let mut status = Self::new(code, with_causes(&error));
+        if let PeerError::OtherCluster { ours, succeeded: true, .. } = &error {
+            status.metadata_mut().insert(SUCCEEDED_BY, ClusterId::number(*ours).into());
+        }
         status.set_source(Arc::new(error));
         status
     }
+}
+
+/// What is logged of a call whose caller did not wait for the answer: nobody is sent it.
+pub(super) fn caller_gone() -> Status {
+    Status::cancelled("the caller went away; it may have been done")
 }
 
 fn code(error: &CallError) -> Code {
@@ -95,6 +123,7 @@ fn code(error: &CallError) -> Code {
         | CallError::CallsUnderWay { .. }
         | CallError::Arriving { .. }
         | CallError::BackupsUnderWay { .. } => Code::ResourceExhausted,
+        CallError::Late { .. } | CallError::NoSubscription => Code::DeadlineExceeded,
         CallError::Unwritten(_) => Code::Unavailable,
         CallError::Panicked(_) | CallError::Backup(_) => Code::Internal,
         CallError::Node(error) => match error {

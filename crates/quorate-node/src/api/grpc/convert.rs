@@ -1,7 +1,9 @@
 //! Every conversion between the wire's types and ours, with the limits of a call. Knows no node and
 //! no clock.
 
+mod admin;
 mod checks;
+mod status;
 
 use std::collections::{BTreeSet, HashSet};
 use std::fmt::Display;
@@ -13,6 +15,8 @@ use quorate_state::{
     ServiceName, Share, SpecParts, Status, Ttl, Update, limits,
 };
 
+pub(super) use self::status::{condition_to_wire, member_status};
+use crate::api::grpc::touched::{Touched, Touches, What};
 use crate::api::incarnations;
 use crate::applied::hub::{Filter, Selection};
 use crate::applied::shared_event::View;
@@ -68,6 +72,20 @@ pub(super) fn register(request: wire::RegisterRequest) -> Result<Op, Invalid> {
     Ok(Op::Register(Register { lease, ttl, incarnation, instances, within: None }))
 }
 
+impl Touches for wire::RegisterRequest {
+    fn touches(&self) -> Touched<'_> {
+        let names = self.instances.iter().map(|spec| (spec.service.as_str(), spec.id.as_str()));
+        let what = What::Instances(names.collect());
+        let (lease, incarnation) = (self.lease_id, self.incarnation);
+        Touched::of(&self.namespace, what).under(lease, incarnation)
+    }
+
+    fn write(&self) -> Option<(Op, GivenName)> {
+        let id = request_id(self.request_id, Share::default())?;
+        Some((register(Self { request_id: None, ..self.clone() }).ok()?, id))
+    }
+}
+
 fn instance_spec(
     field: impl Display + Copy,
     spec: wire::InstanceSpec,
@@ -103,6 +121,13 @@ pub(super) fn renewals(request: &wire::RenewRequest) -> Result<Vec<LeaseId>, Inv
     Ok(leases)
 }
 
+/// Each lease is looked at by the handler: those that are not the caller's are unknown to it.
+impl Touches for wire::RenewRequest {
+    fn touches(&self) -> Touched<'_> {
+        Touched::nothing()
+    }
+}
+
 pub(super) fn deregister(request: wire::DeregisterRequest) -> Result<Op, Invalid> {
     let namespace = namespace(&request.namespace)?;
     if (request.lease_id == 0) == request.instances.is_empty() {
@@ -120,6 +145,21 @@ pub(super) fn deregister(request: wire::DeregisterRequest) -> Result<Op, Invalid
     Ok(Op::Deregister(Deregister::Instances(refs.collect::<Result<_, _>>()?)))
 }
 
+impl Touches for wire::DeregisterRequest {
+    fn touches(&self) -> Touched<'_> {
+        let what = match self.instances.as_slice() {
+            [] => What::Nothing,
+            instances => What::Instances(instances.iter().map(of_instance).collect()),
+        };
+        Touched::of(&self.namespace, what).under(self.lease_id, 0)
+    }
+
+    fn write(&self) -> Option<(Op, GivenName)> {
+        let id = request_id(self.request_id, Share::default())?;
+        Some((deregister(Self { request_id: None, ..self.clone() }).ok()?, id))
+    }
+}
+
 fn instance_ref(
     field: impl Display + Copy,
     namespace: &Namespace,
@@ -129,6 +169,10 @@ fn instance_ref(
     let incarnation =
         incarnations::named(format_args!("{field}incarnation"), instance.incarnation)?;
     Ok(InstanceRef { key, incarnation })
+}
+
+fn of_instance(instance: &wire::InstanceRef) -> (&str, &str) {
+    (&instance.service, &instance.id)
 }
 
 pub(super) fn update(request: wire::UpdateRequest) -> Result<Op, Invalid> {
@@ -144,6 +188,13 @@ pub(super) fn update(request: wire::UpdateRequest) -> Result<Op, Invalid> {
     Ok(Op::Update(update.check()?))
 }
 
+impl Touches for wire::UpdateRequest {
+    fn touches(&self) -> Touched<'_> {
+        let instance = self.instance.as_ref().map(of_instance);
+        Touched::of(&self.namespace, What::Instances(vec![instance.unwrap_or_default()]))
+    }
+}
+
 pub(super) fn set_override(request: wire::SetOverrideRequest) -> Result<Op, Invalid> {
     let namespace = namespace(&request.namespace)?;
     let key = instance_key("", &namespace, &request.service, &request.id)?;
@@ -157,16 +208,34 @@ pub(super) fn set_override(request: wire::SetOverrideRequest) -> Result<Op, Inva
     Ok(Op::Override { key, value })
 }
 
+impl Touches for wire::SetOverrideRequest {
+    fn touches(&self) -> Touched<'_> {
+        Touched::of(&self.namespace, What::Instances(vec![(&self.service, &self.id)]))
+    }
+}
+
 pub(super) fn fetch_filter(request: &wire::FetchRequest) -> Result<Filter, Invalid> {
     let wire::FetchRequest { namespace, services, prefix, statuses, tags, .. } = request;
     let (statuses, tags) = (statuses_from_wire(statuses)?, tags_from_wire(tags)?);
     Ok(Filter { statuses, tags, ..services_filter(namespace, services, prefix)? })
 }
 
+impl Touches for wire::FetchRequest {
+    fn touches(&self) -> Touched<'_> {
+        Touched::of(&self.namespace, selected(&self.services, &self.prefix))
+    }
+}
+
 pub(super) fn watch_filter(request: &wire::WatchSubscribe) -> Result<Filter, Invalid> {
     let wire::WatchSubscribe { namespace, services, prefix, statuses, tags, .. } = request;
     let (statuses, tags) = (statuses_from_wire(statuses)?, tags_from_wire(tags)?);
     Ok(Filter { statuses, tags, ..services_filter(namespace, services, prefix)? })
+}
+
+impl Touches for wire::WatchSubscribe {
+    fn touches(&self) -> Touched<'_> {
+        Touched::of(&self.namespace, selected(&self.services, &self.prefix))
+    }
 }
 
 fn statuses_from_wire(statuses: &[i32]) -> Result<BTreeSet<Status>, Invalid> {
@@ -196,6 +265,14 @@ fn services_filter(
     Ok(Filter::all_of(namespace, selection))
 }
 
+/// Exact names, or, without any, a prefix.
+fn selected<'a>(services: &'a [String], prefix: &'a str) -> What<'a> {
+    match services {
+        [] => What::Prefix(prefix),
+        names => What::Services(names.iter().map(String::as_str).collect()),
+    }
+}
+
 pub(super) fn checked_prefix(prefix: &str) -> Result<String, Invalid> {
     if prefix.len() > limits::NAME_BYTES {
         let limit = format!("is {} bytes long, at most {}", prefix.len(), limits::NAME_BYTES);
@@ -207,6 +284,20 @@ pub(super) fn checked_prefix(prefix: &str) -> Result<String, Invalid> {
         return Err(Invalid::text("prefix", prefix, "no name can begin so"));
     }
     Ok(prefix.to_owned())
+}
+
+impl Touches for wire::ListServicesRequest {
+    fn touches(&self) -> Touched<'_> {
+        Touched::of(&self.namespace, What::Prefix(&self.prefix))
+    }
+}
+
+/// Its answer may have instances of any service of the namespace, and a list that leaves some out
+/// would look like a whole one.
+impl Touches for wire::ListDependentsRequest {
+    fn touches(&self) -> Touched<'_> {
+        Touched::of(&self.namespace, What::Prefix(""))
+    }
 }
 
 pub(super) fn consistency(value: i32) -> Result<Consistency, Invalid> {

@@ -19,6 +19,7 @@ use tracing::{Instrument, Span};
 
 use crate::access::{self, Principal, Role};
 use crate::api::grpc::arrived::Arrived;
+use crate::api::grpc::codes::caller_gone;
 pub(in crate::api) use crate::api::grpc::door::ahead::check_ahead;
 pub(super) use crate::api::grpc::door::ahead::check_known;
 pub(crate) use crate::api::grpc::door::ahead::is_open;
@@ -303,8 +304,7 @@ struct Telling<'a> {
 impl Drop for Telling<'_> {
     fn drop(&mut self) {
         if let Some(told) = self.told.take() {
-            let gone = Status::cancelled("the caller went away; it may have been done");
-            let _nobody_waits = told.tell::<()>(self.node, &Err(gone));
+            let _nobody_waits = told.tell::<()>(self.node, &Err(caller_gone()));
         }
     }
 }

@@ -32,8 +32,7 @@ pub(super) async fn execute_all(
     let Forwarded { calls, timeout_ms } = message;
     let deadline = deadline_in(Duration::from_millis(timeout_ms));
     if calls.len() > FORWARDED_MAX {
-        let message = format!("{} calls in one message, at most {FORWARDED_MAX}", calls.len());
-        return Err(Status::invalid_argument(message));
+        return Err(PeerError::TooManyCalls { calls: calls.len() }.into());
     }
     check_still_member(node, sender)?;
     let answers = calls.into_iter().map(|call| execute(node, sender, call, deadline));

@@ -188,5 +188,5 @@ pub(super) fn check_forwarded(sender: NodeId, call: &LeaderCall) -> Result<(), S
 
 pub(super) fn refused(sender: NodeId, why: &str) -> Status {
     tracing::debug!(sender = sender.get(), why, "a peer's message is refused");
-    Status::failed_precondition(format!("node {sender} is refused: {why}"))
+    PeerError::Refused { sender, why: why.to_owned() }.into()
 }

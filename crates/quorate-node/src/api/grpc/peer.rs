@@ -24,13 +24,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::grpc::forwarded::execute_all;
 use crate::api::grpc::guard::{check_same, check_still_member, refused};
-use crate::api::grpc::peer_door::{PeerCall, PeerMethod, name, sender};
+use crate::api::grpc::peer_door::{PeerCall, PeerMethod, sender};
 use crate::api::grpc::peer_error::PeerError;
 use crate::api::grpc::until_stopped;
 use crate::node::Node;
 use crate::node::succession::Claim;
 use crate::peers::streams::Answers;
-use crate::peers::{Envelope, SUCCEEDED_BY, is_to_voter};
+use crate::peers::{Envelope, is_to_voter};
 use crate::raft::network::messages::{self, Asked};
 use crate::runtime::blocking;
 use crate::types::{LogStore, TypeConfig, Vote};
@@ -213,7 +213,8 @@ impl Peer for PeerService {
         let call = self.enter(PeerMethod::Moved, request).await?;
         let (sender, MovedRequest { node_id, peer_address }) = (call.sender()?, call.message);
         check_same(sender, node_id)?;
-        let moved = self.node.take_move(sender, &peer_address)?.into_iter();
+        let moved = self.node.take_move(sender, &peer_address).map_err(PeerError::from)?;
+        let moved = moved.into_iter();
         Ok(Response::new(MovedResponse { moved: moved.map(|(id, at)| (id.get(), at)).collect() }))
     }
 
@@ -253,28 +254,19 @@ impl PeerService {
         let envelope = Envelope::of(metadata);
         let (ours, target) = (self.node.peers().identity(), self.node.id());
         if !envelope.is_of_cluster_of(&ours) {
-            let number = ClusterId::number;
-            let (theirs, ours) = (number(envelope.cluster_id), number(ours.cluster_id));
-            let message = format!("this is a node of cluster {ours:016x}, not of {theirs:016x}");
-            let mut status = Status::failed_precondition(message);
-            if envelope.target == Some(target) && self.has_succeeded(envelope.cluster_id) {
-                status.metadata_mut().insert(SUCCEEDED_BY, ours.into());
-            }
-            return Err(status);
+            let (ours, theirs) = (ours.cluster_id, envelope.cluster_id);
+            let succeeded = envelope.target == Some(target) && self.has_succeeded(theirs);
+            return Err(PeerError::OtherCluster { ours, theirs, succeeded }.into());
         }
         if envelope.target != Some(target) {
-            let meant = name(envelope.target);
-            let message = format!("this is node {target}, not {meant}");
-            return Err(Status::failed_precondition(message));
+            return Err(PeerError::OtherNode { node: target, meant: envelope.target }.into());
         }
         if !self.node.takes_part() {
-            let message = format!("node {target} waits to hear from the other founders");
-            return Err(Status::unavailable(message));
+            return Err(PeerError::Founding { node: target }.into());
         }
         if ours.cluster_id.is_none() && ours.founders == 0 && is_to_voter(metadata) {
-            let message = format!("node {target} is a voter, but its disk was lost: replace it");
-            self.node.peers().refused_as_voter(self.node.id());
-            return Err(Status::failed_precondition(message));
+            self.node.peers().refused_as_voter(target);
+            return Err(PeerError::LostDisk { node: target }.into());
         }
         self.check_levels(&envelope)
     }
@@ -290,7 +282,7 @@ impl PeerService {
             return Ok(());
         }
         let Levels { min, max } = levels;
-        let why = format!("it works at levels {min} to {max}, and the cluster is at level {level}");
+        let why = format!("it supports levels {min} to {max}, and the cluster is at level {level}");
         if self.node.member(sender).is_some() {
             self.node.peers().refused_release(sender, &why);
         }

@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
 use crate::api::grpc::peer::PeerService;
+use crate::api::grpc::peer_error::PeerError;
 use crate::net::connections::Line;
 use crate::peers::Envelope;
 
@@ -78,19 +79,12 @@ impl<T> PeerCall<T> {
 /// # Errors
 /// The call does not say.
 pub(super) fn sender(envelope: &Envelope) -> Result<NodeId, Status> {
-    let nobody = || Status::failed_precondition("the call does not say which node sent it");
-    envelope.sender.ok_or_else(nobody)
+    envelope.sender.ok_or_else(|| PeerError::NoSender.into())
 }
 
 /// As messages say it.
 pub(super) fn name(node: Option<NodeId>) -> String {
     node.map_or("no node".to_owned(), |id| format!("node {id}"))
-}
-
-/// A certificate speaks for its own node only.
-fn of_another(proved: Option<NodeId>, said: Option<NodeId>) -> Status {
-    let (proved, said) = (name(proved), name(said));
-    Status::unauthenticated(format!("the certificate is of {proved}, not of {said}"))
 }
 
 impl PeerService {
@@ -109,7 +103,9 @@ impl PeerService {
         let (proved, said, leaving) = (line.node(), envelope.sender, line.leaving());
         let call = PeerCall { message, envelope, leaving };
         let allowed = match method.from() {
-            _ if proved.is_some_and(|node| Some(node) != said) => Err(of_another(proved, said)),
+            _ if proved.is_some_and(|node| Some(node) != said) => {
+                Err(PeerError::OtherSender { proved, said }.into())
+            }
             From::Anybody => Ok(()),
             From::OfCluster => self.check(&metadata),
             From::Leader => self.adopt(&metadata).await,

@@ -1,17 +1,43 @@
-//! Why a call of another node fails, other than that it is refused; `codes.rs` turns these into
-//! gRPC codes.
+//! Why a call of another node is refused, or fails; `codes.rs` turns these into gRPC codes.
 
 use std::io;
 
 use openraft::errors::{Fatal, RaftError};
-use quorate_log::StampError;
+use quorate_log::{ClusterId, NodeId, StampError};
 use quorate_state::Invalid;
 use tokio::task::JoinError;
 
+use crate::api::grpc::peer_door::name;
+use crate::error::MoveError;
+use crate::node::forwards::FORWARDED_MAX;
 use crate::types::{TypeConfig, WireError};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PeerError {
+    /// `succeeded`: ours was made from theirs, whose node this is asked as.
+    #[error(
+        "this is a node of cluster {:016x}, not of {:016x}",
+        ClusterId::number(*ours), ClusterId::number(*theirs)
+    )]
+    OtherCluster { ours: Option<ClusterId>, theirs: Option<ClusterId>, succeeded: bool },
+    #[error("this is node {node}, not {}", name(*meant))]
+    OtherNode { node: NodeId, meant: Option<NodeId> },
+    #[error("node {node} waits to hear from the other founders")]
+    Founding { node: NodeId },
+    #[error("node {node} is a voter, but its disk was lost: replace it")]
+    LostDisk { node: NodeId },
+    #[error("the call does not say which node sent it")]
+    NoSender,
+    /// A certificate speaks for its own node only.
+    #[error("the certificate is of {}, not of {}", name(*proved), name(*said))]
+    OtherSender { proved: Option<NodeId>, said: Option<NodeId> },
+    /// What is taken from whom: `guard.rs`.
+    #[error("node {sender} is refused: {why}")]
+    Refused { sender: NodeId, why: String },
+    #[error("{calls} calls in one message, at most {FORWARDED_MAX}")]
+    TooManyCalls { calls: usize },
+    #[error(transparent)]
+    Move(#[from] MoveError),
     /// A message cannot be read.
     #[error(transparent)]
     Unreadable(#[from] WireError),

@@ -11,9 +11,9 @@ use quorate_state::{
     Scope, ServiceKey, ServiceName, Share, limits,
 };
 use tokio::time::{Instant, sleep};
-use tonic::{Code, Status};
+use tonic::Status;
 
-use crate::access::{Principal, Reach, Role};
+use crate::access::{Denied, Principal, Reach, Role};
 use crate::api::grpc::arrived::Arrived;
 use crate::api::grpc::door::{Call, Caller, Method};
 use crate::api::grpc::told;
@@ -64,10 +64,8 @@ pub(super) fn sees_cluster(principal: &Principal) -> bool {
     principal.may_some(Role::Operator, now) || principal.may_all(Role::Read, now)
 }
 
-/// Tells what the caller asked for and would need, nothing of what there is.
 fn denied(principal: &Principal, role: Role, what: &str) -> Status {
-    let message = format!("{} needs the role {role}{what}", principal.name());
-    Status::new(Code::PermissionDenied, message)
+    Denied { caller: principal.name().to_owned(), role, what: what.to_owned() }.into()
 }
 
 /// Whether the leases that a request works with are the caller's. A lease is worth what its holder

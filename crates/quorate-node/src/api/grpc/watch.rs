@@ -59,8 +59,7 @@ pub(super) async fn answers(
 ) -> Result<impl Stream<Item = Result<EncodedWatchResponse, Status>> + Send + use<>, Status> {
     let Call { message: mut asks, deadline, caller } = call;
     let first = timeout_at(deadline, asks.message()).await;
-    let first =
-        first.map_err(|_| Status::deadline_exceeded("no subscription arrived in time"))??;
+    let first = first.map_err(|_elapsed| CallError::NoSubscription)??;
     let Some(WatchRequest { kind: Some(Ask::Subscribe(subscribe)) }) = first else {
         let must = "the first message must subscribe";
         return Err(CallError::from(Invalid::text("kind", "", must)).into());
@@ -139,6 +138,14 @@ async fn lost(leadership: &Leadership, node: NodeId) -> NodeError {
     }
 }
 
+/// Waits until this node serves no watch any more: it stops, or nothing new will come here; why.
+async fn no_longer_serves(node: &Node) -> NodeError {
+    tokio::select! {
+        () = node.stop().cancelled() => NodeError::Stopping { node: node.id() },
+        error = lost(node.leadership(), node.id()) => error,
+    }
+}
+
 /// Waits until the caller may not watch this any more; why.
 async fn lost_right(node: Arc<Node>, caller: Caller, subscribe: WatchSubscribe) -> Status {
     rights::lost(&node, &caller, Method::Watch, &subscribe.touches()).await
@@ -169,8 +176,7 @@ async fn end(node: Arc<Node>, caller: Caller, subscribe: WatchSubscribe, mut ask
     tokio::select! {
         status = asked => status,
         Some(status) = lost_right => status,
-        () = node.stop().cancelled() => NodeError::Stopping { node: node.id() }.into(),
-        error = lost(node.leadership(), node.id()) => error.into(),
+        error = no_longer_serves(&node) => error.into(),
     }
 }
 

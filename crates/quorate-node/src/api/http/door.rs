@@ -12,7 +12,9 @@ use crate::net::connections::Line;
 use crate::node::Node;
 use crate::wall;
 
-/// Characters of what a caller calls its request, and of the reason, in one line, at most.
+/// Characters of what a caller calls its request, and of the reason, in one line, at most: as for
+/// gRPC (`REQUEST_ID_MAX` of its door, `REASON_MAX` of `api/grpc/told.rs`), so that lines of both
+/// are bounded alike.
 const NAME_MAX: usize = 64;
 const REASON_MAX: usize = 512;
 

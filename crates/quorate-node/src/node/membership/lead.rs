@@ -31,7 +31,7 @@ impl Node {
         call: LeadCall,
         deadline: Instant,
     ) -> Result<NodeId, NodeError> {
-        let _guard = self.one_at_a_time(deadline).await?;
+        let _turn = self.one_at_a_time(deadline).await?;
         match call {
             LeadCall::Successor if self.voters().len() > 1 => {
                 self.once_heard(|| self.candidates().map(drop)).await?;

@@ -5,8 +5,8 @@ use quorate_log::NodeId;
 use quorate_state::{Level, Levels, Op};
 
 use super::{IDENTIFY_TIMEOUT, refused};
-use crate::error::{MembershipError, NodeError};
-use crate::node::{MemberInfo, Node};
+use crate::error::{MembershipError, NodeError, Unanswered};
+use crate::node::{MemberInfo, Node, said};
 
 /// What becomes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,11 +49,11 @@ impl Node {
         let MemberInfo { id, member, .. } = info;
         let address = self.peers.book.address(id, &member.peer_address);
         let found = self.peers.identify(id, &address, None, IDENTIFY_TIMEOUT).await;
-        let silent = |reason: String| refused(MembershipError::Levels { id, reason });
-        let found = found.map_err(|status| silent(status.message().to_owned()))?;
+        let silent = |reason: Unanswered| refused(MembershipError::Levels { id, reason });
+        let found = found.map_err(|status| silent(said(status.code(), status.message())))?;
         match found.node_id == id.get() {
             true => Ok(found.levels),
-            false => Err(silent(format!("node {} is at {address}", found.node_id))),
+            false => Err(silent(Unanswered::OtherNode { found: found.node_id, address })),
         }
     }
 

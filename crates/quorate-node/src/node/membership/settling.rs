@@ -23,7 +23,7 @@ impl Node {
     /// Ends a change that was cut off between its two steps; only while this node leads and no
     /// other change is going on.
     pub(crate) async fn settle_membership(&self) {
-        let Ok(_guard) = self.membership.try_lock() else { return };
+        let Ok(_turn) = self.membership.try_acquire() else { return };
         if self.leads() && self.in_joint_membership() {
             tracing::info!("finishing a membership change that was cut off");
             if let Err(error) = self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await {

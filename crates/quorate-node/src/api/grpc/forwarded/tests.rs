@@ -40,7 +40,11 @@ fn a_client_of_another_node_sees_what_one_of_the_leader_sees() {
         (NodeError::Founding { node }, true, false),
         (NodeError::Membership(MembershipError::Busy), true, false),
         (NodeError::Stopping { node }, true, false),
-        (NodeError::Fatal { node, reason: "a disk".to_owned() }, true, false),
+        (
+            NodeError::Fatal { node, reason: Box::new(openraft::errors::Fatal::Panicked) },
+            true,
+            false,
+        ),
         (NodeError::NoAnswer { leader: node, waited_ms: 5 }, false, true),
         (NodeError::NoLeader { waited_ms: 5 }, false, true),
         (NodeError::Overloaded { waiting: 9 }, false, false),
