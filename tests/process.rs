@@ -90,6 +90,8 @@ mod ports;
 mod process;
 #[path = "process/prometheus.rs"]
 mod prometheus;
+#[path = "process/prometheus_discovery.rs"]
+mod prometheus_discovery;
 #[path = "process/raw.rs"]
 mod raw;
 #[path = "process/recovered.rs"]
