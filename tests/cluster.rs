@@ -57,6 +57,7 @@ mod cluster {
     mod http_bodies;
     mod http_crowd;
     mod http_described;
+    mod http_discovery;
     mod http_large;
     mod http_watch;
     mod idle;

@@ -40,6 +40,8 @@ mod discovery;
 mod disk_full;
 #[path = "process/dns.rs"]
 mod dns;
+#[path = "process/dns_limits.rs"]
+mod dns_limits;
 #[path = "process/event_source.rs"]
 mod event_source;
 #[path = "process/examples.rs"]
@@ -94,6 +96,8 @@ mod ports;
 mod process;
 #[path = "process/prometheus.rs"]
 mod prometheus;
+#[path = "process/prometheus_discovery.rs"]
+mod prometheus_discovery;
 #[path = "process/raw.rs"]
 mod raw;
 #[path = "process/recovered.rs"]

@@ -23,7 +23,7 @@ const ORDERS: &str = "/api/v1/namespaces/{ns}/services/{service}";
 type Line = (&'static str, &'static str, &'static str, Option<&'static str>);
 
 /// `$` stands for [`ORDERS`].
-const LINES: [Line; 25] = [
+const LINES: [Line; 27] = [
     ("GET", "/api/v1/me", "", None),
     ("GET", "/api/v1/members", "", Some("Registry/ListMembers")),
     ("GET", "/api/v1/status", "", Some("Admin/Status")),
@@ -44,6 +44,8 @@ const LINES: [Line; 25] = [
         Some("Registry/Watch of more than the prefix"),
     ),
     ("GET", "/api/v1/namespaces/{ns}/watch", "", Some("Registry/Watch of more than the prefix")),
+    ("GET", "/sd/prometheus", "?prefix=orders", Some("Registry/Watch")),
+    ("GET", "/sd/prometheus", "", Some("Registry/Fetch of all")),
     ("GET", "$", "", Some("Registry/Fetch")),
     ("GET", "$", "?index=0&wait=1s", Some("Registry/Fetch")),
     ("GET", "$/dependents", "", Some("Registry/ListDependents")),

@@ -15,6 +15,7 @@ use crate::wait::eventually;
 const PATIENCE: Duration = Duration::from_secs(20);
 const PEER_PORT_OFFSET: u16 = 100;
 const HTTP_PORT_OFFSET: u16 = 200;
+const DNS_PORT_OFFSET: u16 = 300;
 
 /// `quorate dev` of three nodes, at ports of its own; and its nodes for clients.
 pub(crate) struct Dev {
@@ -62,19 +63,21 @@ impl Dev {
     }
 }
 
-/// The first of three free ports; those for peers and for HTTP are free, too. Below the ports of
+/// The first of three free ports; those for peers, HTTP and DNS are free, too. Below the ports of
 /// other tests: these could be given one that is not listened on yet.
 fn free_ports() -> u16 {
     static HANDED_OUT: AtomicU32 = AtomicU32::new(0);
-    let next = || std::process::id().wrapping_add(HANDED_OUT.fetch_add(1, Ordering::Relaxed)) % 120;
-    let first = |at: u32| u16::try_from(9_000 + at / 12 * 300 + at % 12 * 8).expect("a port");
-    let mut all = std::iter::repeat_with(next).take(120).map(first);
-    all.find(|first| are_free(*first)).expect("nine free ports")
+    let next = || std::process::id().wrapping_add(HANDED_OUT.fetch_add(1, Ordering::Relaxed)) % 84;
+    let first = |at: u32| u16::try_from(9_000 + at / 12 * 400 + at % 12 * 8).expect("a port");
+    let mut all = std::iter::repeat_with(next).take(84).map(first);
+    all.find(|first| are_free(*first)).expect("twelve free ports")
 }
 
 fn are_free(first: u16) -> bool {
     let is_free = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let of_node = |port: u16| [port, port + PEER_PORT_OFFSET, port + HTTP_PORT_OFFSET];
+    let of_node = |port: u16| {
+        [0, PEER_PORT_OFFSET, HTTP_PORT_OFFSET, DNS_PORT_OFFSET].map(|offset| port + offset)
+    };
     (first..first + 3).flat_map(of_node).all(is_free)
 }
 

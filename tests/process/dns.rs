@@ -1,10 +1,10 @@
 //! A cluster that answers by DNS: packets made by hand, over real sockets.
 
-use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use crate::cli::quorate;
@@ -12,20 +12,20 @@ use crate::cluster::{Cluster, Settings};
 use crate::ports::free_port;
 use crate::wait::eventually;
 
-const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// A datagram that is not answered within this is lost, or was not meant to be answered.
 const LOST: Duration = Duration::from_millis(500);
 
-const A: u16 = 1;
+pub(crate) const A: u16 = 1;
 const AAAA: u16 = 28;
-const NO_ERROR: u8 = 0;
+pub(crate) const NO_ERROR: u8 = 0;
 const NO_NAME: u8 = 3;
-const REFUSED: u8 = 5;
+pub(crate) const REFUSED: u8 = 5;
 
 const HEAD: usize = 12;
 
 /// One question, without EDNS.
-fn query(name: &str, kind: u16) -> Vec<u8> {
+pub(crate) fn query(name: &str, kind: u16) -> Vec<u8> {
     let mut packet = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.trim_end_matches('.').split('.') {
         packet.push(u8::try_from(label.len()).unwrap());
@@ -39,24 +39,36 @@ fn query(name: &str, kind: u16) -> Vec<u8> {
 
 /// A code, how many records answer, and the end of the last of them.
 #[derive(Debug, PartialEq, Eq)]
-struct Answered {
-    code: u8,
-    answers: u16,
-    end: [u8; 4],
+pub(crate) struct Answered {
+    pub(crate) code: u8,
+    /// There is more, by TCP.
+    pub(crate) is_cut: bool,
+    pub(crate) answers: u16,
+    pub(crate) end: [u8; 4],
 }
 
-fn read(packet: &[u8]) -> Answered {
+pub(crate) fn read(packet: &[u8]) -> Answered {
     assert_eq!(packet[..2], [0x12, 0x34], "an answer to another question");
     assert_eq!(packet[2] & 0x80, 0x80, "no answer");
     Answered {
         code: packet[3] & 15,
+        is_cut: packet[2] & 2 == 2,
         answers: u16::from_be_bytes([packet[6], packet[7]]),
         end: packet[packet.len() - 4..].try_into().unwrap(),
     }
 }
 
+/// The same with another number.
+fn numbered(packet: &[u8], number: [u8; 2]) -> Vec<u8> {
+    [&number, &packet[2..]].concat()
+}
+
 async fn datagram(to: &str, packet: &[u8]) -> Option<Vec<u8>> {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    datagram_from("127.0.0.1", to, packet).await
+}
+
+pub(crate) async fn datagram_from(from: &str, to: &str, packet: &[u8]) -> Option<Vec<u8>> {
+    let socket = UdpSocket::bind((from, 0)).await.unwrap();
     socket.send_to(packet, to).await.unwrap();
     let mut answer = vec![0; 65_535];
     let length = timeout(LOST, socket.recv(&mut answer)).await.ok()?.ok()?;
@@ -69,24 +81,46 @@ async fn asked(to: &str, name: &str, kind: u16) -> Option<Answered> {
 }
 
 async fn asked_by_tcp(to: &str, name: &str, kind: u16) -> Answered {
+    let mut stream = connection("127.0.0.1", to).await;
+    asked_on(&mut stream, name, kind).await.expect("an answer")
+}
+
+pub(crate) async fn connection(from: &str, to: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+    socket.connect(to.parse().unwrap()).await.unwrap()
+}
+
+pub(crate) async fn asked_on(
+    stream: &mut TcpStream,
+    name: &str,
+    kind: u16,
+) -> std::io::Result<Answered> {
     let exchange = async {
         let packet = query(name, kind);
-        let mut stream = TcpStream::connect(to).await.unwrap();
-        stream.write_u16(u16::try_from(packet.len()).unwrap()).await.unwrap();
-        stream.write_all(&packet).await.unwrap();
-        let mut answer = vec![0; stream.read_u16().await.unwrap().into()];
-        stream.read_exact(&mut answer).await.unwrap();
-        read(&answer)
+        let length = u16::try_from(packet.len()).unwrap();
+        stream.write_all(&[&length.to_be_bytes(), &packet[..]].concat()).await?;
+        let mut answer = vec![0; stream.read_u16().await?.into()];
+        stream.read_exact(&mut answer).await?;
+        Ok(read(&answer))
     };
-    timeout(SOON, exchange).await.expect("an answer in time")
+    timeout(SOON, exchange).await.expect("an answer or an end in time")
 }
 
 /// Nodes, and where each answers.
 async fn answering(nodes: u64) -> (Cluster, Vec<String>) {
-    let dns: Vec<_> = (0..nodes).map(|_| format!("127.0.0.1:{}", free_port())).collect();
-    let head: BTreeMap<_, _> =
-        (1..).zip(&dns).map(|(id, dns)| (id, format!("dns_listen = {dns:?}"))).collect();
-    (Cluster::start_with(nodes, Settings { head, ..Settings::default() }).await, dns)
+    answering_with(&vec![""; usize::try_from(nodes).unwrap()], Settings::default()).await
+}
+
+/// Nodes with these tables `[dns]`, and where each answers.
+pub(crate) async fn answering_with(tables: &[&str], settings: Settings) -> (Cluster, Vec<String>) {
+    let dns: Vec<_> = tables.iter().map(|_| format!("127.0.0.1:{}", free_port())).collect();
+    let head = (1..)
+        .zip(&dns)
+        .zip(tables)
+        .map(|((id, dns), table)| (id, format!("dns_listen = {dns:?}\n[dns]\n{table}\n")));
+    let settings = Settings { head: head.collect(), ..settings };
+    (Cluster::start_with(tables.len() as u64, settings).await, dns)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,7 +132,7 @@ async fn names_of_services_are_answered_by_each_node_that_lives() {
         quorate(&args).await.expect(0);
     };
     run("register web a --endpoint http=http://10.1.2.3:80 --ttl 1h --once").await;
-    let has = Answered { code: NO_ERROR, answers: 1, end: [10, 1, 2, 3] };
+    let has = Answered { code: NO_ERROR, is_cut: false, answers: 1, end: [10, 1, 2, 3] };
     let name = "web.default.svc.quorate";
     for to in &dns {
         eventually("it answers", SOON, async || match asked(to, name, A).await {
@@ -127,6 +161,10 @@ async fn names_of_services_are_answered_by_each_node_that_lives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn packets_that_are_no_questions_end_nothing_and_are_not_amplified() {
     let (_cluster, dns) = answering(1).await;
+    eventually("it listens", SOON, async || {
+        asked(&dns[0], "example.org", A).await.ok_or("silence")
+    })
+    .await;
     let whole = query("web.default.svc.quorate", A);
     let mut odd: Vec<Vec<u8>> = (0..whole.len()).map(|end| whole[..end].to_vec()).collect();
     // A name that points to itself, a name without an end, an answer, many questions, lengths that
@@ -136,17 +174,21 @@ async fn packets_that_are_no_questions_end_nothing_and_are_not_amplified() {
     odd.push([&[0x12, 0x34, 0x81, 0x80], &whole[4..]].concat());
     odd.push([&whole[..4], &[0xff; 8], &whole[HEAD..]].concat());
     odd.push(vec![0xff; 4_096]);
+    // Datagrams are answered one after the other: what comes before the answer to a good one is of
+    // the odd one, and nothing comes behind.
+    let good = numbered(&query("example.org", A), [0x43, 0x21]);
     for packet in odd {
-        // Sent without waiting: most are answered by nothing.
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         socket.send_to(&packet, &dns[0]).await.unwrap();
+        socket.send_to(&good, &dns[0]).await.unwrap();
         let mut answer = [0; 65_535];
-        if let Ok(length) = timeout(Duration::from_millis(20), socket.recv(&mut answer)).await {
-            let (length, asked) = (length.unwrap(), packet.len());
-            assert!(
-                length <= asked.max(HEAD),
-                "{asked} bytes were answered by {length}: {packet:?}"
-            );
+        loop {
+            let length = timeout(SOON, socket.recv(&mut answer)).await.expect("an answer").unwrap();
+            if answer[..2] == good[..2] {
+                break;
+            }
+            let most = packet.len().max(HEAD);
+            assert!(length <= most, "{length} bytes, not {most}, are the answer to {packet:?}");
         }
     }
     assert_eq!(asked_by_tcp(&dns[0], "example.org", A).await.code, REFUSED);

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quorate_client::{Client, InstanceBuilder, Registration, Selection, Update};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -64,20 +65,19 @@ fn shortened(rules: &str) -> String {
 /// A sample: its labels and its value.
 type Sample = (BTreeMap<String, String>, f64);
 
-struct Prometheus {
+pub(crate) struct Prometheus {
+    args: Vec<String>,
+    program: PathBuf,
     address: String,
     log: PathBuf,
-    _process: Process,
+    process: Process,
     _dir: TempDir,
 }
 
 impl Prometheus {
     /// Starts one that scrapes these addresses each second, with the alerts of ops/.
     fn start(program: &Path, targets: &[String]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
         let rules = std::fs::read_to_string(root().join("ops/alerts.yaml")).unwrap();
-        std::fs::write(path("alerts.yaml"), shortened(&rules)).unwrap();
         let targets: Vec<_> = targets.iter().map(|target| format!("{target:?}")).collect();
         let config = format!(
             "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}\n\
@@ -85,6 +85,14 @@ impl Prometheus {
              scrape_configs:\n  - job_name: quorate\n    static_configs: [{{targets: [{}]}}]\n",
             targets.join(", ")
         );
+        Self::start_with(program, &config, &shortened(&rules))
+    }
+
+    /// Starts one with a configuration, and `alerts.yaml` beside it.
+    pub(crate) fn start_with(program: &Path, config: &str, rules: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::write(path("alerts.yaml"), rules).unwrap();
         std::fs::write(path("prometheus.yml"), config).unwrap();
         let address = format!("127.0.0.1:{}", free_port());
         let args = [
@@ -93,8 +101,50 @@ impl Prometheus {
             format!("--web.listen-address={address}"),
         ];
         let log = path("prometheus.log");
-        let process = Process::start_foreign(program, &args, &log);
-        Self { address, log, _process: process, _dir: dir }
+        let (process, args) = (Process::start_foreign(program, &args, &log), args.to_vec());
+        Self { args, program: program.to_owned(), address, log, process, _dir: dir }
+    }
+
+    /// Ends it, and starts it again with what is on its disk.
+    pub(crate) async fn restart(&mut self) {
+        self.process.signal(Signal::TERM);
+        self.process.exit_code(SEEN_WITHIN).await;
+        self.process = Process::start_foreign(&self.program, &self.args, &self.log);
+    }
+
+    /// What it answers to a request.
+    async fn text(&self, request: &str) -> Result<String, String> {
+        let exchange = async {
+            let mut stream = TcpStream::connect(&self.address).await?;
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        let answer = timeout(ANSWERED_WITHIN, exchange).await.map_err(|late| late.to_string())?;
+        let answer = answer.map_err(|error| format!("{error}: {}", text_of(&self.log)))?;
+        let (_, body) = answer.split_once("\r\n\r\n").ok_or("no body")?;
+        Ok(body.to_owned())
+    }
+
+    async fn answer(&self, request: &str) -> Result<Value, String> {
+        let text = self.text(request).await?;
+        serde_json::from_str(&text).map_err(|_| text)
+    }
+
+    /// How often it has asked for targets in vain.
+    pub(crate) async fn asked_in_vain(&self) -> Result<u64, String> {
+        let text = self.text("GET /metrics HTTP/1.0\r\n\r\n").await?;
+        let counts =
+            text.lines().find_map(|line| line.strip_prefix("prometheus_sd_http_failures_total "));
+        counts.and_then(|count| count.parse().ok()).ok_or(text)
+    }
+
+    /// The targets that it scrapes now: as it found them, and what it makes of them.
+    pub(crate) async fn targets(&self) -> Result<Vec<Value>, String> {
+        let body = self.answer("GET /api/v1/targets?state=active HTTP/1.0\r\n\r\n").await?;
+        let active = body["data"]["activeTargets"].as_array().cloned();
+        active.ok_or_else(|| body.to_string())
     }
 
     /// What its API answers to an expression.
@@ -111,17 +161,7 @@ impl Prometheus {
              Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        let exchange = async {
-            let mut stream = TcpStream::connect(&self.address).await?;
-            stream.write_all(request.as_bytes()).await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            Ok::<_, std::io::Error>(answer)
-        };
-        let answer = timeout(ANSWERED_WITHIN, exchange).await.map_err(|late| late.to_string())?;
-        let answer = answer.map_err(|error| format!("{error}: {}", text_of(&self.log)))?;
-        let (_, body) = answer.split_once("\r\n\r\n").ok_or("no body")?;
-        let body: Value = serde_json::from_str(body).map_err(|_| answer.clone())?;
+        let body = self.answer(&request).await?;
         if body["status"] != "success" {
             return Err(format!("{expression}: {body}"));
         }
@@ -261,7 +301,7 @@ async fn the_dashboard_has_something_to_show(prometheus: &Prometheus) {
 }
 
 /// Three nodes, and where each is scraped.
-async fn observed() -> (Cluster, Vec<String>) {
+pub(crate) async fn observed() -> (Cluster, Vec<String>) {
     let https: Vec<_> = (0..3).map(|_| format!("127.0.0.1:{}", free_port())).collect();
     let head = (1..).zip(&https).map(|(id, http)| (id, format!("http_listen = {http:?}")));
     let head = head.collect();

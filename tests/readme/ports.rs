@@ -6,11 +6,11 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const LOWEST: u32 = 9_000;
-const BLOCKS: u32 = 10;
-/// From one block to the next; the texts use the first ports of 7000, of 7100 and (`dev`, for HTTP)
-/// of 7200.
-const BLOCK: u32 = 300;
-/// This many ports after 70_00_, 71_00_ and 72_00_ are used.
+const BLOCKS: u32 = 7;
+/// From one block to the next; the texts use the first ports of 7000, of 7100 and (`dev`, for HTTP
+/// and DNS) of 7200 and 7300.
+const BLOCK: u32 = 400;
+/// This many ports after 70_00_, 71_00_, 72_00_ and 73_00_ are used.
 const USED: u16 = 9;
 
 /// One block.
@@ -36,17 +36,17 @@ impl Ports {
 
     /// Whether all of them are free.
     pub(crate) fn all_free(self) -> bool {
-        let used = (1..=USED).flat_map(|at| [0, 100, 200].map(|of| self.begin + of + at));
+        let used = (1..=USED).flat_map(|at| [0, 100, 200, 300].map(|of| self.begin + of + at));
         used.into_iter().all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
     }
 
     /// What a port of the texts is here: 7003 is the third of the block.
     pub(crate) fn of(self, port: u16) -> u16 {
-        assert!((7_000..7_300).contains(&port), "port {port} is not of the texts");
+        assert!((7_000..7_400).contains(&port), "port {port} is not of the texts");
         port - 7_000 + self.begin
     }
 
-    /// The text with our ports: every ":70NN", ":71NN" and ":72NN".
+    /// The text with our ports: every ":70NN" to ":73NN".
     pub(crate) fn substituted(self, text: &str) -> String {
         let mut result = String::new();
         for (at, part) in text.split(':').enumerate() {
@@ -55,7 +55,7 @@ impl Ports {
             }
             let digits = part.bytes().take_while(u8::is_ascii_digit).count();
             match part[..digits].parse() {
-                Ok(port) if digits == 4 && (7_000..7_300).contains(&port) => {
+                Ok(port) if digits == 4 && (7_000..7_400).contains(&port) => {
                     result.push_str(&self.of(port).to_string());
                     result.push_str(&part[digits..]);
                 }

@@ -84,10 +84,38 @@ fn alerts_fire_when_they_should() {
         }
     };
     for (what, rules) in [("check", "ops/alerts.yaml"), ("test", "ops/alerts_test.yaml")] {
-        let ran = Command::new(&promtool).args([what, "rules", rules]).current_dir(root()).output();
-        let ran = ran.unwrap();
-        let said = [ran.stdout, ran.stderr].concat();
-        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&said));
+        passes(Command::new(&promtool).args([what, "rules", rules]).current_dir(root()));
+    }
+}
+
+fn passes(command: &mut Command) {
+    let ran = command.output().unwrap();
+    let said = [ran.stdout, ran.stderr].concat();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&said));
+}
+
+/// The configurations in the documents are such, with the lines that stand there as comments, too.
+#[test]
+#[allow(clippy::print_stdout, reason = "why less was tested")]
+fn configurations_of_prometheus_in_documents_are_such() {
+    let promtool = match installed() {
+        Ok(promtool) => promtool,
+        Err(reason) => {
+            println!("SKIPPED: promtool on docs/: {reason}");
+            return;
+        }
+    };
+    let dir = tempfile::tempdir().unwrap();
+    for document in ["docs/metrics.md", "docs/prometheus.md"] {
+        let text = file(document).text;
+        let (_, rest) = text.split_once("```yaml\nscrape_configs:").expect("a configuration");
+        let config = format!("scrape_configs:{}", rest.split("```").next().unwrap_or_default());
+        for config in [config.clone(), config.replace("# ", "")] {
+            let path = dir.path().join("prometheus.yml");
+            std::fs::write(&path, config).unwrap();
+            // What it names need not be on this machine.
+            passes(Command::new(&promtool).args(["check", "config", "--syntax-only"]).arg(&path));
+        }
     }
 }
 

@@ -134,7 +134,7 @@ pub(crate) struct DevArgs {
     #[arg(long)]
     pub(crate) secure: bool,
     /// The first node's address for clients; the others have the ports after it, peers have theirs
-    /// 100 higher, HTTP 200 higher; port 0 picks free ones
+    /// 100 higher, HTTP 200 higher, DNS 300 higher; port 0 picks free ones
     #[arg(long, default_value = "127.0.0.1:7001")]
     pub(crate) listen: SocketAddr,
     /// Networks whose addresses may be probed for health checks, for example 127.0.0.0/8; without

@@ -8,15 +8,23 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// time). Where there are few descriptors, half of them.
 const RESERVE: usize = 512;
 
+/// What a node listens for beside clients and peers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listens {
+    pub(crate) http: bool,
+    pub(crate) dns: bool,
+}
+
 /// Raises the soft limit to the hard one, and lets the node of this process take no more
-/// connections than fit; `has_http`: it listens for HTTP, too.
-pub(crate) fn share(tunables: &mut Tunables, has_http: bool) {
-    bound(tunables, has_http, raise());
+/// connections than fit.
+pub(crate) fn share(tunables: &mut Tunables, listens: Listens) {
+    bound(tunables, listens, raise());
     tracing::info!(
         connections_max = tunables.connections_max,
         connections_per_address_max = tunables.connections_per_address_max,
         peer_connections_max = tunables.peer_connections_max,
-        http_connections_max = has_http.then_some(tunables.http_connections_max),
+        http_connections_max = listens.http.then_some(tunables.http_connections_max),
+        dns_connections_max = listens.dns.then_some(tunables.dns_connections_max),
         "connections that a node takes"
     );
 }
@@ -35,14 +43,22 @@ fn raise() -> usize {
     limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
-fn bound(tunables: &mut Tunables, has_http: bool, descriptors: usize) {
-    // No more than a quarter: a node is there for the clients first.
-    let for_http = if has_http { tunables.http_connections_max.min(descriptors / 4) } else { 0 };
-    let reserve = (RESERVE + for_http).min(descriptors / 2);
-    if has_http {
-        let all_fit = reserve == RESERVE + for_http;
-        tunables.http_connections_max = if all_fit { for_http } else { for_http.min(reserve / 4) };
-        tunables.http_connections_max = tunables.http_connections_max.max(4);
+fn bound(tunables: &mut Tunables, listens: Listens, descriptors: usize) {
+    // No more than a quarter, and half of that: a node is there for the clients first.
+    let for_http =
+        if listens.http { tunables.http_connections_max.min(descriptors / 4) } else { 0 };
+    let for_dns = if listens.dns { tunables.dns_connections_max.min(descriptors / 8) } else { 0 };
+    let wanted = RESERVE + for_http + for_dns;
+    let reserve = wanted.min(descriptors / 2);
+    let fitting = |wanted_there: usize, share: usize| {
+        let fits = if reserve == wanted { wanted_there } else { wanted_there.min(share) };
+        fits.max(4)
+    };
+    if listens.http {
+        tunables.http_connections_max = fitting(for_http, reserve / 4);
+    }
+    if listens.dns {
+        tunables.dns_connections_max = fitting(for_dns, reserve / 8);
     }
     let for_clients = (descriptors - reserve).max(1);
     if tunables.connections_max > for_clients {
@@ -59,25 +75,29 @@ mod tests {
 
     #[test]
     fn clients_get_what_the_reserve_leaves() {
-        for (descriptors, has_http, expected) in [
-            (1_000_000, true, [10_000, 5_000, 256, 2_560]),
-            (4_096, false, [3_584, 1_792, 256, 2_560]),
-            (4_096, true, [2_560, 1_280, 256, 1_024]),
-            (1_024, true, [512, 256, 256, 128]),
-            (256, false, [128, 64, 64, 2_560]),
-            (256, true, [128, 64, 64, 32]),
-            (20, true, [10, 5, 8, 4]),
-            (0, true, [1, 1, 8, 4]),
+        for (descriptors, http, dns, expected) in [
+            (1_000_000, true, true, [10_000, 5_000, 256, 2_560, 256]),
+            (4_096, false, false, [3_584, 1_792, 256, 2_560, 256]),
+            (4_096, true, false, [2_560, 1_280, 256, 1_024, 256]),
+            (4_096, false, true, [3_328, 1_664, 256, 2_560, 256]),
+            (4_096, true, true, [2_304, 1_152, 256, 1_024, 256]),
+            (1_024, true, false, [512, 256, 256, 128, 256]),
+            (1_024, true, true, [512, 256, 256, 128, 64]),
+            (256, false, false, [128, 64, 64, 2_560, 256]),
+            (256, true, true, [128, 64, 64, 32, 16]),
+            (20, true, true, [10, 5, 8, 4, 4]),
+            (0, true, true, [1, 1, 8, 4, 4]),
         ] {
             let mut bounded = Tunables::default();
-            bound(&mut bounded, has_http, descriptors);
+            bound(&mut bounded, Listens { http, dns }, descriptors);
             let found = [
                 bounded.connections_max,
                 bounded.connections_per_address_max,
                 bounded.peer_connections_max,
                 bounded.http_connections_max,
+                bounded.dns_connections_max,
             ];
-            assert_eq!(found, expected, "{descriptors}, HTTP: {has_http}");
+            assert_eq!(found, expected, "{descriptors}, HTTP: {http}, DNS: {dns}");
         }
     }
 }

@@ -190,6 +190,7 @@ pub struct Tunables {
     /// others are told to ask by TCP, or nothing. Default 1,000, minimum 1.
     pub dns_queries_per_second: u32,
     /// Connections for DNS over TCP; from one address half as many. Default 256, minimum 4.
+    /// `quorate` lowers it to an eighth of its limit of descriptors, or less where there are few.
     pub dns_connections_max: usize,
     /// A connection, to either listener, that has had no call or stream under way for this long
     /// gets a GOAWAY and is closed, ms. Default 300,000 (five minutes): longer than the pauses of

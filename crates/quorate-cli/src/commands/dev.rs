@@ -30,6 +30,8 @@ use crate::{logging, output};
 const PEER_PORT_OFFSET: u16 = 100;
 /// To its port for HTTP.
 const HTTP_PORT_OFFSET: u16 = 200;
+/// And for DNS.
+const DNS_PORT_OFFSET: u16 = 300;
 /// A cluster on one machine that has no leader by then never will.
 const LEADER_WITHIN: Duration = Duration::from_secs(30);
 /// Once there is a leader, the others have followed it and told their addresses by then, or it is
@@ -113,8 +115,9 @@ fn welcome(nodes: &[Arc<Node>], leader: u64, data: &Data, secure: Option<&Secure
     let mut text = String::from("Quorate is ready.\n\n");
     for node in nodes {
         let (id, address, http, pid) = (node.id, node.address, node.http, pid(node));
+        let dns = node.dns.map(|dns| format!("   dns {dns}")).unwrap_or_default();
         text.push_str(&format!(
-            "  node {id}   {address}   pid {pid}   {scheme}://{http}/console/\n"
+            "  node {id}   {address}   pid {pid}   {scheme}://{http}/console/{dns}\n"
         ));
     }
     let kept = match data {
@@ -143,6 +146,10 @@ fn welcome(nodes: &[Arc<Node>], leader: u64, data: &Data, secure: Option<&Secure
         "quorate cluster status",
     ] {
         text.push_str(&format!("  {command}\n"));
+    }
+    if let Some(dns) = nodes.iter().find_map(|node| node.dns) {
+        let (ip, port) = (dns.ip(), dns.port());
+        text.push_str(&format!("  dig @{ip} -p {port} orders.default.svc.quorate. SRV\n"));
     }
     if let Some(node) = nodes.iter().find(|node| node.id == leader).or(nodes.first()) {
         let what = match nodes.len() {
@@ -195,6 +202,7 @@ struct Addresses {
     clients: SocketAddr,
     peers: SocketAddr,
     http: SocketAddr,
+    dns: SocketAddr,
 }
 
 fn addresses(first: SocketAddr, nodes: u16) -> Result<Vec<Addresses>, Failure> {
@@ -208,11 +216,12 @@ fn addresses(first: SocketAddr, nodes: u16) -> Result<Vec<Addresses>, Failure> {
             clients: with_port(clients),
             peers: with_port(clients.checked_add(PEER_PORT_OFFSET)?),
             http: with_port(clients.checked_add(HTTP_PORT_OFFSET)?),
+            dns: with_port(clients.checked_add(DNS_PORT_OFFSET)?),
         })
     };
     let all: Option<Vec<_>> = (0..nodes).map(of_node).collect();
     all.ok_or_else(|| {
-        let needed = HTTP_PORT_OFFSET + nodes;
+        let needed = DNS_PORT_OFFSET + nodes;
         Failure::usage(format!("--listen {first}: there are not {needed} ports from there on"))
     })
 }
@@ -221,12 +230,15 @@ fn addresses(first: SocketAddr, nodes: u16) -> Result<Vec<Addresses>, Failure> {
 /// back, and taken again.
 fn free_addresses(first: SocketAddr, nodes: u16) -> Result<Vec<Addresses>, Failure> {
     let found: std::io::Result<Vec<TcpListener>> =
-        (0..3 * nodes).map(|_| TcpListener::bind(first)).collect();
+        (0..4 * nodes).map(|_| TcpListener::bind(first)).collect();
     let found = found.and_then(|listeners| listeners.iter().map(TcpListener::local_addr).collect());
     let found: Vec<SocketAddr> =
         found.map_err(|error| Failure::failed(format!("cannot listen on {first}: {error}")))?;
-    let of_node = |of: &[SocketAddr]| Addresses { clients: of[0], peers: of[1], http: of[2] };
-    Ok(found.chunks_exact(3).map(of_node).collect())
+    let of_node = |of: &[SocketAddr]| {
+        let [clients, peers, http, dns] = [of[0], of[1], of[2], of[3]];
+        Addresses { clients, peers, http, dns }
+    };
+    Ok(found.chunks_exact(4).map(of_node).collect())
 }
 
 /// The nodes, each with its command line.
@@ -245,6 +257,11 @@ fn nodes(args: &DevArgs, data: &Path, secure: Option<&Secure>) -> Result<Vec<Arc
         line.extend(["--listen".into(), of.clients.to_string().into()]);
         line.extend(["--peer-listen".into(), of.peers.to_string().into()]);
         line.extend(["--http-listen".into(), of.http.to_string().into()]);
+        // DNS has no credentials, and would tell everybody on this machine.
+        let dns = secure.is_none().then_some(of.dns);
+        if let Some(dns) = dns {
+            line.extend(["--dns-listen".into(), dns.to_string().into()]);
+        }
         line.extend(["--bootstrap".into(), members.join(",").into()]);
         line.extend(["--log-format".into(), format.get_name().into()]);
         if let Some(secure) = secure {
@@ -257,6 +274,7 @@ fn nodes(args: &DevArgs, data: &Path, secure: Option<&Secure>) -> Result<Vec<Arc
             id,
             address: of.clients,
             http: of.http,
+            dns,
             program: program.clone(),
             args: line,
             log_format,
@@ -273,14 +291,17 @@ mod tests {
     #[test]
     fn ports_follow_each_other() {
         let all = addresses("127.0.0.1:7001".parse().unwrap(), 3).unwrap();
-        let ports = |of: &Addresses| [of.clients, of.peers, of.http].map(|it| it.port());
+        let ports = |of: &Addresses| [of.clients, of.peers, of.http, of.dns].map(|it| it.port());
         let ports_of: Vec<_> = all.iter().map(ports).collect();
-        assert_eq!(ports_of, [[7001, 7101, 7201], [7002, 7102, 7202], [7003, 7103, 7203]]);
+        assert_eq!(
+            ports_of,
+            [[7001, 7101, 7201, 7301], [7002, 7102, 7202, 7302], [7003, 7103, 7203, 7303]]
+        );
         assert!(addresses("127.0.0.1:65500".parse().unwrap(), 3).is_err());
         let free = addresses("127.0.0.1:0".parse().unwrap(), 3).unwrap();
         let mut ports: Vec<_> = free.iter().flat_map(ports).collect();
         ports.sort_unstable();
         ports.dedup();
-        assert_eq!(ports.len(), 9);
+        assert_eq!(ports.len(), 12);
     }
 }

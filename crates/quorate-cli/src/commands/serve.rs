@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::args::ServeArgs;
 use crate::config;
-use crate::descriptors;
+use crate::descriptors::{self, Listens};
 use crate::failure::{self, FAILED, Failure, not_started};
 use crate::logging;
 use crate::signals::Stop;
@@ -27,7 +27,8 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
             .map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))?;
         config.tunables.shutdown_grace_ms = DEV_SHUTDOWN_GRACE_MS;
     }
-    descriptors::share(&mut config.tunables, config.http_listen.is_some());
+    let listens = Listens { http: config.http_listen.is_some(), dns: config.dns_listen.is_some() };
+    descriptors::share(&mut config.tunables, listens);
     let (stop, stopped) = oneshot::channel();
     let raft = raft_thread(stopped)
         .map_err(|error| Failure::failed(format!("cannot start a thread for Raft: {error}")))?;

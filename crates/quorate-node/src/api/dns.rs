@@ -40,6 +40,9 @@ pub(crate) struct Resolver {
     settings: Settings,
     allow: Networks,
     limits: Mutex<Limits>,
+    /// Apart: whoever is told to ask by TCP, since others have asked in its name, is to have an
+    /// answer there.
+    by_tcp: Mutex<Limits>,
     seed: AtomicU64,
 }
 
@@ -62,9 +65,10 @@ impl Resolver {
             AllFailing::Serve => quorate_dns::AllFailing::Serve,
         };
         settings.addresses = Some(at.ip()).filter(|ip| !ip.is_unspecified()).into_iter().collect();
-        let limits = Mutex::new(Limits::new(tunables.dns_queries_per_second));
+        let limits = || Mutex::new(Limits::new(tunables.dns_queries_per_second));
+        let (limits, by_tcp) = (limits(), limits());
         let seed = AtomicU64::new(crate::runtime::random());
-        Self { allow: dns.allow.clone(), node, settings, limits, seed }
+        Self { allow: dns.allow.clone(), node, settings, limits, by_tcp, seed }
     }
 
     fn view(&self) -> View {
@@ -74,7 +78,8 @@ impl Resolver {
 
     /// What a message gets; `None`: nothing.
     fn reply(&self, bytes: &[u8], from: IpAddr, room: Room, view: &View) -> Option<Vec<u8>> {
-        let mut limits = self.limits.lock().expect("invariant: nothing panics under this lock");
+        let limits = if room == Room::Tcp { &self.by_tcp } else { &self.limits };
+        let mut limits = limits.lock().expect("invariant: nothing panics under this lock");
         let verdict = limits.take(from, view.now);
         drop(limits);
         if verdict != Verdict::Answer {

@@ -29,6 +29,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 pub(in crate::api) use crate::api::grpc::arrived::Arrived;
+pub(in crate::api) use crate::api::grpc::fetch::Local;
 pub(in crate::api) use crate::api::grpc::told::name as code_name;
 use crate::error::NodeError;
 use crate::node::status::Lead;

@@ -8,12 +8,14 @@
 //! | `/console/` | a page for people, open to all: what it shows comes with their rights |
 //! | `/metrics` | everything that is measured, for Prometheus; needs the role `read` for everything |
 //! | `/api/v1/...` | what gRPC answers, in JSON (`api/http/routes.rs`) |
+//! | `/sd/prometheus` | instances as targets of Prometheus, with the rights of a fetch |
 //! | `/openapi.json` | a description of that, open to all: it tells nothing of this cluster |
 
 mod asked;
 mod body;
 mod console;
 mod described;
+mod discovery;
 mod door;
 mod large;
 mod problem;
@@ -67,7 +69,7 @@ pub(crate) struct Observed {
 }
 
 pub(crate) fn router(observed: Observed) -> Router {
-    let (api, routes) = routes::router(observed.node.clone());
+    let (api, sd, routes) = routes::routers(observed.node.clone());
     let document = Arc::new(Document::of(routes));
     for (method, route) in document.operations() {
         // There from the start: an increase from nothing to 1 is one that Prometheus does not see.
@@ -78,14 +80,15 @@ pub(crate) fn router(observed: Observed) -> Router {
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .nest("/api/v1", api)
+        .nest(described::API, api)
+        .nest(described::SD, sd)
         .route(
             described::PLACE,
             get(|headers: HeaderMap| async move { document.answer(&headers) }),
         )
         .merge(console::router())
         .fallback(|| async {
-            let here = "there are /api/v1/, /openapi.json, /console/, /healthz, /readyz and /metrics here\n";
+            let here = "there are /api/v1/, /sd/prometheus, /openapi.json, /console/, /healthz, /readyz and /metrics here\n";
             (StatusCode::NOT_FOUND, here)
         })
         .layer(middleware::from_fn_with_state(observed.node.clone(), counted))

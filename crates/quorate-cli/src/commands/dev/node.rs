@@ -43,6 +43,8 @@ pub(super) struct Node {
     pub(super) address: SocketAddr,
     /// Its address for operators' tools.
     pub(super) http: SocketAddr,
+    /// Without `--secure`.
+    pub(super) dns: Option<SocketAddr>,
     pub(super) program: PathBuf,
     pub(super) args: Vec<OsString>,
     pub(super) log_format: LogFormat,

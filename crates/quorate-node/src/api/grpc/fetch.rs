@@ -9,7 +9,7 @@ use prost::Message;
 use quorate_proto::encoded::v1::EncodedFetchResponse;
 use quorate_proto::limits::ANSWER_BYTES;
 use quorate_proto::v1::{FetchRequest, Instance, ResponseHeader};
-use quorate_state::{InstanceId, Registry, Revision, ServiceKey, ServiceName};
+use quorate_state::{InstanceId, Namespace, Registry, Revision, ServiceKey, ServiceName};
 use tokio::time::Instant;
 use tonic::Response;
 
@@ -21,7 +21,7 @@ use crate::applied::hub::{Filter, Selection};
 use crate::applied::subscription::{Part, part_of};
 use crate::error::CallError;
 use crate::net::answers::Reserved;
-use crate::node::Node;
+use crate::node::{Consistency, Node};
 use crate::runtime::blocking;
 
 /// Instances that are encoded where calls are handled, at most: about a millisecond's work. More
@@ -109,6 +109,30 @@ pub(super) async fn instance(
     let header = header(node, registry.revision().0, age_ms(fresh_at, consistency));
     let found = registry.service(&key).and_then(|service| service.instances.get(&id));
     Ok(Response::new((header, found.map(|found| convert::instance_to_wire(found)))))
+}
+
+/// What this node has, and of which age.
+pub(in crate::api) struct Local {
+    pub(in crate::api) registry: Registry,
+    /// Of the services that were asked for.
+    pub(in crate::api) namespace: Namespace,
+    /// The highest number: nobody knows.
+    pub(in crate::api) age_ms: u64,
+}
+
+/// What this node has, without asking the leader.
+///
+/// # Errors
+/// A bad request, or the node is no member.
+pub(super) async fn local(
+    node: &Arc<Node>,
+    call: Call<FetchRequest>,
+) -> Result<Response<Local>, CallError> {
+    let Call { message: request, deadline, .. } = call;
+    let Filter { namespace, .. } = convert::fetch_filter(&request)?;
+    let (registry, fresh_at) = node.read(Consistency::Local, 0, deadline).await?;
+    let age_ms = age_ms(fresh_at, Consistency::Local);
+    Ok(Response::new(Local { registry, namespace, age_ms }))
 }
 
 /// Encodes many services where that holds up no other call.

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
+use crate::api::grpc::fetch::Local;
 use crate::api::grpc::told::standing;
 use crate::api::grpc::watch::Asks;
 use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights};
@@ -248,6 +249,14 @@ impl RegistryService {
     ) -> Answer<(Option<ResponseHeader>, Option<Instance>)> {
         door::answer(&self.node, Method::Fetch, request, |call| {
             super::fetch::instance(&self.node, call, id)
+        })
+        .await
+    }
+
+    /// A fetch of what this node has of the services with a prefix, as the state machine has it.
+    pub(in crate::api) async fn local(&self, request: Request<FetchRequest>) -> Answer<Local> {
+        door::answer(&self.node, Method::Fetch, request, |call| {
+            super::fetch::local(&self.node, call)
         })
         .await
     }

@@ -15,6 +15,10 @@ use utoipa::{IntoParams, ToSchema};
 use crate::api::http::problem::Words;
 use crate::api::http::{console, reading, schemas, watching};
 
+/// Where routes are.
+pub(super) const API: &str = "/api/v1";
+pub(super) const SD: &str = "/sd";
+
 /// Where it is.
 pub(super) const PLACE: &str = "/openapi.json";
 
@@ -59,6 +63,7 @@ parameters! {
     Prefix: "prefix";
     /// Which instances.
     Filters: "status" "tag";
+    Targets: "namespace" "prefix" "endpoint" "max_age";
     Waiting: "index" "wait" "if-none-match";
     OverridePage: "limit" "after_service" "after_id";
     Watched: "service" "prefix" "status" "tag" "from" "last-event-id";
@@ -92,7 +97,13 @@ fn parameter(name: &str, is_path: bool) -> Parameter {
         "index" => (schemas::position(), "The `index` of the answer before: wait for a change."),
         "wait" => {
             let about = "For so long, 5m unless it says, 10m at most; without a unit, ms.";
-            (schemas::pattern("^[0-9]{1,9}(ms|s|m)?$"), about)
+            (schemas::duration(), about)
+        }
+        "namespace" => (schemas::optional_name(), "\"default\" unless it says."),
+        "endpoint" => (schemas::optional_name(), "The one of this name alone; else each of them."),
+        "max_age" => {
+            let about = "Refuse to tell what may be older, 1h unless it says; without a unit, ms.";
+            (schemas::duration(), about)
         }
         "from" | "last-event-id" => (schemas::position(), "The id of the last event that came."),
         "if-none-match" => (schemas::any_text(), "The `ETag` of what is there."),
@@ -112,11 +123,14 @@ fn parameter(name: &str, is_path: bool) -> Parameter {
 }
 
 /// The description, of what the attributes of the handlers say.
-fn described(routes: OpenApi) -> OpenApi {
+fn described(routes: [(&str, OpenApi); 2]) -> OpenApi {
     let mut info = Info::new("Quorate", env!("CARGO_PKG_VERSION"));
     info.description = Some("A service registry; docs/http.md says how it is used.".to_owned());
     info.license = Some(License::new("Apache-2.0"));
-    let mut described = OpenApi::new(info, utoipa::openapi::Paths::new()).nest("/api/v1", routes);
+    let mut described = OpenApi::new(info, utoipa::openapi::Paths::new());
+    for (at, routes) in routes {
+        described = described.nest(at, routes);
+    }
     for (path, item) in &mut described.paths.paths {
         for operation in operations(item) {
             complete(path, operation);
@@ -193,7 +207,7 @@ pub(super) struct Document {
 }
 
 impl Document {
-    pub(super) fn of(routes: OpenApi) -> Self {
+    pub(super) fn of(routes: [(&str, OpenApi); 2]) -> Self {
         let described = described(routes);
         let text = described.to_json().expect("invariant: texts and numbers can be written");
         let operations = described.paths.paths.iter().flat_map(|(path, item)| {

@@ -49,34 +49,39 @@ where
         let text = written(&show(answer));
         // What it was made of is gone.
         drop(held);
-        text
+        Ok(text)
     };
     let (text, reserved) = made(api.node.answers(), &asked.line, deadline, bytes, make).await?;
+    Ok(response(text, reserved))
+}
+
+/// JSON that is sent, and counts until it is.
+pub(super) fn response(text: Bytes, reserved: Reserved) -> Response {
     let mut response = Response::new(tonic::body::Body::new(Body::from(text)));
     reserved.attach(response.extensions_mut());
     let mut response = in_pieces(response).map(Body::new);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+    response
 }
 
 /// A text that is made of this many bytes, and the place among the answers under way that it has.
 ///
 /// # Errors
-/// Too much is under way, or its turn did not come in time.
+/// Too much is under way, its turn did not come in time, or it cannot be made.
 pub(super) async fn made(
     answers: &Arc<Answers>,
     line: &Arc<Line>,
     deadline: Instant,
     of_bytes: usize,
-    make: impl FnOnce() -> Bytes + Send + 'static,
+    make: impl FnOnce() -> Result<Bytes, CallError> + Send + 'static,
 ) -> Result<(Bytes, Reserved), CallError> {
     let mut reserved = answers.begin(line, deadline)?;
     let text = match of_bytes > LARGE {
-        false => make(),
+        false => make()?,
         true => {
             let _turn = answers.turn(deadline).await?;
             reserved.check(GROWS * of_bytes)?;
-            blocking(make).await?
+            blocking(make).await??
         }
     };
     reserved.add(text.len())?;
@@ -103,7 +108,7 @@ mod tests {
         let note = by.clone();
         let make = move || {
             *note.lock().unwrap() = Some(thread::current().id());
-            Bytes::from(vec![b'x'; of_bytes * GROWS])
+            Ok(Bytes::from(vec![b'x'; of_bytes * GROWS]))
         };
         let deadline = Instant::now() + Duration::from_secs(5);
         let (text, _reserved) = made(answers, &line, deadline, of_bytes, make).await?;

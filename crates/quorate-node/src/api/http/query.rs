@@ -1,6 +1,7 @@
 //! The query of a URI: each parameter is taken out by its name, and what is left is refused.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use quorate_log::ClusterId;
@@ -130,6 +131,23 @@ pub(super) fn number<N: FromStr>(name: &str, text: &str) -> Result<N, Problem> {
     })
 }
 
+/// `500ms`, `30s`, `5m` or `1h`; a number alone is of milliseconds.
+///
+/// # Errors
+/// It is none.
+pub(super) fn duration(field: &str, text: &str) -> Result<Duration, Problem> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit_ms = match &text[digits.len()..] {
+        "" | "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(Problem::invalid(field, text, "must be like 500ms, 30s, 5m or 1h")),
+    };
+    let number: u64 = number(field, digits)?;
+    Ok(Duration::from_millis(number.saturating_mul(unit_ms)))
+}
+
 /// # Errors
 /// It is no status.
 pub(super) fn status(field: &str, text: &str) -> Result<i32, Problem> {
@@ -182,6 +200,17 @@ mod tests {
         assert!(Query::parse("a=1&a=2").unwrap().text("a").is_err());
         for bad in ["", "-1", "+1", "1e3", "99999999999999999999999"] {
             assert!(number::<u64>("n", bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_have_units() {
+        let times = [("5", 5), ("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000)];
+        for (text, ms) in times {
+            assert_eq!(duration("wait", text).unwrap(), Duration::from_millis(ms), "{text}");
+        }
+        for bad in ["", "s", "1d", "-1s", "1.5s", "5 m", "\u{e9}"] {
+            assert!(duration("wait", bad).is_err(), "{bad}");
         }
     }
 

@@ -1,6 +1,6 @@
-//! The routes of the JSON API, below `/api/v1`. Each makes a message of the contract, calls the
-//! service's method of that message, and shows the answer: identity, rights, audit, limits and
-//! meters are those of gRPC (`api/grpc/door.rs`).
+//! The routes of the JSON API, below `/api/v1`, and of Prometheus' discovery, below `/sd`. Each
+//! makes a message of the contract, calls the service's method of that message, and shows the
+//! answer: identity, rights, audit, limits and meters are those of gRPC (`api/grpc/door.rs`).
 //!
 //! | path | methods |
 //! |---|---|
@@ -32,7 +32,7 @@ use crate::api::grpc::admin::AdminService;
 use crate::api::grpc::registry::RegistryService;
 use crate::api::http::problem::Problem;
 use crate::api::http::watching::Texts;
-use crate::api::http::{described, reading, watching, writing};
+use crate::api::http::{described, discovery, reading, watching, writing};
 use crate::net::arriving::Arriving;
 use crate::node::Node;
 
@@ -68,16 +68,17 @@ impl Api {
 /// What a handler answers.
 pub(super) type Answered = Result<Response, Problem>;
 
-/// The routes, and what there is to say of them: both of the attributes of the handlers, so that
-/// neither has what the other has not.
-pub(super) fn router<S>(node: Arc<Node>) -> (Router<S>, OpenApi) {
+/// The routes below `/api/v1` and below `/sd`, and what there is to say of them: both of the
+/// attributes of the handlers, so that neither has what the other has not.
+pub(super) fn routers<S>(node: Arc<Node>) -> (Router<S>, Router<S>, [(&'static str, OpenApi); 2]) {
     let registry = RegistryService { node: node.clone() };
     let admin = AdminService { node: node.clone() };
     let long_max = node.tunables().http_streams_max();
     let long = Arc::new(Semaphore::new(long_max));
     let arriving = Arc::new(Arriving::new(node.meters().refused("arriving")));
     let api = Api { node, registry, admin, long, long_max, arriving, texts: Arc::default() };
-    let (router, described) = OpenApiRouter::new()
+    let (sd, of_sd) = OpenApiRouter::new().routes(routes!(discovery::prometheus)).split_for_parts();
+    let (router, of_api) = OpenApiRouter::new()
         .routes(routes!(reading::me))
         .routes(routes!(reading::members))
         .routes(routes!(reading::status))
@@ -92,19 +93,24 @@ pub(super) fn router<S>(node: Arc<Node>) -> (Router<S>, OpenApi) {
         .routes(routes!(watching::watch))
         .routes(routes!(reading::overrides))
         .split_for_parts();
-    let router = router
-        .fallback(|| async {
-            let place = described::PLACE;
-            Problem::not_found(format!("there is no such path below /api/v1; {place} has them all"))
-        })
-        .method_not_allowed_fallback(|| async {
-            let status = StatusCode::METHOD_NOT_ALLOWED;
-            let detail = "this path does not take that method; see the header allow";
-            Problem::new(status, Code::Unimplemented, detail)
-        })
-        .layer(axum::middleware::map_response(for_no_cache))
-        .with_state(api);
-    (router, described)
+    let finish = |router: Router<Api>, at: &'static str| {
+        router
+            .fallback(move || async move {
+                let place = described::PLACE;
+                Problem::not_found(format!(
+                    "there is no such path below {at}; {place} has them all"
+                ))
+            })
+            .method_not_allowed_fallback(|| async {
+                let status = StatusCode::METHOD_NOT_ALLOWED;
+                let detail = "this path does not take that method; see the header allow";
+                Problem::new(status, Code::Unimplemented, detail)
+            })
+            .layer(axum::middleware::map_response(for_no_cache))
+            .with_state(api.clone())
+    };
+    let routers = (finish(router, described::API), finish(sd, described::SD));
+    (routers.0, routers.1, [(described::API, of_api), (described::SD, of_sd)])
 }
 
 /// Nothing of this is to be kept on the way, or taken for something else.

@@ -45,6 +45,11 @@ pub(super) fn number(least: u64, most: u64) -> Schema {
     schema.minimum(number(least)).maximum(number(most)).build().into()
 }
 
+/// A number and a unit.
+pub(super) fn duration() -> Schema {
+    pattern("^[0-9]{1,9}(ms|s|m|h)?$")
+}
+
 fn formatted(format: &str, pattern: &str) -> Object {
     let format = SchemaFormat::Custom(format.to_owned());
     texts().format(Some(format)).pattern(Some(pattern)).build()

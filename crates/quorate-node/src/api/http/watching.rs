@@ -62,23 +62,10 @@ pub(super) fn wanted(query: &mut Query) -> Result<Option<Wanted>, Problem> {
     let (index, wait) = (query.text("index")?, query.text("wait")?);
     let wait = match wait.as_deref() {
         None => WAIT,
-        Some(text) => duration(text)?,
+        Some(text) => query::duration("wait", text)?,
     };
     let Some(index) = index else { return Ok(None) };
     Ok(Some(Wanted { after: query::position("index", &index)?, wait: wait.min(WAIT_MAX) }))
-}
-
-/// `500ms`, `30s` or `5m`; a number alone is of milliseconds.
-fn duration(text: &str) -> Result<Duration, Problem> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit_ms = match &text[digits.len()..] {
-        "" | "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        _ => return Err(Problem::invalid("wait", text, "must be like 500ms, 30s or 5m")),
-    };
-    let number: u64 = query::number("wait", digits)?;
-    Ok(Duration::from_millis(number.saturating_mul(unit_ms)))
 }
 
 /// Resolves once a service may have changed.
@@ -173,7 +160,7 @@ impl<A: Stream<Item = Result<EncodedWatchResponse, Status>> + Unpin> Following<A
             return Ok(vec![self.api.texts.of(answer, |answer| event(answer, cluster_id))]);
         }
         let deadline = door::deadline_in(self.api.node.tunables().request_timeout());
-        let make = move || event(answer, cluster_id);
+        let make = move || Ok(event(answer, cluster_id));
         let answers = self.api.node.answers();
         let (text, reserved) = large::made(answers, &self.line, deadline, bytes, make).await?;
         Ok(reserved.hold(text).collect())
@@ -285,19 +272,4 @@ fn written(name: &str, id: Option<String>, data: &impl Serialize) -> Bytes {
     let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
     let data = serde_json::to_string(data).expect("invariant: texts and numbers can be written");
     format!("{id}event: {name}\ndata: {data}\n\n").into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_have_units() {
-        for (text, ms) in [("5", 5), ("500ms", 500), ("30s", 30_000), ("5m", 300_000)] {
-            assert_eq!(duration(text).unwrap(), Duration::from_millis(ms), "{text}");
-        }
-        for bad in ["", "s", "1h", "-1s", "1.5s", "5 m", "é"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
 }

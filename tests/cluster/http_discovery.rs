@@ -1,0 +1,81 @@
+//! `/sd/prometheus`: every node tells what it has, and one that may be wrong says so instead of an
+//! empty list.
+
+use serde_json::{Value, json};
+
+use super::calls::register;
+use super::harness::{Cluster, SOON, eventually, within};
+use super::http_api::{Answer, get};
+
+const PLACE: &str = "/sd/prometheus";
+
+/// The addresses, in order.
+fn addresses(answer: &Answer) -> Vec<&str> {
+    let groups = answer.body.as_array().into_iter().flatten();
+    groups.map(|group| group["targets"][0].as_str().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_node_tells_the_targets_that_it_has_until_they_are_too_old() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.leader().await;
+    for id in cluster.ids() {
+        let none = eventually("a node has heard of the leader", || async {
+            let answer = get(cluster.http_address(id), PLACE).await;
+            (answer.status == 200).then_some(answer)
+        });
+        assert_eq!(none.await.body, json!([]), "nothing is registered");
+    }
+    register(&mut cluster.registry(1), "web", "a").await;
+    register(&mut cluster.registry(1), "pay", "p").await;
+    for id in cluster.ids() {
+        let http = cluster.http_address(id);
+        let all = eventually("it has both", || async {
+            let answer = get(http, PLACE).await;
+            (addresses(&answer).len() == 2).then_some(answer)
+        });
+        assert_eq!(all.await.header("content-type"), Some("application/json"));
+        let answer = get(http, &format!("{PLACE}?namespace=default&prefix=we")).await;
+        assert_eq!(answer.body[0]["labels"]["__meta_quorate_id"], "a", "{answer:?}");
+        assert_eq!(addresses(&answer).len(), 1);
+        let other = get(http, &format!("{PLACE}?namespace=other")).await;
+        assert_eq!((other.status, other.body), (200, json!([])));
+        for (query, field) in [
+            ("services=web", "services"),
+            ("prefix=%20", "prefix"),
+            ("namespace=a%20b", "namespace"),
+            ("endpoint=a%20b", "endpoint"),
+            ("max_age=1d", "max_age"),
+        ] {
+            let refused = get(http, &format!("{PLACE}?{query}")).await;
+            refused.refuses(400, "INVALID_ARGUMENT", Some(field));
+        }
+    }
+
+    cluster.stop(2).await;
+    cluster.stop(3).await;
+    let alone = cluster.http_address(1);
+    let refused = within(SOON, "its state is 300 ms old", || async {
+        let answer = get(alone, &format!("{PLACE}?max_age=300ms")).await;
+        (answer.status != 200).then_some(answer)
+    });
+    let refused = refused.await;
+    refused.refuses(503, "UNAVAILABLE", None);
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    assert_eq!(addresses(&get(alone, PLACE).await).len(), 2, "it is told up to an hour later");
+
+    // It has its state, and cannot know what has become of it.
+    cluster.stop(1).await;
+    cluster.restart(1).await;
+    let restarted = get(cluster.http_address(1), &format!("{PLACE}?max_age=999999999h")).await;
+    restarted.refuses(503, "UNAVAILABLE", None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_in_no_cluster_has_no_list() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    cluster.add_waiting(2).await;
+    let answer = get(cluster.http_address(2), PLACE).await;
+    assert!(answer.status >= 400 && answer.body["code"] != Value::Null, "{answer:?}");
+}

@@ -1,0 +1,154 @@
+//! Whom a node does not answer by DNS, or not as usual: other networks, too many queries, state
+//! that is too old, services that fail, and connections beyond what it takes.
+
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::time::timeout;
+
+use crate::cli::ask;
+use crate::cluster::Settings;
+use crate::dns::{
+    A, Answered, NO_ERROR, REFUSED, SOON, answering_with, asked_on, connection, datagram_from,
+    query, read,
+};
+use crate::wait::eventually;
+
+const NAME: &str = "web.default.svc.quorate";
+const FAILED: u8 = 2;
+
+async fn asked_from(from: &str, to: &str) -> Result<Answered, String> {
+    let answer = datagram_from(from, to, &query(NAME, A)).await;
+    answer.map(|answer| read(&answer)).ok_or_else(|| "no answer".to_owned())
+}
+
+/// Waits until there is an answer such as this, asking from an address of this machine.
+async fn until(from: &str, to: &str, what: &str, is_it: impl Fn(&Answered) -> bool) {
+    eventually(what, SOON, async || match asked_from(from, to).await? {
+        answer if is_it(&answer) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_networks_are_refused_by_datagrams_and_connections() {
+    let tables = ["allow = [\"127.0.0.1/32\", \"127.7.0.0/16\"]"];
+    let (_cluster, dns) = answering_with(&tables, Settings::default()).await;
+    let to = &dns[0];
+    for allowed in ["127.0.0.1", "127.7.8.9"] {
+        until(allowed, to, "it answers", |it| it.code != REFUSED).await;
+        let answer = asked_on(&mut connection(allowed, to).await, NAME, A).await.unwrap();
+        assert_ne!(answer.code, REFUSED);
+    }
+    for other in ["127.0.0.2", "127.8.0.1"] {
+        until(other, to, "it refuses", |it| it.code == REFUSED && it.answers == 0).await;
+        let answer = asked_on(&mut connection(other, to).await, NAME, A).await.unwrap();
+        assert_eq!((answer.code, answer.answers), (REFUSED, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_asks_too_much_is_told_to_ask_by_tcp_or_nothing() {
+    const ASKED: usize = 60;
+    let tunables = "dns_queries_per_second = 5".to_owned();
+    let (_cluster, dns) = answering_with(
+        &["allow = [\"127.0.0.0/8\"]"],
+        Settings { tunables, ..Settings::default() },
+    )
+    .await;
+    let to = &dns[0];
+    until("127.1.0.1", to, "it answers", |it| !it.is_cut).await;
+
+    let socket = UdpSocket::bind("127.2.0.1:0").await.unwrap();
+    for _ in 0..ASKED {
+        socket.send_to(&query(NAME, A), to).await.unwrap();
+    }
+    // Datagrams are answered in turn: whatever there is for the first has come with this one.
+    until("127.3.0.1", to, "others have their answers", |it| !it.is_cut).await;
+    let (mut whole, mut cut, mut bytes) = (0, 0, [0; 512]);
+    while let Ok(length) = socket.try_recv(&mut bytes) {
+        match read(&bytes[..length]) {
+            Answered { is_cut: true, answers: 0, code: NO_ERROR, .. } => {
+                assert!(length <= query(NAME, A).len(), "{length} bytes are more than were asked");
+                cut += 1;
+            }
+            Answered { is_cut: false, .. } => whole += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    // Two seconds' worth at once, and what comes to that while they are sent.
+    assert!((10..ASKED / 2).contains(&whole), "{whole} of {ASKED} are answered");
+    assert_eq!(cut, (ASKED - whole).div_ceil(2), "every other one of the rest");
+    // Who is told so does have an answer.
+    let answer = asked_on(&mut connection("127.2.0.1", to).await, NAME, A).await;
+    assert!(!answer.expect("an answer").is_cut);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn state_that_is_too_old_is_not_told() {
+    let tunables = "dns_max_stale_ms = 2000".to_owned();
+    let (mut cluster, dns) =
+        answering_with(&["", "", ""], Settings { tunables, ..Settings::default() }).await;
+    let nodes = cluster.all();
+    ask(&nodes, "register web a --endpoint http=http://10.1.2.3:80 --ttl 1h --once")
+        .await
+        .expect(0);
+    let (to, from) = (&dns[0], "127.0.0.1");
+    until(from, to, "it answers", |it| it.answers == 1).await;
+    cluster.nodes[1].kill();
+    cluster.nodes[2].kill();
+    until(from, to, "it fails", |it| (it.code, it.answers) == (FAILED, 0)).await;
+    // Nor what is on its disk, before it has heard of a leader.
+    cluster.nodes[0].kill();
+    cluster.nodes[0].start();
+    until(from, to, "it still fails", |it| (it.code, it.answers) == (FAILED, 0)).await;
+    cluster.nodes[1].start();
+    until(from, to, "it answers again", |it| it.answers == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_checks_all_fail_is_empty_or_served_as_the_node_is_told() {
+    let health_checks = "allow = [\"127.0.0.0/8\"]".to_owned();
+    let settings = Settings { health_checks, ..Settings::default() };
+    let (cluster, dns) = answering_with(&["", "all_failing = \"serve\""], settings).await;
+    let line = "register web a --endpoint e=tcp://127.0.0.1:1 --ttl 1h --once --check tcp,every=1s,failures=2";
+    ask(&cluster.all(), line).await.expect(0);
+    until("127.0.0.1", &dns[0], "its checks fail", |it| (it.code, it.answers) == (NO_ERROR, 0))
+        .await;
+    until("127.0.0.1", &dns[1], "it is served", |it| it.answers == 1).await;
+    ask(&cluster.all(), "register web b --endpoint e=tcp://127.0.0.9:1 --ttl 1h --once")
+        .await
+        .expect(0);
+    for to in &dns {
+        until("127.0.0.1", to, "one does not fail", |it| it.end == [127, 0, 0, 9]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_has_half_of_the_connections() {
+    let tunables = "dns_connections_max = 4".to_owned();
+    let (_cluster, dns) = answering_with(
+        &["allow = [\"127.0.0.0/8\"]"],
+        Settings { tunables, ..Settings::default() },
+    )
+    .await;
+    let to = &dns[0];
+    until("127.0.0.1", to, "it answers", |_| true).await;
+    let mut open = Vec::new();
+    for _ in 0..6 {
+        let mut stream = connection("127.0.0.1", to).await;
+        // Those beyond what it takes end.
+        let _ = asked_on(&mut stream, NAME, A).await;
+        open.push(stream);
+    }
+    let mut living = 0;
+    for stream in &mut open {
+        living += usize::from(asked_on(stream, NAME, A).await.is_ok());
+    }
+    assert_eq!(living, 2, "half of four");
+    let other = timeout(Duration::from_secs(20), async {
+        asked_on(&mut connection("127.1.0.1", to).await, NAME, A).await
+    });
+    other.await.unwrap().expect("another address has its own");
+}
