@@ -25,14 +25,15 @@ use crate::api::http::large;
 use crate::api::http::problem::Problem;
 use crate::api::http::query;
 use crate::api::http::routes::{Answered, Api};
+use crate::applied::wire_size::instance_bytes;
 use crate::error::CallError;
 
 /// Older state than this is not told, where the request does not say: longer than nodes are without
 /// a leader, and shorter than a fleet takes to become another one.
 const MAX_AGE: Duration = Duration::from_secs(3_600);
 
-/// About what an instance takes in JSON, bytes.
-const INSTANCE_BYTES: usize = 512;
+/// Instances of which is found out what they take.
+const SAMPLE: usize = 1_000;
 
 /// What a target's labels begin with that Prometheus drops unless they are relabelled.
 const META: &str = "__meta_quorate_";
@@ -72,9 +73,7 @@ pub(super) async fn prometheus(State(api): State<Api>, mut asked: Asked) -> Answ
     let local = api.registry.local(asked.call(request)).await?.into_inner();
     check_age(&local, max_age)?;
     let Local { registry, namespace, .. } = local;
-    let sizes = registry.services(&namespace, &prefix, None);
-    let instances: usize = sizes.map(|(_, service)| service.instances.len()).sum();
-    let bytes = (instances * INSTANCE_BYTES).min(ANSWER_BYTES);
+    let bytes = estimate(&registry, &namespace, &prefix);
     let deadline = door::deadline_in(api.node.tunables().request_timeout());
     let make = move || written(&registry, &namespace, &prefix, endpoint.as_deref());
     let answers = api.node.answers();
@@ -93,6 +92,15 @@ fn check_age(local: &Local, max_age: Duration) -> Result<(), Problem> {
     };
     let detail = format!("{age}: keep what you have, or ask another node");
     Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, detail).later())
+}
+
+/// About what the list is made of, bytes.
+fn estimate(registry: &Registry, namespace: &Namespace, prefix: &str) -> usize {
+    let services = || registry.services(namespace, prefix, None).map(|(_, service)| service);
+    let count: usize = services().map(|service| service.instances.len()).sum();
+    let some = services().flat_map(|service| service.instances.values()).take(SAMPLE);
+    let bytes: usize = some.map(|instance| instance_bytes(instance)).sum();
+    (bytes / count.clamp(1, SAMPLE) * count).min(ANSWER_BYTES)
 }
 
 /// # Errors

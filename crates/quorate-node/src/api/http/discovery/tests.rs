@@ -118,6 +118,21 @@ fn addresses_are_as_prometheus_takes_them() {
 }
 
 #[test]
+fn what_a_list_takes_is_known_before_it_is_made() {
+    let mut registry = Registry::new();
+    let estimated = |registry: &Registry| estimate(registry, &Namespace::default(), "");
+    assert_eq!(estimated(&registry), 0);
+    let large = texts([("text", &*"x".repeat(1_000))]);
+    for number in 0..2 * SAMPLE {
+        let spec = SpecParts { metadata: large.clone(), ..at([("http", "http://h:1")]) };
+        put(&mut registry, key("default", "a", &number.to_string()), spec);
+    }
+    let made = written(&registry, &Namespace::default(), "", None).unwrap().len();
+    let estimated = estimated(&registry);
+    assert!(estimated > made / 4 * 3 && estimated < made, "{estimated} for {made}");
+}
+
+#[test]
 fn only_http_says_how_it_is_scraped() {
     for (uri, expected) in [
         ("http://h:1", texts([("__scheme__", "http")])),
