@@ -115,3 +115,30 @@ fn the_documented_command_line_is_the_one_that_there_is() {
     let is_right = text_of(PAGE) == wanted;
     assert!(is_right, "{PAGE} is not what the binary says; QUORATE_WRITE_DOCS=1 writes it");
 }
+
+/// Lines are as wide as the help is; where the source breaks one in the middle of a sentence, what
+/// is left of it is short, and the next line goes on with a small letter. Tables and examples are
+/// indented.
+fn broken(text: &str) -> Vec<&str> {
+    const SHORT: usize = 60;
+    let pairs = text.lines().zip(text.lines().skip(1));
+    let goes_on = |next: &str| next.starts_with(|first: char| first.is_ascii_lowercase());
+    let is_short = |line: &str| !line.is_empty() && !line.starts_with(' ') && line.len() < SHORT;
+    pairs.filter(|(line, next)| is_short(line) && goes_on(next)).map(|(line, _)| line).collect()
+}
+
+#[test]
+fn no_line_of_the_help_is_broken_by_hand() {
+    assert_eq!(
+        broken("A line of a help that is too wide for\nit and goes on."),
+        ["A line of a help that is too wide for"]
+    );
+    assert_eq!(broken("Commands:\n  quorate a \\\n      b\n\nexit codes"), [""; 0]);
+    for help in help("") {
+        let broken = broken(&help.text);
+        assert!(broken.is_empty(), "quorate {} -h breaks a line after {broken:?}", help.command);
+        let examples = help.text.lines().filter(|line| line.starts_with("  quorate "));
+        let wide: Vec<_> = examples.filter(|line| line.len() > 90).collect();
+        assert!(wide.is_empty(), "quorate {} -h: break with a backslash: {wide:?}", help.command);
+    }
+}

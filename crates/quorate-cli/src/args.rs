@@ -32,11 +32,11 @@ pub(crate) use serve::{Clients, ServeArgs};
     version = env!("QUORATE_VERSION"),
     about = "A service registry that several nodes keep as one",
     after_help = "Begin with `quorate dev`: a whole cluster on this machine, and what to try with it.\n\
-                  Exit codes: 0 done, 1 refused or failed, 2 usage, 3 cluster unreachable, 4 a node that\n\
+                  Exit codes: 0 done, 1 refused or failed, 2 usage, 3 cluster unreachable, 4 a node that \
                   does not start before an operator has done what the message says."
 )]
 pub(crate) struct Cli {
-    /// As --context of the command
+    /// Same as the command's own --context
     #[arg(long, value_name = "NAME")]
     pub(crate) context: Option<String>,
     #[command(subcommand)]
@@ -114,7 +114,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Each node is a process, and may be killed: the others go on, and it is started again after a moment. When this\n\
+    after_help = "Each node is a process, and may be killed: the others go on, and it is started again after a moment. When this \
     command ends, however it does, so do they.\n\n\
     Examples:\n  \
     quorate dev\n  \
@@ -155,8 +155,10 @@ pub(crate) struct LogArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    quorate register orders orders-1 --endpoint http=http://10.0.0.1:8080 --zone eu-1a --meta commit=3f9c\n  \
-    quorate register orders orders-1 --endpoint http=http://10.0.0.1:8080 --check http=/healthz,every=5s\n  \
+    quorate register orders orders-1 --endpoint http=http://10.0.0.1:8080 \\\n      \
+    --zone eu-1a --meta commit=3f9c\n  \
+    quorate register orders orders-1 --endpoint http=http://10.0.0.1:8080 \\\n      \
+    --check http=/healthz,every=5s\n  \
     quorate register orders orders-1 --endpoint http=http://10.0.0.1:8080 --ttl 1h --once")]
 pub(crate) struct RegisterArgs {
     /// The service: a name of 1 to 253 letters, digits, '.', '_' or '-'
@@ -177,11 +179,13 @@ pub(crate) struct RegisterArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    quorate run --service web --endpoint http=http://127.0.0.1:8080 -- ./server --port 8080\n  \
-    quorate run --service web --endpoint http=http://127.0.0.1:{port} -- ./server --port {port}\n\n\
-    {port} is a free port that is chosen for the program, which also finds it in its variable PORT; QUORATE_SERVICE and\n\
-    QUORATE_ID tell it who it is. It is STARTING until its first endpoint accepts connections, then UP. On SIGTERM or\n\
-    Ctrl-C it is taken out of the registry first, then it gets the signal (SIGHUP it gets at once); the exit code is its\n\
+    quorate run --service web --endpoint http=http://127.0.0.1:8080 \\\n      \
+    -- ./server --port 8080\n  \
+    quorate run --service web --endpoint http=http://127.0.0.1:{port} \\\n      \
+    -- ./server --port {port}\n\n\
+    {port} is a free port that is chosen for the program, which also finds it in its variable PORT; QUORATE_SERVICE and \
+    QUORATE_ID tell it who it is. It is STARTING until its first endpoint accepts connections, then UP. On SIGTERM or \
+    Ctrl-C it is taken out of the registry first, then it gets the signal (SIGHUP it gets at once); the exit code is its \
     own (128 + N if a signal N ended it, 127 if it could not be started).")]
 pub(crate) struct RunArgs {
     /// The service
@@ -248,7 +252,7 @@ pub(crate) struct UpdateArgs {
 #[command(after_help = "Examples:\n  \
     quorate fetch orders\n  \
     quorate fetch orders payments --status up -o json\n  \
-    quorate fetch orders --consistency local     works without a quorum, and says how old the answer may be")]
+    quorate fetch orders --consistency local     also without a quorum; says how old it is")]
 pub(crate) struct FetchArgs {
     /// The services
     #[arg(required = true)]
@@ -390,7 +394,8 @@ pub(crate) enum ClusterCommand {
     },
     /// Override what an instance says of itself, until it is cleared
     #[command(after_help = "Examples:\n  \
-        quorate cluster override orders orders-1 --status out-of-service --reason \"disk errors\"\n  \
+        quorate cluster override orders orders-1 --status out-of-service \\\n      \
+        --reason \"disk errors\"\n  \
         quorate cluster override orders orders-1 --clear")]
     Override(OverrideArgs),
     /// List the overrides, also overrides of instances that are not registered

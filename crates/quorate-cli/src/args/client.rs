@@ -21,7 +21,7 @@ pub(crate) struct ClientArgs {
     /// certificates and token file; '' for none
     #[arg(long, env = "QUORATE_CONTEXT", value_name = "NAME")]
     pub(crate) context: Option<String>,
-    /// Addresses of nodes, tried in this order; a bare port has the host before it [default:
+    /// Addresses of nodes, tried in this order; a bare port has the previous host [default:
     /// 127.0.0.1:7001,7002,7003]
     #[arg(long, env = "QUORATE_NODES", value_parser = parse::nodes)]
     pub(crate) nodes: Option<parse::NodeList>,

@@ -9,9 +9,9 @@ use crate::parse;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "16 checks: quorum, lag, state hash, versions, snapshots, backups, disks, syncs, clock, certificates, listeners, health\n\
-    checks, watches, hot spots; from here, the endpoints of the namespace and the files with credentials. Each finding\n\
-    says what it means and what to do. Exits with 0 if nothing is worse than a note, 1 for a warning, 2 for what is\n\
+    after_help = "16 checks: quorum, lag, state hash, versions, snapshots, backups, disks, syncs, clock, certificates, listeners, health \
+    checks, watches, hot spots; from here, the endpoints of the namespace and the files with credentials. Each finding \
+    says what it means and what to do. Exits with 0 if nothing is worse than a note, 1 for a warning, 2 for what is \
     critical, 3 if no node answers. What the caller may not see is left out, and said so.\n\n\
     Examples:\n  \
     quorate doctor\n  \
@@ -26,14 +26,14 @@ pub(crate) struct DoctorArgs {
 pub(crate) enum DebugCommand {
     /// Write what one needs to look into a problem to one file, without secrets
     #[command(
-        after_help = "A tar archive with the status, what `doctor` finds, and, where they are named, the metrics of nodes, the ends of logs,\n\
-        a configuration file, and a list of the files of a data directory with their first bytes. manifest.json says what\n\
-        is missing and why; no node needs to answer. Tokens and private keys are taken out; names of services and\n\
+        after_help = "A tar archive with the status, what `doctor` finds, and, where they are named, the metrics of nodes, the ends of logs, \
+        a configuration file, and a list of the files of a data directory with their first bytes. manifest.json says what \
+        is missing and why; no node needs to answer. Tokens and private keys are taken out; names of services and \
         addresses are not: look through it before you send it to others.\n\n\
         Examples:\n  \
         quorate debug bundle problem.tar\n  \
-        quorate debug bundle problem.tar --http 10.0.0.1:7201,10.0.0.2:7201 --log /var/log/quorate.log \\\n      \
-        --config /etc/quorate.toml --data-dir /var/lib/quorate"
+        quorate debug bundle problem.tar --http 10.0.0.1:7201,10.0.0.2:7201 \\\n      \
+        --log /var/log/quorate.log --config /etc/quorate.toml --data-dir /var/lib/quorate"
     )]
     Bundle(BundleArgs),
 }

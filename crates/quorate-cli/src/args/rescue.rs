@@ -29,14 +29,15 @@ pub(crate) enum BackupCommand {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The new cluster has an id of its own and one node: start that, let others join with empty directories. Clients\n\
-    find out that it is another cluster: they register again, so what was registered after the backup comes back by\n\
+    after_help = "The new cluster has an id of its own and one node: start that, let others join with empty directories. Clients \
+    find out that it is another cluster: they register again, so what was registered after the backup comes back by \
     itself, and their watches begin anew. What nobody renews is gone after its TTL.\n\n\
     Examples:\n  \
     quorate restore registry.backup --data-dir /var/lib/quorate --id 1\n  \
-    quorate serve --id 1 --data-dir /var/lib/quorate --listen 10.0.0.1:7001 --peer-listen 10.0.0.1:7101\n  \
-    quorate serve --id 2 --data-dir /var/lib/quorate --listen 10.0.0.2:7001 --peer-listen 10.0.0.2:7101 \\\n      \
-    --join 10.0.0.1:7001"
+    quorate serve --id 1 --data-dir /var/lib/quorate --listen 10.0.0.1:7001 \\\n      \
+    --peer-listen 10.0.0.1:7101\n  \
+    quorate serve --id 2 --data-dir /var/lib/quorate --listen 10.0.0.2:7001 \\\n      \
+    --peer-listen 10.0.0.2:7101 --join 10.0.0.1:7001"
 )]
 pub(crate) struct RestoreArgs {
     /// The backup
@@ -54,12 +55,12 @@ pub(crate) struct RestoreArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "For a cluster whose majority is lost for good. Give it the data directories of all nodes that are left, with no node\n\
-    running on them. Without --accept-data-loss it only says how far each is, which is the best, and what may be lost;\n\
-    nothing is written. With it, the best becomes a new cluster of one, with an id of its own: nodes of the old cluster\n\
-    that come back are told to end, within seconds, where a node of the new one runs and reaches them at their old addresses.\n\
-    Until then they may serve: take their directories away. What was in its own stays there, in before-ID. Directories of a\n\
-    majority are refused: their nodes only have to be started.\n\n\
+    after_help = "For a cluster whose majority is lost for good. Give it the data directories of all nodes that are left, with no node \
+    running on them. Without --accept-data-loss it only says how far each is, which is the best, and what may be lost; \
+    nothing is written. With it, the best becomes a new cluster of one, with an id of its own: nodes of the old cluster \
+    that come back are told to end, within seconds, where a node of the new one runs and reaches them at their old addresses. \
+    Until then they may serve: take their directories away. What that one's directory had is kept there, in before-ID. Directories of a \
+    majority are refused: just start those nodes.\n\n\
     Examples:\n  \
     quorate recover --data-dir /mnt/node-1 --data-dir /mnt/node-3\n  \
     quorate recover --data-dir /mnt/node-1 --data-dir /mnt/node-3 --accept-data-loss"

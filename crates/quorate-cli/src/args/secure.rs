@@ -30,7 +30,7 @@ pub(crate) enum CertsCommand {
         Examples:\n  \
         quorate certs node 1\n  \
         quorate certs node 1 --host node-1.example --host 10.0.0.1 --dir /root/prod-ca\n  \
-        quorate certs node 1 --host node-1.example --force     a new one, before the old one runs out"
+        quorate certs node 1 --host node-1.example --force     before the old one runs out"
     )]
     Node {
         /// The node's id
@@ -102,7 +102,8 @@ pub(crate) enum TokenCommand {
         Examples:\n  \
         quorate token new --id orders --role register --namespace default --prefix orders\n  \
         quorate token new --id console --role read --namespace '*' --valid-for 90d\n  \
-        quorate token new --id ci --role operator --namespace default --out ci.token >> access.toml"
+        quorate token new --id ci --role operator --namespace default \\\n      \
+        --out ci.token >> access.toml"
     )]
     New(TokenArgs),
 }

@@ -68,15 +68,16 @@ impl From<Clients> for ClientCertificates {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Each setting can also stand in a variable (QUORATE_ID, QUORATE_DATA_DIR, QUORATE_LISTEN, \
-    QUORATE_PEER_LISTEN,\nQUORATE_HTTP_LISTEN, QUORATE_DNS_LISTEN, QUORATE_DNS_DOMAIN, QUORATE_DNS_ALLOW, QUORATE_ADVERTISE, QUORATE_PEER_ADVERTISE, QUORATE_BOOTSTRAP, QUORATE_JOIN, QUORATE_OBSERVER,\n\
-    QUORATE_HEALTH_CHECKS_ALLOW, QUORATE_ACCESS, QUORATE_AUDIT, QUORATE_CLUSTER_NAME, QUORATE_TLS_CERT, QUORATE_TLS_KEY, QUORATE_TLS_CA, QUORATE_TLS_CRL,\n\
-    QUORATE_TLS_CLIENTS, QUORATE_PEER_TLS_CA, QUORATE_PEER_TLS_CERT, QUORATE_PEER_TLS_KEY, QUORATE_INSECURE, QUORATE_CONFIG) or in the\n\
+    QUORATE_PEER_LISTEN, QUORATE_HTTP_LISTEN, QUORATE_DNS_LISTEN, QUORATE_DNS_DOMAIN, QUORATE_DNS_ALLOW, QUORATE_ADVERTISE, QUORATE_PEER_ADVERTISE, QUORATE_BOOTSTRAP, QUORATE_JOIN, QUORATE_OBSERVER, \
+    QUORATE_HEALTH_CHECKS_ALLOW, QUORATE_ACCESS, QUORATE_AUDIT, QUORATE_CLUSTER_NAME, QUORATE_TLS_CERT, QUORATE_TLS_KEY, QUORATE_TLS_CA, QUORATE_TLS_CRL, \
+    QUORATE_TLS_CLIENTS, QUORATE_PEER_TLS_CA, QUORATE_PEER_TLS_CERT, QUORATE_PEER_TLS_KEY, QUORATE_INSECURE, QUORATE_CONFIG) or in the \
     file. Flags win over variables, variables over the file.\n\n\
     Examples:\n  \
-    quorate serve --id 1 --data-dir /var/lib/quorate --listen 10.0.0.1:7001 --peer-listen 10.0.0.1:7101 \\\n      \
+    quorate serve --id 1 --data-dir /var/lib/quorate --listen 10.0.0.1:7001 \\\n      \
+    --peer-listen 10.0.0.1:7101 \\\n      \
     --bootstrap 1=10.0.0.1:7101,2=10.0.0.2:7101,3=10.0.0.3:7101\n  \
-    quorate serve --id 4 --data-dir /var/lib/quorate --listen 10.0.0.4:7001 --peer-listen 10.0.0.4:7101 \\\n      \
-    --join 10.0.0.1:7001\n  \
+    quorate serve --id 4 --data-dir /var/lib/quorate --listen 10.0.0.4:7001 \\\n      \
+    --peer-listen 10.0.0.4:7101 --join 10.0.0.1:7001\n  \
     quorate serve --config /etc/quorate.toml"
 )]
 pub(crate) struct ServeArgs {
