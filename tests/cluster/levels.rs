@@ -80,8 +80,8 @@ async fn an_upgrade_and_a_downgrade_of_all_nodes_fail_no_call() {
     cluster.restart(follower).await;
     cluster.settled().await;
     for (id, levels, words) in [
-        (4, Levels::OWN, "works at levels 1 to 1, and the cluster is at level 2"),
-        (5, Levels { min: 3, max: 4 }, "works at levels 3 to 4, and the cluster is at level 2"),
+        (4, Levels::OWN, "supports levels 1 to 1, and the cluster is at level 2"),
+        (5, Levels { min: 3, max: 4 }, "supports levels 3 to 4, and the cluster is at level 2"),
     ] {
         cluster.add_waiting(id).await;
         cluster.stop(id).await;
@@ -103,7 +103,7 @@ async fn others_refuse(cluster: &Cluster, earlier: u64) {
     let cluster_id = status.header.unwrap().cluster_id;
     let mut peer = peer(cluster, target).await;
     let words = format!(
-        "node {earlier} is refused: it works at levels 1 to 1, and the cluster is at level 2"
+        "node {earlier} is refused: it supports levels 1 to 1, and the cluster is at level 2"
     );
     for (levels, refusal) in [("1-1", Some(&words)), ("1-2", None), ("2-9", None)] {
         let mut asks = from(RecallRequest {}, cluster_id, earlier, target);

@@ -248,7 +248,7 @@ mod tests {
 
     use tokio_util::sync::CancellationToken;
 
-    use super::writer::{REOPEN_AFTER, AGAIN_AFTER};
+    use super::writer::{REOPEN_AFTER, RETRY_AFTER};
     use super::*;
 
     fn event(principal: Option<&str>) -> Event {
@@ -375,7 +375,7 @@ mod tests {
         let running = tokio::spawn(writer.run(stop.clone()));
         let write = async |principal: &'static str, place| {
             let line = audit.tell(event(Some(principal)), place).expect("it waits");
-            audit.written(line, Instant::now() + AGAIN_AFTER).await
+            audit.written(line, Instant::now() + RETRY_AFTER).await
         };
         write("token:a", audit.reserve().unwrap()).await.unwrap();
         let under_way = audit.reserve().unwrap();
@@ -390,7 +390,7 @@ mod tests {
         assert!(audit.tell(event(Some("token:d")), None).is_none());
 
         std::fs::create_dir(&inside).unwrap();
-        tokio::time::sleep(AGAIN_AFTER * 3).await;
+        tokio::time::sleep(RETRY_AFTER * 3).await;
         write("token:e", audit.reserve().unwrap()).await.unwrap();
         assert!(audit.check().is_ok());
         stop.cancel();

@@ -70,7 +70,7 @@ pub(crate) enum NodeError {
     )]
     DiskFull { node: NodeId, free_bytes: u64, reserve_bytes: u64 },
     /// Too many calls wait already.
-    #[error("{waiting} calls wait already: too much load, try again")]
+    #[error("overloaded: {waiting} calls wait already; try again later")]
     Overloaded { waiting: usize },
     /// The node is stopping.
     #[error("node {node} is stopping")]
@@ -243,7 +243,7 @@ pub(crate) enum MembershipError {
     )]
     WasRemoved { id: NodeId, revision: u64 },
     #[error(
-        "node {id} at {address} works at levels {min} to {max}, and the cluster is at level {level}: start it with a release that works there (`quorate cluster upgrade status`)"
+        "node {id} at {address} supports levels {min} to {max}, and the cluster is at level {level}: start it with a release that works there (`quorate cluster upgrade status`)"
     )]
     OtherLevels { id: NodeId, address: String, level: u32, min: u32, max: u32 },
     #[error(
@@ -278,7 +278,7 @@ pub(crate) enum Trouble {
 
 /// No line can be written, and no write is to be without one.
 #[derive(Debug, thiserror::Error)]
-#[error("the audit log {} cannot be written ({reason}), and it is required: {done}", file.display())]
+#[error("the audit log {} cannot be written ({reason}), and auditing is required: {done}", file.display())]
 pub(crate) struct Unwritten {
     pub(crate) file: PathBuf,
     pub(crate) reason: Trouble,

@@ -1,6 +1,6 @@
-//! What a node reads again while it runs: every [`EVERY`], since a mounted file changes without a
-//! word, and at once on SIGHUP. Each thing sees by the content whether it has changed, and keeps
-//! what it has if the new one cannot be used.
+//! What a node reads again while it runs: every [`LOOK_EVERY`], since a mounted file changes
+//! without a word, and at once on SIGHUP. Each thing sees by the content whether it has changed,
+//! and keeps what it has if the new one cannot be used.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::error::RunError;
 use crate::net::tls::Tls;
 
 /// A change is seen after this time at most.
-const EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// The loop that reads again.
 pub(crate) struct Reload {
@@ -37,7 +37,7 @@ impl Reload {
         }
         loop {
             // Either way it is time.
-            let _ = timeout(EVERY, self.requested.notified()).await;
+            let _ = timeout(LOOK_EVERY, self.requested.notified()).await;
             // One that takes long, of a server that is gone, does not hold up the other.
             tokio::join!(self.reload_tls(), self.access.reload());
         }

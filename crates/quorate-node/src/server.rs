@@ -440,7 +440,7 @@ async fn report_health(
     const SERVICES: [&str; 3] = ["", "quorate.v1.Registry", "quorate.v1.Admin"];
     const DISK: &str = "quorate.disk";
     /// The audit log is looked at this often: it has nobody to tell.
-    const EVERY: Duration = Duration::from_secs(1);
+    const LOOK_EVERY: Duration = Duration::from_secs(1);
     let (mut leaders, mut disk) = (node.leadership().views(), node.disk().follow());
     let mut told = None;
     let status = |serving| match serving {
@@ -466,7 +466,7 @@ async fn report_health(
             }
         };
         // Late or not, it looks again.
-        let _ = tokio::time::timeout(EVERY, news).await;
+        let _ = tokio::time::timeout(LOOK_EVERY, news).await;
     }
     // Ends the streams of clients that follow it, which would hold the listener up.
     for service in SERVICES.into_iter().chain([DISK]) {

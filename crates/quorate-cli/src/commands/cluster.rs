@@ -89,7 +89,8 @@ async fn admin(args: &ClientArgs) -> Result<Admin, Failure> {
     Ok(client(args, Stay::Once).await?.admin())
 }
 
-/// The same for what may take longer than `--timeout`: that is only begun where a quorum answers.
+/// An [`admin`] for what may take longer than `--timeout`: that is only begun where a quorum
+/// answers.
 async fn answering(args: &ClientArgs, what: &str) -> Result<Admin, Failure> {
     let client = client(args, Stay::Once).await?;
     // A small answer that takes a quorum.

@@ -197,7 +197,7 @@ mod tests {
 
     use super::*;
 
-    /// The same, as it would be said: every service that there could be is tried.
+    /// What `may` says, word for word: every service that there could be is tried.
     fn naive(grants: &[Grant], role: Role, reach: Reach<'_>, now: Seconds, all: &[String]) -> bool {
         let services = |wanted: &dyn Fn(&str) -> bool, namespace: &str| {
             all.iter().filter(|name| wanted(name)).all(|name| {

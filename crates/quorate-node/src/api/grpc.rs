@@ -52,7 +52,8 @@ where
     with_news(answers, stream::pending(), node)
 }
 
-/// The same, with news between the answers, which comes seldom and does not end the stream.
+/// Answers until the node stops, as [`until_stopped`], and news between them, which comes seldom
+/// and does not end the stream.
 fn with_news<T, S, N>(
     answers: S,
     news: N,

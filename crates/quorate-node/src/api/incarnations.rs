@@ -27,7 +27,7 @@ pub(crate) fn named(
     Ok((value != 0).then_some(Incarnation(value)))
 }
 
-/// The same for a command that another node hands in.
+/// Checks the incarnation in a command that another node hands in.
 pub(super) fn check_forwarded(op: &Op) -> Result<(), Invalid> {
     let named = match op {
         Op::Register(register) => register.incarnation,

@@ -29,7 +29,7 @@ pub(super) const BATCH_MAX: usize = 1_000;
 
 /// Changes of one command that are not queued for each watcher: an expiry or a large call, seldom
 /// anything else.
-const MANY: usize = 64;
+const QUEUED_CHANGES_MAX: usize = 64;
 
 /// What a watcher wants to see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -214,7 +214,7 @@ impl Hub {
             matches!(&shared.event.change, Change::Removed { reason: RemoveReason::Expired, .. })
         };
         self.counts.expired += events.iter().filter(expired).count() as u64;
-        if events.len() >= MANY && events.len() <= self.ring.max() / 2 {
+        if events.len() >= QUEUED_CHANGES_MAX && events.len() <= self.ring.max() / 2 {
             self.point_to_ring(&events);
         } else {
             self.queue_for_each(&events);

@@ -21,7 +21,7 @@ const BATCH_MAX: usize = 1_024;
 /// The file is opened again after so long, as another one may have its name by now.
 pub(super) const REOPEN_AFTER: Duration = Duration::from_secs(10);
 /// Lines that are kept, as none may be left out, are tried again after so long.
-pub(super) const AGAIN_AFTER: Duration = Duration::from_millis(500);
+pub(super) const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// That it cannot be written is told so often.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
@@ -137,7 +137,7 @@ impl Writer {
         // Before those that wait are told.
         self.took(Some(Trouble::Write(Arc::new(error))));
         batch.iter_mut().for_each(|line| line.written = None);
-        self.held = (batch, Instant::now() + AGAIN_AFTER);
+        self.held = (batch, Instant::now() + RETRY_AFTER);
     }
 
     fn took(&mut self, trouble: Option<Trouble>) {

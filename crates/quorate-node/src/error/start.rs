@@ -72,7 +72,7 @@ pub enum StartError {
         dir: PathBuf,
     },
     /// A log whose beginning was purged, without the snapshot that stood for it.
-    #[error("{}/*.snapshot is missing or too old: the log begins after entry {purged}, and a snapshot has to have what was before; restore this node: remove its data directory and let it join again under a new node id", dir.display())]
+    #[error("{}/*.snapshot is missing or too old: the log begins after entry {purged}, so a snapshot that covers it is needed; restore this node: remove its data directory and let it join again under a new node id", dir.display())]
     SnapshotMissing {
         /// The directory of snapshots.
         dir: PathBuf,
@@ -224,7 +224,7 @@ pub enum RunError {
     },
     /// The cluster was upgraded, and this node was not; or the other way round.
     #[error(
-        "the cluster of node {id} is at level {level}, and this release of Quorate works at levels {} to {}: start it with a release that works at level {level}; a cluster never goes back to a lower level, and is upgraded one release after the other",
+        "the cluster of node {id} is at level {level}, and this release of Quorate supports levels {} to {}: start it with a release that works at level {level}; a cluster never goes back to a lower level, and is upgraded one release after the other",
         levels.min, levels.max
     )]
     Level {

@@ -206,7 +206,7 @@ impl Node {
         }
     }
 
-    /// The same, and what there is to say beside it.
+    /// This node's status and its condition, as other nodes ask for them.
     pub(crate) async fn own_report(&self) -> Report {
         let condition = self.condition().await;
         Report { status: self.own_status(), condition }

@@ -20,8 +20,8 @@ use crate::peers::Peers;
 use crate::runtime::blocking;
 use crate::types::{LogId, LogStore, SnapshotMeta, StoredMembership, TypeConfig};
 
-/// At most this many entries are announced together.
-const TOLD_TOGETHER: usize = 64;
+/// At most this many entries are announced to watchers together: they wait for the last of them.
+const ANNOUNCED_AT_ONCE_MAX: usize = 64;
 
 /// What the Raft library drives.
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
-        let mut ready = entries.ready_chunks(TOLD_TOGETHER);
+        let mut ready = entries.ready_chunks(ANNOUNCED_AT_ONCE_MAX);
         while let Some(entries) = ready.next().await {
             let mut answers = Vec::with_capacity(entries.len());
             for entry in entries {

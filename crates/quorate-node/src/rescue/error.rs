@@ -24,7 +24,7 @@ pub enum RescueError {
         source: io::Error,
     },
     /// The file is no backup, or not a whole one.
-    #[error("nothing in {} is to be trusted, take another backup", path.display())]
+    #[error("backup {} is damaged; use another one", path.display())]
     Backup {
         /// The file.
         path: PathBuf,

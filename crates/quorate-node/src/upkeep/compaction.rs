@@ -19,11 +19,11 @@ use crate::runtime::random;
 use crate::types::{LogId, TypeConfig};
 
 /// The log is looked at this often: at full speed, a MiB is written meanwhile.
-const EVERY: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A snapshot that was asked for and has not come by then (another one was under way, the disk is
 /// full) is asked for again.
-const AGAIN_AFTER: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The log is quiet as long as it gets at most this many bytes in this time: the ticks of a cluster
 /// and the renewals of a thousand instances, whose intervals (a third of a TTL, usually 5 to 10 s)
@@ -81,7 +81,7 @@ impl Compaction {
     pub(crate) async fn run(mut self) -> Result<(), RunError> {
         loop {
             self.look().await;
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
@@ -108,7 +108,7 @@ impl Compaction {
             // A failure ends the node elsewhere.
             let _ = self.log.shrink(self.node.disk().spare_bytes()).await;
         }
-        let is_asked = self.asked.is_some_and(|(asked, _)| asked.elapsed() < AGAIN_AFTER);
+        let is_asked = self.asked.is_some_and(|(asked, _)| asked.elapsed() < RETRY_AFTER);
         let is_long =
             log_bytes >= bound(self.node.tunables().snapshot_log_bytes, self.snapshot_bytes);
         let log = Log {

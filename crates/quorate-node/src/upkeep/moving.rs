@@ -14,7 +14,7 @@ use crate::node::{MemberInfo, Node};
 use crate::peers::{ADDRESS_MAX, Lane};
 
 /// A look this often.
-const EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How long another node has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
@@ -36,7 +36,7 @@ pub(crate) async fn run(node: Arc<Node>, start: Start) -> Result<(), RunError> {
         if own.is_some() && (moved || node.leadership().leader().is_none()) {
             node.tell_move(&members).await;
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

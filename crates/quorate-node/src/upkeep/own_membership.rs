@@ -18,7 +18,7 @@ use crate::types::{LogStore, Member};
 use crate::upkeep::amnesia::{Outside, Verdict, ask_founders, is_removed};
 
 /// A look at the membership this often.
-const EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Being taken in may need a snapshot first.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -58,7 +58,7 @@ impl MemberLoop {
         loop {
             self.look().await?;
             let takes_part = self.node.takes_part();
-            tokio::time::sleep(if takes_part { EVERY } else { FOUNDER_EVERY }).await;
+            tokio::time::sleep(if takes_part { LOOK_EVERY } else { FOUNDER_EVERY }).await;
         }
     }
 
@@ -195,7 +195,7 @@ impl MemberLoop {
 
     /// Asks a node of the cluster to take this one in; true: it was.
     async fn join(&self, address: &str, observer: bool) -> bool {
-        let Ok(endpoint) = endpoint(address, EVERY) else {
+        let Ok(endpoint) = endpoint(address, LOOK_EVERY) else {
             tracing::error!(address, "join: this is no host:port");
             return false;
         };

@@ -21,14 +21,14 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// While something is not settled, a look this often; then the nodes that did not answer yet are
 /// asked this often.
-const EVERY: Duration = Duration::from_millis(50);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 const EVERY_SETTLED: Duration = Duration::from_secs(1);
 
 /// Finds out what this node had promised, and watches it catch up.
 pub(crate) async fn run(node: Arc<Node>, log: LogStore) -> Result<(), RunError> {
     // What a founder with an empty log is held to is known by then.
     while !node.takes_part() {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
     let Ok(at_start) = reached(&log).await else { return std::future::pending().await };
     let is_held = matches!(node.recall().standing(), Standing::Behind(_));
@@ -38,7 +38,7 @@ pub(crate) async fn run(node: Arc<Node>, log: LogStore) -> Result<(), RunError> 
     while let Some(standing) = looking.look().await? {
         looking.node.recall().settle(standing);
         let settled = standing == Standing::Sound;
-        tokio::time::sleep(if settled { EVERY_SETTLED } else { EVERY }).await;
+        tokio::time::sleep(if settled { EVERY_SETTLED } else { LOOK_EVERY }).await;
     }
     std::future::pending().await
 }

@@ -23,7 +23,7 @@ use crate::wall;
 
 /// Each of them is called this often, on average: most often before two that come back together
 /// have elected a leader.
-const EVERY: Duration = Duration::from_millis(250);
+const CALL_EVERY: Duration = Duration::from_millis(250);
 
 /// How long each has to answer.
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
@@ -42,7 +42,7 @@ impl Node {
         loop {
             let before = self.applied().lock().registry.predecessors().to_vec();
             if before.is_empty() || !self.is_founded() {
-                tokio::time::sleep(EVERY).await;
+                tokio::time::sleep(CALL_EVERY).await;
                 continue;
             }
             let known = known_since.get_or_insert_with(Instant::now).elapsed();
@@ -54,7 +54,8 @@ impl Node {
             });
             join_all(told).await;
             // So that the nodes of this cluster do not all call in the same moment.
-            tokio::time::sleep(EVERY / 2 + EVERY * (random() % 1_024) as u32 / 1_024).await;
+            tokio::time::sleep(CALL_EVERY / 2 + CALL_EVERY * (random() % 1_024) as u32 / 1_024)
+                .await;
         }
     }
 

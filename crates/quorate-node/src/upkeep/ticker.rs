@@ -21,7 +21,7 @@ use crate::runtime::random;
 const IDLE_TICK_MS: u64 = 500;
 
 /// Between two ticks: leases that end one after the other share an entry.
-const TICKS_APART: Duration = Duration::from_millis(20);
+const TICK_PAUSE: Duration = Duration::from_millis(20);
 
 /// When more is due than one command ends, the next tick comes when no other command was applied
 /// for this long: each of them ends as much, so a tick beside them only makes them wait. On two
@@ -105,7 +105,7 @@ impl Ticker {
             (state.registry.clock(), state.registry.next_deadline())
         };
         if due.is_none_or(|due| due > applied) {
-            return until(due, now).max(TICKS_APART);
+            return until(due, now).max(TICK_PAUSE);
         }
         let pause = late_pause(proposed.elapsed());
         until_nothing_is_applied(pause, || node.applied().position().index).await;

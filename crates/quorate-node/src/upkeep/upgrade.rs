@@ -11,7 +11,7 @@ use crate::node::Node;
 use crate::node::membership::{LevelChange, MembershipCall};
 
 /// A look this often. Others are asked only where there is a higher level than the cluster's.
-const EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// # Errors
 /// This node's release does not work at the cluster's level.
@@ -31,7 +31,7 @@ pub(crate) async fn run(node: Arc<Node>) -> Result<(), RunError> {
         if ripens.is_some_and(|at| at <= Instant::now()) {
             raise(&node).await;
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 

@@ -26,7 +26,7 @@ const AWAY: Duration = Duration::from_secs(2);
 /// One that ends sooner than that after its start has failed to start.
 const RAN: Duration = Duration::from_secs(5);
 /// Then it is started again after this, and after twice as long each time.
-const AGAIN_AFTER: Duration = Duration::from_millis(500);
+const RESTART_AFTER: Duration = Duration::from_millis(500);
 /// This many failed starts in a row end `dev`.
 const FAILED_STARTS_MAX: u32 = 4;
 /// A node that gets SIGTERM takes about a second to stop.
@@ -84,7 +84,7 @@ impl Node {
                 return Err(ended.failure(format!("node {id} does not start ({how})")));
             }
             let away =
-                if failed_starts == 0 { AWAY } else { AGAIN_AFTER * (1 << (failed_starts - 1)) };
+                if failed_starts == 0 { AWAY } else { RESTART_AFTER * (1 << (failed_starts - 1)) };
             output::note(&format!(
                 "node {id}, pid {pid}, ended ({how}); it starts again in {away:?}"
             ));

@@ -282,7 +282,7 @@ impl PeerService {
             return Ok(());
         }
         let Levels { min, max } = levels;
-        let why = format!("it works at levels {min} to {max}, and the cluster is at level {level}");
+        let why = format!("it supports levels {min} to {max}, and the cluster is at level {level}");
         if self.node.member(sender).is_some() {
             self.node.peers().refused_release(sender, &why);
         }

@@ -22,9 +22,9 @@ use crate::node::Node;
 use crate::node::renewals::{Patience, Renewed};
 
 /// Messages of one stream that are taken together.
-const TOGETHER_MAX: usize = 256;
-/// Such lots of one stream that are in work at once; more messages wait with the transport.
-const LOTS_MAX: usize = 4;
+const BATCH_MAX: usize = 256;
+/// Such batches of one stream that are in work at once; more messages wait with the transport.
+const BATCHES_AT_ONCE_MAX: usize = 4;
 
 type Answer = Result<RenewResponse, Status>;
 
@@ -48,7 +48,7 @@ fn renewed(
 ) -> impl Stream<Item = Answer> + Send {
     let window = Duration::from_millis(node.tunables().renew_window_ms);
     let answered = Arc::new(Mutex::new(None::<Instant>));
-    let lots = requests.ready_chunks(TOGETHER_MAX).map(move |messages| {
+    let lots = requests.ready_chunks(BATCH_MAX).map(move |messages| {
         let (node, caller, answered) = (node.clone(), caller.clone(), answered.clone());
         if messages.iter().flatten().any(|message| message.with_news) {
             wants_news.store(true, Ordering::Relaxed);
@@ -69,7 +69,7 @@ fn renewed(
             stream::iter(answers)
         }
     });
-    lots.buffered(LOTS_MAX).flatten()
+    lots.buffered(BATCHES_AT_ONCE_MAX).flatten()
 }
 
 /// The leader or the members have changed. Without this, a client that renews every 20 s would know
