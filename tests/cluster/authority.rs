@@ -1,6 +1,6 @@
-//! What calls say of where they go, byte by byte. A client with several addresses (`ipv4:a:1,b:2` in
-//! Python) sends all of them as the authority of its calls; and a path that is not exactly a
-//! method's is no method.
+//! What calls say of where they go, byte by byte. A client with several addresses
+//! (`ipv4:a:1,b:2` in Python) sends all of them as the authority of its calls; and a path that is
+//! not exactly a method's is no method.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -18,8 +18,8 @@ const WAITING: usize = 1_500;
 /// are 3 s late.
 const AFTER_ELECTION: Duration = Duration::from_millis(1_500);
 
-/// Of a call that has to be done, however busy the machine is: what is measured is not when it gives
-/// up.
+/// Of a call that has to be done, however busy the machine is: what is measured is not when it
+/// gives up.
 const PATIENCE: Duration = SOON.saturating_mul(3);
 
 const WRITERS: u64 = 16;

@@ -32,11 +32,8 @@ async fn confirmed(handle: &RegistrationHandle) -> (Instant, Lease) {
     (Instant::now(), lease)
 }
 
-/// Many processes with a service each, each with a client of its own.
-// S4.12, S2.4, S0.13, S3.4, S3.8
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_is_back_after_an_outage_of_ten_ttls() {
-    let mut cluster = Cluster::start(3).await;
+/// Registers a service by each of many clients, or of as many as the machine takes.
+async fn arrive(cluster: &Cluster) -> Vec<RegistrationHandle> {
     let mut handles = Vec::new();
     let begun = Instant::now();
     for number in 0..SERVICES_MAX {
@@ -49,6 +46,16 @@ async fn everything_is_back_after_an_outage_of_ten_ttls() {
             InstanceBuilder::new(format!("s{number}"), "a").endpoint("http", "http://h:1");
         handles.push(client.register(Registration::new(instance).ttl(TTL)).await.unwrap());
     }
+    handles
+}
+
+/// Many processes with a service each, each with a client of its own.
+// S4.12, S2.4, S0.13, S3.4, S3.8
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_is_back_after_an_outage_of_ten_ttls() {
+    let mut cluster = Cluster::start(3).await;
+    let begun = Instant::now();
+    let handles = arrive(&cluster).await;
     let services = handles.len();
     // What a busy machine takes for as many clients, one after the other.
     let busy = begun.elapsed().max(TTL * 2 / 3);

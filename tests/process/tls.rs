@@ -174,8 +174,8 @@ async fn is_served(address: &str, ca: &str, shown: Option<&Issued>) -> Result<()
     answer.map(drop).map_err(|error| error.to_string())
 }
 
-/// GHSA-3wh4-j44w-pg92 (etcd) and its like are of one kind: one listener is stricter than the other.
-/// Here both stand in one table.
+/// GHSA-3wh4-j44w-pg92 (etcd) and its like are of one kind: one listener is stricter than the
+/// other. Here both stand in one table.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_listener_takes_whom_it_should() {
     let (authority, stranger) = (Authority::new("ours"), Authority::new("ours"));
