@@ -80,6 +80,8 @@ mod link;
 mod load;
 #[path = "process/lost_disk.rs"]
 mod lost_disk;
+#[path = "process/names.rs"]
+mod names;
 #[path = "process/nemesis.rs"]
 mod nemesis;
 #[path = "cluster/newer.rs"]

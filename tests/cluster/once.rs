@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use quorate_proto::v1::watch_response::Kind;
 use quorate_proto::v1::{
-    DeregisterRequest, RegisterRequest, RequestId, TransferLeaderRequest, UpdateRequest,
-    WatchRequest, WatchSubscribe, watch_request,
+    DeregisterRequest, InstanceOverride, RegisterRequest, RequestId, SetOverrideRequest,
+    TransferLeaderRequest, UpdateRequest, WatchRequest, WatchSubscribe, watch_request,
 };
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -49,7 +49,18 @@ async fn a_write_that_is_sent_again_is_answered_as_it_was_on_every_node() {
     };
     register(&mut registry, "web", "b").await;
     let removed = registry.deregister(removal(0)).await.unwrap().into_inner();
+    let overridden = |age_ms| SetOverrideRequest {
+        service: "web".to_owned(),
+        id: "b".to_owned(),
+        r#override: Some(InstanceOverride { weight: Some(5), ..<_>::default() }),
+        request_id: id(4, age_ms),
+        ..SetOverrideRequest::default()
+    };
+    let mut admin = cluster.admin(leader);
+    let set = admin.set_override(overridden(0)).await.unwrap().into_inner();
+    let cleared = SetOverrideRequest { r#override: None, request_id: None, ..overridden(0) };
     // Others have written since.
+    admin.set_override(cleared).await.unwrap();
     set_weight(&mut registry, "web", "a", 8).await;
     let again = RegisterRequest { incarnation: 2, ..registration(vec![spec("web", "b")]) };
     registry.register(again).await.unwrap();
@@ -70,8 +81,12 @@ async fn a_write_that_is_sent_again_is_answered_as_it_was_on_every_node() {
         assert_eq!(told(answer.header), told(updated.header.clone()));
         let answer = registry.deregister(removal(900)).await.unwrap().into_inner();
         assert_eq!((answer.removed, told(answer.header)), (1, told(removed.header.clone())));
+        let mut admin = cluster.admin(node);
+        let answer = admin.set_override(overridden(900)).await.unwrap().into_inner();
+        assert_eq!(told(answer.header), told(set.header.clone()));
         let (now, map) = fetch_all(&mut registry).await;
         assert_eq!(now, revision, "nothing was done");
+        assert_eq!(map[&("web".to_owned(), "b".to_owned())].r#override, None);
         assert_eq!(map[&("web".to_owned(), "a".to_owned())].weight, 8);
         assert!(map.contains_key(&("web".to_owned(), "b".to_owned())));
     }

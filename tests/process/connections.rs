@@ -4,7 +4,10 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
 use quorate_client::Consistency;
+use quorate_proto::v1::watch_request::Kind;
+use quorate_proto::v1::{WatchRequest, WatchSubscribe};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -135,6 +138,9 @@ async fn a_stop_does_not_wait_for_the_silent() {
             silent.push(stream);
         }
     }
+    // One has a Watch under way, and reads nothing.
+    let mut frozen = TcpStream::connect(&node.clients).await.unwrap();
+    frozen.write_all(&[PREFACE, SETTINGS, &watch()].concat()).await.unwrap();
     // They have arrived when this one, which came after them, is answered.
     node.instances(Consistency::Linearizable).await.unwrap();
     let told = Instant::now();
@@ -143,6 +149,45 @@ async fn a_stop_does_not_wait_for_the_silent() {
     let took = told.elapsed();
     assert!(took < STOPS_WITHIN, "the stop took {took:?}: {}", node.log_text());
     assert!(node.log_text().contains("calls are done"), "{}", node.log_text());
+}
+
+/// A call of Watch that has begun, byte by byte: the headers, of which the node remembers none, and
+/// a message that subscribes to the service "a".
+fn watch() -> Vec<u8> {
+    // ":method: POST" and ":scheme: http", from the static table.
+    let mut block = vec![0x83, 0x86];
+    for (name, value) in [
+        (":path", "/quorate.v1.Registry/Watch"),
+        (":authority", "a"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ] {
+        block.extend([0, name.len() as u8]);
+        block.extend(name.as_bytes());
+        block.push(value.len() as u8);
+        block.extend(value.as_bytes());
+    }
+    let frame = |kind: u8, flags: u8, payload: &[u8]| {
+        [&[0, 0, payload.len() as u8, kind, flags, 0, 0, 0, 1], payload].concat()
+    };
+    let subscribe = WatchSubscribe { services: vec!["a".to_owned()], ..<_>::default() };
+    let message = WatchRequest { kind: Some(Kind::Subscribe(subscribe)) }.encode_to_vec();
+    let message = [&[0, 0, 0, 0, message.len() as u8], &message[..]].concat();
+    // HEADERS, with all of them, and DATA, which does not end the stream.
+    [frame(1, 4, &block), frame(0, 0, &message)].concat()
+}
+
+/// A node raises the limit that a shell gives it as far as the system lets it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_raises_its_soft_limit_of_descriptors() {
+    let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let settings = Settings { ulimit: "-Sn 256".to_owned(), ..Settings::default() };
+    let mut cluster = Cluster::start_with(1, settings).await;
+    let pid = Pid::from_raw(cluster.nodes[0].process().pid()).unwrap();
+    let unchanged = Rlimit { current: Some(256), maximum: hard };
+    // Sets it, and tells what it was.
+    let was = prlimit(Some(pid), Resource::Nofile, unchanged).unwrap();
+    assert!(was.current.is_none_or(|soft| soft > 256), "{was:?}, of {hard:?}");
 }
 
 fn limit(pid: i32, resource: Resource, current: Option<u64>) {
