@@ -35,7 +35,7 @@ fn a_wrong_clock_cuts_one_node_off_and_ends_no_lease() {
     says(after, &promised);
     says(after, &["l-1"]);
     ended::is_unbroken(&said);
-    assert!(ports.all_free(), "a node is left over: {said}");
+    ports.are_free_again(&said);
 }
 
 /// A `quorate` in `bin/` whose node 3 goes by the clock in the file `clock`.

@@ -109,5 +109,5 @@ fn with_all_certificates_ended_new_ones_are_enough() {
     let after = &said[said.rfind("ended").unwrap()..];
     assert!(after.contains("orders-1"), "what was registered before is there: {said}");
     is_unbroken(&said);
-    assert!(ports.all_free(), "a node is left over: {said}");
+    ports.are_free_again(&said);
 }

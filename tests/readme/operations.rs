@@ -94,5 +94,5 @@ fn whatever_is_lost_there_is_a_way_back() {
     );
     let fetched = said.matches("orders-1").count();
     assert_eq!(fetched, 4, "registered, and there after each of three losses: {said}");
-    assert!(ports.all_free(), "a node is left over: {said}");
+    ports.are_free_again(&said);
 }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Nothing that is waited for takes longer on a slow, busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Nothing that is waited for takes longer on a slow, busy machine. Open connections, for one, are
+/// looked at once a minute.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// A running (or finished) command.

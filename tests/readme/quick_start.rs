@@ -77,7 +77,7 @@ fn every_command_and_program_of_the_quick_start_works() {
     bash.env("QUORATE_CONTEXT", "");
     let said = Running::start(bash, directory.path(), "quick-start").succeed();
     says(&said, &promises);
-    assert!(ports.all_free(), "a node is left over: {said}");
+    ports.are_free_again(&said);
 }
 
 /// Writes a program into the file that its first line names.

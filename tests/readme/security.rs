@@ -39,5 +39,5 @@ fn a_cluster_is_secured_from_nothing() {
         fetched.contains("orders-1") && fetched.contains("http=http://10.0.0.1:8080"),
         "{said}"
     );
-    assert!(ports.all_free(), "a node is left over: {said}");
+    ports.are_free_again(&said);
 }
