@@ -1,8 +1,9 @@
 //! A whole cluster, simulated from a seed: three nodes (real Raft, real gRPC, real state machine,
 //! real log on disk) on a simulated network and simulated time (turmoil), with crashes, partitions,
 //! slow and stuck links and stalls, before the cluster is founded and after, while processes
-//! register, renew, restart and die, others read and watch, and an operator moves the lead and
-//! replaces, adds and removes nodes. Afterwards everything is healed, and has to work again.
+//! register, renew, restart and die, others read and watch, and an operator overrides instances,
+//! moves the lead, and replaces, adds and removes nodes. Afterwards everything is healed, and has
+//! to work again.
 //!
 //! - `cargo test -p quorate-cli --test simulation` runs a few seeds, as part of every `cargo test`.
 //! - `QUORATE_SIM_SEEDS=1000 cargo sim` runs seeds 1 to 1000. `cargo sim` builds the same test into
@@ -27,7 +28,10 @@
 //! | `world` | one run |
 //! | `net`, `late` | the simulated network under real gRPC, with ways that are slow in one direction |
 //! | `certificates` | those of runs with TLS: every fourth seed, from 2 on |
+//! | `nodes` | which node a client asks |
+//! | `writes` | a write, attempt by attempt |
 //! | `process`, `reader`, `watcher` | the clients |
+//! | `overrides` | takes instances out of service and lets them in again |
 //! | `operator` | moves the lead and changes the members |
 //! | `membership` | the members after each change, and when they can form a quorum |
 //! | `history` | what each client and node did and saw |
@@ -41,13 +45,16 @@ mod simulation {
     pub(crate) mod liveness;
     pub(crate) mod membership;
     pub(crate) mod net;
+    pub(crate) mod nodes;
     pub(crate) mod operator;
+    pub(crate) mod overrides;
     pub(crate) mod plan;
     pub(crate) mod process;
     pub(crate) mod reader;
     pub(crate) mod steps;
     pub(crate) mod watcher;
     pub(crate) mod world;
+    pub(crate) mod writes;
 }
 
 use std::hash::{DefaultHasher, Hash, Hasher};

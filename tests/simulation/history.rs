@@ -11,12 +11,14 @@ use tonic::Code;
 use super::membership::{Change, Members};
 use super::plan::Ms;
 
-/// What is compared of an instance: everything that the simulated processes ever change.
+/// What is compared of an instance: everything that simulated processes and operators ever change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) incarnation: u64,
     pub(crate) lease: u64,
     pub(crate) weight: u32,
+    /// The operator's reason, where there is an override.
+    pub(crate) overridden: Option<String>,
     pub(crate) created: u64,
     pub(crate) modified: u64,
 }
@@ -33,7 +35,7 @@ pub(crate) struct Told {
     pub(crate) reason: RemoveReason,
 }
 
-/// A write by a simulated process.
+/// A write by a simulated process, or of an override.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) key: String,
@@ -48,10 +50,24 @@ pub(crate) struct Call {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Ask {
-    Register { incarnation: u64, ttl_ms: u64 },
-    Renew { lease: u64 },
-    Update { incarnation: u64, weight: u32 },
-    Deregister { incarnation: u64 },
+    Register {
+        incarnation: u64,
+        ttl_ms: u64,
+    },
+    Renew {
+        lease: u64,
+    },
+    Update {
+        incarnation: u64,
+        weight: u32,
+    },
+    Deregister {
+        incarnation: u64,
+    },
+    /// Out of service for this reason, which no other write has; none: no more.
+    Override {
+        reason: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +154,7 @@ pub(crate) fn held(instance: &Instance) -> (String, Held) {
         incarnation: instance.incarnation,
         lease: instance.lease_id,
         weight: instance.weight,
+        overridden: instance.r#override.as_ref().map(|it| it.reason.clone()),
         created: instance.create_revision,
         modified: instance.modify_revision,
     };

@@ -12,9 +12,10 @@ use tokio::time::sleep;
 use super::history::{Map, Notes, Shared, now};
 use super::membership::Members;
 use super::net::again;
+use super::nodes::Nodes;
 use super::plan::{CALM, END, HEALED, Ms};
-use super::process::{Nodes, timed};
 use super::reader::fetch;
+use super::writes::timed;
 
 /// Enough writes for one more mark at which nodes keep the hash of their state (every 256 log
 /// entries).

@@ -19,8 +19,8 @@ use tonic::{Code, Request, Status};
 use super::history::{Shared, now};
 use super::membership::{Act, Change, Members};
 use super::net::{PEER_PORT, channel, host};
+use super::nodes::Nodes;
 use super::plan::{CALM, HEALED, Ms, Plan, pick};
-use super::process::Nodes;
 use super::reader::fetch;
 use super::steps::StepKind;
 

@@ -2,82 +2,30 @@
 //! deregisters, restarts (leaving a zombie of its former run behind), or dies. Talks to one node
 //! until that fails, then to the next.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_proto::requests::{OpenWrite, Origin};
-use quorate_proto::v1::registry_client::RegistryClient;
-use quorate_proto::v1::{
-    DeregisterRequest, InstanceRef, InstanceSpec, LeaseRenewal, RegisterRequest, RenewRequest,
-    RequestId, UpdateRequest,
-};
+use quorate_proto::requests::Origin;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::time::{sleep, timeout};
-use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tokio::time::sleep;
+use tonic::Code;
 
-use super::history::{Answer, Ask, Call, Fate, Shared, now};
-use super::net::{again, channel};
-use super::plan::{CALM, HEALED, Ms, NODES, Plan};
-
-/// How long a process waits for an answer, by its own clock and by the deadline that the node gets.
-const PATIENCE: Duration = Duration::from_millis(1_200);
+use super::history::{Answer, Ask, Fate, Shared, now};
+use super::nodes::Nodes;
+use super::plan::{HEALED, Ms};
+use super::writes::{Write, attempt};
 
 /// An update whose fate is not known is tried at most this often, under one name.
 const UPDATE_ATTEMPTS: u32 = 4;
 
-/// A write that is tried until its fate is known.
-struct Write {
-    open: OpenWrite,
-    from: Ms,
-}
-
-/// Clients of all nodes, as one host has them; goes round the members of the moment.
-#[derive(Clone)]
-pub(crate) struct Nodes {
-    clients: Vec<RegistryClient<Channel>>,
-    at: u64,
-    notes: Shared,
-}
-
-impl Nodes {
-    pub(crate) fn new(plan: &Arc<Plan>, at: u64, notes: &Shared) -> Self {
-        let clients = plan.nodes().map(|node| RegistryClient::new(channel(plan, node))).collect();
-        Self { clients, at: at % NODES + 1, notes: notes.clone() }
-    }
-
-    pub(crate) fn node(&self) -> u64 {
-        self.at
-    }
-
-    pub(crate) fn go_to(&mut self, node: u64) {
-        self.at = node;
-    }
-
-    pub(crate) fn next(&mut self) {
-        let notes = self.notes.borrow();
-        let next = notes.members.range(self.at + 1..).next().or(notes.members.first());
-        self.at = *next.expect("there are always members");
-    }
-
-    /// From a node that was taken out to one that was not.
-    pub(crate) fn leave_removed(&mut self) {
-        let is_member = self.notes.borrow().members.contains(&self.at);
-        if !is_member {
-            self.next();
-        }
-    }
-
-    pub(crate) fn client(&self) -> RegistryClient<Channel> {
-        self.clients[self.at as usize - 1].clone()
-    }
+/// The instance of a process.
+pub(crate) fn key(number: u64) -> String {
+    format!("svc{}/p{number}", number % 3)
 }
 
 /// One process and what follows it under the same name.
 pub(crate) struct Process {
-    service: String,
-    id: String,
+    key: String,
     ttl_ms: u64,
     incarnation: u64,
     /// Names its writes; zombies have one of their own.
@@ -96,8 +44,7 @@ enum End {
 impl Process {
     pub(crate) fn new(number: u64, seed: u64, nodes: Nodes, notes: Shared) -> Self {
         Self {
-            service: format!("svc{}", number % 3),
-            id: format!("p{number}"),
+            key: key(number),
             ttl_ms: [1_500, 3_000, 5_000][(number % 3) as usize],
             incarnation: 0,
             origin: Origin::new(number + 1),
@@ -105,10 +52,6 @@ impl Process {
             nodes,
             notes,
         }
-    }
-
-    fn key(&self) -> String {
-        format!("{}/{}", self.service, self.id)
     }
 
     pub(crate) async fn run(mut self) {
@@ -151,8 +94,8 @@ impl Process {
 
     fn fate(&self, fate: Fate) {
         let mut notes = self.notes.borrow_mut();
-        notes.note(format!("{} is {fate:?}", self.key()));
-        notes.fates.entry(self.key()).or_default().push(fate);
+        notes.note(format!("{} is {fate:?}", self.key));
+        notes.fates.entry(self.key.clone()).or_default().push(fate);
     }
 
     async fn pause(&mut self, ms: std::ops::Range<u64>) {
@@ -170,7 +113,7 @@ impl Process {
             match self.attempt(ask, &write).await {
                 Answer::Done { lease, .. } => return lease,
                 Answer::Refused(_) => {
-                    let (key, incarnation) = (self.key(), self.incarnation);
+                    let (key, incarnation) = (self.key.clone(), self.incarnation);
                     let line = format!("{key}: registering incarnation {incarnation} was refused");
                     self.notes.borrow_mut().violation(line);
                     self.incarnation += 1;
@@ -235,8 +178,7 @@ impl Process {
     /// The former run goes on for a while and knows nothing of its successor.
     fn leave_zombie(&mut self, lease: u64) {
         let mut zombie = Self {
-            service: self.service.clone(),
-            id: self.id.clone(),
+            key: self.key.clone(),
             ttl_ms: self.ttl_ms,
             incarnation: self.incarnation,
             origin: Origin::new(self.rng.random()),
@@ -264,7 +206,7 @@ impl Process {
     }
 
     fn begin(&self) -> Write {
-        Write { open: self.origin.begin(), from: now() }
+        Write::begin(&self.origin)
     }
 
     /// A call that is made once.
@@ -273,102 +215,7 @@ impl Process {
         self.attempt(ask, &write).await
     }
 
-    /// One attempt at one node; the next one is turned to when it is not known what came of it.
     async fn attempt(&mut self, ask: Ask, write: &Write) -> Answer {
-        let from = write.from;
-        if now() >= HEALED {
-            self.nodes.leave_removed();
-        }
-        let (node, sent) = (self.nodes.node(), now());
-        let attempt = timeout(PATIENCE, again(async || self.send(&ask, write).await)).await;
-        let answer = match attempt {
-            Ok(Ok((revision, lease))) => Answer::Done { revision, lease },
-            Ok(Err(status)) => match status.code() {
-                code @ (Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition) => {
-                    Answer::Refused(code)
-                }
-                code => Answer::Unknown(code),
-            },
-            Err(_elapsed) => Answer::Unknown(Code::DeadlineExceeded),
-        };
-        if let Answer::Unknown(code) = &answer {
-            self.nodes.next();
-            if from >= CALM {
-                let line = format!("{from} ms: {} at node {node}: {ask:?}: {code:?}", self.key());
-                self.notes.borrow_mut().late_failures.push(line);
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-        let (key, to) = (self.key(), now());
-        let mut notes = self.notes.borrow_mut();
-        notes.note(format!("{key} at n{node} since {from}: {ask:?} -> {answer:?}"));
-        notes.calls.push(Call { key, node, from, sent, to, ask, answer: answer.clone() });
-        answer
+        attempt(&mut self.nodes, &self.key, ask, write).await
     }
-
-    async fn send(&self, ask: &Ask, write: &Write) -> Result<(u64, u64), Status> {
-        let (mut client, node) = (self.nodes.client(), self.nodes.node());
-        let request_id = Some(RequestId {
-            origin: write.open.origin(),
-            number: write.open.number(),
-            done_below: write.open.done_below(),
-            age_ms: now() - write.from,
-        });
-        let target = |incarnation| InstanceRef {
-            service: self.service.clone(),
-            id: self.id.clone(),
-            incarnation,
-        };
-        let (header, lease) = match *ask {
-            Ask::Register { incarnation, ttl_ms } => {
-                let spec = InstanceSpec {
-                    service: self.service.clone(),
-                    id: self.id.clone(),
-                    endpoints: [("http".to_owned(), "http://10.0.0.1:80".to_owned())].into(),
-                    ..InstanceSpec::default()
-                };
-                let instances = vec![spec];
-                let request = RegisterRequest {
-                    instances,
-                    ttl_ms,
-                    incarnation,
-                    request_id,
-                    ..<_>::default()
-                };
-                let answer = client.register(timed(request)).await?.into_inner();
-                (answer.header, answer.lease_id)
-            }
-            Ask::Renew { lease } => {
-                let renewals = vec![LeaseRenewal { lease_id: lease }];
-                (
-                    client
-                        .renew(timed(RenewRequest { renewals, ..RenewRequest::default() }))
-                        .await?
-                        .into_inner()
-                        .header,
-                    lease,
-                )
-            }
-            Ask::Update { incarnation, weight } => {
-                let (instance, weight) = (Some(target(incarnation)), Some(weight));
-                let request = UpdateRequest { instance, weight, request_id, ..<_>::default() };
-                (client.update(timed(request)).await?.into_inner().header, 0)
-            }
-            Ask::Deregister { incarnation } => {
-                let instances = vec![target(incarnation)];
-                let request = DeregisterRequest { instances, request_id, ..<_>::default() };
-                (client.deregister(timed(request)).await?.into_inner().header, 0)
-            }
-        };
-        let header = header.unwrap_or_default();
-        self.notes.borrow_mut().cluster(header.cluster_id, node);
-        Ok((header.revision, lease))
-    }
-}
-
-/// With the deadline that the node gets: a little less than the process's own.
-pub(crate) fn timed<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.set_timeout(PATIENCE - Duration::from_millis(200));
-    request
 }

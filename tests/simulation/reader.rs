@@ -15,8 +15,9 @@ use tonic::transport::Channel;
 
 use super::history::{Answer, Read, Shared, map, now};
 use super::net::{again, channel};
+use super::nodes::Nodes;
 use super::plan::{CALM, NODES, Plan};
-use super::process::{Nodes, timed};
+use super::writes::timed;
 
 const PATIENCE: Duration = Duration::from_millis(1_200);
 

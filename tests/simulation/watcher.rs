@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::Status;
 
 use super::history::{Map, Shared, Told, apply, held, map, now};
-use super::process::Nodes;
+use super::nodes::Nodes;
 
 /// A stream that is this quiet is dead: nodes send bookmarks every second.
 const QUIET: Duration = Duration::from_secs(3);

@@ -25,14 +25,16 @@ use super::history::{Notes, Shared};
 use super::liveness;
 use super::membership::Act;
 use super::net::{CLIENT_PORT, PEER_PORT, host, net, storms};
+use super::nodes::Nodes;
 use super::operator;
+use super::overrides::overrides;
 use super::plan::{END, Kind, Ms, NODES, Plan, Way};
-use super::process::{Nodes, Process};
+use super::process::Process;
 use super::reader::{compare_hashes, read};
 use super::steps::StepKind;
 use super::watcher::Watcher;
 
-const PROCESSES: u64 = 12;
+pub(crate) const PROCESSES: u64 = 12;
 
 /// Messages and timers move on in steps of this.
 const STEP: Duration = Duration::from_millis(2);
@@ -182,6 +184,8 @@ impl World<'_> {
                 let process = Process::new(number, seed, nodes, notes.clone());
                 tokio::task::spawn_local(process.run());
             }
+            let rng = StdRng::seed_from_u64(seed ^ 0x0ff);
+            tokio::task::spawn_local(overrides(Nodes::new(&plan, 1, &notes), rng));
             tokio::task::spawn_local(liveness::burst(Nodes::new(&plan, 0, &notes), notes));
             std::future::pending().await
         });

@@ -41,12 +41,14 @@ fn stands(call: &Call, map: &Map) -> bool {
         (Ask::Register { incarnation, .. }, Answer::Done { lease, .. }) => {
             held.is_some_and(|held| (held.incarnation, held.lease) == (*incarnation, *lease))
         }
+        (Ask::Register { .. }, _) => true,
         (Ask::Update { incarnation, weight }, _) => {
             held.is_some_and(|held| (held.incarnation, held.weight) == (*incarnation, *weight))
         }
         (Ask::Deregister { .. }, _) => held.is_none(),
         (Ask::Renew { lease }, _) => held.is_some_and(|held| held.lease == *lease),
-        _ => true,
+        // Where nothing is registered, it waits for that.
+        (Ask::Override { reason }, _) => held.is_none_or(|held| held.overridden == *reason),
     }
 }
 
