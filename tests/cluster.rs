@@ -7,6 +7,7 @@
 //! | `harness`, `link`, `own_thread`, `ports` | nodes; lines to cut; threads to stop; ports that stay free |
 //! | `calls`, `stream`, `load` | requests in short; a watch; load through the client |
 //! | `membership`, `refusals` | members come and go under load; what must not be done to them |
+//! | `joint` | a change of the members that stays open |
 //! | `newcomers` | clients learn of them in time |
 //! | `discovery` | live views of the client crate over dying nodes |
 //! | `rolling` | no failed call while providers and nodes are restarted |
@@ -62,6 +63,7 @@ mod cluster {
     mod http_watch;
     mod idle;
     mod impostor;
+    mod joint;
     mod leases;
     mod levels;
     mod limits;

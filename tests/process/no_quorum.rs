@@ -7,9 +7,10 @@ use quorate_client::Consistency;
 use quorate_proto::v1::FetchRequest;
 use tonic::{Code, Request, Status};
 
-use crate::cli::ask;
+use crate::cli::{Running, ask};
 use crate::cluster::{Cluster, Node};
 use crate::feed::{Feed, Seen};
+use crate::wait::eventually;
 
 /// The node's own deadline for calls that name none, and some time for a loaded machine.
 const OWN_DEADLINE: Duration = Duration::from_millis(5_000 + 500);
@@ -27,6 +28,9 @@ async fn without_a_quorum_nothing_hangs_and_local_reads_go_on() {
         let alone = if leader_is_left { leader } else { cluster.others(leader)[0] };
         let feed = Feed::start(&cluster.nodes[alone]).await;
         let lease = cluster.nodes[alone].register("short", "s", TTL).await.unwrap().lease_id;
+        let line = "register living l --endpoint http=http://h:1 --ttl 3s";
+        let living = Running::ask(&cluster.all(), line);
+        says(&living, "registered living/l").await;
         for at in cluster.others(alone) {
             cluster.nodes[at].kill();
         }
@@ -44,6 +48,7 @@ async fn without_a_quorum_nothing_hangs_and_local_reads_go_on() {
         feed.until("word that the leader is lost", Duration::from_secs(5), lost).await;
         local_reads_tell_their_age(node, killed).await;
         commands_fail_with_what_to_do(&cluster, alone).await;
+        says(&living, "not renewed, going on trying").await;
 
         let out_for = killed.elapsed();
         assert!(out_for > TTL * 2, "the outage is to be longer than the lease");
@@ -59,9 +64,19 @@ async fn without_a_quorum_nothing_hangs_and_local_reads_go_on() {
             state.contains_key("short/s"),
             "expired by {out_for:?} without a quorum: {state:?}"
         );
+        says(&living, "registered and renewed again").await;
         feed.assert_gapless();
         cluster.nodes[back[1]].start();
     }
+}
+
+/// A command that goes on says how it fares.
+async fn says(running: &Running, words: &str) {
+    eventually(words, Duration::from_secs(10), async || {
+        let said = running.out() + &running.err();
+        if said.contains(words) { Ok(()) } else { Err(said) }
+    })
+    .await;
 }
 
 async fn fetch(

@@ -1,0 +1,101 @@
+//! A change of the members that stays open between its two steps: both halves are members, and
+//! nothing is done without a majority of each.
+
+use std::time::Duration;
+
+use quorate_node::Tunables;
+use quorate_proto::peer::v1::VoteResponse;
+use tonic::{Code, Status};
+
+use super::calls::{assert_refused, register, registration, spec, with_timeout};
+use super::founding::{from, peer};
+use super::harness::{Cluster, eventually};
+use super::strangers::{ballot, vote};
+
+/// A write that cannot be done is waited for so long.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a node says to one that would stand in the next term with an empty log. (A vote is not
+/// asked for: from then on, the others know that node at that term, which it has not seen.)
+async fn stands(
+    cluster: &Cluster,
+    cluster_id: u64,
+    id: u64,
+    target: u64,
+) -> Result<VoteResponse, Status> {
+    let term = cluster.own_status(target).await.unwrap().header.unwrap().term;
+    let ballot = from(ballot(vote(term + 1, id, false), None), cluster_id, id, target);
+    Ok(peer(cluster, target).await.pre_vote(ballot).await?.into_inner())
+}
+
+async fn is_not_written(cluster: &Cluster, id: &str) {
+    let request = with_timeout(registration(vec![spec("web", id)]), PATIENCE);
+    assert_refused(cluster.registry(1).register(request).await, Code::Unavailable, &[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_a_change_is_open_both_halves_are_members_and_count() {
+    let mut cluster = Cluster::start_cuttable(3, Tunables::default()).await;
+    let registered = register(&mut cluster.registry(1), "web", "a").await;
+    let cluster_id = registered.header.expect("a header").cluster_id;
+    cluster.add_waiting(4).await;
+    let (admin, address) = (cluster.client().await.admin(), cluster.peer_address(4).to_owned());
+    admin.add_node(4, &address, true).await.expect("a learner");
+    if cluster.leader().await != 1 {
+        admin.transfer_leader(Some(1)).await.expect("a transfer");
+    }
+    cluster.stop(2).await;
+
+    // It begins while nodes 3 and 4 count as alive, and neither hears of it. On a busy machine that
+    // may be too late: it is refused then, and nothing was begun.
+    let open = [1, 2, 3, 4];
+    let replacing = loop {
+        register(&mut cluster.registry(1), "web", "b").await;
+        for id in [3, 4] {
+            cluster.cut_off(id);
+        }
+        let (admin, address) = (admin.clone(), address.clone());
+        let replacing = tokio::spawn(async move { admin.replace_node(3, 4, &address).await });
+        while cluster.voters(1).await != open && !replacing.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        if cluster.voters(1).await == open {
+            break replacing;
+        }
+        let refused = replacing.await.unwrap().unwrap_err().to_string();
+        assert!(refused.contains("FailedPrecondition"), "{refused}");
+        for id in [3, 4] {
+            cluster.reconnect(id);
+        }
+    };
+
+    for id in [2, 3, 4] {
+        let answer = stands(&cluster, cluster_id, id, 1).await;
+        let answer = answer.unwrap_or_else(|status| panic!("node {id}: {status}"));
+        assert!(!answer.granted, "its log is empty");
+    }
+    let refused = stands(&cluster, cluster_id, 99, 1).await;
+    assert_refused(refused, Code::FailedPrecondition, &["node 99 is refused: it is no voter"]);
+    is_not_written(&cluster, "c").await;
+    // Two of the three that are to be, but one of the three that were.
+    cluster.reconnect(4);
+    eventually("node 4 has heard of it", || async {
+        (cluster.voters(4).await == open).then_some(())
+    })
+    .await;
+    is_not_written(&cluster, "d").await;
+    assert_eq!(cluster.voters(1).await, open, "it is not done");
+
+    cluster.reconnect(3);
+    replacing.await.unwrap().ok();
+    cluster.restart(2).await;
+    for id in [1, 2, 4] {
+        eventually("the change is done", || async {
+            (cluster.voters(id).await == [1, 2, 4]).then_some(())
+        })
+        .await;
+        register(&mut cluster.registry(id), "web", &format!("from-{id}")).await;
+    }
+    let refused = stands(&cluster, cluster_id, 3, 1).await;
+    assert_refused(refused, Code::FailedPrecondition, &["node 3 is refused"]);
+}
