@@ -67,6 +67,7 @@ mod cluster {
     mod limits;
     mod link;
     mod load;
+    mod measured;
     mod membership;
     mod metrics;
     mod mixed;
