@@ -69,6 +69,7 @@ mod cluster {
     mod limits;
     mod link;
     mod load;
+    mod measured;
     mod membership;
     mod metrics;
     mod mixed;

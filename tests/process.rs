@@ -114,6 +114,8 @@ mod restored;
 mod rolling;
 #[path = "process/run.rs"]
 mod run;
+#[path = "process/scraped.rs"]
+mod scraped;
 #[path = "process/secrets.rs"]
 mod secrets;
 #[path = "process/secured.rs"]

@@ -80,7 +80,7 @@ pub(super) async fn put(
 }
 
 /// All samples without their comments, by name and labels.
-async fn metrics(cluster: &Cluster, id: u64) -> BTreeMap<String, f64> {
+pub(super) async fn metrics(cluster: &Cluster, id: u64) -> BTreeMap<String, f64> {
     let answer = get(cluster.http_address(id), "/metrics", None).await.expect("an answer");
     assert_eq!(answer.status, 200, "{}", answer.body);
     let lines = answer.body.lines().filter(|line| !line.starts_with('#'));

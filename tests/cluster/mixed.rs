@@ -16,7 +16,7 @@ use super::load::Load;
 use super::newer::Newer;
 
 /// Three nodes, each of which hears the others, and is heard by them, as nodes of a later release.
-async fn start() -> (Cluster, BTreeMap<u64, Newer>) {
+pub(super) async fn start() -> (Cluster, BTreeMap<u64, Newer>) {
     let mut cluster = Cluster::prepare_founders(3).await;
     let mut newer = BTreeMap::new();
     for id in 1..=3 {

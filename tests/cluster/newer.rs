@@ -45,6 +45,8 @@ struct Relay {
     instead: Instead,
     /// In the node's reports of its status, in the place of its own.
     version: Arc<Mutex<String>>,
+    /// The same: the hash of its state.
+    hash: Arc<Mutex<Option<u64>>>,
     /// How many messages had more than this release sends, by the call's path.
     messages: Arc<Mutex<BTreeMap<String, usize>>>,
 }
@@ -55,8 +57,8 @@ impl Newer {
         let address = listener.local_addr().expect("a bound socket has an address");
         let node = Endpoint::from_shared(format!("http://{target}")).expect("an address");
         let node = node.tcp_nodelay(true).connect_lazy();
-        let (instead, version, messages) = (Arc::default(), Arc::default(), Arc::default());
-        let relay = Relay { node, instead, version, messages };
+        let (instead, version, hash, messages) = Default::default();
+        let relay = Relay { node, instead, version, hash, messages };
         let server = Server::builder().add_service(relay.clone());
         let serving = server.serve_with_incoming(TcpListenerStream::new(listener));
         let serving = tokio::spawn(async move { serving.await.expect("it serves") });
@@ -71,6 +73,12 @@ impl Newer {
     #[allow(dead_code, reason = "for tests of processes")]
     pub(crate) fn set_version(&self, version: &str) {
         version.clone_into(&mut self.relay.version.lock().unwrap());
+    }
+
+    /// To the others the node's state has this hash; `None`: its own again.
+    #[allow(dead_code, reason = "for tests in one process")]
+    pub(crate) fn set_hash(&self, hash: Option<u64>) {
+        *self.relay.hash.lock().unwrap() = hash;
     }
 
     /// From now on this is the answer to each forwarded call, whatever the node does; `None`: the
@@ -104,6 +112,11 @@ fn with_version(report: &[u8], version: &str) -> Bytes {
     [report, &[0x0a, length + 2, 0x5a, length], version.as_bytes()].concat().into()
 }
 
+/// The same with field 6.
+fn with_hash(report: &[u8], hash: u64) -> Bytes {
+    [report, &[0x0a, 9, 0x31], &hash.to_le_bytes()].concat().into()
+}
+
 impl Relay {
     fn asked(&self, path: &str, message: &Bytes) -> Bytes {
         *self.messages.lock().unwrap().entry(path.to_owned()).or_default() += 1;
@@ -121,6 +134,9 @@ impl Relay {
             let version = self.version.lock().unwrap().clone();
             if !version.is_empty() {
                 report.report = with_version(&report.report, &version);
+            }
+            if let Some(hash) = *self.hash.lock().unwrap() {
+                report.report = with_hash(&report.report, hash);
             }
             return with_more(&report.encode_to_vec());
         }

@@ -329,3 +329,29 @@ async fn a_certificate_near_its_end_shows_everywhere() {
     let asked = watched.nodes(&[0, 1, 2]);
     watched.shows("certificate near its end", Where { about: 1, scraped: 1, asked }).await;
 }
+
+/// Without `--exit-code`, too: nobody has answered for the cluster that was asked about.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_node_alone_answers_for_no_cluster() {
+    let mut cluster = Cluster::start(2).await;
+    if cluster.leader().await == 1 {
+        ask(&cluster.all(), "cluster transfer-leader 1").await.expect(0);
+    }
+    ask(&cluster.all(), "cluster remove 2").await.expect(0);
+    let removed = cluster.nodes[1].clients.clone();
+    eventually("it knows, and a member is asked in its place", SOON, async || {
+        let shown = ask(&removed, "cluster status").await;
+        let said = shown.out.contains("OK: node 1 leads")
+            && shown.out.contains("node 2 is no member: it was removed");
+        if shown.code == 0 && said { Ok(()) } else { Err(format!("{shown:?}")) }
+    })
+    .await;
+    cluster.nodes[0].kill();
+    for (line, code) in
+        [("cluster status", 1), ("cluster status -o json", 1), ("cluster status --exit-code", 2)]
+    {
+        let shown = ask(&removed, line).await.expect(code);
+        let words = "no member of the cluster answers: node 2 is none: it was removed";
+        assert!(shown.out.contains(words), "{line}: {shown:?}");
+    }
+}

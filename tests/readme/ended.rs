@@ -53,7 +53,8 @@ fn shorten(certs: &Path, file: &str, spiffe: &str, until: Duration) {
 }
 
 /// A script that stops where `reached FILE` stands, until that file is there.
-const MEET: &str = "reached() { : > $1.reached; until [ -e $1 ]; do sleep 0.05; done; }\n";
+pub(super) const MEET: &str =
+    "reached() { : > $1.reached; until [ -e $1 ]; do sleep 0.05; done; }\n";
 
 /// Who lives through it: its lease is short.
 pub(super) const LIVING: &str = "\

@@ -3,10 +3,11 @@
 
 use std::process::Command;
 
-use crate::built::example;
+use crate::blocks::blocks;
+use crate::built::{example, root};
 use crate::ports::Ports;
 use crate::process::Running;
-use crate::story::quorate;
+use crate::story::{quorate, shown_part};
 use crate::text_of;
 
 #[test]
@@ -69,4 +70,29 @@ fn each_example_opens_with_its_command() {
         let says = opening.iter().any(|line| line.contains(&command));
         assert!(says, "{file}: the first lines do not say `{command}`");
     }
+}
+
+/// `mdbook test` would not find the client crate. So those of some pages are documentation tests of
+/// that crate, and all others are part of an example.
+#[test]
+fn each_snippet_of_rust_is_compiled() {
+    let client = text_of("crates/quorate-client/src/lib.rs");
+    let shown = shown_part(&text_of("cluster-examples/readme.rs"));
+    let docs = std::fs::read_dir(root().join("docs")).unwrap().map(|page| {
+        let name = page.unwrap().file_name().into_string().unwrap();
+        format!("docs/{name}")
+    });
+    let pages = docs.filter(|page| page.ends_with(".md")).chain(["README.md".to_owned()]);
+    let mut snippets = 0;
+    for page in pages {
+        let is_tested = client.contains(&format!("#[doc = include_str!(\"../../../{page}\")]"));
+        for block in blocks(&text_of(&page)) {
+            let Some(how) = block.language.strip_prefix("rust") else { continue };
+            snippets += 1;
+            let compiled = is_tested && ["", ",no_run"].contains(&how);
+            let line = block.line;
+            assert!(compiled || block.text == shown, "{page}:{line}: no test compiles this");
+        }
+    }
+    assert!(snippets >= 11, "they are found: {snippets}");
 }

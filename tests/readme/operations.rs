@@ -7,18 +7,25 @@ mod clock;
 mod ended;
 #[path = "full.rs"]
 mod full;
+#[path = "living.rs"]
+mod living;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use crate::blocks::blocks;
 use crate::ports::Ports;
-use crate::process::Running;
+use crate::process::{PATIENCE, Running};
 use crate::text_of;
+use ended::MEET;
+use living::{HAUNT, Living};
 
 /// All nodes end with the script, however that ends. Some of its jobs have ended before.
 const BEGIN: &str = "set -eu\ntrap 'kill $(jobs -p) 2> /dev/null || true; wait' EXIT\n";
 
+const DAMAGED: &str = "A damaged log";
+const DOWN: &str = "All down";
 const TRY: &str = "Three nodes to try it with";
 const CLOCK: &str = "A wrong clock";
 const FULL: &str = "A full disk";
@@ -62,11 +69,48 @@ pub(crate) fn says(said: &str, promises: &[&str]) {
     }
 }
 
+/// All stopped in order, one after the other, and started again in an order that is none of the
+/// runbook's.
+const ANOTHER_ORDER: &str = "\
+for id in 5 7 1; do kill ${pids[$id]}; wait ${pids[$id]} || true; done
+for id in 5 1 7; do node $id; done
+quorate cluster status --wait --timeout 30s
+quorate fetch orders
+";
+
+/// The walk, in which somebody lives through the runbooks for a damaged log and for all nodes down.
+fn lived_through() -> String {
+    let all = commands(|heading| ![CLOCK, FULL, ENDED].contains(&heading));
+    let (damaged, down) = (commands(|it| it == DAMAGED), commands(|it| it == DOWN));
+    let (before, rest) = all.split_once(&damaged).expect("it is among them");
+    let (between, after) = rest.split_once(&down).expect("it comes after");
+    format!(
+        "{MEET}{before}reached living\n{damaged}{between}{HAUNT}{down}{ANOTHER_ORDER}reached lived\n{after}"
+    )
+}
+
+/// Waits until the script stops there: it goes on when the file of this name is there.
+fn until_reached(walking: &mut Running, directory: &Path, place: &str) {
+    let deadline = Instant::now() + 2 * PATIENCE;
+    while !directory.join(format!("{place}.reached")).exists() {
+        assert!(Instant::now() < deadline, "it does not get there: {}", walking.output());
+        walking.is_running();
+    }
+}
+
 #[test]
 fn whatever_is_lost_there_is_a_way_back() {
-    let commands = commands(|heading| ![CLOCK, FULL, ENDED].contains(&heading));
     let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
-    let said = walk(&commands, ports, directory.path()).succeed();
+    let mut walking = walk(&lived_through(), ports, directory.path());
+    let goes_on = |place: &str| std::fs::write(directory.path().join(place), "").unwrap();
+    until_reached(&mut walking, directory.path(), "living");
+    let nodes = [7_001, 7_005, 7_006].map(|port| format!("127.0.0.1:{}", ports.of(port)));
+    let living = Living::begin(nodes);
+    goes_on("living");
+    until_reached(&mut walking, directory.path(), "lived");
+    living.has_lived();
+    goes_on("lived");
+    let said = walking.succeed();
     says(
         &said,
         &[
@@ -93,6 +137,6 @@ fn whatever_is_lost_there_is_a_way_back() {
         ],
     );
     let fetched = said.matches("orders-1").count();
-    assert_eq!(fetched, 4, "registered, and there after each of three losses: {said}");
+    assert_eq!(fetched, 5, "registered, and there after each of four losses: {said}");
     ports.are_free_again(&said);
 }

@@ -135,3 +135,8 @@ pub use tonic;
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/client-guide.md")]
 struct Guide;
+
+/// And of its page on metrics.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/metrics.md")]
+struct Metrics;

@@ -7,6 +7,7 @@
 
 pub(crate) mod encoded;
 pub(crate) mod hub;
+pub(crate) mod marks;
 mod ring;
 pub(crate) mod shared_event;
 pub(crate) mod subscription;
@@ -24,11 +25,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::applied::hub::{AGES_EVERY, Hub};
+use crate::applied::marks::Marks;
 use crate::types::{Entry, LogId, Outcome, StoredMembership};
-
-/// The hash of the state is kept at every multiple of this log index, so that nodes at different
-/// positions can be compared at one that all of them passed.
-const HASH_EVERY: u64 = 64;
 
 /// The applied state of this node.
 #[derive(Debug)]
@@ -56,8 +54,7 @@ pub(crate) struct State {
     pub(crate) hub: Hub,
     pub(crate) last_log_id: Option<LogId>,
     pub(crate) membership: StoredMembership,
-    /// The log index of the last kept hash, and the hash there.
-    pub(crate) hash_mark: (u64, u64),
+    pub(crate) marks: Marks,
 }
 
 impl Applied {
@@ -66,7 +63,7 @@ impl Applied {
         let state = State {
             // The first entry, a membership, leaves it so: before and after it nodes have the same
             // hash.
-            hash_mark: (0, registry.hash()),
+            marks: Marks::begin(0, registry.hash()),
             registry,
             hub: Hub::new(watch_ring, watch_ring_bytes),
             last_log_id: None,
@@ -117,9 +114,7 @@ impl Applied {
                 Outcome { reply: applied.reply, revision: applied.revision }
             }
         };
-        if index.is_multiple_of(HASH_EVERY) {
-            state.hash_mark = (index, state.registry.hash());
-        }
+        state.marks.passed(index, || state.registry.hash());
         outcome
     }
 
@@ -163,7 +158,7 @@ impl Applied {
         let index = last_log_id.map_or(0, |log_id| log_id.index());
         let (revision, cluster_id) = revision_and_cluster(&registry);
         let mut state = self.lock();
-        state.hash_mark = (index, registry.hash());
+        state.marks = Marks::begin(index, registry.hash());
         state.hub.restart(registry.revision());
         let replaced = std::mem::replace(&mut state.registry, registry);
         state.last_log_id = last_log_id;
@@ -197,14 +192,14 @@ mod tests {
     #[test]
     fn the_first_membership_leaves_the_hash_as_it_was() {
         let applied = Applied::new(1, 1, Histogram::new([]));
-        let before = applied.lock().hash_mark;
+        let before = applied.lock().marks.last();
         let log_id = LogId::new(
             Vote::new_committed(0, NodeId::new(1).unwrap()).leader_id().to_committed(),
             0,
         );
         let payload = EntryPayload::Membership(Membership::default());
         applied.apply(Entry { log_id, payload });
-        assert_eq!(applied.lock().hash_mark, before);
+        assert_eq!(applied.lock().marks.last(), before);
         assert_eq!(before, (0, applied.registry().hash()));
     }
 }

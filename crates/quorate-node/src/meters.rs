@@ -223,6 +223,8 @@ meters! {
         "quorate_raft_term", "The term of Raft that this node is in";
     leader_changes: Counter = Counter::default(),
         "quorate_raft_leader_changes", "How often this node saw another leader, or lost sight of the leader";
+    elections: Counter = Counter::default(),
+        "quorate_raft_elections", "Elections that this node began: it asked the others for their votes, in a new term. That it asked first whether it should (Pre-Vote) does not count, nor do those of a node that votes alone";
     voters: Gauge = Gauge::default(),
         "quorate_raft_voters", "Members that vote";
     voters_reachable: Gauge = Gauge::default(),
@@ -283,8 +285,14 @@ meters! {
         "quorate_leases", "Live leases";
     services: Gauge = Gauge::default(),
         "quorate_services", "Services with instances, or known to have had some within an hour";
+    deadlines: Gauge = Gauge::default(),
+        "quorate_deadlines", "What ends by registry time: each lease, and each record that only waits to be forgotten (of a deregistered instance, a service without instances, the origin of writes)";
     overrides: Gauge = Gauge::default(),
         "quorate_overrides", "Instances whose status or weight an operator has set";
+    states_compared: Counter = Counter::default(),
+        "quorate_states_compared", "Of a leader: how often it compared the state of another member with its own, by a hash at the same log index";
+    states_differ: Gauge = Gauge::default(),
+        "quorate_states_differ", "Of a leader: members whose state was another than its own after the same entries, when they were last compared. Of others: 0";
     service_instances: Family<OfService, Gauge> = Family::default(),
         "quorate_service_instances", "Instances of the 50 largest services";
     expired: Counter = Counter::default(),

@@ -136,12 +136,8 @@ impl Server {
         };
         let open = listeners.open(tls.is_some(), access.is_checked());
         let recall = Arc::new(Recall::new(id));
-        let network = Network {
-            peers: connections.clone(),
-            applied: applied.clone(),
-            recall: recall.clone(),
-            meters: meters.clone(),
-        };
+        let (peers, learnt) = (connections.clone(), recall.clone());
+        let network = Network::new(peers, applied.clone(), learnt, meters.clone());
         let raft = Raft::new(id, raft_config(&tunables)?, network, log.clone(), machine);
         let raft = raft_on.spawn(raft).await.map_err(panicked)?.map_err(failed_in_raft)?;
         let takes_part = raft.is_initialized().await.map_err(failed_in_raft)?

@@ -9,6 +9,7 @@
 //! | `moving` | reports to the others where this node is when the log cannot |
 //! | `amnesia` | refuses to come back under an id whose disk was lost |
 //! | `recall` | asks what it had promised, in case its directory is an older copy |
+//! | `states` | compares the states of the others with the leader's own |
 //! | `succession` | tells nodes of the clusters that this one was made from that it was |
 //! | `upgrade` | raises the cluster's level when all nodes work at a higher one; ends one that does not work at it |
 //! | `health/` | active health checks, made by the leader |
@@ -20,6 +21,7 @@ pub(crate) mod health;
 pub(crate) mod moving;
 pub(crate) mod own_membership;
 pub(crate) mod recall;
+pub(crate) mod states;
 pub(crate) mod succession;
 pub(crate) mod ticker;
 pub(crate) mod upgrade;

@@ -37,6 +37,18 @@ impl View {
         Self::best(vec![status])
     }
 
+    /// Nobody that answered has a part in a cluster, or waits for one to be founded: nothing is
+    /// known of the cluster.
+    pub(super) fn is_of_strangers(&self) -> bool {
+        self.speaker().is_some_and(|only| only.condition.standing() != Standing::Waiting)
+    }
+
+    /// Who answers, if that is no member.
+    pub(super) fn speaker(&self) -> Option<&Outsider> {
+        let answering = self.status.header.as_ref()?.node_id;
+        self.outsiders.iter().find(|outsider| outsider.id == answering)
+    }
+
     fn best(mut answers: Vec<StatusResponse>) -> Self {
         answers.sort_by_key(rank);
         let outsiders = answers.iter().filter_map(outsider);

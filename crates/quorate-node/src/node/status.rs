@@ -180,7 +180,7 @@ impl Node {
 
     /// This node's own part of the status.
     pub(crate) fn own_status(&self) -> NodeStatus {
-        let (hash_index, hash) = self.applied.lock().hash_mark;
+        let (hash_index, hash) = self.applied.lock().marks.last();
         let position = self.applied.position();
         let metrics = self.metrics.borrow_watched();
         NodeStatus {

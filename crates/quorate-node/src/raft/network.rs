@@ -7,6 +7,7 @@ pub(crate) mod messages;
 use std::future::Future;
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use openraft::raft::{
     StreamAppendResult, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::vote::RaftLeaderId as _;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use quorate_log::{NodeId, SnapshotFile};
 use quorate_proto::peer::v1::SnapshotChunk;
@@ -47,10 +49,22 @@ type RaftSnapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotFile<TypeCon
 /// Makes a [`Connection`] for each member.
 #[derive(Debug, Clone)]
 pub(crate) struct Network {
-    pub(crate) peers: Arc<Peers>,
-    pub(crate) applied: Arc<Applied>,
-    pub(crate) recall: Arc<Recall>,
-    pub(crate) meters: Arc<Meters>,
+    peers: Arc<Peers>,
+    applied: Arc<Applied>,
+    recall: Arc<Recall>,
+    meters: Arc<Meters>,
+    stood: Arc<Stood>,
+}
+
+/// The latest term in which this node stood for election: it asks each member by itself.
+#[derive(Debug, Default)]
+struct Stood(AtomicU64);
+
+impl Stood {
+    /// It asks for a vote in this term. Whether an election begins with that.
+    fn begins(&self, term: u64) -> bool {
+        self.0.fetch_max(term, Ordering::Relaxed) < term
+    }
 }
 
 /// Calls one member.
@@ -61,6 +75,8 @@ pub(crate) struct Connection {
     recall: Arc<Recall>,
     /// How long its answers to heartbeats take.
     round_trips: Histogram,
+    stood: Arc<Stood>,
+    elections: Counter,
     target: NodeId,
     /// Where it was when this was made; the address book counts more.
     first_address: String,
@@ -81,11 +97,31 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 }
 
 impl Network {
+    pub(crate) fn new(
+        peers: Arc<Peers>,
+        applied: Arc<Applied>,
+        recall: Arc<Recall>,
+        meters: Arc<Meters>,
+    ) -> Self {
+        Self { peers, applied, recall, meters, stood: Arc::default() }
+    }
+
     fn connection(&self, target: NodeId, node: &Member, appends: Lane) -> Connection {
-        let Self { peers, applied, recall, meters } = self.clone();
+        let Self { peers, applied, recall, meters, stood } = self.clone();
         let round_trips = meters.peer_rtt.get_or_create_owned(&OfPeer { peer: target.get() });
+        let elections = meters.elections.clone();
         let first_address = node.peer_address.clone();
-        Connection { peers, applied, recall, round_trips, target, first_address, appends }
+        Connection {
+            peers,
+            applied,
+            recall,
+            round_trips,
+            stood,
+            elections,
+            target,
+            first_address,
+            appends,
+        }
     }
 }
 
@@ -250,6 +286,9 @@ impl RaftNetworkV2<TypeConfig> for Connection {
         let term = rpc.vote.leader_id().term();
         let may_stand = self.recall.check_candidate(term, rpc.last_log_id).await;
         may_stand.map_err(|error| unreachable(&error.into()))?;
+        if self.stood.begins(term) {
+            self.elections.inc();
+        }
         let ballot = messages::ballot_to_wire(&rpc);
         let answer = self.call(Lane::Control, ballot, &option, async |mut client, ballot| {
             client.vote(ballot).await

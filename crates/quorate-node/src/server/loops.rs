@@ -12,14 +12,14 @@ use crate::upkeep::compaction::Compaction;
 use crate::upkeep::failover::Failover;
 use crate::upkeep::own_membership::MemberLoop;
 use crate::upkeep::ticker::Ticker;
-use crate::upkeep::{moving, recall, succession, upgrade};
+use crate::upkeep::{moving, recall, states, succession, upgrade};
 
 pub(super) fn loops(
     node: &Arc<Node>,
     log: &LogStore,
     snapshots: &Arc<SnapshotStore<TypeConfig>>,
     start: Start,
-) -> [Loop; 10] {
+) -> [Loop; 11] {
     let of = || node.clone();
     let ticker = Ticker::new(of());
     let members = MemberLoop::new(of(), log.clone(), start.clone());
@@ -32,6 +32,7 @@ pub(super) fn loops(
         Box::pin(async move { ticker.run().await }),
         Box::pin(moving::run(of(), start)),
         Box::pin(upgrade::run(of())),
+        Box::pin(states::run(of())),
         Box::pin(async move { members.run().await }),
         Box::pin(async move { compaction.run().await }),
         Box::pin(async move { failover.run().await }),

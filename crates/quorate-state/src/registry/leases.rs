@@ -96,6 +96,11 @@ impl Registry {
         self.deadlines.first()
     }
 
+    /// How much ends by the clock: leases, and records that only wait to be forgotten.
+    pub fn deadlines(&self) -> usize {
+        self.deadlines.len()
+    }
+
     /// A lease.
     pub fn lease(&self, id: LeaseId) -> Option<&Lease> {
         self.leases.get(id)

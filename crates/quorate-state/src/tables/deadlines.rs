@@ -76,7 +76,7 @@ impl Deadlines {
         self.leases.iter().take_while(move |(at, _)| *at < horizon).map(|(_, id)| *id)
     }
 
-    #[cfg(test)]
+    /// How many there are.
     pub(crate) fn len(&self) -> usize {
         self.leases.len() + self.tombstones.len() + self.others.len()
     }

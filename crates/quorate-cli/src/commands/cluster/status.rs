@@ -13,7 +13,7 @@ use crate::commands::cluster::verdict::{Verdict, disagree, verdict};
 use crate::commands::rescue::ago;
 use crate::commands::view::{Outsider, View, look, standing};
 use crate::connect::{Stay, client};
-use crate::failure::Failure;
+use crate::failure::{FAILED, Failure};
 use crate::json;
 use crate::output::{self, Format, Table};
 use crate::patience::{SAY_AFTER, told, trying};
@@ -45,6 +45,8 @@ pub(super) async fn run(wait: bool, exit_code: bool, args: &ClientArgs) -> Resul
         return match verdict.health.code() {
             0 => Ok(()),
             code if exit_code => Err(Failure::of_program(code)),
+            // The question was about the cluster, and nobody has answered it.
+            _ if view.is_of_strangers() => Err(Failure::of_program(FAILED)),
             _ => Ok(()),
         };
     }

@@ -119,9 +119,8 @@ type Found = (String, String);
 
 /// Where no member answers: nothing is known of the cluster.
 fn of_strangers(view: &View) -> Option<Verdict> {
-    let answering = view.status.header.as_ref()?.node_id;
-    let only = view.outsiders.iter().find(|outsider| outsider.id == answering)?;
-    let reason = &only.condition.reason;
+    let only = view.speaker()?;
+    let (answering, reason) = (only.id, &only.condition.reason);
     let (meaning, next) = match only.condition.standing() {
         // There may be no cluster yet.
         Standing::Waiting => (
@@ -315,13 +314,16 @@ mod tests {
             let mut status = status(0, &[]);
             status.header.as_mut().unwrap().node_id = 7;
             status.condition = Some(condition);
-            let found = verdict(&View::of(status), &[]);
+            let found = verdict(&View::of(status.clone()), &[]);
             assert_eq!(found.health, Health::NoQuorum);
             let words = match standing {
                 Standing::Waiting => "node 7 is in no cluster yet: because",
                 _ => "node 7 is none: because",
             };
             assert!(found.meaning.contains(words), "{found:?}");
+            let is_of_strangers = View::of(status).is_of_strangers();
+            assert_eq!(is_of_strangers, standing != Standing::Waiting, "{standing:?}");
         }
+        assert!(!View::of(status(1, &[true, false, false])).is_of_strangers());
     }
 }

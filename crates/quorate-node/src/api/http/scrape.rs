@@ -62,6 +62,7 @@ fn of_state(meters: &Meters, node: &Node) {
     set(&meters.instances, counts.instances as u64);
     set(&meters.leases, counts.leases as u64);
     set(&meters.services, counts.services as u64);
+    set(&meters.deadlines, registry.deadlines() as u64);
     set(&meters.overrides, counts.overrides as u64);
     meters.service_instances.clear();
     for (size, key) in largest(&registry) {
