@@ -88,6 +88,7 @@ mod cluster {
     mod rights;
     mod rights_held;
     mod rights_http;
+    mod rights_others;
     mod rolled_back;
     mod rolling;
     mod snapshots;

@@ -74,6 +74,8 @@ mod graceful_stop;
 mod health;
 #[path = "process/kill.rs"]
 mod kill;
+#[path = "process/lies.rs"]
+mod lies;
 #[path = "cluster/link.rs"]
 mod link;
 #[path = "process/load.rs"]

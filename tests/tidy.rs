@@ -25,6 +25,8 @@ mod privacy;
 mod reference;
 #[path = "tidy/rooms.rs"]
 mod rooms;
+#[path = "tidy/secrets.rs"]
+mod secrets;
 #[path = "tidy/sizes.rs"]
 mod sizes;
 #[path = "tidy/sources.rs"]

@@ -1,12 +1,13 @@
-//! What a line of the audit log says: of which nodes, which services, which leases, and of requests
-//! over HTTP.
+//! What a line of the audit log says: of which nodes, which services, which leases, of requests by
+//! HTTP, and of callers that are no nodes of the cluster.
 
 use std::time::Duration;
 
+use quorate_proto::peer::v1::{ReadIndexRequest, StatusRequest as PeerStatusRequest};
 use quorate_proto::v1::watch_request::Kind as Ask;
 use quorate_proto::v1::{
-    AddNodeRequest, RemoveNodeRequest, ReplaceNodeRequest, TransferLeaderRequest, UpgradeAction,
-    UpgradeRequest, WatchRequest, WatchSubscribe,
+    AddNodeRequest, RemoveNodeRequest, ReplaceNodeRequest, StatusRequest, TransferLeaderRequest,
+    UpgradeAction, UpgradeRequest, WatchRequest, WatchSubscribe,
 };
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -14,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use super::calls::{assert_refused, registration, renewal, spec};
+use super::founding::{from, peer};
 use super::guarded::{Guarded, ROOT, by, entry};
 use super::harness::eventually;
 use super::metrics::{get, put};
@@ -168,5 +170,36 @@ async fn a_write_over_http_has_the_line_of_its_call() {
         let seen = [&line["decision"], &line["code"], &line["names"][0], &line["principal"]];
         let expected = [json!(decision), json!(code), json!(name), json!("token:part")];
         assert_eq!(seen, expected.each_ref(), "{line}");
+    }
+}
+
+/// At the listener for nodes, too: who said to be which node, and why it was none. With TLS, what
+/// was proved stands there as well (tests/process/tls_listeners.rs).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_of_no_member_says_of_whom() {
+    let guarded = Guarded::start_audited(1, "").await;
+    let status = guarded.cluster.admin(1).status(by(Some(ROOT), StatusRequest::default())).await;
+    let cluster_id = status.unwrap().into_inner().header.unwrap().cluster_id;
+    let mut peer = peer(&guarded.cluster, 1).await;
+    for (method, cluster_id, sender, why) in [
+        ("Status", cluster_id, 99, "node 99 is refused: it is no member"),
+        ("ReadIndex", cluster_id + 1, 1, "this is a node of cluster"),
+    ] {
+        let refused = match method {
+            "Status" => {
+                peer.status(from(PeerStatusRequest {}, cluster_id, sender, 1)).await.map(drop)
+            }
+            _ => {
+                let asks = tokio_stream::pending::<ReadIndexRequest>();
+                peer.read_index(from(asks, cluster_id, sender, 1)).await.map(drop)
+            }
+        };
+        assert_refused(refused, Code::FailedPrecondition, &[why]);
+        let line = line(&guarded, &format!("quorate.peer.v1.Peer/{method}")).await;
+        let seen = [&line["decision"], &line["code"], &line["from"], &line["principal"]];
+        let expected =
+            [json!("denied"), json!("FAILED_PRECONDITION"), json!("127.0.0.1"), json!(null)];
+        assert_eq!(seen, expected.each_ref(), "{line}");
+        assert!(line["reason"].as_str().is_some_and(|told| told.contains(why)), "{line}");
     }
 }

@@ -1,14 +1,17 @@
-//! Bodies of requests by HTTP: read once it is known who sends them, in time, and as long as they
-//! say.
+//! Bodies of requests by HTTP: read once it is known who sends them, in time, as long as they say,
+//! and as they are.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use quorate_node::Tunables;
+use quorate_proto::v1::RenewRequest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
+use tonic::{Code, Request};
 
+use super::calls::renewal;
 use super::guarded::{Guarded, entry};
 use super::harness::{Cluster, SOON};
 use super::http_api::get;
@@ -148,4 +151,45 @@ async fn lengths_that_lie_are_refused() {
     timeout(BEFORE_BODIES, stream.read_to_string(&mut refused)).await.expect("it ends").unwrap();
     assert!(refused.is_empty() || is_status(&refused, 400), "{refused}");
     get(http, A).await.refuses(404, "NOT_FOUND", None);
+}
+
+/// What is small on the way could be large: nothing is unpacked, and who packs is told so.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_packed_is_refused() {
+    let cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    let http = cluster.http_address(1);
+    let length = BODY.len().to_string();
+    for (encoding, status) in [
+        ("Content-Encoding: gzip\r\n", 415),
+        ("Content-Encoding: br\r\n", 415),
+        ("Content-Encoding: identity\r\nContent-Encoding: gzip\r\n", 415),
+        ("Content-Encoding: gzip, identity\r\n", 415),
+        ("Content-Encoding: \r\n", 415),
+        ("Content-Encoding: Identity\r\n", 200),
+    ] {
+        let whole = [head(&format!("PUT {A}"), encoding, &length), BODY.into()].concat();
+        let answered = answer(http, &whole, SOON).await;
+        assert!(is_status(&answered, status), "{encoding}: {answered}");
+        assert_eq!(
+            answered.contains("\"field\":\"content-encoding\""),
+            status == 415,
+            "{answered}"
+        );
+    }
+    let mut registry = cluster.registry(1);
+    for encoding in ["gzip", "deflate", "zstd", "identity"] {
+        let packed = |mut request: Request<RenewRequest>| {
+            request.metadata_mut().insert("grpc-encoding", encoding.parse().unwrap());
+            request
+        };
+        let unary = registry.renew(packed(Request::new(renewal([u64::MAX])))).await.map(drop);
+        let refused = unary.unwrap_err();
+        let expected = if encoding == "identity" { Code::NotFound } else { Code::Unimplemented };
+        assert_eq!(refused.code(), expected, "{encoding}: {refused:?}");
+        if expected == Code::Unimplemented {
+            let takes = refused.metadata().get("grpc-accept-encoding").expect("what it takes");
+            assert_eq!(takes, "identity", "{refused:?}");
+        }
+    }
 }

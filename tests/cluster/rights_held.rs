@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use quorate_client::{Error, InstanceBuilder, Update};
 use quorate_proto::v1::watch_request::Kind as Ask;
 use quorate_proto::v1::watch_response::Kind;
 use quorate_proto::v1::{
@@ -416,4 +417,49 @@ async fn a_refusal_tells_nothing_to_those_who_may_not_ask() {
         assert_refused(refused, Code::PermissionDenied, &[&service]);
     }
     assert_eq!(words[0], words[1]);
+}
+
+/// One process that calls for two callers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_with_two_tokens_has_for_each_its_own_rights() {
+    let access = entry("qrt_orders", ORDERS) + &entry("qrt_payments", PAYMENTS);
+    let guarded = Guarded::start(1, &access).await;
+    let client = guarded.cluster.client_builder().token("qrt_orders").build().unwrap();
+    let payments = client.with_token("qrt_payments").unwrap();
+    let alone = || async {
+        let text = get(guarded.cluster.http_address(1), "/metrics", Some(ROOT)).await?.body;
+        let count = text.lines().find_map(|line| line.strip_prefix("quorate_connections "))?;
+        (count == "1").then_some(())
+    };
+    let code = |answer: Result<(), Error>| match answer {
+        Ok(()) => Code::Ok,
+        Err(Error::Rejected { code, .. }) => code,
+        Err(other) => panic!("{other}"),
+    };
+    let mut handles = Vec::new();
+    for (own, other, service) in [(&client, &payments, "orders"), (&payments, &client, "payments")]
+    {
+        let instance = |id: &str| InstanceBuilder::new(service, id).endpoint("http", "http://h:1");
+        handles.push(own.register(instance("a")).await.unwrap());
+        assert_eq!(code(own.fetch(service).await.map(drop)), Code::Ok, "{service}");
+        assert_eq!(code(other.fetch(service).await.map(drop)), Code::PermissionDenied);
+        let refused = other.register(instance("b")).await.map(drop);
+        assert_eq!(code(refused), Code::PermissionDenied, "{service}");
+        assert_eq!(code(other.deregister(service, "a").await), Code::PermissionDenied);
+        let view = own.discover(service).unwrap();
+        assert_eq!(view.usable().await.unwrap().len(), 1);
+        // Views of the same service, of both at once.
+        let refused = other.discover(service).unwrap();
+        assert_eq!(code(refused.usable().await.map(drop)), Code::PermissionDenied);
+        assert!(refused.current().get("a").is_none());
+        eventually("both use one connection", alone).await;
+    }
+    // Made anew for each call, as often as there are calls.
+    for _ in 0..200 {
+        let payments = client.with_token("qrt_payments").unwrap();
+        payments.update("payments", "a", &Update::default().weight(7)).await.unwrap();
+    }
+    for handle in handles {
+        handle.deregister().await.unwrap();
+    }
 }

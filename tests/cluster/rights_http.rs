@@ -14,6 +14,7 @@ use tonic::Code;
 use super::guarded::{Guarded, ROOT};
 use super::harness::SOON;
 use super::http_described::described;
+use super::metrics::{get, put};
 use super::rights::{NOBODY, ROWS, SOMEBODY, access, lease};
 
 const ORDERS: &str = "/api/v1/namespaces/{ns}/services/{service}";
@@ -155,4 +156,109 @@ async fn each_route_takes_those_who_may_and_nobody_else() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+const SERVICES: &str = "/api/v1/namespaces/default/services";
+
+/// `$` stands for [`SERVICES`]. Each leads to `payments`, or to the metrics, for who reads it
+/// carelessly.
+const ODD_PATHS: [&str; 31] = [
+    "$/orders/../payments",
+    "$/orders/..;/payments",
+    "$/orders;/../payments",
+    "$/orders/%2e%2e/payments",
+    "$/orders%2F..%2Fpayments",
+    "$/orders%2f%2e%2e%2fpayments",
+    "$/orders%252F..%252Fpayments",
+    "$/orders\\..\\payments",
+    "$/orders%00/payments",
+    "$/%70ayments",
+    "$/payments%00",
+    "$/payments/",
+    "$/payments;orders",
+    "$/payments?service=orders",
+    "$/payments#/healthz",
+    "$/PAYMENTS",
+    "$//payments",
+    "/$/payments",
+    "/x;/..$/payments",
+    "/healthz/..$/payments",
+    "/healthz;/..$/payments",
+    "/healthz%3F/..$/payments",
+    "/console/..$/payments",
+    "/console/%2e%2e$/payments",
+    "/openapi.json/..$/payments",
+    "http://one.example$/payments",
+    "/healthz/../metrics",
+    "/healthz;/metrics",
+    "//metrics",
+    "/%6detrics",
+    "/metrics/",
+];
+
+const HEADERS: [&str; 12] = [
+    "X-Original-URL: $/payments",
+    "X-Rewrite-URL: $/payments",
+    "Forwarded: for=127.0.0.1",
+    "X-Forwarded-For: 127.0.0.1",
+    "X-Forwarded-Client-Cert: URI=spiffe://quorate/node/1",
+    "User-Agent: Nacos-Server",
+    "ServerIdentity: security",
+    "AccessToken: qrt_root",
+    "X-Consul-Token: qrt_root",
+    "Cookie: token=qrt_root",
+    "Authorization: Basic cXJ0X3Jvb3Q6",
+    "Proxy-Authorization: Bearer qrt_root",
+];
+
+/// What is sent back to a request with one more header, until the node closes.
+async fn with_header(to: SocketAddr, path: &str, header: &str) -> String {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{header}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(SOON, stream.read_to_string(&mut answer)).await.expect("it closes").unwrap();
+    answer
+}
+
+/// Nacos #4701, #4779, and the kind of CVE-2026-33186 (grpc-go): what is asked for, and who asks,
+/// was read in another way by those who decide than by those who answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_spelling_of_a_path_and_no_header_gains_a_right() {
+    let guarded = Guarded::start(1, &access()).await;
+    let to = guarded.cluster.http_address(1);
+    let payments = format!("{SERVICES}/payments");
+    lease(&guarded, "orders", "a").await;
+    lease(&guarded, "payments", "hidden").await;
+    let tells = |text: &str| text.contains("hidden") || text.contains("quorate_instances");
+    for path in [&payments, &format!("{SERVICES}/%70ayments"), "/metrics"] {
+        let found = get(to, path, Some(ROOT)).await.unwrap();
+        assert!(found.status == 200 && tells(&found.body), "it is there: {path}: {}", found.body);
+    }
+    for path in ODD_PATHS.map(|path| path.replace('$', SERVICES)) {
+        for token in [None, Some("qrt_wrong"), Some("qrt_read")] {
+            // What is no request at all may be answered by the end of the connection.
+            let Some(answer) = get(to, &path, token).await else { continue };
+            let is_refused = (400..500).contains(&answer.status) && !tells(&answer.body);
+            assert!(is_refused, "{path} for {token:?}: {} {}", answer.status, answer.body);
+        }
+        let instance = format!("{path}/instances/planted");
+        let body = r#"{"endpoints":{"http":"http://h:1"}}"#;
+        if let Some(answer) = put(to, &instance, Some("qrt_register"), body).await {
+            assert!((400..500).contains(&answer.status), "{instance}: {}", answer.body);
+        }
+    }
+    for header in HEADERS.map(|header| header.replace('$', SERVICES)) {
+        for path in [&payments, "/healthz", "/metrics", &format!("{payments}?token=qrt_root")] {
+            let answer = with_header(to, path, &header).await;
+            let is_open = path == "/healthz" && answer.starts_with("HTTP/1.1 200 ");
+            // What is no parameter is refused first, by its name.
+            let refusal = if path.contains('?') { "HTTP/1.1 400 " } else { "HTTP/1.1 401 " };
+            let is_refused = is_open || answer.starts_with(refusal);
+            assert!(is_refused && !tells(&answer), "{path}, {header}: {answer}");
+        }
+    }
+    let kept = get(to, &payments, Some(ROOT)).await.unwrap().body;
+    assert!(kept.contains("hidden") && !kept.contains("planted"), "{kept}");
 }

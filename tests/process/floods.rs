@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use quorate_client::Consistency;
+use quorate_proto::v1::registry_client::RegistryClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tonic::transport::Channel;
 
 use crate::cluster::{Cluster, Node};
 use crate::unread::{Busy, resident_mib};
@@ -37,15 +39,15 @@ const CONNECTIONS: usize = 4;
 const FLOOD_FOR: Duration = Duration::from_secs(3);
 const TTL: Duration = Duration::from_secs(3);
 /// Of what is renewed only while it is measured.
-const LONG: Duration = Duration::from_secs(600);
+pub(crate) const LONG: Duration = Duration::from_secs(600);
 const RENEW_EVERY: Duration = Duration::from_millis(10);
 /// Renewals of others are slower by at most this factor, or take no longer than [`UNNOTICED`].
-const SLOWER_MAX: u32 = 3;
+pub(crate) const SLOWER_MAX: u32 = 3;
 /// A debug build, whose renewals wait for a disk and up to 50 ms for others of their kind.
-const UNNOTICED: Duration = Duration::from_millis(150);
-const ROUNDS: usize = 3;
+pub(crate) const UNNOTICED: Duration = Duration::from_millis(150);
+pub(crate) const ROUNDS: usize = 3;
 /// Ten seconds until the allocator gives pages back, of connections that end at once.
-const BACK_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const BACK_WITHIN: Duration = Duration::from_secs(60);
 /// What sockets, their buffers and the allocator may keep.
 const KEPT_MIB: u64 = 32;
 
@@ -203,8 +205,12 @@ impl Other {
 
 /// What all but 1 % of the renewals of a lease take at most, over a fixed time.
 pub(crate) async fn p99_of_renewals(node: &Node, lease: u64) -> Duration {
+    p99_of(&node.registry(), lease).await
+}
+
+/// The same, over this connection.
+pub(crate) async fn p99_of(registry: &RegistryClient<Channel>, lease: u64) -> Duration {
     let (begun, mut renewals) = (Instant::now(), JoinSet::new());
-    let registry = node.registry();
     let count = u32::try_from(FLOOD_FOR.as_millis() / RENEW_EVERY.as_millis()).unwrap();
     for at in 0..count {
         let due = begun + RENEW_EVERY * at;

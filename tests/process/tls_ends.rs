@@ -37,17 +37,40 @@ pub(super) fn configure(cluster: &Cluster, change: impl Fn(u64, String) -> Strin
 }
 
 /// Three nodes that follow an access file.
-async fn guarded(authority: &Authority, access: &str) -> Cluster {
-    let (mut cluster, _files) = prepare(authority, 3_600_000).await;
+async fn guarded(authority: &Authority, access: &str) -> (Cluster, Vec<Files>) {
+    let (mut cluster, files) = prepare(authority, 3_600_000).await;
     let file = cluster.dir().join("access.toml");
     std::fs::write(&file, access).unwrap();
     configure(&cluster, |_, text| format!("access = '{}'\n{text}", file.display()));
     cluster.nodes.iter_mut().for_each(|node| node.start());
-    cluster
+    (cluster, files)
+}
+
+/// An access file that cannot be used stands in a metric, until there is one that can.
+async fn a_metric_tells_of_the_file(
+    cluster: &mut Cluster,
+    files: &Files,
+    authority: &Authority,
+    good: &str,
+) {
+    const REFUSED: &str = "quorate_access_file_refused";
+    let file = cluster.dir().join("access.toml");
+    assert_eq!(files.metric(authority, REFUSED).await.as_deref(), Ok("0"));
+    for (text, expected) in [(good.replace("admin", "king"), "1"), (good.to_owned(), "0")] {
+        std::fs::write(&file, text).unwrap();
+        cluster.nodes[0].process().signal(Signal::HUP);
+        eventually("the metric tells", SOON, async || {
+            match files.metric(authority, REFUSED).await? {
+                told if told == expected => Ok(()),
+                other => Err(other),
+            }
+        })
+        .await;
+    }
 }
 
 impl Authority {
-    fn client_with(&self, serial: u64) -> Issued {
+    pub(super) fn client_with(&self, serial: u64) -> Issued {
         let serial = SerialNumber::from(serial);
         self.issue(&["spiffe://quorate/client/orders"], |it| it.serial_number = Some(serial))
     }
@@ -96,7 +119,7 @@ async fn with_lists(authority: &Authority, node_3: u64) -> (Cluster, Vec<Files>,
     files[2].put_all(&of_node_3, &authority.pem);
     files.iter().for_each(|files| files.put("ca.crl", &authority.list(256, &[])));
     configure(&cluster, |id, text| {
-        let list = files[id as usize - 1].0.join("ca.crl");
+        let list = files[id as usize - 1].dir.join("ca.crl");
         text.replace("[tls]", &format!("[tls]\ncrl = '{}'", list.display()))
     });
     cluster.nodes.iter_mut().for_each(|node| node.start());
@@ -220,11 +243,14 @@ async fn members(admin: &Admin) -> Result<Vec<Member>, String> {
     Ok(status.members.into_iter().filter_map(|status| status.member).collect())
 }
 
-/// A node that was taken out still has its certificate, by which a new node is taken in.
+/// A node that was taken out still has its certificate, by which a new node is taken in. And
+/// CVE-2019-9764 (Consul), end to end: the node that is dialled has to be the one that is wanted
+/// (in full in net/tls/verify.rs).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_was_taken_out_does_not_take_itself_in_again() {
     let authority = Authority::new("ours");
-    let cluster = guarded(&authority, &rule("spiffe://quorate/client/orders", "admin")).await;
+    let access = rule("spiffe://quorate/client/orders", "admin");
+    let (mut cluster, files) = guarded(&authority, &access).await;
     let client = of_first(&cluster, &authority);
     let admin = client.admin();
     eventually("all are known", SOON, async || {
@@ -257,6 +283,7 @@ async fn a_node_that_was_taken_out_does_not_take_itself_in_again() {
     admin.add_node(3, &peer_address, false).await.unwrap();
     let refused = by(3).add_node(add(3)).await.err();
     assert!(refused.is_none(), "a member's own call changes nothing: {refused:?}");
+    a_metric_tells_of_the_file(&mut cluster, &files[0], &authority, &access).await;
 }
 
 /// By its certificate, which nobody has revoked, a node that was taken out can still call the
@@ -390,7 +417,7 @@ async fn a_client_is_told_that_the_node_wants_tls_or_has_none() {
         .await;
     without.says(&["the node wants TLS", "next: give the CA", "--ca"]);
     let plain = Cluster::start(1).await;
-    let ca = files[0].0.join("ca.crt").display().to_string();
+    let ca = files[0].dir.join("ca.crt").display().to_string();
     let with = ask(&plain.nodes[0].clients, &["--ca", &ca]).await;
     with.says(&["does not speak TLS", "next: leave out --ca"]);
 }

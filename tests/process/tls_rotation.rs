@@ -77,12 +77,12 @@ fn is_denied(error: &Error) -> bool {
 async fn guarded(authority: &Authority) -> (Cluster, Vec<Files>, Client, Files) {
     let age_ms = u64::try_from(AGE.as_millis()).unwrap();
     let (mut cluster, files) = prepare(authority, age_ms).await;
-    let own = Files::of(files[0].0.parent().unwrap(), 9);
+    let own = Files::of(files[0].dir.parent().unwrap(), 9);
     allow(&own, "role = 'register'\nnamespace = 'default'");
-    let access = own.0.join("access.toml").display().to_string();
+    let access = own.dir.join("access.toml").display().to_string();
     files.iter().for_each(|files| files.put("ca.crl", &authority.list(1, &[])));
     configure(&cluster, |id, text| {
-        let list = files[id as usize - 1].0.join("ca.crl").display().to_string();
+        let list = files[id as usize - 1].dir.join("ca.crl").display().to_string();
         let text = text.replace("[tls]", &format!("[tls]\ncrl = '{list}'"));
         format!("access = \"{access}\"\n{text}")
     });
@@ -90,9 +90,9 @@ async fn guarded(authority: &Authority) -> (Cluster, Vec<Files>, Client, Files) 
     own.put_all(&authority.client(), &authority.pem);
     own.put("token", TOKEN);
     let tls = Tls::new()
-        .ca_file(own.0.join("ca.crt"))
-        .identity_files(own.0.join("node.crt"), own.0.join("node.key"));
-    let client = cluster.client().tls(tls).token_file(own.0.join("token")).build().unwrap();
+        .ca_file(own.dir.join("ca.crt"))
+        .identity_files(own.dir.join("node.crt"), own.dir.join("node.key"));
+    let client = cluster.client().tls(tls).token_file(own.dir.join("token")).build().unwrap();
     (cluster, files, client, own)
 }
 

@@ -36,7 +36,7 @@ async fn start(nodes: &Authority, hosts: &Authority) -> (Cluster, Vec<Files>, Cl
         files.put("ca.crl", &hosts.list(1, &[]));
     }
     configure(&cluster, |id, text| {
-        let path = |name: &str| files[id as usize - 1].0.join(name).display().to_string();
+        let path = |name: &str| files[id as usize - 1].dir.join(name).display().to_string();
         let more = format!(
             "[tls]\npeer_cert = '{}'\npeer_key = '{}'\npeer_ca = '{}'\ncrl = '{}'",
             path("peer.crt"),

@@ -264,7 +264,7 @@ impl Admin {
         let deadline = Instant::now() + LONG_CALL;
         let mut rounds = Rounds::new(FOREGROUND);
         let mut tried: Vec<Attempt> = Vec::new();
-        let mut token = endpoints.dial.token_changes();
+        let mut token = endpoints.token_changes();
         // Each node once: what keeps all of them from sending a backup will not pass within a
         // second.
         for _ in 0..endpoints.len() {
@@ -283,8 +283,8 @@ impl Admin {
                 Err(_elapsed) => Status::deadline_exceeded("nothing arrived"),
             };
             let decision = decide(&status);
-            if decision == Decision::Reauthenticate && endpoints.dial.has_other_token(token).await {
-                token = endpoints.dial.token_changes();
+            if decision == Decision::Reauthenticate && endpoints.has_other_token(token).await {
+                token = endpoints.token_changes();
                 rounds.reset();
                 continue;
             }

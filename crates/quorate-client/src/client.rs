@@ -252,16 +252,13 @@ impl ClientBuilder {
             let refresh = members::refresh(endpoints.clone(), interval, plan);
             AbortOnDropHandle::new(runtime.spawn(refresh))
         });
-        let core = Arc::new(Core {
+        Ok(Client::of(Core {
             options: self.options,
             endpoints,
             origin: Origin::new(rand::random()),
             runtime,
-            _member_refresh: refresh,
-            _upkeep: upkeep,
-        });
-        let (registrar, hubs) = (Registrar::new(core.clone()), Hubs::new(core.clone()));
-        Ok(Client { core, registrar: Arc::new(registrar), hubs: Arc::new(hubs) })
+            upkeep: refresh.into_iter().chain(upkeep).collect(),
+        }))
     }
 }
 
@@ -278,6 +275,44 @@ impl Client {
     /// As [`ClientBuilder::build`].
     pub fn new<S: Into<String>>(addresses: impl IntoIterator<Item = S>) -> Result<Self, Error> {
         Self::builder(addresses).build()
+    }
+
+    fn of(core: Core) -> Self {
+        let core = Arc::new(core);
+        let (registrar, hubs) = (Registrar::new(core.clone()), Hubs::new(core.clone()));
+        Self { core, registrar: Arc::new(registrar), hubs: Arc::new(hubs) }
+    }
+
+    /// A client for another caller, over the same connections: this token goes with each of its
+    /// calls, in the place of this client's own. For a process that calls for others, each with
+    /// their rights. Cheap: one may be made for each call.
+    ///
+    /// It has views, watches and registrations of its own, keeps no cache, and counts with this
+    /// client. The members are looked up as this client's caller, who may be nobody: then only the
+    /// addresses given are used.
+    ///
+    /// ```no_run
+    /// # async fn example(client: quorate_client::Client, token: &str) -> Result<(), quorate_client::Error> {
+    /// let orders = client.with_token(token)?.fetch("orders").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidCredential`]; [`Error::InvalidAddress`]: the token would go unencrypted to
+    /// another machine.
+    pub fn with_token(&self, token: impl Into<String>) -> Result<Self, Error> {
+        let bad = |fault| Error::InvalidCredential { option: "token", fault };
+        let token = TokenSource::given(token.into()).load().map_err(bad)?;
+        let Core { options, endpoints, origin, runtime, upkeep } = &*self.core;
+        Ok(Self::of(Core {
+            // What this client may see is not for the other's caller.
+            options: Options { cache_dir: None, ..options.clone() },
+            endpoints: Arc::new(endpoints.with_token(token)?),
+            origin: origin.clone(),
+            runtime: runtime.clone(),
+            upkeep: upkeep.clone(),
+        }))
     }
 
     /// Registers, waits until that is committed, and keeps it so in the background until the handle

@@ -21,10 +21,9 @@ pub(crate) struct Core {
     pub(crate) origin: Origin,
     /// Background work runs here, whichever thread starts it.
     pub(crate) runtime: Handle,
-    /// Ends with the last clone, registration and watch.
-    pub(crate) _member_refresh: Option<AbortOnDropHandle<()>>,
-    /// Reads certificates and tokens again; ends with them, too.
-    pub(crate) _upkeep: Option<AbortOnDropHandle<()>>,
+    /// What learns the members, and reads certificates and tokens again. Ends with the last clone,
+    /// registration and watch.
+    pub(crate) upkeep: Arc<[AbortOnDropHandle<()>]>,
 }
 
 #[derive(Debug, Clone)]

@@ -27,7 +27,9 @@ const QUEUE_MAX: usize = 8_192;
 /// Calls of unknown callers that have a line of their own, in this time. A caller without a
 /// credential must not fill the disk: these are some tens of KiB a second.
 const STRANGERS_MAX: u32 = 100;
-const STRANGERS_WITHIN: Duration = Duration::from_secs(1);
+/// Refusals at the listener for nodes that have one. A node that was taken out knocks for ever.
+const PEERS_MAX: u32 = 20;
+const PACE_OVER: Duration = Duration::from_secs(1);
 /// Of the lines that wait, so many may be of calls that were refused, whoever made them. The other
 /// places are for writes: where a line is required, none is done without one.
 const REFUSALS_MAX: usize = QUEUE_MAX / 4;
@@ -121,14 +123,33 @@ struct Required {
     trouble: Mutex<Option<Trouble>>,
 }
 
+/// How many lines of a kind there were of late.
+#[derive(Debug, Default)]
+struct Pace(Mutex<Option<(Instant, u32)>>);
+
+impl Pace {
+    /// Whether one more is taken, of so many in [`PACE_OVER`].
+    fn takes(&self, most: u32) -> bool {
+        let mut of_late = self.0.lock().expect("invariant: nothing panics under it");
+        let (since, count) = of_late.get_or_insert_with(|| (Instant::now(), 0));
+        if since.elapsed() >= PACE_OVER {
+            (*since, *count) = (Instant::now(), 0);
+        }
+        *count += 1;
+        *count <= most
+    }
+}
+
 /// Where lines are handed in.
 #[derive(Debug, Default)]
 pub(crate) struct Audit {
     lines: Option<mpsc::Sender<Line>>,
     required: Option<Required>,
     left_out: AtomicU64,
-    /// Since when calls of nobody are counted, and how many there were.
-    strangers: Mutex<Option<(Instant, u32)>>,
+    /// Of calls of nobody.
+    strangers: Pace,
+    /// Of refusals at the listener for nodes.
+    peers: Pace,
     refusals: Option<Arc<Semaphore>>,
 }
 
@@ -194,7 +215,10 @@ impl Audit {
             }
         };
         let is_crowded = event.decision == Decision::Denied && share.is_none();
-        if is_stuck || is_crowded || event.principal.is_none() && !self.takes_stranger() {
+        if is_stuck
+            || is_crowded
+            || event.principal.is_none() && !self.strangers.takes(STRANGERS_MAX)
+        {
             self.left_out.fetch_add(1, Ordering::Relaxed);
             return None;
         }
@@ -221,14 +245,13 @@ impl Audit {
         }
     }
 
-    fn takes_stranger(&self) -> bool {
-        let mut strangers = self.strangers.lock().expect("invariant: nothing panics under it");
-        let (since, count) = strangers.get_or_insert_with(|| (Instant::now(), 0));
-        if since.elapsed() >= STRANGERS_WITHIN {
-            (*since, *count) = (Instant::now(), 0);
+    /// Hands in the line of a refusal at the listener for nodes.
+    pub(crate) fn tell_of_peer(&self, event: Event) {
+        if self.peers.takes(PEERS_MAX) {
+            let _nobody_waits = self.tell(event, None);
+        } else {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
         }
-        *count += 1;
-        *count <= STRANGERS_MAX
     }
 }
 
@@ -315,6 +338,20 @@ mod tests {
         assert_eq!(lines[by_a]["left_out"], 50);
         let left = audit.left_out.load(Ordering::Relaxed);
         assert_eq!(left, u64::from(STRANGERS_MAX) + 1, "told with the next line");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_knocks_for_ever_fills_no_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let (audit, mut writer) = Audit::open(dir.path().join("audit"), false).unwrap();
+        for _ in 0..PEERS_MAX + 7 {
+            audit.tell_of_peer(event(Some("node:3")));
+        }
+        audit.tell(event(Some("token:a")), None);
+        writer.write_waiting().await;
+        let lines = lines(&dir.path().join("audit"));
+        assert_eq!(lines.len(), PEERS_MAX as usize + 1);
+        assert_eq!(lines.last().unwrap()["left_out"], 7);
     }
 
     /// A caller with a narrow right had all places, and others' writes were refused.

@@ -303,8 +303,8 @@ impl Bound {
         let alone = loops(&node, &self.log, &self.snapshots, self.start);
         let peer_service =
             PeerService { node: node.clone(), log: self.log, snapshots: self.snapshots };
-        let security = Security::peers(self.tls.clone());
-        let peers = serve_peers(peer_service, listeners.peers, security, stops.peers.clone());
+        let tls = self.tls.clone();
+        let peers = serve_peers(peer_service, listeners.peers, tls, stops.peers.clone());
         tasks.spawn_on(peers, &self.raft_on);
 
         if let Some(audit) = self.audit {

@@ -145,7 +145,7 @@ impl Follower {
         subscribe: WatchSubscribe,
     ) -> Result<Stream, Ended> {
         let within = self.core.options.attempt_timeout;
-        self.token = self.core.endpoints.dial.token_changes();
+        self.token = self.core.endpoints.token_changes();
         match Stream::open(node.address.clone(), node.connection.clone(), subscribe, within).await {
             Ok(stream) => {
                 self.counts().streams.one_more();
@@ -215,13 +215,13 @@ impl Follower {
 
     /// Waits until the next stream may be opened.
     pub(super) async fn pause(&mut self) {
-        let dial = &self.core.endpoints.dial;
+        let endpoints = &self.core.endpoints;
         let wait = match self.refused.take() {
-            Some(Decision::Reauthenticate) if dial.has_other_token(self.token).await => {
+            Some(Decision::Reauthenticate) if endpoints.has_other_token(self.token).await => {
                 SHORTEST_PAUSE
             }
             Some(_) => rights_pause(self.rounds.wait_whole_round()),
-            None => self.rounds.wait(&self.core.endpoints),
+            None => self.rounds.wait(endpoints),
         };
         sleep(wait.max(SHORTEST_PAUSE)).await;
     }

@@ -289,7 +289,7 @@ where
     let mut failed_for_good = 0;
     let mut reread = false;
     while deadline.saturating_duration_since(Instant::now()) > SHORTEST_ATTEMPT {
-        let token = endpoints.dial.token_changes();
+        let token = endpoints.token_changes();
         let failure = match attempt(endpoints, plan, &mut rounds, deadline, request, &send).await {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
@@ -300,7 +300,7 @@ where
             Decision::TryOthers => failed_for_good > endpoints.len(),
             Decision::Reauthenticate if !reread => {
                 reread = true;
-                if endpoints.dial.has_other_token(token).await {
+                if endpoints.has_other_token(token).await {
                     endpoints.counts.retries_token.one_more();
                     rounds.begin_round();
                     continue;

@@ -33,8 +33,9 @@ pub(crate) struct Dial {
     /// For connecting, the handshake included.
     pub(crate) timeout: Duration,
     pub(crate) encryption: Option<Arc<Encryption>>,
+    /// The one that the client was made with.
     pub(crate) token: Option<Arc<Token>>,
-    /// The token may go unencrypted to other machines, too.
+    /// A token may go unencrypted to other machines, too.
     pub(crate) plaintext_token: bool,
 }
 
@@ -47,7 +48,7 @@ impl Dial {
             (Some(Scheme::Https), None) => return Err(AddressFault::Tls),
             (Some(Scheme::Http), Some(_)) => return Err(AddressFault::Plaintext),
             (_, Some(_)) => {}
-            (_, None) if self.token.is_none() || self.plaintext_token || is_loopback(plain) => {}
+            (_, None) if self.token.is_none() || self.may_send_token(plain) => {}
             (_, None) => return Err(AddressFault::PlaintextToken),
         }
         let uri = |scheme: &str| format!("{scheme}://{plain}");
@@ -69,10 +70,15 @@ impl Dial {
         Ok((plain.into(), endpoint))
     }
 
+    /// Whether a token may go to this address.
+    pub(super) fn may_send_token(&self, plain: &str) -> bool {
+        self.encryption.is_some() || self.plaintext_token || is_loopback(plain)
+    }
+
     /// A connection that is made when it is first used, and again whenever it broke.
     #[cfg_attr(not(feature = "tls"), allow(unused_variables, reason = "the endpoint has it"))]
-    pub(super) fn connect(&self, address: &Address, endpoint: &Endpoint) -> Connection {
-        let channel = match &self.encryption {
+    pub(super) fn connect(&self, address: &Address, endpoint: &Endpoint) -> Channel {
+        match &self.encryption {
             #[cfg(feature = "tls")]
             Some(encryption) => {
                 let (encryption, address) = (encryption.clone(), address.clone());
@@ -84,22 +90,7 @@ impl Dial {
             #[cfg(not(feature = "tls"))]
             Some(none) => match **none {},
             None => endpoint.connect_lazy(),
-        };
-        InterceptedService::new(channel, Authorize(self.token.clone()))
-    }
-
-    /// Another number after each change of the token.
-    pub(crate) fn token_changes(&self) -> u64 {
-        self.token.as_ref().map_or(0, |token| token.changes())
-    }
-
-    /// A call was refused for its token, and the token had changed this often before it. Looks
-    /// whether there is another one by now.
-    pub(crate) async fn has_other_token(&self, changes_before: u64) -> bool {
-        if let Some(token) = &self.token {
-            token.reread().await;
         }
-        self.token_changes() != changes_before
     }
 
     /// Reads files again for ever; `None` where there are none.

@@ -14,13 +14,14 @@ use quorate_proto::v1::{ListMembersResponse, ResponseHeader};
 use rand::seq::{IndexedRandom, SliceRandom};
 use tokio::sync::{Notify, watch};
 use tonic::Status;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::cluster_id::ClusterId;
 use crate::counters::Counts;
 use crate::error::{AddressFault, Error};
 use crate::nodes::dial::{Connection, Dial};
 use crate::nodes::rebalance::{Growth, Rebalance};
+use crate::nodes::token::{Authorize, Token};
 
 /// A node that failed is asked after all others for this long: a hung one should not cost each call
 /// an attempt.
@@ -44,23 +45,25 @@ pub(crate) enum Target {
     Leader,
 }
 
-/// The nodes, shared by everything that calls.
-#[derive(Debug)]
+/// The nodes, shared by everything that calls, and who calls. A clone has the same nodes.
+#[derive(Debug, Clone)]
 pub(crate) struct Endpoints {
     /// Held for a few list operations; never across an await.
-    inner: Mutex<Inner>,
+    inner: Arc<Mutex<Inner>>,
     /// Notified when a node failed: the list may be out of date.
-    pub(super) failure: Notify,
+    pub(super) failure: Arc<Notify>,
     /// Notified when an answer was of a later change of the members than any before.
-    news: Notify,
+    news: Arc<Notify>,
     /// Notified when nodes were added.
-    pub(super) rebalance: Rebalance,
+    pub(super) rebalance: Arc<Rebalance>,
     /// The cluster that answers; `None` before the first answer. Only changed while `inner` is
     /// held.
     cluster: watch::Sender<Option<ClusterId>>,
-    pub(crate) dial: Dial,
+    dial: Dial,
+    /// What goes with each call from here.
+    token: Option<Arc<Token>>,
     /// What all that calls counts.
-    pub(crate) counts: Counts,
+    pub(crate) counts: Arc<Counts>,
 }
 
 #[derive(Debug)]
@@ -83,7 +86,7 @@ struct Inner {
 struct Node {
     address: Address,
     endpoint: Endpoint,
-    connection: Option<Connection>,
+    connection: Option<Channel>,
     seed: bool,
     member: bool,
     failed_at: Option<Instant>,
@@ -115,19 +118,72 @@ impl Endpoints {
         let current = nodes.first().ok_or(Error::NoAddresses)?.address.clone();
         let (members_as_of, changed_at) = (0, 0);
         let inner = Inner { nodes, current, leader: None, heard: None, members_as_of, changed_at };
-        let rebalance = Rebalance::new(rebalance_within);
-        let cluster = watch::Sender::new(None);
-        let counts = Counts::default();
-        let (inner, failure, news) = (Mutex::new(inner), Notify::new(), Notify::new());
-        Ok(Self { inner, failure, news, rebalance, cluster, dial, counts })
+        Ok(Self {
+            inner: Arc::new(Mutex::new(inner)),
+            failure: Arc::default(),
+            news: Arc::default(),
+            rebalance: Arc::new(Rebalance::new(rebalance_within)),
+            cluster: watch::Sender::new(None),
+            token: dial.token.clone(),
+            dial,
+            counts: Arc::default(),
+        })
+    }
+
+    /// The same nodes and connections for another caller.
+    ///
+    /// # Errors
+    /// [`Error::InvalidAddress`]: its token must not go to one of the addresses that were given.
+    pub(crate) fn with_token(&self, token: Token) -> Result<Self, Error> {
+        let other = Self { token: Some(Arc::new(token)), ..self.clone() };
+        let barred = {
+            let inner = other.lock();
+            let barred = inner.nodes.iter().find(|node| node.seed && !other.may_ask(node));
+            barred.map(|node| node.address.to_string())
+        };
+        match barred {
+            None => Ok(other),
+            Some(address) => {
+                Err(Error::InvalidAddress { address, fault: AddressFault::PlaintextToken })
+            }
+        }
+    }
+
+    /// Whether what goes with each call from here may go to a node. To one of those that were given
+    /// at least, it may.
+    fn may_ask(&self, node: &Node) -> bool {
+        self.token.is_none() || self.dial.may_send_token(&node.address)
+    }
+
+    fn authorized(&self, channel: Channel) -> Connection {
+        Connection::new(channel, Authorize(self.token.clone()))
+    }
+
+    /// Another number after each change of the token.
+    pub(crate) fn token_changes(&self) -> u64 {
+        self.token.as_ref().map_or(0, |token| token.changes())
+    }
+
+    /// A call was refused for its token, and the token had changed this often before it. Looks
+    /// whether there is another one by now.
+    pub(crate) async fn has_other_token(&self, changes_before: u64) -> bool {
+        if let Some(token) = &self.token {
+            token.reread().await;
+        }
+        self.token_changes() != changes_before
     }
 
     /// The best node that is not among `tried`; `None` when all are.
     pub(super) fn pick(&self, target: Target, tried: &[Address]) -> Option<(Address, Connection)> {
         let mut inner = self.lock();
-        let at = inner.best(target, tried)?;
+        let barred = inner.nodes.iter().filter(|node| !self.may_ask(node));
+        let barred: Vec<Address> = barred.map(|node| node.address.clone()).collect();
+        let at = match &*barred {
+            [] => inner.best(target, tried)?,
+            barred => inner.best(target, &[tried, barred].concat())?,
+        };
         let node = &mut inner.nodes[at];
-        Some((node.address.clone(), node.connection(&self.dial)))
+        Some((node.address.clone(), self.authorized(node.connection(&self.dial))))
     }
 
     /// The connection to a node; `None` where it is no member.
@@ -135,17 +191,18 @@ impl Endpoints {
         let mut inner = self.lock();
         let mut nodes = inner.nodes.iter_mut();
         let node = nodes.find(|node| node.member && node.address == *address)?;
-        Some(node.connection(&self.dial))
+        self.may_ask(node).then(|| self.authorized(node.connection(&self.dial)))
     }
 
     /// Whether a node is left that is not among `tried`.
     pub(super) fn has_untried(&self, tried: &[Address]) -> bool {
-        self.lock().nodes.iter().any(|node| !tried.contains(&node.address))
+        let inner = self.lock();
+        inner.nodes.iter().any(|node| !tried.contains(&node.address) && self.may_ask(node))
     }
 
     /// How many nodes there are to try.
     pub(crate) fn len(&self) -> usize {
-        self.lock().nodes.len()
+        self.lock().nodes.iter().filter(|node| self.may_ask(node)).count()
     }
 
     /// The cluster that the client is of; `None` before the first answer.
@@ -320,7 +377,7 @@ impl Node {
         })
     }
 
-    fn connection(&mut self, dial: &Dial) -> Connection {
+    fn connection(&mut self, dial: &Dial) -> Channel {
         let made = || dial.connect(&self.address, &self.endpoint);
         self.connection.get_or_insert_with(made).clone()
     }

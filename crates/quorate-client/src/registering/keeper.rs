@@ -346,14 +346,14 @@ impl Keeper {
         };
         let deadline = Instant::now() + plan.within;
         let endpoints = &self.core.endpoints;
-        let token = endpoints.dial.token_changes();
+        let token = endpoints.token_changes();
         let answer =
             match attempt(endpoints, &plan, &mut self.rounds, deadline, &request, send).await {
                 Ok(answer) => answer,
                 Err(failure) => {
                     if failure.decision == Decision::Reauthenticate {
                         // The next attempt takes it, if there is another one.
-                        endpoints.dial.has_other_token(token).await;
+                        endpoints.has_other_token(token).await;
                     }
                     return Err(failure);
                 }

@@ -183,7 +183,7 @@ impl Sender {
             self.waiting.due().await;
             let (mut address, connection) = rounds.pick(&self.endpoints, Target::Any);
             let mut batches = VecDeque::new();
-            let token = self.endpoints.dial.token_changes();
+            let token = self.endpoints.token_changes();
             let ended = match self.open(connection, &rounds).await {
                 Ok(stream) => {
                     self.exchange(stream, &mut batches, &mut address, &mut rounds, &mut mover).await
@@ -195,7 +195,7 @@ impl Sender {
                     rounds.was_late();
                 }
                 let again = decide(&status) == Decision::Reauthenticate
-                    && self.endpoints.dial.has_other_token(token).await;
+                    && self.endpoints.has_other_token(token).await;
                 let interval = self.failed(&address, &status, batches, again);
                 let wait = rounds.wait(&self.endpoints).min(interval);
                 sleep(retry_after(&status).map_or(wait, |told| told.max(wait))).await;

@@ -232,3 +232,64 @@ async fn a_token_does_not_go_to_other_machines_in_the_clear() {
     let error = missing.unwrap_err().to_string();
     assert!(error.starts_with("token: /no/such/file: "), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_of_one_process_share_connections_and_no_rights() {
+    let fakes = Fake::cluster(1);
+    fakes[0].state().wanted_token = Some("secret-2");
+    put(&fakes[0], "a");
+    let client = builder(&fakes).token("secret-1").build().unwrap();
+    let other = client.with_token("secret-2").unwrap();
+    assert!(!format!("{other:?}").contains("secret"), "{other:?}");
+    for _ in 0..2 {
+        assert!(is_unauthenticated(&client.fetch("s").await.unwrap_err()));
+        assert_eq!(other.fetch("s").await.unwrap().instances.len(), 1);
+    }
+    let view = other.discover("s").unwrap();
+    let mut watch = other.watch("s");
+    assert!(matches!(within(watch.next()).await, Some(WatchEvent::Snapshot(_))));
+    within(view.synced()).await;
+    let handle = other.register(me()).await.unwrap();
+    let renewed = fakes[0].calls("renew");
+    // What was begun goes on without the client that began it, and without the first one.
+    drop((client, other));
+    until("it renews", || fakes[0].calls("renew") >= renewed + 2).await;
+    assert!(matches!(handle.state(), RegistrationState::Registered(_)));
+    assert_eq!(fakes[0].calls("unauthenticated"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_callers_token_goes_nowhere_in_the_clear_either() {
+    let elsewhere = Client::builder(["127.0.0.1:1", "10.0.0.1:1"]);
+    let refused = elsewhere.clone().build().unwrap().with_token("secret").unwrap_err();
+    let expected = AddressFault::PlaintextToken;
+    assert!(
+        matches!(&refused, Error::InvalidAddress { address, fault } if address == "10.0.0.1:1" && *fault == expected),
+        "{refused}"
+    );
+    assert!(!refused.to_string().contains("secret"));
+    let allowed = elsewhere.allow_plaintext_token(true).build().unwrap();
+    assert!(allowed.with_token("secret").is_ok());
+    let error = allowed.with_token("two words").unwrap_err().to_string();
+    assert!(error.contains("one word") && !error.contains("two words"), "{error}");
+
+    // Nor to a member that the first client may ask, which has no token: to an address that is this
+    // machine's, but does not look like it.
+    const ELSEWHERE: &str = "0.0.0.0:1";
+    let fakes = Fake::cluster(1);
+    let mine = fakes[0].address();
+    fakes[0].state().members = vec![ELSEWHERE.to_owned(), mine.clone()];
+    let client = builder(&fakes).member_refresh(Some(Duration::from_secs(60))).build().unwrap();
+    until("it has learned", || client.addresses().len() == 2).await;
+    put(&fakes[0], "a");
+    let other = client.with_token("secret").unwrap();
+    fakes[0].set(Mode::Unavailable);
+    let Error::Unreachable { tried, .. } = other.fetch("s").await.unwrap_err() else {
+        panic!("it is reached")
+    };
+    assert!(tried.iter().all(|attempt| attempt.address == mine), "{tried:?}");
+    let Error::Unreachable { tried, .. } = client.fetch("s").await.unwrap_err() else {
+        panic!("it is reached")
+    };
+    assert!(tried.iter().any(|attempt| attempt.address == ELSEWHERE), "{tried:?}");
+}

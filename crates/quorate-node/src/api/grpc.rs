@@ -12,7 +12,7 @@ mod forwarded;
 mod guard;
 mod pages;
 pub(crate) mod peer;
-mod peer_door;
+pub(crate) mod peer_door;
 mod peer_error;
 pub(crate) mod registry;
 mod renew;

@@ -175,8 +175,7 @@ pub(super) async fn ends(
 ) {
     let aged = async {
         match security.age() {
-            // Up to a tenth sooner: connections that began together do not end together.
-            Some(age) => sleep(age - age.mul_f64(0.1 * fraction())).await,
+            Some(age) => sleep(up_to_a_tenth_sooner(age)).await,
             None => std::future::pending().await,
         }
     };
@@ -195,6 +194,11 @@ pub(super) async fn ends(
             line.end_in(outlived.grace);
         }
     }
+}
+
+/// Connections that began together do not end together.
+fn up_to_a_tenth_sooner(age: Duration) -> Duration {
+    age - age.mul_f64(0.1 * fraction())
 }
 
 /// At random, at least 0 and below 1.
@@ -305,5 +309,22 @@ impl http_body::Body for CountedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_end_over_a_tenth_of_their_age() {
+        let age = Duration::from_secs(1_000);
+        let mut ends: Vec<_> = (0..1_000).map(|_| up_to_a_tenth_sooner(age)).collect();
+        ends.sort_unstable();
+        assert!(ends[0] > age * 9 / 10 && *ends.last().unwrap() <= age, "{ends:?}");
+        // No second of these hundred has more than four times its share.
+        let most =
+            (900..1_000).map(|second| ends.iter().filter(|end| end.as_secs() == second).count());
+        assert!(most.max() <= Some(40), "{ends:?}");
     }
 }

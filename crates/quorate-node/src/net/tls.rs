@@ -36,7 +36,7 @@ use crate::net::tls::told::Told;
 use crate::net::tls::verify::NodeVerifier;
 use crate::wall;
 
-pub(crate) use accept::{Secured, Security};
+pub(crate) use accept::{Secured, Security, TellsRefused};
 pub(crate) use error::TlsError;
 pub(crate) use lasting::{Outlived, Shown};
 

@@ -18,6 +18,7 @@ use crate::api::dns::Resolver;
 use crate::api::grpc::admin::AdminService;
 use crate::api::grpc::door::{self, TRANSPORT_MAX};
 use crate::api::grpc::peer::PeerService;
+use crate::api::grpc::peer_door::refused_handshakes;
 use crate::api::grpc::registry::RegistryService;
 use crate::api::grpc::routes::ClientCalls;
 use crate::api::http::{Observed, router};
@@ -30,7 +31,7 @@ use crate::net::authority::AnyAuthority;
 use crate::net::calls::{self, Counted, Open, UnderWay};
 use crate::net::connections::{Connections, Limits, Refusals};
 use crate::net::http;
-use crate::net::tls::Security;
+use crate::net::tls::{Security, Tls};
 use crate::node::Node;
 use crate::peers::MESSAGE_MAX;
 
@@ -116,10 +117,11 @@ pub(super) fn serve_clients<H: Health>(
 pub(super) async fn serve_peers(
     service: PeerService,
     listener: Listener,
-    security: Security,
+    tls: Option<Arc<Tls>>,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let (tunables, meters) = (service.node.tunables(), service.node.meters());
+    let security = Security::peers(tls, refused_handshakes(service.node.clone()));
     let refusals = one_lane(meters, "peer_connections");
     let connections = Connections::new("peers", peer_limits(tunables), refusals);
     let under_way = calls_under_way("peers", tunables, one_lane(meters, "peer_calls"));

@@ -1,18 +1,44 @@
 //! The one way in for calls of other nodes: which node may make which call. What a call says is
-//! checked by `guard.rs`, where that takes more than its sender.
+//! checked by `guard.rs`, where that takes more than its sender. Who is refused here is told to the
+//! audit log.
+
+use std::error::Error as _;
+use std::sync::Arc;
 
 use quorate_log::NodeId;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use crate::api::grpc::peer::PeerService;
 use crate::api::grpc::peer_error::PeerError;
+use crate::api::grpc::told;
+use crate::audit::{Decision, Event, Subject};
 use crate::net::connections::Line;
+use crate::net::tls::TellsRefused;
+use crate::node::Node;
 use crate::peers::Envelope;
+use crate::wall;
 
-/// Each call that the listener for peers takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PeerMethod {
+/// What a connection has in the place of a method that was refused before its first call.
+const HANDSHAKE: &str = "quorate.peer.v1.Peer handshake";
+
+macro_rules! methods {
+    ($($method:ident,)*) => {
+        /// Each call that the listener for peers takes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum PeerMethod { $($method,)* }
+
+        impl PeerMethod {
+            fn path(self) -> &'static str {
+                match self {
+                    $(Self::$method => concat!("quorate.peer.v1.Peer/", stringify!($method)),)*
+                }
+            }
+        }
+    };
+}
+
+methods! {
     Identify,
     Append,
     AppendStream,
@@ -117,8 +143,60 @@ impl PeerService {
             Err(refused) => {
                 let (sender, message) = (call.envelope.sender.map(NodeId::get), refused.message());
                 tracing::debug!(?method, sender, message, "refused a call of another node");
+                if is_for_sender(&refused) {
+                    tell(&self.node, method.path(), &line, refused.code(), message);
+                }
                 Err(refused)
             }
         }
     }
+}
+
+/// Whether it is for who calls that a call is refused, and not for what this node is or can do.
+fn is_for_sender(refused: &Status) -> bool {
+    let error = refused.source().and_then(|source| source.downcast_ref::<PeerError>());
+    matches!(
+        error,
+        Some(
+            PeerError::OtherCluster { .. }
+                | PeerError::NoSender
+                | PeerError::OtherSender { .. }
+                | PeerError::Refused { .. }
+        )
+    )
+}
+
+/// Tells the audit log of connections that are refused before their first call.
+pub(crate) fn refused_handshakes(node: Arc<Node>) -> TellsRefused {
+    Arc::new(move |line, why| tell(&node, HANDSHAKE, line, Code::Unauthenticated, why))
+}
+
+fn tell(node: &Node, method: &'static str, line: &Line, code: Code, why: &str) {
+    if !node.audit().is_on() {
+        return;
+    }
+    node.audit().tell_of_peer(Event {
+        time: wall::stamp(),
+        node: node.id(),
+        request: String::new(),
+        principal: proved(line),
+        method,
+        subject: Subject::default(),
+        decision: Decision::Denied,
+        code: told::name(code),
+        reason: Some(why.chars().take(told::REASON_MAX).collect()),
+        revision: None,
+        from: line.address(),
+        left_out: 0,
+    });
+}
+
+/// Who a connection has proved to be, as principals are named.
+fn proved(line: &Line) -> Option<String> {
+    if let Some(node) = line.node() {
+        return Some(format!("node:{node}"));
+    }
+    let certificate = line.certificate()?;
+    let name = certificate.spiffe.as_ref().or(certificate.common_name.as_ref())?;
+    Some(format!("certificate:{name}"))
 }

@@ -119,7 +119,7 @@ impl Told {
 }
 
 /// Characters of the reason for a refusal in one line, at most.
-const REASON_MAX: usize = 512;
+pub(super) const REASON_MAX: usize = 512;
 
 /// As everybody writes it: `PERMISSION_DENIED`.
 pub(in crate::api) fn name(code: Code) -> String {

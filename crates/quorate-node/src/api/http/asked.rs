@@ -6,9 +6,9 @@ use std::sync::Arc;
 use axum::RequestPartsExt as _;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRequestParts, RawPathParams};
-use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use futures_util::StreamExt as _;
 use quorate_proto::trailers;
 use serde::de::DeserializeOwned;
@@ -106,6 +106,7 @@ impl Asked {
     async fn whole(&self, api: &Api, body: Body) -> Result<Vec<u8>, Problem> {
         if !body.is_end_stream() || self.method == Method::POST {
             check_json(&self.headers)?;
+            check_plain(&self.headers)?;
         }
         whole(&self.headers, body, api.arriving.begin(self.line.clone())).await
     }
@@ -168,6 +169,19 @@ fn check_json(headers: &HeaderMap) -> Result<(), Problem> {
             Err(Problem::new(status, Code::InvalidArgument, detail).of("content-type", must))
         }
     }
+}
+
+/// Nothing is unpacked here: what is small on the way could be large.
+fn check_plain(headers: &HeaderMap) -> Result<(), Problem> {
+    let is_plain = |found: &HeaderValue| found.as_bytes().eq_ignore_ascii_case(b"identity");
+    let Some(found) = headers.get_all(CONTENT_ENCODING).iter().find(|found| !is_plain(found))
+    else {
+        return Ok(());
+    };
+    let must = "must be identity, or left out";
+    let detail = format!("content-encoding {must}, and is {found:?}");
+    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    Err(Problem::new(status, Code::InvalidArgument, detail).of("content-encoding", must))
 }
 
 /// Refuses what a page of another origin has a browser change.

@@ -21,6 +21,9 @@ use crate::net::tls::{Outlived, Shown, Tls, wall_time};
 /// there may be is said where connections find their places.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
 
+/// Is told which connection was refused, and why.
+pub(crate) type TellsRefused = Arc<dyn Fn(&Line, &str) + Send + Sync>;
+
 /// How a listener secures its connections.
 #[derive(Clone)]
 pub(crate) enum Security {
@@ -31,7 +34,7 @@ pub(crate) enum Security {
     /// TLS for operators' tools, which speak HTTP/1.1.
     Tools(Arc<Tls>),
     /// TLS for the other nodes, and for no clients.
-    Peers(Arc<Tls>),
+    Peers(Arc<Tls>, TellsRefused),
 }
 
 /// A connection that calls come on.
@@ -54,15 +57,17 @@ impl Security {
         tls.map_or(Self::Plain, Self::Tools)
     }
 
-    pub(crate) fn peers(tls: Option<Arc<Tls>>) -> Self {
-        tls.map_or(Self::Plain, Self::Peers)
+    pub(crate) fn peers(tls: Option<Arc<Tls>>, refused: TellsRefused) -> Self {
+        tls.map_or(Self::Plain, |tls| Self::Peers(tls, refused))
     }
 
     /// The age at which a connection is to end, if any.
     pub(crate) fn age(&self) -> Option<Duration> {
         match self {
             Self::Plain => None,
-            Self::Clients(tls) | Self::Tools(tls) | Self::Peers(tls) => Some(tls.connection_age()),
+            Self::Clients(tls) | Self::Tools(tls) | Self::Peers(tls, _) => {
+                Some(tls.connection_age())
+            }
         }
     }
 
@@ -71,13 +76,16 @@ impl Security {
         let line = connection.connect_info();
         let tls = match self {
             Self::Plain => return Some(Secured { stream: Stream::Plain(connection), line }),
-            Self::Clients(tls) | Self::Tools(tls) | Self::Peers(tls) => tls,
+            Self::Clients(tls) | Self::Tools(tls) | Self::Peers(tls, _) => tls,
         };
         let from = line.address();
         match timeout(HANDSHAKE_WITHIN, self.handshake(tls, connection, &line)).await {
             Ok(Ok(stream)) => Some(Secured { stream: Stream::Tls(Box::new(stream)), line }),
             Ok(Err(error)) => {
-                tls.told.handshake_failed(from, &error);
+                let why = tls.told.handshake_failed(from, &error);
+                if let (Some(why), Self::Peers(_, refused)) = (why, self) {
+                    refused(&line, &why);
+                }
                 None
             }
             Err(_elapsed) => {
@@ -101,15 +109,13 @@ impl Security {
         };
         let stream = TlsAcceptor::from(config.clone()).accept(connection).await?;
         let certificate = tls.certificate(stream.get_ref().1.peer_certificates())?;
-        if let Self::Peers(..) = self
-            && certificate.as_ref().and_then(|id| id.node(&tls.cluster)).is_none()
-        {
-            let problem = format!("its certificate is of no node of the cluster {:?}", tls.cluster);
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
-        }
         let node = certificate.as_ref().and_then(|id| id.node(&tls.cluster));
         let shown = Shown::new(stream.get_ref().1.peer_certificates(), loaded.set);
         line.identify(certificate, node, shown);
+        if let (Self::Peers(..), None) = (self, node) {
+            let problem = format!("its certificate is of no node of the cluster {:?}", tls.cluster);
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
+        }
         Ok(stream)
     }
 
@@ -118,7 +124,7 @@ impl Security {
         let (tls, of_peers) = match self {
             Self::Plain => return std::future::pending().await,
             Self::Clients(tls) | Self::Tools(tls) => (tls, false),
-            Self::Peers(tls) => (tls, true),
+            Self::Peers(tls, _) => (tls, true),
         };
         let Some(shown) = line.shown() else { return std::future::pending().await };
         let verify = |loaded: &Loaded, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]| {

@@ -38,20 +38,27 @@ struct Refused {
 }
 
 impl Told {
-    pub(super) fn handshake_failed(&self, from: Option<IpAddr>, error: &io::Error) {
+    /// Why it was refused; `None`: the other end broke it off.
+    pub(super) fn handshake_failed(
+        &self,
+        from: Option<IpAddr>,
+        error: &io::Error,
+    ) -> Option<String> {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset, UnexpectedEof};
         // Load balancers look whether a port is open.
         if let UnexpectedEof | ConnectionReset | ConnectionAborted = error.kind() {
             tracing::debug!(?from, %error, "a connection ended before its TLS handshake did");
-            return;
+            return None;
         }
         let held = error.get_ref().and_then(|held| held.downcast_ref::<rustls::Error>());
-        match held {
+        let why = match held {
             Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
-                self.refused(from, &"it does not speak TLS, and this port takes nothing else");
+                "it does not speak TLS, and this port takes nothing else".to_owned()
             }
-            _ => self.refused(from, error),
-        }
+            _ => error.to_string(),
+        };
+        self.refused(from, &why);
+        Some(why)
     }
 
     pub(super) fn handshakes_refused(&self) -> u64 {

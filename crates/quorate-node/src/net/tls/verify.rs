@@ -145,7 +145,81 @@ impl ServerCertVerifier for NodeVerifier {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{
+        BasicConstraints, CertificateParams, CustomExtension, IsCa, Issuer, KeyPair, SanType,
+        date_time_ymd,
+    };
+    use rustls::RootCertStore;
+
     use super::*;
+    use crate::net::tls::{files, wall_time};
+
+    struct Authority {
+        certificate: CertificateDer<'static>,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    impl Authority {
+        fn new() -> Self {
+            Self::with(Vec::new())
+        }
+
+        fn with(extensions: Vec<CustomExtension>) -> Self {
+            let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.custom_extensions = extensions;
+            let certificate = params.self_signed(&key).unwrap().der().clone();
+            Self { certificate, issuer: Issuer::new(params, key) }
+        }
+
+        fn issue(&self, uris: &[&str], last_year: i32) -> CertificateDer<'static> {
+            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            params.not_after = date_time_ymd(last_year, 1, 1);
+            let uris = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap()));
+            params.subject_alt_names.extend(uris);
+            let key = KeyPair::generate().unwrap();
+            params.signed_by(&key, &self.issuer).unwrap().der().clone()
+        }
+    }
+
+    /// CVE-2019-9764 (Consul): who answered was believed to be the one that was dialled, whatever
+    /// its certificate said.
+    #[test]
+    fn a_node_that_is_dialled_has_to_be_the_one_that_was_wanted() {
+        const NODE_2: &str = "spiffe://quorate/node/2";
+        let (ours, strangers) = (Authority::new(), Authority::new());
+        // RUSTSEC-2026-0098: limits on URIs were passed over. They cannot be judged, so nothing of
+        // an authority that has some is taken, not even what is within them (RFC 5280, 4.2.1.10).
+        let within = der(SEQUENCE, &der(0xa0, &der(SEQUENCE, &der(0x86, b"quorate"))));
+        let within = CustomExtension::from_oid_content(&[2, 5, 29, 30], within);
+        let limited = Authority::with(vec![within]);
+        let mut roots = RootCertStore::empty();
+        for authority in [&ours, &limited] {
+            roots.add(authority.certificate.clone()).unwrap();
+        }
+        let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), files::provider());
+        let chain = chain.build().unwrap();
+        for (what, authority, uris, last_year, [as_node_2, as_any]) in [
+            ("the one", &ours, &[NODE_2][..], 2060, [true, true]),
+            ("another node", &ours, &["spiffe://quorate/node/3"], 2060, [false, true]),
+            ("another cluster's", &ours, &["spiffe://other/node/2"], 2060, [false, false]),
+            ("a client", &ours, &["spiffe://quorate/client/2"], 2060, [false, false]),
+            ("a host", &ours, &[], 2060, [false, false]),
+            ("two at once", &ours, &[NODE_2, "spiffe://quorate/node/3"], 2060, [false, false]),
+            ("a stranger's", &strangers, &[NODE_2], 2060, [false, false]),
+            ("of an authority that is limited", &limited, &[NODE_2], 2060, [false, false]),
+            ("one of the past", &ours, &[NODE_2], 2020, [false, false]),
+        ] {
+            let leaf = authority.issue(uris, last_year);
+            for (node, taken) in [(NodeId::new(2), as_node_2), (None, as_any)] {
+                let verifier =
+                    NodeVerifier { chain: chain.clone(), cluster: "quorate".into(), node };
+                let name = ServerName::try_from("node").unwrap();
+                let verified = verifier.verify_server_cert(&leaf, &[], &name, &[], wall_time());
+                assert_eq!(verified.is_ok(), taken, "{what}, for {node:?}: {verified:?}");
+            }
+        }
+    }
 
     fn der(tag: u8, content: &[u8]) -> Vec<u8> {
         let length = content.len();

@@ -1,0 +1,106 @@
+//! Handshakes that are begun and never ended, by the thousand: nobody else notices, and nothing of
+//! them stays.
+
+use std::time::{Duration, Instant};
+
+use quorate_client::{InstanceBuilder, Registration, RegistrationState};
+use quorate_proto::v1::registry_client::RegistryClient;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::{Authority, Cluster, SOON, TTL, channel, eventually, is_served, start};
+use crate::floods::{BACK_WITHIN, LONG, ROUNDS, SLOWER_MAX, UNNOTICED, p99_of};
+use crate::raw::registration;
+use crate::unread::resident_mib;
+
+const HALF_OPEN: usize = 2_000;
+/// How many handshakes of others are timed.
+const HANDSHAKES: usize = 11;
+/// Others connect within this, or within three times what it takes them alone.
+const CONNECTS_WITHIN: Duration = Duration::from_millis(100);
+/// What the allocator may keep of two thirds of a thousand connections that are gone.
+const KEPT_MIB: u64 = 16;
+/// What others may open and close meanwhile.
+const OTHER_DESCRIPTORS: usize = 16;
+
+/// The head of a ClientHello, of which the rest never comes, at all three nodes.
+async fn begin(cluster: &Cluster) -> Vec<TcpStream> {
+    let mut half_open = Vec::new();
+    for at in 0..HALF_OPEN {
+        let mut stream = TcpStream::connect(&cluster.nodes[at % 3].clients).await.unwrap();
+        stream.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]).await.unwrap();
+        half_open.push(stream);
+    }
+    half_open
+}
+
+fn descriptors(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// GHSA-6vch-q96h-7gc3 (etcd 3.5.33): a handshake had all the time in the world.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn half_open_handshakes_keep_nobody_out_and_leave_nothing() {
+    let authority = Authority::new("ours");
+    let (mut cluster, _files, client) = start(&authority, 3_600_000).await;
+    let instance = InstanceBuilder::new("web", "a").endpoint("http", "http://h:1");
+    let handle = client.register(Registration::new(instance).ttl(TTL)).await.unwrap();
+    let pid = cluster.nodes[0].process().pid();
+    let (address, shown) = (cluster.nodes[0].clients.clone(), authority.client());
+    let mut registry = RegistryClient::new(channel(&address, &authority, &shown));
+    let registered = registry.register(registration("kept", "a", LONG, 0)).await.unwrap();
+    let lease = registered.into_inner().lease_id;
+    // Of some handshakes, the one in the middle.
+    let handshake = async || {
+        let mut took = Vec::new();
+        for _ in 0..HANDSHAKES {
+            let begun = Instant::now();
+            is_served(&address, &authority.pem, Some(&shown)).await.unwrap();
+            took.push(begun.elapsed());
+        }
+        took.sort_unstable();
+        took[HANDSHAKES / 2]
+    };
+    let (mut rounds, mut before) = (Vec::new(), None);
+    let passed = loop {
+        let alone = tokio::join!(p99_of(&registry, lease), handshake());
+        let (mib, open) = *before.get_or_insert_with(|| (resident_mib(pid), descriptors(pid)));
+        let half_open = begin(&cluster).await;
+        eventually("they are accepted", SOON, async || match descriptors(pid) {
+            now if now >= open + HALF_OPEN / 4 => Ok(()),
+            now => Err(format!("{now} descriptors, {open} before")),
+        })
+        .await;
+        let beside = tokio::join!(p99_of(&registry, lease), handshake());
+        let with_them = resident_mib(pid);
+        eprintln!(
+            "measured: p99 of renewals and a handshake: {alone:?} alone, {beside:?} beside \
+             {HALF_OPEN} half-open ones; {with_them} MiB, {mib} before"
+        );
+        eventually("half-open handshakes end", SOON, async || match descriptors(pid) {
+            now if now <= open + OTHER_DESCRIPTORS => Ok(()),
+            now => Err(format!("{now} descriptors, {open} before")),
+        })
+        .await;
+        drop(half_open);
+        rounds.push((alone, beside));
+        let renewal = rounds.iter().map(|((renewal, _), _)| *renewal).min().unwrap_or_default();
+        let connect = rounds.iter().map(|((_, connect), _)| *connect).min().unwrap_or_default();
+        if beside.0 <= UNNOTICED.max(renewal * SLOWER_MAX)
+            && beside.1 <= CONNECTS_WITHIN.max(connect * SLOWER_MAX)
+        {
+            break true;
+        }
+        if rounds.len() == ROUNDS {
+            break false;
+        }
+    };
+    assert!(passed, "p99 of renewals and a handshake, alone and beside: {rounds:?}");
+    assert!(matches!(handle.state(), RegistrationState::Registered(_)), "{:?}", handle.state());
+    let (mib, _) = before.expect("it was measured");
+    eventually("the memory is given back", BACK_WITHIN, async || match resident_mib(pid) {
+        now if now <= mib + KEPT_MIB => Ok(()),
+        now => Err(format!("{now} MiB, {mib} before")),
+    })
+    .await;
+}
