@@ -16,11 +16,11 @@ use tokio::time::timeout;
 const SERVICE: &str = "billing";
 const LIVES: &str = "lives";
 const GHOST: &str = "ghost";
-/// What ends by itself, for the script.
+/// What ends by itself, for the script: later than what lives would, if it were not renewed.
 pub(super) const HAUNT: &str =
-    "quorate register billing ghost --endpoint http=http://10.0.0.9:1 --ttl 5s --once\n";
+    "quorate register billing ghost --endpoint http=http://10.0.0.9:1 --ttl 12s --once\n";
 /// Longer than any time without a leader: the machine may be slow.
-const TTL: Duration = Duration::from_secs(15);
+const TTL: Duration = Duration::from_secs(10);
 const GONE_WITHIN: Duration = Duration::from_secs(40);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
