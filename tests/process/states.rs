@@ -337,8 +337,14 @@ async fn a_removed_node_alone_answers_for_no_cluster() {
     if cluster.leader().await == 1 {
         ask(&cluster.all(), "cluster transfer-leader 1").await.expect(0);
     }
-    ask(&cluster.all(), "cluster remove 2").await.expect(0);
     let removed = cluster.nodes[1].clients.clone();
+    let member = cluster.nodes[0].clients.clone();
+    eventually("it knows where clients reach the other", SOON, async || {
+        let shown = ask(&removed, "cluster status").await.out;
+        if shown.contains(&member) { Ok(()) } else { Err(shown) }
+    })
+    .await;
+    ask(&cluster.all(), "cluster remove 2").await.expect(0);
     eventually("it knows, and a member is asked in its place", SOON, async || {
         let shown = ask(&removed, "cluster status").await;
         let said = shown.out.contains("OK: node 1 leads")

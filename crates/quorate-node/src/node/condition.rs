@@ -246,10 +246,13 @@ impl Node {
             return (Standing::Stopping, "it is stopping".to_owned());
         }
         if self.leadership().is_removed() {
-            let members = self.client_addresses().join(", ");
-            let reason = format!(
-                "it was removed from its cluster: stop it, and ask a member (as it knew them): {members}"
-            );
+            let mut reason =
+                "it was removed from its cluster: stop it, and ask a member".to_owned();
+            let members = self.client_addresses();
+            // One that was removed just after the founding has not heard where clients reach them.
+            if !members.is_empty() {
+                reason += &format!(" (as it knew them): {}", members.join(", "));
+            }
             return (Standing::Removed, reason);
         }
         if !self.is_founded() {
