@@ -115,9 +115,18 @@ impl Node {
     ) -> Result<Renewed, NodeError> {
         let since = Instant::now();
         loop {
+            if self.leadership.is_removed() {
+                return Err(NodeError::NotMember { node: self.id });
+            }
             let leader = self.current_leader();
             let batch = self.renew_with_next(leases.clone(), patience);
-            match timeout_at(deadline, batch).await {
+            let done = tokio::select! {
+                biased; // an answer that is there counts
+                done = timeout_at(deadline, batch) => done,
+                // A leader that takes itself out never hears of what it proposes after that.
+                () = self.leadership.removed() => continue,
+            };
+            match done {
                 Err(_elapsed) => return Err(self.late(since)),
                 Ok(Err(error)) if error.may_pass() || error.is_late() => {}
                 Ok(renewed) => return renewed,

@@ -70,6 +70,8 @@ impl MemberLoop {
         // where it was taken in: a leader that has it as a member talks to it.
         let is_unsure = own.is_none() && self.was_of_cluster && !members.is_empty();
         match self.node.leadership().leader() {
+            // It knows by itself, whoever leads.
+            _ if own.is_none() && self.was_member => {}
             Some(_) => self.node.leadership().set_removed(false),
             None if own.is_some() || is_unsure => self.ask_whether_member(&members).await,
             None => {}
