@@ -1,7 +1,6 @@
 //! Calls through a follower: which nodes they wait for, and which not.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -23,7 +22,7 @@ const AFTER_ELECTION: Duration = Duration::from_millis(1_500);
 /// gives up.
 const PATIENCE: Duration = SOON.saturating_mul(3);
 
-const WRITERS: usize = 16;
+const WRITERS: u64 = 16;
 /// In one of these something else may take long.
 const ROUNDS: usize = 8;
 
@@ -95,39 +94,49 @@ async fn a_renewal_waits_for_a_leader_as_long_as_its_caller_does() {
 /// back with them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renewals_hold_up_no_writes() {
-    // Long enough for two writes of each writer, also on a busy machine.
     let window = Duration::from_millis(300);
     let tunables = Tunables { renew_window_ms: 300, ..Tunables::default() };
     let cluster = Cluster::start_with(3, tunables).await;
     let (leader, follower) = (cluster.leader().await, cluster.follower().await);
     let lease = register(&mut cluster.registry(leader), "kept", "a").await.lease_id;
-    let written: Arc<[AtomicU64; WRITERS]> = Arc::default();
+    let slowest = Arc::new(Mutex::new(Duration::ZERO));
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
-        let (registry, written) = (cluster.registry(follower), written.clone());
+        let (registry, slowest) = (cluster.registry(follower), slowest.clone());
         writers.spawn(async move {
             for at in 0.. {
-                write(registry.clone(), writer as u64, at % 10).await;
-                written[writer].fetch_add(1, Ordering::Relaxed);
+                let begun = Instant::now();
+                let written = write(registry.clone(), writer, at % 10).await;
+                let mut slowest = slowest.lock().expect("no panic under this lock");
+                *slowest = (*slowest).max(written - begun);
             }
         });
     }
-    let by_writer = || written.each_ref().map(|written| written.load(Ordering::Relaxed));
-    let (mut fewest, mut longest) = (Vec::new(), Duration::ZERO);
+    let since_then = || std::mem::take(&mut *slowest.lock().expect("no panic under this lock"));
+    let (mut alone, mut beside, mut longest) = (Vec::new(), Vec::new(), Duration::ZERO);
     for _ in 0..ROUNDS {
+        since_then();
+        sleep(window).await;
+        alone.push(since_then());
         // The leader's window begins.
         renew(cluster.registry(leader), lease).await;
-        let (begun, before) = (Instant::now(), by_writer());
+        since_then();
+        let begun = Instant::now();
         longest = longest.max(renew(cluster.registry(follower), lease).await - begun);
-        let done = by_writer().into_iter().zip(before).map(|(after, before)| after - before);
-        fewest.push(done.min().expect("a writer"));
+        // What was answered together with it counts here.
+        sleep(window / 4).await;
+        beside.push(since_then());
     }
     drop(writers);
-    eprintln!("measured: the fewest writes of a writer while a renewal waits: {fewest:?}");
     assert!(longest > window / 2, "renewals are held back: {longest:?}");
-    // A write that waits with the renewal is answered with it, and then there was no other.
-    let held_up = fewest.iter().filter(|fewest| **fewest < 2).count();
-    assert!(held_up < ROUNDS / 2, "{fewest:?}");
+    alone.sort();
+    beside.sort();
+    eprintln!(
+        "measured: the slowest writes in {window:?}: {alone:?}, while a renewal waits: {beside:?}"
+    );
+    // A busy machine is slow with all of them.
+    let limit = (window / 2).max(2 * alone[ROUNDS - 2]);
+    assert!(beside[ROUNDS - 2] < limit, "{beside:?}");
 }
 
 async fn write(mut registry: Registry, node: u64, at: u64) -> Instant {
