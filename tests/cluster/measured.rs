@@ -66,7 +66,7 @@ async fn a_watcher_that_takes_nothing_is_seen_to_fall_behind() {
     let mut registry = cluster.registry(1);
     let mut stream = Stream::open(&narrow(&cluster), subscribe_to(&["web"])).await.unwrap();
     stream.snapshot().await;
-    let mut queued: f64 = 0.0;
+    let (mut queued, mut most) = (0.0_f64, 0.0_f64);
     let (behind, end) = 'calls: {
         for call in 0..CALLS_MAX {
             let changes = registry.register(in_time(changed(call))).await.unwrap().into_inner();
@@ -75,13 +75,15 @@ async fn a_watcher_that_takes_nothing_is_seen_to_fall_behind() {
                 break 'calls (now, changes.header.unwrap().revision);
             }
             assert_eq!(now["quorate_watches_behind"], 0.0, "it has all of it in its queue");
-            let waits = now["quorate_watch_queued"];
-            assert_eq!(now["quorate_watch_queued_most"], waits, "there is no other watcher");
-            queued = queued.max(waits);
+            queued = queued.max(now["quorate_watch_queued"]);
+            // The only watcher's, looked at a moment later.
+            most = most.max(now["quorate_watch_queued_most"]);
         }
         panic!("its queue takes more than {queued} changes");
     };
-    assert!(queued > 0.0 && queued <= 1_024.0, "{queued} waited before it was full");
+    for waited in [queued, most] {
+        assert!(waited > 0.0 && waited <= 1_024.0, "{queued} and {most} waited before it was full");
+    }
     for (name, value) in [
         ("quorate_watch_overflows_total", 1.0),
         ("quorate_watches_behind", 1.0),
