@@ -1,15 +1,24 @@
 //! SIGSTOP: the leader stands still for longer than the leases live, while the others take over,
-//! and then goes on.
+//! and then goes on. And what its callers have on their connections when it goes on.
 
 use std::time::{Duration, Instant};
 
-use quorate_proto::v1::ChangeKind;
+use quorate_proto::v1::watch_request::Kind as Ask;
+use quorate_proto::v1::watch_response::Kind;
+use quorate_proto::v1::{ChangeKind, FetchRequest, WatchRequest, WatchSubscribe};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Request;
 
 use crate::cluster::{Cluster, LEADER_WITHIN, Settings};
 use crate::feed::{Feed, Seen};
 use crate::load::{Load, keep};
 use crate::wait::time_passes;
 
+/// What a process with some hundred of them under way gives up at once.
+const GIVEN_UP: usize = 250;
+const PATIENCE: Duration = Duration::from_millis(300);
 const STOPPED: Duration = Duration::from_secs(15);
 const TTL: Duration = Duration::from_secs(5);
 const KEPT: usize = 30;
@@ -71,4 +80,42 @@ async fn a_leader_stands_still(secured: bool) {
     feed.assert_gapless();
     feed.look(|seen| assert_eq!(seen.of(ChangeKind::Removed, ""), [], "live leases were lost"));
     drop(kept);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_were_given_up_while_a_node_stood_still_end_no_connection() {
+    let mut cluster = Cluster::start(1).await;
+    let client = cluster.client().build().unwrap();
+    let _kept = keep(&client, "web", 1, TTL).await;
+    let registry = cluster.nodes[0].registry();
+    let (asks, requests) = mpsc::channel(1);
+    let services = vec!["web".to_owned()];
+    let subscribe = WatchSubscribe { services, ..WatchSubscribe::default() };
+    asks.send(WatchRequest { kind: Some(Ask::Subscribe(subscribe)) }).await.unwrap();
+    let stream = registry.clone().watch(ReceiverStream::new(requests)).await.unwrap();
+    let mut stream = stream.into_inner();
+    stream.message().await.unwrap().expect("it begins");
+
+    cluster.nodes[0].pause();
+    let mut calls = JoinSet::new();
+    for _ in 0..GIVEN_UP {
+        let mut registry = registry.clone();
+        let request = FetchRequest { services: vec!["web".to_owned()], ..FetchRequest::default() };
+        calls.spawn(async move {
+            let mut request = Request::new(request);
+            request.set_timeout(PATIENCE);
+            registry.fetch(request).await
+        });
+    }
+    let answers = calls.join_all().await;
+    assert!(answers.iter().all(Result::is_err), "the node stands still");
+    cluster.nodes[0].go_on();
+
+    cluster.nodes[0].register("web", "a", TTL).await.unwrap();
+    loop {
+        let told = stream.message().await.expect("the connection has not ended");
+        if matches!(told.expect("the watch goes on").kind, Some(Kind::Delta(_))) {
+            break;
+        }
+    }
 }

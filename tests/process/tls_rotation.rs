@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_client::{
     Client, Code, Error, InstanceBuilder, Registration, RegistrationState, Selection, Tls, Watch,
@@ -22,19 +22,25 @@ const CALLERS: usize = 2;
 /// In each of the four steps.
 const CALLS: u32 = 2_500;
 const CALLS_WITHIN: Duration = Duration::from_secs(120);
+/// A machine that is busy with other tests holds all nodes up for seconds: that is no certificate's
+/// fault. The slowest call is printed.
+const CALL_WITHIN: Duration = Duration::from_secs(30);
 const WATCHES: usize = 100;
 const AGE: Duration = Duration::from_secs(2);
 /// All connections of before have ended at their age then, and files are read every 10 s at most.
 const STEP: Duration = Duration::from_secs(8);
 const TOKEN: &str = "qrt_rotation";
 
-/// Calls one after the other until one fails: why.
-async fn call_until_refused(client: Client, calls: Arc<AtomicU32>) -> Error {
+/// Calls one after the other until one fails: why, and how long the slowest before it took.
+async fn call_until_refused(client: Client, calls: Arc<AtomicU32>) -> (Error, Duration) {
+    let mut slowest = Duration::ZERO;
     loop {
+        let begun = Instant::now();
         match client.fetch("web").await {
             Ok(_) => calls.fetch_add(1, Ordering::Relaxed),
-            Err(error) => return error,
+            Err(error) => return (error, slowest),
         };
+        slowest = slowest.max(begun.elapsed());
     }
 }
 
@@ -92,7 +98,8 @@ async fn guarded(authority: &Authority) -> (Cluster, Vec<Files>, Client, Files) 
     let tls = Tls::new()
         .ca_file(own.dir.join("ca.crt"))
         .identity_files(own.dir.join("node.crt"), own.dir.join("node.key"));
-    let client = cluster.client().tls(tls).token_file(own.dir.join("token")).build().unwrap();
+    let client = cluster.client().tls(tls).token_file(own.dir.join("token"));
+    let client = client.call_timeout(CALL_WITHIN).build().unwrap();
     (cluster, files, client, own)
 }
 
@@ -177,7 +184,7 @@ async fn certificates_authorities_and_rights_are_replaced_while_all_goes_on() {
     allow(&own, "role = 'register'\nnamespace = 'default'\nprefix = 'other'");
     reload(&mut cluster);
     let refusals = tokio::time::timeout(SOON, calling.join_all()).await.expect("the right is gone");
-    assert!(refusals.iter().all(is_denied), "{refusals:?}");
+    assert!(refusals.iter().all(|(error, _)| is_denied(error)), "{refusals:?}");
     eventually("the watches are told", SOON, async || {
         let told = |watch: &&Watch| match watch.status() {
             WatchStatus::Interrupted { last_error, .. } => is_denied(&last_error),
@@ -192,5 +199,9 @@ async fn certificates_authorities_and_rights_are_replaced_while_all_goes_on() {
     let left = client.fetch("other").await;
     assert!(matches!(left, Err(Error::UnknownService { .. })), "what is left holds: {left:?}");
     let calls = calls.load(Ordering::Relaxed);
-    eprintln!("measured: {calls} calls and {WATCHES} watches through four sets of files, 0 failed");
+    let slowest = refusals.iter().map(|(_, slowest)| *slowest).max().unwrap_or_default();
+    eprintln!(
+        "measured: {calls} calls and {WATCHES} watches through four sets of files, 0 failed; the \
+         slowest took {slowest:?}"
+    );
 }
