@@ -60,6 +60,7 @@ mod cluster {
     mod http_described;
     mod http_discovery;
     mod http_large;
+    mod http_leases;
     mod http_watch;
     mod idle;
     mod impostor;

@@ -24,13 +24,14 @@ const ORDERS: &str = "/api/v1/namespaces/{ns}/services/{service}";
 type Line = (&'static str, &'static str, &'static str, Option<&'static str>);
 
 /// `$` stands for [`ORDERS`].
-const LINES: [Line; 27] = [
+const LINES: [Line; 28] = [
     ("GET", "/api/v1/me", "", None),
     ("GET", "/api/v1/members", "", Some("Registry/ListMembers")),
     ("GET", "/api/v1/status", "", Some("Admin/Status")),
     ("GET", "/api/v1/status", "?local_only=true", Some("Admin/Status")),
     ("POST", "/api/v1/transfer-leader", "", Some("Admin/TransferLeader")),
     ("POST", "/api/v1/snapshot", "", Some("Admin/TriggerSnapshot")),
+    ("PUT", "/api/v1/leases", "", Some("Registry/Renew")),
     ("PUT", "/api/v1/leases/{lease_id}", "", Some("Registry/Renew")),
     ("DELETE", "/api/v1/leases/{lease_id}", "", Some("Registry/Deregister of a lease")),
     ("GET", "/api/v1/namespaces/{ns}/services", "?prefix=orders", Some("Registry/ListServices")),
@@ -114,6 +115,7 @@ async fn ask(guarded: &Guarded, line: &Line, token: Option<&str>) -> (u16, Strin
     let body = match (*method, *after) {
         ("PUT", _) if is_override => json!({ "weight": 1 }),
         ("PUT", "#lease") => json!({ "endpoints": endpoints, "lease_id": lease_id }),
+        ("PUT", _) if path.ends_with("/leases") => json!({ "lease_ids": [lease_id] }),
         ("PUT", _) if path.contains("/instances/") => json!({ "endpoints": endpoints }),
         ("PATCH", _) => json!({ "load": 3 }),
         ("POST", _) if path.ends_with("leader") => json!({ "to_id": "99" }),

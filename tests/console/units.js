@@ -67,6 +67,7 @@ export const units = () => (async () => {
   same(judged(three, '0'), 'NO QUORUM', 'no leader');
   same(judged([three[0], three[1], member('3', { state_hash: '2' })]), 'DEGRADED', 'a node that disagrees');
   same(judged([three[0], three[1], member('3', { disk_low: true })]), 'DEGRADED', 'a full disk');
+  same(judged([member('1', { state: 'leader', version: '0.2.0' }), member('2', { version: '0.2.0' }), member('3', { version: '0.1.0' })]), 'DEGRADED', 'a node of another version');
   const held = status({ members: [member('1', { state: 'leader', condition: { clock_held_ms: '9000' } })] });
   same(protection(held).includes('9 s'), true, 'registry time that stands still');
 

@@ -17,7 +17,7 @@ export function verdict(status) {
     return bad(`${of}, ${needed} are needed: no writes; local reads go on, and nothing expires.`, `Start node ${silent} again.`);
   }
   if (leader === '0') return bad(`No node leads, although ${of}: no writes.`, 'If it stays so for some seconds, the logs of the nodes say why.');
-  const [meaning, next] = disagreement(status) ?? disks(status, leader) ?? missing(of, silent, answer - needed) ?? single(status) ?? [];
+  const [meaning, next] = disagreement(status) ?? disks(status, leader) ?? missing(of, silent, answer - needed) ?? single(status) ?? mixed(status) ?? [];
   if (meaning) return { health: 'DEGRADED', meaning, next };
   return { health: 'OK', meaning: `Node ${leader} leads, ${of}.`, next: '' };
 }
@@ -44,6 +44,12 @@ function missing(of, silent, spare) {
   if (!silent) return null;
   const left = spare > 0 ? `and so it does with ${spare} more down` : 'with no failure to spare';
   return [`${of}: all goes on, ${left}.`, `Start node ${silent} again, or replace it.`];
+}
+
+function mixed({ members }) {
+  const versions = [...new Set(members.filter((it) => it.reachable && it.version).map((it) => it.version))].sort();
+  if (versions.length < 2) return null;
+  return [`The nodes run different versions: ${versions.join(', ')}.`, 'Let all run the same: start each again with the new one.'];
 }
 
 /** What is wrong with members that answer. */

@@ -130,7 +130,7 @@ pub(crate) struct Line {
     calls: AtomicUsize,
     /// On all connections from its address.
     of_address: Arc<Counts>,
-    /// When the last call ended, ms after `since`.
+    /// When the last call ended, ms after `since`; 0: none has.
     idle_since_ms: AtomicU64,
     /// It is to take no more calls and to end when it has none.
     leave: CancellationToken,
@@ -345,15 +345,25 @@ impl Line {
 
     pub(super) fn end_call(&self, is_open: bool) {
         self.of_address.calls(is_open).fetch_sub(1, Ordering::Relaxed);
-        self.idle_since_ms.store(self.age_ms(), Ordering::Relaxed);
+        self.idle_since_ms.store(self.age_ms().max(1), Ordering::Relaxed);
         // A reader that sees that no call is left sees since when.
         self.calls.fetch_sub(1, Ordering::Release);
     }
 
     fn is_idle(&self, max: Duration) -> bool {
-        let calls = self.calls.load(Ordering::Acquire);
-        let idle_ms = self.age_ms().saturating_sub(self.idle_since_ms.load(Ordering::Relaxed));
-        calls == 0 && Duration::from_millis(idle_ms) >= max
+        self.calls.load(Ordering::Acquire) == 0 && self.since_last_call() >= max
+    }
+
+    /// Whether its other end makes one call after the other, each within this time of the answer to
+    /// the last: it waits for the one that is under way.
+    pub(crate) fn calls_in_turn(&self, within: Duration) -> bool {
+        let had_calls = self.idle_since_ms.load(Ordering::Relaxed) > 0;
+        self.calls.load(Ordering::Acquire) <= 1 && had_calls && self.since_last_call() < within
+    }
+
+    fn since_last_call(&self) -> Duration {
+        let since_ms = self.idle_since_ms.load(Ordering::Relaxed);
+        Duration::from_millis(self.age_ms().saturating_sub(since_ms))
     }
 
     /// It was given something to send, and took some of it or none.

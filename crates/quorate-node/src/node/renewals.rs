@@ -3,13 +3,13 @@
 //!
 //! Idle clients come now and then: what came within a window makes one batch, so a million of them
 //! cost a few entries a second. A client that sends its next renewals as soon as the last ones are
-//! answered waits for them: its batch goes out when the last one is back, so batches are as large
-//! as the cluster is slow. Left alone, such clients fall into two halves, one of which waits while
-//! the other's batch is under way; so a batch waits a moment for as many calls as were there last
-//! time, including the calls that waited when it came back. (Measured with 64 streams, one renewal
-//! under way on each, against going out at once: 1.44 times the renewals per second, for 0.58 times
-//! the processor time each. Two or four batches under way at once gave no more renewals, for up to
-//! 1.8 times the processor time.)
+//! answered, on its stream or by calls in turn on its connection, waits for them: its batch goes
+//! out when the last one is back, so batches are as large as the cluster is slow. Left alone, such
+//! clients fall into two halves, one of which waits while the other's batch is under way; so a
+//! batch waits a moment for as many calls as were there last time, including the calls that waited
+//! when it came back. (Measured with 64 streams, one renewal under way on each, against going out
+//! at once: 1.44 times the renewals per second, for 0.58 times the processor time each. Two or four
+//! batches under way at once gave no more renewals, for up to 1.8 times the processor time.)
 
 use std::collections::HashSet;
 use std::future::Future;

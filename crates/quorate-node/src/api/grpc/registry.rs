@@ -23,7 +23,6 @@ use crate::api::grpc::watch::Asks;
 use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights};
 use crate::error::{CallError, NodeError};
 use crate::node::Node;
-use crate::node::renewals::Patience;
 use crate::types::Outcome;
 
 /// Names in one answer of ListServices.
@@ -140,7 +139,9 @@ impl RegistryService {
         if leases.is_empty() {
             return Err(unknown_lease());
         }
-        let renewed = self.node.renew(leases, Patience::Window, deadline).await?;
+        let patience =
+            super::renew::patience(&self.node, |window| caller.line.calls_in_turn(window));
+        let renewed = self.node.renew(leases, patience, deadline).await?;
         unknown.extend(renewed.unknown);
         if unknown.len() == asked {
             return Err(unknown_lease());

@@ -40,22 +40,29 @@ pub(super) fn answers(
     with_news(renewed(node.clone(), caller, requests, wanted), news, &node)
 }
 
+/// How long renewals may be held back: a client that sends them within the window after its last
+/// answer was waiting for that.
+pub(super) fn patience(node: &Node, sends_within: impl Fn(Duration) -> bool) -> Patience {
+    match sends_within(Duration::from_millis(node.tunables().renew_window_ms)) {
+        true => Patience::None,
+        false => Patience::Window,
+    }
+}
+
 fn renewed(
     node: Arc<Node>,
     caller: Caller,
     requests: Streaming<RenewRequest>,
     wants_news: Arc<AtomicBool>,
 ) -> impl Stream<Item = Answer> + Send {
-    let window = Duration::from_millis(node.tunables().renew_window_ms);
     let answered = Arc::new(Mutex::new(None::<Instant>));
     let lots = requests.ready_chunks(BATCH_MAX).map(move |messages| {
         let (node, caller, answered) = (node.clone(), caller.clone(), answered.clone());
         if messages.iter().flatten().any(|message| message.with_news) {
             wants_news.store(true, Ordering::Relaxed);
         }
-        // A client that sends again soon after an answer was waiting for it.
-        let waited = lock(&answered).is_some_and(|at| at.elapsed() < window);
-        let patience = if waited { Patience::None } else { Patience::Window };
+        let sends_soon = |window| lock(&answered).is_some_and(|at| at.elapsed() < window);
+        let patience = patience(&node, sends_soon);
         async move {
             let answers = match caller.again(&node) {
                 Ok(caller) => renew_all(&node, &caller, messages, patience).await,

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use quorate_proto::v1::{
-    GrpcCheck, HealthCheck, HttpCheck, InstanceOverride, InstanceRef, InstanceSpec, Metadata,
-    RegisterRequest, RequestId, TcpCheck, UpdateRequest, health_check,
+    GrpcCheck, HealthCheck, HttpCheck, InstanceOverride, InstanceRef, InstanceSpec, LeaseRenewal,
+    Metadata, RegisterRequest, RenewRequest, RequestId, TcpCheck, UpdateRequest, health_check,
 };
+use quorate_state::limits;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -72,6 +73,9 @@ pub(super) struct Registration {
     #[serde(default)]
     #[schema(schema_with = schemas::ttl)]
     ttl_ms: u64,
+    /// The same in words, as `30s`.
+    #[schema(schema_with = schemas::given_duration, required = false)]
+    ttl: Option<String>,
     #[serde(default)]
     #[schema(schema_with = schemas::optional_name)]
     zone: String,
@@ -136,7 +140,7 @@ impl Registration {
         Ok(RegisterRequest {
             namespace,
             instances: vec![spec],
-            ttl_ms: self.ttl_ms,
+            ttl_ms: span("ttl", self.ttl_ms, self.ttl.as_deref())?,
             incarnation: self.incarnation.0,
             lease_id: self.lease_id.0,
             cluster_id: cluster_id(self.cluster_id)?,
@@ -159,9 +163,13 @@ struct Check {
     #[serde(default)]
     #[schema(schema_with = schemas::interval)]
     interval_ms: u32,
+    #[schema(schema_with = schemas::given_duration, required = false)]
+    interval: Option<String>,
     #[serde(default)]
     #[schema(schema_with = schemas::timeout)]
     timeout_ms: u32,
+    #[schema(schema_with = schemas::given_duration, required = false)]
+    timeout: Option<String>,
     #[serde(default)]
     #[schema(schema_with = schemas::threshold)]
     failures_before_critical: u32,
@@ -206,11 +214,12 @@ impl Check {
                 return Err(Problem::invalid(&format!("checks[{at}]"), "", must));
             }
         };
+        let field = |name: &str| format!("checks[{at}].{name}");
         Ok(HealthCheck {
             kind: Some(kind),
             endpoint: self.endpoint,
-            interval_ms: self.interval_ms,
-            timeout_ms: self.timeout_ms,
+            interval_ms: span(&field("interval"), self.interval_ms, self.interval.as_deref())?,
+            timeout_ms: span(&field("timeout"), self.timeout_ms, self.timeout.as_deref())?,
             failures_before_critical: self.failures_before_critical,
             successes_before_passing: self.successes_before_passing,
         })
@@ -279,6 +288,34 @@ impl GivenOverride {
     }
 }
 
+/// The leases that a call renews.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Renewals {
+    #[schema(schema_with = schemas::lease_ids)]
+    lease_ids: Vec<Number>,
+    #[schema(schema_with = schemas::given_cluster_id, required = false)]
+    cluster_id: Option<String>,
+}
+
+impl Renewals {
+    /// # Errors
+    /// There are none or too many, or the cluster's id is none.
+    pub(super) fn request(self) -> Result<RenewRequest, Problem> {
+        let (count, most) = (self.lease_ids.len(), limits::LEASES_PER_CALL);
+        if !(1..=most).contains(&count) {
+            let limit = format!("must have 1 to {most}");
+            return Err(Problem::invalid("lease_ids", &format!("{count} ids"), &limit));
+        }
+        let leases = self.lease_ids.into_iter();
+        Ok(RenewRequest {
+            renewals: leases.map(|Number(lease_id)| LeaseRenewal { lease_id }).collect(),
+            cluster_id: cluster_id(self.cluster_id)?,
+            with_news: false,
+        })
+    }
+}
+
 /// Who is to lead; "0" or nothing: whoever is furthest along.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -292,6 +329,20 @@ pub(super) struct Transfer {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
+
+/// A time that is given in ms, or in words by the field without `_ms`.
+fn span<N>(field: &str, ms: N, words: Option<&str>) -> Result<N, Problem>
+where
+    N: Default + PartialEq + TryFrom<u128>,
+{
+    let Some(text) = words else { return Ok(ms) };
+    if ms != N::default() {
+        let limit = format!("may not be given beside {field}_ms");
+        return Err(Problem::invalid(field, text, &limit));
+    }
+    let given = query::duration(field, text)?;
+    N::try_from(given.as_millis()).map_err(|_| Problem::invalid(field, text, "is too long"))
+}
 
 fn status(word: Option<String>) -> Result<i32, Problem> {
     word.map_or(Ok(0), |word| query::status("status", &word))

@@ -11,6 +11,7 @@
 //! | `/namespaces/NS/services/SERVICE/instances/ID` | GET, PUT (register), PATCH (update), DELETE |
 //! | `/namespaces/NS/services/SERVICE/instances/ID/override` | PUT, DELETE |
 //! | `/namespaces/NS/watch` | GET: a stream of events |
+//! | `/leases` | PUT (renew many) |
 //! | `/leases/LEASE` | PUT (renew), DELETE |
 //! | `/transfer-leader`, `/snapshot` | POST |
 //! | `/namespaces/NS/overrides` | GET |
@@ -87,6 +88,7 @@ pub(super) fn routers<S>(node: Arc<Node>) -> (Router<S>, Router<S>, [(&'static s
         .routes(routes!(reading::dependents))
         .routes(routes!(reading::instance, writing::register, writing::update, writing::deregister))
         .routes(routes!(writing::set_override, writing::clear_override))
+        .routes(routes!(writing::renew_many))
         .routes(routes!(writing::renew, writing::end_lease))
         .routes(routes!(writing::transfer_leader))
         .routes(routes!(writing::snapshot))

@@ -45,6 +45,10 @@ pub(super) fn number(least: u64, most: u64) -> Schema {
     schema.minimum(number(least)).maximum(number(most)).build().into()
 }
 
+pub(super) fn given_duration() -> Schema {
+    or_null(duration())
+}
+
 /// A number and a unit.
 pub(super) fn duration() -> Schema {
     pattern("^[0-9]{1,9}(ms|s|m|h)?$")
@@ -87,6 +91,12 @@ pub(super) fn prefix() -> Schema {
 /// Not 0.
 pub(super) fn lease_id() -> Schema {
     formatted("uint64", "^0*[1-9][0-9]*$").into()
+}
+
+pub(super) fn lease_ids() -> Schema {
+    let most = Some(limits::LEASES_PER_CALL);
+    let ids = ArrayBuilder::new().items(RefOr::T(digits_or_number()));
+    ids.min_items(Some(1)).max_items(most).build().into()
 }
 
 pub(super) fn optional_name() -> Schema {

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use crate::api::grpc::door::Method;
 use crate::api::http::asked::Asked;
-use crate::api::http::body::{Changes, GivenOverride, Nothing, Registration, Transfer};
+use crate::api::http::body::{Changes, GivenOverride, Nothing, Registration, Renewals, Transfer};
 use crate::api::http::described::{Incarnation, OfCluster};
 use crate::api::http::problem::Problem;
 use crate::api::http::query;
@@ -91,6 +91,32 @@ pub(super) async fn renew(State(api): State<Api>, mut asked: Asked, body: Body) 
     asked.check_ahead(&api, Method::Renew, request.clone())?;
     asked.no_body(&api, body).await?;
     done(api.registry.renew(asked.call(request)).await?.into_inner().header, None)
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct Renewed {
+    header: Header,
+    revision: String,
+    /// Those that are not there any more, or never were: what they kept has to register again.
+    unknown_lease_ids: Vec<String>,
+}
+
+/// Renews many leases, with one entry of the log.
+#[utoipa::path(
+    put,
+    path = "/leases",
+    request_body = Renewals,
+    responses((status = 200, body = Renewed), (status = 404))
+)]
+pub(super) async fn renew_many(State(api): State<Api>, asked: Asked, body: Body) -> Answered {
+    asked.query.done()?;
+    asked.check_ahead(&api, Method::Renew, RenewRequest::default())?;
+    let given: Renewals = asked.json(&api, body).await?;
+    let answer = api.registry.renew(asked.call(given.request()?)).await?.into_inner();
+    let revision = revision(answer.header.as_ref());
+    let unknown_lease_ids = answer.unknown_lease_ids.iter().map(u64::to_string).collect();
+    let shown = Renewed { header: Header::of(answer.header), revision, unknown_lease_ids };
+    Ok(Json(shown).into_response())
 }
 
 /// Removes a lease, and every instance that it keeps.
