@@ -77,12 +77,14 @@ done
 
 echo "2/3 node $new takes the place of node $old (asking $member)"
 address="quorate-$new-0.quorate.$namespace.svc:7101"
+waits=
 until said=$(quorate "$member" cluster replace "$old" "$new" "$address" 2>&1); do
     # Its pod may not be there yet, or not its name.
     if [[ $said != *"node $new does not answer at"* ]] || ((SECONDS > patience_s)); then
         fail "$said" "quorate-$old was left as it is; look into quorate-$new, and run this again"
     fi
-    echo "    node $new does not answer yet"
+    [[ -n $waits ]] || echo "    waiting until node $new answers; if it takes long: kubectl describe pod quorate-$new-0"
+    waits=1
     sleep 2
 done
 echo "$said"

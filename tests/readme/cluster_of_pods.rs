@@ -22,7 +22,7 @@ call=$(mktemp -d \"$CALLS/XXXXXX\")
 case \" $* \" in *' -f - '*) cat > \"$call/stdin\";; esac
 printf '%s\\0' \"$@\" > \"$call/args\"
 mv \"$call\" \"$call.call\"
-until [ -e \"$call.call/code\" ]; do sleep 0.02; done
+until [ -e \"$call.call/code\" ]; do [ -d \"$call.call\" ] || exit 1; sleep 0.02; done
 cat \"$call.call/out\"
 cat \"$call.call/err\" >&2
 exit \"$(cat \"$call.call/code\")\"
@@ -171,6 +171,7 @@ impl Pods {
         let deadline = Instant::now() + 2 * PATIENCE;
         while script.goes_on() {
             assert!(Instant::now() < deadline, "it does not end: {}", script.output());
+            self.nodes.values_mut().for_each(Running::is_running);
             for call in fs::read_dir(self.directory.join("calls")).unwrap() {
                 let call = call.unwrap().path();
                 let is_new = call.extension().is_some() && !call.join("code").exists();

@@ -75,16 +75,20 @@ fn a_pod_whose_volume_is_lost_is_replaced_however_often_that_is_broken_off() {
     assert!(!done && said.contains("a node 5 was here before"), "{said}");
     assert_eq!(pods.sets(), ["quorate-1", "quorate-2", "quorate-3"]);
 
+    let mut all = String::new();
     for step in ["apply", "exec", "delete statefulset", "delete persistentvolumeclaim"] {
         pods.break_off_after(step);
         let (done, said) = replace(&mut pods, 3, 4);
         assert!(!done && said.contains("the connection was lost"), "after {step}: {said}");
+        all += &said;
     }
+    says(&all, &["1/3 making quorate-4", "waiting until node 4 answers"]);
     assert_eq!(pods.refused_before_it_listened(), 1, "the script tries again");
     for _ in 0..2 {
         let (done, said) = replace(&mut pods, 3, 4);
         assert!(done, "{said}");
-        says(&said, &["1/3 quorate-4 is there", "node 4 is in, node 3 is out", "done."]);
+        says(&said, &["1/3 quorate-4 is there", "2/3 node 4 takes", "node 4 is in, node 3 is out"]);
+        says(&said, &["3/3 deleting quorate-3 and its claim", "done."]);
     }
     assert_eq!(pods.sets(), ["quorate-1", "quorate-2", "quorate-4"]);
     let claims = [1, 2, 4, 5].map(|id| format!("data-quorate-{id}-0"));
