@@ -30,6 +30,8 @@ mod deployment;
 mod examples;
 #[path = "readme/http.rs"]
 mod http;
+#[path = "readme/kubernetes.rs"]
+mod kubernetes;
 #[path = "readme/operations.rs"]
 mod operations;
 #[path = "readme/ports.rs"]

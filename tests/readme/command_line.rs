@@ -116,6 +116,55 @@ fn the_documented_command_line_is_the_one_that_there_is() {
     assert!(is_right, "{PAGE} is not what the binary says; QUORATE_WRITE_DOCS=1 writes it");
 }
 
+/// How each shell reads a script without running it.
+const SHELLS: [(&str, &[&str]); 3] =
+    [("bash", &["-n"]), ("zsh", &["-n"]), ("fish", &["--no-execute"])];
+
+#[test]
+#[allow(clippy::print_stdout, reason = "why less was tested")]
+fn shells_take_the_completions() {
+    let directory = tempfile::tempdir().unwrap();
+    for (shell, args) in SHELLS {
+        let mut binary = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        let output = binary.args(["completions", shell]).output().unwrap();
+        assert!(output.status.success() && !output.stdout.is_empty(), "{shell}: {output:?}");
+        let script = directory.path().join(shell);
+        std::fs::write(&script, &output.stdout).unwrap();
+        match Command::new(shell).args(args).arg(&script).output() {
+            Err(error) => println!("SKIPPED: completions for {shell}: {error}"),
+            Ok(read) => assert!(read.status.success() && read.stderr.is_empty(), "{read:?}"),
+        }
+    }
+    // What bash does when Tab is pressed.
+    let press = ". ./bash; COMP_WORDS=(quorate cluster rep); COMP_CWORD=2\n\
+                 _quorate quorate rep cluster; echo \"${COMPREPLY[@]}\"";
+    let mut bash = Command::new("bash");
+    let pressed = bash.args(["-c", press]).current_dir(directory.path()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&pressed.stdout), "replace\n", "{pressed:?}");
+}
+
+#[test]
+fn each_command_has_its_man_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut binary = Command::new(env!("CARGO_BIN_EXE_quorate"));
+    let output = binary.arg("man").arg(directory.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let pages = std::fs::read_dir(directory.path()).unwrap();
+    let mut pages: Vec<_> =
+        pages.map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
+    pages.sort();
+    let commands = help("").into_iter().map(|help| format!("quorate {}", help.command));
+    let mut wanted: Vec<_> =
+        commands.map(|command| format!("{}.1", command.trim().replace(' ', "-"))).collect();
+    wanted.sort();
+    assert_eq!(pages, wanted);
+    for page in &pages {
+        let text = std::fs::read_to_string(directory.path().join(page)).unwrap();
+        let name = page.trim_end_matches(".1").replace('-', "\\-");
+        assert!(text.contains(&format!(".SH NAME\n{name} \\- ")), "{page}: {text}");
+    }
+}
+
 /// Lines are as wide as the help is; where the source breaks one in the middle of a sentence, what
 /// is left of it is short, and the next line goes on with a small letter. Tables and examples are
 /// indented.

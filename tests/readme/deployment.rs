@@ -5,12 +5,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use quorate_node::Tunables;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::built::{installed, root};
+use crate::built::installed;
 use crate::process::Running;
 use crate::text_of;
-use crate::yaml::documents;
+use crate::yaml::{documents, objects};
 
 const DIRECTORY: &str = "cluster-examples/three-nodes";
 
@@ -27,8 +27,15 @@ fn kubernetes(kind: &str) -> Value {
 }
 
 fn kubernetes_all(kind: &str) -> Vec<Value> {
-    let documents = documents(&format!("{DIRECTORY}/kubernetes.yaml"));
-    documents.into_iter().filter(|document| document["kind"] == kind).collect()
+    let objects = objects(&format!("{DIRECTORY}/kubernetes.yaml"));
+    objects.into_iter().filter(|object| object["kind"] == kind).collect()
+}
+
+/// What the pods of all nodes have in common.
+fn pod_labels(set: &Value) -> Value {
+    let mut labels = set["spec"]["template"]["metadata"]["labels"].clone();
+    labels.as_object_mut().unwrap().remove("quorate-node").expect("each has a number, too");
+    labels
 }
 
 fn compose() -> Value {
@@ -120,7 +127,12 @@ fn the_manifests_fit_the_schemas_of_kubernetes() {
         Ok(home) => home,
         Err(reason) => return println!("SKIPPED: the schemas of Kubernetes: {reason}"),
     };
-    let path = root().join(DIRECTORY).join("kubernetes.yaml");
+    // Each object by itself: a List has no schema.
+    let objects = objects(&format!("{DIRECTORY}/kubernetes.yaml"));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("objects.yaml");
+    let text: String = objects.iter().map(|object| format!("---\n{object}\n")).collect();
+    std::fs::write(&path, text).unwrap();
     for version in ["1.30", "1.37"] {
         let mut command = Command::new("python3");
         command.args(["-m", "kubernetes_validate", "--strict", "-k", version]).arg(&path);
@@ -129,7 +141,7 @@ fn the_manifests_fit_the_schemas_of_kubernetes() {
             + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{version}: {said}");
         let passed = said.lines().filter(|line| line.contains(" passed for resource ")).count();
-        assert_eq!(passed, documents(&format!("{DIRECTORY}/kubernetes.yaml")).len(), "{said}");
+        assert_eq!(passed, objects.len(), "{said}");
     }
     assert!(file("kubernetes.yaml").starts_with("# Three nodes on Kubernetes 1.30 or later."));
 }
@@ -173,15 +185,10 @@ fn kubernetes_objects_fit_together() {
     assert_eq!(set["spec"]["serviceName"], service["metadata"]["name"]);
     assert_eq!(service["spec"]["clusterIP"], "None", "the service is headless");
     assert_eq!(service["spec"]["publishNotReadyAddresses"], true);
-    assert_eq!(set["spec"]["podManagementPolicy"], "Parallel");
     let budget = kubernetes("PodDisruptionBudget");
     assert_eq!(budget["spec"]["maxUnavailable"], 1);
-    for selected in [
-        &service["spec"]["selector"],
-        &set["spec"]["selector"]["matchLabels"],
-        &budget["spec"]["selector"]["matchLabels"],
-    ] {
-        assert_eq!(selected, &pod["metadata"]["labels"]);
+    for selected in [&service["spec"]["selector"], &budget["spec"]["selector"]["matchLabels"]] {
+        assert_eq!(selected, &pod_labels(&set));
     }
     let variable = |name: &str| {
         let env = container["env"].as_array().unwrap();
@@ -200,12 +207,46 @@ fn kubernetes_objects_fit_together() {
     let claim = &set["spec"]["volumeClaimTemplates"][0]["metadata"]["name"];
     assert_eq!(claim, &container["volumeMounts"][0]["name"]);
     assert_eq!(container["image"], compose()["services"]["node-1"]["image"]);
+    assert_eq!(container["image"], format!("quorate:{}", env!("CARGO_PKG_VERSION")));
+}
+
+/// A StatefulSet for each, which differ by the number alone, and do not all restart at once.
+#[test]
+fn each_node_can_be_replaced_by_itself() {
+    let sets = kubernetes_all("StatefulSet");
+    let pod = &sets[0]["spec"]["template"]["spec"];
+    for (id, set) in (1..).zip(&sets) {
+        let mut wanted = sets[0].clone();
+        let number = json!({ "app": "quorate", "quorate-node": format!("{id}") });
+        wanted["metadata"]["name"] = format!("quorate-{id}").into();
+        wanted["spec"]["selector"]["matchLabels"] = number.clone();
+        wanted["spec"]["template"]["metadata"]["labels"] = number;
+        assert_eq!(set, &wanted);
+    }
+    assert_eq!(sets[0]["spec"]["replicas"], 1);
+    assert_eq!(sets[0]["spec"]["updateStrategy"]["type"], "OnDelete");
+    let mut env = pod["containers"][0]["env"].as_array().unwrap().iter();
+    let founders = env.find(|variable| variable["name"] == "QUORATE_BOOTSTRAP").unwrap();
+    assert_eq!(founders["value"].as_str().unwrap().split(',').count(), sets.len());
+}
+
+/// A machine, and a zone, that fails takes one node with it, where there are enough.
+#[test]
+fn pods_are_spread_over_machines_and_zones() {
+    let set = kubernetes("StatefulSet");
+    let spread = set["spec"]["template"]["spec"]["topologySpreadConstraints"].as_array().unwrap();
+    let over: Vec<_> = spread.iter().map(|one| one["topologyKey"].as_str().unwrap()).collect();
+    assert_eq!(over, ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]);
+    for one in spread {
+        assert_eq!(one["labelSelector"], json!({ "matchLabels": pod_labels(&set) }));
+        assert_eq!(one["maxSkew"], 1);
+    }
 }
 
 #[test]
 fn clients_and_nodes_reach_nodes_and_nobody_else_does() {
     let set = kubernetes("StatefulSet");
-    let labels = &set["spec"]["template"]["metadata"]["labels"];
+    let labels = &pod_labels(&set);
     let clients = &kubernetes_all("Service")[1];
     assert_eq!(&clients["spec"]["selector"], labels);
     assert!(clients["spec"]["clusterIP"].is_null(), "one address for all nodes that are ready");

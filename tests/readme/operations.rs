@@ -1,5 +1,5 @@
 //! docs/operations.md: its runbooks are walked one after the other, with their own commands only.
-//! Three of them need a cluster that is not as in the others, and are walked by themselves.
+//! Some need a cluster that is not as in the others, and are walked by themselves.
 
 #[path = "clock.rs"]
 mod clock;
@@ -30,9 +30,11 @@ const TRY: &str = "Three nodes to try it with";
 const CLOCK: &str = "A wrong clock";
 const FULL: &str = "A full disk";
 const ENDED: &str = "Certificates that have ended";
+/// Walked by `kubernetes.rs`.
+pub(crate) const KUBERNETES: &str = "In Kubernetes";
 
 /// The shell commands of docs/operations.md below the headings that are wanted.
-fn commands(wanted: impl Fn(&str) -> bool) -> String {
+pub(crate) fn commands(wanted: impl Fn(&str) -> bool) -> String {
     let text = text_of("docs/operations.md");
     let sections = text
         .split("\n## ")
@@ -80,7 +82,7 @@ quorate fetch orders
 
 /// The walk, in which somebody lives through the runbooks for a damaged log and for all nodes down.
 fn lived_through() -> String {
-    let all = commands(|heading| ![CLOCK, FULL, ENDED].contains(&heading));
+    let all = commands(|heading| ![CLOCK, FULL, ENDED, KUBERNETES].contains(&heading));
     let (damaged, down) = (commands(|it| it == DAMAGED), commands(|it| it == DOWN));
     let (before, rest) = all.split_once(&damaged).expect("it is among them");
     let (between, after) = rest.split_once(&down).expect("it comes after");

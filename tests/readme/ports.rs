@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 const LOWEST: u32 = 9_000;
 /// The texts use the first ports of 7000, of 7100 and (`dev`, for HTTP and DNS) of 7200 and 7300:
 /// that many of each.
-const USED: u16 = 9;
+pub(crate) const USED: u16 = 9;
 /// Ten blocks lie within one another, then comes the next four hundred ports.
 const BLOCKS: u32 = 70;
 

@@ -61,6 +61,15 @@ impl Running {
         }
     }
 
+    /// Whether it has not ended; then waits a moment.
+    pub(crate) fn goes_on(&mut self) -> bool {
+        let goes_on = self.child.try_wait().unwrap().is_none();
+        if goes_on {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        goes_on
+    }
+
     /// Fails where it has ended; else waits a moment.
     pub(crate) fn is_running(&mut self) {
         let ended = self.child.try_wait().unwrap();

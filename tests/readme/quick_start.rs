@@ -15,6 +15,12 @@ use crate::story::shown_part;
 use crate::text_of;
 
 const PAGE: &str = "docs/quick-start.md";
+/// What comes before. Here cargo has built the binary, and an empty directory is there.
+const BEFORE: &str = "\
+$ cargo build --release
+$ export PATH=\"$PWD/target/release:$PATH\" PROTO=\"$PWD/proto\"
+$ mkdir /tmp/quick-start && cd /tmp/quick-start
+";
 /// The program of a language, by the name of its blocks: how `.ci/install-foreign` calls it, where
 /// its libraries are looked for, and what its commands begin with.
 const FOREIGN: [(&str, &str, &str, [&str; 2]); 2] = [
@@ -39,8 +45,11 @@ fn every_command_and_program_of_the_quick_start_works() {
                 let shown = shown_part(&text_of("cluster-examples/readme.rs"));
                 assert_eq!(block.text, shown, "{PAGE}:{}: README's lines are others", block.line);
             }
-            // What comes before, and what goes into another project.
-            "console" | "toml" => {}
+            "console" => assert_eq!(block.text, BEFORE, "what this test has in its place"),
+            // What goes into another project.
+            "toml" => {
+                assert!(block.text.contains(&format!("git = {:?}", env!("CARGO_PKG_REPOSITORY"))))
+            }
             language => place(&block, language, ports, directory.path()),
         }
     }
@@ -51,6 +60,8 @@ fn every_command_and_program_of_the_quick_start_works() {
         "quorate_raft_has_leader 1",
         "http=http://127.0.0.1:",
         "the program's own exit code: 143",
+        "\"id\":\"orders-curl\"",
+        "\"removed\":1",
     ];
     for (language, name, variable, [install, run]) in FOREIGN {
         match libraries(name) {

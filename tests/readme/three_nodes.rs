@@ -11,13 +11,14 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::ports::Ports;
+use crate::kubernetes::{host, pod_settings};
+use crate::ports::{Ports, USED};
 use crate::process::{PATIENCE, Running};
 use crate::story::{copy_three_nodes, quorate};
-use crate::yaml::documents;
+use crate::yaml::{documents, objects};
 
 /// What stands in a node's environment.
-type Settings = BTreeMap<String, String>;
+pub(crate) type Settings = BTreeMap<String, String>;
 
 #[test]
 fn the_compose_file_makes_a_cluster() {
@@ -32,39 +33,14 @@ fn the_compose_file_makes_a_cluster() {
 
 #[test]
 fn the_kubernetes_manifest_makes_a_cluster() {
-    let documents = documents("cluster-examples/three-nodes/kubernetes.yaml");
-    let set = documents.iter().find(|document| document["kind"] == "StatefulSet").unwrap();
-    let env = &set["spec"]["template"]["spec"]["containers"][0]["env"];
-    let first = set["spec"]["ordinals"]["start"].as_u64().unwrap();
-    let ordinals = first..first + set["spec"]["replicas"].as_u64().unwrap();
-    let nodes: Vec<Settings> = ordinals.map(|ordinal| pod_settings(env, ordinal)).collect();
-    let service = set["spec"]["serviceName"].as_str().unwrap();
-    makes_a_cluster(&nodes, |id| format!("quorate-{id}.{service}.space.svc"));
+    let objects = objects("cluster-examples/three-nodes/kubernetes.yaml");
+    let sets = objects.iter().filter(|object| object["kind"] == "StatefulSet");
+    makes_a_cluster(&sets.map(pod_settings).collect::<Vec<_>>(), host);
 }
 
 fn texts(map: &Value) -> Settings {
     let entries = map.as_object().unwrap().iter();
     entries.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect()
-}
-
-/// What Kubernetes gives to the pod with this number.
-fn pod_settings(env: &Value, ordinal: u64) -> Settings {
-    let mut settings = Settings::new();
-    for variable in env.as_array().unwrap() {
-        let field = variable["valueFrom"]["fieldRef"]["fieldPath"].as_str();
-        let mut value = match field {
-            Some("metadata.name") => format!("quorate-{ordinal}"),
-            Some("metadata.namespace") => "space".to_owned(),
-            Some("metadata.labels['apps.kubernetes.io/pod-index']") => ordinal.to_string(),
-            Some(other) => panic!("no test knows the field {other}"),
-            None => variable["value"].as_str().unwrap().to_owned(),
-        };
-        for (name, earlier) in &settings {
-            value = value.replace(&format!("$({name})"), earlier);
-        }
-        settings.insert(variable["name"].as_str().unwrap().to_owned(), value);
-    }
-    settings
 }
 
 /// The second node is late by a second: the script says "ready" when that one is there too, as its
@@ -171,12 +147,13 @@ fn in_words(status: &Value) -> String {
 
 /// A setting of node `id`, for one machine: port 7001 of host N is our 700N, and every host is this
 /// one.
-fn here(value: &str, id: u64, ports: Ports, host: &impl Fn(u64) -> String) -> String {
+pub(crate) fn here(value: &str, id: u64, ports: Ports, host: &impl Fn(u64) -> String) -> String {
     let mut value = value.to_owned();
-    for node in 1..=3 {
+    for node in 1..=USED {
         for port in [7_001, 7_101] {
-            let ours = ports.of(port - 1 + u16::try_from(node).unwrap());
-            value = value.replace(&format!("{}:{port}", host(node)), &format!("localhost:{ours}"));
+            let ours = ports.of(port - 1 + node);
+            value = value
+                .replace(&format!("{}:{port}", host(node.into())), &format!("localhost:{ours}"));
         }
     }
     for port in [7_001, 7_101] {

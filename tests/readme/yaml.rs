@@ -12,6 +12,15 @@ pub(crate) fn documents(path: &str) -> Vec<Value> {
     all.iter().map(value).collect()
 }
 
+/// The objects of a file of Kubernetes': each document, and each item of one that is a List.
+pub(crate) fn objects(path: &str) -> Vec<Value> {
+    let items = |mut document: Value| match document["kind"] == "List" {
+        true => serde_json::from_value(document["items"].take()).unwrap(),
+        false => vec![document],
+    };
+    documents(path).into_iter().flat_map(items).collect()
+}
+
 fn value(yaml: &Yaml<'_>) -> Value {
     match yaml {
         Yaml::Value(Scalar::Null) => Value::Null,

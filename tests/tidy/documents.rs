@@ -145,3 +145,25 @@ fn how_a_call_travels_is_short() {
     let length = section.filter(|line| !line.is_empty()).count();
     assert!((1..LINES_MAX).contains(&length), "ARCHITECTURE.md: {length} lines, under {LINES_MAX}");
 }
+
+/// What a newcomer reads first, before they know whether they want more.
+#[test]
+fn the_readme_is_one_page_about_this_version() {
+    const LINES_MAX: usize = 180;
+    let length = file("README.md").text.lines().count();
+    assert!(
+        length <= LINES_MAX,
+        "README.md has {length} lines, {LINES_MAX} at most: docs/ has room"
+    );
+    let cargo = file("Cargo.toml").text;
+    let version = cargo.lines().find_map(|line| line.strip_prefix("version = \"")).unwrap();
+    let (minor, _patch) = version.rsplit_once('.').unwrap();
+    for (name, said) in [
+        ("README.md", format!("This is version {minor}:")),
+        ("README.md", format!("| Quorate {minor} |")),
+        ("docs/introduction.md", format!("This is version {minor}:")),
+    ] {
+        let says = file(name).text.contains(&said);
+        assert!(says, "{name} does not say {said:?}, as Cargo.toml does");
+    }
+}

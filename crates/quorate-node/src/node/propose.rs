@@ -175,7 +175,9 @@ impl Node {
         request: Option<Request>,
     ) -> Result<Outcome, NodeError> {
         let counted = Counted { node: self, since: Instant::now(), ended: false };
-        let written = match self.check_level(&op).and_then(|()| self.check_room(&op)) {
+        let written = match check_level(op.level(), || self.level().number)
+            .and_then(|()| self.check_room(&op))
+        {
             Ok(()) => {
                 let clock = self.read_clock();
                 let written = self.raft.client_write(Command { clock, request, op }).await;
@@ -198,21 +200,6 @@ impl Node {
                 ClientWriteError::ForwardToLeader(_) | ClientWriteError::LogEntryDiscarded(_),
             ) => NodeError::NotLeader { node: self.id },
             RaftError::APIError(other) => self.unexpected(&other),
-        }
-    }
-
-    /// # Errors
-    /// Nodes that may be members do not know it.
-    fn check_level(&self, op: &Op) -> Result<(), NodeError> {
-        let needed = op.level();
-        // What every release knows that this one can be upgraded from: no look at the state.
-        if needed <= Levels::OWN.min {
-            return Ok(());
-        }
-        let level = self.level().number;
-        match needed <= level {
-            true => Ok(()),
-            false => Err(NodeError::Level { needed, level }),
         }
     }
 
@@ -250,6 +237,22 @@ impl Node {
     }
 }
 
+/// Whether a cluster of this level writes what needs another one.
+///
+/// # Errors
+/// Nodes that may be members do not know it.
+fn check_level(needed: u32, level: impl FnOnce() -> u32) -> Result<(), NodeError> {
+    // What every release knows that this one can be upgraded from: no look at the state.
+    if needed <= Levels::OWN.min {
+        return Ok(());
+    }
+    let level = level();
+    match needed <= level {
+        true => Ok(()),
+        false => Err(NodeError::Level { needed, level }),
+    }
+}
+
 /// A write that is under way. It counts as failed, too, when nobody waits for it any more.
 struct Counted<'a> {
     node: &'a Node,
@@ -283,5 +286,23 @@ fn failed_for(error: &NodeError) -> &'static str {
         NodeError::Overloaded { .. } => "overloaded",
         NodeError::NotLeader { .. } => "lost_lead",
         _ => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_needs_a_higher_level_than_the_clusters_is_not_proposed() {
+        let above = Levels::OWN.min + 1;
+        check_level(above, || above).unwrap();
+        check_level(Levels::OWN.min, || panic!("every release knows it")).unwrap();
+        let refused = check_level(above, || Levels::OWN.min).unwrap_err();
+        let words = "this needs level 2, and the cluster is at level 1: run this release on all nodes, \
+                     then `quorate cluster upgrade finalize`";
+        assert_eq!(refused.to_string(), words);
+        assert_eq!(failed_for(&refused), "failed");
+        assert!(!refused.may_pass(), "trying again changes nothing");
     }
 }

@@ -26,8 +26,11 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// A founder that waits for the others asks them this often.
 const FOUNDER_EVERY: Duration = Duration::from_millis(50);
 
-/// It says so this often.
-const TELL_EVERY: Duration = Duration::from_secs(5);
+/// It says so after this long: founders are started one after the other.
+const TELL_AFTER: Duration = Duration::from_secs(5);
+
+/// A start that waits says so again this often.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// A founder waits this long for each founder before it.
 const FOUNDER_PATIENCE: Duration = Duration::from_millis(500);
@@ -43,15 +46,23 @@ pub(crate) struct MemberLoop {
     /// A leader has taken it in, or it has founded the cluster.
     was_of_cluster: bool,
     asked: usize,
-    told_to_wait: Instant,
+    founding: Waiting,
+    joining: Waiting,
 }
 
 impl MemberLoop {
     pub(crate) fn new(node: Arc<Node>, log: LogStore, start: Start) -> Self {
-        let was_of_cluster = node.peers().cluster_id().is_some();
-        let (founds_nothing, was_member, asked) = (false, false, 0);
-        let told_to_wait = Instant::now();
-        Self { node, log, start, founds_nothing, was_member, was_of_cluster, asked, told_to_wait }
+        Self {
+            was_of_cluster: node.peers().cluster_id().is_some(),
+            node,
+            log,
+            start,
+            founds_nothing: false,
+            was_member: false,
+            asked: 0,
+            founding: Waiting::begin(TELL_AFTER),
+            joining: Waiting::begin(Duration::ZERO),
+        }
     }
 
     pub(crate) async fn run(mut self) -> Result<(), RunError> {
@@ -153,9 +164,8 @@ impl MemberLoop {
                     return Err(RunError::Founded { id, cluster_id, told_by, members });
                 }
                 Verdict::Unclear { answered, needed } => {
-                    if self.told_to_wait.elapsed() > TELL_EVERY {
+                    if self.founding.is_to_be_told() {
                         tracing::info!(answered, needed, "first start: waiting for other founders");
-                        self.told_to_wait = Instant::now();
                     }
                     return Ok(());
                 }
@@ -196,7 +206,7 @@ impl MemberLoop {
     }
 
     /// Asks a node of the cluster to take this one in; true: it was.
-    async fn join(&self, address: &str, observer: bool) -> bool {
+    async fn join(&mut self, address: &str, observer: bool) -> bool {
         let Ok(endpoint) = endpoint(address, LOOK_EVERY) else {
             tracing::error!(address, "join: this is no host:port");
             return false;
@@ -212,9 +222,49 @@ impl MemberLoop {
             Err(status) => {
                 let (code, message) = (status.code(), status.message());
                 self.node.seen().refused(&format!("{address}: {message}"));
-                tracing::warn!(address, ?code, message, "joining failed; trying again");
+                if self.joining.is_to_be_told() {
+                    tracing::warn!(address, ?code, message, "joining failed; trying again");
+                }
                 false
             }
         }
+    }
+}
+
+/// When it is said that a start waits.
+struct Waiting {
+    tell_at: Instant,
+}
+
+impl Waiting {
+    fn begin(after: Duration) -> Self {
+        Self { tell_at: Instant::now() + after }
+    }
+
+    fn is_to_be_told(&mut self) -> bool {
+        let now = Instant::now();
+        let is_due = self.tell_at <= now;
+        if is_due {
+            self.tell_at = now + TELL_EVERY;
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_waits_says_so_and_repeats_it_every_ten_seconds() {
+        let (begin, mut waiting) = (Instant::now(), Waiting::begin(TELL_AFTER));
+        let mut told = Vec::new();
+        while begin.elapsed() < Duration::from_secs(32) {
+            if waiting.is_to_be_told() {
+                told.push(begin.elapsed().as_secs());
+            }
+            tokio::time::advance(FOUNDER_EVERY).await;
+        }
+        assert_eq!(told, [5, 15, 25]);
     }
 }

@@ -1,0 +1,343 @@
+//! Of Kubernetes, what `replace-pod.sh` needs: StatefulSets of one pod, their claims, and a
+//! `kubectl` that hands each call to the test. A pod is a real node on this machine, a claim is a
+//! directory. What it does not know, it refuses.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use serde_json::{Map, Value, json};
+
+use crate::ports::Ports;
+use crate::process::{PATIENCE, Running};
+use crate::three_nodes::{Settings, here};
+
+const NAMESPACE: &str = "space";
+/// A call is a folder; it is answered when `code` is there.
+const KUBECTL: &str = "#!/bin/sh
+call=$(mktemp -d \"$CALLS/XXXXXX\")
+case \" $* \" in *' -f - '*) cat > \"$call/stdin\";; esac
+printf '%s\\0' \"$@\" > \"$call/args\"
+mv \"$call\" \"$call.call\"
+until [ -e \"$call.call/code\" ]; do [ -d \"$call.call\" ] || exit 1; sleep 0.02; done
+cat \"$call.call/out\"
+cat \"$call.call/err\" >&2
+exit \"$(cat \"$call.call/code\")\"
+";
+
+/// By which others call the node.
+pub(crate) fn host(id: u64) -> String {
+    format!("quorate-{id}-0.quorate.{NAMESPACE}.svc")
+}
+
+/// What Kubernetes gives to the pod of a StatefulSet.
+pub(crate) fn pod_settings(set: &Value) -> Settings {
+    let template = &set["spec"]["template"];
+    let mut settings = Settings::new();
+    for variable in template["spec"]["containers"][0]["env"].as_array().unwrap() {
+        let field = variable["valueFrom"]["fieldRef"]["fieldPath"].as_str();
+        let mut value = match field {
+            Some("metadata.name") => format!("{}-0", set["metadata"]["name"].as_str().unwrap()),
+            Some("metadata.namespace") => NAMESPACE.to_owned(),
+            Some("metadata.labels['quorate-node']") => node_of(set).to_string(),
+            Some(other) => panic!("no test knows the field {other}"),
+            None => variable["value"].as_str().unwrap().to_owned(),
+        };
+        for (name, earlier) in &settings {
+            value = value.replace(&format!("$({name})"), earlier);
+        }
+        settings.insert(variable["name"].as_str().unwrap().to_owned(), value);
+    }
+    settings
+}
+
+fn node_of(set: &Value) -> u64 {
+    set["spec"]["template"]["metadata"]["labels"]["quorate-node"].as_str().unwrap().parse().unwrap()
+}
+
+/// What a call says, or why it is refused.
+type Answer = Result<String, String>;
+
+pub(super) struct Pods {
+    directory: PathBuf,
+    ports: Ports,
+    sets: BTreeMap<String, Value>,
+    /// By the number of the node.
+    nodes: BTreeMap<u64, Running>,
+    /// Started once it was looked for in vain: a pod takes its time.
+    late: Option<u64>,
+    refused: usize,
+    break_off: Option<&'static str>,
+}
+
+impl Pods {
+    pub(super) fn new(directory: &Path, ports: Ports) -> Self {
+        for folder in ["calls", "bin", "claims"] {
+            fs::create_dir(directory.join(folder)).unwrap();
+        }
+        let kubectl = directory.join("bin/kubectl");
+        fs::write(&kubectl, KUBECTL).unwrap();
+        fs::set_permissions(&kubectl, Permissions::from_mode(0o755)).unwrap();
+        let (directory, sets, nodes) = (directory.to_owned(), BTreeMap::new(), BTreeMap::new());
+        Self { directory, ports, sets, nodes, late: None, refused: 0, break_off: None }
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(super) fn sets(&self) -> Vec<&str> {
+        self.sets.keys().map(String::as_str).collect()
+    }
+
+    pub(super) fn claims(&self) -> Vec<String> {
+        let claims = fs::read_dir(self.directory.join("claims")).unwrap();
+        let mut names: Vec<_> =
+            claims.map(|claim| claim.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// One that is left over.
+    pub(super) fn claim(&self, name: &str) {
+        fs::create_dir(self.directory.join("claims").join(name)).unwrap();
+    }
+
+    /// How often a node was to be taken in that did not listen yet.
+    pub(super) fn refused_before_it_listened(&self) -> usize {
+        self.refused
+    }
+
+    /// The next call of this kind is done, and its caller does not learn it.
+    pub(super) fn break_off_after(&mut self, step: &'static str) {
+        self.break_off = Some(step);
+    }
+
+    /// As the server does: its pod and its claim come with it. The first three are there at once.
+    pub(super) fn apply(&mut self, mut set: Value) -> Answer {
+        let name = set["metadata"]["name"].as_str().unwrap().to_owned();
+        let metadata = set["metadata"].as_object().unwrap();
+        if metadata.contains_key("resourceVersion") || metadata.contains_key("uid") {
+            return Err(format!("{name}: resourceVersion must not be set on what is created"));
+        }
+        let (spec, id) = (&set["spec"], node_of(&set));
+        assert_eq!(spec["selector"]["matchLabels"], spec["template"]["metadata"]["labels"]);
+        assert_eq!((&spec["replicas"], name.as_str()), (&json!(1), &*format!("quorate-{id}")));
+        assert!(!self.sets.contains_key(&name), "{name} is there; why again?");
+        set["metadata"]["namespace"] = NAMESPACE.into();
+        self.sets.insert(name.clone(), set);
+        fs::create_dir(self.volume(id)).unwrap();
+        match id <= 3 {
+            true => self.start(id),
+            false => self.late = Some(id),
+        }
+        Ok(format!("statefulset.apps/{name} created\n"))
+    }
+
+    fn volume(&self, id: u64) -> PathBuf {
+        self.directory.join(format!("claims/data-quorate-{id}-0"))
+    }
+
+    fn start(&mut self, id: u64) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.arg("serve");
+        for (name, value) in pod_settings(&self.sets[&format!("quorate-{id}")]) {
+            command.env(name, here(&value, id, self.ports, &host));
+        }
+        command.env("QUORATE_DATA_DIR", self.volume(id).join("data"));
+        let node = Running::start(command, &self.directory, &format!("node-{id}"));
+        self.nodes.insert(id, node);
+    }
+
+    /// The machine restarts, and its disk is empty: its node does not take part again.
+    pub(super) fn lose_volume(&mut self, id: u64) {
+        let mut node = self.nodes.remove(&id).unwrap();
+        node.signal("KILL");
+        node.end();
+        fs::remove_dir_all(self.volume(id).join("data")).unwrap();
+        self.start(id);
+        let mut again = self.nodes.remove(&id).unwrap();
+        assert_eq!(again.end().code(), Some(4), "{}", again.output());
+    }
+
+    /// Answers the calls of a script until it ends: whether that was good, and what it said.
+    pub(super) fn serve(&mut self, mut script: Command) -> (bool, String) {
+        let path = format!("{}/bin:{}", self.directory.display(), std::env::var("PATH").unwrap());
+        script.env("PATH", path).env("CALLS", self.directory.join("calls"));
+        let mut script = Running::start(script, &self.directory, "script");
+        let deadline = Instant::now() + 2 * PATIENCE;
+        while script.goes_on() {
+            assert!(Instant::now() < deadline, "it does not end: {}", script.output());
+            self.nodes.values_mut().for_each(Running::is_running);
+            for call in fs::read_dir(self.directory.join("calls")).unwrap() {
+                let call = call.unwrap().path();
+                let is_new = call.extension().is_some() && !call.join("code").exists();
+                if is_new {
+                    self.answer(&call);
+                }
+            }
+        }
+        (script.end().success(), script.output())
+    }
+
+    fn answer(&mut self, call: &Path) {
+        let args = fs::read_to_string(call.join("args")).unwrap();
+        let args: Vec<_> = args.trim_end_matches('\0').split('\0').collect();
+        let stdin = fs::read_to_string(call.join("stdin")).unwrap_or_default();
+        let mut answer = self.kubectl(&args, &stdin);
+        let said = args.join(" ");
+        let is_last = self.break_off.is_some_and(|step| said.starts_with(step));
+        if is_last && answer.is_ok() && !said.contains("cluster status") {
+            self.break_off = None;
+            answer = Err("error: the connection was lost\n".to_owned());
+        }
+        let (out, err, code) = match answer {
+            Ok(out) => (out, String::new(), "0"),
+            Err(err) => (String::new(), err, "1"),
+        };
+        fs::write(call.join("out"), out).unwrap();
+        fs::write(call.join("err"), err).unwrap();
+        fs::write(call.join("code-"), code).unwrap();
+        fs::rename(call.join("code-"), call.join("code")).unwrap();
+    }
+
+    fn kubectl(&mut self, args: &[&str], stdin: &str) -> Answer {
+        match args {
+            ["get", "statefulset", name, "--ignore-not-found", "-o", "name"] => {
+                Ok(self.sets.get(*name).map_or(String::new(), |_| named("statefulset.apps", name)))
+            }
+            ["get", "persistentvolumeclaim", name, "--ignore-not-found", "-o", "name"] => {
+                let is_there = self.claims().iter().any(|claim| claim == name);
+                Ok(if is_there { named("persistentvolumeclaim", name) } else { String::new() })
+            }
+            ["get", "statefulset", name, "-o", "jsonpath={.metadata.namespace}"] => {
+                Ok(self.sets[*name]["metadata"]["namespace"].as_str().unwrap().to_owned())
+            }
+            ["get", "pods", "-l", "app=quorate", "-o", "name"] => {
+                Ok(self.sets.keys().map(|set| named("pod", &format!("{set}-0"))).collect())
+            }
+            ["get", name, "-o", "json"] => {
+                let name = name.strip_prefix("statefulset.apps/").expect("a name as it was told");
+                Ok(as_kept(&self.sets[name]).to_string())
+            }
+            ["patch", "--local", "-f", "-", "-o", "json", "-p", patch] => {
+                Ok(patched(stdin, patch, &self.directory).to_string())
+            }
+            ["apply", "-f", "-"] => self.apply(serde_json::from_str(stdin).unwrap()),
+            ["exec", pod, "--", "quorate", args @ ..] => self.exec(pod, args),
+            ["delete", "statefulset", name, "--ignore-not-found"] => {
+                let Some(set) = self.sets.remove(*name) else { return Ok(String::new()) };
+                self.stop(node_of(&set));
+                Ok(format!("statefulset.apps {name:?} deleted\n"))
+            }
+            ["delete", "persistentvolumeclaim", name, "--ignore-not-found", "--wait=false"] => {
+                let _not_there = fs::remove_dir_all(self.directory.join("claims").join(name));
+                Ok(String::new())
+            }
+            _ => panic!("no test knows `kubectl {}`", args.join(" ")),
+        }
+    }
+
+    /// In a pod whose node runs.
+    fn exec(&mut self, pod: &str, args: &[&str]) -> Answer {
+        let id = pod.strip_prefix("pod/quorate-").and_then(|rest| rest.strip_suffix("-0"));
+        let id = id.expect("a pod as it was told").parse().unwrap();
+        if !self.nodes.contains_key(&id) {
+            return Err(format!("error: {pod}: container not found (\"quorate\")\n"));
+        }
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        command.args(args.iter().map(|arg| here(arg, id, self.ports, &host)));
+        let mut running = Running::start(command, &self.directory, "exec");
+        let is_well = running.end().success();
+        let said = running.output();
+        if let Some(late) = self.late.filter(|_| said.contains("does not answer at")) {
+            self.refused += 1;
+            self.late = None;
+            self.start(late);
+        }
+        if is_well { Ok(said) } else { Err(said) }
+    }
+
+    fn stop(&mut self, id: u64) {
+        if let Some(mut node) = self.nodes.remove(&id) {
+            node.signal("TERM");
+            node.succeed();
+        }
+    }
+
+    pub(super) fn end(mut self) {
+        for node in self.nodes.values() {
+            node.signal("TERM");
+        }
+        for node in self.nodes.values_mut() {
+            node.succeed();
+        }
+    }
+}
+
+fn named(kind: &str, name: &str) -> String {
+    format!("{kind}/{name}\n")
+}
+
+/// With what the server adds.
+fn as_kept(set: &Value) -> Value {
+    let mut set = set.clone();
+    let added = json!({
+        "uid": "8c6f", "resourceVersion": "71", "generation": 1,
+        "creationTimestamp": "2026-11-29T12:00:00Z",
+        "annotations": { "kubectl.kubernetes.io/last-applied-configuration": "{}" },
+    });
+    set["metadata"].as_object_mut().unwrap().extend(added.as_object().unwrap().clone());
+    set["status"] = json!({ "replicas": 1 });
+    set
+}
+
+/// As `kubectl patch --local` does it, which is asked, too, where there is one.
+#[allow(clippy::print_stdout, reason = "why less was tested")]
+fn patched(object: &str, patch: &str, directory: &Path) -> Value {
+    let patch_read: Value = serde_json::from_str(patch).unwrap();
+    let wanted = merged(serde_json::from_str(object).unwrap(), &patch_read).unwrap();
+    let file = directory.join("object.json");
+    fs::write(&file, object).unwrap();
+    let mut real = Command::new("kubectl");
+    real.args(["patch", "--local", "-o", "json", "-p", patch, "-f"]).arg(&file);
+    real.env("KUBECONFIG", "/dev/null").stdin(Stdio::null());
+    match real.output() {
+        Err(error) => println!("SKIPPED: kubectl patch --local: {error}"),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let real: Value = serde_json::from_slice(&output.stdout).expect(&said);
+            assert_eq!(real, wanted, "what kubectl makes of it, and this test");
+        }
+    }
+    wanted
+}
+
+/// A strategic merge: null takes away; lists have elements with a name, which is their key.
+fn merged(base: Value, patch: &Value) -> Option<Value> {
+    match (base, patch) {
+        (_, Value::Null) => None,
+        (Value::Object(mut base), Value::Object(patch)) => {
+            for (key, patch) in patch {
+                let old = base.remove(key).unwrap_or_else(|| Map::new().into());
+                base.extend(merged(old, patch).map(|new| (key.clone(), new)));
+            }
+            Some(base.into())
+        }
+        (Value::Array(mut base), Value::Array(patch)) => {
+            for patch in patch {
+                let at = base.iter().position(|old| old["name"] == patch["name"]);
+                match at {
+                    Some(at) if patch["$patch"] == "delete" => drop(base.remove(at)),
+                    Some(at) => base[at] = merged(base[at].take(), patch)?,
+                    None => assert_eq!(patch["$patch"], "delete", "a new element"),
+                }
+            }
+            Some(base.into())
+        }
+        (_, patch) => Some(patch.clone()),
+    }
+}
