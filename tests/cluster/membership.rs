@@ -77,14 +77,15 @@ async fn the_lead_goes_to_the_voter_that_is_furthest_along() {
     let admin = cluster.client().await.admin();
     let load = Load::start(&cluster).await;
     cluster.delay(3, BEHIND, BEHIND);
-    // On a busy machine, the other one may not answer in time.
+    // On a busy machine, one or the other may not answer in time: most often it is the right one.
     let mut next = Vec::new();
-    while !next.contains(&2) && next.len() < 5 {
+    let times = |next: &[u64], id| next.iter().filter(|chosen| **chosen == id).count();
+    while times(&next, 2) < 3 && times(&next, 3) < 3 {
         admin.transfer_leader(Some(1)).await.expect("a transfer");
         load.goes_on().await;
         next.push(admin.transfer_leader(None).await.expect("another leader"));
     }
-    assert_eq!(next.last(), Some(&2), "{next:?}");
+    assert_eq!(times(&next, 2), 3, "{next:?}");
     cluster.delay(3, Duration::ZERO, Duration::ZERO);
     for _ in 0..6 {
         load.goes_on().await;
