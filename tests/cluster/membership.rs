@@ -77,15 +77,15 @@ async fn the_lead_goes_to_the_voter_that_is_furthest_along() {
     let admin = cluster.client().await.admin();
     let load = Load::start(&cluster).await;
     cluster.delay(3, BEHIND, BEHIND);
-    // On a busy machine, one or the other may not answer in time: most often it is the right one.
+    // On a busy machine, the other one may not answer in time, or not lead in time (0).
     let mut next = Vec::new();
-    let times = |next: &[u64], id| next.iter().filter(|chosen| **chosen == id).count();
-    while times(&next, 2) < 3 && times(&next, 3) < 3 {
+    let right = |next: &[u64]| next.iter().filter(|id| **id == 2).count();
+    while right(&next) < 3 && next.len() < 7 {
         admin.transfer_leader(Some(1)).await.expect("a transfer");
         load.goes_on().await;
-        next.push(admin.transfer_leader(None).await.expect("another leader"));
+        next.push(admin.transfer_leader(None).await.unwrap_or(0));
     }
-    assert_eq!(times(&next, 2), 3, "{next:?}");
+    assert_eq!(right(&next), 3, "{next:?}");
     cluster.delay(3, Duration::ZERO, Duration::ZERO);
     for _ in 0..6 {
         load.goes_on().await;

@@ -15,8 +15,8 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 /// Longer than any start takes.
 const DECIDED_WITHIN: Duration = Duration::from_secs(15);
 
-/// Address space, MiB: more than a node takes to serve. What it takes grows with its threads, and so
-/// with the cores.
+/// Address space, MiB: more than a node takes to serve. What it takes grows with its threads, and
+/// so with the cores.
 const MIB_MAX: u64 = 8_000;
 const SERVED_MIN: u32 = 3;
 
