@@ -1,6 +1,7 @@
 //! Following by HTTP: streams of events, and reads that wait.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -135,8 +136,10 @@ async fn a_read_waits_until_its_service_changes_and_no_other() {
     let waits = format!("{WEB}?index={first}&wait=10m");
     let waiting = tokio::spawn(async move { get(http, &waits).await });
     register(&mut cluster.registry(1), "other", "x").await;
+    let asked = Instant::now();
     let over = get(http, &format!("{WEB}?index={first}&wait=200ms")).await;
     assert_eq!(index(&over), first, "another service's change is none");
+    assert!(asked.elapsed() >= Duration::from_millis(200), "it waited: {:?}", asked.elapsed());
     assert!(!waiting.is_finished());
     let spec = json!({ "endpoints": { "http": "http://h:1" } });
     assert_eq!(write(http, &format!("PUT {WEB}/instances/b"), &spec).await.status, 200);

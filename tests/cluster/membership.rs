@@ -77,14 +77,15 @@ async fn the_lead_goes_to_the_voter_that_is_furthest_along() {
     let admin = cluster.client().await.admin();
     let load = Load::start(&cluster).await;
     cluster.delay(3, BEHIND, BEHIND);
-    // On a busy machine, the other one may not answer in time.
+    // On a busy machine, the other one may not answer in time, or not lead in time (0).
     let mut next = Vec::new();
-    while !next.contains(&2) && next.len() < 5 {
+    let right = |next: &[u64]| next.iter().filter(|id| **id == 2).count();
+    while right(&next) < 3 && next.len() < 7 {
         admin.transfer_leader(Some(1)).await.expect("a transfer");
         load.goes_on().await;
-        next.push(admin.transfer_leader(None).await.expect("another leader"));
+        next.push(admin.transfer_leader(None).await.unwrap_or(0));
     }
-    assert_eq!(next.last(), Some(&2), "{next:?}");
+    assert_eq!(right(&next), 3, "{next:?}");
     cluster.delay(3, Duration::ZERO, Duration::ZERO);
     for _ in 0..6 {
         load.goes_on().await;

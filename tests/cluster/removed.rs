@@ -1,9 +1,13 @@
 //! A node that was taken out: what it answers to clients and nodes, and that it does not come back
 //! by itself.
 
+use std::cell::Cell;
 use std::fmt::Debug;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use quorate_node::Audit;
+use quorate_proto::peer::v1::StatusRequest as PeerStatusRequest;
 use quorate_proto::v1::{
     DeregisterRequest, MemberRole, RemoveNodeRequest, ReplaceNodeRequest, SetOverrideRequest,
     Standing, StatusRequest, StatusResponse, UpdateRequest,
@@ -11,6 +15,7 @@ use quorate_proto::v1::{
 use tonic::{Code, Status};
 
 use super::calls::{assert_refused, named, register, registration, renewal, spec, timed};
+use super::founding::{from, peer};
 use super::harness::{Cluster, eventually};
 use super::stream::{Stream, subscribe_to_prefix};
 
@@ -167,5 +172,85 @@ async fn a_founder_that_led_alone_and_was_replaced_says_so_when_it_starts_again(
         refuses_its_clients(&cluster, 1, lease).await;
         cluster.stop(1).await;
         cluster.restart(1).await;
+    }
+}
+
+/// Longer than the pause between any two questions of a node: what it had promised, it asks for
+/// once a second.
+const QUIET: Duration = Duration::from_millis(2_500);
+
+/// Where each node has its audit log, which has a line for each call of a node that is refused.
+fn audit_log(dir: &tempfile::TempDir, id: u64) -> PathBuf {
+    dir.path().join(format!("audit-{id}"))
+}
+
+/// How many lines of refused nodes they have, all together.
+fn refusals(dir: &tempfile::TempDir, ids: &[u64]) -> usize {
+    let of = |id: &u64| {
+        let text = std::fs::read_to_string(audit_log(dir, *id)).unwrap();
+        text.matches("\"quorate.peer.v1.Peer/").count()
+    };
+    ids.iter().map(of).sum()
+}
+
+/// For a while nobody is refused anything.
+async fn falls_silent(what: &str, refusals: impl Fn() -> usize) {
+    let seen = Cell::new((refusals(), Instant::now()));
+    eventually(what, || async {
+        let (before, since) = seen.get();
+        match refusals() {
+            now if now == before => (since.elapsed() >= QUIET).then_some(()),
+            now => {
+                seen.set((now, Instant::now()));
+                None
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_node_asks_no_more_until_it_is_a_member_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::prepare_founders(4).await;
+    for id in 1..=4 {
+        let file = audit_log(&dir, id);
+        cluster.config_mut(id).audit = Some(Audit { file, required: false });
+        cluster.restart(id).await;
+    }
+    cluster.settled().await;
+    let header = cluster.own_status(1).await.unwrap().header.unwrap();
+    let gone = cluster.follower().await;
+    let others: Vec<u64> = (1..=4).filter(|id| *id != gone).collect();
+    let refusals = || refusals(&dir, &others);
+    // While it runs, and while it is down: then it learns of it by the others' word alone.
+    for is_down in [false, true] {
+        if is_down {
+            cluster.stop(gone).await;
+        }
+        let admin = cluster.client().await.admin();
+        admin.remove_node(gone).await.expect("a removal");
+        if is_down {
+            cluster.restart(gone).await;
+        }
+        says_removed(&cluster, gone).await;
+        falls_silent("it asks no more", refusals).await;
+        let before = refusals();
+        let asks = from(PeerStatusRequest {}, header.cluster_id, gone, others[0]);
+        let refused = peer(&cluster, others[0]).await.status(asks).await;
+        assert_refused(refused, Code::FailedPrecondition, &["it is no member"]);
+        eventually("a question would have its line", || async {
+            (refusals() > before).then_some(())
+        })
+        .await;
+
+        let address = cluster.peer_address(gone).to_owned();
+        admin.add_node(gone, &address, false).await.expect("an addition");
+        eventually("it is a member that asks its leader", || async {
+            let condition = cluster.own_status(gone).await?.condition?;
+            (condition.standing() == Standing::Member).then_some(())
+        })
+        .await;
+        register(&mut cluster.registry(gone), "web", &format!("down-{is_down}")).await;
     }
 }

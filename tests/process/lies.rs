@@ -5,13 +5,14 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use quorate_client::Consistency;
+use quorate_proto::v1::{Consistency as WireConsistency, FetchRequest};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::cluster::{Cluster, Settings};
+use crate::cluster::{Cluster, Node, Settings};
 use crate::connections::{PREFACE, SETTINGS};
 use crate::floods::{frame, literal};
 use crate::ports::free_port;
@@ -23,6 +24,8 @@ const TTL: Duration = Duration::from_secs(600);
 const INSTANCE: &str = "/api/v1/namespaces/default/services/web/instances/a";
 /// Bodies that are waited for at the same time, by each listener.
 const HELD: u32 = 100;
+/// Of lies, by each listener.
+const KINDS: u32 = 4;
 /// Of what claims some GiB; what arrives of it is some KiB.
 const ROOM_MIB: u64 = 16;
 const LOOKED_AT: u32 = 20;
@@ -38,14 +41,14 @@ async fn listening() -> (Cluster, String) {
 }
 
 /// Requests whose bodies are said to be larger than they are, or to have an end.
-async fn lie_by_http(http: &str) -> Vec<TcpStream> {
+async fn lie_by_http(http: &str, many: u32) -> Vec<TcpStream> {
     let head = |length: &str| {
         format!(
             "PUT {INSTANCE} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{length}\r\n\r\n{{"
         )
     };
     let mut held = Vec::new();
-    for at in 0..HELD {
+    for at in 0..many {
         let sent = match at % 3 {
             0 => head("Content-Length: 1048576"),
             1 => head("Content-Length: 17179869184"),
@@ -80,9 +83,9 @@ async fn lie_by_http(http: &str) -> Vec<TcpStream> {
 }
 
 /// Calls whose messages are said to have 16 MiB or 4 GiB, of which a byte comes.
-async fn lie_by_grpc(clients: &str) -> TcpStream {
+async fn lie_by_grpc(clients: &str, many: u32) -> TcpStream {
     let mut bytes = [PREFACE, SETTINGS].concat();
-    for at in 0..HELD {
+    for at in 0..many {
         let mut block = vec![0x83, 0x86]; // :method POST, :scheme http
         for (name, value) in [
             (":path", "/quorate.v1.Registry/Register"),
@@ -121,10 +124,10 @@ async fn bodies_that_lie_about_their_length_take_no_memory() {
     let (mut cluster, http) = listening().await;
     let pid = cluster.nodes[0].process().pid();
     let node = &cluster.nodes[0];
-    // Once, for what a node takes for the first request of a kind.
-    drop((lie_by_http(&http).await, lie_by_grpc(&node.clients).await));
+    // One of each kind, for what a node takes for the first: more would be taken for them already.
+    drop((lie_by_http(&http, KINDS).await, lie_by_grpc(&node.clients, KINDS).await));
     let before = resident_mib(pid);
-    let held = (lie_by_http(&http).await, lie_by_grpc(&node.clients).await);
+    let held = (lie_by_http(&http, HELD).await, lie_by_grpc(&node.clients, HELD).await);
     let mut most = 0;
     for _ in 0..LOOKED_AT {
         most = most.max(resident_mib(pid));
@@ -140,16 +143,17 @@ const SEED: u64 = 0x6e61_6d65;
 /// Requests on one connection, one behind the other.
 const PIPELINED: usize = 50;
 /// Names in one request: as many as its head has room for.
-const TOGETHER: usize = 350;
+const TOGETHER: usize = 75;
 const ASKED_FOR: Duration = Duration::from_millis(1_000);
-/// So many names are asked for at least, whatever the machine can do. They would take more than
-/// [`KEPT_MIB`] if of each no more was kept than its 32 letters and a place in a table, some 40
-/// bytes: a million would take 70 MiB.
+/// Names in one fetch.
+const FETCHED_TOGETHER: usize = 1_000;
+/// So many names are asked for at least, by fetches and by watches, whatever the machine can do. If
+/// they were kept, their 192 letters alone would take 6 MiB.
 const ASKED_MIN: usize = 30_000;
 const KEPT_MIB: u64 = 2;
 
 fn name(rng: &mut StdRng) -> String {
-    format!("{:032x}", rng.random::<u128>())
+    (0..6).map(|_| format!("{:032x}", rng.random::<u128>())).collect()
 }
 
 async fn ask_by_path(http: &str, rng: &mut StdRng) -> usize {
@@ -169,6 +173,20 @@ async fn ask_by_path(http: &str, rng: &mut StdRng) -> usize {
             assert!(read.unwrap() > 0, "{}", String::from_utf8_lossy(&answers));
         }
         asked += PIPELINED;
+    }
+    asked
+}
+
+/// Fetches many names at once, until this many are asked for.
+async fn ask_by_fetches(node: &Node, rng: &mut StdRng, least: usize) -> usize {
+    let (mut registry, mut asked) = (node.registry(), 0);
+    while asked < least {
+        let services = (0..FETCHED_TOGETHER).map(|_| name(rng)).collect();
+        let consistency = WireConsistency::Local.into();
+        let request = FetchRequest { services, consistency, ..FetchRequest::default() };
+        let answer = registry.fetch(request).await.expect("an answer").into_inner();
+        assert!(answer.services.iter().all(|service| service.instances.is_empty()));
+        asked += FETCHED_TOGETHER;
     }
     asked
 }
@@ -211,9 +229,12 @@ async fn names_that_nobody_has_are_not_kept() {
     for _ in 0..2 {
         before = (resident_mib(pid), samples(&http).await);
         let by_path = ask_by_path(&http, &mut rng).await;
-        let least = ASKED_MIN.saturating_sub(by_path);
-        asked = by_path + ask_by_watches(&http, &mut rng, least).await;
-        eprintln!("measured: {by_path} names by path of {asked}");
+        let by_fetch = ask_by_fetches(&cluster.nodes[0], &mut rng, ASKED_MIN).await;
+        let by_watch = ask_by_watches(&http, &mut rng, ASKED_MIN).await;
+        asked = by_path + by_fetch + by_watch;
+        eprintln!(
+            "measured: {by_path} names by path, {by_fetch} by fetches, {by_watch} by watches"
+        );
     }
     let after = (resident_mib(pid), samples(&http).await);
     eprintln!("measured: {asked} names; {before:?} MiB and samples before, {after:?} after");

@@ -5,14 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use quorate_proto::v1::StatusRequest;
+use quorate_proto::v1::admin_client::AdminClient;
 use rustix::process::Signal;
+use tonic::Request;
+use tonic::transport::Endpoint;
 
-use crate::cli::ask;
 use crate::ports::free_port;
 use crate::process::{Process, THIS_RELEASE, text_of};
 use crate::wait::eventually;
 
 const SOON: Duration = Duration::from_secs(30);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 /// A shell that has a file of its own for /etc/hosts, and becomes the rest of its arguments.
 const WITH_HOSTS: [&str; 4] =
     ["-m", "/bin/sh", "-c", r#"mount --bind "$0" /etc/hosts && exec "$@""#];
@@ -56,14 +60,21 @@ impl Named {
         Process::start_foreign(Path::new("/usr/bin/unshare"), &args, &self.log(id))
     }
 
+    /// Each node reaches each other one: that others found it is not enough.
     async fn is_whole(&self, what: &str) {
-        let all: Vec<String> =
-            self.ports.iter().map(|(clients, _)| format!("127.0.0.1:{clients}")).collect();
-        eventually(what, SOON, async || {
-            let shown = ask(&all.join(","), "cluster status --exit-code --timeout 2s").await;
-            if shown.code == 0 { Ok(()) } else { Err(shown.out + &shown.err) }
-        })
-        .await;
+        for (clients, _) in &self.ports {
+            let place = format!("http://127.0.0.1:{clients}");
+            let channel = Endpoint::from_shared(place.clone()).unwrap().connect_lazy();
+            eventually(&format!("{what}, says {place}"), SOON, async || {
+                let mut request = Request::new(StatusRequest { local_only: false });
+                request.set_timeout(ANSWERS_WITHIN);
+                let status = AdminClient::new(channel.clone()).status(request).await;
+                let members = status.map_err(|status| status.to_string())?.into_inner().members;
+                let reached = members.iter().filter(|member| member.reachable).count();
+                if reached == 3 { Ok(()) } else { Err(format!("{members:#?}")) }
+            })
+            .await;
+        }
     }
 }
 

@@ -27,7 +27,8 @@ const QUEUE_MAX: usize = 8_192;
 /// Calls of unknown callers that have a line of their own, in this time. A caller without a
 /// credential must not fill the disk: these are some tens of KiB a second.
 const STRANGERS_MAX: u32 = 100;
-/// Refusals at the listener for nodes that have one. A node that was taken out knocks for ever.
+/// Refusals at the listener for nodes that have one. A node that does not know yet that it was
+/// taken out knocks many times a second.
 const PEERS_MAX: u32 = 20;
 const PACE_OVER: Duration = Duration::from_secs(1);
 /// Of the lines that wait, so many may be of calls that were refused, whoever made them. The other

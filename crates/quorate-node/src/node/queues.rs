@@ -186,3 +186,61 @@ async fn forward_renewals(
     let unknown = Arc::new(renewed.unknown.into_iter().collect());
     Ok(BatchRenewed { unknown, revision: renewed.revision })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use super::*;
+    use crate::config::{Config, Start};
+    use crate::server::Server;
+
+    const ENDS_WITHIN: Duration = Duration::from_secs(20);
+    /// Longer than the test waits.
+    const PATIENCE: Duration = Duration::from_secs(600);
+
+    /// A node of which nothing runs: no batch is ever sent.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn renewals_end_where_their_node_was_removed_or_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut config = Config::new(1, dir.path().to_owned(), any, any);
+        config.start = Start::Wait;
+        let bound = Server::bind(config).await.unwrap();
+        let node = bound.node();
+        let renew = || {
+            let node = node.clone();
+            let renewed = async move {
+                node.renew(vec![LeaseId(7)], Patience::None, Instant::now() + PATIENCE).await
+            };
+            tokio::spawn(timeout(ENDS_WITHIN, renewed))
+        };
+        let is_refused = |ended: Result<Result<_, NodeError>, _>, what: &str| match ended {
+            Ok(Err(NodeError::NotMember { node })) => assert_eq!(node.get(), 1, "{what}"),
+            other => panic!("{what}: {other:?}"),
+        };
+        let waits = renew();
+        timeout(ENDS_WITHIN, async {
+            while node.queues.edge_renewals.waiting() == 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("it waits in the queue");
+        assert!(!waits.is_finished());
+        node.leadership.set_removed(true);
+        is_refused(waits.await.unwrap(), "removed while it waits");
+        is_refused(renew().await.unwrap(), "removed before");
+        assert_eq!(node.queues.edge_renewals.waiting(), 1, "the second was not handed in");
+        node.leadership.set_removed(false);
+        let again = renew();
+        timeout(ENDS_WITHIN, async {
+            while node.queues.edge_renewals.waiting() < 2 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("a member again, it renews");
+        again.abort();
+    }
+}

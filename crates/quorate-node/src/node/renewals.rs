@@ -95,6 +95,12 @@ impl Renewals {
         hand_in(&self.calls, Call { leases, patience, done }, self.node, &self.refused)?;
         answer.await.unwrap_or(Err(NodeError::Stopping { node: self.node }))
     }
+
+    /// How many calls wait.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.calls.max_capacity() - self.calls.capacity()
+    }
 }
 
 impl Batches {

@@ -104,24 +104,29 @@ pub(super) async fn ask_founders(
     }
 }
 
-/// Whether this node is no member any more, as the leader of its cluster says, at one of the
-/// members' addresses, or a node that has applied a change of the members after `member_as_of`, the
-/// last by which this node is one. (The leader need not be among the members that this node knows.)
-pub(super) async fn is_removed(
+/// Whether this node is still a member, or again; `None`: nobody knows. The leader of its cluster
+/// does, if it is at one of the members' addresses. That it is none says also a node that has
+/// applied a change of the members after `member_as_of`, the last by which this node is one. (The
+/// leader need not be among the members that this node knows.)
+pub(super) async fn is_member(
     id: NodeId,
     members: &[MemberInfo],
     member_as_of: Option<u64>,
     peers: &Peers,
-) -> bool {
+) -> Option<bool> {
     let others = members.iter().filter(|other| other.id != id);
     let answers = join_all(others.map(|other| async move {
         let address = &other.member.peer_address;
         let answer = peers.identify(other.id, address, Some(id), ASK_TIMEOUT).await.ok()?;
         let ours = answer.cluster_id == peers.cluster_id() && answer.node_id == other.id.get();
         let is_out = member_as_of.is_some_and(|index| answer.out_as_of > index);
-        Some(ours && answer.founded && (answer.leads && !answer.counts_caller || is_out))
+        match ours && answer.founded {
+            true if is_out => Some(false),
+            true if answer.leads => Some(answer.counts_caller),
+            _ => None,
+        }
     }));
-    answers.await.into_iter().flatten().any(|removed| removed)
+    answers.await.into_iter().flatten().reduce(|one, other| one && other)
 }
 
 /// The address of a node that lists this id as a voter already; `None`: no node that answered does.

@@ -33,7 +33,9 @@ pub(crate) async fn run(node: Arc<Node>, start: Start) -> Result<(), RunError> {
         }
         let own = members.iter().find(|info| info.id == node.id());
         let moved = own.is_some_and(|own| own.member.peer_address != node.me().peer_address);
-        if own.is_some() && (moved || node.leadership().leader().is_none()) {
+        // Members refuse a node that was taken out.
+        let is_member = own.is_some() && !node.leadership().is_removed();
+        if is_member && (moved || node.leadership().leader().is_none()) {
             node.tell_move(&members).await;
         }
         tokio::time::sleep(LOOK_EVERY).await;

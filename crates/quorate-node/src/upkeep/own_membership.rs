@@ -15,7 +15,7 @@ use crate::node::membership::MembershipCall;
 use crate::node::{MemberInfo, Node};
 use crate::raft::recall::Reached;
 use crate::types::{LogStore, Member};
-use crate::upkeep::amnesia::{Outside, Verdict, ask_founders, is_removed};
+use crate::upkeep::amnesia::{Outside, Verdict, ask_founders, is_member};
 
 /// A look at the membership this often.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -123,13 +123,13 @@ impl MemberLoop {
     /// No leader talks to this node: it may have been taken out without learning it.
     async fn ask_whether_member(&self, members: &[MemberInfo]) {
         let as_of = self.node.member_as_of();
-        if is_removed(self.node.id(), members, as_of, self.node.peers()).await {
-            if !self.node.leadership().is_removed() {
-                let id = self.node.id().get();
-                tracing::warn!(id, "this node was removed from the cluster; stop it");
-            }
-            self.node.leadership().set_removed(true);
+        let is_member = is_member(self.node.id(), members, as_of, self.node.peers()).await;
+        let Some(is_member) = is_member else { return };
+        if !is_member && !self.node.leadership().is_removed() {
+            let id = self.node.id().get();
+            tracing::warn!(id, "this node was removed from the cluster; stop it");
         }
+        self.node.leadership().set_removed(!is_member);
     }
 
     async fn announce(&self) {

@@ -64,8 +64,11 @@ impl LookingBack {
         };
         let me = self.node.id();
         let others: BTreeSet<NodeId> = configs.iter().flatten().copied().collect();
-        let missing = others.iter().filter(|id| **id != me && !self.answers.contains_key(id));
         let node = &self.node;
+        // Members refuse a node that was taken out.
+        let is_out = node.leadership().is_removed();
+        let missing = others.iter().filter(|id| **id != me && !self.answers.contains_key(id));
+        let missing = missing.filter(|_| !is_out);
         let asked = join_all(missing.map(|id| async move { (*id, node.ask(*id).await) }));
         for (id, answer) in asked.await {
             match answer {

@@ -24,6 +24,7 @@ fn only_what_a_client_may_ask_for_is_forwarded() {
         renew(&[1]),
         set_health("web/a@7", Health::Critical),
         found(5, 1),
+        Op::SetLevel(Level { number: 1, held: false }),
     ] {
         refused(op, None, "only a leader proposes this");
     }

@@ -58,6 +58,10 @@ impl Node {
         let Some(leader) = self.current_leader().filter(|leader| *leader != self.id) else {
             return;
         };
+        // Members refuse a node that was taken out.
+        if self.leadership.is_removed() {
+            return;
+        }
         let answer = tokio::select! {
             answer = self.read_index_at(leader, FRESHNESS_PATIENCE) => answer,
             () = self.leader_is_other_than(Some(leader)) => return,
