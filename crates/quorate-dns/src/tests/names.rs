@@ -159,5 +159,6 @@ fn transfers_other_classes_and_newer_versions_of_edns_are_refused() {
     let (reply, _) = newer.write(&Answer::code(ResponseCode::BADVERS), Room::Udp);
     let reply = Message::from_vec(&reply).unwrap();
     let edns = reply.edns.as_ref().expect("it says which version there is");
-    assert_eq!((edns.version(), code(&reply)), (0, ResponseCode::BADVERS));
+    // 16 has two names.
+    assert_eq!((edns.version(), u16::from(code(&reply))), (0, ResponseCode::BADVERS.into()));
 }

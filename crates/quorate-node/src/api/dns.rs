@@ -3,9 +3,9 @@
 //! The loops are our own, for what they bound: a datagram is answered before the next one is read,
 //! a connection has one query under way, and idle ones end. Nothing is kept of a query.
 //!
-//! Datagrams have threads of their own that wait in the system call. A task is told of its socket by
-//! the runtime: while one thread answered, another woke for each datagram that came or went, and
-//! did nothing else.
+//! Datagrams have threads of their own that wait in the system call. A task is told of its socket
+//! by the runtime: while one thread answered, another woke for each datagram that came or went,
+//! and did nothing else.
 
 mod limit;
 
