@@ -26,14 +26,20 @@ fn registry() -> Registry {
         };
         let instances = (0..instances).map(|at| {
             let id = InstanceId::new("id", &format!("i.{at}")).unwrap();
-            let (v4, v6) = (format!("http://10.0.{}.{}:80", at / 256, at % 256), format!("grpc://[2001:db8::{at:x}]:90"));
+            let (v4, v6) = (
+                format!("http://10.0.{}.{}:80", at / 256, at % 256),
+                format!("grpc://[2001:db8::{at:x}]:90"),
+            );
             let parts = SpecParts {
                 endpoints: BTreeMap::from([("http".to_owned(), v4), ("grpc".to_owned(), v6)]),
                 zone: if at % 2 == 0 { "eu".into() } else { "us-1.a".into() },
                 version: "2.1".into(),
                 ..SpecParts::default()
             };
-            (InstanceKey { service: service.clone(), id }, InstanceSpec::new("instance", parts).unwrap())
+            (
+                InstanceKey { service: service.clone(), id },
+                InstanceSpec::new("instance", parts).unwrap(),
+            )
         });
         let register = Register {
             lease: None,
