@@ -40,6 +40,8 @@ mod discovery;
 mod disk_full;
 #[path = "process/dns.rs"]
 mod dns;
+#[path = "process/dns_at_once.rs"]
+mod dns_at_once;
 #[path = "process/dns_foreign.rs"]
 mod dns_foreign;
 #[path = "process/dns_limits.rs"]

@@ -11,7 +11,7 @@ pub(crate) mod tls;
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,7 +24,7 @@ use hyper_util::rt::TokioIo;
 use quorate_log::{Io, NodeId};
 use quorate_state::Levels;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -107,6 +107,10 @@ pub struct Connection {
 /// When no connection can be accepted (no descriptors, no memory), the next one is tried after this
 /// long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A thread that waits for datagrams looks this often whether it is to stop.
+const DATAGRAM_WITHIN: Duration = Duration::from_millis(200);
+/// How long a datagram may wait for the network; it is lost then, as any may be.
+const SEND_WITHIN: Duration = Duration::from_millis(10);
 /// That is logged at most this often.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
@@ -132,10 +136,15 @@ impl Net {
         }
     }
 
-    /// Takes datagrams at an address. A simulation has none.
-    pub(crate) async fn datagrams(&self, address: SocketAddr) -> io::Result<UdpSocket> {
+    /// Takes datagrams at an address, for threads that wait for them. A simulation has none.
+    pub(crate) fn datagrams(&self, address: SocketAddr) -> io::Result<UdpSocket> {
         match self {
-            Self::Tcp => UdpSocket::bind(address).await,
+            Self::Tcp => {
+                let socket = UdpSocket::bind(address)?;
+                socket.set_read_timeout(Some(DATAGRAM_WITHIN))?;
+                socket.set_write_timeout(Some(SEND_WITHIN))?;
+                Ok(socket)
+            }
             Self::Simulated(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }

@@ -1,4 +1,4 @@
-//! What users of other registries' DNS complain about, each as a test (ARCHITECTURE.md, "DNS").
+//! What users of other registries' DNS complain about, each as a test.
 
 use super::*;
 
@@ -54,7 +54,7 @@ fn complaint_4_every_type_is_cut_alike() {
 }
 
 /// Complaint 5: an answer holds records of another query (consul#21580). The function keeps
-/// nothing; that its sockets mix nothing up is for tests/cluster/dns.rs.
+/// nothing; that its sockets mix nothing up is for tests/process/dns_at_once.rs.
 #[test]
 fn complaint_5_no_answer_has_a_record_of_another_name() {
     let mut registry = Registry::new();

@@ -1,7 +1,7 @@
 //! Which name and type gets what.
 
 use super::*;
-use crate::AllFailing;
+use crate::{AllFailing, Answer};
 
 #[test]
 fn each_kind_of_name_is_answered() {
@@ -81,4 +81,84 @@ fn own_zone_comes_first_and_namespaces_are_kept_apart() {
         assert_eq!(code(&answer), ResponseCode::Refused, "{name}");
     }
     assert_eq!(AllFailing::default(), AllFailing::Empty);
+}
+
+/// The order of the answers to a question, by seed.
+fn ordered(registry: &Registry, seed: u64) -> Vec<String> {
+    let query = Query::read(&query("orders.prod.svc.quorate.", RecordType::A, None)).unwrap();
+    let room = query.room(Room::Udp);
+    let answer = answer(query.question(), registry, &settings(), seed, room);
+    answer.answers.iter().map(|it| it.data.to_string()).collect()
+}
+
+#[test]
+fn each_order_of_the_instances_is_told_as_often() {
+    const ASKED: u64 = 6_000;
+    let registry = orders(3);
+    let mut orders = BTreeMap::new();
+    for seed in 0..ASKED {
+        *orders.entry(ordered(&registry, seed)).or_insert(0_u64) += 1;
+    }
+    assert_eq!(orders.len(), 6, "{orders:?}");
+    assert!(orders.values().all(|told| (800..1_200).contains(told)), "{orders:?}");
+    assert_eq!(ordered(&registry, 7), ordered(&registry, 7), "the same seed, the same order");
+}
+
+#[test]
+fn answers_are_kept_for_the_ttl_of_the_settings() {
+    let name = "orders.prod.svc.quorate.";
+    for (settings, ttl) in [(settings(), 5), (Settings { ttl: 60, ..settings() }, 60)] {
+        for kind in [RecordType::A, RecordType::SRV, RecordType::TXT, RecordType::ANY] {
+            let (answer, _) = ask_in(&orders(2), &settings, name, kind, (Room::Tcp, None));
+            assert!(!answer.answers.is_empty(), "{kind}");
+            let mut all = answer.answers.iter().chain(&answer.additionals);
+            assert!(all.all(|record| record.ttl == ttl), "{answer:?}");
+        }
+    }
+}
+
+#[test]
+fn addresses_of_both_families_are_told_forwards_and_backwards() {
+    let mut registry = Registry::new();
+    put(&mut registry, "prod/orders/four", "http://10.0.0.4:80", |_| {});
+    put(&mut registry, "prod/orders/six", "http://[2001:db8::6]:80", |_| {});
+    let name = "orders.prod.svc.quorate.";
+    assert_eq!(told(&ask(&registry, name, RecordType::A)), ["10.0.0.4"]);
+    assert_eq!(told(&ask(&registry, name, RecordType::AAAA)), ["2001:db8::6"]);
+    let srv = ask(&registry, name, RecordType::SRV);
+    let mut glue: Vec<_> = srv.additionals.iter().map(|it| it.data.to_string()).collect();
+    glue.sort();
+    assert_eq!(glue, ["10.0.0.4", "2001:db8::6"]);
+    let backwards = format!("6.{}8.b.d.0.1.0.0.2.ip6.arpa.", "0.".repeat(23));
+    assert_eq!(
+        told(&ask(&registry, &backwards, RecordType::PTR)),
+        ["six.orders.prod.svc.quorate."]
+    );
+}
+
+#[test]
+fn transfers_other_classes_and_newer_versions_of_edns_are_refused() {
+    let registry = orders(1);
+    for kind in [RecordType::AXFR, RecordType::IXFR] {
+        for name in ["quorate.", "orders.prod.svc.quorate."] {
+            let answer = ask(&registry, name, kind);
+            assert_eq!((code(&answer), answer.answers.len()), (ResponseCode::Refused, 0));
+        }
+    }
+    let mut chaos = query("orders.prod.svc.quorate.", RecordType::TXT, None);
+    *chaos.last_mut().unwrap() = 3;
+    let chaos = Query::read(&chaos).unwrap();
+    let answered = answer(chaos.question(), &registry, &settings(), 1, 512);
+    assert_eq!(answered.code, ResponseCode::Refused);
+
+    let mut newer = query("orders.prod.svc.quorate.", RecordType::A, Some(1232));
+    let version = newer.len() - 5;
+    newer[version] = 1;
+    let newer = Query::read(&newer).unwrap();
+    assert!(newer.is_newer());
+    let (reply, _) = newer.write(&Answer::code(ResponseCode::BADVERS), Room::Udp);
+    let reply = Message::from_vec(&reply).unwrap();
+    let edns = reply.edns.as_ref().expect("it says which version there is");
+    // 16 has two names.
+    assert_eq!((edns.version(), u16::from(code(&reply))), (0, ResponseCode::BADVERS.into()));
 }

@@ -2,20 +2,25 @@
 //!
 //! The loops are our own, for what they bound: a datagram is answered before the next one is read,
 //! a connection has one query under way, and idle ones end. Nothing is kept of a query.
+//!
+//! Datagrams have threads of their own that wait in the system call. A task is told of its socket
+//! by the runtime: while one thread answered, another woke for each datagram that came or went,
+//! and did nothing else.
 
 mod limit;
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use quorate_dns::{Answer, Query, Refused, ResponseCode, Room, Settings};
 use quorate_state::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UdpSocket;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
@@ -27,8 +32,6 @@ use crate::node::Node;
 
 /// A query has 512 bytes by the first standard, and a few hundred in practice.
 const QUERY_MAX: usize = 4 * 1024;
-/// Datagrams that are answered from one view of the registry.
-const AT_ONCE: usize = 64;
 /// A connection that asks nothing ends after this time, or takes no answer.
 const IDLE: Duration = Duration::from_secs(10);
 /// After an error of the socket.
@@ -100,7 +103,7 @@ impl Resolver {
             return Some(query.write_truncated());
         }
         let question = query.question();
-        let kind = question.kind.to_string();
+        let kind: &str = question.kind.into();
         let kind = DNS_TYPES.into_iter().find(|it| *it == kind).unwrap_or("other");
         let answer = if !self.may_ask(from) {
             Answer::code(ResponseCode::Refused)
@@ -141,37 +144,22 @@ impl Resolver {
         self.node.meters().dns_queries.get_or_create(&DnsLabels { r#type: kind, code }).inc();
     }
 
-    /// Answers datagrams until the stop.
-    pub(crate) async fn answer_datagrams(&self, socket: &UdpSocket, stop: &CancellationToken) {
+    /// Answers datagrams until the stop. Blocks its thread; several may do so at one socket.
+    pub(crate) fn answer_datagrams(&self, socket: &UdpSocket, stop: &CancellationToken) {
         let mut bytes = vec![0; QUERY_MAX];
-        loop {
-            let received = tokio::select! {
-                received = socket.recv_from(&mut bytes) => received,
-                () = stop.cancelled() => return,
-            };
-            let mut next = match received {
-                Ok(next) => Some(next),
+        while !stop.is_cancelled() {
+            match socket.recv_from(&mut bytes) {
+                Ok((len, from)) => {
+                    let reply = self.reply(&bytes[..len], from.ip(), Room::Udp, &self.view());
+                    // One that cannot go out is lost, as any datagram may be.
+                    let _ = reply.map(|reply| socket.send_to(&reply, from));
+                }
+                Err(error) if is_early(&error) => {}
                 Err(error) => {
                     tracing::debug!(%error, "cannot receive a query");
-                    sleep(PAUSE).await;
-                    continue;
+                    thread::sleep(PAUSE);
                 }
-            };
-            let view = self.view();
-            for _ in 0..AT_ONCE {
-                let Some((len, from)) = next else { break };
-                if let Some(reply) = self.reply(&bytes[..len], from.ip(), Room::Udp, &view) {
-                    // One that cannot go out now is lost, as any datagram may be.
-                    let _ = socket.try_send_to(&reply, from);
-                }
-                next = socket.try_recv_from(&mut bytes).ok();
             }
-            if let Some((len, from)) = next
-                && let Some(reply) = self.reply(&bytes[..len], from.ip(), Room::Udp, &view)
-            {
-                let _ = socket.try_send_to(&reply, from);
-            }
-            tokio::task::yield_now().await;
         }
     }
 
@@ -192,7 +180,7 @@ impl Resolver {
         arriving.take_until(stop.cancelled()).for_each_concurrent(None, serve).await;
     }
 
-    async fn answer_connection(&self, mut connection: Admitted) -> std::io::Result<()> {
+    async fn answer_connection(&self, mut connection: Admitted) -> io::Result<()> {
         let Some(from) = connection.connect_info().address() else { return Ok(()) };
         let mut bytes = vec![0; QUERY_MAX];
         loop {
@@ -209,4 +197,10 @@ impl Resolver {
             timeout(IDLE, connection.flush()).await??;
         }
     }
+}
+
+/// Nothing has come yet.
+fn is_early(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
+    matches!(error.kind(), WouldBlock | TimedOut | Interrupted)
 }

@@ -1,15 +1,18 @@
 //! What the listeners of a node serve, and how much of it.
 
 use std::convert::identity;
+use std::net::UdpSocket;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
+use futures_util::{FutureExt, TryFutureExt};
 use quorate_dns::Settings;
 use quorate_proto::FILE_DESCRIPTOR_SET;
 use quorate_proto::encoded::v1::admin_server::AdminServer;
 use quorate_proto::encoded::v1::registry_server::RegistryServer;
 use quorate_proto::peer::v1::peer_server::PeerServer;
-use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -34,7 +37,10 @@ use crate::net::http;
 use crate::net::tls::{Security, Tls};
 use crate::node::Node;
 use crate::peers::MESSAGE_MAX;
+use crate::runtime::blocking;
 
+/// Threads that answer by DNS; a machine with fewer cores has fewer.
+const DNS_THREADS_MAX: usize = 4;
 /// HTTP/2 flow control windows: large enough that snapshots and watches are not held up by round
 /// trips, bytes.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -174,12 +180,18 @@ pub(super) async fn serve_dns(
     let in_all = tunables.dns_connections_max;
     let limits = limits(tunables, in_all, in_all.div_ceil(2));
     let connections = Connections::new("dns", limits, one_lane(node.meters(), "dns_connections"));
-    let resolver = Resolver::new(node, &dns, settings, listener.address());
+    let resolver = Arc::new(Resolver::new(node, &dns, settings, listener.address()));
     let arriving = connections.accept(listener);
-    tokio::join!(
-        resolver.answer_datagrams(&socket, &stop),
-        resolver.answer_connections(arriving, &stop),
-    );
+    // The threads end with this, however it ends.
+    let ended = stop.child_token();
+    let _ended = ended.clone().drop_guard();
+    let (socket, threads) = (Arc::new(socket), available_parallelism().map_or(1, usize::from));
+    let datagrams = (0..threads.min(DNS_THREADS_MAX)).map(|_| {
+        let (resolver, socket, stop) = (resolver.clone(), socket.clone(), ended.clone());
+        blocking(move || resolver.answer_datagrams(&socket, &stop))
+    });
+    let datagrams = try_join_all(datagrams).map_err(RunError::Panicked);
+    tokio::try_join!(datagrams, resolver.answer_connections(arriving, &stop).map(Ok))?;
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! of, its addresses, and Raft's settings.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use openraft::storage::RaftLogStorage as _;
 use openraft::{Config as RaftConfig, SnapshotPolicy};
 use quorate_log::{Identity, Io, LogOptions, NodeId, OpenError, SnapshotStore};
 use quorate_state::Levels;
-use tokio::net::UdpSocket;
 
 use crate::access::Access;
 use crate::audit::{Audit, Writer};
@@ -153,7 +152,7 @@ impl Listeners {
         let dns = match config.dns_listen {
             Some(address) => {
                 let listener = listen(net, "dns_listen", address).await?;
-                let bound = net.datagrams(listener.address()).await;
+                let bound = net.datagrams(listener.address());
                 let failed = |source| StartError::Listen { field: "dns_listen", address, source };
                 Some((bound.map_err(failed)?, listener))
             }
