@@ -15,8 +15,6 @@ use crate::wait::eventually;
 
 const SERVICES: u16 = 1_000;
 const ASKING: u16 = 64;
-/// Every so many names are asked for by each.
-const STEP: u16 = 8;
 
 fn name(service: u16) -> String {
     format!("s{service}.default.svc.quorate")
@@ -65,7 +63,9 @@ impl Line {
 
 async fn asks(asking: u16, to: String) {
     let mut line = Line::open(asking, &to).await;
-    for service in (asking % STEP..SERVICES).step_by(STEP.into()) {
+    // Each begins with another name.
+    for at in 0..SERVICES {
+        let service = (at + asking) % SERVICES;
         let mut packet = query(&name(service), A);
         packet[..2].copy_from_slice(&(asking << 10 | service).to_be_bytes());
         let answer = timeout(SOON, line.ask(&packet)).await.expect("an answer").unwrap();
