@@ -47,7 +47,7 @@ impl FromRequestParts<Api> for Asked {
         check_host(&api.node, &parts.uri, &parts.headers)?;
         let query = Query::parse(parts.uri.query().unwrap_or_default())?;
         let path = parts.extract::<RawPathParams>().await;
-        let path = path.map_err(|error| Problem::invalid("path", "", &error.body_text()))?;
+        let path = path.map_err(|error| Problem::wrong("path", &error.body_text()))?;
         let path = path.iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
         let line = Line::of(&parts.extensions);
         let (method, headers) = (parts.method.clone(), parts.headers.clone());
@@ -88,9 +88,11 @@ impl Asked {
         let body = self.whole(api, body).await?;
         serde_json::from_slice(&body).map_err(|error| {
             let why = error.to_string();
-            let unknown =
-                why.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
-            Problem::invalid(unknown.unwrap_or("body"), "", &why)
+            let unknown = why.strip_prefix("unknown field `");
+            match unknown.and_then(|rest| rest.split_once("`, ")) {
+                Some((field, known)) => Problem::wrong(field, &format!("is not known: {known}")),
+                None => Problem::wrong("body", &why),
+            }
         })
     }
 
@@ -99,7 +101,7 @@ impl Asked {
     pub(super) async fn no_body(&self, api: &Api, body: Body) -> Result<(), Problem> {
         match &*self.whole(api, body).await? {
             b"" | b"{}" => Ok(()),
-            _ => Err(Problem::invalid("body", "", "this route takes none")),
+            _ => Err(Problem::wrong("body", "this route takes none")),
         }
     }
 
@@ -141,7 +143,7 @@ async fn whole(headers: &HeaderMap, body: Body, mut here: Here) -> Result<Vec<u8
         let mut whole = Vec::new();
         let mut pieces = body.into_data_stream();
         while let Some(piece) = pieces.next().await {
-            let broken = |_| Problem::invalid("body", "", "did not arrive whole");
+            let broken = |_| Problem::wrong("body", "did not arrive whole");
             whole.extend_from_slice(&piece.map_err(broken)?);
             if whole.len() > BODY_MAX {
                 return Err(too_large());

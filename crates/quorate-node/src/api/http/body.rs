@@ -211,7 +211,7 @@ impl Check {
             }
             _ => {
                 let must = "must have one of http, tcp and grpc";
-                return Err(Problem::invalid(&format!("checks[{at}]"), "", must));
+                return Err(Problem::wrong(&format!("checks[{at}]"), must));
             }
         };
         let field = |name: &str| format!("checks[{at}].{name}");

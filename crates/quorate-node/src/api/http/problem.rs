@@ -82,6 +82,12 @@ impl Problem {
         CallError::from(Invalid::text(field, value, limit)).into()
     }
 
+    /// Of something that has no value which could be shown.
+    pub(super) fn wrong(field: &str, limit: &str) -> Self {
+        let detail = format!("{field}: {limit}");
+        Self::new(StatusCode::BAD_REQUEST, Code::InvalidArgument, detail).of(field, limit)
+    }
+
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, Code::NotFound, detail)
     }

@@ -43,7 +43,7 @@ impl Query {
             parameters.push((decode(name)?, decode(value)?));
             if parameters.len() > PARAMETERS_MAX {
                 let limit = format!("at most {PARAMETERS_MAX} parameters");
-                return Err(Problem::invalid("query", "", &limit));
+                return Err(Problem::wrong("query", &limit));
             }
         }
         Ok(Self { left: parameters, known: Vec::new() })
