@@ -198,7 +198,10 @@ async fn certificates_authorities_and_rights_are_replaced_while_all_goes_on() {
     .await;
     let left = client.fetch("other").await;
     assert!(matches!(left, Err(Error::UnknownService { .. })), "what is left holds: {left:?}");
-    let calls = calls.load(Ordering::Relaxed);
+    tell(&refusals, calls.load(Ordering::Relaxed));
+}
+
+fn tell(refusals: &[(Error, Duration)], calls: u32) {
     let slowest = refusals.iter().map(|(_, slowest)| *slowest).max().unwrap_or_default();
     eprintln!(
         "measured: {calls} calls and {WATCHES} watches through four sets of files, 0 failed; the \

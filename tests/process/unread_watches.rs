@@ -35,7 +35,8 @@ const CHANGED: usize = 20;
 /// Of a KiB each: what a deaf or ignored watch may have under way is full within a few seconds.
 const TEXTS: usize = 4;
 const LONG: Duration = Duration::from_secs(600);
-/// A busy machine holds a client up for seconds; a node that is held up for good ends it all the same.
+/// A busy machine holds a client up for seconds; a node that is held up for good ends it all the
+/// same.
 const TTL: Duration = Duration::from_secs(10);
 const KEPT: usize = 20;
 /// Renewals of others are slower than without by at most this factor, or than those of a node of
