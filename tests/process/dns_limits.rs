@@ -3,15 +3,19 @@
 
 use std::time::Duration;
 
-use tokio::net::UdpSocket;
+use quorate_proto::v1::{InstanceSpec, RegisterRequest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use crate::cli::ask;
-use crate::cluster::Settings;
+use crate::cluster::{Cluster, Settings};
 use crate::dns::{
     A, Answered, NO_ERROR, REFUSED, SOON, answering_with, asked_on, connection, datagram_from,
     query, read,
 };
+use crate::ports::free_port;
+use crate::raw::spec;
 use crate::wait::eventually;
 
 const NAME: &str = "web.default.svc.quorate";
@@ -127,6 +131,37 @@ async fn a_service_whose_checks_all_fail_is_empty_or_served_as_the_node_is_told(
     for to in &dns {
         until("127.0.0.1", to, "one does not fail", |it| it.end == [127, 0, 0, 9]).await;
     }
+}
+
+/// A sample of a node's metrics.
+async fn counted(http: &str, name: &str) -> u64 {
+    let mut stream = TcpStream::connect(http).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    timeout(SOON, stream.read_to_string(&mut text)).await.expect("metrics").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_cut_says_so_and_is_counted() {
+    const TRUNCATED: &str = "quorate_dns_truncated_total";
+    let (dns, http) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let head = [(1, format!("dns_listen = {dns:?}\nhttp_listen = {http:?}\n"))].into();
+    let cluster = Cluster::start_with(1, Settings { head, ..Settings::default() }).await;
+    let instances = (0..100).map(|at| {
+        let endpoint = ("http".to_owned(), format!("http://10.0.0.{at}:80"));
+        InstanceSpec { endpoints: [endpoint].into(), ..spec("web", &format!("web-{at}")) }
+    });
+    let instances = instances.collect();
+    let request = RegisterRequest { instances, ttl_ms: 3_600_000, ..RegisterRequest::default() };
+    cluster.nodes[0].registry().register(request).await.unwrap();
+    let from = "127.0.0.1";
+    until(from, &dns, "it is cut", |it| it.is_cut && (1..100).contains(&it.answers)).await;
+    assert_eq!(counted(&http, TRUNCATED).await, 1);
+    let whole = asked_on(&mut connection(from, &dns).await, NAME, A).await.unwrap();
+    assert_eq!((whole.is_cut, whole.answers), (false, 100));
+    assert_eq!(counted(&http, TRUNCATED).await, 1, "by TCP it is whole");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,8 +3,9 @@
 //!
 //! Names of the registry may have dots in them, and are then several labels. Of all ways to read
 //! the labels, the longest service that is known wins. A name that has names below it exists too
-//! (RFC 8020), also if it has no records itself. Where that would take a long look, it counts as
-//! existing: a resolver may take the names below one that does not exist for gone.
+//! (RFC 8020), also if it has no records itself. Where that would take a long look at a service's
+//! instances, it counts as existing: a resolver may take the names below one that does not exist
+//! for gone.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -17,7 +18,7 @@ use crate::settings::{NS, SVC, Settings};
 const LABELS_MAX: usize = 24;
 /// Labels of a namespace.
 const NAMESPACE_LABELS_MAX: usize = 4;
-/// Services or instances that are looked through for whether one of them is below a name.
+/// Instances that are looked through for whether one of them is below a name.
 const LOOK_MAX: usize = 10_000;
 
 /// What a name is.
@@ -154,40 +155,12 @@ fn below_svc<'a>(labels: &[&str], registry: &'a Registry, settings: &Settings) -
             }
         }
     }
-    match is_branch(labels, registry, settings) {
+    let name = labels.join(".");
+    match registry.namespaces_with_end(&name).any(|namespace| settings.allows(namespace.as_str())) {
         true => Asked::Branch,
         false if refused => Asked::NotAllowed,
         false => Asked::Nothing,
     }
-}
-
-/// Whether these labels are a namespace, or the end of the name of one, or of a service in one.
-fn is_branch(labels: &[&str], registry: &Registry, settings: &Settings) -> bool {
-    let name = labels.join(".");
-    let of_namespace = |labels: &[&str]| Namespace::new("namespace", &labels.join(".")).ok();
-    // The common case: a namespace as it is, or a name that may be the end of a service's.
-    let mut looked = 0;
-    for at in (labels.len().saturating_sub(NAMESPACE_LABELS_MAX)..labels.len()).rev() {
-        let Some(namespace) = of_namespace(&labels[at..]) else { continue };
-        if !settings.allows(namespace.as_str()) {
-            continue;
-        }
-        let end = labels[..at].join(".");
-        for (key, _) in registry.services(&namespace, "", None) {
-            looked += 1;
-            if end.is_empty() || is_end(key.name.as_str(), &end) || looked > LOOK_MAX {
-                return true;
-            }
-        }
-    }
-    for (key, _) in registry.all_services() {
-        looked += 1;
-        let namespace = key.namespace.as_str();
-        if settings.allows(namespace) && is_end(namespace, &name) || looked > LOOK_MAX {
-            return true;
-        }
-    }
-    false
 }
 
 /// Whether `name` is `….end`.

@@ -45,6 +45,7 @@ use crate::registry::nodes::RemovedNodes;
 use crate::registry::replies::{Known, Replies};
 use crate::spec::{Instance, Override};
 use crate::tables::deadlines::Deadlines;
+use crate::tables::name_ends::NameEnds;
 use crate::types::{Clock, Incarnation, InstanceKey, LeaseId, Revision, ServiceKey, Ttl};
 
 /// The whole replicated state.
@@ -73,6 +74,8 @@ pub struct Registry {
     pub(crate) dependents: OrdSet<(ServiceKey, InstanceKey)>,
     /// Derived: the instances that have health checks.
     pub(crate) checked: OrdMap<InstanceKey, Arc<Instance>>,
+    /// Derived: what the full names of the services end in.
+    pub(crate) name_ends: NameEnds,
     /// Derived: how many instances there are.
     pub(crate) instances: usize,
     /// Derived: of everything that is not derived.

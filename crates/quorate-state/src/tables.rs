@@ -2,6 +2,7 @@
 
 pub(crate) mod deadlines;
 pub(crate) mod kept;
+pub(crate) mod name_ends;
 pub(crate) mod sorted_map;
 
 pub use sorted_map::SortedMap;

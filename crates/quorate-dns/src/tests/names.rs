@@ -63,6 +63,33 @@ fn each_kind_of_name_is_answered() {
 }
 
 #[test]
+fn a_name_that_does_not_exist_is_told_so_however_many_do() {
+    let mut registry = Registry::new();
+    for at in 0..10_010 {
+        let key = format!("prod/s{at}.shop/a");
+        put(&mut registry, &key, "http://10.0.0.1:80", |_| {});
+    }
+    put(&mut registry, "eu.test/secret/s", "http://10.0.0.2:80", |_| {});
+    use ResponseCode::{NXDomain, NoError};
+    for (name, wanted) in [
+        ("s10009.shop.prod", NoError),
+        ("shop.prod", NoError),
+        ("prod", NoError),
+        ("test", NoError),
+        ("eu.test", NoError),
+        ("none.shop.prod", NXDomain),
+        ("none.prod", NXDomain),
+        ("hop.prod", NXDomain),
+        ("shop", NXDomain),
+        ("none.test", NXDomain),
+        ("none", NXDomain),
+    ] {
+        let answer = ask(&registry, &format!("{name}.svc.quorate."), RecordType::A);
+        assert_eq!(code(&answer), wanted, "{name}");
+    }
+}
+
+#[test]
 fn own_zone_comes_first_and_namespaces_are_kept_apart() {
     let mut registry = orders(1);
     put(&mut registry, "prod/orders/near", "http://10.9.0.1:80", |parts| {

@@ -124,8 +124,9 @@ impl Registry {
     pub(crate) fn insert_instance(&mut self, instance: Arc<Instance>) {
         self.index_instance(&instance);
         let key = &instance.key;
-        let service = self.services.entry(key.service.clone()).or_default();
-        service.instances.insert(key.id.clone(), instance.clone());
+        if let Some(service) = self.known_service(&key.service) {
+            service.instances.insert(key.id.clone(), instance.clone());
+        }
     }
 
     /// Puts an instance into everything but its service.
@@ -166,26 +167,35 @@ impl Registry {
         revision: Revision,
         change: impl FnOnce(&mut SortedMap<InstanceId, Arc<Instance>>) -> T,
     ) {
-        if !self.services.contains_key(key) {
-            self.services.insert(key.clone(), Service::default());
-        }
-        let Some(service) = self.services.get_mut(key) else { return };
+        let now = self.clock;
+        let Some(service) = self.known_service(key) else { return };
         change(&mut service.instances);
         let before = (service.revision, service.empty_since);
-        let empty_since = service.instances.is_empty().then_some(self.clock);
+        let empty_since = service.instances.is_empty().then_some(now);
         (service.revision, service.empty_since) = (revision, empty_since);
         self.unindex_service(key, before);
         self.index_service(key, (revision, empty_since));
     }
 
+    /// A new one is made.
+    fn known_service(&mut self, key: &ServiceKey) -> Option<&mut Service> {
+        if !self.services.contains_key(key) {
+            self.name_ends.add(key);
+            self.services.insert(key.clone(), Service::default());
+        }
+        self.services.get_mut(key)
+    }
+
     pub(crate) fn insert_service(&mut self, key: ServiceKey, service: Service) {
         self.index_service(&key, (service.revision, service.empty_since));
+        self.name_ends.add(&key);
         self.services.insert(key, service);
     }
 
     pub(super) fn forget_service(&mut self, key: &ServiceKey) {
         if let Some(service) = self.services.remove(key) {
             self.unindex_service(key, (service.revision, service.empty_since));
+            self.name_ends.remove(key);
             self.forgotten = self.forgotten.max(service.revision);
         }
     }

@@ -108,6 +108,11 @@ impl Registry {
             .filter(move |(key, _)| after.is_none_or(|after| key.name > *after))
     }
 
+    /// The namespaces of the known services whose full names, `SERVICE.NAMESPACE`, end in `.end`.
+    pub fn namespaces_with_end(&self, end: &str) -> impl Iterator<Item = &Namespace> {
+        self.name_ends.namespaces(end)
+    }
+
     /// The instances that require a service, by service and id.
     pub fn dependents<'a>(
         &'a self,

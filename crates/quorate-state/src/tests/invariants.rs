@@ -18,6 +18,7 @@ use crate::registry::replies::{
     Done, ORIGIN_MS, ORIGINS_MAX, REPLIES_IN_ALL_MAX, REPLIES_MAX, USED_STEP_MS,
 };
 use crate::tables::deadlines::{Deadlines, Due};
+use crate::tables::name_ends::NameEnds;
 
 #[track_caller]
 pub(super) fn check_invariants(registry: &Registry) {
@@ -27,6 +28,7 @@ pub(super) fn check_invariants(registry: &Registry) {
     assert_eq!(registry.deadlines, deadlines(registry), "the deadline index");
     assert_eq!(registry.dependents, dependents(registry), "the index of dependents");
     assert_eq!(registry.checked, checked(registry), "the index of those with checks");
+    assert_eq!(registry.name_ends, name_ends(registry), "the index of what names end in");
     assert_eq!(registry.hash, hash(registry), "the running hash");
     assert!(registry.removed.len() <= REMOVED_MAX);
     let mut behind = 0;
@@ -150,6 +152,12 @@ fn dependents(registry: &Registry) -> OrdSet<(ServiceKey, InstanceKey)> {
         }
     }
     dependents
+}
+
+fn name_ends(registry: &Registry) -> NameEnds {
+    let mut ends = NameEnds::default();
+    registry.services.keys().for_each(|key| ends.add(key));
+    ends
 }
 
 fn checked(registry: &Registry) -> OrdMap<InstanceKey, Arc<Instance>> {
