@@ -119,12 +119,14 @@ fn no_burst(begun: Instant, step: Duration, arrivals: &[Instant]) {
     assert!(arrivals.len() >= MANY && most <= arrivals.len() / 2, "a burst: {histogram:?}");
 }
 
-/// 200 processes, each with a client of its own, whose registry was away for ten TTLs.
+/// 200 processes, each with a client of its own, whose registry was away for four TTLs. They come back
+/// over some hundreds of milliseconds: a process that waits for its turn for a tenth of a second bunches
+/// those of that time only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_does_not_line_clients_up() {
     // S3.8
     let mut fakes = Fake::cluster(1);
-    let ttl = Duration::from_millis(450);
+    let ttl = Duration::from_millis(1_500);
     let (mut clients, mut handles) = (Vec::new(), Vec::new());
     let begun = Instant::now();
     for number in 0..MANY {
@@ -135,7 +137,7 @@ async fn an_outage_does_not_line_clients_up() {
     // What a busy machine takes for as many clients, one after the other.
     let busy = begun.elapsed().max(Duration::from_millis(700));
     fakes[0].kill();
-    tokio::time::sleep(10 * ttl).await;
+    tokio::time::sleep(4 * ttl).await;
     fakes[0].state().streams_at.clear();
     let restarted = Instant::now();
     fakes[0].restart();
@@ -143,7 +145,7 @@ async fn an_outage_does_not_line_clients_up() {
     let took = restarted.elapsed();
     // Two intervals, and what the machine takes.
     assert!(took < ttl * 2 / 3 + busy, "took {took:?}, with {busy:?} for the machine");
-    no_burst(restarted, Duration::from_millis(25), &fakes[0].state().streams_at);
+    no_burst(restarted, Duration::from_millis(100), &fakes[0].state().streams_at);
     assert_eq!(fakes[0].calls("register"), MANY, "an outage is no lost lease");
 }
 

@@ -3,6 +3,8 @@
 
 mod admitted;
 mod places;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
