@@ -139,7 +139,7 @@ fn below_svc<'a>(labels: &[&str], registry: &'a Registry, settings: &Settings) -
     if labels.len() > LABELS_MAX {
         return Asked::Nothing;
     }
-    let mut refused = false;
+    let (mut refused, mut has_below) = (false, false);
     for of_namespace in 1..=labels.len().min(NAMESPACE_LABELS_MAX) {
         let (left, namespace) = labels.split_at(labels.len() - of_namespace);
         let Ok(namespace) = Namespace::new("namespace", &namespace.join(".")) else { continue };
@@ -154,12 +154,30 @@ fn below_svc<'a>(labels: &[&str], registry: &'a Registry, settings: &Settings) -
                 return part(&left[..from], key, service);
             }
         }
+        has_below |= match left.is_empty() {
+            true => has_services(registry, &namespace),
+            false => registry.has_service_below(&namespace, &left.join(".")),
+        };
     }
-    let name = labels.join(".");
-    match registry.namespaces_with_end(&name).any(|namespace| settings.allows(namespace.as_str())) {
+    match has_below || has_namespace_below(&labels.join("."), registry, settings) {
         true => Asked::Branch,
         false if refused => Asked::NotAllowed,
         false => Asked::Nothing,
+    }
+}
+
+fn has_services(registry: &Registry, namespace: &Namespace) -> bool {
+    registry.services(namespace, "", None).next().is_some()
+}
+
+/// Whether a namespace that is answered for has a name `….end`.
+fn has_namespace_below(end: &str, registry: &Registry, settings: &Settings) -> bool {
+    let has_services = |name: &String| {
+        Namespace::new("namespace", name).is_ok_and(|it| has_services(registry, &it))
+    };
+    match &settings.namespaces[..] {
+        [] => registry.has_namespace_below(end),
+        allowed => allowed.iter().any(|name| is_end(name, end) && has_services(name)),
     }
 }
 

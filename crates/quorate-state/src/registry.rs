@@ -74,7 +74,7 @@ pub struct Registry {
     pub(crate) dependents: OrdSet<(ServiceKey, InstanceKey)>,
     /// Derived: the instances that have health checks.
     pub(crate) checked: OrdMap<InstanceKey, Arc<Instance>>,
-    /// Derived: what the full names of the services end in.
+    /// Derived: names with dots, by what they end in.
     pub(crate) name_ends: NameEnds,
     /// Derived: how many instances there are.
     pub(crate) instances: usize,

@@ -70,7 +70,7 @@ fn a_name_that_does_not_exist_is_told_so_however_many_do() {
         put(&mut registry, &key, "http://10.0.0.1:80", |_| {});
     }
     put(&mut registry, "eu.test/secret/s", "http://10.0.0.2:80", |_| {});
-    use ResponseCode::{NXDomain, NoError};
+    use ResponseCode::{NXDomain, NoError, Refused};
     for (name, wanted) in [
         ("s10009.shop.prod", NoError),
         ("shop.prod", NoError),
@@ -87,6 +87,17 @@ fn a_name_that_does_not_exist_is_told_so_however_many_do() {
         let answer = ask(&registry, &format!("{name}.svc.quorate."), RecordType::A);
         assert_eq!(code(&answer), wanted, "{name}");
     }
+    let settings =
+        Settings { namespaces: vec!["eu.test".into(), "empty.test".into()], ..settings() };
+    for (name, wanted) in [("test", NoError), ("eu.test", NoError), ("shop.prod", Refused)] {
+        let name = format!("{name}.svc.quorate.");
+        let (answer, _) = ask_in(&registry, &settings, &name, RecordType::A, (Room::Tcp, None));
+        assert_eq!(code(&answer), wanted, "{name}");
+    }
+    let settings = Settings { namespaces: vec!["empty.test".into()], ..settings };
+    let (answer, _) =
+        ask_in(&registry, &settings, "test.svc.quorate.", RecordType::A, (Room::Tcp, None));
+    assert_eq!(code(&answer), Refused, "nothing of what it is answered for ends so");
 }
 
 #[test]

@@ -108,9 +108,14 @@ impl Registry {
             .filter(move |(key, _)| after.is_none_or(|after| key.name > *after))
     }
 
-    /// The namespaces of the known services whose full names, `SERVICE.NAMESPACE`, end in `.end`.
-    pub fn namespaces_with_end(&self, end: &str) -> impl Iterator<Item = &Namespace> {
-        self.name_ends.namespaces(end)
+    /// Whether a known service of this namespace has a name that ends in `.end`.
+    pub fn has_service_below(&self, namespace: &Namespace, end: &str) -> bool {
+        self.name_ends.has_name(namespace, end)
+    }
+
+    /// Whether a namespace with known services has a name that ends in `.end`.
+    pub fn has_namespace_below(&self, end: &str) -> bool {
+        self.name_ends.has_namespace(end)
     }
 
     /// The instances that require a service, by service and id.

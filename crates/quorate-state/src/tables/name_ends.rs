@@ -1,44 +1,69 @@
-//! Derived: what the full names of services (`SERVICE.NAMESPACE`) end in, so that a name of DNS is
-//! known to have names below it without a look at all services.
+//! Derived: the names with dots, backwards ("web.acme.com" for "com.acme.web"), so that those with
+//! one end stand together. A name of DNS is known to have names below it without a look at all
+//! services; a name without dots takes nothing here.
 
-use std::sync::Arc;
-
-use imbl::OrdMap;
+use arcstr::ArcStr;
+use imbl::{OrdMap, OrdSet};
 
 use crate::types::{Namespace, ServiceKey};
 
-/// How many services of which namespace end so, by what follows each dot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct NameEnds(OrdMap<Arc<str>, OrdMap<Namespace, usize>>);
+pub(crate) struct NameEnds {
+    /// Services.
+    names: OrdSet<(Namespace, ArcStr)>,
+    /// Namespaces, and how many services each has.
+    namespaces: OrdMap<ArcStr, usize>,
+}
 
 impl NameEnds {
     pub(crate) fn add(&mut self, key: &ServiceKey) {
-        let name = format!("{}.{}", key.name, key.namespace);
-        for end in ends(&name) {
-            let ending = self.0.entry(end.into()).or_default();
-            *ending.entry(key.namespace.clone()).or_default() += 1;
+        if let Some(name) = backwards(key.name.as_str()) {
+            self.names.insert((key.namespace.clone(), name));
+        }
+        if let Some(namespace) = backwards(key.namespace.as_str()) {
+            *self.namespaces.entry(namespace).or_default() += 1;
         }
     }
 
     pub(crate) fn remove(&mut self, key: &ServiceKey) {
-        let name = format!("{}.{}", key.name, key.namespace);
-        for end in ends(&name) {
-            let Some(ending) = self.0.get_mut(end) else { continue };
-            match ending.get_mut(&key.namespace) {
-                Some(count) if *count > 1 => *count -= 1,
-                _ => drop(ending.remove(&key.namespace)),
-            }
-            if ending.is_empty() {
-                self.0.remove(end);
-            }
+        if let Some(name) = backwards(key.name.as_str()) {
+            self.names.remove(&(key.namespace.clone(), name));
+        }
+        let Some(namespace) = backwards(key.namespace.as_str()) else { return };
+        match self.namespaces.get_mut(&namespace) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.namespaces.remove(&namespace)),
         }
     }
 
-    pub(crate) fn namespaces(&self, end: &str) -> impl Iterator<Item = &Namespace> {
-        self.0.get(end).into_iter().flat_map(OrdMap::keys)
+    /// Whether a service of the namespace has a name `….end`.
+    pub(crate) fn has_name(&self, namespace: &Namespace, end: &str) -> bool {
+        let first = (namespace.clone(), begin(end));
+        let found = self.names.range(first.clone()..).next();
+        found.is_some_and(|(of, name)| of == namespace && name.starts_with(&*first.1))
+    }
+
+    /// Whether a namespace with services has a name `….end`.
+    pub(crate) fn has_namespace(&self, end: &str) -> bool {
+        let first = begin(end);
+        self.namespaces
+            .range(first.clone()..)
+            .next()
+            .is_some_and(|(name, _)| name.starts_with(&*first))
     }
 }
 
-fn ends(name: &str) -> impl Iterator<Item = &str> {
-    name.match_indices('.').map(|(dot, _)| &name[dot + 1..])
+/// `None`: it has no dots.
+fn backwards(name: &str) -> Option<ArcStr> {
+    name.contains('.').then(|| labels_backwards(name).into())
+}
+
+/// What all names `….end` begin with, backwards.
+fn begin(end: &str) -> ArcStr {
+    (labels_backwards(end) + ".").into()
+}
+
+fn labels_backwards(name: &str) -> String {
+    let labels: Vec<&str> = name.rsplit('.').collect();
+    labels.join(".")
 }

@@ -18,7 +18,8 @@ use crate::registry::leases::ENDED_PER_COMMAND;
 
 /// Few names, leases and incarnations, so that commands meet.
 fn any_key() -> impl Strategy<Value = InstanceKey> {
-    select(&["web/a", "web/b", "web/c", "api/a", "api/b", "other/web/a"][..]).prop_map(key)
+    select(&["web/a", "web/b", "web/c", "com.api/a", "com.api/b", "other.eu/web/a"][..])
+        .prop_map(key)
 }
 
 fn any_incarnation() -> impl Strategy<Value = Option<Incarnation>> {
