@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use quorate_client::Consistency;
-use quorate_proto::v1::ChangeKind;
+use quorate_proto::v1::{ChangeKind, Health};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -261,16 +262,26 @@ async fn a_leader_whose_disk_fills_up_at_once_loses_nothing() {
     feed.assert_gapless();
 }
 
-/// All nodes are below their reserve: what is read is true, time passes, and the registry can be
-/// emptied; also after an election, whose leader has to commit an entry first.
+/// All nodes are below their reserve: what is read is true, time passes, the registry can be
+/// emptied, and an instance can be taken out by hand or by its check; also after an election, whose
+/// leader has to commit an entry first.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_all_disks_nearly_full_reads_expiry_and_deregistrations_go_on() {
     let Some(disk) = SmallDisk::mount(128) else { return };
     let tunables = format!("disk_reserve_bytes = {}", 32 * 1024 * 1024);
-    let settings = Settings { tunables, data_dirs: disk.data_dirs(), ..Settings::default() };
+    let health_checks = "allow = [\"127.0.0.0/8\"]".to_owned();
+    let data_dirs = disk.data_dirs();
+    let settings = Settings { tunables, data_dirs, health_checks, ..Settings::default() };
     let mut cluster = Cluster::start_with(3, settings).await;
+    let nodes = cluster.all();
     let client = cluster.client().build().unwrap();
     let _kept = keep(&client, "kept", KEPT, TTL).await;
+    let checked = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = checked.local_addr().unwrap();
+    let line = format!(
+        "register checked a --endpoint e=tcp://{address} --ttl 1h --once --check tcp,every=1s,failures=2"
+    );
+    ask(&nodes, &line).await.expect(0);
     cluster.nodes[0].register("dead", "a", TTL * 4).await.unwrap();
     for id in ["a", "b"] {
         cluster.nodes[0].register("old", id, Duration::from_secs(600)).await.unwrap();
@@ -287,6 +298,18 @@ async fn with_all_disks_nearly_full_reads_expiry_and_deregistrations_go_on() {
     let refused = cluster.nodes[0].register("new", "a", TTL).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     cluster.nodes[0].deregister("old", "a", 0).await.expect("it makes room");
+    let line = "cluster override old b --status out-of-service --reason disk";
+    ask(&nodes, line).await.expect(0);
+    drop(checked);
+    eventually("its check fails", Duration::from_secs(30), async || {
+        let state = cluster.nodes[0].instances(Consistency::Local).await;
+        let state = state.map_err(|status| status.to_string())?;
+        match &state["checked/a"] {
+            it if it.health() == Health::Critical => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
 
     let leader = cluster.leader().await;
     cluster.nodes[leader].kill();

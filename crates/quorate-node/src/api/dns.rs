@@ -18,7 +18,6 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use quorate_dns::{Answer, Query, Refused, ResponseCode, Room, Settings};
-use quorate_state::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -49,14 +48,6 @@ pub(crate) struct Resolver {
     seed: AtomicU64,
 }
 
-/// What answers are made from.
-struct View {
-    registry: Registry,
-    /// It is too old to be told.
-    is_stale: bool,
-    now: Instant,
-}
-
 impl Resolver {
     pub(crate) fn new(node: Arc<Node>, dns: &Dns, mut settings: Settings, at: SocketAddr) -> Self {
         let tunables = node.tunables();
@@ -74,16 +65,12 @@ impl Resolver {
         Self { allow: dns.allow.clone(), node, settings, limits, by_tcp, seed }
     }
 
-    fn view(&self) -> View {
-        let is_stale = self.node.age_ms() > self.node.tunables().dns_max_stale_ms;
-        View { registry: self.node.applied().registry(), is_stale, now: Instant::now() }
-    }
-
-    /// What a message gets; `None`: nothing.
-    fn reply(&self, bytes: &[u8], from: IpAddr, room: Room, view: &View) -> Option<Vec<u8>> {
+    /// What a message gets; `None`: nothing. The state is looked at only for whoever may ask, and does
+    /// not ask too much.
+    fn reply(&self, bytes: &[u8], from: IpAddr, room: Room) -> Option<Vec<u8>> {
         let limits = if room == Room::Tcp { &self.by_tcp } else { &self.limits };
         let mut limits = limits.lock().expect("invariant: nothing panics under this lock");
-        let verdict = limits.take(from, view.now);
+        let verdict = limits.take(from, Instant::now());
         drop(limits);
         if verdict != Verdict::Answer {
             self.node.meters().refused("dns").inc();
@@ -109,12 +96,12 @@ impl Resolver {
             Answer::code(ResponseCode::Refused)
         } else if query.is_newer() {
             Answer::code(ResponseCode::BADVERS)
-        } else if view.is_stale {
+        } else if self.node.age_ms() > self.node.tunables().dns_max_stale_ms {
             Answer::code(ResponseCode::ServFail)
         } else {
             let seed = self.seed.fetch_add(1, Ordering::Relaxed);
-            let registry = &view.registry;
-            quorate_dns::answer(question, registry, &self.settings, seed, query.room(room))
+            let registry = self.node.applied().registry();
+            quorate_dns::answer(question, &registry, &self.settings, seed, query.room(room))
         };
         self.count(kind, answer.code);
         let (reply, is_cut) = query.write(&answer, room);
@@ -150,7 +137,7 @@ impl Resolver {
         while !stop.is_cancelled() {
             match socket.recv_from(&mut bytes) {
                 Ok((len, from)) => {
-                    let reply = self.reply(&bytes[..len], from.ip(), Room::Udp, &self.view());
+                    let reply = self.reply(&bytes[..len], from.ip(), Room::Udp);
                     // One that cannot go out is lost, as any datagram may be.
                     let _ = reply.map(|reply| socket.send_to(&reply, from));
                 }
@@ -187,7 +174,7 @@ impl Resolver {
             let len = usize::from(timeout(IDLE, connection.read_u16()).await??);
             let Some(message) = bytes.get_mut(..len) else { return Ok(()) };
             timeout(IDLE, connection.read_exact(message)).await??;
-            let Some(reply) = self.reply(message, from, Room::Tcp, &self.view()) else {
+            let Some(reply) = self.reply(message, from, Room::Tcp) else {
                 return Ok(());
             };
             let mut framed = Vec::with_capacity(2 + reply.len());

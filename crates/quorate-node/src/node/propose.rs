@@ -207,10 +207,15 @@ impl Node {
     /// There is no room for it on the disk, or in the log.
     fn check_room(&self, op: &Op) -> Result<(), NodeError> {
         match op {
-            // Or the registry would be wrong, or could not be emptied.
-            Op::Tick | Op::Grace { .. } | Op::Renew(_) | Op::Deregister(_) | Op::Found { .. } => {
-                self.disk.check_floor()?;
-            }
+            // Or the registry would be wrong, or could not be emptied, or callers not be kept from an
+            // instance that fails.
+            Op::Tick
+            | Op::Grace { .. }
+            | Op::Renew(_)
+            | Op::Deregister(_)
+            | Op::Override { .. }
+            | Op::SetHealth(_)
+            | Op::Found { .. } => self.disk.check_floor()?,
             _ => self.disk.check()?,
         }
         self.check_backlog()
