@@ -162,14 +162,15 @@ impl Ticker {
         let reserve_bytes = self.node.tunables().disk_reserve_bytes;
         let has_room = |report: &Report| report.status.disk_free_bytes >= reserve_bytes;
         // Not with the rounds of callers, which may have to wait.
-        let all = self.node.ask_all().await;
+        let all = self.looking(self.node.ask_all()).await;
         let next = all.into_iter().find_map(|(member, report)| {
             let fit = member.voter && report.as_ref().is_ok_and(has_room);
             fit.then_some(member.id)
         });
         let Some(next) = next else { return };
         tracing::warn!(to = next.get(), "no room on this leader's disk: handing the lead over");
-        let handed = self.node.transfer(next, Instant::now() + PROPOSE_TIMEOUT).await;
+        let handed = self.node.transfer(next, Instant::now() + PROPOSE_TIMEOUT);
+        let handed = self.looking(handed).await;
         if let Err(error) = handed {
             tracing::warn!(%error, "handing the lead over failed");
         }
@@ -187,20 +188,24 @@ impl Ticker {
         (silence <= patience).then_some(leader)
     }
 
-    /// Puts a command of the ticker into the log; false: not in time.
-    async fn propose(&self, op: Op) -> bool {
-        let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, self.node.propose_here(op, None));
-        let mut proposed = std::pin::pin!(proposed);
-        let done = loop {
+    /// Waits for this, and looks around meanwhile: a gap between two looks at the clock is a stall.
+    async fn looking<T>(&self, waited: impl Future<Output = T>) -> T {
+        let mut waited = std::pin::pin!(waited);
+        loop {
             tokio::select! {
-                done = &mut proposed => break done,
+                done = &mut waited => return done,
                 () = tokio::time::sleep(TICK) => {
                     self.look();
                     self.node.read_clock();
                 }
             }
-        };
-        match done {
+        }
+    }
+
+    /// Puts a command of the ticker into the log; false: not in time.
+    async fn propose(&self, op: Op) -> bool {
+        let proposed = tokio::time::timeout(PROPOSE_TIMEOUT, self.node.propose_here(op, None));
+        match self.looking(proposed).await {
             Ok(Ok(_)) => true,
             // Reported elsewhere: by the election, the metrics, the disk's own log line.
             Err(_) | Ok(Err(NodeError::NotLeader { .. } | NodeError::DiskFull { .. })) => false,
