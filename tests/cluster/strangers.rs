@@ -167,14 +167,20 @@ async fn a_snapshot_of_the_past_or_of_another_cluster_replaces_nothing() {
     set_weight(&mut cluster.registry(target), "web", "a", 7).await;
     let mut peer = peer(&cluster, target).await;
     for (file, why) in [
-        (old, "its snapshot is older than what is committed"),
-        (strange, "its snapshot is of cluster"),
+        (&old, "its snapshot is older than what is committed"),
+        (&strange, "its snapshot is of cluster"),
     ] {
-        let chunks = snapshot(vote(at[0] + 9, leader, true), &file);
+        let chunks = snapshot(vote(at[0] + 9, leader, true), file);
         let sent = from(tokio_stream::iter(chunks), cluster_id, leader, target);
         let why = format!("node {leader} is refused: {why}");
         assert_refused(peer.install_snapshot(sent).await, Code::FailedPrecondition, &[&why]);
     }
+    nothing_happened(&cluster, nodes, at).await;
+    // From the leader that it follows, it is one whose answers to appends were lost.
+    let chunks = snapshot(vote(at[0], leader, true), &old);
+    let sent = from(tokio_stream::iter(chunks), cluster_id, leader, target);
+    let answer = peer.install_snapshot(sent).await.expect("it has all of it").into_inner();
+    assert_eq!(answer.vote, Some(vote(at[0], leader, true)));
     nothing_happened(&cluster, nodes, at).await;
     cluster.stop(target).await;
     cluster.restart(target).await;

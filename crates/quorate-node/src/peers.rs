@@ -92,6 +92,8 @@ pub(crate) struct Peers {
     channels: Mutex<BTreeMap<(NodeId, String, Lane), Channel>>,
     /// Nodes that did not answer the last message of the Raft library.
     lost: Mutex<HashSet<NodeId>>,
+    /// Nodes that did not take the last snapshot that they were sent.
+    snapshotless: Mutex<HashSet<NodeId>>,
     /// When this node last asked who would vote for it.
     stood: Mutex<Option<Instant>>,
     /// Where the nodes may be.
@@ -114,6 +116,7 @@ impl Peers {
             tls,
             channels: Mutex::default(),
             lost: Mutex::default(),
+            snapshotless: Mutex::default(),
             stood: Mutex::default(),
             book: AddressBook::default(),
             forwards: Streams::new(),
@@ -168,6 +171,20 @@ impl Peers {
         self.book.missed(id, address);
         if self.lost.lock().expect("invariant: nothing panics under this lock").insert(id) {
             tracing::warn!(id = id.get(), address, reason, "a node is unreachable");
+        }
+    }
+
+    /// A node took a snapshot that it was sent, or did not: told once until it does.
+    pub(crate) fn sent_snapshot(&self, id: NodeId, refused: Option<&Status>) {
+        let mut without =
+            self.snapshotless.lock().expect("invariant: nothing panics under this lock");
+        match refused {
+            None => drop(without.remove(&id)),
+            Some(status) if without.insert(id) => {
+                let reason = status.message();
+                tracing::warn!(id = id.get(), reason, "a node does not take the snapshot it needs");
+            }
+            Some(_told) => {}
         }
     }
 

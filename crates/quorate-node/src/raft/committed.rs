@@ -68,26 +68,38 @@ pub(crate) async fn other_entry(
     Ok(other.map(LogId::index))
 }
 
-/// Whether a leader with this vote may replace what is committed here by a snapshot up to `last`.
-/// Both the term and the place count: a later term alone would let a snapshot in that goes less
-/// far.
-pub(crate) fn check_covered(
+/// What a snapshot of a leader is to this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// It goes further than what is committed here: it may replace that.
+    Further,
+    /// All of it is committed here. A leader sends such a one when answers to its appends were lost
+    /// and its log is purged behind them; it has to be told that this node has it, or it sends the
+    /// same again for ever.
+    Covered,
+}
+
+/// How far a snapshot up to `last` goes, sent by a leader with this vote. Both the term and the
+/// place count: a later term alone would let a snapshot in that goes less far.
+pub(crate) fn reach(
     last: Option<LogId>,
     vote: &Vote,
     committed: Option<LogId>,
-) -> Result<(), &'static str> {
+) -> Result<Reach, &'static str> {
     let Some(last) = last else { return Err("its snapshot is of no entries") };
     if *last.committed_leader_id() > vote.leader_id().to_committed() {
         return Err("its snapshot is of a later term than its lead");
     }
-    match committed {
-        Some(committed) if last < committed => {
-            Err("its snapshot is older than what is committed here")
+    let Some(committed) = committed else { return Ok(Reach::Further) };
+    match (last.index().cmp(&committed.index()), last.cmp(&committed)) {
+        (Ordering::Greater, Ordering::Greater) => Ok(Reach::Further),
+        (Ordering::Equal, Ordering::Equal) | (Ordering::Less, Ordering::Less) => Ok(Reach::Covered),
+        (Ordering::Greater, _) => {
+            Err("its snapshot is of an earlier term than what is committed here")
         }
-        Some(committed) if last.index() <= committed.index() && last != committed => {
+        (Ordering::Equal | Ordering::Less, _) => {
             Err("its snapshot has another entry at its end than was committed there")
         }
-        _ => Ok(()),
     }
 }
 
@@ -98,29 +110,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_snapshot_never_goes_less_far_than_what_is_committed() {
+    fn a_snapshot_is_installed_where_it_goes_further_and_is_there_where_it_does_not() {
+        let (further, covered) = (Some(Reach::Further), Some(Reach::Covered));
         let id = |term, index| {
             Some(LogId::new(
                 Vote::new_committed(term, NodeId::new(1).unwrap()).leader_id().to_committed(),
                 index,
             ))
         };
-        for (what, last, term, committed, fits) in [
-            ("further", id(3, 20), 4, id(3, 10), true),
-            ("further, of a later term", id(4, 20), 4, id(3, 10), true),
-            ("the same again", id(3, 10), 4, id(3, 10), true),
-            ("to a node that has nothing", id(3, 10), 4, None, true),
-            ("older", id(3, 9), 4, id(3, 10), false),
-            ("further, of an earlier term", id(2, 20), 4, id(3, 10), false),
-            ("less far, of a later term", id(4, 9), 4, id(3, 10), false),
-            ("another one at the same place", id(4, 10), 4, id(3, 10), false),
-            ("of a term after its lead", id(5, 20), 4, id(3, 10), false),
-            ("of nothing", None, 4, id(3, 10), false),
-            ("of nothing, to a node that has nothing", None, 4, None, false),
+        for (what, last, term, committed, wanted) in [
+            ("further", id(3, 20), 4, id(3, 10), further),
+            ("further, of a later term", id(4, 20), 4, id(3, 10), further),
+            ("the same again", id(3, 10), 4, id(3, 10), covered),
+            ("to a node that has nothing", id(3, 10), 4, None, further),
+            ("older", id(3, 9), 4, id(3, 10), covered),
+            ("further, of an earlier term", id(2, 20), 4, id(3, 10), None),
+            ("less far, of a later term", id(4, 9), 4, id(3, 10), None),
+            ("another one at the same place", id(4, 10), 4, id(3, 10), None),
+            ("of a term after its lead", id(5, 20), 4, id(3, 10), None),
+            ("of nothing", None, 4, id(3, 10), None),
+            ("of nothing, to a node that has nothing", None, 4, None, None),
         ] {
-            let checked =
-                check_covered(last, &Vote::new_committed(term, NodeId::new(1).unwrap()), committed);
-            assert_eq!(checked.is_ok(), fits, "{what}: {checked:?}");
+            let vote = Vote::new_committed(term, NodeId::new(1).unwrap());
+            let reach = reach(last, &vote, committed);
+            assert_eq!(reach.ok(), wanted, "{what}: {reach:?}");
         }
     }
 }

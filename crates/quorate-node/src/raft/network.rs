@@ -348,9 +348,13 @@ impl RaftNetworkV2<TypeConfig> for Connection {
                     let answer = messages::installed_from_wire(answer.into_inner());
                     let answer = answer.map_err(unreadable)?;
                     self.check_answer(&vote, &answer.vote)?;
+                    self.peers.sent_snapshot(self.target, None);
                     Ok(answer)
                 }
-                Err(status) => Err(StreamingError::Unreachable(Unreachable::new(&status))),
+                Err(status) => {
+                    self.peers.sent_snapshot(self.target, Some(&status));
+                    Err(StreamingError::Unreachable(Unreachable::new(&status)))
+                }
             },
         }
     }

@@ -5,6 +5,7 @@
 use std::io::BufReader;
 use std::time::Duration;
 
+use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_log::{ClusterId, NodeId, SnapshotFile};
 use quorate_state::read_snapshot_cluster;
 use tonic::Status;
@@ -19,7 +20,7 @@ use crate::node::Node;
 use crate::node::calls::LeaderCall;
 use crate::node::membership::MembershipCall;
 use crate::peers::Envelope;
-use crate::raft::committed;
+use crate::raft::committed::{self, Reach};
 use crate::runtime::blocking;
 use crate::types::{LogId, TypeConfig, Vote, is_absurd};
 
@@ -116,14 +117,15 @@ impl PeerService {
         }
     }
 
-    /// Whether a snapshot is of this cluster, and not behind what is committed here. Whether its
-    /// sender is the leader that it claims to be was looked at before it was received.
+    /// Whether a snapshot is of this cluster, and leaves what is committed here as it is. Whether its
+    /// sender is the leader that it claims to be was looked at before it was received. Of the past
+    /// it may be only from the leader that this node follows.
     pub(super) async fn check_snapshot(
         &self,
         envelope: Envelope,
         vote: &Vote,
         snapshot: &SnapshotFile<TypeConfig>,
-    ) -> Result<(), Status> {
+    ) -> Result<Reach, Status> {
         let sender = sender(&envelope)?;
         let meta = snapshot.meta();
         if meta.last_membership.nodes().next().is_none() {
@@ -131,8 +133,11 @@ impl PeerService {
         }
         let applied = self.node.applied().lock().last_log_id;
         let committed = committed::up_to(&self.log, applied).await.map_err(PeerError::from)?;
-        committed::check_covered(meta.last_log_id, vote, committed)
+        let reach = committed::reach(meta.last_log_id, vote, committed)
             .map_err(|why| refused(sender, why))?;
+        if reach == Reach::Covered && self.node.view().borrow_watched().vote != *vote {
+            return Err(refused(sender, "its snapshot is older than what is committed here"));
+        }
         let body = snapshot.body();
         let of = blocking(move || read_snapshot_cluster(&mut BufReader::new(body)));
         let of = of.await.map_err(PeerError::from)?;
@@ -143,7 +148,7 @@ impl PeerService {
             let why = "its snapshot is of cluster";
             return Err(refused(sender, &format!("{why} {of:016x}, not of {ours:016x}")));
         }
-        Ok(())
+        Ok(reach)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use openraft::Snapshot;
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::raft::{AppendEntriesRequest, VoteRequest, VoteResponse};
+use openraft::raft::{AppendEntriesRequest, SnapshotResponse, VoteRequest, VoteResponse};
 use openraft::vote::RaftLeaderId as _;
 use prost::Message as _;
 use quorate_log::{ClusterId, Identity, NodeId, SnapshotFile, SnapshotStore};
@@ -31,6 +31,7 @@ use crate::node::Node;
 use crate::node::succession::Claim;
 use crate::peers::streams::Answers;
 use crate::peers::{Envelope, is_to_voter};
+use crate::raft::committed::Reach;
 use crate::raft::network::messages::{self, Asked};
 use crate::runtime::blocking;
 use crate::types::{LogStore, TypeConfig, Vote};
@@ -170,10 +171,11 @@ impl Peer for PeerService {
         self.node.recall().check_leader(vote.leader_id().term()).await?;
         let snapshot = self.receive(chunks).await?;
         let received = snapshot.path().to_owned();
-        let fits = self.check_snapshot(envelope, &vote, &snapshot).await;
-        if let Err(refused) = fits {
+        let reach = self.check_snapshot(envelope, &vote, &snapshot).await;
+        if !matches!(reach, Ok(Reach::Further)) {
             let _ = blocking(move || std::fs::remove_file(received)).await;
-            return Err(refused);
+            let has_it = SnapshotResponse::new(vote);
+            return reach.map(|_covered| Response::new(messages::installed_to_wire(&has_it)));
         }
         let snapshot = Snapshot { meta: snapshot.meta().clone(), snapshot };
         let installed = self.node.raft().install_full_snapshot(vote, snapshot).await;
