@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::calls::register;
 use super::harness::{Cluster, SOON};
 
-const WEB: &str = "/api/v1/namespaces/default/services/web";
+pub(crate) const WEB: &str = "/api/v1/namespaces/default/services/web";
 
 /// An answer: its status, its headers in small letters, its body.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::calls::register;
 use super::guarded::{Guarded, ROOT, entry};
-use super::harness::{Cluster, SOON};
+use super::harness::{Cluster, SOON, eventually};
 use super::http_api::{get, send, write};
 
 pub(crate) const WATCH: &str = "/api/v1/namespaces/default/watch?service=web";
@@ -102,6 +102,33 @@ async fn a_stream_goes_on_at_another_node_where_it_was() {
     assert_eq!(anew.of_service().await.0, "reset", "of another cluster");
     let bad = get(cluster.http_address(3), &format!("{WATCH}&from=x")).await;
     bad.refuses(400, "INVALID_ARGUMENT", Some("from"));
+}
+
+/// Nothing new comes to it, so that it would take what it has for what the registry has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_goes_on_is_told_first_whether_there_is_a_leader() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    register(&mut cluster.registry(1), "web", "a").await;
+    let mut events = Events::open(cluster.http_address(1), WATCH, "").await;
+    assert_eq!(events.of_service().await.0, "snapshot");
+    let resume = format!("Last-Event-ID: {}\r\n", events.id);
+    let mut resumed = Events::open(cluster.http_address(1), WATCH, &resume).await;
+    let (name, data) = resumed.next().await.unwrap();
+    assert_eq!((&*name, &data["leader_id"]), ("leader", &json!(leader.to_string())), "{data}");
+    assert_eq!(resumed.id, events.id);
+
+    cluster.stop(2).await;
+    cluster.stop(3).await;
+    let is_lost = async || {
+        let status = get(cluster.http_address(1), "/api/v1/status").await;
+        (status.body["header"]["leader_id"] == "0").then_some(())
+    };
+    eventually("node 1 has no leader", is_lost).await;
+    let mut alone = Events::open(cluster.http_address(1), WATCH, &resume).await;
+    let (name, data) = alone.next().await.unwrap();
+    assert_eq!((&*name, &data["leader_id"]), ("leader", &json!("0")), "{data}");
+    assert_eq!(data["header"]["node_id"], "1", "{data}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

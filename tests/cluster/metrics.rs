@@ -18,9 +18,11 @@ use super::harness::{Cluster, SOON, eventually};
 use super::stream::{Stream, subscribe_to};
 
 /// An answer: its status, its headers, its body.
+#[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
-    headers: String,
+    /// In small letters.
+    pub(super) headers: String,
     pub(super) body: String,
 }
 

@@ -1,8 +1,8 @@
 // What the test does to the registry beside the page.
 
 export class Api {
-  constructor(node, token) {
-    this.node = node;
+  constructor(node, token = '') {
+    this.node = node.url;
     this.token = token;
   }
 

@@ -1,35 +1,46 @@
-// Stands between the browser and the nodes, as a load balancer would: so that the node behind the page's address can die, and
-// another one can take its place.
+// Stands between the browser and the nodes, as a load balancer does: the address of the page stays when its node dies.
 
 import net from 'node:net';
 
-export async function proxy(targets) {
+export async function proxy() {
   const open = new Set();
-  let target = targets[0];
-  const server = net.createServer((client) => {
-    if (!target) return client.destroy();
-    const node = net.connect({ host: target.hostname, port: Number(target.port) });
-    for (const [one, other] of [[client, node], [node, client]]) {
-      open.add(one);
-      one.on('error', () => other.destroy());
-      one.on('close', () => {
-        open.delete(one);
-        other.destroy();
-      });
-      one.pipe(other);
-    }
-  });
+  const front = { url: '', to: [], drop, close };
+  const server = net.createServer({ pauseOnConnect: true }, (client) => connect(client, [...front.to]));
+
+  /** To the first node that takes the connection. */
+  function connect(client, [next, ...rest]) {
+    if (!next) return client.destroy();
+    const { hostname, port } = new URL(next.url);
+    const node = net.connect({ host: hostname, port: Number(port) });
+    const refused = () => connect(client, rest);
+    node.once('error', refused);
+    node.once('connect', () => {
+      node.off('error', refused);
+      for (const [one, other] of [[client, node], [node, client]]) {
+        open.add(one);
+        one.on('error', () => other.destroy());
+        one.on('close', () => {
+          open.delete(one);
+          other.destroy();
+        });
+        one.pipe(other);
+      }
+      client.resume();
+    });
+    client.on('error', () => node.destroy());
+  }
+
+  /** Ends all connections; those that come go where `to` says by then. */
+  function drop() {
+    for (const socket of open) socket.destroy();
+  }
+
+  function close() {
+    drop();
+    server.close();
+  }
+
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  return {
-    url: `http://127.0.0.1:${server.address().port}`,
-    /** Ends all connections; those that come go to `next`, or nowhere. */
-    turn(next) {
-      target = next;
-      for (const socket of open) socket.destroy();
-    },
-    close() {
-      this.turn(null);
-      server.close();
-    },
-  };
+  front.url = `http://127.0.0.1:${server.address().port}`;
+  return front;
 }

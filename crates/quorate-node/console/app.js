@@ -177,9 +177,9 @@ function tell() {
   byId('nav').hidden = !begun;
   byId('scope').hidden = !begun;
   const node = live.node ? `, node ${live.node}` : '';
-  const header = page.status?.header ?? {};
-  const cluster = header.cluster_id ? ` · cluster ${header.cluster_id}` : '';
-  say(byId('foot'), on ? `Live: revision ${live.revision}${node}${cluster}` : begun ? `Not live${node}` : 'No connection');
+  const cluster = live.cluster ? ` · cluster ${live.cluster}` : '';
+  const nothing = document.querySelector('.login') ? 'Waits for a token' : 'No connection';
+  say(byId('foot'), on ? `Live: revision ${live.revision}${node}${cluster}` : begun ? `Not live${node}` : nothing);
   byId('foot').className = on ? 'on' : 'off';
   const box = byId('stale');
   const isStale = (begun || live.phase === 'waiting') && !on && !(live.phase === 'connecting' && !live.why);

@@ -41,6 +41,11 @@ export class Live {
     return this.lastId.split('-').pop();
   }
 
+  /** Whose registry it is: the same addresses may lead to another one later. */
+  get cluster() {
+    return this.lastId.split('-')[0];
+  }
+
   /** Follows another part, from its beginning. */
   follow(namespace, prefix) {
     this.namespace = namespace;

@@ -34,8 +34,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Extension, MatchedPath, Request, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -91,8 +91,19 @@ pub(crate) fn router(observed: Observed) -> Router {
             let here = "there are /api/v1/, /sd/prometheus, /openapi.json, /console/, /healthz, /readyz and /metrics here\n";
             (StatusCode::NOT_FOUND, here)
         })
+        .layer(middleware::map_response(for_own_pages))
         .layer(middleware::from_fn_with_state(observed.node.clone(), counted))
         .with_state(observed)
+}
+
+/// Pages of other origins do not get to run an answer as a script, or to show it as a picture.
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+async fn for_own_pages(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
+    response
 }
 
 /// Counts a request by the route that it took.

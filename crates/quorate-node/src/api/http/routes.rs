@@ -21,7 +21,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::HeaderValue;
 use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::CACHE_CONTROL;
 use axum::response::Response;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Code;
@@ -115,11 +115,9 @@ pub(super) fn routers<S>(node: Arc<Node>) -> (Router<S>, Router<S>, [(&'static s
     (routers.0, routers.1, [(described::API, of_api), (described::SD, of_sd)])
 }
 
-/// Nothing of this is to be kept on the way, or taken for something else.
+/// Nothing of this is to be kept on the way.
 async fn for_no_cache(mut response: Response) -> Response {
-    let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     response
 }
 

@@ -238,6 +238,7 @@ pub(super) struct Leader {
 }
 
 fn event(answer: EncodedWatchResponse, cluster_id: u64) -> Bytes {
+    let leads = answer.header.as_ref().map(|header| header.leader_id.to_string());
     let (revision, header) = (answer.revision.to_string(), answer.header.map(Some).map(Header::of));
     let id = shown::position(cluster_id, answer.revision);
     match answer.kind {
@@ -262,8 +263,12 @@ fn event(answer: EncodedWatchResponse, cluster_id: u64) -> Bytes {
             let leader_id = leader.leader_id.to_string();
             written("leader", None, &Leader { header, leader_id })
         }
-        // Without data it is no event, and the id counts.
-        Some(Kind::Bookmark(_)) | None => format!("id: {id}\n\n").into(),
+        Some(Kind::Bookmark(_)) | None => match leads {
+            // The first one of a stream that goes on where there is nothing new.
+            Some(leader_id) => written("leader", Some(id), &Leader { header, leader_id }),
+            // Without data it is no event, and the id counts.
+            None => format!("id: {id}\n\n").into(),
+        },
     }
 }
 

@@ -1,0 +1,123 @@
+// What can be done with the console, by whom.
+
+import { clean, go, is, login, opened, rows, shows, text } from './page.js';
+
+/** Does what a dialog asks for. */
+async function act(page, name, given, done) {
+  await page.click(`main button:text-is("${name}")`);
+  for (const [field, value] of Object.entries(given)) await page.fill(`#ask-${field}`, value);
+  await page.click('dialog button[type=submit]');
+  await page.waitForSelector('dialog', { state: 'detached', timeout: 10_000 });
+  if (done) await shows(page, done);
+}
+
+export async function actions({ page, url, api }) {
+  await go(page, url, 'instance/shop/shop-3');
+  await page.click('main button:text-is("Drain")');
+  await page.click('dialog button[type=submit]');
+  await page.waitForSelector('dialog .problem:not([hidden])');
+  await page.keyboard.press('Escape');
+  await act(page, 'Drain', { reason: 'a test <b>' }, 'draining. Reason: a test <b>');
+  await act(page, 'Weight', { weight: '7', reason: 'less' }, 'draining, weight 7. Reason: less');
+  await act(page, 'Out of service', { reason: 'broken' }, 'out of service, weight 7. Reason: broken');
+  const now = await api.must(api.call('GET', api.at('shop', 'shop-3')));
+  const { override } = now.instance ?? now;
+  is(override?.weight === 7 && override.reason === 'broken', `the registry has ${JSON.stringify(override)}`);
+  await go(page, url, 'overrides');
+  await shows(page, 'shop/shop-3');
+  await go(page, url, 'instance/shop/shop-3');
+  await act(page, 'Clear override', {});
+  await page.waitForFunction(() => !document.querySelector('.override'));
+  const seen = await text(page, 'main .history');
+  is(seen.includes('status UP → DRAINING') && seen.includes('override cleared'), `the changes of the instance: ${seen}`);
+  await deregister(page, api);
+  await members(page, url);
+  await clean(page, 'actions');
+}
+
+async function deregister(page, api) {
+  await page.click('main button:text-is("Deregister")');
+  await page.fill('#ask-id', 'shop-4');
+  await page.click('dialog button[type=submit]');
+  await page.waitForSelector('dialog .problem:not([hidden])');
+  await page.fill('#ask-id', 'shop-3');
+  await page.click('dialog button[type=submit]');
+  await shows(page, 'not registered');
+  is((await api.call('GET', api.at('shop', 'shop-3'))).status === 404, 'it is still registered');
+  await api.must(api.put('shop', 'shop-3', { requires: ['payments'] }));
+}
+
+async function members(page, url) {
+  await go(page, url, 'members');
+  await page.waitForSelector('main table');
+  await act(page, 'Snapshot', {});
+  await shows(page, 'snapshot covers', '#toast');
+  const leads = () => page.$$eval('main tbody tr', (all) => all.findIndex((it) => it.innerText.includes('leader')));
+  const before = await leads();
+  await page.click('main button:text-is("Transfer the lead here") >> nth=0');
+  await page.click('dialog button[type=submit]');
+  await page.waitForSelector('dialog', { state: 'detached', timeout: 15_000 });
+  await page.waitForFunction((old) => {
+    const at = [...document.querySelectorAll('main tbody tr')].findIndex((it) => it.innerText.includes('leader'));
+    return at >= 0 && at !== old;
+  }, before, { timeout: 15_000 });
+}
+
+export async function pausing({ page, url, api }) {
+  await go(page, url, 'log');
+  await api.must(api.put('pause', 'pause-1'));
+  await shows(page, 'pause/pause-1', '.list');
+  await page.keyboard.press('p');
+  await api.must(api.put('pause', 'pause-2'));
+  await page.waitForFunction(() => document.querySelector('.sum').textContent.includes('1 more'));
+  is((await rows(page, 'pause-2')).length === 0, 'the log goes on while it is paused');
+  await page.keyboard.press('p');
+  await shows(page, 'pause/pause-2', '.list');
+}
+
+const ACTIONS = ['Drain', 'Out of service', 'Weight', 'Clear override', 'Deregister', 'Snapshot', 'Transfer the lead here'];
+/** The buttons that each token has in a view. */
+const SEEN = {
+  reader: { 'instance/shop/shop-1': [], 'instance/ledger/ledger-1': [], members: [] },
+  operator: { 'instance/shop/shop-1': ['Drain', 'Out of service', 'Weight', 'Deregister'], members: [] },
+};
+
+/** What a token has no right to has no button, and is refused by the node. */
+export async function rights({ browser, url, tokens }) {
+  if (!tokens.admin) return;
+  await refused(browser, url);
+  for (const [name, seen] of Object.entries(SEEN)) {
+    const page = await opened(browser);
+    await login(page, url, tokens[name]);
+    for (const [view, wanted] of Object.entries(seen)) {
+      await go(page, url, view);
+      await (view === 'members' ? page.waitForSelector('main table') : shows(page, view.split('/').pop()));
+      const buttons = await page.$$eval('main button', (every) => every.map((it) => it.textContent));
+      is(String(buttons.filter((it) => ACTIONS.includes(it))) === String(wanted), `${view}: a token of ${name} has ${buttons}`);
+    }
+    page.allowed = ['401', '403'];
+    const status = await page.evaluate(async () => {
+      const headers = { 'content-type': 'application/json', authorization: `Bearer ${sessionStorage.getItem('quorate.token')}` };
+      return (await fetch('/api/v1/namespaces/default/services/ledger/instances/ledger-1', { method: 'DELETE', headers })).status;
+    });
+    is(status === 403, `a deregistration by a token of ${name}: HTTP ${status}`);
+    await go(page, url, 'me');
+    await page.click('text=Log out');
+    await page.waitForSelector('#token');
+    is((await page.evaluate(() => sessionStorage.length)) === 0, 'the token is kept after the log out');
+    await page.context().close();
+  }
+}
+
+/** A token that no node knows. */
+async function refused(browser, url) {
+  const page = await opened(browser);
+  page.allowed = ['401'];
+  await page.goto(`${url}/console/`);
+  await page.waitForSelector('#token');
+  await page.fill('#token', 'qrt_wrong');
+  await page.press('#token', 'Enter');
+  await page.waitForSelector('.login .problem');
+  is((await page.evaluate(() => sessionStorage.length)) === 0, 'a token that was refused is kept');
+  await page.context().close();
+}
