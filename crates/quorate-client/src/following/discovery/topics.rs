@@ -90,6 +90,11 @@ impl Pending {
     }
 }
 
+/// Whether a queue has a listener still.
+fn is_read(queue: &Arc<Queue>) -> bool {
+    Arc::strong_count(queue) > 1
+}
+
 impl Queue {
     pub(super) fn pop(&self) -> Option<WatchEvent> {
         self.lock().pop()
@@ -118,7 +123,14 @@ impl Feed {
         for instance in self.current.load().iter() {
             queue.push(WatchEvent::Added(instance.clone()));
         }
-        self.queues().push(queue.clone());
+        let mut queues = self.queues();
+        if queues.len() == queues.capacity() {
+            // As many again have room then, so that this is done once for so many listeners.
+            queues.retain(is_read);
+            let living = queues.len();
+            queues.reserve(living);
+        }
+        queues.push(queue.clone());
         queue
     }
 
@@ -133,7 +145,7 @@ impl Feed {
     /// Reports what is shown now to the listeners that are still there.
     fn tell(&self) {
         let mut queues = self.queues();
-        queues.retain(|queue| Arc::strong_count(queue) > 1);
+        queues.retain(is_read);
         for event in self.staged().drain(..) {
             queues.iter().for_each(|queue| queue.push(event.clone()));
         }
