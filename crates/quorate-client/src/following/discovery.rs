@@ -146,15 +146,17 @@ impl Discovery {
         look(&self.inner.feed.current.load())
     }
 
-    /// The instances that can be called; waits for the first word of the registry (or the cache),
-    /// no longer than the call timeout. What this client itself registered before is among them.
+    /// The instances that can be called; waits for the first word of the registry (or some from the
+    /// cache), no longer than the call timeout. What this client itself registered before is among them.
     ///
     /// # Errors
     /// [`Error::NoInstances`], [`Error::UnknownService`], and [`Error::Unreachable`] while nothing
     /// is known at all: never an empty list.
     pub async fn usable(&self) -> Result<Arc<Instances>, Error> {
         let within = self.inner.call_timeout;
-        let Ok(mut instances) = timeout(within, self.synced()).await else {
+        // An empty list from the cache says nothing of who is there now.
+        let answers = |shown: &Instances| !shown.is_empty() || shown.origin() == Origin::Registry;
+        let Ok(mut instances) = timeout(within, self.shown(answers)).await else {
             return Err(self.unreachable());
         };
         if instances.is_empty() && self.inner.hub.is_behind_own_writes(&self.inner.feed) {
@@ -181,9 +183,9 @@ impl Discovery {
         }
         let service = self.service().to_owned();
         match (instances.origin(), instances.is_known()) {
-            (Origin::Nowhere, _) => Err(self.unreachable()),
-            (_, true) => Err(Error::NoInstances { service }),
-            (_, false) => Err(Error::UnknownService { service }),
+            (Origin::Nowhere | Origin::Cache, _) => Err(self.unreachable()),
+            (Origin::Registry, true) => Err(Error::NoInstances { service }),
+            (Origin::Registry, false) => Err(Error::UnknownService { service }),
         }
     }
 
@@ -206,10 +208,15 @@ impl Discovery {
 
     /// Waits until something is known, from the registry or the cache.
     pub async fn synced(&self) -> Arc<Instances> {
+        self.shown(|shown| shown.origin() != Origin::Nowhere).await
+    }
+
+    /// Waits until this holds of what is shown.
+    async fn shown(&self, holds: impl Fn(&Instances) -> bool) -> Arc<Instances> {
         let mut changes = self.inner.feed.changes.subscribe();
         loop {
             let current = self.current();
-            if current.origin() != Origin::Nowhere {
+            if holds(&current) {
                 return current;
             }
             if changes.changed().await.is_err() {
