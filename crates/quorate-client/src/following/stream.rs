@@ -26,18 +26,20 @@ use crate::nodes::call::Rounds;
 use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Target};
 use crate::nodes::rebalance::{Move, Mover};
-use crate::nodes::retry::{BACKGROUND, Decision, decide, is_ahead, rights_pause};
+use crate::nodes::retry::{
+    BACKGROUND, Decision, decide, is_ahead, met_an_end, rights_pause, stream_pause,
+};
 use crate::nodes::stub::registry;
 
 /// Acknowledgements on their way. The server keeps the last one only, so one that finds no room is
 /// left out.
 const ACKS_MAX: usize = 8;
-/// Between two streams there is at least this, however they ended. After the death of a node,
-/// changes wait for it; a node that ends every stream is left alone for longer (`Rounds::wait`).
-const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 /// A stream that lived this long, or brought something new, was a good one: what ended it is a new
 /// failure, not the next of the same.
 const GOOD_STREAM: Duration = Duration::from_secs(1);
+
+/// However slow the nodes are, a stream is waited for no longer.
+const OPENED_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a stream brought.
 #[derive(Debug)]
@@ -144,15 +146,33 @@ impl Follower {
         node: &Node,
         subscribe: WatchSubscribe,
     ) -> Result<Stream, Ended> {
-        let within = self.core.options.attempt_timeout;
         self.token = self.core.endpoints.token_changes();
-        match Stream::open(node.address.clone(), node.connection.clone(), subscribe, within).await {
-            Ok(stream) => {
-                self.counts().streams.one_more();
-                Ok(stream)
-            }
+        match self.try_open(node.address.clone(), node.connection.clone(), subscribe).await {
+            Ok(stream) => Ok(stream),
             Err(status) => Err(self.ended(&node.address, false, &status)),
         }
+    }
+
+    /// Waits for a node longer where all were slow. Given up in the middle, the work of both ends
+    /// would be lost, and come again.
+    async fn try_open(
+        &mut self,
+        address: Address,
+        connection: Connection,
+        subscribe: WatchSubscribe,
+    ) -> Result<Stream, Status> {
+        let given = self.rounds.patience(self.core.options.attempt_timeout, OPENED_WITHIN);
+        let begun = Instant::now();
+        let opened = Stream::open(address, connection, subscribe, given).await;
+        match &opened {
+            Ok(_) => {
+                self.rounds.took(begun.elapsed(), given);
+                self.counts().streams.one_more();
+            }
+            Err(_) if begun.elapsed() >= given * 9 / 10 => self.rounds.was_late(),
+            Err(_) => {}
+        }
+        opened
     }
 
     fn counts(&self) -> &Counts {
@@ -198,10 +218,8 @@ impl Follower {
     /// Goes on at another node, from where the stream is. It stays where that fails.
     pub(super) async fn relocate(&mut self, stream: &mut Stream, to: Move) {
         let (address, connection) = (to.address.clone(), to.connection.clone());
-        let within = self.core.options.attempt_timeout;
-        match Stream::open(address, connection, stream.resume(), within).await {
+        match self.try_open(address, connection, stream.resume()).await {
             Ok(moved) => {
-                self.counts().streams.one_more();
                 let (begun, progressed) = (stream.begun, stream.progressed);
                 *stream = Stream { begun, progressed, ..moved };
             }
@@ -218,12 +236,12 @@ impl Follower {
         let endpoints = &self.core.endpoints;
         let wait = match self.refused.take() {
             Some(Decision::Reauthenticate) if endpoints.has_other_token(self.token).await => {
-                SHORTEST_PAUSE
+                Duration::ZERO
             }
             Some(_) => rights_pause(self.rounds.wait_whole_round()),
             None => self.rounds.wait(endpoints),
         };
-        sleep(wait.max(SHORTEST_PAUSE)).await;
+        sleep(wait.max(stream_pause())).await;
     }
 
     /// The next stream is opened for a reason of its own, not because the one before it failed.
@@ -253,7 +271,9 @@ impl Follower {
             self.refused = Some(decision);
             Error::rejected(operation, status)
         } else {
-            core.endpoints.failed(address);
+            if !met_an_end(status) {
+                core.endpoints.failed(address);
+            }
             let within = core.options.attempt_timeout;
             let tried = vec![Attempt::of(&**address, status)];
             Error::Unreachable { operation, within, tried }

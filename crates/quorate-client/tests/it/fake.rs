@@ -107,6 +107,9 @@ struct Watcher {
     messages: mpsc::Sender<Result<WatchResponse, Status>>,
 }
 
+/// Certificates, and how late a handshake begins.
+type Tls = (Arc<rustls::ServerConfig>, Duration);
+
 pub(crate) type Shared = Arc<Mutex<State>>;
 
 pub(crate) struct Fake {
@@ -114,7 +117,7 @@ pub(crate) struct Fake {
     pub(crate) state: Shared,
     mode: Arc<Mutex<Mode>>,
     number: usize,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Tls>,
     /// Connections end in good order at this age.
     age: Option<Duration>,
     runtime: Option<Runtime>,
@@ -144,7 +147,12 @@ impl Fake {
     /// The same node again, where it was, with these certificates: as one that ended all of its
     /// connections.
     pub(crate) fn secure(&mut self, tls: Arc<rustls::ServerConfig>) {
-        self.tls = Some(tls);
+        self.secure_slowly(tls, Duration::ZERO);
+    }
+
+    /// The same where each handshake begins so late.
+    pub(crate) fn secure_slowly(&mut self, tls: Arc<rustls::ServerConfig>, late: Duration) {
+        self.tls = Some((tls, late));
         self.restart();
     }
 
@@ -152,7 +160,7 @@ impl Fake {
         number: usize,
         state: Shared,
         address: &str,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        tls: Option<Tls>,
         age: Option<Duration>,
     ) -> Self {
         let runtime =
@@ -172,7 +180,10 @@ impl Fake {
             }
             let router = server.add_service(RegistryServer::new(node));
             match secured {
-                Some(tls) => router.serve_with_incoming(secured::incoming(listener, tls)).await,
+                Some((tls, late)) => {
+                    let incoming = secured::incoming(listener, tls, late);
+                    router.serve_with_incoming(incoming).await
+                }
                 None => router.serve_with_incoming(TcpListenerStream::new(listener)).await,
             }
         });
