@@ -99,7 +99,7 @@ impl Hubs {
     /// The age of the oldest live view; `None`: there is none, or one of unknown age.
     pub(crate) fn age(&self) -> Option<Duration> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let ages = running.iter().filter_map(Weak::upgrade).map(|hub| hub.age());
+        let ages = running.iter().filter_map(Weak::upgrade).flat_map(|hub| hub.ages());
         ages.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
@@ -147,7 +147,8 @@ impl Discovery {
     }
 
     /// The instances that can be called; waits for the first word of the registry (or some from the
-    /// cache), no longer than the call timeout. What this client itself registered before is among them.
+    /// cache), no longer than the call timeout. What this client itself registered before is among
+    /// them.
     ///
     /// # Errors
     /// [`Error::NoInstances`], [`Error::UnknownService`], and [`Error::Unreachable`] while nothing
@@ -239,10 +240,13 @@ impl Discovery {
         Listener { queue: self.inner.hub.listen(&self.inner.feed), _view: self.clone() }
     }
 
-    /// How long ago the registry last said that the view is current; `None`: not since this process
-    /// started.
+    /// How old the view is at most: it shows everything that was acknowledged longer ago than this.
+    /// `None`: no node has said so since this process started. It grows where nothing new arrives:
+    /// no node can be reached, the one that is has lost the others, or the service is refused.
+    /// While all is well it is some seconds at most, as the nodes say at least every 5 s unless
+    /// configured.
     pub fn age(&self) -> Option<Duration> {
-        self.inner.hub.age()
+        self.inner.hub.age(&self.inner.feed)
     }
 
     /// How the stream behind it stands.

@@ -200,6 +200,14 @@ impl Endpoints {
         inner.nodes.iter().any(|node| !tried.contains(&node.address) && self.may_ask(node))
     }
 
+    /// Whether there is a node beside this one that has not failed of late.
+    pub(crate) fn has_other(&self, address: &Address) -> bool {
+        let inner = self.lock();
+        let mut others = inner.nodes.iter().filter(|node| node.address != *address);
+        let now = Instant::now();
+        others.any(|node| node.is_healthy(now) && self.may_ask(node))
+    }
+
     /// How many nodes there are to try.
     pub(crate) fn len(&self) -> usize {
         self.lock().nodes.iter().filter(|node| self.may_ask(node)).count()
@@ -380,6 +388,11 @@ impl Node {
         })
     }
 
+    /// Whether it has not failed of late.
+    fn is_healthy(&self, now: Instant) -> bool {
+        self.failed_at.is_none_or(|at| now.duration_since(at) >= COOLDOWN)
+    }
+
     fn connection(&mut self, dial: &Dial) -> Channel {
         let made = || dial.connect(&self.address, &self.endpoint);
         self.connection.get_or_insert_with(made).clone()
@@ -410,8 +423,7 @@ impl Inner {
 
     fn best(&self, target: Target, tried: &[Address]) -> Option<usize> {
         let now = Instant::now();
-        let healthy =
-            |node: &Node| node.failed_at.is_none_or(|at| now.duration_since(at) >= COOLDOWN);
+        let healthy = |node: &Node| node.is_healthy(now);
         let untried = |at: &usize| !tried.contains(&self.nodes[*at].address);
         let position = |address: &Address| self.nodes.iter().position(|n| n.address == *address);
 
