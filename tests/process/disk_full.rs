@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use quorate_client::Consistency;
+use quorate_client::{Consistency, WatchStatus};
 use quorate_proto::v1::{ChangeKind, Health};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -260,6 +260,58 @@ async fn a_leader_whose_disk_fills_up_at_once_loses_nothing() {
     assert_eq!(state.keys().filter(|key| key.starts_with("kept/")).count(), KEPT);
     feed.look(|seen| assert_eq!(seen.of(ChangeKind::Removed, ""), []));
     feed.assert_gapless();
+}
+
+/// A follower whose disk takes no entries hears of its leader all the same, and has one in sight.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_leaves_a_follower_whose_disk_is_full() {
+    let Some(disk) = SmallDisk::mount(96) else { return };
+    let cluster = cluster_on(&disk).await;
+    ask(&cluster.all(), "cluster transfer-leader 2").await.expect(0);
+    cluster.nodes[1].register("s", "before", Duration::from_secs(600)).await.unwrap();
+    let feed = Feed::start(&cluster.nodes[0]).await;
+    let client = cluster.client().in_order(true).build().unwrap();
+    let view = client.discover("s").unwrap();
+    let told = || format!("{:?}, {:?}", view.age(), view.status());
+    let shows = |id: &str| view.current().get(id).map(drop).ok_or_else(told);
+    eventually("it has what there is", NOTICED_WITHIN, async || shows("before")).await;
+    let here = cluster.nodes[0].clients.clone();
+    let is_here =
+        |status| matches!(status, WatchStatus::Following { address, .. } if address == here);
+    assert!(is_here(view.status()), "{}", told());
+
+    // Below a quarter of its reserve it takes no entries.
+    disk.fill(2 * 1024 * 1024);
+    let filled = Instant::now();
+    eventually("the node notices", NOTICED_WITHIN, async || {
+        match disk_health(&cluster.nodes[0]).await {
+            ServingStatus::NotServing => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    cluster.nodes[2].register("s", "after", Duration::from_secs(600)).await.unwrap();
+    // A node that the client knows by then is the leader.
+    eventually("the view shows it", Duration::from_secs(20), async || shows("after")).await;
+    eprintln!("measured: a full follower: the view shows a change after {:?}", filled.elapsed());
+    assert!(!is_here(view.status()), "{}", told());
+    // Who has one node only is sent away.
+    eventually("its watch ends", Duration::from_secs(30), async || {
+        let why = feed.look(|seen| seen.faults.concat());
+        if why.contains("has got nothing new for") { Ok(()) } else { Err(why) }
+    })
+    .await;
+    eprintln!("measured: a full follower: its watch ends after {:?}", filled.elapsed());
+    let has = |id| feed.look(|seen| seen.view.contains_key(id));
+    assert!(has("s/before") && !has("s/after"), "nothing came");
+    assert!(view.age().unwrap() < Duration::from_secs(7), "{}", told());
+    disk.make_room();
+    eventually("the node has it", Duration::from_secs(20), async || {
+        let there = cluster.nodes[0].instances(Consistency::Local).await;
+        let there = there.map_err(|status| status.to_string())?;
+        there.get("s/after").map(drop).ok_or_else(|| "not yet".to_owned())
+    })
+    .await;
 }
 
 /// All nodes are below their reserve: what is read is true, time passes, the registry can be

@@ -119,7 +119,9 @@ impl ClientBuilder {
         self
     }
 
-    /// A watch whose node has had no leader for this long goes to another node; 3 s unless set.
+    /// A watch whose node has had no leader for this long goes to another node; 3 s unless set. So
+    /// does one whose node has a leader and says that what it has is older than this, where there
+    /// is a node that has not failed of late.
     #[must_use]
     pub fn leaderless_timeout(mut self, timeout: Duration) -> Self {
         self.options.leaderless_timeout = timeout;

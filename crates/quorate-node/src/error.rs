@@ -41,6 +41,11 @@ pub(crate) enum NodeError {
     /// This node has not applied what the caller wants to see.
     #[error("this node has applied revision {applied}, {wanted}; another node may be further")]
     Behind { applied: u64, wanted: Wanted },
+    /// This node has a leader, and for long nothing has come of what that has.
+    #[error(
+        "node {node} has got nothing new for {for_ms} ms, though it has a leader: its disk has no room, or it catches up; another node is further"
+    )]
+    Outdated { node: NodeId, for_ms: u64 },
     /// The caller wants to see what no node can have.
     #[error("{wanted}, but this node is caught up with revision {applied}: no node is that far")]
     Ahead { applied: u64, wanted: Wanted },

@@ -99,7 +99,7 @@ impl Hubs {
     /// The age of the oldest live view; `None`: there is none, or one of unknown age.
     pub(crate) fn age(&self) -> Option<Duration> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let ages = running.iter().filter_map(Weak::upgrade).map(|hub| hub.age());
+        let ages = running.iter().filter_map(Weak::upgrade).flat_map(|hub| hub.ages());
         ages.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
@@ -146,15 +146,18 @@ impl Discovery {
         look(&self.inner.feed.current.load())
     }
 
-    /// The instances that can be called; waits for the first word of the registry (or the cache),
-    /// no longer than the call timeout. What this client itself registered before is among them.
+    /// The instances that can be called; waits for the first word of the registry (or some from the
+    /// cache), no longer than the call timeout. What this client itself registered before is among
+    /// them.
     ///
     /// # Errors
     /// [`Error::NoInstances`], [`Error::UnknownService`], and [`Error::Unreachable`] while nothing
     /// is known at all: never an empty list.
     pub async fn usable(&self) -> Result<Arc<Instances>, Error> {
         let within = self.inner.call_timeout;
-        let Ok(mut instances) = timeout(within, self.synced()).await else {
+        // An empty list from the cache says nothing of who is there now.
+        let answers = |shown: &Instances| !shown.is_empty() || shown.origin() == Origin::Registry;
+        let Ok(mut instances) = timeout(within, self.shown(answers)).await else {
             return Err(self.unreachable());
         };
         if instances.is_empty() && self.inner.hub.is_behind_own_writes(&self.inner.feed) {
@@ -181,9 +184,9 @@ impl Discovery {
         }
         let service = self.service().to_owned();
         match (instances.origin(), instances.is_known()) {
-            (Origin::Nowhere, _) => Err(self.unreachable()),
-            (_, true) => Err(Error::NoInstances { service }),
-            (_, false) => Err(Error::UnknownService { service }),
+            (Origin::Nowhere | Origin::Cache, _) => Err(self.unreachable()),
+            (Origin::Registry, true) => Err(Error::NoInstances { service }),
+            (Origin::Registry, false) => Err(Error::UnknownService { service }),
         }
     }
 
@@ -206,10 +209,15 @@ impl Discovery {
 
     /// Waits until something is known, from the registry or the cache.
     pub async fn synced(&self) -> Arc<Instances> {
+        self.shown(|shown| shown.origin() != Origin::Nowhere).await
+    }
+
+    /// Waits until this holds of what is shown.
+    async fn shown(&self, holds: impl Fn(&Instances) -> bool) -> Arc<Instances> {
         let mut changes = self.inner.feed.changes.subscribe();
         loop {
             let current = self.current();
-            if current.origin() != Origin::Nowhere {
+            if holds(&current) {
                 return current;
             }
             if changes.changed().await.is_err() {
@@ -232,10 +240,13 @@ impl Discovery {
         Listener { queue: self.inner.hub.listen(&self.inner.feed), _view: self.clone() }
     }
 
-    /// How long ago the registry last said that the view is current; `None`: not since this process
-    /// started.
+    /// How old the view is at most: it shows everything that was acknowledged longer ago than this.
+    /// `None`: no node has said so since this process started. It grows where nothing new arrives:
+    /// no node can be reached, the one that is has lost the others, or the service is refused.
+    /// While all is well it is some seconds at most, as the nodes say at least every 5 s unless
+    /// configured.
     pub fn age(&self) -> Option<Duration> {
-        self.inner.hub.age()
+        self.inner.hub.age(&self.inner.feed)
     }
 
     /// How the stream behind it stands.

@@ -1,6 +1,7 @@
-//! A subscription, kept on one node after the other: opened, resumed, given up when nothing arrives
-//! or no leader is there, moved to nodes that were added, acknowledged. What a message means to its
-//! stream is in `stream/cursor.rs`, what it means to its reader is the reader's: a watch or a hub.
+//! A subscription, kept on one node after the other: opened, resumed, given up when nothing
+//! arrives, no leader is there, or what the node has is old, moved to nodes that were added,
+//! acknowledged. What a message means to its stream is in `stream/cursor.rs`, what it means to its
+//! reader is the reader's: a watch or a hub.
 
 mod cursor;
 
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::v1::{
-    WatchAck, WatchRequest, WatchResponse, WatchSubscribe, watch_request::Kind,
+    ResponseHeader, WatchAck, WatchRequest, WatchResponse, WatchSubscribe, watch_request::Kind,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -26,18 +27,22 @@ use crate::nodes::call::Rounds;
 use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Target};
 use crate::nodes::rebalance::{Move, Mover};
-use crate::nodes::retry::{BACKGROUND, Decision, decide, is_ahead, rights_pause};
+use crate::nodes::retry::{
+    BACKGROUND, Decision, decide, is_ahead, met_an_end, rights_pause, stream_pause,
+};
 use crate::nodes::stub::registry;
 
 /// Acknowledgements on their way. The server keeps the last one only, so one that finds no room is
 /// left out.
 const ACKS_MAX: usize = 8;
-/// Between two streams there is at least this, however they ended. After the death of a node,
-/// changes wait for it; a node that ends every stream is left alone for longer (`Rounds::wait`).
-const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 /// A stream that lived this long, or brought something new, was a good one: what ended it is a new
 /// failure, not the next of the same.
 const GOOD_STREAM: Duration = Duration::from_secs(1);
+
+/// However slow the nodes are, a stream is waited for no longer.
+const OPENED_WITHIN: Duration = Duration::from_secs(5);
+/// `ResponseHeader.age_ms` of a node that does not know.
+const UNKNOWN_AGE_MS: u64 = u64::MAX;
 
 /// What a stream brought.
 #[derive(Debug)]
@@ -97,6 +102,11 @@ pub(super) struct Stream {
     /// When the last message came.
     heard: Instant,
     leaderless_since: Option<Instant>,
+    /// Everything that was acknowledged before this has come, once the stream is complete; `None`:
+    /// the node has not said so.
+    fresh_at: Option<Instant>,
+    /// Whether the node has a leader, and what it sends is older than a node may be without one.
+    is_old: bool,
     /// The first message, between its header and the rest.
     pending: Option<WatchResponse>,
     /// The position that was handed out last, to be acknowledged when the next message is asked
@@ -144,15 +154,33 @@ impl Follower {
         node: &Node,
         subscribe: WatchSubscribe,
     ) -> Result<Stream, Ended> {
-        let within = self.core.options.attempt_timeout;
         self.token = self.core.endpoints.token_changes();
-        match Stream::open(node.address.clone(), node.connection.clone(), subscribe, within).await {
-            Ok(stream) => {
-                self.counts().streams.one_more();
-                Ok(stream)
-            }
+        match self.try_open(node.address.clone(), node.connection.clone(), subscribe).await {
+            Ok(stream) => Ok(stream),
             Err(status) => Err(self.ended(&node.address, false, &status)),
         }
+    }
+
+    /// Waits for a node longer where all were slow. Given up in the middle, the work of both ends
+    /// would be lost, and come again.
+    async fn try_open(
+        &mut self,
+        address: Address,
+        connection: Connection,
+        subscribe: WatchSubscribe,
+    ) -> Result<Stream, Status> {
+        let given = self.rounds.patience(self.core.options.attempt_timeout, OPENED_WITHIN);
+        let begun = Instant::now();
+        let opened = Stream::open(address, connection, subscribe, given).await;
+        match &opened {
+            Ok(_) => {
+                self.rounds.took(begun.elapsed(), given);
+                self.counts().streams.one_more();
+            }
+            Err(_) if begun.elapsed() >= given * 9 / 10 => self.rounds.was_late(),
+            Err(_) => {}
+        }
+        opened
     }
 
     fn counts(&self) -> &Counts {
@@ -198,10 +226,8 @@ impl Follower {
     /// Goes on at another node, from where the stream is. It stays where that fails.
     pub(super) async fn relocate(&mut self, stream: &mut Stream, to: Move) {
         let (address, connection) = (to.address.clone(), to.connection.clone());
-        let within = self.core.options.attempt_timeout;
-        match Stream::open(address, connection, stream.resume(), within).await {
+        match self.try_open(address, connection, stream.resume()).await {
             Ok(moved) => {
-                self.counts().streams.one_more();
                 let (begun, progressed) = (stream.begun, stream.progressed);
                 *stream = Stream { begun, progressed, ..moved };
             }
@@ -218,12 +244,12 @@ impl Follower {
         let endpoints = &self.core.endpoints;
         let wait = match self.refused.take() {
             Some(Decision::Reauthenticate) if endpoints.has_other_token(self.token).await => {
-                SHORTEST_PAUSE
+                Duration::ZERO
             }
             Some(_) => rights_pause(self.rounds.wait_whole_round()),
             None => self.rounds.wait(endpoints),
         };
-        sleep(wait.max(SHORTEST_PAUSE)).await;
+        sleep(wait.max(stream_pause())).await;
     }
 
     /// The next stream is opened for a reason of its own, not because the one before it failed.
@@ -253,7 +279,9 @@ impl Follower {
             self.refused = Some(decision);
             Error::rejected(operation, status)
         } else {
-            core.endpoints.failed(address);
+            if !met_an_end(status) {
+                core.endpoints.failed(address);
+            }
             let within = core.options.attempt_timeout;
             let tried = vec![Attempt::of(&**address, status)];
             Error::Unreachable { operation, within, tried }
@@ -303,6 +331,8 @@ impl Stream {
             progressed: false,
             heard: Instant::now(),
             leaderless_since: None,
+            fresh_at: None,
+            is_old: false,
             pending: None,
             unacknowledged: None,
             answers,
@@ -319,9 +349,9 @@ impl Stream {
                 let message = self.receive(core).await?;
                 self.heard = Instant::now();
                 let led = self.cursor.take_header(message.header.as_ref())?;
-                if message.header.is_some() {
-                    let header = message.header.as_ref();
-                    core.endpoints.succeeded(&self.address, Target::Any, header)?;
+                if let Some(header) = &message.header {
+                    core.endpoints.succeeded(&self.address, Target::Any, Some(header))?;
+                    self.note_age(header);
                 }
                 if self.cursor.cluster_id() != core.endpoints.cluster_id() {
                     return Err(Status::unavailable("another cluster answers now"));
@@ -334,11 +364,16 @@ impl Stream {
             }
         };
         let before = self.cursor.position();
+        let age_ms = message.header.as_ref().map(|header| header.age_ms);
         let taken = self.cursor.take(message)?;
         match taken {
             Taken::Leader(has_leader) => return Ok(self.led(has_leader)),
             Taken::Part => {}
             Taken::Snapshot { .. } | Taken::Changes { .. } => {
+                if let Some(age_ms) = age_ms {
+                    let is_whole = matches!(taken, Taken::Snapshot { .. });
+                    self.judge(age_ms, is_whole, core.options.leaderless_timeout);
+                }
                 self.progressed |= self.cursor.position() != before;
                 self.unacknowledged = Some(self.cursor.position());
             }
@@ -346,8 +381,29 @@ impl Stream {
         Ok(taken)
     }
 
-    /// The next message, as long as the node shows signs of life and has a leader.
+    fn note_age(&mut self, header: &ResponseHeader) {
+        let known = Some(header.age_ms).filter(|ms| *ms != UNKNOWN_AGE_MS);
+        let fresh_at = known.and_then(|ms| self.heard.checked_sub(Duration::from_millis(ms)));
+        self.fresh_at = self.fresh_at.max(fresh_at);
+    }
+
+    /// Judges the node by the age of what it sent. Of one without a leader, another limit decides.
+    /// While changes are still on their way, their age may not be known; that of all that the node
+    /// has is, or the node has heard of no leader since it started.
+    fn judge(&mut self, age_ms: u64, is_whole: bool, limit: Duration) {
+        let is_old = match age_ms {
+            UNKNOWN_AGE_MS => is_whole,
+            ms => Duration::from_millis(ms) > limit,
+        };
+        self.is_old = is_old && self.leaderless_since.is_none();
+    }
+
+    /// The next message, as long as the node shows signs of life and has a leader, and what it has
+    /// is not old, or there is no other node: an old list is better than none.
     async fn receive(&mut self, core: &Core) -> Result<WatchResponse, Status> {
+        if self.is_old && core.endpoints.has_other(&self.address) {
+            return Err(Status::unavailable("what the node has is old, and nothing new comes"));
+        }
         let idle = self.heard + core.options.watch_idle_timeout;
         let leaderless = self.leaderless_since.map(|since| since + core.options.leaderless_timeout);
         let deadline = leaderless.map_or(idle, |leaderless| leaderless.min(idle));
@@ -367,6 +423,8 @@ impl Stream {
             (true, _) => None,
             (false, since) => since.or_else(|| Some(Instant::now())),
         };
+        // What it has when there is a leader again is old for a moment, and says nothing.
+        self.is_old &= has_leader;
         Taken::Leader(has_leader)
     }
 
@@ -403,8 +461,8 @@ impl Stream {
         self.cursor.is_complete()
     }
 
-    /// Whether it is complete, and its node has a leader.
-    pub(super) fn is_fresh(&self) -> bool {
-        self.is_complete() && self.leaderless_since.is_none()
+    /// Everything that was acknowledged before this has come; `None`: that is not known.
+    pub(super) fn fresh_at(&self) -> Option<Instant> {
+        self.fresh_at.filter(|_| self.is_complete())
     }
 }

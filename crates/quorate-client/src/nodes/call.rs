@@ -184,6 +184,11 @@ impl Rounds {
     /// been enough, the next attempts are shorter by a step; else they would only be made in vain.
     pub(crate) fn answered(&mut self, took: Duration, given: Duration) {
         self.reset();
+        self.took(took, given);
+    }
+
+    /// The same, where more is to come before it is known whether the node is a good one.
+    pub(crate) fn took(&mut self, took: Duration, given: Duration) {
         if took < given / 2 {
             self.late_rounds = self.late_rounds.saturating_sub(1);
         }

@@ -14,6 +14,9 @@ use crate::nodes::endpoints::Address;
 pub(crate) use crate::nodes::tls::Encryption;
 use crate::nodes::token::{Authorize, Token};
 
+/// Connecting goes on for this long at least, also when the call that it began for was given up:
+/// where a node has many handshakes to make, the next call finds this one further.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// A connection on which nothing arrives for this long is probed ...
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// ... and given up when the probe is not answered within this.
@@ -30,7 +33,7 @@ pub(crate) enum Encryption {}
 /// What all connections of a client have in common.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Dial {
-    /// For connecting, the handshake included.
+    /// What a call gives a node at first, connecting and the handshake included.
     pub(crate) timeout: Duration,
     pub(crate) encryption: Option<Arc<Encryption>>,
     /// The one that the client was made with.
@@ -62,7 +65,7 @@ impl Dial {
             None => endpoint,
         };
         let endpoint = endpoint
-            .connect_timeout(self.timeout)
+            .connect_timeout(self.timeout.max(CONNECT_WITHIN))
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)

@@ -200,6 +200,14 @@ impl Endpoints {
         inner.nodes.iter().any(|node| !tried.contains(&node.address) && self.may_ask(node))
     }
 
+    /// Whether there is a node beside this one that has not failed of late.
+    pub(crate) fn has_other(&self, address: &Address) -> bool {
+        let inner = self.lock();
+        let mut others = inner.nodes.iter().filter(|node| node.address != *address);
+        let now = Instant::now();
+        others.any(|node| node.is_healthy(now) && self.may_ask(node))
+    }
+
     /// How many nodes there are to try.
     pub(crate) fn len(&self) -> usize {
         self.lock().nodes.iter().filter(|node| self.may_ask(node)).count()
@@ -315,24 +323,17 @@ impl Endpoints {
     /// them: one of many nodes may be behind.
     pub(crate) fn learn_members(&self, answer: &ListMembersResponse) {
         let as_of = answer.header.as_ref().map_or(0, |header| header.members_as_of);
-        {
-            let mut inner = self.lock();
-            if as_of < inner.members_as_of {
-                tracing::debug!(
-                    as_of,
-                    known = inner.members_as_of,
-                    "a list of nodes is out of date"
-                );
-                return;
-            }
-            inner.members_as_of = as_of;
-        }
-        self.replace_members(answer.members.iter().map(|member| member.client_address.as_str()));
+        let members = answer.members.iter().map(|member| member.client_address.as_str());
+        self.take_members(Some(as_of), members);
     }
 
     /// Takes the cluster's members as the list, seeds behind them. An answer without a usable
     /// address changes nothing.
     pub(crate) fn replace_members<'a>(&self, addresses: impl Iterator<Item = &'a str>) {
+        self.take_members(None, addresses);
+    }
+
+    fn take_members<'a>(&self, as_of: Option<u64>, addresses: impl Iterator<Item = &'a str>) {
         let mut members: Vec<Node> = Vec::new();
         for address in addresses.take(MEMBERS_MAX) {
             match Node::new(address, &self.dial) {
@@ -341,10 +342,20 @@ impl Endpoints {
                 Err(fault) => tracing::warn!(address, %fault, "a member has an unusable address"),
             }
         }
+        let mut inner = self.lock();
+        if let Some(as_of) = as_of {
+            let known = inner.members_as_of;
+            if as_of < known {
+                tracing::debug!(as_of, known, "a list of nodes is out of date");
+                return;
+            }
+            inner.members_as_of = as_of;
+        }
         if members.is_empty() {
             return;
         }
-        let growth = self.lock().replace(members);
+        let growth = inner.replace(members);
+        drop(inner);
         if !growth.added.is_empty() {
             tracing::debug!(added = ?growth.added, "nodes were added; some streams will move to them");
             self.rebalance.growth.send_replace(growth);
@@ -377,6 +388,11 @@ impl Node {
         })
     }
 
+    /// Whether it has not failed of late.
+    fn is_healthy(&self, now: Instant) -> bool {
+        self.failed_at.is_none_or(|at| now.duration_since(at) >= COOLDOWN)
+    }
+
     fn connection(&mut self, dial: &Dial) -> Channel {
         let made = || dial.connect(&self.address, &self.endpoint);
         self.connection.get_or_insert_with(made).clone()
@@ -407,8 +423,7 @@ impl Inner {
 
     fn best(&self, target: Target, tried: &[Address]) -> Option<usize> {
         let now = Instant::now();
-        let healthy =
-            |node: &Node| node.failed_at.is_none_or(|at| now.duration_since(at) >= COOLDOWN);
+        let healthy = |node: &Node| node.is_healthy(now);
         let untried = |at: &usize| !tried.contains(&self.nodes[*at].address);
         let position = |address: &Address| self.nodes.iter().position(|n| n.address == *address);
 

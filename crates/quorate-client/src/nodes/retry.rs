@@ -59,7 +59,7 @@ pub(crate) fn decide(status: &Status) -> Decision {
 
 /// Whether the call was given to a connection that came to its end in good order in this moment, as
 /// each does at its age: the node is well. The transport does not send such a call again by itself.
-pub(super) fn met_an_end(status: &Status) -> bool {
+pub(crate) fn met_an_end(status: &Status) -> bool {
     let Some(cause) = innermost(status) else { return false };
     match cause.downcast_ref::<h2::Error>() {
         Some(of_http2) => of_http2.is_go_away() && of_http2.reason() == Some(h2::Reason::NO_ERROR),
@@ -187,6 +187,17 @@ impl Backoff {
     pub(crate) fn reset(&mut self) {
         self.rounds = 0;
     }
+}
+
+/// Between two streams there is at least this, however they ended. After the death of a node,
+/// changes wait for it; a node that ends every stream is left alone for longer (`Rounds::wait`).
+const STREAM_PAUSE: Duration = Duration::from_millis(20);
+/// Not all who were at the node that died come to the others in the same moment.
+const STREAM_PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// How long to wait before the next stream.
+pub(crate) fn stream_pause() -> Duration {
+    rand::rng().random_range(STREAM_PAUSE..=STREAM_PAUSE_MAX)
 }
 
 /// `span` shortened by up to a tenth, so that many clients that started together drift apart.

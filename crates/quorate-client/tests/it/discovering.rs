@@ -241,6 +241,36 @@ async fn failures_never_make_a_view_smaller() {
     assert_eq!(told, (1..20).collect::<Vec<_>>());
 }
 
+/// The cache says what there was, and a list that was empty says nothing of who is there now.
+#[tokio::test]
+async fn an_empty_list_from_the_cache_is_no_answer() {
+    // S0.10, S3.4
+    let dir = tempfile::tempdir().unwrap();
+    let mut fakes = Fake::cluster(1);
+    put(&fakes[0], "s", "a", 1);
+    let cached = |fakes: &[Fake]| builder(fakes).cache_dir(dir.path()).build();
+    let before = cached(&fakes).unwrap();
+    let view = before.discover("s").unwrap();
+    let file = dir.path().join("default/s.cache");
+    until("it is written", || file.exists()).await;
+    let full = std::fs::read(&file).unwrap();
+    remove(&fakes[0], "s", "a");
+    until("it is written again", || std::fs::read(&file).unwrap() != full).await;
+    drop((view, before));
+    fakes[0].kill();
+
+    let during = cached(&fakes).unwrap();
+    let view = during.discover("s").unwrap();
+    assert_eq!(within(view.synced()).await.origin(), Origin::Cache);
+    for answer in [view.usable().await, view.usable_now()] {
+        assert!(matches!(answer, Err(Error::Unreachable { .. })), "{answer:?}");
+    }
+    fakes[0].restart();
+    put(&fakes[0], "s", "b", 2);
+    until("the registry's word", || shown(&view) == ["b2"]).await;
+    assert_eq!(view.usable().await.unwrap().len(), 1);
+}
+
 #[tokio::test]
 async fn a_start_without_the_registry_begins_with_the_cache() {
     // S0.17

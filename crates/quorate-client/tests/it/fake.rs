@@ -107,6 +107,9 @@ struct Watcher {
     messages: mpsc::Sender<Result<WatchResponse, Status>>,
 }
 
+/// Certificates, and how late a handshake begins.
+type Tls = (Arc<rustls::ServerConfig>, Duration);
+
 pub(crate) type Shared = Arc<Mutex<State>>;
 
 pub(crate) struct Fake {
@@ -114,7 +117,7 @@ pub(crate) struct Fake {
     pub(crate) state: Shared,
     mode: Arc<Mutex<Mode>>,
     number: usize,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Tls>,
     /// Connections end in good order at this age.
     age: Option<Duration>,
     runtime: Option<Runtime>,
@@ -144,7 +147,12 @@ impl Fake {
     /// The same node again, where it was, with these certificates: as one that ended all of its
     /// connections.
     pub(crate) fn secure(&mut self, tls: Arc<rustls::ServerConfig>) {
-        self.tls = Some(tls);
+        self.secure_slowly(tls, Duration::ZERO);
+    }
+
+    /// The same where each handshake begins so late.
+    pub(crate) fn secure_slowly(&mut self, tls: Arc<rustls::ServerConfig>, late: Duration) {
+        self.tls = Some((tls, late));
         self.restart();
     }
 
@@ -152,7 +160,7 @@ impl Fake {
         number: usize,
         state: Shared,
         address: &str,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        tls: Option<Tls>,
         age: Option<Duration>,
     ) -> Self {
         let runtime =
@@ -172,7 +180,10 @@ impl Fake {
             }
             let router = server.add_service(RegistryServer::new(node));
             match secured {
-                Some(tls) => router.serve_with_incoming(secured::incoming(listener, tls)).await,
+                Some((tls, late)) => {
+                    let incoming = secured::incoming(listener, tls, late);
+                    router.serve_with_incoming(incoming).await
+                }
                 None => router.serve_with_incoming(TcpListenerStream::new(listener)).await,
             }
         });
@@ -315,6 +326,15 @@ impl State {
         }
     }
 
+    /// Sends all watchers of a node a bookmark, which says that what they have is this old.
+    pub(crate) fn bookmark(&mut self, node: usize, age: Duration) {
+        for watcher in self.watchers.iter().filter(|watcher| watcher.node == node) {
+            let message = aged(delta(watcher.position, Vec::new()), age);
+            let kind = Some(watch_response::Kind::Bookmark(WatchBookmark {}));
+            let _gone = watcher.messages.try_send(Ok(WatchResponse { kind, ..message }));
+        }
+    }
+
     pub(crate) fn watchers_of(&self, node: usize) -> usize {
         self.watchers.iter().filter(|w| w.node == node && !w.messages.is_closed()).count()
     }
@@ -344,8 +364,10 @@ impl State {
             None => vec![snapshot(self.revision, from > 0, true, self.instances.values())],
         };
         let position = first.last().map_or(0, |message| message.revision);
-        for message in first {
-            let mut message = with_header(message, 1);
+        for mut message in first {
+            if message.header.is_none() {
+                message = with_header(message, 1);
+            }
             let header = message.header.iter_mut();
             header.for_each(|header| header.cluster_id = self.cluster_id);
             messages.try_send(Ok(message)).unwrap();
@@ -359,6 +381,14 @@ pub(crate) fn with_header(message: WatchResponse, leader_id: u64) -> WatchRespon
     let header =
         ResponseHeader { cluster_id: CLUSTER, node_id: 1, leader_id, ..ResponseHeader::default() };
     WatchResponse { header: Some(header), ..message }
+}
+
+/// The message of a node that has a leader, and says that what its watcher has is this old.
+pub(crate) fn aged(message: WatchResponse, age: Duration) -> WatchResponse {
+    let mut message = with_header(message, 1);
+    let age_ms = age.as_millis() as u64;
+    message.header.iter_mut().for_each(|header| header.age_ms = age_ms);
+    message
 }
 
 pub(crate) fn delta(previous: u64, changes: Vec<Change>) -> WatchResponse {

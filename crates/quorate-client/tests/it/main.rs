@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "measured distributions")]
 
+mod ages;
 mod another_cluster;
 mod calling;
 mod calls;

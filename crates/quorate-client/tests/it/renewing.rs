@@ -119,9 +119,9 @@ fn no_burst(begun: Instant, step: Duration, arrivals: &[Instant]) {
     assert!(arrivals.len() >= MANY && most <= arrivals.len() / 2, "a burst: {histogram:?}");
 }
 
-/// 200 processes, each with a client of its own, whose registry was away for four TTLs. They come back
-/// over some hundreds of milliseconds: a process that waits for its turn for a tenth of a second bunches
-/// those of that time only.
+/// 200 processes, each with a client of its own, whose registry was away for four TTLs. They come
+/// back over some hundreds of milliseconds: a process that waits for its turn for a tenth of a
+/// second bunches those of that time only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_does_not_line_clients_up() {
     // S3.8

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use quorate_client::{Client, InstanceBuilder, Registration, RegistrationState};
+use quorate_client::{Client, Consistency, InstanceBuilder, Registration, RegistrationState, Tls};
+use rustls::version::TLS13;
 
-use crate::fake::{Fake, Mode, until};
+use crate::certificates::{Authority, server};
+use crate::fake::{Fake, Mode, until, within};
 
 fn orders(id: &str) -> InstanceBuilder {
     InstanceBuilder::new("orders", id).endpoint("http", "http://h:1")
@@ -41,4 +43,40 @@ async fn a_cluster_that_is_slow_is_waited_for() {
     until("renewals are answered", || matches!(first.state(), RegistrationState::Registered(_)))
         .await;
     assert_eq!(first.registered().await.unwrap().id, lease);
+}
+
+/// Nor would a stream ever begin that is given up each time before it was answered.
+#[tokio::test]
+async fn views_and_watches_wait_for_a_cluster_that_is_slow() {
+    let fakes = Fake::cluster(3);
+    fakes.iter().for_each(|fake| fake.set(Mode::Slow(Duration::from_millis(700))));
+    let client = Client::builder(fakes.iter().map(Fake::address))
+        .member_refresh(None)
+        .attempt_timeout(Duration::from_millis(200))
+        .build()
+        .unwrap();
+    let (view, watch) = (client.discover("orders").unwrap(), client.watch("orders"));
+    within(view.synced()).await;
+    within(watch.synced()).await.unwrap();
+    // As many nodes were asked in vain as it takes to find out, by both.
+    assert!(fakes[0].calls("watch") <= 2 * (2 * 3 + 1), "{}", fakes[0].calls("watch"));
+}
+
+/// After the death of a node, the others have the handshakes of all its clients to make.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handshakes_that_are_slow_are_waited_for() {
+    let ca = Authority::new("ca");
+    let mut fakes = Fake::cluster(3);
+    for fake in &mut fakes {
+        let tls = server(&ca.issue(&["127.0.0.1"]), None, &[&TLS13]);
+        fake.secure_slowly(tls, Duration::from_millis(700));
+    }
+    let client = Client::builder(fakes.iter().map(Fake::address))
+        .member_refresh(None)
+        .attempt_timeout(Duration::from_millis(200))
+        .tls(Tls::new().ca_pem(ca.pem()))
+        .build()
+        .unwrap();
+    within(client.list_services("", Consistency::Local)).await.unwrap();
+    within(client.discover("orders").unwrap().synced()).await;
 }

@@ -187,6 +187,13 @@ async fn a_view_that_is_refused_is_no_others_loss() {
     let before = fakes[0].calls("watch");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(fakes[0].calls("watch"), before, "it is quiet");
+    // What the node says of the services on the stream is not about the others.
+    fakes[0].state().bookmark(0, Duration::ZERO);
+    fakes[0].state().bookmark(1, Duration::ZERO);
+    let fresh = || all[0].age().unwrap() < Duration::from_millis(500);
+    until("the view that is followed is fresh", fresh).await;
+    assert!(all[2].age().unwrap() >= Duration::from_secs(1), "{:?}", all[2].age());
+    assert!(all[1].age().is_none() && client.counters().view_age.is_none(), "b never came");
 
     // Changes of c pass by while a stream for a goes on; with the right back, nothing is missing.
     put("c", "c2");

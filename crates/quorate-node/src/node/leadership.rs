@@ -17,12 +17,21 @@ pub(crate) struct Leadership {
     /// The log index of the last change of the members that was told.
     members_as_of: AtomicU64,
     contact: Mutex<Contact>,
+    moment: Mutex<Moment>,
     suspect: watch::Sender<Option<Vote>>,
     heard: AtomicBool,
     /// The highest index that leaders said is committed.
     committed: AtomicU64,
     stopping: AtomicBool,
     removed: watch::Sender<bool>,
+}
+
+/// A moment before which everything that was acknowledged is in each state that has come as far as
+/// `revision`; `None`: none is known.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Moment {
+    pub(crate) at: Option<Instant>,
+    pub(crate) revision: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -39,11 +48,12 @@ struct Contact {
 
 impl Leadership {
     pub(crate) fn new() -> Self {
-        let (view, contact) = (watch::Sender::new(None), Mutex::default());
+        let (view, contact, moment) =
+            (watch::Sender::new(None), Mutex::default(), Mutex::default());
         let suspect = watch::Sender::new(None);
         let (heard, committed, stopping, members_as_of) = Default::default();
         let removed = watch::Sender::new(false);
-        Self { view, members_as_of, contact, suspect, heard, committed, stopping, removed }
+        Self { view, members_as_of, contact, moment, suspect, heard, committed, stopping, removed }
     }
 
     /// The leader that this node follows or is; `None`: lost.
@@ -131,6 +141,16 @@ impl Leadership {
         } else if contact.pending.is_none() {
             contact.pending = Some((committed, asked));
         }
+    }
+
+    /// Keeps what is known of this node's state now.
+    pub(super) fn set_moment(&self, moment: Moment) {
+        *self.moment.lock().expect("invariant: nothing panics under this lock") = moment;
+    }
+
+    /// What was known of it last.
+    pub(super) fn moment(&self) -> Moment {
+        *self.moment.lock().expect("invariant: nothing panics under this lock")
     }
 
     /// Something hints that this leader is gone.

@@ -55,8 +55,6 @@ pub(super) struct Shared {
     /// Notified when services were added or removed.
     subscriptions: Notify,
     pub(super) status: watch::Sender<WatchStatus>,
-    /// When the registry last said that all is known, with a leader.
-    fresh_at: Mutex<Option<Instant>>,
     pub(super) cache: Option<Cache>,
     /// Services to be written to the cache.
     pub(super) unsaved: Mutex<BTreeSet<String>>,
@@ -72,7 +70,6 @@ impl Hub {
             topics: Mutex::default(),
             subscriptions: Notify::new(),
             status: watch::Sender::new(WatchStatus::Connecting),
-            fresh_at: Mutex::default(),
             cache,
             unsaved: Mutex::default(),
             saving: Notify::new(),
@@ -129,19 +126,23 @@ impl Hub {
         self.shared.topics().refused(&feed.selector.service)
     }
 
-    pub(super) fn age(&self) -> Option<Duration> {
-        let fresh_at = self.shared.fresh_at.lock().unwrap_or_else(PoisonError::into_inner);
+    /// How old the view is at most; `None`: nothing has said so yet.
+    pub(super) fn age(&self, feed: &Feed) -> Option<Duration> {
+        let fresh_at = self.shared.topics().fresh_at(&feed.selector.service);
         fresh_at.map(|at| at.elapsed())
+    }
+
+    /// The same of each service.
+    pub(super) fn ages(&self) -> Vec<Option<Duration>> {
+        let topics = self.shared.topics();
+        let fresh_at = topics.by_name.keys().map(|name| topics.fresh_at(name));
+        fresh_at.map(|at| at.map(|at| at.elapsed())).collect()
     }
 }
 
 impl Shared {
     pub(super) fn topics(&self) -> MutexGuard<'_, Topics> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn fresh(&self) {
-        *self.fresh_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// To these services, from this revision on.
@@ -383,25 +384,24 @@ async fn take(shared: &Shared, follower: &mut Follower, stream: &mut Stream, eve
         Event::Due(to) => return follower.relocate(stream, to).await,
         Event::Taken(taken) => taken,
     };
-    // First: whoever waits for the view asks for its age then.
-    if stream.is_fresh() {
-        shared.fresh();
-    }
+    let mut topics = shared.topics();
+    let mut different = Vec::new();
     match taken {
-        Taken::Leader(_) => shared.topics().belongs_to(stream.cluster_id()),
+        Taken::Leader(_) => topics.belongs_to(stream.cluster_id()),
         Taken::Part => {}
         Taken::Snapshot { services, revision } => {
-            shared.topics().replace(stream.services(), revision, services);
-            shared.to_be_saved(stream.services().iter().cloned());
+            topics.replace(stream.services(), revision, services);
+            different = stream.services().to_vec();
         }
         Taken::Changes { changes, revision } => {
-            let changed = {
-                let mut topics = shared.topics();
-                let changed = topics.apply(changes);
-                topics.move_to(revision);
-                changed
-            };
-            shared.to_be_saved(changed);
+            different = topics.apply(changes);
+            topics.move_to(revision);
         }
     }
+    // Under the same lock: whoever waited for the view asks for its age now.
+    if let Some(at) = stream.fresh_at() {
+        topics.freshen(stream.services(), at);
+    }
+    drop(topics);
+    shared.to_be_saved(different);
 }

@@ -1,5 +1,5 @@
 //! What a hub knows: the services it follows, each with a position of its own, and which view shows
-//! what of them. Pure data; knows nothing of streams and time.
+//! what of them. Pure data; knows nothing of streams and reads no clock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use quorate_proto::v1::{Change, ChangeKind, Instance, RemoveReason, Service};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::instances::{Instances, Origin, Selector};
 use crate::cluster_id::ClusterId;
@@ -30,6 +31,8 @@ pub(super) struct Topic {
     changed: u64,
     /// Whether there was a snapshot from the cluster that answers now.
     synced: bool,
+    /// Everything that was acknowledged before this is in `instances`; `None`: no node has said so.
+    fresh_at: Option<Instant>,
     known: bool,
     origin: Origin,
     instances: BTreeMap<String, Arc<Instance>>,
@@ -90,6 +93,11 @@ impl Pending {
     }
 }
 
+/// Whether a queue has a listener still.
+fn is_read(queue: &Arc<Queue>) -> bool {
+    Arc::strong_count(queue) > 1
+}
+
 impl Queue {
     pub(super) fn pop(&self) -> Option<WatchEvent> {
         self.lock().pop()
@@ -118,7 +126,14 @@ impl Feed {
         for instance in self.current.load().iter() {
             queue.push(WatchEvent::Added(instance.clone()));
         }
-        self.queues().push(queue.clone());
+        let mut queues = self.queues();
+        if queues.len() == queues.capacity() {
+            // As many again have room then, so that this is done once for so many listeners.
+            queues.retain(is_read);
+            let living = queues.len();
+            queues.reserve(living);
+        }
+        queues.push(queue.clone());
         queue
     }
 
@@ -133,7 +148,7 @@ impl Feed {
     /// Reports what is shown now to the listeners that are still there.
     fn tell(&self) {
         let mut queues = self.queues();
-        queues.retain(|queue| Arc::strong_count(queue) > 1);
+        queues.retain(is_read);
         for event in self.staged().drain(..) {
             queues.iter().for_each(|queue| queue.push(event.clone()));
         }
@@ -166,6 +181,7 @@ impl Topic {
             position: 0,
             changed: 0,
             synced: false,
+            fresh_at: None,
             known: false,
             origin: Origin::Nowhere,
             instances: BTreeMap::new(),
@@ -418,6 +434,21 @@ impl Topics {
         if let Some(topic) = self.by_name.get_mut(name) {
             (topic.position, topic.synced) = (0, false);
         }
+    }
+
+    /// Everything that was acknowledged before this is known of those of these services that were
+    /// read.
+    pub(super) fn freshen(&mut self, names: &[String], at: Instant) {
+        for name in names {
+            if let Some(topic) = self.by_name.get_mut(name).filter(|topic| topic.synced) {
+                topic.fresh_at = topic.fresh_at.max(Some(at));
+            }
+        }
+    }
+
+    /// Everything that was acknowledged before this is shown of a service; `None`: not known.
+    pub(super) fn fresh_at(&self, name: &str) -> Option<Instant> {
+        self.by_name.get(name)?.fresh_at
     }
 
     /// Everything up to this revision is known of the services that were read. The others stay at

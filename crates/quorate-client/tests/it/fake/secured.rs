@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -13,16 +14,19 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
-/// The connections whose handshake is done, of all that come; each has a task of its own.
+/// The connections whose handshake is done, of all that come; each has a task of its own, which
+/// begins it so late.
 pub(super) fn incoming(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
+    late: Duration,
 ) -> ReceiverStream<io::Result<Secured>> {
     let (ready, incoming) = mpsc::channel(16);
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             let (acceptor, ready) = (TlsAcceptor::from(tls.clone()), ready.clone());
             tokio::spawn(async move {
+                tokio::time::sleep(late).await;
                 if let Ok(stream) = acceptor.accept(tcp).await {
                     let _stopped = ready.send(Ok(Secured(stream))).await;
                 }

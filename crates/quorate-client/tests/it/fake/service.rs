@@ -381,7 +381,8 @@ impl Registry for Node {
             Mode::Unavailable => return Err(Status::unavailable("stopping")),
             Mode::Broken | Mode::Overloaded | Mode::Full => return Err(Status::internal("broken")),
             Mode::Refusing => return Err(Status::permission_denied("not for you")),
-            Mode::Honest | Mode::Slow(_) => {}
+            Mode::Slow(time) => tokio::time::sleep(time).await,
+            Mode::Honest => {}
         }
         if subscribe.services.iter().any(String::is_empty) {
             return Err(Status::invalid_argument("services: \"\": 1 to 253 bytes"));

@@ -146,6 +146,7 @@ fn code(error: &CallError) -> Code {
             NodeError::NoLeader { .. }
             | NodeError::NoAnswer { .. }
             | NodeError::Behind { .. }
+            | NodeError::Outdated { .. }
             | NodeError::NotMember { .. }
             | NodeError::NotLeader { .. }
             | NodeError::Founding { .. }

@@ -1,6 +1,8 @@
 //! The Watch call: reads the subscription, then turns a [`Subscription`]'s messages into answers,
 //! and takes in acks.
 
+mod fresh;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
@@ -16,12 +18,13 @@ use quorate_proto::encoded::v1::{EncodedWatchDelta, EncodedWatchResponse};
 use quorate_proto::v1::watch_request::Kind as Ask;
 use quorate_proto::v1::{WatchBookmark, WatchLeader, WatchRequest, WatchSnapshot, WatchSubscribe};
 use quorate_state::{Invalid, Revision};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tonic::Status;
 
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{Call, Caller, Method};
 use crate::api::grpc::touched::Touches as _;
+use crate::api::grpc::watch::fresh::Fresh;
 use crate::api::grpc::{header, is_foreign, rights, told};
 use crate::applied::hub::Filter;
 use crate::applied::shared_event::SharedEvent;
@@ -30,6 +33,7 @@ use crate::error::{CallError, NodeError, Wanted};
 use crate::node::Node;
 use crate::node::leadership::Leadership;
 use crate::node::reads::age_ms;
+use crate::runtime::random;
 
 /// What a watcher says, however it comes.
 pub(super) struct Asks(Pin<Box<dyn Stream<Item = Result<WatchRequest, Status>> + Send + Sync>>);
@@ -70,7 +74,7 @@ pub(super) async fn answers(
     let filter = convert::watch_filter(&subscribe).map_err(CallError::from)?;
     node.check_member()?;
     let begin = begin(&node, &subscribe, deadline).await?;
-    let mut fresh = Fresh::now(&node);
+    let mut fresh = Fresh::begin(&node);
     let mut subscription = Subscription::start(
         node.applied().clone(),
         filter.clone(),
@@ -110,6 +114,41 @@ const LEADERLESS_FOR: Duration = Duration::from_secs(60);
 /// If this node is no member any more, and never will have a leader, it is sent away after this.
 const REMOVED_FOR: Duration = Duration::from_secs(10);
 
+/// A node may have a leader and get nothing from it, because its disk has no room, say, or because
+/// it catches up. What it has is better than nothing, so a watcher is told how old it is, and sent
+/// away when it has been there for so long, and what it has is so old; or for up to half as long
+/// again, so that not all go at once.
+const OLD_FOR: Duration = Duration::from_secs(10);
+
+/// Waits until what this node has is old, though it has a leader; `fresh_at` as by [`Node`].
+async fn old(
+    leadership: &Leadership,
+    fresh_at: impl Fn() -> Option<Instant>,
+    node: NodeId,
+) -> NodeError {
+    let limit = OLD_FOR + OLD_FOR.mul_f64(random() as f64 / u64::MAX as f64 / 2.0);
+    let mut leader = leadership.views();
+    loop {
+        // Its sender is this node's: it does not end before.
+        let _ = leader.wait_for(Option::is_some).await;
+        // What it has is as old as its last leader: that is no fault of this one.
+        let led = Instant::now();
+        let old = async {
+            loop {
+                let since = fresh_at().max(Some(led)).unwrap_or(led);
+                if since.elapsed() >= limit {
+                    return since.elapsed().as_millis() as u64;
+                }
+                sleep_until(since + limit).await;
+            }
+        };
+        tokio::select! {
+            for_ms = old => return NodeError::Outdated { node, for_ms },
+            _ = leader.wait_for(Option::is_none) => {}
+        }
+    }
+}
+
 /// Waits until nothing new will come here for long: this node was taken out, or has no leader.
 async fn lost(leadership: &Leadership, node: NodeId) -> NodeError {
     let removed = async {
@@ -143,6 +182,7 @@ async fn no_longer_serves(node: &Node) -> NodeError {
     tokio::select! {
         () = node.stop().cancelled() => NodeError::Stopping { node: node.id() },
         error = lost(node.leadership(), node.id()) => error,
+        error = old(node.leadership(), || node.fresh_at(), node.id()) => error,
     }
 }
 
@@ -180,32 +220,6 @@ async fn end(node: Arc<Node>, caller: Caller, subscribe: WatchSubscribe, mut ask
     }
 }
 
-/// A moment before which everything that was acknowledged is in each state that has come as far as
-/// `revision`.
-#[derive(Debug, Clone, Copy)]
-struct Fresh {
-    at: Option<Instant>,
-    revision: u64,
-}
-
-impl Fresh {
-    /// Of what this node has now. The revision is read last: what is applied in between makes it no
-    /// less.
-    fn now(node: &Node) -> Self {
-        let at = node.fresh_at();
-        Self { at, revision: node.applied().position().revision }
-    }
-
-    /// The moment for a watcher that has everything up to `told`, if this knows one or what the
-    /// node has now does, which is then kept.
-    fn of(&mut self, told: u64, now: Self) -> Option<Instant> {
-        if now.revision <= told {
-            *self = now;
-        }
-        self.at.filter(|_| self.revision <= told)
-    }
-}
-
 fn answer(
     node: &Node,
     filter: &Filter,
@@ -218,10 +232,11 @@ fn answer(
     // last one.
     let age = match &message {
         // Copied after `fresh` was taken.
-        Message::Snapshot { .. } if first => Some(fresh.at),
-        _ if first => Some(fresh.of(revision.0, Fresh::now(node))),
-        Message::Leader(_) => Some(fresh.of(revision.0, Fresh::now(node))),
-        _ => None,
+        Message::Snapshot { .. } if first => Some(fresh.at_first()),
+        Message::Snapshot { last: false, .. } => None,
+        // Where changes come one after the other, there are no bookmarks.
+        Message::Delta(_) if !first && !fresh.is_due(node.tunables().bookmark()) => None,
+        _ => Some(fresh.of(revision.0, node.moment(), node.last_moment())),
     };
     let kind = match message {
         Message::Snapshot { services, reset, last } => {
@@ -318,26 +333,6 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_watcher_that_is_behind_is_told_no_age_of_what_it_does_not_have() {
-        let at = |ms| Some(Instant::now() + Duration::from_millis(ms));
-        let mut fresh = Fresh { at: at(0), revision: 10 };
-        for (what, told, now, expected) in [
-            ("it resumes from before", 4, (at(50), 12), None),
-            ("on its way", 9, (at(100), 12), None),
-            ("as far as the node was when it came", 10, (at(150), 12), at(0)),
-            ("as far as the node is", 12, (at(200), 12), at(200)),
-            ("nothing was written since", 12, (at(250), 12), at(250)),
-            ("it reads slowly", 12, (at(5_000), 90), at(250)),
-            ("in between", 80, (at(5_100), 95), at(250)),
-            ("it has all", 95, (at(5_200), 95), at(5_200)),
-            ("the node does not know", 95, (None, 95), None),
-        ] {
-            let (at, revision) = now;
-            assert_eq!(fresh.of(told, Fresh { at, revision }), expected, "{what}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
     async fn a_watch_ends_after_a_minute_without_a_leader_and_not_before() {
         let leadership = Leadership::new();
         let mut lost = pin!(lost(&leadership, NodeId::new(1).unwrap()));
@@ -354,6 +349,30 @@ mod tests {
         assert!(goes_on(nearly).await.is_some());
         let ended = timeout(Duration::from_millis(1), &mut lost).await;
         assert!(matches!(ended, Ok(NodeError::NoLeader { waited_ms: 60_000 })), "{ended:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_ends_where_its_node_has_a_leader_and_gets_nothing_from_it() {
+        let leadership = Leadership::new();
+        let fresh_at = std::cell::Cell::new(None);
+        let node = NodeId::new(1).unwrap();
+        let mut ends = pin!(old(&leadership, || fresh_at.get(), node));
+        let mut goes_on = async |time| timeout(time, &mut ends).await.err();
+        let (hour, second) = (OLD_FOR * 360, Duration::from_secs(1));
+        assert!(goes_on(hour).await.is_some(), "an old list is better than none");
+        leadership.set_leader(NodeId::new(2));
+        assert!(goes_on(OLD_FOR - second).await.is_some(), "it was led a moment ago");
+        for _ in 0..1_000 {
+            fresh_at.set(Some(Instant::now() - second));
+            assert!(goes_on(5 * second).await.is_some(), "it is as new as can be");
+        }
+        leadership.set_leader(None);
+        assert!(goes_on(hour).await.is_some(), "another limit decides");
+        leadership.set_leader(NodeId::new(3));
+        assert!(goes_on(OLD_FOR - second).await.is_some(), "its new leader will tell it");
+        let ended = timeout(OLD_FOR / 2 + second, &mut ends).await;
+        let Ok(NodeError::Outdated { for_ms, .. }) = ended else { panic!("{ended:?}") };
+        assert!((10_000..=15_000).contains(&for_ms), "{for_ms}");
     }
 
     #[tokio::test(start_paused = true)]

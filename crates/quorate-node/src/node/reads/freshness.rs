@@ -9,6 +9,7 @@ use openraft::vote::RaftLeaderId as _;
 use tokio::time::{Instant, timeout};
 
 use crate::node::Node;
+use crate::node::leadership::Moment;
 
 /// A question for how fresh this node is may take this long: an answer that was long on its way
 /// still says its age.
@@ -25,6 +26,18 @@ impl Node {
     pub(crate) fn fresh_at(&self) -> Option<Instant> {
         let confirmed = self.leadership.fresh_at(self.applied.position().index);
         confirmed.max(self.led_at())
+    }
+
+    /// That moment, with the revision that this node has. The revision is read last: what is
+    /// applied in between makes it no less.
+    pub(crate) fn moment(&self) -> Moment {
+        let at = self.fresh_at();
+        Moment { at, revision: self.applied.position().revision }
+    }
+
+    /// The same as of a heartbeat ago, or a little longer.
+    pub(crate) fn last_moment(&self) -> Moment {
+        self.leadership.moment()
     }
 
     /// That moment, as far as this node knows it from its own lead; `None`: it does not lead, or
@@ -82,6 +95,7 @@ impl Node {
         loop {
             let leader = self.current_leader();
             self.ask_how_fresh().await;
+            self.leadership.set_moment(self.moment());
             let _ = timeout(every, self.leader_is_other_than(leader)).await;
         }
     }

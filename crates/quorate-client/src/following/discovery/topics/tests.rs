@@ -91,3 +91,17 @@ fn a_queue_keeps_each_change_until_there_are_too_many() {
     assert_eq!(read(10_000), [9_999]);
     assert_eq!(read(3), [0, 1, 2], "a reader that has caught up gets each one again");
 }
+
+#[test]
+fn listeners_that_are_gone_are_forgotten_where_nothing_changes() {
+    let feed = Feed::new(Selector::service("s"));
+    let kept: Vec<_> = (0..10).map(|_| feed.listen()).collect();
+    for _ in 0..10_000 {
+        drop(feed.listen());
+    }
+    let queues = feed.queues();
+    assert!(queues.len() <= 4 * kept.len(), "{} for {} listeners", queues.len(), kept.len());
+    for queue in &kept {
+        assert!(queues.iter().any(|known| Arc::ptr_eq(known, queue)));
+    }
+}

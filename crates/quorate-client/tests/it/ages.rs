@@ -1,0 +1,119 @@
+//! How old a view is: what its node says of what it sends, for the services that it sends.
+
+use std::time::Duration;
+
+use quorate_client::{Client, ClientBuilder, Discovery, Selector, WatchStatus};
+use quorate_proto::v1::Instance;
+
+use crate::fake::{Fake, aged, leader, snapshot, until, within};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn builder(fakes: &[Fake]) -> ClientBuilder {
+    Client::builder(fakes.iter().map(Fake::address)).in_order(true).member_refresh(None)
+}
+
+fn view(client: &Client) -> Discovery {
+    client.discover(Selector::service("s").statuses([])).unwrap()
+}
+
+fn put(fake: &Fake, id: &str) {
+    let (service, id) = ("s".to_owned(), id.to_owned());
+    fake.state().put(Instance { service, id, ..Instance::default() });
+}
+
+/// The next stream begins with all that there is, as a node sends it that has heard of nothing for
+/// so long.
+fn begins_with(fake: &Fake, age: Duration) {
+    let mut state = fake.state();
+    let all = snapshot(state.revision, false, true, state.instances.values());
+    state.scripts.push_back(vec![aged(all, age)]);
+}
+
+/// A node that gets no entries still has a leader, and sends its bookmarks.
+#[tokio::test]
+async fn a_view_is_as_old_as_its_node_says() {
+    let fakes = Fake::cluster(1);
+    put(&fakes[0], "a");
+    begins_with(&fakes[0], HOUR);
+    let client = builder(&fakes).build().unwrap();
+    let view = view(&client);
+    within(view.synced()).await;
+    assert!(view.age().unwrap() >= HOUR, "{:?}", view.age());
+    for age in [HOUR + MINUTE, HOUR + 2 * MINUTE] {
+        let before = fakes[0].state().acks.len();
+        fakes[0].state().bookmark(0, age);
+        until("it is taken", || fakes[0].state().acks.len() > before).await;
+        assert!(view.age().unwrap() >= HOUR, "{:?}", view.age());
+    }
+    assert_eq!(fakes[0].calls("watch"), 1, "there is no other node to go to");
+    assert_eq!(view.current().len(), 1);
+    fakes[0].state().bookmark(0, Duration::ZERO);
+    until("it is fresh again", || view.age().unwrap() < MINUTE).await;
+}
+
+/// The node sends all that it has at first, which is old, or stops getting entries later on.
+#[tokio::test]
+async fn a_node_whose_state_is_old_is_left_for_another() {
+    for at_first in [true, false] {
+        let fakes = Fake::cluster(2);
+        put(&fakes[0], "a");
+        if at_first {
+            begins_with(&fakes[0], HOUR);
+        }
+        let client = builder(&fakes).build().unwrap();
+        let (view, watch) = (view(&client), client.watch("s"));
+        within(view.synced()).await;
+        if !at_first {
+            until("both are there", || fakes[0].state().watchers_of(0) == 2).await;
+            fakes[0].state().bookmark(0, Duration::from_secs(1));
+            put(&fakes[0], "b");
+            until("that is no age", || view.current().len() == 2).await;
+            assert_eq!(fakes[0].state().watchers_of(0), 2);
+            fakes[0].state().bookmark(0, MINUTE);
+            until("both have left", || fakes[0].state().watchers_of(1) == 2).await;
+        }
+        until("the view has left", || fakes[0].state().watchers_of(1) >= 1).await;
+        put(&fakes[0], "c");
+        until("it goes on", || view.current().get("c").is_some()).await;
+        assert!(view.age().unwrap() < MINUTE, "{:?}", view.age());
+        drop(watch);
+    }
+}
+
+/// Where no node has anything newer, there is nothing to be gained: an old view is better than
+/// none.
+#[tokio::test]
+async fn with_all_nodes_old_a_view_stays() {
+    let fakes = Fake::cluster(2);
+    put(&fakes[0], "a");
+    (0..100).for_each(|_| begins_with(&fakes[0], HOUR));
+    let client = builder(&fakes).build().unwrap();
+    let view = view(&client);
+    within(view.synced()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(fakes[0].calls("watch"), 2, "each was asked once");
+    assert_eq!(view.current().len(), 1);
+    assert!(view.age().unwrap() >= HOUR);
+    assert!(matches!(view.status(), WatchStatus::Following { .. }), "{:?}", view.status());
+}
+
+/// After an outage, what a node has is old when it has a leader again, and for a moment only.
+#[tokio::test]
+async fn a_node_that_has_a_leader_again_is_not_left() {
+    let fakes = Fake::cluster(2);
+    put(&fakes[0], "a");
+    let client = builder(&fakes).build().unwrap();
+    let view = view(&client);
+    within(view.synced()).await;
+    fakes[0].state().send_raw(&leader(0));
+    let has_leader = || matches!(view.status(), WatchStatus::Following { has_leader: true, .. });
+    until("it has none", || !has_leader()).await;
+    fakes[0].state().bookmark(0, MINUTE);
+    fakes[0].state().send_raw(&aged(leader(1), MINUTE));
+    until("it has one", has_leader).await;
+    put(&fakes[0], "b");
+    until("it goes on", || view.current().len() == 2).await;
+    assert_eq!((fakes[0].calls("watch"), fakes[0].state().watchers_of(0)), (1, 1));
+}
