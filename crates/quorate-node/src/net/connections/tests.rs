@@ -1,3 +1,5 @@
+//! Whose connection calls in turn.
+
 use std::sync::Arc;
 use std::time::Duration;
 
