@@ -19,7 +19,7 @@ fi
 old=$1 new=$2
 
 fail() {
-    printf 'error: %s\n' "$@" >&2
+    printf 'error: %s\n' "${@#error: }" >&2
     exit 1
 }
 
@@ -65,15 +65,16 @@ else
 fi
 namespace=$(kubectl get statefulset "quorate-$new" -o 'jsonpath={.metadata.namespace}')
 
-member=
+member='' said="there is no other pod"
 for pod in $(kubectl get pods -l app=quorate -o name); do
     [[ $pod != "pod/quorate-$old-0" && $pod != "pod/quorate-$new-0" ]] || continue
-    if quorate "$pod" cluster status >/dev/null 2>&1; then
+    # A node that was taken out before knows of the members, and reads nothing.
+    if said=$(quorate "$pod" services 2>&1); then
         member=$pod
         break
     fi
 done
-[[ -n $member ]] || fail "no other node answers as a member: see docs/operations.md" "quorate-$old was left as it is"
+[[ -n $member ]] || fail "no other node answers as a member: see docs/operations.md" "$said" "quorate-$old was left as it is"
 
 echo "2/3 node $new takes the place of node $old (asking $member)"
 address="quorate-$new-0.quorate.$namespace.svc:7101"

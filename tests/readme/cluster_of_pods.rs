@@ -1,4 +1,4 @@
-//! Of Kubernetes, what `replace-pod.sh` needs: StatefulSets of one pod, their claims, and a
+//! Of Kubernetes, what docs/operations.md needs: StatefulSets of one pod, their claims, and a
 //! `kubectl` that hands each call to the test. A pod is a real node on this machine, a claim is a
 //! directory. What it does not know, it refuses.
 
@@ -69,6 +69,8 @@ pub(super) struct Pods {
     nodes: BTreeMap<u64, Running>,
     /// Started once it was looked for in vain: a pod takes its time.
     late: Option<u64>,
+    /// Of which image each node is.
+    images: BTreeMap<u64, String>,
     refused: usize,
     break_off: Option<&'static str>,
 }
@@ -81,12 +83,16 @@ impl Pods {
         let kubectl = directory.join("bin/kubectl");
         fs::write(&kubectl, KUBECTL).unwrap();
         fs::set_permissions(&kubectl, Permissions::from_mode(0o755)).unwrap();
-        let (directory, sets, nodes) = (directory.to_owned(), BTreeMap::new(), BTreeMap::new());
-        Self { directory, ports, sets, nodes, late: None, refused: 0, break_off: None }
-    }
-
-    pub(super) fn directory(&self) -> &Path {
-        &self.directory
+        Self {
+            directory: directory.to_owned(),
+            ports,
+            sets: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            late: None,
+            images: BTreeMap::new(),
+            refused: 0,
+            break_off: None,
+        }
     }
 
     pub(super) fn sets(&self) -> Vec<&str> {
@@ -106,8 +112,21 @@ impl Pods {
         fs::create_dir(self.directory.join("claims").join(name)).unwrap();
     }
 
-    /// How often a node was to be taken in that did not listen yet.
-    pub(super) fn refused_before_it_listened(&self) -> usize {
+    /// That of each node that runs, by their numbers.
+    pub(super) fn images(&self) -> Vec<&str> {
+        self.nodes.keys().map(|id| self.images[id].as_str()).collect()
+    }
+
+    /// Its pod takes what has changed when it is deleted, not before.
+    pub(super) fn change(&mut self, mut set: Value) {
+        assert_eq!(set["spec"]["updateStrategy"], json!({ "type": "OnDelete" }));
+        set["metadata"]["namespace"] = NAMESPACE.into();
+        let name = set["metadata"]["name"].as_str().unwrap().to_owned();
+        assert!(self.sets.insert(name, set).is_some(), "it was there before");
+    }
+
+    /// How often a pod was looked for that was not there yet.
+    pub(super) fn looked_for_in_vain(&self) -> usize {
         self.refused
     }
 
@@ -142,9 +161,12 @@ impl Pods {
     }
 
     fn start(&mut self, id: u64) {
+        let set = &self.sets[&format!("quorate-{id}")];
+        let image = &set["spec"]["template"]["spec"]["containers"][0]["image"];
+        self.images.insert(id, image.as_str().unwrap().to_owned());
         let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
         command.arg("serve");
-        for (name, value) in pod_settings(&self.sets[&format!("quorate-{id}")]) {
+        for (name, value) in pod_settings(set) {
             command.env(name, here(&value, id, self.ports, &host));
         }
         command.env("QUORATE_DATA_DIR", self.volume(id).join("data"));
@@ -190,7 +212,8 @@ impl Pods {
         let mut answer = self.kubectl(&args, &stdin);
         let said = args.join(" ");
         let is_last = self.break_off.is_some_and(|step| said.starts_with(step));
-        if is_last && answer.is_ok() && !said.contains("cluster status") {
+        let is_step = args[0] != "exec" || said.contains("cluster replace");
+        if is_last && is_step && answer.is_ok() {
             self.break_off = None;
             answer = Err("error: the connection was lost\n".to_owned());
         }
@@ -233,6 +256,13 @@ impl Pods {
                 self.stop(node_of(&set));
                 Ok(format!("statefulset.apps {name:?} deleted\n"))
             }
+            ["delete", "pod", name] => {
+                let id = number(name);
+                self.stop(id);
+                self.late = Some(id);
+                Ok(format!("pod {name:?} deleted\n"))
+            }
+            ["wait", "--for=condition=Ready", pod, "--timeout=5m"] => self.wait_for(pod),
             ["delete", "persistentvolumeclaim", name, "--ignore-not-found", "--wait=false"] => {
                 let _not_there = fs::remove_dir_all(self.directory.join("claims").join(name));
                 Ok(String::new())
@@ -243,22 +273,41 @@ impl Pods {
 
     /// In a pod whose node runs.
     fn exec(&mut self, pod: &str, args: &[&str]) -> Answer {
-        let id = pod.strip_prefix("pod/quorate-").and_then(|rest| rest.strip_suffix("-0"));
-        let id = id.expect("a pod as it was told").parse().unwrap();
+        let id = number(pod);
         if !self.nodes.contains_key(&id) {
             return Err(format!("error: {pod}: container not found (\"quorate\")\n"));
         }
         let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
-        command.args(args.iter().map(|arg| here(arg, id, self.ports, &host)));
+        let own = format!("127.0.0.1:{}", self.ports.of(7_000 + u16::try_from(id).unwrap()));
+        command.args(args.iter().map(|arg| match *arg {
+            "127.0.0.1:7001" => own.clone(),
+            arg => here(arg, id, self.ports, &host),
+        }));
         let mut running = Running::start(command, &self.directory, "exec");
         let is_well = running.end().success();
         let said = running.output();
-        if let Some(late) = self.late.filter(|_| said.contains("does not answer at")) {
-            self.refused += 1;
-            self.late = None;
-            self.start(late);
+        if said.contains("does not answer at") {
+            self.start_late();
         }
         if is_well { Ok(said) } else { Err(said) }
+    }
+
+    /// A pod that is ready, as its probe finds it: its node has a leader.
+    fn wait_for(&mut self, pod: &str) -> Answer {
+        let name = pod.strip_prefix("pod/").expect("it is told as what is waited for");
+        if self.late == Some(number(name)) {
+            self.start_late();
+            return Err(format!("Error from server (NotFound): pods {name:?} not found\n"));
+        }
+        let ready = self.exec(name, &["services", "--nodes", "127.0.0.1:7001", "--timeout", "20s"]);
+        ready.map(|_| format!("{pod} condition met\n"))
+    }
+
+    fn start_late(&mut self) {
+        if let Some(late) = self.late.take() {
+            self.refused += 1;
+            self.start(late);
+        }
     }
 
     fn stop(&mut self, id: u64) {
@@ -276,6 +325,13 @@ impl Pods {
             node.succeed();
         }
     }
+}
+
+/// Of which node a pod is.
+fn number(pod: &str) -> u64 {
+    let name = pod.trim_start_matches("pod/");
+    let id = name.strip_prefix("quorate-").and_then(|rest| rest.strip_suffix("-0"));
+    id.expect("a pod as it was told").parse().unwrap()
 }
 
 fn named(kind: &str, name: &str) -> String {

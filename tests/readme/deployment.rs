@@ -71,8 +71,8 @@ fn every_command_line_is_one_that_the_binary_accepts() {
     accepted(&strings(&set["spec"]["template"]["spec"]["containers"][0]["args"]), "kubernetes");
 }
 
-/// Each instruction of the image, since nothing here can build it: one that is new fails until it
-/// is checked, too.
+/// Each instruction of the image, which `.ci/image` builds: one that is new fails until it is
+/// checked, too.
 #[test]
 fn the_image_is_small_and_runs_as_the_manifests_say() {
     let file = file("Dockerfile");

@@ -1,15 +1,17 @@
 //! "In Kubernetes" of docs/operations.md: a node's volume is lost, and the script of
-//! `cluster-examples/three-nodes` has a new one take its place, however often it is broken off.
-//! What the script calls is a Kubernetes of this test's own, whose pods are real nodes.
+//! `cluster-examples/three-nodes` has a new one take its place, however often it is broken off; a
+//! new image is taken by one pod after the other. What the page's commands call is a Kubernetes of
+//! this test's own, whose pods are real nodes.
 
 #[path = "cluster_of_pods.rs"]
 mod cluster_of_pods;
 
+use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::operations::{KUBERNETES, commands, says};
+use crate::operations::{KUBERNETES, blocks_of, commands, says};
 use crate::ports::Ports;
 use crate::process::Running;
 use crate::root;
@@ -21,21 +23,63 @@ pub(crate) use cluster_of_pods::{host, pod_settings};
 
 const MANIFEST: &str = "cluster-examples/three-nodes/kubernetes.yaml";
 const SCRIPT: &str = "cluster-examples/three-nodes/replace-pod.sh";
+/// In a test's directory: what lets an admin in, and what the nodes know of it.
+const TOKEN: &str = "admin.token";
+const ACCESS: &str = "access.toml";
+
+fn sets() -> impl Iterator<Item = Value> {
+    objects(MANIFEST).into_iter().filter(|object| object["kind"] == "StatefulSet")
+}
+
+fn container(set: &mut Value) -> &mut Value {
+    &mut set["spec"]["template"]["spec"]["containers"][0]
+}
+
+/// What the command says, which is made as the admin.
+fn asked(ports: Ports, directory: &Path, line: &str) -> String {
+    let mut command = quorate(ports);
+    command
+        .args(ports.substituted(line).split(' '))
+        .env("QUORATE_TOKEN_FILE", directory.join(TOKEN));
+    Running::start(command, directory, "asked").succeed()
+}
+
+/// The three nodes of the manifest, and one registration. Where they are guarded, they let the
+/// admin in alone.
+fn begin(ports: Ports, directory: &Path, guarded: bool) -> Pods {
+    let token = directory.join(TOKEN).display().to_string();
+    let mut new = quorate(ports);
+    new.args(["token", "new", "--id", "admin", "--role", "admin", "--out", &token]);
+    let entry = Running::start(new, directory, "token").succeed();
+    std::fs::write(directory.join(ACCESS), entry).unwrap();
+
+    let mut pods = Pods::new(directory, ports);
+    for mut set in sets() {
+        if guarded {
+            let access = json!({ "name": "QUORATE_ACCESS", "value": directory.join(ACCESS) });
+            container(&mut set)["env"].as_array_mut().unwrap().push(access);
+        }
+        pods.apply(set).unwrap();
+    }
+    asked(ports, directory, "cluster status --wait --timeout 60s");
+    let orders = "register orders orders-1 --endpoint http=http://10.0.0.1:8080 --ttl 1h --once";
+    asked(ports, directory, orders);
+    pods
+}
 
 /// Runs it as the page says, but with these numbers.
-fn replace(pods: &mut Pods, old: u64, new: u64) -> (bool, String) {
+fn replace(pods: &mut Pods, old: u64, new: u64, flags: &str) -> (bool, String) {
     let shown = commands(|heading| heading == KUBERNETES);
     assert_eq!(shown.trim(), format!("{SCRIPT} 3 4"));
     let mut script = Command::new(root().join(SCRIPT));
-    script.args([old, new].map(|id| id.to_string()));
+    script.args([old, new].map(|id| id.to_string())).env("QUORATE_FLAGS", flags);
     pods.serve(script)
 }
 
-/// The members, by one of the nodes that stay.
-fn members(ports: Ports, pods: &Pods) -> Vec<(u64, String, bool)> {
-    let mut status = quorate(ports);
-    status.args(["cluster", "status", "-o", "json", "--timeout", "20s"]);
-    let status = Running::start(status, pods.directory(), "status").succeed();
+/// The members, as node `of` knows them.
+fn members(of: u64, ports: Ports, directory: &Path) -> Vec<(u64, String, bool)> {
+    let line = format!("cluster status -o json --timeout 20s --nodes 127.0.0.1:700{of}");
+    let status = asked(ports, directory, &line);
     let status: Value = serde_json::from_str(&status).unwrap();
     let told = status["members"].as_array().unwrap().iter().map(|told| {
         let member = &told["member"];
@@ -52,40 +96,37 @@ fn voters(ids: [u64; 3]) -> Vec<(u64, String, bool)> {
 #[test]
 fn a_pod_whose_volume_is_lost_is_replaced_however_often_that_is_broken_off() {
     let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
-    let mut pods = Pods::new(directory.path(), ports);
-    for set in objects(MANIFEST).into_iter().filter(|object| object["kind"] == "StatefulSet") {
-        pods.apply(set).unwrap();
-    }
-    let mut begin = quorate(ports);
-    begin.args(["cluster", "status", "--wait", "--timeout", "60s"]);
-    Running::start(begin, directory.path(), "begin").succeed();
-    let mut register = quorate(ports);
-    register.args(["register", "orders", "orders-1", "--endpoint", "http=http://10.0.0.1:8080"]);
-    register.args(["--ttl", "1h", "--once"]);
-    Running::start(register, directory.path(), "register").succeed();
+    let directory = directory.path();
+    let mut pods = begin(ports, directory, true);
     pods.lose_volume(3);
+    let flags = format!("--token-file {}", directory.join(TOKEN).display());
 
     // Nothing is touched when it is asked for what cannot be.
-    let (done, said) = replace(&mut pods, 3, 2);
+    let (done, said) = replace(&mut pods, 3, 2, &flags);
     assert!(!done && said.contains("node 2 votes already"), "{said}");
-    let (done, said) = replace(&mut pods, 3, 3);
+    let (done, said) = replace(&mut pods, 3, 3, &flags);
     assert!(!done && said.contains("usage: replace-pod.sh OLD NEW"), "{said}");
     pods.claim("data-quorate-5-0");
-    let (done, said) = replace(&mut pods, 3, 5);
+    let (done, said) = replace(&mut pods, 3, 5, &flags);
     assert!(!done && said.contains("a node 5 was here before"), "{said}");
     assert_eq!(pods.sets(), ["quorate-1", "quorate-2", "quorate-3"]);
 
     let mut all = String::new();
     for step in ["apply", "exec", "delete statefulset", "delete persistentvolumeclaim"] {
         pods.break_off_after(step);
-        let (done, said) = replace(&mut pods, 3, 4);
+        let (done, said) = replace(&mut pods, 3, 4, &flags);
         assert!(!done && said.contains("the connection was lost"), "after {step}: {said}");
         all += &said;
+        if step == "apply" {
+            let (done, said) = replace(&mut pods, 3, 4, "");
+            assert!(!done, "nobody is let in without the flags: {said}");
+            says(&said, &["no other node answers as a member", "no credential came with the call"]);
+        }
     }
     says(&all, &["1/3 making quorate-4", "waiting until node 4 answers"]);
-    assert_eq!(pods.refused_before_it_listened(), 1, "the script tries again");
+    assert_eq!(pods.looked_for_in_vain(), 1, "the script tries again");
     for _ in 0..2 {
-        let (done, said) = replace(&mut pods, 3, 4);
+        let (done, said) = replace(&mut pods, 3, 4, &flags);
         assert!(done, "{said}");
         says(&said, &["1/3 quorate-4 is there", "2/3 node 4 takes", "node 4 is in, node 3 is out"]);
         says(&said, &["3/3 deleting quorate-3 and its claim", "done."]);
@@ -93,13 +134,43 @@ fn a_pod_whose_volume_is_lost_is_replaced_however_often_that_is_broken_off() {
     assert_eq!(pods.sets(), ["quorate-1", "quorate-2", "quorate-4"]);
     let claims = [1, 2, 4, 5].map(|id| format!("data-quorate-{id}-0"));
     assert_eq!(pods.claims(), claims);
-    let mut settled = quorate(ports);
-    settled.args(["cluster", "status", "--wait", "--timeout", "60s"]);
-    Running::start(settled, directory.path(), "settled").succeed();
-    assert_eq!(members(ports, &pods), voters([1, 2, 4]));
-    let mut fetch = quorate(ports);
-    fetch.args(["fetch", "orders"]);
-    let said = Running::start(fetch, directory.path(), "fetch").succeed();
-    says(&said, &["orders-1"]);
+    asked(ports, directory, "cluster status --wait --timeout 60s");
+    assert_eq!(members(4, ports, directory), voters([1, 2, 4]));
+    says(&asked(ports, directory, "fetch orders"), &["orders-1"]);
+
+    // Its pod is still there when the next one is replaced: it is not the one to ask.
+    pods.break_off_after("exec");
+    let (done, said) = replace(&mut pods, 1, 6, &flags);
+    assert!(!done && said.contains("the connection was lost"), "{said}");
+    let (done, said) = replace(&mut pods, 2, 7, &flags);
+    assert!(done, "{said}");
+    assert_eq!(members(4, ports, directory), voters([4, 6, 7]));
+    pods.end();
+}
+
+#[test]
+fn a_new_image_is_taken_by_one_pod_after_the_other() {
+    let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
+    let directory = directory.path();
+    let mut pods = begin(ports, directory, false);
+    let old = pods.images()[0].to_owned();
+    for mut set in sets() {
+        container(&mut set)["image"] = "quorate:next".into();
+        pods.change(set);
+    }
+    let shown = blocks_of("console", |heading| heading == KUBERNETES);
+    for id in 1..=3 {
+        let steps = shown.replace("$ ", "").replace("quorate-1-0", &format!("quorate-{id}-0"));
+        let mut bash = Command::new("bash");
+        bash.args(["-euc", &steps]);
+        let (done, said) = pods.serve(bash);
+        assert!(done, "{said}");
+        says(&said, &["deleted", "(NotFound)", "condition met", "OK: node"]);
+        let images = [1, 2, 3].map(|at| if at <= id { "quorate:next" } else { &old });
+        assert_eq!(pods.images(), images);
+    }
+    assert_eq!(pods.looked_for_in_vain(), 3);
+    assert_eq!(members(1, ports, directory), voters([1, 2, 3]));
+    says(&asked(ports, directory, "fetch orders"), &["orders-1"]);
     pods.end();
 }

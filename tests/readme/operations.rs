@@ -35,15 +35,20 @@ pub(crate) const KUBERNETES: &str = "In Kubernetes";
 
 /// The shell commands of docs/operations.md below the headings that are wanted.
 pub(crate) fn commands(wanted: impl Fn(&str) -> bool) -> String {
+    blocks_of("sh", wanted)
+}
+
+/// All that its blocks of one language have below these headings.
+pub(crate) fn blocks_of(language: &str, wanted: impl Fn(&str) -> bool) -> String {
     let text = text_of("docs/operations.md");
     let sections = text
         .split("\n## ")
         .skip(1)
         .filter(|section| wanted(section.lines().next().expect("split gives a line")));
-    let shell = sections.flat_map(blocks).filter(|block| block.language == "sh");
-    let commands: String = shell.map(|block| block.text).collect();
-    assert!(!commands.is_empty(), "they are found");
-    commands
+    let found = sections.flat_map(blocks).filter(|block| block.language == language);
+    let text: String = found.map(|block| block.text).collect();
+    assert!(!text.is_empty(), "they are found");
+    text
 }
 
 /// A script of these commands, with these ports.

@@ -15,7 +15,7 @@ pub(crate) enum CertsCommand {
         after_help = "Its key (ca.key) stays where certificates are made; nodes and clients get ca.crt.\n\n\
         Examples:\n  \
         quorate certs init\n  \
-        quorate certs init --cluster-name prod --dir /root/prod-ca"
+        quorate certs init --cluster-name prod --dir ~/prod-ca"
     )]
     Init {
         /// The cluster's name, as its nodes get it with `serve --cluster-name`
@@ -29,7 +29,7 @@ pub(crate) enum CertsCommand {
         after_help = "Name each host that clients write in --nodes; peers know a node by its id.\n\n\
         Examples:\n  \
         quorate certs node 1\n  \
-        quorate certs node 1 --host node-1.example --host 10.0.0.1 --dir /root/prod-ca\n  \
+        quorate certs node 1 --host node-1.example --host 10.0.0.1 --dir ~/prod-ca\n  \
         quorate certs node 1 --host node-1.example --force     before the old one runs out"
     )]
     Node {

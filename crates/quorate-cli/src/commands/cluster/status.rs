@@ -78,7 +78,8 @@ fn lacking(status: &StatusResponse, goal: Option<u64>) -> Vec<String> {
     let fault = |status: &MemberStatus| {
         let member = status.member.clone().unwrap_or_default();
         let (state, id) = (status.state(), member.id);
-        let follows = matches!(state, NodeState::Leader | NodeState::Follower | NodeState::Learner);
+        let follows = matches!(state, NodeState::Leader | NodeState::Follower | NodeState::Learner)
+            && standing(status.condition.as_ref()) != Standing::CutOff;
         if !status.reachable {
             Some(format!("node {id} does not answer: {}", status.error))
         } else if member.role() == MemberRole::Voter && state == NodeState::Learner {
@@ -371,6 +372,10 @@ mod tests {
         assert!(!whole(2, Vec::new()));
         let candidate = MemberStatus { state: NodeState::Candidate.into(), ..member(1, true, 5) };
         assert!(!whole(2, vec![candidate, member(2, true, 5)]));
+        let mut cut_off = member(1, true, 5);
+        cut_off.condition = Some(Condition::default());
+        cut_off.condition.as_mut().unwrap().set_standing(Standing::CutOff);
+        assert!(!whole(2, vec![cut_off, member(2, true, 5)]), "it has no leader in sight");
         let mut unannounced = member(1, true, 5);
         unannounced.member.as_mut().unwrap().client_address.clear();
         assert!(!whole(2, vec![unannounced, member(2, true, 5)]));
