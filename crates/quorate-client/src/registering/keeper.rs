@@ -6,6 +6,7 @@
 //! (`registering/renewals.rs`); one may still be under way then, and is not listened to any more:
 //! it brings nothing back.
 
+mod changing;
 mod leaving;
 
 use std::sync::Arc;
@@ -23,12 +24,12 @@ use super::renewals::{Renewals, Renewed, next_renewal, slack};
 use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::error::{Error, current_incarnation};
-use crate::nodes::call::{CallError, Failure, Rounds, attempt, call};
+use crate::nodes::call::{Failure, Rounds, attempt};
 use crate::nodes::endpoints::Target;
-use crate::nodes::retry::{BACKGROUND, Decision, is_wrong, retry_after, rights_pause};
+use crate::nodes::retry::{BACKGROUND, Decision, retry_after, rights_pause};
 use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
-use crate::types::{InstanceSpec, Registration, Update};
+use crate::types::{InstanceSpec, Registration};
 
 /// A renewal gets no less than this on one node, however short the TTL.
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
@@ -155,27 +156,6 @@ impl Keeper {
             next = Box::pin(self.obey(command)).await;
         }
         self.claim.release();
-    }
-
-    /// Registers, over all nodes, until it is done or the call timeout has passed.
-    pub(super) async fn register_now(&mut self) -> Result<(), Error> {
-        let plan = self.core.plan("register", Target::Leader);
-        loop {
-            let write = Write::begin(&self.core.origin);
-            let send = |channel, mut request: Request<RegisterRequest>| {
-                request.get_mut().request_id = write.id();
-                async move { registry(channel).register(request).await }
-            };
-            match call(&self.core.endpoints, &plan, &self.register_request(), send).await {
-                Ok(answer) => return self.accept(&answer),
-                Err(CallError::Refused { decision: Decision::Superseded, status, .. }) => {
-                    if !self.take_higher_incarnation(&status) {
-                        return Err(Error::superseded(&status));
-                    }
-                }
-                Err(error) => return Err(error.into_error(plan.operation)),
-            }
-        }
     }
 
     async fn obey(&mut self, command: Command) -> Next {
@@ -360,51 +340,6 @@ impl Keeper {
             };
         self.accept(&answer)
             .map_err(|error| Failure::answered(&plan, Status::out_of_range(error.to_string())))
-    }
-
-    async fn update(
-        &mut self,
-        only: Option<&(String, String)>,
-        update: &Update,
-    ) -> Result<(), Error> {
-        let before = self.wanted.clone();
-        let chosen = |instance: &&mut InstanceSpec| {
-            only.is_none_or(|(service, id)| *service == instance.service && *id == instance.id)
-        };
-        let mut changed = 0;
-        for instance in self.wanted.iter_mut().filter(chosen) {
-            update.apply_to(instance);
-            changed += 1;
-        }
-        if let (0, Some((service, id))) = (changed, only) {
-            return Err(Error::NoSuchInstance { service: service.clone(), id: id.clone() });
-        }
-        // Registering again under the same incarnation changes all instances in one write, renews
-        // the lease, and also works when the lease is gone.
-        let result = self.register_now().await;
-        match &result {
-            Ok(()) | Err(Error::Superseded { .. }) => {}
-            // Every node found the request wrong: none has done it.
-            Err(Error::Rejected { code, .. }) if is_wrong(*code) => self.wanted = before,
-            Err(Error::Rejected { .. }) => {
-                self.wanted = before;
-                let wait = self.rounds.wait_whole_round();
-                self.register_anew(self.due.min(Instant::now() + wait));
-            }
-            Err(error) => {
-                self.register_anew(Instant::now());
-                self.retrying(error.clone());
-            }
-        }
-        result
-    }
-
-    /// What the registry has is not known, since an attempt may have been made whose answer was
-    /// lost: register, not renew, until it is.
-    fn register_anew(&mut self, at: Instant) {
-        self.lease = None;
-        self.renewing = None;
-        self.due = at;
     }
 
     fn register_request(&self) -> RegisterRequest {
