@@ -5,6 +5,9 @@
 //! or follows. Renewals go with the renewals of the client's other registrations
 //! (`registering/renewals.rs`); one may still be under way then, and is not listened to any more:
 //! it brings nothing back.
+//!
+//! A lease is renewed until the registry does not know it any more, whatever becomes of attempts to
+//! register beside it: a registry that takes no changes renews all the same.
 
 mod changing;
 mod leaving;
@@ -43,7 +46,7 @@ const REREGISTER_EVERY: Duration = Duration::from_millis(5);
 /// What an undisturbed keeper has waited for.
 #[derive(Debug)]
 enum Event {
-    /// The next attempt is due.
+    /// A renewal is due, or an attempt to register.
     Due,
     /// The renewal under way was answered, or failed on all nodes; `Err`: the task that renews is
     /// gone.
@@ -74,13 +77,16 @@ pub(super) struct Keeper {
     incarnation: u64,
     /// How many more times a higher incarnation may be taken; 0 after the first success.
     higher_incarnations: u32,
-    /// Set while the registry has what is wanted, as far as is known.
+    /// Set while the registration is there, as far as is known.
     lease: Option<Held>,
     /// Whether it was ever there.
     had_lease: bool,
-    /// When the next attempt is due. Only attempts move it: commands must not be able to put a
-    /// renewal off.
-    due: Instant,
+    /// When the next renewal is due, while there is a lease. Commands that fail must not be able to
+    /// put it off.
+    renew_at: Instant,
+    /// When to register next; `None`: what is there is what is wanted, as far as is known. With a
+    /// lease, it may be something else: an attempt may have been made whose answer was lost.
+    register_at: Option<Instant>,
     renewals: Arc<Renewals>,
     /// A renewal under way.
     renewing: Option<oneshot::Receiver<Result<Renewed, Failure>>>,
@@ -116,7 +122,8 @@ impl Keeper {
             higher_incarnations: FIRST_INCARNATIONS_MAX,
             lease: None,
             had_lease: false,
-            due: Instant::now(),
+            renew_at: Instant::now(),
+            register_at: Some(Instant::now()),
             renewing: None,
             state,
             rounds: Rounds::new(BACKGROUND),
@@ -199,7 +206,9 @@ impl Keeper {
 
     /// Waits until there is something to do. Can be cancelled.
     async fn wait(&mut self) -> Event {
-        let Self { lease, renewing, cluster, due, .. } = self;
+        let Self { lease, renewing, cluster, renew_at, register_at, .. } = self;
+        let renew_at = lease.map(|_| *renew_at).filter(|_| renewing.is_none());
+        let due = [renew_at, *register_at].into_iter().flatten().min();
         let granted_by = lease.map(|held| held.lease.cluster_id);
         let other_cluster = async {
             let is_other = |is: &Option<ClusterId>| granted_by.is_some() && *is != granted_by;
@@ -209,25 +218,29 @@ impl Keeper {
                 Ok(None) | Err(_) => std::future::pending().await, // not while this has the core
             }
         };
-        let turn = async {
+        let renewed = async {
             match renewing {
-                Some(outcome) => Event::Renewed(outcome.await),
-                None => {
-                    sleep_until(*due).await;
-                    Event::Due
-                }
+                Some(outcome) => outcome.await,
+                None => std::future::pending().await,
+            }
+        };
+        let is_due = async {
+            match due {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {
             biased; // there, the lease is unknown, which says less
             is = other_cluster => Event::OtherCluster { is },
-            event = turn => event,
+            outcome = renewed => Event::Renewed(outcome),
+            () = is_due => Event::Due,
         }
     }
 
     async fn react(&mut self, event: Event) -> Next {
         match event {
-            Event::Due => match self.lease {
+            Event::Due => match self.lease.filter(|_| self.renewal_is_next()) {
                 Some(held) => {
                     let limit = (held.interval / 2).max(SHORTEST_RENEWAL);
                     let slack = slack(held.interval);
@@ -236,7 +249,7 @@ impl Keeper {
                 }
                 None => match Box::pin(self.register_once()).await {
                     Ok(()) => Next::Keep,
-                    Err(failure) => self.failed(failure),
+                    Err(failure) => self.registration_failed(failure),
                 },
             },
             Event::OtherCluster { is } => {
@@ -250,7 +263,7 @@ impl Keeper {
                 self.renewing = None;
                 match outcome {
                     Ok(Ok(renewed)) => self.renewed(renewed),
-                    Ok(Err(failure)) => return self.failed(failure),
+                    Ok(Err(failure)) => self.renewal_failed(failure),
                     // The runtime is being shut down.
                     Err(_gone) => return Next::Stop,
                 }
@@ -259,11 +272,17 @@ impl Keeper {
         }
     }
 
+    /// Of what is due, renewals are first: they only have to be handed in.
+    fn renewal_is_next(&self) -> bool {
+        let is_first = |at: Instant| self.renew_at <= at.max(Instant::now());
+        self.renewing.is_none() && self.register_at.is_none_or(is_first)
+    }
+
     fn renewed(&mut self, renewed: Renewed) {
         let Some(held) = self.lease else { return };
         match renewed {
             Renewed::Kept { revision } => {
-                self.due = Instant::now() + next_renewal(held.interval);
+                self.renew_at = Instant::now() + next_renewal(held.interval);
                 if matches!(*self.state.borrow(), RegistrationState::Retrying { .. }) {
                     self.registered(Lease { revision, ..held.lease });
                 }
@@ -283,36 +302,48 @@ impl Keeper {
         self.renewing = None;
         let others = u32::try_from(others).unwrap_or(u32::MAX);
         let span = REREGISTER_EVERY.saturating_mul(others).min(interval / 2);
-        self.due = Instant::now() + rand::rng().random_range(Duration::ZERO..=span);
+        self.register_at = Some(Instant::now() + rand::rng().random_range(Duration::ZERO..=span));
         Some(lease)
     }
 
-    /// Decides what a failed attempt, or a renewal that failed on all nodes, calls for.
-    fn failed(&mut self, failure: Failure) -> Next {
+    /// Decides what a renewal that failed on all nodes calls for.
+    fn renewal_failed(&mut self, failure: Failure) {
+        let told = retry_after(&failure.status).unwrap_or_default();
+        match failure.decision {
+            // The lease is gone: whether another run has the instance now, registering will show.
+            Decision::Reregister | Decision::Superseded => {
+                self.lease = None;
+                self.register_at = Some(Instant::now() + told);
+            }
+            decision => self.renew_at = Instant::now() + self.pause(decision).max(told),
+        }
+        self.retrying(failure.into_error());
+    }
+
+    /// Decides what a failed attempt to register calls for.
+    fn registration_failed(&mut self, failure: Failure) -> Next {
         let Failure { decision, status, .. } = &failure;
         let wait = match decision {
-            Decision::RetryElsewhere | Decision::TryOthers if self.lease.is_none() => {
+            Decision::RetryElsewhere | Decision::TryOthers => {
                 self.rounds.wait(&self.core.endpoints)
-            }
-            // The lease is gone: whether another run has the instance now, registering will show.
-            Decision::Reregister | Decision::Superseded if self.lease.take().is_some() => {
-                Duration::ZERO
             }
             Decision::Superseded if self.take_higher_incarnation(status) => Duration::ZERO,
             Decision::Superseded => return self.superseded(current_incarnation(status)),
-            Decision::RetryElsewhere
-            | Decision::TryOthers
-            | Decision::Reregister
-            | Decision::Exhausted
-            | Decision::Fail => self.rounds.wait_whole_round(),
-            // Whatever was refused, the registration is wanted: the right may come (back).
-            Decision::Reauthenticate | Decision::Denied => {
-                rights_pause(self.rounds.wait_whole_round())
-            }
+            decision => self.pause(*decision),
         };
-        self.due = Instant::now() + wait.max(retry_after(status).unwrap_or_default());
-        self.retrying(failure.into_error());
+        self.register_at = Some(Instant::now() + wait.max(retry_after(status).unwrap_or_default()));
+        // What has a lease is kept up all the same.
+        if self.lease.is_none() {
+            self.retrying(failure.into_error());
+        }
         Next::Keep
+    }
+
+    /// The wait after a failure that the next node would answer with too.
+    fn pause(&mut self, decision: Decision) -> Duration {
+        let wait = self.rounds.wait_whole_round();
+        // Whatever was refused, the registration is wanted: the right may come (back).
+        if decision.is_of_rights() { rights_pause(wait) } else { wait }
     }
 
     async fn register_once(&mut self) -> Result<(), Failure> {
@@ -374,7 +405,8 @@ impl Keeper {
         // A registration that is renewed often has to be back soon after an outage, too.
         self.rounds.cap(interval);
         self.renewing = None;
-        self.due = Instant::now() + next_renewal(interval);
+        self.renew_at = Instant::now() + next_renewal(interval);
+        self.register_at = None;
         self.higher_incarnations = 0;
         self.registered(lease);
         Ok(())

@@ -14,6 +14,7 @@ mod encrypted;
 mod fake;
 mod members;
 mod rebalancing;
+mod refused;
 mod registering;
 mod renewing;
 mod serving;

@@ -13,9 +13,17 @@ use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
 use crate::types::{InstanceSpec, Update};
 
+/// A call to register failed.
+#[derive(Debug)]
+pub(in crate::registering) struct NotRegistered {
+    pub(in crate::registering) error: Error,
+    /// Whether an attempt may have done it all the same.
+    may_be_done: bool,
+}
+
 impl Keeper {
     /// Registers, over all nodes, until it is done or the call timeout has passed.
-    pub(in crate::registering) async fn register_now(&mut self) -> Result<(), Error> {
+    pub(in crate::registering) async fn register_now(&mut self) -> Result<(), NotRegistered> {
         let plan = self.core.plan("register", Target::Leader);
         loop {
             let write = Write::begin(&self.core.origin);
@@ -24,13 +32,27 @@ impl Keeper {
                 async move { registry(channel).register(request).await }
             };
             match call(&self.core.endpoints, &plan, &self.register_request(), send).await {
-                Ok(answer) => return self.accept(&answer),
+                Ok(answer) => {
+                    let accepted = self.accept(&answer);
+                    return accepted.map_err(|error| NotRegistered { error, may_be_done: true });
+                }
                 Err(CallError::Refused { decision: Decision::Superseded, status, .. }) => {
                     if !self.take_higher_incarnation(&status) {
-                        return Err(Error::superseded(&status));
+                        let error = Error::superseded(&status);
+                        return Err(NotRegistered { error, may_be_done: false });
                     }
                 }
-                Err(error) => return Err(error.into_error(plan.operation)),
+                Err(error) => {
+                    let may_be_done = match &error {
+                        CallError::Unreachable(_) => true,
+                        // What every node finds wrong, none has done.
+                        CallError::Refused { status, retried, .. } => {
+                            *retried && !is_wrong(status.code())
+                        }
+                    };
+                    let error = error.into_error(plan.operation);
+                    return Err(NotRegistered { error, may_be_done });
+                }
             }
         }
     }
@@ -54,29 +76,23 @@ impl Keeper {
         }
         // Registering again under the same incarnation changes all instances in one write, renews
         // the lease, and also works when the lease is gone.
-        let result = self.register_now().await;
-        match &result {
-            Ok(()) | Err(Error::Superseded { .. }) => {}
-            // Every node found the request wrong: none has done it.
-            Err(Error::Rejected { code, .. }) if is_wrong(*code) => self.wanted = before,
-            Err(Error::Rejected { .. }) => {
+        let Err(NotRegistered { error, may_be_done }) = self.register_now().await else {
+            return Ok(());
+        };
+        match &error {
+            Error::Superseded { .. } => {}
+            Error::Rejected { .. } => {
                 self.wanted = before;
-                let wait = self.rounds.wait_whole_round();
-                self.register_anew(self.due.min(Instant::now() + wait));
+                if may_be_done {
+                    let undo_at = Instant::now() + self.rounds.wait_whole_round();
+                    self.register_at = Some(self.register_at.map_or(undo_at, |at| at.min(undo_at)));
+                }
             }
-            Err(error) => {
-                self.register_anew(Instant::now());
+            error => {
+                self.register_at = Some(Instant::now());
                 self.retrying(error.clone());
             }
         }
-        result
-    }
-
-    /// What the registry has is not known, since an attempt may have been made whose answer was
-    /// lost: register, not renew, until it is.
-    fn register_anew(&mut self, at: Instant) {
-        self.lease = None;
-        self.renewing = None;
-        self.due = at;
+        Err(error)
     }
 }
