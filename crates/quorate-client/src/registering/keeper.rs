@@ -253,8 +253,8 @@ impl Keeper {
                 },
             },
             Event::OtherCluster { is } => {
-                let others = self.claim.held_by_all().saturating_sub(1);
-                if let Some(lost) = self.lost_with(others) {
+                // Other clients may have heard of it in the same moment, however few this one has.
+                if let Some(lost) = self.lost_with(usize::MAX) {
                     self.retrying(Error::OtherCluster { was: lost.cluster_id, is });
                 }
                 Next::Keep
