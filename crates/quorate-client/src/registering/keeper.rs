@@ -1,8 +1,9 @@
 //! The task behind a registration: makes the registry have what the application wants, for ever.
 //!
-//! It is one loop that does one thing at a time: an attempt to register (bounded by its timeout) or
-//! a command, never both. So once a deregistration has begun, no registration of ours is under way
-//! or follows. Renewals go with the renewals of the client's other registrations
+//! It is one loop that does one thing at a time: an attempt to register or a command, never both. A
+//! deregistration cuts short what is under way, and none of it follows: what is still on its way to
+//! a node then is done no more, since a later write of this client was (`nodes/write.rs`) and the
+//! incarnation has ended. Renewals go with the renewals of the client's other registrations
 //! (`registering/renewals.rs`); one may still be under way then, and is not listened to any more:
 //! it brings nothing back.
 //!
@@ -19,6 +20,7 @@ use quorate_proto::v1::{RegisterRequest, RegisterResponse};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
 use super::claims::{Claim, incarnation_at_least, new_incarnation};
@@ -94,6 +96,8 @@ pub(super) struct Keeper {
     cluster: watch::Receiver<Option<ClusterId>>,
     state: watch::Sender<RegistrationState>,
     rounds: Rounds,
+    /// Cancelled as soon as the handle wants to deregister.
+    leaving: CancellationToken,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -127,6 +131,7 @@ impl Keeper {
             renewing: None,
             state,
             rounds: Rounds::new(BACKGROUND),
+            leaving: CancellationToken::new(),
         }
     }
 
@@ -142,17 +147,27 @@ impl Keeper {
         self.incarnation
     }
 
+    pub(super) fn leaving(&self) -> CancellationToken {
+        self.leaving.clone()
+    }
+
     /// Runs until the registration has ended or the handle is gone.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let leaving = self.leaving();
         let mut next = Next::Keep;
         while next != Next::Stop {
+            if leaving.is_cancelled() && next == Next::Keep {
+                self.begin_leaving();
+                next = Next::Idle;
+            }
             let command = if next == Next::Idle {
                 commands.recv().await
             } else {
                 tokio::select! {
                     command = commands.recv() => command,
                     event = self.wait() => {
-                        next = self.react(event).await;
+                        let reaction = leaving.run_until_cancelled(self.react(event)).await;
+                        next = reaction.unwrap_or(Next::Keep);
                         continue;
                     }
                 }
@@ -166,14 +181,13 @@ impl Keeper {
     }
 
     async fn obey(&mut self, command: Command) -> Next {
-        let leaving = matches!(*self.state.borrow(), RegistrationState::Draining);
         match command {
-            Command::Update { reply, .. } if leaving => {
-                let _caller_gone = reply.send(Err(Error::AlreadyDeregistered));
-                Next::Idle
-            }
+            Command::Update { reply, .. } if reply.is_closed() => Next::Keep,
             Command::Update { change, reply } => {
-                let result = self.update(change.only.as_ref(), &change.update).await;
+                let leaving = self.leaving();
+                let update = self.update(change.only.as_ref(), &change.update);
+                let result = leaving.run_until_cancelled(update).await;
+                let result = result.unwrap_or(Err(Error::AlreadyDeregistered));
                 let next = match &result {
                     Err(Error::Superseded { current }) => self.superseded(*current),
                     _ => Next::Keep,
@@ -182,8 +196,7 @@ impl Keeper {
                 next
             }
             Command::Deregister { deadline, reply } => {
-                self.renewing = None;
-                self.state.send_replace(RegistrationState::Draining);
+                self.begin_leaving();
                 let result = self.deregister(deadline).await;
                 let next = match &result {
                     Ok(()) => {
@@ -202,6 +215,11 @@ impl Keeper {
                 next
             }
         }
+    }
+
+    fn begin_leaving(&mut self) {
+        self.renewing = None;
+        self.state.send_replace(RegistrationState::Draining);
     }
 
     /// Waits until there is something to do. Can be cancelled.

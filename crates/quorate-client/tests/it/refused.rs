@@ -1,12 +1,13 @@
 //! Changes of a registration that are refused, or not answered: the registration itself lives on.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quorate_client::{
     Client, Code, Error, Gone, InstanceBuilder, InstanceStatus, Registration, RegistrationHandle,
     RegistrationState,
 };
 use quorate_proto::v1::Instance;
+use tokio::time::timeout;
 
 use crate::fake::{Fake, Mode, until, within};
 
@@ -162,4 +163,51 @@ async fn what_cannot_be_made_since_a_newer_run_is_there_ends_the_registration() 
     };
     within(state.wait_for(superseded)).await.unwrap();
     assert_eq!(held(&fakes[0]).load, 0);
+}
+
+#[tokio::test]
+async fn a_deregistration_waits_for_no_update() {
+    // S1.7
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let handle = std::sync::Arc::new(client.register(orders()).await.unwrap());
+    fakes[0].set(Mode::Hang);
+    let updates = (0..20).map(|load| {
+        let handle = handle.clone();
+        tokio::spawn(async move { handle.set_load(load).await })
+    });
+    let updates: Vec<_> = updates.collect();
+    until("one is under way", || fakes[0].calls("register") > 1).await;
+    let begun = Instant::now();
+    let failed = within(handle.deregister()).await;
+    let took = begun.elapsed();
+    let Err(Error::Unreachable { tried, .. }) = failed else { panic!("{failed:?}") };
+    assert!(!tried.is_empty() && fakes[0].calls("deregister") > 0, "it was not tried");
+    assert!(took < CALL_TIMEOUT + Duration::from_millis(500), "took {took:?}");
+    for update in updates {
+        let refused = within(update).await.unwrap();
+        assert!(matches!(refused, Err(Error::AlreadyDeregistered)), "{refused:?}");
+    }
+    fakes[0].set(Mode::Honest);
+    within(handle.deregister()).await.unwrap();
+    assert_eq!(fakes[0].state().instances.len(), 0);
+}
+
+#[tokio::test]
+async fn an_update_that_its_caller_gave_up_before_it_began_is_not_made() {
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let handle = std::sync::Arc::new(client.register(orders()).await.unwrap());
+    fakes[0].set(Mode::Hang);
+    let first = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.set_load(1).await }
+    });
+    until("the first is under way", || fakes[0].calls("register") > 1).await;
+    let given_up = timeout(Duration::from_millis(20), handle.set_load(2)).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    fakes[0].set(Mode::Honest);
+    within(first).await.unwrap().unwrap();
+    within(handle.set_weight(9)).await.unwrap();
+    assert_eq!((held(&fakes[0]).load, held(&fakes[0]).weight), (1, 9));
 }
