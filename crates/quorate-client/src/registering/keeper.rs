@@ -301,6 +301,9 @@ impl Keeper {
         match renewed {
             Renewed::Kept { revision } => {
                 self.renew_at = Instant::now() + next_renewal(held.interval);
+                if self.register_at.is_none() {
+                    self.rounds.reset();
+                }
                 if matches!(*self.state.borrow(), RegistrationState::Retrying { .. }) {
                     self.registered(Lease { revision, ..held.lease });
                 }

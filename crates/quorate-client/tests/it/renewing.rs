@@ -149,6 +149,44 @@ async fn an_outage_does_not_line_clients_up() {
     assert_eq!(fakes[0].calls("register"), MANY, "an outage is no lost lease");
 }
 
+/// Each has a node of its own, which is away for long, and later for a moment. After that moment it
+/// waits for as long as after a first failure.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_that_is_over_makes_no_later_one_longer() {
+    // S3.8
+    let interval = Duration::from_secs(1);
+    let back = (0..10).map(|_| {
+        tokio::spawn(async move {
+            let fakes = Fake::cluster(1);
+            let client = client(&fakes).await;
+            let handle = client.register(instance(0, 3 * interval)).await.unwrap();
+            let mut state = handle.watch_state();
+            let is_retrying =
+                |state: &RegistrationState| matches!(state, RegistrationState::Retrying { .. });
+            for long in [true, false] {
+                fakes[0].set(Mode::Unavailable);
+                within(state.wait_for(is_retrying)).await.unwrap();
+                let failed = fakes[0].calls("renew");
+                until("it fails", || !long || fakes[0].calls("renew") >= failed + 5).await;
+                fakes[0].set(Mode::Honest);
+                let begun = Instant::now();
+                within(handle.registered()).await.unwrap();
+                if !long {
+                    return begun.elapsed();
+                }
+            }
+            unreachable!()
+        })
+    });
+    let mut took = Vec::new();
+    for one in back.collect::<Vec<_>>() {
+        took.push(one.await.unwrap());
+    }
+    took.sort();
+    println!("back after {took:?}");
+    assert!(took[5] < interval * 2 / 5, "half of them at most after {:?}", took[5]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_overloaded_node_is_left_alone_for_as_long_as_it_says() {
     let fakes = Fake::cluster(1);
