@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use quorate_client::Consistency;
+use quorate_client::{Consistency, Error};
 use quorate_proto::v1::ChangeKind;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -270,7 +270,7 @@ async fn with_all_disks_nearly_full_reads_expiry_and_deregistrations_go_on() {
     let settings = Settings { tunables, data_dirs: disk.data_dirs(), ..Settings::default() };
     let mut cluster = Cluster::start_with(3, settings).await;
     let client = cluster.client().build().unwrap();
-    let _kept = keep(&client, "kept", KEPT, TTL).await;
+    let kept = keep(&client, "kept", KEPT, TTL).await;
     cluster.nodes[0].register("dead", "a", TTL * 4).await.unwrap();
     for id in ["a", "b"] {
         cluster.nodes[0].register("old", id, Duration::from_secs(600)).await.unwrap();
@@ -286,6 +286,15 @@ async fn with_all_disks_nearly_full_reads_expiry_and_deregistrations_go_on() {
     }
     let refused = cluster.nodes[0].register("new", "a", TTL).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    // What a service says of itself is refused, and costs it nothing.
+    for handle in &kept {
+        let refused = handle.set_load(7).await;
+        let expected = Code::ResourceExhausted;
+        assert!(
+            matches!(refused, Err(Error::Rejected { code, .. }) if code == expected),
+            "{refused:?}"
+        );
+    }
     cluster.nodes[0].deregister("old", "a", 0).await.expect("it makes room");
 
     let leader = cluster.leader().await;
@@ -306,8 +315,8 @@ async fn with_all_disks_nearly_full_reads_expiry_and_deregistrations_go_on() {
     })
     .await;
     let state = cluster.nodes[next].instances(Consistency::Linearizable).await.unwrap();
-    let kept = state.keys().filter(|key| key.starts_with("kept/")).count();
-    assert_eq!(kept, KEPT, "live instances expired because of the full disk");
+    let left = state.keys().filter(|key| key.starts_with("kept/")).count();
+    assert_eq!(left, KEPT, "live instances expired because of the full disk");
     disk.make_room();
     eventually("writes are back", NOTICED_WITHIN, async || {
         cluster.nodes[next].register("after", "a", Duration::from_secs(60)).await
