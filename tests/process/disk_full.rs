@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use quorate_client::{Consistency, WatchStatus};
+use quorate_client::{Consistency, Error, WatchStatus};
 use quorate_proto::v1::{ChangeKind, Health};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -327,7 +327,7 @@ async fn with_all_disks_nearly_full_reads_expiry_and_deregistrations_go_on() {
     let mut cluster = Cluster::start_with(3, settings).await;
     let nodes = cluster.all();
     let client = cluster.client().build().unwrap();
-    let _kept = keep(&client, "kept", KEPT, TTL).await;
+    let kept = keep(&client, "kept", KEPT, TTL).await;
     let checked = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = checked.local_addr().unwrap();
     let line = format!(
@@ -349,6 +349,15 @@ async fn with_all_disks_nearly_full_reads_expiry_and_deregistrations_go_on() {
     }
     let refused = cluster.nodes[0].register("new", "a", TTL).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    // What a service says of itself is refused, and costs it nothing.
+    for handle in &kept {
+        let refused = handle.set_load(7).await;
+        let expected = Code::ResourceExhausted;
+        assert!(
+            matches!(refused, Err(Error::Rejected { code, .. }) if code == expected),
+            "{refused:?}"
+        );
+    }
     cluster.nodes[0].deregister("old", "a", 0).await.expect("it makes room");
     let line = "cluster override old b --status out-of-service --reason disk";
     ask(&nodes, line).await.expect(0);
@@ -381,8 +390,8 @@ async fn with_all_disks_nearly_full_reads_expiry_and_deregistrations_go_on() {
     })
     .await;
     let state = cluster.nodes[next].instances(Consistency::Linearizable).await.unwrap();
-    let kept = state.keys().filter(|key| key.starts_with("kept/")).count();
-    assert_eq!(kept, KEPT, "live instances expired because of the full disk");
+    let left = state.keys().filter(|key| key.starts_with("kept/")).count();
+    assert_eq!(left, KEPT, "live instances expired because of the full disk");
     disk.make_room();
     eventually("writes are back", NOTICED_WITHIN, async || {
         cluster.nodes[next].register("after", "a", Duration::from_secs(60)).await

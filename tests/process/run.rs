@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
-use quorate_client::{Client, FetchOptions, Selection};
+use quorate_client::{Client, Code, Error, FetchOptions, Selection};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::cli::Running;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Settings};
 use crate::process::text_of;
+use crate::secrets::entry;
 use crate::wait::eventually;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A node looks at its access file every 10 s.
+const RIGHTS_WITHIN: Duration = Duration::from_secs(25);
 
 /// `quorate run` with a shell script as its program; signals are written to a file.
 fn run(cluster: &Cluster, dir: &TempDir, script: &str) -> Running {
@@ -175,4 +178,73 @@ async fn a_program_gets_a_port_and_is_up_when_it_listens_there() {
     }
     assert!(said.contains("deregistered by somebody else"), "{said}");
     has_status(&client, "NONE").await;
+}
+
+/// Its right is taken away while it starts, and given back once it listens.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_is_up_as_soon_as_the_registry_lets_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (access, token) = (dir.path().join("access.toml"), dir.path().join("token"));
+    std::fs::write(&token, "qrt_run").unwrap();
+    let may = |prefix: &str| {
+        let right = format!("role = 'register'\nnamespace = 'default'\nprefix = '{prefix}'");
+        let admin = entry("reader", "qrt_reader", "role = 'admin'");
+        std::fs::write(&access, admin + &entry("run", "qrt_run", &right)).unwrap();
+    };
+    may("web");
+    let head = [(1, format!("access = '{}'", access.display()))].into();
+    let mut cluster = Cluster::prepare(1, Settings { head, ..Settings::default() }).await;
+    cluster.nodes[0].start();
+    let client = cluster.client().token("qrt_reader").build().unwrap();
+    let nodes = cluster.all();
+    let line = "run --service web --id a --endpoint http=http://127.0.0.1:{port}/ --ttl 30s";
+    let mut args: Vec<&str> = line.split(' ').collect();
+    let token = token.display().to_string();
+    let script = "echo $PORT >$1/port; exec sleep 60";
+    let place = dir.path().display().to_string();
+    args.extend(["--token-file", &token, "--nodes", &nodes, "--"]);
+    args.extend(["/bin/sh", "-c", script, "sh", &place]);
+    let mut running = Running::start(&args);
+    let port = eventually("the program has run", PATIENCE, async || {
+        let text = text_of(&dir.path().join("port"));
+        text.trim().parse::<u16>().map_err(|_| text)
+    })
+    .await;
+    eventually("it is registered", PATIENCE, async || {
+        let said = running.err();
+        if said.contains("registered with web as STARTING") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    let status = |status: &str| format!("{status} http://127.0.0.1:{port}/");
+    has_status(&client, &status("Starting")).await;
+
+    may("other");
+    let program = cluster.client().token("qrt_run").build().unwrap();
+    eventually("it has no right any more", RIGHTS_WITHIN, async || {
+        match program.deregister("web", "none").await {
+            Err(Error::Rejected { code: Code::PermissionDenied, .. }) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+    let _listens = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    eventually("it says that it is refused", PATIENCE, async || {
+        let said = running.err();
+        if said.contains("still STARTING, going on trying") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    assert_eq!(status_of(&client).await, status("Starting"));
+    may("web");
+    eventually("it is UP", RIGHTS_WITHIN, async || {
+        let now = status_of(&client).await;
+        if now == status("Up") { Ok(()) } else { Err(now) }
+    })
+    .await;
+    eventually("it says so", PATIENCE, async || {
+        let said = running.err();
+        if said.contains("accepts connections: UP") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    running.process.signal(Signal::TERM);
+    assert_eq!(running.process.exit_code(PATIENCE).await, 143, "{}", running.err());
 }

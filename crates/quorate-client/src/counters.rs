@@ -100,7 +100,7 @@ counters! {
     cluster_changes,
     /// Registrations that were acknowledged: the first ones, those again, and updates.
     registrations,
-    /// Of them: those again, since a lease was gone or it was not known whether it was there.
+    /// Of them: those again, since a lease was gone.
     reregistrations,
     /// Leases that the registry did not know any more when they were to be renewed.
     leases_lost,

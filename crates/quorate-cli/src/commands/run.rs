@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::pin::pin;
 use std::time::Duration;
 
-use quorate_client::{Client, InstanceStatus, RegistrationHandle};
+use quorate_client::{Client, Error, InstanceStatus, RegistrationHandle};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -25,6 +25,8 @@ use crate::signals::HangUp;
 
 /// Whether the program accepts connections is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Where the registry refuses that the program is UP, it is asked again after this time.
+const ASK_AGAIN: Duration = Duration::from_millis(1_500);
 /// The registry has this long to take in that the program is draining; then it is deregistered all
 /// the same.
 const DRAINING_WITHIN: Duration = Duration::from_secs(1);
@@ -101,9 +103,26 @@ async fn tell_of_readiness(handle: &RegistrationHandle, address: &str, within: D
         ));
         accepts(address).await;
     }
-    match handle.set_status(InstanceStatus::Up).await {
-        Ok(()) => output::note(&format!("{address} accepts connections: UP")),
-        Err(error) => output::note(&format!("{address} accepts connections; UP later: {error}")),
+    let mut is_told = false;
+    loop {
+        match handle.set_status(InstanceStatus::Up).await {
+            Ok(()) => return output::note(&format!("{address} accepts connections: UP")),
+            // The registration does not go on wanting what was refused.
+            Err(error @ Error::Rejected { .. }) => {
+                if !is_told {
+                    output::note(&format!(
+                        "{address} accepts connections; still STARTING, going on trying: {error}"
+                    ));
+                    is_told = true;
+                }
+                sleep(ASK_AGAIN).await;
+            }
+            // The task that follows the registration's state reports that it has ended.
+            Err(Error::Superseded { .. } | Error::AlreadyDeregistered | Error::Stopped) => return,
+            Err(error) => {
+                return output::note(&format!("{address} accepts connections; UP later: {error}"));
+            }
+        }
     }
 }
 

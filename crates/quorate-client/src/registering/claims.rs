@@ -47,11 +47,6 @@ impl Claims {
 }
 
 impl Claim {
-    /// How many instances all claims of the client hold.
-    pub(super) fn held_by_all(&self) -> usize {
-        lock(&self.held).len()
-    }
-
     /// Gives the instances back. Later claims of the same instances are not touched, however often
     /// it is called.
     pub(super) fn release(&self) {

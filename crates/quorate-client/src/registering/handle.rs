@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::claims::Claim;
@@ -114,6 +115,7 @@ pub struct RegistrationHandle {
     claim: Arc<Claim>,
     incarnation: u64,
     call_timeout: Duration,
+    leaving: CancellationToken,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -129,6 +131,7 @@ pub(super) fn spawn(
         claim: keeper.claim(),
         incarnation: keeper.incarnation(),
         call_timeout: core.options.call_timeout,
+        leaving: keeper.leaving(),
         _task: AbortOnDropHandle::new(core.runtime.spawn(keeper.run(inbox))),
     }
 }
@@ -233,12 +236,14 @@ impl RegistrationHandle {
         self.update(Update::new().metadata(entries)).await
     }
 
-    /// Changes all instances of the registration, and waits until that is committed.
+    /// Changes all instances of the registration, and waits until that is committed. A change that
+    /// has not begun yet is not made for a caller that does not wait any more.
     ///
     /// # Errors
     /// [`Error::Rejected`]: the change is given up, and undone if an attempt before the refused one
     /// has made it. [`Error::Unreachable`]: the change stays wanted, and is made when the registry
-    /// can be reached again. [`Error::Superseded`], [`Error::AlreadyDeregistered`].
+    /// can be reached again. The registration is renewed in both cases. [`Error::Superseded`],
+    /// [`Error::AlreadyDeregistered`], also when that is called meanwhile.
     pub async fn update(&self, update: Update) -> Result<(), Error> {
         self.change(None, update).await
     }
@@ -264,8 +269,8 @@ impl RegistrationHandle {
 
     /// Removes the registration and waits until that is committed. From the moment it is called
     /// nothing renews the registration or makes it again, also when it fails, and also when the
-    /// caller stops waiting: it is then carried on in the background. After a failure it can be
-    /// called again; it succeeds exactly once.
+    /// caller stops waiting: it is then carried on in the background. Updates under way are cut
+    /// short. After a failure it can be called again; it succeeds exactly once.
     ///
     /// # Errors
     /// [`Error::Unreachable`] at the deadline (the call timeout): the registration then runs out
@@ -274,6 +279,7 @@ impl RegistrationHandle {
     pub async fn deregister(&self) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         let deadline = tokio::time::Instant::now() + self.call_timeout;
+        self.leaving.cancel();
         self.send(Command::Deregister { deadline, reply }, answer).await
     }
 

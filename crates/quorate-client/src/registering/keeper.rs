@@ -1,11 +1,16 @@
 //! The task behind a registration: makes the registry have what the application wants, for ever.
 //!
-//! It is one loop that does one thing at a time: an attempt to register (bounded by its timeout) or
-//! a command, never both. So once a deregistration has begun, no registration of ours is under way
-//! or follows. Renewals go with the renewals of the client's other registrations
+//! It is one loop that does one thing at a time: an attempt to register or a command, never both. A
+//! deregistration cuts short what is under way, and none of it follows: what is still on its way to
+//! a node then is done no more, since a later write of this client was (`nodes/write.rs`) and the
+//! incarnation has ended. Renewals go with the renewals of the client's other registrations
 //! (`registering/renewals.rs`); one may still be under way then, and is not listened to any more:
 //! it brings nothing back.
+//!
+//! A lease is renewed until the registry does not know it any more, whatever becomes of attempts to
+//! register beside it: a registry that takes no changes renews all the same.
 
+mod changing;
 mod leaving;
 
 use std::sync::Arc;
@@ -15,6 +20,7 @@ use quorate_proto::v1::{RegisterRequest, RegisterResponse};
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
 use super::claims::{Claim, incarnation_at_least, new_incarnation};
@@ -23,12 +29,12 @@ use super::renewals::{Renewals, Renewed, next_renewal, slack};
 use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::error::{Error, current_incarnation};
-use crate::nodes::call::{CallError, Failure, Rounds, attempt, call};
+use crate::nodes::call::{Failure, Rounds, attempt};
 use crate::nodes::endpoints::Target;
-use crate::nodes::retry::{BACKGROUND, Decision, is_wrong, retry_after, rights_pause};
+use crate::nodes::retry::{BACKGROUND, Decision, retry_after, rights_pause};
 use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
-use crate::types::{InstanceSpec, Registration, Update};
+use crate::types::{InstanceSpec, Registration};
 
 /// A renewal gets no less than this on one node, however short the TTL.
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
@@ -42,7 +48,7 @@ const REREGISTER_EVERY: Duration = Duration::from_millis(5);
 /// What an undisturbed keeper has waited for.
 #[derive(Debug)]
 enum Event {
-    /// The next attempt is due.
+    /// A renewal is due, or an attempt to register.
     Due,
     /// The renewal under way was answered, or failed on all nodes; `Err`: the task that renews is
     /// gone.
@@ -73,13 +79,16 @@ pub(super) struct Keeper {
     incarnation: u64,
     /// How many more times a higher incarnation may be taken; 0 after the first success.
     higher_incarnations: u32,
-    /// Set while the registry has what is wanted, as far as is known.
+    /// Set while the registration is there, as far as is known.
     lease: Option<Held>,
     /// Whether it was ever there.
     had_lease: bool,
-    /// When the next attempt is due. Only attempts move it: commands must not be able to put a
-    /// renewal off.
-    due: Instant,
+    /// When the next renewal is due, while there is a lease. Commands that fail must not be able to
+    /// put it off.
+    renew_at: Instant,
+    /// When to register next; `None`: what is there is what is wanted, as far as is known. With a
+    /// lease, it may be something else: an attempt may have been made whose answer was lost.
+    register_at: Option<Instant>,
     renewals: Arc<Renewals>,
     /// A renewal under way.
     renewing: Option<oneshot::Receiver<Result<Renewed, Failure>>>,
@@ -87,6 +96,8 @@ pub(super) struct Keeper {
     cluster: watch::Receiver<Option<ClusterId>>,
     state: watch::Sender<RegistrationState>,
     rounds: Rounds,
+    /// Cancelled as soon as the handle wants to deregister.
+    leaving: CancellationToken,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -115,10 +126,12 @@ impl Keeper {
             higher_incarnations: FIRST_INCARNATIONS_MAX,
             lease: None,
             had_lease: false,
-            due: Instant::now(),
+            renew_at: Instant::now(),
+            register_at: Some(Instant::now()),
             renewing: None,
             state,
             rounds: Rounds::new(BACKGROUND),
+            leaving: CancellationToken::new(),
         }
     }
 
@@ -134,17 +147,27 @@ impl Keeper {
         self.incarnation
     }
 
+    pub(super) fn leaving(&self) -> CancellationToken {
+        self.leaving.clone()
+    }
+
     /// Runs until the registration has ended or the handle is gone.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let leaving = self.leaving();
         let mut next = Next::Keep;
         while next != Next::Stop {
+            if leaving.is_cancelled() && next == Next::Keep {
+                self.begin_leaving();
+                next = Next::Idle;
+            }
             let command = if next == Next::Idle {
                 commands.recv().await
             } else {
                 tokio::select! {
                     command = commands.recv() => command,
                     event = self.wait() => {
-                        next = self.react(event).await;
+                        let reaction = leaving.run_until_cancelled(self.react(event)).await;
+                        next = reaction.unwrap_or(Next::Keep);
                         continue;
                     }
                 }
@@ -157,36 +180,14 @@ impl Keeper {
         self.claim.release();
     }
 
-    /// Registers, over all nodes, until it is done or the call timeout has passed.
-    pub(super) async fn register_now(&mut self) -> Result<(), Error> {
-        let plan = self.core.plan("register", Target::Leader);
-        loop {
-            let write = Write::begin(&self.core.origin);
-            let send = |channel, mut request: Request<RegisterRequest>| {
-                request.get_mut().request_id = write.id();
-                async move { registry(channel).register(request).await }
-            };
-            match call(&self.core.endpoints, &plan, &self.register_request(), send).await {
-                Ok(answer) => return self.accept(&answer),
-                Err(CallError::Refused { decision: Decision::Superseded, status, .. }) => {
-                    if !self.take_higher_incarnation(&status) {
-                        return Err(Error::superseded(&status));
-                    }
-                }
-                Err(error) => return Err(error.into_error(plan.operation)),
-            }
-        }
-    }
-
     async fn obey(&mut self, command: Command) -> Next {
-        let leaving = matches!(*self.state.borrow(), RegistrationState::Draining);
         match command {
-            Command::Update { reply, .. } if leaving => {
-                let _caller_gone = reply.send(Err(Error::AlreadyDeregistered));
-                Next::Idle
-            }
+            Command::Update { reply, .. } if reply.is_closed() => Next::Keep,
             Command::Update { change, reply } => {
-                let result = self.update(change.only.as_ref(), &change.update).await;
+                let leaving = self.leaving();
+                let update = self.update(change.only.as_ref(), &change.update);
+                let result = leaving.run_until_cancelled(update).await;
+                let result = result.unwrap_or(Err(Error::AlreadyDeregistered));
                 let next = match &result {
                     Err(Error::Superseded { current }) => self.superseded(*current),
                     _ => Next::Keep,
@@ -195,8 +196,7 @@ impl Keeper {
                 next
             }
             Command::Deregister { deadline, reply } => {
-                self.renewing = None;
-                self.state.send_replace(RegistrationState::Draining);
+                self.begin_leaving();
                 let result = self.deregister(deadline).await;
                 let next = match &result {
                     Ok(()) => {
@@ -217,9 +217,16 @@ impl Keeper {
         }
     }
 
+    fn begin_leaving(&mut self) {
+        self.renewing = None;
+        self.state.send_replace(RegistrationState::Draining);
+    }
+
     /// Waits until there is something to do. Can be cancelled.
     async fn wait(&mut self) -> Event {
-        let Self { lease, renewing, cluster, due, .. } = self;
+        let Self { lease, renewing, cluster, renew_at, register_at, .. } = self;
+        let renew_at = lease.map(|_| *renew_at).filter(|_| renewing.is_none());
+        let due = [renew_at, *register_at].into_iter().flatten().min();
         let granted_by = lease.map(|held| held.lease.cluster_id);
         let other_cluster = async {
             let is_other = |is: &Option<ClusterId>| granted_by.is_some() && *is != granted_by;
@@ -229,25 +236,29 @@ impl Keeper {
                 Ok(None) | Err(_) => std::future::pending().await, // not while this has the core
             }
         };
-        let turn = async {
+        let renewed = async {
             match renewing {
-                Some(outcome) => Event::Renewed(outcome.await),
-                None => {
-                    sleep_until(*due).await;
-                    Event::Due
-                }
+                Some(outcome) => outcome.await,
+                None => std::future::pending().await,
+            }
+        };
+        let is_due = async {
+            match due {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {
             biased; // there, the lease is unknown, which says less
             is = other_cluster => Event::OtherCluster { is },
-            event = turn => event,
+            outcome = renewed => Event::Renewed(outcome),
+            () = is_due => Event::Due,
         }
     }
 
     async fn react(&mut self, event: Event) -> Next {
         match event {
-            Event::Due => match self.lease {
+            Event::Due => match self.lease.filter(|_| self.renewal_is_next()) {
                 Some(held) => {
                     let limit = (held.interval / 2).max(SHORTEST_RENEWAL);
                     let slack = slack(held.interval);
@@ -256,12 +267,12 @@ impl Keeper {
                 }
                 None => match Box::pin(self.register_once()).await {
                     Ok(()) => Next::Keep,
-                    Err(failure) => self.failed(failure),
+                    Err(failure) => self.registration_failed(failure),
                 },
             },
             Event::OtherCluster { is } => {
-                let others = self.claim.held_by_all().saturating_sub(1);
-                if let Some(lost) = self.lost_with(others) {
+                // Other clients may have heard of it in the same moment, however few this one has.
+                if let Some(lost) = self.lost_with(usize::MAX) {
                     self.retrying(Error::OtherCluster { was: lost.cluster_id, is });
                 }
                 Next::Keep
@@ -270,7 +281,7 @@ impl Keeper {
                 self.renewing = None;
                 match outcome {
                     Ok(Ok(renewed)) => self.renewed(renewed),
-                    Ok(Err(failure)) => return self.failed(failure),
+                    Ok(Err(failure)) => self.renewal_failed(failure),
                     // The runtime is being shut down.
                     Err(_gone) => return Next::Stop,
                 }
@@ -279,11 +290,20 @@ impl Keeper {
         }
     }
 
+    /// Of what is due, renewals are first: they only have to be handed in.
+    fn renewal_is_next(&self) -> bool {
+        let is_first = |at: Instant| self.renew_at <= at.max(Instant::now());
+        self.renewing.is_none() && self.register_at.is_none_or(is_first)
+    }
+
     fn renewed(&mut self, renewed: Renewed) {
         let Some(held) = self.lease else { return };
         match renewed {
             Renewed::Kept { revision } => {
-                self.due = Instant::now() + next_renewal(held.interval);
+                self.renew_at = Instant::now() + next_renewal(held.interval);
+                if self.register_at.is_none() {
+                    self.rounds.reset();
+                }
                 if matches!(*self.state.borrow(), RegistrationState::Retrying { .. }) {
                     self.registered(Lease { revision, ..held.lease });
                 }
@@ -303,36 +323,48 @@ impl Keeper {
         self.renewing = None;
         let others = u32::try_from(others).unwrap_or(u32::MAX);
         let span = REREGISTER_EVERY.saturating_mul(others).min(interval / 2);
-        self.due = Instant::now() + rand::rng().random_range(Duration::ZERO..=span);
+        self.register_at = Some(Instant::now() + rand::rng().random_range(Duration::ZERO..=span));
         Some(lease)
     }
 
-    /// Decides what a failed attempt, or a renewal that failed on all nodes, calls for.
-    fn failed(&mut self, failure: Failure) -> Next {
+    /// Decides what a renewal that failed on all nodes calls for.
+    fn renewal_failed(&mut self, failure: Failure) {
+        let told = retry_after(&failure.status).unwrap_or_default();
+        match failure.decision {
+            // The lease is gone: whether another run has the instance now, registering will show.
+            Decision::Reregister | Decision::Superseded => {
+                self.lease = None;
+                self.register_at = Some(Instant::now() + told);
+            }
+            decision => self.renew_at = Instant::now() + self.pause(decision).max(told),
+        }
+        self.retrying(failure.into_error());
+    }
+
+    /// Decides what a failed attempt to register calls for.
+    fn registration_failed(&mut self, failure: Failure) -> Next {
         let Failure { decision, status, .. } = &failure;
         let wait = match decision {
-            Decision::RetryElsewhere | Decision::TryOthers if self.lease.is_none() => {
+            Decision::RetryElsewhere | Decision::TryOthers => {
                 self.rounds.wait(&self.core.endpoints)
-            }
-            // The lease is gone: whether another run has the instance now, registering will show.
-            Decision::Reregister | Decision::Superseded if self.lease.take().is_some() => {
-                Duration::ZERO
             }
             Decision::Superseded if self.take_higher_incarnation(status) => Duration::ZERO,
             Decision::Superseded => return self.superseded(current_incarnation(status)),
-            Decision::RetryElsewhere
-            | Decision::TryOthers
-            | Decision::Reregister
-            | Decision::Exhausted
-            | Decision::Fail => self.rounds.wait_whole_round(),
-            // Whatever was refused, the registration is wanted: the right may come (back).
-            Decision::Reauthenticate | Decision::Denied => {
-                rights_pause(self.rounds.wait_whole_round())
-            }
+            decision => self.pause(*decision),
         };
-        self.due = Instant::now() + wait.max(retry_after(status).unwrap_or_default());
-        self.retrying(failure.into_error());
+        self.register_at = Some(Instant::now() + wait.max(retry_after(status).unwrap_or_default()));
+        // What has a lease is kept up all the same.
+        if self.lease.is_none() {
+            self.retrying(failure.into_error());
+        }
         Next::Keep
+    }
+
+    /// The wait after a failure that the next node would answer with too.
+    fn pause(&mut self, decision: Decision) -> Duration {
+        let wait = self.rounds.wait_whole_round();
+        // Whatever was refused, the registration is wanted: the right may come (back).
+        if decision.is_of_rights() { rights_pause(wait) } else { wait }
     }
 
     async fn register_once(&mut self) -> Result<(), Failure> {
@@ -360,51 +392,6 @@ impl Keeper {
             };
         self.accept(&answer)
             .map_err(|error| Failure::answered(&plan, Status::out_of_range(error.to_string())))
-    }
-
-    async fn update(
-        &mut self,
-        only: Option<&(String, String)>,
-        update: &Update,
-    ) -> Result<(), Error> {
-        let before = self.wanted.clone();
-        let chosen = |instance: &&mut InstanceSpec| {
-            only.is_none_or(|(service, id)| *service == instance.service && *id == instance.id)
-        };
-        let mut changed = 0;
-        for instance in self.wanted.iter_mut().filter(chosen) {
-            update.apply_to(instance);
-            changed += 1;
-        }
-        if let (0, Some((service, id))) = (changed, only) {
-            return Err(Error::NoSuchInstance { service: service.clone(), id: id.clone() });
-        }
-        // Registering again under the same incarnation changes all instances in one write, renews
-        // the lease, and also works when the lease is gone.
-        let result = self.register_now().await;
-        match &result {
-            Ok(()) | Err(Error::Superseded { .. }) => {}
-            // Every node found the request wrong: none has done it.
-            Err(Error::Rejected { code, .. }) if is_wrong(*code) => self.wanted = before,
-            Err(Error::Rejected { .. }) => {
-                self.wanted = before;
-                let wait = self.rounds.wait_whole_round();
-                self.register_anew(self.due.min(Instant::now() + wait));
-            }
-            Err(error) => {
-                self.register_anew(Instant::now());
-                self.retrying(error.clone());
-            }
-        }
-        result
-    }
-
-    /// What the registry has is not known, since an attempt may have been made whose answer was
-    /// lost: register, not renew, until it is.
-    fn register_anew(&mut self, at: Instant) {
-        self.lease = None;
-        self.renewing = None;
-        self.due = at;
     }
 
     fn register_request(&self) -> RegisterRequest {
@@ -439,7 +426,8 @@ impl Keeper {
         // A registration that is renewed often has to be back soon after an outage, too.
         self.rounds.cap(interval);
         self.renewing = None;
-        self.due = Instant::now() + next_renewal(interval);
+        self.renew_at = Instant::now() + next_renewal(interval);
+        self.register_at = None;
         self.higher_incarnations = 0;
         self.registered(lease);
         Ok(())

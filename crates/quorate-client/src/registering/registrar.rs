@@ -42,7 +42,7 @@ impl Registrar {
         registration: Registration,
     ) -> Result<RegistrationHandle, Error> {
         let (mut keeper, state) = self.prepare(registration)?;
-        keeper.register_now().await?;
+        keeper.register_now().await.map_err(|failed| failed.error)?;
         Ok(spawn(keeper, state))
     }
 

@@ -10,6 +10,7 @@ use quorate_client::{
 use quorate_proto::v1::{Instance, InstanceStatus};
 
 use crate::fake::{CLUSTER, Fake, Mode, until, within};
+use crate::renewing::no_burst;
 
 const OTHER: u64 = 8;
 const OURS: ClusterId = ClusterId::new(CLUSTER).unwrap();
@@ -102,6 +103,34 @@ async fn registrations_are_back_within_an_interval_and_renew_no_strangers() {
         handles.remove(3).deregister().await.unwrap();
         assert_eq!(fakes[0].state().instances.len(), 59);
     }
+}
+
+/// Processes with one registration each, which hear of the new cluster in the same moment: their
+/// streams end together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_with_one_registration_do_not_all_come_at_once() {
+    // S3.8
+    const CLIENTS: usize = 50;
+    let fakes = Fake::cluster(1);
+    let interval = Duration::from_secs(4);
+    let mut processes = Vec::new();
+    for number in 0..CLIENTS {
+        let client = builder(&fakes).build().unwrap();
+        let handle = client.register(registration(&format!("i{number}"), interval)).await.unwrap();
+        let watch = client.watch("s");
+        within(watch.synced()).await.unwrap();
+        processes.push((client, handle, watch));
+    }
+    fakes[0].state().registered_at.clear();
+    fakes[0].state().found_again(OTHER);
+    let begun = Instant::now();
+    until("all are registered there", || {
+        processes.iter().all(|(_, handle, _)| lease_cluster(handle) == Some(THEIRS))
+    })
+    .await;
+    no_burst(begun, interval / 8, CLIENTS, &fakes[0].state().registered_at);
+    let took = begun.elapsed();
+    assert!(took < interval + Duration::from_millis(500), "took {took:?}");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod encrypted;
 mod fake;
 mod members;
 mod rebalancing;
+mod refused;
 mod registering;
 mod renewing;
 mod serving;

@@ -270,24 +270,6 @@ async fn an_update_that_nobody_answered_is_made_later() {
 
 /// The renewals do not stop for a caller that updates all the time.
 #[tokio::test]
-async fn a_refused_update_that_was_made_all_the_same_is_undone() {
-    // S0.9, S2.9
-    let fakes = Fake::cluster(2);
-    let client = client(&fakes).await;
-    let handle = client.register(orders("a")).await.unwrap();
-    fakes[0].set(Mode::SwallowAnswers);
-    fakes[1].set(Mode::Overloaded);
-    let refused = within(handle.set_status(InstanceStatus::OutOfService)).await;
-    let refused_for = Code::ResourceExhausted;
-    assert!(matches!(refused, Err(Error::Rejected { code, .. }) if code == refused_for));
-    let status = || held(&fakes[0], "a").unwrap().status();
-    assert_eq!(status(), InstanceStatus::OutOfService, "the answer was lost, not the change");
-    fakes.iter().for_each(|fake| fake.set(Mode::Honest));
-    until("it is as it was", || status() == InstanceStatus::Up).await;
-    until("and is kept", || is_registered(&handle)).await;
-}
-
-#[tokio::test]
 async fn refused_updates_do_not_put_renewals_off() {
     let fakes = Fake::cluster(1);
     let client = client(&fakes).await;

@@ -96,7 +96,7 @@ async fn leases_lost_together_come_back_one_after_the_other() {
         let took = lost.elapsed();
         // Two intervals, and some for a busy machine.
         assert!(took < 2 * interval + Duration::from_millis(500), "took {took:?}");
-        no_burst(lost, Duration::from_millis(100), &fakes[0].state().registered_at);
+        no_burst(lost, Duration::from_millis(100), MANY, &fakes[0].state().registered_at);
         within(async {
             while !all_registered(&handles) {
                 tokio::task::yield_now().await
@@ -107,7 +107,7 @@ async fn leases_lost_together_come_back_one_after_the_other() {
 }
 
 /// Prints how arrivals spread over steps; fails when half of them came in one.
-fn no_burst(begun: Instant, step: Duration, arrivals: &[Instant]) {
+pub(crate) fn no_burst(begun: Instant, step: Duration, at_least: usize, arrivals: &[Instant]) {
     // As many steps as a busy machine takes.
     let mut histogram = BTreeMap::new();
     for at in arrivals {
@@ -116,7 +116,7 @@ fn no_burst(begun: Instant, step: Duration, arrivals: &[Instant]) {
     }
     println!("{} arrivals in steps of {step:?}: {histogram:?}", arrivals.len());
     let most = histogram.values().max().copied().unwrap();
-    assert!(arrivals.len() >= MANY && most <= arrivals.len() / 2, "a burst: {histogram:?}");
+    assert!(arrivals.len() >= at_least && most <= arrivals.len() / 2, "a burst: {histogram:?}");
 }
 
 /// 200 processes, each with a client of its own, whose registry was away for four TTLs. They come
@@ -145,8 +145,46 @@ async fn an_outage_does_not_line_clients_up() {
     let took = restarted.elapsed();
     // Two intervals, and what the machine takes.
     assert!(took < ttl * 2 / 3 + busy, "took {took:?}, with {busy:?} for the machine");
-    no_burst(restarted, Duration::from_millis(100), &fakes[0].state().streams_at);
+    no_burst(restarted, Duration::from_millis(100), MANY, &fakes[0].state().streams_at);
     assert_eq!(fakes[0].calls("register"), MANY, "an outage is no lost lease");
+}
+
+/// Each has a node of its own, which is away for long, and later for a moment. After that moment it
+/// waits for as long as after a first failure.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_that_is_over_makes_no_later_one_longer() {
+    // S3.8
+    let interval = Duration::from_secs(1);
+    let back = (0..10).map(|_| {
+        tokio::spawn(async move {
+            let fakes = Fake::cluster(1);
+            let client = client(&fakes).await;
+            let handle = client.register(instance(0, 3 * interval)).await.unwrap();
+            let mut state = handle.watch_state();
+            let is_retrying =
+                |state: &RegistrationState| matches!(state, RegistrationState::Retrying { .. });
+            for long in [true, false] {
+                fakes[0].set(Mode::Unavailable);
+                within(state.wait_for(is_retrying)).await.unwrap();
+                let failed = fakes[0].calls("renew");
+                until("it fails", || !long || fakes[0].calls("renew") >= failed + 5).await;
+                fakes[0].set(Mode::Honest);
+                let begun = Instant::now();
+                within(handle.registered()).await.unwrap();
+                if !long {
+                    return begun.elapsed();
+                }
+            }
+            unreachable!()
+        })
+    });
+    let mut took = Vec::new();
+    for one in back.collect::<Vec<_>>() {
+        took.push(one.await.unwrap());
+    }
+    took.sort();
+    println!("back after {took:?}");
+    assert!(took[5] < interval * 2 / 5, "half of them at most after {:?}", took[5]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -14,11 +14,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot};
 use tokio_stream::wrappers::TcpListenerStream;
 
-use crate::fake::{Fake, until, within};
+use crate::fake::{Fake, Mode, until, within};
 
 async fn client(fakes: &[Fake]) -> Client {
+    client_with(fakes, Duration::from_millis(600))
+}
+
+fn client_with(fakes: &[Fake], call_timeout: Duration) -> Client {
     let client = Client::builder(fakes.iter().map(Fake::address)).member_refresh(None);
-    client.call_timeout(Duration::from_millis(600)).build().unwrap()
+    client.call_timeout(call_timeout).build().unwrap()
 }
 
 fn web() -> Registration {
@@ -218,4 +222,37 @@ async fn what_a_server_publishes_is_there_until_it_drains() {
     assert!(within(ended).await.is_err(), "nothing is published any more");
     let served = within(serving).await.unwrap().unwrap();
     assert!(served.deregistered.is_ok() && held(&fakes[0]).is_none(), "{served:?}");
+}
+
+/// What is published in an outage, and that the process is draining, is not waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_publishes_in_an_outage_still_tries_to_deregister() {
+    // S1.7, S2.13
+    let fakes = Fake::cluster(1);
+    let call_timeout = Duration::from_secs(2);
+    let client = client_with(&fakes, call_timeout);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = client.serve(web()).grace(Duration::ZERO).until(async move {
+        let _ = stopped.await;
+    });
+    let serving = serving.publish(|registration| async move {
+        loop {
+            let _made_later = registration.set_load(7).await;
+        }
+    });
+    let serving = tokio::spawn(serving.run(listener, |_, stop| stop));
+    until("it publishes", || held(&fakes[0]).is_some_and(|held| held.load == 7)).await;
+    fakes[0].set(Mode::Hang);
+    let registers = fakes[0].calls("register");
+    until("it publishes in vain", || fakes[0].calls("register") > registers).await;
+    let begun = Instant::now();
+    stop.send(()).unwrap();
+    let served = within(serving).await.unwrap().unwrap();
+    let took = begun.elapsed();
+    let Err(Error::Unreachable { tried, .. }) = served.deregistered else { panic!("{served:?}") };
+    assert!(!tried.is_empty() && fakes[0].calls("deregister") > 0, "it was not tried");
+    // It may take a second to say that it is draining.
+    let longest = Duration::from_secs(1) + call_timeout + Duration::from_millis(500);
+    assert!(took < longest, "took {took:?}");
 }

@@ -50,7 +50,10 @@ impl Node {
             }
         }
         match mode {
-            Mode::Honest | Mode::SwallowAnswers => {}
+            Mode::NoRoom if name == "register" => {
+                return Err(Status::resource_exhausted("the disk is nearly full"));
+            }
+            Mode::Honest | Mode::SwallowAnswers | Mode::NoRoom => {}
             Mode::Slow(time) => tokio::time::sleep(time).await,
             Mode::Hang => std::future::pending().await,
             Mode::Unavailable => return Err(Status::unavailable("no leader")),
@@ -382,7 +385,7 @@ impl Registry for Node {
             Mode::Broken | Mode::Overloaded | Mode::Full => return Err(Status::internal("broken")),
             Mode::Refusing => return Err(Status::permission_denied("not for you")),
             Mode::Slow(time) => tokio::time::sleep(time).await,
-            Mode::Honest => {}
+            Mode::Honest | Mode::NoRoom => {}
         }
         if subscribe.services.iter().any(String::is_empty) {
             return Err(Status::invalid_argument("services: \"\": 1 to 253 bytes"));

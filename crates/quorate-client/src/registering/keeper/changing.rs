@@ -1,0 +1,98 @@
+//! What a caller waits for: a first registration, and changes of what is wanted.
+
+use quorate_proto::v1::RegisterRequest;
+use tokio::time::Instant;
+use tonic::Request;
+
+use super::Keeper;
+use crate::error::Error;
+use crate::nodes::call::{CallError, call};
+use crate::nodes::endpoints::Target;
+use crate::nodes::retry::{Decision, is_wrong};
+use crate::nodes::stub::registry;
+use crate::nodes::write::Write;
+use crate::types::{InstanceSpec, Update};
+
+/// A call to register failed.
+#[derive(Debug)]
+pub(in crate::registering) struct NotRegistered {
+    pub(in crate::registering) error: Error,
+    /// Whether an attempt may have done it all the same.
+    may_be_done: bool,
+}
+
+impl Keeper {
+    /// Registers, over all nodes, until it is done or the call timeout has passed.
+    pub(in crate::registering) async fn register_now(&mut self) -> Result<(), NotRegistered> {
+        let plan = self.core.plan("register", Target::Leader);
+        loop {
+            let write = Write::begin(&self.core.origin);
+            let send = |channel, mut request: Request<RegisterRequest>| {
+                request.get_mut().request_id = write.id();
+                async move { registry(channel).register(request).await }
+            };
+            match call(&self.core.endpoints, &plan, &self.register_request(), send).await {
+                Ok(answer) => {
+                    let accepted = self.accept(&answer);
+                    return accepted.map_err(|error| NotRegistered { error, may_be_done: true });
+                }
+                Err(CallError::Refused { decision: Decision::Superseded, status, .. }) => {
+                    if !self.take_higher_incarnation(&status) {
+                        let error = Error::superseded(&status);
+                        return Err(NotRegistered { error, may_be_done: false });
+                    }
+                }
+                Err(error) => {
+                    let may_be_done = match &error {
+                        CallError::Unreachable(_) => true,
+                        // What every node finds wrong, none has done.
+                        CallError::Refused { status, retried, .. } => {
+                            *retried && !is_wrong(status.code())
+                        }
+                    };
+                    let error = error.into_error(plan.operation);
+                    return Err(NotRegistered { error, may_be_done });
+                }
+            }
+        }
+    }
+
+    pub(super) async fn update(
+        &mut self,
+        only: Option<&(String, String)>,
+        update: &Update,
+    ) -> Result<(), Error> {
+        let before = self.wanted.clone();
+        let chosen = |instance: &&mut InstanceSpec| {
+            only.is_none_or(|(service, id)| *service == instance.service && *id == instance.id)
+        };
+        let mut changed = 0;
+        for instance in self.wanted.iter_mut().filter(chosen) {
+            update.apply_to(instance);
+            changed += 1;
+        }
+        if let (0, Some((service, id))) = (changed, only) {
+            return Err(Error::NoSuchInstance { service: service.clone(), id: id.clone() });
+        }
+        // Registering again under the same incarnation changes all instances in one write, renews
+        // the lease, and also works when the lease is gone.
+        let Err(NotRegistered { error, may_be_done }) = self.register_now().await else {
+            return Ok(());
+        };
+        match &error {
+            Error::Superseded { .. } => {}
+            Error::Rejected { .. } => {
+                self.wanted = before;
+                if may_be_done {
+                    let undo_at = Instant::now() + self.rounds.wait_whole_round();
+                    self.register_at = Some(self.register_at.map_or(undo_at, |at| at.min(undo_at)));
+                }
+            }
+            error => {
+                self.register_at = Some(Instant::now());
+                self.retrying(error.clone());
+            }
+        }
+        Err(error)
+    }
+}

@@ -1,0 +1,213 @@
+//! Changes of a registration that are refused, or not answered: the registration itself lives on.
+
+use std::time::{Duration, Instant};
+
+use quorate_client::{
+    Client, Code, Error, Gone, InstanceBuilder, InstanceStatus, Registration, RegistrationHandle,
+    RegistrationState,
+};
+use quorate_proto::v1::Instance;
+use tokio::time::timeout;
+
+use crate::fake::{Fake, Mode, until, within};
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+
+async fn client(fakes: &[Fake]) -> Client {
+    Client::builder(fakes.iter().map(Fake::address))
+        .in_order(true)
+        .member_refresh(None)
+        .attempt_timeout(Duration::from_millis(200))
+        .call_timeout(CALL_TIMEOUT)
+        .build()
+        .unwrap()
+}
+
+/// Renews every 100 ms.
+fn orders() -> Registration {
+    let instance = InstanceBuilder::new("orders", "a").endpoint("http", "http://h:1");
+    Registration::new(instance).ttl(Duration::from_millis(300))
+}
+
+fn held(fake: &Fake) -> Instance {
+    fake.state().instances[&("orders".to_owned(), "a".to_owned())].clone()
+}
+
+fn lease_id(handle: &RegistrationHandle) -> Option<u64> {
+    match handle.state() {
+        RegistrationState::Registered(lease) => Some(lease.id),
+        _ => None,
+    }
+}
+
+/// Waits until a lease was renewed several times.
+async fn renewals_go_on(fake: &Fake, lease: u64) {
+    let renewals = || fake.state().renewals.get(&lease).map_or(0, Vec::len);
+    let before = renewals();
+    until("renewals go on", || renewals() >= before + 5).await;
+}
+
+fn assert_no_room<T: std::fmt::Debug>(refused: Result<T, Error>) {
+    let expected = Code::ResourceExhausted;
+    assert!(
+        matches!(refused, Err(Error::Rejected { code, .. }) if code == expected),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_refused_update_costs_no_lease() {
+    // S0.9, S3.2
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let handle = client.register(orders()).await.unwrap();
+    let lease = lease_id(&handle).unwrap();
+    let mut state = handle.watch_state();
+    state.mark_unchanged();
+    fakes[0].set(Mode::NoRoom);
+    for load in 1..=3 {
+        assert_no_room(within(handle.set_load(load)).await);
+        renewals_go_on(&fakes[0], lease).await;
+    }
+    assert!(!state.has_changed().unwrap(), "it is as registered as before: {:?}", handle.state());
+    // Nothing was done, so there is nothing to undo.
+    assert_eq!((fakes[0].calls("register"), held(&fakes[0]).load), (4, 0));
+    fakes[0].set(Mode::Honest);
+    within(handle.set_load(4)).await.unwrap();
+    assert_eq!((lease_id(&handle), held(&fakes[0]).load), (Some(lease), 4));
+    assert_eq!(client.counters().reregistrations, 0);
+}
+
+#[tokio::test]
+async fn a_refused_update_that_was_made_all_the_same_is_undone() {
+    // S0.9, S2.9
+    let fakes = Fake::cluster(2);
+    let client = client(&fakes).await;
+    let handle = client.register(orders()).await.unwrap();
+    fakes[0].set(Mode::SwallowAnswers);
+    fakes[1].set(Mode::Overloaded);
+    let refused = within(handle.set_status(InstanceStatus::OutOfService)).await;
+    let refused_for = Code::ResourceExhausted;
+    assert!(matches!(refused, Err(Error::Rejected { code, .. }) if code == refused_for));
+    let status = || held(&fakes[0]).status();
+    assert_eq!(status(), InstanceStatus::OutOfService, "the answer was lost, not the change");
+    fakes.iter().for_each(|fake| fake.set(Mode::Honest));
+    until("it is as it was", || status() == InstanceStatus::Up).await;
+    until("and is kept", || lease_id(&handle).is_some()).await;
+}
+
+/// Nor one that has to be undone, as soon as there is room for that.
+#[tokio::test]
+async fn what_cannot_be_undone_yet_costs_no_lease() {
+    // S0.9, S3.2
+    let fakes = Fake::cluster(2);
+    let client = client(&fakes).await;
+    let handle = client.register(orders()).await.unwrap();
+    let lease = lease_id(&handle).unwrap();
+    fakes[0].set(Mode::SwallowAnswers);
+    fakes[1].set(Mode::NoRoom);
+    assert_no_room(within(handle.set_load(7)).await);
+    assert_eq!(held(&fakes[0]).load, 7, "the answer was lost, not the change");
+    fakes[0].set(Mode::NoRoom);
+    let registers = fakes[0].calls("register");
+    until("it tries", || fakes[0].calls("register") >= registers + 3).await;
+    renewals_go_on(&fakes[0], lease).await;
+    until("it is registered", || lease_id(&handle) == Some(lease)).await;
+    assert_eq!(held(&fakes[0]).load, 7);
+    fakes.iter().for_each(|fake| fake.set(Mode::Honest));
+    until("it is as it was", || held(&fakes[0]).load == 0).await;
+    let registers = fakes[0].calls("register");
+    renewals_go_on(&fakes[0], lease).await;
+    assert_eq!(fakes[0].calls("register"), registers, "that was all");
+}
+
+/// Nor one that nobody answered, and that is made as soon as there is room for it.
+#[tokio::test]
+async fn what_cannot_be_made_yet_costs_no_lease() {
+    // S0.9, S3.2
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let handle = client.register(orders()).await.unwrap();
+    let lease = lease_id(&handle).unwrap();
+    fakes[0].set(Mode::Unavailable);
+    let failed = within(handle.set_load(7)).await;
+    assert!(matches!(failed, Err(Error::Unreachable { .. })), "{failed:?}");
+    fakes[0].set(Mode::NoRoom);
+    let registers = fakes[0].calls("register");
+    until("it tries", || fakes[0].calls("register") >= registers + 3).await;
+    renewals_go_on(&fakes[0], lease).await;
+    until("it is registered", || lease_id(&handle) == Some(lease)).await;
+    // The next one is refused, which gives up no other.
+    assert_no_room(within(handle.set_weight(9)).await);
+    fakes[0].set(Mode::Honest);
+    until("it is made", || held(&fakes[0]).load == 7).await;
+    assert_eq!((held(&fakes[0]).weight, held(&fakes[0]).lease_id), (100, lease));
+}
+
+/// A newer run is noticed by the attempt to make the change, however well the lease is.
+#[tokio::test]
+async fn what_cannot_be_made_since_a_newer_run_is_there_ends_the_registration() {
+    // S0.4
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let handle = client.register(orders()).await.unwrap();
+    fakes[0].set(Mode::Unavailable);
+    let failed = within(handle.set_load(7)).await;
+    assert!(matches!(failed, Err(Error::Unreachable { .. })), "{failed:?}");
+    let newer = Instance { incarnation: u64::MAX, ..held(&fakes[0]) };
+    fakes[0].state().put(newer);
+    fakes[0].set(Mode::Honest);
+    let mut state = handle.watch_state();
+    let superseded = |state: &RegistrationState| {
+        matches!(state, RegistrationState::Gone(Gone::Superseded { current: Some(u64::MAX) }))
+    };
+    within(state.wait_for(superseded)).await.unwrap();
+    assert_eq!(held(&fakes[0]).load, 0);
+}
+
+#[tokio::test]
+async fn a_deregistration_waits_for_no_update() {
+    // S1.7
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let handle = std::sync::Arc::new(client.register(orders()).await.unwrap());
+    fakes[0].set(Mode::Hang);
+    let updates = (0..20).map(|load| {
+        let handle = handle.clone();
+        tokio::spawn(async move { handle.set_load(load).await })
+    });
+    let updates: Vec<_> = updates.collect();
+    until("one is under way", || fakes[0].calls("register") > 1).await;
+    let begun = Instant::now();
+    let failed = within(handle.deregister()).await;
+    let took = begun.elapsed();
+    let Err(Error::Unreachable { tried, .. }) = failed else { panic!("{failed:?}") };
+    assert!(!tried.is_empty() && fakes[0].calls("deregister") > 0, "it was not tried");
+    assert!(took < CALL_TIMEOUT + Duration::from_millis(500), "took {took:?}");
+    for update in updates {
+        let refused = within(update).await.unwrap();
+        assert!(matches!(refused, Err(Error::AlreadyDeregistered)), "{refused:?}");
+    }
+    fakes[0].set(Mode::Honest);
+    within(handle.deregister()).await.unwrap();
+    assert_eq!(fakes[0].state().instances.len(), 0);
+}
+
+#[tokio::test]
+async fn an_update_that_its_caller_gave_up_before_it_began_is_not_made() {
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let handle = std::sync::Arc::new(client.register(orders()).await.unwrap());
+    fakes[0].set(Mode::Hang);
+    let first = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.set_load(1).await }
+    });
+    until("the first is under way", || fakes[0].calls("register") > 1).await;
+    let given_up = timeout(Duration::from_millis(20), handle.set_load(2)).await;
+    assert!(given_up.is_err(), "{given_up:?}");
+    fakes[0].set(Mode::Honest);
+    within(first).await.unwrap().unwrap();
+    within(handle.set_weight(9)).await.unwrap();
+    assert_eq!((held(&fakes[0]).load, held(&fakes[0]).weight), (1, 9));
+}
