@@ -242,8 +242,8 @@ impl RegistrationHandle {
     /// # Errors
     /// [`Error::Rejected`]: the change is given up, and undone if an attempt before the refused one
     /// has made it. [`Error::Unreachable`]: the change stays wanted, and is made when the registry
-    /// can be reached again. The registration is renewed in both cases. [`Error::Superseded`],
-    /// [`Error::AlreadyDeregistered`], also when that is called meanwhile.
+    /// can be reached again, unless that finds it wrong. The registration is renewed in both cases.
+    /// [`Error::Superseded`], [`Error::AlreadyDeregistered`], also when that is called meanwhile.
     pub async fn update(&self, update: Update) -> Result<(), Error> {
         self.change(None, update).await
     }

@@ -31,7 +31,7 @@ use crate::core::Core;
 use crate::error::{Error, current_incarnation};
 use crate::nodes::call::{Failure, Rounds, attempt};
 use crate::nodes::endpoints::Target;
-use crate::nodes::retry::{BACKGROUND, Decision, retry_after, rights_pause};
+use crate::nodes::retry::{BACKGROUND, Decision, is_wrong, retry_after, rights_pause};
 use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
 use crate::types::{InstanceSpec, Registration};
@@ -81,8 +81,8 @@ pub(super) struct Keeper {
     higher_incarnations: u32,
     /// Set while the registration is there, as far as is known.
     lease: Option<Held>,
-    /// Whether it was ever there.
-    had_lease: bool,
+    /// What the registry took last; empty: it was never there.
+    accepted: Vec<InstanceSpec>,
     /// When the next renewal is due, while there is a lease. Commands that fail must not be able to
     /// put it off.
     renew_at: Instant,
@@ -125,7 +125,7 @@ impl Keeper {
             incarnation: new_incarnation(),
             higher_incarnations: FIRST_INCARNATIONS_MAX,
             lease: None,
-            had_lease: false,
+            accepted: Vec::new(),
             renew_at: Instant::now(),
             register_at: Some(Instant::now()),
             renewing: None,
@@ -344,6 +344,14 @@ impl Keeper {
     /// Decides what a failed attempt to register calls for.
     fn registration_failed(&mut self, failure: Failure) -> Next {
         let Failure { decision, status, .. } = &failure;
+        if is_wrong(status.code()) && !self.accepted.is_empty() && self.accepted != self.wanted {
+            // It was wanted while nobody could say so.
+            let why = status.message();
+            tracing::warn!(why, "no node takes a change of a registration: it is given up");
+            self.wanted.clone_from(&self.accepted);
+            self.register_at = Some(Instant::now());
+            return Next::Keep;
+        }
         let wait = match decision {
             Decision::RetryElsewhere | Decision::TryOthers => {
                 self.rounds.wait(&self.core.endpoints)
@@ -418,10 +426,10 @@ impl Keeper {
         let counts = &self.core.endpoints.counts;
         counts.wrote(cluster_id, revision);
         counts.registrations.one_more();
-        if self.had_lease && self.lease.is_none() {
+        if !self.accepted.is_empty() && self.lease.is_none() {
             counts.reregistrations.one_more();
         }
-        self.had_lease = true;
+        self.accepted.clone_from(&self.wanted);
         self.lease = Some(Held { lease, interval });
         // A registration that is renewed often has to be back soon after an outage, too.
         self.rounds.cap(interval);

@@ -29,8 +29,12 @@ fn orders() -> Registration {
     Registration::new(instance).ttl(Duration::from_millis(300))
 }
 
+fn held_now(fake: &Fake) -> Option<Instance> {
+    fake.state().instances.get(&("orders".to_owned(), "a".to_owned())).cloned()
+}
+
 fn held(fake: &Fake) -> Instance {
-    fake.state().instances[&("orders".to_owned(), "a".to_owned())].clone()
+    held_now(fake).expect("it is registered")
 }
 
 fn lease_id(handle: &RegistrationHandle) -> Option<u64> {
@@ -53,6 +57,24 @@ fn assert_no_room<T: std::fmt::Debug>(refused: Result<T, Error>) {
         matches!(refused, Err(Error::Rejected { code, .. }) if code == expected),
         "{refused:?}"
     );
+}
+
+/// What no node takes was wanted while none could say so: it stands in the way of nothing.
+#[tokio::test]
+async fn a_wrong_update_in_an_outage_is_given_up_after_it() {
+    // S3.2
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let handle = client.register(orders()).await.unwrap();
+    within(handle.set_load(1)).await.unwrap();
+    fakes[0].set(Mode::Unavailable);
+    let unreachable = within(handle.set_load(1_000_001)).await;
+    assert!(matches!(unreachable, Err(Error::Unreachable { .. })), "{unreachable:?}");
+    fakes[0].state().expire_all();
+    fakes[0].set(Mode::Honest);
+    until("it is back", || held_now(&fakes[0]).is_some_and(|held| held.load == 1)).await;
+    within(handle.set_load(2)).await.unwrap();
+    assert_eq!(held(&fakes[0]).load, 2);
 }
 
 #[tokio::test]

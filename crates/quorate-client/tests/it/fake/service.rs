@@ -140,6 +140,9 @@ impl Registry for Node {
             if request.instances.iter().any(|instance| instance.endpoints.is_empty()) {
                 return Err(Status::invalid_argument("endpoints: 0 given, 1 to 32 allowed"));
             }
+            if request.instances.iter().any(|instance| instance.load > 1_000_000) {
+                return Err(Status::invalid_argument("load: at most 1000000"));
+            }
             let key = |spec: &InstanceSpec| (spec.service.clone(), spec.id.clone());
             let mut lease = None;
             for spec in &request.instances {
