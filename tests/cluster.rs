@@ -57,6 +57,7 @@ mod cluster {
     mod http_api;
     mod http_bodies;
     mod http_crowd;
+    mod http_deadlines;
     mod http_described;
     mod http_discovery;
     mod http_large;

@@ -30,7 +30,7 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 /// A request is answered within this time, or refused.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// What begins so is bounded by what answers it: each call has a deadline, and some are to wait.
-const BOUNDED_BY_ITSELF: &str = "/api/";
+const BOUNDED_BY_ITSELF: [&str; 2] = ["/api/", "/sd/"];
 /// A connection that is to end has this long for the answer that is under way.
 const END_GRACE: Duration = Duration::from_secs(5);
 
@@ -86,7 +86,8 @@ async fn answer(
         }
     };
     request.extensions_mut().insert(line.clone());
-    if request.uri().path().starts_with(BOUNDED_BY_ITSELF) {
+    let path = request.uri().path();
+    if BOUNDED_BY_ITSELF.iter().any(|place| path.starts_with(place)) {
         let answered = router.oneshot(request).await?;
         // Its body may go on for long.
         let whole =

@@ -105,6 +105,10 @@ fn parameter(name: &str, is_path: bool) -> Parameter {
             let about = "Refuse to tell what may be older, 1h unless it says; without a unit, ms.";
             (schemas::duration(), about)
         }
+        "timeout" => {
+            let about = "How long the caller waits, 60s at most; without a unit, ms.";
+            (schemas::some_duration(), about)
+        }
         "from" | "last-event-id" => (schemas::position(), "The id of the last event that came."),
         "if-none-match" => (schemas::any_text(), "The `ETag` of what is there."),
         "local_only" => (schemas::words(&["true", "false"]), "Do not ask the other members."),
@@ -183,6 +187,7 @@ fn complete(path: &str, operation: &mut Operation) {
     let names = path.split(['{', '}']).skip(1).step_by(2);
     let mut parameters: Vec<_> = names.map(|name| RefOr::T(parameter(name, true))).collect();
     parameters.extend(operation.parameters.take().unwrap_or_default());
+    parameters.push(RefOr::T(parameter("timeout", false)));
     operation.parameters = Some(parameters);
     let responses = &mut operation.responses.responses;
     for (status, response) in responses.iter_mut() {

@@ -24,7 +24,7 @@ use tonic::Response;
 use utoipa::ToSchema;
 
 use crate::access;
-use crate::api::grpc::door::Method;
+use crate::api::grpc::{self, door::Method};
 use crate::api::http::asked::Asked;
 use crate::api::http::described::{Filters, Fresh, LocalOnly, OverridePage, Page, Prefix, Waiting};
 use crate::api::http::door::{self, NOBODY, Refused};
@@ -177,8 +177,8 @@ fn has_changed(registry: &Registry, revision: u64, since: Revision) -> bool {
     }
 }
 
-/// The same once the service has changed, or the time is over. A node that is behind the caller
-/// catches up first.
+/// The same once the service has changed, or the time is over, that of the caller included. A node
+/// that is behind the caller catches up first.
 async fn once_changed(
     api: &Api,
     asked: &Asked,
@@ -191,6 +191,7 @@ async fn once_changed(
     let min = if request.cluster_id == cluster_id { request.min_revision } else { 0 };
     let request = FetchRequest { cluster_id, min_revision: min.max(revision), ..request };
     let until = Instant::now() + wait;
+    let until = asked.left().map_or(until, |left| until.min(grpc::door::deadline_in(left)));
     let mut positions = api.node.applied().positions();
     loop {
         positions.mark_unchanged();

@@ -19,11 +19,14 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::HeaderValue;
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
-use axum::response::Response;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tonic::Code;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -32,6 +35,7 @@ use utoipa_axum::routes;
 use crate::api::grpc::admin::AdminService;
 use crate::api::grpc::registry::RegistryService;
 use crate::api::http::problem::Problem;
+use crate::api::http::query::Query;
 use crate::api::http::watching::Texts;
 use crate::api::http::{described, discovery, reading, watching, writing};
 use crate::net::arriving::Arriving;
@@ -108,11 +112,27 @@ pub(super) fn routers<S>(node: Arc<Node>) -> (Router<S>, Router<S>, [(&'static s
                 let detail = "this path does not take that method; see the header allow";
                 Problem::new(status, Code::Unimplemented, detail)
             })
-            .layer(axum::middleware::map_response(for_no_cache))
+            .layer(middleware::from_fn(in_time))
+            .layer(middleware::map_response(for_no_cache))
             .with_state(api.clone())
     };
     let routers = (finish(router, described::API), finish(sd, described::SD));
     (routers.0, routers.1, [(described::API, of_api), (described::SD, of_sd)])
+}
+
+/// No caller that says how long it waits is left without an answer then. Most calls end a little
+/// before, with a reason (`door::deadline_in`); a body may still be on its way in.
+async fn in_time(request: Request, next: Next) -> Response {
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    // What is wrong with it says the route.
+    let Some(wait) = query.ok().and_then(|mut query| query.timeout().ok().flatten()) else {
+        return next.run(request).await;
+    };
+    timeout(wait, next.run(request)).await.unwrap_or_else(|_elapsed| {
+        let detail = format!("no answer within {} ms, as asked for", wait.as_millis());
+        let status = StatusCode::GATEWAY_TIMEOUT;
+        Problem::new(status, Code::DeadlineExceeded, detail).into_response()
+    })
 }
 
 /// Nothing of this is to be kept on the way, or taken for something else.
