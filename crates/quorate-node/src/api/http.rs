@@ -40,9 +40,11 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use quorate_log::SnapshotStore;
+use tonic::Status;
 
 use crate::access::Role;
 use crate::api::http::described::Document;
+use crate::api::http::problem::Problem;
 use crate::meters::OfRoute;
 use crate::net::connections::{Connections, Line};
 use crate::net::tls::Tls;
@@ -93,6 +95,11 @@ pub(crate) fn router(observed: Observed) -> Router {
         })
         .layer(middleware::from_fn_with_state(observed.node.clone(), counted))
         .with_state(observed)
+}
+
+/// What is answered where there is no room for a request.
+pub(crate) fn refused(status: Status) -> Response {
+    Problem::from(status).into_response()
 }
 
 /// Counts a request by the route that it took.

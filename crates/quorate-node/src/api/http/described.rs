@@ -30,7 +30,10 @@ const REFUSALS: [(&str, &str); 10] = [
     ("408", "The body did not arrive in time."),
     ("413", "The body is larger than 1 MiB."),
     ("415", "The body is not `application/json`."),
-    ("429", "Too much is under way; again after `Retry-After`."),
+    (
+        "429",
+        "Too much is under way: again after `Retry-After`; without that, for less or elsewhere.",
+    ),
     ("500", "A fault of the node."),
     ("503", "No leader, no quorum, or the node stops; again after `Retry-After`, or elsewhere."),
     ("504", "The deadline of the call is over; a write may have been made."),
@@ -149,12 +152,7 @@ fn described(routes: [(&str, OpenApi); 2]) -> OpenApi {
     for (status, what) in REFUSALS.iter().chain(&MORE_REFUSALS) {
         let response = ResponseBuilder::new().description(*what);
         let problem = || Content::new(Some(Ref::from_schema_name("Problem")));
-        let mut response = response.content("application/problem+json", problem());
-        if *status == "503" {
-            // From before there is a route: as many calls as are taken are under way.
-            response = response
-                .content("text/plain; charset=utf-8", Content::new(Some(schemas::any_text())));
-        }
+        let response = response.content("application/problem+json", problem());
         components.responses.insert((*status).to_owned(), response.build().into());
     }
     let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);

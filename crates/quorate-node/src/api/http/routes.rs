@@ -65,7 +65,8 @@ impl Api {
             let max = self.long_max;
             let detail = format!("{max} streams and waiting reads are under way at this node");
             let status = StatusCode::TOO_MANY_REQUESTS;
-            Problem::new(status, Code::ResourceExhausted, detail).later()
+            let limit = format!("{max} streams and waiting reads at this node");
+            Problem::new(status, Code::ResourceExhausted, detail).at_most(limit).later()
         })
     }
 }
