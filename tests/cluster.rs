@@ -91,6 +91,7 @@ mod cluster {
     mod rights_held;
     mod rights_http;
     mod rights_others;
+    mod rights_parameters;
     mod rolled_back;
     mod rolling;
     mod snapshots;
