@@ -7,16 +7,18 @@
 //! slow watcher costs a bounded amount of memory and never holds the others up: the ring is handed
 //! out in pieces of [`BATCH_MAX`], and what a watcher sees of a piece is found without the lock.
 
+mod coalesced;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+pub(super) use crate::applied::hub::coalesced::Coalesced;
 pub(super) use crate::applied::ring::AGES_EVERY;
 use crate::applied::ring::{Gone, Ring};
 use crate::applied::shared_event::{SharedEvent, View};
 use crate::applied::wake::Wake;
 use quorate_state::{
-    Change, Event, Instance, InstanceKey, Namespace, RemoveReason, Revision, ServiceKey,
-    ServiceName, Status,
+    Change, Event, Instance, Namespace, RemoveReason, Revision, ServiceKey, ServiceName, Status,
 };
 use tokio::time::Instant;
 
@@ -428,49 +430,6 @@ fn remove_id(ids: Option<&mut Vec<u64>>, id: u64) -> bool {
 
 fn before(shared: &SharedEvent) -> Revision {
     Revision(shared.event.revision.0 - 1)
-}
-
-/// Changes of which only the latest of each instance counts.
-#[derive(Debug, Default)]
-pub(super) struct Coalesced {
-    merged: HashMap<InstanceKey, Arc<SharedEvent>>,
-}
-
-impl Coalesced {
-    pub(crate) fn add(&mut self, later: Arc<SharedEvent>) {
-        let key = later.event.key().clone();
-        let event = match self.merged.remove(&key) {
-            None => Some(later),
-            Some(earlier) => {
-                let both = merge(&earlier.event, &later.event);
-                both.map(|both| Arc::new(SharedEvent::new(both, later.at)))
-            }
-        };
-        if let Some(event) = event {
-            self.merged.insert(key, event);
-        }
-    }
-
-    /// For each instance one change, from what it was at first to what it is at last, in the order
-    /// of the last ones.
-    pub(super) fn into_events(self) -> Vec<Arc<SharedEvent>> {
-        let mut events: Vec<_> = self.merged.into_values().collect();
-        events.sort_by_key(|shared| shared.event.revision);
-        events
-    }
-}
-
-/// Two changes of one instance as one; `None`: it came and went.
-fn merge(earlier: &Event, later: &Event) -> Option<Event> {
-    let change = match (earlier.before().cloned(), later.change.clone()) {
-        (None, Change::Removed { .. }) => return None,
-        (None, Change::Added { after } | Change::Modified { after, .. }) => Change::Added { after },
-        (Some(before), Change::Removed { reason, .. }) => Change::Removed { before, reason },
-        (Some(before), Change::Added { after } | Change::Modified { after, .. }) => {
-            Change::Modified { before, after }
-        }
-    };
-    Some(Event { revision: later.revision, change })
 }
 
 #[cfg(test)]
