@@ -16,7 +16,7 @@
 //! | `levels` | rolling upgrades there and back; a cluster's level |
 //! | `limits`, `leases`, `reads` | the calls of the registry |
 //! | `rights*`, `guarded` | who may call what, and for how long; a cluster with an access file |
-//! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
+//! | `admin`, `inspected`, `snapshots` | status, health, reflection, overrides; who watches; snapshots, backup |
 //! | `clock`, `failover`, `outage` | when leases end, and when not; leaders that stay; all nodes down |
 //! | `metrics`, `http_*` | what the HTTP listener answers; its JSON API |
 //! | `once` | no write is done twice |
@@ -65,6 +65,7 @@ mod cluster {
     mod http_watch;
     mod idle;
     mod impostor;
+    mod inspected;
     mod joint;
     mod leases;
     mod levels;

@@ -24,7 +24,7 @@ const ORDERS: &str = "/api/v1/namespaces/{ns}/services/{service}";
 pub(crate) type Line = (&'static str, &'static str, &'static str, Option<&'static str>);
 
 /// `$` stands for [`ORDERS`].
-pub(crate) const LINES: [Line; 35] = [
+pub(crate) const LINES: [Line; 36] = [
     ("GET", "/api/v1/me", "", None),
     ("GET", "/api/v1/members", "", Some("Registry/ListMembers")),
     ("GET", "/api/v1/status", "", Some("Admin/Status")),
@@ -78,6 +78,7 @@ pub(crate) const LINES: [Line; 35] = [
     ("GET", "$", "?index=0&wait=1s", Some("Registry/Fetch")),
     ("GET", "$", "?after=orders/a&consistency=local", Some("Registry/Fetch")),
     ("GET", "$/dependents", "", Some("Registry/ListDependents")),
+    ("GET", "$/inspection", "", Some("Admin/InspectService")),
     ("GET", "$/instances/{id}", "", Some("Registry/Fetch")),
     ("PUT", "$/instances/{id}", "", Some("Registry/Register")),
     ("PUT", "$/instances/{id}", "#lease", Some("Registry/Register under a lease")),

@@ -25,6 +25,7 @@ mod routes;
 mod schemas;
 mod scrape;
 mod shown;
+mod shown_inspection;
 mod shown_status;
 mod watching;
 mod writing;

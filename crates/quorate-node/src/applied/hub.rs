@@ -8,11 +8,13 @@
 //! out in pieces of [`BATCH_MAX`], and what a watcher sees of a piece is found without the lock.
 
 mod coalesced;
+mod follower;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 pub(super) use crate::applied::hub::coalesced::Coalesced;
+pub(crate) use crate::applied::hub::follower::{Follower, Start};
 pub(super) use crate::applied::ring::AGES_EVERY;
 use crate::applied::ring::{Gone, Ring};
 use crate::applied::shared_event::{SharedEvent, View};
@@ -125,6 +127,9 @@ struct Watcher {
     filter: Filter,
     backlog: Backlog,
     wake: Arc<Wake>,
+    start: Start,
+    /// What it takes from the ring it has taken up to here.
+    taken: Revision,
 }
 
 /// The ring of changes and the watchers with their queues.
@@ -201,6 +206,21 @@ impl Hub {
             }
         }
         waiting
+    }
+
+    /// Those that follow a service, so many of them, and how many there are. `now` is the state's
+    /// revision.
+    pub(crate) fn followers(
+        &self,
+        service: &ServiceKey,
+        now: Revision,
+        max: usize,
+    ) -> (Vec<Follower>, usize) {
+        let by_name = self.by_service.get(service).into_iter();
+        let by_prefix = self.by_prefix.iter().filter(|(prefix, _)| covers(prefix, service));
+        let groups = || by_name.clone().chain(by_prefix.clone().map(|(_, ids)| ids));
+        let some = groups().flatten().filter_map(|id| self.watchers.get(id)).take(max);
+        (some.map(|watcher| watcher.shown(now)).collect(), groups().map(Vec::len).sum())
     }
 
     /// Takes in what a command changed. The watchers that it concerns are still to be woken.
@@ -299,7 +319,12 @@ impl Hub {
 
     /// Adds a watcher. `replay`: it stands at an earlier revision that the ring reaches; else at
     /// the present one.
-    pub(crate) fn subscribe(&mut self, filter: Filter, replay: bool) -> (u64, Arc<Wake>) {
+    pub(crate) fn subscribe(
+        &mut self,
+        filter: Filter,
+        start: Start,
+        replay: bool,
+    ) -> (u64, Arc<Wake>) {
         self.last_id += 1;
         let id = self.last_id;
         match &filter.selection {
@@ -319,7 +344,8 @@ impl Hub {
         let backlog = if replay { all } else { Backlog::Queued(VecDeque::new()) };
         let wake = Arc::new(Wake::default());
         wake.call();
-        self.watchers.insert(id, Watcher { filter, backlog, wake: wake.clone() });
+        let taken = start.at;
+        self.watchers.insert(id, Watcher { filter, backlog, wake: wake.clone(), start, taken });
         (id, wake)
     }
 
@@ -382,11 +408,29 @@ impl Hub {
             watcher.wake.call();
         }
         let upto = events.last().filter(|_| !last).map_or(now, |last| last.event.revision);
+        watcher.taken = upto;
         Batch::Ring { events, upto, coalesce, last }
     }
 }
 
 impl Watcher {
+    fn shown(&self, now: Revision) -> Follower {
+        let (sent, queued, behind) = match &self.backlog {
+            Backlog::Queued(queue) => {
+                (queue.front().map_or(now, |it| before(it)), queue.len(), false)
+            }
+            Backlog::Replay { from } | Backlog::Coalesce { from } => {
+                (self.taken.max(*from), 0, true)
+            }
+        };
+        let prefix = match &self.filter.selection {
+            Selection::Services(_) => None,
+            Selection::Prefix(prefix) => Some(prefix.clone()),
+        };
+        let Start { from, at: since } = self.start;
+        Follower { from, prefix, since, sent, queued, behind }
+    }
+
     /// Another change that it sees. Whether that is one too many for its queue.
     fn queue(&mut self, event: &Arc<SharedEvent>, wakes: &mut Vec<Arc<Wake>>) -> bool {
         self.wake_if_idle(wakes);

@@ -122,6 +122,7 @@ methods! {
         Backup "Backup" Operate ADMIN,
         SetOverride "SetOverride" Operate OPERATOR,
         ListOverrides "ListOverrides" Read OPERATOR,
+        InspectService "InspectService" Read OPERATOR,
 }
 
 /// What a method is for.

@@ -13,9 +13,9 @@ use quorate_proto::encoded::v1::EncodedFetchResponse;
 use quorate_proto::encoded::v1::admin_server::Admin as _;
 use quorate_proto::encoded::v1::registry_server::Registry as _;
 use quorate_proto::v1::{
-    FetchRequest, InstanceName, ListDependentsRequest, ListDependentsResponse, ListMembersRequest,
-    ListOverridesRequest, ListOverridesResponse, ListServicesRequest, ListServicesResponse,
-    Service, StatusRequest,
+    FetchRequest, InspectServiceRequest, InstanceName, ListDependentsRequest,
+    ListDependentsResponse, ListMembersRequest, ListOverridesRequest, ListOverridesResponse,
+    ListServicesRequest, ListServicesResponse, Service, StatusRequest,
 };
 use quorate_state::{Registry, Revision};
 use serde::Serialize;
@@ -35,6 +35,7 @@ use crate::api::http::routes::{Answered, Api};
 use crate::api::http::shown::{
     self, Header, ShownInstance, ShownMember, ShownOverride, ShownService, ShownSummary,
 };
+use crate::api::http::shown_inspection::Inspection;
 use crate::api::http::shown_status::ShownStatus;
 use crate::api::http::watching;
 use crate::node::Node;
@@ -309,6 +310,21 @@ pub(super) async fn dependents(State(api): State<Api>, mut asked: Asked) -> Answ
         instances: answer.instances.into_iter().map(ShownInstance::from).collect(),
     };
     large::json(&api, &asked, answer, show).await
+}
+
+/// What this node alone knows of a service: who watches it here and how far, and, where it leads,
+/// how long leases still have.
+#[utoipa::path(
+    get,
+    path = "/namespaces/{ns}/services/{service}/inspection",
+    responses((status = 200, body = Inspection))
+)]
+pub(super) async fn inspection(State(api): State<Api>, asked: Asked) -> Answered {
+    asked.query.done()?;
+    let (namespace, service) = (asked.path("ns"), asked.path("service"));
+    let request = InspectServiceRequest { namespace, service };
+    let answer = api.admin.inspect_service(asked.call(request)).await?;
+    large::json(&api, &asked, answer, Inspection::from).await
 }
 
 #[derive(Debug, Serialize, ToSchema)]

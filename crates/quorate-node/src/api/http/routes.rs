@@ -7,7 +7,7 @@
 //! | `/me`, `/members`, `/status` | GET |
 //! | `/namespaces/NS/services` | GET |
 //! | `/namespaces/NS/services/SERVICE` | GET, with `index` and `wait` once it changes |
-//! | `/namespaces/NS/services/SERVICE/dependents` | GET |
+//! | `/namespaces/NS/services/SERVICE/dependents`, `.../inspection` | GET |
 //! | `/namespaces/NS/services/SERVICE/instances/ID` | GET, PUT (register), PATCH (update), DELETE |
 //! | `/namespaces/NS/services/SERVICE/instances/ID/override` | PUT, DELETE |
 //! | `/namespaces/NS/watch` | GET: a stream of events |
@@ -91,6 +91,7 @@ pub(super) fn routers<S>(node: Arc<Node>) -> (Router<S>, Router<S>, [(&'static s
         .routes(routes!(reading::services))
         .routes(routes!(reading::service))
         .routes(routes!(reading::dependents))
+        .routes(routes!(reading::inspection))
         .routes(routes!(reading::instance, writing::register, writing::update, writing::deregister))
         .routes(routes!(writing::set_override, writing::clear_override))
         .routes(routes!(writing::renew_many))
