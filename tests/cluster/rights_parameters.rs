@@ -18,7 +18,7 @@ use super::rights_http::{LINES, Line, filled, path_of};
 const WIDENING: [&str; 3] = ["namespace", "prefix", "service"];
 
 /// Those that choose among what may be read, or say how: with each, the line of its route holds.
-const OTHERS: [(&str, &str); 17] = [
+const OTHERS: [(&str, &str); 18] = [
     ("after", "orders/a"),
     ("after_id", "hidden-p"),
     ("after_service", "payments"),
@@ -36,6 +36,7 @@ const OTHERS: [(&str, &str); 17] = [
     ("tag", "t"),
     ("timeout", "5s"),
     ("wait", "1s"),
+    ("zone", "z"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

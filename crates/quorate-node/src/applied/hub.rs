@@ -44,6 +44,8 @@ pub(crate) struct Filter {
     pub(crate) statuses: BTreeSet<Status>,
     /// It has all of these.
     pub(crate) tags: BTreeSet<String>,
+    /// It is in one of these; empty: any.
+    pub(crate) zones: BTreeSet<String>,
 }
 
 /// Which services.
@@ -56,12 +58,13 @@ pub(crate) enum Selection {
 impl Filter {
     /// Every instance of these services.
     pub(crate) fn all_of(namespace: Namespace, selection: Selection) -> Self {
-        Self { namespace, selection, statuses: BTreeSet::new(), tags: BTreeSet::new() }
+        let (statuses, tags, zones) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Self { namespace, selection, statuses, tags, zones }
     }
 
     /// Whether it leaves out no instance of the services that it covers.
     pub(crate) fn is_all(&self) -> bool {
-        self.statuses.is_empty() && self.tags.is_empty()
+        self.statuses.is_empty() && self.tags.is_empty() && self.zones.is_empty()
     }
 
     fn covers_service(&self, key: &ServiceKey) -> bool {
@@ -76,6 +79,7 @@ impl Filter {
         let has = |tag: &String| instance.spec.tags().any(|it| it == tag);
         (self.statuses.is_empty() || self.statuses.contains(&instance.status()))
             && self.tags.iter().all(has)
+            && (self.zones.is_empty() || self.zones.contains(instance.spec.zone()))
     }
 
     /// Whether a watcher with this filter sees anything of the change.

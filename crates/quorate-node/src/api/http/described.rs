@@ -65,11 +65,11 @@ parameters! {
     Page: "limit" "after";
     Prefix: "prefix";
     /// Which instances.
-    Filters: "status" "tag";
+    Filters: "status" "tag" "zone";
     Targets: "namespace" "prefix" "endpoint" "max_age";
     Waiting: "index" "wait" "if-none-match";
     OverridePage: "limit" "after_service" "after_id";
-    Watched: "service" "prefix" "status" "tag" "from" "last-event-id";
+    Watched: "service" "prefix" "status" "tag" "zone" "from" "last-event-id";
     LocalOnly: "local_only";
     Incarnation: "incarnation";
     OfCluster: "cluster_id";
@@ -97,6 +97,7 @@ fn parameter(name: &str, is_path: bool) -> Parameter {
         "prefix" => (schemas::prefix(), "Of the names of services."),
         "status" => (schemas::many(schemas::status()), "Instances of one of these alone."),
         "tag" => (schemas::many(schemas::tag()), "Instances with all of these alone."),
+        "zone" => (schemas::many(schemas::name()), "Instances in one of these alone."),
         "index" => (schemas::position(), "The `index` of the answer before: wait for a change."),
         "wait" => {
             let about = "For so long, 5m unless it says, 10m at most; without a unit, ms.";

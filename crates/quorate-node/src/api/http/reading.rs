@@ -104,6 +104,7 @@ pub(super) async fn service(State(api): State<Api>, mut asked: Asked) -> Answere
     let request = FetchRequest {
         statuses: query.statuses()?,
         tags: query.all("tag"),
+        zones: query.all("zone"),
         limit: query.number("limit")?,
         after: query.text("after")?.unwrap_or_default(),
         consistency: query.consistency()?,
