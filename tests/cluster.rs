@@ -16,7 +16,7 @@
 //! | `levels` | rolling upgrades there and back; a cluster's level |
 //! | `limits`, `leases`, `reads` | the calls of the registry |
 //! | `rights*`, `guarded` | who may call what, and for how long; a cluster with an access file |
-//! | `admin`, `snapshots` | status, health, reflection, overrides; snapshots, backup |
+//! | `admin`, `inspected`, `snapshots` | status, health, reflection, overrides; who watches; snapshots, backup |
 //! | `clock`, `failover`, `outage` | when leases end, and when not; leaders that stay; all nodes down |
 //! | `metrics`, `http_*` | what the HTTP listener answers; its JSON API |
 //! | `once` | no write is done twice |
@@ -57,6 +57,7 @@ mod cluster {
     mod http_api;
     mod http_bodies;
     mod http_crowd;
+    mod http_deadlines;
     mod http_described;
     mod http_discovery;
     mod http_large;
@@ -65,6 +66,7 @@ mod cluster {
     mod http_watch;
     mod idle;
     mod impostor;
+    mod inspected;
     mod joint;
     mod leases;
     mod levels;
@@ -91,6 +93,7 @@ mod cluster {
     mod rights_held;
     mod rights_http;
     mod rights_others;
+    mod rights_parameters;
     mod rolled_back;
     mod rolling;
     mod snapshots;

@@ -8,6 +8,7 @@ use quorate_node::Tunables;
 use quorate_proto::v1::RenewRequest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tonic::{Code, Request};
 
@@ -115,6 +116,36 @@ async fn a_slow_body_ends_in_time_and_leaves_its_place() {
         assert!(late.contains("DEADLINE_EXCEEDED"), "{late}");
     }
     get(http, A).await.refuses(404, "NOT_FOUND", None);
+}
+
+/// As many as one address may have under way that are not whole, and some more.
+const LARGE: usize = 70;
+const BODY_MAX: usize = 1024 * 1024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_is_room_for_some_bodies_that_are_not_whole() {
+    let cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    let http = cluster.http_address(1);
+    let mut bodies = JoinSet::new();
+    for _ in 0..LARGE {
+        bodies.spawn(async move {
+            let mut stream = TcpStream::connect(http).await.unwrap();
+            let whole = head(&format!("PUT {A}"), "", &BODY_MAX.to_string());
+            stream.write_all(&whole).await.unwrap();
+            // All but a byte; it may be refused before.
+            let _sent = stream.write_all(&vec![b' '; BODY_MAX - 1]).await;
+            let mut answer = Vec::new();
+            let _closed = stream.read_to_end(&mut answer).await;
+            String::from_utf8(answer).unwrap()
+        });
+    }
+    let first = timeout(BEFORE_BODIES, bodies.join_next()).await.expect("one is refused at once");
+    let first = first.unwrap().unwrap();
+    assert!(is_status(&first, 429), "{first}");
+    for said in ["application/problem+json", "retry-after: 1", "at most 67108864 bytes"] {
+        assert!(first.contains(said), "{first}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

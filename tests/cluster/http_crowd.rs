@@ -1,16 +1,18 @@
 //! Streams of events by HTTP: a thousand of them, and some that nobody reads.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use quorate_node::Tunables;
 use quorate_proto::v1::{Metadata, UpdateRequest};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::calls::{Registry, named, register, set_weight};
-use super::harness::{Cluster, within};
+use super::harness::{Cluster, SOON, within};
 use super::http_watch::{Events, WATCH};
 
 const WATCHERS: usize = 1_000;
@@ -133,4 +135,53 @@ async fn a_stream_that_nobody_reads_ends_and_is_told_what_it_missed() {
     let (name, data) = again.of_service().await;
     assert_eq!(name, "reset", "what it missed is not there any more: {data}");
     assert_eq!(data["services"][0]["instances"][0]["id"], "a", "{data}");
+}
+
+/// A connection from this address of the machine.
+async fn from(address: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((address, 0).into()).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_and_waiting_reads_leave_places_for_the_rest() {
+    // Three quarters of the places, and half of them for an address.
+    let tunables = Tunables { http_connections_max: 8, ..Tunables::default() };
+    let cluster = Cluster::start_with(1, tunables).await;
+    cluster.leader().await;
+    register(&mut cluster.registry(1), "web", "a").await;
+    let http = cluster.http_address(1);
+    let (one, other) = ([127, 0, 0, 1], [127, 0, 0, 2]);
+    let mut streams = Vec::new();
+    for address in [one, one, one, other, other, other] {
+        streams.push(Events::on(from(address, http).await, WATCH, "").await);
+    }
+    let ask = async |path: &str| {
+        let mut stream = from(other, http).await;
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let read = timeout(SOON, stream.read_to_string(&mut answer)).await;
+        read.unwrap_or_else(|_| panic!("{path}: {answer}")).unwrap();
+        answer
+    };
+    let web = "/api/v1/namespaces/default/services/web";
+    let now = ask(web).await;
+    assert!(now.starts_with("HTTP/1.0 200 "), "{now}");
+    let (_, rest) = now.split_once("\"index\":\"").unwrap();
+    let index = rest.split('"').next().unwrap();
+    for path in [WATCH, &format!("{web}?index={index}&wait=1s")] {
+        let refused = ask(path).await;
+        assert!(refused.starts_with("HTTP/1.0 429 "), "{refused}");
+        for said in ["application/problem+json", "retry-after: 1", "RESOURCE_EXHAUSTED"] {
+            assert!(refused.contains(said), "{path}: {refused}");
+        }
+        assert!(refused.contains("\"limit\":\"at most 6 streams"), "{path}: {refused}");
+    }
+    drop(streams.pop());
+    let again = async || {
+        ask(&format!("{web}?index={index}&wait=1ms")).await.contains(" 200 ").then_some(())
+    };
+    within(SOON, "its place is free again", again).await;
 }

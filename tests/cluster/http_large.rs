@@ -48,6 +48,8 @@ async fn what_counts_is_the_json_that_is_sent() {
     refused.refuses(429, "RESOURCE_EXHAUSTED", None);
     assert!(refused.body["detail"].as_str().unwrap().contains("2097152"), "{refused:?}");
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    let limit = refused.body["limit"].as_str().unwrap();
+    assert_eq!(limit, "at most 2097152 bytes of answers on this connection");
     get(http, "/sd/prometheus").await.refuses(429, "RESOURCE_EXHAUSTED", None);
     let page = get(http, &format!("{MANY}?limit=20")).await;
     assert_eq!(page.body["service"]["instances"].as_array().unwrap().len(), 20);

@@ -12,6 +12,7 @@ use super::calls::register;
 use super::guarded::{Guarded, ROOT, entry};
 use super::harness::{Cluster, SOON, eventually};
 use super::http_api::{get, send, write};
+use super::stream::{Stream, subscribe_to};
 
 pub(crate) const WATCH: &str = "/api/v1/namespaces/default/watch?service=web";
 const WEB: &str = "/api/v1/namespaces/default/services/web";
@@ -60,6 +61,19 @@ impl Events {
                 },
             }
         }
+    }
+
+    /// Takes events until one names this leader; 0: none.
+    async fn leader(&mut self, id: u64) -> Value {
+        let told = async {
+            loop {
+                let (name, data) = self.next().await.expect("it goes on");
+                if name == "leader" && data["leader_id"] == id.to_string() {
+                    return data;
+                }
+            }
+        };
+        timeout(SOON, told).await.unwrap_or_else(|_| panic!("leader {id} is not told"))
     }
 
     /// The next one that is of the service.
@@ -129,6 +143,29 @@ async fn a_stream_that_goes_on_is_told_first_whether_there_is_a_leader() {
     let (name, data) = alone.next().await.unwrap();
     assert_eq!((&*name, &data["leader_id"]), ("leader", &json!("0")), "{data}");
     assert_eq!(data["header"]["node_id"], "1", "{data}");
+}
+
+/// As by gRPC, at the same node.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_tells_when_its_node_has_no_leader_and_who_leads_then() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.leader().await;
+    register(&mut cluster.registry(1), "web", "a").await;
+    let mut events = Events::open(cluster.http_address(3), WATCH, "").await;
+    let mut stream = Stream::open(&cluster.registry(3), subscribe_to(&["web"])).await.unwrap();
+    assert_eq!(events.of_service().await.0, "snapshot");
+    cluster.stop(1).await;
+    cluster.stop(2).await;
+    stream.until("no leader", |stream| stream.leader == Some(0)).await;
+    let lost = events.leader(0).await;
+    assert!(lost["header"]["revision"].is_string(), "{lost}");
+    cluster.restart(1).await;
+    let leader = cluster.leader_of(&[1, 3]).await;
+    stream.until("a leader", |stream| stream.leader == Some(leader)).await;
+    events.leader(leader).await;
+    register(&mut cluster.registry(1), "web", "b").await;
+    let (name, data) = events.of_service().await;
+    assert_eq!((&*name, &data["changes"][0]["kind"]), ("change", &json!("added")), "{data}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,10 +7,10 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use quorate_proto::v1::watch_request::Kind as Ask;
 use quorate_proto::v1::{
-    AddNodeRequest, BackupRequest, DeregisterRequest, InstanceOverride, ListDependentsRequest,
-    ListMembersRequest, ListOverridesRequest, ListServicesRequest, RemoveNodeRequest,
-    ReplaceNodeRequest, SetOverrideRequest, StatusRequest, TransferLeaderRequest,
-    TriggerSnapshotRequest, UpdateRequest, UpgradeRequest, WatchRequest,
+    AddNodeRequest, BackupRequest, DeregisterRequest, InspectServiceRequest, InstanceOverride,
+    ListDependentsRequest, ListMembersRequest, ListOverridesRequest, ListServicesRequest,
+    RemoveNodeRequest, ReplaceNodeRequest, SetOverrideRequest, StatusRequest,
+    TransferLeaderRequest, TriggerSnapshotRequest, UpdateRequest, UpgradeRequest, WatchRequest,
 };
 use tonic::{Code, Status};
 
@@ -30,7 +30,7 @@ pub(crate) const SOMEBODY: [&str; 6] =
 
 /// What a method answers to each of them: `y` what the row says, `d` PERMISSION_DENIED, `u` as for
 /// what is not there.
-pub(crate) const ROWS: [(&str, &str, Code); 28] = [
+pub(crate) const ROWS: [(&str, &str, Code); 29] = [
     ("Registry/Register", "dyddyy", Code::Ok),
     ("Registry/Register of two, one of them another\'s", "dddddy", Code::Ok),
     ("Registry/Register under a lease", "dyddyy", Code::Ok),
@@ -59,6 +59,7 @@ pub(crate) const ROWS: [(&str, &str, Code); 28] = [
     ("Admin/SetOverride", "ddddyy", Code::Ok),
     ("Admin/SetOverride of another namespace", "ddyddy", Code::Ok),
     ("Admin/ListOverrides", "dddddy", Code::Ok),
+    ("Admin/InspectService", "ddddyy", Code::Ok),
 ];
 
 pub(crate) fn access() -> String {
@@ -211,6 +212,11 @@ async fn administer(guarded: &Guarded, row: &str, token: Option<&str>) -> Result
                 ..SetOverrideRequest::default()
             };
             admin.set_override(by(token, request)).await.map(drop)
+        }
+        "Admin/InspectService" => {
+            let service = "orders".to_owned();
+            let request = InspectServiceRequest { service, ..InspectServiceRequest::default() };
+            admin.inspect_service(by(token, request)).await.map(drop)
         }
         "Admin/ListOverrides" => {
             admin.list_overrides(by(token, ListOverridesRequest::default())).await.map(drop)

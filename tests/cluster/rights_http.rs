@@ -21,10 +21,10 @@ const ORDERS: &str = "/api/v1/namespaces/{ns}/services/{service}";
 
 /// A method and a path as it is described, what follows the path, and the row; no row: all who are
 /// somebody may.
-type Line = (&'static str, &'static str, &'static str, Option<&'static str>);
+pub(crate) type Line = (&'static str, &'static str, &'static str, Option<&'static str>);
 
 /// `$` stands for [`ORDERS`].
-const LINES: [Line; 28] = [
+pub(crate) const LINES: [Line; 36] = [
     ("GET", "/api/v1/me", "", None),
     ("GET", "/api/v1/members", "", Some("Registry/ListMembers")),
     ("GET", "/api/v1/status", "", Some("Admin/Status")),
@@ -35,6 +35,18 @@ const LINES: [Line; 28] = [
     ("PUT", "/api/v1/leases/{lease_id}", "", Some("Registry/Renew")),
     ("DELETE", "/api/v1/leases/{lease_id}", "", Some("Registry/Deregister of a lease")),
     ("GET", "/api/v1/namespaces/{ns}/services", "?prefix=orders", Some("Registry/ListServices")),
+    (
+        "GET",
+        "/api/v1/namespaces/{ns}/services",
+        "?prefix=orders&after=payments",
+        Some("Registry/ListServices"),
+    ),
+    (
+        "GET",
+        "/api/v1/namespaces/{ns}/services",
+        "?prefix=order",
+        Some("Registry/ListServices of all"),
+    ),
     ("GET", "/api/v1/namespaces/{ns}/services", "", Some("Registry/ListServices of all")),
     ("GET", "/api/v1/namespaces/{ns}/overrides", "", Some("Admin/ListOverrides")),
     ("GET", "/api/v1/namespaces/{ns}/watch", "?service=orders", Some("Registry/Watch")),
@@ -46,11 +58,27 @@ const LINES: [Line; 28] = [
         Some("Registry/Watch of more than the prefix"),
     ),
     ("GET", "/api/v1/namespaces/{ns}/watch", "", Some("Registry/Watch of more than the prefix")),
+    (
+        "GET",
+        "/api/v1/namespaces/{ns}/watch",
+        "?service=orders&service=payments",
+        Some("Registry/Fetch of two, one of them another\'s"),
+    ),
     ("GET", "/sd/prometheus", "?prefix=orders", Some("Registry/Watch")),
+    ("GET", "/sd/prometheus", "?prefix=orders&endpoint=http", Some("Registry/Watch")),
+    ("GET", "/sd/prometheus", "?prefix=order", Some("Registry/Fetch of all")),
     ("GET", "/sd/prometheus", "", Some("Registry/Fetch of all")),
+    (
+        "GET",
+        "/sd/prometheus",
+        "?namespace=elsewhere",
+        Some("Admin/SetOverride of another namespace"),
+    ),
     ("GET", "$", "", Some("Registry/Fetch")),
     ("GET", "$", "?index=0&wait=1s", Some("Registry/Fetch")),
+    ("GET", "$", "?after=orders/a&consistency=local", Some("Registry/Fetch")),
     ("GET", "$/dependents", "", Some("Registry/ListDependents")),
+    ("GET", "$/inspection", "", Some("Admin/InspectService")),
     ("GET", "$/instances/{id}", "", Some("Registry/Fetch")),
     ("PUT", "$/instances/{id}", "", Some("Registry/Register")),
     ("PUT", "$/instances/{id}", "#lease", Some("Registry/Register under a lease")),
@@ -60,7 +88,7 @@ const LINES: [Line; 28] = [
     ("DELETE", "$/instances/{id}/override", "", Some("Admin/SetOverride")),
 ];
 
-fn path_of(line: &Line) -> String {
+pub(crate) fn path_of(line: &Line) -> String {
     line.1.replace('$', ORDERS)
 }
 
@@ -99,18 +127,13 @@ async fn begin(to: SocketAddr, line: &str, token: Option<&str>, body: &str) -> (
     (head.split(' ').nth(1).unwrap().parse().unwrap(), head)
 }
 
-/// Asks as a line says. What is to be there was made before by somebody who may.
-async fn ask(guarded: &Guarded, line: &Line, token: Option<&str>) -> (u16, String) {
-    let to = guarded.cluster.http_address(1);
-    let lease_id = lease(guarded, "orders", "a").await.to_string();
+/// The path of a line with its query, and its body, where this lease is that of `orders/a`.
+pub(crate) fn filled(line: &Line, lease_id: u64) -> (String, String) {
+    let lease_id = lease_id.to_string();
     let (method, _, after, _) = line;
     let of = path_of(line).replace("{ns}", "default").replace("{service}", "orders");
     let path = of.replace("{id}", "a").replace("{lease_id}", &lease_id);
     let is_override = path.ends_with("/override");
-    if is_override && *method == "DELETE" {
-        let set = begin(to, &format!("PUT {path}"), Some(ROOT), r#"{"weight":1}"#).await;
-        assert_eq!(set.0, 200, "{}", set.1);
-    }
     let endpoints = json!({ "http": "http://h:1" });
     let body = match (*method, *after) {
         ("PUT", _) if is_override => json!({ "weight": 1 }),
@@ -121,8 +144,18 @@ async fn ask(guarded: &Guarded, line: &Line, token: Option<&str>) -> (u16, Strin
         ("POST", _) if path.ends_with("leader") => json!({ "to_id": "99" }),
         _ => json!({}),
     };
-    let after = after.trim_start_matches("#lease");
-    begin(to, &format!("{method} {path}{after}"), token, &body.to_string()).await
+    (path + after.trim_start_matches("#lease"), body.to_string())
+}
+
+/// Asks as a line says. What is to be there was made before by somebody who may.
+async fn ask(guarded: &Guarded, line: &Line, token: Option<&str>) -> (u16, String) {
+    let to = guarded.cluster.http_address(1);
+    let (path, body) = filled(line, lease(guarded, "orders", "a").await);
+    if path.ends_with("/override") && line.0 == "DELETE" {
+        let set = begin(to, &format!("PUT {path}"), Some(ROOT), r#"{"weight":1}"#).await;
+        assert_eq!(set.0, 200, "{}", set.1);
+    }
+    begin(to, &format!("{} {path}", line.0), token, &body).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

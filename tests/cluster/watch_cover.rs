@@ -16,6 +16,7 @@ use super::calls::{
     renewal, set_weight, spec, timed,
 };
 use super::harness::{Cluster, SOON};
+use super::http_api::get;
 use super::stream::{Stream, subscribe_to, subscribe_to_prefix};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,6 +74,42 @@ async fn one_subscription_covers_several_services_or_a_prefix_and_nothing_else()
             c.kind() != ChangeKind::Removed || c.reason() == RemoveReason::Deregistered
         })
     );
+}
+
+/// A registration may move an instance to another zone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_enters_and_leaves_what_is_asked_for_by_its_zone() {
+    let cluster = Cluster::start(1).await;
+    let mut registry = cluster.registry(1);
+    let in_zone = |id: &str, zone: &str| {
+        registration(vec![InstanceSpec { zone: zone.to_owned(), ..spec("web", id) }])
+    };
+    for (id, zone) in [("a", "east"), ("b", "west"), ("c", "south"), ("d", "")] {
+        registry.register(in_zone(id, zone)).await.unwrap();
+    }
+    let zones = vec!["east".to_owned(), "west".to_owned()];
+    let subscribe = WatchSubscribe { zones: zones.clone(), ..subscribe_to(&["web"]) };
+    let mut stream = Stream::open(&registry, subscribe).await.unwrap();
+    stream.snapshot().await;
+    assert_eq!(stream.ids(), ["a", "b"]);
+    let moved = [("c", "east", ChangeKind::Added), ("a", "south", ChangeKind::Removed)];
+    for (id, zone, kind) in moved {
+        let answer = registry.register(in_zone(id, zone)).await.unwrap().into_inner();
+        stream.reach(answer.header.unwrap().revision).await;
+        assert_eq!(stream.changes.last().unwrap().kind(), kind, "{id} to {zone}");
+        let fetch = FetchRequest { zones: zones.clone(), ..fetch_of(&["web"]) };
+        assert_eq!(ids(&registry.fetch(fetch).await.unwrap().into_inner()), stream.ids());
+        let path = "/api/v1/namespaces/default/services/web?zone=east&zone=west";
+        let by_http = get(cluster.http_address(1), path).await;
+        let instances = by_http.body["service"]["instances"].as_array().unwrap();
+        let found: Vec<_> = instances.iter().map(|it| it["id"].as_str().unwrap()).collect();
+        assert_eq!(found, stream.ids());
+    }
+    assert_eq!(stream.changes.last().unwrap().reason(), RemoveReason::Filtered);
+    for zones in [vec!["a b".to_owned()], vec![String::new()], vec!["z".to_owned(); 33]] {
+        let refused = registry.fetch(FetchRequest { zones, ..fetch_of(&["web"]) }).await;
+        assert_refused(refused, Code::InvalidArgument, &["zones"]);
+    }
 }
 
 /// Only a registration changes tags. Fetch and Watch agree on which instances have them.

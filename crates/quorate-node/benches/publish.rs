@@ -11,7 +11,7 @@ use quorate_state::{
     Register, Registry, ServiceKey, ServiceName, SpecParts, Update,
 };
 
-use self::applied::hub::{Batch, Filter, Hub, Selection};
+use self::applied::hub::{Batch, Filter, Hub, Selection, Start};
 
 #[allow(dead_code, unused_imports, reason = "the hub's own; the node uses the rest")]
 #[path = "../src/applied"]
@@ -64,10 +64,11 @@ impl Scene {
         registry.apply(&Command::new(clock, Op::Register(register)));
         let mut hub = Hub::new(RING, RING_BYTES);
         hub.restart(registry.revision());
+        let start = Start { from: None, at: registry.revision() };
         let subscribe = |number| {
             let namespace = Namespace::default();
             let selection = select(number);
-            hub.subscribe(Filter::all_of(namespace, selection), false).0
+            hub.subscribe(Filter::all_of(namespace, selection), start, false).0
         };
         let watchers = (0..WATCHERS).map(subscribe).collect();
         Self { registry, key, weight: 0, hub, watchers }

@@ -1,7 +1,8 @@
-// One service: its instances, and who requires it.
+// One service: its instances, who requires it, and who watches it at this node.
 
+import { call, path } from '../api.js';
 import { fill, h, outward, say } from '../dom.js';
-import { count, many } from '../format.js';
+import { count, duration, many } from '../format.js';
 import { List } from '../list.js';
 import { mark, part, search, select, some, title, unread } from './parts.js';
 
@@ -20,8 +21,14 @@ export function service(page, [name]) {
   const sum = h('p', { class: 'sum', role: 'status' });
   const needs = part('needs-line');
   const graph = h('a', { href: page.place('graph', name) }, 'Dependencies');
-  const root = h('div', { class: 'view tall' }, title(name, sum), needs.root, h('div', { class: 'filters' }, text, filter, graph), list.outer);
-  return { title: name, root, list, search: text, update, close: () => list.close(), up: page.place('services') };
+  const watched = inspected(page, name);
+  const root = h('div', { class: 'view tall' }, title(name, sum), needs.root, watched.root, h('div', { class: 'filters' }, text, filter, graph), list.outer);
+  return { title: name, root, list, search: text, update, close, up: page.place('services') };
+
+  function close() {
+    list.close();
+    watched.close();
+  }
 
   function keep(field, value) {
     kept[field] = value;
@@ -99,4 +106,33 @@ function line(page, head, names) {
   const links = names.slice(0, NAMED_MAX).flatMap((name, at) => [at > 0 && ', ', h('a', { href: page.place('service', name) }, name)]);
   const more = names.length > NAMED_MAX && ` and ${names.length - NAMED_MAX} more`;
   return fill(h('p', null), h('span', { class: 'quiet' }, `${head}: `), names.length ? [links, more] : 'none');
+}
+
+const INSPECT_MS = 5_000;
+
+/** What this node alone knows of a service, for callers that may ask: who watches it here, and how long its leases have. */
+function inspected(page, name) {
+  const lines = part('needs-line');
+  const ask = async () => {
+    if (document.hidden) return;
+    let told;
+    try {
+      told = inspection(await call('GET', path(page.namespace, 'services', name, 'inspection')));
+    } catch (error) {
+      told = [['Watched at this node by', `unknown: ${error.message}`]];
+    }
+    lines.show(told, () => told.map(([head, what]) => h('p', null, h('span', { class: 'quiet' }, `${head}: `), what)));
+  };
+  const timer = page.rights.may('operator', page.namespace, name) && setInterval(ask, INSPECT_MS);
+  if (timer) ask();
+  return { root: lines.root, close: () => clearInterval(timer) };
+}
+
+function inspection({ watchers, watchers_in_all: all, leads, leases }) {
+  const waits = (it) => (it.behind ? ', far behind' : it.queued > 0 ? `, ${many(it.queued, 'change')} behind` : '');
+  const one = (it) => `${it.address || 'somebody'} up to revision ${it.sent_revision}${waits(it)}`;
+  const some = watchers.slice(0, NAMED_MAX).map(one).join('; ');
+  const more = all > NAMED_MAX ? ` and ${count(all - NAMED_MAX)} more` : '';
+  const least = Math.min(...leases.map((it) => it.left_ms));
+  return [['Watched at this node by', some ? some + more : 'nobody'], leads && leases.length > 0 && ['Least left of a lease', duration(least)]].filter(Boolean);
 }

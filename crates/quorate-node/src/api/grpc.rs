@@ -10,6 +10,7 @@ pub(crate) mod door;
 mod fetch;
 mod forwarded;
 mod guard;
+mod inspect;
 mod pages;
 pub(crate) mod peer;
 pub(crate) mod peer_door;

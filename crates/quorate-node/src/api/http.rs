@@ -25,6 +25,7 @@ mod routes;
 mod schemas;
 mod scrape;
 mod shown;
+mod shown_inspection;
 mod shown_status;
 mod watching;
 mod writing;
@@ -40,9 +41,11 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use quorate_log::SnapshotStore;
+use tonic::Status;
 
 use crate::access::Role;
 use crate::api::http::described::Document;
+use crate::api::http::problem::Problem;
 use crate::meters::OfRoute;
 use crate::net::connections::{Connections, Line};
 use crate::net::tls::Tls;
@@ -104,6 +107,11 @@ async fn for_own_pages(mut response: Response) -> Response {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     response
+}
+
+/// What is answered where there is no room for a request.
+pub(crate) fn refused(status: Status) -> Response {
+    Problem::from(status).into_response()
 }
 
 /// Counts a request by the route that it took.

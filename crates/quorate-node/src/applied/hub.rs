@@ -7,16 +7,20 @@
 //! slow watcher costs a bounded amount of memory and never holds the others up: the ring is handed
 //! out in pieces of [`BATCH_MAX`], and what a watcher sees of a piece is found without the lock.
 
+mod coalesced;
+mod follower;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+pub(super) use crate::applied::hub::coalesced::Coalesced;
+pub(crate) use crate::applied::hub::follower::{Follower, Start};
 pub(super) use crate::applied::ring::AGES_EVERY;
 use crate::applied::ring::{Gone, Ring};
 use crate::applied::shared_event::{SharedEvent, View};
 use crate::applied::wake::Wake;
 use quorate_state::{
-    Change, Event, Instance, InstanceKey, Namespace, RemoveReason, Revision, ServiceKey,
-    ServiceName, Status,
+    Change, Event, Instance, Namespace, RemoveReason, Revision, ServiceKey, ServiceName, Status,
 };
 use tokio::time::Instant;
 
@@ -40,6 +44,8 @@ pub(crate) struct Filter {
     pub(crate) statuses: BTreeSet<Status>,
     /// It has all of these.
     pub(crate) tags: BTreeSet<String>,
+    /// It is in one of these; empty: any.
+    pub(crate) zones: BTreeSet<String>,
 }
 
 /// Which services.
@@ -52,12 +58,13 @@ pub(crate) enum Selection {
 impl Filter {
     /// Every instance of these services.
     pub(crate) fn all_of(namespace: Namespace, selection: Selection) -> Self {
-        Self { namespace, selection, statuses: BTreeSet::new(), tags: BTreeSet::new() }
+        let (statuses, tags, zones) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Self { namespace, selection, statuses, tags, zones }
     }
 
     /// Whether it leaves out no instance of the services that it covers.
     pub(crate) fn is_all(&self) -> bool {
-        self.statuses.is_empty() && self.tags.is_empty()
+        self.statuses.is_empty() && self.tags.is_empty() && self.zones.is_empty()
     }
 
     fn covers_service(&self, key: &ServiceKey) -> bool {
@@ -72,6 +79,7 @@ impl Filter {
         let has = |tag: &String| instance.spec.tags().any(|it| it == tag);
         (self.statuses.is_empty() || self.statuses.contains(&instance.status()))
             && self.tags.iter().all(has)
+            && (self.zones.is_empty() || self.zones.contains(instance.spec.zone()))
     }
 
     /// Whether a watcher with this filter sees anything of the change.
@@ -123,6 +131,9 @@ struct Watcher {
     filter: Filter,
     backlog: Backlog,
     wake: Arc<Wake>,
+    start: Start,
+    /// What it takes from the ring it has taken up to here.
+    taken: Revision,
 }
 
 /// The ring of changes and the watchers with their queues.
@@ -199,6 +210,21 @@ impl Hub {
             }
         }
         waiting
+    }
+
+    /// Those that follow a service, so many of them, and how many there are. `now` is the state's
+    /// revision.
+    pub(crate) fn followers(
+        &self,
+        service: &ServiceKey,
+        now: Revision,
+        max: usize,
+    ) -> (Vec<Follower>, usize) {
+        let by_name = self.by_service.get(service).into_iter();
+        let by_prefix = self.by_prefix.iter().filter(|(prefix, _)| covers(prefix, service));
+        let groups = || by_name.clone().chain(by_prefix.clone().map(|(_, ids)| ids));
+        let some = groups().flatten().filter_map(|id| self.watchers.get(id)).take(max);
+        (some.map(|watcher| watcher.shown(now)).collect(), groups().map(Vec::len).sum())
     }
 
     /// Takes in what a command changed. The watchers that it concerns are still to be woken.
@@ -297,7 +323,12 @@ impl Hub {
 
     /// Adds a watcher. `replay`: it stands at an earlier revision that the ring reaches; else at
     /// the present one.
-    pub(crate) fn subscribe(&mut self, filter: Filter, replay: bool) -> (u64, Arc<Wake>) {
+    pub(crate) fn subscribe(
+        &mut self,
+        filter: Filter,
+        start: Start,
+        replay: bool,
+    ) -> (u64, Arc<Wake>) {
         self.last_id += 1;
         let id = self.last_id;
         match &filter.selection {
@@ -317,7 +348,8 @@ impl Hub {
         let backlog = if replay { all } else { Backlog::Queued(VecDeque::new()) };
         let wake = Arc::new(Wake::default());
         wake.call();
-        self.watchers.insert(id, Watcher { filter, backlog, wake: wake.clone() });
+        let taken = start.at;
+        self.watchers.insert(id, Watcher { filter, backlog, wake: wake.clone(), start, taken });
         (id, wake)
     }
 
@@ -380,11 +412,29 @@ impl Hub {
             watcher.wake.call();
         }
         let upto = events.last().filter(|_| !last).map_or(now, |last| last.event.revision);
+        watcher.taken = upto;
         Batch::Ring { events, upto, coalesce, last }
     }
 }
 
 impl Watcher {
+    fn shown(&self, now: Revision) -> Follower {
+        let (sent, queued, behind) = match &self.backlog {
+            Backlog::Queued(queue) => {
+                (queue.front().map_or(now, |it| before(it)), queue.len(), false)
+            }
+            Backlog::Replay { from } | Backlog::Coalesce { from } => {
+                (self.taken.max(*from), 0, true)
+            }
+        };
+        let prefix = match &self.filter.selection {
+            Selection::Services(_) => None,
+            Selection::Prefix(prefix) => Some(prefix.clone()),
+        };
+        let Start { from, at: since } = self.start;
+        Follower { from, prefix, since, sent, queued, behind }
+    }
+
     /// Another change that it sees. Whether that is one too many for its queue.
     fn queue(&mut self, event: &Arc<SharedEvent>, wakes: &mut Vec<Arc<Wake>>) -> bool {
         self.wake_if_idle(wakes);
@@ -428,49 +478,6 @@ fn remove_id(ids: Option<&mut Vec<u64>>, id: u64) -> bool {
 
 fn before(shared: &SharedEvent) -> Revision {
     Revision(shared.event.revision.0 - 1)
-}
-
-/// Changes of which only the latest of each instance counts.
-#[derive(Debug, Default)]
-pub(super) struct Coalesced {
-    merged: HashMap<InstanceKey, Arc<SharedEvent>>,
-}
-
-impl Coalesced {
-    pub(crate) fn add(&mut self, later: Arc<SharedEvent>) {
-        let key = later.event.key().clone();
-        let event = match self.merged.remove(&key) {
-            None => Some(later),
-            Some(earlier) => {
-                let both = merge(&earlier.event, &later.event);
-                both.map(|both| Arc::new(SharedEvent::new(both, later.at)))
-            }
-        };
-        if let Some(event) = event {
-            self.merged.insert(key, event);
-        }
-    }
-
-    /// For each instance one change, from what it was at first to what it is at last, in the order
-    /// of the last ones.
-    pub(super) fn into_events(self) -> Vec<Arc<SharedEvent>> {
-        let mut events: Vec<_> = self.merged.into_values().collect();
-        events.sort_by_key(|shared| shared.event.revision);
-        events
-    }
-}
-
-/// Two changes of one instance as one; `None`: it came and went.
-fn merge(earlier: &Event, later: &Event) -> Option<Event> {
-    let change = match (earlier.before().cloned(), later.change.clone()) {
-        (None, Change::Removed { .. }) => return None,
-        (None, Change::Added { after } | Change::Modified { after, .. }) => Change::Added { after },
-        (Some(before), Change::Removed { reason, .. }) => Change::Removed { before, reason },
-        (Some(before), Change::Added { after } | Change::Modified { after, .. }) => {
-            Change::Modified { before, after }
-        }
-    };
-    Some(Event { revision: later.revision, change })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! a watcher: the stream is driven by the task that polls it.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::applied::Applied;
-use crate::applied::hub::{BATCH_MAX, Batch, Coalesced, Filter, Selection};
+use crate::applied::hub::{BATCH_MAX, Batch, Coalesced, Filter, Selection, Start};
 use crate::applied::shared_event::SharedEvent;
 use crate::applied::wake::Wake;
 use crate::applied::wire_size::{instance_bytes, service_bytes};
@@ -95,12 +96,12 @@ pub(crate) struct Subscription<E> {
 }
 
 impl<E: Send + 'static> Subscription<E> {
-    /// Subscribes; the position is taken under the lock that commands are applied under, so there
-    /// is no gap.
+    /// Subscribes, for somebody at this address; the position is taken under the lock that commands
+    /// are applied under, so there is no gap.
     pub(crate) fn start(
         applied: Arc<Applied>,
         filter: Filter,
-        begin: Begin,
+        (begin, from): (Begin, Option<IpAddr>),
         leader: watch::Receiver<Option<NodeId>>,
         bookmark: Duration,
         end: impl Future<Output = E> + Send + 'static,
@@ -112,7 +113,8 @@ impl<E: Send + 'static> Subscription<E> {
         };
         let registry = replay_from.is_none().then(|| state.registry.clone());
         let position = replay_from.unwrap_or(state.registry.revision());
-        let (id, wake) = state.hub.subscribe(filter.clone(), replay_from.is_some());
+        let start = Start { from, at: position };
+        let (id, wake) = state.hub.subscribe(filter.clone(), start, replay_from.is_some());
         drop(state);
         let last_sent = Instant::now();
         let seldom = FuturesUnordered::new();

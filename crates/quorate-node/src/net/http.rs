@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 use tonic::transport::server::Connected;
 use tower::ServiceExt;
 
@@ -30,14 +31,15 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(30);
 /// A request is answered within this time, or refused.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// What begins so is bounded by what answers it: each call has a deadline, and some are to wait.
-const BOUNDED_BY_ITSELF: &str = "/api/";
+const BOUNDED_BY_ITSELF: [&str; 2] = ["/api/", "/sd/"];
 /// A connection that is to end has this long for the answer that is under way.
 const END_GRACE: Duration = Duration::from_secs(5);
 
 /// Serves each connection that arrives and can be secured, until the stop has come and none is
-/// left.
+/// left. `refused`: how a request is answered that there is no room for.
 pub(crate) async fn serve(
     router: Router,
+    refused: fn(Status) -> Response,
     calls: Arc<UnderWay>,
     arriving: impl Stream<Item = (Admitted, CancellationToken)>,
     security: Security,
@@ -54,7 +56,8 @@ pub(crate) async fn serve(
             let Some(secured) = secured else { return };
             let line = secured.connect_info();
             let end = ends(leave, stop, line.clone(), security.clone());
-            let service = service_fn(|request| answer(router.clone(), calls, &line, request));
+            let service =
+                service_fn(|request| answer(router.clone(), refused, calls, &line, request));
             let mut transport = http1::Builder::new();
             transport.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
             transport.max_buf_size(HEADERS_MAX);
@@ -74,19 +77,18 @@ pub(crate) async fn serve(
 
 async fn answer(
     router: Router,
+    refused: fn(Status) -> Response,
     calls: &Arc<UnderWay>,
     line: &Arc<Line>,
     mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     let call = match calls.begin(line.clone()) {
         Ok(call) => call,
-        Err(status) => {
-            let refused = (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", status.message()));
-            return Ok(refused.into_response());
-        }
+        Err(status) => return Ok(refused(status)),
     };
     request.extensions_mut().insert(line.clone());
-    if request.uri().path().starts_with(BOUNDED_BY_ITSELF) {
+    let path = request.uri().path();
+    if BOUNDED_BY_ITSELF.iter().any(|place| path.starts_with(place)) {
         let answered = router.oneshot(request).await?;
         // Its body may go on for long.
         let whole =

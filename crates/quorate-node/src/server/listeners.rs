@@ -24,7 +24,7 @@ use crate::api::grpc::peer::PeerService;
 use crate::api::grpc::peer_door::refused_handshakes;
 use crate::api::grpc::registry::RegistryService;
 use crate::api::grpc::routes::ClientCalls;
-use crate::api::http::{Observed, router};
+use crate::api::http::{Observed, refused, router};
 use crate::config::{Dns, Tunables};
 use crate::error::RunError;
 use crate::meters::Meters;
@@ -161,7 +161,8 @@ pub(super) async fn serve_tools(
     let refusals = one_lane(meters, "http_calls");
     let under_way = UnderWay::new("tools", in_all, per_address, refusals);
     let arriving = connections.accept(listener);
-    let tools = http::serve(router(observed), under_way, arriving, security, stop.clone());
+    let router = router(observed);
+    let tools = http::serve(router, refused, under_way, arriving, security, stop.clone());
     tokio::select! {
         () = tools => Ok(()),
         never = connections.watch(stop) => match never {},

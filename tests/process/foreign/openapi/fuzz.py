@@ -89,7 +89,8 @@ def watches(address, number):
         sent = case.as_transport_kwargs(base_url=f"http://{address}")
         with requests.request(**sent, stream=True, timeout=WITHIN_S) as response:
             status, kind = response.status_code, response.headers["content-type"]
-            assert status in documented and status < 500, (status, sent)
+            # A millisecond may be too short to begin.
+            assert status in documented and (status < 500 or status in (503, 504) and "timeout" in sent["params"]), (status, sent)
             assert kind == ("text/event-stream" if status == 200 else "application/problem+json"), (kind, sent)
             counts[status] = counts.get(status, 0) + 1
 

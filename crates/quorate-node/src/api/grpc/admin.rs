@@ -8,12 +8,12 @@ use quorate_log::NodeId;
 use quorate_proto::encoded::v1::admin_server::Admin;
 use quorate_proto::v1 as wire;
 use quorate_proto::v1::{
-    AddNodeRequest, AddNodeResponse, BackupChunk, BackupRequest, InstanceName,
-    ListOverridesRequest, ListOverridesResponse, Member, MemberStatus, OverriddenInstance,
-    RemoveNodeRequest, RemoveNodeResponse, ReplaceNodeRequest, ReplaceNodeResponse,
-    SetOverrideRequest, SetOverrideResponse, StatusRequest, StatusResponse, TransferLeaderRequest,
-    TransferLeaderResponse, TriggerSnapshotRequest, TriggerSnapshotResponse, UpgradeAction,
-    UpgradeRequest, UpgradeResponse,
+    AddNodeRequest, AddNodeResponse, BackupChunk, BackupRequest, InspectServiceRequest,
+    InspectServiceResponse, InstanceName, ListOverridesRequest, ListOverridesResponse, Member,
+    MemberStatus, OverriddenInstance, RemoveNodeRequest, RemoveNodeResponse, ReplaceNodeRequest,
+    ReplaceNodeResponse, SetOverrideRequest, SetOverrideResponse, StatusRequest, StatusResponse,
+    TransferLeaderRequest, TransferLeaderResponse, TriggerSnapshotRequest, TriggerSnapshotResponse,
+    UpgradeAction, UpgradeRequest, UpgradeResponse,
 };
 use quorate_state::{Invalid, Level};
 use tokio::time::Instant;
@@ -24,7 +24,7 @@ use crate::api::grpc::backup::{Backup, Sending};
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
 use crate::api::grpc::told::standing;
-use crate::api::grpc::{header, rights, until_stopped};
+use crate::api::grpc::{header, inspect, rights, until_stopped};
 use crate::error::{CallError, NodeError};
 use crate::node::membership::{LeadCall, LevelChange, MembershipCall};
 use crate::node::{Consistency, MemberInfo, Node};
@@ -110,6 +110,16 @@ impl Admin for AdminService {
     ) -> Answer<ListOverridesResponse> {
         door::answer(&self.node, Method::ListOverrides, request, |call| {
             self.on_list_overrides(call)
+        })
+        .await
+    }
+
+    async fn inspect_service(
+        &self,
+        request: Request<InspectServiceRequest>,
+    ) -> Answer<InspectServiceResponse> {
+        door::answer(&self.node, Method::InspectService, request, |call| {
+            std::future::ready(inspect::answer(&self.node, call))
         })
         .await
     }

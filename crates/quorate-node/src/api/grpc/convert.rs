@@ -215,9 +215,10 @@ impl Touches for wire::SetOverrideRequest {
 }
 
 pub(super) fn fetch_filter(request: &wire::FetchRequest) -> Result<Filter, Invalid> {
-    let wire::FetchRequest { namespace, services, prefix, statuses, tags, .. } = request;
+    let wire::FetchRequest { namespace, services, prefix, statuses, tags, zones, .. } = request;
     let (statuses, tags) = (statuses_from_wire(statuses)?, tags_from_wire(tags)?);
-    Ok(Filter { statuses, tags, ..services_filter(namespace, services, prefix)? })
+    let zones = zones_from_wire(zones)?;
+    Ok(Filter { statuses, tags, zones, ..services_filter(namespace, services, prefix)? })
 }
 
 impl Touches for wire::FetchRequest {
@@ -227,9 +228,10 @@ impl Touches for wire::FetchRequest {
 }
 
 pub(super) fn watch_filter(request: &wire::WatchSubscribe) -> Result<Filter, Invalid> {
-    let wire::WatchSubscribe { namespace, services, prefix, statuses, tags, .. } = request;
+    let wire::WatchSubscribe { namespace, services, prefix, statuses, tags, zones, .. } = request;
     let (statuses, tags) = (statuses_from_wire(statuses)?, tags_from_wire(tags)?);
-    Ok(Filter { statuses, tags, ..services_filter(namespace, services, prefix)? })
+    let zones = zones_from_wire(zones)?;
+    Ok(Filter { statuses, tags, zones, ..services_filter(namespace, services, prefix)? })
 }
 
 impl Touches for wire::WatchSubscribe {
@@ -246,6 +248,16 @@ fn tags_from_wire(tags: &[String]) -> Result<BTreeSet<String>, Invalid> {
     count("tags", tags.len(), 0, limits::TAGS)?;
     let checked = |tag: &String| InstanceSpec::check_tag("tags", tag).map(|()| tag.clone());
     tags.iter().map(checked).collect()
+}
+
+/// Zones that a request names, at most.
+const ZONES_MAX: usize = 32;
+
+fn zones_from_wire(zones: &[String]) -> Result<BTreeSet<String>, Invalid> {
+    count("zones", zones.len(), 0, ZONES_MAX)?;
+    // As a service's name is.
+    let checked = |zone: &String| ServiceName::new("zones", zone).map(|_| zone.clone());
+    zones.iter().map(checked).collect()
 }
 
 /// Every instance of the services that are named, or of all with the prefix.

@@ -36,7 +36,7 @@ use crate::node::Node;
 pub(crate) const TRANSPORT_MAX: usize = 4 * limits::REQUEST_BYTES;
 
 /// No call may take longer, whatever deadline it names.
-const DEADLINE_MAX: Duration = Duration::from_secs(60);
+pub(in crate::api) const DEADLINE_MAX: Duration = Duration::from_secs(60);
 
 /// A membership change or a snapshot without a deadline of its own: a learner may need a snapshot
 /// first.
@@ -47,6 +47,9 @@ const LONG: Duration = Duration::from_secs(55);
 const MARGIN_MAX: Duration = Duration::from_millis(500);
 /// ... and no less than this, where that leaves the call two thirds of its time.
 const MARGIN_MIN: Duration = Duration::from_millis(150);
+
+/// In which header a caller says how long it waits (gRPC over HTTP/2, section Requests).
+pub(in crate::api) const TIMEOUT: &str = "grpc-timeout";
 
 /// The paths of our own services begin so.
 const OWN: &str = "/quorate.v1.";
@@ -119,6 +122,7 @@ methods! {
         Backup "Backup" Operate ADMIN,
         SetOverride "SetOverride" Operate OPERATOR,
         ListOverrides "ListOverrides" Read OPERATOR,
+        InspectService "InspectService" Read OPERATOR,
 }
 
 /// What a method is for.
@@ -369,7 +373,7 @@ fn log(method: Method, refused: Option<&Status>) {
 
 /// When a call has to be answered: a little before the caller gives up, so that it learns why.
 fn deadline(metadata: &MetadataMap, default: Duration) -> Instant {
-    let given = metadata.get("grpc-timeout").and_then(|value| parse_timeout(value.to_str().ok()?));
+    let given = metadata.get(TIMEOUT).and_then(|value| parse_timeout(value.to_str().ok()?));
     deadline_in(given.unwrap_or(default))
 }
 
@@ -380,7 +384,7 @@ pub(in crate::api) fn deadline_in(timeout: Duration) -> Instant {
     Instant::now() + (timeout - margin)
 }
 
-/// `grpc-timeout`: up to 8 digits and a unit (gRPC over HTTP/2, section Requests).
+/// Up to 8 digits and a unit.
 fn parse_timeout(text: &str) -> Option<Duration> {
     let unit_at = text.len().checked_sub(1)?;
     let (digits, unit) = text.split_at_checked(unit_at)?;

@@ -78,7 +78,7 @@ pub(super) async fn answers(
     let mut subscription = Subscription::start(
         node.applied().clone(),
         filter.clone(),
-        begin,
+        (begin, caller.line.address()),
         node.leadership().views(),
         node.tunables().bookmark(),
         end(node.clone(), caller, subscribe, asks),

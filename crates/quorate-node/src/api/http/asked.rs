@@ -2,6 +2,7 @@
 //! made of it. What browsers are not to do is refused here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::RequestPartsExt as _;
 use axum::body::{Body, HttpBody as _};
@@ -12,7 +13,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use futures_util::StreamExt as _;
 use quorate_proto::trailers;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::Code;
 use tonic::metadata::MetadataMap;
 
@@ -37,6 +38,8 @@ pub(super) struct Asked {
     pub(super) query: Query,
     pub(super) headers: HeaderMap,
     pub(super) line: Arc<Line>,
+    /// When the caller gives up, where it says so.
+    until: Option<Instant>,
 }
 
 impl FromRequestParts<Api> for Asked {
@@ -45,13 +48,14 @@ impl FromRequestParts<Api> for Asked {
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
         check_site(&parts.method, &parts.headers)?;
         check_host(&api.node, &parts.uri, &parts.headers)?;
-        let query = Query::parse(parts.uri.query().unwrap_or_default())?;
+        let mut query = Query::parse(parts.uri.query().unwrap_or_default())?;
+        let until = query.timeout()?.map(|timeout| Instant::now() + timeout);
         let path = parts.extract::<RawPathParams>().await;
         let path = path.map_err(|error| Problem::wrong("path", &error.body_text()))?;
         let path = path.iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
         let line = Line::of(&parts.extensions);
         let (method, headers) = (parts.method.clone(), parts.headers.clone());
-        Ok(Self { method, path, query, headers, line })
+        Ok(Self { method, path, query, headers, line, until })
     }
 }
 
@@ -60,6 +64,16 @@ impl Asked {
     pub(super) fn path(&self, name: &str) -> String {
         let found = self.path.iter().find(|(of, _)| of == name);
         found.map(|(_, text)| text.clone()).unwrap_or_default()
+    }
+
+    /// How long the caller still waits, where it says so.
+    pub(super) fn left(&self) -> Option<Duration> {
+        self.until.map(|until| until.saturating_duration_since(Instant::now()))
+    }
+
+    /// When what is made of its answer has to be there.
+    pub(super) fn deadline(&self, node: &Node) -> Instant {
+        door::deadline_in(self.left().unwrap_or(node.tunables().request_timeout()))
     }
 
     /// Refuses a request by what is known of it before its body is read: who makes it, and whether
@@ -120,6 +134,11 @@ impl Asked {
             for value in self.headers.get_all(name) {
                 headers.append(name, value.clone());
             }
+        }
+        if let Some(left) = self.left() {
+            let left = format!("{}m", left.as_millis());
+            let left = left.parse().expect("invariant: digits and a letter");
+            headers.insert(door::TIMEOUT, left);
         }
         let mut extensions = http::Extensions::new();
         extensions.insert(self.line.clone());

@@ -30,7 +30,10 @@ const REFUSALS: [(&str, &str); 10] = [
     ("408", "The body did not arrive in time."),
     ("413", "The body is larger than 1 MiB."),
     ("415", "The body is not `application/json`."),
-    ("429", "Too much is under way; again after `Retry-After`."),
+    (
+        "429",
+        "Too much is under way: again after `Retry-After`; without that, for less or elsewhere.",
+    ),
     ("500", "A fault of the node."),
     ("503", "No leader, no quorum, or the node stops; again after `Retry-After`, or elsewhere."),
     ("504", "The deadline of the call is over; a write may have been made."),
@@ -62,11 +65,11 @@ parameters! {
     Page: "limit" "after";
     Prefix: "prefix";
     /// Which instances.
-    Filters: "status" "tag";
+    Filters: "status" "tag" "zone";
     Targets: "namespace" "prefix" "endpoint" "max_age";
     Waiting: "index" "wait" "if-none-match";
     OverridePage: "limit" "after_service" "after_id";
-    Watched: "service" "prefix" "status" "tag" "from" "last-event-id";
+    Watched: "service" "prefix" "status" "tag" "zone" "from" "last-event-id";
     LocalOnly: "local_only";
     Incarnation: "incarnation";
     OfCluster: "cluster_id";
@@ -94,6 +97,7 @@ fn parameter(name: &str, is_path: bool) -> Parameter {
         "prefix" => (schemas::prefix(), "Of the names of services."),
         "status" => (schemas::many(schemas::status()), "Instances of one of these alone."),
         "tag" => (schemas::many(schemas::tag()), "Instances with all of these alone."),
+        "zone" => (schemas::many(schemas::name()), "Instances in one of these alone."),
         "index" => (schemas::position(), "The `index` of the answer before: wait for a change."),
         "wait" => {
             let about = "For so long, 5m unless it says, 10m at most; without a unit, ms.";
@@ -104,6 +108,10 @@ fn parameter(name: &str, is_path: bool) -> Parameter {
         "max_age" => {
             let about = "Refuse to tell what may be older, 1h unless it says; without a unit, ms.";
             (schemas::duration(), about)
+        }
+        "timeout" => {
+            let about = "How long the caller waits, 60s at most; without a unit, ms.";
+            (schemas::some_duration(), about)
         }
         "from" | "last-event-id" => (schemas::position(), "The id of the last event that came."),
         "if-none-match" => (schemas::any_text(), "The `ETag` of what is there."),
@@ -145,12 +153,7 @@ fn described(routes: [(&str, OpenApi); 2]) -> OpenApi {
     for (status, what) in REFUSALS.iter().chain(&MORE_REFUSALS) {
         let response = ResponseBuilder::new().description(*what);
         let problem = || Content::new(Some(Ref::from_schema_name("Problem")));
-        let mut response = response.content("application/problem+json", problem());
-        if *status == "503" {
-            // From before there is a route: as many calls as are taken are under way.
-            response = response
-                .content("text/plain; charset=utf-8", Content::new(Some(schemas::any_text())));
-        }
+        let response = response.content("application/problem+json", problem());
         components.responses.insert((*status).to_owned(), response.build().into());
     }
     let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer);
@@ -183,6 +186,7 @@ fn complete(path: &str, operation: &mut Operation) {
     let names = path.split(['{', '}']).skip(1).step_by(2);
     let mut parameters: Vec<_> = names.map(|name| RefOr::T(parameter(name, true))).collect();
     parameters.extend(operation.parameters.take().unwrap_or_default());
+    parameters.push(RefOr::T(parameter("timeout", false)));
     operation.parameters = Some(parameters);
     let responses = &mut operation.responses.responses;
     for (status, response) in responses.iter_mut() {

@@ -18,7 +18,7 @@ use serde::Serialize;
 use tonic::Code;
 use utoipa::ToSchema;
 
-use crate::api::grpc::{Local, door};
+use crate::api::grpc::Local;
 use crate::api::http::asked::Asked;
 use crate::api::http::described::Targets;
 use crate::api::http::large;
@@ -74,7 +74,7 @@ pub(super) async fn prometheus(State(api): State<Api>, mut asked: Asked) -> Answ
     check_age(&local, max_age)?;
     let Local { registry, namespace, .. } = local;
     let bytes = estimate(&registry, &namespace, &prefix);
-    let deadline = door::deadline_in(api.node.tunables().request_timeout());
+    let deadline = asked.deadline(&api.node);
     let make = move || written(&registry, &namespace, &prefix, endpoint.as_deref());
     let answers = api.node.answers();
     let (text, reserved) = large::made(answers, &asked.line, deadline, bytes, make).await?;

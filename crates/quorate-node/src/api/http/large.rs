@@ -13,7 +13,6 @@ use prost::Message;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::api::grpc::door;
 use crate::api::http::asked::Asked;
 use crate::api::http::problem::Problem;
 use crate::api::http::routes::Api;
@@ -44,7 +43,7 @@ where
 {
     let (_, answer, held) = answer.into_parts();
     let bytes = answer.encoded_len();
-    let deadline = door::deadline_in(api.node.tunables().request_timeout());
+    let deadline = asked.deadline(&api.node);
     let make = move || {
         let text = written(&show(answer));
         // What it was made of is gone.

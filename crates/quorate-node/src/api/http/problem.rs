@@ -71,6 +71,12 @@ impl Problem {
         self
     }
 
+    /// Of no field: there may be no more of something.
+    pub(super) fn at_most(mut self, limit: String) -> Self {
+        self.0.limit = Some(format!("at most {limit}"));
+        self
+    }
+
     /// It may be tried again after a while.
     pub(super) fn later(mut self) -> Self {
         self.0.retry_after_ms = Some(RETRY_AFTER_MS);
@@ -109,12 +115,22 @@ impl From<Status> for Problem {
     fn from(status: Status) -> Self {
         let mut problem = Self::new(http_status(status.code()), status.code(), status.message());
         let error = status.source().and_then(|source| source.downcast_ref::<CallError>());
-        if let Some(CallError::Invalid(invalid)) = error {
-            problem = problem.of(&invalid.field, &*invalid.limit);
-        }
-        if let Some(CallError::TooLarge { what, limit, .. }) = error {
-            problem = problem.of(what, format!("at most {limit} bytes"));
-        }
+        problem = match error {
+            Some(CallError::Invalid(invalid)) => problem.of(&invalid.field, &*invalid.limit),
+            Some(CallError::TooLarge { what, limit, .. }) => {
+                problem.of(what, format!("at most {limit} bytes"))
+            }
+            Some(CallError::AnswersUnderWay { limit, place, .. }) => {
+                problem.at_most(format!("{limit} bytes of answers {place}"))
+            }
+            Some(CallError::Arriving { limit, place }) => {
+                problem.at_most(format!("{limit} bytes of requests {place}"))
+            }
+            Some(CallError::CallsUnderWay { limit, place }) => {
+                problem.at_most(format!("{limit} calls {place}"))
+            }
+            _ => problem,
+        };
         let told = |name| status.metadata().get(name)?.to_str().ok().map(str::to_owned);
         problem.0.incarnation = told(trailers::INCARNATION);
         let retry_after = told(trailers::RETRY_AFTER_MS).and_then(|ms| ms.parse().ok());
@@ -157,6 +173,41 @@ fn http_status(code: Code) -> StatusCode {
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss => {
             StatusCode::INTERNAL_SERVER_ERROR
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_log::NodeId;
+    use quorate_state::Rejection;
+
+    use super::*;
+    use crate::error::NodeError;
+
+    /// Whatever refuses for want of room: the status, when to come again, and how much there may
+    /// be.
+    #[test]
+    fn what_refuses_for_load_says_when_to_come_again_and_how_much_there_may_be() {
+        let (limit, place) = (7, "at this node");
+        let node = NodeId::new(1).unwrap();
+        for (error, again, limit) in [
+            (CallError::AnswersUnderWay { under_way: 9, limit, place }, true, true),
+            (CallError::CallsUnderWay { limit, place }, true, true),
+            (CallError::Arriving { limit, place }, true, true),
+            (NodeError::Overloaded { waiting: 9 }.into(), true, false),
+            // It may take long until there is room, or for ever.
+            (NodeError::DiskFull { node, free_bytes: 1, reserve_bytes: 2 }.into(), false, false),
+            (NodeError::Rejected(Rejection::TooManyOrigins { origins: 9 }).into(), false, false),
+            (CallError::TooLarge { what: "answer", bytes: 9, limit, instead: "" }, false, true),
+        ] {
+            let what = error.to_string();
+            let problem = Problem::from(error);
+            let said = problem.0.limit.as_deref().unwrap_or_default();
+            assert_eq!(said.starts_with("at most 7 "), limit, "{what}: {said}");
+            let response = problem.into_response();
+            assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS, "{what}");
+            assert_eq!(response.headers().get(RETRY_AFTER).is_some(), again, "{what}");
         }
     }
 }

@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 use quorate_log::ClusterId;
 use quorate_proto::v1::{Consistency, InstanceStatus};
 
+use crate::api::grpc::door;
 use crate::api::http::problem::Problem;
 
 /// Parameters of one request, at most.
@@ -104,6 +105,19 @@ impl Query {
         match self.text(name)? {
             None => Ok(Position::default()),
             Some(text) => position(name, &text),
+        }
+    }
+
+    /// How long the caller waits for its answer, where it says so; no longer than calls may take.
+    ///
+    /// # Errors
+    /// It is no time.
+    pub(super) fn timeout(&mut self) -> Result<Option<Duration>, Problem> {
+        let name = "timeout";
+        let Some(text) = self.text(name)? else { return Ok(None) };
+        match duration(name, &text)? {
+            Duration::ZERO => Err(Problem::invalid(name, &text, "must be at least 1ms")),
+            timeout => Ok(Some(timeout.min(door::DEADLINE_MAX))),
         }
     }
 

@@ -13,9 +13,9 @@ use quorate_proto::encoded::v1::EncodedFetchResponse;
 use quorate_proto::encoded::v1::admin_server::Admin as _;
 use quorate_proto::encoded::v1::registry_server::Registry as _;
 use quorate_proto::v1::{
-    FetchRequest, InstanceName, ListDependentsRequest, ListDependentsResponse, ListMembersRequest,
-    ListOverridesRequest, ListOverridesResponse, ListServicesRequest, ListServicesResponse,
-    Service, StatusRequest,
+    FetchRequest, InspectServiceRequest, InstanceName, ListDependentsRequest,
+    ListDependentsResponse, ListMembersRequest, ListOverridesRequest, ListOverridesResponse,
+    ListServicesRequest, ListServicesResponse, Service, StatusRequest,
 };
 use quorate_state::{Registry, Revision};
 use serde::Serialize;
@@ -24,7 +24,7 @@ use tonic::Response;
 use utoipa::ToSchema;
 
 use crate::access;
-use crate::api::grpc::door::Method;
+use crate::api::grpc::{self, door::Method};
 use crate::api::http::asked::Asked;
 use crate::api::http::described::{Filters, Fresh, LocalOnly, OverridePage, Page, Prefix, Waiting};
 use crate::api::http::door::{self, NOBODY, Refused};
@@ -35,6 +35,7 @@ use crate::api::http::routes::{Answered, Api};
 use crate::api::http::shown::{
     self, Header, ShownInstance, ShownMember, ShownOverride, ShownService, ShownSummary,
 };
+use crate::api::http::shown_inspection::Inspection;
 use crate::api::http::shown_status::ShownStatus;
 use crate::api::http::watching;
 use crate::node::Node;
@@ -103,6 +104,7 @@ pub(super) async fn service(State(api): State<Api>, mut asked: Asked) -> Answere
     let request = FetchRequest {
         statuses: query.statuses()?,
         tags: query.all("tag"),
+        zones: query.all("zone"),
         limit: query.number("limit")?,
         after: query.text("after")?.unwrap_or_default(),
         consistency: query.consistency()?,
@@ -177,8 +179,8 @@ fn has_changed(registry: &Registry, revision: u64, since: Revision) -> bool {
     }
 }
 
-/// The same once the service has changed, or the time is over. A node that is behind the caller
-/// catches up first.
+/// The same once the service has changed, or the time is over, that of the caller included. A node
+/// that is behind the caller catches up first.
 async fn once_changed(
     api: &Api,
     asked: &Asked,
@@ -191,6 +193,7 @@ async fn once_changed(
     let min = if request.cluster_id == cluster_id { request.min_revision } else { 0 };
     let request = FetchRequest { cluster_id, min_revision: min.max(revision), ..request };
     let until = Instant::now() + wait;
+    let until = asked.left().map_or(until, |left| until.min(grpc::door::deadline_in(left)));
     let mut positions = api.node.applied().positions();
     loop {
         positions.mark_unchanged();
@@ -308,6 +311,21 @@ pub(super) async fn dependents(State(api): State<Api>, mut asked: Asked) -> Answ
         instances: answer.instances.into_iter().map(ShownInstance::from).collect(),
     };
     large::json(&api, &asked, answer, show).await
+}
+
+/// What this node alone knows of a service: who watches it here and how far, and, where it leads,
+/// how long leases still have.
+#[utoipa::path(
+    get,
+    path = "/namespaces/{ns}/services/{service}/inspection",
+    responses((status = 200, body = Inspection))
+)]
+pub(super) async fn inspection(State(api): State<Api>, asked: Asked) -> Answered {
+    asked.query.done()?;
+    let (namespace, service) = (asked.path("ns"), asked.path("service"));
+    let request = InspectServiceRequest { namespace, service };
+    let answer = api.admin.inspect_service(asked.call(request)).await?;
+    large::json(&api, &asked, answer, Inspection::from).await
 }
 
 #[derive(Debug, Serialize, ToSchema)]

@@ -7,7 +7,7 @@
 //! | `/me`, `/members`, `/status` | GET |
 //! | `/namespaces/NS/services` | GET |
 //! | `/namespaces/NS/services/SERVICE` | GET, with `index` and `wait` once it changes |
-//! | `/namespaces/NS/services/SERVICE/dependents` | GET |
+//! | `/namespaces/NS/services/SERVICE/dependents`, `.../inspection` | GET |
 //! | `/namespaces/NS/services/SERVICE/instances/ID` | GET, PUT (register), PATCH (update), DELETE |
 //! | `/namespaces/NS/services/SERVICE/instances/ID/override` | PUT, DELETE |
 //! | `/namespaces/NS/watch` | GET: a stream of events |
@@ -19,11 +19,14 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Request;
 use axum::http::HeaderValue;
 use axum::http::StatusCode;
 use axum::http::header::CACHE_CONTROL;
-use axum::response::Response;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 use tonic::Code;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -32,6 +35,7 @@ use utoipa_axum::routes;
 use crate::api::grpc::admin::AdminService;
 use crate::api::grpc::registry::RegistryService;
 use crate::api::http::problem::Problem;
+use crate::api::http::query::Query;
 use crate::api::http::watching::Texts;
 use crate::api::http::{described, discovery, reading, watching, writing};
 use crate::net::arriving::Arriving;
@@ -61,7 +65,8 @@ impl Api {
             let max = self.long_max;
             let detail = format!("{max} streams and waiting reads are under way at this node");
             let status = StatusCode::TOO_MANY_REQUESTS;
-            Problem::new(status, Code::ResourceExhausted, detail).later()
+            let limit = format!("{max} streams and waiting reads at this node");
+            Problem::new(status, Code::ResourceExhausted, detail).at_most(limit).later()
         })
     }
 }
@@ -86,6 +91,7 @@ pub(super) fn routers<S>(node: Arc<Node>) -> (Router<S>, Router<S>, [(&'static s
         .routes(routes!(reading::services))
         .routes(routes!(reading::service))
         .routes(routes!(reading::dependents))
+        .routes(routes!(reading::inspection))
         .routes(routes!(reading::instance, writing::register, writing::update, writing::deregister))
         .routes(routes!(writing::set_override, writing::clear_override))
         .routes(routes!(writing::renew_many))
@@ -108,11 +114,27 @@ pub(super) fn routers<S>(node: Arc<Node>) -> (Router<S>, Router<S>, [(&'static s
                 let detail = "this path does not take that method; see the header allow";
                 Problem::new(status, Code::Unimplemented, detail)
             })
-            .layer(axum::middleware::map_response(for_no_cache))
+            .layer(middleware::from_fn(in_time))
+            .layer(middleware::map_response(for_no_cache))
             .with_state(api.clone())
     };
     let routers = (finish(router, described::API), finish(sd, described::SD));
     (routers.0, routers.1, [(described::API, of_api), (described::SD, of_sd)])
+}
+
+/// No caller that says how long it waits is left without an answer then. Most calls end a little
+/// before, with a reason (`door::deadline_in`); a body may still be on its way in.
+async fn in_time(request: Request, next: Next) -> Response {
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    // What is wrong with it says the route.
+    let Some(wait) = query.ok().and_then(|mut query| query.timeout().ok().flatten()) else {
+        return next.run(request).await;
+    };
+    timeout(wait, next.run(request)).await.unwrap_or_else(|_elapsed| {
+        let detail = format!("no answer within {} ms, as asked for", wait.as_millis());
+        let status = StatusCode::GATEWAY_TIMEOUT;
+        Problem::new(status, Code::DeadlineExceeded, detail).into_response()
+    })
 }
 
 /// Nothing of this is to be kept on the way.

@@ -54,6 +54,11 @@ pub(super) fn duration() -> Schema {
     pattern("^[0-9]{1,9}(ms|s|m|h)?$")
 }
 
+/// The same, and not 0.
+pub(super) fn some_duration() -> Schema {
+    pattern("^0*[1-9][0-9]{0,8}(ms|s|m|h)?$")
+}
+
 fn formatted(format: &str, pattern: &str) -> Object {
     let format = SchemaFormat::Custom(format.to_owned());
     texts().format(Some(format)).pattern(Some(pattern)).build()

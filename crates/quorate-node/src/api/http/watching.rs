@@ -101,6 +101,7 @@ pub(super) async fn watch(State(api): State<Api>, mut asked: Asked) -> Answered 
         prefix: query.text("prefix")?.unwrap_or_default(),
         statuses: query.statuses()?,
         tags: query.all("tag"),
+        zones: query.all("zone"),
         namespace: asked.path("ns"),
         ..WatchSubscribe::default()
     };

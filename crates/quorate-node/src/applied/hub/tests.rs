@@ -1,8 +1,8 @@
 //! What the tests of the hub work with.
 
 use quorate_state::{
-    Command, Incarnation, InstanceId, InstanceRef, InstanceSpec, Op, Register, Registry, SpecParts,
-    Update,
+    Command, Incarnation, InstanceId, InstanceKey, InstanceRef, InstanceSpec, Op, Register,
+    Registry, SpecParts, Update,
 };
 
 use super::*;

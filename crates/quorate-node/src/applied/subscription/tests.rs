@@ -9,6 +9,7 @@ use quorate_state::{
 };
 
 use super::*;
+use crate::applied::hub::Follower;
 
 impl Subscription<Infallible> {
     async fn next(&mut self) -> Positioned {
@@ -63,7 +64,7 @@ fn watch(
     let filter = Filter::all_of(Namespace::default(), Selection::Prefix(String::new()));
     let bookmark = Duration::from_secs(60);
     let (leaders, end) = (leaders.subscribe(), std::future::pending());
-    Subscription::start(applied.clone(), filter, begin, leaders, bookmark, end)
+    Subscription::start(applied.clone(), filter, (begin, None), leaders, bookmark, end)
 }
 
 fn changes(positioned: Positioned) -> Vec<Event> {
@@ -81,8 +82,14 @@ async fn a_watch_that_is_over_sends_nothing_of_what_is_queued() {
     let filter = Filter::all_of(Namespace::default(), Selection::Prefix(String::new()));
     let (over, end) = tokio::sync::oneshot::channel();
     let (leaders, bookmark) = (leaders.subscribe(), Duration::from_secs(60));
-    let mut slow =
-        Subscription::start(applied.clone(), filter, Begin::Snapshot, leaders, bookmark, end);
+    let mut slow = Subscription::start(
+        applied.clone(),
+        filter,
+        (Begin::Snapshot, None),
+        leaders,
+        bookmark,
+        end,
+    );
     let mut next = async || std::future::poll_fn(|cx| slow.poll_next(cx)).await;
     let first = next().await.unwrap();
     assert!(matches!(first.message, Message::Snapshot { last: false, .. }), "{first:?}");
@@ -207,8 +214,14 @@ async fn what_comes_seldom_is_told_between_changes() {
     let (end, ended) = tokio::sync::oneshot::channel();
     let filter = Filter::all_of(Namespace::default(), Selection::Prefix(String::new()));
     let (leader, bookmark) = (leaders.subscribe(), Duration::from_secs(60));
-    let mut watcher =
-        Subscription::start(applied.clone(), filter, Begin::Snapshot, leader, bookmark, ended);
+    let mut watcher = Subscription::start(
+        applied.clone(),
+        filter,
+        (Begin::Snapshot, None),
+        leader,
+        bookmark,
+        ended,
+    );
     let (messages, mut told) = tokio::sync::mpsc::unbounded_channel();
     let reading = tokio::spawn(async move {
         loop {
@@ -243,4 +256,38 @@ async fn old_changes_are_forgotten_while_nothing_happens_and_recent_ones_are_not
         assert!(reaches(oldest), "after {seconds} s more");
         assert!(oldest == 0 || !reaches(oldest - 1), "after {seconds} s more");
     }
+}
+
+/// How far a watcher is, and what waits for it: when it is idle, behind by some, and by too much.
+#[tokio::test]
+async fn it_is_known_how_far_each_watcher_is() {
+    let applied = Arc::new(Applied::new(100_000, usize::MAX, Histogram::new([])));
+    let leaders = watch::Sender::new(None);
+    register_all(&applied, &["a"]);
+    let service = key("a").service;
+    let shown = || {
+        let state = applied.lock();
+        let now = state.registry.revision();
+        let (followers, all) = state.hub.followers(&service, now, 1);
+        assert_eq!(followers.len(), all.min(1));
+        (followers.into_iter().next(), now)
+    };
+    assert_eq!(shown().0, None);
+    let mut watcher = watch(&applied, &leaders, Begin::Snapshot);
+    let begun = shown().1;
+    let of = |sent, queued, behind| {
+        let (from, prefix, since) = (None, Some(String::new()), begun);
+        Some(Follower { from, prefix, since, sent, queued, behind })
+    };
+    assert_eq!(shown(), (of(begun, 0, false), begun));
+    (1..=3).for_each(|weight| weigh(&applied, "a", weight));
+    let after = Revision(begun.0 + 3);
+    assert_eq!(shown(), (of(begun, 3, false), after), "three wait");
+    for _snapshot_and_changes in 0..2 {
+        watcher.next().await;
+    }
+    assert_eq!(shown(), (of(after, 0, false), after), "it has taken them");
+    (1..=2_000).for_each(|weight| weigh(&applied, "a", 100 + weight));
+    let (shown, now) = shown();
+    assert_eq!((shown, now.0), (of(after, 0, true), after.0 + 2_000), "its queue was full");
 }

@@ -1,9 +1,9 @@
 //! What requests of the Admin service touch, where nothing of theirs is converted.
 
 use quorate_proto::v1::{
-    AddNodeRequest, BackupRequest, ListMembersRequest, ListOverridesRequest, RemoveNodeRequest,
-    ReplaceNodeRequest, StatusRequest, TransferLeaderRequest, TriggerSnapshotRequest,
-    UpgradeAction, UpgradeRequest,
+    AddNodeRequest, BackupRequest, InspectServiceRequest, ListMembersRequest, ListOverridesRequest,
+    RemoveNodeRequest, ReplaceNodeRequest, StatusRequest, TransferLeaderRequest,
+    TriggerSnapshotRequest, UpgradeAction, UpgradeRequest,
 };
 
 use crate::api::grpc::touched::{Touched, Touches, What, node};
@@ -12,6 +12,12 @@ use crate::api::grpc::touched::{Touched, Touches, What, node};
 impl Touches for ListOverridesRequest {
     fn touches(&self) -> Touched<'_> {
         Touched::of(&self.namespace, What::Prefix(""))
+    }
+}
+
+impl Touches for InspectServiceRequest {
+    fn touches(&self) -> Touched<'_> {
+        Touched::of(&self.namespace, What::Services(vec![&self.service]))
     }
 }
 
