@@ -68,7 +68,7 @@ impl Events {
         let told = async {
             loop {
                 let (name, data) = self.next().await.expect("it goes on");
-                if name == "leader" && data["leader_id"] == id.to_string() {
+                if name == "leader" && data["leader_id"] == json!(id.to_string()) {
                     return data;
                 }
             }
