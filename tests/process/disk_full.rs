@@ -314,6 +314,29 @@ async fn a_view_leaves_a_follower_whose_disk_is_full() {
     .await;
 }
 
+/// Registers `checked/a`, whose check passes while what this returns listens.
+async fn checked_instance(nodes: &str) -> TcpListener {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let line = format!(
+        "register checked a --endpoint e=tcp://{address} --ttl 1h --once --check tcp,every=1s,failures=2"
+    );
+    ask(nodes, &line).await.expect(0);
+    listener
+}
+
+async fn its_check_fails(node: &Node) {
+    eventually("its check fails", Duration::from_secs(30), async || {
+        let state = node.instances(Consistency::Local).await;
+        let state = state.map_err(|status| status.to_string())?;
+        match &state["checked/a"] {
+            it if it.health() == Health::Critical => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await;
+}
+
 /// All nodes are below their reserve: what is read is true, time passes, the registry can be
 /// emptied, and an instance can be taken out by hand or by its check; also after an election, whose
 /// leader has to commit an entry first.
@@ -328,12 +351,7 @@ async fn with_all_disks_nearly_full_reads_expiry_and_deregistrations_go_on() {
     let nodes = cluster.all();
     let client = cluster.client().build().unwrap();
     let kept = keep(&client, "kept", KEPT, TTL).await;
-    let checked = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = checked.local_addr().unwrap();
-    let line = format!(
-        "register checked a --endpoint e=tcp://{address} --ttl 1h --once --check tcp,every=1s,failures=2"
-    );
-    ask(&nodes, &line).await.expect(0);
+    let checked = checked_instance(&nodes).await;
     cluster.nodes[0].register("dead", "a", TTL * 4).await.unwrap();
     for id in ["a", "b"] {
         cluster.nodes[0].register("old", id, Duration::from_secs(600)).await.unwrap();
@@ -362,15 +380,7 @@ async fn with_all_disks_nearly_full_reads_expiry_and_deregistrations_go_on() {
     let line = "cluster override old b --status out-of-service --reason disk";
     ask(&nodes, line).await.expect(0);
     drop(checked);
-    eventually("its check fails", Duration::from_secs(30), async || {
-        let state = cluster.nodes[0].instances(Consistency::Local).await;
-        let state = state.map_err(|status| status.to_string())?;
-        match &state["checked/a"] {
-            it if it.health() == Health::Critical => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
+    its_check_fails(&cluster.nodes[0]).await;
 
     let leader = cluster.leader().await;
     cluster.nodes[leader].kill();

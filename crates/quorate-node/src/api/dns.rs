@@ -65,8 +65,8 @@ impl Resolver {
         Self { allow: dns.allow.clone(), node, settings, limits, by_tcp, seed }
     }
 
-    /// What a message gets; `None`: nothing. The state is looked at only for whoever may ask, and does
-    /// not ask too much.
+    /// What a message gets; `None`: nothing. The state is looked at only for whoever may ask, and
+    /// does not ask too much.
     fn reply(&self, bytes: &[u8], from: IpAddr, room: Room) -> Option<Vec<u8>> {
         let limits = if room == Room::Tcp { &self.by_tcp } else { &self.limits };
         let mut limits = limits.lock().expect("invariant: nothing panics under this lock");

@@ -105,7 +105,8 @@ impl Node {
         state.membership.get_node(&id).is_some() || state.registry.removed_at(id.get()).is_some()
     }
 
-    fn follows(&self, vote: &Vote) -> bool {
+    /// Whether this is the vote of the leader that this node follows.
+    pub(crate) fn follows(&self, vote: &Vote) -> bool {
         self.view.borrow_watched().vote == *vote
     }
 

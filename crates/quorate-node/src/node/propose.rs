@@ -207,8 +207,8 @@ impl Node {
     /// There is no room for it on the disk, or in the log.
     fn check_room(&self, op: &Op) -> Result<(), NodeError> {
         match op {
-            // Or the registry would be wrong, or could not be emptied, or callers not be kept from an
-            // instance that fails.
+            // Or the registry would be wrong, or could not be emptied, or callers not be kept from
+            // an instance that fails.
             Op::Tick
             | Op::Grace { .. }
             | Op::Renew(_)

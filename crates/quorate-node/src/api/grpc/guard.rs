@@ -5,7 +5,6 @@
 use std::io::BufReader;
 use std::time::Duration;
 
-use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_log::{ClusterId, NodeId, SnapshotFile};
 use quorate_state::read_snapshot_cluster;
 use tonic::Status;
@@ -117,9 +116,9 @@ impl PeerService {
         }
     }
 
-    /// Whether a snapshot is of this cluster, and leaves what is committed here as it is. Whether its
-    /// sender is the leader that it claims to be was looked at before it was received. Of the past
-    /// it may be only from the leader that this node follows.
+    /// Whether a snapshot is of this cluster, and leaves what is committed here as it is. Whether
+    /// its sender is the leader that it claims to be was looked at before it was received. Of the
+    /// past it may be only from the leader that this node follows.
     pub(super) async fn check_snapshot(
         &self,
         envelope: Envelope,
@@ -135,7 +134,7 @@ impl PeerService {
         let committed = committed::up_to(&self.log, applied).await.map_err(PeerError::from)?;
         let reach = committed::reach(meta.last_log_id, vote, committed)
             .map_err(|why| refused(sender, why))?;
-        if reach == Reach::Covered && self.node.view().borrow_watched().vote != *vote {
+        if reach == Reach::Covered && !self.node.follows(vote) {
             return Err(refused(sender, "its snapshot is older than what is committed here"));
         }
         let body = snapshot.body();
