@@ -274,6 +274,9 @@ impl Follower {
         if was_good {
             self.rounds.reset();
         }
+        if !met_an_end(status) {
+            self.rounds.left(address);
+        }
         let last_error = if decision.is_of_rights() {
             core.endpoints.refused(address, Target::Any);
             self.refused = Some(decision);

@@ -180,6 +180,14 @@ impl Rounds {
         self.backoff.reset();
     }
 
+    /// A node that served until now does so no more: this round goes on with the others, also where
+    /// that node serves other calls of the client well.
+    pub(crate) fn left(&mut self, address: &Address) {
+        if !self.tried.contains(address) {
+            self.tried.push(address.clone());
+        }
+    }
+
     /// An answer came, which took `took` of the time that it was `given`. Where half of that had
     /// been enough, the next attempts are shorter by a step; else they would only be made in vain.
     pub(crate) fn answered(&mut self, took: Duration, given: Duration) {
