@@ -57,6 +57,9 @@ pub(crate) struct Wanted {
     /// Only instances with this tag (repeatable: with all of them)
     #[arg(long = "tag", value_name = "TAG")]
     pub(crate) tags: Vec<String>,
+    /// Only instances in this zone (repeatable, up to 32: in one of them)
+    #[arg(long = "zone", value_name = "ZONE")]
+    pub(crate) zones: Vec<String>,
 }
 
 impl InstanceSettings {
@@ -95,7 +98,8 @@ impl InstanceSettings {
 impl Wanted {
     /// Only these of the selection's instances.
     pub(crate) fn of(&self, selection: Selection) -> Selection {
-        selection.statuses(self.statuses.iter().copied()).tags(&self.tags)
+        let selection = selection.statuses(self.statuses.iter().copied());
+        selection.tags(&self.tags).zones(&self.zones)
     }
 }
 

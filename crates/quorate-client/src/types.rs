@@ -271,6 +271,7 @@ pub struct Selection {
     pub(crate) prefix: String,
     pub(crate) statuses: Vec<InstanceStatus>,
     tags: Vec<String>,
+    zones: Vec<String>,
 }
 
 impl Selection {
@@ -314,8 +315,28 @@ impl Selection {
         self
     }
 
+    /// Only instances in this zone, or in another one that is named.
+    #[must_use]
+    pub fn zone(self, zone: impl Into<String>) -> Self {
+        self.zones([zone])
+    }
+
+    /// Only instances in one of these zones, up to 32. Nodes of versions before 0.3 answer with
+    /// those of all zones.
+    #[must_use]
+    pub fn zones<S: Into<String>>(mut self, zones: impl IntoIterator<Item = S>) -> Self {
+        self.zones.extend(zones.into_iter().map(Into::into));
+        self
+    }
+
     fn anything() -> Self {
-        Self { services: Vec::new(), prefix: String::new(), statuses: Vec::new(), tags: Vec::new() }
+        Self {
+            services: Vec::new(),
+            prefix: String::new(),
+            statuses: Vec::new(),
+            tags: Vec::new(),
+            zones: Vec::new(),
+        }
     }
 
     /// Reads this, however fresh.
@@ -326,6 +347,7 @@ impl Selection {
             prefix: self.prefix.clone(),
             statuses: self.status_numbers(),
             tags: self.tags.clone(),
+            zones: self.zones.clone(),
             ..v1::FetchRequest::default()
         }
     }
@@ -338,6 +360,7 @@ impl Selection {
             prefix: self.prefix.clone(),
             statuses: self.status_numbers(),
             tags: self.tags.clone(),
+            zones: self.zones.clone(),
             ..v1::WatchSubscribe::default()
         }
     }
