@@ -92,6 +92,7 @@ mod cluster {
     mod rights;
     mod rights_held;
     mod rights_http;
+    mod rights_jwt;
     mod rights_others;
     mod rights_parameters;
     mod rolled_back;

@@ -158,9 +158,13 @@ async fn ask(guarded: &Guarded, line: &Line, token: Option<&str>) -> (u16, Strin
     begin(to, &format!("{} {path}", line.0), token, &body).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_route_takes_those_who_may_and_nobody_else() {
-    let guarded = Guarded::start(1, &access()).await;
+/// Which routes answer otherwise than their lines say, to those who prove nothing, and to somebody
+/// for each column of the rows.
+pub(crate) async fn wrong_answers(
+    guarded: &Guarded,
+    nobody: &[Option<&str>],
+    somebody: &[&str; 6],
+) -> Vec<String> {
     let mut wrong = Vec::new();
     for line in &LINES {
         let row = line.3.map(|row| ROWS.iter().find(|(of, ..)| *of == row).expect(row));
@@ -171,14 +175,14 @@ async fn each_route_takes_those_who_may_and_nobody_else() {
             Code::FailedPrecondition => 409,
             other => panic!("{other:?} is of no route"),
         };
-        for token in NOBODY {
-            let (status, head) = ask(&guarded, line, token).await;
+        for token in nobody {
+            let (status, head) = ask(guarded, line, *token).await;
             if status != 401 || !head.contains("www-authenticate: bearer") {
                 wrong.push(format!("{line:?} for {token:?}: {head}"));
             }
         }
-        for (token, column) in SOMEBODY.into_iter().zip(columns.chars()) {
-            let (status, head) = ask(&guarded, line, Some(token)).await;
+        for (token, column) in somebody.iter().zip(columns.chars()) {
+            let (status, head) = ask(guarded, line, Some(token)).await;
             let expected = match column {
                 'y' => taken,
                 'u' => 404,
@@ -190,6 +194,13 @@ async fn each_route_takes_those_who_may_and_nobody_else() {
             }
         }
     }
+    wrong
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_route_takes_those_who_may_and_nobody_else() {
+    let guarded = Guarded::start(1, &access()).await;
+    let wrong = wrong_answers(&guarded, &NOBODY, &SOMEBODY).await;
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
