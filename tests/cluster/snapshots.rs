@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::time::Duration;
 
 use quorate_node::Tunables;
-use quorate_proto::v1::{AddNodeRequest, BackupRequest, TriggerSnapshotRequest};
+use quorate_proto::v1::{AddNodeRequest, BackupRequest, FetchRequest, TriggerSnapshotRequest};
 
 use super::calls::{
     LONG_TTL_MS, deregister, fetch_all, fetch_of, local, map_of, register, register_many, renewal,
@@ -122,6 +123,40 @@ async fn a_restart_brings_everything_back_from_snapshot_and_log() {
     stream.reach(before.0 + 1).await;
     assert_eq!(stream.map.len(), 501);
     same_hashes(&cluster).await;
+}
+
+/// Its connection broke while it took entries, and its leader does not know that it has them: so it
+/// is sent a snapshot of what it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_answers_were_lost_goes_on_behind_the_snapshot_that_it_is_sent() {
+    const LONG: Duration = Duration::from_secs(3_600);
+    let cluster = Cluster::start_cuttable(3, Tunables { keep_entries: 1, ..small() }).await;
+    let leader = cluster.leader().await;
+    let behind = cluster.ids().into_iter().find(|id| *id != leader).unwrap();
+    let mut registry = cluster.registry(leader);
+    register_many(&mut registry, "web", 10).await;
+    cluster.delay(behind, Duration::ZERO, LONG);
+    let mut revision = 0;
+    for weight in 0..150 {
+        revision = set_weight(&mut registry, "web", "i00001", weight).await;
+    }
+    let has = async |min_revision| {
+        let request = FetchRequest { min_revision, ..local(fetch_of(&["web"])) };
+        cluster.registry(behind).fetch(request).await.ok().map(drop)
+    };
+    eventually("it has them all the same", || has(revision)).await;
+    let taken = cluster.admin(leader).trigger_snapshot(TriggerSnapshotRequest {}).await;
+    let taken = taken.expect("a snapshot").into_inner().snapshot_index;
+    eventually("the log behind it is purged", || async {
+        let own = cluster.own_status(leader).await?.members[0].clone();
+        (own.purged_index + 1 >= taken).then_some(())
+    })
+    .await;
+    cluster.cut_off(behind);
+    cluster.delay(behind, Duration::ZERO, Duration::ZERO);
+    cluster.reconnect(behind);
+    let revision = set_weight(&mut registry, "web", "i00001", 999).await;
+    eventually("it goes on", || has(revision)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
