@@ -226,6 +226,25 @@ async fn a_read_waits_until_its_service_changes_and_no_other() {
     assert_eq!((later.status, &later.body["code"]), (400, &json!("OUT_OF_RANGE")), "{later:?}");
 }
 
+/// Such a page has nothing of a service that is there. It was taken for one that is not known, and
+/// who waited for a change of it kept the whole listener busy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_behind_the_last_instance_is_still_of_its_service() {
+    let cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    let http = cluster.http_address(1);
+    register(&mut cluster.registry(1), "web", "a").await;
+    let whole = get(http, WEB).await;
+    let behind = get(http, &format!("{WEB}?after=web/zzzz")).await;
+    assert_eq!(behind.body["index"], whole.body["index"], "{behind:?}");
+    assert_eq!(behind.header("etag"), whole.header("etag"), "{behind:?}");
+    let (service, none) = (&behind.body["service"], json!([]));
+    assert_eq!((&service["known"], &service["instances"]), (&json!(true), &none), "{behind:?}");
+    let index = whole.body["index"].as_str().unwrap();
+    let waits = get(http, &format!("{WEB}?index={index}&wait=10m&after=web/zzzz")).await;
+    assert_eq!((waits.status, &waits.body["field"]), (400, &json!("index")), "{waits:?}");
+}
+
 /// The first revision there is was once the place of a service that nobody knew.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_for_a_service_that_is_not_there_sees_its_first_instance() {

@@ -23,9 +23,14 @@ fn of(folder: &str, except: &[&str]) -> Vec<Source> {
     files
 }
 
+/// A task for each connection by HTTP, as the transport of gRPC has them: where one is busy, the
+/// others are answered. They end with their listener.
+const SPAWNS_FOR_EACH: &str = "crates/quorate-node/src/net/http.rs";
+
 #[test]
 fn a_node_spawns_its_tasks_in_one_file() {
-    let files = of("crates/quorate-node/src/", &["crates/quorate-node/src/server.rs"]);
+    let spawns = ["crates/quorate-node/src/server.rs", SPAWNS_FOR_EACH];
+    let files = of("crates/quorate-node/src/", &spawns);
     let what = "outside server.rs; write a loop with `async fn run`, and let server.rs spawn it";
     no_faults(&found(&files, &["tokio::spawn", ".spawn("], what));
 }

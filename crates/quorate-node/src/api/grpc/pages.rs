@@ -57,12 +57,14 @@ pub(super) fn page(
     let mut page = Page { services: Vec::new(), next: String::new() };
     let (mut instances, mut bytes) = (0, 0);
     let mut last = String::new();
+    let mut ended = None;
     for (key, service) in services(registry, filter, after) {
         let begun = after.filter(|after| after.service == key.name);
         let mut part = part_of(&key, service, filter);
         if let Some(After { id, .. }) = begun {
             part.instances.retain(|instance| id.as_ref().is_none_or(|id| instance.key.id > *id));
             if part.instances.is_empty() {
+                ended = Some(part);
                 continue;
             }
         }
@@ -91,6 +93,10 @@ pub(super) fn page(
             page.next = last;
             return page;
         }
+    }
+    if page.services.is_empty() && matches!(filter.selection, Selection::Services(_)) {
+        // Without it, the page would look as if the service that was named were not known.
+        page.services.extend(ended);
     }
     page
 }

@@ -17,7 +17,7 @@ use quorate_proto::v1::{
     ListDependentsResponse, ListMembersRequest, ListOverridesRequest, ListOverridesResponse,
     ListServicesRequest, ListServicesResponse, Service, StatusRequest,
 };
-use quorate_state::{Registry, Revision};
+use quorate_state::{Namespace, Registry, Revision, ServiceKey, ServiceName};
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 use tonic::Response;
@@ -38,6 +38,7 @@ use crate::api::http::shown::{
 use crate::api::http::shown_inspection::Inspection;
 use crate::api::http::shown_status::ShownStatus;
 use crate::api::http::watching;
+use crate::error::CallError;
 use crate::node::Node;
 use crate::wall;
 
@@ -116,6 +117,10 @@ pub(super) async fn service(State(api): State<Api>, mut asked: Asked) -> Answere
     };
     let wanted = watching::wanted(&mut asked.query)?;
     asked.query.done()?;
+    if wanted.is_some() && !request.after.is_empty() {
+        let must = "waits for a change of the service, and goes with no page after the first";
+        return Err(Problem::wrong("index", must));
+    }
     let waits = wanted.and_then(|wanted| Some((wanted.since(&api.node)?, wanted.wait)));
     let since = waits.map(|(since, _)| Revision(since.revision));
     let (answer, head) = match waits {
@@ -190,6 +195,9 @@ async fn once_changed(
 ) -> Result<Fetched, Problem> {
     let _long = api.long()?;
     let Position { cluster_id, revision } = since;
+    let namespace = Namespace::new("namespace", &request.namespace).map_err(CallError::from)?;
+    let name = ServiceName::new("service", &request.services[0]).map_err(CallError::from)?;
+    let key = ServiceKey { namespace, name };
     let min = if request.cluster_id == cluster_id { request.min_revision } else { 0 };
     let request = FetchRequest { cluster_id, min_revision: min.max(revision), ..request };
     let until = Instant::now() + wait;
@@ -204,7 +212,8 @@ async fn once_changed(
         if has_changed(&registry, fetched.1.revision, Revision(revision)) || over {
             return Ok(fetched);
         }
-        let mut moved = pin!(watching::moved(&api.node, &mut positions, &fetched.1));
+        let seen = fetched.1.revision;
+        let mut moved = pin!(watching::moved(&api.node, &mut positions, &key, seen));
         while timeout_at(until.min(Instant::now() + LOOK_AGAIN), &mut moved).await.is_err() {
             asked.check_ahead(api, Method::Fetch, request.clone())?;
             if Instant::now() >= until {
@@ -221,13 +230,9 @@ type Fetched = (Response<EncodedFetchResponse>, Head);
 
 /// What `Service` of the contract begins with: read without its instances, which may be many.
 #[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Head {
-    #[prost(string, tag = "1")]
-    pub(super) namespace: String,
-    #[prost(string, tag = "2")]
-    pub(super) name: String,
+struct Head {
     #[prost(uint64, tag = "4")]
-    pub(super) revision: u64,
+    revision: u64,
 }
 
 const OWN: &str = "invariant: this node has encoded it";

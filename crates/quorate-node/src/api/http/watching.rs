@@ -15,7 +15,7 @@ use prost::Message as _;
 use quorate_proto::encoded::v1::EncodedWatchResponse;
 use quorate_proto::encoded::v1::encoded_watch_response::Kind;
 use quorate_proto::v1::{Change, WatchSubscribe};
-use quorate_state::{Namespace, ServiceKey, ServiceName};
+use quorate_state::ServiceKey;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout;
@@ -28,7 +28,6 @@ use crate::api::http::described::Watched;
 use crate::api::http::large;
 use crate::api::http::problem::Problem;
 use crate::api::http::query::{self, Position, Query};
-use crate::api::http::reading::Head;
 use crate::api::http::routes::{Answered, Api};
 use crate::api::http::shown::{self, Header, ShownChange, ShownService};
 use crate::net::connections::Line;
@@ -68,11 +67,13 @@ pub(super) fn wanted(query: &mut Query) -> Result<Option<Wanted>, Problem> {
     Ok(Some(Wanted { after: query::position("index", &index)?, wait: wait.min(WAIT_MAX) }))
 }
 
-/// Resolves once a service may have changed.
-pub(super) async fn moved<P>(node: &Node, positions: &mut watch::Receiver<P>, seen: &Head) {
-    let names = (Namespace::new("", &seen.namespace), ServiceName::new("", &seen.name));
-    let (Ok(namespace), Ok(name)) = names else { return };
-    let key = ServiceKey { namespace, name };
+/// Resolves once a service may have changed that was at this revision.
+pub(super) async fn moved<P>(
+    node: &Node,
+    positions: &mut watch::Receiver<P>,
+    key: &ServiceKey,
+    seen: u64,
+) {
     loop {
         tokio::select! {
             // Its sender is this node's: it does not end before.
@@ -80,7 +81,7 @@ pub(super) async fn moved<P>(node: &Node, positions: &mut watch::Receiver<P>, se
             () = node.stop().cancelled() => return,
         }
         let registry = node.applied().registry();
-        if registry.service(&key).is_some_and(|service| service.revision.0 > seen.revision) {
+        if registry.service(key).is_some_and(|service| service.revision.0 > seen) {
             return;
         }
     }
