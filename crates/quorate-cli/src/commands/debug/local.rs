@@ -105,11 +105,15 @@ fn list(root: &Path, dir: &Path, depth: usize, files: &mut Vec<Value>) -> std::i
             }
         }
         let name = path.strip_prefix(root).unwrap_or(&path).display().to_string();
-        let head = if metadata.is_file() { head_of(&path) } else { None };
+        let is_ours = metadata.is_file() && OURS.iter().any(|begin| name.starts_with(begin));
+        let head = if is_ours { head_of(&path) } else { None };
         files.push(json!({ "name": name, "bytes": metadata.len(), "head": head }));
     }
     Ok(true)
 }
+
+/// What a node writes begins so. Of other files nothing is shown: somebody may keep a key there.
+const OURS: [&str; 2] = ["log/", "snapshots/"];
 
 fn head_of(path: &Path) -> Option<String> {
     let mut bytes = Vec::new();
@@ -163,11 +167,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("log")).unwrap();
         fs::write(dir.path().join("log/db"), [0xab; 100]).unwrap();
-        fs::write(dir.path().join("empty"), b"").unwrap();
+        fs::write(dir.path().join("log/empty"), b"").unwrap();
+        fs::write(dir.path().join("token"), b"qrt_CANARY").unwrap();
         let shown: Value = serde_json::from_str(&listed(dir.path()).unwrap()).unwrap();
-        assert_eq!(shown["files"][0], json!({ "name": "empty", "bytes": 0, "head": "" }));
         let head = "ab".repeat(HEAD);
-        assert_eq!(shown["files"][1], json!({ "name": "log/db", "bytes": 100, "head": head }));
+        assert_eq!(shown["files"][0], json!({ "name": "log/db", "bytes": 100, "head": head }));
+        assert_eq!(shown["files"][1], json!({ "name": "log/empty", "bytes": 0, "head": "" }));
+        assert_eq!(shown["files"][3], json!({ "name": "token", "bytes": 10, "head": null }));
         assert_eq!(shown["cut"], false);
         assert!(listed(&dir.path().join("none")).unwrap_err().contains("none"));
     }
