@@ -305,6 +305,30 @@ async fn acks_are_taken_and_a_second_subscription_is_refused() {
     }
 }
 
+/// What a subscription has stays as long as it does.
+#[tokio::test]
+async fn no_part_of_a_subscription_is_without_a_limit() {
+    let cluster = Cluster::start(1).await;
+    let mut registry = cluster.registry(1);
+    let long = "a".repeat(254);
+    let web = || subscribe_to(&["web"]);
+    let many = vec!["web"; 1_001];
+    for (subscribe, field) in [
+        (WatchSubscribe { statuses: vec![2; 17], ..web() }, "statuses"),
+        (WatchSubscribe { tags: vec!["t".to_owned(); 33], ..web() }, "tags"),
+        (WatchSubscribe { zones: vec!["z".to_owned(); 33], ..web() }, "zones"),
+        (WatchSubscribe { prefix: long.clone(), ..web() }, "prefix"),
+        (WatchSubscribe { namespace: long, ..web() }, "namespace"),
+        (subscribe_to(&many), "services"),
+    ] {
+        let refused = open_with(&mut registry, Some(Ask::Subscribe(subscribe))).await;
+        assert_refused(refused, Code::InvalidArgument, &[field]);
+    }
+    let huge = WatchSubscribe { statuses: vec![2; 5 << 20], ..web() };
+    let refused = open_with(&mut registry, Some(Ask::Subscribe(huge))).await;
+    assert_refused(refused, Code::ResourceExhausted, &["the request"]);
+}
+
 async fn open_with(registry: &mut Registry, kind: Option<Ask>) -> Result<(), tonic::Status> {
     let requests = tokio_stream::iter([WatchRequest { kind }]);
     registry.watch(requests).await.map(|_| ())

@@ -165,12 +165,13 @@ pub struct Tunables {
     /// Stopping takes no longer than this, ms. Default 10,000, minimum 100.
     pub shutdown_grace_ms: u64,
     /// Connections of clients, in all; for more, those that have proved no identity and made no
-    /// call give way, else they are refused. Default 10,000, minimum 1. `quorate`
-    /// lowers it to what its limit of descriptors allows, less a reserve for the log, snapshots,
-    /// peers and HTTP.
+    /// call but such as anybody may give way, else they are refused. Default 10,000, minimum 1.
+    /// `quorate` lowers it to what its limit of descriptors allows, less a reserve for the log,
+    /// snapshots, peers and HTTP.
     pub connections_max: usize,
-    /// Connections from one address, so that one client does not take the place of all others.
-    /// Default 5,000, minimum 1. Raise both where many clients come through one proxy.
+    /// Connections from one address, or one /64 of IPv6, so that one client does not take the place
+    /// of all others. Default 5,000, minimum 1. Raise both where many clients come through one
+    /// proxy.
     pub connections_per_address_max: usize,
     /// Connections to the listener for peers. Default 256, minimum 8: each peer has a few.
     pub peer_connections_max: usize,

@@ -306,6 +306,10 @@ pub(crate) enum CallError {
     )]
     CallsUnderWay { limit: usize, place: &'static str },
     #[error(
+        "{limit} names of services are watched from this address, as many as may be: watch a prefix, end some, or ask another node"
+    )]
+    NamesWatched { limit: usize },
+    #[error(
         "{limit} backups are under way at this node, as many as may be: ask another node, or later"
     )]
     BackupsUnderWay { limit: usize },

@@ -8,6 +8,7 @@ pub(crate) mod calls;
 pub(crate) mod connections;
 pub(crate) mod http;
 pub(crate) mod tls;
+pub(crate) mod watched;
 
 use std::fmt;
 use std::io;

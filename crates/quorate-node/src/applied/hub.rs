@@ -55,6 +55,16 @@ pub(crate) enum Selection {
     Prefix(String),
 }
 
+impl Selection {
+    /// How many names it has; a prefix is one.
+    pub(crate) fn names(&self) -> usize {
+        match self {
+            Self::Services(names) => names.len(),
+            Self::Prefix(_) => 1,
+        }
+    }
+}
+
 impl Filter {
     /// Every instance of these services.
     pub(crate) fn all_of(namespace: Namespace, selection: Selection) -> Self {

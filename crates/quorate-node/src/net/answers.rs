@@ -20,10 +20,10 @@ use crate::net::connections::Line;
 
 /// Smaller answers are not counted, and go out as they are: with as many calls as a connection may
 /// have, they take no more than its share.
-const COUNTED_FROM: usize = 16 * 1024;
+pub(super) const COUNTED_FROM: usize = 16 * 1024;
 /// Answers are handed to the connection in pieces of this size, bytes: what it has no room for
 /// stays whole and is not copied.
-const PIECE: usize = 64 * 1024;
+pub(super) const PIECE: usize = 64 * 1024;
 /// Answers of many instances that are encoded, or made into JSON, at the same time; others wait,
 /// and keep no thread busy.
 const ENCODED_AT_ONCE: usize = 2;

@@ -214,13 +214,18 @@ pub(crate) struct Counted<S> {
     open: Option<Open>,
 }
 
-type IsOpen = dyn Fn(&Request<Body>) -> bool + Send + Sync;
+type IsOpen<B> = dyn Fn(&Request<B>) -> bool + Send + Sync;
 
 /// The calls that are counted apart, and which they are.
-#[derive(Clone)]
-pub(crate) struct Open {
+pub(crate) struct Open<B = Body> {
     pub(crate) under_way: Arc<UnderWay>,
-    pub(crate) is_open: Arc<IsOpen>,
+    pub(crate) is_open: Arc<IsOpen<B>>,
+}
+
+impl<B> Clone for Open<B> {
+    fn clone(&self) -> Self {
+        Self { under_way: self.under_way.clone(), is_open: self.is_open.clone() }
+    }
 }
 
 impl<S> Counted<S> {

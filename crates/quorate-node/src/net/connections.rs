@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::net::Listener;
 pub(crate) use crate::net::connections::admitted::Admitted;
 use crate::net::tls::{CertificateId, Shown};
+use crate::net::watched::Watched;
 
 /// How long a new connection may take for the preface of HTTP/2.
 const PREFACE_WITHIN: Duration = Duration::from_secs(10);
@@ -76,7 +77,7 @@ struct Live {
     told: Option<Instant>,
 }
 
-/// What comes from one address.
+/// What comes from one address, or one network of IPv6.
 #[derive(Default)]
 struct OfAddress {
     connections: usize,
@@ -95,6 +96,8 @@ pub(crate) struct Counts {
     open_calls: AtomicUsize,
     /// Bytes of requests that are not whole yet.
     arriving: AtomicUsize,
+    /// What watches keep here.
+    pub(super) watched: Watched,
 }
 
 /// Who has the most connections.
@@ -338,9 +341,16 @@ impl Line {
         &self.of_address.arriving
     }
 
+    /// Of all connections from its address.
+    pub(super) fn watched(&self) -> &Watched {
+        &self.of_address.watched
+    }
+
     /// How many were under way from its address.
     pub(super) fn begin_call(&self, is_open: bool) -> usize {
-        self.speak();
+        if !is_open {
+            self.speak();
+        }
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.of_address.calls(is_open).fetch_add(1, Ordering::Relaxed)
     }
@@ -387,8 +397,8 @@ impl Line {
         self.since.elapsed().as_millis() as u64
     }
 
-    /// Its other end has proved no identity and has made no call: it may be anybody's, and gives
-    /// way where there is no place for another.
+    /// Its other end has proved no identity and has made no call but such as anybody may: it may be
+    /// anybody's, and gives way where there is no place for another.
     fn is_silent(&self) -> bool {
         self.silent.load(Ordering::Relaxed)
     }
@@ -445,16 +455,26 @@ impl UnderWay {
     /// Adds to the bytes of an answer, which has `before` already.
     pub(crate) fn add(&mut self, before: usize, bytes: usize, deadline: Instant) {
         if before == 0 && bytes > 0 {
-            *self.due.entry(deadline).or_default() += 1;
+            self.expect_by(deadline);
         }
         self.bytes += bytes;
     }
 
     pub(crate) fn remove(&mut self, bytes: usize, deadline: Instant) {
         self.bytes -= bytes;
-        if bytes > 0
-            && let Some(count) = self.due.get_mut(&deadline)
-        {
+        if bytes > 0 {
+            self.was_taken(deadline);
+        }
+    }
+
+    /// Something is to be taken by then.
+    pub(super) fn expect_by(&mut self, deadline: Instant) {
+        *self.due.entry(deadline).or_default() += 1;
+    }
+
+    /// What was to be taken by then is.
+    pub(super) fn was_taken(&mut self, deadline: Instant) {
+        if let Some(count) = self.due.get_mut(&deadline) {
             *count -= 1;
             if *count == 0 {
                 self.due.remove(&deadline);
@@ -462,7 +482,7 @@ impl UnderWay {
         }
     }
 
-    fn is_overdue(&self, now: Instant) -> bool {
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
         self.due.first_key_value().is_some_and(|(first, _)| *first + SEND_GRACE < now)
     }
 }

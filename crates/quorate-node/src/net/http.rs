@@ -14,13 +14,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::server::Connected;
 use tower::ServiceExt;
 
-use crate::net::calls::{CountedBody, UnderWay, ends};
+use crate::net::calls::{CountedBody, Open, UnderWay, ends};
 use crate::net::connections::{Admitted, Line};
 use crate::net::tls::Security;
 
@@ -35,58 +36,82 @@ const BOUNDED_BY_ITSELF: [&str; 2] = ["/api/", "/sd/"];
 /// A connection that is to end has this long for the answer that is under way.
 const END_GRACE: Duration = Duration::from_secs(5);
 
+/// What answers on a listener.
+#[derive(Clone)]
+pub(crate) struct Tools {
+    pub(crate) router: Router,
+    /// How a request is answered that there is no room for.
+    pub(crate) refused: fn(Status) -> Response,
+    pub(crate) calls: Arc<UnderWay>,
+    /// Those of nobody who is known.
+    pub(crate) open: Open<Incoming>,
+}
+
 /// Serves each connection that arrives and can be secured, until the stop has come and none is
-/// left. `refused`: how a request is answered that there is no room for.
+/// left. Each has a task of its own: where one is busy, the others are answered.
 pub(crate) async fn serve(
-    router: Router,
-    refused: fn(Status) -> Response,
-    calls: Arc<UnderWay>,
+    tools: Tools,
     arriving: impl Stream<Item = (Admitted, CancellationToken)>,
     security: Security,
     stop: CancellationToken,
 ) {
-    let (router, calls, security) = (&router, &calls, &security);
-    let serve = |(connection, leave): (Admitted, CancellationToken)| {
-        let stop = stop.clone();
-        async move {
-            let secured = tokio::select! {
-                secured = security.secure(connection) => secured,
-                () = stop.cancelled() => None,
-            };
-            let Some(secured) = secured else { return };
-            let line = secured.connect_info();
-            let end = ends(leave, stop, line.clone(), security.clone());
-            let service =
-                service_fn(|request| answer(router.clone(), refused, calls, &line, request));
-            let mut transport = http1::Builder::new();
-            transport.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
-            transport.max_buf_size(HEADERS_MAX);
-            let mut served = pin!(transport.serve_connection(TokioIo::new(secured), service));
-            tokio::select! {
-                // Its other end is gone, or speaks no HTTP: nobody to tell.
-                _ = served.as_mut() => {}
-                () = end => {
-                    served.as_mut().graceful_shutdown();
-                    let _ = timeout(END_GRACE, served).await;
-                }
+    let mut arriving = pin!(arriving.take_until(stop.cancelled()));
+    let mut connections = JoinSet::new();
+    loop {
+        let ended = tokio::select! {
+            arrived = arriving.next() => {
+                let Some((connection, leave)) = arrived else { break };
+                let (tools, security, stop) = (tools.clone(), security.clone(), stop.clone());
+                connections.spawn(serve_one(tools, connection, leave, security, stop));
+                continue;
             }
-        }
+            Some(ended) = connections.join_next() => ended,
+        };
+        ended.expect("invariant: none is aborted, and a panic ends the process");
+    }
+    connections.join_all().await;
+}
+
+async fn serve_one(
+    tools: Tools,
+    connection: Admitted,
+    leave: CancellationToken,
+    security: Security,
+    stop: CancellationToken,
+) {
+    let secured = tokio::select! {
+        secured = security.secure(connection) => secured,
+        () = stop.cancelled() => None,
     };
-    arriving.take_until(stop.cancelled()).for_each_concurrent(None, serve).await;
+    let Some(secured) = secured else { return };
+    let line = secured.connect_info();
+    let end = ends(leave, stop, line.clone(), security.clone());
+    let service = service_fn(|request| answer(tools.clone(), line.clone(), request));
+    let mut transport = http1::Builder::new();
+    transport.timer(TokioTimer::new()).header_read_timeout(HEADERS_WITHIN);
+    transport.max_buf_size(HEADERS_MAX);
+    let mut served = pin!(transport.serve_connection(TokioIo::new(secured), service));
+    tokio::select! {
+        // Its other end is gone, or speaks no HTTP: nobody to tell.
+        _ = served.as_mut() => {}
+        () = end => {
+            served.as_mut().graceful_shutdown();
+            let _ = timeout(END_GRACE, served).await;
+        }
+    }
 }
 
 async fn answer(
-    router: Router,
-    refused: fn(Status) -> Response,
-    calls: &Arc<UnderWay>,
-    line: &Arc<Line>,
+    Tools { router, refused, calls, open }: Tools,
+    line: Arc<Line>,
     mut request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
-    let call = match calls.begin(line.clone()) {
+    request.extensions_mut().insert(line.clone());
+    let calls = if (open.is_open)(&request) { open.under_way } else { calls };
+    let call = match calls.begin(line) {
         Ok(call) => call,
         Err(status) => return Ok(refused(status)),
     };
-    request.extensions_mut().insert(line.clone());
     let path = request.uri().path();
     if BOUNDED_BY_ITSELF.iter().any(|place| path.starts_with(place)) {
         let answered = router.oneshot(request).await?;

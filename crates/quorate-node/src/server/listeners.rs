@@ -33,7 +33,7 @@ use crate::net::arriving::Arriving;
 use crate::net::authority::AnyAuthority;
 use crate::net::calls::{self, Counted, Open, UnderWay};
 use crate::net::connections::{Connections, Limits, Refusals};
-use crate::net::http;
+use crate::net::http::{self, Tools};
 use crate::net::tls::{Security, Tls};
 use crate::node::Node;
 use crate::peers::MESSAGE_MAX;
@@ -159,12 +159,14 @@ pub(super) async fn serve_tools(
     let limits = limits(tunables, in_all, per_address);
     let connections = Connections::new("tools", limits, one_lane(meters, "http_connections"));
     let refusals = one_lane(meters, "http_calls");
-    let under_way = UnderWay::new("tools", in_all, per_address, refusals);
+    let calls = UnderWay::new("tools", in_all, per_address, refusals.clone());
+    let under_way = UnderWay::open("strangers by HTTP", in_all, per_address, refusals);
+    let node = observed.node.clone();
+    let open = Open { under_way, is_open: Arc::new(move |call| door::is_unknown(&node, call)) };
     let arriving = connections.accept(listener);
-    let router = router(observed);
-    let tools = http::serve(router, refused, under_way, arriving, security, stop.clone());
+    let tools = Tools { router: router(observed), refused, calls, open };
     tokio::select! {
-        () = tools => Ok(()),
+        () = http::serve(tools, arriving, security, stop.clone()) => Ok(()),
         never = connections.watch(stop) => match never {},
     }
 }

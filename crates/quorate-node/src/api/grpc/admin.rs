@@ -281,7 +281,7 @@ impl AdminService {
         &self,
         call: Call<ListOverridesRequest>,
     ) -> Handled<ListOverridesResponse> {
-        let Call { message: request, deadline, .. } = call;
+        let Call { message: request, deadline, caller } = call;
         let namespace = convert::namespace(&request.namespace)?;
         let after = request.after.map(|InstanceName { service, id }| {
             convert::instance_key("after.", &namespace, &service, &id)
@@ -308,7 +308,8 @@ impl AdminService {
             .map(|last| InstanceName { service: last.service.clone(), id: last.id.clone() });
         let next = found.next().and(last);
         let header = header(&self.node, registry.revision().0, 0);
-        Ok(Response::new(ListOverridesResponse { header, overrides, next }))
+        let answer = ListOverridesResponse { header, overrides, next };
+        caller.counted(&self.node, deadline, answer)
     }
 
     fn header(&self) -> Option<quorate_proto::v1::ResponseHeader> {

@@ -58,6 +58,7 @@ impl From<CallError> for Status {
         }
         if let CallError::AnswersUnderWay { .. }
         | CallError::CallsUnderWay { .. }
+        | CallError::NamesWatched { .. }
         | CallError::Arriving { .. }
         | CallError::BackupsUnderWay { .. }
         | CallError::Node(NodeError::Overloaded { .. }) = &error
@@ -65,6 +66,7 @@ impl From<CallError> for Status {
             status.metadata_mut().insert(trailers::RETRY_AFTER_MS, RETRY_AFTER_MS.into());
         }
         if let CallError::CallsUnderWay { .. }
+        | CallError::NamesWatched { .. }
         | CallError::Arriving { .. }
         | CallError::BackupsUnderWay { .. } = &error
         {
@@ -121,6 +123,7 @@ fn code(error: &CallError) -> Code {
         CallError::TooLarge { .. }
         | CallError::AnswersUnderWay { .. }
         | CallError::CallsUnderWay { .. }
+        | CallError::NamesWatched { .. }
         | CallError::Arriving { .. }
         | CallError::BackupsUnderWay { .. } => Code::ResourceExhausted,
         CallError::Late { .. } | CallError::NoSubscription => Code::DeadlineExceeded,

@@ -240,7 +240,11 @@ impl Touches for wire::WatchSubscribe {
     }
 }
 
+/// Statuses that a request names, at most: each that there is, and some to come.
+const STATUSES_MAX: usize = 16;
+
 fn statuses_from_wire(statuses: &[i32]) -> Result<BTreeSet<Status>, Invalid> {
+    count("statuses", statuses.len(), 0, STATUSES_MAX)?;
     statuses.iter().filter_map(|value| status("statuses", *value).transpose()).collect()
 }
 
@@ -268,8 +272,10 @@ fn services_filter(
 ) -> Result<Filter, Invalid> {
     let namespace = namespace(namespace_name)?;
     count("services", services.len(), 0, limits::INSTANCES_PER_CALL)?;
+    // Used or not: it stays with what it came with.
+    let prefix = checked_prefix(prefix)?;
     let selection = if services.is_empty() {
-        Selection::Prefix(checked_prefix(prefix)?)
+        Selection::Prefix(prefix)
     } else {
         let names = services.iter().map(|name| ServiceName::new("services", name));
         Selection::Services(names.collect::<Result<_, _>>()?)

@@ -22,6 +22,7 @@ use crate::api::grpc::told::standing;
 use crate::api::grpc::watch::Asks;
 use crate::api::grpc::{age_ms, header, is_foreign, min_revision, rights};
 use crate::error::{CallError, NodeError};
+use crate::net::watched::OfWatch;
 use crate::node::Node;
 use crate::types::Outcome;
 
@@ -275,8 +276,11 @@ impl RegistryService {
         &self,
         call: Call<Asks>,
     ) -> Result<Response<Answers<EncodedWatchResponse>>, Status> {
+        let line = call.caller.line.clone();
         let answers = super::watch::answers(self.node.clone(), call);
-        Ok(Response::new(answers.await?.boxed()))
+        let mut response = Response::new(answers.await?.boxed());
+        response.extensions_mut().insert(OfWatch(line));
+        Ok(response)
     }
 
     async fn on_list_members(

@@ -19,6 +19,7 @@ use crate::api::grpc::registry::RegistryService;
 use crate::net::answers;
 use crate::net::arriving::Arriving;
 use crate::net::connections::Line;
+use crate::net::watched;
 use crate::node::Node;
 
 type Registry = RegistryServer<RegistryService>;
@@ -42,7 +43,7 @@ impl Service<Request<Body>> for ClientCalls {
         Ready<Answer>,
         Either<
             Map<<Registry as Service<Request<Body>>>::Future, InPieces>,
-            <Routes as Service<Request<Body>>>::Future,
+            Map<<Routes as Service<Request<Body>>>::Future, InPieces>,
         >,
     >;
 
@@ -60,11 +61,11 @@ impl Service<Request<Body>> for ClientCalls {
         let streams = door::sends_stream(request.uri().path());
         let request = request.map(|body| self.arriving.bounded(body, line, streams));
         let service = request.uri().path().split('/').nth(1);
+        let in_pieces: InPieces = |answer| answer.map(answers::in_pieces).map(watched::paced);
         if service == Some(<Registry as NamedService>::NAME) {
-            let in_pieces: InPieces = |answer| answer.map(answers::in_pieces);
             Either::Right(Either::Left(self.registry.call(request).map(in_pieces)))
         } else {
-            Either::Right(Either::Right(self.others.call(request)))
+            Either::Right(Either::Right(self.others.call(request).map(in_pieces)))
         }
     }
 }

@@ -21,6 +21,7 @@ use quorate_state::{Invalid, Revision};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tonic::Status;
 
+use crate::api::grpc::arrived::check_size;
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{Call, Caller, Method};
 use crate::api::grpc::touched::Touches as _;
@@ -30,6 +31,7 @@ use crate::applied::hub::Filter;
 use crate::applied::shared_event::SharedEvent;
 use crate::applied::subscription::{Begin, Message, Positioned, Subscription};
 use crate::error::{CallError, NodeError, Wanted};
+use crate::net::watched::Names;
 use crate::node::Node;
 use crate::node::leadership::Leadership;
 use crate::node::reads::age_ms;
@@ -68,12 +70,18 @@ pub(super) async fn answers(
         let must = "the first message must subscribe";
         return Err(CallError::from(Invalid::text("kind", "", must)).into());
     };
+    check_size(&subscribe)?;
     let touched = subscribe.touches();
     let judged = rights::check(&caller.principal, Method::Watch.needed(), &touched);
     judged.map_err(|refusal| told::about(refusal, touched.subject()))?;
     let filter = convert::watch_filter(&subscribe).map_err(CallError::from)?;
+    let names = Names::begin(&caller.line, filter.selection.names())?;
     node.check_member()?;
     let begin = begin(&node, &subscribe, deadline).await?;
+    // As long as the watch lasts, no more of it is kept than its rights are judged by.
+    let WatchSubscribe { namespace, services, prefix, .. } = subscribe;
+    let judged = WatchSubscribe { namespace, services, prefix, ..WatchSubscribe::default() };
+    let judged = node.access().is_checked().then_some(judged);
     let mut fresh = Fresh::begin(&node);
     let mut subscription = Subscription::start(
         node.applied().clone(),
@@ -81,7 +89,7 @@ pub(super) async fn answers(
         (begin, caller.line.address()),
         node.leadership().views(),
         node.tunables().bookmark(),
-        end(node.clone(), caller, subscribe, asks),
+        end(node.clone(), caller, (judged, names), asks),
     );
     let mut first = true;
     Ok(stream::poll_fn(move |cx| {
@@ -192,8 +200,14 @@ async fn lost_right(node: Arc<Node>, caller: Caller, subscribe: WatchSubscribe) 
 }
 
 /// What ends a watch: this node stops, or has lost the cluster for good, or the caller is gone,
-/// sends what is no ack, or may not watch this any more. Acks are only taken in.
-async fn end(node: Arc<Node>, caller: Caller, subscribe: WatchSubscribe, mut asks: Asks) -> Status {
+/// sends what is no ack, or may not watch this any more (most nodes check no rights, and have many
+/// watches). Acks are only taken in.
+async fn end(
+    node: Arc<Node>,
+    caller: Caller,
+    (judged, _names): (Option<WatchSubscribe>, Names),
+    mut asks: Asks,
+) -> Status {
     let asked = async {
         loop {
             match asks.message().await {
@@ -207,11 +221,7 @@ async fn end(node: Arc<Node>, caller: Caller, subscribe: WatchSubscribe, mut ask
             }
         }
     };
-    // Most nodes check no rights, and have many watches.
-    let lost_right = match node.access().is_checked() {
-        true => Some(Box::pin(lost_right(node.clone(), caller, subscribe))),
-        false => None,
-    };
+    let lost_right = judged.map(|judged| Box::pin(lost_right(node.clone(), caller, judged)));
     let lost_right = OptionFuture::from(lost_right);
     tokio::select! {
         status = asked => status,

@@ -129,6 +129,9 @@ impl From<Status> for Problem {
             Some(CallError::CallsUnderWay { limit, place }) => {
                 problem.at_most(format!("{limit} calls {place}"))
             }
+            Some(CallError::NamesWatched { limit }) => {
+                problem.at_most(format!("{limit} names from this address"))
+            }
             _ => problem,
         };
         let told = |name| status.metadata().get(name)?.to_str().ok().map(str::to_owned);
@@ -195,6 +198,7 @@ mod tests {
             (CallError::AnswersUnderWay { under_way: 9, limit, place }, true, true),
             (CallError::CallsUnderWay { limit, place }, true, true),
             (CallError::Arriving { limit, place }, true, true),
+            (CallError::NamesWatched { limit }, true, true),
             (NodeError::Overloaded { waiting: 9 }.into(), true, false),
             // It may take long until there is room, or for ever.
             (NodeError::DiskFull { node, free_bytes: 1, reserve_bytes: 2 }.into(), false, false),

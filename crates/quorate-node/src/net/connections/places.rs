@@ -1,10 +1,11 @@
 //! Who gets a place, and who gives way. A connection that has proved an identity or has made a call
-//! keeps its place. Silent ones cost nothing to make, so they keep nobody out: where there is no
-//! place, the oldest silent one ends for the new one, of the address that has most of them. So a
-//! flood from one address ends its own.
+//! of a known caller keeps its place. Silent ones cost nothing to make, so they keep nobody out:
+//! where there is no place, the oldest silent one ends for the new one, of the address that has
+//! most of them. So a flood from one address ends its own. A network of IPv6 (a /64) counts as one
+//! address: whoever has one of it has all.
 
 use std::cmp::Reverse;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -63,7 +64,7 @@ impl Connections {
         live.next += 1;
         let line = match from {
             Some(from) => {
-                let of_address = live.by_address.entry(from).or_default();
+                let of_address = live.by_address.entry(network(from)).or_default();
                 of_address.connections += 1;
                 let line = Arc::new(Line::new(Some(from), of_address.counts.clone()));
                 of_address.silent.insert(id, line.clone());
@@ -79,7 +80,7 @@ impl Connections {
     /// The connection that gave its place for one from this address, if one had to. It is to be
     /// ended without the lock.
     fn make_room(&self, live: &mut Live, from: Option<IpAddr>) -> Option<Arc<Line>> {
-        let own = from.and_then(|from| live.by_address.get_mut(&from));
+        let own = from.and_then(|from| live.by_address.get_mut(&network(from)));
         if let Some(own) = own
             && (own.connections >= self.limits.per_address
                 || own.silent_now() >= self.limits.silent_per_address)
@@ -121,7 +122,7 @@ impl Connections {
 
 impl Live {
     fn connections_from(&self, from: Option<IpAddr>) -> usize {
-        let of_address = from.and_then(|from| self.by_address.get(&from));
+        let of_address = from.and_then(|from| self.by_address.get(&network(from)));
         of_address.map_or(0, |of_address| of_address.connections)
     }
 
@@ -130,15 +131,27 @@ impl Live {
         let line = self.lines.remove(&id)?;
         line.speak();
         if let Some(from) = line.from
-            && let Some(of_address) = self.by_address.get_mut(&from)
+            && let Some(of_address) = self.by_address.get_mut(&network(from))
         {
             of_address.silent.remove(&id);
             of_address.connections -= 1;
             if of_address.connections == 0 {
-                self.by_address.remove(&from);
+                self.by_address.remove(&network(from));
             }
         }
         Some(line)
+    }
+}
+
+/// An IPv4 address as such, also where the listener is of IPv6; of an IPv6 address, its /64.
+fn network(address: IpAddr) -> IpAddr {
+    const LENGTH: u32 = 64;
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let bits = address.to_bits() & (u128::MAX << (u128::BITS - LENGTH));
+            Ipv6Addr::from_bits(bits).into()
+        }
+        address => address,
     }
 }
 
@@ -190,7 +203,10 @@ mod tests {
     }
 
     fn from(of: &Arc<Connections>, last: u8) -> Option<Admitted> {
-        let address = IpAddr::from(Ipv4Addr::new(127, 0, 0, last));
+        from_address(of, Ipv4Addr::new(127, 0, 0, last).into())
+    }
+
+    fn from_address(of: &Arc<Connections>, address: IpAddr) -> Option<Admitted> {
         let stream = Connection::new(tokio::io::duplex(1).0);
         let stream = Connection { from: Some(address), ..stream };
         of.admit(stream).map(|(admitted, _)| admitted)
@@ -237,7 +253,7 @@ mod tests {
         let of = connections();
         let spoke = |last| {
             let connection = from(&of, last).unwrap();
-            connection.line.begin_call(true);
+            connection.line.begin_call(false);
             connection
         };
         let mut all: Vec<_> = (0..OF_ADDRESS).map(|_| spoke(1)).collect();
@@ -246,5 +262,40 @@ mod tests {
         assert!(from(&of, 3).is_none(), "all places are taken by callers");
         assert!(!all.iter().any(has_ended));
         assert_eq!((of.refusals.of_address.get(), of.refusals.in_all.get()), (1, 1));
+    }
+
+    #[test]
+    fn a_call_that_anybody_may_make_keeps_no_place() {
+        let of = connections();
+        let strangers: Vec<_> = (0..IN_ALL).map(|at| from(&of, (at % 3) as u8).unwrap()).collect();
+        for stranger in &strangers {
+            stranger.line.begin_call(true);
+        }
+        let call = |_| {
+            let known = from(&of, 9).expect("a place");
+            known.line.begin_call(false);
+            known
+        };
+        let known: Vec<_> = (0..OF_ADDRESS).map(call).collect();
+        assert_eq!(strangers.iter().filter(|stranger| has_ended(stranger)).count(), OF_ADDRESS);
+        assert!(!known.iter().any(has_ended));
+    }
+
+    #[test]
+    fn who_has_a_network_has_no_more_places_than_who_has_an_address() {
+        let of = connections();
+        let call = |address: String| {
+            let connection = from_address(&of, address.parse().unwrap())?;
+            connection.line.begin_call(false);
+            Some(connection)
+        };
+        let of_one: Vec<_> = (0..OF_ADDRESS).map(|at| call(format!("2001:db8::{at}"))).collect();
+        assert!(of_one.iter().all(Option::is_some));
+        assert!(call("2001:db8::ffff:0:0:1".to_owned()).is_none(), "of the same network");
+        assert!(call("2001:db8:0:1::1".to_owned()).is_some(), "of another one");
+        let [v4, mapped] = ["127.0.0.1", "::ffff:127.0.0.1"].map(|text| text.parse().unwrap());
+        assert_eq!((network(v4), network(mapped)), (v4, v4));
+        let shown = of_one[1].as_ref().unwrap().line.address();
+        assert_eq!(shown, Some("2001:db8::1".parse().unwrap()), "logs have all of it");
     }
 }

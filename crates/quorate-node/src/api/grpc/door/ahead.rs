@@ -20,6 +20,11 @@ pub(crate) fn is_open<B>(node: &Node, request: &http::Request<B>) -> bool {
     !request.uri().path().starts_with(OWN) || unidentified(node, request).is_some()
 }
 
+/// Whether a call is of nobody who is known, where callers have to be.
+pub(crate) fn is_unknown<B>(node: &Node, request: &http::Request<B>) -> bool {
+    unidentified(node, request).is_some()
+}
+
 fn unidentified<B>(node: &Node, request: &http::Request<B>) -> Option<Unidentified> {
     if !node.access().is_checked() {
         return None;
