@@ -37,6 +37,12 @@ pub(crate) const TOMBSTONES_MAX: usize = if cfg!(test) { 4 } else { 250_000 };
 /// A service without instances is remembered as known this long, ms of registry time.
 pub(crate) const EMPTY_SERVICE_MS: u64 = 60 * 60 * 1_000;
 
+/// The most services without instances that are remembered: some 75 MB, or 240 with the longest
+/// names. When there are more, the one that has been without longest is forgotten. Without a bound,
+/// one caller that registers under a new name each time takes all memory. All nodes must have the
+/// same.
+pub(crate) const EMPTY_SERVICES_MAX: usize = if cfg!(test) { 2 } else { 250_000 };
+
 /// The most instances (and records that only wait to be forgotten) that end by time in one command;
 /// the last lease of them ends whole. About 0.5 ms of work. All nodes must have the same: with
 /// another number, it would be another state machine.
