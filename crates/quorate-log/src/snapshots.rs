@@ -20,7 +20,7 @@ use lz4_flex::frame::{BlockMode, FrameEncoder, FrameInfo};
 use openraft::RaftTypeConfig;
 use openraft::type_config::alias::SnapshotMetaOf;
 
-use crate::opening::recover;
+use crate::opening::dirs;
 pub use error::{SnapshotError, SnapshotProblem};
 pub use file::{SnapshotBody, SnapshotBytes, SnapshotFile};
 
@@ -101,8 +101,8 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
     /// The directory cannot be created, read or cleaned.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, SnapshotError> {
         let dir = dir.as_ref().to_owned();
-        recover::make_dir(&dir).map_err(|source| failed("create directory", &dir, source))?;
-        recover::sync_parents(&dir).map_err(|source| failed("sync the parent of", &dir, source))?;
+        dirs::make_dir(&dir).map_err(|source| failed("create directory", &dir, source))?;
+        dirs::sync_parents(&dir).map_err(|source| failed("sync the parent of", &dir, source))?;
         let mut newest: Option<u64> = None;
         for path in list(&dir)? {
             match path.extension().and_then(|extension| extension.to_str()) {
