@@ -96,7 +96,7 @@ fn commands_are_stamped_in_one_place() {
     let what = "outside node/propose.rs; propose the operation, which is stamped there";
     let mut faults = found(&of("crates/quorate-node/src/", &[MAKES_COMMANDS]), &COMMAND, what);
     let propose = file(MAKES_COMMANDS);
-    let stamped = propose.shipped_code().any(|(_, text)| text.contains("self.read_clock()"));
+    let stamped = propose.shipped_code().any(|(_, text)| text.contains("self.stamp()"));
     let made = found(&[propose], &COMMAND, "a second time; call propose_here");
     assert!(stamped && !made.is_empty(), "{MAKES_COMMANDS} no longer stamps: see MAKES_COMMANDS");
     faults.extend(made.into_iter().skip(1));

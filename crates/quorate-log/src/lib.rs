@@ -31,6 +31,7 @@ mod store;
 
 pub use error::{LogError, OpenError, RecordError};
 pub use identity::{ClusterId, Identity, NodeId, StampError};
+pub use opening::dirs::make_dir;
 pub use panics::catches_panics;
 pub use snapshots::{
     SnapshotBody, SnapshotBytes, SnapshotEncoder, SnapshotError, SnapshotFile, SnapshotProblem,

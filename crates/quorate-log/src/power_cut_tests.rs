@@ -14,6 +14,7 @@ use std::path::Path;
 
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage};
+use openraft::testing::log_id;
 use openraft::type_config::TypeConfigExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -139,7 +140,7 @@ impl Run {
                 {
                     // Begin with many small frames that nobody waits for.
                     let is_burst = step == 0 && self.is_regular;
-                    let kind = if is_burst { 1 } else { self.random.random_range(0..17) };
+                    let kind = if is_burst { 4 } else { self.random.random_range(0..17) };
                     self.change(&mut log, kind).await;
                     cuts.append(&mut self.check_images(&image).await);
                 }
@@ -251,31 +252,38 @@ impl Run {
         self.acknowledge();
     }
 
-    /// Nobody waits for these: some may go into the journal one after the other.
+    /// Durable when it returns: a snapshot that is installed then may be so at once.
     async fn truncate(&mut self, log: &mut LogStore<Toy>) {
         let mut state = self.last();
         let committed_next = state.committed.map_or(0, |id| id.index + 1).max(state.first_index());
-        for _ in 0..self.random.random_range(1..16) {
-            let from_index = self.random.random_range(committed_next..=state.next_index());
-            state.entries.truncate((from_index - state.first_index()) as usize);
-            let last = state.entries.last().map(|entry| entry.log_id());
-            self.ask(state.clone());
-            log.truncate_after(last.or(state.purged)).await.unwrap();
+        let next_index = state.next_index();
+        let from_index = self.random.random_range(committed_next..=next_index);
+        state.entries.truncate((from_index - state.first_index()) as usize);
+        let last = state.entries.last().map(|entry| entry.log_id());
+        let upto = last.or(state.purged);
+        self.ask(state);
+        log.truncate_after(upto).await.unwrap();
+        if from_index < next_index {
+            self.acknowledge();
         }
     }
 
+    /// Nobody waits for these: some may go into the journal one after the other.
     async fn purge(&mut self, log: &mut LogStore<Toy>) {
         let mut state = self.last();
-        let upto = match self.random.random_range(0..4) {
-            // A snapshot of what this log never had.
-            0 => entry(self.term, state.next_index() + 10, String::new()).log_id(),
-            _ if state.entries.is_empty() => return,
-            _ => state.entries[self.random.random_range(0..state.entries.len())].log_id(),
-        };
-        state.entries.retain(|entry| entry.log_id().index > upto.index);
-        state.purged = Some(upto);
-        self.ask(state);
-        log.purge(upto).await.unwrap();
+        for _ in 0..self.random.random_range(1..16) {
+            let upto = match self.random.random_range(0..16) {
+                // A snapshot of what this log never had.
+                0 => log_id::<Toy>(self.term, 1, state.next_index() + 10),
+                _ if state.entries.is_empty() => log_id::<Toy>(self.term, 1, state.next_index()),
+                1 => state.entries[self.random.random_range(0..state.entries.len())].log_id(),
+                _ => state.entries[0].log_id(),
+            };
+            state.entries.retain(|entry| entry.log_id().index > upto.index);
+            state.purged = Some(upto);
+            self.ask(state.clone());
+            log.purge(upto).await.unwrap();
+        }
     }
 
     async fn commit(&mut self, log: &mut LogStore<Toy>) {

@@ -20,7 +20,7 @@ use lz4_flex::frame::{BlockMode, FrameEncoder, FrameInfo};
 use openraft::RaftTypeConfig;
 use openraft::type_config::alias::SnapshotMetaOf;
 
-use crate::opening::recover;
+use crate::opening::dirs;
 pub use error::{SnapshotError, SnapshotProblem};
 pub use file::{SnapshotBody, SnapshotBytes, SnapshotFile};
 
@@ -74,14 +74,18 @@ pub struct SnapshotReceiver<C: RaftTypeConfig> {
     config: PhantomData<C>,
 }
 
-/// A file under its temporary name, removed unless kept.
+/// A file that is being made, under its temporary name.
 #[derive(Debug)]
 struct Temporary {
+    name: TemporaryName,
     file: File,
-    path: PathBuf,
     unsynced_bytes: usize,
-    keep: bool,
 }
+
+/// The name of a file that is not installed, which it loses with this value. No other file ever
+/// gets that name.
+#[derive(Debug)]
+struct TemporaryName(PathBuf);
 
 /// Counts and checksums what goes into a file.
 struct Checked<W> {
@@ -97,8 +101,8 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
     /// The directory cannot be created, read or cleaned.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, SnapshotError> {
         let dir = dir.as_ref().to_owned();
-        recover::make_dir(&dir).map_err(|source| failed("create directory", &dir, source))?;
-        recover::sync_parents(&dir).map_err(|source| failed("sync the parent of", &dir, source))?;
+        dirs::make_dir(&dir).map_err(|source| failed("create directory", &dir, source))?;
+        dirs::sync_parents(&dir).map_err(|source| failed("sync the parent of", &dir, source))?;
         let mut newest: Option<u64> = None;
         for path in list(&dir)? {
             match path.extension().and_then(|extension| extension.to_str()) {
@@ -155,7 +159,7 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
     /// The file cannot be created or written.
     pub fn begin(&self, meta: &SnapshotMetaOf<C>) -> Result<SnapshotWriter<C>, SnapshotError> {
         let temporary = self.temporary()?;
-        let path = temporary.path.clone();
+        let path = temporary.name.0.clone();
         let header = file::header::<C>(meta)
             .map_err(|source| SnapshotError::Encode { path: path.clone(), source })?;
         let encoder = SnapshotEncoder::after(&header, temporary)
@@ -189,10 +193,7 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
             if let Some(current) = checked
                 && current.meta().last_log_id > file.meta().last_log_id
             {
-                let current = current.clone();
-                fs::remove_file(file.path())
-                    .map_err(|source| failed("remove", file.path(), source))?;
-                return Ok(current);
+                return Ok(current.clone());
             }
         }
         let path = final_path(&self.inner.dir, state.next_number);
@@ -201,7 +202,7 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
         File::open(&self.inner.dir)
             .and_then(|dir| dir.sync_all())
             .map_err(|source| failed("sync directory", &self.inner.dir, source))?;
-        let file = file.moved_to(path.clone());
+        let file = file.installed_as(path.clone());
         let replaced = state.current.replace((path.clone(), Some(file.clone())));
         // Closed when it has no name any more: see `SlowClose`.
         let removed = remove_others(&self.inner.dir, &path);
@@ -217,7 +218,7 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
         let path = self.inner.dir.join(name);
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|source| failed("create", &path, source))?;
-        Ok(Temporary { file, path, unsynced_bytes: 0, keep: false })
+        Ok(Temporary { name: TemporaryName(path), file, unsynced_bytes: 0 })
     }
 
     fn state(&self) -> MutexGuard<'_, State<C>> {
@@ -301,12 +302,12 @@ impl<C: RaftTypeConfig> SnapshotReceiver<C> {
     pub fn write_chunk(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
         self.temporary
             .write_all(bytes)
-            .map_err(|source| failed("write", &self.temporary.path, source))
+            .map_err(|source| failed("write", &self.temporary.name.0, source))
     }
 
     /// Sync and check what has arrived. The file keeps its temporary name until
-    /// [`SnapshotStore::install`]; if that does not happen, the next [`SnapshotStore::open`]
-    /// removes it.
+    /// [`SnapshotStore::install`]; if that does not happen, it goes with the last clone of what is
+    /// returned.
     ///
     /// # Errors
     /// The file is incomplete or damaged, or cannot be synced.
@@ -316,11 +317,12 @@ impl<C: RaftTypeConfig> SnapshotReceiver<C> {
 }
 
 impl Temporary {
-    fn complete<C: RaftTypeConfig>(mut self) -> Result<SnapshotFile<C>, SnapshotError> {
-        self.file.sync_all().map_err(|source| failed("sync", &self.path, source))?;
-        let file = SnapshotFile::open(&self.path)?;
-        self.keep = true;
-        Ok(file)
+    fn complete<C: RaftTypeConfig>(self) -> Result<SnapshotFile<C>, SnapshotError> {
+        let Self { name, file, .. } = self;
+        file.sync_all().map_err(|source| failed("sync", &name.0, source))?;
+        // The one that is opened now is to be its only handle: see `SlowClose`.
+        drop(file);
+        Ok(SnapshotFile::open(&name.0)?.until_installed(name))
     }
 }
 
@@ -340,13 +342,16 @@ impl Write for Temporary {
     }
 }
 
-impl Drop for Temporary {
+impl Drop for TemporaryName {
     fn drop(&mut self) {
-        if !self.keep
-            && let Err(error) = fs::remove_file(&self.path)
-        {
-            let path = self.path.display();
-            tracing::warn!(%path, %error, "cannot remove an unfinished snapshot");
+        match fs::remove_file(&self.0) {
+            // It was installed, and has another name.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let path = self.0.display();
+                tracing::warn!(%path, %error, "cannot remove a snapshot that is not installed");
+            }
+            Ok(()) => {}
         }
     }
 }

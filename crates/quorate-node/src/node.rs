@@ -437,11 +437,19 @@ impl Node {
     }
 
     pub(crate) fn read_clock(&self) -> Clock {
-        let (applied, pending) = {
-            let state = self.applied.lock();
-            (state.registry.clock(), state.registry.next_deadline().is_some())
-        };
+        let (applied, pending) = self.applied_clock();
         self.clock.read(self.term(), applied, pending)
+    }
+
+    fn stamp(&self) -> Clock {
+        let (applied, pending) = self.applied_clock();
+        self.clock.stamp(self.term(), applied, pending)
+    }
+
+    /// And whether anything ends by it.
+    fn applied_clock(&self) -> (Clock, bool) {
+        let state = self.applied.lock();
+        (state.registry.clock(), state.registry.next_deadline().is_some())
     }
 
     /// The longest silence of a leader that no follower takes for its end.

@@ -23,7 +23,7 @@ pub use remains::Remains;
 use std::num::NonZeroU64;
 use std::path::Path;
 
-use quorate_log::{ClusterId, NodeId};
+use quorate_log::{ClusterId, NodeId, make_dir};
 use quorate_state::{Founding, OldNode, Registry};
 
 use crate::rescue::place::{Lock, NewState};
@@ -48,7 +48,7 @@ pub struct Founded {
 /// # Errors
 /// There is something in the directory, or it cannot be written; then it is as it was.
 pub async fn restore(backup: &Backup, dir: &Path, node_id: NodeId) -> Result<Founded, RescueError> {
-    place::make_dir(dir).map_err(error::io("create directory", dir))?;
+    make_dir(dir).map_err(error::io("create directory", dir))?;
     let lock = Lock::take(dir)?;
     place::check_empty(dir)?;
     let nowhere = Member::default();

@@ -23,7 +23,7 @@ pub(crate) struct Room {
 impl Room {
     /// To be called after every sync; does something when half of the room is used up, or was cut
     /// off.
-    pub(crate) fn keep(&self, file: &File) {
+    pub(super) fn keep(&self, file: &File) {
         let Ok(file_bytes) = file.metadata().map(|metadata| metadata.len()) else { return };
         // sled cuts free segments off the end, and with them what was kept beyond it.
         let was_cut = file_bytes < self.file_bytes.swap(file_bytes, Ordering::Relaxed);

@@ -2,9 +2,9 @@
 //! interrupted, give sled what only the journal has, and refuse everything else. It never repairs:
 //! a node with a damaged log must not take part under its old id.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -25,6 +25,7 @@ use crate::error::RecordError;
 use crate::error::{LogError, OpenError, panic_message};
 #[cfg(test)]
 use crate::observe;
+use crate::opening::dirs::{make_dir, sync_parents};
 use crate::opening::replay::{Reached, replay};
 use crate::panics::catching;
 
@@ -49,12 +50,6 @@ pub(crate) struct Recovered<C: RaftTypeConfig> {
     /// Index of the first entry of a log of which nothing was purged.
     pub(crate) start_index: u64,
     pub(crate) next_seq: u64,
-}
-
-/// Makes a directory, and those above it that are missing, for its owner only: also what sled makes
-/// in it cannot be read by others.
-pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 pub(crate) fn open<C: RaftTypeConfig>(
@@ -135,16 +130,6 @@ fn sync_names(dir: &Path) -> io::Result<()> {
     }
     File::open(dir)?.sync_all()?;
     sync_parents(dir)
-}
-
-/// Sync the directories in which `dir` and its parent are listed: both may be new.
-pub(crate) fn sync_parents(dir: &Path) -> io::Result<()> {
-    for listing in dir.ancestors().skip(1).take(2) {
-        if !listing.as_os_str().is_empty() {
-            File::open(listing)?.sync_all()?;
-        }
-    }
-    Ok(())
 }
 
 fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recovered<C>, OpenError> {

@@ -26,6 +26,7 @@ use openraft::type_config::alias::SnapshotMetaOf;
 use crate::disk::codec;
 use crate::disk::numbers::{u32_at, u64_at};
 use crate::error::RecordError;
+use crate::snapshots::TemporaryName;
 use crate::snapshots::error::{SnapshotError, SnapshotProblem};
 use crate::snapshots::slow_close::SlowClose;
 
@@ -44,6 +45,9 @@ const CHECK_CHUNK_BYTES: usize = 256 * 1024;
 pub struct SnapshotFile<C: RaftTypeConfig> {
     meta: SnapshotMetaOf<C>,
     path: PathBuf,
+    /// Until it is installed. Dropped before `file`, which is given back slowly once it has no
+    /// name.
+    _temporary: Option<Arc<TemporaryName>>,
     file: Arc<SlowClose>,
     /// Where it begins in the file: not at 0 in a backup.
     start: u64,
@@ -94,8 +98,14 @@ impl<C: RaftTypeConfig> SnapshotFile<C> {
         self.slice(self.start, self.end)
     }
 
-    pub(crate) fn moved_to(self, path: PathBuf) -> Self {
-        Self { path, ..self }
+    /// It goes with the last clone of this value.
+    pub(super) fn until_installed(self, name: TemporaryName) -> Self {
+        Self { _temporary: Some(Arc::new(name)), ..self }
+    }
+
+    /// It has this name now, for good.
+    pub(super) fn installed_as(self, path: PathBuf) -> Self {
+        Self { path, _temporary: None, ..self }
     }
 
     /// Open a file and check all of it.
@@ -168,7 +178,8 @@ impl<C: RaftTypeConfig> SnapshotFile<C> {
             _ => damaged(meta_start, SnapshotProblem::Metadata),
         })?;
         let file = Arc::new(SlowClose::new(file));
-        Ok(Self { meta, path: path.to_owned(), file, start, body_start, end })
+        let path = path.to_owned();
+        Ok(Self { meta, path, _temporary: None, file, start, body_start, end })
     }
 
     fn slice(&self, position: u64, end: u64) -> SnapshotBytes {

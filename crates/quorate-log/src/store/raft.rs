@@ -8,6 +8,7 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage};
 use openraft::type_config::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::{LogState, OptionalSend, RaftTypeConfig};
+use tokio::sync::oneshot;
 
 use super::{LogStore, encode_meta, undecodable};
 use crate::disk::codec;
@@ -203,6 +204,9 @@ where
         if from_index >= self.shared().memory().next_index() {
             return Ok(());
         }
+        // Raft installs a snapshot behind this, which is durable by itself: what a power cut could
+        // bring back would contradict it, and the log would never open again.
+        let (done, durable) = oneshot::channel();
         self.submit(move |memory, next_seq| {
             let from_index = from_index.max(memory.first_index());
             let seq = *next_seq;
@@ -211,10 +215,10 @@ where
             let remaining = last_log_id.filter(|log_id| log_id.index >= memory.first_index());
             memory.truncate(from_index, remaining);
             let change = Change::Truncate { from_index, mark };
-            Ok(Operation { change, seq: Some(seq), report: Report::Nobody })
+            Ok(Operation { change, seq: Some(seq), report: Report::Caller(done) })
         })
         .await?;
-        Ok(())
+        Ok(durable.await.unwrap_or_else(|_| Err(self.shared().closed()))?)
     }
 
     async fn purge(&mut self, log_id: LogIdOf<C>) -> Result<(), io::Error> {

@@ -135,6 +135,37 @@ fn unfinished_snapshots_leave_nothing() {
     assert_eq!(files(dir.path()).len(), 1);
 }
 
+/// The call that brought it ends at any moment, and what it had with it.
+#[test]
+fn a_received_snapshot_that_is_not_installed_goes_with_its_last_handle() {
+    let (leader, follower) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut bytes = Vec::new();
+    write(&open(leader.path()), 50, b"body").raw().read_to_end(&mut bytes).unwrap();
+    let store = open(follower.path());
+    let receive = || {
+        let mut receiver = store.receive().unwrap();
+        receiver.write_chunk(&bytes).unwrap();
+        receiver.finish().unwrap()
+    };
+    let received = receive();
+    let held = received.clone();
+    drop(received);
+    assert_eq!(files(follower.path()), [held.path()]);
+    let mut raw = held.raw();
+    drop(held);
+    assert_eq!(files(follower.path()).len(), 0);
+    let mut read = Vec::new();
+    raw.read_to_end(&mut read).unwrap();
+    assert_eq!(read, bytes, "who reads it is not disturbed");
+
+    let received = receive();
+    let held = received.clone();
+    let installed = store.install(received).unwrap();
+    drop(held);
+    assert_eq!(files(follower.path()), [installed.path()]);
+    assert_eq!(body_of(&open(follower.path()).current().unwrap().unwrap()), b"body");
+}
+
 #[test]
 fn every_flipped_bit_and_every_cut_is_noticed() {
     let dir = tempfile::tempdir().unwrap();

@@ -179,7 +179,7 @@ impl Node {
             .and_then(|()| self.check_room(&op))
         {
             Ok(()) => {
-                let clock = self.read_clock();
+                let clock = self.stamp();
                 let written = self.raft.client_write(Command { clock, request, op }).await;
                 written.map(|written| written.data).map_err(|error| self.not_written(error))
             }

@@ -7,16 +7,15 @@
 //! the next look around finds: whoever comes next, this process or a node that starts, goes on with
 //! it. The old log and snapshots go to `before-ID`, and are left there.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use openraft::Membership;
 use openraft::storage::RaftLogStorage as _;
-use quorate_log::{ClusterId, Identity, Io, LogOptions, NodeId, SnapshotStore};
+use quorate_log::{ClusterId, Identity, Io, LogOptions, NodeId, SnapshotStore, make_dir};
 use quorate_state::{Registry, write_snapshot};
 
 use crate::rescue::error::{self, RescueError, Written};
@@ -141,11 +140,6 @@ impl NewState {
         writer.finish()?;
         Ok(())
     }
-}
-
-/// Makes a directory if it is missing, for its owner only: all that is registered stands in it.
-pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// Whether a new state counts that is not in its place yet.

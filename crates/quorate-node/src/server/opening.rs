@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use openraft::storage::RaftLogStorage as _;
 use openraft::{Config as RaftConfig, SnapshotPolicy};
-use quorate_log::{Identity, Io, LogOptions, NodeId, OpenError, SnapshotStore};
+use quorate_log::{Identity, Io, LogOptions, NodeId, OpenError, SnapshotStore, make_dir};
 use quorate_state::Levels;
 
 use crate::access::Access;
@@ -35,7 +35,7 @@ pub(crate) async fn open(
 ) -> Result<(LogStore, Arc<SnapshotStore<TypeConfig>>), StartError> {
     let dir = data_dir.to_owned();
     let opened = blocking(move || {
-        place::make_dir(&dir).map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
+        make_dir(&dir).map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
         let _until_it_is_open = Lock::take(&dir).map_err(|error| in_use(&dir, error))?;
         place::finish(&dir).map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
         let log = LogStore::open(dir.join("log"), LogOptions { io, ..LogOptions::default() })?;

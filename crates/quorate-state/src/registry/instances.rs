@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::event::{Change, Event, RemoveReason};
 use crate::hash::Kind;
 use crate::registry::Registry;
-use crate::registry::leases::EMPTY_SERVICE_MS;
+use crate::registry::leases::{EMPTY_SERVICE_MS, EMPTY_SERVICES_MAX};
 use crate::spec::{Instance, InstanceSpec};
 use crate::tables::deadlines::Due;
 use crate::tables::sorted_map::SortedMap;
@@ -23,7 +23,8 @@ pub struct Service {
     pub instances: SortedMap<InstanceId, Arc<Instance>>,
     /// The last change to any of them.
     pub revision: Revision,
-    /// When its last instance left; `None`: it has some.
+    /// When its last instance left; `None`: it has some. So many of these are known at most
+    /// ([`EMPTY_SERVICES_MAX`]), the youngest.
     pub(crate) empty_since: Option<Clock>,
 }
 
@@ -159,8 +160,8 @@ impl Registry {
         }
     }
 
-    /// Changes a service's instances with this revision, and notes whether that leaves it empty. A
-    /// new one is made.
+    /// Changes a service's instances with this revision, and notes whether that leaves it empty:
+    /// then another one may be forgotten. A new one is made.
     fn change_service<T>(
         &mut self,
         key: &ServiceKey,
@@ -175,6 +176,9 @@ impl Registry {
         (service.revision, service.empty_since) = (revision, empty_since);
         self.unindex_service(key, before);
         self.index_service(key, (revision, empty_since));
+        if let Some(longest) = self.deadlines.empty_service_beyond(EMPTY_SERVICES_MAX).cloned() {
+            self.forget_service(&longest);
+        }
     }
 
     /// A new one is made.

@@ -37,9 +37,15 @@ pub(crate) const TOMBSTONES_MAX: usize = if cfg!(test) { 4 } else { 250_000 };
 /// A service without instances is remembered as known this long, ms of registry time.
 pub(crate) const EMPTY_SERVICE_MS: u64 = 60 * 60 * 1_000;
 
+/// The most services without instances that are remembered: some 75 MB, or 240 with the longest
+/// names. When there are more, the one that has been without longest is forgotten. Without a bound,
+/// one caller that registers under a new name each time takes all memory. All nodes must have the
+/// same.
+pub(crate) const EMPTY_SERVICES_MAX: usize = if cfg!(test) { 2 } else { 250_000 };
+
 /// The most instances (and records that only wait to be forgotten) that end by time in one command;
-/// the last lease of them ends whole. About 0.5 ms of work. All nodes must have the same: with
-/// another number, it would be another state machine.
+/// the last lease of them ends whole, as the last origin goes with all its replies. About 0.5 ms of
+/// work. All nodes must have the same: with another number, it would be another state machine.
 pub(crate) const ENDED_PER_COMMAND: usize = if cfg!(test) { 2 } else { 250 };
 
 /// Keeps the instances of one process.
@@ -78,15 +84,16 @@ impl Registry {
         while ended < ENDED_PER_COMMAND {
             let Some(due) = self.deadlines.pop_due(self.clock) else { return };
             let told = events.len();
+            let mut replies = 0;
             match due {
                 Due::Lease(id) => {
                     self.end_lease(id, RemoveReason::Expired, events);
                 }
                 Due::Tombstone(key) => self.forget_tombstone(&key),
                 Due::EmptyService(key) => self.forget_service(&key),
-                Due::Origin(id) => self.forget_origin(id),
+                Due::Origin(id) => replies = self.forget_origin(id),
             }
-            ended += (events.len() - told).max(1);
+            ended += (events.len() - told).max(replies).max(1);
         }
     }
 

@@ -78,7 +78,7 @@ impl Registry {
     }
 
     /// One service; `None`: nothing of that name was registered within the last hour of registry
-    /// time.
+    /// time, or so many others have lost their last instance since that it is forgotten.
     pub fn service(&self, key: &ServiceKey) -> Option<&Service> {
         self.services.get(key)
     }

@@ -221,9 +221,9 @@ impl Registry {
         }
     }
 
-    /// Forgets an origin and its replies.
-    pub(super) fn forget_origin(&mut self, id: u64) {
-        let Some(origin) = self.replies.origins.get(&id).copied() else { return };
+    /// Forgets an origin and its replies; how many those were.
+    pub(super) fn forget_origin(&mut self, id: u64) -> usize {
+        let Some(origin) = self.replies.origins.get(&id).copied() else { return 0 };
         let last = origin.used.plus_ms(USED_STEP_MS);
         self.replies.forgotten = self.replies.forgotten.max(Some(last));
         while let Some(number) = self.first_reply(id) {
@@ -232,6 +232,7 @@ impl Registry {
         if let Some(emptied) = self.replies.origins.get(&id).copied() {
             self.drop_origin(&emptied);
         }
+        origin.kept
     }
 
     pub(crate) fn insert_origin(&mut self, origin: Origin) {

@@ -12,7 +12,7 @@ use crate::Registry;
 use crate::Revision;
 use crate::ServiceKey;
 use crate::hash::{Kind, StateHash};
-use crate::registry::leases::EMPTY_SERVICE_MS;
+use crate::registry::leases::{EMPTY_SERVICE_MS, EMPTY_SERVICES_MAX};
 use crate::registry::nodes::REMOVED_MAX;
 use crate::registry::replies::{
     Done, ORIGIN_MS, ORIGINS_MAX, REPLIES_IN_ALL_MAX, REPLIES_MAX, USED_STEP_MS,
@@ -99,6 +99,8 @@ fn check_services(registry: &Registry) {
         }
         instances += service.instances.len();
     }
+    let empty = registry.services.values().filter(|service| service.empty_since.is_some());
+    assert!(empty.count() <= EMPTY_SERVICES_MAX);
     assert!(registry.forgotten <= registry.revision);
     assert_eq!(registry.counts().instances, instances);
     assert_eq!(registry.counts().services, registry.services.len());

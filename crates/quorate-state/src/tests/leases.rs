@@ -1,7 +1,7 @@
 //! Leases and the clock.
 
 use super::*;
-use crate::registry::leases::EMPTY_SERVICE_MS;
+use crate::registry::leases::{EMPTY_SERVICE_MS, EMPTY_SERVICES_MAX};
 
 #[test]
 fn lease_ends_at_its_deadline_and_not_before() {
@@ -125,6 +125,23 @@ fn service_is_known_for_an_hour_after_its_last_instance() {
     assert!(t.registry.service(&service_key("web")).is_none());
     assert!(t.registry.forgot_after(Revision(1)) && !t.registry.forgot_after(Revision(2)));
     assert_eq!(t.registry.next_deadline(), None);
+}
+
+/// One caller that registers under a new name each time.
+#[test]
+fn services_without_instances_are_bounded_and_the_youngest_stay() {
+    let mut t = Transcript::default();
+    t.apply(0, register("web/a", 7));
+    let names: Vec<_> = (0..=EMPTY_SERVICES_MAX).map(|number| format!("job-{number}")).collect();
+    for (at, name) in (1..).zip(&names) {
+        t.apply(at, register(&format!("{name}/a"), 7));
+        t.apply(at, deregister(&format!("{name}/a")));
+    }
+    let known = |name: &str| t.registry.service(&service_key(name)).is_some();
+    assert!(known("web") && !known(&names[0]) && names[1..].iter().all(|name| known(name)));
+    // Whoever has seen the first one's end has all of it.
+    assert!(t.registry.forgot_after(Revision(2)) && !t.registry.forgot_after(Revision(3)));
+    t.at(10_000, register("job-0/a", 8), "registered L5 15000ms @8 | #8 added job-0/a@8");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 
-use crate::registry::leases::{ENDED_PER_COMMAND, TOMBSTONES_MAX};
+use crate::registry::leases::{EMPTY_SERVICES_MAX, ENDED_PER_COMMAND, TOMBSTONES_MAX};
 use crate::*;
 
 const TOMBSTONE_MS: u64 = 2 * 60 * 1_000;
@@ -112,6 +112,10 @@ impl Model {
             if done >= ENDED_PER_COMMAND {
                 break;
             }
+            if matches!(&what, Time::Service(key) if !self.services.contains_key(key)) {
+                // It made room for one that lost its last instance just now.
+                continue;
+            }
             done += 1;
             match what {
                 Time::Lease(id) => {
@@ -122,10 +126,7 @@ impl Model {
                     }
                 }
                 Time::Ended(key) => self.ended.retain(|ended| ended.key != key),
-                Time::Service(key) => {
-                    let service = self.services.remove(&key).unwrap();
-                    self.forgotten = self.forgotten.max(service.revision);
-                }
+                Time::Service(key) => self.forget_service(&key),
             }
         }
         self.drop_empty_leases();
@@ -374,7 +375,21 @@ impl Model {
         let empty = !self.instances.iter().any(|instance| instance.key.service == service);
         let emptied = empty.then_some(self.clock);
         self.services.insert(service, ModelService { revision: self.revision, emptied });
+        let mut empty: Vec<_> = self
+            .services
+            .iter()
+            .filter_map(|(key, service)| Some((service.emptied?, key.clone())))
+            .collect();
+        empty.sort();
+        if empty.len() > EMPTY_SERVICES_MAX {
+            self.forget_service(&empty[0].1);
+        }
         self.events.push(event);
+    }
+
+    fn forget_service(&mut self, key: &ServiceKey) {
+        let service = self.services.remove(key).unwrap();
+        self.forgotten = self.forgotten.max(service.revision);
     }
 
     fn drop_empty_leases(&mut self) {

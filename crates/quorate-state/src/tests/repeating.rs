@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::golden::{hex, snapshot_bytes};
 use super::invariants::check_invariants;
 use super::*;
+use crate::registry::leases::ENDED_PER_COMMAND;
 use crate::registry::replies::{ORIGIN_MS, ORIGINS_MAX, REPLIES_MAX, USED_STEP_MS};
 
 fn request(origin: u64, number: u64) -> Request {
@@ -107,6 +108,22 @@ fn an_origin_is_forgotten_in_time_and_then_cannot_be_told_what_it_did() {
     let fresh = Request { since: Clock(last), ..request(1, 2) };
     t.asked(last, fresh, update("web/a"), "updated");
     t.asked(last, first, lasting, FORGOTTEN);
+}
+
+/// 16 origins with all the replies that one may have went in one command: half a million.
+#[test]
+fn origins_with_many_replies_are_forgotten_one_after_the_other() {
+    let mut t = Transcript::default();
+    t.apply(0, Register { ttl: ttl(86_400_000), ..register("web/a", 7) });
+    for origin in [1, 2, 3] {
+        for number in 0..ENDED_PER_COMMAND as u64 {
+            t.asked(0, request(origin, number), update("web/a"), "updated");
+        }
+    }
+    for left in [2, 1, 0] {
+        t.at(USED_STEP_MS + ORIGIN_MS, Op::Tick, "done");
+        assert_eq!(t.registry.replies.origins().count(), left);
+    }
 }
 
 #[test]

@@ -170,17 +170,13 @@ impl Peer for PeerService {
         self.check_leader(sender(&envelope)?, &vote).await?;
         self.node.recall().check_leader(vote.leader_id().term()).await?;
         let snapshot = self.receive(chunks).await?;
-        let received = snapshot.path().to_owned();
         let reach = self.check_snapshot(envelope, &vote, &snapshot).await;
         if !matches!(reach, Ok(Reach::Further)) {
-            let _ = blocking(move || std::fs::remove_file(received)).await;
             let has_it = SnapshotResponse::new(vote);
             return reach.map(|_covered| Response::new(messages::installed_to_wire(&has_it)));
         }
         let snapshot = Snapshot { meta: snapshot.meta().clone(), snapshot };
         let installed = self.node.raft().install_full_snapshot(vote, snapshot).await;
-        // Installing renames it; one that was not wanted any more would stay.
-        let _ = blocking(move || std::fs::remove_file(received)).await;
         let answer = installed.map_err(PeerError::from)?;
         Ok(Response::new(messages::installed_to_wire(&answer)))
     }
