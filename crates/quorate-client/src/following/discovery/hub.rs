@@ -34,6 +34,9 @@ use crate::nodes::retry::jittered;
 
 /// Services that are added within this go together.
 const GATHER: Duration = Duration::from_millis(5);
+/// A stream that is still to bring what was missed is not ended for other services, unless nothing
+/// comes for so long: where there are new ones all the time, none would bring anything.
+const FIRST_WORD: Duration = Duration::from_millis(100);
 /// Services that were refused are asked for again after this: the views have no way to begin anew,
 /// and rights change.
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
@@ -257,13 +260,14 @@ async fn follow(shared: Arc<Shared>) {
     let mut follower = Follower::new(shared.core.clone(), "discover", status);
     follower.gives_up_when_denied();
     let mut apart = Apart::default();
+    let mut audit = next_audit(&shared);
     loop {
         if shared.topics().by_name.is_empty() {
             shared.subscriptions.notified().await;
             continue;
         }
         sleep(GATHER).await;
-        let Err(next) = stream(&shared, &mut follower, &mut apart).await;
+        let Err(next) = stream(&shared, &mut follower, &mut apart, &mut audit).await;
         match next {
             Next::Services => follower.begin_afresh(),
             // Refused together, though each alone is taken.
@@ -280,11 +284,12 @@ async fn follow(shared: Arc<Shared>) {
     }
 }
 
-/// Follows all services that may be followed, for as long as that works.
-async fn stream(
-    shared: &Arc<Shared>,
+/// Follows all services that may be followed, for as long as that works. The audit outlives it.
+async fn stream<'a>(
+    shared: &'a Shared,
     follower: &mut Follower,
     apart: &mut Apart,
+    audit: &mut BoxFuture<'a, bool>,
 ) -> Result<Infallible, Next> {
     // What was added until now is among the names.
     let _told = shared.subscriptions.notified().now_or_never();
@@ -313,19 +318,26 @@ async fn stream(
     }
     let from = shared.topics().lowest(&names);
     let mut stream = open(shared, follower, &node, apart, names, from).await?;
-    let mut audit = next_audit(shared);
     loop {
+        let is_complete = stream.is_complete();
         tokio::select! {
             event = follower.next(&mut stream) => {
                 let event = apart.note(shared, stream.services(), event)?;
                 apart.in_vain = 0;
                 take(shared, follower, &mut stream, event).await;
             }
-            next = others_or_due(shared, apart) => return Err(next),
-            differs = &mut audit, if stream.is_complete() => match differs {
-                true => return Err(Next::Services),
-                false => audit = next_audit(shared),
-            },
+            next = async {
+                if !is_complete {
+                    sleep(FIRST_WORD).await;
+                }
+                others_or_due(shared, apart).await
+            } => return Err(next),
+            differs = &mut *audit, if is_complete => {
+                *audit = next_audit(shared);
+                if differs {
+                    return Err(Next::Services);
+                }
+            }
         }
     }
 }
