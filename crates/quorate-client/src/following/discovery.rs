@@ -88,9 +88,8 @@ impl Hubs {
         if !namespace.is_empty() {
             check_name("namespace", &namespace)?;
         }
-        let hub = self.hub_for(namespace, &selector.service);
         let feed = Arc::new(Feed::new(selector));
-        hub.add(&feed);
+        let hub = self.add(namespace, &feed);
         let seen = feed.changes.subscribe();
         let call_timeout = options.call_timeout;
         Ok(Discovery { inner: Arc::new(Inner { hub, feed, call_timeout }), seen })
@@ -103,17 +102,22 @@ impl Hubs {
         ages.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
-    /// The hub of the namespace that follows the service or has room for it, else a new one.
-    fn hub_for(&self, namespace: String, service: &str) -> Arc<Hub> {
+    /// Adds a view to the hub of the namespace that follows the service or has room for it, else
+    /// to a new one.
+    fn add(&self, namespace: String, feed: &Arc<Feed>) -> Arc<Hub> {
+        let service = &feed.selector.service;
+        // Held until it is added: others look for room, too.
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.retain(|hub| hub.strong_count() > 0);
         let found = running.iter().filter_map(Weak::upgrade);
         let mut found = found.filter(|hub| hub.namespace() == namespace && hub.takes(service));
-        found.next().unwrap_or_else(|| {
+        let hub = found.next().unwrap_or_else(|| {
             let hub = Hub::start(self.core.clone(), namespace.clone());
             running.push(Arc::downgrade(&hub));
             hub
-        })
+        });
+        hub.add(feed);
+        hub
     }
 }
 
@@ -308,3 +312,6 @@ impl Listener {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
