@@ -155,14 +155,14 @@ impl Discovery {
     /// them.
     ///
     /// # Errors
-    /// [`Error::NoInstances`], [`Error::UnknownService`], and [`Error::Unreachable`] while nothing
-    /// is known at all: never an empty list.
+    /// [`Error::NoInstances`], [`Error::UnknownService`], [`Error::Rejected`] where the registry
+    /// refuses the service, and [`Error::Unreachable`] while nothing is known at all: never an
+    /// empty list.
     pub async fn usable(&self) -> Result<Arc<Instances>, Error> {
         let within = self.inner.call_timeout;
-        // An empty list from the cache says nothing of who is there now.
-        let answers = |shown: &Instances| !shown.is_empty() || shown.origin() == Origin::Registry;
-        let Ok(mut instances) = timeout(within, self.shown(answers)).await else {
-            return Err(self.unreachable());
+        let mut instances = match timeout(within, self.answered()).await {
+            Ok(answer) => answer?,
+            Err(_elapsed) => return Err(self.unreachable()),
         };
         if instances.is_empty() && self.inner.hub.is_behind_own_writes(&self.inner.feed) {
             let mut changes = self.inner.feed.changes.subscribe();
@@ -172,6 +172,17 @@ impl Discovery {
             instances = self.current();
         }
         self.check(instances)
+    }
+
+    /// Waits for the first word of the registry, or some instances from the cache.
+    pub(crate) async fn answered(&self) -> Result<Arc<Instances>, Error> {
+        // An empty list from the cache says nothing of who is there now.
+        let answers = |shown: &Instances| !shown.is_empty() || shown.origin() == Origin::Registry;
+        tokio::select! {
+            biased;
+            instances = self.shown(answers) => Ok(instances),
+            error = self.inner.hub.refusal(&self.inner.feed) => Err(error),
+        }
     }
 
     /// As [`Discovery::usable`], from what is known now.

@@ -129,6 +129,18 @@ impl Hub {
         self.shared.topics().refused(&feed.selector.service)
     }
 
+    /// Waits until the registry refuses its service; why.
+    pub(super) async fn refusal(&self, feed: &Feed) -> Error {
+        let mut status = self.shared.status.subscribe();
+        loop {
+            if let Some(error) = self.refused(feed) {
+                return error;
+            }
+            // The sender lives as long as this hub.
+            let _never_closed = status.changed().await;
+        }
+    }
+
     /// How old the view is at most; `None`: nothing has said so yet.
     pub(super) fn age(&self, feed: &Feed) -> Option<Duration> {
         let fresh_at = self.shared.topics().fresh_at(&feed.selector.service);
@@ -221,8 +233,11 @@ impl Apart {
         };
         self.suspects.remove(name);
         self.refused.insert(name.clone(), Instant::now() + jittered(REFUSED_PAUSE));
-        if let WatchStatus::Refused { error } = &*shared.status.borrow() {
-            shared.topics().refuse(name, error.clone());
+        let status = shared.status.borrow().clone();
+        if let WatchStatus::Refused { error } = status {
+            shared.topics().refuse(name, error);
+            // Who waits for a first word looks again.
+            shared.status.send_modify(|_| {});
         }
     }
 
