@@ -174,6 +174,11 @@ async fn who_goes_away_gets_no_more_calls_until_it_changes() {
     assert!(matches!(balancer.pick(), Err(Error::NoInstances { .. })));
     fakes[0].state().put(instance("a", "", 7));
     until("it is back", || balancer.pick().is_ok_and(|picked| picked.weight == 7)).await;
+    // A call that began before that ends after it.
+    let back = balancer.discovery().current().get("a").unwrap().clone();
+    balancer.go_away(&back);
+    balancer.go_away(&a);
+    assert!(matches!(balancer.pick(), Err(Error::NoInstances { .. })));
     let nobody = balancer.discovery().clone();
     fakes[0].state().expire_all();
     until("all are gone", || nobody.current().is_empty()).await;
