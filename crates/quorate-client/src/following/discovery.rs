@@ -12,7 +12,7 @@ mod hub;
 mod instances;
 mod topics;
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quorate_proto::limits;
@@ -71,8 +71,8 @@ const OWN_WRITES_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Hubs {
     core: Arc<Core>,
-    /// The views hold them.
-    running: Mutex<Vec<Weak<Hub>>>,
+    /// The views hold them, too. Each is kept for as long as it follows something.
+    running: Mutex<Vec<Arc<Hub>>>,
 }
 
 impl Hubs {
@@ -98,7 +98,7 @@ impl Hubs {
     /// The age of the oldest live view; `None`: there is none, or one of unknown age.
     pub(crate) fn age(&self) -> Option<Duration> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let ages = running.iter().filter_map(Weak::upgrade).flat_map(|hub| hub.ages());
+        let ages = running.iter().flat_map(|hub| hub.ages());
         ages.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
@@ -108,12 +108,12 @@ impl Hubs {
         let service = &feed.selector.service;
         // Held until it is added: others look for room, too.
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.retain(|hub| hub.strong_count() > 0);
-        let found = running.iter().filter_map(Weak::upgrade);
-        let mut found = found.filter(|hub| hub.namespace() == namespace && hub.takes(service));
-        let hub = found.next().unwrap_or_else(|| {
+        running.retain(|hub| Arc::strong_count(hub) > 1 || !hub.follows_nothing());
+        let takes = |hub: &&Arc<Hub>| hub.namespace() == namespace && hub.takes(service);
+        let found = running.iter().find(takes).cloned();
+        let hub = found.unwrap_or_else(|| {
             let hub = Hub::start(self.core.clone(), namespace.clone());
-            running.push(Arc::downgrade(&hub));
+            running.push(hub.clone());
             hub
         });
         hub.add(feed);

@@ -92,3 +92,25 @@ async fn the_others_go_on() {
     put(&fakes[0], "b");
     while_views_come(&client, "it is shown", || view.current().len() == 2).await;
 }
+
+/// Also where it is the only one.
+#[tokio::test]
+async fn a_view_for_each_call_takes_no_stream_for_each_call() {
+    let fakes = Fake::cluster(1);
+    put(&fakes[0], "a");
+    let client = builder(&fakes).build().unwrap();
+    let held = client.discover("held").unwrap();
+    within(held.synced()).await;
+    for call in 0..20 {
+        assert_eq!(view(&client).await.current().len(), 1, "in call {call}");
+    }
+    drop(held);
+    for call in 0..20 {
+        assert_eq!(view(&client).await.current().len(), 1, "in call {call}");
+    }
+    let streams = fakes[0].state().subscriptions.len();
+    assert!(streams <= 3, "one, another to read the second service, and one for both: {streams}");
+    put(&fakes[0], "b");
+    let shown = || client.discover(Selector::service("s").statuses([])).unwrap().current().len();
+    until("it is kept current", || shown() == 2).await;
+}

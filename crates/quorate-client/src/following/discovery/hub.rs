@@ -23,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::audit;
 use super::cache::{self, Cache};
-use super::topics::{Feed, Queue, Topics};
+use super::topics::{Feed, LINGER, Queue, Topics};
 use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::counters::Counts;
@@ -41,7 +41,7 @@ const FIRST_WORD: Duration = Duration::from_millis(100);
 /// and rights change.
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 
-/// The stream that the views of a client share. Ends with the last of them.
+/// The stream that the views of a client share. Ends a while after the last of them.
 #[derive(Debug)]
 pub(super) struct Hub {
     pub(super) shared: Arc<Shared>,
@@ -78,7 +78,8 @@ impl Hub {
             saving: Notify::new(),
         });
         let runtime = &shared.core.runtime;
-        let mut tasks = vec![runtime.spawn(follow(shared.clone()))];
+        let follow = runtime.spawn(follow(shared.clone()));
+        let mut tasks = vec![follow, runtime.spawn(forget_unused(shared.clone()))];
         if shared.cache.is_some() {
             tasks.push(runtime.spawn(cache::save(shared.clone())));
         }
@@ -94,7 +95,11 @@ impl Hub {
     pub(super) fn takes(&self, service: &str) -> bool {
         let topics = self.shared.topics();
         // A client that follows more has several streams.
-        topics.by_name.len() < SERVICES_PER_CALL || topics.by_name.contains_key(service)
+        topics.used().count() < SERVICES_PER_CALL || topics.by_name.contains_key(service)
+    }
+
+    pub(super) fn follows_nothing(&self) -> bool {
+        self.shared.topics().by_name.is_empty()
     }
 
     pub(super) fn add(&self, feed: &Arc<Feed>) {
@@ -107,7 +112,7 @@ impl Hub {
     }
 
     pub(super) fn remove(&self, feed: &Arc<Feed>) {
-        if self.shared.topics().remove(feed) {
+        if self.shared.topics().remove(feed, Instant::now()) {
             self.shared.subscriptions.notify_one();
         }
     }
@@ -147,10 +152,10 @@ impl Hub {
         fresh_at.map(|at| at.elapsed())
     }
 
-    /// The same of each service.
+    /// The same of each service that has a view.
     pub(super) fn ages(&self) -> Vec<Option<Duration>> {
         let topics = self.shared.topics();
-        let fresh_at = topics.by_name.keys().map(|name| topics.fresh_at(name));
+        let fresh_at = topics.used().map(|name| topics.fresh_at(name));
         fresh_at.map(|at| at.map(|at| at.elapsed())).collect()
     }
 }
@@ -295,6 +300,16 @@ async fn follow(shared: Arc<Shared>) {
                 shared.topics().distrust_all();
                 follower.pause().await;
             }
+        }
+    }
+}
+
+/// Lets go of what no view has shown for long, for as long as the hub lives.
+async fn forget_unused(shared: Arc<Shared>) {
+    loop {
+        sleep(LINGER).await;
+        if shared.topics().forget_unused(Instant::now()) {
+            shared.subscriptions.notify_one();
         }
     }
 }
