@@ -343,7 +343,8 @@ impl Client {
     }
 
     /// A live view of a service, by its name or a [`Selector`]: at once, and empty until the
-    /// registry (or the cache) has answered. All views of a client share one stream.
+    /// registry (or the cache) has answered. All views of a client share one stream, which goes on
+    /// with a service for half a minute after its last view: the next one shows what is known.
     ///
     /// # Errors
     /// [`Error::InvalidName`].

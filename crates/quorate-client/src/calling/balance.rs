@@ -70,18 +70,26 @@ pub struct Balancer {
     /// Held while a new view is prepared; never across an await.
     preparing: Mutex<()>,
     turn: AtomicUsize,
-    away: Mutex<HashMap<String, Away>>,
+    /// Until when each is left out.
+    away: Mutex<HashMap<Away, Instant>>,
     /// Counts the changes of `away`.
     away_version: AtomicU64,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// One that said that it goes away, as it was then: what it is later is another one.
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Away {
-    /// The one that said so, as it was then.
+    id: String,
     modify_revision: u64,
     /// Revisions begin anew in another cluster; there it has another lease.
     lease_id: u64,
-    until: Instant,
+}
+
+impl Away {
+    fn of(instance: &Instance) -> Self {
+        let Instance { modify_revision, lease_id, .. } = *instance;
+        Self { id: instance.id.clone(), modify_revision, lease_id }
+    }
 }
 
 /// An instance that was chosen. Counts as a call in flight until it is dropped.
@@ -171,9 +179,7 @@ impl Balancer {
     /// An instance has said that it is going away: it is not chosen any more, from now on, for half
     /// a minute or until it changes.
     pub fn go_away(&self, instance: &Instance) {
-        let Instance { modify_revision, lease_id, .. } = *instance;
-        let away = Away { modify_revision, lease_id, until: Instant::now() + AWAY_FOR };
-        self.away().insert(instance.id.clone(), away);
+        self.away().insert(Away::of(instance), Instant::now() + AWAY_FOR);
         self.away_version.fetch_add(1, Ordering::Release);
     }
 
@@ -182,7 +188,7 @@ impl Balancer {
             || prepared.valid_until.is_some_and(|until| Instant::now() >= until)
     }
 
-    fn away(&self) -> MutexGuard<'_, HashMap<String, Away>> {
+    fn away(&self) -> MutexGuard<'_, HashMap<Away, Instant>> {
         self.away.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -192,15 +198,10 @@ impl Balancer {
         let source = self.discovery.current();
         let now = Instant::now();
         let mut away = self.away();
-        away.retain(|_, away| away.until > now);
-        let valid_until = away.values().map(|away| away.until).min();
-        let is_away = |instance: &Instance| {
-            let known = away.get(&instance.id);
-            known.is_some_and(|away| {
-                (away.modify_revision, away.lease_id)
-                    == (instance.modify_revision, instance.lease_id)
-            })
-        };
+        away.retain(|_, until| *until > now);
+        let valid_until = away.values().min().copied();
+        let is_away =
+            |instance: &Instance| !away.is_empty() && away.contains_key(&Away::of(instance));
         let here: Vec<_> = source.iter().filter(|i| i.weight > 0 && !is_away(i)).cloned().collect();
         drop(away);
         let before = self.prepared.load();

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::calling::balance::{Balancer, Picked};
 use crate::error::{Error, LONGEST};
-use crate::following::{Instances, Origin};
+use crate::following::Instances;
 use crate::nodes::retry::{Backoff, FOREGROUND};
 use crate::types::Instance;
 
@@ -190,12 +190,12 @@ impl Caller {
         }
     }
 
-    /// The instance to call first. While nothing is known at all, the first word of the registry
-    /// (or the cache) is waited for.
+    /// The instance to call first. While none is shown, the first word of the registry is waited
+    /// for.
     async fn first(&self, deadline: Instant) -> Result<Picked, Error> {
         let discovery = self.balancer.discovery();
-        if discovery.with_current(Instances::origin) == Origin::Nowhere {
-            let _or_late = timeout_at(deadline, discovery.synced()).await;
+        if discovery.with_current(Instances::is_empty) {
+            let _or_late = timeout_at(deadline, discovery.answered()).await;
         }
         self.balancer.pick().map_err(|error| match error {
             Error::Unreachable { operation, tried, .. } => {

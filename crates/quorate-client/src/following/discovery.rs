@@ -12,7 +12,7 @@ mod hub;
 mod instances;
 mod topics;
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use quorate_proto::limits;
@@ -71,8 +71,8 @@ const OWN_WRITES_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Hubs {
     core: Arc<Core>,
-    /// The views hold them.
-    running: Mutex<Vec<Weak<Hub>>>,
+    /// The views hold them, too. Each is kept for as long as it follows something.
+    running: Mutex<Vec<Arc<Hub>>>,
 }
 
 impl Hubs {
@@ -88,9 +88,8 @@ impl Hubs {
         if !namespace.is_empty() {
             check_name("namespace", &namespace)?;
         }
-        let hub = self.hub_for(namespace, &selector.service);
         let feed = Arc::new(Feed::new(selector));
-        hub.add(&feed);
+        let hub = self.add(namespace, &feed);
         let seen = feed.changes.subscribe();
         let call_timeout = options.call_timeout;
         Ok(Discovery { inner: Arc::new(Inner { hub, feed, call_timeout }), seen })
@@ -99,21 +98,26 @@ impl Hubs {
     /// The age of the oldest live view; `None`: there is none, or one of unknown age.
     pub(crate) fn age(&self) -> Option<Duration> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let ages = running.iter().filter_map(Weak::upgrade).flat_map(|hub| hub.ages());
+        let ages = running.iter().flat_map(|hub| hub.ages());
         ages.collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 
-    /// The hub of the namespace that follows the service or has room for it, else a new one.
-    fn hub_for(&self, namespace: String, service: &str) -> Arc<Hub> {
+    /// Adds a view to the hub of the namespace that follows the service or has room for it, else
+    /// to a new one.
+    fn add(&self, namespace: String, feed: &Arc<Feed>) -> Arc<Hub> {
+        let service = &feed.selector.service;
+        // Held until it is added: others look for room, too.
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.retain(|hub| hub.strong_count() > 0);
-        let found = running.iter().filter_map(Weak::upgrade);
-        let mut found = found.filter(|hub| hub.namespace() == namespace && hub.takes(service));
-        found.next().unwrap_or_else(|| {
+        running.retain(|hub| Arc::strong_count(hub) > 1 || !hub.follows_nothing());
+        let takes = |hub: &&Arc<Hub>| hub.namespace() == namespace && hub.takes(service);
+        let found = running.iter().find(takes).cloned();
+        let hub = found.unwrap_or_else(|| {
             let hub = Hub::start(self.core.clone(), namespace.clone());
-            running.push(Arc::downgrade(&hub));
+            running.push(hub.clone());
             hub
-        })
+        });
+        hub.add(feed);
+        hub
     }
 }
 
@@ -151,14 +155,14 @@ impl Discovery {
     /// them.
     ///
     /// # Errors
-    /// [`Error::NoInstances`], [`Error::UnknownService`], and [`Error::Unreachable`] while nothing
-    /// is known at all: never an empty list.
+    /// [`Error::NoInstances`], [`Error::UnknownService`], [`Error::Rejected`] where the registry
+    /// refuses the service, and [`Error::Unreachable`] while nothing is known at all: never an
+    /// empty list.
     pub async fn usable(&self) -> Result<Arc<Instances>, Error> {
         let within = self.inner.call_timeout;
-        // An empty list from the cache says nothing of who is there now.
-        let answers = |shown: &Instances| !shown.is_empty() || shown.origin() == Origin::Registry;
-        let Ok(mut instances) = timeout(within, self.shown(answers)).await else {
-            return Err(self.unreachable());
+        let mut instances = match timeout(within, self.answered()).await {
+            Ok(answer) => answer?,
+            Err(_elapsed) => return Err(self.unreachable()),
         };
         if instances.is_empty() && self.inner.hub.is_behind_own_writes(&self.inner.feed) {
             let mut changes = self.inner.feed.changes.subscribe();
@@ -168,6 +172,17 @@ impl Discovery {
             instances = self.current();
         }
         self.check(instances)
+    }
+
+    /// Waits for the first word of the registry, or some instances from the cache.
+    pub(crate) async fn answered(&self) -> Result<Arc<Instances>, Error> {
+        // An empty list from the cache says nothing of who is there now.
+        let answers = |shown: &Instances| !shown.is_empty() || shown.origin() == Origin::Registry;
+        tokio::select! {
+            biased;
+            instances = self.shown(answers) => Ok(instances),
+            error = self.inner.hub.refusal(&self.inner.feed) => Err(error),
+        }
     }
 
     /// As [`Discovery::usable`], from what is known now.
@@ -308,3 +323,6 @@ impl Listener {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,6 +81,17 @@ pub(super) struct Follower {
     gives_up_when_denied: bool,
     /// What the last stream ended for, if that was a right.
     refused: Option<Decision>,
+    /// What speaks against the node of the last stream, unless that was left: another stream there
+    /// knows no better.
+    doubts: Option<(Address, Doubts)>,
+}
+
+/// What speaks against a node.
+#[derive(Debug, Clone, Copy, Default)]
+struct Doubts {
+    leaderless_since: Option<Instant>,
+    /// Whether the node has a leader, and what it sends is older than a node may be without one.
+    is_old: bool,
 }
 
 /// A node that was chosen.
@@ -101,12 +112,10 @@ pub(super) struct Stream {
     progressed: bool,
     /// When the last message came.
     heard: Instant,
-    leaderless_since: Option<Instant>,
+    doubts: Doubts,
     /// Everything that was acknowledged before this has come, once the stream is complete; `None`:
     /// the node has not said so.
     fresh_at: Option<Instant>,
-    /// Whether the node has a leader, and what it sends is older than a node may be without one.
-    is_old: bool,
     /// The first message, between its header and the rest.
     pending: Option<WatchResponse>,
     /// The position that was handed out last, to be acknowledged when the next message is asked
@@ -134,6 +143,7 @@ impl Follower {
             was_taken: false,
             gives_up_when_denied: false,
             refused: None,
+            doubts: None,
         }
     }
 
@@ -156,7 +166,11 @@ impl Follower {
     ) -> Result<Stream, Ended> {
         self.token = self.core.endpoints.token_changes();
         match self.try_open(node.address.clone(), node.connection.clone(), subscribe).await {
-            Ok(stream) => Ok(stream),
+            Ok(mut stream) => {
+                let known = self.doubts.as_ref().filter(|(of, _)| *of == node.address);
+                stream.doubts = known.map_or(stream.doubts, |(_, doubts)| *doubts);
+                Ok(stream)
+            }
             Err(status) => Err(self.ended(&node.address, false, &status)),
         }
     }
@@ -212,6 +226,7 @@ impl Follower {
         match taken {
             Ok(taken) => {
                 self.was_taken = true;
+                self.doubts = Some((here.clone(), stream.doubts));
                 self.count(&taken, stream, is_complete);
                 if let Taken::Leader(has_leader) = taken {
                     let address = here.to_string();
@@ -254,7 +269,7 @@ impl Follower {
 
     /// The next stream is opened for a reason of its own, not because the one before it failed.
     pub(super) fn begin_afresh(&mut self) {
-        self.rounds.reset();
+        self.rounds.unpick();
     }
 
     /// Notes the end of a stream.
@@ -266,6 +281,7 @@ impl Follower {
         let denied = decision == Decision::Denied;
         if decision == Decision::Fail || denied && (self.gives_up_when_denied || !self.was_taken) {
             core.endpoints.refused(address, Target::Any);
+            self.rounds.unpick();
             let error = Error::rejected(operation, status);
             tracing::warn!(%address, %error, "the subscription was refused");
             self.status.send_replace(WatchStatus::Refused { error });
@@ -276,6 +292,7 @@ impl Follower {
         }
         if !met_an_end(status) {
             self.rounds.left(address);
+            self.doubts = None;
         }
         let last_error = if decision.is_of_rights() {
             core.endpoints.refused(address, Target::Any);
@@ -333,9 +350,8 @@ impl Stream {
             begun,
             progressed: false,
             heard: Instant::now(),
-            leaderless_since: None,
+            doubts: Doubts::default(),
             fresh_at: None,
-            is_old: false,
             pending: None,
             unacknowledged: None,
             answers,
@@ -398,23 +414,24 @@ impl Stream {
             UNKNOWN_AGE_MS => is_whole,
             ms => Duration::from_millis(ms) > limit,
         };
-        self.is_old = is_old && self.leaderless_since.is_none();
+        self.doubts.is_old = is_old && self.doubts.leaderless_since.is_none();
     }
 
     /// The next message, as long as the node shows signs of life and has a leader, and what it has
     /// is not old, or there is no other node: an old list is better than none.
     async fn receive(&mut self, core: &Core) -> Result<WatchResponse, Status> {
-        if self.is_old && core.endpoints.has_other(&self.address) {
+        if self.doubts.is_old && core.endpoints.has_other(&self.address) {
             return Err(Status::unavailable("what the node has is old, and nothing new comes"));
         }
         let idle = self.heard + core.options.watch_idle_timeout;
-        let leaderless = self.leaderless_since.map(|since| since + core.options.leaderless_timeout);
+        let leaderless = self.doubts.leaderless_since;
+        let leaderless = leaderless.map(|since| since + core.options.leaderless_timeout);
         let deadline = leaderless.map_or(idle, |leaderless| leaderless.min(idle));
         match timeout_at(deadline, self.answers.message()).await {
             Ok(Ok(Some(message))) => Ok(message),
             Ok(Ok(None)) => Err(Status::unavailable("the node ended the watch")),
             Ok(Err(status)) => Err(status),
-            Err(_elapsed) if self.leaderless_since.is_some() => {
+            Err(_elapsed) if self.doubts.leaderless_since.is_some() => {
                 Err(Status::unavailable("the node has no leader"))
             }
             Err(_elapsed) => Err(Status::deadline_exceeded("no sign of life")),
@@ -422,12 +439,13 @@ impl Stream {
     }
 
     fn led(&mut self, has_leader: bool) -> Taken {
-        self.leaderless_since = match (has_leader, self.leaderless_since) {
+        let Doubts { leaderless_since, is_old } = &mut self.doubts;
+        *leaderless_since = match (has_leader, *leaderless_since) {
             (true, _) => None,
             (false, since) => since.or_else(|| Some(Instant::now())),
         };
         // What it has when there is a leader again is old for a moment, and says nothing.
-        self.is_old &= has_leader;
+        *is_old &= has_leader;
         Taken::Leader(has_leader)
     }
 

@@ -188,6 +188,12 @@ impl Rounds {
         }
     }
 
+    /// The node that was picked last is as good as before: it may be picked again, at once.
+    pub(crate) fn unpick(&mut self) {
+        self.tried.pop();
+        self.backoff.reset();
+    }
+
     /// An answer came, which took `took` of the time that it was `given`. Where half of that had
     /// been enough, the next attempts are shorter by a step; else they would only be made in vain.
     pub(crate) fn answered(&mut self, took: Duration, given: Duration) {

@@ -93,6 +93,18 @@ async fn a_node_that_serves_others_well_is_left_too() {
     put(&fakes[0], "b");
     until("it goes on", || view.current().get("b").is_some()).await;
     assert!(view.age().unwrap() < MINUTE, "{:?}", view.age());
+
+    // The one that serves the watch is the client's again, and still not one for the views.
+    let heard = fakes[0].state().acks.len();
+    fakes[0].state().bookmark(0, Duration::ZERO);
+    until("the watch hears it", || fakes[0].state().acks.len() > heard).await;
+    let other = client.discover(Selector::service("t").statuses([])).unwrap();
+    within(other.synced()).await;
+    let (service, id) = ("t".to_owned(), "a".to_owned());
+    fakes[0].state().put(Instance { service, id, ..Instance::default() });
+    until("all go on", || other.current().len() == 1).await;
+    let state = fakes[0].state();
+    assert_eq!((state.watchers_of(0), state.watchers_of(1)), (1, 1));
 }
 
 /// Where no node has anything newer, there is nothing to be gained: an old view is better than

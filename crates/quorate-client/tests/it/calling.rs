@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use quorate_client::{
-    Balancer, CallError, Caller, Client, Error, FailMode, Fault, Policy, Selector,
+    Balancer, CallError, Caller, Client, Code, Error, FailMode, Fault, Origin, Policy, Selector,
 };
 use quorate_proto::v1::{Instance, InstanceStatus, RemoveReason};
 
@@ -174,6 +174,11 @@ async fn who_goes_away_gets_no_more_calls_until_it_changes() {
     assert!(matches!(balancer.pick(), Err(Error::NoInstances { .. })));
     fakes[0].state().put(instance("a", "", 7));
     until("it is back", || balancer.pick().is_ok_and(|picked| picked.weight == 7)).await;
+    // A call that began before that ends after it.
+    let back = balancer.discovery().current().get("a").unwrap().clone();
+    balancer.go_away(&back);
+    balancer.go_away(&a);
+    assert!(matches!(balancer.pick(), Err(Error::NoInstances { .. })));
     let nobody = balancer.discovery().clone();
     fakes[0].state().expire_all();
     until("all are gone", || nobody.current().is_empty()).await;
@@ -395,4 +400,61 @@ async fn a_first_call_waits_for_the_first_view_within_its_deadline() {
     let begun = Instant::now();
     assert!(caller(&client).call_all(async |_| Ok::<_, Fault<Error>>(())).await.is_err());
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+/// Not when there was time enough for an answer.
+#[tokio::test]
+async fn a_service_that_is_refused_is_an_error_at_once() {
+    let fake = Fake::start();
+    fake.state().denied.push("s");
+    let view = || {
+        let client = Client::builder([fake.address()]).member_refresh(None);
+        let client = client.call_timeout(Duration::from_secs(60)).build().unwrap();
+        let allowed = client.discover("t").unwrap();
+        (client.discover("s").unwrap(), allowed)
+    };
+    let is_told =
+        |error: &Error| matches!(error, Error::Rejected { code: Code::PermissionDenied, .. });
+    let (refused, allowed) = view();
+    let error = within(refused.usable()).await.unwrap_err();
+    assert!(is_told(&error), "{error:?}");
+    let error = within(allowed.usable()).await.unwrap_err();
+    assert!(matches!(error, Error::UnknownService { .. }), "{error:?}");
+
+    let caller = || {
+        let balancer = Balancer::new(view().0, Policy::RoundRobin);
+        Caller::new(balancer, FailMode::FailFast).deadline(Duration::from_secs(60))
+    };
+    let caller_of_one = caller();
+    let called = within(caller_of_one.call(async |_| Ok::<_, Fault<Error>>(()))).await;
+    let Err(CallError::NoInstance(error)) = called else { panic!("{called:?}") };
+    assert!(is_told(&error), "{error:?}");
+    let caller_of_all = caller();
+    let called = within(caller_of_all.call_all(async |_| Ok::<_, Fault<Error>>(()))).await;
+    assert!(is_told(called.as_ref().unwrap_err()), "{called:?}");
+}
+
+/// It says nothing of who is there now.
+#[tokio::test]
+async fn a_first_call_waits_where_the_cached_list_is_empty() {
+    // S0.17
+    let dir = tempfile::tempdir().unwrap();
+    let fake = Fake::start();
+    let cached = || {
+        let client = Client::builder([fake.address()]).member_refresh(None);
+        client.cache_dir(dir.path()).build().unwrap()
+    };
+    let before = cached();
+    let view = before.discover("s").unwrap();
+    let file = dir.path().join("default/s.cache");
+    until("it is written", || file.exists()).await;
+    drop((view, before));
+    fake.state().put(instance("a", "", 100));
+    fake.state().first_word_after = Duration::from_millis(300);
+    let after = cached();
+    let balancer = Balancer::new(after.discover("s").unwrap(), Policy::RoundRobin);
+    assert_eq!(within(balancer.discovery().synced()).await.origin(), Origin::Cache);
+    let caller = Caller::new(balancer, FailMode::FailFast);
+    let called = within(caller.call(async |one| Ok::<_, Fault<Error>>(one.id.clone()))).await;
+    assert_eq!(called.unwrap(), "a");
 }

@@ -31,7 +31,9 @@ pub(crate) enum Mode {
     Honest,
     /// Answers nothing, as a stopped process.
     Hang,
-    /// Has no leader.
+    /// Has no leader, and serves what it has.
+    Leaderless,
+    /// Has no leader, and says so to each call.
     Unavailable,
     /// Makes the change and never answers.
     SwallowAnswers,
@@ -91,6 +93,8 @@ pub(crate) struct State {
     pub(crate) granted_ttl_ms: u64,
     pub(crate) subscriptions: Vec<WatchSubscribe>,
     pub(crate) acks: Vec<u64>,
+    /// How long a stream that was taken is silent at first.
+    pub(crate) first_word_after: Duration,
     watchers: Vec<Watcher>,
     /// For each subscription to come: what is sent instead of an honest beginning.
     pub(crate) scripts: VecDeque<Vec<WatchResponse>>,
@@ -332,8 +336,7 @@ impl State {
     pub(crate) fn bookmark(&mut self, node: usize, age: Duration) {
         for watcher in self.watchers.iter().filter(|watcher| watcher.node == node) {
             let message = aged(delta(watcher.position, Vec::new()), age);
-            let kind = Some(watch_response::Kind::Bookmark(WatchBookmark {}));
-            let _gone = watcher.messages.try_send(Ok(WatchResponse { kind, ..message }));
+            let _gone = watcher.messages.try_send(Ok(as_bookmark(message)));
         }
     }
 
@@ -349,6 +352,7 @@ impl State {
         &mut self,
         node: usize,
         subscribe: &WatchSubscribe,
+        leader_id: u64,
     ) -> mpsc::Receiver<Result<WatchResponse, Status>> {
         let (messages, receiver) = mpsc::channel(WATCH_QUEUE);
         self.subscriptions.push(subscribe.clone());
@@ -360,15 +364,16 @@ impl State {
                 && !is_foreign
                 && self.log.first().is_some_and(|c| c.revision <= from + 1) =>
             {
-                let missed = self.log.iter().filter(|c| c.revision > from).cloned().collect();
-                vec![delta(from, missed)]
+                let missed = self.log.iter().filter(|c| c.revision > from).cloned();
+                let missed = delta(from, missed.collect());
+                vec![if missed.revision > from { missed } else { as_bookmark(missed) }]
             }
             None => vec![snapshot(self.revision, from > 0, true, self.instances.values())],
         };
         let position = first.last().map_or(0, |message| message.revision);
         for mut message in first {
             if message.header.is_none() {
-                message = with_header(message, 1);
+                message = with_header(message, leader_id);
             }
             let header = message.header.iter_mut();
             header.for_each(|header| header.cluster_id = self.cluster_id);
@@ -397,6 +402,11 @@ pub(crate) fn delta(previous: u64, changes: Vec<Change>) -> WatchResponse {
     let revision = changes.last().map_or(previous, |change| change.revision);
     let kind = Some(watch_response::Kind::Delta(WatchDelta { changes }));
     WatchResponse { revision, previous_revision: previous, kind, header: None }
+}
+
+fn as_bookmark(message: WatchResponse) -> WatchResponse {
+    let kind = Some(watch_response::Kind::Bookmark(WatchBookmark {}));
+    WatchResponse { kind, ..message }
 }
 
 pub(crate) fn snapshot<'a>(

@@ -9,6 +9,7 @@ mod another_cluster;
 mod calling;
 mod calls;
 mod certificates;
+mod churn;
 mod counters;
 mod discovering;
 mod encrypted;

@@ -83,6 +83,8 @@ pub(crate) struct Subscription<E> {
     position: Revision,
     /// Everything up to here was taken from the hub.
     taken: Revision,
+    /// Whether it is still told what came before it did.
+    replays: bool,
     /// Changes that are sent when the rest of the ring is looked through, too.
     coalesced: Option<Coalesced>,
     /// Messages that are ready, with the position that each of them leads to.
@@ -128,6 +130,7 @@ impl<E: Send + 'static> Subscription<E> {
             filter,
             position,
             taken: position,
+            replays: replay_from.is_some(),
             coalesced: None,
             ready: VecDeque::new(),
             end: FuturesUnordered::from_iter([end.boxed()]),
@@ -210,7 +213,7 @@ impl<E: Send + 'static> Subscription<E> {
                 state.hub.begin_anew(self.id);
                 drop(guard);
                 self.taken = registry.revision();
-                self.coalesced = None;
+                (self.replays, self.coalesced) = (false, None);
                 self.queue_snapshot(&registry, true);
             }
         }
@@ -228,8 +231,13 @@ impl<E: Send + 'static> Subscription<E> {
                 events = self.coalesced.take().unwrap_or_default().into_events();
             }
         }
+        let replays = self.replays;
+        self.replays &= !last;
         if !events.is_empty() {
             self.queue_changes(events, self.taken, coalesced);
+        } else if replays && last {
+            // It waits to hear that nothing is new, and how old that is.
+            self.ready.push_back((Message::Bookmark, self.taken));
         }
     }
 

@@ -16,8 +16,11 @@ pub(super) async fn finds_difference(shared: &Shared) -> bool {
     let core = &shared.core;
     let request = {
         let topics = shared.topics();
-        // The registry refuses all where one may not be read.
+        // The registry refuses all where one may not be read, and gives all where none is named.
         let services = topics.synced();
+        if services.is_empty() {
+            return false;
+        }
         FetchRequest {
             namespace: shared.namespace().to_owned(),
             consistency: Consistency::Local as i32,

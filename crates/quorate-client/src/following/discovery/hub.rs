@@ -23,7 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::audit;
 use super::cache::{self, Cache};
-use super::topics::{Feed, Queue, Topics};
+use super::topics::{Feed, LINGER, Queue, Topics};
 use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::counters::Counts;
@@ -34,11 +34,14 @@ use crate::nodes::retry::jittered;
 
 /// Services that are added within this go together.
 const GATHER: Duration = Duration::from_millis(5);
+/// A stream that is still to bring what was missed is not ended for other services, unless nothing
+/// comes for so long: where there are new ones all the time, none would bring anything.
+const FIRST_WORD: Duration = Duration::from_millis(100);
 /// Services that were refused are asked for again after this: the views have no way to begin anew,
 /// and rights change.
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 
-/// The stream that the views of a client share. Ends with the last of them.
+/// The stream that the views of a client share. Ends a while after the last of them.
 #[derive(Debug)]
 pub(super) struct Hub {
     pub(super) shared: Arc<Shared>,
@@ -75,7 +78,8 @@ impl Hub {
             saving: Notify::new(),
         });
         let runtime = &shared.core.runtime;
-        let mut tasks = vec![runtime.spawn(follow(shared.clone()))];
+        let follow = runtime.spawn(follow(shared.clone()));
+        let mut tasks = vec![follow, runtime.spawn(forget_unused(shared.clone()))];
         if shared.cache.is_some() {
             tasks.push(runtime.spawn(cache::save(shared.clone())));
         }
@@ -91,7 +95,11 @@ impl Hub {
     pub(super) fn takes(&self, service: &str) -> bool {
         let topics = self.shared.topics();
         // A client that follows more has several streams.
-        topics.by_name.len() < SERVICES_PER_CALL || topics.by_name.contains_key(service)
+        topics.used().count() < SERVICES_PER_CALL || topics.by_name.contains_key(service)
+    }
+
+    pub(super) fn follows_nothing(&self) -> bool {
+        self.shared.topics().by_name.is_empty()
     }
 
     pub(super) fn add(&self, feed: &Arc<Feed>) {
@@ -104,7 +112,7 @@ impl Hub {
     }
 
     pub(super) fn remove(&self, feed: &Arc<Feed>) {
-        if self.shared.topics().remove(feed) {
+        if self.shared.topics().remove(feed, Instant::now()) {
             self.shared.subscriptions.notify_one();
         }
     }
@@ -126,16 +134,28 @@ impl Hub {
         self.shared.topics().refused(&feed.selector.service)
     }
 
+    /// Waits until the registry refuses its service; why.
+    pub(super) async fn refusal(&self, feed: &Feed) -> Error {
+        let mut status = self.shared.status.subscribe();
+        loop {
+            if let Some(error) = self.refused(feed) {
+                return error;
+            }
+            // The sender lives as long as this hub.
+            let _never_closed = status.changed().await;
+        }
+    }
+
     /// How old the view is at most; `None`: nothing has said so yet.
     pub(super) fn age(&self, feed: &Feed) -> Option<Duration> {
         let fresh_at = self.shared.topics().fresh_at(&feed.selector.service);
         fresh_at.map(|at| at.elapsed())
     }
 
-    /// The same of each service.
+    /// The same of each service that has a view.
     pub(super) fn ages(&self) -> Vec<Option<Duration>> {
         let topics = self.shared.topics();
-        let fresh_at = topics.by_name.keys().map(|name| topics.fresh_at(name));
+        let fresh_at = topics.used().map(|name| topics.fresh_at(name));
         fresh_at.map(|at| at.map(|at| at.elapsed())).collect()
     }
 }
@@ -218,8 +238,11 @@ impl Apart {
         };
         self.suspects.remove(name);
         self.refused.insert(name.clone(), Instant::now() + jittered(REFUSED_PAUSE));
-        if let WatchStatus::Refused { error } = &*shared.status.borrow() {
-            shared.topics().refuse(name, error.clone());
+        let status = shared.status.borrow().clone();
+        if let WatchStatus::Refused { error } = status {
+            shared.topics().refuse(name, error);
+            // Who waits for a first word looks again.
+            shared.status.send_modify(|_| {});
         }
     }
 
@@ -257,13 +280,14 @@ async fn follow(shared: Arc<Shared>) {
     let mut follower = Follower::new(shared.core.clone(), "discover", status);
     follower.gives_up_when_denied();
     let mut apart = Apart::default();
+    let mut audit = next_audit(&shared);
     loop {
         if shared.topics().by_name.is_empty() {
             shared.subscriptions.notified().await;
             continue;
         }
         sleep(GATHER).await;
-        let Err(next) = stream(&shared, &mut follower, &mut apart).await;
+        let Err(next) = stream(&shared, &mut follower, &mut apart, &mut audit).await;
         match next {
             Next::Services => follower.begin_afresh(),
             // Refused together, though each alone is taken.
@@ -280,11 +304,22 @@ async fn follow(shared: Arc<Shared>) {
     }
 }
 
-/// Follows all services that may be followed, for as long as that works.
-async fn stream(
-    shared: &Arc<Shared>,
+/// Lets go of what no view has shown for long, for as long as the hub lives.
+async fn forget_unused(shared: Arc<Shared>) {
+    loop {
+        sleep(LINGER).await;
+        if shared.topics().forget_unused(Instant::now()) {
+            shared.subscriptions.notify_one();
+        }
+    }
+}
+
+/// Follows all services that may be followed, for as long as that works. The audit outlives it.
+async fn stream<'a>(
+    shared: &'a Shared,
     follower: &mut Follower,
     apart: &mut Apart,
+    audit: &mut BoxFuture<'a, bool>,
 ) -> Result<Infallible, Next> {
     // What was added until now is among the names.
     let _told = shared.subscriptions.notified().now_or_never();
@@ -313,19 +348,26 @@ async fn stream(
     }
     let from = shared.topics().lowest(&names);
     let mut stream = open(shared, follower, &node, apart, names, from).await?;
-    let mut audit = next_audit(shared);
     loop {
+        let is_complete = stream.is_complete();
         tokio::select! {
             event = follower.next(&mut stream) => {
                 let event = apart.note(shared, stream.services(), event)?;
                 apart.in_vain = 0;
                 take(shared, follower, &mut stream, event).await;
             }
-            next = others_or_due(shared, apart) => return Err(next),
-            differs = &mut audit, if stream.is_complete() => match differs {
-                true => return Err(Next::Services),
-                false => audit = next_audit(shared),
-            },
+            next = async {
+                if !is_complete {
+                    sleep(FIRST_WORD).await;
+                }
+                others_or_due(shared, apart).await
+            } => return Err(next),
+            differs = &mut *audit, if is_complete => {
+                *audit = next_audit(shared);
+                if differs {
+                    return Err(Next::Services);
+                }
+            }
         }
     }
 }

@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use quorate_proto::limits::SERVICES_PER_CALL;
 use quorate_proto::v1::{Change, ChangeKind, Instance, RemoveReason, Service};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -13,6 +15,10 @@ use super::instances::{Instances, Origin, Selector};
 use crate::cluster_id::ClusterId;
 use crate::error::Error;
 use crate::following::watch::{Backlog, WatchEvent};
+
+/// A service that no view shows any more is followed on for this long: where each call makes a view
+/// of its own, the next one finds it, and the stream stays.
+pub(super) const LINGER: Duration = Duration::from_secs(30);
 
 /// The services of a hub, by name.
 #[derive(Debug, Default)]
@@ -37,6 +43,8 @@ pub(super) struct Topic {
     origin: Origin,
     instances: BTreeMap<String, Arc<Instance>>,
     feeds: Vec<Arc<Feed>>,
+    /// Since when there are no feeds.
+    unused_since: Option<Instant>,
     /// Why the registry refuses it, if it does.
     refused: Option<Error>,
 }
@@ -186,6 +194,7 @@ impl Topic {
             origin: Origin::Nowhere,
             instances: BTreeMap::new(),
             feeds: Vec::new(),
+            unused_since: None,
             refused: None,
         }
     }
@@ -282,37 +291,61 @@ impl Topics {
     pub(super) fn add(&mut self, feed: Arc<Feed>) -> bool {
         let name = feed.selector.service.clone();
         let is_new = !self.by_name.contains_key(&name);
+        if is_new && self.by_name.len() >= SERVICES_PER_CALL {
+            let unused =
+                |(name, topic): (&String, &Topic)| Some((topic.unused_since?, name.clone()));
+            let oldest = self.by_name.iter().filter_map(unused).min();
+            oldest.and_then(|(_, name)| self.by_name.remove(&name));
+        }
         let topic = self.by_name.entry(name).or_insert_with(Topic::new);
         if topic.origin != Origin::Nowhere {
             topic.show_in(&feed);
             feed.tell();
         }
         topic.feeds.push(feed);
+        topic.unused_since = None;
         is_new
     }
 
-    /// The registry refuses to show a service. What is known of it stays.
+    /// The registry refuses to show a service. What is known of it stays, for as long as there is a
+    /// view: the next one asks anew.
     pub(super) fn refuse(&mut self, name: &str, error: Error) {
         self.distrust(name);
         if let Some(topic) = self.by_name.get_mut(name) {
             topic.refused = Some(error);
         }
+        self.by_name.retain(|_, topic| topic.unused_since.is_none() || topic.refused.is_none());
     }
 
     pub(super) fn refused(&self, name: &str) -> Option<Error> {
         self.by_name.get(name)?.refused.clone()
     }
 
-    /// Shows it in one view less. True: no view follows the service any more.
-    pub(super) fn remove(&mut self, feed: &Arc<Feed>) -> bool {
+    /// Shows it in one view less. True: the service is not to be followed any more.
+    pub(super) fn remove(&mut self, feed: &Arc<Feed>, now: Instant) -> bool {
         let name = &feed.selector.service;
         let Some(topic) = self.by_name.get_mut(name) else { return false };
         topic.feeds.retain(|known| !Arc::ptr_eq(known, feed));
-        let last = topic.feeds.is_empty();
-        if last {
+        topic.unused_since = topic.feeds.is_empty().then_some(now);
+        let goes = topic.unused_since.is_some() && topic.refused.is_some();
+        if goes {
             self.by_name.remove(name);
         }
-        last
+        goes
+    }
+
+    /// Forgets the services that no view has shown for long. True: there were some.
+    pub(super) fn forget_unused(&mut self, now: Instant) -> bool {
+        let before = self.by_name.len();
+        let stays = |topic: &Topic| topic.unused_since.is_none_or(|since| now < since + LINGER);
+        self.by_name.retain(|_, topic| stays(topic));
+        self.by_name.len() < before
+    }
+
+    /// The services that some view shows.
+    pub(super) fn used(&self) -> impl Iterator<Item = &String> {
+        let used = self.by_name.iter().filter(|(_, topic)| topic.unused_since.is_none());
+        used.map(|(name, _)| name)
     }
 
     pub(super) fn names(&self) -> Vec<String> {

@@ -30,6 +30,11 @@ fn authenticate<T>(state: &Shared, request: &Request<T>) -> Result<(), Status> {
     Err(Status::unauthenticated("the token is not known, or has run out"))
 }
 
+/// Whom a node names.
+fn leader_of(mode: Mode) -> u64 {
+    u64::from(mode != Mode::Leaderless)
+}
+
 impl Node {
     /// What every call does first and last.
     async fn serve<Req, Res>(
@@ -53,7 +58,7 @@ impl Node {
             Mode::NoRoom if name == "register" => {
                 return Err(Status::resource_exhausted("the disk is nearly full"));
             }
-            Mode::Honest | Mode::SwallowAnswers | Mode::NoRoom => {}
+            Mode::Honest | Mode::Leaderless | Mode::SwallowAnswers | Mode::NoRoom => {}
             Mode::Slow(time) => tokio::time::sleep(time).await,
             Mode::Hang => std::future::pending().await,
             Mode::Unavailable => return Err(Status::unavailable("no leader")),
@@ -76,7 +81,7 @@ impl Node {
             let header = ResponseHeader {
                 cluster_id: state.cluster_id,
                 node_id: self.number as u64 + 1,
-                leader_id: 1,
+                leader_id: leader_of(mode),
                 leader_address: state.leader_address.clone(),
                 members_as_of: match name == "list members"
                     || state.tells_of_members == Tells::Answers
@@ -388,7 +393,7 @@ impl Registry for Node {
             Mode::Broken | Mode::Overloaded | Mode::Full => return Err(Status::internal("broken")),
             Mode::Refusing => return Err(Status::permission_denied("not for you")),
             Mode::Slow(time) => tokio::time::sleep(time).await,
-            Mode::Honest | Mode::NoRoom => {}
+            Mode::Honest | Mode::Leaderless | Mode::NoRoom => {}
         }
         if subscribe.services.iter().any(String::is_empty) {
             return Err(Status::invalid_argument("services: \"\": 1 to 253 bytes"));
@@ -403,7 +408,20 @@ impl Registry for Node {
         if ours && subscribe.from_revision > last + 1_000_000 {
             return Err(Status::out_of_range("from_revision is beyond what there is"));
         }
-        let messages = locked(&self.state).subscribe(self.number, &subscribe);
+        let (messages, mut silence) = {
+            let mut state = locked(&self.state);
+            let messages = state.subscribe(self.number, &subscribe, leader_of(mode));
+            (messages, Some(state.first_word_after).filter(|time| !time.is_zero()))
+        };
+        let messages = ReceiverStream::new(messages).then(move |message| {
+            let silence = silence.take();
+            async move {
+                if let Some(time) = silence {
+                    tokio::time::sleep(time).await;
+                }
+                message
+            }
+        });
         let state = self.state.clone();
         tokio::spawn(async move {
             while let Some(Ok(request)) = requests.next().await {
@@ -412,7 +430,7 @@ impl Registry for Node {
                 }
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        Ok(Response::new(Box::pin(messages)))
     }
 }
 

@@ -61,7 +61,18 @@ fn watch(
     leaders: &watch::Sender<Option<NodeId>>,
     begin: Begin,
 ) -> Subscription<Infallible> {
-    let filter = Filter::all_of(Namespace::default(), Selection::Prefix(String::new()));
+    watch_for(applied, leaders, begin, &[])
+}
+
+/// For instances that have all of these tags.
+fn watch_for(
+    applied: &Arc<Applied>,
+    leaders: &watch::Sender<Option<NodeId>>,
+    begin: Begin,
+    tags: &[&str],
+) -> Subscription<Infallible> {
+    let all = Filter::all_of(Namespace::default(), Selection::Prefix(String::new()));
+    let filter = Filter { tags: tags.iter().map(ToString::to_string).collect(), ..all };
     let bookmark = Duration::from_secs(60);
     let (leaders, end) = (leaders.subscribe(), std::future::pending());
     Subscription::start(applied.clone(), filter, (begin, None), leaders, bookmark, end)
@@ -141,6 +152,30 @@ async fn a_watcher_that_resumes_is_told_every_change() {
         told.extend(changes(positioned).iter().map(|event| event.revision.0));
     }
     assert!(told.into_iter().eq(2..=2_501));
+}
+
+/// It waits to hear where it stands; who is only woken in vain does not.
+#[tokio::test(start_paused = true)]
+async fn a_watcher_that_resumes_is_told_at_once_that_it_has_all() {
+    let applied = Arc::new(Applied::new(100_000, usize::MAX, Histogram::new([])));
+    let leaders = watch::Sender::new(None);
+    register(&applied, "a");
+    (0..2_500).for_each(|weight| weigh(&applied, "a", weight));
+    let begun = Instant::now();
+    let mut whole = watch(&applied, &leaders, Begin::After(Revision(2_501)));
+    let mut blind = watch_for(&applied, &leaders, Begin::After(Revision(1)), &["none"]);
+    for (resumed, from) in [(&mut whole, 2_501), (&mut blind, 1)] {
+        let first = resumed.next().await;
+        assert!(matches!(first.message, Message::Bookmark), "{first:?}");
+        assert_eq!((first.previous, first.revision), (Revision(from), Revision(2_501)));
+    }
+    let many: Vec<String> = (0..100).map(|at| format!("i{at}")).collect();
+    register_all(&applied, &many.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(changes(whole.next().await).len(), 100);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    let second = Duration::from_secs(1);
+    let in_vain = tokio::time::timeout(second, blind.next()).await;
+    assert!(in_vain.is_err(), "{in_vain:?}");
 }
 
 /// Between single changes, too many at once to be queued.

@@ -51,7 +51,9 @@ fn a_service_that_was_not_read_yet_takes_no_changes() {
     let change = Change { revision: 6, kind, instance: Some(instance("b2")), reason: 0 };
     assert_eq!(topics.apply(vec![change]), Vec::<String>::new());
     topics.move_to(7);
-    topics.remove(&a);
+    let now = Instant::now();
+    topics.remove(&a, now);
+    assert!(topics.forget_unused(now + LINGER));
     assert_eq!(topics.lowest(&topics.names()), 0, "the next stream has to begin with a snapshot");
     assert_eq!(b.current.load().origin(), Origin::Nowhere);
     // Which may come from a node that is behind.
@@ -61,6 +63,47 @@ fn a_service_that_was_not_read_yet_takes_no_changes() {
     assert_eq!(b.current.load().len(), 2);
     topics.move_to(8);
     assert_eq!(topics.lowest(&topics.names()), 8);
+}
+
+fn view(service: &str) -> Arc<Feed> {
+    Arc::new(Feed::new(Selector::service(service)))
+}
+
+#[test]
+fn a_service_stays_for_a_while_after_its_last_view() {
+    let mut topics = Topics::default();
+    let (a, b) = (view("a"), view("b"));
+    assert!(topics.add(a.clone()) && topics.add(b.clone()));
+    topics.replace(&topics.names(), 5, Vec::new());
+    let now = Instant::now();
+    assert!(!topics.remove(&a, now) && !topics.remove(&b, now));
+    assert_eq!(topics.used().count(), 0);
+    let again = view("a");
+    assert!(!topics.add(again.clone()), "it is followed");
+    assert_eq!(again.current.load().origin(), Origin::Registry);
+    let nearly = now + LINGER - Duration::from_millis(1);
+    assert!(!topics.forget_unused(nearly) && topics.forget_unused(now + LINGER));
+    assert_eq!(topics.names(), ["a"]);
+    // The next view of one that is refused asks anew.
+    topics.refuse("a", Error::NoAddresses);
+    assert!(topics.remove(&again, now) && topics.names().is_empty());
+    topics.add(a.clone());
+    topics.remove(&a, now);
+    topics.refuse("a", Error::NoAddresses);
+    assert!(topics.names().is_empty());
+}
+
+#[test]
+fn what_was_without_a_view_for_longest_makes_room() {
+    let mut topics = Topics::default();
+    let views: Vec<_> = (0..SERVICES_PER_CALL).map(|at| view(&format!("s{at}"))).collect();
+    views.iter().for_each(|view| assert!(topics.add(view.clone())));
+    let now = Instant::now();
+    topics.remove(&views[7], now + Duration::from_secs(1));
+    topics.remove(&views[8], now);
+    assert!(topics.add(view("new")));
+    assert_eq!(topics.names().len(), SERVICES_PER_CALL);
+    assert!(topics.by_name.contains_key("s7") && !topics.by_name.contains_key("s8"));
 }
 
 #[test]
