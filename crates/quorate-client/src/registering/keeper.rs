@@ -12,12 +12,13 @@
 
 mod changing;
 mod leaving;
+mod renewing;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::v1::{RegisterRequest, RegisterResponse};
-use rand::Rng;
+use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,7 @@ use tonic::{Request, Status};
 
 use super::claims::{Claim, incarnation_at_least, new_incarnation};
 use super::handle::{Command, Gone, Lease, RegistrationState};
-use super::renewals::{Renewals, Renewed, next_renewal, slack};
+use super::renewals::{Outcome, Renewals, next_renewal};
 use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::error::{Error, current_incarnation};
@@ -36,14 +37,9 @@ use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
 use crate::types::{InstanceSpec, Registration};
 
-/// A renewal gets no less than this on one node, however short the TTL.
-const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
 /// How often a first registration takes the next higher incarnation, should others do the same
 /// meanwhile.
 const FIRST_INCARNATIONS_MAX: u32 = 3;
-/// Leases of a client that were lost together are registered again at this pace, on average, or
-/// within half an interval.
-const REREGISTER_EVERY: Duration = Duration::from_millis(5);
 
 /// What an undisturbed keeper has waited for.
 #[derive(Debug)]
@@ -52,7 +48,7 @@ enum Event {
     Due,
     /// The renewal under way was answered, or failed on all nodes; `Err`: the task that renews is
     /// gone.
-    Renewed(Result<Result<Renewed, Failure>, oneshot::error::RecvError>),
+    Renewed(Result<Outcome, RecvError>),
     /// Another cluster answers than the one that granted the lease.
     OtherCluster { is: ClusterId },
 }
@@ -91,7 +87,7 @@ pub(super) struct Keeper {
     register_at: Option<Instant>,
     renewals: Arc<Renewals>,
     /// A renewal under way.
-    renewing: Option<oneshot::Receiver<Result<Renewed, Failure>>>,
+    renewing: Option<oneshot::Receiver<Outcome>>,
     /// The cluster that answers.
     cluster: watch::Receiver<Option<ClusterId>>,
     state: watch::Sender<RegistrationState>,
@@ -260,9 +256,7 @@ impl Keeper {
         match event {
             Event::Due => match self.lease.filter(|_| self.renewal_is_next()) {
                 Some(held) => {
-                    let limit = (held.interval / 2).max(SHORTEST_RENEWAL);
-                    let slack = slack(held.interval);
-                    self.renewing = Some(self.renewals.submit(held.lease, slack, limit));
+                    self.renew(held);
                     Next::Keep
                 }
                 None => match Box::pin(self.register_once()).await {
@@ -271,22 +265,10 @@ impl Keeper {
                 },
             },
             Event::OtherCluster { is } => {
-                // Other clients may have heard of it in the same moment, however few this one has.
-                if let Some(lost) = self.lost_with(usize::MAX) {
-                    self.retrying(Error::OtherCluster { was: lost.cluster_id, is });
-                }
+                self.other_cluster(is);
                 Next::Keep
             }
-            Event::Renewed(outcome) => {
-                self.renewing = None;
-                match outcome {
-                    Ok(Ok(renewed)) => self.renewed(renewed),
-                    Ok(Err(failure)) => self.renewal_failed(failure),
-                    // The runtime is being shut down.
-                    Err(_gone) => return Next::Stop,
-                }
-                Next::Keep
-            }
+            Event::Renewed(outcome) => self.renewal_ended(outcome),
         }
     }
 
@@ -294,51 +276,6 @@ impl Keeper {
     fn renewal_is_next(&self) -> bool {
         let is_first = |at: Instant| self.renew_at <= at.max(Instant::now());
         self.renewing.is_none() && self.register_at.is_none_or(is_first)
-    }
-
-    fn renewed(&mut self, renewed: Renewed) {
-        let Some(held) = self.lease else { return };
-        match renewed {
-            Renewed::Kept { revision } => {
-                self.renew_at = Instant::now() + next_renewal(held.interval);
-                if self.register_at.is_none() {
-                    self.rounds.reset();
-                }
-                if matches!(*self.state.borrow(), RegistrationState::Retrying { .. }) {
-                    self.registered(Lease { revision, ..held.lease });
-                }
-            }
-            Renewed::Unknown { with } => {
-                self.lost_with(with.saturating_sub(1));
-                let status = Status::not_found("the lease is gone");
-                self.retrying(Error::rejected("renew", &status));
-            }
-        }
-    }
-
-    /// The lease is gone, and with it the leases of `others` other registrations. One alone is
-    /// registered again at once; many not all in the same moment.
-    fn lost_with(&mut self, others: usize) -> Option<Lease> {
-        let Held { lease, interval } = self.lease.take()?;
-        self.renewing = None;
-        let others = u32::try_from(others).unwrap_or(u32::MAX);
-        let span = REREGISTER_EVERY.saturating_mul(others).min(interval / 2);
-        self.register_at = Some(Instant::now() + rand::rng().random_range(Duration::ZERO..=span));
-        Some(lease)
-    }
-
-    /// Decides what a renewal that failed on all nodes calls for.
-    fn renewal_failed(&mut self, failure: Failure) {
-        let told = retry_after(&failure.status).unwrap_or_default();
-        match failure.decision {
-            // The lease is gone: whether another run has the instance now, registering will show.
-            Decision::Reregister | Decision::Superseded => {
-                self.lease = None;
-                self.register_at = Some(Instant::now() + told);
-            }
-            decision => self.renew_at = Instant::now() + self.pause(decision).max(told),
-        }
-        self.retrying(failure.into_error());
     }
 
     /// Decides what a failed attempt to register calls for.

@@ -59,7 +59,8 @@ pub(super) enum Renewed {
     Unknown { with: usize },
 }
 
-type Outcome = Result<Renewed, Failure>;
+/// `Err`: it failed on all nodes.
+pub(super) type Outcome = Result<Renewed, Failure>;
 
 #[derive(Debug)]
 struct Renewal {
