@@ -8,7 +8,8 @@
 //! it brings nothing back.
 //!
 //! A lease is renewed until the registry does not know it any more, whatever becomes of attempts to
-//! register beside it: a registry that takes no changes renews all the same.
+//! register and of changes beside it, and also while they wait for an answer: a registry that takes
+//! no changes renews all the same.
 
 mod changing;
 mod leaving;
@@ -161,7 +162,7 @@ impl Keeper {
             } else {
                 tokio::select! {
                     command = commands.recv() => command,
-                    event = self.wait() => {
+                    event = self.wait(self.register_at) => {
                         let reaction = leaving.run_until_cancelled(self.react(event)).await;
                         next = reaction.unwrap_or(Next::Keep);
                         continue;
@@ -218,11 +219,12 @@ impl Keeper {
         self.state.send_replace(RegistrationState::Draining);
     }
 
-    /// Waits until there is something to do. Can be cancelled.
-    async fn wait(&mut self) -> Event {
-        let Self { lease, renewing, cluster, renew_at, register_at, .. } = self;
+    /// Waits until there is something to do; an attempt to register at this time. Can be
+    /// cancelled.
+    async fn wait(&mut self, register_at: Option<Instant>) -> Event {
+        let Self { lease, renewing, cluster, renew_at, .. } = self;
         let renew_at = lease.map(|_| *renew_at).filter(|_| renewing.is_none());
-        let due = [renew_at, *register_at].into_iter().flatten().min();
+        let due = [renew_at, register_at].into_iter().flatten().min();
         let granted_by = lease.map(|held| held.lease.cluster_id);
         let other_cluster = async {
             let is_other = |is: &Option<ClusterId>| granted_by.is_some() && *is != granted_by;
@@ -314,27 +316,31 @@ impl Keeper {
 
     async fn register_once(&mut self) -> Result<(), Failure> {
         // A single attempt.
-        let plan = self.core.plan("register", Target::Leader);
+        let core = self.core();
+        let plan = core.plan("register", Target::Leader);
         let request = self.register_request();
-        let write = Write::begin(&self.core.origin);
+        let write = Write::begin(&core.origin);
         let send = |channel, mut request: Request<RegisterRequest>| {
             request.get_mut().request_id = write.id();
             async move { registry(channel).register(request).await }
         };
         let deadline = Instant::now() + plan.within;
-        let endpoints = &self.core.endpoints;
+        let endpoints = &core.endpoints;
         let token = endpoints.token_changes();
-        let answer =
-            match attempt(endpoints, &plan, &mut self.rounds, deadline, &request, send).await {
-                Ok(answer) => answer,
-                Err(failure) => {
-                    if failure.decision == Decision::Reauthenticate {
-                        // The next attempt takes it, if there is another one.
-                        endpoints.has_other_token(token).await;
-                    }
-                    return Err(failure);
+        let mut rounds = std::mem::replace(&mut self.rounds, Rounds::new(BACKGROUND));
+        let attempt = attempt(endpoints, &plan, &mut rounds, deadline, &request, send);
+        let answer = self.beside_renewals(attempt).await;
+        self.rounds = rounds;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failure) => {
+                if failure.decision == Decision::Reauthenticate {
+                    // The next attempt takes it, if there is another one.
+                    endpoints.has_other_token(token).await;
                 }
-            };
+                return Err(failure);
+            }
+        };
         self.accept(&answer)
             .map_err(|error| Failure::answered(&plan, Status::out_of_range(error.to_string())))
     }

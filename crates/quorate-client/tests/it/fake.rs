@@ -33,6 +33,8 @@ pub(crate) enum Mode {
     Hang,
     /// Has no leader.
     Unavailable,
+    /// Answers no call, and goes on renewing.
+    Deaf,
     /// Makes the change and never answers.
     SwallowAnswers,
     /// Answers INTERNAL.

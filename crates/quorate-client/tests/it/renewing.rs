@@ -74,6 +74,36 @@ async fn a_stream_that_fails_goes_on_at_another_node() {
     }
 }
 
+/// Full nodes, or nodes without a quorum, let a change wait for all of the time that it may take;
+/// the stream of renewals is served meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_kept_up_while_a_change_waits() {
+    // S3.2
+    let fakes = Fake::cluster(1);
+    let client = Client::builder([fakes[0].address()])
+        .member_refresh(None)
+        .attempt_timeout(Duration::from_secs(1))
+        .call_timeout(Duration::from_secs(2))
+        .build()
+        .unwrap();
+    let ttl = Duration::from_millis(900);
+    let handle = client.register(instance(0, ttl)).await.unwrap();
+    fakes[0].set(Mode::Deaf);
+    let failed = within(handle.set_load(7)).await;
+    assert!(matches!(failed, Err(Error::Unreachable { .. })), "{failed:?}");
+    // It stays wanted. Each attempt waits for a second.
+    let attempts = fakes[0].calls("register");
+    until("two attempts more", || fakes[0].calls("register") >= attempts + 3).await;
+    fakes[0].set(Mode::Honest);
+    let load = || fakes[0].state().instances.values().next().map(|instance| instance.load);
+    until("it is made", || load() == Some(7)).await;
+    let renewals = fakes[0].state().renewals.remove(&1).unwrap_or_default();
+    let gap = |of: &[(usize, Instant)]| of[1].1.duration_since(of[0].1);
+    let longest = renewals.windows(2).map(gap).max();
+    assert!(renewals.len() >= 6, "{} renewals", renewals.len());
+    assert!(longest < Some(ttl), "not renewed for {longest:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_lost_together_come_back_one_after_the_other() {
     // S0.5, S3.8

@@ -1,5 +1,6 @@
-//! The lease that a registration has: its renewals, and what comes of them.
+//! The lease that a registration has: its renewals, also beside a call, and what comes of them.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use rand::Rng;
@@ -7,7 +8,7 @@ use tokio::sync::oneshot::error::RecvError;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::{Held, Keeper, Next};
+use super::{Event, Held, Keeper, Next};
 use crate::cluster_id::ClusterId;
 use crate::error::Error;
 use crate::nodes::call::Failure;
@@ -22,6 +23,28 @@ const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
 const REREGISTER_EVERY: Duration = Duration::from_millis(5);
 
 impl Keeper {
+    /// Waits for a call, and keeps up the lease that there is meanwhile.
+    pub(super) async fn beside_renewals<T>(&mut self, call: impl Future<Output = T>) -> T {
+        let mut call = pin!(call);
+        loop {
+            let event = tokio::select! {
+                biased; // an answer makes what else there is out of date
+                answer = &mut call => return answer,
+                event = self.wait(None) => event,
+            };
+            match (event, self.lease) {
+                (Event::Due, Some(held)) => self.renew(held),
+                (Event::Due, None) => {}
+                (Event::OtherCluster { is }, _) => self.other_cluster(is),
+                (Event::Renewed(outcome), _) => {
+                    if self.renewal_ended(outcome) == Next::Stop {
+                        return call.await;
+                    }
+                }
+            }
+        }
+    }
+
     /// Hands in a renewal.
     pub(super) fn renew(&mut self, held: Held) {
         let limit = (held.interval / 2).max(SHORTEST_RENEWAL);

@@ -53,9 +53,10 @@ impl Node {
             Mode::NoRoom if name == "register" => {
                 return Err(Status::resource_exhausted("the disk is nearly full"));
             }
+            Mode::Deaf if name == "renew" => {}
             Mode::Honest | Mode::SwallowAnswers | Mode::NoRoom => {}
             Mode::Slow(time) => tokio::time::sleep(time).await,
-            Mode::Hang => std::future::pending().await,
+            Mode::Hang | Mode::Deaf => std::future::pending().await,
             Mode::Unavailable => return Err(Status::unavailable("no leader")),
             Mode::Broken => return Err(Status::internal("the disk is failing")),
             Mode::Refusing => return Err(Status::permission_denied("not for you")),
@@ -383,7 +384,7 @@ impl Registry for Node {
             return Err(Status::invalid_argument("the first message is to subscribe"));
         };
         match mode {
-            Mode::Hang | Mode::SwallowAnswers => std::future::pending().await,
+            Mode::Hang | Mode::Deaf | Mode::SwallowAnswers => std::future::pending().await,
             Mode::Unavailable => return Err(Status::unavailable("stopping")),
             Mode::Broken | Mode::Overloaded | Mode::Full => return Err(Status::internal("broken")),
             Mode::Refusing => return Err(Status::permission_denied("not for you")),
