@@ -41,7 +41,7 @@ pub(crate) enum Mode {
     Broken,
     /// Has too much to do, and says when to come back.
     Overloaded,
-    /// Has no room for more calls, which is no other node's trouble.
+    /// Has no room for more calls, which is no other node's trouble, and says when to come back.
     Full,
     /// Does nothing for this client, which has no right to it.
     Refusing,

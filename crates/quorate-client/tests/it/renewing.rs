@@ -219,19 +219,50 @@ async fn an_outage_that_is_over_makes_no_later_one_longer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_overloaded_node_is_left_alone_for_as_long_as_it_says() {
-    let fakes = Fake::cluster(1);
+    for mode in [Mode::Overloaded, Mode::Full] {
+        let fakes = Fake::cluster(1);
+        let client = client(&fakes).await;
+        let interval = Duration::from_millis(50);
+        let handle = client.register(instance(0, 3 * interval)).await.unwrap();
+        until("it renews", || fakes[0].calls("renew") >= 2).await;
+        fakes[0].set(mode);
+        let before = fakes[0].calls("renew");
+        until("the first refusal", || fakes[0].calls("renew") > before).await;
+        let begun = Instant::now();
+        until("one more", || fakes[0].calls("renew") > before + 1).await;
+        let took = begun.elapsed();
+        assert!(took >= RETRY_AFTER / 2, "{mode:?}: came back after {took:?}");
+        until("four more", || fakes[0].calls("renew") > before + 4).await;
+        let took = begun.elapsed();
+        assert!(took >= 3 * RETRY_AFTER, "{mode:?}: four times in {took:?}");
+        fakes[0].set(Mode::Honest);
+        within(handle.registered()).await.unwrap();
+    }
+}
+
+/// When to come back to a full node is for those who have no other; nor does what it serves well
+/// bring the renewals back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewals_leave_a_full_node_at_once() {
+    // S1.3
+    let fakes = Fake::cluster(2);
     let client = client(&fakes).await;
-    let interval = Duration::from_millis(50);
-    let handle = client.register(instance(0, 3 * interval)).await.unwrap();
+    let _handle = client.register(instance(0, Duration::from_millis(600))).await.unwrap();
+    let watch = client.watch("s");
+    within(watch.synced()).await.unwrap();
     until("it renews", || fakes[0].calls("renew") >= 2).await;
-    fakes[0].set(Mode::Overloaded);
+    fakes[0].set(Mode::Full);
     let before = fakes[0].calls("renew");
-    until("the first refusal", || fakes[0].calls("renew") > before).await;
+    until("a refusal", || fakes[0].calls("renew") > before).await;
     let begun = Instant::now();
-    until("four more", || fakes[0].calls("renew") > before + 4).await;
-    assert!(begun.elapsed() >= 3 * RETRY_AFTER, "came back after {:?}", begun.elapsed());
-    fakes[0].set(Mode::Honest);
-    within(handle.registered()).await.unwrap();
+    until("a renewal elsewhere", || {
+        let mut state = fakes[0].state();
+        state.bookmark(0, Duration::ZERO);
+        state.renewals[&1].iter().any(|(node, _)| *node == 1)
+    })
+    .await;
+    let took = begun.elapsed();
+    assert!(took < RETRY_AFTER, "waited for {took:?}");
 }
 
 /// Whatever is to be registered: the attempts on a registry that is down are few, and go on.

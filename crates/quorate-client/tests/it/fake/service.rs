@@ -60,15 +60,13 @@ impl Node {
             Mode::Unavailable => return Err(Status::unavailable("no leader")),
             Mode::Broken => return Err(Status::internal("the disk is failing")),
             Mode::Refusing => return Err(Status::permission_denied("not for you")),
-            Mode::Full => {
-                let mut status = Status::resource_exhausted("32768 calls are under way");
-                status.metadata_mut().insert("try-elsewhere", "1".parse().unwrap());
-                return Err(status);
-            }
-            Mode::Overloaded => {
+            Mode::Overloaded | Mode::Full => {
                 let mut status = Status::resource_exhausted("too many calls wait");
                 let after = RETRY_AFTER.as_millis() as u64;
                 status.metadata_mut().insert("retry-after-ms", after.into());
+                if mode == Mode::Full {
+                    status.metadata_mut().insert("try-elsewhere", "1".parse().unwrap());
+                }
                 return Err(status);
             }
         }
