@@ -2,6 +2,7 @@
 
 use quorate_proto::v1;
 
+use super::cluster::MAY_RETURN;
 use super::*;
 
 fn endpoints(addresses: &[&str]) -> Endpoints {
