@@ -224,7 +224,7 @@ impl Endpoints {
         if let Some(cluster_id) = header.and_then(ClusterId::of) {
             self.admit(&mut inner, address, cluster_id)?;
         }
-        inner.worked(address, target);
+        inner.served(address, target);
         let leader = header.map_or("", |header| header.leader_address.as_str());
         if !leader.is_empty() {
             inner.lead(leader, &self.dial);
@@ -237,16 +237,11 @@ impl Endpoints {
         Ok(())
     }
 
-    /// A node refused: it works.
-    pub(crate) fn refused(&self, address: &Address, target: Target) {
-        self.lock().worked(address, target);
-    }
-
     /// A node could not serve: it is asked last for a while, and the members are looked up again.
     pub(crate) fn failed(&self, address: &Address) {
         let mut inner = self.lock();
         inner.leader.take_if(|leader| leader == address);
-        if let Some(node) = inner.nodes.iter_mut().find(|node| node.address == *address) {
+        if let Some(node) = inner.node_mut(address) {
             node.failed_at = Some(Instant::now());
         }
         if inner.current == *address
@@ -357,9 +352,13 @@ impl Node {
 }
 
 impl Inner {
-    /// A node works. What is served by any goes on with it.
-    fn worked(&mut self, address: &Address, target: Target) {
-        if let Some(node) = self.nodes.iter_mut().find(|node| node.address == *address) {
+    fn node_mut(&mut self, address: &Address) -> Option<&mut Node> {
+        self.nodes.iter_mut().find(|node| node.address == *address)
+    }
+
+    /// A node served. What is served by any goes on with it.
+    fn served(&mut self, address: &Address, target: Target) {
+        if let Some(node) = self.node_mut(address) {
             node.failed_at = None;
             if target == Target::Any {
                 self.current = address.clone();

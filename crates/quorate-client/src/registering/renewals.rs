@@ -193,7 +193,12 @@ impl Sender {
                 }
                 Err(status) => Err(status),
             };
-            if let Err(status) = ended {
+            if let Err(mut status) = ended {
+                if !decide(&status).blames_node()
+                    && let Err(foreign) = self.endpoints.refused(&address, &status)
+                {
+                    status = foreign;
+                }
                 let decision = decide(&status);
                 if is_late(&status) {
                     rounds.was_late();

@@ -45,6 +45,8 @@ pub(crate) enum Mode {
     Full,
     /// Does nothing for this client, which has no right to it.
     Refusing,
+    /// Knows no caller, and says of which cluster it is.
+    Stranger,
     /// Has a disk that is nearly full: it registers nothing, and goes on renewing.
     NoRoom,
     /// Does everything, and takes this long.

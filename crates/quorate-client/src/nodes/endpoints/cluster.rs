@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use quorate_proto::trailers;
 use tokio::sync::watch;
 use tonic::Status;
 
@@ -13,6 +14,7 @@ use crate::cluster_id::ClusterId;
 /// answered last. Longer than an election: a cluster that is only between two leaders must not be
 /// left for a stranger.
 pub(super) const MAY_RETURN: Duration = Duration::from_secs(5);
+
 impl Endpoints {
     /// The cluster that the client is of; `None` before the first answer.
     pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
@@ -22,6 +24,29 @@ impl Endpoints {
     /// Follows which cluster the client is of.
     pub(crate) fn watch_cluster(&self) -> watch::Receiver<Option<ClusterId>> {
         self.cluster.subscribe()
+    }
+
+    /// A node refused: it works.
+    ///
+    /// # Errors
+    /// It says that it is of another cluster, while there may be nodes of the client's own: then
+    /// its refusal does not count, and the next node is to be asked.
+    pub(crate) fn refused(&self, address: &Address, refusal: &Status) -> Result<(), Status> {
+        let mut inner = self.lock();
+        if let Some(is) = told_by(refusal) {
+            inner.note_cluster(address, is);
+            if let Some(ours) = self.cluster_id().filter(|ours| *ours != is) {
+                inner.check_left(ours, is)?;
+                drop(inner);
+                // A refusal does not bring the client to a cluster; an answer of another node may.
+                self.failed(address);
+                return Ok(());
+            }
+        }
+        if let Some(node) = inner.node_mut(address) {
+            node.failed_at = None;
+        }
+        Ok(())
     }
 
     /// Notes which cluster a node is of. The client goes over to another one when each node that it
@@ -34,14 +59,10 @@ impl Endpoints {
         is: ClusterId,
     ) -> Result<(), Status> {
         let ours = self.cluster_id();
-        if let Some(node) = inner.nodes.iter_mut().find(|node| node.address == *address) {
-            node.cluster_id = Some(is);
-        }
+        inner.note_cluster(address, is);
         if ours != Some(is) {
-            if let Some(ours) = ours.filter(|ours| inner.may_have_nodes_of(*ours)) {
-                return Err(Status::unavailable(format!(
-                    "the node is of cluster {is}, and there may still be nodes of {ours}"
-                )));
+            if let Some(ours) = ours {
+                inner.check_left(ours, is)?;
             }
             let of_it = inner.nodes.iter_mut().filter(|node| node.cluster_id == Some(is));
             of_it.for_each(|node| node.failed_at = None);
@@ -60,6 +81,23 @@ impl Endpoints {
 }
 
 impl Inner {
+    fn note_cluster(&mut self, address: &Address, is: ClusterId) {
+        if let Some(node) = self.node_mut(address) {
+            node.cluster_id = Some(is);
+        }
+    }
+
+    /// # Errors
+    /// Some node may be of the client's cluster, so that no other one counts.
+    fn check_left(&self, ours: ClusterId, is: ClusterId) -> Result<(), Status> {
+        if !self.may_have_nodes_of(ours) {
+            return Ok(());
+        }
+        Err(Status::unavailable(format!(
+            "the node is of cluster {is}, and there may still be nodes of {ours}"
+        )))
+    }
+
     /// Whether some node may be of this cluster, which was the client's: one that was not asked
     /// yet, too.
     fn may_have_nodes_of(&self, cluster_id: ClusterId) -> bool {
@@ -70,4 +108,10 @@ impl Inner {
         };
         self.nodes.iter().any(may_be)
     }
+}
+
+/// Of which cluster a node is, by a refusal: it has no header of ours.
+fn told_by(refusal: &Status) -> Option<ClusterId> {
+    let told = refusal.metadata().get(trailers::CLUSTER)?.to_str().ok()?;
+    ClusterId::new(u64::from_str_radix(told, 16).ok()?)
 }

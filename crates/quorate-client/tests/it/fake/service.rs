@@ -31,6 +31,17 @@ fn authenticate<T>(state: &Shared, request: &Request<T>) -> Result<(), Status> {
 }
 
 impl Node {
+    fn mode(&self) -> Result<Mode, Status> {
+        let mode = *self.mode.lock().unwrap();
+        if mode != Mode::Stranger {
+            return Ok(mode);
+        }
+        let mut status = Status::unauthenticated("the token is not known here");
+        let is = format!("{:016x}", locked(&self.state).cluster_id);
+        status.metadata_mut().insert("quorate-cluster-id", is.parse().unwrap());
+        Err(status)
+    }
+
     /// What every call does first and last.
     async fn serve<Req, Res>(
         &self,
@@ -38,7 +49,7 @@ impl Node {
         request: Request<Req>,
         serve: impl FnOnce(&mut State, ResponseHeader, Req) -> Result<Res, Status>,
     ) -> Result<Response<Res>, Status> {
-        let mode = *self.mode.lock().unwrap();
+        let mode = self.mode()?;
         if name != "renew" {
             authenticate(&self.state, &request)?;
         }
@@ -54,7 +65,7 @@ impl Node {
                 return Err(Status::resource_exhausted("the disk is nearly full"));
             }
             Mode::Deaf if name == "renew" => {}
-            Mode::Honest | Mode::SwallowAnswers | Mode::NoRoom => {}
+            Mode::Honest | Mode::SwallowAnswers | Mode::NoRoom | Mode::Stranger => {}
             Mode::Slow(time) => tokio::time::sleep(time).await,
             Mode::Hang | Mode::Deaf => std::future::pending().await,
             Mode::Unavailable => return Err(Status::unavailable("no leader")),
@@ -339,6 +350,7 @@ impl Registry for Node {
         &self,
         request: Request<Streaming<RenewRequest>>,
     ) -> Result<Response<Self::RenewStreamStream>, Status> {
+        self.mode()?;
         authenticate(&self.state, &request)?;
         let token = request.metadata().get("authorization").cloned();
         {
@@ -371,7 +383,7 @@ impl Registry for Node {
         &self,
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let mode = *self.mode.lock().unwrap();
+        let mode = self.mode()?;
         authenticate(&self.state, &request)?;
         *locked(&self.state).calls.entry("watch").or_default() += 1;
         let mut requests = request.into_inner();
@@ -387,7 +399,7 @@ impl Registry for Node {
             Mode::Broken | Mode::Overloaded | Mode::Full => return Err(Status::internal("broken")),
             Mode::Refusing => return Err(Status::permission_denied("not for you")),
             Mode::Slow(time) => tokio::time::sleep(time).await,
-            Mode::Honest | Mode::NoRoom => {}
+            Mode::Honest | Mode::NoRoom | Mode::Stranger => {}
         }
         if subscribe.services.iter().any(String::is_empty) {
             return Err(Status::invalid_argument("services: \"\": 1 to 253 bytes"));
