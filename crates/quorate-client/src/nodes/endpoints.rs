@@ -271,12 +271,12 @@ impl Endpoints {
         inner.members_as_of < inner.changed_at
     }
 
-    /// Takes the members that a node tells of as the list, unless the list has a later change of
-    /// them: one of many nodes may be behind.
+    /// Takes the members that a node tells of as the list, unless they are another cluster's, or
+    /// the list has a later change of them: one of many nodes may be behind.
     pub(crate) fn learn_members(&self, answer: &ListMembersResponse) {
-        let as_of = answer.header.as_ref().map_or(0, |header| header.members_as_of);
         let members = answer.members.iter().map(|member| member.client_address.as_str());
-        self.take_members(Some(as_of), members);
+        let nothing = ResponseHeader::default();
+        self.take_members(Some(answer.header.as_ref().unwrap_or(&nothing)), members);
     }
 
     /// Takes the cluster's members as the list, seeds behind them. An answer without a usable
@@ -285,7 +285,11 @@ impl Endpoints {
         self.take_members(None, addresses);
     }
 
-    fn take_members<'a>(&self, as_of: Option<u64>, addresses: impl Iterator<Item = &'a str>) {
+    fn take_members<'a>(
+        &self,
+        told: Option<&ResponseHeader>,
+        addresses: impl Iterator<Item = &'a str>,
+    ) {
         let mut members: Vec<Node> = Vec::new();
         for address in addresses.take(MEMBERS_MAX) {
             match Node::new(address, &self.dial) {
@@ -295,9 +299,11 @@ impl Endpoints {
             }
         }
         let mut inner = self.lock();
-        if let Some(as_of) = as_of {
-            let known = inner.members_as_of;
-            if as_of < known {
+        if let Some(told) = told {
+            let (as_of, known) = (told.members_as_of, inner.members_as_of);
+            // The client may have gone over to another cluster since it was answered.
+            let is_foreign = ClusterId::of(told).is_some_and(|of| Some(of) != self.cluster_id());
+            if as_of < known || is_foreign {
                 tracing::debug!(as_of, known, "a list of nodes is out of date");
                 return;
             }

@@ -130,6 +130,8 @@ fn a_list_from_before_the_one_that_is_known_is_left_out() {
     assert_eq!(learns(7, 0, &["a:1", "b:1"]), known(false, "a:1 c:1"), "one that cannot tell");
     assert_eq!(learns(7, 9, &["a:1", "c:1"]), known(false, "a:1 c:1"), "nothing new");
     endpoints.succeeded(&"c:1".into(), Target::Any, Some(&of(8))).unwrap_err();
+    endpoints.learn_members(&list(8, 20, &["a:1", "e:1"]));
+    assert_eq!(endpoints.addresses(), ["a:1", "c:1"], "of the client's own cluster alone");
     assert_eq!(learns(8, 2, &["a:1", "d:1"]), known(true, "a:1 d:1"), "another cluster");
 }
 
