@@ -3,16 +3,19 @@
 
 use std::time::Duration;
 
+use quorate_proto::trailers;
 use quorate_proto::v1::{
     DeregisterRequest, FetchRequest, ListDependentsRequest, ListServicesRequest, RegisterRequest,
-    RenewRequest,
+    RenewRequest, StatusRequest,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+use tonic::metadata::MetadataMap;
 
 use super::calls::{
     assert_refused, fetch_all, fetch_of, local, register, registration, renewal, spec, with_timeout,
 };
+use super::guarded::{Guarded, ROOT, by, entry};
 use super::harness::{Cluster, SOON};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -110,5 +113,41 @@ async fn a_revision_of_another_cluster_is_neither_waited_for_nor_compared() {
         let later = FetchRequest { min_revision: header.revision + 1, ..ask };
         let late = registry.fetch(with_timeout(later, Duration::from_secs(3))).await;
         assert_refused(late, Code::Unavailable, &["min_revision"]);
+    }
+}
+
+/// By that, a client sees that a node which only refuses is not of its cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_answer_and_refusal_says_of_which_cluster_the_node_is() {
+    let reader = entry("qrt_read", "role = 'read'\nnamespace = 'default'\nprefix = 'web'");
+    let guarded = Guarded::start(1, &reader).await;
+    let (mut registry, mut admin) = (guarded.cluster.registry(1), guarded.cluster.admin(1));
+    let (root, reader) = (Some(ROOT), Some("qrt_read"));
+    let answer = registry.fetch(by(root, fetch_of(&["web"]))).await.unwrap();
+    let is = answer.get_ref().header.as_ref().unwrap().cluster_id;
+    let is = format!("{is:016x}");
+    let told = |metadata: &MetadataMap| {
+        let told = metadata.get(trailers::CLUSTER);
+        told.map(|told| told.to_str().unwrap().to_owned()).unwrap_or_default()
+    };
+    assert_eq!(told(answer.metadata()), is, "an answer");
+    let stream = registry.renew_stream(by(root, tokio_stream::pending())).await.unwrap();
+    assert_eq!(told(stream.metadata()), is, "a stream");
+    let status = admin.status(by(root, StatusRequest::default())).await.unwrap();
+    assert_eq!(told(status.metadata()), is, "the operators' calls");
+
+    let mut pretends = by(None, fetch_of(&["web"]));
+    pretends.metadata_mut().insert(trailers::CLUSTER, is.parse().unwrap());
+    let refusals = [
+        (Code::Unauthenticated, registry.fetch(by(None, fetch_of(&["web"]))).await.map(drop)),
+        (Code::Unauthenticated, registry.fetch(pretends).await.map(drop)),
+        (Code::Unauthenticated, admin.status(by(None, StatusRequest::default())).await.map(drop)),
+        (Code::PermissionDenied, registry.fetch(by(reader, fetch_of(&["other"]))).await.map(drop)),
+        (Code::InvalidArgument, registry.fetch(by(root, fetch_of(&["a b"]))).await.map(drop)),
+        (Code::NotFound, registry.renew(by(root, renewal([99]))).await.map(drop)),
+    ];
+    for (code, refused) in refusals {
+        let refusal = refused.expect_err("it is refused");
+        assert_eq!((refusal.code(), told(refusal.metadata())), (code, is.clone()));
     }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use quorate_client::Client;
 use quorate_proto::v1::{
     InstanceOverride, ListOverridesRequest, SetOverrideRequest, SetOverrideResponse,
 };
@@ -48,6 +49,11 @@ async fn a_replacement_that_cannot_be_is_refused_and_leaves_nothing() {
         let members = admin.replace_node(3, 4, cluster.peer_address(4)).await.expect("replaced");
         assert_eq!(members.iter().map(|member| member.id).collect::<Vec<_>>(), [1, 2, 4]);
     }
+    assert_says(admin.remove_node(9).await, &["NotFound", "node 9 is not a member"]);
+    // Nothing listens at the first address: that attempt took nobody out.
+    let nodes = [vec!["127.0.0.1:1".to_owned()], cluster.addresses()].concat();
+    let first_is_down = Client::builder(nodes).in_order(true).member_refresh(None);
+    let admin = first_is_down.build().expect("a client").admin();
     assert_says(admin.remove_node(9).await, &["NotFound", "node 9 is not a member"]);
     assert_members(&cluster, &[1, 2, 4]).await;
 }

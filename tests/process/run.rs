@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quorate_client::{Client, Code, Error, FetchOptions, Selection};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::cli::Running;
@@ -77,6 +77,46 @@ async fn a_program_that_ends_by_itself_is_deregistered() {
         registered(&client, false).await;
         std::fs::remove_file(&go).unwrap();
     }
+}
+
+/// As a supervisor does that signals all processes of a service: the program is gone before the
+/// registry has been told that it drains.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_is_signalled_itself_is_deregistered() {
+    // S0.11
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().build().unwrap();
+    for _ in 0..5 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut running = run(&cluster, &dir, "echo $$ >$seen; exec sleep 60");
+        registered(&client, true).await;
+        let program = eventually("the program runs", PATIENCE, async || {
+            let text = text_of(&dir.path().join("seen"));
+            text.trim().parse().ok().and_then(Pid::from_raw).ok_or(text)
+        })
+        .await;
+        running.process.signal(Signal::TERM);
+        kill_process(program, Signal::TERM).unwrap();
+        assert_eq!(running.process.exit_code(PATIENCE).await, 143, "{}", running.err());
+        assert!(!running.err().contains("not deregistered"), "{}", running.err());
+        assert_eq!(status_of(&client).await, "NONE");
+    }
+}
+
+/// Whoever is in a hurry does not wait for the drain; the registry hears of it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_is_deregistered_also_after_a_second_signal() {
+    // S0.11
+    let cluster = Cluster::start(1).await;
+    let client = cluster.client().build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut running = run(&cluster, &dir, "exec sleep 60");
+    registered(&client, true).await;
+    running.process.signal(Signal::TERM);
+    running.process.signal(Signal::INT);
+    let code = running.process.exit_code(PATIENCE).await;
+    assert!([130, 143].contains(&code), "{code}: {}", running.err());
+    assert_eq!(status_of(&client).await, "NONE");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use crate::logging::{self, LogFormat};
 use crate::output::{self, Format};
 
 /// Whether a command stays, and so has to learn of members that come and go, or asks only the nodes
-/// that were named.
+/// that were named and, for writes, the leader that they name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stay {
     Once,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::v1::{
-    AddNodeRequest, BackupChunk, BackupRequest, InstanceName, ListOverridesRequest,
-    RemoveNodeRequest, ReplaceNodeRequest, SetOverrideRequest, StatusRequest, StatusResponse,
-    TransferLeaderRequest, TriggerSnapshotRequest, TriggerSnapshotResponse, UpgradeAction,
-    UpgradeRequest, UpgradeResponse,
+    AddNodeRequest, BackupChunk, BackupRequest, InstanceName, ListMembersRequest,
+    ListOverridesRequest, RemoveNodeRequest, ReplaceNodeRequest, SetOverrideRequest, StatusRequest,
+    StatusResponse, TransferLeaderRequest, TriggerSnapshotRequest, TriggerSnapshotResponse,
+    UpgradeAction, UpgradeRequest, UpgradeResponse,
 };
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Status, Streaming};
@@ -17,7 +17,7 @@ use crate::error::{Attempt, Error};
 use crate::nodes::call::{CallError, Plan, Rounds, call};
 use crate::nodes::endpoints::Target;
 use crate::nodes::retry::{Decision, FOREGROUND, decide};
-use crate::nodes::stub::admin as stub;
+use crate::nodes::stub::{admin as stub, registry};
 use crate::nodes::write::Write;
 use crate::types::{InstanceOverride, Member, OverriddenInstance};
 
@@ -115,18 +115,33 @@ impl Admin {
     /// the rest would have no live quorum).
     pub async fn remove_node(&self, id: u64) -> Result<Vec<Member>, Error> {
         let plan = self.whole("remove node");
+        let until = Instant::now() + plan.within;
+        let was_member = self.is_member(id, plan.operation).await?;
+        let within = until.saturating_duration_since(Instant::now());
+        let plan = Plan { within, attempt: within, ..plan };
         let send = |channel, request| async move { stub(channel).remove_node(request).await };
         let request = RemoveNodeRequest { id };
         let members = match call(&self.core.endpoints, &plan, &request, send).await {
             Ok(answer) => answer.members,
             // An attempt before this one took it out, and its answer was lost.
-            Err(CallError::Refused { decision: Decision::Reregister, retried: true, .. }) => {
+            Err(CallError::Refused { decision: Decision::Reregister, retried: true, .. })
+                if was_member =>
+            {
                 let members = self.status(false).await?.members;
                 members.into_iter().filter_map(|status| status.member).collect()
             }
             Err(error) => return Err(error.into_error(plan.operation)),
         };
         Ok(self.learned(members))
+    }
+
+    /// Whether some node knows this one as a member.
+    async fn is_member(&self, id: u64, operation: &'static str) -> Result<bool, Error> {
+        let plan = self.core.plan(operation, Target::Any);
+        let send = |channel, request| async move { registry(channel).list_members(request).await };
+        let answer = call(&self.core.endpoints, &plan, &ListMembersRequest {}, send).await;
+        let members = answer.map_err(|error| error.into_error(operation))?.members;
+        Ok(members.iter().any(|member| member.id == id))
     }
 
     /// One node gets all of the call timeout: what it says at the end of it is worth more than

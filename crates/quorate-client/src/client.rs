@@ -148,8 +148,9 @@ impl ClientBuilder {
 
     /// How often the cluster's members are looked up, beside when a node tells that they have
     /// changed, on whatever is open, and when one failed; 30 s unless set. `None`: never, only the
-    /// addresses given are used. When nodes were added, their share of the streams moves to them
-    /// within another such interval, one stream at a time; no change is missed or comes twice.
+    /// addresses given are used, and, for writes, the leader that nodes name. When nodes were
+    /// added, their share of the streams moves to them within another such interval, one stream at
+    /// a time; no change is missed or comes twice.
     #[must_use]
     pub fn member_refresh(mut self, interval: Option<Duration>) -> Self {
         self.member_refresh = interval;
@@ -291,7 +292,7 @@ impl Client {
     ///
     /// It has views, watches and registrations of its own, keeps no cache, and counts with this
     /// client. The members are looked up as this client's caller, who may be nobody: then only the
-    /// addresses given are used.
+    /// addresses given are used, and, for writes, the leader that nodes name.
     ///
     /// ```no_run
     /// # async fn example(client: quorate_client::Client, token: &str) -> Result<(), quorate_client::Error> {

@@ -146,7 +146,7 @@ impl Registration {
         self
     }
 
-    /// The status of all instances to begin with; UP unless set.
+    /// The status of all instances that it has by now to begin with; UP unless set.
     #[must_use]
     pub fn status(mut self, status: InstanceStatus) -> Self {
         self.instances.iter_mut().for_each(|instance| instance.set_status(status));

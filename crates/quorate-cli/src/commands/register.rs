@@ -14,7 +14,7 @@ use crate::patience::{told, trying};
 use crate::signals::Stop;
 
 pub(crate) async fn register(args: Box<RegisterArgs>) -> Result<(), Failure> {
-    // From here on, a signal deregisters what may have been registered.
+    // From here on, a signal ends it in words, or with a deregistration.
     let mut stop = Stop::listen()?;
     let client = client(&args.client, Stay::Long).await?;
     let mut registration = args.instance.registration(&args.service, &args.id);

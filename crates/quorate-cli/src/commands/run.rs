@@ -3,6 +3,7 @@
 //! The program has a process group of its own: a Ctrl-C of the terminal comes here first, and
 //! reaches it when callers have heard that it leaves.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::net::TcpListener;
 use std::pin::pin;
@@ -25,6 +26,8 @@ use crate::signals::HangUp;
 
 /// Whether the program accepts connections is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// One look takes no longer than this: where nothing answers, a connection would try for minutes.
+const LOOK_WITHIN: Duration = Duration::from_secs(1);
 /// Where the registry refuses that the program is UP, it is asked again after this time.
 const ASK_AGAIN: Duration = Duration::from_millis(1_500);
 /// The registry has this long to take in that the program is draining; then it is deregistered all
@@ -59,9 +62,15 @@ pub(crate) async fn run(mut args: Box<RunArgs>) -> Result<(), Failure> {
             signal = signals.next() => match signal {
                 Signal::HUP => forward(&child, signal),
                 _ => {
-                    leave(&handle, &mut child, &mut signals, args.drain).await;
+                    let is_out = leave(&handle, &mut child, &mut signals, args.drain).await;
                     forward(&child, signal);
-                    return ended(finish(&mut child, &mut signals).await);
+                    let deregistered = async {
+                        if !is_out {
+                            deregister(&handle).await;
+                        }
+                    };
+                    let (exit, ()) = tokio::join!(finish(&mut child, &mut signals), deregistered);
+                    return ended(exit);
                 }
             },
             lost = &mut lost => {
@@ -180,23 +189,26 @@ fn start(args: &RunArgs, id: &str, port: Option<u16>) -> Result<Child, Failure> 
 }
 
 async fn accepts(address: &str) {
-    while TcpStream::connect(address).await.is_err() {
+    while !matches!(timeout(LOOK_WITHIN, TcpStream::connect(address)).await, Ok(Ok(_))) {
         sleep(LOOK_EVERY).await;
     }
 }
 
 /// Takes the program out of the registry and lets it serve on for a while; not any longer than it
-/// runs, nor after a second signal.
+/// runs (a supervisor may signal it, too), nor after a second signal. Returns whether it came so
+/// far that the program was deregistered.
 async fn leave(
     handle: &RegistrationHandle,
     child: &mut Child,
     signals: &mut Signals,
     drain: Duration,
-) {
+) -> bool {
     let until = Instant::now() + drain;
+    let is_out = Cell::new(false);
     let leaving = async {
         let _or_late = timeout(DRAINING_WITHIN, handle.set_status(InstanceStatus::Draining)).await;
         deregister(handle).await;
+        is_out.set(true);
         let _elapsed = timeout_at(until, std::future::pending::<()>()).await;
     };
     tokio::select! {
@@ -204,11 +216,14 @@ async fn leave(
         _ended = child.wait() => {}
         _impatient = signals.next() => {}
     }
+    is_out.get()
 }
 
 async fn deregister(handle: &RegistrationHandle) {
-    if let Err(error) = handle.deregister().await {
-        output::note(&format!("not deregistered, it ends with its TTL: {error}"));
+    match handle.deregister().await {
+        // The second: by a call of ours that was not waited for.
+        Ok(()) | Err(Error::AlreadyDeregistered) => {}
+        Err(error) => output::note(&format!("not deregistered, it ends with its TTL: {error}")),
     }
 }
 

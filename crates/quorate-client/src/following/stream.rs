@@ -274,13 +274,17 @@ impl Follower {
 
     /// Notes the end of a stream.
     fn ended(&mut self, address: &Address, was_good: bool, status: &Status) -> Ended {
-        let Self { core, operation, .. } = self;
         let decision = decide(status);
+        if (decision == Decision::Fail || decision.is_of_rights())
+            && let Err(foreign) = self.core.endpoints.refused(address, status)
+        {
+            return self.ended(address, was_good, &foreign);
+        }
+        let Self { core, operation, .. } = self;
         // What was never allowed is a mistake, to be reported at once; a right that was there may
         // come back, and tokens run out and are renewed.
         let denied = decision == Decision::Denied;
         if decision == Decision::Fail || denied && (self.gives_up_when_denied || !self.was_taken) {
-            core.endpoints.refused(address, Target::Any);
             self.rounds.unpick();
             let error = Error::rejected(operation, status);
             tracing::warn!(%address, %error, "the subscription was refused");
@@ -295,7 +299,6 @@ impl Follower {
             self.doubts = None;
         }
         let last_error = if decision.is_of_rights() {
-            core.endpoints.refused(address, Target::Any);
             self.refused = Some(decision);
             Error::rejected(operation, status)
         } else {

@@ -248,7 +248,12 @@ where
             rounds.answered(begun.elapsed(), limit);
             Ok(answer)
         }
-        Err(status) => {
+        Err(mut status) => {
+            if !decide(&status).blames_node()
+                && let Err(foreign) = endpoints.refused(&address, &status)
+            {
+                status = foreign;
+            }
             let decision = decide(&status);
             // A node answers a little before the deadline that it was given.
             let is_late = begun.elapsed() >= limit * 9 / 10;
@@ -261,8 +266,6 @@ where
                 if !met_an_end(&status) {
                     endpoints.failed(&address);
                 }
-            } else {
-                endpoints.refused(&address, plan.target);
             }
             Err(Failure { plan: Plan { within: limit, ..*plan }, address, decision, status })
         }

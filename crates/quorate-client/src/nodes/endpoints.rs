@@ -1,11 +1,11 @@
 //! The nodes a client knows, which of them to ask next, and the connections to them. Must not know
-//! what is asked: it learns of success and failure, and of members and leaders.
-//!
-//! It also decides which cluster the client is of: that of the first answer, until no node is left
-//! that may be of it.
+//! what is asked: it learns of success and failure, and of members and leaders. Of which cluster
+//! the client is, is decided in `endpoints/cluster.rs`.
 //!
 //! Invariants: the list is never empty; seeds never leave it; no failure and no empty answer makes
 //! it shorter; what counts as an answer is of one cluster at a time.
+
+mod cluster;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,10 +26,6 @@ use crate::nodes::token::{Authorize, Token};
 /// A node that failed is asked after all others for this long: a hung one should not cost each call
 /// an attempt.
 const COOLDOWN: Duration = Duration::from_secs(5);
-/// A node that failed may still be of the client's cluster for this long after one of that cluster
-/// answered last. Longer than an election: a cluster that is only between two leaders must not be
-/// left for a stranger.
-const MAY_RETURN: Duration = Duration::from_secs(5);
 /// No more nodes than this are taken from one answer: a bound, far above any cluster.
 const MEMBERS_MAX: usize = 64;
 
@@ -213,16 +209,6 @@ impl Endpoints {
         self.lock().nodes.iter().filter(|node| self.may_ask(node)).count()
     }
 
-    /// The cluster that the client is of; `None` before the first answer.
-    pub(crate) fn cluster_id(&self) -> Option<ClusterId> {
-        *self.cluster.borrow()
-    }
-
-    /// Follows which cluster the client is of.
-    pub(crate) fn watch_cluster(&self) -> watch::Receiver<Option<ClusterId>> {
-        self.cluster.subscribe()
-    }
-
     /// A node answered.
     ///
     /// # Errors
@@ -238,7 +224,7 @@ impl Endpoints {
         if let Some(cluster_id) = header.and_then(ClusterId::of) {
             self.admit(&mut inner, address, cluster_id)?;
         }
-        inner.worked(address, target);
+        inner.served(address, target);
         let leader = header.map_or("", |header| header.leader_address.as_str());
         if !leader.is_empty() {
             inner.lead(leader, &self.dial);
@@ -251,45 +237,11 @@ impl Endpoints {
         Ok(())
     }
 
-    /// A node refused: it works.
-    pub(crate) fn refused(&self, address: &Address, target: Target) {
-        self.lock().worked(address, target);
-    }
-
-    /// Notes which cluster a node is of. The client goes over to another one when each node that it
-    /// knows has failed or says that it is of another: so it does at once where a cluster was
-    /// founded again on the same addresses, and does not waver where two clusters answer.
-    fn admit(&self, inner: &mut Inner, address: &Address, is: ClusterId) -> Result<(), Status> {
-        let ours = self.cluster_id();
-        if let Some(node) = inner.nodes.iter_mut().find(|node| node.address == *address) {
-            node.cluster_id = Some(is);
-        }
-        if ours != Some(is) {
-            if let Some(ours) = ours.filter(|ours| inner.may_have_nodes_of(*ours)) {
-                return Err(Status::unavailable(format!(
-                    "the node is of cluster {is}, and there may still be nodes of {ours}"
-                )));
-            }
-            let of_it = inner.nodes.iter_mut().filter(|node| node.cluster_id == Some(is));
-            of_it.for_each(|node| node.failed_at = None);
-            inner.leader = None;
-            (inner.members_as_of, inner.changed_at) = (0, 0);
-            self.cluster.send_replace(Some(is));
-            if let Some(was) = ours {
-                self.counts.cluster_changes.one_more();
-                tracing::warn!(%was, %is, %address, "another cluster answers: registering and reading anew");
-                self.failure.notify_one(); // its members have to be learned
-            }
-        }
-        inner.heard = Some(Instant::now());
-        Ok(())
-    }
-
     /// A node could not serve: it is asked last for a while, and the members are looked up again.
     pub(crate) fn failed(&self, address: &Address) {
         let mut inner = self.lock();
         inner.leader.take_if(|leader| leader == address);
-        if let Some(node) = inner.nodes.iter_mut().find(|node| node.address == *address) {
+        if let Some(node) = inner.node_mut(address) {
             node.failed_at = Some(Instant::now());
         }
         if inner.current == *address
@@ -319,12 +271,12 @@ impl Endpoints {
         inner.members_as_of < inner.changed_at
     }
 
-    /// Takes the members that a node tells of as the list, unless the list has a later change of
-    /// them: one of many nodes may be behind.
+    /// Takes the members that a node tells of as the list, unless they are another cluster's, or
+    /// the list has a later change of them: one of many nodes may be behind.
     pub(crate) fn learn_members(&self, answer: &ListMembersResponse) {
-        let as_of = answer.header.as_ref().map_or(0, |header| header.members_as_of);
         let members = answer.members.iter().map(|member| member.client_address.as_str());
-        self.take_members(Some(as_of), members);
+        let nothing = ResponseHeader::default();
+        self.take_members(Some(answer.header.as_ref().unwrap_or(&nothing)), members);
     }
 
     /// Takes the cluster's members as the list, seeds behind them. An answer without a usable
@@ -333,7 +285,11 @@ impl Endpoints {
         self.take_members(None, addresses);
     }
 
-    fn take_members<'a>(&self, as_of: Option<u64>, addresses: impl Iterator<Item = &'a str>) {
+    fn take_members<'a>(
+        &self,
+        told: Option<&ResponseHeader>,
+        addresses: impl Iterator<Item = &'a str>,
+    ) {
         let mut members: Vec<Node> = Vec::new();
         for address in addresses.take(MEMBERS_MAX) {
             match Node::new(address, &self.dial) {
@@ -343,9 +299,11 @@ impl Endpoints {
             }
         }
         let mut inner = self.lock();
-        if let Some(as_of) = as_of {
-            let known = inner.members_as_of;
-            if as_of < known {
+        if let Some(told) = told {
+            let (as_of, known) = (told.members_as_of, inner.members_as_of);
+            // The client may have gone over to another cluster since it was answered.
+            let is_foreign = ClusterId::of(told).is_some_and(|of| Some(of) != self.cluster_id());
+            if as_of < known || is_foreign {
                 tracing::debug!(as_of, known, "a list of nodes is out of date");
                 return;
             }
@@ -400,25 +358,18 @@ impl Node {
 }
 
 impl Inner {
-    /// A node works. What is served by any goes on with it.
-    fn worked(&mut self, address: &Address, target: Target) {
-        if let Some(node) = self.nodes.iter_mut().find(|node| node.address == *address) {
+    fn node_mut(&mut self, address: &Address) -> Option<&mut Node> {
+        self.nodes.iter_mut().find(|node| node.address == *address)
+    }
+
+    /// A node served. What is served by any goes on with it.
+    fn served(&mut self, address: &Address, target: Target) {
+        if let Some(node) = self.node_mut(address) {
             node.failed_at = None;
             if target == Target::Any {
                 self.current = address.clone();
             }
         }
-    }
-
-    /// Whether some node may be of this cluster, which was the client's: one that was not asked
-    /// yet, too.
-    fn may_have_nodes_of(&self, cluster_id: ClusterId) -> bool {
-        let may_return = self.heard.is_some_and(|heard| heard.elapsed() < MAY_RETURN);
-        let may_be = |node: &Node| {
-            node.cluster_id.is_none_or(|of| of == cluster_id)
-                && (node.failed_at.is_none() || may_return)
-        };
-        self.nodes.iter().any(may_be)
     }
 
     fn best(&self, target: Target, tried: &[Address]) -> Option<usize> {

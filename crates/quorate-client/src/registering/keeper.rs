@@ -8,16 +8,18 @@
 //! it brings nothing back.
 //!
 //! A lease is renewed until the registry does not know it any more, whatever becomes of attempts to
-//! register beside it: a registry that takes no changes renews all the same.
+//! register and of changes beside it, and also while they wait for an answer: a registry that takes
+//! no changes renews all the same.
 
 mod changing;
 mod leaving;
+mod renewing;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::v1::{RegisterRequest, RegisterResponse};
-use rand::Rng;
+use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +27,7 @@ use tonic::{Request, Status};
 
 use super::claims::{Claim, incarnation_at_least, new_incarnation};
 use super::handle::{Command, Gone, Lease, RegistrationState};
-use super::renewals::{Renewals, Renewed, next_renewal, slack};
+use super::renewals::{Outcome, Renewals, next_renewal};
 use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::error::{Error, current_incarnation};
@@ -36,14 +38,9 @@ use crate::nodes::stub::registry;
 use crate::nodes::write::Write;
 use crate::types::{InstanceSpec, Registration};
 
-/// A renewal gets no less than this on one node, however short the TTL.
-const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
 /// How often a first registration takes the next higher incarnation, should others do the same
 /// meanwhile.
 const FIRST_INCARNATIONS_MAX: u32 = 3;
-/// Leases of a client that were lost together are registered again at this pace, on average, or
-/// within half an interval.
-const REREGISTER_EVERY: Duration = Duration::from_millis(5);
 
 /// What an undisturbed keeper has waited for.
 #[derive(Debug)]
@@ -52,7 +49,7 @@ enum Event {
     Due,
     /// The renewal under way was answered, or failed on all nodes; `Err`: the task that renews is
     /// gone.
-    Renewed(Result<Result<Renewed, Failure>, oneshot::error::RecvError>),
+    Renewed(Result<Outcome, RecvError>),
     /// Another cluster answers than the one that granted the lease.
     OtherCluster { is: ClusterId },
 }
@@ -91,7 +88,7 @@ pub(super) struct Keeper {
     register_at: Option<Instant>,
     renewals: Arc<Renewals>,
     /// A renewal under way.
-    renewing: Option<oneshot::Receiver<Result<Renewed, Failure>>>,
+    renewing: Option<oneshot::Receiver<Outcome>>,
     /// The cluster that answers.
     cluster: watch::Receiver<Option<ClusterId>>,
     state: watch::Sender<RegistrationState>,
@@ -165,7 +162,7 @@ impl Keeper {
             } else {
                 tokio::select! {
                     command = commands.recv() => command,
-                    event = self.wait() => {
+                    event = self.wait(self.register_at) => {
                         let reaction = leaving.run_until_cancelled(self.react(event)).await;
                         next = reaction.unwrap_or(Next::Keep);
                         continue;
@@ -222,11 +219,12 @@ impl Keeper {
         self.state.send_replace(RegistrationState::Draining);
     }
 
-    /// Waits until there is something to do. Can be cancelled.
-    async fn wait(&mut self) -> Event {
-        let Self { lease, renewing, cluster, renew_at, register_at, .. } = self;
+    /// Waits until there is something to do; an attempt to register at this time. Can be
+    /// cancelled.
+    async fn wait(&mut self, register_at: Option<Instant>) -> Event {
+        let Self { lease, renewing, cluster, renew_at, .. } = self;
         let renew_at = lease.map(|_| *renew_at).filter(|_| renewing.is_none());
-        let due = [renew_at, *register_at].into_iter().flatten().min();
+        let due = [renew_at, register_at].into_iter().flatten().min();
         let granted_by = lease.map(|held| held.lease.cluster_id);
         let other_cluster = async {
             let is_other = |is: &Option<ClusterId>| granted_by.is_some() && *is != granted_by;
@@ -260,9 +258,7 @@ impl Keeper {
         match event {
             Event::Due => match self.lease.filter(|_| self.renewal_is_next()) {
                 Some(held) => {
-                    let limit = (held.interval / 2).max(SHORTEST_RENEWAL);
-                    let slack = slack(held.interval);
-                    self.renewing = Some(self.renewals.submit(held.lease, slack, limit));
+                    self.renew(held);
                     Next::Keep
                 }
                 None => match Box::pin(self.register_once()).await {
@@ -271,22 +267,10 @@ impl Keeper {
                 },
             },
             Event::OtherCluster { is } => {
-                // Other clients may have heard of it in the same moment, however few this one has.
-                if let Some(lost) = self.lost_with(usize::MAX) {
-                    self.retrying(Error::OtherCluster { was: lost.cluster_id, is });
-                }
+                self.other_cluster(is);
                 Next::Keep
             }
-            Event::Renewed(outcome) => {
-                self.renewing = None;
-                match outcome {
-                    Ok(Ok(renewed)) => self.renewed(renewed),
-                    Ok(Err(failure)) => self.renewal_failed(failure),
-                    // The runtime is being shut down.
-                    Err(_gone) => return Next::Stop,
-                }
-                Next::Keep
-            }
+            Event::Renewed(outcome) => self.renewal_ended(outcome),
         }
     }
 
@@ -294,51 +278,6 @@ impl Keeper {
     fn renewal_is_next(&self) -> bool {
         let is_first = |at: Instant| self.renew_at <= at.max(Instant::now());
         self.renewing.is_none() && self.register_at.is_none_or(is_first)
-    }
-
-    fn renewed(&mut self, renewed: Renewed) {
-        let Some(held) = self.lease else { return };
-        match renewed {
-            Renewed::Kept { revision } => {
-                self.renew_at = Instant::now() + next_renewal(held.interval);
-                if self.register_at.is_none() {
-                    self.rounds.reset();
-                }
-                if matches!(*self.state.borrow(), RegistrationState::Retrying { .. }) {
-                    self.registered(Lease { revision, ..held.lease });
-                }
-            }
-            Renewed::Unknown { with } => {
-                self.lost_with(with.saturating_sub(1));
-                let status = Status::not_found("the lease is gone");
-                self.retrying(Error::rejected("renew", &status));
-            }
-        }
-    }
-
-    /// The lease is gone, and with it the leases of `others` other registrations. One alone is
-    /// registered again at once; many not all in the same moment.
-    fn lost_with(&mut self, others: usize) -> Option<Lease> {
-        let Held { lease, interval } = self.lease.take()?;
-        self.renewing = None;
-        let others = u32::try_from(others).unwrap_or(u32::MAX);
-        let span = REREGISTER_EVERY.saturating_mul(others).min(interval / 2);
-        self.register_at = Some(Instant::now() + rand::rng().random_range(Duration::ZERO..=span));
-        Some(lease)
-    }
-
-    /// Decides what a renewal that failed on all nodes calls for.
-    fn renewal_failed(&mut self, failure: Failure) {
-        let told = retry_after(&failure.status).unwrap_or_default();
-        match failure.decision {
-            // The lease is gone: whether another run has the instance now, registering will show.
-            Decision::Reregister | Decision::Superseded => {
-                self.lease = None;
-                self.register_at = Some(Instant::now() + told);
-            }
-            decision => self.renew_at = Instant::now() + self.pause(decision).max(told),
-        }
-        self.retrying(failure.into_error());
     }
 
     /// Decides what a failed attempt to register calls for.
@@ -377,27 +316,31 @@ impl Keeper {
 
     async fn register_once(&mut self) -> Result<(), Failure> {
         // A single attempt.
-        let plan = self.core.plan("register", Target::Leader);
+        let core = self.core();
+        let plan = core.plan("register", Target::Leader);
         let request = self.register_request();
-        let write = Write::begin(&self.core.origin);
+        let write = Write::begin(&core.origin);
         let send = |channel, mut request: Request<RegisterRequest>| {
             request.get_mut().request_id = write.id();
             async move { registry(channel).register(request).await }
         };
         let deadline = Instant::now() + plan.within;
-        let endpoints = &self.core.endpoints;
+        let endpoints = &core.endpoints;
         let token = endpoints.token_changes();
-        let answer =
-            match attempt(endpoints, &plan, &mut self.rounds, deadline, &request, send).await {
-                Ok(answer) => answer,
-                Err(failure) => {
-                    if failure.decision == Decision::Reauthenticate {
-                        // The next attempt takes it, if there is another one.
-                        endpoints.has_other_token(token).await;
-                    }
-                    return Err(failure);
+        let mut rounds = std::mem::replace(&mut self.rounds, Rounds::new(BACKGROUND));
+        let attempt = attempt(endpoints, &plan, &mut rounds, deadline, &request, send);
+        let answer = self.beside_renewals(attempt).await;
+        self.rounds = rounds;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(failure) => {
+                if failure.decision == Decision::Reauthenticate {
+                    // The next attempt takes it, if there is another one.
+                    endpoints.has_other_token(token).await;
                 }
-            };
+                return Err(failure);
+            }
+        };
         self.accept(&answer)
             .map_err(|error| Failure::answered(&plan, Status::out_of_range(error.to_string())))
     }

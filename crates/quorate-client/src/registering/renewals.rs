@@ -26,7 +26,9 @@ use crate::nodes::call::{Failure, Plan, Rounds};
 use crate::nodes::dial::Connection;
 use crate::nodes::endpoints::{Address, Endpoints, Target};
 use crate::nodes::rebalance::Mover;
-use crate::nodes::retry::{BACKGROUND, Decision, decide, is_late, jittered, retry_after};
+use crate::nodes::retry::{
+    BACKGROUND, Decision, decide, is_late, jittered, met_an_end, retry_after,
+};
 use crate::nodes::stub::registry;
 
 /// Messages under way. One is enough on a healthy node; more keep up with a slow one.
@@ -59,7 +61,8 @@ pub(super) enum Renewed {
     Unknown { with: usize },
 }
 
-type Outcome = Result<Renewed, Failure>;
+/// `Err`: it failed on all nodes.
+pub(super) type Outcome = Result<Renewed, Failure>;
 
 #[derive(Debug)]
 struct Renewal {
@@ -190,15 +193,28 @@ impl Sender {
                 }
                 Err(status) => Err(status),
             };
-            if let Err(status) = ended {
+            if let Err(mut status) = ended {
+                if !decide(&status).blames_node()
+                    && let Err(foreign) = self.endpoints.refused(&address, &status)
+                {
+                    status = foreign;
+                }
+                let decision = decide(&status);
                 if is_late(&status) {
                     rounds.was_late();
                 }
-                let again = decide(&status) == Decision::Reauthenticate
+                if !met_an_end(&status) {
+                    rounds.left(&address);
+                }
+                let again = decision == Decision::Reauthenticate
                     && self.endpoints.has_other_token(token).await;
                 let interval = self.failed(&address, &status, batches, again);
-                let wait = rounds.wait(&self.endpoints).min(interval);
-                sleep(retry_after(&status).map_or(wait, |told| told.max(wait))).await;
+                let wait = match rounds.wait(&self.endpoints).min(interval) {
+                    // What a node says of itself does not keep the renewals from the others.
+                    Duration::ZERO if decision.blames_node() => Duration::ZERO,
+                    wait => wait.max(retry_after(&status).unwrap_or_default()),
+                };
+                sleep(wait).await;
             }
         }
     }
@@ -279,7 +295,9 @@ impl Sender {
         let decision = decide(status);
         tracing::debug!(%address, %status, ?decision, "the stream of renewals failed");
         let nodes = if decision.blames_node() {
-            self.endpoints.failed(address);
+            if !met_an_end(status) {
+                self.endpoints.failed(address);
+            }
             self.endpoints.len()
         } else {
             1

@@ -105,6 +105,31 @@ async fn registrations_are_back_within_an_interval_and_renew_no_strangers() {
     }
 }
 
+/// One of the nodes has an access file from before, and refuses everything: the others count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_only_refuses_keeps_no_client_in_the_old_cluster() {
+    let mut fakes = Fake::cluster(3);
+    let interval = Duration::from_millis(100);
+    // One that only renews, one that only reads, and one that only calls.
+    let [renews, reads, calls] = [(); 3].map(|()| builder(&fakes).build().unwrap());
+    let handle = renews.register(registration("a", interval)).await.unwrap();
+    let view = reads.discover("s").unwrap();
+    until("it is shown", || shown(&view) == ["a"]).await;
+    calls.fetch("s").await.unwrap();
+    found_again(&mut fakes);
+    fakes[2].restart();
+    fakes[2].set(Mode::Stranger);
+    fakes[..2].iter_mut().for_each(Fake::restart);
+    until("it is registered there", || lease_cluster(&handle) == Some(THEIRS)).await;
+    let mut cluster = reads.watch_cluster();
+    within(cluster.wait_for(|is| *is == Some(THEIRS))).await.unwrap();
+    until("it is shown again", || shown(&view) == ["a"]).await;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while let Err(error) = calls.fetch("s").await {
+        assert!(Instant::now() < deadline, "{error}");
+    }
+}
+
 /// Processes with one registration each, which hear of the new cluster in the same moment: their
 /// streams end together.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

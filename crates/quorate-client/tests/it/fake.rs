@@ -35,16 +35,20 @@ pub(crate) enum Mode {
     Leaderless,
     /// Has no leader, and says so to each call.
     Unavailable,
+    /// Answers no call, and goes on renewing.
+    Deaf,
     /// Makes the change and never answers.
     SwallowAnswers,
     /// Answers INTERNAL.
     Broken,
     /// Has too much to do, and says when to come back.
     Overloaded,
-    /// Has no room for more calls, which is no other node's trouble.
+    /// Has no room for more calls, which is no other node's trouble, and says when to come back.
     Full,
     /// Does nothing for this client, which has no right to it.
     Refusing,
+    /// Knows no caller, and says of which cluster it is.
+    Stranger,
     /// Has a disk that is nearly full: it registers nothing, and goes on renewing.
     NoRoom,
     /// Does everything, and takes this long.

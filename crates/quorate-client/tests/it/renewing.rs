@@ -74,6 +74,36 @@ async fn a_stream_that_fails_goes_on_at_another_node() {
     }
 }
 
+/// Full nodes, or nodes without a quorum, let a change wait for all of the time that it may take;
+/// the stream of renewals is served meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_is_kept_up_while_a_change_waits() {
+    // S3.2
+    let fakes = Fake::cluster(1);
+    let client = Client::builder([fakes[0].address()])
+        .member_refresh(None)
+        .attempt_timeout(Duration::from_secs(1))
+        .call_timeout(Duration::from_secs(2))
+        .build()
+        .unwrap();
+    let ttl = Duration::from_millis(900);
+    let handle = client.register(instance(0, ttl)).await.unwrap();
+    fakes[0].set(Mode::Deaf);
+    let failed = within(handle.set_load(7)).await;
+    assert!(matches!(failed, Err(Error::Unreachable { .. })), "{failed:?}");
+    // It stays wanted. Each attempt waits for a second.
+    let attempts = fakes[0].calls("register");
+    until("two attempts more", || fakes[0].calls("register") >= attempts + 3).await;
+    fakes[0].set(Mode::Honest);
+    let load = || fakes[0].state().instances.values().next().map(|instance| instance.load);
+    until("it is made", || load() == Some(7)).await;
+    let renewals = fakes[0].state().renewals.remove(&1).unwrap_or_default();
+    let gap = |of: &[(usize, Instant)]| of[1].1.duration_since(of[0].1);
+    let longest = renewals.windows(2).map(gap).max();
+    assert!(renewals.len() >= 6, "{} renewals", renewals.len());
+    assert!(longest < Some(ttl), "not renewed for {longest:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_lost_together_come_back_one_after_the_other() {
     // S0.5, S3.8
@@ -189,19 +219,50 @@ async fn an_outage_that_is_over_makes_no_later_one_longer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_overloaded_node_is_left_alone_for_as_long_as_it_says() {
-    let fakes = Fake::cluster(1);
+    for mode in [Mode::Overloaded, Mode::Full] {
+        let fakes = Fake::cluster(1);
+        let client = client(&fakes).await;
+        let interval = Duration::from_millis(50);
+        let handle = client.register(instance(0, 3 * interval)).await.unwrap();
+        until("it renews", || fakes[0].calls("renew") >= 2).await;
+        fakes[0].set(mode);
+        let before = fakes[0].calls("renew");
+        until("the first refusal", || fakes[0].calls("renew") > before).await;
+        let begun = Instant::now();
+        until("one more", || fakes[0].calls("renew") > before + 1).await;
+        let took = begun.elapsed();
+        assert!(took >= RETRY_AFTER / 2, "{mode:?}: came back after {took:?}");
+        until("four more", || fakes[0].calls("renew") > before + 4).await;
+        let took = begun.elapsed();
+        assert!(took >= 3 * RETRY_AFTER, "{mode:?}: four times in {took:?}");
+        fakes[0].set(Mode::Honest);
+        within(handle.registered()).await.unwrap();
+    }
+}
+
+/// When to come back to a full node is for those who have no other; nor does what it serves well
+/// bring the renewals back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn renewals_leave_a_full_node_at_once() {
+    // S1.3
+    let fakes = Fake::cluster(2);
     let client = client(&fakes).await;
-    let interval = Duration::from_millis(50);
-    let handle = client.register(instance(0, 3 * interval)).await.unwrap();
+    let _handle = client.register(instance(0, Duration::from_millis(600))).await.unwrap();
+    let watch = client.watch("s");
+    within(watch.synced()).await.unwrap();
     until("it renews", || fakes[0].calls("renew") >= 2).await;
-    fakes[0].set(Mode::Overloaded);
+    fakes[0].set(Mode::Full);
     let before = fakes[0].calls("renew");
-    until("the first refusal", || fakes[0].calls("renew") > before).await;
+    until("a refusal", || fakes[0].calls("renew") > before).await;
     let begun = Instant::now();
-    until("four more", || fakes[0].calls("renew") > before + 4).await;
-    assert!(begun.elapsed() >= 3 * RETRY_AFTER, "came back after {:?}", begun.elapsed());
-    fakes[0].set(Mode::Honest);
-    within(handle.registered()).await.unwrap();
+    until("a renewal elsewhere", || {
+        let mut state = fakes[0].state();
+        state.bookmark(0, Duration::ZERO);
+        state.renewals[&1].iter().any(|(node, _)| *node == 1)
+    })
+    .await;
+    let took = begun.elapsed();
+    assert!(took < RETRY_AFTER, "waited for {took:?}");
 }
 
 /// Whatever is to be registered: the attempts on a registry that is down are few, and go on.

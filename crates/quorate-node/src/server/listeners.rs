@@ -115,9 +115,9 @@ pub(super) fn serve_clients<H: Health>(
         .add_service(v1.max_decoding_message_size(OPEN_MESSAGE_MAX))
         .add_service(v1alpha.max_decoding_message_size(OPEN_MESSAGE_MAX))
         .add_service(admin);
-    let calls =
-        Counted::new(ClientCalls { node, arriving, registry, others: others.prepare() }, under_way)
-            .apart(open);
+    let others = others.prepare();
+    let calls = ClientCalls { node, arriving, registry, others, cluster: Arc::default() };
+    let calls = Counted::new(calls, under_way).apart(open);
     let arriving = connections.accept(listener);
     calls::serve(transport(), calls, arriving, security, AnyAuthority::new, stop)
 }

@@ -2,6 +2,7 @@
 
 use quorate_proto::v1;
 
+use super::cluster::MAY_RETURN;
 use super::*;
 
 fn endpoints(addresses: &[&str]) -> Endpoints {
@@ -87,7 +88,7 @@ fn a_seed_that_serves_goes_on_until_members_are_learned_again() {
     endpoints.failed(&"a:1".into());
     endpoints.failed(&"b:1".into());
     assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some("seed:1"));
-    endpoints.refused(&"b:1".into(), Target::Leader);
+    endpoints.refused(&"b:1".into(), &Status::not_found("no such lease")).unwrap();
     assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some("seed:1"));
     endpoints.replace_members(["a:1", "b:1"].into_iter());
     assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some("b:1"));
@@ -129,6 +130,8 @@ fn a_list_from_before_the_one_that_is_known_is_left_out() {
     assert_eq!(learns(7, 0, &["a:1", "b:1"]), known(false, "a:1 c:1"), "one that cannot tell");
     assert_eq!(learns(7, 9, &["a:1", "c:1"]), known(false, "a:1 c:1"), "nothing new");
     endpoints.succeeded(&"c:1".into(), Target::Any, Some(&of(8))).unwrap_err();
+    endpoints.learn_members(&list(8, 20, &["a:1", "e:1"]));
+    assert_eq!(endpoints.addresses(), ["a:1", "c:1"], "of the client's own cluster alone");
     assert_eq!(learns(8, 2, &["a:1", "d:1"]), known(true, "a:1 d:1"), "another cluster");
 }
 
@@ -171,4 +174,43 @@ fn a_stranger_is_not_taken_while_a_node_of_the_cluster_may_return() {
     assert!(answers("b:1", 8));
     assert!(!answers("a:1", 7), "the client stays with the one that serves");
     assert_eq!(endpoints.cluster_id(), ClusterId::new(8));
+}
+
+/// What a node of a cluster says to callers that it does not know; 0: it is of an older release.
+fn refusal(cluster_id: u64) -> Status {
+    let mut refusal = Status::unauthenticated("the token is not known");
+    if cluster_id != 0 {
+        let told = format!("{cluster_id:016x}").parse().unwrap();
+        refusal.metadata_mut().insert("quorate-cluster-id", told);
+    }
+    refusal
+}
+
+/// The cluster 7 was founded again as 17, and the last node only refuses.
+#[test]
+fn a_refusal_says_that_a_cluster_is_gone_and_brings_no_client_to_another() {
+    for (told, is_left) in [(17, true), (7, false), (0, false)] {
+        let endpoints = endpoints(&["a:1", "b:1", "c:1"]);
+        endpoints.succeeded(&"c:1".into(), Target::Any, Some(&of(7))).unwrap();
+        for address in ["a:1", "b:1"] {
+            endpoints.succeeded(&address.into(), Target::Any, Some(&of(17))).unwrap_err();
+            endpoints.failed(&address.into());
+        }
+        endpoints.refused(&"c:1".into(), &refusal(told)).unwrap();
+        assert_eq!(endpoints.cluster_id(), ClusterId::new(7), "it was only refused");
+        let next = if is_left { "a:1" } else { "c:1" };
+        assert_eq!(picked(&endpoints, Target::Any, &[]).as_deref(), Some(next));
+        let answer = endpoints.succeeded(&"a:1".into(), Target::Any, Some(&of(17)));
+        assert_eq!(answer.is_ok(), is_left, "{told}");
+        assert_eq!(endpoints.cluster_id() == ClusterId::new(17), is_left, "{told}");
+    }
+}
+
+#[test]
+fn a_strangers_refusal_counts_for_nothing_while_a_node_of_the_cluster_may_be_there() {
+    let endpoints = endpoints(&["a:1", "b:1"]);
+    endpoints.refused(&"b:1".into(), &refusal(8)).expect("the client is of no cluster yet");
+    endpoints.succeeded(&"a:1".into(), Target::Any, Some(&of(7))).unwrap();
+    endpoints.refused(&"b:1".into(), &refusal(8)).unwrap_err();
+    endpoints.refused(&"a:1".into(), &refusal(7)).expect("one of its own");
 }

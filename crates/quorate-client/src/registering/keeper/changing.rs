@@ -24,14 +24,17 @@ pub(in crate::registering) struct NotRegistered {
 impl Keeper {
     /// Registers, over all nodes, until it is done or the call timeout has passed.
     pub(in crate::registering) async fn register_now(&mut self) -> Result<(), NotRegistered> {
-        let plan = self.core.plan("register", Target::Leader);
+        let core = self.core();
+        let plan = core.plan("register", Target::Leader);
         loop {
-            let write = Write::begin(&self.core.origin);
+            let write = Write::begin(&core.origin);
             let send = |channel, mut request: Request<RegisterRequest>| {
                 request.get_mut().request_id = write.id();
                 async move { registry(channel).register(request).await }
             };
-            match call(&self.core.endpoints, &plan, &self.register_request(), send).await {
+            let request = self.register_request();
+            let call = call(&core.endpoints, &plan, &request, send);
+            match self.beside_renewals(call).await {
                 Ok(answer) => {
                     let accepted = self.accept(&answer);
                     return accepted.map_err(|error| NotRegistered { error, may_be_done: true });

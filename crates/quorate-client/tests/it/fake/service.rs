@@ -36,6 +36,17 @@ fn leader_of(mode: Mode) -> u64 {
 }
 
 impl Node {
+    fn mode(&self) -> Result<Mode, Status> {
+        let mode = *self.mode.lock().unwrap();
+        if mode != Mode::Stranger {
+            return Ok(mode);
+        }
+        let mut status = Status::unauthenticated("the token is not known here");
+        let is = format!("{:016x}", locked(&self.state).cluster_id);
+        status.metadata_mut().insert("quorate-cluster-id", is.parse().unwrap());
+        Err(status)
+    }
+
     /// What every call does first and last.
     async fn serve<Req, Res>(
         &self,
@@ -43,7 +54,7 @@ impl Node {
         request: Request<Req>,
         serve: impl FnOnce(&mut State, ResponseHeader, Req) -> Result<Res, Status>,
     ) -> Result<Response<Res>, Status> {
-        let mode = *self.mode.lock().unwrap();
+        let mode = self.mode()?;
         if name != "renew" {
             authenticate(&self.state, &request)?;
         }
@@ -58,21 +69,24 @@ impl Node {
             Mode::NoRoom if name == "register" => {
                 return Err(Status::resource_exhausted("the disk is nearly full"));
             }
-            Mode::Honest | Mode::Leaderless | Mode::SwallowAnswers | Mode::NoRoom => {}
+            Mode::Deaf if name == "renew" => {}
+            Mode::Honest
+            | Mode::Leaderless
+            | Mode::SwallowAnswers
+            | Mode::NoRoom
+            | Mode::Stranger => {}
             Mode::Slow(time) => tokio::time::sleep(time).await,
-            Mode::Hang => std::future::pending().await,
+            Mode::Hang | Mode::Deaf => std::future::pending().await,
             Mode::Unavailable => return Err(Status::unavailable("no leader")),
             Mode::Broken => return Err(Status::internal("the disk is failing")),
             Mode::Refusing => return Err(Status::permission_denied("not for you")),
-            Mode::Full => {
-                let mut status = Status::resource_exhausted("32768 calls are under way");
-                status.metadata_mut().insert("try-elsewhere", "1".parse().unwrap());
-                return Err(status);
-            }
-            Mode::Overloaded => {
+            Mode::Overloaded | Mode::Full => {
                 let mut status = Status::resource_exhausted("too many calls wait");
                 let after = RETRY_AFTER.as_millis() as u64;
                 status.metadata_mut().insert("retry-after-ms", after.into());
+                if mode == Mode::Full {
+                    status.metadata_mut().insert("try-elsewhere", "1".parse().unwrap());
+                }
                 return Err(status);
             }
         }
@@ -345,6 +359,7 @@ impl Registry for Node {
         &self,
         request: Request<Streaming<RenewRequest>>,
     ) -> Result<Response<Self::RenewStreamStream>, Status> {
+        self.mode()?;
         authenticate(&self.state, &request)?;
         let token = request.metadata().get("authorization").cloned();
         {
@@ -377,7 +392,7 @@ impl Registry for Node {
         &self,
         request: Request<Streaming<WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let mode = *self.mode.lock().unwrap();
+        let mode = self.mode()?;
         authenticate(&self.state, &request)?;
         *locked(&self.state).calls.entry("watch").or_default() += 1;
         let mut requests = request.into_inner();
@@ -388,12 +403,12 @@ impl Registry for Node {
             return Err(Status::invalid_argument("the first message is to subscribe"));
         };
         match mode {
-            Mode::Hang | Mode::SwallowAnswers => std::future::pending().await,
+            Mode::Hang | Mode::Deaf | Mode::SwallowAnswers => std::future::pending().await,
             Mode::Unavailable => return Err(Status::unavailable("stopping")),
             Mode::Broken | Mode::Overloaded | Mode::Full => return Err(Status::internal("broken")),
             Mode::Refusing => return Err(Status::permission_denied("not for you")),
             Mode::Slow(time) => tokio::time::sleep(time).await,
-            Mode::Honest | Mode::Leaderless | Mode::NoRoom => {}
+            Mode::Honest | Mode::Leaderless | Mode::NoRoom | Mode::Stranger => {}
         }
         if subscribe.services.iter().any(String::is_empty) {
             return Err(Status::invalid_argument("services: \"\": 1 to 253 bytes"));

@@ -1,0 +1,118 @@
+//! The lease that a registration has: its renewals, also beside a call, and what comes of them.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::sync::oneshot::error::RecvError;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::{Event, Held, Keeper, Next};
+use crate::cluster_id::ClusterId;
+use crate::error::Error;
+use crate::nodes::call::Failure;
+use crate::nodes::retry::{Decision, retry_after};
+use crate::registering::handle::{Lease, RegistrationState};
+use crate::registering::renewals::{Outcome, Renewed, next_renewal, slack};
+
+/// A renewal gets no less than this on one node, however short the TTL.
+const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
+/// Leases of a client that were lost together are registered again at this pace, on average, or
+/// within half an interval.
+const REREGISTER_EVERY: Duration = Duration::from_millis(5);
+
+impl Keeper {
+    /// Waits for a call, and keeps up the lease that there is meanwhile.
+    pub(super) async fn beside_renewals<T>(&mut self, call: impl Future<Output = T>) -> T {
+        let mut call = pin!(call);
+        loop {
+            let event = tokio::select! {
+                biased; // an answer makes what else there is out of date
+                answer = &mut call => return answer,
+                event = self.wait(None) => event,
+            };
+            match (event, self.lease) {
+                (Event::Due, Some(held)) => self.renew(held),
+                (Event::Due, None) => {}
+                (Event::OtherCluster { is }, _) => self.other_cluster(is),
+                (Event::Renewed(outcome), _) => {
+                    if self.renewal_ended(outcome) == Next::Stop {
+                        return call.await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands in a renewal.
+    pub(super) fn renew(&mut self, held: Held) {
+        let limit = (held.interval / 2).max(SHORTEST_RENEWAL);
+        let slack = slack(held.interval);
+        self.renewing = Some(self.renewals.submit(held.lease, slack, limit));
+    }
+
+    pub(super) fn renewal_ended(&mut self, outcome: Result<Outcome, RecvError>) -> Next {
+        self.renewing = None;
+        match outcome {
+            Ok(Ok(renewed)) => self.renewed(renewed),
+            Ok(Err(failure)) => self.renewal_failed(failure),
+            // The runtime is being shut down.
+            Err(_gone) => return Next::Stop,
+        }
+        Next::Keep
+    }
+
+    /// Another cluster answers than the one that granted the lease.
+    pub(super) fn other_cluster(&mut self, is: ClusterId) {
+        // Other clients may have heard of it in the same moment, however few this one has.
+        if let Some(lost) = self.lost_with(usize::MAX) {
+            self.retrying(Error::OtherCluster { was: lost.cluster_id, is });
+        }
+    }
+
+    fn renewed(&mut self, renewed: Renewed) {
+        let Some(held) = self.lease else { return };
+        match renewed {
+            Renewed::Kept { revision } => {
+                self.renew_at = Instant::now() + next_renewal(held.interval);
+                if self.register_at.is_none() {
+                    self.rounds.reset();
+                }
+                if matches!(*self.state.borrow(), RegistrationState::Retrying { .. }) {
+                    self.registered(Lease { revision, ..held.lease });
+                }
+            }
+            Renewed::Unknown { with } => {
+                self.lost_with(with.saturating_sub(1));
+                let status = Status::not_found("the lease is gone");
+                self.retrying(Error::rejected("renew", &status));
+            }
+        }
+    }
+
+    /// The lease is gone, and with it the leases of `others` other registrations. One alone is
+    /// registered again at once; many not all in the same moment.
+    fn lost_with(&mut self, others: usize) -> Option<Lease> {
+        let Held { lease, interval } = self.lease.take()?;
+        self.renewing = None;
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        let span = REREGISTER_EVERY.saturating_mul(others).min(interval / 2);
+        self.register_at = Some(Instant::now() + rand::rng().random_range(Duration::ZERO..=span));
+        Some(lease)
+    }
+
+    /// Decides what a renewal that failed on all nodes calls for.
+    fn renewal_failed(&mut self, failure: Failure) {
+        let told = retry_after(&failure.status).unwrap_or_default();
+        match failure.decision {
+            // The lease is gone: whether another run has the instance now, registering will show.
+            Decision::Reregister | Decision::Superseded => {
+                self.lease = None;
+                self.register_at = Some(Instant::now() + told);
+            }
+            decision => self.renew_at = Instant::now() + self.pause(decision).max(told),
+        }
+        self.retrying(failure.into_error());
+    }
+}
