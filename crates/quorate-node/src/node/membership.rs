@@ -4,7 +4,7 @@
 //! No change may lose a live majority: a voter is only taken out when enough of the others were
 //! heard of lately. A leader that is to go hands the lead over first; the caller's retry then finds
 //! the new leader. What can be refused is refused before anything is proposed: a refused change
-//! leaves nothing behind.
+//! leaves nothing behind. While a change waits for a node to catch up, others have their turn.
 
 mod lead;
 mod level;
@@ -59,18 +59,19 @@ impl Node {
         call: MembershipCall,
         deadline: Instant,
     ) -> Result<Vec<MemberInfo>, NodeError> {
-        let _turn = self.one_at_a_time(deadline).await?;
+        let turn = self.one_at_a_time(deadline).await?;
         match call {
             MembershipCall::Add { id, peer_address, learner_only, by_itself } => {
                 self.check_add(id, by_itself, deadline).await?;
-                self.take_in(id, &peer_address, deadline, learner_only).await?;
+                self.take_in(id, &peer_address).await?;
                 if !learner_only {
+                    let _turn = self.caught_up(id, turn, deadline).await?;
                     self.promote(id).await?;
                 }
             }
             MembershipCall::Remove { id } => self.take_out(id, deadline).await?,
             MembershipCall::Replace { old, new, peer_address } => {
-                self.replace(old, new, &peer_address, deadline).await?;
+                self.replace(old, new, &peer_address, turn, deadline).await?;
             }
             MembershipCall::Announce { id, member } => self.announce(id, member).await?,
             MembershipCall::SetLevel(change) => self.set_level(change).await?,
@@ -84,15 +85,8 @@ impl Node {
         Ok(turn.expect("invariant: nobody closes it"))
     }
 
-    /// Makes a node a learner and, unless it is to stay one, waits until it has nearly all of the
-    /// log.
-    async fn take_in(
-        &self,
-        id: NodeId,
-        peer_address: &str,
-        deadline: Instant,
-        learner_only: bool,
-    ) -> Result<(), NodeError> {
+    /// Makes a node a learner, where it is none yet.
+    async fn take_in(&self, id: NodeId, peer_address: &str) -> Result<(), NodeError> {
         match self.member(id) {
             Some(member) if member.peer_address != peer_address => {
                 let address = member.peer_address;
@@ -114,7 +108,7 @@ impl Node {
                 added.map_err(|error| self.raft_error(error))?;
             }
         }
-        if learner_only { Ok(()) } else { self.await_caught_up(id, deadline).await }
+        Ok(())
     }
 
     /// Asks the node at an address for its id.
@@ -141,15 +135,37 @@ impl Node {
         Ok(Member { peer_address: address, client_address: found.client_address })
     }
 
+    /// Waits until a learner has nearly all of the log. That may take long, or for ever, and others
+    /// have their turn meanwhile, so the quorum is checked again.
+    async fn caught_up<'a>(
+        &'a self,
+        id: NodeId,
+        turn: SemaphorePermit<'a>,
+        deadline: Instant,
+    ) -> Result<SemaphorePermit<'a>, NodeError> {
+        drop(turn);
+        self.await_caught_up(id, deadline).await?;
+        let turn = self.one_at_a_time(deadline).await?;
+        self.once_heard(|| self.check_quorum()).await?;
+        Ok(turn)
+    }
+
     async fn await_caught_up(&self, id: NodeId, deadline: Instant) -> Result<(), NodeError> {
         let since = Instant::now();
         let mut metrics = self.metrics.clone();
+        let mut was_member = false;
         loop {
             let (at, of) = {
                 let metrics = metrics.borrow_watched();
                 if metrics.current_leader != Some(self.id) {
                     return Err(NodeError::NotLeader { node: self.id });
                 }
+                // It may not be told yet that it is one.
+                let is_member = metrics.membership_config.get_node(&id).is_some();
+                if was_member && !is_member {
+                    return Err(refused(MembershipError::Unknown { id }));
+                }
+                was_member = is_member;
                 let matched = metrics.replication.as_ref().and_then(|all| all.get(&id));
                 let at = matched.and_then(|matched| matched.as_ref()).map_or(0, |log| log.index());
                 (at, metrics.last_log_index.unwrap_or(0))
@@ -196,14 +212,19 @@ impl Node {
         old: NodeId,
         new: NodeId,
         peer_address: &str,
+        turn: SemaphorePermit<'_>,
         deadline: Instant,
     ) -> Result<(), NodeError> {
         self.once_heard(|| self.check_replace(old, new)).await?;
         let was_member = self.member(new).is_some();
-        self.take_in(new, peer_address, deadline, false).await?;
+        self.take_in(new, peer_address).await?;
+        let _turn = self.caught_up(new, turn, deadline).await?;
+        // By now the old one may be out, or the new one vote: both is what was asked for.
         let swapped = self.swap(old, new, deadline).await;
+        let is_learner = self.member(new).is_some() && !self.voters().contains(&new);
         if let Err(NodeError::Membership(reason)) = &swapped
             && !was_member
+            && is_learner
         {
             // Only if something changed since it was checked.
             tracing::info!(new = new.get(), %reason, "refused; taking the new node out again");
