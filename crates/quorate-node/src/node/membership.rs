@@ -62,6 +62,7 @@ impl Node {
         let turn = self.one_at_a_time(deadline).await?;
         match call {
             MembershipCall::Add { id, peer_address, learner_only, by_itself } => {
+                self.finish_change().await?;
                 self.check_add(id, by_itself, deadline).await?;
                 self.take_in(id, &peer_address).await?;
                 if !learner_only {
@@ -146,6 +147,7 @@ impl Node {
         drop(turn);
         self.await_caught_up(id, deadline).await?;
         let turn = self.one_at_a_time(deadline).await?;
+        self.finish_change().await?;
         self.once_heard(|| self.check_quorum()).await?;
         Ok(turn)
     }
@@ -181,7 +183,7 @@ impl Node {
     }
 
     async fn promote(&self, id: NodeId) -> Result<(), NodeError> {
-        if self.voters().contains(&id) && !self.in_joint_membership() {
+        if self.voters().contains(&id) {
             return Ok(());
         }
         tracing::info!(id = id.get(), "promoting a learner to voter");
@@ -191,6 +193,10 @@ impl Node {
     async fn take_out(&self, id: NodeId, deadline: Instant) -> Result<(), NodeError> {
         if self.member(id).is_none() {
             return Err(refused(MembershipError::Unknown { id }));
+        }
+        self.finish_change().await?;
+        if self.member(id).is_none() {
+            return Ok(());
         }
         self.once_heard(|| self.check_quorum()).await?;
         let voters = self.voters();
@@ -215,6 +221,7 @@ impl Node {
         turn: SemaphorePermit<'_>,
         deadline: Instant,
     ) -> Result<(), NodeError> {
+        self.finish_change().await?;
         self.once_heard(|| self.check_replace(old, new)).await?;
         let was_member = self.member(new).is_some();
         self.take_in(new, peer_address).await?;
@@ -239,9 +246,8 @@ impl Node {
         let voters = self.voters();
         let known = self.member(old).is_some();
         let votes_already = voters.contains(&new);
-        // A change that was cut off between its two steps has both, one that was done has the new
-        // one only.
-        if known && votes_already && !self.in_joint_membership() {
+        // One that was done before has the new one only.
+        if known && votes_already {
             return Err(refused(MembershipError::VotesAlready { id: new, old }));
         }
         if !known && !votes_already {
@@ -314,13 +320,8 @@ impl Node {
     /// Without a live majority of the present voters, no change can be committed, and none is to
     /// wait in the log for one.
     fn check_quorum(&self) -> Result<(), NodeError> {
-        let all = self.voters();
-        let alive = all.iter().filter(|voter| self.hears(**voter)).count();
-        let (voters, needed) = (all.len(), all.len() / 2 + 1);
-        if alive >= needed {
-            return Ok(());
-        }
-        Err(refused(MembershipError::NoQuorum { alive, voters, needed }))
+        let halves = self.view.borrow_watched().membership_config.get_joint_config().clone();
+        check_halves(&halves, |voter| self.hears(voter)).map_err(refused)
     }
 
     fn check_majority(
@@ -386,6 +387,22 @@ impl Node {
             RaftError::Fatal(fatal) => self.fatal(&fatal),
         }
     }
+}
+
+/// Of a change that was cut off between its two steps, both halves count: entries need a majority
+/// of each.
+fn check_halves(
+    halves: &[BTreeSet<NodeId>],
+    alive: impl Fn(NodeId) -> bool,
+) -> Result<(), MembershipError> {
+    for all in halves {
+        let alive = all.iter().filter(|voter| alive(**voter)).count();
+        let (voters, needed) = (all.len(), all.len() / 2 + 1);
+        if alive < needed {
+            return Err(MembershipError::NoQuorum { alive, voters, needed });
+        }
+    }
+    Ok(())
 }
 
 fn refused(error: MembershipError) -> NodeError {

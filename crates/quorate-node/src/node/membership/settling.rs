@@ -16,7 +16,27 @@ use crate::node::Node;
 const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 
 impl Node {
-    pub(super) fn in_joint_membership(&self) -> bool {
+    /// Ends a change that was cut off between its two steps, before another begins: Raft starts the
+    /// next from the half that is to be, not from all who vote now, so that it would come to other
+    /// voters than those that were checked.
+    ///
+    /// # Errors
+    /// There is no quorum, or this node leads no more.
+    pub(super) async fn finish_change(&self) -> Result<(), NodeError> {
+        if !self.in_joint_membership() {
+            return Ok(());
+        }
+        self.once_heard(|| self.check_quorum()).await?;
+        tracing::info!("finishing a membership change that was cut off");
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await?;
+        // It may have taken this node out.
+        match self.leads() {
+            true => Ok(()),
+            false => Err(NodeError::NotLeader { node: self.id }),
+        }
+    }
+
+    fn in_joint_membership(&self) -> bool {
         self.view.borrow_watched().membership_config.get_joint_config().len() > 1
     }
 
