@@ -74,6 +74,11 @@ pub(crate) enum NodeError {
         "the disk of node {node} has {free_bytes} bytes free, below its reserve of {reserve_bytes}: no registrations until there is room; reads, renewals and deregistrations go on"
     )]
     DiskFull { node: NodeId, free_bytes: u64, reserve_bytes: u64 },
+    /// A snapshot might fill the disk.
+    #[error(
+        "the disk of node {node} has {free_bytes} bytes free, and for a snapshot {wanted_bytes} are wanted: make room there; until then its log grows"
+    )]
+    NoRoomForSnapshot { node: NodeId, free_bytes: u64, wanted_bytes: u64 },
     /// Too many calls wait already.
     #[error("overloaded: {waiting} calls wait already; try again later")]
     Overloaded { waiting: usize },
