@@ -89,6 +89,12 @@ async fn while_a_change_is_open_both_halves_are_members_and_count() {
     .await;
     is_not_written(&cluster, "d").await;
     assert_eq!(cluster.voters(1).await, open, "it is not done");
+    // By the leader, and by one that asks it.
+    for id in [1, 4] {
+        let more = with_timeout(RemoveNodeRequest { id: 2 }, PATIENCE);
+        let busy = cluster.admin(id).remove_node(more).await;
+        assert_refused(busy, Code::Aborted, &["another membership change is going on"]);
+    }
 
     cluster.reconnect(3);
     replacing.await.unwrap().ok();

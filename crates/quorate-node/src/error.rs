@@ -15,6 +15,9 @@ use tokio::task::JoinError;
 
 use crate::types::Fatal;
 
+/// The code of [`MembershipError::Busy`] in gRPC, as another node says it.
+const ABORTED: i32 = 10;
+
 /// An error and its causes, for people.
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
@@ -175,6 +178,15 @@ impl NodeError {
         match self {
             Self::NoLeader { .. } | Self::NoAnswer { .. } => true,
             Self::Told(told) => told.late,
+            _ => false,
+        }
+    }
+
+    /// Whether another change was in the way, as this node or the leader says.
+    pub(crate) fn is_busy(&self) -> bool {
+        match self {
+            Self::Membership(MembershipError::Busy) => true,
+            Self::Told(told) => told.again && told.code == ABORTED,
             _ => false,
         }
     }

@@ -19,7 +19,7 @@ use openraft::errors::{AllowNextRevertError, ChangeMembershipError, ClientWriteE
 use openraft::{ChangeMembers, Instant as _};
 use quorate_log::NodeId;
 use tokio::sync::SemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::{MembershipError, NodeError};
 use crate::node::{MemberInfo, Node, said};
@@ -80,8 +80,10 @@ impl Node {
         Ok(self.members())
     }
 
+    /// Whoever waits in vain is told so before its deadline.
     async fn one_at_a_time(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, NodeError> {
-        let turn = timeout_at(deadline, self.membership.acquire()).await;
+        let patience = deadline.saturating_duration_since(Instant::now()) * 9 / 10;
+        let turn = timeout(patience, self.membership.acquire()).await;
         let turn = turn.map_err(|_| refused(MembershipError::Busy))?;
         Ok(turn.expect("invariant: nobody closes it"))
     }

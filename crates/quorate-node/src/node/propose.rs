@@ -52,7 +52,8 @@ impl Node {
     /// `attempts`.
     ///
     /// # Errors
-    /// The leader's refusal; [`NodeError::NoLeader`] or [`NodeError::NoAnswer`] at the deadline.
+    /// The leader's refusal; at the deadline, that something else was in the way until then,
+    /// [`NodeError::NoLeader`] or [`NodeError::NoAnswer`].
     pub(crate) async fn on_leader<C: Ask>(
         &self,
         call: C,
@@ -62,6 +63,7 @@ impl Node {
         let call: LeaderCall = call.into();
         let since = Instant::now();
         let for_client = !matches!(call, LeaderCall::Membership(MembershipCall::Announce { .. }));
+        let mut busy = None;
         loop {
             if self.stop.is_cancelled() {
                 return Err(NodeError::Stopping { node: self.id });
@@ -97,7 +99,8 @@ impl Node {
                 () = self.leadership.removed() => continue,
             };
             match done {
-                Err(_elapsed) => return Err(self.late(since)),
+                Err(_elapsed) => return Err(self.in_vain(busy, since)),
+                Ok(Err(error)) if error.is_busy() => busy = Some((leader, error)),
                 Ok(Err(error)) if error.may_pass() => {}
                 Ok(answer) => {
                     let of_another = || self.unexpected(&"an answer to another call");
@@ -105,8 +108,16 @@ impl Node {
                 }
             }
             if !self.pause(leader, deadline).await {
-                return Err(self.late(since));
+                return Err(self.in_vain(busy, since));
             }
+        }
+    }
+
+    /// What to say at the deadline, where a leader may have said that something else is in the way.
+    fn in_vain(&self, busy: Option<(Option<NodeId>, NodeError)>, since: Instant) -> NodeError {
+        match busy {
+            Some((leader, error)) if leader == self.current_leader() => error,
+            _ => self.late(since),
         }
     }
 

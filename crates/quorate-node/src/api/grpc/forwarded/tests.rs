@@ -59,6 +59,7 @@ fn a_client_of_another_node_sees_what_one_of_the_leader_sees() {
         let bytes = LeaderAnswer { answer: Some(answer) }.encode_to_vec();
         let told = read_answer(node, bytes.into()).unwrap_err();
         assert_eq!((told.may_pass(), told.is_late()), (again, late), "{error}");
+        assert_eq!(told.is_busy(), error.is_busy(), "{error}");
         assert_eq!(told.unknown_node(), error.unknown_node(), "{error}");
         assert_eq!(seen(told), seen(error));
     }
