@@ -74,9 +74,10 @@ pub(crate) enum NodeError {
     NotLeader { node: NodeId },
     /// The disk is nearly full.
     #[error(
-        "the disk of node {node} has {free_bytes} bytes free, below its reserve of {reserve_bytes}: no registrations until there is room; reads, renewals and deregistrations go on"
+        "the disk of node {node} has {free_bytes} bytes free, below its reserve of {reserve_bytes}: {}",
+        still_done(*is_at_floor)
     )]
-    DiskFull { node: NodeId, free_bytes: u64, reserve_bytes: u64 },
+    DiskFull { node: NodeId, free_bytes: u64, reserve_bytes: u64, is_at_floor: bool },
     /// A snapshot might fill the disk.
     #[error(
         "the disk of node {node} has {free_bytes} bytes free, and for a snapshot {wanted_bytes} are wanted: make room there; until then its log grows"
@@ -111,6 +112,13 @@ pub(crate) enum NodeError {
     /// What the leader, another node, says.
     #[error("{}", .0.message)]
     Told(Box<Told>),
+}
+
+fn still_done(is_at_floor: bool) -> &'static str {
+    match is_at_floor {
+        true => "nothing is written until there is room, and no lease ends; reads go on",
+        false => "no registrations until there is room; reads, renewals and deregistrations go on",
+    }
 }
 
 /// Why another node has not said what it was asked for.

@@ -89,7 +89,11 @@ impl Disk {
     /// # Errors
     /// [`NodeError::DiskFull`].
     pub(crate) fn check_floor(&self) -> Result<(), NodeError> {
-        self.check_at_least(self.reserve_bytes / FLOOR_PART)
+        self.check_at_least(self.floor_bytes())
+    }
+
+    fn floor_bytes(&self) -> u64 {
+        self.reserve_bytes / FLOOR_PART
     }
 
     /// Whether there is room for any write.
@@ -147,7 +151,8 @@ impl Disk {
         if free_bytes >= wanted_bytes {
             return Ok(());
         }
-        Err(NodeError::DiskFull { node: self.node, free_bytes, reserve_bytes })
+        let is_at_floor = free_bytes < self.floor_bytes();
+        Err(NodeError::DiskFull { node: self.node, free_bytes, reserve_bytes, is_at_floor })
     }
 }
 
@@ -155,12 +160,35 @@ impl Disk {
 mod tests {
     use super::*;
 
+    #[test]
+    fn below_the_floor_nobody_is_told_that_renewals_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::new(NodeId::new(1).unwrap(), dir.path().to_owned(), 100);
+        let told = |free| {
+            disk.free_bytes.store(free, Ordering::Relaxed);
+            let (any, some) = (disk.check(), disk.check_floor());
+            [any, some].map(|checked| checked.map_err(|error| error.to_string()).err())
+        };
+        assert_eq!(told(100), [None, None]);
+        let [any, some] = told(25);
+        let begins =
+            "the disk of node 1 has 25 bytes free, below its reserve of 100: no registrations";
+        assert!(any.unwrap().starts_with(begins) && some.is_none());
+        for told in told(24) {
+            let told = told.unwrap();
+            assert!(told.contains("nothing is written") && !told.contains("renewals"), "{told}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_snapshot_begins_only_where_it_fits_beside_the_reserve() {
         let dir = tempfile::tempdir().unwrap();
         let node = NodeId::new(1).unwrap();
         let disk = Disk::new(node, dir.path().to_owned(), 100);
-        let full = |free_bytes| NodeError::DiskFull { node, free_bytes, reserve_bytes: 100 };
+        let full = |free_bytes| {
+            let (reserve_bytes, is_at_floor) = (100, false);
+            NodeError::DiskFull { node, free_bytes, reserve_bytes, is_at_floor }
+        };
         let short = |free_bytes, wanted_bytes| NodeError::NoRoomForSnapshot {
             node,
             free_bytes,

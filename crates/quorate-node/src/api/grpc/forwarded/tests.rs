@@ -49,7 +49,11 @@ fn a_client_of_another_node_sees_what_one_of_the_leader_sees() {
         (NodeError::NoLeader { waited_ms: 5 }, false, true),
         (NodeError::Overloaded { waiting: 9 }, false, false),
         (NodeError::Level { needed: 2, level: 1 }, false, false),
-        (NodeError::DiskFull { node, free_bytes: 1, reserve_bytes: 2 }, false, false),
+        (
+            NodeError::DiskFull { node, free_bytes: 1, reserve_bytes: 2, is_at_floor: false },
+            false,
+            false,
+        ),
         (NodeError::Rejected(Rejection::RequestForgotten), false, false),
         (NodeError::Rejected(Rejection::NewerIncarnation { key: key(), current }), false, false),
         (NodeError::Membership(MembershipError::Unknown { id: id(9) }), false, false),
