@@ -37,6 +37,12 @@ async fn is_not_written(cluster: &Cluster, id: &str) {
     assert_refused(cluster.registry(1).register(request).await, Code::Unavailable, &[]);
 }
 
+async fn is_busy(cluster: &Cluster, id: u64) {
+    let more = with_timeout(RemoveNodeRequest { id: 2 }, PATIENCE);
+    let busy = cluster.admin(id).remove_node(more).await;
+    assert_refused(busy, Code::Aborted, &["another membership change is going on"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_a_change_is_open_both_halves_are_members_and_count() {
     let mut cluster = Cluster::start_cuttable(3, Tunables::default()).await;
@@ -91,9 +97,7 @@ async fn while_a_change_is_open_both_halves_are_members_and_count() {
     assert_eq!(cluster.voters(1).await, open, "it is not done");
     // By the leader, and by one that asks it.
     for id in [1, 4] {
-        let more = with_timeout(RemoveNodeRequest { id: 2 }, PATIENCE);
-        let busy = cluster.admin(id).remove_node(more).await;
-        assert_refused(busy, Code::Aborted, &["another membership change is going on"]);
+        is_busy(&cluster, id).await;
     }
 
     cluster.reconnect(3);

@@ -83,8 +83,8 @@ impl Node {
         Ok(id)
     }
 
-    /// The voter that a leader without room on its disk hands the lead to; `None`: no other can lead
-    /// now and has room, and the lead stays.
+    /// The voter that a leader without room on its disk hands the lead to; `None`: no other has
+    /// room and can lead now.
     pub(crate) async fn successor_with_room(&self) -> Option<NodeId> {
         let last = self.metrics.borrow_watched().last_log_index.unwrap_or(0);
         let asked = self.candidates().ok()?.into_iter().map(async |(at, info)| {
