@@ -31,6 +31,7 @@
 //! | `candidates` | which of several candidates at the same moment goes on |
 //! | `idle` | what a node gives back when nothing happens any more |
 //! | `forwards` | calls through a follower while its leader stands still |
+//! | `room` | a leader whose disk has no room |
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stderr, reason = "measured times")]
@@ -97,6 +98,7 @@ mod cluster {
     mod rights_parameters;
     mod rolled_back;
     mod rolling;
+    mod room;
     mod snapshots;
     mod standing;
     mod strangers;

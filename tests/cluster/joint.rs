@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use quorate_node::Tunables;
 use quorate_proto::peer::v1::VoteResponse;
+use quorate_proto::v1::{RemoveNodeRequest, ReplaceNodeRequest};
 use tonic::{Code, Status};
 
 use super::calls::{assert_refused, register, registration, spec, with_timeout};
 use super::founding::{from, peer};
-use super::harness::{Cluster, eventually};
+use super::harness::{Cluster, SOON, eventually};
 use super::strangers::{ballot, vote};
 
 /// A write that cannot be done is waited for so long.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a node answers is so long on its way that the leader is dead by then.
+const LATE: Duration = Duration::from_secs(10);
 
 /// What a node says to one that would stand in the next term with an empty log. (A vote is not
 /// asked for: from then on, the others know that node at that term, which it has not seen.)
@@ -31,6 +35,12 @@ async fn stands(
 async fn is_not_written(cluster: &Cluster, id: &str) {
     let request = with_timeout(registration(vec![spec("web", id)]), PATIENCE);
     assert_refused(cluster.registry(1).register(request).await, Code::Unavailable, &[]);
+}
+
+async fn is_busy(cluster: &Cluster, id: u64) {
+    let more = with_timeout(RemoveNodeRequest { id: 2 }, PATIENCE);
+    let busy = cluster.admin(id).remove_node(more).await;
+    assert_refused(busy, Code::Aborted, &["another membership change is going on"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -85,6 +95,10 @@ async fn while_a_change_is_open_both_halves_are_members_and_count() {
     .await;
     is_not_written(&cluster, "d").await;
     assert_eq!(cluster.voters(1).await, open, "it is not done");
+    // By the leader, and by one that asks it.
+    for id in [1, 4] {
+        is_busy(&cluster, id).await;
+    }
 
     cluster.reconnect(3);
     replacing.await.unwrap().ok();
@@ -98,4 +112,57 @@ async fn while_a_change_is_open_both_halves_are_members_and_count() {
     }
     let refused = stands(&cluster, cluster_id, 3, 1).await;
     assert_refused(refused, Code::FailedPrecondition, &["node 3 is refused"]);
+}
+
+/// What Raft makes of a change that begins while another one is open is not what it would be of
+/// all who vote then: [2, 4] and [1, 2] were to be majorities here, of which node 1 is dead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_undoes_an_open_change_does_not_lose_the_live_majority() {
+    let mut cluster = Cluster::start_cuttable(3, Tunables::default()).await;
+    cluster.add_waiting(4).await;
+    let (admin, address) = (cluster.client().await.admin(), cluster.peer_address(4).to_owned());
+    admin.add_node(4, &address, true).await.expect("a learner");
+    if cluster.leader().await != 1 {
+        admin.transfer_leader(Some(1)).await.expect("a transfer");
+    }
+
+    // Node 2 has it in its log, and node 1 dies before it knows that.
+    let open = [1, 2, 3, 4];
+    let at_leader = cluster.admin(1);
+    let request = ReplaceNodeRequest { old_id: 3, new_id: 4, peer_address: address };
+    let replacing = loop {
+        register(&mut cluster.registry(1), "web", "a").await;
+        cluster.delay(2, Duration::ZERO, LATE);
+        for id in [3, 4] {
+            cluster.cut_off(id);
+        }
+        let (mut admin, request) = (at_leader.clone(), request.clone());
+        let replacing = tokio::spawn(async move { admin.replace_node(request).await });
+        while cluster.voters(2).await != open && !replacing.is_finished() {
+            tokio::task::yield_now().await;
+        }
+        if cluster.voters(2).await == open {
+            break replacing;
+        }
+        // Too late, on a busy machine: they did not count as alive any more.
+        let refused = replacing.await.unwrap();
+        assert_refused(refused, Code::FailedPrecondition, &[]);
+        cluster.delay(2, Duration::ZERO, Duration::ZERO);
+        for id in [3, 4] {
+            cluster.reconnect(id);
+        }
+    };
+    cluster.stop(1).await;
+    replacing.abort();
+    let mut at_next = cluster.admin(2);
+    let undoing = with_timeout(RemoveNodeRequest { id: 4 }, SOON);
+    let undoing = tokio::spawn(async move { at_next.remove_node(undoing).await });
+    cluster.delay(2, Duration::ZERO, Duration::ZERO);
+    for id in [3, 4] {
+        cluster.reconnect(id);
+    }
+    let refused = undoing.await.unwrap();
+    assert_refused(refused, Code::FailedPrecondition, &["without node 4, only 1 of 2 voters"]);
+    assert_eq!(cluster.voters(2).await, [1, 2, 4], "the open change is done");
+    register(&mut cluster.registry(2), "web", "b").await;
 }

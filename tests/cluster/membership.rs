@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use quorate_node::Tunables;
-use quorate_proto::v1::{FetchRequest, ListServicesRequest, MemberRole, NodeState};
-use tokio::time::sleep;
+use quorate_proto::v1::{
+    AddNodeRequest, FetchRequest, ListServicesRequest, MemberRole, NodeState, RemoveNodeRequest,
+    TransferLeaderRequest,
+};
+use tokio::time::{sleep, timeout};
 use tonic::Code;
 
 use super::calls::{assert_refused, fetch_of, ids, local, register, registration, spec};
@@ -244,10 +247,49 @@ async fn a_node_that_stops_leads_no_more_and_its_calls_are_answered() {
     }
     assert_eq!(leads.len(), 1, "another one leads before the old one is gone");
     let mut at_other = cluster.registry(other);
-    tokio::time::timeout(SOON, register(&mut at_other, "web", "a")).await.expect("a new leader");
+    timeout(SOON, register(&mut at_other, "web", "a")).await.expect("a new leader");
     cluster.restart(leader).await;
     cluster.settled().await;
     let (_, map) = fetch_all(&mut cluster.registry(leader)).await;
     assert_eq!(map.len(), 1);
     cluster.stop_all().await;
+}
+
+/// It may take for ever, and what stops that may be a change of the members.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_does_not_catch_up_holds_no_other_change_up() {
+    let mut cluster = Cluster::start_cuttable(3, Tunables::default()).await;
+    cluster.add_waiting(4).await;
+    let address = cluster.peer_address(4).to_owned();
+    let soon = BEHIND * 30;
+    for is_taken_out in [true, false] {
+        let leader = cluster.leader_of(&[1, 2, 3]).await;
+        // It says its id, and gets no entry: by then the line is cut.
+        cluster.delay(4, BEHIND * 5, Duration::ZERO);
+        let request = AddNodeRequest { id: 4, peer_address: address.clone(), learner_only: false };
+        let mut admin = cluster.admin(1);
+        let adding = async move { admin.add_node(with_timeout(request, SOON)).await };
+        let adding = tokio::spawn(adding);
+        eventually("node 4 is a learner", || async {
+            cluster.members(leader).await.iter().any(|member| member.id == 4).then_some(())
+        })
+        .await;
+        cluster.cut_off(4);
+        cluster.delay(4, Duration::ZERO, Duration::ZERO);
+
+        if is_taken_out {
+            let removal = with_timeout(RemoveNodeRequest { id: 4 }, soon);
+            cluster.admin(leader).remove_node(removal).await.expect("it is taken out");
+            let ended = timeout(soon, adding).await.expect("nobody waits for it any more");
+            assert_refused(ended.unwrap(), Code::NotFound, &["node 4 is not a member"]);
+            cluster.reconnect(4);
+        } else {
+            let to_id = if leader == 2 { 3 } else { 2 };
+            let transfer = with_timeout(TransferLeaderRequest { to_id }, soon);
+            cluster.admin(1).transfer_leader(transfer).await.expect("the lead changes");
+            cluster.reconnect(4);
+            adding.await.unwrap().expect("it is a voter");
+        }
+    }
+    assert_eq!(cluster.voters(1).await, [1, 2, 3, 4]);
 }

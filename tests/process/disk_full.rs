@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use quorate_client::{Consistency, Error, WatchStatus};
-use quorate_proto::v1::{ChangeKind, Health};
+use quorate_proto::v1::admin_client::AdminClient;
+use quorate_proto::v1::{
+    ChangeKind, Health, InstanceSpec, RegisterRequest, TriggerSnapshotRequest,
+};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
@@ -28,6 +31,8 @@ use crate::wait::{eventually, time_passes};
 const NOTICED_WITHIN: Duration = Duration::from_secs(5);
 const TTL: Duration = Duration::from_secs(3);
 const KEPT: usize = 10;
+const MIB: usize = 1024 * 1024;
+const RESERVE: usize = 16 * MIB;
 
 /// A small file system that goes with the test.
 pub(crate) struct SmallDisk {
@@ -161,6 +166,74 @@ async fn a_nearly_full_disk_is_told_and_can_be_backed_up() {
     })
     .await;
     assert!(!node.status().await.unwrap().members[0].disk_low);
+}
+
+/// Registers so many MiB of instances, which cannot be compressed.
+async fn register_mib(node: &Node, mib: usize) {
+    let mut random = 1_u64;
+    let mut hex = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        format!("{:08x}", random >> 32)
+    };
+    for at in 0..mib {
+        let mut spec = |id: usize| InstanceSpec {
+            service: "large".to_owned(),
+            id: format!("{at}-{id}"),
+            endpoints: [("http".to_owned(), "http://h:1".to_owned())].into(),
+            metadata: [("m".to_owned(), (0..MIB / 128 / 8).map(|_| hex()).collect())].into(),
+            ..InstanceSpec::default()
+        };
+        let instances = (0..128).map(&mut spec).collect();
+        let request =
+            RegisterRequest { instances, ttl_ms: 3_600_000, ..RegisterRequest::default() };
+        node.registry().register(request).await.unwrap();
+    }
+}
+
+/// The disk has less free than the reserve and that many snapshots.
+async fn leaves_room_for(disk: &SmallDisk, node: &Node, bytes: usize) {
+    disk.fill((RESERVE + bytes) as u64);
+    eventually("the node notices", NOTICED_WITHIN, async || {
+        let free = node.own_status().await.map_err(|status| status.to_string())?.disk_free_bytes;
+        if free <= (RESERVE + bytes) as u64 { Ok(()) } else { Err(format!("{free} bytes free")) }
+    })
+    .await;
+}
+
+/// Above the reserve, but with less room beside it than a snapshot may take: none is begun, whoever
+/// asks for one learns why at once, and a backup needs none. Where it fits after all, it is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_room_for_a_snapshot_says_so_and_can_be_backed_up() {
+    const SNAPSHOT: usize = 12 * MIB;
+    let Some(disk) = SmallDisk::mount(160) else { return };
+    let data_dirs = [(1, disk.data_dir())].into();
+    let tunables = format!("disk_reserve_bytes = {RESERVE}");
+    let settings = Settings { tunables, data_dirs, ..Settings::default() };
+    let cluster = Cluster::start_with(1, settings).await;
+    let node = &cluster.nodes[0];
+    register_mib(node, SNAPSHOT / MIB).await;
+    ask(&cluster.all(), "cluster snapshot").await.expect(0);
+
+    node.register("kept", "a", Duration::from_secs(600)).await.unwrap();
+    leaves_room_for(&disk, node, SNAPSHOT / 2).await;
+    let asked = Instant::now();
+    let refused =
+        AdminClient::new(node.channel()).trigger_snapshot(TriggerSnapshotRequest {}).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("bytes free, and for a snapshot"), "{refused}");
+    assert!(asked.elapsed() < NOTICED_WITHIN, "it took {:?}", asked.elapsed());
+    let log = node.log_text();
+    assert!(log.contains("a snapshot is put off"), "{log}");
+    let (file, before) = (cluster.dir().join("short.backup"), disk.free());
+    ask(&cluster.all(), &format!("cluster backup {}", file.display())).await.expect(0);
+    assert!(disk.free() + MIB as u64 > before, "nothing of its size was written there");
+    let backup = fs::read(&file).unwrap();
+    assert!(backup.starts_with(b"QBACKUP") && backup.ends_with(b"QEND"), "a whole backup");
+
+    disk.make_room();
+    leaves_room_for(&disk, node, SNAPSHOT * 3 / 2).await;
+    ask(&cluster.all(), "cluster snapshot").await.expect(0);
 }
 
 fn is_full(path: &Path, log: &str) -> bool {

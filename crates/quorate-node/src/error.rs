@@ -15,6 +15,9 @@ use tokio::task::JoinError;
 
 use crate::types::Fatal;
 
+/// The code of [`MembershipError::Busy`] in gRPC, as another node says it.
+const ABORTED: i32 = 10;
+
 /// An error and its causes, for people.
 pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
@@ -71,9 +74,15 @@ pub(crate) enum NodeError {
     NotLeader { node: NodeId },
     /// The disk is nearly full.
     #[error(
-        "the disk of node {node} has {free_bytes} bytes free, below its reserve of {reserve_bytes}: no registrations until there is room; reads, renewals and deregistrations go on"
+        "the disk of node {node} has {free_bytes} bytes free, below its reserve of {reserve_bytes}: {}",
+        still_done(*is_at_floor)
     )]
-    DiskFull { node: NodeId, free_bytes: u64, reserve_bytes: u64 },
+    DiskFull { node: NodeId, free_bytes: u64, reserve_bytes: u64, is_at_floor: bool },
+    /// A snapshot might fill the disk.
+    #[error(
+        "the disk of node {node} has {free_bytes} bytes free, and for a snapshot {wanted_bytes} are wanted: make room there; until then its log grows"
+    )]
+    NoRoomForSnapshot { node: NodeId, free_bytes: u64, wanted_bytes: u64 },
     /// Too many calls wait already.
     #[error("overloaded: {waiting} calls wait already; try again later")]
     Overloaded { waiting: usize },
@@ -103,6 +112,13 @@ pub(crate) enum NodeError {
     /// What the leader, another node, says.
     #[error("{}", .0.message)]
     Told(Box<Told>),
+}
+
+fn still_done(is_at_floor: bool) -> &'static str {
+    match is_at_floor {
+        true => "nothing is written until there is room, and no lease ends; reads go on",
+        false => "no registrations until there is room; reads, renewals and deregistrations go on",
+    }
 }
 
 /// Why another node has not said what it was asked for.
@@ -170,6 +186,15 @@ impl NodeError {
         match self {
             Self::NoLeader { .. } | Self::NoAnswer { .. } => true,
             Self::Told(told) => told.late,
+            _ => false,
+        }
+    }
+
+    /// Whether another change was in the way, as this node or the leader says.
+    pub(crate) fn is_busy(&self) -> bool {
+        match self {
+            Self::Membership(MembershipError::Busy) => true,
+            Self::Told(told) => told.again && told.code == ABORTED,
             _ => false,
         }
     }

@@ -26,7 +26,7 @@ mod quorum;
 pub(crate) mod reads;
 pub(crate) mod renewals;
 pub(crate) mod requests;
-mod snapshot;
+pub(crate) mod snapshot;
 pub(crate) mod status;
 pub(crate) mod succession;
 

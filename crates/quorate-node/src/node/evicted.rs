@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{Stream, StreamExt};
 use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_log::NodeId;
 use tokio::time::Instant;
@@ -117,16 +118,11 @@ impl Node {
         }
         let members = self.members();
         let others = members.iter().filter(|member| member.id != self.id);
-        let words: Vec<(NodeId, Option<Word>)> =
-            join_all(others.map(|other| self.ask_about(id, other)))
-                .await
-                .into_iter()
-                .flatten()
-                .chain([(self.id, self.word_on(id))])
-                .collect();
+        let asked: FuturesUnordered<_> = others.map(|other| self.ask_about(id, other)).collect();
         let voters = members.iter().filter(|member| member.voter).map(|member| member.id);
-        let is_member = is_member(&words, &voters.collect());
-        tracing::debug!(id = id.get(), ?words, is_member, "asked whether a node is a member again");
+        let own = (self.id, self.word_on(id));
+        let is_member = is_member_by(own, asked, &voters.collect()).await;
+        tracing::debug!(id = id.get(), is_member, "asked whether a node is a member again");
         self.evicted.set(id, is_member);
         is_member
     }
@@ -145,6 +141,22 @@ impl Node {
         };
         Some((other.id, word))
     }
+}
+
+/// What the words of these nodes come to, as they arrive. A majority that has it as a member is
+/// enough: a removal that was reported is known to one of each majority. What asks may be a
+/// heartbeat, which is given up before a member whose machine is dead has not answered.
+async fn is_member_by(
+    own: (NodeId, Option<Word>),
+    mut asked: impl Stream<Item = Option<(NodeId, Option<Word>)>> + Unpin,
+    voters: &BTreeSet<NodeId>,
+) -> bool {
+    let mut words = vec![own];
+    while !is_member(&words, voters) {
+        let Some(word) = asked.next().await else { return false };
+        words.extend(word);
+    }
+    true
 }
 
 /// What the words of these nodes come to; with fewer than a majority of the voters among them,
@@ -187,5 +199,33 @@ mod tests {
         }
         let silent = [(node(1), Some(Word { as_of: 5, is_member: IN })), (node(2), None)];
         assert!(is_member(&silent, &voters), "one that knows no members has answered");
+    }
+
+    /// A heartbeat waits no longer than 80 ms.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_dead_member_where_a_majority_has_it_as_one() {
+        let voters = (1..=3).map(node).collect();
+        let after = |ms, answer: Option<(u64, u64, bool)>| async move {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            answer.map(|(id, as_of, is_member)| (node(id), Some(Word { as_of, is_member })))
+        };
+        let own = (node(1), Some(Word { as_of: 9, is_member: false }));
+        for (what, answers, expected, within_ms) in [
+            ("one is dead", [(5, Some((2, 20, true))), (500, None)], true, 5),
+            (
+                "the one that knows is slow",
+                [(5, Some((2, 9, false))), (90, Some((3, 20, true)))],
+                true,
+                90,
+            ),
+            ("it is out", [(5, Some((2, 9, false))), (500, None)], false, 500),
+            ("both are dead", [(500, None), (500, None)], false, 500),
+        ] {
+            let begun = Instant::now();
+            let asked: FuturesUnordered<_> =
+                answers.into_iter().map(|(ms, answer)| after(ms, answer)).collect();
+            assert_eq!(is_member_by(own, asked, &voters).await, expected, "{what}");
+            assert_eq!(begun.elapsed(), Duration::from_millis(within_ms), "{what}");
+        }
     }
 }

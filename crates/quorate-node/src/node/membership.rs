@@ -4,7 +4,7 @@
 //! No change may lose a live majority: a voter is only taken out when enough of the others were
 //! heard of lately. A leader that is to go hands the lead over first; the caller's retry then finds
 //! the new leader. What can be refused is refused before anything is proposed: a refused change
-//! leaves nothing behind.
+//! leaves nothing behind. While a change waits for a node to catch up, others have their turn.
 
 mod lead;
 mod level;
@@ -19,7 +19,7 @@ use openraft::errors::{AllowNextRevertError, ChangeMembershipError, ClientWriteE
 use openraft::{ChangeMembers, Instant as _};
 use quorate_log::NodeId;
 use tokio::sync::SemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::{MembershipError, NodeError};
 use crate::node::{MemberInfo, Node, said};
@@ -59,18 +59,20 @@ impl Node {
         call: MembershipCall,
         deadline: Instant,
     ) -> Result<Vec<MemberInfo>, NodeError> {
-        let _turn = self.one_at_a_time(deadline).await?;
+        let turn = self.one_at_a_time(deadline).await?;
         match call {
             MembershipCall::Add { id, peer_address, learner_only, by_itself } => {
+                self.finish_change().await?;
                 self.check_add(id, by_itself, deadline).await?;
-                self.take_in(id, &peer_address, deadline, learner_only).await?;
+                self.take_in(id, &peer_address).await?;
                 if !learner_only {
+                    let _turn = self.caught_up(id, turn, deadline).await?;
                     self.promote(id).await?;
                 }
             }
             MembershipCall::Remove { id } => self.take_out(id, deadline).await?,
             MembershipCall::Replace { old, new, peer_address } => {
-                self.replace(old, new, &peer_address, deadline).await?;
+                self.replace(old, new, &peer_address, turn, deadline).await?;
             }
             MembershipCall::Announce { id, member } => self.announce(id, member).await?,
             MembershipCall::SetLevel(change) => self.set_level(change).await?,
@@ -78,21 +80,16 @@ impl Node {
         Ok(self.members())
     }
 
+    /// Whoever waits in vain is told so before its deadline.
     async fn one_at_a_time(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, NodeError> {
-        let turn = timeout_at(deadline, self.membership.acquire()).await;
+        let patience = deadline.saturating_duration_since(Instant::now()) * 9 / 10;
+        let turn = timeout(patience, self.membership.acquire()).await;
         let turn = turn.map_err(|_| refused(MembershipError::Busy))?;
         Ok(turn.expect("invariant: nobody closes it"))
     }
 
-    /// Makes a node a learner and, unless it is to stay one, waits until it has nearly all of the
-    /// log.
-    async fn take_in(
-        &self,
-        id: NodeId,
-        peer_address: &str,
-        deadline: Instant,
-        learner_only: bool,
-    ) -> Result<(), NodeError> {
+    /// Makes a node a learner, where it is none yet.
+    async fn take_in(&self, id: NodeId, peer_address: &str) -> Result<(), NodeError> {
         match self.member(id) {
             Some(member) if member.peer_address != peer_address => {
                 let address = member.peer_address;
@@ -114,7 +111,7 @@ impl Node {
                 added.map_err(|error| self.raft_error(error))?;
             }
         }
-        if learner_only { Ok(()) } else { self.await_caught_up(id, deadline).await }
+        Ok(())
     }
 
     /// Asks the node at an address for its id.
@@ -141,15 +138,38 @@ impl Node {
         Ok(Member { peer_address: address, client_address: found.client_address })
     }
 
+    /// Waits until a learner has nearly all of the log. That may take long, or for ever, and others
+    /// have their turn meanwhile, so the quorum is checked again.
+    async fn caught_up<'a>(
+        &'a self,
+        id: NodeId,
+        turn: SemaphorePermit<'a>,
+        deadline: Instant,
+    ) -> Result<SemaphorePermit<'a>, NodeError> {
+        drop(turn);
+        self.await_caught_up(id, deadline).await?;
+        let turn = self.one_at_a_time(deadline).await?;
+        self.finish_change().await?;
+        self.once_heard(|| self.check_quorum()).await?;
+        Ok(turn)
+    }
+
     async fn await_caught_up(&self, id: NodeId, deadline: Instant) -> Result<(), NodeError> {
         let since = Instant::now();
         let mut metrics = self.metrics.clone();
+        let mut was_member = false;
         loop {
             let (at, of) = {
                 let metrics = metrics.borrow_watched();
                 if metrics.current_leader != Some(self.id) {
                     return Err(NodeError::NotLeader { node: self.id });
                 }
+                // It may not be told yet that it is one.
+                let is_member = metrics.membership_config.get_node(&id).is_some();
+                if was_member && !is_member {
+                    return Err(refused(MembershipError::Unknown { id }));
+                }
+                was_member = is_member;
                 let matched = metrics.replication.as_ref().and_then(|all| all.get(&id));
                 let at = matched.and_then(|matched| matched.as_ref()).map_or(0, |log| log.index());
                 (at, metrics.last_log_index.unwrap_or(0))
@@ -165,7 +185,7 @@ impl Node {
     }
 
     async fn promote(&self, id: NodeId) -> Result<(), NodeError> {
-        if self.voters().contains(&id) && !self.in_joint_membership() {
+        if self.voters().contains(&id) {
             return Ok(());
         }
         tracing::info!(id = id.get(), "promoting a learner to voter");
@@ -175,6 +195,10 @@ impl Node {
     async fn take_out(&self, id: NodeId, deadline: Instant) -> Result<(), NodeError> {
         if self.member(id).is_none() {
             return Err(refused(MembershipError::Unknown { id }));
+        }
+        self.finish_change().await?;
+        if self.member(id).is_none() {
+            return Ok(());
         }
         self.once_heard(|| self.check_quorum()).await?;
         let voters = self.voters();
@@ -196,14 +220,20 @@ impl Node {
         old: NodeId,
         new: NodeId,
         peer_address: &str,
+        turn: SemaphorePermit<'_>,
         deadline: Instant,
     ) -> Result<(), NodeError> {
+        self.finish_change().await?;
         self.once_heard(|| self.check_replace(old, new)).await?;
         let was_member = self.member(new).is_some();
-        self.take_in(new, peer_address, deadline, false).await?;
+        self.take_in(new, peer_address).await?;
+        let _turn = self.caught_up(new, turn, deadline).await?;
+        // By now the old one may be out, or the new one vote: both is what was asked for.
         let swapped = self.swap(old, new, deadline).await;
+        let is_learner = self.member(new).is_some() && !self.voters().contains(&new);
         if let Err(NodeError::Membership(reason)) = &swapped
             && !was_member
+            && is_learner
         {
             // Only if something changed since it was checked.
             tracing::info!(new = new.get(), %reason, "refused; taking the new node out again");
@@ -218,9 +248,8 @@ impl Node {
         let voters = self.voters();
         let known = self.member(old).is_some();
         let votes_already = voters.contains(&new);
-        // A change that was cut off between its two steps has both, one that was done has the new
-        // one only.
-        if known && votes_already && !self.in_joint_membership() {
+        // One that was done before has the new one only.
+        if known && votes_already {
             return Err(refused(MembershipError::VotesAlready { id: new, old }));
         }
         if !known && !votes_already {
@@ -293,13 +322,8 @@ impl Node {
     /// Without a live majority of the present voters, no change can be committed, and none is to
     /// wait in the log for one.
     fn check_quorum(&self) -> Result<(), NodeError> {
-        let all = self.voters();
-        let alive = all.iter().filter(|voter| self.hears(**voter)).count();
-        let (voters, needed) = (all.len(), all.len() / 2 + 1);
-        if alive >= needed {
-            return Ok(());
-        }
-        Err(refused(MembershipError::NoQuorum { alive, voters, needed }))
+        let halves = self.view.borrow_watched().membership_config.get_joint_config().clone();
+        check_halves(&halves, |voter| self.hears(voter)).map_err(refused)
     }
 
     fn check_majority(
@@ -365,6 +389,22 @@ impl Node {
             RaftError::Fatal(fatal) => self.fatal(&fatal),
         }
     }
+}
+
+/// Of a change that was cut off between its two steps, both halves count: entries need a majority
+/// of each.
+fn check_halves(
+    halves: &[BTreeSet<NodeId>],
+    alive: impl Fn(NodeId) -> bool,
+) -> Result<(), MembershipError> {
+    for all in halves {
+        let alive = all.iter().filter(|voter| alive(**voter)).count();
+        let (voters, needed) = (all.len(), all.len() / 2 + 1);
+        if alive < needed {
+            return Err(MembershipError::NoQuorum { alive, voters, needed });
+        }
+    }
+    Ok(())
 }
 
 fn refused(error: MembershipError) -> NodeError {

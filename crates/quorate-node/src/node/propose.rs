@@ -19,6 +19,13 @@ use crate::types::{Outcome, TypeConfig};
 /// After a failed attempt, the next one waits this long unless the leader changes before.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
+/// A node that is further behind names no writes. Origins are forgotten after twice that
+/// (`ORIGIN_MS`), and a write may be under way for half of the rest.
+const RECENT: Duration = Duration::from_secs(60);
+
+/// One that has just started, or hears of its leader again, is near by then, if it ever is.
+const RECENT_WITHIN: Duration = Duration::from_secs(2);
+
 /// Entries that may wait to be committed and applied: some seconds of a busy cluster.
 const BACKLOG_MAX: usize = 50_000;
 
@@ -37,6 +44,7 @@ impl Node {
         given: Option<GivenName>,
         deadline: Instant,
     ) -> Result<Outcome, CallError> {
+        self.once_recent(deadline).await?;
         let now = self.applied.lock().registry.clock();
         let named = requests::name(&self.origin, given, &op, now)?;
         let outcome = self.on_leader((op, named.request), deadline, &mut 0).await?;
@@ -46,13 +54,39 @@ impl Node {
         }
     }
 
+    /// Waits until this node is not far behind. A write is named with its clock, and where the
+    /// others have forgotten what was asked for at that time, a new write would be taken for an old
+    /// one.
+    ///
+    /// # Errors
+    /// It does not come that far, soon or by the deadline.
+    async fn once_recent(&self, deadline: Instant) -> Result<(), NodeError> {
+        let since = Instant::now();
+        while !is_recent(self.last_moment().at) {
+            self.check_goes_on()?;
+            self.check_inside()?;
+            let leader = self.current_leader();
+            let follows = leader.is_some_and(|leader| leader != self.id);
+            if follows && since.elapsed() >= RECENT_WITHIN {
+                let (node, last) = (self.id, self.last_moment().at.unwrap_or(self.started));
+                let for_ms = last.elapsed().as_millis() as u64;
+                return Err(NodeError::Outdated { node, for_ms });
+            }
+            if !self.pause(leader, deadline).await {
+                return Err(self.late(since));
+            }
+        }
+        Ok(())
+    }
+
     /// Has the leader do something, wherever it is, trying again when the leader changes, until the
     /// deadline. An attempt may have had its effect although another node leads since: what must
     /// not happen twice has a name ([`Node::propose`]). Adds the attempts that it makes to
     /// `attempts`.
     ///
     /// # Errors
-    /// The leader's refusal; [`NodeError::NoLeader`] or [`NodeError::NoAnswer`] at the deadline.
+    /// The leader's refusal; at the deadline, that something else was in the way until then,
+    /// [`NodeError::NoLeader`] or [`NodeError::NoAnswer`].
     pub(crate) async fn on_leader<C: Ask>(
         &self,
         call: C,
@@ -62,13 +96,9 @@ impl Node {
         let call: LeaderCall = call.into();
         let since = Instant::now();
         let for_client = !matches!(call, LeaderCall::Membership(MembershipCall::Announce { .. }));
+        let mut busy = None;
         loop {
-            if self.stop.is_cancelled() {
-                return Err(NodeError::Stopping { node: self.id });
-            }
-            if self.leadership.is_removed() {
-                return Err(NodeError::NotMember { node: self.id });
-            }
+            self.check_goes_on()?;
             let leader = self.current_leader();
             if for_client {
                 self.check_inside()?;
@@ -97,7 +127,8 @@ impl Node {
                 () = self.leadership.removed() => continue,
             };
             match done {
-                Err(_elapsed) => return Err(self.late(since)),
+                Err(_elapsed) => return Err(self.in_vain(busy, since)),
+                Ok(Err(error)) if error.is_busy() => busy = Some((leader, error)),
                 Ok(Err(error)) if error.may_pass() => {}
                 Ok(answer) => {
                     let of_another = || self.unexpected(&"an answer to another call");
@@ -105,8 +136,26 @@ impl Node {
                 }
             }
             if !self.pause(leader, deadline).await {
-                return Err(self.late(since));
+                return Err(self.in_vain(busy, since));
             }
+        }
+    }
+
+    /// What to say at the deadline, where a leader may have said that something else is in the way.
+    fn in_vain(&self, busy: Option<(Option<NodeId>, NodeError)>, since: Instant) -> NodeError {
+        match busy {
+            Some((leader, error)) if leader == self.current_leader() => error,
+            _ => self.late(since),
+        }
+    }
+
+    fn check_goes_on(&self) -> Result<(), NodeError> {
+        if self.stop.is_cancelled() {
+            return Err(NodeError::Stopping { node: self.id });
+        }
+        match self.leadership.is_removed() {
+            true => Err(NodeError::NotMember { node: self.id }),
+            false => Ok(()),
         }
     }
 
@@ -242,6 +291,12 @@ impl Node {
     }
 }
 
+/// Whether a node is near enough that has everything from before this moment; `None`: it does not
+/// know.
+fn is_recent(at: Option<Instant>) -> bool {
+    at.is_some_and(|at| at.elapsed() <= RECENT)
+}
+
 /// Whether a cluster of this level writes what needs another one.
 ///
 /// # Errors
@@ -297,6 +352,16 @@ fn failed_for(error: &NodeError) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_is_far_behind_names_no_writes() {
+        let at = Instant::now();
+        assert!(!is_recent(None), "it does not know");
+        for (seconds, expected) in [(0, true), (60, true), (1, false), (600, false)] {
+            tokio::time::advance(Duration::from_secs(seconds)).await;
+            assert_eq!(is_recent(Some(at)), expected, "{:?}", at.elapsed());
+        }
+    }
 
     #[test]
     fn what_needs_a_higher_level_than_the_clusters_is_not_proposed() {

@@ -98,10 +98,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok(())
     }
 
-    /// Without room on the disk, a snapshot that no call waits for is put off.
+    /// Without room on the disk, a snapshot is put off, also one that was asked for: Raft forces
+    /// none.
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<SnapshotBuilder> {
         let last_bytes = self.snapshots.current().ok().flatten().map_or(0, |file| file.len_bytes());
-        if !force && self.disk.check_room_for(2 * last_bytes).is_err() {
+        if !force && !self.disk.may_begin_snapshot(last_bytes) {
             return None;
         }
         Some(self.get_snapshot_builder().await)

@@ -13,7 +13,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_log::{LogStore, SnapshotStore};
 use tokio::time::Instant;
 
-use crate::error::RunError;
+use crate::error::{NodeError, RunError};
 use crate::node::Node;
 use crate::runtime::random;
 use crate::types::{LogId, TypeConfig};
@@ -24,6 +24,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A snapshot that was asked for and has not come by then (another one was under way, the disk is
 /// full) is asked for again.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Where there may be no room for one, what it would have is counted this often.
+const COUNT_EVERY: Duration = Duration::from_secs(30);
 
 /// The log is quiet as long as it gets at most this many bytes in this time: the ticks of a cluster
 /// and the renewals of a thousand instances, whose intervals (a third of a TTL, usually 5 to 10 s)
@@ -52,6 +55,8 @@ pub(crate) struct Compaction {
     written_bytes: u64,
     /// When the next one was asked for, and what the log had written then.
     asked: Option<(Instant, u64)>,
+    /// When it was counted what a snapshot would have.
+    counted: Option<Instant>,
     quiet: Quiet,
     quiet_for: Duration,
     /// Up to where the log was purged when it last gave back what it took.
@@ -72,6 +77,7 @@ impl Compaction {
             snapshot_bytes: 0,
             written_bytes: 0,
             asked: None,
+            counted: None,
             quiet: Quiet::new(Instant::now()),
             quiet_for: QUIET_FOR + (QUIET_FOR / 2).mul_f64(random() as f64 / u64::MAX as f64),
             shrunk: None,
@@ -124,8 +130,19 @@ impl Compaction {
         self.asked = Some((Instant::now(), written_bytes));
         meters.compacts(if is_long { "long" } else { "quiet" });
         tracing::debug!(log_bytes, self.snapshot_bytes, "the log is long: a snapshot");
+        self.count_if_put_off().await;
         // It only fails when the library has ended, which others notice.
         let _ = self.node.raft().trigger().snapshot().await;
+    }
+
+    /// What takes the room may be the log, which only a snapshot makes short.
+    async fn count_if_put_off(&mut self) {
+        let put_off = self.node.disk().snapshots_put_off().borrow().clone();
+        let is_put_off = matches!(put_off, Some(NodeError::NoRoomForSnapshot { .. }));
+        if is_put_off && self.counted.is_none_or(|at| at.elapsed() >= COUNT_EVERY) {
+            self.counted = Some(Instant::now());
+            self.node.count_snapshot().await;
+        }
     }
 }
 

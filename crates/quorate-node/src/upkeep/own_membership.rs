@@ -48,6 +48,8 @@ pub(crate) struct MemberLoop {
     asked: usize,
     founding: Waiting,
     joining: Waiting,
+    /// The last open change of the members that it told of, by its log index.
+    settling: Option<u64>,
 }
 
 impl MemberLoop {
@@ -62,6 +64,7 @@ impl MemberLoop {
             asked: 0,
             founding: Waiting::begin(TELL_AFTER),
             joining: Waiting::begin(Duration::ZERO),
+            settling: None,
         }
     }
 
@@ -74,7 +77,7 @@ impl MemberLoop {
     }
 
     async fn look(&mut self) -> Result<(), RunError> {
-        self.node.settle_membership().await;
+        self.node.settle_membership(&mut self.settling).await;
         let members = self.node.members();
         let own = members.iter().find(|info| info.id == self.node.id());
         // Taken out, before it started or before it saw itself, or its log does not reach yet to

@@ -13,7 +13,6 @@ use crate::clock::TICK;
 use crate::error::NodeError;
 use crate::error::RunError;
 use crate::node::Node;
-use crate::node::status::Report;
 use crate::runtime::random;
 
 /// With nothing due, the clock in the log is moved on this often, so that little time is lost when
@@ -51,11 +50,13 @@ pub(crate) struct Ticker {
     /// The last term in which this node led and gave a grace.
     grace_given: u64,
     handed_over: Instant,
+    /// The log says that handing the lead over has failed.
+    has_told: bool,
 }
 
 impl Ticker {
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node, grace_given: 0, handed_over: Instant::now() }
+        Self { node, grace_given: 0, handed_over: Instant::now(), has_told: false }
     }
 
     pub(crate) async fn run(mut self) -> Result<(), RunError> {
@@ -153,26 +154,26 @@ impl Ticker {
         }
     }
 
-    /// A leader that can write nothing hands the lead to a voter that can.
+    /// A leader that can write nothing hands the lead to a voter that can, if there is one.
     async fn hand_over_to_room(&mut self) {
         if self.handed_over.elapsed() < HAND_OVER_EVERY {
             return;
         }
         self.handed_over = Instant::now();
-        let reserve_bytes = self.node.tunables().disk_reserve_bytes;
-        let has_room = |report: &Report| report.status.disk_free_bytes >= reserve_bytes;
-        // Not with the rounds of callers, which may have to wait.
-        let all = self.looking(self.node.ask_all()).await;
-        let next = all.into_iter().find_map(|(member, report)| {
-            let fit = member.voter && report.as_ref().is_ok_and(has_room);
-            fit.then_some(member.id)
-        });
-        let Some(next) = next else { return };
-        tracing::warn!(to = next.get(), "no room on this leader's disk: handing the lead over");
+        let Some(next) = self.looking(self.node.successor_with_room()).await else { return };
         let handed = self.node.transfer(next, Instant::now() + PROPOSE_TIMEOUT);
-        let handed = self.looking(handed).await;
-        if let Err(error) = handed {
-            tracing::warn!(%error, "handing the lead over failed");
+        match self.looking(handed).await {
+            Ok(()) => {
+                let to = next.get();
+                tracing::warn!(to, "no room on this leader's disk: it has handed the lead over");
+                self.has_told = false;
+            }
+            Err(error) if !self.has_told => {
+                let to = next.get();
+                tracing::warn!(to, %error, "no room on this leader's disk, and handing the lead over failed; trying again");
+                self.has_told = true;
+            }
+            Err(error) => tracing::debug!(%error, "handing the lead over failed again"),
         }
     }
 

@@ -248,14 +248,15 @@ impl AdminService {
     async fn on_backup(&self, call: Call<BackupRequest>) -> Handled<<Self as Admin>::BackupStream> {
         self.node.check_member()?;
         let sending = Sending::begin(&self.node, call.caller)?;
-        let backup = match self.node.disk().check() {
-            Ok(()) => {
-                self.node.snapshot(call.deadline).await?;
+        let backup = match self.node.snapshot(call.deadline).await {
+            Ok(_index) => {
                 let (meta, file) = self.node.newest_snapshot().await?;
                 Backup::of_file(sending, &meta, file)
             }
-            // No room for a snapshot.
-            Err(_) => Backup::of_memory(sending).await?,
+            Err(NodeError::DiskFull { .. } | NodeError::NoRoomForSnapshot { .. }) => {
+                Backup::of_memory(sending).await?
+            }
+            Err(error) => return Err(error.into()),
         };
         let first = BackupChunk { header: self.header(), ..backup.first.clone() };
         let chunks = stream::once(std::future::ready(Ok(first))).chain(backup.rest());

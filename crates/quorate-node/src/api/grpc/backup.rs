@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
-use quorate_log::{SnapshotEncoder, SnapshotFile};
+use quorate_log::SnapshotFile;
 use quorate_proto::v1::{BackupChunk, BackupRequest};
-use quorate_state::{Registry, write_snapshot};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tonic::Status;
@@ -19,6 +18,7 @@ use crate::api::grpc::touched::Touches as _;
 use crate::backup::Head;
 use crate::error::CallError;
 use crate::node::Node;
+use crate::node::snapshot::{Count, encode};
 use crate::raft::network::{CHUNK_BYTES, read_chunks};
 use crate::runtime::blocking;
 use crate::types::{LogId, SnapshotMeta, TypeConfig};
@@ -145,11 +145,7 @@ impl Backup {
     /// # Errors
     /// It cannot be encoded.
     pub(super) async fn of_memory(sending: Sending) -> Result<Self, CallError> {
-        let (registry, meta) = {
-            let state = sending.node.applied().lock();
-            let (last_log_id, last_membership) = (state.last_log_id, state.membership.clone());
-            (state.registry.clone(), SnapshotMeta { last_log_id, last_membership })
-        };
+        let (registry, meta) = sending.node.state();
         let (counted, of) = (registry.clone(), meta.clone());
         let total_bytes = blocking(move || encode(&counted, &of, Count(0)).map(|count| count.0));
         let (head, taken_ms) = head(&sending.node);
@@ -195,30 +191,9 @@ fn head(node: &Node) -> (Vec<u8>, u64) {
     (head.encode(), head.taken_ms)
 }
 
-/// The same state gives the same bytes each time.
-fn encode<W: Write>(registry: &Registry, meta: &SnapshotMeta, out: W) -> io::Result<W> {
-    let mut encoder = SnapshotEncoder::begin::<TypeConfig>(meta, out)?;
-    write_snapshot(registry, &mut encoder)?;
-    encoder.finish()
-}
-
 fn send(sender: &mpsc::Sender<Chunk>, data: Vec<u8>) -> io::Result<()> {
     let chunk = BackupChunk { data, ..BackupChunk::default() };
     sender.blocking_send(Ok(chunk)).map_err(|_| io::Error::other("the caller is gone"))
-}
-
-/// Counts what is written.
-struct Count(u64);
-
-impl Write for Count {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// Sends what is written, in chunks.

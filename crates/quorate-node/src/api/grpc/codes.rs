@@ -159,7 +159,9 @@ fn code(error: &CallError) -> Code {
             | NodeError::Stopping { .. }
             | NodeError::PeerUnreachable { .. } => Code::Unavailable,
             NodeError::Ahead { .. } => Code::OutOfRange,
-            NodeError::DiskFull { .. } | NodeError::Overloaded { .. } => Code::ResourceExhausted,
+            NodeError::DiskFull { .. }
+            | NodeError::NoRoomForSnapshot { .. }
+            | NodeError::Overloaded { .. } => Code::ResourceExhausted,
             NodeError::Level { .. } => Code::FailedPrecondition,
             NodeError::Membership(error) => match error {
                 MembershipError::Unknown { .. } => Code::NotFound,

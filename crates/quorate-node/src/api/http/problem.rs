@@ -201,7 +201,12 @@ mod tests {
             (CallError::NamesWatched { limit }, true, true),
             (NodeError::Overloaded { waiting: 9 }.into(), true, false),
             // It may take long until there is room, or for ever.
-            (NodeError::DiskFull { node, free_bytes: 1, reserve_bytes: 2 }.into(), false, false),
+            (
+                NodeError::DiskFull { node, free_bytes: 1, reserve_bytes: 2, is_at_floor: false }
+                    .into(),
+                false,
+                false,
+            ),
             (NodeError::Rejected(Rejection::TooManyOrigins { origins: 9 }).into(), false, false),
             (CallError::TooLarge { what: "answer", bytes: 9, limit, instead: "" }, false, true),
         ] {

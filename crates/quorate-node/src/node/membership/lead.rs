@@ -8,7 +8,8 @@ use quorate_log::NodeId;
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::{MembershipError, NodeError};
-use crate::node::membership::refused;
+use crate::node::membership::{CAUGHT_UP_LAG, refused};
+use crate::node::status::NodeStatus;
 use crate::node::{MemberInfo, Node};
 
 /// A voter that is to lead next has this long to answer: one that stands still must not hold a stop
@@ -82,6 +83,18 @@ impl Node {
         Ok(id)
     }
 
+    /// The voter that a leader without room on its disk hands the lead to; `None`: no other has
+    /// room and can lead now.
+    pub(crate) async fn successor_with_room(&self) -> Option<NodeId> {
+        let last = self.metrics.borrow_watched().last_log_index.unwrap_or(0);
+        let asked = self.candidates().ok()?.into_iter().map(async |(at, info)| {
+            let report = self.ask_status(&info, SUCCESSOR_ANSWERS_WITHIN).await.ok()?;
+            Some((at, info.id, report.status))
+        });
+        let answered: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+        furthest_with_room(last, &answered)
+    }
+
     fn check_successor(&self, to: NodeId) -> Result<(), NodeError> {
         if !self.voters().contains(&to) {
             return Err(refused(MembershipError::NotVoter { id: to }));
@@ -117,5 +130,62 @@ impl Node {
                 return Err(NodeError::NoAnswer { leader: to, waited_ms });
             }
         }
+    }
+}
+
+/// Of voters, how far each has this leader's log and what it says of itself: the furthest of those
+/// that have room and could lead at once. From the moment when it is asked to lead, nobody does:
+/// one that needs a snapshot first would not, and each change of the lead would begin that anew.
+fn furthest_with_room(last: u64, answered: &[(u64, NodeId, NodeStatus)]) -> Option<NodeId> {
+    let is_fit = |at: u64, status: &NodeStatus| {
+        let is_near = at > 0 && last.saturating_sub(at) <= CAUGHT_UP_LAG;
+        is_near && !status.disk_low && status.recovering.is_empty()
+    };
+    let fit = answered.iter().filter(|(at, _, status)| is_fit(*at, status));
+    fit.map(|(at, id, _)| (*at, *id)).max().map(|(_, id)| id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lead_goes_to_a_voter_with_room_that_can_lead_at_once() {
+        let voter = |at, id, disk_low, recovering: &str| {
+            let recovering = recovering.to_owned();
+            let status = NodeStatus { disk_low, recovering, ..NodeStatus::default() };
+            (at, NodeId::new(id).unwrap(), status)
+        };
+        let last = 10_000;
+        let near = last - CAUGHT_UP_LAG;
+        for (what, voters, expected) in [
+            ("nobody answers", &[][..], None),
+            (
+                "the one that is furthest",
+                &[voter(near, 2, false, ""), voter(last, 3, false, "")],
+                Some(3),
+            ),
+            (
+                "not one without room",
+                &[voter(near, 2, false, ""), voter(last, 3, true, "")],
+                Some(2),
+            ),
+            (
+                "nor one that doubts its log",
+                &[voter(near, 2, false, ""), voter(last, 3, false, "old")],
+                Some(2),
+            ),
+            (
+                "nor one that is behind",
+                &[voter(near - 1, 2, false, ""), voter(last, 3, true, "")],
+                None,
+            ),
+            ("nor one that needs a snapshot", &[voter(0, 2, false, "")], None),
+            ("nobody has room", &[voter(last, 2, true, ""), voter(last, 3, true, "")], None),
+        ] {
+            assert_eq!(furthest_with_room(last, voters).map(NodeId::get), expected, "{what}");
+        }
+        let young = [voter(0, 2, false, "")];
+        assert_eq!(furthest_with_room(5, &young), None, "it has nothing of a short log");
     }
 }

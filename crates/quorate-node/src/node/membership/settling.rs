@@ -15,20 +15,53 @@ use crate::node::Node;
 /// A majority that has committed a change takes the next entries within this, if it is well.
 const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 
+/// A majority that is well ends a change within this, and has it known.
+const SETTLED_WITHIN: Duration = Duration::from_secs(2);
+
 impl Node {
-    pub(super) fn in_joint_membership(&self) -> bool {
+    /// Ends a change that was cut off between its two steps, before another begins: Raft starts the
+    /// next from the half that is to be, not from all who vote now, so that it would come to other
+    /// voters than those that were checked.
+    ///
+    /// # Errors
+    /// There is no quorum, or this node leads no more.
+    pub(super) async fn finish_change(&self) -> Result<(), NodeError> {
+        if !self.in_joint_membership() {
+            return Ok(());
+        }
+        self.once_heard(|| self.check_quorum()).await?;
+        tracing::debug!("finishing a membership change that was cut off");
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await?;
+        // It may have taken this node out.
+        match self.leads() {
+            true => Ok(()),
+            false => Err(NodeError::NotLeader { node: self.id }),
+        }
+    }
+
+    fn in_joint_membership(&self) -> bool {
         self.view.borrow_watched().membership_config.get_joint_config().len() > 1
     }
 
     /// Ends a change that was cut off between its two steps; only while this node leads and no
-    /// other change is going on.
-    pub(crate) async fn settle_membership(&self) {
+    /// other change is going on. `told`: the log index of the last one that the log has a line of.
+    /// A leader that is cut off gives up soon: it has to ask whether it is a member.
+    pub(crate) async fn settle_membership(&self, told: &mut Option<u64>) {
         let Ok(_turn) = self.membership.try_acquire() else { return };
-        if self.leads() && self.in_joint_membership() {
+        if !self.leads() || !self.in_joint_membership() {
+            return;
+        }
+        let open = self.view.borrow_watched().membership_config.log_id().map(|at| at.index());
+        if std::mem::replace(told, open) != open {
             tracing::info!("finishing a membership change that was cut off");
-            if let Err(error) = self.change(ChangeMembers::AddVoterIds(BTreeSet::new())).await {
+        }
+        let change = self.change(ChangeMembers::AddVoterIds(BTreeSet::new()));
+        match timeout(SETTLED_WITHIN, change).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "finishing the membership change failed; trying again");
             }
+            Err(_elapsed) => tracing::debug!("finishing the membership change takes too long"),
         }
     }
 

@@ -49,7 +49,11 @@ fn a_client_of_another_node_sees_what_one_of_the_leader_sees() {
         (NodeError::NoLeader { waited_ms: 5 }, false, true),
         (NodeError::Overloaded { waiting: 9 }, false, false),
         (NodeError::Level { needed: 2, level: 1 }, false, false),
-        (NodeError::DiskFull { node, free_bytes: 1, reserve_bytes: 2 }, false, false),
+        (
+            NodeError::DiskFull { node, free_bytes: 1, reserve_bytes: 2, is_at_floor: false },
+            false,
+            false,
+        ),
         (NodeError::Rejected(Rejection::RequestForgotten), false, false),
         (NodeError::Rejected(Rejection::NewerIncarnation { key: key(), current }), false, false),
         (NodeError::Membership(MembershipError::Unknown { id: id(9) }), false, false),
@@ -59,6 +63,7 @@ fn a_client_of_another_node_sees_what_one_of_the_leader_sees() {
         let bytes = LeaderAnswer { answer: Some(answer) }.encode_to_vec();
         let told = read_answer(node, bytes.into()).unwrap_err();
         assert_eq!((told.may_pass(), told.is_late()), (again, late), "{error}");
+        assert_eq!(told.is_busy(), error.is_busy(), "{error}");
         assert_eq!(told.unknown_node(), error.unknown_node(), "{error}");
         assert_eq!(seen(told), seen(error));
     }

@@ -1,0 +1,33 @@
+//! A leader whose disk is below its reserve, while another voter's is not.
+
+use quorate_proto::v1::TransferLeaderRequest;
+use rustix::fs::statvfs;
+
+use super::calls::{register, registration, spec};
+use super::harness::{Cluster, eventually};
+
+/// Also where the one without room would have some by the reserve of another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lead_goes_to_the_voter_whose_disk_has_room() {
+    let mut cluster = Cluster::start(3).await;
+    register(&mut cluster.registry(1), "web", "a").await;
+    for id in [2, 3] {
+        cluster.stop(id).await;
+        let free = statvfs(cluster.data_dir(id)).expect("a file system");
+        // More than there is, and a quarter of it much less.
+        let reserve = 2 * free.f_bavail * free.f_frsize;
+        cluster.config_mut(id).tunables.disk_reserve_bytes = reserve;
+        cluster.restart(id).await;
+        cluster.settled().await;
+    }
+    for id in [2, 3] {
+        let transfer = TransferLeaderRequest { to_id: id };
+        cluster.admin(1).transfer_leader(transfer).await.expect("a transfer");
+        eventually("a leader takes writes", || async {
+            let request = registration(vec![spec("web", "b")]);
+            cluster.registry(id).register(request).await.ok()
+        })
+        .await;
+        assert_eq!(cluster.leader().await, 1);
+    }
+}
