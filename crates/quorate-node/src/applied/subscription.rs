@@ -154,7 +154,8 @@ impl<E: Send + 'static> Subscription<E> {
                 return Poll::Ready(Err(end));
             }
             if let Some((message, revision)) = self.ready.pop_front() {
-                let previous = self.position;
+                let begins = matches!(message, Message::Snapshot { .. });
+                let previous = if begins { Revision(0) } else { self.position };
                 self.position = revision;
                 self.last_sent = Instant::now();
                 return Poll::Ready(Ok(Positioned { message, previous, revision }));
@@ -172,9 +173,14 @@ impl<E: Send + 'static> Subscription<E> {
         }
     }
 
+    /// What the last message that is ready leads to.
+    fn reached(&self) -> Revision {
+        self.ready.back().map_or(self.position, |(_, revision)| *revision)
+    }
+
     fn tell_leader(&mut self, mut leaders: watch::Receiver<Option<NodeId>>) {
         let leader = *leaders.borrow_and_update();
-        self.ready.push_back((Message::Leader(leader), self.position));
+        self.ready.push_back((Message::Leader(leader), self.reached()));
         self.seldom.push(next_leader(leaders).boxed());
     }
 
@@ -249,7 +255,7 @@ impl<E: Send + 'static> Subscription<E> {
         upto: Revision,
         coalesced: bool,
     ) {
-        let mut reached = self.position;
+        let mut reached = self.reached();
         while let Some(rest) = split_off_rest(&mut events) {
             if !coalesced {
                 reached = events.last().map_or(reached, |last| last.event.revision);
@@ -284,7 +290,6 @@ impl<E: Send + 'static> Subscription<E> {
             }
         }
         let message = Message::Snapshot { services, reset, last: true };
-        self.position = Revision(0);
         self.ready.push_back((message, revision));
     }
 

@@ -109,6 +109,36 @@ async fn a_watch_that_is_over_sends_nothing_of_what_is_queued() {
 }
 
 /// More changes than its queue holds, and than one piece of the ring.
+/// What a watcher does not take for long comes together: another leader, and that it has missed
+/// changes.
+#[tokio::test(start_paused = true)]
+async fn each_message_begins_where_the_one_before_it_ended() {
+    let applied = Arc::new(Applied::new(10, usize::MAX, Histogram::new([])));
+    let leaders = watch::Sender::new(None);
+    register(&applied, "first");
+    let mut slow = watch(&applied, &leaders, Begin::Snapshot);
+    let mut position = slow.next().await.revision;
+    for round in 0..2_000 {
+        register(&applied, &format!("i{round}"));
+    }
+    leaders.send_replace(NodeId::new(1));
+    tokio::time::advance(Duration::from_secs(100)).await;
+    let mut kinds = Vec::new();
+    while position < Revision(2_001) {
+        let Positioned { message, previous, revision } = slow.next().await;
+        let (kind, begins) = match message {
+            Message::Snapshot { last, .. } => (if last { "whole" } else { "part" }, true),
+            Message::Leader(_) => ("leader", false),
+            Message::Delta(_) | Message::Bookmark => ("more", false),
+        };
+        let expected = if begins { Revision(0) } else { position };
+        assert_eq!(previous, expected, "{kind} after {kinds:?}");
+        position = revision;
+        kinds.push(kind);
+    }
+    assert!(kinds.contains(&"whole") && kinds.contains(&"leader"), "{kinds:?}");
+}
+
 #[tokio::test]
 async fn a_slow_watcher_is_told_the_latest_of_each_instance() {
     let applied = Arc::new(Applied::new(100_000, usize::MAX, Histogram::new([])));
