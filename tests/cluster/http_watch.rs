@@ -226,7 +226,7 @@ async fn a_read_waits_until_its_service_changes_and_no_other() {
     assert_eq!((later.status, &later.body["code"]), (400, &json!("OUT_OF_RANGE")), "{later:?}");
 }
 
-/// Such a page has nothing of a service that is there. It was taken for one that is not known, and
+/// Such a page had nothing of a service that is there. It was taken for one that is not known, and
 /// who waited for a change of it kept the whole listener busy.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_behind_the_last_instance_is_still_of_its_service() {
@@ -241,8 +241,22 @@ async fn a_page_behind_the_last_instance_is_still_of_its_service() {
     let (service, none) = (&behind.body["service"], json!([]));
     assert_eq!((&service["known"], &service["instances"]), (&json!(true), &none), "{behind:?}");
     let index = whole.body["index"].as_str().unwrap();
-    let waits = get(http, &format!("{WEB}?index={index}&wait=10m&after=web/zzzz")).await;
-    assert_eq!((waits.status, &waits.body["field"]), (400, &json!("index")), "{waits:?}");
+    for after in ["web/zzzz", "zzzz/a"] {
+        let asked = Instant::now();
+        let path = format!("{WEB}?index={index}&wait=200ms&consistency=local&after={after}");
+        let waited = get(http, &path).await;
+        assert_eq!((waited.status, &waited.body["index"]), (200, &whole.body["index"]));
+        assert!(asked.elapsed() >= Duration::from_millis(200), "{:?}", asked.elapsed());
+        assert_eq!(waited.body["service"]["known"], true, "{waited:?}");
+    }
+    let path = format!("{WEB}?index={index}&wait=10m&consistency=local&after=web/zzzz");
+    let waiting = tokio::spawn(async move { get(http, &path).await });
+    register(&mut cluster.registry(1), "other", "b").await;
+    // Who waits keeps nobody busy.
+    assert_eq!(get(http, "/api/v1/members").await.status, 200);
+    register(&mut cluster.registry(1), "web", "zzzzz").await;
+    let changed = waiting.await.unwrap();
+    assert_eq!(changed.body["service"]["instances"][0]["id"], "zzzzz", "{changed:?}");
 }
 
 /// The first revision there is was once the place of a service that nobody knew.

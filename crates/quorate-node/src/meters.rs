@@ -91,7 +91,7 @@ pub(crate) struct Lane {
 
 /// The limits that refuse calls and connections. Those of peers and of HTTP have one each for all
 /// and for one address.
-pub(crate) const LANES: [&str; 20] = [
+pub(crate) const LANES: [&str; 21] = [
     "connections",
     "connections_of_address",
     "silent_connections",
@@ -103,6 +103,7 @@ pub(crate) const LANES: [&str; 20] = [
     "answers_of_connection",
     "encoding",
     "backups",
+    "watched_names",
     "renewals",
     "forwards",
     "reads",
@@ -331,7 +332,7 @@ meters! {
     connections: Gauge = Gauge::default(),
         "quorate_connections", "Connections to the listener for clients";
     refused: Family<Lane, Counter> = Family::default(),
-        "quorate_refused", "Connections and calls that a limit of this node refused, by lane, and silent_connections, which ended for new ones, on all listeners. Of clients: connections, connections_of_address, calls, calls_of_address, open_calls (of callers that are not known, and of health and reflection), arriving (bytes of requests that are not whole yet), answers (bytes of them under way), answers_of_connection, encoding (of large answers, one after the other), backups, and the queues renewals, forwards (writes on their way to the leader), reads. Of others: peer_connections, peer_calls, http_connections, http_calls, dns (queries of a network that asks too much), dns_connections";
+        "quorate_refused", "Connections and calls that a limit of this node refused, by lane, and silent_connections, which ended for new ones, on all listeners. Of clients: connections, connections_of_address, calls, calls_of_address, open_calls (of callers that are not known, and of health and reflection), arriving (bytes of requests that are not whole yet), answers (bytes of them under way), answers_of_connection, encoding (of large answers, one after the other), backups, watched_names (of services, by the watches of one address), and the queues renewals, forwards (writes on their way to the leader), reads. Of others: peer_connections, peer_calls, http_connections, http_calls, dns (queries of a network that asks too much), dns_connections";
     certificate_expiry: Family<Certificate, Gauge> = Family::default(),
         "quorate_tls_certificate_expiry_seconds", "Until the node's certificate ends; negative: it has ended. Not there without TLS";
     tls_refused: Gauge = Gauge::default(),

@@ -1,5 +1,5 @@
 //! Wires a node together and runs it: binds, builds, spawns, stops. Decides nothing else. Every
-//! task of a node is spawned here, by [`Bound::run`].
+//! task of a node is spawned here, by [`Bound::run`], but those of connections.
 //!
 //! Order of stopping, all within `shutdown_grace_ms`: health says "not serving"; a leader hands the
 //! lead over; new calls are refused, watch streams end with a status, calls that are under way

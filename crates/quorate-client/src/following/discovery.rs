@@ -71,7 +71,7 @@ const OWN_WRITES_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Hubs {
     core: Arc<Core>,
-    /// The views hold them, too. Each is kept for as long as it follows something.
+    /// The views hold them, too. One that follows nothing goes when the next view is made.
     running: Mutex<Vec<Arc<Hub>>>,
 }
 
@@ -151,8 +151,8 @@ impl Discovery {
     }
 
     /// The instances that can be called; waits for the first word of the registry (or some from the
-    /// cache), no longer than the call timeout. What this client itself registered before is among
-    /// them.
+    /// cache), no longer than the call timeout. Where there are none, what this client itself
+    /// registered before is waited for, for a second at most.
     ///
     /// # Errors
     /// [`Error::NoInstances`], [`Error::UnknownService`], [`Error::Rejected`] where the registry

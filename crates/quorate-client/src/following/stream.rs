@@ -272,6 +272,11 @@ impl Follower {
         self.rounds.unpick();
     }
 
+    /// What is not followed on at once is not doubted: it may be another node by then.
+    pub(super) fn forget_doubts(&mut self) {
+        self.doubts = None;
+    }
+
     /// Notes the end of a stream.
     fn ended(&mut self, address: &Address, was_good: bool, status: &Status) -> Ended {
         let decision = decide(status);

@@ -121,6 +121,8 @@ impl CallError {
 #[derive(Debug)]
 pub(crate) struct Rounds {
     tried: Vec<Address>,
+    /// The last of them that was picked.
+    picked: Option<Address>,
     /// How many of them used all of their time.
     late: usize,
     /// How often of late a whole round did.
@@ -130,7 +132,13 @@ pub(crate) struct Rounds {
 
 impl Rounds {
     pub(crate) fn new(pace: Pace) -> Self {
-        Self { tried: Vec::new(), late: 0, late_rounds: 0, backoff: Backoff::new(pace) }
+        Self {
+            tried: Vec::new(),
+            picked: None,
+            late: 0,
+            late_rounds: 0,
+            backoff: Backoff::new(pace),
+        }
     }
 
     /// The next node to try. Begins a new round when all were tried.
@@ -143,6 +151,7 @@ impl Rounds {
         });
         let (address, channel) = picked.expect("invariant: the list of nodes is never empty");
         self.tried.push(address.clone());
+        self.picked = Some(address.clone());
         (address, channel)
     }
 
@@ -190,7 +199,9 @@ impl Rounds {
 
     /// The node that was picked last is as good as before: it may be picked again, at once.
     pub(crate) fn unpick(&mut self) {
-        self.tried.pop();
+        if let Some(picked) = self.picked.take() {
+            self.tried.retain(|tried| *tried != picked);
+        }
         self.backoff.reset();
     }
 

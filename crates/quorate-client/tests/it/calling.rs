@@ -434,6 +434,23 @@ async fn a_service_that_is_refused_is_an_error_at_once() {
     assert!(is_told(called.as_ref().unwrap_err()), "{called:?}");
 }
 
+/// Each asks with a view of its own, beside one that stays: also right after the last one was told.
+#[tokio::test]
+async fn a_service_that_is_refused_is_refused_to_each_who_asks() {
+    let fake = Fake::start();
+    fake.state().denied.push("s");
+    let client = Client::builder([fake.address()]).member_refresh(None);
+    let client = client.call_timeout(Duration::from_secs(60)).build().unwrap();
+    let allowed = client.discover("t").unwrap();
+    within(allowed.synced()).await;
+    for asked in 0..10 {
+        let refused = client.discover("s").unwrap();
+        let error = within(refused.usable()).await.unwrap_err();
+        assert!(matches!(error, Error::Rejected { .. }), "{asked}: {error:?}");
+    }
+    assert_eq!(allowed.current().len(), 0);
+}
+
 /// It says nothing of who is there now.
 #[tokio::test]
 async fn a_first_call_waits_where_the_cached_list_is_empty() {

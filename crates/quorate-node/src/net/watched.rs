@@ -24,9 +24,12 @@ use crate::net::connections::Line;
 /// Names that the watches of one address have together, a prefix being one: as many calls as it may
 /// have watch thirty each. A name takes some hundred bytes.
 const NAMES_MAX: usize = 512 * 1024;
-/// Large messages that are made for one address and not taken yet; the others wait and are not
-/// made. Each has some 256 KiB at most (`applied/subscription.rs`).
+/// Large messages that are made for one address and not taken yet. Each has some 256 KiB at most
+/// (`applied/subscription.rs`). Where there are so many, all its watches wait, as it is not known
+/// of a message how large it will be.
 const LARGE_MAX: usize = 64;
+/// For one connection, so that one alone does not hold up the others of its address.
+const OF_CONNECTION_MAX: usize = 16;
 /// A connection that has not taken a large message in this time ends, with the grace that others
 /// have: all that an address may have need 2 Mbit/s for that.
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
@@ -42,6 +45,10 @@ impl Default for Watched {
     fn default() -> Self {
         Self { names: AtomicUsize::new(0), large: Arc::new(Semaphore::new(LARGE_MAX)) }
     }
+}
+
+pub(super) fn places_of_connection() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(OF_CONNECTION_MAX))
 }
 
 /// The names of one watch; they are given back with it.
@@ -78,7 +85,8 @@ pub(crate) fn paced(mut response: Response<Body>) -> Response<Body> {
     match response.extensions_mut().remove::<OfWatch>() {
         None => response,
         Some(OfWatch(line)) => {
-            response.map(|body| Body::new(Paced { body, line, turn: None, rest: None }))
+            let (turns, own, rest) = ([None, None], None, None);
+            response.map(|body| Body::new(Paced { body, line, turns, own, rest }))
         }
     }
 }
@@ -86,8 +94,10 @@ pub(crate) fn paced(mut response: Response<Body>) -> Response<Body> {
 struct Paced {
     body: Body,
     line: Arc<Line>,
-    /// There was no place, and it waits for one.
-    turn: Option<PollSemaphore>,
+    /// There was no place for the connection, or for the address, and it waits for one.
+    turns: [Option<PollSemaphore>; 2],
+    /// The connection's place, while it waits for the address's.
+    own: Option<OwnedSemaphorePermit>,
     /// Of a large message, what was not handed on yet.
     rest: Option<(Bytes, Arc<Large>)>,
 }
@@ -96,8 +106,11 @@ struct Paced {
 struct Large {
     line: Arc<Line>,
     deadline: Instant,
-    _place: OwnedSemaphorePermit,
+    _places: Places,
 }
+
+/// Of the connection, and of the address.
+type Places = [OwnedSemaphorePermit; 2];
 
 struct Piece {
     bytes: Bytes,
@@ -111,10 +124,10 @@ impl AsRef<[u8]> for Piece {
 }
 
 impl Large {
-    fn begin(line: Arc<Line>, place: OwnedSemaphorePermit) -> Arc<Self> {
+    fn begin(line: Arc<Line>, places: Places) -> Arc<Self> {
         let deadline = Instant::now() + TAKEN_WITHIN;
         line.answers().expect_by(deadline);
-        Arc::new(Self { line, deadline, _place: place })
+        Arc::new(Self { line, deadline, _places: places })
     }
 }
 
@@ -125,18 +138,19 @@ impl Drop for Large {
 }
 
 impl Paced {
-    fn poll_place(&mut self, cx: &mut Context<'_>) -> Poll<OwnedSemaphorePermit> {
-        let large = &self.line.watched().large;
-        if self.turn.is_none() {
-            if let Ok(place) = large.clone().try_acquire_owned() {
-                return Poll::Ready(place);
+    fn poll_places(&mut self, cx: &mut Context<'_>) -> Poll<Places> {
+        let [own_turn, turn] = &mut self.turns;
+        let own = match self.own.take() {
+            Some(own) => own,
+            None => ready!(poll_place(own_turn, &self.line.large, cx)),
+        };
+        match poll_place(turn, &self.line.watched().large, cx) {
+            Poll::Ready(place) => Poll::Ready([own, place]),
+            Poll::Pending => {
+                self.own = Some(own);
+                Poll::Pending
             }
-            self.turn = Some(PollSemaphore::new(large.clone()));
         }
-        let turn = self.turn.as_mut().expect("it was set");
-        let place = ready!(turn.poll_acquire(cx)).expect("invariant: never closed");
-        self.turn = None;
-        Poll::Ready(place)
     }
 
     fn next_piece(&mut self) -> Option<Frame<Bytes>> {
@@ -150,6 +164,23 @@ impl Paced {
     }
 }
 
+/// A place among these; `turn`: it waits for one.
+fn poll_place(
+    turn: &mut Option<PollSemaphore>,
+    of: &Arc<Semaphore>,
+    cx: &mut Context<'_>,
+) -> Poll<OwnedSemaphorePermit> {
+    if turn.is_none()
+        && let Ok(place) = of.clone().try_acquire_owned()
+    {
+        return Poll::Ready(place);
+    }
+    let waiting = turn.get_or_insert_with(|| PollSemaphore::new(of.clone()));
+    let place = ready!(waiting.poll_acquire(cx)).expect("invariant: never closed");
+    *turn = None;
+    Poll::Ready(place)
+}
+
 impl http_body::Body for Paced {
     type Data = Bytes;
     type Error = Status;
@@ -161,15 +192,15 @@ impl http_body::Body for Paced {
         if let Some(piece) = self.next_piece() {
             return Poll::Ready(Some(Ok(piece)));
         }
-        // Before a message is made. It is given back at once where none is, or a small one.
-        let place = ready!(self.poll_place(cx));
+        // Before a message is made. They are given back at once where none is, or a small one.
+        let places = ready!(self.poll_places(cx));
         let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
             Some(Ok(frame)) => frame,
             end => return Poll::Ready(end),
         };
         match frame.into_data() {
             Ok(data) if data.len() >= COUNTED_FROM => {
-                let large = Large::begin(self.line.clone(), place);
+                let large = Large::begin(self.line.clone(), places);
                 self.rest = Some((data, large));
                 Poll::Ready(self.next_piece().map(Ok))
             }
@@ -195,6 +226,8 @@ mod tests {
     use http_body::Body as _;
     use http_body_util::StreamBody;
 
+    use crate::net::connections::Counts;
+
     use super::*;
 
     fn line() -> Arc<Line> {
@@ -219,23 +252,46 @@ mod tests {
         }
     }
 
+    const CONNECTIONS: usize = LARGE_MAX / OF_CONNECTION_MAX;
+
+    /// Watches of this number of connections from one address, as many as each may have large
+    /// messages.
+    fn watches(connections: usize, bytes: usize, counts: &Arc<Counts>) -> Vec<Body> {
+        let lines = (0..connections).map(|_| Arc::new(Line::new(None, counts.clone())));
+        lines.flat_map(|line| (0..OF_CONNECTION_MAX).map(move |_| watch(&line, bytes))).collect()
+    }
+
+    #[test]
+    fn one_connection_does_not_hold_up_the_others_of_its_address() {
+        let counts = Arc::<Counts>::default();
+        let line = Arc::new(Line::new(None, counts.clone()));
+        let mut unread: Vec<Body> = (0..LARGE_MAX).map(|_| watch(&line, PIECE)).collect();
+        let held: Vec<_> = unread.iter_mut().filter_map(taken).collect();
+        assert_eq!(held.len(), OF_CONNECTION_MAX);
+        assert!(taken(&mut watches(1, PIECE, &counts)[0]).is_some());
+        drop((held, unread));
+        assert_eq!(line.large.available_permits(), OF_CONNECTION_MAX);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn large_messages_of_an_address_wait_for_others_to_be_taken() {
-        let line = line();
-        let mut watches: Vec<Body> = (0..LARGE_MAX).map(|_| watch(&line, PIECE + 1)).collect();
-        let mut others: Vec<Body> = (0..LARGE_MAX).map(|_| watch(&line, COUNTED_FROM)).collect();
-        let mut first: Vec<_> = watches.iter_mut().filter_map(taken).collect();
+        let counts = Arc::<Counts>::default();
+        let line = Arc::new(Line::new(None, counts.clone()));
+        let mut unread = watches(CONNECTIONS - 1, PIECE + 1, &counts);
+        unread.extend((0..OF_CONNECTION_MAX).map(|_| watch(&line, PIECE + 1)));
+        let mut others = watches(CONNECTIONS, COUNTED_FROM, &counts);
+        let mut first: Vec<_> = unread.iter_mut().filter_map(taken).collect();
         assert_eq!(first.len(), LARGE_MAX);
         assert_eq!(others.iter_mut().filter_map(taken).count(), 0, "they are not made");
-        let last_pieces: Vec<_> = watches.iter_mut().map(|it| taken(it).unwrap().len()).collect();
+        let last_pieces: Vec<_> = unread.iter_mut().map(|it| taken(it).unwrap().len()).collect();
         assert_eq!(last_pieces, [1; LARGE_MAX], "what has begun goes on");
         // The first piece of one is still held.
-        drop(first.split_off(1));
+        drop(first.drain(..LARGE_MAX - 1));
         assert_eq!(others.iter_mut().filter_map(taken).count(), LARGE_MAX, "taken at once");
         assert!(!line.answers().is_overdue(Instant::now() + TAKEN_WITHIN));
         tokio::time::advance(2 * TAKEN_WITHIN).await;
         assert!(line.answers().is_overdue(Instant::now()), "one was not");
-        drop((first, watches, others));
+        drop((first, unread, others));
         assert!(!line.answers().is_overdue(Instant::now()));
         assert_eq!(line.watched().large.available_permits(), LARGE_MAX);
     }

@@ -2,6 +2,7 @@
 //! has to know of its disk, its certificate, its callers. Only looks; what is done about it is done
 //! elsewhere.
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
@@ -233,7 +234,7 @@ impl Node {
             watch_resets: late.watch_resets,
             probes_refused: late.probes_refused,
             connections: busiest.of as u64,
-            busiest_address: busiest.address.map(|from| from.to_string()).unwrap_or_default(),
+            busiest_address: busiest.address.map(shown).unwrap_or_default(),
             busiest_connections: busiest.connections as u64,
             busiest_calls: busiest.calls as u64,
             connections_per_address_max: self.tunables().connections_per_address_max as u64,
@@ -325,6 +326,14 @@ fn p99_us(within: &[u64; FLUSH_BOUNDS.len() + 1]) -> u64 {
         _ if all == 0 => 0,
         Some(at) => FLUSH_BOUNDS.get(at).map_or(u64::MAX, |bound| bound.as_micros() as u64),
         None => u64::MAX,
+    }
+}
+
+/// Whose connections count together: an address, or a network of IPv6.
+fn shown(from: IpAddr) -> String {
+    match from {
+        IpAddr::V4(_) => from.to_string(),
+        IpAddr::V6(_) => format!("{from}/64"),
     }
 }
 

@@ -225,11 +225,13 @@ impl Node {
     ) -> Result<(), NodeError> {
         self.finish_change().await?;
         self.once_heard(|| self.check_replace(old, new)).await?;
+        let size =
+            self.voters().iter().filter(|voter| **voter != old && **voter != new).count() + 1;
         let was_member = self.member(new).is_some();
         self.take_in(new, peer_address).await?;
         let _turn = self.caught_up(new, turn, deadline).await?;
         // By now the old one may be out, or the new one vote: both is what was asked for.
-        let swapped = self.swap(old, new, deadline).await;
+        let swapped = self.swap(old, new, size, deadline).await;
         let is_learner = self.member(new).is_some() && !self.voters().contains(&new);
         if let Err(NodeError::Membership(reason)) = &swapped
             && !was_member
@@ -262,9 +264,20 @@ impl Node {
         self.check_majority(old, &after, |voter| voter == new || self.hears(voter))
     }
 
-    async fn swap(&self, old: NodeId, new: NodeId, deadline: Instant) -> Result<(), NodeError> {
+    /// `size`: how many voters there are to be.
+    async fn swap(
+        &self,
+        old: NodeId,
+        new: NodeId,
+        size: usize,
+        deadline: Instant,
+    ) -> Result<(), NodeError> {
         let voters = self.voters();
         if !voters.contains(&old) {
+            if !voters.contains(&new) && voters.len() >= size {
+                // Another node has its place.
+                return Err(refused(MembershipError::Unknown { id: old }));
+            }
             self.promote(new).await?;
             return match self.member(old) {
                 Some(_) => self.take_out(old, deadline).await,

@@ -23,7 +23,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// (`ORIGIN_MS`), and a write may be under way for half of the rest.
 const RECENT: Duration = Duration::from_secs(60);
 
-/// One that has just started, or hears of its leader again, is near by then, if it ever is.
+/// One that has a leader in sight (again) is near by then, if it ever is.
 const RECENT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Entries that may wait to be committed and applied: some seconds of a busy cluster.
@@ -62,12 +62,15 @@ impl Node {
     /// It does not come that far, soon or by the deadline.
     async fn once_recent(&self, deadline: Instant) -> Result<(), NodeError> {
         let since = Instant::now();
+        let mut led: Option<Instant> = None;
         while !is_recent(self.last_moment().at) {
             self.check_goes_on()?;
             self.check_inside()?;
             let leader = self.current_leader();
-            let follows = leader.is_some_and(|leader| leader != self.id);
-            if follows && since.elapsed() >= RECENT_WITHIN {
+            // Raft names the leader of its vote also where that has been dead for long.
+            let in_sight = self.leadership.leader().is_some_and(|leader| leader != self.id);
+            led = in_sight.then(|| led.unwrap_or_else(Instant::now));
+            if led.is_some_and(|led| led.elapsed() >= RECENT_WITHIN) {
                 let (node, last) = (self.id, self.last_moment().at.unwrap_or(self.started));
                 let for_ms = last.elapsed().as_millis() as u64;
                 return Err(NodeError::Outdated { node, for_ms });
@@ -128,7 +131,11 @@ impl Node {
             };
             match done {
                 Err(_elapsed) => return Err(self.in_vain(busy, since)),
-                Ok(Err(error)) if error.is_busy() => busy = Some((leader, error)),
+                Ok(Err(error)) if error.is_busy() => {
+                    // That one has done nothing.
+                    *attempts -= 1;
+                    busy = Some((leader, error));
+                }
                 Ok(Err(error)) if error.may_pass() => {}
                 Ok(answer) => {
                     let of_another = || self.unexpected(&"an answer to another call");

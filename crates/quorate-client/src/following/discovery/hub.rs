@@ -41,7 +41,8 @@ const FIRST_WORD: Duration = Duration::from_millis(100);
 /// and rights change.
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 
-/// The stream that the views of a client share. Ends a while after the last of them.
+/// The stream that the views of a client share. Let go by the next view that is made once it
+/// follows nothing, or with the client.
 #[derive(Debug)]
 pub(super) struct Hub {
     pub(super) shared: Arc<Shared>,
@@ -283,6 +284,7 @@ async fn follow(shared: Arc<Shared>) {
     let mut audit = next_audit(&shared);
     loop {
         if shared.topics().by_name.is_empty() {
+            follower.forget_doubts();
             shared.subscriptions.notified().await;
             continue;
         }
@@ -307,7 +309,7 @@ async fn follow(shared: Arc<Shared>) {
 /// Lets go of what no view has shown for long, for as long as the hub lives.
 async fn forget_unused(shared: Arc<Shared>) {
     loop {
-        sleep(LINGER).await;
+        sleep(LINGER / 10).await;
         if shared.topics().forget_unused(Instant::now()) {
             shared.subscriptions.notify_one();
         }
@@ -323,7 +325,12 @@ async fn stream<'a>(
 ) -> Result<Infallible, Next> {
     // What was added until now is among the names.
     let _told = shared.subscriptions.notified().now_or_never();
-    apart.review(&shared.topics().names());
+    {
+        let topics = shared.topics();
+        apart.review(&topics.names());
+        // One that was made since asks anew.
+        apart.refused.retain(|name, _| topics.refused(name).is_some());
+    }
     let node = follower.pick();
     while let Some(name) = apart.suspects.first().cloned() {
         match read(shared, follower, &node, apart, vec![name.clone()]).await {
@@ -341,6 +348,7 @@ async fn stream<'a>(
     names.retain(|name| !apart.refused.contains_key(name));
     new.retain(|name| names.contains(name));
     if names.is_empty() {
+        follower.forget_doubts();
         return Err(others_or_due(shared, apart).await);
     }
     if !new.is_empty() && new.len() < names.len() {

@@ -57,14 +57,12 @@ pub(super) fn page(
     let mut page = Page { services: Vec::new(), next: String::new() };
     let (mut instances, mut bytes) = (0, 0);
     let mut last = String::new();
-    let mut ended = None;
     for (key, service) in services(registry, filter, after) {
         let begun = after.filter(|after| after.service == key.name);
         let mut part = part_of(&key, service, filter);
         if let Some(After { id, .. }) = begun {
             part.instances.retain(|instance| id.as_ref().is_none_or(|id| instance.key.id > *id));
             if part.instances.is_empty() {
-                ended = Some(part);
                 continue;
             }
         }
@@ -94,11 +92,19 @@ pub(super) fn page(
             return page;
         }
     }
-    if page.services.is_empty() && matches!(filter.selection, Selection::Services(_)) {
-        // Without it, the page would look as if the service that was named were not known.
-        page.services.extend(ended);
-    }
+    page.services.extend(of_an_empty_page(registry, filter, &page));
     page
+}
+
+/// Behind the last instance, the last service that was named, without instances: with none, the
+/// page would look as if it were not known.
+fn of_an_empty_page(registry: &Registry, filter: &Filter, page: &Page) -> Option<Part> {
+    let Selection::Services(names) = &filter.selection else { return None };
+    let name = names.last().filter(|_| page.services.is_empty())?;
+    let key = ServiceKey { namespace: filter.namespace.clone(), name: name.clone() };
+    let mut part = part_of(&key, registry.service(&key), filter);
+    part.instances.clear();
+    Some(part)
 }
 
 /// The services that a filter covers, by name, from the one on that the last page ended in.

@@ -75,7 +75,9 @@ pub(super) async fn answers(
     let judged = rights::check(&caller.principal, Method::Watch.needed(), &touched);
     judged.map_err(|refusal| told::about(refusal, touched.subject()))?;
     let filter = convert::watch_filter(&subscribe).map_err(CallError::from)?;
-    let names = Names::begin(&caller.line, filter.selection.names())?;
+    let names = Names::begin(&caller.line, filter.selection.names()).inspect_err(|_too_many| {
+        node.meters().refused("watched_names").inc();
+    })?;
     node.check_member()?;
     let begin = begin(&node, &subscribe, deadline).await?;
     // As long as the watch lasts, no more of it is kept than its rights are judged by.

@@ -117,10 +117,6 @@ pub(super) async fn service(State(api): State<Api>, mut asked: Asked) -> Answere
     };
     let wanted = watching::wanted(&mut asked.query)?;
     asked.query.done()?;
-    if wanted.is_some() && !request.after.is_empty() {
-        let must = "waits for a change of the service, and goes with no page after the first";
-        return Err(Problem::wrong("index", must));
-    }
     let waits = wanted.and_then(|wanted| Some((wanted.since(&api.node)?, wanted.wait)));
     let since = waits.map(|(since, _)| Revision(since.revision));
     let (answer, head) = match waits {
