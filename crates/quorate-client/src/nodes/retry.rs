@@ -63,8 +63,12 @@ pub(crate) fn met_an_end(status: &Status) -> bool {
     let Some(cause) = innermost(status) else { return false };
     match cause.downcast_ref::<h2::Error>() {
         Some(of_http2) => of_http2.is_go_away() && of_http2.reason() == Some(h2::Reason::NO_ERROR),
-        // It waited for its turn on the connection. The transport's error has no name to ask for.
-        None => status.code() == Code::Cancelled && cause.to_string() == "connection closed",
+        // It waited for its turn on the connection, or came as the connection closed. The
+        // transport's errors have no name to ask for.
+        None => {
+            let said = ["connection closed", "connection was not ready"];
+            status.code() == Code::Cancelled && said.contains(&&*cause.to_string())
+        }
     }
 }
 

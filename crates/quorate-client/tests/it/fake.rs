@@ -10,8 +10,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use quorate_proto::v1::registry_server::RegistryServer;
 use quorate_proto::v1::*;
+use tokio::io::{AsyncWriteExt as _, DuplexStream, copy, sink};
+use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -185,16 +188,21 @@ impl Fake {
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             let mut server = tonic::transport::Server::builder();
-            if let Some(age) = age {
-                server = server.max_connection_age(age);
-            }
-            let router = server.add_service(RegistryServer::new(node));
-            match secured {
-                Some((tls, late)) => {
+            let service = RegistryServer::new(node);
+            match (secured, age) {
+                (Some((tls, late)), _) => {
                     let incoming = secured::incoming(listener, tls, late);
-                    router.serve_with_incoming(incoming).await
+                    server.add_service(service).serve_with_incoming(incoming).await
                 }
-                None => router.serve_with_incoming(TcpListenerStream::new(listener)).await,
+                (None, Some(age)) => {
+                    let mut server = server.max_connection_age(age);
+                    let incoming = TcpListenerStream::new(listener).map_ok(lingering);
+                    server.add_service(service).serve_with_incoming(incoming).await
+                }
+                (None, None) => {
+                    let incoming = TcpListenerStream::new(listener);
+                    server.add_service(service).serve_with_incoming(incoming).await
+                }
             }
         });
         Self { address, state, mode, number, tls, age, runtime: Some(runtime) }
@@ -235,6 +243,26 @@ impl Fake {
         let (state, tls) = (self.state.clone(), self.tls.clone());
         *self = Self::listen(self.number, state, &address, tls, self.age);
     }
+}
+
+/// A connection whose end resets nothing, as the real nodes' connections: it is closed when the
+/// other end closes it.
+fn lingering(connection: TcpStream) -> DuplexStream {
+    let (near, far) = tokio::io::duplex(65_536);
+    tokio::spawn(async move {
+        let (mut arriving, mut leaving) = connection.into_split();
+        let (mut answers, mut calls) = tokio::io::split(far);
+        let up = async {
+            let _ = copy(&mut arriving, &mut calls).await;
+            let _ = copy(&mut arriving, &mut sink()).await;
+        };
+        let down = async {
+            let _ = copy(&mut answers, &mut leaving).await;
+            let _ = leaving.shutdown().await;
+        };
+        tokio::join!(up, down)
+    });
+    near
 }
 
 impl Drop for Fake {
