@@ -1,22 +1,30 @@
 //! An accepted connection that has a place among the others of its listener.
 
+use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 use tonic::transport::server::Connected;
 
 use crate::net::Connection;
 use crate::net::connections::Line;
 use crate::net::connections::places::Place;
 
+/// A connection on which all is said is open for so much longer, until its other end closes it.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// A connection that counts as long as it lives.
 pub(crate) struct Admitted {
-    pub(super) stream: Connection,
+    stream: Connection,
     pub(super) line: Arc<Line>,
-    pub(super) _place: Place,
+    _place: Place,
+    /// All is said.
+    lingers: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connected for Admitted {
@@ -28,6 +36,28 @@ impl Connected for Admitted {
 }
 
 impl Admitted {
+    pub(super) fn new(stream: Connection, line: Arc<Line>, place: Place) -> Self {
+        Self { stream, line, _place: place, lingers: None }
+    }
+
+    /// Drops what still arrives, until the other end has closed, too. Were the connection closed
+    /// before, the kernel would answer what arrives with a reset, for which the other end may drop
+    /// answers that it has not read yet (RFC 9112, section 9.6).
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut dropped = [0; 1_024];
+        loop {
+            let over = self.lingers.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+            if over.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut into = ReadBuf::new(&mut dropped);
+            ready!(self.poll(cx, |stream, cx| stream.poll_read(cx, &mut into)))?;
+            if into.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
     fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -71,7 +101,10 @@ impl AsyncWrite for Admitted {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll(cx, |stream, cx| stream.poll_shutdown(cx))
+        if self.lingers.is_none() {
+            ready!(self.poll(cx, |stream, cx| stream.poll_shutdown(cx)))?;
+        }
+        self.poll_linger(cx)
     }
 
     fn poll_write_vectored(
@@ -91,10 +124,9 @@ impl AsyncWrite for Admitted {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::time::timeout;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::{Instant, timeout};
     use tokio_util::sync::CancellationToken;
 
     use super::*;
@@ -115,7 +147,7 @@ mod tests {
         let look = of.watch(CancellationToken::new());
         let slowly = async {
             for _ in 0..10 {
-                tokio::time::sleep(TAKES_WITHIN / 2).await;
+                sleep(TAKES_WITHIN / 2).await;
                 reader.read_exact(&mut [0; 8]).await.unwrap();
             }
         };
@@ -132,5 +164,43 @@ mod tests {
         };
         let (of_read, ()) = done.expect("the unread one ends");
         of_read.expect("it takes some of it again and again");
+    }
+
+    fn admitted(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Admitted {
+        let limits =
+            Limits { in_all: 1, per_address: 1, silent_per_address: 1, idle: Duration::MAX };
+        let of = Connections::new("test", limits, Refusals::default());
+        of.admit(Connection::new(stream)).expect("a place").0
+    }
+
+    #[tokio::test]
+    async fn who_still_sends_when_all_is_said_is_not_reset() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let calling = TcpStream::connect(listener.local_addr().unwrap());
+        let (caller, accepted) = tokio::join!(calling, listener.accept());
+        let (mut caller, mut served) = (caller.unwrap(), admitted(accepted.unwrap().0));
+        let serve = async move {
+            served.write_all(b"answer").await.unwrap();
+            served.shutdown().await.unwrap();
+        };
+        let call = async move {
+            let mut answer = String::new();
+            caller.read_to_string(&mut answer).await.unwrap();
+            // The first is what a reset would answer, the second what would fail for it.
+            for _ in 0..2 {
+                caller.write_all(b"more").await.unwrap();
+            }
+            answer
+        };
+        let ((), answer) = tokio::join!(serve, call);
+        assert_eq!(answer, "answer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_stays_open_is_not_waited_for() {
+        let (own, _open) = tokio::io::duplex(8);
+        let begun = Instant::now();
+        admitted(own).shutdown().await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), LINGER.as_secs());
     }
 }

@@ -74,7 +74,7 @@ impl Connections {
         };
         live.lines.insert(id, line.clone());
         let leave = line.leave.clone();
-        (Admitted { stream, line, _place: Place { id, of: self.clone() } }, leave)
+        (Admitted::new(stream, line, Place { id, of: self.clone() }), leave)
     }
 
     /// The connection that gave its place for one from this address, if one had to. It is to be
