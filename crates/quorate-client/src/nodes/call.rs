@@ -16,6 +16,10 @@ use crate::nodes::retry::{Backoff, Decision, FOREGROUND, Pace, decide, met_an_en
 /// With less than this left, an attempt is not worth its while.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(1);
 
+/// A call can meet the same end several times: as the connection is told of it, as it closes, and
+/// once it is closed.
+const ENDS_MAX: u32 = 3;
+
 /// How a call is to be made.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
@@ -127,6 +131,8 @@ pub(crate) struct Rounds {
     late: usize,
     /// How often of late a whole round did.
     late_rounds: u32,
+    /// How often a node was picked again since its connection came to an end.
+    ends: u32,
     backoff: Backoff,
 }
 
@@ -137,6 +143,7 @@ impl Rounds {
             picked: None,
             late: 0,
             late_rounds: 0,
+            ends: 0,
             backoff: Backoff::new(pace),
         }
     }
@@ -205,6 +212,15 @@ impl Rounds {
         self.backoff.reset();
     }
 
+    /// The connection to the node that was picked last came to its end: it may be picked again, on
+    /// another one. Not for ever, if it ends each.
+    fn forgive(&mut self) {
+        if self.ends < ENDS_MAX {
+            self.ends += 1;
+            self.unpick();
+        }
+    }
+
     /// An answer came, which took `took` of the time that it was `given`. Where half of that had
     /// been enough, the next attempts are shorter by a step; else they would only be made in vain.
     pub(crate) fn answered(&mut self, took: Duration, given: Duration) {
@@ -221,7 +237,7 @@ impl Rounds {
 
     fn begin_round(&mut self) {
         self.tried.clear();
-        self.late = 0;
+        (self.late, self.ends) = (0, 0);
     }
 }
 
@@ -274,8 +290,9 @@ where
             tracing::debug!(operation = plan.operation, %address, %status, ?decision, "attempt failed");
             if decision.blames_node() {
                 count_retry(endpoints, status.code(), is_late);
-                if !met_an_end(&status) {
-                    endpoints.failed(&address);
+                match met_an_end(&status) {
+                    true => rounds.forgive(),
+                    false => endpoints.failed(&address),
                 }
             }
             Err(Failure { plan: Plan { within: limit, ..*plan }, address, decision, status })
