@@ -9,7 +9,7 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use quorate_state::{Instance, Registry, ServiceKey};
 
 use crate::found::{Endpoint, Host, at_address, endpoints, usable};
-use crate::names::{Asked, Part, look_up};
+use crate::names::{Asked, Part, host_labels, look_up};
 use crate::settings::{SVC, Settings};
 
 /// How long a resolver may keep that a service has nothing to tell, and that a name does not
@@ -88,6 +88,7 @@ pub fn answer(
         _ if question.kind == RecordType::ANY => (answering.any(), EMPTY_TTL),
         Asked::Domain => (answering.domain(), NO_NAME_TTL),
         Asked::NameServer => (answering.name_server(), NO_NAME_TTL),
+        Asked::Host(at) => (answering.addresses([at].into_iter()), NO_NAME_TTL),
         Asked::Branch => (Answer::of(Vec::new()), EMPTY_TTL),
         Asked::Part(part) => (answering.part(&part), EMPTY_TTL),
     };
@@ -185,22 +186,21 @@ impl Answering<'_> {
         let mut answer = Answer::of(Vec::new());
         let mut told = BTreeSet::new();
         for instance in near.into_iter().chain(far) {
-            let name = instance_name(&part.key, instance, self.settings);
+            let name = self.host_of(&part.key, instance);
             let weight = weight(instance.weight(), heaviest);
             for Endpoint { host, port } in endpoints(instance, part.endpoint.as_deref()) {
-                let (target, glue) = match (host, &name) {
-                    (Host::Address(at), Some(name)) => (Some(name.clone()), Some((name, at))),
-                    (Host::Address(_), None) => (None, None),
-                    (Host::Name(host), _) => (host_name(host), None),
+                let (target, at) = match host {
+                    Host::Address(at) => (name.clone().or_else(|| self.address_name(at)), Some(at)),
+                    Host::Name(host) => (host_name(host), None),
                 };
                 let Some(target) = target else { continue };
                 if !told.insert((target.clone(), port)) {
                     continue;
                 }
-                let data = SRV::new(u16::from(is_far(instance)), weight, port, target);
+                let data = SRV::new(u16::from(is_far(instance)), weight, port, target.clone());
                 answer.answers.push(self.record(RData::SRV(data)));
-                if let Some((name, at)) = glue {
-                    let glue = self.address_of(name, at);
+                if let Some(at) = at {
+                    let glue = self.address_of(&target, at);
                     if answer.additionals.last() != Some(&glue) {
                         answer.additionals.push(glue);
                     }
@@ -211,6 +211,23 @@ impl Answering<'_> {
             }
         }
         answer
+    }
+
+    /// The name of an instance whose endpoints all have one address: that name has it alone.
+    /// `None`: they have several, or the instance no name of DNS.
+    fn host_of(&self, key: &ServiceKey, instance: &Instance) -> Option<Name> {
+        let mut at = endpoints(instance, None).filter_map(|it| match it.host {
+            Host::Address(at) => Some(at),
+            Host::Name(_) => None,
+        });
+        let first = at.next()?;
+        at.all(|at| at == first).then(|| instance_name(key, instance, self.settings))?
+    }
+
+    fn address_name(&self, address: IpAddr) -> Option<Name> {
+        let labels = host_labels(address);
+        let name = Name::from_labels(labels.iter().map(String::as_bytes)).ok()?;
+        name.append_domain(&self.settings.domain).ok()
     }
 
     fn address_of(&self, name: &Name, address: IpAddr) -> Record {

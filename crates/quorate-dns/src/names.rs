@@ -2,7 +2,8 @@
 //! an address. Knows nothing of types and records.
 //!
 //! Names of the registry may have dots in them, and are then several labels. Of all ways to read
-//! the labels, the longest service that is known wins. A name that has names below it exists too
+//! the labels that are of something, the longest namespace wins, then the longest service: whoever
+//! registers in `prod` answers for no name of `eu.prod`. A name that has names below it exists too
 //! (RFC 8020), also if it has no records itself. Where that would take a long look at a service's
 //! instances, it counts as existing: a resolver may take the names below one that does not exist
 //! for gone.
@@ -12,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hickory_proto::rr::Name;
 use quorate_state::{Instance, InstanceId, Namespace, Registry, Service, ServiceKey, ServiceName};
 
-use crate::settings::{NS, SVC, Settings};
+use crate::settings::{ADDR, NS, SVC, Settings};
 
 /// Labels of a name below `svc` that are looked at; a longer name is that of nothing.
 const LABELS_MAX: usize = 24;
@@ -32,6 +33,8 @@ pub(crate) enum Asked<'a> {
     Domain,
     /// Its name server.
     NameServer,
+    /// The name of an address, which has no other one here.
+    Host(IpAddr),
     /// It has no records, but names below it.
     Branch,
     /// It does not exist.
@@ -97,6 +100,8 @@ pub(crate) fn look_up<'a>(name: &Name, registry: &'a Registry, settings: &Settin
     match &labels[..below] {
         [] => Asked::Domain,
         [ns] if *ns == NS => Asked::NameServer,
+        [addr] if *addr == ADDR => Asked::Branch,
+        [hex, addr] if *addr == ADDR => address(hex).map_or(Asked::Nothing, Asked::Host),
         [rest @ .., svc] if *svc == SVC => below_svc(rest, registry, settings),
         _ => Asked::Nothing,
     }
@@ -132,6 +137,23 @@ fn backwards(labels: &[&str]) -> Option<IpAddr> {
     }
 }
 
+/// The name of an address below the domain: `0a000007.addr`.
+pub(crate) fn host_labels(address: IpAddr) -> [String; 2] {
+    let hex = match address {
+        IpAddr::V4(address) => format!("{:08x}", address.to_bits()),
+        IpAddr::V6(address) => format!("{:032x}", address.to_bits()),
+    };
+    [hex, ADDR.to_owned()]
+}
+
+fn address(hex: &str) -> Option<IpAddr> {
+    match hex.len() {
+        8 => Some(Ipv4Addr::from_bits(u32::from_str_radix(hex, 16).ok()?).into()),
+        32 => Some(Ipv6Addr::from_bits(u128::from_str_radix(hex, 16).ok()?).into()),
+        _ => None,
+    }
+}
+
 fn below_svc<'a>(labels: &[&str], registry: &'a Registry, settings: &Settings) -> Asked<'a> {
     if labels.is_empty() {
         return Asked::Branch;
@@ -140,7 +162,7 @@ fn below_svc<'a>(labels: &[&str], registry: &'a Registry, settings: &Settings) -
         return Asked::Nothing;
     }
     let (mut refused, mut has_below) = (false, false);
-    for of_namespace in 1..=labels.len().min(NAMESPACE_LABELS_MAX) {
+    for of_namespace in (1..=labels.len().min(NAMESPACE_LABELS_MAX)).rev() {
         let (left, namespace) = labels.split_at(labels.len() - of_namespace);
         let Ok(namespace) = Namespace::new("namespace", &namespace.join(".")) else { continue };
         if !settings.allows(namespace.as_str()) {
@@ -150,8 +172,11 @@ fn below_svc<'a>(labels: &[&str], registry: &'a Registry, settings: &Settings) -
         for from in 0..left.len() {
             let Ok(name) = ServiceName::new("service", &left[from..].join(".")) else { continue };
             let key = ServiceKey { namespace: namespace.clone(), name };
-            if let Some(service) = registry.service(&key) {
-                return part(&left[..from], key, service);
+            let Some(service) = registry.service(&key) else { continue };
+            match part(&left[..from], key, service) {
+                Asked::Nothing => {}
+                Asked::Branch => has_below = true,
+                part => return part,
             }
         }
         has_below |= match left.is_empty() {
@@ -201,7 +226,10 @@ fn part<'a>(labels: &[&str], key: ServiceKey, service: &'a Service) -> Asked<'a>
         rest => (false, None, rest),
     };
     let mut part = Part { key, service, instance: None, filters: Vec::new(), endpoint };
-    part.instance = instance(&labels.join("."), service);
+    part.instance = match labels {
+        [] => None,
+        id => instance(&id.join("."), service),
+    };
     if part.instance.is_none() {
         let before = labels.iter().take_while(|label| Filter::begins(label).is_none()).count();
         for label in &labels[before..] {

@@ -6,6 +6,8 @@ use hickory_proto::rr::Name;
 
 /// What stands before the domain in the name of a service: `orders.prod.svc.quorate.`
 pub(crate) const SVC: &str = "svc";
+/// The same for an address: `0a000007.addr.quorate.` is 10.0.0.7.
+pub(crate) const ADDR: &str = "addr";
 /// The name server of the domain, and who is in charge of it, below the domain.
 pub(crate) const NS: &str = "ns";
 const HOSTMASTER: &str = "hostmaster";

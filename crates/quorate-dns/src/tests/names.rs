@@ -121,6 +121,73 @@ fn own_zone_comes_first_and_namespaces_are_kept_apart() {
     assert_eq!(AllFailing::default(), AllFailing::Empty);
 }
 
+#[test]
+fn a_namespace_answers_for_its_own_names_alone() {
+    let mut registry = Registry::new();
+    put(&mut registry, "eu.prod/orders/o-1", "http://10.0.0.1:80", |_| {});
+    put(&mut registry, "prod/eu/e-1", "http://10.0.0.2:80", |_| {});
+    put(&mut registry, "prod/orders.eu/x-1", "http://10.0.0.3:80", |_| {});
+    for (name, wanted) in [
+        ("orders.eu.prod", "10.0.0.1"),
+        ("_http._tcp.orders.eu.prod", "0 100 80 o-1.orders.eu.prod.svc.quorate."),
+        ("o-1.orders.eu.prod", "10.0.0.1"),
+        ("eu.prod", "10.0.0.2"),
+        ("e-1.eu.prod", "10.0.0.2"),
+        ("x-1.orders.eu.prod", "10.0.0.3"),
+    ] {
+        let kind = if name.starts_with('_') { RecordType::SRV } else { RecordType::A };
+        let answer = ask(&registry, &format!("{name}.svc.quorate."), kind);
+        assert_eq!(told(&answer), [wanted], "{name}");
+    }
+    let answer = ask(&registry, "none.eu.prod.svc.quorate.", RecordType::A);
+    assert_eq!(code(&answer), ResponseCode::NXDomain);
+}
+
+/// The addresses of each target of an SRV answer, asked for one by one.
+fn followed(registry: &Registry, name: &str) -> Vec<String> {
+    let srv = ask(registry, name, RecordType::SRV);
+    let targets = srv.answers.iter().map(|record| record.data.to_string());
+    let mut followed: Vec<_> = targets
+        .map(|data| {
+            let mut parts = data.split(' ').skip(2);
+            let (port, target) = (parts.next().unwrap(), parts.next().unwrap());
+            let of = |kind| told(&ask(registry, target, kind));
+            let at = [of(RecordType::A), of(RecordType::AAAA)].concat().join(" ");
+            format!("{at} {port}")
+        })
+        .collect();
+    followed.sort();
+    let mut glue: Vec<_> = srv.additionals.iter().map(|it| it.data.to_string()).collect();
+    glue.sort();
+    glue.dedup();
+    let mut at: Vec<_> = followed.iter().map(|it| it.split(' ').next().unwrap()).collect();
+    at.dedup();
+    assert_eq!(glue, at, "what comes along is what is found");
+    followed
+}
+
+#[test]
+fn each_target_has_the_address_of_its_endpoint_alone() {
+    let mut registry = Registry::new();
+    put(&mut registry, "prod/orders/two", "http://10.0.0.7:8080", |parts| {
+        parts.endpoints.insert("admin".into(), "http://127.0.0.1:9901".into());
+        parts.endpoints.insert("six".into(), "http://[2001:db8::6]:80".into());
+    });
+    put(&mut registry, "prod/orders/no..name", "http://10.0.0.8:8080", |_| {});
+    let long = format!("prod/orders/{}", "long.".repeat(50));
+    put(&mut registry, long.strip_suffix('.').unwrap(), "http://10.0.0.9:8080", |_| {});
+    let name = "_http._tcp.orders.prod.svc.quorate.";
+    let wanted = ["10.0.0.7 8080", "10.0.0.8 8080", "10.0.0.9 8080"];
+    assert_eq!(followed(&registry, name), wanted);
+    let all = followed(&registry, "two.orders.prod.svc.quorate.");
+    assert_eq!(all, ["10.0.0.7 8080", "127.0.0.1 9901", "2001:db8::6 80"]);
+    let answer = ask(&registry, "addr.quorate.", RecordType::A);
+    assert_eq!(code(&answer), ResponseCode::NoError, "there are names below it");
+    for name in ["0a00000.addr.quorate.", "0a00000g.addr.quorate.", "x.0a000007.addr.quorate."] {
+        assert_eq!(code(&ask(&registry, name, RecordType::A)), ResponseCode::NXDomain, "{name}");
+    }
+}
+
 /// The order of the answers to a question, by seed.
 fn ordered(registry: &Registry, seed: u64) -> Vec<String> {
     let query = Query::read(&query("orders.prod.svc.quorate.", RecordType::A, None)).unwrap();
