@@ -64,6 +64,14 @@ async fn each_node_tells_the_targets_that_it_has_until_they_are_too_old() {
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     assert_eq!(addresses(&get(alone, PLACE).await).len(), 2, "it is told up to an hour later");
 
+    // What it has nothing of may be there by now.
+    let refused = within(SOON, "its state is 5 s old", || async {
+        let answer = get(alone, &format!("{PLACE}?namespace=other")).await;
+        (answer.status != 200).then_some(answer)
+    });
+    refused.await.refuses(503, "UNAVAILABLE", None);
+    assert_eq!(addresses(&get(alone, PLACE).await).len(), 2);
+
     // It has its state, and cannot know what has become of it.
     cluster.stop(1).await;
     cluster.restart(1).await;

@@ -219,6 +219,12 @@ async fn a_read_waits_until_its_service_changes_and_no_other() {
     assert_eq!(changed.body["service"]["instances"].as_array().unwrap().len(), 2, "{changed:?}");
     let foreign = get(http, &format!("{WEB}?index=00000000000000ff-99&wait=10m")).await;
     assert_eq!(index(&foreign), index(&changed), "answered at once");
+    // What its service was before is no answer to who has seen more.
+    let (_, revision) =
+        index(&changed).split_once('-').map(|(id, at)| (id.to_owned(), at.to_owned())).unwrap();
+    let next = revision.parse::<u64>().unwrap() + 1;
+    let unseen = format!("{WEB}?consistency=local&min_revision={next}&index={first}&timeout=500ms");
+    get(http, &unseen).await.refuses(503, "UNAVAILABLE", None);
     // Ahead of everything: no list was ever there.
     let (cluster_id, _) = first.split_once('-').unwrap();
     let ahead = format!("{cluster_id}-{}", u64::MAX);

@@ -19,6 +19,7 @@ const LOST: Duration = Duration::from_millis(500);
 pub(crate) const A: u16 = 1;
 const AAAA: u16 = 28;
 pub(crate) const NO_ERROR: u8 = 0;
+const FAILED: u8 = 2;
 const NO_NAME: u8 = 3;
 pub(crate) const REFUSED: u8 = 5;
 
@@ -156,6 +157,35 @@ async fn names_of_services_are_answered_by_each_node_that_lives() {
         other => Err(format!("{other:?}")),
     })
     .await;
+    // Alone, it tells what it has, and denies nothing: that may be there by now.
+    cluster.nodes[1].kill();
+    let nobody = "nobody.default.svc.quorate";
+    eventually("it denies nothing", SOON, async || match asked(&dns[2], nobody, A).await {
+        Some(Answered { code: FAILED, .. }) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    let has_none = asked_by_tcp(&dns[2], name, A).await;
+    assert_eq!((has_none.code, has_none.answers), (NO_ERROR, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_node_answers_no_more() {
+    let (cluster, dns) = answering(3).await;
+    let nodes = cluster.all();
+    let run = async |line: &str| {
+        let args: Vec<&str> = line.split(' ').chain(["--nodes", &nodes]).collect();
+        quorate(&args).await.expect(0);
+    };
+    run("register web a --endpoint http=http://10.1.2.3:80 --ttl 1h --once").await;
+    run("cluster remove 3").await;
+    let name = "web.default.svc.quorate";
+    eventually("it knows that it is out", SOON, async || match asked(&dns[2], name, A).await {
+        Some(Answered { code: FAILED, .. }) => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    assert_eq!(asked_by_tcp(&dns[0], name, A).await.answers, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

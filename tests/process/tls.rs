@@ -1,6 +1,8 @@
 //! Nodes that speak TLS: which certificates get in, on each listener, and what happens when the
 //! files change while clients and nodes go on.
 
+#[path = "tls_aged.rs"]
+mod aged;
 #[path = "tls_ends.rs"]
 mod ends;
 #[path = "tls_half_open.rs"]
@@ -185,22 +187,37 @@ async fn is_answered(
 impl Files {
     /// A sample without labels of the node's metrics.
     async fn metric(&self, authority: &Authority, name: &str) -> Result<String, String> {
+        let text = self.answer(authority, "GET /metrics", "").await?;
+        let sample = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        sample.map(str::to_owned).ok_or(text.clone())
+    }
+
+    /// All that comes by HTTP until the connection ends in good order.
+    async fn answer(
+        &self,
+        authority: &Authority,
+        asks: &str,
+        body: &str,
+    ) -> Result<String, String> {
+        let length = body.len();
+        let words = format!(
+            "{asks} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n\r\n{body}"
+        );
         let mut config = config(&authority.pem, Some(&authority.client()));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let exchange = async {
             let stream = TcpStream::connect(&self.http).await?;
             let host = ServerName::try_from("localhost").unwrap();
             let mut stream = TlsConnector::from(Arc::new(config)).connect(host, stream).await?;
-            stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await?;
+            stream.write_all(words.as_bytes()).await?;
             let mut text = String::new();
             stream.read_to_string(&mut text).await?;
             Ok::<_, std::io::Error>(text)
         };
         let text =
             tokio::time::timeout(SOON, exchange).await.map_err(|_| "no answer".to_owned())?;
-        let text = text.map_err(|error| error.to_string())?;
-        let sample = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        sample.map(str::to_owned).ok_or(text.clone())
+        text.map_err(|error| error.to_string())
     }
 }
 

@@ -131,7 +131,8 @@ export function deregister(it) {
     fields: [{ name: 'id', label: `Type its id to confirm`, fault: (text) => (text === it.id ? '' : 'That is not its id.'), hint: it.id }],
     label: 'Deregister',
     danger: true,
-    run: async () => `${it.id} is deregistered${at(await call('DELETE', where(it)))}.`,
+    // This run alone: one that has taken its place meanwhile was not meant.
+    run: async () => `${it.id} is deregistered${at(await call('DELETE', `${where(it)}?incarnation=${it.incarnation}`))}.`,
   });
 }
 

@@ -193,6 +193,7 @@ function tell() {
 }
 
 function stateOf(live) {
+  if (live.phase === 'live' && live.leader !== '0') return 'The node gets nothing new from its leader: what is shown may be old, until it is caught up.';
   if (live.phase === 'live') return 'The node has no leader in sight: what is shown stays as it was, and writes wait.';
   if (live.phase === 'stopped') return `${sentence(live.why)}${wider(live)}`;
   const next = live.phase === 'waiting' ? ` Next try in ${Math.max(1, Math.ceil((live.retryAt - Date.now()) / 1000))} s.` : ' Trying…';

@@ -11,6 +11,8 @@ const FIRST_WAIT_MS = 500;
 /** A stream that lasted so long was a good one: the next one is tried soon. */
 const STEADY_MS = 10_000;
 const LONGEST_WAIT_MS = 15_000;
+/** What is older than this is not live: as long as a node may be behind that counts as ready. */
+const OLD_MS = 5_000;
 /** More than any event is. */
 const EVENT_MAX = 16 * 1024 * 1024;
 
@@ -26,6 +28,8 @@ export class Live {
     /** When it was last so that what is shown was what the registry had. */
     this.heardAt = 0;
     this.leader = '';
+    /** How old what came may have been when its node last said so, ms; null: it does not know. */
+    this.age = 0;
     this.loaded = false;
     this.retryAt = 0;
     this.lastId = '';
@@ -34,7 +38,12 @@ export class Live {
 
   /** Whether what is shown is what the registry has. */
   get isLive() {
-    return this.phase === 'live' && this.leader !== '0';
+    return this.phase === 'live' && this.isNew;
+  }
+
+  /** Whether the node that is heard has what the registry has. */
+  get isNew() {
+    return this.leader !== '0' && this.age !== null && this.age <= OLD_MS;
   }
 
   get revision() {
@@ -136,8 +145,8 @@ export class Live {
         if (done || run !== this.run) return;
         heard();
         events.feed(value);
-        // Without a leader nothing new comes, however often the node is heard.
-        if (this.leader !== '0') this.heardAt = Date.now();
+        // Without a leader, or news of it, nothing new comes, however often the node is heard.
+        if (this.isNew) this.heardAt = Date.now() - this.age;
       }
     } catch (error) {
       if (abort.signal.aborted && abort.signal.reason instanceof Error) throw abort.signal.reason;
@@ -152,6 +161,7 @@ export class Live {
   take({ type, id, data }) {
     const body = data ? JSON.parse(data) : {};
     if (body.header?.leader_id !== undefined) this.leader = String(body.header.leader_id);
+    if (body.header?.age_ms !== undefined) this.age = body.header.age_ms;
     if (body.header?.node_id !== undefined) this.node = String(body.header.node_id);
     if (type === 'end') throw new Refused(Number(body.status ?? 0), body);
     if (type === 'snapshot' || type === 'reset') this.snapshot(type, body);

@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::Fatal;
 use quorate_log::{ClusterId, NodeId, SnapshotStore};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -281,7 +281,8 @@ impl Bound {
         if let Some(listener) = listeners.tools {
             let (log, tls, connections) = (self.log.clone(), self.tls.clone(), connections.clone());
             let snapshots = self.snapshots.clone();
-            let observed = Observed { node: node.clone(), log, snapshots, tls, connections };
+            let (node, scrapes) = (node.clone(), Arc::new(Semaphore::new(1)));
+            let observed = Observed { node, log, snapshots, tls, connections, scrapes };
             let security = Security::tools(self.tls.clone());
             tasks.spawn(serve_tools(observed, listener, security, stops.loops.clone()));
         }

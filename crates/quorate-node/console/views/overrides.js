@@ -18,18 +18,26 @@ export function overrides(page) {
   let found = null;
   let fault = '';
   let seen = -1;
+  let reading = false;
+  let again = false;
   const timer = setInterval(reread, READ_EVERY_MS);
   reread();
   return { title: 'Overrides', root, update, close: () => clearInterval(timer) };
 
+  /** One at a time: an older list that arrives later would bring back what is cleared. */
   async function reread() {
+    again = reading;
+    if (reading) return;
+    reading = true;
     try {
       found = await all(page.namespace);
       fault = '';
     } catch (error) {
       fault = error.message;
     }
+    reading = false;
     draw();
+    if (again) reread();
   }
 
   /** After each change that the page sees: it may be one of these. */
@@ -40,7 +48,7 @@ export function overrides(page) {
   }
 
   function draw() {
-    sum.textContent = found ? many(found.length, 'override') : '';
+    sum.textContent = found ? `${found.more ? 'The first ' : ''}${many(found.length, 'override')}` : '';
     body.show([found, fault], () => shown(page, found, fault));
   }
 }
@@ -48,13 +56,16 @@ export function overrides(page) {
 async function all(namespace) {
   const found = [];
   let after = '';
+  let next;
   for (let pages = 0; pages < PAGES_MAX; pages += 1) {
     const answer = await call('GET', path(namespace, 'overrides') + after);
     found.push(...(answer.overrides ?? []));
-    if (!answer.next) break;
-    after = `?after_service=${encodeURIComponent(answer.next.service)}&after_id=${encodeURIComponent(answer.next.id)}`;
+    ({ next } = answer);
+    if (!next) break;
+    after = `?after_service=${encodeURIComponent(next.service)}&after_id=${encodeURIComponent(next.id)}`;
   }
-  return found.map((it) => ({ ...it, namespace, override: decision(it.override ?? {}) }));
+  const list = found.map((it) => ({ ...it, namespace, override: decision(it.override ?? {}) }));
+  return Object.assign(list, { more: Boolean(next) });
 }
 
 function shown(page, found, fault) {

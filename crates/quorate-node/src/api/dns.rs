@@ -17,7 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use quorate_dns::{Answer, Query, Refused, ResponseCode, Room, Settings};
+use quorate_dns::{Answer, Query, Question, Refused, ResponseCode, Room, Settings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ use crate::config::{AllFailing, Dns, Networks};
 use crate::meters::{DNS_TYPES, DnsLabels};
 use crate::net::connections::Admitted;
 use crate::node::Node;
+use crate::node::reads::CURRENT_MS;
 
 /// A query has 512 bytes by the first standard, and a few hundred in practice.
 const QUERY_MAX: usize = 4 * 1024;
@@ -96,12 +97,8 @@ impl Resolver {
             Answer::code(ResponseCode::Refused)
         } else if query.is_newer() {
             Answer::code(ResponseCode::BADVERS)
-        } else if self.node.age_ms() > self.node.tunables().dns_max_stale_ms {
-            Answer::code(ResponseCode::ServFail)
         } else {
-            let seed = self.seed.fetch_add(1, Ordering::Relaxed);
-            let registry = self.node.applied().registry();
-            quorate_dns::answer(question, &registry, &self.settings, seed, query.room(room))
+            self.answer(question, query.room(room))
         };
         self.count(kind, answer.code);
         let (reply, is_cut) = query.write(&answer, room);
@@ -109,6 +106,24 @@ impl Resolver {
             self.node.meters().dns_truncated.inc();
         }
         Some(reply)
+    }
+
+    /// From what this node has, as long as that may be told.
+    fn answer(&self, question: &Question, room: usize) -> Answer {
+        let failed = || Answer::code(ResponseCode::ServFail);
+        let age_ms = self.node.age_ms();
+        if age_ms > self.node.tunables().dns_max_stale_ms || self.node.check_member().is_err() {
+            return failed();
+        }
+        let seed = self.seed.fetch_add(1, Ordering::Relaxed);
+        let registry = self.node.applied().registry();
+        let answer = quorate_dns::answer(question, &registry, &self.settings, seed, room);
+        // Of what it has, a node may tell what is old. Of what it does not have, it knows nothing:
+        // a resolver takes no for an answer, and asks another node where this one fails.
+        match answer.code {
+            ResponseCode::NXDomain if age_ms > CURRENT_MS => failed(),
+            _ => answer,
+        }
     }
 
     fn may_ask(&self, from: IpAddr) -> bool {

@@ -41,6 +41,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use quorate_log::SnapshotStore;
+use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::access::Role;
@@ -50,12 +51,9 @@ use crate::meters::OfRoute;
 use crate::net::connections::{Connections, Line};
 use crate::net::tls::Tls;
 use crate::node::Node;
+use crate::node::reads::CURRENT_MS;
 use crate::runtime::blocking;
 use crate::types::{LogStore, TypeConfig};
-
-/// A node whose state is older than this is not ready, ms: its leader is far away, or it is not
-/// caught up. Longer than an election takes.
-const READY_AGE_MS: u64 = 5_000;
 
 /// Version 0.0.4 of Prometheus' text format.
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -69,6 +67,8 @@ pub(crate) struct Observed {
     pub(crate) tls: Option<Arc<Tls>>,
     /// Of clients.
     pub(crate) connections: Arc<Connections>,
+    /// One is made at a time.
+    pub(crate) scrapes: Arc<Semaphore>,
 }
 
 pub(crate) fn router(observed: Observed) -> Router {
@@ -159,7 +159,7 @@ pub(crate) fn problems(node: &Node) -> Vec<String> {
     match node.leadership().leader() {
         None => problems.push("it has no leader in sight: no quorum, or cut off".to_owned()),
         Some(_) => match node.age_ms() {
-            age if age <= READY_AGE_MS => {}
+            age if age <= CURRENT_MS => {}
             u64::MAX => problems.push("it does not know yet how old its state is".to_owned()),
             age => problems.push(format!("its state is {age} ms old: it is not caught up")),
         },
@@ -182,7 +182,13 @@ async fn metrics(
     if let Some(refused) = refused {
         return refused;
     }
-    match blocking(move || scrape::text(&observed)).await {
+    // One at a time, as they would be anyway: threads that wait for each other are no others'.
+    let turn = observed.scrapes.clone().acquire_owned().await;
+    let made = blocking(move || {
+        let _turn = turn;
+        scrape::text(&observed)
+    });
+    match made.await {
         Ok(text) => ([(CONTENT_TYPE, PROMETHEUS)], text).into_response(),
         Err(panicked) => {
             (StatusCode::INTERNAL_SERVER_ERROR, format!("{panicked}\n")).into_response()

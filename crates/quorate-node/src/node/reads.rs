@@ -27,7 +27,7 @@ use crate::node::{Consistency, Node, said, unreachable};
 use crate::raft::network::messages::vote_to_wire;
 use crate::types::Vote;
 
-pub(crate) use freshness::age_ms;
+pub(crate) use freshness::{CURRENT_MS, age_ms};
 
 /// A node that has applied what its leader had this long ago counts as caught up, ms.
 const CAUGHT_UP_MS: u64 = 1_000;

@@ -27,10 +27,14 @@ use crate::api::http::query;
 use crate::api::http::routes::{Answered, Api};
 use crate::applied::wire_size::instance_bytes;
 use crate::error::CallError;
+use crate::node::reads::CURRENT_MS;
 
 /// Older state than this is not told, where the request does not say: longer than nodes are without
 /// a leader, and shorter than a fleet takes to become another one.
 const MAX_AGE: Duration = Duration::from_secs(3_600);
+
+/// The list without a target.
+const NONE: &[u8] = b"[]";
 
 /// Instances of which is found out what they take.
 const SAMPLE: usize = 1_000;
@@ -72,12 +76,15 @@ pub(super) async fn prometheus(State(api): State<Api>, mut asked: Asked) -> Answ
     let prefix = request.prefix.clone();
     let local = api.registry.local(asked.call(request)).await?.into_inner();
     check_age(&local, max_age)?;
-    let Local { registry, namespace, .. } = local;
+    let Local { registry, namespace, age_ms } = local;
     let bytes = estimate(&registry, &namespace, &prefix);
     let deadline = asked.deadline(&api.node);
     let make = move || written(&registry, &namespace, &prefix, endpoint.as_deref());
     let answers = api.node.answers();
     let (text, reserved) = large::made(answers, &asked.line, deadline, bytes, make).await?;
+    if &text[..] == NONE && age_ms > CURRENT_MS {
+        return Err(too_old("what this node knows nothing of may be there by now".to_owned()));
+    }
     Ok(large::response(text, reserved))
 }
 
@@ -90,8 +97,12 @@ fn check_age(local: &Local, max_age: Duration) -> Result<(), Problem> {
         age if age <= max_ms => return Ok(()),
         age => format!("the state of this node is {age} ms old, and max_age is {max_ms} ms"),
     };
-    let detail = format!("{age}: keep what you have, or ask another node");
-    Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, detail).later())
+    Err(too_old(age))
+}
+
+fn too_old(why: String) -> Problem {
+    let detail = format!("{why}: keep what you have, or ask another node");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, detail).later()
 }
 
 /// About what the list is made of, bytes.

@@ -194,7 +194,9 @@ async fn once_changed(
     let namespace = Namespace::new("namespace", &request.namespace).map_err(CallError::from)?;
     let name = ServiceName::new("service", &request.services[0]).map_err(CallError::from)?;
     let key = ServiceKey { namespace, name };
-    let min = if request.cluster_id == cluster_id { request.min_revision } else { 0 };
+    // One without a cluster is of any.
+    let counts = [0, cluster_id].contains(&request.cluster_id);
+    let min = if counts { request.min_revision } else { 0 };
     let request = FetchRequest { cluster_id, min_revision: min.max(revision), ..request };
     let until = Instant::now() + wait;
     let until = asked.left().map_or(until, |left| until.min(grpc::door::deadline_in(left)));
@@ -203,13 +205,14 @@ async fn once_changed(
         positions.mark_unchanged();
         // Each time by the one door: its right may have ended meanwhile.
         let fetched = fetch(api, asked, request.clone()).await?;
-        let over = Instant::now() >= until || api.node.stop().is_cancelled();
+        let ends = api.node.stop().is_cancelled() || asked.line.leaving().is_cancelled();
+        let over = ends || Instant::now() >= until;
         let registry = api.node.applied().registry();
         if has_changed(&registry, fetched.1.revision, Revision(revision)) || over {
             return Ok(fetched);
         }
         let seen = fetched.1.revision;
-        let mut moved = pin!(watching::moved(&api.node, &mut positions, &key, seen));
+        let mut moved = pin!(watching::moved(&api.node, &asked.line, &mut positions, &key, seen));
         while timeout_at(until.min(Instant::now() + LOOK_AGAIN), &mut moved).await.is_err() {
             asked.check_ahead(api, Method::Fetch, request.clone())?;
             if Instant::now() >= until {

@@ -27,9 +27,10 @@ use crate::api::http::asked::Asked;
 use crate::api::http::described::Watched;
 use crate::api::http::large;
 use crate::api::http::problem::Problem;
-use crate::api::http::query::{self, Position, Query};
+use crate::api::http::query::{self, Query};
 use crate::api::http::routes::{Answered, Api};
 use crate::api::http::shown::{self, Header, ShownChange, ShownService};
+use crate::applied::Position;
 use crate::net::connections::Line;
 use crate::node::Node;
 
@@ -40,16 +41,18 @@ const WAIT: Duration = Duration::from_secs(300);
 /// ... this.
 const WAIT_MAX: Duration = Duration::from_secs(600);
 
+const AGED: &str = "this connection has reached its age: go on with another one, here or elsewhere";
+
 /// What a read is to wait for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted {
-    after: Position,
+    after: query::Position,
     pub(super) wait: Duration,
 }
 
 impl Wanted {
     /// Where the caller stands; `None`: it has nothing of this cluster.
-    pub(super) fn since(self, node: &Node) -> Option<Position> {
+    pub(super) fn since(self, node: &Node) -> Option<query::Position> {
         let own = quorate_log::ClusterId::number(node.peers().cluster_id());
         (self.after.cluster_id == own).then_some(self.after)
     }
@@ -67,19 +70,30 @@ pub(super) fn wanted(query: &mut Query) -> Result<Option<Wanted>, Problem> {
     Ok(Some(Wanted { after: query::position("index", &index)?, wait: wait.min(WAIT_MAX) }))
 }
 
-/// Resolves once a service may have changed that was at this revision.
-pub(super) async fn moved<P>(
+/// Resolves once a service may have changed that was at this revision, or its reader is to be
+/// answered: the node stops, or the connection ends.
+pub(super) async fn moved(
     node: &Node,
-    positions: &mut watch::Receiver<P>,
+    line: &Line,
+    positions: &mut watch::Receiver<Position>,
     key: &ServiceKey,
     seen: u64,
 ) {
+    let leaving = line.leaving();
+    let mut looked = 0;
     loop {
         tokio::select! {
             // Its sender is this node's: it does not end before.
             _ = positions.changed() => {}
             () = node.stop().cancelled() => return,
+            () = leaving.cancelled() => return,
         }
+        // What changes no service, renewals above all, is not looked at: thousands may wait.
+        let revision = positions.borrow_and_update().revision;
+        if revision == looked {
+            continue;
+        }
+        looked = revision;
         let registry = node.applied().registry();
         if registry.service(key).is_some_and(|service| service.revision.0 > seen) {
             return;
@@ -139,7 +153,12 @@ impl<A: Stream<Item = Result<EncodedWatchResponse, Status>> + Unpin> Following<A
     /// The next event, as it goes out, and what follows it; no more than that: it says why it is
     /// the last one.
     async fn next(mut self) -> Option<(Vec<Bytes>, Option<Self>)> {
-        let answer = match timeout(COMMENT_AFTER, self.answers.next()).await {
+        let leaving = self.line.leaving();
+        let next = tokio::select! {
+            next = timeout(COMMENT_AFTER, self.answers.next()) => next,
+            () = leaving.cancelled() => Ok(Some(Err(Status::unavailable(AGED)))),
+        };
+        let answer = match next {
             Err(_elapsed) => return Some((vec![Bytes::from_static(b":\n\n")], Some(self))),
             Ok(answer) => answer?,
         };

@@ -15,6 +15,10 @@ use crate::node::leadership::Moment;
 /// still says its age.
 const FRESHNESS_PATIENCE: Duration = Duration::from_secs(10);
 
+/// A node whose state is older than this is not caught up, or far from its leader, ms: longer than
+/// an election takes. What it knows nothing of may be there by now.
+pub(crate) const CURRENT_MS: u64 = 5_000;
+
 impl Node {
     /// How old what this node has may be, in ms; the maximum: it does not know.
     pub(crate) fn age_ms(&self) -> u64 {
