@@ -17,6 +17,7 @@ use crate::args::{ClientArgs, ClusterCommand};
 use crate::commands::cluster::status::voter_warnings;
 use crate::connect::{Stay, client};
 use crate::failure::Failure;
+use crate::files;
 use crate::json;
 use crate::output::{self, Format, Table};
 use crate::patience::{told, trying};
@@ -135,11 +136,10 @@ async fn backup(file: &Path, args: &ClientArgs, admin: &Admin) -> Result<(), Fai
     }
     // Caught from here on: a process that a signal ends takes nothing away.
     let mut stop = Stop::listen()?;
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
     let name = format!(".{}-", file.file_name().unwrap_or_default().to_string_lossy());
     let mut partial = tempfile::Builder::new();
     partial.prefix(&name).suffix(".partial");
-    let partial = partial.tempfile_in(parent.unwrap_or(Path::new(".")));
+    let partial = partial.tempfile_in(files::dir_of(file));
     let partial = partial.map_err(|error| on_file(file, &error))?;
     let (bytes, index) = tokio::select! {
         written = write_backup(&partial, admin) => written?,
@@ -147,9 +147,9 @@ async fn backup(file: &Path, args: &ClientArgs, admin: &Admin) -> Result<(), Fai
             return Err(Failure::failed("the backup was interrupted; nothing is left of it"));
         }
     };
-    partial.persist_noclobber(file).map_err(|error| match error.error.kind() {
+    files::name(partial, file, false).map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => is_there(file),
-        _ => on_file(file, &error.error),
+        _ => on_file(file, &error),
     })?;
     match args.output {
         Format::Json => output::json(&json!({
