@@ -104,7 +104,7 @@ async fn unreachable(cluster: &Cluster) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_node_ends_nobody() {
     let (mut cluster, ours) = two_that_miss_the_third().await;
-    let mut chunks = cluster.admin(1).backup(BackupRequest {}).await.unwrap().into_inner();
+    let mut chunks = cluster.admin(1).backup(BackupRequest::default()).await.unwrap().into_inner();
     let mut file = Vec::new();
     while let Some(chunk) = chunks.message().await.unwrap() {
         file.extend(chunk.data);
@@ -118,9 +118,9 @@ async fn a_restored_node_ends_nobody() {
     cluster.restart(3).await;
 
     let why = unreachable(&cluster).await;
+    all_go_on(&cluster, &[1, 2]).await;
     let made = format!("this is a node of cluster {theirs}, which was made from {ours:016x}");
     assert!(why.contains(&made) && why.contains("replace"), "{why}");
-    all_go_on(&cluster, &[1, 2]).await;
     // One that starts now goes on, too.
     cluster.stop(2).await;
     cluster.restart(2).await;
