@@ -1,13 +1,19 @@
-//! Backups whose callers do not read them, or may not have them any more.
+//! Backups whose callers do not read them, or may not have them any more; and of nodes that do not
+//! know all that was acknowledged.
 
 use std::time::Duration;
 
-use quorate_proto::v1::{BackupChunk, BackupRequest};
+use quorate_client::Client;
+use quorate_node::Tunables;
+use quorate_node::rescue::Backup;
+use quorate_proto::v1::{BackupChunk, BackupRequest, FetchRequest, ResponseHeader};
 use tonic::{Code, Status, Streaming};
 
-use super::calls::{Registry, assert_refused, registration, spec};
+use super::calls::{
+    Registry, assert_refused, fetch_all, fetch_of, local, register, registration, spec,
+};
 use super::guarded::{Guarded, ROOT, by, entry};
-use super::harness::eventually;
+use super::harness::{Cluster, eventually};
 
 /// As many as a node makes at the same time.
 const BACKUPS_AT_ONCE: usize = 4;
@@ -29,7 +35,7 @@ async fn fill(registry: &mut Registry) {
 }
 
 async fn begin(guarded: &Guarded, token: &str) -> Result<Streaming<BackupChunk>, Status> {
-    let mut request = by(Some(token), BackupRequest {});
+    let mut request = by(Some(token), BackupRequest::default());
     request.set_timeout(Duration::from_secs(60));
     guarded.cluster.admin(1).backup(request).await.map(tonic::Response::into_inner)
 }
@@ -83,4 +89,82 @@ async fn a_backup_ends_when_its_right_does() {
         }
     };
     assert_eq!(ended.code(), Code::Unauthenticated, "{ended:?}");
+}
+
+/// The header of a local backup, and what is in it.
+async fn local_backup(cluster: &Cluster, node: u64) -> (ResponseHeader, Backup) {
+    let request = BackupRequest { local: true };
+    let mut chunks = cluster.admin(node).backup(request).await.unwrap().into_inner();
+    let (mut header, mut bytes) = (None, Vec::new());
+    while let Some(chunk) = chunks.message().await.unwrap() {
+        header = header.or(chunk.header);
+        bytes.extend(chunk.data);
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    (header.expect("the first chunk has one"), Backup::read(file.path()).unwrap())
+}
+
+fn ids(backup: &Backup) -> Vec<String> {
+    backup.instances().map(|it| it.id).collect()
+}
+
+async fn is_refused(cluster: &Cluster, node: u64) {
+    let refused = cluster.admin(node).backup(BackupRequest::default()).await;
+    assert_refused(refused, Code::Unavailable, &["all that was acknowledged", "--local"]);
+}
+
+/// It called what it had a backup of now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_cut_off_makes_no_backup_but_a_local_one() {
+    let tunables = Tunables { request_timeout_ms: 1_000, ..Tunables::default() };
+    let mut cluster = Cluster::start_cuttable(3, tunables).await;
+    let (leader, behind) = (cluster.leader().await, cluster.follower().await);
+    register(&mut cluster.registry(behind), "web", "early").await;
+    fetch_all(&mut cluster.registry(behind)).await;
+    cluster.cut_off(behind);
+    register(&mut cluster.registry(leader), "web", "late").await;
+
+    is_refused(&cluster, behind).await;
+    let (header, old) = local_backup(&cluster, behind).await;
+    assert!((1..60_000).contains(&header.age_ms) && header.node_id == behind, "{header:?}");
+    assert_eq!(ids(&old), ["early"]);
+    let fresh_until = old.taken_ms().expect("it has heard of a leader");
+    let taken_by = |status: quorate_proto::v1::StatusResponse| {
+        status.members[0].condition.clone().unwrap().backup_age_ms
+    };
+    let own = cluster.own_status(behind).await.unwrap();
+    assert_eq!(taken_by(own), None, "nobody is to rely on it");
+
+    // The client crate goes on to a node that knows.
+    let named = [behind, leader].map(|id| cluster.client_address(id).to_owned());
+    let admin = Client::builder(named).in_order(true).build().unwrap().admin();
+    let first = admin.backup().await.unwrap().next().await.unwrap().unwrap().header.unwrap();
+    assert!(first.node_id != behind && first.age_ms == 0, "{first:?}");
+
+    // Of each node, as soon as it says yes.
+    cluster.reconnect(behind);
+    let mut chunks = eventually("it has caught up", || async {
+        Some(cluster.admin(behind).backup(BackupRequest::default()).await.ok()?.into_inner())
+    })
+    .await;
+    while chunks.message().await.unwrap().is_some() {}
+    let (_, caught_up) = local_backup(&cluster, behind).await;
+    assert_eq!(ids(&caught_up), ["early", "late"]);
+    assert!(caught_up.taken_ms().unwrap() > fresh_until);
+    let own = cluster.own_status(behind).await.unwrap();
+    assert!(taken_by(own).is_some());
+
+    // Nobody has told it anything since it started.
+    cluster.stop_all().await;
+    cluster.restart(behind).await;
+    eventually("it serves what it has", || async {
+        let fetch: FetchRequest = local(fetch_of(&["web"]));
+        cluster.registry(behind).fetch(fetch).await.ok()
+    })
+    .await;
+    is_refused(&cluster, behind).await;
+    let (header, of_nobody) = local_backup(&cluster, behind).await;
+    assert_eq!((header.age_ms, of_nobody.taken_ms()), (u64::MAX, None));
+    assert_eq!(ids(&of_nobody), ["early", "late"]);
 }

@@ -263,7 +263,7 @@ async fn a_snapshot_that_does_not_fit_changes_nothing() {
     let cluster = Cluster::start(3).await;
     let other = Cluster::start_another(7).await;
     let (cluster_id, _) = registered(&cluster).await;
-    let mut backup = other.admin(7).backup(BackupRequest {}).await.unwrap().into_inner();
+    let mut backup = other.admin(7).backup(BackupRequest::default()).await.unwrap().into_inner();
     let leader = cluster.leader().await;
     let target = leader % 3 + 1;
     let mut file = Vec::new();

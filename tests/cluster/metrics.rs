@@ -184,7 +184,7 @@ async fn what_comes_together_and_what_was_saved_is_measured() {
         now["quorate_snapshot_timestamp_seconds"] >= before && now["quorate_snapshot_bytes"] > 1e3
     );
     assert_eq!(now["quorate_backup_timestamp_seconds"], 0.0);
-    let mut backup = cluster.admin(1).backup(BackupRequest {}).await.unwrap().into_inner();
+    let mut backup = cluster.admin(1).backup(BackupRequest::default()).await.unwrap().into_inner();
     let first = backup.message().await.unwrap();
     assert!(first.is_some(), "it begins");
     while let Some(_chunk) = backup.message().await.unwrap() {}

@@ -199,7 +199,7 @@ async fn administer(guarded: &Guarded, row: &str, token: Option<&str>) -> Result
         "Admin/TriggerSnapshot" => {
             admin.trigger_snapshot(by(token, TriggerSnapshotRequest {})).await.map(drop)
         }
-        "Admin/Backup" => admin.backup(by(token, BackupRequest {})).await.map(drop),
+        "Admin/Backup" => admin.backup(by(token, BackupRequest::default())).await.map(drop),
         "Admin/SetOverride" | "Admin/SetOverride of another namespace" => {
             let namespace = if row.ends_with("namespace") { "elsewhere" } else { "" }.to_owned();
             let (service, id) = ("orders".to_owned(), "o".to_owned());

@@ -206,7 +206,8 @@ async fn a_backup_is_a_whole_snapshot_file() {
     }
     let revision = fetch_all(&mut registry).await.0;
     for node in cluster.ids() {
-        let mut chunks = cluster.admin(node).backup(BackupRequest {}).await.unwrap().into_inner();
+        let mut chunks =
+            cluster.admin(node).backup(BackupRequest::default()).await.unwrap().into_inner();
         let first = chunks.message().await.unwrap().expect("a first chunk");
         let header = first.header.clone().expect("the first chunk has a header");
         assert_eq!(header.node_id, node);
@@ -224,11 +225,10 @@ async fn a_backup_is_a_whole_snapshot_file() {
         assert!(head.starts_with(b"QBACKUP\n\x01\0\0\0"), "{head:?}");
         assert!(head.windows(8).any(|window| window == b"\x07quorate"), "the cluster's name");
         let body = checked_body(snapshot);
-        if header.revision >= revision {
-            for id in ["b0-0000", "b1-0500", "b2-0999"] {
-                let found = body.windows(id.len()).any(|window| window == id.as_bytes());
-                assert!(found, "{id} is in the backup of node {node}");
-            }
+        assert!(header.revision >= revision && header.age_ms == 0, "{header:?}");
+        for id in ["b0-0000", "b1-0500", "b2-0999"] {
+            let found = body.windows(id.len()).any(|window| window == id.as_bytes());
+            assert!(found, "{id} is in the backup of node {node}");
         }
     }
 }

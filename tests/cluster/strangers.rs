@@ -133,7 +133,7 @@ async fn nothing_that_is_committed_is_cut_whatever_a_peer_says() {
 
 /// The snapshot file in a backup of a node.
 pub(crate) async fn backup(cluster: &Cluster, id: u64) -> Vec<u8> {
-    let mut backup = cluster.admin(id).backup(BackupRequest {}).await.unwrap().into_inner();
+    let mut backup = cluster.admin(id).backup(BackupRequest::default()).await.unwrap().into_inner();
     let mut file = Vec::new();
     while let Some(chunk) = backup.message().await.unwrap() {
         file.extend(chunk.data);

@@ -220,3 +220,44 @@ async fn a_backup_that_is_interrupted_leaves_nothing() {
     }
     panic!("each was done before it could be interrupted");
 }
+
+/// What the last node has is kept, with words on how old it may be.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_quorum_there_are_local_backups_only() {
+    let mut cluster = Cluster::start(3).await;
+    let line = "register web a --endpoint http=http://h:1 --ttl 1h --once";
+    ask(&cluster.all(), line).await.expect(0);
+    let fresh = cluster.dir().join("fresh.backup");
+    let ran = ask(&cluster.all(), &format!("cluster backup {}", fresh.display())).await.expect(0);
+    assert!(!ran.err.contains("warning"), "{}", ran.err);
+    cluster.equal_states().await;
+    cluster.nodes[1].kill();
+    cluster.nodes[2].kill();
+
+    let file = cluster.dir().join("old.backup");
+    let line = format!("cluster backup {} -o json", file.display());
+    ask(&cluster.all(), &line)
+        .await
+        .expect(3)
+        .says(&["without a quorum", "`quorate cluster backup --local`"]);
+    assert!(!file.exists());
+    let ran = ask(&cluster.all(), &format!("{line} --local")).await.expect(0);
+    assert!(ran.err.contains("warning: what was acknowledged within the last"), "{}", ran.err);
+    assert!(ran.json()["age_ms"].as_u64().is_some_and(|age| age > 0), "{}", ran.out);
+    assert_eq!(inspect(&file, "-o json").await.expect(0).json()["instances"], 1);
+
+    cluster.nodes[0].kill();
+    cluster.nodes[0].start();
+    let unknown = cluster.dir().join("unknown.backup");
+    let line = format!("cluster backup {} --local", unknown.display());
+    let ran = eventually("it answers", LEADER_WITHIN, async || {
+        let ran = ask(&cluster.all(), &line).await;
+        if ran.code == 0 { Ok(ran) } else { Err(ran.err) }
+    })
+    .await;
+    assert!(ran.err.contains("warning: nobody knows how old that is"), "{}", ran.err);
+    let told = inspect(&unknown, "-o json").await.expect(0).json();
+    assert!(told["taken"].is_null() && told["instances"] == 1, "{told}");
+    let told = inspect(&unknown, "").await.expect(0).out;
+    assert!(told.contains("nobody knows when"), "{told}");
+}

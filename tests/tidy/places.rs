@@ -86,6 +86,17 @@ fn clocks_are_read_where_they_may_be() {
     no_faults(&faults);
 }
 
+/// Where a new file gets its name, and the directory with that is synced.
+const NAMES_FILES: &str = "crates/quorate-cli/src/files.rs";
+
+#[test]
+fn files_get_their_names_in_one_place() {
+    let what = "outside files.rs; call files::name, after which a power cut does not take it away";
+    let calls = [".persist(", ".persist_noclobber("];
+    no_faults(&found(&of("crates/quorate-cli/src/", &[NAMES_FILES]), &calls, what));
+    assert!(!found(&[file(NAMES_FILES)], &calls, "").is_empty(), "see NAMES_FILES");
+}
+
 /// The only file of the node that makes commands, in one place.
 const MAKES_COMMANDS: &str = "crates/quorate-node/src/node/propose.rs";
 /// Both ways to write one down.

@@ -81,7 +81,7 @@ const ROOMS: [(&str, &[Room]); 6] = [
             ("clock", &[]),
             ("free_space", &["error"]),
             ("error", &["config", "types"]),
-            ("backup", &["wall"]),
+            ("backup", &[]),
             ("config", &[]),
             ("types", &["runtime"]),
             ("runtime", &[]),

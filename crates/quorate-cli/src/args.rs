@@ -380,11 +380,18 @@ pub(crate) enum ClusterCommand {
     },
     /// Write a consistent copy of the whole state to a file that only its owner can read
     ///
-    /// It is begun where a node answers within --timeout; to make and send it may take longer.
-    #[command(after_help = "Example:\n  quorate cluster backup registry.backup")]
+    /// All that was acknowledged before is in it, whichever node sends it. It is begun where a node
+    /// answers within --timeout; to make and send it may take longer.
+    #[command(after_help = "Examples:\n  \
+        quorate cluster backup registry.backup\n  \
+        quorate cluster backup --local --nodes 10.0.0.2:7001 node-2.backup")]
     Backup {
         /// The file, which must not exist
         file: PathBuf,
+        /// Take what the node has that answers, and say how old that may be: for a cluster
+        /// without a quorum
+        #[arg(long)]
+        local: bool,
         #[command(flatten)]
         client: ClientArgs,
     },

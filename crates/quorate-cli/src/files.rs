@@ -1,7 +1,7 @@
 //! Files that are there whole or not at all, and secrets that only their owner can read.
 
 use std::fs::{File, Permissions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -36,23 +36,32 @@ pub(crate) fn write(
     mode: Mode,
     overwrite: bool,
 ) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let dir = parent.unwrap_or(Path::new("."));
+    let failed = |error: io::Error| format!("cannot write {}: {error}", path.display());
     // As tempfile makes it, only its owner can read it.
-    let mut file = NamedTempFile::new_in(dir).map_err(failed)?;
+    let mut file = NamedTempFile::new_in(dir_of(path)).map_err(failed)?;
     file.write_all(content).map_err(failed)?;
     if mode == Mode::Public {
         file.as_file().set_permissions(Permissions::from_mode(0o644)).map_err(failed)?;
     }
     file.as_file().sync_all().map_err(failed)?;
-    if overwrite {
-        file.persist(path).map_err(|error| failed(error.error))?;
-    } else {
-        file.persist_noclobber(path).map_err(|error| match error.error.kind() {
-            std::io::ErrorKind::AlreadyExists => is_there(path),
-            _ => failed(error.error),
-        })?;
+    name(file, path, overwrite).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => is_there(path),
+        _ => failed(error),
+    })
+}
+
+/// Where a file with this name is.
+pub(crate) fn dir_of(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
+/// Gives a file whose content is on the disk its name, which then is, too.
+pub(crate) fn name(file: NamedTempFile, path: &Path, overwrite: bool) -> io::Result<()> {
+    match overwrite {
+        true => file.persist(path),
+        false => file.persist_noclobber(path),
     }
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+    .map_err(|error| error.error)?;
+    File::open(dir_of(path)).and_then(|dir| dir.sync_all())
 }

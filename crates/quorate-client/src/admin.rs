@@ -29,6 +29,9 @@ const STATUS_ATTEMPT: Duration = Duration::from_millis(2_500);
 /// A backup in which nothing arrives for this long has failed.
 const BACKUP_IDLE: Duration = Duration::from_secs(30);
 
+/// Up to 0.2.0, a node sends what it has, and says how old that may be.
+const OF_OLD_RELEASE: &str = "its release cannot tell whether it has all that was acknowledged: ask a node that was upgraded, or for what this one has (`quorate cluster backup --local`)";
+
 /// The operators' calls, from [`crate::Client::admin`].
 ///
 /// ```no_run
@@ -268,12 +271,26 @@ impl Admin {
         done.map(drop).map_err(|error| error.into_error(plan.operation))
     }
 
-    /// Begins a copy of the whole state. Tries one node after the other until one begins to send;
-    /// from then on a failure is the backup's, and the caller begins anew.
+    /// Begins a copy of the whole state, with all that was acknowledged until now. Tries one node
+    /// after the other until one begins to send; from then on a failure is the backup's, and the
+    /// caller begins anew.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], also without a quorum; [`Error::Rejected`].
+    pub async fn backup(&self) -> Result<Backup, Error> {
+        self.begin_backup(BackupRequest { local: false }).await
+    }
+
+    /// The same of what the answering node has, for a cluster without a quorum. The header of the
+    /// first chunk says how old that may be (`age_ms`; the maximum: nobody knows).
     ///
     /// # Errors
     /// [`Error::Unreachable`], [`Error::Rejected`].
-    pub async fn backup(&self) -> Result<Backup, Error> {
+    pub async fn backup_local(&self) -> Result<Backup, Error> {
+        self.begin_backup(BackupRequest { local: true }).await
+    }
+
+    async fn begin_backup(&self, request: BackupRequest) -> Result<Backup, Error> {
         let operation = "backup";
         let endpoints = &self.core.endpoints;
         let deadline = Instant::now() + LONG_CALL;
@@ -285,9 +302,13 @@ impl Admin {
         for _ in 0..endpoints.len() {
             let (address, channel) = rounds.pick(endpoints, Target::Any);
             let begin = async {
-                let mut chunks = stub(channel).backup(BackupRequest {}).await?.into_inner();
+                let mut chunks = stub(channel).backup(request).await?.into_inner();
                 let first = chunks.message().await?;
                 let first = first.ok_or_else(|| Status::data_loss("the backup is empty"))?;
+                let header = first.header.as_ref();
+                if !request.local && header.is_none_or(|header| header.age_ms > 0) {
+                    return Err(Status::unavailable(OF_OLD_RELEASE));
+                }
                 Ok::<_, Status>(Backup { address: address.to_string(), first: Some(first), chunks })
             };
             let left = deadline.saturating_duration_since(Instant::now());

@@ -16,8 +16,6 @@ use std::path::Path;
 use quorate_state::{read_whole, record};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::wall;
-
 const MARK: &[u8; 8] = b"QBACKUP\n";
 const VERSION: u32 = 1;
 const BEFORE_RECORD: usize = 16;
@@ -32,7 +30,8 @@ pub(crate) struct Head {
     pub(crate) cluster_name: String,
     /// The node that made it.
     pub(crate) node_id: u64,
-    /// When, by that node's clock, ms since 1970.
+    /// A moment by that node's clock, ms since 1970: what was acknowledged before it is in the
+    /// backup. 0: nobody knows one.
     pub(crate) taken_ms: u64,
     /// The version of the software that made it.
     pub(crate) software: String,
@@ -56,12 +55,12 @@ pub(crate) enum HeadError {
 }
 
 impl Head {
-    /// Of a backup that is made now.
-    pub(crate) fn now(cluster_name: &str, node_id: u64) -> Self {
+    /// Of a backup that this release makes.
+    pub(crate) fn new(cluster_name: &str, node_id: u64, taken_ms: u64) -> Self {
         Self {
             cluster_name: cluster_name.to_owned(),
             node_id,
-            taken_ms: wall::since_1970().as_millis() as u64,
+            taken_ms,
             software: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

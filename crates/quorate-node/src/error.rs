@@ -354,6 +354,11 @@ pub(crate) enum CallError {
     Panicked(#[from] JoinError),
     #[error("the backup cannot be made")]
     Backup(#[source] io::Error),
+    /// No quorum says so.
+    #[error(
+        "this node cannot tell whether it has all that was acknowledged: ask another one, or, without a quorum, for what it has (`quorate cluster backup --local`)"
+    )]
+    BackupUnconfirmed(#[source] NodeError),
     #[error(transparent)]
     Node(#[from] NodeError),
 }

@@ -268,7 +268,7 @@ meters! {
     snapshot_bytes: Gauge = Gauge::default(),
         "quorate_snapshot_bytes", "The size of the newest snapshot";
     backup_time: Seconds = Seconds::default(),
-        "quorate_backup_timestamp_seconds", "When the last backup was begun that this node handed out whole, seconds since 1970; 0: none since it started";
+        "quorate_backup_timestamp_seconds", "When the last backup was begun that this node handed out whole, but for those with `--local`, seconds since 1970; 0: none since it started";
     purged_index: Gauge = Gauge::default(),
         "quorate_log_purged_index", "Up to here, entries are gone from the log";
     disk_free: Gauge = Gauge::default(),

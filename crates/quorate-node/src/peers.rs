@@ -38,9 +38,11 @@ pub(crate) const SENDER_HEADER: &str = "quorate-node-id";
 pub(crate) const TARGET_HEADER: &str = "quorate-target-id";
 /// Metadata of every peer call: the levels of a cluster at which the sender works, "1-2".
 pub(crate) const LEVELS_HEADER: &str = "quorate-levels";
-/// In a refusal: the cluster (decimal) that an operator made from the caller's, and in which the
-/// refusing node is now.
+/// In a refusal: the cluster (decimal) that an operator recovered from the caller's, and in which
+/// the refusing node is now ...
 pub(crate) const SUCCEEDED_BY: &str = "quorate-succeeded-by";
+/// ... and how long ago that was, ms (decimal).
+pub(crate) const SUCCEEDED_AGO: &str = "quorate-succeeded-ago-ms";
 
 /// Metadata of the Raft library's messages to a node that the sender counts as a voter; present or
 /// not.

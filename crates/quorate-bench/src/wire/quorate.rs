@@ -198,7 +198,7 @@ impl Connection {
 
     pub(super) async fn backup(&self) -> Result<u64> {
         let mut chunks =
-            self.admin().backup(BackupRequest {}).await.context("Backup")?.into_inner();
+            self.admin().backup(BackupRequest::default()).await.context("Backup")?.into_inner();
         let mut bytes = 0;
         while let Some(chunk) = chunks.message().await.context("Backup")? {
             bytes += chunk.data.len() as u64;

@@ -60,6 +60,7 @@ fn every_documented_line_parses() {
         "quorate cluster transfer-leader 2",
         "quorate cluster snapshot",
         "quorate cluster backup file",
+        "quorate cluster backup file --local",
         "quorate doctor",
         "quorate doctor -o json --nodes a:1,b:1",
         "quorate debug bundle f.tar",

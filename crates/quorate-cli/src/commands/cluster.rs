@@ -6,6 +6,7 @@ mod upgrade;
 pub(super) mod verdict;
 
 use std::path::Path;
+use std::time::Duration;
 
 use quorate_client::{Admin, Member, MemberRole};
 use serde_json::json;
@@ -15,8 +16,10 @@ use tokio::io::AsyncWriteExt;
 
 use crate::args::{ClientArgs, ClusterCommand};
 use crate::commands::cluster::status::voter_warnings;
+use crate::commands::rescue::ago;
 use crate::connect::{Stay, client};
 use crate::failure::Failure;
+use crate::files;
 use crate::json;
 use crate::output::{self, Format, Table};
 use crate::patience::{told, trying};
@@ -68,12 +71,12 @@ pub(crate) async fn run(command: ClusterCommand) -> Result<(), Failure> {
             }
             Ok(())
         }
-        ClusterCommand::Backup { file, client } => {
+        ClusterCommand::Backup { file, local, client } => {
             let admin = admin(&client).await?;
             // To make it may take longer than `--timeout`: it is only begun where a node answers.
             told(trying("cluster backup", &client), admin.status(true)).await?;
             let what = "cluster backup: waiting for a node to have sent it".to_owned();
-            told(what, backup(&file, &client, &admin)).await
+            told(what, backup(&file, local, &client, &admin)).await
         }
         ClusterCommand::Upgrade { command } => upgrade::run(command).await,
         ClusterCommand::Override(args) => {
@@ -128,63 +131,96 @@ fn members_now(args: &ClientArgs, what: &str, members: &[Member]) -> Result<(), 
 
 /// Writes to a file of its own beside the one named, which only gets its name when it is whole and
 /// on the disk. Nobody but its owner can read it, for all that is registered stands in it.
-async fn backup(file: &Path, args: &ClientArgs, admin: &Admin) -> Result<(), Failure> {
+async fn backup(file: &Path, local: bool, args: &ClientArgs, admin: &Admin) -> Result<(), Failure> {
     let exists = fs::try_exists(file).await.map_err(|error| on_file(file, &error))?;
     if exists {
         return Err(is_there(file));
     }
     // Caught from here on: a process that a signal ends takes nothing away.
     let mut stop = Stop::listen()?;
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
     let name = format!(".{}-", file.file_name().unwrap_or_default().to_string_lossy());
     let mut partial = tempfile::Builder::new();
     partial.prefix(&name).suffix(".partial");
-    let partial = partial.tempfile_in(parent.unwrap_or(Path::new(".")));
+    let partial = partial.tempfile_in(files::dir_of(file));
     let partial = partial.map_err(|error| on_file(file, &error))?;
-    let (bytes, index) = tokio::select! {
-        written = write_backup(&partial, admin) => written?,
+    let Sent { bytes, index, node, age_ms } = tokio::select! {
+        written = write_backup(&partial, local, admin) => written?,
         () = stop.requested() => {
             return Err(Failure::failed("the backup was interrupted; nothing is left of it"));
         }
     };
-    partial.persist_noclobber(file).map_err(|error| match error.error.kind() {
+    files::name(partial, file, false).map_err(|error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => is_there(file),
-        _ => on_file(file, &error.error),
+        _ => on_file(file, &error),
     })?;
     match args.output {
         Format::Json => output::json(&json!({
             "file": file.display().to_string(),
             "bytes": bytes,
             "applied_index": index,
+            "node_id": node,
+            "age_ms": Some(age_ms).filter(|age_ms| *age_ms != u64::MAX),
         }))?,
         Format::Table => {
             let file = file.display();
-            output::line(&format!("{file}: {bytes} bytes, up to log index {index}"))?;
+            output::line(&format!(
+                "{file}: {bytes} bytes of node {node}, up to log index {index}"
+            ))?;
         }
+    }
+    match age_ms {
+        0 => {}
+        u64::MAX => output::note(&format!(
+            "warning: nobody knows how old that is: no leader has told node {node} how far it is since that node started"
+        )),
+        age_ms => output::note(&format!(
+            "warning: what was acknowledged within the last {} may be missing: node {node} has not heard of it",
+            ago(Duration::from_millis(age_ms).max(Duration::from_secs(1)))
+        )),
     }
     Ok(())
 }
 
-async fn write_backup(partial: &NamedTempFile, admin: &Admin) -> Result<(u64, u64), Failure> {
-    let mut backup = admin.backup().await?;
+/// A backup that has come whole.
+#[derive(Default)]
+struct Sent {
+    bytes: u64,
+    index: u64,
+    /// The node that sent it.
+    node: u64,
+    /// How old it may be; the maximum: nobody knows.
+    age_ms: u64,
+}
+
+async fn write_backup(
+    partial: &NamedTempFile,
+    local: bool,
+    admin: &Admin,
+) -> Result<Sent, Failure> {
+    let mut backup = if local { admin.backup_local().await? } else { admin.backup().await? };
     let (out, partial) = (partial.as_file().try_clone(), partial.path());
     let mut out = fs::File::from_std(out.map_err(|error| on_file(partial, &error))?);
     let mut bytes = 0;
     let mut promised = None;
     while let Some(chunk) = backup.next().await? {
         // The first one speaks for the whole.
-        promised.get_or_insert((chunk.total_bytes, chunk.applied_index));
+        let header = chunk.header.unwrap_or_default();
+        let (node, age_ms) = (header.node_id, header.age_ms);
+        promised.get_or_insert((
+            chunk.total_bytes,
+            Sent { bytes: 0, index: chunk.applied_index, node, age_ms },
+        ));
         out.write_all(&chunk.data).await.map_err(|error| on_file(partial, &error))?;
         bytes += chunk.data.len() as u64;
     }
-    let (expected, index) = promised.unwrap_or_default();
+    let (expected, sent) = promised.unwrap_or_default();
     if bytes != expected || bytes == 0 {
         return Err(Failure::failed(format!(
             "the backup broke off after {bytes} of {expected} bytes\n  next: try again"
         )));
     }
     out.sync_all().await.map_err(|error| on_file(partial, &error))?;
-    Ok((bytes, index))
+    Ok(Sent { bytes, ..sent })
 }
 
 fn is_there(file: &Path) -> Failure {

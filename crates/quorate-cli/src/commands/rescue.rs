@@ -35,7 +35,6 @@ pub(crate) async fn restore(args: &RestoreArgs) -> Result<(), Failure> {
     let id = NodeId::new(*id).ok_or_else(|| Failure::usage("--id 0: must be at least 1"))?;
     let backup = Backup::read(file).map_err(refused)?;
     let founded = rescue::restore(&backup, data_dir, id).await.map_err(refused)?;
-    let age = age_of(backup.taken_ms());
     match output {
         Format::Json => output::json(&json!({
             "cluster_id": founded.cluster_id.to_string(),
@@ -47,11 +46,12 @@ pub(crate) async fn restore(args: &RestoreArgs) -> Result<(), Failure> {
         Format::Table => {
             let [services, instances, leases] = backup.counts();
             output::line(&format!(
-                "{} is a new cluster, {}, with what cluster {} had {age} ago: {services} services, {instances} \
+                "{} is a new cluster, {}, with what cluster {} had {}: {services} services, {instances} \
                  instances, {leases} leases",
                 data_dir.display(),
                 founded.cluster_id,
-                backup.cluster_id()
+                backup.cluster_id(),
+                age_of(&backup)
             ))?;
             output::line(
                 "what was registered since then comes back by itself from clients that run; what nobody renews is gone \
@@ -79,15 +79,13 @@ pub(super) fn start(founded: &Founded, dir: &Path, name: &str) -> Result<(), Fai
 
 fn lines(backup: &Backup) -> Vec<String> {
     let [services, instances, leases] = backup.counts();
-    let taken = rfc3339(Duration::from_millis(backup.taken_ms()));
+    let taken = match taken(backup) {
+        Some(at) => format!("{at} ({})", age_of(backup)),
+        None => "nobody knows when (--local)".to_owned(),
+    };
     let mut lines = vec![
         format!("cluster    {} ({})", backup.cluster_name(), backup.cluster_id()),
-        format!(
-            "taken      {taken} ({} ago), by node {}, quorate {}",
-            age_of(backup.taken_ms()),
-            backup.node_id(),
-            backup.software()
-        ),
+        format!("taken      {taken}, by node {}, quorate {}", backup.node_id(), backup.software()),
         format!("revision   {}, log index {}", backup.revision(), backup.applied_index()),
         format!("holds      {services} services, {instances} instances, {leases} leases"),
         format!("file       {} bytes, checksums verified", backup.bytes()),
@@ -126,7 +124,7 @@ fn as_json(backup: &Backup, file: &Path, with_instances: bool) -> serde_json::Va
         "cluster_name": backup.cluster_name(),
         "cluster_id": backup.cluster_id().to_string(),
         "predecessors": predecessors,
-        "taken": rfc3339(Duration::from_millis(backup.taken_ms())),
+        "taken": taken(backup),
         "node_id": backup.node_id(),
         "version": backup.software(),
         "revision": backup.revision(),
@@ -153,9 +151,17 @@ fn as_json(backup: &Backup, file: &Path, with_instances: bool) -> serde_json::Va
     value
 }
 
+/// When all was acknowledged that is in it; `None`: nobody knows.
+fn taken(backup: &Backup) -> Option<String> {
+    backup.taken_ms().map(|ms| rfc3339(Duration::from_millis(ms)))
+}
+
 /// How long ago that was, in the two largest units.
-fn age_of(ms: u64) -> String {
-    ago(now().saturating_sub(Duration::from_millis(ms)))
+fn age_of(backup: &Backup) -> String {
+    match backup.taken_ms() {
+        Some(ms) => format!("{} ago", ago(now().saturating_sub(Duration::from_millis(ms)))),
+        None => "at a time that nobody knows".to_owned(),
+    }
 }
 
 pub(super) fn ago(age: Duration) -> String {

@@ -210,7 +210,7 @@ pub enum RunError {
     },
     /// Another cluster was made from this node's.
     #[error(
-        "node {id} is of cluster {cluster_id:016x}, and an operator has made cluster {by} from that, in which node {told_by} is now (`quorate recover` or `restore`): two of them would give different answers. Move the data directory of node {id} away, and let it join cluster {by} with an empty one. If cluster {by} is a mistake, stop its nodes, then start this one again"
+        "node {id} is of cluster {cluster_id:016x}, and an operator has made cluster {by} from that, in which node {told_by} is now (`quorate recover`): two of them would give different answers. Move the data directory of node {id} away, and let it join cluster {by} with an empty one. If cluster {by} is a mistake, stop its nodes, then start this one again"
     )]
     Succeeded {
         /// The node that is of the old one.

@@ -135,7 +135,7 @@ impl Seen {
         let _ = self.connections.set(connections);
     }
 
-    /// A backup was sent whole.
+    /// A backup of all that was acknowledged was sent whole.
     pub(crate) fn backup_taken(&self) {
         *self.backup.lock().expect("invariant: nothing panics under this lock") =
             Some(Instant::now());

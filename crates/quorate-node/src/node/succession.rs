@@ -5,11 +5,14 @@
 //! One that ran already when that was done goes on: whoever recovers beside a running majority, or
 //! tries it out on a copy, has two clusters, and the majority goes on.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use quorate_log::{ClusterId, NodeId};
+use quorate_state::Predecessor;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::error::RunError;
 use crate::node::Node;
@@ -24,9 +27,20 @@ pub(crate) struct Claim {
     pub(crate) ago: Duration,
 }
 
+/// How this node's cluster was made from another one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Made {
+    /// From a backup (`quorate restore`): that one may run on, and rightly.
+    Restored,
+    /// From what was left of it (`quorate recover`), so long ago, at least.
+    Recovered { ago: Duration },
+}
+
 /// What this node has heard.
 #[derive(Debug, Default)]
 pub(super) struct Succession {
+    /// Since when this node knows what its cluster was made from.
+    known_since: OnceLock<Instant>,
     /// The new cluster, and the node of it that said so.
     by: watch::Sender<Option<(NodeId, ClusterId)>>,
     /// The log says that there are two clusters.
@@ -34,6 +48,23 @@ pub(super) struct Succession {
 }
 
 impl Node {
+    /// Whether and how this node's cluster was made from that one; `wall`: now, since 1970.
+    pub(crate) fn made_from(&self, other: Option<ClusterId>, wall: Duration) -> Option<Made> {
+        let state = self.applied.lock();
+        let mut before = state.registry.predecessors().iter();
+        let old = before.find(|old| Some(ClusterId::from(old.cluster_id)) == other)?;
+        Some(match old.left.is_empty() {
+            true => Made::Restored,
+            false => Made::Recovered { ago: self.made_ago(old, wall) },
+        })
+    }
+
+    /// How long ago this node's cluster was made from that one, at least; `wall`: now, since 1970.
+    pub(crate) fn made_ago(&self, old: &Predecessor, wall: Duration) -> Duration {
+        let known = self.succession.known_since.get_or_init(Instant::now).elapsed();
+        wall.saturating_sub(Duration::from_millis(old.wall_ms)).max(known)
+    }
+
     /// Takes a claim; true: this node ends. False: it is of the new cluster itself.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tonic::transport::Endpoint;
 use tonic::{Code, Request, Response, Status};
 
-use crate::peers::{Lane, Peers, SUCCEEDED_BY};
+use crate::peers::{Lane, Peers, SUCCEEDED_AGO, SUCCEEDED_BY};
 
 /// What a node says of itself and of the node that asks.
 #[derive(Debug, Clone)]
@@ -228,10 +228,13 @@ impl Peers {
     }
 }
 
-/// The cluster in which a node is now that refuses a call of its old one, if that is why.
-pub(crate) fn succeeded_by(refusal: &Status) -> Option<ClusterId> {
-    let by = refusal.metadata().get(SUCCEEDED_BY)?.to_str().ok()?;
-    ClusterId::new(by.parse().ok()?)
+/// The cluster in which a node is now that refuses a call of its old one, if that is why, and how
+/// long ago it was made, at least. Releases that do not say how long ago also say it where their
+/// cluster was restored from a backup: what they say is passed over.
+pub(crate) fn succeeded_by(refusal: &Status) -> Option<(ClusterId, Duration)> {
+    let told = |name| refusal.metadata().get(name)?.to_str().ok()?.parse().ok();
+    let (by, ago_ms) = (told(SUCCEEDED_BY)?, told(SUCCEEDED_AGO)?);
+    Some((ClusterId::new(by)?, Duration::from_millis(ago_ms)))
 }
 
 fn with_timeout<T>(message: T, within: Duration) -> Request<T> {

@@ -71,9 +71,10 @@ impl Backup {
         before.map(|old| ClusterId::from(old.cluster_id)).collect()
     }
 
-    /// When it was taken, by the clock of the node that made it, ms since 1970.
-    pub fn taken_ms(&self) -> u64 {
-        self.head.taken_ms
+    /// When it was taken, by the clock of the node that made it, ms since 1970: all that was
+    /// acknowledged before is in it. `None`: nobody knows.
+    pub fn taken_ms(&self) -> Option<u64> {
+        Some(self.head.taken_ms).filter(|taken_ms| *taken_ms != 0)
     }
 
     /// The node that made it.

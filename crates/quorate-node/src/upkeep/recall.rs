@@ -11,6 +11,7 @@ use quorate_log::{ClusterId, NodeId};
 
 use crate::error::RunError;
 use crate::node::Node;
+use crate::node::succession::Claim;
 use crate::peers::succeeded_by;
 use crate::raft::network::messages::recalled_from_wire;
 use crate::raft::recall::{Reached, Recalled, Standing, reached};
@@ -56,7 +57,7 @@ impl LookingBack {
     /// Asks the nodes that have not answered yet, and weighs what is known.
     ///
     /// # Errors
-    /// One of them is of a cluster that was made from this one.
+    /// One of them is of a cluster that was made from this one before this node started.
     async fn look(&mut self) -> Result<Option<Standing>, RunError> {
         let configs = {
             let view = self.node.view().borrow_watched();
@@ -73,7 +74,13 @@ impl LookingBack {
         for (id, answer) in asked.await {
             match answer {
                 Answer::Recalled(recalled) => drop(self.answers.insert(id, recalled)),
-                Answer::Succeeded(by) => return Err(self.node.is_succeeded(id, by)),
+                Answer::Succeeded { by, ago } => {
+                    let of = self.node.peers().cluster_id();
+                    let claim = Claim { told_by: id, by: Some(by), of, ago };
+                    if self.node.hear_succession(claim) == Ok(true) {
+                        return Err(self.node.is_succeeded(id, by));
+                    }
+                }
                 Answer::None => {}
             }
         }
@@ -154,8 +161,12 @@ impl LookingBack {
 enum Answer {
     None,
     Recalled(Recalled),
-    /// It is a member of this cluster now, which an operator made from that of this node.
-    Succeeded(ClusterId),
+    /// It is a member of the cluster `by` now, which an operator made from that of this node, so
+    /// long ago, at least.
+    Succeeded {
+        by: ClusterId,
+        ago: Duration,
+    },
 }
 
 impl Node {
@@ -163,7 +174,10 @@ impl Node {
         let Ok(address) = self.peer_address(id) else { return Answer::None };
         match self.peers().recall(id, &address, ASK_TIMEOUT).await {
             Ok(recalled) => Answer::Recalled(recalled_from_wire(recalled)),
-            Err(refusal) => succeeded_by(&refusal).map_or(Answer::None, Answer::Succeeded),
+            Err(refusal) => match succeeded_by(&refusal) {
+                Some((by, ago)) => Answer::Succeeded { by, ago },
+                None => Answer::None,
+            },
         }
     }
 }

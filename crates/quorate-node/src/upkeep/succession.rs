@@ -14,7 +14,6 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use quorate_log::{ClusterId, NodeId};
 use quorate_state::{OldNode, Predecessor};
-use tokio::time::Instant;
 
 use crate::error::RunError;
 use crate::node::{MemberInfo, Node};
@@ -38,18 +37,15 @@ pub(crate) async fn run(node: Arc<Node>) -> Result<(), RunError> {
 
 impl Node {
     async fn tell_old_nodes(&self) -> Infallible {
-        let mut known_since = None;
         loop {
             let before = self.applied().lock().registry.predecessors().to_vec();
             if before.is_empty() || !self.is_founded() {
                 tokio::time::sleep(CALL_EVERY).await;
                 continue;
             }
-            let known = known_since.get_or_insert_with(Instant::now).elapsed();
             let members = self.members();
             let told = before.iter().flat_map(|old| {
-                let ago = wall::since_1970().saturating_sub(Duration::from_millis(old.wall_ms));
-                let (ago, members) = (ago.max(known), &members);
+                let (ago, members) = (self.made_ago(old, wall::since_1970()), &members);
                 old.left.iter().map(move |node| self.tell_old_node(old, node, ago, members))
             });
             join_all(told).await;

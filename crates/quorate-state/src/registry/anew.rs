@@ -43,7 +43,7 @@ pub struct Founding {
     pub cluster_id: NonZeroU64,
     /// When, ms since 1970, by the clock of whoever did it.
     pub wall_ms: u64,
-    /// The nodes of the old cluster that may come back.
+    /// The nodes of the old cluster that may come back, and are to end then; none: it may run on.
     pub left: Vec<OldNode>,
 }
 
@@ -54,7 +54,8 @@ pub struct Predecessor {
     pub cluster_id: NonZeroU64,
     /// When that was, ms since 1970, by the clock of whoever did it.
     pub wall_ms: u64,
-    /// Its nodes that may come back.
+    /// Its nodes that may come back, and are to end then; none: it may run on, or is one of long
+    /// ago.
     pub left: Vec<OldNode>,
 }
 

@@ -147,8 +147,12 @@ pub(super) fn disagree(status: &StatusResponse) -> Option<(u64, u64)> {
 
 fn of_states((a, b): (u64, u64)) -> Found {
     (
-        format!("nodes {a} and {b} disagree: after the same entries, their states differ, and so do their answers"),
-        "keep the data directories of all nodes and report it; `quorate cluster backup` of the leader now".to_owned(),
+        format!(
+            "nodes {a} and {b} disagree: after the same entries, their states differ, and so do their answers"
+        ),
+        format!(
+            "keep the data directories of all nodes and report it; take a backup of node {a} and one of node {b} now: `quorate cluster backup FILE --nodes ITS-ADDRESS`"
+        ),
     )
 }
 

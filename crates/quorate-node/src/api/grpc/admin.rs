@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::access::{Reach, Role};
-use crate::api::grpc::backup::{Backup, Sending};
+use crate::api::grpc::backup::{AsOf, Backup, Sending};
 use crate::api::grpc::convert;
 use crate::api::grpc::door::{self, Call, Method};
 use crate::api::grpc::told::standing;
@@ -246,9 +246,10 @@ impl AdminService {
     }
 
     async fn on_backup(&self, call: Call<BackupRequest>) -> Handled<<Self as Admin>::BackupStream> {
-        self.node.check_member()?;
-        let sending = Sending::begin(&self.node, call.caller)?;
-        let backup = match self.node.snapshot(call.deadline).await {
+        let Call { message: BackupRequest { local }, deadline, caller } = call;
+        let as_of = AsOf::now(&self.node, local, deadline).await?;
+        let sending = Sending::begin(&self.node, caller, as_of)?;
+        let backup = match self.node.snapshot(deadline).await {
             Ok(_index) => {
                 let (meta, file) = self.node.newest_snapshot().await?;
                 Backup::of_file(sending, &meta, file)
@@ -258,12 +259,9 @@ impl AdminService {
             }
             Err(error) => return Err(error.into()),
         };
-        let first = BackupChunk { header: self.header(), ..backup.first.clone() };
+        let header = header(&self.node, self.node.applied().position().revision, as_of.age_ms);
+        let first = BackupChunk { header, ..backup.first.clone() };
         let chunks = stream::once(std::future::ready(Ok(first))).chain(backup.rest());
-        // Nobody asks for what comes after an error.
-        let node = self.node.clone();
-        let whole = stream::once(async move { node.seen().backup_taken() });
-        let chunks = chunks.chain(whole.filter_map(|()| std::future::ready(None)));
         Ok(Response::new(until_stopped(chunks, &self.node).boxed()))
     }
 

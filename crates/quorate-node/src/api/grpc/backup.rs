@@ -17,11 +17,12 @@ use crate::api::grpc::rights;
 use crate::api::grpc::touched::Touches as _;
 use crate::backup::Head;
 use crate::error::CallError;
-use crate::node::Node;
 use crate::node::snapshot::{Count, encode};
+use crate::node::{Consistency, Node};
 use crate::raft::network::{CHUNK_BYTES, read_chunks};
 use crate::runtime::blocking;
 use crate::types::{LogId, SnapshotMeta, TypeConfig};
+use crate::wall;
 
 /// Chunks that are made ahead of the network: 1 MiB.
 const CHUNKS_AHEAD: usize = 4;
@@ -41,16 +42,55 @@ pub(super) struct Backup {
 
 struct Chunks {
     receiver: mpsc::Receiver<Chunk>,
-    /// When the backup was begun, ms since 1970; noted when all of it has gone.
-    taken_ms: u64,
     sending: Sending,
     failed: bool,
+}
+
+/// How much a backup has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AsOf {
+    /// What was acknowledged more than this long before it was asked for is in it, ms; the maximum:
+    /// nobody knows.
+    pub(super) age_ms: u64,
+    /// The same as a moment, ms since 1970; 0: nobody knows.
+    taken_ms: u64,
+    /// A quorum has said so, and nobody has to look at how old it is.
+    is_confirmed: bool,
+}
+
+impl AsOf {
+    /// Of a backup that is asked for now; `local`: of what this node has.
+    ///
+    /// # Errors
+    /// This node is no member, or no quorum answers.
+    pub(super) async fn now(
+        node: &Node,
+        local: bool,
+        deadline: Instant,
+    ) -> Result<Self, CallError> {
+        let now_ms = wall::since_1970().as_millis() as u64;
+        if local {
+            node.check_member()?;
+            let age_ms = node.age_ms();
+            let is_known = age_ms != u64::MAX;
+            let taken_ms = if is_known { now_ms.saturating_sub(age_ms) } else { 0 };
+            return Ok(Self { age_ms, taken_ms, is_confirmed: false });
+        }
+        // As long as any read; what is left is for the snapshot.
+        let deadline = deadline.min(Instant::now() + node.tunables().request_timeout());
+        match node.read(Consistency::Linearizable, 0, deadline).await {
+            Ok(_) => Ok(Self { age_ms: 0, taken_ms: now_ms, is_confirmed: true }),
+            Err(why) if why.is_late() => Err(CallError::BackupUnconfirmed(why)),
+            Err(why) => Err(why.into()),
+        }
+    }
 }
 
 /// To whom a backup goes, and that it is taken in time.
 pub(super) struct Sending {
     node: Arc<Node>,
     caller: Caller,
+    as_of: AsOf,
     until: Instant,
     /// When the chunk that the transport has is to be taken, while it has one.
     due: Option<Instant>,
@@ -60,10 +100,24 @@ pub(super) struct Sending {
 impl Sending {
     /// # Errors
     /// Too many backups are under way.
-    pub(super) fn begin(node: &Arc<Node>, caller: Caller) -> Result<Self, CallError> {
+    pub(super) fn begin(node: &Arc<Node>, caller: Caller, as_of: AsOf) -> Result<Self, CallError> {
         let place = node.answers().begin_backup()?;
         let until = Instant::now() + SENT_WITHIN;
-        Ok(Self { node: node.clone(), caller, until, due: None, _place: place })
+        Ok(Self { node: node.clone(), caller, as_of, until, due: None, _place: place })
+    }
+
+    /// What stands before the snapshot.
+    fn head(&self) -> Vec<u8> {
+        let (name, id) = (self.node.access().cluster(), self.node.id().get());
+        Head::new(name, id, self.as_of.taken_ms).encode()
+    }
+
+    /// All of it has gone. One that may be old is not to quiet those who look for a backup.
+    fn done(&self) {
+        if self.as_of.is_confirmed {
+            self.node.meters().backup_time.set(self.as_of.taken_ms as f64 / 1_000.0);
+            self.node.seen().backup_taken();
+        }
     }
 
     /// The transport has the next chunk. Only the time of it counts, not its bytes.
@@ -91,7 +145,8 @@ impl Sending {
         if !self.node.access().is_checked() {
             return Ok(());
         }
-        let touched = BackupRequest {}.touches();
+        let asked = BackupRequest::default();
+        let touched = asked.touches();
         let (method, node) = (Method::Backup, &self.node);
         let judged = self.caller.again(node);
         let judged =
@@ -109,7 +164,6 @@ impl Drop for Sending {
 impl Backup {
     fn new(
         mut sending: Sending,
-        taken_ms: u64,
         last_log_id: Option<LogId>,
         total_bytes: u64,
         make: impl FnOnce(&mpsc::Sender<Chunk>) -> io::Result<()> + Send + 'static,
@@ -124,7 +178,7 @@ impl Backup {
         let applied_index = last_log_id.map_or(0, |log_id| log_id.index());
         let first = BackupChunk { applied_index, total_bytes, ..BackupChunk::default() };
         sending.handed_over();
-        Self { first, chunks: Chunks { receiver, taken_ms, sending, failed: false } }
+        Self { first, chunks: Chunks { receiver, sending, failed: false } }
     }
 
     pub(super) fn of_file(
@@ -132,9 +186,9 @@ impl Backup {
         meta: &SnapshotMeta,
         file: SnapshotFile<TypeConfig>,
     ) -> Self {
-        let (head, taken_ms) = head(&sending.node);
+        let head = sending.head();
         let total_bytes = head.len() as u64 + file.len_bytes();
-        Self::new(sending, taken_ms, meta.last_log_id, total_bytes, move |sender| {
+        Self::new(sending, meta.last_log_id, total_bytes, move |sender| {
             send(sender, head)?;
             read_chunks(&file, |data| send(sender, data.to_vec()).is_ok())
         })
@@ -148,9 +202,9 @@ impl Backup {
         let (registry, meta) = sending.node.state();
         let (counted, of) = (registry.clone(), meta.clone());
         let total_bytes = blocking(move || encode(&counted, &of, Count(0)).map(|count| count.0));
-        let (head, taken_ms) = head(&sending.node);
+        let head = sending.head();
         let total_bytes = head.len() as u64 + total_bytes.await?.map_err(CallError::Backup)?;
-        Ok(Self::new(sending, taken_ms, meta.last_log_id, total_bytes, move |sender| {
+        Ok(Self::new(sending, meta.last_log_id, total_bytes, move |sender| {
             send(sender, head)?;
             let chunk = Vec::with_capacity(CHUNK_BYTES);
             let Chunking { chunk, .. } = encode(&registry, &meta, Chunking { chunk, sender })?;
@@ -175,20 +229,12 @@ impl Chunks {
         let chunk = self.receiver.recv().await;
         let chunk = chunk.map(|chunk| self.sending.check().and(chunk));
         match &chunk {
-            None => {
-                self.sending.node.meters().backup_time.set(self.taken_ms as f64 / 1_000.0);
-            }
+            None => self.sending.done(),
             Some(Ok(_)) => self.sending.handed_over(),
             Some(Err(_)) => self.failed = true,
         }
         chunk
     }
-}
-
-/// What stands before the snapshot, and when that is, ms since 1970.
-fn head(node: &Node) -> (Vec<u8>, u64) {
-    let head = Head::now(node.access().cluster(), node.id().get());
-    (head.encode(), head.taken_ms)
 }
 
 fn send(sender: &mpsc::Sender<Chunk>, data: Vec<u8>) -> io::Result<()> {

@@ -11,7 +11,8 @@ use crate::access::{Denied, Unidentified};
 use crate::api::grpc::forwarded::code_of;
 use crate::api::grpc::peer_error::PeerError;
 use crate::error::{CallError, MembershipError, MoveError, NodeError, with_causes};
-use crate::peers::SUCCEEDED_BY;
+use crate::node::succession::Made;
+use crate::peers::{SUCCEEDED_AGO, SUCCEEDED_BY};
 use crate::types::WireError;
 
 /// A few batches of renewals, a few hundred writes: what waits has gone by then.
@@ -104,8 +105,12 @@ impl From<PeerError> for Status {
             | PeerError::Panicked(_) => Code::Internal,
         };
         let mut status = Self::new(code, with_causes(&error));
-        if let PeerError::OtherCluster { ours, succeeded: true, .. } = &error {
+        if let PeerError::OtherCluster { ours, made: Some((_, Made::Recovered { ago })), .. } =
+            &error
+        {
+            let ago_ms = ago.as_millis() as u64;
             status.metadata_mut().insert(SUCCEEDED_BY, ClusterId::number(*ours).into());
+            status.metadata_mut().insert(SUCCEEDED_AGO, ago_ms.into());
         }
         status.set_source(Arc::new(error));
         status
@@ -127,7 +132,7 @@ fn code(error: &CallError) -> Code {
         | CallError::Arriving { .. }
         | CallError::BackupsUnderWay { .. } => Code::ResourceExhausted,
         CallError::Late { .. } | CallError::NoSubscription => Code::DeadlineExceeded,
-        CallError::Unwritten(_) => Code::Unavailable,
+        CallError::Unwritten(_) | CallError::BackupUnconfirmed(_) => Code::Unavailable,
         CallError::Panicked(_) | CallError::Backup(_) => Code::Internal,
         CallError::Node(error) => match error {
             NodeError::Rejected(rejection) => match rejection {

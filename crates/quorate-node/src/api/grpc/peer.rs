@@ -35,6 +35,7 @@ use crate::raft::committed::Reach;
 use crate::raft::network::messages::{self, Asked};
 use crate::runtime::blocking;
 use crate::types::{LogStore, TypeConfig, Vote};
+use crate::wall;
 
 /// Handles calls of other nodes.
 #[derive(Clone)]
@@ -253,8 +254,10 @@ impl PeerService {
         let (ours, target) = (self.node.peers().identity(), self.node.id());
         if !envelope.is_of_cluster_of(&ours) {
             let (ours, theirs) = (ours.cluster_id, envelope.cluster_id);
-            let succeeded = envelope.target == Some(target) && self.has_succeeded(theirs);
-            return Err(PeerError::OtherCluster { ours, theirs, succeeded }.into());
+            let is_meant = envelope.target == Some(target);
+            let made = is_meant.then(|| self.node.made_from(theirs, wall::since_1970())).flatten();
+            let made = made.map(|made| (target, made));
+            return Err(PeerError::OtherCluster { ours, theirs, made }.into());
         }
         if envelope.target != Some(target) {
             return Err(PeerError::OtherNode { node: target, meant: envelope.target }.into());
@@ -285,13 +288,6 @@ impl PeerService {
             self.node.peers().refused_release(sender, &why);
         }
         Err(refused(sender, &why))
-    }
-
-    /// Whether this cluster was made from that one.
-    fn has_succeeded(&self, other: Option<ClusterId>) -> bool {
-        let state = self.node.applied().lock();
-        let mut before = state.registry.predecessors().iter();
-        before.any(|old| Some(ClusterId::from(old.cluster_id)) == other)
     }
 
     /// A node that is not of a cluster yet becomes one of the cluster whose leader calls it, for

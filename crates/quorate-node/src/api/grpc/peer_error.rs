@@ -10,16 +10,18 @@ use tokio::task::JoinError;
 use crate::api::grpc::peer_door::name;
 use crate::error::MoveError;
 use crate::node::forwards::FORWARDED_MAX;
+use crate::node::succession::Made;
 use crate::types::{TypeConfig, WireError};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PeerError {
-    /// `succeeded`: ours was made from theirs, whose node this is asked as.
-    #[error(
-        "this is a node of cluster {:016x}, not of {:016x}",
-        ClusterId::number(*ours), ClusterId::number(*theirs)
-    )]
-    OtherCluster { ours: Option<ClusterId>, theirs: Option<ClusterId>, succeeded: bool },
+    /// `made`: ours from theirs, whose node this is asked as.
+    #[error("this is a node of cluster {:016x}, {}", ClusterId::number(*ours), not_of(*theirs, *made))]
+    OtherCluster {
+        ours: Option<ClusterId>,
+        theirs: Option<ClusterId>,
+        made: Option<(NodeId, Made)>,
+    },
     #[error("this is node {node}, not {}", name(*meant))]
     OtherNode { node: NodeId, meant: Option<NodeId> },
     #[error("node {node} waits to hear from the other founders")]
@@ -67,4 +69,17 @@ pub(super) enum PeerError {
     /// A thread that was to do it panicked.
     #[error(transparent)]
     Panicked(#[from] JoinError),
+}
+
+fn not_of(theirs: Option<ClusterId>, made: Option<(NodeId, Made)>) -> String {
+    let theirs = ClusterId::number(theirs);
+    match made {
+        None => format!("not of {theirs:016x}"),
+        Some((node, Made::Restored)) => format!(
+            "which was made from {theirs:016x} (`quorate restore`) and is one of its own: to have a node {node} there again, replace it with a new one (`quorate cluster replace`)"
+        ),
+        Some((_, Made::Recovered { .. })) => format!(
+            "which was made from {theirs:016x} (`quorate recover`): stop the nodes of one of them"
+        ),
+    }
 }

@@ -138,7 +138,7 @@ pub(super) fn hash(facts: &Facts, found: &mut Found) -> Result<(), String> {
         found.of_all(
             Severity::Critical,
             format!("nodes disagree on the state at entry {index}: {}", sides.join(" against ")),
-            "keep the data directories, take a backup of each side, and report it: `quorate debug bundle FILE`",
+            "keep the data directories, take a backup of each side (`quorate cluster backup FILE --nodes ITS-ADDRESS`), and report it: `quorate debug bundle FILE`",
         );
     }
     Ok(())
