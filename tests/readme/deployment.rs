@@ -307,6 +307,16 @@ fn setting<'a>(unit: &'a str, name: &str) -> &'a str {
     unit.lines().find_map(value).unwrap_or_else(|| panic!("no {name}"))
 }
 
+/// What passes by itself ends, too: starts that fail one second after the other are no reason to
+/// give up, which systemd does after five, unless it is told so in this section.
+#[test]
+fn systemd_starts_a_node_for_as_long_as_that_may_help() {
+    let unit = file("quorate@.service");
+    let of_unit = unit.split("\n[").find_map(|section| section.strip_prefix("Unit]\n"));
+    assert_eq!(setting(of_unit.expect("it has that section"), "StartLimitIntervalSec"), "0");
+    assert_eq!(setting(&unit, "Restart"), "always");
+}
+
 /// node-1.toml shows every tunable with its default.
 #[test]
 fn the_tunables_shown_are_the_defaults() {
