@@ -200,8 +200,11 @@ fn kubernetes_objects_fit_together() {
         assert_eq!(variable(name), format!("0.0.0.0:{port}"));
         assert_eq!(&service["spec"]["ports"][at]["port"], port);
     }
-    let clients = &container["ports"][0]["containerPort"];
-    assert_eq!(&container["readinessProbe"]["grpc"]["port"], clients);
+    // The kubelet speaks TLS by HTTP alone: by gRPC, a node with certificates is never ready.
+    let probe = &container["readinessProbe"]["httpGet"];
+    assert_eq!((&probe["path"], &probe["scheme"]), (&json!("/readyz"), &json!("HTTP")));
+    assert_eq!(variable("QUORATE_HTTP_LISTEN"), format!("0.0.0.0:{}", probe["port"]));
+    assert_eq!(probe["port"], container["ports"][2]["containerPort"]);
     let volume = container["volumeMounts"][0]["mountPath"].as_str().unwrap();
     assert!(variable("QUORATE_DATA_DIR").starts_with(volume));
     let claim = &set["spec"]["volumeClaimTemplates"][0]["metadata"]["name"];
