@@ -34,13 +34,14 @@ impl Authority {
         for certificate in certificates {
             let bad = |what: &str| format!("{}: {what}", certificate.display());
             let pem = std::fs::read_to_string(certificate).map_err(|e| bad(&e.to_string()))?;
-            let der = der(&pem).ok_or_else(|| bad("there is no certificate in it"))?;
+            let der = der::of_pem(&pem, der::CERTIFICATE)
+                .ok_or_else(|| bad("there is no certificate in it"))?;
             let key = self.issuer.key();
             let ours = ca(&self.cluster_name, key)?.key_identifier(key);
             if !contains(&der, &ours) {
                 return Err(bad("it was not issued by this CA"));
             }
-            let serial = serial(&der).ok_or_else(|| bad("it is no certificate"))?;
+            let serial = der::serial(&der).ok_or_else(|| bad("it is no certificate"))?;
             let serial: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
             if !known.lines().any(|line| line.starts_with(&format!("{serial} "))) {
                 known.push_str(&format!("{serial} {}\n", now().as_secs()));
@@ -78,27 +79,4 @@ fn parse_revoked(line: &str) -> Option<RevokedCertParams> {
         reason_code: None,
         invalidity_date: None,
     })
-}
-
-/// The serial number of a certificate: an integer, behind the version of what is signed.
-fn serial(der: &[u8]) -> Option<&[u8]> {
-    const SEQUENCE: u8 = 0x30;
-    const VERSION: u8 = 0xa0;
-    const INTEGER: u8 = 0x02;
-    let (certificate, _) = element(der, SEQUENCE)?;
-    let (signed, _) = element(certificate, SEQUENCE)?;
-    let rest = element(signed, VERSION).map_or(signed, |(_, rest)| rest);
-    element(rest, INTEGER).map(|(serial, _)| serial)
-}
-
-/// What an element with this tag, which comes first, has in it, and what comes behind it.
-fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let [first, length, rest @ ..] = der else { return None };
-    let (length, rest) = match *length {
-        short @ ..=0x7f => (usize::from(short), rest),
-        0x81 => (usize::from(*rest.first()?), rest.get(1..)?),
-        0x82 => (usize::from(*rest.first()?) << 8 | usize::from(*rest.get(1)?), rest.get(2..)?),
-        _ => return None,
-    };
-    (*first == tag).then(|| rest.split_at_checked(length)).flatten()
 }

@@ -73,6 +73,38 @@ fn names_that_cannot_be_are_refused() {
     assert!(authority.node(dir, 1, &hosts, LIFETIME, false).is_ok());
 }
 
+/// It would be valid, and no client would take it.
+#[test]
+fn what_takes_the_place_of_a_certificate_is_for_the_same_hosts() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (authority, _) = Authority::init(dir, "prod", false).unwrap();
+    let node = |hosts: &[&str]| {
+        let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        authority.node(dir, 1, &hosts, LIFETIME, true).map(|issued| (issued.hosts, issued.why))
+    };
+    let owned = |hosts: &[&str]| hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>();
+    assert_eq!(node(&[]).unwrap(), (owned(&LOOPBACK), " (no --host: on its own machine)"));
+    let many: Vec<_> = (0..40).map(|at| format!("{}-{at}.example", "h".repeat(50))).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    for hosts in [&["*.a.example", "10.0.0.1", "fd00::1", "node_1"][..], &["b"], &many] {
+        assert_eq!(node(hosts).unwrap(), (owned(hosts), ""));
+        for _ in 0..2 {
+            assert_eq!(node(&[]).unwrap(), (owned(hosts), " (as the one before)"));
+        }
+    }
+    let file = dir.join("node-1.crt");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "half").unwrap();
+    let refused = node(&[]).unwrap_err();
+    assert!(refused.contains("node-1.crt") && refused.contains("next: name the hosts: --host"));
+    node(&["b"]).unwrap();
+    let der = der::of_pem(str::from_utf8(&whole).unwrap(), der::CERTIFICATE).unwrap();
+    for cut in 0..der.len() {
+        let _no_panic = der::hosts(&der[..cut]);
+    }
+}
+
 #[test]
 fn moments() {
     let at = |seconds| rfc3339(Duration::from_secs(seconds));

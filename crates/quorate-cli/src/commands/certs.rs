@@ -26,12 +26,13 @@ pub(crate) fn run(command: &CertsCommand) -> Result<(), Failure> {
             let issued = authority.node(&place.dir, *id, hosts, lifetime.valid_for, place.force);
             let issued = issued.map_err(Failure::failed)?;
             let text = format!(
-                "{} and {}: {}, called as {}, until {}\n  \
+                "{} and {}: {}, called as {}{}, until {}\n  \
                  next: quorate serve --id {id} --cluster-name {} --tls-ca {} --tls-cert {} --tls-key {}",
                 issued.certificate.display(),
                 issued.key.display(),
                 issued.spiffe,
                 issued.hosts.join(", "),
+                issued.why,
                 issued.not_after,
                 authority.cluster_name(),
                 ca_file(&place.dir).display(),
