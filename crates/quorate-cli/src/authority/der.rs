@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// A label of PEM.
+/// Labels of PEM.
 pub(super) const CERTIFICATE: &str = "CERTIFICATE";
+pub(super) const LIST: &str = "X509 CRL";
 
 /// Tags of DER (X.690).
 const INTEGER: u8 = 0x02;
@@ -21,8 +22,9 @@ const FIELD_3: u8 = 0xa3;
 const DNS_NAME: u8 = 0x82;
 const IP_ADDRESS: u8 = 0x87;
 
-/// `id-ce-subjectAltName` (2.5.29.17).
+/// `id-ce-subjectAltName` (2.5.29.17) and `id-ce-cRLNumber` (2.5.29.20).
 const ALTERNATIVE_NAMES: [u8; 3] = [0x55, 0x1d, 0x11];
+const LIST_NUMBER: [u8; 3] = [0x55, 0x1d, 0x14];
 
 /// The first block with this label in a PEM text.
 pub(super) fn of_pem(pem: &str, label: &str) -> Option<Vec<u8>> {
@@ -57,6 +59,13 @@ pub(super) fn hosts(certificate: &[u8]) -> Option<Vec<String>> {
 fn ip(octets: &[u8]) -> Option<IpAddr> {
     let v4 = || <[u8; 4]>::try_from(octets).ok().map(IpAddr::from);
     v4().or_else(|| <[u8; 16]>::try_from(octets).ok().map(IpAddr::from))
+}
+
+/// The number of a revocation list, which grows from one to the next.
+pub(super) fn list_number(list: &[u8]) -> Option<u64> {
+    let mut value = extension(list, FIELD_0, LIST_NUMBER)?;
+    let mut digits = take(&mut value, INTEGER)?.iter();
+    digits.try_fold(0_u64, |number, digit| number.checked_mul(256)?.checked_add((*digit).into()))
 }
 
 /// The value of the extension with this id; `field`: where extensions stand in what is signed.

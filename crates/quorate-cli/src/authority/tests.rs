@@ -105,6 +105,33 @@ fn what_takes_the_place_of_a_certificate_is_for_the_same_hosts() {
     }
 }
 
+/// Nodes would refuse the list, and the certificate that is on it would stay good.
+#[test]
+fn a_list_that_is_made_after_the_clock_went_back_is_newer_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (authority, _) = Authority::init(dir, "prod", false).unwrap();
+    let mut last = (0, Vec::new());
+    let (in_2026, day) = (1_796_000_000, 86_400);
+    for (now, behind) in [
+        (in_2026, None),
+        (in_2026, None),
+        (in_2026 - 2 * day, Some(2 * day + 1)),
+        (in_2026 + day, None),
+        (0, Some(in_2026 + day)),
+    ] {
+        let revoked = authority.revoke_at(dir, &[], Duration::from_secs(now)).unwrap();
+        assert_eq!(revoked.clock_behind, behind.map(Duration::from_secs));
+        let pem = std::fs::read_to_string(revoked.list).unwrap();
+        let der = der::of_pem(&pem, der::LIST).unwrap();
+        let number = der::list_number(&der).unwrap();
+        // `thisUpdate` is the first time in it, in digits.
+        let this_update = der.windows(15).find(|it| it[..2] == [0x17, 0x0d]).unwrap().to_vec();
+        assert!(number > last.0 && this_update >= last.1, "{number}, {this_update:?}");
+        last = (number, this_update);
+    }
+}
+
 #[test]
 fn moments() {
     let at = |seconds| rfc3339(Duration::from_secs(seconds));
