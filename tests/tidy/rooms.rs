@@ -71,7 +71,7 @@ const ROOMS: [(&str, &[Room]); 6] = [
                 ],
             ),
             ("access", &["net", "error", "runtime", "wall"]),
-            ("audit", &["error", "runtime"]),
+            ("audit", &["free_space", "error", "runtime"]),
             ("raft", &["peers", "applied", "meters", "free_space", "error", "types", "runtime"]),
             ("peers", &["net"]),
             ("applied", &["types"]),
