@@ -150,7 +150,9 @@ impl Pace {
 pub(crate) struct Audit {
     lines: Option<mpsc::Sender<Line>>,
     required: Option<Required>,
+    /// Since the last line that said it.
     left_out: AtomicU64,
+    left_out_ever: AtomicU64,
     /// Of calls of nobody.
     strangers: Pace,
     /// Of refusals of callers that are known.
@@ -233,15 +235,27 @@ impl Audit {
         };
         let is_crowded = event.decision == Decision::Denied && share.is_none();
         if is_stuck || is_crowded || !self.is_in_pace(&event) {
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+            self.leave_out(1, 0);
             return None;
         }
         event.left_out = self.left_out.swap(0, Ordering::Relaxed);
         if let Err(error) = lines.try_send(Line { event, written: None, _share: share }) {
             let event = error.into_inner().event;
-            self.left_out.fetch_add(event.left_out + 1, Ordering::Relaxed);
+            self.leave_out(1, event.left_out);
         }
         None
+    }
+
+    /// Counts lines that are not written; `told`: how many these would have said were left out
+    /// before.
+    fn leave_out(&self, lines: u64, told: u64) {
+        self.left_out_ever.fetch_add(lines, Ordering::Relaxed);
+        self.left_out.fetch_add(lines + told, Ordering::Relaxed);
+    }
+
+    /// How many lines were not written since the start.
+    pub(crate) fn left_out_ever(&self) -> u64 {
+        self.left_out_ever.load(Ordering::Relaxed)
     }
 
     /// Whether there are not too many of its kind already. Those that change nothing are not to
@@ -277,7 +291,7 @@ impl Audit {
         if self.peers.takes(PEERS_MAX) {
             let _nobody_waits = self.tell(event, None);
         } else {
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+            self.leave_out(1, 0);
         }
     }
 }

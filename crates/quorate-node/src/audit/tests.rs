@@ -101,6 +101,7 @@ async fn a_caller_that_is_refused_for_ever_fills_no_disk() {
     let lines = lines(&dir.path().join("audit"));
     assert_eq!(lines.len(), KNOWN_MAX as usize + 2, "what was done has a line in any case");
     assert_eq!(lines[KNOWN_MAX as usize]["left_out"], 7);
+    assert_eq!(audit.left_out_ever(), 7, "those that a line has told are counted, too");
 }
 
 /// What is left of the disk is for the log.
@@ -162,6 +163,28 @@ async fn a_file_that_was_moved_away_is_made_anew() {
     write().await;
     assert_eq!(lines(&path).len(), 1);
     assert_eq!(lines(&dir.path().join("audit.1")).len(), 1);
+}
+
+/// A line that is lost takes none of those along that it would have told of.
+#[tokio::test]
+async fn what_a_lost_line_would_have_said_is_said_by_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let inside = dir.path().join("inside");
+    std::fs::create_dir(&inside).unwrap();
+    let path = inside.join("audit");
+    let (audit, mut writer) = Audit::open(path.clone(), false).unwrap();
+    for _ in 0..PEERS_MAX + 7 {
+        audit.tell_of_peer(event(Some("node:3")));
+    }
+    writer.write_waiting().await;
+    std::fs::remove_dir_all(&inside).unwrap();
+    audit.tell(event(Some("token:a")), None);
+    writer.write_waiting().await;
+    assert_eq!(audit.left_out_ever(), 8);
+    std::fs::create_dir(&inside).unwrap();
+    audit.tell(event(Some("token:b")), None);
+    writer.write_waiting().await;
+    assert_eq!(lines(&path)[0]["left_out"], 8);
 }
 
 #[test]
