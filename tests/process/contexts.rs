@@ -1,5 +1,7 @@
 //! `quorate --context`: clusters by name, in a file of the user's.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
@@ -50,6 +52,25 @@ fn a_context_says_where_the_cluster_is_and_flags_and_variables_win() {
         let (ended, said) = run(&home, &line, variables);
         let said = said.replace('\n', " ");
         assert!(ended == code && said.contains(words), "{line}: {ended}, not \"{words}\": {said}");
+    }
+}
+
+/// Not as if they were not set: a node would start without its access file, a command would be
+/// made without its token.
+#[test]
+fn a_variable_that_is_no_text_ends_the_command() {
+    let home = home(None);
+    let serve = "serve --id 1 --data-dir d --listen 127.0.0.1:0 --peer-listen 127.0.0.1:0";
+    let services = "services --timeout 100ms";
+    for (line, name) in [(serve, "QUORATE_ACCESS"), (services, "QUORATE_TOKEN")] {
+        let mut quorate = Command::new(env!("CARGO_BIN_EXE_quorate"));
+        quorate.args(line.split(' ')).env_clear().env("HOME", home.path());
+        quorate.current_dir(home.path()).env(name, OsStr::from_bytes(b"canary\xff"));
+        let Output { status, stderr, .. } = quorate.output().unwrap();
+        let said = String::from_utf8_lossy(&stderr);
+        assert_eq!(status.code(), Some(2), "{name}: {said}");
+        assert!(said.contains(&format!("the value of {name} is no UTF-8")), "{said}");
+        assert!(!said.contains("canary"), "it may be a secret: {said}");
     }
 }
 

@@ -3,6 +3,7 @@
 //! no secrets, only where they are.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -43,18 +44,21 @@ enum Nodes {
 
 /// Fills up what neither flags nor variables say, and sees that the whole makes sense.
 pub(crate) fn settle(args: &mut ClientArgs) -> Result<(), Failure> {
-    let variable = |name: &str| std::env::var(name).ok();
-    settle_from(args, variable, |path| match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.to_string()),
-    })
+    settle_from(
+        args,
+        |name| std::env::var_os(name),
+        |path| match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.to_string()),
+        },
+    )
     .map_err(Failure::usage)
 }
 
 fn settle_from(
     args: &mut ClientArgs,
-    variable: impl Fn(&str) -> Option<String>,
+    variable: impl Fn(&str) -> Option<OsString>,
     read: impl Fn(&Path) -> Result<Option<String>, String>,
 ) -> Result<(), String> {
     for path in [&mut args.ca, &mut args.cert, &mut args.key, &mut args.token_file] {
@@ -71,7 +75,8 @@ fn settle_from(
         if let Some((name, context)) = context {
             let key = |fault| named(format!("contexts.{name}.{fault}"));
             let dir = path.parent().unwrap_or(Path::new(""));
-            fill(args, context, dir, variable("QUORATE_TOKEN").is_some()).map_err(key)?;
+            let has_token = variable("QUORATE_TOKEN").is_some_and(|token| !token.is_empty());
+            fill(args, context, dir, has_token).map_err(key)?;
         }
     }
     match (&args.ca, &args.cert, &args.key) {
@@ -93,11 +98,11 @@ fn settle_from(
 
 /// Where the file is, if there can be one.
 pub(crate) fn file() -> Option<PathBuf> {
-    path(|name| std::env::var(name).ok())
+    path(|name| std::env::var_os(name))
 }
 
 /// Where the file is, if there is one.
-fn path(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+fn path(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let config = set("XDG_CONFIG_HOME").filter(|config| config.is_absolute());
     let config = config.or_else(|| Some(set("HOME")?.join(".config")))?;
@@ -191,8 +196,8 @@ mod tests {
         let mut args = args.client;
         let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
         let variable = |name: &str| match variables.get(name) {
-            Some(value) => Some((*value).to_owned()),
-            None => (name == "HOME").then(|| "/home/me".to_owned()),
+            Some(value) => Some((*value).into()),
+            None => (name == "HOME").then(|| "/home/me".into()),
         };
         let read = |path: &Path| {
             let home = path == Path::new("/home/me/.config/quorate/config.toml");
@@ -223,6 +228,10 @@ mod tests {
         let with_token = settled("--ca ''", Some(FILE), &xdg).unwrap();
         assert_eq!(with_token.token_file, None, "the variable wins");
         assert_eq!(with_token.ca, path("/xdg/quorate/prod/ca.crt"), "empty is not set");
+
+        let xdg = [("XDG_CONFIG_HOME", "/xdg"), ("QUORATE_TOKEN", "")];
+        let without = settled("", Some(FILE), &xdg).unwrap();
+        assert_eq!(without.token_file, path("/xdg/quorate/prod/token"), "empty is not set");
 
         let dev = settled("--context dev", Some(FILE), &[]).unwrap();
         assert_eq!((dev.nodes().len(), dev.namespace()), (2, "default"));

@@ -21,6 +21,7 @@ mod patience;
 mod signals;
 mod supervisor;
 mod token;
+mod variables;
 
 use std::process::ExitCode;
 

@@ -13,12 +13,12 @@ use crate::failure::{self, FAILED, Failure, not_started};
 use crate::logging;
 use crate::signals::Stop;
 use crate::supervisor;
+use crate::variables;
 
 pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
-    let variable = |name: &str| std::env::var(name).ok();
     let read =
         |path: &std::path::Path| std::fs::read_to_string(path).map_err(|error| error.to_string());
-    let mut config = config::load(&args, variable, read)
+    let mut config = config::load(&args, variables::text, read)
         .map_err(|bad| Failure::usage(format!("bad configuration: {}", bad.0)))?;
     let log = if args.child_of_dev { logging::DEV } else { logging::NODE };
     logging::start(log, args.log.log_format);
