@@ -62,7 +62,9 @@ fn a_variable_that_is_no_text_ends_the_command() {
     let home = home(None);
     let serve = "serve --id 1 --data-dir d --listen 127.0.0.1:0 --peer-listen 127.0.0.1:0";
     let services = "services --timeout 100ms";
-    for (line, name) in [(serve, "QUORATE_ACCESS"), (services, "QUORATE_TOKEN")] {
+    for (line, name) in
+        [(serve, "QUORATE_ACCESS"), (serve, "QUORATE_LOG"), (services, "QUORATE_TOKEN")]
+    {
         let mut quorate = Command::new(env!("CARGO_BIN_EXE_quorate"));
         quorate.args(line.split(' ')).env_clear().env("HOME", home.path());
         quorate.current_dir(home.path()).env(name, OsStr::from_bytes(b"canary\xff"));

@@ -212,7 +212,7 @@ const ROOMS: [(&str, &[Room]); 6] = [
             ("descriptors", &[]),
             ("failure", &[]),
             ("files", &[]),
-            ("logging", &[]),
+            ("logging", &["variables"]),
             ("output", &[]),
             ("parse", &[]),
             ("signals", &[]),

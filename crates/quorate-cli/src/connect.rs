@@ -19,7 +19,7 @@ pub(crate) enum Stay {
 
 /// The client of a command.
 pub(crate) async fn client(args: &ClientArgs, stay: Stay) -> Result<Client, Failure> {
-    logging::start(logging::CLIENT, LogFormat::Text);
+    logging::start(logging::CLIENT, LogFormat::Text).map_err(Failure::usage)?;
     client_of(args.nodes(), args, stay)
 }
 

@@ -21,7 +21,7 @@ pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
     let mut config = config::load(&args, variables::text, read)
         .map_err(|bad| Failure::usage(format!("bad configuration: {}", bad.0)))?;
     let log = if args.child_of_dev { logging::DEV } else { logging::NODE };
-    logging::start(log, args.log.log_format);
+    logging::start(log, args.log.log_format).map_err(Failure::usage)?;
     if args.child_of_dev {
         end_with_stdin()
             .map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))?;
