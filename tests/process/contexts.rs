@@ -17,6 +17,10 @@ nodes = ["127.0.0.1:10", "127.0.0.1:11"]
 ca = "there.crt"
 "#;
 
+const NODES: &[(&str, &str)] =
+    &[("QUORATE_NODES", "127.0.0.1:13"), ("QUORATE_CONTEXT", "there"), ("QUORATE_CA", "")];
+const BOTH: &[(&str, &str)] = &[("QUORATE_NODES", "127.0.0.1:13"), ("QUORATE_CONTEXT", "here")];
+
 fn home(file: Option<&str>) -> TempDir {
     let home = tempfile::tempdir().unwrap();
     if let Some(file) = file {
@@ -47,6 +51,16 @@ fn a_context_says_where_the_cluster_is_and_flags_and_variables_win() {
         (format!("--context there {services}"), &[], 2, ".config/quorate/there.crt: No such file"),
         (services.to_owned(), &[("QUORATE_CONTEXT", "there")], 2, "there.crt: No such file"),
         (format!("{services} --context nowhere"), &[], 2, "there are: here, there"),
+        // What was exported for another cluster is not for the one that is named.
+        (format!("{services} --context here"), NODES, 3, "tried 127.0.0.1:9 ("),
+        (format!("--context here {services}"), NODES, 3, "tried 127.0.0.1:9 ("),
+        (
+            format!("{services} --context here --nodes 127.0.0.1:12"),
+            NODES,
+            3,
+            "tried 127.0.0.1:12 (",
+        ),
+        (services.to_owned(), BOTH, 3, "tried 127.0.0.1:13 ("),
         ("certs node x --context there".to_owned(), &[], 2, "unexpected argument"),
     ] {
         let (ended, said) = run(&home, &line, variables);

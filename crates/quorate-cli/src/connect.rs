@@ -55,7 +55,7 @@ fn with_credentials(builder: ClientBuilder, args: &ClientArgs) -> Result<ClientB
     };
     let builder = match &args.token_file {
         Some(file) => builder.token_file(file),
-        None => match token()? {
+        None => match token(args)? {
             Some(token) => builder.token(token),
             None => builder,
         },
@@ -63,8 +63,11 @@ fn with_credentials(builder: ClientBuilder, args: &ClientArgs) -> Result<ClientB
     Ok(builder.allow_plaintext_token(args.allow_plaintext_token))
 }
 
-/// The token that stands in the environment.
-pub(crate) fn token() -> Result<Option<String>, Failure> {
+/// The token that stands in the environment, if it is for this cluster.
+pub(crate) fn token(args: &ClientArgs) -> Result<Option<String>, Failure> {
+    if args.ignores_token {
+        return Ok(None);
+    }
     let token = variables::text("QUORATE_TOKEN").map_err(Failure::usage)?;
     Ok(token.filter(|token| !token.is_empty()))
 }

@@ -59,7 +59,7 @@ fn token(host: &str, args: &ClientArgs) -> Option<String> {
     let token = match &args.token_file {
         Some(file) => std::fs::read_to_string(file).ok()?,
         // A bundle is made of what there is.
-        None => connect::token().ok()??,
+        None => connect::token(args).ok()??,
     };
     Some(token.trim().to_owned()).filter(|token| !token.is_empty())
 }
