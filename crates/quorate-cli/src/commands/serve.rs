@@ -1,6 +1,6 @@
 //! `serve`: one node in this process.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use quorate_node::{Config, Environment, RunError, Server};
 use tokio::runtime::{Builder, Handle};
@@ -66,16 +66,29 @@ fn raft_thread(stopped: oneshot::Receiver<()>) -> io::Result<Handle> {
     Ok(handle)
 }
 
+/// Whether SIGHUP may be that of a terminal which is closed. Else it is of somebody who takes this
+/// for a daemon as others, as logrotate does, and not to end it.
+fn is_in_a_terminal() -> bool {
+    io::stdin().is_terminal() || io::stderr().is_terminal()
+}
+
 async fn serve(config: Config, raft_on: Handle, of_dev: bool) -> Result<(), Failure> {
     let reloads = config.tls.is_some() || config.access.is_some();
-    let mut stop = if reloads { Stop::listen_reloading()? } else { Stop::listen()? };
+    let ends_with_terminal = !reloads && is_in_a_terminal();
+    let mut stop = if ends_with_terminal { Stop::listen()? } else { Stop::listen_reloading()? };
     let environment = Environment { raft_on: Some(raft_on.clone()), ..Environment::default() };
     let reload = environment.reload.clone();
     let node = Server::bind_in(config, environment).await.map_err(not_started)?;
     let requested = async move {
-        match reloads {
-            true => stop.requested_reloading(|| reload.notify_one()).await,
-            false => stop.requested().await,
+        match ends_with_terminal {
+            true => stop.requested().await,
+            false => {
+                let hang_up = || match reloads {
+                    true => reload.notify_one(),
+                    false => tracing::info!("SIGHUP: there is nothing to read again"),
+                };
+                stop.requested_reloading(hang_up).await;
+            }
         }
         supervisor::stopping();
     };
