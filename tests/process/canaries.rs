@@ -33,7 +33,10 @@ fn command(home: &Path, line: &str, variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quorate"));
     command.args(line.split_whitespace()).env_clear().env("HOME", home).stdin(Stdio::null());
     // All that it may ever say.
-    command.envs(variables.iter().copied()).env("QUORATE_LOG", "trace").env("RUST_BACKTRACE", "1");
+    command
+        .envs(variables.iter().copied())
+        .env("QUORATE_LOG", "trace,openraft=trace")
+        .env("RUST_BACKTRACE", "1");
     command
 }
 

@@ -160,6 +160,16 @@ async fn what_is_there_stays_unless_it_is_to_go() {
     }
     assert_eq!(std::fs::read(&key).unwrap(), before);
     certs(&dir, "node 1 --force").await.expect(0);
+    let hosts = "called as a.example, 10.0.0.1";
+    for line in ["node 1 --force --host a.example --host 10.0.0.1", "node 1 --force"] {
+        let said = certs(&dir, line).await.expect(0).out;
+        assert!(said.contains(hosts), "{said}");
+    }
+    if let Some((verified, said)) =
+        openssl(&dir, "verify -CAfile ca.crt -verify_hostname a.example node-1.crt")
+    {
+        assert!(verified, "{said}");
+    }
     assert_ne!(std::fs::read(&key).unwrap(), before);
     certs(&dir, "client a/b").await.expect(1).says(&["\"a/b\" is no name of a client"]);
     certs(&dir, "node 2 --host 10.0.0.1:7001").await.expect(1).says(&["a port is no part of it"]);

@@ -1,5 +1,6 @@
 //! What operators do at the command line: signals, mistakes, and what the output says of them.
 
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use quorate_client::{
@@ -9,14 +10,15 @@ use rustix::process::Signal;
 
 use crate::cli::{Running, ask};
 use crate::cluster::{Cluster, Settings};
+use crate::ports::free_port;
 use crate::wait::eventually;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The terminal is gone: a node stops in order, `register` deregisters, `dev` leaves no directory
-/// behind.
+/// The terminal is gone: `register` deregisters, `dev` leaves no directory behind. A node that is
+/// in none goes on: whoever rotates logs sends this signal to all daemons.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hang_up_ends_everything_in_order() {
+async fn a_hang_up_ends_everything_in_order_but_a_daemon() {
     let mut cluster = Cluster::start(1).await;
     let client = cluster.client().build().unwrap();
     let line = "register web a --endpoint http=http://h:1 --ttl 1h";
@@ -28,6 +30,15 @@ async fn a_hang_up_ends_everything_in_order() {
     assert!(matches!(gone, Err(Error::NoInstances { .. })), "{gone:?}");
 
     cluster.nodes[0].process().signal(Signal::HUP);
+    eventually("it says so", PATIENCE, || {
+        let log = cluster.nodes[0].log_text();
+        let said = log.contains("SIGHUP: there is nothing to read again");
+        async move { if said { Ok(()) } else { Err(log) } }
+    })
+    .await;
+    let answer = client.fetch("web").await;
+    assert!(matches!(answer, Err(Error::NoInstances { .. })), "it goes on: {answer:?}");
+    cluster.nodes[0].terminate();
     assert_eq!(cluster.nodes[0].exit_code(PATIENCE).await, 0);
     assert!(cluster.nodes[0].log_text().contains("node stopped"), "in order");
 
@@ -44,6 +55,37 @@ async fn a_hang_up_ends_everything_in_order() {
     dev.process.signal(Signal::HUP);
     assert_eq!(dev.process.exit_code(PATIENCE).await, 0, "{}", dev.err());
     assert!(!std::path::Path::new(&place).exists(), "{place} is left");
+}
+
+/// Nobody is left there who could end it.
+#[tokio::test]
+#[allow(clippy::print_stdout, reason = "why less was tested")]
+async fn a_node_in_a_terminal_ends_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let [clients, peers] = [free_port(), free_port()];
+    let serve = format!(
+        "exec {} serve --id 1 --data-dir data --listen 127.0.0.1:{clients} --peer-listen 127.0.0.1:{peers} 2> log",
+        env!("CARGO_BIN_EXE_quorate")
+    );
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &serve, "/dev/null"]).current_dir(dir.path());
+    let quiet = terminal.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut terminal = match quiet.spawn() {
+        Ok(terminal) => terminal,
+        Err(error) => return println!("SKIPPED: script: {error}"),
+    };
+    let says = async |words: &str| {
+        eventually(words, PATIENCE, || {
+            let log = std::fs::read_to_string(dir.path().join("log")).unwrap_or_default();
+            let says = log.contains(words);
+            async move { if says { Ok(()) } else { Err(log) } }
+        })
+        .await;
+    };
+    says("node starts").await;
+    terminal.kill().unwrap();
+    terminal.wait().unwrap();
+    says("node stopped").await;
 }
 
 /// No node listens: the command says soon what it tries, and ends at once on Ctrl-C.

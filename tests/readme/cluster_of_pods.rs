@@ -4,10 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
@@ -292,15 +294,26 @@ impl Pods {
         if is_well { Ok(said) } else { Err(said) }
     }
 
-    /// A pod that is ready, as its probe finds it: its node has a leader.
+    /// A pod that is ready, as its own probe finds it.
     fn wait_for(&mut self, pod: &str) -> Answer {
         let name = pod.strip_prefix("pod/").expect("it is told as what is waited for");
         if self.late == Some(number(name)) {
             self.start_late();
             return Err(format!("Error from server (NotFound): pods {name:?} not found\n"));
         }
-        let ready = self.exec(name, &["services", "--nodes", "127.0.0.1:7001", "--timeout", "20s"]);
-        ready.map(|_| format!("{pod} condition met\n"))
+        let set = &self.sets[name.strip_suffix("-0").expect("a pod as it was told")];
+        let probe = &set["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]["httpGet"];
+        let port = u16::try_from(probe["port"].as_u64().unwrap() - 1 + number(name)).unwrap();
+        let address = ("127.0.0.1", self.ports.of(port));
+        let path = probe["path"].as_str().unwrap();
+        let head = "Host: 10.0.0.1:7201\r\nConnection: close";
+        let request = format!("GET {path} HTTP/1.1\r\n{head}\r\n\r\n");
+        let deadline = Instant::now() + PATIENCE;
+        while !probed(address, &request).is_ok_and(|said| said.starts_with("HTTP/1.1 200 ")) {
+            assert!(Instant::now() < deadline, "{pod} does not get ready");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(format!("{pod} condition met\n"))
     }
 
     fn start_late(&mut self) {
@@ -325,6 +338,15 @@ impl Pods {
             node.succeed();
         }
     }
+}
+
+fn probed(address: (&str, u16), request: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// Of which node a pod is.

@@ -128,7 +128,8 @@ fn the_manifests_fit_the_schemas_of_kubernetes() {
         Err(reason) => return println!("SKIPPED: the schemas of Kubernetes: {reason}"),
     };
     // Each object by itself: a List has no schema.
-    let objects = objects(&format!("{DIRECTORY}/kubernetes.yaml"));
+    let of = |name: &str| objects(&format!("{DIRECTORY}/{name}"));
+    let objects = [of("kubernetes.yaml"), of("restore.yaml")].concat();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("objects.yaml");
     let text: String = objects.iter().map(|object| format!("---\n{object}\n")).collect();
@@ -150,7 +151,9 @@ fn the_manifests_fit_the_schemas_of_kubernetes() {
 fn every_variable_is_one_that_the_binary_reads() {
     let help = Command::new(env!("CARGO_BIN_EXE_quorate")).args(["serve", "--help"]).output();
     let help = String::from_utf8(help.unwrap().stdout).unwrap();
-    for name in ["compose.yaml", "kubernetes.yaml", "quorate@.service", "Dockerfile"] {
+    for name in
+        ["compose.yaml", "kubernetes.yaml", "restore.yaml", "quorate@.service", "Dockerfile"]
+    {
         let text = file(name);
         let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_');
         let read = |word: &&str| word.starts_with("QUORATE_") && *word != "QUORATE_COMMIT";
@@ -200,14 +203,47 @@ fn kubernetes_objects_fit_together() {
         assert_eq!(variable(name), format!("0.0.0.0:{port}"));
         assert_eq!(&service["spec"]["ports"][at]["port"], port);
     }
-    let clients = &container["ports"][0]["containerPort"];
-    assert_eq!(&container["readinessProbe"]["grpc"]["port"], clients);
+    // The kubelet speaks TLS by HTTP alone: by gRPC, a node with certificates is never ready.
+    let probe = &container["readinessProbe"]["httpGet"];
+    assert_eq!((&probe["path"], &probe["scheme"]), (&json!("/readyz"), &json!("HTTP")));
+    assert_eq!(variable("QUORATE_HTTP_LISTEN"), format!("0.0.0.0:{}", probe["port"]));
+    assert_eq!(probe["port"], container["ports"][2]["containerPort"]);
     let volume = container["volumeMounts"][0]["mountPath"].as_str().unwrap();
     assert!(variable("QUORATE_DATA_DIR").starts_with(volume));
     let claim = &set["spec"]["volumeClaimTemplates"][0]["metadata"]["name"];
     assert_eq!(claim, &container["volumeMounts"][0]["name"]);
     assert_eq!(container["image"], compose()["services"]["node-1"]["image"]);
     assert_eq!(container["image"], format!("quorate:{}", env!("CARGO_PKG_VERSION")));
+}
+
+/// The pod that restores a backup writes where node 1 will look, and is no other user.
+#[test]
+fn a_backup_is_restored_onto_the_claim_of_the_first_node() {
+    let objects = objects(&format!("{DIRECTORY}/restore.yaml"));
+    let [claim, restore] = &objects[..] else { panic!("a claim and a pod: {objects:?}") };
+    let set = kubernetes("StatefulSet");
+    let (node, pod) = (&set["spec"]["template"]["spec"], &restore["spec"]);
+    let template = &set["spec"]["volumeClaimTemplates"][0];
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let (volume, name) = (text(&template["metadata"]["name"]), text(&set["metadata"]["name"]));
+    assert_eq!(claim["metadata"]["name"], format!("{volume}-{name}-0"));
+    assert_eq!(claim["spec"], template["spec"]);
+    let claimed = &pod["volumes"][0]["persistentVolumeClaim"]["claimName"];
+    assert_eq!(claimed, &claim["metadata"]["name"]);
+    assert_eq!(pod["securityContext"], node["securityContext"]);
+    let (of_node, container) = (&node["containers"][0], &pod["containers"][0]);
+    assert_eq!(container["image"], of_node["image"]);
+    assert_eq!(container["volumeMounts"][0], of_node["volumeMounts"][0]);
+    let args = strings(&container["args"]);
+    accepted(&args, "restore.yaml");
+    let env = of_node["env"].as_array().unwrap();
+    let data = env.iter().find(|variable| variable["name"] == "QUORATE_DATA_DIR").unwrap();
+    let number = &set["spec"]["template"]["metadata"]["labels"]["quorate-node"];
+    assert_eq!(args[2..], ["--data-dir", &text(&data["value"]), "--id", &text(number)]);
+    let backup = text(&container["volumeMounts"][1]["mountPath"]);
+    assert_eq!(args[..2], ["restore".to_owned(), format!("{backup}/registry.backup")]);
+    assert!(restore["metadata"]["labels"].is_null(), "no service sends anybody there");
+    passes_the_restricted_profile(pod);
 }
 
 /// A StatefulSet for each, which differ by the number alone, and do not all restart at once.
@@ -272,12 +308,17 @@ fn clients_and_nodes_reach_nodes_and_nobody_else_does() {
 /// (kubernetes.io/docs/concepts/security/pod-security-standards).
 #[test]
 fn pods_pass_the_restricted_profile() {
-    let set = kubernetes("StatefulSet");
-    let pod = &set["spec"]["template"]["spec"];
+    passes_the_restricted_profile(&kubernetes("StatefulSet")["spec"]["template"]["spec"]);
+}
+
+fn passes_the_restricted_profile(pod: &Value) {
     for shared in ["hostNetwork", "hostPID", "hostIPC"] {
         assert!(pod[shared].is_null(), "{shared}");
     }
-    assert!(pod["volumes"].is_null(), "no host paths, no other kinds of volumes than claims");
+    for volume in pod["volumes"].as_array().into_iter().flatten() {
+        let kinds: Vec<_> = volume.as_object().unwrap().keys().filter(|it| *it != "name").collect();
+        assert!(kinds == ["persistentVolumeClaim"] || kinds == ["configMap"], "{kinds:?}");
+    }
     let of_pod = &pod["securityContext"];
     assert_eq!(of_pod["runAsNonRoot"], true);
     assert_ne!(of_pod["runAsUser"], 0);
@@ -294,7 +335,7 @@ fn pods_pass_the_restricted_profile() {
         assert!(own["capabilities"]["add"].is_null());
         assert!(own["privileged"].is_null() && own["procMount"].is_null());
         assert!(own["runAsUser"].is_null() && own["seccompProfile"].is_null(), "as the pod's");
-        for port in container["ports"].as_array().unwrap() {
+        for port in container["ports"].as_array().into_iter().flatten() {
             assert!(port["hostPort"].is_null());
         }
     }
@@ -305,6 +346,16 @@ fn pods_pass_the_restricted_profile() {
 fn setting<'a>(unit: &'a str, name: &str) -> &'a str {
     let value = |line: &'a str| line.strip_prefix(name)?.strip_prefix('=');
     unit.lines().find_map(value).unwrap_or_else(|| panic!("no {name}"))
+}
+
+/// What passes by itself ends, too: starts that fail one second after the other are no reason to
+/// give up, which systemd does after five, unless it is told so in this section.
+#[test]
+fn systemd_starts_a_node_for_as_long_as_that_may_help() {
+    let unit = file("quorate@.service");
+    let of_unit = unit.split("\n[").find_map(|section| section.strip_prefix("Unit]\n"));
+    assert_eq!(setting(of_unit.expect("it has that section"), "StartLimitIntervalSec"), "0");
+    assert_eq!(setting(&unit, "Restart"), "always");
 }
 
 /// node-1.toml shows every tunable with its default.

@@ -156,7 +156,7 @@ pub(crate) fn here(value: &str, id: u64, ports: Ports, host: &impl Fn(u64) -> St
                 .replace(&format!("{}:{port}", host(node.into())), &format!("localhost:{ours}"));
         }
     }
-    for port in [7_001, 7_101] {
+    for port in [7_001, 7_101, 7_201] {
         let ours = ports.of(port - 1 + u16::try_from(id).unwrap());
         value = value.replace(&format!("0.0.0.0:{port}"), &format!("0.0.0.0:{ours}"));
     }

@@ -148,7 +148,7 @@ pub(crate) struct DevArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct LogArgs {
     /// How the log is written to stderr (what is logged: QUORATE_LOG, for example `debug` or
-    /// `info,quorate_node=debug`)
+    /// `info,quorate_node=debug`; the Raft library's own lines only with `openraft=debug` in it)
     #[arg(long, env = "QUORATE_LOG_FORMAT", default_value = "text")]
     pub(crate) log_format: LogFormat,
 }

@@ -2,14 +2,13 @@
 //! trials and small sites; a site that has a CA uses that. Knows nothing of how certificates are
 //! used.
 
+mod der;
 mod revocation;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
@@ -43,8 +42,10 @@ pub(crate) struct Issued {
     pub(crate) key: PathBuf,
     /// Its name for machines: `spiffe://CLUSTER/node/1`.
     pub(crate) spiffe: String,
-    /// What it may be called by.
+    /// What it may be called by ...
     pub(crate) hosts: Vec<String>,
+    /// ... and why by that, in brackets; empty: it was told so.
+    pub(crate) why: &'static str,
     /// The last moment, as RFC 3339 writes it.
     pub(crate) not_after: String,
 }
@@ -76,6 +77,7 @@ impl Authority {
             key: key_file,
             spiffe: format!("spiffe://{cluster_name}"),
             hosts: Vec::new(),
+            why: "",
             not_after: rfc3339(now() + CA_LIFETIME),
         };
         write(&issued, &certificate.pem(), &key, overwrite)?;
@@ -99,7 +101,7 @@ impl Authority {
         let key = KeyPair::from_pem(&key)
             .map_err(|_| bad(&key_file, "it is no private key that can be used"))?;
         let not_ours = || bad(&certificate_file, "it is no CA that `quorate certs init` made");
-        let der = der(&certificate).ok_or_else(not_ours)?;
+        let der = der::of_pem(&certificate, der::CERTIFICATE).ok_or_else(not_ours)?;
         let cluster_name = cluster_name_in(&der).ok_or_else(not_ours)?;
         if !contains(&der, key.public_key_raw()) {
             return Err(bad(&key_file, "it is not the key of ca.crt beside it"));
@@ -114,7 +116,8 @@ impl Authority {
         &self.cluster_name
     }
 
-    /// Issues a node's certificate, for these hosts, or for this machine alone if there are none.
+    /// Issues a node's certificate, for these hosts. If there are none, for those of the one that
+    /// it takes the place of, or for this machine alone.
     ///
     /// # Errors
     /// What cannot be, or is there already; in words.
@@ -129,19 +132,29 @@ impl Authority {
         if id == 0 {
             return Err("a node's id is at least 1".to_owned());
         }
-        let loopback = LOOPBACK.map(str::to_owned);
-        let hosts = if hosts.is_empty() { &loopback } else { hosts };
+        let file = format!("node-{id}");
+        let before = match overwrite && hosts.is_empty() {
+            true => hosts_of(&dir.join(format!("{file}.crt")))?,
+            false => Vec::new(),
+        };
+        let (hosts, why) = match (hosts, before.is_empty()) {
+            ([], true) => {
+                (LOOPBACK.map(str::to_owned).to_vec(), " (no --host: on its own machine)")
+            }
+            ([], false) => (before, " (as the one before)"),
+            (told, _) => (told.to_vec(), ""),
+        };
         let names: Result<Vec<_>, _> = hosts.iter().map(|host| san(host)).collect();
         let who = Who {
-            file: format!("node-{id}"),
-            common_name: format!("node-{id}"),
+            file: file.clone(),
+            common_name: file,
             spiffe: format!("spiffe://{}/node/{id}", self.cluster_name),
             // A node dials its peers with it, too.
             usages: vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
             names: names?,
         };
         let issued = self.issue(dir, who, lifetime, overwrite)?;
-        Ok(Issued { hosts: hosts.to_vec(), ..issued })
+        Ok(Issued { hosts, why, ..issued })
     }
 
     /// Issues a client's certificate.
@@ -194,6 +207,7 @@ impl Authority {
             key: key_file,
             spiffe: who.spiffe,
             hosts: Vec::new(),
+            why: "",
             not_after: rfc3339(now() + lifetime),
         };
         write(&issued, &certificate.pem(), &key, overwrite)?;
@@ -240,6 +254,21 @@ fn ca(cluster_name: &str, key: &KeyPair) -> Result<CertificateParams, String> {
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.subject_alt_names = vec![SanType::URI(ia5(&format!("spiffe://{cluster_name}"))?)];
     Ok(params)
+}
+
+/// The hosts that a certificate is for; empty: there is no such file, or it names none.
+fn hosts_of(certificate: &Path) -> Result<Vec<String>, String> {
+    let bad = |what: &str| {
+        let next = "name the hosts: --host";
+        format!("{}: {what}\n  next: {next}", certificate.display())
+    };
+    let pem = match std::fs::read_to_string(certificate) {
+        Ok(pem) => pem,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(bad(&error.to_string())),
+    };
+    let hosts = der::of_pem(&pem, der::CERTIFICATE).and_then(|der| der::hosts(&der));
+    hosts.ok_or_else(|| bad("its hosts cannot be read, which the new one would have"))
 }
 
 fn ia5<T: TryFrom<String>>(text: &str) -> Result<T, String> {
@@ -293,14 +322,6 @@ fn check_name(
     Err(format!(
         "\"{name}\" is no name of a {what}: 1 to 63 of {written}, with a letter or digit at both ends"
     ))
-}
-
-/// Of the first certificate of a PEM text.
-fn der(pem: &str) -> Option<Vec<u8>> {
-    let (_, rest) = pem.split_once("-----BEGIN CERTIFICATE-----")?;
-    let (inside, _) = rest.split_once("-----END CERTIFICATE-----")?;
-    let digits: String = inside.chars().filter(|c| !c.is_whitespace()).collect();
-    STANDARD.decode(digits).ok()
 }
 
 fn contains(all: &[u8], part: &[u8]) -> bool {

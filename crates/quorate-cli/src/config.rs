@@ -90,10 +90,17 @@ struct File {
 /// Puts the layers together. `variable` looks up an environment variable, `read` a file.
 pub(crate) fn load(
     args: &ServeArgs,
-    variable: impl Fn(&str) -> Option<String>,
+    variable: impl Fn(&str) -> Result<Option<String>, String>,
     read: impl Fn(&Path) -> Result<String, String>,
 ) -> Result<Config, BadSetting> {
-    let path = args.config.clone().or_else(|| variable("QUORATE_CONFIG").map(PathBuf::from));
+    // One that is empty is not set.
+    let set = |name: &str| -> Result<Option<String>, BadSetting> {
+        Ok(variable(name).map_err(BadSetting)?.filter(|value| !value.is_empty()))
+    };
+    let path = match args.config.clone() {
+        Some(path) => Some(path),
+        None => set("QUORATE_CONFIG")?.map(PathBuf::from),
+    };
     let file = match &path {
         Some(path) => {
             let named = |error: String| BadSetting(format!("{}: {error}", path.display()));
@@ -101,7 +108,7 @@ pub(crate) fn load(
         }
         None => Layer::default(),
     };
-    merge([from_flags(args)?, from_variables(variable)?, file])
+    merge([from_flags(args)?, from_variables(set)?, file])
 }
 
 /// Whether a configuration file has nothing in it but settings that there are.
@@ -150,59 +157,60 @@ fn from_flags(args: &ServeArgs) -> Result<Layer, BadSetting> {
     })
 }
 
-fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Layer, BadSetting> {
-    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+fn from_variables(
+    set: impl Fn(&str) -> Result<Option<String>, BadSetting>,
+) -> Result<Layer, BadSetting> {
     Ok(Layer {
-        id: parsed("QUORATE_ID", set("QUORATE_ID"), "a number")?,
-        data_dir: set("QUORATE_DATA_DIR").map(PathBuf::from),
-        listen: parsed("QUORATE_LISTEN", set("QUORATE_LISTEN"), "IP:PORT")?,
-        peer_listen: parsed("QUORATE_PEER_LISTEN", set("QUORATE_PEER_LISTEN"), "IP:PORT")?,
-        http_listen: parsed("QUORATE_HTTP_LISTEN", set("QUORATE_HTTP_LISTEN"), "IP:PORT")?,
-        dns_listen: parsed("QUORATE_DNS_LISTEN", set("QUORATE_DNS_LISTEN"), "IP:PORT")?,
-        dns_domain: set("QUORATE_DNS_DOMAIN"),
-        dns_allow: set("QUORATE_DNS_ALLOW")
+        id: parsed("QUORATE_ID", set("QUORATE_ID")?, "a number")?,
+        data_dir: set("QUORATE_DATA_DIR")?.map(PathBuf::from),
+        listen: parsed("QUORATE_LISTEN", set("QUORATE_LISTEN")?, "IP:PORT")?,
+        peer_listen: parsed("QUORATE_PEER_LISTEN", set("QUORATE_PEER_LISTEN")?, "IP:PORT")?,
+        http_listen: parsed("QUORATE_HTTP_LISTEN", set("QUORATE_HTTP_LISTEN")?, "IP:PORT")?,
+        dns_listen: parsed("QUORATE_DNS_LISTEN", set("QUORATE_DNS_LISTEN")?, "IP:PORT")?,
+        dns_domain: set("QUORATE_DNS_DOMAIN")?,
+        dns_allow: set("QUORATE_DNS_ALLOW")?
             .map(|text| text.parse::<Networks>())
             .transpose()
             .map_err(|error| BadSetting(format!("QUORATE_DNS_ALLOW: {error}")))?,
         dns: None,
-        advertise: set("QUORATE_ADVERTISE"),
-        peer_advertise: set("QUORATE_PEER_ADVERTISE"),
-        bootstrap: set("QUORATE_BOOTSTRAP")
+        advertise: set("QUORATE_ADVERTISE")?,
+        peer_advertise: set("QUORATE_PEER_ADVERTISE")?,
+        bootstrap: set("QUORATE_BOOTSTRAP")?
             .map(|text| parse::bootstrap(&text))
             .transpose()
             .map_err(|error| BadSetting(format!("QUORATE_BOOTSTRAP: {error}")))?,
-        join: set("QUORATE_JOIN")
+        join: set("QUORATE_JOIN")?
             .map(|text| parse::nodes(&text))
             .transpose()
             .map_err(|error| BadSetting(format!("QUORATE_JOIN: {error}")))?,
-        observer: parsed("QUORATE_OBSERVER", set("QUORATE_OBSERVER"), "true or false")?,
-        health_checks: set("QUORATE_HEALTH_CHECKS_ALLOW")
+        observer: parsed("QUORATE_OBSERVER", set("QUORATE_OBSERVER")?, "true or false")?,
+        health_checks: set("QUORATE_HEALTH_CHECKS_ALLOW")?
             .map(|text| text.parse::<Networks>())
             .transpose()
             .map_err(|error| BadSetting(format!("QUORATE_HEALTH_CHECKS_ALLOW: {error}")))?
             .map(|allow| HealthChecks { allow }),
-        cluster_name: set("QUORATE_CLUSTER_NAME"),
+        cluster_name: set("QUORATE_CLUSTER_NAME")?,
         tls: TlsLayer {
-            cert: set("QUORATE_TLS_CERT").map(PathBuf::from),
-            key: set("QUORATE_TLS_KEY").map(PathBuf::from),
-            ca: set("QUORATE_TLS_CA").map(PathBuf::from),
-            crl: set("QUORATE_TLS_CRL").map(PathBuf::from),
-            clients: set("QUORATE_TLS_CLIENTS")
+            cert: set("QUORATE_TLS_CERT")?.map(PathBuf::from),
+            key: set("QUORATE_TLS_KEY")?.map(PathBuf::from),
+            ca: set("QUORATE_TLS_CA")?.map(PathBuf::from),
+            crl: set("QUORATE_TLS_CRL")?.map(PathBuf::from),
+            clients: set("QUORATE_TLS_CLIENTS")?
                 .map(|text| Clients::from_str(&text, false))
                 .transpose()
                 .map_err(|error| BadSetting(format!("QUORATE_TLS_CLIENTS: {error}")))?
                 .map(ClientCertificates::from),
-            peer_ca: set("QUORATE_PEER_TLS_CA").map(PathBuf::from),
-            peer_cert: set("QUORATE_PEER_TLS_CERT").map(PathBuf::from),
-            peer_key: set("QUORATE_PEER_TLS_KEY").map(PathBuf::from),
+            peer_ca: set("QUORATE_PEER_TLS_CA")?.map(PathBuf::from),
+            peer_cert: set("QUORATE_PEER_TLS_CERT")?.map(PathBuf::from),
+            peer_key: set("QUORATE_PEER_TLS_KEY")?.map(PathBuf::from),
             whole: None,
         },
-        insecure: parsed("QUORATE_INSECURE", set("QUORATE_INSECURE"), "true or false")?,
-        access: set("QUORATE_ACCESS").map(PathBuf::from),
-        audit: set("QUORATE_AUDIT").map(PathBuf::from),
+        insecure: parsed("QUORATE_INSECURE", set("QUORATE_INSECURE")?, "true or false")?,
+        access: set("QUORATE_ACCESS")?.map(PathBuf::from),
+        audit: set("QUORATE_AUDIT")?.map(PathBuf::from),
         audit_required: parsed(
             "QUORATE_AUDIT_REQUIRED",
-            set("QUORATE_AUDIT_REQUIRED"),
+            set("QUORATE_AUDIT_REQUIRED")?,
             "true or false",
         )?,
         tunables: None,

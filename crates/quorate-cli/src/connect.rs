@@ -7,6 +7,7 @@ use crate::args::ClientArgs;
 use crate::failure::Failure;
 use crate::logging::{self, LogFormat};
 use crate::output::{self, Format};
+use crate::variables;
 
 /// Whether a command stays, and so has to learn of members that come and go, or asks only the nodes
 /// that were named and, for writes, the leader that they name.
@@ -18,7 +19,7 @@ pub(crate) enum Stay {
 
 /// The client of a command.
 pub(crate) async fn client(args: &ClientArgs, stay: Stay) -> Result<Client, Failure> {
-    logging::start(logging::CLIENT, LogFormat::Text);
+    logging::start(logging::CLIENT, LogFormat::Text).map_err(Failure::usage)?;
     client_of(args.nodes(), args, stay)
 }
 
@@ -32,7 +33,7 @@ pub(crate) fn client_of(
         .namespace(args.namespace())
         .call_timeout(args.timeout)
         .in_order(true);
-    let builder = with_credentials(builder, args);
+    let builder = with_credentials(builder, args)?;
     let builder = match stay {
         Stay::Once => builder.member_refresh(None),
         Stay::Long => builder,
@@ -41,7 +42,7 @@ pub(crate) fn client_of(
 }
 
 /// The CAs to trust, and this client's certificate or token.
-fn with_credentials(builder: ClientBuilder, args: &ClientArgs) -> ClientBuilder {
+fn with_credentials(builder: ClientBuilder, args: &ClientArgs) -> Result<ClientBuilder, Failure> {
     let builder = match &args.ca {
         Some(ca) => {
             let tls = Tls::new().ca_file(ca);
@@ -52,13 +53,23 @@ fn with_credentials(builder: ClientBuilder, args: &ClientArgs) -> ClientBuilder 
         }
         None => builder,
     };
-    let token = std::env::var("QUORATE_TOKEN").ok().filter(|token| !token.is_empty());
-    let builder = match (&args.token_file, token) {
-        (Some(file), _) => builder.token_file(file),
-        (None, Some(token)) => builder.token(token),
-        (None, None) => builder,
+    let builder = match &args.token_file {
+        Some(file) => builder.token_file(file),
+        None => match token(args)? {
+            Some(token) => builder.token(token),
+            None => builder,
+        },
     };
-    builder.allow_plaintext_token(args.allow_plaintext_token)
+    Ok(builder.allow_plaintext_token(args.allow_plaintext_token))
+}
+
+/// The token that stands in the environment, if it is for this cluster.
+pub(crate) fn token(args: &ClientArgs) -> Result<Option<String>, Failure> {
+    if args.ignores_token {
+        return Ok(None);
+    }
+    let token = variables::text("QUORATE_TOKEN").map_err(Failure::usage)?;
+    Ok(token.filter(|token| !token.is_empty()))
 }
 
 /// Says that something was done with an instance.

@@ -1,10 +1,14 @@
 //! Named clusters: `~/.config/quorate/config.toml` says where their nodes are, and which
-//! credentials this client has there. Flags win over variables, variables over the context. Holds
-//! no secrets, only where they are.
+//! credentials this client has there. Flags win over variables, and both over the context; but one
+//! that a flag names wins over variables, which were set for another command. Holds no secrets,
+//! only where they are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use clap::ArgMatches;
+use clap::parser::ValueSource;
 use serde::Deserialize;
 
 use crate::args::ClientArgs;
@@ -41,20 +45,56 @@ enum Nodes {
     List(Vec<String>),
 }
 
-/// Fills up what neither flags nor variables say, and sees that the whole makes sense.
-pub(crate) fn settle(args: &mut ClientArgs) -> Result<(), Failure> {
-    let variable = |name: &str| std::env::var(name).ok();
-    settle_from(args, variable, |path| match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.to_string()),
-    })
+/// The arguments whose values are those of variables, by their names.
+#[derive(Debug, Default)]
+struct OfVariables(BTreeSet<String>);
+
+impl OfVariables {
+    /// Of the command that was made.
+    fn read(matches: &ArgMatches) -> Self {
+        let mut command = matches;
+        while let Some((_, inner)) = command.subcommand() {
+            command = inner;
+        }
+        let is_of_variable = |id: &str| command.value_source(id) == Some(ValueSource::EnvVariable);
+        let ids = command.ids().map(clap::Id::as_str);
+        Self(ids.filter(|id| is_of_variable(id)).map(str::to_owned).collect())
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.0.contains(id)
+    }
+}
+
+/// Fills up what neither flags nor variables say, and sees that the whole makes sense. `before`:
+/// the context that stands before the command.
+pub(crate) fn settle(
+    args: &mut ClientArgs,
+    before: Option<String>,
+    matches: &ArgMatches,
+) -> Result<(), Failure> {
+    let mut of_variables = OfVariables::read(matches);
+    if before.is_some() && (args.context.is_none() || of_variables.has("context")) {
+        args.context = before;
+        of_variables.0.remove("context");
+    }
+    settle_from(
+        args,
+        &of_variables,
+        |name| std::env::var_os(name),
+        |path| match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.to_string()),
+        },
+    )
     .map_err(Failure::usage)
 }
 
 fn settle_from(
     args: &mut ClientArgs,
-    variable: impl Fn(&str) -> Option<String>,
+    of_variables: &OfVariables,
+    variable: impl Fn(&str) -> Option<OsString>,
     read: impl Fn(&Path) -> Result<Option<String>, String>,
 ) -> Result<(), String> {
     for path in [&mut args.ca, &mut args.cert, &mut args.key, &mut args.token_file] {
@@ -71,7 +111,12 @@ fn settle_from(
         if let Some((name, context)) = context {
             let key = |fault| named(format!("contexts.{name}.{fault}"));
             let dir = path.parent().unwrap_or(Path::new(""));
-            fill(args, context, dir, variable("QUORATE_TOKEN").is_some()).map_err(key)?;
+            if args.context.is_some() && !of_variables.has("context") {
+                make_way(args, &context, of_variables);
+            }
+            let token = variable("QUORATE_TOKEN").filter(|token| !token.is_empty());
+            let has_token = token.is_some() && !args.ignores_token;
+            fill(args, context, dir, has_token).map_err(key)?;
         }
     }
     match (&args.ca, &args.cert, &args.key) {
@@ -93,11 +138,11 @@ fn settle_from(
 
 /// Where the file is, if there can be one.
 pub(crate) fn file() -> Option<PathBuf> {
-    path(|name| std::env::var(name).ok())
+    path(|name| std::env::var_os(name))
 }
 
 /// Where the file is, if there is one.
-fn path(variable: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+fn path(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let config = set("XDG_CONFIG_HOME").filter(|config| config.is_absolute());
     let config = config.or_else(|| Some(set("HOME")?.join(".config")))?;
@@ -124,6 +169,31 @@ fn chosen(file: Option<&str>, name: Option<&str>) -> Result<Option<(String, Cont
     let all = file.contexts.into_keys().collect::<Vec<_>>().join(", ");
     let all = if all.is_empty() { "none".to_owned() } else { all };
     Err(format!("{as_default}there is no context \"{name}\"; there are: {all}"))
+}
+
+/// Forgets what variables say where the context says it, too. As whom a command is made is one
+/// thing: a token of a variable would be what a call is judged by, not the context's certificate.
+fn make_way(args: &mut ClientArgs, context: &Context, of_variables: &OfVariables) {
+    let Context { nodes, namespace, ca, cert, key, token_file } = context;
+    if nodes.is_some() && of_variables.has("nodes") {
+        args.nodes = None;
+    }
+    if namespace.is_some() && of_variables.has("namespace") {
+        args.namespace = None;
+    }
+    if ca.is_some() && of_variables.has("ca") {
+        args.ca = None;
+    }
+    if [cert, key, token_file].iter().all(|file| file.is_none()) {
+        return;
+    }
+    args.ignores_token = true;
+    args.token_file.take_if(|_| of_variables.has("token_file"));
+    // They belong together: the one of a variable goes with the other of a flag.
+    let is_flag = |file: &Option<PathBuf>, id| file.is_some() && !of_variables.has(id);
+    if !is_flag(&args.cert, "cert") && !is_flag(&args.key, "key") {
+        (args.cert, args.key) = (None, None);
+    }
 }
 
 /// # Errors
@@ -183,6 +253,17 @@ mod tests {
         file: Option<&str>,
         variables: &[(&str, &str)],
     ) -> Result<ClientArgs, String> {
+        settled_with(line, &[], file, variables)
+    }
+
+    /// `of_variables`: arguments that stand in the line for what variables say.
+    fn settled_with(
+        line: &str,
+        of_variables: &[&str],
+        file: Option<&str>,
+        variables: &[(&str, &str)],
+    ) -> Result<ClientArgs, String> {
+        let of_variables = OfVariables(of_variables.iter().map(|id| (*id).to_owned()).collect());
         let line = format!("quorate fetch s {line}");
         let words = line.split_whitespace().map(|word| if word == "''" { "" } else { word });
         let Command::Fetch(args) = Cli::try_parse_from(words).unwrap().command else {
@@ -191,8 +272,8 @@ mod tests {
         let mut args = args.client;
         let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
         let variable = |name: &str| match variables.get(name) {
-            Some(value) => Some((*value).to_owned()),
-            None => (name == "HOME").then(|| "/home/me".to_owned()),
+            Some(value) => Some((*value).into()),
+            None => (name == "HOME").then(|| "/home/me".into()),
         };
         let read = |path: &Path| {
             let home = path == Path::new("/home/me/.config/quorate/config.toml");
@@ -200,7 +281,46 @@ mod tests {
             assert!(home || other, "{}", path.display());
             Ok(file.map(str::to_owned))
         };
-        settle_from(&mut args, variable, read).map(|()| args)
+        settle_from(&mut args, &of_variables, variable, read).map(|()| args)
+    }
+
+    /// What was exported for another cluster would make the command there.
+    #[test]
+    fn a_context_that_a_flag_names_wins_over_variables() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        let all = ["nodes", "namespace", "ca", "cert", "key", "token_file"];
+        let told = "--nodes a:1 --ca c --cert d --key e --token-file f --namespace n";
+        let token = [("QUORATE_TOKEN", "t")];
+        let with = |context: &str, of_variables: &[&str]| {
+            settled_with(&format!("{told} {context}"), of_variables, Some(FILE), &token).unwrap()
+        };
+        let prod = with("--context prod", &all);
+        assert_eq!((prod.nodes().len(), prod.namespace()), (2, "shop"));
+        assert_eq!(prod.ca, path("/home/me/.config/quorate/prod/ca.crt"));
+        assert_eq!((prod.cert, prod.key), (path("/etc/me.crt"), path("/etc/me.key")));
+        assert_eq!(prod.token_file, path("/home/me/.config/quorate/prod/token"));
+        assert!(prod.ignores_token);
+
+        // Flags win over it, one by one.
+        let mine = with("--context prod", &["namespace", "key"]);
+        assert_eq!((mine.nodes(), mine.namespace()), (vec!["a:1".to_owned()], "shop"));
+        assert_eq!((mine.ca, mine.token_file), (path("c"), path("f")));
+        assert_eq!((mine.cert, mine.key), (path("d"), path("e")), "they belong together");
+
+        // One that a variable names, too, or the file's default, is below all of them.
+        let of_variable = [&all[..], &["context"]].concat();
+        for (context, of_variables) in [("--context prod", &of_variable[..]), ("", &all)] {
+            let mine = with(context, of_variables);
+            assert_eq!((mine.nodes(), mine.namespace()), (vec!["a:1".to_owned()], "n"));
+            assert_eq!((mine.cert, mine.token_file), (path("d"), path("f")));
+            assert!(!mine.ignores_token);
+        }
+
+        // What it does not say, variables say.
+        let dev = with("--context dev", &all);
+        assert_eq!((dev.nodes().len(), dev.namespace()), (2, "n"));
+        assert_eq!((dev.cert, dev.token_file), (path("d"), path("f")));
+        assert!(!dev.ignores_token);
     }
 
     #[test]
@@ -223,6 +343,10 @@ mod tests {
         let with_token = settled("--ca ''", Some(FILE), &xdg).unwrap();
         assert_eq!(with_token.token_file, None, "the variable wins");
         assert_eq!(with_token.ca, path("/xdg/quorate/prod/ca.crt"), "empty is not set");
+
+        let xdg = [("XDG_CONFIG_HOME", "/xdg"), ("QUORATE_TOKEN", "")];
+        let without = settled("", Some(FILE), &xdg).unwrap();
+        assert_eq!(without.token_file, path("/xdg/quorate/prod/token"), "empty is not set");
 
         let dev = settled("--context dev", Some(FILE), &[]).unwrap();
         assert_eq!((dev.nodes().len(), dev.namespace()), (2, "default"));

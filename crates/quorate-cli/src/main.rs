@@ -21,10 +21,11 @@ mod patience;
 mod signals;
 mod supervisor;
 mod token;
+mod variables;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::args::{Cli, Command};
 use crate::commands::{
@@ -42,12 +43,15 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     panics::end_the_process();
     // Usage errors end here, with code 2.
-    let mut cli = Cli::parse();
-    if let Some(args) = cli.command.client() {
-        args.context = args.context.take().or(cli.context);
-        if let Err(failure) = contexts::settle(args) {
-            return report(&failure);
-        }
+    let matches = Cli::command().get_matches();
+    let mut cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.format(&mut Cli::command()).exit(),
+    };
+    if let Some(args) = cli.command.client()
+        && let Err(failure) = contexts::settle(args, cli.context, &matches)
+    {
+        return report(&failure);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

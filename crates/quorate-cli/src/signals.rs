@@ -1,5 +1,5 @@
 //! Ctrl-C, SIGTERM and SIGHUP: what ends a command in order; and SIGHUP for a node, which reads its
-//! files again.
+//! files again, if it has any, and goes on.
 
 use std::io;
 
@@ -30,7 +30,7 @@ impl Stop {
 }
 
 impl Stop {
-    /// For a process with files to read again: SIGHUP is for that then, as daemons have it.
+    /// For a daemon, to which SIGHUP says that it is to read its files again.
     pub(crate) fn listen_reloading() -> io::Result<Self> {
         let hang_up = HangUp(Some(signal(SignalKind::hangup())?));
         Ok(Self { hang_up, ..Self::listen()? })

@@ -64,7 +64,7 @@ function single({ members }) {
     ?? find((it) => it.state === 'candidate', (it) => [`Node ${it.id} follows no leader.`, 'The log of that node says why.'])
     ?? find((it) => Number(it.lag ?? 0) > LAG_MAX, (it) => [`Node ${it.id} lags: it has ${it.lag} entries to apply.`, 'Its log says why: a full or slow disk, or a slow network.'])
     ?? find((it) => held(it) > CLOCK_HELD_MAX_MS, (it) => [`Registry time stands still for ${duration(held(it))}: no lease ends.`, `The log of node ${it.id}, which leads, says why.`])
-    ?? find((it) => left(it) < CERTIFICATE_ENDS_S, (it) => [ends(it.id, left(it)), `Put a new one in its place: quorate certs node ${it.id} --force`]);
+    ?? find((it) => left(it) < CERTIFICATE_ENDS_S, (it) => [ends(it.id, left(it)), `Make a new one where the CA is, for the hosts of the old one (quorate certs node ${it.id} --force), and copy both files to the node.`]);
 }
 
 const ends = (id, s) => (s < 0 ? `The certificate of node ${id} has ended: others refuse it.` : `The certificate of node ${id} ends in ${duration(s * 1000)}.`);

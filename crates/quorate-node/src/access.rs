@@ -19,13 +19,12 @@ mod keys;
 mod rights;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use tokio::sync::watch;
-use tokio::time::timeout;
 
 pub(crate) use crate::access::bearer::authorization;
 use crate::access::bearer::{Bearer, Digest};
@@ -34,7 +33,7 @@ use crate::access::file::Contents;
 pub(crate) use crate::access::rights::{Denied, Principal, Reach, Role};
 use crate::error::with_causes;
 use crate::net::tls::CertificateId;
-use crate::runtime::blocking;
+use crate::runtime::{Reads, Unread};
 use crate::wall;
 
 /// JWTs that were verified and are kept, so that a caller's next call need not be: some KiB each.
@@ -74,6 +73,7 @@ pub(crate) struct Access {
     /// name.
     cluster: String,
     file: Option<PathBuf>,
+    reads: Reads<Result<Contents, AccessError>>,
     rights: ArcSwap<Rights>,
     /// Counts the changes.
     changes: watch::Sender<u64>,
@@ -100,13 +100,15 @@ impl Access {
     /// # Errors
     /// Why it cannot be used.
     pub(crate) async fn open(cluster: &str, file: Option<PathBuf>) -> Result<Self, AccessError> {
-        let contents = match file.clone() {
-            Some(file) => read(file).await?,
+        let reads = Reads::default();
+        let contents = match &file {
+            Some(file) => read(file, &reads).await?,
             None => Contents::default(),
         };
         Ok(Self {
             cluster: cluster.to_owned(),
             file,
+            reads,
             rights: ArcSwap::from_pointee(Rights { contents, ..Rights::default() }),
             changes: watch::Sender::new(0),
             anonymous: Arc::new(Principal::anonymous()),
@@ -131,9 +133,9 @@ impl Access {
 
     /// Reads the file again. What cannot be used is logged, and everything stays as it is.
     pub(crate) async fn reload(&self) {
-        let Some(file) = self.file.clone() else { return };
+        let Some(file) = &self.file else { return };
         let path = file.display().to_string();
-        let news = match read(file).await {
+        let news = match read(file, &self.reads).await {
             Ok(contents) => {
                 let changed = contents.fingerprint != self.rights.load().contents.fingerprint;
                 if changed {
@@ -230,13 +232,16 @@ impl Rights {
     }
 }
 
-async fn read(path: PathBuf) -> Result<Contents, AccessError> {
-    let of = path.clone();
-    match timeout(READ_WITHIN, blocking(move || file::read(&of))).await {
-        Ok(Ok(read)) => read,
-        Ok(Err(panicked)) => Err(AccessError { path, problem: Problem::Panicked(panicked) }),
-        Err(_elapsed) => Err(AccessError { path, problem: Problem::Slow }),
-    }
+async fn read(
+    path: &Path,
+    reads: &Reads<Result<Contents, AccessError>>,
+) -> Result<Contents, AccessError> {
+    let problem = match reads.read(path, READ_WITHIN, file::read).await {
+        Ok(read) => return read,
+        Err(Unread::Panicked(panicked)) => Problem::Panicked(panicked),
+        Err(Unread::Slow) => Problem::Slow,
+    };
+    Err(AccessError { path: path.to_owned(), problem })
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ mod writer;
 
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use quorate_log::NodeId;
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::writer::Writer;
 use crate::error::{Trouble, Unwritten};
+use crate::free_space::Disk;
 
 /// Lines that wait to be written: some hundred KiB.
 const QUEUE_MAX: usize = 8_192;
@@ -30,6 +31,9 @@ const STRANGERS_MAX: u32 = 100;
 /// Refusals at the listener for nodes that have one. A node that does not know yet that it was
 /// taken out knocks many times a second.
 const PEERS_MAX: u32 = 20;
+/// Refusals of callers that are known, all of them together. One with a narrow right that calls as
+/// often as it can must not fill the disk either: these are some hundred KiB a second.
+const KNOWN_MAX: u32 = 200;
 const PACE_OVER: Duration = Duration::from_secs(1);
 /// Of the lines that wait, so many may be of calls that were refused, whoever made them. The other
 /// places are for writes: where a line is required, none is done without one.
@@ -146,11 +150,17 @@ impl Pace {
 pub(crate) struct Audit {
     lines: Option<mpsc::Sender<Line>>,
     required: Option<Required>,
+    /// Since the last line that said it.
     left_out: AtomicU64,
+    left_out_ever: AtomicU64,
     /// Of calls of nobody.
     strangers: Pace,
+    /// Of refusals of callers that are known.
+    known: Pace,
     /// Of refusals at the listener for nodes.
     peers: Pace,
+    /// Of the data, where the file is on it, too.
+    disk: OnceLock<Arc<Disk>>,
     refusals: Option<Arc<Semaphore>>,
 }
 
@@ -165,6 +175,14 @@ impl Audit {
         let audit = Arc::new(Self { lines: Some(sender), required, refusals, ..Self::default() });
         let writer = Writer::open(path, lines, audit.clone())?;
         Ok((audit, writer))
+    }
+
+    /// While this disk has no room for what must go on, refusals are left out, if the file is on
+    /// it.
+    pub(crate) fn spares(&self, disk: &Arc<Disk>, file: &Path) {
+        if disk.has(file) {
+            let _once = self.disk.set(disk.clone());
+        }
     }
 
     pub(crate) fn is_on(&self) -> bool {
@@ -216,19 +234,41 @@ impl Audit {
             }
         };
         let is_crowded = event.decision == Decision::Denied && share.is_none();
-        if is_stuck
-            || is_crowded
-            || event.principal.is_none() && !self.strangers.takes(STRANGERS_MAX)
-        {
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+        if is_stuck || is_crowded || !self.is_in_pace(&event) {
+            self.leave_out(1, 0);
             return None;
         }
         event.left_out = self.left_out.swap(0, Ordering::Relaxed);
         if let Err(error) = lines.try_send(Line { event, written: None, _share: share }) {
             let event = error.into_inner().event;
-            self.left_out.fetch_add(event.left_out + 1, Ordering::Relaxed);
+            self.leave_out(1, event.left_out);
         }
         None
+    }
+
+    /// Counts lines that are not written; `told`: how many these would have said were left out
+    /// before.
+    fn leave_out(&self, lines: u64, told: u64) {
+        self.left_out_ever.fetch_add(lines, Ordering::Relaxed);
+        self.left_out.fetch_add(lines + told, Ordering::Relaxed);
+    }
+
+    /// How many lines were not written since the start.
+    pub(crate) fn left_out_ever(&self) -> u64 {
+        self.left_out_ever.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are not too many of its kind already. Those that change nothing are not to
+    /// fill the disk.
+    fn is_in_pace(&self, event: &Event) -> bool {
+        let is_refusal = event.decision == Decision::Denied;
+        if is_refusal && self.disk.get().is_some_and(|disk| disk.check_floor().is_err()) {
+            return false;
+        }
+        match &event.principal {
+            None => self.strangers.takes(STRANGERS_MAX),
+            Some(_) => !is_refusal || self.known.takes(KNOWN_MAX),
+        }
     }
 
     /// Waits for the line of a write that was done.
@@ -251,7 +291,7 @@ impl Audit {
         if self.peers.takes(PEERS_MAX) {
             let _nobody_waits = self.tell(event, None);
         } else {
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+            self.leave_out(1, 0);
         }
     }
 }
@@ -267,175 +307,4 @@ impl Required {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use tokio_util::sync::CancellationToken;
-
-    use super::writer::{REOPEN_AFTER, RETRY_AFTER};
-    use super::*;
-
-    fn event(principal: Option<&str>) -> Event {
-        Event {
-            time: "2026-11-28T12:00:00.000Z".to_owned(),
-            node: NodeId::new(1).unwrap(),
-            request: String::new(),
-            principal: principal.map(str::to_owned),
-            method: "quorate.v1.Registry/Register",
-            subject: Subject { names: vec!["a\n\"b".to_owned()], ..Subject::default() },
-            decision: Decision::Denied,
-            code: "PERMISSION_DENIED".to_owned(),
-            reason: None,
-            revision: None,
-            from: None,
-            left_out: 0,
-        }
-    }
-
-    fn lines(path: &Path) -> Vec<serde_json::Value> {
-        let text = std::fs::read_to_string(path).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    #[tokio::test]
-    async fn what_was_handed_in_before_the_stop_is_written() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("audit");
-        let (audit, writer) = Audit::open(path.clone(), false).unwrap();
-        let stop = CancellationToken::new();
-        for _ in 0..3 {
-            audit.tell(event(Some("token:a")), None);
-        }
-        stop.cancel();
-        writer.run(stop).await.unwrap();
-        let lines = lines(&path);
-        assert_eq!(lines.len(), 3);
-        assert_eq!(lines[0]["principal"], "token:a");
-        assert_eq!(lines[0]["names"][0], "a\n\"b", "a line is a line");
-        assert_eq!(lines[0]["decision"], "denied");
-        assert_eq!(lines[0].get("left_out"), None);
-    }
-
-    #[tokio::test]
-    async fn strangers_fill_no_disk_and_what_is_left_out_is_counted() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("audit");
-        let (audit, writer) = Audit::open(path.clone(), false).unwrap();
-        for _ in 0..STRANGERS_MAX + 50 {
-            audit.tell(event(None), None);
-        }
-        audit.tell(event(Some("token:a")), None);
-        for _ in 0..QUEUE_MAX {
-            let decision = Decision::Allowed;
-            audit.tell(Event { decision, ..event(Some("token:b")) }, None);
-        }
-        let stop = CancellationToken::new();
-        stop.cancel();
-        writer.run(stop).await.unwrap();
-        let lines = lines(&path);
-        assert_eq!(lines.len(), QUEUE_MAX);
-        let by_a = lines.iter().position(|line| line["principal"] == "token:a").unwrap();
-        assert_eq!(by_a, STRANGERS_MAX as usize);
-        assert_eq!(lines[by_a]["left_out"], 50);
-        let left = audit.left_out.load(Ordering::Relaxed);
-        assert_eq!(left, u64::from(STRANGERS_MAX) + 1, "told with the next line");
-    }
-
-    #[tokio::test]
-    async fn a_node_that_knocks_for_ever_fills_no_disk() {
-        let dir = tempfile::tempdir().unwrap();
-        let (audit, mut writer) = Audit::open(dir.path().join("audit"), false).unwrap();
-        for _ in 0..PEERS_MAX + 7 {
-            audit.tell_of_peer(event(Some("node:3")));
-        }
-        audit.tell(event(Some("token:a")), None);
-        writer.write_waiting().await;
-        let lines = lines(&dir.path().join("audit"));
-        assert_eq!(lines.len(), PEERS_MAX as usize + 1);
-        assert_eq!(lines.last().unwrap()["left_out"], 7);
-    }
-
-    /// A caller with a narrow right had all places, and others' writes were refused.
-    #[tokio::test]
-    async fn refusals_leave_room_for_the_lines_of_writes() {
-        let dir = tempfile::tempdir().unwrap();
-        let (audit, mut writer) = Audit::open(dir.path().join("audit"), true).unwrap();
-        for _ in 0..QUEUE_MAX {
-            audit.tell(event(Some("token:narrow")), None);
-        }
-        let places: Vec<_> = (0..QUEUE_MAX - REFUSALS_MAX).map(|_| audit.reserve()).collect();
-        assert!(places.iter().all(Result::is_ok), "{:?}", places.iter().find(|it| it.is_err()));
-        assert!(audit.reserve().is_err(), "all places are taken");
-        // A share that was written is given back.
-        writer.write_waiting().await;
-        let before = audit.left_out.load(Ordering::Relaxed);
-        audit.tell(event(Some("token:narrow")), None);
-        assert_eq!(before, (QUEUE_MAX - REFUSALS_MAX) as u64);
-        assert_eq!(audit.left_out.load(Ordering::Relaxed), 0, "told with that line");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_file_that_was_moved_away_is_made_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("audit");
-        let (audit, mut writer) = Audit::open(path.clone(), false).unwrap();
-        let mut write = async || {
-            audit.tell(event(Some("token:a")), None);
-            writer.write_waiting().await;
-        };
-        write().await;
-        std::fs::rename(&path, dir.path().join("audit.1")).unwrap();
-        tokio::time::advance(REOPEN_AFTER).await;
-        write().await;
-        assert_eq!(lines(&path).len(), 1);
-        assert_eq!(lines(&dir.path().join("audit.1")).len(), 1);
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_written_is_told_at_once() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(Audit::open(dir.path().to_owned(), true).is_err());
-        let off = Audit::default();
-        assert!(!off.is_on() && off.reserve().unwrap().is_none());
-        assert!(off.tell(event(None), None).is_none());
-    }
-
-    /// The directory goes and comes back: what was accepted before is written then, in order, and
-    /// nothing is accepted meanwhile.
-    #[tokio::test(start_paused = true)]
-    async fn no_write_is_without_a_line_where_one_is_required() {
-        let dir = tempfile::tempdir().unwrap();
-        let inside = dir.path().join("inside");
-        std::fs::create_dir(&inside).unwrap();
-        let path = inside.join("audit");
-        let (audit, writer) = Audit::open(path.clone(), true).unwrap();
-        let stop = CancellationToken::new();
-        let running = tokio::spawn(writer.run(stop.clone()));
-        let write = async |principal: &'static str, place| {
-            let line = audit.tell(event(Some(principal)), place).expect("it waits");
-            audit.written(line, Instant::now() + RETRY_AFTER).await
-        };
-        write("token:a", audit.reserve().unwrap()).await.unwrap();
-        let under_way = audit.reserve().unwrap();
-        std::fs::remove_dir_all(&inside).unwrap();
-        let done = write("token:b", audit.reserve().unwrap()).await.unwrap_err().to_string();
-        assert!(done.contains("may have been done") && done.contains("No such file"), "{done}");
-        write("token:c", under_way).await.unwrap_err();
-        assert!(audit.check().is_err());
-        let refused = audit.reserve().unwrap_err().to_string();
-        let named = path.display().to_string();
-        assert!(refused.contains("nothing was done") && refused.contains(&named), "{refused}");
-        assert!(audit.tell(event(Some("token:d")), None).is_none());
-
-        std::fs::create_dir(&inside).unwrap();
-        tokio::time::sleep(RETRY_AFTER * 3).await;
-        write("token:e", audit.reserve().unwrap()).await.unwrap();
-        assert!(audit.check().is_ok());
-        stop.cancel();
-        running.await.unwrap().unwrap();
-        let lines = lines(&path);
-        let by: Vec<&str> = lines.iter().map(|line| line["principal"].as_str().unwrap()).collect();
-        assert_eq!(by, ["token:b", "token:c", "token:e"], "the first went with its directory");
-        assert_eq!(lines[2]["left_out"], 1, "a refusal of then is counted");
-    }
-}
+mod tests;

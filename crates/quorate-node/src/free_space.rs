@@ -3,7 +3,8 @@
 //! itself. What keeps the registry readable and true, and what makes room, goes on down to a floor:
 //! first entries of a term, time, renewals, deregistrations, members.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -68,6 +69,12 @@ impl Disk {
         if before < reserve_bytes && free >= reserve_bytes {
             tracing::info!(free_bytes = free, reserve_bytes, "there is room on the disk again");
         }
+    }
+
+    /// Whether a file is on this disk; not: nobody can tell.
+    pub(crate) fn has(&self, file: &Path) -> bool {
+        let device = |path: &Path| std::fs::metadata(path).map(|it| it.dev());
+        device(&self.dir).ok().zip(device(file).ok()).is_some_and(|(data, file)| data == file)
     }
 
     /// Follows whether less is free than the reserve.

@@ -2,14 +2,18 @@
 //! its tick) can be seeded for simulations, which would not run the same way twice without it.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
 use rand_core::TryRng;
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::timeout;
 
 thread_local! {
     static SEED: Cell<Option<u64>> = const { Cell::new(None) };
@@ -32,6 +36,61 @@ pub(crate) async fn blocking<T: Send + 'static>(
     match SEED.get() {
         Some(_) => Ok(work()),
         None => tokio::task::spawn_blocking(work).await,
+    }
+}
+
+/// Reads of files that may never come back, as of a server that is gone. Each has a thread until it
+/// does, and there are only so many: of each file, one is under way.
+#[derive(Debug)]
+pub(crate) struct Reads<T>(Mutex<BTreeMap<PathBuf, JoinHandle<T>>>);
+
+/// Why a file was not read.
+#[derive(Debug)]
+pub(crate) enum Unread {
+    /// Not within the time, or not even the last time.
+    Slow,
+    Panicked(JoinError),
+}
+
+impl<T> Default for Reads<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T: Send + 'static> Reads<T> {
+    /// What is read of a file.
+    ///
+    /// # Errors
+    /// It is slow, and may be under way for longer; or it panicked.
+    pub(crate) async fn read(
+        &self,
+        path: &Path,
+        within: Duration,
+        read: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> Result<T, Unread> {
+        if SEED.get().is_some() {
+            return Ok(read(path));
+        }
+        // One that has come back since tells what was there before.
+        let before = self.under_way().remove(path);
+        if let Some(before) = before.filter(|before| !before.is_finished()) {
+            self.under_way().insert(path.to_owned(), before);
+            return Err(Unread::Slow);
+        }
+        let of = path.to_owned();
+        let mut reading = tokio::task::spawn_blocking(move || read(&of));
+        match timeout(within, &mut reading).await {
+            Ok(read) => read.map_err(Unread::Panicked),
+            Err(_elapsed) => {
+                self.under_way().insert(path.to_owned(), reading);
+                Err(Unread::Slow)
+            }
+        }
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, BTreeMap<PathBuf, JoinHandle<T>>> {
+        self.0.lock().expect("invariant: nothing panics under this lock")
     }
 }
 
@@ -135,5 +194,55 @@ impl TryRng for SplitMix {
             part.copy_from_slice(&bytes[..part.len()]);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    use super::*;
+
+    /// A mount that hung took another thread every few seconds, until no file was read any more,
+    /// and no snapshot written.
+    #[tokio::test]
+    async fn a_file_that_is_not_read_takes_one_thread() {
+        const SOON: Duration = Duration::from_millis(20);
+        const LATE: Duration = Duration::from_secs(10);
+        let (reads, begun) = (Reads::<u32>::default(), Arc::new(AtomicU32::new(0)));
+        let (back, comes_back) = mpsc::channel::<()>();
+        let (hung, well) = (Path::new("/hung"), Path::new("/well"));
+        let count = |number: u32| {
+            let begun = begun.clone();
+            move |_: &Path| {
+                begun.fetch_add(1, Ordering::Relaxed);
+                number
+            }
+        };
+        let first = reads.read(hung, SOON, move |_| {
+            let _until_then = comes_back.recv();
+            1
+        });
+        assert!(matches!(first.await, Err(Unread::Slow)));
+        for _ in 0..3 {
+            let again = reads.read(hung, LATE, count(2)).await;
+            assert!(matches!(again, Err(Unread::Slow)), "said at once");
+        }
+        assert_eq!(begun.load(Ordering::Relaxed), 0, "none is begun beside it");
+        assert_eq!(reads.read(well, LATE, count(3)).await.unwrap(), 3);
+        back.send(()).unwrap();
+        let deadline = Instant::now() + LATE;
+        let read = loop {
+            match reads.read(hung, LATE, count(4)).await {
+                Ok(read) => break read,
+                Err(_) => assert!(Instant::now() < deadline, "it came back"),
+            }
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(read, 4, "not what was read then");
+        assert_eq!(begun.load(Ordering::Relaxed), 2);
     }
 }

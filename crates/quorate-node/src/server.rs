@@ -127,6 +127,7 @@ impl Server {
         let applied = Arc::new(applied(&tunables, &meters));
         let connections = Arc::new(Peers::new(identity, net, tls.clone(), levels));
         let disk = Arc::new(Disk::new(id, config.data_dir, tunables.disk_reserve_bytes));
+        config.audit.iter().for_each(|of| audit.spares(&disk, &of.file));
         let machine = StateMachine {
             applied: applied.clone(),
             snapshots: snapshots.clone(),

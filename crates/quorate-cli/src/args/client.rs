@@ -18,7 +18,7 @@ const NAMESPACE: &str = "default";
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ClientArgs {
     /// A cluster by its name in ~/.config/quorate/config.toml, which has its nodes, namespace,
-    /// certificates and token file; '' for none
+    /// certificates and token file; '' for none. Named here, it wins over variables, not over flags
     #[arg(long, env = "QUORATE_CONTEXT", value_name = "NAME")]
     pub(crate) context: Option<String>,
     /// Addresses of nodes, tried in this order; a bare port has the previous host [default:
@@ -44,6 +44,9 @@ pub(crate) struct ClientArgs {
     /// QUORATE_TOKEN, never on a command line, which every user of the machine can read)
     #[arg(long, env = "QUORATE_TOKEN_FILE", value_name = "FILE", value_parser = parse::path())]
     pub(crate) token_file: Option<PathBuf>,
+    /// QUORATE_TOKEN is not for the cluster that the command is made on.
+    #[arg(skip)]
+    pub(crate) ignores_token: bool,
     /// Send the token to other machines without TLS, too
     #[arg(long)]
     pub(crate) allow_plaintext_token: bool,

@@ -30,13 +30,13 @@ pub(crate) enum CertsCommand {
         Examples:\n  \
         quorate certs node 1\n  \
         quorate certs node 1 --host node-1.example --host 10.0.0.1 --dir ~/prod-ca\n  \
-        quorate certs node 1 --host node-1.example --force     before the old one runs out"
+        quorate certs node 1 --force     before the old one runs out, and for the same hosts"
     )]
     Node {
         /// The node's id
         id: u64,
-        /// A DNS name or IP address that clients call it by (repeatable) [default: localhost,
-        /// 127.0.0.1 and ::1]
+        /// A DNS name or IP address that clients call it by (repeatable) [default: with --force,
+        /// those of the certificate that is there; else localhost, 127.0.0.1 and ::1]
         #[arg(long = "host", value_name = "HOST")]
         hosts: Vec<String>,
         #[command(flatten)]

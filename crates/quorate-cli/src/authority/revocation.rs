@@ -10,12 +10,17 @@ use rcgen::{
 use super::{Authority, CA_LIFETIME, SINCE, ca, contains, der, now};
 use crate::files::{self, Mode};
 
+/// More than some lists made within the same second, whose numbers are times.
+const BEHIND_MIN: Duration = Duration::from_secs(60);
+
 /// The list of what is revoked.
 #[derive(Debug)]
 pub(crate) struct Revoked {
     pub(crate) list: PathBuf,
     /// How many are on it.
     pub(crate) certificates: usize,
+    /// So far the clock is behind the list before, by which this one was numbered then.
+    pub(crate) clock_behind: Option<Duration>,
 }
 
 impl Authority {
@@ -25,6 +30,15 @@ impl Authority {
     /// # Errors
     /// What cannot be read or written, or is not of this CA; in words.
     pub(crate) fn revoke(&self, dir: &Path, certificates: &[PathBuf]) -> Result<Revoked, String> {
+        self.revoke_at(dir, certificates, now())
+    }
+
+    pub(super) fn revoke_at(
+        &self,
+        dir: &Path,
+        certificates: &[PathBuf],
+        now: Duration,
+    ) -> Result<Revoked, String> {
         let (record, list) = (dir.join("ca.revoked"), dir.join("ca.crl"));
         let mut known = match std::fs::read_to_string(&record) {
             Ok(text) => text,
@@ -34,16 +48,17 @@ impl Authority {
         for certificate in certificates {
             let bad = |what: &str| format!("{}: {what}", certificate.display());
             let pem = std::fs::read_to_string(certificate).map_err(|e| bad(&e.to_string()))?;
-            let der = der(&pem).ok_or_else(|| bad("there is no certificate in it"))?;
+            let der = der::of_pem(&pem, der::CERTIFICATE)
+                .ok_or_else(|| bad("there is no certificate in it"))?;
             let key = self.issuer.key();
             let ours = ca(&self.cluster_name, key)?.key_identifier(key);
             if !contains(&der, &ours) {
                 return Err(bad("it was not issued by this CA"));
             }
-            let serial = serial(&der).ok_or_else(|| bad("it is no certificate"))?;
+            let serial = der::serial(&der).ok_or_else(|| bad("it is no certificate"))?;
             let serial: String = serial.iter().map(|byte| format!("{byte:02x}")).collect();
             if !known.lines().any(|line| line.starts_with(&format!("{serial} "))) {
-                known.push_str(&format!("{serial} {}\n", now().as_secs()));
+                known.push_str(&format!("{serial} {}\n", now.as_secs()));
             }
         }
         let revoked = known.lines().map(|line| {
@@ -51,10 +66,14 @@ impl Authority {
         });
         let revoked: Vec<_> = revoked.collect::<Result<_, _>>()?;
         let certificates = revoked.len();
+        // Nodes refuse a list with a lower number or an earlier time than the one that they have:
+        // where the clock was set back, these go on from the last list.
+        let last = last_number(&list).unwrap_or_default();
+        let number = now.max(last + Duration::from_secs(1));
         let params = CertificateRevocationListParams {
-            this_update: date_time_ymd(1970, 1, 1) + now().saturating_sub(SINCE),
-            next_update: date_time_ymd(1970, 1, 1) + now() + CA_LIFETIME,
-            crl_number: SerialNumber::from(now().as_secs()),
+            this_update: date_time_ymd(1970, 1, 1) + number.saturating_sub(SINCE),
+            next_update: date_time_ymd(1970, 1, 1) + number + CA_LIFETIME,
+            crl_number: SerialNumber::from(number.as_secs()),
             issuing_distribution_point: None,
             revoked_certs: revoked,
             key_identifier_method: KeyIdMethod::Sha256,
@@ -63,8 +82,20 @@ impl Authority {
         let signed = signed.map_err(|error| error.to_string())?;
         files::write(&record, known.as_bytes(), Mode::Public, true)?;
         files::write(&list, signed.as_bytes(), Mode::Public, true)?;
-        Ok(Revoked { list, certificates })
+        let clock_behind = last.checked_sub(now).filter(|behind| *behind >= BEHIND_MIN);
+        Ok(Revoked { list, certificates, clock_behind })
     }
+}
+
+/// Of the list that is there: when it was made, as seconds since 1970, or just after the one before
+/// it. `None`: there is none that can be read.
+fn last_number(list: &Path) -> Option<Duration> {
+    let der = der::of_pem(&std::fs::read_to_string(list).ok()?, der::LIST)?;
+    // No clock goes further (the year 9999), and no time is to be added up beyond that.
+    const LAST: u64 = 253_402_300_799;
+    der::list_number(&der)
+        .filter(|number| *number < LAST - CA_LIFETIME.as_secs())
+        .map(Duration::from_secs)
 }
 
 /// A line of `ca.revoked`: the serial number in hexadecimal, and when it was revoked.
@@ -78,27 +109,4 @@ fn parse_revoked(line: &str) -> Option<RevokedCertParams> {
         reason_code: None,
         invalidity_date: None,
     })
-}
-
-/// The serial number of a certificate: an integer, behind the version of what is signed.
-fn serial(der: &[u8]) -> Option<&[u8]> {
-    const SEQUENCE: u8 = 0x30;
-    const VERSION: u8 = 0xa0;
-    const INTEGER: u8 = 0x02;
-    let (certificate, _) = element(der, SEQUENCE)?;
-    let (signed, _) = element(certificate, SEQUENCE)?;
-    let rest = element(signed, VERSION).map_or(signed, |(_, rest)| rest);
-    element(rest, INTEGER).map(|(serial, _)| serial)
-}
-
-/// What an element with this tag, which comes first, has in it, and what comes behind it.
-fn element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let [first, length, rest @ ..] = der else { return None };
-    let (length, rest) = match *length {
-        short @ ..=0x7f => (usize::from(short), rest),
-        0x81 => (usize::from(*rest.first()?), rest.get(1..)?),
-        0x82 => (usize::from(*rest.first()?) << 8 | usize::from(*rest.get(1)?), rest.get(2..)?),
-        _ => return None,
-    };
-    (*first == tag).then(|| rest.split_at_checked(length)).flatten()
 }

@@ -73,6 +73,65 @@ fn names_that_cannot_be_are_refused() {
     assert!(authority.node(dir, 1, &hosts, LIFETIME, false).is_ok());
 }
 
+/// It would be valid, and no client would take it.
+#[test]
+fn what_takes_the_place_of_a_certificate_is_for_the_same_hosts() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (authority, _) = Authority::init(dir, "prod", false).unwrap();
+    let node = |hosts: &[&str]| {
+        let hosts: Vec<_> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        authority.node(dir, 1, &hosts, LIFETIME, true).map(|issued| (issued.hosts, issued.why))
+    };
+    let owned = |hosts: &[&str]| hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>();
+    assert_eq!(node(&[]).unwrap(), (owned(&LOOPBACK), " (no --host: on its own machine)"));
+    let many: Vec<_> = (0..40).map(|at| format!("{}-{at}.example", "h".repeat(50))).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    for hosts in [&["*.a.example", "10.0.0.1", "fd00::1", "node_1"][..], &["b"], &many] {
+        assert_eq!(node(hosts).unwrap(), (owned(hosts), ""));
+        for _ in 0..2 {
+            assert_eq!(node(&[]).unwrap(), (owned(hosts), " (as the one before)"));
+        }
+    }
+    let file = dir.join("node-1.crt");
+    let whole = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "half").unwrap();
+    let refused = node(&[]).unwrap_err();
+    assert!(refused.contains("node-1.crt") && refused.contains("next: name the hosts: --host"));
+    node(&["b"]).unwrap();
+    let der = der::of_pem(str::from_utf8(&whole).unwrap(), der::CERTIFICATE).unwrap();
+    for cut in 0..der.len() {
+        let _no_panic = der::hosts(&der[..cut]);
+    }
+}
+
+/// Nodes would refuse the list, and the certificate that is on it would stay good.
+#[test]
+fn a_list_that_is_made_after_the_clock_went_back_is_newer_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let (authority, _) = Authority::init(dir, "prod", false).unwrap();
+    let mut last = (0, Vec::new());
+    let (in_2026, day) = (1_796_000_000, 86_400);
+    for (now, behind) in [
+        (in_2026, None),
+        (in_2026, None),
+        (in_2026 - 2 * day, Some(2 * day + 1)),
+        (in_2026 + day, None),
+        (0, Some(in_2026 + day)),
+    ] {
+        let revoked = authority.revoke_at(dir, &[], Duration::from_secs(now)).unwrap();
+        assert_eq!(revoked.clock_behind, behind.map(Duration::from_secs));
+        let pem = std::fs::read_to_string(revoked.list).unwrap();
+        let der = der::of_pem(&pem, der::LIST).unwrap();
+        let number = der::list_number(&der).unwrap();
+        // `thisUpdate` is the first time in it, in digits.
+        let this_update = der.windows(15).find(|it| it[..2] == [0x17, 0x0d]).unwrap().to_vec();
+        assert!(number > last.0 && this_update >= last.1, "{number}, {this_update:?}");
+        last = (number, this_update);
+    }
+}
+
 #[test]
 fn moments() {
     let at = |seconds| rfc3339(Duration::from_secs(seconds));

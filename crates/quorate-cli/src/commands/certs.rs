@@ -1,9 +1,12 @@
 //! `certs`: a CA, and certificates for nodes and clients, as files.
 
+use std::path::{Path, PathBuf};
+
 use serde_json::json;
 
 use crate::args::{CertsCommand, Place};
 use crate::authority::{Authority, Issued, Revoked, ca_file};
+use crate::commands::rescue::ago;
 use crate::failure::Failure;
 use crate::output::{self, Format};
 
@@ -26,12 +29,13 @@ pub(crate) fn run(command: &CertsCommand) -> Result<(), Failure> {
             let issued = authority.node(&place.dir, *id, hosts, lifetime.valid_for, place.force);
             let issued = issued.map_err(Failure::failed)?;
             let text = format!(
-                "{} and {}: {}, called as {}, until {}\n  \
+                "{} and {}: {}, called as {}{}, until {}\n  \
                  next: quorate serve --id {id} --cluster-name {} --tls-ca {} --tls-cert {} --tls-key {}",
                 issued.certificate.display(),
                 issued.key.display(),
                 issued.spiffe,
                 issued.hosts.join(", "),
+                issued.why,
                 issued.not_after,
                 authority.cluster_name(),
                 ca_file(&place.dir).display(),
@@ -56,22 +60,28 @@ pub(crate) fn run(command: &CertsCommand) -> Result<(), Failure> {
             );
             tell(place, &issued, &text)
         }
-        CertsCommand::Revoke { certificates, dir, output } => {
-            let authority = Authority::open(dir).map_err(Failure::failed)?;
-            let revoked = authority.revoke(dir, certificates).map_err(Failure::failed)?;
-            let Revoked { list, certificates } = &revoked;
-            match output {
-                Format::Json => {
-                    output::json(&json!({ "list": list, "certificates": certificates }))?;
-                }
-                Format::Table => output::line(&format!(
-                    "{}: {certificates} revoked\n  next: give it to each node, whose --tls-crl names it",
-                    list.display()
-                ))?,
-            }
-            Ok(())
-        }
+        CertsCommand::Revoke { certificates, dir, output } => revoke(certificates, dir, *output),
     }
+}
+
+fn revoke(certificates: &[PathBuf], dir: &Path, output: Format) -> Result<(), Failure> {
+    let authority = Authority::open(dir).map_err(Failure::failed)?;
+    let revoked = authority.revoke(dir, certificates).map_err(Failure::failed)?;
+    let Revoked { list, certificates, clock_behind } = &revoked;
+    if let Some(behind) = clock_behind {
+        output::note(&format!(
+            "warning: the clock of this machine is {} behind the list before; this one is numbered after that, since nodes take no older one. Set the clock right",
+            ago(*behind),
+        ));
+    }
+    match output {
+        Format::Json => output::json(&json!({ "list": list, "certificates": certificates }))?,
+        Format::Table => output::line(&format!(
+            "{}: {certificates} revoked\n  next: give it to each node, whose --tls-crl names it",
+            list.display()
+        ))?,
+    }
+    Ok(())
 }
 
 fn tell(place: &Place, issued: &Issued, text: &str) -> Result<(), Failure> {

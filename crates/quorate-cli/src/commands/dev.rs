@@ -40,7 +40,7 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(crate) async fn run(args: DevArgs) -> Result<(), Failure> {
-    logging::start(logging::DEV, args.log.log_format);
+    logging::start(logging::DEV, args.log.log_format).map_err(Failure::usage)?;
     let mut stop = Stop::listen()?;
     if !args.secure && !args.listen.ip().is_loopback() {
         return Err(Failure::usage(format!(

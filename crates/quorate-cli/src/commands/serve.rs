@@ -1,6 +1,6 @@
 //! `serve`: one node in this process.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use quorate_node::{Config, Environment, RunError, Server};
 use tokio::runtime::{Builder, Handle};
@@ -13,15 +13,15 @@ use crate::failure::{self, FAILED, Failure, not_started};
 use crate::logging;
 use crate::signals::Stop;
 use crate::supervisor;
+use crate::variables;
 
 pub(crate) async fn run(args: Box<ServeArgs>) -> Result<(), Failure> {
-    let variable = |name: &str| std::env::var(name).ok();
     let read =
         |path: &std::path::Path| std::fs::read_to_string(path).map_err(|error| error.to_string());
-    let mut config = config::load(&args, variable, read)
+    let mut config = config::load(&args, variables::text, read)
         .map_err(|bad| Failure::usage(format!("bad configuration: {}", bad.0)))?;
     let log = if args.child_of_dev { logging::DEV } else { logging::NODE };
-    logging::start(log, args.log.log_format);
+    logging::start(log, args.log.log_format).map_err(Failure::usage)?;
     if args.child_of_dev {
         end_with_stdin()
             .map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))?;
@@ -66,16 +66,29 @@ fn raft_thread(stopped: oneshot::Receiver<()>) -> io::Result<Handle> {
     Ok(handle)
 }
 
+/// Whether SIGHUP may be that of a terminal which is closed. Else it is of somebody who takes this
+/// for a daemon as others, as logrotate does, and not to end it.
+fn is_in_a_terminal() -> bool {
+    io::stdin().is_terminal() || io::stderr().is_terminal()
+}
+
 async fn serve(config: Config, raft_on: Handle, of_dev: bool) -> Result<(), Failure> {
     let reloads = config.tls.is_some() || config.access.is_some();
-    let mut stop = if reloads { Stop::listen_reloading()? } else { Stop::listen()? };
+    let ends_with_terminal = !reloads && is_in_a_terminal();
+    let mut stop = if ends_with_terminal { Stop::listen()? } else { Stop::listen_reloading()? };
     let environment = Environment { raft_on: Some(raft_on.clone()), ..Environment::default() };
     let reload = environment.reload.clone();
     let node = Server::bind_in(config, environment).await.map_err(not_started)?;
     let requested = async move {
-        match reloads {
-            true => stop.requested_reloading(|| reload.notify_one()).await,
-            false => stop.requested().await,
+        match ends_with_terminal {
+            true => stop.requested().await,
+            false => {
+                let hang_up = || match reloads {
+                    true => reload.notify_one(),
+                    false => tracing::info!("SIGHUP: there is nothing to read again"),
+                };
+                stop.requested_reloading(hang_up).await;
+            }
         }
         supervisor::stopping();
     };

@@ -24,7 +24,10 @@ fn loaded(flags: &str, variables: &[(&str, &str)], file: &str) -> Result<Config,
     let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
     let Command::Serve(args) = cli.command else { panic!("is a serve") };
     let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
-    let variable = |name: &str| variables.get(name).map(ToString::to_string);
+    let variable = |name: &str| match variables.get(name) {
+        Some(&"no text") => Err(format!("the value of {name} is no UTF-8")),
+        found => Ok(found.map(ToString::to_string)),
+    };
     load(&args, variable, |_| Ok(file.to_owned())).map_err(|bad| bad.0)
 }
 
@@ -51,6 +54,16 @@ fn flags_win_over_variables_and_variables_over_the_file() {
     assert_eq!((config.id, config.data_dir), (3, PathBuf::from("/file")));
     let members = [(1, "a:101".to_owned()), (3, "c:103".to_owned())];
     assert_eq!(config.start, Start::Bootstrap(members.into()));
+}
+
+/// A node would start with other settings than it was given: without an access file, say.
+#[test]
+fn a_variable_that_is_no_text_is_refused() {
+    for name in ["QUORATE_ACCESS", "QUORATE_ID", "QUORATE_TLS_CRL"] {
+        let refused = loaded("", &[(name, "no text")], FILE).unwrap_err();
+        assert_eq!(refused, format!("the value of {name} is no UTF-8"));
+    }
+    assert_eq!(loaded("", &[("QUORATE_CONFIG", "no text")], FILE).unwrap().id, 3, "a flag wins");
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -131,7 +130,8 @@ impl Writer {
             tracing::error!(%error, %file, "the audit log cannot be written");
         }
         if self.audit.required.is_none() {
-            self.audit.left_out.fetch_add(batch.len() as u64, Ordering::Relaxed);
+            let told = batch.iter().map(|line| line.event.left_out).sum();
+            self.audit.leave_out(batch.len() as u64, told);
             return;
         }
         // Before those that wait are told.

@@ -81,6 +81,7 @@ impl TimeProvider for WallTime {
 /// The TLS of one node: what its files had when they could be used last.
 pub(crate) struct Tls {
     files: config::Tls,
+    reads: files::Reads,
     cluster: Arc<str>,
     node: NodeId,
     loaded: ArcSwap<Loaded>,
@@ -109,18 +110,19 @@ impl Tls {
         cluster: &str,
         node: NodeId,
     ) -> Result<Arc<Self>, TlsError> {
-        let read = files::read(&files).await?;
+        let reads = files::Reads::default();
+        let read = files::read(&files, &reads).await?;
         let loaded = files::load(&files, cluster, node, &read, None)?;
         let (loaded, used) = (ArcSwap::from_pointee(loaded), ArcSwap::from_pointee(read.digest()));
         let (cluster, refusal) = (cluster.into(), Mutex::default());
         let changes = watch::Sender::new(0);
         let told = Told::default();
-        Ok(Arc::new(Self { files, cluster, node, loaded, changes, used, refusal, told }))
+        Ok(Arc::new(Self { files, reads, cluster, node, loaded, changes, used, refusal, told }))
     }
 
     /// Reads the files again, and takes what they have if it has changed and can be used.
     pub(crate) async fn reload(&self) {
-        let loaded = match files::read(&self.files).await {
+        let loaded = match files::read(&self.files, &self.reads).await {
             Ok(read) if self.used.load().as_ref() == &read.digest() => Ok(None),
             // Also where they were refused before: a certificate may be valid by now.
             Ok(read) => self.load(&read).map(|loaded| Some((loaded, read.digest()))),

@@ -195,7 +195,10 @@ fn of_members(status: &StatusResponse) -> Option<Found> {
                 ..0 => format!("the certificate of node {id} has ended: others refuse it"),
                 _ => format!("the certificate of node {id} ends in {}", ends_in(left)),
             };
-            (meaning, format!("put a new one in its place: `quorate certs node {id} --force`"))
+            let next = format!(
+                "make a new one where the CA is, for the hosts of the old one (`quorate certs node {id} --force`), and copy both files to the node"
+            );
+            (meaning, next)
         });
     let versions: BTreeSet<&str> = members().map(|it| it.version.as_str()).collect();
     let mixed = (versions.len() > 1).then(|| {

@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::args::ClientArgs;
+use crate::connect;
 
 const WITHIN: Duration = Duration::from_secs(5);
 /// 50 services, some hundred series, and histograms take a few hundred KiB.
@@ -57,7 +58,8 @@ fn token(host: &str, args: &ClientArgs) -> Option<String> {
     }
     let token = match &args.token_file {
         Some(file) => std::fs::read_to_string(file).ok()?,
-        None => std::env::var("QUORATE_TOKEN").ok()?,
+        // A bundle is made of what there is.
+        None => connect::token(args).ok()??,
     };
     Some(token.trim().to_owned()).filter(|token| !token.is_empty())
 }

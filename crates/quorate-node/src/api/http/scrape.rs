@@ -125,6 +125,7 @@ fn of_credentials(meters: &Meters, observed: &Observed) {
 fn of_process(meters: &Meters, observed: &Observed) {
     let node = &observed.node;
     set(&meters.connections, observed.connections.count() as u64);
+    count(&meters.audit_left_out, node.audit().left_out_ever());
     count(&meters.probes, node.probes().made.load(Ordering::Relaxed));
     count(&meters.probes_refused, node.probes().refused.load(Ordering::Relaxed));
     meters.uptime.set(node.started().elapsed().as_secs_f64());

@@ -18,14 +18,13 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
-use tokio::time::timeout;
 
 use crate::config;
 use crate::config::ClientCertificates;
 use crate::net::tls::der::{self, Lifetime, ListAge};
 use crate::net::tls::error::{ListError, Problem, TlsError};
 use crate::net::tls::{WallTime, lists, verify, wall_time};
-use crate::runtime::blocking;
+use crate::runtime::{self, Unread};
 
 /// The protocol that the listeners for clients and peers speak (ALPN).
 pub(super) const H2: &[u8] = b"h2";
@@ -132,15 +131,17 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     PROVIDER.clone()
 }
 
+/// The reads of files that are under way.
+pub(super) type Reads = runtime::Reads<Result<Vec<u8>, Problem>>;
+
 /// # Errors
 /// A file that is not there, or is too large.
-pub(super) async fn read(files: &config::Tls) -> Result<Read, TlsError> {
+pub(super) async fn read(files: &config::Tls, reads: &Reads) -> Result<Read, TlsError> {
     let one = async |path: &Path| {
-        let of = path.to_owned();
-        let read = match timeout(READ_WITHIN, blocking(move || read_one(&of))).await {
-            Ok(Ok(read)) => read,
-            Ok(Err(panicked)) => Err(io::Error::from(panicked).into()),
-            Err(_elapsed) => Err(Problem::Slow),
+        let read = match reads.read(path, READ_WITHIN, read_one).await {
+            Ok(read) => read,
+            Err(Unread::Panicked(panicked)) => Err(io::Error::from(panicked).into()),
+            Err(Unread::Slow) => Err(Problem::Slow),
         };
         read.map_err(|problem| TlsError { path: path.to_owned(), problem })
     };

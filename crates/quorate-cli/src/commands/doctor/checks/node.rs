@@ -86,7 +86,7 @@ pub(super) fn certificates(facts: &Facts, found: &mut Found) -> Result<(), Strin
     for (member, condition) in answering(facts) {
         let node = id(member);
         let next = format!(
-            "put a new one in its place, which it takes within ten seconds: `quorate certs node {node} --force` (docs/operations.md#certificates-that-end)"
+            "make a new one where the CA is, for the hosts of the old one (`quorate certs node {node} --force`), and copy both files to the node, which takes them within ten seconds (docs/operations.md#certificates-that-end)"
         );
         match condition.certificate_ends_in_s {
             Some(left) if left < 0 => {
