@@ -10,8 +10,10 @@ use quorate_proto::v1::{
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
-use super::calls::{assert_refused, fetch_of, ids, local, register, registration, spec};
-use super::calls::{fetch_all, with_timeout};
+use super::calls::{
+    assert_refused, assert_refused_late, fetch_all, fetch_of, ids, in_time, local, register,
+    registration, spec, with_timeout,
+};
 use super::harness::{Cluster, SOON, eventually};
 use super::load::Load;
 use super::stream::{Stream, subscribe_to_prefix};
@@ -130,8 +132,12 @@ async fn an_observer_serves_and_never_votes() {
         cluster.stop(id).await;
     }
     for id in [leader, 4] {
-        let request = with_timeout(registration(vec![spec("web", "c")]), Duration::from_secs(2));
-        assert_refused(cluster.registry(id).register(request).await, Code::Unavailable, &[]);
+        let write = async || {
+            let limit = Duration::from_secs(2);
+            let request = with_timeout(registration(vec![spec("web", "c")]), limit);
+            cluster.registry(id).register(request).await
+        };
+        assert_refused_late(write, Code::Unavailable, &[]).await;
     }
     cluster.restart(if leader == 1 { 2 } else { 1 }).await;
     cluster.leader().await;
@@ -212,7 +218,6 @@ async fn no_removal_loses_the_live_majority() {
     cluster.add_waiting(4).await;
     // Replacing a live one keeps two of three alive; replacing the dead one is what it is for.
     admin.replace_node(dead, 4, cluster.peer_address(4)).await.expect("the dead node is replaced");
-    assert_eq!(cluster.leader_of(&[leader, alive, 4]).await, leader);
     register(&mut cluster.registry(4), "web", "a").await;
 
     admin.remove_node(4).await.expect("two of two are left");
@@ -261,14 +266,15 @@ async fn a_node_that_does_not_catch_up_holds_no_other_change_up() {
     let mut cluster = Cluster::start_cuttable(3, Tunables::default()).await;
     cluster.add_waiting(4).await;
     let address = cluster.peer_address(4).to_owned();
-    let soon = BEHIND * 30;
+    // Nobody waits for it so long: the others have their turn before.
+    let patience = SOON * 3;
     for is_taken_out in [true, false] {
         let leader = cluster.leader_of(&[1, 2, 3]).await;
         // It says its id, and gets no entry: by then the line is cut.
         cluster.delay(4, BEHIND * 5, Duration::ZERO);
         let request = AddNodeRequest { id: 4, peer_address: address.clone(), learner_only: false };
         let mut admin = cluster.admin(1);
-        let adding = async move { admin.add_node(with_timeout(request, SOON)).await };
+        let adding = async move { admin.add_node(with_timeout(request, patience)).await };
         let adding = tokio::spawn(adding);
         eventually("node 4 is a learner", || async {
             cluster.members(leader).await.iter().any(|member| member.id == 4).then_some(())
@@ -278,14 +284,14 @@ async fn a_node_that_does_not_catch_up_holds_no_other_change_up() {
         cluster.delay(4, Duration::ZERO, Duration::ZERO);
 
         if is_taken_out {
-            let removal = with_timeout(RemoveNodeRequest { id: 4 }, soon);
+            let removal = in_time(RemoveNodeRequest { id: 4 });
             cluster.admin(leader).remove_node(removal).await.expect("it is taken out");
-            let ended = timeout(soon, adding).await.expect("nobody waits for it any more");
+            let ended = timeout(SOON, adding).await.expect("nobody waits for it any more");
             assert_refused(ended.unwrap(), Code::NotFound, &["node 4 is not a member"]);
             cluster.reconnect(4);
         } else {
             let to_id = if leader == 2 { 3 } else { 2 };
-            let transfer = with_timeout(TransferLeaderRequest { to_id }, soon);
+            let transfer = in_time(TransferLeaderRequest { to_id });
             cluster.admin(1).transfer_leader(transfer).await.expect("the lead changes");
             cluster.reconnect(4);
             adding.await.unwrap().expect("it is a voter");
