@@ -174,6 +174,7 @@ fn code_of_change(error: &MembershipError) -> Code {
     match error {
         MembershipError::Unknown { .. } => Code::NotFound,
         MembershipError::Busy => Code::Aborted,
+        MembershipError::NobodyAnswers => Code::Unavailable,
         MembershipError::TooSlow { .. } => Code::DeadlineExceeded,
         MembershipError::WrongId { .. }
         | MembershipError::NoAnswer { .. }
