@@ -402,8 +402,9 @@ impl Cluster {
         Client::builder(self.addresses())
     }
 
+    /// One whose calls have as long as a busy machine may take.
     pub(crate) async fn client(&self) -> Client {
-        self.client_builder().build().expect("a client")
+        self.client_builder().call_timeout(SOON).build().expect("a client")
     }
 
     /// What one node says of itself.
