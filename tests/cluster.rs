@@ -5,6 +5,7 @@
 //! | file | what is tested |
 //! |---|---|
 //! | `harness`, `link`, `own_thread`, `ports` | nodes; lines to cut; threads to stop; ports that stay free |
+//! | `metronome` | how late the machine is |
 //! | `calls`, `stream`, `load` | requests in short; a watch; load through the client |
 //! | `membership`, `refusals` | members come and go under load; what must not be done to them |
 //! | `joint` | a change of the members that stays open |
@@ -77,6 +78,7 @@ mod cluster {
     mod measured;
     mod membership;
     mod metrics;
+    mod metronome;
     mod mixed;
     mod moving;
     mod newcomers;

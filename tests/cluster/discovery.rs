@@ -206,7 +206,10 @@ async fn views_move_to_a_node_that_is_added() {
             }
             expected += 1;
         }
-        assert!(matches!(view.status(), WatchStatus::Following { .. }), "{:?}", view.status());
+        eventually("it follows a node", || async {
+            matches!(view.status(), WatchStatus::Following { .. }).then_some(())
+        })
+        .await;
         assert_eq!(client.counters().divergences, 0);
     }
 }

@@ -5,6 +5,7 @@ use quorate_proto::peer::v1::{Forwarded, TransferRequest};
 use tonic::{Code, Status};
 
 use super::calls::{assert_refused, fetch_all, register};
+use super::failover::seldom_by_silence;
 use super::founding::{from, peer};
 use super::harness::{Cluster, eventually};
 use super::strangers::{append, backup, ballot, log_id, snapshot, vote};
@@ -61,7 +62,7 @@ async fn disturb(cluster: &Cluster, cluster_id: u64, gone: u64, target: u64, fil
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_evicted_node_ends_no_lead_and_overwrites_nothing() {
-    let mut cluster = Cluster::start(4).await;
+    let mut cluster = Cluster::start_with(4, seldom_by_silence()).await;
     let registered = register(&mut cluster.registry(1), "web", "a").await;
     let cluster_id = registered.header.expect("a header").cluster_id;
     let (leader, gone) = (cluster.leader().await, cluster.follower().await);

@@ -13,7 +13,8 @@ use tonic::Code;
 use tonic::metadata::MetadataMap;
 
 use super::calls::{
-    assert_refused, fetch_all, fetch_of, local, register, registration, renewal, spec, with_timeout,
+    assert_refused, assert_refused_late, fetch_all, fetch_of, in_time, local, register,
+    registration, renewal, spec, with_timeout,
 };
 use super::guarded::{Guarded, ROOT, by, entry};
 use super::harness::{Cluster, SOON};
@@ -23,7 +24,8 @@ async fn a_lease_of_another_cluster_is_unknown_and_nothing_is_done_with_it() {
     let cluster = Cluster::start(3).await;
     let mut registry = cluster.registry(cluster.follower().await);
     let mut short = registration(vec![spec("web", "stranger")]);
-    short.ttl_ms = 1_000;
+    // Longer than a busy machine takes for the calls that find it there.
+    short.ttl_ms = 5_000;
     let stranger = registry.register(short).await.unwrap().into_inner();
     let mine = register(&mut registry, "web", "a").await;
     let ours = mine.header.unwrap().cluster_id;
@@ -76,7 +78,8 @@ async fn a_revision_of_another_cluster_is_neither_waited_for_nor_compared() {
     let mut registry = cluster.registry(1);
     let header = register(&mut registry, "web", "a").await.header.unwrap();
     let other = header.cluster_id ^ 1;
-    let soon = Duration::from_secs(2);
+    // Who waits in vain waits for nearly all of its time.
+    let soon = SOON / 2;
     let fetch = FetchRequest {
         min_revision: header.revision + 50,
         not_modified_since: header.revision + 50,
@@ -84,7 +87,8 @@ async fn a_revision_of_another_cluster_is_neither_waited_for_nor_compared() {
         ..fetch_of(&["web"])
     };
     for fetch in [local(fetch.clone()), fetch] {
-        let answer = tokio::time::timeout(soon, registry.fetch(fetch)).await.expect("no wait");
+        let answer =
+            tokio::time::timeout(soon, registry.fetch(in_time(fetch))).await.expect("no wait");
         let answer = answer.unwrap().into_inner();
         assert!(!answer.not_modified);
         assert_eq!(answer.services[0].instances.len(), 1);
@@ -94,15 +98,15 @@ async fn a_revision_of_another_cluster_is_neither_waited_for_nor_compared() {
         cluster_id: other,
         ..ListServicesRequest::default()
     };
-    let listed = tokio::time::timeout(soon, registry.list_services(list)).await.expect("no wait");
-    assert_eq!(listed.unwrap().into_inner().services.len(), 1);
+    let listed = tokio::time::timeout(soon, registry.list_services(in_time(list))).await;
+    assert_eq!(listed.expect("no wait").unwrap().into_inner().services.len(), 1);
     let dependents = ListDependentsRequest {
         service: "web".to_owned(),
         min_revision: header.revision + 50,
         cluster_id: other,
         ..ListDependentsRequest::default()
     };
-    let found = tokio::time::timeout(soon, registry.list_dependents(dependents)).await;
+    let found = tokio::time::timeout(soon, registry.list_dependents(in_time(dependents))).await;
     assert!(found.expect("no wait").unwrap().into_inner().instances.is_empty());
 
     // Of this cluster, and where it is not said, both count.
@@ -111,8 +115,11 @@ async fn a_revision_of_another_cluster_is_neither_waited_for_nor_compared() {
         let since = FetchRequest { not_modified_since: header.revision, ..ask.clone() };
         assert!(registry.fetch(since).await.unwrap().into_inner().not_modified);
         let later = FetchRequest { min_revision: header.revision + 1, ..ask };
-        let late = registry.fetch(with_timeout(later, Duration::from_secs(3))).await;
-        assert_refused(late, Code::Unavailable, &["min_revision"]);
+        let late = async || {
+            let request = with_timeout(later.clone(), Duration::from_secs(3));
+            registry.clone().fetch(request).await
+        };
+        assert_refused_late(late, Code::Unavailable, &["min_revision"]).await;
     }
 }
 

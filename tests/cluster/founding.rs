@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use super::calls::{assert_refused, register};
+use super::failover::seldom_by_silence;
 use super::harness::{Cluster, eventually};
 use super::removed::says_removed;
 use super::snapshots::snapshot_in;
@@ -58,7 +59,7 @@ async fn a_cluster_founded_again_on_the_same_addresses_is_another_one() {
 /// flags.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn replaced_founders_that_come_back_empty_found_nothing() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start_with(3, seldom_by_silence()).await;
     let (cluster_id, _) = registered(&cluster).await;
     for (old_id, new_id) in [(1, 4), (2, 5)] {
         cluster.add_waiting(new_id).await;
@@ -149,7 +150,7 @@ fn largest_vote(node: u64) -> VoteRequest {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn strangers_and_absurd_terms_are_refused_by_name() {
-    let cluster = Cluster::start(3).await;
+    let cluster = Cluster::start_with(3, seldom_by_silence()).await;
     let (cluster_id, _) = registered(&cluster).await;
     let leader = cluster.leader().await;
     let term = cluster.own_status(leader).await.unwrap().header.unwrap().term;
@@ -286,7 +287,7 @@ async fn a_snapshot_that_does_not_fit_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_removed_node_that_is_back_says_so_and_disturbs_nobody() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start_with(3, seldom_by_silence()).await;
     registered(&cluster).await;
     let leader = cluster.leader().await;
     let (removed, stays) = (leader % 3 + 1, (leader + 1) % 3 + 1);

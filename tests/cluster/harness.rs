@@ -338,6 +338,11 @@ impl Cluster {
         self.threads(id).iter_mut().for_each(OwnThread::freeze);
     }
 
+    /// This node stands still for so long.
+    pub(crate) fn freeze_for(&mut self, id: u64, time: Duration) {
+        self.threads(id).iter().for_each(|thread| thread.freeze_for(time));
+    }
+
     pub(crate) fn thaw(&mut self, id: u64) {
         self.threads(id).iter_mut().for_each(OwnThread::thaw);
     }
@@ -397,8 +402,9 @@ impl Cluster {
         Client::builder(self.addresses())
     }
 
+    /// One whose calls have as long as a busy machine may take.
     pub(crate) async fn client(&self) -> Client {
-        self.client_builder().build().expect("a client")
+        self.client_builder().call_timeout(SOON).build().expect("a client")
     }
 
     /// What one node says of itself.

@@ -12,8 +12,9 @@ use quorate_proto::v1::{Health, InstanceSpec};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use super::calls::{Registry, deregister, fetch_all, registration};
+use super::calls::{Registry, deregister, fetch_all, in_time, registration};
 use super::harness::{Cluster, eventually, within};
+use super::metronome::Metronome;
 use super::stream::{Stream, subscribe_to};
 use super::targets::{Answer, SECOND_MS, Targets, grpc, http, on_schedule, tcp};
 
@@ -23,7 +24,7 @@ const LOOPBACK: &str = "127.0.0.0/8";
 const IN_A_WHILE: Duration = Duration::from_secs(60);
 
 async fn register(registry: &mut Registry, specs: Vec<InstanceSpec>) {
-    registry.register(registration(specs)).await.expect("a registration");
+    registry.register(in_time(registration(specs))).await.expect("a registration");
 }
 
 async fn health(registry: &mut Registry, service: &str, id: &str) -> Health {
@@ -55,11 +56,14 @@ async fn asked_times(targets: &Targets, path: &str, times: usize) {
 async fn a_failed_probe_now_and_then_is_not_critical() {
     let cluster = Cluster::start_probing(1, LOOPBACK).await;
     let (targets, mut registry) = (Targets::open().await, cluster.registry(1));
-    targets.answer("/a", Answer::Turns(vec![200, 500, 500]));
+    // On a busy machine, a good answer now and then comes too late, too.
+    targets.answer("/a", Answer::Turns(vec![200, 500]));
     let mut stream = Stream::open(&registry, subscribe_to(&["web"])).await.unwrap();
     stream.snapshot().await;
-    register(&mut registry, vec![targets.instance("web", "a", SECOND_MS)]).await;
-    asked_times(&targets, "/a", 8).await;
+    let mut instance = targets.instance("web", "a", SECOND_MS);
+    instance.checks[0].failures_before_critical = 4;
+    register(&mut registry, vec![instance]).await;
+    asked_times(&targets, "/a", 10).await;
     assert_eq!(health(&mut registry, "web", "a").await, Health::Passing);
 
     targets.answer("/a", Answer::Status(500));
@@ -176,17 +180,27 @@ async fn a_thousand_targets_are_probed_on_schedule() {
     let specs = ids.iter().map(|id| targets.instance("web", id, INTERVAL_MS)).collect();
     register(&mut registry, specs).await;
     let paths: Vec<_> = ids.iter().map(|id| format!("/{id}")).collect();
-    within(IN_A_WHILE, "everyone was probed five times", || async {
-        paths.iter().all(|path| targets.asked(path).len() >= 5).then_some(())
+    let metronome = Metronome::start();
+    let all = || paths.iter().map(|path| targets.asked(path)).collect::<Vec<_>>();
+    let share = within(IN_A_WHILE, "everyone was probed five times", || async {
+        let all = all();
+        if all.iter().any(|asked| asked.len() < 5) {
+            return None;
+        }
+        let [on_schedule, undisturbed] = on_schedule(&all, INTERVAL_MS, &metronome);
+        (undisturbed >= 1_000).then_some(on_schedule as f64 / undisturbed as f64)
     })
     .await;
-    let all: Vec<_> = paths.iter().map(|path| targets.asked(path)).collect();
-    let share = on_schedule(&all, INTERVAL_MS);
     eprintln!("of 1,000 targets, {:.1} % of the probes were on schedule", share * 100.0);
     // All of them on a quiet machine; this one may have much else to do.
     assert!(share > 0.8, "{share}");
+    let all = all();
     let most = all.iter().map(Vec::len).max().unwrap();
-    assert!(most <= 8, "one was probed {most} times while another was probed five times");
+    let least = all.iter().map(Vec::len).min().unwrap();
+    assert!(
+        most <= least + 3,
+        "one was probed {most} times while another was probed {least} times"
+    );
 }
 
 // S4.7
@@ -210,13 +224,18 @@ async fn targets_that_hang_hold_nobody_up() {
     // alone.
     let prompt: Vec<_> = (0..20).map(|at| format!("prompt{at}")).collect();
     let specs = prompt.iter().map(|id| targets.instance("web", id, 2_000)).collect();
+    let metronome = Metronome::start();
     register(&mut registry, specs).await;
     for id in &prompt {
         asked_times(&targets, &format!("/{id}"), 5).await;
         becomes(&registry, id, Health::Passing).await;
     }
-    let all: Vec<_> = prompt.iter().map(|id| targets.asked(&format!("/{id}"))).collect();
-    let share = on_schedule(&all, 2_000);
+    let share = within(IN_A_WHILE, "enough probes that nothing has disturbed", || async {
+        let all: Vec<_> = prompt.iter().map(|id| targets.asked(&format!("/{id}"))).collect();
+        let [on_schedule, undisturbed] = on_schedule(&all, 2_000, &metronome);
+        (undisturbed >= 40).then_some(on_schedule as f64 / undisturbed as f64)
+    })
+    .await;
     eprintln!("beside 400 that hang, {:.1} % of the probes were on schedule", share * 100.0);
     assert!(share > 0.8, "{share}");
 }
@@ -296,15 +315,22 @@ async fn the_next_leader_goes_on_probing() {
     let mut cluster = Cluster::start_probing(3, LOOPBACK).await;
     let targets = Targets::open().await;
     let first = cluster.leader().await;
+    let term = async || cluster.own_status(first).await.unwrap().header.unwrap().term;
+    let before = term().await;
     let mut registry = cluster.registry(first);
     targets.answer("/b", Answer::Status(500));
     let specs = ["a", "b"].map(|id| targets.instance("web", id, SECOND_MS));
     register(&mut registry, specs.into()).await;
     becomes(&registry, "a", Health::Passing).await;
     becomes(&registry, "b", Health::Critical).await;
+    let mut made = Vec::new();
     for id in cluster.ids() {
-        let made = cluster.own_status(id).await.unwrap().members[0].probes_made;
-        assert_eq!(made > 0, id == first, "only the leader probes; node {id} made {made}");
+        made.push((id, cluster.own_status(id).await.unwrap().members[0].probes_made));
+    }
+    // On a busy machine, silence may have elected another one.
+    if term().await == before {
+        let only_leader = made.iter().all(|(id, made)| (*made > 0) == (*id == first));
+        assert!(only_leader, "only node {first} probes: {made:?}");
     }
 
     cluster.stop(first).await;

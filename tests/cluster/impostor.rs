@@ -15,20 +15,25 @@ use quorate_proto::peer::v1::{
     append_response,
 };
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::own_thread::OwnThread;
+use super::waiting::eventually;
+
 pub(crate) struct Impostor {
     asked: Arc<Asked>,
-    serving: JoinHandle<()>,
+    address: String,
+    /// With it, the connections end that it was given.
+    _serving: OwnThread,
 }
 
 #[derive(Default)]
 struct Asked {
     appends: AtomicUsize,
     votes: AtomicUsize,
+    identified: AtomicUsize,
 }
 
 #[derive(Clone)]
@@ -42,13 +47,15 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Impostor {
     pub(crate) async fn start(address: &str, vote: Ballot) -> Self {
-        let listener = TcpListener::bind(address).await.expect("the address is free again");
+        let (serving, address) = (OwnThread::start(), address.to_owned());
+        let listening = serving.handle().spawn(TcpListener::bind(address.clone()));
+        let listener = listening.await.expect("no panic").expect("the address is free again");
         let asked = Arc::<Asked>::default();
         let answering = Answering { vote, asked: asked.clone() };
         let server = Server::builder().add_service(PeerServer::new(answering));
-        let serving = server.serve_with_incoming(TcpListenerStream::new(listener));
-        let serving = tokio::spawn(async move { serving.await.expect("it serves") });
-        Self { asked, serving }
+        let serves = server.serve_with_incoming(TcpListenerStream::new(listener));
+        serving.handle().spawn(async move { serves.await.expect("it serves") });
+        Self { asked, address, _serving: serving }
     }
 
     /// Appends that it answered.
@@ -60,11 +67,18 @@ impl Impostor {
     pub(crate) fn votes(&self) -> usize {
         self.asked.votes.load(Ordering::Relaxed)
     }
-}
 
-impl Drop for Impostor {
-    fn drop(&mut self) {
-        self.serving.abort();
+    /// How often it was asked who it is, which it does not say.
+    pub(crate) fn identified(&self) -> usize {
+        self.asked.identified.load(Ordering::Relaxed)
+    }
+
+    /// Its address is free again.
+    pub(crate) async fn end(self) {
+        let address = self.address.clone();
+        drop(self);
+        eventually("its listener is gone", || async { TcpListener::bind(&address).await.ok() })
+            .await;
     }
 }
 
@@ -124,6 +138,7 @@ impl Peer for Answering {
     }
 
     async fn identify(&self, _: Request<IdentifyRequest>) -> Answer<IdentifyResponse> {
+        self.asked.identified.fetch_add(1, Ordering::Relaxed);
         not_here()
     }
 

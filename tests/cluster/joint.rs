@@ -8,13 +8,15 @@ use quorate_proto::peer::v1::VoteResponse;
 use quorate_proto::v1::{RemoveNodeRequest, ReplaceNodeRequest};
 use tonic::{Code, Status};
 
-use super::calls::{assert_refused, register, registration, spec, with_timeout};
+use super::calls::{
+    assert_refused, assert_refused_late, register, registration, spec, with_timeout,
+};
 use super::founding::{from, peer};
 use super::harness::{Cluster, SOON, eventually};
 use super::strangers::{ballot, vote};
 
-/// A write that cannot be done is waited for so long.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// What cannot be done is waited for so long.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a node answers is so long on its way that the leader is dead by then.
 const LATE: Duration = Duration::from_secs(10);
@@ -33,14 +35,20 @@ async fn stands(
 }
 
 async fn is_not_written(cluster: &Cluster, id: &str) {
-    let request = with_timeout(registration(vec![spec("web", id)]), PATIENCE);
-    assert_refused(cluster.registry(1).register(request).await, Code::Unavailable, &[]);
+    let write = async || {
+        let request = with_timeout(registration(vec![spec("web", id)]), PATIENCE);
+        cluster.registry(1).register(request).await
+    };
+    assert_refused_late(write, Code::Unavailable, &[]).await;
 }
 
 async fn is_busy(cluster: &Cluster, id: u64) {
-    let more = with_timeout(RemoveNodeRequest { id: 2 }, PATIENCE);
-    let busy = cluster.admin(id).remove_node(more).await;
-    assert_refused(busy, Code::Aborted, &["another membership change is going on"]);
+    let more = async || {
+        let request = with_timeout(RemoveNodeRequest { id: 2 }, PATIENCE);
+        cluster.admin(id).remove_node(request).await
+    };
+    let words = ["another membership change is going on"];
+    assert_refused_late(more, Code::Aborted, &words).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,21 +3,26 @@
 
 use std::time::Duration;
 
-use quorate_client::Error;
+use quorate_client::{Admin, Error};
 use quorate_node::{Levels, RunError, Tunables};
 use quorate_proto::peer::v1::RecallRequest;
 use quorate_proto::v1::AddNodeRequest;
 use tokio::time::sleep;
 use tonic::Code;
 
+use super::calls::in_time;
 use super::founding::{from, peer};
 use super::harness::{Cluster, eventually};
+use super::impostor::Impostor;
 use super::load::Load;
+use super::strangers::vote;
 
 const LATER: Levels = Levels { min: 1, max: 2 };
 /// Not within a test.
 const NEVER_BY_ITSELF: u64 = 3_600_000;
 const SOON_BY_ITSELF: u64 = 1_000;
+/// By then, one that could rise by itself has risen.
+const LOOKS: usize = 3;
 
 fn tunables(upgrade_after_ms: u64) -> Tunables {
     Tunables { upgrade_after_ms, ..Tunables::default() }
@@ -38,6 +43,12 @@ async fn levels(cluster: &Cluster) -> Vec<(u32, bool)> {
         all.push((status.level, status.level_held));
     }
     all
+}
+
+/// Raises it, or holds it.
+async fn upgraded(admin: &Admin, hold: bool) -> (u32, bool) {
+    let done = eventually("the level is set", || async { admin.upgrade(hold).await.ok() }).await;
+    (done.level, done.held)
 }
 
 async fn is_everywhere(cluster: &Cluster, level: u32) {
@@ -62,8 +73,7 @@ async fn an_upgrade_and_a_downgrade_of_all_nodes_fail_no_call() {
         }
         assert_eq!(levels(&cluster).await, [(1, false); 3]);
     }
-    let raised = admin.upgrade(false).await.unwrap();
-    assert_eq!((raised.level, raised.held), (2, false));
+    assert_eq!(upgraded(&admin, false).await, (2, false));
     is_everywhere(&cluster, 2).await;
     load.goes_on().await;
 
@@ -89,9 +99,14 @@ async fn an_upgrade_and_a_downgrade_of_all_nodes_fail_no_call() {
         cluster.restart(id).await;
         let peer_address = cluster.peer_address(id).to_owned();
         let request = AddNodeRequest { id, peer_address, learner_only: false };
-        let refused = cluster.admin(1).add_node(request).await.unwrap_err();
-        assert_eq!(refused.code(), Code::FailedPrecondition);
-        assert!(refused.message().contains(words), "{refused}");
+        // One that does not answer in time is refused by other words.
+        eventually(words, || async {
+            let adding = cluster.admin(1).add_node(in_time(request.clone())).await;
+            let refused = adding.expect_err("it is taken in");
+            let is_said = refused.message().contains(words);
+            (is_said && refused.code() == Code::FailedPrecondition).then_some(())
+        })
+        .await;
     }
     load.finish().await;
 }
@@ -118,29 +133,36 @@ async fn others_refuse(cluster: &Cluster, earlier: u64) {
 async fn the_level_rises_by_itself_when_every_member_works_at_the_next_one() {
     let mut cluster = Cluster::start_with(3, tunables(SOON_BY_ITSELF)).await;
     let admin = cluster.client().await.admin();
-    assert!(admin.upgrade(true).await.unwrap().held);
+    assert_eq!(upgraded(&admin, true).await, (1, true));
     start_with(&mut cluster, 1, LATER).await;
     start_with(&mut cluster, 2, LATER).await;
     // Lets go of it, and raises nothing: node 3 works at level 1.
-    let same = admin.upgrade(false).await.unwrap();
-    assert_eq!((same.level, same.held), (1, false));
+    assert_eq!(upgraded(&admin, false).await, (1, false));
     cluster.stop(3).await;
-    let leader = cluster.leader_of(&[1, 2]).await;
-    let down = admin.upgrade(false).await.unwrap_err();
-    let Error::Rejected { message, .. } = &down else { panic!("{down}") };
-    assert!(message.contains("node 3 does not say which levels"), "{message}");
-    sleep(Duration::from_millis(3 * SOON_BY_ITSELF)).await;
-    let status = cluster.own_status(leader).await.unwrap();
-    assert_eq!(status.level, 1, "raised without node 3");
+    cluster.leader_of(&[1, 2]).await;
+    eventually("node 3 does not say which levels", || async {
+        let down = admin.upgrade(false).await.expect_err("raised without node 3");
+        let Error::Rejected { message, .. } = &down else { return None };
+        message.contains("node 3 does not say which levels").then_some(())
+    })
+    .await;
+    // Whoever answers there does not say them either. It is asked once a second, by the leader.
+    let silent = Impostor::start(cluster.peer_address(3), vote(u64::MAX, 3, false)).await;
+    eventually("the leader looks again and again", || async {
+        (silent.identified() > LOOKS).then_some(())
+    })
+    .await;
+    silent.end().await;
+    assert_eq!(levels(&cluster).await, [(1, false); 2], "raised without node 3");
 
-    assert!(admin.upgrade(true).await.unwrap().held);
+    assert_eq!(upgraded(&admin, true).await, (1, true));
     cluster.release(3, LATER);
     cluster.restart(3).await;
     cluster.settled().await;
     sleep(Duration::from_millis(3 * SOON_BY_ITSELF)).await;
     assert_eq!(levels(&cluster).await, [(1, true); 3], "raised although it is held");
     start_with(&mut cluster, 3, Levels::OWN).await;
-    admin.upgrade(false).await.unwrap();
+    upgraded(&admin, false).await;
     start_with(&mut cluster, 3, LATER).await;
     is_everywhere(&cluster, 2).await;
 }

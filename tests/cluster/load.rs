@@ -12,14 +12,15 @@ use quorate_client::{
     RegistrationState, Selection, Update, Watch, WatchEvent,
 };
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::harness::{Cluster, eventually};
+use super::harness::{Cluster, SOON, within};
 
 /// Every service of the load begins so.
 const PREFIX: &str = "load-";
-/// Renewals come every third of it: often.
-const TTL: Duration = Duration::from_secs(6);
+/// Renewals come every third of it: some, in each test. Much longer than a busy machine keeps a
+/// client from its turn.
+const TTL: Duration = Duration::from_secs(15);
 const REGISTRARS: usize = 3;
 const FETCHERS: usize = 2;
 const WATCHERS: usize = 2;
@@ -128,7 +129,8 @@ impl Load {
     /// Waits until some more calls were made: that nothing stands still.
     pub(crate) async fn goes_on(&self) {
         let before = self.calls.made.load(Ordering::Relaxed);
-        eventually("the load goes on", || async {
+        // Many calls, each of which may take long on a busy machine.
+        within(3 * SOON, "the load goes on", || async {
             (self.calls.made.load(Ordering::Relaxed) >= before + 50).then_some(())
         })
         .await;
@@ -147,11 +149,9 @@ impl Load {
 
         let handles = self.stable.iter().chain(kept.iter().map(|kept| &kept.handle));
         for handle in handles {
-            let state = handle.state();
-            assert!(
-                matches!(state, RegistrationState::Registered(_)),
-                "every registration is kept: {state:?}"
-            );
+            // A renewal that is late is tried again.
+            let kept = timeout(SOON, handle.registered()).await;
+            assert!(matches!(kept, Ok(Ok(_))), "every one is kept: {:?}", handle.state());
         }
         let mut expected: Weights = kept.iter().map(|k| (k.key.clone(), k.weight)).collect();
         for at in 0..STABLE {
@@ -244,7 +244,7 @@ async fn follow(mut watch: Watch, stop: Arc<AtomicBool>) -> Followed {
     let mut weights = Weights::new();
     let (mut begun, mut complete) = (false, false);
     loop {
-        let Ok(event) = tokio::time::timeout(QUIET, watch.next()).await else {
+        let Ok(event) = timeout(QUIET, watch.next()).await else {
             match stop.load(Ordering::Relaxed) {
                 true => return Followed { watch, weights },
                 false => continue,

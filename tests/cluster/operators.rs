@@ -77,7 +77,7 @@ async fn without_a_quorum_no_change_begins_and_the_caller_soon_hears_why() {
     let mut cluster = Cluster::start(2).await;
     let leader = cluster.leader().await;
     let dead = cluster.follower().await;
-    let client = cluster.client_builder().call_timeout(Duration::from_secs(4));
+    let client = cluster.client_builder().call_timeout(Duration::from_secs(8));
     let admin = client.build().expect("a client").admin();
     cluster.stop(dead).await;
     // A node counts as alive until it was not heard of for twice the silence that a leader may
@@ -85,7 +85,7 @@ async fn without_a_quorum_no_change_begins_and_the_caller_soon_hears_why() {
     sleep(Duration::from_millis(2 * 560 + 400)).await;
     let (took, refused) = timed(admin.remove_node(dead)).await;
     assert_says(refused, &["only 1 of 2 voters", "2 are needed"]);
-    assert!(took < Duration::from_secs(6), "it took {took:?}");
+    assert!(took < Duration::from_secs(12), "it took {took:?}");
     cluster.add_waiting(3).await;
     let refused = admin.replace_node(dead, 3, cluster.peer_address(3)).await;
     assert_says(refused, &["only 1 of 2 voters"]);
@@ -102,7 +102,7 @@ async fn without_a_quorum_no_change_begins_and_the_caller_soon_hears_why() {
     cluster.restart(leader).await;
     let (took, unanswered) = timed(admin.remove_node(dead)).await;
     assert_says(unanswered, &["no leader within"]);
-    assert!(took < Duration::from_secs(6), "it took {took:?}");
+    assert!(took < Duration::from_secs(12), "it took {took:?}");
 }
 
 async fn set_override(cluster: &Cluster, service: &str, id: &str) -> SetOverrideResponse {

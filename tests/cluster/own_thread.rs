@@ -2,6 +2,8 @@
 //! there.
 
 use std::sync::mpsc;
+use std::thread::sleep;
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -27,6 +29,10 @@ impl OwnThread {
         self.frozen = Some(frozen);
         // Its only thread waits here, and so does everything else that runs on it.
         self.handle().spawn(async move { thawed.recv() });
+    }
+
+    pub(crate) fn freeze_for(&self, time: Duration) {
+        self.handle().spawn(async move { sleep(time) });
     }
 
     pub(crate) fn thaw(&mut self) {

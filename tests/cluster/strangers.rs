@@ -1,10 +1,12 @@
 //! What no peer can do to a node's log, whatever it says: messages that are written by hand.
 
+use quorate_node::Tunables;
 use quorate_proto::peer::v1::{AppendRequest, Ballot, LogId, SnapshotChunk, VoteRequest};
 use quorate_proto::v1::{BackupRequest, TriggerSnapshotRequest};
 use tonic::Code;
 
 use super::calls::{assert_refused, fetch_of, ids, local, register, set_weight};
+use super::failover::seldom_by_silence;
 use super::founding::{from, peer};
 use super::harness::{Cluster, eventually};
 use super::impostor::Impostor;
@@ -49,8 +51,8 @@ pub(crate) fn append(vote: Ballot, previous: Option<LogId>, entries: &[LogId]) -
 
 /// The id of a cluster of three with an instance, its leader and another node, and that one's term
 /// and last applied entry.
-async fn of_three() -> (Cluster, u64, [u64; 2], [u64; 2]) {
-    let cluster = Cluster::start(3).await;
+async fn of_three(tunables: Tunables) -> (Cluster, u64, [u64; 2], [u64; 2]) {
+    let cluster = Cluster::start_with(3, tunables).await;
     let leader = cluster.leader().await;
     let target = leader % 3 + 1;
     let registered = register(&mut cluster.registry(target), "web", "a").await;
@@ -76,7 +78,7 @@ async fn nothing_happened(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_gets_no_vote_however_modest_its_term() {
-    let (cluster, cluster_id, nodes, at) = of_three().await;
+    let (cluster, cluster_id, nodes, at) = of_three(seldom_by_silence()).await;
     let mut peer = peer(&cluster, nodes[1]).await;
     // No entries, and as many as the node has.
     for last in [None, Some(log_id(at[0], at[1]))] {
@@ -91,7 +93,7 @@ async fn a_stranger_gets_no_vote_however_modest_its_term() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_is_committed_is_cut_whatever_a_peer_says() {
-    let (mut cluster, cluster_id, nodes, at) = of_three().await;
+    let (mut cluster, cluster_id, nodes, at) = of_three(seldom_by_silence()).await;
     let ([term, applied], target) = (at, nodes[1]);
     let mut peer = peer(&cluster, target).await;
     for sender in [6 - nodes[0] - target, 99] {
@@ -149,7 +151,7 @@ pub(crate) fn snapshot(vote: Ballot, file: &[u8]) -> [SnapshotChunk; 2] {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_of_the_past_or_of_another_cluster_replaces_nothing() {
-    let (mut cluster, cluster_id, nodes, at) = of_three().await;
+    let (mut cluster, cluster_id, nodes, at) = of_three(seldom_by_silence()).await;
     let [leader, target] = nodes;
     let old = backup(&cluster, leader).await;
     // Of a later term than any here, so that it would replace everything.
@@ -190,7 +192,7 @@ async fn a_snapshot_of_the_past_or_of_another_cluster_replaces_nothing() {
 /// An impostor that listens where a member was answers each message with the largest term.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_absurd_term_in_an_answer_ends_no_lead() {
-    let (mut cluster, _, nodes, at) = of_three().await;
+    let (mut cluster, _, nodes, at) = of_three(Tunables::default()).await;
     let [leader, gone] = nodes;
     cluster.stop(gone).await;
     let impostor = Impostor::start(cluster.peer_address(gone), vote(u64::MAX, gone, false)).await;

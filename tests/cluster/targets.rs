@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::calls::spec;
 use super::harness::SOON;
+use super::metronome::Metronome;
 
 /// How a path is answered.
 #[derive(Debug, Clone)]
@@ -146,12 +147,17 @@ pub(crate) fn grpc(service: &str, interval_ms: u32) -> HealthCheck {
     check(Kind::Grpc(GrpcCheck { service: service.to_owned() }), interval_ms)
 }
 
-/// The share of the times between two probes that are the interval, 20 % more or less.
-pub(crate) fn on_schedule(all: &[Vec<Instant>], interval_ms: u32) -> f64 {
+/// Of the times between two probes in which this process did not stand still: how many are the
+/// interval, 20 % more or less, and how many there are.
+pub(crate) fn on_schedule(
+    all: &[Vec<Instant>],
+    interval_ms: u32,
+    metronome: &Metronome,
+) -> [usize; 2] {
     let interval = Duration::from_millis(interval_ms.into());
-    let gaps = all.iter().flat_map(|asked| asked.windows(2).map(|pair| pair[1] - pair[0]));
-    let gaps: Vec<_> = gaps.collect();
-    let good =
-        gaps.iter().filter(|gap| (interval.mul_f64(0.8)..=interval.mul_f64(1.2)).contains(*gap));
-    good.count() as f64 / gaps.len() as f64
+    let right = interval.mul_f64(0.8)..=interval.mul_f64(1.2);
+    let gaps = all.iter().flat_map(|asked| asked.windows(2).map(|pair| (pair[0], pair[1])));
+    let still = |(from, to): &(Instant, Instant)| metronome.was_late(interval / 20, *from, *to);
+    let gaps: Vec<_> = gaps.filter(|gap| !still(gap)).map(|(from, to)| to - from).collect();
+    [gaps.iter().filter(|gap| right.contains(gap)).count(), gaps.len()]
 }

@@ -205,7 +205,7 @@ impl NodeError {
             Self::NotLeader { .. }
             | Self::Founding { .. }
             | Self::PeerUnreachable { .. }
-            | Self::Membership(MembershipError::Busy) => true,
+            | Self::Membership(MembershipError::Busy | MembershipError::NobodyAnswers) => true,
             Self::Told(told) => told.again,
             _ => false,
         }
@@ -262,6 +262,8 @@ pub(crate) enum MembershipError {
     NotVoter { id: NodeId },
     #[error("there is no other voter to hand the lead to")]
     NoOther,
+    #[error("no other voter answers now, and the lead goes to one that does")]
+    NobodyAnswers,
     #[error("another membership change is going on; try again when it is done")]
     Busy,
     #[error(

@@ -418,7 +418,7 @@ async fn hand_over(node: &Node) {
     if !node.leads() {
         return;
     }
-    let Ok(next) = node.successor().await else {
+    let Ok(next) = node.successor_at_stop().await else {
         tracing::info!("no other voter answers: nobody to hand the lead to");
         return;
     };

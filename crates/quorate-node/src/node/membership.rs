@@ -8,6 +8,7 @@
 
 mod lead;
 mod level;
+mod looks;
 mod removed;
 mod settling;
 
@@ -27,6 +28,8 @@ use crate::types::{Member, TypeConfig};
 
 pub(crate) use lead::LeadCall;
 pub(crate) use level::LevelChange;
+
+use looks::Looks;
 
 /// A learner that is no more entries than this behind can become a voter without holding up commits
 /// for long.
@@ -233,7 +236,8 @@ impl Node {
         // By now the old one may be out, or the new one vote: both is what was asked for.
         let swapped = self.swap(old, new, size, deadline).await;
         let is_learner = self.member(new).is_some() && !self.voters().contains(&new);
-        if let Err(NodeError::Membership(reason)) = &swapped
+        if let Err(error @ NodeError::Membership(reason)) = &swapped
+            && !error.may_pass()
             && !was_member
             && is_learner
         {
@@ -312,14 +316,15 @@ impl Node {
         check: impl Fn() -> Result<T, NodeError>,
     ) -> Result<T, NodeError> {
         let mut metrics = self.metrics.clone();
-        let patience = Instant::now() + self.counts_as_alive();
+        let mut looks = Looks::for_about(self.counts_as_alive());
         loop {
             let refused = match check() {
                 Ok(found) => return Ok(found),
                 Err(error) => error,
             };
-            if timeout_at(patience, metrics.changed()).await.is_err() {
-                return Err(refused);
+            tokio::select! {
+                _ = metrics.changed() => {}
+                goes_on = looks.next() => if !goes_on { return Err(refused) },
             }
             if !self.leads() {
                 return Err(NodeError::NotLeader { node: self.id });

@@ -168,27 +168,32 @@ fn code(error: &CallError) -> Code {
             | NodeError::NoRoomForSnapshot { .. }
             | NodeError::Overloaded { .. } => Code::ResourceExhausted,
             NodeError::Level { .. } => Code::FailedPrecondition,
-            NodeError::Membership(error) => match error {
-                MembershipError::Unknown { .. } => Code::NotFound,
-                MembershipError::Busy => Code::Aborted,
-                MembershipError::TooSlow { .. } => Code::DeadlineExceeded,
-                MembershipError::WrongId { .. }
-                | MembershipError::NoAnswer { .. }
-                | MembershipError::OtherCluster { .. }
-                | MembershipError::OtherLevels { .. }
-                | MembershipError::Levels { .. }
-                | MembershipError::Taken { .. }
-                | MembershipError::WasRemoved { .. }
-                | MembershipError::VotesAlready { .. }
-                | MembershipError::NoQuorum { .. }
-                | MembershipError::WouldLoseQuorum { .. }
-                | MembershipError::LastVoter { .. }
-                | MembershipError::NotVoter { .. }
-                | MembershipError::Silent { .. }
-                | MembershipError::NoOther => Code::FailedPrecondition,
-            },
+            NodeError::Membership(error) => code_of_change(error),
             NodeError::Fatal { .. } | NodeError::Unexpected { .. } => Code::Internal,
             NodeError::Told(told) => code_of(told),
         },
+    }
+}
+
+fn code_of_change(error: &MembershipError) -> Code {
+    match error {
+        MembershipError::Unknown { .. } => Code::NotFound,
+        MembershipError::Busy => Code::Aborted,
+        MembershipError::NobodyAnswers => Code::Unavailable,
+        MembershipError::TooSlow { .. } => Code::DeadlineExceeded,
+        MembershipError::WrongId { .. }
+        | MembershipError::NoAnswer { .. }
+        | MembershipError::OtherCluster { .. }
+        | MembershipError::OtherLevels { .. }
+        | MembershipError::Levels { .. }
+        | MembershipError::Taken { .. }
+        | MembershipError::WasRemoved { .. }
+        | MembershipError::VotesAlready { .. }
+        | MembershipError::NoQuorum { .. }
+        | MembershipError::WouldLoseQuorum { .. }
+        | MembershipError::LastVoter { .. }
+        | MembershipError::NotVoter { .. }
+        | MembershipError::Silent { .. }
+        | MembershipError::NoOther => Code::FailedPrecondition,
     }
 }

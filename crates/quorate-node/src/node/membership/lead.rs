@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use quorate_log::NodeId;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::error::{MembershipError, NodeError};
 use crate::node::membership::{CAUGHT_UP_LAG, refused};
@@ -15,6 +15,9 @@ use crate::node::{MemberInfo, Node};
 /// A voter that is to lead next has this long to answer: one that stands still must not hold a stop
 /// up for long.
 const SUCCESSOR_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
+
+/// A leader that stops asks so often who answers: the others may stand still for a moment.
+const ASKED_BEFORE_STOP: u32 = 3;
 
 /// Of handing the lead over; answered with the node that is to lead, or leads.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,13 +37,8 @@ impl Node {
     ) -> Result<NodeId, NodeError> {
         let _turn = self.one_at_a_time(deadline).await?;
         match call {
-            LeadCall::Successor if self.voters().len() > 1 => {
-                self.once_heard(|| self.candidates().map(drop)).await?;
-                self.successor().await
-            }
-            LeadCall::Successor => Err(refused(MembershipError::NoOther)),
+            LeadCall::Successor => self.successor().await,
             LeadCall::Transfer { to } => {
-                self.once_heard(|| self.check_successor(to)).await?;
                 self.transfer(to, deadline).await?;
                 Ok(to)
             }
@@ -57,8 +55,8 @@ impl Node {
         Err(NodeError::NotLeader { node: self.id })
     }
 
-    /// The other voters that were heard of lately, with how far along each is; at least one.
-    fn candidates(&self) -> Result<Vec<(u64, MemberInfo)>, NodeError> {
+    /// The other voters that were heard of lately, with how far along each is.
+    fn candidates(&self) -> Vec<(u64, MemberInfo)> {
         let members = self.members().into_iter();
         let others = members.filter(|info| info.voter && info.id != self.id && self.hears(info.id));
         let others: Vec<MemberInfo> = others.collect();
@@ -67,27 +65,46 @@ impl Node {
             let matched = metrics.replication.as_ref().and_then(|all| all.get(id));
             matched.and_then(|matched| matched.as_ref()).map_or(0, |log_id| log_id.index())
         };
-        let others: Vec<_> = others.into_iter().map(|info| (progress(&info.id), info)).collect();
-        if others.is_empty() { Err(refused(MembershipError::NoOther)) } else { Ok(others) }
+        others.into_iter().map(|info| (progress(&info.id), info)).collect()
     }
 
     /// The other voter that is furthest along, of the ones that answer now: one that died or froze
     /// a moment ago still counts as heard of.
-    pub(crate) async fn successor(&self) -> Result<NodeId, NodeError> {
-        let asked = self.candidates()?.into_iter().map(async |(at, info)| {
+    ///
+    /// # Errors
+    /// There is no other voter; or none answers, or was heard of yet, which may pass.
+    async fn successor(&self) -> Result<NodeId, NodeError> {
+        if self.voters().into_iter().all(|voter| voter == self.id) {
+            return Err(refused(MembershipError::NoOther));
+        }
+        let asked = self.candidates().into_iter().map(async |(at, info)| {
             let answer = self.ask_status(&info, SUCCESSOR_ANSWERS_WITHIN).await;
             answer.ok().map(|_| (at, info.id))
         });
         let furthest = join_all(asked).await.into_iter().flatten().max();
-        let (_, id) = furthest.ok_or_else(|| refused(MembershipError::NoOther))?;
+        let (_, id) = furthest.ok_or_else(|| refused(MembershipError::NobodyAnswers))?;
         Ok(id)
+    }
+
+    /// As [`Self::successor`], for a leader that stops: nobody asks it again.
+    pub(crate) async fn successor_at_stop(&self) -> Result<NodeId, NodeError> {
+        let mut asked = 0;
+        loop {
+            let next_at = Instant::now() + SUCCESSOR_ANSWERS_WITHIN;
+            asked += 1;
+            match self.successor().await {
+                Err(error) if error.may_pass() && asked < ASKED_BEFORE_STOP && self.leads() => {}
+                done => return done,
+            }
+            sleep_until(next_at).await;
+        }
     }
 
     /// The voter that a leader without room on its disk hands the lead to; `None`: no other has
     /// room and can lead now.
     pub(crate) async fn successor_with_room(&self) -> Option<NodeId> {
         let last = self.metrics.borrow_watched().last_log_index.unwrap_or(0);
-        let asked = self.candidates().ok()?.into_iter().map(async |(at, info)| {
+        let asked = self.candidates().into_iter().map(async |(at, info)| {
             let report = self.ask_status(&info, SUCCESSOR_ANSWERS_WITHIN).await.ok()?;
             Some((at, info.id, report.status))
         });
@@ -110,7 +127,7 @@ impl Node {
         if to == self.id {
             return Ok(());
         }
-        self.check_successor(to)?;
+        self.once_heard(|| self.check_successor(to)).await?;
         tracing::info!(to = to.get(), "handing the lead over");
         let asked = self.raft.trigger().transfer_leader(to).await;
         asked.map_err(|error| self.fatal(&error))?;

@@ -39,6 +39,7 @@ fn a_client_of_another_node_sees_what_one_of_the_leader_sees() {
         (NodeError::NotLeader { node }, true, false),
         (NodeError::Founding { node }, true, false),
         (NodeError::Membership(MembershipError::Busy), true, false),
+        (NodeError::Membership(MembershipError::NobodyAnswers), true, false),
         (NodeError::Stopping { node }, true, false),
         (
             NodeError::Fatal { node, reason: Box::new(openraft::errors::Fatal::Panicked) },
