@@ -124,6 +124,8 @@ mod scraped;
 mod secrets;
 #[path = "process/secured.rs"]
 mod secured;
+#[path = "process/small_disk.rs"]
+mod small_disk;
 #[path = "process/states.rs"]
 mod states;
 #[path = "process/supervised.rs"]

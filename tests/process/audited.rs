@@ -10,8 +10,9 @@ use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::cluster::{Cluster, Node, Settings};
-use crate::disk_full::{SmallDisk, health};
+use crate::disk_full::health;
 use crate::load::Load;
+use crate::small_disk::SmallDisk;
 use crate::wait::{eventually, time_passes};
 
 /// Tried again twice a second.

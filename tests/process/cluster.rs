@@ -405,18 +405,9 @@ impl Node {
         self.link.as_ref().expect("a cuttable cluster").set_open(true);
     }
 
-    /// Returns when it stands still: until each of its threads has run next and seen the signal,
-    /// it answers.
+    /// SIGSTOP.
     pub(crate) fn pause(&mut self) {
-        self.process().signal(Signal::STOP);
-        let (tasks, until) = (
-            format!("/proc/{}/task", self.process().pid()),
-            Instant::now() + Duration::from_secs(20),
-        );
-        while !all_stopped(&tasks).unwrap_or(false) {
-            assert!(Instant::now() < until, "node {} does not stop", self.id);
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.process().pause();
     }
 
     pub(crate) fn go_on(&mut self) {
@@ -476,16 +467,4 @@ impl Node {
 /// "service/id".
 pub(crate) fn key(instance: &Instance) -> String {
     format!("{}/{}", instance.service, instance.id)
-}
-
-/// Whether the kernel says of each of these threads that it was stopped.
-fn all_stopped(tasks: &str) -> std::io::Result<bool> {
-    for task in std::fs::read_dir(tasks)? {
-        let stat = std::fs::read_to_string(task?.path().join("stat"))?;
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        if state != Some('T') {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

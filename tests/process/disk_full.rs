@@ -1,10 +1,8 @@
 //! A node whose disk is full, on a small tmpfs of its own: writes fail with a clear error or go on
 //! without it, reads go on, leases stay, and when there is room again the node goes on by itself.
-//! Mounting needs root; without it the tests say so and end.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use quorate_client::{Consistency, Error, WatchStatus};
@@ -12,9 +10,6 @@ use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::{
     ChangeKind, Health, InstanceSpec, RegisterRequest, TriggerSnapshotRequest,
 };
-use rustix::fs::{FallocateFlags, fallocate};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
@@ -25,6 +20,7 @@ use crate::cli::ask;
 use crate::cluster::{Cluster, Node, Settings};
 use crate::feed::Feed;
 use crate::load::{Load, keep};
+use crate::small_disk::SmallDisk;
 use crate::wait::{eventually, time_passes};
 
 /// The node looks at its disk every second.
@@ -33,75 +29,6 @@ const TTL: Duration = Duration::from_secs(3);
 const KEPT: usize = 10;
 const MIB: usize = 1024 * 1024;
 const RESERVE: usize = 16 * MIB;
-
-/// A small file system that goes with the test.
-pub(crate) struct SmallDisk {
-    dir: TempDir,
-}
-
-impl SmallDisk {
-    pub(crate) fn mount(mib: usize) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let size = std::ffi::CString::new(format!("size={mib}m")).unwrap();
-        let flags = MountFlags::empty();
-        match mount("tmpfs", dir.path(), "tmpfs", flags, Some(size.as_c_str())) {
-            Ok(()) => Some(Self { dir }),
-            Err(error) => {
-                eprintln!("SKIPPED: a full disk needs a tmpfs, and mounting is refused: {error}");
-                None
-            }
-        }
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    pub(crate) fn data_dir(&self) -> PathBuf {
-        self.dir.path().join("data")
-    }
-
-    /// All three nodes on it.
-    pub(crate) fn data_dirs(&self) -> BTreeMap<u64, PathBuf> {
-        (1..=3).map(|id| (id, self.dir.path().join(format!("data-{id}")))).collect()
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.dir.path().join("ballast")
-    }
-
-    fn free(&self) -> u64 {
-        let stat = rustix::fs::statvfs(self.dir.path()).unwrap();
-        stat.f_bavail * stat.f_frsize
-    }
-
-    /// Leaves only this many bytes, all at once.
-    pub(crate) fn fill(&self, leave_bytes: u64) {
-        let file = fs::File::create(self.ballast()).unwrap();
-        let fits = |bytes| fallocate(&file, FallocateFlags::empty(), 0, bytes).is_ok();
-        // The nodes go on writing meanwhile.
-        while !fits(self.free().saturating_sub(leave_bytes)) {}
-    }
-
-    /// The same, also where it is filled: what the nodes gave back meanwhile is taken, too.
-    fn fill_up(&self, leave_bytes: u64) {
-        let mut file = fs::File::options();
-        let file = file.write(true).create(true).truncate(false).open(self.ballast()).unwrap();
-        let (end, more) = (file.metadata().unwrap().len(), self.free().saturating_sub(leave_bytes));
-        let _or_the_next_time = fallocate(&file, FallocateFlags::empty(), end, more);
-    }
-
-    pub(crate) fn make_room(&self) {
-        fs::remove_file(self.ballast()).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Also while a node still has files open there.
-        let _stays_mounted = unmount(self.dir.path(), UnmountFlags::DETACH);
-    }
-}
 
 /// Three nodes, of which the first has the small disk and leads.
 async fn cluster_on(disk: &SmallDisk) -> Cluster {
