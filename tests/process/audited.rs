@@ -124,12 +124,12 @@ async fn a_node_whose_audit_log_fails_leaves_writes_to_the_others() {
     assert_eq!(health(first, "quorate.disk").await, ServingStatus::Serving, "that has room");
     let client = cluster.client().build().unwrap();
     let load = Load::registering(&client, "web", 2);
-    load.until_more(50, Duration::from_secs(10)).await;
+    load.until_more(50).await;
     second.register("gone", "before", TTL).await.unwrap();
     std::fs::remove_dir_all(&inside).unwrap();
     let refused = second.register("gone", "meanwhile", TTL).await;
     let refused = assert_refused(refused, &files[1], "No such file");
-    load.until_more(50, Duration::from_secs(10)).await;
+    load.until_more(50).await;
     let outcome = load.finish().await;
     outcome.assert_no_failure();
     std::fs::create_dir(&inside).unwrap();

@@ -184,7 +184,7 @@ async fn a_leader_whose_disk_is_nearly_full_takes_no_writes_and_recovers() {
     let _kept = keep(&client, "kept", KEPT, TTL).await;
     let feed = Feed::start(&cluster.nodes[1]).await;
     let load = Load::registering(&client, "before", 2);
-    load.until_more(50, Duration::from_secs(10)).await;
+    load.until_more(50).await;
     let before = load.finish().await;
     before.assert_no_failure();
 
@@ -242,7 +242,7 @@ async fn a_leader_whose_disk_fills_up_at_once_loses_nothing() {
     let _kept = keep(&client, "kept", KEPT, TTL).await;
     let feed = Feed::start(&cluster.nodes[1]).await;
     let load = Load::registering(&client, "stream", 4);
-    load.until_more(50, Duration::from_secs(10)).await;
+    load.until_more(50).await;
     disk.fill(0);
     let filled = Instant::now();
     time_passes(TTL * 2).await;

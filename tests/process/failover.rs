@@ -99,11 +99,11 @@ async fn outages(
         let lease = survivor.register("renewed", &format!("r{round}"), TTL).await.unwrap().lease_id;
         let renewing = Load::renewing(survivor, lease, 2);
         let writing = Load::registering(&client, "written", 4);
-        writing.until_more(50, Duration::from_secs(10)).await;
+        writing.until_more(50).await;
 
         let since = Instant::now();
         turn(cluster, leader, true);
-        writing.until_more(50, Duration::from_secs(15)).await;
+        writing.until_more(50).await;
         time_passes((TTL + TTL / 2).saturating_sub(since.elapsed())).await;
         let (written, renewed) = (writing.finish().await, renewing.finish().await);
         written.assert_no_failure();

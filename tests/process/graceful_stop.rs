@@ -48,7 +48,7 @@ async fn the_leader_stops_under_load(secured: bool) {
         let feed = Feed::start(&cluster.nodes[survivors[0]]).await;
         let writes = Load::registering(&client, service, 4);
         let reads = Load::fetching(&client, "kept", 2);
-        writes.until_more(100, Duration::from_secs(10)).await;
+        writes.until_more(100).await;
         let term = cluster.nodes[leader].own_status().await.unwrap().term;
 
         cluster.nodes[leader].terminate();
@@ -60,7 +60,7 @@ async fn the_leader_stops_under_load(secured: bool) {
         );
         assert_eq!(code, 0);
         let next = cluster.leader_among(&survivors).await;
-        writes.until_more(100, Duration::from_secs(10)).await;
+        writes.until_more(100).await;
         let (writes, reads) = (writes.finish().await, reads.finish().await);
         let outage = writes.outage(told);
         eprintln!("  writes paused for {outage:?}, reads for {:?}", reads.outage(told));

@@ -37,11 +37,11 @@ async fn the_leader_is_killed_under_load_and_nothing_acknowledged_is_lost() {
             feeds.push(Feed::start(&cluster.nodes[*at]).await);
         }
         let load = Load::registering(&client, service, 4);
-        load.until_more(100, Duration::from_secs(10)).await;
+        load.until_more(100).await;
 
         cluster.nodes[leader].kill();
         let killed = Instant::now();
-        load.until_more(200, Duration::from_secs(15)).await;
+        load.until_more(200).await;
         // Long enough for a lease whose renewals were lost to run out.
         time_passes((KEPT_TTL * 2).saturating_sub(killed.elapsed())).await;
         let outcome = load.finish().await;
@@ -89,7 +89,7 @@ async fn all_nodes_are_killed_under_load_and_everything_is_back() {
     let client = cluster.client().build().unwrap();
     let _kept = keep(&client, "kept", KEPT, KEPT_TTL).await;
     let load = Load::registering(&client, "stream", 4);
-    load.until_more(200, Duration::from_secs(10)).await;
+    load.until_more(200).await;
     for at in 0..KEPT {
         let node = &cluster.nodes[at % 3];
         node.register("short", &format!("s{at}"), SHORT_TTL).await.unwrap();

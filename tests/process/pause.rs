@@ -43,7 +43,7 @@ async fn a_leader_stands_still(secured: bool) {
     let survivors = cluster.others(leader);
     let feed = Feed::start(&cluster.nodes[survivors[0]]).await;
     let load = Load::registering(&client, "stream", 2);
-    load.until_more(50, Duration::from_secs(10)).await;
+    load.until_more(50).await;
 
     cluster.nodes[leader].pause();
     let paused = Instant::now();
@@ -52,7 +52,7 @@ async fn a_leader_stands_still(secured: bool) {
         "measured: leader stopped (TLS: {secured}): the next one leads after {:?}",
         paused.elapsed()
     );
-    load.until_more(50, Duration::from_secs(10)).await;
+    load.until_more(50).await;
     let outcome = load.finish().await;
     eprintln!("measured: leader stopped: writes back after {:?}", outcome.outage(paused));
     outcome.assert_no_failure();
@@ -63,7 +63,7 @@ async fn a_leader_stands_still(secured: bool) {
     let again = Load::registering(&client, "after", 2);
     // What the old leader believes, and leases that it may believe to be over, come out within a
     // TTL.
-    again.until_more(50, Duration::from_secs(10)).await;
+    again.until_more(50).await;
     time_passes(TTL + Duration::from_secs(1)).await;
     let after = again.finish().await;
     after.assert_no_failure();

@@ -88,12 +88,12 @@ async fn a_cluster_rolls_to_another_release_and_back_under_load() {
             let feed = Feed::start(&cluster.nodes[other]).await;
             cluster.nodes[at].terminate();
             assert_eq!(cluster.nodes[at].exit_code(STOPS_WITHIN).await, 0);
-            writes.until_more(20, SOON).await;
+            writes.until_more(20).await;
             cluster.nodes[at].binary = binary.clone();
             cluster.nodes[at].start();
             has_caught_up(&cluster, at).await;
-            writes.until_more(20, SOON).await;
-            reads.until_more(20, SOON).await;
+            writes.until_more(20).await;
+            reads.until_more(20).await;
             feed.assert_gapless();
             feed.look(|seen| assert_eq!(seen.of(ChangeKind::Removed, ""), [], "nothing expires"));
             feeds.push(feed);
