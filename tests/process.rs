@@ -84,6 +84,8 @@ mod link;
 mod load;
 #[path = "process/lost_disk.rs"]
 mod lost_disk;
+#[path = "process/metronome.rs"]
+mod metronome;
 #[path = "process/names.rs"]
 mod names;
 #[path = "process/nemesis.rs"]
