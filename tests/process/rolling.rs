@@ -18,11 +18,12 @@ use crate::process::THIS_RELEASE;
 use crate::wait::eventually;
 
 /// The node's `shutdown_grace_ms`, and a little.
-const STOPS_WITHIN: Duration = Duration::from_secs(12);
+const STOPS_WITHIN: Duration = Duration::from_secs(20);
 const SOON: Duration = Duration::from_secs(30);
-/// Registrations that are renewed all the time, three times within this.
+/// Registrations that are renewed all the time, three times within this. A busy machine may hold a
+/// renewal up for seconds.
 const KEPT: usize = 20;
-const KEPT_TTL: Duration = Duration::from_secs(6);
+const KEPT_TTL: Duration = Duration::from_secs(10);
 
 /// The older binary, in a place of its own.
 fn old_binary(dir: &Path) -> PathBuf {
