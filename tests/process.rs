@@ -84,6 +84,8 @@ mod link;
 mod load;
 #[path = "process/lost_disk.rs"]
 mod lost_disk;
+#[path = "process/metronome.rs"]
+mod metronome;
 #[path = "process/names.rs"]
 mod names;
 #[path = "process/nemesis.rs"]
@@ -124,6 +126,8 @@ mod scraped;
 mod secrets;
 #[path = "process/secured.rs"]
 mod secured;
+#[path = "process/small_disk.rs"]
+mod small_disk;
 #[path = "process/states.rs"]
 mod states;
 #[path = "process/supervised.rs"]

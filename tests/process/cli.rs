@@ -9,8 +9,11 @@ use tempfile::TempDir;
 use crate::process::{Process, text_of};
 use crate::wait::eventually;
 
-/// No command takes longer than its own `--timeout` (5 s) and a little, also on a loaded machine.
-const COMMAND_WITHIN: Duration = Duration::from_secs(12);
+/// How long a command goes on trying, if it does not say it: an election on a busy machine may take
+/// longer than the 5 s that it would give itself.
+const TIMEOUT: [&str; 2] = ["--timeout", "20s"];
+/// No command takes longer than that and a little, also on a loaded machine.
+const COMMAND_WITHIN: Duration = Duration::from_secs(40);
 
 /// What came of a command.
 #[derive(Debug)]
@@ -51,7 +54,11 @@ pub(crate) async fn quorate<S: AsRef<str>>(args: &[S]) -> Ran {
 
 /// `quorate ARGS... --nodes NODES`, ARGS written as on a command line.
 pub(crate) async fn ask(nodes: &str, line: &str) -> Ran {
-    quorate(&args_of(nodes, line)).await
+    let mut args = args_of(nodes, line);
+    if !args.iter().any(|arg| arg == TIMEOUT[0]) {
+        args.extend(TIMEOUT.map(str::to_owned));
+    }
+    quorate(&args).await
 }
 
 fn args_of(nodes: &str, line: &str) -> Vec<String> {

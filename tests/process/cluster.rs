@@ -16,22 +16,26 @@ use quorate_proto::v1::{
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
 
 use crate::link::Link;
 use crate::newer::Newer;
 use crate::ports::free_port;
 use crate::process::{Process, THIS_RELEASE, text_of};
+use crate::raw::with_deadline;
 use crate::secured::{Secured, plain};
 use crate::wait::eventually;
 
 /// Live nodes of all tests together: on two cores, more would measure the machine.
 static ROOM: Semaphore = Semaphore::const_new(7);
 /// An election takes at most a second or two; a loaded machine may need several.
-pub(crate) const LEADER_WITHIN: Duration = Duration::from_secs(15);
+pub(crate) const LEADER_WITHIN: Duration = Duration::from_secs(30);
+/// What one call is given: more than a busy machine makes of an election. How long writes pause is
+/// measured by what lies between those that are done, not by calls that fail.
+pub(crate) const CALL_WITHIN: Duration = Duration::from_secs(30);
 /// All nodes at the same state, once nothing more is written.
-const EQUAL_WITHIN: Duration = Duration::from_secs(20);
+const EQUAL_WITHIN: Duration = Duration::from_secs(40);
 /// What every node's state is hashed at: the log indexes that this divides.
 const HASH_EVERY: u64 = 64;
 /// Lines of a node's log that are shown when a test fails.
@@ -189,7 +193,7 @@ impl Cluster {
 
     /// The client crate, given all addresses.
     pub(crate) fn client(&self) -> ClientBuilder {
-        let client = Client::builder(self.addresses());
+        let client = Client::builder(self.addresses()).call_timeout(CALL_WITHIN);
         match &self.secured {
             Some(secured) => client.tls(secured.tls()),
             None => client,
@@ -220,6 +224,9 @@ impl Cluster {
         for at in asked {
             let status = self.nodes[*at].status().await.map_err(|status| status.to_string())?;
             let header = status.header.unwrap_or_default();
+            if header.cluster_id == 0 {
+                return Err(format!("node {}: the cluster is being founded", header.node_id));
+            }
             let leads = status.members.iter().any(|member| {
                 member.state() == NodeState::Leader
                     && member.member.as_ref().is_some_and(|info| info.id == header.node_id)
@@ -242,10 +249,11 @@ impl Cluster {
     pub(crate) async fn equal_states(&self) -> BTreeMap<String, Instance> {
         let running = self.running();
         let client = self.client().build().unwrap();
-        let before = self.nodes[running[0]].own_status().await.unwrap().applied_index;
+        let first = &self.nodes[running[0]];
+        let before = first.its_status().await.applied_index;
         let mark = before.next_multiple_of(HASH_EVERY).max(HASH_EVERY);
         let deadline = Instant::now() + EQUAL_WITHIN;
-        while self.nodes[running[0]].own_status().await.unwrap().last_log_index < mark {
+        while first.its_status().await.last_log_index < mark {
             assert!(Instant::now() < deadline, "the log does not grow to {mark}");
             // Writes that change nothing (no such instance is there) still go through the log.
             let filler = |_| {
@@ -405,18 +413,9 @@ impl Node {
         self.link.as_ref().expect("a cuttable cluster").set_open(true);
     }
 
-    /// Returns when it stands still: until each of its threads has run next and seen the signal,
-    /// it answers.
+    /// SIGSTOP.
     pub(crate) fn pause(&mut self) {
-        self.process().signal(Signal::STOP);
-        let (tasks, until) = (
-            format!("/proc/{}/task", self.process().pid()),
-            Instant::now() + Duration::from_secs(20),
-        );
-        while !all_stopped(&tasks).unwrap_or(false) {
-            assert!(Instant::now() < until, "node {} does not stop", self.id);
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        self.process().pause();
     }
 
     pub(crate) fn go_on(&mut self) {
@@ -443,8 +442,7 @@ impl Node {
 
     /// What it says of itself, without asking others.
     pub(crate) async fn status(&self) -> Result<StatusResponse, Status> {
-        let mut request = Request::new(StatusRequest { local_only: true });
-        request.set_timeout(Duration::from_secs(2));
+        let request = with_deadline(StatusRequest { local_only: true }, Duration::from_secs(2));
         Ok(AdminClient::new(self.channel()).status(request).await?.into_inner())
     }
 
@@ -453,12 +451,19 @@ impl Node {
         members.into_iter().next().ok_or_else(|| Status::unavailable("is no member yet"))
     }
 
+    /// The same, as soon as it answers: a busy machine may hold it up for seconds.
+    pub(crate) async fn its_status(&self) -> MemberStatus {
+        let what = format!("what node {} says of itself", self.id);
+        eventually(&what, LEADER_WITHIN, async || self.own_status().await).await
+    }
+
     /// Everything in the default namespace as this node has it.
     pub(crate) async fn fetch_all(
         &self,
         consistency: Consistency,
     ) -> Result<FetchResponse, Status> {
         let request = FetchRequest { consistency: consistency as i32, ..FetchRequest::default() };
+        let request = with_deadline(request, CALL_WITHIN);
         Ok(self.registry().fetch(request).await?.into_inner())
     }
 
@@ -476,16 +481,4 @@ impl Node {
 /// "service/id".
 pub(crate) fn key(instance: &Instance) -> String {
     format!("{}/{}", instance.service, instance.id)
-}
-
-/// Whether the kernel says of each of these threads that it was stopped.
-fn all_stopped(tasks: &str) -> std::io::Result<bool> {
-    for task in std::fs::read_dir(tasks)? {
-        let stat = std::fs::read_to_string(task?.path().join("stat"))?;
-        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        if state != Some('T') {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }

@@ -16,9 +16,10 @@ use crate::cluster::{Cluster, Node, Settings};
 use crate::wait::{eventually, time_passes};
 
 /// A node gives a new connection 10 s to say something.
-const SILENCE_ENDS_WITHIN: Duration = Duration::from_secs(14);
-/// One second without an answer, and a little.
-const STOPS_WITHIN: Duration = Duration::from_secs(4);
+const SILENCE_ENDS_WITHIN: Duration = Duration::from_secs(25);
+/// One second without an answer, and what a busy machine adds.
+const STOPS_WITHIN: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(20);
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// An empty SETTINGS frame.
 pub(crate) const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -62,7 +63,7 @@ async fn idle_connections_do_not_take_all_descriptors() {
         let request = crate::raw::registration("kept", &format!("i{at}"), TTL, 0);
         registry.register(request).await.expect("a client from elsewhere is served");
     }
-    let status = node.own_status().await.unwrap();
+    let status = node.its_status().await;
     assert!(status.snapshot_index >= 200, "a snapshot was written: {status:?}");
     let mut refused = 0;
     for stream in &mut idle {
@@ -82,7 +83,7 @@ async fn without_descriptors_a_node_waits_for_some() {
     let pid = node.process().pid();
     limit(pid, Resource::Nofile, Some(3));
     let mut waiting = TcpStream::connect(&node.clients).await.unwrap();
-    eventually("the node notices", Duration::from_secs(5), async || {
+    eventually("the node notices", SOON, async || {
         match count(&node.log_text(), "cannot accept connections") {
             0 => Err("nothing in its log"),
             _ => Ok(()),
@@ -98,7 +99,7 @@ async fn without_descriptors_a_node_waits_for_some() {
     node.register("after", "a", TTL).await.expect("it goes on");
     waiting.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
     let mut answer = [0; 9];
-    let answered = tokio::time::timeout(Duration::from_secs(5), waiting.read_exact(&mut answer));
+    let answered = tokio::time::timeout(SOON, waiting.read_exact(&mut answer));
     answered.await.expect("a connection that waited is served").unwrap();
 }
 
@@ -145,7 +146,7 @@ async fn a_stop_does_not_wait_for_the_silent() {
     node.instances(Consistency::Linearizable).await.unwrap();
     let told = Instant::now();
     node.terminate();
-    assert_eq!(node.exit_code(Duration::from_secs(12)).await, 0);
+    assert_eq!(node.exit_code(SOON).await, 0);
     let took = told.elapsed();
     assert!(took < STOPS_WITHIN, "the stop took {took:?}: {}", node.log_text());
     assert!(node.log_text().contains("calls are done"), "{}", node.log_text());

@@ -9,10 +9,11 @@ use quorate_client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::{Running, ask};
+use crate::cluster::CALL_WITHIN;
 use crate::wait::eventually;
 
 /// For what is not measured.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 const PEER_PORT_OFFSET: u16 = 100;
 const HTTP_PORT_OFFSET: u16 = 200;
 const DNS_PORT_OFFSET: u16 = 300;
@@ -47,7 +48,7 @@ impl Dev {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        Client::new(self.addresses()).unwrap()
+        Client::builder(self.addresses()).call_timeout(CALL_WITHIN).build().unwrap()
     }
 
     /// As kill -9 of the process: its data is in a directory that it does not find again.

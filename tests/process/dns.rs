@@ -69,10 +69,19 @@ async fn datagram(to: &str, packet: &[u8]) -> Option<Vec<u8>> {
 }
 
 pub(crate) async fn datagram_from(from: &str, to: &str, packet: &[u8]) -> Option<Vec<u8>> {
+    datagram_within(LOST, from, to, packet).await
+}
+
+pub(crate) async fn datagram_within(
+    within: Duration,
+    from: &str,
+    to: &str,
+    packet: &[u8],
+) -> Option<Vec<u8>> {
     let socket = UdpSocket::bind((from, 0)).await.unwrap();
     socket.send_to(packet, to).await.unwrap();
     let mut answer = vec![0; 65_535];
-    let length = timeout(LOST, socket.recv(&mut answer)).await.ok()?.ok()?;
+    let length = timeout(within, socket.recv(&mut answer)).await.ok()?.ok()?;
     answer.truncate(length);
     Some(answer)
 }

@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 
 use crate::cluster::{Cluster, Settings};
 use crate::ports::free_port;
-use crate::raw::registration;
+use crate::raw::{registration, with_deadline};
 use crate::wait::{eventually, time_passes};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -196,12 +196,14 @@ fn write(mut registry: RegistryClient<Channel>) -> (Arc<AtomicBool>, JoinHandle<
             let header = match comes {
                 true => {
                     let request = registration(SERVICE, &id, Duration::from_secs(3_600), 1);
+                    let request = with_deadline(request, PATIENCE);
                     registry.register(request).await.expect("a write").into_inner().header
                 }
                 false => {
                     let (service, id) = (SERVICE.to_owned(), id.clone());
                     let instances = vec![InstanceRef { service, id, incarnation: 0 }];
                     let request = DeregisterRequest { instances, ..DeregisterRequest::default() };
+                    let request = with_deadline(request, PATIENCE);
                     registry.deregister(request).await.expect("a write").into_inner().header
                 }
             };

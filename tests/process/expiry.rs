@@ -10,28 +10,39 @@ use quorate_proto::v1::{ChangeKind, LeaseRenewal, RemoveReason, RenewRequest};
 use crate::cluster::{Cluster, Node};
 use crate::feed::{Feed, Seen};
 use crate::load::{Load, keep};
+use crate::metronome::Metronome;
 use crate::wait::time_passes;
 
 /// The issue: gone, and reported to watchers, within the TTL and this.
 const LATE_AT_MOST: Duration = Duration::from_millis(500);
+/// And so many times what the machine was late: the leader wakes up, two disks write what it
+/// proposes, and a node tells it.
+const BEATS: u32 = 4;
+/// And the node's `election_grace_ms`, where a leader was held up, or elected.
+const GRACE: Duration = Duration::from_secs(3);
+const GONE_WITHIN: Duration = Duration::from_secs(30);
+/// As long as a busy machine may need between two renewals.
+const NEIGHBOURS_TTL: Duration = Duration::from_secs(10);
 
 /// S0.2, S3.2
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stops_renewing_is_gone_in_time_and_its_neighbours_stay() {
     let cluster = Cluster::start(3).await;
     let client = cluster.client().build().unwrap();
-    let neighbours = keep(&client, "pool", 5, Duration::from_secs(2)).await;
+    let neighbours = keep(&client, "pool", 5, NEIGHBOURS_TTL).await;
+    let metronome = Metronome::start(&cluster, &cluster.running()).await;
     let mut feeds = Vec::new();
     for node in &cluster.nodes {
         feeds.push(Feed::start(node).await);
     }
-    // Each with another TTL, on another node, renewed twice before it falls silent.
+    let before = graces(&cluster);
+    // Each with another TTL, on another node, renewed once before it falls silent.
     let mut silent = Vec::new();
-    for (at, ttl_ms) in [1_000, 1_500, 2_000, 2_750, 3_500, 4_000].into_iter().enumerate() {
+    for (at, ttl_ms) in [4_000, 4_350, 4_700, 5_100, 5_550, 6_000].into_iter().enumerate() {
         let (node, ttl) = (&cluster.nodes[at % 3], Duration::from_millis(ttl_ms));
         let id = format!("silent{at}");
         let lease = node.register("pool", &id, ttl).await.unwrap().lease_id;
-        time_passes(ttl / 3).await;
+        time_passes(ttl / 8).await;
         let sent = Instant::now();
         node.renew(lease).await.unwrap();
         silent.push((format!("pool/{id}"), ttl, sent, Instant::now()));
@@ -39,7 +50,11 @@ async fn what_stops_renewing_is_gone_in_time_and_its_neighbours_stay() {
     let count = silent.len();
     for feed in &feeds {
         let gone = |seen: &Seen| seen.of(ChangeKind::Removed, "pool/").len() >= count;
-        feed.until("the end of all that are silent", Duration::from_secs(10), gone).await;
+        feed.until("the end of all that are silent", GONE_WITHIN, gone).await;
+        let late = metronome.slowest();
+        let grace = if graces(&cluster) > before { GRACE } else { Duration::ZERO };
+        let at_most = LATE_AT_MOST + BEATS * late + grace;
+        eprintln!("measured: the machine was {late:?} late, leases had a grace of {grace:?}");
         feed.look(|seen| {
             for (key, ttl, sent, renewed) in &silent {
                 let removed = seen.of(ChangeKind::Removed, key);
@@ -48,7 +63,7 @@ async fn what_stops_renewing_is_gone_in_time_and_its_neighbours_stay() {
                 eprintln!("measured: {key} with TTL {ttl:?}: reported {late:?} after its end");
                 assert_eq!(change.reason(), RemoveReason::Expired);
                 assert!(lived >= *ttl, "{key} ended early, after {lived:?}");
-                assert!(late <= LATE_AT_MOST, "{key} ended late by {late:?}");
+                assert!(late <= at_most, "{key} ended late by {late:?}, not {at_most:?}");
             }
             assert_eq!(seen.of(ChangeKind::Removed, "pool/").len(), count, "neighbours went too");
             assert_eq!(seen.of(ChangeKind::Modified, "pool/"), [], "neighbours were touched");
@@ -65,13 +80,20 @@ async fn what_stops_renewing_is_gone_in_time_and_its_neighbours_stay() {
     }
 }
 
+/// How often leases had a grace, as the nodes say.
+fn graces(cluster: &Cluster) -> usize {
+    let told = ["leases get a grace", "this node leads"];
+    let logs: Vec<String> = cluster.nodes.iter().map(Node::log_text).collect();
+    logs.iter().flat_map(|log| told.map(|words| log.matches(words).count())).sum()
+}
+
 /// More than end in one command, on machines of any speed.
 const CROWD: usize = 3_000;
-const CROWD_TTL: Duration = Duration::from_secs(6);
+const CROWD_TTL: Duration = Duration::from_secs(10);
 /// The last ends no later than this, and so many times what a write takes before: a crowd ends in
 /// twelve commands, one after the other.
 const CROWD_LATE: Duration = Duration::from_secs(1);
-const CROWD_PACES: u32 = 20;
+const CROWD_PACES: u32 = 40;
 
 /// All of them fall silent at the same moment, while another client goes on writing. S0.2
 #[tokio::test(flavor = "multi_thread")]
@@ -89,13 +111,15 @@ async fn a_crowd_that_stops_renewing_is_gone_in_time_and_holds_nobody_up() {
         // The leases of before stay alive while the rest register, however long that takes.
         renew_all(node, &leases).await;
     }
+    // Asks no nodes: that they are held up by this is what must not be.
+    let metronome = Metronome::start(&cluster, &[]).await;
     let writes = Load::registering(&cluster.client().build().unwrap(), "writer", 2);
     let sent = Instant::now();
     renew_all(node, &leases).await;
     let ends = Instant::now() + CROWD_TTL;
 
     let gone = |seen: &Seen| seen.of(ChangeKind::Removed, "crowd/").len() >= CROWD;
-    feed.until("the end of the crowd", CROWD_TTL + Duration::from_secs(10), gone).await;
+    feed.until("the end of the crowd", CROWD_TTL + GONE_WITHIN, gone).await;
     let writes = writes.finish().await;
     writes.assert_no_failure();
     feed.look(|seen| {
@@ -105,7 +129,7 @@ async fn a_crowd_that_stops_renewing_is_gone_in_time_and_holds_nobody_up() {
         let late = last.saturating_duration_since(ends);
         let before = first - Duration::from_millis(50);
         let (longest, pace) = (writes.longest_call(before), writes.pace(before));
-        let bound = CROWD_LATE + CROWD_PACES * pace;
+        let bound = CROWD_LATE + CROWD_PACES * pace + BEATS * metronome.slowest();
         eprintln!("measured: {CROWD} leases: the last reported {late:?} after its end");
         eprintln!(
             "  {:?} after the first; longest write {longest:?}, {pace:?} before",

@@ -101,7 +101,7 @@ impl Seen {
     }
 }
 
-const BEGINS_WITHIN: Duration = Duration::from_secs(10);
+const BEGINS_WITHIN: Duration = Duration::from_secs(30);
 
 /// A running watch.
 pub(crate) struct Feed {
@@ -142,7 +142,7 @@ impl Feed {
             }
         });
         let feed = Self { node: node.id, seen, task };
-        feed.until("the snapshot", Duration::from_secs(10), |seen| seen.snapshots > 0).await;
+        feed.until("the snapshot", BEGINS_WITHIN, |seen| seen.snapshots > 0).await;
         feed
     }
 

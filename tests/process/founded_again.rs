@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use quorate_client::{Client, InstanceBuilder, Registration, RegistrationHandle};
 use serde_json::Value;
 
@@ -12,7 +13,7 @@ use crate::dev::Dev;
 use crate::wait::eventually;
 
 /// For what is not measured.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 async fn register(client: &Client, service: &str, id: &str) -> RegistrationHandle {
     let instance = InstanceBuilder::new(service, id).endpoint("http", "http://h:1");
@@ -61,7 +62,7 @@ async fn whoever_was_registered_is_registered_in_the_new_cluster_within_an_inter
         let line = format!("register svc {id} --ttl {ttl} --endpoint http=http://h/ -o json");
         Running::ask(&dev.nodes(), &line)
     };
-    let (slow, quick) = (start("slow", "30s"), start("quick", "3s"));
+    let (slow, quick) = (start("slow", "30s"), start("quick", "9s"));
     for running in [&slow, &quick] {
         running.until("registered", PATIENCE, |line| is_event(line, "registered")).await;
     }
@@ -73,15 +74,16 @@ async fn whoever_was_registered_is_registered_in_the_new_cluster_within_an_inter
     let begun = Instant::now();
     // Strangers are faster: without identities, they would get the lease ids of the two.
     let strangers = dev.client().await;
-    let mut handles = Vec::new();
-    for number in 1..=45 {
-        handles.push(register(&strangers, "strangers", &format!("s-{number}")).await);
-    }
-    for (running, interval) in [(&quick, 1), (&slow, 10)] {
+    let strangers = &strangers;
+    let all = (1..=45).map(|number| async move {
+        register(strangers, "strangers", &format!("s-{number}")).await
+    });
+    let handles = join_all(all).await;
+    for (running, interval) in [(&quick, 3), (&slow, 10)] {
         let what = "registered again";
         // It finds the other cluster as it renews, and all that find it then spread over half an
-        // interval.
-        let within = Duration::from_secs(interval) * 3 / 2 + Duration::from_secs(3);
+        // interval. On a busy machine, a little more; not a whole TTL of the slow one.
+        let within = Duration::from_secs(interval) * 3 / 2 + Duration::from_secs(10);
         let within = within.saturating_sub(begun.elapsed());
         eventually(what, within, async || {
             let lines = running.json_lines();
@@ -89,7 +91,7 @@ async fn whoever_was_registered_is_registered_in_the_new_cluster_within_an_inter
             let clusters: BTreeSet<_> =
                 registered.iter().map(|r| r["cluster_id"].as_str()).collect();
             match (registered.len(), clusters.len()) {
-                (2, 2) => Ok(()),
+                (2.., 2) => Ok(()),
                 _ => Err(format!("{registered:?}, {}", running.err())),
             }
         })

@@ -2,18 +2,27 @@
 
 use std::time::{Duration, Instant};
 
-use quorate_client::Consistency;
+use quorate_client::{Client, Consistency};
 use quorate_proto::v1::ChangeKind;
 
 use crate::cluster::{Cluster, Settings};
 use crate::feed::Feed;
 use crate::load::{Load, keep};
+use crate::metronome::Metronome;
 
 /// The node's `shutdown_grace_ms`, and a little.
-const STOPS_WITHIN: Duration = Duration::from_secs(12);
+const STOPS_WITHIN: Duration = Duration::from_secs(20);
 /// Handing over is to be quicker than an election, which begins after 560 ms of silence at the
-/// earliest.
+/// earliest. On a busy machine, the time of [`STEPS`] calls more.
 const HANDED_OVER_WITHIN: Duration = Duration::from_millis(1_000);
+const STEPS: u32 = 8;
+/// Of leases that are renewed all the time. A busy machine may hold a renewal up for seconds.
+const TTL: Duration = Duration::from_secs(10);
+const ROUNDS: usize = 3;
+/// One for each round. Where the machine was late, a leader may find nobody who answers it in time:
+/// such a round does not count.
+const SERVICES: [&str; 2 * ROUNDS] = ["first", "second", "third", "fourth", "fifth", "sixth"];
+const TRIES: usize = 4;
 
 /// The order that `server.rs` documents, as the log shows it.
 const ORDER: [&str; 7] = [
@@ -41,45 +50,68 @@ async fn with_tls_the_leader_stops_under_load_and_no_call_fails() {
 async fn the_leader_stops_under_load(secured: bool) {
     let mut cluster = Cluster::start_with(3, Settings { secured, ..Settings::default() }).await;
     let client = cluster.client().build().unwrap();
-    let _kept = keep(&client, "kept", 10, Duration::from_secs(2)).await;
-    for service in ["first", "second", "third"] {
-        let leader = cluster.leader().await;
-        let survivors = cluster.others(leader);
-        let feed = Feed::start(&cluster.nodes[survivors[0]]).await;
-        let writes = Load::registering(&client, service, 4);
-        let reads = Load::fetching(&client, "kept", 2);
-        writes.until_more(100, Duration::from_secs(10)).await;
-        let term = cluster.nodes[leader].own_status().await.unwrap().term;
-
-        cluster.nodes[leader].terminate();
-        let told = Instant::now();
-        let code = cluster.nodes[leader].exit_code(STOPS_WITHIN).await;
-        eprintln!(
-            "measured: SIGTERM (TLS: {secured}): the leader had stopped after {:?}",
-            told.elapsed()
-        );
-        assert_eq!(code, 0);
-        let next = cluster.leader_among(&survivors).await;
-        writes.until_more(100, Duration::from_secs(10)).await;
-        let (writes, reads) = (writes.finish().await, reads.finish().await);
-        let outage = writes.outage(told);
-        eprintln!("  writes paused for {outage:?}, reads for {:?}", reads.outage(told));
-        writes.assert_no_failure();
-        reads.assert_no_failure();
-        assert!(outage < HANDED_OVER_WITHIN, "writes paused for {outage:?}");
-        let state = cluster.nodes[next].instances(Consistency::Linearizable).await.unwrap();
-        writes.assert_all_in(&state, "the next leader");
-        let after = cluster.nodes[next].own_status().await.unwrap().term;
-        assert_eq!(after, term + 1, "one handing over, and no election besides");
-        feed.assert_gapless();
-        feed.look(|seen| assert_eq!(seen.of(ChangeKind::Removed, ""), []));
-        stopped_in_order(&cluster.nodes[leader].log_text());
-
-        cluster.nodes[leader].start();
-        cluster.leader().await;
+    let _kept = keep(&client, "kept", 10, TTL).await;
+    let (mut rounds, mut services) = (0, SERVICES.into_iter());
+    while rounds < ROUNDS {
+        let service = services.next().expect("in three of six rounds, the machine is not late");
+        match the_leader_stops(&mut cluster, &client, service).await {
+            Ok(()) => rounds += 1,
+            Err(late) => eprintln!("a round that does not count: {late}"),
+        }
     }
     let state = cluster.equal_states().await;
     assert_eq!(state.keys().filter(|key| key.starts_with("kept/")).count(), 10);
+}
+
+/// No call fails, and nothing is lost; and the lead is handed over in time and in order, or the
+/// machine was so late that this cannot be told: how.
+async fn the_leader_stops(
+    cluster: &mut Cluster,
+    client: &Client,
+    service: &'static str,
+) -> Result<(), String> {
+    let leader = cluster.leader().await;
+    let survivors = cluster.others(leader);
+    let metronome = Metronome::start(cluster, &cluster.running()).await;
+    let feed = Feed::start(&cluster.nodes[survivors[0]]).await;
+    let writes = Load::registering(client, service, 4);
+    let reads = Load::fetching(client, "kept", 2);
+    writes.until_more(100).await;
+    let term = cluster.nodes[leader].its_status().await.term;
+    let before = cluster.nodes[leader].log_text().len();
+
+    cluster.nodes[leader].terminate();
+    let told = Instant::now();
+    let code = cluster.nodes[leader].exit_code(STOPS_WITHIN).await;
+    eprintln!("measured: SIGTERM: the leader had stopped after {:?}", told.elapsed());
+    assert_eq!(code, 0);
+    let next = cluster.leader_among(&survivors).await;
+    writes.until_more(100).await;
+    reads.until_more(10).await;
+    let (writes, reads) = (writes.finish().await, reads.finish().await);
+    let (late, is_calm) = (metronome.slowest(), metronome.is_calm());
+    let (outage, paused) = (writes.outage(told), reads.outage(told));
+    eprintln!("  writes paused for {outage:?}, reads for {paused:?}, {late:?} late");
+    writes.assert_no_failure();
+    reads.assert_no_failure();
+    let state = cluster.nodes[next].instances(Consistency::Linearizable).await.unwrap();
+    writes.assert_all_in(&state, "the next leader");
+    feed.assert_gapless();
+    feed.look(|seen| assert_eq!(seen.of(ChangeKind::Removed, ""), []));
+    let after = cluster.nodes[next].its_status().await.term;
+    let log = cluster.nodes[leader].log_text().split_off(before);
+    let within = HANDED_OVER_WITHIN + STEPS * writes.pace(told);
+    let judged = match handed_over_in_order(&log) {
+        Ok(()) if after != term + 1 => {
+            Err(format!("from term {term} to {after}: one handing over, and elections besides"))
+        }
+        Ok(()) if outage >= within => Err(format!("writes paused for {outage:?}, not {within:?}")),
+        judged => judged,
+    };
+    cluster.nodes[leader].start();
+    cluster.leader().await;
+    assert!(!is_calm || judged.is_ok(), "with nothing more than {late:?} late: {judged:?}");
+    judged.map_err(|why| format!("{late:?} late, {why}"))
 }
 
 /// The one that would be first choice (both are as far along; the later id counts) stands still:
@@ -88,25 +120,45 @@ async fn the_leader_stops_under_load(secured: bool) {
 async fn the_lead_goes_to_one_that_answers() {
     let mut cluster = Cluster::start(3).await;
     for turn in 0..2 {
-        let leader = cluster.leader().await;
-        cluster.equal_states().await;
-        let others = cluster.others(leader);
-        let (frozen, answers) = (others[1 - turn], others[turn]);
-        cluster.nodes[frozen].pause();
-        cluster.nodes[leader].terminate();
-        assert_eq!(cluster.nodes[leader].exit_code(STOPS_WITHIN).await, 0);
-        let log = cluster.nodes[leader].log_text();
-        assert!(!log.contains("could not hand the lead over"), "{log}");
-        let wanted = format!("handed the lead over to={}", cluster.nodes[answers].id);
-        assert!(log.contains(&wanted), "no {wanted:?} in:\n{log}");
-        cluster.nodes[frozen].go_on();
-        cluster.nodes[leader].start();
-        cluster.leader().await;
+        for tries in 1.. {
+            match the_lead_goes(&mut cluster, turn).await {
+                Ok(()) => break,
+                Err(late) if tries < TRIES => eprintln!("once more: {late}"),
+                Err(late) => panic!("{late}"),
+            }
+        }
     }
 }
 
-fn stopped_in_order(log: &str) {
+async fn the_lead_goes(cluster: &mut Cluster, turn: usize) -> Result<(), String> {
+    let leader = cluster.leader().await;
+    cluster.equal_states().await;
+    let others = cluster.others(leader);
+    let (frozen, answers) = (others[1 - turn], others[turn]);
+    let metronome = Metronome::start(cluster, &[leader, answers]).await;
+    let before = cluster.nodes[leader].log_text().len();
+    cluster.nodes[frozen].pause();
+    cluster.nodes[leader].terminate();
+    assert_eq!(cluster.nodes[leader].exit_code(STOPS_WITHIN).await, 0);
+    let (late, is_calm) = (metronome.slowest(), metronome.is_calm());
+    let log = cluster.nodes[leader].log_text().split_off(before);
+    cluster.nodes[frozen].go_on();
+    cluster.nodes[leader].start();
+    cluster.leader().await;
+    let wanted = format!("handed the lead over to={}", cluster.nodes[answers].id);
+    if log.contains(&wanted) {
+        return Ok(());
+    }
+    assert!(!log.contains("handed the lead over"), "not {wanted:?}:\n{log}");
+    assert!(!is_calm, "with nothing more than {late:?} late, no {wanted:?} in:\n{log}");
+    Err(format!("{late:?} late, no {wanted:?} in:\n{log}"))
+}
+
+fn handed_over_in_order(log: &str) -> Result<(), String> {
     let places: Vec<Option<usize>> = ORDER.iter().map(|step| log.rfind(step)).collect();
     let found: Vec<_> = ORDER.iter().zip(&places).collect();
-    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{found:?} in:\n{log}");
+    match places.iter().all(Option::is_some) && places.is_sorted() {
+        true => Ok(()),
+        false => Err(format!("{found:?} in:\n{log}")),
+    }
 }

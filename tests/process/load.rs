@@ -13,12 +13,15 @@ use quorate_client::{
 use quorate_proto::v1::{LeaseRenewal, RenewRequest};
 use tokio::task::JoinHandle;
 
-use crate::cluster::Node;
+use crate::cluster::{CALL_WITHIN, Node};
+use crate::raw::with_deadline;
 use crate::wait::{eventually, time_passes};
 
 /// Longer than any of these tests: what such a lease keeps is there because it was acknowledged,
 /// not because it is renewed.
 const LONG: Duration = Duration::from_secs(120);
+/// The calls that are waited for are done by then, also across an election on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two calls of one worker: a stream of calls, not a test of throughput.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -77,8 +80,8 @@ impl Load {
                 let mut stub = stub.clone();
                 async move {
                     let renewals = vec![LeaseRenewal { lease_id: lease }];
-                    let renewed =
-                        stub.renew(RenewRequest { renewals, ..RenewRequest::default() }).await;
+                    let request = RenewRequest { renewals, ..RenewRequest::default() };
+                    let renewed = stub.renew(with_deadline(request, CALL_WITHIN)).await;
                     renewed.map(|_| (None, None)).map_err(|status| status.to_string())
                 }
             }
@@ -116,9 +119,9 @@ impl Load {
     }
 
     /// Waits until this many more calls were acknowledged.
-    pub(crate) async fn until_more(&self, calls: usize, within: Duration) {
+    pub(crate) async fn until_more(&self, calls: usize) {
         let enough = self.acked.load(Ordering::Relaxed) + calls;
-        eventually("acknowledged calls", within, || async {
+        eventually("acknowledged calls", PATIENCE, || async {
             let acked = self.acked.load(Ordering::Relaxed);
             if acked >= enough { Ok(()) } else { Err(format!("{acked} of {enough}")) }
         })

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -96,6 +96,18 @@ impl Process {
         kill_process(pid, signal).expect("a child can be signalled");
     }
 
+    /// SIGSTOP. Returns when it stands still: until each of its threads has run next and seen the
+    /// signal, it answers.
+    pub(crate) fn pause(&self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.pid());
+        let until = Instant::now() + Duration::from_secs(20);
+        while !all_stopped(&tasks).unwrap_or(false) {
+            assert!(Instant::now() < until, "{} does not stop", self.what);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         Pid::from_child(&self.child).as_raw_nonzero().get()
     }
@@ -125,6 +137,18 @@ impl Drop for Process {
             let _nothing_to_do = self.child.wait();
         }
     }
+}
+
+/// Whether the kernel says of each of these threads that it was stopped.
+fn all_stopped(tasks: &str) -> std::io::Result<bool> {
+    for task in std::fs::read_dir(tasks)? {
+        let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+        let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        if state != Some('T') {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn append_to(path: &Path) -> File {

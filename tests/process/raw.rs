@@ -9,7 +9,7 @@ use quorate_proto::v1::{
 };
 use tonic::{Request, Status};
 
-use crate::cluster::Node;
+use crate::cluster::{CALL_WITHIN, Node};
 
 /// An instance as small as it may be.
 pub(crate) fn spec(service: &str, id: &str) -> InstanceSpec {
@@ -30,6 +30,13 @@ pub(crate) fn registration(
     RegisterRequest { instances, ttl_ms, incarnation, ..RegisterRequest::default() }
 }
 
+/// A call whose caller waits so long.
+pub(crate) fn with_deadline<T>(message: T, within: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(within);
+    request
+}
+
 impl Node {
     pub(crate) async fn register(
         &self,
@@ -37,7 +44,7 @@ impl Node {
         id: &str,
         ttl: Duration,
     ) -> Result<RegisterResponse, Status> {
-        let request = registration(service, id, ttl, 0);
+        let request = with_deadline(registration(service, id, ttl, 0), CALL_WITHIN);
         Ok(self.registry().register(request).await?.into_inner())
     }
 
@@ -48,14 +55,14 @@ impl Node {
         id: &str,
         within: Duration,
     ) -> Result<RegisterResponse, Status> {
-        let mut request = Request::new(registration(service, id, Duration::from_secs(60), 0));
-        request.set_timeout(within);
+        let request = registration(service, id, Duration::from_secs(60), 0);
+        let request = with_deadline(request, within);
         Ok(self.registry().register(request).await?.into_inner())
     }
 
     pub(crate) async fn renew(&self, lease_id: u64) -> Result<(), Status> {
         let request = RenewRequest { renewals: vec![LeaseRenewal { lease_id }], ..<_>::default() };
-        self.registry().renew(request).await?;
+        self.registry().renew(with_deadline(request, CALL_WITHIN)).await?;
         Ok(())
     }
 
@@ -68,6 +75,7 @@ impl Node {
         let (service, id) = (service.to_owned(), id.to_owned());
         let instances = vec![InstanceRef { service, id, incarnation }];
         let request = DeregisterRequest { instances, ..DeregisterRequest::default() };
+        let request = with_deadline(request, CALL_WITHIN);
         Ok(self.registry().deregister(request).await?.into_inner())
     }
 }

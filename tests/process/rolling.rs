@@ -18,11 +18,12 @@ use crate::process::THIS_RELEASE;
 use crate::wait::eventually;
 
 /// The node's `shutdown_grace_ms`, and a little.
-const STOPS_WITHIN: Duration = Duration::from_secs(12);
+const STOPS_WITHIN: Duration = Duration::from_secs(20);
 const SOON: Duration = Duration::from_secs(30);
-/// Registrations that are renewed all the time, three times within this.
+/// Registrations that are renewed all the time, three times within this. A busy machine may hold a
+/// renewal up for seconds.
 const KEPT: usize = 20;
-const KEPT_TTL: Duration = Duration::from_secs(6);
+const KEPT_TTL: Duration = Duration::from_secs(10);
 
 /// The older binary, in a place of its own.
 fn old_binary(dir: &Path) -> PathBuf {
@@ -88,12 +89,12 @@ async fn a_cluster_rolls_to_another_release_and_back_under_load() {
             let feed = Feed::start(&cluster.nodes[other]).await;
             cluster.nodes[at].terminate();
             assert_eq!(cluster.nodes[at].exit_code(STOPS_WITHIN).await, 0);
-            writes.until_more(20, SOON).await;
+            writes.until_more(20).await;
             cluster.nodes[at].binary = binary.clone();
             cluster.nodes[at].start();
             has_caught_up(&cluster, at).await;
-            writes.until_more(20, SOON).await;
-            reads.until_more(20, SOON).await;
+            writes.until_more(20).await;
+            reads.until_more(20).await;
             feed.assert_gapless();
             feed.look(|seen| assert_eq!(seen.of(ChangeKind::Removed, ""), [], "nothing expires"));
             feeds.push(feed);

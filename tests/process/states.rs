@@ -21,8 +21,8 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::built::root;
 use crate::cli::ask;
 use crate::cluster::{Cluster, Settings};
-use crate::disk_full::SmallDisk;
 use crate::ports::free_port;
+use crate::small_disk::SmallDisk;
 use crate::wait::eventually;
 use table::{Metrics, STATES, State};
 

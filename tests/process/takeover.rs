@@ -13,17 +13,17 @@ use crate::feed::{Feed, Seen};
 use crate::raw::registration;
 use crate::wait::time_passes;
 
-const TTL: Duration = Duration::from_secs(3);
-const WITHIN: Duration = Duration::from_secs(10);
-/// Known within this, although the old lease has seconds to live.
-const AT_ONCE: Duration = Duration::from_secs(1);
+const TTL: Duration = Duration::from_secs(15);
+const WITHIN: Duration = Duration::from_secs(30);
+/// Known within this: the old lease, renewed every third of its TTL, has at least as long to live.
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 /// S0.2, S0.3, S0.4
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_process_takes_over_and_its_predecessor_cannot_harm_it() {
     let cluster = Cluster::start(3).await;
     let feed = Feed::start(&cluster.nodes[2]).await;
-    let line = "register orders o-1 --endpoint http=http://h:1 --ttl 3s -o json";
+    let line = "register orders o-1 --endpoint http=http://h:1 --ttl 15s -o json";
     let registered = |line: &serde_json::Value| line["event"] == "registered";
 
     let mut first = Running::ask(&cluster.all(), line);
@@ -73,7 +73,7 @@ async fn a_restarted_process_takes_over_and_its_predecessor_cannot_harm_it() {
 async fn a_run_that_was_superseded_gives_way() {
     let cluster = Cluster::start(3).await;
     let feed = Feed::start(&cluster.nodes[0]).await;
-    let line = "register orders o-1 --endpoint http=http://h:1 --ttl 1s -o json";
+    let line = "register orders o-1 --endpoint http=http://h:1 --ttl 10s -o json";
     let registered = |line: &serde_json::Value| line["event"] == "registered";
     let mut first = Running::ask(&cluster.all(), line);
     first.until("the first run", WITHIN, registered).await;
@@ -83,7 +83,8 @@ async fn a_run_that_was_superseded_gives_way() {
     assert_eq!(first.process.exit_code(WITHIN).await, 1);
     assert!(first.err().contains("a newer run holds the instance"), "{}", first.err());
     assert!(first.err().contains("next:"), "{}", first.err());
-    time_passes(Duration::from_secs(2)).await;
+    // The time of the lease that it had comes and goes.
+    time_passes(Duration::from_secs(11)).await;
     feed.look(|seen| {
         assert_eq!(seen.of(ChangeKind::Modified, "orders/").len(), 1, "no fight over it");
         assert_eq!(seen.of(ChangeKind::Removed, "orders/"), []);

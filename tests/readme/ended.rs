@@ -17,7 +17,7 @@ use crate::text_of;
 
 const CLUSTER: &str = "prod";
 /// Long enough for a cluster to be founded on a busy machine.
-const LASTS: Duration = Duration::from_secs(20);
+const LASTS: Duration = Duration::from_secs(60);
 
 fn named(common_name: &str) -> CertificateParams {
     let mut name = DistinguishedName::new();
