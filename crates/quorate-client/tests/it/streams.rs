@@ -11,12 +11,13 @@ use crate::fake::{CLUSTER, Fake, Mode, delta, snapshot, until, within};
 /// Between two streams, however they ended.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 
+/// Nothing is late on a busy machine.
 fn builder(fakes: &[Fake]) -> ClientBuilder {
     Client::builder(fakes.iter().map(Fake::address))
         .in_order(true)
         .member_refresh(None)
-        .attempt_timeout(Duration::from_millis(200))
-        .call_timeout(Duration::from_millis(500))
+        .attempt_timeout(Duration::from_secs(20))
+        .call_timeout(Duration::from_secs(60))
 }
 
 fn all() -> Selector {
@@ -156,7 +157,7 @@ async fn after_a_stream_that_brought_something_the_next_is_opened_soon() {
         let streams = fake.state().subscriptions.len() as u32;
         assert!((streams - 1) * SHORTEST_PAUSE <= took, "{streams} streams in {took:?}");
         // With the pauses of a node that fails again and again, it would take half a minute.
-        assert!(took < Duration::from_secs(10), "{}: {took:?}", reader.name());
+        assert!(took < Duration::from_secs(20), "{}: {took:?}", reader.name());
     }
 }
 

@@ -8,15 +8,16 @@ use quorate_client::{
     WatchStatus,
 };
 use quorate_proto::v1::{Change, ChangeKind, Instance};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::fake::{Fake, Mode, State, delta, leader, snapshot, until, with_header, within};
 
+/// Nothing is late on a busy machine.
 fn builder(fakes: &[Fake]) -> ClientBuilder {
     Client::builder(fakes.iter().map(Fake::address))
         .in_order(true)
         .member_refresh(None)
-        .attempt_timeout(Duration::from_millis(200))
+        .attempt_timeout(Duration::from_secs(20))
 }
 
 async fn watch(fakes: &[Fake]) -> Watch {
@@ -50,8 +51,7 @@ fn short_state(state: &State) -> String {
 }
 
 async fn next(watch: &mut Watch) -> String {
-    let event = timeout(Duration::from_secs(5), watch.next()).await.expect("no event within 5 s");
-    match event {
+    match within(watch.next()).await {
         None => "end".to_owned(),
         Some(WatchEvent::Snapshot(view)) => format!("snapshot {}", short(&view)),
         Some(WatchEvent::Reset { cluster_id, .. }) => format!("reset {}", cluster_id.get()),
@@ -181,7 +181,10 @@ async fn a_snapshot_that_breaks_off_is_not_shown() {
     let broken = vec![snapshot(2, false, false, half.iter())];
     fakes[0].state().scripts.push_back(broken);
     let watch = builder(&fakes).build().unwrap().watch("s");
-    until("the half is on its way", || fakes[0].state().subscriptions.len() == 1).await;
+    let follows = || matches!(watch.status(), WatchStatus::Following { .. });
+    // What says so comes with the half, which has time to be shown then.
+    until("the half is there", follows).await;
+    sleep(Duration::from_millis(50)).await;
     assert!(!watch.snapshot().is_synced());
     fakes[0].state().end_watches();
     let view = within(watch.synced()).await.unwrap();
@@ -195,7 +198,9 @@ async fn a_snapshot_that_breaks_off_is_not_shown() {
         state.end_watches();
         state.subscriptions.len()
     };
-    until("the half is there", || fakes[0].state().subscriptions.len() > subscribed).await;
+    until("it is followed again", || fakes[0].state().subscriptions.len() > subscribed).await;
+    until("the half is there", follows).await;
+    sleep(Duration::from_millis(50)).await;
     assert_eq!(short(&watch.snapshot()), "a1 b1");
 }
 
@@ -204,7 +209,8 @@ async fn failures_never_shrink_the_view() {
     // S0.13, S3.4
     let mut fakes = Fake::cluster(1);
     put(&fakes[0], "a", 1);
-    let mut watch = watch(&fakes).await;
+    let hasty = builder(&fakes).attempt_timeout(Duration::from_millis(200));
+    let mut watch = hasty.build().unwrap().watch("s");
     assert_eq!(next(&mut watch).await, "snapshot a1");
     let mut status = watch.watch_status();
     let interrupted = |status: &WatchStatus| matches!(status, WatchStatus::Interrupted { .. });
@@ -236,29 +242,34 @@ async fn a_refused_subscription_says_so_and_ends() {
 }
 
 #[tokio::test]
-async fn a_node_that_falls_silent_or_loses_its_leader_is_left() {
+async fn a_node_that_falls_silent_is_left() {
     let fakes = Fake::cluster(2);
     put(&fakes[0], "a", 1);
-    let client = builder(&fakes)
-        .watch_idle_timeout(Duration::from_secs(1))
-        .leaderless_timeout(Duration::from_millis(100))
-        .build()
-        .unwrap();
+    let client = builder(&fakes).watch_idle_timeout(Duration::from_secs(1)).build().unwrap();
     let watch = client.watch("s");
     within(watch.synced()).await.unwrap();
     until("it goes to the other", || fakes[0].state().watchers_of(1) == 1).await;
-    // It lost its leader and found it again: the watch stays. It lost it for good: the watch goes.
-    fakes[0].state().send_raw(&leader(0));
+}
+
+/// It lost its leader and found it again: the watch stays. It lost it for good: the watch goes.
+#[tokio::test]
+async fn a_node_that_loses_its_leader_for_good_is_left() {
+    let fakes = Fake::cluster(2);
+    put(&fakes[0], "a", 1);
+    let leaderless = Duration::from_secs(2);
+    let builder = builder(&fakes).watch_idle_timeout(Duration::from_secs(600));
+    let watch = builder.leaderless_timeout(leaderless).build().unwrap().watch("s");
+    within(watch.synced()).await.unwrap();
     let mut status = watch.watch_status();
     let has = |wanted: bool| move |status: &WatchStatus| matches!(status, WatchStatus::Following { has_leader, .. } if *has_leader == wanted);
+    fakes[0].state().send_raw(&leader(0));
     within(status.wait_for(has(false))).await.unwrap();
     fakes[0].state().send_raw(&leader(1));
     within(status.wait_for(has(true))).await.unwrap();
-    let subscribed = fakes[0].state().subscriptions.len();
+    sleep(leaderless + Duration::from_millis(200)).await;
+    assert_eq!(fakes[0].state().subscriptions.len(), 1, "it stays");
     fakes[0].state().send_raw(&leader(0));
-    let begun = Instant::now();
-    until("it left", || fakes[0].state().subscriptions.len() > subscribed).await;
-    assert!(begun.elapsed() < Duration::from_millis(900), "took {:?}", begun.elapsed());
+    until("it left", || fakes[0].state().subscriptions.len() > 1).await;
 }
 
 #[tokio::test]
@@ -266,7 +277,8 @@ async fn a_node_without_a_leader_from_the_beginning_is_left() {
     let fakes = Fake::cluster(2);
     put(&fakes[0], "a", 1);
     let script = [with_header(snapshot(1, false, true, [instance("a", 1)].iter()), 0)];
-    let client = builder(&fakes).leaderless_timeout(Duration::from_millis(50)).build().unwrap();
+    let builder = builder(&fakes).watch_idle_timeout(Duration::from_secs(600));
+    let client = builder.leaderless_timeout(Duration::from_millis(50)).build().unwrap();
     {
         // The fake sends scripts with a leader of its own choice; this one goes as it is.
         let mut state = fakes[0].state();
@@ -363,12 +375,14 @@ async fn an_outage_costs_few_subscriptions() {
     let _watch = watch(&fakes).await;
     // A node that accepts every subscription and ends it at once.
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(1) {
+    let subscriptions = || fakes[0].state().subscriptions.len();
+    until("it subscribes again", || {
         fakes[0].state().end_watches();
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    let subscriptions = fakes[0].state().subscriptions.len();
-    assert!((2..25).contains(&subscriptions), "{subscriptions} subscriptions in 1 s");
+        begun.elapsed() >= Duration::from_secs(1) && subscriptions() >= 2
+    })
+    .await;
+    let (subscriptions, took) = (subscriptions(), begun.elapsed());
+    assert!(subscriptions < 25, "{subscriptions} subscriptions in {took:?}");
 }
 
 #[tokio::test]

@@ -30,8 +30,8 @@ use crate::opening::replay::{Reached, replay};
 use crate::panics::catching;
 
 /// How long to wait for the lock: sled's own threads release it a moment after a close, a dying
-/// process after its exit.
-const LOCK_WAIT: Duration = Duration::from_secs(1);
+/// process after its exit; on a busy machine some seconds after it.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 const WITNESS_FILE: &str = "acknowledged";

@@ -9,7 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Mode, RETRY_AFTER, Shared, State, Tells, WATCH_QUEUE, locked};
+use super::{Mode, Shared, State, Tells, WATCH_QUEUE, locked};
 
 #[derive(Clone)]
 pub(super) struct Node {
@@ -82,7 +82,7 @@ impl Node {
             Mode::Refusing => return Err(Status::permission_denied("not for you")),
             Mode::Overloaded | Mode::Full => {
                 let mut status = Status::resource_exhausted("too many calls wait");
-                let after = RETRY_AFTER.as_millis() as u64;
+                let after = locked(&self.state).retry_after.as_millis() as u64;
                 status.metadata_mut().insert("retry-after-ms", after.into());
                 if mode == Mode::Full {
                     status.metadata_mut().insert("try-elsewhere", "1".parse().unwrap());
