@@ -14,7 +14,7 @@ use tonic::{Code, Request};
 
 use super::calls::renewal;
 use super::guarded::{Guarded, entry};
-use super::harness::{Cluster, SOON};
+use super::harness::{Cluster, SOON, eventually};
 use super::http_api::get;
 
 const A: &str = "/api/v1/namespaces/default/services/web/instances/a";
@@ -103,8 +103,8 @@ async fn a_slow_body_ends_in_time_and_leaves_its_place() {
         slow.push(stream);
     }
     // All places of an address are taken: a third one is closed, or refused.
-    let lines = format!("GET {A} HTTP/1.0\r\nHost: localhost\r\n\r\n");
-    let refused = answer(http, lines.as_bytes(), SOON).await;
+    let asks = head(&format!("GET {A}"), "", "0");
+    let refused = answer(http, &asks, SOON).await;
     assert!(!is_status(&refused, 404), "{refused}");
     let begun = Instant::now();
     for mut stream in slow {
@@ -115,7 +115,12 @@ async fn a_slow_body_ends_in_time_and_leaves_its_place() {
         assert!(is_status(&late, 408), "after {took:?}: {late}");
         assert!(late.contains("DEADLINE_EXCEEDED"), "{late}");
     }
-    get(http, A).await.refuses(404, "NOT_FOUND", None);
+    // A place is free when the node has seen that the caller closed, too.
+    let again = eventually("their places are free", || async {
+        let answered = answer(http, &asks, SOON).await;
+        is_status(&answered, 404).then_some(answered)
+    });
+    assert!(again.await.contains("NOT_FOUND"));
 }
 
 /// As many as one address may have under way that are not whole, and some more.

@@ -59,15 +59,15 @@ async fn while_a_change_is_open_both_halves_are_members_and_count() {
     cluster.add_waiting(4).await;
     let (admin, address) = (cluster.client().await.admin(), cluster.peer_address(4).to_owned());
     admin.add_node(4, &address, true).await.expect("a learner");
-    if cluster.leader().await != 1 {
-        admin.transfer_leader(Some(1)).await.expect("a transfer");
-    }
     cluster.stop(2).await;
 
     // It begins while nodes 3 and 4 count as alive, and neither hears of it. On a busy machine that
-    // may be too late: it is refused then, and nothing was begun.
+    // may be too late, or another node may lead: it is refused then, and nothing was begun.
     let open = [1, 2, 3, 4];
     let replacing = loop {
+        while cluster.leader().await != 1 {
+            let _another_look = admin.transfer_leader(Some(1)).await;
+        }
         register(&mut cluster.registry(1), "web", "b").await;
         for id in [3, 4] {
             cluster.cut_off(id);
@@ -80,8 +80,7 @@ async fn while_a_change_is_open_both_halves_are_members_and_count() {
         if cluster.voters(1).await == open {
             break replacing;
         }
-        let refused = replacing.await.unwrap().unwrap_err().to_string();
-        assert!(refused.contains("FailedPrecondition"), "{refused}");
+        replacing.await.unwrap().expect_err("nothing was begun");
         for id in [3, 4] {
             cluster.reconnect(id);
         }

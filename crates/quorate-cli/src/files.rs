@@ -63,5 +63,12 @@ pub(crate) fn name(file: NamedTempFile, path: &Path, overwrite: bool) -> io::Res
         false => file.persist_noclobber(path),
     }
     .map_err(|error| error.error)?;
-    File::open(dir_of(path)).and_then(|dir| dir.sync_all())
+    let synced = File::open(dir_of(path)).and_then(|dir| dir.sync_all());
+    // Of a directory that this user may only write into, and of file systems without such a sync,
+    // no more can be known.
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    synced.or_else(|error| match error.kind() {
+        PermissionDenied | InvalidInput | Unsupported => Ok(()),
+        _ => Err(error),
+    })
 }

@@ -214,14 +214,22 @@ impl Answering<'_> {
     }
 
     /// The name of an instance whose endpoints all have one address: that name has it alone.
-    /// `None`: they have several, or the instance no name of DNS.
+    /// `None`: they have several, or the instance no name of DNS that is its own. Who registers in
+    /// a namespace `orders.prod` must not be where the instances of `orders` in `prod` are.
     fn host_of(&self, key: &ServiceKey, instance: &Instance) -> Option<Name> {
         let mut at = endpoints(instance, None).filter_map(|it| match it.host {
             Host::Address(at) => Some(at),
             Host::Name(_) => None,
         });
         let first = at.next()?;
-        at.all(|at| at == first).then(|| instance_name(key, instance, self.settings))?
+        let name =
+            at.all(|at| at == first).then(|| instance_name(key, instance, self.settings))??;
+        match look_up(&name, self.registry, self.settings) {
+            Asked::Part(part) => {
+                part.instance.is_some_and(|it| it.key == instance.key).then_some(name)
+            }
+            _ => None,
+        }
     }
 
     fn address_name(&self, address: IpAddr) -> Option<Name> {

@@ -84,6 +84,12 @@ impl Settings {
         })
     }
 
+    /// Whether it is for the registry to say if this name exists.
+    pub fn is_below_svc(&self, name: &Name) -> bool {
+        let svc = Name::from_labels([SVC.as_bytes()]).and_then(|it| it.append_domain(&self.domain));
+        svc.is_ok_and(|svc| svc.zone_of(name))
+    }
+
     /// Whether a namespace is answered for.
     pub(crate) fn allows(&self, namespace: &str) -> bool {
         self.namespaces.is_empty() || self.namespaces.iter().any(|allowed| allowed == namespace)

@@ -141,6 +141,15 @@ fn a_namespace_answers_for_its_own_names_alone() {
     }
     let answer = ask(&registry, "none.eu.prod.svc.quorate.", RecordType::A);
     assert_eq!(code(&answer), ResponseCode::NXDomain);
+    // Nor does it get the calls that are for an instance of another one.
+    put(&mut registry, "prod/pay/p-1", "http://10.0.0.4:80", |_| {});
+    put(&mut registry, "pay.prod/p-1/thief", "http://10.0.0.5:80", |_| {});
+    assert_eq!(followed(&registry, "pay.prod.svc.quorate."), ["10.0.0.4 80"]);
+    let settings = settings();
+    for (name, wanted) in [("svc", true), ("a.svc", true), ("", false), ("addr", false)] {
+        let name = Name::from_ascii(format!("{name}.quorate.").trim_start_matches('.')).unwrap();
+        assert_eq!(settings.is_below_svc(&name), wanted, "{name}");
+    }
 }
 
 /// The addresses of each target of an SRV answer, asked for one by one.

@@ -120,10 +120,9 @@ impl Resolver {
         let answer = quorate_dns::answer(question, &registry, &self.settings, seed, room);
         // Of what it has, a node may tell what is old. Of what it does not have, it knows nothing:
         // a resolver takes no for an answer, and asks another node where this one fails.
-        match answer.code {
-            ResponseCode::NXDomain if age_ms > CURRENT_MS => failed(),
-            _ => answer,
-        }
+        let denies =
+            answer.code == ResponseCode::NXDomain && self.settings.is_below_svc(&question.name);
+        if denies && age_ms > CURRENT_MS { failed() } else { answer }
     }
 
     fn may_ask(&self, from: IpAddr) -> bool {

@@ -76,7 +76,7 @@ fn not_of(theirs: Option<ClusterId>, made: Option<(NodeId, Made)>) -> String {
     match made {
         None => format!("not of {theirs:016x}"),
         Some((node, Made::Restored)) => format!(
-            "which was made from {theirs:016x} (`quorate restore`) and is one of its own: to have a node {node} there again, replace it with a new one (`quorate cluster replace`)"
+            "which was made from {theirs:016x} (`quorate restore`, or a `quorate recover` of long ago) and is one of its own: to have a node {node} there again, replace it with a new one (`quorate cluster replace`)"
         ),
         Some((_, Made::Recovered { .. })) => format!(
             "which was made from {theirs:016x} (`quorate recover`): stop the nodes of one of them"
