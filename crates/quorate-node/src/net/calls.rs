@@ -194,6 +194,8 @@ pub(super) async fn ends(
             line.end_in(outlived.grace);
         }
     }
+    // Also where the node stops.
+    leave.cancel();
 }
 
 /// Connections that began together do not end together.

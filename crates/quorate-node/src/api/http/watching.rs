@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use quorate_state::ServiceKey;
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::timeout;
-use tonic::Status;
+use tonic::{Code, Status};
 use utoipa::ToSchema;
 
 use crate::api::grpc::door;
@@ -156,7 +157,10 @@ impl<A: Stream<Item = Result<EncodedWatchResponse, Status>> + Unpin> Following<A
         let leaving = self.line.leaving();
         let next = tokio::select! {
             next = timeout(COMMENT_AFTER, self.answers.next()) => next,
-            () = leaving.cancelled() => Ok(Some(Err(Status::unavailable(AGED)))),
+            () = leaving.cancelled() => {
+                let aged = Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, AGED);
+                return Some((vec![written("end", None, &aged)], None));
+            }
         };
         let answer = match next {
             Err(_elapsed) => return Some((vec![Bytes::from_static(b":\n\n")], Some(self))),

@@ -17,14 +17,28 @@ use crate::net::connections::places::Place;
 
 /// A connection on which all is said is open for so much longer, until its other end closes it.
 const LINGER: Duration = Duration::from_millis(500);
+/// What may arrive in that time: what a caller had under way. One that floods is read no further.
+const LINGER_BYTES: usize = 64 * 1_024;
 
 /// A connection that counts as long as it lives.
 pub(crate) struct Admitted {
     stream: Connection,
     pub(super) line: Arc<Line>,
     _place: Place,
-    /// All is said.
-    lingers: Option<Pin<Box<Sleep>>>,
+    lingers: Option<Lingers>,
+}
+
+/// All is said.
+struct Lingers {
+    over: Pin<Box<Sleep>>,
+    /// What may still arrive, bytes.
+    left: usize,
+}
+
+impl Lingers {
+    fn begin() -> Self {
+        Self { over: Box::pin(sleep(LINGER)), left: LINGER_BYTES }
+    }
 }
 
 impl Connected for Admitted {
@@ -44,16 +58,17 @@ impl Admitted {
     /// before, the kernel would answer what arrives with a reset, for which the other end may drop
     /// answers that it has not read yet (RFC 9112, section 9.6).
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut dropped = [0; 1_024];
+        let mut dropped = [0; 4_096];
         loop {
-            let over = self.lingers.get_or_insert_with(|| Box::pin(sleep(LINGER)));
-            if over.as_mut().poll(cx).is_ready() {
+            let lingers = self.lingers.get_or_insert_with(Lingers::begin);
+            if lingers.left == 0 || lingers.over.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Ok(()));
             }
             let mut into = ReadBuf::new(&mut dropped);
             ready!(self.poll(cx, |stream, cx| stream.poll_read(cx, &mut into)))?;
-            if into.filled().is_empty() {
-                return Poll::Ready(Ok(()));
+            match (into.filled().len(), &mut self.lingers) {
+                (0, _) | (_, None) => return Poll::Ready(Ok(())),
+                (read, Some(lingers)) => lingers.left = lingers.left.saturating_sub(read),
             }
         }
     }
@@ -104,7 +119,8 @@ impl AsyncWrite for Admitted {
         if self.lingers.is_none() {
             ready!(self.poll(cx, |stream, cx| stream.poll_shutdown(cx)))?;
         }
-        self.poll_linger(cx)
+        // One that ends for what its other end did is not waited for.
+        if self.line.leave.is_cancelled() { self.poll_linger(cx) } else { Poll::Ready(Ok(())) }
     }
 
     fn poll_write_vectored(
@@ -166,6 +182,12 @@ mod tests {
         of_read.expect("it takes some of it again and again");
     }
 
+    fn leaving(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Admitted {
+        let connection = admitted(stream);
+        connection.line.leave.cancel();
+        connection
+    }
+
     fn admitted(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Admitted {
         let limits =
             Limits { in_all: 1, per_address: 1, silent_per_address: 1, idle: Duration::MAX };
@@ -178,7 +200,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let calling = TcpStream::connect(listener.local_addr().unwrap());
         let (caller, accepted) = tokio::join!(calling, listener.accept());
-        let (mut caller, mut served) = (caller.unwrap(), admitted(accepted.unwrap().0));
+        let (mut caller, mut served) = (caller.unwrap(), leaving(accepted.unwrap().0));
         let serve = async move {
             served.write_all(b"answer").await.unwrap();
             served.shutdown().await.unwrap();
@@ -196,13 +218,35 @@ mod tests {
         assert_eq!(answer, "answer");
     }
 
+    #[tokio::test]
+    async fn one_that_floods_is_read_no_further() {
+        let (own, mut flood) = tokio::io::duplex(1_024);
+        let sent = async move {
+            let mut sent = 0;
+            while flood.write_all(&[0; 1_024]).await.is_ok() {
+                sent += 1_024;
+            }
+            sent
+        };
+        let closed = async { leaving(own).shutdown().await };
+        let (closed, sent) = tokio::join!(closed, sent);
+        closed.unwrap();
+        let most = LINGER_BYTES + 8 * 1_024;
+        assert!((LINGER_BYTES..most).contains(&sent), "{sent} bytes were taken");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn one_that_stays_open_is_not_waited_for() {
         let (own, _open) = tokio::io::duplex(8);
         let begun = Instant::now();
-        admitted(own).shutdown().await.unwrap();
+        leaving(own).shutdown().await.unwrap();
         let took = begun.elapsed();
         // The timer counts whole milliseconds.
         assert!((LINGER..=LINGER + Duration::from_millis(1)).contains(&took), "{took:?}");
+        // Nor one that does not leave, but was ended.
+        let (own, _open) = tokio::io::duplex(8);
+        let begun = Instant::now();
+        admitted(own).shutdown().await.unwrap();
+        assert_eq!(begun.elapsed(), Duration::ZERO);
     }
 }
