@@ -222,6 +222,10 @@ impl Answering<'_> {
             Host::Name(_) => None,
         });
         let first = at.next()?;
+        // One with capitals is found by a look at all others: too long for each of them.
+        if instance.key.id.as_str().bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return None;
+        }
         let name =
             at.all(|at| at == first).then(|| instance_name(key, instance, self.settings))??;
         match look_up(&name, self.registry, self.settings) {

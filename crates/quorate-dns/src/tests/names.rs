@@ -186,8 +186,11 @@ fn each_target_has_the_address_of_its_endpoint_alone() {
     let long = format!("prod/orders/{}", "long.".repeat(50));
     put(&mut registry, long.strip_suffix('.').unwrap(), "http://10.0.0.9:8080", |_| {});
     let name = "_http._tcp.orders.prod.svc.quorate.";
-    let wanted = ["10.0.0.7 8080", "10.0.0.8 8080", "10.0.0.9 8080"];
+    put(&mut registry, "prod/orders/Capital", "http://10.0.0.10:8080", |_| {});
+    let wanted = ["10.0.0.10 8080", "10.0.0.7 8080", "10.0.0.8 8080", "10.0.0.9 8080"];
     assert_eq!(followed(&registry, name), wanted);
+    let srv = ask(&registry, "capital.orders.prod.svc.quorate.", RecordType::SRV);
+    assert_eq!(told(&srv), ["0 100 8080 0a00000a.addr.quorate."]);
     let all = followed(&registry, "two.orders.prod.svc.quorate.");
     assert_eq!(all, ["10.0.0.7 8080", "127.0.0.1 9901", "2001:db8::6 80"]);
     let answer = ask(&registry, "addr.quorate.", RecordType::A);
