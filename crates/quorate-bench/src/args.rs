@@ -59,6 +59,9 @@ pub(crate) struct RunArgs {
     /// The server; default: `quorate` beside this program, built by cargo if need be
     #[arg(long)]
     pub(crate) quorate: Option<PathBuf>,
+    /// The other server; default: `etcd` of the PATH
+    #[arg(long)]
+    pub(crate) etcd: Option<PathBuf>,
     /// Write the result here, as JSON
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,

@@ -13,6 +13,7 @@ use crate::certs::Certs;
 use crate::cluster::Programs;
 use crate::disk::Workspace;
 use crate::machine::Machine;
+use crate::programs::Etcd;
 use crate::rows::{Row, rows};
 use crate::sample::Sample;
 use crate::wire::Peer;
@@ -46,7 +47,9 @@ pub(crate) async fn run(args: &RunArgs) -> Result<()> {
 
 /// Quorate and etcd.
 pub(crate) async fn compare(args: &RunArgs) -> Result<()> {
-    let (quorate, etcd) = (programs::quorate(args.quorate.as_deref())?, programs::etcd()?);
+    // First what may not be there: to build ours takes minutes.
+    let etcd = programs::etcd(args.etcd.as_deref())?;
+    let quorate = programs::quorate(args.quorate.as_deref())?;
     measure(args, args.tls, quorate, Some(etcd), &[Peer::Quorate, Peer::Etcd]).await
 }
 
@@ -60,13 +63,13 @@ async fn measure(
     args: &RunArgs,
     tls: bool,
     quorate: PathBuf,
-    etcd: Option<PathBuf>,
+    etcd: Option<Etcd>,
     peers: &[Peer],
 ) -> Result<()> {
     ensure!(args.scale > 0.0 && args.reps > 0 && args.connections > 0, "nothing to do");
     raise_file_limit();
     let workspace = Workspace::create(args.data_dir.as_deref(), args.keep)?;
-    let machine = Machine::look(&quorate, etcd.as_deref());
+    let machine = Machine::look(&quorate, etcd.as_ref().map(|etcd| etcd.path.as_path()));
     output::line(&machine.line());
     if args.scale != 1.0 {
         output::line(&format!("scale {}: a look, not a figure", args.scale));

@@ -3,12 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A running child. Whatever happens to us short of SIGKILL, it is gone when this value is.
+/// A running child. It is gone when this value is; and where `setpriv` is, when we are, even by
+/// SIGKILL.
 pub(crate) struct Process {
     child: Child,
 }
@@ -17,7 +19,14 @@ impl Process {
     /// Starts `program args`, appending both outputs to `log`. Of our own environment it gets
     /// nothing but PATH.
     pub(crate) fn start(program: &Path, args: &[String], log: &Path) -> Result<Self> {
-        let child = Command::new(program)
+        let mut command = if ended_with_us() {
+            let mut command = Command::new(ENDED_WITH_US[0]);
+            command.args(&ENDED_WITH_US[1..]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        let child = command
             .args(args)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
@@ -56,6 +65,20 @@ impl Drop for Process {
             self.kill();
         }
     }
+}
+
+/// Becomes the program behind it, which the kernel kills when the thread that started it ends: one
+/// of the runtime's, so when we do. Of util-linux.
+const ENDED_WITH_US: [&str; 3] = ["setpriv", "--pdeathsig", "KILL"];
+
+/// Whether this machine has it.
+fn ended_with_us() -> bool {
+    static THERE: OnceLock<bool> = OnceLock::new();
+    *THERE.get_or_init(|| {
+        let mut command = Command::new(ENDED_WITH_US[0]);
+        command.args(&ENDED_WITH_US[1..]).arg("true").stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    })
 }
 
 fn append_to(path: &Path) -> Result<File> {

@@ -131,3 +131,16 @@ fn the_same_work_is_done_on_etcd_where_there_is_one() {
         assert!(figure(&rows, "W1", "registrations", whose) > 0.0, "with TLS, {whose}");
     }
 }
+
+#[test]
+fn where_there_is_no_etcd_that_is_said_before_anything_is_built() {
+    let dir = directory("no-etcd");
+    let bench = Path::new(env!("CARGO_BIN_EXE_quorate-bench"));
+    let output = Command::new(bench)
+        .args(["compare", "--etcd", "/nowhere/etcd", "--quorate", "/nowhere/quorate", "--data-dir"])
+        .arg(&dir)
+        .output()
+        .expect("the tool starts");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains("there is no etcd"), "{error}");
+}
