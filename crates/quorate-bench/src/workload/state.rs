@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use super::{LONG_TTL, Setting, verify};
 use crate::cluster::Cluster;
 use crate::item::Item;
-use crate::load::{Latencies, paced};
+use crate::load::{Paced, latencies_of, paced};
 use crate::sample::{Better, MIB, Samples, Variant};
 use crate::wire::{Connection, Peer};
 
@@ -123,14 +123,14 @@ async fn copies(
     let on_leader = Connection::open(cluster.peer, address).await?;
     let idle = Instant::now() + IDLE;
     let writes = write(connections, others, 0, || Instant::now() >= idle).await?;
-    variant.add("slowest write, idle", "ms", Better::Lower, writes.max() as f64 / 1000.0);
+    variant.add("slowest write, idle", "ms", Better::Lower, latencies_of(&writes).max() as f64 / 1000.0);
     let (writes, took) = writing_while(connections, others, 1 << 32, async {
         on_leader.backup().await.map(|bytes| bytes as f64)
     })
     .await?;
     variant.add("backup", "s", Better::Lower, took.0.as_secs_f64());
     variant.add("backup size", "MiB", Better::Neither, took.1 / MIB);
-    variant.add("slowest write, backup", "ms", Better::Lower, writes.max() as f64 / 1000.0);
+    variant.add("slowest write, backup", "ms", Better::Lower, latencies_of(&writes).max() as f64 / 1000.0);
     let snapshot = async {
         match on_leader.snapshot().await {
             Some(done) => done.map(|()| 1.0),
@@ -141,18 +141,18 @@ async fn copies(
     // etcd builds its own when it likes; there is no call for it.
     if done > 0.0 {
         variant.add("snapshot", "s", Better::Lower, took.as_secs_f64());
-        variant.add("slowest write, snapshot", "ms", Better::Lower, writes.max() as f64 / 1000.0);
+        variant.add("slowest write, snapshot", "ms", Better::Lower, latencies_of(&writes).max() as f64 / 1000.0);
     }
     Ok(())
 }
 
-/// Writes until `work` is done; the writes' latencies, how long the work took, and its result.
+/// Writes until `work` is done; the writes, how long the work took, and its result.
 async fn writing_while(
     connections: &[Connection],
     leases: &[u64],
     stamps_from: u64,
     work: impl Future<Output = Result<f64>>,
-) -> Result<(Latencies, (Duration, f64))> {
+) -> Result<(Vec<Paced>, (Duration, f64))> {
     let done = Arc::new(AtomicBool::new(false));
     let over = done.clone();
     let writing = write(connections, leases, stamps_from, move || over.load(Ordering::Relaxed));
@@ -171,8 +171,8 @@ async fn write(
     leases: &[u64],
     stamps_from: u64,
     over: impl Fn() -> bool,
-) -> Result<Latencies> {
-    paced(WRITES_PER_SECOND, over, OPEN_MAX, |number| {
+) -> Result<Vec<Paced>> {
+    paced(WRITES_PER_SECOND, over, OPEN_MAX, |number, _| {
         let at = number % OTHERS;
         let connection = connections[at as usize % connections.len()].clone();
         let lease = leases[at as usize];
