@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::certs::{Address, Certs};
 use crate::ports::free_port;
-use crate::process::{self, Process};
+use crate::process::{self, Memory, Process};
 use crate::programs::Etcd;
 use crate::wire::{Connection, NodeView, Peer};
 use crate::{disk, output};
@@ -160,8 +160,7 @@ impl Cluster {
         self.nodes.iter().filter_map(Node::pid).collect()
     }
 
-    /// The resident memory of each running node in bytes, now and at most.
-    pub(crate) fn memory(&self) -> Result<Vec<(u64, u64)>> {
+    pub(crate) fn memory(&self) -> Result<Vec<Memory>> {
         self.pids().into_iter().map(process::memory).collect()
     }
 

@@ -101,16 +101,25 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(TICK * (user + system))
 }
 
-/// What a process holds of the machine's memory, in bytes: now, and at most since it started.
-pub(crate) fn memory(pid: u32) -> Result<(u64, u64)> {
+/// What a process holds of the machine's memory, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    /// VmRSS: with the pages of files that it has mapped, its own program among them.
+    pub(crate) resident: u64,
+    /// RssAnon: without those, which the kernel can drop.
+    pub(crate) anonymous: u64,
+    /// VmHWM: the most that was resident since it started.
+    pub(crate) peak: u64,
+}
+
+pub(crate) fn memory(pid: u32) -> Result<Memory> {
     let text = read(pid, "status")?;
-    let field = |name: &str| {
-        let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-        value.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    let bytes = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name));
+        let kib = value.and_then(|value| value.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kib.map(|kib| kib * 1024).with_context(|| format!("no {name} in /proc/{pid}/status"))
     };
-    let (now, peak) = (field("VmRSS:"), field("VmHWM:"));
-    let kib = |value: Option<u64>| value.context("no VmRSS or VmHWM").map(|kib| kib * 1024);
-    Ok((kib(now)?, kib(peak)?))
+    Ok(Memory { resident: bytes("VmRSS:")?, anonymous: bytes("RssAnon:")?, peak: bytes("VmHWM:")? })
 }
 
 fn read(pid: u32, file: &str) -> Result<String> {
@@ -132,7 +141,8 @@ mod tests {
             turns += 1;
         }
         assert!(turns > 0);
-        let (now, peak) = memory(me).unwrap();
-        assert!(now > 100_000 && peak >= now / 2, "{now} {peak}");
+        let Memory { resident, anonymous, peak } = memory(me).unwrap();
+        assert!(anonymous > 10_000 && resident > anonymous, "{resident} {anonymous}");
+        assert!(peak >= resident / 2, "{resident} {peak}");
     }
 }
