@@ -35,8 +35,8 @@ pub(crate) struct RunArgs {
     /// Only these workloads, e.g. w1,w7
     #[arg(long, value_delimiter = ',')]
     pub(crate) only: Vec<Workload>,
-    /// Repetitions; the medians are printed
-    #[arg(long, default_value_t = 1)]
+    /// Repetitions, an even number: the peers begin in turn; the medians are printed
+    #[arg(long, default_value_t = 2)]
     pub(crate) reps: u32,
     /// The share of the work that is done: less than 1 for a look, not for a figure
     #[arg(long, default_value_t = 1.0)]
@@ -59,9 +59,15 @@ pub(crate) struct RunArgs {
     /// The server; default: `quorate` beside this program, built by cargo if need be
     #[arg(long)]
     pub(crate) quorate: Option<PathBuf>,
+    /// The other server; default: `etcd` of the PATH
+    #[arg(long)]
+    pub(crate) etcd: Option<PathBuf>,
     /// Write the result here, as JSON
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
+    /// Write the tables of docs/performance.md here
+    #[arg(long)]
+    pub(crate) markdown: Option<PathBuf>,
     /// Write a report here, as one HTML file
     #[arg(long)]
     pub(crate) html: Option<PathBuf>,

@@ -9,16 +9,19 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 
 use crate::certs::{Address, Certs};
-use crate::disk;
 use crate::ports::free_port;
-use crate::process::{self, Process};
+use crate::process::{self, Memory, Process};
+use crate::programs::Etcd;
 use crate::wire::{Connection, NodeView, Peer};
+use crate::{disk, output};
 
 pub(crate) const NODES: usize = 3;
 /// All nodes are up and know one leader.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(10);
+/// What the logs of either peer say of a port that another process has, in small letters.
+const PORT_TAKEN: &str = "address already in use";
 /// How much of a node's log is shown when it does not come up.
 const TAIL_LINES: usize = 15;
 
@@ -27,7 +30,7 @@ const TAIL_LINES: usize = 15;
 pub(crate) struct Programs {
     pub(crate) quorate: PathBuf,
     /// None: only Quorate is measured.
-    pub(crate) etcd: Option<PathBuf>,
+    pub(crate) etcd: Option<Etcd>,
     /// None: nobody speaks TLS.
     pub(crate) certs: Option<Certs>,
 }
@@ -44,7 +47,7 @@ pub(crate) struct Cluster {
 pub(crate) struct Node {
     /// Its address for clients.
     pub(crate) address: Address,
-    /// Its address for HTTP; etcd's is the one for clients.
+    /// Its address for HTTP; an old etcd's is the one for clients.
     pub(crate) http: String,
     pub(crate) data_dir: PathBuf,
     program: PathBuf,
@@ -62,18 +65,24 @@ impl Cluster {
         base: &Path,
         keep: bool,
     ) -> Result<Self> {
+        match Self::start_once(peer, programs, base, keep).await {
+            // Somebody took one between our look and the start.
+            Err(error) if format!("{error:#}").to_lowercase().contains(PORT_TAKEN) => {
+                output::note(&format!("{}: {PORT_TAKEN}; once more", peer.name()));
+                Self::start_once(peer, programs, base, keep).await
+            }
+            done => done,
+        }
+    }
+
+    async fn start_once(peer: Peer, programs: &Programs, base: &Path, keep: bool) -> Result<Self> {
         static STARTED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = STARTED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = base.join(format!("{}-{number}", peer.name()));
         std::fs::create_dir_all(&dir)?;
-        let program = match peer {
-            Peer::Quorate | Peer::Plain => &programs.quorate,
-            Peer::Etcd => programs.etcd.as_ref().context("no etcd program")?,
-        };
         let ports = (0..NODES).map(|_| Ok((free_port()?, free_port()?, free_port()?)));
         let ports = ports.collect::<Result<Vec<_>>>()?;
-        let certs = programs.certs.as_ref().filter(|_| peer != Peer::Plain);
-        let node = |at| Node::new(peer, at, &ports, program, certs, &dir);
+        let node = |at| Node::new(peer, at, &ports, programs, &dir);
         let nodes = (0..NODES).map(node).collect();
         let mut cluster = Self { peer, nodes, dir, keep };
         for node in &mut cluster.nodes {
@@ -151,8 +160,7 @@ impl Cluster {
         self.nodes.iter().filter_map(Node::pid).collect()
     }
 
-    /// The resident memory of each running node in bytes, now and at most.
-    pub(crate) fn memory(&self) -> Result<Vec<(u64, u64)>> {
+    pub(crate) fn memory(&self) -> Result<Vec<Memory>> {
         self.pids().into_iter().map(process::memory).collect()
     }
 
@@ -178,13 +186,16 @@ impl Node {
         peer: Peer,
         at: usize,
         ports: &[(u16, u16, u16)],
-        program: &Path,
-        certs: Option<&Certs>,
+        programs: &Programs,
         dir: &Path,
     ) -> Self {
+        let certs = programs.certs.as_ref().filter(|_| peer != Peer::Plain);
+        let etcd = programs.etcd.as_ref().filter(|_| peer == Peer::Etcd);
         let address = |port: u16| format!("127.0.0.1:{port}");
         let (clients, peers) = (address(ports[at].0), address(ports[at].1));
-        let http = if peer == Peer::Etcd { clients.clone() } else { address(ports[at].2) };
+        // Where one port is for both, etcd's gRPC goes through Go's server of HTTP under TLS.
+        let http_apart = etcd.is_none_or(|etcd| etcd.http_apart);
+        let http = if http_apart { address(ports[at].2) } else { clients.clone() };
         let data_dir = dir.join(format!("data-{}", at + 1));
         let data = data_dir.display().to_string();
         let scheme = if certs.is_some() { "https" } else { "http" };
@@ -194,8 +205,8 @@ impl Node {
                 ports.iter().enumerate().map(|(at, (_, port, _))| named(at + 1, address(*port)));
             all.collect::<Vec<_>>().join(separator)
         };
-        let mut args = match peer {
-            Peer::Quorate | Peer::Plain => vec![
+        let mut args = match etcd {
+            None => vec![
                 "serve".to_owned(),
                 format!("--id={}", at + 1),
                 format!("--data-dir={data}"),
@@ -204,7 +215,7 @@ impl Node {
                 format!("--http-listen={http}"),
                 format!("--bootstrap={}", founders(",", &|id, peer| format!("{id}={peer}"))),
             ],
-            Peer::Etcd => vec![
+            Some(_) => vec![
                 format!("--name=n{}", at + 1),
                 format!("--data-dir={data}"),
                 format!("--listen-client-urls={}", url(&clients)),
@@ -217,10 +228,14 @@ impl Node {
                 ),
             ],
         };
+        if etcd.is_some() && http_apart {
+            args.push(format!("--listen-client-http-urls={}", url(&http)));
+        }
         args.extend(certs.into_iter().flat_map(|certs| tls(peer, certs, at + 1)));
+        let program = etcd.map_or(&programs.quorate, |etcd| &etcd.path).clone();
         let log = dir.join(format!("node-{}.log", at + 1));
         let address = Address { text: clients, certs: certs.cloned() };
-        Self { address, http, data_dir, program: program.to_owned(), args, log, process: None }
+        Self { address, http, data_dir, program, args, log, process: None }
     }
 
     /// Starts it, for the first time or again.

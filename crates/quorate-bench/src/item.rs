@@ -68,6 +68,16 @@ pub(crate) fn stamp(value: &[u8]) -> Option<u64> {
     u64::from_str_radix(digits, 16).ok()
 }
 
+/// The numbers below this, in a random order that is always the same.
+pub(crate) fn shuffled(count: u64) -> Vec<u64> {
+    let mut numbers: Vec<u64> = (0..count).collect();
+    let mut state = 0x5EED;
+    for at in (1..numbers.len()).rev() {
+        numbers.swap(at, (next(&mut state) % (at as u64 + 1)) as usize);
+    }
+    numbers
+}
+
 /// SplitMix64.
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
@@ -91,5 +101,14 @@ mod tests {
         assert_ne!(value(1, 5)[STAMP_BYTES..], value(2, 5)[STAMP_BYTES..]);
         assert_eq!(stamp(b"short"), None);
         assert_eq!(number(&id(42)), Some(42));
+    }
+
+    #[test]
+    fn a_random_order_has_each_number_once() {
+        let mut order = shuffled(200);
+        assert_ne!(order, (0..200).collect::<Vec<_>>());
+        assert_eq!(order, shuffled(200));
+        order.sort_unstable();
+        assert_eq!(order, (0..200).collect::<Vec<_>>());
     }
 }

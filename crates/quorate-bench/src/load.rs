@@ -106,8 +106,8 @@ where
 }
 
 /// Keeps this many runs of `operation` under way until the end, and counts the processor time of
-/// these processes. It is given the worker's number and the operation's, which count from 0 on. The
-/// first error ends everything.
+/// these processes. It is given the worker's number and the operation's: those that are done are
+/// numbered from 0 on, without a gap. The first error ends everything.
 pub(crate) async fn closed_loop_of<F>(
     pids: Vec<u32>,
     workers: usize,
@@ -126,12 +126,10 @@ where
         tasks.spawn(async move {
             let mut latencies = latencies();
             loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                let over = match until {
-                    Until::Count(count) => number >= count,
-                    Until::Time(time) => begun.elapsed() >= time,
-                };
-                if over {
+                // Looked at before a number is taken: one that is taken is done.
+                let late = matches!(until, Until::Time(time) if begun.elapsed() >= time);
+                let number = if late { u64::MAX } else { next.fetch_add(1, Ordering::Relaxed) };
+                if late || matches!(until, Until::Count(count) if number >= count) {
                     return Ok::<_, anyhow::Error>(latencies);
                 }
                 let sent = Instant::now();
@@ -149,53 +147,107 @@ where
     Ok(Measured { operations: all.len(), elapsed, latencies: all, cpu: mark.used()? })
 }
 
+/// One operation of those that come at a rate.
+pub(crate) struct Paced {
+    /// When it was due.
+    pub(crate) from: Instant,
+    /// From then until it was answered.
+    pub(crate) took: Duration,
+}
+
+/// The latencies of these.
+pub(crate) fn latencies_of<'a>(all: impl IntoIterator<Item = &'a Paced>) -> Latencies {
+    let mut latencies = latencies();
+    all.into_iter().for_each(|paced| record(&mut latencies, paced.took));
+    latencies
+}
+
 /// Runs `operation` at a fixed rate until `over`, whether earlier ones are answered or not, up to
-/// `open_max` at once. Latencies count from when an operation was due where it was late by more
-/// than timers are: a stall is not hidden by what could not be sent during it.
+/// `open_max` at once. It is given its number, from 0 on, and from when its latency counts: from
+/// when it was due where it was late by more than timers are, so that a stall is not hidden by what
+/// could not be sent during it.
 pub(crate) async fn paced<F>(
     per_second: f64,
     over: impl Fn() -> bool,
     open_max: usize,
-    operation: impl Fn(u64) -> F,
-) -> Result<Latencies>
+    operation: impl Fn(u64, Instant) -> F,
+) -> Result<Vec<Paced>>
 where
     F: Future<Output = Result<()>> + Send + 'static,
 {
     let begun = Instant::now();
-    let mut all = latencies();
-    let mut open: JoinSet<Result<Duration>> = JoinSet::new();
+    let mut all = Vec::new();
+    let mut open: JoinSet<Result<Paced>> = JoinSet::new();
     for number in 0.. {
         let due = begun + Duration::from_secs_f64(number as f64 / per_second);
         tokio::time::sleep_until(due.into()).await;
         if over() {
             break;
         }
-        while open.len() >= open_max {
-            collect(&mut all, open.join_next().await)?;
+        if open.len() >= open_max
+            && let Some(done) = open.join_next().await
+        {
+            all.push(done??);
         }
         while let Some(done) = open.try_join_next() {
-            collect(&mut all, Some(done))?;
+            all.push(done??);
         }
-        let called = operation(number);
         let late = due.elapsed();
         let from = if late > TIMER_SLACK { due } else { due + late };
+        let called = operation(number, from);
         open.spawn(async move {
             called.await?;
-            Ok(from.elapsed())
+            Ok(Paced { from, took: from.elapsed() })
         });
     }
     while let Some(done) = open.join_next().await {
-        collect(&mut all, Some(done))?;
+        all.push(done??);
     }
     Ok(all)
 }
 
-fn collect(
-    all: &mut Latencies,
-    done: Option<Result<Result<Duration>, tokio::task::JoinError>>,
-) -> Result<()> {
-    if let Some(done) = done {
-        record(all, done??);
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn what_is_done_within_a_time_is_numbered_without_a_gap() {
+        let done: Arc<std::sync::Mutex<Vec<u64>>> = Arc::default();
+        let own = done.clone();
+        let operation = move |_, number| {
+            let done = own.clone();
+            async move {
+                done.lock().unwrap().push(number);
+                tokio::task::yield_now().await;
+                Ok(())
+            }
+        };
+        let until = Until::Time(Duration::from_millis(50));
+        let measured = closed_loop_of(Vec::new(), 64, until, operation).await.unwrap();
+        let mut done = std::mem::take(&mut *done.lock().unwrap());
+        done.sort_unstable();
+        assert!(done.iter().copied().eq(0..measured.operations), "{done:?}");
     }
-    Ok(())
+
+    #[tokio::test]
+    async fn what_waits_for_its_turn_counts_from_when_it_was_due() {
+        // One at a time, each of 20 ms, at 100 a second: the tenth waits for nine before it.
+        let begun = Instant::now();
+        let over = || begun.elapsed() >= Duration::from_millis(100);
+        let told = std::sync::Mutex::new(Vec::new());
+        let operation = |_, from: Instant| {
+            told.lock().unwrap().push(from);
+            tokio::time::sleep(Duration::from_millis(20)).map(Ok)
+        };
+        let all = paced(100.0, over, 1, operation).await.unwrap();
+        let from: Vec<Instant> = all.iter().map(|paced| paced.from).collect();
+        assert_eq!(*told.lock().unwrap(), from, "both count from the same moment");
+        for (number, paced) in (0..).zip(&all) {
+            let waits = Duration::from_millis(10) * number;
+            assert!(paced.from >= begun + waits && paced.from <= from[0] + waits + TIMER_SLACK);
+            assert!(paced.took + TIMER_SLACK >= Duration::from_millis(20) + waits);
+        }
+    }
 }

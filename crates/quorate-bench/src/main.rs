@@ -89,13 +89,19 @@ async fn run(command: Command) -> Result<()> {
     }
 }
 
+/// A terminal that closes counts, too: without a handler, it would end us and leave the servers.
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+        SignalKind::quit(),
+    ];
+    let mut signals: Vec<_> = kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect();
+    if signals.is_empty() {
         return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
     }
+    let any = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
+    futures_util::future::select_all(any).await;
 }

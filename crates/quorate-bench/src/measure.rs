@@ -13,7 +13,8 @@ use crate::certs::Certs;
 use crate::cluster::Programs;
 use crate::disk::Workspace;
 use crate::machine::Machine;
-use crate::rows::{Row, rows};
+use crate::programs::Etcd;
+use crate::rows::{Row, counted, rows};
 use crate::sample::Sample;
 use crate::wire::Peer;
 use crate::workload::{Setting, Workload};
@@ -46,7 +47,9 @@ pub(crate) async fn run(args: &RunArgs) -> Result<()> {
 
 /// Quorate and etcd.
 pub(crate) async fn compare(args: &RunArgs) -> Result<()> {
-    let (quorate, etcd) = (programs::quorate(args.quorate.as_deref())?, programs::etcd()?);
+    // First what may not be there: to build ours takes minutes.
+    let etcd = programs::etcd(args.etcd.as_deref())?;
+    let quorate = programs::quorate(args.quorate.as_deref())?;
     measure(args, args.tls, quorate, Some(etcd), &[Peer::Quorate, Peer::Etcd]).await
 }
 
@@ -60,14 +63,17 @@ async fn measure(
     args: &RunArgs,
     tls: bool,
     quorate: PathBuf,
-    etcd: Option<PathBuf>,
+    etcd: Option<Etcd>,
     peers: &[Peer],
 ) -> Result<()> {
     ensure!(args.scale > 0.0 && args.reps > 0 && args.connections > 0, "nothing to do");
     raise_file_limit();
     let workspace = Workspace::create(args.data_dir.as_deref(), args.keep)?;
-    let machine = Machine::look(&quorate, etcd.as_deref());
+    let machine = Machine::look(&quorate, etcd.as_ref().map(|etcd| etcd.path.as_path()));
     output::line(&machine.line());
+    if peers.len() > 1 && args.reps % 2 == 1 {
+        output::line("an odd number of repetitions: Quorate begins once more than the other");
+    }
     if args.scale != 1.0 {
         output::line(&format!("scale {}: a look, not a figure", args.scale));
     }
@@ -95,12 +101,13 @@ async fn measure(
         scale: args.scale,
         connections_per_node: args.connections,
         tls,
-        rows: rows(&samples, &limits),
+        rows: rows(&samples, args.reps, &limits),
         limits,
         notes,
     };
     print(args, peers.get(1).map_or("-", |peer| peer.name()), &outcome)?;
-    ensure!(!outcome.rows.is_empty(), "nothing was measured");
+    let faults = outcome.notes.len();
+    ensure!(faults == 0, "{faults} times, a workload gave no figure");
     Ok(())
 }
 
@@ -142,6 +149,7 @@ async fn repeat(
 
 fn print(args: &RunArgs, theirs: &str, outcome: &Outcome) -> Result<()> {
     table::table(&outcome.rows, theirs, args.details).iter().for_each(|line| output::line(line));
+    output::line(&counted(&outcome.rows));
     outcome.notes.iter().for_each(|note| output::line(&format!("note: {note}")));
     let write = |path: &Option<PathBuf>, text: &dyn Fn() -> Result<String>| match path {
         Some(path) => {
@@ -150,7 +158,8 @@ fn print(args: &RunArgs, theirs: &str, outcome: &Outcome) -> Result<()> {
         None => Ok(()),
     };
     write(&args.json, &|| Ok(serde_json::to_string_pretty(outcome)?))?;
-    write(&args.html, &|| Ok(report::html(outcome)))
+    write(&args.html, &|| Ok(report::html(outcome)))?;
+    write(&args.markdown, &|| Ok(report::markdown(outcome, theirs)))
 }
 
 /// Thousands of connections need as many files as the system allows.

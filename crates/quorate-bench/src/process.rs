@@ -3,12 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// A running child. Whatever happens to us short of SIGKILL, it is gone when this value is.
+/// A running child. It is gone when this value is; and where `setpriv` is, when we are, even by
+/// SIGKILL.
 pub(crate) struct Process {
     child: Child,
 }
@@ -17,7 +19,14 @@ impl Process {
     /// Starts `program args`, appending both outputs to `log`. Of our own environment it gets
     /// nothing but PATH.
     pub(crate) fn start(program: &Path, args: &[String], log: &Path) -> Result<Self> {
-        let child = Command::new(program)
+        let mut command = if ended_with_us() {
+            let mut command = Command::new(ENDED_WITH_US[0]);
+            command.args(&ENDED_WITH_US[1..]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        let child = command
             .args(args)
             .env_clear()
             .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
@@ -58,6 +67,20 @@ impl Drop for Process {
     }
 }
 
+/// Becomes the program behind it, which the kernel kills when the thread that started it ends: one
+/// of the runtime's, so when we do. Of util-linux.
+const ENDED_WITH_US: [&str; 3] = ["setpriv", "--pdeathsig", "KILL"];
+
+/// Whether this machine has it.
+fn ended_with_us() -> bool {
+    static THERE: OnceLock<bool> = OnceLock::new();
+    *THERE.get_or_init(|| {
+        let mut command = Command::new(ENDED_WITH_US[0]);
+        command.args(&ENDED_WITH_US[1..]).arg("true").stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    })
+}
+
 fn append_to(path: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).append(true).open(path);
     file.with_context(|| format!("opening {}", path.display()))
@@ -78,16 +101,25 @@ pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(TICK * (user + system))
 }
 
-/// What a process holds of the machine's memory, in bytes: now, and at most since it started.
-pub(crate) fn memory(pid: u32) -> Result<(u64, u64)> {
+/// What a process holds of the machine's memory, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    /// VmRSS: with the pages of files that it has mapped, its own program among them.
+    pub(crate) resident: u64,
+    /// RssAnon: without those, which the kernel can drop.
+    pub(crate) anonymous: u64,
+    /// VmHWM: the most that was resident since it started.
+    pub(crate) peak: u64,
+}
+
+pub(crate) fn memory(pid: u32) -> Result<Memory> {
     let text = read(pid, "status")?;
-    let field = |name: &str| {
-        let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-        value.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    let bytes = |name: &str| {
+        let value = text.lines().find_map(|line| line.strip_prefix(name));
+        let kib = value.and_then(|value| value.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        kib.map(|kib| kib * 1024).with_context(|| format!("no {name} in /proc/{pid}/status"))
     };
-    let (now, peak) = (field("VmRSS:"), field("VmHWM:"));
-    let kib = |value: Option<u64>| value.context("no VmRSS or VmHWM").map(|kib| kib * 1024);
-    Ok((kib(now)?, kib(peak)?))
+    Ok(Memory { resident: bytes("VmRSS:")?, anonymous: bytes("RssAnon:")?, peak: bytes("VmHWM:")? })
 }
 
 fn read(pid: u32, file: &str) -> Result<String> {
@@ -109,7 +141,8 @@ mod tests {
             turns += 1;
         }
         assert!(turns > 0);
-        let (now, peak) = memory(me).unwrap();
-        assert!(now > 100_000 && peak >= now / 2, "{now} {peak}");
+        let Memory { resident, anonymous, peak } = memory(me).unwrap();
+        assert!(anonymous > 10_000 && resident > anonymous, "{resident} {anonymous}");
+        assert!(peak >= resident / 2, "{resident} {peak}");
     }
 }

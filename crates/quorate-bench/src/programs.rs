@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::output;
 
@@ -48,11 +48,27 @@ fn build(profile: &str) -> Result<()> {
     Ok(())
 }
 
-/// `etcd`, from the path.
-pub(crate) fn etcd() -> Result<PathBuf> {
+/// etcd's server.
+#[derive(Debug, Clone)]
+pub(crate) struct Etcd {
+    pub(crate) path: PathBuf,
+    /// It can listen for HTTP apart from gRPC.
+    pub(crate) http_apart: bool,
+}
+
+/// As given, else `etcd` of the PATH.
+pub(crate) fn etcd(given: Option<&Path>) -> Result<Etcd> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    match std::env::split_paths(&path).map(|folder| folder.join("etcd")).find(|it| it.is_file()) {
-        Some(found) => Ok(found),
-        None => bail!("there is no etcd; install it: apt-get install etcd-server"),
-    }
+    let mut all = std::env::split_paths(&path).map(|folder| folder.join("etcd"));
+    let path = match given {
+        Some(path) => Some(path.to_owned()).filter(|path| path.is_file()),
+        None => all.find(|path| path.is_file()),
+    };
+    let path = path.context(
+        "there is no etcd; install it (apt-get install etcd-server), or name it with --etcd",
+    )?;
+    let help = Command::new(&path).arg("--help").output().context("starting etcd --help")?;
+    let help = [help.stdout, help.stderr].concat();
+    let http_apart = String::from_utf8_lossy(&help).contains("--listen-client-http-urls");
+    Ok(Etcd { path, http_apart })
 }

@@ -1,13 +1,16 @@
-//! The result as one HTML file that needs nothing else: tables, and plots as inline SVG.
+//! The result as one HTML file that needs nothing else: tables, and plots as inline SVG. And as
+//! Markdown.
 
+mod markdown;
 mod svg;
 
 use std::fmt::Write;
 
+pub(crate) use self::markdown::markdown;
 use crate::measure::Outcome;
-use crate::rows::Row;
+use crate::rows::{self, Row, Verdict};
 use crate::sample::Better;
-use crate::table::{number, verdict, wanted};
+use crate::table::{self, number};
 
 const STYLE: &str = "body{font:14px/1.45 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}\
     table{border-collapse:collapse;margin:.6rem 0 1.4rem}td,th{padding:.15rem .6rem;border-bottom:1px solid #ddd}\
@@ -24,9 +27,13 @@ pub(crate) fn html(outcome: &Outcome) -> String {
     let mut line = |text: String| page.push_str(&text);
     line(format!("<p>{}</p>\n", escaped(&outcome.machine.line())));
     line(format!(
-        "<p>{} repetition(s), medians; scale {}; {} connections to each node. Three server processes on loopback, each \
-         write synced to disk before it is acknowledged. A ratio says how many times better Quorate is.</p>\n",
-        outcome.repetitions, outcome.scale, outcome.connections_per_node
+        "<p>{} repetition(s): medians, or the worst where that is said, and from the least to the most; scale {}; {} connections \
+         to each node. Three server processes on loopback, each write synced to disk before it is acknowledged. A ratio says how \
+         many times better Quorate is. {}.</p>\n",
+        outcome.repetitions,
+        outcome.scale,
+        outcome.connections_per_node,
+        rows::counted(&outcome.rows)
     ));
     if !outcome.notes.is_empty() {
         line("<h2>Not measured</h2><ul>".to_owned());
@@ -74,25 +81,28 @@ fn section(workload: &str, rows: &[Row]) -> String {
     );
     let mut before = "";
     for row in rows {
-        let shown = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), number);
-        let class = row.met.map_or("", |met| if met { "met" } else { "missed" });
+        let class = match row.verdict {
+            Some(Verdict::Met) => "met",
+            Some(Verdict::Missed) => "missed",
+            Some(Verdict::Open) | None => "dim",
+        };
         let variant = if row.variant == before { "" } else { &row.variant };
         let share = row.of_limit.map_or(String::new(), |share| format!("{:.0} %", share * 100.0));
-        let ratio = row.ratio.map_or(String::new(), |ratio| format!("{ratio:.2}"));
         // Writing into a String does not fail.
         let _ = writeln!(
             text,
-            "<tr><td>{}<td>{} <span class=dim>{}</span><td class=n title=\"{:?}\">{}\
-             <td class=n title=\"{:?}\">{}<td class=n>{ratio}<td class=n>{}<td class={class}>{}<td class=n>{share}</tr>",
+            "<tr><td>{}<td>{}<td class=n title=\"{:?}\">{}<td class=n title=\"{:?}\">{}<td class=n title=\"{:?}\">{}\
+             <td class=n>{}<td class={class}>{}<td class=n>{share}</tr>",
             escaped(variant),
-            escaped(row.metric),
-            escaped(row.unit),
+            escaped(&table::metric(row)),
             row.ours_all,
-            shown(row.ours),
+            table::ours(row),
             row.theirs_all,
-            shown(row.theirs),
-            escaped(&wanted(row)),
-            verdict(row),
+            table::theirs(row),
+            row.ratio_all,
+            table::ratio(row),
+            escaped(&table::wanted(row)),
+            table::verdict(row),
         );
         before = &row.variant;
     }

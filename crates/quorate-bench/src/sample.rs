@@ -14,6 +14,15 @@ pub(crate) enum Better {
     Neither,
 }
 
+/// What is told of several repetitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Pool {
+    Median,
+    /// The largest: of what is a maximum or a number of faults itself, a median would hide most.
+    Worst,
+}
+
 /// One figure.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Sample {
@@ -22,6 +31,7 @@ pub(crate) struct Sample {
     pub(crate) metric: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) better: Better,
+    pub(crate) pool: Pool,
     pub(crate) value: f64,
 }
 
@@ -54,8 +64,30 @@ impl Variant<'_> {
         better: Better,
         value: f64,
     ) {
+        self.push(metric, unit, better, Pool::Median, value);
+    }
+
+    /// Of all repetitions, the largest is told.
+    pub(crate) fn worst(
+        &mut self,
+        metric: &'static str,
+        unit: &'static str,
+        better: Better,
+        value: f64,
+    ) {
+        self.push(metric, unit, better, Pool::Worst, value);
+    }
+
+    fn push(
+        &mut self,
+        metric: &'static str,
+        unit: &'static str,
+        better: Better,
+        pool: Pool,
+        value: f64,
+    ) {
         let (workload, variant) = (self.workload, self.name.clone());
-        self.samples.all.push(Sample { workload, variant, metric, unit, better, value });
+        self.samples.all.push(Sample { workload, variant, metric, unit, better, pool, value });
     }
 
     /// Rate, latencies and processor times of a phase. `rate` names what was done, per second.

@@ -1,53 +1,96 @@
-//! Rows as a table for terminals, within a hundred columns.
+//! Rows as a table for terminals, and the texts of its cells.
 
-use crate::rows::Row;
+use crate::rows::{Row, Verdict};
+use crate::sample::Pool;
+
+/// The widths of the figures: ours, theirs, the ratio. With repetitions, each has its spread.
+const WIDTHS: [usize; 3] = [9, 9, 7];
+const WIDTHS_WITH_SPREAD: [usize; 3] = [24, 24, 20];
 
 /// The lines of the table; `theirs`: who is beside Quorate. With `details`, every figure.
 pub(crate) fn table(rows: &[Row], theirs: &str, details: bool) -> Vec<String> {
-    let mut lines = vec![line(["", "", "", "quorate", theirs, "ratio", "wanted", ""])];
-    let mut before = ("", String::new());
-    for row in rows.iter().filter(|row| details || shown(row)) {
-        let here = (row.workload, row.variant.clone());
-        let (workload, variant) =
-            if here == before { ("", "") } else { (row.workload, row.variant.as_str()) };
-        let metric = format!("{} [{}]", row.metric, row.unit);
-        lines.push(line([
+    let spread = rows.iter().any(|row| row.repetitions > 1);
+    let widths = if spread { WIDTHS_WITH_SPREAD } else { WIDTHS };
+    let mut lines = vec![line(["", "", "", "quorate", theirs, "ratio", "wanted", ""], widths)];
+    for (row, [workload, variant]) in named(rows, details) {
+        let cells = [
             workload,
             variant,
-            &metric,
-            &row.ours.map_or_else(|| "-".to_owned(), number),
-            &row.theirs.map_or_else(|| "-".to_owned(), number),
-            &row.ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+            &metric(row),
+            &ours(row),
+            &self::theirs(row),
+            &ratio(row),
             &wanted(row),
-            verdict(row),
-        ]));
-        before = here;
+            &verdict(row),
+        ];
+        lines.push(line(cells, widths));
     }
     lines
 }
 
+/// The rows that are told, each with its workload and variant where they are not those of the row
+/// before.
+pub(crate) fn named(rows: &[Row], details: bool) -> Vec<(&Row, [&str; 2])> {
+    let mut before = ["", ""];
+    let shown = rows.iter().filter(|row| details || shown(row));
+    let named = shown.map(|row| {
+        let here = [row.workload, row.variant.as_str()];
+        let told = if here == before { ["", ""] } else { here };
+        before = here;
+        (row, told)
+    });
+    named.collect()
+}
+
 /// What is left out without details.
-const DETAILS: [&str; 8] = [
+const DETAILS: [&str; 6] = [
     "p99.9",
     "busiest server cpu each",
     "client cpu each",
     "peak memory",
     "backup size",
     "changes seen one by one",
-    "first write, worst",
-    "first renewal, worst",
 ];
 
 fn shown(row: &Row) -> bool {
     row.has_bound() || !DETAILS.contains(&row.metric)
 }
 
-fn line(cells: [&str; 8]) -> String {
+fn line(cells: [&str; 8], widths: [usize; 3]) -> String {
     let [workload, variant, metric, ours, theirs, ratio, wanted, verdict] = cells;
+    let [first, second, third] = widths;
     let line = format!(
-        "{workload:<4} {variant:<24.24} {metric:<26.26} {ours:>9} {theirs:>9} {ratio:>7} {wanted:>8} {verdict}"
+        "{workload:<4} {variant:<24.24} {metric:<32.32} {ours:>first$} {theirs:>second$} {ratio:>third$} {wanted:>9} {verdict}"
     );
     line.trim_end().to_owned()
+}
+
+/// What a row is about, with its unit.
+pub(crate) fn metric(row: &Row) -> String {
+    let worst = if row.pool == Pool::Worst { ", worst" } else { "" };
+    format!("{} [{}{worst}]", row.metric, row.unit)
+}
+
+pub(crate) fn ours(row: &Row) -> String {
+    row.ours.map_or_else(|| "-".to_owned(), |value| with_spread(value, &row.ours_all))
+}
+
+pub(crate) fn theirs(row: &Row) -> String {
+    row.theirs.map_or_else(|| "-".to_owned(), |value| with_spread(value, &row.theirs_all))
+}
+
+pub(crate) fn ratio(row: &Row) -> String {
+    row.ratio.map_or_else(String::new, |ratio| with_spread(ratio, &row.ratio_all))
+}
+
+/// A figure, and from where to where those of the repetitions reach.
+fn with_spread(value: f64, all: &[f64]) -> String {
+    let least = all.iter().copied().fold(value, f64::min);
+    let most = all.iter().copied().fold(value, f64::max);
+    match (number(least), number(value), number(most)) {
+        (least, value, most) if least == most => value,
+        (least, value, most) => format!("{value} ({least}..{most})"),
+    }
 }
 
 /// What is wanted of a row, in a few characters.
@@ -60,47 +103,90 @@ pub(crate) fn wanted(row: &Row) -> String {
     }
 }
 
-pub(crate) fn verdict(row: &Row) -> &'static str {
-    match row.met {
-        Some(true) => "met",
-        Some(false) => "MISSED",
-        None => "",
+pub(crate) fn verdict(row: &Row) -> String {
+    match (row.verdict, row.incomplete()) {
+        (Some(Verdict::Met), _) => "met".to_owned(),
+        (Some(Verdict::Missed), _) => "MISSED".to_owned(),
+        (Some(Verdict::Open), _) => "open".to_owned(),
+        (None, Some(there)) => format!("{there} of {}", row.repetitions),
+        (None, None) => String::new(),
     }
 }
 
-/// Three or more digits that count.
+/// Three digits that count, or all before the point.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
-        small if small < 1.0 => format!("{value:.3}"),
-        small if small < 10.0 => format!("{value:.2}"),
-        medium if medium < 100.0 => format!("{value:.1}"),
-        _ => format!("{value:.0}"),
+        size if size < 99.95 => {
+            let decimals = (2.0 - size.log10().floor()).clamp(1.0, 6.0);
+            format!("{value:.0$}", decimals as usize)
+        }
+        _ => grouped(value),
     }
+}
+
+/// 1,234,567
+fn grouped(value: f64) -> String {
+    let digits = format!("{:.0}", value.abs());
+    let mut text = if value < 0.0 { "-".to_owned() } else { String::new() };
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::rows::rows;
-    use crate::sample::Better;
-    use crate::sample::Sample;
+    use crate::sample::{Better, Sample};
     use crate::wire::Peer;
 
-    #[test]
-    fn tables_fit_a_hundred_columns() {
-        let sample = |value| Sample {
+    fn sample(variant: &str, value: f64) -> Sample {
+        Sample {
             workload: "W1c",
-            variant: "v".repeat(60),
+            variant: variant.to_owned(),
             metric: "instances",
             unit: "% of a core",
             better: Better::Higher,
+            pool: Pool::Median,
             value,
-        };
-        let rows = rows(&[(Peer::Quorate, sample(123_456.7)), (Peer::Etcd, sample(9_876.5))], &[]);
-        let table = table(&rows, "etcd", true);
-        assert_eq!(table.len(), 2);
-        assert!(table[1].ends_with(">=100000 met"), "{}", table[1]);
-        assert!(table.iter().all(|line| line.chars().count() <= 100), "{table:#?}");
+        }
+    }
+
+    #[test]
+    fn tables_fit_their_columns() {
+        let long = "v".repeat(60);
+        let [ours, theirs] = [123_456.7, 9_876.5].map(|value| sample(&long, value));
+        let once = [(Peer::Quorate, ours.clone()), (Peer::Etcd, theirs)];
+        let shown = table(&rows(&once, 1, &[]), "etcd", true);
+        assert_eq!(shown.len(), 2);
+        assert!(shown[1].ends_with(">=100,000 met"), "{}", shown[1]);
+        assert!(shown.iter().all(|line| line.chars().count() <= 110), "{shown:#?}");
+
+        let twice = [(Peer::Quorate, ours), (Peer::Quorate, sample(&long, 98_765.4))];
+        let shown = table(&rows(&twice, 2, &[]), "-", true);
+        assert!(shown[1].contains(" 111,111 (98,765..123,457) "), "{}", shown[1]);
+        assert!(shown[1].ends_with(">=100,000 open"), "{}", shown[1]);
+        let shown = table(&rows(&twice, 3, &[]), "-", true);
+        assert!(shown[1].ends_with(">=100,000 2 of 3"), "{}", shown[1]);
+    }
+
+    #[test]
+    fn numbers_have_three_digits_that_count() {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.027_86, "0.0279"),
+            (0.4, "0.400"),
+            (9.994, "9.99"),
+            (12.34, "12.3"),
+            (99.96, "100"),
+            (1_234_567.8, "1,234,568"),
+        ] {
+            assert_eq!(number(value), text);
+        }
     }
 }

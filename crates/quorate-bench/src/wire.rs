@@ -11,6 +11,7 @@ mod quorate;
 use std::time::Duration;
 
 use anyhow::Result;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::http2::Http2;
@@ -92,6 +93,8 @@ pub(crate) enum WatchStream {
     Lines(json::Lines),
 }
 
+/// Instances in a page.
+const PAGE: u32 = 1_000;
 /// The largest answer taken: a whole state of a few 100,000 instances in one.
 const DECODE_MAX: usize = 1024 * 1024 * 1024;
 
@@ -155,6 +158,20 @@ impl Connection {
         match self {
             Self::Quorate(quorate) => quorate.fetch(service, freshness).await,
             Self::Etcd(etcd) => etcd.fetch(service, freshness).await,
+        }
+    }
+
+    /// Reads up to 1,000 instances of the services whose names begin with `group`, linearizable,
+    /// and counts them: the first, or those behind a page. And where the next page begins, if
+    /// there is one.
+    pub(crate) async fn page(
+        &self,
+        group: &str,
+        after: Option<Bytes>,
+    ) -> Result<(Counted, Option<Bytes>)> {
+        match self {
+            Self::Quorate(quorate) => quorate.page(group, after).await,
+            Self::Etcd(etcd) => etcd.page(group, after).await,
         }
     }
 

@@ -31,7 +31,7 @@ fn rows(dir: &Path, output: &Output) -> Vec<Value> {
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{out}\n{err}");
     assert!(
-        out.lines().all(|line| line.starts_with("note") || line.chars().count() <= 110),
+        out.lines().all(|line| line.starts_with("note") || line.chars().count() <= 160),
         "{out}"
     );
     let json = std::fs::read_to_string(dir.join("result.json")).expect("the result is written");
@@ -63,7 +63,8 @@ fn a_little_of_each_workload_is_measured() {
     let html = dir.join("report.html");
     let only = "w1,w1b,w1c,w2,w3,w4,w5";
     let html_arg = html.display().to_string();
-    let args = ["run", "--scale", "0.01", "--no-ceiling", "--only", only, "--html", &html_arg];
+    let args = ["run", "--reps", "1", "--scale", "0.01", "--no-ceiling", "--only", only];
+    let args = [&args[..], &["--html", &html_arg]].concat();
     let output = bench(&dir, &args);
     let rows = rows(&dir, &output);
     for (workload, metric) in [
@@ -89,7 +90,8 @@ fn a_little_of_each_workload_is_measured() {
 #[test]
 fn quorate_with_tls_is_measured_beside_quorate_without() {
     let dir = directory("tls");
-    let args = ["compare", "--peer", "plain", "--scale", "0.01", "--no-ceiling", "--only", "w2"];
+    let args = ["compare", "--peer", "plain", "--reps", "1", "--scale", "0.01", "--no-ceiling"];
+    let args = [&args[..], &["--only", "w2"]].concat();
     let rows = rows(&dir, &bench(&dir, &args));
     let cpu = rows.iter().find(|row| row["metric"] == "server cpu each").expect("it is measured");
     assert!(cpu["ours"].as_f64() > Some(0.0) && cpu["theirs"].as_f64() > Some(0.0), "{cpu}");
@@ -102,7 +104,9 @@ fn quorate_with_tls_is_measured_beside_quorate_without() {
 #[test]
 fn the_same_work_is_done_on_etcd_where_there_is_one() {
     let dir = directory("compare");
-    let args = ["compare", "--scale", "0.01", "--no-ceiling", "--only", "w1,w2,w3"];
+    let markdown = dir.join("tables.md");
+    let args = ["compare", "--scale", "0.01", "--no-ceiling", "--only", "w1,w2,w3", "--markdown"];
+    let args = [&args[..], &[&markdown.display().to_string()]].concat();
     let output = bench(&dir, &args);
     let path = std::env::var_os("PATH").unwrap_or_default();
     if !std::env::split_paths(&path).any(|folder| folder.join("etcd").is_file()) {
@@ -121,13 +125,47 @@ fn the_same_work_is_done_on_etcd_where_there_is_one() {
         assert!(ours > 0.0 && theirs > 0.0 && (ratio - ours / theirs).abs() < 1e-9);
     }
     let bound = rows.iter().find(|row| !row["at_least"].is_null()).expect("something is wanted");
-    assert!(bound["met"].is_boolean(), "{bound}");
+    assert!(bound["verdict"].is_string(), "{bound}");
+    for all in ["ours_all", "theirs_all", "ratio_all"] {
+        assert_eq!(bound[all].as_array().map(Vec::len), Some(2), "of both repetitions: {bound}");
+    }
+    let tables = std::fs::read_to_string(markdown).expect("the tables are written");
+    assert!(tables.contains("\n| W1 | 1 in flight | registrations [1/s] | "), "{tables}");
 
     let dir = directory("compare-tls");
-    let args = ["compare", "--tls", "--scale", "0.01", "--no-ceiling", "--only", "w1"];
+    let args = ["compare", "--tls", "--reps=1", "--scale=0.01", "--no-ceiling", "--only", "w1"];
     let output = bench(&dir, &args);
     let rows = self::rows(&dir, &output);
     for whose in ["ours", "theirs"] {
         assert!(figure(&rows, "W1", "registrations", whose) > 0.0, "with TLS, {whose}");
     }
+}
+
+#[test]
+fn where_there_is_no_etcd_that_is_said_before_anything_is_built() {
+    let dir = directory("no-etcd");
+    let bench = Path::new(env!("CARGO_BIN_EXE_quorate-bench"));
+    let output = Command::new(bench)
+        .args(["compare", "--etcd", "/nowhere/etcd", "--quorate", "/nowhere/quorate", "--data-dir"])
+        .arg(&dir)
+        .output()
+        .expect("the tool starts");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains("there is no etcd"), "{error}");
+}
+
+#[test]
+fn a_workload_without_a_figure_is_an_error() {
+    let dir = directory("fault");
+    // No server that speaks anything.
+    let output = Command::new(env!("CARGO_BIN_EXE_quorate-bench"))
+        .args(["run", "--quorate", "/bin/false", "--no-ceiling", "--only", "w1", "--data-dir"])
+        .arg(&dir)
+        .output()
+        .expect("the tool starts");
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{out}\n{err}");
+    assert!(out.contains("not measured: /bin/false ended by itself"), "{out}\n{err}");
+    assert!(err.contains("2 times, a workload gave no figure"), "{out}\n{err}");
 }

@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::escaped;
-use crate::rows::Row;
+use crate::rows::{Row, Verdict};
 use crate::table::number;
 
 const WIDTH: f64 = 940.0;
@@ -19,6 +19,7 @@ const OURS: &str = "#1a6fb5";
 const THEIRS: &str = "#c9a227";
 const BAD: &str = "#b3261e";
 const GOOD: &str = "#127a3a";
+const OPEN: &str = "#777";
 
 /// A pair of bars for each row; dots are the repetitions.
 pub(super) fn bars(metric: &str, rows: &[&Row]) -> String {
@@ -59,7 +60,11 @@ pub(super) fn ratios(rows: &[&Row]) -> String {
         let name = format!("{} {}, {}", row.workload, row.variant, row.metric);
         plot.text(LEFT - 8.0, y + BAR - 2.0, "end", &name);
         if let Some(ratio) = row.ratio.filter(|ratio| *ratio > 0.0) {
-            let colour = if row.met == Some(true) { GOOD } else { BAD };
+            let colour = match row.verdict {
+                Some(Verdict::Met) => GOOD,
+                Some(Verdict::Missed) => BAD,
+                Some(Verdict::Open) | None => OPEN,
+            };
             let (from, to) = (x(ratio).min(x(1.0)), x(ratio).max(x(1.0)));
             plot.rect(from, y, to - from, BAR, colour);
             plot.text(WIDTH - RIGHT + 8.0, y + BAR - 2.0, "start", &format!("{ratio:.2}x"));

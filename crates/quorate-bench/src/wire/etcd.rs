@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::bulk::{self, Value, walk};
-use super::{Counted, DECODE_MAX, Event, Freshness, Http2, NodeView};
+use super::{Counted, DECODE_MAX, Event, Freshness, Http2, NodeView, PAGE};
 use crate::etcd::kv_client::KvClient;
 use crate::etcd::lease_client::LeaseClient;
 use crate::etcd::maintenance_client::MaintenanceClient;
@@ -131,6 +131,30 @@ impl Connection {
             Ok(())
         })?;
         Ok(counted)
+    }
+
+    pub(super) async fn page(
+        &self,
+        group: &str,
+        after: Option<Bytes>,
+    ) -> Result<(Counted, Option<Bytes>)> {
+        let first = Bytes::from(format!("/{group}-"));
+        let range_end = end_of(&first);
+        let (key, limit) = (after.unwrap_or(first), i64::from(PAGE));
+        let request = RangeRequest { key, range_end, limit, ..RangeRequest::default() };
+        let answer = bulk::call(&self.http2, "/etcdserverpb.KV/Range", request).await?;
+        let (mut counted, mut last) = (Counted { instances: 0, value_bytes: 0 }, Vec::new());
+        each_read(&answer, |found| {
+            counted.instances += 1;
+            counted.value_bytes += found.value.len();
+            last.clear();
+            last.extend_from_slice(found.key);
+            Ok(())
+        })?;
+        // The next page begins right behind the last key.
+        last.push(0);
+        let full = counted.instances == PAGE as usize;
+        Ok((counted, full.then(|| last.into())))
     }
 
     pub(super) async fn items(&self, service: &str) -> Result<Vec<Item>> {

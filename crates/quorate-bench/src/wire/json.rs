@@ -43,10 +43,7 @@ pub(crate) struct Lines {
 
 impl Json {
     pub(crate) async fn open(peer: Peer, node: &Node) -> Result<Self> {
-        let host = match peer {
-            Peer::Quorate | Peer::Plain => &node.http,
-            Peer::Etcd => &node.address.text,
-        };
+        let host = &node.http;
         let opening = async {
             let tcp = TcpStream::connect(host).await?;
             tcp.set_nodelay(true)?;

@@ -8,16 +8,17 @@ use bytes::Bytes;
 use quorate_proto::v1::admin_client::AdminClient;
 use quorate_proto::v1::registry_client::RegistryClient;
 use quorate_proto::v1::{
-    BackupRequest, ChangeKind, Consistency, FetchRequest, InstanceRef, InstanceSpec, LeaseRenewal,
-    ListServicesRequest, Metadata, RegisterRequest, RenewRequest, RenewResponse, StatusRequest,
-    TriggerSnapshotRequest, UpdateRequest, WatchRequest, WatchSubscribe, watch_request,
+    BackupRequest, ChangeKind, Consistency, DeregisterRequest, FetchRequest, InstanceRef,
+    InstanceSpec, LeaseRenewal, ListServicesRequest, Metadata, RegisterRequest, RenewRequest,
+    RenewResponse, StatusRequest, TriggerSnapshotRequest, UpdateRequest, WatchRequest,
+    WatchSubscribe, watch_request,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::bulk::{self, Value, walk};
-use super::{Counted, DECODE_MAX, Event, Freshness, Http2, NodeView};
+use super::{Counted, DECODE_MAX, Event, Freshness, Http2, NodeView, PAGE};
 use crate::item::{self, Item};
 
 /// The metadata entry that holds an item's value.
@@ -27,6 +28,7 @@ const QUEUE: usize = 256;
 
 // The numbers of the fields that are walked through, from proto/quorate/v1.
 const FETCHED_SERVICES: u32 = 3;
+const FETCHED_NEXT: u32 = 4;
 const SERVICE_INSTANCES: u32 = 5;
 const INSTANCE_ID: u32 = 3;
 const INSTANCE_METADATA: u32 = 9;
@@ -112,6 +114,15 @@ impl Connection {
         Ok(stream)
     }
 
+    /// Removes a lease and what it holds.
+    pub(crate) async fn deregister(&self, lease: u64) -> Result<()> {
+        let request = DeregisterRequest { lease_id: lease, ..DeregisterRequest::default() };
+        let answer = self.registry().deregister(request).await.context("Deregister")?;
+        let removed = answer.into_inner().removed;
+        ensure!(removed == 1, "{removed} instances were removed, not one");
+        Ok(())
+    }
+
     async fn read(&self, service: &str, freshness: Freshness) -> Result<Bytes> {
         let consistency = match freshness {
             Freshness::Linearizable => Consistency::Linearizable,
@@ -126,14 +137,31 @@ impl Connection {
     }
 
     pub(super) async fn fetch(&self, service: &str, freshness: Freshness) -> Result<Counted> {
-        let answer = self.read(service, freshness).await?;
-        let mut counted = Counted { instances: 0, value_bytes: 0 };
-        each_fetched(&answer, |found| {
-            counted.instances += 1;
-            counted.value_bytes += found.value.len();
+        counted(&self.read(service, freshness).await?)
+    }
+
+    pub(super) async fn page(
+        &self,
+        group: &str,
+        after: Option<Bytes>,
+    ) -> Result<(Counted, Option<Bytes>)> {
+        let request = FetchRequest {
+            prefix: format!("{group}-"),
+            consistency: Consistency::Linearizable.into(),
+            limit: PAGE,
+            after: String::from_utf8(after.unwrap_or_default().into())?,
+            ..FetchRequest::default()
+        };
+        let answer = bulk::call(&self.http2, "/quorate.v1.Registry/Fetch", request).await?;
+        let counted = counted(&answer)?;
+        let mut next = None;
+        walk(&answer, |number, value| {
+            if let (FETCHED_NEXT, Value::Bytes(text)) = (number, value) {
+                next = Some(Bytes::copy_from_slice(text));
+            }
             Ok(())
         })?;
-        Ok(counted)
+        Ok((counted, next))
     }
 
     pub(super) async fn items(&self, service: &str) -> Result<Vec<Item>> {
@@ -257,6 +285,17 @@ struct Found<'a> {
     id: &'a [u8],
     /// Empty if there is none: no workload writes that.
     value: &'a [u8],
+}
+
+/// Counts the instances of a fetch's answer.
+fn counted(answer: &[u8]) -> Result<Counted> {
+    let mut counted = Counted { instances: 0, value_bytes: 0 };
+    each_fetched(answer, |found| {
+        counted.instances += 1;
+        counted.value_bytes += found.value.len();
+        Ok(())
+    })?;
+    Ok(counted)
 }
 
 /// Visits the instances of a fetch's answer.

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use super::{LONG_TTL, Setting, renew};
 use crate::item::Item;
-use crate::load::{Latencies, paced};
+use crate::load::{Latencies, Paced, latencies_of, paced};
 use crate::sample::{Better, Samples};
 use crate::wire::{Connection, Peer, WatchStream};
 
@@ -84,10 +84,21 @@ pub(super) async fn run(setting: &Setting<'_>, peer: Peer, samples: &mut Samples
     variant.add("last removal", "s", Better::Lower, after.as_secs_f64());
     let rate = count as f64 / (last - first).as_secs_f64().max(0.001);
     variant.add("removals", "1/s", Better::Higher, rate);
-    let p99 = |latencies: &Latencies| latencies.value_at_quantile(0.99) as f64 / 1000.0;
-    variant.add("writer p99, idle", "ms", Better::Lower, p99(&idle));
-    variant.add("writer p99, meanwhile", "ms", Better::Lower, p99(&meanwhile));
-    variant.add("writer p99, growth", "x", Better::Lower, p99(&meanwhile) / p99(&idle));
+    // A write beside leases that are there yet, or are all gone, says nothing.
+    let meanwhile: Vec<&Paced> =
+        meanwhile.iter().filter(|write| (first..=last).contains(&write.from)).collect();
+    ensure!(!meanwhile.is_empty(), "nothing was written while leases ended");
+    let (idle, writes) = (latencies_of(&idle), meanwhile.len() as f64);
+    let meanwhile = latencies_of(meanwhile);
+    let ms = |latencies: &Latencies, quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
+    variant.add("writes meanwhile", "writes", Better::Neither, writes);
+    variant.add("writer p50, idle", "ms", Better::Lower, ms(&idle, 0.5));
+    variant.add("writer p50, meanwhile", "ms", Better::Lower, ms(&meanwhile, 0.5));
+    variant.add("writer p99, idle", "ms", Better::Lower, ms(&idle, 0.99));
+    variant.add("writer p99, meanwhile", "ms", Better::Lower, ms(&meanwhile, 0.99));
+    let growth = |quantile| ms(&meanwhile, quantile) / ms(&idle, quantile);
+    variant.add("writer p50, growth", "x", Better::Lower, growth(0.5));
+    variant.add("writer p99, growth", "x", Better::Lower, growth(0.99));
     Ok(())
 }
 
@@ -134,8 +145,8 @@ async fn write(
     leases: &[u64],
     stamps_from: u64,
     over: impl Fn() -> bool,
-) -> Result<Latencies> {
-    paced(WRITES_PER_SECOND, over, OPEN_MAX, |number| {
+) -> Result<Vec<Paced>> {
+    paced(WRITES_PER_SECOND, over, OPEN_MAX, |number, _| {
         let at = number % OTHERS;
         let connection = connections[at as usize % connections.len()].clone();
         let lease = leases[at as usize];

@@ -4,11 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
-use super::{LONG_TTL, PREPARING, Setting, renew, watch};
-use crate::cluster::Cluster;
-use crate::item::{self, Item};
+use super::{LONG_TTL, Setting, fetch, renew, watch};
+use crate::item::{Item, SERVICE_SIZE};
 use crate::load::{Measured, Until, closed_loop};
 use crate::sample::{Better, Samples};
 use crate::wire::{Connection, Freshness, Peer};
@@ -20,12 +19,12 @@ const SIZE_LARGE: u64 = 1_000_000;
 const WATCHERS: [usize; 3] = [1_000, 5_000, 20_000];
 /// Connections of the watchers.
 const WATCH_CONNECTIONS: usize = 30;
-const REGISTRATIONS: u64 = 2_000;
 const IN_FLIGHT: usize = 64;
 const WINDOW: usize = 32;
-const SECONDS: f64 = 4.0;
-/// Leases that are renewed, of all that there are.
-const RENEWED_MAX: usize = 20_000;
+/// So long that a step takes the servers some two seconds of processor time, which /proc tells in
+/// steps of 10 ms.
+const SECONDS: f64 = 5.0;
+const EVENT_SECONDS: f64 = 10.0;
 
 /// What one kind of operation cost at each size: microseconds of all servers.
 type Costs = Vec<(u64, f64)>;
@@ -39,9 +38,9 @@ pub(super) async fn run(setting: &Setting<'_>, peer: Peer, samples: &mut Samples
         sizes.push(SIZE_LARGE);
     }
     let mut kinds: [(&str, Costs); 4] =
-        [("register", vec![]), ("renew", vec![]), ("fetch", vec![]), ("event", vec![])];
+        [("register and remove", vec![]), ("renew", vec![]), ("fetch", vec![]), ("event", vec![])];
     for size in sizes {
-        let size = setting.scaled(size, 200);
+        let size = setting.scaled(size, 2 * SERVICE_SIZE).next_multiple_of(SERVICE_SIZE);
         let costs = at_size(setting, size).await.with_context(|| format!("{size} instances"))?;
         for ((_, all), cost) in kinds.iter_mut().zip(costs) {
             all.push((size, cost));
@@ -54,29 +53,32 @@ pub(super) async fn run(setting: &Setting<'_>, peer: Peer, samples: &mut Samples
         watchers.push((count, cost.with_context(|| format!("{count} watchers"))?));
     }
     for (kind, costs) in kinds.iter().map(|(kind, costs)| (*kind, costs)) {
-        add(samples, kind, costs);
+        add(samples, kind, costs)?;
     }
-    add(samples, "event, watchers", &watchers);
-    Ok(())
+    add(samples, "event, watchers", &watchers)
 }
 
-fn add(samples: &mut Samples, name: &str, costs: &Costs) {
+fn add(samples: &mut Samples, name: &str, costs: &Costs) -> Result<()> {
+    let worst = worst_growth(costs).with_context(|| format!("{name}: {costs:?} say no growth"))?;
     for (size, cost) in costs {
         let mut variant = samples.of("W8", format!("{name} at {size}"));
         variant.add("server cpu each", "us", Better::Lower, *cost);
     }
+    samples.of("W8", name).worst("growth each 10x", "x", Better::Lower, worst);
+    Ok(())
+}
+
+/// The largest growth between two sizes; none if a cost cannot be one.
+fn worst_growth(costs: &Costs) -> Option<f64> {
     let growths = costs.windows(2).map(|pair| growth(pair[0], pair[1]));
-    let worst = growths.fold(0.0, f64::max);
-    samples.of("W8", name).add("growth each 10x", "x", Better::Lower, worst);
+    growths.collect::<Option<Vec<f64>>>()?.into_iter().max_by(f64::total_cmp)
 }
 
 /// By how much a cost grows for each ten times of size, between two sizes.
-fn growth((size, cost): (u64, f64), (later_size, later_cost): (u64, f64)) -> f64 {
+fn growth((size, cost): (u64, f64), (later_size, later_cost): (u64, f64)) -> Option<f64> {
     let tens = (later_size as f64 / size as f64).log10();
-    if cost <= 0.0 || tens <= 0.0 {
-        return f64::NAN;
-    }
-    (later_cost / cost).powf(1.0 / tens)
+    let told = cost > 0.0 && later_cost > 0.0 && tens > 0.0;
+    Some((later_cost / cost).powf(1.0 / tens)).filter(|growth| told && growth.is_finite())
 }
 
 fn each_us(measured: &Measured) -> f64 {
@@ -92,9 +94,11 @@ async fn at_size(setting: &Setting<'_>, size: u64) -> Result<[f64; 4]> {
     cluster.caught_up().await?;
     let time = setting.seconds(SECONDS);
 
-    let renewed = &leases[..leases.len().min(RENEWED_MAX)];
-    let renewal = renew::phase(&cluster, &connections, renewed, WINDOW, time).await?;
-    let fetch = fetches(&cluster, &connections, time).await?;
+    let renewal = renew::phase(&cluster, &connections, &leases, WINDOW, time).await?;
+    let group = (GROUP, size);
+    let fetching =
+        fetch::fetches(&cluster, &connections, group, Freshness::Linearizable, IN_FLIGHT, time);
+    let fetch = fetching.await?;
     let shape = watch::Shape {
         name: "growth",
         watchers: 100,
@@ -102,37 +106,25 @@ async fn at_size(setting: &Setting<'_>, size: u64) -> Result<[f64; 4]> {
         per_second: Some(200.0),
         http: false,
     };
-    let driven = watch::drive(&cluster, &connections, &shape, &watched, time).await?;
-    // Last: these add to what is there.
-    let all = connections.clone();
+    let events = setting.seconds(EVENT_SECONDS);
+    let driven = watch::drive(&cluster, &connections, &shape, &watched, events).await?;
+    let all: Arc<[Connection]> = connections.as_slice().into();
+    // What is registered is removed at once, so that the size stays.
     let register = move |_, number: u64| {
         let connection = all[number as usize % all.len()].clone();
-        async move { connection.register(&Item::new(ADDED, number, 0), 0, LONG_TTL).await.map(|_| ()) }
-    };
-    let until = Until::Count(setting.scaled(REGISTRATIONS, 100));
-    let registered = closed_loop(&cluster, IN_FLIGHT, until, register).await?;
-    let found = connections[0].count(GROUP).await?;
-    ensure!(found == size, "{found} of {size} are there");
-    Ok([each_us(&registered), each_us(&renewal), each_us(&fetch), driven.server_cpu_each_us()])
-}
-
-async fn fetches(
-    cluster: &Cluster,
-    connections: &[Connection],
-    time: Duration,
-) -> Result<Measured> {
-    let all: Arc<[Connection]> = connections.into();
-    let fetch = move |_, number: u64| {
-        let all = all.clone();
         async move {
-            let connection = &all[number as usize % all.len()];
-            let service = item::service(GROUP, 0);
-            let found = connection.fetch(&service, Freshness::Linearizable).await?;
-            ensure!(found.instances > 0, "an empty answer");
-            Ok(())
+            let lease = connection.register(&Item::new(ADDED, number, 0), 0, LONG_TTL).await?;
+            match connection {
+                Connection::Quorate(quorate) => quorate.deregister(lease).await,
+                Connection::Etcd(_) => bail!("only ours grows"),
+            }
         }
     };
-    closed_loop(cluster, IN_FLIGHT.min(PREPARING), Until::Time(time), fetch).await
+    let registered = closed_loop(&cluster, IN_FLIGHT, Until::Time(time), register).await?;
+    let found = connections[0].count(GROUP).await?;
+    ensure!(found == size, "{found} of {size} are there");
+    ensure!(connections[0].count(ADDED).await? == 0, "what was removed is there");
+    Ok([each_us(&registered), each_us(&renewal), each_us(&fetch), driven.server_cpu_each_us()])
 }
 
 /// The cost of an event with this many watchers.
@@ -147,7 +139,7 @@ async fn with_watchers(setting: &Setting<'_>, watchers: u64) -> Result<f64> {
         per_second: Some(40_000.0 / watchers as f64),
         http: false,
     };
-    let time = setting.seconds(SECONDS * 2.0);
+    let time = setting.seconds(EVENT_SECONDS);
     Ok(watch::drive(&cluster, &connections, &shape, &watched, time).await?.server_cpu_each_us())
 }
 
@@ -157,8 +149,17 @@ mod tests {
 
     #[test]
     fn growth_is_told_for_each_ten_times() {
-        assert_eq!(growth((1_000, 2.0), (10_000, 3.0)), 1.5);
-        assert!((growth((1_000, 2.0), (100_000, 8.0)) - 2.0).abs() < 1e-9);
-        assert!(growth((1_000, 0.0), (10_000, 3.0)).is_nan());
+        assert_eq!(growth((1_000, 2.0), (10_000, 3.0)), Some(1.5));
+        let growth = growth((1_000, 2.0), (100_000, 8.0)).unwrap();
+        assert!((growth - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_cost_that_was_not_measured_is_no_growth() {
+        let costs = |middle| vec![(1_000, 2.0), (10_000, middle), (100_000, 3.0)];
+        assert_eq!(worst_growth(&costs(2.0)), Some(1.5));
+        for middle in [0.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(worst_growth(&costs(middle)), None, "{middle}");
+        }
     }
 }

@@ -15,7 +15,6 @@ use crate::certs::Address;
 use crate::cluster::Cluster;
 use crate::item::Item;
 use crate::load::{Cpu, CpuMark};
-use crate::process;
 use crate::sample::{Better, Samples};
 use crate::wire::{Connection, Peer};
 
@@ -146,18 +145,16 @@ async fn one(
     let lost = clients * shape.leases_each - left;
     let share = |time: Duration| time.as_secs_f64() / elapsed * 100.0;
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let nodes = cluster.memory()?.into_iter().map(|(now, _)| now).max().unwrap_or_default();
-    let (client, _) = process::memory(std::process::id())?;
+    let nodes = cluster.memory()?.into_iter().map(|memory| memory.resident).max();
     let servers: Duration = cpu.servers.iter().sum();
     let mut variant = samples.of("W2b", shape.name);
     variant.add("servers' cpu", "% of a core", Better::Lower, share(servers));
     variant.add("client cpu", "% of a core", Better::Neither, share(cpu.client));
     variant.add("all cpu", "% of a core", Better::Lower, share(servers + cpu.client));
-    variant.add("servers' cpu, busiest second", "% of a core", Better::Neither, busiest);
-    variant.add("memory, largest node", "MiB", Better::Neither, mib(nodes));
-    variant.add("memory, client", "MiB", Better::Neither, mib(client));
+    variant.worst("servers' cpu, busiest second", "% of a core", Better::Neither, busiest);
+    variant.add("memory, largest node", "MiB", Better::Neither, mib(nodes.unwrap_or_default()));
     let expired = lost.max(holders.ended());
-    variant.add("false expiries", "leases", Better::Neither, expired as f64);
+    variant.worst("false expiries", "leases", Better::Neither, expired as f64);
     Ok(())
 }
 

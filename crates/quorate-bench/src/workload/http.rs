@@ -18,7 +18,6 @@ const BY_GRPC: &str = "regrpc";
 const BY_HTTP: &str = "rehttp";
 /// Each has a connection of its own, by HTTP; of gRPC they share some, as ever.
 const CALLERS: usize = 64;
-const REGISTRATIONS: u64 = 10_000;
 const SECONDS: f64 = 5.0;
 const WATCHED_SECONDS: f64 = 10.0;
 
@@ -90,17 +89,17 @@ fn share(samples: &mut Samples, variant: &str, by_http: f64, by_grpc: f64) {
 async fn calls(setting: &Setting<'_>, peer: Peer, samples: &mut Samples) -> Result<()> {
     let (cluster, grpc) = setting.cluster(peer).await?;
     let http = Callers::connect(&cluster).await?;
-    let count = setting.scaled(REGISTRATIONS, 500).next_multiple_of(SERVICE_SIZE);
     let mut add = |name: &'static str, (by_http, by_grpc): (Measured, Measured)| {
         let variant = format!("{name}, {CALLERS} callers");
         samples.of(WORKLOAD, &*variant).phase(name, &by_http);
         share(samples, &variant, by_http.per_second(), by_grpc.per_second());
     };
-    let (registered, leases) = registrations(&cluster, &grpc, &http, count).await?;
-    add("registrations", registered);
     let time = Until::Time(setting.seconds(SECONDS));
+    let (registered, leases) = registrations(&cluster, &grpc, &http, time).await?;
+    let count = registered.0.operations;
+    add("registrations", registered);
     add("renewals", renewals(&cluster, &grpc, &http, leases, time).await?);
-    add("fetches", fetches(&cluster, &grpc, &http, time).await?);
+    add("fetches", fetches(&cluster, &grpc, &http, count, time).await?);
     Ok(())
 }
 
@@ -109,7 +108,7 @@ async fn registrations(
     cluster: &Cluster,
     grpc: &[Connection],
     http: &Callers,
-    count: u64,
+    time: Until,
 ) -> Result<((Measured, Measured), Arc<[u64]>)> {
     let all = grpc.to_vec();
     let register = move |_, number: u64| {
@@ -119,7 +118,7 @@ async fn registrations(
             connection.register(&item, 0, LONG_TTL).await.map(|_| ())
         }
     };
-    let by_grpc = closed_loop(cluster, CALLERS, Until::Count(count), register).await?;
+    let by_grpc = closed_loop(cluster, CALLERS, time, register).await?;
     let (all, leases) = (http.clone(), Arc::new(Mutex::new(Vec::new())));
     let own = leases.clone();
     let register = move |caller: usize, number: u64| {
@@ -133,9 +132,9 @@ async fn registrations(
             Ok(())
         }
     };
-    let by_http = closed_loop(cluster, CALLERS, Until::Count(count), register).await?;
-    for group in [BY_GRPC, BY_HTTP] {
-        verify::all_there(grpc, group, count).await?;
+    let by_http = closed_loop(cluster, CALLERS, time, register).await?;
+    for (group, measured) in [(BY_GRPC, &by_grpc), (BY_HTTP, &by_http)] {
+        verify::all_there(grpc, group, measured.operations).await?;
     }
     let leases = std::mem::take(&mut *leases.lock().expect(HELD_BRIEFLY));
     Ok(((by_http, by_grpc), leases.into()))
@@ -169,26 +168,29 @@ async fn renewals(
     Ok((by_http, by_grpc))
 }
 
+/// Round the whole services of these instances, in a random order.
 async fn fetches(
     cluster: &Cluster,
     grpc: &[Connection],
     http: &Callers,
+    count: u64,
     time: Until,
 ) -> Result<(Measured, Measured)> {
-    let (all, http) = (grpc.to_vec(), http.clone());
+    let services: Arc<[u64]> = item::shuffled(count / SERVICE_SIZE).into();
+    ensure!(!services.is_empty(), "no service is whole");
+    let service =
+        move |number: u64| item::service(BY_HTTP, services[number as usize % services.len()]);
+    let (all, http, own) = (grpc.to_vec(), http.clone(), service.clone());
     let fetch = move |_, number: u64| {
-        let connection = all[number as usize % all.len()].clone();
-        async move {
-            let service = item::service(BY_HTTP, 0);
-            whole(connection.fetch(&service, Freshness::Linearizable).await?.instances)
-        }
+        let (connection, service) = (all[number as usize % all.len()].clone(), own(number));
+        async move { whole(connection.fetch(&service, Freshness::Linearizable).await?.instances) }
     };
     let by_grpc = closed_loop(cluster, CALLERS, time, fetch).await?;
-    let fetch = move |caller: usize, _| {
-        let all = http.clone();
+    let fetch = move |caller: usize, number: u64| {
+        let (all, service) = (http.clone(), service(number));
         async move {
             let mut connection = all.take(caller)?;
-            let found = connection.fetch(&item::service(BY_HTTP, 0)).await?;
+            let found = connection.fetch(&service).await?;
             all.put(caller, connection);
             whole(found)
         }

@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use tokio::time::timeout;
 
 use super::{LONG_TTL, Setting, verify};
+use crate::certs::Address;
 use crate::cluster::Cluster;
-use crate::item::Item;
-use crate::load::{Latencies, paced};
+use crate::item::{Item, VALUE_BYTES};
+use crate::load::{Paced, latencies_of, paced};
+use crate::process::Memory;
 use crate::sample::{Better, MIB, Samples, Variant};
-use crate::wire::{Connection, Peer};
+use crate::wire::{Connection, Counted, Peer};
 
 const GROUP: &str = "state";
 const OTHER: &str = "other";
@@ -23,18 +26,18 @@ const LEASE_SIZE: u64 = 100;
 const WRITES_PER_SECOND: f64 = 200.0;
 const OPEN_MAX: usize = 32;
 const READ_WITHIN: Duration = Duration::from_secs(120);
+/// A node that has not answered by then may have no leader yet: the next one is asked.
+const PAGE_WITHIN: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(2);
-/// The memory of an empty cluster is read this long after its start.
-const REST: Duration = Duration::from_secs(2);
-/// A node is at rest when it holds as much on its disk at this many looks in a row.
-const SAME_LOOKS: usize = 4;
+/// Nodes are at rest when they have held as much on their disks for this many seconds.
+const REST: f64 = 15.0;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 const REST_WITHIN: Duration = Duration::from_secs(120);
 /// The writer is measured for this long before a copy is made.
 const IDLE: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(setting: &Setting<'_>, peer: Peer, samples: &mut Samples) -> Result<()> {
-    empty(setting, peer, samples).await?;
+    let empty_disk = empty(setting, peer, samples).await?;
     let mut sizes = vec![("100,000", INSTANCES)];
     if setting.large {
         sizes.push(("1,000,000", INSTANCES_LARGE));
@@ -43,7 +46,7 @@ pub(super) async fn run(setting: &Setting<'_>, peer: Peer, samples: &mut Samples
         let count = setting.scaled(count, 1_000).next_multiple_of(LEASE_SIZE);
         for (per_lease, kind) in [(1, "own leases"), (LEASE_SIZE, "100 to a lease")] {
             let mut variant = samples.of("W6", format!("{name}, {kind}"));
-            filled(setting, peer, &mut variant, count, per_lease)
+            filled(setting, peer, &mut variant, (count, per_lease), empty_disk)
                 .await
                 .with_context(|| format!("{name} instances, {kind}"))?;
         }
@@ -51,20 +54,32 @@ pub(super) async fn run(setting: &Setting<'_>, peer: Peer, samples: &mut Samples
     Ok(())
 }
 
-async fn empty(setting: &Setting<'_>, peer: Peer, samples: &mut Samples) -> Result<()> {
+/// A cluster without any instance: its memory and disk, of the largest node; the latter in MiB.
+async fn empty(setting: &Setting<'_>, peer: Peer, samples: &mut Samples) -> Result<f64> {
     let cluster = Cluster::start(peer, setting.programs, setting.dir, setting.keep).await?;
-    tokio::time::sleep(REST).await;
-    let largest = cluster.memory()?.into_iter().map(|(now, _)| now).max().unwrap_or_default();
-    samples.of("W6", "empty").add("memory", "MiB", Better::Lower, largest as f64 / MIB);
-    Ok(())
+    at_rest(setting, &cluster).await?;
+    let nodes = cluster.memory()?;
+    let resident = largest(nodes.iter().map(|memory| memory.resident));
+    let anonymous = largest(nodes.iter().map(|memory| memory.anonymous));
+    let disk = largest(cluster.disk());
+    let mut variant = samples.of("W6", "empty");
+    variant.add("memory", "MiB", Better::Lower, resident);
+    variant.add("RssAnon", "MiB", Better::Lower, anonymous);
+    variant.add("disk", "MiB", Better::Neither, disk);
+    Ok(disk)
+}
+
+/// In MiB.
+fn largest(bytes: impl IntoIterator<Item = u64>) -> f64 {
+    bytes.into_iter().max().unwrap_or_default() as f64 / MIB
 }
 
 async fn filled(
     setting: &Setting<'_>,
     peer: Peer,
     variant: &mut Variant<'_>,
-    count: u64,
-    per_lease: u64,
+    (count, per_lease): (u64, u64),
+    empty_disk: f64,
 ) -> Result<()> {
     let (mut cluster, connections) = setting.cluster(peer).await?;
     let others = setting.prepare(&cluster, &connections, OTHER, OTHERS, LONG_TTL).await?;
@@ -75,38 +90,50 @@ async fn filled(
     }
     let leader = cluster.ready().await?;
     cluster.caught_up().await?;
-    at_rest(&cluster).await?;
-    let memory: Vec<f64> = cluster.memory()?.into_iter().map(|(now, _)| now as f64 / MIB).collect();
-    let followers = memory.iter().enumerate().filter(|(at, _)| *at != leader);
-    let follower = followers.map(|(_, memory)| *memory).fold(0.0, f64::max);
-    variant.add("memory, leader", "MiB", Better::Lower, memory[leader]);
-    variant.add("memory, follower", "MiB", Better::Lower, follower);
-    let disk = cluster.disk().into_iter().max().unwrap_or_default();
-    variant.add("disk", "MiB", Better::Lower, disk as f64 / MIB);
+    at_rest(setting, &cluster).await?;
+    memory(variant, &cluster.memory()?, leader);
+    let disk = largest(cluster.disk());
+    variant.add("disk", "MiB", Better::Neither, disk);
+    // What either peer lays out for its log before anything is written says nothing of a state.
+    variant.add("disk, growth", "MiB", Better::Lower, disk - empty_disk);
 
     copies(variant, &cluster, &connections, leader, &others).await?;
-    let peak = cluster.memory()?.into_iter().map(|(_, peak)| peak).max().unwrap_or_default();
-    variant.add("peak memory", "MiB", Better::Lower, peak as f64 / MIB);
+    let peak = largest(cluster.memory()?.into_iter().map(|memory| memory.peak));
+    variant.worst("peak memory", "MiB", Better::Lower, peak);
 
     drop(connections);
     let back = restart(&mut cluster, count).await?;
-    variant.add("first read after kill of all", "s", Better::Lower, back.as_secs_f64());
+    variant.add("all read after kill of all", "s", Better::Lower, back.as_secs_f64());
     cluster.ready().await?;
     let connections = cluster.connect(1).await?;
     verify::all_there(&connections, GROUP, count).await
 }
 
+fn memory(variant: &mut Variant<'_>, nodes: &[Memory], leader: usize) {
+    let (resident, anonymous) = (|node: &Memory| node.resident, |node: &Memory| node.anonymous);
+    let followers = || nodes.iter().enumerate().filter(|(at, _)| *at != leader).map(|(_, it)| it);
+    for (metric, mib) in [
+        ("memory, leader", largest([resident(&nodes[leader])])),
+        ("memory, follower", largest(followers().map(resident))),
+        ("RssAnon, leader", largest([anonymous(&nodes[leader])])),
+        ("RssAnon, follower", largest(followers().map(anonymous))),
+    ] {
+        variant.add(metric, "MiB", Better::Lower, mib);
+    }
+}
+
 /// Waits until no node works on its files any more: a copy that was begun while the state grew has
 /// the size of the state, and goes on after the last write.
-async fn at_rest(cluster: &Cluster) -> Result<()> {
+async fn at_rest(setting: &Setting<'_>, cluster: &Cluster) -> Result<()> {
     let begun = Instant::now();
-    let (mut held, mut same) = (cluster.disk(), 0);
-    while same < SAME_LOOKS {
+    let (mut held, mut since) = (cluster.disk(), Instant::now());
+    while since.elapsed() < setting.seconds(REST) {
         anyhow::ensure!(begun.elapsed() < REST_WITHIN, "the nodes go on writing: {held:?} bytes");
         tokio::time::sleep(LOOK_EVERY).await;
         let now = cluster.disk();
-        same = if now == held { same + 1 } else { 0 };
-        held = now;
+        if now != held {
+            (held, since) = (now, Instant::now());
+        }
     }
     Ok(())
 }
@@ -123,14 +150,14 @@ async fn copies(
     let on_leader = Connection::open(cluster.peer, address).await?;
     let idle = Instant::now() + IDLE;
     let writes = write(connections, others, 0, || Instant::now() >= idle).await?;
-    variant.add("slowest write, idle", "ms", Better::Lower, writes.max() as f64 / 1000.0);
+    variant.worst("slowest write, idle", "ms", Better::Lower, slowest(&writes)?);
     let (writes, took) = writing_while(connections, others, 1 << 32, async {
         on_leader.backup().await.map(|bytes| bytes as f64)
     })
     .await?;
     variant.add("backup", "s", Better::Lower, took.0.as_secs_f64());
     variant.add("backup size", "MiB", Better::Neither, took.1 / MIB);
-    variant.add("slowest write, backup", "ms", Better::Lower, writes.max() as f64 / 1000.0);
+    variant.worst("slowest write, backup", "ms", Better::Lower, slowest(&writes)?);
     let snapshot = async {
         match on_leader.snapshot().await {
             Some(done) => done.map(|()| 1.0),
@@ -141,9 +168,15 @@ async fn copies(
     // etcd builds its own when it likes; there is no call for it.
     if done > 0.0 {
         variant.add("snapshot", "s", Better::Lower, took.as_secs_f64());
-        variant.add("slowest write, snapshot", "ms", Better::Lower, writes.max() as f64 / 1000.0);
+        variant.worst("slowest write, snapshot", "ms", Better::Lower, slowest(&writes)?);
     }
     Ok(())
+}
+
+/// In milliseconds.
+fn slowest(writes: &[Paced]) -> Result<f64> {
+    anyhow::ensure!(!writes.is_empty(), "nothing was written meanwhile");
+    Ok(latencies_of(writes).max() as f64 / 1000.0)
 }
 
 /// Writes until `work` is done; the writes' latencies, how long the work took, and its result.
@@ -152,7 +185,7 @@ async fn writing_while(
     leases: &[u64],
     stamps_from: u64,
     work: impl Future<Output = Result<f64>>,
-) -> Result<(Latencies, (Duration, f64))> {
+) -> Result<(Vec<Paced>, (Duration, f64))> {
     let done = Arc::new(AtomicBool::new(false));
     let over = done.clone();
     let writing = write(connections, leases, stamps_from, move || over.load(Ordering::Relaxed));
@@ -171,8 +204,8 @@ async fn write(
     leases: &[u64],
     stamps_from: u64,
     over: impl Fn() -> bool,
-) -> Result<Latencies> {
-    paced(WRITES_PER_SECOND, over, OPEN_MAX, |number| {
+) -> Result<Vec<Paced>> {
+    paced(WRITES_PER_SECOND, over, OPEN_MAX, |number, _| {
         let at = number % OTHERS;
         let connection = connections[at as usize % connections.len()].clone();
         let lease = leases[at as usize];
@@ -182,24 +215,39 @@ async fn write(
     .await
 }
 
-/// kill -9 of all, start of all; until any node answers a linearizable read with everything.
+/// kill -9 of all, start of all; until any node has answered linearizable reads with everything.
 async fn restart(cluster: &mut Cluster, count: u64) -> Result<Duration> {
     let begun = Instant::now();
     cluster.nodes.iter_mut().for_each(crate::cluster::Node::kill);
     for node in &mut cluster.nodes {
         node.start()?;
     }
-    let peer = cluster.peer;
     loop {
         for node in &cluster.nodes {
-            let read = async { Connection::open(peer, &node.address).await?.count(GROUP).await };
-            let read = tokio::time::timeout(Duration::from_secs(1), read).await;
-            if let Ok(Ok(found)) = read {
-                anyhow::ensure!(found == count, "{found} of {count} are back");
+            if let Ok(found) = read_all(cluster.peer, &node.address).await {
+                let all = usize::try_from(count)?;
+                let all = Counted { instances: all, value_bytes: all * VALUE_BYTES };
+                anyhow::ensure!(found == all, "{found:?} of {count} are back");
                 return Ok(begun.elapsed());
             }
         }
         anyhow::ensure!(begun.elapsed() < READ_WITHIN, "no node answers a read again");
         tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Reads all instances, page by page.
+async fn read_all(peer: Peer, node: &Address) -> Result<Counted> {
+    let mut all = Counted { instances: 0, value_bytes: 0 };
+    let connection = timeout(PAGE_WITHIN, Connection::open(peer, node)).await??;
+    let mut after = None;
+    loop {
+        let (page, next) = timeout(PAGE_WITHIN, connection.page(GROUP, after)).await??;
+        all.instances += page.instances;
+        all.value_bytes += page.value_bytes;
+        if next.is_none() {
+            return Ok(all);
+        }
+        after = next;
     }
 }

@@ -15,6 +15,17 @@ pub(crate) async fn all_there(
     group: &'static str,
     count: u64,
 ) -> Result<()> {
+    all_as(connections, group, count, |_| 0).await
+}
+
+/// The services of a group hold exactly its instances `0..count`, each as the change with this
+/// stamp wrote it.
+pub(crate) async fn all_as(
+    connections: &[Connection],
+    group: &'static str,
+    count: u64,
+    stamp: impl Fn(u64) -> u64,
+) -> Result<()> {
     let found = connections[0].count(group).await?;
     ensure!(found == count, "{count} instances of {group} were acknowledged, {found} are there");
     let mut open = JoinSet::new();
@@ -23,7 +34,12 @@ pub(crate) async fn all_there(
             open.join_next().await.context("is not empty")???;
         }
         let connection = connections[usize::try_from(service)? % connections.len()].clone();
-        open.spawn(async move { same(&connection, group, service, count).await });
+        let numbers = service * SERVICE_SIZE..((service + 1) * SERVICE_SIZE).min(count);
+        let expected: Vec<Item> =
+            numbers.map(|number| Item::new(group, number, stamp(number))).collect();
+        open.spawn(
+            async move { same(&connection, &item::service(group, service), expected).await },
+        );
     }
     while let Some(done) = open.join_next().await {
         done??;
@@ -31,12 +47,9 @@ pub(crate) async fn all_there(
     Ok(())
 }
 
-async fn same(connection: &Connection, group: &str, service: u64, count: u64) -> Result<()> {
-    let name = item::service(group, service);
-    let mut found = connection.items(&name).await?;
+async fn same(connection: &Connection, service: &str, expected: Vec<Item>) -> Result<()> {
+    let mut found = connection.items(service).await?;
     found.sort_by(|one, other| one.id.cmp(&other.id));
-    let numbers = service * SERVICE_SIZE..((service + 1) * SERVICE_SIZE).min(count);
-    let expected: Vec<Item> = numbers.map(|number| Item::new(group, number, 0)).collect();
-    ensure!(found == expected, "{name} is not as it was written");
+    ensure!(found == expected, "{service} is not as it was written");
     Ok(())
 }

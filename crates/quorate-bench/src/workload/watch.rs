@@ -28,7 +28,7 @@ const OPENING: usize = 32;
 const COMPLETE_WITHIN: Duration = Duration::from_secs(120);
 /// Instances are registered with stamp 0. A change to what is there already would be none.
 const FIRST_STAMP: u64 = INSTANCES;
-/// When changes were sent, by their stamps modulo this: more than are ever under way.
+/// From when changes count, by their stamps modulo this: more than are ever under way.
 const SENT_MAX: usize = 1 << 22;
 
 /// The number of watchers, and how fast things change.
@@ -79,7 +79,7 @@ impl Shape {
 
 /// What one watcher saw.
 struct Seen {
-    /// From the send of a change to its arrival.
+    /// From when a change was due, or was sent at full speed, to its arrival.
     latencies: Latencies,
     /// Events that arrived while changes were made.
     in_time: u64,
@@ -91,7 +91,7 @@ struct Seen {
 /// What writers and watchers share.
 struct Feed {
     begun: Instant,
-    /// Microseconds since `begun`.
+    /// From when a change's latency counts, in microseconds since `begun`.
     sent: Vec<AtomicU64>,
     /// When the changes that are measured end, in microseconds since `begun`.
     deadline: AtomicU64,
@@ -164,7 +164,7 @@ pub(super) async fn drive(
     let end = FIRST_STAMP + changes;
     feed.ended_by.store(end, Ordering::Relaxed);
     for stamp in end..end + INSTANCES {
-        change(connections, &feed, leases, stamp).await?;
+        change(connections, &feed, leases, stamp, Instant::now()).await?;
     }
     let mut all = Seen { latencies: latencies(), in_time: 0, events: 0, last: begun };
     while let Some(seen) = watchers.join_next().await {
@@ -256,36 +256,49 @@ async fn write(
     leases: &Arc<[u64]>,
 ) -> Result<u64> {
     let (all, own, leases) = (connections.to_vec(), feed.clone(), leases.clone());
-    let write = move |number: u64| {
+    let write = move |number: u64, from: Instant| {
         let (all, feed, leases) = (all.clone(), own.clone(), leases.clone());
-        async move { change(&all, &feed, &leases, FIRST_STAMP + number).await }
+        async move { change(&all, &feed, &leases, FIRST_STAMP + number, from).await }
     };
     match shape.per_second {
         Some(rate) => {
             let over = || feed.now() >= feed.deadline.load(Ordering::Relaxed);
-            Ok(paced(rate, over, OPEN_MAX, write).await?.len())
+            Ok(paced(rate, over, OPEN_MAX, write).await?.len() as u64)
         }
         None => {
             let left = feed.deadline.load(Ordering::Relaxed).saturating_sub(feed.now());
             let until = Until::Time(Duration::from_micros(left));
-            let written =
-                closed_loop(cluster, WRITERS, until, move |_, number| write(number)).await?;
+            let written = closed_loop(cluster, WRITERS, until, move |_, number| {
+                write(number, Instant::now())
+            })
+            .await?;
             Ok(written.operations)
         }
     }
 }
 
-async fn change(connections: &[Connection], feed: &Feed, leases: &[u64], stamp: u64) -> Result<()> {
+/// Makes a change; watchers count its latency from `from`.
+async fn change(
+    connections: &[Connection],
+    feed: &Feed,
+    leases: &[u64],
+    stamp: u64,
+    from: Instant,
+) -> Result<()> {
     let number = stamp % INSTANCES;
     let item = Item::new(GROUP, number, stamp);
-    feed.sent[stamp as usize % SENT_MAX].store(feed.now(), Ordering::Relaxed);
+    feed.sent[stamp as usize % SENT_MAX].store(feed.at(from), Ordering::Relaxed);
     // The same instance always by the same connection: its changes come in order.
     connections[number as usize % connections.len()].change(&item, leases[number as usize]).await
 }
 
 impl Feed {
     fn now(&self) -> u64 {
-        self.begun.elapsed().as_micros() as u64
+        self.at(Instant::now())
+    }
+
+    fn at(&self, moment: Instant) -> u64 {
+        moment.saturating_duration_since(self.begun).as_micros() as u64
     }
 }
 
