@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::built::{installed, root};
 use crate::cli::ask;
 use crate::prometheus::{Prometheus, observed};
+use crate::skipped::skipped;
 use crate::wait::eventually;
 
 /// It takes up what it has found every 5 s.
@@ -76,11 +77,10 @@ async fn until_in_vain(prometheus: &Prometheus, times: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[allow(clippy::print_stdout, reason = "why less was tested")]
 async fn prometheus_keeps_the_targets_that_the_registry_told_it() {
     let program = match installed(".ci/install-prometheus", &["prometheus"]) {
         Ok(program) => program,
-        Err(reason) => return println!("SKIPPED: a Prometheus that discovers: {reason}"),
+        Err(reason) => return skipped("a Prometheus that discovers", reason),
     };
     let (mut cluster, https) = observed().await;
     cluster.leader().await;

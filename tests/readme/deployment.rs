@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::built::installed;
 use crate::process::Running;
+use crate::skipped::skipped;
 use crate::text_of;
 use crate::yaml::{documents, objects};
 
@@ -121,11 +122,10 @@ fn the_image_is_small_and_runs_as_the_manifests_say() {
 /// By the schemas of Kubernetes itself: of the oldest release that the file names, and of a new
 /// one.
 #[test]
-#[allow(clippy::print_stdout, reason = "why less was tested")]
 fn the_manifests_fit_the_schemas_of_kubernetes() {
     let home = match installed(".ci/install-kubernetes-validate", &[]) {
         Ok(home) => home,
-        Err(reason) => return println!("SKIPPED: the schemas of Kubernetes: {reason}"),
+        Err(reason) => return skipped("the schemas of Kubernetes", reason),
     };
     // Each object by itself: a List has no schema.
     let of = |name: &str| objects(&format!("{DIRECTORY}/{name}"));
