@@ -12,7 +12,9 @@ use tokio::time::sleep;
 
 /// The node is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// What a start still waits for is logged this often.
+/// What a start waits for is logged after this long, since founders are started one by one ...
+const SAY_AFTER: Duration = Duration::from_secs(5);
+/// ... and again this often. Nothing else says it.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Follows a node for as long as it runs; `raft` runs its Raft.
@@ -31,15 +33,15 @@ pub(crate) fn stopping() {
 async fn report(node: Readiness) -> Infallible {
     let mut started = false;
     let mut told = None;
-    let mut said = Instant::now();
+    let mut say_at = Instant::now() + SAY_AFTER;
     loop {
         let problems = node.problems();
         let status = match problems.is_empty() {
             true => "ready".to_owned(),
             false => format!("not ready: {}", problems.join("; ")),
         };
-        if !started && !problems.is_empty() && said.elapsed() >= SAY_EVERY {
-            said = Instant::now();
+        if !started && !problems.is_empty() && say_at <= Instant::now() {
+            say_at = Instant::now() + SAY_EVERY;
             tracing::info!("{status}");
         }
         if !started && problems.is_empty() {
