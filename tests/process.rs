@@ -126,6 +126,8 @@ mod scraped;
 mod secrets;
 #[path = "process/secured.rs"]
 mod secured;
+#[path = "readme/skipped.rs"]
+mod skipped;
 #[path = "process/small_disk.rs"]
 mod small_disk;
 #[path = "process/states.rs"]

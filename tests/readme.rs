@@ -42,6 +42,8 @@ mod process;
 mod quick_start;
 #[path = "readme/security.rs"]
 mod security;
+#[path = "readme/skipped.rs"]
+mod skipped;
 #[path = "readme/story.rs"]
 mod story;
 #[path = "readme/three_nodes.rs"]

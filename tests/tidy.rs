@@ -29,6 +29,8 @@ mod rooms;
 mod secrets;
 #[path = "tidy/sizes.rs"]
 mod sizes;
+#[path = "readme/skipped.rs"]
+mod skipped;
 #[path = "tidy/sources.rs"]
 mod sources;
 

@@ -4,6 +4,9 @@
 //! `QUORATE_COMMIT` (for example "3f9c1d2e0 2026-11-28") says it where there is no git, as in a
 //! container.
 
+#[path = "src/version.rs"]
+mod version;
+
 use std::process::Command;
 
 fn main() {
@@ -12,11 +15,8 @@ fn main() {
     let given = std::env::var("QUORATE_COMMIT").ok();
     // A build for tests would be a new one after each commit.
     let kept = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
-    let commit = given.or_else(|| kept.then(commit).flatten());
-    let text = match commit {
-        Some(commit) => format!("{version} ({commit})"),
-        None => version.to_owned(),
-    };
+    let git: fn() -> Option<String> = commit;
+    let text = version::text(version, given, kept.then_some(git));
     println!("cargo::rustc-env=QUORATE_VERSION={text}");
 }
 

@@ -382,6 +382,11 @@ impl Node {
         }
     }
 
+    /// Once it is started, it asks this node to be taken in.
+    pub(crate) fn asks(&mut self, address: &str) {
+        self.args.extend(["--join".to_owned(), address.to_owned()]);
+    }
+
     pub(crate) fn process(&mut self) -> &mut Process {
         self.process.as_mut().expect("the node runs")
     }

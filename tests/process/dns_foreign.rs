@@ -9,6 +9,7 @@ use quorate_client::{InstanceBuilder, Registration, RegistrationHandle};
 use crate::built::installed;
 use crate::cluster::{Cluster, Settings};
 use crate::dns::{SOON, answering_with};
+use crate::skipped::skipped;
 use crate::wait::eventually;
 
 const NAME: &str = "web.default.svc.quorate";
@@ -100,7 +101,6 @@ for kind, other, error in [('AAAA', name, dns.resolver.NoAnswer), ('A', 'no.' + 
 ";
 
 #[tokio::test(flavor = "multi_thread")]
-#[allow(clippy::print_stdout, reason = "why less was tested")]
 async fn foreign_programs_resolve_names_of_nodes_that_live() {
     let (mut cluster, ports, _kept) = filled().await;
     let asked = |package: &str, program: &'static str, port: &str| match Tools::of(&[package]) {
@@ -109,7 +109,7 @@ async fn foreign_programs_resolve_names_of_nodes_that_live() {
         }
         Ok(tools) => with_dig(&tools, program, port),
         Err(reason) => {
-            println!("SKIPPED: {program}: {reason}");
+            skipped(program, reason);
             Ok(())
         }
     };

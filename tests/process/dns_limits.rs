@@ -20,6 +20,7 @@ use crate::wait::eventually;
 
 const NAME: &str = "web.default.svc.quorate";
 const FAILED: u8 = 2;
+const SRV: u16 = 33;
 
 async fn asked_from(from: &str, to: &str) -> Result<Answered, String> {
     let answer = datagram_from(from, to, &query(NAME, A)).await;
@@ -169,6 +170,24 @@ async fn an_answer_that_is_cut_says_so_and_is_counted() {
     let whole = asked_on(&mut connection(from, &dns).await, NAME, A).await.unwrap();
     assert_eq!((whole.is_cut, whole.answers), (false, 100));
     assert_eq!(counted(&http, TRUNCATED).await, 1, "by TCP it is whole");
+
+    // More than 64 KiB of SRV: 100 instances with 4 endpoints each, at names of 240 letters.
+    let label = "x".repeat(59);
+    let host = [label.as_str(); 4].join(".");
+    let wide = (0..100).map(|at| {
+        let endpoint = |port| (format!("e{port}"), format!("http://{host}:{port}{at:02}"));
+        InstanceSpec {
+            endpoints: (1..5).map(endpoint).collect(),
+            ..spec("wide", &format!("w-{at}"))
+        }
+    });
+    let request =
+        RegisterRequest { instances: wide.collect(), ttl_ms: 3_600_000, ..<_>::default() };
+    cluster.nodes[0].registry().register(request).await.unwrap();
+    let name = "wide.default.svc.quorate";
+    let part = asked_on(&mut connection(from, &dns).await, name, SRV).await.unwrap();
+    assert!(!part.is_cut && (200..400).contains(&part.answers), "{part:?}");
+    assert_eq!(counted(&http, TRUNCATED).await, 2, "what is too large for TCP counts, too");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ use crate::ca_name::ca_name;
 use crate::cluster::{Cluster, Settings};
 use crate::connections::{PREFACE, SETTINGS};
 use crate::secured::Secured;
+use crate::skipped::skipped;
 
 const TTL: Duration = Duration::from_secs(600);
 /// A tool ends by itself before, or has begun to speak.
@@ -182,12 +183,11 @@ pub(crate) async fn installed(language: &str) -> Result<String, String> {
 }
 
 /// The tools of this machine; what is missing is said.
-#[allow(clippy::print_stdout, reason = "why less was tested")]
 async fn tools() -> Vec<Tool> {
     let mut tools = Vec::new();
     let mut add = |name: &str, tool: Result<Tool, String>| match tool {
         Ok(tool) => tools.push(tool),
-        Err(reason) => println!("SKIPPED: {name} as a client: {reason}"),
+        Err(reason) => skipped(format!("{name} as a client"), reason),
     };
     let there = async |program: &str| ran(Command::new(program).arg("version")).await.map(drop);
     let openssl = there("openssl").await;

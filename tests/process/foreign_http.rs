@@ -11,6 +11,7 @@ use tokio::sync::OnceCell;
 use crate::cluster::{Cluster, Settings};
 use crate::foreign_clients::{installed, ran_within, said};
 use crate::ports::free_port;
+use crate::skipped::skipped;
 
 /// Making a client takes some seconds, and much more on a busy machine.
 const CLIENT_WITHIN: Duration = Duration::from_secs(180);
@@ -31,13 +32,12 @@ async fn cluster(size: u64) -> (Cluster, Vec<String>) {
 
 /// What a script of `foreign/openapi/` says, which has to succeed. `None`: what it needs cannot be
 /// had here.
-#[allow(clippy::print_stdout, reason = "why less was tested")]
 async fn script(name: &str, arguments: &[&str], limit: Duration) -> Option<String> {
     static HOME: OnceCell<Result<String, String>> = OnceCell::const_new();
     let home = match HOME.get_or_init(|| installed("openapi")).await {
         Ok(home) => home,
         Err(reason) => {
-            println!("SKIPPED: {name}: {reason}");
+            skipped(name, reason);
             return None;
         }
     };

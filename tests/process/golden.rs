@@ -1,11 +1,11 @@
-//! Data directories that earlier releases wrote, one of each level (tests/process/golden): each is
+//! Data directories that earlier releases wrote, of each level (tests/process/golden): each is
 //! opened by this one, which finds exactly what was registered. Where this fails, nodes of a
 //! release that is out could not be upgraded: what changed in the log, the snapshots or the files
 //! needs a version of its own beside the one of before (ARCHITECTURE, "How a format grows"). A
 //! golden directory itself is never written anew.
 //!
-//! `QUORATE_WRITE_GOLDEN=1 cargo test -p quorate-cli --test process golden` writes that of this
-//! release's level, where there is none yet.
+//! `QUORATE_WRITE_GOLDEN=level-2 cargo test -p quorate-cli --test process golden` writes one, where
+//! there is none yet. There may be several of a level: level-1, level-1b.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -15,17 +15,22 @@ use std::time::Duration;
 use prost::Message as _;
 use quorate_node::Levels;
 use quorate_proto::v1::admin_client::AdminClient;
+use quorate_proto::v1::health_check::Kind;
 use quorate_proto::v1::{
-    Consistency, DeregisterRequest, FetchResponse, InstanceOverride, InstanceRef,
-    ListOverridesRequest, ListOverridesResponse, SetOverrideRequest, TriggerSnapshotRequest,
+    Consistency, DeregisterRequest, FetchResponse, Health, HealthCheck, InstanceOverride,
+    InstanceRef, InstanceStatus, ListOverridesRequest, ListOverridesResponse, Metadata, RequestId,
+    SetOverrideRequest, TcpCheck, TriggerSnapshotRequest, UpdateRequest,
 };
 
 use crate::built::root;
+use crate::cli::ask;
 use crate::cluster::{Cluster, Settings};
 use crate::raw::{registration, spec};
+use crate::wait::eventually;
 
 /// After a start, each lease has a full one of these.
 const TTL: Duration = Duration::from_secs(3_600);
+const SOON: Duration = Duration::from_secs(30);
 /// All of one directory, in the repository.
 const BYTES_MAX: u64 = 64 * 1024;
 
@@ -111,6 +116,7 @@ async fn fill(cluster: &Cluster) {
         InstanceRef { service: "web".to_owned(), id: "before-2".to_owned(), ..<_>::default() };
     let gone = DeregisterRequest { instances: vec![gone], ..<_>::default() };
     node.registry().deregister(gone).await.unwrap();
+    fill_with_what_changes(cluster).await;
     admin.trigger_snapshot(TriggerSnapshotRequest {}).await.unwrap();
 
     let mut full = registration("web", "after", TTL, 9);
@@ -122,15 +128,56 @@ async fn fill(cluster: &Cluster) {
     instance.version = "1.2.3".to_owned();
     node.registry().register(full).await.unwrap();
     node.register("db", "after", TTL).await.unwrap();
+    fill_with_what_changes(cluster).await;
 }
 
-async fn one_node(data_dir: Option<PathBuf>) -> Cluster {
-    let data_dirs = data_dir.map(|dir| (1, dir)).into_iter().collect();
+/// A load, a check that fails, updates, a write that a client has named, and a held level.
+async fn fill_with_what_changes(cluster: &Cluster) {
+    let node = &cluster.nodes[0];
+    let id =
+        format!("checked-{}", node.fetch_all(Consistency::Local).await.unwrap().services.len());
+    let mut checked = registration("checked", &id, TTL, 9);
+    let instance = &mut checked.instances[0];
+    instance.load = 300;
+    // Nobody listens there.
+    instance.endpoints = [("http".to_owned(), "http://127.0.0.1:1".to_owned())].into();
+    instance.checks = vec![HealthCheck {
+        interval_ms: 1_000,
+        failures_before_critical: 1,
+        kind: Some(Kind::Tcp(TcpCheck {})),
+        ..HealthCheck::default()
+    }];
+    node.registry().register(checked).await.unwrap();
+    eventually("its check fails", SOON, async || {
+        let state = node.instances(Consistency::Local).await.unwrap();
+        let health = state[&format!("checked/{id}")].health();
+        if health == Health::Critical { Ok(()) } else { Err(format!("{health:?}")) }
+    })
+    .await;
+    let updated =
+        InstanceRef { service: "web".to_owned(), id: "before-0".to_owned(), ..<_>::default() };
+    let update = UpdateRequest {
+        instance: Some(updated),
+        status: InstanceStatus::Draining.into(),
+        weight: Some(7),
+        load: Some(1_000_000),
+        metadata: Some(Metadata { entries: [("k".to_owned(), "v".to_owned())].into() }),
+        request_id: Some(RequestId { origin: 5, number: 1, ..RequestId::default() }),
+        ..UpdateRequest::default()
+    };
+    node.registry().update(update).await.unwrap();
+    ask(&cluster.all(), "cluster upgrade hold").await.expect(0);
+}
+
+async fn one_node(data_dir: PathBuf) -> Cluster {
+    let data_dirs = [(1, data_dir)].into();
     Cluster::start_with(1, Settings { data_dirs, ..Settings::default() }).await
 }
 
 async fn write(to: &Path) {
-    let mut cluster = one_node(None).await;
+    let health_checks = "allow = [\"127.0.0.0/8\"]".to_owned();
+    let mut cluster =
+        Cluster::start_with(1, Settings { health_checks, ..Settings::default() }).await;
     fill(&cluster).await;
     let content = content(&cluster).await;
     cluster.nodes[0].terminate();
@@ -142,24 +189,34 @@ async fn write(to: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn golden_directories_of_each_level_open() {
-    let own = golden().join(format!("level-{}", Levels::OWN.max));
-    if std::env::var_os("QUORATE_WRITE_GOLDEN").is_some() && !own.exists() {
+    if let Some(name) = std::env::var_os("QUORATE_WRITE_GOLDEN")
+        && let own = golden().join(name)
+        && !own.exists()
+    {
         write(&own).await;
     }
+    let own = golden().join(format!("level-{}", Levels::OWN.max));
     assert!(
         own.is_dir(),
-        "there is no {}: write it with QUORATE_WRITE_GOLDEN=1, and keep it for ever",
+        "there is no {}: write it with QUORATE_WRITE_GOLDEN, and keep it for ever",
         own.display()
     );
-    for level in Levels::OWN.min..=Levels::OWN.max {
-        let of_level = golden().join(format!("level-{level}"));
+    let mut all: Vec<_> = fs::read_dir(golden()).unwrap().map(|it| it.unwrap().path()).collect();
+    all.sort();
+    for of_level in all {
+        let name = of_level.file_name().unwrap().to_string_lossy();
+        let level = name.trim_start_matches("level-").trim_end_matches(char::is_alphabetic);
+        let level: u32 = level.parse().unwrap_or_else(|_| panic!("{name} is of no level"));
+        if level < Levels::OWN.min {
+            continue;
+        }
         let bytes: u64 = files(&of_level).iter().map(|file| file.metadata().unwrap().len()).sum();
-        eprintln!("measured: level {level}: {bytes} bytes");
+        eprintln!("measured: {name}: {bytes} bytes");
         assert!(bytes <= BYTES_MAX, "{bytes} bytes in {}", of_level.display());
         let dir = tempfile::tempdir().unwrap();
         let data_dir = dir.path().join("data");
         unpack(&of_level.join("data"), &data_dir);
-        let cluster = one_node(Some(data_dir)).await;
+        let cluster = one_node(data_dir).await;
         let read = |name| fs::read(of_level.join(name)).unwrap();
         let expected = Content {
             fetched: FetchResponse::decode(&*read("fetched.pb")).unwrap(),

@@ -61,7 +61,7 @@ async fn a_founder_without_its_disk_is_refused_after_all_were_down() {
     let log = |cluster: &Cluster| cluster.nodes[2].log_text();
     eventually("the founder waits or is refused", Duration::from_secs(15), || async {
         let log = log(&cluster);
-        let told = ["waiting for other founders", "its disk was lost"];
+        let told = ["it waits for the cluster to be founded", "its disk was lost"];
         if told.iter().any(|told| log.contains(told)) { Ok(()) } else { Err(log) }
     })
     .await;

@@ -13,6 +13,7 @@ use tonic::transport::Endpoint;
 
 use crate::ports::free_port;
 use crate::process::{Process, THIS_RELEASE, text_of};
+use crate::skipped::skipped;
 use crate::wait::eventually;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -87,7 +88,7 @@ async fn a_name_that_leads_elsewhere_now_is_followed() {
     let probe = Command::new("/usr/bin/unshare").args(WITH_HOSTS).arg(&hosts).arg("true").output();
     match probe {
         Ok(probe) if probe.status.success() => {}
-        other => return eprintln!("SKIPPED: no /etc/hosts of its own: {other:?}"),
+        other => return skipped("an /etc/hosts of its own", format!("{other:?}")),
     }
     let mut nodes: Vec<Process> = (1..=3).map(|id| named.start(id, "127.0.0.1")).collect();
     named.is_whole("all are there").await;

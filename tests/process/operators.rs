@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use crate::cli::{Running, ask};
 use crate::cluster::{Cluster, Settings};
 use crate::ports::free_port;
+use crate::skipped::skipped;
 use crate::wait::eventually;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,7 +60,6 @@ async fn a_hang_up_ends_everything_in_order_but_a_daemon() {
 
 /// Nobody is left there who could end it.
 #[tokio::test]
-#[allow(clippy::print_stdout, reason = "why less was tested")]
 async fn a_node_in_a_terminal_ends_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let [clients, peers] = [free_port(), free_port()];
@@ -72,7 +72,7 @@ async fn a_node_in_a_terminal_ends_with_it() {
     let quiet = terminal.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut terminal = match quiet.spawn() {
         Ok(terminal) => terminal,
-        Err(error) => return println!("SKIPPED: script: {error}"),
+        Err(error) => return skipped("a terminal that ends", format!("script: {error}")),
     };
     let says = async |words: &str| {
         eventually(words, PATIENCE, || {

@@ -20,6 +20,7 @@ use crate::cli::ask;
 use crate::cluster::{Cluster, LEADER_WITHIN, Settings};
 use crate::ports::free_port;
 use crate::process::{Process, text_of};
+use crate::skipped::skipped;
 use crate::wait::{eventually, time_passes};
 
 /// Prometheus scrapes and looks at its rules once a second.
@@ -309,11 +310,10 @@ pub(crate) async fn observed() -> (Cluster, Vec<String>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[allow(clippy::print_stdout, reason = "why less was tested")]
 async fn prometheus_sees_the_end_of_a_leader_and_its_return() {
     let program = match installed(".ci/install-prometheus", &["prometheus"]) {
         Ok(program) => program,
-        Err(reason) => return println!("SKIPPED: a Prometheus that scrapes: {reason}"),
+        Err(reason) => return skipped("a Prometheus that scrapes", reason),
     };
     let (mut cluster, https) = observed().await;
     let client = cluster.client().build().unwrap();

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -10,6 +11,7 @@ use serde_json::Value;
 use crate::built::{installed, root};
 use crate::cli::ask;
 use crate::prometheus::{Prometheus, observed};
+use crate::skipped::skipped;
 use crate::wait::eventually;
 
 /// It takes up what it has found every 5 s.
@@ -17,6 +19,19 @@ const FOUND_WITHIN: Duration = Duration::from_secs(30);
 /// A job with the URLs of all nodes, beside the one of the document.
 const ALL: &str = "all";
 const ONE: &str = "services";
+
+/// Of the Prometheus that is asked.
+const OLDEST: (u32, u32) = (2, 42);
+
+/// "prometheus, version 2.42.0+ds (branch: ..." is (2, 42).
+fn version_of(program: &str) -> (u32, u32) {
+    let output = Command::new(program).arg("--version").output().unwrap();
+    // Some say it there.
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    let (_, version) = said.split_once("version ").unwrap_or_else(|| panic!("{said}"));
+    let mut parts = version.split('.').map(|part| part.parse().expect("a number"));
+    (parts.next().unwrap(), parts.next().unwrap())
+}
 
 /// The configuration in the document, of these nodes and looked at each second.
 fn configured(https: &[String]) -> String {
@@ -76,12 +91,14 @@ async fn until_in_vain(prometheus: &Prometheus, times: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[allow(clippy::print_stdout, reason = "why less was tested")]
 async fn prometheus_keeps_the_targets_that_the_registry_told_it() {
     let program = match installed(".ci/install-prometheus", &["prometheus"]) {
         Ok(program) => program,
-        Err(reason) => return println!("SKIPPED: a Prometheus that discovers: {reason}"),
+        Err(reason) => return skipped("a Prometheus that discovers", reason),
     };
+    let version = version_of(&program);
+    eprintln!("measured: with Prometheus {version:?}");
+    assert!(version >= OLDEST, "{version:?} is older than {OLDEST:?}");
     let (mut cluster, https) = observed().await;
     cluster.leader().await;
     let nodes = cluster.all();

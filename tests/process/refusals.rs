@@ -44,6 +44,7 @@ async fn settings_that_cannot_be_are_usage_errors_that_name_them() {
             vec!["--join", "--bootstrap"],
         ),
         (format!("serve --id 1 {rest} --observer"), vec!["observer", "join"]),
+        (format!("serve --id 1 {rest} --dns-domain ."), vec!["dns.domain = .", "the root"]),
         ("serve --id 1 --listen nowhere".to_owned(), vec!["--listen", "nowhere"]),
         (format!("serve --id 1 {rest} --config {data}.toml"), vec!["data.toml", "No such file"]),
         (format!("serve --id 1 {rest} --config {typo}"), vec!["typo.toml", "idd"]),

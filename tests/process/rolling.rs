@@ -5,6 +5,7 @@
 //! it), else a copy of the one that is tested: then this shows what a rolling restart shows.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use quorate_client::Consistency;
@@ -37,6 +38,13 @@ fn old_binary(dir: &Path) -> PathBuf {
     old
 }
 
+/// What a binary says that it is: `quorate 0.2.0 (3f9c1d2e0 2026-11-28)` is version 0.2.0.
+fn version_of(binary: &Path) -> String {
+    let output = Command::new(binary).arg("--version").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    said.split_whitespace().nth(1).unwrap_or_else(|| panic!("{said:?}")).to_owned()
+}
+
 /// What each node says it is: its version, and the cluster's level.
 async fn versions(cluster: &Cluster) -> Vec<(String, u32)> {
     let mut all = Vec::new();
@@ -67,7 +75,7 @@ async fn has_caught_up(cluster: &Cluster, at: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_rolls_to_another_release_and_back_under_load() {
     let mut cluster = Cluster::prepare(3, Settings::default()).await;
-    let old = old_binary(cluster.dir());
+    let (old, new) = (old_binary(cluster.dir()), PathBuf::from(THIS_RELEASE));
     for node in &mut cluster.nodes {
         node.binary = old.clone();
         node.start();
@@ -75,14 +83,19 @@ async fn a_cluster_rolls_to_another_release_and_back_under_load() {
     cluster.leader().await;
     ask(&cluster.all(), "cluster upgrade hold").await.expect(0);
     let before = versions(&cluster).await;
+    let [old_says, new_says] = [&old, &new].map(|binary| version_of(binary));
+    let are_told_apart = std::env::var_os("QUORATE_OLD_BINARY").is_none() || old_says != new_says;
+    assert!(are_told_apart, "both binaries say that they are {new_says}");
+    let level = before[0].1;
+    let mut wanted = vec![(old_says.clone(), level); 3];
+    assert_eq!(before, wanted, "all begin with the older one");
 
     let client = cluster.client().build().unwrap();
     let kept = keep(&client, "kept", KEPT, KEPT_TTL).await;
     let writes = Load::registering(&client, "written", 3);
     let reads = Load::fetching(&client, "kept", 2);
     let mut feeds = Vec::new();
-    let new = PathBuf::from(THIS_RELEASE);
-    for binary in [&new, &old] {
+    for (binary, says) in [(&new, new_says), (&old, old_says)] {
         for at in 0..3 {
             // One that is on a node which stays.
             let other = cluster.others(at)[0];
@@ -93,13 +106,15 @@ async fn a_cluster_rolls_to_another_release_and_back_under_load() {
             cluster.nodes[at].binary = binary.clone();
             cluster.nodes[at].start();
             has_caught_up(&cluster, at).await;
+            wanted[at].0.clone_from(&says);
+            assert_eq!(versions(&cluster).await, wanted);
             writes.until_more(20).await;
             reads.until_more(20).await;
             feed.assert_gapless();
             feed.look(|seen| assert_eq!(seen.of(ChangeKind::Removed, ""), [], "nothing expires"));
             feeds.push(feed);
         }
-        eprintln!("all with {}: {:?}", binary.display(), versions(&cluster).await);
+        eprintln!("all with {}: {wanted:?}", binary.display());
     }
     assert_eq!(versions(&cluster).await, before, "back, and at the same level");
 

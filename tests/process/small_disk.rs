@@ -9,6 +9,8 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
 
+use crate::skipped::skipped;
+
 /// A small file system that goes with the test.
 pub(crate) struct SmallDisk {
     dir: TempDir,
@@ -22,7 +24,7 @@ impl SmallDisk {
         match mount("tmpfs", dir.path(), "tmpfs", flags, Some(size.as_c_str())) {
             Ok(()) => Some(Self { dir }),
             Err(error) => {
-                eprintln!("SKIPPED: a full disk needs a tmpfs, and mounting is refused: {error}");
+                skipped("a full disk", format!("mounting a tmpfs: {error}"));
                 None
             }
         }

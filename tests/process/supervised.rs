@@ -127,3 +127,49 @@ async fn a_node_that_was_killed_is_started_again_and_one_without_its_disk_is_not
     assert!(restarts_after(code), "exit code {code}");
     drop(taken);
 }
+
+/// When each line of a log was written, s since midnight; those alone that have a time.
+fn times(log: &str) -> Vec<(f64, &str)> {
+    let parsed = log.lines().filter_map(|line| {
+        let (at, said) = line.split_once("Z ")?;
+        let (_, clock) = at.split_once('T')?;
+        let [hours, minutes, seconds] = clock.split(':').collect::<Vec<_>>().try_into().ok()?;
+        let [hours, minutes] = [hours, minutes].map(|part| part.parse::<f64>().unwrap());
+        Some(((hours * 60.0 + minutes) * 60.0 + seconds.parse::<f64>().unwrap(), said))
+    });
+    parsed.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_says_for_whom_every_ten_seconds_and_nothing_else() {
+    let mut cluster = Cluster::prepare(3, Settings::default()).await;
+    let silent = [1, 2].map(|at| cluster.nodes[at].peer_address());
+    let (waits, asks) = (cluster.add_new(4).await, cluster.add_new(5).await);
+    cluster.nodes[asks].asks(&silent[0]);
+    let added = format!("quorate cluster add 4 {}", cluster.nodes[waits].peer_address());
+    let wanted = [
+        (0, format!("start node 2 at {}, node 3 at {}", silent[0], silent[1])),
+        (waits, added),
+        (asks, format!("it asks {} to take it in; told last: ", silent[0])),
+    ];
+    for (at, _) in &wanted {
+        cluster.nodes[*at].start();
+    }
+    for (at, reason) in wanted {
+        eventually("it has said it twice", SOON, async || {
+            let log = cluster.nodes[at].log_text();
+            if log.matches(&reason).count() >= 2 { Ok(()) } else { Err(log) }
+        })
+        .await;
+        let log = cluster.nodes[at].log_text();
+        let lines = times(&log);
+        // What a start does takes no 3 s.
+        let later: Vec<_> = lines.iter().filter(|(time, _)| time - lines[0].0 > 3.0).collect();
+        assert!(later.iter().all(|(_, said)| said.contains(&reason)), "{log}");
+        for pair in later.windows(2) {
+            // On midnight it begins again.
+            let apart = (pair[1].0 - pair[0].0).rem_euclid(86_400.0);
+            assert!(apart > 9.9, "{apart:.1} s apart: {log}");
+        }
+    }
+}

@@ -8,13 +8,13 @@ use std::path::Path;
 use super::{CLOCK, commands, ended, says, walk};
 use crate::built::installed;
 use crate::ports::Ports;
+use crate::skipped::skipped;
 
 #[test]
-#[allow(clippy::print_stdout, reason = "why less was tested")]
 fn a_wrong_clock_cuts_one_node_off_and_ends_no_lease() {
     let library = match installed(".ci/install-faketime", &[]) {
         Ok(library) => library,
-        Err(reason) => return println!("SKIPPED: a wrong clock: {reason}"),
+        Err(reason) => return skipped("a wrong clock", reason),
     };
     let (certs, rest) = ended::secured();
     // All certificates have ended, by the clock of node 3. It looks at open connections once a

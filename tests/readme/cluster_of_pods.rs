@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::ports::Ports;
 use crate::process::{PATIENCE, Running};
+use crate::skipped::skipped;
 use crate::three_nodes::{Settings, here};
 
 const NAMESPACE: &str = "space";
@@ -374,7 +375,6 @@ fn as_kept(set: &Value) -> Value {
 }
 
 /// As `kubectl patch --local` does it, which is asked, too, where there is one.
-#[allow(clippy::print_stdout, reason = "why less was tested")]
 fn patched(object: &str, patch: &str, directory: &Path) -> Value {
     let patch_read: Value = serde_json::from_str(patch).unwrap();
     let wanted = merged(serde_json::from_str(object).unwrap(), &patch_read).unwrap();
@@ -384,7 +384,7 @@ fn patched(object: &str, patch: &str, directory: &Path) -> Value {
     real.args(["patch", "--local", "-o", "json", "-p", patch, "-f"]).arg(&file);
     real.env("KUBECONFIG", "/dev/null").stdin(Stdio::null());
     match real.output() {
-        Err(error) => println!("SKIPPED: kubectl patch --local: {error}"),
+        Err(error) => skipped("kubectl patch --local", error),
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
             let real: Value = serde_json::from_slice(&output.stdout).expect(&said);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use crate::root;
+use crate::skipped::skipped;
 use crate::text_of;
 
 const PAGE: &str = "docs/command-line.md";
@@ -121,7 +122,6 @@ const SHELLS: [(&str, &[&str]); 3] =
     [("bash", &["-n"]), ("zsh", &["-n"]), ("fish", &["--no-execute"])];
 
 #[test]
-#[allow(clippy::print_stdout, reason = "why less was tested")]
 fn shells_take_the_completions() {
     let directory = tempfile::tempdir().unwrap();
     for (shell, args) in SHELLS {
@@ -131,7 +131,7 @@ fn shells_take_the_completions() {
         let script = directory.path().join(shell);
         std::fs::write(&script, &output.stdout).unwrap();
         match Command::new(shell).args(args).arg(&script).output() {
-            Err(error) => println!("SKIPPED: completions for {shell}: {error}"),
+            Err(error) => skipped(format!("completions for {shell}"), error),
             Ok(read) => assert!(read.status.success() && read.stderr.is_empty(), "{read:?}"),
         }
     }

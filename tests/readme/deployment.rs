@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::built::installed;
 use crate::process::Running;
+use crate::skipped::skipped;
 use crate::text_of;
 use crate::yaml::{documents, objects};
 
@@ -121,11 +122,10 @@ fn the_image_is_small_and_runs_as_the_manifests_say() {
 /// By the schemas of Kubernetes itself: of the oldest release that the file names, and of a new
 /// one.
 #[test]
-#[allow(clippy::print_stdout, reason = "why less was tested")]
 fn the_manifests_fit_the_schemas_of_kubernetes() {
     let home = match installed(".ci/install-kubernetes-validate", &[]) {
         Ok(home) => home,
-        Err(reason) => return println!("SKIPPED: the schemas of Kubernetes: {reason}"),
+        Err(reason) => return skipped("the schemas of Kubernetes", reason),
     };
     // Each object by itself: a List has no schema.
     let of = |name: &str| objects(&format!("{DIRECTORY}/{name}"));
@@ -327,7 +327,10 @@ fn passes_the_restricted_profile(pod: &Value) {
         assert!(of_pod[denied].is_null(), "{denied}");
     }
     let containers = pod["containers"].as_array().unwrap();
-    assert!(pod["initContainers"].is_null() && !containers.is_empty());
+    for more in ["initContainers", "ephemeralContainers"] {
+        assert!(pod[more].is_null(), "{more} would have to be looked at, too");
+    }
+    assert!(!containers.is_empty());
     for container in containers {
         let own = &container["securityContext"];
         assert_eq!(own["allowPrivilegeEscalation"], false);
@@ -337,6 +340,14 @@ fn passes_the_restricted_profile(pod: &Value) {
         assert!(own["runAsUser"].is_null() && own["seccompProfile"].is_null(), "as the pod's");
         for port in container["ports"].as_array().into_iter().flatten() {
             assert!(port["hostPort"].is_null());
+        }
+        let (own, lifecycle) = (container, &container["lifecycle"]);
+        let asked = ["livenessProbe", "readinessProbe", "startupProbe"].map(|name| &own[name]);
+        let hooks = ["postStart", "preStop"].map(|name| &lifecycle[name]);
+        for asked in asked.iter().chain(&hooks) {
+            for by in ["httpGet", "tcpSocket"] {
+                assert!(asked[by]["host"].is_null(), "it would ask another host: {asked}");
+            }
         }
     }
     assert_eq!(pod["automountServiceAccountToken"], false);

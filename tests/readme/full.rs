@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::ended::is_unbroken;
 use super::{FULL, TRY, commands, says, walk};
 use crate::ports::Ports;
+use crate::skipped::skipped;
 
 /// The nodes take some 20 MiB of it, and want 64 MiB free (`disk_reserve_bytes`).
 const SIZE: &str = "size=144m";
@@ -18,7 +19,6 @@ const LOOK: &str = "quorate cluster status --exit-code || echo \"exit code $?\""
 struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    #[allow(clippy::print_stdout, reason = "why less was tested")]
     fn mount() -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let mut mount = Command::new("mount");
@@ -26,9 +26,7 @@ impl SmallDisk {
         match mounted {
             Ok(mounted) if mounted.status.success() => Some(Self(dir)),
             refused => {
-                println!(
-                    "SKIPPED: a full disk needs a tmpfs, and mounting is refused: {refused:?}"
-                );
+                skipped("a full disk", format!("mounting a tmpfs: {refused:?}"));
                 None
             }
         }

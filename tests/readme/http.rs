@@ -7,6 +7,7 @@ use crate::blocks::blocks;
 use crate::operations::says;
 use crate::ports::Ports;
 use crate::process::Running;
+use crate::skipped::skipped;
 use crate::story::quorate;
 use crate::text_of;
 
@@ -34,7 +35,7 @@ fn each_language_of_the_page_on_http_works_as_it_stands_there() {
             known.unwrap_or_else(|| panic!("{what}: no test runs blocks of {:?}", block.language));
         left.retain(|other| other != language);
         if let Err(reason) = there(command[0]) {
-            skipped(language, &reason);
+            skipped(format!("{PAGE} in {language}"), reason);
             continue;
         }
         std::fs::write(directory.path().join(file), ports.substituted(&block.text)).unwrap();
@@ -51,9 +52,4 @@ fn there(program: &str) -> Result<(), String> {
     let version = if program == "go" { "version" } else { "--version" };
     let asked = Command::new(program).arg(version).output();
     asked.map(drop).map_err(|error| format!("{program}: {error}"))
-}
-
-#[allow(clippy::print_stdout, reason = "why less was tested")]
-fn skipped(language: &str, reason: &str) {
-    println!("SKIPPED: {PAGE} in {language}: {reason}");
 }

@@ -11,6 +11,7 @@ use crate::built::{installed, root};
 use crate::operations::{says, script};
 use crate::ports::Ports;
 use crate::process::Running;
+use crate::skipped::skipped;
 use crate::story::shown_part;
 use crate::text_of;
 
@@ -32,7 +33,7 @@ const FOREIGN: [(&str, &str, &str, [&str; 2]); 2] = [
 fn every_command_and_program_of_the_quick_start_works() {
     // Its web server and its caller.
     if let Some(reason) = ["python3", "curl"].into_iter().find_map(|name| there(name).err()) {
-        return skipped("the quick start", &reason);
+        return skipped("the quick start", reason);
     }
     let page = text_of(PAGE);
     let (ports, directory) = (Ports::free(), tempfile::tempdir().unwrap());
@@ -71,7 +72,7 @@ fn every_command_and_program_of_the_quick_start_works() {
                 commands = without(&commands, |line| line.starts_with(install));
             }
             Err(reason) => {
-                skipped(&format!("the quick start in {language}"), &reason);
+                skipped(format!("the quick start in {language}"), reason);
                 let of_it = |line: &str| line.starts_with(install) || line.starts_with(run);
                 commands = without(&commands, of_it);
             }
@@ -116,9 +117,4 @@ fn there(program: &str) -> Result<(), String> {
 fn libraries(name: &str) -> Result<String, String> {
     there(if name == "node" { "npm" } else { "python3" })?;
     installed(".ci/install-foreign", &[name])
-}
-
-#[allow(clippy::print_stdout, reason = "why less was tested")]
-fn skipped(what: &str, reason: &str) {
-    println!("SKIPPED: {what}: {reason}");
 }

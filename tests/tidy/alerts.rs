@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use crate::no_faults;
+use crate::skipped::skipped;
 use crate::sources::{file, root};
 
 /// The names in an expression that look like metrics of a node.
@@ -69,7 +70,6 @@ fn each_alert_has_a_runbook() {
 
 /// Fires when it should, and is quiet in a healthy cluster: each of them.
 #[test]
-#[allow(clippy::print_stdout, reason = "why less was tested")]
 fn alerts_fire_when_they_should() {
     let alerts = file("ops/alerts.yaml").text;
     let tests = file("ops/alerts_test.yaml").text;
@@ -79,8 +79,7 @@ fn alerts_fire_when_they_should() {
     let promtool = match installed() {
         Ok(promtool) => promtool,
         Err(reason) => {
-            println!("SKIPPED: promtool on ops/: {reason}");
-            return;
+            return skipped("promtool on ops/", reason);
         }
     };
     for (what, rules) in [("check", "ops/alerts.yaml"), ("test", "ops/alerts_test.yaml")] {
@@ -96,13 +95,11 @@ fn passes(command: &mut Command) {
 
 /// The configurations in the documents are such, with the lines that stand there as comments, too.
 #[test]
-#[allow(clippy::print_stdout, reason = "why less was tested")]
 fn configurations_of_prometheus_in_documents_are_such() {
     let promtool = match installed() {
         Ok(promtool) => promtool,
         Err(reason) => {
-            println!("SKIPPED: promtool on docs/: {reason}");
-            return;
+            return skipped("promtool on docs/", reason);
         }
     };
     let dir = tempfile::tempdir().unwrap();

@@ -11,6 +11,10 @@ const DOCUMENTS: [&str; 5] =
     ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
 /// What begins so in code spans is a path of the repository.
 const PATHS: [&str; 6] = ["crates/", "proto/", "tests/", "cluster-examples/", ".ci/", "ops/"];
+/// Where the repository is for readers of the book.
+const REPOSITORY: &str = "https://github.com/quorate/quorate";
+/// The one that has links by reference: its headings lead to what each release has changed.
+const BY_REFERENCE: &str = "CHANGELOG.md";
 /// The chapters of the book, in order.
 const SUMMARY: &str = "docs/SUMMARY.md";
 
@@ -37,6 +41,24 @@ fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
 fn links(line: &str) -> impl Iterator<Item = &str> {
     let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     targets.filter(|target| !target.contains("://"))
+}
+
+/// What of a line's links leads into our own repository by its address.
+fn own_files(line: &str) -> impl Iterator<Item = &str> {
+    let addresses = line.split(REPOSITORY).skip(1);
+    let paths = addresses.filter_map(|rest| {
+        let path = rest.strip_prefix("/blob/").or_else(|| rest.strip_prefix("/tree/"))?;
+        let (_revision, path) = path.split_once('/')?;
+        path.split([')', '>', ' ', '#']).next()
+    });
+    paths.filter(|path| !path.is_empty())
+}
+
+/// Whether a line has a link by reference, or says where one leads: these are not followed here.
+fn has_reference(line: &str) -> bool {
+    let prose: String = line.split('`').step_by(2).collect();
+    let is_target = prose.starts_with('[') && prose.contains("]: ");
+    is_target || prose.contains("][")
 }
 
 /// What leads to a heading, as GitHub and mdbook say it.
@@ -96,7 +118,10 @@ fn links_and_paths_lead_somewhere() {
             let spans = text.split('`').skip(1).step_by(2);
             let paths = spans.filter(|span| PATHS.iter().any(|begin| span.starts_with(begin)));
             let dead = links(text).filter_map(|link| dead(&document.path, link));
-            let found = dead.chain(paths.filter_map(missing));
+            let reference = has_reference(text) && document.path != BY_REFERENCE;
+            let reference = reference.then(|| "a link by reference; say where it leads".to_owned());
+            let own = own_files(text).filter_map(missing);
+            let found = dead.chain(paths.filter_map(missing)).chain(own).chain(reference);
             faults.extend(found.map(|what| document.fault(line, &what)));
         }
     }
@@ -122,6 +147,17 @@ fn headings_and_links_are_found() {
     assert_eq!(anchors(text), BTreeSet::from(expected));
     let found: Vec<_> = links("see [a](b.md#c), [d](#e) and [f](https://g/h)").collect();
     assert_eq!(found, ["b.md#c", "#e"]);
+    let line =
+        format!("[a]({REPOSITORY}/blob/v1/docs/a.md#b), {REPOSITORY} <{REPOSITORY}/tree/main/ops>");
+    assert_eq!(own_files(&line).collect::<Vec<_>>(), ["docs/a.md", "ops"]);
+    for (line, expected) in [
+        ("see [a][b]", true),
+        ("[b]: https://a/b", true),
+        ("see `a[0][1]` and [a](b.md)", false),
+        ("[1, 2]", false),
+    ] {
+        assert_eq!(has_reference(line), expected, "{line}");
+    }
     assert_eq!(dead("docs/security.md", "#rotation"), None);
     assert_eq!(dead("README.md", "docs/security.md#rotation"), None);
     for (from, link) in [
@@ -157,7 +193,11 @@ fn the_readme_is_one_page_about_this_version() {
     );
     let cargo = file("Cargo.toml").text;
     let version = cargo.lines().find_map(|line| line.strip_prefix("version = \"")).unwrap();
+    let (version, _) = version.split_once('"').unwrap();
     let (minor, _patch) = version.rsplit_once('.').unwrap();
+    let heading = format!("## [{version}]");
+    let told = file("CHANGELOG.md").text.lines().any(|line| line.starts_with(&heading));
+    assert!(told, "CHANGELOG.md has no {heading:?}, the version of Cargo.toml");
     for (name, said) in [
         ("README.md", format!("This is version {minor}:")),
         ("README.md", format!("| Quorate {minor} |")),
@@ -166,4 +206,44 @@ fn the_readme_is_one_page_about_this_version() {
         let says = file(name).text.contains(&said);
         assert!(says, "{name} does not say {said:?}, as Cargo.toml does");
     }
+}
+
+/// Numbers as they stand in a text: "4,223", "0.227".
+fn numbers(text: &str) -> impl Iterator<Item = &str> {
+    let is_part = |c: char| c.is_ascii_digit() || ".,".contains(c);
+    let found = text.split(move |c: char| !is_part(c));
+    let found = found.map(|number| number.trim_matches(['.', ',']));
+    found.filter(|number| number.starts_with(|first: char| first.is_ascii_digit()))
+}
+
+/// What is measured stands in docs/performance.md; here it is told again.
+#[test]
+fn figures_of_sizes_are_the_measured_ones() {
+    let performance = file("docs/performance.md").text;
+    let measured: BTreeSet<&str> = numbers(&performance).collect();
+    let sizing = file("docs/sizing.md");
+    let mut faults = Vec::new();
+    let mut looked_at = 0;
+    for (line, text) in prose(&sizing.text) {
+        let cells = text.strip_prefix("| ").and_then(|row| row.split_once(" | "));
+        let told: String = match cells {
+            // What is done is no figure, nor what stands in brackets: by how many at once.
+            Some((_, cells)) => {
+                let parts = cells.split('(');
+                parts.map(|part| part.split_once(')').map_or(part, |(_, rest)| rest)).collect()
+            }
+            None if text.contains(" were done on ") => text.to_owned(),
+            None => continue,
+        };
+        let is_head = told.contains("instances |");
+        for figure in numbers(&told).filter(|_| !is_head) {
+            looked_at += 1;
+            if !measured.contains(figure) {
+                let what = format!("{figure} is not in docs/performance.md; say what was measured");
+                faults.push(sizing.fault(line, &what));
+            }
+        }
+    }
+    assert!(looked_at > 32, "{looked_at} figures are found");
+    no_faults(&faults);
 }

@@ -1,7 +1,7 @@
 //! Every call enters by a door: what holds for all of them stands there, and in no handler.
 
 use crate::no_faults;
-use crate::sources::{Source, file};
+use crate::sources::{Source, file, rust};
 
 const HANDLERS: [(&str, &str, &[&str]); 3] = [
     (
@@ -41,6 +41,28 @@ fn handlers<'a>(source: &'a Source, service: &str) -> Vec<(usize, &'a str, &'a s
         found.push((number, name, body));
     }
     found
+}
+
+/// What a cluster's level does not know never comes into its log: one place writes, and looks
+/// first.
+#[test]
+fn what_is_proposed_is_held_to_the_clusters_level() {
+    let proposing = "crates/quorate-node/src/node/propose.rs";
+    let mut writes = Vec::new();
+    for source in rust() {
+        for (line, text) in source.shipped_code() {
+            if text.contains(".client_write") {
+                writes.push((source.path.clone(), line));
+            }
+        }
+    }
+    let [(path, line)] = &writes[..] else { panic!("{writes:?}; propose by {proposing} alone") };
+    assert_eq!(path, proposing);
+    let source = file(proposing);
+    let before: Vec<_> = source.text.lines().take(*line).collect();
+    let begin = before.iter().rposition(|text| text.contains("async fn ")).unwrap();
+    let looks = before[begin..].iter().any(|text| text.contains("match check_level(op.level(), "));
+    assert!(looks, "{}", source.fault(begin + 1, "it does not look at the level first"));
 }
 
 #[test]

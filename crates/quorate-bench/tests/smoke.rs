@@ -1,7 +1,8 @@
 //! The tool does a little of each kind of work on a real cluster and prints figures that can be.
 //! How large they are is no matter of a test.
 
-#![allow(clippy::print_stderr, reason = "says why a part is skipped")]
+#[path = "../../../tests/readme/skipped.rs"]
+mod skipped;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -115,8 +116,7 @@ fn the_same_work_is_done_on_etcd_where_there_is_one() {
             !output.status.success() && error.contains("apt-get install etcd-server"),
             "{error}"
         );
-        eprintln!("the comparison is skipped: there is no etcd on this machine");
-        return;
+        return skipped::skipped("the comparison", "there is no etcd on this machine");
     }
     let rows = rows(&dir, &output);
     for (workload, metric) in [("W1", "registrations"), ("W2", "renewals"), ("W3", "fetches")] {

@@ -22,6 +22,8 @@ mod signals;
 mod supervisor;
 mod token;
 mod variables;
+#[cfg(test)]
+mod version;
 
 use std::process::ExitCode;
 

@@ -72,6 +72,15 @@ fn ask_in(
     (Message::from_vec(&bytes).unwrap(), bytes.len())
 }
 
+/// What is told by TCP with this seed, and whether something is missing.
+fn told_with(registry: &Registry, name: &str, kind: RecordType, seed: u64) -> (Vec<String>, bool) {
+    let query = Query::read(&query(name, kind, None)).unwrap();
+    let room = query.room(Room::Tcp);
+    let answered = answer(query.question(), registry, &settings(), seed, room);
+    let (bytes, is_cut) = query.write(&answered, Room::Tcp);
+    (told(&Message::from_vec(&bytes).unwrap()), is_cut)
+}
+
 fn ask(registry: &Registry, name: &str, kind: RecordType) -> Message {
     ask_in(registry, &settings(), name, kind, (Room::Tcp, None)).0
 }

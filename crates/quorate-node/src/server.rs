@@ -81,9 +81,13 @@ pub struct Bound {
 pub struct Readiness(Arc<Node>);
 
 impl Readiness {
-    /// Why calls should go to another node, as `/readyz` says it; nothing: they need not.
+    /// Why calls should go to another node, as `/readyz` says it; nothing: they need not. Here it
+    /// is also said for whom a start waits.
     pub fn problems(&self) -> Vec<String> {
-        http::problems(&self.0)
+        match self.0.waits_for() {
+            Some(reason) => vec![format!("it is not in a cluster yet: {reason}")],
+            None => http::problems(&self.0),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod deregistering;
 mod forwarding;
 mod golden;
 mod invariants;
+mod kept;
 mod leases;
 mod level;
 mod limits;

@@ -67,6 +67,13 @@ fn a_variable_that_is_no_text_is_refused() {
 }
 
 #[test]
+fn dns_is_off_unless_it_is_asked_for() {
+    assert_eq!(loaded("", &[], FILE).unwrap().dns_listen, None);
+    let listening = loaded("--dns-listen 127.0.0.1:53", &[], FILE).unwrap().dns_listen;
+    assert_eq!(listening, Some(([127, 0, 0, 1], 53).into()));
+}
+
+#[test]
 fn a_node_without_a_start_waits() {
     let file = "id = 1\ndata_dir = \"d\"\nlisten = \"[::1]:1\"\npeer_listen = \"[::1]:2\"";
     assert_eq!(loaded("", &[], file).unwrap().start, Start::Wait);

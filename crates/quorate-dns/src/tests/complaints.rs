@@ -34,6 +34,12 @@ fn complaint_3_an_answer_over_64_kib_is_a_random_part_of_it_by_tcp() {
     let (part, len) = ask_in(&registry, &settings(), ORDERS, RecordType::A, tcp);
     assert!(part.answers.len() > 3_000 && len <= 65_535, "{} in {len}", part.answers.len());
     assert!(!part.metadata.truncation, "there is no other way to ask");
+    let [(one, is_cut), (other, _)] =
+        [1, 2].map(|seed| told_with(&registry, ORDERS, RecordType::A, seed));
+    assert!(is_cut, "it is counted, though");
+    assert_ne!(one, other, "each seed leaves out others");
+    let whole = told_with(&orders(100), ORDERS, RecordType::A, 1);
+    assert_eq!(whole, told_with(&orders(100), ORDERS, RecordType::A, 2), "of what fits, none");
 }
 
 /// Complaint 4: SRV and AAAA are cut by other rules (consul#17228).

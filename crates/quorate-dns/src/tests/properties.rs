@@ -55,3 +55,113 @@ proptest! {
         }
     }
 }
+
+/// One instance of `orders`, as it is registered.
+#[derive(Debug, Clone)]
+struct Given {
+    zone: &'static str,
+    version: &'static str,
+    tags: Vec<&'static str>,
+    is_v6: bool,
+    status: Status,
+    weight: Option<u32>,
+    port: u16,
+}
+
+fn given() -> impl Strategy<Value = Given> {
+    let statuses =
+        [Status::Starting, Status::Up, Status::Up, Status::Draining, Status::OutOfService];
+    let described = (
+        prop::sample::select(vec!["", "eu", "us"]),
+        prop::sample::select(vec!["", "1"]),
+        prop::sample::subsequence(vec!["canary", "x"], 0..=2),
+    );
+    let rest = (
+        any::<bool>(),
+        prop::sample::select(statuses.to_vec()),
+        prop::sample::select(vec![None, Some(0), Some(7), Some(65_535)]),
+        80..82_u16,
+    );
+    (described, rest).prop_map(|((zone, version, tags), (is_v6, status, weight, port))| Given {
+        zone,
+        version,
+        tags,
+        is_v6,
+        status,
+        weight,
+        port,
+    })
+}
+
+impl Given {
+    fn address(&self, at: usize) -> String {
+        if self.is_v6 { format!("2001:db8::{:x}", at + 1) } else { format!("10.0.0.{at}") }
+    }
+
+    fn put(&self, at: usize, registry: &mut Registry) {
+        let address = self.address(at);
+        let host = if self.is_v6 { format!("[{address}]") } else { address };
+        put(
+            registry,
+            &format!("prod/orders/o-{at}"),
+            &format!("http://{host}:{}", self.port),
+            |it| {
+                (it.zone, it.version) = (self.zone.to_owned(), self.version.to_owned());
+                it.tags = self.tags.iter().map(|&tag| tag.to_owned()).collect();
+                (it.status, it.weight) = (self.status, self.weight);
+            },
+        );
+    }
+
+    /// Whether it is told of by a name with this label before the service's.
+    fn is_told(&self, label: &str) -> bool {
+        let passes = match label.split_once('-') {
+            Some(("z", zone)) => self.zone == zone,
+            Some(("v", version)) => self.version == version,
+            Some(("t", tag)) => self.tags.contains(&tag),
+            _ => true,
+        };
+        passes && self.status == Status::Up && self.weight != Some(0)
+    }
+
+    fn srv(&self, at: usize, own_zone: &str) -> String {
+        let priority = u8::from(!own_zone.is_empty() && self.zone != own_zone);
+        let weight = self.weight.unwrap_or(100);
+        format!("{priority} {weight} {} o-{at}.orders.prod.svc.quorate.", self.port)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    /// Against a reference that looks at one instance after the other.
+    #[test]
+    fn those_that_fit_the_name_are_told_and_no_others(
+        all in vec(given(), 1..25),
+        label in prop::sample::select(vec!["", "z-eu", "z-us", "v-1", "t-canary", "t-x", "_http._tcp"]),
+        own_zone in prop::sample::select(vec!["", "eu"]),
+    ) {
+        let mut registry = Registry::new();
+        for (at, it) in all.iter().enumerate() {
+            it.put(at, &mut registry);
+        }
+        let settings = Settings { own_zone: own_zone.to_owned(), ..settings() };
+        let name = format!("{label}.orders.prod.svc.quorate.");
+        let name = name.trim_start_matches('.');
+        let asked = |kind| ask_in(&registry, &settings, name, kind, (Room::Tcp, None)).0;
+        let fitting: Vec<_> = all.iter().enumerate().filter(|(_, it)| it.is_told(label)).collect();
+        for (kind, is_v6) in [(RecordType::A, false), (RecordType::AAAA, true)] {
+            let of_kind = fitting.iter().filter(|(_, it)| it.is_v6 == is_v6);
+            let mut wanted: Vec<_> = of_kind.map(|(at, it)| it.address(*at)).collect();
+            wanted.sort();
+            prop_assert_eq!(told(&asked(kind)), wanted);
+        }
+        let srv = asked(RecordType::SRV);
+        let mut wanted: Vec<_> = fitting.iter().map(|(at, it)| it.srv(*at, own_zone)).collect();
+        wanted.sort();
+        prop_assert_eq!(told(&srv), wanted);
+        // The near ones come first: those are left out last.
+        let order: Vec<_> = srv.answers.iter().map(|it| it.data.to_string()).collect();
+        prop_assert!(order.is_sorted_by_key(|it| it.as_bytes()[0]), "{:?}", order);
+    }
+}

@@ -103,6 +103,8 @@ pub(crate) struct Seen {
     backup: Mutex<Option<Instant>>,
     /// Why this node was not taken in, as it was told last.
     refusal: Mutex<String>,
+    /// The founders that did not answer when they were asked last.
+    silent: Mutex<String>,
     counted: Mutex<Option<[Counts; 2]>>,
 }
 
@@ -149,6 +151,16 @@ impl Seen {
 
     fn refusal(&self) -> String {
         self.refusal.lock().expect("invariant: nothing panics under this lock").clone()
+    }
+
+    /// These founders did not answer.
+    pub(crate) fn were_silent(&self, founders: &[String]) {
+        *self.silent.lock().expect("invariant: nothing panics under this lock") =
+            founders.join(", ");
+    }
+
+    fn silent(&self) -> String {
+        self.silent.lock().expect("invariant: nothing panics under this lock").clone()
     }
 
     fn backup_age(&self) -> Option<Duration> {
@@ -276,6 +288,14 @@ impl Node {
         (Standing::Member, String::new())
     }
 
+    /// What a node waits for that is not in a cluster yet.
+    pub(crate) fn waits_for(&self) -> Option<String> {
+        let (standing, reason) = self.standing();
+        matches!(standing, Standing::Waiting | Standing::Joining)
+            .then_some(reason)
+            .filter(|_| !self.is_founded())
+    }
+
     /// Of a node that has applied nothing of a cluster.
     fn outside(&self) -> (Standing, String) {
         let asks = &self.vitals().asks;
@@ -288,10 +308,16 @@ impl Node {
         if self.has_founders() {
             let others = self.founders().iter().filter(|founder| **founder != self.id());
             let others: Vec<String> = others.map(ToString::to_string).collect();
-            let reason = format!(
-                "it waits for the cluster to be founded, with nodes {}: start them",
-                others.join(", ")
-            );
+            let reason = match self.seen().silent() {
+                silent if silent.is_empty() => {
+                    format!("it founds the cluster with nodes {}", others.join(", "))
+                }
+                silent => format!(
+                    "it waits for the cluster to be founded, with nodes {}: start {silent}, which \
+                     did not answer",
+                    others.join(", ")
+                ),
+            };
             return (Standing::Waiting, reason);
         }
         if !asks.is_empty() {

@@ -42,10 +42,8 @@ pub(super) enum Verdict {
     Outside(Outside),
     /// Not enough of them have answered yet.
     Unclear {
-        /// How many answered.
-        answered: usize,
-        /// How many have to.
-        needed: usize,
+        /// Those that did not, with their addresses.
+        silent: Vec<String>,
     },
 }
 
@@ -100,7 +98,12 @@ pub(super) async fn ask_founders(
     match answered >= needed {
         true if held_to.is_led() => Verdict::Held(held_to),
         true => Verdict::New,
-        false => Verdict::Unclear { answered, needed },
+        false => {
+            let others = founders.iter().filter(|(other, _)| **other != id);
+            let silent = others.zip(&answers).filter(|(_, answer)| answer.is_none());
+            let silent = silent.map(|((id, address), _)| format!("node {id} at {address}"));
+            Verdict::Unclear { silent: silent.collect() }
+        }
     }
 }
 

@@ -26,12 +26,6 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(60);
 /// A founder that waits for the others asks them this often.
 const FOUNDER_EVERY: Duration = Duration::from_millis(50);
 
-/// It says so after this long: founders are started one after the other.
-const TELL_AFTER: Duration = Duration::from_secs(5);
-
-/// A start that waits says so again this often.
-const TELL_EVERY: Duration = Duration::from_secs(10);
-
 /// A founder waits this long for each founder before it.
 const FOUNDER_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -46,8 +40,6 @@ pub(crate) struct MemberLoop {
     /// A leader has taken it in, or it has founded the cluster.
     was_of_cluster: bool,
     asked: usize,
-    founding: Waiting,
-    joining: Waiting,
     /// The last open change of the members that it told of, by its log index.
     settling: Option<u64>,
 }
@@ -62,8 +54,6 @@ impl MemberLoop {
             founds_nothing: false,
             was_member: false,
             asked: 0,
-            founding: Waiting::begin(TELL_AFTER),
-            joining: Waiting::begin(Duration::ZERO),
             settling: None,
         }
     }
@@ -150,7 +140,13 @@ impl MemberLoop {
     async fn found(&mut self, founders: &BTreeMap<NodeId, String>) -> Result<(), RunError> {
         let id = self.node.id();
         if !self.node.takes_part() {
-            match ask_founders(id, founders, self.node.peers()).await {
+            let verdict = ask_founders(id, founders, self.node.peers()).await;
+            let silent = match &verdict {
+                Verdict::Unclear { silent } => silent.as_slice(),
+                _ => &[],
+            };
+            self.node.seen().were_silent(silent);
+            match verdict {
                 Verdict::New => self.node.take_part(),
                 Verdict::Held(floor) => {
                     self.hold_to(floor).await;
@@ -166,12 +162,7 @@ impl MemberLoop {
                     };
                     return Err(RunError::Founded { id, cluster_id, told_by, members });
                 }
-                Verdict::Unclear { answered, needed } => {
-                    if self.founding.is_to_be_told() {
-                        tracing::info!(answered, needed, "first start: waiting for other founders");
-                    }
-                    return Ok(());
-                }
+                Verdict::Unclear { .. } => return Ok(()),
             }
         }
         if self.founds_nothing {
@@ -225,49 +216,9 @@ impl MemberLoop {
             Err(status) => {
                 let (code, message) = (status.code(), status.message());
                 self.node.seen().refused(&format!("{address}: {message}"));
-                if self.joining.is_to_be_told() {
-                    tracing::warn!(address, ?code, message, "joining failed; trying again");
-                }
+                tracing::debug!(address, ?code, message, "joining failed; trying again");
                 false
             }
         }
-    }
-}
-
-/// When it is said that a start waits.
-struct Waiting {
-    tell_at: Instant,
-}
-
-impl Waiting {
-    fn begin(after: Duration) -> Self {
-        Self { tell_at: Instant::now() + after }
-    }
-
-    fn is_to_be_told(&mut self) -> bool {
-        let now = Instant::now();
-        let is_due = self.tell_at <= now;
-        if is_due {
-            self.tell_at = now + TELL_EVERY;
-        }
-        is_due
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_start_that_waits_says_so_and_repeats_it_every_ten_seconds() {
-        let (begin, mut waiting) = (Instant::now(), Waiting::begin(TELL_AFTER));
-        let mut told = Vec::new();
-        while begin.elapsed() < Duration::from_secs(32) {
-            if waiting.is_to_be_told() {
-                told.push(begin.elapsed().as_secs());
-            }
-            tokio::time::advance(FOUNDER_EVERY).await;
-        }
-        assert_eq!(told, [5, 15, 25]);
     }
 }

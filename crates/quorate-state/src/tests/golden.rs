@@ -32,7 +32,7 @@ pub(super) fn snapshot_bytes(registry: &Registry) -> Vec<u8> {
 }
 
 /// With something in every field but the optional ones.
-fn full_parts() -> SpecParts {
+pub(super) fn full_parts() -> SpecParts {
     let endpoints = BTreeMap::from([("h".to_owned(), "http://h".to_owned())]);
     let metadata = BTreeMap::from([("k".to_owned(), "v".to_owned())]);
     let requires = BTreeSet::from([ServiceName::new("requires", "db").unwrap()]);
@@ -44,7 +44,7 @@ fn full_parts() -> SpecParts {
 /// How it is written up to its optional fields.
 const SPEC: &str = "01_0168_08687474703a2f2f68_027a31_03312e30_07_00_01_016b_0176_01_026462";
 
-fn registration_of(parts: SpecParts) -> Register {
+pub(super) fn registration_of(parts: SpecParts) -> Register {
     Register { instances: vec![(key("web/a"), spec(parts))], ..register("", 0) }
 }
 
@@ -141,7 +141,7 @@ fn grace() {
 }
 
 /// One check of each kind.
-fn all_checks() -> Vec<HealthCheck> {
+pub(super) fn all_checks() -> Vec<HealthCheck> {
     let http = CheckKind::Http { path: "/h".into() };
     let grpc = CheckKind::Grpc { service: "s".into() };
     vec![

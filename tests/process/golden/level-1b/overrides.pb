@@ -1,0 +1,2 @@
+
+webbefore-1	moved 
