@@ -17,7 +17,7 @@ export const units = () => (async () => {
 
   // Events come in pieces of any length, with every end of a line.
   const text = ': a comment\nid: c-1\nevent: change\ndata: {"a":\ndata: "ü€😀"}\n\nevent: empty\n\nid: c-2\n\ndata:x\nretry: 5\n\ndata: unfinished\n';
-  const should = [{ type: 'change', id: 'c-1', data: '{"a":\n"ü€😀"}' }, { type: 'message', id: 'c-2', data: '' }, { type: 'message', id: 'c-2', data: 'x' }];
+  const should = [['change', 'c-1', '{"a":\n"ü€😀"}', 'a comment'], ['message', 'c-2', '', ''], ['message', 'c-2', 'x', '']].map(([type, id, data, comment]) => ({ type, id, data, comment }));
   for (const end of ['\n', '\r\n', '\r']) {
     const bytes = new TextEncoder().encode(text.replaceAll('\n', end));
     for (let size = 1; size < bytes.length; size += 1) {
