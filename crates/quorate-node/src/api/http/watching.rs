@@ -34,6 +34,7 @@ use crate::api::http::shown::{self, Header, ShownChange, ShownService};
 use crate::applied::Position;
 use crate::net::connections::Line;
 use crate::node::Node;
+use crate::runtime::random;
 
 /// A stream to which nothing was sent gets a comment after this: nobody on the way is to take it
 /// for dead. Most get a bookmark before (`bookmark_ms`).
@@ -42,6 +43,9 @@ const COMMENT_AFTER: Duration = Duration::from_secs(15);
 const WAIT: Duration = Duration::from_secs(300);
 /// ... this.
 const WAIT_MAX: Duration = Duration::from_secs(600);
+/// It waits for up to this part of its time longer, so that those which begin together do not come
+/// again together: as Consul's do.
+const SPREAD: u32 = 16;
 
 const AGED: &str = "this connection has reached its age: go on with another one, here or elsewhere";
 
@@ -61,7 +65,7 @@ impl Wanted {
 }
 
 /// # Errors
-/// `index` or `wait` is none, or there is a `wait` for nothing.
+/// `index` or `wait` is none.
 pub(super) fn wanted(query: &mut Query) -> Result<Option<Wanted>, Problem> {
     let (index, wait) = (query.text("index")?, query.text("wait")?);
     let wait = match wait.as_deref() {
@@ -69,7 +73,13 @@ pub(super) fn wanted(query: &mut Query) -> Result<Option<Wanted>, Problem> {
         Some(text) => query::duration("wait", text)?,
     };
     let Some(index) = index else { return Ok(None) };
-    Ok(Some(Wanted { after: query::position("index", &index)?, wait: wait.min(WAIT_MAX) }))
+    let wait = spread(wait.min(WAIT_MAX), random());
+    Ok(Some(Wanted { after: query::position("index", &index)?, wait }))
+}
+
+/// Up to a [`SPREAD`]th longer, as this number says.
+fn spread(wait: Duration, random: u64) -> Duration {
+    wait + (wait / SPREAD).mul_f64(random as f64 / u64::MAX as f64)
 }
 
 /// Resolves once a service may have changed that was at this revision, or its reader is to be
@@ -342,3 +352,6 @@ fn written(name: &str, id: Option<String>, data: &impl Serialize) -> Bytes {
     let data = serde_json::to_string(data).expect("invariant: texts and numbers can be written");
     format!("{id}event: {name}\ndata: {data}\n\n").into()
 }
+
+#[cfg(test)]
+mod tests;
