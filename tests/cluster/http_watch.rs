@@ -201,6 +201,43 @@ async fn quiet(events: &mut Events) {
     assert_eq!(events.line().await.as_deref(), Some(""));
 }
 
+/// What came before anybody watched.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_begins_with_the_oldest_change_that_its_node_has() {
+    let tunables = Tunables { watch_ring: 5, ..Tunables::default() };
+    let cluster = Cluster::start_with(1, tunables).await;
+    cluster.leader().await;
+    let http = cluster.http_address(1);
+    let oldest = format!("{WATCH}&from=oldest");
+    let mut registry = cluster.registry(1);
+    let of = |data: &Value| {
+        let changes = data["changes"].as_array().unwrap().iter();
+        changes
+            .map(|change| change["instance"]["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    register(&mut registry, "web", "a").await;
+    register(&mut registry, "other", "x").await;
+    register(&mut registry, "web", "b").await;
+    let mut events = Events::open(http, &oldest, "").await;
+    let (name, data) = events.next().await.unwrap();
+    assert_eq!((&*name, of(&data)), ("change", vec!["a".to_owned(), "b".to_owned()]), "{data}");
+    assert_eq!(data["previous_revision"], "0", "all that there was: {data}");
+    register(&mut registry, "web", "c").await;
+    assert_eq!(of(&events.next().await.unwrap().1), ["c"], "and it goes on");
+    // A browser that comes again goes on behind what it had.
+    let resume = format!("Last-Event-ID: {}\r\n", events.id);
+    let mut resumed = Events::open(http, &oldest, &resume).await;
+    assert_eq!(resumed.next().await.unwrap().0, "leader");
+    for id in ["d", "e", "f"] {
+        register(&mut registry, "web", id).await;
+    }
+    let mut late = Events::open(http, &oldest, "").await;
+    let (_, data) = late.next().await.unwrap();
+    assert_eq!(of(&data), ["b", "c", "d", "e", "f"], "five are kept: {data}");
+    assert_ne!(data["previous_revision"], "0", "not all: {data}");
+}
+
 /// As by gRPC, at the same node.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_tells_when_its_node_has_no_leader_and_who_leads_then() {

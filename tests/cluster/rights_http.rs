@@ -24,7 +24,7 @@ const ORDERS: &str = "/api/v1/namespaces/{ns}/services/{service}";
 pub(crate) type Line = (&'static str, &'static str, &'static str, Option<&'static str>);
 
 /// `$` stands for [`ORDERS`].
-pub(crate) const LINES: [Line; 36] = [
+pub(crate) const LINES: [Line; 38] = [
     ("GET", "/api/v1/me", "", None),
     ("GET", "/api/v1/members", "", Some("Registry/ListMembers")),
     ("GET", "/api/v1/status", "", Some("Admin/Status")),
@@ -51,6 +51,13 @@ pub(crate) const LINES: [Line; 36] = [
     ("GET", "/api/v1/namespaces/{ns}/overrides", "", Some("Admin/ListOverrides")),
     ("GET", "/api/v1/namespaces/{ns}/watch", "?service=orders", Some("Registry/Watch")),
     ("GET", "/api/v1/namespaces/{ns}/watch", "?prefix=orders", Some("Registry/Watch")),
+    ("GET", "/api/v1/namespaces/{ns}/watch", "?prefix=orders&from=oldest", Some("Registry/Watch")),
+    (
+        "GET",
+        "/api/v1/namespaces/{ns}/watch",
+        "?from=oldest",
+        Some("Registry/Watch of more than the prefix"),
+    ),
     (
         "GET",
         "/api/v1/namespaces/{ns}/watch",

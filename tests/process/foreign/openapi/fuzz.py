@@ -18,7 +18,9 @@ from schemathesis import GenerationMode
 
 NUMBERS = st.integers(0, 2**63 - 1).map(str)
 # A revision that no node has is waited for, and refused with 503, or 400: not what is looked for here.
-POSITIONS = st.sampled_from(["0", "1", "00000000000000ff-3", "5f04895e56a1bbf5-1"])
+KNOWN = ["0", "1", "00000000000000ff-3", "5f04895e56a1bbf5-1"]
+POSITIONS = st.sampled_from(KNOWN)
+BEGINS = st.sampled_from([*KNOWN, "oldest"])
 WATCH = "/api/v1/namespaces/{ns}/watch"
 WATCHED = 40
 WITHIN_S = 20
@@ -29,6 +31,7 @@ AGAIN = 3
 
 schemathesis.openapi.format("uint64", NUMBERS)
 schemathesis.openapi.format("position", POSITIONS)
+schemathesis.openapi.format("begin", BEGINS)
 
 # What a 400 may name of a request that is as described: fields whose limits hold between them, or with the time and the state.
 MAY_BE_WRONG = (

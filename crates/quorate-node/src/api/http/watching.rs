@@ -47,6 +47,9 @@ const WAIT_MAX: Duration = Duration::from_secs(600);
 /// again together: as Consul's do.
 const SPREAD: u32 = 16;
 
+/// Instead of a position: behind nothing, with all changes that this node still has.
+const OLDEST: &str = "oldest";
+
 const AGED: &str = "this connection has reached its age: go on with another one, here or elsewhere";
 
 /// What a read is to wait for.
@@ -122,7 +125,11 @@ pub(super) async fn moved(
 )]
 pub(super) async fn watch(State(api): State<Api>, mut asked: Asked) -> Answered {
     let query = &mut asked.query;
-    let from = query.position("from")?;
+    let (from, oldest) = match query.text("from")?.as_deref() {
+        Some(OLDEST) => (query::Position::default(), true),
+        Some(text) => (query::position("from", text)?, false),
+        None => (query::Position::default(), false),
+    };
     let request = WatchSubscribe {
         services: query.all("service"),
         prefix: query.text("prefix")?.unwrap_or_default(),
@@ -135,14 +142,14 @@ pub(super) async fn watch(State(api): State<Api>, mut asked: Asked) -> Answered 
     asked.query.done()?;
     // A browser that comes again says what it had last; the address is the one that it began with.
     let last = asked.headers.get("last-event-id").map(|id| id.to_str().unwrap_or("no ASCII"));
-    let from = match last.filter(|id| !id.is_empty()) {
-        Some(id) => query::position("last-event-id", id)?,
-        None => from,
+    let (from, oldest) = match last.filter(|id| !id.is_empty()) {
+        Some(id) => (query::position("last-event-id", id)?, false),
+        None => (from, oldest),
     };
     let request =
         WatchSubscribe { from_revision: from.revision, cluster_id: from.cluster_id, ..request };
     let long = api.long()?;
-    let answers = api.registry.watch_one(asked.call(request)).await?.into_inner();
+    let answers = api.registry.watch_one(asked.call(request), oldest).await?.into_inner();
     let (line, cluster_id, leader) = (asked.line, 0, None);
     let following = Following { api, line, answers, cluster_id, leader, _long: long };
     let pieces = stream::unfold(Some(following), |following| async { following?.next().await });
