@@ -1,9 +1,9 @@
 // Follows the registry over one stream of server-sent events, and keeps the page's copy. `fetch` reads it, since EventSource
 // cannot send a token. It resumes after the last event that was taken in, so that nothing is lost and nothing comes twice.
 
-import { Refused, headers, path, refusal } from './api.js';
+import { Refused, events as opened, path } from './api.js';
 import { Copy, INSTANCES_MAX } from './copy.js';
-import { instance } from './shapes.js';
+import { changed, instance } from './shapes.js';
 
 /** The node says every 5 s how far it is, or sends a comment every 15 s: after this long it is dead. */
 const SILENT_MS = 20_000;
@@ -131,14 +131,10 @@ export class Live {
     };
     heard();
     try {
-      const more = { accept: 'text/event-stream' };
-      if (this.lastId) more['last-event-id'] = this.lastId;
+      const more = this.lastId ? { 'last-event-id': this.lastId } : {};
       const where = `${path(this.namespace, 'watch')}?prefix=${encodeURIComponent(this.prefix)}`;
-      const options = { headers: headers(more), cache: 'no-store', credentials: 'same-origin', signal: abort.signal };
-      const answer = await fetch(where, options);
-      if (!answer.ok) throw await refusal(answer);
+      const reader = await opened(where, more, abort.signal);
       this.parts = this.lastId ? null : [];
-      const reader = answer.body.getReader();
       const events = new Events((event) => run === this.run && this.take(event));
       for (;;) {
         const { done, value } = await reader.read();
@@ -193,10 +189,7 @@ export class Live {
   }
 
   changes(body) {
-    for (const change of body.changes ?? [body]) {
-      const kind = String(change.kind).toLowerCase();
-      this.copy.apply({ kind, revision: String(change.revision), reason: change.reason, instance: instance(change.instance) });
-    }
+    for (const change of body.changes ?? [body]) this.copy.apply(changed(change));
   }
 }
 

@@ -23,6 +23,8 @@ export function decision(it) {
   return { reason: it.reason ?? '', status: status === 'UNSPECIFIED' ? '' : status, weight: it.weight ?? null };
 }
 
+export const changed = (it) => ({ kind: String(it.kind).toLowerCase(), revision: String(it.revision), reason: it.reason, instance: instance(it.instance) });
+
 /** "OUT_OF_SERVICE" for people. */
 export const shown = (status) => status.replaceAll('_', ' ').toLowerCase();
 
