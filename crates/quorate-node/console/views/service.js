@@ -5,6 +5,7 @@ import { call, path } from '../api.js';
 import { button, fill, h, outward, say } from '../dom.js';
 import { count, duration, many, roughly } from '../format.js';
 import { List } from '../list.js';
+import { isName } from '../shapes.js';
 import { mark, part, search, select, some, title, unread } from './parts.js';
 
 const FILTERS = [['', 'Every status'], ['UP', 'Up'], ['STARTING', 'Starting'], ['DRAINING', 'Draining'], ['OUT_OF_SERVICE', 'Out of service'], ['CRITICAL', 'Critical'], ['overridden', 'Overridden']];
@@ -134,7 +135,7 @@ function inspected(page, name, changed) {
     }
     lines.show(told, () => told.map(([head, what]) => h('p', null, h('span', { class: 'quiet' }, `${head}: `), what)));
   };
-  const timer = page.rights.may('operator', page.namespace, name) && setInterval(ask, INSPECT_MS);
+  const timer = isName(name) && page.rights.may('operator', page.namespace, name) && setInterval(ask, INSPECT_MS);
   if (timer) ask();
   const left = (it) => (leases.has(it.id) ? roughly(leases.get(it.id)) : '–');
   return { root: lines.root, left, close: () => clearInterval(timer) };
