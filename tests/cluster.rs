@@ -64,6 +64,7 @@ mod cluster {
     mod http_discovery;
     mod http_large;
     mod http_leases;
+    mod http_origins;
     mod http_pages;
     mod http_watch;
     mod idle;

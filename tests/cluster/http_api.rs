@@ -8,7 +8,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::calls::register;
-use super::harness::{Cluster, SOON};
+use super::harness::{Cluster, SOON, eventually};
+use super::targets::{self, Targets};
 
 pub(crate) const WEB: &str = "/api/v1/namespaces/default/services/web";
 
@@ -265,4 +266,32 @@ async fn what_cannot_be_written_is_refused_and_says_why() {
     bare.refuses(415, "INVALID_ARGUMENT", Some("content-type"));
     let none = send(http, &["PUT /api/v1/leases/0 HTTP/1.0", "Host: localhost"], b"").await;
     none.refuses(400, "INVALID_ARGUMENT", Some("lease_id"));
+}
+
+/// Who cannot renew lets the cluster look: what it is to look at stands in the body.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_came_by_http_with_a_check_is_probed() {
+    let cluster = Cluster::start_probing(1, "127.0.0.0/8").await;
+    cluster.leader().await;
+    let (http, targets) = (cluster.http_address(1), Targets::open().await);
+    let becomes = async |health: &str| {
+        eventually(&format!("it is {health}"), async || {
+            let read = get(http, &format!("{WEB}/instances/a")).await;
+            (read.body["instance"]["health"] == health).then_some(read.body["instance"].clone())
+        })
+        .await
+    };
+    let spec = json!({
+        "endpoints": { "http": format!("http://127.0.0.1:{}", targets.port) }, "ttl": "1h",
+        "checks": [{
+            "http": { "path": "/up" }, "interval": "1s", "timeout_ms": 900,
+            "failures_before_critical": 1, "successes_before_passing": 1,
+        }],
+    });
+    targets.answer("/up", targets::Answer::Status(500));
+    assert_eq!(write(http, &format!("PUT {WEB}/instances/a"), &spec).await.status, 200);
+    let critical = becomes("CRITICAL").await;
+    assert!(critical["health_reason"].as_str().unwrap().contains("HTTP status 500"), "{critical}");
+    targets.answer("/up", targets::Answer::Status(200));
+    assert_eq!(becomes("PASSING").await["status"], "UP");
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use quorate_node::Tunables;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -150,6 +151,91 @@ async fn a_stream_that_goes_on_is_told_first_whether_there_is_a_leader() {
     let (name, data) = alone.next().await.unwrap();
     assert_eq!((&*name, &data["leader_id"]), ("leader", &json!("0")), "{data}");
     assert_eq!(data["header"]["node_id"], "1", "{data}");
+}
+
+/// A bookmark is no news: it was sent as `leader`, which is to say that there is one again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_news_has_positions_and_ages_and_no_events() {
+    let tunables = Tunables { bookmark_ms: 50, ..Tunables::default() };
+    let cluster = Cluster::start_with(1, tunables).await;
+    cluster.leader().await;
+    register(&mut cluster.registry(1), "web", "a").await;
+    let http = cluster.http_address(1);
+    let mut events = Events::open(http, WATCH, "").await;
+    assert_eq!(events.next().await.unwrap().0, "snapshot");
+    quiet(&mut events).await;
+    // One that goes on is told who leads, once.
+    let resume = format!("Last-Event-ID: {}\r\n", events.id);
+    let mut resumed = Events::open(http, WATCH, &resume).await;
+    assert_eq!(resumed.next().await.unwrap().0, "leader");
+    quiet(&mut resumed).await;
+    let before = events.id.clone();
+    register(&mut cluster.registry(1), "other", "x").await;
+    while events.id == before {
+        quiet(&mut events).await;
+    }
+    register(&mut cluster.registry(1), "web", "b").await;
+    let (_, data) = events.next().await.unwrap();
+    assert_eq!(data["changes"][0]["instance"]["id"], "b", "{data}");
+}
+
+/// Takes five bookmarks, and nothing else.
+async fn quiet(events: &mut Events) {
+    let (mut ids, mut ages) = (0, 0);
+    while ids < 5 {
+        let line = events.line().await.expect("it goes on");
+        match line.split_once(' ') {
+            Some(("id:", id)) => {
+                events.id = id.to_owned();
+                ids += 1;
+            }
+            Some((":", text)) => {
+                let age = text.strip_prefix("age_ms ").and_then(|age| age.parse::<u64>().ok());
+                assert!(age.is_some_and(|age| age < 5_000), "{line}");
+                ages += 1;
+            }
+            _ => assert_eq!(line, ""),
+        }
+    }
+    assert!(ages >= ids, "{ages}");
+    assert_eq!(events.line().await.as_deref(), Some(""));
+}
+
+/// What came before anybody watched.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_begins_with_the_oldest_change_that_its_node_has() {
+    let tunables = Tunables { watch_ring: 5, ..Tunables::default() };
+    let cluster = Cluster::start_with(1, tunables).await;
+    cluster.leader().await;
+    let http = cluster.http_address(1);
+    let oldest = format!("{WATCH}&from=oldest");
+    let mut registry = cluster.registry(1);
+    let of = |data: &Value| {
+        let changes = data["changes"].as_array().unwrap().iter();
+        changes
+            .map(|change| change["instance"]["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    register(&mut registry, "web", "a").await;
+    register(&mut registry, "other", "x").await;
+    register(&mut registry, "web", "b").await;
+    let mut events = Events::open(http, &oldest, "").await;
+    let (name, data) = events.next().await.unwrap();
+    assert_eq!((&*name, of(&data)), ("change", vec!["a".to_owned(), "b".to_owned()]), "{data}");
+    assert_eq!(data["previous_revision"], "0", "all that there was: {data}");
+    register(&mut registry, "web", "c").await;
+    assert_eq!(of(&events.next().await.unwrap().1), ["c"], "and it goes on");
+    // A browser that comes again goes on behind what it had.
+    let resume = format!("Last-Event-ID: {}\r\n", events.id);
+    let mut resumed = Events::open(http, &oldest, &resume).await;
+    assert_eq!(resumed.next().await.unwrap().0, "leader");
+    for id in ["d", "e", "f"] {
+        register(&mut registry, "web", id).await;
+    }
+    let mut late = Events::open(http, &oldest, "").await;
+    let (_, data) = late.next().await.unwrap();
+    assert_eq!(of(&data), ["b", "c", "d", "e", "f"], "five are kept: {data}");
+    assert_ne!(data["previous_revision"], "0", "not all: {data}");
 }
 
 /// As by gRPC, at the same node.

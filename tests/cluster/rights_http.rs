@@ -24,7 +24,7 @@ const ORDERS: &str = "/api/v1/namespaces/{ns}/services/{service}";
 pub(crate) type Line = (&'static str, &'static str, &'static str, Option<&'static str>);
 
 /// `$` stands for [`ORDERS`].
-pub(crate) const LINES: [Line; 36] = [
+pub(crate) const LINES: [Line; 38] = [
     ("GET", "/api/v1/me", "", None),
     ("GET", "/api/v1/members", "", Some("Registry/ListMembers")),
     ("GET", "/api/v1/status", "", Some("Admin/Status")),
@@ -51,6 +51,13 @@ pub(crate) const LINES: [Line; 36] = [
     ("GET", "/api/v1/namespaces/{ns}/overrides", "", Some("Admin/ListOverrides")),
     ("GET", "/api/v1/namespaces/{ns}/watch", "?service=orders", Some("Registry/Watch")),
     ("GET", "/api/v1/namespaces/{ns}/watch", "?prefix=orders", Some("Registry/Watch")),
+    ("GET", "/api/v1/namespaces/{ns}/watch", "?prefix=orders&from=oldest", Some("Registry/Watch")),
+    (
+        "GET",
+        "/api/v1/namespaces/{ns}/watch",
+        "?from=oldest",
+        Some("Registry/Watch of more than the prefix"),
+    ),
     (
         "GET",
         "/api/v1/namespaces/{ns}/watch",
@@ -88,6 +95,20 @@ pub(crate) const LINES: [Line; 36] = [
     ("DELETE", "$/instances/{id}/override", "", Some("Admin/SetOverride")),
 ];
 
+/// Rows that no route leads to, and why.
+const NOT_BY_HTTP: [(&str, &str); 7] = [
+    (
+        "Registry/Register of two, one of them another\'s",
+        "one PUT for each, the later ones with the `lease_id` of the first",
+    ),
+    ("Registry/RenewStream", "PUT /leases renews many in one request"),
+    ("Admin/AddNode", "the command line: it goes on for long, and is done again until it is done"),
+    ("Admin/RemoveNode", "the command line, as AddNode"),
+    ("Admin/ReplaceNode", "the command line, as AddNode"),
+    ("Admin/Upgrade", "the command line: it cannot be taken back"),
+    ("Admin/Backup", "the command line: it checks the bytes, and writes a file"),
+];
+
 pub(crate) fn path_of(line: &Line) -> String {
     line.1.replace('$', ORDERS)
 }
@@ -102,6 +123,17 @@ async fn each_route_has_a_line() {
         .collect();
     let lines: BTreeSet<_> = LINES.iter().map(|line| (line.0.to_owned(), path_of(line))).collect();
     assert_eq!(lines, routes);
+}
+
+/// And so each method: `each_method_has_a_row` looks at the contract.
+#[test]
+fn each_row_has_a_route_or_a_reason() {
+    let rows: BTreeSet<&str> = ROWS.iter().map(|(row, ..)| *row).collect();
+    let mut found: BTreeSet<&str> = LINES.iter().filter_map(|line| line.3).collect();
+    for (row, why) in NOT_BY_HTTP {
+        assert!(!why.is_empty() && found.insert(row), "{row} has a route: {why}");
+    }
+    assert_eq!(found, rows);
 }
 
 /// Sends a request, and reads the head of its answer: a stream has no end. The status and the head.

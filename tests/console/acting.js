@@ -30,9 +30,29 @@ export async function actions({ page, url, api }) {
   await page.waitForFunction(() => !document.querySelector('.override'));
   const seen = await text(page, 'main .history');
   is(seen.includes('status UP → DRAINING') && seen.includes('override cleared'), `the changes of the instance: ${seen}`);
+  await menu(page, url);
+  await go(page, url, 'instance/shop/shop-3');
   await deregister(page, api);
   await members(page, url);
   await clean(page, 'actions');
+}
+
+/** The same from the list. */
+async function menu(page, url) {
+  await go(page, url, 'service/shop');
+  await page.click('[aria-label="Do something to shop-3"]');
+  const found = await page.$$eval('dialog button', (all) => all.map((it) => it.textContent));
+  is(String(found) === 'Drain,Out of service,Weight,Deregister,Cancel', `what can be done to shop-3: ${found}`);
+  await page.click('dialog button:text-is("Drain")');
+  await page.fill('#ask-reason', 'from the list');
+  await page.click('dialog button[type=submit]');
+  await page.waitForSelector('dialog', { state: 'detached', timeout: 10_000 });
+  await page.waitForFunction(() => [...document.querySelectorAll('.spacer .row:not([hidden])')].some((it) => it.innerText.includes('shop-3') && it.innerText.includes('draining')));
+  is(page.url().endsWith('/service/shop'), `the button opens the row: ${page.url()}`);
+  await page.click('[aria-label="Do something to shop-3"]');
+  await page.click('dialog button:text-is("Clear override")');
+  await page.click('dialog button[type=submit]');
+  await page.waitForSelector('dialog', { state: 'detached', timeout: 10_000 });
 }
 
 async function deregister(page, api) {

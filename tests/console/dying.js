@@ -1,5 +1,7 @@
 // The console while nodes are killed: it says how old what it shows is, goes on at another node, and loses nothing.
 
+import { actions } from './acting.js';
+import { views } from './looking.js';
 import { clean, go, is, login, opened, place, rows, shows, text, turn } from './page.js';
 import { until } from './until.js';
 
@@ -26,7 +28,8 @@ export async function dying(walk) {
   front.to = nodes.all;
 }
 
-async function died({ page, nodes, front, shot, api, another }, node, others, id) {
+async function died(walk, node, others, id) {
+  const { page, front, nodes, shot, another, url } = walk;
   page.allowed = ['ERR_', 'Failed to load'];
   front.to = [node];
   await again(page, front);
@@ -53,6 +56,10 @@ async function died({ page, nodes, front, shot, api, another }, node, others, id
   await page.fill('.search', 'read anew');
   is((await page.getAttribute('.list', 'aria-rowcount')) === '1', 'the next node did not know what changed meanwhile');
   await page.fill('.search', '');
+  // All goes on with a node less.
+  await views(walk);
+  await actions({ ...walk, api: beside });
+  await go(page, url, 'log');
   page.allowed = [];
   console.log(`  node ${node.id} killed: not live for ${went - killed} ms, as long as no node was to be had; ${took} ms until the next one; ${foot}`);
 }

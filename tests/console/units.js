@@ -14,10 +14,11 @@ export const units = () => (async () => {
   const { verdict, protection } = await import('./verdict.js');
   const { instance, status } = await import('./shapes.js');
   const { outward } = await import('./dom.js');
+  const { command, word } = await import('./shell.js');
 
   // Events come in pieces of any length, with every end of a line.
   const text = ': a comment\nid: c-1\nevent: change\ndata: {"a":\ndata: "ü€😀"}\n\nevent: empty\n\nid: c-2\n\ndata:x\nretry: 5\n\ndata: unfinished\n';
-  const should = [{ type: 'change', id: 'c-1', data: '{"a":\n"ü€😀"}' }, { type: 'message', id: 'c-2', data: '' }, { type: 'message', id: 'c-2', data: 'x' }];
+  const should = [['change', 'c-1', '{"a":\n"ü€😀"}', 'a comment'], ['message', 'c-2', '', ''], ['message', 'c-2', 'x', '']].map(([type, id, data, comment]) => ({ type, id, data, comment }));
   for (const end of ['\n', '\r\n', '\r']) {
     const bytes = new TextEncoder().encode(text.replaceAll('\n', end));
     for (let size = 1; size < bytes.length; size += 1) {
@@ -70,6 +71,12 @@ export const units = () => (async () => {
   same(judged([member('1', { state: 'leader', version: '0.2.0' }), member('2', { version: '0.2.0' }), member('3', { version: '0.1.0' })]), 'DEGRADED', 'a node of another version');
   const held = status({ members: [member('1', { state: 'leader', condition: { clock_held_ms: '9000' } })] });
   same(protection(held).includes('9 s'), true, 'registry time that stands still');
+
+  const words = [['a-1', 'a-1'], ['', "''"], ["it's $HOME; `x`", "'it'\\''s $HOME; `x`'"], ['größer', "'größer'"], ["a\n'\u001b[201~", "$'a\\x0a\\x27\\x1b[201~'"], ['\u202ea', "$'\\xe2\\x80\\xaea'"]];
+  for (const [text, should] of words) same(word(text), should, `a word of a shell: ${text}`);
+  const checks = [{ http: { path: '/up' }, endpoint: 'admin', interval_ms: 5000, timeout_ms: 1000, failures_before_critical: 3, successes_before_passing: 1 }];
+  const whole = { ...one, namespace: 'n', endpoints: { http: 'http://h:1' }, metadata: { 'a b': 'c' }, tags: ['t'], requires: ['r'], checks };
+  same(command(whole), "quorate register s i --namespace n --endpoint http=http://h:1 --weight 100 --meta 'a b=c' --tag t --requires r --check http=/up,endpoint=admin,every=5000ms,timeout=1000ms,failures=3,successes=1", 'a command');
 
   for (const uri of ['javascript:alert(1)', ' javascript:alert(1)', 'data:text/html,x', 'blob:http://x/y', 'file:///etc', 'tcp://h:1', 'x', '//h/x', 'view-source:http://x']) {
     same(outward(uri).tagName, 'SPAN', `${uri} is no link`);

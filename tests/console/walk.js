@@ -15,6 +15,7 @@ import { Api, MARKUP, PAYLOADS } from './api.js';
 import { alone, dying, elsewhere, refounded } from './dying.js';
 import { foreign } from './foreign.js';
 import { headers, keyboard, modules, payloads, pictures, scrolling, views } from './looking.js';
+import { figures, past } from './telling.js';
 import { Nodes } from './nodes.js';
 import { VIEWS, fault, faults, is, login, opened } from './page.js';
 import { proxy } from './proxy.js';
@@ -34,7 +35,14 @@ const LONGEST_MS = 900_000;
 const shots = values.shots && join(values.shots, values.secured ? 'secured' : 'open');
 
 /** In their order: those that kill nodes come last, and of them the one after which nothing is left. */
-const STEPS = { headers, modules, views, payloads, keyboard, actions, pausing, rights, foreign, scrolling, pictures, dying, elsewhere, alone, stream, refounded };
+const STEPS = { headers, modules, views, figures, past, payloads, keyboard, actions, pausing, rights, foreign, scrolling, pictures, dying, elsewhere, alone, stream, refounded };
+
+const only = values.only.split(',').filter(Boolean);
+const unknown = only.filter((name) => !Object.hasOwn(STEPS, name));
+if (unknown.length) {
+  console.log(`--only: there is no step ${unknown.join(', ')}; there are ${Object.keys(STEPS).join(', ')}`);
+  process.exit(2);
+}
 
 async function fill(api, crowd) {
   // A machine with much else to do may have a moment without a leader.
@@ -80,7 +88,7 @@ async function walk() {
     const told = (view) => (view === 'me' && !values.secured ? 'checks no rights' : VIEWS[view]);
     const all = { browser, page, url, front, nodes, tokens, api, another, crowd, shot, told };
     for (const [name, step] of Object.entries(STEPS)) {
-      if (values.only && !values.only.split(',').includes(name)) continue;
+      if (only.length && !only.includes(name)) continue;
       const began = Date.now();
       console.log(name);
       await step(all).catch((error) => fault(`${name}: ${error.stack}`));

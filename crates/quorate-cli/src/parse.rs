@@ -168,6 +168,11 @@ pub(crate) fn nodes(text: &str) -> Result<NodeList, String> {
     quorate_client::parse_nodes(text)
 }
 
+/// "a,b": what stands between the commas.
+pub(crate) fn listed(text: &str) -> Vec<String> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+}
+
 /// "1=host:port,2=host:port": peer addresses by id.
 pub(crate) fn bootstrap(text: &str) -> Result<BTreeMap<u64, String>, String> {
     let pairs = text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(pair);

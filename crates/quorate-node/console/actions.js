@@ -160,6 +160,15 @@ export function snapshot(node) {
   });
 }
 
+/** What can be done to an instance, to be chosen. */
+export function choose(rights, it) {
+  const dialog = h('dialog', { 'aria-labelledby': 'choose', onclose: () => dialog.remove() },
+    h('h2', { id: 'choose' }, `${it.service}/${it.id}`),
+    h('div', { class: 'buttons', onclick: () => dialog.close() }, buttons(rights, it), button('Cancel', () => dialog.close())));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
 /** The buttons of an instance: those that its reader has a right to. */
 export function buttons(rights, it, registered = true) {
   const may = (role) => rights.may(role, it.namespace, it.service);

@@ -61,6 +61,14 @@ export async function refusal(answer) {
   return new Refused(answer.status, problem);
 }
 
+/** A stream of events; its answer is a success. */
+export async function events(where, more, signal) {
+  const options = { headers: headers({ accept: 'text/event-stream', ...more }), cache: 'no-store', credentials: 'same-origin', signal };
+  const answer = await fetch(where, options);
+  if (!answer.ok) throw await refusal(answer);
+  return answer.body.getReader();
+}
+
 const ROLES = ['read', 'register', 'operator', 'admin'];
 
 /** What the caller of this page may do, as the node says. */

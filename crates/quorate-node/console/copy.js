@@ -42,7 +42,7 @@ export class Copy {
     this.size += (removed ? 0 : 1) - (before ? 1 : 0);
     service.changed(change.revision);
     const what = removed ? (change.reason || 'gone') : before ? differences(before, now) : arrival(now);
-    this.changes.push({ at: Date.now(), kind: change.kind, revision: change.revision, service: now.service, id: now.id, what });
+    this.changes.push({ at: change.at === undefined ? Date.now() : change.at, kind: change.kind, revision: change.revision, service: now.service, id: now.id, what });
   }
 
   /** A word of the page's own among the changes. */

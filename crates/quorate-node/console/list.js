@@ -133,6 +133,14 @@ export class List {
     }
   }
 
+  /** Writes a column anew: what it shows is another, and the items are the same. */
+  again(head) {
+    const at = this.columns.findIndex((column) => column.head === head);
+    for (const row of at < 0 ? [] : this.pool) {
+      if (row.item) say(row.cells[at], this.columns[at].show(row.item));
+    }
+  }
+
   get linked() {
     return Math.max(0, this.columns.findIndex((column) => column.link));
   }

@@ -1,11 +1,11 @@
 // Follows the registry over one stream of server-sent events, and keeps the page's copy. `fetch` reads it, since EventSource
 // cannot send a token. It resumes after the last event that was taken in, so that nothing is lost and nothing comes twice.
 
-import { Refused, headers, path, refusal } from './api.js';
+import { Refused, events as opened, path } from './api.js';
 import { Copy, INSTANCES_MAX } from './copy.js';
-import { instance } from './shapes.js';
+import { changed, instance } from './shapes.js';
 
-/** The node says something every 5 s, or sends a comment every 15 s: after this long it is dead. */
+/** The node says every 5 s how far it is, or sends a comment every 15 s: after this long it is dead. */
 const SILENT_MS = 20_000;
 const FIRST_WAIT_MS = 500;
 /** A stream that lasted so long was a good one: the next one is tried soon. */
@@ -131,14 +131,10 @@ export class Live {
     };
     heard();
     try {
-      const more = { accept: 'text/event-stream' };
-      if (this.lastId) more['last-event-id'] = this.lastId;
+      const more = this.lastId ? { 'last-event-id': this.lastId } : {};
       const where = `${path(this.namespace, 'watch')}?prefix=${encodeURIComponent(this.prefix)}`;
-      const options = { headers: headers(more), cache: 'no-store', credentials: 'same-origin', signal: abort.signal };
-      const answer = await fetch(where, options);
-      if (!answer.ok) throw await refusal(answer);
+      const reader = await opened(where, more, abort.signal);
       this.parts = this.lastId ? null : [];
-      const reader = answer.body.getReader();
       const events = new Events((event) => run === this.run && this.take(event));
       for (;;) {
         const { done, value } = await reader.read();
@@ -158,8 +154,10 @@ export class Live {
     }
   }
 
-  take({ type, id, data }) {
+  take({ type, id, data, comment }) {
     const body = data ? JSON.parse(data) : {};
+    const said = /^age_ms (\d+|unknown)$/.exec(comment);
+    if (said) this.age = said[1] === 'unknown' ? null : Number(said[1]);
     if (body.header?.leader_id !== undefined) this.leader = String(body.header.leader_id);
     if (body.header?.age_ms !== undefined) this.age = body.header.age_ms;
     if (body.header?.node_id !== undefined) this.node = String(body.header.node_id);
@@ -191,10 +189,7 @@ export class Live {
   }
 
   changes(body) {
-    for (const change of body.changes ?? [body]) {
-      const kind = String(change.kind).toLowerCase();
-      this.copy.apply({ kind, revision: String(change.revision), reason: change.reason, instance: instance(change.instance) });
-    }
+    for (const change of body.changes ?? [body]) this.copy.apply(changed(change));
   }
 }
 
@@ -215,6 +210,7 @@ export class Events {
 
   begin() {
     this.type = '';
+    this.comment = '';
     this.data = [];
     this.length = 0;
     this.moved = false;
@@ -232,10 +228,11 @@ export class Events {
   line(line) {
     if (line === '') {
       // One without data is none, but its id counts.
-      if (this.data.length || this.moved) this.onEvent({ type: this.type || 'message', id: this.id, data: this.data.join('\n') });
+      if (this.data.length || this.moved) this.onEvent({ type: this.type || 'message', id: this.id, data: this.data.join('\n'), comment: this.comment });
       return this.begin();
     }
     const colon = line.indexOf(':');
+    if (colon === 0) this.comment = line.slice(1).trim();
     if (colon === 0) return;
     const field = colon < 0 ? line : line.slice(0, colon);
     const value = colon < 0 ? '' : line.slice(colon + 1).replace(/^ /, '');

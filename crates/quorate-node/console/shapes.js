@@ -23,6 +23,11 @@ export function decision(it) {
   return { reason: it.reason ?? '', status: status === 'UNSPECIFIED' ? '' : status, weight: it.weight ?? null };
 }
 
+/** Whether a service may have this name: a place may say anything. */
+export const isName = (text) => /^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$/.test(text);
+
+export const changed = (it) => ({ kind: String(it.kind).toLowerCase(), revision: String(it.revision), reason: it.reason, instance: instance(it.instance) });
+
 /** "OUT_OF_SERVICE" for people. */
 export const shown = (status) => status.replaceAll('_', ' ').toLowerCase();
 

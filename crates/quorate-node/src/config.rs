@@ -4,6 +4,7 @@
 
 mod dns;
 mod networks;
+mod origins;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,10 @@ pub struct Config {
     /// Listens here for HTTP/1.1: `/api/v1`, `/openapi.json`, `/console/`, `/healthz`, `/readyz`,
     /// `/metrics`. Port 0 picks a free one. Default: not at all.
     pub http_listen: Option<SocketAddr>,
+    /// Origins whose pages may call the API by HTTP from a browser, each as a browser names it
+    /// (`https://tools.example`, `http://10.0.0.1:3000`). They need the token of a caller, where
+    /// one is asked for. Default: none.
+    pub http_cors_origins: Vec<String>,
     /// Listens here for DNS, over UDP and TCP. Port 0 picks a free one. Default: not at all.
     pub dns_listen: Option<SocketAddr>,
     /// What is answered by DNS, and to whom.
@@ -282,6 +287,7 @@ impl Config {
             listen,
             peer_listen,
             http_listen: None,
+            http_cors_origins: Vec::new(),
             dns_listen: None,
             dns: Dns::default(),
             advertise: None,
@@ -355,6 +361,10 @@ impl Config {
                 format!("that cannot be called; set {told} to the host:port that others use"),
             )?;
             check(field, listen, !self.is_open(listen), OPEN_TO_ALL)?;
+        }
+        for origin in &self.http_cors_origins {
+            let must = "must be an origin as a browser names it, such as https://tools.example";
+            check("http_cors_origins", origin, origins::is_origin(origin), must)?;
         }
         let Some(listen) = self.http_listen else { return Ok(()) };
         check("http_listen", listen, !self.is_open(listen), OPEN_TO_ALL)

@@ -68,6 +68,7 @@ pub struct Bound {
     listeners: Listeners,
     health_checks: HealthChecks,
     dns: Dns,
+    origins: Vec<String>,
     waiting: Waiting,
     start: Start,
     raft_on: tokio::runtime::Handle,
@@ -165,7 +166,7 @@ impl Server {
             vitals: Vitals::of(&log, &snapshots, &tls, open, asked(&config.start)),
             makes_checks: !config.health_checks.allow.is_empty(),
         });
-        let Config { start, health_checks, dns, .. } = config;
+        let Config { start, health_checks, dns, http_cors_origins: origins, .. } = config;
         Ok(Bound {
             node: Arc::new(node),
             log,
@@ -173,6 +174,7 @@ impl Server {
             listeners,
             health_checks,
             dns,
+            origins,
             waiting,
             start,
             raft_on,
@@ -287,7 +289,8 @@ impl Bound {
             let (log, tls, connections) = (self.log.clone(), self.tls.clone(), connections.clone());
             let snapshots = self.snapshots.clone();
             let (node, scrapes) = (node.clone(), Arc::new(Semaphore::new(1)));
-            let observed = Observed { node, log, snapshots, tls, connections, scrapes };
+            let origins = self.origins.into();
+            let observed = Observed { node, log, snapshots, tls, connections, scrapes, origins };
             let security = Security::tools(self.tls.clone());
             tasks.spawn(serve_tools(observed, listener, security, stops.loops.clone()));
         }

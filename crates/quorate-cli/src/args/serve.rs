@@ -68,7 +68,7 @@ impl From<Clients> for ClientCertificates {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Each setting can also stand in a variable (QUORATE_ID, QUORATE_DATA_DIR, QUORATE_LISTEN, \
-    QUORATE_PEER_LISTEN, QUORATE_HTTP_LISTEN, QUORATE_DNS_LISTEN, QUORATE_DNS_DOMAIN, QUORATE_DNS_ALLOW, QUORATE_ADVERTISE, QUORATE_PEER_ADVERTISE, QUORATE_BOOTSTRAP, QUORATE_JOIN, QUORATE_OBSERVER, \
+    QUORATE_PEER_LISTEN, QUORATE_HTTP_LISTEN, QUORATE_HTTP_CORS_ORIGINS, QUORATE_DNS_LISTEN, QUORATE_DNS_DOMAIN, QUORATE_DNS_ALLOW, QUORATE_ADVERTISE, QUORATE_PEER_ADVERTISE, QUORATE_BOOTSTRAP, QUORATE_JOIN, QUORATE_OBSERVER, \
     QUORATE_HEALTH_CHECKS_ALLOW, QUORATE_ACCESS, QUORATE_AUDIT, QUORATE_CLUSTER_NAME, QUORATE_TLS_CERT, QUORATE_TLS_KEY, QUORATE_TLS_CA, QUORATE_TLS_CRL, \
     QUORATE_TLS_CLIENTS, QUORATE_PEER_TLS_CA, QUORATE_PEER_TLS_CERT, QUORATE_PEER_TLS_KEY, QUORATE_INSECURE, QUORATE_CONFIG) or in the \
     file. Flags win over variables, variables over the file.\n\n\
@@ -96,6 +96,10 @@ pub(crate) struct ServeArgs {
     /// Its address for HTTP: /api/v1, /console/, /healthz, /readyz and /metrics [default: none]
     #[arg(long)]
     pub(crate) http_listen: Option<SocketAddr>,
+    /// Origins whose pages may call /api/v1 from a browser (CORS), such as https://tools.example
+    /// [default: none]
+    #[arg(long, value_name = "ORIGIN,...")]
+    pub(crate) http_cors_origins: Option<String>,
     /// Its address for DNS, over UDP and TCP [default: none]
     #[arg(long)]
     pub(crate) dns_listen: Option<SocketAddr>,

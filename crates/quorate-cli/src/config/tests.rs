@@ -96,6 +96,22 @@ fn networks_to_probe_come_from_the_highest_layer() {
 }
 
 #[test]
+fn origins_come_from_the_highest_layer() {
+    let file = format!("http_cors_origins = [\"https://a.example\"]\n{FILE}");
+    let origins = |flags, variables: &[_], file: &str| {
+        loaded(flags, variables, file).unwrap().http_cors_origins.join(" ")
+    };
+    assert_eq!(origins("", &[], FILE), "");
+    assert_eq!(origins("", &[], &file), "https://a.example");
+    let variable = ("QUORATE_HTTP_CORS_ORIGINS", "https://b.example, http://c:3000");
+    assert_eq!(origins("", &[variable], &file), "https://b.example http://c:3000");
+    let flag = "--http-cors-origins https://d.example";
+    assert_eq!(origins(flag, &[variable], &file), "https://d.example");
+    let bad = loaded("--http-cors-origins https://d.example/", &[], FILE).unwrap().validate();
+    assert_eq!(bad.unwrap_err().field, "http_cors_origins");
+}
+
+#[test]
 fn files_that_nodes_show_each_other_come_from_any_layer() {
     let peers = |flags: &str, variables: &[_], file: &str| {
         let given = "--tls-cert c --tls-key k --tls-ca a ".to_owned() + flags;

@@ -1,10 +1,15 @@
-// One instance: all that is known of it, what can be done to it, and what changed since the page watches.
+// One instance: all that is known of it, what can be done to it, and what changed, as far back as its node knows.
 
 import { buttons } from '../actions.js';
 import { button, facts, h, outward, table } from '../dom.js';
 import { duration, incarnation, time } from '../format.js';
+import { history as told } from '../history.js';
 import { shown } from '../shapes.js';
+import { command } from '../shell.js';
 import { mark, part, section, title, unread } from './parts.js';
+
+/** The changes of larger services are read when they are asked for: all of a service come. */
+const UNASKED_MAX = 500;
 
 export function instance(page, [service, id]) {
   const head = part('beside');
@@ -13,22 +18,33 @@ export function instance(page, [service, id]) {
   const json = part('json');
   const crumb = h('p', { class: 'crumb' }, h('a', { href: page.place('service', service) }, service));
   const root = h('div', { class: 'view' }, crumb, title(id, head.root), about.root,
-    section('Changes since this page watches', history.root), section('As JSON', json.root));
+    section('Changes', history.root), section('As JSON, and as a command', json.root));
+  /** What the node has: null until it is read, or asked for; `reading`; or `{ seen, since, whole }`. */
+  let before = null;
   return { title: `${service}/${id}`, root, update, up: page.place('service', service) };
+
+  async function read() {
+    before = { reading: true };
+    const upto = Number(page.live.revision);
+    before = await told(page.namespace, service, id, upto).catch((error) => ({ fault: error.message }));
+    update();
+  }
 
   function update() {
     const it = page.live.copy.instance(service, id);
     head.show([it?.override, Boolean(it), page.rights.rights], () => h('div', { class: 'buttons' }, it ? buttons(page.rights, it) : []));
     about.show([it, unread(page), page.live.loaded], () => (it ? described(page, it) : missing(page)));
     const seen = page.live.copy.changes.newest((each) => each.service === service && each.id === id, 200);
-    history.show(seen.map((each) => each.number), () => changes(seen));
+    const size = page.live.copy.services.get(service)?.instances.size;
+    if (!before && page.live.loaded && size <= UNASKED_MAX) read();
+    history.show([seen.map((each) => each.number), before], () => changes(both(before?.seen ?? [], seen), before, read));
     json.show(it ?? null, () => (it ? raw(it) : h('p', { class: 'none' }, 'There is nothing to show.')));
   }
 }
 
 function missing(page) {
   if (!page.live.loaded) return h('p', { class: 'none' }, unread(page));
-  return h('p', { class: 'none' }, 'It is not registered. Its last changes, if this page saw them, stand below.');
+  return h('p', { class: 'none' }, 'It is not registered. Its last changes, where the node still has them, stand below.');
 }
 
 function described(page, it) {
@@ -70,18 +86,41 @@ function checked(check) {
   return `${kind} at ${check.endpoint || 'its endpoint'}, every ${duration(check.interval_ms)}, at most ${duration(check.timeout_ms)}; critical after ${check.failures_before_critical}, passing after ${check.successes_before_passing}`;
 }
 
-function changes(seen) {
-  if (!seen.length) return h('p', { class: 'none' }, 'None. What was before, this page does not know.');
+/** What the node had when the page asked, and what came since; what both have was seen, and so has a time. */
+function both(before, seen) {
+  const known = new Set(seen.map((it) => it.revision));
+  return [...seen, ...before.filter((it) => !known.has(it.revision))].sort((a, b) => Number(b.revision) - Number(a.revision));
+}
+
+function changes(seen, before, read) {
   const kind = (it) => h('span', { class: `kind ${it.kind}` }, it.kind);
-  return table('Changes', ['Time', 'Revision', 'Kind', 'What'], seen.map((it) => [time(it.at), it.revision, kind(it), h('div', { class: 'long' }, it.what)]));
+  const when = (it) => (it.at === null ? 'before' : time(it.at));
+  return [
+    seen.length > 0 && table('Changes', ['Time', 'Revision', 'Kind', 'What'], seen.map((it) => [when(it), it.revision, kind(it), h('div', { class: 'long' }, it.what)])),
+    before ? h('p', { class: 'none' }, oldest(before)) : button('Read what the node still has', read),
+  ];
+}
+
+/** What there may have been before. */
+function oldest({ reading, fault, since, whole }) {
+  if (reading) return 'Reading what the node still has…';
+  if (fault) return `What was before this page watched is not known: ${fault}.`;
+  if (!whole) return 'Not all was read that the node still has.';
+  if (since === '0') return 'Nothing was before: the node has every change that there was.';
+  return since ? `What was up to revision ${since}, the node no longer has.` : 'The node has no older change of this service.';
 }
 
 function raw(it) {
   const text = JSON.stringify(it, null, 2);
   const code = h('pre', { tabindex: 0 }, text);
-  const copy = navigator.clipboard && button('Copy', async () => {
+  const line = h('pre', { tabindex: 0, class: 'command' }, command(it));
+  return h('details', null, h('summary', null, 'Show'), copied('Copy', text), code, copied('Copy as CLI command', line.textContent), line);
+}
+
+function copied(label, text) {
+  const copy = navigator.clipboard && button(label, async () => {
     await navigator.clipboard.writeText(text);
     copy.textContent = 'Copied';
   });
-  return h('details', null, h('summary', null, 'Show'), copy, code);
+  return copy;
 }

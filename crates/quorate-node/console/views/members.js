@@ -17,7 +17,7 @@ export function members(page) {
   }
 }
 
-const HEADS = ['Node', 'State', 'Term', 'Applied', 'Lag', 'Disk free', 'Version', 'Up', 'Snapshot', 'Certificate', 'Addresses', 'Do'];
+const HEADS = ['Node', 'State', 'Term', 'Applied', 'Lag', 'Hash', 'Disk free', 'Version', 'Up', 'Snapshot', 'Certificate', 'Addresses', 'Do'];
 
 function shown(page, status, fault) {
   const told = fault && h('p', { class: 'problem' }, `This is what the node said last. Now: ${fault}.`);
@@ -49,8 +49,9 @@ function row(it, node, isAdmin, partial) {
     h('strong', null, it.id, String(it.id) === String(node) ? h('span', { class: 'quiet' }, ' answers') : ''),
     state(it),
     is(it.term, count),
-    is(it.applied_index, count),
+    is(it.applied_index, (applied) => (applied === it.last_log_index ? count(applied) : `${count(applied)} of ${count(it.last_log_index)}`)),
     is(it.lag, count),
+    is(it.state_hash, (hash) => h('span', { class: 'hash', title: `The hash of its state after entry ${it.state_hash_index}` }, hash.slice(0, 8), h('br'), h('span', { class: 'quiet' }, `at ${count(it.state_hash_index)}`))),
     is(it.disk_free_bytes, (free) => `${bytes(free)}${it.disk_low ? ', LOW' : ''}`),
     is(it.version, String),
     is(it.uptime_ms, roughly),

@@ -23,6 +23,7 @@ export function services(page) {
     columns: [
       { head: 'Service', name: 'grow id', link: true, show: (it) => it.name, sort: (it) => it.name },
       { head: 'Usable', name: 'number usable', show: (it) => usable(it), sort: (it) => it.usable },
+      { head: 'Up', name: 'number wide', show: (it) => count(it.up), sort: (it) => it.up },
       { head: 'Instances', name: 'number wide', show: (it) => count(it.instances), sort: (it) => it.instances },
       { head: 'Critical', name: 'number wide', show: (it) => some(it.critical), sort: (it) => it.critical },
       { head: 'Draining', name: 'number wide', show: (it) => some(it.draining), sort: (it) => it.draining },
@@ -31,7 +32,7 @@ export function services(page) {
       { head: 'Last change', name: 'changed', show: (it) => changed(it), sort: (it) => Number(it.revision), title: false },
     ],
   });
-  const text = search('Search services', () => keep('text', text.value));
+  const text = search('Search services, zones', () => keep('text', text.value));
   const filter = select('Which services', Object.entries(FILTERS).map(([key, [label]]) => [key, label]), () => keep('filter', filter.value));
   text.value = kept.text;
   filter.value = kept.filter;
@@ -49,7 +50,7 @@ export function services(page) {
     const wanted = text.value.trim().toLowerCase();
     const passes = FILTERS[filter.value][1];
     const all = [...page.live.copy.services.values()].filter((it) => it.instances.size > 0 || it.changedAt > 0).map((it) => it.summary);
-    const found = all.filter((it) => it.name.toLowerCase().includes(wanted) && passes(it));
+    const found = all.filter((it) => `${it.name} ${it.zones}`.toLowerCase().includes(wanted) && passes(it));
     found.sort((a, b) => (a.name < b.name ? -1 : 1));
     list.set(found);
     const some = found.length === all.length ? '' : `${count(found.length)} of `;

@@ -14,6 +14,7 @@
 mod asked;
 mod body;
 mod console;
+mod cors;
 mod described;
 mod discovery;
 mod door;
@@ -69,6 +70,8 @@ pub(crate) struct Observed {
     pub(crate) connections: Arc<Connections>,
     /// One is made at a time.
     pub(crate) scrapes: Arc<Semaphore>,
+    /// Origins whose pages may call.
+    pub(crate) origins: Arc<[String]>,
 }
 
 pub(crate) fn router(observed: Observed) -> Router {
@@ -94,6 +97,7 @@ pub(crate) fn router(observed: Observed) -> Router {
             let here = "there are /api/v1/, /sd/prometheus, /openapi.json, /console/, /healthz, /readyz and /metrics here\n";
             (StatusCode::NOT_FOUND, here)
         })
+        .layer(middleware::from_fn_with_state(observed.origins.clone(), cors::answered))
         .layer(middleware::map_response(for_own_pages))
         .layer(middleware::from_fn_with_state(observed.node.clone(), counted))
         .with_state(observed)

@@ -331,6 +331,11 @@ impl Hub {
         revision >= self.ring.base()
     }
 
+    /// Every change after this is known.
+    pub(crate) fn oldest(&self) -> Revision {
+        self.ring.base()
+    }
+
     /// Adds a watcher. `replay`: it stands at an earlier revision that the ring reaches; else at
     /// the present one.
     pub(crate) fn subscribe(

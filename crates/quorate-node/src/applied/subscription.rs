@@ -38,6 +38,8 @@ pub(crate) enum Begin {
     /// After a revision that this node has reached; with a reset if the ring does not reach back to
     /// it.
     After(Revision),
+    /// With the oldest change that the ring has.
+    Oldest,
 }
 
 /// What a watcher is sent.
@@ -111,6 +113,7 @@ impl<E: Send + 'static> Subscription<E> {
         let mut state = applied.lock();
         let replay_from = match begin {
             Begin::After(revision) if state.hub.reaches(revision) => Some(revision),
+            Begin::Oldest => Some(state.hub.oldest()),
             _ => None,
         };
         let registry = replay_from.is_none().then(|| state.registry.clone());

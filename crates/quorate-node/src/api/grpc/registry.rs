@@ -263,13 +263,14 @@ impl RegistryService {
         .await
     }
 
-    /// A watch of one that only listens.
+    /// A watch of one that only listens. `oldest`: to all changes that this node still has.
     pub(in crate::api) async fn watch_one(
         &self,
         request: Request<WatchSubscribe>,
+        oldest: bool,
     ) -> Answer<Answers<EncodedWatchResponse>> {
-        door::answer(&self.node, Method::Watch, request.map(Asks::one), |call| self.on_watch(call))
-            .await
+        let request = request.map(|subscribe| Asks::one(subscribe, oldest));
+        door::answer(&self.node, Method::Watch, request, |call| self.on_watch(call)).await
     }
 
     async fn on_watch(

@@ -38,23 +38,27 @@ use crate::node::reads::age_ms;
 use crate::runtime::random;
 
 /// What a watcher says, however it comes.
-pub(super) struct Asks(Pin<Box<dyn Stream<Item = Result<WatchRequest, Status>> + Send + Sync>>);
+pub(super) struct Asks {
+    stream: Pin<Box<dyn Stream<Item = Result<WatchRequest, Status>> + Send + Sync>>,
+    /// It begins with the oldest change that there is, whatever its subscription says.
+    oldest: bool,
+}
 
 impl Asks {
     pub(super) fn new(
         asks: impl Stream<Item = Result<WatchRequest, Status>> + Send + Sync + 'static,
     ) -> Self {
-        Self(Box::pin(asks))
+        Self { stream: Box::pin(asks), oldest: false }
     }
 
     /// Of one that subscribes and says no more.
-    pub(super) fn one(subscribe: WatchSubscribe) -> Self {
+    pub(super) fn one(subscribe: WatchSubscribe, oldest: bool) -> Self {
         let ask = WatchRequest { kind: Some(Ask::Subscribe(subscribe)) };
-        Self::new(stream::iter([Ok(ask)]))
+        Self { oldest, ..Self::new(stream::iter([Ok(ask)])) }
     }
 
     async fn message(&mut self) -> Result<Option<WatchRequest>, Status> {
-        self.0.try_next().await
+        self.stream.try_next().await
     }
 }
 
@@ -79,7 +83,10 @@ pub(super) async fn answers(
         node.meters().refused("watched_names").inc();
     })?;
     node.check_member()?;
-    let begin = begin(&node, &subscribe, deadline).await?;
+    let begin = match asks.oldest {
+        true => Begin::Oldest,
+        false => begin(&node, &subscribe, deadline).await?,
+    };
     // As long as the watch lasts, no more of it is kept than its rights are judged by.
     let WatchSubscribe { namespace, services, prefix, .. } = subscribe;
     let judged = WatchSubscribe { namespace, services, prefix, ..WatchSubscribe::default() };

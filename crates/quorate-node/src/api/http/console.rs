@@ -31,7 +31,8 @@ macro_rules! files {
 /// Each file by its path below `PLACE`.
 const FILES: &[(&str, &str)] = files![
     "index.html" "style.css" "icon.svg" "app.js" "actions.js" "api.js" "copy.js" "dom.js"
-    "format.js" "layout.js" "list.js" "live.js" "ring.js" "shapes.js" "verdict.js"
+    "format.js" "history.js" "layout.js" "list.js" "live.js" "ring.js" "shapes.js" "shell.js"
+    "verdict.js"
     "views/graph.js" "views/instance.js" "views/log.js" "views/me.js" "views/members.js"
     "views/overrides.js" "views/overview.js" "views/parts.js" "views/service.js"
     "views/services.js"

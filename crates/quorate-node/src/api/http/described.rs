@@ -113,7 +113,11 @@ fn parameter(name: &str, is_path: bool) -> Parameter {
             let about = "How long the caller waits, 60s at most; without a unit, ms.";
             (schemas::some_duration(), about)
         }
-        "from" | "last-event-id" => (schemas::position(), "The id of the last event that came."),
+        "from" => {
+            let about = "The id of the last event that came; `oldest`: all that the node has.";
+            (schemas::begin(), about)
+        }
+        "last-event-id" => (schemas::position(), "The id of the last event that came."),
         "if-none-match" => (schemas::any_text(), "The `ETag` of what is there."),
         "local_only" => (schemas::words(&["true", "false"]), "Do not ask the other members."),
         "incarnation" => (schemas::digits(), "Refuse where a newer one holds it."),

@@ -214,6 +214,10 @@ mod tests {
             let problem = Problem::from(error);
             let said = problem.0.limit.as_deref().unwrap_or_default();
             assert_eq!(said.starts_with("at most 7 "), limit, "{what}: {said}");
+            let json = serde_json::to_value(&problem).unwrap();
+            // As by gRPC.
+            let after = again.then_some(250);
+            assert_eq!(json["retry_after_ms"].as_u64(), after, "{what}: {json}");
             let response = problem.into_response();
             assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS, "{what}");
             assert_eq!(response.headers().get(RETRY_AFTER).is_some(), again, "{what}");

@@ -79,6 +79,12 @@ pub(super) fn position() -> Schema {
     formatted("position", "^([0-9a-fA-F]{1,16}-)?[0-9]{1,20}$").into()
 }
 
+/// Where a stream begins.
+pub(super) fn begin() -> Schema {
+    let pattern = "^(oldest|([0-9a-fA-F]{1,16}-)?[0-9]{1,20})$";
+    formatted("begin", pattern).into()
+}
+
 pub(super) fn cluster_id() -> Schema {
     texts().pattern(Some("^0*[1-9a-fA-F][0-9a-fA-F]*$")).max_length(Some(16)).build().into()
 }

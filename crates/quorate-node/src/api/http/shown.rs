@@ -28,7 +28,7 @@ pub(super) struct Header {
     #[schema(schema_with = schemas::digits)]
     revision: String,
     /// `null`: nobody knows.
-    age_ms: Option<u64>,
+    pub(super) age_ms: Option<u64>,
 }
 
 impl Header {

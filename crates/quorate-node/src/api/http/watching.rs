@@ -34,13 +34,21 @@ use crate::api::http::shown::{self, Header, ShownChange, ShownService};
 use crate::applied::Position;
 use crate::net::connections::Line;
 use crate::node::Node;
+use crate::runtime::random;
 
-/// A stream without an event gets a comment after this: nobody on the way is to take it for dead.
+/// A stream to which nothing was sent gets a comment after this: nobody on the way is to take it
+/// for dead. Most get a bookmark before (`bookmark_ms`).
 const COMMENT_AFTER: Duration = Duration::from_secs(15);
 /// A read waits for so long where it does not say, and no longer than ...
 const WAIT: Duration = Duration::from_secs(300);
 /// ... this.
 const WAIT_MAX: Duration = Duration::from_secs(600);
+/// It waits for up to this part of its time longer, so that those which begin together do not come
+/// again together: as Consul's do.
+const SPREAD: u32 = 16;
+
+/// Instead of a position: behind nothing, with all changes that this node still has.
+const OLDEST: &str = "oldest";
 
 const AGED: &str = "this connection has reached its age: go on with another one, here or elsewhere";
 
@@ -60,7 +68,7 @@ impl Wanted {
 }
 
 /// # Errors
-/// `index` or `wait` is none, or there is a `wait` for nothing.
+/// `index` or `wait` is none.
 pub(super) fn wanted(query: &mut Query) -> Result<Option<Wanted>, Problem> {
     let (index, wait) = (query.text("index")?, query.text("wait")?);
     let wait = match wait.as_deref() {
@@ -68,7 +76,13 @@ pub(super) fn wanted(query: &mut Query) -> Result<Option<Wanted>, Problem> {
         Some(text) => query::duration("wait", text)?,
     };
     let Some(index) = index else { return Ok(None) };
-    Ok(Some(Wanted { after: query::position("index", &index)?, wait: wait.min(WAIT_MAX) }))
+    let wait = spread(wait.min(WAIT_MAX), random());
+    Ok(Some(Wanted { after: query::position("index", &index)?, wait }))
+}
+
+/// Up to a [`SPREAD`]th longer, as this number says.
+fn spread(wait: Duration, random: u64) -> Duration {
+    wait + (wait / SPREAD).mul_f64(random as f64 / u64::MAX as f64)
 }
 
 /// Resolves once a service may have changed that was at this revision, or its reader is to be
@@ -111,7 +125,11 @@ pub(super) async fn moved(
 )]
 pub(super) async fn watch(State(api): State<Api>, mut asked: Asked) -> Answered {
     let query = &mut asked.query;
-    let from = query.position("from")?;
+    let (from, oldest) = match query.text("from")?.as_deref() {
+        Some(OLDEST) => (query::Position::default(), true),
+        Some(text) => (query::position("from", text)?, false),
+        None => (query::Position::default(), false),
+    };
     let request = WatchSubscribe {
         services: query.all("service"),
         prefix: query.text("prefix")?.unwrap_or_default(),
@@ -124,16 +142,16 @@ pub(super) async fn watch(State(api): State<Api>, mut asked: Asked) -> Answered 
     asked.query.done()?;
     // A browser that comes again says what it had last; the address is the one that it began with.
     let last = asked.headers.get("last-event-id").map(|id| id.to_str().unwrap_or("no ASCII"));
-    let from = match last.filter(|id| !id.is_empty()) {
-        Some(id) => query::position("last-event-id", id)?,
-        None => from,
+    let (from, oldest) = match last.filter(|id| !id.is_empty()) {
+        Some(id) => (query::position("last-event-id", id)?, false),
+        None => (from, oldest),
     };
     let request =
         WatchSubscribe { from_revision: from.revision, cluster_id: from.cluster_id, ..request };
     let long = api.long()?;
-    let answers = api.registry.watch_one(asked.call(request)).await?.into_inner();
-    let (line, cluster_id) = (asked.line, 0);
-    let following = Following { api, line, answers, cluster_id, _long: long };
+    let answers = api.registry.watch_one(asked.call(request), oldest).await?.into_inner();
+    let (line, cluster_id, leader) = (asked.line, 0, None);
+    let following = Following { api, line, answers, cluster_id, leader, _long: long };
     let pieces = stream::unfold(Some(following), |following| async { following?.next().await });
     let body = Body::from_stream(pieces.flat_map(stream::iter).map(Ok::<_, Infallible>));
     let headers = [(CONTENT_TYPE.as_str(), "text/event-stream"), ("x-accel-buffering", "no")];
@@ -147,6 +165,8 @@ struct Following<A> {
     answers: A,
     /// As the last header said.
     cluster_id: u64,
+    /// Who leads, as its caller knows. `None`: nothing, or that nobody does.
+    leader: Option<u64>,
     _long: OwnedSemaphorePermit,
 }
 
@@ -181,14 +201,38 @@ impl<A: Stream<Item = Result<EncodedWatchResponse, Status>> + Unpin> Following<A
             self.cluster_id = header.cluster_id;
         }
         let (cluster_id, bytes) = (self.cluster_id, answer.encoded_len());
+        let tells = self.tells_leader(&answer);
         if bytes < SMALL {
-            return Ok(vec![self.api.texts.of(answer, |answer| event(answer, cluster_id))]);
+            return Ok(vec![self.api.texts.of(answer, |answer| event(answer, cluster_id, tells))]);
         }
         let deadline = door::deadline_in(self.api.node.tunables().request_timeout());
-        let make = move || Ok(event(answer, cluster_id));
+        let make = move || Ok(event(answer, cluster_id, tells));
         let answers = self.api.node.answers();
         let (text, reserved) = large::made(answers, &self.line, deadline, bytes, make).await?;
         Ok(reserved.hold(text).collect())
+    }
+
+    /// Whether a message without changes says something new of the leader.
+    fn tells_leader(&mut self, answer: &EncodedWatchResponse) -> bool {
+        let said = answer.header.as_ref().map(|header| header.leader_id);
+        match &answer.kind {
+            // The headers of these name a leader, too: where it is another one than its caller was
+            // told, the next message says which it is.
+            Some(Kind::Snapshot(_) | Kind::Delta(_)) => {
+                self.leader = match (self.leader, said) {
+                    (None, Some(0)) => None,
+                    (None, said) => said,
+                    (told, said) => told.filter(|told| said.is_none_or(|said| said == *told)),
+                };
+                false
+            }
+            Some(Kind::Leader(leader)) => {
+                self.leader.replace(leader.leader_id) != Some(leader.leader_id)
+            }
+            Some(Kind::Bookmark(_)) | None => {
+                said.is_some_and(|leader| self.leader.replace(leader) != Some(leader))
+            }
+        }
     }
 }
 
@@ -262,8 +306,9 @@ pub(super) struct Leader {
     leader_id: String,
 }
 
-fn event(answer: EncodedWatchResponse, cluster_id: u64) -> Bytes {
-    let leads = answer.header.as_ref().map(|header| header.leader_id.to_string());
+/// `tells`: what has no changes says something new of the leader.
+fn event(answer: EncodedWatchResponse, cluster_id: u64, tells: bool) -> Bytes {
+    let leads = answer.header.as_ref().map(|header| header.leader_id);
     let (revision, header) = (answer.revision.to_string(), answer.header.map(Some).map(Header::of));
     let id = shown::position(cluster_id, answer.revision);
     match answer.kind {
@@ -284,16 +329,27 @@ fn event(answer: EncodedWatchResponse, cluster_id: u64) -> Bytes {
             let previous_revision = answer.previous_revision.to_string();
             written("change", Some(id), &Changes { header, revision, previous_revision, changes })
         }
-        Some(Kind::Leader(leader)) => {
+        Some(Kind::Leader(leader)) if tells => {
             let leader_id = leader.leader_id.to_string();
             written("leader", None, &Leader { header, leader_id })
         }
-        Some(Kind::Bookmark(_)) | None => match leads {
-            // The first one of a stream that goes on where there is nothing new.
-            Some(leader_id) => written("leader", Some(id), &Leader { header, leader_id }),
-            // Without data it is no event, and the id counts.
-            None => format!("id: {id}\n\n").into(),
-        },
+        // The first one of a stream that goes on where there is nothing new, or nobody led before.
+        Some(Kind::Bookmark(_)) | None if tells => {
+            let leader_id = leads.unwrap_or_default().to_string();
+            written("leader", Some(id), &Leader { header, leader_id })
+        }
+        Some(Kind::Leader(_)) => format!("{}\n", aged(header.as_ref())).into(),
+        // Without data it is no event, and the id counts.
+        Some(Kind::Bookmark(_)) | None => format!("{}id: {id}\n\n", aged(header.as_ref())).into(),
+    }
+}
+
+/// How old what the caller has may be, as a comment.
+fn aged(header: Option<&Header>) -> String {
+    match header.map(|header| header.age_ms) {
+        Some(Some(age_ms)) => format!(": age_ms {age_ms}\n"),
+        Some(None) => ": age_ms unknown\n".to_owned(),
+        None => String::new(),
     }
 }
 
@@ -303,3 +359,6 @@ fn written(name: &str, id: Option<String>, data: &impl Serialize) -> Bytes {
     let data = serde_json::to_string(data).expect("invariant: texts and numbers can be written");
     format!("{id}event: {name}\ndata: {data}\n\n").into()
 }
+
+#[cfg(test)]
+mod tests;
