@@ -120,7 +120,7 @@ pub(crate) struct Node {
     /// Membership changes, one at a time.
     membership: Semaphore,
     /// What the others said of a node that was taken out.
-    outsiders: outsiders::Found,
+    outsiders: outsiders::Outsiders,
     succession: succession::Succession,
     /// In which all members are asked how they are.
     rounds: status::Rounds<status::Reports>,
@@ -195,7 +195,7 @@ impl Node {
             )),
             encoded: EncodedServices::default(),
             membership: Semaphore::new(1),
-            outsiders: outsiders::Found::default(),
+            outsiders: outsiders::Outsiders::default(),
             succession: succession::Succession::default(),
             rounds: status::Rounds::default(),
             started: Instant::now(),
