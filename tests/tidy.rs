@@ -9,6 +9,8 @@
 mod alerts;
 #[path = "tidy/behaviours.rs"]
 mod behaviours;
+#[path = "tidy/circles.rs"]
+mod circles;
 #[path = "tidy/dashboard.rs"]
 mod dashboard;
 #[path = "tidy/dependencies.rs"]

@@ -20,13 +20,19 @@ async fn out_of_all(cluster: &Cluster, id: u64) {
     }
 }
 
-fn assert_out<T: std::fmt::Debug>(gone: u64, answer: Result<T, Status>) {
-    let why = format!("node {gone} is refused: it was taken out");
-    assert_refused(answer, Code::FailedPrecondition, &[&why]);
-}
-
-/// Says to a node all that a leader or a candidate says, of a later term, as a node that is out.
-async fn disturb(cluster: &Cluster, cluster_id: u64, gone: u64, target: u64, file: &[u8]) {
+/// Says to a node all that a leader or a candidate says, of a later term, as a node that is out or
+/// was never in.
+async fn disturb(
+    cluster: &Cluster,
+    cluster_id: u64,
+    [gone, target]: [u64; 2],
+    why: &str,
+    file: &[u8],
+) {
+    let assert_out = |answer: Result<(), Status>| {
+        let why = format!("node {gone} is refused: {why}");
+        assert_refused(answer, Code::FailedPrecondition, &[&why]);
+    };
     let status = cluster.own_status(target).await.unwrap();
     let (term, applied) = (status.header.unwrap().term, status.members[0].applied_index);
     let mut peer = peer(cluster, target).await;
@@ -34,7 +40,7 @@ async fn disturb(cluster: &Cluster, cluster_id: u64, gone: u64, target: u64, fil
     let entry = log_id(term + 1, applied + 1);
     for append in [append(leads, last, &[]), append(leads, last, &[entry])] {
         let sent = from(append.clone(), cluster_id, gone, target);
-        assert_out(gone, peer.append(sent).await);
+        assert_out(peer.append(sent).await.map(drop));
         let sent = from(tokio_stream::once(append), cluster_id, gone, target);
         let answers = peer.append_stream(sent).await.expect("a stream");
         let answer = answers.into_inner().message().await;
@@ -44,10 +50,10 @@ async fn disturb(cluster: &Cluster, cluster_id: u64, gone: u64, target: u64, fil
     let far = Some(log_id(term + 1, applied + 1_000));
     let stands = ballot(vote(term + 1, gone, false), far);
     let ballot = || from(stands, cluster_id, gone, target);
-    assert_out(gone, peer.vote(ballot()).await);
-    assert_out(gone, peer.pre_vote(ballot()).await);
+    assert_out(peer.vote(ballot()).await.map(drop));
+    assert_out(peer.pre_vote(ballot()).await.map(drop));
     let sent = from(tokio_stream::iter(snapshot(leads, file)), cluster_id, gone, target);
-    assert_out(gone, peer.install_snapshot(sent).await);
+    assert_out(peer.install_snapshot(sent).await.map(drop));
     let transfer = TransferRequest { leader: Some(leads), to_id: target, last: far };
     let refused = peer.transfer_leader(from(transfer, cluster_id, gone, target)).await;
     let why = format!("node {gone} is refused: it is no member");
@@ -61,7 +67,7 @@ async fn disturb(cluster: &Cluster, cluster_id: u64, gone: u64, target: u64, fil
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_evicted_node_ends_no_lead_and_overwrites_nothing() {
+async fn neither_an_evicted_node_nor_a_stranger_ends_a_lead_or_overwrites_anything() {
     let mut cluster = Cluster::start_with(4, seldom_by_silence()).await;
     let registered = register(&mut cluster.registry(1), "web", "a").await;
     let cluster_id = registered.header.expect("a header").cluster_id;
@@ -72,7 +78,10 @@ async fn an_evicted_node_ends_no_lead_and_overwrites_nothing() {
     out_of_all(&cluster, gone).await;
     let term = cluster.own_status(leader).await.unwrap().header.unwrap().term;
     for target in cluster.ids() {
-        disturb(&cluster, cluster_id, gone, target, &file).await;
+        let why = "it was taken out of this cluster";
+        disturb(&cluster, cluster_id, [gone, target], why, &file).await;
+        let why = "it is no member of this cluster";
+        disturb(&cluster, cluster_id, [99, target], why, &file).await;
     }
     for id in cluster.ids() {
         let header = cluster.own_status(id).await.unwrap().header.unwrap();
@@ -82,20 +91,33 @@ async fn an_evicted_node_ends_no_lead_and_overwrites_nothing() {
     assert_eq!(fetch_all(&mut cluster.registry(leader)).await.1.len(), 4);
 }
 
-/// Its membership has none of those that lead now, nor has it ever heard of them.
+/// Its membership has none of those that lead now, nor has it ever heard of them. Those that it
+/// knows are gone, or one was taken out before the leader came, and runs on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_behind_follows_leaders_that_it_does_not_know() {
+    let of_gone = follows_unknown_leaders(false);
+    let beside_one_that_is_out = follows_unknown_leaders(true);
+    tokio::join!(of_gone, beside_one_that_is_out);
+}
+
+async fn follows_unknown_leaders(runs_on: bool) {
     let mut cluster = Cluster::start(3).await;
     register(&mut cluster.registry(1), "web", "a").await;
     cluster.stop(3).await;
-    for (old, new) in [(1, 4), (2, 5)] {
-        cluster.leader().await;
+    for (old, new, voters) in [(1, 4, [1, 2]), (2, 5, [2, 4])] {
+        cluster.leader_of(&voters).await;
         cluster.add_waiting(new).await;
         let admin = cluster.client().await.admin();
         admin.replace_node(old, new, cluster.peer_address(new)).await.expect("a replacement");
-        cluster.stop(old).await;
+        if !(runs_on && old == 1) {
+            cluster.stop(old).await;
+        }
     }
-    cluster.leader().await;
+    let leader = cluster.leader_of(&[4, 5]).await;
+    if leader != 5 {
+        let admin = cluster.client().await.admin();
+        assert_eq!(admin.transfer_leader(Some(5)).await.expect("another leader"), 5);
+    }
     register(&mut cluster.registry(4), "web", "b").await;
     cluster.restart(3).await;
     eventually("node 3 has caught up", || async {

@@ -168,8 +168,11 @@ async fn what_undoes_an_open_change_does_not_lose_the_live_majority() {
     for id in [3, 4] {
         cluster.reconnect(id);
     }
-    let refused = undoing.await.unwrap();
-    assert_refused(refused, Code::FailedPrecondition, &["without node 4, only 1 of 2 voters"]);
+    let refused = undoing.await.unwrap().expect_err("it would lose the majority");
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    // Where the machine is busy, it has not heard those again that were cut off.
+    let why = ["without node 4, only 1 of 2 voters", "only 1 of 3 voters can be reached"];
+    assert!(why.iter().any(|why| refused.message().contains(why)), "{refused}");
     assert_eq!(cluster.voters(2).await, [1, 2, 4], "the open change is done");
     register(&mut cluster.registry(2), "web", "b").await;
 }

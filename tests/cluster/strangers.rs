@@ -96,21 +96,20 @@ async fn nothing_that_is_committed_is_cut_whatever_a_peer_says() {
     let (mut cluster, cluster_id, nodes, at) = of_three(seldom_by_silence()).await;
     let ([term, applied], target) = (at, nodes[1]);
     let mut peer = peer(&cluster, target).await;
-    for sender in [6 - nodes[0] - target, 99] {
-        let leads = vote(term + 1, sender, true);
-        for append in [
-            append(leads, Some(log_id(term + 1, applied)), &[]),
-            append(leads, Some(log_id(term, applied - 1)), &[log_id(term + 1, applied)]),
-            append(leads, None, &[log_id(term + 1, 0)]),
-        ] {
-            let why = format!("node {sender} is refused: it has another entry at ");
-            let sent = from(append.clone(), cluster_id, sender, target);
-            assert_refused(peer.append(sent).await, Code::FailedPrecondition, &[&why]);
-            let sent = from(tokio_stream::once(append), cluster_id, sender, target);
-            let answers = peer.append_stream(sent).await.expect("a stream");
-            let answer = answers.into_inner().message().await;
-            assert_eq!(answer.expect("it ends"), None, "it is not answered");
-        }
+    let sender = 6 - nodes[0] - target;
+    let leads = vote(term + 1, sender, true);
+    let why = format!("node {sender} is refused: it has another entry at ");
+    for append in [
+        append(leads, Some(log_id(term + 1, applied)), &[]),
+        append(leads, Some(log_id(term, applied - 1)), &[log_id(term + 1, applied)]),
+        append(leads, None, &[log_id(term + 1, 0)]),
+    ] {
+        let sent = from(append.clone(), cluster_id, sender, target);
+        assert_refused(peer.append(sent).await, Code::FailedPrecondition, &[&why]);
+        let sent = from(tokio_stream::once(append), cluster_id, sender, target);
+        let answers = peer.append_stream(sent).await.expect("a stream");
+        let answer = answers.into_inner().message().await;
+        assert_eq!(answer.expect("it ends"), None, "it is not answered");
     }
     nothing_happened(&cluster, nodes, at).await;
 
@@ -121,10 +120,10 @@ async fn nothing_that_is_committed_is_cut_whatever_a_peer_says() {
         (cluster.own_status(target).await?.members[0].purged_index >= index).then_some(())
     })
     .await;
-    let append = append(vote(term + 1, 99, true), Some(log_id(term + 1, 1)), &[]);
-    let sent = from(append, cluster_id, 99, target);
-    let why = "node 99 is refused: it has another entry at 1 ";
-    assert_refused(peer.append(sent).await, Code::FailedPrecondition, &[why]);
+    let append = append(leads, Some(log_id(term + 1, 1)), &[]);
+    let sent = from(append, cluster_id, sender, target);
+    let why = format!("{why}1 ");
+    assert_refused(peer.append(sent).await, Code::FailedPrecondition, &[&why]);
     nothing_happened(&cluster, nodes, at).await;
     cluster.stop(target).await;
     cluster.restart(target).await;

@@ -50,7 +50,20 @@ async fn no_stranger_ends_a_node_and_no_recovery_beside_it() {
     let why = ["node 3", "it was taken out of this cluster"];
     assert_refused(peer.succeed(call).await, Code::FailedPrecondition, &why);
     register(&mut cluster.registry(1), "web", "b").await;
+    // It has no certificate, and is not found where a member was.
+    for sender in [2, 4] {
+        let why = ["this cluster has a leader"];
+        let call = claim(7, ours, LONG_AGO, sender);
+        assert_refused(peer.succeed(call).await, Code::FailedPrecondition, &why);
+    }
+    register(&mut cluster.registry(1), "web", "c").await;
 
+    // Where nobody leads, nothing speaks against it.
+    cluster.stop(2).await;
+    eventually("node 1 sees no leader", || async {
+        (cluster.own_status(1).await?.header?.leader_id == 0).then_some(())
+    })
+    .await;
     let told = peer.succeed(claim(7, ours, LONG_AGO, 4)).await.expect("it is the right one");
     assert!(told.into_inner().ends);
     let why = cluster.ended(1).await.to_string();

@@ -8,7 +8,7 @@
 //! | `reads` | reads in one round, and how old what is read may be |
 //! | `membership`, `status`, `leadership` | changing members; how they are; the leader and how fresh that is |
 //! | `quorum` | which voters answer |
-//! | `evicted` | nodes that were taken out, and go on talking |
+//! | `outsiders` | nodes that lead or stand and are no members here |
 //! | `succession` | the end of a node from whose cluster another one was made |
 //! | `condition` | this node's place in its cluster, and what else an operator has to know of it |
 //! | `requests` | the name of a write, so that it is done once |
@@ -16,10 +16,10 @@
 
 pub(crate) mod calls;
 pub(crate) mod condition;
-pub(crate) mod evicted;
 pub(crate) mod forwards;
 pub(crate) mod leadership;
 pub(crate) mod membership;
+pub(crate) mod outsiders;
 mod propose;
 pub(crate) mod queues;
 mod quorum;
@@ -120,7 +120,7 @@ pub(crate) struct Node {
     /// Membership changes, one at a time.
     membership: Semaphore,
     /// What the others said of a node that was taken out.
-    evicted: evicted::Found,
+    outsiders: outsiders::Outsiders,
     succession: succession::Succession,
     /// In which all members are asked how they are.
     rounds: status::Rounds<status::Reports>,
@@ -195,7 +195,7 @@ impl Node {
             )),
             encoded: EncodedServices::default(),
             membership: Semaphore::new(1),
-            evicted: evicted::Found::default(),
+            outsiders: outsiders::Outsiders::default(),
             succession: succession::Succession::default(),
             rounds: status::Rounds::default(),
             started: Instant::now(),

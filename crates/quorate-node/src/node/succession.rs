@@ -17,6 +17,9 @@ use tokio::time::Instant;
 use crate::error::RunError;
 use crate::node::Node;
 
+/// How long a node has to answer that is looked for where it was.
+const ANSWER_WITHIN: Duration = Duration::from_millis(250);
+
 /// What a node of another cluster says: that this was made from the cluster `of`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim {
@@ -25,6 +28,8 @@ pub(crate) struct Claim {
     pub(crate) of: Option<ClusterId>,
     /// How long ago, at least.
     pub(crate) ago: Duration,
+    /// That it is this node that says so is sure: by its certificate, or since it was called.
+    pub(crate) is_proved: bool,
 }
 
 /// How this node's cluster was made from another one.
@@ -69,7 +74,7 @@ impl Node {
     ///
     /// # Errors
     /// Why it goes on.
-    pub(crate) fn hear_succession(&self, claim: Claim) -> Result<bool, &'static str> {
+    pub(crate) async fn hear_succession(&self, claim: Claim) -> Result<bool, &'static str> {
         let ours = self.peers.cluster_id();
         let Some(by) = claim.by else { return Err("it is of no cluster") };
         if ours == claim.by {
@@ -91,8 +96,22 @@ impl Node {
             }
             return Err("it ran already when another cluster was made from its own");
         }
+        // Whoever reaches this listener can say so where nodes have no certificates. A cluster that
+        // has a leader is not ended by that.
+        let is_sure = claim.is_proved || self.leadership.leader().is_none();
+        if !is_sure && !self.finds_at_its_place(claim.told_by, by).await {
+            return Err("this cluster has a leader, and the node was not found where it was");
+        }
         self.succession.by.send_replace(Some((claim.told_by, by)));
         Ok(true)
+    }
+
+    /// Whether a member of this cluster is of that one now.
+    async fn finds_at_its_place(&self, id: NodeId, by: ClusterId) -> bool {
+        let Some(member) = self.member(id) else { return false };
+        let address = self.peers.book.address(id, &member.peer_address);
+        let answer = self.peers.identify(id, &address, None, ANSWER_WITHIN).await;
+        answer.is_ok_and(|it| it.cluster_id == Some(by) && it.node_id == id.get())
     }
 
     /// Returns when another cluster has taken the place of this node's.

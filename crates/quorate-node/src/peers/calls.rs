@@ -46,6 +46,10 @@ pub(crate) struct Identified {
     pub(crate) in_as_of: u64,
     /// The log index of a membership without that node; 0: it has none.
     pub(crate) out_as_of: u64,
+    /// It has heard a leader lately, or leads.
+    pub(crate) hears_leader: bool,
+    /// It was taken out itself.
+    pub(crate) removed: bool,
     /// The levels of a cluster that its release works at.
     pub(crate) levels: Levels,
 }
@@ -79,6 +83,8 @@ impl Peers {
             recalled: answer.recalled,
             in_as_of: answer.in_as_of,
             out_as_of: answer.out_as_of,
+            hears_leader: answer.hears_leader,
+            removed: answer.removed,
             levels: Levels { min: answer.level_min, max: answer.level_max },
         })
     }

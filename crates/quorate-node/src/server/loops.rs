@@ -19,13 +19,13 @@ pub(super) fn loops(
     log: &LogStore,
     snapshots: &Arc<SnapshotStore<TypeConfig>>,
     start: Start,
-) -> [Loop; 11] {
+) -> [Loop; 12] {
     let of = || node.clone();
     let ticker = Ticker::new(of());
     let members = MemberLoop::new(of(), log.clone(), start.clone());
     let compaction = Compaction::new(of(), log.clone(), snapshots.clone());
     let failover = Failover::new(of());
-    let (fresh, applied) = (of(), node.applied().clone());
+    let (fresh, outsiders, applied) = (of(), of(), node.applied().clone());
     [
         Box::pin(recall::run(of(), log.clone())),
         Box::pin(succession::run(of())),
@@ -37,6 +37,7 @@ pub(super) fn loops(
         Box::pin(async move { compaction.run().await }),
         Box::pin(async move { failover.run().await }),
         Box::pin(async move { match fresh.stay_fresh().await {} }),
+        Box::pin(async move { match outsiders.ask_about_outsiders().await {} }),
         Box::pin(async move { match applied.forget_old_changes().await {} }),
     ]
 }

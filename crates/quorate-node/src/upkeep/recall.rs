@@ -76,8 +76,10 @@ impl LookingBack {
                 Answer::Recalled(recalled) => drop(self.answers.insert(id, recalled)),
                 Answer::Succeeded { by, ago } => {
                     let of = self.node.peers().cluster_id();
-                    let claim = Claim { told_by: id, by: Some(by), of, ago };
-                    if self.node.hear_succession(claim) == Ok(true) {
+                    // This node has called it.
+                    let is_proved = true;
+                    let claim = Claim { told_by: id, by: Some(by), of, ago, is_proved };
+                    if self.node.hear_succession(claim).await == Ok(true) {
                         return Err(self.node.is_succeeded(id, by));
                     }
                 }

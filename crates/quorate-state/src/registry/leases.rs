@@ -165,13 +165,15 @@ impl Registry {
     pub(super) fn give_grace(&mut self, grace_ms: u64) {
         let horizon = self.clock.plus_ms(grace_ms);
         let near: Vec<LeaseId> = self.deadlines.leases_before(horizon).collect();
-        let clock = self.clock;
         for id in near {
-            self.change_lease(id, |lease| {
-                let grace_ms = grace_ms.min(lease.ttl.as_ms());
-                let latest = lease.renewed.plus_ms(lease.ttl.as_ms()).plus_ms(grace_ms);
-                lease.deadline = lease.deadline.max(clock.plus_ms(grace_ms).min(latest));
-            });
+            let Some(lease) = self.leases.get(id) else { continue };
+            let grace_ms = grace_ms.min(lease.ttl.as_ms());
+            let latest = lease.renewed.plus_ms(lease.ttl.as_ms()).plus_ms(grace_ms);
+            let deadline = self.clock.plus_ms(grace_ms).min(latest);
+            // A grace is proposed again when its answer is late, and must not be as dear each time.
+            if deadline > lease.deadline {
+                self.change_lease(id, |lease| lease.deadline = deadline);
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! What is taken from which peer. Only members by the membership in effect are peers. A node that
-//! is not known here may still lead or stand for election when this node's own log is behind
-//! (ARCHITECTURE.md, "Who is a peer"). Refusals name the peer.
+//! is not known here may still lead or stand for election when this node's own log is behind: then
+//! the others are asked (ARCHITECTURE.md, "Who is a peer"). Refusals name the peer.
 
 use std::io::BufReader;
 use std::time::Duration;
@@ -66,7 +66,7 @@ impl PeerService {
         if self.node.has_membership() {
             let last = committed::last_log_id(&self.log).await.map_err(PeerError::from)?;
             if ballot.last_log_id > last {
-                return self.check_not_evicted(sender, &ballot.vote).await;
+                return self.check_of_cluster(sender, &ballot.vote).await;
             }
         }
         Err(refused(sender, "it is no voter of this cluster"))
@@ -89,14 +89,14 @@ impl PeerService {
     }
 
     /// Whether the sender may be the leader that it says it is: its word for that is its own, and
-    /// it is not known to be out of this cluster.
+    /// it is a member, here or by the word of the others.
     pub(super) async fn check_leader(&self, sender: NodeId, vote: &Vote) -> Result<(), Status> {
         self.check_claim(sender, vote)?;
-        self.check_not_evicted(sender, vote).await
+        self.check_of_cluster(sender, vote).await
     }
 
-    async fn check_not_evicted(&self, sender: NodeId, vote: &Vote) -> Result<(), Status> {
-        self.node.check_not_evicted(sender, vote).await.map_err(|why| refused(sender, why))
+    async fn check_of_cluster(&self, sender: NodeId, vote: &Vote) -> Result<(), Status> {
+        self.node.check_of_cluster(sender, vote).await.map_err(|why| refused(sender, why))
     }
 
     /// Whether an append is its leader's own, and leaves what is committed here as it is.

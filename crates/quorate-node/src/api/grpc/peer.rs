@@ -80,6 +80,8 @@ impl Peer for PeerService {
             in_as_of,
             level_min: node.levels().min,
             level_max: node.levels().max,
+            hears_leader: node.hears_leader(),
+            removed: node.leadership().is_removed(),
         }))
     }
 
@@ -225,10 +227,10 @@ impl Peer for PeerService {
 
     async fn succeed(&self, request: Request<SucceedRequest>) -> Answer<SucceedResponse> {
         let call = self.enter(PeerMethod::Succeed, request).await?;
-        let (told_by, by) = (call.sender()?, call.envelope.cluster_id);
+        let (told_by, by, is_proved) = (call.sender()?, call.envelope.cluster_id, call.is_proved);
         let SucceedRequest { cluster_id, ago_ms } = call.message;
         let (of, ago) = (ClusterId::new(cluster_id), Duration::from_millis(ago_ms));
-        let heard = self.node.hear_succession(Claim { told_by, by, of, ago });
+        let heard = self.node.hear_succession(Claim { told_by, by, of, ago, is_proved }).await;
         let ends = heard.map_err(|why| refused(told_by, why))?;
         Ok(Response::new(SucceedResponse { ends }))
     }

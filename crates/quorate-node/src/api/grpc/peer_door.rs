@@ -89,6 +89,8 @@ impl PeerMethod {
 pub(super) struct PeerCall<T> {
     pub(super) message: T,
     pub(super) envelope: Envelope,
+    /// Its connection has shown a certificate of the node that says it sent this.
+    pub(super) is_proved: bool,
     /// The connection takes no more: a stream on it is to end.
     pub(super) leaving: CancellationToken,
 }
@@ -127,7 +129,8 @@ impl PeerService {
         let envelope = Envelope::of(&metadata);
         let line = Line::of(&extensions);
         let (proved, said, leaving) = (line.node(), envelope.sender, line.leaving());
-        let call = PeerCall { message, envelope, leaving };
+        let is_proved = proved.is_some() && proved == said;
+        let call = PeerCall { message, envelope, is_proved, leaving };
         let allowed = match method.from() {
             _ if proved.is_some_and(|node| Some(node) != said) => {
                 Err(PeerError::OtherSender { proved, said }.into())

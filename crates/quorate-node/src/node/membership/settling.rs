@@ -67,7 +67,7 @@ impl Node {
 
     /// A change is committed, and so far only this node knows that for sure. The next entry tells a
     /// majority, and with the one after it they have that on disk. From then on, a node that was
-    /// taken out is refused (`node/evicted.rs`), whoever dies or restarts.
+    /// taken out is refused (`node/outsiders.rs`), whoever dies or restarts.
     pub(super) async fn make_known(&self) {
         let known = async {
             for _ in 0..2 {
