@@ -1,6 +1,6 @@
 //! Opening a log: take the lock, check every value that was ever acknowledged, finish what a crash
-//! interrupted, give sled what only the journal has, and refuse everything else. It never repairs:
-//! a node with a damaged log must not take part under its old id.
+//! interrupted, give sled what only the journal has, and refuse everything else. It never repairs
+//! what holds anything: a node with a damaged log must not take part under its old id.
 
 use std::fs::{self, File};
 use std::io;
@@ -26,6 +26,7 @@ use crate::error::{LogError, OpenError, panic_message};
 #[cfg(test)]
 use crate::observe;
 use crate::opening::dirs::{make_dir, sync_parents};
+use crate::opening::redundant;
 use crate::opening::replay::{Reached, replay};
 use crate::panics::catching;
 
@@ -89,6 +90,7 @@ const NO_MEMORY: [&str; 2] = ["converting zero into `Owned`", "failed to allocat
 
 pub(crate) fn open_sled(dir: &Path) -> Result<Trees, OpenError> {
     let deadline = Instant::now() + LOCK_WAIT;
+    redundant::remove(redundant::damaged_settings(dir));
     loop {
         let before = file_number(dir);
         let error = match Disk::open_sled(dir) {
@@ -102,7 +104,9 @@ pub(crate) fn open_sled(dir: &Path) -> Result<Trees, OpenError> {
         };
         match error {
             OpenError::Locked { .. } if Instant::now() < deadline => thread::sleep(LOCK_RETRY),
-            OpenError::Damaged { offset_bytes: None, .. } if remove_torn_snapshots(dir) => {}
+            // Only now: who has opened the log writes such files.
+            OpenError::Damaged { offset_bytes: None, .. }
+                if redundant::remove(redundant::damaged_page_tables(dir)) => {}
             error => return Err(error),
         }
     }
@@ -110,17 +114,6 @@ pub(crate) fn open_sled(dir: &Path) -> Result<Trees, OpenError> {
 
 fn file_number(dir: &Path) -> Option<u64> {
     fs::metadata(Disk::db_path_in(dir)).ok().map(|file| file.ino())
-}
-
-/// sled takes a page table that it was still writing when the process died for a finished one, and
-/// finds it damaged. Such a file is redundant until it is renamed. Returns whether one was removed.
-fn remove_torn_snapshots(dir: &Path) -> bool {
-    let Ok(listing) = fs::read_dir(dir) else { return false };
-    let torn: Vec<PathBuf> = listing
-        .filter_map(|item| item.ok().map(|item| item.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "generating"))
-        .collect();
-    torn.iter().filter(|path| fs::remove_file(path).is_ok()).count() > 0
 }
 
 /// The names of sled's files and of our directory must survive a power cut like their contents.
@@ -432,8 +425,7 @@ fn open_error(operation: &'static str, dir: &Path, source: sled::Error) -> OpenE
         sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock") => {
             OpenError::Locked { path: dir.to_owned() }
         }
-        // What sled's settings file says is not what we always say: its checksum failed, which sled
-        // only warns of.
+        // What sled's settings say is not what we always say, though their checksum fits.
         source @ sled::Error::Unsupported(_) => {
             OpenError::Damaged { path: dir.join("conf"), offset_bytes: None, source }
         }
@@ -442,14 +434,10 @@ fn open_error(operation: &'static str, dir: &Path, source: sled::Error) -> OpenE
     }
 }
 
-/// Which of sled's files is damaged: its settings, if their checksum does not fit (sled goes on
-/// with what it makes of them, and does not say which file it cannot read); else the one that has
-/// everything.
+/// Which of sled's files is damaged: one whose own checksum does not fit (sled does not say which
+/// file it cannot read); else the one that has everything.
 fn blamed(dir: &Path) -> PathBuf {
-    let conf = dir.join("conf");
-    let is_damaged = fs::read(&conf).is_ok_and(|bytes| {
-        let content = bytes.split_last_chunk::<4>();
-        content.is_none_or(|(rest, crc)| crc32fast::hash(rest) != u32::from_le_bytes(*crc))
-    });
-    if is_damaged { conf } else { Disk::db_path_in(dir) }
+    let damaged = redundant::damaged_settings(dir).into_iter();
+    let mut damaged = damaged.chain(redundant::damaged_page_tables(dir));
+    damaged.next().unwrap_or_else(|| Disk::db_path_in(dir))
 }
