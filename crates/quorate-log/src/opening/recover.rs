@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Identity;
 use crate::disk::codec::{self, Content};
-use crate::disk::journal::{FRAME_VERSION, Frame, Journal, NewerFrame};
+use crate::disk::journal::{self, FRAME_VERSION, Journal, NewerFrame};
 use crate::disk::meta::{self, DIRECTORY_FORMAT, MetaKey};
 use crate::disk::shrink;
 use crate::disk::sled::{Disk, Trees, check_threads};
@@ -27,7 +27,7 @@ use crate::error::{LogError, OpenError, panic_message};
 use crate::observe;
 use crate::opening::dirs::{make_dir, sync_parents};
 use crate::opening::redundant;
-use crate::opening::replay::{Reached, replay};
+use crate::opening::replay::{Reached, durable_before, replay};
 use crate::panics::catching;
 
 /// How long to wait for the lock: sled's own threads release it a moment after a close, a dying
@@ -134,18 +134,22 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
     let (mut witness, remembered) = Witness::open(&witness_path).map_err(witness_error("open"))?;
     check_format(&disk)?;
     let mut found = Found::<C>::read(&disk)?;
-    if replay(&disk, &read_journal(&disk, &mut journal)?, found.reached)? {
+    let journaled = read_journal(&disk, &mut journal)?;
+    let durable_seq = durable_before(journaled.frames.iter().chain(&journaled.behind));
+    if replay(&disk, &journaled.frames, found.reached)? {
         disk.sync().map_err(|error| change_error(&disk, error))?;
         found = Found::read(&disk)?;
     }
     let found_seq = found.reached.seq;
+    drop(journaled);
     let acknowledged_seq = match remembered {
-        Remembered::Acknowledged(seq) if seq > found_seq => {
-            let path = disk.db_path().to_owned();
-            return Err(OpenError::AcknowledgedLost { path, acknowledged_seq: seq, found_seq });
-        }
-        Remembered::Nothing if found_seq > 0 => {
+        Remembered::Nothing if found_seq.max(durable_seq) > 0 => {
             return Err(OpenError::NoWitness { path: witness_path, found_seq });
+        }
+        Remembered::Acknowledged(seq) if seq.max(durable_seq) > found_seq => {
+            let path = disk.db_path().to_owned();
+            let acknowledged_seq = seq.max(durable_seq);
+            return Err(OpenError::AcknowledgedLost { path, acknowledged_seq, found_seq });
         }
         Remembered::Acknowledged(seq) => seq,
         Remembered::Nothing | Remembered::Accepted => 0,
@@ -153,6 +157,8 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
     // Before anything is written to the log. A slot that was torn is whole again: the next one to
     // be torn could be the other.
     witness.begin(acknowledged_seq).map_err(witness_error("write"))?;
+    #[cfg(test)]
+    observe::tell(observe::Event::Synced(&witness_path));
     let named = File::open(disk.dir()).and_then(|dir| dir.sync_all());
     named.map_err(witness_error("sync the directory of"))?;
     if let Some(index) = found.scan.incomplete_index {
@@ -165,7 +171,6 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
         found = Found::read(&disk)?;
     }
     let Found { reached, identity, vote, committed, purged, scan } = found;
-    journal.restart(reached.seq);
     let last_log_id = match scan.next_index.checked_sub(1) {
         Some(index) if index >= scan.start_index => Some(read_log_id::<C>(&disk, index)?),
         _ => None,
@@ -178,6 +183,11 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
             last_index,
         });
     }
+    journal.begin_use(reached.seq).map_err(|source| OpenError::Io {
+        operation: "begin the journal in",
+        path: disk.dir().to_owned(),
+        source,
+    })?;
     Ok(Recovered {
         disk,
         journal,
@@ -192,13 +202,13 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
     })
 }
 
-fn read_journal(disk: &Disk, journal: &mut Journal) -> Result<Vec<Frame>, OpenError> {
-    let frames = journal.read().map_err(|source| OpenError::Io {
+fn read_journal(disk: &Disk, journal: &mut Journal) -> Result<journal::Found, OpenError> {
+    let found = journal.read().map_err(|source| OpenError::Io {
         operation: "read the journal in",
         path: disk.dir().to_owned(),
         source,
     })?;
-    frames.map_err(|NewerFrame { found }| OpenError::NewerFormat {
+    found.map_err(|NewerFrame { found }| OpenError::NewerFormat {
         path: disk.dir().to_owned(),
         found,
         supported: FRAME_VERSION,

@@ -162,9 +162,11 @@ impl Inner {
             if versions.last() != Some(now) {
                 versions.push(now.clone());
             }
-            *now = match name.as_str() {
-                WITNESS if self.random.random_ratio(1, 4) => torn(&versions[0], now),
-                WITNESS => now.clone(),
+            *now = match (name.as_str(), self.random.random_range(0..4)) {
+                (WITNESS, 0) => torn(&versions[0], now),
+                // As old as it can be: it is not synced.
+                (WITNESS, 1) => versions[0].clone(),
+                (WITNESS, _) => now.clone(),
                 _ => mixed(&mut self.random, versions),
             };
         }

@@ -168,6 +168,47 @@ fn flipped_bits_in_the_journal_never_change_the_log() {
     assert!(refused > FLIPS / 2, "{refused} of {FLIPS} refused: the flips hit nothing");
 }
 
+/// After a power cut the witness may be as old as the opening of the log. A frame of the journal
+/// that was written later says that those before it were durable: so they were not torn.
+#[test]
+fn a_damaged_journal_is_noticed_also_where_the_witness_is_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let live = dir.path().join("live");
+    run(async {
+        let mut log = open(&live, LogOptions::default());
+        let witness = fs::read(live.join("acknowledged")).unwrap();
+        for first in (0..200).step_by(10) {
+            append(&mut log, entries(1, first..first + 10)).await;
+        }
+        let journal = fs::read(live.join("journal-0")).unwrap();
+        let used = journal.iter().rposition(|byte| *byte != 0).unwrap();
+        append(&mut log, entries(1, 200..201)).await;
+        let mut random = StdRng::seed_from_u64(9);
+        for turn in 0..40 {
+            let damaged = dir.path().join("damaged");
+            copy_dir(&live, &damaged);
+            fs::write(damaged.join("acknowledged"), &witness).unwrap();
+            let mut bytes = fs::read(damaged.join("journal-0")).unwrap();
+            // Also all of the first frame's header.
+            let at = if turn < 28 { turn } else { random.random_range(0..used) };
+            bytes[at] ^= 1 << random.random_range(0..8);
+            fs::write(damaged.join("journal-0"), bytes).unwrap();
+            let error = LogStore::<Toy>::open(&damaged, FROM_DISK).unwrap_err();
+            assert!(matches!(error, OpenError::AcknowledgedLost { .. }), "{at}: {error}");
+            // Whoever takes it as it is can go on with it.
+            fs::write(damaged.join("acknowledged"), "accept").unwrap();
+            for _ in 0..if turn % 8 == 0 { 2 } else { 0 } {
+                let mut log = open(&damaged, FROM_DISK);
+                let next = log.get_log_state().await.unwrap().last_log_id;
+                let next = next.map_or(0, |last| last.index + 1);
+                append(&mut log, entries(2, next..next + 1)).await;
+                drop(log);
+            }
+            fs::remove_dir_all(&damaged).unwrap();
+        }
+    });
+}
+
 #[test]
 fn garbage_instead_of_the_db_file_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
