@@ -118,7 +118,7 @@ impl Inner {
                 (self.named, self.replaced) = (read_all(dir), None);
                 return self.cut_sometimes();
             }
-            Event::SyncedNames(_) => return,
+            Event::SyncedNames(_) | Event::Removed(_) => return,
         };
         // A log that is opened does not look at what lies in a directory below.
         if path.parent() != Some(&self.dir) {

@@ -337,6 +337,10 @@ impl<C: RaftTypeConfig> Writer<C> {
 
     fn purge_step(&mut self) {
         let Some(last_index) = self.purge_backlog else { return };
+        if self.shared.failure().is_some() {
+            self.purge_backlog = None;
+            return;
+        }
         let step = guarded(&self.shared, "purge", |disk| {
             disk.remove_upto(last_index, PURGE_RECORDS_PER_STEP)
         });
