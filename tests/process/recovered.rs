@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use quorate_client::{Consistency, InstanceBuilder, Registration};
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use tokio::net::TcpListener;
 
 use crate::cli::{Ran, quorate};
@@ -202,6 +203,30 @@ async fn a_new_node_at_an_old_address_is_not_called_as_the_old_one() {
     assert_eq!(refused(&cluster), before);
 }
 
+fn names_in(dir: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(dir).unwrap().map(|item| item.unwrap().file_name());
+    let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Mounts a directory where it is, as long as the value lives.
+fn mount_at(dir: &Path) -> Option<impl Drop> {
+    struct Mounted(std::path::PathBuf);
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            unmount(&self.0, UnmountFlags::empty()).unwrap();
+        }
+    }
+    match mount_bind(dir, dir) {
+        Ok(()) => Some(Mounted(dir.to_owned())),
+        Err(error) => {
+            eprintln!("SKIPPED: a mounted log needs a bind mount, which is refused: {error}");
+            None
+        }
+    }
+}
+
 /// The furthest is found, and what is no directory to recover from is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_best_of_several_directories_is_taken() {
@@ -239,6 +264,13 @@ async fn the_best_of_several_directories_is_taken() {
         copied.says(&["are both of node 1", "one of them is a copy"]);
         recover(&[both[1], both[1]], flags).await.expect(1).says(&["is named twice"]);
     }
+
+    let before = names_in(both[1]);
+    if let Some(_mounted) = mount_at(&both[1].join("log")) {
+        let refused = recover(&both[1..], &["--accept-data-loss"]).await.expect(1);
+        refused.says(&["a file system is mounted at", "/log", "without mounts"]);
+    }
+    assert_eq!(names_in(both[1]), before, "nothing was changed");
 
     let done = recover(&both[1..], &["--accept-data-loss"]).await.expect(0).out;
     assert!(done.contains("--cluster-name NAME"), "its directory does not say it: {done}");

@@ -10,6 +10,7 @@ use quorate_client::Consistency;
 use crate::cli::{Ran, Running, ask, quorate};
 use crate::cluster::{Cluster, LEADER_WITHIN};
 use crate::crowd::Crowd;
+use crate::small_disk::SmallDisk;
 use crate::wait::eventually;
 
 async fn backup(cluster: &Cluster) -> PathBuf {
@@ -219,6 +220,18 @@ async fn a_backup_that_is_interrupted_leaves_nothing() {
         return;
     }
     panic!("each was done before it could be interrupted");
+}
+
+/// The last part of a backup, here the only one, was written by another thread, and its error lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_finds_no_room_fails_and_leaves_nothing() {
+    let Some(disk) = SmallDisk::mount(1) else { return };
+    let cluster = Cluster::start(1).await;
+    disk.fill(0);
+    let file = disk.path().join("registry.backup");
+    let ran = ask(&cluster.all(), &format!("cluster backup {}", file.display())).await;
+    ran.expect(1).says(&["No space left", "registry.backup"]);
+    assert_eq!(backups_in(disk.path()), [""; 0]);
 }
 
 /// What the last node has is kept, with words on how old it may be.

@@ -14,6 +14,8 @@ pub(crate) enum Event<'a> {
     /// Another file, all of it durable, has this name now. A power cut may give it back to the old
     /// one.
     Replaced(&'a Path),
+    /// It has no name any more, or has it again after a power cut.
+    Removed(&'a Path),
     /// The names in this directory are durable.
     SyncedNames(&'a Path),
 }

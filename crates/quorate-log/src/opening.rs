@@ -2,4 +2,5 @@
 
 pub(crate) mod dirs;
 pub(crate) mod recover;
+mod redundant;
 mod replay;

@@ -20,6 +20,8 @@ use lz4_flex::frame::{BlockMode, FrameEncoder, FrameInfo};
 use openraft::RaftTypeConfig;
 use openraft::type_config::alias::SnapshotMetaOf;
 
+#[cfg(test)]
+use crate::observe;
 use crate::opening::dirs;
 pub use error::{SnapshotError, SnapshotProblem};
 pub use file::{SnapshotBody, SnapshotBytes, SnapshotFile};
@@ -199,9 +201,13 @@ impl<C: RaftTypeConfig> SnapshotStore<C> {
         let path = final_path(&self.inner.dir, state.next_number);
         state.next_number += 1;
         fs::rename(file.path(), &path).map_err(|source| failed("rename", file.path(), source))?;
+        #[cfg(test)]
+        observe::tell(observe::Event::Replaced(&path));
         File::open(&self.inner.dir)
             .and_then(|dir| dir.sync_all())
             .map_err(|source| failed("sync directory", &self.inner.dir, source))?;
+        #[cfg(test)]
+        observe::tell(observe::Event::SyncedNames(&self.inner.dir));
         let file = file.installed_as(path.clone());
         let replaced = state.current.replace((path.clone(), Some(file.clone())));
         // Closed when it has no name any more: see `SlowClose`.
@@ -320,6 +326,8 @@ impl Temporary {
     fn complete<C: RaftTypeConfig>(self) -> Result<SnapshotFile<C>, SnapshotError> {
         let Self { name, file, .. } = self;
         file.sync_all().map_err(|source| failed("sync", &name.0, source))?;
+        #[cfg(test)]
+        observe::tell(observe::Event::Synced(&name.0));
         // The one that is opened now is to be its only handle: see `SlowClose`.
         drop(file);
         Ok(SnapshotFile::open(&name.0)?.until_installed(name))
@@ -385,6 +393,8 @@ fn remove_others(dir: &Path, kept: &Path) -> Result<(), SnapshotError> {
     for path in list(dir)? {
         if path.extension().is_some_and(|extension| extension == FINAL_EXTENSION) && path != kept {
             fs::remove_file(&path).map_err(|source| failed("remove", &path, source))?;
+            #[cfg(test)]
+            observe::tell(observe::Event::Removed(&path));
         }
     }
     Ok(())
@@ -400,4 +410,58 @@ fn number_of(path: &Path) -> Option<u64> {
 
 fn failed(operation: &'static str, path: &Path, source: io::Error) -> SnapshotError {
     SnapshotError::Io { operation, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a step that fails is a failed test")]
+
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use openraft::testing::log_id;
+    use openraft::type_config::alias::StoredMembershipOf;
+
+    use super::*;
+
+    openraft::declare_raft_types!(Toy: D = String, R = String);
+
+    /// A power cut at any moment leaves the old one or the new one, whole and under its name.
+    #[test]
+    fn the_old_snapshot_goes_when_the_new_one_and_its_name_are_durable() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SnapshotStore::<Toy>::open(dir.path()).unwrap();
+        let write = |index| {
+            let last_log_id = Some(log_id::<Toy>(1, 1, index));
+            let last_membership = StoredMembershipOf::<Toy>::default();
+            let meta = SnapshotMetaOf::<Toy> { last_log_id, last_membership };
+            let mut writer = store.begin(&meta).unwrap();
+            writer.write_all(b"all of it").unwrap();
+            writer.finish().unwrap().path().to_owned()
+        };
+        let old = write(1);
+        let told = Rc::new(RefCell::new(Vec::new()));
+        let seen = told.clone();
+        observe::set(Some(Box::new(move |event| {
+            let (what, path) = match event {
+                observe::Event::Wrote(path) => ("wrote", path),
+                observe::Event::Synced(path) => ("synced", path),
+                observe::Event::Replaced(path) => ("named", path),
+                observe::Event::Removed(path) => ("removed", path),
+                observe::Event::SyncedNames(path) => ("synced the names in", path),
+            };
+            seen.borrow_mut().push((what, path.to_owned()));
+        })));
+        let new = write(2);
+        observe::set(None);
+        let unnamed = final_path(dir.path(), number_of(&new).unwrap() - 1);
+        let unnamed = unnamed.with_extension(TEMPORARY_EXTENSION);
+        let events = [
+            ("synced", unnamed),
+            ("named", new),
+            ("synced the names in", dir.path().to_owned()),
+            ("removed", old),
+        ];
+        assert_eq!(*told.borrow(), events);
+    }
 }

@@ -46,7 +46,8 @@ pub struct Founded {
 /// backup, and this node as its only member.
 ///
 /// # Errors
-/// There is something in the directory, or it cannot be written; then it is as it was.
+/// There is something in the directory, or it cannot be written; then there is nothing of it.
+/// [`RescueError::NotInPlace`]: it counts, and is to be put into its place by a node that starts.
 pub async fn restore(backup: &Backup, dir: &Path, node_id: NodeId) -> Result<Founded, RescueError> {
     make_dir(dir).map_err(error::io("create directory", dir))?;
     let lock = Lock::take(dir)?;
@@ -61,7 +62,8 @@ pub async fn restore(backup: &Backup, dir: &Path, node_id: NodeId) -> Result<Fou
 /// only member. What was in it stays beside.
 ///
 /// # Errors
-/// It cannot be written; then it is as it was.
+/// It cannot be written; then it is as it was. [`RescueError::NotInPlace`]: it counts, and is to be
+/// put into its place by a node that starts.
 pub async fn recover(remains: &Remains) -> Result<Founded, RescueError> {
     let (id, member) = (remains.node_id, remains.member.clone());
     let last = Some(remains.last);
@@ -91,6 +93,6 @@ async fn found(
     let state = NewState { cluster_id, node_id, member, registry, last, term };
     let dir = lock.dir().to_owned();
     state.write(&dir).await?;
-    place::finish(&dir).map_err(error::io("put the new state into", &dir))?;
+    state.put_in_place(&dir)?;
     Ok(Founded { cluster_id, node_id, revision })
 }

@@ -219,7 +219,14 @@ async fn write_backup(
             "the backup broke off after {bytes} of {expected} bytes\n  next: try again"
         )));
     }
+    // What came of the last write is told by the flush alone, not by the sync.
+    out.flush().await.map_err(|error| on_file(partial, &error))?;
     out.sync_all().await.map_err(|error| on_file(partial, &error))?;
+    let written = out.metadata().await.map_err(|error| on_file(partial, &error))?.len();
+    if written != bytes {
+        let said = format!("{}: {written} of {bytes} bytes are in it", partial.display());
+        return Err(Failure::failed(said));
+    }
     Ok(Sent { bytes, ..sent })
 }
 

@@ -27,9 +27,14 @@
 //! an earlier turn: the file ends there. So it does where a frame was torn by a crash; nothing
 //! behind it was ever acknowledged. The numbers of such frames are given out again, and they may
 //! still lie where the next use of the file comes to: that is why each use has a number.
+//!
+//! A frame that is sound and lies behind one that is not, in the same use, may say that all before
+//! it was durable (`opening/replay.rs`): then that one was not torn, but is damaged. So that the use
+//! is known also where its first frame is damaged, it begins with an empty one in the other file.
+//! Frames are looked for byte by byte; what clients write could look like one, but for that number.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -54,6 +59,8 @@ const VERSION_BITS: u32 = 8;
 
 const HEADER_BYTES: usize = 28;
 const CRC_BYTES: usize = 4;
+/// Where version and use are.
+const MARK_AT: usize = 8;
 
 /// Which of sled's trees a value belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +85,16 @@ pub(crate) struct Put<'a> {
     pub(crate) tree: Tree,
     pub(crate) key: &'a [u8],
     pub(crate) value: &'a [u8],
+}
+
+/// What both files hold.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Older ones first.
+    pub(crate) frames: Vec<Frame>,
+    /// Sound ones of the same use as the newest of those, behind one that is not sound. Also what
+    /// earlier turns left.
+    pub(crate) behind: Vec<Frame>,
 }
 
 /// A frame of a release that this one cannot read.
@@ -142,6 +159,23 @@ impl Journal {
         self.is_synced = true;
         // It may have been a very large one.
         self.frame = Vec::new();
+    }
+
+    /// As [`Journal::restart`], when the files were read: their next use begins.
+    pub(crate) fn begin_use(&mut self, last_seq: u64) -> io::Result<()> {
+        self.restart(last_seq);
+        self.current = 1;
+        self.begin(last_seq);
+        self.write()?;
+        self.sync()?;
+        self.current = 0;
+        self.restart(last_seq);
+        Ok(())
+    }
+
+    /// Whether every write that was put into it is durable.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.is_synced
     }
 
     /// The last write that was put into it.
@@ -223,8 +257,8 @@ impl Journal {
         Ok(())
     }
 
-    /// The frames of both files, older ones first. A new use of the files begins.
-    pub(crate) fn read(&mut self) -> io::Result<Result<Vec<Frame>, NewerFrame>> {
+    /// The frames of both files. A new use of them begins.
+    pub(crate) fn read(&mut self) -> io::Result<Result<Found, NewerFrame>> {
         let mut runs = Vec::new();
         let mut hasher = crc32fast::Hasher::new();
         // One for both: the allocator keeps a second one of that size for good when it is freed (2
@@ -241,8 +275,20 @@ impl Journal {
         }
         // What an earlier use left is not what that one had found.
         self.use_number = hasher.finalize() >> VERSION_BITS;
+        let last = runs.iter().filter_map(|run| run.last());
+        let newest = last.max_by_key(|frame| (frame.last_seq, frame.first_seq));
+        let newest_use = newest.map(|frame| frame.use_number);
+        let mut behind = Vec::new();
+        for (OneFile { file, .. }, run) in self.files.iter_mut().zip(&runs) {
+            let Some(use_number) = newest_use else { break };
+            let end: usize = run.iter().map(|frame| frame.bytes.len()).sum();
+            bytes.clear();
+            file.seek(SeekFrom::Start(end as u64))?;
+            file.read_to_end(&mut bytes)?;
+            behind.append(&mut frames_of_use(&bytes, use_number));
+        }
         runs.sort_by_key(|run| run.first().map(|frame| frame.first_seq));
-        Ok(Ok(runs.into_iter().flatten().collect()))
+        Ok(Ok(Found { frames: runs.into_iter().flatten().collect(), behind }))
     }
 }
 
@@ -288,6 +334,27 @@ fn frames(mut bytes: &[u8]) -> Result<Vec<Frame>, NewerFrame> {
     Ok(frames)
 }
 
+/// All that are sound, wherever they begin.
+fn frames_of_use(bytes: &[u8], use_number: u32) -> Vec<Frame> {
+    const CHUNK: usize = 4096;
+    let used = bytes.chunks(CHUNK).rposition(|chunk| chunk != &[0; CHUNK][..chunk.len()]);
+    let bytes = &bytes[..bytes.len().min(used.map_or(0, |last| (last + 1) * CHUNK))];
+    let mark = (FRAME_VERSION | (use_number << VERSION_BITS)).to_le_bytes();
+    let mut found = Vec::new();
+    let mut from = 0;
+    while let Some(at) = bytes[from..].windows(mark.len()).position(|part| part == mark) {
+        let begins = (from + at).checked_sub(MARK_AT);
+        match begins.and_then(|begins| first_frame(&bytes[begins..]).ok().flatten()) {
+            Some(frame) => {
+                from += at - MARK_AT + frame.bytes.len();
+                found.push(frame);
+            }
+            None => from += at + 1,
+        }
+    }
+    found
+}
+
 fn first_frame(bytes: &[u8]) -> Result<Option<Frame>, NewerFrame> {
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
     let length = u32_at(header, 4) as usize;
@@ -298,7 +365,7 @@ fn first_frame(bytes: &[u8]) -> Result<Option<Frame>, NewerFrame> {
     if crc32fast::hash(&bytes[CRC_BYTES..]) != u32_at(header, 0) {
         return Ok(None);
     }
-    let version_and_use = u32_at(header, 8);
+    let version_and_use = u32_at(header, MARK_AT);
     let (found, use_number) = (version_and_use & 0xff, version_and_use >> VERSION_BITS);
     if found != FRAME_VERSION {
         return Err(NewerFrame { found });

@@ -66,6 +66,12 @@ pub(crate) fn encode<T: Serialize>(
     Ok(value)
 }
 
+/// The format, as a frame of the journal has it beside its values: every write up to `seq` was
+/// durable when that frame was written. To a release that does not know this, it says what it knows.
+pub(crate) fn durable_mark(seq: u64) -> Result<Vec<u8>, postcard::Error> {
+    encode(MetaKey::Format, seq, &DIRECTORY_FORMAT)
+}
+
 /// Check a value; its sequence number and its encoded content.
 pub(crate) fn check(key: MetaKey, value: &[u8]) -> Result<(u64, &[u8]), RecordError> {
     let version = value.first().copied().unwrap_or(0);

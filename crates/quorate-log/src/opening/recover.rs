@@ -1,6 +1,6 @@
 //! Opening a log: take the lock, check every value that was ever acknowledged, finish what a crash
-//! interrupted, give sled what only the journal has, and refuse everything else. It never repairs:
-//! a node with a damaged log must not take part under its old id.
+//! interrupted, give sled what only the journal has, and refuse everything else. It never repairs
+//! what holds anything: a node with a damaged log must not take part under its old id.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 
 use crate::Identity;
 use crate::disk::codec::{self, Content};
-use crate::disk::journal::{FRAME_VERSION, Frame, Journal, NewerFrame};
+use crate::disk::journal::{self, FRAME_VERSION, Journal, NewerFrame};
 use crate::disk::meta::{self, DIRECTORY_FORMAT, MetaKey};
 use crate::disk::shrink;
 use crate::disk::sled::{Disk, Trees, check_threads};
@@ -26,7 +26,8 @@ use crate::error::{LogError, OpenError, panic_message};
 #[cfg(test)]
 use crate::observe;
 use crate::opening::dirs::{make_dir, sync_parents};
-use crate::opening::replay::{Reached, replay};
+use crate::opening::redundant;
+use crate::opening::replay::{Reached, durable_before, replay};
 use crate::panics::catching;
 
 /// How long to wait for the lock: sled's own threads release it a moment after a close, a dying
@@ -89,6 +90,7 @@ const NO_MEMORY: [&str; 2] = ["converting zero into `Owned`", "failed to allocat
 
 pub(crate) fn open_sled(dir: &Path) -> Result<Trees, OpenError> {
     let deadline = Instant::now() + LOCK_WAIT;
+    redundant::remove(redundant::damaged_settings(dir));
     loop {
         let before = file_number(dir);
         let error = match Disk::open_sled(dir) {
@@ -102,7 +104,9 @@ pub(crate) fn open_sled(dir: &Path) -> Result<Trees, OpenError> {
         };
         match error {
             OpenError::Locked { .. } if Instant::now() < deadline => thread::sleep(LOCK_RETRY),
-            OpenError::Damaged { offset_bytes: None, .. } if remove_torn_snapshots(dir) => {}
+            // Only now: who has opened the log writes such files.
+            OpenError::Damaged { offset_bytes: None, .. }
+                if redundant::remove(redundant::damaged_page_tables(dir)) => {}
             error => return Err(error),
         }
     }
@@ -110,17 +114,6 @@ pub(crate) fn open_sled(dir: &Path) -> Result<Trees, OpenError> {
 
 fn file_number(dir: &Path) -> Option<u64> {
     fs::metadata(Disk::db_path_in(dir)).ok().map(|file| file.ino())
-}
-
-/// sled takes a page table that it was still writing when the process died for a finished one, and
-/// finds it damaged. Such a file is redundant until it is renamed. Returns whether one was removed.
-fn remove_torn_snapshots(dir: &Path) -> bool {
-    let Ok(listing) = fs::read_dir(dir) else { return false };
-    let torn: Vec<PathBuf> = listing
-        .filter_map(|item| item.ok().map(|item| item.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "generating"))
-        .collect();
-    torn.iter().filter(|path| fs::remove_file(path).is_ok()).count() > 0
 }
 
 /// The names of sled's files and of our directory must survive a power cut like their contents.
@@ -141,18 +134,22 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
     let (mut witness, remembered) = Witness::open(&witness_path).map_err(witness_error("open"))?;
     check_format(&disk)?;
     let mut found = Found::<C>::read(&disk)?;
-    if replay(&disk, &read_journal(&disk, &mut journal)?, found.reached)? {
+    let journaled = read_journal(&disk, &mut journal)?;
+    let durable_seq = durable_before(journaled.frames.iter().chain(&journaled.behind));
+    if replay(&disk, &journaled.frames, found.reached)? {
         disk.sync().map_err(|error| change_error(&disk, error))?;
         found = Found::read(&disk)?;
     }
     let found_seq = found.reached.seq;
+    drop(journaled);
     let acknowledged_seq = match remembered {
-        Remembered::Acknowledged(seq) if seq > found_seq => {
-            let path = disk.db_path().to_owned();
-            return Err(OpenError::AcknowledgedLost { path, acknowledged_seq: seq, found_seq });
-        }
-        Remembered::Nothing if found_seq > 0 => {
+        Remembered::Nothing if found_seq.max(durable_seq) > 0 => {
             return Err(OpenError::NoWitness { path: witness_path, found_seq });
+        }
+        Remembered::Acknowledged(seq) if seq.max(durable_seq) > found_seq => {
+            let path = disk.db_path().to_owned();
+            let acknowledged_seq = seq.max(durable_seq);
+            return Err(OpenError::AcknowledgedLost { path, acknowledged_seq, found_seq });
         }
         Remembered::Acknowledged(seq) => seq,
         Remembered::Nothing | Remembered::Accepted => 0,
@@ -160,6 +157,8 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
     // Before anything is written to the log. A slot that was torn is whole again: the next one to
     // be torn could be the other.
     witness.begin(acknowledged_seq).map_err(witness_error("write"))?;
+    #[cfg(test)]
+    observe::tell(observe::Event::Synced(&witness_path));
     let named = File::open(disk.dir()).and_then(|dir| dir.sync_all());
     named.map_err(witness_error("sync the directory of"))?;
     if let Some(index) = found.scan.incomplete_index {
@@ -172,7 +171,6 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
         found = Found::read(&disk)?;
     }
     let Found { reached, identity, vote, committed, purged, scan } = found;
-    journal.restart(reached.seq);
     let last_log_id = match scan.next_index.checked_sub(1) {
         Some(index) if index >= scan.start_index => Some(read_log_id::<C>(&disk, index)?),
         _ => None,
@@ -185,6 +183,11 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
             last_index,
         });
     }
+    journal.begin_use(reached.seq).map_err(|source| OpenError::Io {
+        operation: "begin the journal in",
+        path: disk.dir().to_owned(),
+        source,
+    })?;
     Ok(Recovered {
         disk,
         journal,
@@ -199,13 +202,13 @@ fn verify<C: RaftTypeConfig>(disk: Disk, mut journal: Journal) -> Result<Recover
     })
 }
 
-fn read_journal(disk: &Disk, journal: &mut Journal) -> Result<Vec<Frame>, OpenError> {
-    let frames = journal.read().map_err(|source| OpenError::Io {
+fn read_journal(disk: &Disk, journal: &mut Journal) -> Result<journal::Found, OpenError> {
+    let found = journal.read().map_err(|source| OpenError::Io {
         operation: "read the journal in",
         path: disk.dir().to_owned(),
         source,
     })?;
-    frames.map_err(|NewerFrame { found }| OpenError::NewerFormat {
+    found.map_err(|NewerFrame { found }| OpenError::NewerFormat {
         path: disk.dir().to_owned(),
         found,
         supported: FRAME_VERSION,
@@ -432,8 +435,7 @@ fn open_error(operation: &'static str, dir: &Path, source: sled::Error) -> OpenE
         sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock") => {
             OpenError::Locked { path: dir.to_owned() }
         }
-        // What sled's settings file says is not what we always say: its checksum failed, which sled
-        // only warns of.
+        // What sled's settings say is not what we always say, though their checksum fits.
         source @ sled::Error::Unsupported(_) => {
             OpenError::Damaged { path: dir.join("conf"), offset_bytes: None, source }
         }
@@ -442,14 +444,10 @@ fn open_error(operation: &'static str, dir: &Path, source: sled::Error) -> OpenE
     }
 }
 
-/// Which of sled's files is damaged: its settings, if their checksum does not fit (sled goes on
-/// with what it makes of them, and does not say which file it cannot read); else the one that has
-/// everything.
+/// Which of sled's files is damaged: one whose own checksum does not fit (sled does not say which
+/// file it cannot read); else the one that has everything.
 fn blamed(dir: &Path) -> PathBuf {
-    let conf = dir.join("conf");
-    let is_damaged = fs::read(&conf).is_ok_and(|bytes| {
-        let content = bytes.split_last_chunk::<4>();
-        content.is_none_or(|(rest, crc)| crc32fast::hash(rest) != u32::from_le_bytes(*crc))
-    });
-    if is_damaged { conf } else { Disk::db_path_in(dir) }
+    let damaged = redundant::damaged_settings(dir).into_iter();
+    let mut damaged = damaged.chain(redundant::damaged_page_tables(dir));
+    damaged.next().unwrap_or_else(|| Disk::db_path_in(dir))
 }

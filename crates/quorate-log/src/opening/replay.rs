@@ -36,7 +36,7 @@ pub(super) fn replay(disk: &Disk, frames: &[Frame], reached: Reached) -> Result<
         for put in frame.puts() {
             let put = put.ok_or(RecordError::Malformed).and_then(|put| write_of(&put));
             let write = put.map_err(damaged)?;
-            if write.is_new(reached) {
+            if let Some(write) = write.filter(|write| write.is_new(reached)) {
                 write.put_into(disk).map_err(|error| change_error(disk, error))?;
                 is_changed = true;
             }
@@ -46,6 +46,17 @@ pub(super) fn replay(disk: &Disk, frames: &[Frame], reached: Reached) -> Result<
     Ok(is_changed)
 }
 
+/// The last write that was durable before one of these frames was written, as the frame says: so
+/// that what is missing of those was damaged, and not torn. The witness may be older after a power
+/// cut.
+pub(super) fn durable_before<'a>(frames: impl Iterator<Item = &'a Frame>) -> u64 {
+    let puts = frames.flat_map(Frame::puts).flatten();
+    let marks = puts.filter(|put| put.tree == Tree::Meta);
+    let marks = marks.filter(|put| put.key == MetaKey::Format.name().as_bytes());
+    let seqs = marks.filter_map(|put| meta::check(MetaKey::Format, put.value).ok());
+    seqs.map(|(seq, _)| seq).max().unwrap_or(0)
+}
+
 /// A value of the journal, checked.
 enum Write<'a> {
     Record { seq: u64, key: &'a [u8], value: &'a [u8] },
@@ -53,20 +64,22 @@ enum Write<'a> {
     Truncate { seq: u64, from_index: u64, mark: &'a [u8] },
 }
 
-fn write_of<'a>(put: &Put<'a>) -> Result<Write<'a>, RecordError> {
+/// `None`: it says something of the writes before it, and is none.
+fn write_of<'a>(put: &Put<'a>) -> Result<Option<Write<'a>>, RecordError> {
     let value = put.value;
     if put.tree == Tree::Entries {
         let (header, _) = codec::decode(put.key, value)?;
-        return Ok(Write::Record { seq: header.seq, key: put.key, value });
+        return Ok(Some(Write::Record { seq: header.seq, key: put.key, value }));
     }
     let key = MetaKey::of_name(put.key).ok_or(RecordError::Malformed)?;
     let (seq, content) = meta::check(key, value)?;
-    match key {
+    Ok(match key {
+        MetaKey::Format => None,
         MetaKey::Truncated => {
-            Ok(Write::Truncate { seq, from_index: codec::content(content)?, mark: value })
+            Some(Write::Truncate { seq, from_index: codec::content(content)?, mark: value })
         }
-        _ => Ok(Write::Meta { seq, key, value }),
-    }
+        _ => Some(Write::Meta { seq, key, value }),
+    })
 }
 
 impl Write<'_> {

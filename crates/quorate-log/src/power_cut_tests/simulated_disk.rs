@@ -118,7 +118,7 @@ impl Inner {
                 (self.named, self.replaced) = (read_all(dir), None);
                 return self.cut_sometimes();
             }
-            Event::SyncedNames(_) => return,
+            Event::SyncedNames(_) | Event::Removed(_) => return,
         };
         // A log that is opened does not look at what lies in a directory below.
         if path.parent() != Some(&self.dir) {
@@ -162,9 +162,11 @@ impl Inner {
             if versions.last() != Some(now) {
                 versions.push(now.clone());
             }
-            *now = match name.as_str() {
-                WITNESS if self.random.random_ratio(1, 4) => torn(&versions[0], now),
-                WITNESS => now.clone(),
+            *now = match (name.as_str(), self.random.random_range(0..4)) {
+                (WITNESS, 0) => torn(&versions[0], now),
+                // As old as it can be: it is not synced.
+                (WITNESS, 1) => versions[0].clone(),
+                (WITNESS, _) => now.clone(),
                 _ => mixed(&mut self.random, versions),
             };
         }

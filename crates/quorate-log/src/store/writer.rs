@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::disk::codec::Record;
 use crate::disk::journal::{self, Journal, Tree};
-use crate::disk::meta::MetaKey;
+use crate::disk::meta::{self, MetaKey};
 use crate::disk::shrink;
 use crate::disk::sled::Disk;
 use crate::disk::witness::Witness;
@@ -228,7 +228,11 @@ impl<C: RaftTypeConfig> Writer<C> {
         is_awaited: bool,
     ) -> Result<InJournal, LogError> {
         let started = Instant::now();
+        let durable_seq = self.journal.is_synced().then(|| self.journal.last_seq());
         self.journal.begin(seq);
+        if let Some(mark) = durable_seq.and_then(|seq| meta::durable_mark(seq).ok()) {
+            self.journal.put(Tree::Meta, MetaKey::Format.name().as_bytes(), &mark);
+        }
         let changes = group.iter().map(|operation| &operation.change);
         changes.for_each(|change| change.put_into(&mut self.journal));
         if let Some(value) = committed {
@@ -333,6 +337,10 @@ impl<C: RaftTypeConfig> Writer<C> {
 
     fn purge_step(&mut self) {
         let Some(last_index) = self.purge_backlog else { return };
+        if self.shared.failure().is_some() {
+            self.purge_backlog = None;
+            return;
+        }
         let step = guarded(&self.shared, "purge", |disk| {
             disk.remove_upto(last_index, PURGE_RECORDS_PER_STEP)
         });

@@ -65,8 +65,8 @@ pub enum StartError {
         /// The id that was given.
         id: NodeId,
     },
-    /// Snapshots without a log.
-    #[error("the data directory {} has snapshots but no log: part of it is lost; remove the node from the cluster and start a new one (new id, empty directory) with --join", dir.display())]
+    /// Snapshots, or a place for them, without a log.
+    #[error("the data directory {} has snapshots/ but no log/db: a node has run on it, and its log is lost; remove the node from the cluster and start a new one (new id, empty directory) with --join, or, if it was the only one, restore a backup; if no node has run on it, remove snapshots/", dir.display())]
     LogMissing {
         /// Which directory.
         dir: PathBuf,
@@ -78,6 +78,13 @@ pub enum StartError {
         dir: PathBuf,
         /// What the log no longer has.
         purged: u64,
+    },
+    /// What a snapshot stands for cannot be taken out of the log.
+    #[error("cannot remove from the log what the snapshot stands for")]
+    Purge {
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// The disk of a member was lost.
     #[error("node {id} is a member of the cluster already, says the node at {told_by}, but the data directory {} is empty: its disk was lost, and with it votes that the cluster counts on. Start a new node with another id and `quorate cluster replace {id} NEW ADDR`, or give node {id} its directory back", dir.display())]
@@ -155,6 +162,7 @@ impl StartError {
             | Self::Access { .. }
             | Self::Audit { .. }
             | Self::Listen { .. }
+            | Self::Purge { .. }
             | Self::Raft { .. }
             | Self::Panicked { .. } => false,
         }

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use quorate_log::{LogError, OpenError, StampError};
+use quorate_log::{ClusterId, LogError, OpenError, StampError};
 
 use crate::backup::HeadError;
 
@@ -72,6 +72,31 @@ pub enum RescueError {
     Unfinished {
         /// The directory.
         dir: PathBuf,
+    },
+    /// A file system is mounted in the data directory: what is there cannot be moved.
+    #[error(
+        "a file system is mounted at {}, so nothing else can get its place; copy what is in it into a data directory without \
+         mounts (the log with `cp -a`, and stop the node before), and use that",
+        part.display()
+    )]
+    Mounted {
+        /// Where.
+        part: PathBuf,
+    },
+    /// A new state was decided on, and cannot be put into its place.
+    #[error(
+        "{} holds a new cluster, {cluster_id}, from now on, which is not in its place yet: put right what is in the way, then start \
+         the node on it, which goes on with that; do not make another one",
+        dir.display()
+    )]
+    NotInPlace {
+        /// The directory.
+        dir: PathBuf,
+        /// The new cluster.
+        cluster_id: ClusterId,
+        /// What is in the way.
+        #[source]
+        source: io::Error,
     },
     /// The log cannot be read.
     #[error("the log in {} cannot be read; recover from another node's directory, or restore a backup", dir.display())]

@@ -17,6 +17,7 @@ use openraft::Membership;
 use openraft::storage::RaftLogStorage as _;
 use quorate_log::{ClusterId, Identity, Io, LogOptions, NodeId, SnapshotStore, make_dir};
 use quorate_state::{Registry, write_snapshot};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 use crate::rescue::error::{self, RescueError, Written};
 use crate::types::{LogId, LogStore, Member, SnapshotMeta, StoredMembership, TypeConfig, Vote};
@@ -83,7 +84,11 @@ fn lock(dir: &Path, path: &Path) -> Result<File, RescueError> {
 /// # Errors
 /// There is something in the directory. What an attempt left that was not completed does not count.
 pub(super) fn check_empty(dir: &Path) -> Result<(), RescueError> {
-    let listed = names(dir).map_err(error::io("list directory", dir))?;
+    let in_dir = || error::io("list directory", dir);
+    if is_unfinished(dir).map_err(in_dir())? {
+        return Err(RescueError::Unfinished { dir: dir.to_owned() });
+    }
+    let listed = names(dir).map_err(in_dir())?;
     match listed.into_iter().find(|name| name != NOT_OURS && !is_incomplete(name)) {
         Some(found) => Err(RescueError::NotEmpty { dir: dir.to_owned(), found }),
         None => Ok(()),
@@ -104,17 +109,39 @@ pub(crate) struct NewState {
 }
 
 impl NewState {
-    /// Writes it beside what is there, and decides that it counts.
+    /// Writes it beside what is there, and decides that it counts. The caller has the [`Lock`].
     ///
     /// # Errors
-    /// It cannot be written; then nothing has changed.
+    /// It cannot be written, or what is there could not be moved; then nothing has changed.
     pub(crate) async fn write(&self, dir: &Path) -> Result<(), RescueError> {
+        check_movable(dir)?;
+        // Else each attempt would leave one more, until the disk is full.
+        remove_incomplete(dir).map_err(error::io("remove what an attempt left in", dir))?;
         let anew = dir.join(format!("{ANEW}{}", self.cluster_id));
         let incomplete = dir.join(format!("{ANEW}{}{INCOMPLETE}", self.cluster_id));
-        self.write_parts(&incomplete).await.map_err(RescueError::write(dir))?;
-        let in_place = sync(&incomplete).and_then(|()| fs::rename(&incomplete, &anew));
-        in_place.and_then(|()| sync(dir)).map_err(error::io("write the new state into", dir))?;
-        Ok(())
+        let written = self.write_parts(&incomplete).await.map_err(RescueError::write(dir));
+        let decided = written.and_then(|()| {
+            let renamed = sync(&incomplete).and_then(|()| fs::rename(&incomplete, &anew));
+            renamed.map_err(error::io("write the new state into", dir))
+        });
+        if decided.is_err() {
+            // What is left of it goes with the next attempt, or when a node starts.
+            let _or_later = fs::remove_dir_all(&incomplete);
+        }
+        decided
+    }
+
+    /// Puts it into its place, once it is [written](Self::write).
+    ///
+    /// # Errors
+    /// Something cannot be moved. It counts all the same.
+    pub(super) fn put_in_place(&self, dir: &Path) -> Result<(), RescueError> {
+        let cluster_id = self.cluster_id;
+        finish(dir).map_err(|source| RescueError::NotInPlace {
+            dir: dir.to_owned(),
+            cluster_id,
+            source,
+        })
     }
 
     async fn write_parts(&self, dir: &Path) -> Result<(), Written> {
@@ -142,9 +169,37 @@ impl NewState {
     }
 }
 
+/// # Errors
+/// A file system is mounted where a part has its place: nobody can move it away from there.
+fn check_movable(dir: &Path) -> Result<(), RescueError> {
+    let of_dir = mounted(dir);
+    let parts = PARTS.map(|part| dir.join(part));
+    match parts.into_iter().find(|part| mounted(part).is_some_and(|it| Some(it) != of_dir)) {
+        Some(part) => Err(RescueError::Mounted { part }),
+        None => Ok(()),
+    }
+}
+
+/// The file system that a path is on, and which of its mounts, as far as the kernel tells (since
+/// Linux 5.8); `None`: there is nothing.
+fn mounted(path: &Path) -> Option<(u32, u32, u64)> {
+    // What a link leads to is not moved.
+    let found = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID).ok()?;
+    let has_mount = found.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+    let mount = if has_mount { found.stx_mnt_id } else { 0 };
+    Some((found.stx_dev_major, found.stx_dev_minor, mount))
+}
+
 /// Whether a new state counts that is not in its place yet.
 pub(super) fn is_unfinished(dir: &Path) -> io::Result<bool> {
-    Ok(next_step(dir)?.is_some_and(|step| !matches!(step, Step::Remove(_))))
+    for name in names(dir)?.iter().filter(|name| is_decided(name)) {
+        for part in PARTS {
+            if dir.join(name).join(part).try_exists()? {
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
 }
 
 /// Goes on where the last one who put a new state here has stopped, if one has. The caller has the
@@ -153,6 +208,10 @@ pub(super) fn is_unfinished(dir: &Path) -> io::Result<bool> {
 /// # Errors
 /// Something cannot be moved.
 pub(crate) fn finish(dir: &Path) -> io::Result<()> {
+    if next_step(dir)?.is_some() {
+        // What decided was a rename, and perhaps no more.
+        sync(dir)?;
+    }
     while let Some(step) = next_step(dir)? {
         step.take()?;
     }
@@ -194,15 +253,19 @@ fn next_step(dir: &Path) -> io::Result<Option<Step>> {
     if let Some(left) = names.iter().find(|name| is_incomplete(name)) {
         return Ok(Some(Step::Remove(dir.join(left))));
     }
-    let Some(name) = names.iter().find(|name| name.starts_with(ANEW)) else { return Ok(None) };
+    let Some(name) = names.iter().find(|name| is_decided(name)) else { return Ok(None) };
     let (anew, id) = (dir.join(name), &name[ANEW.len()..]);
     let before = dir.join(format!("{BEFORE}{id}"));
-    let Some(part) = PARTS.into_iter().find(|part| anew.join(part).exists()) else {
-        return Ok(Some(Step::Remove(anew)));
-    };
+    let mut left = None;
+    for part in PARTS {
+        if left.is_none() && anew.join(part).try_exists()? {
+            left = Some(part);
+        }
+    }
+    let Some(part) = left else { return Ok(Some(Step::Remove(anew))) };
     let (place, kept) = (dir.join(part), before.join(part));
-    Ok(Some(match place.exists() {
-        true if !before.exists() => Step::Make(before),
+    Ok(Some(match place.try_exists()? {
+        true if !before.try_exists()? => Step::Make(before),
         true => Step::Move { from: place, to: kept },
         false => Step::Move { from: anew.join(part), to: place },
     }))
@@ -210,6 +273,16 @@ fn next_step(dir: &Path) -> io::Result<Option<Step>> {
 
 fn is_incomplete(name: &str) -> bool {
     name.starts_with(ANEW) && name.ends_with(INCOMPLETE)
+}
+
+fn is_decided(name: &str) -> bool {
+    name.starts_with(ANEW) && !name.ends_with(INCOMPLETE)
+}
+
+fn remove_incomplete(dir: &Path) -> io::Result<()> {
+    let names = names(dir)?;
+    let left = names.iter().filter(|name| is_incomplete(name));
+    left.map(|name| dir.join(name)).try_for_each(fs::remove_dir_all)
 }
 
 fn names(dir: &Path) -> io::Result<Vec<String>> {
@@ -222,153 +295,4 @@ fn sync(dir: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::num::NonZeroU64;
-
-    use quorate_state::{Clock, Command, LeaseId, Op};
-
-    use super::*;
-    use crate::rescue::Remains;
-    use crate::types::Entry;
-
-    fn cluster(id: u64) -> ClusterId {
-        ClusterId::new(id).unwrap()
-    }
-
-    fn node(id: u64) -> NodeId {
-        NodeId::new(id).unwrap()
-    }
-
-    fn new_state(id: u64) -> NewState {
-        let mut registry = Registry::new();
-        let cluster_id = NonZeroU64::new(id).unwrap();
-        let found = Op::Found { cluster_id, lease_base: LeaseId(0) };
-        registry.apply(&Command::new(Clock(0), found));
-        let last = Some(openraft::testing::log_id::<TypeConfig>(3, node(1), 40));
-        let (node_id, member) = (node(1), Member::default());
-        NewState { cluster_id: cluster(id), node_id, member, registry, last, term: 5 }
-    }
-
-    /// Which cluster a node finds there that is started now.
-    async fn opened(dir: &Path) -> ClusterId {
-        let _lock = Lock::take(dir).unwrap();
-        finish(dir).unwrap();
-        let log = LogStore::open(dir.join("log"), LogOptions::default()).unwrap();
-        let of_log = log.identity().unwrap().cluster_id.unwrap();
-        log.close().unwrap();
-        let snapshots = SnapshotStore::<TypeConfig>::look(&dir.join("snapshots")).unwrap();
-        let mut body = io::BufReader::new(snapshots.unwrap().body());
-        let of_snapshot = quorate_state::read_snapshot(&mut body).unwrap().cluster_id();
-        assert_eq!(Some(of_log), of_snapshot.map(ClusterId::from), "a mixture");
-        of_log
-    }
-
-    fn copy(from: &Path, to: &Path) {
-        fs::create_dir_all(to).unwrap();
-        for item in fs::read_dir(from).unwrap() {
-            let path = item.unwrap().path();
-            let target = to.join(path.file_name().unwrap());
-            match path.is_dir() {
-                true => copy(&path, &target),
-                false => drop(fs::copy(&path, &target).unwrap()),
-            }
-        }
-    }
-
-    /// The process ends, or the power fails, between any two steps.
-    #[tokio::test]
-    async fn at_every_moment_it_is_the_old_state_or_the_new_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let start = dir.path().join("start");
-        fs::create_dir(&start).unwrap();
-        new_state(7).write(&start).await.unwrap();
-        assert_eq!(opened(&start).await, cluster(7));
-
-        // While it is written, and when that is done but for the last rename.
-        let written = dir.path().join("written");
-        copy(&start, &written);
-        new_state(9).write(&written).await.unwrap();
-        let anew = written.join(format!("anew-{}", cluster(9)));
-        let undecided = dir.path().join("undecided");
-        copy(&written, &undecided);
-        let incomplete = undecided.join(format!("anew-{}.incomplete", cluster(9)));
-        fs::rename(undecided.join(anew.file_name().unwrap()), &incomplete).unwrap();
-        assert!(!is_unfinished(&undecided).unwrap());
-        assert_eq!(opened(&undecided).await, cluster(7));
-        assert!(!incomplete.exists(), "what was not decided on is gone");
-
-        // Each number of steps, until none is left.
-        let mut steps = 0;
-        loop {
-            let cut = dir.path().join(format!("cut-{steps}"));
-            copy(&written, &cut);
-            for _ in 0..steps {
-                next_step(&cut).unwrap().unwrap().take().unwrap();
-            }
-            let is_done = next_step(&cut).unwrap().is_none();
-            assert_eq!(opened(&cut).await, cluster(9), "after {steps} steps");
-            assert_eq!(next_step(&cut).unwrap(), None);
-            let kept = cut.join(format!("before-{}", cluster(9)));
-            assert_eq!(opened(&kept).await, cluster(7), "what was there, after {steps} steps");
-            if is_done {
-                break;
-            }
-            steps += 1;
-        }
-        assert_eq!(steps, 6);
-    }
-
-    #[tokio::test]
-    async fn only_one_at_a_time_works_on_a_directory_and_none_while_a_node_runs() {
-        let dir = tempfile::tempdir().unwrap();
-        new_state(7).write(dir.path()).await.unwrap();
-        finish(dir.path()).unwrap();
-        let lock = Lock::take(dir.path()).unwrap();
-        assert!(matches!(Lock::take(dir.path()), Err(RescueError::InUse { .. })));
-        drop(lock);
-        let running = LogStore::open(dir.path().join("log"), LogOptions::default()).unwrap();
-        let scratch = tempfile::tempdir().unwrap();
-        let looked = Remains::of(dir.path(), &scratch.path().join("a")).await;
-        assert!(matches!(looked, Err(RescueError::InUse { .. })), "{looked:?}");
-        running.close().unwrap();
-    }
-
-    /// All of the log counts, also what this node did not know to be committed; and a look changes
-    /// nothing.
-    #[tokio::test]
-    async fn a_look_applies_the_whole_log_and_changes_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        new_state(7).write(dir.path()).await.unwrap();
-        finish(dir.path()).unwrap();
-        let mut log = LogStore::open(dir.path().join("log"), LogOptions::default()).unwrap();
-        let entries = (41..900).map(|index| Entry {
-            log_id: openraft::testing::log_id::<TypeConfig>(5, node(1), index),
-            payload: openraft::EntryPayload::Normal(Command::new(Clock(index), Op::Tick)),
-        });
-        use openraft::storage::RaftLogStorageExt as _;
-        log.blocking_append(entries).await.unwrap();
-        log.close().unwrap();
-        let files = |dir: &Path| {
-            let mut all: Vec<(PathBuf, Vec<u8>)> = Vec::new();
-            let mut folders = vec![dir.to_owned()];
-            while let Some(folder) = folders.pop() {
-                for item in fs::read_dir(folder).unwrap() {
-                    let path = item.unwrap().path();
-                    match path.is_dir() {
-                        true => folders.push(path),
-                        false => all.push((path.clone(), fs::read(&path).unwrap())),
-                    }
-                }
-            }
-            all.sort();
-            all
-        };
-        let before = files(dir.path());
-        let scratch = tempfile::tempdir().unwrap();
-        let remains = Remains::of(dir.path(), &scratch.path().join("a")).await.unwrap();
-        assert_eq!((remains.reaches(), remains.committed()), ((5, 899), 40));
-        assert_eq!((remains.cluster_id(), remains.voters()), (cluster(7), &[node(1)][..]));
-        assert_eq!(remains.registry.clock(), Clock(899));
-        assert!(before == files(dir.path()), "the directory is as it was");
-    }
-}
+mod tests;

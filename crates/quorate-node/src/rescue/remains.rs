@@ -45,6 +45,10 @@ impl Remains {
     /// # Errors
     /// A node runs on it, it is damaged, or it is of no cluster.
     pub async fn of(dir: &Path, scratch: &Path) -> Result<Self, RescueError> {
+        // Its log may be on its way. What cannot be listed is told of below.
+        if place::is_unfinished(dir).unwrap_or(false) {
+            return Err(RescueError::Unfinished { dir: dir.to_owned() });
+        }
         let log_dir = dir.join("log");
         if !log_dir.join("db").exists() {
             return Err(RescueError::NoLog { dir: dir.to_owned() });

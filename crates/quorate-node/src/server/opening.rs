@@ -2,6 +2,7 @@
 //! of, its addresses, and Raft's settings.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::peers::Peers;
 use crate::rescue::RescueError;
 use crate::rescue::place::{self, Lock};
 use crate::runtime::blocking;
-use crate::types::{LogStore, Member, TypeConfig};
+use crate::types::{LogId, LogStore, Member, TypeConfig};
 use crate::upkeep::amnesia::member_knows;
 
 /// Opens the log and the snapshots in a data directory, which is made if it is missing. A new state
@@ -31,22 +32,34 @@ use crate::upkeep::amnesia::member_knows;
 /// It cannot be made or read, is damaged, or is in use.
 pub(crate) async fn open(
     data_dir: &Path,
-    io: Io,
+    log_io: Io,
 ) -> Result<(LogStore, Arc<SnapshotStore<TypeConfig>>), StartError> {
     let dir = data_dir.to_owned();
     let opened = blocking(move || {
         make_dir(&dir).map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
         let _until_it_is_open = Lock::take(&dir).map_err(|error| in_use(&dir, error))?;
         place::finish(&dir).map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
-        let log = LogStore::open(dir.join("log"), LogOptions { io, ..LogOptions::default() })?;
+        if is_log_lost(&dir).map_err(|source| StartError::DataDir { dir: dir.clone(), source })? {
+            return Err(StartError::LogMissing { dir });
+        }
+        let options = LogOptions { io: log_io, ..LogOptions::default() };
+        let log = LogStore::open(dir.join("log"), options)?;
         let snapshots = SnapshotStore::<TypeConfig>::open(dir.join("snapshots"))?;
         let covered = snapshots.current()?.and_then(|file| file.meta().last_log_id);
         Ok::<_, StartError>((log, Arc::new(snapshots), covered))
     });
-    let (log, snapshots, covered): (LogStore, _, _) =
+    let (mut log, snapshots, covered): (LogStore, _, _) =
         opened.await.map_err(|source| StartError::Panicked { source })??;
-    let purged = log.clone().get_log_state().await.ok().and_then(|state| state.last_purged_log_id);
-    match purged.filter(|purged| Some(*purged) > covered) {
+    let Some(state) = log.get_log_state().await.ok() else { return Ok((log, snapshots)) };
+    let ends = state.last_log_id.map(|last| last.index());
+    let is_further = |covered: &LogId| Some(covered.index()) > ends && log.identity().is_some();
+    if let Some(covered) = covered.filter(is_further) {
+        // The node stopped between the snapshot of a leader and the purge that goes with it. What
+        // the log has was never committed, if it is of a later term; Raft would take that for newer.
+        log.purge(covered).await.map_err(|source| StartError::Purge { source })?;
+        return Ok((log, snapshots));
+    }
+    match state.last_purged_log_id.filter(|purged| Some(*purged) > covered) {
         None => Ok((log, snapshots)),
         Some(purged) => {
             let dir = data_dir.join("snapshots");
@@ -55,10 +68,15 @@ pub(crate) async fn open(
     }
 }
 
+/// Whether a node has run here, which makes the log before the snapshots, and its log is gone.
+fn is_log_lost(dir: &Path) -> io::Result<bool> {
+    Ok(dir.join("snapshots").try_exists()? && !dir.join("log").join("db").try_exists()?)
+}
+
 fn in_use(dir: &Path, error: RescueError) -> StartError {
     match error {
         RescueError::InUse { .. } => OpenError::Locked { path: dir.to_owned() }.into(),
-        error => StartError::DataDir { dir: dir.to_owned(), source: std::io::Error::other(error) },
+        error => StartError::DataDir { dir: dir.to_owned(), source: io::Error::other(error) },
     }
 }
 
@@ -227,4 +245,68 @@ pub(super) fn raft_config(tunables: &Tunables) -> Result<Arc<RaftConfig>, StartE
     };
     let config = config.validate();
     config.map(Arc::new).map_err(|source| StartError::RaftConfig { source: Box::new(source) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use openraft::testing::log_id;
+
+    use super::*;
+    use crate::types::{Entry, SnapshotMeta, StoredMembership};
+
+    fn id(term: u64, index: u64) -> LogId {
+        log_id::<TypeConfig>(term, NodeId::new(1).unwrap(), index)
+    }
+
+    /// A founder alone would found its cluster again, and say that it is empty.
+    #[tokio::test]
+    async fn a_log_that_is_gone_is_not_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let (log, _) = open(dir, Io::Inline).await.unwrap();
+        log.close().unwrap();
+        let (log, _) = open(dir, Io::Inline).await.unwrap();
+        log.close().unwrap();
+        fs::remove_dir_all(dir.join("log")).unwrap();
+        for _ in 0..2 {
+            let refused = open(dir, Io::Inline).await.err().unwrap();
+            assert!(matches!(refused, StartError::LogMissing { .. }), "{refused}");
+            assert!(refused.needs_operator());
+            for part in ["has run on it", "--join", "restore a backup"] {
+                assert!(refused.to_string().contains(part), "{refused}");
+            }
+            assert!(!dir.join("log").exists(), "a log is made");
+        }
+        // The first opening failed where it had made the directory and nothing in it.
+        fs::remove_dir(dir.join("snapshots")).unwrap();
+        fs::create_dir(dir.join("log")).unwrap();
+        open(dir, Io::Inline).await.unwrap();
+    }
+
+    /// Entries that were never committed, of a later term than the snapshot that a leader sent,
+    /// and the node stopped before it had purged them.
+    #[tokio::test]
+    async fn a_snapshot_that_goes_further_than_the_log_counts_whatever_the_terms_are() {
+        use openraft::storage::RaftLogStorageExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, snapshots) = open(dir.path(), Io::Inline).await.unwrap();
+        let node_id = NodeId::new(1).unwrap();
+        log.stamp(Identity { cluster_id: None, founders: 1, node_id }).await.unwrap();
+        let blank = |index| Entry { log_id: id(5, index), payload: openraft::EntryPayload::Blank };
+        log.blocking_append((0..=50).map(blank)).await.unwrap();
+        let last_log_id = Some(id(3, 100));
+        let last_membership = StoredMembership::default();
+        let meta = SnapshotMeta { last_log_id, last_membership };
+        snapshots.begin(&meta).unwrap().finish().unwrap();
+        log.close().unwrap();
+        drop(snapshots);
+        for _ in 0..2 {
+            let (mut log, _) = open(dir.path(), Io::Inline).await.unwrap();
+            let state = log.get_log_state().await.unwrap();
+            assert_eq!((state.last_purged_log_id, state.last_log_id), (last_log_id, last_log_id));
+            log.close().unwrap();
+        }
+    }
 }

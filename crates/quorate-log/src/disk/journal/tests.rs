@@ -20,6 +20,10 @@ fn write(journal: &mut Journal, last_seq: u64, value: &[u8]) {
 }
 
 fn reopened(dir: &Path) -> Vec<Frame> {
+    found_in(dir).frames
+}
+
+fn found_in(dir: &Path) -> Found {
     Journal::open(dir, SMALL_FILE).unwrap().read().unwrap().unwrap()
 }
 
@@ -79,7 +83,7 @@ fn a_frame_behind_a_torn_one_is_not_taken_for_one_of_the_next_use() {
     std::fs::write(&path, bytes).unwrap();
 
     let mut journal = Journal::open(dir.path(), SMALL_FILE).unwrap();
-    assert_eq!(seqs(&journal.read().unwrap().unwrap()), []);
+    assert_eq!(seqs(&journal.read().unwrap().unwrap().frames), []);
     journal.restart(10);
     // Even if it is the same again.
     write(&mut journal, 11, &[b'x'; 600]);
@@ -116,6 +120,41 @@ fn a_torn_or_damaged_frame_ends_its_file() {
     for length in 0..3 * frame_bytes {
         std::fs::write(&path, &sound[..length]).unwrap();
         assert_eq!(reopened(dir.path()).len(), length / frame_bytes, "{length} bytes");
+    }
+}
+
+/// Whichever byte before the last frame is damaged, the last one is found, and no frame of an
+/// earlier use.
+#[test]
+fn sound_frames_behind_a_damaged_one_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE_NAMES[0]);
+    for use_before in 0..2 {
+        let mut journal = Journal::open(dir.path(), SMALL_FILE).unwrap();
+        let before = journal.read().unwrap().unwrap();
+        assert_eq!(before.behind, [], "use {use_before}");
+        journal.begin_use(10 * use_before).unwrap();
+        for seq in 1..=4 {
+            // The second time, frames of the first use lie behind those of this one.
+            write(&mut journal, 10 * use_before + seq, &vec![b'x'; 60 - 10 * use_before as usize]);
+        }
+        let sound = std::fs::read(&path).unwrap();
+        let frame_bytes = journal.frame.len();
+        let last = 10 * use_before + 4;
+        for at in 0..3 * frame_bytes {
+            let mut damaged = sound.clone();
+            damaged[at] ^= 0x10;
+            std::fs::write(&path, &damaged).unwrap();
+            let found = found_in(dir.path());
+            assert_eq!(seqs(&found.behind).last(), Some(&(last, last)), "byte {at}");
+            assert_eq!(found.behind.len(), 3 - at / frame_bytes, "byte {at}");
+            // A whole sector.
+            damaged[..at].fill(0);
+            std::fs::write(&path, damaged).unwrap();
+            let found = found_in(dir.path());
+            assert_eq!(seqs(&found.behind).last(), Some(&(last, last)), "up to byte {at}");
+        }
+        std::fs::write(&path, &sound).unwrap();
     }
 }
 
