@@ -107,7 +107,8 @@ fn the_same_work_is_done_on_etcd_where_there_is_one() {
     let dir = directory("compare");
     let markdown = dir.join("tables.md");
     let args = ["compare", "--scale", "0.01", "--no-ceiling", "--only", "w1,w2,w3", "--markdown"];
-    let args = [&args[..], &[&markdown.display().to_string()]].concat();
+    let path = markdown.display().to_string();
+    let args = [&args[..], &[&path]].concat();
     let output = bench(&dir, &args);
     let path = std::env::var_os("PATH").unwrap_or_default();
     if !std::env::split_paths(&path).any(|folder| folder.join("etcd").is_file()) {
