@@ -19,6 +19,7 @@ use tonic::{Status, Streaming};
 use self::cursor::Cursor;
 pub(super) use self::cursor::Taken;
 use super::status::WatchStatus;
+use crate::clock::Moment;
 use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::counters::Counts;
@@ -111,11 +112,11 @@ pub(super) struct Stream {
     /// Whether it brought something that was not known before.
     progressed: bool,
     /// When the last message came.
-    heard: Instant,
+    heard: Moment,
     doubts: Doubts,
     /// Everything that was acknowledged before this has come, once the stream is complete; `None`:
     /// the node has not said so.
-    fresh_at: Option<Instant>,
+    fresh_at: Option<Moment>,
     /// The first message, between its header and the rest.
     pending: Option<WatchResponse>,
     /// The position that was handed out last, to be acknowledged when the next message is asked
@@ -357,7 +358,7 @@ impl Stream {
             cursor,
             begun,
             progressed: false,
-            heard: Instant::now(),
+            heard: Moment::now(),
             doubts: Doubts::default(),
             fresh_at: None,
             pending: None,
@@ -374,7 +375,7 @@ impl Stream {
             Some(message) => message,
             None => {
                 let message = self.receive(core).await?;
-                self.heard = Instant::now();
+                self.heard = Moment::now();
                 let led = self.cursor.take_header(message.header.as_ref())?;
                 if let Some(header) = &message.header {
                     core.endpoints.succeeded(&self.address, Target::Any, Some(header))?;
@@ -431,11 +432,16 @@ impl Stream {
         if self.doubts.is_old && core.endpoints.has_other(&self.address) {
             return Err(Status::unavailable("what the node has is old, and nothing new comes"));
         }
-        let idle = self.heard + core.options.watch_idle_timeout;
+        let limit = core.options.watch_idle_timeout;
+        let idle = Instant::now() + limit.saturating_sub(self.heard.elapsed());
         let leaderless = self.doubts.leaderless_since;
         let leaderless = leaderless.map(|since| since + core.options.leaderless_timeout);
         let deadline = leaderless.map_or(idle, |leaderless| leaderless.min(idle));
         match timeout_at(deadline, self.answers.message()).await {
+            // It may be as old as the silence, which a suspended machine did not notice.
+            Ok(Ok(Some(_))) if self.heard.elapsed() > limit => {
+                Err(Status::deadline_exceeded("the silence was too long"))
+            }
             Ok(Ok(Some(message))) => Ok(message),
             Ok(Ok(None)) => Err(Status::unavailable("the node ended the watch")),
             Ok(Err(status)) => Err(status),
@@ -491,7 +497,7 @@ impl Stream {
     }
 
     /// Everything that was acknowledged before this has come; `None`: that is not known.
-    pub(super) fn fresh_at(&self) -> Option<Instant> {
+    pub(super) fn fresh_at(&self) -> Option<Moment> {
         self.fresh_at.filter(|_| self.is_complete())
     }
 }
