@@ -4,6 +4,7 @@
 //! reader is the reader's: a watch or a hub.
 
 mod cursor;
+mod doubts;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tonic::{Status, Streaming};
 
 use self::cursor::Cursor;
 pub(super) use self::cursor::Taken;
+use self::doubts::{Doubts, UNKNOWN_AGE_MS};
 use super::status::WatchStatus;
 use crate::clock::Moment;
 use crate::cluster_id::ClusterId;
@@ -42,8 +44,6 @@ const GOOD_STREAM: Duration = Duration::from_secs(1);
 
 /// However slow the nodes are, a stream is waited for no longer.
 const OPENED_WITHIN: Duration = Duration::from_secs(5);
-/// `ResponseHeader.age_ms` of a node that does not know.
-const UNKNOWN_AGE_MS: u64 = u64::MAX;
 
 /// What a stream brought.
 #[derive(Debug)]
@@ -85,14 +85,6 @@ pub(super) struct Follower {
     /// What speaks against the node of the last stream, unless that was left: another stream there
     /// knows no better.
     doubts: Option<(Address, Doubts)>,
-}
-
-/// What speaks against a node.
-#[derive(Debug, Clone, Copy, Default)]
-struct Doubts {
-    leaderless_since: Option<Instant>,
-    /// Whether the node has a leader, and what it sends is older than a node may be without one.
-    is_old: bool,
 }
 
 /// A node that was chosen.
@@ -386,7 +378,8 @@ impl Stream {
                 }
                 if let Some(has_leader) = led {
                     self.pending = Some(message);
-                    return Ok(self.led(has_leader));
+                    self.doubts.led(has_leader);
+                    return Ok(Taken::Leader(has_leader));
                 }
                 message
             }
@@ -395,12 +388,12 @@ impl Stream {
         let age_ms = message.header.as_ref().map(|header| header.age_ms);
         let taken = self.cursor.take(message)?;
         match taken {
-            Taken::Leader(has_leader) => return Ok(self.led(has_leader)),
+            Taken::Leader(has_leader) => self.doubts.led(has_leader),
             Taken::Part => {}
             Taken::Snapshot { .. } | Taken::Changes { .. } => {
                 if let Some(age_ms) = age_ms {
                     let is_whole = matches!(taken, Taken::Snapshot { .. });
-                    self.judge(age_ms, is_whole, core.options.leaderless_timeout);
+                    self.doubts.judge(age_ms, is_whole, core.options.leaderless_timeout);
                 }
                 self.progressed |= self.cursor.position() != before;
                 self.unacknowledged = Some(self.cursor.position());
@@ -413,17 +406,6 @@ impl Stream {
         let known = Some(header.age_ms).filter(|ms| *ms != UNKNOWN_AGE_MS);
         let fresh_at = known.and_then(|ms| self.heard.checked_sub(Duration::from_millis(ms)));
         self.fresh_at = self.fresh_at.max(fresh_at);
-    }
-
-    /// Judges the node by the age of what it sent. Of one without a leader, another limit decides.
-    /// While changes are still on their way, their age may not be known; that of all that the node
-    /// has is, or the node has heard of no leader since it started.
-    fn judge(&mut self, age_ms: u64, is_whole: bool, limit: Duration) {
-        let is_old = match age_ms {
-            UNKNOWN_AGE_MS => is_whole,
-            ms => Duration::from_millis(ms) > limit,
-        };
-        self.doubts.is_old = is_old && self.doubts.leaderless_since.is_none();
     }
 
     /// The next message, as long as the node shows signs of life and has a leader, and what it has
@@ -450,17 +432,6 @@ impl Stream {
             }
             Err(_elapsed) => Err(Status::deadline_exceeded("no sign of life")),
         }
-    }
-
-    fn led(&mut self, has_leader: bool) -> Taken {
-        let Doubts { leaderless_since, is_old } = &mut self.doubts;
-        *leaderless_since = match (has_leader, *leaderless_since) {
-            (true, _) => None,
-            (false, since) => since.or_else(|| Some(Instant::now())),
-        };
-        // What it has when there is a leader again is old for a moment, and says nothing.
-        *is_old &= has_leader;
-        Taken::Leader(has_leader)
     }
 
     fn acknowledge(&mut self) {
