@@ -212,7 +212,7 @@ impl Follower {
         let here = stream.address.clone();
         let is_complete = stream.is_complete();
         let taken = tokio::select! {
-            taken = stream.next(&self.core) => taken,
+            taken = stream.next(&self.core, &self.rounds) => taken,
             // A stream that has not brought all yet would begin again for nothing.
             to = self.mover.due(&here), if is_complete => return Ok(Event::Due(to)),
         };
@@ -361,7 +361,7 @@ impl Stream {
     }
 
     /// Takes in the next message. Can be cancelled.
-    async fn next(&mut self, core: &Core) -> Result<Taken, Status> {
+    async fn next(&mut self, core: &Core, rounds: &Rounds) -> Result<Taken, Status> {
         self.acknowledge();
         let message = match self.pending.take() {
             Some(message) => message,
@@ -377,6 +377,15 @@ impl Stream {
                     return Err(Status::unavailable("another cluster answers now"));
                 }
                 if let Some(has_leader) = led {
+                    // Whoever waits for a first word takes it for what there is.
+                    let is_first = self.subscribe.from_revision == 0;
+                    let limit = core.options.leaderless_timeout;
+                    if is_first
+                        && self.is_stale(has_leader, limit)
+                        && rounds.has_better(&core.endpoints)
+                    {
+                        return Err(Status::unavailable("what the node begins with may be old"));
+                    }
                     self.pending = Some(message);
                     self.doubts.led(has_leader);
                     return Ok(Taken::Leader(has_leader));
@@ -408,10 +417,16 @@ impl Stream {
         self.fresh_at = self.fresh_at.max(fresh_at);
     }
 
+    /// Whether what the node begins with may be older than this, by its first header.
+    fn is_stale(&self, has_leader: bool, limit: Duration) -> bool {
+        !has_leader || self.fresh_at.is_none_or(|at| at.elapsed() > limit)
+    }
+
     /// The next message, as long as the node shows signs of life and has a leader, and what it has
     /// is not old, or there is no other node: an old list is better than none.
     async fn receive(&mut self, core: &Core) -> Result<WatchResponse, Status> {
-        if self.doubts.is_old && core.endpoints.has_other(&self.address) {
+        let here = std::slice::from_ref(&self.address);
+        if self.doubts.is_old && core.endpoints.has_other(here) {
             return Err(Status::unavailable("what the node has is old, and nothing new comes"));
         }
         let limit = core.options.watch_idle_timeout;

@@ -179,6 +179,11 @@ impl Rounds {
         if endpoints.has_untried(&self.tried) { Duration::ZERO } else { self.backoff.next() }
     }
 
+    /// Whether this round has a node left that has not failed of late.
+    pub(crate) fn has_better(&self, endpoints: &Endpoints) -> bool {
+        endpoints.has_other(&self.tried)
+    }
+
     /// The wait after an answer that the next node would give too.
     pub(crate) fn wait_whole_round(&mut self) -> Duration {
         self.begin_round();

@@ -196,10 +196,10 @@ impl Endpoints {
         inner.nodes.iter().any(|node| !tried.contains(&node.address) && self.may_ask(node))
     }
 
-    /// Whether there is a node beside this one that has not failed of late.
-    pub(crate) fn has_other(&self, address: &Address) -> bool {
+    /// Whether there is a node beside these that has not failed of late.
+    pub(crate) fn has_other(&self, than: &[Address]) -> bool {
         let inner = self.lock();
-        let mut others = inner.nodes.iter().filter(|node| node.address != *address);
+        let mut others = inner.nodes.iter().filter(|node| !than.contains(&node.address));
         let now = Instant::now();
         others.any(|node| node.is_healthy(now) && self.may_ask(node))
     }
