@@ -28,6 +28,7 @@ use tonic::{Request, Status};
 use super::claims::{Claim, incarnation_at_least, new_incarnation};
 use super::handle::{Command, Gone, Lease, RegistrationState};
 use super::renewals::{Outcome, Renewals, next_renewal};
+use crate::clock::Moment;
 use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::error::{Error, current_incarnation};
@@ -74,6 +75,8 @@ pub(super) struct Keeper {
     ttl: Option<Duration>,
     renew_every: Option<Duration>,
     incarnation: u64,
+    /// This host's clock when the keeper began, as an incarnation, and when that was.
+    began: (u64, Moment),
     /// How many more times a higher incarnation may be taken; 0 after the first success.
     higher_incarnations: u32,
     /// Set while the registration is there, as far as is known.
@@ -111,6 +114,7 @@ impl Keeper {
         registration: Registration,
         state: watch::Sender<RegistrationState>,
     ) -> Self {
+        let incarnation = new_incarnation();
         Self {
             renewals,
             cluster: core.endpoints.watch_cluster(),
@@ -119,7 +123,8 @@ impl Keeper {
             wanted: registration.instances,
             ttl: registration.ttl,
             renew_every: registration.renew_every,
-            incarnation: new_incarnation(),
+            incarnation,
+            began: (incarnation, Moment::now()),
             higher_incarnations: FIRST_INCARNATIONS_MAX,
             lease: None,
             accepted: Vec::new(),
@@ -384,17 +389,25 @@ impl Keeper {
         Ok(())
     }
 
-    /// On a first registration only: the host's clock went back since the process before this one
-    /// started, so go above what that one had. Later on, a higher incarnation is a newer run, to
-    /// which this one gives way.
+    /// On a first registration only, against an incarnation that this host's clock has not come to
+    /// yet: it went back since the process before this one started, so go above what that one had.
+    /// Any other higher incarnation is a newer run, to which this one gives way, also if nothing
+    /// has answered it until now. Its own one was deregistered, by an answer that was lost.
     fn take_higher_incarnation(&mut self, status: &Status) -> bool {
         let Some(current) = current_incarnation(status) else { return false };
-        if self.higher_incarnations == 0 || current < self.incarnation {
+        if self.higher_incarnations == 0 || current <= self.incarnation.max(self.clock()) {
             return false;
         }
         self.higher_incarnations -= 1;
         self.incarnation = incarnation_at_least(current.saturating_add(1));
         true
+    }
+
+    /// What a run that began now would have as its incarnation. Not read from the clock again: that
+    /// may have been set meanwhile, on a machine that began with a wrong one.
+    fn clock(&self) -> u64 {
+        let (then, at) = self.began;
+        then.saturating_add(u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
     fn registered(&self, lease: Lease) {

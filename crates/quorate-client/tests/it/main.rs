@@ -14,6 +14,7 @@ mod counters;
 mod discovering;
 mod encrypted;
 mod fake;
+mod late_runs;
 mod members;
 mod rebalancing;
 mod refused;
