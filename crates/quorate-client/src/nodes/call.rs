@@ -32,6 +32,14 @@ pub(crate) struct Plan {
     pub(crate) within: Duration,
 }
 
+impl Plan {
+    /// The same with what is left until then.
+    pub(crate) fn until(self, deadline: Instant) -> Self {
+        let within = deadline.saturating_duration_since(Instant::now());
+        Self { within, attempt: self.attempt.min(within), ..self }
+    }
+}
+
 /// An answer of the registry.
 pub(crate) trait Answer {
     fn header(&self) -> Option<&ResponseHeader>;

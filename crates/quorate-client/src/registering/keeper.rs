@@ -185,9 +185,9 @@ impl Keeper {
     async fn obey(&mut self, command: Command) -> Next {
         match command {
             Command::Update { reply, .. } if reply.is_closed() => Next::Keep,
-            Command::Update { change, reply } => {
+            Command::Update { change, deadline, reply } => {
                 let leaving = self.leaving();
-                let update = self.update(change.only.as_ref(), &change.update);
+                let update = self.update(change.only.as_ref(), &change.update, deadline);
                 let result = leaving.run_until_cancelled(update).await;
                 let result = result.unwrap_or(Err(Error::AlreadyDeregistered));
                 let next = match &result {

@@ -42,7 +42,8 @@ impl Registrar {
         registration: Registration,
     ) -> Result<RegistrationHandle, Error> {
         let (mut keeper, state) = self.prepare(registration)?;
-        keeper.register_now().await.map_err(|failed| failed.error)?;
+        let deadline = tokio::time::Instant::now() + self.core.options.call_timeout;
+        keeper.register_now(deadline).await.map_err(|failed| failed.error)?;
         Ok(spawn(keeper, state))
     }
 
