@@ -325,6 +325,17 @@ impl Follower {
     }
 }
 
+/// A runtime that is shut down ends it, too: nothing arrives from then on.
+impl Drop for Follower {
+    fn drop(&mut self) {
+        if !matches!(*self.status.borrow(), WatchStatus::Refused { .. }) {
+            let since = std::time::Instant::now();
+            let last_error = Error::Stopped;
+            self.status.send_replace(WatchStatus::Interrupted { since, last_error });
+        }
+    }
+}
+
 impl Stream {
     async fn open(
         address: Address,

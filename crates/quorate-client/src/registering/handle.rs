@@ -58,7 +58,7 @@ pub enum RegistrationState {
     Registered(Lease),
     /// The registry may not have it, or soon not have it any more; the task goes on trying, for
     /// ever. With [`Error::OtherCluster`] when another cluster answers, where it is being
-    /// registered anew.
+    /// registered anew; with [`Error::Stopped`], its runtime was shut down, and it has ended.
     Retrying {
         /// Since when.
         since: Instant,

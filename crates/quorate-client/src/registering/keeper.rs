@@ -434,3 +434,20 @@ impl Keeper {
         Next::Stop
     }
 }
+
+/// A runtime that is shut down ends it, too: nothing renews from then on.
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.state.send_if_modified(|state| {
+            let is_kept = matches!(
+                state,
+                RegistrationState::Registered(_) | RegistrationState::Retrying { .. }
+            );
+            if is_kept {
+                let (since, last_error) = (std::time::Instant::now(), Some(Error::Stopped));
+                *state = RegistrationState::Retrying { since, last_error };
+            }
+            is_kept
+        });
+    }
+}

@@ -22,6 +22,7 @@ mod registering;
 mod renewing;
 mod serving;
 mod slow;
+mod stopped;
 mod streams;
 mod tokens;
 mod watching;
