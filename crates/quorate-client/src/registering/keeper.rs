@@ -51,6 +51,8 @@ enum Event {
     /// The renewal under way was answered, or failed on all nodes; `Err`: the task that renews is
     /// gone.
     Renewed(Result<Outcome, RecvError>),
+    /// The machine was suspended, and the lease may soon be over.
+    Resumed,
     /// Another cluster answers than the one that granted the lease.
     OtherCluster { is: ClusterId },
 }
@@ -90,6 +92,8 @@ pub(super) struct Keeper {
     /// lease, it may be something else: an attempt may have been made whose answer was lost.
     register_at: Option<Instant>,
     renewals: Arc<Renewals>,
+    /// Changes soon after the machine was suspended.
+    resumed: watch::Receiver<()>,
     /// A renewal under way.
     renewing: Option<oneshot::Receiver<Outcome>>,
     /// The cluster that answers.
@@ -116,6 +120,7 @@ impl Keeper {
     ) -> Self {
         let incarnation = new_incarnation();
         Self {
+            resumed: renewals.resumed(),
             renewals,
             cluster: core.endpoints.watch_cluster(),
             core,
@@ -227,7 +232,7 @@ impl Keeper {
     /// Waits until there is something to do; an attempt to register at this time. Can be
     /// cancelled.
     async fn wait(&mut self, register_at: Option<Instant>) -> Event {
-        let Self { lease, renewing, cluster, renew_at, .. } = self;
+        let Self { lease, renewing, cluster, renew_at, resumed, .. } = self;
         let renew_at = lease.map(|_| *renew_at).filter(|_| renewing.is_none());
         let due = [renew_at, register_at].into_iter().flatten().min();
         let granted_by = lease.map(|held| held.lease.cluster_id);
@@ -245,6 +250,11 @@ impl Keeper {
                 None => std::future::pending().await,
             }
         };
+        let resumed = async {
+            if resumed.changed().await.is_err() {
+                std::future::pending::<()>().await; // the runtime is being shut down
+            }
+        };
         let is_due = async {
             match due {
                 Some(at) => sleep_until(at).await,
@@ -255,6 +265,7 @@ impl Keeper {
             biased; // there, the lease is unknown, which says less
             is = other_cluster => Event::OtherCluster { is },
             outcome = renewed => Event::Renewed(outcome),
+            () = resumed => Event::Resumed,
             () = is_due => Event::Due,
         }
     }
@@ -273,6 +284,10 @@ impl Keeper {
             },
             Event::OtherCluster { is } => {
                 self.other_cluster(is);
+                Next::Keep
+            }
+            Event::Resumed => {
+                self.renew_at = Instant::now();
                 Next::Keep
             }
             Event::Renewed(outcome) => self.renewal_ended(outcome),

@@ -13,13 +13,14 @@ use std::time::Duration;
 use quorate_proto::limits::LEASES_PER_CALL;
 use quorate_proto::v1::{LeaseRenewal, RenewRequest, RenewResponse};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 
 use super::handle::Lease;
+use crate::clock::suspended;
 use crate::cluster_id::ClusterId;
 use crate::counters::Counts;
 use crate::nodes::call::{Failure, Plan, Rounds};
@@ -40,6 +41,9 @@ const IDLE: Duration = Duration::from_secs(60);
 const OPENED_WITHIN: Duration = Duration::from_secs(2);
 /// Renewals may wait at most this long for others; a tenth of their interval where that is shorter.
 const SLACK_MAX: Duration = Duration::from_secs(1);
+
+/// Whether the machine was suspended is looked at this often; shorter times do not count.
+const SUSPENDED_LOOK: Duration = Duration::from_secs(1);
 
 /// How long a renewal with this interval may wait for others to go with.
 pub(super) fn slack(interval: Duration) -> Duration {
@@ -81,7 +85,8 @@ struct Renewal {
 #[derive(Debug)]
 pub(super) struct Renewals {
     waiting: Arc<Waiting>,
-    _task: AbortOnDropHandle<()>,
+    resumed: watch::Receiver<()>,
+    _tasks: [AbortOnDropHandle<()>; 2],
 }
 
 impl Renewals {
@@ -92,7 +97,14 @@ impl Renewals {
     ) -> Self {
         let waiting = Arc::new(Waiting::default());
         let sender = Sender { waiting: waiting.clone(), endpoints, attempt_timeout };
-        Self { waiting, _task: AbortOnDropHandle::new(runtime.spawn(sender.run())) }
+        let (tell, resumed) = watch::channel(());
+        let tasks = [runtime.spawn(sender.run()), runtime.spawn(tell_of_suspends(tell))];
+        Self { waiting, resumed, _tasks: tasks.map(AbortOnDropHandle::new) }
+    }
+
+    /// Changes soon after the machine was suspended: meanwhile no timer went on, and leases did.
+    pub(super) fn resumed(&self) -> watch::Receiver<()> {
+        self.resumed.clone()
     }
 
     /// Renews a lease with the next message, which goes out within `slack`. A node gets `limit` to
@@ -110,6 +122,19 @@ impl Renewals {
         self.waiting.lock().push(renewal);
         self.waiting.arrived.notify_one();
         outcome
+    }
+}
+
+async fn tell_of_suspends(resumed: watch::Sender<()>) {
+    let mut before = suspended();
+    loop {
+        sleep(SUSPENDED_LOOK).await;
+        let now = suspended();
+        if now.saturating_sub(before) >= SUSPENDED_LOOK {
+            before = now;
+            tracing::debug!("the machine was suspended: renewing all leases");
+            resumed.send_replace(());
+        }
     }
 }
 

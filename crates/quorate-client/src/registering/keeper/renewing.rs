@@ -37,6 +37,7 @@ impl Keeper {
             match (event, self.lease) {
                 (Event::Due, Some(held)) => self.renew(held),
                 (Event::Due, None) => {}
+                (Event::Resumed, _) => self.renew_at = Instant::now(),
                 (Event::OtherCluster { is }, _) => self.other_cluster(is),
                 (Event::Renewed(outcome), _) => {
                     if self.renewal_ended(outcome) == Next::Stop {
@@ -122,6 +123,28 @@ impl Keeper {
 fn span(others: usize, interval: Duration) -> Duration {
     let others = u32::try_from(others).unwrap_or(u32::MAX);
     REREGISTER_EVERY.saturating_mul(others).min(interval / 2).min(REREGISTERED_WITHIN)
+}
+
+#[cfg(test)]
+impl Keeper {
+    /// As if it had been registered just now.
+    pub(in crate::registering) fn pretend_registered(&mut self, interval: Duration) {
+        let cluster_id = ClusterId::new(7).unwrap();
+        let lease = Lease { cluster_id, id: 1, revision: 1, ttl: interval * 3 };
+        self.lease = Some(Held { lease, interval });
+        (self.renew_at, self.register_at) = (Instant::now() + interval, None);
+    }
+
+    /// Whether it hands in a renewal within this.
+    pub(in crate::registering) async fn renews_within(&mut self, span: Duration) -> bool {
+        let renews = async {
+            while self.renewing.is_none() {
+                let event = self.wait(None).await;
+                self.react(event).await;
+            }
+        };
+        tokio::time::timeout(span, renews).await.is_ok()
+    }
 }
 
 #[cfg(test)]
