@@ -121,7 +121,8 @@ impl ClientBuilder {
 
     /// A watch whose node has had no leader for this long goes to another node; 3 s unless set. So
     /// does one whose node has a leader and says that what it has is older than this, where there
-    /// is a node that has not failed of late.
+    /// is a node that has not failed of late. None begins at such a node, or at one without a
+    /// leader, until each of those was asked.
     #[must_use]
     pub fn leaderless_timeout(mut self, timeout: Duration) -> Self {
         self.options.leaderless_timeout = timeout;

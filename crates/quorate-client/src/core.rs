@@ -53,3 +53,29 @@ impl Options {
         Plan { operation, target, attempt, within }
     }
 }
+
+#[cfg(test)]
+impl Core {
+    /// With a node that is not there.
+    pub(crate) fn for_tests() -> Self {
+        let second = Duration::from_secs(1);
+        let options = Options {
+            namespace: String::new(),
+            call_timeout: second,
+            attempt_timeout: second,
+            watch_idle_timeout: second,
+            leaderless_timeout: second,
+            audit_interval: second,
+            cache_dir: None,
+        };
+        let dial = crate::nodes::dial::Dial::default();
+        let endpoints = Endpoints::new(&["127.0.0.1:1".to_owned()], dial, false, second);
+        Self {
+            options,
+            endpoints: Arc::new(endpoints.unwrap()),
+            origin: Origin::new(7),
+            runtime: Handle::current(),
+            upkeep: Arc::new([]),
+        }
+    }
+}

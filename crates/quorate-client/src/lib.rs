@@ -72,12 +72,13 @@
 //! | `nodes/` | one call over many nodes: which node, of which cluster; what a code means; the members |
 //! | `reading` | services, in one answer or in pages |
 //! | `core` | what all that a client started shares: settings, connections, its name |
-//! | `counters` | what is counted |
+//! | `counters`, `clock` | what is counted; a clock that goes on while the machine is suspended |
 //! | `types/`, `cluster_id`, `error` | what goes in and out |
 
 mod admin;
 mod calling;
 mod client;
+mod clock;
 mod cluster_id;
 mod core;
 mod counters;

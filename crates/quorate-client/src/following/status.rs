@@ -19,7 +19,8 @@ pub enum WatchStatus {
         /// False: the node has lost its leader, so nothing new can come.
         has_leader: bool,
     },
-    /// The stream broke off; the task goes on trying, for ever.
+    /// The stream broke off; the task goes on trying, for ever. With [`Error::Stopped`], its
+    /// runtime was shut down, and it has ended.
     Interrupted {
         /// Since when.
         since: Instant,

@@ -4,6 +4,7 @@
 //! reader is the reader's: a watch or a hub.
 
 mod cursor;
+mod doubts;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,9 @@ use tonic::{Status, Streaming};
 
 use self::cursor::Cursor;
 pub(super) use self::cursor::Taken;
+use self::doubts::{Doubts, UNKNOWN_AGE_MS};
 use super::status::WatchStatus;
+use crate::clock::Moment;
 use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::counters::Counts;
@@ -41,8 +44,6 @@ const GOOD_STREAM: Duration = Duration::from_secs(1);
 
 /// However slow the nodes are, a stream is waited for no longer.
 const OPENED_WITHIN: Duration = Duration::from_secs(5);
-/// `ResponseHeader.age_ms` of a node that does not know.
-const UNKNOWN_AGE_MS: u64 = u64::MAX;
 
 /// What a stream brought.
 #[derive(Debug)]
@@ -86,14 +87,6 @@ pub(super) struct Follower {
     doubts: Option<(Address, Doubts)>,
 }
 
-/// What speaks against a node.
-#[derive(Debug, Clone, Copy, Default)]
-struct Doubts {
-    leaderless_since: Option<Instant>,
-    /// Whether the node has a leader, and what it sends is older than a node may be without one.
-    is_old: bool,
-}
-
 /// A node that was chosen.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -111,11 +104,11 @@ pub(super) struct Stream {
     /// Whether it brought something that was not known before.
     progressed: bool,
     /// When the last message came.
-    heard: Instant,
+    heard: Moment,
     doubts: Doubts,
     /// Everything that was acknowledged before this has come, once the stream is complete; `None`:
     /// the node has not said so.
-    fresh_at: Option<Instant>,
+    fresh_at: Option<Moment>,
     /// The first message, between its header and the rest.
     pending: Option<WatchResponse>,
     /// The position that was handed out last, to be acknowledged when the next message is asked
@@ -219,7 +212,7 @@ impl Follower {
         let here = stream.address.clone();
         let is_complete = stream.is_complete();
         let taken = tokio::select! {
-            taken = stream.next(&self.core) => taken,
+            taken = stream.next(&self.core, &self.rounds) => taken,
             // A stream that has not brought all yet would begin again for nothing.
             to = self.mover.due(&here), if is_complete => return Ok(Event::Due(to)),
         };
@@ -332,6 +325,17 @@ impl Follower {
     }
 }
 
+/// A runtime that is shut down ends it, too: nothing arrives from then on.
+impl Drop for Follower {
+    fn drop(&mut self) {
+        if !matches!(*self.status.borrow(), WatchStatus::Refused { .. }) {
+            let since = std::time::Instant::now();
+            let last_error = Error::Stopped;
+            self.status.send_replace(WatchStatus::Interrupted { since, last_error });
+        }
+    }
+}
+
 impl Stream {
     async fn open(
         address: Address,
@@ -357,7 +361,7 @@ impl Stream {
             cursor,
             begun,
             progressed: false,
-            heard: Instant::now(),
+            heard: Moment::now(),
             doubts: Doubts::default(),
             fresh_at: None,
             pending: None,
@@ -368,13 +372,13 @@ impl Stream {
     }
 
     /// Takes in the next message. Can be cancelled.
-    async fn next(&mut self, core: &Core) -> Result<Taken, Status> {
+    async fn next(&mut self, core: &Core, rounds: &Rounds) -> Result<Taken, Status> {
         self.acknowledge();
         let message = match self.pending.take() {
             Some(message) => message,
             None => {
                 let message = self.receive(core).await?;
-                self.heard = Instant::now();
+                self.heard = Moment::now();
                 let led = self.cursor.take_header(message.header.as_ref())?;
                 if let Some(header) = &message.header {
                     core.endpoints.succeeded(&self.address, Target::Any, Some(header))?;
@@ -384,8 +388,18 @@ impl Stream {
                     return Err(Status::unavailable("another cluster answers now"));
                 }
                 if let Some(has_leader) = led {
+                    // Whoever waits for a first word takes it for what there is.
+                    let is_first = self.subscribe.from_revision == 0;
+                    let limit = core.options.leaderless_timeout;
+                    if is_first
+                        && self.is_stale(has_leader, limit)
+                        && rounds.has_better(&core.endpoints)
+                    {
+                        return Err(Status::unavailable("what the node begins with may be old"));
+                    }
                     self.pending = Some(message);
-                    return Ok(self.led(has_leader));
+                    self.doubts.led(has_leader);
+                    return Ok(Taken::Leader(has_leader));
                 }
                 message
             }
@@ -394,12 +408,12 @@ impl Stream {
         let age_ms = message.header.as_ref().map(|header| header.age_ms);
         let taken = self.cursor.take(message)?;
         match taken {
-            Taken::Leader(has_leader) => return Ok(self.led(has_leader)),
+            Taken::Leader(has_leader) => self.doubts.led(has_leader),
             Taken::Part => {}
             Taken::Snapshot { .. } | Taken::Changes { .. } => {
                 if let Some(age_ms) = age_ms {
                     let is_whole = matches!(taken, Taken::Snapshot { .. });
-                    self.judge(age_ms, is_whole, core.options.leaderless_timeout);
+                    self.doubts.judge(age_ms, is_whole, core.options.leaderless_timeout);
                 }
                 self.progressed |= self.cursor.position() != before;
                 self.unacknowledged = Some(self.cursor.position());
@@ -414,28 +428,28 @@ impl Stream {
         self.fresh_at = self.fresh_at.max(fresh_at);
     }
 
-    /// Judges the node by the age of what it sent. Of one without a leader, another limit decides.
-    /// While changes are still on their way, their age may not be known; that of all that the node
-    /// has is, or the node has heard of no leader since it started.
-    fn judge(&mut self, age_ms: u64, is_whole: bool, limit: Duration) {
-        let is_old = match age_ms {
-            UNKNOWN_AGE_MS => is_whole,
-            ms => Duration::from_millis(ms) > limit,
-        };
-        self.doubts.is_old = is_old && self.doubts.leaderless_since.is_none();
+    /// Whether what the node begins with may be older than this, by its first header.
+    fn is_stale(&self, has_leader: bool, limit: Duration) -> bool {
+        !has_leader || self.fresh_at.is_none_or(|at| at.elapsed() > limit)
     }
 
     /// The next message, as long as the node shows signs of life and has a leader, and what it has
     /// is not old, or there is no other node: an old list is better than none.
     async fn receive(&mut self, core: &Core) -> Result<WatchResponse, Status> {
-        if self.doubts.is_old && core.endpoints.has_other(&self.address) {
+        let here = std::slice::from_ref(&self.address);
+        if self.doubts.is_old && core.endpoints.has_other(here) {
             return Err(Status::unavailable("what the node has is old, and nothing new comes"));
         }
-        let idle = self.heard + core.options.watch_idle_timeout;
+        let limit = core.options.watch_idle_timeout;
+        let idle = Instant::now() + limit.saturating_sub(self.heard.elapsed());
         let leaderless = self.doubts.leaderless_since;
         let leaderless = leaderless.map(|since| since + core.options.leaderless_timeout);
         let deadline = leaderless.map_or(idle, |leaderless| leaderless.min(idle));
         match timeout_at(deadline, self.answers.message()).await {
+            // It may be as old as the silence, which a suspended machine did not notice.
+            Ok(Ok(Some(_))) if self.heard.elapsed() > limit => {
+                Err(Status::deadline_exceeded("the silence was too long"))
+            }
             Ok(Ok(Some(message))) => Ok(message),
             Ok(Ok(None)) => Err(Status::unavailable("the node ended the watch")),
             Ok(Err(status)) => Err(status),
@@ -444,17 +458,6 @@ impl Stream {
             }
             Err(_elapsed) => Err(Status::deadline_exceeded("no sign of life")),
         }
-    }
-
-    fn led(&mut self, has_leader: bool) -> Taken {
-        let Doubts { leaderless_since, is_old } = &mut self.doubts;
-        *leaderless_since = match (has_leader, *leaderless_since) {
-            (true, _) => None,
-            (false, since) => since.or_else(|| Some(Instant::now())),
-        };
-        // What it has when there is a leader again is old for a moment, and says nothing.
-        *is_old &= has_leader;
-        Taken::Leader(has_leader)
     }
 
     fn acknowledge(&mut self) {
@@ -491,7 +494,7 @@ impl Stream {
     }
 
     /// Everything that was acknowledged before this has come; `None`: that is not known.
-    pub(super) fn fresh_at(&self) -> Option<Instant> {
+    pub(super) fn fresh_at(&self) -> Option<Moment> {
         self.fresh_at.filter(|_| self.is_complete())
     }
 }

@@ -32,6 +32,14 @@ pub(crate) struct Plan {
     pub(crate) within: Duration,
 }
 
+impl Plan {
+    /// The same with what is left until then.
+    pub(crate) fn until(self, deadline: Instant) -> Self {
+        let within = deadline.saturating_duration_since(Instant::now());
+        Self { within, attempt: self.attempt.min(within), ..self }
+    }
+}
+
 /// An answer of the registry.
 pub(crate) trait Answer {
     fn header(&self) -> Option<&ResponseHeader>;
@@ -177,6 +185,11 @@ impl Rounds {
     /// How long to wait before the next attempt: not at all while this round has nodes left.
     pub(crate) fn wait(&mut self, endpoints: &Endpoints) -> Duration {
         if endpoints.has_untried(&self.tried) { Duration::ZERO } else { self.backoff.next() }
+    }
+
+    /// Whether this round has a node left that has not failed of late.
+    pub(crate) fn has_better(&self, endpoints: &Endpoints) -> bool {
+        endpoints.has_other(&self.tried)
     }
 
     /// The wait after an answer that the next node would give too.

@@ -16,7 +16,7 @@ use crate::nodes::token::{Authorize, Token};
 
 /// Connecting goes on for this long at least, also when the call that it began for was given up:
 /// where a node has many handshakes to make, the next call finds this one further.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// A connection on which nothing arrives for this long is probed ...
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// ... and given up when the probe is not answered within this.
@@ -85,9 +85,9 @@ impl Dial {
             #[cfg(feature = "tls")]
             Some(encryption) => {
                 let (encryption, address) = (encryption.clone(), address.clone());
-                endpoint.connect_with_connector_lazy(tower::service_fn(move |_uri| {
+                endpoint.connect_with_connector_lazy(tower::service_fn(move |uri| {
                     let (encryption, address) = (encryption.clone(), address.clone());
-                    async move { encryption.connect(&address).await }
+                    async move { encryption.connect(&address, uri).await }
                 }))
             }
             #[cfg(not(feature = "tls"))]

@@ -70,6 +70,8 @@ struct Inner {
     current: Address,
     /// Where writes are best sent.
     leader: Option<Address>,
+    /// What nodes named as the leader's address and cannot be one, in logs once.
+    unusable: Vec<String>,
     /// When a node of the client's cluster answered last.
     heard: Option<Instant>,
     /// The log index of the last change of the members that the list has.
@@ -113,7 +115,15 @@ impl Endpoints {
         }
         let current = nodes.first().ok_or(Error::NoAddresses)?.address.clone();
         let (members_as_of, changed_at) = (0, 0);
-        let inner = Inner { nodes, current, leader: None, heard: None, members_as_of, changed_at };
+        let inner = Inner {
+            nodes,
+            current,
+            leader: None,
+            unusable: Vec::new(),
+            heard: None,
+            members_as_of,
+            changed_at,
+        };
         Ok(Self {
             inner: Arc::new(Mutex::new(inner)),
             failure: Arc::default(),
@@ -196,10 +206,10 @@ impl Endpoints {
         inner.nodes.iter().any(|node| !tried.contains(&node.address) && self.may_ask(node))
     }
 
-    /// Whether there is a node beside this one that has not failed of late.
-    pub(crate) fn has_other(&self, address: &Address) -> bool {
+    /// Whether there is a node beside these that has not failed of late.
+    pub(crate) fn has_other(&self, than: &[Address]) -> bool {
         let inner = self.lock();
-        let mut others = inner.nodes.iter().filter(|node| node.address != *address);
+        let mut others = inner.nodes.iter().filter(|node| !than.contains(&node.address));
         let now = Instant::now();
         others.any(|node| node.is_healthy(now) && self.may_ask(node))
     }
@@ -408,8 +418,12 @@ impl Inner {
         }
         let node = match Node::new(leader, dial) {
             Ok(node) => node,
+            // Each answer says it again.
+            Err(_) if self.unusable.iter().any(|known| known == leader) => return,
             Err(fault) => {
                 tracing::warn!(address = leader, %fault, "the leader has an unusable address");
+                self.unusable.truncate(MEMBERS_MAX - 1);
+                self.unusable.insert(0, leader.to_owned());
                 return;
             }
         };

@@ -13,11 +13,14 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// Files are read again this often. Mounted secrets change by a link that is moved, so it is the
 /// content that is looked at.
 const REREAD_EVERY: Duration = Duration::from_secs(10);
+/// Nobody waits longer for a reading, which goes on: on a mount that hangs it may take for ever,
+/// and what was read last is still there.
+const READ_WITHIN: Duration = Duration::from_secs(1);
 /// No file of certificates, and no token, is larger.
 const BYTES_MAX: u64 = 1024 * 1024;
 
@@ -80,14 +83,16 @@ impl fmt::Debug for Source {
 type Make<T> = Box<dyn Fn(&[Vec<u8>]) -> Result<T, String> + Send + Sync>;
 
 /// A value parsed from some sources.
-pub(crate) struct Kept<T> {
+pub(crate) struct Kept<T>(Arc<Shared<T>>);
+
+struct Shared<T> {
     /// What it is, for logs.
     what: &'static str,
-    sources: Arc<[Source]>,
+    sources: Vec<Source>,
     make: Make<T>,
     now: ArcSwap<T>,
     /// Held for one reading.
-    reading: Semaphore,
+    reading: Arc<Semaphore>,
     /// Readings that have begun.
     readings: AtomicU64,
     /// How often the value was replaced.
@@ -97,7 +102,7 @@ pub(crate) struct Kept<T> {
     seen: AtomicU64,
 }
 
-impl<T> Kept<T> {
+impl<T: Send + Sync + 'static> Kept<T> {
     /// # Errors
     /// What cannot be read or used, in words.
     pub(crate) fn new(
@@ -109,48 +114,70 @@ impl<T> Kept<T> {
         let now = make(&contents)?;
         let hasher = RandomState::new();
         let seen = hasher.hash_one(Ok::<_, String>(contents));
-        Ok(Self {
+        Ok(Self(Arc::new(Shared {
             what,
-            sources: sources.into(),
+            sources,
             make: Box::new(make),
             now: ArcSwap::from_pointee(now),
-            reading: Semaphore::new(1),
+            reading: Arc::new(Semaphore::new(1)),
             readings: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             hasher,
             seen: AtomicU64::new(seen),
-        })
+        })))
     }
 
     pub(crate) fn now(&self) -> Arc<T> {
-        self.now.load_full()
+        self.0.now.load_full()
     }
 
     /// Another number after each change.
     pub(crate) fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Acquire)
+        self.0.changes.load(Ordering::Acquire)
     }
 
     /// Whether it can change at all.
     pub(super) fn is_of_files(&self) -> bool {
-        self.sources.iter().any(|source| matches!(source, Source::File(_)))
+        self.0.sources.iter().any(|source| matches!(source, Source::File(_)))
     }
 
-    /// Reads again. Concurrent callers share a reading that began after they called.
+    /// Reads again, and waits until that is done, though not for ever. Concurrent callers share a
+    /// reading that began after they called.
     pub(super) async fn reread(&self) {
-        if !self.is_of_files() {
+        if self.is_of_files() {
+            let _done_or_goes_on = timeout(READ_WITHIN, self.read()).await;
+        }
+    }
+
+    async fn read(&self) {
+        let before = self.0.readings.load(Ordering::Acquire);
+        let alone = self.0.reading.clone().acquire_owned().await;
+        let alone = alone.expect("invariant: it is never closed");
+        if self.0.readings.load(Ordering::Acquire) > before {
             return;
         }
-        let before = self.readings.load(Ordering::Acquire);
-        let _alone = self.reading.acquire().await.expect("invariant: it is never closed");
-        if self.readings.load(Ordering::Acquire) > before {
-            return;
+        self.0.readings.fetch_add(1, Ordering::AcqRel);
+        let shared = self.0.clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            shared.read();
+            drop(alone);
+        });
+        // It cannot be waited for while the runtime is being shut down.
+        let _ended = reading.await;
+    }
+
+    /// Reads again for ever.
+    pub(crate) async fn keep(&self) {
+        loop {
+            sleep(REREAD_EVERY).await;
+            self.reread().await;
         }
-        self.readings.fetch_add(1, Ordering::AcqRel);
-        let sources = self.sources.clone();
-        let Ok(read) = tokio::task::spawn_blocking(move || read_all(&sources)).await else {
-            return; // the runtime is being shut down
-        };
+    }
+}
+
+impl<T> Shared<T> {
+    fn read(&self) {
+        let read = read_all(&self.sources);
         let found = self.hasher.hash_one(&read);
         if self.seen.swap(found, Ordering::AcqRel) == found {
             return;
@@ -166,14 +193,6 @@ impl<T> Kept<T> {
             }
         }
     }
-
-    /// Reads again for ever.
-    pub(crate) async fn keep(&self) {
-        loop {
-            sleep(REREAD_EVERY).await;
-            self.reread().await;
-        }
-    }
 }
 
 fn read_all(sources: &[Source]) -> Result<Vec<Vec<u8>>, String> {
@@ -183,7 +202,8 @@ fn read_all(sources: &[Source]) -> Result<Vec<Vec<u8>>, String> {
 /// Its sources, without their contents.
 impl<T> fmt::Debug for Kept<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept").field("what", &self.what).field("sources", &self.sources).finish()
+        let Shared { what, sources, .. } = &*self.0;
+        f.debug_struct("Kept").field("what", what).field("sources", sources).finish()
     }
 }
 
@@ -221,6 +241,27 @@ mod tests {
         let large = "9".repeat(BYTES_MAX as usize + 1);
         assert_eq!(after(Some(&large)).await, (3, 2));
         assert!(number(&path).unwrap_err().contains("more than 1048576 bytes"));
+    }
+
+    /// A pipe that nobody writes to is read for as long as a file on a mount that hangs.
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_file_that_hangs_is_waited_for_no_longer_and_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("number");
+        std::fs::write(&path, "1").unwrap();
+        let kept = number(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let both = async { tokio::join!(kept.reread(), kept.reread()) };
+        let waited = timeout(READ_WITHIN * 5, both).await;
+        let meanwhile = (*kept.now(), kept.changes());
+        // Before anything can fail: the thread would keep the test.
+        std::fs::write(&path, "2").unwrap();
+        drop(kept.0.reading.acquire().await.unwrap());
+        assert!(waited.is_ok(), "it was waited for");
+        assert_eq!(kept.0.readings.load(Ordering::Acquire), 1, "no thread more hangs");
+        assert_eq!((meanwhile, (*kept.now(), kept.changes())), ((1, 0), (2, 1)));
     }
 
     #[test]

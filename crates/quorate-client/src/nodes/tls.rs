@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::GaiResolver;
 use hyper_util::rt::TokioIo;
 use rustls::client::ClientConfig;
 use rustls::crypto::ring;
@@ -21,7 +23,10 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tonic::transport::Uri;
+use tower::ServiceExt as _;
 
+use crate::nodes::dial::CONNECT_WITHIN;
 use crate::nodes::files::{Kept, Source};
 
 /// What nodes speak (gRPC is HTTP/2).
@@ -117,7 +122,8 @@ impl Tls {
         let named = sources.clone();
         let make = move |contents: &[Vec<u8>]| config(&named, contents, cas).map(Arc::new);
         let kept = Kept::new("the client's certificates", sources, make)?;
-        Ok(Encryption { kept, server_name })
+        let tcp = tcp(GaiResolver::new(), CONNECT_WITHIN);
+        Ok(Encryption { kept, server_name, tcp })
     }
 }
 
@@ -185,6 +191,16 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
 pub(crate) struct Encryption {
     kept: Kept<Arc<ClientConfig>>,
     server_name: Option<ServerName<'static>>,
+    tcp: HttpConnector,
+}
+
+/// Connects as the transport does without encryption: where a name has several addresses, each gets
+/// a part of the time, so that one that hangs does not keep the others from being tried.
+fn tcp<R>(resolver: R, within: Duration) -> HttpConnector<R> {
+    let mut tcp = HttpConnector::new_with_resolver(resolver);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(within));
+    tcp
 }
 
 impl Encryption {
@@ -196,8 +212,12 @@ impl Encryption {
         self.kept.keep().await;
     }
 
-    /// Connects to `host:port`.
-    pub(super) async fn connect(&self, address: &str) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+    /// Connects to `host:port`, which `uri` has, too.
+    pub(super) async fn connect(
+        &self,
+        address: &str,
+        uri: Uri,
+    ) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
         let name = match &self.server_name {
             Some(name) => name.clone(),
             None => {
@@ -207,8 +227,7 @@ impl Encryption {
             }
         };
         self.kept.reread().await;
-        let tcp = TcpStream::connect(address).await?;
-        tcp.set_nodelay(true)?;
+        let tcp = self.tcp.clone().oneshot(uri).await.map_err(io::Error::other)?.into_inner();
         let connector = TlsConnector::from((*self.kept.now()).clone());
         let mut stream = connector.connect(name, tcp).await?;
         if stream.get_ref().1.alpn_protocol() != Some(ALPN) {

@@ -5,20 +5,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use quorate_proto::requests::{OpenWrite, Origin};
 use quorate_proto::v1::RequestId;
-use tokio::time::Instant;
+
+use crate::clock::Moment;
 
 /// Over when it is dropped: what is still on its way then is not done any more once a later write
 /// of this client was.
 #[derive(Debug)]
 pub(crate) struct Write {
     open: OpenWrite,
-    begun: Instant,
+    begun: Moment,
     sent: AtomicBool,
 }
 
 impl Write {
     pub(crate) fn begin(origin: &Origin) -> Self {
-        Self { open: origin.begin(), begun: Instant::now(), sent: AtomicBool::new(false) }
+        Self { open: origin.begin(), begun: Moment::now(), sent: AtomicBool::new(false) }
     }
 
     /// For the next attempt.
@@ -45,6 +46,8 @@ mod tests {
         assert_eq!(write.id(), id(1), "again at once is again");
         tokio::time::advance(Duration::from_millis(250)).await;
         assert_eq!(write.id(), id(250));
+        crate::clock::suspend(Duration::from_secs(3_600));
+        assert_eq!(write.id(), id(3_600_250), "what the machine slept counts");
         drop(write);
         assert_eq!(Write::begin(&origin).id().map(|id| (id.number, id.done_below)), Some((2, 2)));
     }

@@ -58,7 +58,7 @@ pub enum RegistrationState {
     Registered(Lease),
     /// The registry may not have it, or soon not have it any more; the task goes on trying, for
     /// ever. With [`Error::OtherCluster`] when another cluster answers, where it is being
-    /// registered anew.
+    /// registered anew; with [`Error::Stopped`], its runtime was shut down, and it has ended.
     Retrying {
         /// Since when.
         since: Instant,
@@ -91,8 +91,15 @@ pub enum Gone {
 /// whatever its bound.
 #[derive(Debug)]
 pub(super) enum Command {
-    Update { change: Box<Wanted>, reply: oneshot::Sender<Result<(), Error>> },
-    Deregister { deadline: tokio::time::Instant, reply: oneshot::Sender<Result<(), Error>> },
+    Update {
+        change: Box<Wanted>,
+        deadline: tokio::time::Instant,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    Deregister {
+        deadline: tokio::time::Instant,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
 }
 
 /// A change of what the application wants.
@@ -264,7 +271,8 @@ impl RegistrationHandle {
     async fn change(&self, only: Option<(String, String)>, update: Update) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         let change = Box::new(Wanted { only, update });
-        self.send(Command::Update { change, reply }, answer).await
+        let deadline = self.deadline();
+        self.send(Command::Update { change, deadline, reply }, answer).await
     }
 
     /// Removes the registration and waits until that is committed. From the moment it is called
@@ -278,9 +286,14 @@ impl RegistrationHandle {
     /// run holds the instance, which was left alone.
     pub async fn deregister(&self) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
-        let deadline = tokio::time::Instant::now() + self.call_timeout;
+        let deadline = self.deadline();
         self.leaving.cancel();
         self.send(Command::Deregister { deadline, reply }, answer).await
+    }
+
+    /// Of a call that begins now, whatever it has to wait for.
+    fn deadline(&self) -> tokio::time::Instant {
+        tokio::time::Instant::now() + self.call_timeout
     }
 
     async fn send(

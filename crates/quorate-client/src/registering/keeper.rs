@@ -28,6 +28,7 @@ use tonic::{Request, Status};
 use super::claims::{Claim, incarnation_at_least, new_incarnation};
 use super::handle::{Command, Gone, Lease, RegistrationState};
 use super::renewals::{Outcome, Renewals, next_renewal};
+use crate::clock::Moment;
 use crate::cluster_id::ClusterId;
 use crate::core::Core;
 use crate::error::{Error, current_incarnation};
@@ -50,6 +51,8 @@ enum Event {
     /// The renewal under way was answered, or failed on all nodes; `Err`: the task that renews is
     /// gone.
     Renewed(Result<Outcome, RecvError>),
+    /// The machine was suspended, and the lease may soon be over.
+    Resumed,
     /// Another cluster answers than the one that granted the lease.
     OtherCluster { is: ClusterId },
 }
@@ -74,6 +77,8 @@ pub(super) struct Keeper {
     ttl: Option<Duration>,
     renew_every: Option<Duration>,
     incarnation: u64,
+    /// This host's clock when the keeper began, as an incarnation, and when that was.
+    began: (u64, Moment),
     /// How many more times a higher incarnation may be taken; 0 after the first success.
     higher_incarnations: u32,
     /// Set while the registration is there, as far as is known.
@@ -87,6 +92,8 @@ pub(super) struct Keeper {
     /// lease, it may be something else: an attempt may have been made whose answer was lost.
     register_at: Option<Instant>,
     renewals: Arc<Renewals>,
+    /// Changes soon after the machine was suspended.
+    resumed: watch::Receiver<()>,
     /// A renewal under way.
     renewing: Option<oneshot::Receiver<Outcome>>,
     /// The cluster that answers.
@@ -111,7 +118,9 @@ impl Keeper {
         registration: Registration,
         state: watch::Sender<RegistrationState>,
     ) -> Self {
+        let incarnation = new_incarnation();
         Self {
+            resumed: renewals.resumed(),
             renewals,
             cluster: core.endpoints.watch_cluster(),
             core,
@@ -119,7 +128,8 @@ impl Keeper {
             wanted: registration.instances,
             ttl: registration.ttl,
             renew_every: registration.renew_every,
-            incarnation: new_incarnation(),
+            incarnation,
+            began: (incarnation, Moment::now()),
             higher_incarnations: FIRST_INCARNATIONS_MAX,
             lease: None,
             accepted: Vec::new(),
@@ -180,9 +190,9 @@ impl Keeper {
     async fn obey(&mut self, command: Command) -> Next {
         match command {
             Command::Update { reply, .. } if reply.is_closed() => Next::Keep,
-            Command::Update { change, reply } => {
+            Command::Update { change, deadline, reply } => {
                 let leaving = self.leaving();
-                let update = self.update(change.only.as_ref(), &change.update);
+                let update = self.update(change.only.as_ref(), &change.update, deadline);
                 let result = leaving.run_until_cancelled(update).await;
                 let result = result.unwrap_or(Err(Error::AlreadyDeregistered));
                 let next = match &result {
@@ -222,7 +232,7 @@ impl Keeper {
     /// Waits until there is something to do; an attempt to register at this time. Can be
     /// cancelled.
     async fn wait(&mut self, register_at: Option<Instant>) -> Event {
-        let Self { lease, renewing, cluster, renew_at, .. } = self;
+        let Self { lease, renewing, cluster, renew_at, resumed, .. } = self;
         let renew_at = lease.map(|_| *renew_at).filter(|_| renewing.is_none());
         let due = [renew_at, register_at].into_iter().flatten().min();
         let granted_by = lease.map(|held| held.lease.cluster_id);
@@ -240,6 +250,11 @@ impl Keeper {
                 None => std::future::pending().await,
             }
         };
+        let resumed = async {
+            if resumed.changed().await.is_err() {
+                std::future::pending::<()>().await; // the runtime is being shut down
+            }
+        };
         let is_due = async {
             match due {
                 Some(at) => sleep_until(at).await,
@@ -250,6 +265,7 @@ impl Keeper {
             biased; // there, the lease is unknown, which says less
             is = other_cluster => Event::OtherCluster { is },
             outcome = renewed => Event::Renewed(outcome),
+            () = resumed => Event::Resumed,
             () = is_due => Event::Due,
         }
     }
@@ -268,6 +284,10 @@ impl Keeper {
             },
             Event::OtherCluster { is } => {
                 self.other_cluster(is);
+                Next::Keep
+            }
+            Event::Resumed => {
+                self.renew_at = Instant::now();
                 Next::Keep
             }
             Event::Renewed(outcome) => self.renewal_ended(outcome),
@@ -384,17 +404,25 @@ impl Keeper {
         Ok(())
     }
 
-    /// On a first registration only: the host's clock went back since the process before this one
-    /// started, so go above what that one had. Later on, a higher incarnation is a newer run, to
-    /// which this one gives way.
+    /// On a first registration only, against an incarnation that this host's clock has not come to
+    /// yet: it went back since the process before this one started, so go above what that one had.
+    /// Any other higher incarnation is a newer run, to which this one gives way, also if nothing
+    /// has answered it until now. Its own one was deregistered, by an answer that was lost.
     fn take_higher_incarnation(&mut self, status: &Status) -> bool {
         let Some(current) = current_incarnation(status) else { return false };
-        if self.higher_incarnations == 0 || current < self.incarnation {
+        if self.higher_incarnations == 0 || current <= self.incarnation.max(self.clock()) {
             return false;
         }
         self.higher_incarnations -= 1;
         self.incarnation = incarnation_at_least(current.saturating_add(1));
         true
+    }
+
+    /// What a run that began now would have as its incarnation. Not read from the clock again: that
+    /// may have been set meanwhile, on a machine that began with a wrong one.
+    fn clock(&self) -> u64 {
+        let (then, at) = self.began;
+        then.saturating_add(u64::try_from(at.elapsed().as_micros()).unwrap_or(u64::MAX))
     }
 
     fn registered(&self, lease: Lease) {
@@ -419,5 +447,22 @@ impl Keeper {
         tracing::warn!(current, "a newer run holds the instance, or it was deregistered: stopping");
         self.state.send_replace(RegistrationState::Gone(Gone::Superseded { current }));
         Next::Stop
+    }
+}
+
+/// A runtime that is shut down ends it, too: nothing renews from then on.
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.state.send_if_modified(|state| {
+            let is_kept = matches!(
+                state,
+                RegistrationState::Registered(_) | RegistrationState::Retrying { .. }
+            );
+            if is_kept {
+                let (since, last_error) = (std::time::Instant::now(), Some(Error::Stopped));
+                *state = RegistrationState::Retrying { since, last_error };
+            }
+            is_kept
+        });
     }
 }

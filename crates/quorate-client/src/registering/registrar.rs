@@ -42,7 +42,8 @@ impl Registrar {
         registration: Registration,
     ) -> Result<RegistrationHandle, Error> {
         let (mut keeper, state) = self.prepare(registration)?;
-        keeper.register_now().await.map_err(|failed| failed.error)?;
+        let deadline = tokio::time::Instant::now() + self.core.options.call_timeout;
+        keeper.register_now(deadline).await.map_err(|failed| failed.error)?;
         Ok(spawn(keeper, state))
     }
 
@@ -128,4 +129,24 @@ impl Registrar {
 
 fn instance_ref(service: &str, id: &str) -> InstanceRef {
     InstanceRef { service: service.to_owned(), id: id.to_owned(), ..InstanceRef::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::suspend;
+    use crate::types::InstanceBuilder;
+
+    /// Timers stand still while a machine is suspended, and leases go on.
+    #[tokio::test(start_paused = true)]
+    async fn all_leases_are_renewed_when_a_machine_was_suspended() {
+        let registrar = Registrar::new(Arc::new(Core::for_tests()));
+        let instance = InstanceBuilder::new("s", "a").endpoint("http", "http://h:1");
+        let (mut keeper, _state) = registrar.prepare(instance.into()).unwrap();
+        let hour = Duration::from_secs(3_600);
+        keeper.pretend_registered(hour);
+        assert!(!keeper.renews_within(Duration::from_secs(5)).await, "nothing is due");
+        suspend(hour);
+        assert!(keeper.renews_within(Duration::from_secs(5)).await);
+    }
 }

@@ -1,5 +1,6 @@
-//! The renewals of all registrations of a client, over one stream to one node: what is due at about
-//! the same time goes in one message, so that ten thousand leases cost a few messages an interval.
+//! The renewals of all registrations of a client, over one stream to one node (those that are in a
+//! hurry over another): what is due at about the same time goes in one message, so that ten
+//! thousand leases cost a few messages an interval.
 //! Knows leases, not what they keep.
 //!
 //! When the stream breaks, is late, or cannot be had, the renewals on it go to another node; one
@@ -13,13 +14,14 @@ use std::time::Duration;
 use quorate_proto::limits::LEASES_PER_CALL;
 use quorate_proto::v1::{LeaseRenewal, RenewRequest, RenewResponse};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 
 use super::handle::Lease;
+use crate::clock::suspended;
 use crate::cluster_id::ClusterId;
 use crate::counters::Counts;
 use crate::nodes::call::{Failure, Plan, Rounds};
@@ -40,6 +42,12 @@ const IDLE: Duration = Duration::from_secs(60);
 const OPENED_WITHIN: Duration = Duration::from_secs(2);
 /// Renewals may wait at most this long for others; a tenth of their interval where that is shorter.
 const SLACK_MAX: Duration = Duration::from_secs(1);
+
+/// Renewals that a node has to answer sooner have a stream of their own: where nodes are too slow
+/// for them, it breaks, and with it all that is on it.
+const HASTY: Duration = Duration::from_secs(1);
+/// Whether the machine was suspended is looked at this often; shorter times do not count.
+const SUSPENDED_LOOK: Duration = Duration::from_secs(1);
 
 /// How long a renewal with this interval may wait for others to go with.
 pub(super) fn slack(interval: Duration) -> Duration {
@@ -77,11 +85,14 @@ struct Renewal {
     reply: oneshot::Sender<Outcome>,
 }
 
-/// Where keepers hand in renewals. Dropping it ends the stream and its task.
+/// Where keepers hand in renewals. Dropping it ends the streams and their tasks.
 #[derive(Debug)]
 pub(super) struct Renewals {
     waiting: Arc<Waiting>,
-    _task: AbortOnDropHandle<()>,
+    /// Those with a limit below [`HASTY`].
+    hasty: Arc<Waiting>,
+    resumed: watch::Receiver<()>,
+    _tasks: [AbortOnDropHandle<()>; 3],
 }
 
 impl Renewals {
@@ -90,9 +101,19 @@ impl Renewals {
         endpoints: Arc<Endpoints>,
         attempt_timeout: Duration,
     ) -> Self {
-        let waiting = Arc::new(Waiting::default());
-        let sender = Sender { waiting: waiting.clone(), endpoints, attempt_timeout };
-        Self { waiting, _task: AbortOnDropHandle::new(runtime.spawn(sender.run())) }
+        let send = |waiting: &Arc<Waiting>| {
+            let (waiting, endpoints) = (waiting.clone(), endpoints.clone());
+            runtime.spawn(Sender { waiting, endpoints, attempt_timeout }.run())
+        };
+        let (waiting, hasty) = <(Arc<Waiting>, Arc<Waiting>)>::default();
+        let (tell, resumed) = watch::channel(());
+        let tasks = [send(&waiting), send(&hasty), runtime.spawn(tell_of_suspends(tell))];
+        Self { waiting, hasty, resumed, _tasks: tasks.map(AbortOnDropHandle::new) }
+    }
+
+    /// Changes soon after the machine was suspended: meanwhile no timer went on, and leases did.
+    pub(super) fn resumed(&self) -> watch::Receiver<()> {
+        self.resumed.clone()
     }
 
     /// Renews a lease with the next message, which goes out within `slack`. A node gets `limit` to
@@ -107,9 +128,23 @@ impl Renewals {
         let send_by = Instant::now() + slack;
         let Lease { id: lease_id, cluster_id, .. } = lease;
         let renewal = Renewal { lease_id, cluster_id, send_by, limit, failures: 0, reply };
-        self.waiting.lock().push(renewal);
-        self.waiting.arrived.notify_one();
+        let waiting = if limit < HASTY { &self.hasty } else { &self.waiting };
+        waiting.lock().push(renewal);
+        waiting.arrived.notify_one();
         outcome
+    }
+}
+
+async fn tell_of_suspends(resumed: watch::Sender<()>) {
+    let mut before = suspended();
+    loop {
+        sleep(SUSPENDED_LOOK).await;
+        let now = suspended();
+        if now.saturating_sub(before) >= SUSPENDED_LOOK {
+            before = now;
+            tracing::debug!("the machine was suspended: renewing all leases");
+            resumed.send_replace(());
+        }
     }
 }
 

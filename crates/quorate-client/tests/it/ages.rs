@@ -9,6 +9,8 @@ use crate::fake::{Fake, aged, leader, snapshot, until, within};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const MINUTE: Duration = Duration::from_secs(60);
+/// What a node says that does not know.
+const UNKNOWN: Duration = Duration::from_millis(u64::MAX);
 
 /// No node is left for being late or silent, also on a busy machine.
 fn builder(fakes: &[Fake]) -> ClientBuilder {
@@ -57,6 +59,32 @@ async fn a_view_is_as_old_as_its_node_says() {
     assert_eq!(view.current().len(), 1);
     fakes[0].state().bookmark(0, Duration::ZERO);
     until("it is fresh again", || view.age().unwrap() < MINUTE).await;
+}
+
+/// Without a leader, cut off, or just started: what a node has then may be any old list. Whoever
+/// waits for the first word takes that for what there is.
+#[tokio::test]
+async fn a_first_word_that_may_be_old_is_not_taken_where_there_is_another_node() {
+    for (age, leader_id) in [(HOUR, 1), (UNKNOWN, 1), (Duration::ZERO, 0)] {
+        for watches in [false, true] {
+            let fakes = Fake::cluster(2);
+            put(&fakes[0], "a");
+            let mut first = aged(snapshot(0, false, true, [].into_iter()), age);
+            first.header.iter_mut().for_each(|header| header.leader_id = leader_id);
+            fakes[0].state().scripts.push_back(vec![first]);
+            let client = builder(&fakes).build().unwrap();
+            let found = if watches {
+                within(client.watch("s").synced()).await.unwrap().len()
+            } else {
+                let view = view(&client);
+                within(view.synced()).await;
+                assert!(view.age().unwrap() < MINUTE, "{age:?} {leader_id}");
+                view.current().len()
+            };
+            assert_eq!(found, 1, "{age:?} {leader_id} {watches}");
+            assert_eq!(fakes[0].calls("watch"), 2, "the second node was asked");
+        }
+    }
 }
 
 /// The node stops getting entries, and says so to all that it serves.
@@ -132,6 +160,23 @@ async fn with_all_nodes_old_a_view_stays() {
     assert_eq!(view.current().len(), 1);
     assert!(view.age().unwrap() >= HOUR);
     assert!(matches!(view.status(), WatchStatus::Following { .. }), "{:?}", view.status());
+}
+
+/// The same where something else of the client goes well, so that no node seems to fail.
+#[tokio::test]
+async fn with_all_nodes_old_a_first_word_comes_from_the_last_of_them() {
+    let fakes = Fake::cluster(2);
+    put(&fakes[0], "a");
+    let client = builder(&fakes).build().unwrap();
+    let _watch = client.watch("s");
+    until("it is followed", || fakes[0].state().watchers_of(0) == 1).await;
+    (0..100).for_each(|_| begins_with(&fakes[0], HOUR));
+    let view = view(&client);
+    until("a first word", || {
+        fakes[0].state().bookmark(0, Duration::ZERO);
+        view.current().len() == 1
+    })
+    .await;
 }
 
 /// After an outage, what a node has is old when it has a leader again, and for a moment only.

@@ -272,6 +272,21 @@ async fn an_update_that_nobody_answered_is_made_later() {
     until("the update", || held(&fakes[0], "a").is_some_and(|a| a.weight == 3)).await;
 }
 
+/// Changes that wait for others have no more time than those.
+#[tokio::test]
+async fn updates_end_at_their_deadlines_however_many_wait() {
+    let fakes = Fake::cluster(1);
+    let client = hasty(&fakes, Duration::from_secs(1));
+    let handle = client.register(orders("a")).await.unwrap();
+    fakes[0].set(Mode::Unavailable);
+    let begun = Instant::now();
+    let updates = (0..8).map(|load| handle.set_load(load));
+    let failed = futures_util::future::join_all(updates).await;
+    let took = begun.elapsed();
+    assert!(failed.iter().all(|f| matches!(f, Err(Error::Unreachable { .. }))), "{failed:?}");
+    assert!(took < Duration::from_secs(4), "took {took:?}");
+}
+
 /// The renewals do not stop for a caller that updates all the time.
 #[tokio::test]
 async fn refused_updates_do_not_put_renewals_off() {

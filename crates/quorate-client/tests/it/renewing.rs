@@ -115,6 +115,26 @@ async fn a_lease_is_kept_up_while_a_change_waits() {
     until("it is made", || load() == Some(7)).await;
 }
 
+/// One of them needs an answer sooner than the node gives any.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_with_time_is_renewed_beside_one_without() {
+    // S3.2
+    let fakes = Fake::cluster(1);
+    let client = client(&fakes).await;
+    let second = Duration::from_secs(1);
+    let long = instance(1, 20 * second).renew_every(2 * second);
+    let long = client.register(long).await.unwrap();
+    let short = client.register(instance(0, Duration::from_millis(300))).await.unwrap();
+    fakes[0].set(Mode::Slow(Duration::from_millis(300)));
+    let RegistrationState::Registered(lease) = long.state() else { panic!("{:?}", long.state()) };
+    let renewed = || client.counters().renewals;
+    let before = renewed();
+    until("the long one is renewed", || renewed() > before).await;
+    assert!(fakes[0].state().renewals.contains_key(&lease.id));
+    assert!(all_registered(std::slice::from_ref(&long)), "{:?}", long.state());
+    assert!(!all_registered(std::slice::from_ref(&short)), "it has no time");
+}
+
 /// Between two attempts a lease would be renewed once.
 async fn renewed_while_an_attempt_waits(fake: &Fake) {
     let mut seen = (0, 0);

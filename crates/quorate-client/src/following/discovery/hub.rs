@@ -238,7 +238,10 @@ impl Apart {
             return self.suspects.extend(names.iter().cloned());
         };
         self.suspects.remove(name);
-        self.refused.insert(name.clone(), Instant::now() + jittered(REFUSED_PAUSE));
+        // With those that are tried again first: each trial is another stream.
+        let due = self.refused.values().min().copied();
+        let due = due.unwrap_or_else(|| Instant::now() + jittered(REFUSED_PAUSE));
+        self.refused.insert(name.clone(), due);
         let status = shared.status.borrow().clone();
         if let WatchStatus::Refused { error } = status {
             shared.topics().refuse(name, error);
@@ -454,4 +457,39 @@ async fn take(shared: &Shared, follower: &mut Follower, stream: &mut Stream, eve
     }
     drop(topics);
     shared.to_be_saved(different);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Moment, suspend};
+    use crate::following::discovery::instances::Selector;
+
+    #[tokio::test]
+    async fn a_view_ages_while_the_machine_is_suspended() {
+        let hub = Hub::start(Arc::new(Core::for_tests()), String::new());
+        let feed = Arc::new(Feed::new(Selector::service("a")));
+        hub.add(&feed);
+        let names = ["a".to_owned()];
+        hub.shared.topics().replace(&names, 1, Vec::new());
+        hub.shared.topics().freshen(&names, Moment::now());
+        let hour = Duration::from_secs(3_600);
+        assert!(hub.age(&feed).unwrap() < hour);
+        suspend(hour);
+        assert!(hub.age(&feed).unwrap() >= hour);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn services_that_are_refused_are_tried_again_together() {
+        let shared = Hub::start(Arc::new(Core::for_tests()), String::new()).shared.clone();
+        let mut apart = Apart::default();
+        for name in ["a", "b", "c"] {
+            apart.refuse(&shared, &[name.to_owned()]);
+            tokio::time::advance(REFUSED_PAUSE / 4).await;
+        }
+        let names = ["a", "b", "c"].map(str::to_owned);
+        timeout(REFUSED_PAUSE, apart.due()).await.unwrap();
+        apart.review(&names);
+        assert_eq!((apart.suspects.len(), apart.refused.len()), (3, 0));
+    }
 }

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::instances::{Instances, Origin, Selector};
+use crate::clock::Moment;
 use crate::cluster_id::ClusterId;
 use crate::error::Error;
 use crate::following::watch::{Backlog, WatchEvent};
@@ -38,7 +39,7 @@ pub(super) struct Topic {
     /// Whether there was a snapshot from the cluster that answers now.
     synced: bool,
     /// Everything that was acknowledged before this is in `instances`; `None`: no node has said so.
-    fresh_at: Option<Instant>,
+    fresh_at: Option<Moment>,
     known: bool,
     origin: Origin,
     instances: BTreeMap<String, Arc<Instance>>,
@@ -471,7 +472,7 @@ impl Topics {
 
     /// Everything that was acknowledged before this is known of those of these services that were
     /// read.
-    pub(super) fn freshen(&mut self, names: &[String], at: Instant) {
+    pub(super) fn freshen(&mut self, names: &[String], at: Moment) {
         for name in names {
             if let Some(topic) = self.by_name.get_mut(name).filter(|topic| topic.synced) {
                 topic.fresh_at = topic.fresh_at.max(Some(at));
@@ -480,7 +481,7 @@ impl Topics {
     }
 
     /// Everything that was acknowledged before this is shown of a service; `None`: not known.
-    pub(super) fn fresh_at(&self, name: &str) -> Option<Instant> {
+    pub(super) fn fresh_at(&self, name: &str) -> Option<Moment> {
         self.by_name.get(name)?.fresh_at
     }
 

@@ -214,3 +214,37 @@ fn a_strangers_refusal_counts_for_nothing_while_a_node_of_the_cluster_may_be_the
     endpoints.refused(&"b:1".into(), &refusal(8)).unwrap_err();
     endpoints.refused(&"a:1".into(), &refusal(7)).expect("one of its own");
 }
+
+/// Counts what is logged.
+struct Logged(std::sync::atomic::AtomicUsize);
+
+impl tracing::Subscriber for Logged {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn an_unusable_address_of_a_leader_is_logged_once() {
+    let endpoints = endpoints(&["a:1", "b:1"]);
+    let logged = Arc::new(Logged(0.into()));
+    tracing::subscriber::with_default(logged.clone(), || {
+        for _ in 0..10 {
+            for leader in ["no port", "none either"] {
+                let told = leader_is(leader);
+                endpoints.succeeded(&"a:1".into(), Target::Any, Some(&told)).unwrap();
+            }
+        }
+    });
+    assert_eq!(logged.0.load(std::sync::atomic::Ordering::Relaxed), 2);
+}

@@ -58,3 +58,31 @@ fn no_key_is_shown() {
     let files = Tls::new().ca_file(Path::new("ca.crt")).identity_files("a.crt", "a.key");
     assert!(format!("{files:?}").contains("a.key"));
 }
+
+/// A listener that is full answers nobody, as an address behind a firewall.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_address_that_hangs_leaves_time_for_the_next() {
+    use std::net::SocketAddr;
+
+    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::time::timeout;
+
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = socket.listen(1).unwrap();
+    let hung = full.local_addr().unwrap();
+    let mut waiting = Vec::new();
+    let short = Duration::from_millis(100);
+    while let Ok(connected) = timeout(short, TcpStream::connect(hung)).await {
+        waiting.push(connected.unwrap());
+    }
+    let good = SocketAddr::new("127.0.0.2".parse().unwrap(), hung.port());
+    let _listener = TcpListener::bind(good).await.unwrap();
+    let resolver =
+        tower::service_fn(move |_name| async move { Ok::<_, io::Error>([hung, good].into_iter()) });
+    let uri = Uri::try_from(format!("http://node.test:{}", good.port())).unwrap();
+    let connecting = tcp(resolver, 4 * short).oneshot(uri);
+    let connected = timeout(Duration::from_secs(10), connecting).await.unwrap().unwrap();
+    assert_eq!(connected.inner().peer_addr().unwrap(), good);
+}

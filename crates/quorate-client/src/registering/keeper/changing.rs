@@ -22,11 +22,14 @@ pub(in crate::registering) struct NotRegistered {
 }
 
 impl Keeper {
-    /// Registers, over all nodes, until it is done or the call timeout has passed.
-    pub(in crate::registering) async fn register_now(&mut self) -> Result<(), NotRegistered> {
+    /// Registers, over all nodes, until it is done or the deadline has passed.
+    pub(in crate::registering) async fn register_now(
+        &mut self,
+        deadline: Instant,
+    ) -> Result<(), NotRegistered> {
         let core = self.core();
-        let plan = core.plan("register", Target::Leader);
         loop {
+            let plan = core.plan("register", Target::Leader).until(deadline);
             let write = Write::begin(&core.origin);
             let send = |channel, mut request: Request<RegisterRequest>| {
                 request.get_mut().request_id = write.id();
@@ -64,6 +67,7 @@ impl Keeper {
         &mut self,
         only: Option<&(String, String)>,
         update: &Update,
+        deadline: Instant,
     ) -> Result<(), Error> {
         let before = self.wanted.clone();
         let chosen = |instance: &&mut InstanceSpec| {
@@ -79,7 +83,7 @@ impl Keeper {
         }
         // Registering again under the same incarnation changes all instances in one write, renews
         // the lease, and also works when the lease is gone.
-        let Err(NotRegistered { error, may_be_done }) = self.register_now().await else {
+        let Err(NotRegistered { error, may_be_done }) = self.register_now(deadline).await else {
             return Ok(());
         };
         match &error {

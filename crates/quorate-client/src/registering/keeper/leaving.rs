@@ -6,7 +6,7 @@ use tonic::Request;
 
 use super::{Held, Keeper};
 use crate::error::Error;
-use crate::nodes::call::{CallError, Plan, call};
+use crate::nodes::call::{CallError, call};
 use crate::nodes::endpoints::Target;
 use crate::nodes::retry::Decision;
 use crate::nodes::stub::registry;
@@ -51,9 +51,7 @@ impl Keeper {
         deadline: Instant,
         request: &DeregisterRequest,
     ) -> Result<(), CallError> {
-        let within = deadline.saturating_duration_since(Instant::now());
-        let plan = self.core.plan("deregister", Target::Leader);
-        let plan = Plan { within, attempt: plan.attempt.min(within), ..plan };
+        let plan = self.core.plan("deregister", Target::Leader).until(deadline);
         let write = Write::begin(&self.core.origin);
         let send = |channel, mut request: Request<DeregisterRequest>| {
             request.get_mut().request_id = write.id();

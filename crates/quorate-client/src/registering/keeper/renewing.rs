@@ -21,6 +21,8 @@ const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
 /// Leases of a client that were lost together are registered again at this pace, on average, or
 /// within half an interval.
 const REREGISTER_EVERY: Duration = Duration::from_millis(5);
+/// However long the interval, and however many they are, none is missing for longer.
+const REREGISTERED_WITHIN: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// Waits for a call, and keeps up the lease that there is meanwhile.
@@ -35,6 +37,7 @@ impl Keeper {
             match (event, self.lease) {
                 (Event::Due, Some(held)) => self.renew(held),
                 (Event::Due, None) => {}
+                (Event::Resumed, _) => self.renew_at = Instant::now(),
                 (Event::OtherCluster { is }, _) => self.other_cluster(is),
                 (Event::Renewed(outcome), _) => {
                     if self.renewal_ended(outcome) == Next::Stop {
@@ -96,8 +99,7 @@ impl Keeper {
     fn lost_with(&mut self, others: usize) -> Option<Lease> {
         let Held { lease, interval } = self.lease.take()?;
         self.renewing = None;
-        let others = u32::try_from(others).unwrap_or(u32::MAX);
-        let span = REREGISTER_EVERY.saturating_mul(others).min(interval / 2);
+        let span = span(others, interval);
         self.register_at = Some(Instant::now() + rand::rng().random_range(Duration::ZERO..=span));
         Some(lease)
     }
@@ -114,5 +116,48 @@ impl Keeper {
             decision => self.renew_at = Instant::now() + self.pause(decision).max(told),
         }
         self.retrying(failure.into_error());
+    }
+}
+
+/// Over how long registrations come back that are lost with as many others.
+fn span(others: usize, interval: Duration) -> Duration {
+    let others = u32::try_from(others).unwrap_or(u32::MAX);
+    REREGISTER_EVERY.saturating_mul(others).min(interval / 2).min(REREGISTERED_WITHIN)
+}
+
+#[cfg(test)]
+impl Keeper {
+    /// As if it had been registered just now.
+    pub(in crate::registering) fn pretend_registered(&mut self, interval: Duration) {
+        let cluster_id = ClusterId::new(7).unwrap();
+        let lease = Lease { cluster_id, id: 1, revision: 1, ttl: interval * 3 };
+        self.lease = Some(Held { lease, interval });
+        (self.renew_at, self.register_at) = (Instant::now() + interval, None);
+    }
+
+    /// Whether it hands in a renewal within this.
+    pub(in crate::registering) async fn renews_within(&mut self, span: Duration) -> bool {
+        let renews = async {
+            while self.renewing.is_none() {
+                let event = self.wait(None).await;
+                self.react(event).await;
+            }
+        };
+        tokio::time::timeout(span, renews).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_lost_is_back_soon_however_long_its_ttl() {
+        // S0.5, S3.8
+        let (second, day) = (Duration::from_secs(1), Duration::from_secs(86_400));
+        assert_eq!(span(0, day), Duration::ZERO, "one alone at once");
+        assert_eq!(span(200, 5 * second), second, "at their pace");
+        assert_eq!(span(usize::MAX, 5 * second), 5 * second / 2);
+        assert_eq!(span(usize::MAX, day), 10 * second);
     }
 }
