@@ -197,12 +197,17 @@ fn next_step(dir: &Path) -> io::Result<Option<Step>> {
     let Some(name) = names.iter().find(|name| name.starts_with(ANEW)) else { return Ok(None) };
     let (anew, id) = (dir.join(name), &name[ANEW.len()..]);
     let before = dir.join(format!("{BEFORE}{id}"));
-    let Some(part) = PARTS.into_iter().find(|part| anew.join(part).exists()) else {
-        return Ok(Some(Step::Remove(anew)));
-    };
+    // What cannot be looked at is not gone: an error ends it here, before anything is removed.
+    let mut part = None;
+    for it in PARTS {
+        if part.is_none() && anew.join(it).try_exists()? {
+            part = Some(it);
+        }
+    }
+    let Some(part) = part else { return Ok(Some(Step::Remove(anew))) };
     let (place, kept) = (dir.join(part), before.join(part));
-    Ok(Some(match place.exists() {
-        true if !before.exists() => Step::Make(before),
+    Ok(Some(match place.try_exists()? {
+        true if !before.try_exists()? => Step::Make(before),
         true => Step::Move { from: place, to: kept },
         false => Step::Move { from: anew.join(part), to: place },
     }))
