@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn what_this_user_may_not_use_is_a_wrong_setting() {
-        let source = |kind| std::io::Error::from_raw_os_error(kind);
+        let source = io::Error::from_raw_os_error;
         let failure = |error| {
             let dir = "/var/lib/quorate/node-1".into();
             not_started(StartError::DataDir { dir, source: source(error) })
